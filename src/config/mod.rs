@@ -1,0 +1,3 @@
+//! Configuration: the command line over the environment over defaults.
+
+pub mod settings;

@@ -1,0 +1,314 @@
+//! Every setting: a struct a concern. A field's name is its flag and, in capitals, its environment variable.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use secrecy::SecretString;
+use url::Url;
+
+/// A part of the platform that can run in a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+pub enum Role {
+    /// A supplier for development: streams odds that move, and confirms bets.
+    Simulator,
+    /// Reads the suppliers and publishes to the bus.
+    Ingest,
+    /// Reads the bus, keeps the books, writes the cache and the database.
+    Processor,
+    /// Serves odds to clients: REST and WebSocket.
+    Odds,
+}
+
+impl Role {
+    /// Every role, suppliers first.
+    pub const ALL: [Role; 4] = [Role::Simulator, Role::Ingest, Role::Processor, Role::Odds];
+
+    /// The role's name on the command line and in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Simulator => "simulator",
+            Role::Ingest => "ingest",
+            Role::Processor => "processor",
+            Role::Odds => "odds",
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+/// Everything that `serve` can be told.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Which role this process runs; repeatable. All of them by default
+    #[arg(long = "role", env = "ROLE", value_enum, value_delimiter = ',', help_heading = "Process")]
+    pub roles: Vec<Role>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub process: ProcessSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub ports: PortSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub bus: BusSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub suppliers: SupplierSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub simulator: SimulatorSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub clients: ClientSettings,
+}
+
+/// The process itself.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Process")]
+pub struct ProcessSettings {
+    /// Address that every port binds to
+    #[arg(long, env, default_value = "127.0.0.1")]
+    pub bind_address: IpAddr,
+    /// Log lines for people, or JSON for machines
+    #[arg(long, env, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace, also by module
+    #[arg(long, env, default_value = "info")]
+    pub rust_log: String,
+    /// How long a stop may take before what is left is cut off
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "8s")]
+    pub shutdown_timeout: Duration,
+}
+
+/// Ports; 0 takes a free one.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Ports (0 takes a free one)")]
+pub struct PortSettings {
+    /// REST and /ws/odds
+    #[arg(long, env, default_value_t = 8080)]
+    pub http_port_odds: u16,
+    /// The simulator's /ws and /supplier/confirm
+    #[arg(long, env, default_value_t = 8081)]
+    pub http_port_supplier: u16,
+    /// Health and metrics of the simulator
+    #[arg(long, env, default_value_t = 9094)]
+    pub metrics_port_supplier: u16,
+    /// Health and metrics of odds
+    #[arg(long, env, default_value_t = 9095)]
+    pub metrics_port_odds: u16,
+    /// Health and metrics of ingest
+    #[arg(long, env, default_value_t = 9096)]
+    pub metrics_port_ingest: u16,
+    /// Health and metrics of the processor
+    #[arg(long, env, default_value_t = 9097)]
+    pub metrics_port_processor: u16,
+}
+
+/// The bus.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Bus")]
+pub struct BusSettings {
+    /// Kafka's addresses, host:port with commas; none: the embedded bus [this version has only the embedded bus]
+    #[arg(long, env)]
+    pub kafka_brokers: Option<String>,
+    /// Topic of the updates
+    #[arg(long, env, default_value = "odds_updates")]
+    pub kafka_topic_odds: String,
+    /// Topic of what could not be read; the topic's name + _dlq by default
+    #[arg(long, env)]
+    pub kafka_topic_odds_dlq: Option<String>,
+    /// How many records the embedded bus holds until every group has done them; then publishers wait
+    #[arg(long, env, default_value_t = 10_000, value_parser = at_least_one)]
+    pub embedded_bus_capacity: usize,
+    /// Partitions of the embedded bus
+    #[arg(long, env, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub embedded_bus_partitions: u32,
+    /// How many records a consumer takes at a time
+    #[arg(long, env, default_value_t = 500, value_parser = at_least_one)]
+    pub bus_batch_size: usize,
+}
+
+/// The cache and the books.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Cache and books")]
+pub struct CacheSettings {
+    /// Redis, as redis://user:password@host:6379/0; none: the embedded cache [this version has only the embedded cache]
+    #[arg(long, env, hide_env_values = true, value_parser = secret)]
+    pub redis_url: Option<SecretString>,
+    /// Redis as host:port, read where REDIS_URL is not set (the original's name)
+    #[arg(long, env)]
+    pub redis_addr: Option<String>,
+    /// Channel of the broadcast
+    #[arg(long, env, default_value = "odds_updates_broadcast")]
+    pub redis_pubsub_channel: String,
+    /// How long the hot copy outlives an event's last change
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "1h")]
+    pub cache_ttl: Duration,
+    /// An event's book is let go after so long without a change or a question
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "10m")]
+    pub book_idle_limit: Duration,
+}
+
+/// The database.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Database")]
+pub struct StoreSettings {
+    /// SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db [this version has only SQLite]
+    #[arg(long, env, hide_env_values = true, value_parser = secret, default_value = "data/sports-bet.db")]
+    pub database_url: SecretString,
+    /// How long a batch of writes waits to fill up
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "5ms")]
+    pub store_batch_wait: Duration,
+    /// History older than this is removed
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "30days")]
+    pub history_retention: Duration,
+    /// Dead letters older than this are removed
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "30days")]
+    pub dead_letter_retention: Duration,
+}
+
+/// The suppliers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Suppliers")]
+pub struct SupplierSettings {
+    /// Suppliers, with commas: ws:// wss:// for the native form, betfair:// betfairs:// for the Exchange Stream over TCP or TLS.
+    /// The simulator of this process by default, else ws://127.0.0.1:8081/ws
+    #[arg(long, env, value_delimiter = ',')]
+    pub supplier_urls: Vec<Url>,
+    /// One supplier, read where SUPPLIER_URLS is not set (the original's name)
+    #[arg(long, env)]
+    pub supplier_ws_url: Option<Url>,
+    /// A supplier that sends nothing for so long, not even a pong, is connected to anew
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "15s")]
+    pub supplier_read_timeout: Duration,
+    /// How often a native supplier is pinged
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "5s")]
+    pub supplier_ping_interval: Duration,
+    /// Delay before the first reconnect; it doubles with each failure, and is jittered
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "200ms")]
+    pub supplier_reconnect_min: Duration,
+    /// The reconnect delay grows up to this
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "10s")]
+    pub supplier_reconnect_max: Duration,
+    /// The largest frame of a supplier
+    #[arg(long, env, default_value = "1MiB")]
+    pub supplier_max_frame: ByteSize,
+    /// An update whose time lies further ahead of our clock is refused: it would shut out every later one
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "5m")]
+    pub supplier_max_clock_skew: Duration,
+    /// Betfair application key
+    #[arg(long, env, hide_env_values = true, value_parser = secret)]
+    pub betfair_app_key: Option<SecretString>,
+    /// Betfair session token
+    #[arg(long, env, hide_env_values = true, value_parser = secret)]
+    pub betfair_session_token: Option<SecretString>,
+    /// Only these Betfair markets, with commas; none: all that the stream offers
+    #[arg(long, env, value_delimiter = ',')]
+    pub betfair_market_ids: Vec<String>,
+    /// PEM file of further certificate authorities for wss:// and betfairs://, beside the system's
+    #[arg(long, env)]
+    pub supplier_ca_file: Option<PathBuf>,
+}
+
+/// A kind of market that the simulator offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SimulatedMarket {
+    /// Home, draw, away.
+    #[value(name = "1x2")]
+    OneXTwo,
+    /// Total goals over/under 1.5, 2.5 and 3.5.
+    #[value(name = "total_goals")]
+    TotalGoals,
+    /// Both teams to score.
+    #[value(name = "btts")]
+    BothTeamsToScore,
+}
+
+/// The simulator.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Simulator")]
+pub struct SimulatorSettings {
+    /// How many events; the first four are the original's
+    #[arg(long, env, default_value_t = 12, value_parser = at_least_one)]
+    pub simulator_events: usize,
+    /// Updates a second, in all
+    #[arg(long, env, default_value_t = 8.0, value_parser = positive_rate)]
+    pub simulator_rate: f64,
+    /// The same seed gives the same walk again; a random one by default
+    #[arg(long, env)]
+    pub simulator_seed: Option<u64>,
+    /// Markets of each event. The original can read only 1x2
+    #[arg(long, env, value_enum, value_delimiter = ',', default_value = "1x2")]
+    pub simulator_markets: Vec<SimulatedMarket>,
+}
+
+/// The clients of `/ws/odds` and REST.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Clients")]
+pub struct ClientSettings {
+    /// The largest message of a client
+    #[arg(long, env, default_value = "64KiB")]
+    pub ws_max_message: ByteSize,
+    /// Subscriptions a session may hold
+    #[arg(long, env, default_value_t = 200, value_parser = at_least_one)]
+    pub ws_max_subscriptions: usize,
+    /// Sessions in all
+    #[arg(long, env, default_value_t = 10_000, value_parser = at_least_one)]
+    pub ws_max_sessions: usize,
+    /// Messages a session may send within a second
+    #[arg(long, env, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub ws_max_messages_per_second: u32,
+    /// How often a client is pinged
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "15s")]
+    pub ws_ping_interval: Duration,
+    /// A client that says nothing for so long, not even a pong, is closed
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "45s")]
+    pub ws_silence_limit: Duration,
+    /// Deliveries that wait for one session before it counts as slow
+    #[arg(long, env, default_value_t = 64, value_parser = at_least_one)]
+    pub ws_session_queue: usize,
+    /// A slow client that takes nothing for so long is closed
+    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "10s")]
+    pub slow_client_limit: Duration,
+    /// Origins whose pages may open /ws/odds, with commas, as https://example.com; * for any.
+    /// By default a page may whose host is the one it calls; clients that send no Origin always may
+    #[arg(long, env, value_delimiter = ',')]
+    pub ws_allowed_origins: Vec<String>,
+    /// Worker threads of the odds server; one a core by default
+    #[arg(long, env, value_parser = at_least_one)]
+    pub http_workers_odds: Option<usize>,
+}
+
+fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
+    Ok(SecretString::from(text))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(0) | Err(_) => Err("a whole number from 1 on is wanted".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn positive_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate <= 1_000_000.0 => Ok(rate),
+        _ => Err("a number above 0 and up to 1000000 is wanted".to_owned()),
+    }
+}

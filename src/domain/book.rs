@@ -1,0 +1,250 @@
+//! The odds book of one event: the latest state of each of its markets, and the one number that orders its changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::ids::{EventId, MarketKey};
+use super::update::{OddsUpdate, Revision};
+
+/// A market as the book holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MarketState {
+    /// The update that made it so.
+    pub update: OddsUpdate,
+    /// The event's sequence number of that change.
+    pub seq: u64,
+}
+
+/// Why a book did not take an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// The market already stands at a later revision.
+    #[error("older than what the book holds")]
+    Older,
+    /// The market already stands at this very revision.
+    #[error("already in the book")]
+    Duplicate,
+    /// The update is of another event.
+    #[error("of another event")]
+    WrongEvent,
+}
+
+impl Rejection {
+    /// Every rejection.
+    pub const ALL: [Rejection; 3] = [Rejection::Older, Rejection::Duplicate, Rejection::WrongEvent];
+
+    /// A word for metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Rejection::Older => "older",
+            Rejection::Duplicate => "duplicate",
+            Rejection::WrongEvent => "wrong_event",
+        }
+    }
+}
+
+/// Whether an update replaces what a market holds, and with which sequence number.
+///
+/// `head` is the market's revision so far, `last_seq` the event's last number, `position` where the update stands in its
+/// partition of the bus. The number only grows, is the same wherever the same records are read, and survives a bus that
+/// starts counting from 0 again. The live path and the store path both decide here, so they agree.
+pub fn decide(head: Option<Revision>, last_seq: u64, update: Revision, position: u64) -> Result<u64, Rejection> {
+    match head.map(|head| update.cmp(&head)) {
+        Some(std::cmp::Ordering::Less) => Err(Rejection::Older),
+        Some(std::cmp::Ordering::Equal) => Err(Rejection::Duplicate),
+        Some(std::cmp::Ordering::Greater) | None => Ok((last_seq + 1).max(position + 1)),
+    }
+}
+
+/// The book of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Book {
+    event_id: EventId,
+    seq: u64,
+    markets: BTreeMap<MarketKey, Arc<MarketState>>,
+}
+
+/// A book at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The event.
+    pub event_id: EventId,
+    /// The sequence number of its last change; 0 where there was none.
+    pub seq: u64,
+    /// Its markets, ordered by key.
+    pub markets: Vec<Arc<MarketState>>,
+}
+
+impl Snapshot {
+    /// The market that the original would show for the event: the last `1x2`, else the one that changed last.
+    pub fn headline(&self) -> Option<&Arc<MarketState>> {
+        let by_seq = |state: &&Arc<MarketState>| state.seq;
+        let main = |state: &&Arc<MarketState>| state.update.market.name.as_str() == "1x2";
+        self.markets.iter().filter(main).max_by_key(by_seq).or_else(|| self.markets.iter().max_by_key(by_seq))
+    }
+}
+
+impl Book {
+    /// An empty book.
+    pub fn new(event_id: EventId) -> Book {
+        Book { event_id, seq: 0, markets: BTreeMap::new() }
+    }
+
+    /// Takes states that were kept elsewhere. Of two states of one market the later revision stays; of two that agree on
+    /// it, the higher number. States of another event are passed over.
+    pub fn restore(&mut self, states: impl IntoIterator<Item = MarketState>) {
+        for state in states {
+            if state.update.event_id != self.event_id {
+                continue;
+            }
+            self.seq = self.seq.max(state.seq);
+            let rank = |state: &MarketState| (state.update.revision, state.seq);
+            match self.markets.get(&state.update.market) {
+                Some(held) if rank(held) >= rank(&state) => {}
+                _ => {
+                    self.markets.insert(state.update.market.clone(), Arc::new(state));
+                }
+            }
+        }
+    }
+
+    /// Takes an update that stands at `position` in its partition of the bus, and gives the market's new state.
+    pub fn apply(&mut self, update: OddsUpdate, position: u64) -> Result<Arc<MarketState>, Rejection> {
+        if update.event_id != self.event_id {
+            return Err(Rejection::WrongEvent);
+        }
+        let head = self.markets.get(&update.market).map(|state| state.update.revision);
+        self.seq = decide(head, self.seq, update.revision, position)?;
+        let key = update.market.clone();
+        let state = Arc::new(MarketState { update, seq: self.seq });
+        self.markets.insert(key, state.clone());
+        Ok(state)
+    }
+
+    /// Whether the book holds no market.
+    pub fn is_empty(&self) -> bool {
+        self.markets.is_empty()
+    }
+
+    /// The book as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { event_id: self.event_id.clone(), seq: self.seq, markets: self.markets.values().cloned().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::update::testing::*;
+    use super::*;
+
+    fn book() -> Book {
+        Book::new(EventId::new("MATCH_001").unwrap())
+    }
+
+    #[test]
+    fn later_wins_older_and_equal_are_told_apart() {
+        let mut book = book();
+        assert_eq!(book.apply(update(1, 10, 5), 0).unwrap().seq, 1);
+        assert_eq!(book.apply(update(1, 10, 5), 1), Err(Rejection::Duplicate));
+        assert_eq!(book.apply(update(1, 10, 4), 2), Err(Rejection::Older));
+        assert_eq!(book.apply(update(1, 9, 99), 3), Err(Rejection::Older));
+        assert_eq!(book.apply(update(1, 10, 6), 4).unwrap().seq, 5);
+        assert_eq!(book.apply(update(2, 10, 6), 5), Err(Rejection::WrongEvent));
+    }
+
+    #[test]
+    fn a_supplier_that_restarts_counts_from_one_again_and_is_followed() {
+        let mut book = book();
+        book.apply(update(1, 10, 978), 0).unwrap();
+        assert!(book.apply(update(1, 11, 1), 1).is_ok());
+    }
+
+    #[test]
+    fn markets_and_lines_of_one_event_stand_beside_each_other() {
+        let mut book = book();
+        book.apply(market_update("MATCH_001", "1x2", None, 1, 1), 0).unwrap();
+        book.apply(market_update("MATCH_001", "total_goals", Some("2.5"), 1, 1), 1).unwrap();
+        book.apply(market_update("MATCH_001", "total_goals", Some("3.5"), 1, 1), 2).unwrap();
+        let snapshot = book.snapshot();
+        let keys: Vec<_> = snapshot.markets.iter().map(|state| state.update.market.to_string()).collect();
+        assert_eq!(keys, ["1x2", "total_goals@2.5", "total_goals@3.5"]);
+        assert_eq!(snapshot.seq, 3);
+        assert_eq!(snapshot.headline().unwrap().update.market.to_string(), "1x2");
+    }
+
+    #[test]
+    fn a_bus_that_starts_again_does_not_take_the_number_back() {
+        let mut book = book();
+        book.restore([MarketState { update: update(1, 10, 1), seq: 1_000 }]);
+        assert_eq!(book.apply(update(1, 11, 1), 0).unwrap().seq, 1_001);
+        assert_eq!(book.apply(update(1, 12, 1), 1).unwrap().seq, 1_002);
+        assert_eq!(book.apply(update(1, 13, 1), 5_000).unwrap().seq, 5_001);
+    }
+
+    #[test]
+    fn restoring_keeps_the_later_of_two_states() {
+        let mut book = book();
+        book.restore([
+            MarketState { update: update(1, 10, 1), seq: 7 },
+            MarketState { update: update(1, 12, 1), seq: 9 },
+            MarketState { update: update(1, 11, 1), seq: 8 },
+            MarketState { update: update(2, 99, 1), seq: 99 },
+        ]);
+        let snapshot = book.snapshot();
+        assert_eq!((snapshot.seq, snapshot.markets.len(), snapshot.markets[0].seq), (9, 1, 9));
+    }
+
+    /// (market, time, version) of a random update.
+    fn moves() -> impl Strategy<Value = Vec<(u8, i64, i64)>> {
+        proptest::collection::vec((0u8..3, 0i64..6, 0i64..3), 0..40)
+    }
+
+    fn made((market, time, version): (u8, i64, i64)) -> OddsUpdate {
+        market_update("MATCH_001", &format!("m{market}"), None, time, version)
+    }
+
+    proptest! {
+        #[test]
+        fn the_state_is_the_latest_of_each_market_whatever_the_order(
+            moves in moves(), seed in any::<u64>()
+        ) {
+            let mut shuffled = moves.clone();
+            fastrand::Rng::with_seed(seed).shuffle(&mut shuffled);
+            let fold = |moves: &[(u8, i64, i64)]| {
+                let mut book = book();
+                for (position, one) in moves.iter().enumerate() {
+                    let _ = book.apply(made(*one), position as u64);
+                }
+                book.snapshot().markets.iter().map(|state| state.update.clone()).collect::<Vec<_>>()
+            };
+            let mut model: BTreeMap<MarketKey, OddsUpdate> = BTreeMap::new();
+            for one in &moves {
+                let update = made(*one);
+                let newer = model.get(&update.market).is_none_or(|held| held.revision < update.revision);
+                if newer { model.insert(update.market.clone(), update); }
+            }
+            prop_assert_eq!(fold(&moves), model.into_values().collect::<Vec<_>>());
+            prop_assert_eq!(fold(&moves), fold(&shuffled));
+        }
+
+        #[test]
+        fn seq_only_grows_and_a_replay_changes_nothing(moves in moves()) {
+            let mut book = book();
+            let mut last = 0;
+            for (position, one) in moves.iter().enumerate() {
+                if let Ok(state) = book.apply(made(*one), position as u64) {
+                    prop_assert!(state.seq > last);
+                    prop_assert_eq!(state.seq, position as u64 + 1);
+                    last = state.seq;
+                }
+            }
+            let before = book.snapshot();
+            for (position, one) in moves.iter().enumerate() {
+                prop_assert!(book.apply(made(*one), position as u64).is_err());
+            }
+            prop_assert_eq!(book.snapshot(), before);
+        }
+    }
+}

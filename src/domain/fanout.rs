@@ -1,0 +1,363 @@
+//! Who gets which change, and what becomes of a client that is too slow for it.
+//!
+//! A client that cannot take a delivery is not waited for: from then on only the latest change of each market is kept
+//! for it and offered again. One that takes nothing for long enough is given up. Memory a client is bounded by the
+//! markets it subscribed to.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ids::{EventId, MarketKey};
+use super::protocol::UpdateFrame;
+
+/// A session, one for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// Changes for one session, in the order of their sequence numbers.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The changes.
+    pub frames: Arc<[Arc<UpdateFrame>]>,
+    /// Whether changes before these may have been left out.
+    pub conflated: bool,
+}
+
+/// Why a session did not take a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// It has not taken the ones before.
+    Full,
+    /// It is no more.
+    Gone,
+}
+
+/// Where deliveries to one session go.
+pub trait Outlet {
+    /// Hands a delivery over without waiting.
+    fn push(&self, delivery: Delivery) -> Result<(), PushError>;
+}
+
+struct Entry<O> {
+    outlet: O,
+    subscriptions: HashSet<EventId>,
+    pending: BTreeMap<(EventId, MarketKey), Arc<UpdateFrame>>,
+    stalled_since: Option<Instant>,
+}
+
+/// The sessions, their subscriptions, and what slow ones have yet to take.
+pub struct Fanout<O> {
+    sessions: HashMap<SessionId, Entry<O>>,
+    subscribers: HashMap<EventId, HashSet<SessionId>>,
+    stalled: HashSet<SessionId>,
+}
+
+/// What [`Fanout::publish`] and [`Fanout::offer_again`] did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Changes handed over.
+    pub delivered: usize,
+    /// Changes that a later one of the same market replaced before their client took them.
+    pub conflated: usize,
+    /// Sessions that are no more, and were forgotten.
+    pub gone: Vec<SessionId>,
+}
+
+impl<O: Outlet> Default for Fanout<O> {
+    fn default() -> Fanout<O> {
+        Fanout { sessions: HashMap::new(), subscribers: HashMap::new(), stalled: HashSet::new() }
+    }
+}
+
+impl<O: Outlet> Fanout<O> {
+    /// Takes a session in.
+    pub fn connect(&mut self, id: SessionId, outlet: O) {
+        let entry = Entry { outlet, subscriptions: HashSet::new(), pending: BTreeMap::new(), stalled_since: None };
+        self.sessions.insert(id, entry);
+    }
+
+    /// Forgets a session; gives its outlet.
+    pub fn disconnect(&mut self, id: SessionId) -> Option<O> {
+        let entry = self.sessions.remove(&id)?;
+        self.stalled.remove(&id);
+        for event_id in &entry.subscriptions {
+            self.leave(id, event_id);
+        }
+        Some(entry.outlet)
+    }
+
+    /// Sends the changes of an event to a session from now on. `false` where the session is not known.
+    pub fn subscribe(&mut self, id: SessionId, event_id: &EventId) -> bool {
+        let Some(entry) = self.sessions.get_mut(&id) else { return false };
+        entry.subscriptions.insert(event_id.clone());
+        self.subscribers.entry(event_id.clone()).or_default().insert(id);
+        true
+    }
+
+    /// Sends no more of them.
+    pub fn unsubscribe(&mut self, id: SessionId, event_id: &EventId) {
+        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        if entry.subscriptions.remove(event_id) {
+            entry.pending.retain(|(pending, _), _| pending != event_id);
+            self.leave(id, event_id);
+        }
+    }
+
+    /// Offers changes of one event to each subscriber.
+    pub fn publish(&mut self, event_id: &EventId, frames: &Arc<[Arc<UpdateFrame>]>, now: Instant) -> Report {
+        let mut report = Report::default();
+        let Some(subscribers) = self.subscribers.get(event_id) else { return report };
+        for id in subscribers {
+            let Some(entry) = self.sessions.get_mut(id) else { continue };
+            if entry.stalled_since.is_none() {
+                match entry.outlet.push(Delivery { frames: frames.clone(), conflated: false }) {
+                    Ok(()) => {
+                        report.delivered += frames.len();
+                        continue;
+                    }
+                    Err(PushError::Gone) => {
+                        report.gone.push(*id);
+                        continue;
+                    }
+                    Err(PushError::Full) => {
+                        entry.stalled_since = Some(now);
+                        self.stalled.insert(*id);
+                    }
+                }
+            }
+            for frame in frames.iter() {
+                let key = (frame.event_id.clone(), frame.market.clone());
+                report.conflated += usize::from(entry.pending.insert(key, frame.clone()).is_some());
+            }
+        }
+        self.forget(&report.gone);
+        report
+    }
+
+    /// Offers slow sessions what they have not taken yet.
+    pub fn offer_again(&mut self) -> Report {
+        let mut report = Report::default();
+        let mut caught_up = Vec::new();
+        for id in &self.stalled {
+            let Some(entry) = self.sessions.get_mut(id) else { continue };
+            let mut frames: Vec<_> = entry.pending.values().cloned().collect();
+            frames.sort_by_key(|frame| frame.seq);
+            let delivered = frames.len();
+            match entry.outlet.push(Delivery { frames: frames.into(), conflated: true }) {
+                Ok(()) => {
+                    report.delivered += delivered;
+                    entry.pending.clear();
+                    entry.stalled_since = None;
+                    caught_up.push(*id);
+                }
+                Err(PushError::Full) => {}
+                Err(PushError::Gone) => report.gone.push(*id),
+            }
+        }
+        for id in caught_up {
+            self.stalled.remove(&id);
+        }
+        self.forget(&report.gone);
+        report
+    }
+
+    /// Forgets the sessions that have taken nothing for `limit`, and gives their outlets, to be closed.
+    pub fn evict_stalled(&mut self, now: Instant, limit: Duration) -> Vec<(SessionId, O)> {
+        let over = |id: &&SessionId| {
+            let since = self.sessions.get(id).and_then(|entry| entry.stalled_since);
+            since.is_some_and(|since| now.duration_since(since) >= limit)
+        };
+        let evicted: Vec<SessionId> = self.stalled.iter().filter(over).copied().collect();
+        evicted.into_iter().filter_map(|id| Some((id, self.disconnect(id)?))).collect()
+    }
+
+    /// The outlets of all sessions.
+    pub fn outlets(&self) -> impl Iterator<Item = (SessionId, &O)> {
+        self.sessions.iter().map(|(id, entry)| (*id, &entry.outlet))
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How many sessions have changes yet to take.
+    pub fn stalled(&self) -> usize {
+        self.stalled.len()
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscriptions(&self) -> usize {
+        self.sessions.values().map(|entry| entry.subscriptions.len()).sum()
+    }
+
+    fn forget(&mut self, gone: &[SessionId]) {
+        for id in gone {
+            self.disconnect(*id);
+        }
+    }
+
+    fn leave(&mut self, id: SessionId, event_id: &EventId) {
+        if let Some(subscribers) = self.subscribers.get_mut(event_id) {
+            subscribers.remove(&id);
+            if subscribers.is_empty() {
+                self.subscribers.remove(event_id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
+
+    use proptest::prelude::*;
+
+    use super::super::book::MarketState;
+    use super::super::update::testing::*;
+    use super::*;
+
+    /// A session with room for some deliveries.
+    #[derive(Clone, Default)]
+    struct Probe {
+        room: Rc<Cell<usize>>,
+        gone: Rc<Cell<bool>>,
+        taken: Rc<RefCell<Vec<(String, u64, bool)>>>,
+    }
+
+    impl Outlet for Probe {
+        fn push(&self, delivery: Delivery) -> Result<(), PushError> {
+            if self.gone.get() {
+                return Err(PushError::Gone);
+            }
+            if self.room.get() == 0 {
+                return Err(PushError::Full);
+            }
+            self.room.set(self.room.get() - 1);
+            let taken = delivery.frames.iter().map(|frame| (frame.market.to_string(), frame.seq, delivery.conflated));
+            self.taken.borrow_mut().extend(taken);
+            Ok(())
+        }
+    }
+
+    fn probe(room: usize) -> Probe {
+        let probe = Probe::default();
+        probe.room.set(room);
+        probe
+    }
+
+    fn event() -> EventId {
+        EventId::new("E").unwrap()
+    }
+
+    fn frames(changes: &[(&str, u64)]) -> Arc<[Arc<UpdateFrame>]> {
+        let frame = |(market, seq): &(&str, u64)| {
+            let update = market_update("E", market, None, *seq as i64, 1);
+            Arc::new(UpdateFrame::new(&MarketState { update, seq: *seq }))
+        };
+        changes.iter().map(frame).collect()
+    }
+
+    fn with(probes: &[Probe]) -> Fanout<Probe> {
+        let mut fanout = Fanout::default();
+        for (id, probe) in (0..).zip(probes) {
+            fanout.connect(SessionId(id), probe.clone());
+            assert!(fanout.subscribe(SessionId(id), &event()));
+        }
+        fanout
+    }
+
+    fn taken(probe: &Probe) -> Vec<(String, u64, bool)> {
+        probe.taken.borrow().clone()
+    }
+
+    #[test]
+    fn a_slow_client_gets_the_latest_per_market_and_the_others_get_all() {
+        let (slow, fast) = (probe(1), probe(100));
+        let mut fanout = with(&[slow.clone(), fast.clone()]);
+        let now = Instant::now();
+        let mut conflated = 0;
+        for changes in [[("a", 1)], [("a", 2)], [("b", 3)], [("a", 4)]] {
+            conflated += fanout.publish(&event(), &frames(&changes), now).conflated;
+        }
+        assert_eq!((conflated, fanout.stalled()), (1, 1));
+        assert_eq!(fanout.offer_again().delivered, 0);
+        slow.room.set(1);
+        assert_eq!(fanout.offer_again().delivered, 2);
+        assert_eq!(fanout.stalled(), 0);
+        let expected = [("a", 1, false), ("b", 3, true), ("a", 4, true)];
+        assert_eq!(taken(&slow), expected.map(|(market, seq, conflated)| (market.to_owned(), seq, conflated)));
+        assert_eq!(taken(&fast).len(), 4);
+        assert!(taken(&fast).iter().all(|(_, _, conflated)| !conflated));
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_for_the_limit_is_given_up_and_one_that_takes_some_is_not() {
+        let (stalled, slow) = (probe(0), probe(0));
+        let mut fanout = with(&[stalled, slow.clone()]);
+        let start = Instant::now();
+        let limit = Duration::from_secs(10);
+        fanout.publish(&event(), &frames(&[("a", 1)]), start);
+        slow.room.set(1);
+        fanout.offer_again();
+        fanout.publish(&event(), &frames(&[("a", 2)]), start + Duration::from_secs(9));
+        assert!(fanout.evict_stalled(start + Duration::from_secs(9), limit).is_empty());
+        let evicted = fanout.evict_stalled(start + Duration::from_secs(10), limit);
+        assert_eq!(evicted.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [SessionId(0)]);
+        assert_eq!((fanout.sessions(), fanout.subscriptions(), fanout.stalled()), (1, 1, 1));
+    }
+
+    #[test]
+    fn sessions_that_are_gone_are_forgotten() {
+        let (gone, stays) = (probe(9), probe(9));
+        let mut fanout = with(&[gone.clone(), stays.clone()]);
+        gone.gone.set(true);
+        let report = fanout.publish(&event(), &frames(&[("a", 1)]), Instant::now());
+        assert_eq!(report.gone, [SessionId(0)]);
+        assert_eq!((fanout.sessions(), fanout.subscriptions()), (1, 1));
+        assert!(!fanout.subscribe(SessionId(0), &event()));
+    }
+
+    #[test]
+    fn what_was_unsubscribed_is_not_offered_again() {
+        let slow = probe(0);
+        let mut fanout = with(std::slice::from_ref(&slow));
+        fanout.publish(&event(), &frames(&[("a", 1)]), Instant::now());
+        fanout.unsubscribe(SessionId(0), &event());
+        slow.room.set(9);
+        fanout.offer_again();
+        assert!(taken(&slow).is_empty());
+        assert_eq!(fanout.publish(&event(), &frames(&[("a", 2)]), Instant::now()), Report::default());
+    }
+
+    proptest! {
+        /// Whenever a client stalls and recovers, it ends with the latest change of each market, in growing order.
+        #[test]
+        fn every_client_ends_with_the_latest_of_each_market(steps in proptest::collection::vec((0u8..4, 0u8..3), 1..80)) {
+            let client = probe(0);
+            let mut fanout = with(std::slice::from_ref(&client));
+            let mut latest = BTreeMap::new();
+            let mut seq = 0;
+            for (what, market) in steps {
+                match what {
+                    0 => client.room.set(client.room.get() + 1),
+                    1 => { fanout.offer_again(); }
+                    _ => {
+                        seq += 1;
+                        let market = format!("m{market}");
+                        fanout.publish(&event(), &frames(&[(&market, seq)]), Instant::now());
+                        latest.insert(market, seq);
+                    }
+                }
+            }
+            client.room.set(usize::MAX);
+            fanout.offer_again();
+            let taken = taken(&client);
+            prop_assert!(taken.windows(2).all(|pair| pair[0].1 < pair[1].1), "{:?}", taken);
+            let end: BTreeMap<_, _> = taken.into_iter().map(|(market, seq, _)| (market, seq)).collect();
+            prop_assert_eq!(end, latest);
+        }
+    }
+}

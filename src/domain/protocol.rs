@@ -1,0 +1,334 @@
+//! The WebSocket protocol of `/ws/odds`: what a client says, and what it is told.
+//!
+//! Every server message has a `type`. `snapshot` and `update` carry `eventId` and `payload`, which is all that a client
+//! of the original reads; `seq`, `markets` and `conflated` are ours.
+
+use std::sync::{Arc, OnceLock};
+
+use bytestring::ByteString;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::book::{MarketState, Snapshot};
+use super::ids::{EventId, MarketKey};
+use super::timestamp::Timestamp;
+use super::update::OddsUpdate;
+
+/// What a client may say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// `{"type":"subscribe","eventId":"MATCH_001"}`: send a snapshot, then each change.
+    Subscribe(EventId),
+    /// `{"type":"unsubscribe","eventId":"MATCH_001"}`: send no more.
+    Unsubscribe(EventId),
+    /// `{"type":"ping"}`: answer `pong`.
+    Ping,
+}
+
+/// Why a client's message was refused. The socket stays.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The message is no JSON object with a `type`.
+    #[error("not a JSON object with a \"type\": {0}")]
+    BadJson(String),
+    /// The `type` is not known.
+    #[error("unknown type `{0}`; known are subscribe, unsubscribe and ping")]
+    UnknownType(String),
+    /// `eventId` is missing or no event id.
+    #[error("eventId: {0}")]
+    BadEventId(String),
+    /// The session holds as many subscriptions as it may.
+    #[error("a session may hold {0} subscriptions")]
+    TooManySubscriptions(usize),
+    /// The session sends more messages a second than it may; this one was not read.
+    #[error("more than {0} messages within a second; what comes beyond is not read")]
+    RateLimited(u32),
+    /// The event's book could not be read in time; subscribe again.
+    #[error("the odds of `{0}` cannot be read now; subscribe again")]
+    SnapshotUnavailable(EventId),
+}
+
+impl Refusal {
+    /// The code on the wire.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::BadJson(_) => "BAD_JSON",
+            Refusal::UnknownType(_) => "UNKNOWN_TYPE",
+            Refusal::BadEventId(_) => "BAD_EVENT_ID",
+            Refusal::TooManySubscriptions(_) => "TOO_MANY_SUBSCRIPTIONS",
+            Refusal::RateLimited(_) => "RATE_LIMITED",
+            Refusal::SnapshotUnavailable(_) => "SNAPSHOT_UNAVAILABLE",
+        }
+    }
+}
+
+/// Why the server ends a session; the number is the WebSocket close code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The server stops. Connect again.
+    GoingAway,
+    /// The client broke the WebSocket protocol.
+    ProtocolError,
+    /// The client sent a binary message.
+    BinaryMessage,
+    /// A text message is not UTF-8.
+    BadUtf8,
+    /// The client goes on sending far more messages than it may.
+    TooManyMessages,
+    /// A message is larger than it may be.
+    MessageTooBig,
+    /// The client answered nothing for too long. Connect again.
+    NoAnswer,
+}
+
+impl CloseReason {
+    /// The close code: RFC 6455, and from 3000 on ours.
+    pub fn code(self) -> u16 {
+        match self {
+            CloseReason::GoingAway => 1001,
+            CloseReason::ProtocolError => 1002,
+            CloseReason::BinaryMessage => 1003,
+            CloseReason::BadUtf8 => 1007,
+            CloseReason::TooManyMessages => 1008,
+            CloseReason::MessageTooBig => 1009,
+            CloseReason::NoAnswer => 3001,
+        }
+    }
+
+    /// A short text for the close frame and the logs.
+    pub fn text(self) -> &'static str {
+        match self {
+            CloseReason::GoingAway => "server is going away",
+            CloseReason::ProtocolError => "websocket protocol error",
+            CloseReason::BinaryMessage => "binary messages are not taken",
+            CloseReason::BadUtf8 => "text is not UTF-8",
+            CloseReason::TooManyMessages => "too many messages",
+            CloseReason::MessageTooBig => "message too big",
+            CloseReason::NoAnswer => "no answer to pings",
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct WireClientMessage {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(rename = "eventId", default)]
+    event_id: Option<serde_json::Value>,
+}
+
+impl ClientMessage {
+    /// Reads a client's text message. Unknown fields are ignored.
+    pub fn parse(text: &str) -> Result<ClientMessage, Refusal> {
+        let wire: WireClientMessage =
+            serde_json::from_str(text).map_err(|error| Refusal::BadJson(error.to_string()))?;
+        let event_id = || match &wire.event_id {
+            Some(serde_json::Value::String(id)) => {
+                EventId::new(id).map_err(|error| Refusal::BadEventId(error.to_string()))
+            }
+            Some(_) => Err(Refusal::BadEventId("not a string".to_owned())),
+            None => Err(Refusal::BadEventId("missing".to_owned())),
+        };
+        match wire.kind.as_str() {
+            "subscribe" => Ok(ClientMessage::Subscribe(event_id()?)),
+            "unsubscribe" => Ok(ClientMessage::Unsubscribe(event_id()?)),
+            "ping" => Ok(ClientMessage::Ping),
+            unknown => Err(Refusal::UnknownType(unknown.chars().take(40).collect())),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase", rename_all_fields = "camelCase")]
+enum WireServerMessage<'a> {
+    Snapshot {
+        event_id: &'a EventId,
+        seq: u64,
+        markets: Vec<WireMarket<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        payload: Option<&'a OddsUpdate>,
+    },
+    Update {
+        event_id: &'a EventId,
+        seq: u64,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        conflated: bool,
+        payload: &'a RawValue,
+    },
+    Unsubscribed {
+        event_id: &'a EventId,
+    },
+    Pong,
+    Error {
+        code: &'static str,
+        message: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        event_id: Option<&'a EventId>,
+    },
+}
+
+#[derive(Serialize)]
+struct WireMarket<'a> {
+    seq: u64,
+    payload: &'a OddsUpdate,
+}
+
+impl WireServerMessage<'_> {
+    fn encode(&self) -> ByteString {
+        // Writing strings, numbers and lists to memory has no way to fail.
+        serde_json::to_string(self).unwrap_or_default().into()
+    }
+}
+
+/// The `snapshot` message of a book. `payload` is the market that the original would show; an empty book has none.
+pub fn snapshot_message(snapshot: &Snapshot) -> ByteString {
+    let market = |state: &'_ Arc<MarketState>| state.seq;
+    let markets = snapshot.markets.iter().map(|state| WireMarket { seq: market(state), payload: &state.update });
+    WireServerMessage::Snapshot {
+        event_id: &snapshot.event_id,
+        seq: snapshot.seq,
+        markets: markets.collect(),
+        payload: snapshot.headline().map(|state| &state.update),
+    }
+    .encode()
+}
+
+/// The `unsubscribed` message.
+pub fn unsubscribed_message(event_id: &EventId) -> ByteString {
+    WireServerMessage::Unsubscribed { event_id }.encode()
+}
+
+/// The `pong` message.
+pub fn pong_message() -> ByteString {
+    WireServerMessage::Pong.encode()
+}
+
+/// The `error` message of a refusal.
+pub fn error_message(refusal: &Refusal) -> ByteString {
+    let event_id = match refusal {
+        Refusal::SnapshotUnavailable(event_id) => Some(event_id),
+        _ => None,
+    };
+    WireServerMessage::Error { code: refusal.code(), message: refusal.to_string(), event_id }.encode()
+}
+
+/// One change of one market as the clients get it, encoded once for all of them.
+#[derive(Debug)]
+pub struct UpdateFrame {
+    /// The event.
+    pub event_id: EventId,
+    /// The market.
+    pub market: MarketKey,
+    /// The event's sequence number of the change.
+    pub seq: u64,
+    /// The supplier's time of the change.
+    pub updated_at: Timestamp,
+    text: ByteString,
+    conflated: OnceLock<ByteString>,
+}
+
+impl UpdateFrame {
+    /// Encodes the `update` message of a market's new state.
+    pub fn new(state: &MarketState) -> UpdateFrame {
+        let update = &state.update;
+        UpdateFrame {
+            event_id: update.event_id.clone(),
+            market: update.market.clone(),
+            seq: state.seq,
+            updated_at: update.revision.updated_at,
+            text: encode_update(&update.event_id, state.seq, false, &update.to_json()),
+            conflated: OnceLock::new(),
+        }
+    }
+
+    /// The message; with `conflated`, the one which says that changes before it may have been left out.
+    pub fn text(&self, conflated: bool) -> &ByteString {
+        if !conflated {
+            return &self.text;
+        }
+        self.conflated.get_or_init(|| {
+            let plain: PlainUpdate<'_> = match serde_json::from_str(&self.text) {
+                Ok(plain) => plain,
+                Err(_) => return self.text.clone(),
+            };
+            encode_update(&self.event_id, self.seq, true, plain.payload.get())
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct PlainUpdate<'a> {
+    #[serde(borrow)]
+    payload: &'a RawValue,
+}
+
+fn encode_update(event_id: &EventId, seq: u64, conflated: bool, payload: &str) -> ByteString {
+    match serde_json::from_str::<&RawValue>(payload) {
+        Ok(payload) => WireServerMessage::Update { event_id, seq, conflated, payload }.encode(),
+        Err(_) => ByteString::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::book::Book;
+    use super::super::update::testing::*;
+    use super::*;
+
+    #[test]
+    fn reads_the_originals_client() {
+        let subscribe = ClientMessage::parse(r#"{ "type": "subscribe", "eventId": "MATCH_002" }"#).unwrap();
+        assert_eq!(subscribe, ClientMessage::Subscribe(EventId::new("MATCH_002").unwrap()));
+        assert_eq!(ClientMessage::parse(r#"{"type":"ping"}"#).unwrap(), ClientMessage::Ping);
+    }
+
+    #[test]
+    fn each_refusal_has_its_code() {
+        let code = |text: &str| ClientMessage::parse(text).unwrap_err().code();
+        assert_eq!(code("hello"), "BAD_JSON");
+        assert_eq!(code("[]"), "BAD_JSON");
+        assert_eq!(code(r#"{"eventId":"A"}"#), "BAD_JSON");
+        assert_eq!(code(r#"{"type":"Subscribe","eventId":"A"}"#), "UNKNOWN_TYPE");
+        assert_eq!(code(r#"{"type":"subscribe"}"#), "BAD_EVENT_ID");
+        assert_eq!(code(r#"{"type":"subscribe","eventId":""}"#), "BAD_EVENT_ID");
+        assert_eq!(code(r#"{"type":"subscribe","eventId":7}"#), "BAD_EVENT_ID");
+        assert_eq!(code(r#"{"type":"unsubscribe","eventId":null}"#), "BAD_EVENT_ID");
+    }
+
+    #[test]
+    fn the_messages_on_the_wire() {
+        let mut book = Book::new(EventId::new("MATCH_001").unwrap());
+        insta::assert_snapshot!(snapshot_message(&book.snapshot()), @r#"{"type":"snapshot","eventId":"MATCH_001","seq":0,"markets":[]}"#);
+        let state = book.apply(update(1, 1, 1), 41).unwrap();
+        let frame = UpdateFrame::new(&state);
+        let payload = state.update.to_json();
+        assert_eq!(
+            frame.text(false),
+            &format!(r#"{{"type":"update","eventId":"MATCH_001","seq":42,"payload":{payload}}}"#)
+        );
+        assert_eq!(
+            frame.text(true),
+            &format!(r#"{{"type":"update","eventId":"MATCH_001","seq":42,"conflated":true,"payload":{payload}}}"#)
+        );
+        assert_eq!(
+            snapshot_message(&book.snapshot()),
+            format!(
+                r#"{{"type":"snapshot","eventId":"MATCH_001","seq":42,"markets":[{{"seq":42,"payload":{payload}}}],"payload":{payload}}}"#
+            )
+        );
+        assert_eq!(pong_message(), r#"{"type":"pong"}"#);
+        let event = EventId::new("E").unwrap();
+        assert_eq!(unsubscribed_message(&event), r#"{"type":"unsubscribed","eventId":"E"}"#);
+        insta::assert_snapshot!(error_message(&Refusal::SnapshotUnavailable(event)), @r#"{"type":"error","code":"SNAPSHOT_UNAVAILABLE","message":"the odds of `E` cannot be read now; subscribe again","eventId":"E"}"#);
+        insta::assert_snapshot!(error_message(&Refusal::TooManySubscriptions(200)), @r#"{"type":"error","code":"TOO_MANY_SUBSCRIPTIONS","message":"a session may hold 200 subscriptions"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_but_never_panics(text in ".{0,80}") {
+            let _ = ClientMessage::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! The state of one client's session: inputs in, effects out. The socket, the timers and the registry are elsewhere.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytestring::ByteString;
+
+use super::ids::{EventId, MarketKey};
+use super::protocol::{
+    ClientMessage, CloseReason, Refusal, UpdateFrame, error_message, pong_message, unsubscribed_message,
+};
+
+/// What a session may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// The most subscriptions at a time.
+    pub max_subscriptions: usize,
+    /// The most messages within a second. What comes beyond is refused; ten times as many end the session.
+    pub max_messages_per_second: u32,
+    /// How often the server pings.
+    pub ping_interval: Duration,
+    /// How long a client may say nothing, not even a pong.
+    pub silence_limit: Duration,
+}
+
+/// What is to be done after an input.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Send this text.
+    Send(ByteString),
+    /// Send this change.
+    SendUpdate(Arc<UpdateFrame>, bool),
+    /// Take a subscription, then get a snapshot and give it to [`SessionState::on_snapshot`] with this attempt.
+    Subscribe(EventId, Attempt),
+    /// Give a subscription up.
+    Unsubscribe(EventId),
+    /// Send a ping.
+    Ping,
+    /// Close the session.
+    Close(CloseReason),
+}
+
+/// Tells the snapshot of one `subscribe` from that of another for the same event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt(u64);
+
+/// A snapshot as a session sends it.
+#[derive(Clone, Debug)]
+pub struct SnapshotFrame {
+    /// The event's last sequence number within it.
+    pub seq: u64,
+    /// The encoded message.
+    pub text: ByteString,
+}
+
+#[derive(Debug)]
+enum Subscription {
+    /// The snapshot is on its way. Changes that come before it are held, the latest per market.
+    Awaiting { attempt: Attempt, held: BTreeMap<MarketKey, Held> },
+    /// The client stands at this sequence number.
+    Live { last_seq: u64 },
+}
+
+#[derive(Debug)]
+struct Held {
+    frame: Arc<UpdateFrame>,
+    conflated: bool,
+}
+
+/// The state of one session.
+#[derive(Debug)]
+pub struct SessionState {
+    limits: SessionLimits,
+    subscriptions: HashMap<EventId, Subscription>,
+    next_attempt: u64,
+    window_start: Instant,
+    window_messages: u32,
+    last_heard: Instant,
+    last_ping: Instant,
+}
+
+impl SessionState {
+    /// A session that starts `now`.
+    pub fn new(limits: SessionLimits, now: Instant) -> SessionState {
+        SessionState {
+            limits,
+            subscriptions: HashMap::new(),
+            next_attempt: 0,
+            window_start: now,
+            window_messages: 0,
+            last_heard: now,
+            last_ping: now,
+        }
+    }
+
+    /// How many subscriptions the session holds.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// Anything came from the client, a pong as well.
+    pub fn on_heard(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+
+    /// A text message came.
+    pub fn on_text(&mut self, text: &str, now: Instant) -> Vec<Effect> {
+        self.on_heard(now);
+        if let Err(refused) = self.count_message(now) {
+            return refused;
+        }
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::Subscribe(event_id)) => self.subscribe(event_id),
+            Ok(ClientMessage::Unsubscribe(event_id)) => self.unsubscribe(event_id),
+            Ok(ClientMessage::Ping) => vec![Effect::Send(pong_message())],
+            Err(refusal) => vec![Effect::Send(error_message(&refusal))],
+        }
+    }
+
+    /// The snapshot of a subscription came; `None` where it could not be had.
+    pub fn on_snapshot(&mut self, event_id: EventId, attempt: Attempt, snapshot: Option<SnapshotFrame>) -> Vec<Effect> {
+        let held = match self.subscriptions.get_mut(&event_id) {
+            Some(Subscription::Awaiting { attempt: awaited, held }) if *awaited == attempt => std::mem::take(held),
+            _ => return Vec::new(),
+        };
+        let Some(snapshot) = snapshot else {
+            self.subscriptions.remove(&event_id);
+            let refusal = error_message(&Refusal::SnapshotUnavailable(event_id.clone()));
+            return vec![Effect::Unsubscribe(event_id), Effect::Send(refusal)];
+        };
+        self.subscriptions.insert(event_id, Subscription::Live { last_seq: snapshot.seq });
+        let mut held: Vec<Held> = held.into_values().collect();
+        held.sort_by_key(|held| held.frame.seq);
+        let mut effects = vec![Effect::Send(snapshot.text)];
+        effects.extend(held.into_iter().flat_map(|held| self.on_update(&held.frame, held.conflated)));
+        effects
+    }
+
+    /// A change of a subscribed event came. Gives at most one effect.
+    pub fn on_update(&mut self, frame: &Arc<UpdateFrame>, conflated: bool) -> Option<Effect> {
+        match self.subscriptions.get_mut(&frame.event_id)? {
+            Subscription::Live { last_seq } if frame.seq <= *last_seq => None,
+            Subscription::Live { last_seq } => {
+                *last_seq = frame.seq;
+                Some(Effect::SendUpdate(frame.clone(), conflated))
+            }
+            Subscription::Awaiting { held, .. } => {
+                let replaces = held.contains_key(&frame.market);
+                let newest = Held { frame: frame.clone(), conflated: conflated || replaces };
+                held.insert(frame.market.clone(), newest);
+                None
+            }
+        }
+    }
+
+    /// Time passed. To be called a few times within a ping interval.
+    pub fn on_tick(&mut self, now: Instant) -> Option<Effect> {
+        if now.duration_since(self.last_heard) >= self.limits.silence_limit {
+            return Some(Effect::Close(CloseReason::NoAnswer));
+        }
+        if now.duration_since(self.last_ping) >= self.limits.ping_interval {
+            self.last_ping = now;
+            return Some(Effect::Ping);
+        }
+        None
+    }
+
+    fn count_message(&mut self, now: Instant) -> Result<(), Vec<Effect>> {
+        if now.duration_since(self.window_start) >= Duration::from_secs(1) {
+            self.window_start = now;
+            self.window_messages = 0;
+        }
+        self.window_messages = self.window_messages.saturating_add(1);
+        let limit = self.limits.max_messages_per_second;
+        if self.window_messages <= limit {
+            Ok(())
+        } else if self.window_messages <= limit.saturating_mul(10) {
+            Err(vec![Effect::Send(error_message(&Refusal::RateLimited(limit)))])
+        } else {
+            Err(vec![Effect::Close(CloseReason::TooManyMessages)])
+        }
+    }
+
+    fn subscribe(&mut self, event_id: EventId) -> Vec<Effect> {
+        let held = self.subscriptions.get(&event_id);
+        if let Some(Subscription::Awaiting { .. }) = held {
+            return Vec::new();
+        }
+        if held.is_none() && self.subscriptions.len() >= self.limits.max_subscriptions {
+            let refusal = Refusal::TooManySubscriptions(self.limits.max_subscriptions);
+            return vec![Effect::Send(error_message(&refusal))];
+        }
+        self.next_attempt += 1;
+        let attempt = Attempt(self.next_attempt);
+        self.subscriptions.insert(event_id.clone(), Subscription::Awaiting { attempt, held: BTreeMap::new() });
+        vec![Effect::Subscribe(event_id, attempt)]
+    }
+
+    fn unsubscribe(&mut self, event_id: EventId) -> Vec<Effect> {
+        let message = Effect::Send(unsubscribed_message(&event_id));
+        match self.subscriptions.remove(&event_id) {
+            Some(_) => vec![Effect::Unsubscribe(event_id), message],
+            None => vec![message],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::book::{Book, MarketState};
+    use super::super::protocol::snapshot_message;
+    use super::super::update::testing::*;
+    use super::*;
+
+    const LIMITS: SessionLimits = SessionLimits {
+        max_subscriptions: 2,
+        max_messages_per_second: 5,
+        ping_interval: Duration::from_secs(10),
+        silence_limit: Duration::from_secs(30),
+    };
+
+    fn frame(seq: u64, market: &str) -> Arc<UpdateFrame> {
+        let update = market_update("MATCH_001", market, None, seq as i64, 1);
+        Arc::new(UpdateFrame::new(&MarketState { update, seq }))
+    }
+
+    fn snapshot(seq: u64) -> Option<SnapshotFrame> {
+        Some(SnapshotFrame { seq, text: format!("snapshot {seq}").into() })
+    }
+
+    fn subscribe(session: &mut SessionState, event: &str, now: Instant) -> Vec<Effect> {
+        session.on_text(&format!(r#"{{"type":"subscribe","eventId":"{event}"}}"#), now)
+    }
+
+    fn attempt(effects: &[Effect]) -> Attempt {
+        match effects {
+            [Effect::Subscribe(_, attempt)] => *attempt,
+            other => panic!("no subscription: {other:?}"),
+        }
+    }
+
+    /// What the client sees of effects, in short.
+    fn sent(effects: impl IntoIterator<Item = Effect>) -> Vec<String> {
+        effects
+            .into_iter()
+            .filter_map(|effect| match effect {
+                Effect::Send(text) => Some(text.to_string()),
+                Effect::SendUpdate(frame, conflated) => {
+                    Some(format!("{} {}{}", frame.market, frame.seq, if conflated { " conflated" } else { "" }))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn event() -> EventId {
+        EventId::new("MATCH_001").unwrap()
+    }
+
+    #[test]
+    fn changes_before_the_snapshot_follow_it_without_gap_or_repeat() {
+        let now = Instant::now();
+        let mut session = SessionState::new(LIMITS, now);
+        let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
+        for early in [frame(4, "a"), frame(5, "b"), frame(6, "c"), frame(7, "b"), frame(8, "b")] {
+            assert!(session.on_update(&early, false).is_none());
+        }
+        let effects = session.on_snapshot(event(), attempt, snapshot(5));
+        assert_eq!(sent(effects), ["snapshot 5", "c 6", "b 8 conflated"]);
+        assert_eq!(sent(session.on_update(&frame(9, "a"), false)), ["a 9"]);
+        assert_eq!(sent(session.on_update(&frame(9, "a"), false)), [""; 0]);
+    }
+
+    #[test]
+    fn subscribing_twice_sends_a_snapshot_again_and_each_change_once() {
+        let now = Instant::now();
+        let mut session = SessionState::new(LIMITS, now);
+        let first = attempt(&subscribe(&mut session, "MATCH_001", now));
+        assert!(subscribe(&mut session, "MATCH_001", now).is_empty(), "the snapshot is on its way");
+        session.on_snapshot(event(), first, snapshot(5));
+        let second = attempt(&subscribe(&mut session, "MATCH_001", now));
+        assert_eq!(session.subscriptions(), 1);
+        assert_eq!(sent(session.on_snapshot(event(), first, snapshot(5))), [""; 0], "an old answer");
+        assert_eq!(sent(session.on_snapshot(event(), second, snapshot(6))), ["snapshot 6"]);
+        assert_eq!(sent(session.on_update(&frame(7, "a"), false)), ["a 7"]);
+    }
+
+    #[test]
+    fn an_answer_to_a_subscription_given_up_is_not_taken_for_the_next_one() {
+        let now = Instant::now();
+        let mut session = SessionState::new(LIMITS, now);
+        let first = attempt(&subscribe(&mut session, "MATCH_001", now));
+        let unsubscribe = session.on_text(r#"{"type":"unsubscribe","eventId":"MATCH_001"}"#, now);
+        assert!(matches!(&unsubscribe[..], [Effect::Unsubscribe(_), Effect::Send(_)]), "{unsubscribe:?}");
+        assert!(session.on_update(&frame(6, "a"), false).is_none());
+        let second = attempt(&subscribe(&mut session, "MATCH_001", now));
+        assert!(session.on_snapshot(event(), first, snapshot(5)).is_empty());
+        assert_eq!(sent(session.on_snapshot(event(), second, snapshot(6))), ["snapshot 6"]);
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_had_is_an_error_and_ends_the_subscription() {
+        let now = Instant::now();
+        let mut session = SessionState::new(LIMITS, now);
+        let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
+        let effects = session.on_snapshot(event(), attempt, None);
+        assert!(matches!(&effects[0], Effect::Unsubscribe(_)));
+        assert!(sent(effects)[0].contains("SNAPSHOT_UNAVAILABLE"));
+        assert_eq!(session.subscriptions(), 0);
+    }
+
+    #[test]
+    fn limits_are_refusals_and_only_a_flood_ends_the_session() {
+        let now = Instant::now();
+        let mut session = SessionState::new(LIMITS, now);
+        subscribe(&mut session, "A", now);
+        subscribe(&mut session, "B", now);
+        assert!(sent(subscribe(&mut session, "C", now))[0].contains("TOO_MANY_SUBSCRIPTIONS"));
+        session.on_text(r#"{"type":"ping"}"#, now);
+        session.on_text(r#"{"type":"ping"}"#, now);
+        assert!(sent(session.on_text(r#"{"type":"ping"}"#, now))[0].contains("RATE_LIMITED"));
+        let later = now + Duration::from_secs(1);
+        assert_eq!(sent(session.on_text(r#"{"type":"ping"}"#, later)), [r#"{"type":"pong"}"#]);
+        let mut flood = Vec::new();
+        for _ in 0..50 {
+            flood = session.on_text("x", later);
+        }
+        assert!(matches!(flood[..], [Effect::Close(CloseReason::TooManyMessages)]), "{flood:?}");
+    }
+
+    #[test]
+    fn wrong_content_is_an_error_and_the_session_goes_on() {
+        let now = Instant::now();
+        let mut session = SessionState::new(LIMITS, now);
+        assert!(sent(session.on_text("{}", now))[0].contains("BAD_JSON"));
+        assert_eq!(sent(session.on_text(r#"{"type":"ping"}"#, now)), [r#"{"type":"pong"}"#]);
+        let never = session.on_text(r#"{"type":"unsubscribe","eventId":"NEVER"}"#, now);
+        assert_eq!(sent(never), [r#"{"type":"unsubscribed","eventId":"NEVER"}"#]);
+    }
+
+    #[test]
+    fn pings_at_the_interval_and_closes_after_silence() {
+        let start = Instant::now();
+        let mut session = SessionState::new(LIMITS, start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(session.on_tick(at(9)).is_none());
+        assert!(matches!(session.on_tick(at(10)), Some(Effect::Ping)));
+        assert!(session.on_tick(at(11)).is_none());
+        session.on_heard(at(12));
+        assert!(matches!(session.on_tick(at(40)), Some(Effect::Ping)));
+        assert!(matches!(session.on_tick(at(42)), Some(Effect::Close(CloseReason::NoAnswer))));
+    }
+
+    proptest! {
+        /// However pushes, snapshots and subscribes interleave, the client ends with what the book holds.
+        #[test]
+        fn the_client_ends_where_the_book_ends(steps in proptest::collection::vec((0u8..3, 0u8..3), 1..60)) {
+            let now = Instant::now();
+            let limits = SessionLimits { max_messages_per_second: 1_000, ..LIMITS };
+            let mut session = SessionState::new(limits, now);
+            let mut book = Book::new(event());
+            let mut client: BTreeMap<String, u64> = BTreeMap::new();
+            let mut awaited: Option<Attempt> = None;
+            let mut subscribed = false;
+            let mut client_seq = 0;
+            let mut see = |effects: Vec<Effect>, book: &Book| {
+                for effect in effects {
+                    match effect {
+                        Effect::Send(text) if text.contains("snapshot") => {
+                            client = book.snapshot().markets.iter()
+                                .map(|state| (state.update.market.to_string(), state.seq)).collect();
+                            client_seq = book.snapshot().seq;
+                        }
+                        Effect::SendUpdate(frame, _) => {
+                            assert!(frame.seq > client_seq);
+                            client_seq = frame.seq;
+                            client.insert(frame.market.to_string(), frame.seq);
+                        }
+                        _ => {}
+                    }
+                }
+            };
+            let mut position = 0;
+            for (what, market) in steps {
+                match what {
+                    0 => {
+                        position += 1;
+                        let update = market_update("MATCH_001", &format!("m{market}"), None, position, 1);
+                        let state = book.apply(update, position as u64).unwrap();
+                        if subscribed {
+                            let effect = session.on_update(&Arc::new(UpdateFrame::new(&state)), false);
+                            see(effect.into_iter().collect(), &book);
+                        }
+                    }
+                    1 => for effect in subscribe(&mut session, "MATCH_001", now) {
+                        if let Effect::Subscribe(_, attempt) = effect { awaited = Some(attempt); subscribed = true; }
+                    },
+                    _ => if let Some(attempt) = awaited.take() {
+                        let snapshot = book.snapshot();
+                        let text = snapshot_message(&snapshot);
+                        let effects = session.on_snapshot(event(), attempt, Some(SnapshotFrame { seq: snapshot.seq, text }));
+                        see(effects, &book);
+                    },
+                }
+            }
+            if subscribed && awaited.is_none() {
+                let held: BTreeMap<_, _> = book.snapshot().markets.iter()
+                    .map(|state| (state.update.market.to_string(), state.seq)).collect();
+                prop_assert_eq!(client, held);
+            }
+        }
+    }
+}

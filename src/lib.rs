@@ -1,0 +1,7 @@
+//! A real-time sports-betting platform on actix actors.
+pub mod bus;
+pub mod cache;
+pub mod config;
+pub mod domain;
+pub mod metrics;
+pub mod store;

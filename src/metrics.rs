@@ -1,0 +1,179 @@
+//! Every metric: one struct a role. Doc comments are the help texts. No label grows with events or users.
+
+use prometheus::{
+    Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// From a tenth of a millisecond to half a minute, in seconds.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Rows in a batch.
+const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
+
+/// A metric that can be made from its name, help text and labels.
+trait Metric: Sized + Clone + prometheus::core::Collector + 'static {
+    fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self>;
+}
+
+macro_rules! metric {
+    ($($kind:ty => |$name:ident, $help:ident, $labels:ident| $make:expr;)+) => {
+        $(impl Metric for $kind {
+            fn make($name: &str, $help: &str, $labels: &[&str]) -> prometheus::Result<Self> { let _ = $labels; $make }
+        })+
+    };
+}
+
+metric! {
+    IntCounter => |name, help, labels| IntCounter::new(name, help);
+    Counter => |name, help, labels| Counter::new(name, help);
+    IntGauge => |name, help, labels| IntGauge::new(name, help);
+    Gauge => |name, help, labels| Gauge::new(name, help);
+    IntCounterVec => |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
+    IntGaugeVec => |name, help, labels| IntGaugeVec::new(Opts::new(name, help), labels);
+    Histogram => |name, help, labels| {
+        let buckets = if name.ends_with("_seconds") { LATENCY_BUCKETS } else { BATCH_BUCKETS };
+        Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
+    };
+}
+
+macro_rules! role_metrics {
+    ($(#[doc = $about:literal])* $struct:ident { $(#[doc = $help:literal] $field:ident: $kind:ty = $name:literal $([$($label:literal),+])?,)+ }) => {
+        $(#[doc = $about])*
+        #[derive(Clone)]
+        pub struct $struct {
+            /// What `/metrics` of the role gathers from.
+            pub registry: Registry,
+            $(#[doc = $help] pub $field: $kind,)+
+        }
+
+        impl $struct {
+            /// Makes the metrics, with those of the process beside them.
+            pub fn new() -> prometheus::Result<$struct> {
+                let registry = registry_of_process()?;
+                $(let $field = register(&registry, <$kind as Metric>::make($name, $help.trim(), &[$($($label),+)?])?)?;)+
+                Ok($struct { registry, $($field),+ })
+            }
+        }
+    };
+}
+
+role_metrics! {
+    /// Metrics of the role `simulator`.
+    SimulatorMetrics {
+        /// Consumers connected to /ws
+        connections: IntGauge = "supplier_ws_connections",
+        /// Updates sent to consumers
+        messages_sent: IntCounter = "supplier_ws_messages_sent_total",
+        /// Consumers closed because they did not keep up
+        lagging_closed: IntCounter = "supplier_ws_lagging_closed_total",
+        /// Updates made
+        updates: IntCounter = "supplier_updates_total",
+        /// Bets asked about, by answer
+        confirmations: IntCounterVec = "supplier_confirmations_total" ["status"],
+    }
+}
+
+role_metrics! {
+    /// Metrics of the role `ingest`.
+    IngestMetrics {
+        /// Suppliers configured
+        suppliers: IntGauge = "odds_ingest_suppliers",
+        /// Suppliers connected and alive
+        suppliers_connected: IntGauge = "odds_ingest_suppliers_connected",
+        /// Frames received from suppliers, heartbeats too
+        frames: IntCounter = "odds_ingest_frames_total",
+        /// Updates published to the bus
+        published: IntCounter = "odds_ingest_updates_published_total",
+        /// Frames or updates refused and kept as dead letters, by reason
+        refused: IntCounterVec = "odds_ingest_refused_total" ["reason"],
+        /// Connections lost or not made, by reason
+        disconnects: IntCounterVec = "odds_ingest_disconnects_total" ["reason"],
+        /// Connections made
+        connects: IntCounter = "odds_ingest_connects_total",
+        /// Seconds that feeds waited for the bus to take an update
+        bus_wait: Counter = "odds_ingest_bus_wait_seconds_total",
+        /// Messages waiting in front of the bus publisher
+        publisher_depth: IntGauge = "odds_ingest_publisher_depth",
+        /// Records on the bus that some group has not done yet
+        bus_depth: IntGauge = "odds_ingest_bus_depth",
+    }
+}
+
+role_metrics! {
+    /// Metrics of the role `processor`.
+    ProcessorMetrics {
+        /// Records consumed for the store
+        consumed: IntCounter = "odds_proc_messages_consumed_total",
+        /// Market states written to the cache
+        cache_sets: IntCounter = "odds_proc_cache_sets_total",
+        /// Updates written to the database, history and current state in one transaction
+        db_writes: IntCounter = "odds_proc_db_writes_total",
+        /// Errors by stage: decode, cache, store, dead_letter, hydrate, apply
+        errors: IntCounterVec = "odds_proc_errors_total" ["stage"],
+        /// Updates that the books took
+        applied: IntCounter = "odds_proc_updates_applied_total",
+        /// Updates that the books did not take, by reason
+        rejected: IntCounterVec = "odds_proc_updates_rejected_total" ["reason"],
+        /// Records on the bus that a group has not done yet
+        bus_lag: IntGaugeVec = "odds_proc_bus_lag" ["group"],
+        /// Updates in a batch of the store
+        batch_size: Histogram = "odds_proc_store_batch_size",
+        /// Time of a batch of the store
+        batch_seconds: Histogram = "odds_proc_store_batch_seconds",
+        /// Books of events in memory
+        books: IntGauge = "odds_proc_books",
+        /// Market states that wait for the cache
+        cache_pending: IntGauge = "odds_proc_cache_pending",
+        /// Dead letters kept
+        dead_letters: IntCounter = "odds_proc_dead_letters_total",
+        /// Rows removed when their retention was over, by table
+        pruned: IntCounterVec = "odds_proc_pruned_rows_total" ["table"],
+        /// Updates that wait in front of a mailbox, by actor
+        mailbox_depth: IntGaugeVec = "odds_proc_mailbox_depth" ["actor"],
+    }
+}
+
+role_metrics! {
+    /// Metrics of the role `odds`.
+    OddsMetrics {
+        /// Sessions of WebSocket clients
+        sessions: IntGauge = "odds_ws_sessions",
+        /// Subscriptions of all sessions
+        subscriptions: IntGauge = "odds_ws_subscriptions",
+        /// Sessions that have changes yet to take
+        stalled: IntGauge = "odds_ws_stalled_sessions",
+        /// Changes handed to sessions
+        deliveries: IntCounter = "odds_ws_deliveries_total",
+        /// Changes that a later one of the same market replaced before a slow client took them
+        conflations: IntCounter = "odds_ws_conflations_total",
+        /// Sessions ended from outside because they took nothing
+        evictions: IntCounter = "odds_ws_evictions_total",
+        /// Sessions ended, by reason
+        closes: IntCounterVec = "odds_ws_closes_total" ["reason"],
+        /// Upgrades refused, by reason
+        refused_upgrades: IntCounterVec = "odds_ws_refused_upgrades_total" ["reason"],
+        /// Messages of clients refused, by code
+        refused_messages: IntCounterVec = "odds_ws_refused_messages_total" ["code"],
+        /// From the supplier's updated_at to the write to a client. Updates older than an hour are recordings and not counted
+        latency: Histogram = "odds_end_to_end_seconds",
+        /// Changes that wait in front of the registry
+        registry_depth: IntGauge = "odds_registry_depth",
+        /// REST requests, by status
+        requests: IntCounterVec = "odds_http_requests_total" ["status"],
+    }
+}
+
+fn register<M: Metric>(registry: &Registry, metric: M) -> prometheus::Result<M> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn registry_of_process() -> prometheus::Result<Registry> {
+    let registry = Registry::new();
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    let build = IntGaugeVec::new(Opts::new("sports_bet_build_info", "The version that runs; always 1"), &["version"])?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    registry.register(Box::new(build))?;
+    Ok(registry)
+}
