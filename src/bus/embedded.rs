@@ -1,0 +1,374 @@
+//! The bus within one process: bounded, in memory, with the promises of a Kafka topic except that it ends with the
+//! process.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+
+use super::{BusError, NewRecord, Record, Subscription, Topic};
+
+/// The bytes that a topic holds at most, whatever its capacity in records.
+const MAX_BYTES: usize = 256 * 1024 * 1024;
+
+/// A topic in memory. A record is held until every group has committed it.
+#[derive(Clone)]
+pub struct EmbeddedTopic {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    capacity: usize,
+    state: Mutex<State>,
+    published: Notify,
+    freed: Notify,
+}
+
+struct State {
+    partitions: Vec<Partition>,
+    groups: HashMap<&'static str, Group>,
+    records: usize,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Partition {
+    base: u64,
+    records: VecDeque<NewRecord>,
+}
+
+struct Group {
+    given: Vec<u64>,
+    committed: Vec<u64>,
+}
+
+impl Partition {
+    fn end(&self) -> u64 {
+        self.base + self.records.len() as u64
+    }
+}
+
+impl EmbeddedTopic {
+    /// A topic of some partitions that holds at most `capacity` records.
+    pub fn new(partitions: u32, capacity: usize) -> EmbeddedTopic {
+        let partitions = (0..partitions.max(1)).map(|_| Partition::default()).collect();
+        let state = State { partitions, groups: HashMap::new(), records: 0, bytes: 0 };
+        EmbeddedTopic {
+            shared: Arc::new(Shared {
+                capacity: capacity.max(1),
+                state: Mutex::new(state),
+                published: Notify::new(),
+                freed: Notify::new(),
+            }),
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock; if it did, each step leaves the state whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_full(&self, capacity: usize) -> bool {
+        self.records >= capacity || self.bytes >= MAX_BYTES
+    }
+
+    fn push(&mut self, record: NewRecord) {
+        let mut hasher = DefaultHasher::new();
+        record.key.hash(&mut hasher);
+        let index = (hasher.finish() % self.partitions.len() as u64) as usize;
+        self.records += 1;
+        self.bytes += size_of(&record);
+        self.partitions[index].records.push_back(record);
+    }
+
+    /// Drops what every group has committed; says whether there was any.
+    fn trim(&mut self) -> bool {
+        let mut trimmed = false;
+        for (index, partition) in self.partitions.iter_mut().enumerate() {
+            let Some(done) = self.groups.values().map(|group| group.committed[index]).min() else { return false };
+            while partition.base < done {
+                let Some(record) = partition.records.pop_front() else { break };
+                partition.base += 1;
+                self.records -= 1;
+                self.bytes -= size_of(&record);
+                trimmed = true;
+            }
+        }
+        trimmed
+    }
+
+    fn take(&mut self, group: &str, first_partition: usize, room: usize, batch: &mut Vec<Record>) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let count = self.partitions.len();
+        for step in 0..count {
+            let index = (first_partition + step) % count;
+            let partition = &self.partitions[index];
+            let from = (group.given[index] - partition.base) as usize;
+            let wanted = room.saturating_sub(batch.len());
+            for record in partition.records.iter().skip(from).take(wanted) {
+                batch.push(Record { partition: index as u32, offset: group.given[index], record: record.clone() });
+                group.given[index] += 1;
+            }
+        }
+    }
+}
+
+fn size_of(record: &NewRecord) -> usize {
+    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    record.key.len() + record.payload.len() + headers
+}
+
+impl Topic for EmbeddedTopic {
+    fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
+        let shared = self.shared.clone();
+        async move {
+            let mut records = records.into_iter().peekable();
+            while records.peek().is_some() {
+                // Made before the look at the state, so that no wake-up between the two is lost.
+                let freed = shared.freed.notified();
+                let mut pushed = false;
+                {
+                    let mut state = shared.state();
+                    while !state.is_full(shared.capacity) {
+                        let Some(record) = records.next() else { break };
+                        state.push(record);
+                        pushed = true;
+                    }
+                }
+                if pushed {
+                    shared.published.notify_waiters();
+                }
+                if records.peek().is_some() {
+                    freed.await;
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, group: &'static str) -> Box<dyn Subscription> {
+        let mut state = self.shared.state();
+        let start: Vec<u64> = state.partitions.iter().map(|partition| partition.base).collect();
+        state.groups.entry(group).or_insert_with(|| Group { given: start.clone(), committed: start });
+        drop(state);
+        let mut subscription = EmbeddedSubscription { shared: self.shared.clone(), group, first_partition: 0 };
+        subscription.rewind();
+        Box::new(subscription)
+    }
+
+    fn depth(&self) -> usize {
+        self.shared.state().records
+    }
+}
+
+struct EmbeddedSubscription {
+    shared: Arc<Shared>,
+    group: &'static str,
+    first_partition: usize,
+}
+
+impl EmbeddedSubscription {
+    fn take(&mut self, max: usize, batch: &mut Vec<Record>) {
+        // A busy partition must not starve the others: each batch starts at the next one.
+        self.first_partition = self.first_partition.wrapping_add(1);
+        self.shared.state().take(self.group, self.first_partition, max, batch);
+    }
+
+    fn with_group<T>(&self, act: impl FnOnce(&mut Group) -> T) -> Option<T> {
+        self.shared.state().groups.get_mut(self.group).map(act)
+    }
+}
+
+impl Subscription for EmbeddedSubscription {
+    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<Vec<Record>, BusError>> {
+        async move {
+            let shared = self.shared.clone();
+            loop {
+                let published = shared.published.notified();
+                if self.lag_to_give() > 0 {
+                    break;
+                }
+                published.await;
+            }
+            // Nothing is taken before the last await, so a caller may give up waiting and lose nothing.
+            if !linger.is_zero() && self.lag_to_give() < max as u64 {
+                tokio::time::sleep(linger).await;
+            }
+            let mut batch = Vec::new();
+            self.take(max, &mut batch);
+            Ok(batch)
+        }
+        .boxed()
+    }
+
+    fn commit(&mut self) {
+        self.with_group(|group| group.committed.clone_from(&group.given));
+        let trimmed = self.shared.state().trim();
+        if trimmed {
+            self.shared.freed.notify_waiters();
+        }
+    }
+
+    fn rewind(&mut self) {
+        self.with_group(|group| group.given.clone_from(&group.committed));
+    }
+
+    fn lag(&self) -> u64 {
+        let state = self.shared.state();
+        let ends = state.partitions.iter().map(Partition::end);
+        let committed = state.groups.get(self.group).map(|group| group.committed.clone()).unwrap_or_default();
+        ends.zip(committed).map(|(end, committed)| end - committed).sum()
+    }
+}
+
+impl EmbeddedSubscription {
+    fn lag_to_give(&self) -> u64 {
+        let state = self.shared.state();
+        let ends = state.partitions.iter().map(Partition::end);
+        let given = state.groups.get(self.group).map(|group| group.given.clone()).unwrap_or_default();
+        ends.zip(given).map(|(end, given)| end - given).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn record(key: &str, value: u32) -> NewRecord {
+        let payload = Bytes::from(value.to_string());
+        NewRecord { key: Bytes::from(key.to_owned()), payload, headers: Vec::new() }
+    }
+
+    fn values(batch: &[Record]) -> Vec<String> {
+        batch.iter().map(|record| String::from_utf8(record.record.payload.to_vec()).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn every_group_reads_all_and_a_key_keeps_its_order() {
+        let topic = EmbeddedTopic::new(4, 1_000);
+        let (mut live, mut store) = (topic.subscribe("live"), topic.subscribe("store"));
+        let sent = (0..100).map(|n| record(&format!("k{}", n % 7), n)).collect();
+        topic.publish(sent).await.unwrap();
+        for group in [&mut live, &mut store] {
+            let batch = group.next_batch(1_000, NOW).await.unwrap();
+            assert_eq!(batch.len(), 100);
+            let mut last: BTreeMap<Bytes, (u32, u64, u32)> = BTreeMap::new();
+            for record in batch {
+                let value: u32 = String::from_utf8_lossy(&record.record.payload).parse().unwrap();
+                let now = (record.partition, record.offset, value);
+                if let Some(before) = last.insert(record.record.key.clone(), now) {
+                    assert_eq!(before.0, now.0, "a key stays in its partition");
+                    assert!(before.1 < now.1 && before.2 < now.2);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_committed_is_given_out_again() {
+        let topic = EmbeddedTopic::new(1, 100);
+        let mut group = topic.subscribe("g");
+        topic.publish((0..4).map(|n| record("k", n)).collect()).await.unwrap();
+        assert_eq!(values(&group.next_batch(2, NOW).await.unwrap()), ["0", "1"]);
+        group.commit();
+        assert_eq!(values(&group.next_batch(2, NOW).await.unwrap()), ["2", "3"]);
+        assert_eq!(group.lag(), 2);
+        group.rewind();
+        assert_eq!(values(&group.next_batch(1, NOW).await.unwrap()), ["2"]);
+        drop(group);
+        let mut again = topic.subscribe("g");
+        let batch = again.next_batch(9, NOW).await.unwrap();
+        assert_eq!(values(&batch), ["2", "3"]);
+        assert_eq!(batch[0].offset, 2);
+        again.commit();
+        assert_eq!((again.lag(), topic.depth()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_full_topic_makes_the_publisher_wait_for_the_slowest_group_and_drops_nothing() {
+        let topic = EmbeddedTopic::new(2, 10);
+        let (mut fast, mut slow) = (topic.subscribe("fast"), topic.subscribe("slow"));
+        let publishing = tokio::spawn(topic.publish((0..25).map(|n| record("k", n)).collect()));
+        let mut seen = Vec::new();
+        while seen.len() < 10 {
+            seen.extend(values(&fast.next_batch(100, NOW).await.unwrap()));
+            fast.commit();
+        }
+        assert_eq!(topic.depth(), 10);
+        assert!(!publishing.is_finished());
+        let mut slow_seen = Vec::new();
+        while slow_seen.len() < 25 {
+            slow_seen.extend(values(&slow.next_batch(4, NOW).await.unwrap()));
+            slow.commit();
+            assert!(topic.depth() <= 10);
+            if let Some(Ok(batch)) = fast.next_batch(100, NOW).now_or_never() {
+                seen.extend(values(&batch));
+                fast.commit();
+            }
+            tokio::task::yield_now().await;
+        }
+        publishing.await.unwrap().unwrap();
+        let all: Vec<String> = (0..25).map(|n| n.to_string()).collect();
+        assert_eq!(slow_seen, all);
+        while seen.len() < 25 {
+            seen.extend(values(&fast.next_batch(100, NOW).await.unwrap()));
+        }
+        assert_eq!(seen, all);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_to_fill_up_and_giving_up_the_wait_loses_nothing() {
+        let topic = EmbeddedTopic::new(1, 100);
+        let mut group = topic.subscribe("g");
+        topic.publish(vec![record("k", 0)]).await.unwrap();
+        let linger = Duration::from_millis(5);
+        assert!(tokio::time::timeout(Duration::from_millis(1), group.next_batch(10, linger)).await.is_err());
+        let publisher = topic.clone();
+        let later = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            publisher.publish(vec![record("k", 1)]).await
+        });
+        assert_eq!(values(&group.next_batch(10, linger).await.unwrap()), ["0", "1"]);
+        later.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_busy_partition_does_not_starve_another() {
+        let topic = EmbeddedTopic::new(2, 10_000);
+        let mut group = topic.subscribe("g");
+        let mut key_of: HashMap<u32, String> = HashMap::new();
+        for n in 0.. {
+            let key = format!("k{n}");
+            topic.publish(vec![record(&key, 0)]).await.unwrap();
+            let batch = group.next_batch(1, NOW).await.unwrap();
+            group.commit();
+            key_of.insert(batch[0].partition, key);
+            if key_of.len() == 2 {
+                break;
+            }
+        }
+        topic.publish((0..1_000).map(|n| record(&key_of[&0], n)).collect()).await.unwrap();
+        topic.publish(vec![record(&key_of[&1], 7)]).await.unwrap();
+        let mut partitions = Vec::new();
+        for _ in 0..2 {
+            partitions.extend(group.next_batch(10, NOW).await.unwrap().iter().map(|record| record.partition));
+        }
+        assert!(partitions.contains(&1));
+    }
+}

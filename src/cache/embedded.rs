@@ -1,0 +1,115 @@
+//! The cache within one process. There is no other instance to tell.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::{CacheError, OddsCache};
+use crate::domain::book::MarketState;
+use crate::domain::ids::{EventId, MarketKey};
+
+/// How many writes lie between two looks for events that have expired.
+const WRITES_BETWEEN_SWEEPS: usize = 1_000;
+
+/// A cache in memory; an event's states are held for a time after its last change.
+#[derive(Clone)]
+pub struct EmbeddedCache {
+    ttl: Duration,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    events: HashMap<EventId, Event>,
+    writes: usize,
+}
+
+struct Event {
+    markets: BTreeMap<MarketKey, Arc<MarketState>>,
+    expires: Instant,
+}
+
+impl EmbeddedCache {
+    /// A cache that holds an event for `ttl` after its last change.
+    pub fn new(ttl: Duration) -> EmbeddedCache {
+        EmbeddedCache { ttl, state: Arc::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock; if it did, each step leaves the state whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OddsCache for EmbeddedCache {
+    fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
+        let now = Instant::now();
+        let mut state = self.state();
+        for market in states {
+            let event = state
+                .events
+                .entry(market.update.event_id.clone())
+                .or_insert_with(|| Event { markets: BTreeMap::new(), expires: now });
+            event.expires = now + self.ttl;
+            let held = event.markets.get(&market.update.market);
+            if held.is_none_or(|held| held.seq <= market.seq) {
+                event.markets.insert(market.update.market.clone(), market);
+            }
+        }
+        state.writes += 1;
+        if state.writes >= WRITES_BETWEEN_SWEEPS {
+            state.writes = 0;
+            state.events.retain(|_, event| event.expires > now);
+        }
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn read_book(&self, event_id: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
+        let state = self.state();
+        let event = state.events.get(event_id).filter(|event| event.expires > Instant::now());
+        let markets = event.map(|event| event.markets.values().cloned().collect()).unwrap_or_default();
+        std::future::ready(Ok(markets)).boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::update::testing::*;
+
+    fn state(market: &str, seq: u64) -> Arc<MarketState> {
+        Arc::new(MarketState { update: market_update("E", market, None, seq as i64, 1), seq })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn holds_the_latest_of_each_market_until_it_expires() {
+        let cache = EmbeddedCache::new(Duration::from_secs(60));
+        let event = EventId::new("E").unwrap();
+        cache.write(vec![state("a", 1), state("b", 2), state("a", 3)]).await.unwrap();
+        cache.write(vec![state("a", 2)]).await.unwrap();
+        let seqs = |book: Vec<Arc<MarketState>>| book.iter().map(|state| state.seq).collect::<Vec<_>>();
+        assert_eq!(seqs(cache.read_book(&event).await.unwrap()), [3, 2]);
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert!(cache.read_book(&event).await.unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn expired_events_are_let_go() {
+        let cache = EmbeddedCache::new(Duration::from_secs(60));
+        cache.write(vec![state("a", 1)]).await.unwrap();
+        tokio::time::advance(Duration::from_secs(61)).await;
+        for n in 0..WRITES_BETWEEN_SWEEPS {
+            let update = market_update("F", "a", None, n as i64, 1);
+            cache.write(vec![Arc::new(MarketState { update, seq: n as u64 })]).await.unwrap();
+        }
+        assert_eq!(cache.state().events.len(), 1);
+    }
+}

@@ -92,7 +92,7 @@ impl Book {
 
     /// Takes states that were kept elsewhere. Of two states of one market the later revision stays; of two that agree on
     /// it, the higher number. States of another event are passed over.
-    pub fn restore(&mut self, states: impl IntoIterator<Item = MarketState>) {
+    pub fn restore(&mut self, states: impl IntoIterator<Item = Arc<MarketState>>) {
         for state in states {
             if state.update.event_id != self.event_id {
                 continue;
@@ -102,7 +102,7 @@ impl Book {
             match self.markets.get(&state.update.market) {
                 Some(held) if rank(held) >= rank(&state) => {}
                 _ => {
-                    self.markets.insert(state.update.market.clone(), Arc::new(state));
+                    self.markets.insert(state.update.market.clone(), state);
                 }
             }
         }
@@ -143,6 +143,10 @@ mod tests {
         Book::new(EventId::new("MATCH_001").unwrap())
     }
 
+    fn held(update: OddsUpdate, seq: u64) -> Arc<MarketState> {
+        Arc::new(MarketState { update, seq })
+    }
+
     #[test]
     fn later_wins_older_and_equal_are_told_apart() {
         let mut book = book();
@@ -177,7 +181,7 @@ mod tests {
     #[test]
     fn a_bus_that_starts_again_does_not_take_the_number_back() {
         let mut book = book();
-        book.restore([MarketState { update: update(1, 10, 1), seq: 1_000 }]);
+        book.restore([held(update(1, 10, 1), 1_000)]);
         assert_eq!(book.apply(update(1, 11, 1), 0).unwrap().seq, 1_001);
         assert_eq!(book.apply(update(1, 12, 1), 1).unwrap().seq, 1_002);
         assert_eq!(book.apply(update(1, 13, 1), 5_000).unwrap().seq, 5_001);
@@ -187,10 +191,10 @@ mod tests {
     fn restoring_keeps_the_later_of_two_states() {
         let mut book = book();
         book.restore([
-            MarketState { update: update(1, 10, 1), seq: 7 },
-            MarketState { update: update(1, 12, 1), seq: 9 },
-            MarketState { update: update(1, 11, 1), seq: 8 },
-            MarketState { update: update(2, 99, 1), seq: 99 },
+            held(update(1, 10, 1), 7),
+            held(update(1, 12, 1), 9),
+            held(update(1, 11, 1), 8),
+            held(update(2, 99, 1), 99),
         ]);
         let snapshot = book.snapshot();
         assert_eq!((snapshot.seq, snapshot.markets.len(), snapshot.markets[0].seq), (9, 1, 9));

@@ -172,6 +172,11 @@ impl<O: Outlet> Fanout<O> {
         evicted.into_iter().filter_map(|id| Some((id, self.disconnect(id)?))).collect()
     }
 
+    /// Whether anyone wants an event.
+    pub fn has_subscribers(&self, event_id: &EventId) -> bool {
+        self.subscribers.contains_key(event_id)
+    }
+
     /// The outlets of all sessions.
     pub fn outlets(&self) -> impl Iterator<Item = (SessionId, &O)> {
         self.sessions.iter().map(|(id, entry)| (*id, &entry.outlet))

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use bytestring::ByteString;
 
 use super::ids::{EventId, MarketKey};
-use super::protocol::{
-    ClientMessage, CloseReason, Refusal, UpdateFrame, error_message, pong_message, unsubscribed_message,
-};
+use super::protocol::{ClientMessage, CloseReason, Refusal, UpdateFrame, pong_message, unsubscribed_message};
 
 /// What a session may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +27,8 @@ pub struct SessionLimits {
 pub enum Effect {
     /// Send this text.
     Send(ByteString),
+    /// Send this refusal as an `error` message.
+    Refuse(Refusal),
     /// Send this change.
     SendUpdate(Arc<UpdateFrame>, bool),
     /// Take a subscription, then get a snapshot and give it to [`SessionState::on_snapshot`] with this attempt.
@@ -114,7 +114,7 @@ impl SessionState {
             Ok(ClientMessage::Subscribe(event_id)) => self.subscribe(event_id),
             Ok(ClientMessage::Unsubscribe(event_id)) => self.unsubscribe(event_id),
             Ok(ClientMessage::Ping) => vec![Effect::Send(pong_message())],
-            Err(refusal) => vec![Effect::Send(error_message(&refusal))],
+            Err(refusal) => vec![Effect::Refuse(refusal)],
         }
     }
 
@@ -126,8 +126,8 @@ impl SessionState {
         };
         let Some(snapshot) = snapshot else {
             self.subscriptions.remove(&event_id);
-            let refusal = error_message(&Refusal::SnapshotUnavailable(event_id.clone()));
-            return vec![Effect::Unsubscribe(event_id), Effect::Send(refusal)];
+            let refusal = Refusal::SnapshotUnavailable(event_id.clone());
+            return vec![Effect::Unsubscribe(event_id), Effect::Refuse(refusal)];
         };
         self.subscriptions.insert(event_id, Subscription::Live { last_seq: snapshot.seq });
         let mut held: Vec<Held> = held.into_values().collect();
@@ -176,7 +176,7 @@ impl SessionState {
         if self.window_messages <= limit {
             Ok(())
         } else if self.window_messages <= limit.saturating_mul(10) {
-            Err(vec![Effect::Send(error_message(&Refusal::RateLimited(limit)))])
+            Err(vec![Effect::Refuse(Refusal::RateLimited(limit))])
         } else {
             Err(vec![Effect::Close(CloseReason::TooManyMessages)])
         }
@@ -189,7 +189,7 @@ impl SessionState {
         }
         if held.is_none() && self.subscriptions.len() >= self.limits.max_subscriptions {
             let refusal = Refusal::TooManySubscriptions(self.limits.max_subscriptions);
-            return vec![Effect::Send(error_message(&refusal))];
+            return vec![Effect::Refuse(refusal)];
         }
         self.next_attempt += 1;
         let attempt = Attempt(self.next_attempt);
@@ -248,6 +248,7 @@ mod tests {
             .into_iter()
             .filter_map(|effect| match effect {
                 Effect::Send(text) => Some(text.to_string()),
+                Effect::Refuse(refusal) => Some(refusal.code().to_owned()),
                 Effect::SendUpdate(frame, conflated) => {
                     Some(format!("{} {}{}", frame.market, frame.seq, if conflated { " conflated" } else { "" }))
                 }

@@ -1,0 +1,139 @@
+//! Finds each event's book, starts it when it is first needed, and lets it go when it has been idle.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use futures_util::future::join_all;
+use log::warn;
+use tokio::time::Instant;
+
+use super::messages::{ApplyError, ApplyUpdates, GetSnapshot};
+use super::odds_book::{BookEdges, OddsBook};
+use crate::domain::book::Snapshot;
+use crate::domain::ids::EventId;
+use crate::domain::update::PositionedUpdate;
+
+/// How often idle books are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Messages that may wait for one book before whoever sends the next one waits.
+const BOOK_MAILBOX: usize = 64;
+
+/// The actor in front of the books.
+pub struct BookRouter {
+    edges: Arc<BookEdges>,
+    idle_limit: Duration,
+    books: HashMap<EventId, Entry>,
+}
+
+struct Entry {
+    book: Addr<OddsBook>,
+    in_flight: usize,
+    last_used: Instant,
+}
+
+impl BookRouter {
+    /// Books with these edges; one is let go after `idle_limit` without an update or a question.
+    pub fn new(edges: Arc<BookEdges>, idle_limit: Duration) -> BookRouter {
+        BookRouter { edges, idle_limit, books: HashMap::new() }
+    }
+
+    /// The book of an event, with one more message on its way to it.
+    fn book(&mut self, event_id: &EventId) -> &Addr<OddsBook> {
+        let entry = self.books.entry(event_id.clone()).or_insert_with(|| {
+            let book = OddsBook::new(event_id.clone(), self.edges.clone());
+            let book = OddsBook::create(|context| {
+                context.set_mailbox_capacity(BOOK_MAILBOX);
+                book
+            });
+            Entry { book, in_flight: 0, last_used: Instant::now() }
+        });
+        entry.in_flight += 1;
+        entry.last_used = Instant::now();
+        &entry.book
+    }
+
+    /// A message was answered; `ended` where the book was no more. Then it is forgotten, and starts anew when needed.
+    fn answered(&mut self, event_id: &EventId, ended: bool) {
+        if let Some(entry) = self.books.get_mut(event_id) {
+            entry.in_flight = entry.in_flight.saturating_sub(1);
+        }
+        if ended && self.books.get(event_id).is_some_and(|entry| !entry.book.connected()) {
+            warn!(event = event_id.as_str(); "a book ended in the middle; it starts anew when it is needed");
+            self.books.remove(event_id);
+        }
+    }
+
+    fn let_idle_go(&mut self) {
+        let (now, limit) = (Instant::now(), self.idle_limit);
+        // A book without an address stops by itself.
+        self.books.retain(|_, entry| entry.in_flight > 0 || now.duration_since(entry.last_used) < limit);
+    }
+
+    fn let_go_if_empty(&mut self, event_id: &EventId, snapshot: &Snapshot) {
+        let unused = self.books.get(event_id).is_some_and(|entry| entry.in_flight == 0);
+        if unused && snapshot.markets.is_empty() {
+            self.books.remove(event_id);
+        }
+    }
+}
+
+impl Actor for BookRouter {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.run_interval(SWEEP_INTERVAL, |router, _| router.let_idle_go());
+    }
+}
+
+impl Handler<ApplyUpdates> for BookRouter {
+    // Not atomic: a question must not wait for a slow batch. The one consumer sends its batches one after the other.
+    type Result = ResponseActFuture<Self, Result<(), ApplyError>>;
+
+    fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
+        let sends: Vec<_> = by_event(message.0)
+            .into_iter()
+            .map(|(event_id, updates)| {
+                let send = self.book(&event_id).send(ApplyUpdates(updates));
+                async move { (send.await, event_id) }
+            })
+            .collect();
+        Box::pin(join_all(sends).into_actor(self).map(|answers, router, _| {
+            let mut result = Ok(());
+            for (answer, event_id) in answers {
+                router.answered(&event_id, answer.is_err());
+                let answer = answer.unwrap_or_else(|_| Err(ApplyError::BookEnded(event_id)));
+                result = result.and(answer);
+            }
+            result
+        }))
+    }
+}
+
+impl Handler<GetSnapshot> for BookRouter {
+    type Result = ResponseActFuture<Self, Result<Snapshot, ApplyError>>;
+
+    fn handle(&mut self, message: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
+        let event_id = message.0.clone();
+        let asking = self.book(&event_id).send(message);
+        Box::pin(asking.into_actor(self).map(move |answer, router, _| {
+            router.answered(&event_id, answer.is_err());
+            let snapshot = answer.unwrap_or_else(|_| Err(ApplyError::BookEnded(event_id.clone())))?;
+            router.let_go_if_empty(&event_id, &snapshot);
+            Ok(snapshot)
+        }))
+    }
+}
+
+/// Splits a batch by event; the order within an event stays.
+fn by_event(updates: Vec<PositionedUpdate>) -> HashMap<EventId, Vec<PositionedUpdate>> {
+    let mut events: HashMap<EventId, Vec<PositionedUpdate>> = HashMap::new();
+    for positioned in updates {
+        match events.get_mut(&positioned.update.event_id) {
+            Some(updates) => updates.push(positioned),
+            None => drop(events.insert(positioned.update.event_id.clone(), vec![positioned])),
+        }
+    }
+    events
+}

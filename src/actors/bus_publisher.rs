@@ -1,0 +1,147 @@
+//! Writes what the feeds read to the bus. Answers once the bus has taken it, so a full bus holds the feeds back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use super::messages::Publish;
+use crate::bus::{BusError, NewRecord, Topic};
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::update::OddsUpdate;
+use crate::metrics::IngestMetrics;
+
+/// Header names of a dead letter on the bus.
+pub mod header {
+    /// A word for the kind of fault.
+    pub const REASON: &str = "reason";
+    /// What was wrong.
+    pub const DETAIL: &str = "detail";
+    /// Where the bytes came from.
+    pub const ORIGIN: &str = "origin";
+    /// When they came, RFC 3339.
+    pub const RECEIVED_AT: &str = "received_at";
+}
+
+/// The actor in front of the bus.
+pub struct BusPublisher {
+    updates: Arc<dyn Topic>,
+    dead_letters: Arc<dyn Topic>,
+    metrics: IngestMetrics,
+}
+
+impl BusPublisher {
+    /// Publishes updates to one topic and what could not be read to another.
+    pub fn new(updates: Arc<dyn Topic>, dead_letters: Arc<dyn Topic>, metrics: IngestMetrics) -> BusPublisher {
+        BusPublisher { updates, dead_letters, metrics }
+    }
+}
+
+impl Actor for BusPublisher {
+    type Context = Context<Self>;
+}
+
+impl Handler<Publish> for BusPublisher {
+    // Atomic: what a feed sends first reaches the bus first.
+    type Result = AtomicResponse<Self, Result<(), BusError>>;
+
+    fn handle(&mut self, message: Publish, _: &mut Context<Self>) -> Self::Result {
+        let published = message.updates.len() as u64;
+        let updates = self.updates.publish(message.updates.iter().map(update_record).collect());
+        let dead_letters = self.dead_letters.publish(message.dead_letters.iter().map(dead_letter_record).collect());
+        let (metrics, topic) = (self.metrics.clone(), self.updates.clone());
+        let publishing = async move {
+            let started = Instant::now();
+            let result = dead_letters.await.and(updates.await);
+            metrics.bus_wait.inc_by(started.elapsed().as_secs_f64());
+            metrics.bus_depth.set(topic.depth() as i64);
+            if result.is_ok() {
+                metrics.published.inc_by(published);
+            }
+            result
+        };
+        AtomicResponse::new(Box::pin(publishing.into_actor(self)))
+    }
+}
+
+fn update_record(update: &OddsUpdate) -> NewRecord {
+    NewRecord {
+        key: Bytes::copy_from_slice(update.event_id.as_str().as_bytes()),
+        payload: update.to_json().into(),
+        headers: Vec::new(),
+    }
+}
+
+fn dead_letter_record(letter: &DeadLetter) -> NewRecord {
+    let header = |name: &str, value: &str| (name.to_owned(), Bytes::copy_from_slice(value.as_bytes()));
+    NewRecord {
+        key: Bytes::copy_from_slice(letter.origin.as_bytes()),
+        payload: letter.raw.clone(),
+        headers: vec![
+            header(header::REASON, &letter.reason),
+            header(header::DETAIL, &letter.detail),
+            header(header::ORIGIN, &letter.origin),
+            header(header::RECEIVED_AT, &letter.received_at.to_string()),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::actors::bus_consumer::read_dead_letter;
+    use crate::bus::embedded::EmbeddedTopic;
+    use crate::domain::timestamp::Timestamp;
+    use crate::domain::update::testing::*;
+
+    fn letter() -> DeadLetter {
+        DeadLetter {
+            received_at: Timestamp::now(),
+            origin: "ws://supplier".to_owned(),
+            reason: "malformed".to_owned(),
+            detail: "no JSON".to_owned(),
+            raw: Bytes::from_static(b"\xff\x00garbage"),
+        }
+    }
+
+    #[actix_web::test]
+    async fn updates_and_dead_letters_reach_their_topics_whole() {
+        let (updates, dead) = (Arc::new(EmbeddedTopic::new(2, 10)), Arc::new(EmbeddedTopic::new(1, 10)));
+        let (mut update_group, mut dead_group) = (updates.subscribe("g"), dead.subscribe("g"));
+        let publisher = BusPublisher::new(updates, dead, IngestMetrics::new().unwrap()).start();
+        let sent = update(1, 1, 1);
+        let message = Publish { updates: vec![sent.clone()], dead_letters: vec![letter()] };
+        publisher.send(message).await.unwrap().unwrap();
+        let read = update_group.next_batch(9, Duration::ZERO).await.unwrap().remove(0);
+        assert_eq!(&read.record.key[..], b"MATCH_001");
+        assert_eq!(OddsUpdate::from_json(&read.record.payload).unwrap(), sent);
+        let dead = dead_group.next_batch(9, Duration::ZERO).await.unwrap().remove(0);
+        let kept = read_dead_letter(&dead);
+        assert_eq!((&kept.origin, &kept.reason, &kept.raw), (&letter().origin, &letter().reason, &letter().raw));
+    }
+
+    #[actix_web::test]
+    async fn a_full_bus_holds_the_feed_back_and_loses_nothing() {
+        let updates = Arc::new(EmbeddedTopic::new(1, 1));
+        let mut group = updates.subscribe("g");
+        let dead = Arc::new(EmbeddedTopic::new(1, 1));
+        let publisher = BusPublisher::new(updates.clone(), dead, IngestMetrics::new().unwrap()).start();
+        let publish = |version| Publish { updates: vec![update(1, 1, version)], dead_letters: Vec::new() };
+        publisher.send(publish(1)).await.unwrap().unwrap();
+        let second = actix_web::rt::spawn(publisher.send(publish(2)));
+        let third = actix_web::rt::spawn(publisher.send(publish(3)));
+        for version in 1..=3 {
+            let batch = group.next_batch(9, Duration::ZERO).await.unwrap();
+            assert_eq!(batch.len(), 1);
+            let read = OddsUpdate::from_json(&batch[0].record.payload).unwrap();
+            assert_eq!(read.revision.version, version);
+            assert_eq!(updates.depth(), 1);
+            group.commit();
+        }
+        second.await.unwrap().unwrap().unwrap();
+        third.await.unwrap().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,120 @@
+//! What the actors say to each other.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use crate::bus::BusError;
+use crate::domain::book::{MarketState, Snapshot};
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::fanout::{Delivery, SessionId};
+use crate::domain::ids::EventId;
+use crate::domain::protocol::CloseReason;
+use crate::domain::update::{OddsUpdate, PositionedUpdate};
+use crate::store::StoreError;
+
+/// A feed to the bus publisher: what one frame held. Answered when the bus has taken it.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), BusError>")]
+pub struct Publish {
+    /// The updates, in their order.
+    pub updates: Vec<OddsUpdate>,
+    /// What could not be read.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+/// A consumer to the router, the router to a book: answered when every book has applied its part and told everyone.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), ApplyError>")]
+pub struct ApplyUpdates(pub Vec<PositionedUpdate>);
+
+/// Why updates were not applied. They may be applied again: a book takes each once.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// A book or the router ended in the middle.
+    #[error("the book of `{0}` ended in the middle")]
+    BookEnded(EventId),
+    /// The router did not answer.
+    #[error("the book router does not answer: {0}")]
+    RouterEnded(String),
+}
+
+/// A session or a REST handler to the router, the router to a book: the book as it is now.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "Result<Snapshot, ApplyError>")]
+pub struct GetSnapshot(pub EventId);
+
+/// A book to whoever wants to know: markets of one event that changed, in the order of their numbers.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub struct BookChanged(pub Arc<[Arc<MarketState>]>);
+
+/// A consumer to the store writer: answered when the transaction is committed.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct StoreBatch {
+    /// Updates, in their order on the bus.
+    pub updates: Vec<PositionedUpdate>,
+    /// What could not be read.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+/// To a consumer: finish what the bus holds, then answer.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// To a feed: leave the supplier and answer; nothing is published afterwards.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct LeaveSupplier;
+
+/// A session to the registry: it takes changes from now on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Connect {
+    /// The session.
+    pub id: SessionId,
+    /// The way to it.
+    pub outlet: crate::actors::registry::SessionOutlet,
+}
+
+/// A session to the registry: `true` where it was taken; `false` where the registry does not know the session.
+#[derive(Message, Debug)]
+#[rtype(result = "bool")]
+pub struct Subscribe {
+    /// The session.
+    pub id: SessionId,
+    /// The event.
+    pub event_id: EventId,
+}
+
+/// A session to the registry.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Unsubscribe {
+    /// The session.
+    pub id: SessionId,
+    /// The event.
+    pub event_id: EventId,
+}
+
+/// A session to the registry, once, when it ends.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Disconnect(pub SessionId);
+
+/// The registry to a session.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Push(pub Delivery);
+
+/// The registry to a session, once: close, for this reason.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct EndSession(pub CloseReason);
+
+/// To the registry: close every session, and those that come later.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct EndAllSessions(pub CloseReason);

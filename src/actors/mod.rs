@@ -1,0 +1,13 @@
+//! The actors: shells that move messages. What they do is decided in [`crate::domain`].
+//!
+//! One file, one actor. Edges between actors are `Recipient`s handed in when an actor is made.
+
+pub mod book_router;
+pub mod bus_consumer;
+pub mod bus_publisher;
+pub mod cache_writer;
+pub mod messages;
+pub mod odds_book;
+pub mod registry;
+pub mod session;
+pub mod store_writer;

@@ -1,0 +1,166 @@
+//! One actor an event: applies updates to its book and tells everyone who listens.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use log::{debug, warn};
+use prometheus::IntGauge;
+use tokio::sync::Semaphore;
+
+use super::messages::{ApplyError, ApplyUpdates, BookChanged, GetSnapshot};
+use super::store_writer::blocking;
+use crate::cache::OddsCache;
+use crate::domain::book::{Book, MarketState, Snapshot};
+use crate::domain::ids::EventId;
+use crate::metrics::ProcessorMetrics;
+use crate::store::Store;
+
+/// How many books are read from the store at a time, however many start at once.
+const READS_AT_ONCE: usize = 4;
+
+/// Where a book that starts takes its state from: the later of the hot copy and the store, market by market.
+pub struct BookSource {
+    cache: Arc<dyn OddsCache>,
+    store: Arc<dyn Store>,
+    reads: Semaphore,
+    metrics: ProcessorMetrics,
+}
+
+impl BookSource {
+    /// Reads from `cache` and `store`.
+    pub fn new(cache: Arc<dyn OddsCache>, store: Arc<dyn Store>, metrics: ProcessorMetrics) -> BookSource {
+        BookSource { cache, store, reads: Semaphore::new(READS_AT_ONCE), metrics }
+    }
+
+    /// Every state that is known of an event. What cannot be read is passed over: the live path does not wait for a
+    /// cache or a store that is down.
+    async fn load(&self, event_id: &EventId) -> Vec<Arc<MarketState>> {
+        let mut states = match self.cache.read_book(event_id).await {
+            Ok(states) => states,
+            Err(error) => self.passed_over(event_id, &error),
+        };
+        let _turn = self.reads.acquire().await;
+        let (store, event) = (self.store.clone(), event_id.clone());
+        match blocking(move || store.load_event(&event)).await {
+            Ok(stored) => states.extend(stored),
+            Err(error) => states.extend(self.passed_over(event_id, &error)),
+        }
+        states
+    }
+
+    fn passed_over(&self, event_id: &EventId, error: &dyn std::fmt::Display) -> Vec<Arc<MarketState>> {
+        self.metrics.errors.with_label_values(&["hydrate"]).inc();
+        warn!(event = event_id.as_str(); "book starts without what it could not read: {error}");
+        Vec::new()
+    }
+}
+
+/// Someone who is told of changes.
+pub struct Listener {
+    to: Recipient<BookChanged>,
+    depth: IntGauge,
+}
+
+impl Listener {
+    /// Tells `to`; `depth` counts the messages on their way, and the receiver counts them down.
+    pub fn new(to: Recipient<BookChanged>, depth: IntGauge) -> Listener {
+        Listener { to, depth }
+    }
+}
+
+/// What every book needs; one for all of them.
+pub struct BookEdges {
+    /// Where the state comes from.
+    pub source: BookSource,
+    /// Who is told of changes.
+    pub listeners: Vec<Listener>,
+    /// The metrics.
+    pub metrics: ProcessorMetrics,
+}
+
+impl BookEdges {
+    /// Tells every listener, and waits until each has room: nothing is left out, and a full mailbox holds the bus back.
+    async fn tell(&self, changes: Vec<Arc<MarketState>>) {
+        if changes.is_empty() {
+            return;
+        }
+        let changed = BookChanged(changes.into());
+        for listener in &self.listeners {
+            listener.depth.inc();
+            if listener.to.send(changed.clone()).await.is_err() {
+                // The listener is gone; the platform's watch over its actors ends the process.
+                listener.depth.dec();
+            }
+        }
+    }
+}
+
+/// The actor of one event's book.
+pub struct OddsBook {
+    book: Book,
+    event_id: EventId,
+    edges: Arc<BookEdges>,
+}
+
+impl OddsBook {
+    /// A book that takes its state from the edges' source when it starts.
+    pub fn new(event_id: EventId, edges: Arc<BookEdges>) -> OddsBook {
+        OddsBook { book: Book::new(event_id.clone()), event_id, edges }
+    }
+}
+
+impl Actor for OddsBook {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        self.edges.metrics.books.inc();
+        let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
+        let loading = async move { edges.source.load(&event_id).await }.into_actor(self).then(|states, book, _| {
+            book.book.restore(states);
+            // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
+            // knows it drops it by its number.
+            let mut known = book.book.snapshot().markets;
+            known.sort_by_key(|state| state.seq);
+            let edges = book.edges.clone();
+            async move { edges.tell(known).await }.into_actor(book)
+        });
+        context.wait(loading);
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        self.edges.metrics.books.dec();
+    }
+}
+
+impl Handler<ApplyUpdates> for OddsBook {
+    // Atomic: the changes of one batch are told before the next one is applied.
+    type Result = AtomicResponse<Self, Result<(), ApplyError>>;
+
+    fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
+        let mut changes = Vec::with_capacity(message.0.len());
+        for positioned in message.0 {
+            match self.book.apply(positioned.update, positioned.position) {
+                Ok(state) => changes.push(state),
+                Err(rejection) => {
+                    self.edges.metrics.rejected.with_label_values(&[rejection.reason()]).inc();
+                    debug!(event = self.event_id.as_str(); "update not taken: {rejection}");
+                }
+            }
+        }
+        self.edges.metrics.applied.inc_by(changes.len() as u64);
+        let edges = self.edges.clone();
+        let telling = async move {
+            edges.tell(changes).await;
+            Ok(())
+        };
+        AtomicResponse::new(Box::pin(telling.into_actor(self)))
+    }
+}
+
+impl Handler<GetSnapshot> for OddsBook {
+    type Result = Result<Snapshot, ApplyError>;
+
+    fn handle(&mut self, _: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
+        Ok(self.book.snapshot())
+    }
+}

@@ -1,0 +1,203 @@
+//! Knows which session wants which event, and fans changes out: encoded once, offered without waiting.
+//!
+//! A session that does not take what it is offered is dealt with here, from outside: a client that stops reading
+//! freezes its session actor, whose own timers then do not fire either.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use log::info;
+
+use super::messages::{BookChanged, Connect, Disconnect, EndAllSessions, EndSession, Push, Subscribe, Unsubscribe};
+use crate::domain::fanout::{Delivery, Fanout, Outlet, PushError, Report, SessionId};
+use crate::domain::protocol::{CloseReason, UpdateFrame};
+use crate::http::connection::ConnectionHandle;
+use crate::metrics::OddsMetrics;
+
+/// How often slow sessions are offered what they have not taken.
+const OFFER_INTERVAL: Duration = Duration::from_millis(50);
+/// How often sessions are looked at that have frozen without anything to take.
+const FROZEN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// When sessions are given up.
+#[derive(Clone, Copy, Debug)]
+pub struct RegistrySettings {
+    /// A session that takes nothing for so long is ended.
+    pub slow_client_limit: Duration,
+    /// A session whose own timer has not run for so long is ended.
+    pub frozen_limit: Duration,
+}
+
+/// A sign of life that a session gives whenever its timer runs, in milliseconds since `start`.
+#[derive(Debug)]
+pub struct SignOfLife {
+    start: Instant,
+    millis: AtomicU64,
+}
+
+impl SignOfLife {
+    /// Alive now.
+    pub fn new() -> SignOfLife {
+        SignOfLife { start: Instant::now(), millis: AtomicU64::new(0) }
+    }
+
+    /// Still alive.
+    pub fn give(&self) {
+        self.millis.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn age(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.millis.load(Ordering::Relaxed)))
+    }
+}
+
+impl Default for SignOfLife {
+    fn default() -> SignOfLife {
+        SignOfLife::new()
+    }
+}
+
+/// The way to one session.
+pub struct SessionOutlet {
+    /// Changes go here.
+    pub push: Recipient<Push>,
+    /// A last word goes here.
+    pub end: Recipient<EndSession>,
+    /// Ends the connection from outside.
+    pub connection: Option<ConnectionHandle>,
+    /// The session's sign of life.
+    pub life: Arc<SignOfLife>,
+}
+
+impl Outlet for SessionOutlet {
+    fn push(&self, delivery: Delivery) -> Result<(), PushError> {
+        self.push.try_send(Push(delivery)).map_err(|error| match error {
+            SendError::Full(_) => PushError::Full,
+            SendError::Closed(_) => PushError::Gone,
+        })
+    }
+}
+
+/// The actor that fans out.
+pub struct Registry {
+    settings: RegistrySettings,
+    fanout: Fanout<SessionOutlet>,
+    ending: Option<CloseReason>,
+    metrics: OddsMetrics,
+}
+
+impl Registry {
+    /// A registry without sessions.
+    pub fn new(settings: RegistrySettings, metrics: OddsMetrics) -> Registry {
+        Registry { settings, fanout: Fanout::default(), ending: None, metrics }
+    }
+
+    fn count(&self, report: &Report) {
+        self.metrics.deliveries.inc_by(report.delivered as u64);
+        self.metrics.conflations.inc_by(report.conflated as u64);
+        self.metrics.stalled.set(self.fanout.stalled() as i64);
+    }
+
+    fn offer_again(&mut self) {
+        if self.fanout.stalled() == 0 {
+            return;
+        }
+        let report = self.fanout.offer_again();
+        self.count(&report);
+        let evicted = self.fanout.evict_stalled(Instant::now(), self.settings.slow_client_limit);
+        evicted.into_iter().for_each(|(id, outlet)| self.evict(id, &outlet, "takes nothing"));
+    }
+
+    fn end_frozen(&mut self) {
+        let limit = self.settings.frozen_limit;
+        let frozen = self.fanout.outlets().filter(|(_, outlet)| outlet.life.age() >= limit).map(|(id, _)| id);
+        for id in frozen.collect::<Vec<_>>() {
+            if let Some(outlet) = self.fanout.disconnect(id) {
+                self.evict(id, &outlet, "frozen");
+            }
+        }
+        self.metrics.subscriptions.set(self.fanout.subscriptions() as i64);
+    }
+
+    fn evict(&self, id: SessionId, outlet: &SessionOutlet, why: &str) {
+        info!(session = id.0, reason = "slow"; "session ended from outside: {why}");
+        self.metrics.evictions.inc();
+        self.metrics.closes.with_label_values(&["slow"]).inc();
+        self.metrics.stalled.set(self.fanout.stalled() as i64);
+        if let Some(connection) = &outlet.connection {
+            connection.close();
+        }
+    }
+}
+
+impl Actor for Registry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.run_interval(OFFER_INTERVAL, |registry, _| registry.offer_again());
+        context.run_interval(FROZEN_INTERVAL, |registry, _| registry.end_frozen());
+    }
+}
+
+impl Handler<Connect> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, connect: Connect, _: &mut Context<Self>) {
+        if let Some(reason) = self.ending {
+            connect.outlet.end.do_send(EndSession(reason));
+        }
+        self.fanout.connect(connect.id, connect.outlet);
+    }
+}
+
+impl Handler<Disconnect> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, disconnect: Disconnect, _: &mut Context<Self>) {
+        self.fanout.disconnect(disconnect.0);
+    }
+}
+
+impl Handler<Subscribe> for Registry {
+    type Result = bool;
+
+    fn handle(&mut self, subscribe: Subscribe, _: &mut Context<Self>) -> bool {
+        self.fanout.subscribe(subscribe.id, &subscribe.event_id)
+    }
+}
+
+impl Handler<Unsubscribe> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, unsubscribe: Unsubscribe, _: &mut Context<Self>) {
+        self.fanout.unsubscribe(unsubscribe.id, &unsubscribe.event_id);
+    }
+}
+
+impl Handler<BookChanged> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, changed: BookChanged, _: &mut Context<Self>) {
+        self.metrics.registry_depth.dec();
+        let Some(first) = changed.0.first() else { return };
+        let event_id = first.update.event_id.clone();
+        if !self.fanout.has_subscribers(&event_id) {
+            return;
+        }
+        let frames = changed.0.iter().map(|state| Arc::new(UpdateFrame::new(state))).collect();
+        let report = self.fanout.publish(&event_id, &frames, Instant::now());
+        self.count(&report);
+    }
+}
+
+impl Handler<EndAllSessions> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, end: EndAllSessions, _: &mut Context<Self>) {
+        self.ending = Some(end.0);
+        // Once in a session's life, so past the mailbox bound: it must arrive.
+        self.fanout.outlets().for_each(|(_, outlet)| outlet.end.do_send(EndSession(end.0)));
+    }
+}

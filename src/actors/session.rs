@@ -1,0 +1,305 @@
+//! One actor a WebSocket client: moves messages between the socket, the session's state and the registry.
+//!
+//! The only file that knows actix-web-actors. What is to be done is decided in [`crate::domain::session`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use actix_http::ws::Item;
+use actix_web_actors::ws::{self, Message, ProtocolError, WebsocketContext};
+use bytes::BytesMut;
+use log::{debug, warn};
+
+use super::messages::{Connect, Disconnect, EndSession, GetSnapshot, Push, Subscribe, Unsubscribe};
+use super::registry::{SessionOutlet, SignOfLife};
+use crate::domain::fanout::SessionId;
+use crate::domain::ids::EventId;
+use crate::domain::protocol::{CloseReason, error_message, snapshot_message};
+use crate::domain::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
+use crate::domain::timestamp::Timestamp;
+use crate::http::connection::ConnectionHandle;
+use crate::metrics::OddsMetrics;
+
+/// How long a book may take to answer before the client is told to subscribe again.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Updates older than this, in seconds, are recordings: their latency says nothing.
+const RECORDING_AGE: f64 = 3_600.0;
+/// The session's timer runs this often within a ping interval.
+const TICKS_PER_PING: u32 = 3;
+
+/// Whom every session talks to; one for all of them, so that no address is cloned.
+pub struct SessionEdges {
+    /// To the registry.
+    pub connect: Recipient<Connect>,
+    /// To the registry.
+    pub subscribe: Recipient<Subscribe>,
+    /// To the registry.
+    pub unsubscribe: Recipient<Unsubscribe>,
+    /// To the registry.
+    pub disconnect: Recipient<Disconnect>,
+    /// To the books.
+    pub snapshots: Recipient<GetSnapshot>,
+    /// What a session may do.
+    pub limits: SessionLimits,
+    /// The largest message, in bytes.
+    pub max_message: usize,
+    /// Deliveries that may wait for a session.
+    pub queue: usize,
+    /// The metrics.
+    pub metrics: OddsMetrics,
+}
+
+/// How often a session gives a sign of life.
+pub fn tick_interval(limits: &SessionLimits) -> Duration {
+    (limits.ping_interval / TICKS_PER_PING).max(Duration::from_millis(10))
+}
+
+/// The actor of one client.
+pub struct Session {
+    id: SessionId,
+    edges: Arc<SessionEdges>,
+    state: SessionState,
+    connection: Option<ConnectionHandle>,
+    life: Arc<SignOfLife>,
+    /// What the registry has yet to be asked, in order, one at a time.
+    requests: VecDeque<Request>,
+    asking: bool,
+    fragments: Option<BytesMut>,
+    closed_as: &'static str,
+    /// Held for its drop: gives the session's place back.
+    _place: Box<dyn std::any::Any>,
+}
+
+enum Request {
+    Subscribe(EventId, Attempt),
+    Unsubscribe(EventId),
+}
+
+impl Session {
+    /// A session that gives `place` back when it ends.
+    pub fn new(
+        id: SessionId,
+        edges: Arc<SessionEdges>,
+        connection: Option<ConnectionHandle>,
+        place: Box<dyn std::any::Any>,
+    ) -> Session {
+        Session {
+            id,
+            state: SessionState::new(edges.limits, Instant::now()),
+            edges,
+            connection,
+            life: Arc::new(SignOfLife::new()),
+            requests: VecDeque::new(),
+            asking: false,
+            fragments: None,
+            closed_as: "client",
+            _place: place,
+        }
+    }
+
+    fn act(&mut self, effects: impl IntoIterator<Item = Effect>, context: &mut WebsocketContext<Self>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(text) => context.text(text),
+                Effect::Refuse(refusal) => {
+                    self.edges.metrics.refused_messages.with_label_values(&[refusal.code()]).inc();
+                    context.text(error_message(&refusal));
+                }
+                Effect::SendUpdate(frame, conflated) => {
+                    context.text(frame.text(conflated).clone());
+                    let age = Timestamp::now().seconds_since(frame.updated_at);
+                    if age < RECORDING_AGE {
+                        self.edges.metrics.latency.observe(age.max(0.0));
+                    }
+                }
+                Effect::Subscribe(event_id, attempt) => self.requests.push_back(Request::Subscribe(event_id, attempt)),
+                Effect::Unsubscribe(event_id) => self.requests.push_back(Request::Unsubscribe(event_id)),
+                Effect::Ping => context.ping(b""),
+                Effect::Close(reason) => self.close(reason, context),
+            }
+        }
+        self.ask_registry(context);
+    }
+
+    fn close(&mut self, reason: CloseReason, context: &mut WebsocketContext<Self>) {
+        debug!(session = self.id.0, code = reason.code(); "session closes: {}", reason.text());
+        self.closed_as = reason.text();
+        context.close(Some(ws::CloseReason {
+            code: ws::CloseCode::from(reason.code()),
+            description: Some(reason.text().to_owned()),
+        }));
+        context.stop();
+    }
+
+    fn ask_registry(&mut self, context: &mut WebsocketContext<Self>) {
+        if self.asking {
+            return;
+        }
+        let Some(request) = self.requests.pop_front() else { return };
+        self.asking = true;
+        let (edges, id) = (self.edges.clone(), self.id);
+        let asking = async move {
+            match request {
+                Request::Unsubscribe(event_id) => {
+                    let _ = edges.unsubscribe.send(Unsubscribe { id, event_id }).await;
+                    None
+                }
+                Request::Subscribe(event_id, attempt) => {
+                    let asked = edges.subscribe.send(Subscribe { id, event_id: event_id.clone() }).await;
+                    Some((event_id, attempt, asked.unwrap_or(false)))
+                }
+            }
+        };
+        context.spawn(asking.into_actor(self).map(|subscribed, session, context| {
+            session.asking = false;
+            if let Some((event_id, attempt, taken)) = subscribed {
+                if taken {
+                    session.ask_snapshot(event_id, attempt, context);
+                } else {
+                    let effects = session.state.on_snapshot(event_id, attempt, None);
+                    session.act(effects, context);
+                }
+            }
+            session.ask_registry(context);
+        }));
+    }
+
+    fn ask_snapshot(&mut self, event_id: EventId, attempt: Attempt, context: &mut WebsocketContext<Self>) {
+        let edges = self.edges.clone();
+        let asked = event_id.clone();
+        let asking = async move {
+            let answer = edges.snapshots.send(GetSnapshot(asked)).timeout(SNAPSHOT_TIMEOUT).await;
+            answer.map_err(|error| error.to_string()).and_then(|snapshot| snapshot.map_err(|error| error.to_string()))
+        };
+        context.spawn(asking.into_actor(self).map(move |answer, session, context| {
+            let snapshot = match answer {
+                Ok(snapshot) => Some(SnapshotFrame { seq: snapshot.seq, text: snapshot_message(&snapshot) }),
+                Err(error) => {
+                    warn!(session = session.id.0, event = event_id.as_str(); "no snapshot: {error}");
+                    None
+                }
+            };
+            let effects = session.state.on_snapshot(event_id, attempt, snapshot);
+            session.act(effects, context);
+        }));
+    }
+
+    fn on_text(&mut self, text: &str, context: &mut WebsocketContext<Self>) {
+        let effects = self.state.on_text(text, Instant::now());
+        self.act(effects, context);
+    }
+
+    /// Puts a fragmented message together. Control frames may come between the fragments.
+    fn on_fragment(&mut self, item: Item, context: &mut WebsocketContext<Self>) {
+        let (bytes, last) = match item {
+            Item::FirstBinary(_) => return self.close(CloseReason::BinaryMessage, context),
+            Item::FirstText(bytes) if self.fragments.is_none() => {
+                self.fragments = Some(BytesMut::new());
+                (bytes, false)
+            }
+            Item::FirstText(_) => return self.close(CloseReason::ProtocolError, context),
+            Item::Continue(bytes) => (bytes, false),
+            Item::Last(bytes) => (bytes, true),
+        };
+        let Some(fragments) = &mut self.fragments else { return self.close(CloseReason::ProtocolError, context) };
+        if fragments.len() + bytes.len() > self.edges.max_message {
+            return self.close(CloseReason::MessageTooBig, context);
+        }
+        fragments.extend_from_slice(&bytes);
+        if last {
+            let whole = self.fragments.take().unwrap_or_default();
+            match std::str::from_utf8(&whole) {
+                Ok(text) => self.on_text(text, context),
+                Err(_) => self.close(CloseReason::BadUtf8, context),
+            }
+        }
+    }
+}
+
+impl Actor for Session {
+    type Context = WebsocketContext<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(self.edges.queue);
+        self.edges.metrics.sessions.inc();
+        let outlet = SessionOutlet {
+            push: context.address().recipient(),
+            end: context.address().recipient(),
+            connection: self.connection.take(),
+            life: self.life.clone(),
+        };
+        let (edges, id) = (self.edges.clone(), self.id);
+        // Nothing is read from the client before the registry knows it.
+        let connecting = async move { edges.connect.send(Connect { id, outlet }).await };
+        context.wait(connecting.into_actor(self).map(|connected, session, context| {
+            if connected.is_err() {
+                session.close(CloseReason::GoingAway, context);
+            }
+        }));
+        context.run_interval(tick_interval(&self.edges.limits), |session, context| {
+            session.life.give();
+            let effect = session.state.on_tick(Instant::now());
+            session.act(effect, context);
+        });
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.edges.metrics.sessions.dec();
+        self.edges.metrics.closes.with_label_values(&[self.closed_as]).inc();
+        // Once in a session's life, so past the mailbox bound: it must arrive.
+        self.edges.disconnect.do_send(Disconnect(self.id));
+    }
+}
+
+impl Handler<Push> for Session {
+    type Result = ();
+
+    fn handle(&mut self, push: Push, context: &mut Self::Context) {
+        let delivery = push.0;
+        for frame in delivery.frames.iter() {
+            let effect = self.state.on_update(frame, delivery.conflated);
+            self.act(effect, context);
+        }
+    }
+}
+
+impl Handler<EndSession> for Session {
+    type Result = ();
+
+    fn handle(&mut self, end: EndSession, context: &mut Self::Context) {
+        self.close(end.0, context);
+    }
+}
+
+impl StreamHandler<Result<Message, ProtocolError>> for Session {
+    fn handle(&mut self, message: Result<Message, ProtocolError>, context: &mut Self::Context) {
+        self.state.on_heard(Instant::now());
+        match message {
+            Ok(Message::Text(text)) => self.on_text(&text, context),
+            Ok(Message::Binary(_)) => self.close(CloseReason::BinaryMessage, context),
+            Ok(Message::Continuation(item)) => self.on_fragment(item, context),
+            Ok(Message::Ping(content)) => context.pong(&content),
+            Ok(Message::Pong(_) | Message::Nop) => {}
+            Ok(Message::Close(reason)) => {
+                context.close(reason);
+                context.stop();
+            }
+            Err(ProtocolError::Overflow) => self.close(CloseReason::MessageTooBig, context),
+            Err(ProtocolError::Io(error)) if error.to_string().contains("utf-8") => {
+                self.close(CloseReason::BadUtf8, context);
+            }
+            Err(ProtocolError::Io(_)) => {
+                self.closed_as = "connection lost";
+                context.stop();
+            }
+            Err(_) => self.close(CloseReason::ProtocolError, context),
+        }
+    }
+
+    fn finished(&mut self, context: &mut Self::Context) {
+        self.closed_as = "connection lost";
+        context.stop();
+    }
+}

@@ -1,0 +1,278 @@
+//! One actor a supplier: keeps the connection, reads its frames, and hands what they hold to the bus publisher.
+//!
+//! While the bus is full the feed reads nothing, so that the supplier is held back by TCP and nothing is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use log::{info, warn};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::messages::{LeaveSupplier, Publish};
+use crate::config::settings::SupplierSettings;
+use crate::domain::backoff::{Backoff, BackoffPolicy};
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::update::OddsUpdate;
+use crate::metrics::IngestMetrics;
+use crate::supplier::transport::{self, Connection, Inbound, Outbound, TransportError};
+use crate::supplier::{Decoded, Decoder, Endpoint, FrameFault, Refused};
+
+/// A refused frame is logged at most this often, with how many were held back.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// The feed looks at its deadlines this often within a ping interval or a read timeout.
+const LOOKS: u32 = 4;
+
+/// Whether a supplier is connected, for readiness.
+#[derive(Debug)]
+pub struct FeedStatus {
+    /// The supplier's address, without credentials.
+    pub supplier: String,
+    connected: AtomicBool,
+}
+
+impl FeedStatus {
+    /// Whether the supplier is connected and alive.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+}
+
+/// The actor of one supplier.
+pub struct SupplierFeed {
+    endpoint: Endpoint,
+    settings: SupplierSettings,
+    decoder: Box<dyn Decoder>,
+    publisher: Recipient<Publish>,
+    status: Arc<FeedStatus>,
+    backoff: Backoff,
+    link: Option<Link>,
+    refusal_logged: Option<Instant>,
+    refusals_held_back: u64,
+    metrics: IngestMetrics,
+}
+
+/// A connection that stands.
+struct Link {
+    stream: SpawnHandle,
+    outbound: mpsc::Sender<Outbound>,
+    last_heard: Instant,
+    last_ping: Instant,
+}
+
+impl SupplierFeed {
+    /// Reads `endpoint` and hands updates to `publisher`.
+    pub fn new(
+        endpoint: Endpoint,
+        settings: SupplierSettings,
+        publisher: Recipient<Publish>,
+        metrics: IngestMetrics,
+    ) -> SupplierFeed {
+        let policy = BackoffPolicy { first: settings.supplier_reconnect_min, most: settings.supplier_reconnect_max };
+        // Two feeds that lose their suppliers in one moment must not come back in step.
+        let seed = fastrand::u64(..);
+        SupplierFeed {
+            decoder: endpoint.decoder(&settings),
+            status: Arc::new(FeedStatus { supplier: endpoint.to_string(), connected: AtomicBool::new(false) }),
+            endpoint,
+            settings,
+            publisher,
+            backoff: Backoff::new(policy, seed),
+            link: None,
+            refusal_logged: None,
+            refusals_held_back: 0,
+            metrics,
+        }
+    }
+
+    /// Tells from outside whether the supplier is connected.
+    pub fn status(&self) -> Arc<FeedStatus> {
+        self.status.clone()
+    }
+
+    fn connect(&mut self, context: &mut Context<Self>) {
+        let (endpoint, settings) = (self.endpoint.clone(), self.settings.clone());
+        let connecting = async move { transport::connect(&endpoint, &settings).await };
+        context.spawn(connecting.into_actor(self).map(|connected, feed, context| match connected {
+            Ok(connection) => feed.take_up(connection, context),
+            Err(error) => feed.try_again("connect", &error, context),
+        }));
+    }
+
+    fn take_up(&mut self, connection: Connection, context: &mut Context<Self>) {
+        info!(supplier = self.status.supplier.as_str(); "supplier connected");
+        self.metrics.connects.inc();
+        self.metrics.suppliers_connected.inc();
+        self.status.connected.store(true, Ordering::Relaxed);
+        let now = Instant::now();
+        let stream = context.add_stream(connection.inbound);
+        self.link = Some(Link { stream, outbound: connection.outbound, last_heard: now, last_ping: now });
+        let greetings = self.decoder.on_connected();
+        self.send_all(greetings, context);
+    }
+
+    /// Gives the connection up and tries again later.
+    fn lose(&mut self, reason: &'static str, cause: &dyn std::fmt::Display, context: &mut Context<Self>) {
+        let Some(link) = self.link.take() else { return };
+        context.cancel_future(link.stream);
+        self.metrics.suppliers_connected.dec();
+        self.status.connected.store(false, Ordering::Relaxed);
+        self.try_again(reason, cause, context);
+    }
+
+    fn try_again(&mut self, reason: &'static str, cause: &dyn std::fmt::Display, context: &mut Context<Self>) {
+        self.metrics.disconnects.with_label_values(&[reason]).inc();
+        let delay = self.backoff.next_delay();
+        let supplier = self.status.supplier.as_str();
+        warn!(supplier, reason, failures = self.backoff.failures(); "supplier not connected, next try in {delay:?}: {cause}");
+        context.run_later(delay, |feed, context| feed.connect(context));
+    }
+
+    fn send_all(&mut self, texts: Vec<String>, context: &mut Context<Self>) {
+        for text in texts {
+            self.send(Outbound::Text(text), context);
+        }
+    }
+
+    fn send(&mut self, message: Outbound, context: &mut Context<Self>) {
+        let Some(link) = &self.link else { return };
+        if let Err(error) = link.outbound.try_send(message) {
+            self.lose("write", &error, context);
+        }
+    }
+
+    fn look_at_deadlines(&mut self, context: &mut Context<Self>) {
+        let now = Instant::now();
+        let Some(link) = &mut self.link else { return };
+        if now.duration_since(link.last_heard) >= self.settings.supplier_read_timeout {
+            let cause = format!("nothing came for {:?}", self.settings.supplier_read_timeout);
+            return self.lose("silent", &cause, context);
+        }
+        let is_native = matches!(self.endpoint, Endpoint::Native(_));
+        if is_native && now.duration_since(link.last_ping) >= self.settings.supplier_ping_interval {
+            link.last_ping = now;
+            self.send(Outbound::Ping, context);
+        }
+    }
+
+    fn on_frame(&mut self, frame: Bytes, context: &mut Context<Self>) {
+        self.metrics.frames.inc();
+        match self.decoder.on_frame(&frame) {
+            Ok(decoded) => {
+                self.backoff.reset();
+                self.publish(decoded, frame, context);
+            }
+            Err(FrameFault::Unreadable { reason, detail }) => {
+                let refused = vec![Refused { reason, detail }];
+                self.publish(Decoded { refused, ..Decoded::default() }, frame, context);
+            }
+            Err(FrameFault::Refused { reason, detail }) => self.lose(reason, &detail, context),
+        }
+    }
+
+    fn publish(&mut self, decoded: Decoded, frame: Bytes, context: &mut Context<Self>) {
+        let Decoded { updates, send, mut refused } = decoded;
+        self.send_all(send, context);
+        let updates = self.without_future(updates, &mut refused);
+        let dead_letters: Vec<_> = refused.iter().map(|refused| self.dead_letter(refused, &frame)).collect();
+        if let Some(first) = refused.first() {
+            self.log_refusal(first, refused.len() as u64);
+        }
+        if updates.is_empty() && dead_letters.is_empty() {
+            return;
+        }
+        let publishing = self.publisher.send(Publish { updates, dead_letters });
+        // Pauses the stream too: nothing is read while the bus is full.
+        context.wait(publishing.into_actor(self).map(|published, feed, context| {
+            if let Some(link) = &mut feed.link {
+                // The wait was ours, not the supplier's silence.
+                link.last_heard = Instant::now();
+            }
+            match published {
+                Ok(Ok(())) => {}
+                // Connecting anew makes the supplier send its state again.
+                Ok(Err(error)) => feed.lose("bus", &error, context),
+                Err(error) => feed.lose("bus", &error, context),
+            }
+        }));
+    }
+
+    /// Takes out updates whose time lies so far ahead that every later one would look old.
+    fn without_future(&self, updates: Vec<OddsUpdate>, refused: &mut Vec<Refused>) -> Vec<OddsUpdate> {
+        let now = Timestamp::now();
+        let limit = self.settings.supplier_max_clock_skew.as_secs_f64();
+        let (kept, future): (Vec<_>, Vec<_>) =
+            updates.into_iter().partition(|update| update.revision.updated_at.seconds_since(now) <= limit);
+        refused.extend(future.iter().map(|update| Refused {
+            reason: "future",
+            detail: format!("updated_at {} lies ahead of our clock, {now}", update.revision.updated_at),
+        }));
+        kept
+    }
+
+    fn dead_letter(&self, refused: &Refused, frame: &Bytes) -> DeadLetter {
+        self.metrics.refused.with_label_values(&[refused.reason]).inc();
+        DeadLetter {
+            received_at: Timestamp::now(),
+            origin: self.status.supplier.clone(),
+            reason: refused.reason.to_owned(),
+            detail: refused.detail.clone(),
+            raw: frame.clone(),
+        }
+    }
+
+    fn log_refusal(&mut self, refused: &Refused, count: u64) {
+        let now = Instant::now();
+        if self.refusal_logged.is_some_and(|last| now.duration_since(last) < REFUSAL_LOG_INTERVAL) {
+            self.refusals_held_back += count;
+            return;
+        }
+        self.refusal_logged = Some(now);
+        let held_back = std::mem::take(&mut self.refusals_held_back);
+        warn!(supplier = self.status.supplier.as_str(), reason = refused.reason, held_back; "frame refused and kept as a dead letter: {}", refused.detail);
+    }
+}
+
+impl Actor for SupplierFeed {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        self.connect(context);
+        let shortest = self.settings.supplier_ping_interval.min(self.settings.supplier_read_timeout);
+        context.run_interval(shortest / LOOKS, |feed, context| feed.look_at_deadlines(context));
+    }
+}
+
+impl StreamHandler<Result<Inbound, TransportError>> for SupplierFeed {
+    fn handle(&mut self, item: Result<Inbound, TransportError>, context: &mut Context<Self>) {
+        if let Some(link) = &mut self.link {
+            link.last_heard = Instant::now();
+        }
+        match item {
+            Ok(Inbound::Frame(frame)) => self.on_frame(frame, context),
+            Ok(Inbound::Alive) => {}
+            Err(error) => self.lose("read", &error, context),
+        }
+    }
+
+    // The default would stop the actor; a feed connects again.
+    fn finished(&mut self, context: &mut Context<Self>) {
+        self.lose("closed", &"the supplier closed the connection", context);
+    }
+}
+
+impl Handler<LeaveSupplier> for SupplierFeed {
+    type Result = ();
+
+    fn handle(&mut self, _: LeaveSupplier, context: &mut Context<Self>) {
+        if self.link.take().is_some() {
+            self.metrics.suppliers_connected.dec();
+        }
+        self.status.connected.store(false, Ordering::Relaxed);
+        context.stop();
+    }
+}

@@ -1,0 +1,131 @@
+//! Errors of the REST side: `{"code","message"}` with a status, mapped here and nowhere else.
+
+use actix_web::http::header::{self, CacheDirective};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse, ResponseError};
+use serde::Serialize;
+
+use crate::actors::messages::ApplyError;
+use crate::store::StoreError;
+
+/// What can go wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// No such event.
+    #[error("no event `{0}` is known")]
+    EventNotFound(String),
+    /// The event has no such market.
+    #[error("event `{event}` has no market `{market}`")]
+    MarketNotFound {
+        /// The event.
+        event: String,
+        /// The market.
+        market: String,
+    },
+    /// No such path.
+    #[error("nothing is at `{0}`")]
+    NotFound(String),
+    /// The path knows other methods.
+    #[error("`{0}` is not taken here")]
+    MethodNotAllowed(Method),
+    /// A query parameter is wrong.
+    #[error("{parameter}: {problem}")]
+    BadQuery {
+        /// Its name.
+        parameter: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The query or the path cannot be read.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The body is larger than what is taken.
+    #[error("the body is larger than {0} bytes")]
+    PayloadTooLarge(usize),
+    /// The body is of a kind that is not taken.
+    #[error("a body of type `{0}` is not taken; send application/json")]
+    UnsupportedMediaType(String),
+    /// The page that opens the socket is of a foreign origin.
+    #[error("origin `{0}` may not open this socket; WS_ALLOWED_ORIGINS says which may")]
+    OriginNotAllowed(String),
+    /// The request asks for no WebSocket, or for one that is not offered.
+    #[error("not a WebSocket handshake: {0}")]
+    BadHandshake(String),
+    /// As many sessions as may be are open.
+    #[error("{0} sessions are open, no more are taken")]
+    TooManySessions(usize),
+    /// The books do not answer.
+    #[error("the odds cannot be read now: {0}")]
+    BooksUnavailable(String),
+    /// The database does not answer.
+    #[error("the database cannot be read now: {0}")]
+    StoreUnavailable(String),
+}
+
+impl ApiError {
+    /// The code in the body, and its status.
+    pub fn code(&self) -> (&'static str, StatusCode) {
+        match self {
+            ApiError::EventNotFound(_) => ("EVENT_NOT_FOUND", StatusCode::NOT_FOUND),
+            ApiError::MarketNotFound { .. } => ("MARKET_NOT_FOUND", StatusCode::NOT_FOUND),
+            ApiError::NotFound(_) => ("NOT_FOUND", StatusCode::NOT_FOUND),
+            ApiError::MethodNotAllowed(_) => ("METHOD_NOT_ALLOWED", StatusCode::METHOD_NOT_ALLOWED),
+            ApiError::BadQuery { .. } => ("BAD_QUERY", StatusCode::BAD_REQUEST),
+            ApiError::BadRequest(_) => ("BAD_REQUEST", StatusCode::BAD_REQUEST),
+            ApiError::PayloadTooLarge(_) => ("PAYLOAD_TOO_LARGE", StatusCode::PAYLOAD_TOO_LARGE),
+            ApiError::UnsupportedMediaType(_) => ("UNSUPPORTED_MEDIA_TYPE", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            ApiError::OriginNotAllowed(_) => ("ORIGIN_NOT_ALLOWED", StatusCode::FORBIDDEN),
+            ApiError::BadHandshake(_) => ("BAD_HANDSHAKE", StatusCode::BAD_REQUEST),
+            ApiError::TooManySessions(_) => ("TOO_MANY_SESSIONS", StatusCode::SERVICE_UNAVAILABLE),
+            ApiError::BooksUnavailable(_) => ("ODDS_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
+            ApiError::StoreUnavailable(_) => ("STORE_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> ApiError {
+        ApiError::StoreUnavailable(error.to_string())
+    }
+}
+
+impl From<ApplyError> for ApiError {
+    fn from(error: ApplyError) -> ApiError {
+        ApiError::BooksUnavailable(error.to_string())
+    }
+}
+
+#[derive(Serialize)]
+struct Body {
+    code: &'static str,
+    message: String,
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.code().1
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let (code, status) = self.code();
+        let mut response = HttpResponse::build(status);
+        response.insert_header(header::CacheControl(vec![CacheDirective::NoStore]));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((header::RETRY_AFTER, "1"));
+        }
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.insert_header((header::ALLOW, "GET, HEAD"));
+        }
+        response.json(Body { code, message: self.to_string() })
+    }
+}
+
+/// Answers a path that is not known.
+pub async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::NotFound(request.path().to_owned()))
+}
+
+/// Answers a method that a known path does not take.
+pub async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::MethodNotAllowed(request.method().clone()))
+}

@@ -1,0 +1,132 @@
+//! `/healthz`, `/livez` and `/metrics` of one role.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::http::header::{self, CacheDirective};
+use actix_web::{HttpResponse, web};
+use futures_util::future::{BoxFuture, join_all};
+use log::error;
+use prometheus::{Encoder, Registry, TextEncoder};
+use serde::Serialize;
+
+/// How long a check may take before it counts as down.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Something that a role needs in order to work.
+pub struct Check {
+    name: String,
+    run: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+}
+
+impl Check {
+    /// A check that says what is wrong.
+    pub fn new<F>(name: impl Into<String>, run: F) -> Check
+    where
+        F: Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static,
+    {
+        Check { name: name.into(), run: Box::new(run) }
+    }
+}
+
+/// The actors that must run for the process to be of use.
+#[derive(Default)]
+pub struct Liveness {
+    actors: Vec<(&'static str, Box<dyn Fn() -> bool + Send + Sync>)>,
+    stopping: AtomicBool,
+}
+
+impl Liveness {
+    /// Watches an actor; `runs` says whether its mailbox is open.
+    pub fn watch(&mut self, actor: &'static str, runs: impl Fn() -> bool + Send + Sync + 'static) {
+        self.actors.push((actor, Box::new(runs)));
+    }
+
+    /// The actors that have ended.
+    pub fn ended(&self) -> Vec<&'static str> {
+        self.actors.iter().filter(|(_, runs)| !runs()).map(|(actor, _)| *actor).collect()
+    }
+
+    /// From now on the process is not ready: it stops.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process stops.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// What the health and metrics port of a role serves.
+pub struct RoleHealth {
+    /// What the role needs.
+    pub checks: Vec<Check>,
+    /// The process's actors.
+    pub liveness: Arc<Liveness>,
+    /// The role's metrics.
+    pub registry: Registry,
+}
+
+#[derive(Serialize)]
+struct Unavailable {
+    status: &'static str,
+    down: Vec<Down>,
+}
+
+#[derive(Serialize)]
+struct Down {
+    name: String,
+    reason: String,
+}
+
+/// Routes of a role's health and metrics port.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/healthz", web::get().to(readiness))
+        .route("/livez", web::get().to(liveness))
+        .route("/metrics", web::get().to(metrics));
+}
+
+/// 200 `ok`, or 503 with what is down.
+async fn readiness(health: web::Data<RoleHealth>) -> HttpResponse {
+    let runs = health.checks.iter().map(|check| async {
+        let result = tokio::time::timeout(CHECK_TIMEOUT, (check.run)()).await;
+        let result = result.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}")));
+        result.err().map(|reason| Down { name: check.name.clone(), reason })
+    });
+    let mut down: Vec<Down> = join_all(runs).await.into_iter().flatten().collect();
+    if health.liveness.is_stopping() {
+        down.push(Down { name: "process".to_owned(), reason: "stopping".to_owned() });
+    }
+    answer(down)
+}
+
+/// 200 `ok` while the actors run; 503 means that only a restart helps.
+async fn liveness(health: web::Data<RoleHealth>) -> HttpResponse {
+    let ended = health.liveness.ended().into_iter();
+    answer(ended.map(|actor| Down { name: actor.to_owned(), reason: "the actor has ended".to_owned() }).collect())
+}
+
+fn answer(down: Vec<Down>) -> HttpResponse {
+    let no_store = header::CacheControl(vec![CacheDirective::NoStore]);
+    if down.is_empty() {
+        HttpResponse::Ok().insert_header(no_store).content_type(header::ContentType::plaintext()).body("ok")
+    } else {
+        HttpResponse::ServiceUnavailable().insert_header(no_store).json(Unavailable { status: "unavailable", down })
+    }
+}
+
+/// The role's metrics as Prometheus text.
+async fn metrics(health: web::Data<RoleHealth>) -> HttpResponse {
+    let encoder = TextEncoder::new();
+    let mut text = Vec::new();
+    match encoder.encode(&health.registry.gather(), &mut text) {
+        Ok(()) => HttpResponse::Ok().content_type(encoder.format_type()).body(text),
+        Err(failure) => {
+            error!("metrics cannot be written: {failure}");
+            HttpResponse::InternalServerError().finish()
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! `/v1/events…`: reads of events, markets, current odds and their history. The original's paths and fields, and ours.
+
+use actix_web::http::header::{self, CacheDirective, ETag, EntityTag, IfNoneMatch};
+use actix_web::{HttpResponse, web};
+use serde::Serialize;
+
+use super::errors::ApiError;
+use super::query::Query;
+use super::state::OddsState;
+use crate::actors::messages::GetSnapshot;
+use crate::actors::store_writer::blocking;
+use crate::domain::book::{MarketState, Snapshot};
+use crate::domain::ids::{EventId, MarketKey, MarketName, Source};
+use crate::domain::price::{Line, Price};
+use crate::domain::status::MarketStatus;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::update::Selection;
+use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery};
+
+/// The most events in one answer, and how many there are unless the client says fewer.
+const MAX_EVENTS: usize = 10_000;
+/// The most rows of history in one answer.
+const MAX_HISTORY: usize = 1_000;
+/// How many rows of history there are unless the client says otherwise.
+const DEFAULT_HISTORY: usize = 100;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EventBody {
+    event_id: EventId,
+    home_team: String,
+    away_team: String,
+}
+
+#[derive(Serialize)]
+struct MarketBody<'a> {
+    market: &'a MarketName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<Line>,
+    status: MarketStatus,
+    seq: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OddsBody<'a> {
+    event_id: &'a EventId,
+    market: &'a MarketName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<Line>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    home_odd: Option<Price>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draw_odd: Option<Price>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    away_odd: Option<Price>,
+    version: i64,
+    updated_at: Timestamp,
+    selections: &'a [Selection],
+    status: MarketStatus,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    in_play: bool,
+    source: &'a Source,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HistoryBody<'a> {
+    entries: Vec<OddsBody<'a>>,
+    next_cursor: Option<String>,
+}
+
+/// `GET /v1/events?after&limit`: the events, ordered by id. Where there are more, a `Link` header leads to the next page.
+pub async fn list_events(state: web::Data<OddsState>, query: Query) -> Result<HttpResponse, ApiError> {
+    let limit = query.number("limit", 1, MAX_EVENTS)?.unwrap_or(MAX_EVENTS);
+    let after: Option<EventId> = query.parsed("after")?;
+    let store = state.store.clone();
+    let events = blocking(move || store.list_events(after.as_ref(), limit)).await?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header(revalidate());
+    if let Some(last) = events.last().filter(|_| events.len() == limit) {
+        let mut next = url::form_urlencoded::Serializer::new(String::new());
+        next.append_pair("limit", &limit.to_string()).append_pair("after", last.event_id.as_str());
+        response.insert_header((header::LINK, format!("</v1/events?{}>; rel=\"next\"", next.finish())));
+    }
+    let body: Vec<_> = events
+        .into_iter()
+        .map(|event| EventBody { event_id: event.event_id, home_team: event.home_team, away_team: event.away_team })
+        .collect();
+    Ok(response.json(body))
+}
+
+/// `GET /v1/events/{id}/markets`: the markets of an event, ordered by name and line.
+pub async fn list_markets(state: web::Data<OddsState>, path: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let snapshot = known_event(&state, &path).await?;
+    let market = |state: &'_ MarketState| (state.update.market.clone(), state.update.status, state.seq);
+    let markets: Vec<_> = snapshot.markets.iter().map(|state| market(state)).collect();
+    let body: Vec<_> = markets
+        .iter()
+        .map(|(key, status, seq)| MarketBody { market: &key.name, line: key.line, status: *status, seq: *seq })
+        .collect();
+    Ok(HttpResponse::Ok().insert_header(revalidate()).json(body))
+}
+
+/// `GET /v1/events/{id}/odds`: the current odds of every market of an event. With an `ETag`: ask with `If-None-Match` to
+/// be told 304 while nothing changed.
+pub async fn get_odds(
+    state: web::Data<OddsState>,
+    path: web::Path<String>,
+    known: Option<web::Header<IfNoneMatch>>,
+) -> Result<HttpResponse, ApiError> {
+    let snapshot = known_event(&state, &path).await?;
+    let odds: Vec<_> = snapshot.markets.iter().map(|state| odds_of(&state.update, Some(state.seq))).collect();
+    let body = serde_json::to_string(&odds).map_err(|error| ApiError::BooksUnavailable(error.to_string()))?;
+    let tag = EntityTag::new_weak(format!("{}-{:016x}", snapshot.seq, fingerprint(&body)));
+    let unchanged = match known.map(|header| header.0) {
+        Some(IfNoneMatch::Any) => true,
+        Some(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&tag)),
+        None => false,
+    };
+    let mut response = if unchanged { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    response.insert_header(ETag(tag)).insert_header(revalidate());
+    Ok(if unchanged { response.finish() } else { response.content_type(header::ContentType::json()).body(body) })
+}
+
+/// `GET /v1/events/{id}/markets/{market}/history?line&from&to&limit&cursor`: what was offered, in the supplier's order.
+/// `from` is included, `to` is not; `nextCursor` leads on while there is more.
+pub async fn get_history(
+    state: web::Data<OddsState>,
+    path: web::Path<(String, String)>,
+    query: Query,
+) -> Result<HttpResponse, ApiError> {
+    let (event, market) = path.into_inner();
+    let not_found = |_| ApiError::MarketNotFound { event: event.clone(), market: market.clone() };
+    let event_id = EventId::new(&event).map_err(|_| ApiError::EventNotFound(event.clone()))?;
+    let name = MarketName::new(&market).map_err(not_found)?;
+    let limit = query.number("limit", 1, MAX_HISTORY)?.unwrap_or(DEFAULT_HISTORY);
+    let asked = HistoryQuery {
+        event_id,
+        market: MarketKey { name, line: query.parsed("line")? },
+        from: query.parsed("from")?,
+        to: query.parsed("to")?,
+        after: query.parsed("cursor")?,
+        limit: limit + 1,
+    };
+    let mut rows = read_history(&state, asked).await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next_cursor = rows.last().filter(|_| more).map(|row| row.cursor.to_string());
+    let entries = rows.iter().map(|row| odds_of(&row.update, None)).collect();
+    Ok(HttpResponse::Ok().insert_header(revalidate()).json(HistoryBody { entries, next_cursor }))
+}
+
+/// The rows; an error where there are none because the event or the market is not known.
+async fn read_history(state: &OddsState, asked: HistoryQuery) -> Result<Vec<HistoryEntry>, ApiError> {
+    let (store, query) = (state.store.clone(), asked.clone());
+    let (rows, markets) = blocking(move || {
+        let rows = store.history(&query)?;
+        let markets = if rows.is_empty() { store.load_event(&query.event_id)? } else { Vec::new() };
+        Ok((rows, markets))
+    })
+    .await?;
+    if rows.is_empty() {
+        let event = asked.event_id.to_string();
+        if markets.is_empty() {
+            return Err(ApiError::EventNotFound(event));
+        }
+        if !markets.iter().any(|state| state.update.market == asked.market) {
+            return Err(ApiError::MarketNotFound { event, market: asked.market.to_string() });
+        }
+    }
+    Ok(rows)
+}
+
+async fn known_event(state: &OddsState, id: &str) -> Result<Snapshot, ApiError> {
+    let not_found = || ApiError::EventNotFound(id.to_owned());
+    let event_id = EventId::new(id).map_err(|_| not_found())?;
+    let asked = state.snapshots.send(GetSnapshot(event_id)).timeout(state.snapshot_timeout).await;
+    let snapshot = asked.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
+    if snapshot.markets.is_empty() { Err(not_found()) } else { Ok(snapshot) }
+}
+
+fn odds_of(update: &crate::domain::update::OddsUpdate, seq: Option<u64>) -> OddsBody<'_> {
+    OddsBody {
+        event_id: &update.event_id,
+        market: &update.market.name,
+        line: update.market.line,
+        home_odd: update.price_of("home"),
+        draw_odd: update.price_of("draw"),
+        away_odd: update.price_of("away"),
+        version: update.revision.version,
+        updated_at: update.revision.updated_at,
+        selections: &update.selections,
+        status: update.status,
+        in_play: update.in_play,
+        source: &update.source,
+        seq,
+    }
+}
+
+fn revalidate() -> header::CacheControl {
+    header::CacheControl(vec![CacheDirective::NoCache])
+}
+
+/// Tells two bodies apart that have one number: the database may have been emptied in between.
+fn fingerprint(body: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl std::fmt::Display for HistoryCursor {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}_{}_{}", self.revision.updated_at.micros(), self.revision.version, self.row)
+    }
+}
+
+impl std::str::FromStr for HistoryCursor {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<HistoryCursor, &'static str> {
+        const WANTED: &str = "not a cursor; use the nextCursor of the page before";
+        let mut parts = text.split('_').map(|part| part.parse::<i64>().map_err(|_| WANTED));
+        let mut next = || parts.next().unwrap_or(Err(WANTED));
+        let updated_at = Timestamp::from_micros(next()?).ok_or(WANTED)?;
+        let revision = crate::domain::update::Revision { updated_at, version: next()? };
+        Ok(HistoryCursor { revision, row: next()? })
+    }
+}

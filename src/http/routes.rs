@@ -1,0 +1,87 @@
+//! The public routes of the role `odds`.
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header;
+use actix_web::middleware::{Compress, Next, from_fn};
+use actix_web::web;
+
+use super::errors::{ApiError, method_not_allowed, not_found};
+use super::state::OddsState;
+use super::{odds, ws};
+
+/// A request has no use for a body; one beyond this is not even read.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// REST under `/v1`, and `/ws/odds`.
+pub fn odds_routes(config: &mut web::ServiceConfig) {
+    let rest = web::scope("/v1")
+        .wrap(Compress::default())
+        .wrap(from_fn(refuse_bodies))
+        .wrap(from_fn(count_requests))
+        .service(read("/events").get(odds::list_events))
+        .service(read("/events/{id}/markets").get(odds::list_markets))
+        .service(read("/events/{id}/odds").get(odds::get_odds))
+        .service(read("/events/{id}/markets/{market}/history").get(odds::get_history))
+        .default_service(web::to(not_found));
+    let socket = web::resource("/ws/odds").route(web::get().to(ws::open)).default_service(web::to(method_not_allowed));
+    config.service(rest).service(socket);
+}
+
+struct Read(&'static str);
+
+fn read(path: &'static str) -> Read {
+    Read(path)
+}
+
+impl Read {
+    /// A resource that is read by GET and HEAD, and takes no other method.
+    fn get<F, Args>(self, handler: F) -> actix_web::Resource
+    where
+        F: actix_web::Handler<Args> + Clone,
+        Args: actix_web::FromRequest + 'static,
+        F::Output: actix_web::Responder + 'static,
+    {
+        web::resource(self.0)
+            .route(web::get().to(handler.clone()))
+            .route(web::head().to(handler))
+            .default_service(web::to(method_not_allowed))
+    }
+}
+
+/// Refuses a body that is too large or of a kind that is not taken, before it is read.
+async fn refuse_bodies(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let header = |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+    let length = header(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
+    if length > MAX_BODY {
+        return Err(ApiError::PayloadTooLarge(MAX_BODY).into());
+    }
+    let has_body = length > 0 || request.headers().contains_key(header::TRANSFER_ENCODING);
+    if has_body {
+        let kind = header(header::CONTENT_TYPE).unwrap_or("unknown");
+        if !kind.starts_with("application/json") {
+            return Err(ApiError::UnsupportedMediaType(kind.chars().take(80).collect()).into());
+        }
+    }
+    next.call(request).await
+}
+
+/// Counts answers by their status.
+async fn count_requests(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let state = request.app_data::<web::Data<OddsState>>().cloned();
+    let answer = next.call(request).await;
+    if let Some(state) = state {
+        let status = match &answer {
+            Ok(response) => response.status(),
+            Err(error) => error.as_response_error().status_code(),
+        };
+        state.metrics.requests.with_label_values(&[status.as_str()]).inc();
+    }
+    answer
+}

@@ -1,0 +1,96 @@
+//! `GET /ws/odds`: the upgrade to a session.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web_actors::ws::{WsResponseBuilder, handshake};
+
+use super::connection::ConnectionHandle;
+use super::errors::ApiError;
+use super::state::OddsState;
+use crate::actors::session::Session;
+use crate::domain::fanout::SessionId;
+
+/// Gives a session's place back when it is dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<Place> {
+        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1));
+        taken.is_ok().then(|| Place(open.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Upgrades a request to a session, or says why not.
+pub async fn open(
+    state: web::Data<OddsState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, actix_web::Error> {
+    let refuse = |error: ApiError| {
+        state.metrics.refused_upgrades.with_label_values(&[error.code().0]).inc();
+        actix_web::Error::from(error)
+    };
+    check_origin(&request, &state.allowed_origins).map_err(refuse)?;
+    handshake(&request).map_err(|error| refuse(ApiError::BadHandshake(error.to_string())))?;
+    let place = Place::take(&state.open_sessions, state.max_sessions)
+        .ok_or_else(|| refuse(ApiError::TooManySessions(state.max_sessions)))?;
+    let id = SessionId(state.next_session.fetch_add(1, Ordering::Relaxed));
+    let connection = request.conn_data::<ConnectionHandle>().cloned();
+    let place: Box<dyn Any> = Box::new(place);
+    let session = Session::new(id, state.sessions.clone(), connection, place);
+    WsResponseBuilder::new(session, &request, payload).frame_size(state.sessions.max_message).start()
+}
+
+/// A page may open a socket where its origin is this server or is allowed; who sends no origin is no page.
+fn check_origin(request: &HttpRequest, allowed: &[String]) -> Result<(), ApiError> {
+    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or("(not ASCII)");
+    let own = |host: &str| origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host));
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let allowed = allowed.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin));
+    if allowed || host.is_some_and(own) { Ok(()) } else { Err(ApiError::OriginNotAllowed(origin.to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    fn check(origin: &str, allowed: &[&str]) -> bool {
+        let request = TestRequest::default().insert_header(("Host", "odds.example:8080"));
+        let request = request.insert_header(("Origin", origin)).to_http_request();
+        let allowed: Vec<_> = allowed.iter().map(|origin| (*origin).to_owned()).collect();
+        check_origin(&request, &allowed).is_ok()
+    }
+
+    #[test]
+    fn a_page_of_a_foreign_origin_is_refused_unless_it_is_allowed() {
+        assert!(check("http://odds.example:8080", &[]));
+        assert!(!check("http://evil.example", &[]));
+        assert!(!check("http://odds.example", &[]));
+        assert!(!check("null", &[]));
+        assert!(check("https://shop.example", &["https://shop.example"]));
+        assert!(check("null", &["*"]));
+        assert!(check_origin(&TestRequest::default().to_http_request(), &[]).is_ok());
+    }
+
+    #[test]
+    fn a_place_is_given_back() {
+        let open = Arc::new(AtomicUsize::new(0));
+        let first = Place::take(&open, 1);
+        assert!(first.is_some() && Place::take(&open, 1).is_none());
+        drop(first);
+        assert!(Place::take(&open, 1).is_some());
+    }
+}
