@@ -137,3 +137,94 @@ fn by_event(updates: Vec<PositionedUpdate>) -> HashMap<EventId, Vec<PositionedUp
     }
     events
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::probe_edges;
+    use super::*;
+    use crate::domain::book::MarketState;
+    use crate::domain::update::testing::*;
+
+    fn positioned(event: u32, time: i64, position: u64) -> PositionedUpdate {
+        PositionedUpdate { update: update(event, time, 1), position }
+    }
+
+    fn id(event: u32) -> EventId {
+        EventId::new(&format!("MATCH_{event:03}")).unwrap()
+    }
+
+    #[actix_web::test]
+    async fn updates_reach_their_books_in_order_and_everyone_is_told_before_the_answer() {
+        let probe = probe_edges();
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        let batch = vec![positioned(1, 1, 0), positioned(2, 1, 1), positioned(1, 2, 2), positioned(1, 1, 3)];
+        router.send(ApplyUpdates(batch)).await.unwrap().unwrap();
+        let mut told = probe.told.lock().unwrap().clone();
+        told.sort();
+        assert_eq!(told, [("1x2".to_owned(), 1), ("1x2".to_owned(), 2), ("1x2".to_owned(), 3)]);
+        let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
+        assert_eq!((snapshot.seq, snapshot.markets.len()), (3, 1));
+        assert_eq!(probe.metrics.applied.get(), 3);
+        assert_eq!(probe.metrics.rejected.with_label_values(&["older"]).get(), 1);
+        assert_eq!(probe.metrics.mailbox_depth.with_label_values(&["probe"]).get(), 2, "one message a book and batch");
+    }
+
+    #[actix_web::test]
+    async fn a_book_starts_where_the_store_ends_and_tells_what_no_client_was_told() {
+        let probe = probe_edges();
+        probe.store.keep(MarketState { update: update(1, 5, 1), seq: 700 });
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        // The store path was faster: this very update is in the store already.
+        router.send(ApplyUpdates(vec![positioned(1, 5, 0)])).await.unwrap().unwrap();
+        assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 700)]);
+        router.send(ApplyUpdates(vec![positioned(1, 6, 1)])).await.unwrap().unwrap();
+        assert_eq!(probe.told.lock().unwrap().last().unwrap().1, 701);
+    }
+
+    #[actix_web::test]
+    async fn a_store_that_is_down_does_not_hold_the_live_path_up() {
+        let probe = probe_edges();
+        probe.store.down.store(true, std::sync::atomic::Ordering::SeqCst);
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        router.send(ApplyUpdates(vec![positioned(1, 5, 9)])).await.unwrap().unwrap();
+        assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 10)]);
+        assert_eq!(probe.metrics.errors.with_label_values(&["hydrate"]).get(), 1);
+    }
+
+    #[actix_web::test]
+    async fn idle_books_are_let_go_and_an_event_that_is_not_known_leaves_none() {
+        let probe = probe_edges();
+        let books = || probe.metrics.books.get();
+        let router = BookRouter::new(probe.edges, Duration::from_millis(1)).start();
+        let snapshot = router.send(GetSnapshot(id(9))).await.unwrap().unwrap();
+        assert_eq!((snapshot.seq, snapshot.markets.len()), (0, 0));
+        router.send(ApplyUpdates(vec![positioned(1, 1, 0)])).await.unwrap().unwrap();
+        probe.store.keep(MarketState { update: update(1, 1, 1), seq: 1 });
+        tokio::time::pause();
+        for _ in 0..1_000 {
+            if books() == 0 {
+                break;
+            }
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+        }
+        assert_eq!(books(), 0);
+        tokio::time::resume();
+        let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
+        assert_eq!(snapshot.seq, 1, "it starts anew from the store");
+    }
+
+    #[actix_web::test]
+    async fn a_book_that_ended_in_the_middle_is_an_error_and_starts_anew() {
+        let probe = probe_edges();
+        let mut router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60));
+        let (gone, book) = (id(1), OddsBook::new(id(1), probe.edges));
+        let address = book.start();
+        router.books.insert(gone.clone(), Entry { book: address.clone(), in_flight: 0, last_used: Instant::now() });
+        address.send(super::super::odds_book::tests::End).await.unwrap();
+        let router = router.start();
+        let answer = router.send(ApplyUpdates(vec![positioned(1, 1, 0)])).await.unwrap();
+        assert_eq!(answer, Err(ApplyError::BookEnded(gone)));
+        router.send(ApplyUpdates(vec![positioned(1, 1, 0)])).await.unwrap().unwrap();
+        assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 1)]);
+    }
+}

@@ -11,3 +11,5 @@ pub mod odds_book;
 pub mod registry;
 pub mod session;
 pub mod store_writer;
+#[cfg(test)]
+mod testing;

@@ -164,3 +164,21 @@ impl Handler<GetSnapshot> for OddsBook {
         Ok(self.book.snapshot())
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Ends a book, as a fault would.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    pub struct End;
+
+    impl Handler<End> for OddsBook {
+        type Result = ();
+
+        fn handle(&mut self, _: End, context: &mut Context<Self>) {
+            context.stop();
+        }
+    }
+}

@@ -201,3 +201,132 @@ impl Handler<EndAllSessions> for Registry {
         self.fanout.outlets().for_each(|(_, outlet)| outlet.end.do_send(EndSession(end.0)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::domain::book::MarketState;
+    use crate::domain::ids::EventId;
+    use crate::domain::update::testing::*;
+
+    /// A session that takes what it is pushed, slowly or not at all.
+    struct ProbeSession {
+        taken: Arc<Mutex<Vec<(u64, bool)>>>,
+        ended: Arc<Mutex<Vec<CloseReason>>>,
+        stalls: bool,
+    }
+
+    impl Actor for ProbeSession {
+        type Context = Context<Self>;
+
+        fn started(&mut self, context: &mut Context<Self>) {
+            context.set_mailbox_capacity(2);
+        }
+    }
+
+    impl Handler<Push> for ProbeSession {
+        type Result = ();
+
+        fn handle(&mut self, push: Push, context: &mut Context<Self>) {
+            let taken = push.0.frames.iter().map(|frame| (frame.seq, push.0.conflated));
+            self.taken.lock().unwrap().extend(taken);
+            if self.stalls {
+                context.wait(std::future::pending::<()>().into_actor(self));
+            }
+        }
+    }
+
+    impl Handler<EndSession> for ProbeSession {
+        type Result = ();
+
+        fn handle(&mut self, end: EndSession, _: &mut Context<Self>) {
+            self.ended.lock().unwrap().push(end.0);
+        }
+    }
+
+    struct Probe {
+        taken: Arc<Mutex<Vec<(u64, bool)>>>,
+        ended: Arc<Mutex<Vec<CloseReason>>>,
+        life: Arc<SignOfLife>,
+    }
+
+    async fn session(registry: &Addr<Registry>, id: u64, stalls: bool) -> Probe {
+        let (taken, ended, life) = (Arc::default(), Arc::default(), Arc::new(SignOfLife::new()));
+        let session = ProbeSession { taken: Arc::clone(&taken), ended: Arc::clone(&ended), stalls }.start();
+        let outlet = SessionOutlet {
+            push: session.clone().recipient(),
+            end: session.recipient(),
+            connection: None,
+            life: life.clone(),
+        };
+        let id = SessionId(id);
+        registry.send(Connect { id, outlet }).await.unwrap();
+        assert!(registry.send(Subscribe { id, event_id: EventId::new("E").unwrap() }).await.unwrap());
+        Probe { taken, ended, life }
+    }
+
+    fn changed(seq: u64) -> BookChanged {
+        let update = market_update("E", "1x2", None, seq as i64, 1);
+        BookChanged(Arc::new([Arc::new(MarketState { update, seq })]))
+    }
+
+    fn registry(slow: Duration, frozen: Duration) -> (Addr<Registry>, OddsMetrics) {
+        let metrics = OddsMetrics::new().unwrap();
+        let settings = RegistrySettings { slow_client_limit: slow, frozen_limit: frozen };
+        (Registry::new(settings, metrics.clone()).start(), metrics)
+    }
+
+    /// Waits until something holds, and fails loudly when it does not within a deadline.
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..1_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not within 10 s: {what}");
+    }
+
+    #[actix_web::test]
+    async fn a_stalled_session_is_ended_and_the_others_get_everything() {
+        let (registry, metrics) = registry(Duration::from_millis(200), Duration::from_secs(60));
+        let stalled = session(&registry, 1, true).await;
+        let fast = session(&registry, 2, false).await;
+        for seq in 1..=20 {
+            registry.send(changed(seq)).await.unwrap();
+            until("the fast one has it", || fast.taken.lock().unwrap().len() as u64 == seq).await;
+        }
+        until("the stalled one is ended", || metrics.evictions.get() == 1).await;
+        assert_eq!(stalled.taken.lock().unwrap().len(), 1);
+        assert!(metrics.conflations.get() > 0);
+        let expected: Vec<_> = (1..=20).map(|seq| (seq, false)).collect();
+        assert_eq!(*fast.taken.lock().unwrap(), expected);
+    }
+
+    #[actix_web::test]
+    async fn a_session_that_gives_no_sign_of_life_is_ended_though_nothing_was_sent_to_it() {
+        let (registry, metrics) = registry(Duration::from_secs(60), Duration::from_millis(300));
+        let _frozen = session(&registry, 1, false).await;
+        let alive = session(&registry, 2, false).await;
+        until("the frozen one is ended", || {
+            alive.life.give();
+            metrics.evictions.get() == 1
+        })
+        .await;
+        registry.send(changed(1)).await.unwrap();
+        until("the other one still gets changes", || alive.taken.lock().unwrap().len() == 1).await;
+    }
+
+    #[actix_web::test]
+    async fn every_session_is_told_when_the_server_goes_and_so_are_those_that_come_later() {
+        let (registry, _) = registry(Duration::from_secs(60), Duration::from_secs(60));
+        let early = session(&registry, 1, false).await;
+        registry.send(EndAllSessions(CloseReason::GoingAway)).await.unwrap();
+        let late = session(&registry, 2, false).await;
+        for probe in [early, late] {
+            until("it is told", || *probe.ended.lock().unwrap() == [CloseReason::GoingAway]).await;
+        }
+    }
+}

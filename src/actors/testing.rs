@@ -1,0 +1,114 @@
+//! Probes for tests of actors.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use actix::prelude::*;
+
+use super::messages::BookChanged;
+use super::odds_book::{BookEdges, BookSource, Listener};
+use crate::cache::embedded::EmbeddedCache;
+use crate::domain::book::MarketState;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::ids::EventId;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::update::PositionedUpdate;
+use crate::metrics::ProcessorMetrics;
+use crate::store::{
+    BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
+};
+
+/// A store that only knows the current states it was given, or is down.
+#[derive(Default)]
+pub struct ProbeStore {
+    pub states: Mutex<HashMap<EventId, Vec<Arc<MarketState>>>>,
+    pub down: std::sync::atomic::AtomicBool,
+}
+
+impl ProbeStore {
+    pub fn keep(&self, state: MarketState) {
+        self.states.lock().unwrap().entry(state.update.event_id.clone()).or_default().push(Arc::new(state));
+    }
+}
+
+impl Store for ProbeStore {
+    fn migrate(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn write_updates(&self, _: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
+        Ok(BatchReport::default())
+    }
+
+    fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
+        if self.down.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("down".to_owned()));
+        }
+        Ok(self.states.lock().unwrap().get(event_id).cloned().unwrap_or_default())
+    }
+
+    fn list_events(&self, _: Option<&EventId>, _: usize) -> Result<Vec<EventSummary>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn history(&self, _: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn write_dead_letters(&self, _: &[DeadLetter]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn list_dead_letters(&self, _: usize) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn prune(&self, _: Timestamp, _: Timestamp) -> Result<PruneReport, StoreError> {
+        Ok(PruneReport::default())
+    }
+}
+
+/// Keeps what it is told: market and number.
+pub struct ProbeListener {
+    pub told: Arc<Mutex<Vec<(String, u64)>>>,
+}
+
+impl Actor for ProbeListener {
+    type Context = Context<Self>;
+}
+
+impl Handler<BookChanged> for ProbeListener {
+    type Result = ();
+
+    fn handle(&mut self, changed: BookChanged, _: &mut Context<Self>) {
+        let told = changed.0.iter().map(|state| (state.update.market.to_string(), state.seq));
+        self.told.lock().unwrap().extend(told);
+    }
+}
+
+/// Edges of books with a probe store and a probe listener.
+pub struct ProbeEdges {
+    pub edges: Arc<BookEdges>,
+    pub store: Arc<ProbeStore>,
+    pub told: Arc<Mutex<Vec<(String, u64)>>>,
+    pub metrics: ProcessorMetrics,
+}
+
+pub fn probe_edges() -> ProbeEdges {
+    let metrics = ProcessorMetrics::new().unwrap();
+    let store = Arc::new(ProbeStore::default());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = ProbeListener { told: told.clone() }.start();
+    let depth = metrics.mailbox_depth.with_label_values(&["probe"]);
+    let cache = Arc::new(EmbeddedCache::new(std::time::Duration::from_secs(60)));
+    let edges = BookEdges {
+        source: BookSource::new(cache, store.clone(), metrics.clone()),
+        listeners: vec![Listener::new(listener.recipient(), depth)],
+        metrics: metrics.clone(),
+    };
+    ProbeEdges { edges: Arc::new(edges), store, told, metrics }
+}

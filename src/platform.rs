@@ -1,0 +1,494 @@
+//! The one place that wires: starts the actors, downstream first, and stops them in the other direction.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web::web;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use log::{info, warn};
+
+use crate::actors::book_router::BookRouter;
+use crate::actors::bus_consumer::{BusConsumer, ConsumerSettings, Work};
+use crate::actors::bus_publisher::BusPublisher;
+use crate::actors::cache_writer::CacheWriter;
+use crate::actors::messages::{Drain, EndAllSessions, GetSnapshot, LeaveSupplier, StoreBatch};
+use crate::actors::odds_book::{BookEdges, BookSource, Listener};
+use crate::actors::registry::{Registry, RegistrySettings};
+use crate::actors::session::{SessionEdges, tick_interval};
+use crate::actors::store_writer::{Retention, StoreWriter, blocking};
+use crate::actors::supplier_feed::{FeedStatus, SupplierFeed};
+use crate::bus::Topic;
+use crate::bus::embedded::EmbeddedTopic;
+use crate::cache::OddsCache;
+use crate::cache::embedded::EmbeddedCache;
+use crate::config::settings::{Role, Settings};
+use crate::config::{Config, Suppliers};
+use crate::domain::protocol::CloseReason;
+use crate::domain::session::SessionLimits;
+use crate::http::health::{Check, Liveness, RoleHealth};
+use crate::http::routes::odds_routes;
+use crate::http::server::{self, BindError, Listen, RunningServer};
+use crate::http::state::OddsState;
+use crate::metrics::{IngestMetrics, OddsMetrics, ProcessorMetrics, SimulatorMetrics};
+use crate::simulator::{self, SimulatorHandle};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Store, StoreError};
+use crate::supplier::{Endpoint, EndpointError};
+
+/// The group of the live path.
+pub const LIVE_GROUP: &str = "odds-live";
+/// The group of the store path.
+pub const STORE_GROUP: &str = "odds-processor";
+/// The group that keeps dead letters.
+const DEAD_LETTER_GROUP: &str = "dead-letters";
+/// Dead letters that the embedded bus holds at most.
+const DEAD_LETTER_CAPACITY: usize = 1_000;
+/// Messages that may wait for an actor through which everything goes.
+const HUB_MAILBOX: usize = 1_024;
+/// How long the books may take to answer a REST request.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the platform looks whether its actors run.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// The most connections of a health and metrics port.
+const ADMIN_CONNECTIONS: usize = 256;
+/// Connections of the odds port beyond its sessions.
+const REST_CONNECTIONS: usize = 2_048;
+
+/// Why the platform did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The database cannot be opened.
+    #[error("DATABASE_URL: {0}")]
+    Store(#[from] StoreError),
+    /// A supplier's address cannot be read.
+    #[error("SUPPLIER_URLS: {0}")]
+    Supplier(#[from] EndpointError),
+    /// Two metrics have one name: a fault of the program.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Where the platform listens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// REST and `/ws/odds`.
+    pub odds: Option<SocketAddr>,
+    /// The simulator.
+    pub simulator: Option<SocketAddr>,
+    /// Health and metrics of each role.
+    pub health: BTreeMap<Role, SocketAddr>,
+}
+
+/// A platform that runs.
+pub struct Platform {
+    addresses: Addresses,
+    liveness: Arc<Liveness>,
+    feeds: Vec<Addr<SupplierFeed>>,
+    consumers: Vec<Addr<BusConsumer>>,
+    registry: Option<Addr<Registry>>,
+    simulator: Option<SimulatorHandle>,
+    servers: Vec<RunningServer>,
+    arbiters: Vec<Arbiter>,
+    shutdown_timeout: Duration,
+}
+
+impl Platform {
+    /// Starts the roles of a configuration. To be called within an actix system.
+    pub async fn start(config: &Config) -> Result<Platform, StartError> {
+        let mut wiring = Wiring::new(&config.settings);
+        let odds = if config.runs(Role::Odds) { Some(wiring.start_registry()?) } else { None };
+        if config.runs(Role::Processor) {
+            let processor = wiring.start_processor(config, odds.as_ref()).await?;
+            if let Some(odds) = odds {
+                wiring.start_odds(odds, &processor)?;
+            }
+            if config.runs(Role::Ingest) {
+                wiring.start_publisher(&processor)?;
+            }
+        }
+        if config.runs(Role::Simulator) {
+            wiring.start_simulator()?;
+        }
+        if config.runs(Role::Ingest) {
+            wiring.start_feeds(config)?;
+        }
+        wiring.start_health()
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Waits until an actor has ended that the platform cannot do without, and names it.
+    pub async fn ended(&self) -> &'static str {
+        loop {
+            if let Some(actor) = self.liveness.ended().first() {
+                return actor;
+            }
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
+    }
+
+    /// Stops: leaves the suppliers, finishes what the bus holds, closes every session, then the ports. What takes
+    /// longer than the shutdown timeout is cut off; `false` then.
+    pub async fn stop(self) -> bool {
+        self.liveness.stop();
+        let stopping = async {
+            join_all(self.feeds.iter().map(|feed| feed.send(LeaveSupplier))).await;
+            if let Some(simulator) = &self.simulator {
+                simulator.stop().await;
+            }
+            join_all(self.consumers.iter().map(|consumer| consumer.send(Drain))).await;
+            if let Some(registry) = &self.registry {
+                let _ = registry.send(EndAllSessions(CloseReason::GoingAway)).await;
+            }
+            join_all(self.servers.iter().map(RunningServer::stop)).await;
+        };
+        let in_time = tokio::time::timeout(self.shutdown_timeout, stopping).await.is_ok();
+        if !in_time {
+            warn!("not everything stopped within {:?}; the rest is cut off", self.shutdown_timeout);
+        }
+        for arbiter in &self.arbiters {
+            arbiter.stop();
+        }
+        in_time
+    }
+}
+
+/// What is started so far.
+struct Wiring<'a> {
+    settings: &'a Settings,
+    liveness: Liveness,
+    health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
+    publisher: Option<(Addr<BusPublisher>, IngestMetrics)>,
+    platform: Parts,
+}
+
+#[derive(Default)]
+struct Parts {
+    addresses: Addresses,
+    feeds: Vec<Addr<SupplierFeed>>,
+    consumers: Vec<Addr<BusConsumer>>,
+    registry: Option<Addr<Registry>>,
+    simulator: Option<SimulatorHandle>,
+    servers: Vec<RunningServer>,
+    arbiters: Vec<Arbiter>,
+}
+
+/// What the role `odds` starts with.
+struct OddsSide {
+    registry: Addr<Registry>,
+    metrics: OddsMetrics,
+}
+
+/// What the role `processor` gives to the others.
+struct ProcessorSide {
+    store: Arc<dyn Store>,
+    router: Addr<BookRouter>,
+    updates: Arc<dyn Topic>,
+    dead_letters: Arc<dyn Topic>,
+}
+
+impl<'a> Wiring<'a> {
+    fn new(settings: &'a Settings) -> Wiring<'a> {
+        Wiring {
+            settings,
+            liveness: Liveness::default(),
+            health: Vec::new(),
+            publisher: None,
+            platform: Parts::default(),
+        }
+    }
+
+    /// A thread of its own for actors.
+    fn arbiter(&mut self) -> ArbiterHandle {
+        let arbiter = Arbiter::new();
+        let handle = arbiter.handle();
+        self.platform.arbiters.push(arbiter);
+        handle
+    }
+
+    /// Starts an actor with room for `mailbox` messages, and watches it.
+    fn start<A>(&mut self, name: &'static str, arbiter: &ArbiterHandle, mailbox: usize, actor: A) -> Addr<A>
+    where
+        A: Actor<Context = Context<A>> + Send,
+    {
+        let address = A::start_in_arbiter(arbiter, move |context| {
+            context.set_mailbox_capacity(mailbox);
+            actor
+        });
+        let watched = address.clone();
+        self.liveness.watch(name, move || watched.connected());
+        address
+    }
+
+    fn start_registry(&mut self) -> Result<OddsSide, StartError> {
+        let metrics = OddsMetrics::new()?;
+        let clients = &self.settings.clients;
+        let settings = RegistrySettings {
+            slow_client_limit: clients.slow_client_limit,
+            frozen_limit: tick_interval(&session_limits(self.settings)) * 2 + clients.slow_client_limit,
+        };
+        let arbiter = self.arbiter();
+        let registry = self.start("registry", &arbiter, HUB_MAILBOX, Registry::new(settings, metrics.clone()));
+        self.platform.registry = Some(registry.clone());
+        Ok(OddsSide { registry, metrics })
+    }
+
+    async fn start_processor(&mut self, config: &Config, odds: Option<&OddsSide>) -> Result<ProcessorSide, StartError> {
+        let metrics = ProcessorMetrics::new()?;
+        let store = open_store(config).await?;
+        let cache: Arc<dyn OddsCache> = Arc::new(EmbeddedCache::new(self.settings.cache.cache_ttl));
+        let bus = &self.settings.bus;
+        let updates: Arc<dyn Topic> =
+            Arc::new(EmbeddedTopic::new(bus.embedded_bus_partitions, bus.embedded_bus_capacity));
+        let dead_letters: Arc<dyn Topic> = Arc::new(EmbeddedTopic::new(1, DEAD_LETTER_CAPACITY));
+
+        let live = self.arbiter();
+        let cache_writer = CacheWriter::new(cache.clone(), metrics.clone());
+        let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);
+        let depth = metrics.mailbox_depth.with_label_values(&["cache_writer"]);
+        let mut listeners = vec![Listener::new(cache_writer.recipient(), depth)];
+        if let Some(odds) = odds {
+            listeners.push(Listener::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
+        }
+        let source = BookSource::new(cache.clone(), store.clone(), metrics.clone());
+        let edges = Arc::new(BookEdges { source, listeners, metrics: metrics.clone() });
+        let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
+        let router = self.start("book router", &live, HUB_MAILBOX, router);
+
+        let storing = self.arbiter();
+        let retention = Retention {
+            history: self.settings.store.history_retention,
+            dead_letters: self.settings.store.dead_letter_retention,
+        };
+        let writer = StoreWriter::new(store.clone(), retention, metrics.clone());
+        let writer: Recipient<StoreBatch> = self.start("store writer", &storing, HUB_MAILBOX, writer).recipient();
+
+        let batch_wait = self.settings.store.store_batch_wait;
+        let books = Work::Books(router.clone().recipient());
+        self.start_consumer("live consumer", &live, LIVE_GROUP, &updates, Duration::ZERO, books, &metrics);
+        let work = Work::Store(writer.clone());
+        self.start_consumer("store consumer", &storing, STORE_GROUP, &updates, batch_wait, work, &metrics);
+        let work = Work::DeadLetters(writer);
+        self.start_consumer("dead letters", &storing, DEAD_LETTER_GROUP, &dead_letters, batch_wait, work, &metrics);
+
+        let checks = vec![check_store(&store), check_cache(&cache)];
+        self.health.push((Role::Processor, checks, metrics.registry.clone()));
+        Ok(ProcessorSide { store, router, updates, dead_letters })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn start_consumer(
+        &mut self,
+        name: &'static str,
+        arbiter: &ArbiterHandle,
+        group: &'static str,
+        topic: &Arc<dyn Topic>,
+        linger: Duration,
+        work: Work,
+        metrics: &ProcessorMetrics,
+    ) {
+        let settings = ConsumerSettings { group, batch_size: self.settings.bus.bus_batch_size, linger };
+        let consumer = BusConsumer::new(settings, topic.subscribe(group), work, metrics.clone());
+        let consumer = self.start(name, arbiter, 16, consumer);
+        self.platform.consumers.push(consumer);
+    }
+
+    fn start_odds(&mut self, odds: OddsSide, processor: &ProcessorSide) -> Result<(), StartError> {
+        let clients = &self.settings.clients;
+        let OddsSide { registry, metrics } = odds;
+        let snapshots: Recipient<GetSnapshot> = processor.router.clone().recipient();
+        let sessions = Arc::new(SessionEdges {
+            connect: registry.clone().recipient(),
+            subscribe: registry.clone().recipient(),
+            unsubscribe: registry.clone().recipient(),
+            disconnect: registry.recipient(),
+            snapshots: snapshots.clone(),
+            limits: session_limits(self.settings),
+            max_message: bytes_of(clients.ws_max_message),
+            queue: clients.ws_session_queue,
+            metrics: metrics.clone(),
+        });
+        let state = web::Data::new(OddsState {
+            snapshots,
+            snapshot_timeout: SNAPSHOT_TIMEOUT,
+            store: processor.store.clone(),
+            sessions,
+            open_sessions: Arc::new(AtomicUsize::new(0)),
+            next_session: AtomicU64::new(1),
+            max_sessions: clients.ws_max_sessions,
+            allowed_origins: clients.ws_allowed_origins.clone(),
+            metrics: metrics.clone(),
+        });
+        let workers = clients.http_workers_odds.unwrap_or_else(cores);
+        let listen = Listen {
+            variable: "HTTP_PORT_ODDS",
+            ip: self.settings.process.bind_address,
+            port: self.settings.ports.http_port_odds,
+            workers,
+            max_connections: (clients.ws_max_sessions + REST_CONNECTIONS).div_ceil(workers),
+        };
+        let server = server::start(listen, move |config| {
+            config.app_data(state.clone());
+            odds_routes(config);
+        })?;
+        self.platform.addresses.odds = Some(server.address);
+        self.platform.servers.push(server);
+        self.health.push((Role::Odds, vec![check_store(&processor.store)], metrics.registry));
+        Ok(())
+    }
+
+    fn start_publisher(&mut self, processor: &ProcessorSide) -> Result<(), StartError> {
+        let metrics = IngestMetrics::new()?;
+        let publisher = BusPublisher::new(processor.updates.clone(), processor.dead_letters.clone(), metrics.clone());
+        let arbiter = self.arbiter();
+        let publisher = self.start("bus publisher", &arbiter, HUB_MAILBOX, publisher);
+        self.publisher = Some((publisher, metrics));
+        Ok(())
+    }
+
+    fn start_simulator(&mut self) -> Result<(), StartError> {
+        let metrics = SimulatorMetrics::new()?;
+        let arbiter = self.arbiter();
+        let simulator = simulator::start(&self.settings.simulator, metrics.clone(), &arbiter);
+        let routes = simulator.routes();
+        let listen = Listen {
+            variable: "HTTP_PORT_SUPPLIER",
+            ip: self.settings.process.bind_address,
+            port: self.settings.ports.http_port_supplier,
+            workers: 1,
+            max_connections: REST_CONNECTIONS,
+        };
+        let server = server::start(listen, move |config| routes.clone()(config))?;
+        self.platform.addresses.simulator = Some(server.address);
+        self.platform.servers.push(server);
+        self.platform.simulator = Some(simulator);
+        self.health.push((Role::Simulator, Vec::new(), metrics.registry));
+        Ok(())
+    }
+
+    fn start_feeds(&mut self, config: &Config) -> Result<(), StartError> {
+        let Some((publisher, metrics)) = self.publisher.clone() else { return Ok(()) };
+        let endpoints = self.endpoints(&config.suppliers)?;
+        metrics.suppliers.set(endpoints.len() as i64);
+        let arbiter = self.arbiter();
+        let mut statuses = Vec::new();
+        for endpoint in endpoints {
+            let settings = self.settings.suppliers.clone();
+            let feed = SupplierFeed::new(endpoint, settings, publisher.clone().recipient(), metrics.clone());
+            statuses.push(feed.status());
+            let feed = self.start("supplier feed", &arbiter, 16, feed);
+            self.platform.feeds.push(feed);
+        }
+        self.health.push((Role::Ingest, vec![check_suppliers(statuses)], metrics.registry));
+        Ok(())
+    }
+
+    fn endpoints(&self, suppliers: &Suppliers) -> Result<Vec<Endpoint>, StartError> {
+        match (suppliers, self.platform.addresses.simulator) {
+            (Suppliers::At(urls), _) => Ok(urls.clone()),
+            (Suppliers::OwnSimulator, Some(address)) => Ok(vec![format!("ws://{address}/ws").parse()?]),
+            (Suppliers::OwnSimulator, None) => Ok(vec!["ws://127.0.0.1:8081/ws".parse()?]),
+        }
+    }
+
+    /// Starts the health and metrics ports; then everything runs.
+    fn start_health(mut self) -> Result<Platform, StartError> {
+        let liveness = Arc::new(self.liveness);
+        for (role, checks, registry) in self.health {
+            let health = web::Data::new(RoleHealth { checks, liveness: liveness.clone(), registry });
+            let (variable, port) = health_port(role, self.settings);
+            let ip = self.settings.process.bind_address;
+            let listen = Listen { variable, ip, port, workers: 1, max_connections: ADMIN_CONNECTIONS };
+            let server = server::start(listen, move |config| {
+                config.app_data(health.clone());
+                crate::http::health::routes(config);
+            })?;
+            self.platform.addresses.health.insert(role, server.address);
+            self.platform.servers.push(server);
+        }
+        let Parts { addresses, feeds, consumers, registry, simulator, servers, arbiters } = self.platform;
+        let shutdown_timeout = self.settings.process.shutdown_timeout;
+        info!("{} roles run", addresses.health.len());
+        Ok(Platform {
+            addresses,
+            liveness,
+            feeds,
+            consumers,
+            registry,
+            simulator,
+            servers,
+            arbiters,
+            shutdown_timeout,
+        })
+    }
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
+    let path = config.database_path.to_string_lossy().into_owned();
+    blocking(move || {
+        let store = SqliteStore::open(&path)?;
+        store.migrate()?;
+        Ok(Arc::new(store) as Arc<dyn Store>)
+    })
+    .await
+}
+
+fn session_limits(settings: &Settings) -> SessionLimits {
+    SessionLimits {
+        max_subscriptions: settings.clients.ws_max_subscriptions,
+        max_messages_per_second: settings.clients.ws_max_messages_per_second,
+        ping_interval: settings.clients.ws_ping_interval,
+        silence_limit: settings.clients.ws_silence_limit,
+    }
+}
+
+fn health_port(role: Role, settings: &Settings) -> (&'static str, u16) {
+    match role {
+        Role::Simulator => ("METRICS_PORT_SUPPLIER", settings.ports.metrics_port_supplier),
+        Role::Odds => ("METRICS_PORT_ODDS", settings.ports.metrics_port_odds),
+        Role::Ingest => ("METRICS_PORT_INGEST", settings.ports.metrics_port_ingest),
+        Role::Processor => ("METRICS_PORT_PROCESSOR", settings.ports.metrics_port_processor),
+    }
+}
+
+fn check_store(store: &Arc<dyn Store>) -> Check {
+    let store = store.clone();
+    Check::new("database", move || {
+        let store = store.clone();
+        blocking(move || store.ping()).map(|result| result.map_err(|error| error.to_string())).boxed()
+    })
+}
+
+fn check_cache(cache: &Arc<dyn OddsCache>) -> Check {
+    let cache = cache.clone();
+    Check::new("cache", move || cache.ping().map(|result| result.map_err(|error| error.to_string())).boxed())
+}
+
+/// Ready while any supplier is connected: one that fails must not take the others out of service.
+fn check_suppliers(statuses: Vec<Arc<FeedStatus>>) -> Check {
+    Check::new("suppliers", move || {
+        let connected = statuses.iter().any(|status| status.is_connected());
+        let names = || statuses.iter().map(|status| status.supplier.as_str()).collect::<Vec<_>>().join(", ");
+        let result = if connected { Ok(()) } else { Err(format!("none is connected: {}", names())) };
+        std::future::ready(result).boxed()
+    })
+}
+
+fn bytes_of(size: bytesize::ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get())
+}
