@@ -1,2 +1,72 @@
-//! bin
-fn main() {}
+//! `sports-bet`: the commands of the platform.
+
+use std::process::ExitCode;
+
+use sports_bet_platform::cli::{self, Command};
+use sports_bet_platform::config::Config;
+use sports_bet_platform::config::load::Stop;
+use sports_bet_platform::config::settings::LogFormat;
+use sports_bet_platform::{config, logging, replay, serve, watch};
+
+fn main() -> ExitCode {
+    match prepare() {
+        Ok(task) => task.run(),
+        Err(stop) => stop.report(),
+    }
+}
+
+/// What is to be run, once everything that was said about it has been checked.
+enum Task {
+    Serve(Box<Config>),
+    Replay(replay::ReplayArgs),
+    Watch(watch::WatchArgs),
+    Print(String),
+}
+
+fn prepare() -> Result<Task, Stop> {
+    config::read_dotenv()?;
+    let (command, given) = cli::parse(std::env::args_os(), &cli::process_environment)?;
+    Ok(match command {
+        Command::Serve(settings) => Task::Serve(Box::new(Config::new(*settings, given)?)),
+        Command::Replay(args) => Task::Replay(args),
+        Command::Watch(args) => Task::Watch(args),
+        Command::CheckConfig(args) => Task::Print(args.output(given)?),
+    })
+}
+
+impl Task {
+    fn run(self) -> ExitCode {
+        // One TLS provider for the whole process. An error means that it is installed already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        match self {
+            Task::Print(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Task::Serve(config) => {
+                let process = &config.settings.process;
+                if let Err(failure) = logging::init(process.log_format, &process.rust_log) {
+                    return failed(&failure);
+                }
+                finish(serve::run(*config))
+            }
+            Task::Replay(args) => match logging::init(LogFormat::Text, "info") {
+                Ok(()) => finish(replay::serve(args)),
+                Err(failure) => failed(&failure),
+            },
+            Task::Watch(args) => finish(watch::run(args)),
+        }
+    }
+}
+
+fn finish<E: std::error::Error>(work: impl Future<Output = Result<(), E>>) -> ExitCode {
+    match actix::System::new().block_on(work) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failed(&failure),
+    }
+}
+
+fn failed(failure: &dyn std::error::Error) -> ExitCode {
+    eprintln!("sports-bet: {failure}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,3 @@
+//! The platform as a whole: the same builder that `serve` uses, or the real binary, over real sockets.
+
+mod support;

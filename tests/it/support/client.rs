@@ -1,0 +1,89 @@
+//! Clients of the odds port.
+
+use std::net::SocketAddr;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use super::within;
+
+/// A client of `/ws/odds`.
+pub struct OddsClient {
+    /// The socket, for tests of the protocol itself.
+    pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+impl OddsClient {
+    /// Connects.
+    pub async fn connect(address: SocketAddr) -> OddsClient {
+        let url = format!("ws://{address}/ws/odds");
+        let connecting = tokio_tungstenite::connect_async(url);
+        OddsClient { socket: within("a WebSocket connection", connecting).await.unwrap().0 }
+    }
+
+    /// Sends a text.
+    pub async fn send(&mut self, text: impl Into<String>) {
+        self.socket.send(Message::text(text.into())).await.unwrap();
+    }
+
+    /// Sends `subscribe`.
+    pub async fn subscribe(&mut self, event: &str) {
+        self.send(json!({"type": "subscribe", "eventId": event}).to_string()).await;
+    }
+
+    /// The next message of the server that is no control frame.
+    pub async fn next(&mut self) -> Value {
+        match self.next_or_close().await {
+            Ok(message) => message,
+            Err(close) => panic!("closed instead of a message: {close:?}"),
+        }
+    }
+
+    /// The next message that has this type; others are passed over.
+    pub async fn next_of(&mut self, kind: &str) -> Value {
+        loop {
+            let message = self.next().await;
+            if message["type"] == kind {
+                return message;
+            }
+        }
+    }
+
+    /// The next message, or the frame that closed the socket (none where it broke off).
+    pub async fn next_or_close(&mut self) -> Result<Value, Option<CloseFrame>> {
+        loop {
+            match within("a message of the server", self.socket.next()).await {
+                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
+                Some(Ok(Message::Close(frame))) => return Err(frame),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Err(None),
+            }
+        }
+    }
+
+    /// Reads until the socket is closed; gives the close code.
+    pub async fn close_code(&mut self) -> u16 {
+        loop {
+            match self.next_or_close().await {
+                Ok(_) => {}
+                Err(Some(frame)) => return frame.code.into(),
+                Err(None) => panic!("the socket broke off without a close frame"),
+            }
+        }
+    }
+}
+
+/// Status and body of a GET.
+pub async fn get_text(url: &str) -> (u16, String) {
+    let answer = within(url, reqwest::get(url)).await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// Status and JSON body of a GET.
+pub async fn get_json(url: &str) -> (u16, Value) {
+    let (status, text) = get_text(url).await;
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{url} gave no JSON ({error}): {text}")))
+}

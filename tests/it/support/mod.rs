@@ -1,0 +1,54 @@
+//! Helpers of the integration tests.
+
+mod client;
+mod platform;
+mod process;
+mod supplier;
+
+use std::future::Future;
+use std::time::Duration;
+
+pub use client::{OddsClient, get_json, get_text};
+pub use platform::TestPlatform;
+pub use process::ServerProcess;
+pub use supplier::{FakeSupplier, SupplierLink};
+
+/// How long a test waits for something that must happen.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits for a future, and fails loudly when it takes longer than the deadline.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {DEADLINE:?}: {what}"),
+    }
+}
+
+/// Asks again and again until the answer is there, and fails loudly after the deadline.
+pub async fn until<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    within(what, async {
+        loop {
+            if let Some(value) = ask().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+/// A native frame as the original sends it: a `1x2` market whose home price tells its version.
+pub fn original_frame(event: &str, updated_at: &str, version: i64) -> String {
+    let home = 1.5 + (version % 1_000) as f64 / 1_000.0;
+    format!(
+        r#"{{"event_id":"{event}","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{{"home":{home:.3},"draw":3.2,"away":4.5}},"updated_at":"{updated_at}","source":"test-supplier","version":{version}}}"#
+    )
+}
+
+/// A metric's value on a page of metrics; labels as they stand there, as `name{label="x"}`.
+pub fn metric(page: &str, name: &str) -> Option<f64> {
+    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}

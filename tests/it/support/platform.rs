@@ -1,0 +1,114 @@
+//! The platform within the test's own process, on free ports and a database of its own.
+
+use std::net::SocketAddr;
+
+use sports_bet_platform::config::Config;
+use sports_bet_platform::config::settings::Role;
+use sports_bet_platform::platform::Platform;
+use tempfile::TempDir;
+
+use super::{OddsClient, get_text, until};
+
+/// A platform that runs in this process. To be used within `#[actix_web::test]`.
+pub struct TestPlatform {
+    platform: Platform,
+    /// Holds the database; kept by [`TestPlatform::stop`] for a second start.
+    pub folder: TempDir,
+}
+
+/// Everything that a test would have to say each time.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("HTTP_PORT_ODDS", "0"),
+    ("HTTP_PORT_SUPPLIER", "0"),
+    ("METRICS_PORT_SUPPLIER", "0"),
+    ("METRICS_PORT_ODDS", "0"),
+    ("METRICS_PORT_INGEST", "0"),
+    ("METRICS_PORT_PROCESSOR", "0"),
+    ("HTTP_WORKERS_ODDS", "2"),
+    ("SUPPLIER_RECONNECT_MIN", "10ms"),
+    ("SUPPLIER_RECONNECT_MAX", "100ms"),
+];
+
+impl TestPlatform {
+    /// Every role, with the simulator as the only supplier unless `SUPPLIER_URLS` says otherwise.
+    pub async fn start(variables: &[(&str, &str)]) -> TestPlatform {
+        TestPlatform::start_in(TempDir::new().unwrap(), variables).await
+    }
+
+    /// Ingest, processor and odds, fed by these suppliers.
+    pub async fn fed_by(suppliers: &[String], variables: &[(&str, &str)]) -> TestPlatform {
+        TestPlatform::start(&TestPlatform::fed(&suppliers.join(","), variables)).await
+    }
+
+    /// The variables of [`TestPlatform::fed_by`], for a start in a folder of one's own.
+    pub fn fed<'a>(suppliers: &'a str, variables: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let mut all = vec![("ROLE", "ingest,processor,odds"), ("SUPPLIER_URLS", suppliers)];
+        all.extend_from_slice(variables);
+        all
+    }
+
+    /// Starts on a database that may be there already.
+    pub async fn start_in(folder: TempDir, variables: &[(&str, &str)]) -> TestPlatform {
+        let database = folder.path().join("test.db").to_string_lossy().into_owned();
+        let mut all = DEFAULTS.to_vec();
+        all.push(("DATABASE_URL", &database));
+        all.extend_from_slice(variables);
+        let config = Config::from_variables(&all).unwrap();
+        let platform = Platform::start(&config).await.unwrap();
+        TestPlatform { platform, folder }
+    }
+
+    /// Stops gracefully and gives the folder, for a second start. Fails when something had to be cut off.
+    pub async fn stop(self) -> TempDir {
+        assert!(self.platform.stop().await, "something was cut off when it stopped");
+        self.folder
+    }
+
+    /// REST and `/ws/odds`.
+    pub fn odds(&self) -> SocketAddr {
+        self.platform.addresses().odds.unwrap()
+    }
+
+    /// The simulator.
+    pub fn simulator(&self) -> SocketAddr {
+        self.platform.addresses().simulator.unwrap()
+    }
+
+    /// Health and metrics of a role.
+    pub fn health(&self, role: Role) -> SocketAddr {
+        self.platform.addresses().health[&role]
+    }
+
+    /// `http://…` of the odds port.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.odds())
+    }
+
+    /// A client of `/ws/odds`.
+    pub async fn client(&self) -> OddsClient {
+        OddsClient::connect(self.odds()).await
+    }
+
+    /// A client that is subscribed to an event and has read its snapshot.
+    pub async fn subscriber(&self, event: &str) -> OddsClient {
+        let mut client = self.client().await;
+        client.subscribe(event).await;
+        let snapshot = client.next().await;
+        assert_eq!(snapshot["type"], "snapshot", "{snapshot}");
+        client
+    }
+
+    /// A role's page of metrics.
+    pub async fn metrics(&self, role: Role) -> String {
+        get_text(&format!("http://{}/metrics", self.health(role))).await.1
+    }
+
+    /// Waits until a metric of a role is what is wanted.
+    pub async fn until_metric(&self, role: Role, name: &str, wanted: impl Fn(f64) -> bool) -> f64 {
+        until(name, || async {
+            let page = self.metrics(role).await;
+            super::metric(&page, name).filter(|value| wanted(*value))
+        })
+        .await
+    }
+}

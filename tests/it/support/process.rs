@@ -1,0 +1,101 @@
+//! The real binary in a process of its own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use super::{OddsClient, within};
+
+/// A `sports-bet serve` that runs. Killed when it is dropped.
+pub struct ServerProcess {
+    child: Child,
+    log: watch::Receiver<String>,
+    /// REST and `/ws/odds`.
+    pub odds: SocketAddr,
+    /// Health and metrics by role.
+    pub health: BTreeMap<String, SocketAddr>,
+}
+
+impl ServerProcess {
+    /// Starts the binary with free ports, in a folder that holds its database, and waits for its invitation.
+    pub async fn start(folder: &Path, variables: &[(&str, &str)]) -> ServerProcess {
+        let mut child = command(folder, variables).spawn().unwrap();
+        let log = follow(&mut child);
+        let ready = |log: &String| log.contains("/healthz and /metrics: ");
+        let invitation = within("the invitation", log.clone().wait_for(ready)).await.unwrap().clone();
+        let odds = after(&invitation, "REST at http://").parse().unwrap();
+        let health = invitation.lines().find_map(|line| line.split_once("/healthz and /metrics: ")).unwrap().1;
+        let health = health.split(", ").map(|one| one.split_once(" http://").unwrap());
+        let health = health.map(|(role, address)| (role.to_owned(), address.trim().parse().unwrap())).collect();
+        ServerProcess { child, log, odds, health }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.borrow().clone()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// A client of `/ws/odds`.
+    pub async fn client(&self) -> OddsClient {
+        OddsClient::connect(self.odds).await
+    }
+
+    /// Ends it as the kernel would, at once.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Sends a signal by its name, as `TERM`.
+    pub async fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status().await.unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        within("the process ends", self.child.wait()).await.unwrap()
+    }
+}
+
+/// The binary with a clean environment of settings.
+pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
+    command.current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true);
+    for port in ["HTTP_PORT_ODDS", "HTTP_PORT_SUPPLIER", "METRICS_PORT_SUPPLIER", "METRICS_PORT_ODDS"] {
+        command.env(port, "0");
+    }
+    command.env("METRICS_PORT_INGEST", "0").env("METRICS_PORT_PROCESSOR", "0").env("NO_COLOR", "1");
+    command.envs(variables.iter().copied());
+    command
+}
+
+/// Reads its log in the background.
+fn follow(child: &mut Child) -> watch::Receiver<String> {
+    let stderr = child.stderr.take().unwrap();
+    let (sender, receiver) = watch::channel(String::new());
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(stderr).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            sender.send_modify(|log| {
+                log.push_str(&line);
+                log.push('\n');
+            });
+        }
+    });
+    receiver
+}
+
+fn after<'a>(text: &'a str, mark: &str) -> &'a str {
+    let rest = text.split_once(mark).unwrap().1;
+    rest.split(['/', ',', '\n', ' ']).next().unwrap()
+}
