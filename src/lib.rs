@@ -6,4 +6,6 @@ pub mod config;
 pub mod domain;
 pub mod http;
 pub mod metrics;
+pub mod simulator;
 pub mod store;
+pub mod watch;

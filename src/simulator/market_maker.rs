@@ -1,0 +1,362 @@
+//! The market maker: which market moves next, and what its prices become. Pure: time is given in, chance is seeded.
+
+use fastrand::Rng;
+
+use super::catalogue::{self, Fixture};
+use super::walk::{self, Question, Truth, Walk};
+use crate::config::settings::SimulatedMarket;
+use crate::domain::ids::{MarketKey, MarketName, SelectionId, Source};
+use crate::domain::price::Line;
+use crate::domain::status::{MarketStatus, SelectionStatus};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::update::{OddsUpdate, Revision, Selection};
+
+/// What the simulator calls itself in its updates.
+pub const SOURCE: &str = "supplier-simulator";
+
+/// A market is suspended about once in so many of its updates.
+const SUSPENDED_ONCE_IN: u32 = 80;
+/// So many times the usual step is what moved the prices of a market while it was suspended.
+const STEP_WHEN_REOPENED: f64 = 6.0;
+/// The lines of total goals, in thousandths, with the log-odds of more goals in a usual match.
+const GOAL_LINES: [(i32, f64); 3] = [(1_500, 1.1), (2_500, 0.05), (3_500, -0.95)];
+
+/// A market, and what moves it.
+struct QuotedMarket {
+    event: usize,
+    question: Question,
+    margin: Walk,
+    /// While it is suspended: after how many more of its updates it is opened again.
+    reopens_in: Option<u32>,
+    latest: OddsUpdate,
+}
+
+/// Makes the prices of all markets of all events, one update at a time.
+pub struct MarketMaker {
+    truths: Vec<Truth>,
+    markets: Vec<QuotedMarket>,
+    /// The markets that have yet to move in this round; the last one is next.
+    round: Vec<usize>,
+    random: Rng,
+    clock: Timestamp,
+}
+
+impl MarketMaker {
+    /// Opens these markets for the first `events` fixtures of the catalogue (at most
+    /// [`catalogue::MAX_FIXTURES`]), each in version 1 as of `now`. A market that is named twice counts once.
+    pub fn new(events: usize, markets: &[SimulatedMarket], seed: u64, now: Timestamp) -> MarketMaker {
+        let mut random = Rng::with_seed(seed);
+        let mut kinds: Vec<SimulatedMarket> = Vec::new();
+        for kind in markets {
+            if !kinds.contains(kind) {
+                kinds.push(*kind);
+            }
+        }
+        let mut truths = Vec::new();
+        let mut quoted = Vec::new();
+        for (event, fixture) in catalogue::fixtures(events).iter().enumerate() {
+            let truth = Truth::draw(&mut random);
+            for offer in kinds.iter().flat_map(|kind| offers(*kind, fixture)) {
+                quoted.extend(open(event, fixture, &truth, offer, &mut random, now));
+            }
+            truths.push(truth);
+        }
+        MarketMaker { truths, markets: quoted, round: Vec::new(), random, clock: now }
+    }
+
+    /// Moves the next market and gives its new state; `None` where there is no market at all.
+    ///
+    /// Each market moves once a round, and each round goes through them in another order.
+    pub fn next(&mut self, now: Timestamp) -> Option<OddsUpdate> {
+        let place = self.advance(now)?;
+        self.market(place).cloned()
+    }
+
+    /// The latest state of each market.
+    pub fn current(&self) -> Vec<OddsUpdate> {
+        self.markets.iter().map(|market| market.latest.clone()).collect()
+    }
+
+    /// Moves the next market and gives its place among all markets.
+    pub fn advance(&mut self, now: Timestamp) -> Option<usize> {
+        if self.round.is_empty() {
+            self.round.extend(0..self.markets.len());
+            self.random.shuffle(&mut self.round);
+        }
+        let place = self.round.pop()?;
+        self.clock = self.clock.max(now);
+        let market = self.markets.get_mut(place)?;
+        let truth = self.truths.get_mut(market.event)?;
+        market.move_on(truth, &mut self.random, self.clock);
+        Some(place)
+    }
+
+    /// The latest state of the market at a place.
+    pub fn market(&self, place: usize) -> Option<&OddsUpdate> {
+        self.markets.get(place).map(|market| &market.latest)
+    }
+
+    /// How many markets there are.
+    pub fn len(&self) -> usize {
+        self.markets.len()
+    }
+
+    /// Whether there is no market at all.
+    pub fn is_empty(&self) -> bool {
+        self.markets.is_empty()
+    }
+}
+
+impl QuotedMarket {
+    fn move_on(&mut self, truth: &mut Truth, random: &mut Rng, now: Timestamp) {
+        self.latest.revision = Revision { updated_at: now, version: self.latest.revision.version.saturating_add(1) };
+        match self.reopens_in {
+            None if random.u32(0..SUSPENDED_ONCE_IN) == 0 => {
+                self.latest.status = MarketStatus::Suspended;
+                self.reopens_in = Some(random.u32(1..=3));
+            }
+            None => self.reprice(truth, random, 1.0),
+            Some(0) => {
+                self.latest.status = MarketStatus::Open;
+                self.reopens_in = None;
+                self.reprice(truth, random, STEP_WHEN_REOPENED);
+            }
+            Some(left) => self.reopens_in = Some(left - 1),
+        }
+    }
+
+    fn reprice(&mut self, truth: &mut Truth, random: &mut Rng, times: f64) {
+        truth.step(self.question, random, times);
+        self.margin.step(random, 1.0);
+        let probabilities = truth.probabilities(self.question);
+        for (selection, probability) in self.latest.selections.iter_mut().zip(probabilities) {
+            selection.price = Some(walk::price(probability, self.margin.at()));
+        }
+    }
+}
+
+/// A market of one fixture before it has prices.
+struct Offer {
+    question: Question,
+    name: &'static str,
+    line: Option<Line>,
+    /// Id and name of each selection, in the order of the question's answers.
+    selections: Vec<(&'static str, String)>,
+}
+
+fn offers(kind: SimulatedMarket, fixture: &Fixture) -> Vec<Offer> {
+    let named = |id: &'static str, name: &str| (id, name.to_owned());
+    match kind {
+        SimulatedMarket::OneXTwo => vec![Offer {
+            question: Question::Winner,
+            name: "1x2",
+            line: None,
+            selections: vec![named("home", fixture.home_team), named("draw", "Draw"), named("away", fixture.away_team)],
+        }],
+        SimulatedMarket::TotalGoals => {
+            let lines = GOAL_LINES.iter().filter_map(|(line, usual)| Some((Line::from_thousandths(*line)?, *usual)));
+            lines
+                .map(|(line, usual)| Offer {
+                    question: Question::MoreGoals(usual),
+                    name: "total_goals",
+                    line: Some(line),
+                    selections: vec![("over", format!("Over {line}")), ("under", format!("Under {line}"))],
+                })
+                .collect()
+        }
+        SimulatedMarket::BothTeamsToScore => vec![Offer {
+            question: Question::BothScore,
+            name: "btts",
+            line: None,
+            selections: vec![named("yes", "Yes"), named("no", "No")],
+        }],
+    }
+}
+
+/// Prices an offer for the first time. `None` only for names that are no ids, and ours are.
+fn open(
+    event: usize,
+    fixture: &Fixture,
+    truth: &Truth,
+    offer: Offer,
+    random: &mut Rng,
+    now: Timestamp,
+) -> Option<QuotedMarket> {
+    // Well inside of 1.03 to 1.10: rounding each price to thousandths moves the sum by less than 0.002.
+    let margin = Walk::new(1.05 + 0.03 * random.f64(), 0.012, 0.002);
+    let selection = |((id, name), probability): ((&str, String), f64)| {
+        let price = Some(walk::price(probability, margin.at()));
+        Some(Selection { id: SelectionId::new(id).ok()?, name, price, status: SelectionStatus::Active })
+    };
+    let probabilities = truth.probabilities(offer.question);
+    let latest = OddsUpdate {
+        event_id: fixture.event_id.clone(),
+        home_team: fixture.home_team.to_owned(),
+        away_team: fixture.away_team.to_owned(),
+        market: MarketKey { name: MarketName::new(offer.name).ok()?, line: offer.line },
+        status: MarketStatus::Open,
+        in_play: false,
+        selections: offer.selections.into_iter().zip(probabilities).map(selection).collect::<Option<_>>()?,
+        revision: Revision { updated_at: now, version: 1 },
+        source: Source::new(SOURCE).ok()?,
+    };
+    Some(QuotedMarket { event, question: offer.question, margin, reopens_in: None, latest })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALL: [SimulatedMarket; 3] =
+        [SimulatedMarket::OneXTwo, SimulatedMarket::TotalGoals, SimulatedMarket::BothTeamsToScore];
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(1_762_722_465_000 + millis).unwrap()
+    }
+
+    fn maker(events: usize, seed: u64) -> MarketMaker {
+        MarketMaker::new(events, &ALL, seed, at(0))
+    }
+
+    fn implied(update: &OddsUpdate) -> f64 {
+        update.selections.iter().map(|one| 1_000.0 / f64::from(one.price.unwrap().thousandths())).sum()
+    }
+
+    fn key(update: &OddsUpdate) -> String {
+        format!("{} {}", update.event_id, update.market)
+    }
+
+    #[test]
+    fn the_first_frame_of_a_seed() {
+        let maker = MarketMaker::new(1, &ALL[..1], 7, at(0));
+        insta::assert_snapshot!(maker.current()[0].to_json(), @r#"{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":2.032,"draw":3.937,"away":3.238},"selections":[{"id":"home","name":"Flamengo","price":2.032,"status":"active"},{"id":"draw","name":"Draw","price":3.937,"status":"active"},{"id":"away","name":"Palmeiras","price":3.238,"status":"active"}],"status":"open","updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":1}"#);
+    }
+
+    #[test]
+    fn all_markets_with_their_lines_are_open_from_the_start() {
+        let maker = MarketMaker::new(2, &[ALL[0], ALL[1], ALL[2], ALL[0]], 1, at(0));
+        let keys: Vec<_> = maker.current().iter().map(key).collect();
+        let of = |event: &str| {
+            ["1x2", "total_goals@1.5", "total_goals@2.5", "total_goals@3.5", "btts"].map(|one| format!("{event} {one}"))
+        };
+        assert_eq!(keys, [of("MATCH_001"), of("MATCH_002")].concat());
+        assert!(maker.current().iter().all(|one| one.revision.version == 1 && one.status == MarketStatus::Open));
+        assert_eq!(maker.len(), 10);
+    }
+
+    #[test]
+    fn without_a_market_there_is_nothing_to_move() {
+        assert!(MarketMaker::new(3, &[], 1, at(0)).next(at(1)).is_none());
+        assert!(MarketMaker::new(0, &ALL, 1, at(0)).is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_does_not_take_the_time_back() {
+        let mut maker = maker(1, 3);
+        let times: Vec<_> =
+            [500, 100, 600].into_iter().map(|now| maker.next(at(now)).unwrap().revision.updated_at).collect();
+        assert_eq!(times, [at(500), at(500), at(600)]);
+    }
+
+    #[test]
+    fn markets_are_suspended_now_and_then_and_open_again() {
+        let mut maker = maker(4, 11);
+        let updates: Vec<_> = (0..20_000).map(|now| maker.next(at(now)).unwrap()).collect();
+        let suspended = updates.iter().filter(|one| one.status == MarketStatus::Suspended).count();
+        assert!((200..2_000).contains(&suspended), "{suspended}");
+        let open = maker.current().iter().filter(|one| one.status == MarketStatus::Open).count();
+        assert!(open >= maker.len() / 2, "{open}");
+    }
+
+    #[test]
+    fn prices_go_up_and_down_but_not_far_at_once() {
+        let mut maker = MarketMaker::new(1, &ALL[..1], 5, at(0));
+        let homes: Vec<_> = (1..2_000)
+            .filter_map(|now| maker.next(at(now)).filter(|one| one.status == MarketStatus::Open))
+            .map(|one| f64::from(one.price_of("home").unwrap().thousandths()))
+            .collect();
+        let ups = homes.windows(2).filter(|pair| pair[1] > pair[0]).count();
+        let downs = homes.windows(2).filter(|pair| pair[1] < pair[0]).count();
+        assert!(ups > 700 && downs > 700, "{ups} up, {downs} down");
+        let far = homes.windows(2).filter(|pair| (pair[1] / pair[0] - 1.0).abs() > 0.1).count();
+        assert!(far < 30, "{far} leaps");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn margins_hold_prices_are_valid_and_the_wire_form_reads_back(seed in any::<u64>()) {
+            let mut maker = maker(3, seed);
+            let moved = (1..600).map(|now| maker.next(at(now)).unwrap()).collect::<Vec<_>>();
+            for update in maker.current().iter().chain(&moved) {
+                let sum = implied(update);
+                prop_assert!((1.03..=1.10).contains(&sum), "{sum} in {}", update.to_json());
+                prop_assert_eq!(&OddsUpdate::from_json(update.to_json().as_bytes()).unwrap(), update);
+                prop_assert_eq!(update.source.as_str(), SOURCE);
+            }
+        }
+
+        #[test]
+        fn each_market_moves_once_a_round_and_each_update_is_newer(seed in any::<u64>()) {
+            let mut maker = maker(2, seed);
+            let mut latest: HashMap<_, _> = maker.current().into_iter().map(|one| (key(&one), one)).collect();
+            for round in 0..40i64 {
+                let mut seen = std::collections::HashSet::new();
+                for _ in 0..maker.len() {
+                    // The clock stands still for three rounds at a time.
+                    let update = maker.next(at(round / 3)).unwrap();
+                    let before = latest.insert(key(&update), update.clone()).unwrap();
+                    prop_assert!(update.revision > before.revision);
+                    prop_assert_eq!(update.revision.version, before.revision.version + 1);
+                    prop_assert!(seen.insert(key(&update)));
+                }
+            }
+            prop_assert!(maker.current().iter().all(|one| latest[&key(one)] == *one));
+        }
+
+        #[test]
+        fn a_suspended_market_keeps_its_prices_and_opens_again_soon(seed in any::<u64>()) {
+            let mut maker = MarketMaker::new(1, &ALL, seed, at(0));
+            let mut latest: HashMap<_, _> = maker.current().into_iter().map(|one| (key(&one), (one, 0))).collect();
+            for now in 0..1_500 {
+                let update = maker.next(at(now)).unwrap();
+                let (before, run) = latest[&key(&update)].clone();
+                let run = if update.status == MarketStatus::Suspended { run + 1 } else { 0 };
+                prop_assert!(run <= 4, "suspended for {run} updates");
+                if run > 0 {
+                    prop_assert_eq!(&update.selections, &before.selections);
+                }
+                latest.insert(key(&update), (update, run));
+            }
+        }
+
+        #[test]
+        fn more_goals_are_always_less_likely(seed in any::<u64>()) {
+            let mut maker = MarketMaker::new(2, &[SimulatedMarket::TotalGoals], seed, at(0));
+            for now in 0..500 {
+                maker.next(at(now));
+                for lines in maker.current().chunks(3) {
+                    let over: Vec<_> = lines.iter().map(|line| line.price_of("over").unwrap()).collect();
+                    let under: Vec<_> = lines.iter().map(|line| line.price_of("under").unwrap()).collect();
+                    prop_assert!(over[0] < over[1] && over[1] < over[2], "{over:?}");
+                    prop_assert!(under[0] > under[1] && under[1] > under[2], "{under:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn the_same_seed_walks_the_same_way_again(seed in any::<u64>(), events in 1usize..5) {
+            let walk = |seed| {
+                let mut maker = maker(events, seed);
+                (0..200).map(|now| maker.next(at(now)).unwrap()).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(walk(seed), walk(seed));
+            prop_assert_ne!(walk(seed), walk(seed.wrapping_add(1)));
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The simulator over real sockets, and the broadcaster before probes.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use actix_web::{App, HttpServer, dev::ServerHandle};
+use futures_util::{SinkExt, StreamExt};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use super::broadcaster::{Join, Push};
+use super::*;
+use crate::config::settings::SimulatedMarket;
+use crate::domain::update::OddsUpdate;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+struct Running {
+    handle: SimulatorHandle,
+    metrics: SimulatorMetrics,
+    address: SocketAddr,
+    server: ServerHandle,
+}
+
+fn settings(rate: f64) -> SimulatorSettings {
+    SimulatorSettings {
+        simulator_events: 3,
+        simulator_rate: rate,
+        simulator_seed: Some(1),
+        simulator_markets: vec![SimulatedMarket::OneXTwo, SimulatedMarket::BothTeamsToScore],
+    }
+}
+
+fn run(rate: f64) -> Running {
+    let metrics = SimulatorMetrics::new().unwrap();
+    let handle = start(&settings(rate), metrics.clone(), &Arbiter::current());
+    let routes = handle.routes();
+    let server = HttpServer::new(move || App::new().configure(routes.clone()))
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .on_connect(|connection, data| {
+            let stream = connection.downcast_ref::<TcpStream>().unwrap();
+            let socket = SockRef::from(stream);
+            // A small buffer, so that a consumer which does not read is noticed soon.
+            socket.set_send_buffer_size(16 * 1024).unwrap();
+            data.insert(Arc::new(socket.try_clone().unwrap()));
+        })
+        .bind(("127.0.0.1", 0))
+        .unwrap();
+    let address = server.addrs()[0];
+    let server = server.run();
+    let running = Running { handle, metrics, address, server: server.handle() };
+    actix::spawn(server);
+    running
+}
+
+impl Running {
+    async fn connect(&self) -> Client {
+        connect_async(format!("ws://{}/ws", self.address)).await.unwrap().0
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    async fn end(self) {
+        self.handle.stop().await;
+        self.server.stop(false).await;
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.expect("in time")
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    within(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// The next message that is no ping.
+async fn next(client: &mut Client) -> Option<Message> {
+    loop {
+        match within(client.next()).await?.ok()? {
+            Message::Ping(_) => {}
+            other => return Some(other),
+        }
+    }
+}
+
+async fn next_update(client: &mut Client) -> OddsUpdate {
+    let message = next(client).await.expect("a message");
+    OddsUpdate::from_json(message.to_text().unwrap().as_bytes()).unwrap()
+}
+
+async fn close_code(client: &mut Client) -> CloseCode {
+    loop {
+        if let Message::Close(reason) = next(client).await.expect("a close frame") {
+            return reason.unwrap().code;
+        }
+    }
+}
+
+/// Checks that no update of any market is left out.
+#[derive(Default)]
+struct Ledger(HashMap<String, i64>);
+
+impl Ledger {
+    fn take(&mut self, update: &OddsUpdate) {
+        let version = update.revision.version;
+        let key = format!("{} {}", update.event_id, update.market);
+        if let Some(before) = self.0.insert(key, version) {
+            assert_eq!(version, before + 1);
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_consumer_gets_the_current_state_then_each_update() {
+    let running = run(200.0);
+    let mut first = running.connect().await;
+    let mut ledger = Ledger::default();
+    for _ in 0..6 {
+        ledger.take(&next_update(&mut first).await);
+    }
+    assert_eq!(ledger.0.len(), 6, "all six markets before any update");
+    for _ in 0..50 {
+        ledger.take(&next_update(&mut first).await);
+    }
+    let mut late = running.connect().await;
+    let mut ledger = Ledger::default();
+    let mut state = Vec::new();
+    for _ in 0..6 {
+        let update = next_update(&mut late).await;
+        ledger.take(&update);
+        state.push(update.revision.version);
+    }
+    assert!(state.iter().all(|version| *version > 5), "{state:?}");
+    ledger.take(&next_update(&mut late).await);
+    running.end().await;
+}
+
+#[actix_web::test]
+async fn two_consumers_get_the_same() {
+    let running = run(500.0);
+    let (mut one, mut other) = (running.connect().await, running.connect().await);
+    until(|| running.handle.consumers() == 2).await;
+    assert_eq!(running.metrics.connections.get(), 2);
+    // The other's state may be some updates newer; from its first update on they agree.
+    for _ in 0..6 {
+        next(&mut other).await.unwrap();
+    }
+    let first = next(&mut other).await.unwrap();
+    while next(&mut one).await.unwrap() != first {}
+    for _ in 0..200 {
+        assert_eq!(next(&mut one).await.unwrap(), next(&mut other).await.unwrap());
+    }
+    assert!(running.metrics.messages_sent.get() >= 2 * 206);
+    assert!(running.metrics.updates.get() >= 200);
+    drop(one);
+    until(|| running.handle.consumers() == 1).await;
+    running.end().await;
+}
+
+#[actix_web::test]
+async fn a_consumer_that_stops_reading_is_ended_and_the_other_misses_nothing() {
+    let running = run(5_000.0);
+    let mut good = running.connect().await;
+    let mut stalled = TcpStream::connect(running.address).await.unwrap();
+    SockRef::from(&stalled).set_recv_buffer_size(4 * 1024).unwrap();
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stalled.write_all(upgrade.as_bytes()).await.unwrap();
+    until(|| running.handle.consumers() == 2).await;
+
+    let mut ledger = Ledger::default();
+    within(async {
+        while running.metrics.lagging_closed.get() == 0 || running.handle.consumers() == 2 {
+            ledger.take(&next_update(&mut good).await);
+        }
+    })
+    .await;
+    for _ in 0..1_000 {
+        ledger.take(&next_update(&mut good).await);
+    }
+    assert_eq!(running.metrics.lagging_closed.get(), 1);
+    assert_eq!((running.handle.consumers(), running.metrics.connections.get()), (1, 1));
+    // The stalled one finds its connection cut.
+    let mut left = vec![0; 64 * 1024];
+    within(async { while stalled.read(&mut left).await.is_ok_and(|count| count > 0) {} }).await;
+    // It may come back, and gets the state anew.
+    let mut again = running.connect().await;
+    assert!(next_update(&mut again).await.revision.version > 1);
+    running.end().await;
+}
+
+#[actix_web::test]
+async fn a_stop_closes_everyone_with_1001_and_lets_nobody_in() {
+    let running = run(50.0);
+    let mut client = running.connect().await;
+    next_update(&mut client).await;
+    let stop = running.handle.clone();
+    let (code, ()) = tokio::join!(close_code(&mut client), async move { stop.stop().await });
+    assert_eq!(code, CloseCode::Away);
+    assert!(next(&mut client).await.is_none(), "the connection ends behind the close frame");
+    assert_eq!(running.handle.consumers(), 0);
+    let made = running.metrics.updates.get();
+    let mut late = running.connect().await;
+    assert_eq!(close_code(&mut late).await, CloseCode::Away);
+    assert_eq!(running.metrics.updates.get(), made);
+    assert_eq!(running.metrics.lagging_closed.get(), 0);
+    running.end().await;
+}
+
+#[actix_web::test]
+async fn pings_are_answered_and_talk_is_passed_over() {
+    let running = run(0.1);
+    let mut client = running.connect().await;
+    client.send(Message::text("hello")).await.unwrap();
+    client.send(Message::binary(vec![1, 2])).await.unwrap();
+    client.send(Message::Ping("there?".into())).await.unwrap();
+    let answer = loop {
+        match next(&mut client).await.unwrap() {
+            Message::Text(_) => {}
+            other => break other,
+        }
+    };
+    assert_eq!(answer, Message::Pong("there?".into()));
+    client.close(None).await.unwrap();
+    until(|| running.handle.consumers() == 0).await;
+    running.end().await;
+}
+
+#[actix_web::test]
+async fn a_frame_that_is_too_big_ends_its_consumer() {
+    let running = run(0.1);
+    let mut client = running.connect().await;
+    client.send(Message::text("x".repeat(20_000))).await.unwrap();
+    assert_eq!(close_code(&mut client).await, CloseCode::Size);
+    until(|| running.handle.consumers() == 0).await;
+    running.end().await;
+}
+
+#[actix_web::test]
+async fn confirming_a_bet() {
+    let running = run(1.0);
+    let http = reqwest::Client::new();
+    let ask = |body: &str| {
+        let request = http.post(running.url("/supplier/confirm")).body(body.to_owned());
+        async { within(request.send()).await.unwrap() }
+    };
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let response =
+            ask(r#"{"betId":"bet-1","userId":"u","eventId":"MATCH_001","stake_cents":500,"odd_value":1.87}"#).await;
+        assert_eq!(
+            (response.status().as_u16(), response.headers()["content-type"].to_str().unwrap()),
+            (200, "application/json")
+        );
+        answers.push(response.text().await.unwrap());
+    }
+    assert_eq!(answers[0], serde_json::to_string(&confirm::confirm("bet-1")).unwrap());
+    assert_eq!(answers[0], answers[1]);
+    let label = confirm::confirm("bet-1").status.label();
+    assert_eq!(running.metrics.confirmations.with_label_values(&[label]).get(), 2);
+
+    let code = async |response: reqwest::Response| {
+        let status = response.status().as_u16();
+        let body: serde_json::Value = response.json().await.unwrap();
+        assert!(body["message"].is_string());
+        (status, body["code"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(code(ask("{").await).await, (400, "BAD_JSON".to_owned()));
+    assert_eq!(code(ask(r#"{"betId":""}"#).await).await, (400, "BAD_BET_ID".to_owned()));
+    assert_eq!(code(ask(&"x".repeat(100_000)).await).await, (413, "BODY_TOO_LARGE".to_owned()));
+    let get = async |path: &str| within(http.get(running.url(path)).send()).await.unwrap();
+    let response = get("/supplier/confirm").await;
+    assert_eq!(response.headers()["allow"], "POST");
+    assert_eq!(code(response).await, (405, "METHOD_NOT_ALLOWED".to_owned()));
+    assert_eq!(code(get("/elsewhere").await).await, (404, "NOT_FOUND".to_owned()));
+    assert_eq!(code(get("/ws").await).await, (400, "BAD_HANDSHAKE".to_owned()));
+    let posted = within(http.post(running.url("/ws")).send()).await.unwrap();
+    assert_eq!(code(posted).await, (405, "METHOD_NOT_ALLOWED".to_owned()));
+    assert_eq!(running.handle.consumers(), 0);
+    running.end().await;
+}
+
+/// A session that takes nothing until it is let go, then notes what it was handed.
+struct Probe {
+    held: Option<tokio::sync::oneshot::Receiver<()>>,
+    taken: tokio::sync::mpsc::UnboundedSender<Push>,
+}
+
+impl Actor for Probe {
+    type Context = Context<Probe>;
+
+    fn started(&mut self, ctx: &mut Context<Probe>) {
+        ctx.set_mailbox_capacity(2);
+        if let Some(held) = self.held.take() {
+            ctx.wait(async { drop(held.await) }.into_actor(self));
+        }
+    }
+}
+
+impl Handler<Push> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, push: Push, _: &mut Context<Probe>) {
+        self.taken.send(push).unwrap();
+    }
+}
+
+#[actix_web::test]
+async fn a_lagging_consumer_keeps_what_it_was_handed_is_told_1013_and_is_cut_off_after_its_grace() {
+    let metrics = SimulatorMetrics::new().unwrap();
+    let handle = start(&settings(500.0), metrics.clone(), &Arbiter::current());
+    let (let_go, held) = tokio::sync::oneshot::channel();
+    let (taken, mut pushes) = tokio::sync::mpsc::unbounded_channel();
+    let probe = Probe { held: Some(held), taken }.start();
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (ours, _) = listener.accept().await.unwrap();
+    let socket = Some(Arc::new(SockRef::from(&ours).try_clone().unwrap()));
+    let join = Join { id: 7, outlet: probe.recipient(), socket };
+    handle.shared.broadcaster.send(join).await.unwrap();
+
+    until(|| metrics.lagging_closed.get() == 1).await;
+    let mut byte = [0];
+    assert_eq!(within(peer.read(&mut byte)).await.unwrap_or(0), 0, "cut off");
+    let_go.send(()).unwrap();
+    let mut ledger = Ledger::default();
+    let closed = loop {
+        match within(pushes.recv()).await.expect("a close before the end") {
+            Push::Updates(frames) => {
+                frames.iter().for_each(|text| ledger.take(&OddsUpdate::from_json(text.as_bytes()).unwrap()));
+            }
+            Push::Close(code) => break code,
+        }
+    };
+    assert_eq!(u16::from(closed), 1013);
+    assert!(within(pushes.recv()).await.is_none(), "nothing behind the close, and nobody holds it any more");
+    handle.stop().await;
+}
