@@ -185,7 +185,9 @@ pub(super) fn history(connection: &mut SqliteConnection, query: &HistoryQuery) -
         .limit(rows_at_most(query.limit))
         .select(HistoryRow::as_select())
         .into_boxed();
-    if let Some(from) = query.from {
+    // Behind a place that lies behind `from` the place alone says it. Given both, SQLite may start each page at `from`.
+    let place = query.after.map(|after| after.revision.updated_at);
+    if let Some(from) = query.from.filter(|from| place.is_none_or(|place| place < *from)) {
         rows = rows.filter(odds_history::updated_at.ge(from.micros()));
     }
     if let Some(to) = query.to {

@@ -184,6 +184,37 @@ fn what_was_committed_is_in_the_files_at_once() {
 }
 
 #[test]
+fn the_statement_itself_guards_against_older_states() {
+    let (store, _directory) = migrated();
+    let held = update(1, 10, 5);
+    store.write_updates(&positioned(0, [held.clone()])).unwrap();
+    let micros = held.revision.updated_at.micros();
+    for (updated_at, version, changes) in [(micros, 4, 0), (micros, 5, 0), (micros - 1, 6, 0), (micros + 1, 1, 1)] {
+        let row = format!(r#"[["MATCH_001","1x2","","open",false,[],"test",{version},{updated_at},"a","b",9]]"#);
+        let upsert = diesel::sql_query(write::UPSERT_CURRENT).bind::<diesel::sql_types::Text, _>(row);
+        assert_eq!(upsert.execute(&mut *store.connections.writer().unwrap()), Ok(changes), "{updated_at} {version}");
+    }
+}
+
+#[test]
+fn every_page_of_a_history_begins_where_the_one_before_ended() {
+    let (store, _directory) = migrated();
+    let mut reader = store.connections.reader().unwrap();
+    let mut plan = |bounds: &str| {
+        let sql = format!(
+            "EXPLAIN QUERY PLAN SELECT id FROM odds_history WHERE event_id = 'a' AND market = 'b' AND line = ''
+             AND {bounds} ORDER BY updated_at, version, id LIMIT 5"
+        );
+        details(&mut reader, &sql).join("; ")
+    };
+    for bounds in ["(updated_at, version, id) > (1, 2, 3)", "(updated_at, version, id) > (1, 2, 3) AND updated_at < 4"]
+    {
+        assert!(plan(bounds).contains("odds_history_of_market (event_id=? AND market=? AND line=? AND"), "{bounds}");
+        assert!(plan(bounds).contains("(updated_at,version)>(?,?)"), "{bounds}: {}", plan(bounds));
+    }
+}
+
+#[test]
 fn a_row_that_cannot_be_read_is_named() {
     let (store, _directory) = migrated();
     store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
@@ -211,4 +242,13 @@ fn texts(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
         text: String,
     }
     diesel::sql_query(sql).load::<Row>(connection).unwrap().into_iter().map(|row| row.text).collect()
+}
+
+fn details(connection: &mut SqliteConnection, explain: &str) -> Vec<String> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        detail: String,
+    }
+    diesel::sql_query(explain).load::<Row>(connection).unwrap().into_iter().map(|row| row.detail).collect()
 }

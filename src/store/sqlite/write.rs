@@ -33,7 +33,7 @@ const REVISIONS: &str = "
 
 /// Takes the rows that have a number. They were decided on under the same lock; the guard says once more that a state
 /// never gives way to an older one.
-const UPSERT_CURRENT: &str = "
+pub(super) const UPSERT_CURRENT: &str = "
     INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
         home_team, away_team, seq)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
