@@ -208,6 +208,13 @@ impl OddsUpdate {
     }
 }
 
+/// Reads selections from the JSON form that an update writes them in, as a store keeps them.
+pub fn read_selections(json: &str) -> Result<Vec<Selection>, DecodeError> {
+    let list: Vec<WireSelection> =
+        serde_json::from_str(json).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    list.into_iter().map(WireSelection::read).collect()
+}
+
 impl WireSelection<'_> {
     fn read(self) -> Result<Selection, DecodeError> {
         let price = read_price(&self.id, self.price)?;
@@ -392,6 +399,16 @@ mod tests {
     fn writes_the_originals_fields_and_adds_ours() {
         let update = OddsUpdate::from_json(ORIGINAL.as_bytes()).unwrap();
         insta::assert_snapshot!(update.to_json(), @r#"{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.528,"draw":2.574,"away":3.144},"selections":[{"id":"home","name":"Flamengo","price":1.528,"status":"active"},{"id":"draw","name":"Draw","price":2.574,"status":"active"},{"id":"away","name":"Palmeiras","price":3.144,"status":"active"}],"status":"open","updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":978}"#);
+    }
+
+    #[test]
+    fn stored_selections_read_back_or_are_refused() {
+        let update = OddsUpdate::from_json(ORIGINAL.as_bytes()).unwrap();
+        let json = serde_json::to_string(&update.selections).unwrap();
+        assert_eq!(read_selections(&json).unwrap(), update.selections);
+        assert_eq!(read_selections("[]").unwrap(), []);
+        assert_eq!(read_selections(&json.replace("1.528", "0.5")).unwrap_err().reason(), "bad_price");
+        assert_eq!(read_selections("{}").unwrap_err().reason(), "malformed");
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //!
 //! Calls block; actors make them on a thread for blocking work.
 
+mod batch;
 pub mod sqlite;
+#[cfg(test)]
+mod suite;
 
 use std::sync::Arc;
 

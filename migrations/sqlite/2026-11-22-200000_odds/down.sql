@@ -1,0 +1,2 @@
+DROP TABLE odds_history;
+DROP TABLE odds_current;

@@ -1,0 +1,151 @@
+//! What a batch of updates makes of the markets it touches: the part of a write that needs no database, the same for
+//! every one.
+
+use std::collections::HashMap;
+
+use super::StoreError;
+use crate::domain::book::decide;
+use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::update::{PositionedUpdate, Revision};
+
+/// How many rows of one table [`Store::prune`](super::Store::prune) removes at most a call, so that a write never waits
+/// long behind it.
+pub const PRUNE_LIMIT: usize = 10_000;
+
+/// A batch, and the events and markets it touches, each once.
+pub struct Batch<'a> {
+    updates: &'a [PositionedUpdate],
+    events: Vec<&'a EventId>,
+    markets: Vec<(&'a EventId, &'a MarketKey)>,
+    /// Of each update the places of its event and of its market in the lists above.
+    places: Vec<(usize, usize)>,
+}
+
+/// What the database holds of a batch's events and markets, in the order of [`Batch::events`] and [`Batch::markets`].
+pub struct Heads {
+    /// The last sequence number of each event; 0 where it has none.
+    pub last_seqs: Vec<u64>,
+    /// The revision of each market; none where it has no state.
+    pub revisions: Vec<Option<Revision>>,
+}
+
+/// What becomes of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Folded {
+    /// How many updates were taken.
+    pub applied: usize,
+    /// Of each update the sequence number, if the update is the state of its market behind the batch.
+    pub current: Vec<Option<i64>>,
+}
+
+impl<'a> Batch<'a> {
+    /// Lists what `updates` touch.
+    pub fn of(updates: &'a [PositionedUpdate]) -> Batch<'a> {
+        let (mut events, mut markets) = (Vec::new(), Vec::new());
+        let (mut event_places, mut market_places) = (HashMap::new(), HashMap::new());
+        let places = updates
+            .iter()
+            .map(|PositionedUpdate { update, .. }| {
+                let event = place(&mut events, &mut event_places, &update.event_id);
+                (event, place(&mut markets, &mut market_places, (&update.event_id, &update.market)))
+            })
+            .collect();
+        Batch { updates, events, markets, places }
+    }
+
+    /// The events, in the order of their first updates.
+    pub fn events(&self) -> &[&'a EventId] {
+        &self.events
+    }
+
+    /// The markets, in the order of their first updates.
+    pub fn markets(&self) -> &[(&'a EventId, &'a MarketKey)] {
+        &self.markets
+    }
+
+    /// Heads as of an empty database, to be filled in.
+    pub fn no_heads(&self) -> Heads {
+        Heads { last_seqs: vec![0; self.events.len()], revisions: vec![None; self.markets.len()] }
+    }
+
+    /// Takes the updates in their order, as the books of the live path do. `heads` must be of this batch.
+    pub fn fold(&self, mut heads: Heads) -> Result<Folded, StoreError> {
+        let mut applied = 0;
+        let mut winners: Vec<Option<(usize, u64)>> = vec![None; self.markets.len()];
+        for (index, (positioned, &(event, market))) in self.updates.iter().zip(&self.places).enumerate() {
+            // The number is made from the position, and must fit the column.
+            fit(positioned.position)?;
+            let revision = positioned.update.revision;
+            if let Ok(seq) = decide(heads.revisions[market], heads.last_seqs[event], revision, positioned.position) {
+                applied += 1;
+                heads.revisions[market] = Some(revision);
+                heads.last_seqs[event] = seq;
+                winners[market] = Some((index, seq));
+            }
+        }
+        let mut current = vec![None; self.updates.len()];
+        for (index, seq) in winners.into_iter().flatten() {
+            current[index] = Some(fit(seq)?);
+        }
+        Ok(Folded { applied, current })
+    }
+}
+
+/// The place of `item` in `list`, where it is put if it is new.
+fn place<T: Copy + Eq + std::hash::Hash>(list: &mut Vec<T>, places: &mut HashMap<T, usize>, item: T) -> usize {
+    *places.entry(item).or_insert_with(|| {
+        list.push(item);
+        list.len() - 1
+    })
+}
+
+/// A number of the bus or of an event as databases keep it: signed.
+fn fit(number: u64) -> Result<i64, StoreError> {
+    i64::try_from(number).map_err(|_| StoreError::Refused(format!("{number} is beyond the largest sequence number")))
+}
+
+#[cfg(test)]
+mod tests {
+    use pretty_assertions::assert_eq;
+
+    use super::*;
+    use crate::domain::update::testing::*;
+
+    fn positioned(update: crate::domain::update::OddsUpdate, position: u64) -> PositionedUpdate {
+        PositionedUpdate { update, position }
+    }
+
+    #[test]
+    fn only_the_last_taken_update_of_a_market_is_current() {
+        let updates = [
+            positioned(market_update("A", "1x2", None, 1, 1), 10),
+            positioned(market_update("A", "goals", Some("2.5"), 1, 1), 11),
+            positioned(market_update("A", "1x2", None, 3, 1), 12),
+            positioned(market_update("A", "1x2", None, 2, 1), 13),
+            positioned(market_update("B", "1x2", None, 1, 1), 14),
+            positioned(market_update("B", "1x2", None, 1, 1), 15),
+        ];
+        let batch = Batch::of(&updates);
+        assert_eq!(batch.events().iter().map(|event| event.as_str()).collect::<Vec<_>>(), ["A", "B"]);
+        assert_eq!(batch.markets().len(), 3);
+        let folded = batch.fold(batch.no_heads()).unwrap();
+        assert_eq!(folded, Folded { applied: 4, current: vec![None, Some(12), Some(13), None, Some(15), None] });
+    }
+
+    #[test]
+    fn heads_of_the_database_count() {
+        let updates = [positioned(update(1, 5, 1), 0), positioned(update(1, 6, 1), 1)];
+        let batch = Batch::of(&updates);
+        let heads = || Heads { last_seqs: vec![1_000], revisions: vec![Some(updates[0].update.revision)] };
+        assert_eq!(batch.fold(heads()).unwrap(), Folded { applied: 1, current: vec![None, Some(1_001)] });
+    }
+
+    #[test]
+    fn a_number_too_large_for_a_database_is_refused() {
+        for position in [i64::MAX as u64, u64::MAX] {
+            let updates = [positioned(update(1, 5, 1), position)];
+            let batch = Batch::of(&updates);
+            assert!(matches!(batch.fold(batch.no_heads()), Err(StoreError::Refused(_))), "{position}");
+        }
+    }
+}

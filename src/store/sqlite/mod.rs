@@ -1,0 +1,111 @@
+//! The store in an SQLite file: the embedded default, which needs nothing installed.
+
+mod address;
+mod connections;
+mod error;
+mod migrate;
+mod read;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::sync::Arc;
+
+use diesel::prelude::*;
+
+use self::connections::Connections;
+use self::error::Failure;
+use super::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
+use crate::domain::book::MarketState;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::ids::EventId;
+use crate::domain::price::Line;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::update::PositionedUpdate;
+
+/// A store in an SQLite file. Several stores, in one process or more, may have one file open.
+pub struct SqliteStore {
+    connections: Connections,
+}
+
+impl SqliteStore {
+    /// A store in the file at `path_or_url`: a path, or a path behind `sqlite://` or `sqlite:`. Makes the directory that
+    /// it lies in. Whether the file itself can be opened shows with the first call.
+    pub fn open(path_or_url: &str) -> Result<SqliteStore, StoreError> {
+        let path = address::path_of(path_or_url)?;
+        address::make_directory(path)?;
+        Ok(SqliteStore { connections: Connections::to(path) })
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure>) -> Result<T, StoreError> {
+        Ok(work(&mut *self.connections.reader()?)?)
+    }
+}
+
+impl Store for SqliteStore {
+    fn migrate(&self) -> Result<(), StoreError> {
+        migrate::run(&self.connections)
+    }
+
+    fn ping(&self) -> Result<(), StoreError> {
+        // A question that SQLite cannot answer without the file.
+        let ask = |connection: &mut SqliteConnection| {
+            diesel::sql_query("SELECT count(*) FROM sqlite_schema").execute(connection)?;
+            Ok(())
+        };
+        self.read(ask)
+    }
+
+    fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
+        if updates.is_empty() {
+            return Ok(BatchReport::default());
+        }
+        self.connections.write(|connection| write::updates(connection, updates, Timestamp::now()))
+    }
+
+    fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
+        self.read(|connection| read::event(connection, event_id))
+    }
+
+    fn list_events(&self, after: Option<&EventId>, limit: usize) -> Result<Vec<EventSummary>, StoreError> {
+        self.read(|connection| read::events(connection, after, limit))
+    }
+
+    fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.read(|connection| read::history(connection, query))
+    }
+
+    fn write_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        self.connections.write(|connection| write::dead_letters(connection, letters))
+    }
+
+    fn list_dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError> {
+        self.read(|connection| read::dead_letters(connection, limit))
+    }
+
+    /// The age of a row of the history is counted from when it was recorded, not from the supplier's time: a recording
+    /// of years ago that is replayed today is kept as long as everything else of today, and a supplier's wrong clock
+    /// neither removes its history at once nor keeps it for ever.
+    fn prune(&self, history_before: Timestamp, dead_letters_before: Timestamp) -> Result<PruneReport, StoreError> {
+        self.connections.write(|connection| write::prune(connection, history_before, dead_letters_before))
+    }
+}
+
+/// The line as its column holds it: the shortest decimal text, empty for none.
+fn line_text(line: Option<Line>) -> String {
+    line.map(|line| line.to_string()).unwrap_or_default()
+}
+
+/// A time as its column holds it.
+fn time(micros: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_micros(micros).ok_or_else(|| unreadable("time", micros))
+}
+
+/// A column whose value makes no sense.
+fn unreadable(column: &str, value: impl std::fmt::Display) -> StoreError {
+    StoreError::Unreadable(format!("{column} {value}"))
+}

@@ -1,0 +1,254 @@
+use std::path::Path;
+
+use diesel::connection::SimpleConnection;
+use diesel::sqlite::SqliteConnection;
+use diesel_migrations::MigrationHarness;
+use pretty_assertions::assert_eq;
+use tempfile::TempDir;
+
+use super::*;
+use crate::domain::update::testing::update;
+use crate::store::suite::{self, positioned, states, store_suite};
+
+store_suite!(migrated());
+
+fn opened(path: &Path) -> SqliteStore {
+    SqliteStore::open(path.to_str().unwrap()).unwrap()
+}
+
+fn migrated() -> (SqliteStore, TempDir) {
+    let directory = TempDir::new().unwrap();
+    let store = opened(&directory.path().join("odds.db"));
+    store.migrate().unwrap();
+    (store, directory)
+}
+
+fn writer_does(store: &SqliteStore, sql: &str) {
+    store.connections.writer().unwrap().batch_execute(sql).unwrap();
+}
+
+/// A connection beside the store's, as the diesel CLI's would be.
+fn beside(path: &Path) -> SqliteConnection {
+    SqliteConnection::establish(path.to_str().unwrap()).unwrap()
+}
+
+#[test]
+fn opening_makes_the_directory_and_a_second_store_finds_what_the_first_wrote() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("a/b/odds.db");
+    let store = SqliteStore::open(&format!("sqlite://{}", path.display())).unwrap();
+    store.migrate().unwrap();
+    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    drop(store);
+    assert_eq!(states(&opened(&path), "MATCH_001").len(), 1);
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_unavailable_and_is_told_with_the_call() {
+    let directory = TempDir::new().unwrap();
+    let store = opened(directory.path());
+    assert!(matches!(store.ping(), Err(StoreError::Unavailable(_))), "{:?}", store.ping());
+
+    let file = directory.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let below = SqliteStore::open(file.join("odds.db").to_str().unwrap()).err().unwrap();
+    assert!(matches!(&below, StoreError::Unavailable(text) if text.contains("cannot make the directory")), "{below}");
+}
+
+#[test]
+fn without_its_tables_it_refuses() {
+    let directory = TempDir::new().unwrap();
+    let store = opened(&directory.path().join("odds.db"));
+    store.ping().unwrap();
+    let refused = StoreError::Refused("no such table: odds_current".to_owned());
+    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])), Err(refused.clone()));
+    assert_eq!(store.load_event(&update(1, 1, 1).event_id), Err(refused));
+}
+
+#[test]
+fn migrations_run_and_revert_and_run_again() {
+    let directory = TempDir::new().unwrap();
+    let mut connection = beside(&directory.path().join("odds.db"));
+    let all = connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len();
+    assert_eq!(connection.revert_all_migrations(migrate::MIGRATIONS).unwrap().len(), all);
+    let left = "SELECT name AS text FROM sqlite_schema WHERE name NOT LIKE '%diesel_schema_migrations%'";
+    assert_eq!(texts(&mut connection, left), [""; 0]);
+    assert_eq!(connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len(), all);
+    assert_eq!(connection.revert_last_migration(migrate::MIGRATIONS).unwrap().to_string(), "20261122200100");
+    assert_eq!(connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len(), 1);
+}
+
+#[test]
+fn many_may_migrate_one_new_file_at_once() {
+    for _ in 0..5 {
+        let directory = TempDir::new().unwrap();
+        let path = &directory.path().join("odds.db");
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| opened(path).migrate())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(outcomes, vec![Ok(()); 4]);
+        assert_eq!(texts(&mut beside(path), "SELECT version AS text FROM __diesel_schema_migrations").len(), 2);
+    }
+}
+
+#[test]
+fn two_stores_may_write_one_file_at_once() {
+    let (store, directory) = migrated();
+    let other = opened(&directory.path().join("odds.db"));
+    std::thread::scope(|scope| {
+        for (version, store) in [&store, &other].into_iter().enumerate() {
+            scope.spawn(move || {
+                for time in 0..40 {
+                    store.write_updates(&positioned(0, [update(1, time, version as i64)])).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(states(&store, "MATCH_001")[0].update, update(1, 39, 1));
+    assert_eq!(states(&other, "MATCH_001"), states(&store, "MATCH_001"));
+    assert_eq!(suite::history(&store, &update(1, 0, 0).event_id, &update(1, 0, 0).market).len(), 80);
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_half_written_and_is_got_over() {
+    let (store, _directory) = migrated();
+    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    let before = states(&store, "MATCH_001");
+    writer_does(&store, "PRAGMA max_page_count = 1");
+    let large = positioned(1, (0..2_000).map(|time| update(1, 2 + time, 1)));
+    let error = store.write_updates(&large).unwrap_err();
+    assert_eq!(error, StoreError::Unavailable("database or disk is full".to_owned()));
+    assert_eq!(states(&store, "MATCH_001"), before);
+    assert_eq!(suite::history(&store, &update(1, 0, 0).event_id, &update(1, 0, 0).market).len(), 1);
+
+    writer_does(&store, "PRAGMA max_page_count = 1000000");
+    assert_eq!(store.write_updates(&large).unwrap(), BatchReport { applied: 2_000, recorded: 2_000 });
+}
+
+#[test]
+fn a_statement_that_fails_behind_another_takes_it_back() {
+    let (store, _directory) = migrated();
+    writer_does(
+        &store,
+        "CREATE TRIGGER broken BEFORE INSERT ON odds_history BEGIN SELECT RAISE(ABORT, 'broken on purpose'); END",
+    );
+    let error = store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap_err();
+    assert_eq!(error, StoreError::Refused("broken on purpose".to_owned()));
+    assert_eq!(states(&store, "MATCH_001"), []);
+    writer_does(&store, "DROP TRIGGER broken");
+    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap().applied, 1);
+}
+
+#[test]
+fn a_database_that_only_reads_is_unavailable_for_writes() {
+    let (store, _directory) = migrated();
+    writer_does(&store, "PRAGMA query_only = ON");
+    let letter = DeadLetter {
+        received_at: Timestamp::now(),
+        origin: String::new(),
+        reason: "malformed".to_owned(),
+        detail: String::new(),
+        raw: Default::default(),
+    };
+    let read_only = StoreError::Unavailable("attempt to write a readonly database".to_owned());
+    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])), Err(read_only.clone()));
+    assert_eq!(store.write_dead_letters(&[letter]), Err(read_only));
+    assert_eq!(states(&store, "MATCH_001"), []);
+}
+
+#[test]
+fn a_lock_held_by_another_makes_writes_unavailable_but_not_reads() {
+    let (store, directory) = migrated();
+    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    writer_does(&store, "PRAGMA busy_timeout = 20");
+    let mut other = beside(&directory.path().join("odds.db"));
+    other.batch_execute("BEGIN IMMEDIATE").unwrap();
+    let locked = StoreError::Unavailable("database is locked".to_owned());
+    assert_eq!(store.write_updates(&positioned(1, [update(1, 2, 1)])), Err(locked));
+    assert_eq!(states(&store, "MATCH_001")[0].update, update(1, 1, 1));
+    other.batch_execute("COMMIT").unwrap();
+    assert_eq!(store.write_updates(&positioned(1, [update(1, 2, 1)])).unwrap().applied, 1);
+}
+
+#[test]
+fn what_was_committed_is_in_the_files_at_once() {
+    let (store, directory) = migrated();
+    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    // What a killed process leaves behind: the files as they are, nothing closed.
+    let copies = TempDir::new().unwrap();
+    for file in ["odds.db", "odds.db-wal"] {
+        std::fs::copy(directory.path().join(file), copies.path().join(file)).unwrap();
+    }
+    assert_eq!(states(&opened(&copies.path().join("odds.db")), "MATCH_001"), states(&store, "MATCH_001"));
+}
+
+#[test]
+fn the_statement_itself_guards_against_older_states() {
+    let (store, _directory) = migrated();
+    let held = update(1, 10, 5);
+    store.write_updates(&positioned(0, [held.clone()])).unwrap();
+    let micros = held.revision.updated_at.micros();
+    for (updated_at, version, changes) in [(micros, 4, 0), (micros, 5, 0), (micros - 1, 6, 0), (micros + 1, 1, 1)] {
+        let row = format!(r#"[["MATCH_001","1x2","","open",false,[],"test",{version},{updated_at},"a","b",9]]"#);
+        let upsert = diesel::sql_query(write::UPSERT_CURRENT).bind::<diesel::sql_types::Text, _>(row);
+        assert_eq!(upsert.execute(&mut *store.connections.writer().unwrap()), Ok(changes), "{updated_at} {version}");
+    }
+}
+
+#[test]
+fn every_page_of_a_history_begins_where_the_one_before_ended() {
+    let (store, _directory) = migrated();
+    let mut reader = store.connections.reader().unwrap();
+    let mut plan = |bounds: &str| {
+        let sql = format!(
+            "EXPLAIN QUERY PLAN SELECT id FROM odds_history WHERE event_id = 'a' AND market = 'b' AND line = ''
+             AND {bounds} ORDER BY updated_at, version, id LIMIT 5"
+        );
+        details(&mut reader, &sql).join("; ")
+    };
+    for bounds in ["(updated_at, version, id) > (1, 2, 3)", "(updated_at, version, id) > (1, 2, 3) AND updated_at < 4"]
+    {
+        assert!(plan(bounds).contains("odds_history_of_market (event_id=? AND market=? AND line=? AND"), "{bounds}");
+        assert!(plan(bounds).contains("(updated_at,version)>(?,?)"), "{bounds}: {}", plan(bounds));
+    }
+}
+
+#[test]
+fn a_row_that_cannot_be_read_is_named() {
+    let (store, _directory) = migrated();
+    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    writer_does(&store, "UPDATE odds_current SET selections = '[{\"id\":\"home\",\"price\":0.5}]'");
+    let error = store.load_event(&update(1, 1, 1).event_id).unwrap_err();
+    assert!(matches!(&error, StoreError::Unreadable(text) if text.contains("MATCH_001 1x2")), "{error}");
+    assert!(error.to_string().contains("bad price of selection `home`"), "{error}");
+}
+
+#[test]
+fn connections_are_set_up_as_they_should() {
+    let (store, _directory) = migrated();
+    let mut writer = store.connections.writer().unwrap();
+    let ask = "SELECT journal_mode || ' ' || synchronous || ' ' || foreign_keys || ' ' || timeout AS text
+        FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys, pragma_busy_timeout";
+    assert_eq!(texts(&mut writer, ask), ["wal 1 1 2000"]);
+    let mut reader = store.connections.reader().unwrap();
+    assert!(reader.batch_execute("DELETE FROM odds_current").is_err());
+}
+
+fn texts(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        text: String,
+    }
+    diesel::sql_query(sql).load::<Row>(connection).unwrap().into_iter().map(|row| row.text).collect()
+}
+
+fn details(connection: &mut SqliteConnection, explain: &str) -> Vec<String> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        detail: String,
+    }
+    diesel::sql_query(explain).load::<Row>(connection).unwrap().into_iter().map(|row| row.detail).collect()
+}

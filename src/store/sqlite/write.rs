@@ -1,0 +1,196 @@
+//! What is written: batches of updates, dead letters, and the end of what is too old.
+
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Text};
+use diesel::sqlite::SqliteConnection;
+use serde::Serialize;
+
+use super::StoreError;
+use super::error::Failure;
+use super::schema::dead_letters;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::ids::{EventId, MarketName, Source};
+use crate::domain::status::MarketStatus;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::update::{OddsUpdate, PositionedUpdate, Revision, Selection};
+use crate::store::batch::{Batch, Heads, PRUNE_LIMIT};
+use crate::store::{BatchReport, PruneReport};
+
+/// The last number of each event in the list; `place` is its place there.
+const LAST_SEQS: &str = "
+    SELECT wanted.key AS place, max(current.seq) AS seq
+    FROM json_each(?) AS wanted CROSS JOIN odds_current AS current ON current.event_id = wanted.value
+    GROUP BY wanted.key";
+
+/// The revision of each market in the list of [event, market, line].
+const REVISIONS: &str = "
+    SELECT wanted.key AS place, current.updated_at, current.version
+    FROM json_each(?) AS wanted CROSS JOIN odds_current AS current
+        ON current.event_id = wanted.value ->> 0
+        AND current.market = wanted.value ->> 1
+        AND current.line = wanted.value ->> 2";
+
+/// Takes the rows that have a number. They were decided on under the same lock; the guard says once more that a state
+/// never gives way to an older one.
+pub(super) const UPSERT_CURRENT: &str = "
+    INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
+        home_team, away_team, seq)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+        value ->> 8, value ->> 9, value ->> 10, value ->> 11
+    FROM json_each(?) WHERE value ->> 11 IS NOT NULL
+    ON CONFLICT (event_id, market, line) DO UPDATE SET
+        status = excluded.status, in_play = excluded.in_play, selections = excluded.selections,
+        source = excluded.source, version = excluded.version, updated_at = excluded.updated_at,
+        home_team = excluded.home_team, away_team = excluded.away_team, seq = excluded.seq
+    WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)";
+
+/// Takes every row that is not known yet, in the order of the batch. `WHERE true` lets SQLite tell `ON CONFLICT` from
+/// the `ON` of a join.
+const APPEND_HISTORY: &str = "
+    INSERT INTO odds_history (event_id, market, line, status, in_play, selections, source, version, updated_at,
+        recorded_at)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+        value ->> 8, ?
+    FROM json_each(?) WHERE true
+    ON CONFLICT (event_id, market, line, updated_at, version, source) DO NOTHING";
+
+const PRUNE_HISTORY: &str = "
+    DELETE FROM odds_history
+    WHERE id IN (SELECT id FROM odds_history WHERE recorded_at < ? ORDER BY recorded_at, id LIMIT ?)";
+
+const PRUNE_DEAD_LETTERS: &str = "
+    DELETE FROM dead_letters
+    WHERE id IN (SELECT id FROM dead_letters WHERE received_at < ? ORDER BY received_at, id LIMIT ?)";
+
+/// A batch as one JSON text: one bind and one statement a table, many times faster than a statement a row.
+#[derive(Serialize)]
+struct Row<'a>(
+    &'a EventId,
+    &'a MarketName,
+    String,
+    MarketStatus,
+    bool,
+    &'a [Selection],
+    &'a Source,
+    i64,
+    i64,
+    &'a str,
+    &'a str,
+    Option<i64>,
+);
+
+impl Row<'_> {
+    fn of(update: &OddsUpdate, seq: Option<i64>) -> Row<'_> {
+        Row(
+            &update.event_id,
+            &update.market.name,
+            super::line_text(update.market.line),
+            update.status,
+            update.in_play,
+            &update.selections,
+            &update.source,
+            update.revision.version,
+            update.revision.updated_at.micros(),
+            &update.home_team,
+            &update.away_team,
+            seq,
+        )
+    }
+}
+
+/// Writes a batch.
+pub(super) fn updates(
+    connection: &mut SqliteConnection,
+    updates: &[PositionedUpdate],
+    now: Timestamp,
+) -> Result<BatchReport, Failure> {
+    let batch = Batch::of(updates);
+    let folded = batch.fold(heads(connection, &batch)?)?;
+    let rows: Vec<_> = updates.iter().zip(&folded.current).map(|(one, seq)| Row::of(&one.update, *seq)).collect();
+    let rows = json(&rows)?;
+    if folded.applied > 0 {
+        sql_query(UPSERT_CURRENT).bind::<Text, _>(&rows).execute(connection)?;
+    }
+    let append = sql_query(APPEND_HISTORY).bind::<BigInt, _>(now.micros()).bind::<Text, _>(&rows);
+    Ok(BatchReport { applied: folded.applied, recorded: append.execute(connection)? })
+}
+
+#[derive(QueryableByName)]
+struct LastSeq {
+    #[diesel(sql_type = BigInt)]
+    place: i64,
+    #[diesel(sql_type = BigInt)]
+    seq: i64,
+}
+
+#[derive(QueryableByName)]
+struct MarketRevision {
+    #[diesel(sql_type = BigInt)]
+    place: i64,
+    #[diesel(sql_type = BigInt)]
+    updated_at: i64,
+    #[diesel(sql_type = BigInt)]
+    version: i64,
+}
+
+fn heads(connection: &mut SqliteConnection, batch: &Batch<'_>) -> Result<Heads, Failure> {
+    let mut heads = batch.no_heads();
+    let events = json(batch.events())?;
+    for row in sql_query(LAST_SEQS).bind::<Text, _>(events).load::<LastSeq>(connection)? {
+        if let Some(head) = at(&mut heads.last_seqs, row.place) {
+            *head = u64::try_from(row.seq).map_err(|_| super::unreadable("seq", row.seq))?;
+        }
+    }
+    let markets: Vec<_> =
+        batch.markets().iter().map(|(event, market)| (event, &market.name, super::line_text(market.line))).collect();
+    for row in sql_query(REVISIONS).bind::<Text, _>(json(&markets)?).load::<MarketRevision>(connection)? {
+        if let Some(head) = at(&mut heads.revisions, row.place) {
+            *head = Some(Revision { updated_at: super::time(row.updated_at)?, version: row.version });
+        }
+    }
+    Ok(heads)
+}
+
+fn at<T>(list: &mut [T], place: i64) -> Option<&mut T> {
+    usize::try_from(place).ok().and_then(|place| list.get_mut(place))
+}
+
+fn json(rows: &(impl Serialize + ?Sized)) -> Result<String, StoreError> {
+    serde_json::to_string(rows).map_err(|error| StoreError::Refused(format!("cannot write the batch as JSON: {error}")))
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = dead_letters)]
+struct NewDeadLetter<'a> {
+    received_at: i64,
+    origin: &'a str,
+    reason: &'a str,
+    detail: &'a str,
+    raw: &'a [u8],
+}
+
+/// Keeps dead letters. They are few: a statement each.
+pub(super) fn dead_letters(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> Result<(), Failure> {
+    for DeadLetter { received_at, origin, reason, detail, raw } in letters {
+        diesel::insert_into(dead_letters::table)
+            .values(NewDeadLetter { received_at: received_at.micros(), origin, reason, detail, raw })
+            .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Removes the oldest rows.
+pub(super) fn prune(
+    connection: &mut SqliteConnection,
+    history_before: Timestamp,
+    dead_letters_before: Timestamp,
+) -> Result<PruneReport, Failure> {
+    let mut remove = |sql: &str, before: Timestamp| {
+        sql_query(sql).bind::<BigInt, _>(before.micros()).bind::<BigInt, _>(PRUNE_LIMIT as i64).execute(connection)
+    };
+    Ok(PruneReport {
+        history: remove(PRUNE_HISTORY, history_before)?,
+        dead_letters: remove(PRUNE_DEAD_LETTERS, dead_letters_before)?,
+    })
+}
