@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
@@ -15,8 +16,15 @@ use socket2::{SockRef, Socket};
 pub struct ConnectionHandle(Arc<Socket>);
 
 impl ConnectionHandle {
+    /// A second handle to a stream.
+    pub fn of(stream: &TcpStream) -> std::io::Result<ConnectionHandle> {
+        Ok(ConnectionHandle(Arc::new(SockRef::from(stream).try_clone()?)))
+    }
+
     /// Ends the connection at once, without a close frame.
     pub fn close(&self) {
+        // Without lingering: the kernel must not hold what a client will never take.
+        let _ = self.0.set_linger(Some(Duration::ZERO));
         if let Err(error) = self.0.shutdown(Shutdown::Both) {
             debug!("connection was closed already: {error}");
         }
@@ -29,8 +37,8 @@ pub fn keep_handle(connection: &dyn Any, data: &mut Extensions) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!("TCP_NODELAY not set: {error}");
     }
-    match SockRef::from(stream).try_clone() {
-        Ok(socket) => drop(data.insert(ConnectionHandle(Arc::new(socket)))),
+    match ConnectionHandle::of(stream) {
+        Ok(handle) => drop(data.insert(handle)),
         Err(error) => debug!("no second handle to the connection: {error}"),
     }
 }

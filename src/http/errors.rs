@@ -26,8 +26,13 @@ pub enum ApiError {
     #[error("nothing is at `{0}`")]
     NotFound(String),
     /// The path knows other methods.
-    #[error("`{0}` is not taken here")]
-    MethodNotAllowed(Method),
+    #[error("`{method}` is not taken here, only {allowed}")]
+    MethodNotAllowed {
+        /// The method.
+        method: Method,
+        /// Those that are taken.
+        allowed: &'static str,
+    },
     /// A query parameter is wrong.
     #[error("{parameter}: {problem}")]
     BadQuery {
@@ -69,7 +74,7 @@ impl ApiError {
             ApiError::EventNotFound(_) => ("EVENT_NOT_FOUND", StatusCode::NOT_FOUND),
             ApiError::MarketNotFound { .. } => ("MARKET_NOT_FOUND", StatusCode::NOT_FOUND),
             ApiError::NotFound(_) => ("NOT_FOUND", StatusCode::NOT_FOUND),
-            ApiError::MethodNotAllowed(_) => ("METHOD_NOT_ALLOWED", StatusCode::METHOD_NOT_ALLOWED),
+            ApiError::MethodNotAllowed { .. } => ("METHOD_NOT_ALLOWED", StatusCode::METHOD_NOT_ALLOWED),
             ApiError::BadQuery { .. } => ("BAD_QUERY", StatusCode::BAD_REQUEST),
             ApiError::BadRequest(_) => ("BAD_REQUEST", StatusCode::BAD_REQUEST),
             ApiError::PayloadTooLarge(_) => ("PAYLOAD_TOO_LARGE", StatusCode::PAYLOAD_TOO_LARGE),
@@ -113,8 +118,8 @@ impl ResponseError for ApiError {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((header::RETRY_AFTER, "1"));
         }
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.insert_header((header::ALLOW, "GET, HEAD"));
+        if let ApiError::MethodNotAllowed { allowed, .. } = self {
+            response.insert_header((header::ALLOW, *allowed));
         }
         response.json(Body { code, message: self.to_string() })
     }
@@ -126,6 +131,6 @@ pub async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
 }
 
 /// Answers a method that a known path does not take.
-pub async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    Err(ApiError::MethodNotAllowed(request.method().clone()))
+pub async fn method_not_allowed(request: HttpRequest, allowed: &'static str) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::MethodNotAllowed { method: request.method().clone(), allowed })
 }

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use actix_web_actors::ws::CloseCode;
 use bytestring::ByteString;
-use socket2::Socket;
 
 use super::market_maker::MarketMaker;
 use super::pace::Pace;
+use crate::http::connection::ConnectionHandle;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics::SimulatorMetrics;
 
@@ -42,7 +42,7 @@ pub(super) struct Join {
     /// Where its updates go.
     pub outlet: Recipient<Push>,
     /// Its connection, to be shut from outside.
-    pub socket: Option<Arc<Socket>>,
+    pub socket: Option<ConnectionHandle>,
 }
 
 /// Forgets a consumer that has ended.
@@ -57,12 +57,12 @@ pub(super) struct Stop;
 
 struct Consumer {
     outlet: Recipient<Push>,
-    socket: Option<Arc<Socket>>,
+    socket: Option<ConnectionHandle>,
 }
 
 /// A consumer that was told to close.
 struct Closing {
-    socket: Option<Arc<Socket>>,
+    socket: Option<ConnectionHandle>,
     deadline: Instant,
 }
 
@@ -154,10 +154,7 @@ impl Broadcaster {
             }
             if let Some(socket) = &closing.socket {
                 log::debug!(consumer = *id; "a consumer took no close frame; its socket is shut");
-                // Without lingering: what the consumer never read is not kept for it. Either call fails only for a
-                // socket that has ended already.
-                let _ = socket.set_linger(Some(Duration::ZERO));
-                let _ = socket.shutdown(std::net::Shutdown::Both);
+                socket.close();
             }
             false
         });

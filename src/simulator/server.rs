@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use actix_web::http::{Method, StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::WsResponseBuilder;
-use serde::Serialize;
-use socket2::Socket;
 
 use super::Shared;
-use super::confirm::{self, BadConfirmRequest, ConfirmRequest};
+use super::confirm::{self, ConfirmRequest};
 use super::session::Session;
+use crate::http::connection::ConnectionHandle;
+use crate::http::errors::{ApiError, method_not_allowed, not_found};
 
 /// The largest body of a confirmation.
 const MAX_BODY: usize = 16 * 1024;
@@ -19,40 +18,32 @@ const MAX_FRAME: usize = 16 * 1024;
 
 /// Registers both addresses, and an answer for every other.
 pub(super) fn configure(config: &mut web::ServiceConfig, shared: Arc<Shared>) {
-    let only = |method: Method| web::to(move || std::future::ready(not_allowed(&method)));
+    let get_only = web::to(|request| method_not_allowed(request, "GET"));
+    let post_only = web::to(|request| method_not_allowed(request, "POST"));
     config
         .app_data(web::Data::from(shared))
-        .service(web::resource("/ws").get(connect).default_service(only(Method::GET)))
-        .service(web::resource("/supplier/confirm").post(confirm_bet).default_service(only(Method::POST)))
+        .service(web::resource("/ws").get(connect).default_service(get_only))
+        .service(web::resource("/supplier/confirm").post(confirm_bet).default_service(post_only))
         .default_service(web::to(not_found));
 }
 
-async fn connect(request: HttpRequest, payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
+async fn connect(
+    request: HttpRequest,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> Result<HttpResponse, ApiError> {
     // Put there when the connection was accepted; without it a consumer that has stopped reading is only forgotten.
-    let socket = request.conn_data::<Arc<Socket>>().cloned();
-    let session = Session::new(shared.into_inner(), socket);
-    match WsResponseBuilder::new(session, &request, payload).frame_size(MAX_FRAME).start() {
-        Ok(response) => response,
-        Err(error) => problem(HttpResponse::BadRequest(), "BAD_HANDSHAKE", &format!("no WebSocket handshake: {error}")),
-    }
+    let connection = request.conn_data::<ConnectionHandle>().cloned();
+    let session = Session::new(shared.into_inner(), connection);
+    let upgrade = WsResponseBuilder::new(session, &request, payload).frame_size(MAX_FRAME).start();
+    upgrade.map_err(|error| ApiError::BadHandshake(error.to_string()))
 }
 
 /// The body is read whatever its `Content-Type` says: the original's client names none.
-async fn confirm_bet(payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
-    let body = match payload.to_bytes_limited(MAX_BODY).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(error)) => {
-            return problem(HttpResponse::BadRequest(), "BAD_BODY", &format!("the body cannot be read: {error}"));
-        }
-        Err(_) => {
-            let message = format!("a body may have {MAX_BODY} bytes");
-            return problem(HttpResponse::PayloadTooLarge(), "BODY_TOO_LARGE", &message);
-        }
-    };
-    let request = match ConfirmRequest::from_json(&body) {
-        Ok(request) => request,
-        Err(error) => return problem(HttpResponse::BadRequest(), code_of(&error), &error.to_string()),
-    };
+async fn confirm_bet(payload: web::Payload, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
+    let body = payload.to_bytes_limited(MAX_BODY).await.map_err(|_| ApiError::PayloadTooLarge(MAX_BODY))?;
+    let body = body.map_err(|error| ApiError::BadRequest(format!("the body cannot be read: {error}")))?;
+    let request = ConfirmRequest::from_json(&body).map_err(|error| ApiError::BadRequest(error.to_string()))?;
     let answer = confirm::confirm(&request.bet_id);
     shared.metrics.confirmations.with_label_values(&[answer.status.label()]).inc();
     log::debug!(
@@ -63,32 +54,5 @@ async fn confirm_bet(payload: web::Payload, shared: web::Data<Shared>) -> HttpRe
         odd_value = request.odd_value;
         "a bet is {}", answer.status.label()
     );
-    HttpResponse::Ok().json(answer)
-}
-
-fn code_of(error: &BadConfirmRequest) -> &'static str {
-    match error {
-        BadConfirmRequest::Malformed(_) => "BAD_JSON",
-        BadConfirmRequest::NoBetId => "BAD_BET_ID",
-    }
-}
-
-async fn not_found(request: HttpRequest) -> HttpResponse {
-    problem(HttpResponse::NotFound(), "NOT_FOUND", &format!("nothing is at {}", request.path()))
-}
-
-fn not_allowed(allowed: &Method) -> HttpResponse {
-    let mut response = HttpResponse::build(StatusCode::METHOD_NOT_ALLOWED);
-    response.insert_header((header::ALLOW, allowed.as_str()));
-    problem(response, "METHOD_NOT_ALLOWED", &format!("only {allowed} is allowed here"))
-}
-
-#[derive(Serialize)]
-struct Problem<'a> {
-    code: &'a str,
-    message: &'a str,
-}
-
-fn problem(mut response: HttpResponseBuilder, code: &str, message: &str) -> HttpResponse {
-    response.json(Problem { code, message })
+    Ok(HttpResponse::Ok().json(answer))
 }

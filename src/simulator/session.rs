@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use actix_web_actors::ws::{self, CloseCode, CloseReason, Message, ProtocolError, WebsocketContext};
-use socket2::Socket;
 
 use super::Shared;
 use super::broadcaster::{Join, Leave, Push};
+use crate::http::connection::ConnectionHandle;
 
 /// How many pushes wait for one consumer before it counts as lagging.
 pub(super) const QUEUE: usize = 64;
@@ -43,12 +43,12 @@ impl Drop for Seat {
 /// See the module.
 pub(super) struct Session {
     seat: Seat,
-    socket: Option<Arc<Socket>>,
+    socket: Option<ConnectionHandle>,
     heard: Instant,
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, socket: Option<Arc<Socket>>) -> Session {
+    pub(super) fn new(shared: Arc<Shared>, socket: Option<ConnectionHandle>) -> Session {
         Session { seat: Seat::take(shared), socket, heard: Instant::now() }
     }
 

@@ -15,6 +15,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::broadcaster::{Join, Push};
 use super::*;
+use crate::http::connection::ConnectionHandle;
 use crate::config::settings::SimulatedMarket;
 use crate::domain::update::OddsUpdate;
 
@@ -51,7 +52,7 @@ fn run(rate: f64) -> Running {
             let socket = SockRef::from(stream);
             // A small buffer, so that a consumer which does not read is noticed soon.
             socket.set_send_buffer_size(16 * 1024).unwrap();
-            data.insert(Arc::new(socket.try_clone().unwrap()));
+            data.insert(ConnectionHandle::of(stream).unwrap());
         })
         .bind(("127.0.0.1", 0))
         .unwrap();
@@ -282,9 +283,9 @@ async fn confirming_a_bet() {
         assert!(body["message"].is_string());
         (status, body["code"].as_str().unwrap().to_owned())
     };
-    assert_eq!(code(ask("{").await).await, (400, "BAD_JSON".to_owned()));
-    assert_eq!(code(ask(r#"{"betId":""}"#).await).await, (400, "BAD_BET_ID".to_owned()));
-    assert_eq!(code(ask(&"x".repeat(100_000)).await).await, (413, "BODY_TOO_LARGE".to_owned()));
+    assert_eq!(code(ask("{").await).await, (400, "BAD_REQUEST".to_owned()));
+    assert_eq!(code(ask(r#"{"betId":""}"#).await).await, (400, "BAD_REQUEST".to_owned()));
+    assert_eq!(code(ask(&"x".repeat(100_000)).await).await, (413, "PAYLOAD_TOO_LARGE".to_owned()));
     let get = async |path: &str| within(http.get(running.url(path)).send()).await.unwrap();
     let response = get("/supplier/confirm").await;
     assert_eq!(response.headers()["allow"], "POST");
@@ -332,7 +333,7 @@ async fn a_lagging_consumer_keeps_what_it_was_handed_is_told_1013_and_is_cut_off
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (ours, _) = listener.accept().await.unwrap();
-    let socket = Some(Arc::new(SockRef::from(&ours).try_clone().unwrap()));
+    let socket = Some(ConnectionHandle::of(&ours).unwrap());
     let join = Join { id: 7, outlet: probe.recipient(), socket };
     handle.shared.broadcaster.send(join).await.unwrap();
 
