@@ -1,3 +1,286 @@
-//! Configuration: the command line over the environment over defaults.
+//! Configuration: the command line over the environment over defaults, checked as a whole before anything starts.
 
+pub mod check;
+pub mod load;
 pub mod settings;
+pub mod show;
+pub mod values;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use load::{ConfigError, Environment, Given, Shown, Stop};
+use settings::{Role, Settings};
+use values::SupplierUrl;
+
+/// Where the role `ingest` finds its suppliers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Suppliers {
+    /// The simulator of this process, at whatever port it got.
+    OwnSimulator,
+    /// These addresses, at least one.
+    At(Vec<SupplierUrl>),
+}
+
+/// Everything that `serve` was told, checked: whatever holds one of these may trust it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The roles that this process runs, at least one.
+    pub roles: BTreeSet<Role>,
+    /// Where the suppliers are.
+    pub suppliers: Suppliers,
+    /// The SQLite file.
+    pub database_path: PathBuf,
+    /// Every setting by itself.
+    pub settings: Settings,
+    /// Every setting as it may be shown.
+    pub shown: Vec<Shown>,
+}
+
+/// A command line of settings alone.
+#[derive(Parser)]
+#[command(name = "sports-bet", about = None, long_about = None)]
+struct Alone {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Config {
+    /// Checks settings as a whole. Wrong values that were found before are reported with what is found now.
+    pub fn new(settings: Settings, given: Given) -> Result<Config, Stop> {
+        check::check(settings, given)
+    }
+
+    /// Whether this process runs a role.
+    pub fn runs(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// Reads the flags of `serve`, without the program's name, over an environment. Looks at no other environment.
+    pub fn from_args_and_env(
+        args: impl Iterator<Item = OsString>,
+        environment: Environment<'_>,
+    ) -> Result<Config, Stop> {
+        let args = std::iter::once(OsString::from("sports-bet")).chain(args);
+        let (alone, given) = load::load::<Alone>(args, environment)?;
+        Config::new(alone.settings, given)
+    }
+
+    /// Makes a configuration from a few variables, and defaults for all others: for tests and for programs that embed
+    /// the platform. A name that no setting has is an error.
+    pub fn from_variables(variables: &[(&str, &str)]) -> Result<Config, Stop> {
+        let known: BTreeSet<String> = show::variables().collect();
+        let unknown: Vec<ConfigError> = variables
+            .iter()
+            .filter(|(variable, _)| !known.contains(*variable))
+            .map(|(variable, _)| ConfigError {
+                variable: (*variable).to_owned(),
+                flag: None,
+                got: "a value".to_owned(),
+                want: "the name of a setting".to_owned(),
+            })
+            .collect();
+        if !unknown.is_empty() {
+            return Err(Stop::Wrong(unknown));
+        }
+        let value = |name: &str| {
+            // The last one wins, as in an environment.
+            variables.iter().rev().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+        };
+        Config::from_args_and_env(std::iter::empty(), &value)
+    }
+}
+
+/// Reads `.env` of the working directory into the environment; what is set already wins. Call it first in `main`,
+/// before there is any thread. A missing file is fine.
+pub fn read_dotenv() -> Result<(), Stop> {
+    let path = Path::new(".env");
+    match dotenvy::from_path(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.not_found() => Ok(()),
+        Err(error) => Err(Stop::Wrong(vec![dotenv_error(path, &error)])),
+    }
+}
+
+/// Tells where the file is wrong, but shows no line: it may be the one with the secret.
+fn dotenv_error(path: &Path, error: &dotenvy::Error) -> ConfigError {
+    let (got, want) = match error {
+        dotenvy::Error::LineParse(..) => {
+            let good = dotenvy::from_path_iter(path).into_iter().flatten().map_while(Result::ok);
+            let place = good.last().map_or("the first line".to_owned(), |(name, _)| format!("the line after {name}"));
+            (place, "NAME=value on a line, the value in quotes where it holds spaces or #")
+        }
+        other => (other.to_string(), "a file that can be read"),
+    };
+    ConfigError { variable: ".env".to_owned(), flag: None, got, want: want.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pretty_assertions::assert_eq;
+
+    fn wrong(variables: &[(&str, &str)]) -> Vec<String> {
+        match Config::from_variables(variables) {
+            Err(Stop::Wrong(wrong)) => wrong.iter().map(ConfigError::to_string).collect(),
+            Err(usage) => panic!("{usage}"),
+            Ok(config) => panic!("taken: {config:?}"),
+        }
+    }
+
+    fn flags(flags: &[&str], variables: &[(&str, &str)]) -> Result<Config, Stop> {
+        let value = |name: &str| {
+            variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+        };
+        Config::from_args_and_env(flags.iter().map(OsString::from), &value)
+    }
+
+    #[test]
+    fn nothing_said_means_every_role_and_every_default() {
+        let config = Config::from_variables(&[]).unwrap();
+        assert_eq!(config.roles, BTreeSet::from(Role::ALL));
+        assert_eq!(config.suppliers, Suppliers::OwnSimulator);
+        assert_eq!(config.database_path, PathBuf::from("data/sports-bet.db"));
+        assert_eq!(config.settings.ports.http_port_odds, 8080);
+        assert!(config.shown.iter().all(|setting| setting.source == load::Source::Default));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_that_over_the_default() {
+        let config = flags(
+            &["--http-port-odds", "1", "--ws-max-sessions=5"],
+            &[("HTTP_PORT_ODDS", "2"), ("HTTP_PORT_SUPPLIER", "3")],
+        )
+        .unwrap();
+        assert_eq!(config.settings.ports.http_port_odds, 1);
+        assert_eq!(config.settings.ports.http_port_supplier, 3);
+        assert_eq!(config.settings.clients.ws_max_sessions, 5);
+        let sources: Vec<_> = ["HTTP_PORT_ODDS", "HTTP_PORT_SUPPLIER", "METRICS_PORT_ODDS"]
+            .iter()
+            .map(|name| config.shown.iter().find(|setting| setting.variable == *name).unwrap().source)
+            .collect();
+        assert_eq!(sources, [load::Source::Flag, load::Source::Environment, load::Source::Default]);
+    }
+
+    #[test]
+    fn a_wrong_variable_under_a_good_flag_does_not_matter() {
+        let config = flags(&["--http-port-odds", "1"], &[("HTTP_PORT_ODDS", "abc")]).unwrap();
+        assert_eq!(config.settings.ports.http_port_odds, 1);
+    }
+
+    #[test]
+    fn an_empty_variable_is_not_set() {
+        let every: Vec<String> = show::variables().collect();
+        let empty: Vec<(&str, &str)> = every.iter().map(|name| (name.as_str(), "")).collect();
+        let config = Config::from_variables(&empty).unwrap();
+        assert_eq!(config.shown, Config::from_variables(&[]).unwrap().shown);
+        assert_eq!(config.settings.suppliers.betfair_market_ids, Vec::<String>::new());
+        assert!(config.settings.suppliers.betfair_app_key.is_none());
+    }
+
+    #[test]
+    fn all_wrong_values_are_reported_at_once() {
+        let Err(stop) = flags(
+            &["--log-format", "xml", "--simulator-rate=0", "--role", "odds,bogus"],
+            &[
+                ("HTTP_PORT_ODDS", "abc"),
+                ("ROLE", "nonsense under a flag"),
+                ("WS_PING_INTERVAL", "1h"),
+                ("SUPPLIER_URLS", "http://a,ws://b,betfair://c"),
+                ("SIMULATOR_MARKETS", "1x2,corners"),
+            ],
+        ) else {
+            panic!("taken")
+        };
+        insta::assert_snapshot!(stop, @r#"
+LOG_FORMAT (--log-format): got "xml", want one of text, json
+SIMULATOR_RATE (--simulator-rate): got "0", want a number above 0 and up to 1000000
+ROLE (--role): got "bogus", want one of simulator, ingest, processor, odds
+HTTP_PORT_ODDS: got "abc", want a port number 0 to 65535
+SUPPLIER_URLS: got "http://a", want ws://, wss://, betfair:// or betfairs:// with a host; the betfair ones also with a port
+SUPPLIER_URLS: got "betfair://c", want ws://, wss://, betfair:// or betfairs:// with a host; the betfair ones also with a port
+SIMULATOR_MARKETS: got "corners", want one of 1x2, total_goals, btts
+WS_PING_INTERVAL: got "1h", want a duration below WS_SILENCE_LIMIT, which is 45s
+"#);
+    }
+
+    #[test]
+    fn secrets_are_never_shown() {
+        let config = Config::from_variables(&[
+            ("BETFAIR_APP_KEY", "hunter2"),
+            ("BETFAIR_SESSION_TOKEN", "hunter2"),
+            ("SUPPLIER_URLS", "wss://user:hunter2@host/ws,wss://other/?key=hunter2"),
+        ])
+        .unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+        assert!(!show::effective(&config).contains("hunter2"));
+
+        let wrong = wrong(&[
+            ("DATABASE_URL", "postgres://user:hunter2@host/db"),
+            ("POSTGRES_DSN", "host=h password=hunter2"),
+            ("REDIS_URL", "redis://user:hunter2@host"),
+            ("REDIS_ADDR", "user:hunter2@host:6379"),
+            ("SUPPLIER_URLS", "http://user:hun,ter2@host"),
+            ("SUPPLIER_WS_URL", "betfair://user:hunter2@host"),
+        ]);
+        assert!(!wrong.concat().contains("hunter2") && !wrong.concat().contains("ter2"), "{wrong:#?}");
+        insta::assert_snapshot!(wrong.join("\n"), @r#"
+SUPPLIER_URLS: got "http://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; the betfair ones also with a port
+SUPPLIER_WS_URL: got "betfair://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; the betfair ones also with a port
+REDIS_URL: got "redis://user:***@host", want it unset: this version has only the embedded cache
+REDIS_ADDR: got "user:***@host:6379", want it unset: this version has only the embedded cache
+DATABASE_URL: got "postgres://user:***@host/db", want it unset, or a SQLite file: this version has only SQLite
+"#);
+
+        let wrong = flags(&["--supplier-urls", "http://user:hun,ter2@host"], &[]).unwrap_err().to_string();
+        assert!(!wrong.contains("hun") && !wrong.contains("ter2"), "{wrong}");
+    }
+
+    #[test]
+    fn a_postgres_dsn_alone_is_refused_masked() {
+        insta::assert_snapshot!(wrong(&[("POSTGRES_DSN", "host=h password=hunter2")]).join("\n"), @r#"POSTGRES_DSN: got "***", want it unset: this version has only SQLite"#);
+    }
+
+    #[test]
+    fn a_reader_s_error_always_says_what_is_wanted() {
+        // No text is a good value everywhere; every setting that refuses this one must say why in our own words.
+        for variable in show::variables() {
+            let Err(stop) = Config::from_variables(&[(&variable, "\u{1}?")]) else { continue };
+            let text = stop.to_string();
+            let wants = ["a ", "an ", "one of ", "* or ", "ws://", "it unset", "log "];
+            assert!(wants.iter().any(|want| text.contains(&format!("want {want}"))), "{text}");
+            assert!(text.starts_with(&format!("{variable}: got ")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_a_wrong_value() {
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStringExt;
+            let value = |name: &str| (name == "RUST_LOG").then(|| OsString::from_vec(vec![b'a', 0xff]));
+            let stop = Config::from_args_and_env(std::iter::empty(), &value).unwrap_err();
+            insta::assert_snapshot!(stop, @r#"RUST_LOG: got "a�", want text in UTF-8"#);
+        }
+    }
+
+    #[test]
+    fn a_variable_that_no_setting_has_is_an_error_in_a_list_of_variables() {
+        insta::assert_snapshot!(wrong(&[("HTTP_PORT_ODS", "0")]).join("\n"), @r#"HTTP_PORT_ODS: got a value, want the name of a setting"#);
+    }
+
+    #[test]
+    fn an_unreadable_dotenv_line_is_named_but_not_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".env");
+        let problem = |content: &str| {
+            std::fs::write(&path, content).unwrap();
+            dotenv_error(&path, &dotenvy::from_path_iter(&path).unwrap().find_map(Result::err).unwrap()).to_string()
+        };
+        insta::assert_snapshot!(problem("RUST_LOG=info\n\nBETFAIR_APP_KEY=hunter2 hunter2=hunter2\n"), @r##".env: got the line after RUST_LOG, want NAME=value on a line, the value in quotes where it holds spaces or #"##);
+        insta::assert_snapshot!(problem("hunter2 hunter2\n"), @r##".env: got the first line, want NAME=value on a line, the value in quotes where it holds spaces or #"##);
+    }
+}

@@ -7,7 +7,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
-use url::Url;
+
+use super::values::{
+    SupplierUrl, duration, duration_above_zero, ip_address, log_filter, origin, port, rate, secret, size, supplier_url,
+    topic, whole,
+};
 
 /// A part of the platform that can run in a process of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
@@ -49,8 +53,15 @@ pub enum LogFormat {
 /// Everything that `serve` can be told.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// Which role this process runs; repeatable. All of them by default
-    #[arg(long = "role", env = "ROLE", value_enum, value_delimiter = ',', help_heading = "Process")]
+    /// A role that this process runs; repeat it, or give several with commas. All of them by default
+    #[arg(
+        long = "role",
+        env = "ROLE",
+        value_name = "ROLE",
+        value_enum,
+        value_delimiter = ',',
+        help_heading = "Process"
+    )]
     pub roles: Vec<Role>,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -82,17 +93,17 @@ pub struct Settings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Process")]
 pub struct ProcessSettings {
-    /// Address that every port binds to
-    #[arg(long, env, default_value = "127.0.0.1")]
+    /// Address that every port binds to; 0.0.0.0 is reachable from other machines
+    #[arg(long, env, default_value = "127.0.0.1", value_parser = ip_address)]
     pub bind_address: IpAddr,
     /// Log lines for people, or JSON for machines
     #[arg(long, env, value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug or trace, also by module
-    #[arg(long, env, default_value = "info")]
+    /// What is logged: error, warn, info, debug, trace or off, also by module, as info,sports_bet_platform::bus=debug
+    #[arg(long, env, default_value = "info", value_parser = log_filter)]
     pub rust_log: String,
-    /// How long a stop may take before what is left is cut off
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "8s")]
+    /// How long a stop may take before whatever still runs is cut off
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "8s")]
     pub shutdown_timeout: Duration,
 }
 
@@ -100,23 +111,23 @@ pub struct ProcessSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Ports (0 takes a free one)")]
 pub struct PortSettings {
-    /// REST and /ws/odds
-    #[arg(long, env, default_value_t = 8080)]
+    /// REST and /ws/odds, for clients
+    #[arg(long, env, default_value_t = 8080, value_parser = port)]
     pub http_port_odds: u16,
     /// The simulator's /ws and /supplier/confirm
-    #[arg(long, env, default_value_t = 8081)]
+    #[arg(long, env, default_value_t = 8081, value_parser = port)]
     pub http_port_supplier: u16,
     /// Health and metrics of the simulator
-    #[arg(long, env, default_value_t = 9094)]
+    #[arg(long, env, default_value_t = 9094, value_parser = port)]
     pub metrics_port_supplier: u16,
     /// Health and metrics of odds
-    #[arg(long, env, default_value_t = 9095)]
+    #[arg(long, env, default_value_t = 9095, value_parser = port)]
     pub metrics_port_odds: u16,
     /// Health and metrics of ingest
-    #[arg(long, env, default_value_t = 9096)]
+    #[arg(long, env, default_value_t = 9096, value_parser = port)]
     pub metrics_port_ingest: u16,
     /// Health and metrics of the processor
-    #[arg(long, env, default_value_t = 9097)]
+    #[arg(long, env, default_value_t = 9097, value_parser = port)]
     pub metrics_port_processor: u16,
 }
 
@@ -128,19 +139,19 @@ pub struct BusSettings {
     #[arg(long, env)]
     pub kafka_brokers: Option<String>,
     /// Topic of the updates
-    #[arg(long, env, default_value = "odds_updates")]
+    #[arg(long, env, default_value = "odds_updates", value_parser = topic)]
     pub kafka_topic_odds: String,
     /// Topic of what could not be read; the topic's name + _dlq by default
-    #[arg(long, env)]
+    #[arg(long, env, value_parser = topic)]
     pub kafka_topic_odds_dlq: Option<String>,
     /// How many records the embedded bus holds until every group has done them; then publishers wait
-    #[arg(long, env, default_value_t = 10_000, value_parser = at_least_one)]
+    #[arg(long, env, default_value_t = 10_000, value_parser = whole(1_usize, 10_000_000))]
     pub embedded_bus_capacity: usize,
     /// Partitions of the embedded bus
-    #[arg(long, env, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, env, default_value_t = 4, value_parser = whole(1_u32, 1024))]
     pub embedded_bus_partitions: u32,
     /// How many records a consumer takes at a time
-    #[arg(long, env, default_value_t = 500, value_parser = at_least_one)]
+    #[arg(long, env, default_value_t = 500, value_parser = whole(1_usize, 100_000))]
     pub bus_batch_size: usize,
 }
 
@@ -152,16 +163,16 @@ pub struct CacheSettings {
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub redis_url: Option<SecretString>,
     /// Redis as host:port, read where REDIS_URL is not set (the original's name)
-    #[arg(long, env)]
-    pub redis_addr: Option<String>,
+    #[arg(long, env, hide_env_values = true, value_parser = secret)]
+    pub redis_addr: Option<SecretString>,
     /// Channel of the broadcast
     #[arg(long, env, default_value = "odds_updates_broadcast")]
     pub redis_pubsub_channel: String,
     /// How long the hot copy outlives an event's last change
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "1h")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
     pub cache_ttl: Duration,
-    /// An event's book is let go after so long without a change or a question
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "10m")]
+    /// An event's book leaves memory after so long without a change or a reader; the database keeps its state
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "10m")]
     pub book_idle_limit: Duration,
 }
 
@@ -172,14 +183,17 @@ pub struct StoreSettings {
     /// SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db [this version has only SQLite]
     #[arg(long, env, hide_env_values = true, value_parser = secret, default_value = "data/sports-bet.db")]
     pub database_url: SecretString,
+    /// PostgreSQL, read where DATABASE_URL is not set (the original's name) [this version has only SQLite]
+    #[arg(long, env, hide_env_values = true, value_parser = secret)]
+    pub postgres_dsn: Option<SecretString>,
     /// How long a batch of writes waits to fill up
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "5ms")]
+    #[arg(long, env, value_parser = duration, default_value = "5ms")]
     pub store_batch_wait: Duration,
     /// History older than this is removed
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "30days")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "30days")]
     pub history_retention: Duration,
-    /// Dead letters older than this are removed
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "30days")]
+    /// Dead letters (what could not be read) older than this are removed
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "30days")]
     pub dead_letter_retention: Duration,
 }
 
@@ -189,28 +203,28 @@ pub struct StoreSettings {
 pub struct SupplierSettings {
     /// Suppliers, with commas: ws:// wss:// for the native form, betfair:// betfairs:// for the Exchange Stream over TCP or TLS.
     /// The simulator of this process by default, else ws://127.0.0.1:8081/ws
-    #[arg(long, env, value_delimiter = ',')]
-    pub supplier_urls: Vec<Url>,
+    #[arg(long, env, hide_env_values = true, value_delimiter = ',', value_parser = supplier_url)]
+    pub supplier_urls: Vec<SupplierUrl>,
     /// One supplier, read where SUPPLIER_URLS is not set (the original's name)
-    #[arg(long, env)]
-    pub supplier_ws_url: Option<Url>,
+    #[arg(long, env, hide_env_values = true, value_parser = supplier_url)]
+    pub supplier_ws_url: Option<SupplierUrl>,
     /// A supplier that sends nothing for so long, not even a pong, is connected to anew
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "15s")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "15s")]
     pub supplier_read_timeout: Duration,
     /// How often a native supplier is pinged
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "5s")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "5s")]
     pub supplier_ping_interval: Duration,
     /// Delay before the first reconnect; it doubles with each failure, and is jittered
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "200ms")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "200ms")]
     pub supplier_reconnect_min: Duration,
     /// The reconnect delay grows up to this
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "10s")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub supplier_reconnect_max: Duration,
     /// The largest frame of a supplier
-    #[arg(long, env, default_value = "1MiB")]
+    #[arg(long, env, default_value = "1MiB", value_parser = size(ByteSize::kib(1), ByteSize::mib(64)))]
     pub supplier_max_frame: ByteSize,
     /// An update whose time lies further ahead of our clock is refused: it would shut out every later one
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "5m")]
+    #[arg(long, env, value_parser = duration, default_value = "5m")]
     pub supplier_max_clock_skew: Duration,
     /// Betfair application key
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
@@ -245,13 +259,13 @@ pub enum SimulatedMarket {
 #[command(next_help_heading = "Simulator")]
 pub struct SimulatorSettings {
     /// How many events; the first four are the original's
-    #[arg(long, env, default_value_t = 12, value_parser = at_least_one)]
+    #[arg(long, env, default_value_t = 12, value_parser = whole(1_usize, 100_000))]
     pub simulator_events: usize,
     /// Updates a second, in all
-    #[arg(long, env, default_value_t = 8.0, value_parser = positive_rate)]
+    #[arg(long, env, default_value_t = 8.0, value_parser = rate)]
     pub simulator_rate: f64,
     /// The same seed gives the same walk again; a random one by default
-    #[arg(long, env)]
+    #[arg(long, env, value_parser = whole(0, u64::MAX))]
     pub simulator_seed: Option<u64>,
     /// Markets of each event. The original can read only 1x2
     #[arg(long, env, value_enum, value_delimiter = ',', default_value = "1x2")]
@@ -263,52 +277,34 @@ pub struct SimulatorSettings {
 #[command(next_help_heading = "Clients")]
 pub struct ClientSettings {
     /// The largest message of a client
-    #[arg(long, env, default_value = "64KiB")]
+    #[arg(long, env, default_value = "64KiB", value_parser = size(ByteSize::kib(1), ByteSize::mib(16)))]
     pub ws_max_message: ByteSize,
     /// Subscriptions a session may hold
-    #[arg(long, env, default_value_t = 200, value_parser = at_least_one)]
+    #[arg(long, env, default_value_t = 200, value_parser = whole(1_usize, 1_000_000))]
     pub ws_max_subscriptions: usize,
     /// Sessions in all
-    #[arg(long, env, default_value_t = 10_000, value_parser = at_least_one)]
+    #[arg(long, env, default_value_t = 10_000, value_parser = whole(1_usize, 10_000_000))]
     pub ws_max_sessions: usize,
     /// Messages a session may send within a second
-    #[arg(long, env, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, env, default_value_t = 250, value_parser = whole(1_u32, 1_000_000))]
     pub ws_max_messages_per_second: u32,
     /// How often a client is pinged
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "15s")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "15s")]
     pub ws_ping_interval: Duration,
     /// A client that says nothing for so long, not even a pong, is closed
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "45s")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "45s")]
     pub ws_silence_limit: Duration,
     /// Deliveries that wait for one session before it counts as slow
-    #[arg(long, env, default_value_t = 64, value_parser = at_least_one)]
+    #[arg(long, env, default_value_t = 64, value_parser = whole(1_usize, 1_000_000))]
     pub ws_session_queue: usize,
     /// A slow client that takes nothing for so long is closed
-    #[arg(long, env, value_parser = humantime::parse_duration, default_value = "10s")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub slow_client_limit: Duration,
     /// Origins whose pages may open /ws/odds, with commas, as https://example.com; * for any.
     /// By default a page may whose host is the one it calls; clients that send no Origin always may
-    #[arg(long, env, value_delimiter = ',')]
+    #[arg(long, env, value_delimiter = ',', value_parser = origin)]
     pub ws_allowed_origins: Vec<String>,
     /// Worker threads of the odds server; one a core by default
-    #[arg(long, env, value_parser = at_least_one)]
+    #[arg(long, env, value_parser = whole(1_usize, 1024))]
     pub http_workers_odds: Option<usize>,
-}
-
-fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
-    Ok(SecretString::from(text))
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse::<usize>() {
-        Ok(0) | Err(_) => Err("a whole number from 1 on is wanted".to_owned()),
-        Ok(number) => Ok(number),
-    }
-}
-
-fn positive_rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if rate > 0.0 && rate <= 1_000_000.0 => Ok(rate),
-        _ => Err("a number above 0 and up to 1000000 is wanted".to_owned()),
-    }
 }

@@ -1,0 +1,64 @@
+# Targets for people and for CI. `make` alone lists them.
+
+CARGO ?= cargo
+SPORTS_BET = $(CARGO) run --release --locked -- serve
+
+.DEFAULT_GOAL := help
+.PHONY: help run odds processor ingest supplier fmt test audit tools
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: ## Run everything in one process, nothing else needed
+	$(SPORTS_BET)
+
+odds: ## Run the role odds alone: REST and WebSocket (needs the real engines)
+	$(SPORTS_BET) --role odds
+
+processor: ## Run the role processor alone: books and database (needs the real engines)
+	$(SPORTS_BET) --role processor
+
+ingest: ## Run the role ingest alone: suppliers to bus (needs the real engines)
+	$(SPORTS_BET) --role ingest
+
+supplier: ## Run the role simulator alone: a supplier for development
+	$(SPORTS_BET) --role simulator
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+test: ## Check format, lints and docs, then run all tests
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -ex; \
+		$(CARGO) nextest run --locked; \
+		$(CARGO) test --locked --doc; \
+	else \
+		set -ex; \
+		$(CARGO) test --locked; \
+	fi
+
+audit: ## Check licences, bans, sources, advisories and unused dependencies (AUDIT_OFFLINE=1 skips advisories)
+	@for tool in deny machete; do \
+		$(CARGO) $$tool --version >/dev/null 2>&1 || { echo "cargo-$$tool is missing: run 'make tools'" >&2; exit 1; }; \
+	done
+ifeq ($(AUDIT_OFFLINE),1)
+	$(CARGO) deny --locked --offline check bans licenses sources
+	$(CARGO) machete
+	@echo 'AUDIT_OFFLINE=1: advisories were NOT checked' >&2
+else
+	$(CARGO) deny --locked check bans licenses sources
+	$(CARGO) machete
+	@$(CARGO) deny --locked check advisories || { \
+		echo 'Advisories are not clean, or could not be fetched and so were NOT checked: see above.' >&2; \
+		echo 'Without a network, AUDIT_OFFLINE=1 leaves them out and says so.' >&2; \
+		exit 1; \
+	}
+endif
+
+tools: ## Install the tools of audit, and the faster test runner
+	$(CARGO) install --locked cargo-deny@0.20.2
+	$(CARGO) install --locked cargo-machete@0.9.2
+	$(CARGO) install --locked cargo-nextest@0.9.151 --no-default-features --features default-no-update

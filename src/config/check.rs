@@ -1,0 +1,292 @@
+//! What settings must be to each other. Every check looks, none stops the next.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use secrecy::ExposeSecret;
+
+use super::load::{ConfigError, Given, Stop};
+use super::settings::{PortSettings, Role, Settings, SupplierSettings};
+use super::values::supplier_url;
+use super::{Config, Suppliers};
+
+/// The original's supplier: where a simulator in a process of its own is by default.
+const DEFAULT_SUPPLIER: &str = "ws://127.0.0.1:8081/ws";
+
+/// Checks settings as a whole.
+pub(super) fn check(settings: Settings, given: Given) -> Result<Config, Stop> {
+    let roles = roles_of(&settings);
+    let mut wrong = given.wrong.clone();
+    wrong.extend(only_embedded_engines(&given));
+    wrong.extend(split_roles(&roles, &given));
+    wrong.extend(orders(&settings, &given));
+    wrong.extend(equal_ports(&roles, &settings.ports, &given));
+    let database_path = database_path(&settings, &given).map_err(|error| wrong.push(error)).ok();
+    let suppliers = suppliers(&roles, &settings.suppliers, &given).map_err(|error| wrong.push(error)).ok();
+    match (database_path, suppliers) {
+        (Some(database_path), Some(suppliers)) if wrong.is_empty() => {
+            Ok(Config { roles, suppliers, database_path, settings, shown: given.settings })
+        }
+        _ => Err(Stop::Wrong(wrong)),
+    }
+}
+
+fn roles_of(settings: &Settings) -> BTreeSet<Role> {
+    if settings.roles.is_empty() { BTreeSet::from(Role::ALL) } else { settings.roles.iter().copied().collect() }
+}
+
+/// This version has only the embedded engines. Goes away with the first version that has the real ones.
+fn only_embedded_engines(given: &Given) -> Vec<ConfigError> {
+    let engines = [("KAFKA_BROKERS", "bus"), ("REDIS_URL", "cache"), ("REDIS_ADDR", "cache")];
+    let refused = engines.iter().filter(|(variable, _)| given.is_set(variable));
+    refused
+        .map(|(variable, engine)| {
+            given.error(variable, format!("it unset: this version has only the embedded {engine}"))
+        })
+        .collect()
+}
+
+/// The embedded bus and cache join roles within a process, so roles that need each other cannot be apart.
+fn split_roles(roles: &BTreeSet<Role>, given: &Given) -> Vec<ConfigError> {
+    if given.wrong.iter().any(|error| error.variable == "ROLE") {
+        return Vec::new();
+    }
+    let needs = [
+        (Role::Ingest, Role::Processor, "KAFKA_BROKERS"),
+        (Role::Processor, Role::Ingest, "KAFKA_BROKERS"),
+        (Role::Odds, Role::Processor, "REDIS_URL and KAFKA_BROKERS"),
+    ];
+    let apart = needs.iter().filter(|(role, needed, ..)| roles.contains(role) && !roles.contains(needed));
+    apart
+        .map(|(role, needed, variables)| {
+            let (role, needed) = (role.name(), needed.name());
+            let want = format!(
+                "\"{needed}\" beside \"{role}\": the embedded engines join them within one process; \
+                 apart they need {variables}, which this version cannot use yet"
+            );
+            given.error("ROLE", want)
+        })
+        .collect()
+}
+
+/// Settings of which one must be smaller than the other.
+fn orders(settings: &Settings, given: &Given) -> Vec<ConfigError> {
+    let (clients, suppliers) = (&settings.clients, &settings.suppliers);
+    let pairs = [
+        (clients.ws_ping_interval < clients.ws_silence_limit, "WS_PING_INTERVAL", "below", "WS_SILENCE_LIMIT"),
+        (
+            suppliers.supplier_ping_interval < suppliers.supplier_read_timeout,
+            "SUPPLIER_PING_INTERVAL",
+            "below",
+            "SUPPLIER_READ_TIMEOUT",
+        ),
+        (
+            suppliers.supplier_reconnect_min <= suppliers.supplier_reconnect_max,
+            "SUPPLIER_RECONNECT_MIN",
+            "at most",
+            "SUPPLIER_RECONNECT_MAX",
+        ),
+    ];
+    let known = |variable: &str| given.wrong.iter().any(|error| error.variable == variable);
+    pairs
+        .iter()
+        .filter(|(holds, lower, _, upper)| !holds && !known(lower) && !known(upper))
+        .map(|(_, lower, relation, upper)| {
+            // Whoever set only the upper one is told about the one they set.
+            let (variable, relation, other) = match (*relation, given.is_set(lower), given.is_set(upper)) {
+                ("below", false, true) => (upper, "above", lower),
+                (_, false, true) => (upper, "at least", lower),
+                (relation, ..) => (lower, relation, upper),
+            };
+            let value = given.setting(other).map_or("", |setting| setting.value.as_str());
+            given.error(variable, format!("a duration {relation} {other}, which is {value}"))
+        })
+        .collect()
+}
+
+/// The ports that the roles of this process bind.
+fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'static str, u16)> {
+    let all = [
+        (Role::Odds, "HTTP_PORT_ODDS", ports.http_port_odds),
+        (Role::Simulator, "HTTP_PORT_SUPPLIER", ports.http_port_supplier),
+        (Role::Simulator, "METRICS_PORT_SUPPLIER", ports.metrics_port_supplier),
+        (Role::Odds, "METRICS_PORT_ODDS", ports.metrics_port_odds),
+        (Role::Ingest, "METRICS_PORT_INGEST", ports.metrics_port_ingest),
+        (Role::Processor, "METRICS_PORT_PROCESSOR", ports.metrics_port_processor),
+    ];
+    all.iter().filter(|(role, ..)| roles.contains(role)).map(|(_, variable, port)| (*variable, *port)).collect()
+}
+
+fn equal_ports(roles: &BTreeSet<Role>, ports: &PortSettings, given: &Given) -> Vec<ConfigError> {
+    let ports = ports_of(roles, ports);
+    let mut wrong = Vec::new();
+    for (place, (later, port)) in ports.iter().enumerate() {
+        let earlier = ports.iter().take(place).find(|(_, other)| other == port && *port != 0);
+        let Some((earlier, _)) = earlier else { continue };
+        let (variable, other) =
+            if given.is_set(earlier) && !given.is_set(later) { (earlier, later) } else { (later, earlier) };
+        wrong.push(given.error(variable, format!("a port that {other} does not have, or 0 for a free one")));
+    }
+    wrong
+}
+
+/// The SQLite file that `DATABASE_URL` names, as the diesel CLI reads it.
+fn database_path(settings: &Settings, given: &Given) -> Result<PathBuf, ConfigError> {
+    // The original's variable counts where ours is not set.
+    if given.is_set("POSTGRES_DSN") && !given.is_set("DATABASE_URL") {
+        return Err(given.error("POSTGRES_DSN", "it unset: this version has only SQLite"));
+    }
+    let url = settings.store.database_url.expose_secret();
+    let path = match url.split_once("://") {
+        Some(("sqlite", path)) if !path.contains(['?', '#', '%']) => path,
+        Some(("postgres" | "postgresql", _)) => {
+            return Err(given.error("DATABASE_URL", "it unset, or a SQLite file: this version has only SQLite"));
+        }
+        None if !url.starts_with("file:") && !url.contains('=') => url,
+        _ => "",
+    };
+    if path.is_empty() || path.contains(":memory:") || path.contains('\0') {
+        return Err(given.error("DATABASE_URL", "a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db"));
+    }
+    Ok(PathBuf::from(path))
+}
+
+fn suppliers(roles: &BTreeSet<Role>, settings: &SupplierSettings, given: &Given) -> Result<Suppliers, ConfigError> {
+    if !settings.supplier_urls.is_empty() {
+        return Ok(Suppliers::At(settings.supplier_urls.clone()));
+    }
+    match &settings.supplier_ws_url {
+        Some(url) => Ok(Suppliers::At(vec![url.clone()])),
+        None if roles.contains(&Role::Simulator) => Ok(Suppliers::OwnSimulator),
+        None => supplier_url(DEFAULT_SUPPLIER)
+            .map(|url| Suppliers::At(vec![url]))
+            .map_err(|want| given.error("SUPPLIER_URLS", want)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pretty_assertions::assert_eq;
+
+    fn wrong(variables: &[(&str, &str)]) -> String {
+        Config::from_variables(variables).unwrap_err().to_string()
+    }
+
+    fn roles(roles: &str) -> Result<Config, Stop> {
+        Config::from_variables(&[("ROLE", roles)])
+    }
+
+    #[test]
+    fn roles_that_the_embedded_engines_join_stand_together() {
+        for good in [
+            "simulator",
+            "ingest,processor",
+            "odds,processor,ingest",
+            "simulator,ingest,processor",
+            "simulator,ingest,processor,odds",
+            "odds,odds,processor,ingest",
+        ] {
+            assert!(roles(good).is_ok(), "{good}");
+        }
+        for (bad, names) in [
+            ("ingest", "KAFKA_BROKERS"),
+            ("processor", "KAFKA_BROKERS"),
+            ("odds", "REDIS_URL and KAFKA_BROKERS"),
+            ("simulator,odds", "REDIS_URL and KAFKA_BROKERS"),
+            ("odds,processor", "KAFKA_BROKERS"),
+        ] {
+            let text = roles(bad).unwrap_err().to_string();
+            assert!(text.starts_with(&format!("ROLE: got \"{bad}\"")) && text.contains(names), "{text}");
+        }
+        insta::assert_snapshot!(roles("odds,ingest").unwrap_err(), @r#"
+ROLE: got "odds,ingest", want "processor" beside "ingest": the embedded engines join them within one process; apart they need KAFKA_BROKERS, which this version cannot use yet
+ROLE: got "odds,ingest", want "processor" beside "odds": the embedded engines join them within one process; apart they need REDIS_URL and KAFKA_BROKERS, which this version cannot use yet
+"#);
+    }
+
+    #[test]
+    fn real_engines_are_refused_by_name() {
+        insta::assert_snapshot!(
+            wrong(&[("KAFKA_BROKERS", "kafka:9092"), ("REDIS_ADDR", "redis:6379"), ("DATABASE_URL", "postgresql://h/db")]),
+            @r#"
+KAFKA_BROKERS: got "kafka:9092", want it unset: this version has only the embedded bus
+REDIS_ADDR: got "redis:6379", want it unset: this version has only the embedded cache
+DATABASE_URL: got "postgresql://h/db", want it unset, or a SQLite file: this version has only SQLite
+"#
+        );
+    }
+
+    #[test]
+    fn a_database_is_a_file() {
+        for (url, path) in [
+            ("data/a.db", "data/a.db"),
+            ("sqlite://data/a.db", "data/a.db"),
+            ("sqlite:///var/lib/a.db", "/var/lib/a.db"),
+            ("/var/lib/a b.db", "/var/lib/a b.db"),
+        ] {
+            // The original's variable does not count beside ours.
+            let config = Config::from_variables(&[("DATABASE_URL", url), ("POSTGRES_DSN", "postgres://h")]).unwrap();
+            assert_eq!(config.database_path, PathBuf::from(path));
+        }
+        for bad in [":memory:", "sqlite://", "sqlite://:memory:", "file:a.db", "mysql://h/db", "sqlite://a.db?mode=ro"]
+        {
+            assert!(wrong(&[("DATABASE_URL", bad)]).contains("want a SQLite file"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn suppliers_are_the_list_else_the_one_else_the_simulator_else_the_default() {
+        let suppliers = |variables: &[(&str, &str)]| match Config::from_variables(variables).unwrap().suppliers {
+            Suppliers::OwnSimulator => "own".to_owned(),
+            Suppliers::At(urls) => urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        };
+        assert_eq!(
+            suppliers(&[("SUPPLIER_URLS", "ws://a,betfairs://b:1"), ("SUPPLIER_WS_URL", "ws://c")]),
+            "ws://a/ betfairs://b:1"
+        );
+        assert_eq!(suppliers(&[("SUPPLIER_WS_URL", "ws://c/ws")]), "ws://c/ws");
+        assert_eq!(suppliers(&[]), "own");
+        assert_eq!(suppliers(&[("ROLE", "ingest,processor")]), DEFAULT_SUPPLIER);
+    }
+
+    #[test]
+    fn settings_keep_their_order() {
+        insta::assert_snapshot!(
+            wrong(&[
+                ("WS_PING_INTERVAL", "45s"),
+                ("SUPPLIER_READ_TIMEOUT", "5s"),
+                ("SUPPLIER_RECONNECT_MIN", "2s"),
+                ("SUPPLIER_RECONNECT_MAX", "1s"),
+            ]),
+            @r#"
+WS_PING_INTERVAL: got "45s", want a duration below WS_SILENCE_LIMIT, which is 45s
+SUPPLIER_READ_TIMEOUT: got "5s", want a duration above SUPPLIER_PING_INTERVAL, which is 5s
+SUPPLIER_RECONNECT_MIN: got "2s", want a duration at most SUPPLIER_RECONNECT_MAX, which is 1s
+"#
+        );
+        assert!(Config::from_variables(&[("SUPPLIER_RECONNECT_MIN", "10s")]).is_ok());
+    }
+
+    #[test]
+    fn a_duration_that_drives_a_timer_is_never_zero() {
+        let config = Config::from_variables(&[]).unwrap();
+        let durations = config.shown.iter().filter(|setting| humantime::parse_duration(&setting.value).is_ok());
+        for setting in durations.filter(|setting| setting.value.parse::<u64>().is_err()) {
+            let zero = Config::from_variables(&[(&setting.variable, "0s")]);
+            let may_be_zero = ["STORE_BATCH_WAIT", "SUPPLIER_MAX_CLOCK_SKEW"].contains(&setting.variable.as_str());
+            assert_eq!(zero.is_ok(), may_be_zero, "{}", setting.variable);
+        }
+    }
+
+    #[test]
+    fn the_ports_of_a_process_differ() {
+        insta::assert_snapshot!(wrong(&[("HTTP_PORT_ODDS", "9095"), ("METRICS_PORT_INGEST", "9097")]), @r#"
+HTTP_PORT_ODDS: got "9095", want a port that METRICS_PORT_ODDS does not have, or 0 for a free one
+METRICS_PORT_INGEST: got "9097", want a port that METRICS_PORT_PROCESSOR does not have, or 0 for a free one
+"#);
+        assert!(Config::from_variables(&[("HTTP_PORT_ODDS", "0"), ("METRICS_PORT_ODDS", "0")]).is_ok());
+        // Roles that do not run bind nothing.
+        assert!(Config::from_variables(&[("ROLE", "simulator"), ("HTTP_PORT_ODDS", "8081")]).is_ok());
+    }
+}

@@ -1,0 +1,486 @@
+//! Reads a command line and an environment with clap, and collects every wrong value instead of stopping at the first.
+//!
+//! clap looks into the environment of the process by itself. Here it may not: what an environment says is handed in as
+//! a look-up, checked value by value with clap's own readers, and then joins the command line. So a test brings its own
+//! environment, an empty variable counts as unset, and each wrong value is reported beside the others.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::builder::{Resettable, ValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
+
+use super::values::{MASK, mask_address};
+
+/// What an environment variable is set to.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// The exit code of a command line or a setting that is wrong.
+const WRONG_USAGE: u8 = 2;
+/// Settings whose value is an address: shown, but without the secrets in it.
+const ADDRESSES: [&str; 6] =
+    ["database_url", "postgres_dsn", "redis_url", "redis_addr", "supplier_urls", "supplier_ws_url"];
+
+/// A setting with a value that cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[error("{}: got {got}, want {want}", name_of(.variable, .flag.as_deref()))]
+pub struct ConfigError {
+    /// Its environment variable; its flag where it has none.
+    pub variable: String,
+    /// The flag that gave the value, where one did.
+    pub flag: Option<String>,
+    /// The value in quotes; a secret is masked.
+    pub got: String,
+    /// What is wanted instead.
+    pub want: String,
+}
+
+fn name_of(variable: &str, flag: Option<&str>) -> String {
+    match flag {
+        Some(flag) if flag != variable => format!("{variable} ({flag})"),
+        _ => variable.to_owned(),
+    }
+}
+
+/// Why a command line was not taken. Help that was asked for is one of the reasons.
+#[derive(Debug)]
+pub enum Stop {
+    /// clap answers: help, the version, an unknown flag or subcommand.
+    Usage(Box<clap::Error>),
+    /// Settings have wrong values.
+    Wrong(Vec<ConfigError>),
+}
+
+impl Stop {
+    /// Tells the user, and gives the exit code: 0 for help that was asked for, 2 for what is wrong.
+    pub fn report(&self) -> ExitCode {
+        if let Stop::Usage(usage) = self {
+            // Nothing is left to do where even this cannot be written.
+            let _ = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(WRONG_USAGE));
+        }
+        let _ = writeln!(std::io::stderr(), "{self}");
+        ExitCode::from(WRONG_USAGE)
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Usage(usage) => fmt::Display::fmt(usage, formatter),
+            Stop::Wrong(wrong) => {
+                let lines: Vec<String> = wrong.iter().map(ConfigError::to_string).collect();
+                formatter.write_str(&lines.join("\n"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Stop {}
+
+/// Where a setting's value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody said anything.
+    Default,
+    /// An environment variable, or `.env`.
+    Environment,
+    /// The command line.
+    Flag,
+}
+
+impl Source {
+    /// The source's name in the output of `check-config`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Default => "default",
+            Source::Environment => "environment",
+            Source::Flag => "flag",
+        }
+    }
+}
+
+/// A setting as it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The heading that it stands under.
+    pub heading: String,
+    /// Its environment variable.
+    pub variable: String,
+    /// Its flag.
+    pub flag: String,
+    /// Its value, secrets masked; nothing where it has none.
+    pub value: String,
+    /// Where the value comes from.
+    pub source: Source,
+}
+
+/// What was given beside the typed values.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// Every setting of the command, in the order of its help.
+    pub settings: Vec<Shown>,
+    /// The settings with wrong values; the typed values hold their defaults.
+    pub wrong: Vec<ConfigError>,
+}
+
+impl Given {
+    /// A setting by its variable.
+    pub fn setting(&self, variable: &str) -> Option<&Shown> {
+        self.settings.iter().find(|setting| setting.variable == variable)
+    }
+
+    /// Whether someone said what the setting is.
+    pub fn is_set(&self, variable: &str) -> bool {
+        self.setting(variable).is_some_and(|setting| setting.source != Source::Default)
+    }
+
+    /// An error about a setting as it was given; what was given is shown masked.
+    pub fn error(&self, variable: &str, want: impl Into<String>) -> ConfigError {
+        let setting = self.setting(variable);
+        ConfigError {
+            variable: variable.to_owned(),
+            flag: setting.filter(|setting| setting.source == Source::Flag).map(|setting| setting.flag.clone()),
+            got: setting.map_or_else(|| "nothing".to_owned(), |setting| quoted(&setting.value)),
+            want: want.into(),
+        }
+    }
+
+    /// Stops where a value was wrong.
+    pub fn complete(&self) -> Result<(), Stop> {
+        if self.wrong.is_empty() { Ok(()) } else { Err(Stop::Wrong(self.wrong.clone())) }
+    }
+}
+
+/// Reads `args`, the program's name first, over `environment` over the defaults, for a command or its subcommand.
+/// Wrong values are found in [`Given::wrong`]; they stop the reading only where nothing can stand in their place.
+pub fn load<C: CommandFactory + FromArgMatches>(
+    args: impl IntoIterator<Item = OsString>,
+    environment: Environment<'_>,
+) -> Result<(C, Given), Stop> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let mut described = C::command();
+    described.build();
+    let command = args.get(1).and_then(|name| described.find_subcommand(name)).unwrap_or(&described);
+
+    let mut wrong = Vec::new();
+    let flagged = read_flags::<C>(command, &mut args, &mut wrong)?;
+    let from_environment = read_environment(command, &flagged, environment, &mut wrong);
+    let place = if std::ptr::eq(command, &described) { 1 } else { 2 };
+    let tokens: Vec<OsString> = from_environment.iter().filter_map(|(arg, text)| as_flag(arg, text)).collect();
+    args.splice(place.min(args.len())..place.min(args.len()), tokens);
+
+    let read = detached(C::command(), false).try_get_matches_from(&args).and_then(|matches| {
+        let typed = C::from_arg_matches(&matches)?;
+        Ok((typed, matches))
+    });
+    let (typed, matches) = match read {
+        Ok(read) => read,
+        Err(_) if !wrong.is_empty() => return Err(Stop::Wrong(wrong)),
+        Err(usage) => return Err(Stop::Usage(Box::new(usage))),
+    };
+    let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+    let settings = command.get_arguments().filter_map(|arg| shown(arg, matches, &flagged)).collect();
+    Ok((typed, Given { settings, wrong }))
+}
+
+/// The command with no eye on the environment of the process.
+fn detached(command: Command, environment_may_give: bool) -> Command {
+    command
+        .mut_args(move |arg| {
+            let optional = environment_may_give && arg.get_env().is_some();
+            let arg = arg.env(Resettable::Reset);
+            if optional { arg.required(false) } else { arg }
+        })
+        .mut_subcommands(move |command| detached(command, environment_may_give))
+}
+
+/// The command as its help shows it: with the names of variables, never with their values.
+fn discreet(command: Command) -> Command {
+    command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(discreet)
+}
+
+/// Reads the flags alone. Takes wrong ones out of `args` and gives the ids of all that were there.
+fn read_flags<C: CommandFactory>(
+    command: &Command,
+    args: &mut Vec<OsString>,
+    wrong: &mut Vec<ConfigError>,
+) -> Result<BTreeSet<String>, Stop> {
+    let mut flagged = BTreeSet::new();
+    loop {
+        let error = match detached(C::command(), true).try_get_matches_from(&*args) {
+            Ok(matches) => {
+                let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+                let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+                flagged.extend(matches.ids().map(clap::Id::as_str).filter(given).map(str::to_owned));
+                return Ok(flagged);
+            }
+            Err(error) => error,
+        };
+        let arg = wrong_arg(command, &error).filter(|arg| remove_wrong(arg, args, wrong));
+        match arg {
+            Some(arg) => flagged.insert(arg.get_id().to_string()),
+            None if !wrong.is_empty() && is_about_a_value(&error) => {
+                wrong.push(from_clap(&error));
+                return Err(Stop::Wrong(std::mem::take(wrong)));
+            }
+            None => return Err(Stop::Usage(Box::new(with_help_text::<C>(error, args)))),
+        };
+    }
+}
+
+/// Help that clap wrote for the detached command misses the variables: it is written anew.
+fn with_help_text<C: CommandFactory>(error: clap::Error, args: &[OsString]) -> clap::Error {
+    match error.kind() {
+        ErrorKind::DisplayHelp => discreet(C::command()).try_get_matches_from(args).err().unwrap_or(error),
+        _ => error,
+    }
+}
+
+fn is_about_a_value(error: &clap::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::InvalidUtf8)
+}
+
+/// The argument that clap finds a wrong value in.
+fn wrong_arg<'a>(command: &'a Command, error: &clap::Error) -> Option<&'a Arg> {
+    if !is_about_a_value(error) {
+        return None;
+    }
+    let Some(ContextValue::String(usage)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = usage.split([' ', '=']).next()?.strip_prefix("--")?;
+    command.get_arguments().find(|arg| arg.get_long() == Some(flag))
+}
+
+/// Takes an argument's wrong values out of `args` and notes them. False where none was found, so that no caller loops.
+fn remove_wrong(arg: &Arg, args: &mut Vec<OsString>, wrong: &mut Vec<ConfigError>) -> bool {
+    let Some(long) = arg.get_long() else { return false };
+    let (flag, flag_with_value) = (OsString::from(format!("--{long}")), format!("--{long}="));
+    let before = wrong.len();
+    let mut kept = Vec::with_capacity(args.len());
+    let mut rest = args.iter().cloned();
+    while let Some(token) = rest.next() {
+        let value = if token == flag {
+            rest.next()
+        } else {
+            token.as_encoded_bytes().strip_prefix(flag_with_value.as_bytes()).map(|value| text_of(value).into())
+        };
+        match value {
+            Some(value) => wrong.extend(wrong_values(arg, &value, Source::Flag)),
+            None => kept.push(token),
+        }
+    }
+    if wrong.len() == before {
+        return false;
+    }
+    *args = kept;
+    true
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The variables that are set to something, for arguments that no flag gave. Wrong ones are noted instead.
+fn read_environment<'a>(
+    command: &'a Command,
+    flagged: &BTreeSet<String>,
+    environment: Environment<'_>,
+    wrong: &mut Vec<ConfigError>,
+) -> Vec<(&'a Arg, OsString)> {
+    let mut good = Vec::new();
+    for arg in command.get_arguments().filter(|arg| !flagged.contains(arg.get_id().as_str())) {
+        let Some(text) = arg.get_env().and_then(OsStr::to_str).and_then(environment) else { continue };
+        if text.is_empty() {
+            continue;
+        }
+        match wrong_values(arg, &text, Source::Environment) {
+            found if found.is_empty() => good.push((arg, text)),
+            found => wrong.extend(found),
+        }
+    }
+    good
+}
+
+/// The value of a variable as if it had been a flag; nothing where a flag without value is not to be set.
+fn as_flag(arg: &Arg, text: &OsStr) -> Option<OsString> {
+    let mut flag = OsString::from(format!("--{}", arg.get_long()?));
+    if arg.get_action().takes_values() {
+        flag.push("=");
+        flag.push(text);
+        return Some(flag);
+    }
+    let yes = ["true", "yes", "on", "y", "t", "1"];
+    text.to_str().is_some_and(|text| yes.contains(&text.to_ascii_lowercase().as_str())).then_some(flag)
+}
+
+/// What is wrong with a value of an argument, piece by piece where it is a list.
+fn wrong_values(arg: &Arg, text: &OsStr, source: Source) -> Vec<ConfigError> {
+    let error = |piece: &str, want: String| ConfigError {
+        variable: variable_of(arg),
+        flag: arg.get_long().filter(|_| source == Source::Flag).map(|long| format!("--{long}")),
+        got: quoted(&masked(arg, piece)),
+        want,
+    };
+    let Some(whole) = text.to_str() else {
+        return vec![error(&text.to_string_lossy(), "text in UTF-8".to_owned())];
+    };
+    let pieces: Vec<&str> = match arg.get_value_delimiter() {
+        Some(delimiter) => whole.split(delimiter).collect(),
+        None => vec![whole],
+    };
+    let mut wrong = Vec::new();
+    for piece in pieces {
+        let Some(want) = unwanted(arg.get_value_parser(), piece) else { continue };
+        // A password may hold the delimiter: then a piece of it would not be known for one.
+        wrong.push(error(if whole.contains('@') { whole } else { piece }, want));
+    }
+    wrong.dedup();
+    wrong
+}
+
+/// Reads one value with the reader of its argument. Gives what is wanted instead, where it cannot be read.
+fn unwanted(reader: &ValueParser, text: &str) -> Option<String> {
+    let value = Arg::new("value").long("value").value_parser(reader.clone());
+    let command = Command::new("value").no_binary_name(true).disable_help_flag(true).arg(value);
+    let error = command.try_get_matches_from([format!("--value={text}")]).err()?;
+    Some(want_of(&error))
+}
+
+fn want_of(error: &clap::Error) -> String {
+    match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(names)) if !names.is_empty() => format!("one of {}", names.join(", ")),
+        _ => std::error::Error::source(error).map_or_else(|| "another value".to_owned(), ToString::to_string),
+    }
+}
+
+/// An error about a value that stands alone, such as a file's name.
+fn from_clap(error: &clap::Error) -> ConfigError {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        _ => String::new(),
+    };
+    ConfigError {
+        variable: text(ContextKind::InvalidArg),
+        flag: None,
+        got: quoted(&mask_address(&text(ContextKind::InvalidValue))),
+        want: want_of(error),
+    }
+}
+
+/// An argument's variable, else its flag, else its name.
+fn variable_of(arg: &Arg) -> String {
+    match (arg.get_env().and_then(OsStr::to_str), arg.get_long()) {
+        (Some(variable), _) => variable.to_owned(),
+        (None, Some(long)) => format!("--{long}"),
+        (None, None) => arg.get_id().to_string(),
+    }
+}
+
+/// A value of an argument without its secrets.
+fn masked(arg: &Arg, text: &str) -> String {
+    let id = arg.get_id().as_str();
+    // `host=… password=…`, the other way to write a PostgreSQL address, is hidden as a whole.
+    let is_address = ADDRESSES.contains(&id) && (text.contains("://") || !text.contains('='));
+    if text.is_empty() || !arg.is_hide_env_values_set() || is_address { mask_address(text) } else { MASK.to_owned() }
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.escape_debug())
+}
+
+fn shown(arg: &Arg, matches: &ArgMatches, flagged: &BTreeSet<String>) -> Option<Shown> {
+    let variable = arg.get_env()?.to_str()?.to_owned();
+    let id = arg.get_id().as_str();
+    let mut delimiter = [0; 4];
+    let delimiter = arg.get_value_delimiter().unwrap_or(',').encode_utf8(&mut delimiter);
+    let values: Vec<String> =
+        matches.get_raw(id).into_iter().flatten().map(|value| masked(arg, &value.to_string_lossy())).collect();
+    let source = match matches.value_source(id) {
+        Some(ValueSource::CommandLine) if flagged.contains(id) => Source::Flag,
+        Some(ValueSource::CommandLine) => Source::Environment,
+        _ => Source::Default,
+    };
+    Some(Shown {
+        heading: arg.get_help_heading().unwrap_or("Other").to_owned(),
+        variable,
+        flag: format!("--{}", arg.get_long().unwrap_or(id)),
+        value: values.join(delimiter),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, show};
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    /// A command with what the settings of `serve` do not have.
+    #[derive(Parser, Debug)]
+    struct Player {
+        #[arg(long, env = "PLAYER_LOOP")]
+        r#loop: bool,
+        #[arg(long, env = "PLAYER_SPEED")]
+        speed: u32,
+        #[arg(long)]
+        limit: Option<u32>,
+        numbers: Vec<u32>,
+    }
+
+    fn player(args: &[&str], variables: &[(&str, &str)]) -> Result<(Player, Given), Stop> {
+        let args = ["player"].iter().chain(args).map(OsString::from);
+        load(args, &|name| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn a_variable_stands_in_for_a_flag_that_is_required_or_has_no_value() {
+        for (value, plays) in [("true", true), ("false", false), ("", false)] {
+            let (player, _) = player(&["1", "2"], &[("PLAYER_SPEED", "3"), ("PLAYER_LOOP", value)]).unwrap();
+            assert_eq!((player.r#loop, player.speed, player.numbers), (plays, 3, vec![1, 2]), "{value}");
+        }
+        assert!(
+            matches!(player(&[], &[]), Err(Stop::Usage(error)) if error.kind() == ErrorKind::MissingRequiredArgument)
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_as_it_was_given() {
+        let (_, given) = player(&["--speed", "1", "--limit=x"], &[]).unwrap();
+        assert_eq!(given.wrong[0].to_string(), "--limit: got \"x\", want invalid digit found in string");
+        assert!(given.complete().is_err());
+        // What stands alone cannot be left out, so the reading stops, but not without what was found before.
+        let stop = player(&["--limit", "x", "y"], &[("PLAYER_SPEED", "1")]).unwrap_err().to_string();
+        assert!(stop.contains("--limit: got \"x\"") && stop.contains("[NUMBERS]...: got \"y\""), "{stop}");
+    }
+
+    #[test]
+    fn the_environment_of_the_process_is_not_looked_at() {
+        // Every process has a PATH.
+        #[derive(Parser)]
+        struct Walker {
+            #[arg(long, env = "PATH")]
+            path: Option<String>,
+        }
+        assert!(std::env::var_os("PATH").is_some());
+        let (walker, _) = load::<Walker>([OsString::from("walker")], &|_| None).unwrap();
+        assert_eq!(walker.path, None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_variable_and_no_flag_panics(place in 0_usize..52, text in "\\PC{0,20}|[a-z0-9,:/@.]{0,20}|-.*") {
+            let variables: Vec<String> = show::variables().collect();
+            let variable = &variables[place % variables.len()];
+            let _ = Config::from_variables(&[(variable, &text)]);
+            let flag = format!("--{}={text}", variable.to_lowercase().replace('_', "-"));
+            let _ = Config::from_args_and_env([OsString::from(flag), OsString::from(&text)].into_iter(), &|_| None);
+        }
+    }
+}

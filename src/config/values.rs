@@ -1,0 +1,284 @@
+//! How the text of a setting becomes its value.
+//!
+//! The error of every reader here says what is wanted, in words that finish the sentence "want …".
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use secrecy::SecretString;
+use url::Url;
+
+use crate::logging;
+
+/// The longest duration: 100 years. Longer ones would overflow the clocks that they are added to.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// What stands in place of a secret.
+pub const MASK: &str = "***";
+
+/// A supplier's address. Neither `Debug` nor `Display` shows its password or the values of its query.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SupplierUrl(Url);
+
+impl SupplierUrl {
+    /// The address as it is, secrets included.
+    pub fn as_url(&self) -> &Url {
+        &self.0
+    }
+
+    /// Whether the supplier speaks the Betfair Exchange Stream, not the native form.
+    pub fn is_betfair(&self) -> bool {
+        matches!(self.0.scheme(), "betfair" | "betfairs")
+    }
+}
+
+impl fmt::Display for SupplierUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&mask_address(self.0.as_str()))
+    }
+}
+
+impl fmt::Debug for SupplierUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+/// Reads a supplier's address: a scheme that names a wire format, a host, and a port where the scheme has none of its own.
+pub fn supplier_url(text: &str) -> Result<SupplierUrl, String> {
+    let want = "ws://, wss://, betfair:// or betfairs:// with a host; the betfair ones also with a port";
+    let url = Url::parse(text).map_err(|_| want.to_owned())?;
+    let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+    let complete = match url.scheme() {
+        "ws" | "wss" => has_host,
+        "betfair" | "betfairs" => has_host && url.port().is_some_and(|port| port != 0),
+        _ => false,
+    };
+    if complete { Ok(SupplierUrl(url)) } else { Err(want.to_owned()) }
+}
+
+/// Reads an origin as browsers send it, or `*`. A default port is left out, as browsers do.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let want = || "* or an origin as https://example.com or http://localhost:3000".to_owned();
+    let text = text.trim();
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    let url = Url::parse(text).map_err(|_| want())?;
+    let bare = url.host_str().is_some_and(|host| !host.is_empty())
+        && matches!(url.path(), "" | "/")
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && !text.contains('@');
+    if !bare {
+        return Err(want());
+    }
+    let origin = url.origin();
+    Ok(if origin.is_tuple() { origin.ascii_serialization() } else { url.as_str().trim_end_matches('/').to_owned() })
+}
+
+/// Reads a secret. Whatever it holds is checked by who uses it, so that no error can show it.
+pub(super) fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
+    Ok(SecretString::from(text))
+}
+
+/// Reads an address to bind to.
+pub(super) fn ip_address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "an IP address, as 127.0.0.1, 0.0.0.0 or ::1".to_owned())
+}
+
+/// Reads a port.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "a port number 0 to 65535".to_owned())
+}
+
+/// Reads a filter of log lines.
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    logging::check_filter(text).map(|()| text.to_owned())
+}
+
+/// Reads the name of a Kafka topic.
+pub(super) fn topic(text: &str) -> Result<String, String> {
+    let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
+    if (1..=249).contains(&text.len()) && text.chars().all(legal) && !matches!(text, "." | "..") {
+        Ok(text.to_owned())
+    } else {
+        Err("a topic's name: up to 249 letters, digits, dots, underscores and hyphens".to_owned())
+    }
+}
+
+/// Reads a duration that may be zero.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        _ => Err("a duration up to 100years, as 0s, 500ms, 15s or 1m30s".to_owned()),
+    }
+}
+
+/// Reads a duration that may not be zero: an interval, a limit or a delay that would turn into a hot loop.
+pub(super) fn duration_above_zero(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("a duration above zero and up to 100years, as 500ms, 15s or 1m30s".to_owned()),
+    }
+}
+
+/// Reads a whole number from `least` to `most`.
+pub(super) fn whole<T>(least: T, most: T) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: std::str::FromStr + PartialOrd + fmt::Display + Copy + Send + Sync + 'static,
+{
+    move |text| match text.parse::<T>() {
+        Ok(number) if number >= least && number <= most => Ok(number),
+        _ => Err(format!("a whole number {least} to {most}")),
+    }
+}
+
+/// Reads a number of bytes from `least` to `most`.
+pub(super) fn size(
+    least: ByteSize,
+    most: ByteSize,
+) -> impl Fn(&str) -> Result<ByteSize, String> + Clone + Send + Sync + 'static {
+    move |text| match text.parse::<ByteSize>() {
+        Ok(size) if size >= least && size <= most => Ok(size),
+        _ => Err(format!("a size from {least} to {most}, as 65536, 64KiB or 1MiB")),
+    }
+}
+
+/// Reads how often something happens a second.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate <= 1_000_000.0 => Ok(rate),
+        _ => Err("a number above 0 and up to 1000000".to_owned()),
+    }
+}
+
+/// Hides what may be secret in an address: the password, a user that stands alone (it may be a token), and the values
+/// of the query. Text that is no address and holds no `@` stays as it is.
+pub fn mask_address(text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),
+        _ => (String::new(), text),
+    };
+    // The last @, wherever it stands: a password may hold / or ? that should have been escaped.
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((user, rest)) => match user.split_once(':') {
+            Some((user, _)) => (format!("{user}:{MASK}@"), rest),
+            None => (format!("{MASK}@"), rest),
+        },
+        None => (String::new(), rest),
+    };
+    format!("{scheme}{user}{}", mask_query(rest, !scheme.is_empty()))
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '+' | '-' | '.'))
+}
+
+fn mask_query(rest: &str, is_address: bool) -> String {
+    match rest.split_once('?') {
+        Some((path, query)) if is_address => {
+            let names: Vec<String> = query
+                .split('&')
+                .map(|pair| pair.split_once('=').map_or_else(|| MASK.to_owned(), |(name, _)| format!("{name}={MASK}")))
+                .collect();
+            format!("{path}?{}", names.join("&"))
+        }
+        _ => rest.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_secrets() {
+        for (address, shown) in [
+            ("redis://user:hunter2@host:6379/0", "redis://user:***@host:6379/0"),
+            ("redis://:hunter2@host", "redis://:***@host"),
+            ("wss://hunter2@host/ws", "wss://***@host/ws"),
+            ("postgres://u:hun/te?r2@host/db", "postgres://u:***@host/db"),
+            ("wss://host/ws?token=hunter2&hunter2", "wss://host/ws?token=***&***"),
+            ("ws://127.0.0.1:8081/ws", "ws://127.0.0.1:8081/ws"),
+            ("data/what?.db", "data/what?.db"),
+            ("u:hunter2@host:6379", "u:***@host:6379"),
+        ] {
+            assert_eq!(mask_address(address), shown);
+        }
+    }
+
+    #[test]
+    fn a_supplier_needs_a_known_scheme_a_host_and_a_port_where_no_default_is() {
+        for good in ["ws://h", "wss://h/ws", "betfair://h:1", "betfairs://h:443", " ws://h "] {
+            assert!(supplier_url(good).is_ok(), "{good}");
+        }
+        for bad in ["", "h:1", "http://h", "ws://", "betfair://h", "betfair://:1", "betfair:h:1", "betfair://h:0"] {
+            assert!(supplier_url(bad).is_err(), "{bad}");
+        }
+        let url = supplier_url("betfair://user:hunter2@host:1").unwrap();
+        assert!(url.is_betfair());
+        assert_eq!(format!("{url:?} {url}"), "betfair://user:***@host:1 betfair://user:***@host:1");
+    }
+
+    #[test]
+    fn an_origin_is_read_as_browsers_write_it() {
+        for (text, read) in [
+            ("*", "*"),
+            ("https://Example.com:443/", "https://example.com"),
+            (" http://localhost:3000", "http://localhost:3000"),
+            ("capacitor://localhost", "capacitor://localhost"),
+        ] {
+            assert_eq!(origin(text).as_deref(), Ok(read));
+        }
+        for bad in ["", "example.com", "https://", "https://a/b", "https://a?b", "https://a#b", "https://u@a", "**"] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_and_an_end() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert!(duration("30").is_err());
+        assert!(duration("101years").is_err());
+        assert!(duration_above_zero("0s").is_err());
+        assert!(duration_above_zero("0").is_err());
+    }
+
+    #[test]
+    fn numbers_have_both_ends() {
+        assert_eq!(whole(1_usize, 10)("10"), Ok(10));
+        assert_eq!(whole(1_usize, 10)("0"), Err("a whole number 1 to 10".to_owned()));
+        assert!(whole(1_usize, 10)("11").is_err());
+        assert!(size(ByteSize::kib(1), ByteSize::mib(16))("16MiB").is_ok());
+        assert_eq!(
+            size(ByteSize::kib(1), ByteSize::mib(16))("17MiB").unwrap_err(),
+            "a size from 1.0 KiB to 16.0 MiB, as 65536, 64KiB or 1MiB"
+        );
+        assert!(rate("0.5").is_ok());
+        for bad in ["0", "-1", "NaN", "inf", "1e7"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+        assert!(topic("odds_updates").is_ok());
+        assert!(topic("odds updates").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,40}") {
+            let _ = (supplier_url(&text), origin(&text), duration(&text), rate(&text), mask_address(&text), topic(&text));
+            let _ = (size(ByteSize::b(1), ByteSize::gib(1))(&text), log_filter(&text), ip_address(&text));
+        }
+
+        #[test]
+        fn a_password_is_never_shown(user in "[a-z]{0,5}", password in "[A-Z][A-Z!-/?:@]{4,12}", host in "[a-z]{1,8}") {
+            let shown = mask_address(&format!("redis://{user}:{password}@{host}:6379/0"));
+            prop_assert!(!shown.contains(&password), "{shown}");
+            prop_assert!(shown.ends_with(&format!("@{host}:6379/0")), "{shown}");
+        }
+    }
+}

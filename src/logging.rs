@@ -1,0 +1,314 @@
+//! Log lines: text for people, JSON for machines. One record is one line, whatever it holds.
+
+use std::collections::BTreeSet;
+use std::fmt::{Display, Write as _};
+use std::io::Write as _;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use env_logger::{Builder, Target};
+use log::kv::{Error, Key, Value, VisitSource, VisitValue};
+use log::{LevelFilter, Record, SetLoggerError};
+
+use crate::config::settings::LogFormat;
+
+/// The crate's own part of a target, which tells a person nothing.
+const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
+/// The members that every JSON line has.
+const MEMBERS: [&str; 4] = ["ts", "level", "target", "message"];
+
+/// Why logging was not set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The filter cannot be read.
+    #[error("the log filter cannot be read: want {0}")]
+    Filter(String),
+    /// Someone did it before.
+    #[error(transparent)]
+    Twice(#[from] SetLoggerError),
+}
+
+/// Sends what the filter lets through to stderr. Once a process.
+pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
+    check_filter(filter).map_err(LoggingError::Filter)?;
+    let mut builder = Builder::new();
+    builder.parse_filters(filter).target(Target::Stderr);
+    match format {
+        LogFormat::Text => builder.format(|out, record| {
+            let style = out.default_level_style(record.level());
+            let level = format!("{style}{:<5}{style:#}", record.level());
+            writeln!(out, "{}", text_line(record, Utc::now(), &level))
+        }),
+        LogFormat::Json => builder.format(|out, record| writeln!(out, "{}", json_line(record, Utc::now()))),
+    };
+    Ok(builder.try_init()?)
+}
+
+/// Whether a filter can be read; the error says what is wanted. env_logger would only warn, and log the rest.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    let want = || "log levels, as info or warn,sports_bet_platform::bus=debug".to_owned();
+    let (levels, words) = filter.split_once('/').unwrap_or((filter, ""));
+    let good = levels.split(',').all(|part| is_directive(part.trim()));
+    if good && !words.contains('/') { Ok(()) } else { Err(want()) }
+}
+
+/// `level`, `target` or `target=level`. An empty part is skipped, as env_logger does.
+fn is_directive(part: &str) -> bool {
+    let is_target = |target: &str| target.chars().all(|letter| letter.is_alphanumeric() || "_:-".contains(letter));
+    match part.split_once('=') {
+        Some((target, level)) => {
+            let level = level.trim();
+            is_target(target.trim()) && (level.is_empty() || level.parse::<LevelFilter>().is_ok())
+        }
+        None => part.parse::<LevelFilter>().is_ok() || is_target(part),
+    }
+}
+
+/// A record for people: time, level, target, message, fields. `level` is given in because it may be coloured.
+pub fn text_line(record: &Record<'_>, now: DateTime<Utc>, level: &dyn Display) -> String {
+    let target = record.target().strip_prefix(OWN_PREFIX).unwrap_or(record.target());
+    let mut line = format!("{} {level} {target}: ", time_of(now));
+    push_escaped(&mut line, &record.args().to_string());
+    let mut fields = TextFields { line };
+    // Fields that cannot be read are left out; the line stays.
+    let _ = record.key_values().visit(&mut fields);
+    fields.line
+}
+
+/// A record for machines: one JSON object. A field that is named like a member that is there gets a `_` in front.
+pub fn json_line(record: &Record<'_>, now: DateTime<Utc>) -> String {
+    let mut object = JsonObject { text: "{".to_owned(), names: BTreeSet::new() };
+    let values = [
+        json_text(&time_of(now)),
+        json_text(&record.level().as_str().to_ascii_lowercase()),
+        json_text(record.target()),
+        json_text(&record.args().to_string()),
+    ];
+    for (name, value) in MEMBERS.iter().zip(values) {
+        object.push(name, &value);
+    }
+    let _ = record.key_values().visit(&mut object);
+    object.text.push('}');
+    object.text
+}
+
+fn time_of(now: DateTime<Utc>) -> String {
+    now.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// Control characters are written as escapes: what a client or a supplier sent cannot forge a line or colour a screen.
+fn push_escaped(line: &mut String, text: &str) {
+    for letter in text.chars() {
+        if letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') {
+            line.extend(letter.escape_default());
+        } else {
+            line.push(letter);
+        }
+    }
+}
+
+/// The fields of a record as ` key=value`, with quotes where the value needs them.
+struct TextFields {
+    line: String,
+}
+
+impl<'kvs> VisitSource<'kvs> for TextFields {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+        let value = value.to_string();
+        self.line.push(' ');
+        push_escaped(&mut self.line, key.as_str());
+        self.line.push('=');
+        let plain = |letter: char| !letter.is_whitespace() && !letter.is_control() && !"\"='\\".contains(letter);
+        if !value.is_empty() && value.chars().all(plain) {
+            self.line.push_str(&value);
+        } else {
+            write!(self.line, "{value:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A JSON object while it is written.
+struct JsonObject {
+    text: String,
+    names: BTreeSet<String>,
+}
+
+impl JsonObject {
+    fn push(&mut self, name: &str, value: &str) {
+        let mut name = name.to_owned();
+        while self.names.contains(&name) {
+            name.insert(0, '_');
+        }
+        if !self.names.is_empty() {
+            self.text.push(',');
+        }
+        self.text.push_str(&json_text(&name));
+        self.text.push(':');
+        self.text.push_str(value);
+        self.names.insert(name);
+    }
+}
+
+impl<'kvs> VisitSource<'kvs> for JsonObject {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+        let mut written = JsonValue(String::new());
+        value.visit(&mut written)?;
+        self.push(key.as_str(), &written.0);
+        Ok(())
+    }
+}
+
+/// A value of a field as JSON: numbers stay numbers, and what JSON has no number for is a string.
+struct JsonValue(String);
+
+impl JsonValue {
+    fn put(&mut self, value: impl Display) -> Result<(), Error> {
+        self.0 = value.to_string();
+        Ok(())
+    }
+}
+
+impl<'v> VisitValue<'v> for JsonValue {
+    fn visit_any(&mut self, value: Value<'_>) -> Result<(), Error> {
+        self.put(json_text(&value.to_string()))
+    }
+
+    fn visit_null(&mut self) -> Result<(), Error> {
+        self.put("null")
+    }
+
+    fn visit_u64(&mut self, value: u64) -> Result<(), Error> {
+        self.put(value)
+    }
+
+    fn visit_i64(&mut self, value: i64) -> Result<(), Error> {
+        self.put(value)
+    }
+
+    fn visit_u128(&mut self, value: u128) -> Result<(), Error> {
+        self.put(value)
+    }
+
+    fn visit_i128(&mut self, value: i128) -> Result<(), Error> {
+        self.put(value)
+    }
+
+    fn visit_f64(&mut self, value: f64) -> Result<(), Error> {
+        if value.is_finite() { self.put(value) } else { self.put(json_text(&value.to_string())) }
+    }
+
+    fn visit_bool(&mut self, value: bool) -> Result<(), Error> {
+        self.put(value)
+    }
+
+    fn visit_str(&mut self, value: &str) -> Result<(), Error> {
+        self.put(json_text(value))
+    }
+}
+
+fn json_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use log::Level;
+    use log::kv::Source;
+    use proptest::prelude::*;
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(1_763_845_200_042).unwrap()
+    }
+
+    /// Builds a record and hands it on: its arguments live only as long as the call.
+    fn with_record<T>(message: &str, fields: &dyn Source, use_it: impl Fn(&Record<'_>) -> T) -> T {
+        use_it(
+            &Record::builder()
+                .level(Level::Warn)
+                .target("sports_bet_platform::actors::session")
+                .key_values(&fields)
+                .args(format_args!("{message}"))
+                .build(),
+        )
+    }
+
+    fn text(message: &str, fields: &dyn Source) -> String {
+        with_record(message, fields, |record| text_line(record, now(), &record.level()))
+    }
+
+    fn json(message: &str, fields: &dyn Source) -> String {
+        with_record(message, fields, |record| json_line(record, now()))
+    }
+
+    #[test]
+    fn text_is_for_people() {
+        let none: [(&str, Value<'_>); 0] = [];
+        insta::assert_snapshot!(text("the session ended", &none), @r#"2025-11-22T21:00:00.042Z WARN actors::session: the session ended"#);
+        let fields = [
+            ("event", Value::from("MATCH_001")),
+            ("reason", Value::from("too slow")),
+            ("empty", Value::from("")),
+            ("seconds", Value::from(1.5)),
+            ("none", Value::null()),
+        ];
+        insta::assert_snapshot!(text("the session ended", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::session: the session ended event=MATCH_001 reason="too slow" empty="" seconds=1.5 none=None"#);
+    }
+
+    #[test]
+    fn json_is_for_machines() {
+        let fields = [
+            ("event", Value::from("MATCH_\"001\"")),
+            ("count", Value::from(3_u64)),
+            ("delta", Value::from(-3_i64)),
+            ("seconds", Value::from(1.5)),
+            ("never", Value::from(f64::NAN)),
+            ("open", Value::from(true)),
+            ("none", Value::null()),
+            ("big", Value::from(u128::MAX)),
+            ("letter", Value::from('x')),
+            ("shown", Value::from_debug(&Some(1))),
+            ("level", Value::from("mine")),
+            ("_level", Value::from("also mine")),
+        ];
+        insta::assert_snapshot!(json("line one\nline \"two\"", &fields), @r#"{"ts":"2025-11-22T21:00:00.042Z","level":"warn","target":"sports_bet_platform::actors::session","message":"line one\nline \"two\"","event":"MATCH_\"001\"","count":3,"delta":-3,"seconds":1.5,"never":"NaN","open":true,"none":null,"big":340282366920938463463374607431768211455,"letter":"x","shown":"Some(1)","_level":"mine","__level":"also mine"}"#);
+    }
+
+    #[test]
+    fn a_record_cannot_forge_a_line_or_colour_a_screen() {
+        let fields = [("from", Value::from("a\nb\u{1b}[31m"))];
+        insta::assert_snapshot!(text("one\r\ntwo\u{1b}[2J\u{2028}", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::session: one\r\ntwo\u{1b}[2J\u{2028} from="a\nb\u{1b}[31m""#);
+    }
+
+    #[test]
+    fn a_filter_is_read_or_refused() {
+        for good in
+            ["info", "INFO", "off", "", "warn,sports_bet_platform::bus=debug", "actix_web", "info/word", "a=, b"]
+        {
+            assert!(check_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["info=loud", "a=b=c", "info/a/b", "no level", "a=debug;b=info"] {
+            assert!(check_filter(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn json_reads_back_as_it_was(message in ".*", name in ".{0,8}", value in ".*", number in any::<i64>()) {
+            let name = format!("x{name}");
+            let fields = [(name.as_str(), Value::from(value.as_str())), ("ts", Value::from(number))];
+            let line = json(&message, &fields);
+            prop_assert!(!line.contains('\n'));
+            let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+            prop_assert_eq!(&read["message"], &message);
+            prop_assert_eq!(&read[&name], &value);
+            prop_assert_eq!(&read["_ts"], &number);
+        }
+
+        #[test]
+        fn text_is_one_line(message in ".*", value in "\\PC*|[\r\n\t\u{b}]{1,4}") {
+            let fields = [("value", Value::from(value.as_str()))];
+            prop_assert_eq!(text(&message, &fields).lines().count(), 1);
+        }
+    }
+}
