@@ -37,6 +37,10 @@ pub enum Command {
     /// its books and database, and the odds served to clients over REST and WebSocket. With no option it needs nothing
     /// installed. Each option is also the environment variable behind it; an empty variable counts as not set.
     Serve(Box<Settings>),
+    /// Serves recordings of the Betfair Exchange Stream, as the exchange does
+    Replay(crate::replay::ReplayArgs),
+    /// Subscribes to events and prints each change as a line
+    Watch(crate::watch::WatchArgs),
     /// Prints the settings in force, or everything that is wrong with them
     ///
     /// Takes the options and variables of `serve`. Prints each setting with its value, secrets masked, and where the value
@@ -73,8 +77,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, environment: Environment<
     let (cli, given) = load::load::<Cli>(with_command(args.into_iter().collect()), environment)?;
     match &cli.command {
         Command::Serve(_) | Command::CheckConfig(_) => {}
-        #[allow(unreachable_patterns)]
-        _ => given.complete()?,
+        Command::Replay(_) | Command::Watch(_) => given.complete()?,
     }
     Ok((cli.command, given))
 }

@@ -40,7 +40,7 @@ impl Task {
         let _ = rustls::crypto::ring::default_provider().install_default();
         match self {
             Task::Print(text) => {
-                print!("{text}");
+                cli::print(&text);
                 ExitCode::SUCCESS
             }
             Task::Serve(config) => {

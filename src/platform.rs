@@ -420,17 +420,7 @@ impl<'a> Wiring<'a> {
         let Parts { addresses, feeds, consumers, registry, simulator, servers, arbiters } = self.platform;
         let shutdown_timeout = self.settings.process.shutdown_timeout;
         info!("{} roles run", addresses.health.len());
-        Ok(Platform {
-            addresses,
-            liveness,
-            feeds,
-            consumers,
-            registry,
-            simulator,
-            servers,
-            arbiters,
-            shutdown_timeout,
-        })
+        Ok(Platform { addresses, liveness, feeds, consumers, registry, simulator, servers, arbiters, shutdown_timeout })
     }
 }
 

@@ -58,8 +58,7 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
 fn invitation(addresses: &Addresses) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(odds) = addresses.odds {
-        let url =
-            if odds.port() == DEFAULT_ODDS_PORT { String::new() } else { format!(" --url ws://{odds}/ws/odds") };
+        let url = if odds.port() == DEFAULT_ODDS_PORT { String::new() } else { format!(" --url ws://{odds}/ws/odds") };
         lines.push(format!("REST at http://{odds}/v1/events, WebSocket at ws://{odds}/ws/odds"));
         lines.push(format!("try:  curl http://{odds}/v1/events/MATCH_001/odds"));
         lines.push(format!("try:  sports-bet watch MATCH_001{url}"));

@@ -11,5 +11,6 @@ pub mod odds_book;
 pub mod registry;
 pub mod session;
 pub mod store_writer;
+pub mod supplier_feed;
 #[cfg(test)]
 mod testing;

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
+use crate::supplier::Endpoint;
 use load::{ConfigError, Environment, Given, Shown, Stop};
 use settings::{Role, Settings};
-use values::SupplierUrl;
 
 /// Where the role `ingest` finds its suppliers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Suppliers {
     /// The simulator of this process, at whatever port it got.
     OwnSimulator,
     /// These addresses, at least one.
-    At(Vec<SupplierUrl>),
+    At(Vec<Endpoint>),
 }
 
 /// Everything that `serve` was told, checked: whatever holds one of these may trust it.

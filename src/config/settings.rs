@@ -8,9 +8,10 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
+use crate::supplier::Endpoint;
+
 use super::values::{
-    SupplierUrl, duration, duration_above_zero, ip_address, log_filter, origin, port, rate, secret, size, supplier_url,
-    topic, whole,
+    duration, duration_above_zero, ip_address, log_filter, origin, port, rate, secret, size, supplier_url, topic, whole,
 };
 
 /// A part of the platform that can run in a process of its own.
@@ -204,10 +205,10 @@ pub struct SupplierSettings {
     /// Suppliers, with commas: ws:// wss:// for the native form, betfair:// betfairs:// for the Exchange Stream over TCP or TLS.
     /// The simulator of this process by default, else ws://127.0.0.1:8081/ws
     #[arg(long, env, hide_env_values = true, value_delimiter = ',', value_parser = supplier_url)]
-    pub supplier_urls: Vec<SupplierUrl>,
+    pub supplier_urls: Vec<Endpoint>,
     /// One supplier, read where SUPPLIER_URLS is not set (the original's name)
     #[arg(long, env, hide_env_values = true, value_parser = supplier_url)]
-    pub supplier_ws_url: Option<SupplierUrl>,
+    pub supplier_ws_url: Option<Endpoint>,
     /// A supplier that sends nothing for so long, not even a pong, is connected to anew
     #[arg(long, env, value_parser = duration_above_zero, default_value = "15s")]
     pub supplier_read_timeout: Duration,
@@ -300,7 +301,7 @@ pub struct ClientSettings {
     /// A slow client that takes nothing for so long is closed
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub slow_client_limit: Duration,
-    /// Origins whose pages may open /ws/odds, with commas, as https://example.com; * for any.
+    /// Origins whose pages may open /ws/odds, with commas, as <https://example.com>; * for any.
     /// By default a page may whose host is the one it calls; clients that send no Origin always may
     #[arg(long, env, value_delimiter = ',', value_parser = origin)]
     pub ws_allowed_origins: Vec<String>,

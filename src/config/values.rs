@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::logging;
+use crate::supplier::Endpoint;
 
 /// The longest duration: 100 years. Longer ones would overflow the clocks that they are added to.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -18,45 +19,10 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// What stands in place of a secret.
 pub const MASK: &str = "***";
 
-/// A supplier's address. Neither `Debug` nor `Display` shows its password or the values of its query.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SupplierUrl(Url);
-
-impl SupplierUrl {
-    /// The address as it is, secrets included.
-    pub fn as_url(&self) -> &Url {
-        &self.0
-    }
-
-    /// Whether the supplier speaks the Betfair Exchange Stream, not the native form.
-    pub fn is_betfair(&self) -> bool {
-        matches!(self.0.scheme(), "betfair" | "betfairs")
-    }
-}
-
-impl fmt::Display for SupplierUrl {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&mask_address(self.0.as_str()))
-    }
-}
-
-impl fmt::Debug for SupplierUrl {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, formatter)
-    }
-}
-
 /// Reads a supplier's address: a scheme that names a wire format, a host, and a port where the scheme has none of its own.
-pub fn supplier_url(text: &str) -> Result<SupplierUrl, String> {
-    let want = "ws://, wss://, betfair:// or betfairs:// with a host; the betfair ones also with a port";
-    let url = Url::parse(text).map_err(|_| want.to_owned())?;
-    let has_host = url.host_str().is_some_and(|host| !host.is_empty());
-    let complete = match url.scheme() {
-        "ws" | "wss" => has_host,
-        "betfair" | "betfairs" => has_host && url.port().is_some_and(|port| port != 0),
-        _ => false,
-    };
-    if complete { Ok(SupplierUrl(url)) } else { Err(want.to_owned()) }
+pub(super) fn supplier_url(text: &str) -> Result<Endpoint, String> {
+    let want = "ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port";
+    text.trim().parse().map_err(|_| want.to_owned())
 }
 
 /// Reads an origin as browsers send it, or `*`. A default port is left out, as browsers do.
@@ -219,9 +185,8 @@ mod tests {
         for bad in ["", "h:1", "http://h", "ws://", "betfair://h", "betfair://:1", "betfair:h:1", "betfair://h:0"] {
             assert!(supplier_url(bad).is_err(), "{bad}");
         }
-        let url = supplier_url("betfair://user:hunter2@host:1").unwrap();
-        assert!(url.is_betfair());
-        assert_eq!(format!("{url:?} {url}"), "betfair://user:***@host:1 betfair://user:***@host:1");
+        let url = supplier_url("wss://user:hunter2@host:1/ws?token=hunter2").unwrap();
+        assert_eq!(format!("{url:?} {url}"), "Endpoint(wss://host:1/ws) wss://host:1/ws");
     }
 
     #[test]

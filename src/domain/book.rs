@@ -52,7 +52,7 @@ pub fn decide(head: Option<Revision>, last_seq: u64, update: Revision, position:
     match head.map(|head| update.cmp(&head)) {
         Some(std::cmp::Ordering::Less) => Err(Rejection::Older),
         Some(std::cmp::Ordering::Equal) => Err(Rejection::Duplicate),
-        Some(std::cmp::Ordering::Greater) | None => Ok((last_seq + 1).max(position + 1)),
+        Some(std::cmp::Ordering::Greater) | None => Ok(last_seq.max(position).saturating_add(1)),
     }
 }
 

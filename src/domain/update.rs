@@ -14,6 +14,8 @@ use super::timestamp::Timestamp;
 
 /// The most selections that one market may have.
 pub const MAX_SELECTIONS: usize = 1_000;
+/// The longest name of a team or a selection, in bytes.
+pub const MAX_NAME_BYTES: usize = 256;
 
 /// One change of one market, as a supplier sent it: the whole market, not a difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,12 +96,15 @@ pub enum DecodeError {
     /// More than [`MAX_SELECTIONS`].
     #[error("{0} selections, at most {MAX_SELECTIONS} are taken")]
     TooManySelections(usize),
+    /// A name holds a control character, or is longer than [`MAX_NAME_BYTES`]. (PostgreSQL keeps no U+0000 in a text.)
+    #[error("{0} holds a control character or is longer than {MAX_NAME_BYTES} bytes")]
+    BadName(&'static str),
 }
 
 impl DecodeError {
     /// Every value of [`DecodeError::reason`].
-    pub const REASONS: [&str; 5] =
-        ["malformed", "bad_price", "no_selections", "duplicate_selection", "too_many_selections"];
+    pub const REASONS: [&str; 6] =
+        ["malformed", "bad_price", "no_selections", "duplicate_selection", "too_many_selections", "bad_name"];
 
     /// A word for metrics and dead letters.
     pub fn reason(&self) -> &'static str {
@@ -109,6 +114,7 @@ impl DecodeError {
             DecodeError::NoSelections => "no_selections",
             DecodeError::DuplicateSelection(_) => "duplicate_selection",
             DecodeError::TooManySelections(_) => "too_many_selections",
+            DecodeError::BadName(_) => "bad_name",
         }
     }
 }
@@ -170,6 +176,8 @@ impl OddsUpdate {
             (None, None) => Vec::new(),
         };
         check_selections(&selections)?;
+        check_name("home_team", &wire.home_team)?;
+        check_name("away_team", &wire.away_team)?;
 
         Ok(OddsUpdate {
             event_id: wire.event_id,
@@ -246,7 +254,13 @@ fn read_price(selection: &SelectionId, price: Option<&RawValue>) -> Result<Optio
         .map_err(|cause| DecodeError::BadPrice { selection: selection.to_string(), cause })
 }
 
+fn check_name(what: &'static str, name: &str) -> Result<(), DecodeError> {
+    let bad = name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control);
+    if bad { Err(DecodeError::BadName(what)) } else { Ok(()) }
+}
+
 fn check_selections(selections: &[Selection]) -> Result<(), DecodeError> {
+    selections.iter().try_for_each(|selection| check_name("a selection's name", &selection.name))?;
     if selections.is_empty() {
         return Err(DecodeError::NoSelections);
     }
@@ -336,7 +350,7 @@ pub mod testing {
 
     /// Any valid update.
     pub fn any_update() -> impl Strategy<Value = OddsUpdate> {
-        let selection = ("[a-zA-Z0-9_. ]{0,8}x", ".{0,12}", proptest::option::of(1_001u32..=1_000_000), 0usize..6)
+        let selection = ("[a-zA-Z0-9_. ]{0,8}x", "\\PC{0,12}", proptest::option::of(1_001u32..=1_000_000), 0usize..6)
             .prop_map(|(id, name, price, status)| Selection {
                 id: SelectionId::new(id.trim_start()).unwrap(),
                 name,
@@ -345,7 +359,7 @@ pub mod testing {
             });
         (
             "[A-Z0-9._]{1,20}",
-            (".{0,20}", ".{0,20}"),
+            ("\\PC{0,20}", "\\PC{0,20}"),
             ("[a-z0-9_]{1,12}", proptest::option::of(-100_000i32..100_000)),
             (0usize..5, any::<bool>()),
             proptest::collection::vec(selection, 1..6),
@@ -443,6 +457,8 @@ mod tests {
         let many = format!(r#""selections":[{}],"version""#, many.join(","));
         assert_eq!(refuse(ORIGINAL.replace("\"version\"", &many)), DecodeError::TooManySelections(MAX_SELECTIONS + 1));
         assert_eq!(OddsUpdate::from_json(b"\xff\xfe").unwrap_err().reason(), "malformed");
+        assert_eq!(refuse(ORIGINAL.replace("Flamengo", r"Fla\u0000mengo")), DecodeError::BadName("home_team"));
+        assert_eq!(refuse(ORIGINAL.replace("Palmeiras", &"x".repeat(257))), DecodeError::BadName("away_team"));
     }
 
     #[test]

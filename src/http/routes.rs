@@ -24,7 +24,9 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
         .service(read("/events/{id}/odds").get(odds::get_odds))
         .service(read("/events/{id}/markets/{market}/history").get(odds::get_history))
         .default_service(web::to(not_found));
-    let socket = web::resource("/ws/odds").route(web::get().to(ws::open)).default_service(web::to(|request| method_not_allowed(request, "GET")));
+    let socket = web::resource("/ws/odds")
+        .route(web::get().to(ws::open))
+        .default_service(web::to(|request| method_not_allowed(request, "GET")));
     config.service(rest).service(socket);
 }
 

@@ -14,8 +14,8 @@ use bytestring::ByteString;
 
 use super::market_maker::MarketMaker;
 use super::pace::Pace;
-use crate::http::connection::ConnectionHandle;
 use crate::domain::timestamp::Timestamp;
+use crate::http::connection::ConnectionHandle;
 use crate::metrics::SimulatorMetrics;
 
 /// How long a consumer has to take its close frame before its socket is shut.

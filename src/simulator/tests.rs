@@ -15,9 +15,9 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::broadcaster::{Join, Push};
 use super::*;
-use crate::http::connection::ConnectionHandle;
 use crate::config::settings::SimulatedMarket;
 use crate::domain::update::OddsUpdate;
+use crate::http::connection::ConnectionHandle;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
