@@ -200,8 +200,8 @@ LOG_FORMAT (--log-format): got "xml", want one of text, json
 SIMULATOR_RATE (--simulator-rate): got "0", want a number above 0 and up to 1000000
 ROLE (--role): got "bogus", want one of simulator, ingest, processor, odds
 HTTP_PORT_ODDS: got "abc", want a port number 0 to 65535
-SUPPLIER_URLS: got "http://a", want ws://, wss://, betfair:// or betfairs:// with a host; the betfair ones also with a port
-SUPPLIER_URLS: got "betfair://c", want ws://, wss://, betfair:// or betfairs:// with a host; the betfair ones also with a port
+SUPPLIER_URLS: got "http://a", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
+SUPPLIER_URLS: got "betfair://c", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
 SIMULATOR_MARKETS: got "corners", want one of 1x2, total_goals, btts
 WS_PING_INTERVAL: got "1h", want a duration below WS_SILENCE_LIMIT, which is 45s
 "#);
@@ -228,8 +228,8 @@ WS_PING_INTERVAL: got "1h", want a duration below WS_SILENCE_LIMIT, which is 45s
         ]);
         assert!(!wrong.concat().contains("hunter2") && !wrong.concat().contains("ter2"), "{wrong:#?}");
         insta::assert_snapshot!(wrong.join("\n"), @r#"
-SUPPLIER_URLS: got "http://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; the betfair ones also with a port
-SUPPLIER_WS_URL: got "betfair://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; the betfair ones also with a port
+SUPPLIER_URLS: got "http://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
+SUPPLIER_WS_URL: got "betfair://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
 REDIS_URL: got "redis://user:***@host", want it unset: this version has only the embedded cache
 REDIS_ADDR: got "user:***@host:6379", want it unset: this version has only the embedded cache
 DATABASE_URL: got "postgres://user:***@host/db", want it unset, or a SQLite file: this version has only SQLite

@@ -301,7 +301,7 @@ pub struct ClientSettings {
     /// A slow client that takes nothing for so long is closed
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub slow_client_limit: Duration,
-    /// Origins whose pages may open /ws/odds, with commas, as <https://example.com>; * for any.
+    /// Origins whose pages may open /ws/odds, with commas, as `https://example.com`; * for any.
     /// By default a page may whose host is the one it calls; clients that send no Origin always may
     #[arg(long, env, value_delimiter = ',', value_parser = origin)]
     pub ws_allowed_origins: Vec<String>,

@@ -165,7 +165,7 @@ BETFAIR_APP_KEY=***                              # environment
 
 # In all
 # roles: ingest processor
-# suppliers: wss://user:***@host/ws betfair://b:1
+# suppliers: wss://host/ws betfair://b:1
 # database: SQLite, /srv/a b.db
 "#);
         assert!(text.contains("WS_MAX_MESSAGE=64KiB                             # default\n"), "{text}");

@@ -22,7 +22,10 @@ pub const MASK: &str = "***";
 /// Reads a supplier's address: a scheme that names a wire format, a host, and a port where the scheme has none of its own.
 pub(super) fn supplier_url(text: &str) -> Result<Endpoint, String> {
     let want = "ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port";
-    text.trim().parse().map_err(|_| want.to_owned())
+    match text.trim().parse() {
+        Ok(Endpoint::Betfair { port: 0, .. }) | Err(_) => Err(want.to_owned()),
+        Ok(endpoint) => Ok(endpoint),
+    }
 }
 
 /// Reads an origin as browsers send it, or `*`. A default port is left out, as browsers do.

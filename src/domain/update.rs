@@ -175,9 +175,9 @@ impl OddsUpdate {
             (None, Some(odds)) => odds.read(&wire.home_team, &wire.away_team)?,
             (None, None) => Vec::new(),
         };
-        check_selections(&selections)?;
         check_name("home_team", &wire.home_team)?;
         check_name("away_team", &wire.away_team)?;
+        check_selections(&selections)?;
 
         Ok(OddsUpdate {
             event_id: wire.event_id,

@@ -1,3 +1,7 @@
 //! The platform as a whole: the same builder that `serve` uses, or the real binary, over real sockets.
 
+mod clients;
+mod pipeline;
+mod process;
+mod rest;
 mod support;
