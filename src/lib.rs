@@ -4,4 +4,6 @@ pub mod cache;
 pub mod config;
 pub mod domain;
 pub mod metrics;
+pub mod replay;
 pub mod store;
+pub mod supplier;

@@ -1,0 +1,242 @@
+//! One client's way through a recording: which message comes next, when, and how it is written. Time is given in.
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Speed;
+use super::recording::{Recording, Step};
+
+/// What a client subscribes to.
+#[derive(Debug, Default)]
+pub struct Subscription {
+    /// The id of the request; every message carries it.
+    pub id: i64,
+    /// Only these markets; none: all.
+    pub markets: Option<HashSet<String>>,
+    /// How often the client wants to hear that nothing changed.
+    pub heartbeat: Duration,
+    /// Where to go on: `initialClk` and `clk` of an earlier subscription.
+    pub clocks: Option<(String, String)>,
+}
+
+/// The clocks are none that this recording gave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidClock;
+
+/// A place between two messages: this many rounds, and this many steps of the next are behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    round: u64,
+    step: usize,
+}
+
+/// A client's way through a recording.
+#[derive(Debug)]
+pub struct Playback {
+    recording: Arc<Recording>,
+    speed: Speed,
+    looping: bool,
+    subscription: Subscription,
+    /// What is sent before anything else.
+    opening: VecDeque<String>,
+    /// The next message says that it goes on.
+    resumes: bool,
+    position: Position,
+    started: Instant,
+    /// The recording's time at the start.
+    base_ms: u64,
+    last_sent: Instant,
+    last_pt: i64,
+}
+
+impl Playback {
+    /// Starts at the beginning with an image, or behind the subscription's clocks.
+    pub fn start(
+        recording: Arc<Recording>,
+        speed: Speed,
+        looping: bool,
+        subscription: Subscription,
+        now: Instant,
+    ) -> Result<Playback, InvalidClock> {
+        let resumed = subscription.clocks.as_ref().map(|clocks| resume(&recording, clocks)).transpose()?;
+        let mut playback = Playback {
+            last_pt: recording.steps.first().map_or(0, |step| step.pt),
+            recording,
+            speed,
+            // A round without a message for the client would never end.
+            looping: false,
+            subscription,
+            opening: VecDeque::new(),
+            resumes: resumed.is_some(),
+            position: resumed.unwrap_or(Position { round: 0, step: 0 }),
+            started: now,
+            base_ms: 0,
+            last_sent: now,
+        };
+        playback.looping = looping && playback.recording.steps.iter().any(|step| playback.wants(step));
+        if resumed.is_none() {
+            playback.open_with_image();
+        } else if let Some(next) = playback.skip_unwanted() {
+            playback.base_ms = playback.virtual_ms(next);
+        } else {
+            playback.resumes = false;
+            let nothing = playback.envelope(playback.last_pt, Some("RESUB_DELTA"), None, true);
+            playback.opening.push_back(nothing + "}");
+        }
+        Ok(playback)
+    }
+
+    /// The next message, where one is due.
+    pub fn next_message(&mut self, now: Instant) -> Option<String> {
+        if let Some(message) = self.opening.pop_front() {
+            self.last_sent = now;
+            return Some(message);
+        }
+        let next = self.skip_unwanted()?;
+        if self.due(next) > now {
+            return None;
+        }
+        let recording = self.recording.clone();
+        let step = recording.steps.get(next.step)?;
+        self.position = Position { step: next.step + 1, ..next };
+        self.last_sent = now;
+        self.last_pt = self.pt(step, next.round);
+        let ct = std::mem::take(&mut self.resumes).then_some("RESUB_DELTA");
+        Some(self.message(step, next.round, ct, None, true))
+    }
+
+    /// A heartbeat, where nothing was sent for long enough.
+    pub fn heartbeat(&mut self, now: Instant) -> Option<String> {
+        if self.heartbeat_due() > now {
+            return None;
+        }
+        self.last_sent = now;
+        Some(self.envelope(self.last_pt, Some("HEARTBEAT"), None, true) + "}")
+    }
+
+    /// When there may be something to send.
+    pub fn wakes_at(&mut self) -> Instant {
+        if !self.opening.is_empty() {
+            return self.started;
+        }
+        let heartbeat = self.heartbeat_due();
+        self.skip_unwanted().map_or(heartbeat, |next| self.due(next).min(heartbeat))
+    }
+
+    /// The first message of every file, together as one image.
+    fn open_with_image(&mut self) {
+        let recording = self.recording.clone();
+        let heads: Vec<_> = recording.steps.iter().take(recording.heads).filter(|step| self.wants(step)).collect();
+        self.position.step = recording.heads;
+        let ct = Some("SUB_IMAGE");
+        let last = heads.len().saturating_sub(1);
+        for (index, step) in heads.iter().enumerate() {
+            let segment = match index {
+                _ if last == 0 => None,
+                0 => Some("SEG_START"),
+                index if index == last => Some("SEG_END"),
+                _ => Some("SEG"),
+            };
+            self.opening.push_back(self.message(step, 0, ct, segment, index == last));
+            self.last_pt = step.pt;
+        }
+        if heads.is_empty() {
+            let empty = self.envelope(self.last_pt, ct, None, true) + "}";
+            self.opening.push_back(empty);
+        }
+    }
+
+    fn heartbeat_due(&self) -> Instant {
+        self.last_sent + self.subscription.heartbeat
+    }
+
+    fn wants(&self, step: &Step) -> bool {
+        step.status.is_some() || step.markets.iter().any(|market| self.wants_market(&market.id))
+    }
+
+    fn wants_market(&self, id: &str) -> bool {
+        self.subscription.markets.as_ref().is_none_or(|markets| markets.contains(id))
+    }
+
+    /// The next step that the client wants; none at the end.
+    fn skip_unwanted(&mut self) -> Option<Position> {
+        loop {
+            match self.recording.steps.get(self.position.step) {
+                Some(step) if self.wants(step) => return Some(self.position),
+                Some(_) => self.position.step += 1,
+                None if self.looping => self.position = Position { round: self.position.round + 1, step: 0 },
+                None => return None,
+            }
+        }
+    }
+
+    /// The recording's time of a step, rounds counted in.
+    fn virtual_ms(&self, position: Position) -> u64 {
+        let offset = self.recording.steps.get(position.step).map_or(0, |step| step.offset_ms);
+        position.round.saturating_mul(self.recording.period_ms).saturating_add(offset)
+    }
+
+    fn due(&self, position: Position) -> Instant {
+        let Speed::Times(times) = self.speed else { return self.started };
+        let millis = self.virtual_ms(position).saturating_sub(self.base_ms);
+        let wait = Duration::try_from_secs_f64(millis as f64 / 1_000.0 / times).ok();
+        // A wait that no clock can hold: the heartbeats come first anyway.
+        wait.and_then(|wait| self.started.checked_add(wait)).unwrap_or(self.heartbeat_due())
+    }
+
+    fn pt(&self, step: &Step, round: u64) -> i64 {
+        let shift = round.saturating_mul(self.recording.period_ms);
+        step.pt.saturating_add(i64::try_from(shift).unwrap_or(i64::MAX))
+    }
+
+    fn message(&self, step: &Step, round: u64, ct: Option<&str>, segment: Option<&str>, last: bool) -> String {
+        let mut json = self.envelope(self.pt(step, round), ct, segment, last);
+        if let Some(status) = step.status {
+            // Writing to a string has no way to fail.
+            let _ = write!(json, ",\"status\":{status}");
+        }
+        json.push_str(",\"mc\":[");
+        let markets = step.markets.iter().filter(|market| self.wants_market(&market.id));
+        for (index, market) in markets.enumerate() {
+            json.push_str(if index == 0 { "" } else { "," });
+            json.push_str(&market.json);
+        }
+        json.push_str("]}");
+        json
+    }
+
+    /// The fields in front of the changes; `clocks`: the position behind the message is told.
+    fn envelope(&self, pt: i64, ct: Option<&str>, segment: Option<&str>, clocks: bool) -> String {
+        let mut json = format!("{{\"op\":\"mcm\",\"id\":{},\"pt\":{pt}", self.subscription.id);
+        if clocks && matches!(ct, Some("SUB_IMAGE" | "RESUB_DELTA")) {
+            let _ = write!(json, ",\"initialClk\":\"{}\"", initial_clk(&self.recording));
+        }
+        if clocks {
+            let _ = write!(json, ",\"clk\":\"{}.{}\"", self.position.round, self.position.step);
+        }
+        if let Some(ct) = ct {
+            let _ = write!(json, ",\"ct\":\"{ct}\"");
+        }
+        if let Some(segment) = segment {
+            let _ = write!(json, ",\"segmentType\":\"{segment}\"");
+        }
+        json
+    }
+}
+
+fn initial_clk(recording: &Recording) -> String {
+    format!("replay-{:016x}", recording.fingerprint)
+}
+
+fn resume(recording: &Recording, (initial, clk): &(String, String)) -> Result<Position, InvalidClock> {
+    let (round, step) = clk.split_once('.').ok_or(InvalidClock)?;
+    let position =
+        Position { round: round.parse().map_err(|_| InvalidClock)?, step: step.parse().map_err(|_| InvalidClock)? };
+    let known =
+        *initial == initial_clk(recording) && position.step <= recording.steps.len() && position.round < u64::MAX;
+    if known { Ok(position) } else { Err(InvalidClock) }
+}

@@ -1,0 +1,215 @@
+//! Recordings as they are read from files: Betfair `mcm` messages, one a line, merged into one timeline.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::ReplayError;
+
+/// Between the end of a round and the start of the next, in the recordings' time.
+const PAUSE_BETWEEN_ROUNDS_MS: u64 = 1_000;
+
+/// Recordings merged into one timeline: every file starts at 0, and keeps its own times.
+#[derive(Debug)]
+pub struct Recording {
+    /// The messages by their offset; the first of each file come first.
+    pub steps: Vec<Step>,
+    /// How many steps are the first of their file: together they are the image of a new subscription.
+    pub heads: usize,
+    /// From the start of one round to the start of the next.
+    pub period_ms: u64,
+    /// The same for the same content: positions of one recording mean nothing in another.
+    pub fingerprint: u64,
+    /// The markets.
+    pub markets: HashSet<Arc<str>>,
+}
+
+/// A message of a recording.
+#[derive(Debug)]
+pub struct Step {
+    /// Milliseconds since the start of its file.
+    pub offset_ms: u64,
+    /// Its `pt`.
+    pub pt: i64,
+    /// Its `status`, as 503.
+    pub status: Option<i64>,
+    /// Its changes.
+    pub markets: Vec<MarketStep>,
+}
+
+/// The change of one market.
+#[derive(Debug)]
+pub struct MarketStep {
+    /// The market.
+    pub id: Arc<str>,
+    /// The change as JSON; the first of its market says `"img":true`.
+    pub json: Box<str>,
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    op: Option<String>,
+    pt: i64,
+    ct: Option<String>,
+    status: Option<i64>,
+    #[serde(borrow)]
+    mc: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct MarketId {
+    id: String,
+}
+
+impl Recording {
+    /// Reads and merges files. A line that cannot be read is named.
+    pub fn load(files: &[PathBuf]) -> Result<Recording, ReplayError> {
+        let mut fingerprint = Fingerprint::new();
+        let mut loaded = Vec::new();
+        for file in files {
+            let steps = load_file(file, &mut fingerprint)?;
+            loaded.extend(steps.into_iter().enumerate().map(|(index, step)| (index > 0, step)));
+        }
+        loaded.sort_by_key(|(later, step)| (step.offset_ms, *later));
+        let heads = loaded.iter().take_while(|(later, _)| !later).count();
+        let mut recording = Recording {
+            steps: loaded.into_iter().map(|(_, step)| step).collect(),
+            heads,
+            period_ms: 0,
+            fingerprint: fingerprint.0,
+            markets: HashSet::new(),
+        };
+        let last = recording.steps.last().map_or(0, |step| step.offset_ms);
+        recording.period_ms = last.saturating_add(PAUSE_BETWEEN_ROUNDS_MS);
+        recording.mark_images()?;
+        Ok(recording)
+    }
+
+    /// The first change of each market replaces what a client held of it.
+    fn mark_images(&mut self) -> Result<(), ReplayError> {
+        for market in self.steps.iter_mut().flat_map(|step| &mut step.markets) {
+            if self.markets.insert(market.id.clone()) {
+                market.json = as_image(&market.json).map_err(ReplayError::Rewrite)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn load_file(file: &Path, fingerprint: &mut Fingerprint) -> Result<Vec<Step>, ReplayError> {
+    let fault = |cause: std::io::Error| ReplayError::File { file: file.to_owned(), cause };
+    let mut steps: Vec<Step> = Vec::new();
+    let mut start = None;
+    for (index, line) in BufReader::new(File::open(file).map_err(fault)?).lines().enumerate() {
+        let fault = |cause: String| ReplayError::Line { file: file.to_owned(), line: index + 1, cause };
+        let line = line.map_err(|error| fault(error.to_string()))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        fingerprint.add(line.as_bytes());
+        let Some(mut step) = read_line(&line).map_err(fault)? else { continue };
+        let start = *start.get_or_insert(step.pt);
+        let offset = u64::try_from(step.pt.saturating_sub(start)).unwrap_or(0);
+        // Time within a file only goes on: the order of its lines counts.
+        step.offset_ms = offset.max(steps.last().map_or(0, |last| last.offset_ms));
+        steps.push(step);
+    }
+    if steps.is_empty() { Err(ReplayError::Empty { file: file.to_owned() }) } else { Ok(steps) }
+}
+
+/// Reads a line; a heartbeat is none: the server makes its own.
+fn read_line(line: &str) -> Result<Option<Step>, String> {
+    let message: Line<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    if let Some(op) = message.op.filter(|op| op != "mcm") {
+        return Err(format!("op `{op}` is not `mcm`"));
+    }
+    if message.ct.as_deref() == Some("HEARTBEAT") {
+        return Ok(None);
+    }
+    let is_image = message.ct.as_deref() == Some("SUB_IMAGE");
+    let markets = message.mc.unwrap_or_default().into_iter().map(|text| read_market(text.get(), is_image));
+    let markets = markets.collect::<Result<_, serde_json::Error>>().map_err(|error| format!("mc: {error}"))?;
+    Ok(Some(Step { offset_ms: 0, pt: message.pt, status: message.status, markets }))
+}
+
+fn read_market(json: &str, is_image: bool) -> Result<MarketStep, serde_json::Error> {
+    let MarketId { id } = serde_json::from_str(json)?;
+    let json = if is_image { as_image(json)? } else { json.into() };
+    Ok(MarketStep { id: id.into(), json })
+}
+
+/// The change with `"img":true`, the text of every other field as it was.
+fn as_image(json: &str) -> Result<Box<str>, serde_json::Error> {
+    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(json)?;
+    fields.insert("img".to_owned(), RawValue::from_string("true".to_owned())?);
+    Ok(serde_json::to_string(&fields)?.into())
+}
+
+/// FNV-1a: the same on every machine and in every version, which the standard library's hasher does not promise.
+struct Fingerprint(u64);
+
+impl Fingerprint {
+    fn new() -> Fingerprint {
+        Fingerprint(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    fn file(lines: &str) -> NamedTempFile {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(lines.as_bytes()).unwrap();
+        file
+    }
+
+    #[test]
+    fn each_file_starts_at_0_and_they_are_merged() {
+        let one = file(
+            "{\"op\":\"mcm\",\"pt\":100,\"mc\":[{\"id\":\"1.1\"}]}\r\n{\"op\":\"mcm\",\"pt\":100,\"mc\":[{\"id\":\"1.1\",\"rc\":[]}]}\r\n\r\n{\"op\":\"mcm\",\"pt\":300,\"mc\":[{\"id\":\"1.1\"}]}\r\n",
+        );
+        let two = file(
+            "{\"op\":\"mcm\",\"pt\":9000,\"status\":503,\"mc\":[{\"id\":\"1.2\",\"img\":false,\"rc\":[{\"ltp\":1.10}]}]}\n{\"op\":\"mcm\",\"pt\":9100}\n{\"op\":\"mcm\",\"ct\":\"HEARTBEAT\",\"pt\":9150}",
+        );
+        let recording = Recording::load(&[one.path().to_owned(), two.path().to_owned()]).unwrap();
+        let steps: Vec<_> = recording.steps.iter().map(|step| (step.offset_ms, step.pt, step.markets.len())).collect();
+        assert_eq!(steps, [(0, 100, 1), (0, 9_000, 1), (0, 100, 1), (100, 9_100, 0), (200, 300, 1)]);
+        assert_eq!((recording.heads, recording.period_ms), (2, 1_200));
+        assert_eq!(&*recording.steps[0].markets[0].json, r#"{"id":"1.1","img":true}"#);
+        assert_eq!(&*recording.steps[1].markets[0].json, r#"{"id":"1.2","img":true,"rc":[{"ltp":1.10}]}"#);
+        assert_eq!(&*recording.steps[2].markets[0].json, r#"{"id":"1.1","rc":[]}"#);
+        assert_eq!(recording.steps[1].status, Some(503));
+    }
+
+    #[test]
+    fn an_unreadable_line_is_named() {
+        let error = |lines: &str| {
+            let file = file(lines);
+            let error = Recording::load(&[file.path().to_owned()]).unwrap_err().to_string();
+            error.replace(&file.path().display().to_string(), "FILE")
+        };
+        assert_eq!(error("{\"pt\":1}\n\n{oops}"), "FILE, line 3: key must be a string at line 1 column 2");
+        assert_eq!(error("{\"op\":\"ocm\",\"pt\":1}"), "FILE, line 1: op `ocm` is not `mcm`");
+        assert_eq!(error("{\"op\":\"mcm\"}"), "FILE, line 1: missing field `pt` at line 1 column 12");
+        assert!(error("{\"pt\":1,\"mc\":[{}]}").starts_with("FILE, line 1: mc: missing field `id`"));
+        assert_eq!(error("\n"), "FILE holds no message");
+        let missing = Recording::load(&["no-such-file".into()]).unwrap_err().to_string();
+        assert!(missing.starts_with("no-such-file: "), "{missing}");
+    }
+}

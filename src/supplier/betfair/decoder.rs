@@ -1,0 +1,338 @@
+//! The stream's conversation and its markets.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::super::{Decoded, Decoder, FrameFault, Refused};
+use super::market::Market;
+use super::segments::{Segments, Whole};
+use super::wire::{
+    Authentication, ChangeMessage, ChangeType, MarketChange, MarketDataFilter, MarketFilter, MarketSubscription, Op,
+    StatusMessage,
+};
+use crate::config::settings::SupplierSettings;
+use crate::domain::ids::EventId;
+use crate::domain::timestamp::Timestamp;
+
+const AUTHENTICATION: i64 = 1;
+const SUBSCRIPTION: i64 = 2;
+/// Best offers one level deep, the last traded price, and the definitions: all that a price is made of.
+const FIELDS: &[&str] = &["EX_BEST_OFFERS", "EX_LTP", "EX_MARKET_DEF"];
+/// The stream's bounds of `heartbeatMs`.
+const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 500..=5_000;
+/// The `status` of a message whose data the stream does not vouch for.
+const UNRELIABLE: i64 = 503;
+/// Markets kept, ended ones among them.
+const MAX_MARKETS: usize = 50_000;
+/// Markets kept after their end; a late word about an older one finds nothing.
+const MAX_RETIRED: usize = 1_000;
+/// Segments of one message, in frames of the largest size.
+const MAX_SEGMENTS: usize = 64;
+/// Refused parts told of one frame.
+const MAX_REFUSED: usize = 32;
+
+/// Reads the Exchange Stream. Its markets outlive a connection, so that a reconnect only has to tell what changed.
+pub struct BetfairDecoder {
+    app_key: SecretString,
+    session: SecretString,
+    market_ids: Vec<String>,
+    heartbeat_ms: u64,
+    clocks: Clocks,
+    segments: Segments,
+    markets: BTreeMap<EventId, Market>,
+    /// Markets that ended or went away, the oldest first.
+    retired: VecDeque<EventId>,
+    unreliable: bool,
+}
+
+/// The position of the last whole message.
+#[derive(Default)]
+struct Clocks {
+    initial: Option<String>,
+    last: Option<String>,
+}
+
+impl BetfairDecoder {
+    /// A decoder that knows no market yet. Without key and session it sends empty ones.
+    pub fn new(settings: &SupplierSettings) -> BetfairDecoder {
+        let secret = |secret: &Option<SecretString>| secret.clone().unwrap_or_else(|| SecretString::from(""));
+        let ids = settings.betfair_market_ids.iter().map(|id| id.trim().to_owned());
+        let third_of_silence = u64::try_from(settings.supplier_read_timeout.as_millis() / 3).unwrap_or(u64::MAX);
+        let frame = usize::try_from(settings.supplier_max_frame.as_u64()).unwrap_or(usize::MAX);
+        BetfairDecoder {
+            app_key: secret(&settings.betfair_app_key),
+            session: secret(&settings.betfair_session_token),
+            market_ids: ids.filter(|id| !id.is_empty()).collect(),
+            heartbeat_ms: third_of_silence.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end()),
+            clocks: Clocks::default(),
+            segments: Segments::new(frame.saturating_mul(MAX_SEGMENTS)),
+            markets: BTreeMap::new(),
+            retired: VecDeque::new(),
+            unreliable: false,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept_markets(&self) -> usize {
+        self.markets.len()
+    }
+
+    fn authentication(&self) -> Result<String, FrameFault> {
+        to_json(&Authentication {
+            op: "authentication",
+            id: AUTHENTICATION,
+            app_key: self.app_key.expose_secret(),
+            session: self.session.expose_secret(),
+        })
+    }
+
+    fn subscription(&self) -> Result<String, FrameFault> {
+        let clocks = self.clocks.initial.as_deref().zip(self.clocks.last.as_deref());
+        to_json(&MarketSubscription {
+            op: "marketSubscription",
+            id: SUBSCRIPTION,
+            market_filter: MarketFilter { market_ids: &self.market_ids },
+            market_data_filter: MarketDataFilter { fields: FIELDS, ladder_levels: 1 },
+            heartbeat_ms: self.heartbeat_ms,
+            conflate_ms: 0,
+            initial_clk: clocks.map(|(initial, _)| initial),
+            clk: clocks.map(|(_, last)| last),
+        })
+    }
+
+    fn on_status(&mut self, status: &StatusMessage) -> Result<Decoded, FrameFault> {
+        if status.status_code != "SUCCESS" {
+            let code = status.error_code.as_deref().unwrap_or_default();
+            // Whatever was wrong with the subscription, a fresh image cannot be.
+            if code == "INVALID_CLOCK" || status.id == Some(SUBSCRIPTION) {
+                self.clocks = Clocks::default();
+            }
+            let message = status.error_message.as_deref().unwrap_or_default();
+            let detail = self.without_secrets(&format!("{} {code} {message}", status.status_code));
+            return Err(FrameFault::Refused { reason: reason_of(code), detail });
+        }
+        let send = if status.id == Some(AUTHENTICATION) { vec![self.subscription()?] } else { Vec::new() };
+        Ok(Decoded { send, ..Decoded::default() })
+    }
+
+    /// A supplier's words, cut short, and without what we told it.
+    fn without_secrets(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in
+            [&self.app_key, &self.session].map(ExposeSecret::expose_secret).into_iter().filter(|s| !s.is_empty())
+        {
+            text = text.replace(secret, "***");
+        }
+        text.trim().chars().take(300).collect()
+    }
+
+    fn on_change(&mut self, frame: &[u8]) -> Result<Decoded, FrameFault> {
+        let message: ChangeMessage<'_> = read(frame)?;
+        if message.ct == Some(ChangeType::Heartbeat) {
+            return self.apply(&[message]);
+        }
+        match self.segments.take(message.segment_type, frame)? {
+            Whole::NotYet => Ok(Decoded::default()),
+            Whole::Alone => self.apply(&[message]),
+            Whole::Together(frames) => {
+                let messages = frames.iter().map(|frame| read(frame)).collect::<Result<Vec<_>, _>>()?;
+                self.apply(&messages)
+            }
+        }
+    }
+
+    /// Applies the messages as one, and gives out each market at most once.
+    fn apply(&mut self, messages: &[ChangeMessage<'_>]) -> Result<Decoded, FrameFault> {
+        let times = messages.iter().map(time_of).collect::<Result<Vec<_>, _>>()?;
+        let is_image = messages.iter().any(|message| message.ct == Some(ChangeType::SubImage));
+        let mut changes = Changes { latest: times.iter().copied().flatten().max(), ..Changes::default() };
+        for (message, time) in messages.iter().zip(times) {
+            for text in message.mc.iter().flatten() {
+                self.apply_market(text, is_image, time, &mut changes);
+            }
+        }
+        if is_image {
+            self.suspend_what_is_missing(&mut changes);
+        }
+        self.set_unreliable(messages.iter().any(|message| message.status == Some(UNRELIABLE)), &mut changes);
+        // A heartbeat between segments is ahead of what is applied.
+        if self.segments.is_empty() {
+            messages.iter().for_each(|message| self.clocks.remember(message));
+        }
+        Ok(self.publish(changes))
+    }
+
+    fn apply_market(&mut self, text: &RawValue, is_image: bool, time: Option<Timestamp>, changes: &mut Changes) {
+        let change: MarketChange<'_> = match serde_json::from_str(text.get()) {
+            Ok(change) => change,
+            Err(error) => return changes.refuse("bad_market", format!("change of a market: {error}")),
+        };
+        let id = match EventId::new(&change.id) {
+            Ok(id) => id,
+            Err(error) => return changes.refuse("bad_market", format!("market id: {error}")),
+        };
+        if time.is_none() {
+            return changes.refuse("no_time", format!("market {id}: the message has no pt"));
+        }
+        let is_image = change.img == Some(true) || (is_image && !changes.touches(&id));
+        if !self.markets.contains_key(&id) {
+            if !is_image && change.market_definition.is_none() {
+                return changes.refuse("unknown_market", format!("market {id}: a change before its first image"));
+            }
+            if self.markets.len() >= MAX_MARKETS {
+                return changes
+                    .refuse("too_many_markets", format!("market {id}: {MAX_MARKETS} markets are kept already"));
+            }
+        }
+        changes.touch(&id, time);
+        let market = self.markets.entry(id.clone()).or_insert_with(|| Market::new(id));
+        market.apply(&change, is_image, &mut changes.refused);
+    }
+
+    /// An image is the whole subscription. What we knew and it does not hold must not look live any more.
+    fn suspend_what_is_missing(&mut self, changes: &mut Changes) {
+        for (id, market) in self.markets.iter_mut().filter(|(_, market)| !market.is_retired()) {
+            if !changes.touches(id) {
+                market.set_absent();
+                changes.touch(id, changes.latest);
+            }
+        }
+    }
+
+    /// While the stream does not vouch for its data every open market is shown suspended.
+    fn set_unreliable(&mut self, unreliable: bool, changes: &mut Changes) {
+        if self.unreliable != unreliable {
+            self.unreliable = unreliable;
+            for (id, _) in self.markets.iter().filter(|(_, market)| !market.has_ended()) {
+                changes.touch(id, changes.latest);
+            }
+        }
+    }
+
+    fn publish(&mut self, mut changes: Changes) -> Decoded {
+        let mut updates = Vec::new();
+        for id in changes.order {
+            let Some(market) = self.markets.get_mut(&id) else { continue };
+            updates.extend(market.publish(changes.times.get(&id).copied().flatten(), !self.unreliable));
+            if market.is_retired() && !self.retired.contains(&id) {
+                self.retired.push_back(id);
+            }
+        }
+        while self.retired.len() > MAX_RETIRED {
+            let Some(id) = self.retired.pop_front() else { break };
+            if self.markets.get(&id).is_some_and(Market::is_retired) {
+                self.markets.remove(&id);
+            }
+        }
+        let beyond = changes.refused.len().saturating_sub(MAX_REFUSED);
+        changes.refused.truncate(MAX_REFUSED);
+        if let Some(last) = changes.refused.last_mut().filter(|_| beyond > 0) {
+            last.detail = format!("{}; and {beyond} parts more", last.detail);
+        }
+        Decoded { updates, send: Vec::new(), refused: changes.refused }
+    }
+}
+
+impl Decoder for BetfairDecoder {
+    fn on_connected(&mut self) -> Vec<String> {
+        self.segments.clear();
+        Vec::new()
+    }
+
+    fn on_frame(&mut self, frame: &[u8]) -> Result<Decoded, FrameFault> {
+        if frame.trim_ascii().is_empty() {
+            return Ok(Decoded::default());
+        }
+        match read::<Op<'_>>(frame)?.op.as_ref() {
+            "connection" => Ok(Decoded { send: vec![self.authentication()?], ..Decoded::default() }),
+            "status" => self.on_status(&read(frame)?),
+            "mcm" => self.on_change(frame),
+            op => {
+                let op: String = op.chars().take(40).collect();
+                Err(FrameFault::Unreadable { reason: "unknown_op", detail: format!("op `{op}` is not known") })
+            }
+        }
+    }
+}
+
+/// What the messages of one frame change.
+#[derive(Default)]
+struct Changes {
+    /// The markets to look at again, in the order of the frame.
+    order: Vec<EventId>,
+    /// When each of them changed.
+    times: BTreeMap<EventId, Option<Timestamp>>,
+    /// The time of the messages as a whole.
+    latest: Option<Timestamp>,
+    refused: Vec<Refused>,
+}
+
+impl Changes {
+    fn touches(&self, id: &EventId) -> bool {
+        self.times.contains_key(id)
+    }
+
+    fn touch(&mut self, id: &EventId, time: Option<Timestamp>) {
+        match self.times.get_mut(id) {
+            Some(known) => *known = time.max(*known),
+            None => {
+                self.order.push(id.clone());
+                self.times.insert(id.clone(), time);
+            }
+        }
+    }
+
+    fn refuse(&mut self, reason: &'static str, detail: String) {
+        self.refused.push(Refused { reason, detail });
+    }
+}
+
+impl Clocks {
+    fn remember(&mut self, message: &ChangeMessage<'_>) {
+        if message.initial_clk.is_some() {
+            self.initial.clone_from(&message.initial_clk);
+        }
+        if message.clk.is_some() {
+            self.last.clone_from(&message.clk);
+        }
+    }
+}
+
+fn time_of(message: &ChangeMessage<'_>) -> Result<Option<Timestamp>, FrameFault> {
+    let bad = |pt| FrameFault::Unreadable { reason: "bad_time", detail: format!("pt {pt} is no time in milliseconds") };
+    message.pt.map(|pt| Timestamp::from_millis(pt).ok_or_else(|| bad(pt))).transpose()
+}
+
+fn read<'a, T: Deserialize<'a>>(frame: &'a [u8]) -> Result<T, FrameFault> {
+    serde_json::from_slice(frame)
+        .map_err(|error| FrameFault::Unreadable { reason: "malformed", detail: format!("malformed message: {error}") })
+}
+
+/// Writing strings, numbers and lists to memory has no way to fail; were there one, the connection is of no use.
+fn to_json(request: &impl serde::Serialize) -> Result<String, FrameFault> {
+    serde_json::to_string(request)
+        .map_err(|_| FrameFault::Refused { reason: "unwritable", detail: "a request cannot be written".to_owned() })
+}
+
+/// The error codes of the stream as fixed words: a metric must not grow with what a stranger sends.
+fn reason_of(code: &str) -> &'static str {
+    match code {
+        "NO_APP_KEY" => "no_app_key",
+        "INVALID_APP_KEY" => "invalid_app_key",
+        "NO_SESSION" => "no_session",
+        "INVALID_SESSION_INFORMATION" => "invalid_session",
+        "NOT_AUTHORIZED" => "not_authorized",
+        "INVALID_INPUT" | "INVALID_REQUEST" => "invalid_request",
+        "INVALID_CLOCK" => "invalid_clock",
+        "UNEXPECTED_ERROR" => "unexpected_error",
+        "TIMEOUT" => "timeout",
+        "SUBSCRIPTION_LIMIT_EXCEEDED" => "subscription_limit",
+        "CONNECTION_FAILED" => "connection_failed",
+        "MAX_CONNECTION_LIMIT_EXCEEDED" => "connection_limit",
+        "TOO_MANY_REQUESTS" => "too_many_requests",
+        _ => "refused",
+    }
+}

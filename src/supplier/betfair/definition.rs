@@ -1,0 +1,238 @@
+//! What a Betfair market is, in our words.
+
+use std::collections::HashSet;
+
+use serde_json::value::RawValue;
+
+use super::super::Refused;
+use super::wire::{MarketDefinition, RunnerDefinition};
+use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId};
+use crate::domain::price::Line;
+use crate::domain::status::{MarketStatus, SelectionStatus};
+use crate::domain::update::MAX_SELECTIONS;
+
+/// Why a market is refused whose prices are no odds but the line of a spread.
+pub const UNSUPPORTED: &str = "unsupported_betting_type";
+
+/// A runner within its market: its id, and its handicap where it has one.
+pub type RunnerKey = (i64, Option<Line>);
+
+/// A market's definition.
+#[derive(Debug)]
+pub struct Definition {
+    /// Named after its `marketType`.
+    pub key: MarketKey,
+    /// The home side, or the whole title.
+    pub home_team: String,
+    /// The away side, or nothing.
+    pub away_team: String,
+    /// Status of the market.
+    pub status: MarketStatus,
+    /// Whether the event is under way.
+    pub in_play: bool,
+    /// The runners, in their order.
+    pub runners: Vec<Runner>,
+}
+
+/// A runner's definition.
+#[derive(Debug)]
+pub struct Runner {
+    /// Who it is on the stream.
+    pub key: RunnerKey,
+    /// Who it is for our clients: the runner's id, and with a handicap `id@handicap`.
+    pub id: SelectionId,
+    /// Its name, else its id.
+    pub name: String,
+    /// Its status.
+    pub status: SelectionStatus,
+}
+
+impl Definition {
+    /// Reads a definition. A part of it that cannot be read makes all of it unreadable.
+    pub fn read(market: &EventId, text: &RawValue) -> Result<Definition, Refused> {
+        let wire: MarketDefinition<'_> = serde_json::from_str(text.get())
+            .map_err(|error| Refused { reason: "bad_definition", detail: format!("definition: {error}") })?;
+        if let Some(kind) = wire.betting_type.as_deref().filter(|kind| matches!(*kind, "LINE" | "RANGE")) {
+            return Err(Refused {
+                reason: UNSUPPORTED,
+                detail: format!("the prices of bettingType {kind} are no odds"),
+            });
+        }
+        let runners = read_runners(&wire.runners)?;
+        let (home_team, away_team) = sides(title(&wire, market));
+        Ok(Definition {
+            key: MarketKey { name: market_name(wire.market_type.as_deref())?, line: None },
+            home_team: home_team.to_owned(),
+            away_team: away_team.to_owned(),
+            status: market_status(&wire.status, &runners)?,
+            in_play: wire.in_play.unwrap_or(false),
+            runners,
+        })
+    }
+}
+
+/// Reads a handicap; 0 is none.
+pub fn read_handicap(text: Option<&RawValue>) -> Result<Option<Line>, Refused> {
+    let line: Option<Line> = text
+        .map(|text| text.get().parse())
+        .transpose()
+        .map_err(|error| Refused { reason: "bad_handicap", detail: format!("handicap: {error}") })?;
+    Ok(line.filter(|line| line.thousandths() != 0))
+}
+
+fn market_name(kind: Option<&str>) -> Result<MarketName, Refused> {
+    let kind = kind.map(str::trim).filter(|kind| !kind.is_empty()).unwrap_or("market");
+    MarketName::new(&kind.to_lowercase())
+        .map_err(|error| Refused { reason: "bad_definition", detail: format!("marketType: {error}") })
+}
+
+fn title<'a>(wire: &'a MarketDefinition<'_>, market: &'a EventId) -> &'a str {
+    [&wire.event_name, &wire.name, &wire.venue]
+        .into_iter()
+        .filter_map(|title| title.as_deref().map(str::trim))
+        .find(|title| !title.is_empty())
+        .unwrap_or(market.as_str())
+}
+
+/// The two sides of `Home v Away`; a title without two sides stands whole at the first.
+fn sides(title: &str) -> (&str, &str) {
+    let split = [" v ", " vs "].into_iter().find_map(|between| title.split_once(between));
+    match split.map(|(home, away)| (home.trim(), away.trim())) {
+        Some((home, away)) if !home.is_empty() && !away.is_empty() => (home, away),
+        _ => (title, ""),
+    }
+}
+
+fn market_status(status: &str, runners: &[Runner]) -> Result<MarketStatus, Refused> {
+    let any_won = runners.iter().any(|runner| runner.status == SelectionStatus::Winner);
+    let all_removed = runners.iter().all(|runner| runner.status == SelectionStatus::Removed);
+    match status {
+        "OPEN" => Ok(MarketStatus::Open),
+        "SUSPENDED" | "INACTIVE" => Ok(MarketStatus::Suspended),
+        "CLOSED" if any_won => Ok(MarketStatus::Settled),
+        "CLOSED" if all_removed => Ok(MarketStatus::Cancelled),
+        "CLOSED" => Ok(MarketStatus::Closed),
+        _ => Err(unknown_status("market", status)),
+    }
+}
+
+fn read_runners(wire: &[RunnerDefinition<'_>]) -> Result<Vec<Runner>, Refused> {
+    if wire.is_empty() {
+        return Err(Refused { reason: "no_selections", detail: "the definition has no runners".to_owned() });
+    }
+    if wire.len() > MAX_SELECTIONS {
+        let detail = format!("{} runners, at most {MAX_SELECTIONS} are taken", wire.len());
+        return Err(Refused { reason: "too_many_selections", detail });
+    }
+    let mut ordered: Vec<_> = wire.iter().collect();
+    ordered.sort_by_key(|runner| runner.sort_priority.unwrap_or(i64::MAX));
+    let runners = ordered.into_iter().map(read_runner).collect::<Result<Vec<_>, _>>()?;
+    let mut seen = HashSet::with_capacity(runners.len());
+    match runners.iter().find(|runner| !seen.insert(runner.key)) {
+        Some(twice) => {
+            Err(Refused { reason: "duplicate_selection", detail: format!("runner {} stands twice", twice.id) })
+        }
+        None => Ok(runners),
+    }
+}
+
+fn read_runner(wire: &RunnerDefinition<'_>) -> Result<Runner, Refused> {
+    let handicap = read_handicap(wire.hc)?;
+    let suffix = |mark| handicap.map(|line| format!("{mark}{line}")).unwrap_or_default();
+    let id = SelectionId::new(&format!("{}{}", wire.id, suffix("@")))
+        .map_err(|error| Refused { reason: "bad_definition", detail: format!("runner: {error}") })?;
+    let name = wire.name.as_deref().map(str::trim).filter(|name| !name.is_empty());
+    Ok(Runner {
+        key: (wire.id, handicap),
+        name: name.map_or_else(|| id.to_string(), |name| format!("{name}{}", suffix(" "))),
+        id,
+        status: runner_status(&wire.status)?,
+    })
+}
+
+fn runner_status(status: &str) -> Result<SelectionStatus, Refused> {
+    match status {
+        "ACTIVE" => Ok(SelectionStatus::Active),
+        "REMOVED" | "REMOVED_VACANT" | "HIDDEN" => Ok(SelectionStatus::Removed),
+        "WINNER" | "PLACED" => Ok(SelectionStatus::Winner),
+        "LOSER" => Ok(SelectionStatus::Loser),
+        _ => Err(unknown_status("runner", status)),
+    }
+}
+
+fn unknown_status(of: &str, status: &str) -> Refused {
+    let status: String = status.chars().take(40).collect();
+    Refused { reason: "unknown_status", detail: format!("`{status}` is no status of a {of}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Definition, Refused> {
+        Definition::read(&EventId::new("1.5").unwrap(), &RawValue::from_string(json.to_owned()).unwrap())
+    }
+
+    fn status(market: &str, runners: &[&str]) -> &'static str {
+        let runner = |(id, status)| format!(r#"{{"id":{id},"status":"{status}"}}"#);
+        let runners: Vec<_> = runners.iter().enumerate().map(runner).collect();
+        let json = format!(r#"{{"status":"{market}","runners":[{}]}}"#, runners.join(","));
+        read(&json).map_or_else(|fault| fault.reason, |definition| definition.status.as_str())
+    }
+
+    #[test]
+    fn statuses_of_a_market() {
+        assert_eq!(status("OPEN", &["ACTIVE"]), "open");
+        assert_eq!(status("SUSPENDED", &["ACTIVE"]), "suspended");
+        assert_eq!(status("INACTIVE", &["ACTIVE"]), "suspended");
+        assert_eq!(status("CLOSED", &["REMOVED", "WINNER", "LOSER"]), "settled");
+        assert_eq!(status("CLOSED", &["PLACED", "LOSER"]), "settled");
+        assert_eq!(status("CLOSED", &["REMOVED", "REMOVED_VACANT", "HIDDEN"]), "cancelled");
+        assert_eq!(status("CLOSED", &["LOSER", "LOSER"]), "closed");
+        assert_eq!(status("CLOSED", &["REMOVED", "ACTIVE"]), "closed");
+        assert_eq!(status("ASLEEP", &["ACTIVE"]), "unknown_status");
+        assert_eq!(status("OPEN", &["ASLEEP"]), "unknown_status");
+        assert_eq!(status("OPEN", &[]), "no_selections");
+    }
+
+    #[test]
+    fn the_sides_are_those_of_the_title() {
+        assert_eq!(sides("Flamengo v Palmeiras"), ("Flamengo", "Palmeiras"));
+        assert_eq!(sides("Jets vs Bills"), ("Jets", "Bills"));
+        assert_eq!(sides("Ham 14th Jun"), ("Ham 14th Jun", ""));
+        assert_eq!(sides(" v Bills"), (" v Bills", ""));
+        let titled = |fields: &str| {
+            read(&format!(r#"{{"status":"OPEN","runners":[{{"id":1,"status":"ACTIVE"}}]{fields}}}"#)).unwrap().home_team
+        };
+        assert_eq!(titled(r#","eventName":"Ham 14th Jun","name":"1m Hcap","venue":"Hamilton""#), "Ham 14th Jun");
+        assert_eq!(titled(r#","name":"1m Hcap","venue":"Hamilton""#), "1m Hcap");
+        assert_eq!(titled(r#","eventName":" ","venue":"Hamilton""#), "Hamilton");
+        assert_eq!(titled(""), "1.5");
+    }
+
+    #[test]
+    fn runners_stand_in_their_order_and_handicaps_tell_them_apart() {
+        let definition = read(
+            r#"{"status":"OPEN","marketType":"ASIAN_HANDICAP","inPlay":true,"runners":[
+                {"id":7,"hc":1.5,"status":"ACTIVE","sortPriority":3,"name":"Away"},
+                {"id":5,"hc":-1.5,"status":"ACTIVE","sortPriority":2,"name":"Home"},
+                {"id":5,"hc":0.0,"status":"REMOVED","sortPriority":1}]}"#,
+        )
+        .unwrap();
+        let shown: Vec<_> =
+            definition.runners.iter().map(|runner| (runner.id.as_str(), runner.name.as_str())).collect();
+        assert_eq!(shown, [("5", "5"), ("5@-1.5", "Home -1.5"), ("7@1.5", "Away 1.5")]);
+        assert_eq!(definition.key.to_string(), "asian_handicap");
+        assert!(definition.in_play);
+    }
+
+    #[test]
+    fn a_refusal_names_its_reason() {
+        let reason = |json| read(json).unwrap_err().reason;
+        assert_eq!(reason(r#"{"runners":[]}"#), "bad_definition");
+        assert_eq!(reason(r#"{"status":"OPEN","bettingType":"LINE","runners":[]}"#), UNSUPPORTED);
+        let twice = r#"{"status":"OPEN","runners":[{"id":1,"status":"ACTIVE"},{"id":1,"status":"ACTIVE"}]}"#;
+        assert_eq!(reason(twice), "duplicate_selection");
+        assert_eq!(reason(r#"{"status":"OPEN","runners":[{"id":1,"hc":"x","status":"ACTIVE"}]}"#), "bad_handicap");
+    }
+}

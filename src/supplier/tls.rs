@@ -1,0 +1,122 @@
+//! TLS towards suppliers: rustls on ring, the system's authorities and those of `SUPPLIER_CA_FILE`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+/// Why there is no TLS configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSetupError {
+    /// `SUPPLIER_CA_FILE` cannot be read.
+    #[error("SUPPLIER_CA_FILE {file}: {cause}; a PEM file of certificates is wanted", file = file.display())]
+    CaFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// Nobody is trusted, so that no connection could ever stand.
+    #[error(
+        "no certificate authority is known: the system has none (is ca-certificates installed?) and SUPPLIER_CA_FILE is not set"
+    )]
+    NoAuthorities,
+    /// rustls does not take the configuration.
+    #[error("TLS cannot be set up: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// The client's side of TLS. Reads files, so not for an async thread.
+pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        log::debug!("a certificate authority of the system cannot be read: {error}");
+    }
+    config_with_roots(roots(system.certs, ca_file)?)
+}
+
+/// The provider is named, so that no process-wide default is needed.
+fn config_with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn roots(system: Vec<CertificateDer<'static>>, ca_file: Option<&Path>) -> Result<RootCertStore, TlsSetupError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(system);
+    if let Some(file) = ca_file {
+        let fault = |cause: String| TlsSetupError::CaFile { file: file.to_owned(), cause };
+        let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
+            .and_then(Iterator::collect)
+            .map_err(|error: rustls::pki_types::pem::Error| fault(error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(fault("it holds no certificate".to_owned()));
+        }
+        for certificate in certificates {
+            roots.add(certificate).map_err(|error| fault(error.to_string()))?;
+        }
+    }
+    if roots.is_empty() { Err(TlsSetupError::NoAuthorities) } else { Ok(roots) }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A certificate authority for tests.
+
+    use std::io::Write;
+
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tempfile::NamedTempFile;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// A server for `localhost`, and a file with the certificate that it shows.
+    pub fn localhost() -> (TlsAcceptor, NamedTempFile) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(made.cert.pem().as_bytes()).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        (TlsAcceptor::from(Arc::new(config)), file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn nobody_to_trust_is_an_error() {
+        assert!(matches!(roots(Vec::new(), None), Err(TlsSetupError::NoAuthorities)));
+    }
+
+    #[test]
+    fn a_ca_file_stands_beside_the_systems() {
+        let (_, file) = testing::localhost();
+        assert_eq!(roots(Vec::new(), Some(file.path())).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_wrong_ca_file_is_named() {
+        let missing = roots(Vec::new(), Some(Path::new("/no/such/file.pem"))).unwrap_err().to_string();
+        assert!(missing.starts_with("SUPPLIER_CA_FILE /no/such/file.pem: "), "{missing}");
+        let mut empty = tempfile::NamedTempFile::new().unwrap();
+        empty.write_all(b"hello").unwrap();
+        let empty = roots(Vec::new(), Some(empty.path())).unwrap_err().to_string();
+        assert!(empty.contains("holds no certificate"), "{empty}");
+    }
+}

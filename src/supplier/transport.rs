@@ -1,0 +1,328 @@
+//! Carries the frames of a supplier: WebSocket for the native form, CRLF-delimited lines over TCP or TLS for Betfair.
+//!
+//! Reading is lazy. Beyond small fixed buffers nothing leaves the socket unless `inbound` is polled, so a feed that
+//! waits for the bus holds its supplier back by TCP.
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, StreamExt};
+use futures_util::{FutureExt, Sink, SinkExt};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, FramedRead};
+use url::{Host, Url};
+
+use super::Endpoint;
+use super::tls::{self, TlsSetupError};
+use crate::config::settings::SupplierSettings;
+
+/// What a supplier sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// A frame for the decoder.
+    Frame(Bytes),
+    /// A ping or a pong: the supplier is alive.
+    Alive,
+}
+
+/// What a supplier is sent.
+pub enum Outbound {
+    /// A frame of the decoder. May hold credentials, so it has no Debug form.
+    Text(String),
+    /// A ping. Betfair's stream has none, its heartbeats come unasked: there it is passed over.
+    Ping,
+}
+
+/// A connection to a supplier. It ends when `inbound` is dropped.
+pub struct Connection {
+    /// What comes in. An error is the last item; an end without one is a supplier that closed.
+    pub inbound: BoxStream<'static, Result<Inbound, TransportError>>,
+    /// What goes out: a short queue in front of the writer, which ends the connection when the supplier takes nothing.
+    pub outbound: mpsc::Sender<Outbound>,
+}
+
+/// Why there is no connection, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The connection did not stand in time.
+    #[error("no connection within {}", humantime::format_duration(*.0))]
+    ConnectTimeout(Duration),
+    /// No TCP connection.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// TLS cannot be spoken at all.
+    #[error(transparent)]
+    TlsSetup(#[from] TlsSetupError),
+    /// The two sides do not agree on TLS.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The server does not take the WebSocket upgrade.
+    #[error("WebSocket handshake: {0}")]
+    Handshake(tungstenite::Error),
+    /// A frame is larger than it may be.
+    #[error("a frame is larger than {0} bytes (SUPPLIER_MAX_FRAME)")]
+    FrameTooLarge(usize),
+    /// Reading failed.
+    #[error("connection lost: {0}")]
+    Read(String),
+    /// Writing failed.
+    #[error("cannot write: {0}")]
+    Write(String),
+    /// The supplier takes nothing.
+    #[error("the supplier took nothing for {}", humantime::format_duration(*.0))]
+    WriteTimeout(Duration),
+}
+
+impl TransportError {
+    /// A small fixed word, for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            TransportError::ConnectTimeout(_) => "connect_timeout",
+            TransportError::Connect(_) => "connect",
+            TransportError::TlsSetup(_) | TransportError::Tls(_) => "tls",
+            TransportError::Handshake(_) => "handshake",
+            TransportError::FrameTooLarge(_) => "frame_too_large",
+            TransportError::Read(_) => "read",
+            TransportError::Write(_) => "write",
+            TransportError::WriteTimeout(_) => "write_timeout",
+        }
+    }
+}
+
+/// What waits for the writer. A feed sends pings and a few requests, no stream.
+const OUTBOUND_QUEUE: usize = 16;
+const READ_BUFFER: usize = 16 * 1024;
+const WRITE_BUFFER: usize = 16 * 1024;
+
+/// Connects, speaks TLS and upgrades where the endpoint wants it, all of it within the read timeout.
+pub async fn connect(endpoint: &Endpoint, settings: &SupplierSettings) -> Result<Connection, TransportError> {
+    let limit = settings.supplier_read_timeout;
+    timeout(limit, open(endpoint, settings)).await.map_err(|_| TransportError::ConnectTimeout(limit))?
+}
+
+async fn open(endpoint: &Endpoint, settings: &SupplierSettings) -> Result<Connection, TransportError> {
+    match endpoint {
+        Endpoint::Native(url) => {
+            let host = match url.host() {
+                Some(Host::Ipv6(address)) => address.to_string(),
+                Some(host) => host.to_string(),
+                None => return Err(TransportError::Connect(io::Error::other("the URL has no host"))),
+            };
+            let secure = url.scheme() == "wss";
+            let port = url.port_or_known_default().unwrap_or(if secure { 443 } else { 80 });
+            let io = open_io(&host, port, secure, settings).await?;
+            open_websocket(url, io, settings).await
+        }
+        Endpoint::Betfair { host, port, tls } => {
+            let io = open_io(host, *port, *tls, settings).await?;
+            Ok(open_lines(io, settings))
+        }
+    }
+}
+
+/// TCP or TLS.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+async fn open_io(host: &str, port: u16, tls: bool, settings: &SupplierSettings) -> Result<Box<dyn Io>, TransportError> {
+    let stream = TcpStream::connect((host, port)).await.map_err(TransportError::Connect)?;
+    stream.set_nodelay(true).map_err(TransportError::Connect)?;
+    if !tls {
+        return Ok(Box::new(stream));
+    }
+    let ca_file = settings.supplier_ca_file.clone();
+    let config = tokio::task::spawn_blocking(move || tls::client_config(ca_file.as_deref()))
+        .await
+        .map_err(|error| TransportError::Tls(error.to_string()))??;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| TransportError::Tls(format!("`{host}` is neither a host name nor an IP address")))?;
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| explain_tls(&error))?;
+    Ok(Box::new(stream))
+}
+
+/// Says what a failed TLS handshake most likely means.
+fn explain_tls(error: &io::Error) -> TransportError {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    TransportError::Tls(match cause {
+        Some(rustls::Error::InvalidMessage(_)) => format!("the server does not speak TLS on this port ({error})"),
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            format!("the server's certificate is not trusted ({error}); SUPPLIER_CA_FILE adds an authority")
+        }
+        _ => error.to_string(),
+    })
+}
+
+async fn open_websocket(url: &Url, io: Box<dyn Io>, settings: &SupplierSettings) -> Result<Connection, TransportError> {
+    let max = max_frame(settings);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER)
+        .max_message_size(Some(max))
+        .max_frame_size(Some(max));
+    let (socket, _) = tokio_tungstenite::client_async_with_config(url.as_str(), io, Some(config))
+        .await
+        .map_err(TransportError::Handshake)?;
+    let (sink, stream) = socket.split();
+    let (outbound, queue) = mpsc::channel(OUTBOUND_QUEUE);
+    let writer = Writer::start(write_messages(sink, queue, settings.supplier_read_timeout).boxed());
+    let inbound = stream.filter_map(move |message| async move { read_message(message, max) });
+    Ok(Connection { inbound: guarded(inbound.boxed(), writer), outbound })
+}
+
+fn max_frame(settings: &SupplierSettings) -> usize {
+    usize::try_from(settings.supplier_max_frame.as_u64()).unwrap_or(usize::MAX)
+}
+
+fn read_message(message: Result<Message, tungstenite::Error>, max: usize) -> Option<Result<Inbound, TransportError>> {
+    match message {
+        Ok(Message::Text(text)) => Some(Ok(Inbound::Frame(text.into()))),
+        Ok(Message::Binary(bytes)) => Some(Ok(Inbound::Frame(bytes))),
+        Ok(Message::Ping(_) | Message::Pong(_)) => Some(Ok(Inbound::Alive)),
+        // The stream ends by itself once the close is answered.
+        Ok(Message::Close(_) | Message::Frame(_)) => None,
+        Err(tungstenite::Error::Capacity(_)) => Some(Err(TransportError::FrameTooLarge(max))),
+        Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => None,
+        Err(error) => Some(Err(TransportError::Read(error.to_string()))),
+    }
+}
+
+async fn write_messages<S>(
+    mut sink: S,
+    mut queue: mpsc::Receiver<Outbound>,
+    limit: Duration,
+) -> Result<(), TransportError>
+where
+    S: Sink<Message, Error = tungstenite::Error> + Unpin,
+{
+    while let Some(outbound) = queue.recv().await {
+        let message = match outbound {
+            Outbound::Text(text) => Message::text(text),
+            Outbound::Ping => Message::Ping(Bytes::new()),
+        };
+        let written = timeout(limit, sink.send(message)).await.map_err(|_| TransportError::WriteTimeout(limit))?;
+        written.map_err(|error| TransportError::Write(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn open_lines(io: Box<dyn Io>, settings: &SupplierSettings) -> Connection {
+    let max = max_frame(settings);
+    let (read, write) = tokio::io::split(io);
+    let (outbound, queue) = mpsc::channel(OUTBOUND_QUEUE);
+    let writer = Writer::start(write_lines(write, queue, settings.supplier_read_timeout).boxed());
+    let inbound = FramedRead::with_capacity(read, Lines::new(max), READ_BUFFER.min(max)).map(move |line| match line {
+        Ok(line) => Ok(Inbound::Frame(line)),
+        Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => Err(TransportError::FrameTooLarge(max)),
+        Err(AnyDelimiterCodecError::Io(error)) => Err(TransportError::Read(error.to_string())),
+    });
+    Connection { inbound: guarded(inbound.boxed(), writer), outbound }
+}
+
+async fn write_lines(
+    mut write: WriteHalf<Box<dyn Io>>,
+    mut queue: mpsc::Receiver<Outbound>,
+    limit: Duration,
+) -> Result<(), TransportError> {
+    while let Some(outbound) = queue.recv().await {
+        let Outbound::Text(mut line) = outbound else { continue };
+        line.push_str("\r\n");
+        let write_line = async {
+            write.write_all(line.as_bytes()).await?;
+            write.flush().await
+        };
+        let written = timeout(limit, write_line).await.map_err(|_| TransportError::WriteTimeout(limit))?;
+        written.map_err(|error| TransportError::Write(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Lines of any bytes: `LinesCodec` would end the connection at the first one that is not UTF-8.
+struct Lines(AnyDelimiterCodec);
+
+impl Lines {
+    fn new(max: usize) -> Lines {
+        // One byte more for the CR.
+        Lines(AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), Vec::new(), max.saturating_add(1)))
+    }
+}
+
+impl Decoder for Lines {
+    type Item = Bytes;
+    type Error = AnyDelimiterCodecError;
+
+    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, AnyDelimiterCodecError> {
+        let mut line = self.0.decode(buffer)?;
+        if let Some(line) = line.as_mut().filter(|line| line.ends_with(b"\r")) {
+            line.truncate(line.len() - 1);
+        }
+        Ok(line)
+    }
+
+    /// A line that a lost connection cut off is no frame.
+    fn decode_eof(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, AnyDelimiterCodecError> {
+        let line = self.decode(buffer)?;
+        if line.is_none() {
+            buffer.clear();
+        }
+        Ok(line)
+    }
+}
+
+/// The task that writes. It is ended with the connection, and tells why when it ends the connection.
+struct Writer {
+    task: JoinHandle<()>,
+    failed: mpsc::Receiver<TransportError>,
+}
+
+impl Writer {
+    fn start(writing: BoxFuture<'static, Result<(), TransportError>>) -> Writer {
+        let (tell, failed) = mpsc::channel(1);
+        let task = tokio::spawn(async move {
+            if let Err(error) = writing.await {
+                // Nobody listens any more only where the connection is over anyway.
+                let _ = tell.send(error).await;
+            }
+        });
+        Writer { task, failed }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The stream until its end, its first error, or the writer's failure.
+fn guarded(
+    stream: BoxStream<'static, Result<Inbound, TransportError>>,
+    writer: Writer,
+) -> BoxStream<'static, Result<Inbound, TransportError>> {
+    let open = Some((stream, writer));
+    futures_util::stream::unfold(open, |open| async move {
+        let (mut stream, mut writer) = open?;
+        tokio::select! {
+            biased;
+            Some(error) = writer.failed.recv() => Some((Err(error), None)),
+            next = stream.next() => match next? {
+                Ok(inbound) => Some((Ok(inbound), Some((stream, writer)))),
+                Err(error) => Some((Err(error), None)),
+            },
+        }
+    })
+    .boxed()
+}
