@@ -32,6 +32,12 @@ impl ReplayHandle {
         self.hang_up.send_modify(|times| *times = times.wrapping_add(1));
     }
 
+    /// How many clients are connected.
+    pub fn clients(&self) -> usize {
+        // Each holds a receiver, and the listener one more.
+        self.hang_up.receiver_count().saturating_sub(1)
+    }
+
     /// Stops listening and closes every connection.
     pub async fn stop(mut self) {
         self.task.abort();

@@ -133,15 +133,17 @@ impl Session {
         }
     }
 
+    /// Writes the output. A slow client is waited for, one that takes nothing at all is not.
     async fn write(&mut self) -> io::Result<()> {
-        if self.out.is_empty() {
-            return Ok(());
+        let mut rest = self.out.as_bytes();
+        while !rest.is_empty() {
+            let write = timeout(self.served.write_timeout, self.writer.write(rest));
+            let written = write.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it takes nothing"))??;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            rest = rest.get(written..).unwrap_or_default();
         }
-        let write = async {
-            self.writer.write_all(self.out.as_bytes()).await?;
-            self.writer.flush().await
-        };
-        timeout(self.served.write_timeout, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         self.out.clear();
         Ok(())
     }

@@ -196,6 +196,11 @@ impl fmt::Debug for Endpoint {
     }
 }
 
+/// In one place, for the tests of the decoder and of the replay server.
+#[cfg(test)]
+#[path = "../../tests/support/betfair_fold.rs"]
+pub(crate) mod betfair_fold;
+
 #[cfg(test)]
 pub(crate) mod testing {
     //! Settings for tests.
@@ -233,7 +238,15 @@ mod tests {
     fn a_wrong_url_is_told_what_is_wanted() {
         let wrong =
             ["localhost", "http://a/", "betfair://a", "betfair://:1", "betfairs://a:1/x", "betfair://k:s@a:1", "ws://"];
-        insta::assert_snapshot!(wrong.map(shown).join("\n"), @"");
+        insta::assert_snapshot!(wrong.map(shown).join("\n"), @"
+        error: not a URL (relative URL without a base); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted
+        error: `http://` names no supplier; ws:// or wss:// (native), betfair:// or betfairs:// (Exchange Stream) is wanted
+        error: `betfair://a` without a port; betfair://host:port is wanted
+        error: not a URL (empty host); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted
+        error: `betfairs://` takes only host and port; betfairs://host:port is wanted, and the key in BETFAIR_APP_KEY
+        error: `betfair://` takes only host and port; betfair://host:port is wanted, and the key in BETFAIR_APP_KEY
+        error: not a URL (empty host); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted
+        ");
     }
 
     #[test]
