@@ -58,6 +58,7 @@ pub struct SupplierFeed {
 
 /// A connection that stands.
 struct Link {
+    since: Instant,
     stream: SpawnHandle,
     outbound: mpsc::Sender<Outbound>,
     last_heard: Instant,
@@ -99,7 +100,7 @@ impl SupplierFeed {
         let connecting = async move { transport::connect(&endpoint, &settings).await };
         context.spawn(connecting.into_actor(self).map(|connected, feed, context| match connected {
             Ok(connection) => feed.take_up(connection, context),
-            Err(error) => feed.try_again("connect", &error, context),
+            Err(error) => feed.try_again(error.reason(), &error, context),
         }));
     }
 
@@ -110,18 +111,33 @@ impl SupplierFeed {
         self.status.connected.store(true, Ordering::Relaxed);
         let now = Instant::now();
         let stream = context.add_stream(connection.inbound);
-        self.link = Some(Link { stream, outbound: connection.outbound, last_heard: now, last_ping: now });
+        self.link = Some(Link { since: now, stream, outbound: connection.outbound, last_heard: now, last_ping: now });
         let greetings = self.decoder.on_connected();
         self.send_all(greetings, context);
+    }
+
+    /// Begins anew with a decoder that knows nothing, so that the supplier's next connection tells everything again.
+    fn forget_state(&mut self) {
+        self.decoder = self.endpoint.decoder(&self.settings);
     }
 
     /// Gives the connection up and tries again later.
     fn lose(&mut self, reason: &'static str, cause: &dyn std::fmt::Display, context: &mut Context<Self>) {
         let Some(link) = self.link.take() else { return };
         context.cancel_future(link.stream);
+        if link.since.elapsed() > self.settings.supplier_reconnect_max {
+            // It worked for a while, if quietly: this is a new row of failures.
+            self.backoff.reset();
+        }
         self.metrics.suppliers_connected.dec();
         self.status.connected.store(false, Ordering::Relaxed);
         self.try_again(reason, cause, context);
+    }
+
+    /// The bus did not take what a frame held, but the decoder counts it as told.
+    fn lose_unpublished(&mut self, cause: &dyn std::fmt::Display, context: &mut Context<Self>) {
+        self.forget_state();
+        self.lose("bus", cause, context);
     }
 
     fn try_again(&mut self, reason: &'static str, cause: &dyn std::fmt::Display, context: &mut Context<Self>) {
@@ -162,10 +178,7 @@ impl SupplierFeed {
     fn on_frame(&mut self, frame: Bytes, context: &mut Context<Self>) {
         self.metrics.frames.inc();
         match self.decoder.on_frame(&frame) {
-            Ok(decoded) => {
-                self.backoff.reset();
-                self.publish(decoded, frame, context);
-            }
+            Ok(decoded) => self.publish(decoded, frame, context),
             Err(FrameFault::Unreadable { reason, detail }) => {
                 let refused = vec![Refused { reason, detail }];
                 self.publish(Decoded { refused, ..Decoded::default() }, frame, context);
@@ -177,7 +190,15 @@ impl SupplierFeed {
     fn publish(&mut self, decoded: Decoded, frame: Bytes, context: &mut Context<Self>) {
         let Decoded { updates, send, mut refused } = decoded;
         self.send_all(send, context);
+        let told = updates.len();
         let updates = self.without_future(updates, &mut refused);
+        if updates.len() < told && !matches!(self.endpoint, Endpoint::Native(_)) {
+            // The decoder counts them as told, and keeps time from going back: begin anew with a fresh image.
+            self.forget_state();
+            self.lose("future", &"updates from the future", context);
+        } else if told > 0 && refused.is_empty() {
+            self.backoff.reset();
+        }
         let dead_letters: Vec<_> = refused.iter().map(|refused| self.dead_letter(refused, &frame)).collect();
         if let Some(first) = refused.first() {
             self.log_refusal(first, refused.len() as u64);
@@ -194,9 +215,8 @@ impl SupplierFeed {
             }
             match published {
                 Ok(Ok(())) => {}
-                // Connecting anew makes the supplier send its state again.
-                Ok(Err(error)) => feed.lose("bus", &error, context),
-                Err(error) => feed.lose("bus", &error, context),
+                Ok(Err(error)) => feed.lose_unpublished(&error, context),
+                Err(error) => feed.lose_unpublished(&error, context),
             }
         }));
     }
@@ -255,7 +275,7 @@ impl StreamHandler<Result<Inbound, TransportError>> for SupplierFeed {
         match item {
             Ok(Inbound::Frame(frame)) => self.on_frame(frame, context),
             Ok(Inbound::Alive) => {}
-            Err(error) => self.lose("read", &error, context),
+            Err(error) => self.lose(error.reason(), &error, context),
         }
     }
 

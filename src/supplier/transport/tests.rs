@@ -73,11 +73,13 @@ async fn lines_come_as_frames_and_go_with_crlf() {
 
 #[tokio::test]
 async fn a_line_that_is_too_long_is_an_error_and_then_the_end() {
-    let (addr, _server) = says(b"12345678\r\n123456789\r\nnext\r\n").await;
-    let mut connection = open_at(format!("betfair://{addr}"), &["--supplier-max-frame", "8B"]).await.unwrap();
-    assert_eq!(next_frame(&mut connection).await, "12345678");
+    let (longest, too_long) = ("x".repeat(1024), "y".repeat(1025));
+    let lines = format!("{longest}\r\n{too_long}\r\nnext\r\n");
+    let (addr, _server) = says(lines.leak().as_bytes()).await;
+    let mut connection = open_at(format!("betfair://{addr}"), &["--supplier-max-frame", "1KiB"]).await.unwrap();
+    assert_eq!(next_frame(&mut connection).await, longest);
     let error = next(&mut connection).await.unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "a frame is larger than 8 bytes (SUPPLIER_MAX_FRAME)");
+    assert_eq!(error.to_string(), "a frame is larger than 1024 bytes (SUPPLIER_MAX_FRAME)");
     assert!(next(&mut connection).await.is_none());
 }
 
@@ -197,11 +199,11 @@ async fn a_websocket_message_that_is_too_large_and_a_refused_upgrade_are_errors(
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
-        socket.send(Message::text("123456789")).await.unwrap();
+        socket.send(Message::text("x".repeat(1025))).await.unwrap();
         let _ = socket.next().await;
     });
-    let mut connection = open_at(format!("ws://{addr}/ws"), &["--supplier-max-frame", "8B"]).await.unwrap();
-    assert!(matches!(next(&mut connection).await, Some(Err(TransportError::FrameTooLarge(8)))));
+    let mut connection = open_at(format!("ws://{addr}/ws"), &["--supplier-max-frame", "1KiB"]).await.unwrap();
+    assert!(matches!(next(&mut connection).await, Some(Err(TransportError::FrameTooLarge(1024)))));
     assert!(next(&mut connection).await.is_none());
 
     let (addr, _server) = says(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
