@@ -137,7 +137,8 @@ async fn a_recording_that_breaks_off_again_and_again_is_taken_up_where_it_was() 
     let stored: Vec<Seen> =
         fold(&std::fs::read_to_string(&files[0]).unwrap())[GREYHOUNDS].iter().cloned().map(without_teams).collect();
     let odds = platform.url(&format!("/v1/events/{GREYHOUNDS}/odds"));
-    until("the market is settled", || async { (get_json(&odds).await.1[0]["status"] == "settled").then_some(()) }).await;
+    until("the market is settled", || async { (get_json(&odds).await.1[0]["status"] == "settled").then_some(()) })
+        .await;
     let history = until("the history is complete", || async {
         let history = rest_history(&platform, GREYHOUNDS).await;
         (history.len() == stored.len()).then_some(history)
@@ -159,7 +160,8 @@ async fn a_recording_that_is_played_again_changes_nothing() {
         (odds[0]["status"] == "settled").then_some(odds)
     };
     let before = until("the market is settled", settled).await;
-    let recorded = platform.until_metric(Role::Processor, "odds_proc_bus_lag{group=\"odds-processor\"}", |lag| lag == 0.0);
+    let recorded =
+        platform.until_metric(Role::Processor, "odds_proc_bus_lag{group=\"odds-processor\"}", |lag| lag == 0.0);
     recorded.await;
     let history = rest_history(&platform, HORSES).await;
     let folder = platform.stop().await;

@@ -5,4 +5,5 @@ mod clients;
 mod pipeline;
 mod process;
 mod rest;
+mod stale;
 mod support;
