@@ -96,6 +96,8 @@ role_metrics! {
         refused: IntCounterVec = "odds_ingest_refused_total" ["reason"] known DecodeError::REASONS.into_iter().chain(["future"]),
         /// Connections lost or not made, by reason
         disconnects: IntCounterVec = "odds_ingest_disconnects_total" ["reason"] known TransportError::REASONS.into_iter().chain(["closed", "silent", "bus", "future"]),
+        /// Markets suspended because their supplier had said nothing for too long
+        suspended_as_stale: IntCounter = "odds_ingest_suspended_as_stale_total",
         /// Connections made
         connects: IntCounter = "odds_ingest_connects_total",
         /// Seconds that feeds waited for the bus to take an update

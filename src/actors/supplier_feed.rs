@@ -51,6 +51,10 @@ pub struct SupplierFeed {
     status: Arc<FeedStatus>,
     backoff: Backoff,
     link: Option<Link>,
+    /// When the supplier last said anything, on this connection or one before.
+    last_word: Instant,
+    /// Whether its markets have been suspended since.
+    told_stale: bool,
     refusal_logged: Option<Instant>,
     refusals_held_back: u64,
     metrics: IngestMetrics,
@@ -84,6 +88,8 @@ impl SupplierFeed {
             publisher,
             backoff: Backoff::new(policy, seed),
             link: None,
+            last_word: Instant::now(),
+            told_stale: false,
             refusal_logged: None,
             refusals_held_back: 0,
             metrics,
@@ -161,8 +167,29 @@ impl SupplierFeed {
         }
     }
 
+    fn heard(&mut self) {
+        let now = Instant::now();
+        if let Some(link) = &mut self.link {
+            link.last_heard = now;
+            self.last_word = now;
+            self.told_stale = false;
+        }
+    }
+
+    /// A wait that was ours is not the supplier's silence.
+    fn forgive(&mut self, wait: Duration) {
+        self.last_word += wait;
+        if let Some(link) = &mut self.link {
+            link.last_heard += wait;
+        }
+    }
+
     fn look_at_deadlines(&mut self, context: &mut Context<Self>) {
         let now = Instant::now();
+        if !self.told_stale && now.duration_since(self.last_word) >= self.settings.supplier_stale_after {
+            self.told_stale = true;
+            self.suspend_markets(context);
+        }
         let Some(link) = &mut self.link else { return };
         if now.duration_since(link.last_heard) >= self.settings.supplier_read_timeout {
             let cause = format!("nothing came for {:?}", self.settings.supplier_read_timeout);
@@ -203,17 +230,31 @@ impl SupplierFeed {
         if let Some(first) = refused.first() {
             self.log_refusal(first, refused.len() as u64);
         }
+        self.publish_all(updates, dead_letters, context);
+    }
+
+    /// The supplier's prices must not look live any more.
+    fn suspend_markets(&mut self, context: &mut Context<Self>) {
+        let suspended = self.decoder.on_stale();
+        if suspended.is_empty() {
+            return;
+        }
+        let supplier = self.status.supplier.as_str();
+        warn!(supplier, markets = suspended.len(); "markets suspended: nothing came for {:?}", self.settings.supplier_stale_after);
+        self.metrics.suspended_as_stale.inc_by(suspended.len() as u64);
+        self.publish_all(suspended, Vec::new(), context);
+    }
+
+    fn publish_all(&mut self, updates: Vec<OddsUpdate>, dead_letters: Vec<DeadLetter>, context: &mut Context<Self>) {
         if updates.is_empty() && dead_letters.is_empty() {
             return;
         }
         self.metrics.publisher_depth.inc();
         let publishing = self.publisher.send(Publish { updates, dead_letters });
+        let asked = Instant::now();
         // Pauses the stream too: nothing is read while the bus is full.
-        context.wait(publishing.into_actor(self).map(|published, feed, context| {
-            if let Some(link) = &mut feed.link {
-                // The wait was ours, not the supplier's silence.
-                link.last_heard = Instant::now();
-            }
+        context.wait(publishing.into_actor(self).map(move |published, feed, context| {
+            feed.forgive(asked.elapsed());
             match published {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => feed.lose_unpublished(&error, context),
@@ -274,12 +315,12 @@ impl Actor for SupplierFeed {
 
 impl StreamHandler<Result<Inbound, TransportError>> for SupplierFeed {
     fn handle(&mut self, item: Result<Inbound, TransportError>, context: &mut Context<Self>) {
-        if let Some(link) = &mut self.link {
-            link.last_heard = Instant::now();
-        }
         match item {
-            Ok(Inbound::Frame(frame)) => self.on_frame(frame, context),
-            Ok(Inbound::Alive) => {}
+            Ok(Inbound::Frame(frame)) => {
+                self.heard();
+                self.on_frame(frame, context);
+            }
+            Ok(Inbound::Alive) => self.heard(),
             Err(error) => self.lose(error.reason(), &error, context),
         }
     }

@@ -81,6 +81,12 @@ fn orders(settings: &Settings, given: &Given) -> Vec<ConfigError> {
             "SUPPLIER_READ_TIMEOUT",
         ),
         (
+            suppliers.supplier_ping_interval < suppliers.supplier_stale_after,
+            "SUPPLIER_PING_INTERVAL",
+            "below",
+            "SUPPLIER_STALE_AFTER",
+        ),
+        (
             suppliers.supplier_reconnect_min <= suppliers.supplier_reconnect_max,
             "SUPPLIER_RECONNECT_MIN",
             "at most",

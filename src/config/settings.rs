@@ -212,6 +212,9 @@ pub struct SupplierSettings {
     /// A supplier that sends nothing for so long, not even a pong, is connected to anew
     #[arg(long, env, value_parser = duration_above_zero, default_value = "15s")]
     pub supplier_read_timeout: Duration,
+    /// A supplier that has said nothing for so long, connected or not, has its open markets suspended until it speaks again
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
+    pub supplier_stale_after: Duration,
     /// How often a native supplier is pinged
     #[arg(long, env, value_parser = duration_above_zero, default_value = "5s")]
     pub supplier_ping_interval: Duration,

@@ -25,6 +25,10 @@ pub trait Decoder: Send {
 
     /// Reads one frame.
     fn on_frame(&mut self, frame: &[u8]) -> Result<Decoded, FrameFault>;
+
+    /// Nothing has come for so long that the prices are not to be taken for live: the suspension of every market that is
+    /// open. What the supplier says next about a market, or of all of them, opens it again.
+    fn on_stale(&mut self) -> Vec<OddsUpdate>;
 }
 
 /// What a frame held.
@@ -123,7 +127,7 @@ impl Endpoint {
     /// A new decoder of the endpoint's wire form.
     pub fn decoder(&self, settings: &SupplierSettings) -> Box<dyn Decoder> {
         match self {
-            Endpoint::Native(_) => Box::new(native::NativeDecoder),
+            Endpoint::Native(_) => Box::new(native::NativeDecoder::default()),
             Endpoint::Betfair { .. } => Box::new(betfair::BetfairDecoder::new(settings)),
         }
     }

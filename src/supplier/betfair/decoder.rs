@@ -16,6 +16,7 @@ use super::wire::{
 use crate::config::settings::SupplierSettings;
 use crate::domain::ids::EventId;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::update::OddsUpdate;
 
 const AUTHENTICATION: i64 = 1;
 const SUBSCRIPTION: i64 = 2;
@@ -60,7 +61,8 @@ impl BetfairDecoder {
     pub fn new(settings: &SupplierSettings) -> BetfairDecoder {
         let secret = |secret: &Option<SecretString>| secret.clone().unwrap_or_else(|| SecretString::from(""));
         let ids = settings.betfair_market_ids.iter().map(|id| id.trim().to_owned());
-        let third_of_silence = u64::try_from(settings.supplier_read_timeout.as_millis() / 3).unwrap_or(u64::MAX);
+        let silence = settings.supplier_read_timeout.min(settings.supplier_stale_after);
+        let third_of_silence = u64::try_from(silence.as_millis() / 3).unwrap_or(u64::MAX);
         let frame = usize::try_from(settings.supplier_max_frame.as_u64()).unwrap_or(usize::MAX);
         BetfairDecoder {
             app_key: secret(&settings.betfair_app_key),
@@ -157,7 +159,11 @@ impl BetfairDecoder {
         if is_image {
             self.suspend_what_is_missing(&mut changes);
         }
-        self.set_unreliable(messages.iter().any(|message| message.status == Some(UNRELIABLE)), &mut changes);
+        let unreliable = messages.iter().any(|message| message.status == Some(UNRELIABLE));
+        // A heartbeat between segments vouches for nothing that is still to come.
+        if unreliable || self.segments.is_empty() {
+            self.set_unreliable(unreliable, &mut changes);
+        }
         // A heartbeat between segments is ahead of what is applied.
         if self.segments.is_empty() {
             messages.iter().for_each(|message| self.clocks.remember(message));
@@ -255,6 +261,13 @@ impl Decoder for BetfairDecoder {
                 Err(FrameFault::Unreadable { reason: "unknown_op", detail: format!("op `{op}` is not known") })
             }
         }
+    }
+
+    // As if the stream had said that it does not vouch for its data; its next message, a heartbeat too, says otherwise.
+    fn on_stale(&mut self) -> Vec<OddsUpdate> {
+        let mut changes = Changes::default();
+        self.set_unreliable(true, &mut changes);
+        self.publish(changes).updates
     }
 }
 

@@ -1,0 +1,184 @@
+//! Recordings of the Betfair Exchange Stream, replayed over real sockets beside the simulator, against a fold that
+//! shares no line with the platform.
+
+#[path = "../support/betfair_fold.rs"]
+mod betfair_fold;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use pretty_assertions::assert_eq;
+use serde_json::Value;
+use sports_bet_platform::config::settings::Role;
+use sports_bet_platform::replay::{self, ReplayConfig, Speed};
+
+use self::betfair_fold::{History, Seen, fold, fold_all, seen_in};
+use crate::support::{OddsClient, TestPlatform, get_json, metric, until};
+
+const GREYHOUNDS: &str = "1.197931750";
+const HORSES: &str = "1.132153978";
+
+fn recording(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/betfair").join(name)
+}
+
+fn recordings() -> Vec<PathBuf> {
+    vec![recording("1.197931750.jsonl"), recording("BASIC-1.132153978.jsonl")]
+}
+
+fn expected() -> History {
+    let texts: Vec<String> = recordings().iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    fold_all(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// An address that nobody listens on yet, so that clients can subscribe before the first message.
+async fn free_address() -> SocketAddr {
+    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// What REST answers as `seen_in` takes it. The history does not say who plays.
+fn rest_seen(entry: &Value) -> Seen {
+    let mut update = entry.clone();
+    update["in_play"] = entry["inPlay"].clone();
+    seen_in(&update)
+}
+
+fn without_teams(mut seen: Seen) -> Seen {
+    seen.teams = Default::default();
+    seen
+}
+
+async fn rest_history(platform: &TestPlatform, event: &str) -> Vec<Seen> {
+    let mut states = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let path = format!("/v1/events/{event}/markets/win/history?limit=7&cursor={cursor}");
+        let (status, page) = get_json(&platform.url(&path)).await;
+        assert_eq!(status, 200, "{page}");
+        states.extend(page["entries"].as_array().unwrap().iter().map(rest_seen));
+        match page["nextCursor"].as_str() {
+            Some(next) => cursor = next.to_owned(),
+            None => return states,
+        }
+    }
+}
+
+/// Reads a client until its market has reached a final state; gives every state that it was shown.
+async fn watch_to_the_end(client: &mut OddsClient) -> Vec<Seen> {
+    let mut states = Vec::new();
+    let mut last_seq = 0;
+    loop {
+        let update = client.next_of("update").await;
+        let seq = update["seq"].as_u64().unwrap();
+        assert!(seq > last_seq, "seq goes on: {last_seq} {seq}");
+        last_seq = seq;
+        assert_eq!(update.get("conflated"), None);
+        states.push(seen_in(&update["payload"]));
+        if update["payload"]["status"] == "settled" {
+            return states;
+        }
+    }
+}
+
+#[actix_web::test]
+async fn both_recordings_beside_the_simulator_end_as_an_independent_fold_says() {
+    let simulator = TestPlatform::start(&[("ROLE", "simulator"), ("SIMULATOR_RATE", "200")]).await;
+    let address = free_address().await;
+    let suppliers = [format!("ws://{}/ws", simulator.simulator()), format!("betfair://{address}")];
+    let platform = TestPlatform::fed_by(&suppliers, &[]).await;
+    let mut greyhounds = platform.subscriber(GREYHOUNDS).await;
+    let mut horses = platform.subscriber(HORSES).await;
+    let mut football = platform.subscriber("MATCH_001").await;
+
+    let files = recordings();
+    let replay = replay::start(ReplayConfig { listen: address, ..ReplayConfig::at_once(files) }).await.unwrap();
+    let expected = expected();
+    assert_eq!(watch_to_the_end(&mut greyhounds).await, expected[GREYHOUNDS], "every state, in order, over WebSocket");
+    assert_eq!(watch_to_the_end(&mut horses).await, expected[HORSES]);
+    assert_eq!(football.next_of("update").await["eventId"], "MATCH_001", "the simulator goes on beside it");
+
+    for event in [GREYHOUNDS, HORSES] {
+        let states = &expected[event];
+        let (_, odds) = get_json(&platform.url(&format!("/v1/events/{event}/odds"))).await;
+        assert_eq!(odds.as_array().unwrap().len(), 1);
+        assert_eq!(rest_seen(&odds[0]), without_teams(states.last().unwrap().clone()), "the book");
+        let stored: Vec<Seen> = states.iter().cloned().map(without_teams).collect();
+        let history = until("the history is complete", || async {
+            let history = rest_history(&platform, event).await;
+            (history.len() == stored.len()).then_some(history)
+        })
+        .await;
+        assert_eq!(history, stored, "the history");
+    }
+    let (_, events) = get_json(&platform.url("/v1/events")).await;
+    let ids: Vec<_> = events.as_array().unwrap().iter().map(|event| event["eventId"].as_str().unwrap()).collect();
+    assert!(ids.contains(&GREYHOUNDS) && ids.contains(&HORSES) && ids.contains(&"MATCH_012"), "{ids:?}");
+    let ingest = platform.metrics(Role::Ingest).await;
+    assert_eq!(metric(&ingest, "odds_ingest_suppliers_connected"), Some(2.0));
+    replay.stop().await;
+    platform.stop().await;
+    simulator.stop().await;
+}
+
+#[actix_web::test]
+async fn a_recording_that_breaks_off_again_and_again_is_taken_up_where_it_was() {
+    let files = vec![recording("1.197931750.jsonl")];
+    let speed: Speed = "200".parse().unwrap();
+    let replay = replay::start(ReplayConfig { speed, ..ReplayConfig::at_once(files.clone()) }).await.unwrap();
+    let platform = TestPlatform::fed_by(&[format!("betfair://{}", replay.addr)], &[]).await;
+    let connects = "odds_ingest_connects_total";
+    for round in 1..=4 {
+        let wanted = f64::from(round);
+        platform.until_metric(Role::Ingest, connects, |connects| connects >= wanted).await;
+        let frames = metric(&platform.metrics(Role::Ingest).await, "odds_ingest_frames_total").unwrap();
+        platform.until_metric(Role::Ingest, "odds_ingest_frames_total", |now| now > frames + 5.0).await;
+        replay.hang_up();
+    }
+    let stored: Vec<Seen> =
+        fold(&std::fs::read_to_string(&files[0]).unwrap())[GREYHOUNDS].iter().cloned().map(without_teams).collect();
+    let odds = platform.url(&format!("/v1/events/{GREYHOUNDS}/odds"));
+    until("the market is settled", || async { (get_json(&odds).await.1[0]["status"] == "settled").then_some(()) })
+        .await;
+    let history = until("the history is complete", || async {
+        let history = rest_history(&platform, GREYHOUNDS).await;
+        (history.len() == stored.len()).then_some(history)
+    })
+    .await;
+    assert_eq!(history, stored);
+    platform.stop().await;
+    replay.stop().await;
+}
+
+#[actix_web::test]
+async fn a_recording_that_is_played_again_changes_nothing() {
+    let files = recordings();
+    let first = replay::start(ReplayConfig::at_once(files.clone())).await.unwrap();
+    let platform = TestPlatform::fed_by(&[format!("betfair://{}", first.addr)], &[]).await;
+    let odds = platform.url(&format!("/v1/events/{HORSES}/odds"));
+    let settled = || async {
+        let (_, odds) = get_json(&odds).await;
+        (odds[0]["status"] == "settled").then_some(odds)
+    };
+    let before = until("the market is settled", settled).await;
+    let recorded =
+        platform.until_metric(Role::Processor, "odds_proc_bus_lag{group=\"odds-processor\"}", |lag| lag == 0.0);
+    recorded.await;
+    let history = rest_history(&platform, HORSES).await;
+    let folder = platform.stop().await;
+    first.stop().await;
+
+    let second = replay::start(ReplayConfig::at_once(files)).await.unwrap();
+    let suppliers = format!("betfair://{}", second.addr);
+    let platform = TestPlatform::start_in(folder, &TestPlatform::fed(&suppliers, &[])).await;
+    let rejected = "odds_proc_updates_rejected_total{reason=\"duplicate\"}";
+    platform.until_metric(Role::Processor, rejected, |rejected| rejected >= 1.0).await;
+    let odds = platform.url(&format!("/v1/events/{HORSES}/odds"));
+    let applied = |name: &'static str| platform.until_metric(Role::Processor, name, |lag| lag == 0.0);
+    platform.until_metric(Role::Ingest, "odds_ingest_frames_total", |frames| frames >= 640.0).await;
+    applied("odds_proc_bus_lag{group=\"odds-processor\"}").await;
+    applied("odds_proc_bus_lag{group=\"odds-live\"}").await;
+    assert_eq!(get_json(&odds).await.1, before, "the same state with the same seq");
+    assert_eq!(rest_history(&platform, HORSES).await, history, "nothing twice");
+    platform.stop().await;
+    second.stop().await;
+}
