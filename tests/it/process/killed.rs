@@ -42,8 +42,10 @@ async fn killed_at_any_moment_it_comes_back_whole_and_never_counts_backwards() {
         while told < 5 || tokio::time::Instant::now() < moment {
             let message = client.next().await;
             let seq = message["seq"].as_u64().unwrap();
-            assert!(seq >= seen, "round {round}: {seen} was told before {message}");
-            seen = seq;
+            // An event of which nothing was stored is not known again, and nothing has no number.
+            let nothing = message["type"] == "snapshot" && message["markets"] == json!([]);
+            assert!(nothing || seq >= seen, "round {round}: {seen} was told before {message}");
+            seen = seen.max(seq);
             told += u64::from(message["type"] == "update");
         }
         server.kill().await;

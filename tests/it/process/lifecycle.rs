@@ -94,7 +94,13 @@ async fn stops_well_on(signal: &str) {
     let folder = TempDir::new().unwrap();
     let supplier = FakeSupplier::start().await;
     let url = supplier.url();
-    let fed = [("ROLE", "ingest,processor,odds"), ("SUPPLIER_URLS", url.as_str()), ("SLOW_CLIENT_LIMIT", "60s")];
+    let fed = [
+        ("ROLE", "ingest,processor,odds"),
+        ("SUPPLIER_URLS", url.as_str()),
+        ("SLOW_CLIENT_LIMIT", "60s"),
+        // So that batches are still on their way when the signal comes.
+        ("STORE_BATCH_WAIT", "500ms"),
+    ];
     let mut server = ServerProcess::start(folder.path(), &fed).await;
     let mut link = supplier.accept().await;
     let mut client = server.client().await;
