@@ -9,12 +9,35 @@ use env_logger::{Builder, Target};
 use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{LevelFilter, Record, SetLoggerError};
 
-use crate::config::settings::LogFormat;
+use crate::config::settings::{LogFormat, Role};
 
 /// The crate's own part of a target, which tells a person nothing.
 const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
 /// The members that every JSON line has.
 const MEMBERS: [&str; 4] = ["ts", "level", "target", "message"];
+
+/// The role that a module works for, told in every line of it. Modules of no one role, as the server, are not here.
+const ROLES: [(&str, Role); 14] = [
+    ("simulator", Role::Simulator),
+    ("supplier", Role::Ingest),
+    ("actors::supplier_feed", Role::Ingest),
+    ("actors::bus_publisher", Role::Ingest),
+    ("actors::bus_consumer", Role::Processor),
+    ("actors::book_router", Role::Processor),
+    ("actors::odds_book", Role::Processor),
+    ("actors::cache_writer", Role::Processor),
+    ("actors::store_writer", Role::Processor),
+    ("store", Role::Processor),
+    ("actors::registry", Role::Odds),
+    ("actors::session", Role::Odds),
+    ("http::odds", Role::Odds),
+    ("http::ws", Role::Odds),
+];
+/// Crates whose lines tell of worker threads and the like, in the middle of what a person wants to read: from warnings on,
+/// unless the filter names them.
+const OF_THE_SERVER: [&str; 2] = ["actix_server", "actix_http"];
+/// Crates whose debug and trace lines hold what they send and receive: addresses with their tokens among it.
+const TALKATIVE: [&str; 3] = ["tungstenite", "tokio_tungstenite", "rustls"];
 
 /// Why logging was not set up.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +54,13 @@ pub enum LoggingError {
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     check_filter(filter).map_err(LoggingError::Filter)?;
     let mut builder = Builder::new();
+    for module in OF_THE_SERVER {
+        builder.filter_module(module, LevelFilter::Warn);
+    }
     builder.parse_filters(filter).target(Target::Stderr);
+    for module in TALKATIVE {
+        builder.filter_module(module, LevelFilter::Info);
+    }
     match format {
         LogFormat::Text => builder.format(|out, record| {
             let style = out.default_level_style(record.level());
@@ -69,6 +98,10 @@ pub fn text_line(record: &Record<'_>, now: DateTime<Utc>, level: &dyn Display) -
     let mut line = format!("{} {level} {target}: ", time_of(now));
     push_escaped(&mut line, &record.args().to_string());
     let mut fields = TextFields { line };
+    if let Some(role) = role_of(record.target()) {
+        fields.line.push_str(" role=");
+        fields.line.push_str(role.name());
+    }
     // Fields that cannot be read are left out; the line stays.
     let _ = record.key_values().visit(&mut fields);
     fields.line
@@ -86,9 +119,19 @@ pub fn json_line(record: &Record<'_>, now: DateTime<Utc>) -> String {
     for (name, value) in MEMBERS.iter().zip(values) {
         object.push(name, &value);
     }
+    if let Some(role) = role_of(record.target()) {
+        object.push("role", &json_text(role.name()));
+    }
     let _ = record.key_values().visit(&mut object);
     object.text.push('}');
     object.text
+}
+
+fn role_of(target: &str) -> Option<Role> {
+    let module = target.strip_prefix(OWN_PREFIX)?;
+    let is_within =
+        |part: &str| module.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    ROLES.iter().find(|(part, _)| is_within(part)).map(|(_, role)| *role)
 }
 
 fn time_of(now: DateTime<Utc>) -> String {
@@ -244,7 +287,7 @@ mod tests {
     #[test]
     fn text_is_for_people() {
         let none: [(&str, Value<'_>); 0] = [];
-        insta::assert_snapshot!(text("the session ended", &none), @r#"2025-11-22T21:00:00.042Z WARN actors::session: the session ended"#);
+        insta::assert_snapshot!(text("the session ended", &none), @r#"2025-11-22T21:00:00.042Z WARN actors::session: the session ended role=odds"#);
         let fields = [
             ("event", Value::from("MATCH_001")),
             ("reason", Value::from("too slow")),
@@ -252,7 +295,7 @@ mod tests {
             ("seconds", Value::from(1.5)),
             ("none", Value::null()),
         ];
-        insta::assert_snapshot!(text("the session ended", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::session: the session ended event=MATCH_001 reason="too slow" empty="" seconds=1.5 none=None"#);
+        insta::assert_snapshot!(text("the session ended", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::session: the session ended role=odds event=MATCH_001 reason="too slow" empty="" seconds=1.5 none=None"#);
     }
 
     #[test]
@@ -271,13 +314,24 @@ mod tests {
             ("level", Value::from("mine")),
             ("_level", Value::from("also mine")),
         ];
-        insta::assert_snapshot!(json("line one\nline \"two\"", &fields), @r#"{"ts":"2025-11-22T21:00:00.042Z","level":"warn","target":"sports_bet_platform::actors::session","message":"line one\nline \"two\"","event":"MATCH_\"001\"","count":3,"delta":-3,"seconds":1.5,"never":"NaN","open":true,"none":null,"big":340282366920938463463374607431768211455,"letter":"x","shown":"Some(1)","_level":"mine","__level":"also mine"}"#);
+        insta::assert_snapshot!(json("line one\nline \"two\"", &fields), @r#"{"ts":"2025-11-22T21:00:00.042Z","level":"warn","target":"sports_bet_platform::actors::session","message":"line one\nline \"two\"","role":"odds","event":"MATCH_\"001\"","count":3,"delta":-3,"seconds":1.5,"never":"NaN","open":true,"none":null,"big":340282366920938463463374607431768211455,"letter":"x","shown":"Some(1)","_level":"mine","__level":"also mine"}"#);
+    }
+
+    #[test]
+    fn a_line_tells_the_role_of_its_module() {
+        let role = |target| role_of(target).map(Role::name);
+        assert_eq!(role("sports_bet_platform::supplier::betfair::decoder"), Some("ingest"));
+        assert_eq!(role("sports_bet_platform::simulator"), Some("simulator"));
+        assert_eq!(role("sports_bet_platform::store::sqlite"), Some("processor"));
+        for other in ["sports_bet_platform::serve", "sports_bet_platform::storehouse", "actix_server", "store"] {
+            assert_eq!(role(other), None, "{other}");
+        }
     }
 
     #[test]
     fn a_record_cannot_forge_a_line_or_colour_a_screen() {
         let fields = [("from", Value::from("a\nb\u{1b}[31m"))];
-        insta::assert_snapshot!(text("one\r\ntwo\u{1b}[2J\u{2028}", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::session: one\r\ntwo\u{1b}[2J\u{2028} from="a\nb\u{1b}[31m""#);
+        insta::assert_snapshot!(text("one\r\ntwo\u{1b}[2J\u{2028}", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::session: one\r\ntwo\u{1b}[2J\u{2028} role=odds from="a\nb\u{1b}[31m""#);
     }
 
     #[test]

@@ -1,8 +1,15 @@
-//! Every metric: one struct a role. Doc comments are the help texts. No label grows with events or users.
+//! Every metric: one struct a role. Doc comments are the help texts. No label grows with events or users, and the values
+//! of a label that are known stand there from the start, at 0: a rate over a metric that is not there yet is no rate.
 
 use prometheus::{
     Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+
+use crate::domain::book::Rejection;
+use crate::domain::protocol::{CloseReason, Refusal};
+use crate::domain::update::DecodeError;
+use crate::http::errors::ApiError;
+use crate::supplier::transport::TransportError;
 
 /// From a tenth of a millisecond to half a minute, in seconds.
 const LATENCY_BUCKETS: &[f64] =
@@ -37,7 +44,7 @@ metric! {
 }
 
 macro_rules! role_metrics {
-    ($(#[doc = $about:literal])* $struct:ident { $(#[doc = $help:literal] $field:ident: $kind:ty = $name:literal $([$($label:literal),+])?,)+ }) => {
+    ($(#[doc = $about:literal])* $struct:ident { $(#[doc = $help:literal] $field:ident: $kind:ty = $name:literal $([$($label:literal),+] $(known $values:expr)?)?,)+ }) => {
         $(#[doc = $about])*
         #[derive(Clone)]
         pub struct $struct {
@@ -51,6 +58,7 @@ macro_rules! role_metrics {
             pub fn new() -> prometheus::Result<$struct> {
                 let registry = registry_of_process()?;
                 $(let $field = register(&registry, <$kind as Metric>::make($name, $help.trim(), &[$($($label),+)?])?)?;)+
+                $($($(for value in $values { $field.with_label_values(&[value]); })?)?)+
                 Ok($struct { registry, $($field),+ })
             }
         }
@@ -85,9 +93,9 @@ role_metrics! {
         /// Updates published to the bus
         published: IntCounter = "odds_ingest_updates_published_total",
         /// Frames or updates refused and kept as dead letters, by reason
-        refused: IntCounterVec = "odds_ingest_refused_total" ["reason"],
+        refused: IntCounterVec = "odds_ingest_refused_total" ["reason"] known DecodeError::REASONS.into_iter().chain(["future"]),
         /// Connections lost or not made, by reason
-        disconnects: IntCounterVec = "odds_ingest_disconnects_total" ["reason"],
+        disconnects: IntCounterVec = "odds_ingest_disconnects_total" ["reason"] known TransportError::REASONS.into_iter().chain(["closed", "silent", "bus", "future"]),
         /// Markets suspended because their supplier had said nothing for too long
         suspended_as_stale: IntCounter = "odds_ingest_suspended_as_stale_total",
         /// Connections made
@@ -111,11 +119,11 @@ role_metrics! {
         /// Updates written to the database, history and current state in one transaction
         db_writes: IntCounter = "odds_proc_db_writes_total",
         /// Errors by stage: decode, cache, store, dead_letter, hydrate, apply
-        errors: IntCounterVec = "odds_proc_errors_total" ["stage"],
+        errors: IntCounterVec = "odds_proc_errors_total" ["stage"] known ["decode", "cache", "store", "dead_letter", "hydrate", "apply"],
         /// Updates that the books took
         applied: IntCounter = "odds_proc_updates_applied_total",
         /// Updates that the books did not take, by reason
-        rejected: IntCounterVec = "odds_proc_updates_rejected_total" ["reason"],
+        rejected: IntCounterVec = "odds_proc_updates_rejected_total" ["reason"] known Rejection::ALL.map(Rejection::reason),
         /// Records on the bus that a group has not done yet
         bus_lag: IntGaugeVec = "odds_proc_bus_lag" ["group"],
         /// Updates in a batch of the store
@@ -129,7 +137,7 @@ role_metrics! {
         /// Dead letters kept
         dead_letters: IntCounter = "odds_proc_dead_letters_total",
         /// Rows removed when their retention was over, by table
-        pruned: IntCounterVec = "odds_proc_pruned_rows_total" ["table"],
+        pruned: IntCounterVec = "odds_proc_pruned_rows_total" ["table"] known ["odds_history", "dead_letters"],
         /// Updates that wait in front of a mailbox, by actor
         mailbox_depth: IntGaugeVec = "odds_proc_mailbox_depth" ["actor"],
     }
@@ -151,17 +159,17 @@ role_metrics! {
         /// Sessions ended from outside because they took nothing
         evictions: IntCounter = "odds_ws_evictions_total",
         /// Sessions ended, by reason
-        closes: IntCounterVec = "odds_ws_closes_total" ["reason"],
+        closes: IntCounterVec = "odds_ws_closes_total" ["reason"] known CloseReason::ALL.map(CloseReason::text).into_iter().chain(["slow", "client", "connection lost"]),
         /// Upgrades refused, by reason
-        refused_upgrades: IntCounterVec = "odds_ws_refused_upgrades_total" ["reason"],
+        refused_upgrades: IntCounterVec = "odds_ws_refused_upgrades_total" ["reason"] known ApiError::UPGRADE_CODES,
         /// Messages of clients refused, by code
-        refused_messages: IntCounterVec = "odds_ws_refused_messages_total" ["code"],
+        refused_messages: IntCounterVec = "odds_ws_refused_messages_total" ["code"] known Refusal::CODES,
         /// From the supplier's updated_at to the write to a client. Updates older than an hour are recordings and not counted
         latency: Histogram = "odds_end_to_end_seconds",
         /// Changes that wait in front of the registry
         registry_depth: IntGauge = "odds_registry_depth",
         /// REST requests, by status
-        requests: IntCounterVec = "odds_http_requests_total" ["status"],
+        requests: IntCounterVec = "odds_http_requests_total" ["status"] known ["200", "304", "400", "404", "405", "413", "415", "503"],
     }
 }
 

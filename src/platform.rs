@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use actix::prelude::*;
 use actix_web::web;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use log::{info, warn};
+use log::warn;
 
 use crate::actors::book_router::BookRouter;
 use crate::actors::bus_consumer::{BusConsumer, ConsumerSettings, Work};
@@ -30,13 +31,14 @@ use crate::config::settings::{Role, Settings};
 use crate::config::{Config, Suppliers};
 use crate::domain::protocol::CloseReason;
 use crate::domain::session::SessionLimits;
+use crate::domain::timestamp::Timestamp;
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::routes::odds_routes;
 use crate::http::server::{self, BindError, Listen, RunningServer};
 use crate::http::state::OddsState;
 use crate::metrics::{IngestMetrics, OddsMetrics, ProcessorMetrics, SimulatorMetrics};
 use crate::simulator::{self, SimulatorHandle};
-use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::{Claim, SqliteStore};
 use crate::store::{Store, StoreError};
 use crate::supplier::{Endpoint, EndpointError};
 
@@ -66,8 +68,13 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The database cannot be opened.
-    #[error("DATABASE_URL: {0}")]
-    Store(#[from] StoreError),
+    #[error("DATABASE_URL: {path}: {cause}")]
+    Store {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        cause: StoreError,
+    },
     /// A supplier's address cannot be read.
     #[error("SUPPLIER_URLS: {0}")]
     Supplier(#[from] EndpointError),
@@ -97,6 +104,8 @@ pub struct Platform {
     simulator: Option<SimulatorHandle>,
     servers: Vec<RunningServer>,
     arbiters: Vec<Arbiter>,
+    /// Held for as long as the platform runs.
+    _claim: Option<Claim>,
     shutdown_timeout: Duration,
 }
 
@@ -118,9 +127,11 @@ impl Platform {
             wiring.start_simulator()?;
         }
         if config.runs(Role::Ingest) {
-            wiring.start_feeds(config)?;
+            wiring.make_feeds(config)?;
         }
-        wiring.start_health()
+        wiring.start_health()?;
+        wiring.start_feeds();
+        Ok(wiring.finish())
     }
 
     /// Where it listens.
@@ -167,9 +178,10 @@ impl Platform {
 /// What is started so far.
 struct Wiring<'a> {
     settings: &'a Settings,
-    liveness: Liveness,
+    liveness: Arc<Liveness>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
     publisher: Option<(Addr<BusPublisher>, IngestMetrics)>,
+    feeds: Vec<SupplierFeed>,
     platform: Parts,
 }
 
@@ -182,6 +194,7 @@ struct Parts {
     simulator: Option<SimulatorHandle>,
     servers: Vec<RunningServer>,
     arbiters: Vec<Arbiter>,
+    claim: Option<Claim>,
 }
 
 /// What the role `odds` starts with.
@@ -202,7 +215,8 @@ impl<'a> Wiring<'a> {
     fn new(settings: &'a Settings) -> Wiring<'a> {
         Wiring {
             settings,
-            liveness: Liveness::default(),
+            liveness: Arc::default(),
+            feeds: Vec::new(),
             health: Vec::new(),
             publisher: None,
             platform: Parts::default(),
@@ -246,11 +260,16 @@ impl<'a> Wiring<'a> {
 
     async fn start_processor(&mut self, config: &Config, odds: Option<&OddsSide>) -> Result<ProcessorSide, StartError> {
         let metrics = ProcessorMetrics::new()?;
-        let store = open_store(config).await?;
+        let (store, claim) = open_store(config).await?;
+        self.platform.claim = Some(claim);
         let cache: Arc<dyn OddsCache> = Arc::new(EmbeddedCache::new(self.settings.cache.cache_ttl));
         let bus = &self.settings.bus;
-        let updates: Arc<dyn Topic> =
-            Arc::new(EmbeddedTopic::new(bus.embedded_bus_partitions, bus.embedded_bus_capacity));
+        let first_position = first_position();
+        let updates: Arc<dyn Topic> = Arc::new(EmbeddedTopic::starting_at(
+            first_position,
+            bus.embedded_bus_partitions,
+            bus.embedded_bus_capacity,
+        ));
         let dead_letters: Arc<dyn Topic> = Arc::new(EmbeddedTopic::new(1, DEAD_LETTER_CAPACITY));
 
         let live = self.arbiter();
@@ -262,7 +281,7 @@ impl<'a> Wiring<'a> {
             listeners.push(Listener::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
         }
         let source = BookSource::new(cache.clone(), store.clone(), metrics.clone());
-        let edges = Arc::new(BookEdges { source, listeners, metrics: metrics.clone() });
+        let edges = Arc::new(BookEdges { first_position, source, listeners, metrics: metrics.clone() });
         let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
         let router = self.start("book router", &live, HUB_MAILBOX, router);
 
@@ -377,18 +396,16 @@ impl<'a> Wiring<'a> {
         Ok(())
     }
 
-    fn start_feeds(&mut self, config: &Config) -> Result<(), StartError> {
+    fn make_feeds(&mut self, config: &Config) -> Result<(), StartError> {
         let Some((publisher, metrics)) = self.publisher.clone() else { return Ok(()) };
         let endpoints = self.endpoints(&config.suppliers)?;
         metrics.suppliers.set(endpoints.len() as i64);
-        let arbiter = self.arbiter();
         let mut statuses = Vec::new();
         for endpoint in endpoints {
             let settings = self.settings.suppliers.clone();
             let feed = SupplierFeed::new(endpoint, settings, publisher.clone().recipient(), metrics.clone());
             statuses.push(feed.status());
-            let feed = self.start("supplier feed", &arbiter, 16, feed);
-            self.platform.feeds.push(feed);
+            self.feeds.push(feed);
         }
         self.health.push((Role::Ingest, vec![check_suppliers(statuses)], metrics.registry));
         Ok(())
@@ -402,11 +419,10 @@ impl<'a> Wiring<'a> {
         }
     }
 
-    /// Starts the health and metrics ports; then everything runs.
-    fn start_health(mut self) -> Result<Platform, StartError> {
-        let liveness = Arc::new(self.liveness);
-        for (role, checks, registry) in self.health {
-            let health = web::Data::new(RoleHealth { checks, liveness: liveness.clone(), registry });
+    /// Starts the health and metrics ports.
+    fn start_health(&mut self) -> Result<(), StartError> {
+        for (role, checks, registry) in std::mem::take(&mut self.health) {
+            let health = web::Data::new(RoleHealth { checks, liveness: self.liveness.clone(), registry });
             let (variable, port) = health_port(role, self.settings);
             let ip = self.settings.process.bind_address;
             let listen = Listen { variable, ip, port, workers: 1, max_connections: ADMIN_CONNECTIONS };
@@ -417,21 +433,58 @@ impl<'a> Wiring<'a> {
             self.platform.addresses.health.insert(role, server.address);
             self.platform.servers.push(server);
         }
-        let Parts { addresses, feeds, consumers, registry, simulator, servers, arbiters } = self.platform;
+        Ok(())
+    }
+
+    /// Connects to the suppliers: last, when nothing else can keep the platform from starting.
+    fn start_feeds(&mut self) {
+        let feeds = std::mem::take(&mut self.feeds);
+        if feeds.is_empty() {
+            return;
+        }
+        let arbiter = self.arbiter();
+        for feed in feeds {
+            let feed = self.start("supplier feed", &arbiter, 16, feed);
+            self.platform.feeds.push(feed);
+        }
+    }
+
+    fn finish(self) -> Platform {
+        let liveness = self.liveness;
+        let Parts { addresses, feeds, consumers, registry, simulator, servers, arbiters, claim } = self.platform;
         let shutdown_timeout = self.settings.process.shutdown_timeout;
-        info!("{} roles run", addresses.health.len());
-        Ok(Platform { addresses, liveness, feeds, consumers, registry, simulator, servers, arbiters, shutdown_timeout })
+        Platform {
+            addresses,
+            liveness,
+            feeds,
+            consumers,
+            registry,
+            simulator,
+            servers,
+            arbiters,
+            _claim: claim,
+            shutdown_timeout,
+        }
     }
 }
 
-async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
+/// Where the embedded bus begins to count: the time in microseconds. The bus ends with the process, and clients were told
+/// numbers that the store had not yet written down if the process was killed. Fewer than a million records a second and
+/// partition, so whatever a process before this one counted to lies below.
+fn first_position() -> u64 {
+    Timestamp::now().micros().unsigned_abs()
+}
+
+async fn open_store(config: &Config) -> Result<(Arc<dyn Store>, Claim), StartError> {
     let path = config.database_path.to_string_lossy().into_owned();
-    blocking(move || {
+    let shown = path.clone();
+    let opened = blocking(move || {
         let store = SqliteStore::open(&path)?;
+        let claim = Claim::of(Path::new(&path))?;
         store.migrate()?;
-        Ok(Arc::new(store) as Arc<dyn Store>)
-    })
-    .await
+        Ok((Arc::new(store) as Arc<dyn Store>, claim))
+    });
+    opened.await.map_err(|cause| StartError::Store { path: shown, cause })
 }
 
 fn session_limits(settings: &Settings) -> SessionLimits {

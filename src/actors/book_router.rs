@@ -71,9 +71,8 @@ impl BookRouter {
         self.books.retain(|_, entry| entry.in_flight > 0 || now.duration_since(entry.last_used) < limit);
     }
 
-    fn let_go_if_empty(&mut self, event_id: &EventId, snapshot: &Snapshot) {
-        let unused = self.books.get(event_id).is_some_and(|entry| entry.in_flight == 0);
-        if unused && snapshot.markets.is_empty() {
+    fn let_go_unused(&mut self, event_id: &EventId) {
+        if self.books.get(event_id).is_some_and(|entry| entry.in_flight == 0) {
             self.books.remove(event_id);
         }
     }
@@ -103,7 +102,7 @@ impl Handler<ApplyUpdates> for BookRouter {
             let mut result = Ok(());
             for (answer, event_id) in answers {
                 router.answered(&event_id, answer.is_err());
-                let answer = answer.unwrap_or_else(|_| Err(ApplyError::BookEnded(event_id)));
+                let answer = answer.unwrap_or(Err(ApplyError::BookEnded(event_id)));
                 result = result.and(answer);
             }
             result
@@ -119,9 +118,12 @@ impl Handler<GetSnapshot> for BookRouter {
         let asking = self.book(&event_id).send(message);
         Box::pin(asking.into_actor(self).map(move |answer, router, _| {
             router.answered(&event_id, answer.is_err());
-            let snapshot = answer.unwrap_or_else(|_| Err(ApplyError::BookEnded(event_id.clone())))?;
-            router.let_go_if_empty(&event_id, &snapshot);
-            Ok(snapshot)
+            let snapshot = answer.unwrap_or_else(|_| Err(ApplyError::BookEnded(event_id.clone())));
+            // One that has nothing to show starts anew with the next question, and looks again.
+            if snapshot.as_ref().map_or(true, |snapshot| snapshot.markets.is_empty()) {
+                router.let_go_unused(&event_id);
+            }
+            snapshot
         }))
     }
 }
@@ -186,9 +188,14 @@ mod tests {
         let probe = probe_edges();
         probe.store.down.store(true, std::sync::atomic::Ordering::SeqCst);
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        let unknown = router.send(GetSnapshot(id(1))).await.unwrap();
+        assert_eq!(unknown, Err(ApplyError::NotLoaded(id(1))), "not the same as an event that does not exist");
         router.send(ApplyUpdates(vec![positioned(1, 5, 9)])).await.unwrap().unwrap();
         assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 10)]);
-        assert_eq!(probe.metrics.errors.with_label_values(&["hydrate"]).get(), 1);
+        assert_eq!(probe.metrics.errors.with_label_values(&["hydrate"]).get(), 2);
+        assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 10);
+        probe.store.down.store(false, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(router.send(GetSnapshot(id(2))).await.unwrap().unwrap().seq, 0);
     }
 
     #[actix_web::test]

@@ -48,13 +48,13 @@ pub struct BusConsumer {
     settings: ConsumerSettings,
     subscription: Option<Box<dyn Subscription>>,
     worker: Option<Worker>,
-    lag: IntGauge,
     draining: Vec<oneshot::Sender<()>>,
 }
 
 struct Worker {
     settings: ConsumerSettings,
     work: Work,
+    lag: IntGauge,
     metrics: ProcessorMetrics,
 }
 
@@ -67,15 +67,16 @@ impl BusConsumer {
         metrics: ProcessorMetrics,
     ) -> BusConsumer {
         let lag = metrics.bus_lag.with_label_values(&[settings.group]);
-        let worker = Worker { settings, work, metrics };
-        BusConsumer { settings, subscription: Some(subscription), worker: Some(worker), lag, draining: Vec::new() }
+        let worker = Worker { settings, work, lag, metrics };
+        BusConsumer { settings, subscription: Some(subscription), worker: Some(worker), draining: Vec::new() }
     }
 
     fn read_on(&mut self, context: &mut Context<Self>) {
         let (Some(subscription), Some(worker)) = (self.subscription.take(), self.worker.take()) else { return };
         let step = read_and_work(subscription, worker).into_actor(self).map(|step, consumer, context| {
-            consumer.lag.set(step.subscription.lag() as i64);
-            let idle = step.subscription.lag() == 0;
+            let lag = step.subscription.lag();
+            step.worker.lag.set(lag as i64);
+            let idle = lag == 0;
             consumer.subscription = Some(step.subscription);
             consumer.worker = Some(step.worker);
             if idle {
@@ -128,7 +129,14 @@ async fn read_and_work(mut subscription: Box<dyn Subscription>, worker: Worker) 
         Err(_idle) => Ok(()),
         Ok(Err(end)) => Err(end),
         Ok(Ok(batch)) => {
-            worker.finish(&batch).await;
+            let mut working = std::pin::pin!(worker.finish(&batch));
+            // A batch may take as long as a database is away, and what waits behind it is the lag that tells of it.
+            loop {
+                worker.lag.set(subscription.lag() as i64);
+                if tokio::time::timeout(IDLE_LOOK, &mut working).await.is_ok() {
+                    break;
+                }
+            }
             subscription.commit();
             Ok(())
         }
@@ -170,21 +178,26 @@ impl Worker {
                     }
                 }
                 self.metrics.errors.with_label_values(&["decode"]).inc_by(dead_letters.len() as u64);
-                self.store(store, StoreBatch { updates, dead_letters }).await
+                self.store(store, "store", StoreBatch { updates, dead_letters }).await
             }
             Work::DeadLetters(store) => {
                 let dead_letters = batch.iter().map(read_dead_letter).collect();
-                self.store(store, StoreBatch { updates: Vec::new(), dead_letters }).await
+                self.store(store, "dead_letter", StoreBatch { updates: Vec::new(), dead_letters }).await
             }
         }
     }
 
-    async fn store(&self, store: &Recipient<StoreBatch>, batch: StoreBatch) -> Result<(), (&'static str, String)> {
+    async fn store(
+        &self,
+        store: &Recipient<StoreBatch>,
+        stage: &'static str,
+        batch: StoreBatch,
+    ) -> Result<(), (&'static str, String)> {
         let stored = store.send(batch).await;
         stored
             .map_err(|gone| gone.to_string())
             .and_then(|result| result.map_err(|error| error.to_string()))
-            .map_err(|failure| ("store", failure))
+            .map_err(|failure| (stage, failure))
     }
 }
 

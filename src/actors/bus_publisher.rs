@@ -1,7 +1,7 @@
 //! Writes what the feeds read to the bus. Answers once the bus has taken it, so a full bus holds the feeds back.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -11,6 +11,9 @@ use crate::bus::{BusError, NewRecord, Topic};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::update::OddsUpdate;
 use crate::metrics::IngestMetrics;
+
+/// How often it tells how much the bus holds.
+const DEPTH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Header names of a dead letter on the bus.
 pub mod header {
@@ -36,10 +39,19 @@ impl BusPublisher {
     pub fn new(updates: Arc<dyn Topic>, dead_letters: Arc<dyn Topic>, metrics: IngestMetrics) -> BusPublisher {
         BusPublisher { updates, dead_letters, metrics }
     }
+
+    fn tell_depth(&self) {
+        self.metrics.bus_depth.set(self.updates.depth() as i64);
+    }
 }
 
 impl Actor for BusPublisher {
     type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        // Also while nothing is published: the groups go on working.
+        context.run_interval(DEPTH_INTERVAL, |publisher, _| publisher.tell_depth());
+    }
 }
 
 impl Handler<Publish> for BusPublisher {
@@ -47,15 +59,16 @@ impl Handler<Publish> for BusPublisher {
     type Result = AtomicResponse<Self, Result<(), BusError>>;
 
     fn handle(&mut self, message: Publish, _: &mut Context<Self>) -> Self::Result {
+        self.metrics.publisher_depth.dec();
+        self.tell_depth();
         let published = message.updates.len() as u64;
         let updates = self.updates.publish(message.updates.iter().map(update_record).collect());
         let dead_letters = self.dead_letters.publish(message.dead_letters.iter().map(dead_letter_record).collect());
-        let (metrics, topic) = (self.metrics.clone(), self.updates.clone());
+        let metrics = self.metrics.clone();
         let publishing = async move {
             let started = Instant::now();
             let result = dead_letters.await.and(updates.await);
             metrics.bus_wait.inc_by(started.elapsed().as_secs_f64());
-            metrics.bus_depth.set(topic.depth() as i64);
             if result.is_ok() {
                 metrics.published.inc_by(published);
             }
@@ -89,8 +102,6 @@ fn dead_letter_record(letter: &DeadLetter) -> NewRecord {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::actors::bus_consumer::read_dead_letter;
     use crate::bus::embedded::EmbeddedTopic;

@@ -34,6 +34,9 @@ pub enum ApplyError {
     /// A book or the router ended in the middle.
     #[error("the book of `{0}` ended in the middle")]
     BookEnded(EventId),
+    /// The book has nothing to show, because the store could not be read when it started.
+    #[error("what is known of `{0}` could not be read")]
+    NotLoaded(EventId),
     /// The router did not answer.
     #[error("the book router does not answer: {0}")]
     RouterEnded(String),

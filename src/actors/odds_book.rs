@@ -32,9 +32,9 @@ impl BookSource {
         BookSource { cache, store, reads: Semaphore::new(READS_AT_ONCE), metrics }
     }
 
-    /// Every state that is known of an event. What cannot be read is passed over: the live path does not wait for a
-    /// cache or a store that is down.
-    async fn load(&self, event_id: &EventId) -> Vec<Arc<MarketState>> {
+    /// Every state that is known of an event, and whether the store could say. What cannot be read is passed over: the
+    /// live path does not wait for a cache or a store that is down.
+    async fn load(&self, event_id: &EventId) -> (Vec<Arc<MarketState>>, bool) {
         let mut states = match self.cache.read_book(event_id).await {
             Ok(states) => states,
             Err(error) => self.passed_over(event_id, &error),
@@ -42,10 +42,15 @@ impl BookSource {
         let _turn = self.reads.acquire().await;
         let (store, event) = (self.store.clone(), event_id.clone());
         match blocking(move || store.load_event(&event)).await {
-            Ok(stored) => states.extend(stored),
-            Err(error) => states.extend(self.passed_over(event_id, &error)),
+            Ok(stored) => {
+                states.extend(stored);
+                (states, true)
+            }
+            Err(error) => {
+                states.extend(self.passed_over(event_id, &error));
+                (states, false)
+            }
         }
-        states
     }
 
     fn passed_over(&self, event_id: &EventId, error: &dyn std::fmt::Display) -> Vec<Arc<MarketState>> {
@@ -70,6 +75,8 @@ impl Listener {
 
 /// What every book needs; one for all of them.
 pub struct BookEdges {
+    /// Where the bus of this process begins. Whatever was told before it began has a smaller number.
+    pub first_position: u64,
     /// Where the state comes from.
     pub source: BookSource,
     /// Who is told of changes.
@@ -100,12 +107,14 @@ pub struct OddsBook {
     book: Book,
     event_id: EventId,
     edges: Arc<BookEdges>,
+    /// Whether the store said what it holds of the event.
+    is_loaded: bool,
 }
 
 impl OddsBook {
     /// A book that takes its state from the edges' source when it starts.
     pub fn new(event_id: EventId, edges: Arc<BookEdges>) -> OddsBook {
-        OddsBook { book: Book::new(event_id.clone()), event_id, edges }
+        OddsBook { book: Book::new(event_id.clone()), event_id, edges, is_loaded: false }
     }
 }
 
@@ -115,15 +124,18 @@ impl Actor for OddsBook {
     fn started(&mut self, context: &mut Context<Self>) {
         self.edges.metrics.books.inc();
         let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
-        let loading = async move { edges.source.load(&event_id).await }.into_actor(self).then(|states, book, _| {
-            book.book.restore(states);
-            // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
-            // knows it drops it by its number.
-            let mut known = book.book.snapshot().markets;
-            known.sort_by_key(|state| state.seq);
-            let edges = book.edges.clone();
-            async move { edges.tell(known).await }.into_actor(book)
-        });
+        let loading =
+            async move { edges.source.load(&event_id).await }.into_actor(self).then(|(states, is_loaded), book, _| {
+                book.is_loaded = is_loaded;
+                book.book.restore(states);
+                book.book.continue_from(book.edges.first_position);
+                // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
+                // knows it drops it by its number.
+                let mut known = book.book.snapshot().markets;
+                known.sort_by_key(|state| state.seq);
+                let edges = book.edges.clone();
+                async move { edges.tell(known).await }.into_actor(book)
+            });
         context.wait(loading);
     }
 
@@ -161,6 +173,10 @@ impl Handler<GetSnapshot> for OddsBook {
     type Result = Result<Snapshot, ApplyError>;
 
     fn handle(&mut self, _: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
+        // Nothing to show is an answer only where it is known that there is nothing.
+        if self.book.is_empty() && !self.is_loaded {
+            return Err(ApplyError::NotLoaded(self.event_id.clone()));
+        }
         Ok(self.book.snapshot())
     }
 }

@@ -249,6 +249,7 @@ impl SupplierFeed {
         if updates.is_empty() && dead_letters.is_empty() {
             return;
         }
+        self.metrics.publisher_depth.inc();
         let publishing = self.publisher.send(Publish { updates, dead_letters });
         let asked = Instant::now();
         // Pauses the stream too: nothing is read while the bus is full.
@@ -257,7 +258,11 @@ impl SupplierFeed {
             match published {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => feed.lose_unpublished(&error, context),
-                Err(error) => feed.lose_unpublished(&error, context),
+                Err(error) => {
+                    // Whoever takes a message counts it down; nobody took this one.
+                    feed.metrics.publisher_depth.dec();
+                    feed.lose_unpublished(&error, context);
+                }
             }
         }));
     }

@@ -36,7 +36,6 @@ struct State {
     bytes: usize,
 }
 
-#[derive(Default)]
 struct Partition {
     base: u64,
     records: VecDeque<NewRecord>,
@@ -56,7 +55,13 @@ impl Partition {
 impl EmbeddedTopic {
     /// A topic of some partitions that holds at most `capacity` records.
     pub fn new(partitions: u32, capacity: usize) -> EmbeddedTopic {
-        let partitions = (0..partitions.max(1)).map(|_| Partition::default()).collect();
+        EmbeddedTopic::starting_at(0, partitions, capacity)
+    }
+
+    /// A topic whose partitions count from `first`, as if so many records had been there before.
+    pub fn starting_at(first: u64, partitions: u32, capacity: usize) -> EmbeddedTopic {
+        let partition = |_| Partition { base: first, records: VecDeque::new() };
+        let partitions = (0..partitions.max(1)).map(partition).collect();
         let state = State { partitions, groups: HashMap::new(), records: 0, bytes: 0 };
         EmbeddedTopic {
             shared: Arc::new(Shared {

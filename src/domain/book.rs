@@ -108,6 +108,14 @@ impl Book {
         }
     }
 
+    /// Nothing that the book tells from now on has a number below `seq`: one with more may have been told of it before.
+    /// A book that holds nothing has nothing to number.
+    pub fn continue_from(&mut self, seq: u64) {
+        if !self.is_empty() {
+            self.seq = self.seq.max(seq);
+        }
+    }
+
     /// Takes an update that stands at `position` in its partition of the bus, and gives the market's new state.
     pub fn apply(&mut self, update: OddsUpdate, position: u64) -> Result<Arc<MarketState>, Rejection> {
         if update.event_id != self.event_id {
@@ -185,6 +193,19 @@ mod tests {
         assert_eq!(book.apply(update(1, 11, 1), 0).unwrap().seq, 1_001);
         assert_eq!(book.apply(update(1, 12, 1), 1).unwrap().seq, 1_002);
         assert_eq!(book.apply(update(1, 13, 1), 5_000).unwrap().seq, 5_001);
+    }
+
+    #[test]
+    fn a_book_that_continues_never_tells_a_smaller_number() {
+        let mut book = book();
+        book.continue_from(500);
+        assert_eq!(book.snapshot().seq, 0, "nothing is known, so nothing was changed");
+        book.restore([held(update(1, 10, 1), 7)]);
+        book.continue_from(500);
+        assert_eq!((book.snapshot().seq, book.snapshot().markets[0].seq), (500, 7));
+        assert_eq!(book.apply(update(1, 11, 1), 3).unwrap().seq, 501);
+        book.continue_from(100);
+        assert_eq!(book.snapshot().seq, 501);
     }
 
     #[test]

@@ -49,6 +49,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every code.
+    pub const CODES: [&str; 6] =
+        ["BAD_JSON", "UNKNOWN_TYPE", "BAD_EVENT_ID", "TOO_MANY_SUBSCRIPTIONS", "RATE_LIMITED", "SNAPSHOT_UNAVAILABLE"];
+
     /// The code on the wire.
     pub fn code(&self) -> &'static str {
         match self {
@@ -82,6 +86,17 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Every reason.
+    pub const ALL: [CloseReason; 7] = [
+        CloseReason::GoingAway,
+        CloseReason::ProtocolError,
+        CloseReason::BinaryMessage,
+        CloseReason::BadUtf8,
+        CloseReason::TooManyMessages,
+        CloseReason::MessageTooBig,
+        CloseReason::NoAnswer,
+    ];
+
     /// The close code: RFC 6455, and from 3000 on ours.
     pub fn code(self) -> u16 {
         match self {

@@ -68,6 +68,9 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// The codes of an upgrade that is refused.
+    pub const UPGRADE_CODES: [&str; 3] = ["ORIGIN_NOT_ALLOWED", "BAD_HANDSHAKE", "TOO_MANY_SESSIONS"];
+
     /// The code in the body, and its status.
     pub fn code(&self) -> (&'static str, StatusCode) {
         match self {

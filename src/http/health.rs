@@ -1,7 +1,7 @@
 //! `/healthz`, `/livez` and `/metrics` of one role.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::header::{self, CacheDirective};
@@ -10,6 +10,8 @@ use futures_util::future::{BoxFuture, join_all};
 use log::error;
 use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
+
+use super::routes::read;
 
 /// How long a check may take before it counts as down.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,22 +32,26 @@ impl Check {
     }
 }
 
+/// An actor's name, and whether it runs.
+type Watched = (&'static str, Box<dyn Fn() -> bool + Send + Sync>);
+
 /// The actors that must run for the process to be of use.
 #[derive(Default)]
 pub struct Liveness {
-    actors: Vec<(&'static str, Box<dyn Fn() -> bool + Send + Sync>)>,
+    actors: Mutex<Vec<Watched>>,
     stopping: AtomicBool,
 }
 
 impl Liveness {
     /// Watches an actor; `runs` says whether its mailbox is open.
-    pub fn watch(&mut self, actor: &'static str, runs: impl Fn() -> bool + Send + Sync + 'static) {
-        self.actors.push((actor, Box::new(runs)));
+    pub fn watch(&self, actor: &'static str, runs: impl Fn() -> bool + Send + Sync + 'static) {
+        self.actors.lock().unwrap_or_else(PoisonError::into_inner).push((actor, Box::new(runs)));
     }
 
     /// The actors that have ended.
     pub fn ended(&self) -> Vec<&'static str> {
-        self.actors.iter().filter(|(_, runs)| !runs()).map(|(actor, _)| *actor).collect()
+        let actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
+        actors.iter().filter(|(_, runs)| !runs()).map(|(actor, _)| *actor).collect()
     }
 
     /// From now on the process is not ready: it stops.
@@ -84,9 +90,9 @@ struct Down {
 /// Routes of a role's health and metrics port.
 pub fn routes(config: &mut web::ServiceConfig) {
     config
-        .route("/healthz", web::get().to(readiness))
-        .route("/livez", web::get().to(liveness))
-        .route("/metrics", web::get().to(metrics));
+        .service(read("/healthz").get(readiness))
+        .service(read("/livez").get(liveness))
+        .service(read("/metrics").get(metrics));
 }
 
 /// 200 `ok`, or 503 with what is down.
@@ -109,12 +115,15 @@ async fn liveness(health: web::Data<RoleHealth>) -> HttpResponse {
     answer(ended.map(|actor| Down { name: actor.to_owned(), reason: "the actor has ended".to_owned() }).collect())
 }
 
+fn no_store() -> header::CacheControl {
+    header::CacheControl(vec![CacheDirective::NoStore])
+}
+
 fn answer(down: Vec<Down>) -> HttpResponse {
-    let no_store = header::CacheControl(vec![CacheDirective::NoStore]);
     if down.is_empty() {
-        HttpResponse::Ok().insert_header(no_store).content_type(header::ContentType::plaintext()).body("ok")
+        HttpResponse::Ok().insert_header(no_store()).content_type(header::ContentType::plaintext()).body("ok")
     } else {
-        HttpResponse::ServiceUnavailable().insert_header(no_store).json(Unavailable { status: "unavailable", down })
+        HttpResponse::ServiceUnavailable().insert_header(no_store()).json(Unavailable { status: "unavailable", down })
     }
 }
 
@@ -123,10 +132,10 @@ async fn metrics(health: web::Data<RoleHealth>) -> HttpResponse {
     let encoder = TextEncoder::new();
     let mut text = Vec::new();
     match encoder.encode(&health.registry.gather(), &mut text) {
-        Ok(()) => HttpResponse::Ok().content_type(encoder.format_type()).body(text),
+        Ok(()) => HttpResponse::Ok().insert_header(no_store()).content_type(encoder.format_type()).body(text),
         Err(failure) => {
             error!("metrics cannot be written: {failure}");
-            HttpResponse::InternalServerError().finish()
+            HttpResponse::InternalServerError().insert_header(no_store()).finish()
         }
     }
 }

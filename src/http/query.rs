@@ -10,6 +10,33 @@ use actix_web::{FromRequest, HttpRequest, web};
 
 use super::errors::ApiError;
 
+/// Refuses a `%` that begins no escape, and escapes that are no UTF-8: a reader would replace them and answer for another
+/// id than the one that was asked for.
+pub fn check_escapes(text: &str) -> Result<(), ApiError> {
+    let refuse = |what: &str| Err(ApiError::BadRequest(format!("the address holds {what}")));
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, behind @ ..] = rest {
+        rest = behind;
+        if *first != b'%' {
+            decoded.push(*first);
+            continue;
+        }
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        match behind {
+            [high, low, behind @ ..] => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => {
+                    decoded.push((high * 16 + low) as u8);
+                    rest = behind;
+                }
+                _ => return refuse("a % that is not followed by two hexadecimal digits"),
+            },
+            _ => return refuse("a % that is not followed by two hexadecimal digits"),
+        }
+    }
+    if std::str::from_utf8(&decoded).is_err() { refuse("escapes that are not UTF-8") } else { Ok(()) }
+}
+
 /// The parameters of a request. Unknown ones are ignored.
 pub struct Query(HashMap<String, String>);
 
@@ -43,6 +70,21 @@ impl Query {
         match number {
             Some(number) if !(least..=most).contains(&number) => Err(problem()),
             number => Ok(number),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_escape_is_two_digits_and_all_of_them_together_are_utf_8() {
+        for good in ["", "/v1/events", "a%2Fb", "%25", "S%C3%A3o", "%e2%9a%bd", "100%25"] {
+            assert_eq!(check_escapes(good), Ok(()), "{good}");
+        }
+        for bad in ["%", "a%", "a%2", "%zz", "%+1", "%C3", "%ff", "%C3%28"] {
+            assert!(matches!(check_escapes(bad), Err(ApiError::BadRequest(_))), "{bad}");
         }
     }
 }

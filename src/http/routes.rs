@@ -7,6 +7,7 @@ use actix_web::middleware::{Compress, Next, from_fn};
 use actix_web::web;
 
 use super::errors::{ApiError, method_not_allowed, not_found};
+use super::query::check_escapes;
 use super::state::OddsState;
 use super::{odds, ws};
 
@@ -17,7 +18,7 @@ pub const MAX_BODY: usize = 64 * 1024;
 pub fn odds_routes(config: &mut web::ServiceConfig) {
     let rest = web::scope("/v1")
         .wrap(Compress::default())
-        .wrap(from_fn(refuse_bodies))
+        .wrap(from_fn(check_request))
         .wrap(from_fn(count_requests))
         .service(read("/events").get(odds::list_events))
         .service(read("/events/{id}/markets").get(odds::list_markets))
@@ -30,15 +31,17 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
     config.service(rest).service(socket);
 }
 
-struct Read(&'static str);
+/// A path that is only read.
+pub(super) struct Read(&'static str);
 
-fn read(path: &'static str) -> Read {
+/// A path that is only read.
+pub(super) fn read(path: &'static str) -> Read {
     Read(path)
 }
 
 impl Read {
     /// A resource that is read by GET and HEAD, and takes no other method.
-    fn get<F, Args>(self, handler: F) -> actix_web::Resource
+    pub(super) fn get<F, Args>(self, handler: F) -> actix_web::Resource
     where
         F: actix_web::Handler<Args> + Clone,
         Args: actix_web::FromRequest + 'static,
@@ -51,11 +54,14 @@ impl Read {
     }
 }
 
-/// Refuses a body that is too large or of a kind that is not taken, before it is read.
-async fn refuse_bodies(
+/// Refuses an address that cannot be read, and a body that is too large or of a kind that is not taken, before it is
+/// read.
+async fn check_request(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    check_escapes(request.uri().path())?;
+    check_escapes(request.query_string())?;
     let header = |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
     let length = header(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
     if length > MAX_BODY {

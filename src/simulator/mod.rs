@@ -50,7 +50,7 @@ pub fn start(settings: &SimulatorSettings, metrics: SimulatorMetrics, arbiter: &
     let seed = settings.simulator_seed.unwrap_or_else(|| fastrand::u64(..));
     let maker = MarketMaker::new(settings.simulator_events, &settings.simulator_markets, seed, Timestamp::now());
     let pace = Pace::new(settings.simulator_rate, Instant::now());
-    log::info!(markets = maker.len(), rate = settings.simulator_rate, seed = seed; "the simulator makes prices");
+    log::debug!(markets = maker.len(), rate = settings.simulator_rate, seed = seed; "the simulator makes prices");
     for status in ConfirmStatus::ALL {
         // So that both answers are in the metrics before the first question.
         metrics.confirmations.with_label_values(&[status.label()]);

@@ -87,6 +87,10 @@ pub enum TransportError {
 }
 
 impl TransportError {
+    /// Every value of [`TransportError::reason`].
+    pub const REASONS: [&str; 8] =
+        ["connect_timeout", "connect", "tls", "handshake", "frame_too_large", "read", "write", "write_timeout"];
+
     /// A small fixed word, for metrics.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -1,1 +1,48 @@
-//! process
+//! What the binary promises as a process: starting, stopping, being killed, and what it says when it cannot run.
+
+mod commands;
+mod killed;
+mod lifecycle;
+mod logs;
+
+use std::path::Path;
+use std::process::Output;
+
+use diesel::{QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::support::{
+    FakeSupplier, LoggedChild, OddsClient, ServerProcess, command, get_json, get_text, metric, original_frame, until,
+    within,
+};
+
+/// Runs the binary until it ends by itself.
+async fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = command(folder, variables);
+    within("the process ends", command.args(arguments).output()).await.unwrap()
+}
+
+/// Exit code and what was said on standard error.
+async fn fails(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
+    let output = run(folder, arguments, variables).await;
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// A connection to the default database of a server that ran in a folder.
+fn database(folder: &Path) -> SqliteConnection {
+    use diesel::Connection;
+    let path = folder.join("data/sports-bet.db");
+    SqliteConnection::establish(path.to_str().unwrap()).unwrap()
+}
+
+#[derive(QueryableByName, Debug, PartialEq)]
+struct Number {
+    #[diesel(sql_type = sql_types::BigInt)]
+    number: i64,
+}
+
+/// The answer to `SELECT … AS number`.
+fn number(database: &mut SqliteConnection, sql: &str) -> i64 {
+    sql_query(sql).get_result::<Number>(database).unwrap().number
+}

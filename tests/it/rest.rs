@@ -1,1 +1,129 @@
-//! rest
+//! What REST, health and metrics promise.
+
+mod caching;
+mod contract;
+mod errors;
+mod health;
+mod metrics;
+mod paging;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, SqliteConnection};
+use serde_json::{Value, json};
+use sports_bet_platform::config::settings::Role;
+
+use super::support::{FakeSupplier, SupplierLink, TestPlatform, get_json, original_frame, until, within};
+
+/// A platform and the supplier that feeds it.
+struct Fed {
+    platform: TestPlatform,
+    link: SupplierLink,
+    /// Holds the address that the feed would connect to again.
+    _supplier: FakeSupplier,
+}
+
+impl Fed {
+    async fn start(variables: &[(&str, &str)]) -> Fed {
+        let supplier = FakeSupplier::start().await;
+        let platform = TestPlatform::fed_by(&[supplier.url()], variables).await;
+        Fed { link: supplier.accept().await, platform, _supplier: supplier }
+    }
+
+    /// Sends a frame for each version of an event, a second of the supplier's time apart.
+    async fn send(&mut self, event: &str, versions: impl IntoIterator<Item = i64>) {
+        for version in versions {
+            self.link.send(original_frame(event, &time(version), version)).await;
+        }
+    }
+
+    /// Waits until so many updates are in the database since the start.
+    async fn stored(&self, updates: u64) {
+        let enough = |stored| stored >= updates as f64;
+        self.platform.until_metric(Role::Processor, "odds_proc_db_writes_total", enough).await;
+    }
+
+    fn url(&self, path: &str) -> String {
+        self.platform.url(path)
+    }
+
+    /// The JSON of a path that answers 200.
+    async fn get(&self, path: &str) -> Value {
+        let (status, body) = get_json(&self.url(path)).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
+    /// A connection of the test's own to the database.
+    fn database(&self) -> SqliteConnection {
+        connect(&self.database_path())
+    }
+
+    fn database_path(&self) -> PathBuf {
+        self.platform.folder.path().join("test.db")
+    }
+}
+
+fn connect(path: &std::path::Path) -> SqliteConnection {
+    let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+    connection
+}
+
+/// The supplier's time of a version: so many seconds after a moment.
+fn time(version: i64) -> String {
+    format!("2025-11-09T{:02}:{:02}:{:02}Z", version / 3_600, version / 60 % 60, version % 60)
+}
+
+/// A market with selections, in the form of a native supplier.
+fn market_frame(event: &str, market: &str, line: Option<f64>, prices: &[(&str, f64)], version: i64) -> String {
+    let selections: Vec<_> = prices
+        .iter()
+        .map(|(id, price)| json!({"id": id, "name": id.to_uppercase(), "price": price, "status": "active"}))
+        .collect();
+    let mut frame = json!({
+        "event_id": event, "home_team": "Flamengo", "away_team": "Palmeiras", "market": market, "status": "open",
+        "selections": selections, "updated_at": time(version), "source": "test-supplier", "version": version,
+    });
+    if let Some(line) = line {
+        frame["line"] = json!(line);
+    }
+    frame.to_string()
+}
+
+/// Status, headers and body of a request.
+struct Answer {
+    status: u16,
+    headers: reqwest::header::HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    async fn of(request: reqwest::RequestBuilder) -> Answer {
+        let answer = within("an answer", request.send()).await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Answer { status, headers, body: answer.bytes().await.unwrap().to_vec() }
+    }
+
+    async fn get(url: &str) -> Answer {
+        Answer::of(reqwest::Client::new().get(url)).await
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
+    }
+}
+
+async fn healthz(address: SocketAddr) -> Answer {
+    Answer::get(&format!("http://{address}/healthz")).await
+}

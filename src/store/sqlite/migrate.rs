@@ -35,7 +35,7 @@ pub(super) fn run(connections: &Connections) -> Result<(), StoreError> {
 fn pending(connection: &mut SqliteConnection) -> Result<(), Failure> {
     let ran = connection.run_pending_migrations(MIGRATIONS).map_err(failure)?;
     for version in ran {
-        log::info!("database: migration {version} done");
+        log::debug!("database: migration {version} done");
     }
     Ok(())
 }

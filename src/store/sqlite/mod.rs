@@ -1,6 +1,7 @@
 //! The store in an SQLite file: the embedded default, which needs nothing installed.
 
 mod address;
+mod claim;
 mod connections;
 mod error;
 mod migrate;
@@ -10,10 +11,13 @@ mod schema;
 mod tests;
 mod write;
 
-use std::sync::Arc;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use diesel::prelude::*;
 
+pub use self::claim::Claim;
 use self::connections::Connections;
 use self::error::Failure;
 use super::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
@@ -27,6 +31,9 @@ use crate::domain::update::PositionedUpdate;
 /// A store in an SQLite file. Several stores, in one process or more, may have one file open.
 pub struct SqliteStore {
     connections: Connections,
+    path: PathBuf,
+    /// Device and number of the file, from when it was first looked at.
+    file: OnceLock<(u64, u64)>,
 }
 
 impl SqliteStore {
@@ -35,7 +42,18 @@ impl SqliteStore {
     pub fn open(path_or_url: &str) -> Result<SqliteStore, StoreError> {
         let path = address::path_of(path_or_url)?;
         address::make_directory(path)?;
-        Ok(SqliteStore { connections: Connections::to(path) })
+        Ok(SqliteStore { connections: Connections::to(path), path: path.into(), file: OnceLock::new() })
+    }
+
+    /// Whether the path still leads to the file that is open. One that was moved or removed takes every write and gives
+    /// every read, and all of it is gone with the process.
+    fn check_file(&self) -> Result<(), StoreError> {
+        let unavailable = |what: &dyn std::fmt::Display| {
+            StoreError::Unavailable(format!("the file {} {what}; restart", self.path.display()))
+        };
+        let found = std::fs::metadata(&self.path).map_err(|error| unavailable(&format_args!("is gone ({error})")))?;
+        let found = (found.dev(), found.ino());
+        if *self.file.get_or_init(|| found) == found { Ok(()) } else { Err(unavailable(&"was replaced by another")) }
     }
 
     fn read<T>(&self, work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure>) -> Result<T, StoreError> {
@@ -45,7 +63,8 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn migrate(&self) -> Result<(), StoreError> {
-        migrate::run(&self.connections)
+        migrate::run(&self.connections)?;
+        self.check_file()
     }
 
     fn ping(&self) -> Result<(), StoreError> {
@@ -54,7 +73,8 @@ impl Store for SqliteStore {
             diesel::sql_query("SELECT count(*) FROM sqlite_schema").execute(connection)?;
             Ok(())
         };
-        self.read(ask)
+        self.read(ask)?;
+        self.check_file()
     }
 
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub use client::{OddsClient, get_json, get_text};
 pub use platform::TestPlatform;
-pub use process::ServerProcess;
+pub use process::{LoggedChild, ServerProcess, command};
 pub use supplier::{FakeSupplier, SupplierLink};
 
 /// How long a test waits for something that must happen.

@@ -81,10 +81,13 @@ pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
 
 /// Reads its log in the background.
 fn follow(child: &mut Child) -> watch::Receiver<String> {
-    let stderr = child.stderr.take().unwrap();
+    follow_stream(child.stderr.take().unwrap())
+}
+
+fn follow_stream(stream: impl tokio::io::AsyncRead + Unpin + Send + 'static) -> watch::Receiver<String> {
     let (sender, receiver) = watch::channel(String::new());
     tokio::spawn(async move {
-        let mut lines = BufReader::new(stderr).lines();
+        let mut lines = BufReader::new(stream).lines();
         while let Ok(Some(line)) = lines.next_line().await {
             sender.send_modify(|log| {
                 log.push_str(&line);
@@ -98,4 +101,54 @@ fn follow(child: &mut Child) -> watch::Receiver<String> {
 fn after<'a>(text: &'a str, mark: &str) -> &'a str {
     let rest = text.split_once(mark).unwrap().1;
     rest.split(['/', ',', '\n', ' ']).next().unwrap()
+}
+
+/// Any command of the binary, with what it prints and logs. Killed when it is dropped.
+pub struct LoggedChild {
+    id: u32,
+    child: tokio::sync::Mutex<Child>,
+    log: watch::Receiver<String>,
+    out: watch::Receiver<String>,
+}
+
+impl LoggedChild {
+    /// Starts a command.
+    pub fn start(command: &mut Command) -> LoggedChild {
+        let mut child = command.spawn().unwrap();
+        let log = follow(&mut child);
+        let out = follow_stream(child.stdout.take().unwrap());
+        LoggedChild { id: child.id().unwrap(), child: tokio::sync::Mutex::new(child), log, out }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.borrow().clone()
+    }
+
+    /// Waits until a text stands in its log, and gives the log.
+    pub async fn until_logged(&self, text: &str) -> String {
+        let logged = async { self.log.clone().wait_for(|log| log.contains(text)).await.map(|log| log.clone()) };
+        within(text, logged).await.unwrap_or_else(|_| panic!("ended before it logged `{text}`: {}", self.log()))
+    }
+
+    /// Waits until what it printed is as wanted, and gives it.
+    pub async fn until_printed(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let printed = async { self.out.clone().wait_for(|out| wanted(out)).await.map(|out| out.clone()) };
+        within("what it prints", printed).await.unwrap_or_else(|_| panic!("ended before: {}", self.log()))
+    }
+
+    /// Sends a signal by its name, as `TERM`.
+    pub async fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id.to_string()).status().await.unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits until it has ended and everything it said is read.
+    pub async fn ended(&self) -> ExitStatus {
+        let status = within("the process ends", async { self.child.lock().await.wait().await }).await.unwrap();
+        let mut log = self.log.clone();
+        let read = async { while log.changed().await.is_ok() {} };
+        within("the end of its log", read).await;
+        status
+    }
 }

@@ -1,0 +1,227 @@
+//! Starting, the invitation, stopping on a signal, and starting again.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use pretty_assertions::assert_eq;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::*;
+
+#[tokio::test]
+async fn serve_alone_invites_with_lines_that_work() {
+    let folder = TempDir::new().unwrap();
+    // No argument and no setting but that the ports are free ones.
+    let server = ServerProcess::start(folder.path(), &[]).await;
+    let log = server.log();
+    let copied = |command: &str| {
+        let line = log.lines().find_map(|line| line.split_once("try:  ")?.1.strip_prefix(command));
+        line.unwrap_or_else(|| panic!("no line to copy for {command}: {log}")).split_whitespace().collect::<Vec<_>>()
+    };
+    let first = log.lines().next().unwrap();
+    assert!(first.contains("REST at "), "the first line invites: {first}");
+    let odds = until("the first thing that a person tries", || async {
+        let (status, odds) = get_json(copied("curl ")[0]).await;
+        (status == 200).then_some(odds)
+    })
+    .await;
+    assert_eq!((&odds[0]["eventId"], &odds[0]["market"]), (&json!("MATCH_001"), &json!("1x2")));
+    let mut watch = vec!["watch"];
+    watch.extend(copied("sports-bet watch "));
+    watch.extend(["--count", "3"]);
+    let output = run(folder.path(), &watch, &[]).await;
+    assert!(output.status.success());
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(lines.lines().filter(|line| line.contains("MATCH_001")).count(), 3, "{lines}");
+
+    let rest = log.split_once("REST at ").unwrap().1.split(',').next().unwrap();
+    assert_eq!(get_text(rest).await.0, 200);
+    for (role, address) in &server.health {
+        until(role, || async {
+            (get_text(&format!("http://{address}/healthz")).await == (200, "ok".to_owned())).then_some(())
+        })
+        .await;
+        assert_eq!(get_text(&format!("http://{address}/metrics")).await.0, 200);
+    }
+    assert_eq!(
+        server.health.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["ingest", "odds", "processor", "simulator"]
+    );
+    let confirm = log.split_once("/ws and ").unwrap().1.lines().next().unwrap();
+    assert_eq!(confirm_a_bet(confirm).await, confirm_a_bet(confirm).await);
+    assert!(folder.path().join("data/sports-bet.db").exists());
+}
+
+async fn confirm_a_bet(url: &str) -> Value {
+    let answer = reqwest::Client::new().post(url).body(r#"{"betId":"b-1"}"#).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_simulator_alone_serves_its_two_addresses() {
+    let folder = TempDir::new().unwrap();
+    let child = LoggedChild::start(command(folder.path(), &[("SIMULATOR_RATE", "100")]).args(["--role", "simulator"]));
+    let log = child.until_logged("/healthz and /metrics: ").await;
+    assert!(!log.contains("REST at"), "{log}");
+    let addresses = log.split_once("simulator at ").unwrap().1.lines().next().unwrap().to_owned();
+    let (socket, confirm) = addresses.split_once(" and ").unwrap();
+    assert_eq!(confirm_a_bet(confirm).await, confirm_a_bet(confirm).await);
+    let (mut socket, _) = within("the simulator's socket", tokio_tungstenite::connect_async(socket)).await.unwrap();
+    let frame = within("a frame", socket.next()).await.unwrap().unwrap().into_text().unwrap();
+    let frame: Value = serde_json::from_str(&frame).unwrap();
+    assert!(frame["event_id"].is_string() && frame["odds"]["home"].is_f64(), "{frame}");
+    let health = log.split_once("/healthz and /metrics: simulator ").unwrap().1.lines().next().unwrap();
+    assert_eq!(get_text(&format!("{health}/healthz")).await, (200, "ok".to_owned()));
+    assert!(!folder.path().join("data").exists(), "it needs no database");
+    child.signal("TERM").await;
+    assert!(child.ended().await.success());
+}
+
+/// Versions of `1x2` of an event in the history, in their order.
+fn versions(folder: &Path, event: &str) -> Vec<i64> {
+    let query = sql_query("SELECT version AS number FROM odds_history WHERE event_id = ? ORDER BY updated_at, version");
+    let rows: Vec<Number> = query.bind::<sql_types::Text, _>(event).load(&mut database(folder)).unwrap();
+    rows.into_iter().map(|row| row.number).collect()
+}
+
+/// A supplier's frame of a version: a second of its time apart.
+fn frame(event: &str, version: i64) -> String {
+    original_frame(event, &format!("2025-11-09T21:{:02}:{:02}Z", version / 60, version % 60), version)
+}
+
+async fn stops_well_on(signal: &str) {
+    let folder = TempDir::new().unwrap();
+    let supplier = FakeSupplier::start().await;
+    let url = supplier.url();
+    let fed = [
+        ("ROLE", "ingest,processor,odds"),
+        ("SUPPLIER_URLS", url.as_str()),
+        ("SLOW_CLIENT_LIMIT", "60s"),
+        // So that batches are still on their way when the signal comes.
+        ("STORE_BATCH_WAIT", "500ms"),
+    ];
+    let mut server = ServerProcess::start(folder.path(), &fed).await;
+    let mut link = supplier.accept().await;
+    let mut client = server.client().await;
+    client.subscribe("E").await;
+    client.next_of("snapshot").await;
+    let mut idle = server.client().await;
+    let stalled = stalled_client(&server).await;
+
+    for version in 1..=900 {
+        link.send(frame("E", version)).await;
+    }
+    // Taken by the feed, whatever of it is stored: the supplier's ping is answered behind them.
+    link.socket.send(Message::Ping("all".into())).await.unwrap();
+    until("the feed has read everything", || async {
+        let page = get_text(&format!("http://{}/metrics", server.health["ingest"])).await.1;
+        metric(&page, "odds_ingest_updates_published_total").filter(|published| *published == 900.0)
+    })
+    .await;
+    let started = Instant::now();
+    server.signal(signal).await;
+    let mut last = 0;
+    let code = loop {
+        match client.next_or_close().await {
+            Ok(message) => last = message["payload"]["version"].as_i64().unwrap_or(last),
+            Err(frame) => break frame.map(|frame| u16::from(frame.code)),
+        }
+    };
+    assert_eq!((last, code), (900, Some(1001)), "every change, then the close frame");
+    assert_eq!(idle.close_code().await, 1001);
+    let status = server.ended().await;
+    assert_eq!(status.code(), Some(0), "{}", server.log());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    drop(stalled);
+    assert_eq!(versions(folder.path(), "E"), (1..=900).collect::<Vec<_>>());
+    assert!(server.log().trim_end().ends_with("stopped"), "{}", server.log());
+
+    // A second start continues where the first ended.
+    let seq = |odds: &Value| odds[0]["seq"].as_u64().unwrap();
+    let server = ServerProcess::start(folder.path(), &fed).await;
+    let (_, odds) = get_json(&format!("http://{}/v1/events/E/odds", server.odds)).await;
+    assert_eq!(odds[0]["version"], 900);
+    let mut link = supplier.accept().await;
+    let mut client = server.client().await;
+    client.subscribe("E").await;
+    let snapshot = client.next_of("snapshot").await;
+    assert_eq!(snapshot["payload"]["version"], 900);
+    // What the supplier tells again is known; what is new has a higher number than anything before.
+    link.send(frame("E", 900)).await;
+    link.send(frame("E", 901)).await;
+    let update = client.next_of("update").await;
+    assert_eq!(update["payload"]["version"], 901);
+    assert!(update["seq"].as_u64().unwrap() > snapshot["seq"].as_u64().unwrap().max(seq(&odds)));
+    until("it is stored", || async { (versions(folder.path(), "E").len() == 901).then_some(()) }).await;
+}
+
+/// A client that subscribes and then reads nothing: its updates fill every buffer.
+async fn stalled_client(server: &ServerProcess) -> OddsClient {
+    let mut stalled = server.client().await;
+    stalled.subscribe("E").await;
+    stalled.next_of("snapshot").await;
+    // A megabyte of pongs of its own makes sure that the buffers are full.
+    for _ in 0..200 {
+        let ping = Message::Ping(vec![0; 125].into());
+        stalled.socket.feed(ping).await.unwrap();
+    }
+    stalled.socket.flush().await.unwrap();
+    stalled
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_well_with_everything_finished() {
+    stops_well_on("TERM").await;
+}
+
+#[tokio::test]
+async fn sigint_ends_it_well_with_everything_finished() {
+    stops_well_on("INT").await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_does_not_hold_the_stop_up() {
+    let folder = TempDir::new().unwrap();
+    let variables = [
+        ("SIMULATOR_RATE", "5000"),
+        ("SIMULATOR_EVENTS", "4"),
+        ("SIMULATOR_MARKETS", "1x2,total_goals,btts"),
+        ("SLOW_CLIENT_LIMIT", "60s"),
+    ];
+    let mut server = ServerProcess::start(folder.path(), &variables).await;
+    let mut stalled = server.client().await;
+    for event in ["MATCH_001", "MATCH_002", "MATCH_003", "MATCH_004"] {
+        stalled.subscribe(event).await;
+    }
+    until("it is stalled", || async {
+        let page = get_text(&format!("http://{}/metrics", server.health["odds"])).await.1;
+        metric(&page, "odds_ws_stalled_sessions").filter(|stalled| *stalled == 1.0)
+    })
+    .await;
+    let mut client = server.client().await;
+    let started = Instant::now();
+    server.signal("TERM").await;
+    assert_eq!(client.close_code().await, 1001);
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn watch_goes_on_when_its_server_comes_back() {
+    let folder = TempDir::new().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let variables = [("HTTP_PORT_ODDS", port.as_str()), ("SIMULATOR_EVENTS", "1"), ("SIMULATOR_RATE", "50")];
+    let mut server = ServerProcess::start(folder.path(), &variables).await;
+    let url = format!("ws://127.0.0.1:{port}/ws/odds");
+    let watch = LoggedChild::start(command(folder.path(), &[]).args(["watch", "MATCH_001", "--url", &url]));
+    let printed = watch.until_printed(|out| out.lines().count() >= 3).await.lines().count();
+    server.signal("TERM").await;
+    server.ended().await;
+    watch.until_logged("connecting again").await;
+    let _server = ServerProcess::start(folder.path(), &variables).await;
+    watch.until_logged("connected").await;
+    watch.until_printed(|out| out.lines().count() >= printed + 3).await;
+    watch.signal("INT").await;
+    assert!(watch.ended().await.success());
+}

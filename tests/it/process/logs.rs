@@ -1,0 +1,136 @@
+//! Log lines: their form, their fields, and what is never in them.
+
+use super::*;
+
+/// The lines of a log, each read as JSON.
+fn objects(log: &str) -> Vec<Value> {
+    let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    log.lines().map(read).collect()
+}
+
+#[tokio::test]
+async fn json_lines_are_objects_with_the_fields_of_what_they_tell() {
+    let folder = TempDir::new().unwrap();
+    let supplier = FakeSupplier::start().await;
+    let url = supplier.url();
+    let variables = [
+        ("LOG_FORMAT", "json"),
+        ("RUST_LOG", "debug"),
+        ("ROLE", "ingest,processor,odds"),
+        ("SUPPLIER_URLS", url.as_str()),
+    ];
+    let child = LoggedChild::start(&mut command(folder.path(), &variables));
+    let mut link = supplier.accept().await;
+    let log = child.until_logged("/healthz and /metrics: ").await;
+    let address = log.split_once("REST at http://").unwrap().1.split('/').next().unwrap().parse().unwrap();
+    link.send("{garbage").await;
+    link.send(original_frame("E", "2025-11-09T21:07:45Z", 2)).await;
+    link.send(original_frame("E", "2025-11-09T21:07:45Z", 1)).await;
+    child.until_logged("update not taken").await;
+    child.until_logged("frame refused").await;
+    let mut client = OddsClient::connect(address).await;
+    client.subscribe("E").await;
+    client.next_of("snapshot").await;
+    child.signal("TERM").await;
+    assert_eq!(client.close_code().await, 1001);
+    assert!(child.ended().await.success());
+    let lines = objects(&child.log());
+    for line in &lines {
+        assert!(["ts", "level", "target", "message"].iter().all(|field| line[field].is_string()), "{line}");
+        assert!(line["ts"].as_str().unwrap().ends_with('Z'), "{line}");
+        assert!(["error", "warn", "info", "debug"].contains(&line["level"].as_str().unwrap()), "{line}");
+    }
+    let told = |message: &str| {
+        let found = lines.iter().find(|line| line["message"].as_str().unwrap().contains(message));
+        found.unwrap_or_else(|| panic!("no line of {message}")).clone()
+    };
+    let refused = told("frame refused");
+    assert_eq!((&refused["role"], &refused["reason"]), (&json!("ingest"), &json!("malformed")));
+    assert_eq!(refused["supplier"], url);
+    let older = told("update not taken");
+    assert_eq!((&older["role"], &older["event"], &older["level"]), (&json!("processor"), &json!("E"), &json!("debug")));
+    let closes = told("session closes");
+    assert_eq!((&closes["role"], closes["session"].is_u64()), (&json!("odds"), true), "{closes}");
+}
+
+#[tokio::test]
+async fn nothing_is_logged_for_each_update_above_debug() {
+    let folder = TempDir::new().unwrap();
+    let mut server = ServerProcess::start(folder.path(), &[("SIMULATOR_RATE", "2000")]).await;
+    until("thousands of updates", || async {
+        let page = get_text(&format!("http://{}/metrics", server.health["processor"])).await.1;
+        metric(&page, "odds_proc_db_writes_total").filter(|written| *written > 2_000.0)
+    })
+    .await;
+    server.signal("TERM").await;
+    assert!(server.ended().await.success());
+    let lines = server.log().lines().count();
+    assert!(lines < 12, "{lines} lines: {}", server.log());
+}
+
+#[tokio::test]
+async fn no_secret_is_ever_logged() {
+    let folder = TempDir::new().unwrap();
+    for format in ["text", "json"] {
+        let supplier = FakeSupplier::start().await;
+        let betfair = FakeSupplier::start().await;
+        let native = format!("ws://user:hunter2-user@{}/ws?token=hunter2-token", supplier.address());
+        let urls = format!("{native},betfair://{}", betfair.address());
+        let variables = [
+            ("RUST_LOG", "trace"),
+            ("ROLE", "ingest,processor,odds"),
+            ("SUPPLIER_URLS", urls.as_str()),
+            ("BETFAIR_APP_KEY", "hunter2-key"),
+            ("BETFAIR_SESSION_TOKEN", "hunter2-session"),
+            ("SUPPLIER_RECONNECT_MIN", "10ms"),
+            ("LOG_FORMAT", format),
+        ];
+        let child = LoggedChild::start(&mut command(folder.path(), &variables));
+        let mut link = supplier.accept().await;
+        let mut stream = betfair.accept_raw().await;
+        let said = talk(&mut stream, "{\"op\":\"connection\",\"connectionId\":\"1\"}\r\n").await;
+        assert!(
+            said.contains("hunter2-key") && said.contains("hunter2-session"),
+            "it has to reach the supplier: {said}"
+        );
+        let refusal = "{\"op\":\"status\",\"id\":1,\"statusCode\":\"FAILURE\",\"errorCode\":\"INVALID_SESSION_INFORMATION\",\
+            \"errorMessage\":\"hunter2-session is no session of hunter2-key\",\"connectionClosed\":true}\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, refusal.as_bytes()).await.unwrap();
+        link.send("{garbage").await;
+        child.until_logged("frame refused").await;
+        drop(link);
+        child.until_logged("next try in").await;
+        child.until_logged("invalid_session").await;
+        let _again = supplier.accept().await;
+        child.signal("TERM").await;
+        child.ended().await;
+        let log = child.log();
+        assert!(log.to_lowercase().contains("trace"), "the most talkative level is on");
+        assert_eq!(log.lines().find(|line| line.contains("hunter2")), None);
+        assert_eq!(
+            log.lines().find(|line| line.contains(&encoded("user:hunter2-user"))),
+            None,
+            "nor as basic credentials"
+        );
+    }
+}
+
+/// Sends a line and gives the line that comes back.
+async fn talk(stream: &mut tokio::net::TcpStream, line: &str) -> String {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    stream.write_all(line.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("an answer of the feed", BufReader::new(stream).read_line(&mut answer)).await.unwrap();
+    answer
+}
+
+/// Base64, as credentials stand in a header.
+fn encoded(text: &str) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = |chunk: &[u8]| {
+        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let letters = (0..=chunk.len()).map(move |place| LETTERS[(bits >> (18 - 6 * place)) as usize & 63] as char);
+        letters.collect::<String>()
+    };
+    text.as_bytes().chunks(3).map(digits).collect()
+}

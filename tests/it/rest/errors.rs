@@ -1,0 +1,218 @@
+//! Errors: `{"code","message"}`, the right status, and nothing that stays wrong.
+
+use pretty_assertions::assert_eq;
+use reqwest::Method;
+
+use super::*;
+
+/// Asserts the status and code of an error, and gives its message.
+fn refused(answer: &Answer, status: u16, code: &str) -> String {
+    let body = answer.json();
+    assert_eq!((answer.status, body["code"].as_str()), (status, Some(code)), "{body}");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(body.as_object().unwrap().len(), 2, "{body}");
+    body["message"].as_str().unwrap().to_owned()
+}
+
+#[actix_web::test]
+async fn an_event_is_404_until_it_appears_and_200_at_once_then() {
+    let mut fed = Fed::start(&[]).await;
+    for path in ["/v1/events/E/odds", "/v1/events/E/markets", "/v1/events/E/markets/1x2/history"] {
+        let message = refused(&Answer::get(&fed.url(path)).await, 404, "EVENT_NOT_FOUND");
+        assert!(message.contains("`E`"), "{message}");
+    }
+    let mut client = fed.platform.subscriber("E").await;
+    fed.send("E", [1]).await;
+    client.next_of("update").await;
+    // Nobody remembers the 404: what a client was told is there for REST as well.
+    assert_eq!(fed.get("/v1/events/E/odds").await[0]["version"], 1);
+    assert_eq!(fed.get("/v1/events/E/markets").await[0]["market"], "1x2");
+    fed.stored(1).await;
+    assert_eq!(fed.get("/v1/events/E/markets/1x2/history").await["entries"][0]["version"], 1);
+}
+
+#[actix_web::test]
+async fn what_is_not_there_says_which_part_is_not_there() {
+    let mut fed = Fed::start(&[]).await;
+    fed.send("E", [1]).await;
+    fed.stored(1).await;
+    let get = async |path: &str| Answer::get(&fed.url(path)).await;
+    let history = "/v1/events/E/markets";
+    refused(&get(&format!("{history}/none/history")).await, 404, "MARKET_NOT_FOUND");
+    refused(&get(&format!("{history}/1x2/history?line=2.5")).await, 404, "MARKET_NOT_FOUND");
+    refused(&get(&format!("{history}/%20x/history")).await, 404, "MARKET_NOT_FOUND");
+    refused(&get("/v1/events/none/markets/1x2/history").await, 404, "EVENT_NOT_FOUND");
+    for path in ["/", "/v1", "/v1/", "/v1/event", "/v2/events", "/v1/events/", "/v1/events/E", "/v1/events/E/odds/more"]
+    {
+        let message = refused(&get(path).await, 404, "NOT_FOUND");
+        assert!(message.contains(&format!("`{path}`")), "{message}");
+    }
+    // No id: too long, and one that holds a control character or white space at an end.
+    for id in [&"x".repeat(129), "%00", "%0A", "%20E", "E%20"] {
+        refused(&get(&format!("/v1/events/{id}/odds")).await, 404, "EVENT_NOT_FOUND");
+        refused(&get(&format!("/v1/events/{id}/markets/1x2/history")).await, 404, "EVENT_NOT_FOUND");
+    }
+}
+
+#[actix_web::test]
+async fn a_wrong_parameter_is_named() {
+    let mut fed = Fed::start(&[]).await;
+    fed.send("E", [1]).await;
+    fed.stored(1).await;
+    for (path, wrong) in [
+        ("/v1/events", &["limit=0", "limit=10001", "limit=x", "limit=-1", "limit=1.5", "after=%20x"][..]),
+        (
+            "/v1/events/E/markets/1x2/history",
+            &[
+                "limit=0",
+                "limit=1001",
+                "limit=99999999999999999999999",
+                "line=x",
+                "line=1e9",
+                "from=yesterday",
+                "from=2025-11-09",
+                "to=9999999",
+                "to=2025-11-09T21:07:45",
+                "cursor=x",
+                "cursor=1_2",
+                "cursor=9223372036854775807_1_1",
+            ][..],
+        ),
+    ] {
+        for query in wrong {
+            let message = refused(&Answer::get(&fed.url(&format!("{path}?{query}"))).await, 400, "BAD_QUERY");
+            let parameter = query.split('=').next().unwrap();
+            assert!(message.starts_with(&format!("{parameter}: ")), "{query}: {message}");
+        }
+    }
+    assert_eq!(Answer::get(&fed.url("/v1/events?unknown=1")).await.status, 200, "unknown parameters are passed over");
+}
+
+#[actix_web::test]
+async fn an_address_whose_escapes_are_broken_is_refused() {
+    let fed = Fed::start(&[]).await;
+    for path in [
+        "/v1/events/%zz/odds",
+        "/v1/events/%ff/odds",
+        "/v1/events/E%/markets",
+        "/v1/events/E/markets/%C3/history",
+        "/v1/events?after=%zz",
+        "/v1/events?after=%ff",
+        "/v1/events?limit=1%",
+    ] {
+        // Past reqwest, which mends addresses.
+        let answer =
+            raw(fed.platform.odds(), &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
+        assert!(answer.contains(r#"{"code":"BAD_REQUEST","message":"the address holds "#), "{path}: {answer}");
+        assert!(answer.contains("cache-control: no-store"), "{path}: {answer}");
+    }
+}
+
+async fn raw(address: SocketAddr, request: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // A server that refuses early may reset what it has not read; what it said before is here.
+    let _ = within("a raw answer", stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[actix_web::test]
+async fn what_is_no_http_ends_its_connection_and_nothing_else() {
+    let fed = Fed::start(&[]).await;
+    let long = format!("GET /v1/events/{}/odds HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(300_000));
+    for garbage in ["\0\0\0\0\r\n\r\n", "GET /v1/events\r\n\r\n", "GET /v1/ev ents HTTP/1.1\r\n\r\n", &long] {
+        let answer = raw(fed.platform.odds(), garbage).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    assert_eq!(fed.get("/v1/events").await, json!([]));
+}
+
+#[actix_web::test]
+async fn another_method_is_405_and_says_which_are_taken() {
+    let fed = Fed::start(&[]).await;
+    let client = reqwest::Client::new();
+    for (path, allowed) in [
+        ("/v1/events", "GET, HEAD"),
+        ("/v1/events/E/markets", "GET, HEAD"),
+        ("/v1/events/E/odds", "GET, HEAD"),
+        ("/v1/events/E/markets/1x2/history", "GET, HEAD"),
+        ("/ws/odds", "GET"),
+    ] {
+        for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            let answer = Answer::of(client.request(method.clone(), fed.url(path))).await;
+            let message = refused(&answer, 405, "METHOD_NOT_ALLOWED");
+            assert_eq!(answer.header("allow"), Some(allowed), "{path}");
+            assert!(message.contains(method.as_str()), "{message}");
+        }
+    }
+    let health = format!("http://{}/healthz", fed.platform.health(Role::Odds));
+    refused(&Answer::of(client.post(&health)).await, 405, "METHOD_NOT_ALLOWED");
+    assert_eq!(Answer::of(client.head(&health)).await.status, 200, "load balancers ask by HEAD");
+}
+
+#[actix_web::test]
+async fn a_body_is_refused_by_its_size_and_its_kind() {
+    let fed = Fed::start(&[]).await;
+    let client = reqwest::Client::new();
+    let ask = |kind: &str, size: usize| {
+        let request = client.get(fed.url("/v1/events")).header("Content-Type", kind);
+        Answer::of(request.body(vec![b' '; size]))
+    };
+    refused(&ask("application/json", 64 * 1024 + 1).await, 413, "PAYLOAD_TOO_LARGE");
+    let message = refused(&ask("text/xml", 1).await, 415, "UNSUPPORTED_MEDIA_TYPE");
+    assert!(message.contains("text/xml"), "{message}");
+    assert_eq!(ask("application/json; charset=utf-8", 64 * 1024).await.status, 200);
+    // Said to be huge and never sent: refused by what it says.
+    let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 99999999999\r\n\r\n";
+    let answer = raw(fed.platform.odds(), head).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("PAYLOAD_TOO_LARGE"), "{answer}");
+}
+
+#[actix_web::test]
+async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
+    let mut fed = Fed::start(&[]).await;
+    fed.send("E", [1]).await;
+    fed.stored(1).await;
+    let mut database = fed.database();
+    database
+        .batch_execute("ALTER TABLE odds_current RENAME TO away; ALTER TABLE odds_history RENAME TO also_away")
+        .unwrap();
+    for path in ["/v1/events", "/v1/events/E/markets/1x2/history"] {
+        let answer = Answer::get(&fed.url(path)).await;
+        refused(&answer, 503, "STORE_UNAVAILABLE");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    // The books need no database, and go on.
+    fed.send("E", [2]).await;
+    until("the live path goes on", || async { (fed.get("/v1/events/E/odds").await[0]["version"] == 2).then_some(()) })
+        .await;
+    let failures = r#"odds_proc_errors_total{stage="store"}"#;
+    fed.platform.until_metric(Role::Processor, failures, |count| count >= 1.0).await;
+    database
+        .batch_execute("ALTER TABLE away RENAME TO odds_current; ALTER TABLE also_away RENAME TO odds_history")
+        .unwrap();
+    fed.stored(2).await;
+    let history = fed.get("/v1/events/E/markets/1x2/history").await;
+    assert_eq!(history["entries"].as_array().unwrap().len(), 2, "what came while it was away is there");
+    assert_eq!(fed.get("/v1/events").await.as_array().unwrap().len(), 1);
+}
+
+#[actix_web::test]
+async fn an_event_that_cannot_be_looked_up_is_unavailable_and_not_unknown() {
+    let mut fed = Fed::start(&[]).await;
+    fed.send("E", [1]).await;
+    fed.stored(1).await;
+    let folder = fed.platform.stop().await;
+    connect(&folder.path().join("test.db")).batch_execute("ALTER TABLE odds_current RENAME TO away").unwrap();
+    let platform = TestPlatform::start_in(folder, &TestPlatform::fed("ws://127.0.0.1:1/ws", &[])).await;
+    for path in ["/v1/events/E/odds", "/v1/events/E/markets"] {
+        refused(&Answer::get(&platform.url(path)).await, 503, "ODDS_UNAVAILABLE");
+    }
+    connect(&platform.folder.path().join("test.db")).batch_execute("ALTER TABLE away RENAME TO odds_current").unwrap();
+    let (status, odds) = get_json(&platform.url("/v1/events/E/odds")).await;
+    assert_eq!((status, &odds[0]["version"]), (200, &json!(1)));
+}

@@ -1,0 +1,150 @@
+//! `/healthz` and `/livez`: what they name, and that they only look.
+
+use diesel::RunQueryDsl;
+use pretty_assertions::assert_eq;
+
+use super::*;
+
+const FED_ROLES: [Role; 3] = [Role::Ingest, Role::Processor, Role::Odds];
+
+/// The names of what is down; none where the answer is 200.
+async fn down(platform: &TestPlatform, role: Role) -> Vec<String> {
+    names(&healthz(platform.health(role)).await)
+}
+
+fn names(answer: &Answer) -> Vec<String> {
+    if answer.status == 200 {
+        assert_eq!((answer.text(), answer.header("content-type")), ("ok", Some("text/plain; charset=utf-8")));
+        return Vec::new();
+    }
+    let body = answer.json();
+    assert_eq!((answer.status, &body["status"]), (503, &json!("unavailable")), "{body}");
+    let down = body["down"].as_array().unwrap();
+    assert!(down.iter().all(|one| one["reason"].as_str().is_some_and(|reason| !reason.is_empty())), "{body}");
+    down.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[actix_web::test]
+async fn every_role_is_ok_on_a_port_of_its_own() {
+    let platform = TestPlatform::start(&[]).await;
+    for role in Role::ALL {
+        until(role.name(), || async { (down(&platform, role).await.is_empty()).then_some(()) }).await;
+        let alive = Answer::get(&format!("http://{}/livez", platform.health(role))).await;
+        assert_eq!((alive.status, alive.text()), (200, "ok"));
+    }
+    let ports: std::collections::BTreeSet<_> = Role::ALL.iter().map(|role| platform.health(*role).port()).collect();
+    assert_eq!(ports.len(), 4);
+    platform.stop().await;
+}
+
+#[actix_web::test]
+async fn ingest_is_ready_while_any_supplier_is_connected() {
+    let (first, second) = (FakeSupplier::start().await, FakeSupplier::start().await);
+    let (first_url, second_url) = (first.url(), second.url());
+    drop((first, second));
+    let platform = TestPlatform::fed_by(&[first_url.clone(), second_url.clone()], &[]).await;
+    let answer = healthz(platform.health(Role::Ingest)).await;
+    assert_eq!(names(&answer), ["suppliers"]);
+    let reason = answer.json()["down"][0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains(&first_url) && reason.contains(&second_url), "{reason}");
+    assert_eq!(down(&platform, Role::Odds).await, [""; 0], "a supplier is not what odds need to be served");
+    let listener =
+        tokio::net::TcpListener::bind(second_url.strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap());
+    let listener = listener.await.unwrap();
+    let (stream, _) = within("the feed", listener.accept()).await.unwrap();
+    let link = tokio_tungstenite::accept_async(stream).await.unwrap();
+    until("ready", || async { down(&platform, Role::Ingest).await.is_empty().then_some(()) }).await;
+    drop((link, listener));
+    until("not ready again", || async { (!down(&platform, Role::Ingest).await.is_empty()).then_some(()) }).await;
+    let alive = Answer::get(&format!("http://{}/livez", platform.health(Role::Ingest))).await;
+    assert_eq!(alive.status, 200, "a restart of ours would not bring the supplier back");
+}
+
+#[actix_web::test]
+async fn a_database_file_that_is_gone_or_replaced_is_named_until_it_is_back() {
+    let fed = Fed::start(&[]).await;
+    let (path, aside) = (fed.database_path(), fed.platform.folder.path().join("aside.db"));
+    let all_ok = || async {
+        for role in FED_ROLES {
+            assert_eq!(down(&fed.platform, role).await, [""; 0], "{}", role.name());
+        }
+    };
+    until("ready", || async { down(&fed.platform, Role::Ingest).await.is_empty().then_some(()) }).await;
+    all_ok().await;
+    std::fs::rename(&path, &aside).unwrap();
+    for role in [Role::Processor, Role::Odds] {
+        assert_eq!(down(&fed.platform, role).await, ["database"]);
+    }
+    assert_eq!(down(&fed.platform, Role::Ingest).await, [""; 0]);
+    std::fs::write(&path, "not what was opened").unwrap();
+    let answer = healthz(fed.platform.health(Role::Processor)).await;
+    let reason = answer.json()["down"][0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("was replaced"), "{reason}");
+    std::fs::rename(&aside, &path).unwrap();
+    all_ok().await;
+}
+
+#[actix_web::test]
+async fn a_process_that_stops_is_not_ready_while_it_finishes() {
+    let mut fed = Fed::start(&[]).await;
+    fed.send("E", [1]).await;
+    fed.stored(1).await;
+    // A writer elsewhere holds the database, so the stop has something to wait for.
+    let mut database = fed.database();
+    database.batch_execute("BEGIN IMMEDIATE").unwrap();
+    fed.send("E", [2]).await;
+    let lag = r#"odds_proc_bus_lag{group="odds-processor"}"#;
+    fed.platform.until_metric(Role::Processor, lag, |lag| lag >= 1.0).await;
+    let addresses = FED_ROLES.map(|role| fed.platform.health(role));
+    let path = fed.database_path();
+    let stopping = actix_web::rt::spawn(fed.platform.stop());
+    for address in addresses {
+        until("stopping", || async { names(&healthz(address).await).contains(&"process".to_owned()).then_some(()) })
+            .await;
+    }
+    database.batch_execute("COMMIT").unwrap();
+    let _folder = within("it stops", stopping).await.unwrap();
+    #[derive(diesel::QueryableByName)]
+    struct Count {
+        #[diesel(sql_type = diesel::sql_types::BigInt)]
+        rows: i64,
+    }
+    let count: Count =
+        diesel::sql_query("SELECT count(*) AS rows FROM odds_history").get_result(&mut connect(&path)).unwrap();
+    assert_eq!(count.rows, 2, "what the bus held is finished");
+}
+
+#[actix_web::test]
+async fn health_checks_only_look() {
+    let mut fed = Fed::start(&[]).await;
+    fed.send("E", [1]).await;
+    fed.stored(1).await;
+    let mut client = fed.platform.subscriber("E").await;
+    until("ready", || async { down(&fed.platform, Role::Ingest).await.is_empty().then_some(()) }).await;
+    let odds = fed.get("/v1/events/E/odds").await;
+    let counts = async || {
+        let mut counts = Vec::new();
+        for role in FED_ROLES {
+            let page = fed.platform.metrics(role).await;
+            let names =
+                ["published_total", "frames_total", "consumed_total", "writes_total", "applied_total", "deliveries"];
+            let counted =
+                page.lines().filter(|line| names.iter().any(|name| line.contains(name)) && !line.starts_with('#'));
+            counts.extend(counted.map(str::to_owned));
+        }
+        counts
+    };
+    let before = counts().await;
+    assert!(before.len() >= 6, "{before:?}");
+    for _ in 0..40 {
+        for role in FED_ROLES {
+            assert_eq!(down(&fed.platform, role).await, [""; 0]);
+        }
+    }
+    assert_eq!(counts().await, before);
+    assert_eq!(fed.get("/v1/events").await.as_array().unwrap().len(), 1);
+    assert_eq!(fed.get("/v1/events/E/odds").await, odds);
+    // Whatever they had published would stand in front of this one.
+    fed.send("E", [2]).await;
+    assert_eq!(client.next().await["payload"]["version"], 2);
+}
