@@ -10,6 +10,7 @@ use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{LevelFilter, Record, SetLoggerError};
 
 use crate::config::settings::{LogFormat, Role};
+use crate::config::values::check_filter;
 
 /// The crate's own part of a target, which tells a person nothing.
 const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
@@ -70,26 +71,6 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
         LogFormat::Json => builder.format(|out, record| writeln!(out, "{}", json_line(record, Utc::now()))),
     };
     Ok(builder.try_init()?)
-}
-
-/// Whether a filter can be read; the error says what is wanted. env_logger would only warn, and log the rest.
-pub fn check_filter(filter: &str) -> Result<(), String> {
-    let want = || "log levels, as info or warn,sports_bet_platform::bus=debug".to_owned();
-    let (levels, words) = filter.split_once('/').unwrap_or((filter, ""));
-    let good = levels.split(',').all(|part| is_directive(part.trim()));
-    if good && !words.contains('/') { Ok(()) } else { Err(want()) }
-}
-
-/// `level`, `target` or `target=level`. An empty part is skipped, as env_logger does.
-fn is_directive(part: &str) -> bool {
-    let is_target = |target: &str| target.chars().all(|letter| letter.is_alphanumeric() || "_:-".contains(letter));
-    match part.split_once('=') {
-        Some((target, level)) => {
-            let level = level.trim();
-            is_target(target.trim()) && (level.is_empty() || level.parse::<LevelFilter>().is_ok())
-        }
-        None => part.parse::<LevelFilter>().is_ok() || is_target(part),
-    }
 }
 
 /// A record for people: time, level, target, message, fields. `level` is given in because it may be coloured.

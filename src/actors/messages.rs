@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 
+use super::outlet::SessionOutlet;
 use crate::bus::BusError;
 use crate::domain::book::{MarketState, Snapshot};
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::fanout::{Delivery, SessionId};
+use crate::domain::fanout::SessionId;
 use crate::domain::ids::EventId;
 use crate::domain::protocol::CloseReason;
 use crate::domain::update::{OddsUpdate, PositionedUpdate};
@@ -79,7 +80,7 @@ pub struct Connect {
     /// The session.
     pub id: SessionId,
     /// The way to it.
-    pub outlet: crate::actors::registry::SessionOutlet,
+    pub outlet: SessionOutlet,
 }
 
 /// A session to the registry: `true` where it was taken; `false` where the registry does not know the session.
@@ -106,16 +107,6 @@ pub struct Unsubscribe {
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Disconnect(pub SessionId);
-
-/// The registry to a session.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct Push(pub Delivery);
-
-/// The registry to a session, once: close, for this reason.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct EndSession(pub CloseReason);
 
 /// To the registry: close every session, and those that come later.
 #[derive(Message, Debug)]

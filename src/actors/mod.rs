@@ -8,6 +8,7 @@ pub mod bus_publisher;
 pub mod cache_writer;
 pub mod messages;
 pub mod odds_book;
+pub mod outlet;
 pub mod registry;
 pub mod session;
 pub mod store_writer;

@@ -4,16 +4,15 @@
 //! freezes its session actor, whose own timers then do not fire either.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::info;
 
-use super::messages::{BookChanged, Connect, Disconnect, EndAllSessions, EndSession, Push, Subscribe, Unsubscribe};
-use crate::domain::fanout::{Delivery, Fanout, Outlet, PushError, Report, SessionId};
+use super::messages::{BookChanged, Connect, Disconnect, EndAllSessions, Subscribe, Unsubscribe};
+use super::outlet::{EndSession, SessionOutlet};
+use crate::domain::fanout::{Fanout, Report, SessionId};
 use crate::domain::protocol::{CloseReason, UpdateFrame};
-use crate::http::connection::ConnectionHandle;
 use crate::metrics::OddsMetrics;
 
 /// How often slow sessions are offered what they have not taken.
@@ -28,56 +27,6 @@ pub struct RegistrySettings {
     pub slow_client_limit: Duration,
     /// A session whose own timer has not run for so long is ended.
     pub frozen_limit: Duration,
-}
-
-/// A sign of life that a session gives whenever its timer runs, in milliseconds since `start`.
-#[derive(Debug)]
-pub struct SignOfLife {
-    start: Instant,
-    millis: AtomicU64,
-}
-
-impl SignOfLife {
-    /// Alive now.
-    pub fn new() -> SignOfLife {
-        SignOfLife { start: Instant::now(), millis: AtomicU64::new(0) }
-    }
-
-    /// Still alive.
-    pub fn give(&self) {
-        self.millis.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    fn age(&self) -> Duration {
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.millis.load(Ordering::Relaxed)))
-    }
-}
-
-impl Default for SignOfLife {
-    fn default() -> SignOfLife {
-        SignOfLife::new()
-    }
-}
-
-/// The way to one session.
-pub struct SessionOutlet {
-    /// Changes go here.
-    pub push: Recipient<Push>,
-    /// A last word goes here.
-    pub end: Recipient<EndSession>,
-    /// Ends the connection from outside.
-    pub connection: Option<ConnectionHandle>,
-    /// The session's sign of life.
-    pub life: Arc<SignOfLife>,
-}
-
-impl Outlet for SessionOutlet {
-    fn push(&self, delivery: Delivery) -> Result<(), PushError> {
-        self.push.try_send(Push(delivery)).map_err(|error| match error {
-            SendError::Full(_) => PushError::Full,
-            SendError::Closed(_) => PushError::Gone,
-        })
-    }
 }
 
 /// The actor that fans out.
@@ -206,6 +155,7 @@ impl Handler<EndAllSessions> for Registry {
 mod tests {
     use std::sync::Mutex;
 
+    use super::super::outlet::{Push, SignOfLife};
     use super::*;
     use crate::domain::book::MarketState;
     use crate::domain::ids::EventId;

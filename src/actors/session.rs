@@ -12,8 +12,8 @@ use actix_web_actors::ws::{self, Message, ProtocolError, WebsocketContext};
 use bytes::BytesMut;
 use log::{debug, warn};
 
-use super::messages::{Connect, Disconnect, EndSession, GetSnapshot, Push, Subscribe, Unsubscribe};
-use super::registry::{SessionOutlet, SignOfLife};
+use super::messages::{Connect, Disconnect, GetSnapshot, Subscribe, Unsubscribe};
+use super::outlet::{EndSession, Push, SessionOutlet, SignOfLife};
 use crate::domain::fanout::SessionId;
 use crate::domain::ids::EventId;
 use crate::domain::protocol::{CloseReason, error_message, snapshot_message};

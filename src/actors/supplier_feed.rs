@@ -19,8 +19,9 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::OddsUpdate;
 use crate::metrics::IngestMetrics;
+use crate::supplier::endpoint::Endpoint;
 use crate::supplier::transport::{self, Connection, Inbound, Outbound, TransportError};
-use crate::supplier::{Decoded, Decoder, Endpoint, FrameFault, Refused};
+use crate::supplier::{Decoded, Decoder, FrameFault, Refused};
 
 /// A refused frame is logged at most this often, with how many were held back.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use crate::supplier::Endpoint;
+use crate::supplier::endpoint::Endpoint;
 use load::{ConfigError, Environment, Given, Shown, Stop};
 use settings::{Role, Settings};
 

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
-use crate::supplier::Endpoint;
+use crate::supplier::endpoint::Endpoint;
 
 use super::values::{
     duration, duration_above_zero, ip_address, log_filter, origin, port, rate, secret, size, supplier_url, topic, whole,

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use log::LevelFilter;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::logging;
-use crate::supplier::Endpoint;
+use crate::supplier::endpoint::Endpoint;
 
 /// The longest duration: 100 years. Longer ones would overflow the clocks that they are added to.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -65,7 +65,7 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
 
 /// Reads a filter of log lines.
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
-    logging::check_filter(text).map(|()| text.to_owned())
+    check_filter(text).map(|()| text.to_owned())
 }
 
 /// Reads the name of a Kafka topic.
@@ -156,6 +156,26 @@ fn mask_query(rest: &str, is_address: bool) -> String {
             format!("{path}?{}", names.join("&"))
         }
         _ => rest.to_owned(),
+    }
+}
+
+/// Whether a filter can be read; the error says what is wanted. env_logger would only warn, and log the rest.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    let want = || "log levels, as info or warn,sports_bet_platform::bus=debug".to_owned();
+    let (levels, words) = filter.split_once('/').unwrap_or((filter, ""));
+    let good = levels.split(',').all(|part| is_directive(part.trim()));
+    if good && !words.contains('/') { Ok(()) } else { Err(want()) }
+}
+
+/// `level`, `target` or `target=level`. An empty part is skipped, as env_logger does.
+fn is_directive(part: &str) -> bool {
+    let is_target = |target: &str| target.chars().all(|letter| letter.is_alphanumeric() || "_:-".contains(letter));
+    match part.split_once('=') {
+        Some((target, level)) => {
+            let level = level.trim();
+            is_target(target.trim()) && (level.is_empty() || level.parse::<LevelFilter>().is_ok())
+        }
+        None => part.parse::<LevelFilter>().is_ok() || is_target(part),
     }
 }
 

@@ -10,10 +10,11 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::domain::update::OddsUpdate;
+use crate::supplier::Decoder;
 use crate::supplier::betfair_fold::{History, fold_all, history_of};
+use crate::supplier::endpoint::Endpoint;
 use crate::supplier::testing::settings;
 use crate::supplier::transport::{Connection, Inbound, Outbound, connect};
-use crate::supplier::{Decoder, Endpoint};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const GREYHOUNDS: &str = include_str!("../../tests/data/betfair/1.197931750.jsonl");

@@ -3,15 +3,18 @@
 //! A [`Decoder`] is the wire form of one supplier, free of sockets and clocks; [`transport`] carries its frames.
 
 pub mod betfair;
+/// In one place, for the tests of the decoder and of the replay server.
+#[cfg(test)]
+#[path = "../../tests/support/betfair_fold.rs"]
+pub(crate) mod betfair_fold;
+pub mod endpoint;
 pub mod native;
 pub mod tls;
 pub mod transport;
 
 use std::fmt;
-use std::str::FromStr;
 
-use url::{Host, Url};
-
+use self::endpoint::Endpoint;
 use crate::config::settings::SupplierSettings;
 use crate::domain::update::OddsUpdate;
 
@@ -82,47 +85,6 @@ pub enum FrameFault {
     },
 }
 
-/// Where a supplier is, and which wire form it speaks. Shown without credentials and without its query.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// The native form over WebSocket: `ws://` or `wss://`.
-    Native(Url),
-    /// The Exchange Stream: `betfair://` over TCP, `betfairs://` over TLS.
-    Betfair {
-        /// Name or address, an IPv6 address without brackets.
-        host: String,
-        /// TCP port.
-        port: u16,
-        /// Whether TLS is spoken.
-        tls: bool,
-    },
-}
-
-/// Why a URL is no [`Endpoint`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EndpointError {
-    /// The text is no URL at all.
-    #[error("not a URL ({0}); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted")]
-    NotAUrl(url::ParseError),
-    /// The scheme names no wire form.
-    #[error(
-        "`{0}://` names no supplier; ws:// or wss:// (native), betfair:// or betfairs:// (Exchange Stream) is wanted"
-    )]
-    UnknownScheme(String),
-    /// There is no host.
-    #[error("`{0}://` without a host; {0}://host:port is wanted")]
-    NoHost(String),
-    /// `betfair://` without a port: there is no usual one.
-    #[error("`betfair://{0}` without a port; betfair://host:port is wanted")]
-    NoPort(String),
-    /// A `betfair` URL with a user, path, query or fragment, which would mean nothing.
-    #[error("`{0}://` takes only host and port; {0}://host:port is wanted, and the key in BETFAIR_APP_KEY")]
-    TooMuch(String),
-}
-
-/// The port of Betfair's stream over TLS.
-const BETFAIR_TLS_PORT: u16 = 443;
-
 impl Endpoint {
     /// A new decoder of the endpoint's wire form.
     pub fn decoder(&self, settings: &SupplierSettings) -> Box<dyn Decoder> {
@@ -132,78 +94,6 @@ impl Endpoint {
         }
     }
 }
-
-impl TryFrom<&Url> for Endpoint {
-    type Error = EndpointError;
-
-    fn try_from(url: &Url) -> Result<Endpoint, EndpointError> {
-        let scheme = url.scheme();
-        match scheme {
-            "ws" | "wss" => Ok(Endpoint::Native(url.clone())),
-            "betfair" | "betfairs" => betfair_endpoint(url, scheme == "betfairs"),
-            _ => Err(EndpointError::UnknownScheme(scheme.to_owned())),
-        }
-    }
-}
-
-impl FromStr for Endpoint {
-    type Err = EndpointError;
-
-    fn from_str(text: &str) -> Result<Endpoint, EndpointError> {
-        Endpoint::try_from(&text.parse::<Url>().map_err(EndpointError::NotAUrl)?)
-    }
-}
-
-fn betfair_endpoint(url: &Url, tls: bool) -> Result<Endpoint, EndpointError> {
-    let scheme = url.scheme().to_owned();
-    let host = match url.host() {
-        Some(Host::Ipv6(address)) => address.to_string(),
-        Some(host) if !host.to_string().is_empty() => host.to_string(),
-        _ => return Err(EndpointError::NoHost(scheme)),
-    };
-    let bare = url.username().is_empty() && url.password().is_none() && matches!(url.path(), "" | "/");
-    if !bare || url.query().is_some() || url.fragment().is_some() {
-        return Err(EndpointError::TooMuch(scheme));
-    }
-    match url.port().or(tls.then_some(BETFAIR_TLS_PORT)) {
-        Some(port) => Ok(Endpoint::Betfair { host, port, tls }),
-        None => Err(EndpointError::NoPort(host)),
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Endpoint::Native(url) => {
-                write!(out, "{}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
-                if let Some(port) = url.port() {
-                    write!(out, ":{port}")?;
-                }
-                out.write_str(url.path())
-            }
-            Endpoint::Betfair { host, port, tls } => {
-                let scheme = if *tls { "betfairs" } else { "betfair" };
-                if host.contains(':') {
-                    write!(out, "{scheme}://[{host}]:{port}")
-                } else {
-                    write!(out, "{scheme}://{host}:{port}")
-                }
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Endpoint {
-    /// As shown: the Debug form of a URL would show its password.
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Endpoint({self})")
-    }
-}
-
-/// In one place, for the tests of the decoder and of the replay server.
-#[cfg(test)]
-#[path = "../../tests/support/betfair_fold.rs"]
-pub(crate) mod betfair_fold;
 
 #[cfg(test)]
 pub(crate) mod testing {
@@ -224,40 +114,8 @@ pub(crate) mod testing {
 mod tests {
     use super::*;
 
-    fn shown(url: &str) -> String {
-        url.parse::<Endpoint>().map_or_else(|error| format!("error: {error}"), |endpoint| endpoint.to_string())
-    }
-
     #[test]
-    fn the_scheme_names_the_wire_form() {
-        assert_eq!(shown("ws://127.0.0.1:8081/ws"), "ws://127.0.0.1:8081/ws");
-        assert_eq!(shown("betfair://localhost:8085"), "betfair://localhost:8085");
-        assert_eq!(shown("betfairs://stream-api.betfair.com"), "betfairs://stream-api.betfair.com:443");
-        assert_eq!(shown("betfair://[::1]:8085"), "betfair://[::1]:8085");
-        let endpoint: Endpoint = "betfair://[::1]:8085".parse().unwrap();
-        assert_eq!(endpoint, Endpoint::Betfair { host: "::1".to_owned(), port: 8085, tls: false });
-    }
-
-    #[test]
-    fn a_wrong_url_is_told_what_is_wanted() {
-        let wrong =
-            ["localhost", "http://a/", "betfair://a", "betfair://:1", "betfairs://a:1/x", "betfair://k:s@a:1", "ws://"];
-        insta::assert_snapshot!(wrong.map(shown).join("\n"), @"
-        error: not a URL (relative URL without a base); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted
-        error: `http://` names no supplier; ws:// or wss:// (native), betfair:// or betfairs:// (Exchange Stream) is wanted
-        error: `betfair://a` without a port; betfair://host:port is wanted
-        error: not a URL (empty host); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted
-        error: `betfairs://` takes only host and port; betfairs://host:port is wanted, and the key in BETFAIR_APP_KEY
-        error: `betfair://` takes only host and port; betfair://host:port is wanted, and the key in BETFAIR_APP_KEY
-        error: not a URL (empty host); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted
-        ");
-    }
-
-    #[test]
-    fn credentials_are_never_shown() {
-        let endpoint: Endpoint = "wss://user:secret@feed.example/ws?token=secret".parse().unwrap();
-        assert_eq!(endpoint.to_string(), "wss://feed.example/ws");
-        assert_eq!(format!("{endpoint:?}"), "Endpoint(wss://feed.example/ws)");
+    fn what_is_sent_to_a_supplier_is_never_shown() {
         let decoded = Decoded { send: vec!["secret".to_owned()], ..Decoded::default() };
         assert!(!format!("{decoded:?}").contains("secret"), "{decoded:?}");
     }

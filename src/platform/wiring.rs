@@ -1,7 +1,5 @@
-//! The one place that wires: starts the actors, downstream first, and stops them in the other direction.
+//! Starts the parts, each with the edges to those that stand already.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -9,43 +7,41 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::web;
-use futures_util::FutureExt;
-use futures_util::future::join_all;
-use log::warn;
 
+use super::checks::{check_cache, check_store, check_suppliers};
+use super::{Parts, Platform, StartError};
 use crate::actors::book_router::BookRouter;
 use crate::actors::bus_consumer::{BusConsumer, ConsumerSettings, Work};
 use crate::actors::bus_publisher::BusPublisher;
 use crate::actors::cache_writer::CacheWriter;
-use crate::actors::messages::{Drain, EndAllSessions, GetSnapshot, LeaveSupplier, StoreBatch};
+use crate::actors::messages::{GetSnapshot, StoreBatch};
 use crate::actors::odds_book::{BookEdges, BookSource, Listener};
 use crate::actors::registry::{Registry, RegistrySettings};
 use crate::actors::session::{SessionEdges, tick_interval};
 use crate::actors::store_writer::{Retention, StoreWriter, blocking};
-use crate::actors::supplier_feed::{FeedStatus, SupplierFeed};
+use crate::actors::supplier_feed::SupplierFeed;
 use crate::bus::Topic;
 use crate::bus::embedded::EmbeddedTopic;
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
 use crate::config::settings::{Role, Settings};
 use crate::config::{Config, Suppliers};
-use crate::domain::protocol::CloseReason;
 use crate::domain::session::SessionLimits;
 use crate::domain::timestamp::Timestamp;
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::routes::odds_routes;
-use crate::http::server::{self, BindError, Listen, RunningServer};
+use crate::http::server::{self, Listen};
 use crate::http::state::OddsState;
 use crate::metrics::{IngestMetrics, OddsMetrics, ProcessorMetrics, SimulatorMetrics};
-use crate::simulator::{self, SimulatorHandle};
+use crate::simulator;
+use crate::store::Store;
 use crate::store::sqlite::{Claim, SqliteStore};
-use crate::store::{Store, StoreError};
-use crate::supplier::{Endpoint, EndpointError};
+use crate::supplier::endpoint::Endpoint;
 
 /// The group of the live path.
-pub const LIVE_GROUP: &str = "odds-live";
+const LIVE_GROUP: &str = "odds-live";
 /// The group of the store path.
-pub const STORE_GROUP: &str = "odds-processor";
+const STORE_GROUP: &str = "odds-processor";
 /// The group that keeps dead letters.
 const DEAD_LETTER_GROUP: &str = "dead-letters";
 /// Dead letters that the embedded bus holds at most.
@@ -54,157 +50,29 @@ const DEAD_LETTER_CAPACITY: usize = 1_000;
 const HUB_MAILBOX: usize = 1_024;
 /// How long the books may take to answer a REST request.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the platform looks whether its actors run.
-const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// The most connections of a health and metrics port.
 const ADMIN_CONNECTIONS: usize = 256;
 /// Connections of the odds port beyond its sessions.
 const REST_CONNECTIONS: usize = 2_048;
 
-/// Why the platform did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A port is taken.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The database cannot be opened.
-    #[error("DATABASE_URL: {path}: {cause}")]
-    Store {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        cause: StoreError,
-    },
-    /// A supplier's address cannot be read.
-    #[error("SUPPLIER_URLS: {0}")]
-    Supplier(#[from] EndpointError),
-    /// Two metrics have one name: a fault of the program.
-    #[error("metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
-}
-
-/// Where the platform listens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    /// REST and `/ws/odds`.
-    pub odds: Option<SocketAddr>,
-    /// The simulator.
-    pub simulator: Option<SocketAddr>,
-    /// Health and metrics of each role.
-    pub health: BTreeMap<Role, SocketAddr>,
-}
-
-/// A platform that runs.
-pub struct Platform {
-    addresses: Addresses,
-    liveness: Arc<Liveness>,
-    feeds: Vec<Addr<SupplierFeed>>,
-    consumers: Vec<Addr<BusConsumer>>,
-    registry: Option<Addr<Registry>>,
-    simulator: Option<SimulatorHandle>,
-    servers: Vec<RunningServer>,
-    arbiters: Vec<Arbiter>,
-    /// Held for as long as the platform runs.
-    _claim: Option<Claim>,
-    shutdown_timeout: Duration,
-}
-
-impl Platform {
-    /// Starts the roles of a configuration. To be called within an actix system.
-    pub async fn start(config: &Config) -> Result<Platform, StartError> {
-        let mut wiring = Wiring::new(&config.settings);
-        let odds = if config.runs(Role::Odds) { Some(wiring.start_registry()?) } else { None };
-        if config.runs(Role::Processor) {
-            let processor = wiring.start_processor(config, odds.as_ref()).await?;
-            if let Some(odds) = odds {
-                wiring.start_odds(odds, &processor)?;
-            }
-            if config.runs(Role::Ingest) {
-                wiring.start_publisher(&processor)?;
-            }
-        }
-        if config.runs(Role::Simulator) {
-            wiring.start_simulator()?;
-        }
-        if config.runs(Role::Ingest) {
-            wiring.make_feeds(config)?;
-        }
-        wiring.start_health()?;
-        wiring.start_feeds();
-        Ok(wiring.finish())
-    }
-
-    /// Where it listens.
-    pub fn addresses(&self) -> &Addresses {
-        &self.addresses
-    }
-
-    /// Waits until an actor has ended that the platform cannot do without, and names it.
-    pub async fn ended(&self) -> &'static str {
-        loop {
-            if let Some(actor) = self.liveness.ended().first() {
-                return actor;
-            }
-            tokio::time::sleep(WATCH_INTERVAL).await;
-        }
-    }
-
-    /// Stops: leaves the suppliers, finishes what the bus holds, closes every session, then the ports. What takes
-    /// longer than the shutdown timeout is cut off; `false` then.
-    pub async fn stop(self) -> bool {
-        self.liveness.stop();
-        let stopping = async {
-            join_all(self.feeds.iter().map(|feed| feed.send(LeaveSupplier))).await;
-            if let Some(simulator) = &self.simulator {
-                simulator.stop().await;
-            }
-            join_all(self.consumers.iter().map(|consumer| consumer.send(Drain))).await;
-            if let Some(registry) = &self.registry {
-                let _ = registry.send(EndAllSessions(CloseReason::GoingAway)).await;
-            }
-            join_all(self.servers.iter().map(RunningServer::stop)).await;
-        };
-        let in_time = tokio::time::timeout(self.shutdown_timeout, stopping).await.is_ok();
-        if !in_time {
-            warn!("not everything stopped within {:?}; the rest is cut off", self.shutdown_timeout);
-        }
-        for arbiter in &self.arbiters {
-            arbiter.stop();
-        }
-        in_time
-    }
-}
-
 /// What is started so far.
-struct Wiring<'a> {
+pub(super) struct Wiring<'a> {
     settings: &'a Settings,
     liveness: Arc<Liveness>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
     publisher: Option<(Addr<BusPublisher>, IngestMetrics)>,
     feeds: Vec<SupplierFeed>,
-    platform: Parts,
-}
-
-#[derive(Default)]
-struct Parts {
-    addresses: Addresses,
-    feeds: Vec<Addr<SupplierFeed>>,
-    consumers: Vec<Addr<BusConsumer>>,
-    registry: Option<Addr<Registry>>,
-    simulator: Option<SimulatorHandle>,
-    servers: Vec<RunningServer>,
-    arbiters: Vec<Arbiter>,
-    claim: Option<Claim>,
+    parts: Parts,
 }
 
 /// What the role `odds` starts with.
-struct OddsSide {
+pub(super) struct OddsSide {
     registry: Addr<Registry>,
     metrics: OddsMetrics,
 }
 
 /// What the role `processor` gives to the others.
-struct ProcessorSide {
+pub(super) struct ProcessorSide {
     store: Arc<dyn Store>,
     router: Addr<BookRouter>,
     updates: Arc<dyn Topic>,
@@ -212,14 +80,14 @@ struct ProcessorSide {
 }
 
 impl<'a> Wiring<'a> {
-    fn new(settings: &'a Settings) -> Wiring<'a> {
+    pub(super) fn new(settings: &'a Settings) -> Wiring<'a> {
         Wiring {
             settings,
             liveness: Arc::default(),
             feeds: Vec::new(),
             health: Vec::new(),
             publisher: None,
-            platform: Parts::default(),
+            parts: Parts::default(),
         }
     }
 
@@ -227,7 +95,7 @@ impl<'a> Wiring<'a> {
     fn arbiter(&mut self) -> ArbiterHandle {
         let arbiter = Arbiter::new();
         let handle = arbiter.handle();
-        self.platform.arbiters.push(arbiter);
+        self.parts.arbiters.push(arbiter);
         handle
     }
 
@@ -245,7 +113,7 @@ impl<'a> Wiring<'a> {
         address
     }
 
-    fn start_registry(&mut self) -> Result<OddsSide, StartError> {
+    pub(super) fn start_registry(&mut self) -> Result<OddsSide, StartError> {
         let metrics = OddsMetrics::new()?;
         let clients = &self.settings.clients;
         let settings = RegistrySettings {
@@ -254,14 +122,18 @@ impl<'a> Wiring<'a> {
         };
         let arbiter = self.arbiter();
         let registry = self.start("registry", &arbiter, HUB_MAILBOX, Registry::new(settings, metrics.clone()));
-        self.platform.registry = Some(registry.clone());
+        self.parts.registry = Some(registry.clone());
         Ok(OddsSide { registry, metrics })
     }
 
-    async fn start_processor(&mut self, config: &Config, odds: Option<&OddsSide>) -> Result<ProcessorSide, StartError> {
+    pub(super) async fn start_processor(
+        &mut self,
+        config: &Config,
+        odds: Option<&OddsSide>,
+    ) -> Result<ProcessorSide, StartError> {
         let metrics = ProcessorMetrics::new()?;
         let (store, claim) = open_store(config).await?;
-        self.platform.claim = Some(claim);
+        self.parts._claim = Some(claim);
         let cache: Arc<dyn OddsCache> = Arc::new(EmbeddedCache::new(self.settings.cache.cache_ttl));
         let bus = &self.settings.bus;
         let first_position = first_position();
@@ -294,36 +166,36 @@ impl<'a> Wiring<'a> {
         let writer: Recipient<StoreBatch> = self.start("store writer", &storing, HUB_MAILBOX, writer).recipient();
 
         let batch_wait = self.settings.store.store_batch_wait;
+        let batch_size = self.settings.bus.bus_batch_size;
+        let read = |group, linger| ConsumerSettings { group, batch_size, linger };
         let books = Work::Books(router.clone().recipient());
-        self.start_consumer("live consumer", &live, LIVE_GROUP, &updates, Duration::ZERO, books, &metrics);
+        self.start_consumer("live consumer", &live, &updates, read(LIVE_GROUP, Duration::ZERO), books, &metrics);
         let work = Work::Store(writer.clone());
-        self.start_consumer("store consumer", &storing, STORE_GROUP, &updates, batch_wait, work, &metrics);
+        self.start_consumer("store consumer", &storing, &updates, read(STORE_GROUP, batch_wait), work, &metrics);
         let work = Work::DeadLetters(writer);
-        self.start_consumer("dead letters", &storing, DEAD_LETTER_GROUP, &dead_letters, batch_wait, work, &metrics);
+        let reading = read(DEAD_LETTER_GROUP, batch_wait);
+        self.start_consumer("dead letters", &storing, &dead_letters, reading, work, &metrics);
 
         let checks = vec![check_store(&store), check_cache(&cache)];
         self.health.push((Role::Processor, checks, metrics.registry.clone()));
         Ok(ProcessorSide { store, router, updates, dead_letters })
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn start_consumer(
         &mut self,
         name: &'static str,
         arbiter: &ArbiterHandle,
-        group: &'static str,
         topic: &Arc<dyn Topic>,
-        linger: Duration,
+        settings: ConsumerSettings,
         work: Work,
         metrics: &ProcessorMetrics,
     ) {
-        let settings = ConsumerSettings { group, batch_size: self.settings.bus.bus_batch_size, linger };
-        let consumer = BusConsumer::new(settings, topic.subscribe(group), work, metrics.clone());
+        let consumer = BusConsumer::new(settings, topic.subscribe(settings.group), work, metrics.clone());
         let consumer = self.start(name, arbiter, 16, consumer);
-        self.platform.consumers.push(consumer);
+        self.parts.consumers.push(consumer);
     }
 
-    fn start_odds(&mut self, odds: OddsSide, processor: &ProcessorSide) -> Result<(), StartError> {
+    pub(super) fn start_odds(&mut self, odds: OddsSide, processor: &ProcessorSide) -> Result<(), StartError> {
         let clients = &self.settings.clients;
         let OddsSide { registry, metrics } = odds;
         let snapshots: Recipient<GetSnapshot> = processor.router.clone().recipient();
@@ -361,13 +233,13 @@ impl<'a> Wiring<'a> {
             config.app_data(state.clone());
             odds_routes(config);
         })?;
-        self.platform.addresses.odds = Some(server.address);
-        self.platform.servers.push(server);
+        self.parts.addresses.odds = Some(server.address);
+        self.parts.servers.push(server);
         self.health.push((Role::Odds, vec![check_store(&processor.store)], metrics.registry));
         Ok(())
     }
 
-    fn start_publisher(&mut self, processor: &ProcessorSide) -> Result<(), StartError> {
+    pub(super) fn start_publisher(&mut self, processor: &ProcessorSide) -> Result<(), StartError> {
         let metrics = IngestMetrics::new()?;
         let publisher = BusPublisher::new(processor.updates.clone(), processor.dead_letters.clone(), metrics.clone());
         let arbiter = self.arbiter();
@@ -376,7 +248,7 @@ impl<'a> Wiring<'a> {
         Ok(())
     }
 
-    fn start_simulator(&mut self) -> Result<(), StartError> {
+    pub(super) fn start_simulator(&mut self) -> Result<(), StartError> {
         let metrics = SimulatorMetrics::new()?;
         let arbiter = self.arbiter();
         let simulator = simulator::start(&self.settings.simulator, metrics.clone(), &arbiter);
@@ -389,14 +261,14 @@ impl<'a> Wiring<'a> {
             max_connections: REST_CONNECTIONS,
         };
         let server = server::start(listen, move |config| routes.clone()(config))?;
-        self.platform.addresses.simulator = Some(server.address);
-        self.platform.servers.push(server);
-        self.platform.simulator = Some(simulator);
+        self.parts.addresses.simulator = Some(server.address);
+        self.parts.servers.push(server);
+        self.parts.simulator = Some(simulator);
         self.health.push((Role::Simulator, Vec::new(), metrics.registry));
         Ok(())
     }
 
-    fn make_feeds(&mut self, config: &Config) -> Result<(), StartError> {
+    pub(super) fn make_feeds(&mut self, config: &Config) -> Result<(), StartError> {
         let Some((publisher, metrics)) = self.publisher.clone() else { return Ok(()) };
         let endpoints = self.endpoints(&config.suppliers)?;
         metrics.suppliers.set(endpoints.len() as i64);
@@ -412,7 +284,7 @@ impl<'a> Wiring<'a> {
     }
 
     fn endpoints(&self, suppliers: &Suppliers) -> Result<Vec<Endpoint>, StartError> {
-        match (suppliers, self.platform.addresses.simulator) {
+        match (suppliers, self.parts.addresses.simulator) {
             (Suppliers::At(urls), _) => Ok(urls.clone()),
             (Suppliers::OwnSimulator, Some(address)) => Ok(vec![format!("ws://{address}/ws").parse()?]),
             (Suppliers::OwnSimulator, None) => Ok(vec!["ws://127.0.0.1:8081/ws".parse()?]),
@@ -420,7 +292,7 @@ impl<'a> Wiring<'a> {
     }
 
     /// Starts the health and metrics ports.
-    fn start_health(&mut self) -> Result<(), StartError> {
+    pub(super) fn start_health(&mut self) -> Result<(), StartError> {
         for (role, checks, registry) in std::mem::take(&mut self.health) {
             let health = web::Data::new(RoleHealth { checks, liveness: self.liveness.clone(), registry });
             let (variable, port) = health_port(role, self.settings);
@@ -430,14 +302,14 @@ impl<'a> Wiring<'a> {
                 config.app_data(health.clone());
                 crate::http::health::routes(config);
             })?;
-            self.platform.addresses.health.insert(role, server.address);
-            self.platform.servers.push(server);
+            self.parts.addresses.health.insert(role, server.address);
+            self.parts.servers.push(server);
         }
         Ok(())
     }
 
     /// Connects to the suppliers: last, when nothing else can keep the platform from starting.
-    fn start_feeds(&mut self) {
+    pub(super) fn start_feeds(&mut self) {
         let feeds = std::mem::take(&mut self.feeds);
         if feeds.is_empty() {
             return;
@@ -445,26 +317,13 @@ impl<'a> Wiring<'a> {
         let arbiter = self.arbiter();
         for feed in feeds {
             let feed = self.start("supplier feed", &arbiter, 16, feed);
-            self.platform.feeds.push(feed);
+            self.parts.feeds.push(feed);
         }
     }
 
-    fn finish(self) -> Platform {
-        let liveness = self.liveness;
-        let Parts { addresses, feeds, consumers, registry, simulator, servers, arbiters, claim } = self.platform;
+    pub(super) fn finish(self) -> Platform {
         let shutdown_timeout = self.settings.process.shutdown_timeout;
-        Platform {
-            addresses,
-            liveness,
-            feeds,
-            consumers,
-            registry,
-            simulator,
-            servers,
-            arbiters,
-            _claim: claim,
-            shutdown_timeout,
-        }
+        Platform { parts: self.parts, liveness: self.liveness, shutdown_timeout }
     }
 }
 
@@ -503,29 +362,6 @@ fn health_port(role: Role, settings: &Settings) -> (&'static str, u16) {
         Role::Ingest => ("METRICS_PORT_INGEST", settings.ports.metrics_port_ingest),
         Role::Processor => ("METRICS_PORT_PROCESSOR", settings.ports.metrics_port_processor),
     }
-}
-
-fn check_store(store: &Arc<dyn Store>) -> Check {
-    let store = store.clone();
-    Check::new("database", move || {
-        let store = store.clone();
-        blocking(move || store.ping()).map(|result| result.map_err(|error| error.to_string())).boxed()
-    })
-}
-
-fn check_cache(cache: &Arc<dyn OddsCache>) -> Check {
-    let cache = cache.clone();
-    Check::new("cache", move || cache.ping().map(|result| result.map_err(|error| error.to_string())).boxed())
-}
-
-/// Ready while any supplier is connected: one that fails must not take the others out of service.
-fn check_suppliers(statuses: Vec<Arc<FeedStatus>>) -> Check {
-    Check::new("suppliers", move || {
-        let connected = statuses.iter().any(|status| status.is_connected());
-        let names = || statuses.iter().map(|status| status.supplier.as_str()).collect::<Vec<_>>().join(", ");
-        let result = if connected { Ok(()) } else { Err(format!("none is connected: {}", names())) };
-        std::future::ready(result).boxed()
-    })
 }
 
 fn bytes_of(size: bytesize::ByteSize) -> usize {

@@ -1,0 +1,72 @@
+//! The way from the registry to one session.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+
+use crate::domain::fanout::{Delivery, Outlet, PushError};
+use crate::domain::protocol::CloseReason;
+use crate::http::connection::ConnectionHandle;
+
+/// The registry to a session.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Push(pub Delivery);
+
+/// The registry to a session, once: close, for this reason.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct EndSession(pub CloseReason);
+
+/// A sign of life that a session gives whenever its timer runs, in milliseconds since `start`.
+#[derive(Debug)]
+pub struct SignOfLife {
+    start: Instant,
+    millis: AtomicU64,
+}
+
+impl SignOfLife {
+    /// Alive now.
+    pub fn new() -> SignOfLife {
+        SignOfLife { start: Instant::now(), millis: AtomicU64::new(0) }
+    }
+
+    /// Still alive.
+    pub fn give(&self) {
+        self.millis.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// How long ago the last one was given.
+    pub fn age(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.millis.load(Ordering::Relaxed)))
+    }
+}
+
+impl Default for SignOfLife {
+    fn default() -> SignOfLife {
+        SignOfLife::new()
+    }
+}
+
+/// The way to one session.
+pub struct SessionOutlet {
+    /// Changes go here.
+    pub push: Recipient<Push>,
+    /// A last word goes here.
+    pub end: Recipient<EndSession>,
+    /// Ends the connection from outside.
+    pub connection: Option<ConnectionHandle>,
+    /// The session's sign of life.
+    pub life: Arc<SignOfLife>,
+}
+
+impl Outlet for SessionOutlet {
+    fn push(&self, delivery: Delivery) -> Result<(), PushError> {
+        self.push.try_send(Push(delivery)).map_err(|error| match error {
+            SendError::Full(_) => PushError::Full,
+            SendError::Closed(_) => PushError::Gone,
+        })
+    }
+}

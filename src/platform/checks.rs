@@ -1,0 +1,34 @@
+//! What the roles need in order to work, as checks of readiness.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+
+use crate::actors::store_writer::blocking;
+use crate::actors::supplier_feed::FeedStatus;
+use crate::cache::OddsCache;
+use crate::http::health::Check;
+use crate::store::Store;
+
+pub(super) fn check_store(store: &Arc<dyn Store>) -> Check {
+    let store = store.clone();
+    Check::new("database", move || {
+        let store = store.clone();
+        blocking(move || store.ping()).map(|result| result.map_err(|error| error.to_string())).boxed()
+    })
+}
+
+pub(super) fn check_cache(cache: &Arc<dyn OddsCache>) -> Check {
+    let cache = cache.clone();
+    Check::new("cache", move || cache.ping().map(|result| result.map_err(|error| error.to_string())).boxed())
+}
+
+/// Ready while any supplier is connected: one that fails must not take the others out of service.
+pub(super) fn check_suppliers(statuses: Vec<Arc<FeedStatus>>) -> Check {
+    Check::new("suppliers", move || {
+        let connected = statuses.iter().any(|status| status.is_connected());
+        let names = || statuses.iter().map(|status| status.supplier.as_str()).collect::<Vec<_>>().join(", ");
+        let result = if connected { Ok(()) } else { Err(format!("none is connected: {}", names())) };
+        std::future::ready(result).boxed()
+    })
+}

@@ -1,0 +1,151 @@
+//! The one place that wires: starts the actors, downstream first, and stops them in the other direction.
+
+mod checks;
+mod wiring;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use futures_util::future::join_all;
+use log::warn;
+
+use self::wiring::Wiring;
+use crate::actors::bus_consumer::BusConsumer;
+use crate::actors::messages::{Drain, EndAllSessions, LeaveSupplier};
+use crate::actors::registry::Registry;
+use crate::actors::supplier_feed::SupplierFeed;
+use crate::config::Config;
+use crate::config::settings::Role;
+use crate::domain::protocol::CloseReason;
+use crate::http::health::Liveness;
+use crate::http::server::{BindError, RunningServer};
+use crate::simulator::SimulatorHandle;
+use crate::store::StoreError;
+use crate::store::sqlite::Claim;
+use crate::supplier::endpoint::EndpointError;
+
+/// How often the platform looks whether its actors run.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why the platform did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The database cannot be opened.
+    #[error("DATABASE_URL: {path}: {cause}")]
+    Store {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        cause: StoreError,
+    },
+    /// A supplier's address cannot be read.
+    #[error("SUPPLIER_URLS: {0}")]
+    Supplier(#[from] EndpointError),
+    /// Two metrics have one name: a fault of the program.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Where the platform listens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// REST and `/ws/odds`.
+    pub odds: Option<SocketAddr>,
+    /// The simulator.
+    pub simulator: Option<SocketAddr>,
+    /// Health and metrics of each role.
+    pub health: BTreeMap<Role, SocketAddr>,
+}
+
+/// A platform that runs.
+pub struct Platform {
+    parts: Parts,
+    liveness: Arc<Liveness>,
+    shutdown_timeout: Duration,
+}
+
+/// What runs, and is to be stopped.
+#[derive(Default)]
+struct Parts {
+    addresses: Addresses,
+    feeds: Vec<Addr<SupplierFeed>>,
+    consumers: Vec<Addr<BusConsumer>>,
+    registry: Option<Addr<Registry>>,
+    simulator: Option<SimulatorHandle>,
+    servers: Vec<RunningServer>,
+    arbiters: Vec<Arbiter>,
+    /// Held for as long as the platform runs.
+    _claim: Option<Claim>,
+}
+
+impl Platform {
+    /// Starts the roles of a configuration. To be called within an actix system.
+    pub async fn start(config: &Config) -> Result<Platform, StartError> {
+        let mut wiring = Wiring::new(&config.settings);
+        let odds = if config.runs(Role::Odds) { Some(wiring.start_registry()?) } else { None };
+        if config.runs(Role::Processor) {
+            let processor = wiring.start_processor(config, odds.as_ref()).await?;
+            if let Some(odds) = odds {
+                wiring.start_odds(odds, &processor)?;
+            }
+            if config.runs(Role::Ingest) {
+                wiring.start_publisher(&processor)?;
+            }
+        }
+        if config.runs(Role::Simulator) {
+            wiring.start_simulator()?;
+        }
+        if config.runs(Role::Ingest) {
+            wiring.make_feeds(config)?;
+        }
+        wiring.start_health()?;
+        wiring.start_feeds();
+        Ok(wiring.finish())
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.parts.addresses
+    }
+
+    /// Waits until an actor has ended that the platform cannot do without, and names it.
+    pub async fn ended(&self) -> &'static str {
+        loop {
+            if let Some(actor) = self.liveness.ended().first() {
+                return actor;
+            }
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
+    }
+
+    /// Stops: leaves the suppliers, finishes what the bus holds, closes every session, then the ports. What takes
+    /// longer than the shutdown timeout is cut off; `false` then.
+    pub async fn stop(self) -> bool {
+        self.liveness.stop();
+        let stopping = async {
+            join_all(self.parts.feeds.iter().map(|feed| feed.send(LeaveSupplier))).await;
+            if let Some(simulator) = &self.parts.simulator {
+                simulator.stop().await;
+            }
+            join_all(self.parts.consumers.iter().map(|consumer| consumer.send(Drain))).await;
+            if let Some(registry) = &self.parts.registry {
+                let _ = registry.send(EndAllSessions(CloseReason::GoingAway)).await;
+            }
+            join_all(self.parts.servers.iter().map(RunningServer::stop)).await;
+        };
+        let in_time = tokio::time::timeout(self.shutdown_timeout, stopping).await.is_ok();
+        if !in_time {
+            warn!("not everything stopped within {:?}; the rest is cut off", self.shutdown_timeout);
+        }
+        for arbiter in &self.parts.arbiters {
+            arbiter.stop();
+        }
+        in_time
+    }
+}
