@@ -125,7 +125,8 @@ struct Step {
 
 async fn read_and_work(mut subscription: Box<dyn Subscription>, worker: Worker) -> Step {
     let reading = subscription.next_batch(worker.settings.batch_size, worker.settings.linger);
-    let end = match tokio::time::timeout(IDLE_LOOK, reading).await {
+    // The wait for a batch to fill up comes on top: cut short, it would begin again for ever and read nothing.
+    let end = match tokio::time::timeout(IDLE_LOOK.saturating_add(worker.settings.linger), reading).await {
         Err(_idle) => Ok(()),
         Ok(Err(end)) => Err(end),
         Ok(Ok(batch)) => {
