@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, StreamExt};
+use futures_util::stream::{BoxStream, Stream, StreamExt};
 use futures_util::{FutureExt, Sink, SinkExt};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf};
@@ -108,6 +108,8 @@ impl TransportError {
 
 /// What waits for the writer. A feed sends pings and a few requests, no stream.
 const OUTBOUND_QUEUE: usize = 16;
+/// How long a supplier that said good-bye has to close the connection itself.
+const CLOSE_GRACE: Duration = Duration::from_millis(500);
 const READ_BUFFER: usize = 16 * 1024;
 const WRITE_BUFFER: usize = 16 * 1024;
 
@@ -183,8 +185,24 @@ async fn open_websocket(url: &Url, io: Box<dyn Io>, settings: &SupplierSettings)
     let (sink, stream) = socket.split();
     let (outbound, queue) = mpsc::channel(OUTBOUND_QUEUE);
     let writer = Writer::start(write_messages(sink, queue, settings.supplier_read_timeout).boxed());
-    let inbound = stream.filter_map(move |message| async move { read_message(message, max) });
+    let inbound = until_closed(stream.boxed()).filter_map(move |message| async move { read_message(message, max) });
     Ok(Connection { inbound: guarded(inbound.boxed(), writer), outbound })
+}
+
+/// The stream until the supplier's close frame. The look at what follows it answers the frame; a supplier that leaves
+/// the connection standing all the same is not waited for.
+fn until_closed(
+    stream: BoxStream<'static, Result<Message, tungstenite::Error>>,
+) -> impl Stream<Item = Result<Message, tungstenite::Error>> + Send {
+    futures_util::stream::unfold(stream, |mut stream| async move {
+        let message = stream.next().await?;
+        if matches!(message, Ok(Message::Close(_))) {
+            // Whatever it says, it is the end.
+            let _ = timeout(CLOSE_GRACE, stream.next()).await;
+            return None;
+        }
+        Some((message, stream))
+    })
 }
 
 fn max_frame(settings: &SupplierSettings) -> usize {
@@ -196,7 +214,6 @@ fn read_message(message: Result<Message, tungstenite::Error>, max: usize) -> Opt
         Ok(Message::Text(text)) => Some(Ok(Inbound::Frame(text.into()))),
         Ok(Message::Binary(bytes)) => Some(Ok(Inbound::Frame(bytes))),
         Ok(Message::Ping(_) | Message::Pong(_)) => Some(Ok(Inbound::Alive)),
-        // The stream ends by itself once the close is answered.
         Ok(Message::Close(_) | Message::Frame(_)) => None,
         Err(tungstenite::Error::Capacity(_)) => Some(Err(TransportError::FrameTooLarge(max))),
         Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => None,
