@@ -1,1 +1,221 @@
-//! pipeline
+//! From supplier to socket: what a supplier sends reaches the clients, REST and the history, once and in order,
+//! whatever goes wrong on the way. A test that is named after a mistake of the original says so.
+
+mod burst;
+mod feed;
+mod garbage;
+mod order;
+mod pressure;
+mod restart;
+mod simulator;
+mod suppliers;
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, SqliteConnection};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use sports_bet_platform::domain::ids::{EventId, MarketKey, MarketName};
+use sports_bet_platform::store::sqlite::SqliteStore;
+use sports_bet_platform::store::{HistoryEntry, HistoryQuery, Store, StoredDeadLetter};
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{FakeSupplier, OddsClient, SupplierLink, TestPlatform, get_json, until, within};
+
+/// A supplier's connection that is served in the background: it sends what it is told to, and answers pings.
+struct LiveLink {
+    frames: mpsc::UnboundedSender<Message>,
+    sent: watch::Receiver<usize>,
+    pings: watch::Receiver<usize>,
+    over: watch::Receiver<bool>,
+}
+
+impl LiveLink {
+    /// The feed's next connection.
+    async fn accept(supplier: &FakeSupplier) -> LiveLink {
+        LiveLink::over(supplier.accept().await)
+    }
+
+    fn over(mut link: SupplierLink) -> LiveLink {
+        let (frames, mut queue) = mpsc::unbounded_channel::<Message>();
+        let (count_sent, sent) = watch::channel(0);
+        let (count_ping, pings) = watch::channel(0);
+        let (tell_over, over) = watch::channel(false);
+        actix_web::rt::spawn(async move {
+            loop {
+                tokio::select! {
+                    frame = queue.recv() => {
+                        let Some(frame) = frame else { break };
+                        if link.socket.send(frame).await.is_err() {
+                            break;
+                        }
+                        count_sent.send_modify(|sent| *sent += 1);
+                    }
+                    heard = link.socket.next() => match heard {
+                        Some(Ok(Message::Ping(_))) => count_ping.send_modify(|pings| *pings += 1),
+                        Some(Ok(_)) => {}
+                        Some(Err(_)) | None => break,
+                    },
+                }
+            }
+            let _ = tell_over.send(true);
+        });
+        LiveLink { frames, sent, pings, over }
+    }
+
+    /// Queues a frame.
+    fn send(&self, frame: impl Into<String>) {
+        self.send_message(Message::text(frame.into()));
+    }
+
+    /// Queues any message, as a binary or a close frame.
+    fn send_message(&self, message: Message) {
+        self.frames.send(message).unwrap();
+    }
+
+    /// Waits until the feed has left.
+    async fn until_over(&self) {
+        within("the feed leaves", self.over.clone().wait_for(|over| *over)).await.unwrap();
+    }
+
+    fn is_over(&self) -> bool {
+        *self.over.borrow()
+    }
+}
+
+/// A time of the supplier's, `second` seconds into a day.
+fn at(second: i64) -> String {
+    let (hours, minutes, seconds) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("2026-01-01T{hours:02}:{minutes:02}:{seconds:02}Z")
+}
+
+/// A frame of any market, in our form: two selections, and a price that tells second and version.
+fn market_frame(event: &str, market: &str, line: Option<f64>, second: i64, version: i64) -> String {
+    let price = 1.1 + (second % 500) as f64 / 10.0 + (version % 100) as f64 / 1_000.0;
+    let mut frame = json!({
+        "event_id": event, "home_team": "Flamengo", "away_team": "Palmeiras", "market": market,
+        "selections": [
+            {"id": "a", "name": "A", "price": (price * 1_000.0).round() / 1_000.0, "status": "active"},
+            {"id": "b", "name": "B", "price": 2.5, "status": "active"},
+        ],
+        "status": "open", "updated_at": at(second), "source": "test-supplier", "version": version,
+    });
+    if let Some(line) = line {
+        frame["line"] = json!(line);
+    }
+    frame.to_string()
+}
+
+fn market_key(market: &str, line: Option<&str>) -> MarketKey {
+    MarketKey { name: MarketName::new(market).unwrap(), line: line.map(|line| line.parse().unwrap()) }
+}
+
+/// The database of a platform, opened beside it or after it.
+struct Database {
+    store: SqliteStore,
+    path: String,
+}
+
+impl Database {
+    fn of(folder: &TempDir) -> Database {
+        let path = folder.path().join("test.db").to_string_lossy().into_owned();
+        Database { store: SqliteStore::open(&path).unwrap(), path }
+    }
+
+    /// The whole history of a market, in the supplier's order.
+    fn history(&self, event: &str, market: MarketKey) -> Vec<HistoryEntry> {
+        let event_id = EventId::new(event).unwrap();
+        let query = HistoryQuery { event_id, market, from: None, to: None, after: None, limit: 1_000_000 };
+        self.store.history(&query).unwrap()
+    }
+
+    /// The versions of an event's `1x2` in its history, in the supplier's order.
+    fn versions(&self, event: &str) -> Vec<i64> {
+        self.history(event, market_key("1x2", None)).iter().map(|entry| entry.cursor.revision.version).collect()
+    }
+
+    /// Waits until an event's `1x2` has exactly these versions in its history.
+    async fn until_versions(&self, event: &str, wanted: &[i64]) {
+        until(&format!("{} rows of {event}", wanted.len()), async || {
+            (self.versions(event).len() >= wanted.len()).then_some(())
+        })
+        .await;
+        assert_eq!(self.versions(event), wanted);
+    }
+
+    /// Dead letters, oldest first.
+    fn dead_letters(&self) -> Vec<StoredDeadLetter> {
+        let mut letters = self.store.list_dead_letters(100_000).unwrap();
+        letters.reverse();
+        letters
+    }
+
+    /// Waits until there are so many dead letters.
+    async fn until_dead_letters(&self, count: usize) -> Vec<StoredDeadLetter> {
+        until(&format!("{count} dead letters"), async || {
+            let letters = self.dead_letters();
+            (letters.len() >= count).then_some(letters)
+        })
+        .await
+    }
+
+    /// Locks the database for every other writer until the lock is dropped.
+    fn lock(&self) -> DatabaseLock {
+        let mut connection = SqliteConnection::establish(&self.path).unwrap();
+        connection.batch_execute("PRAGMA busy_timeout = 20000; BEGIN IMMEDIATE").unwrap();
+        DatabaseLock(connection)
+    }
+}
+
+/// Nobody else writes while this is held.
+struct DatabaseLock(SqliteConnection);
+
+impl Drop for DatabaseLock {
+    fn drop(&mut self) {
+        let _ = self.0.batch_execute("ROLLBACK");
+    }
+}
+
+/// The odds of an event as REST tells them; empty where it does not know the event.
+async fn rest_odds(platform: &TestPlatform, event: &str) -> Vec<Value> {
+    let (status, body) = get_json(&platform.url(&format!("/v1/events/{event}/odds"))).await;
+    if status == 404 { Vec::new() } else { body.as_array().unwrap().clone() }
+}
+
+/// Waits until REST shows an event's first market in this version.
+async fn until_rest(platform: &TestPlatform, event: &str, version: i64) -> Value {
+    until(&format!("version {version} of {event} at REST"), async || {
+        rest_odds(platform, event).await.into_iter().find(|odds| odds["version"] == version)
+    })
+    .await
+}
+
+/// Reads updates until one has this version; gives (seq, version) of each.
+async fn updates_until(client: &mut OddsClient, version: i64) -> Vec<(u64, i64)> {
+    let mut seen = Vec::new();
+    loop {
+        let update = client.next_of("update").await;
+        seen.push((update["seq"].as_u64().unwrap(), update["payload"]["version"].as_i64().unwrap()));
+        if update["payload"]["version"] == version {
+            return seen;
+        }
+    }
+}
+
+/// Lets the book of a new event start, and waits until its client knows. A book that starts in the middle of a flood may
+/// find the store ahead of it, and tells only the latest then; tests that count every change begin behind that.
+async fn appear(link: &LiveLink, client: &mut OddsClient, event: &str) {
+    link.send(market_frame(event, "appears", None, 0, 0));
+    let update = client.next_of("update").await;
+    assert_eq!(update["payload"]["market"], "appears", "{update}");
+}
+
+fn versions_of(seen: &[(u64, i64)]) -> Vec<i64> {
+    seen.iter().map(|(_, version)| *version).collect()
+}
+
+fn assert_grows(seqs: impl IntoIterator<Item = u64>) {
+    let seqs: Vec<_> = seqs.into_iter().collect();
+    assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "the numbers do not grow: {seqs:?}");
+}

@@ -54,14 +54,18 @@ impl OddsClient {
 
     /// The next message, or the frame that closed the socket (none where it broke off).
     pub async fn next_or_close(&mut self) -> Result<Value, Option<CloseFrame>> {
-        loop {
-            match within("a message of the server", self.socket.next()).await {
-                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
-                Some(Ok(Message::Close(frame))) => return Err(frame),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Err(None),
+        // One deadline for all of it: the server's pings must not put it off.
+        within("a message of the server", async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
+                    Some(Ok(Message::Close(frame))) => return Err(frame),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return Err(None),
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Reads until the socket is closed; gives the close code.
