@@ -125,7 +125,7 @@ fn the_conversation() {
     let said = frame(&mut decoder, r#"{"op":"connection","connectionId":"206-1"}"#).send;
     insta::assert_snapshot!(said.join("\n"), @r#"{"op":"authentication","id":1,"appKey":"key","session":"token"}"#);
     let said = frame(&mut decoder, r#"{"op":"status","id":1,"statusCode":"SUCCESS","connectionClosed":false}"#).send;
-    insta::assert_snapshot!(said.join("\n"), @r#"{"op":"marketSubscription","id":2,"marketFilter":{"marketIds":["1.1","1.2"]},"marketDataFilter":{"fields":["EX_BEST_OFFERS","EX_LTP","EX_MARKET_DEF"],"ladderLevels":1},"heartbeatMs":5000,"conflateMs":0}"#);
+    insta::assert_snapshot!(said.join("\n"), @r#"{"op":"marketSubscription","id":2,"marketFilter":{"marketIds":["1.1","1.2"]},"marketDataFilter":{"fields":["EX_BEST_OFFERS","EX_LTP","EX_MARKET_DEF"],"ladderLevels":1},"heartbeatMs":3333,"conflateMs":0}"#);
     assert!(frame(&mut decoder, r#"{"op":"status","id":2,"statusCode":"SUCCESS"}"#).send.is_empty());
     assert_eq!(shown(&mut decoder, &mcm(1, IMAGE, &[change(1, "OPEN", "2.5")])).len(), 1);
     let heartbeat = frame(&mut decoder, r#"{"op":"mcm","id":2,"pt":9,"clk":"c1","ct":"HEARTBEAT"}"#);
