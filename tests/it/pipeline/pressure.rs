@@ -51,7 +51,7 @@ async fn dead_letters_that_come_while_the_database_is_locked_are_kept_afterwards
     (0..50).for_each(|number| link.send(format!("garbage {number}")));
     link.send(original_frame("M", &at(1), 1));
     updates_until(&mut client, 1).await;
-    platform.until_metric(Role::Processor, "odds_proc_errors_total{stage=\"store\"}", |count| count >= 1.0).await;
+    platform.until_metric(Role::Processor, "odds_proc_errors_total{stage=\"dead_letter\"}", |count| count >= 1.0).await;
     assert!(database.dead_letters().is_empty());
     drop(lock);
     let kept = database.until_dead_letters(50).await;

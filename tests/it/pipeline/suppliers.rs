@@ -41,7 +41,7 @@ async fn a_supplier_that_closes_cleanly_again_and_again_is_come_back_to_ever_mor
 async fn a_supplier_that_says_good_bye_and_leaves_the_connection_standing_is_not_waited_for() {
     let supplier = FakeSupplier::start().await;
     // Neither a ping nor the read timeout ends it: that would take longer than this test waits.
-    let variables = [("SUPPLIER_READ_TIMEOUT", "2m"), ("SUPPLIER_PING_INTERVAL", "1m")];
+    let variables = [("SUPPLIER_READ_TIMEOUT", "3m"), ("SUPPLIER_STALE_AFTER", "2m"), ("SUPPLIER_PING_INTERVAL", "1m")];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     let mut standing = supplier.accept().await;
     standing.socket.close(None).await.unwrap();
