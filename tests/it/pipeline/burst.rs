@@ -89,5 +89,5 @@ async fn between_snapshot_and_updates_there_is_no_gap_however_fast_they_flow() {
 
 #[actix_web::test]
 async fn a_client_that_is_given_only_the_latest_of_each_market_ends_with_the_same_state() {
-    joins_during_a_burst(&[("WS_SESSION_QUEUE", "1"), ("BUS_BATCH_SIZE", "1")]).await;
+    joins_during_a_burst(&[("WS_SESSION_QUEUE", "1"), ("BUS_BATCH_SIZE", "20")]).await;
 }

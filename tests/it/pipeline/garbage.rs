@@ -125,6 +125,7 @@ async fn health_checks_put_nothing_among_the_odds() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
+    platform.until_metric(Role::Ingest, "odds_ingest_suppliers_connected", |count| count == 1.0).await;
     for role in [Role::Ingest, Role::Processor, Role::Odds] {
         let (status, body) = crate::support::get_text(&format!("http://{}/healthz", platform.health(role))).await;
         assert_eq!((status, body.trim()), (200, "ok"));

@@ -3,7 +3,7 @@
 use sports_bet_platform::config::settings::Role;
 
 use super::*;
-use crate::support::original_frame;
+use crate::support::{metric, original_frame};
 
 /// Mistake 3: late and duplicate messages won.
 #[actix_web::test]
@@ -13,6 +13,9 @@ async fn duplicates_and_late_updates_change_nothing_that_a_client_sees() {
     let link = LiveLink::accept(&supplier).await;
     let mut client = platform.subscriber("M").await;
     appear(&link, &mut client, "M").await;
+    let rejected = |reason: &str| format!("odds_proc_updates_rejected_total{{reason=\"{reason}\"}}");
+    // The book that just started may have found its first update in the store, and passed it over as known.
+    let known = metric(&platform.metrics(Role::Processor).await, &rejected("duplicate")).unwrap_or_default();
     for version in [1, 3, 1, 2, 3, 3, 2, 4] {
         link.send(original_frame("M", &at(version), version));
     }
@@ -20,8 +23,7 @@ async fn duplicates_and_late_updates_change_nothing_that_a_client_sees() {
     assert_eq!(versions_of(&seen), [1, 3, 4]);
     assert_grows(seen.iter().map(|(seq, _)| *seq));
     until_rest(&platform, "M", 4).await;
-    let rejected = |reason: &str| format!("odds_proc_updates_rejected_total{{reason=\"{reason}\"}}");
-    platform.until_metric(Role::Processor, &rejected("duplicate"), |count| count == 2.0).await;
+    platform.until_metric(Role::Processor, &rejected("duplicate"), |count| count >= known + 2.0).await;
     platform.until_metric(Role::Processor, &rejected("older"), |count| count == 3.0).await;
     // The one that came late was offered once: the history has it, once.
     Database::of(&platform.folder).until_versions("M", &[1, 2, 3, 4]).await;
