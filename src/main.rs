@@ -48,21 +48,32 @@ impl Task {
                 if let Err(failure) = logging::init(process.log_format, &process.rust_log) {
                     return failed(&failure);
                 }
-                finish(serve::run(*config))
+                let format = process.log_format;
+                finish(serve::run(*config), |failure| match format {
+                    // Whoever reads the log by machine reads this line too.
+                    LogFormat::Json if log::log_enabled!(log::Level::Error) => {
+                        log::error!("{failure}");
+                        ExitCode::FAILURE
+                    }
+                    _ => failed(failure),
+                })
             }
             Task::Replay(args) => match logging::init(LogFormat::Text, "info") {
-                Ok(()) => finish(replay::serve(args)),
+                Ok(()) => finish(replay::serve(args), |failure| failed(failure)),
                 Err(failure) => failed(&failure),
             },
-            Task::Watch(args) => finish(watch::run(args)),
+            Task::Watch(args) => finish(watch::run(args), |failure| failed(failure)),
         }
     }
 }
 
-fn finish<E: std::error::Error>(work: impl Future<Output = Result<(), E>>) -> ExitCode {
+fn finish<E: std::error::Error>(
+    work: impl Future<Output = Result<(), E>>,
+    tell: impl FnOnce(&E) -> ExitCode,
+) -> ExitCode {
     match actix::System::new().block_on(work) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failed(&failure),
+        Err(failure) => tell(&failure),
     }
 }
 

@@ -298,4 +298,20 @@ mod tests {
         assert_eq!(metrics.errors.with_label_values(&["store"]).get(), 4);
         assert_eq!(metrics.consumed.get(), 3);
     }
+
+    #[actix_web::test]
+    async fn a_batch_that_waits_longer_than_an_idle_look_is_read_all_the_same() {
+        tokio::time::pause();
+        let topic = EmbeddedTopic::new(1, 100);
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let store = Probe { failures: 0, kept: kept.clone() }.start();
+        let settings = ConsumerSettings { group: "g", batch_size: 10, linger: 3 * IDLE_LOOK };
+        let metrics = ProcessorMetrics::new().unwrap();
+        let consumer =
+            BusConsumer::new(settings, topic.subscribe("g"), Work::Store(store.recipient()), metrics.clone()).start();
+        topic.publish(vec![record(update(1, 1, 1).to_json())]).await.unwrap();
+        let drained = tokio::time::timeout(20 * IDLE_LOOK, consumer.send(Drain)).await;
+        assert!(drained.is_ok(), "one record is no full batch, and is not left lying for that");
+        assert_eq!(kept.lock().unwrap().len(), 1);
+    }
 }

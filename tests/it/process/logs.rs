@@ -54,6 +54,19 @@ async fn json_lines_are_objects_with_the_fields_of_what_they_tell() {
 }
 
 #[tokio::test]
+async fn what_keeps_it_from_starting_is_json_too() {
+    let folder = TempDir::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let variables = [("LOG_FORMAT", "json"), ("HTTP_PORT_ODDS", port.as_str())];
+    let (code, text) = fails(folder.path(), &["serve"], &variables).await;
+    assert_eq!(code, 1);
+    let last = objects(&text).pop().unwrap();
+    assert_eq!(last["level"], "error");
+    assert!(last["message"].as_str().unwrap().starts_with("HTTP_PORT_ODDS: cannot listen"), "{last}");
+}
+
+#[tokio::test]
 async fn nothing_is_logged_for_each_update_above_debug() {
     let folder = TempDir::new().unwrap();
     let mut server = ServerProcess::start(folder.path(), &[("SIMULATOR_RATE", "2000")]).await;
