@@ -4,7 +4,7 @@ CARGO ?= cargo
 SPORTS_BET = $(CARGO) run --release --locked -- serve
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest supplier fmt test audit tools
+.PHONY: help run odds processor ingest supplier fmt test bench audit tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ test: ## Check format, lints and docs, then run all tests
 		set -ex; \
 		$(CARGO) test --locked; \
 	fi
+
+bench: ## Measure: a thousand clients on one event, without and with one that stalls (below 2 minutes)
+	$(CARGO) bench --locked
 
 audit: ## Check licences, bans, sources, advisories and unused dependencies (AUDIT_OFFLINE=1 skips advisories)
 	@for tool in deny machete; do \

@@ -1,7 +1,7 @@
 //! The way from the registry to one session.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -20,22 +20,34 @@ pub struct Push(pub Delivery);
 #[rtype(result = "()")]
 pub struct EndSession(pub CloseReason);
 
-/// A sign of life that a session gives whenever its timer runs, in milliseconds since `start`.
+/// A sign of life that a session gives whenever its timer runs, in milliseconds since `start`; and whether the registry
+/// has given the session up.
 #[derive(Debug)]
 pub struct SignOfLife {
     start: Instant,
     millis: AtomicU64,
+    given_up: AtomicBool,
 }
 
 impl SignOfLife {
     /// Alive now.
     pub fn new() -> SignOfLife {
-        SignOfLife { start: Instant::now(), millis: AtomicU64::new(0) }
+        SignOfLife { start: Instant::now(), millis: AtomicU64::new(0), given_up: AtomicBool::new(false) }
     }
 
     /// Still alive.
     pub fn give(&self) {
         self.millis.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Ended from outside.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+    }
+
+    /// Whether the session was ended from outside.
+    pub fn was_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
     }
 
     /// How long ago the last one was given.

@@ -73,7 +73,7 @@ impl Registry {
     fn evict(&self, id: SessionId, outlet: &SessionOutlet, why: &str) {
         info!(session = id.0, reason = "slow"; "session ended from outside: {why}");
         self.metrics.evictions.inc();
-        self.metrics.closes.with_label_values(&["slow"]).inc();
+        outlet.life.give_up();
         self.metrics.stalled.set(self.fanout.stalled() as i64);
         if let Some(connection) = &outlet.connection {
             connection.close();

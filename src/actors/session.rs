@@ -3,11 +3,13 @@
 //! The only file that knows actix-web-actors. What is to be done is decided in [`crate::domain::session`].
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use actix_http::ws::Item;
+use actix_web::error::PayloadError;
 use actix_web_actors::ws::{self, Message, ProtocolError, WebsocketContext};
 use bytes::BytesMut;
 use log::{debug, warn};
@@ -247,7 +249,8 @@ impl Actor for Session {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.edges.metrics.sessions.dec();
-        self.edges.metrics.closes.with_label_values(&[self.closed_as]).inc();
+        let closed_as = if self.life.was_given_up() { "slow" } else { self.closed_as };
+        self.edges.metrics.closes.with_label_values(&[closed_as]).inc();
         // Once in a session's life, so past the mailbox bound: it must arrive.
         self.edges.disconnect.do_send(Disconnect(self.id));
     }
@@ -287,13 +290,13 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
                 context.stop();
             }
             Err(ProtocolError::Overflow) => self.close(CloseReason::MessageTooBig, context),
-            Err(ProtocolError::Io(error)) if error.to_string().contains("utf-8") => {
-                self.close(CloseReason::BadUtf8, context);
-            }
-            Err(ProtocolError::Io(_)) => {
-                self.closed_as = "connection lost";
-                context.stop();
-            }
+            Err(ProtocolError::Io(error)) => match reason_of(&error) {
+                Some(reason) => self.close(reason, context),
+                None => {
+                    self.closed_as = "connection lost";
+                    context.stop();
+                }
+            },
             Err(_) => self.close(CloseReason::ProtocolError, context),
         }
     }
@@ -301,5 +304,20 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
     fn finished(&mut self, context: &mut Self::Context) {
         self.closed_as = "connection lost";
         context.stop();
+    }
+}
+
+/// What a client did that the library hands over as an I/O error; none where the connection is lost.
+fn reason_of(error: &std::io::Error) -> Option<CloseReason> {
+    let text = error.to_string();
+    if error.kind() == ErrorKind::InvalidData {
+        // A reserved bit is set.
+        Some(CloseReason::ProtocolError)
+    } else if text.contains("utf-8") {
+        Some(CloseReason::BadUtf8)
+    } else if text == PayloadError::Overflow.to_string() {
+        Some(CloseReason::MessageTooBig)
+    } else {
+        None
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod errors;
+pub mod frame_guard;
 pub mod health;
 pub mod odds;
 pub mod query;

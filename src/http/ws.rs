@@ -10,6 +10,7 @@ use actix_web_actors::ws::{WsResponseBuilder, handshake};
 
 use super::connection::ConnectionHandle;
 use super::errors::ApiError;
+use super::frame_guard::FrameGuard;
 use super::state::OddsState;
 use crate::actors::session::Session;
 use crate::domain::fanout::SessionId;
@@ -48,7 +49,9 @@ pub async fn open(
     let connection = request.conn_data::<ConnectionHandle>().cloned();
     let place: Box<dyn Any> = Box::new(place);
     let session = Session::new(id, state.sessions.clone(), connection, place);
-    WsResponseBuilder::new(session, &request, payload).frame_size(state.sessions.max_message).start()
+    let max_message = state.sessions.max_message;
+    let frames = FrameGuard::new(payload, max_message);
+    WsResponseBuilder::new(session, &request, frames).frame_size(max_message).start()
 }
 
 /// A page may open a socket where its origin is this server or is allowed; who sends no origin is no page.

@@ -1,0 +1,73 @@
+//! A thousand clients on one event.
+
+use futures_util::future::join_all;
+
+use super::raw::{End, RawClient};
+use super::{EVENT, change, change_of, start, total, until_total};
+use crate::support::TestPlatform;
+
+const CROWD: usize = 1_000;
+const CHANGES: u64 = 20;
+
+async fn crowd(platform: &TestPlatform) -> Vec<RawClient> {
+    // A client takes three descriptors of this process: its own, the server's, and the server's second handle.
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let mut clients = Vec::with_capacity(CROWD);
+    while clients.len() < CROWD {
+        clients.extend(join_all((0..50).map(|_| RawClient::connect(platform.odds()))).await);
+    }
+    join_all(clients.iter_mut().map(|client| client.subscribe(EVENT))).await;
+    clients
+}
+
+/// Reads the changes `from..=to`: each once, in order, with a seq that grows, and none of them conflated.
+async fn read_all(client: &mut RawClient, from: u64, to: u64) {
+    let mut last_seq = 0;
+    for version in from..=to {
+        let update = client.next_text().await;
+        assert_eq!(update.number("version"), version);
+        assert!(update.number("seq") > last_seq && !update.text().contains("conflated"));
+        last_seq = update.number("seq");
+    }
+}
+
+#[actix_web::test]
+async fn a_thousand_clients_get_every_change_in_order_whether_one_of_them_stalls_or_not() {
+    let limits = [("SLOW_CLIENT_LIMIT", "1s"), ("WS_SESSION_QUEUE", "32")];
+    let (platform, mut supplier) = start(&limits).await;
+    let mut clients = crowd(&platform).await;
+    until_total(&platform, "odds_ws_subscriptions", CROWD as f64).await;
+    supplier.send(change(1)).await;
+    join_all(clients.iter_mut().map(|client| read_all(client, 1, 1))).await;
+    let sending = async {
+        for version in 2..=CHANGES {
+            supplier.send(change(version)).await;
+        }
+    };
+    tokio::join!(sending, join_all(clients.iter_mut().map(|client| read_all(client, 2, CHANGES))));
+    until_total(&platform, "odds_ws_deliveries_total", (CROWD as u64 * CHANGES) as f64).await;
+    until_total(&platform, "odds_end_to_end_seconds_count", (CROWD as u64 * CHANGES) as f64).await;
+
+    // One more, which a second event with large changes fills up until it freezes.
+    let mut stalled = RawClient::connect_narrow(platform.odds()).await;
+    stalled.subscribe(EVENT).await;
+    stalled.subscribe("LARGE").await;
+    let mut version = CHANGES;
+    let mut large = 0;
+    while total(&platform, "odds_ws_evictions_total").await < 1.0 {
+        for _ in 0..40 {
+            large += 1;
+            supplier.send(change_of("LARGE", "1x2", large, 5_000)).await;
+        }
+        let from = version + 1;
+        version += 4;
+        for version in from..=version {
+            supplier.send(change(version)).await;
+        }
+        join_all(clients.iter_mut().map(|client| read_all(client, from, version))).await;
+    }
+    assert_eq!(stalled.end().await, End::BrokenOff);
+    until_total(&platform, "odds_ws_sessions", CROWD as f64).await;
+    supplier.send(change(version + 1)).await;
+    join_all(clients.iter_mut().map(|client| read_all(client, version + 1, version + 1))).await;
+}

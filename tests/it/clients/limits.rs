@@ -1,0 +1,108 @@
+//! What a client may take of the server.
+
+use pretty_assertions::assert_eq;
+use rstest::rstest;
+use serde_json::Value;
+
+use super::raw::{CONTINUATION, End, FIN, RawClient, TEXT, announcement, frame, text};
+use super::{EVENT, start, until_total};
+use crate::support::{TestPlatform, until, within};
+
+/// A ping of exactly so many bytes.
+fn ping_of(bytes: usize) -> String {
+    let (start, end) = (r#"{"type":"ping","room":""#, r#""}"#);
+    format!("{start}{}{end}", "x".repeat(bytes - start.len() - end.len()))
+}
+
+fn fragmented(message: &str, size: usize) -> Vec<u8> {
+    let parts: Vec<&[u8]> = message.as_bytes().chunks(size).collect();
+    let last = parts.len() - 1;
+    let fragment = |(at, part): (usize, &&[u8])| {
+        let first = if at == 0 { TEXT } else { CONTINUATION } | if at == last { FIN } else { 0 };
+        frame(first, part)
+    };
+    parts.iter().enumerate().flat_map(fragment).collect()
+}
+
+#[rstest]
+#[case::one_frame(usize::MAX)]
+#[case::two_fragments(1_000)]
+#[case::many_fragments(7)]
+#[actix_web::test]
+async fn a_message_of_exactly_the_limit_is_taken_and_a_byte_more_is_too_big(#[case] fragment: usize) {
+    let (platform, _supplier) = start(&[("WS_MAX_MESSAGE", "1KiB")]).await;
+    let mut client = RawClient::connect(platform.odds()).await;
+    for _ in 0..2 {
+        client.send(&fragmented(&ping_of(1_024), fragment)).await;
+        assert_eq!(client.next_text().await.text(), r#"{"type":"pong"}"#);
+    }
+    client.send(&fragmented(&ping_of(1_025), fragment)).await;
+    assert_eq!(client.end().await, End::Closed(1009));
+}
+
+#[actix_web::test]
+async fn a_frame_that_announces_too_much_is_closed_before_it_comes() {
+    let (platform, _supplier) = start(&[]).await;
+    for length in [64 * 1024 + 1, 1 << 40, u64::MAX] {
+        let mut client = RawClient::connect(platform.odds()).await;
+        client.send(&text(r#"{"type":"ping"}"#)).await;
+        // The head comes in two parts, as the network likes it.
+        let head = announcement(FIN | TEXT, length);
+        client.send(&head[..3]).await;
+        assert_eq!(client.next_text().await.text(), r#"{"type":"pong"}"#);
+        client.send(&head[3..]).await;
+        assert_eq!(client.end().await, End::Closed(1009), "{length}");
+    }
+}
+
+async fn get(request: reqwest::RequestBuilder) -> (u16, Value, reqwest::header::HeaderMap) {
+    let answer = within("an answer", request.send()).await.unwrap();
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    (status, answer.json().await.unwrap_or(Value::Null), headers)
+}
+
+fn upgrade(platform: &TestPlatform) -> reqwest::RequestBuilder {
+    let request = reqwest::Client::new().get(platform.url("/ws/odds"));
+    request
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+}
+
+#[actix_web::test]
+async fn sessions_beyond_the_limit_are_refused_until_one_has_left() {
+    let (platform, _supplier) = start(&[("WS_MAX_SESSIONS", "2")]).await;
+    let first = platform.subscriber(EVENT).await;
+    let mut second = platform.subscriber(EVENT).await;
+    let (status, body, headers) = get(upgrade(&platform)).await;
+    assert_eq!((status, &body["code"]), (503, &Value::from("TOO_MANY_SESSIONS")));
+    assert!(headers.contains_key("retry-after"));
+    until_total(&platform, "odds_ws_refused_upgrades_total", 1.0).await;
+    drop(first);
+    until("the place is free", || async { (get(upgrade(&platform)).await.0 == 101).then_some(()) }).await;
+    second.send(r#"{"type":"ping"}"#).await;
+    assert_eq!(second.next().await["type"], "pong");
+}
+
+#[actix_web::test]
+async fn a_foreign_page_is_refused_and_ones_own_and_allowed_ones_are_taken() {
+    let (platform, _supplier) = start(&[("WS_ALLOWED_ORIGINS", "https://allowed.example")]).await;
+    let (status, body, _) = get(upgrade(&platform).header("Origin", "https://foreign.example")).await;
+    assert_eq!((status, &body["code"]), (403, &Value::from("ORIGIN_NOT_ALLOWED")));
+    for origin in [format!("http://{}", platform.odds()), "https://allowed.example".to_owned()] {
+        assert_eq!(get(upgrade(&platform).header("Origin", origin)).await.0, 101);
+    }
+}
+
+#[actix_web::test]
+async fn what_is_no_handshake_is_refused_in_json() {
+    let (platform, _supplier) = start(&[]).await;
+    let url = platform.url("/ws/odds");
+    let client = reqwest::Client::new();
+    let (status, body, _) = get(client.get(&url)).await;
+    assert_eq!((status, &body["code"]), (400, &Value::from("BAD_HANDSHAKE")));
+    let (status, body, headers) = get(client.post(&url)).await;
+    assert_eq!((status, &body["code"]), (405, &Value::from("METHOD_NOT_ALLOWED")));
+    assert_eq!(headers["allow"], "GET");
+}

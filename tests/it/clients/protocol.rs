@@ -1,0 +1,165 @@
+//! The messages.
+
+use pretty_assertions::assert_eq;
+use serde_json::json;
+use sports_bet_platform::config::settings::Role;
+
+use super::raw::{End, RawClient, text};
+use super::{EVENT, change, change_of, start, until_total};
+use crate::support::{OddsClient, TestPlatform, until};
+
+const PING: &str = r#"{"type":"ping"}"#;
+
+async fn assert_open(client: &mut OddsClient) {
+    client.send(PING).await;
+    assert_eq!(client.next().await, json!({"type": "pong"}));
+}
+
+#[actix_web::test]
+async fn a_subscriber_gets_a_snapshot_then_each_change_until_it_unsubscribes() {
+    let (platform, mut supplier) = start(&[]).await;
+    let mut client = platform.client().await;
+    client.subscribe(EVENT).await;
+    assert_eq!(client.next().await, json!({"type": "snapshot", "eventId": EVENT, "seq": 0, "markets": []}));
+
+    supplier.send(change(1)).await;
+    let update = client.next().await;
+    assert_eq!((&update["type"], &update["eventId"]), (&json!("update"), &json!(EVENT)));
+    assert_eq!((&update["payload"]["version"], update.get("conflated")), (&json!(1), None));
+    let seq = update["seq"].as_u64().unwrap();
+
+    let mut second = platform.client().await;
+    second.subscribe(EVENT).await;
+    let market = json!({"seq": seq, "payload": update["payload"]});
+    assert_eq!(
+        second.next().await,
+        json!({"type": "snapshot", "eventId": EVENT, "seq": seq, "markets": [market], "payload": update["payload"]})
+    );
+
+    client.send(json!({"type": "unsubscribe", "eventId": EVENT}).to_string()).await;
+    assert_eq!(client.next().await, json!({"type": "unsubscribed", "eventId": EVENT}));
+    supplier.send(change(2)).await;
+    let update = second.next().await;
+    assert_eq!(update["payload"]["version"], 2);
+    assert!(update["seq"].as_u64().unwrap() > seq);
+    assert_open(&mut client).await;
+}
+
+#[actix_web::test]
+async fn a_subscriber_gets_the_changes_of_its_events_and_no_others() {
+    let (platform, mut supplier) = start(&[]).await;
+    let mut client = platform.subscriber(EVENT).await;
+    let mut other = platform.subscriber("OTHER").await;
+    supplier.send(change_of("OTHER", "1x2", 1, 1)).await;
+    assert_eq!(other.next().await["eventId"], "OTHER");
+    supplier.send(change(1)).await;
+    assert_eq!(client.next().await["eventId"], EVENT);
+}
+
+#[actix_web::test]
+async fn subscribing_twice_sends_the_snapshot_again_and_each_change_once() {
+    let (platform, mut supplier) = start(&[]).await;
+    let mut client = platform.subscriber(EVENT).await;
+    client.subscribe(EVENT).await;
+    assert_eq!(client.next().await["type"], "snapshot");
+    for version in 1..=3 {
+        supplier.send(change(version)).await;
+        assert_eq!(client.next().await["payload"]["version"], version);
+    }
+    assert_open(&mut client).await;
+    platform.until_metric(Role::Odds, "odds_ws_subscriptions", |subscriptions| subscriptions == 1.0).await;
+}
+
+#[actix_web::test]
+async fn what_is_refused_is_named_and_the_socket_stays() {
+    let (platform, _supplier) = start(&[("WS_MAX_SUBSCRIPTIONS", "1")]).await;
+    let mut client = platform.subscriber(EVENT).await;
+    let refused = [
+        ("hello", "BAD_JSON"),
+        (r#"{"eventId":"A"}"#, "BAD_JSON"),
+        (r#"{"type":"shout"}"#, "UNKNOWN_TYPE"),
+        (r#"{"type":"subscribe"}"#, "BAD_EVENT_ID"),
+        (r#"{"type":"unsubscribe","eventId":7}"#, "BAD_EVENT_ID"),
+        (r#"{"type":"subscribe","eventId":"SECOND"}"#, "TOO_MANY_SUBSCRIPTIONS"),
+    ];
+    for (message, code) in refused {
+        client.send(message).await;
+        let error = client.next().await;
+        assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!(code)), "{message}");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+        assert_open(&mut client).await;
+    }
+    until_total(&platform, "odds_ws_refused_messages_total", refused.len() as f64).await;
+    // A place that was given up is free again.
+    client.send(json!({"type": "unsubscribe", "eventId": EVENT}).to_string()).await;
+    client.subscribe("SECOND").await;
+    assert_eq!(client.next_of("snapshot").await["eventId"], "SECOND");
+}
+
+async fn rate_limited() -> (TestPlatform, RawClient) {
+    let (platform, _) = start(&[("WS_MAX_MESSAGES_PER_SECOND", "5")]).await;
+    let client = RawClient::connect(platform.odds()).await;
+    (platform, client)
+}
+
+/// Sends so many pings at once; gives how many were answered, and how many refused.
+async fn pings(client: &mut RawClient, count: usize) -> (usize, usize) {
+    client.send(&text(PING).repeat(count)).await;
+    let (mut pongs, mut refused) = (0, 0);
+    for _ in 0..count {
+        let answer = client.next_text().await;
+        pongs += usize::from(answer.text().contains(r#""type":"pong""#));
+        refused += usize::from(answer.text().contains(r#""code":"RATE_LIMITED""#));
+    }
+    (pongs, refused)
+}
+
+#[actix_web::test]
+async fn messages_beyond_the_rate_are_refused_and_the_socket_stays() {
+    let (_platform, mut client) = rate_limited().await;
+    assert_eq!(pings(&mut client, 40).await, (5, 35));
+    // Every one of these counts too; a second later they are taken again.
+    let client = tokio::sync::Mutex::new(client);
+    until("a message is taken again", || async {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        (pings(&mut *client.lock().await, 1).await == (1, 0)).then_some(())
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn a_flood_of_messages_is_closed() {
+    let (_platform, mut client) = rate_limited().await;
+    client.send(&text(PING).repeat(51)).await;
+    for answer in 0..50 {
+        let code = if answer < 5 { "pong" } else { "RATE_LIMITED" };
+        assert!(client.next_text().await.text().contains(code));
+    }
+    assert_eq!(client.end().await, End::Closed(1008));
+}
+
+#[actix_web::test]
+async fn deliveries_and_their_latency_are_counted() {
+    let (platform, mut supplier) = start(&[]).await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(platform.subscriber(EVENT).await);
+    }
+    // The first alone: an event's first changes may be told as one, by what its book reads when it starts.
+    for versions in [1..=1, 2..=10] {
+        for version in versions.clone() {
+            supplier.send(change(version)).await;
+        }
+        for client in &mut clients {
+            for version in versions.clone() {
+                assert_eq!(client.next().await["payload"]["version"], version);
+            }
+        }
+    }
+    until_total(&platform, "odds_end_to_end_seconds_count", 30.0).await;
+    until_total(&platform, "odds_ws_deliveries_total", 30.0).await;
+    until_total(&platform, "odds_ws_conflations_total", 0.0).await;
+    until_total(&platform, "odds_ws_evictions_total", 0.0).await;
+    until_total(&platform, "odds_ws_sessions", 3.0).await;
+    until_total(&platform, "odds_ws_subscriptions", 3.0).await;
+}

@@ -1,0 +1,92 @@
+//! Clients that stop reading. Their sessions freeze, so they are ended from outside.
+
+use sports_bet_platform::config::settings::Role;
+
+use super::raw::{End, RawClient};
+use super::{EVENT, change_of, first_change, start, total, until_nobody_is_left, until_total};
+use crate::support::{SupplierLink, TestPlatform};
+
+/// So large that a socket is full after some.
+const LARGE: usize = 5_000;
+
+/// A client that reads its snapshot and nothing more.
+async fn stalled_client(platform: &TestPlatform) -> RawClient {
+    let mut client = RawClient::connect_narrow(platform.odds()).await;
+    client.subscribe(EVENT).await;
+    client
+}
+
+/// Sends large changes, each read by `reader` before the next, until `done`; gives how many.
+async fn send_until(supplier: &mut SupplierLink, reader: &mut RawClient, done: impl AsyncFn() -> bool) -> u64 {
+    let mut last_seq = 0;
+    for version in 1..=2_000 {
+        supplier.send(change_of(EVENT, "1x2", version, LARGE)).await;
+        let update = reader.next_text().await;
+        assert_eq!(update.number("version"), version);
+        assert!(!update.text().contains("conflated") && update.number("seq") > last_seq);
+        last_seq = update.number("seq");
+        if version % 10 == 0 && done().await {
+            return version;
+        }
+    }
+    panic!("not within 2,000 changes");
+}
+
+#[actix_web::test]
+async fn a_client_that_reads_nothing_is_ended_and_the_others_get_every_change() {
+    let limits = [("SLOW_CLIENT_LIMIT", "500ms"), ("WS_SESSION_QUEUE", "8"), ("WS_MAX_SESSIONS", "2")];
+    let (platform, mut supplier) = start(&limits).await;
+    let mut stalled = stalled_client(&platform).await;
+    let mut reader = RawClient::connect(platform.odds()).await;
+    reader.subscribe(EVENT).await;
+    until_total(&platform, "odds_ws_sessions", 2.0).await;
+
+    let evicted = async || total(&platform, "odds_ws_evictions_total").await == 1.0;
+    send_until(&mut supplier, &mut reader, evicted).await;
+    // Forgotten in every place, and counted once.
+    until_total(&platform, "odds_ws_sessions", 1.0).await;
+    until_total(&platform, "odds_ws_subscriptions", 1.0).await;
+    until_total(&platform, "odds_ws_stalled_sessions", 0.0).await;
+    until_total(&platform, "odds_ws_closes_total", 1.0).await;
+    platform.until_metric(Role::Odds, r#"odds_ws_closes_total{reason="slow"}"#, |count| count == 1.0).await;
+    // The place is given back with the session itself, and so with everything that waited in it.
+    let mut next = RawClient::connect(platform.odds()).await;
+    next.subscribe(EVENT).await;
+    // Its connection is really closed: reading ends, without a close frame that it would not have taken.
+    assert_eq!(stalled.end().await, End::BrokenOff);
+    supplier.send(change_of(EVENT, "btts", 1, 1)).await;
+    for client in [&mut reader, &mut next] {
+        assert!(client.next_text().await.text().contains("btts"));
+    }
+}
+
+#[actix_web::test]
+async fn a_client_that_froze_before_its_event_went_quiet_is_ended_too() {
+    // Room for everything: nothing is ever refused, so only the missing sign of life tells.
+    let limits = [("SLOW_CLIENT_LIMIT", "500ms"), ("WS_SESSION_QUEUE", "100000"), ("WS_PING_INTERVAL", "600ms")];
+    let (platform, mut supplier) = start(&limits).await;
+    let mut stalled = stalled_client(&platform).await;
+    first_change(&mut supplier, EVENT, &mut stalled).await;
+    for version in 2..=150 {
+        supplier.send(change_of(EVENT, "1x2", version, LARGE)).await;
+    }
+    until_total(&platform, "odds_ws_deliveries_total", 150.0).await;
+    until_total(&platform, "odds_ws_evictions_total", 1.0).await;
+    until_total(&platform, "odds_ws_conflations_total", 0.0).await;
+    until_nobody_is_left(&platform).await;
+    assert_eq!(stalled.end().await, End::BrokenOff);
+}
+
+#[actix_web::test]
+async fn a_client_that_takes_nothing_does_not_hold_the_stop_up() {
+    let limits = [("SLOW_CLIENT_LIMIT", "10m"), ("WS_SESSION_QUEUE", "4")];
+    let (platform, mut supplier) = start(&limits).await;
+    let stalled = stalled_client(&platform).await;
+    let mut reader = RawClient::connect(platform.odds()).await;
+    reader.subscribe(EVENT).await;
+    let is_stalled = async || total(&platform, "odds_ws_stalled_sessions").await == 1.0;
+    send_until(&mut supplier, &mut reader, is_stalled).await;
+    let (folder, end) = tokio::join!(platform.stop(), reader.end());
+    assert_eq!(end, End::Closed(1001));
+    drop((folder, stalled));
+}

@@ -1,0 +1,98 @@
+//! Books that do not answer.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web::web;
+use serde_json::json;
+use sports_bet_platform::actors::messages::{ApplyError, GetSnapshot};
+use sports_bet_platform::actors::registry::{Registry, RegistrySettings};
+use sports_bet_platform::actors::session::SessionEdges;
+use sports_bet_platform::domain::book::{Book, Snapshot};
+use sports_bet_platform::domain::session::SessionLimits;
+use sports_bet_platform::http::routes::odds_routes;
+use sports_bet_platform::http::server::{self, Listen};
+use sports_bet_platform::http::state::OddsState;
+use sports_bet_platform::metrics::OddsMetrics;
+use sports_bet_platform::store::sqlite::SqliteStore;
+use tempfile::TempDir;
+
+use crate::support::OddsClient;
+
+/// Books that answer every second question.
+struct Failing {
+    asked: u64,
+}
+
+impl Actor for Failing {
+    type Context = Context<Self>;
+}
+
+impl Handler<GetSnapshot> for Failing {
+    type Result = Result<Snapshot, ApplyError>;
+
+    fn handle(&mut self, asked: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
+        self.asked += 1;
+        match self.asked % 2 {
+            0 => Ok(Book::new(asked.0).snapshot()),
+            _ => Err(ApplyError::BookEnded(asked.0)),
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps() {
+    let folder = TempDir::new().unwrap();
+    let store = Arc::new(SqliteStore::open(&folder.path().join("test.db").to_string_lossy()).unwrap());
+    let metrics = OddsMetrics::new().unwrap();
+    let (slow_client_limit, frozen_limit) = (Duration::from_secs(10), Duration::from_secs(10));
+    let registry = Registry::new(RegistrySettings { slow_client_limit, frozen_limit }, metrics.clone()).start();
+    let snapshots: Recipient<GetSnapshot> = Failing { asked: 0 }.start().recipient();
+    let sessions = Arc::new(SessionEdges {
+        connect: registry.clone().recipient(),
+        subscribe: registry.clone().recipient(),
+        unsubscribe: registry.clone().recipient(),
+        disconnect: registry.recipient(),
+        snapshots: snapshots.clone(),
+        limits: SessionLimits {
+            max_subscriptions: 1,
+            max_messages_per_second: 100,
+            ping_interval: Duration::from_secs(10),
+            silence_limit: Duration::from_secs(60),
+        },
+        max_message: 1_024,
+        queue: 16,
+        metrics: metrics.clone(),
+    });
+    let state = web::Data::new(OddsState {
+        snapshots,
+        snapshot_timeout: Duration::from_secs(5),
+        store,
+        sessions,
+        open_sessions: Arc::default(),
+        next_session: AtomicU64::new(1),
+        max_sessions: 10,
+        allowed_origins: Vec::new(),
+        metrics,
+    });
+    let ip = std::net::Ipv4Addr::LOCALHOST.into();
+    let listen = Listen { variable: "HTTP_PORT_ODDS", ip, port: 0, workers: 1, max_connections: 10 };
+    let server = server::start(listen, move |config| {
+        config.app_data(state.clone());
+        odds_routes(config);
+    })
+    .unwrap();
+
+    let mut client = OddsClient::connect(server.address).await;
+    client.subscribe("E").await;
+    let error = client.next().await;
+    assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("SNAPSHOT_UNAVAILABLE")));
+    assert_eq!(error["eventId"], "E");
+    // The place of the subscription is free again, for another event too.
+    client.subscribe("E").await;
+    assert_eq!(client.next().await["type"], "snapshot");
+    client.send(r#"{"type":"ping"}"#).await;
+    assert_eq!(client.next().await["type"], "pong");
+}
