@@ -107,7 +107,8 @@ async fn a_client_that_reads_slowly_all_the_time_is_not_ended_and_ends_where_the
     let mut seen = Seen::default();
     for version in 2..=CHANGES {
         send(&mut supplier, version, &mut fast).await;
-        if version % 4 == 0 {
+        // It begins when its socket is full: reading makes the kernel take more ahead of it.
+        if version > CHANGES / 2 && version % 4 == 0 {
             seen.read_one(&mut slow).await;
         }
     }
