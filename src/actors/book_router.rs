@@ -199,6 +199,29 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn a_book_that_started_without_the_store_takes_over_what_it_holds_once_it_can() {
+        let probe = probe_edges();
+        probe.store.down.store(true, std::sync::atomic::Ordering::SeqCst);
+        probe.store.keep(MarketState { update: market_update("MATCH_001", "btts", None, 3, 1), seq: 4 });
+        probe.store.keep(MarketState { update: update(1, 3, 1), seq: 5 });
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        router.send(ApplyUpdates(vec![positioned(1, 5, 9)])).await.unwrap().unwrap();
+        probe.store.down.store(false, std::sync::atomic::Ordering::SeqCst);
+        let markets = |snapshot: Snapshot| {
+            let market = |state: &Arc<MarketState>| (state.update.market.to_string(), state.seq);
+            snapshot.markets.iter().map(market).collect::<Vec<_>>()
+        };
+        let whole = [("1x2".to_owned(), 10), ("btts".to_owned(), 4)];
+        for _ in 0..500 {
+            if markets(router.send(GetSnapshot(id(1))).await.unwrap().unwrap()) == whole {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("not within 10 s");
+    }
+
+    #[actix_web::test]
     async fn idle_books_are_let_go_and_an_event_that_is_not_known_leaves_none() {
         let probe = probe_edges();
         let books = || probe.metrics.books.get();

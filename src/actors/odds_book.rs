@@ -1,6 +1,7 @@
 //! One actor an event: applies updates to its book and tells everyone who listens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use log::{debug, warn};
@@ -17,6 +18,8 @@ use crate::store::Store;
 
 /// How many books are read from the store at a time, however many start at once.
 const READS_AT_ONCE: usize = 4;
+/// A book whose store could not be read tries again after this.
+const RELOAD_DELAY: Duration = Duration::from_secs(1);
 
 /// Where a book that starts takes its state from: the later of the hot copy and the store, market by market.
 pub struct BookSource {
@@ -118,25 +121,36 @@ impl OddsBook {
     }
 }
 
+impl OddsBook {
+    /// What is known of the event, taken over and told. Tried again later where the store cannot say.
+    fn load(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
+        let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
+        async move { edges.source.load(&event_id).await }.into_actor(self).then(|(states, is_loaded), book, context| {
+            book.is_loaded = is_loaded;
+            if !is_loaded {
+                context.run_later(RELOAD_DELAY, |book, context| {
+                    context.spawn(book.load());
+                });
+            }
+            book.book.restore(states);
+            book.book.continue_from(book.edges.first_position);
+            // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
+            // knows it drops it by its number.
+            let mut known = book.book.snapshot().markets;
+            known.sort_by_key(|state| state.seq);
+            let edges = book.edges.clone();
+            async move { edges.tell(known).await }.into_actor(book)
+        })
+    }
+}
+
 impl Actor for OddsBook {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
         self.edges.metrics.books.inc();
-        let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
-        let loading =
-            async move { edges.source.load(&event_id).await }.into_actor(self).then(|(states, is_loaded), book, _| {
-                book.is_loaded = is_loaded;
-                book.book.restore(states);
-                book.book.continue_from(book.edges.first_position);
-                // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
-                // knows it drops it by its number.
-                let mut known = book.book.snapshot().markets;
-                known.sort_by_key(|state| state.seq);
-                let edges = book.edges.clone();
-                async move { edges.tell(known).await }.into_actor(book)
-            });
-        context.wait(loading);
+        // The mailbox waits for the first try only: the live path goes on without a store.
+        context.wait(self.load());
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {

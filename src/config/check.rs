@@ -73,6 +73,12 @@ fn split_roles(roles: &BTreeSet<Role>, given: &Given) -> Vec<ConfigError> {
 fn orders(settings: &Settings, given: &Given) -> Vec<ConfigError> {
     let (clients, suppliers) = (&settings.clients, &settings.suppliers);
     let pairs = [
+        (
+            settings.store.store_batch_wait < settings.process.shutdown_timeout,
+            "STORE_BATCH_WAIT",
+            "below",
+            "SHUTDOWN_TIMEOUT",
+        ),
         (clients.ws_ping_interval < clients.ws_silence_limit, "WS_PING_INTERVAL", "below", "WS_SILENCE_LIMIT"),
         (
             suppliers.supplier_ping_interval < suppliers.supplier_read_timeout,
