@@ -90,7 +90,7 @@ impl Handler<BookChanged> for CacheWriter {
 
     fn handle(&mut self, changed: BookChanged, context: &mut Context<Self>) {
         self.metrics.mailbox_depth.with_label_values(&["cache_writer"]).dec();
-        changed.0.iter().for_each(|state| self.keep_latest(state.clone()));
+        changed.states.iter().for_each(|state| self.keep_latest(state.clone()));
         self.metrics.cache_pending.set(self.pending.len() as i64);
         self.flush(context);
     }
@@ -135,7 +135,7 @@ mod tests {
 
     fn changed(market: &str, seq: u64) -> BookChanged {
         let update = market_update("E", market, None, seq as i64, 1);
-        BookChanged(Arc::new([Arc::new(MarketState { update, seq })]))
+        BookChanged { states: Arc::new([Arc::new(MarketState { update, seq })]), conflated: false }
     }
 
     #[actix_web::test]

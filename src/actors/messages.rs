@@ -51,7 +51,12 @@ pub struct GetSnapshot(pub EventId);
 /// A book to whoever wants to know: markets of one event that changed, in the order of their numbers.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
-pub struct BookChanged(pub Arc<[Arc<MarketState>]>);
+pub struct BookChanged {
+    /// The markets as they are now.
+    pub states: Arc<[Arc<MarketState>]>,
+    /// Whether changes before these may not have been told: a book that starts tells what it found.
+    pub conflated: bool,
+}
 
 /// A consumer to the store writer: answered when the transaction is committed.
 #[derive(Message, Debug)]

@@ -90,11 +90,11 @@ pub struct BookEdges {
 
 impl BookEdges {
     /// Tells every listener, and waits until each has room: nothing is left out, and a full mailbox holds the bus back.
-    async fn tell(&self, changes: Vec<Arc<MarketState>>) {
+    async fn tell(&self, changes: Vec<Arc<MarketState>>, conflated: bool) {
         if changes.is_empty() {
             return;
         }
-        let changed = BookChanged(changes.into());
+        let changed = BookChanged { states: changes.into(), conflated };
         for listener in &self.listeners {
             listener.depth.inc();
             if listener.to.send(changed.clone()).await.is_err() {
@@ -129,7 +129,10 @@ impl OddsBook {
             book.is_loaded = is_loaded;
             if !is_loaded {
                 context.run_later(RELOAD_DELAY, |book, context| {
-                    context.spawn(book.load());
+                    // One that was let go meanwhile ends here.
+                    if context.connected() {
+                        context.spawn(book.load());
+                    }
                 });
             }
             book.book.restore(states);
@@ -139,7 +142,7 @@ impl OddsBook {
             let mut known = book.book.snapshot().markets;
             known.sort_by_key(|state| state.seq);
             let edges = book.edges.clone();
-            async move { edges.tell(known).await }.into_actor(book)
+            async move { edges.tell(known, true).await }.into_actor(book)
         })
     }
 }
@@ -176,7 +179,7 @@ impl Handler<ApplyUpdates> for OddsBook {
         self.edges.metrics.applied.inc_by(changes.len() as u64);
         let edges = self.edges.clone();
         let telling = async move {
-            edges.tell(changes).await;
+            edges.tell(changes, false).await;
             Ok(())
         };
         AtomicResponse::new(Box::pin(telling.into_actor(self)))

@@ -11,7 +11,7 @@ use log::info;
 
 use super::messages::{BookChanged, Connect, Disconnect, EndAllSessions, Subscribe, Unsubscribe};
 use super::outlet::{EndSession, SessionOutlet};
-use crate::domain::fanout::{Fanout, Report, SessionId};
+use crate::domain::fanout::{Delivery, Fanout, Report, SessionId};
 use crate::domain::protocol::{CloseReason, UpdateFrame};
 use crate::metrics::OddsMetrics;
 
@@ -68,6 +68,7 @@ impl Registry {
             }
         }
         self.metrics.subscriptions.set(self.fanout.subscriptions() as i64);
+        self.metrics.stalled.set(self.fanout.stalled() as i64);
     }
 
     fn evict(&self, id: SessionId, outlet: &SessionOutlet, why: &str) {
@@ -130,13 +131,13 @@ impl Handler<BookChanged> for Registry {
 
     fn handle(&mut self, changed: BookChanged, _: &mut Context<Self>) {
         self.metrics.registry_depth.dec();
-        let Some(first) = changed.0.first() else { return };
+        let Some(first) = changed.states.first() else { return };
         let event_id = first.update.event_id.clone();
         if !self.fanout.has_subscribers(&event_id) {
             return;
         }
-        let frames = changed.0.iter().map(|state| Arc::new(UpdateFrame::new(state))).collect();
-        let report = self.fanout.publish(&event_id, &frames, Instant::now());
+        let frames = changed.states.iter().map(|state| Arc::new(UpdateFrame::new(state))).collect();
+        let report = self.fanout.publish(&event_id, &Delivery { frames, conflated: changed.conflated }, Instant::now());
         self.count(&report);
     }
 }
@@ -219,7 +220,7 @@ mod tests {
 
     fn changed(seq: u64) -> BookChanged {
         let update = market_update("E", "1x2", None, seq as i64, 1);
-        BookChanged(Arc::new([Arc::new(MarketState { update, seq })]))
+        BookChanged { states: Arc::new([Arc::new(MarketState { update, seq })]), conflated: false }
     }
 
     fn registry(slow: Duration, frozen: Duration) -> (Addr<Registry>, OddsMetrics) {

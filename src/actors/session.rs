@@ -279,6 +279,11 @@ impl Handler<EndSession> for Session {
 impl StreamHandler<Result<Message, ProtocolError>> for Session {
     fn handle(&mut self, message: Result<Message, ProtocolError>, context: &mut Self::Context) {
         self.state.on_heard(Instant::now());
+        if let Ok(Message::Ping(_) | Message::Continuation(_)) = &message
+            && let Some(effect) = self.state.on_frame(Instant::now())
+        {
+            return self.act([effect], context);
+        }
         match message {
             Ok(Message::Text(text)) => self.on_text(&text, context),
             Ok(Message::Binary(_)) => self.close(CloseReason::BinaryMessage, context),

@@ -14,6 +14,9 @@ use crate::store::{PruneReport, Store, StoreError};
 /// How often old rows are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
+/// A pause between two steps of removing them.
+const PRUNE_PAUSE: Duration = Duration::from_millis(50);
+
 /// How long rows are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
@@ -38,8 +41,10 @@ impl StoreWriter {
 
     fn prune(&mut self, context: &mut Context<Self>) {
         let (store, retention, metrics) = (self.store.clone(), self.retention, self.metrics.clone());
-        let pruning = async move { blocking(move || prune_all(&*store, retention)).await }.into_actor(self);
-        context.spawn(pruning.map(move |report, _, _| match report {
+        let pruning = prune_all(store, retention).into_actor(self);
+        context.spawn(pruning.map(move |report, _, context| {
+            context.run_later(PRUNE_INTERVAL, |writer, context| writer.prune(context));
+            match report {
             Ok(PruneReport { history: 0, dead_letters: 0 }) => {}
             Ok(report) => {
                 metrics.pruned.with_label_values(&["odds_history"]).inc_by(report.history as u64);
@@ -47,12 +52,12 @@ impl StoreWriter {
                 info!(history = report.history, dead_letters = report.dead_letters; "rows removed, their retention is over");
             }
             Err(error) => warn!("old rows not removed: {error}"),
-        }));
+        }}));
     }
 }
 
-/// Removes in bounded steps, so that no single transaction holds the writers up.
-fn prune_all(store: &dyn Store, retention: Retention) -> Result<PruneReport, StoreError> {
+/// Removes in bounded steps with pauses between, so that batches find their way to the database.
+async fn prune_all(store: Arc<dyn Store>, retention: Retention) -> Result<PruneReport, StoreError> {
     let before = |age: Duration| {
         let micros = Timestamp::now().micros().saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         Timestamp::from_micros(micros)
@@ -62,12 +67,14 @@ fn prune_all(store: &dyn Store, retention: Retention) -> Result<PruneReport, Sto
         return Ok(total);
     };
     loop {
-        let step = store.prune(history, dead_letters)?;
+        let pruned = store.clone();
+        let step = blocking(move || pruned.prune(history, dead_letters)).await?;
         if step == PruneReport::default() {
             return Ok(total);
         }
         total.history += step.history;
         total.dead_letters += step.dead_letters;
+        tokio::time::sleep(PRUNE_PAUSE).await;
     }
 }
 
@@ -76,7 +83,6 @@ impl Actor for StoreWriter {
 
     fn started(&mut self, context: &mut Context<Self>) {
         self.prune(context);
-        context.run_interval(PRUNE_INTERVAL, |writer, context| writer.prune(context));
     }
 }
 

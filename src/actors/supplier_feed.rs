@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::messages::{LeaveSupplier, Publish};
+use crate::bus::BusError;
 use crate::config::settings::SupplierSettings;
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::dead_letter::DeadLetter;
@@ -49,6 +50,7 @@ pub struct SupplierFeed {
     settings: SupplierSettings,
     decoder: Box<dyn Decoder>,
     publisher: Recipient<Publish>,
+    dead_letters: Recipient<Publish>,
     status: Arc<FeedStatus>,
     backoff: Backoff,
     link: Option<Link>,
@@ -71,11 +73,13 @@ struct Link {
 }
 
 impl SupplierFeed {
-    /// Reads `endpoint` and hands updates to `publisher`.
+    /// Reads `endpoint`, hands updates to `publisher`, and what cannot be read to `dead_letters`: two ways, so that a full
+    /// one holds up only the feeds that need it.
     pub fn new(
         endpoint: Endpoint,
         settings: SupplierSettings,
         publisher: Recipient<Publish>,
+        dead_letters: Recipient<Publish>,
         metrics: IngestMetrics,
     ) -> SupplierFeed {
         let policy = BackoffPolicy { first: settings.supplier_reconnect_min, most: settings.supplier_reconnect_max };
@@ -87,6 +91,7 @@ impl SupplierFeed {
             endpoint,
             settings,
             publisher,
+            dead_letters,
             backoff: Backoff::new(policy, seed),
             link: None,
             last_word: Instant::now(),
@@ -168,13 +173,17 @@ impl SupplierFeed {
         }
     }
 
+    /// The connection carries something.
     fn heard(&mut self) {
-        let now = Instant::now();
         if let Some(link) = &mut self.link {
-            link.last_heard = now;
-            self.last_word = now;
-            self.told_stale = false;
+            link.last_heard = Instant::now();
         }
+    }
+
+    /// The supplier said something that could be read, or answered: its prices are live.
+    fn take_for_live(&mut self) {
+        self.last_word = Instant::now();
+        self.told_stale = false;
     }
 
     /// A wait that was ours is not the supplier's silence.
@@ -205,26 +214,30 @@ impl SupplierFeed {
 
     fn on_frame(&mut self, frame: Bytes, context: &mut Context<Self>) {
         self.metrics.frames.inc();
+        if let Some(latest) = self.latest_time() {
+            self.decoder.refuse_after(latest);
+        }
         match self.decoder.on_frame(&frame) {
-            Ok(decoded) => self.publish(decoded, frame, context),
+            Ok(decoded) => {
+                self.take_for_live();
+                self.publish(decoded, frame, context);
+            }
             Err(FrameFault::Unreadable { reason, detail }) => {
-                let refused = vec![Refused { reason, detail }];
+                let refused = vec![Refused { reason, detail: detail.clone() }];
                 self.publish(Decoded { refused, ..Decoded::default() }, frame, context);
+                if !matches!(self.endpoint, Endpoint::Native(_)) {
+                    // A stream of differences has a gap now; the next connection begins with a whole image.
+                    self.lose("unreadable", &detail, context);
+                }
             }
             Err(FrameFault::Refused { reason, detail }) => self.lose(reason, &detail, context),
         }
     }
 
     fn publish(&mut self, decoded: Decoded, frame: Bytes, context: &mut Context<Self>) {
-        let Decoded { updates, send, mut refused } = decoded;
+        let Decoded { updates, send, refused } = decoded;
         self.send_all(send, context);
-        let told = updates.len();
-        let updates = self.without_future(updates, &mut refused);
-        if updates.len() < told && !matches!(self.endpoint, Endpoint::Native(_)) {
-            // The decoder counts them as told, and keeps time from going back: begin anew with a fresh image.
-            self.forget_state();
-            self.lose("future", &"updates from the future", context);
-        } else if told > 0 && refused.is_empty() {
+        if !updates.is_empty() && refused.is_empty() {
             self.backoff.reset();
         }
         let dead_letters: Vec<_> = refused.iter().map(|refused| self.dead_letter(refused, &frame)).collect();
@@ -250,35 +263,44 @@ impl SupplierFeed {
         if updates.is_empty() && dead_letters.is_empty() {
             return;
         }
-        self.metrics.publisher_depth.inc();
-        let publishing = self.publisher.send(Publish { updates, dead_letters });
+        let keeping = self.hand_over(&self.dead_letters, Publish { updates: Vec::new(), dead_letters });
+        let publishing = self.hand_over(&self.publisher, Publish { updates, dead_letters: Vec::new() });
+        let publishing = async move { keeping.await.and(publishing.await) };
         let asked = Instant::now();
         // Pauses the stream too: nothing is read while the bus is full.
         context.wait(publishing.into_actor(self).map(move |published, feed, context| {
             feed.forgive(asked.elapsed());
-            match published {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => feed.lose_unpublished(&error, context),
-                Err(error) => {
-                    // Whoever takes a message counts it down; nobody took this one.
-                    feed.metrics.publisher_depth.dec();
-                    feed.lose_unpublished(&error, context);
-                }
+            if let Err(error) = published {
+                feed.lose_unpublished(&error, context);
             }
         }));
     }
 
-    /// Takes out updates whose time lies so far ahead that every later one would look old.
-    fn without_future(&self, updates: Vec<OddsUpdate>, refused: &mut Vec<Refused>) -> Vec<OddsUpdate> {
-        let now = Timestamp::now();
-        let limit = self.settings.supplier_max_clock_skew.as_secs_f64();
-        let (kept, future): (Vec<_>, Vec<_>) =
-            updates.into_iter().partition(|update| update.revision.updated_at.seconds_since(now) <= limit);
-        refused.extend(future.iter().map(|update| Refused {
-            reason: "future",
-            detail: format!("updated_at {} lies ahead of our clock, {now}", update.revision.updated_at),
-        }));
-        kept
+    /// Sends a message unless there is nothing in it. Whoever takes it counts it down.
+    fn hand_over(
+        &self,
+        to: &Recipient<Publish>,
+        message: Publish,
+    ) -> impl Future<Output = Result<(), BusError>> + use<> {
+        let is_empty = message.updates.is_empty() && message.dead_letters.is_empty();
+        let depth = self.metrics.publisher_depth.clone();
+        let sending = (!is_empty).then(|| {
+            depth.inc();
+            to.send(message)
+        });
+        async move {
+            let Some(sending) = sending else { return Ok(()) };
+            sending.await.unwrap_or_else(|error| {
+                depth.dec();
+                Err(BusError::Unreachable(error.to_string()))
+            })
+        }
+    }
+
+    /// An update whose time lies beyond this would make every later one look old.
+    fn latest_time(&self) -> Option<Timestamp> {
+        let skew = i64::try_from(self.settings.supplier_max_clock_skew.as_micros()).ok()?;
+        Timestamp::from_micros(Timestamp::now().micros().checked_add(skew)?)
     }
 
     fn dead_letter(&self, refused: &Refused, frame: &Bytes) -> DeadLetter {
@@ -321,7 +343,11 @@ impl StreamHandler<Result<Inbound, TransportError>> for SupplierFeed {
                 self.heard();
                 self.on_frame(frame, context);
             }
-            Ok(Inbound::Alive) => self.heard(),
+            Ok(Inbound::Alive) => {
+                // A supplier with nothing to say is not gone while it answers.
+                self.heard();
+                self.take_for_live();
+            }
             Err(error) => self.lose(error.reason(), &error, context),
         }
     }

@@ -85,7 +85,7 @@ impl Handler<BookChanged> for ProbeListener {
     type Result = ();
 
     fn handle(&mut self, changed: BookChanged, _: &mut Context<Self>) {
-        let told = changed.0.iter().map(|state| (state.update.market.to_string(), state.seq));
+        let told = changed.states.iter().map(|state| (state.update.market.to_string(), state.seq));
         self.told.lock().unwrap().extend(told);
     }
 }

@@ -105,15 +105,15 @@ impl<O: Outlet> Fanout<O> {
     }
 
     /// Offers changes of one event to each subscriber.
-    pub fn publish(&mut self, event_id: &EventId, frames: &Arc<[Arc<UpdateFrame>]>, now: Instant) -> Report {
+    pub fn publish(&mut self, event_id: &EventId, delivery: &Delivery, now: Instant) -> Report {
         let mut report = Report::default();
         let Some(subscribers) = self.subscribers.get(event_id) else { return report };
         for id in subscribers {
             let Some(entry) = self.sessions.get_mut(id) else { continue };
             if entry.stalled_since.is_none() {
-                match entry.outlet.push(Delivery { frames: frames.clone(), conflated: false }) {
+                match entry.outlet.push(delivery.clone()) {
                     Ok(()) => {
-                        report.delivered += frames.len();
+                        report.delivered += delivery.frames.len();
                         continue;
                     }
                     Err(PushError::Gone) => {
@@ -126,7 +126,7 @@ impl<O: Outlet> Fanout<O> {
                     }
                 }
             }
-            for frame in frames.iter() {
+            for frame in delivery.frames.iter() {
                 let key = (frame.event_id.clone(), frame.market.clone());
                 report.conflated += usize::from(entry.pending.insert(key, frame.clone()).is_some());
             }
@@ -257,12 +257,12 @@ mod tests {
         EventId::new("E").unwrap()
     }
 
-    fn frames(changes: &[(&str, u64)]) -> Arc<[Arc<UpdateFrame>]> {
+    fn frames(changes: &[(&str, u64)]) -> Delivery {
         let frame = |(market, seq): &(&str, u64)| {
             let update = market_update("E", market, None, *seq as i64, 1);
             Arc::new(UpdateFrame::new(&MarketState { update, seq: *seq }))
         };
-        changes.iter().map(frame).collect()
+        Delivery { frames: changes.iter().map(frame).collect(), conflated: false }
     }
 
     fn with(probes: &[Probe]) -> Fanout<Probe> {

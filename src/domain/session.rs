@@ -118,6 +118,14 @@ impl SessionState {
         }
     }
 
+    /// A frame came that is no message by itself: a ping, or a part of a message. It counts like one, so that a flood of
+    /// them ends the session too.
+    pub fn on_frame(&mut self, now: Instant) -> Option<Effect> {
+        self.on_heard(now);
+        let refused = self.count_message(now).err()?;
+        refused.into_iter().find(|effect| matches!(effect, Effect::Close(_)))
+    }
+
     /// The snapshot of a subscription came; `None` where it could not be had.
     pub fn on_snapshot(&mut self, event_id: EventId, attempt: Attempt, snapshot: Option<SnapshotFrame>) -> Vec<Effect> {
         let held = match self.subscriptions.get_mut(&event_id) {
@@ -330,6 +338,9 @@ mod tests {
             flood = session.on_text("x", later);
         }
         assert!(matches!(flood[..], [Effect::Close(CloseReason::TooManyMessages)]), "{flood:?}");
+        let mut pinging = SessionState::new(LIMITS, now);
+        assert!((0..50).all(|_| pinging.on_frame(now).is_none()));
+        assert!(matches!(pinging.on_frame(now), Some(Effect::Close(CloseReason::TooManyMessages))));
     }
 
     #[test]

@@ -128,18 +128,23 @@ impl Platform {
     /// longer than the shutdown timeout is cut off; `false` then.
     pub async fn stop(self) -> bool {
         self.liveness.stop();
-        let stopping = async {
+        // Half of the time for what is under way; clients are told in any case.
+        let finishing = async {
             join_all(self.parts.feeds.iter().map(|feed| feed.send(LeaveSupplier))).await;
             if let Some(simulator) = &self.parts.simulator {
                 simulator.stop().await;
             }
             join_all(self.parts.consumers.iter().map(|consumer| consumer.send(Drain))).await;
+        };
+        let finished = tokio::time::timeout(self.shutdown_timeout / 2, finishing).await.is_ok();
+        let closing = async {
             if let Some(registry) = &self.parts.registry {
                 let _ = registry.send(EndAllSessions(CloseReason::GoingAway)).await;
             }
             join_all(self.parts.servers.iter().map(RunningServer::stop)).await;
         };
-        let in_time = tokio::time::timeout(self.shutdown_timeout, stopping).await.is_ok();
+        let closed = tokio::time::timeout(self.shutdown_timeout / 2, closing).await.is_ok();
+        let in_time = finished && closed;
         if !in_time {
             warn!("not everything stopped within {:?}; the rest is cut off", self.shutdown_timeout);
         }

@@ -60,9 +60,17 @@ pub(super) struct Wiring<'a> {
     settings: &'a Settings,
     liveness: Arc<Liveness>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
-    publisher: Option<(Addr<BusPublisher>, IngestMetrics)>,
+    publishers: Option<Publishers>,
     feeds: Vec<SupplierFeed>,
     parts: Parts,
+}
+
+/// The ways to the bus; one a topic, so that one that is full does not hold the other up.
+#[derive(Clone)]
+struct Publishers {
+    updates: Addr<BusPublisher>,
+    dead_letters: Addr<BusPublisher>,
+    metrics: IngestMetrics,
 }
 
 /// What the role `odds` starts with.
@@ -86,7 +94,7 @@ impl<'a> Wiring<'a> {
             liveness: Arc::default(),
             feeds: Vec::new(),
             health: Vec::new(),
-            publisher: None,
+            publishers: None,
             parts: Parts::default(),
         }
     }
@@ -241,10 +249,12 @@ impl<'a> Wiring<'a> {
 
     pub(super) fn start_publisher(&mut self, processor: &ProcessorSide) -> Result<(), StartError> {
         let metrics = IngestMetrics::new()?;
-        let publisher = BusPublisher::new(processor.updates.clone(), processor.dead_letters.clone(), metrics.clone());
+        let publisher =
+            || BusPublisher::new(processor.updates.clone(), processor.dead_letters.clone(), metrics.clone());
         let arbiter = self.arbiter();
-        let publisher = self.start("bus publisher", &arbiter, HUB_MAILBOX, publisher);
-        self.publisher = Some((publisher, metrics));
+        let updates = self.start("bus publisher", &arbiter, HUB_MAILBOX, publisher());
+        let dead_letters = self.start("dead letter publisher", &arbiter, HUB_MAILBOX, publisher());
+        self.publishers = Some(Publishers { updates, dead_letters, metrics });
         Ok(())
     }
 
@@ -269,13 +279,14 @@ impl<'a> Wiring<'a> {
     }
 
     pub(super) fn make_feeds(&mut self, config: &Config) -> Result<(), StartError> {
-        let Some((publisher, metrics)) = self.publisher.clone() else { return Ok(()) };
+        let Some(Publishers { updates, dead_letters, metrics }) = self.publishers.clone() else { return Ok(()) };
         let endpoints = self.endpoints(&config.suppliers)?;
         metrics.suppliers.set(endpoints.len() as i64);
         let mut statuses = Vec::new();
         for endpoint in endpoints {
             let settings = self.settings.suppliers.clone();
-            let feed = SupplierFeed::new(endpoint, settings, publisher.clone().recipient(), metrics.clone());
+            let (updates, dead_letters) = (updates.clone().recipient(), dead_letters.clone().recipient());
+            let feed = SupplierFeed::new(endpoint, settings, updates, dead_letters, metrics.clone());
             statuses.push(feed.status());
             self.feeds.push(feed);
         }

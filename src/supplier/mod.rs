@@ -16,6 +16,7 @@ use std::fmt;
 
 use self::endpoint::Endpoint;
 use crate::config::settings::SupplierSettings;
+use crate::domain::timestamp::Timestamp;
 use crate::domain::update::OddsUpdate;
 
 /// The wire form of one supplier: frames in, updates out. Pure: no socket, no clock.
@@ -28,6 +29,10 @@ pub trait Decoder: Send {
 
     /// Reads one frame.
     fn on_frame(&mut self, frame: &[u8]) -> Result<Decoded, FrameFault>;
+
+    /// From now on what is later than this moment is refused, as from a clock that is wrong: it would shut out every true
+    /// change that comes after it.
+    fn refuse_after(&mut self, latest: Timestamp);
 
     /// Nothing has come for so long that the prices are not to be taken for live: the suspension of every market that is
     /// open. What the supplier says next about a market, or of all of them, opens it again.
@@ -53,6 +58,12 @@ impl fmt::Debug for Decoded {
             .field("refused", &self.refused)
             .finish()
     }
+}
+
+/// Says what is wrong with a time that [`Decoder::refuse_after`] refuses.
+fn from_the_future(time: Timestamp, latest: Option<Timestamp>) -> Option<String> {
+    let latest = latest.filter(|latest| time > *latest)?;
+    Some(format!("the time {time} lies beyond {latest}, further ahead of our clock than SUPPLIER_MAX_CLOCK_SKEW"))
 }
 
 /// A part of a frame that could not be taken.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Decoded, Decoder, FrameFault};
+use super::{Decoded, Decoder, FrameFault, from_the_future};
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::status::MarketStatus;
 use crate::domain::timestamp::Timestamp;
@@ -15,6 +15,7 @@ const MAX_TRACKED: usize = 100_000;
 #[derive(Debug, Default)]
 pub struct NativeDecoder {
     open: HashMap<(EventId, MarketKey), OpenMarket>,
+    latest: Option<Timestamp>,
 }
 
 /// A market that the supplier last called open.
@@ -64,7 +65,14 @@ impl Decoder for NativeDecoder {
     fn on_frame(&mut self, frame: &[u8]) -> Result<Decoded, FrameFault> {
         let update = OddsUpdate::from_json(frame)
             .map_err(|error| FrameFault::Unreadable { reason: error.reason(), detail: error.to_string() })?;
-        Ok(Decoded { updates: vec![self.track(update)], ..Decoded::default() })
+        match from_the_future(update.revision.updated_at, self.latest) {
+            Some(detail) => Err(FrameFault::Unreadable { reason: "future", detail }),
+            None => Ok(Decoded { updates: vec![self.track(update)], ..Decoded::default() }),
+        }
+    }
+
+    fn refuse_after(&mut self, latest: Timestamp) {
+        self.latest = Some(latest);
     }
 
     fn on_stale(&mut self) -> Vec<OddsUpdate> {
@@ -102,6 +110,17 @@ mod tests {
         let fault = decoder.on_frame(b"hello").unwrap_err();
         assert!(matches!(&fault, FrameFault::Unreadable { reason: "malformed", .. }), "{fault}");
         assert!(matches!(decoder.on_frame(b"\xff").unwrap_err(), FrameFault::Unreadable { reason: "malformed", .. }));
+    }
+
+    #[test]
+    fn a_frame_from_the_future_is_refused_and_not_kept_track_of() {
+        let mut decoder = NativeDecoder::default();
+        read(&mut decoder, &update(1, 10, 5));
+        decoder.refuse_after(update(1, 20, 1).revision.updated_at);
+        let future = decoder.on_frame(update(1, 21, 1).to_json().as_bytes()).unwrap_err();
+        assert!(matches!(&future, FrameFault::Unreadable { reason: "future", .. }), "{future}");
+        assert_eq!(read(&mut decoder, &update(1, 11, 1)), update(1, 11, 1), "the true one goes on");
+        assert!(decoder.on_stale()[0].revision < update(1, 12, 1).revision, "of what was taken, not what was refused");
     }
 
     #[test]

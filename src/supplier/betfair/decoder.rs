@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::super::{Decoded, Decoder, FrameFault, Refused};
+use super::super::{Decoded, Decoder, FrameFault, Refused, from_the_future};
 use super::market::Market;
 use super::segments::{Segments, Whole};
 use super::wire::{
@@ -47,6 +47,7 @@ pub struct BetfairDecoder {
     /// Markets that ended or went away, the oldest first.
     retired: VecDeque<EventId>,
     unreliable: bool,
+    latest: Option<Timestamp>,
 }
 
 /// The position of the last whole message.
@@ -74,6 +75,7 @@ impl BetfairDecoder {
             markets: BTreeMap::new(),
             retired: VecDeque::new(),
             unreliable: false,
+            latest: None,
         }
     }
 
@@ -149,6 +151,10 @@ impl BetfairDecoder {
     /// Applies the messages as one, and gives out each market at most once.
     fn apply(&mut self, messages: &[ChangeMessage<'_>]) -> Result<Decoded, FrameFault> {
         let times = messages.iter().map(time_of).collect::<Result<Vec<_>, _>>()?;
+        if let Some(detail) = times.iter().flatten().find_map(|time| from_the_future(*time, self.latest)) {
+            // Nothing of it is applied, and the clock stands: the next connection tells it again.
+            return Err(FrameFault::Refused { reason: "future", detail });
+        }
         let is_image = messages.iter().any(|message| message.ct == Some(ChangeType::SubImage));
         let mut changes = Changes { latest: times.iter().copied().flatten().max(), ..Changes::default() };
         for (message, time) in messages.iter().zip(times) {
@@ -255,12 +261,21 @@ impl Decoder for BetfairDecoder {
         match read::<Op<'_>>(frame)?.op.as_ref() {
             "connection" => Ok(Decoded { send: vec![self.authentication()?], ..Decoded::default() }),
             "status" => self.on_status(&read(frame)?),
-            "mcm" => self.on_change(frame),
+            "mcm" => self.on_change(frame).inspect_err(|fault| {
+                if let FrameFault::Unreadable { .. } = fault {
+                    // It may have been a suspension, and a difference is told only once: ask for a whole image.
+                    self.clocks = Clocks::default();
+                }
+            }),
             op => {
                 let op: String = op.chars().take(40).collect();
                 Err(FrameFault::Unreadable { reason: "unknown_op", detail: format!("op `{op}` is not known") })
             }
         }
+    }
+
+    fn refuse_after(&mut self, latest: Timestamp) {
+        self.latest = Some(latest);
     }
 
     // As if the stream had said that it does not vouch for its data; its next message, a heartbeat too, says otherwise.
