@@ -40,9 +40,9 @@ impl BookRouter {
     }
 
     /// The book of an event, with one more message on its way to it.
-    fn book(&mut self, event_id: &EventId) -> &Addr<OddsBook> {
+    fn book(&mut self, event_id: &EventId, next_position: Option<u64>) -> &Addr<OddsBook> {
         let entry = self.books.entry(event_id.clone()).or_insert_with(|| {
-            let book = OddsBook::new(event_id.clone(), self.edges.clone());
+            let book = OddsBook::new(event_id.clone(), self.edges.clone(), next_position);
             let book = OddsBook::create(|context| {
                 context.set_mailbox_capacity(BOOK_MAILBOX);
                 book
@@ -94,7 +94,8 @@ impl Handler<ApplyUpdates> for BookRouter {
         let sends: Vec<_> = by_event(message.0)
             .into_iter()
             .map(|(event_id, updates)| {
-                let send = self.book(&event_id).send(ApplyUpdates(updates));
+                let next_position = updates.first().map(|first| first.position);
+                let send = self.book(&event_id, next_position).send(ApplyUpdates(updates));
                 async move { (send.await, event_id) }
             })
             .collect();
@@ -115,7 +116,7 @@ impl Handler<GetSnapshot> for BookRouter {
 
     fn handle(&mut self, message: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
         let event_id = message.0.clone();
-        let asking = self.book(&event_id).send(message);
+        let asking = self.book(&event_id, None).send(message);
         Box::pin(asking.into_actor(self).map(move |answer, router, _| {
             router.answered(&event_id, answer.is_err());
             let snapshot = answer.unwrap_or_else(|_| Err(ApplyError::BookEnded(event_id.clone())));
@@ -172,15 +173,29 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_book_starts_where_the_store_ends_and_tells_what_no_client_was_told() {
+    async fn a_book_starts_where_the_store_ends_but_leaves_to_the_bus_what_is_still_to_come_on_it() {
+        let probe = probe_edges();
+        let told = || std::mem::take(&mut *probe.told.lock().unwrap());
+        probe.store.keep(MarketState { update: market_update("MATCH_001", "btts", None, 4, 1), seq: 700 });
+        // The store path was faster: the very updates that start the book are in the store already.
+        probe.store.keep(MarketState { update: update(1, 7, 1), seq: 703 });
+        let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
+        let batch = vec![positioned(1, 5, 700), positioned(1, 6, 701)];
+        router.send(ApplyUpdates(batch)).await.unwrap().unwrap();
+        router.send(ApplyUpdates(vec![positioned(1, 7, 702)])).await.unwrap().unwrap();
+        let expected = [("btts", 700), ("1x2", 701), ("1x2", 702), ("1x2", 703)];
+        assert_eq!(told(), expected.map(|(market, seq)| (market.to_owned(), seq)));
+    }
+
+    #[actix_web::test]
+    async fn a_book_that_is_asked_for_takes_all_that_the_store_holds() {
         let probe = probe_edges();
         probe.store.keep(MarketState { update: update(1, 5, 1), seq: 700 });
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
-        // The store path was faster: this very update is in the store already.
-        router.send(ApplyUpdates(vec![positioned(1, 5, 0)])).await.unwrap().unwrap();
-        assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 700)]);
-        router.send(ApplyUpdates(vec![positioned(1, 6, 1)])).await.unwrap().unwrap();
-        assert_eq!(probe.told.lock().unwrap().last().unwrap().1, 701);
+        assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 700);
+        router.send(ApplyUpdates(vec![positioned(1, 5, 699)])).await.unwrap().unwrap();
+        router.send(ApplyUpdates(vec![positioned(1, 6, 700)])).await.unwrap().unwrap();
+        assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 700), ("1x2".to_owned(), 701)]);
     }
 
     #[actix_web::test]
@@ -247,7 +262,7 @@ mod tests {
     async fn a_book_that_ended_in_the_middle_is_an_error_and_starts_anew() {
         let probe = probe_edges();
         let mut router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60));
-        let (gone, book) = (id(1), OddsBook::new(id(1), probe.edges));
+        let (gone, book) = (id(1), OddsBook::new(id(1), probe.edges, None));
         let address = book.start();
         router.books.insert(gone.clone(), Entry { book: address.clone(), in_flight: 0, last_used: Instant::now() });
         address.send(super::super::odds_book::tests::End).await.unwrap();

@@ -37,7 +37,7 @@ impl BookSource {
 
     /// Every state that is known of an event, and whether the store could say. What cannot be read is passed over: the
     /// live path does not wait for a cache or a store that is down.
-    async fn load(&self, event_id: &EventId) -> (Vec<Arc<MarketState>>, bool) {
+    async fn load(&self, event_id: &EventId, before: u64) -> (Vec<Arc<MarketState>>, bool) {
         let mut states = match self.cache.read_book(event_id).await {
             Ok(states) => states,
             Err(error) => self.passed_over(event_id, &error),
@@ -46,7 +46,7 @@ impl BookSource {
         let (store, event) = (self.store.clone(), event_id.clone());
         match blocking(move || store.load_event(&event)).await {
             Ok(stored) => {
-                states.extend(stored);
+                states.extend(stored.into_iter().filter(|state| state.seq <= before));
                 (states, true)
             }
             Err(error) => {
@@ -110,40 +110,49 @@ pub struct OddsBook {
     book: Book,
     event_id: EventId,
     edges: Arc<BookEdges>,
+    /// What the store holds beyond this number is still to come on the bus.
+    before: u64,
     /// Whether the store said what it holds of the event.
     is_loaded: bool,
 }
 
 impl OddsBook {
     /// A book that takes its state from the edges' source when it starts.
-    pub fn new(event_id: EventId, edges: Arc<BookEdges>) -> OddsBook {
-        OddsBook { book: Book::new(event_id.clone()), event_id, edges, is_loaded: false }
+    ///
+    /// `next_position`: where the update stands on the bus that the book is started for, where it is started for one.
+    /// The store may have read the bus further than that; what it knows beyond is left to the bus, so that every change
+    /// is told, and told once.
+    pub fn new(event_id: EventId, edges: Arc<BookEdges>, next_position: Option<u64>) -> OddsBook {
+        let before = next_position.unwrap_or(u64::MAX);
+        OddsBook { book: Book::new(event_id.clone()), event_id, edges, before, is_loaded: false }
     }
 }
 
 impl OddsBook {
     /// What is known of the event, taken over and told. Tried again later where the store cannot say.
     fn load(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
-        let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
-        async move { edges.source.load(&event_id).await }.into_actor(self).then(|(states, is_loaded), book, context| {
-            book.is_loaded = is_loaded;
-            if !is_loaded {
-                context.run_later(RELOAD_DELAY, |book, context| {
-                    // One that was let go meanwhile ends here.
-                    if context.connected() {
-                        context.spawn(book.load());
-                    }
-                });
-            }
-            book.book.restore(states);
-            book.book.continue_from(book.edges.first_position);
-            // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
-            // knows it drops it by its number.
-            let mut known = book.book.snapshot().markets;
-            known.sort_by_key(|state| state.seq);
-            let edges = book.edges.clone();
-            async move { edges.tell(known, true).await }.into_actor(book)
-        })
+        let (edges, event_id, before) = (self.edges.clone(), self.event_id.clone(), self.before);
+        async move { edges.source.load(&event_id, before).await }.into_actor(self).then(
+            |(states, is_loaded), book, context| {
+                book.is_loaded = is_loaded;
+                if !is_loaded {
+                    context.run_later(RELOAD_DELAY, |book, context| {
+                        // One that was let go meanwhile ends here.
+                        if context.connected() {
+                            context.spawn(book.load());
+                        }
+                    });
+                }
+                book.book.restore(states);
+                book.book.continue_from(book.edges.first_position);
+                // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
+                // knows it drops it by its number.
+                let mut known = book.book.snapshot().markets;
+                known.sort_by_key(|state| state.seq);
+                let edges = book.edges.clone();
+                async move { edges.tell(known, true).await }.into_actor(book)
+            },
+        )
     }
 }
 

@@ -76,6 +76,7 @@ pub struct SessionState {
     next_attempt: u64,
     window_start: Instant,
     window_messages: u32,
+    window_frames: u32,
     last_heard: Instant,
     last_ping: Instant,
 }
@@ -89,6 +90,7 @@ impl SessionState {
             next_attempt: 0,
             window_start: now,
             window_messages: 0,
+            window_frames: 0,
             last_heard: now,
             last_ping: now,
         }
@@ -118,12 +120,13 @@ impl SessionState {
         }
     }
 
-    /// A frame came that is no message by itself: a ping, or a part of a message. It counts like one, so that a flood of
-    /// them ends the session too.
+    /// A frame came that is no message by itself: a ping, or a part of a message. A flood of them ends the session too.
     pub fn on_frame(&mut self, now: Instant) -> Option<Effect> {
         self.on_heard(now);
-        let refused = self.count_message(now).err()?;
-        refused.into_iter().find(|effect| matches!(effect, Effect::Close(_)))
+        self.turn_window(now);
+        self.window_frames = self.window_frames.saturating_add(1);
+        let flood = self.window_frames > self.limits.max_messages_per_second.saturating_mul(10);
+        flood.then_some(Effect::Close(CloseReason::TooManyMessages))
     }
 
     /// The snapshot of a subscription came; `None` where it could not be had.
@@ -174,11 +177,16 @@ impl SessionState {
         None
     }
 
-    fn count_message(&mut self, now: Instant) -> Result<(), Vec<Effect>> {
+    fn turn_window(&mut self, now: Instant) {
         if now.duration_since(self.window_start) >= Duration::from_secs(1) {
             self.window_start = now;
             self.window_messages = 0;
+            self.window_frames = 0;
         }
+    }
+
+    fn count_message(&mut self, now: Instant) -> Result<(), Vec<Effect>> {
+        self.turn_window(now);
         self.window_messages = self.window_messages.saturating_add(1);
         let limit = self.limits.max_messages_per_second;
         if self.window_messages <= limit {
