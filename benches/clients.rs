@@ -348,7 +348,9 @@ impl Server {
         let stderr = child.stderr.take().ok_or("no stderr")?;
         let mut lines = BufReader::new(stderr).lines();
         let (mut odds, mut metrics, mut log) = (None, None, String::new());
-        while let (None, Some(line)) = (metrics, lines.next().transpose()?) {
+        // No line is waited for beyond the invitation: the next one comes only once the supplier answers.
+        while metrics.is_none() {
+            let Some(line) = lines.next().transpose()? else { break };
             let address = |mark: &str| line.split_once(mark)?.1.split(['/', ',', ' ']).next()?.parse().ok();
             odds = odds.or_else(|| address("REST at http://"));
             metrics = line.contains("/metrics: ").then(|| address("odds http://")).flatten();
