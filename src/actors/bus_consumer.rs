@@ -150,8 +150,6 @@ impl Worker {
     async fn finish(&self, batch: &[Record]) {
         if matches!(self.work, Work::Store(_)) {
             self.metrics.consumed.inc_by(batch.len() as u64);
-            let unreadable = batch.iter().filter(|record| read_update(record).is_err()).count();
-            self.metrics.errors.with_label_values(&["decode"]).inc_by(unreadable as u64);
         }
         let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
         while let Err((stage, failure)) = self.work_on(batch).await {
@@ -180,7 +178,11 @@ impl Worker {
                         Err(error) => dead_letters.push(unreadable(record, &error)),
                     }
                 }
-                self.store(store, "store", StoreBatch { updates, dead_letters }).await
+                let unreadable = dead_letters.len() as u64;
+                self.store(store, "store", StoreBatch { updates, dead_letters }).await?;
+                // Once a batch, however often it was tried.
+                self.metrics.errors.with_label_values(&["decode"]).inc_by(unreadable);
+                Ok(())
             }
             Work::DeadLetters(store) => {
                 let dead_letters = batch.iter().map(read_dead_letter).collect();
