@@ -17,6 +17,7 @@ use crate::actors::bus_consumer::BusConsumer;
 use crate::actors::messages::{Drain, EndAllSessions, LeaveSupplier};
 use crate::actors::registry::Registry;
 use crate::actors::supplier_feed::SupplierFeed;
+use crate::bus::BusError;
 use crate::config::Config;
 use crate::config::settings::Role;
 use crate::domain::protocol::CloseReason;
@@ -44,6 +45,9 @@ pub enum StartError {
         /// What is wrong with it.
         cause: StoreError,
     },
+    /// The bus cannot be used as it is set up.
+    #[error("KAFKA_BROKERS: {0}")]
+    Bus(#[from] BusError),
     /// A supplier's address cannot be read.
     #[error("SUPPLIER_URLS: {0}")]
     Supplier(#[from] EndpointError),
@@ -76,6 +80,7 @@ struct Parts {
     addresses: Addresses,
     feeds: Vec<Addr<SupplierFeed>>,
     consumers: Vec<Addr<BusConsumer>>,
+    dead_letter_consumer: Option<Addr<BusConsumer>>,
     registry: Option<Addr<Registry>>,
     simulator: Option<SimulatorHandle>,
     servers: Vec<RunningServer>,
@@ -135,6 +140,10 @@ impl Platform {
                 simulator.stop().await;
             }
             join_all(self.parts.consumers.iter().map(|consumer| consumer.send(Drain))).await;
+            // After the others, which may still find what cannot be read.
+            if let Some(dead_letters) = &self.parts.dead_letter_consumer {
+                let _ = dead_letters.send(Drain).await;
+            }
         };
         let finished = tokio::time::timeout(self.shutdown_timeout / 2, finishing).await.is_ok();
         let closing = async {

@@ -146,22 +146,24 @@ impl<'a> Wiring<'a> {
         let bus = &self.settings.bus;
         let first_position = first_position();
         let updates: Arc<dyn Topic> = Arc::new(EmbeddedTopic::starting_at(
+            &bus.kafka_topic_odds,
             first_position,
             bus.embedded_bus_partitions,
             bus.embedded_bus_capacity,
         ));
-        let dead_letters: Arc<dyn Topic> = Arc::new(EmbeddedTopic::new(1, DEAD_LETTER_CAPACITY));
+        let dead_letters: Arc<dyn Topic> = Arc::new(EmbeddedTopic::new("dead_letters", 1, DEAD_LETTER_CAPACITY));
 
         let live = self.arbiter();
         let cache_writer = CacheWriter::new(cache.clone(), metrics.clone());
         let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);
         let depth = metrics.mailbox_depth.with_label_values(&["cache_writer"]);
-        let mut listeners = vec![Listener::new(cache_writer.recipient(), depth)];
+        let mut listeners = vec![Listener::new(cache_writer.clone().recipient(), depth)];
         if let Some(odds) = odds {
             listeners.push(Listener::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
         }
         let source = BookSource::new(cache.clone(), store.clone(), metrics.clone());
-        let edges = Arc::new(BookEdges { first_position, source, listeners, metrics: metrics.clone() });
+        let edges =
+            Arc::new(BookEdges { first_position: Some(first_position), source, listeners, metrics: metrics.clone() });
         let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
         let router = self.start("book router", &live, HUB_MAILBOX, router);
 
@@ -175,14 +177,28 @@ impl<'a> Wiring<'a> {
 
         let batch_wait = self.settings.store.store_batch_wait;
         let batch_size = self.settings.bus.bus_batch_size;
-        let read = |group, linger| ConsumerSettings { group, batch_size, linger };
-        let books = Work::Books(router.clone().recipient());
-        self.start_consumer("live consumer", &live, &updates, read(LIVE_GROUP, Duration::ZERO), books, &metrics);
-        let work = Work::Store(writer.clone());
-        self.start_consumer("store consumer", &storing, &updates, read(STORE_GROUP, batch_wait), work, &metrics);
+        let read = |group: &str, topic: &Arc<dyn Topic>, linger| ConsumerSettings {
+            group: group.to_owned(),
+            topic: topic.name().to_owned(),
+            batch_size,
+            linger,
+        };
+        let work = Work::Books {
+            books: router.clone().recipient(),
+            revoked: router.clone().recipient(),
+            cache: cache_writer.recipient(),
+        };
+        let reading = read(LIVE_GROUP, &updates, Duration::ZERO);
+        let consumer = self.start_consumer("live consumer", &live, &updates, reading, work, &metrics)?;
+        self.parts.consumers.push(consumer);
+        let work = Work::Store { store: writer.clone(), dead_letters: dead_letters.clone() };
+        let reading = read(STORE_GROUP, &updates, batch_wait);
+        let consumer = self.start_consumer("store consumer", &storing, &updates, reading, work, &metrics)?;
+        self.parts.consumers.push(consumer);
         let work = Work::DeadLetters(writer);
-        let reading = read(DEAD_LETTER_GROUP, batch_wait);
-        self.start_consumer("dead letters", &storing, &dead_letters, reading, work, &metrics);
+        let reading = read(DEAD_LETTER_GROUP, &dead_letters, batch_wait);
+        let consumer = self.start_consumer("dead letters", &storing, &dead_letters, reading, work, &metrics)?;
+        self.parts.dead_letter_consumer = Some(consumer);
 
         let checks = vec![check_store(&store), check_cache(&cache)];
         self.health.push((Role::Processor, checks, metrics.registry.clone()));
@@ -197,10 +213,10 @@ impl<'a> Wiring<'a> {
         settings: ConsumerSettings,
         work: Work,
         metrics: &ProcessorMetrics,
-    ) {
-        let consumer = BusConsumer::new(settings, topic.subscribe(settings.group), work, metrics.clone());
-        let consumer = self.start(name, arbiter, 16, consumer);
-        self.parts.consumers.push(consumer);
+    ) -> Result<Addr<BusConsumer>, StartError> {
+        let subscription = topic.subscribe(&settings.group)?;
+        let consumer = BusConsumer::new(settings, subscription, work, metrics.clone());
+        Ok(self.start(name, arbiter, 16, consumer))
     }
 
     pub(super) fn start_odds(&mut self, odds: OddsSide, processor: &ProcessorSide) -> Result<(), StartError> {

@@ -46,7 +46,7 @@ pub(crate) use store_suite;
 
 /// Updates at positions from `first` on.
 pub fn positioned(first: u64, updates: impl IntoIterator<Item = OddsUpdate>) -> Vec<PositionedUpdate> {
-    (first..).zip(updates).map(|(position, update)| PositionedUpdate { update, position }).collect()
+    (first..).zip(updates).map(|(position, update)| PositionedUpdate { update, partition: 0, position }).collect()
 }
 
 /// The states of an event, as the store has them.
@@ -238,7 +238,7 @@ pub fn numbers_and_states_are_those_of_the_book(store: &dyn Store) {
         let updates: Vec<_> = moves
             .into_iter()
             .zip(positions)
-            .map(|(one, position)| PositionedUpdate { update: made(event, one), position })
+            .map(|(one, position)| PositionedUpdate { update: made(event, one), partition: 0, position })
             .collect();
         let mut book = Book::new(EventId::new(event).unwrap());
         let taken = updates.iter().filter(|one| book.apply(one.update.clone(), one.position).is_ok()).count();
