@@ -1,7 +1,8 @@
-//! Writes changes to the cache, one pipeline in flight. While the cache is away, only the latest state of each market
-//! is kept for it, so memory is bounded by the markets and the live path never waits.
+//! Writes changes to the cache, one pipeline in flight. Every change is written and told in its order, for as long as the
+//! cache keeps up. While it is away or far behind, only the latest state of each market is kept for it, so memory is
+//! bounded by the markets and the live path never waits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,23 +19,25 @@ use crate::metrics::ProcessorMetrics;
 
 /// The most states in one pipeline.
 const MAX_PIPELINE: usize = 1_000;
+/// More changes than these do not wait one by one: only the latest of each market does.
+const MAX_PENDING: usize = 20_000;
 /// Delays between tries while the cache is away.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_secs(1) };
 /// How often states are forgotten that no book holds any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-type States = HashMap<(EventId, MarketKey), Arc<MarketState>>;
-
 /// The actor in front of the cache.
 pub struct CacheWriter {
     cache: Arc<dyn OddsCache>,
     /// What came since the round under way began. The next round takes all of it.
-    pending: States,
-    /// What is left to write of the round under way.
+    pending: Vec<Arc<MarketState>>,
+    /// What is left to write of the round under way, the first last.
     round: Vec<Arc<MarketState>>,
     /// How many rounds have begun.
     begun: u64,
     in_flight: bool,
+    /// How many were pending after they were last reduced to the latest.
+    conflated: usize,
     /// Who waits for which round.
     waiting: Vec<(u64, oneshot::Sender<()>)>,
     /// What was written, for as long as a book holds it: a cache that was away may come back empty.
@@ -48,10 +51,11 @@ impl CacheWriter {
     pub fn new(cache: Arc<dyn OddsCache>, metrics: ProcessorMetrics) -> CacheWriter {
         CacheWriter {
             cache,
-            pending: HashMap::new(),
+            pending: Vec::new(),
             round: Vec::new(),
             begun: 0,
             in_flight: false,
+            conflated: 0,
             waiting: Vec::new(),
             written: HashMap::new(),
             backoff: Backoff::new(RETRY, 0),
@@ -59,12 +63,19 @@ impl CacheWriter {
         }
     }
 
-    fn keep_latest(&mut self, state: Arc<MarketState>) {
-        let key = (state.update.event_id.clone(), state.update.market.clone());
-        match self.pending.get(&key) {
-            Some(held) if held.seq >= state.seq => {}
-            _ => drop(self.pending.insert(key, state)),
+    /// Keeps only the latest of each market, in the order of their numbers.
+    fn conflate(&mut self) {
+        let mut latest: HashMap<(&EventId, &MarketKey), &Arc<MarketState>> = HashMap::new();
+        for state in &self.pending {
+            let held = latest.entry((&state.update.event_id, &state.update.market)).or_insert(state);
+            if held.seq < state.seq {
+                *held = state;
+            }
         }
+        let mut latest: Vec<_> = latest.into_values().cloned().collect();
+        latest.sort_unstable_by_key(|state| state.seq);
+        self.conflated = latest.len();
+        self.pending = latest;
     }
 
     fn tell_pending(&self) {
@@ -74,9 +85,9 @@ impl CacheWriter {
     /// Begins a round with everything that is pending.
     fn begin_round(&mut self) {
         self.begun += 1;
-        self.round = std::mem::take(&mut self.pending).into_values().collect();
-        // The last is written first.
-        self.round.sort_unstable_by_key(|state| std::cmp::Reverse(state.seq));
+        self.round = std::mem::take(&mut self.pending);
+        self.round.reverse();
+        self.conflated = 0;
     }
 
     fn flush(&mut self, context: &mut Context<Self>) {
@@ -107,17 +118,16 @@ impl CacheWriter {
 
     fn took(&mut self, states: Vec<Arc<MarketState>>, context: &mut Context<Self>) {
         self.metrics.cache_sets.inc_by(states.len() as u64);
-        for state in &states {
-            let key = (state.update.event_id.clone(), state.update.market.clone());
-            self.written.insert(key, Arc::downgrade(state));
-        }
         if self.backoff.failures() > 0 {
             info!("the cache is back");
             self.backoff.reset();
             // It may have come back empty.
-            let held: Vec<_> = self.written.values().filter_map(Weak::upgrade).collect();
-            held.into_iter().for_each(|state| self.keep_latest(state));
+            let fresh: HashSet<_> = states.iter().map(key_of).collect();
+            let held = self.written.iter().filter(|(key, _)| !fresh.contains(key));
+            self.pending.extend(held.filter_map(|(_, state)| state.upgrade()));
+            self.conflate();
         }
+        self.written.extend(states.iter().map(|state| (key_of(state), Arc::downgrade(state))));
         self.flush(context);
     }
 
@@ -125,7 +135,9 @@ impl CacheWriter {
         self.metrics.errors.with_label_values(&["cache"]).inc();
         // The round ends unwritten. What is left of it joins what came since, and whoever waits for it waits for that.
         let left = std::mem::take(&mut self.round);
-        states.into_iter().chain(left).for_each(|state| self.keep_latest(state));
+        let since = std::mem::take(&mut self.pending);
+        self.pending = states.into_iter().chain(left.into_iter().rev()).chain(since).collect();
+        self.conflate();
         self.waiting.iter_mut().for_each(|(round, _)| *round = self.begun + 1);
         if self.backoff.failures() == 0 {
             warn!("the latest of each market is kept until the cache is back: {error}");
@@ -133,6 +145,7 @@ impl CacheWriter {
         self.in_flight = true;
         context.run_later(self.backoff.next_delay(), |writer, context| {
             writer.in_flight = false;
+            writer.conflate();
             writer.flush(context);
         });
     }
@@ -144,6 +157,10 @@ impl CacheWriter {
             let _ = waiting.send(());
         }
     }
+}
+
+fn key_of(state: &Arc<MarketState>) -> (EventId, MarketKey) {
+    (state.update.event_id.clone(), state.update.market.clone())
 }
 
 impl Actor for CacheWriter {
@@ -161,7 +178,11 @@ impl Handler<BookChanged> for CacheWriter {
 
     fn handle(&mut self, changed: BookChanged, context: &mut Context<Self>) {
         self.metrics.mailbox_depth.with_label_values(&["cache_writer"]).dec();
-        changed.states.iter().for_each(|state| self.keep_latest(state.clone()));
+        self.pending.extend(changed.states.iter().cloned());
+        // Not each time while the cache is away: only when it has doubled since.
+        if self.pending.len() > MAX_PENDING && self.pending.len() > 2 * self.conflated {
+            self.conflate();
+        }
         self.flush(context);
         self.tell_pending();
     }
