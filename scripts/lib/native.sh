@@ -5,11 +5,16 @@
 native_start() {
     local engine="$1" attempt
     mkdir -p "$DIR/$engine"
-    for attempt in 1 2 3; do
+    for attempt in {1..10}; do
         "${engine}_start"
         native_await "$engine" && break
         if (( attempt < 3 )) && [[ "${STICKY:-0}" != 1 ]] && lost_its_port "$engine"; then
             choose_port "$engine"
+            continue
+        fi
+        # After a SIGKILL of PostgreSQL from elsewhere its children end what they are about.
+        if (( attempt < 10 )) && ! native_running "$engine" && grep -q 'is still in use' "$DIR/$engine/log"; then
+            sleep 1
             continue
         fi
         tail -n 15 "$DIR/$engine/log" >&2 || true
@@ -27,7 +32,7 @@ native_ready() {
     case "$1" in
         kafka) grep -q 'Kafka Server started' "$DIR/kafka/log" ;;
         redis) grep -q 'Ready to accept connections' "$DIR/redis/log" ;;
-        postgres) grep -q '^ready' "$(postgres_data)/postmaster.pid" 2>/dev/null ;;
+        postgres) [[ "$(sed -n '1p;8p' "$(postgres_data)/postmaster.pid" 2>/dev/null)" == "$(process_of postgres)"$'\n'ready* ]] ;;
     esac
 }
 
@@ -103,8 +108,10 @@ postgres_start() {
     if [[ $EUID -eq 0 ]]; then
         run=(setpriv --reuid=postgres --regid=postgres --init-groups -- "${run[@]}")
     fi
-    # After a SIGKILL of all of it another program may have the id that the old file names.
-    [[ -z "$(process_of postgres)" ]] && rm -f "$data/postmaster.pid"
+    # After a SIGKILL another program may have the id that the old file names; then the file only says that no start is possible.
+    local old
+    old="$(head -n 1 "$data/postmaster.pid" 2>/dev/null)" || true
+    if [[ -n "$old" && -n "$(started_at "$old")" && -z "$(process_of postgres)" ]]; then rm -f "$data/postmaster.pid"; fi
     launch postgres "${run[@]}"
 }
 
