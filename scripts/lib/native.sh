@@ -108,10 +108,9 @@ postgres_start() {
     if [[ $EUID -eq 0 ]]; then
         run=(setpriv --reuid=postgres --regid=postgres --init-groups -- "${run[@]}")
     fi
-    # After a SIGKILL another program may have the id that the old file names; then the file only says that no start is possible.
-    local old
-    old="$(head -n 1 "$data/postmaster.pid" 2>/dev/null)" || true
-    if [[ -n "$old" && -n "$(started_at "$old")" && -z "$(process_of postgres)" ]]; then rm -f "$data/postmaster.pid"; fi
+    # After a SIGKILL the file names the old process. While that waits to be buried, or its id is another program's by now, PostgreSQL
+    # would refuse to start; so the file gets an id that nobody can have. Its other guard, the old one's shared memory, stays in force.
+    if [[ -e "$data/postmaster.pid" && -z "$(process_of postgres)" ]]; then sed -i '1s/.*/2147483647/' "$data/postmaster.pid"; fi
     launch postgres "${run[@]}"
 }
 
