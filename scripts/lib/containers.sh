@@ -12,7 +12,7 @@ compose() {
     name+="$(cksum <<<"$DIR" | cut -d ' ' -f 1)"
     # A port that is not known yet is that of an engine which this call does not start.
     ENGINES_KAFKA_PORT="$(recall kafka port)" ENGINES_REDIS_PORT="$(recall redis port)" ENGINES_POSTGRES_PORT="$(recall postgres port)" \
-        docker compose -p "$name" -f "$ROOT/docker/compose.yaml" -f "$ROOT/docker/compose.engines.yaml" "$@" 9>&-
+        POSTGRES_PASSWORD=sports_bet docker compose -p "$name" -f "$ROOT/docker/compose.yaml" -f "$ROOT/docker/compose.engines.yaml" "$@" 9>&-
 }
 
 docker_running() {
