@@ -1,0 +1,127 @@
+# shellcheck shell=bash
+# What is known of an engine: from the environment, and from the folder where `up` remembers what it started.
+
+die() {
+    printf 'engines: %s\n' "$*" >&2
+    exit 1
+}
+
+say() {
+    printf 'engines: %s\n' "$*" >&2
+}
+
+remember() {
+    mkdir -p "$DIR/$1"
+    printf '%s\n' "$3" >"$DIR/$1/$2.new"
+    mv -f "$DIR/$1/$2.new" "$DIR/$1/$2"
+}
+
+# What was remembered; nothing where nothing was.
+recall() {
+    if [[ -r "$DIR/$1/$2" ]]; then cat "$DIR/$1/$2"; fi
+}
+
+forget() {
+    rm -f "$DIR/$1/$2"
+}
+
+# Runs a function while no other call works on the same folder. Engines must not inherit the lock: see `launch`.
+locked() {
+    mkdir -p "$DIR" || die "cannot make the folder $DIR (ENGINES_DIR chooses another)"
+    if command -v flock >/dev/null; then
+        exec 9>>"$DIR/lock"
+        flock -w 300 9 || die "another call still works on $DIR after 5 minutes"
+        "$@"
+        exec 9>&-
+    else
+        "$@"
+    fi
+}
+
+variable() {
+    case "$1" in
+        kafka) echo KAFKA_BROKERS ;;
+        redis) echo REDIS_URL ;;
+        postgres) echo DATABASE_URL ;;
+    esac
+}
+
+# The address of the engine that `up` starts; nothing before its port is known.
+own_address() {
+    local port
+    port="$(recall "$1" port)"
+    [[ -n "$port" ]] || return 0
+    case "$1" in
+        kafka) echo "127.0.0.1:$port" ;;
+        redis) echo "redis://127.0.0.1:$port/0" ;;
+        postgres) echo "postgres://sports_bet:sports_bet@127.0.0.1:$port/sports_bet" ;;
+    esac
+}
+
+# The address in the environment, where it is one of a real engine and not our own, which `export` may have put there.
+given() {
+    local value
+    [[ -z "${ENGINES_WITH:-}" ]] || return 0
+    value="$(variable "$1")"
+    value="${!value:-}"
+    [[ "$1" != postgres || "$value" == postgres://* || "$value" == postgresql://* ]] || return 0
+    [[ "$value" == "$(own_address "$1")" ]] || printf '%s' "$value"
+}
+
+# given, docker or native; nothing where it is not known yet.
+how() {
+    if [[ -n "$(given "$1")" ]]; then echo given; else recall "$1" how; fi
+}
+
+address() {
+    local value
+    value="$(given "$1")"
+    if [[ -n "$value" ]]; then printf '%s' "$value"; else own_address "$1"; fi
+}
+
+# An address without its password.
+shown() {
+    sed -E 's#://([^:@/]*):[^@/]*@#://\1:***@#' <<<"$1"
+}
+
+# Where an engine is to come from, unless that was chosen before.
+choose_way() {
+    local way="${ENGINES_WITH:-}"
+    case "$way" in
+        native | docker | "") ;;
+        *) die "ENGINES_WITH is '$way'; it wants native or docker" ;;
+    esac
+    [[ -n "$way" ]] || way="$(recall "$1" how)"
+    if [[ -z "$way" ]]; then
+        if docker_answers; then way=docker; else way=native; fi
+    fi
+    remember "$1" how "$way"
+}
+
+running() {
+    case "$(recall "$1" how)" in
+        docker) docker_running "$1" ;;
+        native) native_running "$1" ;;
+        *) return 1 ;;
+    esac
+}
+
+# Whether it answers. Of our own engine the process must run too: somebody else may have its port by now.
+answers() {
+    if [[ "$(how "$1")" != given ]]; then
+        running "$1" || return 1
+    fi
+    answers_at "$1" "$(address "$1")"
+}
+
+# Waits until an engine answers.
+await() {
+    local deadline=$((SECONDS + TIMEOUT))
+    until answers "$1"; do
+        if (( SECONDS >= deadline )); then
+            say "$1 does not answer within $TIMEOUT s; its log: $DIR/$1/log"
+            return 1
+        fi
+        sleep 0.1
+    done
+}
