@@ -1,6 +1,8 @@
 //! Helpers of the integration tests.
 
 mod client;
+mod database;
+mod engines;
 mod platform;
 mod process;
 mod supplier;
@@ -8,6 +10,8 @@ mod supplier;
 use std::future::Future;
 use std::time::Duration;
 
+pub use database::{Database, DatabaseLock, records};
+pub use engines::{Folder, Sandbox, are_real, kafka_admin};
 pub use client::{OddsClient, get_json, get_text};
 pub use platform::TestPlatform;
 pub use process::{LoggedChild, ServerProcess, command};
