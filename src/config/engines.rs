@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::load::{ConfigError, Given};
 use super::settings::{BusSettings, KafkaMechanism, KafkaSecurity, Role, Settings};
+use crate::store::postgres::PgStore;
 
 /// Whether this binary can speak TLS to Kafka and PostgreSQL, and SCRAM to Kafka.
 const HAS_TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
@@ -172,9 +173,9 @@ fn store(settings: &Settings, given: &Given) -> Result<StoreEngine, ConfigError>
         Some(dsn) if !given.is_set("DATABASE_URL") => ("POSTGRES_DSN", dsn),
         _ => ("DATABASE_URL", &settings.database_url),
     };
-    if is_postgres(url.expose_secret()) {
+    if PgStore::is_address(url.expose_secret()) {
         let read_url = settings.database_ro_url.as_ref().unwrap_or(url);
-        if !is_postgres(read_url.expose_secret()) {
+        if !PgStore::is_address(read_url.expose_secret()) {
             return Err(given.error("DATABASE_RO_URL", "a PostgreSQL, as postgres://user:password@host:5432/name"));
         }
         return Ok(StoreEngine::Postgres { url: url.clone(), read_url: read_url.clone() });
@@ -192,18 +193,6 @@ fn store(settings: &Settings, given: &Given) -> Result<StoreEngine, ConfigError>
              sqlite://data/sports-bet.db",
         )
     })
-}
-
-/// Whether libpq would take it: a URL, or words as `host=… user=…`.
-fn is_postgres(url: &str) -> bool {
-    match url.split_once("://") {
-        Some((scheme, rest)) => matches!(scheme, "postgres" | "postgresql") && !rest.is_empty() && !url.contains('\0'),
-        None => {
-            let names = ["host", "hostaddr", "user", "dbname", "port", "password", "service", "sslmode"];
-            let first = url.trim_start().split_once('=').map(|(name, _)| name.trim_end());
-            first.is_some_and(|first| names.contains(&first)) && !url.contains('\0')
-        }
-    }
 }
 
 /// The SQLite file, as the diesel CLI reads it.

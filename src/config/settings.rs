@@ -249,7 +249,7 @@ pub struct StoreSettings {
     /// A replica of PostgreSQL that the role odds reads from; DATABASE_URL by default
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub database_ro_url: Option<SecretString>,
-    /// Connections to PostgreSQL, at most, of each role
+    /// Connections that read PostgreSQL, at most, of each role; those that write are three more
     #[arg(long, env, default_value_t = 8, value_parser = whole(1_u32, 1_000))]
     pub database_pool_size: u32,
     /// How long a batch of writes waits to fill up

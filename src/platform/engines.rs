@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::config::engines::{BusEngine, CacheEngine, StoreEngine};
 use crate::domain::timestamp::Timestamp;
 use crate::store::Store;
+use crate::store::postgres::{PgOptions, PgStore};
 use crate::store::sqlite::{Claim, SqliteStore};
 
 use super::StartError;
@@ -88,8 +89,11 @@ pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Claim
             Ok((Stores { main: store.clone(), read: store }, Some(claim)))
         }
         StoreEngine::Postgres { url, read_url } => {
-            let _ = (url, read_url);
-            Err(crate::bus::BusError::Refused("soon".to_owned()).into())
+            let options = PgOptions { readers: config.settings.store.database_pool_size, ..PgOptions::default() };
+            let failed = |cause| StartError::Store { name: "PostgreSQL".to_owned(), cause };
+            let main = PgStore::open(url, &options).map_err(failed)?;
+            let read = PgStore::reader(read_url, &options).map_err(failed)?;
+            Ok((Stores { main: Arc::new(main), read: Arc::new(read) }, None))
         }
     }
 }

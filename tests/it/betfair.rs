@@ -160,9 +160,7 @@ async fn a_recording_that_is_played_again_changes_nothing() {
         (odds[0]["status"] == "settled").then_some(odds)
     };
     let before = until("the market is settled", settled).await;
-    let recorded =
-        platform.until_metric(Role::Processor, &platform.store_lag(), |lag| lag == 0.0);
-    recorded.await;
+    platform.until_metric(Role::Processor, &platform.store_lag(), |lag| lag == 0.0).await;
     let history = rest_history(&platform, HORSES).await;
     let folder = platform.stop().await;
     first.stop().await;

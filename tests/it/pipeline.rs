@@ -16,7 +16,7 @@ use sports_bet_platform::domain::ids::{EventId, MarketKey, MarketName};
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Database, FakeSupplier, OddsClient, SupplierLink, Folder, TestPlatform, get_json, until, within};
+use crate::support::{Database, FakeSupplier, Folder, OddsClient, SupplierLink, TestPlatform, get_json, until, within};
 
 /// A supplier's connection that is served in the background: it sends what it is told to, and answers pings.
 struct LiveLink {

@@ -178,8 +178,7 @@ async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
     fed.send("E", [1]).await;
     fed.stored(1).await;
     let database = fed.database();
-    database
-        .execute("ALTER TABLE odds_current RENAME TO away; ALTER TABLE odds_history RENAME TO also_away");
+    database.execute("ALTER TABLE odds_current RENAME TO away; ALTER TABLE odds_history RENAME TO also_away");
     for path in ["/v1/events", "/v1/events/E/markets/1x2/history"] {
         let answer = Answer::get(&fed.url(path)).await;
         refused(&answer, 503, "STORE_UNAVAILABLE");

@@ -1,6 +1,5 @@
 //! `/healthz` and `/livez`: what they name, and that they only look.
 
-use diesel::RunQueryDsl;
 use pretty_assertions::assert_eq;
 
 use super::*;

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use sports_bet_platform::bus::{NewRecord, Record, dead_letter};
 use sports_bet_platform::domain::dead_letter::DeadLetter;
 use sports_bet_platform::domain::ids::{EventId, MarketKey, MarketName};
-use sports_bet_platform::store::postgres::PgStore;
+use sports_bet_platform::store::postgres::{PgOptions, PgStore};
 use sports_bet_platform::store::sqlite::SqliteStore;
 use sports_bet_platform::store::{HistoryEntry, HistoryQuery, Store};
 
@@ -45,7 +45,7 @@ impl Database {
         let path = folder.path().join("test.db").to_string_lossy().into_owned();
         let sandbox = folder.sandbox().clone();
         let store: Box<dyn Store> = match sandbox.value("DATABASE_URL") {
-            Some(url) => Box::new(PgStore::open(&SecretString::from(url), 2).unwrap()),
+            Some(url) => Box::new(PgStore::open(&SecretString::from(url), &PgOptions::default()).unwrap()),
             None => Box::new(SqliteStore::open(&path).unwrap()),
         };
         Database { store, sandbox, path }
@@ -168,9 +168,14 @@ pub fn records(brokers: &str, topic: &str) -> Vec<Record> {
         consumer.assign(&assignment).unwrap();
         loop {
             let message = consumer.poll(KAFKA_WAIT).expect("the topic's next record").unwrap();
-            let headers = message.headers().map(|headers| headers.iter().map(|header| {
-                (header.key.to_owned(), bytes::Bytes::copy_from_slice(header.value.unwrap_or_default()))
-            }).collect());
+            let headers = message.headers().map(|headers| {
+                headers
+                    .iter()
+                    .map(|header| {
+                        (header.key.to_owned(), bytes::Bytes::copy_from_slice(header.value.unwrap_or_default()))
+                    })
+                    .collect()
+            });
             let bytes = |part: Option<&[u8]>| bytes::Bytes::copy_from_slice(part.unwrap_or_default());
             read.push(Record {
                 partition: message.partition() as u32,

@@ -23,7 +23,9 @@ pub fn are_real() -> bool {
 
 fn address(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
-        panic!("TEST_ENGINES=real needs {variable}: run `scripts/engines up`, then `eval \"$(scripts/engines export)\"`")
+        panic!(
+            "TEST_ENGINES=real needs {variable}: run `scripts/engines up`, then `eval \"$(scripts/engines export)\"`"
+        )
     })
 }
 
@@ -81,9 +83,9 @@ impl Sandbox {
     fn remove(&self) {
         let admin = PgConnection::establish(&address("DATABASE_URL"));
         let _ = admin.and_then(|mut admin| {
-            admin.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)).map_err(|error| {
-                diesel::ConnectionError::BadConnection(error.to_string())
-            })
+            admin
+                .batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name))
+                .map_err(|error| diesel::ConnectionError::BadConnection(error.to_string()))
         });
         let topics = [self.name.clone(), format!("{}_dlq", self.name)];
         let brokers = address("KAFKA_BROKERS");

@@ -10,9 +10,9 @@ mod supplier;
 use std::future::Future;
 use std::time::Duration;
 
-pub use database::{Database, DatabaseLock, records};
-pub use engines::{Folder, Sandbox, are_real, kafka_admin};
 pub use client::{OddsClient, get_json, get_text};
+pub use database::Database;
+pub use engines::Folder;
 pub use platform::TestPlatform;
 pub use process::{LoggedChild, ServerProcess, command};
 pub use supplier::{FakeSupplier, SupplierLink};

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
+use super::{Folder, OddsClient, get_text, until};
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::platform::Platform;
-use super::{Folder, OddsClient, get_text, until};
 
 /// A platform that runs in this process. To be used within `#[actix_web::test]`.
 pub struct TestPlatform {
