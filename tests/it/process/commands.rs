@@ -165,7 +165,7 @@ async fn dotenv_is_read_and_the_real_environment_wins() {
     }
     let server = ServerProcess::start(folder.path(), &[("SIMULATOR_EVENTS", "6")]).await;
     until("six events", || async {
-        let (_, events) = get_json(&format!("http://{}/v1/events", server.odds)).await;
+        let (_, events) = get_json(&format!("http://{}/v1/events", server.odds())).await;
         (events.as_array().unwrap().len() == 6).then_some(())
     })
     .await;

@@ -66,7 +66,7 @@ async fn killed_at_any_moment_it_comes_back_whole_and_never_counts_backwards() {
     }
     assert!(rows > 0);
     let mut server = ServerProcess::start(folder.path(), &load).await;
-    let (status, odds) = get_json(&format!("http://{}/v1/events/MATCH_001/odds", server.odds)).await;
+    let (status, odds) = get_json(&format!("http://{}/v1/events/MATCH_001/odds", server.odds())).await;
     assert_eq!((status, odds.as_array().unwrap().len()), (200, 4));
     server.signal("TERM").await;
     assert!(server.ended().await.success());

@@ -140,7 +140,7 @@ async fn stops_well_on(signal: &str) {
     // A second start continues where the first ended.
     let seq = |odds: &Value| odds[0]["seq"].as_u64().unwrap();
     let server = ServerProcess::start(folder.path(), &fed).await;
-    let (_, odds) = get_json(&format!("http://{}/v1/events/E/odds", server.odds)).await;
+    let (_, odds) = get_json(&format!("http://{}/v1/events/E/odds", server.odds())).await;
     assert_eq!(odds[0]["version"], 900);
     let mut link = supplier.accept().await;
     let mut client = server.client().await;

@@ -204,7 +204,8 @@ async fn an_event_that_cannot_be_looked_up_is_unavailable_and_not_unknown() {
     fed.stored(1).await;
     let folder = fed.platform.stop().await;
     Database::of(&folder).execute("ALTER TABLE odds_current RENAME TO away");
-    let platform = TestPlatform::start_in(folder, &TestPlatform::fed("ws://127.0.0.1:1/ws", &[])).await;
+    let fed = TestPlatform::fed("ws://127.0.0.1:1/ws", &[]);
+    let platform = TestPlatform::start_at_once_in(folder, &fed).await;
     for path in ["/v1/events/E/odds", "/v1/events/E/markets"] {
         refused(&Answer::get(&platform.url(path)).await, 503, "ODDS_UNAVAILABLE");
     }

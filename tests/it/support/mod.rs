@@ -1,20 +1,24 @@
 //! Helpers of the integration tests.
 
 mod client;
+mod cluster;
 mod database;
 mod engines;
 mod platform;
 mod process;
+mod steady;
 mod supplier;
 
 use std::future::Future;
 use std::time::Duration;
 
 pub use client::{OddsClient, get_json, get_text};
-pub use database::Database;
-pub use engines::Folder;
+pub use cluster::Cluster;
+pub use database::{Database, records};
+pub use engines::{Folder, are_real, kafka_admin};
 pub use platform::TestPlatform;
 pub use process::{LoggedChild, ServerProcess, command};
+pub use steady::SteadySupplier;
 pub use supplier::{FakeSupplier, SupplierLink};
 
 /// How long a test waits for something that must happen.

@@ -1,11 +1,12 @@
 //! The platform within the test's own process, on free ports and a database of its own.
 
-use std::net::SocketAddr;
-
+use super::engines::are_real;
 use super::{Folder, OddsClient, get_text, until};
+use serde_json::Value;
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::platform::Platform;
+use std::net::SocketAddr;
 
 /// A platform that runs in this process. To be used within `#[actix_web::test]`.
 pub struct TestPlatform {
@@ -47,13 +48,34 @@ impl TestPlatform {
 
     /// Starts on a database that may be there already.
     pub async fn start_in(folder: Folder, variables: &[(&str, &str)]) -> TestPlatform {
+        let platform = TestPlatform::start_at_once_in(folder, variables).await;
+        if are_real() {
+            platform.until_the_engines_are_there().await;
+        }
+        platform
+    }
+
+    /// As [`TestPlatform::start_in`], but waits for nothing.
+    pub async fn start_at_once_in(folder: Folder, variables: &[(&str, &str)]) -> TestPlatform {
         let own = folder.variables();
         let mut all = DEFAULTS.to_vec();
         all.extend(own.iter().map(|(variable, value)| (variable.as_str(), value.as_str())));
         all.extend_from_slice(variables);
         let config = Config::from_variables(&all).unwrap();
-        let platform = Platform::start(&config).await.unwrap();
-        TestPlatform { platform, folder }
+        TestPlatform { platform: Platform::start(&config).await.unwrap(), folder }
+    }
+
+    /// The real engines are connected to in the background. Waits until nothing is missing but suppliers.
+    async fn until_the_engines_are_there(&self) {
+        for address in self.platform.addresses().health.values() {
+            until("the engines", || async {
+                let (_, body) = get_text(&format!("http://{address}/healthz")).await;
+                let down: Value = serde_json::from_str(&body).unwrap_or_default();
+                let down = down["down"].as_array().cloned().unwrap_or_default();
+                down.iter().all(|one| one["name"] == "suppliers").then_some(())
+            })
+            .await;
+        }
     }
 
     /// Stops gracefully and gives the folder, for a second start. Fails when something had to be cut off.

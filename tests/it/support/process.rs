@@ -15,8 +15,7 @@ use super::{OddsClient, within};
 pub struct ServerProcess {
     child: Child,
     log: watch::Receiver<String>,
-    /// REST and `/ws/odds`.
-    pub odds: SocketAddr,
+    odds: Option<SocketAddr>,
     /// Health and metrics by role.
     pub health: BTreeMap<String, SocketAddr>,
 }
@@ -28,11 +27,16 @@ impl ServerProcess {
         let log = follow(&mut child);
         let ready = |log: &String| log.contains("/healthz and /metrics: ");
         let invitation = within("the invitation", log.clone().wait_for(ready)).await.unwrap().clone();
-        let odds = after(&invitation, "REST at http://").parse().unwrap();
+        let odds = after(&invitation, "REST at http://").map(|address| address.parse().unwrap());
         let health = invitation.lines().find_map(|line| line.split_once("/healthz and /metrics: ")).unwrap().1;
         let health = health.split(", ").map(|one| one.split_once(" http://").unwrap());
         let health = health.map(|(role, address)| (role.to_owned(), address.trim().parse().unwrap())).collect();
         ServerProcess { child, log, odds, health }
+    }
+
+    /// REST and `/ws/odds`, of a process that has the role.
+    pub fn odds(&self) -> SocketAddr {
+        self.odds.unwrap()
     }
 
     /// What it has logged so far.
@@ -47,7 +51,7 @@ impl ServerProcess {
 
     /// A client of `/ws/odds`.
     pub async fn client(&self) -> OddsClient {
-        OddsClient::connect(self.odds).await
+        OddsClient::connect(self.odds()).await
     }
 
     /// Ends it as the kernel would, at once.
@@ -98,9 +102,9 @@ fn follow_stream(stream: impl tokio::io::AsyncRead + Unpin + Send + 'static) -> 
     receiver
 }
 
-fn after<'a>(text: &'a str, mark: &str) -> &'a str {
-    let rest = text.split_once(mark).unwrap().1;
-    rest.split(['/', ',', '\n', ' ']).next().unwrap()
+fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(mark)?;
+    rest.split(['/', ',', '\n', ' ']).next()
 }
 
 /// Any command of the binary, with what it prints and logs. Killed when it is dropped.

@@ -41,6 +41,11 @@ impl FakeSupplier {
         within("a connection of the feed", self.listener.accept()).await.unwrap().0
     }
 
+    /// The feed's next connection, whenever it comes.
+    pub async fn accept_whenever(&self) -> TcpStream {
+        self.listener.accept().await.unwrap().0
+    }
+
     /// The feed's next connection.
     pub async fn accept(&self) -> SupplierLink {
         let stream = self.accept_raw().await;
