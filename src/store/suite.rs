@@ -13,9 +13,10 @@ use crate::domain::book::Book;
 use crate::domain::ids::Source;
 use crate::domain::update::testing::{any_update, market_update, update};
 
-/// Makes a test of each check. `$open` gives a store with its tables, and what must live as long as it.
+/// Makes a test of each check. `$open` gives a store with its tables, and what must live as long as it. Attributes behind
+/// it are those of the tests.
 macro_rules! store_suite {
-    ($open:expr) => {
+    ($open:expr $(, #[$attribute:meta])*) => {
         #[rstest::rstest]
         #[case::migrate_again($crate::store::suite::migrate_again)]
         #[case::nothing($crate::store::suite::nothing_is_nothing)]
@@ -36,6 +37,7 @@ macro_rules! store_suite {
         #[case::prune($crate::store::suite::prune_takes_the_oldest_and_a_bounded_number)]
         #[case::refused_batch($crate::store::suite::a_batch_that_does_not_fit_leaves_nothing)]
         #[case::writers_at_once($crate::store::suite::writers_at_once_agree)]
+        $(#[$attribute])*
         fn every_store(#[case] check: fn(&dyn Store)) {
             let (store, _kept) = $open;
             check(&store);
