@@ -43,7 +43,7 @@ pub fn of_record(letter: &DeadLetter, topic: &str, record: &Record) -> NewRecord
 
 /// Reads a dead letter from its record. What a header should say and does not is `unknown`.
 pub fn read(record: &Record) -> DeadLetter {
-    let text = |name: &str| record.header(name).unwrap_or("unknown").to_owned();
+    let text = |name: &str| record.header(name).filter(|text| !text.is_empty()).unwrap_or("unknown").to_owned();
     let received_at = record.header(header::RECEIVED_AT).and_then(|text| text.parse().ok());
     DeadLetter {
         received_at: received_at.unwrap_or_else(Timestamp::now),

@@ -150,7 +150,7 @@ pub struct OwnServer {
 
 impl OwnServer {
     pub fn start() -> OwnServer {
-        let directory = tempfile::Builder::new().prefix("pg-").tempdir_in("/tmp").unwrap();
+        let directory = tempfile::Builder::new().prefix("pg-").tempdir().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = OwnServer { directory, port };
         if is_root() {
@@ -202,7 +202,7 @@ impl OwnServer {
         // A file, not a pipe: the server inherits it and would keep a pipe open.
         let status = command
             .args(arguments)
-            .current_dir("/tmp")
+            .current_dir("/")
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .status()
