@@ -276,13 +276,13 @@ impl Subscription for EmbeddedSubscription {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use bytes::Bytes;
 
     use super::*;
 
     const NOW: Duration = Duration::ZERO;
+
+    crate::bus::suite::bus_suite!(Arc::new(EmbeddedTopic::new("t", 4, 1_000)));
 
     fn record(key: &str, value: u32) -> NewRecord {
         let payload = Bytes::from(value.to_string());
@@ -308,28 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_group_reads_all_and_a_key_keeps_its_order() {
-        let topic = EmbeddedTopic::new("t", 4, 1_000);
-        let (mut live, mut store) = (topic.subscribe("live").unwrap(), topic.subscribe("store").unwrap());
-        let sent = (0..100).map(|n| record(&format!("k{}", n % 7), n)).collect();
-        topic.publish(sent).await.unwrap();
-        for group in [&mut live, &mut store] {
-            let batch = records(group.next_batch(1_000, NOW).await);
-            assert_eq!(batch.len(), 100);
-            let mut last: BTreeMap<Bytes, (u32, u64, u32)> = BTreeMap::new();
-            for record in batch {
-                let value: u32 = String::from_utf8_lossy(&record.record.payload).parse().unwrap();
-                let now = (record.partition, record.offset, value);
-                if let Some(before) = last.insert(record.record.key.clone(), now) {
-                    assert_eq!(before.0, now.0, "a key stays in its partition");
-                    assert!(before.1 < now.1 && before.2 < now.2);
-                }
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_not_committed_is_given_out_again() {
+    async fn a_reader_after_another_goes_on_behind_what_is_committed() {
         let topic = EmbeddedTopic::new("t", 1, 100);
         let mut group = topic.subscribe("g").unwrap();
         topic.publish((0..4).map(|n| record("k", n)).collect()).await.unwrap();

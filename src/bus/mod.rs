@@ -3,6 +3,9 @@
 
 pub mod dead_letter;
 pub mod embedded;
+pub mod kafka;
+#[cfg(test)]
+mod suite;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,0 +1,121 @@
+//! What librdkafka tells beside records: errors of connections, log lines, a topic's new id.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use log::{debug, error};
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// The id of a topic that is not known yet.
+const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
+/// The last thing that went wrong on the way to Kafka, for whoever has to say why it does not answer. Lines are logged by
+/// the keeper alone, one a change: librdkafka tells each failed attempt of each client.
+#[derive(Default)]
+pub(super) struct Trouble(Mutex<Option<String>>);
+
+impl Trouble {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What went wrong last, since it last went well.
+    pub(super) fn last(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    /// It goes well.
+    pub(super) fn clear(&self) {
+        *self.lock() = None;
+    }
+
+    pub(super) fn tell(&self, error: &KafkaError, reason: &str) {
+        let text = readable(reason);
+        debug!("librdkafka: {error}: {text}");
+        let mut last = self.lock();
+        // "1/1 brokers are down" says less than why the last of them is.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) || last.is_none() {
+            *last = Some(text);
+        }
+    }
+}
+
+/// The reason without what differs from one attempt to the next.
+fn readable(reason: &str) -> String {
+    let end = reason.find(" (after ").unwrap_or(reason.len());
+    let text = reason[..end].trim();
+    match text.split_once("]: ") {
+        Some((thread, rest)) if thread.starts_with("[thrd:") => rest.to_owned(),
+        _ => text.to_owned(),
+    }
+}
+
+/// Passes librdkafka's own lines on. What matters to people is told by the keeper; these are for a search of a fault.
+pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            error!(target: "librdkafka", "{facility} {line}");
+        }
+        RDKafkaLogLevel::Debug => {}
+        _ => debug!(target: "librdkafka", "{facility} {line}"),
+    }
+}
+
+/// The id that `topic` has now, where a line tells it. librdkafka takes a topic that was deleted and made again for the
+/// one that was there, goes on at the offset of the old one, and tells of the new id only in this line.
+pub(super) fn new_id<'a>(topic: &str, line: &'a str) -> Option<&'a str> {
+    let (_, rest) = line.split_once("Topic ")?;
+    let (_, ids) = rest.strip_prefix(topic)?.strip_prefix(" changed id from ")?.split_once(" to ")?;
+    let id = ids.split_whitespace().next()?;
+    (id != NO_ID).then_some(id)
+}
+
+/// The context of the clients that do not read.
+#[derive(Clone, Default)]
+pub(super) struct Events {
+    pub(super) trouble: Arc<Trouble>,
+}
+
+impl ClientContext for Events {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(level, facility, line);
+    }
+
+    fn stats(&self, _: rdkafka::Statistics) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.trouble.tell(&error, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_the_same_at_each_attempt_and_the_cause_stays() {
+        let trouble = Trouble::default();
+        let code = |code| KafkaError::Global(code);
+        trouble.tell(&code(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        assert_eq!(trouble.last().as_deref(), Some("1/1 brokers are down"));
+        let reason = "[thrd:127.0.0.1:9/bootstrap]: 127.0.0.1:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection \
+                      refused (after 0ms in state CONNECT)";
+        trouble.tell(&code(RDKafkaErrorCode::BrokerTransportFailure), reason);
+        trouble.tell(&code(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        let cause = "127.0.0.1:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused";
+        assert_eq!(trouble.last().as_deref(), Some(cause));
+        trouble.clear();
+        assert_eq!(trouble.last(), None);
+    }
+
+    #[test]
+    fn the_line_of_a_new_id_is_found() {
+        let line = "[thrd:main]: Topic odds_updates changed id from AAAAAAAAAAAAAAAAAAAAAA to cDkBQm7gS9uHTP3yqd-ysg";
+        assert_eq!(new_id("odds_updates", line), Some("cDkBQm7gS9uHTP3yqd-ysg"));
+        for (topic, line) in [("odds", line), ("odds_updates", "Topic odds_updates changed id from x"), ("x", "")] {
+            assert_eq!(new_id(topic, line), None);
+        }
+        assert_eq!(new_id("t", "Topic t changed id from b to AAAAAAAAAAAAAAAAAAAAAA"), None);
+    }
+}

@@ -1,0 +1,325 @@
+//! What was read and not given out yet, and how far each partition has come. Pure: it knows no Kafka.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::bus::{Given, Position, Record};
+
+/// The most that waits to be given out; beyond, the partitions are paused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+}
+
+enum Item {
+    Record(Record),
+    Revoked(Vec<u32>),
+}
+
+/// How far a partition has come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// The first offset that was read.
+    first: Option<u64>,
+    /// The offset behind the last one that was read.
+    read: Option<u64>,
+    /// The offset behind the last one that was given out.
+    given: Option<u64>,
+    /// The offset up to which the work is done.
+    done: Option<u64>,
+    /// The offset that is committed on the bus.
+    on_bus: Option<u64>,
+    /// The end of the partition.
+    end: Option<u64>,
+}
+
+impl Progress {
+    fn lag(&self) -> u64 {
+        let end = self.end.max(self.read).unwrap_or(0);
+        let from = self.done.max(self.on_bus).or(self.first).unwrap_or(0);
+        end.saturating_sub(from)
+    }
+}
+
+/// The queue of a subscription.
+pub(super) struct Inbox {
+    limits: Limits,
+    items: VecDeque<Item>,
+    records: usize,
+    bytes: usize,
+    assigned: BTreeMap<u32, Progress>,
+}
+
+impl Inbox {
+    pub(super) fn new(limits: Limits) -> Inbox {
+        Inbox { limits, items: VecDeque::new(), records: 0, bytes: 0, assigned: BTreeMap::new() }
+    }
+
+    pub(super) fn assign(&mut self, partitions: &[u32]) {
+        self.assigned.extend(partitions.iter().map(|partition| (*partition, Progress::default())));
+    }
+
+    /// Puts a record in. One of a partition that is not assigned is passed over.
+    pub(super) fn push(&mut self, record: Record) {
+        let Some(known) = self.assigned.get(&record.partition) else { return };
+        if known.read.is_some_and(|read| record.offset < read) {
+            self.go_back(record.partition, record.offset);
+        }
+        let progress = self.assigned.entry(record.partition).or_default();
+        progress.first.get_or_insert(record.offset);
+        progress.read = Some(record.offset + 1);
+        self.records += 1;
+        self.bytes += size_of(&record);
+        self.items.push_back(Item::Record(record));
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.records >= self.limits.records || self.bytes >= self.limits.bytes
+    }
+
+    /// Whether there is room for a good while.
+    pub(super) fn has_room(&self) -> bool {
+        self.records <= self.limits.records / 2 && self.bytes <= self.limits.bytes / 2
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// How many records wait; none beyond a revocation is counted.
+    pub(super) fn ready(&self, most: usize) -> usize {
+        self.items.iter().take(most).take_while(|item| matches!(item, Item::Record(_))).count()
+    }
+
+    /// Gives out records up to the next revocation, or that.
+    pub(super) fn take(&mut self, max: usize) -> Option<Given> {
+        if let Some(Item::Revoked(_)) = self.items.front() {
+            let Some(Item::Revoked(partitions)) = self.items.pop_front() else { return None };
+            return Some(Given::Revoked(partitions));
+        }
+        let count = self.ready(max.max(1));
+        let mut batch = Vec::with_capacity(count);
+        for item in self.items.drain(..count) {
+            let Item::Record(record) = item else { continue };
+            self.records -= 1;
+            self.bytes -= size_of(&record);
+            if let Some(progress) = self.assigned.get_mut(&record.partition) {
+                progress.given = Some(record.offset + 1);
+            }
+            batch.push(record);
+        }
+        (!batch.is_empty()).then_some(Given::Records(batch))
+    }
+
+    /// Notes what is done. Partitions that are not assigned are passed over, and so is what was given out before they
+    /// came back or began anew.
+    pub(super) fn commit(&mut self, done: &Position) {
+        for (partition, next) in done.iter() {
+            if let Some(progress) = self.assigned.get_mut(&partition)
+                && progress.given.is_some_and(|given| next <= given)
+            {
+                progress.done = progress.done.max(Some(next));
+            }
+        }
+    }
+
+    /// What is done and not on the bus yet.
+    pub(super) fn to_commit(&self, of: impl Fn(u32) -> bool) -> Vec<(u32, u64)> {
+        let due = |(partition, progress): (&u32, &Progress)| {
+            let done = progress.done?;
+            (of(*partition) && progress.on_bus.is_none_or(|on_bus| on_bus < done)).then_some((*partition, done))
+        };
+        self.assigned.iter().filter_map(due).collect()
+    }
+
+    /// The bus has a commit.
+    pub(super) fn committed(&mut self, partition: u32, offset: u64) {
+        if let Some(progress) = self.assigned.get_mut(&partition) {
+            // Not behind the work: that would be a commit from before the partition began anew.
+            if progress.done.is_some_and(|done| offset <= done) {
+                progress.on_bus = progress.on_bus.max(Some(offset));
+            }
+        }
+    }
+
+    /// What is known of a partition from elsewhere: its end, and the group's position on the bus.
+    pub(super) fn observe(&mut self, partition: u32, end: Option<u64>, on_bus: Option<u64>) {
+        if let Some(progress) = self.assigned.get_mut(&partition) {
+            progress.end = end;
+            if progress.done.is_none() && progress.first.is_none() {
+                progress.on_bus = on_bus;
+            }
+        }
+    }
+
+    /// Whether everything that was given out of these partitions is done.
+    pub(super) fn is_done(&self, partitions: &[u32]) -> bool {
+        partitions.iter().filter_map(|partition| self.assigned.get(partition)).all(|it| it.done >= it.given)
+    }
+
+    /// The partition goes on at an offset before what was read: it was made again, or its end was lost. What was read from
+    /// there on is no longer so.
+    fn go_back(&mut self, partition: u32, offset: u64) {
+        self.drop_where(|record| record.partition == partition && record.offset >= offset);
+        self.items.push_back(Item::Revoked(vec![partition]));
+        self.assigned.insert(partition, Progress::default());
+    }
+
+    /// Drops what was not given out of these partitions.
+    pub(super) fn drop_unread(&mut self, partitions: &[u32]) {
+        self.drop_where(|record| partitions.contains(&record.partition));
+    }
+
+    fn drop_where(&mut self, dropped: impl Fn(&Record) -> bool) {
+        let (mut records, mut bytes) = (self.records, self.bytes);
+        self.items.retain(|item| match item {
+            Item::Record(record) if dropped(record) => {
+                records -= 1;
+                bytes -= size_of(record);
+                false
+            }
+            _ => true,
+        });
+        (self.records, self.bytes) = (records, bytes);
+    }
+
+    /// The partitions are another member's from now on.
+    pub(super) fn revoke(&mut self, partitions: Vec<u32>) {
+        self.drop_unread(&partitions);
+        for partition in &partitions {
+            self.assigned.remove(partition);
+        }
+        if !partitions.is_empty() {
+            self.items.push_back(Item::Revoked(partitions));
+        }
+    }
+
+    /// The partitions begin anew: whoever keeps something of them lets it go, as if they had been away.
+    pub(super) fn begin_anew(&mut self) {
+        let partitions = self.assigned();
+        self.revoke(partitions.clone());
+        self.assign(&partitions);
+    }
+
+    pub(super) fn assigned(&self) -> Vec<u32> {
+        self.assigned.keys().copied().collect()
+    }
+
+    pub(super) fn lag(&self) -> u64 {
+        self.assigned.values().map(Progress::lag).sum()
+    }
+}
+
+fn size_of(record: &Record) -> usize {
+    let headers: usize = record.record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    record.record.key.len() + record.record.payload.len() + headers
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::bus::NewRecord;
+
+    fn record(partition: u32, offset: u64) -> Record {
+        let record = NewRecord { key: Bytes::new(), payload: Bytes::from_static(b"0123456789"), headers: Vec::new() };
+        Record { partition, offset, record }
+    }
+
+    fn inbox() -> Inbox {
+        let mut inbox = Inbox::new(Limits { records: 4, bytes: 1_000 });
+        inbox.assign(&[0, 1]);
+        inbox
+    }
+
+    fn behind(partition: u32, next: u64) -> Position {
+        let mut position = Position::default();
+        position.advance(partition, next);
+        position
+    }
+
+    #[test]
+    fn it_is_full_by_records_or_bytes_and_has_room_again_at_half() {
+        let mut inbox = inbox();
+        (0..4).for_each(|offset| inbox.push(record(0, offset)));
+        assert!(inbox.is_full());
+        inbox.take(1);
+        assert!(!inbox.is_full() && !inbox.has_room());
+        inbox.take(1);
+        assert!(inbox.has_room());
+        let mut heavy = Inbox::new(Limits { records: 100, bytes: 20 });
+        heavy.assign(&[0]);
+        (0..2).for_each(|offset| heavy.push(record(0, offset)));
+        assert!(heavy.is_full());
+    }
+
+    #[test]
+    fn a_revocation_drops_what_was_not_given_out_and_stands_in_its_place() {
+        let mut inbox = inbox();
+        inbox.push(record(0, 5));
+        inbox.push(record(1, 8));
+        assert_eq!(inbox.take(1), Some(Given::Records(vec![record(0, 5)])));
+        inbox.push(record(0, 6));
+        assert!(!inbox.is_done(&[0]) && inbox.is_done(&[1]));
+        inbox.revoke(vec![0]);
+        assert_eq!(inbox.take(9), Some(Given::Records(vec![record(1, 8)])));
+        assert_eq!(inbox.take(9), Some(Given::Revoked(vec![0])));
+        assert_eq!((inbox.take(9), inbox.records, inbox.bytes), (None, 0, 0));
+        inbox.commit(&behind(0, 6));
+        assert_eq!(inbox.to_commit(|_| true), []);
+        inbox.push(record(0, 7));
+        assert!(inbox.is_empty(), "of a partition that is not ours");
+    }
+
+    #[test]
+    fn only_what_was_given_out_since_the_partition_came_can_be_done() {
+        let mut inbox = inbox();
+        inbox.push(record(0, 100));
+        inbox.take(1);
+        inbox.begin_anew();
+        assert_eq!(inbox.take(9), Some(Given::Revoked(vec![0, 1])));
+        inbox.commit(&behind(0, 101));
+        inbox.push(record(0, 0));
+        inbox.take(9);
+        inbox.commit(&behind(0, 101));
+        assert_eq!(inbox.to_commit(|_| true), []);
+        inbox.commit(&behind(0, 1));
+        assert_eq!(inbox.to_commit(|_| true), [(0, 1)]);
+        inbox.committed(0, 101);
+        assert_eq!(inbox.to_commit(|_| true), [(0, 1)], "an answer from before");
+        inbox.committed(0, 1);
+        assert_eq!(inbox.to_commit(|_| true), []);
+    }
+
+    #[test]
+    fn a_partition_that_goes_back_is_given_out_as_a_new_one() {
+        let mut inbox = inbox();
+        [7, 8, 9].into_iter().for_each(|offset| inbox.push(record(0, offset)));
+        inbox.take(1);
+        [8, 9].into_iter().for_each(|offset| inbox.push(record(0, offset)));
+        assert_eq!(inbox.take(9), Some(Given::Revoked(vec![0])));
+        assert_eq!(inbox.take(9), Some(Given::Records(vec![record(0, 8), record(0, 9)])));
+        inbox.push(record(0, 0));
+        inbox.commit(&behind(0, 10));
+        assert_eq!(inbox.to_commit(|_| true), [], "of the one before");
+        assert_eq!(inbox.take(9), Some(Given::Revoked(vec![0])));
+        assert_eq!(inbox.take(9), Some(Given::Records(vec![record(0, 0)])));
+    }
+
+    #[test]
+    fn the_lag_counts_from_what_is_done_to_the_end() {
+        let mut inbox = inbox();
+        assert_eq!(inbox.lag(), 0);
+        inbox.observe(0, Some(50), Some(40));
+        assert_eq!(inbox.lag(), 10);
+        inbox.push(record(0, 40));
+        inbox.push(record(1, 7));
+        assert_eq!(inbox.lag(), 11);
+        inbox.take(2);
+        inbox.commit(&behind(0, 41));
+        assert_eq!(inbox.lag(), 10);
+        inbox.observe(0, Some(60), Some(41));
+        assert_eq!(inbox.lag(), 20);
+    }
+}

@@ -1,0 +1,263 @@
+//! Watches over the topics: makes those that are missing, also one that is deleted later, and knows whether Kafka answers.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use log::{info, warn};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::Producer;
+use tokio::sync::watch;
+
+use super::config::{Clients, MAX_RECORD_BYTES};
+use super::events::Trouble;
+use super::producer::Producers;
+use crate::bus::BusError;
+
+/// How long Kafka may take to answer a question.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How long it may take to make a topic.
+const MAKING: Duration = Duration::from_secs(10);
+/// How often it looks while something is missing, and while nothing is.
+const LOOK_MISSING: Duration = Duration::from_millis(500);
+const LOOK_WELL: Duration = Duration::from_secs(5);
+/// How long a ping waits. Somewhat longer than the question that it waits for.
+const PING: Duration = Duration::from_millis(1_500);
+
+/// How a topic stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Standing {
+    /// How many looks there were.
+    looks: u64,
+    /// Nothing: not looked at yet.
+    state: Option<Result<(), String>>,
+}
+
+/// A topic as the keeper knows it.
+pub(super) struct Kept {
+    pub(super) name: String,
+    standing: watch::Sender<Standing>,
+}
+
+impl Kept {
+    /// Whether the topic was there at the last look.
+    pub(super) fn is_there(&self) -> bool {
+        matches!(self.standing.borrow().state, Some(Ok(())))
+    }
+
+    /// Waits until the topic is there, for as long as it takes.
+    pub(super) async fn wait(&self) {
+        let mut standing = self.standing.subscribe();
+        let keeper_is_gone = standing.wait_for(|standing| standing.state == Some(Ok(()))).await.is_err();
+        if keeper_is_gone {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn tell(&self, state: Result<(), String>) {
+        self.standing.send_modify(|standing| {
+            standing.looks += 1;
+            standing.state = Some(state);
+        });
+    }
+}
+
+/// The thread that looks, and what others know of it.
+pub(super) struct Keeper {
+    topics: Mutex<Vec<Arc<Kept>>>,
+    wake: SyncSender<()>,
+    stop: AtomicBool,
+    trouble: Arc<Trouble>,
+}
+
+/// What a missing topic is made with.
+#[derive(Clone, Copy)]
+pub(super) struct Making {
+    pub(super) partitions: u32,
+    pub(super) replication: Option<u16>,
+}
+
+impl Keeper {
+    /// Starts the thread.
+    pub(super) fn start(clients: Clients, making: Making, producers: Arc<Producers>) -> Result<Arc<Keeper>, BusError> {
+        let (wake, woken) = sync_channel(1);
+        let trouble = producers.events.trouble.clone();
+        let keeper =
+            Arc::new(Keeper { topics: Mutex::default(), wake, stop: AtomicBool::new(false), trouble: trouble.clone() });
+        let look = Look { clients, making, producers, trouble, away: None };
+        let kept = keeper.clone();
+        let thread = std::thread::Builder::new().name("kafka topics".to_owned());
+        thread.spawn(move || kept.run(look, &woken)).map_err(|failure| BusError::Unavailable(failure.to_string()))?;
+        Ok(keeper)
+    }
+
+    /// Takes a topic into its care.
+    pub(super) fn keep(&self, name: &str) -> Arc<Kept> {
+        let mut topics = self.topics();
+        if let Some(known) = topics.iter().find(|kept| kept.name == name) {
+            return known.clone();
+        }
+        let kept = Arc::new(Kept { name: name.to_owned(), standing: watch::Sender::default() });
+        topics.push(kept.clone());
+        drop(topics);
+        self.look();
+        kept
+    }
+
+    /// Asks for a look now.
+    pub(super) fn look(&self) {
+        // A full channel: one is asked for already.
+        let _ = self.wake.try_send(());
+    }
+
+    /// Whether Kafka answers and has the topic. Never waits longer than [`PING`], and blocks no thread.
+    pub(super) async fn ping(&self, kept: &Kept) -> Result<(), BusError> {
+        let mut standing = kept.standing.subscribe();
+        let looks = standing.borrow().looks;
+        self.look();
+        let looked = tokio::time::timeout(PING, standing.wait_for(|standing| standing.looks > looks)).await;
+        let state = match looked {
+            Ok(Ok(standing)) => standing.state.clone(),
+            _ => None,
+        };
+        state.unwrap_or_else(|| Err(self.reason())).map_err(BusError::Unavailable)
+    }
+
+    /// Why Kafka does not answer, as far as is known.
+    pub(super) fn reason(&self) -> String {
+        self.trouble.last().unwrap_or_else(|| "no answer in time".to_owned())
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.look();
+    }
+
+    fn topics(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Kept>>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut look: Look, woken: &Receiver<()>) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let topics = self.topics().clone();
+            look.at(&topics);
+            let well = topics.iter().all(|kept| kept.is_there());
+            match woken.recv_timeout(if well { LOOK_WELL } else { LOOK_MISSING }) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // However often it is asked: a question at a time, and not in a loop.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+enum Found {
+    There,
+    Missing,
+}
+
+/// What the thread needs to look.
+struct Look {
+    clients: Clients,
+    making: Making,
+    producers: Arc<Producers>,
+    trouble: Arc<Trouble>,
+    /// Why something is not as it should be, as it was logged.
+    away: Option<String>,
+}
+
+impl Look {
+    fn at(&mut self, topics: &[Arc<Kept>]) {
+        let mut failure = None;
+        for kept in topics {
+            let state = match &failure {
+                // One that does not answer is not asked again for the next topic.
+                Some(failure) => Err(String::clone(failure)),
+                None => self.at_one(kept),
+            };
+            if let Err(text) = &state {
+                failure.get_or_insert_with(|| text.clone());
+            }
+            kept.tell(state);
+        }
+        match (&failure, &self.away) {
+            (Some(text), away) if away.as_ref() != Some(text) => {
+                warn!(brokers = self.clients.brokers.as_str(); "waiting for Kafka: {text}");
+                self.away = failure;
+            }
+            (None, Some(_)) => {
+                info!(brokers = self.clients.brokers.as_str(); "Kafka answers");
+                self.away = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn at_one(&self, kept: &Kept) -> Result<(), String> {
+        match self.find(kept)? {
+            Found::There => Ok(()),
+            Found::Missing => {
+                self.make(kept)?;
+                self.await_made(kept)
+            }
+        }
+    }
+
+    /// A topic that was made is known to every broker a moment later.
+    fn await_made(&self, kept: &Kept) -> Result<(), String> {
+        for _ in 0..20 {
+            if let Ok(Found::There) = self.find(kept) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err(format!("the topic {} was made and is not there yet", kept.name))
+    }
+
+    fn find(&self, kept: &Kept) -> Result<Found, String> {
+        let producer = self.producers.current().map_err(|failure| failure.to_string())?;
+        let found = producer.client().fetch_metadata(Some(&kept.name), ANSWER);
+        let found = found.map_err(|error| self.trouble.last().unwrap_or_else(|| format!("no answer: {error}")))?;
+        self.trouble.clear();
+        let topic = found.topics().iter().find(|topic| topic.name() == kept.name);
+        match topic.map(|topic| (topic.error(), topic.partitions().is_empty())) {
+            Some((None, false)) => Ok(Found::There),
+            None | Some((None, true)) => Ok(Found::Missing),
+            Some((Some(error), _)) => match RDKafkaErrorCode::from(error) {
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => Ok(Found::Missing),
+                // It is there, and elects a leader.
+                RDKafkaErrorCode::LeaderNotAvailable => Err(format!("the topic {} has no leader yet", kept.name)),
+                code => Err(format!("the topic {}: {code}", kept.name)),
+            },
+        }
+    }
+
+    fn make(&self, kept: &Kept) -> Result<(), String> {
+        let Making { partitions, replication } = self.making;
+        let limit = MAX_RECORD_BYTES.to_string();
+        let copies = TopicReplication::Fixed(replication.map_or(-1, i32::from));
+        let topic = NewTopic::new(&kept.name, partitions as i32, copies).set("max.message.bytes", &limit);
+        let failed = |failure: &dyn std::fmt::Display| format!("the topic {} cannot be made: {failure}", kept.name);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(|failure| failed(&failure))?;
+        let admin: AdminClient<DefaultClientContext> = self.clients.admin().create().map_err(|error| failed(&error))?;
+        let options = AdminOptions::new().request_timeout(Some(MAKING)).operation_timeout(Some(MAKING));
+        let made = runtime
+            .block_on(async { tokio::time::timeout(MAKING + ANSWER, admin.create_topics([&topic], &options)).await });
+        let results = made.map_err(|_| failed(&"no answer"))?.map_err(|error| failed(&error))?;
+        match results.into_iter().next() {
+            Some(Ok(_)) => {
+                info!(topic = kept.name.as_str(), partitions; "made the topic");
+                Ok(())
+            }
+            // Another process was faster, or the old one is still being deleted.
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+            Some(Err((_, code))) => Err(failed(&code)),
+            None => Err(failed(&"no answer")),
+        }
+    }
+}

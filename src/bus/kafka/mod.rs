@@ -1,0 +1,107 @@
+//! The bus on Apache Kafka.
+//!
+//! One [`KafkaBus`] a process: its topics share a producer and a thread that watches over them. Each subscription has a
+//! thread of its own, because librdkafka must be polled however slow the work on its records is.
+
+mod config;
+mod events;
+mod inbox;
+mod keeper;
+mod producer;
+mod reader;
+#[cfg(test)]
+mod real_engines;
+mod subscription;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use self::config::Clients;
+use self::keeper::{Keeper, Kept, Making};
+use self::producer::{Outbox, Producers};
+use self::reader::{Reader, Shared};
+use self::subscription::KafkaSubscription;
+use super::{BusError, NewRecord, Subscription, Topic};
+use crate::config::settings::BusSettings;
+
+/// Apache Kafka.
+pub struct KafkaBus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    clients: Clients,
+    producers: Arc<Producers>,
+    keeper: Arc<Keeper>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.keeper.stop();
+    }
+}
+
+impl KafkaBus {
+    /// Checks the settings and makes ready; never waits for Kafka. `client_id` is how the brokers name this process.
+    pub fn new(settings: &BusSettings, client_id: &str) -> Result<KafkaBus, BusError> {
+        let clients = Clients::new(settings, client_id)?;
+        let producers = Producers::new(clients.clone())?;
+        let making =
+            Making { partitions: settings.kafka_topic_partitions, replication: settings.kafka_topic_replication };
+        let keeper = Keeper::start(clients.clone(), making, producers.clone())?;
+        Ok(KafkaBus { inner: Arc::new(Inner { clients, producers, keeper }) })
+    }
+
+    /// A topic. It is made in the background where it is missing, also when it is deleted later; one that is there stays
+    /// as it is.
+    pub fn topic(&self, name: &str) -> Arc<dyn Topic> {
+        let Inner { producers, keeper, .. } = &*self.inner;
+        let kept = keeper.keep(name);
+        let outbox = Arc::new(Outbox::new(kept.clone(), keeper.clone(), producers.clone()));
+        Arc::new(KafkaTopic { inner: self.inner.clone(), kept, outbox })
+    }
+}
+
+struct KafkaTopic {
+    inner: Arc<Inner>,
+    kept: Arc<Kept>,
+    outbox: Arc<Outbox>,
+}
+
+impl Topic for KafkaTopic {
+    fn name(&self) -> &str {
+        &self.kept.name
+    }
+
+    fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
+        let (outbox, inner) = (self.outbox.clone(), self.inner.clone());
+        async move {
+            let published = outbox.publish(records).await;
+            // Whatever publishes keeps the bus alive.
+            drop(inner);
+            published
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
+        let Inner { clients, producers, keeper } = &*self.inner;
+        let shared = Arc::new(Shared::new(&self.kept.name, group));
+        let trouble = producers.events.trouble.clone();
+        let ended = Reader::start(clients.clone(), shared.clone(), keeper.clone(), self.kept.clone(), trouble)?;
+        Ok(Box::new(KafkaSubscription { shared, ended, _inner: self.inner.clone() }))
+    }
+
+    fn depth(&self) -> usize {
+        self.outbox.waiting()
+    }
+
+    fn ping(&self) -> BoxFuture<'static, Result<(), BusError>> {
+        let (inner, kept) = (self.inner.clone(), self.kept.clone());
+        async move { inner.keeper.ping(&kept).await }.boxed()
+    }
+}

@@ -1,0 +1,429 @@
+//! The thread that reads for one member of a group: it never waits for whoever works on what it reads.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use log::{debug, info, warn};
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
+use tokio::sync::{Notify, watch};
+
+use super::config::Clients;
+use super::events::{self, Trouble};
+use super::inbox::{Inbox, Limits};
+use super::keeper::{Keeper, Kept};
+use crate::bus::{BusError, NewRecord, Record};
+
+/// What waits to be given out at most.
+const LIMITS: Limits = Limits { records: 10_000, bytes: 32 * 1024 * 1024 };
+/// How long a look for records takes where there are none; nothing else is done meanwhile.
+const POLL: Duration = Duration::from_millis(50);
+/// What was done is told to the bus this often.
+const COMMIT_EVERY: Duration = Duration::from_millis(200);
+/// A commit that was not answered for so long is made again.
+const COMMIT_ANSWER: Duration = Duration::from_secs(30);
+/// How long a partition that moves waits for the work on what was given out of it.
+const LAST_WORK: Duration = Duration::from_secs(5);
+/// How long the places of a topic that was made again may take to be set.
+const SEEK: Duration = Duration::from_secs(5);
+/// Delay before a consumer that failed for good is made anew.
+const ANEW: Duration = Duration::from_secs(1);
+
+/// What the thread and the subscription share.
+pub(super) struct Shared {
+    pub(super) topic: String,
+    pub(super) group: String,
+    inbox: Mutex<Inbox>,
+    /// Something was put in.
+    pub(super) filled: Notify,
+    /// Something was done.
+    done: Condvar,
+    pub(super) closing: AtomicBool,
+    /// The topic's id, as far as is known, and whether it has changed since the partitions were set to their beginning.
+    id: Mutex<Option<String>>,
+    made_again: AtomicBool,
+    /// The topic is missing: what is committed now could be taken for a place in the one that comes after it.
+    gone: AtomicBool,
+    committing: Mutex<Option<Instant>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks; if it did, each step leaves the state whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn new(topic: &str, group: &str) -> Shared {
+        Shared {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            inbox: Mutex::new(Inbox::new(LIMITS)),
+            filled: Notify::new(),
+            done: Condvar::new(),
+            closing: AtomicBool::new(false),
+            id: Mutex::default(),
+            made_again: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            committing: Mutex::default(),
+        }
+    }
+
+    pub(super) fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        lock(&self.inbox)
+    }
+
+    /// Whoever waits for work to be done looks again.
+    pub(super) fn tell_done(&self) {
+        self.done.notify_all();
+    }
+
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.done.notify_all();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    fn wait_for_work(&self, partitions: &[u32]) {
+        let deadline = Instant::now() + LAST_WORK;
+        let mut inbox = self.inbox();
+        while !inbox.is_done(partitions) && !self.is_closing() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let group = self.group.as_str();
+                warn!(group, partitions:? = partitions; "partitions move before their work is done: it is done again");
+                return;
+            }
+            inbox = self.done.wait_timeout(inbox, left).map_or_else(|error| error.into_inner().0, |(inbox, _)| inbox);
+        }
+    }
+
+    fn list(&self, offsets: impl IntoIterator<Item = (u32, Offset)>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            // Fails only for offsets that have no number, and none of these is one.
+            let _ = list.add_partition_offset(&self.topic, partition as i32, offset);
+        }
+        list
+    }
+
+    fn due(&self, of: impl Fn(u32) -> bool) -> Option<TopicPartitionList> {
+        if self.gone.load(Ordering::Relaxed) || self.made_again.load(Ordering::Relaxed) {
+            return None;
+        }
+        let due = self.inbox().to_commit(of);
+        let offsets = due.into_iter().map(|(partition, offset)| (partition, Offset::Offset(offset as i64)));
+        let list = self.list(offsets);
+        (list.count() > 0).then_some(list)
+    }
+
+    fn note_commit(&self, list: &TopicPartitionList) {
+        let mut inbox = self.inbox();
+        for element in list.elements() {
+            if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
+                inbox.committed(element.partition() as u32, offset.max(0) as u64);
+            }
+        }
+    }
+}
+
+/// The context of the consumer. All of it runs on the reading thread, within a poll.
+pub(super) struct ReaderEvents {
+    shared: Arc<Shared>,
+    kept: Arc<Kept>,
+    trouble: Arc<Trouble>,
+}
+
+impl ReaderEvents {
+    fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
+        let shared = &self.shared;
+        let partitions = partitions_of(list);
+        shared.gone.store(false, Ordering::Relaxed);
+        if shared.made_again.swap(false, Ordering::Relaxed) && list.set_all_offsets(Offset::Beginning).is_err() {
+            warn!(group = shared.group.as_str(); "the beginning of a topic that was made again cannot be asked for");
+        }
+        shared.inbox().assign(&partitions);
+        debug!(group = shared.group.as_str(), partitions:?; "reads partitions");
+        if let Err(error) = consumer.incremental_assign(list) {
+            warn!(group = shared.group.as_str(); "partitions cannot be taken: {error}");
+        }
+    }
+
+    fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+        let shared = &self.shared;
+        let partitions = partitions_of(list);
+        debug!(group = shared.group.as_str(), partitions:?; "gives partitions up");
+        shared.inbox().drop_unread(&partitions);
+        if !consumer.assignment_lost() {
+            shared.wait_for_work(&partitions);
+            self.commit_now(consumer, &partitions);
+        }
+        if let Err(error) = consumer.incremental_unassign(list) {
+            warn!(group = shared.group.as_str(); "partitions cannot be given up: {error}");
+        }
+        shared.inbox().revoke(partitions);
+        shared.filled.notify_one();
+    }
+
+    /// Waits until the bus has what is done, where it can be reached.
+    fn commit_now(&self, consumer: &BaseConsumer<Self>, partitions: &[u32]) {
+        let Some(list) = self.shared.due(|partition| partitions.contains(&partition)) else { return };
+        let group = self.shared.group.as_str();
+        if !self.kept.is_there() {
+            info!(group; "the last positions are not committed, Kafka is away: some is read again");
+            return;
+        }
+        match consumer.commit(&list, CommitMode::Sync) {
+            Ok(()) => self.shared.note_commit(&list),
+            Err(error) => info!(group; "the last positions are not committed, some is read again: {error}"),
+        }
+    }
+}
+
+fn partitions_of(list: &TopicPartitionList) -> Vec<u32> {
+    list.elements().iter().map(|element| element.partition() as u32).collect()
+}
+
+impl ClientContext for ReaderEvents {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        events::log_line(level, facility, line);
+        let Some(id) = events::new_id(&self.shared.topic, line) else { return };
+        let before = lock(&self.shared.id).replace(id.to_owned());
+        if before.is_some_and(|before| before != id) {
+            warn!(topic = self.shared.topic.as_str(), group = self.shared.group.as_str(); "the topic was made again: reads it from its beginning");
+            self.shared.made_again.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.shared.topic) else { return };
+        let known = |offset: i64| u64::try_from(offset).ok();
+        let mut inbox = self.shared.inbox();
+        for (partition, found) in &topic.partitions {
+            if let Ok(partition) = u32::try_from(*partition) {
+                inbox.observe(partition, known(found.ls_offset), known(found.committed_offset));
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.trouble.tell(&error, reason);
+    }
+}
+
+impl ConsumerContext for ReaderEvents {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
+            _ => self.revoke(consumer, list),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        *lock(&self.shared.committing) = None;
+        match result {
+            Ok(()) => self.shared.note_commit(offsets),
+            // It is tried again with the next one.
+            Err(error) => debug!(group = self.shared.group.as_str(); "positions not committed: {error}"),
+        }
+    }
+}
+
+/// The thread's own things.
+pub(super) struct Reader {
+    clients: Clients,
+    shared: Arc<Shared>,
+    keeper: Arc<Keeper>,
+    kept: Arc<Kept>,
+    trouble: Arc<Trouble>,
+    paused: Vec<u32>,
+    last_commit: Instant,
+}
+
+impl Reader {
+    /// Starts the thread; the receiver tells its end.
+    pub(super) fn start(
+        clients: Clients,
+        shared: Arc<Shared>,
+        keeper: Arc<Keeper>,
+        kept: Arc<Kept>,
+        trouble: Arc<Trouble>,
+    ) -> Result<watch::Receiver<bool>, BusError> {
+        let reader = Reader { clients, shared, keeper, kept, trouble, paused: Vec::new(), last_commit: Instant::now() };
+        let consumer = reader.consumer()?;
+        let (end, ended) = watch::channel(false);
+        let thread = std::thread::Builder::new().name(format!("kafka {}", reader.shared.group));
+        let run = move || {
+            reader.run(consumer);
+            end.send_replace(true);
+        };
+        thread.spawn(run).map_err(|failure| BusError::Unavailable(failure.to_string()))?;
+        Ok(ended)
+    }
+
+    fn consumer(&self) -> Result<BaseConsumer<ReaderEvents>, BusError> {
+        let (shared, kept, trouble) = (self.shared.clone(), self.kept.clone(), self.trouble.clone());
+        let events = ReaderEvents { shared, kept, trouble };
+        BaseConsumer::from_config_and_context(&self.clients.consumer(&self.shared.group), events)
+            .map_err(|error| BusError::Refused(error.to_string()))
+    }
+
+    fn run(mut self, first: BaseConsumer<ReaderEvents>) {
+        let mut consumer = Some(first);
+        while !self.shared.is_closing() {
+            match consumer.take().map_or_else(|| self.consumer(), Ok) {
+                Ok(consumer) => self.read(&consumer),
+                Err(error) => warn!(group = self.shared.group.as_str(); "no consumer: {error}"),
+            }
+            // What the old one had is another's, or comes again.
+            let assigned = self.shared.inbox().assigned();
+            self.shared.inbox().revoke(assigned);
+            if !self.shared.is_closing() {
+                std::thread::sleep(ANEW);
+            }
+        }
+        self.shared.filled.notify_one();
+    }
+
+    /// Reads until the subscription is closed, or the consumer has failed for good. The consumer leaves its group when it
+    /// is dropped.
+    fn read(&mut self, consumer: &BaseConsumer<ReaderEvents>) {
+        // A topic that is missing is no error here: it is waited for.
+        while !self.kept.is_there() && !self.shared.is_closing() {
+            consumer.poll(POLL);
+        }
+        if let Err(error) = consumer.subscribe(&[&self.shared.topic]) {
+            warn!(group = self.shared.group.as_str(); "cannot read the topic: {error}");
+            return;
+        }
+        let mut next_look = Instant::now();
+        while !self.shared.is_closing() {
+            let now = Instant::now();
+            if now >= next_look {
+                self.look_around(consumer, now);
+                next_look = now + POLL / 2;
+            }
+            match consumer.poll(POLL) {
+                None => next_look = now,
+                Some(Ok(message)) => self.put(consumer, &message),
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                    warn!(group = self.shared.group.as_str(); "the Kafka consumer failed for good and is made anew: {code}");
+                    return;
+                }
+                Some(Err(error)) => self.failed(&error),
+            }
+        }
+        let assigned = self.shared.inbox().assigned();
+        consumer.context().commit_now(consumer, &assigned);
+    }
+
+    fn failed(&self, error: &KafkaError) {
+        let missing = [RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::UnknownTopic];
+        if error.rdkafka_error_code().is_some_and(|code| missing.contains(&code)) {
+            self.shared.gone.store(true, Ordering::Relaxed);
+        }
+        // The keeper tells what is wrong, once.
+        debug!(group = self.shared.group.as_str(); "reading: {error}");
+        self.keeper.look();
+    }
+
+    fn put(&mut self, consumer: &BaseConsumer<ReaderEvents>, message: &BorrowedMessage<'_>) {
+        let record = read_record(message);
+        let mut inbox = self.shared.inbox();
+        let was_empty = inbox.is_empty();
+        inbox.push(record);
+        let full = inbox.is_full();
+        drop(inbox);
+        if was_empty {
+            self.shared.filled.notify_one();
+        }
+        if full {
+            self.pause(consumer);
+        }
+    }
+
+    /// Stops the flow while the queue is full. The thread goes on polling, so that the group does not take it for dead.
+    fn pause(&mut self, consumer: &BaseConsumer<ReaderEvents>) {
+        let assigned = self.shared.inbox().assigned();
+        let list = self.shared.list(assigned.iter().map(|partition| (*partition, Offset::Invalid)));
+        if let Err(error) = consumer.pause(&list) {
+            debug!(group = self.shared.group.as_str(); "not paused: {error}");
+        }
+        self.paused = assigned;
+    }
+
+    fn look_around(&mut self, consumer: &BaseConsumer<ReaderEvents>, now: Instant) {
+        if !self.paused.is_empty() && self.shared.inbox().has_room() {
+            let assigned = self.shared.inbox().assigned();
+            let mine = self.paused.drain(..).filter(|partition| assigned.contains(partition));
+            let list = self.shared.list(mine.map(|partition| (partition, Offset::Invalid)));
+            if let Err(error) = consumer.resume(&list) {
+                debug!(group = self.shared.group.as_str(); "not resumed: {error}");
+            }
+        }
+        if self.shared.made_again.load(Ordering::Relaxed) {
+            self.begin_anew(consumer);
+        }
+        if now.duration_since(self.last_commit) >= COMMIT_EVERY {
+            self.last_commit = now;
+            self.commit(consumer, now);
+        }
+    }
+
+    fn commit(&self, consumer: &BaseConsumer<ReaderEvents>, now: Instant) {
+        let waits = lock(&self.shared.committing).is_some_and(|since| now.duration_since(since) < COMMIT_ANSWER);
+        if waits {
+            return;
+        }
+        let Some(list) = self.shared.due(|_| true) else { return };
+        *lock(&self.shared.committing) = Some(now);
+        if let Err(error) = consumer.commit(&list, CommitMode::Async) {
+            *lock(&self.shared.committing) = None;
+            debug!(group = self.shared.group.as_str(); "positions not committed: {error}");
+        }
+    }
+
+    /// The topic is another one under the same name: what was read of the old one is over.
+    fn begin_anew(&self, consumer: &BaseConsumer<ReaderEvents>) {
+        let assigned = self.shared.inbox().assigned();
+        if assigned.is_empty() {
+            return;
+        }
+        let list = self.shared.list(assigned.iter().map(|partition| (*partition, Offset::Beginning)));
+        match consumer.seek_partitions(list, SEEK) {
+            Ok(list) if list.elements().iter().all(|element| element.error().is_ok()) => {
+                self.shared.inbox().begin_anew();
+                self.shared.made_again.store(false, Ordering::Relaxed);
+                self.shared.filled.notify_one();
+            }
+            // Tried again at the next look.
+            Ok(_) => debug!(group = self.shared.group.as_str(); "not at the beginning yet"),
+            Err(error) => debug!(group = self.shared.group.as_str(); "not at the beginning yet: {error}"),
+        }
+    }
+}
+
+/// A record as it came. A key or a value that is missing is an empty one.
+pub(super) fn read_record(message: &BorrowedMessage<'_>) -> Record {
+    let bytes = |part: Option<&[u8]>| part.map(Bytes::copy_from_slice).unwrap_or_default();
+    let headers = message
+        .headers()
+        .map(|headers| headers.iter().map(|header| (header.key.to_owned(), bytes(header.value))).collect());
+    Record {
+        partition: u32::try_from(message.partition()).unwrap_or_default(),
+        offset: u64::try_from(message.offset()).unwrap_or_default(),
+        record: NewRecord {
+            key: bytes(message.key()),
+            payload: bytes(message.payload()),
+            headers: headers.unwrap_or_default(),
+        },
+    }
+}

@@ -1,0 +1,85 @@
+//! A member of a group, as the platform sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::reader::Shared;
+use crate::bus::{BusError, Given, Position, Subscription};
+
+/// How long leaving the group may take before it is left to the thread.
+const LEAVING: Duration = Duration::from_secs(5);
+
+/// Reads a topic of Kafka. Dropped, it leaves its group in the background.
+pub(super) struct KafkaSubscription {
+    pub(super) shared: Arc<Shared>,
+    pub(super) ended: watch::Receiver<bool>,
+    /// Keeps the watch over the topic alive.
+    pub(super) _inner: Arc<super::Inner>,
+}
+
+impl KafkaSubscription {
+    async fn fill(&self, ready: impl Fn(&Shared) -> bool) {
+        // One reader and one permit: what is put in between the look and the wait is not missed.
+        while !ready(&self.shared) && !*self.ended.borrow() && !self.shared.is_closing() {
+            self.shared.filled.notified().await;
+        }
+    }
+}
+
+impl Subscription for KafkaSubscription {
+    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<Given, BusError>> {
+        async move {
+            loop {
+                self.fill(|shared| !shared.inbox().is_empty()).await;
+                if self.shared.is_closing() {
+                    return Err(BusError::Closed);
+                }
+                let ready = self.shared.inbox().ready(max);
+                if !linger.is_zero() && 0 < ready && ready < max {
+                    tokio::time::sleep(linger).await;
+                }
+                // Nothing is taken before the last wait, so a caller may give up waiting and lose nothing. What was there
+                // before the wait may be gone: its partitions were revoked.
+                if let Some(given) = self.shared.inbox().take(max) {
+                    return Ok(given);
+                }
+                if *self.ended.borrow() {
+                    return Err(BusError::Closed);
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn commit(&mut self, done: &Position) {
+        self.shared.inbox().commit(done);
+        self.shared.tell_done();
+    }
+
+    fn lag(&self) -> u64 {
+        self.shared.inbox().lag()
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        async move {
+            self.shared.close();
+            // Either it has ended, or it takes too long: Kafka is away, and the thread ends by itself.
+            let _ = tokio::time::timeout(LEAVING, self.ended.wait_for(|ended| *ended)).await;
+        }
+        .boxed()
+    }
+}
+
+impl Drop for KafkaSubscription {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}

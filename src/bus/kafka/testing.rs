@@ -1,0 +1,23 @@
+//! Settings of the bus for tests.
+
+use clap::Parser;
+
+use crate::config::settings::BusSettings;
+
+#[derive(Parser)]
+struct Bus {
+    #[command(flatten)]
+    bus: BusSettings,
+}
+
+/// The defaults with these brokers.
+pub(crate) fn settings(brokers: &str) -> BusSettings {
+    let mut bus = Bus::parse_from(["test"]).bus;
+    bus.kafka_brokers = Some(brokers.to_owned());
+    bus
+}
+
+/// A name that nobody else has.
+pub(crate) fn name(what: &str) -> String {
+    format!("test-{what}-{:016x}", fastrand::u64(..))
+}

@@ -1,0 +1,233 @@
+//! What every bus must do: written against the trait, run for each bus by [`bus_suite`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use pretty_assertions::assert_eq;
+
+use super::*;
+
+/// Makes a test of each check. `$open` gives a topic of four partitions with nothing in it; the attribute, where there is
+/// one, stands before each test.
+macro_rules! bus_suite {
+    ($check:ident, $open:expr $(, $ignore:meta)?) => {
+        #[tokio::test]
+        $(#[$ignore])?
+        async fn $check() {
+            $crate::bus::suite::bounded($crate::bus::suite::$check($open)).await;
+        }
+    };
+    ($open:expr $(, $ignore:meta)?) => {
+        $crate::bus::suite::bus_suite! { every_group_reads_all_and_a_key_keeps_its_order, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { bytes_headers_and_empty_keys_come_back_exactly, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { nothing_published_is_published_at_once, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { what_is_not_committed_is_given_out_again, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { giving_up_a_wait_loses_nothing, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { a_batch_is_no_larger_than_asked_for, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { positions_of_unknown_partitions_are_passed_over, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { the_lag_goes_to_nothing, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { publishers_at_once_lose_nothing, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { it_answers, $open $(, $ignore)? }
+    };
+}
+pub(crate) use bus_suite;
+
+type Bus = Arc<dyn Topic>;
+
+/// No check may hang.
+pub async fn bounded(check: BoxFuture<'_, ()>) {
+    tokio::time::timeout(Duration::from_secs(60), check).await.expect("the check ends in time");
+}
+
+pub fn record(key: &str, value: u32) -> NewRecord {
+    let payload = Bytes::from(value.to_string());
+    NewRecord { key: Bytes::from(key.to_owned()), payload, headers: Vec::new() }
+}
+
+pub fn value(record: &Record) -> u32 {
+    String::from_utf8_lossy(&record.record.payload).parse().unwrap()
+}
+
+/// The next records, however often partitions come and go before.
+pub async fn next(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> {
+    loop {
+        if let Given::Records(records) = group.next_batch(max, Duration::ZERO).await.unwrap() {
+            return records;
+        }
+    }
+}
+
+/// Reads and commits so many records.
+pub async fn take(group: &mut Box<dyn Subscription>, count: usize) -> Vec<Record> {
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        let batch = next(group, count - taken.len()).await;
+        group.commit(&Position::behind(&batch));
+        taken.extend(batch);
+    }
+    taken
+}
+
+/// Records of some keys, numbered from 0.
+pub fn numbered(count: u32) -> Vec<NewRecord> {
+    (0..count).map(|n| record(&format!("k{}", n % 7), n)).collect()
+}
+
+/// Each key is in one partition, and its values grow with its offsets.
+pub fn assert_ordered(batch: &[Record]) {
+    let mut last: BTreeMap<Bytes, (u32, u64, u32)> = BTreeMap::new();
+    for record in batch {
+        let now = (record.partition, record.offset, value(record));
+        if let Some(before) = last.insert(record.record.key.clone(), now) {
+            assert_eq!(before.0, now.0, "a key stays in its partition");
+            assert!(before.1 < now.1 && before.2 < now.2, "{before:?} {now:?}");
+        }
+    }
+}
+
+pub fn values(batch: &[Record]) -> BTreeSet<u32> {
+    batch.iter().map(value).collect()
+}
+
+pub fn every_group_reads_all_and_a_key_keeps_its_order(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let (mut live, mut store) = (bus.subscribe("live").unwrap(), bus.subscribe("store").unwrap());
+        bus.publish(numbered(100)).await.unwrap();
+        for group in [&mut live, &mut store] {
+            let batch = take(group, 100).await;
+            assert_ordered(&batch);
+            assert_eq!(values(&batch), (0..100).collect());
+        }
+    })
+}
+
+pub fn bytes_headers_and_empty_keys_come_back_exactly(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let bytes: Bytes = (0..=255_u8).collect();
+        let header = |name: &str, value: &Bytes| (name.to_owned(), value.clone());
+        let sent = [
+            NewRecord { key: Bytes::new(), payload: bytes.clone(), headers: vec![header("h", &bytes)] },
+            NewRecord { key: bytes.clone(), payload: Bytes::new(), headers: Vec::new() },
+            NewRecord {
+                key: Bytes::from_static(b"k"),
+                payload: Bytes::from_static(b"\xff\xfe\0"),
+                headers: vec![header("twice", &bytes), header("twice", &Bytes::new()), header("ção", &bytes)],
+            },
+        ];
+        let mut group = bus.subscribe("g").unwrap();
+        for record in &sent {
+            bus.publish(vec![record.clone()]).await.unwrap();
+            assert_eq!(take(&mut group, 1).await[0].record, *record);
+        }
+    })
+}
+
+pub fn nothing_published_is_published_at_once(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move { assert_eq!(bus.publish(Vec::new()).await, Ok(())) })
+}
+
+pub fn what_is_not_committed_is_given_out_again(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut group = bus.subscribe("g").unwrap();
+        bus.publish((0..4).map(|n| record("k", n)).collect()).await.unwrap();
+        assert_eq!(values(&take(&mut group, 2).await), BTreeSet::from([0, 1]));
+        let mut uncommitted = Vec::new();
+        while uncommitted.len() < 2 {
+            uncommitted.extend(next(&mut group, 9).await);
+        }
+        group.close().await;
+        drop(group);
+        let mut again = bus.subscribe("g").unwrap();
+        let batch = take(&mut again, 2).await;
+        assert_eq!(batch, uncommitted);
+        again.close().await;
+    })
+}
+
+pub fn giving_up_a_wait_loses_nothing(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut group = bus.subscribe("g").unwrap();
+        let publishing = tokio::spawn(bus.publish((0..50).map(|n| record("k", n)).collect()));
+        let mut read = Vec::new();
+        while read.len() < 50 {
+            let waiting = group.next_batch(10, Duration::from_millis(1));
+            if let Ok(Ok(Given::Records(batch))) = tokio::time::timeout(Duration::from_micros(1_200), waiting).await {
+                read.extend(batch);
+            }
+        }
+        publishing.await.unwrap().unwrap();
+        assert_eq!(read.iter().map(value).collect::<Vec<_>>(), (0..50).collect::<Vec<_>>());
+    })
+}
+
+pub fn a_batch_is_no_larger_than_asked_for(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut group = bus.subscribe("g").unwrap();
+        bus.publish(numbered(40)).await.unwrap();
+        let mut read = Vec::new();
+        while read.len() < 40 {
+            let batch = next(&mut group, 3).await;
+            assert!((1..=3).contains(&batch.len()));
+            read.extend(batch);
+        }
+        assert_eq!(values(&read), (0..40).collect());
+    })
+}
+
+pub fn positions_of_unknown_partitions_are_passed_over(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut group = bus.subscribe("g").unwrap();
+        bus.publish(vec![record("k", 1)]).await.unwrap();
+        let batch = next(&mut group, 1).await;
+        let mut position = Position::default();
+        position.advance(7_000, 9);
+        position.advance(batch[0].partition, batch[0].offset);
+        group.commit(&position);
+        group.commit(&Position::default());
+        bus.publish(vec![record("k", 2)]).await.unwrap();
+        assert_eq!(values(&take(&mut group, 1).await), BTreeSet::from([2]));
+    })
+}
+
+pub fn the_lag_goes_to_nothing(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut group = bus.subscribe("g").unwrap();
+        bus.publish(numbered(20)).await.unwrap();
+        let batch = next(&mut group, 1).await;
+        while group.lag() < 20 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(group.lag(), 20);
+        group.commit(&Position::behind(&batch));
+        assert_eq!(group.lag(), 19);
+        take(&mut group, 19).await;
+        assert_eq!(group.lag(), 0);
+    })
+}
+
+pub fn publishers_at_once_lose_nothing(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut group = bus.subscribe("g").unwrap();
+        let publisher = |p: u32| (0..50).map(move |n| record(&format!("p{p}"), 50 * p + n)).collect::<Vec<_>>();
+        let publishing: Vec<_> = (0..4).map(|p| tokio::spawn(bus.publish(publisher(p)))).collect();
+        let batch = take(&mut group, 200).await;
+        assert_ordered(&batch);
+        assert_eq!(values(&batch), (0..200).collect());
+        for published in publishing {
+            published.await.unwrap().unwrap();
+        }
+        while bus.depth() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+}
+
+pub fn it_answers(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        while bus.ping().await.is_err() {}
+        assert_eq!(bus.ping().await, Ok(()));
+        assert!(!bus.name().is_empty());
+    })
+}
