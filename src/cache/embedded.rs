@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Broadcasts, CacheError, OddsCache};
+use super::{Broadcasts, CacheError, OddsCache, kept};
 use crate::domain::book::MarketState;
 use crate::domain::ids::{EventId, MarketKey};
 
@@ -54,9 +54,12 @@ impl OddsCache for EmbeddedCache {
                 .events
                 .entry(market.update.event_id.clone())
                 .or_insert_with(|| Event { markets: BTreeMap::new(), expires: now });
-            event.expires = now + self.ttl;
-            let held = event.markets.get(&market.update.market);
-            if held.is_none_or(|held| held.seq <= market.seq) {
+            let held = event.markets.get(&market.update.market).filter(|_| event.expires > now);
+            if let Some(market) = kept(held.map(Arc::as_ref), &market) {
+                if event.expires <= now {
+                    event.markets.clear();
+                }
+                event.expires = now + self.ttl;
                 event.markets.insert(market.update.market.clone(), market);
             }
         }
