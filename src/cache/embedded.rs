@@ -90,11 +90,14 @@ impl OddsCache for EmbeddedCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::suite::cache_suite;
     use crate::domain::update::testing::*;
 
     fn state(market: &str, seq: u64) -> Arc<MarketState> {
         Arc::new(MarketState { update: market_update("E", market, None, seq as i64, 1), seq })
     }
+
+    cache_suite!((EmbeddedCache::new(Duration::from_secs(60)), ()));
 
     #[tokio::test(start_paused = true)]
     async fn holds_the_latest_of_each_market_until_it_expires() {

@@ -14,6 +14,7 @@ use crate::actors::book_router::BookRouter;
 use crate::actors::bus_consumer::{BusConsumer, ConsumerSettings, Work};
 use crate::actors::bus_publisher::BusPublisher;
 use crate::actors::cache_writer::CacheWriter;
+use crate::actors::feed_state::FeedState;
 use crate::actors::messages::{GetSnapshot, StoreBatch};
 use crate::actors::odds_book::{BookEdges, BookSource, Listener};
 use crate::actors::registry::{Registry, RegistrySettings};
@@ -161,9 +162,14 @@ impl<'a> Wiring<'a> {
         if let Some(odds) = odds {
             listeners.push(Listener::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
         }
-        let source = BookSource::new(cache.clone(), store.clone(), metrics.clone());
-        let edges =
-            Arc::new(BookEdges { first_position: Some(first_position), source, listeners, metrics: metrics.clone() });
+        let source = BookSource::new(cache.clone(), store.clone(), metrics.book_metrics());
+        let edges = Arc::new(BookEdges {
+            first_position: Some(first_position),
+            source,
+            listeners,
+            is_mirror: false,
+            metrics: metrics.book_metrics(),
+        });
         let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
         let router = self.start("book router", &live, HUB_MAILBOX, router);
 
@@ -237,6 +243,7 @@ impl<'a> Wiring<'a> {
         let state = web::Data::new(OddsState {
             snapshots,
             snapshot_timeout: SNAPSHOT_TIMEOUT,
+            feed: Arc::new(FeedState::in_process(metrics.feed_live.clone())),
             store: processor.store.clone(),
             sessions,
             open_sessions: Arc::new(AtomicUsize::new(0)),

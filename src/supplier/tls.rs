@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn a_wrong_ca_file_is_named() {
-        let missing = roots("SUPPLIER_CA_FILE", Vec::new(), Some(Path::new("/no/such/file.pem"))).unwrap_err().to_string();
+        let missing =
+            roots("SUPPLIER_CA_FILE", Vec::new(), Some(Path::new("/no/such/file.pem"))).unwrap_err().to_string();
         assert!(missing.starts_with("SUPPLIER_CA_FILE /no/such/file.pem: "), "{missing}");
         let mut empty = tempfile::NamedTempFile::new().unwrap();
         empty.write_all(b"hello").unwrap();

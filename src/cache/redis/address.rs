@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError};
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
+};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
@@ -59,9 +61,13 @@ impl Address {
             return Err(bad("neither redis:// nor rediss://"));
         }
         if parsed.fragment().is_some() {
-            return Err(bad("nothing may stand behind a #; a certificate is always checked (REDIS_CA_FILE adds an authority)"));
+            return Err(bad(
+                "nothing may stand behind a #; a certificate is always checked (REDIS_CA_FILE adds an authority)",
+            ));
         }
-        let info = parsed.into_connection_info().map_err(|error| bad(error.detail().unwrap_or("host or database is wrong")))?;
+        let info = parsed
+            .into_connection_info()
+            .map_err(|error| bad(error.detail().unwrap_or("host or database is wrong")))?;
         let (host, port, has_tls) = match info.addr() {
             ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
             ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port, true),

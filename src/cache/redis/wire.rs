@@ -111,7 +111,11 @@ pub(super) fn read_broadcast(message: &[u8]) -> Result<Broadcast, String> {
 
 fn read_update(event_id: &EventId, payload: &RawValue) -> Result<OddsUpdate, String> {
     let update = OddsUpdate::from_json(payload.get().as_bytes()).map_err(|error| error.to_string())?;
-    if update.event_id == *event_id { Ok(update) } else { Err(format!("the payload is of the event `{}`", update.event_id)) }
+    if update.event_id == *event_id {
+        Ok(update)
+    } else {
+        Err(format!("the payload is of the event `{}`", update.event_id))
+    }
 }
 
 #[cfg(test)]
