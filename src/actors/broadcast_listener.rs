@@ -105,8 +105,8 @@ impl BroadcastListener {
                     info!("broadcasts are heard, and every book is up to date");
                     listener.state.set_live();
                     let edges = listener.edges.clone();
-                    let telling = async move { drop(edges.feed.send(FeedChanged(FeedStatus::Live)).await) };
-                    context.spawn(telling.into_actor(listener));
+                    let telling = async move { edges.feed.send(FeedChanged(FeedStatus::Live)).await };
+                    context.spawn(telling.into_actor(listener).map(|_, _, _| ()));
                 }
                 Err(error) => {
                     listener.state.set_lost(&error.to_string());
