@@ -168,8 +168,59 @@ role_metrics! {
         latency: Histogram = "odds_end_to_end_seconds",
         /// Changes that wait in front of the registry
         registry_depth: IntGauge = "odds_registry_depth",
+        /// Whether broadcasts of other processes are heard: 1 when they are or are not needed, 0 when what is shown may be stale
+        feed_live: IntGauge = "odds_feed_live",
+        /// Changes heard from other processes
+        broadcasts: IntCounter = "odds_broadcasts_total",
+        /// Times that broadcasts were lost
+        broadcast_losses: IntCounter = "odds_broadcast_losses_total",
+        /// Books of events in memory, where this role keeps its own
+        mirror_books: IntGauge = "odds_mirror_books",
+        /// Changes that the books of this role took
+        mirror_applied: IntCounter = "odds_mirror_updates_applied_total",
+        /// Changes that the books of this role did not take, by reason
+        mirror_rejected: IntCounterVec = "odds_mirror_updates_rejected_total" ["reason"] known Rejection::ALL.map(Rejection::reason),
+        /// Times that a book of this role could not read the cache or the database
+        mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
         /// REST requests, by status
         requests: IntCounterVec = "odds_http_requests_total" ["status"] known ["200", "304", "400", "404", "405", "413", "415", "503"],
+    }
+}
+
+/// What books count, in the metrics of whichever role keeps them.
+#[derive(Clone)]
+pub struct BookMetrics {
+    /// Books in memory.
+    pub books: IntGauge,
+    /// Updates that the books took.
+    pub applied: IntCounter,
+    /// Updates that the books did not take, by reason.
+    pub rejected: IntCounterVec,
+    /// Times that the cache or the store could not be read.
+    pub hydrate_errors: IntCounter,
+}
+
+impl ProcessorMetrics {
+    /// Those of the books that the bus feeds.
+    pub fn book_metrics(&self) -> BookMetrics {
+        BookMetrics {
+            books: self.books.clone(),
+            applied: self.applied.clone(),
+            rejected: self.rejected.clone(),
+            hydrate_errors: self.errors.with_label_values(&["hydrate"]),
+        }
+    }
+}
+
+impl OddsMetrics {
+    /// Those of the books that broadcasts feed.
+    pub fn book_metrics(&self) -> BookMetrics {
+        BookMetrics {
+            books: self.mirror_books.clone(),
+            applied: self.mirror_applied.clone(),
+            rejected: self.mirror_rejected.clone(),
+            hydrate_errors: self.mirror_hydrate_errors.clone(),
+        }
     }
 }
 

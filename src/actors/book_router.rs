@@ -9,11 +9,10 @@ use futures_util::future::join_all;
 use log::warn;
 use tokio::time::Instant;
 
-use super::messages::{ApplyError, ApplyUpdates, GetSnapshot, LetGo};
+use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, LetGo, ReloadBooks};
 use super::odds_book::{BookEdges, OddsBook};
 use crate::domain::book::Snapshot;
 use crate::domain::ids::EventId;
-use crate::domain::update::PositionedUpdate;
 
 /// How often idle books are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -34,6 +33,9 @@ struct Entry {
     in_flight: usize,
     last_used: Instant,
 }
+
+/// What a book answered, if it did.
+type Answered = (Result<Result<(), ApplyError>, MailboxError>, EventId);
 
 impl BookRouter {
     /// Books with these edges; one is let go after `idle_limit` without an update or a question.
@@ -69,6 +71,16 @@ impl BookRouter {
         }
     }
 
+    fn all_answered(&mut self, answers: Vec<Answered>) -> Result<(), ApplyError> {
+        let mut result = Ok(());
+        for (answer, event_id) in answers {
+            self.answered(&event_id, answer.is_err());
+            let answer = answer.unwrap_or(Err(ApplyError::BookEnded(event_id)));
+            result = result.and(answer);
+        }
+        result
+    }
+
     fn let_idle_go(&mut self) {
         let (now, limit) = (Instant::now(), self.idle_limit);
         // A book without an address stops by itself.
@@ -95,7 +107,7 @@ impl Handler<ApplyUpdates> for BookRouter {
     type Result = ResponseActFuture<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
-        let sends: Vec<_> = by_event(message.0)
+        let sends: Vec<_> = by_event(message.0, |positioned| &positioned.update.event_id)
             .into_iter()
             .map(|(event_id, updates)| {
                 let place = updates.first().map(|first| (first.partition, first.position));
@@ -103,15 +115,40 @@ impl Handler<ApplyUpdates> for BookRouter {
                 async move { (send.await, event_id) }
             })
             .collect();
-        Box::pin(join_all(sends).into_actor(self).map(|answers, router, _| {
-            let mut result = Ok(());
-            for (answer, event_id) in answers {
-                router.answered(&event_id, answer.is_err());
-                let answer = answer.unwrap_or(Err(ApplyError::BookEnded(event_id)));
-                result = result.and(answer);
-            }
-            result
-        }))
+        Box::pin(join_all(sends).into_actor(self).map(|answers, router, _| router.all_answered(answers)))
+    }
+}
+
+impl Handler<ApplyBroadcasts> for BookRouter {
+    type Result = ResponseActFuture<Self, Result<(), ApplyError>>;
+
+    fn handle(&mut self, message: ApplyBroadcasts, _: &mut Context<Self>) -> Self::Result {
+        let sends: Vec<_> = by_event(message.0, |told| &told.update.event_id)
+            .into_iter()
+            .map(|(event_id, told)| {
+                let send = self.book(&event_id, None).send(ApplyBroadcasts(told));
+                async move { (send.await, event_id) }
+            })
+            .collect();
+        Box::pin(join_all(sends).into_actor(self).map(|answers, router, _| router.all_answered(answers)))
+    }
+}
+
+impl Handler<ReloadBooks> for BookRouter {
+    type Result = ResponseActFuture<Self, Result<(), ApplyError>>;
+
+    fn handle(&mut self, message: ReloadBooks, _: &mut Context<Self>) -> Self::Result {
+        let sends: Vec<_> = self
+            .books
+            .iter_mut()
+            .map(|(event_id, entry)| {
+                // A reload is no use of the book: an idle one is let go all the same.
+                entry.in_flight += 1;
+                let (send, event_id) = (entry.book.send(message), event_id.clone());
+                async move { (send.await, event_id) }
+            })
+            .collect();
+        Box::pin(join_all(sends).into_actor(self).map(|answers, router, _| router.all_answered(answers)))
     }
 }
 
@@ -143,12 +180,12 @@ impl Handler<GetSnapshot> for BookRouter {
 }
 
 /// Splits a batch by event; the order within an event stays.
-fn by_event(updates: Vec<PositionedUpdate>) -> HashMap<EventId, Vec<PositionedUpdate>> {
-    let mut events: HashMap<EventId, Vec<PositionedUpdate>> = HashMap::new();
-    for positioned in updates {
-        match events.get_mut(&positioned.update.event_id) {
-            Some(updates) => updates.push(positioned),
-            None => drop(events.insert(positioned.update.event_id.clone(), vec![positioned])),
+fn by_event<T>(updates: Vec<T>, event_of: impl Fn(&T) -> &EventId) -> HashMap<EventId, Vec<T>> {
+    let mut events: HashMap<EventId, Vec<T>> = HashMap::new();
+    for update in updates {
+        match events.get_mut(event_of(&update)) {
+            Some(updates) => updates.push(update),
+            None => drop(events.insert(event_of(&update).clone(), vec![update])),
         }
     }
     events
@@ -156,9 +193,12 @@ fn by_event(updates: Vec<PositionedUpdate>) -> HashMap<EventId, Vec<PositionedUp
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::probe_edges;
+    use super::super::testing::{ProbeEdges, probe_edges, probe_edges_with};
     use super::*;
+    use crate::cache::embedded::EmbeddedCache;
+    use crate::cache::{Broadcast, OddsCache};
     use crate::domain::book::MarketState;
+    use crate::domain::update::PositionedUpdate;
     use crate::domain::update::testing::*;
 
     fn positioned(event: u32, time: i64, position: u64) -> PositionedUpdate {
@@ -288,6 +328,93 @@ mod tests {
         probe.store.keep(MarketState { update: update(1, 5, 1), seq: 1 });
         router.send(ApplyUpdates(vec![positioned(1, 4, 1), positioned(2, 4, 1)])).await.unwrap().unwrap();
         assert_eq!(probe.metrics.rejected.with_label_values(&["older"]).get(), 1, "it took over what was stored");
+    }
+
+    fn mirror() -> (ProbeEdges, Addr<BookRouter>, Arc<EmbeddedCache>) {
+        let cache = Arc::new(EmbeddedCache::new(Duration::from_secs(60)));
+        let probe = probe_edges_with(cache.clone(), true);
+        let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
+        (probe, router, cache)
+    }
+
+    fn told(event: u32, time: i64, seq: u64) -> Broadcast {
+        Broadcast { update: update(event, time, 1), seq: Some(seq) }
+    }
+
+    fn kept(event: u32, market: &str, time: i64, seq: u64) -> Vec<Arc<MarketState>> {
+        let update = market_update(&format!("MATCH_{event:03}"), market, None, time, 1);
+        vec![Arc::new(MarketState { update, seq })]
+    }
+
+    #[actix_web::test]
+    async fn a_mirrored_book_tells_each_change_once_with_the_number_it_was_told_with() {
+        let (probe, router, _) = mirror();
+        let batch = vec![told(1, 1, 10), told(2, 1, 12), told(1, 2, 11), told(1, 1, 10)];
+        router.send(ApplyBroadcasts(batch)).await.unwrap().unwrap();
+        router.send(ApplyBroadcasts(vec![told(1, 3, 4)])).await.unwrap().unwrap();
+        let mut all = probe.told.lock().unwrap().clone();
+        all.sort();
+        assert_eq!(all, [10, 11, 12, 12].map(|seq| ("1x2".to_owned(), seq)), "a number never goes back");
+        assert_eq!(probe.metrics.rejected.with_label_values(&["older"]).get(), 1);
+    }
+
+    #[actix_web::test]
+    async fn a_mirrored_book_starts_from_what_is_known_and_loses_nothing_that_is_told_meanwhile() {
+        let (probe, router, cache) = mirror();
+        cache.write(kept(1, "1x2", 5, 20)).await.unwrap();
+        probe.store.keep(MarketState { update: market_update("MATCH_001", "btts", None, 1, 1), seq: 3 });
+        // Both wait in the mailbox of the book while it reads.
+        let first = router.send(ApplyBroadcasts(vec![told(1, 5, 20)]));
+        let second = router.send(ApplyBroadcasts(vec![told(1, 6, 21)]));
+        let (first, second) = futures_util::future::join(first, second).await;
+        first.unwrap().unwrap();
+        second.unwrap().unwrap();
+        assert_eq!(probe.told.lock().unwrap()[..2], [20, 21].map(|seq| ("1x2".to_owned(), seq)));
+        until("the store's market is shown", async || {
+            router.send(GetSnapshot(id(1))).await.unwrap().unwrap().markets.len() == 2
+        })
+        .await;
+        assert_eq!(probe.told.lock().unwrap()[2..], [("btts".to_owned(), 22)]);
+    }
+
+    #[actix_web::test]
+    async fn a_reload_tells_what_was_missed_once_and_nothing_older() {
+        let (probe, router, cache) = mirror();
+        let batch = vec![told(1, 5, 20), told(2, 5, 30)];
+        router.send(ApplyBroadcasts(batch)).await.unwrap().unwrap();
+        probe.told.lock().unwrap().clear();
+        cache.write(kept(1, "1x2", 9, 25)).await.unwrap();
+        cache.write(kept(2, "1x2", 4, 29)).await.unwrap();
+        cache.write(kept(2, "btts", 6, 31)).await.unwrap();
+        for _ in 0..2 {
+            router.send(ReloadBooks).await.unwrap().unwrap();
+        }
+        let mut all = probe.told.lock().unwrap().clone();
+        all.sort();
+        assert_eq!(all, [("1x2".to_owned(), 25), ("btts".to_owned(), 31)]);
+        assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 25);
+    }
+
+    #[actix_web::test]
+    async fn mirrored_books_do_not_wait_for_a_store_that_is_down() {
+        let (probe, router, cache) = mirror();
+        probe.store.down.store(true, std::sync::atomic::Ordering::SeqCst);
+        cache.write(kept(1, "1x2", 5, 20)).await.unwrap();
+        assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 20);
+        assert_eq!(router.send(GetSnapshot(id(2))).await.unwrap(), Err(ApplyError::NotLoaded(id(2))));
+        router.send(ReloadBooks).await.unwrap().unwrap();
+        router.send(ApplyBroadcasts(vec![told(1, 6, 21)])).await.unwrap().unwrap();
+        assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 21);
+    }
+
+    async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        for _ in 0..500 {
+            if holds().await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("not within 10 s: {what}");
     }
 
     #[actix_web::test]

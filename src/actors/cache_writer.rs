@@ -21,8 +21,9 @@ use crate::metrics::ProcessorMetrics;
 const MAX_PIPELINE: usize = 1_000;
 /// More changes than these do not wait one by one: only the latest of each market does.
 const MAX_PENDING: usize = 20_000;
-/// Delays between tries while the cache is away.
-const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_secs(1) };
+/// Delays between tries while the cache is away, before jitter, which at most doubles them: clients are right again soon
+/// after its return.
+const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_millis(400) };
 /// How often states are forgotten that no book holds any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 

@@ -6,11 +6,12 @@ use actix::prelude::*;
 
 use super::outlet::SessionOutlet;
 use crate::bus::BusError;
+use crate::cache::Broadcast;
 use crate::domain::book::{MarketState, Snapshot};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::fanout::SessionId;
 use crate::domain::ids::EventId;
-use crate::domain::protocol::CloseReason;
+use crate::domain::protocol::{CloseReason, FeedStatus};
 use crate::domain::update::{OddsUpdate, PositionedUpdate};
 use crate::store::StoreError;
 
@@ -28,6 +29,22 @@ pub struct Publish {
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ApplyUpdates(pub Vec<PositionedUpdate>);
+
+/// The broadcast listener to the router, the router to a book: what other processes told. Answered as [`ApplyUpdates`].
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "Result<(), ApplyError>")]
+pub struct ApplyBroadcasts(pub Vec<Broadcast>);
+
+/// The broadcast listener to the router, the router to every book: changes may have been missed; read what is known. What
+/// is new is told before the answer. An error where a book could not read the cache.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "Result<(), ApplyError>")]
+pub struct ReloadBooks;
+
+/// The broadcast listener to the registry: how the feed stands from now on.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct FeedChanged(pub FeedStatus);
 
 /// Why updates were not applied. They may be applied again: a book takes each once.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

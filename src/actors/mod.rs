@@ -3,9 +3,11 @@
 //! One file, one actor. Edges between actors are `Recipient`s handed in when an actor is made.
 
 pub mod book_router;
+pub mod broadcast_listener;
 pub mod bus_consumer;
 pub mod bus_publisher;
 pub mod cache_writer;
+pub mod feed_state;
 pub mod messages;
 pub mod odds_book;
 pub mod outlet;

@@ -8,12 +8,13 @@ use log::{debug, warn};
 use prometheus::IntGauge;
 use tokio::sync::Semaphore;
 
-use super::messages::{ApplyError, ApplyUpdates, BookChanged, GetSnapshot};
+use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBooks};
 use super::store_writer::blocking;
 use crate::cache::OddsCache;
-use crate::domain::book::{Book, MarketState, Snapshot};
+use crate::domain::book::{Book, MarketState, Rejection, Snapshot};
 use crate::domain::ids::EventId;
-use crate::metrics::ProcessorMetrics;
+use crate::domain::update::PositionedUpdate;
+use crate::metrics::BookMetrics;
 use crate::store::Store;
 
 /// How many books are read from the store at a time, however many start at once.
@@ -26,38 +27,52 @@ pub struct BookSource {
     cache: Arc<dyn OddsCache>,
     store: Arc<dyn Store>,
     reads: Semaphore,
-    metrics: ProcessorMetrics,
+    metrics: BookMetrics,
+}
+
+/// What is known of an event.
+struct Known {
+    states: Vec<Arc<MarketState>>,
+    /// Whether the cache could say.
+    is_cache_read: bool,
+    /// Whether the store could say, or was not asked.
+    is_store_read: bool,
 }
 
 impl BookSource {
     /// Reads from `cache` and `store`.
-    pub fn new(cache: Arc<dyn OddsCache>, store: Arc<dyn Store>, metrics: ProcessorMetrics) -> BookSource {
+    pub fn new(cache: Arc<dyn OddsCache>, store: Arc<dyn Store>, metrics: BookMetrics) -> BookSource {
         BookSource { cache, store, reads: Semaphore::new(READS_AT_ONCE), metrics }
     }
 
-    /// Every state that is known of an event, and whether the store could say. What cannot be read is passed over: the
-    /// live path does not wait for a cache or a store that is down.
-    async fn load(&self, event_id: &EventId, before: u64) -> (Vec<Arc<MarketState>>, bool) {
-        let mut states = match self.cache.read_book(event_id).await {
-            Ok(states) => states,
-            Err(error) => self.passed_over(event_id, &error),
-        };
+    /// Every state that is known of an event. What cannot be read is passed over: the live path does not wait for a cache
+    /// or a store that is down.
+    async fn load(&self, event_id: &EventId, before: u64) -> Known {
+        let mut known = self.load_hot(event_id).await;
+        let (stored, is_store_read) = self.load_stored(event_id, before).await;
+        known.states.extend(stored);
+        Known { is_store_read, ..known }
+    }
+
+    /// What the cache holds.
+    async fn load_hot(&self, event_id: &EventId) -> Known {
+        let read = self.cache.read_book(event_id).await;
+        let is_cache_read = read.is_ok();
+        let states = read.unwrap_or_else(|error| self.passed_over(event_id, &error));
+        Known { states, is_cache_read, is_store_read: true }
+    }
+
+    async fn load_stored(&self, event_id: &EventId, before: u64) -> (Vec<Arc<MarketState>>, bool) {
         let _turn = self.reads.acquire().await;
         let (store, event) = (self.store.clone(), event_id.clone());
         match blocking(move || store.load_event(&event)).await {
-            Ok(stored) => {
-                states.extend(stored.into_iter().filter(|state| state.seq <= before));
-                (states, true)
-            }
-            Err(error) => {
-                states.extend(self.passed_over(event_id, &error));
-                (states, false)
-            }
+            Ok(stored) => (stored.into_iter().filter(|state| state.seq <= before).collect(), true),
+            Err(error) => (self.passed_over(event_id, &error), false),
         }
     }
 
     fn passed_over(&self, event_id: &EventId, error: &dyn std::fmt::Display) -> Vec<Arc<MarketState>> {
-        self.metrics.errors.with_label_values(&["hydrate"]).inc();
+        self.metrics.hydrate_errors.inc();
         warn!(event = event_id.as_str(); "book starts without what it could not read: {error}");
         Vec::new()
     }
@@ -85,8 +100,10 @@ pub struct BookEdges {
     pub source: BookSource,
     /// Who is told of changes.
     pub listeners: Vec<Listener>,
+    /// Whether the books mirror those of other processes: broadcasts feed them, and no bus.
+    pub is_mirror: bool,
     /// The metrics.
-    pub metrics: ProcessorMetrics,
+    pub metrics: BookMetrics,
 }
 
 impl BookEdges {
@@ -115,6 +132,8 @@ pub struct OddsBook {
     before: u64,
     /// Whether the store said what it holds of the event.
     is_loaded: bool,
+    /// The next look of a mirrored book at what is known elsewhere.
+    next_look: Option<SpawnHandle>,
 }
 
 impl OddsBook {
@@ -126,7 +145,7 @@ impl OddsBook {
     /// beginning, and then what the store knows must keep what is old from being told as new.
     pub fn new(event_id: EventId, edges: Arc<BookEdges>, next_position: Option<u64>) -> OddsBook {
         let before = next_position.filter(|_| edges.first_position.is_some()).unwrap_or(u64::MAX);
-        OddsBook { book: Book::new(event_id.clone()), event_id, edges, before, is_loaded: false }
+        OddsBook { book: Book::new(event_id.clone()), event_id, edges, before, is_loaded: false, next_look: None }
     }
 }
 
@@ -135,9 +154,9 @@ impl OddsBook {
     fn load(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
         let (edges, event_id, before) = (self.edges.clone(), self.event_id.clone(), self.before);
         async move { edges.source.load(&event_id, before).await }.into_actor(self).then(
-            |(states, is_loaded), book, context| {
-                book.is_loaded = is_loaded;
-                if !is_loaded {
+            |Known { states, is_store_read, .. }, book, context| {
+                book.is_loaded = is_store_read;
+                if !is_store_read {
                     context.run_later(RELOAD_DELAY, |book, context| {
                         // One that was let go meanwhile ends here.
                         if context.connected() {
@@ -158,17 +177,106 @@ impl OddsBook {
     }
 }
 
+/// Where a mirrored book looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// In the cache, which is enough where it knows the event; in the store as well where not.
+    Hot,
+    /// In both.
+    Both,
+}
+
+impl OddsBook {
+    /// What is known of the event elsewhere, taken over where it is newer, and told. Gives whether the cache could be
+    /// read. The store is asked later, beside the mailbox, where the cache is enough for the moment, and again where
+    /// something could not be read.
+    fn mirror(&self, asked: Asked) -> impl ActorFuture<Self, Output = bool> + 'static {
+        let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
+        let reading = async move {
+            let hot = edges.source.load_hot(&event_id).await;
+            if asked == Asked::Hot && !hot.states.is_empty() {
+                return (hot, false);
+            }
+            let (stored, is_store_read) = edges.source.load_stored(&event_id, u64::MAX).await;
+            let states = hot.states.into_iter().chain(stored).collect();
+            (Known { states, is_store_read, ..hot }, true)
+        };
+        reading.into_actor(self).then(|(known, is_store_asked), book, context| {
+            let is_complete = is_store_asked && known.is_cache_read && known.is_store_read;
+            book.is_loaded |= is_complete;
+            if !is_complete {
+                let delay = if is_store_asked { RELOAD_DELAY } else { Duration::ZERO };
+                book.look_again(delay, context);
+            }
+            let news = if book.book.is_empty() {
+                book.book.restore(known.states);
+                let mut markets = book.book.snapshot().markets;
+                markets.sort_by_key(|state| state.seq);
+                markets
+            } else {
+                book.book.catch_up(known.states)
+            };
+            let edges = book.edges.clone();
+            let is_cache_read = known.is_cache_read;
+            async move {
+                edges.tell(news, true).await;
+                is_cache_read
+            }
+            .into_actor(book)
+        })
+    }
+
+    /// Looks in cache and store after a while; one look at a time, however often it is asked for.
+    fn look_again(&mut self, delay: Duration, context: &mut Context<Self>) {
+        if let Some(earlier) = self.next_look.take() {
+            context.cancel_future(earlier);
+        }
+        self.next_look = Some(context.run_later(delay, |book, context| {
+            book.next_look = None;
+            // One that was let go meanwhile ends here.
+            if context.connected() {
+                context.spawn(book.mirror(Asked::Both).map(|_, _, _| ()));
+            }
+        }));
+    }
+}
+
 impl Actor for OddsBook {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
         self.edges.metrics.books.inc();
-        // The mailbox waits for the first try only: the live path goes on without a store.
-        context.wait(self.load());
+        // The mailbox waits for the first try only: the live path goes on without a store. What is told meanwhile waits in
+        // the mailbox.
+        if self.edges.is_mirror {
+            context.wait(self.mirror(Asked::Hot).map(|_, _, _| ()));
+        } else {
+            context.wait(self.load());
+        }
     }
 
     fn stopped(&mut self, _: &mut Context<Self>) {
         self.edges.metrics.books.dec();
+    }
+}
+
+impl Handler<ApplyBroadcasts> for OddsBook {
+    type Result = AtomicResponse<Self, Result<(), ApplyError>>;
+
+    fn handle(&mut self, message: ApplyBroadcasts, _: &mut Context<Self>) -> Self::Result {
+        let taken = message.0.into_iter().map(|told| self.book.mirror(told.update, told.seq)).collect();
+        self.tell_taken(taken)
+    }
+}
+
+impl Handler<ReloadBooks> for OddsBook {
+    // Atomic: what is told afterwards is applied to what was read.
+    type Result = AtomicResponse<Self, Result<(), ApplyError>>;
+
+    fn handle(&mut self, _: ReloadBooks, _: &mut Context<Self>) -> Self::Result {
+        AtomicResponse::new(Box::pin(self.mirror(Asked::Hot).map(|is_cache_read, book, _| {
+            if is_cache_read { Ok(()) } else { Err(ApplyError::NotLoaded(book.event_id.clone())) }
+        })))
     }
 }
 
@@ -177,9 +285,21 @@ impl Handler<ApplyUpdates> for OddsBook {
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
-        let mut changes = Vec::with_capacity(message.0.len());
-        for positioned in message.0 {
-            match self.book.apply(positioned.update, positioned.position) {
+        let apply = |positioned: PositionedUpdate| self.book.apply(positioned.update, positioned.position);
+        let taken = message.0.into_iter().map(apply).collect();
+        self.tell_taken(taken)
+    }
+}
+
+impl OddsBook {
+    /// Counts what was taken and what was not, and tells of the changes.
+    fn tell_taken(
+        &self,
+        taken: Vec<Result<Arc<MarketState>, Rejection>>,
+    ) -> AtomicResponse<Self, Result<(), ApplyError>> {
+        let mut changes = Vec::with_capacity(taken.len());
+        for taken in taken {
+            match taken {
                 Ok(state) => changes.push(state),
                 Err(rejection) => {
                     self.edges.metrics.rejected.with_label_values(&[rejection.reason()]).inc();

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use log::info;
 
-use super::messages::{BookChanged, Connect, Disconnect, EndAllSessions, Subscribe, Unsubscribe};
+use super::messages::{BookChanged, Connect, Disconnect, EndAllSessions, FeedChanged, Subscribe, Unsubscribe};
 use super::outlet::{EndSession, SessionOutlet};
 use crate::domain::fanout::{Delivery, Fanout, Report, SessionId};
-use crate::domain::protocol::{CloseReason, UpdateFrame};
+use crate::domain::protocol::{CloseReason, FeedStatus, UpdateFrame};
 use crate::metrics::OddsMetrics;
 
 /// How often slow sessions are offered what they have not taken.
@@ -34,13 +34,14 @@ pub struct Registry {
     settings: RegistrySettings,
     fanout: Fanout<SessionOutlet>,
     ending: Option<CloseReason>,
+    feed: FeedStatus,
     metrics: OddsMetrics,
 }
 
 impl Registry {
     /// A registry without sessions.
     pub fn new(settings: RegistrySettings, metrics: OddsMetrics) -> Registry {
-        Registry { settings, fanout: Fanout::default(), ending: None, metrics }
+        Registry { settings, fanout: Fanout::default(), ending: None, feed: FeedStatus::Live, metrics }
     }
 
     fn count(&self, report: &Report) {
@@ -99,6 +100,9 @@ impl Handler<Connect> for Registry {
             connect.outlet.end.do_send(EndSession(reason));
         }
         self.fanout.connect(connect.id, connect.outlet);
+        if self.feed == FeedStatus::Stale {
+            self.fanout.announce(self.feed, Some(connect.id), Instant::now());
+        }
     }
 }
 
@@ -137,8 +141,23 @@ impl Handler<BookChanged> for Registry {
             return;
         }
         let frames = changed.states.iter().map(|state| Arc::new(UpdateFrame::new(state))).collect();
-        let report = self.fanout.publish(&event_id, &Delivery { frames, conflated: changed.conflated }, Instant::now());
+        let report = self.fanout.publish(
+            &event_id,
+            &Delivery { frames, conflated: changed.conflated, feed: None },
+            Instant::now(),
+        );
         self.count(&report);
+    }
+}
+
+impl Handler<FeedChanged> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, changed: FeedChanged, _: &mut Context<Self>) {
+        if self.feed != changed.0 {
+            self.feed = changed.0;
+            self.fanout.announce(self.feed, None, Instant::now());
+        }
     }
 }
 
@@ -165,6 +184,7 @@ mod tests {
     /// A session that takes what it is pushed, slowly or not at all.
     struct ProbeSession {
         taken: Arc<Mutex<Vec<(u64, bool)>>>,
+        feed: Arc<Mutex<Vec<FeedStatus>>>,
         ended: Arc<Mutex<Vec<CloseReason>>>,
         stalls: bool,
     }
@@ -183,6 +203,7 @@ mod tests {
         fn handle(&mut self, push: Push, context: &mut Context<Self>) {
             let taken = push.0.frames.iter().map(|frame| (frame.seq, push.0.conflated));
             self.taken.lock().unwrap().extend(taken);
+            self.feed.lock().unwrap().extend(push.0.feed);
             if self.stalls {
                 context.wait(std::future::pending::<()>().into_actor(self));
             }
@@ -199,13 +220,16 @@ mod tests {
 
     struct Probe {
         taken: Arc<Mutex<Vec<(u64, bool)>>>,
+        feed: Arc<Mutex<Vec<FeedStatus>>>,
         ended: Arc<Mutex<Vec<CloseReason>>>,
         life: Arc<SignOfLife>,
     }
 
     async fn session(registry: &Addr<Registry>, id: u64, stalls: bool) -> Probe {
-        let (taken, ended, life) = (Arc::default(), Arc::default(), Arc::new(SignOfLife::new()));
-        let session = ProbeSession { taken: Arc::clone(&taken), ended: Arc::clone(&ended), stalls }.start();
+        let (taken, feed, ended, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::new(SignOfLife::new()));
+        let session =
+            ProbeSession { taken: Arc::clone(&taken), feed: Arc::clone(&feed), ended: Arc::clone(&ended), stalls }
+                .start();
         let outlet = SessionOutlet {
             push: session.clone().recipient(),
             end: session.recipient(),
@@ -215,7 +239,7 @@ mod tests {
         let id = SessionId(id);
         registry.send(Connect { id, outlet }).await.unwrap();
         assert!(registry.send(Subscribe { id, event_id: EventId::new("E").unwrap() }).await.unwrap());
-        Probe { taken, ended, life }
+        Probe { taken, feed, ended, life }
     }
 
     fn changed(seq: u64) -> BookChanged {
@@ -268,6 +292,22 @@ mod tests {
         .await;
         registry.send(changed(1)).await.unwrap();
         until("the other one still gets changes", || alive.taken.lock().unwrap().len() == 1).await;
+    }
+
+    #[actix_web::test]
+    async fn every_session_is_told_once_how_the_feed_stands_and_one_that_comes_while_it_is_lost_as_well() {
+        let (registry, _) = registry(Duration::from_secs(60), Duration::from_secs(60));
+        let early = session(&registry, 1, false).await;
+        for status in [FeedStatus::Live, FeedStatus::Stale, FeedStatus::Stale] {
+            registry.send(FeedChanged(status)).await.unwrap();
+        }
+        let late = session(&registry, 2, false).await;
+        registry.send(FeedChanged(FeedStatus::Live)).await.unwrap();
+        let after = session(&registry, 3, false).await;
+        for probe in [early, late] {
+            until("it is told", || *probe.feed.lock().unwrap() == [FeedStatus::Stale, FeedStatus::Live]).await;
+        }
+        assert!(after.feed.lock().unwrap().is_empty());
     }
 
     #[actix_web::test]

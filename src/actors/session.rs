@@ -18,7 +18,7 @@ use super::messages::{Connect, Disconnect, GetSnapshot, Subscribe, Unsubscribe};
 use super::outlet::{EndSession, Push, SessionOutlet, SignOfLife};
 use crate::domain::fanout::SessionId;
 use crate::domain::ids::EventId;
-use crate::domain::protocol::{CloseReason, error_message, snapshot_message};
+use crate::domain::protocol::{CloseReason, FeedStatus, error_message, feed_message, snapshot_message};
 use crate::domain::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
 use crate::domain::timestamp::Timestamp;
 use crate::http::connection::ConnectionHandle;
@@ -68,6 +68,8 @@ pub struct Session {
     /// What the registry has yet to be asked, in order, one at a time.
     requests: VecDeque<Request>,
     asking: bool,
+    /// How the feed stands, as the client was told.
+    feed: FeedStatus,
     fragments: Option<BytesMut>,
     closed_as: &'static str,
     /// Held for its drop: gives the session's place back.
@@ -95,6 +97,7 @@ impl Session {
             life: Arc::new(SignOfLife::new()),
             requests: VecDeque::new(),
             asking: false,
+            feed: FeedStatus::Live,
             fragments: None,
             closed_as: "client",
             _place: place,
@@ -177,7 +180,12 @@ impl Session {
         };
         context.spawn(asking.into_actor(self).map(move |answer, session, context| {
             let snapshot = match answer {
-                Ok(snapshot) => Some(SnapshotFrame { seq: snapshot.seq, text: snapshot_message(&snapshot) }),
+                Ok(snapshot) => {
+                    // Marked by what the client was told, not by what is so: `live` comes behind the changes that were
+                    // missed, and they follow this snapshot.
+                    let text = snapshot_message(&snapshot, session.feed == FeedStatus::Stale);
+                    Some(SnapshotFrame { seq: snapshot.seq, text })
+                }
                 Err(error) => {
                     warn!(session = session.id.0, event = event_id.as_str(); "no snapshot: {error}");
                     None
@@ -264,6 +272,10 @@ impl Handler<Push> for Session {
         for frame in delivery.frames.iter() {
             let effect = self.state.on_update(frame, delivery.conflated);
             self.act(effect, context);
+        }
+        if let Some(status) = delivery.feed {
+            self.feed = status;
+            context.text(feed_message(status));
         }
     }
 }

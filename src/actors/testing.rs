@@ -7,6 +7,7 @@ use actix::prelude::*;
 
 use super::messages::BookChanged;
 use super::odds_book::{BookEdges, BookSource, Listener};
+use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
@@ -99,17 +100,23 @@ pub struct ProbeEdges {
 }
 
 pub fn probe_edges() -> ProbeEdges {
+    let cache = Arc::new(EmbeddedCache::new(std::time::Duration::from_secs(60)));
+    probe_edges_with(cache, false)
+}
+
+/// Edges of books that read this cache; with `is_mirror`, that broadcasts feed.
+pub fn probe_edges_with(cache: Arc<dyn OddsCache>, is_mirror: bool) -> ProbeEdges {
     let metrics = ProcessorMetrics::new().unwrap();
     let store = Arc::new(ProbeStore::default());
     let told = Arc::new(Mutex::new(Vec::new()));
     let listener = ProbeListener { told: told.clone() }.start();
     let depth = metrics.mailbox_depth.with_label_values(&["probe"]);
-    let cache = Arc::new(EmbeddedCache::new(std::time::Duration::from_secs(60)));
     let edges = BookEdges {
-        first_position: Some(0),
-        source: BookSource::new(cache, store.clone(), metrics.clone()),
+        first_position: (!is_mirror).then_some(0),
+        source: BookSource::new(cache, store.clone(), metrics.book_metrics()),
         listeners: vec![Listener::new(listener.recipient(), depth)],
-        metrics: metrics.clone(),
+        is_mirror,
+        metrics: metrics.book_metrics(),
     };
     ProbeEdges { edges: Arc::new(edges), store, told, metrics }
 }

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Broadcasts, CacheError, OddsCache};
+use super::{Broadcasts, CacheError, OddsCache, kept};
 use crate::domain::book::MarketState;
 use crate::domain::ids::{EventId, MarketKey};
 
@@ -54,9 +54,12 @@ impl OddsCache for EmbeddedCache {
                 .events
                 .entry(market.update.event_id.clone())
                 .or_insert_with(|| Event { markets: BTreeMap::new(), expires: now });
-            event.expires = now + self.ttl;
-            let held = event.markets.get(&market.update.market);
-            if held.is_none_or(|held| held.seq <= market.seq) {
+            let held = event.markets.get(&market.update.market).filter(|_| event.expires > now);
+            if let Some(market) = kept(held.map(Arc::as_ref), &market) {
+                if event.expires <= now {
+                    event.markets.clear();
+                }
+                event.expires = now + self.ttl;
                 event.markets.insert(market.update.market.clone(), market);
             }
         }
@@ -87,11 +90,14 @@ impl OddsCache for EmbeddedCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::suite::cache_suite;
     use crate::domain::update::testing::*;
 
     fn state(market: &str, seq: u64) -> Arc<MarketState> {
         Arc::new(MarketState { update: market_update("E", market, None, seq as i64, 1), seq })
     }
+
+    cache_suite!((EmbeddedCache::new(Duration::from_secs(60)), ()));
 
     #[tokio::test(start_paused = true)]
     async fn holds_the_latest_of_each_market_until_it_expires() {

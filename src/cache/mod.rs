@@ -1,6 +1,9 @@
 //! The hot copy of the books, for whoever starts a book, and the broadcast to other instances.
 
 pub mod embedded;
+pub mod redis;
+#[cfg(test)]
+pub(crate) mod suite;
 
 use std::sync::Arc;
 
@@ -16,6 +19,24 @@ pub enum CacheError {
     /// The cache cannot be reached.
     #[error("the cache is unavailable: {0}")]
     Unavailable(String),
+    /// The cache cannot be used as the settings say.
+    #[error("{0}")]
+    Misconfigured(String),
+}
+
+/// What a cache keeps of a market: the state with the later revision, whoever wrote it and when, so that a process that
+/// lags behind never takes a market back. Of one revision the larger number stays. The number of a market never goes back:
+/// where a later revision has a smaller one, it is counted on. `None` where what is held stays.
+pub(crate) fn kept(held: Option<&MarketState>, new: &Arc<MarketState>) -> Option<Arc<MarketState>> {
+    let Some(held) = held else { return Some(new.clone()) };
+    let rank = |state: &MarketState| (state.update.revision, state.seq);
+    if rank(held) >= rank(new) {
+        None
+    } else if new.seq > held.seq {
+        Some(new.clone())
+    } else {
+        Some(Arc::new(MarketState { update: new.update.clone(), seq: held.seq.saturating_add(1) }))
+    }
 }
 
 /// A cache of market states.
@@ -50,7 +71,8 @@ pub enum Heard {
     Changes(Vec<Broadcast>),
     /// Nothing can be heard: what is known may be stale from now on. Why, for people.
     Lost(String),
-    /// Everything is heard from now on; something may have been missed before. The first thing to be heard.
+    /// Everything is heard from now on; something may have been missed before. The first thing to be heard, where nothing
+    /// is in the way of it.
     Listening,
 }
 

@@ -185,6 +185,9 @@ pub struct BusSettings {
     /// Consumer group of the store path: database
     #[arg(long, env, default_value = "odds-processor", value_parser = topic)]
     pub kafka_group_store: String,
+    /// A consumer that Kafka has not heard of for so long has its partitions given to another
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
+    pub kafka_session_timeout: Duration,
     /// How to talk to Kafka; ssl and sasl_ssl need a binary with a tls- feature
     #[arg(long, env, value_enum, default_value = "plaintext")]
     pub kafka_security_protocol: KafkaSecurity,
@@ -209,6 +212,13 @@ pub struct BusSettings {
     /// How many records a consumer takes at a time
     #[arg(long, env, default_value_t = 500, value_parser = whole(1_usize, 100_000))]
     pub bus_batch_size: usize,
+}
+
+impl BusSettings {
+    /// The name of the topic of what could not be read.
+    pub fn dead_letter_topic(&self) -> String {
+        self.kafka_topic_odds_dlq.clone().unwrap_or_else(|| format!("{}_dlq", self.kafka_topic_odds))
+    }
 }
 
 /// The cache and the books.

@@ -56,6 +56,12 @@ pub fn decide(head: Option<Revision>, last_seq: u64, update: Revision, position:
     }
 }
 
+/// The number of a change that came without one, as the original tells them: its time in milliseconds. It grows with the
+/// revision, is the same in every process, and does not begin anew with a book.
+pub fn number_of(revision: Revision) -> u64 {
+    u64::try_from(revision.updated_at.micros() / 1_000).unwrap_or(0)
+}
+
 /// The book of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Book {
@@ -127,6 +133,31 @@ impl Book {
         let state = Arc::new(MarketState { update, seq: self.seq });
         self.markets.insert(key, state.clone());
         Ok(state)
+    }
+
+    /// Takes a change that another process told with its number, and gives the market's new state. The later revision is
+    /// taken, as by [`Book::apply`]. Its number is the other's, but never one that does not grow: clients would drop it.
+    pub fn mirror(&mut self, update: OddsUpdate, seq: Option<u64>) -> Result<Arc<MarketState>, Rejection> {
+        if update.event_id != self.event_id {
+            return Err(Rejection::WrongEvent);
+        }
+        let head = self.markets.get(&update.market).map(|state| state.update.revision);
+        let told = seq.unwrap_or_else(|| number_of(update.revision));
+        self.seq = decide(head, self.seq, update.revision, told.saturating_sub(1))?;
+        let state = Arc::new(MarketState { update, seq: self.seq });
+        self.markets.insert(state.update.market.clone(), state.clone());
+        Ok(state)
+    }
+
+    /// Takes states that were kept elsewhere while changes may have been missed, and gives those that are new, in the
+    /// order of their numbers. Each number is larger than what was told before.
+    pub fn catch_up(&mut self, mut states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
+        // Of two states of one market only the later is told.
+        states.sort_by(|one, other| other.update.revision.cmp(&one.update.revision));
+        let mut seen = std::collections::BTreeSet::new();
+        states.retain(|state| seen.insert(state.update.market.clone()));
+        states.sort_by_key(|state| state.seq);
+        states.iter().filter_map(|state| self.mirror(state.update.clone(), Some(state.seq)).ok()).collect()
     }
 
     /// Whether the book holds no market.
@@ -221,6 +252,40 @@ mod tests {
         assert_eq!((snapshot.seq, snapshot.markets.len(), snapshot.markets[0].seq), (9, 1, 9));
     }
 
+    #[test]
+    fn a_mirror_takes_the_number_it_is_told_but_never_one_that_does_not_grow() {
+        let mut book = book();
+        assert_eq!(book.mirror(update(1, 10, 1), Some(700)).unwrap().seq, 700);
+        assert_eq!(book.mirror(update(1, 10, 1), Some(701)), Err(Rejection::Duplicate));
+        assert_eq!(book.mirror(update(1, 9, 1), Some(702)), Err(Rejection::Older));
+        assert_eq!(book.mirror(update(2, 11, 1), Some(703)), Err(Rejection::WrongEvent));
+        assert_eq!(book.mirror(update(1, 11, 1), Some(3)).unwrap().seq, 701, "the topic was made anew");
+        assert_eq!(book.mirror(update(1, 12, 1), Some(800)).unwrap().seq, 800);
+    }
+
+    #[test]
+    fn changes_without_a_number_are_numbered_alike_by_every_process() {
+        let (mut early, mut late) = (book(), book());
+        early.mirror(update(1, 10, 1), None).unwrap();
+        let number = early.mirror(update(1, 11, 1), None).unwrap().seq;
+        assert_eq!(late.mirror(update(1, 11, 1), None).unwrap().seq, number);
+        assert_eq!(late.mirror(update(1, 11, 2), None).unwrap().seq, number + 1, "within one millisecond");
+    }
+
+    #[test]
+    fn catching_up_tells_what_is_new_once() {
+        let mut book = book();
+        let other = |time| market_update("MATCH_001", "btts", None, time, 1);
+        book.restore([held(update(1, 10, 1), 5), held(other(10), 6)]);
+        let kept = vec![held(other(12), 9), held(update(1, 10, 1), 5), held(other(11), 8)];
+        let told = book.catch_up(kept.clone());
+        assert_eq!(told.iter().map(|state| state.seq).collect::<Vec<_>>(), [9]);
+        assert!(book.catch_up(kept).is_empty());
+        // A change that was told before the missed one was read.
+        book.mirror(other(13), Some(15)).unwrap();
+        assert_eq!(book.catch_up(vec![held(update(1, 11, 1), 12)])[0].seq, 16);
+    }
+
     /// (market, time, version) of a random update.
     fn moves() -> impl Strategy<Value = Vec<(u8, i64, i64)>> {
         proptest::collection::vec((0u8..3, 0i64..6, 0i64..3), 0..40)
@@ -252,6 +317,36 @@ mod tests {
             }
             prop_assert_eq!(fold(&moves), model.into_values().collect::<Vec<_>>());
             prop_assert_eq!(fold(&moves), fold(&shuffled));
+        }
+
+        /// Whatever is told, with whatever numbers, lost or late: the mirror ends at the latest of each market, and the
+        /// numbers that it tells only grow.
+        #[test]
+        fn a_mirror_ends_at_the_latest_and_its_numbers_grow(
+            moves in proptest::collection::vec(((0u8..3, 0i64..6, 0i64..3), proptest::option::of(0u64..100), 0u8..3), 0..40)
+        ) {
+            let mut book = book();
+            let mut last = 0;
+            let mut latest: BTreeMap<MarketKey, Arc<MarketState>> = BTreeMap::new();
+            for (one, seq, fate) in moves {
+                let update = made(one);
+                let state = held(update.clone(), seq.unwrap_or(1));
+                if latest.get(&update.market).is_none_or(|held| held.update.revision < update.revision) {
+                    latest.insert(update.market.clone(), state);
+                }
+                let told = match fate {
+                    0 => Vec::new(),
+                    1 => book.catch_up(latest.values().cloned().collect()),
+                    _ => book.mirror(update, seq).into_iter().collect(),
+                };
+                for state in told {
+                    prop_assert!(state.seq > last);
+                    last = state.seq;
+                }
+            }
+            book.catch_up(latest.values().cloned().collect());
+            let ends: Vec<_> = book.snapshot().markets.iter().map(|state| state.update.clone()).collect();
+            prop_assert_eq!(ends, latest.into_values().map(|state| state.update.clone()).collect::<Vec<_>>());
         }
 
         #[test]

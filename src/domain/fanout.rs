@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ids::{EventId, MarketKey};
-use super::protocol::UpdateFrame;
+use super::protocol::{FeedStatus, UpdateFrame};
 
 /// A session, one for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,8 @@ pub struct Delivery {
     pub frames: Arc<[Arc<UpdateFrame>]>,
     /// Whether changes before these may have been left out.
     pub conflated: bool,
+    /// To be told after the changes.
+    pub feed: Option<FeedStatus>,
 }
 
 /// Why a session did not take a delivery.
@@ -43,6 +45,7 @@ struct Entry<O> {
     outlet: O,
     subscriptions: HashSet<EventId>,
     pending: BTreeMap<(EventId, MarketKey), Arc<UpdateFrame>>,
+    pending_feed: Option<FeedStatus>,
     stalled_since: Option<Instant>,
 }
 
@@ -73,7 +76,13 @@ impl<O: Outlet> Default for Fanout<O> {
 impl<O: Outlet> Fanout<O> {
     /// Takes a session in.
     pub fn connect(&mut self, id: SessionId, outlet: O) {
-        let entry = Entry { outlet, subscriptions: HashSet::new(), pending: BTreeMap::new(), stalled_since: None };
+        let entry = Entry {
+            outlet,
+            subscriptions: HashSet::new(),
+            pending: BTreeMap::new(),
+            pending_feed: None,
+            stalled_since: None,
+        };
         self.sessions.insert(id, entry);
     }
 
@@ -135,6 +144,29 @@ impl<O: Outlet> Fanout<O> {
         report
     }
 
+    /// Tells these sessions, or all, how the feed stands. One that is slow is told the last of it, once it takes anything.
+    pub fn announce(&mut self, status: FeedStatus, only: Option<SessionId>, now: Instant) {
+        let mut gone = Vec::new();
+        let told = |id: &SessionId| only.is_none_or(|only| only == *id);
+        for (id, entry) in self.sessions.iter_mut().filter(|(id, _)| told(id)) {
+            if entry.stalled_since.is_none() {
+                match entry.outlet.push(Delivery { frames: Arc::new([]), conflated: false, feed: Some(status) }) {
+                    Ok(()) => continue,
+                    Err(PushError::Gone) => {
+                        gone.push(*id);
+                        continue;
+                    }
+                    Err(PushError::Full) => {
+                        entry.stalled_since = Some(now);
+                        self.stalled.insert(*id);
+                    }
+                }
+            }
+            entry.pending_feed = Some(status);
+        }
+        self.forget(&gone);
+    }
+
     /// Offers slow sessions what they have not taken yet.
     pub fn offer_again(&mut self) -> Report {
         let mut report = Report::default();
@@ -144,10 +176,11 @@ impl<O: Outlet> Fanout<O> {
             let mut frames: Vec<_> = entry.pending.values().cloned().collect();
             frames.sort_by_key(|frame| frame.seq);
             let delivered = frames.len();
-            match entry.outlet.push(Delivery { frames: frames.into(), conflated: true }) {
+            match entry.outlet.push(Delivery { frames: frames.into(), conflated: true, feed: entry.pending_feed }) {
                 Ok(()) => {
                     report.delivered += delivered;
                     entry.pending.clear();
+                    entry.pending_feed = None;
                     entry.stalled_since = None;
                     caught_up.push(*id);
                 }
@@ -230,6 +263,7 @@ mod tests {
         room: Rc<Cell<usize>>,
         gone: Rc<Cell<bool>>,
         taken: Rc<RefCell<Vec<(String, u64, bool)>>>,
+        feed: Rc<RefCell<Vec<FeedStatus>>>,
     }
 
     impl Outlet for Probe {
@@ -243,6 +277,7 @@ mod tests {
             self.room.set(self.room.get() - 1);
             let taken = delivery.frames.iter().map(|frame| (frame.market.to_string(), frame.seq, delivery.conflated));
             self.taken.borrow_mut().extend(taken);
+            self.feed.borrow_mut().extend(delivery.feed);
             Ok(())
         }
     }
@@ -262,7 +297,7 @@ mod tests {
             let update = market_update("E", market, None, *seq as i64, 1);
             Arc::new(UpdateFrame::new(&MarketState { update, seq: *seq }))
         };
-        Delivery { frames: changes.iter().map(frame).collect(), conflated: false }
+        Delivery { frames: changes.iter().map(frame).collect(), conflated: false, feed: None }
     }
 
     fn with(probes: &[Probe]) -> Fanout<Probe> {
@@ -312,6 +347,25 @@ mod tests {
         let evicted = fanout.evict_stalled(start + Duration::from_secs(10), limit);
         assert_eq!(evicted.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [SessionId(0)]);
         assert_eq!((fanout.sessions(), fanout.subscriptions(), fanout.stalled()), (1, 1, 1));
+    }
+
+    #[test]
+    fn everyone_is_told_how_the_feed_stands_and_a_slow_client_the_last_of_it() {
+        let (slow, fast) = (probe(0), probe(100));
+        let mut fanout = with(&[slow.clone(), fast.clone()]);
+        let now = Instant::now();
+        for status in [FeedStatus::Stale, FeedStatus::Live, FeedStatus::Stale] {
+            fanout.announce(status, None, now);
+        }
+        fanout.publish(&event(), &frames(&[("a", 1)]), now);
+        fanout.announce(FeedStatus::Live, None, now);
+        slow.room.set(1);
+        fanout.offer_again();
+        assert_eq!(*slow.feed.borrow(), [FeedStatus::Live]);
+        assert_eq!(taken(&slow).len(), 1);
+        assert_eq!(fast.feed.borrow().len(), 4);
+        fanout.announce(FeedStatus::Stale, Some(SessionId(1)), now);
+        assert_eq!((slow.feed.borrow().len(), fast.feed.borrow().len()), (1, 5));
     }
 
     #[test]

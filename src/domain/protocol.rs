@@ -124,6 +124,16 @@ impl CloseReason {
     }
 }
 
+/// Whether what clients are shown is what is known now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FeedStatus {
+    /// Every change arrives.
+    Live,
+    /// Changes cannot arrive at the moment: prices may be old.
+    Stale,
+}
+
 #[derive(Deserialize)]
 struct WireClientMessage {
     #[serde(rename = "type")]
@@ -159,6 +169,8 @@ enum WireServerMessage<'a> {
     Snapshot {
         event_id: &'a EventId,
         seq: u64,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        stale: bool,
         markets: Vec<WireMarket<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         payload: Option<&'a OddsUpdate>,
@@ -174,6 +186,9 @@ enum WireServerMessage<'a> {
         event_id: &'a EventId,
     },
     Pong,
+    Feed {
+        status: FeedStatus,
+    },
     Error {
         code: &'static str,
         message: String,
@@ -196,12 +211,14 @@ impl WireServerMessage<'_> {
 }
 
 /// The `snapshot` message of a book. `payload` is the market that the original would show; an empty book has none.
-pub fn snapshot_message(snapshot: &Snapshot) -> ByteString {
+/// `stale` where changes cannot arrive at the moment.
+pub fn snapshot_message(snapshot: &Snapshot, stale: bool) -> ByteString {
     let market = |state: &'_ Arc<MarketState>| state.seq;
     let markets = snapshot.markets.iter().map(|state| WireMarket { seq: market(state), payload: &state.update });
     WireServerMessage::Snapshot {
         event_id: &snapshot.event_id,
         seq: snapshot.seq,
+        stale,
         markets: markets.collect(),
         payload: snapshot.headline().map(|state| &state.update),
     }
@@ -216,6 +233,11 @@ pub fn unsubscribed_message(event_id: &EventId) -> ByteString {
 /// The `pong` message.
 pub fn pong_message() -> ByteString {
     WireServerMessage::Pong.encode()
+}
+
+/// The `feed` message.
+pub fn feed_message(status: FeedStatus) -> ByteString {
+    WireServerMessage::Feed { status }.encode()
 }
 
 /// The `error` message of a refusal.
@@ -315,7 +337,7 @@ mod tests {
     #[test]
     fn the_messages_on_the_wire() {
         let mut book = Book::new(EventId::new("MATCH_001").unwrap());
-        insta::assert_snapshot!(snapshot_message(&book.snapshot()), @r#"{"type":"snapshot","eventId":"MATCH_001","seq":0,"markets":[]}"#);
+        insta::assert_snapshot!(snapshot_message(&book.snapshot(), false), @r#"{"type":"snapshot","eventId":"MATCH_001","seq":0,"markets":[]}"#);
         let state = book.apply(update(1, 1, 1), 41).unwrap();
         let frame = UpdateFrame::new(&state);
         let payload = state.update.to_json();
@@ -328,12 +350,17 @@ mod tests {
             &format!(r#"{{"type":"update","eventId":"MATCH_001","seq":42,"conflated":true,"payload":{payload}}}"#)
         );
         assert_eq!(
-            snapshot_message(&book.snapshot()),
+            snapshot_message(&book.snapshot(), false),
             format!(
                 r#"{{"type":"snapshot","eventId":"MATCH_001","seq":42,"markets":[{{"seq":42,"payload":{payload}}}],"payload":{payload}}}"#
             )
         );
         assert_eq!(pong_message(), r#"{"type":"pong"}"#);
+        assert_eq!(feed_message(FeedStatus::Stale), r#"{"type":"feed","status":"stale"}"#);
+        assert_eq!(feed_message(FeedStatus::Live), r#"{"type":"feed","status":"live"}"#);
+        let empty = Book::new(EventId::new("E").unwrap()).snapshot();
+        let marked = r#"{"type":"snapshot","eventId":"E","seq":0,"stale":true,"markets":[]}"#;
+        assert_eq!(snapshot_message(&empty, true), marked);
         let event = EventId::new("E").unwrap();
         assert_eq!(unsubscribed_message(&event), r#"{"type":"unsubscribed","eventId":"E"}"#);
         insta::assert_snapshot!(error_message(&Refusal::SnapshotUnavailable(event)), @r#"{"type":"error","code":"SNAPSHOT_UNAVAILABLE","message":"the odds of `E` cannot be read now; subscribe again","eventId":"E"}"#);

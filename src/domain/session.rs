@@ -420,7 +420,7 @@ mod tests {
                     },
                     _ => if let Some(attempt) = awaited.take() {
                         let snapshot = book.snapshot();
-                        let text = snapshot_message(&snapshot);
+                        let text = snapshot_message(&snapshot, false);
                         let effects = session.on_snapshot(event(), attempt, Some(SnapshotFrame { seq: snapshot.seq, text }));
                         see(effects, &book);
                     },

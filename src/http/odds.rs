@@ -23,6 +23,8 @@ const MAX_EVENTS: usize = 10_000;
 const MAX_HISTORY: usize = 1_000;
 /// How many rows of history there are unless the client says otherwise.
 const DEFAULT_HISTORY: usize = 100;
+/// Stands as `true` in an answer whose odds may be old, because changes do not arrive at the moment.
+const STALE_HEADER: header::HeaderName = header::HeaderName::from_static("odds-stale");
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -39,6 +41,8 @@ struct MarketBody<'a> {
     line: Option<Line>,
     status: MarketStatus,
     seq: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
 }
 
 #[derive(Serialize)]
@@ -63,6 +67,8 @@ struct OddsBody<'a> {
     source: &'a Source,
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
 }
 
 #[derive(Serialize)]
@@ -94,14 +100,16 @@ pub async fn list_events(state: web::Data<OddsState>, query: Query) -> Result<Ht
 
 /// `GET /v1/events/{id}/markets`: the markets of an event, ordered by name and line.
 pub async fn list_markets(state: web::Data<OddsState>, path: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    let snapshot = known_event(&state, &path).await?;
+    let (snapshot, stale) = known_event(&state, &path).await?;
     let market = |state: &'_ MarketState| (state.update.market.clone(), state.update.status, state.seq);
     let markets: Vec<_> = snapshot.markets.iter().map(|state| market(state)).collect();
     let body: Vec<_> = markets
         .iter()
-        .map(|(key, status, seq)| MarketBody { market: &key.name, line: key.line, status: *status, seq: *seq })
+        .map(|(key, status, seq)| MarketBody { market: &key.name, line: key.line, status: *status, seq: *seq, stale })
         .collect();
-    Ok(HttpResponse::Ok().insert_header(revalidate()).json(body))
+    let mut response = HttpResponse::Ok();
+    mark(&mut response, stale);
+    Ok(response.insert_header(revalidate()).json(body))
 }
 
 /// `GET /v1/events/{id}/odds`: the current odds of every market of an event. With an `ETag`: ask with `If-None-Match` to
@@ -111,8 +119,9 @@ pub async fn get_odds(
     path: web::Path<String>,
     known: Option<web::Header<IfNoneMatch>>,
 ) -> Result<HttpResponse, ApiError> {
-    let snapshot = known_event(&state, &path).await?;
-    let odds: Vec<_> = snapshot.markets.iter().map(|state| odds_of(&state.update, Some(state.seq))).collect();
+    let (snapshot, stale) = known_event(&state, &path).await?;
+    let odds = snapshot.markets.iter().map(|state| OddsBody { stale, ..odds_of(&state.update, Some(state.seq)) });
+    let odds: Vec<_> = odds.collect();
     let body = serde_json::to_string(&odds).map_err(|error| ApiError::BooksUnavailable(error.to_string()))?;
     let tag = EntityTag::new_weak(format!("{}-{:016x}", snapshot.seq, fingerprint(&body)));
     let unchanged = match known.map(|header| header.0) {
@@ -121,6 +130,7 @@ pub async fn get_odds(
         None => false,
     };
     let mut response = if unchanged { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    mark(&mut response, stale);
     response.insert_header(ETag(tag)).insert_header(revalidate());
     Ok(if unchanged { response.finish() } else { response.content_type(header::ContentType::json()).body(body) })
 }
@@ -174,12 +184,14 @@ async fn read_history(state: &OddsState, asked: HistoryQuery) -> Result<Vec<Hist
     Ok(rows)
 }
 
-async fn known_event(state: &OddsState, id: &str) -> Result<Snapshot, ApiError> {
+/// The event's book, and whether it may be stale.
+async fn known_event(state: &OddsState, id: &str) -> Result<(Snapshot, bool), ApiError> {
     let not_found = || ApiError::EventNotFound(id.to_owned());
     let event_id = EventId::new(id).map_err(|_| not_found())?;
+    let was_live = state.feed.is_live();
     let asked = state.snapshots.send(GetSnapshot(event_id)).timeout(state.snapshot_timeout).await;
     let snapshot = asked.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
-    if snapshot.markets.is_empty() { Err(not_found()) } else { Ok(snapshot) }
+    if snapshot.markets.is_empty() { Err(not_found()) } else { Ok((snapshot, !(was_live && state.feed.is_live()))) }
 }
 
 fn odds_of(update: &crate::domain::update::OddsUpdate, seq: Option<u64>) -> OddsBody<'_> {
@@ -197,6 +209,13 @@ fn odds_of(update: &crate::domain::update::OddsUpdate, seq: Option<u64>) -> Odds
         in_play: update.in_play,
         source: &update.source,
         seq,
+        stale: false,
+    }
+}
+
+fn mark(response: &mut actix_web::HttpResponseBuilder, stale: bool) {
+    if stale {
+        response.insert_header((STALE_HEADER, "true"));
     }
 }
 

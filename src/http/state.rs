@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix::Recipient;
 
+use crate::actors::feed_state::FeedState;
 use crate::actors::messages::GetSnapshot;
 use crate::actors::session::SessionEdges;
 use crate::metrics::OddsMetrics;
@@ -17,6 +18,8 @@ pub struct OddsState {
     pub snapshots: Recipient<GetSnapshot>,
     /// How long the books may take to answer.
     pub snapshot_timeout: Duration,
+    /// Whether the books are told of every change.
+    pub feed: Arc<FeedState>,
     /// The database, for lists and history.
     pub store: Arc<dyn Store>,
     /// What every session needs.

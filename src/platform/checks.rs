@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
+use crate::actors::feed_state::FeedState;
 use crate::actors::store_writer::blocking;
 use crate::actors::supplier_feed::FeedStatus;
 use crate::bus::Topic;
@@ -22,6 +23,12 @@ pub(super) fn check_store(store: &Arc<dyn Store>) -> Check {
 pub(super) fn check_cache(cache: &Arc<dyn OddsCache>) -> Check {
     let cache = cache.clone();
     Check::new("cache", move || cache.ping().map(|result| result.map_err(|error| error.to_string())).boxed())
+}
+
+/// Not ready while what is shown may be stale.
+pub(super) fn check_feed(feed: &Arc<FeedState>) -> Check {
+    let feed = feed.clone();
+    Check::new("feed", move || std::future::ready(feed.problem().map_or(Ok(()), Err)).boxed())
 }
 
 pub(super) fn check_bus(topic: &Arc<dyn Topic>) -> Check {

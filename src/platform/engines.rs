@@ -7,8 +7,10 @@ use std::sync::Arc;
 use crate::actors::store_writer::blocking;
 use crate::bus::Topic;
 use crate::bus::embedded::EmbeddedTopic;
+use crate::bus::kafka::KafkaBus;
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
+use crate::cache::redis::RedisCache;
 use crate::config::Config;
 use crate::config::engines::{BusEngine, CacheEngine, StoreEngine};
 use crate::domain::timestamp::Timestamp;
@@ -50,7 +52,14 @@ impl Bus {
                     first_position: Some(first),
                 })
             }
-            BusEngine::Kafka => Err(crate::bus::BusError::Refused("soon".to_owned()).into()),
+            BusEngine::Kafka => {
+                let kafka = KafkaBus::new(settings, "sports-bet")?;
+                Ok(Bus {
+                    updates: kafka.topic(&settings.kafka_topic_odds),
+                    dead_letters: kafka.topic(&settings.dead_letter_topic()),
+                    first_position: None,
+                })
+            }
         }
     }
 }
@@ -59,7 +68,10 @@ pub(super) fn open_cache(config: &Config) -> Result<Arc<dyn OddsCache>, StartErr
     let settings = &config.settings.cache;
     Ok(match &config.engines.cache {
         CacheEngine::Embedded => Arc::new(EmbeddedCache::new(settings.cache_ttl)),
-        CacheEngine::Redis(_) => return Err(crate::bus::BusError::Refused("soon".to_owned()).into()),
+        CacheEngine::Redis(url) => {
+            let (channel, ca_file) = (&settings.redis_pubsub_channel, settings.redis_ca_file.as_deref());
+            Arc::new(RedisCache::new(url, ca_file, channel, settings.cache_ttl)?)
+        }
     })
 }
 

@@ -24,6 +24,7 @@ use crate::actors::messages::{Drain, EndAllSessions, LeaveSupplier};
 use crate::actors::registry::Registry;
 use crate::actors::supplier_feed::SupplierFeed;
 use crate::bus::BusError;
+use crate::cache::CacheError;
 use crate::config::Config;
 use crate::config::settings::Role;
 use crate::domain::protocol::CloseReason;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The bus cannot be used as it is set up.
     #[error("KAFKA_BROKERS: {0}")]
     Bus(#[from] BusError),
+    /// The cache cannot be used as it is set up.
+    #[error("REDIS_URL: {0}")]
+    Cache(#[from] CacheError),
     /// A supplier's address cannot be read.
     #[error("SUPPLIER_URLS: {0}")]
     Supplier(#[from] EndpointError),

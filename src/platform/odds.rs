@@ -8,17 +8,21 @@ use actix::prelude::*;
 use actix_web::web;
 
 use super::StartError;
-use super::checks::check_store;
+use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
 use super::wiring::{HUB_MAILBOX, REST_CONNECTIONS, Wiring};
 use crate::actors::book_router::BookRouter;
+use crate::actors::broadcast_listener::{BroadcastListener, ListenerEdges};
+use crate::actors::feed_state::FeedState;
 use crate::actors::messages::GetSnapshot;
+use crate::actors::odds_book::{BookEdges, BookSource, Listener};
 use crate::actors::registry::{Registry, RegistrySettings};
 use crate::actors::session::{SessionEdges, tick_interval};
-use crate::cache::OddsCache;
+use crate::cache::{Broadcasts, OddsCache};
 use crate::config::Config;
 use crate::config::settings::{Role, Settings};
 use crate::domain::session::SessionLimits;
+use crate::http::health::Check;
 use crate::http::routes::odds_routes;
 use crate::http::server::{self, Listen};
 use crate::http::state::OddsState;
@@ -27,6 +31,8 @@ use crate::store::Store;
 
 /// How long the books may take to answer a REST request.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Messages that may wait for the listener, which is sent none.
+const LISTENER_MAILBOX: usize = 1;
 
 /// What the role `odds` starts with.
 pub(super) struct OddsSide {
@@ -65,10 +71,51 @@ impl Wiring<'_> {
             books = Some(self.start_processor(bus, cache, &stores.main, told)?);
         }
         let Some(odds) = odds else { return Ok(()) };
+        let gauge = odds.metrics.feed_live.clone();
         match (broadcasts, books) {
-            (None, Some(books)) => self.start_odds(odds, &books, &stores.read),
-            _ => Ok(()),
+            (Some(broadcasts), _) => {
+                let feed = Arc::new(FeedState::not_heard_yet(gauge));
+                let books = self.start_mirror(&odds, broadcasts, cache, &stores.read, &feed);
+                let checks = vec![check_store(&stores.read), check_cache(cache), check_feed(&feed)];
+                self.start_odds(odds, &books, &stores.read, feed, checks)
+            }
+            (None, Some(books)) => {
+                let feed = Arc::new(FeedState::in_process(gauge));
+                self.start_odds(odds, &books, &stores.read, feed, vec![check_store(&stores.read)])
+            }
+            // The configuration does not let odds run without a processor where the cache tells nobody.
+            (None, None) => Ok(()),
         }
+    }
+
+    /// Starts books that follow those of the processors.
+    fn start_mirror(
+        &mut self,
+        odds: &OddsSide,
+        broadcasts: Box<dyn Broadcasts>,
+        cache: &Arc<dyn OddsCache>,
+        store: &Arc<dyn Store>,
+        feed: &Arc<FeedState>,
+    ) -> Addr<BookRouter> {
+        let OddsSide { registry, metrics } = odds;
+        let edges = Arc::new(BookEdges {
+            first_position: None,
+            source: BookSource::new(cache.clone(), store.clone(), metrics.book_metrics()),
+            listeners: vec![Listener::new(registry.clone().recipient(), metrics.registry_depth.clone())],
+            is_mirror: true,
+            metrics: metrics.book_metrics(),
+        });
+        let arbiter = self.arbiter();
+        let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
+        let router = self.start("mirror router", &arbiter, HUB_MAILBOX, router);
+        let edges = ListenerEdges {
+            apply: router.clone().recipient(),
+            reload: router.clone().recipient(),
+            feed: registry.clone().recipient(),
+        };
+        let listener = BroadcastListener::new(broadcasts, edges, feed.clone(), metrics.clone());
+        self.start("broadcast listener", &arbiter, LISTENER_MAILBOX, listener);
+        router
     }
 
     /// Serves clients from books.
@@ -77,6 +124,8 @@ impl Wiring<'_> {
         odds: OddsSide,
         books: &Addr<BookRouter>,
         store: &Arc<dyn Store>,
+        feed: Arc<FeedState>,
+        checks: Vec<Check>,
     ) -> Result<(), StartError> {
         let clients = &self.settings.clients;
         let OddsSide { registry, metrics } = odds;
@@ -95,6 +144,7 @@ impl Wiring<'_> {
         let state = web::Data::new(OddsState {
             snapshots,
             snapshot_timeout: SNAPSHOT_TIMEOUT,
+            feed,
             store: store.clone(),
             sessions,
             open_sessions: Arc::new(AtomicUsize::new(0)),
@@ -117,7 +167,7 @@ impl Wiring<'_> {
         })?;
         self.parts.addresses.odds = Some(server.address);
         self.parts.servers.push(server);
-        self.serve_health(Role::Odds, vec![check_store(store)], metrics.registry);
+        self.serve_health(Role::Odds, checks, metrics.registry);
         Ok(())
     }
 }

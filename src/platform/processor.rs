@@ -46,9 +46,14 @@ impl Wiring<'_> {
         if let Some(odds) = odds {
             listeners.push(Listener::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
         }
-        let source = BookSource::new(cache.clone(), store.clone(), metrics.clone());
-        let first_position = bus.first_position;
-        let edges = Arc::new(BookEdges { first_position, source, listeners, metrics: metrics.clone() });
+        let source = BookSource::new(cache.clone(), store.clone(), metrics.book_metrics());
+        let edges = Arc::new(BookEdges {
+            first_position: bus.first_position,
+            source,
+            listeners,
+            is_mirror: false,
+            metrics: metrics.book_metrics(),
+        });
         let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
         let router = self.start("book router", &live, HUB_MAILBOX, router);
 

@@ -1,4 +1,4 @@
-//! TLS towards suppliers: rustls on ring, the system's authorities and those of `SUPPLIER_CA_FILE`.
+//! TLS towards suppliers and Redis: rustls on ring, the system's authorities and those of a file of the settings.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +10,11 @@ use rustls::{ClientConfig, RootCertStore};
 /// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSetupError {
-    /// `SUPPLIER_CA_FILE` cannot be read.
-    #[error("SUPPLIER_CA_FILE {file}: {cause}; a PEM file of certificates is wanted", file = file.display())]
+    /// The file of further authorities cannot be read.
+    #[error("{variable} {file}: {cause}; a PEM file of certificates is wanted", file = file.display())]
     CaFile {
+        /// The variable that names the file.
+        variable: &'static str,
         /// The file.
         file: PathBuf,
         /// What is wrong with it.
@@ -20,21 +22,21 @@ pub enum TlsSetupError {
     },
     /// Nobody is trusted, so that no connection could ever stand.
     #[error(
-        "no certificate authority is known: the system has none (is ca-certificates installed?) and SUPPLIER_CA_FILE is not set"
+        "no certificate authority is known: the system has none (is ca-certificates installed?) and {0} is not set"
     )]
-    NoAuthorities,
+    NoAuthorities(&'static str),
     /// rustls does not take the configuration.
     #[error("TLS cannot be set up: {0}")]
     Rustls(#[from] rustls::Error),
 }
 
-/// The client's side of TLS. Reads files, so not for an async thread.
-pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsSetupError> {
+/// The client's side of TLS; `variable` is the one that names `ca_file`. Reads files, so not for an async thread.
+pub fn client_config(variable: &'static str, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsSetupError> {
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
         log::debug!("a certificate authority of the system cannot be read: {error}");
     }
-    config_with_roots(roots(system.certs, ca_file)?)
+    config_with_roots(roots(variable, system.certs, ca_file)?)
 }
 
 /// The provider is named, so that no process-wide default is needed.
@@ -46,11 +48,15 @@ fn config_with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsSetup
     Ok(Arc::new(config))
 }
 
-fn roots(system: Vec<CertificateDer<'static>>, ca_file: Option<&Path>) -> Result<RootCertStore, TlsSetupError> {
+fn roots(
+    variable: &'static str,
+    system: Vec<CertificateDer<'static>>,
+    ca_file: Option<&Path>,
+) -> Result<RootCertStore, TlsSetupError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(system);
     if let Some(file) = ca_file {
-        let fault = |cause: String| TlsSetupError::CaFile { file: file.to_owned(), cause };
+        let fault = |cause: String| TlsSetupError::CaFile { variable, file: file.to_owned(), cause };
         let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
             .and_then(Iterator::collect)
             .map_err(|error: rustls::pki_types::pem::Error| fault(error.to_string()))?;
@@ -61,7 +67,7 @@ fn roots(system: Vec<CertificateDer<'static>>, ca_file: Option<&Path>) -> Result
             roots.add(certificate).map_err(|error| fault(error.to_string()))?;
         }
     }
-    if roots.is_empty() { Err(TlsSetupError::NoAuthorities) } else { Ok(roots) }
+    if roots.is_empty() { Err(TlsSetupError::NoAuthorities(variable)) } else { Ok(roots) }
 }
 
 #[cfg(test)]
@@ -101,22 +107,23 @@ mod tests {
 
     #[test]
     fn nobody_to_trust_is_an_error() {
-        assert!(matches!(roots(Vec::new(), None), Err(TlsSetupError::NoAuthorities)));
+        assert!(matches!(roots("CA", Vec::new(), None), Err(TlsSetupError::NoAuthorities("CA"))));
     }
 
     #[test]
     fn a_ca_file_stands_beside_the_systems() {
         let (_, file) = testing::localhost();
-        assert_eq!(roots(Vec::new(), Some(file.path())).unwrap().len(), 1);
+        assert_eq!(roots("CA", Vec::new(), Some(file.path())).unwrap().len(), 1);
     }
 
     #[test]
     fn a_wrong_ca_file_is_named() {
-        let missing = roots(Vec::new(), Some(Path::new("/no/such/file.pem"))).unwrap_err().to_string();
+        let missing =
+            roots("SUPPLIER_CA_FILE", Vec::new(), Some(Path::new("/no/such/file.pem"))).unwrap_err().to_string();
         assert!(missing.starts_with("SUPPLIER_CA_FILE /no/such/file.pem: "), "{missing}");
         let mut empty = tempfile::NamedTempFile::new().unwrap();
         empty.write_all(b"hello").unwrap();
-        let empty = roots(Vec::new(), Some(empty.path())).unwrap_err().to_string();
+        let empty = roots("CA", Vec::new(), Some(empty.path())).unwrap_err().to_string();
         assert!(empty.contains("holds no certificate"), "{empty}");
     }
 }

@@ -150,7 +150,7 @@ async fn open_io(host: &str, port: u16, tls: bool, settings: &SupplierSettings) 
         return Ok(Box::new(stream));
     }
     let ca_file = settings.supplier_ca_file.clone();
-    let config = tokio::task::spawn_blocking(move || tls::client_config(ca_file.as_deref()))
+    let config = tokio::task::spawn_blocking(move || tls::client_config("SUPPLIER_CA_FILE", ca_file.as_deref()))
         .await
         .map_err(|error| TransportError::Tls(error.to_string()))??;
     let name = ServerName::try_from(host.to_owned())

@@ -93,7 +93,7 @@ impl Server {
     }
 
     fn snapshot(&self) -> Message {
-        Message::text(snapshot_message(&self.book.snapshot()).to_string())
+        Message::text(snapshot_message(&self.book.snapshot(), false).to_string())
     }
 }
 

@@ -177,10 +177,10 @@ mod tests {
     fn a_snapshot_then_what_is_newer_than_it() {
         let (mut view, mut book) = (view(), Book::new(event()));
         let nothing = vec![Said::NothingKnown(event())];
-        assert_eq!(view.take(&snapshot_message(&book.snapshot())).unwrap(), nothing);
+        assert_eq!(view.take(&snapshot_message(&book.snapshot(), false)).unwrap(), nothing);
         let first = UpdateFrame::new(&book.apply(update(1, 1, 1), 10).unwrap());
         let second = UpdateFrame::new(&book.apply(update(1, 1, 2), 11).unwrap());
-        assert_eq!(told(&mut view, &snapshot_message(&book.snapshot())), [(2, false, false)]);
+        assert_eq!(told(&mut view, &snapshot_message(&book.snapshot(), false)), [(2, false, false)]);
         assert_eq!(told(&mut view, first.text(false)), []);
         assert_eq!(told(&mut view, second.text(false)), []);
         let third = UpdateFrame::new(&book.apply(update(1, 1, 3), 12).unwrap());
@@ -193,12 +193,12 @@ mod tests {
         let (mut view, mut book) = (view(), Book::new(event()));
         book.apply(market_update("MATCH_001", "1x2", None, 1, 1), 100).unwrap();
         book.apply(market_update("MATCH_001", "btts", None, 1, 2), 101).unwrap();
-        assert_eq!(told(&mut view, &snapshot_message(&book.snapshot())).len(), 2);
+        assert_eq!(told(&mut view, &snapshot_message(&book.snapshot(), false)).len(), 2);
         // The server comes back with a count that starts anew.
         let mut again = Book::new(event());
         again.apply(market_update("MATCH_001", "1x2", None, 1, 1), 0).unwrap();
         again.apply(market_update("MATCH_001", "btts", None, 2, 7), 1).unwrap();
-        assert_eq!(told(&mut view, &snapshot_message(&again.snapshot())), [(7, true, false)]);
+        assert_eq!(told(&mut view, &snapshot_message(&again.snapshot(), false)), [(7, true, false)]);
         let next = UpdateFrame::new(&again.apply(update(1, 3, 9), 2).unwrap());
         assert_eq!(told(&mut view, next.text(false)), [(9, true, false)]);
     }
@@ -218,7 +218,7 @@ mod tests {
         let mut book = Book::new(event());
         let frame = UpdateFrame::new(&book.apply(update(1, 1, 1), 0).unwrap());
         assert_eq!(told(&mut view, frame.text(false)), []);
-        assert_eq!(told(&mut view, &snapshot_message(&book.snapshot())), []);
+        assert_eq!(told(&mut view, &snapshot_message(&book.snapshot(), false)), []);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! From the settings to what librdkafka is told. Whatever is wrong is found here, before anything connects.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use secrecy::ExposeSecret;
@@ -18,6 +20,7 @@ const OVERHEAD_BYTES: usize = 16 * 1024;
 pub(super) struct Clients {
     /// The addresses, for log lines.
     pub(super) brokers: String,
+    session_timeout: Duration,
     base: ClientConfig,
 }
 
@@ -40,7 +43,7 @@ impl Clients {
             .set("topic.metadata.refresh.interval.ms", "2000")
             .set_log_level(RDKafkaLogLevel::Info);
         set_security(&mut base, settings)?;
-        Ok(Clients { brokers, base })
+        Ok(Clients { brokers, session_timeout: settings.kafka_session_timeout, base })
     }
 
     /// A client for questions and for making topics.
@@ -67,6 +70,7 @@ impl Clients {
 
     /// A member of a group.
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
+        let session = self.session_timeout.as_millis();
         let mut config = self.reader(group);
         config
             // What was done is committed by ourselves, and nothing else.
@@ -76,8 +80,8 @@ impl Clients {
             // Members keep what stays theirs while others come and go.
             .set("partition.assignment.strategy", "cooperative-sticky")
             // A member that was killed gives its partitions up after this: soon, but not for a pause of a second or two.
-            .set("session.timeout.ms", "10000")
-            .set("heartbeat.interval.ms", "2500")
+            .set("session.timeout.ms", session.to_string())
+            .set("heartbeat.interval.ms", (session / 4).max(1).to_string())
             .set("statistics.interval.ms", "1000")
             // Only for the line that tells that a topic has another id: see `events`.
             .set("debug", "topic")

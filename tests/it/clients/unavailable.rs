@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::web;
 use serde_json::json;
+use sports_bet_platform::actors::feed_state::FeedState;
 use sports_bet_platform::actors::messages::{ApplyError, GetSnapshot};
 use sports_bet_platform::actors::registry::{Registry, RegistrySettings};
 use sports_bet_platform::actors::session::SessionEdges;
@@ -68,6 +69,7 @@ async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps()
     let state = web::Data::new(OddsState {
         snapshots,
         snapshot_timeout: Duration::from_secs(5),
+        feed: Arc::new(FeedState::in_process(metrics.feed_live.clone())),
         store,
         sessions,
         open_sessions: Arc::default(),

@@ -1,0 +1,310 @@
+//! Feeds the books of an `odds` process with what other processes tell, and says when that may be incomplete.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use log::{info, warn};
+
+use super::feed_state::FeedState;
+use super::messages::{ApplyBroadcasts, ApplyError, FeedChanged, ReloadBooks};
+use crate::cache::{Broadcast, Broadcasts, Heard};
+use crate::domain::protocol::FeedStatus;
+use crate::metrics::OddsMetrics;
+
+/// Books that could not be read again are tried again after this.
+const RELOAD_DELAY: Duration = Duration::from_millis(200);
+/// A batch whose book ended in the middle is applied again: the book starts anew, and takes each change once.
+const TRIES: usize = 3;
+
+/// Whom the listener talks to.
+pub struct ListenerEdges {
+    /// To the books.
+    pub apply: Recipient<ApplyBroadcasts>,
+    /// To the books.
+    pub reload: Recipient<ReloadBooks>,
+    /// To the registry.
+    pub feed: Recipient<FeedChanged>,
+}
+
+/// The actor that listens.
+pub struct BroadcastListener {
+    /// Away while something is waited for.
+    broadcasts: Option<Box<dyn Broadcasts>>,
+    edges: Arc<ListenerEdges>,
+    state: Arc<FeedState>,
+    /// Which loss or return was the last: what was begun before it says nothing of now.
+    turn: u64,
+    metrics: OddsMetrics,
+}
+
+impl BroadcastListener {
+    /// Feeds the books behind `edges`, and keeps `state`.
+    pub fn new(
+        broadcasts: Box<dyn Broadcasts>,
+        edges: ListenerEdges,
+        state: Arc<FeedState>,
+        metrics: OddsMetrics,
+    ) -> BroadcastListener {
+        BroadcastListener { broadcasts: Some(broadcasts), edges: Arc::new(edges), state, turn: 0, metrics }
+    }
+
+    fn listen(&mut self, context: &mut Context<Self>) {
+        let Some(mut broadcasts) = self.broadcasts.take() else { return };
+        let hearing = async move { (broadcasts.next().await, broadcasts) };
+        context.spawn(hearing.into_actor(self).map(|(heard, broadcasts), listener, context| {
+            listener.broadcasts = Some(broadcasts);
+            listener.on_heard(heard, context);
+        }));
+    }
+
+    fn on_heard(&mut self, heard: Heard, context: &mut Context<Self>) {
+        match heard {
+            Heard::Changes(changes) => {
+                self.metrics.broadcasts.inc_by(changes.len() as u64);
+                let applying = apply(self.edges.clone(), changes).into_actor(self);
+                // The next is heard when these are told to everyone.
+                context.spawn(applying.map(|(), listener, context| listener.listen(context)));
+            }
+            Heard::Lost(why) => {
+                self.turn += 1;
+                self.metrics.broadcast_losses.inc();
+                warn!("broadcasts are lost, what is shown may be stale: {why}");
+                self.state.set_lost(&why);
+                self.tell(FeedStatus::Stale, context);
+            }
+            Heard::Listening => {
+                self.turn += 1;
+                self.reload(context);
+                // What is told meanwhile comes to each book behind the order to read again.
+                self.listen(context);
+            }
+        }
+    }
+
+    /// Tells the registry how the feed stands, and only then hears on: every loss is told before the return.
+    fn tell(&self, status: FeedStatus, context: &mut Context<Self>) {
+        let edges = self.edges.clone();
+        let telling = async move {
+            // Without the registry nobody is to be told; the platform's watch over its actors ends the process.
+            let _ = edges.feed.send(FeedChanged(status)).await;
+        };
+        context.spawn(telling.into_actor(self).map(|(), listener, context| listener.listen(context)));
+    }
+
+    /// Has every book read again. When all have told what they missed, the feed is live.
+    fn reload(&mut self, context: &mut Context<Self>) {
+        let turn = self.turn;
+        let reloading = self.edges.reload.send(ReloadBooks);
+        context.spawn(reloading.into_actor(self).map(move |reloaded, listener, context| {
+            if listener.turn != turn {
+                return;
+            }
+            match reloaded.map_err(|error| ApplyError::RouterEnded(error.to_string())).and_then(|reloaded| reloaded) {
+                Ok(()) => {
+                    info!("broadcasts are heard, and every book is up to date");
+                    listener.state.set_live();
+                    let edges = listener.edges.clone();
+                    let telling = async move { edges.feed.send(FeedChanged(FeedStatus::Live)).await };
+                    context.spawn(telling.into_actor(listener).map(|_, _, _| ()));
+                }
+                Err(error) => {
+                    listener.state.set_lost(&error.to_string());
+                    context.run_later(RELOAD_DELAY, move |listener, context| {
+                        if listener.turn == turn {
+                            listener.reload(context);
+                        }
+                    });
+                }
+            }
+        }));
+    }
+}
+
+/// Applies changes; answered when the books have told everyone.
+async fn apply(edges: Arc<ListenerEdges>, changes: Vec<Broadcast>) {
+    for _ in 0..TRIES {
+        match edges.apply.send(ApplyBroadcasts(changes.clone())).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => warn!("broadcasts are applied again: {error}"),
+            Err(error) => return warn!("the book router does not answer: {error}"),
+        }
+    }
+}
+
+impl Actor for BroadcastListener {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        if self.state.is_live() {
+            self.listen(context);
+        } else {
+            self.tell(FeedStatus::Stale, context);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::domain::update::testing::update;
+
+    struct ProbeBroadcasts(mpsc::UnboundedReceiver<Heard>);
+
+    impl Broadcasts for ProbeBroadcasts {
+        fn next(&mut self) -> BoxFuture<'_, Heard> {
+            async {
+                match self.0.recv().await {
+                    Some(heard) => heard,
+                    None => std::future::pending().await,
+                }
+            }
+            .boxed()
+        }
+    }
+
+    /// Takes the part of the router and of the registry, and keeps what it is told.
+    #[derive(Clone, Default)]
+    struct Probe {
+        told: Arc<Mutex<Vec<String>>>,
+        reload_fails: Arc<AtomicBool>,
+        reload_hangs: Arc<AtomicBool>,
+        apply_fails_once: Arc<AtomicBool>,
+    }
+
+    impl Probe {
+        fn say(&self, what: impl Into<String>) {
+            self.told.lock().unwrap().push(what.into());
+        }
+    }
+
+    impl Actor for Probe {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<ApplyBroadcasts> for Probe {
+        type Result = Result<(), ApplyError>;
+
+        fn handle(&mut self, message: ApplyBroadcasts, _: &mut Context<Self>) -> Self::Result {
+            let event = message.0[0].update.event_id.clone();
+            self.say(format!("apply {}", message.0.len()));
+            if self.apply_fails_once.swap(false, Ordering::SeqCst) { Err(ApplyError::BookEnded(event)) } else { Ok(()) }
+        }
+    }
+
+    impl Handler<ReloadBooks> for Probe {
+        type Result = ResponseFuture<Result<(), ApplyError>>;
+
+        fn handle(&mut self, _: ReloadBooks, _: &mut Context<Self>) -> Self::Result {
+            self.say("reload");
+            let (fails, hangs) = (self.reload_fails.load(Ordering::SeqCst), self.reload_hangs.clone());
+            Box::pin(async move {
+                while hangs.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                if fails { Err(ApplyError::RouterEnded("test".to_owned())) } else { Ok(()) }
+            })
+        }
+    }
+
+    impl Handler<FeedChanged> for Probe {
+        type Result = ();
+
+        fn handle(&mut self, changed: FeedChanged, _: &mut Context<Self>) {
+            self.say(format!("{:?}", changed.0));
+        }
+    }
+
+    struct Bench {
+        probe: Probe,
+        say: mpsc::UnboundedSender<Heard>,
+        state: Arc<FeedState>,
+        metrics: OddsMetrics,
+    }
+
+    fn bench() -> Bench {
+        let (say, heard) = mpsc::unbounded_channel();
+        let (probe, metrics) = (Probe::default(), OddsMetrics::new().unwrap());
+        let state = Arc::new(FeedState::not_heard_yet(metrics.feed_live.clone()));
+        let address = probe.clone().start();
+        let edges = ListenerEdges {
+            apply: address.clone().recipient(),
+            reload: address.clone().recipient(),
+            feed: address.recipient(),
+        };
+        BroadcastListener::new(Box::new(ProbeBroadcasts(heard)), edges, state.clone(), metrics.clone()).start();
+        Bench { probe, say, state, metrics }
+    }
+
+    fn changes() -> Heard {
+        Heard::Changes(vec![Broadcast { update: update(1, 1, 1), seq: Some(1) }])
+    }
+
+    impl Bench {
+        async fn until_told(&self, expected: &[&str]) {
+            let told = || self.probe.told.lock().unwrap().clone();
+            for _ in 0..1_000 {
+                if told() == expected {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(told(), expected, "not within 10 s");
+        }
+    }
+
+    #[actix_web::test]
+    async fn the_feed_is_live_when_every_book_has_read_again_and_stale_from_the_loss_on() {
+        let bench = bench();
+        bench.until_told(&["Stale"]).await;
+        assert_eq!(bench.state.problem().unwrap(), "broadcasts are not heard yet");
+        bench.probe.reload_hangs.store(true, Ordering::SeqCst);
+        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(changes()).unwrap();
+        bench.until_told(&["Stale", "reload", "apply 1"]).await;
+        assert!(!bench.state.is_live(), "the books still read");
+        bench.probe.reload_hangs.store(false, Ordering::SeqCst);
+        bench.until_told(&["Stale", "reload", "apply 1", "Live"]).await;
+        assert_eq!((bench.state.is_live(), bench.state.problem()), (true, None));
+        bench.say.send(Heard::Lost("refused".to_owned())).unwrap();
+        bench.until_told(&["Stale", "reload", "apply 1", "Live", "Stale"]).await;
+        assert_eq!((bench.state.is_live(), bench.state.problem().unwrap()), (false, "refused".to_owned()));
+        let metrics = &bench.metrics;
+        assert_eq!((metrics.broadcasts.get(), metrics.broadcast_losses.get(), metrics.feed_live.get()), (1, 1, 0));
+    }
+
+    #[actix_web::test]
+    async fn a_reload_that_ends_after_the_next_loss_does_not_say_live() {
+        let bench = bench();
+        bench.probe.reload_hangs.store(true, Ordering::SeqCst);
+        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(Heard::Lost("again".to_owned())).unwrap();
+        bench.until_told(&["Stale", "reload", "Stale"]).await;
+        bench.probe.reload_hangs.store(false, Ordering::SeqCst);
+        bench.say.send(changes()).unwrap();
+        bench.until_told(&["Stale", "reload", "Stale", "apply 1"]).await;
+        bench.say.send(Heard::Listening).unwrap();
+        bench.until_told(&["Stale", "reload", "Stale", "apply 1", "reload", "Live"]).await;
+    }
+
+    #[actix_web::test]
+    async fn books_that_cannot_be_read_are_tried_again_and_a_batch_whose_book_ended_too() {
+        let bench = bench();
+        bench.probe.reload_fails.store(true, Ordering::SeqCst);
+        bench.say.send(Heard::Listening).unwrap();
+        bench.until_told(&["Stale", "reload", "reload"]).await;
+        assert!(!bench.state.is_live());
+        bench.probe.reload_fails.store(false, Ordering::SeqCst);
+        bench.until_told(&["Stale", "reload", "reload", "reload", "Live"]).await;
+        bench.probe.apply_fails_once.store(true, Ordering::SeqCst);
+        bench.say.send(changes()).unwrap();
+        bench.until_told(&["Stale", "reload", "reload", "reload", "Live", "apply 1", "apply 1"]).await;
+    }
+}

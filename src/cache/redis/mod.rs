@@ -1,0 +1,210 @@
+//! The cache in Redis: a hot copy that all processes share, and the broadcast between them.
+
+mod address;
+mod listen;
+#[cfg(test)]
+mod real_engines;
+mod wire;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use log::warn;
+use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value};
+use secrecy::SecretString;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use self::address::{Address, Link};
+use self::listen::RedisBroadcasts;
+use super::{Broadcasts, CacheError, OddsCache};
+use crate::domain::book::MarketState;
+use crate::domain::ids::EventId;
+
+/// After a try that failed, none is made for so long; whoever asks meanwhile gets the same error.
+const CONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A cache in Redis. Connects when it is first asked for something, and anew after a loss.
+#[derive(Clone)]
+pub struct RedisCache {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    address: Address,
+    channel: String,
+    ttl_millis: u64,
+    script: Script,
+    /// The connection that everyone uses. Held while one is made, so that one try is made at a time.
+    link: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    link: Option<Link>,
+    /// Tells one connection from the next, so that a late failure of one does not take the next down.
+    number: u64,
+    failed: Option<(Instant, CacheError)>,
+}
+
+impl RedisCache {
+    /// A cache at `url` whose events are held for `ttl` after their last change and told on `channel`. Does not connect,
+    /// so Redis may be away; reads `ca_file`, so it is for the start.
+    pub fn new(
+        url: &SecretString,
+        ca_file: Option<&Path>,
+        channel: &str,
+        ttl: Duration,
+    ) -> Result<RedisCache, CacheError> {
+        let shared = Shared {
+            address: Address::parse(url, ca_file)?,
+            channel: channel.to_owned(),
+            ttl_millis: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, u64::from(u32::MAX) * 1_000),
+            script: Script::new(wire::SCRIPT),
+            link: Mutex::default(),
+        };
+        Ok(RedisCache { shared: Arc::new(shared) })
+    }
+}
+
+impl Shared {
+    async fn link(&self) -> Result<(Link, u64), CacheError> {
+        let mut held = self.link.lock().await;
+        if let Some(link) = &held.link {
+            return Ok((link.clone(), held.number));
+        }
+        if let Some((at, error)) = &held.failed
+            && at.elapsed() < CONNECT_PAUSE
+        {
+            return Err(error.clone());
+        }
+        match self.address.connect(AsyncConnectionConfig::new()).await {
+            Ok(link) => {
+                *held = Held { link: Some(link.clone()), number: held.number + 1, failed: None };
+                Ok((link, held.number))
+            }
+            Err(error) => {
+                held.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends a pipeline. A connection on which it failed is made anew, unless Redis answered.
+    async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
+        let (mut link, number) = self.link().await.map_err(Failed::Cache)?;
+        match pipeline.query_async::<Vec<Value>>(&mut link.connection).await {
+            Ok(values) => Ok(values),
+            Err(error) => {
+                if !is_answer(&error) {
+                    let mut held = self.link.lock().await;
+                    if held.number == number {
+                        held.link = None;
+                    }
+                }
+                Err(Failed::Redis(error))
+            }
+        }
+    }
+
+    fn error(&self, failed: Failed) -> CacheError {
+        match failed {
+            Failed::Cache(error) => error,
+            Failed::Redis(error) => self.address.error(&error),
+        }
+    }
+
+    async fn write(&self, states: Vec<Arc<MarketState>>) -> Result<(), CacheError> {
+        if states.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = Pipeline::with_capacity(states.len());
+        for state in &states {
+            let command = wire::write_command(self.script.get_hash(), state, self.ttl_millis, &self.channel);
+            pipeline.add_command(command);
+        }
+        match self.send(&pipeline).await {
+            Err(Failed::Redis(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                let mut load = Pipeline::new();
+                load.cmd("SCRIPT").arg("LOAD").arg(wire::SCRIPT);
+                self.send(&load).await.map_err(|failed| self.error(failed))?;
+                self.send(&pipeline).await
+            }
+            sent => sent,
+        }
+        .map(drop)
+        .map_err(|failed| self.error(failed))
+    }
+
+    async fn read_book(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, CacheError> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("HGETALL").arg(wire::book_key(event_id)).cmd("GET").arg(wire::current_key(event_id));
+        let values = self.send(&pipeline).await.map_err(|failed| self.error(failed))?;
+        let mut values = values.into_iter();
+        let mut next = || values.next().unwrap_or(Value::Nil);
+        let (book, current) = (next(), next());
+        let fields: Vec<(Vec<u8>, Vec<u8>)> =
+            redis::from_redis_value(book).map_err(|error| self.address.error(&error.into()))?;
+        let mut unreadable = Vec::new();
+        let mut states: Vec<_> = fields
+            .iter()
+            .filter_map(|(field, value)| {
+                let name = || String::from_utf8_lossy(field).chars().take(80).collect::<String>();
+                let state = wire::read_state(event_id, field, value);
+                state.map_err(|problem| unreadable.push(format!("{}: {problem}", name()))).ok()
+            })
+            .map(Arc::new)
+            .collect();
+        if let Some(first) = unreadable.first() {
+            let count = unreadable.len();
+            warn!(event = event_id.as_str(), count; "markets in the cache cannot be read and are passed over: {first}");
+        }
+        // The original keeps no hash.
+        if let (true, Value::BulkString(current)) = (states.is_empty(), current)
+            && let Ok(state) = wire::read_current(event_id, &current)
+        {
+            states.push(Arc::new(state));
+        }
+        Ok(states)
+    }
+}
+
+/// Why nothing came back.
+enum Failed {
+    Cache(CacheError),
+    Redis(RedisError),
+}
+
+/// Whether Redis answered, and only the answer is an error.
+fn is_answer(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+}
+
+impl OddsCache for RedisCache {
+    fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
+        let shared = self.shared.clone();
+        async move { shared.write(states).await }.boxed()
+    }
+
+    fn read_book(&self, event_id: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
+        let (shared, event_id) = (self.shared.clone(), event_id.clone());
+        async move { shared.read_book(&event_id).await }.boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+        let shared = self.shared.clone();
+        async move {
+            let mut ping = Pipeline::new();
+            ping.cmd("PING");
+            shared.send(&ping).await.map(drop).map_err(|failed| shared.error(failed))
+        }
+        .boxed()
+    }
+
+    fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+        Some(Box::new(RedisBroadcasts::new(self.shared.address.clone(), self.shared.channel.clone())))
+    }
+}

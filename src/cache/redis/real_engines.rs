@@ -1,0 +1,425 @@
+//! Tests on a real Redis: the suite on the one of `REDIS_URL`, faults on servers of their own.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pretty_assertions::assert_eq;
+use redis::Commands;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::cache::Heard;
+use crate::cache::suite::cache_suite;
+use crate::domain::update::testing::{market_update, update};
+
+const TTL: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(20);
+
+cache_suite!(own_database(), #[ignore = "needs the real engines: make test"]);
+
+/// A database of the Redis of `REDIS_URL` that no other test uses, until it is dropped.
+struct Database {
+    client: redis::Client,
+    claim: String,
+    number: i64,
+    url: String,
+}
+
+impl Database {
+    fn claim() -> Database {
+        let url = std::env::var("REDIS_URL").unwrap_or_else(|_| {
+            panic!(
+                "REDIS_URL is not set; `eval \"$(scripts/engines env)\"` sets it, `scripts/engines up` starts a Redis"
+            )
+        });
+        let mut url = url::Url::parse(&url).unwrap();
+        url.set_path("0");
+        let client = redis::Client::open(url.clone()).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        let count: Vec<String> = redis::cmd("CONFIG").arg("GET").arg("databases").query(&mut connection).unwrap();
+        let count: i64 = count[1].parse().unwrap();
+        for _ in 0..3_000 {
+            let number = fastrand::i64(1..count);
+            let claim = format!("test:database:{number}");
+            let mut claiming = redis::cmd("SET");
+            claiming.arg(&claim).arg("taken").arg("NX").arg("EX").arg(120);
+            if claiming.query::<Option<String>>(&mut connection).unwrap().is_some() {
+                url.set_path(&number.to_string());
+                let database = Database { client, claim, number, url: url.to_string() };
+                redis::cmd("FLUSHDB").exec(&mut database.connection()).unwrap();
+                return database;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("no database of Redis was free within a minute");
+    }
+
+    /// For looking behind the cache.
+    fn connection(&self) -> redis::Connection {
+        let mut connection = self.client.get_connection().unwrap();
+        redis::cmd("SELECT").arg(self.number).exec(&mut connection).unwrap();
+        connection
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Ok(mut connection) = self.client.get_connection() {
+            let _ = connection.del::<_, ()>(&self.claim);
+        }
+    }
+}
+
+fn random_channel() -> String {
+    format!("test_{:016x}", fastrand::u64(..))
+}
+
+fn cache_at(url: &str, channel: &str) -> RedisCache {
+    RedisCache::new(&SecretString::from(url), None, channel, TTL).unwrap()
+}
+
+fn own_database() -> (RedisCache, Database) {
+    let database = Database::claim();
+    (cache_at(&database.url, &random_channel()), database)
+}
+
+/// A Redis of the test's own.
+struct Server {
+    child: Child,
+    port: u16,
+    options: Vec<&'static str>,
+    folder: TempDir,
+}
+
+impl Server {
+    fn start(options: &[&'static str]) -> Server {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = TempDir::new().unwrap();
+        let child = Server::spawn(port, options, &folder);
+        Server { child, port, options: options.to_vec(), folder }
+    }
+
+    fn spawn(port: u16, options: &[&str], folder: &TempDir) -> Child {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        command.args(options).current_dir(folder.path()).stdout(Stdio::null());
+        let child = command.spawn().expect("redis-server is needed: apt-get install redis-server");
+        for _ in 0..1_000 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return child;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("redis-server does not answer within 10 s");
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn start_again(&mut self) {
+        self.child = Server::spawn(self.port, &self.options, &self.folder);
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn command(&self, words: &[&str]) -> String {
+        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        redis::cmd(words[0])
+            .arg(&words[1..])
+            .query::<redis::Value>(&mut connection)
+            .map(|value| format!("{value:?}"))
+            .unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Stands between a cache and Redis; forwards until it is told to stop, and keeps the connections open then.
+struct Proxy {
+    address: SocketAddr,
+    forwards: Arc<AtomicBool>,
+}
+
+async fn proxy(to: u16, tls: Option<TlsAcceptor>) -> Proxy {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, forwards) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(true)));
+    let is_forwarding = forwards.clone();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (tls, forwards) = (tls.clone(), is_forwarding.clone());
+            tokio::spawn(async move {
+                match tls {
+                    Some(tls) => forward(tls.accept(client).await.unwrap(), to, forwards).await,
+                    None => forward(client, to, forwards).await,
+                }
+            });
+        }
+    });
+    Proxy { address, forwards }
+}
+
+async fn forward<S: AsyncRead + AsyncWrite + Unpin>(client: S, to: u16, forwards: Arc<AtomicBool>) {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_redis, mut to_redis) = TcpStream::connect(("127.0.0.1", to)).await.unwrap().into_split();
+    tokio::join!(copy(&mut from_client, &mut to_redis, &forwards), copy(&mut from_redis, &mut to_client, &forwards));
+}
+
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), forwards: &AtomicBool) {
+    let mut bytes = [0; 4_096];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if forwards.load(Ordering::SeqCst) && to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn next(broadcasts: &mut Box<dyn Broadcasts>) -> Heard {
+    timeout(DEADLINE, broadcasts.next()).await.expect("nothing was heard within the deadline")
+}
+
+async fn next_loss(broadcasts: &mut Box<dyn Broadcasts>) -> String {
+    loop {
+        match next(broadcasts).await {
+            Heard::Lost(why) => return why,
+            Heard::Changes(_) => {}
+            Heard::Listening => panic!("listening, without a loss"),
+        }
+    }
+}
+
+/// The numbers of the next changes, until there are `count`.
+async fn next_seqs(broadcasts: &mut Box<dyn Broadcasts>, count: usize) -> Vec<Option<u64>> {
+    let mut seqs = Vec::new();
+    while seqs.len() < count {
+        match next(broadcasts).await {
+            Heard::Changes(changes) => seqs.extend(changes.iter().map(|change| change.seq)),
+            other => panic!("no changes: {other:?}"),
+        }
+    }
+    seqs
+}
+
+async fn listening(cache: &RedisCache) -> Box<dyn Broadcasts> {
+    let mut broadcasts = cache.listen().unwrap();
+    assert_eq!(next(&mut broadcasts).await, Heard::Listening);
+    broadcasts
+}
+
+fn state(time: i64, seq: u64) -> Vec<Arc<MarketState>> {
+    vec![Arc::new(MarketState { update: update(1, time, 1), seq })]
+}
+
+fn event() -> EventId {
+    EventId::new("MATCH_001").unwrap()
+}
+
+async fn write_until_taken(cache: &RedisCache, states: Vec<Arc<MarketState>>) {
+    let writing = async {
+        while cache.write(states.clone()).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(DEADLINE, writing).await.expect("not written within the deadline");
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn what_stands_in_redis_and_goes_over_the_channel() {
+    let (database, channel) = (Database::claim(), random_channel());
+    let cache = cache_at(&database.url, &channel);
+    let mut connection = database.connection();
+    let mut listener = database.client.get_connection().unwrap();
+    let mut channel_itself = listener.as_pubsub();
+    channel_itself.subscribe(&channel).unwrap();
+    let other = Arc::new(MarketState { update: market_update("MATCH_001", "goals", Some("2.5"), 1, 1), seq: 43 });
+    cache.write([state(1, 42), vec![other.clone()]].concat()).await.unwrap();
+
+    let book = |connection: &mut redis::Connection, field| {
+        connection.hget::<_, _, String>("odds:book:MATCH_001", field).unwrap()
+    };
+    let fields: Vec<String> = connection.hkeys("odds:book:MATCH_001").unwrap();
+    assert_eq!(fields, ["1x2", "goals@2.5"]);
+    insta::assert_snapshot!(book(&mut connection, "1x2"), @"");
+    let current: String = connection.get("odds:current:MATCH_001").unwrap();
+    insta::assert_snapshot!(current, @"");
+    let message: String = channel_itself.get_message().unwrap().get_payload().unwrap();
+    insta::assert_snapshot!(message, @"");
+    for key in ["odds:book:MATCH_001", "odds:current:MATCH_001"] {
+        let left: i64 = connection.pttl(key).unwrap();
+        assert!((1..=TTL.as_millis() as i64).contains(&left), "{key}: {left}");
+    }
+    // An event without a `1x2` shows its last market.
+    let only = MarketState { update: market_update("E", "goals", Some("2.5"), 1, 1), seq: 1 };
+    cache.write(vec![Arc::new(only.clone())]).await.unwrap();
+    assert_eq!(connection.get::<_, String>("odds:current:E").unwrap(), only.update.to_json());
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_state_is_told_once_and_one_that_is_not_newer_never() {
+    let (database, channel) = (Database::claim(), random_channel());
+    let (cache, zombie) = (cache_at(&database.url, &channel), cache_at(&database.url, &channel));
+    let mut broadcasts = listening(&cache).await;
+    cache.write(state(10, 10)).await.unwrap();
+    cache.write(state(10, 10)).await.unwrap();
+    zombie.write(state(9, 9)).await.unwrap();
+    zombie.write(state(9, 99)).await.unwrap();
+    zombie.write(state(10, 11)).await.unwrap();
+    cache.write([state(11, 12), state(12, 13)].concat()).await.unwrap();
+    cache.write(state(13, 5)).await.unwrap();
+    assert_eq!(next_seqs(&mut broadcasts, 4).await, [10, 12, 13, 14].map(Some));
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn what_cannot_be_read_is_passed_over_and_the_originals_is_read() {
+    let (database, channel) = (Database::claim(), random_channel());
+    let cache = cache_at(&database.url, &channel);
+    let mut connection = database.connection();
+    let original = r#"{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.528,"draw":2.574,"away":3.144},"updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":978}"#;
+    let _: () = connection.set("odds:current:MATCH_001", original).unwrap();
+    let read = cache.read_book(&event()).await.unwrap();
+    assert_eq!((read.len(), read[0].update.revision.version), (1, 978));
+    let _: () = connection.hset("odds:book:MATCH_001", "btts", "{garbage").unwrap();
+    cache.write(state(100, 7)).await.unwrap();
+    let read = cache.read_book(&event()).await.unwrap();
+    assert_eq!(read.iter().map(|state| state.seq).collect::<Vec<_>>(), [7]);
+
+    let mut broadcasts = listening(&cache).await;
+    for message in ["", "{}", "\u{0}", &format!(r#"{{"eventId":"MATCH_001","payload":{original}}}"#)] {
+        let _: () = connection.publish(&channel, message).unwrap();
+    }
+    assert_eq!(next_seqs(&mut broadcasts, 1).await, [None]);
+    // An entry that cannot be read is replaced.
+    let btts = MarketState { update: market_update("MATCH_001", "btts", None, 1, 1), seq: 8 };
+    cache.write(vec![Arc::new(btts)]).await.unwrap();
+    assert_eq!(cache.read_book(&event()).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_redis_that_comes_back_empty_is_listened_to_and_written_again() {
+    let mut server = Server::start(&[]);
+    let cache = cache_at(&server.url(), "test");
+    let mut broadcasts = listening(&cache).await;
+    cache.write(state(1, 1)).await.unwrap();
+    assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
+    server.kill();
+    next_loss(&mut broadcasts).await;
+    let error = cache.write(state(2, 2)).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("127.0.0.1:{}", server.port)), "{error}");
+    server.start_again();
+    assert_eq!(next(&mut broadcasts).await, Heard::Listening, "the loss is told once");
+    write_until_taken(&cache, state(2, 2)).await;
+    assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(2)]);
+    assert_eq!(cache.read_book(&event()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_wrong_password_is_named_and_not_shown_and_works_once_it_is_right() {
+    let server = Server::start(&["--requirepass", "right-one"]);
+    for (login, code) in [(":wrong-one@", "WRONGPASS"), ("", "NOAUTH")] {
+        let cache = cache_at(&format!("redis://{login}127.0.0.1:{}", server.port), "test");
+        let error = cache.ping().await.unwrap_err().to_string();
+        assert!(error.contains("password") && !error.contains("wrong-one"), "{code}: {error}");
+        let why = next_loss(&mut cache.listen().unwrap()).await;
+        assert!(why.contains("password") && !why.contains("wrong-one"), "{code}: {why}");
+    }
+    let later = cache_at(&format!("redis://:new-one@127.0.0.1:{}", server.port), "test");
+    let mut broadcasts = later.listen().unwrap();
+    next_loss(&mut broadcasts).await;
+    assert!(later.ping().await.is_err());
+    let mut admin =
+        redis::Client::open(format!("redis://:right-one@127.0.0.1:{}", server.port)).unwrap().get_connection().unwrap();
+    redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("new-one").exec(&mut admin).unwrap();
+    assert_eq!(next(&mut broadcasts).await, Heard::Listening);
+    write_until_taken(&later, state(1, 1)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn what_is_wrong_with_a_server_is_named() {
+    let server = Server::start(&[]);
+    let (_, ca) = crate::supplier::tls::testing::localhost();
+    let url = SecretString::from(format!("rediss://localhost:{}", server.port));
+    let tls = RedisCache::new(&url, Some(ca.path()), "test", TTL).unwrap();
+    for error in [tls.ping().await.unwrap_err().to_string(), next_loss(&mut tls.listen().unwrap()).await] {
+        assert!(error.contains("TLS"), "{error}");
+    }
+    let cache = cache_at(&server.url(), "test");
+    cache.write(state(1, 1)).await.unwrap();
+    let error = async |time| cache.write(state(time, time as u64)).await.unwrap_err().to_string();
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let full = error(2).await;
+    assert!(full.contains("memory"), "{full}");
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let replica = error(3).await;
+    assert!(replica.contains("replica"), "{replica}");
+    server.command(&["REPLICAOF", "NO", "ONE"]);
+    write_until_taken(&cache, state(4, 4)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn tls_with_an_authority_of_ones_own() {
+    let server = Server::start(&[]);
+    let (tls, ca) = crate::supplier::tls::testing::localhost();
+    let proxy = proxy(server.port, Some(tls)).await;
+    let url = SecretString::from(format!("rediss://localhost:{}", proxy.address.port()));
+    let cache = RedisCache::new(&url, Some(ca.path()), "test", TTL).unwrap();
+    let mut broadcasts = listening(&cache).await;
+    cache.write(state(1, 1)).await.unwrap();
+    assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
+    let server = Server::start(&[]);
+    let cache = cache_at(&server.url(), "test");
+    let mut broadcasts: Box<dyn Broadcasts> =
+        Box::new(RedisBroadcasts::with_queue(cache.shared.address.clone(), "test".to_owned(), 8));
+    assert_eq!(next(&mut broadcasts).await, Heard::Listening);
+    // Nobody takes what is heard meanwhile.
+    for round in 0..20 {
+        cache.write((1..100).flat_map(|n| state(round * 100 + n, (round * 100 + n) as u64)).collect()).await.unwrap();
+    }
+    let why = next_loss(&mut broadcasts).await;
+    assert!(why.contains("more broadcasts"), "{why}");
+    assert_eq!(next(&mut broadcasts).await, Heard::Listening);
+    cache.write(state(10_000, 10_000)).await.unwrap();
+    assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(10_000)]);
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_connection_that_is_only_half_open_is_noticed_and_made_anew() {
+    let server = Server::start(&[]);
+    let proxy = proxy(server.port, None).await;
+    let cache = cache_at(&format!("redis://{}", proxy.address), "test");
+    let mut broadcasts = listening(&cache).await;
+    cache.write(state(1, 1)).await.unwrap();
+    proxy.forwards.store(false, Ordering::SeqCst);
+    next_loss(&mut broadcasts).await;
+    assert!(cache.write(state(2, 2)).await.is_err());
+    proxy.forwards.store(true, Ordering::SeqCst);
+    assert_eq!(next(&mut broadcasts).await, Heard::Listening);
+    write_until_taken(&cache, state(2, 2)).await;
+    assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(2)]);
+}
