@@ -183,10 +183,11 @@ mod tests {
         assert_eq!(example, show::example());
         let environment = |name: &str| (name == "HTTP_PORT_ODDS").then(|| "abc".into());
         let stop = run(&["sports-bet", "check-config", "--role=odds", "--ws-max-sessions", "-"], &environment);
-        insta::assert_snapshot!(stop.unwrap_err(), @r#"
+        insta::assert_snapshot!(stop.unwrap_err(), @r##"
 WS_MAX_SESSIONS (--ws-max-sessions): got "-", want a whole number 1 to 10000000
 HTTP_PORT_ODDS: got "abc", want a port number 0 to 65535
-ROLE (--role): got "odds", want "processor" beside "odds": the embedded engines join them within one process; apart they need REDIS_URL and KAFKA_BROKERS, which this version cannot use yet
-"#);
+ROLE (--role): got "odds", want "processor" beside "odds", or REDIS_URL: the embedded engines join them only within one process
+ROLE (--role): got "odds", want "processor" beside "odds", or a DATABASE_URL of PostgreSQL: the embedded engines join them only within one process
+"##);
     }
 }

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use log::warn;
 use tokio::time::Instant;
 
-use super::messages::{ApplyError, ApplyUpdates, GetSnapshot};
+use super::messages::{ApplyError, ApplyUpdates, GetSnapshot, LetGo};
 use super::odds_book::{BookEdges, OddsBook};
 use crate::domain::book::Snapshot;
 use crate::domain::ids::EventId;
@@ -29,6 +29,8 @@ pub struct BookRouter {
 
 struct Entry {
     book: Addr<OddsBook>,
+    /// Where the event stands on the bus; none before an update said so.
+    partition: Option<u32>,
     in_flight: usize,
     last_used: Instant,
 }
@@ -40,15 +42,17 @@ impl BookRouter {
     }
 
     /// The book of an event, with one more message on its way to it.
-    fn book(&mut self, event_id: &EventId, next_position: Option<u64>) -> &Addr<OddsBook> {
+    fn book(&mut self, event_id: &EventId, place: Option<(u32, u64)>) -> &Addr<OddsBook> {
+        let (partition, next_position) = place.unzip();
         let entry = self.books.entry(event_id.clone()).or_insert_with(|| {
             let book = OddsBook::new(event_id.clone(), self.edges.clone(), next_position);
             let book = OddsBook::create(|context| {
                 context.set_mailbox_capacity(BOOK_MAILBOX);
                 book
             });
-            Entry { book, in_flight: 0, last_used: Instant::now() }
+            Entry { book, partition, in_flight: 0, last_used: Instant::now() }
         });
+        entry.partition = partition.or(entry.partition);
         entry.in_flight += 1;
         entry.last_used = Instant::now();
         &entry.book
@@ -94,8 +98,8 @@ impl Handler<ApplyUpdates> for BookRouter {
         let sends: Vec<_> = by_event(message.0)
             .into_iter()
             .map(|(event_id, updates)| {
-                let next_position = updates.first().map(|first| first.position);
-                let send = self.book(&event_id, next_position).send(ApplyUpdates(updates));
+                let place = updates.first().map(|first| (first.partition, first.position));
+                let send = self.book(&event_id, place).send(ApplyUpdates(updates));
                 async move { (send.await, event_id) }
             })
             .collect();
@@ -108,6 +112,15 @@ impl Handler<ApplyUpdates> for BookRouter {
             }
             result
         }))
+    }
+}
+
+impl Handler<LetGo> for BookRouter {
+    type Result = ();
+
+    fn handle(&mut self, LetGo(partitions): LetGo, _: &mut Context<Self>) {
+        // A book without an address finishes its mailbox and stops by itself.
+        self.books.retain(|_, entry| !entry.partition.is_some_and(|partition| partitions.contains(&partition)));
     }
 }
 
@@ -149,7 +162,7 @@ mod tests {
     use crate::domain::update::testing::*;
 
     fn positioned(event: u32, time: i64, position: u64) -> PositionedUpdate {
-        PositionedUpdate { update: update(event, time, 1), position }
+        PositionedUpdate { update: update(event, time, 1), partition: event, position }
     }
 
     fn id(event: u32) -> EventId {
@@ -259,12 +272,34 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn books_of_revoked_partitions_are_let_go_and_start_anew_when_the_partition_comes_back() {
+        let probe = probe_edges();
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        router.send(ApplyUpdates(vec![positioned(1, 1, 0), positioned(2, 1, 0)])).await.unwrap().unwrap();
+        router.send(LetGo(vec![1, 7])).await.unwrap();
+        for _ in 0..500 {
+            if probe.metrics.books.get() == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(probe.metrics.books.get(), 1);
+        // Meanwhile another process took the market further.
+        probe.store.keep(MarketState { update: update(1, 5, 1), seq: 1 });
+        router.send(ApplyUpdates(vec![positioned(1, 4, 1), positioned(2, 4, 1)])).await.unwrap().unwrap();
+        assert_eq!(probe.metrics.rejected.with_label_values(&["older"]).get(), 1, "it took over what was stored");
+    }
+
+    #[actix_web::test]
     async fn a_book_that_ended_in_the_middle_is_an_error_and_starts_anew() {
         let probe = probe_edges();
         let mut router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60));
         let (gone, book) = (id(1), OddsBook::new(id(1), probe.edges, None));
         let address = book.start();
-        router.books.insert(gone.clone(), Entry { book: address.clone(), in_flight: 0, last_used: Instant::now() });
+        router.books.insert(
+            gone.clone(),
+            Entry { book: address.clone(), partition: None, in_flight: 0, last_used: Instant::now() },
+        );
         address.send(super::super::odds_book::tests::End).await.unwrap();
         let router = router.start();
         let answer = router.send(ApplyUpdates(vec![positioned(1, 1, 0)])).await.unwrap();

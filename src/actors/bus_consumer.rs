@@ -1,15 +1,18 @@
 //! Reads the bus as one group, hands each batch to whoever works on it, and commits once the work is done.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use log::{error, warn};
+use log::{error, info, warn};
 use prometheus::IntGauge;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
-use super::bus_publisher::header;
-use super::messages::{ApplyUpdates, Drain, StoreBatch};
-use crate::bus::{BusError, Record, Subscription};
+use super::messages::{ApplyUpdates, Drain, FlushCache, LetGo, StoreBatch};
+use crate::bus::dead_letter;
+use crate::bus::{BusError, Given, Position, Record, Subscription, Topic};
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
@@ -20,22 +23,38 @@ use crate::metrics::ProcessorMetrics;
 const IDLE_LOOK: Duration = Duration::from_millis(100);
 /// Delays between tries of a batch that failed.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+/// How long a consumer that stops waits for the cache. What the cache did not take by then is read again by the next one.
+const LAST_FLUSH: Duration = Duration::from_secs(1);
 
 /// What becomes of a batch.
 pub enum Work {
-    /// The live path: to the books. What cannot be read is passed over; the store path keeps it.
-    Books(Recipient<ApplyUpdates>),
-    /// The store path: to the database, with what cannot be read as dead letters.
-    Store(Recipient<StoreBatch>),
-    /// Dead letters of the suppliers: to the database.
+    /// The live path. What cannot be read is passed over; the store path keeps it.
+    Books {
+        /// Who applies the updates.
+        books: Recipient<ApplyUpdates>,
+        /// Who lets the books of revoked partitions go.
+        revoked: Recipient<LetGo>,
+        /// Who says that the cache holds what was applied. The bus gives a batch out again until it does.
+        cache: Recipient<FlushCache>,
+    },
+    /// The store path: to the database; what cannot be read becomes a dead letter.
+    Store {
+        /// Who writes.
+        store: Recipient<StoreBatch>,
+        /// Where dead letters go.
+        dead_letters: Arc<dyn Topic>,
+    },
+    /// Dead letters on a bus that does not keep them: to the database.
     DeadLetters(Recipient<StoreBatch>),
 }
 
 /// How a consumer reads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ConsumerSettings {
     /// The group's name, for logs and metrics.
-    pub group: &'static str,
+    pub group: String,
+    /// The topic's name, for dead letters.
+    pub topic: String,
     /// The most records a batch.
     pub batch_size: usize,
     /// How long a batch waits to fill up.
@@ -45,17 +64,9 @@ pub struct ConsumerSettings {
 /// The actor that reads for one group. A batch that fails is tried again until it is done: the group's lag grows, and
 /// nothing is lost or passed over.
 pub struct BusConsumer {
-    settings: ConsumerSettings,
-    subscription: Option<Box<dyn Subscription>>,
-    worker: Option<Worker>,
-    draining: Vec<oneshot::Sender<()>>,
-}
-
-struct Worker {
-    settings: ConsumerSettings,
-    work: Work,
-    lag: IntGauge,
-    metrics: ProcessorMetrics,
+    reader: Option<Reader>,
+    stopping: watch::Sender<bool>,
+    finished: watch::Receiver<bool>,
 }
 
 impl BusConsumer {
@@ -66,33 +77,12 @@ impl BusConsumer {
         work: Work,
         metrics: ProcessorMetrics,
     ) -> BusConsumer {
-        let lag = metrics.bus_lag.with_label_values(&[settings.group]);
-        let worker = Worker { settings, work, lag, metrics };
-        BusConsumer { settings, subscription: Some(subscription), worker: Some(worker), draining: Vec::new() }
-    }
-
-    fn read_on(&mut self, context: &mut Context<Self>) {
-        let (Some(subscription), Some(worker)) = (self.subscription.take(), self.worker.take()) else { return };
-        let step = read_and_work(subscription, worker).into_actor(self).map(|step, consumer, context| {
-            let lag = step.subscription.lag();
-            step.worker.lag.set(lag as i64);
-            let idle = lag == 0;
-            consumer.subscription = Some(step.subscription);
-            consumer.worker = Some(step.worker);
-            if idle {
-                for waiting in consumer.draining.drain(..) {
-                    let _ = waiting.send(());
-                }
-            }
-            match step.end {
-                Ok(()) => consumer.read_on(context),
-                Err(end) => {
-                    warn!(group = consumer.settings.group; "consumer ends: {end}");
-                    context.stop();
-                }
-            }
-        });
-        context.spawn(step);
+        let (stopping, stop) = watch::channel(false);
+        let (finish, finished) = watch::channel(false);
+        let lag = metrics.bus_lag.with_label_values(&[&settings.group]);
+        let worker = Worker { settings, work, lag, stop, metrics };
+        let reader = Reader { subscription, worker, unflushed: Position::default(), flushing: None, finish };
+        BusConsumer { reader: Some(reader), stopping, finished }
     }
 }
 
@@ -100,7 +90,14 @@ impl Actor for BusConsumer {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        self.read_on(context);
+        let Some(reader) = self.reader.take() else { return };
+        context.spawn(reader.read_until_the_end().into_actor(self).map(|end, _, context| {
+            // One that has drained stays, and does nothing any more: it did not end by a fault.
+            if let Err((group, end)) = end {
+                warn!(group; "consumer ends: {end}");
+                context.stop();
+            }
+        }));
     }
 }
 
@@ -108,139 +105,261 @@ impl Handler<Drain> for BusConsumer {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
-        let (done, waiting) = oneshot::channel();
-        self.draining.push(done);
+        self.stopping.send_replace(true);
+        let mut finished = self.finished.clone();
         Box::pin(async move {
-            // An error means that the consumer is gone, so there is nothing left to wait for.
-            let _ = waiting.await;
+            // An error means that the reader is gone, so there is nothing left to wait for.
+            let _ = finished.wait_for(|finished| *finished).await;
         })
     }
 }
 
-struct Step {
-    subscription: Box<dyn Subscription>,
-    worker: Worker,
-    end: Result<(), BusError>,
+/// A flush that was asked for, and what may be committed once it is answered.
+struct Flushing {
+    until: Position,
+    answer: Pin<Box<dyn Future<Output = Result<(), MailboxError>> + Send>>,
 }
 
-async fn read_and_work(mut subscription: Box<dyn Subscription>, worker: Worker) -> Step {
-    let reading = subscription.next_batch(worker.settings.batch_size, worker.settings.linger);
-    // The wait for a batch to fill up comes on top: cut short, it would begin again for ever and read nothing.
-    let end = match tokio::time::timeout(IDLE_LOOK.saturating_add(worker.settings.linger), reading).await {
-        Err(_idle) => Ok(()),
-        Ok(Err(end)) => Err(end),
-        Ok(Ok(batch)) => {
-            let mut working = std::pin::pin!(worker.finish(&batch));
-            // A batch may take as long as a database is away, and what waits behind it is the lag that tells of it.
-            loop {
-                worker.lag.set(subscription.lag() as i64);
-                if tokio::time::timeout(IDLE_LOOK, &mut working).await.is_ok() {
-                    break;
+struct Reader {
+    subscription: Box<dyn Subscription>,
+    worker: Worker,
+    /// What was applied and is not known to be in the cache.
+    unflushed: Position,
+    flushing: Option<Flushing>,
+    finish: watch::Sender<bool>,
+}
+
+struct Worker {
+    settings: ConsumerSettings,
+    work: Work,
+    lag: IntGauge,
+    stop: watch::Receiver<bool>,
+    metrics: ProcessorMetrics,
+}
+
+impl Reader {
+    async fn read_until_the_end(mut self) -> Result<(), (String, BusError)> {
+        loop {
+            let lag = self.subscription.lag();
+            self.worker.lag.set(lag as i64);
+            // What the bus keeps is left to the next process.
+            if *self.worker.stop.borrow() && (lag == 0 || self.subscription.is_durable()) {
+                self.flush_for_the_last_time().await;
+                self.subscription.close().await;
+                self.worker.lag.set(self.subscription.lag() as i64);
+                self.finish.send_replace(true);
+                return Ok(());
+            }
+            self.step().await.map_err(|end| (self.worker.settings.group.clone(), end))?;
+        }
+    }
+
+    /// Waits for the next batch and works on it, or commits what the cache has taken meanwhile.
+    async fn step(&mut self) -> Result<(), BusError> {
+        self.ask_for_flush();
+        let settings = &self.worker.settings;
+        // The wait for a batch to fill up comes on top: cut short, it would begin again for ever and read nothing.
+        let look = IDLE_LOOK.saturating_add(settings.linger);
+        let reading = self.subscription.next_batch(settings.batch_size, settings.linger);
+        let given = tokio::select! {
+            biased;
+            answer = flushed(&mut self.flushing) => {
+                self.end_of_flush(answer);
+                return Ok(());
+            }
+            given = tokio::time::timeout(look, reading) => given,
+        };
+        match given {
+            Err(_idle) => Ok(()),
+            Ok(Err(end)) => Err(end),
+            Ok(Ok(Given::Revoked(partitions))) => {
+                self.worker.let_go(partitions).await;
+                Ok(())
+            }
+            Ok(Ok(Given::Records(batch))) => {
+                self.work_on(&batch).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn work_on(&mut self, batch: &[Record]) {
+        let (subscription, worker) = (&self.subscription, &self.worker);
+        let mut working = std::pin::pin!(worker.finish(batch, subscription.is_durable()));
+        // A batch may take as long as a database is away, and what waits behind it is the lag that tells of it.
+        let done = loop {
+            worker.lag.set(subscription.lag() as i64);
+            if let Ok(done) = tokio::time::timeout(IDLE_LOOK, &mut working).await {
+                break done;
+            }
+        };
+        if !done {
+            return;
+        }
+        let position = Position::behind(batch);
+        match self.worker.work {
+            Work::Books { .. } => self.unflushed.merge(&position),
+            Work::Store { .. } | Work::DeadLetters(_) => self.subscription.commit(&position),
+        }
+    }
+
+    fn ask_for_flush(&mut self) {
+        if let Work::Books { cache, .. } = &self.worker.work
+            && self.flushing.is_none()
+            && !self.unflushed.is_empty()
+        {
+            let until = std::mem::take(&mut self.unflushed);
+            self.flushing = Some(Flushing { until, answer: Box::pin(cache.send(FlushCache)) });
+        }
+    }
+
+    fn end_of_flush(&mut self, answer: Result<(), MailboxError>) {
+        let Some(Flushing { until, .. }) = self.flushing.take() else { return };
+        match answer {
+            Ok(()) => self.subscription.commit(&until),
+            // The cache writer is gone; the platform's watch over its actors ends the process.
+            Err(_) => self.unflushed.merge(&until),
+        }
+    }
+
+    async fn flush_for_the_last_time(&mut self) {
+        let flushing = async {
+            while self.flushing.is_some() || !self.unflushed.is_empty() {
+                self.ask_for_flush();
+                let answer = flushed(&mut self.flushing).await;
+                let gone = answer.is_err();
+                self.end_of_flush(answer);
+                if gone {
+                    return;
                 }
             }
-            subscription.commit();
-            Ok(())
+        };
+        if tokio::time::timeout(LAST_FLUSH, flushing).await.is_err() {
+            info!(group = self.worker.settings.group.as_str(); "stops before the cache took everything: it is read again");
         }
-    };
-    Step { subscription, worker, end }
+    }
+}
+
+/// Waits for the answer of the flush; for ever where there is none.
+async fn flushed(flushing: &mut Option<Flushing>) -> Result<(), MailboxError> {
+    match flushing {
+        Some(flushing) => flushing.answer.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How far a batch of the store path has come, so that a try after a failure repeats nothing.
+#[derive(Default)]
+struct Progress {
+    stored: bool,
 }
 
 impl Worker {
-    /// Works on a batch until it is done.
-    async fn finish(&self, batch: &[Record]) {
-        if matches!(self.work, Work::Store(_)) {
+    /// Works on a batch until it is done; `false` where it was given up, because the process stops and the bus still has
+    /// the batch.
+    async fn finish(&self, batch: &[Record], may_give_up: bool) -> bool {
+        if matches!(self.work, Work::Store { .. }) {
             self.metrics.consumed.inc_by(batch.len() as u64);
         }
+        let mut progress = Progress::default();
         let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
-        while let Err((stage, failure)) = self.work_on(batch).await {
+        let mut stop = self.stop.clone();
+        while let Err((stage, failure)) = self.work_on(batch, &mut progress).await {
             self.metrics.errors.with_label_values(&[stage]).inc();
             let delay = backoff.next_delay();
-            error!(group = self.settings.group, tries = backoff.failures(); "batch failed, trying again in {delay:?}: {failure}");
-            tokio::time::sleep(delay).await;
+            let group = self.settings.group.as_str();
+            error!(group, tries = backoff.failures(); "batch failed, trying again in {delay:?}: {failure}");
+            // A stop cuts the wait short, and one more try is made.
+            let was_stopping = *stop.borrow();
+            if was_stopping && may_give_up {
+                warn!(group, records = batch.len(); "stops in the middle of a batch: it is read again by the next one");
+                return false;
+            }
+            let stopped = async {
+                if was_stopping || stop.wait_for(|stop| *stop).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let _ = tokio::time::timeout(delay, stopped).await;
         }
+        true
     }
 
-    async fn work_on(&self, batch: &[Record]) -> Result<(), (&'static str, String)> {
+    async fn work_on(&self, batch: &[Record], progress: &mut Progress) -> Result<(), (&'static str, String)> {
         match &self.work {
-            Work::Books(books) => {
+            Work::Books { books, .. } => {
                 let updates = batch.iter().filter_map(|record| read_update(record).ok()).collect();
-                let applied = books.send(ApplyUpdates(updates)).await;
-                applied
-                    .map_err(|gone| gone.to_string())
-                    .and_then(|result| result.map_err(|error| error.to_string()))
-                    .map_err(|failure| ("apply", failure))
+                answered(books.send(ApplyUpdates(updates)).await).map_err(|failure| ("apply", failure))
             }
-            Work::Store(store) => {
-                let (mut updates, mut dead_letters) = (Vec::with_capacity(batch.len()), Vec::new());
+            Work::Store { store, dead_letters } => {
+                let (mut updates, mut unreadable) = (Vec::with_capacity(batch.len()), Vec::new());
                 for record in batch {
                     match read_update(record) {
                         Ok(update) => updates.push(update),
-                        Err(error) => dead_letters.push(unreadable(record, &error)),
+                        Err(error) => unreadable.push(self.dead_letter(record, &error)),
                     }
                 }
-                let unreadable = dead_letters.len() as u64;
-                self.store(store, "store", StoreBatch { updates, dead_letters }).await?;
-                // Once a batch, however often it was tried.
-                self.metrics.errors.with_label_values(&["decode"]).inc_by(unreadable);
+                if !updates.is_empty() && !progress.stored {
+                    let batch = StoreBatch { updates, dead_letters: Vec::new() };
+                    answered(store.send(batch).await).map_err(|failure| ("store", failure))?;
+                }
+                progress.stored = true;
+                let count = unreadable.len() as u64;
+                if count > 0 {
+                    let published = dead_letters.publish(unreadable).await;
+                    published.map_err(|error| ("dead_letter", format!("{}: {error}", dead_letters.name())))?;
+                    self.metrics.errors.with_label_values(&["decode"]).inc_by(count);
+                }
                 Ok(())
             }
             Work::DeadLetters(store) => {
-                let dead_letters = batch.iter().map(read_dead_letter).collect();
-                self.store(store, "dead_letter", StoreBatch { updates: Vec::new(), dead_letters }).await
+                let dead_letters = batch.iter().map(dead_letter::read).collect();
+                let batch = StoreBatch { updates: Vec::new(), dead_letters };
+                answered(store.send(batch).await).map_err(|failure| ("dead_letter", failure))
             }
         }
     }
 
-    async fn store(
-        &self,
-        store: &Recipient<StoreBatch>,
-        stage: &'static str,
-        batch: StoreBatch,
-    ) -> Result<(), (&'static str, String)> {
-        let stored = store.send(batch).await;
-        stored
-            .map_err(|gone| gone.to_string())
-            .and_then(|result| result.map_err(|error| error.to_string()))
-            .map_err(|failure| (stage, failure))
+    fn dead_letter(&self, record: &Record, error: &DecodeError) -> crate::bus::NewRecord {
+        let topic = &self.settings.topic;
+        let letter = DeadLetter {
+            received_at: Timestamp::now(),
+            origin: format!("{topic}/{}/{}", record.partition, record.offset),
+            reason: error.reason().to_owned(),
+            detail: error.to_string(),
+            raw: record.record.payload.clone(),
+        };
+        dead_letter::of_record(&letter, topic, record)
     }
+
+    async fn let_go(&self, partitions: Vec<u32>) {
+        info!(group = self.settings.group.as_str(); "partitions {partitions:?} are read elsewhere now");
+        if let Work::Books { revoked, .. } = &self.work {
+            // An error means that the router is gone; the platform's watch over its actors ends the process.
+            let _ = revoked.send(LetGo(partitions)).await;
+        }
+    }
+}
+
+/// The answer of an actor as one result.
+fn answered<E: std::fmt::Display>(answer: Result<Result<(), E>, MailboxError>) -> Result<(), String> {
+    answer.map_err(|gone| gone.to_string()).and_then(|result| result.map_err(|error| error.to_string()))
 }
 
 fn read_update(record: &Record) -> Result<PositionedUpdate, DecodeError> {
-    Ok(PositionedUpdate { update: OddsUpdate::from_json(&record.record.payload)?, position: record.offset })
-}
-
-fn unreadable(record: &Record, error: &DecodeError) -> DeadLetter {
-    DeadLetter {
-        received_at: Timestamp::now(),
-        origin: format!("bus partition {} offset {}", record.partition, record.offset),
-        reason: error.reason().to_owned(),
-        detail: error.to_string(),
-        raw: record.record.payload.clone(),
-    }
-}
-
-/// Reads a dead letter from its record: its headers say what it is.
-pub fn read_dead_letter(record: &Record) -> DeadLetter {
-    let header = |name: &str| record.header(name).unwrap_or("unknown").to_owned();
-    let received_at = record.header(header::RECEIVED_AT).and_then(|text| text.parse().ok());
-    DeadLetter {
-        received_at: received_at.unwrap_or_else(Timestamp::now),
-        origin: header(header::ORIGIN),
-        reason: header(header::REASON),
-        detail: header(header::DETAIL),
-        raw: record.record.payload.clone(),
-    }
+    let update = OddsUpdate::from_json(&record.record.payload)?;
+    Ok(PositionedUpdate { update, partition: record.partition, position: record.offset })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use bytes::Bytes;
 
     use super::*;
+    use crate::bus::NewRecord;
     use crate::bus::embedded::EmbeddedTopic;
-    use crate::bus::{NewRecord, Topic};
     use crate::domain::update::testing::*;
     use crate::store::StoreError;
 
@@ -267,6 +386,10 @@ mod tests {
         }
     }
 
+    fn settings(linger: Duration) -> ConsumerSettings {
+        ConsumerSettings { group: "g".to_owned(), topic: "t".to_owned(), batch_size: 10, linger }
+    }
+
     fn record(payload: impl Into<Bytes>) -> NewRecord {
         NewRecord { key: Bytes::from_static(b"k"), payload: payload.into(), headers: Vec::new() }
     }
@@ -274,13 +397,15 @@ mod tests {
     #[actix_web::test]
     async fn a_failed_batch_is_tried_again_and_committed_only_when_it_is_done() {
         tokio::time::pause();
-        let topic = EmbeddedTopic::new(1, 100);
+        let topic = EmbeddedTopic::new("t", 1, 100);
         let kept = Arc::new(Mutex::new(Vec::new()));
         let store = Probe { failures: 4, kept: kept.clone() }.start();
-        let settings = ConsumerSettings { group: "g", batch_size: 10, linger: Duration::ZERO };
+        let dead = EmbeddedTopic::new("dead", 1, 100);
+        let mut dead_group = dead.subscribe("g").unwrap();
         let metrics = ProcessorMetrics::new().unwrap();
-        let work = Work::Store(store.recipient());
-        let consumer = BusConsumer::new(settings, topic.subscribe("g"), work, metrics.clone()).start();
+        let work = Work::Store { store: store.recipient(), dead_letters: Arc::new(dead) };
+        let subscription = topic.subscribe("g").unwrap();
+        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics.clone()).start();
         let garbage = record(&b"{garbage"[..]);
         topic
             .publish(vec![record(update(1, 1, 1).to_json()), garbage, record(update(1, 2, 2).to_json())])
@@ -288,30 +413,94 @@ mod tests {
             .unwrap();
         consumer.send(Drain).await.unwrap();
         assert_eq!(topic.depth(), 0);
-        let kept = kept.lock().unwrap();
+        let kept = std::mem::take(&mut *kept.lock().unwrap());
         let updates: Vec<_> = kept
             .iter()
             .flat_map(|batch| &batch.updates)
             .map(|one| (one.position, one.update.revision.version))
             .collect();
         assert_eq!(updates, [(0, 1), (2, 2)]);
-        let dead: Vec<_> = kept.iter().flat_map(|batch| &batch.dead_letters).collect();
-        assert_eq!(dead.len(), 1);
-        assert_eq!((&dead[0].raw[..], &dead[0].reason[..]), (&b"{garbage"[..], "malformed"));
+        let Given::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else { panic!("revoked") };
+        assert_eq!(dead.len(), 1, "once, however often the batch was tried");
+        let letter = dead_letter::read(&dead[0]);
+        assert_eq!((&letter.raw[..], &letter.reason[..], &letter.origin[..]), (&b"{garbage"[..], "malformed", "t/0/1"));
+        assert_eq!((&dead[0].record.key[..], dead[0].header("source_offset")), (&b"k"[..], Some("1")));
         assert_eq!(metrics.errors.with_label_values(&["store"]).get(), 4);
-        assert_eq!(metrics.consumed.get(), 3);
+        assert_eq!((metrics.errors.with_label_values(&["decode"]).get(), metrics.consumed.get()), (1, 3));
+    }
+
+    /// Books and a cache: takes everything, and says that the cache has it only once it is told to.
+    struct ProbeBooks {
+        cache_is_away: watch::Receiver<bool>,
+    }
+
+    impl Actor for ProbeBooks {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<ApplyUpdates> for ProbeBooks {
+        type Result = Result<(), crate::actors::messages::ApplyError>;
+
+        fn handle(&mut self, _: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
+            Ok(())
+        }
+    }
+
+    impl Handler<LetGo> for ProbeBooks {
+        type Result = ();
+
+        fn handle(&mut self, _: LetGo, _: &mut Context<Self>) {}
+    }
+
+    impl Handler<FlushCache> for ProbeBooks {
+        type Result = ResponseFuture<()>;
+
+        fn handle(&mut self, _: FlushCache, _: &mut Context<Self>) -> Self::Result {
+            let mut away = self.cache_is_away.clone();
+            Box::pin(async move { drop(away.wait_for(|away| !away).await) })
+        }
+    }
+
+    #[actix_web::test]
+    async fn the_live_path_reads_on_without_the_cache_and_commits_what_the_cache_has_taken() {
+        let topic = EmbeddedTopic::new("t", 1, 100);
+        let (cache_is_away, away) = watch::channel(true);
+        let books = ProbeBooks { cache_is_away: away }.start();
+        let metrics = ProcessorMetrics::new().unwrap();
+        let work = Work::Books {
+            books: books.clone().recipient(),
+            revoked: books.clone().recipient(),
+            cache: books.recipient(),
+        };
+        let subscription = topic.subscribe("g").unwrap();
+        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics).start();
+        for version in 1..=3 {
+            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+            tokio::time::timeout(Duration::from_secs(10), async {
+                while topic.unread("g") > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await
+            .unwrap();
+        }
+        assert_eq!(topic.depth(), 3, "all are read, none is committed");
+        cache_is_away.send_replace(false);
+        consumer.send(Drain).await.unwrap();
+        assert_eq!(topic.depth(), 0);
     }
 
     #[actix_web::test]
     async fn a_batch_that_waits_longer_than_an_idle_look_is_read_all_the_same() {
         tokio::time::pause();
-        let topic = EmbeddedTopic::new(1, 100);
+        let topic = EmbeddedTopic::new("t", 1, 100);
         let kept = Arc::new(Mutex::new(Vec::new()));
         let store = Probe { failures: 0, kept: kept.clone() }.start();
-        let settings = ConsumerSettings { group: "g", batch_size: 10, linger: 3 * IDLE_LOOK };
         let metrics = ProcessorMetrics::new().unwrap();
-        let consumer =
-            BusConsumer::new(settings, topic.subscribe("g"), Work::Store(store.recipient()), metrics.clone()).start();
+        let dead_letters = Arc::new(EmbeddedTopic::new("dead", 1, 100));
+        let work = Work::Store { store: store.recipient(), dead_letters };
+        let subscription = topic.subscribe("g").unwrap();
+        let consumer = BusConsumer::new(settings(3 * IDLE_LOOK), subscription, work, metrics).start();
         topic.publish(vec![record(update(1, 1, 1).to_json())]).await.unwrap();
         let drained = tokio::time::timeout(20 * IDLE_LOOK, consumer.send(Drain)).await;
         assert!(drained.is_ok(), "one record is no full batch, and is not left lying for that");

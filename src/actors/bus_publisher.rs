@@ -7,25 +7,13 @@ use actix::prelude::*;
 use bytes::Bytes;
 
 use super::messages::Publish;
+use crate::bus::dead_letter;
 use crate::bus::{BusError, NewRecord, Topic};
-use crate::domain::dead_letter::DeadLetter;
 use crate::domain::update::OddsUpdate;
 use crate::metrics::IngestMetrics;
 
 /// How often it tells how much the bus holds.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Header names of a dead letter on the bus.
-pub mod header {
-    /// A word for the kind of fault.
-    pub const REASON: &str = "reason";
-    /// What was wrong.
-    pub const DETAIL: &str = "detail";
-    /// Where the bytes came from.
-    pub const ORIGIN: &str = "origin";
-    /// When they came, RFC 3339.
-    pub const RECEIVED_AT: &str = "received_at";
-}
 
 /// The actor in front of the bus.
 pub struct BusPublisher {
@@ -63,7 +51,8 @@ impl Handler<Publish> for BusPublisher {
         self.tell_depth();
         let published = message.updates.len() as u64;
         let updates = self.updates.publish(message.updates.iter().map(update_record).collect());
-        let dead_letters = self.dead_letters.publish(message.dead_letters.iter().map(dead_letter_record).collect());
+        let dead_letters =
+            self.dead_letters.publish(message.dead_letters.iter().map(dead_letter::of_supplier).collect());
         let metrics = self.metrics.clone();
         let publishing = async move {
             let started = Instant::now();
@@ -86,27 +75,21 @@ fn update_record(update: &OddsUpdate) -> NewRecord {
     }
 }
 
-fn dead_letter_record(letter: &DeadLetter) -> NewRecord {
-    let header = |name: &str, value: &str| (name.to_owned(), Bytes::copy_from_slice(value.as_bytes()));
-    NewRecord {
-        key: Bytes::copy_from_slice(letter.origin.as_bytes()),
-        payload: letter.raw.clone(),
-        headers: vec![
-            header(header::REASON, &letter.reason),
-            header(header::DETAIL, &letter.detail),
-            header(header::ORIGIN, &letter.origin),
-            header(header::RECEIVED_AT, &letter.received_at.to_string()),
-        ],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::bus_consumer::read_dead_letter;
     use crate::bus::embedded::EmbeddedTopic;
+    use crate::bus::{Given, Position, Record, Subscription};
+    use crate::domain::dead_letter::DeadLetter;
     use crate::domain::timestamp::Timestamp;
     use crate::domain::update::testing::*;
+
+    async fn next(group: &mut Box<dyn Subscription>) -> Vec<Record> {
+        match group.next_batch(9, Duration::ZERO).await.unwrap() {
+            Given::Records(records) => records,
+            Given::Revoked(partitions) => panic!("revoked: {partitions:?}"),
+        }
+    }
 
     fn letter() -> DeadLetter {
         DeadLetter {
@@ -120,37 +103,37 @@ mod tests {
 
     #[actix_web::test]
     async fn updates_and_dead_letters_reach_their_topics_whole() {
-        let (updates, dead) = (Arc::new(EmbeddedTopic::new(2, 10)), Arc::new(EmbeddedTopic::new(1, 10)));
-        let (mut update_group, mut dead_group) = (updates.subscribe("g"), dead.subscribe("g"));
+        let (updates, dead) = (Arc::new(EmbeddedTopic::new("t", 2, 10)), Arc::new(EmbeddedTopic::new("t", 1, 10)));
+        let (mut update_group, mut dead_group) = (updates.subscribe("g").unwrap(), dead.subscribe("g").unwrap());
         let publisher = BusPublisher::new(updates, dead, IngestMetrics::new().unwrap()).start();
         let sent = update(1, 1, 1);
         let message = Publish { updates: vec![sent.clone()], dead_letters: vec![letter()] };
         publisher.send(message).await.unwrap().unwrap();
-        let read = update_group.next_batch(9, Duration::ZERO).await.unwrap().remove(0);
+        let read = next(&mut update_group).await.remove(0);
         assert_eq!(&read.record.key[..], b"MATCH_001");
         assert_eq!(OddsUpdate::from_json(&read.record.payload).unwrap(), sent);
-        let dead = dead_group.next_batch(9, Duration::ZERO).await.unwrap().remove(0);
-        let kept = read_dead_letter(&dead);
+        let dead = next(&mut dead_group).await.remove(0);
+        let kept = dead_letter::read(&dead);
         assert_eq!((&kept.origin, &kept.reason, &kept.raw), (&letter().origin, &letter().reason, &letter().raw));
     }
 
     #[actix_web::test]
     async fn a_full_bus_holds_the_feed_back_and_loses_nothing() {
-        let updates = Arc::new(EmbeddedTopic::new(1, 1));
-        let mut group = updates.subscribe("g");
-        let dead = Arc::new(EmbeddedTopic::new(1, 1));
+        let updates = Arc::new(EmbeddedTopic::new("t", 1, 1));
+        let mut group = updates.subscribe("g").unwrap();
+        let dead = Arc::new(EmbeddedTopic::new("t", 1, 1));
         let publisher = BusPublisher::new(updates.clone(), dead, IngestMetrics::new().unwrap()).start();
         let publish = |version| Publish { updates: vec![update(1, 1, version)], dead_letters: Vec::new() };
         publisher.send(publish(1)).await.unwrap().unwrap();
         let second = actix_web::rt::spawn(publisher.send(publish(2)));
         let third = actix_web::rt::spawn(publisher.send(publish(3)));
         for version in 1..=3 {
-            let batch = group.next_batch(9, Duration::ZERO).await.unwrap();
+            let batch = next(&mut group).await;
             assert_eq!(batch.len(), 1);
             let read = OddsUpdate::from_json(&batch[0].record.payload).unwrap();
             assert_eq!(read.revision.version, version);
             assert_eq!(updates.depth(), 1);
-            group.commit();
+            group.commit(&Position::behind(&batch));
         }
         second.await.unwrap().unwrap().unwrap();
         third.await.unwrap().unwrap().unwrap();

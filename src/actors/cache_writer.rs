@@ -1,14 +1,16 @@
-//! Writes changes to the cache, one pipeline in flight. While the cache is away, only the latest state of each market
-//! is kept for it, so memory is bounded by the markets and the live path never waits.
+//! Writes changes to the cache, one pipeline in flight. Every change is written and told in its order, for as long as the
+//! cache keeps up. While it is away or far behind, only the latest state of each market is kept for it, so memory is
+//! bounded by the markets and the live path never waits.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::prelude::*;
 use log::{info, warn};
+use tokio::sync::oneshot;
 
-use super::messages::BookChanged;
+use super::messages::{BookChanged, FlushCache};
 use crate::cache::OddsCache;
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::book::MarketState;
@@ -17,14 +19,29 @@ use crate::metrics::ProcessorMetrics;
 
 /// The most states in one pipeline.
 const MAX_PIPELINE: usize = 1_000;
+/// More changes than these do not wait one by one: only the latest of each market does.
+const MAX_PENDING: usize = 20_000;
 /// Delays between tries while the cache is away.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_secs(1) };
+/// How often states are forgotten that no book holds any more.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The actor in front of the cache.
 pub struct CacheWriter {
     cache: Arc<dyn OddsCache>,
-    pending: HashMap<(EventId, MarketKey), Arc<MarketState>>,
+    /// What came since the round under way began. The next round takes all of it.
+    pending: Vec<Arc<MarketState>>,
+    /// What is left to write of the round under way, the first last.
+    round: Vec<Arc<MarketState>>,
+    /// How many rounds have begun.
+    begun: u64,
     in_flight: bool,
+    /// How many were pending after they were last reduced to the latest.
+    conflated: usize,
+    /// Who waits for which round.
+    waiting: Vec<(u64, oneshot::Sender<()>)>,
+    /// What was written, for as long as a book holds it: a cache that was away may come back empty.
+    written: HashMap<(EventId, MarketKey), Weak<MarketState>>,
     backoff: Backoff,
     metrics: ProcessorMetrics,
 }
@@ -32,57 +49,128 @@ pub struct CacheWriter {
 impl CacheWriter {
     /// Writes to `cache`.
     pub fn new(cache: Arc<dyn OddsCache>, metrics: ProcessorMetrics) -> CacheWriter {
-        CacheWriter { cache, pending: HashMap::new(), in_flight: false, backoff: Backoff::new(RETRY, 0), metrics }
+        CacheWriter {
+            cache,
+            pending: Vec::new(),
+            round: Vec::new(),
+            begun: 0,
+            in_flight: false,
+            conflated: 0,
+            waiting: Vec::new(),
+            written: HashMap::new(),
+            backoff: Backoff::new(RETRY, 0),
+            metrics,
+        }
     }
 
-    fn keep_latest(&mut self, state: Arc<MarketState>) {
-        let key = (state.update.event_id.clone(), state.update.market.clone());
-        match self.pending.get(&key) {
-            Some(held) if held.seq >= state.seq => {}
-            _ => drop(self.pending.insert(key, state)),
+    /// Keeps only the latest of each market, in the order of their numbers.
+    fn conflate(&mut self) {
+        let mut latest: HashMap<(&EventId, &MarketKey), &Arc<MarketState>> = HashMap::new();
+        for state in &self.pending {
+            let held = latest.entry((&state.update.event_id, &state.update.market)).or_insert(state);
+            if held.seq < state.seq {
+                *held = state;
+            }
         }
+        let mut latest: Vec<_> = latest.into_values().cloned().collect();
+        latest.sort_unstable_by_key(|state| state.seq);
+        self.conflated = latest.len();
+        self.pending = latest;
+    }
+
+    fn tell_pending(&self) {
+        self.metrics.cache_pending.set((self.pending.len() + self.round.len()) as i64);
+    }
+
+    /// Begins a round with everything that is pending.
+    fn begin_round(&mut self) {
+        self.begun += 1;
+        self.round = std::mem::take(&mut self.pending);
+        self.round.reverse();
+        self.conflated = 0;
     }
 
     fn flush(&mut self, context: &mut Context<Self>) {
-        if self.in_flight || self.pending.is_empty() {
+        if self.in_flight {
             return;
         }
+        if self.round.is_empty() {
+            let ended = self.begun;
+            self.answer(ended);
+            if self.pending.is_empty() {
+                return;
+            }
+            self.begin_round();
+        }
         self.in_flight = true;
-        let keys: Vec<_> = self.pending.keys().take(MAX_PIPELINE).cloned().collect();
-        let mut states: Vec<_> = keys.iter().filter_map(|key| self.pending.remove(key)).collect();
-        states.sort_by_key(|state| state.seq);
-        self.metrics.cache_pending.set(self.pending.len() as i64);
+        let states = self.round.split_off(self.round.len().saturating_sub(MAX_PIPELINE));
+        let states: Vec<_> = states.into_iter().rev().collect();
         let writing = self.cache.write(states.clone()).into_actor(self);
         context.spawn(writing.map(move |written, writer, context| {
             writer.in_flight = false;
             match written {
-                Ok(()) => {
-                    writer.metrics.cache_sets.inc_by(states.len() as u64);
-                    if writer.backoff.failures() > 0 {
-                        info!("the cache is back");
-                        writer.backoff.reset();
-                    }
-                    writer.flush(context);
-                }
-                Err(error) => {
-                    writer.metrics.errors.with_label_values(&["cache"]).inc();
-                    states.into_iter().for_each(|state| writer.keep_latest(state));
-                    if writer.backoff.failures() == 0 {
-                        warn!("the latest of each market is kept until the cache is back: {error}");
-                    }
-                    writer.in_flight = true;
-                    context.run_later(writer.backoff.next_delay(), |writer, context| {
-                        writer.in_flight = false;
-                        writer.flush(context);
-                    });
-                }
+                Ok(()) => writer.took(states, context),
+                Err(error) => writer.failed(states, &error, context),
             }
+            writer.tell_pending();
         }));
     }
+
+    fn took(&mut self, states: Vec<Arc<MarketState>>, context: &mut Context<Self>) {
+        self.metrics.cache_sets.inc_by(states.len() as u64);
+        if self.backoff.failures() > 0 {
+            info!("the cache is back");
+            self.backoff.reset();
+            // It may have come back empty.
+            let fresh: HashSet<_> = states.iter().map(key_of).collect();
+            let held = self.written.iter().filter(|(key, _)| !fresh.contains(key));
+            self.pending.extend(held.filter_map(|(_, state)| state.upgrade()));
+            self.conflate();
+        }
+        self.written.extend(states.iter().map(|state| (key_of(state), Arc::downgrade(state))));
+        self.flush(context);
+    }
+
+    fn failed(&mut self, states: Vec<Arc<MarketState>>, error: &dyn std::fmt::Display, context: &mut Context<Self>) {
+        self.metrics.errors.with_label_values(&["cache"]).inc();
+        // The round ends unwritten. What is left of it joins what came since, and whoever waits for it waits for that.
+        let left = std::mem::take(&mut self.round);
+        let since = std::mem::take(&mut self.pending);
+        self.pending = states.into_iter().chain(left.into_iter().rev()).chain(since).collect();
+        self.conflate();
+        self.waiting.iter_mut().for_each(|(round, _)| *round = self.begun + 1);
+        if self.backoff.failures() == 0 {
+            warn!("the latest of each market is kept until the cache is back: {error}");
+        }
+        self.in_flight = true;
+        context.run_later(self.backoff.next_delay(), |writer, context| {
+            writer.in_flight = false;
+            writer.conflate();
+            writer.flush(context);
+        });
+    }
+
+    /// Answers whoever waits for a round up to this one.
+    fn answer(&mut self, ended: u64) {
+        for (_, waiting) in self.waiting.extract_if(.., |(round, _)| *round <= ended) {
+            // Whoever asked may be gone.
+            let _ = waiting.send(());
+        }
+    }
+}
+
+fn key_of(state: &Arc<MarketState>) -> (EventId, MarketKey) {
+    (state.update.event_id.clone(), state.update.market.clone())
 }
 
 impl Actor for CacheWriter {
     type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.run_interval(SWEEP_INTERVAL, |writer, _| {
+            writer.written.retain(|_, state| state.strong_count() > 0);
+        });
+    }
 }
 
 impl Handler<BookChanged> for CacheWriter {
@@ -90,9 +178,31 @@ impl Handler<BookChanged> for CacheWriter {
 
     fn handle(&mut self, changed: BookChanged, context: &mut Context<Self>) {
         self.metrics.mailbox_depth.with_label_values(&["cache_writer"]).dec();
-        changed.states.iter().for_each(|state| self.keep_latest(state.clone()));
-        self.metrics.cache_pending.set(self.pending.len() as i64);
+        self.pending.extend(changed.states.iter().cloned());
+        // Not each time while the cache is away: only when it has doubled since.
+        if self.pending.len() > MAX_PENDING && self.pending.len() > 2 * self.conflated {
+            self.conflate();
+        }
         self.flush(context);
+        self.tell_pending();
+    }
+}
+
+impl Handler<FlushCache> for CacheWriter {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: FlushCache, context: &mut Context<Self>) -> Self::Result {
+        let (done, waiting) = oneshot::channel();
+        // What is pending is written by the next round, else the one under way is the last that matters.
+        let round = self.begun + u64::from(!self.pending.is_empty());
+        self.waiting.push((round, done));
+        self.flush(context);
+        Box::pin(async move {
+            if waiting.await.is_err() {
+                // The writer ends in the middle. No answer: whoever asks learns it from the mailbox.
+                std::future::pending::<()>().await;
+            }
+        })
     }
 }
 
@@ -105,7 +215,7 @@ mod tests {
     use futures_util::future::BoxFuture;
 
     use super::*;
-    use crate::cache::CacheError;
+    use crate::cache::{Broadcasts, CacheError};
     use crate::domain::update::testing::*;
 
     #[derive(Default)]
@@ -131,6 +241,10 @@ mod tests {
         fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>> {
             std::future::ready(Ok(())).boxed()
         }
+
+        fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+            None
+        }
     }
 
     fn changed(market: &str, seq: u64) -> BookChanged {
@@ -154,5 +268,45 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(*cache.written.lock().unwrap(), [("b".to_owned(), 2), ("a".to_owned(), 4)]);
         assert_eq!(metrics.cache_sets.get(), 2);
+    }
+
+    #[actix_web::test]
+    async fn a_flush_is_answered_when_the_cache_has_everything_that_came_before_it() {
+        tokio::time::pause();
+        let cache = Arc::new(ProbeCache::default());
+        let writer = CacheWriter::new(cache.clone(), ProcessorMetrics::new().unwrap()).start();
+        writer.send(FlushCache).await.unwrap();
+        writer.send(changed("a", 1)).await.unwrap();
+        writer.send(FlushCache).await.unwrap();
+        assert_eq!(cache.written.lock().unwrap().len(), 1);
+        cache.away.store(true, Ordering::SeqCst);
+        writer.send(changed("a", 2)).await.unwrap();
+        let flush = writer.send(FlushCache);
+        writer.send(changed("b", 3)).await.unwrap();
+        let flush = tokio::spawn(flush);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!flush.is_finished());
+        cache.away.store(false, Ordering::SeqCst);
+        flush.await.unwrap().unwrap();
+        assert!(cache.written.lock().unwrap().contains(&("a".to_owned(), 2)));
+    }
+
+    #[actix_web::test]
+    async fn a_cache_that_comes_back_empty_gets_what_the_books_hold() {
+        tokio::time::pause();
+        let cache = Arc::new(ProbeCache::default());
+        let writer = CacheWriter::new(cache.clone(), ProcessorMetrics::new().unwrap()).start();
+        let (held, let_go) = (changed("held", 1), changed("let go", 2));
+        writer.send(held.clone()).await.unwrap();
+        writer.send(let_go).await.unwrap();
+        writer.send(FlushCache).await.unwrap();
+        cache.written.lock().unwrap().clear();
+        cache.away.store(true, Ordering::SeqCst);
+        writer.send(changed("new", 3)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        cache.away.store(false, Ordering::SeqCst);
+        writer.send(FlushCache).await.unwrap();
+        writer.send(FlushCache).await.unwrap();
+        assert_eq!(*cache.written.lock().unwrap(), [("new".to_owned(), 3), ("held".to_owned(), 1)]);
     }
 }

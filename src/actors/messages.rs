@@ -68,7 +68,17 @@ pub struct StoreBatch {
     pub dead_letters: Vec<DeadLetter>,
 }
 
-/// To a consumer: finish what the bus holds, then answer.
+/// A consumer to the router: other processes read these partitions from now on; let their books go.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct LetGo(pub Vec<u32>);
+
+/// A consumer to the cache writer: answered when the cache holds every change that was handed in before.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct FlushCache;
+
+/// To a consumer: finish what would be lost with the process, read nothing more, leave the group, and answer.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Drain;

@@ -78,8 +78,9 @@ impl Listener {
 
 /// What every book needs; one for all of them.
 pub struct BookEdges {
-    /// Where the bus of this process begins. Whatever was told before it began has a smaller number.
-    pub first_position: u64,
+    /// Where the bus of this process begins, where it begins with the process. Whatever was told before it began has a
+    /// smaller number. None for a bus that lasts: it may be read anew from its beginning.
+    pub first_position: Option<u64>,
     /// Where the state comes from.
     pub source: BookSource,
     /// Who is told of changes.
@@ -120,10 +121,11 @@ impl OddsBook {
     /// A book that takes its state from the edges' source when it starts.
     ///
     /// `next_position`: where the update stands on the bus that the book is started for, where it is started for one.
-    /// The store may have read the bus further than that; what it knows beyond is left to the bus, so that every change
-    /// is told, and told once.
+    /// The store may have read the bus further than that. Where the bus begins with the process, what the store knows
+    /// beyond is left to the bus, so that every change is told, and told once. A bus that lasts may be read anew from its
+    /// beginning, and then what the store knows must keep what is old from being told as new.
     pub fn new(event_id: EventId, edges: Arc<BookEdges>, next_position: Option<u64>) -> OddsBook {
-        let before = next_position.unwrap_or(u64::MAX);
+        let before = next_position.filter(|_| edges.first_position.is_some()).unwrap_or(u64::MAX);
         OddsBook { book: Book::new(event_id.clone()), event_id, edges, before, is_loaded: false }
     }
 }
@@ -144,7 +146,7 @@ impl OddsBook {
                     });
                 }
                 book.book.restore(states);
-                book.book.continue_from(book.edges.first_position);
+                book.book.continue_from(book.edges.first_position.unwrap_or(0));
                 // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
                 // knows it drops it by its number.
                 let mut known = book.book.snapshot().markets;

@@ -213,7 +213,7 @@ mod tests {
             detail: String::new(),
             raw: bytes::Bytes::new(),
         };
-        let updates = vec![PositionedUpdate { update: update(1, 1, 1), position }];
+        let updates = vec![PositionedUpdate { update: update(1, 1, 1), partition: 0, position }];
         StoreBatch { updates, dead_letters: letters.iter().map(letter).collect() }
     }
 

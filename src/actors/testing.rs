@@ -106,7 +106,7 @@ pub fn probe_edges() -> ProbeEdges {
     let depth = metrics.mailbox_depth.with_label_values(&["probe"]);
     let cache = Arc::new(EmbeddedCache::new(std::time::Duration::from_secs(60)));
     let edges = BookEdges {
-        first_position: 0,
+        first_position: Some(0),
         source: BookSource::new(cache, store.clone(), metrics.clone()),
         listeners: vec![Listener::new(listener.recipient(), depth)],
         metrics: metrics.clone(),

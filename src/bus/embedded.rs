@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 
-use super::{BusError, NewRecord, Record, Subscription, Topic};
+use super::{BusError, Given, NewRecord, Position, Record, Subscription, Topic};
 
 /// The bytes that a topic holds at most, whatever its capacity in records.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
@@ -23,6 +23,7 @@ pub struct EmbeddedTopic {
 }
 
 struct Shared {
+    name: String,
     capacity: usize,
     state: Mutex<State>,
     published: Notify,
@@ -31,7 +32,7 @@ struct Shared {
 
 struct State {
     partitions: Vec<Partition>,
-    groups: HashMap<&'static str, Group>,
+    groups: HashMap<String, Group>,
     records: usize,
     bytes: usize,
 }
@@ -54,17 +55,18 @@ impl Partition {
 
 impl EmbeddedTopic {
     /// A topic of some partitions that holds at most `capacity` records.
-    pub fn new(partitions: u32, capacity: usize) -> EmbeddedTopic {
-        EmbeddedTopic::starting_at(0, partitions, capacity)
+    pub fn new(name: &str, partitions: u32, capacity: usize) -> EmbeddedTopic {
+        EmbeddedTopic::starting_at(name, 0, partitions, capacity)
     }
 
     /// A topic whose partitions count from `first`, as if so many records had been there before.
-    pub fn starting_at(first: u64, partitions: u32, capacity: usize) -> EmbeddedTopic {
+    pub fn starting_at(name: &str, first: u64, partitions: u32, capacity: usize) -> EmbeddedTopic {
         let partition = |_| Partition { base: first, records: VecDeque::new() };
         let partitions = (0..partitions.max(1)).map(partition).collect();
         let state = State { partitions, groups: HashMap::new(), records: 0, bytes: 0 };
         EmbeddedTopic {
             shared: Arc::new(Shared {
+                name: name.to_owned(),
                 capacity: capacity.max(1),
                 state: Mutex::new(state),
                 published: Notify::new(),
@@ -74,7 +76,23 @@ impl EmbeddedTopic {
     }
 }
 
+#[cfg(test)]
+impl EmbeddedTopic {
+    /// How many records a group was not given yet.
+    pub fn unread(&self, group: &str) -> u64 {
+        self.shared.records_behind(group, |group| &group.given)
+    }
+}
+
 impl Shared {
+    /// How many records lie behind what `read` says of a group.
+    fn records_behind(&self, group: &str, read: impl Fn(&Group) -> &[u64]) -> u64 {
+        let state = self.state();
+        let ends = state.partitions.iter().map(Partition::end);
+        let read = state.groups.get(group).map(|group| read(group).to_vec()).unwrap_or_default();
+        ends.zip(read).map(|(end, read)| end - read).sum()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it holds the lock; if it did, each step leaves the state whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -133,6 +151,10 @@ fn size_of(record: &NewRecord) -> usize {
 }
 
 impl Topic for EmbeddedTopic {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
         let shared = self.shared.clone();
         async move {
@@ -161,24 +183,30 @@ impl Topic for EmbeddedTopic {
         .boxed()
     }
 
-    fn subscribe(&self, group: &'static str) -> Box<dyn Subscription> {
+    fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
         let mut state = self.shared.state();
         let start: Vec<u64> = state.partitions.iter().map(|partition| partition.base).collect();
-        state.groups.entry(group).or_insert_with(|| Group { given: start.clone(), committed: start });
+        let group_state =
+            state.groups.entry(group.to_owned()).or_insert_with(|| Group { given: start.clone(), committed: start });
+        // What was given to a reader before this one and not committed is given again.
+        group_state.given.clone_from(&group_state.committed);
         drop(state);
-        let mut subscription = EmbeddedSubscription { shared: self.shared.clone(), group, first_partition: 0 };
-        subscription.rewind();
-        Box::new(subscription)
+        Ok(Box::new(EmbeddedSubscription { shared: self.shared.clone(), group: group.to_owned(), first_partition: 0 }))
     }
 
     fn depth(&self) -> usize {
         self.shared.state().records
     }
+
+    fn ping(&self) -> BoxFuture<'static, Result<(), BusError>> {
+        std::future::ready(Ok(())).boxed()
+    }
 }
 
+/// A group's only reader: everything that reads is in this process, so no two need to share.
 struct EmbeddedSubscription {
     shared: Arc<Shared>,
-    group: &'static str,
+    group: String,
     first_partition: usize,
 }
 
@@ -186,16 +214,16 @@ impl EmbeddedSubscription {
     fn take(&mut self, max: usize, batch: &mut Vec<Record>) {
         // A busy partition must not starve the others: each batch starts at the next one.
         self.first_partition = self.first_partition.wrapping_add(1);
-        self.shared.state().take(self.group, self.first_partition, max, batch);
+        self.shared.state().take(&self.group, self.first_partition, max, batch);
     }
 
-    fn with_group<T>(&self, act: impl FnOnce(&mut Group) -> T) -> Option<T> {
-        self.shared.state().groups.get_mut(self.group).map(act)
+    fn lag_to_give(&self) -> u64 {
+        self.shared.records_behind(&self.group, |group| &group.given)
     }
 }
 
 impl Subscription for EmbeddedSubscription {
-    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<Vec<Record>, BusError>> {
+    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<Given, BusError>> {
         async move {
             let shared = self.shared.clone();
             loop {
@@ -211,37 +239,38 @@ impl Subscription for EmbeddedSubscription {
             }
             let mut batch = Vec::new();
             self.take(max, &mut batch);
-            Ok(batch)
+            Ok(Given::Records(batch))
         }
         .boxed()
     }
 
-    fn commit(&mut self) {
-        self.with_group(|group| group.committed.clone_from(&group.given));
-        let trimmed = self.shared.state().trim();
+    fn commit(&mut self, done: &Position) {
+        let mut state = self.shared.state();
+        if let Some(group) = state.groups.get_mut(&self.group) {
+            for (partition, next) in done.iter() {
+                let index = partition as usize;
+                if let (Some(committed), Some(given)) = (group.committed.get_mut(index), group.given.get(index)) {
+                    *committed = next.clamp(*committed, *given);
+                }
+            }
+        }
+        let trimmed = state.trim();
+        drop(state);
         if trimmed {
             self.shared.freed.notify_waiters();
         }
     }
 
-    fn rewind(&mut self) {
-        self.with_group(|group| group.given.clone_from(&group.committed));
-    }
-
     fn lag(&self) -> u64 {
-        let state = self.shared.state();
-        let ends = state.partitions.iter().map(Partition::end);
-        let committed = state.groups.get(self.group).map(|group| group.committed.clone()).unwrap_or_default();
-        ends.zip(committed).map(|(end, committed)| end - committed).sum()
+        self.shared.records_behind(&self.group, |group| &group.committed)
     }
-}
 
-impl EmbeddedSubscription {
-    fn lag_to_give(&self) -> u64 {
-        let state = self.shared.state();
-        let ends = state.partitions.iter().map(Partition::end);
-        let given = state.groups.get(self.group).map(|group| group.given.clone()).unwrap_or_default();
-        ends.zip(given).map(|(end, given)| end - given).sum()
+    fn is_durable(&self) -> bool {
+        false
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
     }
 }
 
@@ -260,18 +289,32 @@ mod tests {
         NewRecord { key: Bytes::from(key.to_owned()), payload, headers: Vec::new() }
     }
 
+    fn records(given: Result<Given, BusError>) -> Vec<Record> {
+        match given.unwrap() {
+            Given::Records(records) => records,
+            Given::Revoked(partitions) => panic!("revoked: {partitions:?}"),
+        }
+    }
+
+    /// Takes what there is, and commits it.
+    async fn take(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> {
+        let batch = records(group.next_batch(max, NOW).await);
+        group.commit(&Position::behind(&batch));
+        batch
+    }
+
     fn values(batch: &[Record]) -> Vec<String> {
         batch.iter().map(|record| String::from_utf8(record.record.payload.to_vec()).unwrap()).collect()
     }
 
     #[tokio::test]
     async fn every_group_reads_all_and_a_key_keeps_its_order() {
-        let topic = EmbeddedTopic::new(4, 1_000);
-        let (mut live, mut store) = (topic.subscribe("live"), topic.subscribe("store"));
+        let topic = EmbeddedTopic::new("t", 4, 1_000);
+        let (mut live, mut store) = (topic.subscribe("live").unwrap(), topic.subscribe("store").unwrap());
         let sent = (0..100).map(|n| record(&format!("k{}", n % 7), n)).collect();
         topic.publish(sent).await.unwrap();
         for group in [&mut live, &mut store] {
-            let batch = group.next_batch(1_000, NOW).await.unwrap();
+            let batch = records(group.next_batch(1_000, NOW).await);
             assert_eq!(batch.len(), 100);
             let mut last: BTreeMap<Bytes, (u32, u64, u32)> = BTreeMap::new();
             for record in batch {
@@ -287,44 +330,37 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_committed_is_given_out_again() {
-        let topic = EmbeddedTopic::new(1, 100);
-        let mut group = topic.subscribe("g");
+        let topic = EmbeddedTopic::new("t", 1, 100);
+        let mut group = topic.subscribe("g").unwrap();
         topic.publish((0..4).map(|n| record("k", n)).collect()).await.unwrap();
-        assert_eq!(values(&group.next_batch(2, NOW).await.unwrap()), ["0", "1"]);
-        group.commit();
-        assert_eq!(values(&group.next_batch(2, NOW).await.unwrap()), ["2", "3"]);
+        assert_eq!(values(&take(&mut group, 2).await), ["0", "1"]);
+        assert_eq!(values(&records(group.next_batch(2, NOW).await)), ["2", "3"]);
         assert_eq!(group.lag(), 2);
-        group.rewind();
-        assert_eq!(values(&group.next_batch(1, NOW).await.unwrap()), ["2"]);
         drop(group);
-        let mut again = topic.subscribe("g");
-        let batch = again.next_batch(9, NOW).await.unwrap();
+        let mut again = topic.subscribe("g").unwrap();
+        let batch = take(&mut again, 9).await;
         assert_eq!(values(&batch), ["2", "3"]);
         assert_eq!(batch[0].offset, 2);
-        again.commit();
         assert_eq!((again.lag(), topic.depth()), (0, 0));
     }
 
     #[tokio::test]
     async fn a_full_topic_makes_the_publisher_wait_for_the_slowest_group_and_drops_nothing() {
-        let topic = EmbeddedTopic::new(2, 10);
-        let (mut fast, mut slow) = (topic.subscribe("fast"), topic.subscribe("slow"));
+        let topic = EmbeddedTopic::new("t", 2, 10);
+        let (mut fast, mut slow) = (topic.subscribe("fast").unwrap(), topic.subscribe("slow").unwrap());
         let publishing = tokio::spawn(topic.publish((0..25).map(|n| record("k", n)).collect()));
         let mut seen = Vec::new();
         while seen.len() < 10 {
-            seen.extend(values(&fast.next_batch(100, NOW).await.unwrap()));
-            fast.commit();
+            seen.extend(values(&take(&mut fast, 100).await));
         }
         assert_eq!(topic.depth(), 10);
         assert!(!publishing.is_finished());
         let mut slow_seen = Vec::new();
         while slow_seen.len() < 25 {
-            slow_seen.extend(values(&slow.next_batch(4, NOW).await.unwrap()));
-            slow.commit();
+            slow_seen.extend(values(&take(&mut slow, 4).await));
             assert!(topic.depth() <= 10);
-            if let Some(Ok(batch)) = fast.next_batch(100, NOW).now_or_never() {
+            if let Some(batch) = take(&mut fast, 100).now_or_never() {
                 seen.extend(values(&batch));
-                fast.commit();
             }
             tokio::task::yield_now().await;
         }
@@ -332,15 +368,15 @@ mod tests {
         let all: Vec<String> = (0..25).map(|n| n.to_string()).collect();
         assert_eq!(slow_seen, all);
         while seen.len() < 25 {
-            seen.extend(values(&fast.next_batch(100, NOW).await.unwrap()));
+            seen.extend(values(&take(&mut fast, 100).await));
         }
         assert_eq!(seen, all);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_waits_to_fill_up_and_giving_up_the_wait_loses_nothing() {
-        let topic = EmbeddedTopic::new(1, 100);
-        let mut group = topic.subscribe("g");
+        let topic = EmbeddedTopic::new("t", 1, 100);
+        let mut group = topic.subscribe("g").unwrap();
         topic.publish(vec![record("k", 0)]).await.unwrap();
         let linger = Duration::from_millis(5);
         assert!(tokio::time::timeout(Duration::from_millis(1), group.next_batch(10, linger)).await.is_err());
@@ -349,20 +385,19 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(2)).await;
             publisher.publish(vec![record("k", 1)]).await
         });
-        assert_eq!(values(&group.next_batch(10, linger).await.unwrap()), ["0", "1"]);
+        assert_eq!(values(&records(group.next_batch(10, linger).await)), ["0", "1"]);
         later.await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn a_busy_partition_does_not_starve_another() {
-        let topic = EmbeddedTopic::new(2, 10_000);
-        let mut group = topic.subscribe("g");
+        let topic = EmbeddedTopic::new("t", 2, 10_000);
+        let mut group = topic.subscribe("g").unwrap();
         let mut key_of: HashMap<u32, String> = HashMap::new();
         for n in 0.. {
             let key = format!("k{n}");
             topic.publish(vec![record(&key, 0)]).await.unwrap();
-            let batch = group.next_batch(1, NOW).await.unwrap();
-            group.commit();
+            let batch = take(&mut group, 1).await;
             key_of.insert(batch[0].partition, key);
             if key_of.len() == 2 {
                 break;
@@ -372,7 +407,7 @@ mod tests {
         topic.publish(vec![record(&key_of[&1], 7)]).await.unwrap();
         let mut partitions = Vec::new();
         for _ in 0..2 {
-            partitions.extend(group.next_batch(10, NOW).await.unwrap().iter().map(|record| record.partition));
+            partitions.extend(records(group.next_batch(10, NOW).await).iter().map(|record| record.partition));
         }
         assert!(partitions.contains(&1));
     }

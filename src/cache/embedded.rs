@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{CacheError, OddsCache};
+use super::{Broadcasts, CacheError, OddsCache};
 use crate::domain::book::MarketState;
 use crate::domain::ids::{EventId, MarketKey};
 
@@ -77,6 +77,10 @@ impl OddsCache for EmbeddedCache {
 
     fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>> {
         std::future::ready(Ok(())).boxed()
+    }
+
+    fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+        None
     }
 }
 

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 
 use crate::domain::book::MarketState;
 use crate::domain::ids::EventId;
+use crate::domain::update::OddsUpdate;
 
 /// Why the cache did not do as it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +20,8 @@ pub enum CacheError {
 
 /// A cache of market states.
 pub trait OddsCache: Send + Sync {
-    /// Keeps these states, each in place of an older one of its market, and tells the other instances.
+    /// Keeps these states, each in place of an older one of its market, and tells the other instances of those that it
+    /// kept. A state that is older than what the cache holds changes nothing and is not told. Safe to repeat.
     fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>>;
 
     /// The states of an event's markets.
@@ -27,4 +29,33 @@ pub trait OddsCache: Send + Sync {
 
     /// Whether the cache answers.
     fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>>;
+
+    /// What the other instances tell, from now on. `None` for a cache within one process: there are no others.
+    fn listen(&self) -> Option<Box<dyn Broadcasts>>;
+}
+
+/// A change that some instance told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broadcast {
+    /// The change.
+    pub update: OddsUpdate,
+    /// The event's number of it; none where the original told it, which does not count.
+    pub seq: Option<u64>,
+}
+
+/// What is heard of the other instances.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Changes, at least one, in the order in which they were told.
+    Changes(Vec<Broadcast>),
+    /// Nothing can be heard: what is known may be stale from now on. Why, for people.
+    Lost(String),
+    /// Everything is heard from now on; something may have been missed before. The first thing to be heard.
+    Listening,
+}
+
+/// The listening to other instances. Connects, and connects anew, by itself.
+pub trait Broadcasts: Send {
+    /// Waits for what comes next. A caller may give up waiting (drop the future) and loses nothing.
+    fn next(&mut self) -> BoxFuture<'_, Heard>;
 }

@@ -1,14 +1,11 @@
 //! What settings must be to each other. Every check looks, none stops the next.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-
-use secrecy::ExposeSecret;
 
 use super::load::{ConfigError, Given, Stop};
 use super::settings::{PortSettings, Role, Settings, SupplierSettings};
 use super::values::supplier_url;
-use super::{Config, Suppliers};
+use super::{Config, Suppliers, engines};
 
 /// The original's supplier: where a simulator in a process of its own is by default.
 const DEFAULT_SUPPLIER: &str = "ws://127.0.0.1:8081/ws";
@@ -17,15 +14,16 @@ const DEFAULT_SUPPLIER: &str = "ws://127.0.0.1:8081/ws";
 pub(super) fn check(settings: Settings, given: Given) -> Result<Config, Stop> {
     let roles = roles_of(&settings);
     let mut wrong = given.wrong.clone();
-    wrong.extend(only_embedded_engines(&given));
-    wrong.extend(split_roles(&roles, &given));
     wrong.extend(orders(&settings, &given));
     wrong.extend(equal_ports(&roles, &settings.ports, &given));
-    let database_path = database_path(&settings, &given).map_err(|error| wrong.push(error)).ok();
+    let engines = engines::choose(&settings, &given).map_err(|errors| wrong.extend(errors)).ok();
+    if let Some(engines) = engines.as_ref().filter(|_| !given.wrong.iter().any(|error| error.variable == "ROLE")) {
+        wrong.extend(engines::split_roles(&roles, engines, &given));
+    }
     let suppliers = suppliers(&roles, &settings.suppliers, &given).map_err(|error| wrong.push(error)).ok();
-    match (database_path, suppliers) {
-        (Some(database_path), Some(suppliers)) if wrong.is_empty() => {
-            Ok(Config { roles, suppliers, database_path, settings, shown: given.settings })
+    match (engines, suppliers) {
+        (Some(engines), Some(suppliers)) if wrong.is_empty() => {
+            Ok(Config { roles, suppliers, engines, settings, shown: given.settings })
         }
         _ => Err(Stop::Wrong(wrong)),
     }
@@ -33,40 +31,6 @@ pub(super) fn check(settings: Settings, given: Given) -> Result<Config, Stop> {
 
 fn roles_of(settings: &Settings) -> BTreeSet<Role> {
     if settings.roles.is_empty() { BTreeSet::from(Role::ALL) } else { settings.roles.iter().copied().collect() }
-}
-
-/// This version has only the embedded engines. Goes away with the first version that has the real ones.
-fn only_embedded_engines(given: &Given) -> Vec<ConfigError> {
-    let engines = [("KAFKA_BROKERS", "bus"), ("REDIS_URL", "cache"), ("REDIS_ADDR", "cache")];
-    let refused = engines.iter().filter(|(variable, _)| given.is_set(variable));
-    refused
-        .map(|(variable, engine)| {
-            given.error(variable, format!("it unset: this version has only the embedded {engine}"))
-        })
-        .collect()
-}
-
-/// The embedded bus and cache join roles within a process, so roles that need each other cannot be apart.
-fn split_roles(roles: &BTreeSet<Role>, given: &Given) -> Vec<ConfigError> {
-    if given.wrong.iter().any(|error| error.variable == "ROLE") {
-        return Vec::new();
-    }
-    let needs = [
-        (Role::Ingest, Role::Processor, "KAFKA_BROKERS"),
-        (Role::Processor, Role::Ingest, "KAFKA_BROKERS"),
-        (Role::Odds, Role::Processor, "REDIS_URL and KAFKA_BROKERS"),
-    ];
-    let apart = needs.iter().filter(|(role, needed, ..)| roles.contains(role) && !roles.contains(needed));
-    apart
-        .map(|(role, needed, variables)| {
-            let (role, needed) = (role.name(), needed.name());
-            let want = format!(
-                "\"{needed}\" beside \"{role}\": the embedded engines join them within one process; \
-                 apart they need {variables}, which this version cannot use yet"
-            );
-            given.error("ROLE", want)
-        })
-        .collect()
 }
 
 /// Settings of which one must be smaller than the other.
@@ -142,27 +106,6 @@ fn equal_ports(roles: &BTreeSet<Role>, ports: &PortSettings, given: &Given) -> V
     wrong
 }
 
-/// The SQLite file that `DATABASE_URL` names, as the diesel CLI reads it.
-fn database_path(settings: &Settings, given: &Given) -> Result<PathBuf, ConfigError> {
-    // The original's variable counts where ours is not set.
-    if given.is_set("POSTGRES_DSN") && !given.is_set("DATABASE_URL") {
-        return Err(given.error("POSTGRES_DSN", "it unset: this version has only SQLite"));
-    }
-    let url = settings.store.database_url.expose_secret();
-    let path = match url.split_once("://") {
-        Some(("sqlite", path)) if !path.contains(['?', '#', '%']) => path,
-        Some(("postgres" | "postgresql", _)) => {
-            return Err(given.error("DATABASE_URL", "it unset, or a SQLite file: this version has only SQLite"));
-        }
-        None if !url.starts_with("file:") && !url.contains('=') => url,
-        _ => "",
-    };
-    if path.is_empty() || path.contains(":memory:") || path.contains('\0') {
-        return Err(given.error("DATABASE_URL", "a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db"));
-    }
-    Ok(PathBuf::from(path))
-}
-
 fn suppliers(roles: &BTreeSet<Role>, settings: &SupplierSettings, given: &Given) -> Result<Suppliers, ConfigError> {
     if !settings.supplier_urls.is_empty() {
         return Ok(Suppliers::At(settings.supplier_urls.clone()));
@@ -183,68 +126,6 @@ mod tests {
 
     fn wrong(variables: &[(&str, &str)]) -> String {
         Config::from_variables(variables).unwrap_err().to_string()
-    }
-
-    fn roles(roles: &str) -> Result<Config, Stop> {
-        Config::from_variables(&[("ROLE", roles)])
-    }
-
-    #[test]
-    fn roles_that_the_embedded_engines_join_stand_together() {
-        for good in [
-            "simulator",
-            "ingest,processor",
-            "odds,processor,ingest",
-            "simulator,ingest,processor",
-            "simulator,ingest,processor,odds",
-            "odds,odds,processor,ingest",
-        ] {
-            assert!(roles(good).is_ok(), "{good}");
-        }
-        for (bad, names) in [
-            ("ingest", "KAFKA_BROKERS"),
-            ("processor", "KAFKA_BROKERS"),
-            ("odds", "REDIS_URL and KAFKA_BROKERS"),
-            ("simulator,odds", "REDIS_URL and KAFKA_BROKERS"),
-            ("odds,processor", "KAFKA_BROKERS"),
-        ] {
-            let text = roles(bad).unwrap_err().to_string();
-            assert!(text.starts_with(&format!("ROLE: got \"{bad}\"")) && text.contains(names), "{text}");
-        }
-        insta::assert_snapshot!(roles("odds,ingest").unwrap_err(), @r#"
-ROLE: got "odds,ingest", want "processor" beside "ingest": the embedded engines join them within one process; apart they need KAFKA_BROKERS, which this version cannot use yet
-ROLE: got "odds,ingest", want "processor" beside "odds": the embedded engines join them within one process; apart they need REDIS_URL and KAFKA_BROKERS, which this version cannot use yet
-"#);
-    }
-
-    #[test]
-    fn real_engines_are_refused_by_name() {
-        insta::assert_snapshot!(
-            wrong(&[("KAFKA_BROKERS", "kafka:9092"), ("REDIS_ADDR", "redis:6379"), ("DATABASE_URL", "postgresql://h/db")]),
-            @r#"
-KAFKA_BROKERS: got "kafka:9092", want it unset: this version has only the embedded bus
-REDIS_ADDR: got "redis:6379", want it unset: this version has only the embedded cache
-DATABASE_URL: got "postgresql://h/db", want it unset, or a SQLite file: this version has only SQLite
-"#
-        );
-    }
-
-    #[test]
-    fn a_database_is_a_file() {
-        for (url, path) in [
-            ("data/a.db", "data/a.db"),
-            ("sqlite://data/a.db", "data/a.db"),
-            ("sqlite:///var/lib/a.db", "/var/lib/a.db"),
-            ("/var/lib/a b.db", "/var/lib/a b.db"),
-        ] {
-            // The original's variable does not count beside ours.
-            let config = Config::from_variables(&[("DATABASE_URL", url), ("POSTGRES_DSN", "postgres://h")]).unwrap();
-            assert_eq!(config.database_path, PathBuf::from(path));
-        }
-        for bad in [":memory:", "sqlite://", "sqlite://:memory:", "file:a.db", "mysql://h/db", "sqlite://a.db?mode=ro"]
-        {
-            assert!(wrong(&[("DATABASE_URL", bad)]).contains("want a SQLite file"), "{bad}");
-        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Configuration: the command line over the environment over defaults, checked as a whole before anything starts.
 
 pub mod check;
+pub mod engines;
 pub mod load;
 pub mod settings;
 pub mod show;
@@ -8,11 +9,12 @@ pub mod values;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Parser;
 
 use crate::supplier::endpoint::Endpoint;
+use engines::Engines;
 use load::{ConfigError, Environment, Given, Shown, Stop};
 use settings::{Role, Settings};
 
@@ -32,8 +34,8 @@ pub struct Config {
     pub roles: BTreeSet<Role>,
     /// Where the suppliers are.
     pub suppliers: Suppliers,
-    /// The SQLite file.
-    pub database_path: PathBuf,
+    /// What it runs on.
+    pub engines: Engines,
     /// Every setting by itself.
     pub settings: Settings,
     /// Every setting as it may be shown.
@@ -143,7 +145,6 @@ mod tests {
         let config = Config::from_variables(&[]).unwrap();
         assert_eq!(config.roles, BTreeSet::from(Role::ALL));
         assert_eq!(config.suppliers, Suppliers::OwnSimulator);
-        assert_eq!(config.database_path, PathBuf::from("data/sports-bet.db"));
         assert_eq!(config.settings.ports.http_port_odds, 8080);
         assert!(config.shown.iter().all(|setting| setting.source == load::Source::Default));
     }
@@ -219,29 +220,23 @@ WS_PING_INTERVAL: got "1h", want a duration below WS_SILENCE_LIMIT, which is 45s
         assert!(!show::effective(&config).contains("hunter2"));
 
         let wrong = wrong(&[
-            ("DATABASE_URL", "postgres://user:hunter2@host/db"),
-            ("POSTGRES_DSN", "host=h password=hunter2"),
-            ("REDIS_URL", "redis://user:hunter2@host"),
+            ("DATABASE_URL", "mysql://user:hunter2@host/db"),
+            ("POSTGRES_DSN", "hosst=h password=hunter2"),
+            ("REDIS_URL", "http://user:hunter2@host"),
             ("REDIS_ADDR", "user:hunter2@host:6379"),
             ("SUPPLIER_URLS", "http://user:hun,ter2@host"),
             ("SUPPLIER_WS_URL", "betfair://user:hunter2@host"),
         ]);
         assert!(!wrong.concat().contains("hunter2") && !wrong.concat().contains("ter2"), "{wrong:#?}");
-        insta::assert_snapshot!(wrong.join("\n"), @r#"
+        insta::assert_snapshot!(wrong.join("\n"), @r##"
 SUPPLIER_URLS: got "http://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
 SUPPLIER_WS_URL: got "betfair://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
-REDIS_URL: got "redis://user:***@host", want it unset: this version has only the embedded cache
-REDIS_ADDR: got "user:***@host:6379", want it unset: this version has only the embedded cache
-DATABASE_URL: got "postgres://user:***@host/db", want it unset, or a SQLite file: this version has only SQLite
-"#);
+REDIS_URL: got "http://user:***@host", want redis://user:password@host:6379/0, or rediss:// for TLS
+DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL, as postgres://user:password@host:5432/name, or a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db
+"##);
 
         let wrong = flags(&["--supplier-urls", "http://user:hun,ter2@host"], &[]).unwrap_err().to_string();
         assert!(!wrong.contains("hun") && !wrong.contains("ter2"), "{wrong}");
-    }
-
-    #[test]
-    fn a_postgres_dsn_alone_is_refused_masked() {
-        insta::assert_snapshot!(wrong(&[("POSTGRES_DSN", "host=h password=hunter2")]).join("\n"), @r#"POSTGRES_DSN: got "***", want it unset: this version has only SQLite"#);
     }
 
     #[test]
@@ -250,7 +245,7 @@ DATABASE_URL: got "postgres://user:***@host/db", want it unset, or a SQLite file
         for variable in show::variables() {
             let Err(stop) = Config::from_variables(&[(&variable, "\u{1}?")]) else { continue };
             let text = stop.to_string();
-            let wants = ["a ", "an ", "one of ", "* or ", "ws://", "it unset", "log "];
+            let wants = ["a ", "an ", "one of ", "* or ", "ws://", "redis://", "it unset", "log "];
             assert!(wants.iter().any(|want| text.contains(&format!("want {want}"))), "{text}");
             assert!(text.starts_with(&format!("{variable}: got ")), "{text}");
         }

@@ -132,11 +132,39 @@ pub struct PortSettings {
     pub metrics_port_processor: u16,
 }
 
+/// How Kafka is talked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KafkaSecurity {
+    /// In the clear, without a login.
+    Plaintext,
+    /// TLS, without a login.
+    Ssl,
+    /// In the clear, with a login.
+    #[value(name = "sasl_plaintext")]
+    SaslPlaintext,
+    /// TLS, with a login.
+    #[value(name = "sasl_ssl")]
+    SaslSsl,
+}
+
+/// How a login to Kafka is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KafkaMechanism {
+    /// Name and password as they are.
+    Plain,
+    /// A challenge with SHA-256.
+    #[value(name = "scram-sha-256")]
+    ScramSha256,
+    /// A challenge with SHA-512.
+    #[value(name = "scram-sha-512")]
+    ScramSha512,
+}
+
 /// The bus.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Bus")]
 pub struct BusSettings {
-    /// Kafka's addresses, host:port with commas; none: the embedded bus [this version has only the embedded bus]
+    /// Kafka's addresses, host:port with commas; none: the embedded bus
     #[arg(long, env)]
     pub kafka_brokers: Option<String>,
     /// Topic of the updates
@@ -145,6 +173,33 @@ pub struct BusSettings {
     /// Topic of what could not be read; the topic's name + _dlq by default
     #[arg(long, env, value_parser = topic)]
     pub kafka_topic_odds_dlq: Option<String>,
+    /// Partitions of a topic that is made because it is missing; topics that are there stay as they are
+    #[arg(long, env, default_value_t = 12, value_parser = whole(1_u32, 10_000))]
+    pub kafka_topic_partitions: u32,
+    /// Replicas of a topic that is made because it is missing; the brokers' default unless said
+    #[arg(long, env, value_parser = whole(1_u16, 100))]
+    pub kafka_topic_replication: Option<u16>,
+    /// Consumer group of the live path: books, cache, clients
+    #[arg(long, env, default_value = "odds-live", value_parser = topic)]
+    pub kafka_group_live: String,
+    /// Consumer group of the store path: database
+    #[arg(long, env, default_value = "odds-processor", value_parser = topic)]
+    pub kafka_group_store: String,
+    /// How to talk to Kafka; ssl and sasl_ssl need a binary with a tls- feature
+    #[arg(long, env, value_enum, default_value = "plaintext")]
+    pub kafka_security_protocol: KafkaSecurity,
+    /// How to log in to Kafka; SCRAM needs a binary with a tls- feature
+    #[arg(long, env, value_enum, default_value = "plain")]
+    pub kafka_sasl_mechanism: KafkaMechanism,
+    /// Name to log in to Kafka with
+    #[arg(long, env)]
+    pub kafka_sasl_username: Option<String>,
+    /// Password to log in to Kafka with
+    #[arg(long, env, hide_env_values = true, value_parser = secret)]
+    pub kafka_sasl_password: Option<SecretString>,
+    /// PEM file of the certificate authorities that Kafka is trusted by; the system's by default
+    #[arg(long, env)]
+    pub kafka_ca_file: Option<PathBuf>,
     /// How many records the embedded bus holds until every group has done them; then publishers wait
     #[arg(long, env, default_value_t = 10_000, value_parser = whole(1_usize, 10_000_000))]
     pub embedded_bus_capacity: usize,
@@ -160,12 +215,15 @@ pub struct BusSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Cache and books")]
 pub struct CacheSettings {
-    /// Redis, as redis://user:password@host:6379/0; none: the embedded cache [this version has only the embedded cache]
+    /// Redis, as redis://user:password@host:6379/0, rediss:// for TLS; none: the embedded cache
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub redis_url: Option<SecretString>,
     /// Redis as host:port, read where REDIS_URL is not set (the original's name)
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub redis_addr: Option<SecretString>,
+    /// PEM file of further certificate authorities for rediss://, beside the system's
+    #[arg(long, env)]
+    pub redis_ca_file: Option<PathBuf>,
     /// Channel of the broadcast
     #[arg(long, env, default_value = "odds_updates_broadcast")]
     pub redis_pubsub_channel: String,
@@ -181,12 +239,19 @@ pub struct CacheSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Database")]
 pub struct StoreSettings {
-    /// SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db [this version has only SQLite]
+    /// PostgreSQL, as postgres://user:password@host:5432/name?sslmode=verify-full, or a SQLite file, as data/sports-bet.db or
+    /// sqlite://data/sports-bet.db
     #[arg(long, env, hide_env_values = true, value_parser = secret, default_value = "data/sports-bet.db")]
     pub database_url: SecretString,
-    /// PostgreSQL, read where DATABASE_URL is not set (the original's name) [this version has only SQLite]
+    /// PostgreSQL, read where DATABASE_URL is not set (the original's name)
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub postgres_dsn: Option<SecretString>,
+    /// A replica of PostgreSQL that the role odds reads from; DATABASE_URL by default
+    #[arg(long, env, hide_env_values = true, value_parser = secret)]
+    pub database_ro_url: Option<SecretString>,
+    /// Connections that read PostgreSQL, at most, of each role; those that write are three more
+    #[arg(long, env, default_value_t = 8, value_parser = whole(1_u32, 1_000))]
+    pub database_pool_size: u32,
     /// How long a batch of writes waits to fill up
     #[arg(long, env, value_parser = duration, default_value = "5ms")]
     pub store_batch_wait: Duration,

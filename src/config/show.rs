@@ -30,8 +30,8 @@ fn summary(config: &Config) -> String {
         Suppliers::OwnSimulator => "the simulator of this process".to_owned(),
         Suppliers::At(urls) => urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
     };
-    let (roles, database) = (roles.join(" "), config.database_path.display());
-    format!("\n# In all\n# roles: {roles}\n# suppliers: {suppliers}\n# database: SQLite, {database}\n")
+    let (roles, engines) = (roles.join(" "), config.engines.summary());
+    format!("\n# In all\n# roles: {roles}\n# suppliers: {suppliers}\n{engines}")
 }
 
 /// Every setting with its default and its help, as a `.env` file in which nothing is set.
@@ -166,6 +166,8 @@ BETFAIR_APP_KEY=***                              # environment
 # In all
 # roles: ingest processor
 # suppliers: wss://host/ws betfair://b:1
+# bus: embedded
+# cache: embedded
 # database: SQLite, /srv/a b.db
 "#);
         assert!(text.contains("WS_MAX_MESSAGE=64KiB                             # default\n"), "{text}");

@@ -69,7 +69,9 @@ pub struct Selection {
 pub struct PositionedUpdate {
     /// The update.
     pub update: OddsUpdate,
-    /// Its offset.
+    /// Its partition.
+    pub partition: u32,
+    /// Its offset there.
     pub position: u64,
 }
 

@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 
 use crate::actors::store_writer::blocking;
 use crate::actors::supplier_feed::FeedStatus;
+use crate::bus::Topic;
 use crate::cache::OddsCache;
 use crate::http::health::Check;
 use crate::store::Store;
@@ -21,6 +22,11 @@ pub(super) fn check_store(store: &Arc<dyn Store>) -> Check {
 pub(super) fn check_cache(cache: &Arc<dyn OddsCache>) -> Check {
     let cache = cache.clone();
     Check::new("cache", move || cache.ping().map(|result| result.map_err(|error| error.to_string())).boxed())
+}
+
+pub(super) fn check_bus(topic: &Arc<dyn Topic>) -> Check {
+    let topic = topic.clone();
+    Check::new("bus", move || topic.ping().map(|result| result.map_err(|error| error.to_string())).boxed())
 }
 
 /// Ready while any supplier is connected: one that fails must not take the others out of service.

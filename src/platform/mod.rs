@@ -1,6 +1,11 @@
 //! The one place that wires: starts the actors, downstream first, and stops them in the other direction.
 
 mod checks;
+mod engines;
+mod ingest;
+mod odds;
+mod processor;
+mod waiting;
 mod wiring;
 
 use std::collections::BTreeMap;
@@ -12,11 +17,13 @@ use actix::prelude::*;
 use futures_util::future::join_all;
 use log::warn;
 
+use self::engines::{Bus, open_cache, open_stores};
 use self::wiring::Wiring;
 use crate::actors::bus_consumer::BusConsumer;
 use crate::actors::messages::{Drain, EndAllSessions, LeaveSupplier};
 use crate::actors::registry::Registry;
 use crate::actors::supplier_feed::SupplierFeed;
+use crate::bus::BusError;
 use crate::config::Config;
 use crate::config::settings::Role;
 use crate::domain::protocol::CloseReason;
@@ -37,13 +44,16 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The database cannot be opened.
-    #[error("DATABASE_URL: {path}: {cause}")]
+    #[error("DATABASE_URL: {name}: {cause}")]
     Store {
-        /// The file.
-        path: String,
+        /// The file, or what it is.
+        name: String,
         /// What is wrong with it.
         cause: StoreError,
     },
+    /// The bus cannot be used as it is set up.
+    #[error("KAFKA_BROKERS: {0}")]
+    Bus(#[from] BusError),
     /// A supplier's address cannot be read.
     #[error("SUPPLIER_URLS: {0}")]
     Supplier(#[from] EndpointError),
@@ -76,6 +86,7 @@ struct Parts {
     addresses: Addresses,
     feeds: Vec<Addr<SupplierFeed>>,
     consumers: Vec<Addr<BusConsumer>>,
+    dead_letter_consumer: Option<Addr<BusConsumer>>,
     registry: Option<Addr<Registry>>,
     simulator: Option<SimulatorHandle>,
     servers: Vec<RunningServer>,
@@ -88,21 +99,22 @@ impl Platform {
     /// Starts the roles of a configuration. To be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
         let mut wiring = Wiring::new(&config.settings);
-        let odds = if config.runs(Role::Odds) { Some(wiring.start_registry()?) } else { None };
-        if config.runs(Role::Processor) {
-            let processor = wiring.start_processor(config, odds.as_ref()).await?;
-            if let Some(odds) = odds {
-                wiring.start_odds(odds, &processor)?;
+        let runs = |role| config.runs(role);
+        let bus = if runs(Role::Ingest) || runs(Role::Processor) { Some(Bus::open(config)?) } else { None };
+        if runs(Role::Processor) || runs(Role::Odds) {
+            let (stores, claim) = open_stores(config).await?;
+            if claim.is_none() && runs(Role::Processor) {
+                actix::spawn(waiting::migrate(stores.main.clone()));
             }
-            if config.runs(Role::Ingest) {
-                wiring.start_publisher(&processor)?;
-            }
+            wiring.parts._claim = claim;
+            let cache = open_cache(config)?;
+            wiring.start_books(config, bus.as_ref(), &cache, &stores)?;
         }
-        if config.runs(Role::Simulator) {
+        if runs(Role::Simulator) {
             wiring.start_simulator()?;
         }
-        if config.runs(Role::Ingest) {
-            wiring.make_feeds(config)?;
+        if let Some(bus) = bus.filter(|_| runs(Role::Ingest)) {
+            wiring.start_ingest(config, &bus)?;
         }
         wiring.start_health()?;
         wiring.start_feeds();
@@ -135,6 +147,10 @@ impl Platform {
                 simulator.stop().await;
             }
             join_all(self.parts.consumers.iter().map(|consumer| consumer.send(Drain))).await;
+            // After the others, which may still find what cannot be read.
+            if let Some(dead_letters) = &self.parts.dead_letter_consumer {
+                let _ = dead_letters.send(Drain).await;
+            }
         };
         let finished = tokio::time::timeout(self.shutdown_timeout / 2, finishing).await.is_ok();
         let closing = async {

@@ -112,7 +112,7 @@ mod tests {
     use crate::domain::update::testing::*;
 
     fn positioned(update: crate::domain::update::OddsUpdate, position: u64) -> PositionedUpdate {
-        PositionedUpdate { update, position }
+        PositionedUpdate { update, partition: 0, position }
     }
 
     #[test]

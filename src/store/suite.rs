@@ -13,9 +13,10 @@ use crate::domain::book::Book;
 use crate::domain::ids::Source;
 use crate::domain::update::testing::{any_update, market_update, update};
 
-/// Makes a test of each check. `$open` gives a store with its tables, and what must live as long as it.
+/// Makes a test of each check. `$open` gives a store with its tables, and what must live as long as it. Attributes behind
+/// it are those of the tests.
 macro_rules! store_suite {
-    ($open:expr) => {
+    ($open:expr $(, #[$attribute:meta])*) => {
         #[rstest::rstest]
         #[case::migrate_again($crate::store::suite::migrate_again)]
         #[case::nothing($crate::store::suite::nothing_is_nothing)]
@@ -36,6 +37,7 @@ macro_rules! store_suite {
         #[case::prune($crate::store::suite::prune_takes_the_oldest_and_a_bounded_number)]
         #[case::refused_batch($crate::store::suite::a_batch_that_does_not_fit_leaves_nothing)]
         #[case::writers_at_once($crate::store::suite::writers_at_once_agree)]
+        $(#[$attribute])*
         fn every_store(#[case] check: fn(&dyn Store)) {
             let (store, _kept) = $open;
             check(&store);
@@ -46,7 +48,7 @@ pub(crate) use store_suite;
 
 /// Updates at positions from `first` on.
 pub fn positioned(first: u64, updates: impl IntoIterator<Item = OddsUpdate>) -> Vec<PositionedUpdate> {
-    (first..).zip(updates).map(|(position, update)| PositionedUpdate { update, position }).collect()
+    (first..).zip(updates).map(|(position, update)| PositionedUpdate { update, partition: 0, position }).collect()
 }
 
 /// The states of an event, as the store has them.
@@ -238,7 +240,7 @@ pub fn numbers_and_states_are_those_of_the_book(store: &dyn Store) {
         let updates: Vec<_> = moves
             .into_iter()
             .zip(positions)
-            .map(|(one, position)| PositionedUpdate { update: made(event, one), position })
+            .map(|(one, position)| PositionedUpdate { update: made(event, one), partition: 0, position })
             .collect();
         let mut book = Book::new(EventId::new(event).unwrap());
         let taken = updates.iter().filter(|one| book.apply(one.update.clone(), one.position).is_ok()).count();

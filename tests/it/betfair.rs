@@ -160,9 +160,7 @@ async fn a_recording_that_is_played_again_changes_nothing() {
         (odds[0]["status"] == "settled").then_some(odds)
     };
     let before = until("the market is settled", settled).await;
-    let recorded =
-        platform.until_metric(Role::Processor, "odds_proc_bus_lag{group=\"odds-processor\"}", |lag| lag == 0.0);
-    recorded.await;
+    platform.until_metric(Role::Processor, &platform.store_lag(), |lag| lag == 0.0).await;
     let history = rest_history(&platform, HORSES).await;
     let folder = platform.stop().await;
     first.stop().await;
@@ -173,10 +171,10 @@ async fn a_recording_that_is_played_again_changes_nothing() {
     let rejected = "odds_proc_updates_rejected_total{reason=\"duplicate\"}";
     platform.until_metric(Role::Processor, rejected, |rejected| rejected >= 1.0).await;
     let odds = platform.url(&format!("/v1/events/{HORSES}/odds"));
-    let applied = |name: &'static str| platform.until_metric(Role::Processor, name, |lag| lag == 0.0);
+    let applied = async |name: &str| platform.until_metric(Role::Processor, name, |lag| lag == 0.0).await;
     platform.until_metric(Role::Ingest, "odds_ingest_frames_total", |frames| frames >= 640.0).await;
-    applied("odds_proc_bus_lag{group=\"odds-processor\"}").await;
-    applied("odds_proc_bus_lag{group=\"odds-live\"}").await;
+    applied(&platform.store_lag()).await;
+    applied(&platform.live_lag()).await;
     assert_eq!(get_json(&odds).await.1, before, "the same state with the same seq");
     assert_eq!(rest_history(&platform, HORSES).await, history, "nothing twice");
     platform.stop().await;

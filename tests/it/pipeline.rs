@@ -10,18 +10,13 @@ mod restart;
 mod simulator;
 mod suppliers;
 
-use diesel::connection::SimpleConnection;
-use diesel::{Connection, SqliteConnection};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use sports_bet_platform::domain::ids::{EventId, MarketKey, MarketName};
-use sports_bet_platform::store::sqlite::SqliteStore;
-use sports_bet_platform::store::{HistoryEntry, HistoryQuery, Store, StoredDeadLetter};
-use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{FakeSupplier, OddsClient, SupplierLink, TestPlatform, get_json, until, within};
+use crate::support::{Database, FakeSupplier, Folder, OddsClient, SupplierLink, TestPlatform, get_json, until, within};
 
 /// A supplier's connection that is served in the background: it sends what it is told to, and answers pings.
 struct LiveLink {
@@ -109,72 +104,6 @@ fn market_frame(event: &str, market: &str, line: Option<f64>, second: i64, versi
 
 fn market_key(market: &str, line: Option<&str>) -> MarketKey {
     MarketKey { name: MarketName::new(market).unwrap(), line: line.map(|line| line.parse().unwrap()) }
-}
-
-/// The database of a platform, opened beside it or after it.
-struct Database {
-    store: SqliteStore,
-    path: String,
-}
-
-impl Database {
-    fn of(folder: &TempDir) -> Database {
-        let path = folder.path().join("test.db").to_string_lossy().into_owned();
-        Database { store: SqliteStore::open(&path).unwrap(), path }
-    }
-
-    /// The whole history of a market, in the supplier's order.
-    fn history(&self, event: &str, market: MarketKey) -> Vec<HistoryEntry> {
-        let event_id = EventId::new(event).unwrap();
-        let query = HistoryQuery { event_id, market, from: None, to: None, after: None, limit: 1_000_000 };
-        self.store.history(&query).unwrap()
-    }
-
-    /// The versions of an event's `1x2` in its history, in the supplier's order.
-    fn versions(&self, event: &str) -> Vec<i64> {
-        self.history(event, market_key("1x2", None)).iter().map(|entry| entry.cursor.revision.version).collect()
-    }
-
-    /// Waits until an event's `1x2` has exactly these versions in its history.
-    async fn until_versions(&self, event: &str, wanted: &[i64]) {
-        until(&format!("{} rows of {event}", wanted.len()), async || {
-            (self.versions(event).len() >= wanted.len()).then_some(())
-        })
-        .await;
-        assert_eq!(self.versions(event), wanted);
-    }
-
-    /// Dead letters, oldest first.
-    fn dead_letters(&self) -> Vec<StoredDeadLetter> {
-        let mut letters = self.store.list_dead_letters(100_000).unwrap();
-        letters.reverse();
-        letters
-    }
-
-    /// Waits until there are so many dead letters.
-    async fn until_dead_letters(&self, count: usize) -> Vec<StoredDeadLetter> {
-        until(&format!("{count} dead letters"), async || {
-            let letters = self.dead_letters();
-            (letters.len() >= count).then_some(letters)
-        })
-        .await
-    }
-
-    /// Locks the database for every other writer until the lock is dropped.
-    fn lock(&self) -> DatabaseLock {
-        let mut connection = SqliteConnection::establish(&self.path).unwrap();
-        connection.batch_execute("PRAGMA busy_timeout = 20000; BEGIN IMMEDIATE").unwrap();
-        DatabaseLock(connection)
-    }
-}
-
-/// Nobody else writes while this is held.
-struct DatabaseLock(SqliteConnection);
-
-impl Drop for DatabaseLock {
-    fn drop(&mut self) {
-        let _ = self.0.batch_execute("ROLLBACK");
-    }
 }
 
 /// The odds of an event as REST tells them; empty where it does not know the event.

@@ -8,14 +8,11 @@ mod metrics;
 mod paging;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
-use diesel::connection::SimpleConnection;
-use diesel::{Connection, SqliteConnection};
 use serde_json::{Value, json};
 use sports_bet_platform::config::settings::Role;
 
-use super::support::{FakeSupplier, SupplierLink, TestPlatform, get_json, original_frame, until, within};
+use super::support::{Database, FakeSupplier, SupplierLink, TestPlatform, get_json, original_frame, until, within};
 
 /// A platform and the supplier that feeds it.
 struct Fed {
@@ -56,20 +53,10 @@ impl Fed {
         body
     }
 
-    /// A connection of the test's own to the database.
-    fn database(&self) -> SqliteConnection {
-        connect(&self.database_path())
+    /// The platform's database, for the test's own use.
+    fn database(&self) -> Database {
+        Database::of(&self.platform.folder)
     }
-
-    fn database_path(&self) -> PathBuf {
-        self.platform.folder.path().join("test.db")
-    }
-}
-
-fn connect(path: &std::path::Path) -> SqliteConnection {
-    let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
-    connection
 }
 
 /// The supplier's time of a version: so many seconds after a moment.

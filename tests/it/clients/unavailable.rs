@@ -17,9 +17,8 @@ use sports_bet_platform::http::server::{self, Listen};
 use sports_bet_platform::http::state::OddsState;
 use sports_bet_platform::metrics::OddsMetrics;
 use sports_bet_platform::store::sqlite::SqliteStore;
-use tempfile::TempDir;
 
-use crate::support::OddsClient;
+use crate::support::{Folder, OddsClient};
 
 /// Books that answer every second question.
 struct Failing {
@@ -44,7 +43,7 @@ impl Handler<GetSnapshot> for Failing {
 
 #[actix_web::test]
 async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps() {
-    let folder = TempDir::new().unwrap();
+    let folder = Folder::new();
     let store = Arc::new(SqliteStore::open(&folder.path().join("test.db").to_string_lossy()).unwrap());
     let metrics = OddsMetrics::new().unwrap();
     let (slow_client_limit, frozen_limit) = (Duration::from_secs(10), Duration::from_secs(10));

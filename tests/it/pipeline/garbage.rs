@@ -73,7 +73,7 @@ async fn a_frame_that_cannot_be_taken_is_counted_and_kept_and_the_next_good_one_
         platform.until_metric(Role::Ingest, &name, |value| value == count).await;
     }
     let kept = Database::of(&platform.folder).until_dead_letters(frames.len()).await;
-    let kept: Vec<_> = kept.iter().map(|one| (one.letter.raw.to_vec(), one.letter.reason.clone())).collect();
+    let kept: Vec<_> = kept.iter().map(|one| (one.raw.to_vec(), one.reason.clone())).collect();
     let sent: Vec<_> =
         frames.iter().map(|(frame, why)| (frame.clone().into_data().to_vec(), why.to_string())).collect();
     assert_eq!(kept, sent);
@@ -83,7 +83,7 @@ async fn a_frame_that_cannot_be_taken_is_counted_and_kept_and_the_next_good_one_
     link.send(original_frame("BAD", &at(1), 1));
     assert_eq!(updates_until(&mut bad, 1).await.len(), 1);
     let folder = platform.stop().await;
-    assert_eq!(Database::of(&folder).dead_letters()[0].letter.origin, supplier.url());
+    assert_eq!(Database::of(&folder).dead_letters()[0].origin, supplier.url());
     assert_eq!(Database::of(&folder).versions("BAD"), [1]);
 }
 

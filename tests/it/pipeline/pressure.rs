@@ -7,9 +7,6 @@ use sports_bet_platform::config::settings::Role;
 use super::*;
 use crate::support::{metric, original_frame};
 
-const STORE_LAG: &str = "odds_proc_bus_lag{group=\"odds-processor\"}";
-const LIVE_LAG: &str = "odds_proc_bus_lag{group=\"odds-live\"}";
-
 /// Mistake 4: what the database did not take was committed before and lost.
 #[actix_web::test]
 async fn while_the_database_is_locked_prices_flow_and_afterwards_the_history_is_complete() {
@@ -25,7 +22,7 @@ async fn while_the_database_is_locked_prices_flow_and_afterwards_the_history_is_
     }
     // Until a batch has failed, so that it is the second try, or a later one, that writes it.
     platform.until_metric(Role::Processor, "odds_proc_errors_total{stage=\"store\"}", |count| count >= 1.0).await;
-    platform.until_metric(Role::Processor, LIVE_LAG, |lag| lag == 0.0).await;
+    platform.until_metric(Role::Processor, &platform.live_lag(), |lag| lag == 0.0).await;
     assert!(database.versions("M").is_empty());
     for version in 101..=200 {
         link.send(original_frame("M", &at(version), version));
@@ -34,7 +31,7 @@ async fn while_the_database_is_locked_prices_flow_and_afterwards_the_history_is_
     assert_eq!(rest_odds(&platform, "M").await[0]["seq"], seen.last().unwrap().0);
     drop(lock);
     database.until_versions("M", &(1..=200).collect::<Vec<_>>()).await;
-    platform.until_metric(Role::Processor, STORE_LAG, |lag| lag == 0.0).await;
+    platform.until_metric(Role::Processor, &platform.store_lag(), |lag| lag == 0.0).await;
     let stored = database.store.load_event(&EventId::new("M").unwrap()).unwrap();
     assert_eq!(stored[0].seq, seen.last().unwrap().0, "the store counts as the books do");
     platform.stop().await;
@@ -55,7 +52,7 @@ async fn dead_letters_that_come_while_the_database_is_locked_are_kept_afterwards
     assert!(database.dead_letters().is_empty());
     drop(lock);
     let kept = database.until_dead_letters(50).await;
-    let raw: Vec<_> = kept.iter().map(|one| String::from_utf8_lossy(&one.letter.raw).into_owned()).collect();
+    let raw: Vec<_> = kept.iter().map(|one| String::from_utf8_lossy(&one.raw).into_owned()).collect();
     assert_eq!(raw, (0..50).map(|number| format!("garbage {number}")).collect::<Vec<_>>());
     platform.until_metric(Role::Processor, "odds_proc_dead_letters_total", |count| count == 50.0).await;
     platform.stop().await;
@@ -63,7 +60,7 @@ async fn dead_letters_that_come_while_the_database_is_locked_are_kept_afterwards
 
 /// Mistake 8: an update that could not be published was dropped.
 #[actix_web::test]
-async fn a_full_bus_holds_the_supplier_back_and_nothing_is_dropped() {
+async fn an_embedded_bus_that_is_full_holds_the_supplier_back_and_nothing_is_dropped() {
     const CAPACITY: i64 = 20;
     const FRAMES: i64 = 700;
     let supplier = FakeSupplier::start().await;

@@ -58,7 +58,7 @@ async fn numbers_grow_over_many_starts() {
     let supplier = FakeSupplier::start().await;
     let url = supplier.url();
     let variables = TestPlatform::fed(&url, &[]);
-    let mut folder = TempDir::new().unwrap();
+    let mut folder = Folder::new();
     let mut seen = Vec::new();
     for round in 0..4 {
         let platform = TestPlatform::start_in(folder, &variables).await;

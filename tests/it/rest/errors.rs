@@ -177,10 +177,8 @@ async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;
-    let mut database = fed.database();
-    database
-        .batch_execute("ALTER TABLE odds_current RENAME TO away; ALTER TABLE odds_history RENAME TO also_away")
-        .unwrap();
+    let database = fed.database();
+    database.execute("ALTER TABLE odds_current RENAME TO away; ALTER TABLE odds_history RENAME TO also_away");
     for path in ["/v1/events", "/v1/events/E/markets/1x2/history"] {
         let answer = Answer::get(&fed.url(path)).await;
         refused(&answer, 503, "STORE_UNAVAILABLE");
@@ -192,9 +190,7 @@ async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
         .await;
     let failures = r#"odds_proc_errors_total{stage="store"}"#;
     fed.platform.until_metric(Role::Processor, failures, |count| count >= 1.0).await;
-    database
-        .batch_execute("ALTER TABLE away RENAME TO odds_current; ALTER TABLE also_away RENAME TO odds_history")
-        .unwrap();
+    database.execute("ALTER TABLE away RENAME TO odds_current; ALTER TABLE also_away RENAME TO odds_history");
     fed.stored(2).await;
     let history = fed.get("/v1/events/E/markets/1x2/history").await;
     assert_eq!(history["entries"].as_array().unwrap().len(), 2, "what came while it was away is there");
@@ -207,12 +203,12 @@ async fn an_event_that_cannot_be_looked_up_is_unavailable_and_not_unknown() {
     fed.send("E", [1]).await;
     fed.stored(1).await;
     let folder = fed.platform.stop().await;
-    connect(&folder.path().join("test.db")).batch_execute("ALTER TABLE odds_current RENAME TO away").unwrap();
+    Database::of(&folder).execute("ALTER TABLE odds_current RENAME TO away");
     let platform = TestPlatform::start_in(folder, &TestPlatform::fed("ws://127.0.0.1:1/ws", &[])).await;
     for path in ["/v1/events/E/odds", "/v1/events/E/markets"] {
         refused(&Answer::get(&platform.url(path)).await, 503, "ODDS_UNAVAILABLE");
     }
-    connect(&platform.folder.path().join("test.db")).batch_execute("ALTER TABLE away RENAME TO odds_current").unwrap();
+    Database::of(&platform.folder).execute("ALTER TABLE away RENAME TO odds_current");
     let (status, odds) = get_json(&platform.url("/v1/events/E/odds")).await;
     assert_eq!((status, &odds[0]["version"]), (200, &json!(1)));
 }

@@ -1,6 +1,5 @@
 //! `/healthz` and `/livez`: what they name, and that they only look.
 
-use diesel::RunQueryDsl;
 use pretty_assertions::assert_eq;
 
 use super::*;
@@ -61,9 +60,9 @@ async fn ingest_is_ready_while_any_supplier_is_connected() {
 }
 
 #[actix_web::test]
-async fn a_database_file_that_is_gone_or_replaced_is_named_until_it_is_back() {
+async fn an_embedded_database_file_that_is_gone_or_replaced_is_named_until_it_is_back() {
     let fed = Fed::start(&[]).await;
-    let (path, aside) = (fed.database_path(), fed.platform.folder.path().join("aside.db"));
+    let (path, aside) = (fed.platform.folder.path().join("test.db"), fed.platform.folder.path().join("aside.db"));
     let all_ok = || async {
         for role in FED_ROLES {
             assert_eq!(down(&fed.platform, role).await, [""; 0], "{}", role.name());
@@ -90,28 +89,20 @@ async fn a_process_that_stops_is_not_ready_while_it_finishes() {
     fed.send("E", [1]).await;
     fed.stored(1).await;
     // A writer elsewhere holds the database, so the stop has something to wait for.
-    let mut database = fed.database();
-    database.batch_execute("BEGIN IMMEDIATE").unwrap();
+    let database = fed.database();
+    let lock = database.lock();
     fed.send("E", [2]).await;
-    let lag = r#"odds_proc_bus_lag{group="odds-processor"}"#;
-    fed.platform.until_metric(Role::Processor, lag, |lag| lag >= 1.0).await;
+    fed.platform.until_metric(Role::Processor, &fed.platform.store_lag(), |lag| lag >= 1.0).await;
     let addresses = FED_ROLES.map(|role| fed.platform.health(role));
-    let path = fed.database_path();
     let stopping = actix_web::rt::spawn(fed.platform.stop());
     for address in addresses {
         until("stopping", || async { names(&healthz(address).await).contains(&"process".to_owned()).then_some(()) })
             .await;
     }
-    database.batch_execute("COMMIT").unwrap();
+    drop(lock);
     let _folder = within("it stops", stopping).await.unwrap();
-    #[derive(diesel::QueryableByName)]
-    struct Count {
-        #[diesel(sql_type = diesel::sql_types::BigInt)]
-        rows: i64,
-    }
-    let count: Count =
-        diesel::sql_query("SELECT count(*) AS rows FROM odds_history").get_result(&mut connect(&path)).unwrap();
-    assert_eq!(count.rows, 2, "what the bus held is finished");
+    let rows = database.number("SELECT count(*) AS number FROM odds_history");
+    assert_eq!(rows, 2, "what the bus held is finished");
 }
 
 #[actix_web::test]

@@ -107,6 +107,7 @@ async fn the_metrics_of_the_original_are_there_by_name_and_count() {
 #[actix_web::test]
 async fn label_values_that_are_known_stand_at_0_from_the_start() {
     let fed = Fed::start(&[]).await;
+    let sandbox = fed.platform.folder.sandbox();
     for (role, name, label, values) in [
         (Role::Ingest, "odds_ingest_refused_total", "reason", &["malformed", "bad_price", "future"][..]),
         (Role::Ingest, "odds_ingest_disconnects_total", "reason", &["connect", "closed", "silent", "read", "bus"]),
@@ -117,7 +118,7 @@ async fn label_values_that_are_known_stand_at_0_from_the_start() {
             &["decode", "cache", "store", "dead_letter", "hydrate", "apply"],
         ),
         (Role::Processor, "odds_proc_updates_rejected_total", "reason", &["older", "duplicate", "wrong_event"]),
-        (Role::Processor, "odds_proc_bus_lag", "group", &["odds-live", "odds-processor", "dead-letters"]),
+        (Role::Processor, "odds_proc_bus_lag", "group", &[sandbox.live_group(), sandbox.store_group()]),
         (Role::Processor, "odds_proc_pruned_rows_total", "table", &["odds_history", "dead_letters"]),
         (Role::Odds, "odds_ws_closes_total", "reason", &["slow", "client", "connection lost", "server is going away"]),
         (Role::Odds, "odds_ws_refused_upgrades_total", "reason", &["ORIGIN_NOT_ALLOWED", "TOO_MANY_SESSIONS"]),
@@ -167,8 +168,8 @@ async fn depths_fall_back_to_0_when_all_is_done() {
     for (role, name) in [
         (Role::Ingest, "odds_ingest_bus_depth"),
         (Role::Ingest, "odds_ingest_publisher_depth"),
-        (Role::Processor, r#"odds_proc_bus_lag{group="odds-live"}"#),
-        (Role::Processor, r#"odds_proc_bus_lag{group="odds-processor"}"#),
+        (Role::Processor, &fed.platform.live_lag()),
+        (Role::Processor, &fed.platform.store_lag()),
         (Role::Processor, r#"odds_proc_mailbox_depth{actor="cache_writer"}"#),
         (Role::Processor, "odds_proc_cache_pending"),
         (Role::Odds, "odds_registry_depth"),
@@ -190,13 +191,12 @@ async fn depths_fall_back_to_0_when_all_is_done() {
 }
 
 #[actix_web::test]
-async fn the_bus_is_told_as_full_while_the_database_holds_it_up() {
+async fn an_embedded_bus_is_told_as_full_while_the_database_holds_it_up() {
     let mut fed = Fed::start(&[("EMBEDDED_BUS_CAPACITY", "20"), ("EMBEDDED_BUS_PARTITIONS", "1")]).await;
-    let mut database = fed.database();
-    database.batch_execute("BEGIN IMMEDIATE").unwrap();
+    let lock = fed.database().lock();
     fed.send("E", 1..=100).await;
     fed.platform.until_metric(Role::Ingest, "odds_ingest_bus_depth", |depth| depth >= 19.0).await;
-    database.batch_execute("COMMIT").unwrap();
+    drop(lock);
     fed.stored(100).await;
     fed.platform.until_metric(Role::Ingest, "odds_ingest_bus_depth", |depth| depth == 0.0).await;
     let page = page(&fed.platform, Role::Ingest).await;

@@ -1,6 +1,8 @@
 //! Helpers of the integration tests.
 
 mod client;
+mod database;
+mod engines;
 mod platform;
 mod process;
 mod supplier;
@@ -9,6 +11,8 @@ use std::future::Future;
 use std::time::Duration;
 
 pub use client::{OddsClient, get_json, get_text};
+pub use database::Database;
+pub use engines::Folder;
 pub use platform::TestPlatform;
 pub use process::{LoggedChild, ServerProcess, command};
 pub use supplier::{FakeSupplier, SupplierLink};

@@ -2,18 +2,16 @@
 
 use std::net::SocketAddr;
 
+use super::{Folder, OddsClient, get_text, until};
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::platform::Platform;
-use tempfile::TempDir;
-
-use super::{OddsClient, get_text, until};
 
 /// A platform that runs in this process. To be used within `#[actix_web::test]`.
 pub struct TestPlatform {
     platform: Platform,
-    /// Holds the database; kept by [`TestPlatform::stop`] for a second start.
-    pub folder: TempDir,
+    /// Holds the database and what else lasts; kept by [`TestPlatform::stop`] for a second start.
+    pub folder: Folder,
 }
 
 /// Everything that a test would have to say each time.
@@ -32,7 +30,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 impl TestPlatform {
     /// Every role, with the simulator as the only supplier unless `SUPPLIER_URLS` says otherwise.
     pub async fn start(variables: &[(&str, &str)]) -> TestPlatform {
-        TestPlatform::start_in(TempDir::new().unwrap(), variables).await
+        TestPlatform::start_in(Folder::new(), variables).await
     }
 
     /// Ingest, processor and odds, fed by these suppliers.
@@ -48,10 +46,10 @@ impl TestPlatform {
     }
 
     /// Starts on a database that may be there already.
-    pub async fn start_in(folder: TempDir, variables: &[(&str, &str)]) -> TestPlatform {
-        let database = folder.path().join("test.db").to_string_lossy().into_owned();
+    pub async fn start_in(folder: Folder, variables: &[(&str, &str)]) -> TestPlatform {
+        let own = folder.variables();
         let mut all = DEFAULTS.to_vec();
-        all.push(("DATABASE_URL", &database));
+        all.extend(own.iter().map(|(variable, value)| (variable.as_str(), value.as_str())));
         all.extend_from_slice(variables);
         let config = Config::from_variables(&all).unwrap();
         let platform = Platform::start(&config).await.unwrap();
@@ -59,7 +57,7 @@ impl TestPlatform {
     }
 
     /// Stops gracefully and gives the folder, for a second start. Fails when something had to be cut off.
-    pub async fn stop(self) -> TempDir {
+    pub async fn stop(self) -> Folder {
         assert!(self.platform.stop().await, "something was cut off when it stopped");
         self.folder
     }
@@ -96,6 +94,16 @@ impl TestPlatform {
         let snapshot = client.next().await;
         assert_eq!(snapshot["type"], "snapshot", "{snapshot}");
         client
+    }
+
+    /// The lag of the live path, as a metric.
+    pub fn live_lag(&self) -> String {
+        format!("odds_proc_bus_lag{{group=\"{}\"}}", self.folder.sandbox().live_group())
+    }
+
+    /// The lag of the store path, as a metric.
+    pub fn store_lag(&self) -> String {
+        format!("odds_proc_bus_lag{{group=\"{}\"}}", self.folder.sandbox().store_group())
     }
 
     /// A role's page of metrics.

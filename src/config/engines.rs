@@ -1,0 +1,346 @@
+//! Which engines the platform runs on: each is the embedded one unless its address is given.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::load::{ConfigError, Given};
+use super::settings::{BusSettings, KafkaMechanism, KafkaSecurity, Role, Settings};
+use crate::store::postgres::PgStore;
+
+/// Whether this binary can speak TLS to Kafka and PostgreSQL, and SCRAM to Kafka.
+const HAS_TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
+
+/// The bus that the settings choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusEngine {
+    /// In this process.
+    Embedded,
+    /// Kafka, as [`BusSettings`] say.
+    Kafka,
+}
+
+/// The cache that the settings choose.
+#[derive(Clone, Debug)]
+pub enum CacheEngine {
+    /// In this process.
+    Embedded,
+    /// Redis, at this address.
+    Redis(SecretString),
+}
+
+/// The database that the settings choose.
+#[derive(Clone, Debug)]
+pub enum StoreEngine {
+    /// A SQLite file.
+    Sqlite(PathBuf),
+    /// PostgreSQL.
+    Postgres {
+        /// Where it is written, and read where `read_url` is not set: a URL or libpq's `host=… user=…`.
+        url: SecretString,
+        /// Where the role `odds` reads.
+        read_url: SecretString,
+    },
+}
+
+/// The engines of a process.
+#[derive(Clone, Debug)]
+pub struct Engines {
+    /// What carries updates.
+    pub bus: BusEngine,
+    /// What holds the hot copy.
+    pub cache: CacheEngine,
+    /// What keeps everything.
+    pub store: StoreEngine,
+}
+
+impl Engines {
+    /// A line about each, without secrets.
+    pub fn summary(&self) -> String {
+        let bus = match self.bus {
+            BusEngine::Embedded => "embedded".to_owned(),
+            BusEngine::Kafka => "Kafka".to_owned(),
+        };
+        let cache = match self.cache {
+            CacheEngine::Embedded => "embedded",
+            CacheEngine::Redis(_) => "Redis",
+        };
+        let database = match &self.store {
+            StoreEngine::Sqlite(path) => format!("SQLite, {}", path.display()),
+            StoreEngine::Postgres { .. } => "PostgreSQL".to_owned(),
+        };
+        format!("# bus: {bus}\n# cache: {cache}\n# database: {database}\n")
+    }
+}
+
+/// The engines that the settings choose, or what is wrong with them.
+pub(super) fn choose(settings: &Settings, given: &Given) -> Result<Engines, Vec<ConfigError>> {
+    let mut wrong = Vec::new();
+    let bus = bus(&settings.bus, given, &mut wrong);
+    let cache = cache(settings, given).map_err(|error| wrong.push(error)).ok();
+    let store = store(settings, given).map_err(|error| wrong.push(error)).ok();
+    match (cache, store) {
+        (Some(cache), Some(store)) if wrong.is_empty() => Ok(Engines { bus, cache, store }),
+        _ => Err(wrong),
+    }
+}
+
+/// Roles that need each other are joined within one process by the embedded engines; apart they need real ones.
+pub(super) fn split_roles(roles: &BTreeSet<Role>, engines: &Engines, given: &Given) -> Vec<ConfigError> {
+    let embedded_bus = engines.bus == BusEngine::Embedded;
+    let embedded_cache = matches!(engines.cache, CacheEngine::Embedded);
+    let sqlite = matches!(engines.store, StoreEngine::Sqlite(_));
+    let needs = [
+        (Role::Ingest, Role::Processor, embedded_bus, "KAFKA_BROKERS"),
+        (Role::Processor, Role::Ingest, embedded_bus, "KAFKA_BROKERS"),
+        (Role::Odds, Role::Processor, embedded_cache, "REDIS_URL"),
+        (Role::Odds, Role::Processor, sqlite, "a DATABASE_URL of PostgreSQL"),
+    ];
+    let mut wrong: Vec<ConfigError> = Vec::new();
+    for (role, needed, is_embedded, variable) in needs {
+        if !is_embedded || !roles.contains(&role) || roles.contains(&needed) {
+            continue;
+        }
+        let (role, needed) = (role.name(), needed.name());
+        wrong.push(given.error(
+            "ROLE",
+            format!(
+                "\"{needed}\" beside \"{role}\", or {variable}: the embedded engines join them only within one process"
+            ),
+        ));
+    }
+    wrong
+}
+
+fn bus(settings: &BusSettings, given: &Given, wrong: &mut Vec<ConfigError>) -> BusEngine {
+    let Some(brokers) = &settings.kafka_brokers else { return BusEngine::Embedded };
+    if !brokers.split(',').all(is_broker) {
+        wrong.push(given.error("KAFKA_BROKERS", "a list of addresses as host:port, with commas"));
+    }
+    let (security, mechanism) = (settings.kafka_security_protocol, settings.kafka_sasl_mechanism);
+    let logs_in = matches!(security, KafkaSecurity::SaslPlaintext | KafkaSecurity::SaslSsl);
+    let wants_tls = matches!(security, KafkaSecurity::Ssl | KafkaSecurity::SaslSsl);
+    let feature = "in this binary, which was built without the feature tls-system or tls-vendored";
+    if wants_tls && !HAS_TLS {
+        wrong.push(given.error("KAFKA_SECURITY_PROTOCOL", format!("plaintext or sasl_plaintext {feature}")));
+    }
+    if logs_in && mechanism != KafkaMechanism::Plain && !HAS_TLS {
+        wrong.push(given.error("KAFKA_SASL_MECHANISM", format!("plain {feature}")));
+    }
+    for (variable, is_missing) in [
+        ("KAFKA_SASL_USERNAME", settings.kafka_sasl_username.is_none()),
+        ("KAFKA_SASL_PASSWORD", settings.kafka_sasl_password.is_none()),
+    ] {
+        if logs_in && is_missing {
+            wrong.push(given.error(variable, "a value: KAFKA_SECURITY_PROTOCOL asks for a login"));
+        } else if !logs_in && !is_missing {
+            wrong.push(given.error(variable, "it unset, or KAFKA_SECURITY_PROTOCOL sasl_ssl or sasl_plaintext"));
+        }
+    }
+    BusEngine::Kafka
+}
+
+fn is_broker(text: &str) -> bool {
+    let text = text.trim();
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    !host.is_empty() && !host.contains([' ', '/', '@']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn cache(settings: &Settings, given: &Given) -> Result<CacheEngine, ConfigError> {
+    let want = "redis://user:password@host:6379/0, or rediss:// for TLS";
+    if let Some(url) = &settings.cache.redis_url {
+        let parsed = url::Url::parse(url.expose_secret());
+        let is_redis = |url: &url::Url| matches!(url.scheme(), "redis" | "rediss") && url.host().is_some();
+        return match parsed {
+            Ok(parsed) if is_redis(&parsed) => Ok(CacheEngine::Redis(url.clone())),
+            _ => Err(given.error("REDIS_URL", want)),
+        };
+    }
+    match &settings.cache.redis_addr {
+        None => Ok(CacheEngine::Embedded),
+        Some(address) if is_broker(address.expose_secret()) => {
+            Ok(CacheEngine::Redis(SecretString::from(format!("redis://{}/", address.expose_secret().trim()))))
+        }
+        Some(_) => Err(given.error("REDIS_ADDR", "an address as host:port; anything else goes into REDIS_URL")),
+    }
+}
+
+fn store(settings: &Settings, given: &Given) -> Result<StoreEngine, ConfigError> {
+    let settings = &settings.store;
+    // The original's variable counts where ours is not set.
+    let (variable, url) = match &settings.postgres_dsn {
+        Some(dsn) if !given.is_set("DATABASE_URL") => ("POSTGRES_DSN", dsn),
+        _ => ("DATABASE_URL", &settings.database_url),
+    };
+    if PgStore::is_address(url.expose_secret()) {
+        let read_url = settings.database_ro_url.as_ref().unwrap_or(url);
+        if !PgStore::is_address(read_url.expose_secret()) {
+            return Err(given.error("DATABASE_RO_URL", "a PostgreSQL, as postgres://user:password@host:5432/name"));
+        }
+        return Ok(StoreEngine::Postgres { url: url.clone(), read_url: read_url.clone() });
+    }
+    if variable == "POSTGRES_DSN" {
+        return Err(given.error(variable, "a PostgreSQL, as postgres://user:password@host:5432/name"));
+    }
+    if settings.database_ro_url.is_some() {
+        return Err(given.error("DATABASE_RO_URL", "it unset, or a DATABASE_URL of PostgreSQL"));
+    }
+    sqlite_path(url.expose_secret()).map(StoreEngine::Sqlite).ok_or_else(|| {
+        given.error(
+            "DATABASE_URL",
+            "a PostgreSQL, as postgres://user:password@host:5432/name, or a SQLite file, as data/sports-bet.db or \
+             sqlite://data/sports-bet.db",
+        )
+    })
+}
+
+/// The SQLite file, as the diesel CLI reads it.
+fn sqlite_path(url: &str) -> Option<PathBuf> {
+    let path = match url.split_once("://") {
+        Some(("sqlite", path)) if !path.contains(['?', '#', '%']) => path,
+        None if !url.starts_with("file:") && !url.contains('=') => url,
+        _ => return None,
+    };
+    let is_file = !path.is_empty() && !path.contains(":memory:") && !path.contains('\0');
+    is_file.then(|| PathBuf::from(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::*;
+    use pretty_assertions::assert_eq;
+
+    fn engines(variables: &[(&str, &str)]) -> Engines {
+        Config::from_variables(variables).unwrap().engines
+    }
+
+    fn wrong(variables: &[(&str, &str)]) -> String {
+        Config::from_variables(variables).unwrap_err().to_string()
+    }
+
+    const POSTGRES: &str = "postgres://bet:hunter2@localhost:5433/bet_core?sslmode=disable";
+
+    #[test]
+    fn each_engine_is_chosen_by_its_own_address() {
+        let chosen = engines(&[]);
+        assert_eq!(chosen.summary(), "# bus: embedded\n# cache: embedded\n# database: SQLite, data/sports-bet.db\n");
+        let chosen = engines(&[("KAFKA_BROKERS", "a:9092, b:9092,[::1]:9092"), ("REDIS_ADDR", "localhost:6379")]);
+        assert_eq!(chosen.summary(), "# bus: Kafka\n# cache: Redis\n# database: SQLite, data/sports-bet.db\n");
+        for (variable, url) in [
+            ("DATABASE_URL", POSTGRES),
+            ("POSTGRES_DSN", POSTGRES),
+            ("POSTGRES_DSN", "host=localhost port=5433 user=bet password=hunter2"),
+            ("DATABASE_URL", "postgresql:///name"),
+        ] {
+            let StoreEngine::Postgres { url: chosen, read_url } = engines(&[(variable, url)]).store else { panic!() };
+            assert_eq!((chosen.expose_secret(), read_url.expose_secret()), (url, url));
+        }
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_used_are_refused_by_name_and_masked() {
+        insta::assert_snapshot!(wrong(&[
+            ("KAFKA_BROKERS", "kafka"),
+            ("REDIS_URL", "http://user:hunter2@redis"),
+            ("DATABASE_URL", "mysql://user:hunter2@h/db"),
+        ]), @r##"
+KAFKA_BROKERS: got "kafka", want a list of addresses as host:port, with commas
+REDIS_URL: got "http://user:***@redis", want redis://user:password@host:6379/0, or rediss:// for TLS
+DATABASE_URL: got "mysql://user:***@h/db", want a PostgreSQL, as postgres://user:password@host:5432/name, or a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db
+"##);
+        insta::assert_snapshot!(wrong(&[("REDIS_ADDR", "redis"), ("POSTGRES_DSN", "file.db")]), @r##"
+REDIS_ADDR: got "redis", want an address as host:port; anything else goes into REDIS_URL
+POSTGRES_DSN: got "file.db", want a PostgreSQL, as postgres://user:password@host:5432/name
+"##);
+        insta::assert_snapshot!(wrong(&[("DATABASE_RO_URL", POSTGRES)]), @r##"DATABASE_RO_URL: got "postgres://bet:***@localhost:5433/bet_core?sslmode=***", want it unset, or a DATABASE_URL of PostgreSQL"##);
+        insta::assert_snapshot!(wrong(&[("DATABASE_RO_URL", "file.db"), ("DATABASE_URL", POSTGRES)]), @r##"DATABASE_RO_URL: got "file.db", want a PostgreSQL, as postgres://user:password@host:5432/name"##);
+    }
+
+    #[test]
+    fn a_login_to_kafka_is_whole_or_not_there() {
+        let with = |more: &[(&str, &str)]| {
+            let mut all = vec![("KAFKA_BROKERS", "kafka:9092")];
+            all.extend_from_slice(more);
+            Config::from_variables(&all).map(drop).map_err(|stop| stop.to_string())
+        };
+        let login = [("KAFKA_SASL_USERNAME", "u"), ("KAFKA_SASL_PASSWORD", "hunter2")];
+        let mut whole = vec![("KAFKA_SECURITY_PROTOCOL", "sasl_plaintext")];
+        insta::assert_snapshot!(with(&whole).unwrap_err(), @r##"
+KAFKA_SASL_USERNAME: got "", want a value: KAFKA_SECURITY_PROTOCOL asks for a login
+KAFKA_SASL_PASSWORD: got "", want a value: KAFKA_SECURITY_PROTOCOL asks for a login
+"##);
+        insta::assert_snapshot!(with(&login).unwrap_err(), @r##"
+KAFKA_SASL_USERNAME: got "u", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_ssl or sasl_plaintext
+KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_ssl or sasl_plaintext
+"##);
+        whole.extend(login);
+        assert_eq!(with(&whole), Ok(()));
+        whole.push(("KAFKA_SASL_MECHANISM", "scram-sha-256"));
+        assert_eq!(with(&whole).is_ok(), HAS_TLS);
+        assert_eq!(with(&[("KAFKA_SECURITY_PROTOCOL", "ssl")]).is_ok(), HAS_TLS);
+    }
+
+    #[test]
+    fn a_database_is_a_file() {
+        for (url, path) in [
+            ("data/a.db", "data/a.db"),
+            ("sqlite://data/a.db", "data/a.db"),
+            ("sqlite:///var/lib/a.db", "/var/lib/a.db"),
+            ("/var/lib/a b.db", "/var/lib/a b.db"),
+        ] {
+            // The original's variable does not count beside ours.
+            let StoreEngine::Sqlite(chosen) = engines(&[("DATABASE_URL", url), ("POSTGRES_DSN", POSTGRES)]).store
+            else {
+                panic!("{url}")
+            };
+            assert_eq!(chosen, PathBuf::from(path));
+        }
+        for bad in [":memory:", "sqlite://", "sqlite://:memory:", "file:a.db", "mysql://h/db", "sqlite://a.db?mode=ro"]
+        {
+            assert!(wrong(&[("DATABASE_URL", bad)]).contains("or a SQLite file"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn roles_apart_need_the_engines_that_join_them() {
+        let roles = |roles: &str, more: &[(&str, &str)]| {
+            let mut all = vec![("ROLE", roles)];
+            all.extend_from_slice(more);
+            Config::from_variables(&all).map(drop).map_err(|stop| stop.to_string())
+        };
+        for good in [
+            "simulator",
+            "ingest,processor",
+            "odds,processor,ingest",
+            "simulator,ingest,processor,odds",
+            "odds,odds,processor,ingest",
+        ] {
+            assert_eq!(roles(good, &[]), Ok(()), "{good}");
+        }
+        let (kafka, redis, postgres) =
+            (("KAFKA_BROKERS", "k:9092"), ("REDIS_URL", "redis://r"), ("DATABASE_URL", POSTGRES));
+        for (split, needed) in [
+            ("ingest", &[kafka][..]),
+            ("processor", &[kafka]),
+            ("odds,processor", &[kafka]),
+            ("odds", &[redis, postgres]),
+            ("simulator,odds", &[redis, postgres]),
+        ] {
+            let text = roles(split, &[]).unwrap_err();
+            assert!(text.starts_with(&format!("ROLE: got \"{split}\"")), "{text}");
+            assert_eq!(roles(split, needed), Ok(()), "{split}");
+            for missing in 0..needed.len() {
+                let mut less = needed.to_vec();
+                let (variable, _) = less.remove(missing);
+                assert!(roles(split, &less).unwrap_err().contains(variable), "{split} without {variable}");
+            }
+        }
+        insta::assert_snapshot!(roles("odds,ingest", &[]).unwrap_err(), @r##"
+ROLE: got "odds,ingest", want "processor" beside "ingest", or KAFKA_BROKERS: the embedded engines join them only within one process
+ROLE: got "odds,ingest", want "processor" beside "odds", or REDIS_URL: the embedded engines join them only within one process
+ROLE: got "odds,ingest", want "processor" beside "odds", or a DATABASE_URL of PostgreSQL: the embedded engines join them only within one process
+"##);
+    }
+}

@@ -1,0 +1,106 @@
+//! Opens the engines that the configuration chooses. None of the real ones needs to be there yet: each is waited for
+//! where it is used. Only a SQLite file that cannot be used ends the start.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::actors::store_writer::blocking;
+use crate::bus::Topic;
+use crate::bus::embedded::EmbeddedTopic;
+use crate::cache::OddsCache;
+use crate::cache::embedded::EmbeddedCache;
+use crate::config::Config;
+use crate::config::engines::{BusEngine, CacheEngine, StoreEngine};
+use crate::domain::timestamp::Timestamp;
+use crate::store::Store;
+use crate::store::postgres::{PgOptions, PgStore};
+use crate::store::sqlite::{Claim, SqliteStore};
+
+use super::StartError;
+
+/// Dead letters that the embedded bus holds at most.
+const DEAD_LETTER_CAPACITY: usize = 1_000;
+
+/// The topics of the bus.
+#[derive(Clone)]
+pub(super) struct Bus {
+    /// The updates.
+    pub updates: Arc<dyn Topic>,
+    /// What could not be read.
+    pub dead_letters: Arc<dyn Topic>,
+    /// Where the bus begins to count, where it begins with the process.
+    pub first_position: Option<u64>,
+}
+
+impl Bus {
+    /// Whether dead letters stay on the bus, where people can look at them.
+    pub(super) fn keeps_dead_letters(&self) -> bool {
+        self.first_position.is_none()
+    }
+
+    pub(super) fn open(config: &Config) -> Result<Bus, StartError> {
+        let settings = &config.settings.bus;
+        match config.engines.bus {
+            BusEngine::Embedded => {
+                let (first, partitions) = (first_position(), settings.embedded_bus_partitions);
+                let (name, capacity) = (&settings.kafka_topic_odds, settings.embedded_bus_capacity);
+                Ok(Bus {
+                    updates: Arc::new(EmbeddedTopic::starting_at(name, first, partitions, capacity)),
+                    dead_letters: Arc::new(EmbeddedTopic::new("dead_letters", 1, DEAD_LETTER_CAPACITY)),
+                    first_position: Some(first),
+                })
+            }
+            BusEngine::Kafka => Err(crate::bus::BusError::Refused("soon".to_owned()).into()),
+        }
+    }
+}
+
+pub(super) fn open_cache(config: &Config) -> Result<Arc<dyn OddsCache>, StartError> {
+    let settings = &config.settings.cache;
+    Ok(match &config.engines.cache {
+        CacheEngine::Embedded => Arc::new(EmbeddedCache::new(settings.cache_ttl)),
+        CacheEngine::Redis(_) => return Err(crate::bus::BusError::Refused("soon".to_owned()).into()),
+    })
+}
+
+/// The databases of the roles.
+#[derive(Clone)]
+pub(super) struct Stores {
+    /// What the processor writes and reads.
+    pub main: Arc<dyn Store>,
+    /// What the role `odds` reads.
+    pub read: Arc<dyn Store>,
+}
+
+/// Opens the stores. A SQLite file is claimed and migrated at once; PostgreSQL is migrated once it is there, by
+/// [`super::waiting`].
+pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Claim>), StartError> {
+    match &config.engines.store {
+        StoreEngine::Sqlite(path) => {
+            let path = path.to_string_lossy().into_owned();
+            let shown = path.clone();
+            let opened = blocking(move || {
+                let store = SqliteStore::open(&path)?;
+                let claim = Claim::of(Path::new(&path))?;
+                store.migrate()?;
+                Ok((Arc::new(store) as Arc<dyn Store>, claim))
+            });
+            let (store, claim) = opened.await.map_err(|cause| StartError::Store { name: shown, cause })?;
+            Ok((Stores { main: store.clone(), read: store }, Some(claim)))
+        }
+        StoreEngine::Postgres { url, read_url } => {
+            let options = PgOptions { readers: config.settings.store.database_pool_size, ..PgOptions::default() };
+            let failed = |cause| StartError::Store { name: "PostgreSQL".to_owned(), cause };
+            let main = PgStore::open(url, &options).map_err(failed)?;
+            let read = PgStore::reader(read_url, &options).map_err(failed)?;
+            Ok((Stores { main: Arc::new(main), read: Arc::new(read) }, None))
+        }
+    }
+}
+
+/// Where the embedded bus begins to count: the time in microseconds. The bus ends with the process, and clients were told
+/// numbers that the store had not yet written down if the process was killed. Fewer than a million records a second and
+/// partition, so whatever a process before this one counted to lies below.
+fn first_position() -> u64 {
+    Timestamp::now().micros().unsigned_abs()
+}

@@ -1,0 +1,62 @@
+//! The role `ingest`: suppliers to the bus.
+
+use super::StartError;
+use super::checks::{check_bus, check_suppliers};
+use super::engines::Bus;
+use super::wiring::{HUB_MAILBOX, Wiring};
+use crate::actors::bus_publisher::BusPublisher;
+use crate::actors::supplier_feed::SupplierFeed;
+use crate::config::settings::Role;
+use crate::config::{Config, Suppliers};
+use crate::metrics::IngestMetrics;
+use crate::supplier::endpoint::Endpoint;
+
+/// Messages that may wait for one feed.
+const FEED_MAILBOX: usize = 16;
+
+impl Wiring<'_> {
+    /// Makes the feeds and what they publish through.
+    pub(super) fn start_ingest(&mut self, config: &Config, bus: &Bus) -> Result<(), StartError> {
+        let metrics = IngestMetrics::new()?;
+        // One a topic, so that one that is full does not hold the other up.
+        let publisher = || BusPublisher::new(bus.updates.clone(), bus.dead_letters.clone(), metrics.clone());
+        let arbiter = self.arbiter();
+        let updates = self.start("bus publisher", &arbiter, HUB_MAILBOX, publisher());
+        let dead_letters = self.start("dead letter publisher", &arbiter, HUB_MAILBOX, publisher());
+
+        let endpoints = self.endpoints(&config.suppliers)?;
+        metrics.suppliers.set(endpoints.len() as i64);
+        let mut statuses = Vec::new();
+        for endpoint in endpoints {
+            let settings = self.settings.suppliers.clone();
+            let (updates, dead_letters) = (updates.clone().recipient(), dead_letters.clone().recipient());
+            let feed = SupplierFeed::new(endpoint, settings, updates, dead_letters, metrics.clone());
+            statuses.push(feed.status());
+            self.feeds.push(feed);
+        }
+        let checks = vec![check_suppliers(statuses), check_bus(&bus.updates)];
+        self.serve_health(Role::Ingest, checks, metrics.registry);
+        Ok(())
+    }
+
+    fn endpoints(&self, suppliers: &Suppliers) -> Result<Vec<Endpoint>, StartError> {
+        match (suppliers, self.parts.addresses.simulator) {
+            (Suppliers::At(urls), _) => Ok(urls.clone()),
+            (Suppliers::OwnSimulator, Some(address)) => Ok(vec![format!("ws://{address}/ws").parse()?]),
+            (Suppliers::OwnSimulator, None) => Ok(vec!["ws://127.0.0.1:8081/ws".parse()?]),
+        }
+    }
+
+    /// Connects to the suppliers: last, when nothing else can keep the platform from starting.
+    pub(super) fn start_feeds(&mut self) {
+        let feeds = std::mem::take(&mut self.feeds);
+        if feeds.is_empty() {
+            return;
+        }
+        let arbiter = self.arbiter();
+        for feed in feeds {
+            let feed = self.start("supplier feed", &arbiter, FEED_MAILBOX, feed);
+            self.parts.feeds.push(feed);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The role `odds`: books to clients.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web::web;
+
+use super::StartError;
+use super::checks::check_store;
+use super::engines::{Bus, Stores};
+use super::wiring::{HUB_MAILBOX, REST_CONNECTIONS, Wiring};
+use crate::actors::book_router::BookRouter;
+use crate::actors::messages::GetSnapshot;
+use crate::actors::registry::{Registry, RegistrySettings};
+use crate::actors::session::{SessionEdges, tick_interval};
+use crate::cache::OddsCache;
+use crate::config::Config;
+use crate::config::settings::{Role, Settings};
+use crate::domain::session::SessionLimits;
+use crate::http::routes::odds_routes;
+use crate::http::server::{self, Listen};
+use crate::http::state::OddsState;
+use crate::metrics::OddsMetrics;
+use crate::store::Store;
+
+/// How long the books may take to answer a REST request.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the role `odds` starts with.
+pub(super) struct OddsSide {
+    pub registry: Addr<Registry>,
+    pub metrics: OddsMetrics,
+}
+
+impl Wiring<'_> {
+    pub(super) fn start_registry(&mut self) -> Result<OddsSide, StartError> {
+        let metrics = OddsMetrics::new()?;
+        let clients = &self.settings.clients;
+        let settings = RegistrySettings {
+            slow_client_limit: clients.slow_client_limit,
+            frozen_limit: tick_interval(&session_limits(self.settings)) * 2 + clients.slow_client_limit,
+        };
+        let arbiter = self.arbiter();
+        let registry = self.start("registry", &arbiter, HUB_MAILBOX, Registry::new(settings, metrics.clone()));
+        self.parts.registry = Some(registry.clone());
+        Ok(OddsSide { registry, metrics })
+    }
+
+    /// Starts the books, and serves clients from them. Where the cache tells of every change, clients are served from
+    /// books that follow it: then it does not matter which process reads which partition of the bus.
+    pub(super) fn start_books(
+        &mut self,
+        config: &Config,
+        bus: Option<&Bus>,
+        cache: &Arc<dyn OddsCache>,
+        stores: &Stores,
+    ) -> Result<(), StartError> {
+        let broadcasts = cache.listen();
+        let odds = if config.runs(Role::Odds) { Some(self.start_registry()?) } else { None };
+        let mut books = None;
+        if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
+            let told = odds.as_ref().filter(|_| broadcasts.is_none());
+            books = Some(self.start_processor(bus, cache, &stores.main, told)?);
+        }
+        let Some(odds) = odds else { return Ok(()) };
+        match (broadcasts, books) {
+            (None, Some(books)) => self.start_odds(odds, &books, &stores.read),
+            _ => Ok(()),
+        }
+    }
+
+    /// Serves clients from books.
+    pub(super) fn start_odds(
+        &mut self,
+        odds: OddsSide,
+        books: &Addr<BookRouter>,
+        store: &Arc<dyn Store>,
+    ) -> Result<(), StartError> {
+        let clients = &self.settings.clients;
+        let OddsSide { registry, metrics } = odds;
+        let snapshots: Recipient<GetSnapshot> = books.clone().recipient();
+        let sessions = Arc::new(SessionEdges {
+            connect: registry.clone().recipient(),
+            subscribe: registry.clone().recipient(),
+            unsubscribe: registry.clone().recipient(),
+            disconnect: registry.recipient(),
+            snapshots: snapshots.clone(),
+            limits: session_limits(self.settings),
+            max_message: bytes_of(clients.ws_max_message),
+            queue: clients.ws_session_queue,
+            metrics: metrics.clone(),
+        });
+        let state = web::Data::new(OddsState {
+            snapshots,
+            snapshot_timeout: SNAPSHOT_TIMEOUT,
+            store: store.clone(),
+            sessions,
+            open_sessions: Arc::new(AtomicUsize::new(0)),
+            next_session: AtomicU64::new(1),
+            max_sessions: clients.ws_max_sessions,
+            allowed_origins: clients.ws_allowed_origins.clone(),
+            metrics: metrics.clone(),
+        });
+        let workers = clients.http_workers_odds.unwrap_or_else(cores);
+        let listen = Listen {
+            variable: "HTTP_PORT_ODDS",
+            ip: self.settings.process.bind_address,
+            port: self.settings.ports.http_port_odds,
+            workers,
+            max_connections: (clients.ws_max_sessions + REST_CONNECTIONS).div_ceil(workers),
+        };
+        let server = server::start(listen, move |config| {
+            config.app_data(state.clone());
+            odds_routes(config);
+        })?;
+        self.parts.addresses.odds = Some(server.address);
+        self.parts.servers.push(server);
+        self.serve_health(Role::Odds, vec![check_store(store)], metrics.registry);
+        Ok(())
+    }
+}
+
+fn session_limits(settings: &Settings) -> SessionLimits {
+    SessionLimits {
+        max_subscriptions: settings.clients.ws_max_subscriptions,
+        max_messages_per_second: settings.clients.ws_max_messages_per_second,
+        ping_interval: settings.clients.ws_ping_interval,
+        silence_limit: settings.clients.ws_silence_limit,
+    }
+}
+
+fn bytes_of(size: bytesize::ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get())
+}

@@ -1,0 +1,108 @@
+//! The role `processor`: the bus to books, cache and database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use super::StartError;
+use super::checks::{check_bus, check_cache, check_store};
+use super::engines::Bus;
+use super::odds::OddsSide;
+use super::wiring::{HUB_MAILBOX, Wiring};
+use crate::actors::book_router::BookRouter;
+use crate::actors::bus_consumer::{BusConsumer, ConsumerSettings, Work};
+use crate::actors::cache_writer::CacheWriter;
+use crate::actors::messages::StoreBatch;
+use crate::actors::odds_book::{BookEdges, BookSource, Listener};
+use crate::actors::store_writer::{Retention, StoreWriter};
+use crate::bus::Topic;
+use crate::cache::OddsCache;
+use crate::config::settings::Role;
+use crate::metrics::ProcessorMetrics;
+use crate::store::Store;
+
+/// The group that keeps dead letters, where the bus does not.
+const DEAD_LETTER_GROUP: &str = "dead-letters";
+/// Messages that may wait for one consumer.
+const CONSUMER_MAILBOX: usize = 16;
+
+impl Wiring<'_> {
+    /// Starts the books, the writers and what reads the bus for them. Gives the books; `odds` is told of changes where
+    /// the cache tells nobody.
+    pub(super) fn start_processor(
+        &mut self,
+        bus: &Bus,
+        cache: &Arc<dyn OddsCache>,
+        store: &Arc<dyn Store>,
+        odds: Option<&OddsSide>,
+    ) -> Result<Addr<BookRouter>, StartError> {
+        let metrics = ProcessorMetrics::new()?;
+        let live = self.arbiter();
+        let cache_writer = CacheWriter::new(cache.clone(), metrics.clone());
+        let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);
+        let depth = metrics.mailbox_depth.with_label_values(&["cache_writer"]);
+        let mut listeners = vec![Listener::new(cache_writer.clone().recipient(), depth)];
+        if let Some(odds) = odds {
+            listeners.push(Listener::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
+        }
+        let source = BookSource::new(cache.clone(), store.clone(), metrics.clone());
+        let first_position = bus.first_position;
+        let edges = Arc::new(BookEdges { first_position, source, listeners, metrics: metrics.clone() });
+        let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
+        let router = self.start("book router", &live, HUB_MAILBOX, router);
+
+        let storing = self.arbiter();
+        let retention = Retention {
+            history: self.settings.store.history_retention,
+            dead_letters: self.settings.store.dead_letter_retention,
+        };
+        let writer = StoreWriter::new(store.clone(), retention, metrics.clone());
+        let writer: Recipient<StoreBatch> = self.start("store writer", &storing, HUB_MAILBOX, writer).recipient();
+
+        let work = Work::Books {
+            books: router.clone().recipient(),
+            revoked: router.clone().recipient(),
+            cache: cache_writer.recipient(),
+        };
+        let settings = &self.settings.bus;
+        let (group_live, group_store) = (settings.kafka_group_live.clone(), settings.kafka_group_store.clone());
+        let batch_wait = self.settings.store.store_batch_wait;
+        let reading = self.reading(group_live, &bus.updates, Duration::ZERO);
+        let consumer = self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
+        self.parts.consumers.push(consumer);
+        let work = Work::Store { store: writer.clone(), dead_letters: bus.dead_letters.clone() };
+        let reading = self.reading(group_store, &bus.updates, batch_wait);
+        let consumer = self.start_consumer("store consumer", &storing, &bus.updates, reading, work, &metrics)?;
+        self.parts.consumers.push(consumer);
+        if !bus.keeps_dead_letters() {
+            let work = Work::DeadLetters(writer);
+            let reading = self.reading(DEAD_LETTER_GROUP.to_owned(), &bus.dead_letters, batch_wait);
+            let consumer = self.start_consumer("dead letters", &storing, &bus.dead_letters, reading, work, &metrics)?;
+            self.parts.dead_letter_consumer = Some(consumer);
+        }
+
+        let checks = vec![check_store(store), check_cache(cache), check_bus(&bus.updates)];
+        self.serve_health(Role::Processor, checks, metrics.registry.clone());
+        Ok(router)
+    }
+
+    fn reading(&self, group: String, topic: &Arc<dyn Topic>, linger: Duration) -> ConsumerSettings {
+        let batch_size = self.settings.bus.bus_batch_size;
+        ConsumerSettings { group, topic: topic.name().to_owned(), batch_size, linger }
+    }
+
+    fn start_consumer(
+        &mut self,
+        name: &'static str,
+        arbiter: &ArbiterHandle,
+        topic: &Arc<dyn Topic>,
+        settings: ConsumerSettings,
+        work: Work,
+        metrics: &ProcessorMetrics,
+    ) -> Result<Addr<BusConsumer>, StartError> {
+        let subscription = topic.subscribe(&settings.group)?;
+        let consumer = BusConsumer::new(settings, subscription, work, metrics.clone());
+        Ok(self.start(name, arbiter, CONSUMER_MAILBOX, consumer))
+    }
+}

@@ -1,0 +1,174 @@
+//! What an error of PostgreSQL means for the caller.
+
+use diesel::result::{DatabaseErrorKind, Error};
+
+use super::StoreError;
+
+/// Why a piece of work was not done: the database's reason, or ours.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The database's.
+    Database(Error),
+    /// Ours.
+    Store(StoreError),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Database(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Store(error)
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> StoreError {
+        match failure {
+            Failure::Database(error) => meaning(error),
+            Failure::Store(error) => error,
+        }
+    }
+}
+
+/// Texts for what passes, or what an operator puts right, with nothing wrong in the statement. Diesel hands on a few
+/// kinds and otherwise the text, not the code. A server that speaks another language than English has these taken for
+/// refusals, which are tried again all the same.
+const PASSING: [&str; 19] = [
+    "deadlock detected",
+    "could not serialize access",
+    "canceling statement due to",
+    "terminating connection",
+    "the database system is",
+    "too many clients",
+    "too many connections",
+    "connection slots",
+    "read-only transaction",
+    "during recovery",
+    "No space left on device",
+    "could not extend file",
+    "could not write",
+    "disk full",
+    "out of memory",
+    "out of shared memory",
+    "server closed the connection",
+    "could not receive data",
+    "could not send data",
+];
+
+/// Texts for data that is damaged.
+const DAMAGED: [&str; 4] = ["invalid page in block", "could not read block", "missing chunk number", "found toasted"];
+
+impl Failure {
+    /// Whether the connection is gone, so that another one may do better.
+    pub(super) fn is_lost(&self) -> bool {
+        use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
+        match self {
+            Failure::Database(Error::DatabaseError(ClosedConnection | UnableToSendCommand, _)) => true,
+            Failure::Database(Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. }) => true,
+            Failure::Database(error) => error.to_string().contains("terminating connection"),
+            Failure::Store(_) => false,
+        }
+    }
+
+    /// Whether another transaction came in between, so that the same work may be done now.
+    pub(super) fn is_collision(&self) -> bool {
+        match self {
+            Failure::Database(Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _)) => true,
+            Failure::Database(error) => error.to_string().contains("deadlock detected"),
+            Failure::Store(_) => false,
+        }
+    }
+}
+
+/// What an error of diesel means for the caller.
+pub(super) fn meaning(error: Error) -> StoreError {
+    use DatabaseErrorKind::{
+        ClosedConnection, ReadOnlyTransaction, SerializationFailure, UnableToSendCommand, Unknown,
+    };
+    let text = one_line(&error.to_string());
+    match error {
+        Error::DatabaseError(
+            ClosedConnection | ReadOnlyTransaction | SerializationFailure | UnableToSendCommand,
+            _,
+        ) => StoreError::Unavailable(text),
+        Error::DatabaseError(Unknown, _) => meaning_of_text(text),
+        Error::DatabaseError(..) => StoreError::Refused(text),
+        Error::DeserializationError(_) => StoreError::Unreadable(text),
+        Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. } => StoreError::Unavailable(text),
+        _ => meaning_of_text(text),
+    }
+}
+
+/// What a text of PostgreSQL means for the caller.
+pub(super) fn meaning_of_text(text: String) -> StoreError {
+    let is_one_of = |known: &[&str]| known.iter().any(|known| text.contains(known));
+    if is_one_of(&PASSING) {
+        StoreError::Unavailable(text)
+    } else if is_one_of(&DAMAGED) {
+        StoreError::Unreadable(text)
+    } else {
+        StoreError::Refused(text)
+    }
+}
+
+/// libpq tells each address that it tried on a line of its own.
+pub(super) fn one_line(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() { "no reason was given".to_owned() } else { lines.join("; ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn of_kind(kind: DatabaseErrorKind, text: &str) -> Error {
+        Error::DatabaseError(kind, Box::new(text.to_owned()))
+    }
+
+    #[rstest]
+    #[case("could not extend file \"base/5/16396\": No space left on device")]
+    #[case("canceling statement due to statement timeout")]
+    #[case("canceling statement due to lock timeout")]
+    #[case("cannot execute INSERT in a read-only transaction")]
+    #[case("cannot set transaction read-write mode during recovery")]
+    #[case("the database system is shutting down")]
+    #[case("sorry, too many clients already")]
+    fn what_passes_is_unavailable(#[case] text: &str) {
+        assert_eq!(meaning(of_kind(DatabaseErrorKind::Unknown, text)), StoreError::Unavailable(text.to_owned()));
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_statement_is_refused_and_damage_is_unreadable() {
+        let missing = "relation \"odds_current\" does not exist";
+        assert_eq!(meaning(of_kind(DatabaseErrorKind::Unknown, missing)), StoreError::Refused(missing.to_owned()));
+        let check = of_kind(DatabaseErrorKind::CheckViolation, "violates: could not write");
+        assert!(matches!(meaning(check), StoreError::Refused(_)));
+        let damaged = of_kind(DatabaseErrorKind::Unknown, "invalid page in block 7 of relation base/5/16396");
+        assert!(matches!(meaning(damaged), StoreError::Unreadable(_)));
+    }
+
+    #[test]
+    fn what_may_be_tried_again_is_told_from_what_may_not() {
+        let failure = |kind, text| Failure::from(of_kind(kind, text));
+        assert!(failure(DatabaseErrorKind::UnableToSendCommand, "").is_lost());
+        assert!(failure(DatabaseErrorKind::Unknown, "terminating connection due to administrator command").is_lost());
+        assert!(!failure(DatabaseErrorKind::Unknown, "canceling statement due to lock timeout").is_lost());
+        assert!(failure(DatabaseErrorKind::Unknown, "deadlock detected").is_collision());
+        assert!(failure(DatabaseErrorKind::SerializationFailure, "").is_collision());
+        assert!(!failure(DatabaseErrorKind::CheckViolation, "").is_collision());
+    }
+
+    #[test]
+    fn several_lines_become_one() {
+        assert_eq!(
+            one_line("connection to ::1 failed\n\tis it running?\n"),
+            "connection to ::1 failed; is it running?"
+        );
+    }
+}

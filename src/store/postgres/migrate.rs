@@ -1,0 +1,92 @@
+//! Bringing the tables to this version.
+
+use std::collections::HashSet;
+
+use diesel::connection::SimpleConnection;
+use diesel::migration::{Migration, MigrationSource};
+use diesel::pg::{Pg, PgConnection};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{Bool, Text};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use super::StoreError;
+use super::connections::Connections;
+use super::error::{meaning, meaning_of_text};
+
+/// The migrations in this binary.
+pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+
+/// Holds one migrating process at a time. `diesel_migrations` takes no lock of its own: whoever comes first runs all
+/// that is missing, and whoever comes later finds nothing left to do. Its number says "odds" and "migr" in ASCII.
+///
+/// A migration may take its time, so no statement timeout; but nobody waits for ever, neither for this lock nor for one
+/// on a table, where whoever waits holds up all who come later.
+const LOCK: &str = "
+    SET statement_timeout = 0;
+    SET idle_in_transaction_session_timeout = 0;
+    SET lock_timeout = '30s';
+    SELECT pg_advisory_lock(8026650882800707442);";
+
+#[derive(QueryableByName)]
+struct Yes {
+    #[diesel(sql_type = Bool)]
+    yes: bool,
+}
+
+#[derive(QueryableByName)]
+struct Word {
+    #[diesel(sql_type = Text)]
+    text: String,
+}
+
+/// Runs what has not run yet. The connection is closed behind it, and with that its lock is free, whatever happened.
+pub(super) fn run(connections: &Connections) -> Result<(), StoreError> {
+    connections.once(|connection| {
+        check_encoding(connection).map_err(meaning)?;
+        // A role without the right to make tables may still start on tables that stand.
+        if is_up_to_date(connection)? {
+            return Ok(());
+        }
+        connection.batch_execute(LOCK).map_err(meaning)?;
+        let ran = connection.run_pending_migrations(MIGRATIONS).map_err(failure)?;
+        for version in ran {
+            log::debug!("database: migration {version} done");
+        }
+        Ok(())
+    })
+}
+
+/// Another encoding would refuse the first name that it has no letters for, and hold up everything behind it.
+fn check_encoding(connection: &mut PgConnection) -> QueryResult<()> {
+    let encoding: Word = sql_query("SELECT current_setting('server_encoding') AS text").get_result(connection)?;
+    if encoding.text == "UTF8" {
+        return Ok(());
+    }
+    let text = format!("its encoding is {}; make one with ENCODING 'UTF8'", encoding.text);
+    Err(diesel::result::Error::QueryBuilderError(text.into()))
+}
+
+/// Whether every migration of this binary has run, asked without taking a lock or making a table.
+fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let stands = "SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL AS yes";
+    if !sql_query(stands).get_result::<Yes>(connection).map_err(meaning)?.yes {
+        return Ok(false);
+    }
+    let versions = "SELECT version::text AS text FROM __diesel_schema_migrations";
+    let done: Vec<Word> = sql_query(versions).load(connection).map_err(meaning)?;
+    let done: HashSet<_> = done.into_iter().map(|word| word.text).collect();
+    let all: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().map_err(failure)?;
+    Ok(all.iter().all(|one| done.contains(&one.name().version().to_string())))
+}
+
+fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
+    let error = match error.downcast::<diesel::result::Error>() {
+        Ok(database) => meaning(*database),
+        Err(other) => meaning_of_text(other.to_string()),
+    };
+    match error {
+        StoreError::Refused(text) => StoreError::Refused(format!("a migration: {text}")),
+        other => other,
+    }
+}

@@ -1,0 +1,203 @@
+//! What is read.
+
+use std::sync::Arc;
+
+use diesel::pg::PgConnection;
+use diesel::pg::data_types::PgTimestamp;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Bool, Text, Timestamptz};
+
+use super::StoreError;
+use super::error::Failure;
+use super::statement::statement;
+use crate::domain::book::MarketState;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::update::{OddsUpdate, Revision, read_selections};
+use crate::store::{EventSummary, HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
+
+statement! {
+    /// The markets of an event.
+    EventMarkets<'a> returns (Text, Text, Text, Bool, Text, Text, BigInt, Timestamptz, Text, Text, BigInt):
+    "SELECT market, line, status, in_play, selections::text, source, version, updated_at, home_team, away_team, seq
+    FROM odds_current WHERE event_id = " { event_id: &'a str as Text } ""
+}
+
+statement! {
+    /// A page of events, with the sides that the market changed last gives them. It steps from one event to the next
+    /// within the key's index: PostgreSQL's `DISTINCT` would read every market of the table for it.
+    EventPage<'a> returns (Text, Text, Text):
+    "WITH RECURSIVE page (event_id, place) AS (
+        SELECT min(event_id), 1::bigint FROM odds_current WHERE event_id > " { after: &'a str as Text } "
+        UNION ALL
+        SELECT (SELECT min(event_id) FROM odds_current WHERE event_id > page.event_id), place + 1
+        FROM page WHERE event_id IS NOT NULL AND place < " { limit: i64 as BigInt } "
+    )
+    SELECT page.event_id, sides.home_team, sides.away_team
+    FROM page CROSS JOIN LATERAL (
+        SELECT home_team, away_team FROM odds_current AS market
+        WHERE market.event_id = page.event_id ORDER BY seq DESC LIMIT 1
+    ) AS sides
+    ORDER BY page.place"
+}
+
+statement! {
+    /// A page of a market's history. Where it begins is one comparison of the columns that the index is ordered by, so
+    /// that every page starts where the one before ended.
+    HistoryPage<'a> returns (BigInt, Text, Bool, Text, Text, BigInt, Timestamptz):
+    "SELECT id, status, in_play, selections::text, source, version, updated_at
+    FROM odds_history
+    WHERE event_id = " { event_id: &'a str as Text } " AND market = " { market: &'a str as Text }
+    " AND line = " { line: &'a str as Text } " AND (updated_at, version, id) > (" { time: PgTimestamp as Timestamptz }
+    ", " { version: i64 as BigInt } ", " { row: i64 as BigInt } ") AND updated_at < " { to: PgTimestamp as Timestamptz }
+    " ORDER BY updated_at, version, id LIMIT " { limit: i64 as BigInt } ""
+}
+
+statement! {
+    /// The newest dead letters.
+    NewestDeadLetters returns (BigInt, Timestamptz, Text, Text, Text, Binary):
+    "SELECT id, received_at, origin, reason, detail, raw
+    FROM dead_letters ORDER BY received_at DESC, id DESC LIMIT " { limit: i64 as BigInt } ""
+}
+
+/// Before and behind every time: PostgreSQL's `-infinity` and `infinity`.
+const EARLIEST: PgTimestamp = PgTimestamp(i64::MIN);
+const LATEST: PgTimestamp = PgTimestamp(i64::MAX);
+
+/// The columns that the current state and the history share.
+struct Stored {
+    market: String,
+    line: String,
+    status: String,
+    in_play: bool,
+    selections: String,
+    source: String,
+    version: i64,
+    updated_at: PgTimestamp,
+    home_team: String,
+    away_team: String,
+}
+
+impl Stored {
+    /// The update, or an error that names the row.
+    fn read(self, event_id: &EventId) -> Result<OddsUpdate, StoreError> {
+        let PgTimestamp(updated_at) = self.updated_at;
+        let row = format!("{event_id} {} {} at {updated_at} v{}", self.market, self.line, self.version);
+        self.parse(event_id).map_err(|error| StoreError::Unreadable(format!("row {row}: {error}")))
+    }
+
+    fn parse(self, event_id: &EventId) -> Result<OddsUpdate, Box<dyn std::error::Error>> {
+        let line = if self.line.is_empty() { None } else { Some(self.line.parse()?) };
+        Ok(OddsUpdate {
+            event_id: event_id.clone(),
+            home_team: self.home_team,
+            away_team: self.away_team,
+            market: MarketKey { name: self.market.parse()?, line },
+            status: self.status.parse()?,
+            in_play: self.in_play,
+            selections: read_selections(&self.selections)?,
+            revision: Revision { updated_at: super::time(self.updated_at)?, version: self.version },
+            source: self.source.parse()?,
+        })
+    }
+}
+
+type MarketRow = (String, String, String, bool, String, String, i64, PgTimestamp, String, String, i64);
+
+/// The markets of an event, ordered by key.
+pub(super) fn event(connection: &mut PgConnection, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, Failure> {
+    let rows = EventMarkets { event_id: event_id.as_str() }.load::<MarketRow>(connection)?;
+    let read = |row: MarketRow| {
+        let (market, line, status, in_play, selections, source, version, updated_at, home_team, away_team, seq) = row;
+        let stored =
+            Stored { market, line, status, in_play, selections, source, version, updated_at, home_team, away_team };
+        let seq = u64::try_from(seq).map_err(|_| super::unreadable("seq", seq))?;
+        Ok(Arc::new(MarketState { update: stored.read(event_id)?, seq }))
+    };
+    let mut states = rows.into_iter().map(read).collect::<Result<Vec<_>, StoreError>>()?;
+    states.sort_by(|one, other| one.update.market.cmp(&other.update.market));
+    Ok(states)
+}
+
+/// Events behind `after`.
+pub(super) fn events(
+    connection: &mut PgConnection,
+    after: Option<&EventId>,
+    limit: usize,
+) -> Result<Vec<EventSummary>, Failure> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let page = EventPage { after: after.map_or("", EventId::as_str), limit: rows_at_most(limit) };
+    let rows = page.load::<(String, String, String)>(connection)?;
+    rows.into_iter()
+        .map(|(event_id, home_team, away_team)| {
+            let event_id = event_id.parse().map_err(|_| super::unreadable("event_id", &event_id))?;
+            Ok(EventSummary { event_id, home_team, away_team })
+        })
+        .collect()
+}
+
+type HistoryRow = (i64, String, bool, String, String, i64, PgTimestamp);
+
+/// A page of a market's history.
+pub(super) fn history(connection: &mut PgConnection, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, Failure> {
+    let line = super::line_text(query.market.line);
+    // Row numbers are above zero, so this lies before all rows of its time.
+    let from = query.from.map(|from| (super::stamp(from), i64::MIN, i64::MIN));
+    let after = query.after.map(|HistoryCursor { revision, row }| {
+        let Revision { updated_at, version } = revision;
+        (super::stamp(updated_at), version, row)
+    });
+    let (time, version, row) = from
+        .into_iter()
+        .chain(after)
+        .max_by_key(|place| (place.0.0, place.1, place.2))
+        .unwrap_or((EARLIEST, i64::MIN, i64::MIN));
+    let page = HistoryPage {
+        event_id: query.event_id.as_str(),
+        market: query.market.name.as_str(),
+        line: &line,
+        time,
+        version,
+        row,
+        to: query.to.map_or(LATEST, super::stamp),
+        limit: rows_at_most(query.limit),
+    };
+    let read = |row: HistoryRow| {
+        let (id, status, in_play, selections, source, version, updated_at) = row;
+        let stored = Stored {
+            market: query.market.name.to_string(),
+            line: line.clone(),
+            status,
+            in_play,
+            selections,
+            source,
+            version,
+            updated_at,
+            home_team: String::new(),
+            away_team: String::new(),
+        };
+        let update = stored.read(&query.event_id)?;
+        Ok(HistoryEntry { cursor: HistoryCursor { revision: update.revision, row: id }, update })
+    };
+    let rows = page.load::<HistoryRow>(connection)?;
+    Ok(rows.into_iter().map(read).collect::<Result<_, StoreError>>()?)
+}
+
+type DeadLetterRow = (i64, PgTimestamp, String, String, String, Vec<u8>);
+
+/// The newest dead letters.
+pub(super) fn dead_letters(connection: &mut PgConnection, limit: usize) -> Result<Vec<StoredDeadLetter>, Failure> {
+    let rows = NewestDeadLetters { limit: rows_at_most(limit) }.load::<DeadLetterRow>(connection)?;
+    rows.into_iter()
+        .map(|(id, received_at, origin, reason, detail, raw)| {
+            let letter = DeadLetter { received_at: super::time(received_at)?, origin, reason, detail, raw: raw.into() };
+            Ok(StoredDeadLetter { id, letter })
+        })
+        .collect()
+}
+
+fn rows_at_most(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,417 @@
+//! Tests on a real server: `make test` runs them, with its address in `DATABASE_URL`. Each makes a database of its own.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pretty_assertions::assert_eq;
+use rstest::rstest;
+
+use self::support::{Database, OwnServer, column, execute, role_without_rights};
+use super::*;
+use crate::domain::update::OddsUpdate;
+use crate::domain::update::testing::{market_update, update};
+use crate::store::suite::{self, positioned, states};
+
+/// The suite of every store.
+mod suite_on_postgres {
+    use super::*;
+    use crate::store::suite::store_suite;
+
+    store_suite!(Database::migrated(), #[ignore = "needs the real engines: make test"]);
+}
+
+fn letter(detail: &str, reason: &str) -> DeadLetter {
+    DeadLetter {
+        received_at: Timestamp::now(),
+        origin: "odds_updates/0/7".to_owned(),
+        reason: reason.to_owned(),
+        detail: detail.to_owned(),
+        raw: bytes::Bytes::from_static(b"\0\xff"),
+    }
+}
+
+fn history_of(store: &dyn Store, one: &OddsUpdate) -> Vec<OddsUpdate> {
+    suite::history(store, &one.event_id, &one.market).into_iter().map(|entry| entry.update).collect()
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn many_may_migrate_one_new_database_at_once() {
+    for _ in 0..3 {
+        let database = Database::new();
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| database.store().migrate())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(outcomes, vec![Ok(()); 8]);
+        assert_eq!(column(&mut database.connection(), "SELECT version FROM __diesel_schema_migrations").len(), 2);
+    }
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn migrations_run_and_revert_and_run_again() {
+    use diesel_migrations::MigrationHarness;
+    let database = Database::new();
+    let mut connection = database.connection();
+    let all = connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len();
+    assert_eq!(connection.revert_all_migrations(migrate::MIGRATIONS).unwrap().len(), all);
+    let left = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!(column(&mut connection, left), ["__diesel_schema_migrations"]);
+    assert_eq!(connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len(), all);
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_role_that_may_make_no_tables_starts_where_they_stand_and_says_so_where_they_do_not() {
+    let database = Database::new();
+    let role = role_without_rights(&database);
+    let store = PgStore::open(&database.address_as(&role, "secret"), &PgOptions::default()).unwrap();
+    let refused = store.migrate().unwrap_err().to_string();
+    assert!(refused.contains("permission denied"), "{refused}");
+    database.store().migrate().unwrap();
+    store.migrate().unwrap();
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_database_of_another_encoding_is_refused_by_name() {
+    let database = Database::with("ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    let refused = database.store().migrate().unwrap_err().to_string();
+    assert!(refused.contains("LATIN1") && refused.contains("UTF8"), "{refused}");
+}
+
+/// Two processes that both hold a partition for a moment: each writes all of it, in its own order and batches, twice.
+#[rstest]
+#[case(1)]
+#[case(2)]
+#[case(3)]
+#[ignore = "needs the real engines: make test"]
+fn writers_of_the_same_events_neither_block_each_other_nor_bring_an_old_state_back(#[case] seed: u64) {
+    const EVENTS: usize = 7;
+    let database = Database::new();
+    database.store().migrate().unwrap();
+    let all: Vec<_> = (0..400i64)
+        .map(|n| market_update(&format!("E{}", n as usize % EVENTS), ["1x2", "btts"][n as usize % 2], None, n / 3, n))
+        .collect();
+    let updates = positioned(0, all.clone());
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let (store, mut own) = (database.store(), [updates.clone(), updates.clone()].concat());
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed * 100 + writer);
+                random.shuffle(&mut own);
+                while !own.is_empty() {
+                    let batch: Vec<_> = own.drain(..random.usize(1..60).min(own.len())).collect();
+                    store.write_updates(&batch).unwrap();
+                }
+            });
+        }
+    });
+    let store = database.store();
+    for event in (0..EVENTS).map(|event| format!("E{event}")) {
+        let states = states(&store, &event);
+        assert_eq!(states.len(), 2);
+        let seqs: std::collections::BTreeSet<_> = states.iter().map(|state| state.seq).collect();
+        assert_eq!(seqs.len(), 2, "two changes never share a number");
+        for state in states {
+            let mut expected: Vec<_> = all
+                .iter()
+                .filter(|one| (&one.event_id, &one.market) == (&state.update.event_id, &state.update.market))
+                .collect();
+            expected.sort_by_key(|one| one.revision);
+            assert_eq!(&&state.update, expected.last().unwrap());
+            let revisions: Vec<_> = expected.iter().map(|one| one.revision).collect();
+            assert_eq!(history_of(&store, &state.update).iter().map(|one| one.revision).collect::<Vec<_>>(), revisions);
+        }
+    }
+    let deadlocks = "SELECT deadlocks::text FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(column(&mut database.connection(), deadlocks), ["0"]);
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_writer_that_was_overtaken_while_it_waited_sees_what_the_other_wrote() {
+    let (store, database) = Database::migrated();
+    execute(
+        &mut database.connection(),
+        &format!("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'", database.name),
+    );
+    let store = {
+        drop(store);
+        database.store()
+    };
+    // Holds the event, as a writer in the middle of its transaction does.
+    let mut holder = database.connection();
+    execute(
+        &mut holder,
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(hashtextextended('MATCH_001', 0))",
+    );
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| store.write_updates(&positioned(0, [update(1, 5, 1)])).unwrap());
+        support::wait_until("the writer waits", || {
+            let waits = "SELECT count(*)::text FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+            column(&mut database.connection(), waits) == ["1"]
+        });
+        execute(
+            &mut holder,
+            "INSERT INTO odds_current (event_id, market, line, home_team, away_team, status, in_play,
+            selections, source, version, updated_at, seq)
+            VALUES ('MATCH_001', '1x2', '', '', '', 'open', false, '[]', 'x', 1, '2300-01-01', 900); COMMIT",
+        );
+        assert_eq!(waiting.join().unwrap(), BatchReport { applied: 0, recorded: 1 });
+    });
+    store.write_updates(&positioned(0, [market_update("MATCH_001", "btts", None, 1, 1)])).unwrap();
+    let seqs: Vec<_> = states(&store, "MATCH_001").iter().map(|state| state.seq).collect();
+    assert_eq!(seqs, [900, 901]);
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_batch_of_more_events_than_the_server_has_locks_for_is_written() {
+    let (store, _database) = Database::migrated();
+    let batch = positioned(0, (0..30_000).map(|event| market_update(&format!("E{event}"), "1x2", None, 1, 1)));
+    assert_eq!(store.write_updates(&batch).unwrap(), BatchReport { applied: 30_000, recorded: 30_000 });
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn the_statement_itself_guards_against_older_states() {
+    let (store, database) = Database::migrated();
+    let held = update(1, 10, 5);
+    store.write_updates(&positioned(0, [held.clone()])).unwrap();
+    let micros = held.revision.updated_at.micros();
+    let mut connection = database.connection();
+    for (updated_at, version, changes) in [(micros, 4, 0), (micros, 5, 0), (micros - 1, 6, 0), (micros + 1, 1, 1)] {
+        let upsert = write::UpsertCurrent {
+            event_id: &["MATCH_001"],
+            market: &["1x2"],
+            line: &[""],
+            status: &["open"],
+            in_play: &[false],
+            selections: &["[]"],
+            source: &["test"],
+            version: &[version],
+            updated_at: &[stamp(Timestamp::from_micros(updated_at).unwrap())],
+            home_team: &["a"],
+            away_team: &["b"],
+            seq: &[9],
+        };
+        assert_eq!(upsert.execute(&mut connection), Ok(changes), "{updated_at} {version}");
+    }
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_dead_letter_whose_texts_postgresql_cannot_hold_is_kept() {
+    let (store, _database) = Database::migrated();
+    // As a decoder's error repeats it: {"status":"op\u0000en"}.
+    let json = br#"{"event_id":"A","market":"1x2","status":"op\u0000en","updated_at":"2025-11-09T21:07:45Z","source":"s","version":1}"#;
+    let detail = OddsUpdate::from_json(json).unwrap_err().to_string();
+    assert!(detail.contains('\0'), "{detail:?}");
+    store.write_dead_letters(&[letter(&detail, ""), letter("fine", "malformed")]).unwrap();
+    let kept: Vec<_> = store.list_dead_letters(10).unwrap().into_iter().map(|stored| stored.letter).collect();
+    assert_eq!(
+        (kept[1].detail.as_str(), kept[1].reason.as_str()),
+        (detail.replace('\0', "\u{fffd}").as_str(), "unknown")
+    );
+    assert_eq!(kept[1].raw, b"\0\xff".as_slice());
+    assert_eq!(kept[0].detail, "fine");
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn connections_that_were_ended_fail_no_call() {
+    let (store, database) = Database::migrated();
+    let end_all = |expected: bool| {
+        let ended = column(
+            &mut database.connection(),
+            "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        );
+        assert_eq!(!ended.is_empty(), expected);
+    };
+    for round in 0..4u32 {
+        // Several at once, so that the pools hold more than one connection.
+        std::thread::scope(|scope| {
+            for event in 0..3 {
+                let store = &store;
+                scope.spawn(move || {
+                    let report = store.write_updates(&positioned(0, [update(event, round.into(), 1)])).unwrap();
+                    assert_eq!(report, BatchReport { applied: 1, recorded: 1 });
+                    assert_eq!(states(store, &format!("MATCH_{event:03}")).len(), 1);
+                });
+            }
+        });
+        store.write_dead_letters(&[letter("", "malformed")]).unwrap();
+        end_all(true);
+    }
+    assert_eq!(store.list_dead_letters(10).unwrap().len(), 4);
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_statement_fails_whose_time_is_over_and_leaves_nothing() {
+    let (store, database) = Database::migrated();
+    drop(store);
+    let hurried = PgOptions { lock_timeout: Duration::from_millis(50), ..PgOptions::default() };
+    let store = PgStore::open(&database.address(), &hurried).unwrap();
+    let mut holder = database.connection();
+    execute(&mut holder, "BEGIN; LOCK TABLE odds_history");
+    let late = StoreError::Unavailable("canceling statement due to lock timeout".to_owned());
+    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])), Err(late));
+    let hurried = PgOptions { statement_timeout: Duration::from_millis(50), ..PgOptions::default() };
+    let store = PgStore::open(&database.address(), &hurried).unwrap();
+    let late = StoreError::Unavailable("canceling statement due to statement timeout".to_owned());
+    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])), Err(late));
+    execute(&mut holder, "ROLLBACK");
+    assert_eq!(states(&store, "MATCH_001"), []);
+    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap().applied, 1);
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_database_that_only_reads_is_unavailable_for_writes_and_says_so() {
+    let (store, database) = Database::migrated();
+    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    drop(store);
+    execute(
+        &mut database.connection(),
+        &format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name),
+    );
+    let store = database.store();
+    let error = store.write_updates(&positioned(1, [update(1, 2, 1)])).unwrap_err();
+    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("read-only transaction")), "{error}");
+    assert!(matches!(store.write_dead_letters(&[letter("", "x")]), Err(StoreError::Unavailable(_))));
+    assert!(store.ping().unwrap_err().to_string().contains("only reads"));
+    store.migrate().unwrap();
+    assert_eq!(states(&store, "MATCH_001").len(), 1);
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_reader_reads_waits_for_the_tables_and_writes_nothing() {
+    let database = Database::new();
+    let reader = PgStore::reader(&database.address(), &PgOptions::default()).unwrap();
+    reader.migrate().unwrap();
+    assert!(reader.ping().unwrap_err().to_string().contains("no tables yet"));
+    let store = database.store();
+    store.migrate().unwrap();
+    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    reader.ping().unwrap();
+    assert_eq!(states(&reader, "MATCH_001"), states(&store, "MATCH_001"));
+    let refused = StoreError::Refused("this store only reads".to_owned());
+    assert_eq!(reader.write_updates(&positioned(1, [update(1, 2, 1)])), Err(refused));
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_wrong_password_is_told_with_the_user_and_without_the_password() {
+    let database = Database::new();
+    let role = role_without_rights(&database);
+    let store = PgStore::open(&database.address_as(&role, "hunter2"), &PgOptions::default()).unwrap();
+    for _ in 0..2 {
+        let error = store.ping().unwrap_err().to_string();
+        assert!(error.contains(&format!("password authentication failed for user \"{role}\"")), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn without_its_tables_it_refuses_and_a_damaged_row_is_named() {
+    let database = Database::new();
+    let store = database.store();
+    let refused = StoreError::Refused("relation \"odds_current\" does not exist".to_owned());
+    assert_eq!(store.load_event(&update(1, 1, 1).event_id), Err(refused));
+    store.migrate().unwrap();
+    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    execute(&mut database.connection(), r#"UPDATE odds_current SET selections = '[{"id":"home","price":0.5}]'"#);
+    let error = store.load_event(&update(1, 1, 1).event_id).unwrap_err();
+    assert!(matches!(&error, StoreError::Unreadable(text) if text.contains("MATCH_001 1x2")), "{error}");
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn readers_of_the_originals_columns_find_the_prices() {
+    let (store, database) = Database::migrated();
+    store.write_updates(&positioned(0, [update(1, 1, 28)])).unwrap();
+    let prices = "SELECT home_odd || ' ' || draw_odd || ' ' || away_odd FROM odds_current";
+    assert_eq!(column(&mut database.connection(), prices), ["1.228 3.200 4.500"]);
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn pages_are_read_from_the_index_where_they_begin() {
+    let (store, database) = Database::migrated();
+    store.write_updates(&positioned(0, (0..20_000).map(|time| update(1, time, 1)))).unwrap();
+    let mut connection = database.connection();
+    execute(&mut connection, "ANALYZE");
+    let plan = column(
+        &mut connection,
+        "EXPLAIN SELECT id FROM odds_history WHERE event_id = 'MATCH_001' AND market = '1x2'
+        AND line = '' AND (updated_at, version, id) > ('2025-11-09', 1, 1) AND updated_at < 'infinity'
+        ORDER BY updated_at, version, id LIMIT 100",
+    )
+    .join("; ");
+    assert!(plan.contains("Index Scan using odds_history_of_market"), "{plan}");
+    assert!(plan.contains("ROW(updated_at, version) >="), "{plan}");
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_server_that_stops_and_starts_under_load_loses_nothing() {
+    let server = OwnServer::start();
+    let store = PgStore::open(&server.address(), &PgOptions::default()).unwrap();
+    store.migrate().unwrap();
+    let (stop, written) = (AtomicBool::new(false), std::sync::atomic::AtomicI64::new(0));
+    let texts = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let mut texts = std::collections::BTreeSet::new();
+            let (mut time, mut tries) = (0, 0);
+            while !stop.load(Ordering::SeqCst) {
+                match store.write_updates(&positioned(time as u64, [update(1, time, 1), update(2, time, 1)])) {
+                    Ok(_) => {
+                        time += 1;
+                        written.store(time, Ordering::SeqCst);
+                    }
+                    Err(StoreError::Unavailable(text)) => {
+                        texts.insert(text);
+                        tries += 1;
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            (texts, tries)
+        });
+        for mode in ["fast", "immediate"] {
+            let before = written.load(Ordering::SeqCst);
+            support::wait_until("some are written", || written.load(Ordering::SeqCst) > before + 20);
+            server.stop(mode);
+            support::wait_until("it is noticed", || store.ping().is_err());
+            server.start_again();
+            support::wait_until("it is noticed", || store.ping().is_ok());
+        }
+        let before = written.load(Ordering::SeqCst);
+        support::wait_until("some more are written", || written.load(Ordering::SeqCst) > before + 20);
+        // A restart between two batches costs nothing at all.
+        stop.store(true, Ordering::SeqCst);
+        writing.join().unwrap()
+    });
+    assert!(
+        texts.0.iter().any(|text| text.contains("Connection refused") || text.contains("No such file")),
+        "{texts:?}"
+    );
+    assert!(texts.0.iter().all(|text| !text.contains("secret")), "{texts:?}");
+    let all = written.load(Ordering::SeqCst);
+    for event in [1, 2] {
+        assert_eq!(states(&store, &format!("MATCH_{event:03}"))[0].update, update(event, all - 1, 1));
+        assert_eq!(history_of(&store, &update(event, 0, 1)).len() as i64, all);
+    }
+    server.stop("fast");
+    server.start_again();
+    assert_eq!(store.write_updates(&positioned(0, [update(1, all, 1)])).unwrap().applied, 1, "a restart between calls");
+}

@@ -1,0 +1,246 @@
+//! Databases and servers for the tests.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use diesel::connection::SimpleConnection;
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::Text;
+use secrecy::SecretString;
+use tempfile::TempDir;
+
+use crate::store::Store;
+use crate::store::postgres::{PgOptions, PgStore};
+
+/// Waits for a condition.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < until, "still waiting: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub fn execute(connection: &mut PgConnection, sql: &str) {
+    connection.batch_execute(sql).unwrap();
+}
+
+/// The first column of a query's rows, as texts.
+pub fn column(connection: &mut PgConnection, sql: &str) -> Vec<String> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Text)]
+        text: String,
+    }
+    let sql = match sql.strip_prefix("EXPLAIN ") {
+        // Its rows cannot be selected from.
+        Some(_) => {
+            execute(
+                connection,
+                "CREATE OR REPLACE FUNCTION pg_temp.plan(sql text) RETURNS SETOF text AS
+                $$ BEGIN RETURN QUERY EXECUTE sql; END $$ LANGUAGE plpgsql",
+            );
+            format!("SELECT pg_temp.plan($sql${sql}$sql$) AS text")
+        }
+        None => format!("SELECT text FROM ({sql}) AS asked (text)"),
+    };
+    diesel::sql_query(sql).load::<Row>(connection).unwrap().into_iter().map(|row| row.text).collect()
+}
+
+/// The server's address, as a URL without a query.
+fn server() -> url::Url {
+    let lacking =
+        "DATABASE_URL must be the URL of a PostgreSQL server: run `make test`, or `eval \"$(scripts/engines env)\"`";
+    let address = std::env::var("DATABASE_URL").expect(lacking);
+    assert!(address.starts_with("postgres"), "{lacking}");
+    url::Url::parse(&address).expect(lacking)
+}
+
+/// A database of one test, dropped with it.
+pub struct Database {
+    pub name: String,
+}
+
+impl Database {
+    pub fn new() -> Database {
+        Database::with("ENCODING 'UTF8' TEMPLATE template0")
+    }
+
+    pub fn with(options: &str) -> Database {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
+        let name = format!("test_{}_{}_{unique}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+        execute(&mut connect(server().as_str()), &format!("CREATE DATABASE {name} {options}"));
+        Database { name }
+    }
+
+    pub fn migrated() -> (PgStore, Database) {
+        let database = Database::new();
+        let store = database.store();
+        store.migrate().unwrap();
+        (store, database)
+    }
+
+    fn url(&self) -> url::Url {
+        let mut url = server();
+        url.set_path(&self.name);
+        url
+    }
+
+    pub fn address(&self) -> SecretString {
+        String::from(self.url()).into()
+    }
+
+    pub fn address_as(&self, user: &str, password: &str) -> SecretString {
+        let mut url = self.url();
+        url.set_username(user).unwrap();
+        url.set_password(Some(password)).unwrap();
+        String::from(url).into()
+    }
+
+    pub fn store(&self) -> PgStore {
+        PgStore::open(&self.address(), &PgOptions::default()).unwrap()
+    }
+
+    /// A connection beside the store's.
+    pub fn connection(&self) -> PgConnection {
+        connect(self.url().as_str())
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let roles = format!("SELECT rolname::text FROM pg_roles WHERE rolname = '{}_role'", self.name);
+        let mut connection = connect(server().as_str());
+        execute(&mut connection, &format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+        for role in column(&mut connection, &roles) {
+            execute(&mut connection, &format!("DROP ROLE {role}"));
+        }
+    }
+}
+
+fn connect(url: &str) -> PgConnection {
+    PgConnection::establish(url).unwrap_or_else(|error| panic!("no PostgreSQL at DATABASE_URL: {error}"))
+}
+
+/// A role with the password `secret` that may log in, read and write what stands, and make nothing.
+pub fn role_without_rights(database: &Database) -> String {
+    let role = format!("{}_role", database.name);
+    let mut connection = database.connection();
+    execute(
+        &mut connection,
+        &format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'secret';
+         REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {role};"
+        ),
+    );
+    role
+}
+
+/// A server of one test, which it may stop. Needs the server's programs: those that `pg_config` or the usual places of
+/// Debian know, or those in `PG_BIN`.
+pub struct OwnServer {
+    directory: TempDir,
+    port: u16,
+}
+
+impl OwnServer {
+    pub fn start() -> OwnServer {
+        let directory = tempfile::Builder::new().prefix("pg-").tempdir_in("/tmp").unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = OwnServer { directory, port };
+        if is_root() {
+            // PostgreSQL does not run as root.
+            let owned = Command::new("chown").arg("postgres").arg(server.directory.path()).status().unwrap();
+            assert!(owned.success());
+        }
+        std::fs::write(server.directory.path().join("password"), "secret").unwrap();
+        open_to_all(&server.directory.path().join("password"));
+        let data = server.data();
+        let password = format!("--pwfile={}", server.directory.path().join("password").display());
+        server.program(
+            "initdb",
+            &["-D", &data, "-U", "odds", "-A", "scram-sha-256", &password, "-E", "UTF8", "--locale=C", "-N"],
+        );
+        server.start_again();
+        server
+    }
+
+    pub fn address(&self) -> SecretString {
+        format!("host=127.0.0.1 port={} user=odds password=secret dbname=postgres", self.port).into()
+    }
+
+    pub fn start_again(&self) {
+        let log = self.directory.path().join("data/log").display().to_string();
+        let options = format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories=", self.port);
+        self.program("pg_ctl", &["-D", &self.data(), "-l", &log, "-o", &options, "-w", "start"]);
+    }
+
+    pub fn stop(&self, mode: &str) {
+        self.program("pg_ctl", &["-D", &self.data(), "-m", mode, "-w", "stop"]);
+    }
+
+    fn data(&self) -> String {
+        self.directory.path().join("data").display().to_string()
+    }
+
+    fn program(&self, name: &str, arguments: &[&str]) {
+        let program = programs().join(name);
+        let mut command = if is_root() {
+            let mut command = Command::new("runuser");
+            command.args(["-u", "postgres", "--"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let said = self.directory.path().with_extension(name);
+        let output = std::fs::File::create(&said).unwrap();
+        // A file, not a pipe: the server inherits it and would keep a pipe open.
+        let status = command
+            .args(arguments)
+            .current_dir("/tmp")
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .status()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let text = std::fs::read_to_string(&said).unwrap_or_default();
+        let _ = std::fs::remove_file(&said);
+        assert!(status.success(), "{name}: {text}");
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.stop("immediate")));
+        } else {
+            self.stop("immediate");
+        }
+    }
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+fn open_to_all(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+}
+
+/// Where the server's programs are.
+fn programs() -> PathBuf {
+    if let Some(given) = std::env::var_os("PG_BIN") {
+        return given.into();
+    }
+    let has_them = |folder: &PathBuf| folder.join("initdb").exists();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut folders = std::env::split_paths(&path).chain(debian.map(|one| one.path().join("bin")));
+    folders.find(has_them).expect("initdb is missing: install the PostgreSQL server, or set PG_BIN to its folder")
+}

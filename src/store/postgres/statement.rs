@@ -1,0 +1,46 @@
+//! Statements of a fixed text, prepared once a connection. Diesel prepares those of `sql_query` anew each time.
+
+/// Makes a query of SQL text and named values between. `returns` gives the types of a row, for those that give rows.
+macro_rules! statement {
+    (
+        $(#[$doc:meta])*
+        $name:ident $(<$life:lifetime>)? $(returns ($($column:ty),+))?:
+        $first:literal $({ $value:ident: $type:ty as $sql_type:ty } $text:literal)*
+    ) => {
+        $(#[$doc])*
+        pub(super) struct $name $(<$life>)? {
+            $(pub(super) $value: $type,)*
+        }
+
+        const _: () = {
+            /// Stands for the text, which is the same for all values.
+            pub struct FixedText;
+
+            impl $(<$life>)? diesel::query_builder::QueryId for $name $(<$life>)? {
+                type QueryId = FixedText;
+                const HAS_STATIC_QUERY_ID: bool = true;
+            }
+
+            impl $(<$life>)? diesel::query_builder::QueryFragment<diesel::pg::Pg> for $name $(<$life>)? {
+                fn walk_ast<'b>(
+                    &'b self,
+                    mut out: diesel::query_builder::AstPass<'_, 'b, diesel::pg::Pg>,
+                ) -> diesel::QueryResult<()> {
+                    out.push_sql($first);
+                    $(
+                        out.push_bind_param::<$sql_type, _>(&self.$value)?;
+                        out.push_sql($text);
+                    )*
+                    Ok(())
+                }
+            }
+
+            impl $(<$life>)? diesel::RunQueryDsl<diesel::pg::PgConnection> for $name $(<$life>)? {}
+
+            impl $(<$life>)? diesel::query_builder::Query for $name $(<$life>)? {
+                type SqlType = ($($($column,)+)?);
+            }
+        };
+    };
+}
+pub(super) use statement;

@@ -1,0 +1,295 @@
+//! What is written: batches of updates, dead letters, and the end of what is too old.
+
+use std::borrow::Cow;
+
+use diesel::pg::PgConnection;
+use diesel::pg::data_types::PgTimestamp;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Text, Timestamptz};
+
+use super::StoreError;
+use super::error::Failure;
+use super::statement::statement;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::update::{OddsUpdate, PositionedUpdate, Revision};
+use crate::store::batch::{Batch, Heads, PRUNE_LIMIT};
+use crate::store::{BatchReport, PruneReport};
+
+/// A batch of more events takes one lock for all: the server's table of locks has room for some thousands.
+const MOST_LOCKS: usize = 1_000;
+
+statement! {
+    /// Takes a lock for each event until the transaction ends, in the order of their numbers, so that two writers never
+    /// wait for each other in a circle. It holds for events that have no row yet too, which `FOR UPDATE` would not.
+    /// Before that a share of the lock that large batches take as a whole; its number says "oddsbatc" in ASCII.
+    LockEvents<'a>:
+    "SELECT pg_advisory_xact_lock_shared(8026650882615637091)::text
+    UNION ALL
+    SELECT pg_advisory_xact_lock(number)::text FROM (
+        SELECT DISTINCT hashtextextended(event_id, 0) AS number FROM unnest(" { events: &'a [&'a str] as Array<Text> }
+    ") AS wanted (event_id) ORDER BY number
+    ) AS numbers"
+}
+
+statement! {
+    /// Keeps every other writer out until the transaction ends.
+    LockAll:
+    "SELECT pg_advisory_xact_lock(8026650882615637091)"
+}
+
+statement! {
+    /// The last number of each event in the list; `place` counts from 1.
+    LastSeqs<'a> returns (BigInt, BigInt):
+    "SELECT wanted.place, last.seq
+    FROM unnest(" { events: &'a [&'a str] as Array<Text> } ") WITH ORDINALITY AS wanted (event_id, place)
+    CROSS JOIN LATERAL (
+        SELECT max(current.seq) AS seq FROM odds_current AS current WHERE current.event_id = wanted.event_id
+    ) AS last
+    WHERE last.seq IS NOT NULL"
+}
+
+statement! {
+    /// The revision of each market in the list.
+    Revisions<'a> returns (BigInt, Timestamptz, BigInt):
+    "SELECT wanted.place, current.updated_at, current.version
+    FROM unnest(" { events: &'a [&'a str] as Array<Text> } ", " { markets: &'a [&'a str] as Array<Text> } ", "
+        { lines: &'a [String] as Array<Text> } ") WITH ORDINALITY AS wanted (event_id, market, line, place)
+    JOIN odds_current AS current USING (event_id, market, line)"
+}
+
+statement! {
+    /// Takes the rows. They were decided on under the locks; the guard says once more that a state never gives way to an
+    /// older one.
+    UpsertCurrent<'a>:
+    "INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
+        home_team, away_team, seq)
+    SELECT event_id, market, line, status, in_play, selections::jsonb, source, version, updated_at,
+        home_team, away_team, seq
+    FROM unnest(" { event_id: &'a [&'a str] as Array<Text> } ", " { market: &'a [&'a str] as Array<Text> } ", "
+        { line: &'a [&'a str] as Array<Text> } ", " { status: &'a [&'a str] as Array<Text> } ", "
+        { in_play: &'a [bool] as Array<Bool> } ", " { selections: &'a [&'a str] as Array<Text> } ", "
+        { source: &'a [&'a str] as Array<Text> } ", " { version: &'a [i64] as Array<BigInt> } ", "
+        { updated_at: &'a [PgTimestamp] as Array<Timestamptz> } ", " { home_team: &'a [&'a str] as Array<Text> } ", "
+        { away_team: &'a [&'a str] as Array<Text> } ", " { seq: &'a [i64] as Array<BigInt> }
+    ") AS taken (event_id, market, line, status, in_play, selections, source, version, updated_at,
+        home_team, away_team, seq)
+    ON CONFLICT (event_id, market, line) DO UPDATE SET
+        status = excluded.status, in_play = excluded.in_play, selections = excluded.selections,
+        source = excluded.source, version = excluded.version, updated_at = excluded.updated_at,
+        home_team = excluded.home_team, away_team = excluded.away_team, seq = excluded.seq
+    WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)"
+}
+
+statement! {
+    /// Takes every row that is not known yet, in the order of the batch.
+    AppendHistory<'a>:
+    "INSERT INTO odds_history (event_id, market, line, status, in_play, selections, source, version, updated_at,
+        recorded_at)
+    SELECT event_id, market, line, status, in_play, selections::jsonb, source, version, updated_at, "
+        { now: PgTimestamp as Timestamptz }
+    " FROM unnest(" { event_id: &'a [&'a str] as Array<Text> } ", " { market: &'a [&'a str] as Array<Text> } ", "
+        { line: &'a [&'a str] as Array<Text> } ", " { status: &'a [&'a str] as Array<Text> } ", "
+        { in_play: &'a [bool] as Array<Bool> } ", " { selections: &'a [&'a str] as Array<Text> } ", "
+        { source: &'a [&'a str] as Array<Text> } ", " { version: &'a [i64] as Array<BigInt> } ", "
+        { updated_at: &'a [PgTimestamp] as Array<Timestamptz> }
+    ") AS taken (event_id, market, line, status, in_play, selections, source, version, updated_at)
+    ON CONFLICT (event_id, market, line, updated_at, version, source) DO NOTHING"
+}
+
+statement! {
+    /// Takes dead letters.
+    AppendDeadLetters<'a>:
+    "INSERT INTO dead_letters (received_at, origin, reason, detail, raw)
+    SELECT * FROM unnest(" { received_at: &'a [PgTimestamp] as Array<Timestamptz> } ", "
+        { origin: &'a [Cow<'a, str>] as Array<Text> } ", " { reason: &'a [Cow<'a, str>] as Array<Text> } ", "
+        { detail: &'a [Cow<'a, str>] as Array<Text> } ", " { raw: &'a [&'a [u8]] as Array<Binary> } ")"
+}
+
+statement! {
+    /// Removes the oldest rows of the history. Rows that another process is about to remove are left to it: two that
+    /// wait for each other's rows could wait in a circle.
+    PruneHistory:
+    "DELETE FROM odds_history WHERE id = ANY (ARRAY(
+        SELECT id FROM odds_history WHERE recorded_at < " { before: PgTimestamp as Timestamptz }
+    " ORDER BY recorded_at, id LIMIT " { limit: i64 as BigInt } " FOR UPDATE SKIP LOCKED))"
+}
+
+statement! {
+    /// Removes the oldest dead letters, as above.
+    PruneDeadLetters:
+    "DELETE FROM dead_letters WHERE id = ANY (ARRAY(
+        SELECT id FROM dead_letters WHERE received_at < " { before: PgTimestamp as Timestamptz }
+    " ORDER BY received_at, id LIMIT " { limit: i64 as BigInt } " FOR UPDATE SKIP LOCKED))"
+}
+
+/// What of a row is not in the update as the column wants it.
+struct Texts {
+    line: String,
+    selections: String,
+}
+
+impl Texts {
+    fn of(update: &OddsUpdate) -> Result<Texts, StoreError> {
+        let selections = serde_json::to_string(&update.selections)
+            .map_err(|error| StoreError::Refused(format!("cannot write selections as JSON: {error}")))?;
+        Ok(Texts { line: super::line_text(update.market.line), selections })
+    }
+}
+
+/// Rows as the database takes them in one statement: a list a column.
+#[derive(Default)]
+struct Columns<'a> {
+    event_id: Vec<&'a str>,
+    market: Vec<&'a str>,
+    line: Vec<&'a str>,
+    status: Vec<&'a str>,
+    in_play: Vec<bool>,
+    selections: Vec<&'a str>,
+    source: Vec<&'a str>,
+    version: Vec<i64>,
+    updated_at: Vec<PgTimestamp>,
+}
+
+impl<'a> Columns<'a> {
+    fn push(&mut self, update: &'a OddsUpdate, texts: &'a Texts) {
+        self.event_id.push(update.event_id.as_str());
+        self.market.push(update.market.name.as_str());
+        self.line.push(&texts.line);
+        self.status.push(update.status.as_str());
+        self.in_play.push(update.in_play);
+        self.selections.push(&texts.selections);
+        self.source.push(update.source.as_str());
+        self.version.push(update.revision.version);
+        self.updated_at.push(super::stamp(update.revision.updated_at));
+    }
+}
+
+/// Writes a batch, within a transaction.
+pub(super) fn updates(
+    connection: &mut PgConnection,
+    updates: &[PositionedUpdate],
+    now: Timestamp,
+) -> Result<BatchReport, Failure> {
+    let batch = Batch::of(updates);
+    let events: Vec<_> = batch.events().iter().map(|event| event.as_str()).collect();
+    if events.len() > MOST_LOCKS {
+        LockAll {}.execute(connection)?;
+    } else {
+        LockEvents { events: &events }.execute(connection)?;
+    }
+    let folded = batch.fold(heads(connection, &batch, &events)?)?;
+    let texts = updates.iter().map(|one| Texts::of(&one.update)).collect::<Result<Vec<_>, _>>()?;
+    if folded.applied > 0 {
+        upsert(connection, updates, &texts, &folded.current)?;
+    }
+    let mut all = Columns::default();
+    updates.iter().zip(&texts).for_each(|(one, texts)| all.push(&one.update, texts));
+    let append = AppendHistory {
+        now: super::stamp(now),
+        event_id: &all.event_id,
+        market: &all.market,
+        line: &all.line,
+        status: &all.status,
+        in_play: &all.in_play,
+        selections: &all.selections,
+        source: &all.source,
+        version: &all.version,
+        updated_at: &all.updated_at,
+    };
+    Ok(BatchReport { applied: folded.applied, recorded: append.execute(connection)? })
+}
+
+fn heads(connection: &mut PgConnection, batch: &Batch<'_>, events: &[&str]) -> Result<Heads, Failure> {
+    let mut heads = batch.no_heads();
+    for (place, seq) in (LastSeqs { events }).load::<(i64, i64)>(connection)? {
+        if let Some(head) = at(&mut heads.last_seqs, place) {
+            *head = u64::try_from(seq).map_err(|_| super::unreadable("seq", seq))?;
+        }
+    }
+    let (mut market_events, mut markets, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    for (event, market) in batch.markets() {
+        market_events.push(event.as_str());
+        markets.push(market.name.as_str());
+        lines.push(super::line_text(market.line));
+    }
+    let revisions = Revisions { events: &market_events, markets: &markets, lines: &lines };
+    for (place, updated_at, version) in revisions.load::<(i64, PgTimestamp, i64)>(connection)? {
+        if let Some(head) = at(&mut heads.revisions, place) {
+            *head = Some(Revision { updated_at: super::time(updated_at)?, version });
+        }
+    }
+    Ok(heads)
+}
+
+/// `place` counts from 1.
+fn at<T>(list: &mut [T], place: i64) -> Option<&mut T> {
+    usize::try_from(place).ok()?.checked_sub(1).and_then(|place| list.get_mut(place))
+}
+
+fn upsert(
+    connection: &mut PgConnection,
+    updates: &[PositionedUpdate],
+    texts: &[Texts],
+    current: &[Option<i64>],
+) -> Result<usize, Failure> {
+    let (mut rows, mut home_team, mut away_team, mut seqs) = (Columns::default(), Vec::new(), Vec::new(), Vec::new());
+    for ((PositionedUpdate { update, .. }, texts), seq) in updates.iter().zip(texts).zip(current) {
+        if let Some(seq) = seq {
+            rows.push(update, texts);
+            home_team.push(update.home_team.as_str());
+            away_team.push(update.away_team.as_str());
+            seqs.push(*seq);
+        }
+    }
+    let upsert = UpsertCurrent {
+        event_id: &rows.event_id,
+        market: &rows.market,
+        line: &rows.line,
+        status: &rows.status,
+        in_play: &rows.in_play,
+        selections: &rows.selections,
+        source: &rows.source,
+        version: &rows.version,
+        updated_at: &rows.updated_at,
+        home_team: &home_team,
+        away_team: &away_team,
+        seq: &seqs,
+    };
+    Ok(upsert.execute(connection)?)
+}
+
+/// A text as PostgreSQL can hold it. What tells of a fault may repeat the character U+0000 of the bytes at fault, and a
+/// dead letter that can never be stored would hold up all that comes behind it. The bytes themselves stay as they are.
+/// Updates need no such care: those with control characters are refused when they are decoded.
+fn holdable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
+
+/// Keeps dead letters.
+pub(super) fn dead_letters(connection: &mut PgConnection, letters: &[DeadLetter]) -> Result<(), Failure> {
+    let texts = |field: fn(&DeadLetter) -> &str| letters.iter().map(|one| holdable(field(one))).collect::<Vec<_>>();
+    let append = AppendDeadLetters {
+        received_at: &letters.iter().map(|one| super::stamp(one.received_at)).collect::<Vec<_>>(),
+        origin: &texts(|one| &one.origin),
+        // Every letter has a reason; a producer that gives none must not hold up the others'.
+        reason: &texts(|one| if one.reason.is_empty() { "unknown" } else { &one.reason }),
+        detail: &texts(|one| &one.detail),
+        raw: &letters.iter().map(|one| one.raw.as_ref()).collect::<Vec<_>>(),
+    };
+    append.execute(connection)?;
+    Ok(())
+}
+
+/// Removes the oldest rows.
+pub(super) fn prune(
+    connection: &mut PgConnection,
+    history_before: Timestamp,
+    dead_letters_before: Timestamp,
+) -> Result<PruneReport, Failure> {
+    let limit = PRUNE_LIMIT as i64;
+    Ok(PruneReport {
+        history: PruneHistory { before: super::stamp(history_before), limit }.execute(connection)?,
+        dead_letters: PruneDeadLetters { before: super::stamp(dead_letters_before), limit }.execute(connection)?,
+    })
+}

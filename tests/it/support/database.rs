@@ -1,0 +1,195 @@
+//! The database of a platform, opened beside it or after it.
+
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use secrecy::SecretString;
+use sports_bet_platform::bus::{NewRecord, Record, dead_letter};
+use sports_bet_platform::domain::dead_letter::DeadLetter;
+use sports_bet_platform::domain::ids::{EventId, MarketKey, MarketName};
+use sports_bet_platform::store::postgres::{PgOptions, PgStore};
+use sports_bet_platform::store::sqlite::SqliteStore;
+use sports_bet_platform::store::{HistoryEntry, HistoryQuery, Store};
+
+use super::engines::{Folder, Sandbox};
+use super::until;
+
+const KAFKA_WAIT: Duration = Duration::from_secs(10);
+
+/// What a platform keeps in a folder, or in the sandbox that belongs to it.
+pub struct Database {
+    /// The store, as the platform sees it.
+    pub store: Box<dyn Store>,
+    sandbox: Sandbox,
+    path: String,
+}
+
+enum AnyConnection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = sql_types::BigInt)]
+    number: i64,
+}
+
+impl Database {
+    /// The database of the platform that runs, or ran, in a folder.
+    pub fn of(folder: &Folder) -> Database {
+        let path = folder.path().join("test.db").to_string_lossy().into_owned();
+        let sandbox = folder.sandbox().clone();
+        let store: Box<dyn Store> = match sandbox.value("DATABASE_URL") {
+            Some(url) => Box::new(PgStore::open(&SecretString::from(url), &PgOptions::default()).unwrap()),
+            None => Box::new(SqliteStore::open(&path).unwrap()),
+        };
+        Database { store, sandbox, path }
+    }
+
+    fn connect(&self) -> AnyConnection {
+        match self.sandbox.value("DATABASE_URL") {
+            Some(url) => AnyConnection::Postgres(PgConnection::establish(url).unwrap()),
+            None => {
+                let mut connection = SqliteConnection::establish(&self.path).unwrap();
+                connection.batch_execute("PRAGMA busy_timeout = 20000").unwrap();
+                AnyConnection::Sqlite(connection)
+            }
+        }
+    }
+
+    /// Runs statements of the test's own.
+    pub fn execute(&self, sql: &str) {
+        match self.connect() {
+            AnyConnection::Sqlite(mut connection) => connection.batch_execute(sql).unwrap(),
+            AnyConnection::Postgres(mut connection) => connection.batch_execute(sql).unwrap(),
+        }
+    }
+
+    /// The answer to `SELECT … AS number`.
+    pub fn number(&self, sql: &str) -> i64 {
+        let answer: Number = match self.connect() {
+            AnyConnection::Sqlite(mut connection) => sql_query(sql).get_result(&mut connection).unwrap(),
+            AnyConnection::Postgres(mut connection) => sql_query(sql).get_result(&mut connection).unwrap(),
+        };
+        answer.number
+    }
+
+    /// Keeps every other writer out until the lock is dropped.
+    pub fn lock(&self) -> DatabaseLock {
+        let mut connection = self.connect();
+        match &mut connection {
+            AnyConnection::Sqlite(connection) => connection.batch_execute("BEGIN IMMEDIATE").unwrap(),
+            AnyConnection::Postgres(connection) => connection
+                .batch_execute("BEGIN; LOCK TABLE odds_current, odds_history, dead_letters IN EXCLUSIVE MODE")
+                .unwrap(),
+        }
+        DatabaseLock(connection)
+    }
+
+    /// The whole history of a market, in the supplier's order.
+    pub fn history(&self, event: &str, market: MarketKey) -> Vec<HistoryEntry> {
+        let event_id = EventId::new(event).unwrap();
+        let query = HistoryQuery { event_id, market, from: None, to: None, after: None, limit: 1_000_000 };
+        self.store.history(&query).unwrap()
+    }
+
+    /// The versions of an event's `1x2` in its history, in the supplier's order.
+    pub fn versions(&self, event: &str) -> Vec<i64> {
+        let market = MarketKey { name: MarketName::new("1x2").unwrap(), line: None };
+        self.history(event, market).iter().map(|entry| entry.cursor.revision.version).collect()
+    }
+
+    /// Waits until an event's `1x2` has exactly these versions in its history.
+    pub async fn until_versions(&self, event: &str, wanted: &[i64]) {
+        until(&format!("{} rows of {event}", wanted.len()), async || {
+            (self.versions(event).len() >= wanted.len()).then_some(())
+        })
+        .await;
+        assert_eq!(self.versions(event), wanted);
+    }
+
+    /// Dead letters, oldest first: of the database, or of Kafka's topic of them.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        if let Some(brokers) = self.sandbox.value("KAFKA_BROKERS") {
+            let topic = format!("{}_dlq", self.sandbox.value("KAFKA_TOPIC_ODDS").unwrap());
+            let mut letters: Vec<_> = records(brokers, &topic).iter().map(dead_letter::read).collect();
+            letters.sort_by_key(|letter| letter.received_at);
+            return letters;
+        }
+        let mut letters = self.store.list_dead_letters(100_000).unwrap();
+        letters.reverse();
+        letters.into_iter().map(|stored| stored.letter).collect()
+    }
+
+    /// Waits until there are so many dead letters.
+    pub async fn until_dead_letters(&self, count: usize) -> Vec<DeadLetter> {
+        until(&format!("{count} dead letters"), async || {
+            let letters = self.dead_letters();
+            (letters.len() >= count).then_some(letters)
+        })
+        .await
+    }
+}
+
+/// Nobody else writes while this is held.
+pub struct DatabaseLock(AnyConnection);
+
+impl Drop for DatabaseLock {
+    fn drop(&mut self) {
+        let _ = match &mut self.0 {
+            AnyConnection::Sqlite(connection) => connection.batch_execute("ROLLBACK"),
+            AnyConnection::Postgres(connection) => connection.batch_execute("ROLLBACK"),
+        };
+    }
+}
+
+/// Everything that a topic holds now, partition by partition; nothing where there is no such topic.
+pub fn records(brokers: &str, topic: &str) -> Vec<Record> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "tests")
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), KAFKA_WAIT).unwrap();
+    let mut read = Vec::new();
+    for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), KAFKA_WAIT).unwrap();
+        if low == high {
+            continue;
+        }
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, partition.id(), Offset::Offset(low)).unwrap();
+        consumer.assign(&assignment).unwrap();
+        loop {
+            let message = consumer.poll(KAFKA_WAIT).expect("the topic's next record").unwrap();
+            let headers = message.headers().map(|headers| {
+                headers
+                    .iter()
+                    .map(|header| {
+                        (header.key.to_owned(), bytes::Bytes::copy_from_slice(header.value.unwrap_or_default()))
+                    })
+                    .collect()
+            });
+            let bytes = |part: Option<&[u8]>| bytes::Bytes::copy_from_slice(part.unwrap_or_default());
+            read.push(Record {
+                partition: message.partition() as u32,
+                offset: message.offset() as u64,
+                record: NewRecord {
+                    key: bytes(message.key()),
+                    payload: bytes(message.payload()),
+                    headers: headers.unwrap_or_default(),
+                },
+            });
+            if message.offset() + 1 >= high {
+                break;
+            }
+        }
+    }
+    read
+}

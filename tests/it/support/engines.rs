@@ -1,0 +1,159 @@
+//! The engines that the tests run on: the embedded ones, or with `TEST_ENGINES=real` those whose addresses are in the
+//! environment (`eval "$(scripts/engines export)"`). On real ones each test has a database, topics, groups, a cache and
+//! a channel of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, PgConnection};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfig};
+use tempfile::TempDir;
+
+/// Whether the tests run on the real engines.
+pub fn are_real() -> bool {
+    match std::env::var("TEST_ENGINES").as_deref() {
+        Err(_) | Ok("" | "embedded") => false,
+        Ok("real") => true,
+        Ok(other) => panic!("TEST_ENGINES is {other}, and should be embedded or real"),
+    }
+}
+
+fn address(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| {
+        panic!(
+            "TEST_ENGINES=real needs {variable}: run `scripts/engines up`, then `eval \"$(scripts/engines export)\"`"
+        )
+    })
+}
+
+/// What one test has of the engines, and how a platform is told.
+#[derive(Clone)]
+pub struct Sandbox {
+    /// Distinguishes it from all others.
+    name: String,
+    /// The settings that lead to it; none on the embedded engines.
+    pub variables: Vec<(String, String)>,
+}
+
+impl Sandbox {
+    fn embedded() -> Sandbox {
+        Sandbox { name: String::new(), variables: Vec::new() }
+    }
+
+    fn make() -> Sandbox {
+        let name = format!("test_{:016x}", fastrand::u64(..));
+        let postgres = address("DATABASE_URL");
+        let mut admin = PgConnection::establish(&postgres).unwrap();
+        admin.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        let mut database = url::Url::parse(&postgres).unwrap();
+        database.set_path(&name);
+        let variables = [
+            ("KAFKA_BROKERS", address("KAFKA_BROKERS")),
+            ("KAFKA_TOPIC_ODDS", name.clone()),
+            ("KAFKA_TOPIC_PARTITIONS", "4".to_owned()),
+            ("KAFKA_GROUP_LIVE", format!("{name}-live")),
+            ("KAFKA_GROUP_STORE", format!("{name}-store")),
+            ("REDIS_URL", own_cache(&address("REDIS_URL"))),
+            ("REDIS_PUBSUB_CHANNEL", name.clone()),
+            ("DATABASE_URL", database.to_string()),
+        ];
+        let variables = variables.map(|(variable, value)| (variable.to_owned(), value)).into();
+        Sandbox { name, variables }
+    }
+
+    /// The value of a setting that leads to the sandbox.
+    pub fn value(&self, variable: &str) -> Option<&str> {
+        let (_, value) = self.variables.iter().find(|(name, _)| name == variable)?;
+        Some(value)
+    }
+
+    /// The store group's name.
+    pub fn store_group(&self) -> &str {
+        self.value("KAFKA_GROUP_STORE").unwrap_or("odds-processor")
+    }
+
+    /// The live group's name.
+    pub fn live_group(&self) -> &str {
+        self.value("KAFKA_GROUP_LIVE").unwrap_or("odds-live")
+    }
+
+    fn remove(&self) {
+        let admin = PgConnection::establish(&address("DATABASE_URL"));
+        let _ = admin.and_then(|mut admin| {
+            admin
+                .batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name))
+                .map_err(|error| diesel::ConnectionError::BadConnection(error.to_string()))
+        });
+        let topics = [self.name.clone(), format!("{}_dlq", self.name)];
+        let brokers = address("KAFKA_BROKERS");
+        // A thread of its own: this may be called from within a runtime.
+        let removal = std::thread::spawn(move || {
+            let admin = kafka_admin(&brokers);
+            let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _ = runtime.block_on(admin.delete_topics(&topics, &AdminOptions::new()));
+        });
+        let _ = removal.join();
+    }
+}
+
+/// For making, removing and looking at topics.
+pub fn kafka_admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    AdminClient::from_config(ClientConfig::new().set("bootstrap.servers", brokers)).unwrap()
+}
+
+/// A database number that no other test uses, and that is empty.
+fn own_cache(redis_url: &str) -> String {
+    let mut url = url::Url::parse(redis_url).unwrap();
+    let mut connection = redis::Client::open(url.as_str()).unwrap().get_connection().unwrap();
+    let (_, databases): (String, u64) =
+        redis::cmd("CONFIG").arg("GET").arg("databases").query(&mut connection).unwrap();
+    let turn: u64 = redis::cmd("INCR").arg("tests:turn").query(&mut connection).unwrap();
+    url.set_path(&format!("/{}", 1 + turn % (databases - 1)));
+    let mut own = redis::Client::open(url.as_str()).unwrap().get_connection().unwrap();
+    let () = redis::cmd("FLUSHDB").query(&mut own).unwrap();
+    url.to_string()
+}
+
+/// A folder for what a platform keeps, and the sandbox that belongs to it. Both are removed with it.
+pub struct Folder {
+    directory: TempDir,
+    sandbox: Arc<Sandbox>,
+}
+
+impl Folder {
+    /// An empty folder, with a new sandbox where the engines are real.
+    pub fn new() -> Folder {
+        let sandbox = if are_real() { Sandbox::make() } else { Sandbox::embedded() };
+        Folder { directory: TempDir::new().unwrap(), sandbox: Arc::new(sandbox) }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What the test has of the engines.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    /// The settings of a platform that keeps everything here.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let database = self.path().join("test.db").to_string_lossy().into_owned();
+        let mut variables = vec![("DATABASE_URL".to_owned(), database)];
+        variables.extend(self.sandbox.variables.clone());
+        variables
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if are_real() {
+            self.sandbox.remove();
+        }
+    }
+}
