@@ -1,12 +1,15 @@
 //! Which metrics a PromQL expression asks for. Not a parser of the language, which promtool is: it only finds the selectors.
 
+/// Label, operator and value.
+pub type Matcher = (String, String, String);
+
 /// A metric that an expression asks for, with its matchers.
 #[derive(Debug, PartialEq)]
 pub struct Selector {
     /// The metric's name.
     pub name: String,
-    /// Label, operator and value of each matcher.
-    pub matchers: Vec<(String, String, String)>,
+    /// What it asks of the labels.
+    pub matchers: Vec<Matcher>,
 }
 
 /// Words that are neither metrics nor followed by labels in brackets.
@@ -46,7 +49,10 @@ fn word<'a>(name: &str, after: &'a str, found: &mut Vec<Selector>) -> Result<&'a
     if WORDS.contains(&lower.as_str()) || after.starts_with('(') || begins_with_labels(after) {
         return Ok(after);
     }
-    let (matchers, after) = if after.starts_with('{') { matchers(&after[1..])? } else { (Vec::new(), after) };
+    let (matchers, after) = match after.strip_prefix('{') {
+        Some(labels) => matchers(labels)?,
+        None => (Vec::new(), after),
+    };
     found.push(Selector { name: name.to_owned(), matchers });
     Ok(after)
 }
@@ -60,7 +66,7 @@ fn begins_with_labels(after: &str) -> bool {
 }
 
 /// Matchers up to the closing bracket, and the rest.
-fn matchers(text: &str) -> Result<(Vec<(String, String, String)>, &str), String> {
+fn matchers(text: &str) -> Result<(Vec<Matcher>, &str), String> {
     let mut matchers = Vec::new();
     let mut rest = text.trim_start();
     loop {
