@@ -4,10 +4,10 @@ CARGO ?= cargo
 SPORTS_BET = $(CARGO) run --release --locked -- serve
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest supplier fmt test bench audit tools
+.PHONY: help run odds processor ingest supplier fmt test test-embedded test-real engines-up engines-down check-operation bench audit tools
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Run everything in one process, nothing else needed
 	$(SPORTS_BET)
@@ -27,7 +27,9 @@ supplier: ## Run the role simulator alone: a supplier for development
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-test: ## Check format, lints and docs, then run all tests
+test: test-embedded ## Check format, lints and docs, then run all tests
+
+test-embedded: ## The same without the real engines: nothing needs to be installed
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
@@ -39,6 +41,25 @@ test: ## Check format, lints and docs, then run all tests
 		set -ex; \
 		$(CARGO) test --locked; \
 	fi
+
+# The engines come first: where one is missing, nobody waits for a build to be told. What this call started is ended with it.
+test-real: ## Run the integration suite on Kafka, Redis and PostgreSQL, which come up by themselves
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -ex; \
+		TEST_ENGINES=real scripts/engines with $(CARGO) nextest run --locked --test it; \
+	else \
+		set -ex; \
+		TEST_ENGINES=real scripts/engines with $(CARGO) test --locked --test it; \
+	fi
+
+engines-up: ## Start Kafka, Redis and PostgreSQL for development and tests (scripts/engines help)
+	@scripts/engines up
+
+engines-down: ## End what engines-up started; the data stays
+	@scripts/engines down
+
+check-operation: ## Check alerts and dashboards, and scrape the running binary with a real Prometheus
+	@scripts/check-operation
 
 bench: ## Measure: a thousand clients on one event, without and with one that stalls (below 2 minutes)
 	$(CARGO) bench --locked

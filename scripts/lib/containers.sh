@@ -7,32 +7,36 @@ docker_answers() {
     timeout 10 docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1
 }
 
+project() {
+    echo "sports-bet-engines-$(cksum <<<"$DIR" | cut -d ' ' -f 1)"
+}
+
 compose() {
-    local name="sports-bet-engines-"
-    name+="$(cksum <<<"$DIR" | cut -d ' ' -f 1)"
     # A port that is not known yet is that of an engine which this call does not start.
     ENGINES_KAFKA_PORT="$(recall kafka port)" ENGINES_REDIS_PORT="$(recall redis port)" ENGINES_POSTGRES_PORT="$(recall postgres port)" \
-        POSTGRES_PASSWORD=sports_bet docker compose -p "$name" -f "$ROOT/docker/compose.yaml" -f "$ROOT/docker/compose.engines.yaml" "$@" 9>&-
+        POSTGRES_PASSWORD=sports_bet docker compose -p "$(project)" -f "$ROOT/docker/compose.yaml" -f "$ROOT/docker/compose.engines.yaml" "$@" 9>&-
 }
 
 docker_running() {
     [[ -n "$(compose ps -q --status running "$1" 2>/dev/null)" ]]
 }
 
+# Starts containers, all by one call: two calls would both make the project's network.
 docker_start() {
-    mkdir -p "$DIR/$1"
-    if ! compose up -d --no-deps --wait --wait-timeout "$TIMEOUT" "$1" >"$DIR/$1/log" 2>&1; then
-        compose logs --no-color --tail 20 "$1" >>"$DIR/$1/log" 2>&1 || true
-        tail -n 20 "$DIR/$1/log" >&2
-        die "the container of $1 did not start (see above)"
+    if ! compose up -d --no-deps --wait --wait-timeout "$TIMEOUT" "$@" >"$DIR/docker.log" 2>&1; then
+        compose logs --no-color --tail 20 "$@" >>"$DIR/docker.log" 2>&1 || true
+        tail -n 20 "$DIR/docker.log" >&2
+        die "a container of these did not start (see above): $*"
     fi
 }
 
 docker_end() {
-    if [[ "$2" == kill ]]; then compose kill -s SIGKILL "$1"; else compose stop -t 30 "$1"; fi >>"$DIR/$1/log" 2>&1 \
-        || die "the container of $1 could not be ended; see $DIR/$1/log"
+    if [[ "$2" == kill ]]; then compose kill -s SIGKILL "$1"; else compose stop -t 30 "$1"; fi >>"$DIR/docker.log" 2>&1 \
+        || die "the container of $1 could not be ended; see $DIR/docker.log"
 }
 
 docker_wipe() {
-    compose rm -f -s -v "$1" >>"$DIR/$1/log" 2>&1 || die "the container of $1 could not be removed; see $DIR/$1/log"
+    compose rm -f -s -v "$1" >>"$DIR/docker.log" 2>&1 || die "the container of $1 could not be removed; see $DIR/docker.log"
+    # Its volume has a name, and so is not removed with it.
+    docker volume rm -f "$(project)_$1" >>"$DIR/docker.log" 2>&1 || die "the volume of $1 could not be removed; see $DIR/docker.log"
 }

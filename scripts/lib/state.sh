@@ -2,12 +2,12 @@
 # What is known of an engine: from the environment, and from the folder where `up` remembers what it started.
 
 die() {
-    printf 'engines: %s\n' "$*" >&2
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
     exit 1
 }
 
 say() {
-    printf 'engines: %s\n' "$*" >&2
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
 }
 
 remember() {

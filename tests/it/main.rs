@@ -5,6 +5,7 @@
 
 mod betfair;
 mod clients;
+mod operation;
 mod pipeline;
 mod process;
 mod rest;
