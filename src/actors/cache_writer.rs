@@ -108,17 +108,16 @@ impl CacheWriter {
 
     fn took(&mut self, states: Vec<Arc<MarketState>>, context: &mut Context<Self>) {
         self.metrics.cache_sets.inc_by(states.len() as u64);
-        for state in &states {
-            let key = (state.update.event_id.clone(), state.update.market.clone());
-            self.written.insert(key, Arc::downgrade(state));
-        }
+        let key = |state: &MarketState| (state.update.event_id.clone(), state.update.market.clone());
+        states.iter().for_each(|state| drop(self.written.remove(&key(state))));
         if self.backoff.failures() > 0 {
             info!("the cache is back");
             self.backoff.reset();
-            // It may have come back empty.
+            // It may have come back empty, but for what it just took.
             let held: Vec<_> = self.written.values().filter_map(Weak::upgrade).collect();
             held.into_iter().for_each(|state| self.keep_latest(state));
         }
+        self.written.extend(states.iter().map(|state| (key(state), Arc::downgrade(state))));
         self.flush(context);
     }
 

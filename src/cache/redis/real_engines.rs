@@ -108,13 +108,15 @@ impl Server {
         let mut command = Command::new("redis-server");
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         command.args(options).current_dir(folder.path()).stdout(Stdio::null());
-        let child = command.spawn().expect("redis-server is needed: apt-get install redis-server");
+        let mut child = command.spawn().expect("redis-server is needed: apt-get install redis-server");
         for _ in 0..1_000 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return child;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        child.kill().unwrap();
+        child.wait().unwrap();
         panic!("redis-server does not answer within 10 s");
     }
 
