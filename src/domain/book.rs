@@ -153,7 +153,7 @@ impl Book {
     /// order of their numbers. Each number is larger than what was told before.
     pub fn catch_up(&mut self, mut states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
         // Of two states of one market only the later is told.
-        states.sort_by(|one, other| other.update.revision.cmp(&one.update.revision));
+        states.sort_by_key(|state| std::cmp::Reverse(state.update.revision));
         let mut seen = std::collections::BTreeSet::new();
         states.retain(|state| seen.insert(state.update.market.clone()));
         states.sort_by_key(|state| state.seq);

@@ -19,8 +19,8 @@ use tokio_rustls::TlsConnector;
 use crate::cache::CacheError;
 use crate::supplier::tls;
 
-/// A connection stands, with TLS and login, within this.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Each step of connecting, the connection, TLS and the login, is done within this.
+const STEP_TIMEOUT: Duration = Duration::from_secs(1);
 /// An answer comes within this, else the connection is given up.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -81,33 +81,37 @@ impl Address {
 
     /// Connects and logs in.
     pub async fn connect(&self, config: AsyncConnectionConfig) -> Result<Link, CacheError> {
-        let connecting = timeout(CONNECT_TIMEOUT, self.connect_unbounded(config));
-        connecting.await.unwrap_or_else(|_| Err(self.unavailable("no connection within a second")))
-    }
-
-    async fn connect_unbounded(&self, config: AsyncConnectionConfig) -> Result<Link, CacheError> {
         let config = config.set_response_timeout(Some(RESPONSE_TIMEOUT));
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
-        let stream = stream.map_err(|error| self.unavailable(&error.to_string()))?;
+        let stream = TcpStream::connect((self.host.as_str(), self.port));
+        let stream =
+            self.within(stream, "no connection").await?.map_err(|error| self.unavailable(&error.to_string()))?;
         // One that cannot is only slower.
         let _ = stream.set_nodelay(true);
-        let Some(tls) = &self.tls else { return self.log_in(stream, config).await };
+        let Some(tls) = &self.tls else { return self.log_in(stream, config, "no answer to the login").await };
         let name = ServerName::try_from(self.host.clone()).map_err(|error| self.unavailable(&error.to_string()))?;
-        let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|error| {
+        let shaking = TlsConnector::from(tls.clone()).connect(name, stream);
+        let stream = self.within(shaking, "no TLS handshake (does the port speak TLS?)").await?.map_err(|error| {
             let hint = if error.to_string().contains("corrupt message") { " (does the port speak TLS?)" } else { "" };
             self.unavailable(&format!("TLS: {error}{hint}"))
         })?;
-        self.log_in(stream, config).await
+        self.log_in(stream, config, "no answer to the login behind TLS").await
     }
 
-    async fn log_in<S>(&self, stream: S, config: AsyncConnectionConfig) -> Result<Link, CacheError>
+    async fn log_in<S>(&self, stream: S, config: AsyncConnectionConfig, silence: &str) -> Result<Link, CacheError>
     where
         S: Unpin + tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
     {
-        let made = MultiplexedConnection::new_with_config(&self.login, stream, config).await;
+        let logging_in = MultiplexedConnection::new_with_config(&self.login, stream, config);
+        let made = self.within(logging_in, silence).await?;
         let (connection, driver) = made.map_err(|error| self.error(&error))?;
         let driver = Arc::new(Driver(tokio::spawn(driver).abort_handle()));
         Ok(Link { connection, _driver: driver })
+    }
+
+    /// What comes in time, else what did not.
+    async fn within<T>(&self, work: impl Future<Output = T>, silence: &str) -> Result<T, CacheError> {
+        let late = |_| self.unavailable(&format!("{silence} within a second"));
+        timeout(STEP_TIMEOUT, work).await.map_err(late)
     }
 
     /// What is wrong, for people.

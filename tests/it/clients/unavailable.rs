@@ -1,4 +1,4 @@
-//! Books that do not answer.
+//! Books that do not answer, and books that may be stale.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -8,11 +8,13 @@ use actix::prelude::*;
 use actix_web::web;
 use serde_json::json;
 use sports_bet_platform::actors::feed_state::FeedState;
-use sports_bet_platform::actors::messages::{ApplyError, GetSnapshot};
+use sports_bet_platform::actors::messages::{ApplyError, FeedChanged, GetSnapshot};
 use sports_bet_platform::actors::registry::{Registry, RegistrySettings};
 use sports_bet_platform::actors::session::SessionEdges;
 use sports_bet_platform::domain::book::{Book, Snapshot};
+use sports_bet_platform::domain::protocol::FeedStatus;
 use sports_bet_platform::domain::session::SessionLimits;
+use sports_bet_platform::domain::update::OddsUpdate;
 use sports_bet_platform::http::routes::odds_routes;
 use sports_bet_platform::http::server::{self, Listen};
 use sports_bet_platform::http::state::OddsState;
@@ -42,19 +44,48 @@ impl Handler<GetSnapshot> for Failing {
     }
 }
 
+<<<<<<< HEAD
 #[actix_web::test]
 async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps() {
     let folder = Folder::new();
+=======
+/// Books that hold one market.
+struct Holding;
+
+impl Actor for Holding {
+    type Context = Context<Self>;
+}
+
+impl Handler<GetSnapshot> for Holding {
+    type Result = Result<Snapshot, ApplyError>;
+
+    fn handle(&mut self, asked: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
+        const UPDATE: &str = r#"{"event_id":"E","market":"1x2","odds":{"home":1.5,"draw":2.5,"away":3.5},"updated_at":"2025-11-09T21:07:45Z","source":"s","version":1}"#;
+        let mut book = Book::new(asked.0);
+        book.apply(OddsUpdate::from_json(UPDATE.as_bytes()).unwrap(), 0).unwrap();
+        Ok(book.snapshot())
+    }
+}
+
+/// The routes of the role `odds` over these books; `feed` makes the state of their feed.
+struct Served {
+    server: server::RunningServer,
+    registry: Addr<Registry>,
+    _folder: TempDir,
+}
+
+fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) -> FeedState) -> Served {
+    let folder = TempDir::new().unwrap();
+>>>>>>> h4
     let store = Arc::new(SqliteStore::open(&folder.path().join("test.db").to_string_lossy()).unwrap());
     let metrics = OddsMetrics::new().unwrap();
     let (slow_client_limit, frozen_limit) = (Duration::from_secs(10), Duration::from_secs(10));
     let registry = Registry::new(RegistrySettings { slow_client_limit, frozen_limit }, metrics.clone()).start();
-    let snapshots: Recipient<GetSnapshot> = Failing { asked: 0 }.start().recipient();
     let sessions = Arc::new(SessionEdges {
         connect: registry.clone().recipient(),
         subscribe: registry.clone().recipient(),
         unsubscribe: registry.clone().recipient(),
-        disconnect: registry.recipient(),
+        disconnect: registry.clone().recipient(),
         snapshots: snapshots.clone(),
         limits: SessionLimits {
             max_subscriptions: 1,
@@ -69,7 +100,7 @@ async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps()
     let state = web::Data::new(OddsState {
         snapshots,
         snapshot_timeout: Duration::from_secs(5),
-        feed: Arc::new(FeedState::in_process(metrics.feed_live.clone())),
+        feed: Arc::new(feed(metrics.feed_live.clone())),
         store,
         sessions,
         open_sessions: Arc::default(),
@@ -85,6 +116,13 @@ async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps()
         odds_routes(config);
     })
     .unwrap();
+    Served { server, registry, _folder: folder }
+}
+
+#[actix_web::test]
+async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps() {
+    let served = serve(Failing { asked: 0 }.start().recipient(), FeedState::in_process);
+    let server = &served.server;
 
     let mut client = OddsClient::connect(server.address).await;
     client.subscribe("E").await;
@@ -96,4 +134,32 @@ async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps()
     assert_eq!(client.next().await["type"], "snapshot");
     client.send(r#"{"type":"ping"}"#).await;
     assert_eq!(client.next().await["type"], "pong");
+}
+
+#[actix_web::test]
+async fn while_the_feed_is_lost_everything_that_may_be_stale_says_so() {
+    let served = serve(Holding.start().recipient(), FeedState::not_heard_yet);
+    let mut early = OddsClient::connect(served.server.address).await;
+    early.send(r#"{"type":"ping"}"#).await;
+    assert_eq!(early.next().await["type"], "pong");
+    served.registry.send(FeedChanged(FeedStatus::Stale)).await.unwrap();
+    let mut late = OddsClient::connect(served.server.address).await;
+    for client in [&mut early, &mut late] {
+        assert_eq!(client.next().await, json!({"type": "feed", "status": "stale"}));
+        client.subscribe("E").await;
+        assert_eq!(client.next().await["stale"], true);
+    }
+    served.registry.send(FeedChanged(FeedStatus::Live)).await.unwrap();
+    for client in [&mut early, &mut late] {
+        assert_eq!(client.next().await, json!({"type": "feed", "status": "live"}));
+        client.subscribe("E").await;
+        assert_eq!(client.next().await.get("stale"), None);
+    }
+    for path in ["odds", "markets"] {
+        let url = format!("http://{}/v1/events/E/{path}", served.server.address);
+        let response = reqwest::get(url).await.unwrap();
+        assert_eq!(response.headers()["odds-stale"], "true");
+        let body: serde_json::Value = response.json().await.unwrap();
+        assert_eq!(body[0]["stale"], true, "{path}");
+    }
 }
