@@ -119,7 +119,6 @@ impl CacheWriter {
 
     fn took(&mut self, states: Vec<Arc<MarketState>>, context: &mut Context<Self>) {
         self.metrics.cache_sets.inc_by(states.len() as u64);
-<<<<<<< HEAD
         if self.backoff.failures() > 0 {
             info!("the cache is back");
             self.backoff.reset();
@@ -130,18 +129,6 @@ impl CacheWriter {
             self.conflate();
         }
         self.written.extend(states.iter().map(|state| (key_of(state), Arc::downgrade(state))));
-=======
-        let key = |state: &MarketState| (state.update.event_id.clone(), state.update.market.clone());
-        states.iter().for_each(|state| drop(self.written.remove(&key(state))));
-        if self.backoff.failures() > 0 {
-            info!("the cache is back");
-            self.backoff.reset();
-            // It may have come back empty, but for what it just took.
-            let held: Vec<_> = self.written.values().filter_map(Weak::upgrade).collect();
-            held.into_iter().for_each(|state| self.keep_latest(state));
-        }
-        self.written.extend(states.iter().map(|state| (key(state), Arc::downgrade(state))));
->>>>>>> h4
         self.flush(context);
     }
 

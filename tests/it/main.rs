@@ -11,3 +11,4 @@ mod process;
 mod rest;
 mod stale;
 mod support;
+mod survive;

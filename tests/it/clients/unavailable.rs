@@ -21,7 +21,9 @@ use sports_bet_platform::http::state::OddsState;
 use sports_bet_platform::metrics::OddsMetrics;
 use sports_bet_platform::store::sqlite::SqliteStore;
 
-use crate::support::{Folder, OddsClient};
+use tempfile::TempDir;
+
+use crate::support::OddsClient;
 
 /// Books that answer every second question.
 struct Failing {
@@ -44,11 +46,6 @@ impl Handler<GetSnapshot> for Failing {
     }
 }
 
-<<<<<<< HEAD
-#[actix_web::test]
-async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps() {
-    let folder = Folder::new();
-=======
 /// Books that hold one market.
 struct Holding;
 
@@ -76,7 +73,6 @@ struct Served {
 
 fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) -> FeedState) -> Served {
     let folder = TempDir::new().unwrap();
->>>>>>> h4
     let store = Arc::new(SqliteStore::open(&folder.path().join("test.db").to_string_lossy()).unwrap());
     let metrics = OddsMetrics::new().unwrap();
     let (slow_client_limit, frozen_limit) = (Duration::from_secs(10), Duration::from_secs(10));

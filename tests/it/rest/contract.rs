@@ -134,7 +134,8 @@ async fn a_late_update_is_history_and_does_not_change_the_odds() {
     fed.send("E", [1, 9, 5, 9, 10]).await;
     fed.stored(4).await;
     // The live path and the store path do not wait for each other.
-    until("the last one at REST", async || (fed.get("/v1/events/E/odds").await[0]["version"] == 10).then_some(())).await;
+    until("the last one at REST", async || (fed.get("/v1/events/E/odds").await[0]["version"] == 10).then_some(()))
+        .await;
     let history = fed.get("/v1/events/E/markets/1x2/history").await;
     let versions: Vec<_> = history["entries"].as_array().unwrap().iter().map(|row| &row["version"]).collect();
     assert_eq!(versions, [1, 5, 9, 10]);

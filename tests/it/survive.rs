@@ -1,0 +1,1 @@
+//! What production does to a platform that is split over processes, on the real engines.
