@@ -67,7 +67,15 @@ async fn every_role_serves_its_own_metrics_and_those_of_the_process() {
             Role::Simulator => &["supplier_"],
             Role::Ingest => &["odds_ingest_"],
             Role::Processor => &["odds_proc_"],
-            Role::Odds => &["odds_ws_", "odds_http_", "odds_registry_", "odds_end_to_end_"],
+            Role::Odds => &[
+                "odds_ws_",
+                "odds_http_",
+                "odds_registry_",
+                "odds_end_to_end_",
+                "odds_feed_",
+                "odds_broadcast",
+                "odds_mirror_",
+            ],
         }
     };
     for role in Role::ALL {
