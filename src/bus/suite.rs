@@ -37,7 +37,7 @@ pub(crate) use bus_suite;
 type Bus = Arc<dyn Topic>;
 
 /// No check may hang.
-pub async fn bounded(check: BoxFuture<'_, ()>) {
+pub async fn bounded(check: impl Future<Output = ()>) {
     tokio::time::timeout(Duration::from_secs(60), check).await.expect("the check ends in time");
 }
 

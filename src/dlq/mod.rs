@@ -142,20 +142,27 @@ fn show(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod testing {
+    use super::DlqArgs;
     use crate::cli::{self, Command};
-    use crate::domain::dead_letter::DeadLetter;
-    use crate::store::Store;
-    use crate::store::sqlite::SqliteStore;
 
-    pub(super) fn args(words: &[&str]) -> DlqArgs {
+    /// What follows `sports-bet dlq`, read with no environment.
+    pub(crate) fn args(words: &[&str]) -> DlqArgs {
         let words = ["sports-bet", "dlq"].iter().chain(words).map(std::ffi::OsString::from);
         match cli::parse(words, &|_| None) {
             Ok((Command::Dlq(args), _)) => *args,
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::args;
+    use super::*;
+    use crate::domain::dead_letter::DeadLetter;
+    use crate::store::Store;
+    use crate::store::sqlite::SqliteStore;
 
     async fn said(words: &[&str]) -> Result<String, String> {
         let mut out = Vec::new();
@@ -201,10 +208,23 @@ mod tests {
         };
         store.write_dead_letters(&[letter(1, "malformed", b"{]"), letter(2, "price", b"\xff\0")]).unwrap();
         let list = said(&["list", "--database-url", path]).await.unwrap();
-        insta::assert_snapshot!(list, @"");
+        assert_eq!(
+            list,
+            "1\t2025-11-09T21:07:45.000001Z\tmalformed\todds_updates/0/1\t{]\n\
+             2\t2025-11-09T21:07:45.000002Z\tprice\todds_updates/0/2\t\\xff\\x00\n"
+        );
         let list = said(&["list", "--database-url", path, "--reason", "price"]).await.unwrap();
         assert_eq!(list.lines().count(), 1);
-        insta::assert_snapshot!(said(&["show", "2", "--database-url", path]).await.unwrap(), @"");
+        insta::assert_snapshot!(said(&["show", "2", "--database-url", path]).await.unwrap(), @r"
+        id: 2
+        reason: price
+        detail: no\nJSON
+        origin: odds_updates/0/2
+        received_at: 2025-11-09T21:07:45.000002Z
+        bytes: 2
+
+        00000000  ff 00                                            ..
+        ");
         let mut out = Vec::new();
         run(&args(&["show", "2", "--raw", "--database-url", path]), &mut out).await.unwrap();
         assert_eq!(out, b"\xff\0");

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use tokio::sync::Notify;
@@ -11,9 +12,13 @@ use tokio::task::JoinHandle;
 
 use super::KafkaBus;
 use super::testing::{name, settings};
+use crate::bus::dead_letter;
 use crate::bus::suite::{assert_ordered, bounded, next, numbered, record, take, value, values};
 use crate::bus::{BusError, Given, NewRecord, Position, Record, Subscription, Topic};
 use crate::config::settings::BusSettings;
+use crate::dlq;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::timestamp::Timestamp;
 
 /// The brokers of the environment.
 fn brokers() -> String {
@@ -184,13 +189,13 @@ async fn a_topic_that_is_deleted_while_all_run_is_made_again_and_flows() {
         let publishing = topic.publish((50..60).map(|n| record("k", n)).collect());
         publishing.await.unwrap();
         let (mut read, mut revoked) = (Vec::new(), false);
-        while values(&read).len() < 10 {
+        // What is kept of the old one is let go, and what is in the new one is read from its start.
+        while values(&read).len() < 10 || !revoked {
             match group.next_batch(99, Duration::ZERO).await.unwrap() {
                 Given::Records(batch) => read.extend(batch),
                 Given::Revoked(_) => revoked = true,
             }
         }
-        assert!(revoked, "what is kept of the old one is let go");
         assert_eq!(values(&read), (50..60).collect());
         assert_eq!(read.iter().map(|record| record.offset).min(), Some(0), "from the start of the new one");
     }))
@@ -296,6 +301,73 @@ async fn an_unreachable_broker_is_told_by_ping_and_waited_for() {
         publishing.await.unwrap().unwrap();
         assert_eq!(topic.ping().await, Ok(()));
         assert_eq!(values(&take(&mut group, 10).await), (0..10).collect());
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn dead_letters_are_listed_shown_and_published_again() {
+    bounded(Box::pin(async {
+        let (odds, dead) = (name("odds"), name("dead"));
+        let kafka = bus(&here());
+        let (topic, letters) = (kafka.topic(&odds), kafka.topic(&dead));
+        let (origin, reason) = (odds.as_str(), "malformed");
+        let letter = |raw: &'static [u8]| DeadLetter {
+            received_at: Timestamp::now(),
+            origin: format!("{origin}/0/7"),
+            reason: reason.to_owned(),
+            detail: "no JSON".to_owned(),
+            raw: Bytes::from_static(raw),
+        };
+        let source = Record { partition: 0, offset: 7, record: record("MATCH_001", 0) };
+        // Twice: its writer was killed before it had committed.
+        let twice = dead_letter::of_record(&letter(b"\xff\x00{]"), &odds, &source);
+        letters.publish(vec![twice.clone(), twice]).await.unwrap();
+        letters.publish(vec![dead_letter::of_supplier(&letter(b"{\"event_id\":\"MATCH_002\"}"))]).await.unwrap();
+        let run = async |words: &[&str]| {
+            let brokers = brokers();
+            let of = ["--kafka-brokers", &brokers, "--kafka-topic-odds", &odds, "--kafka-topic-odds-dlq", &dead];
+            let words: Vec<&str> = words.iter().copied().chain(of).collect();
+            let mut out = Vec::new();
+            let done = dlq::run(&dlq::testing::args(&words), &mut out).await;
+            done.map(|()| out).map_err(|error| error.to_string())
+        };
+        let text = String::from_utf8(run(&["list"]).await.unwrap()).unwrap();
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!((lines[0][2], lines[0][4]), ("malformed", "\\xff\\x00{]"), "the newest last: {text}");
+        let id = lines[0][0];
+        assert_eq!(run(&["show", id, "--raw"]).await.unwrap(), b"\xff\x00{]");
+        let page = String::from_utf8(run(&["show", id]).await.unwrap()).unwrap();
+        assert!(page.contains("source_offset: 7\n") && page.contains("ff 00 7b 5d"), "{page}");
+        assert_eq!(run(&["show", "0:999999"]).await.unwrap_err(), "there is no dead letter 0:999999");
+        let said = run(&["replay", "--all", "--dry-run"]).await.unwrap();
+        assert!(String::from_utf8_lossy(&said).contains("2 would be published"));
+        let said = run(&["replay", "--all", "--reason", "other"]).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), format!("0 published to {odds}\n"));
+        let said = run(&["replay", "--all"]).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), format!("2 published to {odds}\n"));
+        run(&["replay", id]).await.unwrap();
+        let mut group = topic.subscribe(&name("group")).unwrap();
+        let mut read: Vec<_> = take(&mut group, 3).await.into_iter().map(|record| record.record).collect();
+        read.sort_by(|one, other| one.key.cmp(&other.key));
+        assert_eq!(read.iter().map(|it| &it.key[..]).collect::<Vec<_>>(), [b"MATCH_001", b"MATCH_001", b"MATCH_002"]);
+        assert_eq!(read[0].payload, &b"\xff\x00{]"[..]);
+        assert!(read[0].headers[0].1.starts_with(dead.as_bytes()), "{:?}", read[0].headers);
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn dead_letters_of_a_kafka_that_is_away_are_an_error_in_time() {
+    bounded(Box::pin(async {
+        for words in [&["list"][..], &["replay", "--all"]] {
+            let words: Vec<&str> = words.iter().copied().chain(["--kafka-brokers", "127.0.0.1:9"]).collect();
+            let failure = dlq::run(&dlq::testing::args(&words), &mut Vec::new()).await.unwrap_err().to_string();
+            assert!(failure.starts_with("KAFKA_BROKERS: ") && failure.contains("127.0.0.1:9"), "{failure}");
+        }
     }))
     .await;
 }

@@ -15,6 +15,8 @@ use crate::bus::{BusError, Record};
 
 /// How long Kafka may take to answer, and to give the next record.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to be reached.
+const REACHED: Duration = Duration::from_secs(5);
 /// The name that librdkafka wants; nobody joins or commits under it.
 const NAME: &str = "sports-bet-scan";
 
@@ -52,7 +54,7 @@ impl Scan {
     }
 
     fn partitions(&self, topic: &str) -> Result<Vec<u32>, BusError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + REACHED;
         // Asks again: the first answer may come from before the connection stood.
         let found = loop {
             self.consumer.poll(Duration::ZERO);
