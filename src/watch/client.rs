@@ -219,7 +219,11 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 Said::NothingKnown(event) if !self.plan.json => {
                     self.notice(&format!("{event}: nothing is known of it yet; its odds are shown when they come"));
                 }
-                Said::Change(_) | Said::NothingKnown(_) => {}
+                Said::Stale(is_stale) if !self.plan.json => {
+                    let notice = if is_stale { "prices may be old from here on" } else { "prices are live again" };
+                    self.notice(&format!("{}: {notice}", self.plan.name));
+                }
+                Said::Change(_) | Said::NothingKnown(_) | Said::Stale(_) => {}
             }
         }
         Ok(ask_again)

@@ -17,6 +17,8 @@ pub enum Said {
     Change(Box<Change>),
     /// The server knows no market of the event yet.
     NothingKnown(EventId),
+    /// Prices may be old from now on (`true`), or are live again (`false`).
+    Stale(bool),
     /// The server refused something.
     Refused {
         /// Its code.
@@ -52,6 +54,8 @@ struct WireMessage<'a> {
     code: Option<String>,
     #[serde(default)]
     message: Option<String>,
+    #[serde(default, borrow)]
+    status: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +94,11 @@ impl View {
         match wire.kind.as_deref() {
             Some("snapshot") => self.snapshot(&wire),
             Some("update") | None => self.update(&wire),
+            Some("feed") => Ok(match wire.status.as_deref() {
+                Some("stale") => vec![Said::Stale(true)],
+                Some("live") => vec![Said::Stale(false)],
+                _ => Vec::new(),
+            }),
             Some("error") => Ok(vec![Said::Refused {
                 code: wire.code.unwrap_or_default(),
                 message: wire.message.unwrap_or_default(),
@@ -151,7 +160,8 @@ mod tests {
     use super::*;
     use crate::domain::book::Book;
     use crate::domain::protocol::{
-        Refusal, UpdateFrame, error_message, pong_message, snapshot_message, unsubscribed_message,
+        FeedStatus, Refusal, UpdateFrame, error_message, feed_message, pong_message, snapshot_message,
+        unsubscribed_message,
     };
     use crate::domain::update::testing::*;
 
@@ -201,6 +211,15 @@ mod tests {
         assert_eq!(told(&mut view, &snapshot_message(&again.snapshot(), false)), [(7, true, false)]);
         let next = UpdateFrame::new(&again.apply(update(1, 3, 9), 2).unwrap());
         assert_eq!(told(&mut view, next.text(false)), [(9, true, false)]);
+    }
+
+    #[test]
+    fn says_when_prices_may_be_old_and_when_they_are_live_again() {
+        let mut view = view();
+        for (status, said) in [(FeedStatus::Stale, Said::Stale(true)), (FeedStatus::Live, Said::Stale(false))] {
+            assert_eq!(view.take(&feed_message(status)).unwrap(), [said]);
+        }
+        assert_eq!(view.take(r#"{"type":"feed","status":"of a later server"}"#).unwrap(), []);
     }
 
     #[test]
