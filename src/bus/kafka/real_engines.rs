@@ -211,8 +211,10 @@ async fn a_new_topic_that_is_longer_than_the_old_one_is_read_from_its_start() {
         topic.publish((0..5).map(|n| record("k", n)).collect()).await.unwrap();
         take(&mut group, 5).await;
         delete(topic.name()).await;
-        // Another producer, as fast as it can be: the old offsets are places in the new topic before the reader looks.
-        topic.publish((5..105).map(|n| record("k", n)).collect()).await.unwrap();
+        // As fast as it can be: the old offsets are places in the new topic before the reader looks.
+        let (admin, made) = (admin(), NewTopic::new(topic.name(), 4, TopicReplication::Fixed(1)));
+        while admin.create_topics([&made], &AdminOptions::new()).await.unwrap()[0].is_err() {}
+        bus(&here()).topic(topic.name()).publish((5..105).map(|n| record("k", n)).collect()).await.unwrap();
         let mut read = Vec::new();
         while values(&read).len() < 100 {
             let batch = next(&mut group, 99).await;
