@@ -257,21 +257,21 @@ struct Progress {
 impl Worker {
     /// Works on a batch until it is done; `false` where it was given up, because the process stops and the bus still has
     /// the batch.
-    async fn finish(&self, batch: &[Record], may_give_up: bool) -> bool {
+    async fn finish(&self, batch: &[Record], bus_keeps_it: bool) -> bool {
         if matches!(self.work, Work::Store { .. }) {
             self.metrics.consumed.inc_by(batch.len() as u64);
         }
         let mut progress = Progress::default();
         let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
         let mut stop = self.stop.clone();
-        while let Err((stage, failure)) = self.work_on(batch, &mut progress).await {
+        while let Err((stage, failure)) = self.work_on(batch, &mut progress, bus_keeps_it).await {
             self.metrics.errors.with_label_values(&[stage]).inc();
             let delay = backoff.next_delay();
             let group = self.settings.group.as_str();
             error!(group, tries = backoff.failures(); "batch failed, trying again in {delay:?}: {failure}");
             // A stop cuts the wait short, and one more try is made.
             let was_stopping = *stop.borrow();
-            if was_stopping && may_give_up {
+            if was_stopping && bus_keeps_it {
                 warn!(group, records = batch.len(); "stops in the middle of a batch: it is read again by the next one");
                 return false;
             }
@@ -285,7 +285,12 @@ impl Worker {
         true
     }
 
-    async fn work_on(&self, batch: &[Record], progress: &mut Progress) -> Result<(), (&'static str, String)> {
+    async fn work_on(
+        &self,
+        batch: &[Record],
+        progress: &mut Progress,
+        bus_keeps_it: bool,
+    ) -> Result<(), (&'static str, String)> {
         match &self.work {
             Work::Books { books, .. } => {
                 let updates = batch.iter().filter_map(|record| read_update(record).ok()).collect();
@@ -309,6 +314,10 @@ impl Worker {
                     let published = dead_letters.publish(unreadable).await;
                     published.map_err(|error| ("dead_letter", format!("{}: {error}", dead_letters.name())))?;
                     self.metrics.errors.with_label_values(&["decode"]).inc_by(count);
+                    if bus_keeps_it {
+                        // They stay where they are now; elsewhere they are counted when they are stored.
+                        self.metrics.dead_letters.inc_by(count);
+                    }
                 }
                 Ok(())
             }

@@ -1,10 +1,10 @@
 //! One actor an event: applies updates to its book and tells everyone who listens.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use log::{debug, warn};
+use log::{debug, info, warn};
 use prometheus::IntGauge;
 use tokio::sync::Semaphore;
 
@@ -19,6 +19,8 @@ use crate::store::Store;
 
 /// How many books are read from the store at a time, however many start at once.
 const READS_AT_ONCE: usize = 4;
+/// After an answer that failed, the store is asked again only when this is over.
+const STORE_PAUSE: Duration = Duration::from_millis(900);
 /// A book whose store could not be read tries again after this.
 const RELOAD_DELAY: Duration = Duration::from_secs(1);
 
@@ -27,7 +29,46 @@ pub struct BookSource {
     cache: Arc<dyn OddsCache>,
     store: Arc<dyn Store>,
     reads: Semaphore,
+    outage: Outage,
     metrics: BookMetrics,
+}
+
+/// A store that did not answer is left in peace for a moment: every book that starts meanwhile starts without it at
+/// once, so that the live path does not wait once a book for a store that is away.
+#[derive(Default)]
+struct Outage {
+    /// Why it did not answer, and since when.
+    last: Mutex<Option<(String, Instant)>>,
+}
+
+impl Outage {
+    fn last(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong, where it is too early to ask again.
+    fn too_early(&self) -> Option<String> {
+        let last = self.last();
+        last.as_ref().filter(|(_, since)| since.elapsed() < STORE_PAUSE).map(|(why, _)| why.clone())
+    }
+
+    /// Remembers an answer; says so once an outage, and once when it is over.
+    fn remember(&self, answer: Result<(), String>) {
+        let mut last = self.last();
+        match answer {
+            Ok(()) => {
+                if last.take().is_some() {
+                    info!("books are read from the database again");
+                }
+            }
+            Err(why) => {
+                if last.is_none() {
+                    warn!("books start without what the database holds, and look again later: {why}");
+                }
+                *last = Some((why, Instant::now()));
+            }
+        }
+    }
 }
 
 /// What is known of an event.
@@ -42,7 +83,7 @@ struct Known {
 impl BookSource {
     /// Reads from `cache` and `store`.
     pub fn new(cache: Arc<dyn OddsCache>, store: Arc<dyn Store>, metrics: BookMetrics) -> BookSource {
-        BookSource { cache, store, reads: Semaphore::new(READS_AT_ONCE), metrics }
+        BookSource { cache, store, reads: Semaphore::new(READS_AT_ONCE), outage: Outage::default(), metrics }
     }
 
     /// Every state that is known of an event. What cannot be read is passed over: the live path does not wait for a cache
@@ -63,9 +104,18 @@ impl BookSource {
     }
 
     async fn load_stored(&self, event_id: &EventId, before: u64) -> (Vec<Arc<MarketState>>, bool) {
+        if let Some(why) = self.outage.too_early() {
+            return (self.passed_over(event_id, &why), false);
+        }
         let _turn = self.reads.acquire().await;
+        // Whoever had the turn before may have found out meanwhile.
+        if let Some(why) = self.outage.too_early() {
+            return (self.passed_over(event_id, &why), false);
+        }
         let (store, event) = (self.store.clone(), event_id.clone());
-        match blocking(move || store.load_event(&event)).await {
+        let read = blocking(move || store.load_event(&event)).await;
+        self.outage.remember(read.as_ref().map(drop).map_err(ToString::to_string));
+        match read {
             Ok(stored) => (stored.into_iter().filter(|state| state.seq <= before).collect(), true),
             Err(error) => (self.passed_over(event_id, &error), false),
         }
@@ -73,7 +123,7 @@ impl BookSource {
 
     fn passed_over(&self, event_id: &EventId, error: &dyn std::fmt::Display) -> Vec<Arc<MarketState>> {
         self.metrics.hydrate_errors.inc();
-        warn!(event = event_id.as_str(); "book starts without what it could not read: {error}");
+        debug!(event = event_id.as_str(); "book starts without what it could not read: {error}");
         Vec::new()
     }
 }

@@ -237,9 +237,6 @@ impl SupplierFeed {
     fn publish(&mut self, decoded: Decoded, frame: Bytes, context: &mut Context<Self>) {
         let Decoded { updates, send, refused } = decoded;
         self.send_all(send, context);
-        if !updates.is_empty() && refused.is_empty() {
-            self.backoff.reset();
-        }
         let dead_letters: Vec<_> = refused.iter().map(|refused| self.dead_letter(refused, &frame)).collect();
         if let Some(first) = refused.first() {
             self.log_refusal(first, refused.len() as u64);
@@ -263,6 +260,7 @@ impl SupplierFeed {
         if updates.is_empty() && dead_letters.is_empty() {
             return;
         }
+        let is_good = dead_letters.is_empty();
         let keeping = self.hand_over(&self.dead_letters, Publish { updates: Vec::new(), dead_letters });
         let publishing = self.hand_over(&self.publisher, Publish { updates, dead_letters: Vec::new() });
         let publishing = async move { keeping.await.and(publishing.await) };
@@ -270,8 +268,11 @@ impl SupplierFeed {
         // Pauses the stream too: nothing is read while the bus is full.
         context.wait(publishing.into_actor(self).map(move |published, feed, context| {
             feed.forgive(asked.elapsed());
-            if let Err(error) = published {
-                feed.lose_unpublished(&error, context);
+            match published {
+                // Only now: what the bus refuses for good must not have the supplier come back without a pause.
+                Ok(()) if is_good => feed.backoff.reset(),
+                Ok(()) => {}
+                Err(error) => feed.lose_unpublished(&error, context),
             }
         }));
     }

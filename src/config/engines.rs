@@ -91,11 +91,15 @@ pub(super) fn split_roles(roles: &BTreeSet<Role>, engines: &Engines, given: &Giv
     let embedded_bus = engines.bus == BusEngine::Embedded;
     let embedded_cache = matches!(engines.cache, CacheEngine::Embedded);
     let sqlite = matches!(engines.store, StoreEngine::Sqlite(_));
+    // A processor on Kafka serves odds in other processes, unless it has them with it.
+    let processor_alone = !embedded_bus && roles.contains(&Role::Processor);
     let needs = [
         (Role::Ingest, Role::Processor, embedded_bus, "KAFKA_BROKERS"),
         (Role::Processor, Role::Ingest, embedded_bus, "KAFKA_BROKERS"),
         (Role::Odds, Role::Processor, embedded_cache, "REDIS_URL"),
         (Role::Odds, Role::Processor, sqlite, "a DATABASE_URL of PostgreSQL"),
+        (Role::Processor, Role::Odds, embedded_cache && processor_alone, "REDIS_URL"),
+        (Role::Processor, Role::Odds, sqlite && processor_alone, "a DATABASE_URL of PostgreSQL"),
     ];
     let mut wrong: Vec<ConfigError> = Vec::new();
     for (role, needed, is_embedded, variable) in needs {
@@ -323,7 +327,7 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
             (("KAFKA_BROKERS", "k:9092"), ("REDIS_URL", "redis://r"), ("DATABASE_URL", POSTGRES));
         for (split, needed) in [
             ("ingest", &[kafka][..]),
-            ("processor", &[kafka]),
+            ("processor", &[kafka, redis, postgres]),
             ("odds,processor", &[kafka]),
             ("odds", &[redis, postgres]),
             ("simulator,odds", &[redis, postgres]),

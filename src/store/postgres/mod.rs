@@ -11,6 +11,7 @@ mod statement;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
@@ -67,6 +68,8 @@ pub struct PgStore {
     readers: Connections,
     /// None in a store that only reads.
     writers: Option<Connections>,
+    /// Whether this store has brought the tables to this version, or found them so.
+    is_migrated: AtomicBool,
 }
 
 impl PgStore {
@@ -83,7 +86,11 @@ impl PgStore {
     /// writes, and [`Store::ping`] says so while they are not there.
     pub fn reader(address: &SecretString, options: &PgOptions) -> Result<PgStore, StoreError> {
         let address = address::connection_string(address, &options.application_name)?;
-        Ok(PgStore { readers: Connections::to(address, options.readers, setup(options, true), options), writers: None })
+        Ok(PgStore {
+            readers: Connections::to(address, options.readers, setup(options, true), options),
+            writers: None,
+            is_migrated: AtomicBool::new(false),
+        })
     }
 
     /// Whether `address` is of a form that [`PgStore::open`] takes.
@@ -98,25 +105,29 @@ impl PgStore {
 
 impl Store for PgStore {
     fn migrate(&self) -> Result<(), StoreError> {
-        self.writers.as_ref().map_or(Ok(()), migrate::run)
+        if let Some(writers) = &self.writers {
+            migrate::run(writers)?;
+            self.is_migrated.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn ping(&self) -> Result<(), StoreError> {
         let is = |connection: &mut PgConnection, sql: &str| Ok(sql_query(sql).get_result::<Yes>(connection)?.yes);
         let lacking = |what: &str| Err(StoreError::Unavailable(what.to_owned()));
-        match &self.writers {
-            Some(writers) => {
-                let only_reads = "SELECT current_setting('transaction_read_only')::boolean AS yes";
-                if writers.run(|connection| is(connection, only_reads))? {
-                    return lacking("it only reads (a standby, or default_transaction_read_only is on)");
-                }
+        if let Some(writers) = &self.writers {
+            let only_reads = "SELECT current_setting('transaction_read_only')::boolean AS yes";
+            if writers.run(|connection| is(connection, only_reads))? {
+                return lacking("it only reads (a standby, or default_transaction_read_only is on)");
             }
-            None => {
-                let has_tables = "SELECT to_regclass('odds_current') IS NOT NULL AS yes";
-                if !self.readers.run(|connection| is(connection, has_tables))? {
-                    return lacking("it has no tables yet; the role processor makes them when it starts");
-                }
+            if !self.is_migrated.load(Ordering::Relaxed) {
+                return lacking("its tables are not brought to this version yet");
             }
+            return Ok(());
+        }
+        let has_tables = "SELECT to_regclass('odds_current') IS NOT NULL AS yes";
+        if !self.readers.run(|connection| is(connection, has_tables))? {
+            return lacking("it has no tables yet; the role processor makes them when it starts");
         }
         Ok(())
     }
