@@ -27,7 +27,7 @@ supplier: ## Run the role simulator alone: a supplier for development
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-test: test-embedded ## Check format, lints and docs, then run all tests
+test: test-embedded test-real check-operation ## Check format, lints and docs, then run all tests, on the embedded engines and on real ones
 
 test-embedded: ## The same without the real engines: nothing needs to be installed
 	$(CARGO) fmt --all --check
@@ -42,14 +42,18 @@ test-embedded: ## The same without the real engines: nothing needs to be install
 		$(CARGO) test --locked; \
 	fi
 
+# What needs real engines is marked as ignored. The rest of the integration suite runs on them as it does on the embedded
+# ones, but for what is about those: tests of the binary's defaults (process::), and those that are named embedded.
 # The engines come first: where one is missing, nobody waits for a build to be told. What this call started is ended with it.
-test-real: ## Run the integration suite on Kafka, Redis and PostgreSQL, which come up by themselves
+test-real: ## Run the tests that need Kafka, Redis and PostgreSQL, and the integration suite on them; they come up by themselves
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -ex; \
-		TEST_ENGINES=real scripts/engines with $(CARGO) nextest run --locked --test it; \
+		TEST_ENGINES=real scripts/engines with sh -exc ' \
+			$(CARGO) nextest run --locked --test it -E "not test(/embedded/) and not test(/^process::/)"; \
+			$(CARGO) nextest run --locked --run-ignored only'; \
 	else \
-		set -ex; \
-		TEST_ENGINES=real scripts/engines with $(CARGO) test --locked --test it; \
+		TEST_ENGINES=real scripts/engines with sh -exc ' \
+			$(CARGO) test --locked --test it -- --skip embedded --skip process::; \
+			$(CARGO) test --locked --lib --test it -- --ignored'; \
 	fi
 
 engines-up: ## Start Kafka, Redis and PostgreSQL for development and tests (scripts/engines help)
@@ -59,7 +63,8 @@ engines-down: ## End what engines-up started; the data stays
 	@scripts/engines down
 
 check-operation: ## Check alerts and dashboards, and scrape the running binary with a real Prometheus
-	@scripts/check-operation
+	@$(CARGO) build --locked --bin sports-bet
+	@SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-operation
 
 bench: ## Measure: a thousand clients on one event, without and with one that stalls (below 2 minutes)
 	$(CARGO) bench --locked

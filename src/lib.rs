@@ -9,6 +9,7 @@ pub mod bus;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod dlq;
 pub mod domain;
 pub mod http;
 pub mod logging;

@@ -6,7 +6,7 @@ use sports_bet_platform::cli::{self, Command};
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::load::Stop;
 use sports_bet_platform::config::settings::LogFormat;
-use sports_bet_platform::{config, logging, replay, serve, watch};
+use sports_bet_platform::{config, dlq, logging, replay, serve, watch};
 
 fn main() -> ExitCode {
     match prepare() {
@@ -20,6 +20,7 @@ enum Task {
     Serve(Box<Config>),
     Replay(replay::ReplayArgs),
     Watch(watch::WatchArgs),
+    Dlq(Box<dlq::DlqArgs>),
     Print(String),
 }
 
@@ -30,6 +31,7 @@ fn prepare() -> Result<Task, Stop> {
         Command::Serve(settings) => Task::Serve(Box::new(Config::new(*settings, given)?)),
         Command::Replay(args) => Task::Replay(args),
         Command::Watch(args) => Task::Watch(args),
+        Command::Dlq(args) => Task::Dlq(args),
         Command::CheckConfig(args) => Task::Print(args.output(given)?),
     })
 }
@@ -60,6 +62,13 @@ impl Task {
             }
             Task::Replay(args) => match logging::init(LogFormat::Text, "info") {
                 Ok(()) => finish(replay::serve(args), |failure| failed(failure)),
+                Err(failure) => failed(&failure),
+            },
+            // Only what keeps it from its work: its lines stand beside an output that is read by programs.
+            Task::Dlq(args) => match logging::init(LogFormat::Text, "error") {
+                Ok(()) => {
+                    finish(async move { dlq::run(&args, &mut std::io::stdout()).await }, |failure| failed(failure))
+                }
                 Err(failure) => failed(&failure),
             },
             Task::Watch(args) => finish(watch::run(args), |failure| failed(failure)),

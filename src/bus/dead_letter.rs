@@ -22,6 +22,8 @@ pub mod header {
     pub const SOURCE_PARTITION: &str = "source_partition";
     /// The offset there.
     pub const SOURCE_OFFSET: &str = "source_offset";
+    /// On a record that was published again: the dead letter that it was, `topic/partition/offset`.
+    pub const REPLAYED_FROM: &str = "replayed_from";
 }
 
 /// The record of a dead letter that a supplier sent.

@@ -37,8 +37,13 @@ pub(crate) use bus_suite;
 type Bus = Arc<dyn Topic>;
 
 /// No check may hang.
-pub async fn bounded(check: BoxFuture<'_, ()>) {
+pub async fn bounded(check: impl Future<Output = ()>) {
     tokio::time::timeout(Duration::from_secs(60), check).await.expect("the check ends in time");
+}
+
+/// A group of its own: a bus may outlive the test, and its groups with it.
+pub fn group_name() -> String {
+    format!("test-{:016x}", fastrand::u64(..))
 }
 
 pub fn record(key: &str, value: u32) -> NewRecord {
@@ -93,7 +98,7 @@ pub fn values(batch: &[Record]) -> BTreeSet<u32> {
 
 pub fn every_group_reads_all_and_a_key_keeps_its_order(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let (mut live, mut store) = (bus.subscribe("live").unwrap(), bus.subscribe("store").unwrap());
+        let (mut live, mut store) = (bus.subscribe(&group_name()).unwrap(), bus.subscribe(&group_name()).unwrap());
         bus.publish(numbered(100)).await.unwrap();
         for group in [&mut live, &mut store] {
             let batch = take(group, 100).await;
@@ -116,7 +121,7 @@ pub fn bytes_headers_and_empty_keys_come_back_exactly(bus: Bus) -> BoxFuture<'st
                 headers: vec![header("twice", &bytes), header("twice", &Bytes::new()), header("ção", &bytes)],
             },
         ];
-        let mut group = bus.subscribe("g").unwrap();
+        let mut group = bus.subscribe(&group_name()).unwrap();
         for record in &sent {
             bus.publish(vec![record.clone()]).await.unwrap();
             assert_eq!(take(&mut group, 1).await[0].record, *record);
@@ -130,7 +135,8 @@ pub fn nothing_published_is_published_at_once(bus: Bus) -> BoxFuture<'static, ()
 
 pub fn what_is_not_committed_is_given_out_again(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let mut group = bus.subscribe("g").unwrap();
+        let name = group_name();
+        let mut group = bus.subscribe(&name).unwrap();
         bus.publish((0..4).map(|n| record("k", n)).collect()).await.unwrap();
         assert_eq!(values(&take(&mut group, 2).await), BTreeSet::from([0, 1]));
         let mut uncommitted = Vec::new();
@@ -139,7 +145,7 @@ pub fn what_is_not_committed_is_given_out_again(bus: Bus) -> BoxFuture<'static, 
         }
         group.close().await;
         drop(group);
-        let mut again = bus.subscribe("g").unwrap();
+        let mut again = bus.subscribe(&name).unwrap();
         let batch = take(&mut again, 2).await;
         assert_eq!(batch, uncommitted);
         again.close().await;
@@ -148,7 +154,7 @@ pub fn what_is_not_committed_is_given_out_again(bus: Bus) -> BoxFuture<'static, 
 
 pub fn giving_up_a_wait_loses_nothing(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let mut group = bus.subscribe("g").unwrap();
+        let mut group = bus.subscribe(&group_name()).unwrap();
         let publishing = tokio::spawn(bus.publish((0..50).map(|n| record("k", n)).collect()));
         let mut read = Vec::new();
         while read.len() < 50 {
@@ -164,7 +170,7 @@ pub fn giving_up_a_wait_loses_nothing(bus: Bus) -> BoxFuture<'static, ()> {
 
 pub fn a_batch_is_no_larger_than_asked_for(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let mut group = bus.subscribe("g").unwrap();
+        let mut group = bus.subscribe(&group_name()).unwrap();
         bus.publish(numbered(40)).await.unwrap();
         let mut read = Vec::new();
         while read.len() < 40 {
@@ -178,7 +184,7 @@ pub fn a_batch_is_no_larger_than_asked_for(bus: Bus) -> BoxFuture<'static, ()> {
 
 pub fn positions_of_unknown_partitions_are_passed_over(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let mut group = bus.subscribe("g").unwrap();
+        let mut group = bus.subscribe(&group_name()).unwrap();
         bus.publish(vec![record("k", 1)]).await.unwrap();
         let batch = next(&mut group, 1).await;
         let mut position = Position::default();
@@ -193,7 +199,7 @@ pub fn positions_of_unknown_partitions_are_passed_over(bus: Bus) -> BoxFuture<'s
 
 pub fn the_lag_goes_to_nothing(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let mut group = bus.subscribe("g").unwrap();
+        let mut group = bus.subscribe(&group_name()).unwrap();
         bus.publish(numbered(20)).await.unwrap();
         let batch = next(&mut group, 1).await;
         while group.lag() < 20 {
@@ -209,7 +215,7 @@ pub fn the_lag_goes_to_nothing(bus: Bus) -> BoxFuture<'static, ()> {
 
 pub fn publishers_at_once_lose_nothing(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let mut group = bus.subscribe("g").unwrap();
+        let mut group = bus.subscribe(&group_name()).unwrap();
         let publisher = |p: u32| (0..50).map(move |n| record(&format!("p{p}"), 50 * p + n)).collect::<Vec<_>>();
         let publishing: Vec<_> = (0..4).map(|p| tokio::spawn(bus.publish(publisher(p)))).collect();
         let batch = take(&mut group, 200).await;

@@ -11,6 +11,7 @@ mod producer;
 mod reader;
 #[cfg(test)]
 mod real_engines;
+mod scan;
 mod subscription;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,6 +25,7 @@ use self::config::Clients;
 use self::keeper::{Keeper, Kept, Making};
 use self::producer::{Outbox, Producers};
 use self::reader::{Reader, Shared};
+pub use self::scan::Scan;
 use self::subscription::KafkaSubscription;
 use super::{BusError, NewRecord, Subscription, Topic};
 use crate::config::settings::BusSettings;
@@ -59,10 +61,20 @@ impl KafkaBus {
     /// A topic. It is made in the background where it is missing, also when it is deleted later; one that is there stays
     /// as it is.
     pub fn topic(&self, name: &str) -> Arc<dyn Topic> {
+        Arc::new(self.kafka_topic(name))
+    }
+
+    /// Reads what a topic holds now, or only some of its places, without a group. Blocks; waits for Kafka no longer than
+    /// ten seconds a step.
+    pub fn scan(&self, topic: &str, only: Option<&[(u32, u64)]>) -> Result<Scan, BusError> {
+        Scan::new(&self.inner.clients, topic, only)
+    }
+
+    fn kafka_topic(&self, name: &str) -> KafkaTopic {
         let Inner { producers, keeper, .. } = &*self.inner;
         let kept = keeper.keep(name);
         let outbox = Arc::new(Outbox::new(kept.clone(), keeper.clone(), producers.clone()));
-        Arc::new(KafkaTopic { inner: self.inner.clone(), kept, outbox })
+        KafkaTopic { inner: self.inner.clone(), kept, outbox }
     }
 }
 
@@ -70,6 +82,16 @@ struct KafkaTopic {
     inner: Arc<Inner>,
     kept: Arc<Kept>,
     outbox: Arc<Outbox>,
+}
+
+impl KafkaTopic {
+    fn member(&self, group: &str) -> Result<KafkaSubscription, BusError> {
+        let Inner { clients, producers, keeper } = &*self.inner;
+        let shared = Arc::new(Shared::new(&self.kept.name, group));
+        let trouble = producers.events.trouble.clone();
+        let ended = Reader::start(clients.clone(), shared.clone(), keeper.clone(), self.kept.clone(), trouble)?;
+        Ok(KafkaSubscription { shared, ended, _inner: self.inner.clone() })
+    }
 }
 
 impl Topic for KafkaTopic {
@@ -89,11 +111,7 @@ impl Topic for KafkaTopic {
     }
 
     fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
-        let Inner { clients, producers, keeper } = &*self.inner;
-        let shared = Arc::new(Shared::new(&self.kept.name, group));
-        let trouble = producers.events.trouble.clone();
-        let ended = Reader::start(clients.clone(), shared.clone(), keeper.clone(), self.kept.clone(), trouble)?;
-        Ok(Box::new(KafkaSubscription { shared, ended, _inner: self.inner.clone() }))
+        Ok(Box::new(self.member(group)?))
     }
 
     fn depth(&self) -> usize {

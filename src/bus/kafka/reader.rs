@@ -336,6 +336,10 @@ impl Reader {
     }
 
     fn put(&mut self, consumer: &BaseConsumer<ReaderEvents>, message: &BorrowedMessage<'_>) {
+        if self.shared.made_again.load(Ordering::Relaxed) {
+            // It comes again, from the beginning.
+            return self.begin_anew(consumer);
+        }
         let record = read_record(message);
         let mut inbox = self.shared.inbox();
         let was_empty = inbox.is_empty();

@@ -1,11 +1,24 @@
 //! The bus against a real Kafka: `cargo nextest run --run-ignored only -E 'test(real_engines)'`.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::KafkaBus;
 use super::testing::{name, settings};
-use crate::bus::Topic;
+use crate::bus::dead_letter;
+use crate::bus::suite::{assert_ordered, bounded, next, numbered, record, take, value, values};
+use crate::bus::{BusError, Given, NewRecord, Position, Record, Subscription, Topic};
 use crate::config::settings::BusSettings;
+use crate::dlq;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::timestamp::Timestamp;
 
 /// The brokers of the environment.
 fn brokers() -> String {
@@ -25,4 +38,348 @@ fn topic() -> Arc<dyn Topic> {
 
 mod every_bus {
     crate::bus::suite::bus_suite!(super::topic(), ignore = "needs the real engines: make test");
+}
+
+fn bus(settings: &BusSettings) -> KafkaBus {
+    KafkaBus::new(settings, "test").unwrap()
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    let mut config = rdkafka::ClientConfig::new();
+    config.set("bootstrap.servers", brokers()).create().unwrap()
+}
+
+async fn delete(topic: &str) {
+    let deleted = admin().delete_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    assert!(deleted[0].is_ok(), "{deleted:?}");
+}
+
+/// What the members of a group have read, in the order in which they did.
+type Log = Arc<Mutex<Vec<Record>>>;
+
+/// A member that works and commits until it is told to stop.
+fn member(mut group: Box<dyn Subscription>, gracefully: bool, stop: Arc<Notify>, log: Log) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            let given = tokio::select! {
+                () = stop.notified() => break,
+                given = group.next_batch(20, Duration::ZERO) => given.unwrap(),
+            };
+            if let Given::Records(batch) = given {
+                log.lock().unwrap().extend(batch.iter().cloned());
+                group.commit(&Position::behind(&batch));
+            }
+        }
+        if gracefully {
+            group.close().await;
+        }
+    })
+}
+
+/// The place of each value in what was read last: a record that is read again takes its place anew.
+fn assert_keys_end_in_order(read: &[Record], count: u32) {
+    assert_eq!(values(read), (0..count).collect());
+    let mut last = HashMap::new();
+    for record in read {
+        last.insert(record.record.key.clone(), value(record));
+    }
+    for (key, value) in last {
+        assert_eq!(value, (0..count).rev().find(|n| key == format!("k{}", n % 7)).unwrap(), "{key:?}");
+    }
+}
+
+async fn two_members_and_one_leaves(gracefully: bool) {
+    const ROUND: u32 = 70;
+    let topic = bus(&here()).topic(&name("members"));
+    let group = name("group");
+    let (log, stop, never) = (Log::default(), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let _first = member(topic.subscribe(&group).unwrap(), true, never, log.clone());
+    let second = member(topic.subscribe(&group).unwrap(), gracefully, stop.clone(), log.clone());
+    let mut sent = 0;
+    for round in 0..30 {
+        topic.publish((sent..sent + ROUND).map(|n| record(&format!("k{}", n % 7), n)).collect()).await.unwrap();
+        sent += ROUND;
+        if round == 15 {
+            stop.notify_one();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    second.await.unwrap();
+    // Whatever the second had not committed comes to the first.
+    while values(&log.lock().unwrap()).len() < sent as usize {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_keys_end_in_order(&log.lock().unwrap(), sent);
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_member_that_leaves_hands_over_and_nothing_is_lost() {
+    bounded(Box::pin(two_members_and_one_leaves(true))).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_member_that_is_dropped_hands_over_and_nothing_is_lost() {
+    bounded(Box::pin(two_members_and_one_leaves(false))).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_partition_moves_only_after_the_work_on_it_is_committed() {
+    bounded(Box::pin(async {
+        let topic = bus(&here()).topic(&name("revoke"));
+        let group = name("group");
+        let mut first = topic.subscribe(&group).unwrap();
+        topic.publish(numbered(200)).await.unwrap();
+        let mut held = Vec::new();
+        while held.len() < 200 {
+            held.extend(next(&mut first, 200).await);
+        }
+        let mut second = topic.subscribe(&group).unwrap();
+        // The first still works; the second gets nothing of it.
+        let early = tokio::time::timeout(Duration::from_secs(3), next(&mut second, 9)).await;
+        assert!(early.is_err(), "read by two at once: {early:?}");
+        first.commit(&Position::behind(&held));
+        let Given::Revoked(moved) = first.next_batch(9, Duration::ZERO).await.unwrap() else { panic!("records") };
+        assert!(!moved.is_empty() && moved.len() < 4, "some stay: {moved:?}");
+        // Everything was committed before they moved: the second begins with what comes now.
+        topic.publish((200..400).map(|n| record(&format!("k{n}"), n)).collect()).await.unwrap();
+        let read = next(&mut second, 9).await;
+        assert!(read.iter().all(|record| value(record) >= 200 && moved.contains(&record.partition)), "{read:?}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_reader_that_takes_nothing_holds_a_bounded_part_and_loses_nothing() {
+    const COUNT: u32 = 30_000;
+    bounded(Box::pin(async {
+        let topic = bus(&here()).kafka_topic(&name("pause"));
+        let group = topic.member(&name("group")).unwrap();
+        let shared = group.shared.clone();
+        let mut group: Box<dyn Subscription> = Box::new(group);
+        for part in 0..6 {
+            let values = part * 5_000..(part + 1) * 5_000;
+            topic.publish(values.map(|n| record(&format!("k{}", n % 7), n)).collect()).await.unwrap();
+        }
+        while !shared.inbox().is_full() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let held = shared.inbox().ready(usize::MAX);
+        assert!((10_000..10_200).contains(&held), "{held}");
+        let read = take(&mut group, COUNT as usize).await;
+        assert_ordered(&read);
+        assert_eq!(values(&read), (0..COUNT).collect());
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_topic_that_is_deleted_while_all_run_is_made_again_and_flows() {
+    bounded(Box::pin(async {
+        let topic = bus(&here()).topic(&name("deleted"));
+        let mut group = topic.subscribe(&name("group")).unwrap();
+        topic.publish(numbered(50)).await.unwrap();
+        take(&mut group, 50).await;
+        delete(topic.name()).await;
+        let publishing = topic.publish((50..60).map(|n| record("k", n)).collect());
+        publishing.await.unwrap();
+        let (mut read, mut revoked) = (Vec::new(), false);
+        // What is kept of the old one is let go, and what is in the new one is read from its start.
+        while values(&read).len() < 10 || !revoked {
+            match group.next_batch(99, Duration::ZERO).await.unwrap() {
+                Given::Records(batch) => read.extend(batch),
+                Given::Revoked(_) => revoked = true,
+            }
+        }
+        assert_eq!(values(&read), (50..60).collect());
+        assert_eq!(read.iter().map(|record| record.offset).min(), Some(0), "from the start of the new one");
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_new_topic_that_is_longer_than_the_old_one_is_read_from_its_start() {
+    bounded(Box::pin(async {
+        let topic = bus(&here()).topic(&name("longer"));
+        let mut group = topic.subscribe(&name("group")).unwrap();
+        topic.publish((0..5).map(|n| record("k", n)).collect()).await.unwrap();
+        take(&mut group, 5).await;
+        delete(topic.name()).await;
+        // Another producer, as fast as it can be: the old offsets are places in the new topic before the reader looks.
+        topic.publish((5..105).map(|n| record("k", n)).collect()).await.unwrap();
+        let mut read = Vec::new();
+        while values(&read).len() < 100 {
+            let batch = next(&mut group, 99).await;
+            group.commit(&Position::behind(&batch));
+            read.extend(batch);
+        }
+        assert_eq!(values(&read), (5..105).collect());
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_record_that_is_too_large_is_refused_and_the_others_are_published() {
+    bounded(Box::pin(async {
+        let topic = topic();
+        let mut group = topic.subscribe(&name("group")).unwrap();
+        let large = NewRecord { payload: vec![b'x'; 3_000_000].into(), ..record("k", 0) };
+        let refused = topic.publish(vec![record("k", 1), large, record("k", 2)]).await;
+        let Err(BusError::Refused(text)) = refused else { panic!("{refused:?}") };
+        assert!(text.contains("3000001 bytes") && text.contains("2097152"), "{text}");
+        assert_eq!(take(&mut group, 2).await.iter().map(value).collect::<Vec<_>>(), [1, 2]);
+        // One that this program takes and the broker does not: the topic was made by somebody else.
+        let other = name("small");
+        let made = NewTopic::new(&other, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "2000");
+        assert!(admin().create_topics([&made], &AdminOptions::new()).await.unwrap()[0].is_ok());
+        let topic = bus(&here()).topic(&other);
+        let large = NewRecord { payload: vec![b'x'; 5_000].into(), ..record("k", 0) };
+        let refused = topic.publish(vec![large]).await;
+        let Err(BusError::Refused(text)) = refused else { panic!("{refused:?}") };
+        assert!(text.contains("5001 bytes") && text.contains("max.message.bytes"), "{text}");
+        topic.publish(vec![record("k", 3)]).await.unwrap();
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_topic_that_is_there_stays_as_it_is() {
+    bounded(Box::pin(async {
+        let there = name("there");
+        let made = NewTopic::new(&there, 3, TopicReplication::Fixed(1));
+        assert!(admin().create_topics([&made], &AdminOptions::new()).await.unwrap()[0].is_ok());
+        let topic = bus(&here()).topic(&there);
+        topic.publish(vec![record("k", 1)]).await.unwrap();
+        let found = admin();
+        let found = found.inner().fetch_metadata(Some(&there), Duration::from_secs(5)).unwrap();
+        assert_eq!(found.topics()[0].partitions().len(), 3);
+    }))
+    .await;
+}
+
+/// Forwards to Kafka from when it is opened; before that, nobody listens.
+async fn forward(listener: tokio::net::TcpListener) {
+    let target = brokers().split(',').next().unwrap().to_owned();
+    while let Ok((mut from, _)) = listener.accept().await {
+        let target = target.clone();
+        tokio::spawn(async move {
+            if let Ok(mut to) = tokio::net::TcpStream::connect(target).await {
+                let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn an_unreachable_broker_is_told_by_ping_and_waited_for() {
+    bounded(Box::pin(async {
+        let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = reserved.local_addr().unwrap();
+        drop(reserved);
+        let topic = bus(&BusSettings { kafka_brokers: Some(address.to_string()), ..here() }).topic(&name("late"));
+        let mut group = topic.subscribe(&name("group")).unwrap();
+        let publishing = tokio::spawn(topic.publish(numbered(10)));
+        let text = loop {
+            let Err(BusError::Unavailable(text)) = topic.ping().await else { panic!("it answers") };
+            if text != "no answer in time" {
+                break text;
+            }
+        };
+        assert!(text.contains(&address.port().to_string()) && text.contains("Connection refused"), "{text}");
+        assert!(!publishing.is_finished());
+        assert_eq!(topic.depth(), 10);
+        tokio::spawn(forward(tokio::net::TcpListener::bind(address).await.unwrap()));
+        publishing.await.unwrap().unwrap();
+        assert_eq!(topic.ping().await, Ok(()));
+        assert_eq!(values(&take(&mut group, 10).await), (0..10).collect());
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn dead_letters_are_listed_shown_and_published_again() {
+    bounded(Box::pin(async {
+        let (odds, dead) = (name("odds"), name("dead"));
+        let kafka = bus(&here());
+        let (topic, letters) = (kafka.topic(&odds), kafka.topic(&dead));
+        let (origin, reason) = (odds.as_str(), "malformed");
+        let letter = |raw: &'static [u8]| DeadLetter {
+            received_at: Timestamp::now(),
+            origin: format!("{origin}/0/7"),
+            reason: reason.to_owned(),
+            detail: "no JSON".to_owned(),
+            raw: Bytes::from_static(raw),
+        };
+        let source = Record { partition: 0, offset: 7, record: record("MATCH_001", 0) };
+        // Twice: its writer was killed before it had committed.
+        let twice = dead_letter::of_record(&letter(b"\xff\x00{]"), &odds, &source);
+        letters.publish(vec![twice.clone(), twice]).await.unwrap();
+        letters.publish(vec![dead_letter::of_supplier(&letter(b"{\"event_id\":\"MATCH_002\"}"))]).await.unwrap();
+        let run = async |words: &[&str]| {
+            let brokers = brokers();
+            let of = ["--kafka-brokers", &brokers, "--kafka-topic-odds", &odds, "--kafka-topic-odds-dlq", &dead];
+            let words: Vec<&str> = words.iter().copied().chain(of).collect();
+            let mut out = Vec::new();
+            let done = dlq::run(&dlq::testing::args(&words), &mut out).await;
+            done.map(|()| out).map_err(|error| error.to_string())
+        };
+        let text = String::from_utf8(run(&["list"]).await.unwrap()).unwrap();
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!((lines[0][2], lines[0][4]), ("malformed", "\\xff\\x00{]"), "the newest last: {text}");
+        let id = lines[0][0];
+        assert_eq!(run(&["show", id, "--raw"]).await.unwrap(), b"\xff\x00{]");
+        let page = String::from_utf8(run(&["show", id]).await.unwrap()).unwrap();
+        assert!(page.contains("source_offset: 7\n") && page.contains("ff 00 7b 5d"), "{page}");
+        assert_eq!(run(&["show", "0:999999"]).await.unwrap_err(), "there is no dead letter 0:999999");
+        let said = run(&["replay", "--all", "--dry-run"]).await.unwrap();
+        assert!(String::from_utf8_lossy(&said).contains("2 would be published"));
+        let said = run(&["replay", "--all", "--reason", "other"]).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), format!("0 published to {odds}\n"));
+        let said = run(&["replay", "--all"]).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), format!("2 published to {odds}\n"));
+        run(&["replay", id]).await.unwrap();
+        let mut group = topic.subscribe(&name("group")).unwrap();
+        let mut read: Vec<_> = take(&mut group, 3).await.into_iter().map(|record| record.record).collect();
+        read.sort_by(|one, other| one.key.cmp(&other.key));
+        assert_eq!(read.iter().map(|it| &it.key[..]).collect::<Vec<_>>(), [b"MATCH_001", b"MATCH_001", b"MATCH_002"]);
+        assert_eq!(read[0].payload, &b"\xff\x00{]"[..]);
+        assert!(read[0].headers[0].1.starts_with(dead.as_bytes()), "{:?}", read[0].headers);
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn dead_letters_of_a_kafka_that_is_away_are_an_error_in_time() {
+    bounded(Box::pin(async {
+        for words in [&["list"][..], &["replay", "--all"]] {
+            let words: Vec<&str> = words.iter().copied().chain(["--kafka-brokers", "127.0.0.1:9"]).collect();
+            let failure = dlq::run(&dlq::testing::args(&words), &mut Vec::new()).await.unwrap_err().to_string();
+            assert!(failure.starts_with("KAFKA_BROKERS: ") && failure.contains("127.0.0.1:9"), "{failure}");
+        }
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn closing_while_kafka_is_away_ends_in_time() {
+    bounded(Box::pin(async {
+        let topic = bus(&BusSettings { kafka_brokers: Some("127.0.0.1:9".to_owned()), ..here() }).topic("never");
+        let mut group = topic.subscribe("g").unwrap();
+        group.close().await;
+        assert_eq!(group.next_batch(1, Duration::ZERO).await, Err(BusError::Closed));
+    }))
+    .await;
 }

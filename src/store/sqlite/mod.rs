@@ -45,6 +45,15 @@ impl SqliteStore {
         Ok(SqliteStore { connections: Connections::to(path), path: path.into(), file: OnceLock::new() })
     }
 
+    /// A store in a file that is there already; it is not made.
+    pub fn open_existing(path_or_url: &str) -> Result<SqliteStore, StoreError> {
+        let path = address::path_of(path_or_url)?;
+        if !std::path::Path::new(path).is_file() {
+            return Err(StoreError::Unavailable(format!("there is no file {path}")));
+        }
+        SqliteStore::open(path_or_url)
+    }
+
     /// Whether the path still leads to the file that is open. One that was moved or removed takes every write and gives
     /// every read, and all of it is gone with the process.
     fn check_file(&self) -> Result<(), StoreError> {

@@ -144,7 +144,7 @@ async fn help_and_version_answer_and_end_well() {
     };
     assert_eq!(said(&["--version"]).await.trim(), concat!("sports-bet ", env!("CARGO_PKG_VERSION")));
     let help = said(&["--help"]).await;
-    for word in ["serve", "replay", "watch", "check-config"] {
+    for word in ["serve", "replay", "watch", "dlq", "check-config"] {
         assert!(help.contains(word), "{help}");
         assert!(said(&[word, "--help"]).await.contains("Usage: sports-bet"), "{word}");
     }

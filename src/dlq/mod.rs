@@ -1,0 +1,235 @@
+//! `sports-bet dlq`: looks at what could not be read, and publishes it again once the fault is mended.
+
+mod letter;
+mod replay;
+mod source;
+mod text;
+
+use std::io::{ErrorKind, Write};
+
+use clap::{Args, ValueEnum};
+use secrecy::SecretString;
+
+use self::letter::{Id, Letter};
+use self::source::Source;
+use crate::bus::BusError;
+use crate::config::settings::BusSettings;
+use crate::store::StoreError;
+
+/// What is done with dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Action {
+    /// A line each, the newest last
+    List,
+    /// The headers and the bytes of one
+    Show,
+    /// Publishes them to the topic of the updates again
+    Replay,
+}
+
+/// Lists, shows and publishes again what could not be read
+///
+/// Works on Kafka's topic of dead letters where KAFKA_BROKERS is set, else on those that the server keeps in its SQLite
+/// file, also beside a running server. An ID is the first column of the list: partition:offset on Kafka, a number in
+/// the file. A letter that stands there twice, because its writer was killed, is taken once.
+#[derive(Args, Clone, Debug)]
+pub struct DlqArgs {
+    /// What to do
+    #[arg(value_enum)]
+    pub action: Action,
+    /// Which dead letters: one for show, any number for replay
+    #[arg(value_name = "ID")]
+    pub ids: Vec<Id>,
+    /// list: at most so many, the newest
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+    /// list and replay --all: only those with this reason, as malformed
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// show: writes the bytes and nothing else
+    #[arg(long)]
+    pub raw: bool,
+    /// replay: every dead letter that is there now
+    #[arg(long)]
+    pub all: bool,
+    /// replay: says what would be published, and publishes nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The bus.
+    #[command(flatten)]
+    pub bus: BusSettings,
+    /// Where KAFKA_BROKERS is not set: the server's SQLite file
+    #[arg(long, env, hide_env_values = true, default_value = "data/sports-bet.db", help_heading = "Database")]
+    pub database_url: SecretString,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum DlqError {
+    /// The options do not go together.
+    #[error("{0}")]
+    Usage(&'static str),
+    /// There is none of this id.
+    #[error("there is no dead letter {0}")]
+    Unknown(Id),
+    /// The letters are in the database.
+    #[error(
+        "replay needs KAFKA_BROKERS: the embedded bus lives within the serving process, and nothing outside can publish to it"
+    )]
+    Embedded,
+    /// Kafka.
+    #[error("KAFKA_BROKERS: {0}")]
+    Bus(#[from] BusError),
+    /// The database.
+    #[error("DATABASE_URL: {0}")]
+    Store(#[from] StoreError),
+    /// Standard output takes no more.
+    #[error("standard output: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// Carries the command out.
+pub async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
+    args.check()?;
+    let done = match args.action {
+        Action::List => list(args, out),
+        Action::Show => show(args, out),
+        Action::Replay => replay::run(args, out).await,
+    };
+    match done {
+        // Whoever closed the pipe has read enough.
+        Err(DlqError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+impl DlqArgs {
+    fn check(&self) -> Result<(), DlqError> {
+        let wrong = match self.action {
+            Action::List if !self.ids.is_empty() => "list takes no ID; show does",
+            Action::Show if self.ids.len() != 1 => "show takes one ID, as the list has it in its first column",
+            Action::Replay if self.all != self.ids.is_empty() => "replay takes IDs, or --all",
+            Action::Replay if self.reason.is_some() && !self.all => "--reason goes with --all",
+            _ if self.action != Action::Replay && (self.all || self.dry_run) => "--all and --dry-run go with replay",
+            _ if self.action != Action::Show && self.raw => "--raw goes with show",
+            _ => return Ok(()),
+        };
+        Err(DlqError::Usage(wrong))
+    }
+
+    /// The name of the topic of dead letters.
+    fn topic(&self) -> String {
+        self.bus.kafka_topic_odds_dlq.clone().unwrap_or_else(|| format!("{}_dlq", self.bus.kafka_topic_odds))
+    }
+}
+
+fn list(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
+    for letter in Source::open(args)?.newest(args.limit as usize, args.reason.as_deref())? {
+        writeln!(out, "{}", text::line(&letter))?;
+    }
+    Ok(())
+}
+
+fn show(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
+    let Some(id) = args.ids.first() else { return Ok(()) };
+    let letter: Letter = Source::open(args)?.one(id)?.ok_or_else(|| DlqError::Unknown(id.clone()))?;
+    if args.raw {
+        out.write_all(&letter.raw)?;
+    } else {
+        out.write_all(text::page(&letter).as_bytes())?;
+    }
+    Ok(out.flush()?)
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::DlqArgs;
+    use crate::cli::{self, Command};
+
+    /// What follows `sports-bet dlq`, read with no environment.
+    pub(crate) fn args(words: &[&str]) -> DlqArgs {
+        let words = ["sports-bet", "dlq"].iter().chain(words).map(std::ffi::OsString::from);
+        match cli::parse(words, &|_| None) {
+            Ok((Command::Dlq(args), _)) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::args;
+    use super::*;
+    use crate::domain::dead_letter::DeadLetter;
+    use crate::store::Store;
+    use crate::store::sqlite::SqliteStore;
+
+    async fn said(words: &[&str]) -> Result<String, String> {
+        let mut out = Vec::new();
+        run(&args(words), &mut out).await.map_err(|error| error.to_string())?;
+        Ok(String::from_utf8_lossy(&out).into_owned())
+    }
+
+    #[tokio::test]
+    async fn options_that_do_not_go_together_are_refused() {
+        for (words, want) in [
+            (&["list", "0:1"][..], "list takes no ID"),
+            (&["show"], "show takes one ID"),
+            (&["show", "0:1", "0:2"], "show takes one ID"),
+            (&["replay"], "replay takes IDs, or --all"),
+            (&["replay", "0:1", "--all"], "replay takes IDs, or --all"),
+            (&["replay", "0:1", "--reason", "x"], "--reason goes with --all"),
+            (&["list", "--dry-run"], "go with replay"),
+            (&["list", "--raw"], "--raw goes with show"),
+        ] {
+            assert!(said(words).await.unwrap_err().contains(want), "{words:?}");
+        }
+        assert_eq!(args(&["list", "--kafka-topic-odds", "x"]).topic(), "x_dlq");
+        assert_eq!(args(&["list", "--kafka-topic-odds-dlq", "y"]).topic(), "y");
+    }
+
+    #[tokio::test]
+    async fn without_kafka_it_reads_the_file_of_the_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("odds.db");
+        let path = path.to_str().unwrap();
+        let missing = said(&["list", "--database-url", path]).await.unwrap_err();
+        assert!(missing.contains("there is no file") && missing.starts_with("DATABASE_URL: "), "{missing}");
+        assert!(!std::path::Path::new(path).exists(), "it only looks");
+        let _server = crate::store::sqlite::Claim::of(std::path::Path::new(path)).unwrap();
+        let store = SqliteStore::open(path).unwrap();
+        store.migrate().unwrap();
+        let letter = |index: i64, reason: &str, raw: &'static [u8]| DeadLetter {
+            received_at: crate::domain::timestamp::Timestamp::from_micros(1_762_722_465_000_000 + index).unwrap(),
+            origin: format!("odds_updates/0/{index}"),
+            reason: reason.to_owned(),
+            detail: "no\nJSON".to_owned(),
+            raw: bytes::Bytes::from_static(raw),
+        };
+        store.write_dead_letters(&[letter(1, "malformed", b"{]"), letter(2, "price", b"\xff\0")]).unwrap();
+        let list = said(&["list", "--database-url", path]).await.unwrap();
+        assert_eq!(
+            list,
+            "1\t2025-11-09T21:07:45.000001Z\tmalformed\todds_updates/0/1\t{]\n\
+             2\t2025-11-09T21:07:45.000002Z\tprice\todds_updates/0/2\t\\xff\\x00\n"
+        );
+        let list = said(&["list", "--database-url", path, "--reason", "price"]).await.unwrap();
+        assert_eq!(list.lines().count(), 1);
+        insta::assert_snapshot!(said(&["show", "2", "--database-url", path]).await.unwrap(), @r"
+        id: 2
+        reason: price
+        detail: no\nJSON
+        origin: odds_updates/0/2
+        received_at: 2025-11-09T21:07:45.000002Z
+        bytes: 2
+
+        00000000  ff 00                                            ..
+        ");
+        let mut out = Vec::new();
+        run(&args(&["show", "2", "--raw", "--database-url", path]), &mut out).await.unwrap();
+        assert_eq!(out, b"\xff\0");
+        assert_eq!(said(&["show", "9", "--database-url", path]).await.unwrap_err(), "there is no dead letter 9");
+        let refused = said(&["replay", "2", "--database-url", path]).await.unwrap_err();
+        assert!(refused.contains("KAFKA_BROKERS") && refused.contains("serving process"), "{refused}");
+    }
+}
