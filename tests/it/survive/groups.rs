@@ -1,24 +1,10 @@
 //! Several processors and several odds processes: partitions move, and every client is told the same.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use super::outcome::{assert_quiet_log, hot_copy, until_everywhere};
 use super::witness::Witness;
-use crate::support::{Cluster, Database, ServerProcess, SteadySupplier, until};
-
-/// Waits until each event has been told anew, and gives how long that took.
-async fn until_every_event_moves(what: &str, witness: &Witness, supplier: &SteadySupplier) {
-    let began = Instant::now();
-    let last = supplier.last();
-    until(what, async || {
-        let seen = witness.seen();
-        let moved = |(event, last)| seen.last.get(&SteadySupplier::event(event)).is_some_and(|(_, now)| *now > last);
-        last.iter().copied().enumerate().all(moved).then_some(())
-    })
-    .await;
-    println!("{what}: every event is told again after {:.1?}", began.elapsed());
-}
+use crate::support::{Cluster, Database, ServerProcess, until};
 
 /// Waits until a processor has stored and told something.
 async fn until_works(process: &ServerProcess) {
@@ -36,24 +22,28 @@ async fn partitions_move_between_processors_and_nothing_is_lost_doubled_or_out_o
     let odds = cluster.start("odds").await;
     let _ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), &cluster.supplier).await;
-    cluster.supplier.send_at(1_000);
+    let moves = async |what: &str| {
+        let took = witness.until_every_event_moves(&cluster.supplier).await;
+        println!("{what}: every event is told again after {took:.1?}");
+    };
+    moves("at first").await;
     until_works(&first).await;
     until_works(&second).await;
-    until_every_event_moves("two processors", &witness, &cluster.supplier).await;
+    moves("two processors").await;
 
     first.kill().await;
-    until_every_event_moves("one killed", &witness, &cluster.supplier).await;
+    moves("one killed").await;
     let third = cluster.start("processor").await;
     until_works(&third).await;
     until_works(&second).await;
-    until_every_event_moves("one added", &witness, &cluster.supplier).await;
+    moves("one added").await;
     second.signal("TERM").await;
     let status = second.ended().await;
     assert!(status.success(), "{status}: {}", second.log());
-    until_every_event_moves("one stopped", &witness, &cluster.supplier).await;
+    moves("one stopped").await;
     let fourth = cluster.start("processor").await;
     until_works(&fourth).await;
-    until_every_event_moves("one added again", &witness, &cluster.supplier).await;
+    moves("one added again").await;
 
     cluster.supplier.send_at(0);
     witness.until_last(&cluster.supplier).await;
@@ -64,7 +54,8 @@ async fn partitions_move_between_processors_and_nothing_is_lost_doubled_or_out_o
     }
     for process in [&third, &fourth] {
         let page = process.metrics("processor").await;
-        let told = |line: &&str| line.starts_with("odds_proc_updates_") || line.starts_with("odds_proc_messages_consumed");
+        let told =
+            |line: &&str| line.starts_with("odds_proc_updates_") || line.starts_with("odds_proc_messages_consumed");
         println!("{}", page.lines().filter(told).collect::<Vec<_>>().join("\n"));
     }
     let seen = witness.seen();
@@ -93,19 +84,19 @@ async fn every_client_of_every_odds_process_is_told_the_same_number_for_the_same
     for process in &odds {
         witnesses.push(Witness::of(process.odds(), supplier).await);
     }
-    supplier.send_at(1_000);
-    witnesses[1].until_more(2_000).await;
+    witnesses[1].until_more(supplier, 2_000).await;
     // Clients and an instance that come late start from a snapshot.
     witnesses.push(Witness::of(odds[0].odds(), supplier).await);
     odds.push(cluster.start("odds").await);
     witnesses.push(Witness::of(odds[2].odds(), supplier).await);
-    witnesses[3].until_more(1_000).await;
+    witnesses[3].until_more(supplier, 1_000).await;
     // Whoever numbers the changes is another one from here on.
     let _second = cluster.start("processor").await;
     processor.kill().await;
-    until_every_event_moves("another processor", &witnesses[3], supplier).await;
+    let took = witnesses[3].until_every_event_moves(supplier).await;
+    println!("another processor: every event is told again after {took:.1?}");
     witnesses.push(Witness::of(odds[2].odds(), supplier).await);
-    witnesses[4].until_more(1_000).await;
+    witnesses[4].until_more(supplier, 1_000).await;
     supplier.send_at(0);
     for witness in &witnesses {
         witness.until_last(supplier).await;

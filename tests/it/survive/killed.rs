@@ -18,30 +18,36 @@ async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_n
     let ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), &cluster.supplier).await;
     let rest = poll_rest(odds.odds(), &cluster.supplier);
-    cluster.supplier.send_at(1_000);
     let began = Instant::now();
-    witness.until_more(500).await;
+    witness.until_more(&cluster.supplier, 500).await;
     for kill in 0..KILLS {
         // In the midst of work, and every third time wherever the start has come to.
         if kill % 3 != 2 {
-            witness.until_more(1 + fastrand::usize(..400)).await;
+            witness.until_more(&cluster.supplier, 1 + fastrand::usize(..400)).await;
         } else {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..1_500))).await;
         }
         processor.kill().await;
         processor = cluster.start_at_once("processor").await;
     }
-    witness.until_more(500).await;
+    witness.until_more(&cluster.supplier, 500).await;
     let took = began.elapsed();
     cluster.supplier.send_at(0);
     let stopped = Instant::now();
     witness.until_last(&cluster.supplier).await;
     let database = Database::of_cluster(&cluster);
     until_everywhere(&cluster, &database, odds.odds()).await;
-    println!("{KILLS} kills and {} updates in {took:.1?}; all is done after {:.1?}", cluster.supplier.sent(), stopped.elapsed());
+    println!(
+        "{KILLS} kills and {} updates in {took:.1?}; all is done after {:.1?}",
+        cluster.supplier.sent(),
+        stopped.elapsed()
+    );
     {
         let seen = witness.seen();
-        println!("{} updates told, {} conflated, silent for {:.1?} at most", seen.updates, seen.conflated, seen.silence);
+        println!(
+            "{} updates told, {} conflated, silent for {:.1?} at most",
+            seen.updates, seen.conflated, seen.silence
+        );
     }
     assert!(!rest.is_finished(), "{:?}", rest.await);
     rest.abort();

@@ -49,7 +49,8 @@ pub async fn until_everywhere(cluster: &Cluster, database: &Database, odds: Sock
     }
     let rows = "SELECT count(*) AS number FROM odds_history";
     assert_eq!(database.number(rows), supplier.sent() as i64, "the history");
-    let disorder = "SELECT count(*) AS number FROM (SELECT version, lag(version) OVER (PARTITION BY event_id ORDER BY id)
+    let disorder =
+        "SELECT count(*) AS number FROM (SELECT version, lag(version) OVER (PARTITION BY event_id ORDER BY id)
         AS before FROM odds_history) AS rows WHERE version <= before";
     assert_eq!(database.number(disorder), 0, "rows that were written after a later one");
 }

@@ -55,14 +55,13 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     let mut ingest = cluster.start("ingest").await;
     let database = Database::of_cluster(&cluster);
     let witness = Witness::of(odds.odds(), supplier).await;
-    supplier.send_at(1_000);
-    witness.until_more(2_000).await;
+    witness.until_more(supplier, 2_000).await;
 
     stop("processor", &mut processor).await;
     assert_committed_is_done(&cluster, &database);
     let done: i64 = positions(&cluster, cluster.folder.sandbox().store_group()).values().map(|(next, _)| next).sum();
     let mut processor = cluster.start("processor").await;
-    witness.until_more(1_000).await;
+    witness.until_more(supplier, 1_000).await;
 
     stop("odds", &mut odds).await;
     let (code, seen) = witness.close_code().await;
@@ -70,7 +69,7 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     println!("{} updates told, {} conflated, silent for {:.1?} at most", seen.updates, seen.conflated, seen.silence);
     let mut odds = cluster.start("odds").await;
     let witness = Witness::of(odds.odds(), supplier).await;
-    witness.until_more(1_000).await;
+    witness.until_more(supplier, 1_000).await;
 
     // So far nothing was lost, and the second processor has read what the first had not done, and only that.
     supplier.send_at(0);
@@ -79,11 +78,10 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     let read = processor.metric("processor", "odds_proc_messages_consumed_total").await.unwrap();
     assert_eq!(read as i64, supplier.sent() as i64 - done, "what the second processor has read");
 
-    supplier.send_at(1_000);
-    witness.until_more(1_000).await;
+    witness.until_more(supplier, 1_000).await;
     stop("ingest", &mut ingest).await;
     let mut ingest = cluster.start("ingest").await;
-    witness.until_more(1_000).await;
+    witness.until_more(supplier, 1_000).await;
 
     // All at once.
     for process in [&ingest, &processor, &odds] {
@@ -99,7 +97,7 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     let odds = cluster.start("odds").await;
     let (_processor, _ingest) = (cluster.start("processor").await, cluster.start("ingest").await);
     let witness = Witness::of(odds.odds(), supplier).await;
-    witness.until_more(500).await;
+    witness.until_more(supplier, 500).await;
     supplier.send_at(0);
     witness.until_last(supplier).await;
     // Of each connection of ingest a first part was taken without a gap, and of the last one all.
@@ -120,8 +118,7 @@ async fn stops_without(kind: &'static str, stage: &str) {
     let (mut processor, odds) = (cluster.start("processor").await, cluster.start("odds").await);
     let _ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), supplier).await;
-    supplier.send_at(1_000);
-    witness.until_more(1_000).await;
+    witness.until_more(supplier, 1_000).await;
     engine.kill().await;
     let failures = format!("odds_proc_errors_total{{stage=\"{stage}\"}}");
     until(&failures, async || processor.metric("processor", &failures).await.filter(|count| *count > 0.0)).await;
@@ -159,8 +156,7 @@ async fn a_processor_ends_well_while_the_database_answers_nothing_and_loses_noth
     let _ingest = cluster.start("ingest").await;
     let database = Database::of_cluster(&cluster);
     let witness = Witness::of(odds.odds(), supplier).await;
-    supplier.send_at(1_000);
-    witness.until_more(1_000).await;
+    witness.until_more(supplier, 1_000).await;
     let lock = database.lock();
     let lag = format!("odds_proc_bus_lag{{group=\"{}\"}}", cluster.folder.sandbox().store_group());
     until(&lag, async || processor.metric("processor", &lag).await.filter(|lag| *lag > 1_000.0)).await;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -10,6 +11,11 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{OddsClient, SteadySupplier, get_json, within};
+
+/// How long a test waits for something to come: machines may be busy, and partitions must first come free.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// What the supplier may have sent and no client been told.
+const MOST_ON_THE_WAY: i64 = 4_000;
 
 /// What a witness has seen.
 #[derive(Default)]
@@ -22,7 +28,7 @@ pub struct Seen {
     pub updates: usize,
     pub conflated: usize,
     /// The longest that nothing was told.
-    pub silence: std::time::Duration,
+    pub silence: Duration,
     wrong: Vec<String>,
 }
 
@@ -79,13 +85,13 @@ impl Witness {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let noted = seen.clone();
         let task = tokio::spawn(async move {
-            let mut last = std::time::Instant::now();
+            let mut last = Instant::now();
             while let Some(Ok(message)) = client.socket.next().await {
                 match message {
                     Message::Text(text) => {
                         let mut seen = noted.lock().unwrap();
                         seen.silence = seen.silence.max(last.elapsed());
-                        last = std::time::Instant::now();
+                        last = Instant::now();
                         seen.hear(&serde_json::from_str(&text).unwrap());
                     }
                     Message::Close(frame) => return frame.map(|frame| frame.code.into()),
@@ -113,10 +119,43 @@ impl Witness {
         .await;
     }
 
-    /// Waits until it has seen so many updates more.
-    pub async fn until_more(&self, more: usize) {
+    /// Waits until it has seen so many updates more, while the supplier sends.
+    pub async fn until_more(&self, supplier: &SteadySupplier, more: usize) {
         let wanted = self.seen().updates + more;
-        crate::support::until("updates are told", async || (self.seen().updates >= wanted).then_some(())).await;
+        self.until_seen(supplier, "updates are told", |seen| seen.updates >= wanted).await;
+    }
+
+    /// Waits until it has seen a change of each event that was not sent yet, and gives how long that took.
+    pub async fn until_every_event_moves(&self, supplier: &SteadySupplier) -> Duration {
+        let began = Instant::now();
+        let sent = supplier.last();
+        let moved = |seen: &Seen, event, sent| {
+            seen.last.get(&SteadySupplier::event(event)).is_some_and(|(_, version)| *version > sent)
+        };
+        self.until_seen(supplier, "every event is told anew", |seen| {
+            sent.iter().enumerate().all(|(event, sent)| moved(seen, event, *sent))
+        })
+        .await;
+        began.elapsed()
+    }
+
+    /// The supplier sends 1,000 a second, but for as long as too much is on its way: where the machine is slower than
+    /// that, the end stays near.
+    async fn until_seen(&self, supplier: &SteadySupplier, what: &str, wanted: impl Fn(&Seen) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            {
+                let seen = self.seen();
+                if wanted(&seen) {
+                    return;
+                }
+                let told: i64 = seen.last.values().map(|(_, version)| version).sum();
+                let on_the_way = supplier.last().iter().sum::<i64>() - told;
+                supplier.send_at(if on_the_way > MOST_ON_THE_WAY { 0 } else { 1_000 });
+            }
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Waits until the server has closed the socket, and gives the code.
@@ -143,7 +182,7 @@ pub fn poll_rest(address: SocketAddr, supplier: &SteadySupplier) -> JoinHandle<(
                 let now = (odds[0]["seq"].as_u64().unwrap(), odds[0]["version"].as_i64().unwrap());
                 let before = last.insert(event, now).unwrap_or_default();
                 assert!(before.0 <= now.0 && before.1 <= now.1, "{event}: {before:?} became {now:?}");
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
     })
@@ -157,7 +196,7 @@ pub async fn rest_version(address: SocketAddr, event: &str) -> i64 {
 
 /// Waits until something is at the supplier's last version of each event.
 pub async fn until_all(supplier: &SteadySupplier, what: &str, version: impl AsyncFn(&str) -> i64) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(40);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let mut behind = Vec::new();
         for (event, last) in supplier.events().zip(supplier.last()) {
@@ -169,7 +208,7 @@ pub async fn until_all(supplier: &SteadySupplier, what: &str, version: impl Asyn
         if behind.is_empty() {
             return;
         }
-        assert!(std::time::Instant::now() < deadline, "not within 40 s {what}: {behind:#?}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?} {what}: {behind:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
