@@ -50,7 +50,6 @@ async fn partitions_move_between_processors_and_nothing_is_lost_doubled_or_out_o
     until_everywhere(&cluster, &Database::of_cluster(&cluster), odds.odds()).await;
     for (name, process) in [("second", &second), ("third", &third), ("fourth", &fourth)] {
         assert_quiet_log(name, process, 100);
-        println!("{}", process.log());
     }
     for process in [&third, &fourth] {
         let page = process.metrics("processor").await;

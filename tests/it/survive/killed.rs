@@ -55,6 +55,4 @@ async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_n
         print_idle(name, process).await;
         assert_quiet_log(name, process, 100);
     }
-    println!("{}", odds.log());
-    println!("{}", processor.log());
 }
