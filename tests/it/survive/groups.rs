@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::outcome::{assert_quiet_log, hot_copy, until_everywhere};
+use super::outcome::{PATIENT, assert_quiet_log, hot_copy, until_everywhere};
 use super::witness::Witness;
 use crate::support::{Cluster, Database, ServerProcess, until};
 
@@ -17,7 +17,7 @@ async fn until_works(process: &ServerProcess) {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn partitions_move_between_processors_and_nothing_is_lost_doubled_or_out_of_order() {
-    let cluster = Cluster::new(20, &[]).await;
+    let cluster = Cluster::new(20, &PATIENT).await;
     let (mut first, mut second) = (cluster.start("processor").await, cluster.start("processor").await);
     let odds = cluster.start("odds").await;
     let _ingest = cluster.start("ingest").await;
@@ -74,7 +74,7 @@ fn assert_same(one: &BTreeMap<(String, i64), u64>, other: &BTreeMap<(String, i64
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn every_client_of_every_odds_process_is_told_the_same_number_for_the_same_change() {
-    let cluster = Cluster::new(20, &[]).await;
+    let cluster = Cluster::new(20, &PATIENT).await;
     let supplier = &cluster.supplier;
     let mut processor = cluster.start("processor").await;
     let mut odds = vec![cluster.start("odds").await, cluster.start("odds").await];

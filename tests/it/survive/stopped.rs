@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::outcome::{Positions, assert_quiet_log, hot_copy, positions, until_everywhere};
+use super::outcome::{PATIENT, Positions, assert_quiet_log, hot_copy, positions, until_everywhere};
 use super::witness::{Witness, until_all};
 use crate::support::{Cluster, Database, PrivateEngine, ServerProcess, records, until};
 
@@ -55,7 +55,7 @@ fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_half_done() {
-    let cluster = Cluster::new(20, &[]).await;
+    let cluster = Cluster::new(20, &PATIENT).await;
     let supplier = &cluster.supplier;
     let (mut processor, mut odds) = (cluster.start("processor").await, cluster.start("odds").await);
     let mut ingest = cluster.start("ingest").await;
@@ -119,7 +119,7 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
 /// Stops the processor while an engine is away; nothing may be lost.
 async fn stops_without(kind: &'static str, stage: &str) {
     let engine = PrivateEngine::up(kind).await;
-    let cluster = Cluster::new(20, &engine.variables()).await;
+    let cluster = Cluster::new(20, &[&PATIENT[..], &engine.variables()].concat()).await;
     let supplier = &cluster.supplier;
     let (mut processor, odds) = (cluster.start("processor").await, cluster.start("odds").await);
     let _ingest = cluster.start("ingest").await;
@@ -156,7 +156,7 @@ async fn a_processor_ends_well_while_the_cache_is_away_and_loses_nothing() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn a_processor_ends_well_while_the_database_answers_nothing_and_loses_nothing() {
-    let cluster = Cluster::new(20, &[]).await;
+    let cluster = Cluster::new(20, &PATIENT).await;
     let supplier = &cluster.supplier;
     let (mut processor, odds) = (cluster.start("processor").await, cluster.start("odds").await);
     let _ingest = cluster.start("ingest").await;

@@ -175,8 +175,10 @@ pub fn poll_rest(address: SocketAddr, supplier: &SteadySupplier) -> JoinHandle<(
         loop {
             for event in &events {
                 let (status, odds) = get_json(&format!("http://{address}/v1/events/{event}/odds")).await;
-                if status == 404 {
-                    assert_eq!(last.get(event.as_str()), None, "{event} was known before");
+                assert!(status != 404 || !last.contains_key(event.as_str()), "{event} was known before");
+                if status != 200 {
+                    // Not known yet, or not readable in time on a busy machine.
+                    assert!(status == 404 || status == 503, "{event}: {status} {odds}");
                     continue;
                 }
                 let now = (odds[0]["seq"].as_u64().unwrap(), odds[0]["version"].as_i64().unwrap());
