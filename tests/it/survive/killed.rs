@@ -18,16 +18,23 @@ async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_n
     let ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), &cluster.supplier).await;
     let rest = poll_rest(odds.odds(), &cluster.supplier);
+    let database = Database::of_cluster(&cluster);
     let began = Instant::now();
     witness.until_more(&cluster.supplier, 500).await;
     for kill in 0..KILLS {
-        // In the midst of work, and every third time wherever the start has come to.
-        if kill % 3 != 2 {
-            witness.until_more(&cluster.supplier, 1 + fastrand::usize(..400)).await;
-        } else {
+        // In the midst of work; while the database takes nothing, and the live path goes on; wherever the start has come to.
+        let lock = (kill % 3 == 1).then(|| database.lock());
+        if kill % 3 == 2 {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..1_500))).await;
+        } else {
+            witness.until_more(&cluster.supplier, 1 + fastrand::usize(..400)).await;
+        }
+        if lock.is_some() {
+            // What counts as done is committed by now.
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
         processor.kill().await;
+        drop(lock);
         processor = cluster.start_at_once("processor").await;
     }
     witness.until_more(&cluster.supplier, 500).await;
@@ -35,7 +42,6 @@ async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_n
     cluster.supplier.send_at(0);
     let stopped = Instant::now();
     witness.until_last(&cluster.supplier).await;
-    let database = Database::of_cluster(&cluster);
     until_everywhere(&cluster, &database, odds.odds()).await;
     println!(
         "{KILLS} kills and {} updates in {took:.1?}; all is done after {:.1?}",
