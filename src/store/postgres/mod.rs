@@ -165,7 +165,14 @@ impl Store for PgStore {
 
     /// The age of a row of the history is counted from when it was recorded, as in SQLite.
     fn prune(&self, history_before: Timestamp, dead_letters_before: Timestamp) -> Result<PruneReport, StoreError> {
-        self.writers()?.transaction(|connection| write::prune(connection, history_before, dead_letters_before))
+        self.writers()?.transaction(|connection| {
+            // At the first start of all the tables may still be in the making: nothing is old in what is not there.
+            let are_there = "SELECT to_regclass('odds_history') IS NOT NULL AS yes";
+            if !sql_query(are_there).get_result::<Yes>(connection)?.yes {
+                return Ok(PruneReport::default());
+            }
+            write::prune(connection, history_before, dead_letters_before)
+        })
     }
 }
 

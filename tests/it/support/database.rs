@@ -16,7 +16,7 @@ use sports_bet_platform::store::sqlite::SqliteStore;
 use sports_bet_platform::store::{HistoryEntry, HistoryQuery, Store};
 
 use super::engines::{Folder, Sandbox};
-use super::until;
+use super::{Cluster, until};
 
 const KAFKA_WAIT: Duration = Duration::from_secs(10);
 
@@ -42,8 +42,19 @@ struct Number {
 impl Database {
     /// The database of the platform that runs, or ran, in a folder.
     pub fn of(folder: &Folder) -> Database {
+        Database::open(folder, folder.sandbox().clone())
+    }
+
+    /// The database that the processes of a cluster are led to, which may be an engine of the test's own.
+    pub fn of_cluster(cluster: &Cluster) -> Database {
+        let mut sandbox = cluster.folder.sandbox().clone();
+        // The last of two settings of one name is in force.
+        sandbox.variables = cluster.variables().iter().rev().cloned().collect();
+        Database::open(&cluster.folder, sandbox)
+    }
+
+    fn open(folder: &Folder, sandbox: Sandbox) -> Database {
         let path = folder.path().join("test.db").to_string_lossy().into_owned();
-        let sandbox = folder.sandbox().clone();
         let store: Box<dyn Store> = match sandbox.value("DATABASE_URL") {
             Some(url) => Box::new(PgStore::open(&SecretString::from(url), &PgOptions::default()).unwrap()),
             None => Box::new(SqliteStore::open(&path).unwrap()),

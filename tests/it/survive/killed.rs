@@ -1,0 +1,64 @@
+//! Kill -9 of the processor, again and again, while 1,000 updates a second come in.
+
+use std::time::{Duration, Instant};
+
+use super::outcome::{PATIENT, assert_quiet_log, print_idle, until_everywhere};
+use super::witness::{Witness, poll_rest};
+use crate::support::{Cluster, Database};
+
+const KILLS: usize = 20;
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_never_counts_backwards() {
+    // What a killed member holds comes free after this. Shorter, and a busy machine takes the living for dead.
+    let cluster = Cluster::new(20, &[&PATIENT[..], &[("KAFKA_SESSION_TIMEOUT", "2s")]].concat()).await;
+    let mut processor = cluster.start("processor").await;
+    let odds = cluster.start("odds").await;
+    let ingest = cluster.start("ingest").await;
+    let witness = Witness::of(odds.odds(), &cluster.supplier).await;
+    let rest = poll_rest(odds.odds(), &cluster.supplier);
+    let database = Database::of_cluster(&cluster);
+    let began = Instant::now();
+    witness.until_more(&cluster.supplier, 500).await;
+    for kill in 0..KILLS {
+        // In the midst of work; while the database takes nothing, and the live path goes on; wherever the start has come to.
+        let lock = (kill % 3 == 1).then(|| database.lock());
+        if kill % 3 == 2 {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..1_500))).await;
+        } else {
+            witness.until_more(&cluster.supplier, 1 + fastrand::usize(..400)).await;
+        }
+        if lock.is_some() {
+            // What counts as done is committed by now.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        processor.kill().await;
+        drop(lock);
+        processor = cluster.start_at_once("processor").await;
+    }
+    witness.until_more(&cluster.supplier, 500).await;
+    let took = began.elapsed();
+    cluster.supplier.send_at(0);
+    let stopped = Instant::now();
+    witness.until_last(&cluster.supplier).await;
+    until_everywhere(&cluster, &database, odds.odds()).await;
+    println!(
+        "{KILLS} kills and {} updates in {took:.1?}; all is done after {:.1?}",
+        cluster.supplier.sent(),
+        stopped.elapsed()
+    );
+    {
+        let seen = witness.seen();
+        println!(
+            "{} updates told, {} conflated, silent for {:.1?} at most",
+            seen.updates, seen.conflated, seen.silence
+        );
+    }
+    assert!(!rest.is_finished(), "{:?}", rest.await);
+    rest.abort();
+    for (name, process) in [("odds", &odds), ("processor", &processor), ("ingest", &ingest)] {
+        print_idle(name, process).await;
+        assert_quiet_log(name, process, 100);
+    }
+}

@@ -1,0 +1,108 @@
+//! What must stand in every place in the end, whatever happened on the way.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use redis::Commands;
+use serde_json::Value;
+
+use super::witness::{rest_version, until_all};
+use crate::support::{Cluster, Database, ServerProcess, SteadySupplier};
+
+const KAFKA_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Settings of a platform whose supplier lives in the test: a test that is held up must not be taken for a supplier that is
+/// gone.
+pub const PATIENT: [(&str, &str); 2] = [("SUPPLIER_READ_TIMEOUT", "2m"), ("SUPPLIER_STALE_AFTER", "2m")];
+
+/// The version in `odds:book:{event}`, that in `odds:current:{event}`, and the number in the former; 0 where there is none.
+pub fn hot_copy(cluster: &Cluster, event: &str) -> (i64, i64, u64) {
+    let url = cluster.variables().iter().rev().find(|(name, _)| name == "REDIS_URL").unwrap();
+    let mut redis = redis::Client::open(url.1.as_str()).unwrap().get_connection().unwrap();
+    let book: Option<String> = redis.hget(format!("odds:book:{event}"), "1x2").unwrap();
+    let current: Option<String> = redis.get(format!("odds:current:{event}")).unwrap();
+    let read = |text: Option<String>| text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
+    let (book, current) = (read(book), read(current));
+    let version = |payload: &Value| payload["version"].as_i64().unwrap_or_default();
+    (version(&book["payload"]), version(&current), book["seq"].as_u64().unwrap_or_default())
+}
+
+/// The version in `odds_current`.
+fn current(database: &Database, event: &str) -> i64 {
+    database.number(&format!("SELECT coalesce(max(version), 0) AS number FROM odds_current WHERE event_id = '{event}'"))
+}
+
+/// Waits until hot copy, database and REST are at the supplier's last version of each event, and until the history holds
+/// every version that was sent, once and in order.
+pub async fn until_everywhere(cluster: &Cluster, database: &Database, odds: SocketAddr) {
+    let supplier = &cluster.supplier;
+    assert_eq!(supplier.connections(), 1, "the supplier's connection was lost on the way");
+    let mut sent: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+    for (event, version) in supplier.sent_last() {
+        sent.entry(event).or_default().push(version);
+    }
+    until_all(supplier, "in the database", async |event| current(database, event)).await;
+    until_all(supplier, "in Redis", async |event| hot_copy(cluster, event).0).await;
+    until_all(supplier, "in the original's key", async |event| hot_copy(cluster, event).1).await;
+    until_all(supplier, "over REST", async |event| rest_version(odds, event).await).await;
+    for (number, versions) in &sent {
+        let event = SteadySupplier::event(*number);
+        let stored = database.versions(&event);
+        assert!(stored == *versions, "{event}: {} versions sent, {} rows", versions.len(), stored.len());
+    }
+    let rows = "SELECT count(*) AS number FROM odds_history";
+    assert_eq!(database.number(rows), sent.values().map(Vec::len).sum::<usize>() as i64, "the history");
+    let disorder =
+        "SELECT count(*) AS number FROM (SELECT version, lag(version) OVER (PARTITION BY event_id ORDER BY id)
+        AS before FROM odds_history) AS rows WHERE version <= before";
+    assert_eq!(database.number(disorder), 0, "rows that were written after a later one");
+}
+
+/// Of each partition: where a group's next read begins, and the end.
+pub type Positions = BTreeMap<i32, (i64, i64)>;
+
+/// What a group has committed.
+pub fn positions(cluster: &Cluster, group: &str) -> Positions {
+    let sandbox = cluster.folder.sandbox();
+    let (brokers, topic) = (sandbox.value("KAFKA_BROKERS").unwrap(), sandbox.value("KAFKA_TOPIC_ODDS").unwrap());
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", group).create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), KAFKA_WAIT).unwrap();
+    let mut asked = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        asked.add_partition(topic, partition.id());
+    }
+    let committed = consumer.committed_offsets(asked, KAFKA_WAIT).unwrap();
+    let next = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+    let position = |partition| {
+        let end = consumer.fetch_watermarks(topic, partition, KAFKA_WAIT).unwrap().1;
+        let next = next(committed.find_partition(topic, partition).unwrap().offset());
+        (partition, (next, end))
+    };
+    metadata.topics()[0].partitions().iter().map(|partition| position(partition.id())).collect()
+}
+
+/// The time of the processor that it has used so far, in seconds.
+pub fn cpu_seconds(process: &ServerProcess) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
+/// Prints what a process uses while nothing happens.
+pub async fn print_idle(name: &str, process: &ServerProcess) {
+    let (before, began) = (cpu_seconds(process), std::time::Instant::now());
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let used = (cpu_seconds(process) - before) / began.elapsed().as_secs_f64();
+    println!("{name}: {:.1} % of a core while nothing happens", used * 100.0);
+}
+
+/// No more lines than these, and none of a panic.
+pub fn assert_quiet_log(name: &str, process: &ServerProcess, most: usize) {
+    let log = process.log();
+    let lines = log.lines().count();
+    println!("{name}: {lines} lines of log");
+    assert!(lines <= most && !log.contains("panicked"), "{name}: {lines} lines:\n{log}");
+}

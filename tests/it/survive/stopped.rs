@@ -1,0 +1,180 @@
+//! SIGTERM under load: every role ends in good order and in time, whatever of the engines is there.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::outcome::{PATIENT, Positions, assert_quiet_log, hot_copy, positions, until_everywhere};
+use super::witness::{Witness, until_all};
+use crate::support::{Cluster, Database, PrivateEngine, ServerProcess, records, until};
+
+const IN_TIME: Duration = Duration::from_secs(10);
+
+/// Stops a process, which must end well and in time.
+async fn stop(name: &str, process: &mut ServerProcess) {
+    process.signal("TERM").await;
+    ends_well(name, process).await;
+}
+
+async fn ends_well(name: &str, process: &mut ServerProcess) {
+    let began = Instant::now();
+    let status = process.ended().await;
+    println!("{name} ends with {status} after {:.1?}", began.elapsed());
+    assert!(status.success(), "{name}: {status}: {}", process.log());
+    assert!(began.elapsed() < IN_TIME, "{name}: {}", process.log());
+    assert_quiet_log(name, process, 100);
+}
+
+/// What the groups have committed is what is done, no more and no less. Gives how many records the store group has left.
+fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
+    let sandbox = cluster.folder.sandbox();
+    let stored = positions(cluster, sandbox.store_group());
+    let told = positions(cluster, sandbox.live_group());
+    // What the supplier says again on a new connection is one more record, and no more history.
+    let mut rows = HashSet::new();
+    let mut last: HashMap<String, i64> = HashMap::new();
+    for record in records(sandbox.value("KAFKA_BROKERS").unwrap(), sandbox.value("KAFKA_TOPIC_ODDS").unwrap()) {
+        let update: serde_json::Value = serde_json::from_slice(&record.record.payload).unwrap();
+        let (event, version) = (update["event_id"].as_str().unwrap().to_owned(), update["version"].as_i64().unwrap());
+        let is_before = |group: &Positions| (record.offset as i64) < group[&(record.partition as i32)].0;
+        if is_before(&told) {
+            last.insert(event.clone(), version);
+        }
+        if is_before(&stored) {
+            rows.insert((event, version));
+        }
+    }
+    let history = database.number("SELECT count(*) AS number FROM odds_history");
+    assert_eq!(rows.len() as i64, history, "the store group's positions and the history");
+    for event in cluster.supplier.events() {
+        let done = last.get(&event).copied().unwrap_or_default();
+        assert_eq!(hot_copy(cluster, &event).0, done, "the live group's position and the hot copy of {event}");
+    }
+    stored.values().map(|(next, end)| end - next).sum()
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_half_done() {
+    let cluster = Cluster::new(20, &PATIENT).await;
+    let supplier = &cluster.supplier;
+    let (mut processor, mut odds) = (cluster.start("processor").await, cluster.start("odds").await);
+    let mut ingest = cluster.start("ingest").await;
+    let database = Database::of_cluster(&cluster);
+    let witness = Witness::of(odds.odds(), supplier).await;
+    witness.until_more(supplier, 2_000).await;
+
+    stop("processor", &mut processor).await;
+    assert_committed_is_done(&cluster, &database);
+    let done: i64 = positions(&cluster, cluster.folder.sandbox().store_group()).values().map(|(next, _)| next).sum();
+    let mut processor = cluster.start("processor").await;
+    witness.until_more(supplier, 1_000).await;
+
+    stop("odds", &mut odds).await;
+    let (code, seen) = witness.close_code().await;
+    assert_eq!(code, Some(1001));
+    println!("{} updates told, {} conflated, silent for {:.1?} at most", seen.updates, seen.conflated, seen.silence);
+    let mut odds = cluster.start("odds").await;
+    let witness = Witness::of(odds.odds(), supplier).await;
+    witness.until_more(supplier, 1_000).await;
+
+    // So far nothing was lost, and the second processor has read what the first had not done, and only that.
+    supplier.send_at(0);
+    witness.until_last(supplier).await;
+    until_everywhere(&cluster, &database, odds.odds()).await;
+    let read = processor.metric("processor", "odds_proc_messages_consumed_total").await.unwrap();
+    assert_eq!(read as i64, supplier.sent() as i64 - done, "what the second processor has read");
+
+    witness.until_more(supplier, 1_000).await;
+    stop("ingest", &mut ingest).await;
+    let mut ingest = cluster.start("ingest").await;
+    witness.until_more(supplier, 1_000).await;
+
+    // All at once.
+    for process in [&ingest, &processor, &odds] {
+        process.signal("TERM").await;
+    }
+    for (name, process) in [("ingest", &mut ingest), ("processor", &mut processor), ("odds", &mut odds)] {
+        ends_well(name, process).await;
+    }
+    assert_eq!(witness.close_code().await.0, Some(1001));
+    let left = assert_committed_is_done(&cluster, &database);
+    println!("{left} records are left on the bus");
+
+    let odds = cluster.start("odds").await;
+    let (_processor, _ingest) = (cluster.start("processor").await, cluster.start("ingest").await);
+    let witness = Witness::of(odds.odds(), supplier).await;
+    witness.until_more(supplier, 500).await;
+    supplier.send_at(0);
+    witness.until_last(supplier).await;
+    // Of each connection of ingest a first part was taken without a gap, and of the last one all.
+    until_all(supplier, "in the history", async |event| database.versions(event).last().copied().unwrap_or(0)).await;
+    assert_eq!(supplier.connections(), 3);
+    for event in supplier.events() {
+        let versions = database.versions(&event);
+        let gaps: Vec<_> = versions.windows(2).filter(|pair| pair[1] != pair[0] + 1).collect();
+        assert!(gaps.len() <= 2 && gaps.iter().all(|pair| pair[1] > pair[0]), "{event}: {gaps:?}");
+    }
+}
+
+/// Stops the processor while an engine is away; nothing may be lost.
+async fn stops_without(kind: &'static str, stage: &str) {
+    let engine = PrivateEngine::up(kind).await;
+    let cluster = Cluster::new(20, &[&PATIENT[..], &engine.variables()].concat()).await;
+    let supplier = &cluster.supplier;
+    let (mut processor, odds) = (cluster.start("processor").await, cluster.start("odds").await);
+    let _ingest = cluster.start("ingest").await;
+    let witness = Witness::of(odds.odds(), supplier).await;
+    witness.until_more(supplier, 1_000).await;
+    engine.kill().await;
+    let failures = format!("odds_proc_errors_total{{stage=\"{stage}\"}}");
+    until(&failures, async || processor.metric("processor", &failures).await.filter(|count| *count > 0.0)).await;
+    stop("processor", &mut processor).await;
+    // One that starts while it is away waits for it, and is stopped as well.
+    let mut second = cluster.start_at_once("processor").await;
+    supplier.until_sent(1_000).await;
+    stop("the second", &mut second).await;
+    println!("{}", second.log());
+    engine.start().await;
+    let _third = cluster.start("processor").await;
+    supplier.send_at(0);
+    witness.until_last(supplier).await;
+    until_everywhere(&cluster, &Database::of_cluster(&cluster), odds.odds()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_processor_ends_well_while_the_database_is_away_and_loses_nothing() {
+    stops_without("postgres", "store").await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_processor_ends_well_while_the_cache_is_away_and_loses_nothing() {
+    stops_without("redis", "cache").await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_processor_ends_well_while_the_database_answers_nothing_and_loses_nothing() {
+    let cluster = Cluster::new(20, &PATIENT).await;
+    let supplier = &cluster.supplier;
+    let (mut processor, odds) = (cluster.start("processor").await, cluster.start("odds").await);
+    let _ingest = cluster.start("ingest").await;
+    let database = Database::of_cluster(&cluster);
+    let witness = Witness::of(odds.odds(), supplier).await;
+    witness.until_more(supplier, 1_000).await;
+    let lock = database.lock();
+    let lag = format!("odds_proc_bus_lag{{group=\"{}\"}}", cluster.folder.sandbox().store_group());
+    until(&lag, async || processor.metric("processor", &lag).await.filter(|lag| *lag > 1_000.0)).await;
+    processor.signal("TERM").await;
+    let began = Instant::now();
+    let status = processor.ended().await;
+    println!("ends with {status} after {:.1?}", began.elapsed());
+    assert!(status.success(), "{status}: {}", processor.log());
+    assert!(began.elapsed() < IN_TIME);
+    drop(lock);
+    let _second = cluster.start("processor").await;
+    supplier.send_at(0);
+    witness.until_last(supplier).await;
+    until_everywhere(&cluster, &database, odds.odds()).await;
+}
