@@ -13,8 +13,10 @@ use super::wiring::{HUB_MAILBOX, Wiring};
 use crate::actors::book_router::BookRouter;
 use crate::actors::bus_consumer::{BusConsumer, ConsumerSettings, Work};
 use crate::actors::cache_writer::CacheWriter;
+use crate::actors::heartbeat::{Heartbeat, Told};
 use crate::actors::messages::StoreBatch;
 use crate::actors::odds_book::{BookEdges, BookSource, Listener};
+use crate::actors::outlet::SignOfLife;
 use crate::actors::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
 use crate::cache::OddsCache;
@@ -26,6 +28,8 @@ use crate::store::Store;
 const DEAD_LETTER_GROUP: &str = "dead-letters";
 /// Messages that may wait for one consumer.
 const CONSUMER_MAILBOX: usize = 16;
+/// Messages that may wait for the heartbeat, which is sent none.
+const HEARTBEAT_MAILBOX: usize = 1;
 
 impl Wiring<'_> {
     /// Starts the books, the writers and what reads the bus for them. Gives the books; `odds` is told of changes where
@@ -74,16 +78,27 @@ impl Wiring<'_> {
         let (group_live, group_store) = (settings.kafka_group_live.clone(), settings.kafka_group_store.clone());
         let batch_wait = self.settings.store.store_batch_wait;
         let reading = self.reading(group_live, &bus.updates, Duration::ZERO);
-        let consumer = self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
+        let (consumer, life) = self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
         self.parts.consumers.push(consumer);
+        let told = match odds {
+            Some(OddsSide { registry, feed, .. }) => {
+                Told::Here { state: feed.clone(), feed: registry.clone().recipient() }
+            }
+            None => Told::Others(cache.clone()),
+        };
+        // A bus within the process is followed for as long as the process runs.
+        if bus.first_position.is_none() || matches!(told, Told::Others(_)) {
+            self.start("heartbeat", &live, HEARTBEAT_MAILBOX, Heartbeat::new(bus.updates.clone(), life, told));
+        }
         let work = Work::Store { store: writer.clone(), dead_letters: bus.dead_letters.clone() };
         let reading = self.reading(group_store, &bus.updates, batch_wait);
-        let consumer = self.start_consumer("store consumer", &storing, &bus.updates, reading, work, &metrics)?;
+        let (consumer, _) = self.start_consumer("store consumer", &storing, &bus.updates, reading, work, &metrics)?;
         self.parts.consumers.push(consumer);
         if !bus.keeps_dead_letters() {
             let work = Work::DeadLetters(writer);
             let reading = self.reading(DEAD_LETTER_GROUP.to_owned(), &bus.dead_letters, batch_wait);
-            let consumer = self.start_consumer("dead letters", &storing, &bus.dead_letters, reading, work, &metrics)?;
+            let (consumer, _) =
+                self.start_consumer("dead letters", &storing, &bus.dead_letters, reading, work, &metrics)?;
             self.parts.dead_letter_consumer = Some(consumer);
         }
 
@@ -105,9 +120,10 @@ impl Wiring<'_> {
         settings: ConsumerSettings,
         work: Work,
         metrics: &ProcessorMetrics,
-    ) -> Result<Addr<BusConsumer>, StartError> {
+    ) -> Result<(Addr<BusConsumer>, Arc<SignOfLife>), StartError> {
         let subscription = topic.subscribe(&settings.group)?;
         let consumer = BusConsumer::new(settings, subscription, work, metrics.clone());
-        Ok(self.start(name, arbiter, CONSUMER_MAILBOX, consumer))
+        let life = consumer.life();
+        Ok((self.start(name, arbiter, CONSUMER_MAILBOX, consumer), life))
     }
 }

@@ -204,6 +204,16 @@ impl OddsCache for RedisCache {
         .boxed()
     }
 
+    fn say_alive(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+        let shared = self.shared.clone();
+        async move {
+            let mut saying = Pipeline::new();
+            saying.cmd("PUBLISH").arg(wire::alive_channel(&shared.channel)).arg("1");
+            shared.send(&saying).await.map(drop).map_err(|failed| shared.error(failed))
+        }
+        .boxed()
+    }
+
     fn listen(&self) -> Option<Box<dyn Broadcasts>> {
         Some(Box::new(RedisBroadcasts::new(self.shared.address.clone(), self.shared.channel.clone())))
     }

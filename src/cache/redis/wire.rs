@@ -3,6 +3,8 @@
 //! - `odds:book:{event_id}`, a hash: market key -> `{"order":…,"seq":…,"payload":{…}}`
 //! - `odds:current:{event_id}`: the event's last `1x2`, else its last market, in the original's shape
 //! - the channel: `{"eventId":…,"payload":{…},"seq":…}`; the original's has no `seq`
+//! - the channel's name and `:alive`: a message of any content from each processor that follows the bus. Not on the channel
+//!   itself, whose readers in the original expect nothing but changes.
 
 use redis::Cmd;
 use serde::Deserialize;
@@ -49,6 +51,11 @@ pub(super) fn book_key(event_id: &EventId) -> String {
 
 pub(super) fn current_key(event_id: &EventId) -> String {
     format!("odds:current:{event_id}")
+}
+
+/// Where processors say that they are alive.
+pub(super) fn alive_channel(channel: &str) -> String {
+    format!("{channel}:alive")
 }
 
 /// The call of the script for one state.
