@@ -8,6 +8,7 @@ use actix::prelude::*;
 use log::{info, warn};
 use tokio::time::timeout;
 
+use super::cache_writer::CacheHealth;
 use super::feed_state::FeedState;
 use super::messages::FeedChanged;
 use super::outlet::SignOfLife;
@@ -27,8 +28,8 @@ const CONSUMER_LIMIT: Duration = Duration::from_secs(2);
 /// Who is told.
 #[derive(Clone)]
 pub enum Told {
-    /// The processes that listen, by way of the cache.
-    Others(Arc<dyn OddsCache>),
+    /// The processes that listen, by way of the cache, for as long as it takes what is written.
+    Others(Arc<dyn OddsCache>, Arc<CacheHealth>),
     /// The clients of this process, where the cache tells nobody.
     Here {
         /// How the feed stands.
@@ -115,8 +116,11 @@ async fn answer<E: std::fmt::Display>(
 impl Told {
     async fn tell(&self, follows: Result<(), Problem>) -> Result<(), Problem> {
         match self {
-            Told::Others(cache) => {
+            Told::Others(cache, health) => {
                 follows?;
+                if let Some(problem) = health.problem() {
+                    return Err(("cache", problem));
+                }
                 answer("cache", cache.say_alive()).await
             }
             Told::Here { state, feed } => {
@@ -242,7 +246,7 @@ mod tests {
         let said = || cache.0.load(Ordering::SeqCst);
         let asked = || bus.pings.load(Ordering::SeqCst);
         bus.is_away.store(true, Ordering::SeqCst);
-        Heartbeat::new(bus.clone(), life.clone(), Told::Others(cache.clone())).start();
+        Heartbeat::new(bus.clone(), life.clone(), Told::Others(cache.clone(), Arc::default())).start();
         until("the bus is asked", || asked() >= 3).await;
         assert_eq!(said(), 0, "the bus is away");
         bus.is_away.store(false, Ordering::SeqCst);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::StartError;
-use super::checks::{check_bus, check_cache, check_store};
+use super::checks::{check_bus, check_store, check_written_cache};
 use super::engines::Bus;
 use super::odds::OddsSide;
 use super::wiring::{HUB_MAILBOX, Wiring};
@@ -44,6 +44,7 @@ impl Wiring<'_> {
         let metrics = ProcessorMetrics::new()?;
         let live = self.arbiter();
         let cache_writer = CacheWriter::new(cache.clone(), metrics.clone());
+        let cache_health = cache_writer.health();
         let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);
         let depth = metrics.mailbox_depth.with_label_values(&["cache_writer"]);
         let mut listeners = vec![Listener::new(cache_writer.clone().recipient(), depth)];
@@ -84,10 +85,10 @@ impl Wiring<'_> {
             Some(OddsSide { registry, feed, .. }) => {
                 Told::Here { state: feed.clone(), feed: registry.clone().recipient() }
             }
-            None => Told::Others(cache.clone()),
+            None => Told::Others(cache.clone(), cache_health.clone()),
         };
         // A bus within the process is followed for as long as the process runs.
-        if bus.first_position.is_none() || matches!(told, Told::Others(_)) {
+        if bus.first_position.is_none() || matches!(told, Told::Others(..)) {
             self.start("heartbeat", &live, HEARTBEAT_MAILBOX, Heartbeat::new(bus.updates.clone(), life, told));
         }
         let work = Work::Store { store: writer.clone(), dead_letters: bus.dead_letters.clone() };
@@ -102,7 +103,7 @@ impl Wiring<'_> {
             self.parts.dead_letter_consumer = Some(consumer);
         }
 
-        let checks = vec![check_store(store), check_cache(cache), check_bus(&bus.updates)];
+        let checks = vec![check_store(store), check_written_cache(cache, &cache_health), check_bus(&bus.updates)];
         self.serve_health(Role::Processor, checks, metrics.registry.clone());
         Ok(router)
     }

@@ -93,13 +93,13 @@ impl Shared {
         }
     }
 
-    /// Sends a pipeline. A connection on which it failed is made anew, unless Redis answered.
+    /// Sends a pipeline. A connection on which it failed is made anew, unless Redis answered and may answer otherwise next time.
     async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
         let (mut link, number) = self.link().await.map_err(Failed::Cache)?;
         match pipeline.query_async::<Vec<Value>>(&mut link.connection).await {
             Ok(values) => Ok(values),
             Err(error) => {
-                if !is_answer(&error) {
+                if !is_answer(&error) || is_of_no_use(&error) {
                     let mut held = self.link.lock().await;
                     if held.number == number {
                         held.link = None;
@@ -181,6 +181,12 @@ enum Failed {
 /// Whether Redis answered, and only the answer is an error.
 fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+}
+
+/// Whether whoever answered cannot do the work of a cache: another one may stand behind the name by now.
+fn is_of_no_use(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
+    matches!(error.kind(), ErrorKind::Server(ReadOnly | MasterDown | BusyLoading | ClusterDown))
 }
 
 impl OddsCache for RedisCache {

@@ -393,6 +393,7 @@ async fn what_is_wrong_with_a_server_is_named() {
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let replica = error(3).await;
     assert!(replica.contains("replica"), "{replica}");
+    assert!(cache.shared.link.lock().await.link.is_none(), "another server may stand behind the name by now");
     server.command(&["REPLICAOF", "NO", "ONE"]);
     write_until_taken(&cache, state(4, 4)).await;
 }
