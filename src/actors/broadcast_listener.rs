@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use log::{info, warn};
+use log::{error, info, warn};
 use tokio::time::{Instant, timeout_at};
 
 use super::feed_state::FeedState;
@@ -118,6 +118,13 @@ impl BroadcastListener {
             Heard::Lost(why) => {
                 self.is_listening = false;
                 self.lose(&why, context);
+            }
+            Heard::Ended(why) => {
+                error!("broadcasts cannot be heard any more: {why}");
+                self.state.set_lost(&why);
+                // Once in a life. The platform's watch over its actors ends the process.
+                self.edges.feed.do_send(FeedChanged(FeedStatus::Stale));
+                context.stop();
             }
             Heard::Listening => {
                 self.turn += 1;
@@ -306,6 +313,7 @@ mod tests {
     }
 
     struct Bench {
+        listener: Addr<BroadcastListener>,
         probe: Probe,
         say: mpsc::UnboundedSender<Heard>,
         state: Arc<FeedState>,
@@ -323,8 +331,8 @@ mod tests {
             feed: address.recipient(),
         };
         let broadcasts = Box::new(ProbeBroadcasts(heard));
-        BroadcastListener::new(broadcasts, edges, state.clone(), STALE_AFTER, metrics.clone()).start();
-        Bench { probe, say, state, metrics }
+        let listener = BroadcastListener::new(broadcasts, edges, state.clone(), STALE_AFTER, metrics.clone()).start();
+        Bench { listener, probe, say, state, metrics }
     }
 
     fn changes() -> Heard {
@@ -395,6 +403,18 @@ mod tests {
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "Stale", "reload", "apply 1", "Live"]).await;
         assert!(bench.state.is_live());
+    }
+
+    #[actix_web::test]
+    async fn a_listening_that_ends_by_a_fault_ends_the_actor_so_that_the_process_is_started_anew() {
+        let bench = bench();
+        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(Heard::Alive).unwrap();
+        bench.until_told(&["Stale", "reload", "Live"]).await;
+        bench.say.send(Heard::Ended("fault".to_owned())).unwrap();
+        bench.until_told(&["Stale", "reload", "Live", "Stale"]).await;
+        until("it ends", || !bench.listener.connected()).await;
+        assert_eq!(bench.state.problem().unwrap(), "fault");
     }
 
     #[actix_web::test]

@@ -80,6 +80,8 @@ pub enum Heard {
     Alive,
     /// Nothing can be heard: what is known may be stale from now on. Why, for people.
     Lost(String),
+    /// Nothing will be heard any more: the listening has ended in the middle. Why, for people.
+    Ended(String),
     /// Everything is heard from now on; something may have been missed before. The first thing to be heard, where nothing
     /// is in the way of it.
     Listening,

@@ -64,8 +64,8 @@ impl Broadcasts for RedisBroadcasts {
             match &mut self.heard {
                 Some((heard, _)) => match heard.recv().await {
                     Some(heard) => heard,
-                    // The task cannot end while it is listened to, but with its runtime.
-                    None => std::future::pending().await,
+                    // The task does not end while it is listened to, but by a fault.
+                    None => Heard::Ended("what listens to Redis has ended in the middle".to_owned()),
                 },
                 None => std::future::pending().await,
             }
@@ -206,5 +206,19 @@ async fn ping(mut link: Link) -> RedisError {
         if let Err(error) = redis::cmd("PING").exec_async(&mut link.connection).await {
             return error;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listening_that_ends_by_a_fault_is_told() {
+        let (tell, heard) = mpsc::channel(1);
+        let listening = tokio::spawn(std::future::pending());
+        let mut broadcasts = RedisBroadcasts { ear: None, heard: Some((heard, listening)) };
+        drop(tell);
+        assert!(matches!(broadcasts.next().await, Heard::Ended(_)));
     }
 }

@@ -198,7 +198,7 @@ async fn next_loss(broadcasts: &mut Box<dyn Broadcasts>) -> String {
         match next(broadcasts).await {
             Heard::Lost(why) => return why,
             Heard::Changes(_) | Heard::Alive => {}
-            Heard::Listening => panic!("listening, without a loss"),
+            other => panic!("no loss: {other:?}"),
         }
     }
 }
@@ -434,6 +434,7 @@ async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
                 cache.write(state(last, last as u64)).await.unwrap();
             }
             Heard::Changes(changes) if changes.iter().any(|change| change.seq == Some(last as u64)) => break,
+            Heard::Ended(why) => panic!("{why}"),
             Heard::Changes(_) | Heard::Alive | Heard::Lost(_) => {}
         }
     }
