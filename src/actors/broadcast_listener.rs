@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use log::{info, warn};
+use log::{error, info, warn};
+use tokio::time::{Instant, timeout_at};
 
 use super::feed_state::FeedState;
 use super::messages::{ApplyBroadcasts, ApplyError, FeedChanged, ReloadBooks};
@@ -33,28 +34,71 @@ pub struct BroadcastListener {
     broadcasts: Option<Box<dyn Broadcasts>>,
     edges: Arc<ListenerEdges>,
     state: Arc<FeedState>,
+    /// Where no processor is heard for so long, what is shown may be stale.
+    stale_after: Duration,
     /// Which loss or return was the last: what was begun before it says nothing of now.
     turn: u64,
+    /// Whether the channel is heard.
+    is_listening: bool,
+    /// When a processor was heard last; none where none was since the last loss.
+    heard: Option<Instant>,
+    books: Books,
     metrics: OddsMetrics,
 }
 
+/// How the books stand to what was told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Books {
+    /// They may have missed something.
+    Behind,
+    /// They read what they may have missed.
+    Reading,
+    /// They have read it, and are told everything since.
+    Read,
+}
+
 impl BroadcastListener {
-    /// Feeds the books behind `edges`, and keeps `state`.
+    /// Feeds the books behind `edges`, and keeps `state`: live while some processor is heard at least every `stale_after`.
     pub fn new(
         broadcasts: Box<dyn Broadcasts>,
         edges: ListenerEdges,
         state: Arc<FeedState>,
+        stale_after: Duration,
         metrics: OddsMetrics,
     ) -> BroadcastListener {
-        BroadcastListener { broadcasts: Some(broadcasts), edges: Arc::new(edges), state, turn: 0, metrics }
+        BroadcastListener {
+            broadcasts: Some(broadcasts),
+            edges: Arc::new(edges),
+            state,
+            stale_after,
+            turn: 0,
+            is_listening: false,
+            heard: None,
+            books: Books::Behind,
+            metrics,
+        }
     }
 
     fn listen(&mut self, context: &mut Context<Self>) {
         let Some(mut broadcasts) = self.broadcasts.take() else { return };
-        let hearing = async move { (broadcasts.next().await, broadcasts) };
+        let silence = self.heard.map(|at| at + self.stale_after);
+        let hearing = async move {
+            let next = broadcasts.next();
+            let heard = match silence {
+                Some(silence) => timeout_at(silence, next).await.ok(),
+                None => Some(next.await),
+            };
+            (heard, broadcasts)
+        };
         context.spawn(hearing.into_actor(self).map(|(heard, broadcasts), listener, context| {
             listener.broadcasts = Some(broadcasts);
-            listener.on_heard(heard, context);
+            match heard {
+                Some(heard) => listener.on_heard(heard, context),
+                None => {
+                    let limit = humantime::format_duration(listener.stale_after);
+                    listener.lose(&format!("no processor has been heard for {limit}"), context);
+                }
+            }
         }));
     }
 
@@ -62,24 +106,67 @@ impl BroadcastListener {
         match heard {
             Heard::Changes(changes) => {
                 self.metrics.broadcasts.inc_by(changes.len() as u64);
+                self.sign_of_life(context);
                 let applying = apply(self.edges.clone(), changes).into_actor(self);
                 // The next is heard when these are told to everyone.
                 context.spawn(applying.map(|(), listener, context| listener.listen(context)));
             }
+            Heard::Alive => {
+                self.sign_of_life(context);
+                self.listen(context);
+            }
             Heard::Lost(why) => {
-                self.turn += 1;
-                self.metrics.broadcast_losses.inc();
-                warn!("broadcasts are lost, what is shown may be stale: {why}");
+                self.is_listening = false;
+                self.lose(&why, context);
+            }
+            Heard::Ended(why) => {
+                error!("broadcasts cannot be heard any more: {why}");
                 self.state.set_lost(&why);
-                self.tell(FeedStatus::Stale, context);
+                // Once in a life. The platform's watch over its actors ends the process.
+                self.edges.feed.do_send(FeedChanged(FeedStatus::Stale));
+                context.stop();
             }
             Heard::Listening => {
                 self.turn += 1;
+                self.is_listening = true;
                 self.reload(context);
                 // What is told meanwhile comes to each book behind the order to read again.
                 self.listen(context);
             }
         }
+    }
+
+    /// Some processor follows the bus. The first sign after a silence: then the books are read again, unless they are already.
+    fn sign_of_life(&mut self, context: &mut Context<Self>) {
+        if !self.is_listening {
+            return;
+        }
+        let was_silent = self.heard.replace(Instant::now()).is_none();
+        match self.books {
+            Books::Behind => self.reload(context),
+            Books::Read if was_silent => self.live(context),
+            Books::Read | Books::Reading => {}
+        }
+    }
+
+    /// What is shown may be stale from now on.
+    fn lose(&mut self, why: &str, context: &mut Context<Self>) {
+        self.turn += 1;
+        self.heard = None;
+        self.books = Books::Behind;
+        self.metrics.broadcast_losses.inc();
+        warn!("broadcasts are lost, what is shown may be stale: {why}");
+        self.state.set_lost(why);
+        self.tell(FeedStatus::Stale, context);
+    }
+
+    /// What is shown is how it is.
+    fn live(&mut self, context: &mut Context<Self>) {
+        info!("broadcasts are heard, and every book is up to date");
+        self.state.set_live();
+        let edges = self.edges.clone();
+        let telling = async move { edges.feed.send(FeedChanged(FeedStatus::Live)).await };
+        context.spawn(telling.into_actor(self).map(|_, _, _| ()));
     }
 
     /// Tells the registry how the feed stands, and only then hears on: every loss is told before the return.
@@ -92,8 +179,9 @@ impl BroadcastListener {
         context.spawn(telling.into_actor(self).map(|(), listener, context| listener.listen(context)));
     }
 
-    /// Has every book read again. When all have told what they missed, the feed is live.
+    /// Has every book read again. When all have told what they missed, and a processor is heard, the feed is live.
     fn reload(&mut self, context: &mut Context<Self>) {
+        self.books = Books::Reading;
         let turn = self.turn;
         let reloading = self.edges.reload.send(ReloadBooks);
         context.spawn(reloading.into_actor(self).map(move |reloaded, listener, context| {
@@ -102,11 +190,11 @@ impl BroadcastListener {
             }
             match reloaded.map_err(|error| ApplyError::RouterEnded(error.to_string())).and_then(|reloaded| reloaded) {
                 Ok(()) => {
-                    info!("broadcasts are heard, and every book is up to date");
-                    listener.state.set_live();
-                    let edges = listener.edges.clone();
-                    let telling = async move { edges.feed.send(FeedChanged(FeedStatus::Live)).await };
-                    context.spawn(telling.into_actor(listener).map(|_, _, _| ()));
+                    listener.books = Books::Read;
+                    match listener.heard {
+                        Some(_) => listener.live(context),
+                        None => listener.state.set_lost("no processor has been heard yet"),
+                    }
                 }
                 Err(error) => {
                     listener.state.set_lost(&error.to_string());
@@ -155,6 +243,8 @@ mod tests {
 
     use super::*;
     use crate::domain::update::testing::update;
+
+    const STALE_AFTER: Duration = Duration::from_secs(60);
 
     struct ProbeBroadcasts(mpsc::UnboundedReceiver<Heard>);
 
@@ -223,6 +313,7 @@ mod tests {
     }
 
     struct Bench {
+        listener: Addr<BroadcastListener>,
         probe: Probe,
         say: mpsc::UnboundedSender<Heard>,
         state: Arc<FeedState>,
@@ -239,12 +330,23 @@ mod tests {
             reload: address.clone().recipient(),
             feed: address.recipient(),
         };
-        BroadcastListener::new(Box::new(ProbeBroadcasts(heard)), edges, state.clone(), metrics.clone()).start();
-        Bench { probe, say, state, metrics }
+        let broadcasts = Box::new(ProbeBroadcasts(heard));
+        let listener = BroadcastListener::new(broadcasts, edges, state.clone(), STALE_AFTER, metrics.clone()).start();
+        Bench { listener, probe, say, state, metrics }
     }
 
     fn changes() -> Heard {
         Heard::Changes(vec![Broadcast { update: update(1, 1, 1), seq: Some(1) }])
+    }
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..1_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not within 10 s: {what}");
     }
 
     impl Bench {
@@ -281,6 +383,41 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn the_feed_is_stale_while_no_processor_is_heard_though_the_channel_is() {
+        let bench = bench();
+        tokio::time::pause();
+        bench.say.send(Heard::Listening).unwrap();
+        bench.until_told(&["Stale", "reload"]).await;
+        until("it says why", || bench.state.problem().unwrap() == "no processor has been heard yet").await;
+        bench.say.send(Heard::Alive).unwrap();
+        bench.until_told(&["Stale", "reload", "Live"]).await;
+        for _ in 0..5 {
+            tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
+            bench.say.send(Heard::Alive).unwrap();
+        }
+        bench.until_told(&["Stale", "reload", "Live"]).await;
+        tokio::time::sleep(STALE_AFTER + Duration::from_secs(1)).await;
+        bench.until_told(&["Stale", "reload", "Live", "Stale"]).await;
+        assert_eq!(bench.state.problem().unwrap(), "no processor has been heard for 1m");
+        // A change is a sign of life too.
+        bench.say.send(changes()).unwrap();
+        bench.until_told(&["Stale", "reload", "Live", "Stale", "reload", "apply 1", "Live"]).await;
+        assert!(bench.state.is_live());
+    }
+
+    #[actix_web::test]
+    async fn a_listening_that_ends_by_a_fault_ends_the_actor_so_that_the_process_is_started_anew() {
+        let bench = bench();
+        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(Heard::Alive).unwrap();
+        bench.until_told(&["Stale", "reload", "Live"]).await;
+        bench.say.send(Heard::Ended("fault".to_owned())).unwrap();
+        bench.until_told(&["Stale", "reload", "Live", "Stale"]).await;
+        until("it ends", || !bench.listener.connected()).await;
+        assert_eq!(bench.state.problem().unwrap(), "fault");
+    }
+
+    #[actix_web::test]
     async fn a_reload_that_ends_after_the_next_loss_does_not_say_live() {
         let bench = bench();
         bench.probe.reload_hangs.store(true, Ordering::SeqCst);
@@ -291,6 +428,7 @@ mod tests {
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "Stale", "apply 1"]).await;
         bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(Heard::Alive).unwrap();
         bench.until_told(&["Stale", "reload", "Stale", "apply 1", "reload", "Live"]).await;
     }
 
@@ -299,6 +437,7 @@ mod tests {
         let bench = bench();
         bench.probe.reload_fails.store(true, Ordering::SeqCst);
         bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(Heard::Alive).unwrap();
         bench.until_told(&["Stale", "reload", "reload"]).await;
         assert!(!bench.state.is_live());
         bench.probe.reload_fails.store(false, Ordering::SeqCst);

@@ -11,6 +11,7 @@ use prometheus::IntGauge;
 use tokio::sync::watch;
 
 use super::messages::{ApplyUpdates, Drain, FlushCache, LetGo, StoreBatch};
+use super::outlet::SignOfLife;
 use crate::bus::dead_letter;
 use crate::bus::{BusError, Given, Position, Record, Subscription, Topic};
 use crate::domain::backoff::{Backoff, BackoffPolicy};
@@ -65,6 +66,7 @@ pub struct ConsumerSettings {
 /// nothing is lost or passed over.
 pub struct BusConsumer {
     reader: Option<Reader>,
+    life: Arc<SignOfLife>,
     stopping: watch::Sender<bool>,
     finished: watch::Receiver<bool>,
 }
@@ -81,8 +83,14 @@ impl BusConsumer {
         let (finish, finished) = watch::channel(false);
         let lag = metrics.bus_lag.with_label_values(&[&settings.group]);
         let worker = Worker { settings, work, lag, stop, metrics };
-        let reader = Reader { subscription, worker, unflushed: Position::default(), flushing: None, finish };
-        BusConsumer { reader: Some(reader), stopping, finished }
+        let (unflushed, life) = (Position::default(), Arc::new(SignOfLife::new()));
+        let reader = Reader { subscription, worker, unflushed, flushing: None, life: life.clone(), finish };
+        BusConsumer { reader: Some(reader), life, stopping, finished }
+    }
+
+    /// A sign of life whenever it looks at the bus: with each batch that is done, and often while there is none.
+    pub fn life(&self) -> Arc<SignOfLife> {
+        self.life.clone()
     }
 }
 
@@ -126,6 +134,7 @@ struct Reader {
     /// What was applied and is not known to be in the cache.
     unflushed: Position,
     flushing: Option<Flushing>,
+    life: Arc<SignOfLife>,
     finish: watch::Sender<bool>,
 }
 
@@ -140,6 +149,7 @@ struct Worker {
 impl Reader {
     async fn read_until_the_end(mut self) -> Result<(), (String, BusError)> {
         loop {
+            self.life.give();
             let lag = self.subscription.lag();
             self.worker.lag.set(lag as i64);
             // What the bus keeps is left to the next process.

@@ -3,7 +3,7 @@
 //! bounded by the markets and the live path never waits.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -27,6 +27,21 @@ const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), m
 /// How often states are forgotten that no book holds any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
+/// What became of the last write: a cache may answer and yet take nothing.
+#[derive(Default)]
+pub struct CacheHealth(Mutex<Option<String>>);
+
+impl CacheHealth {
+    /// Why the last write failed; none where it did not.
+    pub fn problem(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, problem: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+}
+
 /// The actor in front of the cache.
 pub struct CacheWriter {
     cache: Arc<dyn OddsCache>,
@@ -44,6 +59,7 @@ pub struct CacheWriter {
     /// What was written, for as long as a book holds it: a cache that was away may come back empty.
     written: HashMap<(EventId, MarketKey), Weak<MarketState>>,
     backoff: Backoff,
+    health: Arc<CacheHealth>,
     metrics: ProcessorMetrics,
 }
 
@@ -60,8 +76,14 @@ impl CacheWriter {
             waiting: Vec::new(),
             written: HashMap::new(),
             backoff: Backoff::new(RETRY, 0),
+            health: Arc::default(),
             metrics,
         }
+    }
+
+    /// What became of its last write.
+    pub fn health(&self) -> Arc<CacheHealth> {
+        self.health.clone()
     }
 
     /// Keeps only the latest of each market, in the order of their numbers.
@@ -121,6 +143,7 @@ impl CacheWriter {
         self.metrics.cache_sets.inc_by(states.len() as u64);
         if self.backoff.failures() > 0 {
             info!("the cache is back");
+            self.health.set(None);
             self.backoff.reset();
             // It may have come back empty.
             let fresh: HashSet<_> = states.iter().map(key_of).collect();
@@ -134,6 +157,7 @@ impl CacheWriter {
 
     fn failed(&mut self, states: Vec<Arc<MarketState>>, error: &dyn std::fmt::Display, context: &mut Context<Self>) {
         self.metrics.errors.with_label_values(&["cache"]).inc();
+        self.health.set(Some(error.to_string()));
         // The round ends unwritten. What is left of it joins what came since, and whoever waits for it waits for that.
         let left = std::mem::take(&mut self.round);
         let since = std::mem::take(&mut self.pending);
@@ -259,16 +283,19 @@ mod tests {
         let cache = Arc::new(ProbeCache::default());
         cache.away.store(true, Ordering::SeqCst);
         let metrics = ProcessorMetrics::new().unwrap();
-        let writer = CacheWriter::new(cache.clone(), metrics.clone()).start();
+        let writer = CacheWriter::new(cache.clone(), metrics.clone());
+        let health = writer.health();
+        let writer = writer.start();
         for (market, seq) in [("a", 1), ("b", 2), ("a", 3), ("a", 4)] {
             writer.send(changed(market, seq)).await.unwrap();
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
         assert!(metrics.errors.with_label_values(&["cache"]).get() > 0);
+        assert_eq!(health.problem().unwrap(), "the cache is unavailable: away", "though it answers pings");
         cache.away.store(false, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(*cache.written.lock().unwrap(), [("b".to_owned(), 2), ("a".to_owned(), 4)]);
-        assert_eq!(metrics.cache_sets.get(), 2);
+        assert_eq!((metrics.cache_sets.get(), health.problem()), (2, None));
     }
 
     #[actix_web::test]

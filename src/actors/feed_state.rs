@@ -12,7 +12,7 @@ pub struct FeedState {
 }
 
 impl FeedState {
-    /// Books that are fed within their process: always live. `gauge` shows it.
+    /// Books that are fed by a bus within their process: always live. `gauge` shows it.
     pub fn in_process(gauge: IntGauge) -> FeedState {
         gauge.set(1);
         FeedState { lost: Mutex::new(None), gauge }
@@ -20,8 +20,17 @@ impl FeedState {
 
     /// Books that are fed by broadcasts: lost until they are heard. `gauge` shows it.
     pub fn not_heard_yet(gauge: IntGauge) -> FeedState {
+        FeedState::lost(gauge, "broadcasts are not heard yet")
+    }
+
+    /// Books that are fed by a bus that may be away: lost until it answers. `gauge` shows it.
+    pub fn not_followed_yet(gauge: IntGauge) -> FeedState {
+        FeedState::lost(gauge, "the bus has not answered yet")
+    }
+
+    fn lost(gauge: IntGauge, why: &str) -> FeedState {
         gauge.set(0);
-        FeedState { lost: Mutex::new(Some("broadcasts are not heard yet".to_owned())), gauge }
+        FeedState { lost: Mutex::new(Some(why.to_owned())), gauge }
     }
 
     /// Whether every change arrives.

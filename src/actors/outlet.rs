@@ -20,8 +20,8 @@ pub struct Push(pub Delivery);
 #[rtype(result = "()")]
 pub struct EndSession(pub CloseReason);
 
-/// A sign of life that a session gives whenever its timer runs, in milliseconds since `start`; and whether the registry
-/// has given the session up.
+/// A sign of life that a session gives whenever its timer runs, and a consumer whenever it looks at the bus, in milliseconds
+/// since `start`; and whether the registry has given the session up.
 #[derive(Debug)]
 pub struct SignOfLife {
     start: Instant,

@@ -7,6 +7,7 @@ pub(crate) mod suite;
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use crate::domain::book::MarketState;
@@ -51,6 +52,12 @@ pub trait OddsCache: Send + Sync {
     /// Whether the cache answers.
     fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>>;
 
+    /// Tells the other instances that this one follows the bus, though it may have no change to tell. Nothing to do for a
+    /// cache within one process.
+    fn say_alive(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
     /// What the other instances tell, from now on. `None` for a cache within one process: there are no others.
     fn listen(&self) -> Option<Box<dyn Broadcasts>>;
 }
@@ -69,8 +76,12 @@ pub struct Broadcast {
 pub enum Heard {
     /// Changes, at least one, in the order in which they were told.
     Changes(Vec<Broadcast>),
+    /// No change, but some instance follows the bus and would tell of one.
+    Alive,
     /// Nothing can be heard: what is known may be stale from now on. Why, for people.
     Lost(String),
+    /// Nothing will be heard any more: the listening has ended in the middle. Why, for people.
+    Ended(String),
     /// Everything is heard from now on; something may have been missed before. The first thing to be heard, where nothing
     /// is in the way of it.
     Listening,

@@ -11,7 +11,8 @@ use secrecy::SecretString;
 use crate::supplier::endpoint::Endpoint;
 
 use super::values::{
-    duration, duration_above_zero, ip_address, log_filter, origin, port, rate, secret, size, supplier_url, topic, whole,
+    duration, duration_above_a_second, duration_above_zero, ip_address, log_filter, origin, port, rate, secret, size,
+    supplier_url, topic, whole,
 };
 
 /// A part of the platform that can run in a process of its own.
@@ -237,6 +238,9 @@ pub struct CacheSettings {
     /// Channel of the broadcast
     #[arg(long, env, default_value = "odds_updates_broadcast")]
     pub redis_pubsub_channel: String,
+    /// Where no processor is heard for so long, odds says that prices may be stale; each speaks at least once a second
+    #[arg(long, env, value_parser = duration_above_a_second, default_value = "5s")]
+    pub feed_stale_after: Duration,
     /// How long the hot copy outlives an event's last change
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
     pub cache_ttl: Duration,

@@ -94,6 +94,14 @@ pub(super) fn duration_above_zero(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads a duration that something which happens once a second must fit into.
+pub(super) fn duration_above_a_second(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(duration) if duration > Duration::from_secs(1) => Ok(duration),
+        _ => Err("a duration above 1s and up to 100years, as 1500ms, 5s or 1m30s".to_owned()),
+    }
+}
+
 /// Reads a whole number from `least` to `most`.
 pub(super) fn whole<T>(least: T, most: T) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
@@ -235,6 +243,7 @@ mod tests {
         assert!(duration("101years").is_err());
         assert!(duration_above_zero("0s").is_err());
         assert!(duration_above_zero("0").is_err());
+        assert!(duration_above_a_second("1s").is_err() && duration_above_a_second("1001ms").is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
+use crate::actors::cache_writer::CacheHealth;
 use crate::actors::feed_state::FeedState;
 use crate::actors::store_writer::blocking;
 use crate::actors::supplier_feed::FeedStatus;
@@ -23,6 +24,16 @@ pub(super) fn check_store(store: &Arc<dyn Store>) -> Check {
 pub(super) fn check_cache(cache: &Arc<dyn OddsCache>) -> Check {
     let cache = cache.clone();
     Check::new("cache", move || cache.ping().map(|result| result.map_err(|error| error.to_string())).boxed())
+}
+
+/// Answering is not enough where the cache is written: the last write must have been taken.
+pub(super) fn check_written_cache(cache: &Arc<dyn OddsCache>, health: &Arc<CacheHealth>) -> Check {
+    let (cache, health) = (cache.clone(), health.clone());
+    Check::new("cache", move || {
+        let problem = health.problem();
+        let pinged = cache.ping().map(|result| result.map_err(|error| error.to_string()));
+        pinged.map(move |result| result.and(problem.map_or(Ok(()), Err))).boxed()
+    })
 }
 
 /// Not ready while what is shown may be stale.

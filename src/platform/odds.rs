@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::web;
+use prometheus::IntGauge;
 
 use super::StartError;
 use super::checks::{check_cache, check_feed, check_store};
@@ -37,12 +38,15 @@ const LISTENER_MAILBOX: usize = 1;
 /// What the role `odds` starts with.
 pub(super) struct OddsSide {
     pub registry: Addr<Registry>,
+    pub feed: Arc<FeedState>,
     pub metrics: OddsMetrics,
 }
 
 impl Wiring<'_> {
-    pub(super) fn start_registry(&mut self) -> Result<OddsSide, StartError> {
+    /// Starts the registry; `feed` makes the state of the feed that it tells of.
+    fn start_registry(&mut self, feed: impl Fn(IntGauge) -> FeedState) -> Result<OddsSide, StartError> {
         let metrics = OddsMetrics::new()?;
+        let feed = Arc::new(feed(metrics.feed_live.clone()));
         let clients = &self.settings.clients;
         let settings = RegistrySettings {
             slow_client_limit: clients.slow_client_limit,
@@ -51,7 +55,7 @@ impl Wiring<'_> {
         let arbiter = self.arbiter();
         let registry = self.start("registry", &arbiter, HUB_MAILBOX, Registry::new(settings, metrics.clone()));
         self.parts.registry = Some(registry.clone());
-        Ok(OddsSide { registry, metrics })
+        Ok(OddsSide { registry, feed, metrics })
     }
 
     /// Starts the books, and serves clients from them. Where the cache tells of every change, clients are served from
@@ -64,24 +68,27 @@ impl Wiring<'_> {
         stores: &Stores,
     ) -> Result<(), StartError> {
         let broadcasts = cache.listen();
-        let odds = if config.runs(Role::Odds) { Some(self.start_registry()?) } else { None };
+        let feed = match (&broadcasts, bus) {
+            (Some(_), _) => FeedState::not_heard_yet,
+            (None, Some(bus)) if bus.first_position.is_none() => FeedState::not_followed_yet,
+            _ => FeedState::in_process,
+        };
+        let odds = if config.runs(Role::Odds) { Some(self.start_registry(feed)?) } else { None };
         let mut books = None;
         if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
             let told = odds.as_ref().filter(|_| broadcasts.is_none());
             books = Some(self.start_processor(bus, cache, &stores.main, told)?);
         }
         let Some(odds) = odds else { return Ok(()) };
-        let gauge = odds.metrics.feed_live.clone();
         match (broadcasts, books) {
             (Some(broadcasts), _) => {
-                let feed = Arc::new(FeedState::not_heard_yet(gauge));
-                let books = self.start_mirror(&odds, broadcasts, cache, &stores.read, &feed);
-                let checks = vec![check_store(&stores.read), check_cache(cache), check_feed(&feed)];
-                self.start_odds(odds, &books, &stores.read, feed, checks)
+                let books = self.start_mirror(&odds, broadcasts, cache, &stores.read);
+                let checks = vec![check_store(&stores.read), check_cache(cache), check_feed(&odds.feed)];
+                self.start_odds(odds, &books, &stores.read, checks)
             }
             (None, Some(books)) => {
-                let feed = Arc::new(FeedState::in_process(gauge));
-                self.start_odds(odds, &books, &stores.read, feed, vec![check_store(&stores.read)])
+                let checks = vec![check_store(&stores.read), check_feed(&odds.feed)];
+                self.start_odds(odds, &books, &stores.read, checks)
             }
             // The configuration does not let odds run without a processor where the cache tells nobody.
             (None, None) => Ok(()),
@@ -95,9 +102,8 @@ impl Wiring<'_> {
         broadcasts: Box<dyn Broadcasts>,
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
-        feed: &Arc<FeedState>,
     ) -> Addr<BookRouter> {
-        let OddsSide { registry, metrics } = odds;
+        let OddsSide { registry, feed, metrics } = odds;
         let edges = Arc::new(BookEdges {
             first_position: None,
             source: BookSource::new(cache.clone(), store.clone(), metrics.book_metrics()),
@@ -113,7 +119,8 @@ impl Wiring<'_> {
             reload: router.clone().recipient(),
             feed: registry.clone().recipient(),
         };
-        let listener = BroadcastListener::new(broadcasts, edges, feed.clone(), metrics.clone());
+        let stale_after = self.settings.cache.feed_stale_after;
+        let listener = BroadcastListener::new(broadcasts, edges, feed.clone(), stale_after, metrics.clone());
         self.start("broadcast listener", &arbiter, LISTENER_MAILBOX, listener);
         router
     }
@@ -124,11 +131,10 @@ impl Wiring<'_> {
         odds: OddsSide,
         books: &Addr<BookRouter>,
         store: &Arc<dyn Store>,
-        feed: Arc<FeedState>,
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
         let clients = &self.settings.clients;
-        let OddsSide { registry, metrics } = odds;
+        let OddsSide { registry, feed, metrics } = odds;
         let snapshots: Recipient<GetSnapshot> = books.clone().recipient();
         let sessions = Arc::new(SessionEdges {
             connect: registry.clone().recipient(),

@@ -6,15 +6,17 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::StartError;
-use super::checks::{check_bus, check_cache, check_store};
+use super::checks::{check_bus, check_store, check_written_cache};
 use super::engines::Bus;
 use super::odds::OddsSide;
 use super::wiring::{HUB_MAILBOX, Wiring};
 use crate::actors::book_router::BookRouter;
 use crate::actors::bus_consumer::{BusConsumer, ConsumerSettings, Work};
 use crate::actors::cache_writer::CacheWriter;
+use crate::actors::heartbeat::{Heartbeat, Told};
 use crate::actors::messages::StoreBatch;
 use crate::actors::odds_book::{BookEdges, BookSource, Listener};
+use crate::actors::outlet::SignOfLife;
 use crate::actors::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
 use crate::cache::OddsCache;
@@ -26,6 +28,8 @@ use crate::store::Store;
 const DEAD_LETTER_GROUP: &str = "dead-letters";
 /// Messages that may wait for one consumer.
 const CONSUMER_MAILBOX: usize = 16;
+/// Messages that may wait for the heartbeat, which is sent none.
+const HEARTBEAT_MAILBOX: usize = 1;
 
 impl Wiring<'_> {
     /// Starts the books, the writers and what reads the bus for them. Gives the books; `odds` is told of changes where
@@ -40,6 +44,7 @@ impl Wiring<'_> {
         let metrics = ProcessorMetrics::new()?;
         let live = self.arbiter();
         let cache_writer = CacheWriter::new(cache.clone(), metrics.clone());
+        let cache_health = cache_writer.health();
         let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);
         let depth = metrics.mailbox_depth.with_label_values(&["cache_writer"]);
         let mut listeners = vec![Listener::new(cache_writer.clone().recipient(), depth)];
@@ -74,20 +79,31 @@ impl Wiring<'_> {
         let (group_live, group_store) = (settings.kafka_group_live.clone(), settings.kafka_group_store.clone());
         let batch_wait = self.settings.store.store_batch_wait;
         let reading = self.reading(group_live, &bus.updates, Duration::ZERO);
-        let consumer = self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
+        let (consumer, life) = self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
         self.parts.consumers.push(consumer);
+        let told = match odds {
+            Some(OddsSide { registry, feed, .. }) => {
+                Told::Here { state: feed.clone(), feed: registry.clone().recipient() }
+            }
+            None => Told::Others(cache.clone(), cache_health.clone()),
+        };
+        // A bus within the process is followed for as long as the process runs.
+        if bus.first_position.is_none() || matches!(told, Told::Others(..)) {
+            self.start("heartbeat", &live, HEARTBEAT_MAILBOX, Heartbeat::new(bus.updates.clone(), life, told));
+        }
         let work = Work::Store { store: writer.clone(), dead_letters: bus.dead_letters.clone() };
         let reading = self.reading(group_store, &bus.updates, batch_wait);
-        let consumer = self.start_consumer("store consumer", &storing, &bus.updates, reading, work, &metrics)?;
+        let (consumer, _) = self.start_consumer("store consumer", &storing, &bus.updates, reading, work, &metrics)?;
         self.parts.consumers.push(consumer);
         if !bus.keeps_dead_letters() {
             let work = Work::DeadLetters(writer);
             let reading = self.reading(DEAD_LETTER_GROUP.to_owned(), &bus.dead_letters, batch_wait);
-            let consumer = self.start_consumer("dead letters", &storing, &bus.dead_letters, reading, work, &metrics)?;
+            let (consumer, _) =
+                self.start_consumer("dead letters", &storing, &bus.dead_letters, reading, work, &metrics)?;
             self.parts.dead_letter_consumer = Some(consumer);
         }
 
-        let checks = vec![check_store(store), check_cache(cache), check_bus(&bus.updates)];
+        let checks = vec![check_store(store), check_written_cache(cache, &cache_health), check_bus(&bus.updates)];
         self.serve_health(Role::Processor, checks, metrics.registry.clone());
         Ok(router)
     }
@@ -105,9 +121,10 @@ impl Wiring<'_> {
         settings: ConsumerSettings,
         work: Work,
         metrics: &ProcessorMetrics,
-    ) -> Result<Addr<BusConsumer>, StartError> {
+    ) -> Result<(Addr<BusConsumer>, Arc<SignOfLife>), StartError> {
         let subscription = topic.subscribe(&settings.group)?;
         let consumer = BusConsumer::new(settings, subscription, work, metrics.clone());
-        Ok(self.start(name, arbiter, CONSUMER_MAILBOX, consumer))
+        let life = consumer.life();
+        Ok((self.start(name, arbiter, CONSUMER_MAILBOX, consumer), life))
     }
 }

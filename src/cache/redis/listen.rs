@@ -64,8 +64,8 @@ impl Broadcasts for RedisBroadcasts {
             match &mut self.heard {
                 Some((heard, _)) => match heard.recv().await {
                     Some(heard) => heard,
-                    // The task cannot end while it is listened to, but with its runtime.
-                    None => std::future::pending().await,
+                    // The task does not end while it is listened to, but by a fault.
+                    None => Heard::Ended("what listens to Redis has ended in the middle".to_owned()),
                 },
                 None => std::future::pending().await,
             }
@@ -144,7 +144,8 @@ impl Ear {
             _ => Ok(()),
         };
         let mut link = self.address.connect(AsyncConnectionConfig::new().set_push_sender(sender)).await?;
-        link.connection.subscribe(&self.channel).await.map_err(|error| self.address.error(&error))?;
+        let channels = [self.channel.clone(), wire::alive_channel(&self.channel)];
+        link.connection.subscribe(&channels).await.map_err(|error| self.address.error(&error))?;
         Ok(Line { link, pushes, overflowed })
     }
 
@@ -165,9 +166,19 @@ impl Ear {
                 return Ok(self.address.unavailable("more broadcasts came than could be taken"));
             }
             let is_closed = pushed.iter().any(|push| push.kind == PushKind::Disconnection);
-            let changes: Vec<Broadcast> = pushed.drain(..).filter_map(|push| self.read(push)).collect();
+            let (mut changes, mut is_alive) = (Vec::new(), false);
+            for message in pushed.drain(..).filter_map(Msg::from_push_info) {
+                if message.get_channel_name() == self.channel {
+                    changes.extend(self.read(&message));
+                } else {
+                    is_alive = true;
+                }
+            }
+            // Changes are a sign of life as well.
             if !changes.is_empty() {
                 tell.send(Heard::Changes(changes)).await.map_err(|_| Unheard)?;
+            } else if is_alive {
+                tell.send(Heard::Alive).await.map_err(|_| Unheard)?;
             }
             if is_closed {
                 return Ok(self.address.unavailable("the connection was closed"));
@@ -175,8 +186,7 @@ impl Ear {
         }
     }
 
-    fn read(&mut self, push: PushInfo) -> Option<Broadcast> {
-        let message = Msg::from_push_info(push)?;
+    fn read(&mut self, message: &Msg) -> Option<Broadcast> {
         match wire::read_broadcast(message.get_payload_bytes()) {
             Ok(broadcast) => Some(broadcast),
             Err(problem) => {
@@ -196,5 +206,19 @@ async fn ping(mut link: Link) -> RedisError {
         if let Err(error) = redis::cmd("PING").exec_async(&mut link.connection).await {
             return error;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listening_that_ends_by_a_fault_is_told() {
+        let (tell, heard) = mpsc::channel(1);
+        let listening = tokio::spawn(std::future::pending());
+        let mut broadcasts = RedisBroadcasts { ear: None, heard: Some((heard, listening)) };
+        drop(tell);
+        assert!(matches!(broadcasts.next().await, Heard::Ended(_)));
     }
 }

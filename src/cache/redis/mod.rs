@@ -93,13 +93,13 @@ impl Shared {
         }
     }
 
-    /// Sends a pipeline. A connection on which it failed is made anew, unless Redis answered.
+    /// Sends a pipeline. A connection on which it failed is made anew, unless Redis answered and may answer otherwise next time.
     async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
         let (mut link, number) = self.link().await.map_err(Failed::Cache)?;
         match pipeline.query_async::<Vec<Value>>(&mut link.connection).await {
             Ok(values) => Ok(values),
             Err(error) => {
-                if !is_answer(&error) {
+                if !is_answer(&error) || is_of_no_use(&error) {
                     let mut held = self.link.lock().await;
                     if held.number == number {
                         held.link = None;
@@ -183,6 +183,12 @@ fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
+/// Whether whoever answered cannot do the work of a cache: another one may stand behind the name by now.
+fn is_of_no_use(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
+    matches!(error.kind(), ErrorKind::Server(ReadOnly | MasterDown | BusyLoading | ClusterDown))
+}
+
 impl OddsCache for RedisCache {
     fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
         let shared = self.shared.clone();
@@ -200,6 +206,16 @@ impl OddsCache for RedisCache {
             let mut ping = Pipeline::new();
             ping.cmd("PING");
             shared.send(&ping).await.map(drop).map_err(|failed| shared.error(failed))
+        }
+        .boxed()
+    }
+
+    fn say_alive(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+        let shared = self.shared.clone();
+        async move {
+            let mut saying = Pipeline::new();
+            saying.cmd("PUBLISH").arg(wire::alive_channel(&shared.channel)).arg("1");
+            shared.send(&saying).await.map(drop).map_err(|failed| shared.error(failed))
         }
         .boxed()
     }

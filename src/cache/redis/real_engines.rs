@@ -197,8 +197,8 @@ async fn next_loss(broadcasts: &mut Box<dyn Broadcasts>) -> String {
     loop {
         match next(broadcasts).await {
             Heard::Lost(why) => return why,
-            Heard::Changes(_) => {}
-            Heard::Listening => panic!("listening, without a loss"),
+            Heard::Changes(_) | Heard::Alive => {}
+            other => panic!("no loss: {other:?}"),
         }
     }
 }
@@ -314,6 +314,26 @@ async fn what_cannot_be_read_is_passed_over_and_the_originals_is_read() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
+async fn a_sign_of_life_is_heard_and_nothing_of_it_comes_over_the_originals_channel() {
+    let (database, channel) = (Database::claim(), random_channel());
+    let cache = cache_at(&database.url, &channel);
+    let mut broadcasts = listening(&cache).await;
+    cache.say_alive().await.unwrap();
+    assert_eq!(next(&mut broadcasts).await, Heard::Alive);
+    cache.write(state(1, 1)).await.unwrap();
+    assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
+    // Who subscribed to the channel alone, as the original does, gets the change first.
+    let mut client = database.connection();
+    let mut alone = client.as_pubsub();
+    alone.subscribe(&channel).unwrap();
+    cache.say_alive().await.unwrap();
+    cache.write(state(2, 2)).await.unwrap();
+    let first: String = alone.get_message().unwrap().get_payload().unwrap();
+    assert!(first.contains("\"payload\""), "{first}");
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
 async fn a_redis_that_comes_back_empty_is_listened_to_and_written_again() {
     let mut server = Server::start(&[]);
     let cache = cache_at(&server.url(), "test");
@@ -373,6 +393,7 @@ async fn what_is_wrong_with_a_server_is_named() {
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let replica = error(3).await;
     assert!(replica.contains("replica"), "{replica}");
+    assert!(cache.shared.link.lock().await.link.is_none(), "another server may stand behind the name by now");
     server.command(&["REPLICAOF", "NO", "ONE"]);
     write_until_taken(&cache, state(4, 4)).await;
 }
@@ -413,7 +434,8 @@ async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
                 cache.write(state(last, last as u64)).await.unwrap();
             }
             Heard::Changes(changes) if changes.iter().any(|change| change.seq == Some(last as u64)) => break,
-            Heard::Changes(_) | Heard::Lost(_) => {}
+            Heard::Ended(why) => panic!("{why}"),
+            Heard::Changes(_) | Heard::Alive | Heard::Lost(_) => {}
         }
     }
 }

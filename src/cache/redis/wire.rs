@@ -3,6 +3,8 @@
 //! - `odds:book:{event_id}`, a hash: market key -> `{"order":…,"seq":…,"payload":{…}}`
 //! - `odds:current:{event_id}`: the event's last `1x2`, else its last market, in the original's shape
 //! - the channel: `{"eventId":…,"payload":{…},"seq":…}`; the original's has no `seq`
+//! - the channel's name and `:alive`: a message of any content from each processor that follows the bus. Not on the channel
+//!   itself, whose readers in the original expect nothing but changes.
 
 use redis::Cmd;
 use serde::Deserialize;
@@ -51,6 +53,11 @@ pub(super) fn current_key(event_id: &EventId) -> String {
     format!("odds:current:{event_id}")
 }
 
+/// Where processors say that they are alive.
+pub(super) fn alive_channel(channel: &str) -> String {
+    format!("{channel}:alive")
+}
+
 /// The call of the script for one state.
 pub(super) fn write_command(hash: &str, state: &MarketState, ttl_millis: u64, channel: &str) -> Cmd {
     let update = &state.update;
@@ -96,9 +103,21 @@ pub(super) fn read_state(event_id: &EventId, field: &[u8], value: &[u8]) -> Resu
     Ok(MarketState { update, seq: wire.seq })
 }
 
-/// Reads what the original keeps of an event, which has no number.
+/// Ours, which the original's has not.
+#[derive(Deserialize)]
+struct WireCurrent<'a> {
+    #[serde(borrow)]
+    selections: Option<&'a RawValue>,
+}
+
+/// Reads what the original keeps of an event, which has no number. Ours may outlive the hash that knows its number, as Redis
+/// lets go key by key when its memory is full: it is refused, since the number of the original's lies beyond any of ours.
 pub(super) fn read_current(event_id: &EventId, value: &[u8]) -> Result<MarketState, String> {
     let payload: &RawValue = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    let current: WireCurrent = serde_json::from_str(payload.get()).map_err(|error| error.to_string())?;
+    if current.selections.is_some() {
+        return Err("it is not the original's".to_owned());
+    }
     let update = read_update(event_id, payload)?;
     Ok(MarketState { seq: number_of(update.revision), update })
 }
@@ -142,6 +161,14 @@ mod tests {
         let state = format!(r#"{{"order":"0","seq":7,"payload":{payload}}}"#);
         assert_eq!(read_state(&event, b"1x2", state.as_bytes()).unwrap().seq, 7);
         assert!(read_state(&event, b"btts", state.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_stands_alone_is_read_where_the_original_wrote_it_and_not_where_we_did() {
+        let event = EventId::new("MATCH_001").unwrap();
+        let original = &ORIGINAL[33..ORIGINAL.len() - 1];
+        let read = read_current(&event, original.as_bytes()).unwrap();
+        assert!(read_current(&event, read.update.to_json().as_bytes()).is_err());
     }
 
     proptest! {

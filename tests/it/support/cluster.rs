@@ -31,7 +31,7 @@ impl Cluster {
         &self.variables
     }
 
-    /// Starts a process with these roles, and waits until it is ready.
+    /// Starts a process with these roles, and waits until it is ready. `odds` is so once it hears a processor, which comes first.
     pub async fn start(&self, roles: &str) -> ServerProcess {
         let process = self.start_at_once(roles).await;
         process.until_ready().await;
