@@ -246,6 +246,8 @@ pub(super) struct Reader {
     trouble: Arc<Trouble>,
     paused: Vec<u32>,
     last_commit: Instant,
+    /// It was told that others are in the group who keep us out.
+    told_kept_out: bool,
 }
 
 impl Reader {
@@ -257,7 +259,8 @@ impl Reader {
         kept: Arc<Kept>,
         trouble: Arc<Trouble>,
     ) -> Result<watch::Receiver<bool>, BusError> {
-        let reader = Reader { clients, shared, keeper, kept, trouble, paused: Vec::new(), last_commit: Instant::now() };
+        let (paused, last_commit) = (Vec::new(), Instant::now());
+        let reader = Reader { clients, shared, keeper, kept, trouble, paused, last_commit, told_kept_out: false };
         let consumer = reader.consumer()?;
         let (end, ended) = watch::channel(false);
         let thread = std::thread::Builder::new().name(format!("kafka {}", reader.shared.group));
@@ -325,12 +328,18 @@ impl Reader {
         consumer.context().commit_now(consumer, &assigned);
     }
 
-    fn failed(&self, error: &KafkaError) {
+    fn failed(&mut self, error: &KafkaError) {
         let missing = [RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::UnknownTopic];
         if error.rdkafka_error_code().is_some_and(|code| missing.contains(&code)) {
             self.shared.gone.store(true, Ordering::Relaxed);
         }
-        // The keeper tells what is wrong, once.
+        // The original's members divide the partitions in another way, and Kafka does not mix the two. Kafka answers and has
+        // the topic, so nobody else would tell.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InconsistentGroupProtocol) && !self.told_kept_out {
+            self.told_kept_out = true;
+            warn!(group = self.shared.group.as_str(); "another program's members are in the group, and not of our kind: nothing is read until they leave. To read beside them, take a group of our own (KAFKA_GROUP_STORE, KAFKA_GROUP_LIVE)");
+        }
+        // The keeper tells what else is wrong, once.
         debug!(group = self.shared.group.as_str(); "reading: {error}");
         self.keeper.look();
     }
@@ -341,6 +350,7 @@ impl Reader {
             return self.begin_anew(consumer);
         }
         let record = read_record(message);
+        self.told_kept_out = false;
         let mut inbox = self.shared.inbox();
         let was_empty = inbox.is_empty();
         inbox.push(record);

@@ -48,6 +48,9 @@ pub(super) fn run(connections: &Connections) -> Result<(), StoreError> {
         if is_up_to_date(connection)? {
             return Ok(());
         }
+        if let Some(why) = strangers_tables(connection).map_err(meaning)? {
+            return Err(StoreError::Unavailable(why.to_owned()));
+        }
         connection.batch_execute(LOCK).map_err(meaning)?;
         let ran = connection.run_pending_migrations(MIGRATIONS).map_err(failure)?;
         for version in ran {
@@ -55,6 +58,17 @@ pub(super) fn run(connections: &Connections) -> Result<(), StoreError> {
         }
         Ok(())
     })
+}
+
+/// Why a database cannot be ours, where it holds the original's table of the same name. Migrations would fail on it one
+/// by one, and reads and writes would find other columns.
+pub(super) fn strangers_tables(connection: &mut PgConnection) -> QueryResult<Option<&'static str>> {
+    let is_strange = "
+        SELECT to_regclass('odds_current') IS NOT NULL AND NOT EXISTS (
+            SELECT FROM pg_attribute
+            WHERE attrelid = to_regclass('odds_current') AND attname = 'selections' AND NOT attisdropped) AS yes";
+    let strange = sql_query(is_strange).get_result::<Yes>(connection)?.yes;
+    Ok(strange.then_some("its table odds_current is of another program; take a database (or a schema) of our own"))
 }
 
 /// Another encoding would refuse the first name that it has no letters for, and hold up everything behind it.

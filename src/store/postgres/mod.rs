@@ -120,6 +120,9 @@ impl Store for PgStore {
             if writers.run(|connection| is(connection, only_reads))? {
                 return lacking("it only reads (a standby, or default_transaction_read_only is on)");
             }
+            if let Some(why) = writers.run(|connection| Ok(migrate::strangers_tables(connection)?))? {
+                return lacking(why);
+            }
             if !self.is_migrated.load(Ordering::Relaxed) {
                 return lacking("its tables are not brought to this version yet");
             }
@@ -128,6 +131,9 @@ impl Store for PgStore {
         let has_tables = "SELECT to_regclass('odds_current') IS NOT NULL AS yes";
         if !self.readers.run(|connection| is(connection, has_tables))? {
             return lacking("it has no tables yet; the role processor makes them when it starts");
+        }
+        if let Some(why) = self.readers.run(|connection| Ok(migrate::strangers_tables(connection)?))? {
+            return lacking(why);
         }
         Ok(())
     }
