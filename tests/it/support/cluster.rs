@@ -31,6 +31,11 @@ impl Cluster {
         &self.variables
     }
 
+    /// Sets a setting of the processes that start from now on.
+    pub fn set(&mut self, variable: &str, value: &str) {
+        self.variables.push((variable.to_owned(), value.to_owned()));
+    }
+
     /// Starts a process with these roles, and waits until it is ready.
     pub async fn start(&self, roles: &str) -> ServerProcess {
         let process = self.start_at_once(roles).await;
