@@ -15,8 +15,8 @@ use crate::domain::protocol::{CloseReason, FeedStatus};
 use crate::domain::update::{OddsUpdate, PositionedUpdate};
 use crate::store::StoreError;
 
-/// A feed to the bus publisher: what one frame held. Answered when the bus has taken it.
-#[derive(Message, Debug)]
+/// A feed to the bus publisher: what frames held that came together. Answered when the bus has taken it.
+#[derive(Message, Debug, Default)]
 #[rtype(result = "Result<(), BusError>")]
 pub struct Publish {
     /// The updates, in their order.

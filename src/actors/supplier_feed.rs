@@ -1,6 +1,8 @@
 //! One actor a supplier: keeps the connection, reads its frames, and hands what they hold to the bus publisher.
 //!
-//! While the bus is full the feed reads nothing, so that the supplier is held back by TCP and nothing is dropped.
+//! While the bus is full the feed reads nothing, so that the supplier is held back by TCP and nothing is dropped. What
+//! came in while it waited is handed over together: a way to the bus and back for each frame would be the limit of a
+//! fast supplier.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +20,9 @@ use crate::config::settings::SupplierSettings;
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::OddsUpdate;
 use crate::metrics::IngestMetrics;
 use crate::supplier::endpoint::Endpoint;
+use crate::supplier::joined::{Joined, joined};
 use crate::supplier::transport::{self, Connection, Inbound, Outbound, TransportError};
 use crate::supplier::{Decoded, Decoder, FrameFault, Refused};
 
@@ -60,6 +62,8 @@ pub struct SupplierFeed {
     told_stale: bool,
     refusal_logged: Option<Instant>,
     refusals_held_back: u64,
+    /// What the frames at hand held, to be published together.
+    gathered: Publish,
     metrics: IngestMetrics,
 }
 
@@ -98,6 +102,7 @@ impl SupplierFeed {
             told_stale: false,
             refusal_logged: None,
             refusals_held_back: 0,
+            gathered: Publish::default(),
             metrics,
         }
     }
@@ -122,7 +127,7 @@ impl SupplierFeed {
         self.metrics.suppliers_connected.inc();
         self.status.connected.store(true, Ordering::Relaxed);
         let now = Instant::now();
-        let stream = context.add_stream(connection.inbound);
+        let stream = context.add_stream(joined(connection.inbound));
         self.link = Some(Link { since: now, stream, outbound: connection.outbound, last_heard: now, last_ping: now });
         let greetings = self.decoder.on_connected();
         self.send_all(greetings, context);
@@ -212,6 +217,21 @@ impl SupplierFeed {
         }
     }
 
+    fn on_item(&mut self, item: Result<Inbound, TransportError>, context: &mut Context<Self>) {
+        match item {
+            Ok(Inbound::Frame(frame)) => {
+                self.heard();
+                self.on_frame(frame, context);
+            }
+            Ok(Inbound::Alive) => {
+                // A supplier with nothing to say is not gone while it answers.
+                self.heard();
+                self.take_for_live();
+            }
+            Err(error) => self.lose(error.reason(), &error, context),
+        }
+    }
+
     fn on_frame(&mut self, frame: Bytes, context: &mut Context<Self>) {
         self.metrics.frames.inc();
         if let Some(latest) = self.latest_time() {
@@ -220,11 +240,11 @@ impl SupplierFeed {
         match self.decoder.on_frame(&frame) {
             Ok(decoded) => {
                 self.take_for_live();
-                self.publish(decoded, frame, context);
+                self.gather(decoded, frame, context);
             }
             Err(FrameFault::Unreadable { reason, detail }) => {
                 let refused = vec![Refused { reason, detail: detail.clone() }];
-                self.publish(Decoded { refused, ..Decoded::default() }, frame, context);
+                self.gather(Decoded { refused, ..Decoded::default() }, frame, context);
                 if !matches!(self.endpoint, Endpoint::Native(_)) {
                     // A stream of differences has a gap now; the next connection begins with a whole image.
                     self.lose("unreadable", &detail, context);
@@ -234,17 +254,18 @@ impl SupplierFeed {
         }
     }
 
-    fn publish(&mut self, decoded: Decoded, frame: Bytes, context: &mut Context<Self>) {
+    fn gather(&mut self, decoded: Decoded, frame: Bytes, context: &mut Context<Self>) {
         let Decoded { updates, send, refused } = decoded;
         self.send_all(send, context);
         if !updates.is_empty() && refused.is_empty() {
             self.backoff.reset();
         }
         let dead_letters: Vec<_> = refused.iter().map(|refused| self.dead_letter(refused, &frame)).collect();
+        self.gathered.updates.extend(updates);
+        self.gathered.dead_letters.extend(dead_letters);
         if let Some(first) = refused.first() {
             self.log_refusal(first, refused.len() as u64);
         }
-        self.publish_all(updates, dead_letters, context);
     }
 
     /// The supplier's prices must not look live any more.
@@ -256,10 +277,10 @@ impl SupplierFeed {
         let supplier = self.status.supplier.as_str();
         warn!(supplier, markets = suspended.len(); "markets suspended: nothing came for {:?}", self.settings.supplier_stale_after);
         self.metrics.suspended_as_stale.inc_by(suspended.len() as u64);
-        self.publish_all(suspended, Vec::new(), context);
+        self.publish(Publish { updates: suspended, dead_letters: Vec::new() }, context);
     }
 
-    fn publish_all(&mut self, updates: Vec<OddsUpdate>, dead_letters: Vec<DeadLetter>, context: &mut Context<Self>) {
+    fn publish(&mut self, Publish { updates, dead_letters }: Publish, context: &mut Context<Self>) {
         if updates.is_empty() && dead_letters.is_empty() {
             return;
         }
@@ -336,20 +357,17 @@ impl Actor for SupplierFeed {
     }
 }
 
-impl StreamHandler<Result<Inbound, TransportError>> for SupplierFeed {
-    fn handle(&mut self, item: Result<Inbound, TransportError>, context: &mut Context<Self>) {
-        match item {
-            Ok(Inbound::Frame(frame)) => {
-                self.heard();
-                self.on_frame(frame, context);
+impl StreamHandler<Joined> for SupplierFeed {
+    fn handle(&mut self, items: Joined, context: &mut Context<Self>) {
+        for item in items {
+            // What came behind the frame that ended the connection is told again by the next one.
+            if self.link.is_none() {
+                break;
             }
-            Ok(Inbound::Alive) => {
-                // A supplier with nothing to say is not gone while it answers.
-                self.heard();
-                self.take_for_live();
-            }
-            Err(error) => self.lose(error.reason(), &error, context),
+            self.on_item(item, context);
         }
+        let gathered = std::mem::take(&mut self.gathered);
+        self.publish(gathered, context);
     }
 
     // The default would stop the actor; a feed connects again.

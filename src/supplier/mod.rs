@@ -8,6 +8,7 @@ pub mod betfair;
 #[path = "../../tests/support/betfair_fold.rs"]
 pub(crate) mod betfair_fold;
 pub mod endpoint;
+pub mod joined;
 pub mod native;
 pub mod tls;
 pub mod transport;

@@ -1,0 +1,77 @@
+//! Joins what has come in already, so that whoever takes it waits once for all of it.
+
+use std::task::Poll;
+
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
+
+use super::transport::{Inbound, TransportError};
+
+/// The most frames, and the most bytes but for the last frame, that are joined.
+const MOST_FRAMES: usize = 256;
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// What came, in its order; at least one.
+pub type Joined = Vec<Result<Inbound, TransportError>>;
+
+/// Gives what is there, and waits for nothing more. A frame that comes alone is given alone, at once.
+pub fn joined(inbound: BoxStream<'static, Result<Inbound, TransportError>>) -> impl Stream<Item = Joined> {
+    let mut inbound = inbound.fuse();
+    stream::poll_fn(move |context| {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while items.len() < MOST_FRAMES && bytes < MOST_BYTES {
+            match inbound.poll_next_unpin(context) {
+                Poll::Ready(Some(item)) => {
+                    if let Ok(Inbound::Frame(frame)) = &item {
+                        bytes += frame.len();
+                    }
+                    items.push(item);
+                }
+                Poll::Ready(None) if items.is_empty() => return Poll::Ready(None),
+                Poll::Pending if items.is_empty() => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Some(items))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn frame(size: usize) -> Result<Inbound, TransportError> {
+        Ok(Inbound::Frame(Bytes::from(vec![b'x'; size])))
+    }
+
+    fn pipe() -> (mpsc::UnboundedSender<Result<Inbound, TransportError>>, impl Stream<Item = Joined> + Unpin) {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        (sender, joined(stream::poll_fn(move |context| receiver.poll_recv(context)).boxed()))
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_given_at_once_and_in_order_and_the_end_comes_last() {
+        let (sender, mut joined) = pipe();
+        sender.send(frame(1)).unwrap();
+        assert_eq!(joined.next().await.unwrap().len(), 1, "nothing more is waited for");
+        sender.send(frame(2)).unwrap();
+        sender.send(Ok(Inbound::Alive)).unwrap();
+        sender.send(Err(TransportError::Read("gone".to_owned()))).unwrap();
+        drop(sender);
+        let items = joined.next().await.unwrap();
+        assert!(matches!(&items[..], [Ok(Inbound::Frame(frame)), Ok(Inbound::Alive), Err(_)] if frame.len() == 2));
+        assert!(joined.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn it_is_bounded_by_frames_and_by_bytes() {
+        let (sender, mut joined) = pipe();
+        (0..MOST_FRAMES + 1).for_each(|_| sender.send(frame(1)).unwrap());
+        assert_eq!(joined.next().await.unwrap().len(), MOST_FRAMES);
+        assert_eq!(joined.next().await.unwrap().len(), 1);
+        (0..5).for_each(|_| sender.send(frame(MOST_BYTES / 2)).unwrap());
+        assert_eq!(joined.next().await.unwrap().len(), 2);
+    }
+}
