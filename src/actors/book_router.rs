@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, LetGo, ReloadBooks};
 use super::odds_book::{BookEdges, OddsBook};
-use crate::domain::book::Snapshot;
+use crate::domain::book::{MarketState, Snapshot};
 use crate::domain::ids::EventId;
 
 /// How often idle books are looked for.
@@ -24,6 +24,8 @@ pub struct BookRouter {
     edges: Arc<BookEdges>,
     idle_limit: Duration,
     books: HashMap<EventId, Entry>,
+    /// What the books knew that were let go with their partitions, and since when. It is forgotten as an idle book is.
+    let_go: HashMap<EventId, (Vec<Arc<MarketState>>, Instant)>,
 }
 
 struct Entry {
@@ -40,14 +42,15 @@ type Answered = (Result<Result<(), ApplyError>, MailboxError>, EventId);
 impl BookRouter {
     /// Books with these edges; one is let go after `idle_limit` without an update or a question.
     pub fn new(edges: Arc<BookEdges>, idle_limit: Duration) -> BookRouter {
-        BookRouter { edges, idle_limit, books: HashMap::new() }
+        BookRouter { edges, idle_limit, books: HashMap::new(), let_go: HashMap::new() }
     }
 
     /// The book of an event, with one more message on its way to it.
     fn book(&mut self, event_id: &EventId, place: Option<(u32, u64)>) -> &Addr<OddsBook> {
         let (partition, next_position) = place.unzip();
         let entry = self.books.entry(event_id.clone()).or_insert_with(|| {
-            let book = OddsBook::new(event_id.clone(), self.edges.clone(), next_position);
+            let known = self.let_go.remove(event_id).map(|(known, _)| known).unwrap_or_default();
+            let book = OddsBook::new(event_id.clone(), self.edges.clone(), next_position).knowing(known);
             let book = OddsBook::create(|context| {
                 context.set_mailbox_capacity(BOOK_MAILBOX);
                 book
@@ -85,6 +88,7 @@ impl BookRouter {
         let (now, limit) = (Instant::now(), self.idle_limit);
         // A book without an address stops by itself.
         self.books.retain(|_, entry| entry.in_flight > 0 || now.duration_since(entry.last_used) < limit);
+        self.let_go.retain(|_, (_, since)| now.duration_since(*since) < limit);
     }
 
     fn let_go_unused(&mut self, event_id: &EventId) {
@@ -153,11 +157,25 @@ impl Handler<ReloadBooks> for BookRouter {
 }
 
 impl Handler<LetGo> for BookRouter {
-    type Result = ();
+    type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, LetGo(partitions): LetGo, _: &mut Context<Self>) {
+    fn handle(&mut self, LetGo(partitions): LetGo, _: &mut Context<Self>) -> Self::Result {
+        let is_gone = |entry: &Entry| entry.partition.is_some_and(|partition| partitions.contains(&partition));
         // A book without an address finishes its mailbox and stops by itself.
-        self.books.retain(|_, entry| !entry.partition.is_some_and(|partition| partitions.contains(&partition)));
+        let asking: Vec<_> = self
+            .books
+            .extract_if(|_, entry| is_gone(entry))
+            .map(|(event_id, entry)| async move { (entry.book.send(GetSnapshot(event_id.clone())).await, event_id) })
+            .collect();
+        Box::pin(join_all(asking).into_actor(self).map(|answers, router, _| {
+            let now = Instant::now();
+            for (answer, event_id) in answers {
+                // One that ended in the middle knows nothing any more.
+                if let Ok(Ok(snapshot)) = answer {
+                    router.let_go.insert(event_id, (snapshot.markets, now));
+                }
+            }
+        }))
     }
 }
 
@@ -197,7 +215,6 @@ mod tests {
     use super::*;
     use crate::cache::embedded::EmbeddedCache;
     use crate::cache::{Broadcast, OddsCache};
-    use crate::domain::book::MarketState;
     use crate::domain::update::PositionedUpdate;
     use crate::domain::update::testing::*;
 
@@ -336,6 +353,19 @@ mod tests {
         probe.store.keep(MarketState { update: update(1, 5, 1), seq: 1 });
         router.send(ApplyUpdates(vec![positioned(1, 4, 1), positioned(2, 4, 1)])).await.unwrap().unwrap();
         assert_eq!(probe.metrics.rejected.with_label_values(&["older"]).get(), 1, "it took over what was stored");
+    }
+
+    #[actix_web::test]
+    async fn a_partition_that_comes_back_without_anyone_who_knows_it_does_not_take_numbers_or_prices_back() {
+        let probe = probe_edges();
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        router.send(ApplyUpdates(vec![positioned(1, 5, 700)])).await.unwrap().unwrap();
+        // The topic was made again, the cache was emptied, and the store has not come so far.
+        router.send(LetGo(vec![1])).await.unwrap();
+        router.send(ApplyUpdates(vec![positioned(1, 4, 0), positioned(1, 6, 1)])).await.unwrap().unwrap();
+        assert_eq!(probe.metrics.rejected.with_label_values(&["older"]).get(), 1);
+        let told: Vec<u64> = probe.told.lock().unwrap().iter().map(|(_, seq)| *seq).collect();
+        assert_eq!(told, [701, 701, 702], "what is known is told again, and then what is new");
     }
 
     fn mirror() -> (ProbeEdges, Addr<BookRouter>, Arc<EmbeddedCache>) {

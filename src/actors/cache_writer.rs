@@ -24,6 +24,8 @@ const MAX_PENDING: usize = 20_000;
 /// Delays between tries while the cache is away, before jitter, which at most doubles them: clients are right again soon
 /// after its return.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_millis(400) };
+/// How often it looks whether the cache is there while nothing changes.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often states are forgotten that no book holds any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -58,6 +60,8 @@ pub struct CacheWriter {
     waiting: Vec<(u64, oneshot::Sender<()>)>,
     /// What was written, for as long as a book holds it: a cache that was away may come back empty.
     written: HashMap<(EventId, MarketKey), Weak<MarketState>>,
+    /// The connection over which the last of it was written.
+    connection: u64,
     backoff: Backoff,
     health: Arc<CacheHealth>,
     metrics: ProcessorMetrics,
@@ -75,6 +79,7 @@ impl CacheWriter {
             conflated: 0,
             waiting: Vec::new(),
             written: HashMap::new(),
+            connection: 0,
             backoff: Backoff::new(RETRY, 0),
             health: Arc::default(),
             metrics,
@@ -118,11 +123,16 @@ impl CacheWriter {
             return;
         }
         if self.round.is_empty() {
-            let ended = self.begun;
-            self.answer(ended);
             if self.pending.is_empty() {
+                // Nothing is left to be written, so nobody has to wait.
+                self.answer(u64::MAX);
+                if self.backoff.failures() > 0 {
+                    self.look(context);
+                }
                 return;
             }
+            let ended = self.begun;
+            self.answer(ended);
             self.begin_round();
         }
         self.in_flight = true;
@@ -139,10 +149,33 @@ impl CacheWriter {
         }));
     }
 
+    /// Asks whether the cache is there, while there is nothing to write: one that was away and came back empty would be
+    /// noticed only by the next change, and what does not change would be missing for as long.
+    fn look(&mut self, context: &mut Context<Self>) {
+        if self.in_flight {
+            return;
+        }
+        self.in_flight = true;
+        let asking = self.cache.ping().into_actor(self);
+        context.spawn(asking.map(|answer, writer, context| {
+            writer.in_flight = false;
+            match answer {
+                Ok(()) => writer.took(Vec::new(), context),
+                Err(error) => writer.failed(Vec::new(), &error, context),
+            }
+            writer.tell_pending();
+        }));
+    }
+
     fn took(&mut self, states: Vec<Arc<MarketState>>, context: &mut Context<Self>) {
         self.metrics.cache_sets.inc_by(states.len() as u64);
-        if self.backoff.failures() > 0 {
-            info!("the cache is back");
+        // Whoever else uses the cache may have met the loss, and made the new connection.
+        let connection = self.cache.connection();
+        let is_anew = std::mem::replace(&mut self.connection, connection) != connection;
+        if self.backoff.failures() > 0 || is_anew {
+            if self.backoff.failures() > 0 {
+                info!("the cache is back");
+            }
             self.health.set(None);
             self.backoff.reset();
             // It may have come back empty.
@@ -192,6 +225,7 @@ impl Actor for CacheWriter {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
+        context.run_interval(LOOK_INTERVAL, |writer, context| writer.look(context));
         context.run_interval(SWEEP_INTERVAL, |writer, _| {
             writer.written.retain(|_, state| state.strong_count() > 0);
         });
@@ -234,7 +268,7 @@ impl Handler<FlushCache> for CacheWriter {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
@@ -246,6 +280,7 @@ mod tests {
     #[derive(Default)]
     struct ProbeCache {
         away: AtomicBool,
+        connection: AtomicU64,
         written: Mutex<Vec<(String, u64)>>,
     }
 
@@ -264,7 +299,11 @@ mod tests {
         }
 
         fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>> {
-            std::future::ready(Ok(())).boxed()
+            self.write(Vec::new())
+        }
+
+        fn connection(&self) -> u64 {
+            self.connection.load(Ordering::SeqCst)
         }
 
         fn listen(&self) -> Option<Box<dyn Broadcasts>> {
@@ -317,6 +356,29 @@ mod tests {
         cache.away.store(false, Ordering::SeqCst);
         flush.await.unwrap().unwrap();
         assert!(cache.written.lock().unwrap().contains(&("a".to_owned(), 2)));
+    }
+
+    #[actix_web::test]
+    async fn a_cache_that_comes_back_empty_is_filled_though_nothing_changed_meanwhile() {
+        tokio::time::pause();
+        let cache = Arc::new(ProbeCache::default());
+        let writer = CacheWriter::new(cache.clone(), ProcessorMetrics::new().unwrap()).start();
+        let held = changed("held", 1);
+        writer.send(held.clone()).await.unwrap();
+        writer.send(FlushCache).await.unwrap();
+        let written = || std::mem::take(&mut *cache.written.lock().unwrap());
+        assert_eq!(written(), [("held".to_owned(), 1)]);
+        cache.away.store(true, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        // Nothing waits to be written, and whoever asks need not wait.
+        writer.send(FlushCache).await.unwrap();
+        cache.away.store(false, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(written(), [("held".to_owned(), 1)]);
+        // Somebody else met the loss, and the writer sees only the new connection.
+        cache.connection.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(written(), [("held".to_owned(), 1)]);
     }
 
     #[actix_web::test]

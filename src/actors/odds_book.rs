@@ -180,6 +180,8 @@ pub struct OddsBook {
     edges: Arc<BookEdges>,
     /// What the store holds beyond this number is still to come on the bus.
     before: u64,
+    /// What this process knew of the event when it let an earlier book go.
+    known: Vec<Arc<MarketState>>,
     /// Whether the store said what it holds of the event.
     is_loaded: bool,
     /// The next look of a mirrored book at what is known elsewhere.
@@ -195,7 +197,14 @@ impl OddsBook {
     /// beginning, and then what the store knows must keep what is old from being told as new.
     pub fn new(event_id: EventId, edges: Arc<BookEdges>, next_position: Option<u64>) -> OddsBook {
         let before = next_position.filter(|_| edges.first_position.is_some()).unwrap_or(u64::MAX);
-        OddsBook { book: Book::new(event_id.clone()), event_id, edges, before, is_loaded: false, next_look: None }
+        let (book, known) = (Book::new(event_id.clone()), Vec::new());
+        OddsBook { book, event_id, edges, before, known, is_loaded: false, next_look: None }
+    }
+
+    /// A book that begins with what an earlier one of the event knew, where others know less: a bus that begins anew, a
+    /// cache that was emptied and a store that is behind would together take the numbers back.
+    pub fn knowing(self, known: Vec<Arc<MarketState>>) -> OddsBook {
+        OddsBook { known, ..self }
     }
 }
 
@@ -214,7 +223,7 @@ impl OddsBook {
                         }
                     });
                 }
-                book.book.restore(states);
+                book.book.restore(states.into_iter().chain(std::mem::take(&mut book.known)));
                 book.book.continue_from(book.edges.first_position.unwrap_or(0));
                 // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
                 // knows it drops it by its number.

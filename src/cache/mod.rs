@@ -58,6 +58,12 @@ pub trait OddsCache: Send + Sync {
         std::future::ready(Ok(())).boxed()
     }
 
+    /// Which connection it works over, by a number that changes with each new one: what was written over an earlier one may
+    /// be gone. Always the same where there is none.
+    fn connection(&self) -> u64 {
+        0
+    }
+
     /// What the other instances tell, from now on. `None` for a cache within one process: there are no others.
     fn listen(&self) -> Option<Box<dyn Broadcasts>>;
 }

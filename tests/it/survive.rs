@@ -1,7 +1,12 @@
 //! What production does to a platform that is split over processes, on the real engines.
 
 mod groups;
+mod kafka_away;
 mod killed;
+mod outage;
 mod outcome;
+mod postgres_away;
+mod redis_away;
 mod stopped;
+mod topic_anew;
 mod witness;

@@ -8,6 +8,7 @@ mod wire;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -40,6 +41,8 @@ struct Shared {
     script: Script,
     /// The connection that everyone uses. Held while one is made, so that one try is made at a time.
     link: Mutex<Held>,
+    /// How many connections were made.
+    connections: AtomicU64,
 }
 
 #[derive(Default)]
@@ -65,6 +68,7 @@ impl RedisCache {
             ttl_millis: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, u64::from(u32::MAX) * 1_000),
             script: Script::new(wire::SCRIPT),
             link: Mutex::default(),
+            connections: AtomicU64::new(0),
         };
         Ok(RedisCache { shared: Arc::new(shared) })
     }
@@ -84,6 +88,7 @@ impl Shared {
         match self.address.connect(AsyncConnectionConfig::new()).await {
             Ok(link) => {
                 *held = Held { link: Some(link.clone()), number: held.number + 1, failed: None };
+                self.connections.store(held.number, Ordering::Relaxed);
                 Ok((link, held.number))
             }
             Err(error) => {
@@ -218,6 +223,10 @@ impl OddsCache for RedisCache {
             shared.send(&saying).await.map(drop).map_err(|failed| shared.error(failed))
         }
         .boxed()
+    }
+
+    fn connection(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
     }
 
     fn listen(&self) -> Option<Box<dyn Broadcasts>> {

@@ -31,7 +31,13 @@ impl Cluster {
         &self.variables
     }
 
-    /// Starts a process with these roles, and waits until it is ready. `odds` is so once it hears a processor, which comes first.
+    /// Sets a setting of the processes that start from now on.
+    pub fn set(&mut self, variable: &str, value: &str) {
+        self.variables.push((variable.to_owned(), value.to_owned()));
+    }
+
+    /// Starts a process with these roles, and waits until it is ready. `odds` is so once it hears a processor, which comes
+    /// first.
     pub async fn start(&self, roles: &str) -> ServerProcess {
         let process = self.start_at_once(roles).await;
         process.until_ready().await;

@@ -62,6 +62,14 @@ impl Database {
         Database { store, sandbox, path }
     }
 
+    /// The database of a platform that keeps it elsewhere than in its sandbox.
+    pub fn at(folder: &Folder, url: &str) -> Database {
+        let mut sandbox = folder.sandbox().clone();
+        sandbox.set("DATABASE_URL", url);
+        let store = Box::new(PgStore::open(&SecretString::from(url.to_owned()), &PgOptions::default()).unwrap());
+        Database { store, sandbox, path: String::new() }
+    }
+
     fn connect(&self) -> AnyConnection {
         match self.sandbox.value("DATABASE_URL") {
             Some(url) => AnyConnection::Postgres(PgConnection::establish(url).unwrap()),

@@ -70,6 +70,12 @@ impl Sandbox {
         Some(value)
     }
 
+    /// Puts another value in the place of the sandbox's own.
+    pub fn set(&mut self, variable: &str, value: &str) {
+        self.variables.retain(|(name, _)| name != variable);
+        self.variables.push((variable.to_owned(), value.to_owned()));
+    }
+
     /// The store group's name.
     pub fn store_group(&self) -> &str {
         self.value("KAFKA_GROUP_STORE").unwrap_or("odds-processor")

@@ -1,0 +1,95 @@
+//! Kafka goes away under load: the supplier is held back, nothing of what it sent is lost, and nothing old looks new.
+
+use std::time::{Duration, Instant};
+
+use super::outage::{Costs, Follower, OUTAGE, eventually, fall_silent, until_down, until_stored, until_up};
+use crate::support::{Cluster, Database, PrivateEngine, SteadySupplier, get_json, get_text};
+
+const EVENTS: usize = 20;
+
+#[actix_web::test]
+#[ignore = "needs the real engines: make test"]
+async fn the_supplier_is_held_back_while_kafka_is_stopped_and_nothing_is_lost() {
+    away(false).await;
+}
+
+#[actix_web::test]
+#[ignore = "needs the real engines: make test"]
+async fn the_supplier_is_held_back_while_kafka_is_killed_and_nothing_is_lost() {
+    away(true).await;
+}
+
+async fn away(is_killed: bool) {
+    let kafka = PrivateEngine::up("kafka").await;
+    let cluster = Cluster::new(EVENTS, &kafka.variables()).await;
+    let database = Database::of(&cluster.folder);
+    let processor = cluster.start("processor").await;
+    let odds = cluster.start("odds").await;
+    let ingest = cluster.start("ingest").await;
+    let events: Vec<String> = cluster.supplier.events().collect();
+    cluster.supplier.send_at(300);
+    let follower = Follower::of(odds.odds(), events.clone()).await;
+    follower.until_told(&events, 5).await;
+
+    let costs = Costs::of(&[("ingest", &ingest), ("processor", &processor), ("odds", &odds)]);
+    if is_killed {
+        kafka.kill().await
+    } else {
+        kafka.stop().await
+    }
+    let since = Instant::now();
+    eprintln!("readiness: {}", until_down(&ingest, "ingest", "bus").await);
+    eprintln!("readiness: {}", until_down(&processor, "processor", "bus").await);
+    let sent = cluster.supplier.sent();
+    // What it knows is still to be had.
+    let newcomer = Follower::of(odds.odds(), events.clone()).await;
+    newcomer.until_at(&[1; EVENTS]).await;
+    while since.elapsed() < OUTAGE {
+        assert_eq!(get_text(&format!("http://{}/healthz", odds.health["odds"])).await.0, 200, "odds needs no bus");
+        let (status, _) = get_json(&format!("http://{}/v1/events/{}/odds", odds.odds(), events[0])).await;
+        assert_eq!(status, 200);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let (buffered, connections) = (cluster.supplier.sent() - sent, cluster.supplier.connections());
+    eprintln!("while Kafka was away the supplier sent {buffered} updates, over {connections} connections so far");
+    costs.report("Kafka away").await;
+
+    let known: Vec<i64> = events.iter().map(|event| follower.last(event).1).collect();
+    kafka.start().await;
+    let back = Instant::now();
+    eventually("new prices", async || {
+        events.iter().zip(&known).all(|(event, known)| follower.last(event).1 > *known).then_some(())
+    })
+    .await;
+    eprintln!("new prices of every event {:?} after Kafka is back", back.elapsed());
+    until_up(&ingest, "ingest").await;
+    until_up(&processor, "processor").await;
+    eprintln!("all are ready {:?} after Kafka is back", back.elapsed());
+    follower.until_told(&events, 20).await;
+    newcomer.check();
+    let last = fall_silent(&cluster, &follower).await;
+    eprintln!("over {} connections", cluster.supplier.connections());
+    if cluster.supplier.connections() == 1 {
+        until_stored(&database, &last).await;
+    } else {
+        stored_since_it_reconnected(&cluster, &database, &last).await;
+    }
+    costs.report("Kafka back").await;
+}
+
+/// All that the supplier sent over its last connection is in the history once, and nothing else twice.
+async fn stored_since_it_reconnected(cluster: &Cluster, database: &Database, last: &[i64]) {
+    let sent = cluster.supplier.sent_last();
+    for (number, last) in last.iter().enumerate() {
+        let event = SteadySupplier::event(number);
+        eventually(&format!("version {last} of {event}"), async || {
+            (database.versions(&event).last() == Some(last)).then_some(())
+        })
+        .await;
+        let versions = database.versions(&event);
+        assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "{event}: {versions:?}");
+        let missing: Vec<_> =
+            sent.iter().filter(|one| one.0 == number && versions.binary_search(&one.1).is_err()).collect();
+        assert!(missing.is_empty(), "{event}: sent after reconnecting and lost: {missing:?}");
+    }
+}

@@ -1,0 +1,87 @@
+//! PostgreSQL goes away under load: the live path does not notice, and the store path makes up for it.
+
+use std::time::Instant;
+
+use super::outage::{Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored, until_up};
+use crate::support::{Cluster, Database, PrivateEngine, SteadySupplier, get_json, get_text};
+
+const EVENTS: usize = 20;
+
+#[actix_web::test]
+#[ignore = "needs the real engines: make test"]
+async fn prices_flow_while_postgres_is_stopped_and_the_history_is_complete_afterwards() {
+    away(false).await;
+}
+
+#[actix_web::test]
+#[ignore = "needs the real engines: make test"]
+async fn prices_flow_while_postgres_is_killed_and_the_history_is_complete_afterwards() {
+    away(true).await;
+}
+
+async fn away(is_killed: bool) {
+    let postgres = PrivateEngine::up("postgres").await;
+    let cluster = Cluster::new(EVENTS, &postgres.variables()).await;
+    let database = Database::at(&cluster.folder, postgres.address());
+    let processor = cluster.start("processor").await;
+    let odds = cluster.start("odds").await;
+    let ingest = cluster.start("ingest").await;
+    let events: Vec<String> = cluster.supplier.events().collect();
+    cluster.supplier.send_at(300);
+    let follower = Follower::of(odds.odds(), events.clone()).await;
+    follower.until_told(&events, 5).await;
+
+    let costs = Costs::of(&[("ingest", &ingest), ("processor", &processor), ("odds", &odds)]);
+    if is_killed {
+        postgres.kill().await
+    } else {
+        postgres.stop().await
+    }
+    let since = Instant::now();
+    eprintln!("readiness: {}", until_down(&processor, "processor", "database").await);
+    assert_eq!(readiness(&ingest, "ingest").await.0, 200, "ingest needs no database");
+    let known = follower.last(&events[0]).1;
+    // One that starts meanwhile knows nothing but what the hot copy holds.
+    let late = cluster.start_at_once("odds").await;
+    until_down(&late, "odds", "database").await;
+    for process in [&odds, &late] {
+        let newcomer = Follower::of(process.odds(), events.clone()).await;
+        eventually("a snapshot of every event", async || {
+            let account = newcomer.account();
+            events.iter().all(|event| account.last.get(event).is_some_and(|last| last.1 > 0)).then_some(())
+        })
+        .await;
+        assert!(newcomer.last(&events[0]).1 >= known);
+        newcomer.until_told(&events, 2).await;
+        let (status, odds) = get_json(&format!("http://{}/v1/events/{}/odds", process.odds(), events[0])).await;
+        assert_eq!((status, odds[0]["version"].as_i64() >= Some(known)), (200, true), "{odds}");
+        for list in ["/v1/events".to_owned(), format!("/v1/events/{}/markets/1x2/history", events[0])] {
+            let (status, body) = get_text(&format!("http://{}{list}", process.odds())).await;
+            assert_eq!(status, 503, "{list}: {body}");
+        }
+    }
+    while since.elapsed() < OUTAGE {
+        // Of each event, again and again.
+        follower.until_told(&events, 3).await;
+    }
+    costs.report("PostgreSQL away").await;
+
+    postgres.start().await;
+    let back = Instant::now();
+    until_up(&processor, "processor").await;
+    eprintln!("the processor is ready {:?} after PostgreSQL", back.elapsed());
+    let behind = SteadySupplier::event(0);
+    let version = follower.last(&behind).1;
+    eventually("the store path has caught up", async || {
+        let stored = database.versions(&behind);
+        (stored.last() >= Some(&version)).then_some(())
+    })
+    .await;
+    eprintln!("the history has caught up {:?} after PostgreSQL", back.elapsed());
+    let last = fall_silent(&cluster, &follower).await;
+    until_stored(&database, &last).await;
+    until_up(&odds, "odds").await;
+    until_up(&late, "odds").await;
+    assert_eq!(cluster.supplier.connections(), 1, "the supplier was never held back");
+    costs.report("PostgreSQL back").await;
+}

@@ -1,0 +1,201 @@
+//! The topic is deleted and made again, and Redis is flushed, while everything runs.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::AdminOptions;
+
+use super::outage::{Follower, eventually, fall_silent};
+use crate::support::{Cluster, Database, ServerProcess, SteadySupplier, get_json, kafka_admin};
+
+const EVENTS: usize = 20;
+
+#[actix_web::test]
+#[ignore = "needs the real engines: make test"]
+async fn numbers_do_not_go_back_when_the_topic_is_made_again_and_redis_is_flushed() {
+    anew(1).await;
+}
+
+#[actix_web::test]
+#[ignore = "needs the real engines: make test"]
+async fn numbers_do_not_go_back_with_two_processors_either() {
+    anew(2).await;
+}
+
+async fn anew(processors: usize) {
+    let cluster = Cluster::new(EVENTS, &[]).await;
+    let database = Database::of(&cluster.folder);
+    let events: Vec<String> = cluster.supplier.events().collect();
+    let mut running = start(&cluster, processors).await;
+    cluster.supplier.send_at(400);
+    let broadcasts = Broadcasts::of(&cluster);
+    let stayed = Follower::of(running[0].odds(), events.clone()).await;
+    stayed.until_told(&events, 30).await;
+    // The other way round, too: what is flushed and what is deleted first makes a difference.
+    for round in 0..2 {
+        let before: Vec<_> = events.iter().map(|event| stayed.last(event)).collect();
+        let since = Instant::now();
+        if round == 0 {
+            delete_topic(&cluster).await;
+            flush(&cluster);
+        } else {
+            flush(&cluster);
+            delete_topic(&cluster).await;
+        }
+        eprintln!("round {round}: deleted and flushed in {:?}", since.elapsed());
+        stayed.until_told(&events, 20).await;
+        eprintln!("round {round}: prices of every event flow {:?} after the topic was deleted", since.elapsed());
+        check_new(&cluster, &running[0], &before, &stayed).await;
+    }
+    let last = fall_silent(&cluster, &stayed).await;
+    broadcasts.check();
+    let lost = until_followed(&database, &last).await;
+    eprintln!("{lost} of {} versions went with the old topics", last.iter().sum::<i64>());
+
+    let before: Vec<_> = events.iter().map(|event| stayed.last(event)).collect();
+    stayed.check();
+    drop(stayed);
+    for process in &mut running {
+        process.signal("TERM").await;
+        assert!(process.ended().await.success());
+    }
+    let running = start(&cluster, processors).await;
+    let after = Follower::of(running[0].odds(), events.clone()).await;
+    after.until_at(&last).await;
+    for (event, (seq, _)) in events.iter().zip(&before) {
+        assert!(after.last(event).0 >= *seq, "{event}: {seq} before the restart, then {:?}", after.last(event));
+    }
+    cluster.supplier.send_at(400);
+    after.until_told(&events, 20).await;
+    check_new(&cluster, &running[0], &before, &after).await;
+    let last = fall_silent(&cluster, &after).await;
+    assert_eq!(until_followed(&database, &last).await, lost, "nothing more is lost");
+    broadcasts.check();
+}
+
+/// `odds` first, then as many processors, then `ingest`: all at once, whoever has to wait for whom.
+async fn start(cluster: &Cluster, processors: usize) -> Vec<ServerProcess> {
+    let mut running = vec![cluster.start_at_once("odds").await];
+    for _ in 0..processors {
+        running.push(cluster.start_at_once("processor").await);
+    }
+    running.push(cluster.start_at_once("ingest").await);
+    for process in &running {
+        process.until_ready().await;
+    }
+    running
+}
+
+async fn delete_topic(cluster: &Cluster) {
+    let sandbox = cluster.folder.sandbox();
+    let topic = sandbox.value("KAFKA_TOPIC_ODDS").unwrap();
+    let admin = kafka_admin(sandbox.value("KAFKA_BROKERS").unwrap());
+    let deleted = admin.delete_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+}
+
+fn flush(cluster: &Cluster) {
+    let url = cluster.folder.sandbox().value("REDIS_URL").unwrap();
+    let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+    let () = redis::cmd("FLUSHDB").query(&mut connection).unwrap();
+}
+
+/// Whoever comes new, over a socket, by REST or to a process that starts just now, is shown no number and no version
+/// below what was told before.
+async fn check_new(cluster: &Cluster, odds: &ServerProcess, before: &[(u64, i64)], stayed: &Follower) {
+    let events: Vec<String> = cluster.supplier.events().collect();
+    let fresh = cluster.start("odds").await;
+    for process in [odds, &fresh] {
+        let newcomer = Follower::of(process.odds(), events.clone()).await;
+        newcomer.until_told(&events, 2).await;
+        for (event, (seq, version)) in events.iter().zip(before) {
+            let (status, odds) = get_json(&format!("http://{}/v1/events/{event}/odds", process.odds())).await;
+            assert_eq!(status, 200, "{odds}");
+            let now = (odds[0]["seq"].as_u64().unwrap(), odds[0]["version"].as_i64().unwrap());
+            assert!(now.0 >= *seq && now.1 >= *version, "{event}: ({seq}, {version}) before, {now:?} by REST");
+            let now = newcomer.last(event);
+            assert!(now.0 >= *seq && now.1 >= *version, "{event}: ({seq}, {version}) before, {now:?} told");
+        }
+    }
+    stayed.check();
+}
+
+/// Waits until the history of each event ends at the last version; gives how many versions it has not.
+async fn until_followed(database: &Database, last: &[i64]) -> i64 {
+    let mut missing = 0;
+    for (number, last) in last.iter().enumerate() {
+        let event = SteadySupplier::event(number);
+        let versions = eventually(&format!("version {last} of {event}"), async || {
+            let versions = database.versions(&event);
+            (versions.last() == Some(last)).then_some(versions)
+        })
+        .await;
+        assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "{event}: {versions:?}");
+        missing += last - versions.len() as i64;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    missing
+}
+
+/// What is told between the processes, with the numbers that every odds instance shows.
+struct Broadcasts {
+    told: Arc<Mutex<Told>>,
+    stop: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct Told {
+    count: usize,
+    last: HashMap<String, u64>,
+    faults: Vec<String>,
+}
+
+impl Broadcasts {
+    fn of(cluster: &Cluster) -> Broadcasts {
+        let sandbox = cluster.folder.sandbox();
+        let client = redis::Client::open(sandbox.value("REDIS_URL").unwrap()).unwrap();
+        let channel = sandbox.value("REDIS_PUBSUB_CHANNEL").unwrap().to_owned();
+        let broadcasts = Broadcasts { told: Arc::default(), stop: Arc::default() };
+        let (told, stop) = (broadcasts.told.clone(), broadcasts.stop.clone());
+        let mut connection = client.get_connection().unwrap();
+        std::thread::spawn(move || {
+            connection.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            let mut listening = connection.as_pubsub();
+            listening.subscribe(&channel).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(message) = listening.get_message() else { continue };
+                told.lock().unwrap().take(&serde_json::from_slice(message.get_payload_bytes()).unwrap());
+            }
+        });
+        broadcasts
+    }
+
+    /// Fails where a number was told that is no larger than one before it.
+    fn check(&self) {
+        let told = self.told.lock().unwrap();
+        assert!(told.count > 0);
+        assert!(told.faults.is_empty(), "{} faults, the first: {}", told.faults.len(), told.faults[0]);
+    }
+}
+
+impl Told {
+    fn take(&mut self, message: &serde_json::Value) {
+        self.count += 1;
+        let event = message["eventId"].as_str().unwrap().to_owned();
+        let seq = message["seq"].as_u64().unwrap();
+        let last = self.last.entry(event).or_default();
+        // What is known may be told again; an older number must not.
+        if seq < *last {
+            self.faults.push(format!("seq {last}, then {message}"));
+        }
+        *last = seq;
+    }
+}
+
+impl Drop for Broadcasts {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
