@@ -6,6 +6,7 @@
 mod betfair;
 mod clients;
 mod operation;
+mod original;
 mod pipeline;
 mod process;
 mod rest;

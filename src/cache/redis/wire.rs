@@ -153,6 +153,19 @@ mod tests {
         assert_eq!(read_broadcast(ours.as_bytes()).unwrap().seq, Some(42));
     }
 
+    /// Captured from the original's processor; the README beside them says how.
+    #[test]
+    fn reads_what_the_originals_processor_wrote() {
+        let told = read_broadcast(include_bytes!("../../../tests/data/original/redis-broadcast.json")).unwrap();
+        let event = EventId::new("MATCH_002").unwrap();
+        let kept = include_bytes!("../../../tests/data/original/redis-odds-current.json");
+        let kept = read_current(&event, kept).unwrap();
+        assert_eq!((told.seq, &told.update), (None, &kept.update));
+        // The time of the change in milliseconds: the same number in every process, and a later change has a larger one.
+        assert_eq!(kept.seq, 1_795_392_219_563);
+        assert_eq!(kept.update.price_of("home").map(|price| price.thousandths()), Some(2_345));
+    }
+
     #[test]
     fn what_contradicts_itself_is_refused() {
         assert!(read_broadcast(ORIGINAL.replacen("MATCH_001", "MATCH_002", 1).as_bytes()).is_err());

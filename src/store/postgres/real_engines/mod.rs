@@ -292,6 +292,28 @@ fn a_database_that_only_reads_is_unavailable_for_writes_and_says_so() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
+fn a_database_with_the_originals_tables_is_named_and_left_alone() {
+    let database = Database::new();
+    execute(
+        &mut database.connection(),
+        "CREATE TABLE odds_current (event_id TEXT PRIMARY KEY, home_team TEXT NOT NULL, away_team TEXT NOT NULL, \
+         market TEXT NOT NULL, home_odd NUMERIC(8,3) NOT NULL, draw_odd NUMERIC(8,3) NOT NULL, \
+         away_odd NUMERIC(8,3) NOT NULL, version INT NOT NULL, updated_at TIMESTAMPTZ NOT NULL)",
+    );
+    let store = database.store();
+    let reader = PgStore::reader(&database.address(), &PgOptions::default()).unwrap();
+    for refused in [store.migrate(), store.ping(), reader.ping()] {
+        let error = refused.unwrap_err();
+        assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("of another program")), "{error}");
+    }
+    // Nothing of ours was made beside it.
+    execute(&mut database.connection(), "DROP TABLE odds_current");
+    store.migrate().unwrap();
+    store.ping().unwrap();
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
 fn a_reader_reads_waits_for_the_tables_and_writes_nothing() {
     let database = Database::new();
     let reader = PgStore::reader(&database.address(), &PgOptions::default()).unwrap();

@@ -1,0 +1,170 @@
+//! What the original's programs wrote (`tests/data/original`, captured from them) is read by ours, and what ours write
+//! is read as the original reads it. Its structs stand here field by field; like Go's decoder they pass over what they
+//! do not know.
+
+use pretty_assertions::assert_eq;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sports_bet_platform::config::settings::Role;
+use sports_bet_platform::domain::protocol::{ClientMessage, pong_message};
+use sports_bet_platform::domain::update::OddsUpdate;
+
+use crate::support::{FakeSupplier, TestPlatform, get_text};
+
+const FRAME: &str = include_str!("../data/original/supplier-frame.json");
+const RECORD: &str = include_str!("../data/original/kafka-record.json");
+const HEALTH_CHECK: &str = include_str!("../data/original/kafka-health-check.json");
+const WS_UPDATE: &str = include_str!("../data/original/ws-update.json");
+const WS_PONG: &str = include_str!("../data/original/ws-pong.json");
+const REST_EVENTS: &str = include_str!("../data/original/rest-events.json");
+const REST_MARKETS: &str = include_str!("../data/original/rest-markets.json");
+const REST_ODDS: &str = include_str!("../data/original/rest-odds.json");
+
+/// `events.OddsUpdate` of the original.
+#[derive(Debug, Deserialize, PartialEq)]
+struct TheirUpdate {
+    event_id: String,
+    home_team: String,
+    away_team: String,
+    market: String,
+    odds: TheirOdds,
+    updated_at: String,
+    source: String,
+    version: i64,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct TheirOdds {
+    home: f64,
+    draw: f64,
+    away: f64,
+}
+
+/// `ws.OddsUpdate`, and the processor's `pubsub.WSUpdate`.
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct TheirPush {
+    event_id: String,
+    payload: TheirUpdate,
+}
+
+/// `dto.Event`.
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct TheirEvent {
+    event_id: String,
+    home_team: String,
+    away_team: String,
+}
+
+/// `dto.Market`.
+#[derive(Debug, Deserialize, PartialEq)]
+struct TheirMarket {
+    market: String,
+}
+
+/// `dto.Odds`.
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct TheirRow {
+    event_id: String,
+    market: String,
+    home_odd: f64,
+    draw_odd: f64,
+    away_odd: f64,
+    version: i64,
+    updated_at: String,
+}
+
+fn theirs<T: DeserializeOwned>(json: &str) -> T {
+    serde_json::from_str(json).unwrap_or_else(|error| panic!("the original cannot read this ({error}): {json}"))
+}
+
+/// As ours passes an update on: prices to the thousandth, times to the microsecond.
+fn as_passed_on(mut update: TheirUpdate) -> TheirUpdate {
+    let rounded = |price: f64| (price * 1_000.0).round() / 1_000.0;
+    let TheirOdds { home, draw, away } = update.odds;
+    update.odds = TheirOdds { home: rounded(home), draw: rounded(draw), away: rounded(away) };
+    let (second, fraction) = update.updated_at.trim_end_matches('Z').split_once('.').unwrap();
+    update.updated_at = format!("{second}.{}Z", &fraction[..6]);
+    update
+}
+
+#[test]
+fn its_frame_and_its_record_are_read_and_written_on_for_it() {
+    assert_eq!(FRAME, RECORD, "its ingest passes on what its simulator sent");
+    let update = OddsUpdate::from_json(RECORD.as_bytes()).unwrap();
+    insta::assert_snapshot!(update.to_json(), @r#"{"event_id":"MATCH_002","home_team":"Grêmio","away_team":"Internacional","market":"1x2","odds":{"home":2.345,"draw":4.282,"away":2.751},"selections":[{"id":"home","name":"Grêmio","price":2.345,"status":"active"},{"id":"draw","name":"Draw","price":4.282,"status":"active"},{"id":"away","name":"Internacional","price":2.751,"status":"active"}],"status":"open","updated_at":"2026-11-23T00:03:39.563529Z","source":"supplier-simulator","version":3}"#);
+    assert_eq!(theirs::<TheirUpdate>(&update.to_json()), as_passed_on(theirs(RECORD)));
+}
+
+#[test]
+fn its_health_check_is_no_update() {
+    assert_eq!(OddsUpdate::from_json(HEALTH_CHECK.as_bytes()).unwrap_err().reason(), "malformed");
+}
+
+#[test]
+fn what_its_documents_tell_clients_to_send_is_understood() {
+    let subscribe = ClientMessage::parse(r#"{ "type": "subscribe", "eventId": "MATCH_002" }"#).unwrap();
+    assert!(matches!(subscribe, ClientMessage::Subscribe(event) if event.as_str() == "MATCH_002"));
+    // Go's own clients write every field of the struct, also where it is empty.
+    assert_eq!(ClientMessage::parse(r#"{"type":"ping","eventId":""}"#).unwrap(), ClientMessage::Ping);
+    assert_eq!(pong_message().trim(), WS_PONG.trim());
+}
+
+#[actix_web::test]
+async fn its_clients_are_told_by_ours_what_its_own_odds_service_tells_them() {
+    let supplier = FakeSupplier::start().await;
+    let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
+    let mut link = supplier.accept().await;
+    let mut client = platform.subscriber("MATCH_002").await;
+    link.send(FRAME).await;
+    let told = client.next_of("update").await.to_string();
+    let TheirPush { event_id, payload } = theirs(WS_UPDATE);
+    assert_eq!(theirs::<TheirPush>(&told), TheirPush { event_id, payload: as_passed_on(payload) });
+
+    platform.until_metric(Role::Processor, "odds_proc_db_writes_total", |written| written >= 1.0).await;
+    let body = async |path: &str| {
+        let (status, body) = get_text(&platform.url(path)).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    };
+    let events: Vec<TheirEvent> = theirs(&body("/v1/events").await);
+    assert!(theirs::<Vec<TheirEvent>>(REST_EVENTS).contains(&events[0]), "{events:?}");
+    let markets: Vec<TheirMarket> = theirs(&body("/v1/events/MATCH_002/markets").await);
+    assert_eq!(markets, theirs::<Vec<TheirMarket>>(REST_MARKETS));
+    let mut odds: Vec<TheirRow> = theirs(&body("/v1/events/MATCH_002/odds").await);
+    // The original cuts the time to the second.
+    assert_eq!(odds[0].updated_at, "2026-11-23T00:03:39.563529Z");
+    odds[0].updated_at = "2026-11-23T00:03:39Z".to_owned();
+    assert_eq!(odds, theirs::<Vec<TheirRow>>(REST_ODDS));
+    platform.stop().await;
+}
+
+/// Names that the original's dashboards, alerts and scripts know.
+#[actix_web::test]
+async fn its_metrics_are_there_by_name() {
+    let platform = TestPlatform::start(&[]).await;
+    let text = async |role| get_text(&format!("http://{}/metrics", platform.health(role))).await.1;
+    let (processor, simulator) = (text(Role::Processor).await, text(Role::Simulator).await);
+    for (page, name, kind) in [
+        (&processor, "odds_proc_messages_consumed_total", "counter"),
+        (&processor, "odds_proc_cache_sets_total", "counter"),
+        (&processor, "odds_proc_db_writes_total", "counter"),
+        (&processor, "odds_proc_errors_total", "counter"),
+        (&simulator, "supplier_ws_connections", "gauge"),
+        (&simulator, "supplier_ws_messages_sent_total", "counter"),
+    ] {
+        assert!(page.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
+    }
+    assert!(processor.contains("odds_proc_errors_total{stage=\"decode\"}"), "the label of the original, and its stage");
+    platform.stop().await;
+}
+
+#[test]
+fn the_captured_bytes_are_whole() {
+    for json in [FRAME, RECORD, HEALTH_CHECK, WS_UPDATE, WS_PONG, REST_EVENTS, REST_MARKETS, REST_ODDS] {
+        serde_json::from_str::<Value>(json).unwrap();
+    }
+}
