@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::feed_state::FeedState;
 use super::messages::{ApplyBroadcasts, ApplyError, FeedChanged, ReloadBooks};
 use crate::cache::{Broadcast, Broadcasts, Heard};
+use crate::domain::ids::EventId;
 use crate::domain::protocol::FeedStatus;
 use crate::metrics::OddsMetrics;
 
@@ -129,7 +130,7 @@ impl BroadcastListener {
             Heard::Listening => {
                 self.turn += 1;
                 self.is_listening = true;
-                self.reload(context);
+                self.reload(None, context);
                 // What is told meanwhile comes to each book behind the order to read again.
                 self.listen(context);
             }
@@ -143,7 +144,7 @@ impl BroadcastListener {
         }
         let was_silent = self.heard.replace(Instant::now()).is_none();
         match self.books {
-            Books::Behind => self.reload(context),
+            Books::Behind => self.reload(None, context),
             Books::Read if was_silent => self.live(context),
             Books::Read | Books::Reading => {}
         }
@@ -179,28 +180,36 @@ impl BroadcastListener {
         context.spawn(telling.into_actor(self).map(|(), listener, context| listener.listen(context)));
     }
 
-    /// Has every book read again. When all have told what they missed, and a processor is heard, the feed is live.
-    fn reload(&mut self, context: &mut Context<Self>) {
+    /// Has these books, or all, read again. When all have told what they missed, and a processor is heard, the feed is live.
+    fn reload(&mut self, which: Option<Vec<EventId>>, context: &mut Context<Self>) {
         self.books = Books::Reading;
         let turn = self.turn;
-        let reloading = self.edges.reload.send(ReloadBooks);
+        let reloading = self.edges.reload.send(ReloadBooks(which.clone()));
         context.spawn(reloading.into_actor(self).map(move |reloaded, listener, context| {
             if listener.turn != turn {
                 return;
             }
-            match reloaded.map_err(|error| ApplyError::RouterEnded(error.to_string())).and_then(|reloaded| reloaded) {
-                Ok(()) => {
+            let (behind, why) = match reloaded {
+                Ok(behind) => {
+                    let first = behind.first().cloned();
+                    (Some(behind), first.map(|first| ApplyError::NotLoaded(first).to_string()))
+                }
+                // Not known which: the same again.
+                Err(error) => (which, Some(ApplyError::RouterEnded(error.to_string()).to_string())),
+            };
+            match why {
+                None => {
                     listener.books = Books::Read;
                     match listener.heard {
                         Some(_) => listener.live(context),
                         None => listener.state.set_lost("no processor has been heard yet"),
                     }
                 }
-                Err(error) => {
-                    listener.state.set_lost(&error.to_string());
+                Some(why) => {
+                    listener.state.set_lost(&why);
                     context.run_later(RELOAD_DELAY, move |listener, context| {
                         if listener.turn == turn {
-                            listener.reload(context);
+                            listener.reload(behind, context);
                         }
                     });
                 }
@@ -290,16 +299,16 @@ mod tests {
     }
 
     impl Handler<ReloadBooks> for Probe {
-        type Result = ResponseFuture<Result<(), ApplyError>>;
+        type Result = ResponseFuture<Vec<EventId>>;
 
-        fn handle(&mut self, _: ReloadBooks, _: &mut Context<Self>) -> Self::Result {
-            self.say("reload");
+        fn handle(&mut self, ReloadBooks(which): ReloadBooks, _: &mut Context<Self>) -> Self::Result {
+            self.say(which.map_or("reload".to_owned(), |which| format!("reload {}", which.len())));
             let (fails, hangs) = (self.reload_fails.load(Ordering::SeqCst), self.reload_hangs.clone());
             Box::pin(async move {
                 while hangs.load(Ordering::SeqCst) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                if fails { Err(ApplyError::RouterEnded("test".to_owned())) } else { Ok(()) }
+                if fails { vec![EventId::new("E").unwrap()] } else { Vec::new() }
             })
         }
     }
@@ -438,12 +447,13 @@ mod tests {
         bench.probe.reload_fails.store(true, Ordering::SeqCst);
         bench.say.send(Heard::Listening).unwrap();
         bench.say.send(Heard::Alive).unwrap();
-        bench.until_told(&["Stale", "reload", "reload"]).await;
+        bench.until_told(&["Stale", "reload", "reload 1"]).await;
         assert!(!bench.state.is_live());
         bench.probe.reload_fails.store(false, Ordering::SeqCst);
-        bench.until_told(&["Stale", "reload", "reload", "reload", "Live"]).await;
+        bench.until_told(&["Stale", "reload", "reload 1", "reload 1", "Live"]).await;
         bench.probe.apply_fails_once.store(true, Ordering::SeqCst);
         bench.say.send(changes()).unwrap();
-        bench.until_told(&["Stale", "reload", "reload", "reload", "Live", "apply 1", "apply 1"]).await;
+        let told = ["Stale", "reload", "reload 1", "reload 1", "Live", "apply 1", "apply 1"];
+        bench.until_told(&told).await;
     }
 }
