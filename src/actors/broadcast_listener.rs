@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use log::{error, info, warn};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::feed_state::FeedState;
 use super::messages::{ApplyBroadcasts, ApplyError, FeedChanged, ReloadBooks};
@@ -108,9 +108,13 @@ impl BroadcastListener {
             Heard::Changes(changes) => {
                 self.metrics.broadcasts.inc_by(changes.len() as u64);
                 self.sign_of_life(context);
-                let applying = apply(self.edges.clone(), changes).into_actor(self);
+                let applying = apply(self.edges.clone(), changes, self.stale_after).into_actor(self);
                 // The next is heard when these are told to everyone.
-                context.spawn(applying.map(|(), listener, context| listener.listen(context)));
+                context.spawn(applying.map(|applied, listener, context| match applied {
+                    Ok(()) => listener.listen(context),
+                    // The next sign of life has the books read what they did not take.
+                    Err(why) => listener.lose(&why, context),
+                }));
             }
             Heard::Alive => {
                 self.sign_of_life(context);
@@ -218,15 +222,20 @@ impl BroadcastListener {
     }
 }
 
-/// Applies changes; answered when the books have told everyone.
-async fn apply(edges: Arc<ListenerEdges>, changes: Vec<Broadcast>) {
+/// Applies changes; answered when the books have told everyone, or why they have not.
+async fn apply(edges: Arc<ListenerEdges>, changes: Vec<Broadcast>, limit: Duration) -> Result<(), String> {
+    let mut why = String::new();
     for _ in 0..TRIES {
-        match edges.apply.send(ApplyBroadcasts(changes.clone())).await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => warn!("broadcasts are applied again: {error}"),
-            Err(error) => return warn!("the book router does not answer: {error}"),
-        }
+        why = match timeout(limit, edges.apply.send(ApplyBroadcasts(changes.clone()))).await {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(error)) => return Err(format!("the book router does not answer: {error}")),
+            // They have them, and may take them yet.
+            Err(_) => return Err(format!("the books took no change for {}", humantime::format_duration(limit))),
+        };
+        warn!("broadcasts are not applied: {why}");
     }
+    Err(why)
 }
 
 impl Actor for BroadcastListener {
@@ -244,7 +253,7 @@ impl Actor for BroadcastListener {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
@@ -275,7 +284,7 @@ mod tests {
         told: Arc<Mutex<Vec<String>>>,
         reload_fails: Arc<AtomicBool>,
         reload_hangs: Arc<AtomicBool>,
-        apply_fails_once: Arc<AtomicBool>,
+        apply_fails: Arc<AtomicUsize>,
     }
 
     impl Probe {
@@ -294,7 +303,9 @@ mod tests {
         fn handle(&mut self, message: ApplyBroadcasts, _: &mut Context<Self>) -> Self::Result {
             let event = message.0[0].update.event_id.clone();
             self.say(format!("apply {}", message.0.len()));
-            if self.apply_fails_once.swap(false, Ordering::SeqCst) { Err(ApplyError::BookEnded(event)) } else { Ok(()) }
+            let left = self.apply_fails.load(Ordering::SeqCst);
+            self.apply_fails.store(left.saturating_sub(1), Ordering::SeqCst);
+            if left > 0 { Err(ApplyError::BookEnded(event)) } else { Ok(()) }
         }
     }
 
@@ -427,6 +438,21 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn changes_that_no_try_applies_make_the_feed_stale_until_the_books_have_read_again() {
+        let bench = bench();
+        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(Heard::Alive).unwrap();
+        bench.until_told(&["Stale", "reload", "Live"]).await;
+        bench.probe.apply_fails.store(TRIES, Ordering::SeqCst);
+        bench.say.send(changes()).unwrap();
+        bench.until_told(&["Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale"]).await;
+        assert_eq!(bench.state.problem().unwrap(), "the book of `MATCH_001` ended in the middle");
+        bench.say.send(Heard::Alive).unwrap();
+        let told = ["Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale", "reload", "Live"];
+        bench.until_told(&told).await;
+    }
+
+    #[actix_web::test]
     async fn a_reload_that_ends_after_the_next_loss_does_not_say_live() {
         let bench = bench();
         bench.probe.reload_hangs.store(true, Ordering::SeqCst);
@@ -451,7 +477,7 @@ mod tests {
         assert!(!bench.state.is_live());
         bench.probe.reload_fails.store(false, Ordering::SeqCst);
         bench.until_told(&["Stale", "reload", "reload 1", "reload 1", "Live"]).await;
-        bench.probe.apply_fails_once.store(true, Ordering::SeqCst);
+        bench.probe.apply_fails.store(1, Ordering::SeqCst);
         bench.say.send(changes()).unwrap();
         let told = ["Stale", "reload", "reload 1", "reload 1", "Live", "apply 1", "apply 1"];
         bench.until_told(&told).await;
