@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream;
 use log::warn;
 use tokio::time::Instant;
 
-use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, LetGo, ReloadBooks};
+use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, LetGo, ReloadBook, ReloadBooks};
 use super::odds_book::{BookEdges, OddsBook};
 use crate::domain::book::{MarketState, Snapshot};
 use crate::domain::ids::EventId;
@@ -18,6 +20,9 @@ use crate::domain::ids::EventId;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Messages that may wait for one book before whoever sends the next one waits.
 const BOOK_MAILBOX: usize = 64;
+/// How many books read the cache anew at a time: all of them go over one connection, which answers within a second or is
+/// given up.
+const RELOADS_AT_ONCE: usize = 64;
 
 /// The actor in front of the books.
 pub struct BookRouter {
@@ -139,20 +144,30 @@ impl Handler<ApplyBroadcasts> for BookRouter {
 }
 
 impl Handler<ReloadBooks> for BookRouter {
-    type Result = ResponseActFuture<Self, Result<(), ApplyError>>;
+    type Result = ResponseActFuture<Self, Vec<EventId>>;
 
-    fn handle(&mut self, message: ReloadBooks, _: &mut Context<Self>) -> Self::Result {
-        let sends: Vec<_> = self
-            .books
-            .iter_mut()
-            .map(|(event_id, entry)| {
-                // A reload is no use of the book: an idle one is let go all the same.
-                entry.in_flight += 1;
-                let (send, event_id) = (entry.book.send(message), event_id.clone());
-                async move { (send.await, event_id) }
-            })
-            .collect();
-        Box::pin(join_all(sends).into_actor(self).map(|answers, router, _| router.all_answered(answers)))
+    fn handle(&mut self, ReloadBooks(which): ReloadBooks, _: &mut Context<Self>) -> Self::Result {
+        let which = which.unwrap_or_else(|| self.books.keys().cloned().collect());
+        let mut reloads = Vec::with_capacity(which.len());
+        for event_id in which {
+            // One that is no more reads when it starts anew.
+            let Some(entry) = self.books.get_mut(&event_id) else { continue };
+            // A reload is no use of the book: an idle one is let go all the same.
+            entry.in_flight += 1;
+            let book = entry.book.clone();
+            reloads.push(async move { (book.send(ReloadBook).await, event_id) });
+        }
+        let reloading = stream::iter(reloads).buffer_unordered(RELOADS_AT_ONCE).collect::<Vec<Answered>>();
+        Box::pin(reloading.into_actor(self).map(|answers, router, _| {
+            let mut behind = Vec::new();
+            for (answer, event_id) in answers {
+                router.answered(&event_id, answer.is_err());
+                if !matches!(answer, Ok(Ok(()))) {
+                    behind.push(event_id);
+                }
+            }
+            behind
+        }))
     }
 }
 
@@ -211,10 +226,16 @@ fn by_event<T>(updates: Vec<T>, event_of: impl Fn(&T) -> &EventId) -> HashMap<Ev
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::BoxFuture;
+
     use super::super::testing::{ProbeEdges, probe_edges, probe_edges_with};
     use super::*;
     use crate::cache::embedded::EmbeddedCache;
-    use crate::cache::{Broadcast, OddsCache};
+    use crate::cache::{Broadcast, Broadcasts, CacheError, OddsCache};
+    use crate::domain::book::MarketState;
     use crate::domain::update::PositionedUpdate;
     use crate::domain::update::testing::*;
 
@@ -425,12 +446,73 @@ mod tests {
         cache.write(kept(2, "1x2", 4, 29)).await.unwrap();
         cache.write(kept(2, "btts", 6, 31)).await.unwrap();
         for _ in 0..2 {
-            router.send(ReloadBooks).await.unwrap().unwrap();
+            assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), []);
         }
         let mut all = probe.told.lock().unwrap().clone();
         all.sort();
         assert_eq!(all, [("1x2".to_owned(), 25), ("btts".to_owned(), 31)]);
         assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 25);
+    }
+
+    /// A cache that takes a moment to read, and cannot read the events that are marked.
+    #[derive(Default)]
+    struct SlowCache {
+        reads: AtomicUsize,
+        under_way: AtomicUsize,
+        most: AtomicUsize,
+        unreadable: Mutex<Vec<EventId>>,
+    }
+
+    struct Slow(Arc<SlowCache>);
+
+    impl OddsCache for Slow {
+        fn write(&self, _: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+
+        fn read_book(&self, event_id: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
+            let (cache, event_id) = (self.0.clone(), event_id.clone());
+            Box::pin(async move {
+                cache.reads.fetch_add(1, Ordering::SeqCst);
+                cache.most.fetch_max(cache.under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                cache.under_way.fetch_sub(1, Ordering::SeqCst);
+                if cache.unreadable.lock().unwrap().contains(&event_id) {
+                    return Err(CacheError::Unavailable("test".to_owned()));
+                }
+                Ok(vec![Arc::new(MarketState { update: market_update(event_id.as_str(), "1x2", None, 1, 1), seq: 1 })])
+            })
+        }
+
+        fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+
+        fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+            None
+        }
+    }
+
+    #[actix_web::test]
+    async fn some_books_at_a_time_are_read_anew_and_only_those_that_failed_are_again() {
+        let cache = Arc::new(SlowCache::default());
+        let probe = probe_edges_with(Arc::new(Slow(cache.clone())), true);
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        let count = 8 * RELOADS_AT_ONCE;
+        let batch = (0..count as u32).map(|event| told(event, 1, 1)).collect();
+        router.send(ApplyBroadcasts(batch)).await.unwrap().unwrap();
+        // Each book looks once more soon after its start.
+        until("all books have looked", async || cache.reads.load(Ordering::SeqCst) == 2 * count).await;
+        until("and are done", async || cache.under_way.load(Ordering::SeqCst) == 0).await;
+        cache.most.store(0, Ordering::SeqCst);
+        *cache.unreadable.lock().unwrap() = vec![id(7)];
+        assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), [id(7)]);
+        // Those that have read look once more, beside the next ones.
+        assert!(cache.most.load(Ordering::SeqCst) <= 4 * RELOADS_AT_ONCE);
+        cache.unreadable.lock().unwrap().clear();
+        until("they have looked", async || cache.reads.load(Ordering::SeqCst) >= 4 * count - 1).await;
+        assert_eq!(router.send(ReloadBooks(Some(vec![id(7), id(9_999)]))).await.unwrap(), []);
+        assert!(cache.reads.load(Ordering::SeqCst) < 4 * count + 10, "not all of them again");
     }
 
     #[actix_web::test]
@@ -440,7 +522,7 @@ mod tests {
         cache.write(kept(1, "1x2", 5, 20)).await.unwrap();
         assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 20);
         assert_eq!(router.send(GetSnapshot(id(2))).await.unwrap(), Err(ApplyError::NotLoaded(id(2))));
-        router.send(ReloadBooks).await.unwrap().unwrap();
+        assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), []);
         router.send(ApplyBroadcasts(vec![told(1, 6, 21)])).await.unwrap().unwrap();
         assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 21);
     }

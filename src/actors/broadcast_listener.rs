@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use log::{error, info, warn};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::feed_state::FeedState;
 use super::messages::{ApplyBroadcasts, ApplyError, FeedChanged, ReloadBooks};
 use crate::cache::{Broadcast, Broadcasts, Heard};
+use crate::domain::ids::EventId;
 use crate::domain::protocol::FeedStatus;
 use crate::metrics::OddsMetrics;
 
@@ -107,9 +108,13 @@ impl BroadcastListener {
             Heard::Changes(changes) => {
                 self.metrics.broadcasts.inc_by(changes.len() as u64);
                 self.sign_of_life(context);
-                let applying = apply(self.edges.clone(), changes).into_actor(self);
+                let applying = apply(self.edges.clone(), changes, self.stale_after).into_actor(self);
                 // The next is heard when these are told to everyone.
-                context.spawn(applying.map(|(), listener, context| listener.listen(context)));
+                context.spawn(applying.map(|applied, listener, context| match applied {
+                    Ok(()) => listener.listen(context),
+                    // The next sign of life has the books read what they did not take.
+                    Err(why) => listener.lose(&why, context),
+                }));
             }
             Heard::Alive => {
                 self.sign_of_life(context);
@@ -129,7 +134,7 @@ impl BroadcastListener {
             Heard::Listening => {
                 self.turn += 1;
                 self.is_listening = true;
-                self.reload(context);
+                self.reload(None, context);
                 // What is told meanwhile comes to each book behind the order to read again.
                 self.listen(context);
             }
@@ -143,7 +148,7 @@ impl BroadcastListener {
         }
         let was_silent = self.heard.replace(Instant::now()).is_none();
         match self.books {
-            Books::Behind => self.reload(context),
+            Books::Behind => self.reload(None, context),
             Books::Read if was_silent => self.live(context),
             Books::Read | Books::Reading => {}
         }
@@ -179,28 +184,36 @@ impl BroadcastListener {
         context.spawn(telling.into_actor(self).map(|(), listener, context| listener.listen(context)));
     }
 
-    /// Has every book read again. When all have told what they missed, and a processor is heard, the feed is live.
-    fn reload(&mut self, context: &mut Context<Self>) {
+    /// Has these books, or all, read again. When all have told what they missed, and a processor is heard, the feed is live.
+    fn reload(&mut self, which: Option<Vec<EventId>>, context: &mut Context<Self>) {
         self.books = Books::Reading;
         let turn = self.turn;
-        let reloading = self.edges.reload.send(ReloadBooks);
+        let reloading = self.edges.reload.send(ReloadBooks(which.clone()));
         context.spawn(reloading.into_actor(self).map(move |reloaded, listener, context| {
             if listener.turn != turn {
                 return;
             }
-            match reloaded.map_err(|error| ApplyError::RouterEnded(error.to_string())).and_then(|reloaded| reloaded) {
-                Ok(()) => {
+            let (behind, why) = match reloaded {
+                Ok(behind) => {
+                    let first = behind.first().cloned();
+                    (Some(behind), first.map(|first| ApplyError::NotLoaded(first).to_string()))
+                }
+                // Not known which: the same again.
+                Err(error) => (which, Some(ApplyError::RouterEnded(error.to_string()).to_string())),
+            };
+            match why {
+                None => {
                     listener.books = Books::Read;
                     match listener.heard {
                         Some(_) => listener.live(context),
                         None => listener.state.set_lost("no processor has been heard yet"),
                     }
                 }
-                Err(error) => {
-                    listener.state.set_lost(&error.to_string());
+                Some(why) => {
+                    listener.state.set_lost(&why);
                     context.run_later(RELOAD_DELAY, move |listener, context| {
                         if listener.turn == turn {
-                            listener.reload(context);
+                            listener.reload(behind, context);
                         }
                     });
                 }
@@ -209,15 +222,20 @@ impl BroadcastListener {
     }
 }
 
-/// Applies changes; answered when the books have told everyone.
-async fn apply(edges: Arc<ListenerEdges>, changes: Vec<Broadcast>) {
+/// Applies changes; answered when the books have told everyone, or why they have not.
+async fn apply(edges: Arc<ListenerEdges>, changes: Vec<Broadcast>, limit: Duration) -> Result<(), String> {
+    let mut why = String::new();
     for _ in 0..TRIES {
-        match edges.apply.send(ApplyBroadcasts(changes.clone())).await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => warn!("broadcasts are applied again: {error}"),
-            Err(error) => return warn!("the book router does not answer: {error}"),
-        }
+        why = match timeout(limit, edges.apply.send(ApplyBroadcasts(changes.clone()))).await {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(error)) => return Err(format!("the book router does not answer: {error}")),
+            // They have them, and may take them yet.
+            Err(_) => return Err(format!("the books took no change for {}", humantime::format_duration(limit))),
+        };
+        warn!("broadcasts are not applied: {why}");
     }
+    Err(why)
 }
 
 impl Actor for BroadcastListener {
@@ -235,7 +253,7 @@ impl Actor for BroadcastListener {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
@@ -266,7 +284,7 @@ mod tests {
         told: Arc<Mutex<Vec<String>>>,
         reload_fails: Arc<AtomicBool>,
         reload_hangs: Arc<AtomicBool>,
-        apply_fails_once: Arc<AtomicBool>,
+        apply_fails: Arc<AtomicUsize>,
     }
 
     impl Probe {
@@ -285,21 +303,23 @@ mod tests {
         fn handle(&mut self, message: ApplyBroadcasts, _: &mut Context<Self>) -> Self::Result {
             let event = message.0[0].update.event_id.clone();
             self.say(format!("apply {}", message.0.len()));
-            if self.apply_fails_once.swap(false, Ordering::SeqCst) { Err(ApplyError::BookEnded(event)) } else { Ok(()) }
+            let left = self.apply_fails.load(Ordering::SeqCst);
+            self.apply_fails.store(left.saturating_sub(1), Ordering::SeqCst);
+            if left > 0 { Err(ApplyError::BookEnded(event)) } else { Ok(()) }
         }
     }
 
     impl Handler<ReloadBooks> for Probe {
-        type Result = ResponseFuture<Result<(), ApplyError>>;
+        type Result = ResponseFuture<Vec<EventId>>;
 
-        fn handle(&mut self, _: ReloadBooks, _: &mut Context<Self>) -> Self::Result {
-            self.say("reload");
+        fn handle(&mut self, ReloadBooks(which): ReloadBooks, _: &mut Context<Self>) -> Self::Result {
+            self.say(which.map_or("reload".to_owned(), |which| format!("reload {}", which.len())));
             let (fails, hangs) = (self.reload_fails.load(Ordering::SeqCst), self.reload_hangs.clone());
             Box::pin(async move {
                 while hangs.load(Ordering::SeqCst) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                if fails { Err(ApplyError::RouterEnded("test".to_owned())) } else { Ok(()) }
+                if fails { vec![EventId::new("E").unwrap()] } else { Vec::new() }
             })
         }
     }
@@ -418,6 +438,21 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn changes_that_no_try_applies_make_the_feed_stale_until_the_books_have_read_again() {
+        let bench = bench();
+        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(Heard::Alive).unwrap();
+        bench.until_told(&["Stale", "reload", "Live"]).await;
+        bench.probe.apply_fails.store(TRIES, Ordering::SeqCst);
+        bench.say.send(changes()).unwrap();
+        bench.until_told(&["Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale"]).await;
+        assert_eq!(bench.state.problem().unwrap(), "the book of `MATCH_001` ended in the middle");
+        bench.say.send(Heard::Alive).unwrap();
+        let told = ["Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale", "reload", "Live"];
+        bench.until_told(&told).await;
+    }
+
+    #[actix_web::test]
     async fn a_reload_that_ends_after_the_next_loss_does_not_say_live() {
         let bench = bench();
         bench.probe.reload_hangs.store(true, Ordering::SeqCst);
@@ -438,12 +473,13 @@ mod tests {
         bench.probe.reload_fails.store(true, Ordering::SeqCst);
         bench.say.send(Heard::Listening).unwrap();
         bench.say.send(Heard::Alive).unwrap();
-        bench.until_told(&["Stale", "reload", "reload"]).await;
+        bench.until_told(&["Stale", "reload", "reload 1"]).await;
         assert!(!bench.state.is_live());
         bench.probe.reload_fails.store(false, Ordering::SeqCst);
-        bench.until_told(&["Stale", "reload", "reload", "reload", "Live"]).await;
-        bench.probe.apply_fails_once.store(true, Ordering::SeqCst);
+        bench.until_told(&["Stale", "reload", "reload 1", "reload 1", "Live"]).await;
+        bench.probe.apply_fails.store(1, Ordering::SeqCst);
         bench.say.send(changes()).unwrap();
-        bench.until_told(&["Stale", "reload", "reload", "reload", "Live", "apply 1", "apply 1"]).await;
+        let told = ["Stale", "reload", "reload 1", "reload 1", "Live", "apply 1", "apply 1"];
+        bench.until_told(&told).await;
     }
 }

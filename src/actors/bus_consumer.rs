@@ -23,7 +23,7 @@ use crate::metrics::ProcessorMetrics;
 /// An idle consumer looks up this often, to tell its lag and to see whether it should end.
 const IDLE_LOOK: Duration = Duration::from_millis(100);
 /// Delays between tries of a batch that failed.
-const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(1) };
 /// How long a consumer that stops waits for the cache. What the cache did not take by then is read again by the next one.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
@@ -274,11 +274,16 @@ impl Worker {
         let mut progress = Progress::default();
         let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
         let mut stop = self.stop.clone();
+        let mut said = None;
         while let Err((stage, failure)) = self.work_on(batch, &mut progress, bus_keeps_it).await {
             self.metrics.errors.with_label_values(&[stage]).inc();
             let delay = backoff.next_delay();
             let group = self.settings.group.as_str();
-            error!(group, tries = backoff.failures(); "batch failed, trying again in {delay:?}: {failure}");
+            // Once a cause, however long it lasts.
+            if said.as_ref() != Some(&failure) {
+                error!(group; "batch failed, it is tried again until it is done: {failure}");
+                said = Some(failure);
+            }
             // A stop cuts the wait short, and one more try is made.
             let was_stopping = *stop.borrow();
             if was_stopping && bus_keeps_it {
@@ -291,6 +296,9 @@ impl Worker {
                 }
             };
             let _ = tokio::time::timeout(delay, stopped).await;
+        }
+        if said.is_some() {
+            info!(group = self.settings.group.as_str(), tries = backoff.failures(); "the batch is done after all");
         }
         true
     }

@@ -35,11 +35,16 @@ pub struct ApplyUpdates(pub Vec<PositionedUpdate>);
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ApplyBroadcasts(pub Vec<Broadcast>);
 
-/// The broadcast listener to the router, the router to every book: changes may have been missed; read what is known. What
-/// is new is told before the answer. An error where a book could not read the cache.
+/// The broadcast listener to the router: changes may have been missed; have these books, or all, read what is known. What
+/// is new is told before the answer: the books that could not read the cache.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "Vec<EventId>")]
+pub struct ReloadBooks(pub Option<Vec<EventId>>);
+
+/// The router to a book: read what is known. An error where the cache cannot be read.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "Result<(), ApplyError>")]
-pub struct ReloadBooks;
+pub struct ReloadBook;
 
 /// The broadcast listener to the registry: how the feed stands from now on.
 #[derive(Message, Debug, Clone, Copy)]

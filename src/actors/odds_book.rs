@@ -8,7 +8,7 @@ use log::{debug, info, warn};
 use prometheus::IntGauge;
 use tokio::sync::Semaphore;
 
-use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBooks};
+use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBook};
 use super::store_writer::blocking;
 use crate::cache::OddsCache;
 use crate::domain::book::{Book, MarketState, Rejection, Snapshot};
@@ -328,11 +328,11 @@ impl Handler<ApplyBroadcasts> for OddsBook {
     }
 }
 
-impl Handler<ReloadBooks> for OddsBook {
+impl Handler<ReloadBook> for OddsBook {
     // Atomic: what is told afterwards is applied to what was read.
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
-    fn handle(&mut self, _: ReloadBooks, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, _: ReloadBook, _: &mut Context<Self>) -> Self::Result {
         AtomicResponse::new(Box::pin(self.mirror(Asked::Hot).map(|is_cache_read, book, _| {
             if is_cache_read { Ok(()) } else { Err(ApplyError::NotLoaded(book.event_id.clone())) }
         })))

@@ -144,25 +144,26 @@ impl<O: Outlet> Fanout<O> {
         report
     }
 
-    /// Tells these sessions, or all, how the feed stands. One that is slow is told the last of it, once it takes anything.
+    /// Tells one session, or all, how the feed stands. One that is slow is told the last of it, once it takes anything.
     pub fn announce(&mut self, status: FeedStatus, only: Option<SessionId>, now: Instant) {
         let mut gone = Vec::new();
-        let told = |id: &SessionId| only.is_none_or(|only| only == *id);
-        for (id, entry) in self.sessions.iter_mut().filter(|(id, _)| told(id)) {
+        let mut tell = |id: SessionId, entry: &mut Entry<O>| {
             if entry.stalled_since.is_none() {
                 match entry.outlet.push(Delivery { frames: Arc::new([]), conflated: false, feed: Some(status) }) {
-                    Ok(()) => continue,
-                    Err(PushError::Gone) => {
-                        gone.push(*id);
-                        continue;
-                    }
+                    Ok(()) => return,
+                    Err(PushError::Gone) => return gone.push(id),
                     Err(PushError::Full) => {
                         entry.stalled_since = Some(now);
-                        self.stalled.insert(*id);
+                        self.stalled.insert(id);
                     }
                 }
             }
             entry.pending_feed = Some(status);
+        };
+        match only {
+            // Each session that connects while the feed is stale: not by way of all the others.
+            Some(id) => self.sessions.get_mut(&id).into_iter().for_each(|entry| tell(id, entry)),
+            None => self.sessions.iter_mut().for_each(|(id, entry)| tell(*id, entry)),
         }
         self.forget(&gone);
     }
