@@ -172,7 +172,9 @@ role_metrics! {
         feed_live: IntGauge = "odds_feed_live",
         /// Changes heard from other processes
         broadcasts: IntCounter = "odds_broadcasts_total",
-        /// Times that broadcasts were lost
+        /// Broadcasts that could not be read
+        broadcasts_unreadable: IntCounter = "odds_broadcasts_unreadable_total",
+        /// Times that broadcasts were lost, or no processor was heard
         broadcast_losses: IntCounter = "odds_broadcast_losses_total",
         /// Books of events in memory, where this role keeps its own
         mirror_books: IntGauge = "odds_mirror_books",

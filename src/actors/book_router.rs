@@ -516,6 +516,18 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn a_mirrored_book_that_could_not_read_the_cache_says_that_it_may_be_old_until_it_could() {
+        let cache = Arc::new(SlowCache::default());
+        *cache.unreadable.lock().unwrap() = vec![id(1)];
+        let probe = probe_edges_with(Arc::new(Slow(cache.clone())), true);
+        probe.store.keep(MarketState { update: update(1, 1, 1), seq: 1 });
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        assert!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().is_stale);
+        cache.unreadable.lock().unwrap().clear();
+        until("it could", async || !router.send(GetSnapshot(id(1))).await.unwrap().unwrap().is_stale).await;
+    }
+
+    #[actix_web::test]
     async fn mirrored_books_do_not_wait_for_a_store_that_is_down() {
         let (probe, router, cache) = mirror();
         probe.store.down.store(true, std::sync::atomic::Ordering::SeqCst);

@@ -120,6 +120,10 @@ impl BroadcastListener {
                 self.sign_of_life(context);
                 self.listen(context);
             }
+            Heard::Unreadable(count) => {
+                self.metrics.broadcasts_unreadable.inc_by(count);
+                self.listen(context);
+            }
             Heard::Lost(why) => {
                 self.is_listening = false;
                 self.lose(&why, context);
@@ -409,8 +413,10 @@ mod tests {
         bench.say.send(Heard::Listening).unwrap();
         bench.until_told(&["Stale", "reload"]).await;
         until("it says why", || bench.state.problem().unwrap() == "no processor has been heard yet").await;
+        bench.say.send(Heard::Unreadable(3)).unwrap();
         bench.say.send(Heard::Alive).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
+        assert_eq!(bench.metrics.broadcasts_unreadable.get(), 3);
         for _ in 0..5 {
             tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
             bench.say.send(Heard::Alive).unwrap();

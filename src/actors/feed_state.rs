@@ -14,28 +14,35 @@ pub struct FeedState {
 impl FeedState {
     /// Books that are fed by a bus within their process: always live. `gauge` shows it.
     pub fn in_process(gauge: IntGauge) -> FeedState {
-        gauge.set(1);
-        FeedState { lost: Mutex::new(None), gauge }
+        FeedState::new(gauge, None)
     }
 
     /// Books that are fed by broadcasts: lost until they are heard. `gauge` shows it.
     pub fn not_heard_yet(gauge: IntGauge) -> FeedState {
-        FeedState::lost(gauge, "broadcasts are not heard yet")
+        FeedState::new(gauge, Some("broadcasts are not heard yet"))
     }
 
     /// Books that are fed by a bus that may be away: lost until it answers. `gauge` shows it.
     pub fn not_followed_yet(gauge: IntGauge) -> FeedState {
-        FeedState::lost(gauge, "the bus has not answered yet")
+        FeedState::new(gauge, Some("the bus has not answered yet"))
     }
 
-    fn lost(gauge: IntGauge, why: &str) -> FeedState {
-        gauge.set(0);
-        FeedState { lost: Mutex::new(Some(why.to_owned())), gauge }
+    fn new(gauge: IntGauge, lost: Option<&str>) -> FeedState {
+        let state = FeedState { lost: Mutex::default(), gauge };
+        state.set(lost);
+        state
+    }
+
+    /// The gauge shows what is set here and is never asked.
+    fn set(&self, why: Option<&str>) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        *lost = why.map(str::to_owned);
+        self.gauge.set(i64::from(lost.is_none()));
     }
 
     /// Whether every change arrives.
     pub fn is_live(&self) -> bool {
-        self.gauge.get() == 1
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// What is in the way, for readiness; none while live.
@@ -44,12 +51,10 @@ impl FeedState {
     }
 
     pub(super) fn set_live(&self) {
-        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.gauge.set(1);
+        self.set(None);
     }
 
     pub(super) fn set_lost(&self, why: &str) {
-        self.gauge.set(0);
-        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+        self.set(Some(why));
     }
 }

@@ -184,6 +184,8 @@ pub struct OddsBook {
     known: Vec<Arc<MarketState>>,
     /// Whether the store said what it holds of the event.
     is_loaded: bool,
+    /// Whether a mirrored book could read the cache when it looked last; the store lags behind.
+    is_mirrored: bool,
     /// The next look of a mirrored book at what is known elsewhere.
     next_look: Option<SpawnHandle>,
 }
@@ -198,7 +200,7 @@ impl OddsBook {
     pub fn new(event_id: EventId, edges: Arc<BookEdges>, next_position: Option<u64>) -> OddsBook {
         let before = next_position.filter(|_| edges.first_position.is_some()).unwrap_or(u64::MAX);
         let (book, known) = (Book::new(event_id.clone()), Vec::new());
-        OddsBook { book, event_id, edges, before, known, is_loaded: false, next_look: None }
+        OddsBook { book, event_id, edges, before, known, is_loaded: false, is_mirrored: false, next_look: None }
     }
 
     /// A book that begins with what an earlier one of the event knew, where others know less: a bus that begins anew, a
@@ -263,6 +265,7 @@ impl OddsBook {
         reading.into_actor(self).then(|(known, is_store_asked), book, context| {
             let is_complete = is_store_asked && known.is_cache_read && known.is_store_read;
             book.is_loaded |= is_complete;
+            book.is_mirrored = known.is_cache_read;
             if !is_complete {
                 let delay = if is_store_asked { RELOAD_DELAY } else { Duration::ZERO };
                 book.look_again(delay, context);
@@ -384,7 +387,8 @@ impl Handler<GetSnapshot> for OddsBook {
         if self.book.is_empty() && !self.is_loaded {
             return Err(ApplyError::NotLoaded(self.event_id.clone()));
         }
-        Ok(self.book.snapshot())
+        let is_stale = self.edges.is_mirror && !self.is_mirrored;
+        Ok(Snapshot { is_stale, ..self.book.snapshot() })
     }
 }
 

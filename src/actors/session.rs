@@ -183,7 +183,7 @@ impl Session {
                 Ok(snapshot) => {
                     // Marked by what the client was told, not by what is so: `live` comes behind the changes that were
                     // missed, and they follow this snapshot.
-                    let text = snapshot_message(&snapshot, session.feed == FeedStatus::Stale);
+                    let text = snapshot_message(&snapshot, snapshot.is_stale || session.feed == FeedStatus::Stale);
                     Some(SnapshotFrame { seq: snapshot.seq, text })
                 }
                 Err(error) => {

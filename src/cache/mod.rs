@@ -84,6 +84,8 @@ pub enum Heard {
     Changes(Vec<Broadcast>),
     /// No change, but some instance follows the bus and would tell of one.
     Alive,
+    /// So many changes could not be read, and are passed over.
+    Unreadable(u64),
     /// Nothing can be heard: what is known may be stale from now on. Why, for people.
     Lost(String),
     /// Nothing will be heard any more: the listening has ended in the middle. Why, for people.

@@ -79,6 +79,8 @@ pub struct Snapshot {
     pub seq: u64,
     /// Its markets, ordered by key.
     pub markets: Vec<Arc<MarketState>>,
+    /// Whether it may lack changes that others know of.
+    pub is_stale: bool,
 }
 
 impl Snapshot {
@@ -167,7 +169,8 @@ impl Book {
 
     /// The book as it is now.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { event_id: self.event_id.clone(), seq: self.seq, markets: self.markets.values().cloned().collect() }
+        let markets = self.markets.values().cloned().collect();
+        Snapshot { event_id: self.event_id.clone(), seq: self.seq, markets, is_stale: false }
     }
 }
 

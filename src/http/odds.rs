@@ -191,7 +191,11 @@ async fn known_event(state: &OddsState, id: &str) -> Result<(Snapshot, bool), Ap
     let was_live = state.feed.is_live();
     let asked = state.snapshots.send(GetSnapshot(event_id)).timeout(state.snapshot_timeout).await;
     let snapshot = asked.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
-    if snapshot.markets.is_empty() { Err(not_found()) } else { Ok((snapshot, !(was_live && state.feed.is_live()))) }
+    if snapshot.markets.is_empty() {
+        return Err(not_found());
+    }
+    let is_stale = snapshot.is_stale || !(was_live && state.feed.is_live());
+    Ok((snapshot, is_stale))
 }
 
 fn odds_of(update: &crate::domain::update::OddsUpdate, seq: Option<u64>) -> OddsBody<'_> {

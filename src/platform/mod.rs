@@ -107,8 +107,12 @@ impl Platform {
         let bus = if runs(Role::Ingest) || runs(Role::Processor) { Some(Bus::open(config)?) } else { None };
         if runs(Role::Processor) || runs(Role::Odds) {
             let (stores, claim) = open_stores(config).await?;
-            if claim.is_none() && runs(Role::Processor) {
-                actix::spawn(waiting::migrate(stores.main.clone()));
+            if claim.is_none() {
+                if runs(Role::Processor) {
+                    actix::spawn(waiting::migrate(stores.main.clone()));
+                } else {
+                    actix::spawn(waiting::tell_of(stores.read.clone()));
+                }
             }
             wiring.parts._claim = claim;
             let cache = open_cache(config)?;

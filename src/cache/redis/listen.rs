@@ -166,13 +166,19 @@ impl Ear {
                 return Ok(self.address.unavailable("more broadcasts came than could be taken"));
             }
             let is_closed = pushed.iter().any(|push| push.kind == PushKind::Disconnection);
-            let (mut changes, mut is_alive) = (Vec::new(), false);
+            let (mut changes, mut is_alive, mut unreadable) = (Vec::new(), false, 0);
             for message in pushed.drain(..).filter_map(Msg::from_push_info) {
                 if message.get_channel_name() == self.channel {
-                    changes.extend(self.read(&message));
+                    match self.read(&message) {
+                        Some(change) => changes.push(change),
+                        None => unreadable += 1,
+                    }
                 } else {
                     is_alive = true;
                 }
+            }
+            if unreadable > 0 {
+                tell.send(Heard::Unreadable(unreadable)).await.map_err(|_| Unheard)?;
             }
             // Changes are a sign of life as well.
             if !changes.is_empty() {
