@@ -60,13 +60,7 @@ impl Sandbox {
             ("REDIS_PUBSUB_CHANNEL", name.clone()),
             ("DATABASE_URL", database.to_string()),
         ];
-        let variables: Vec<_> = variables
-            .into_iter()
-            .filter(|v| v.0 == "DATABASE_URL")
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|(variable, value)| (variable.to_owned(), value))
-            .collect();
+        let variables = variables.map(|(variable, value)| (variable.to_owned(), value)).into();
         Sandbox { name, variables }
     }
 
