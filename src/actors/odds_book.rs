@@ -1,7 +1,7 @@
 //! One actor an event: applies updates to its book and tells everyone who listens.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::{debug, warn};
@@ -22,12 +22,23 @@ const READS_AT_ONCE: usize = 4;
 /// A book whose store could not be read tries again after this.
 const RELOAD_DELAY: Duration = Duration::from_secs(1);
 
+/// Every book asks what is away: it is logged this often for all of them.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Where a book that starts takes its state from: the later of the hot copy and the store, market by market.
 pub struct BookSource {
     cache: Arc<dyn OddsCache>,
     store: Arc<dyn Store>,
     reads: Semaphore,
+    passed_over: Mutex<PassedOver>,
     metrics: BookMetrics,
+}
+
+/// What could not be read, and was not logged yet.
+#[derive(Default)]
+struct PassedOver {
+    logged: Option<Instant>,
+    since: u64,
 }
 
 /// What is known of an event.
@@ -42,7 +53,7 @@ struct Known {
 impl BookSource {
     /// Reads from `cache` and `store`.
     pub fn new(cache: Arc<dyn OddsCache>, store: Arc<dyn Store>, metrics: BookMetrics) -> BookSource {
-        BookSource { cache, store, reads: Semaphore::new(READS_AT_ONCE), metrics }
+        BookSource { cache, store, reads: Semaphore::new(READS_AT_ONCE), passed_over: Mutex::default(), metrics }
     }
 
     /// Every state that is known of an event. What cannot be read is passed over: the live path does not wait for a cache
@@ -73,7 +84,14 @@ impl BookSource {
 
     fn passed_over(&self, event_id: &EventId, error: &dyn std::fmt::Display) -> Vec<Arc<MarketState>> {
         self.metrics.hydrate_errors.inc();
-        warn!(event = event_id.as_str(); "book starts without what it could not read: {error}");
+        debug!(event = event_id.as_str(); "book goes on without what it could not read: {error}");
+        let mut passed_over = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        passed_over.since += 1;
+        if passed_over.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            let since = std::mem::take(&mut passed_over.since);
+            passed_over.logged = Some(Instant::now());
+            warn!(event = event_id.as_str(), since; "books go on without what they could not read: {error}");
+        }
         Vec::new()
     }
 }

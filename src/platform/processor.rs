@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::StartError;
-use super::checks::{check_bus, check_cache, check_store};
+use super::checks::{check_bus, check_cache, check_writes};
 use super::engines::Bus;
 use super::odds::OddsSide;
 use super::wiring::{HUB_MAILBOX, Wiring};
@@ -63,6 +63,7 @@ impl Wiring<'_> {
             dead_letters: self.settings.store.dead_letter_retention,
         };
         let writer = StoreWriter::new(store.clone(), retention, metrics.clone());
+        let last_batch = writer.last_batch();
         let writer: Recipient<StoreBatch> = self.start("store writer", &storing, HUB_MAILBOX, writer).recipient();
 
         let work = Work::Books {
@@ -87,7 +88,7 @@ impl Wiring<'_> {
             self.parts.dead_letter_consumer = Some(consumer);
         }
 
-        let checks = vec![check_store(store), check_cache(cache), check_bus(&bus.updates)];
+        let checks = vec![check_writes(store, last_batch), check_cache(cache), check_bus(&bus.updates)];
         self.serve_health(Role::Processor, checks, metrics.registry.clone());
         Ok(router)
     }
