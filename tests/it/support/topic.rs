@@ -71,7 +71,6 @@ impl OddsTopic {
         }
         until(&format!("{group} has committed everything"), async || {
             let committed = consumer.committed_offsets(partitions.clone(), WAIT).unwrap();
-            eprintln!("{ends:?} {committed:?}");
             let is_done = committed.elements().iter().all(|one| {
                 let end = ends[&one.partition()];
                 end == 0 || one.offset() == Offset::Offset(end)
