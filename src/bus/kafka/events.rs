@@ -59,7 +59,8 @@ fn readable(reason: &str) -> String {
 /// What a line tells of a broker that hangs up at the first word, as a port does that speaks TLS. librdkafka says nothing
 /// of it but this.
 fn hung_up(facility: &str, line: &str) -> Option<String> {
-    let is_first_word = facility == "FAIL" && line.contains(": Disconnected") && line.contains("in state APIVERSION_QUERY");
+    let is_first_word =
+        facility == "FAIL" && line.contains(": Disconnected") && line.contains("in state APIVERSION_QUERY");
     is_first_word.then(|| format!("{} (does the port want TLS? see KAFKA_SECURITY_PROTOCOL)", readable(line)))
 }
 

@@ -187,9 +187,7 @@ impl Look {
             kept.tell(state);
         }
         match (&failure, &self.away) {
-            (Some(text), away)
-                if away.as_ref().is_none_or(|(said, at)| said != text && at.elapsed() >= SAY_ANEW) =>
-            {
+            (Some(text), away) if away.as_ref().is_none_or(|(said, at)| said != text && at.elapsed() >= SAY_ANEW) => {
                 warn!(brokers = self.clients.brokers.as_str(); "waiting for Kafka: {text}");
                 self.away = failure.map(|text| (text, Instant::now()));
             }

@@ -56,11 +56,8 @@ impl OddsTopic {
 
     /// Waits until a group has committed everything that the topic holds.
     pub async fn until_done(&self, group: &str) {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &self.brokers)
-            .set("group.id", group)
-            .create()
-            .unwrap();
+        let consumer: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).set("group.id", group).create().unwrap();
         let metadata = consumer.fetch_metadata(Some(&self.name), WAIT).unwrap();
         let mut ends = HashMap::new();
         let mut partitions = TopicPartitionList::new();

@@ -29,7 +29,8 @@ impl Pair {
 
     /// Starts a processor whose groups have this name, and waits until they have done everything.
     async fn process(&self, groups: &str) -> ServerProcess {
-        let (live, store) = (format!("{}-live-{groups}", self.topic.name), format!("{}-store-{groups}", self.topic.name));
+        let (live, store) =
+            (format!("{}-live-{groups}", self.topic.name), format!("{}-store-{groups}", self.topic.name));
         let mut all: Vec<_> =
             self.cluster.variables().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         all.extend([("KAFKA_GROUP_LIVE", live.as_str()), ("KAFKA_GROUP_STORE", &store), ("ROLE", "processor")]);
@@ -152,7 +153,8 @@ fn assert_dead_letters(pair: &Pair, garbage: &Garbage) {
         all.for_each(|one| *counted.entry(one).or_default() += 1);
         counted
     };
-    let record = |record: &sports_bet_platform::bus::Record| (record.record.key.to_vec(), record.record.payload.to_vec());
+    let record =
+        |record: &sports_bet_platform::bus::Record| (record.record.key.to_vec(), record.record.payload.to_vec());
     let wanted = count(&mut garbage.records.iter().map(|(record, _)| record.clone()));
     assert_eq!(count(&mut letters.iter().map(record)), wanted);
 

@@ -6,7 +6,9 @@ mod patience;
 
 use std::process::Stdio;
 
-use crate::support::{Cluster, Database, Gate, OddsTopic, PrivateEngine, ServerProcess, command, original_frame, until, within};
+use crate::support::{
+    Cluster, Database, Gate, OddsTopic, PrivateEngine, ServerProcess, command, original_frame, until, within,
+};
 use patience::{SECRET, Waits};
 
 /// A processor with something to do: an update of each of some events.
@@ -85,9 +87,8 @@ async fn a_database_that_may_only_be_read() {
 
     let waits = Waits { role: "processor", check: "database", says: &["read"], logs: &["read-only transaction"] };
     waits.patiently(&processor).await;
-    work.database().execute(&format!(
-        "BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT"
-    ));
+    work.database()
+        .execute(&format!("BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT"));
     work.database().execute(others);
     waits.no_more(&processor).await;
     work.topic.until_done(work.cluster.folder.sandbox().store_group()).await;
@@ -200,11 +201,8 @@ async fn tls_to_a_redis_that_speaks_none() {
 #[actix_web::test]
 async fn a_login_or_tls_that_kafka_does_not_know() {
     let work = Work::new(&[]).await;
-    let login = [
-        ("KAFKA_SECURITY_PROTOCOL", "sasl_plaintext"),
-        ("KAFKA_SASL_USERNAME", "me"),
-        ("KAFKA_SASL_PASSWORD", SECRET),
-    ];
+    let login =
+        [("KAFKA_SECURITY_PROTOCOL", "sasl_plaintext"), ("KAFKA_SASL_USERNAME", "me"), ("KAFKA_SASL_PASSWORD", SECRET)];
     let processor = work.start("processor", &login).await;
     let waits = Waits { role: "processor", check: "bus", says: &["SASL"], logs: &["waiting for Kafka", "SASL"] };
     waits.patiently(&processor).await;

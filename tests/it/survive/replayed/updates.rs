@@ -10,8 +10,13 @@ use super::state::{HistoryKey, MarketRow};
 use crate::support::KeyAndPayload;
 
 /// A market as it stands in an update.
-const MARKETS: [(&str, Option<&str>); 5] =
-    [("1x2", None), ("total_goals", Some("1.5")), ("total_goals", Some("2.5")), ("handicap", Some("-1")), ("btts", None)];
+const MARKETS: [(&str, Option<&str>); 5] = [
+    ("1x2", None),
+    ("total_goals", Some("1.5")),
+    ("total_goals", Some("2.5")),
+    ("handicap", Some("-1")),
+    ("btts", None),
+];
 /// 2025-11-09T21:07:45Z.
 const BEGIN: i64 = 1_762_722_465;
 
@@ -173,7 +178,7 @@ impl Garbage {
                     0 => (good[..good.len() / 2].to_owned(), "malformed"),
                     1 => (good.replace("1.101", "0.5"), "bad_price"),
                     2 => (good.replace("1.101", r#""dear""#), "bad_price"),
-                    3 => (format!("{{{}", &good[good.find(r#""event_id""#).unwrap()..]).replace("home", "draw"), "duplicate_selection"),
+                    3 => (good.replace(r#""id":"home""#, r#""id":"draw""#), "duplicate_selection"),
                     _ => (good.replace("Gr\u{ea}mio", r"Gr\u0000mio"), "bad_name"),
                 };
                 ((event.into_bytes(), payload.into_bytes()), reason)

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::patience::Waits;
 use super::Work;
+use super::patience::Waits;
 use crate::support::{Database, original_frame};
 
 /// A small disk of memory with a tablespace on it, where the machine lets the test mount one.
@@ -19,7 +19,10 @@ impl SmallDisk {
     fn mount(name: &str) -> Option<SmallDisk> {
         // PostgreSQL's user must be able to go there.
         let directory = tempfile::Builder::new().prefix("small-disk").permissions(open()).tempdir_in("/tmp").ok()?;
-        let disk = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m,mode=755", "tmpfs"]).arg(directory.path()).output();
+        let disk = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=16m,mode=755", "tmpfs"])
+            .arg(directory.path())
+            .output();
         if !disk.ok()?.status.success() {
             return None;
         }
