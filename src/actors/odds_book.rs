@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use log::{debug, info, warn};
+use log::{debug, warn};
 use prometheus::IntGauge;
 use tokio::sync::Semaphore;
 
@@ -24,13 +24,24 @@ const STORE_PAUSE: Duration = Duration::from_millis(900);
 /// A book whose store could not be read tries again after this.
 const RELOAD_DELAY: Duration = Duration::from_secs(1);
 
+/// Every book asks what is away: it is logged this often for all of them.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Where a book that starts takes its state from: the later of the hot copy and the store, market by market.
 pub struct BookSource {
     cache: Arc<dyn OddsCache>,
     store: Arc<dyn Store>,
     reads: Semaphore,
     outage: Outage,
+    passed_over: Mutex<PassedOver>,
     metrics: BookMetrics,
+}
+
+/// What could not be read, and was not logged yet.
+#[derive(Default)]
+struct PassedOver {
+    logged: Option<Instant>,
+    since: u64,
 }
 
 /// A store that did not answer is left in peace for a moment: every book that starts meanwhile starts without it at
@@ -52,22 +63,9 @@ impl Outage {
         last.as_ref().filter(|(_, since)| since.elapsed() < STORE_PAUSE).map(|(why, _)| why.clone())
     }
 
-    /// Remembers an answer; says so once an outage, and once when it is over.
+    /// Remembers an answer.
     fn remember(&self, answer: Result<(), String>) {
-        let mut last = self.last();
-        match answer {
-            Ok(()) => {
-                if last.take().is_some() {
-                    info!("books are read from the database again");
-                }
-            }
-            Err(why) => {
-                if last.is_none() {
-                    warn!("books start without what the database holds, and look again later: {why}");
-                }
-                *last = Some((why, Instant::now()));
-            }
-        }
+        *self.last() = answer.err().map(|why| (why, Instant::now()));
     }
 }
 
@@ -83,7 +81,14 @@ struct Known {
 impl BookSource {
     /// Reads from `cache` and `store`.
     pub fn new(cache: Arc<dyn OddsCache>, store: Arc<dyn Store>, metrics: BookMetrics) -> BookSource {
-        BookSource { cache, store, reads: Semaphore::new(READS_AT_ONCE), outage: Outage::default(), metrics }
+        BookSource {
+            cache,
+            store,
+            reads: Semaphore::new(READS_AT_ONCE),
+            outage: Outage::default(),
+            passed_over: Mutex::default(),
+            metrics,
+        }
     }
 
     /// Every state that is known of an event. What cannot be read is passed over: the live path does not wait for a cache
@@ -123,7 +128,14 @@ impl BookSource {
 
     fn passed_over(&self, event_id: &EventId, error: &dyn std::fmt::Display) -> Vec<Arc<MarketState>> {
         self.metrics.hydrate_errors.inc();
-        debug!(event = event_id.as_str(); "book starts without what it could not read: {error}");
+        debug!(event = event_id.as_str(); "book goes on without what it could not read: {error}");
+        let mut passed_over = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        passed_over.since += 1;
+        if passed_over.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            let since = std::mem::take(&mut passed_over.since);
+            passed_over.logged = Some(Instant::now());
+            warn!(event = event_id.as_str(), since; "books go on without what they could not read: {error}");
+        }
         Vec::new()
     }
 }

@@ -1,6 +1,6 @@
 //! Writes to the database, one batch in flight, and removes what is too old.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -26,17 +26,38 @@ pub struct Retention {
     pub dead_letters: Duration,
 }
 
+/// How the last batch went: a database that answers may still take nothing, when its disk is full for instance.
+#[derive(Default)]
+pub struct LastBatch(Mutex<Option<String>>);
+
+impl LastBatch {
+    /// Why the last batch was not written; none where it was.
+    pub fn problem(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tell<T>(&self, written: &Result<T, StoreError>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = written.as_ref().err().map(StoreError::to_string);
+    }
+}
+
 /// The actor in front of the database.
 pub struct StoreWriter {
     store: Arc<dyn Store>,
     retention: Retention,
+    last: Arc<LastBatch>,
     metrics: ProcessorMetrics,
 }
 
 impl StoreWriter {
     /// Writes to `store`.
     pub fn new(store: Arc<dyn Store>, retention: Retention, metrics: ProcessorMetrics) -> StoreWriter {
-        StoreWriter { store, retention, metrics }
+        StoreWriter { store, retention, last: Arc::default(), metrics }
+    }
+
+    /// How its last batch went, for a check of readiness.
+    pub fn last_batch(&self) -> Arc<LastBatch> {
+        self.last.clone()
     }
 
     fn prune(&mut self, context: &mut Context<Self>) {
@@ -91,7 +112,7 @@ impl Handler<StoreBatch> for StoreWriter {
     type Result = AtomicResponse<Self, Result<(), StoreError>>;
 
     fn handle(&mut self, batch: StoreBatch, _: &mut Context<Self>) -> Self::Result {
-        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        let (store, metrics, last) = (self.store.clone(), self.metrics.clone(), self.last.clone());
         let writing = async move {
             let started = Instant::now();
             let (updates, letters) = (batch.updates.len(), batch.dead_letters.len());
@@ -103,7 +124,9 @@ impl Handler<StoreBatch> for StoreWriter {
                 }
                 if batch.updates.is_empty() { Ok(None) } else { store.write_updates(&batch.updates).map(Some) }
             });
-            if let Some(report) = written.await? {
+            let written = written.await;
+            last.tell(&written);
+            if let Some(report) = written? {
                 metrics.db_writes.inc_by(report.recorded as u64);
                 metrics.batch_size.observe(updates as f64);
                 metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
@@ -199,10 +222,12 @@ mod tests {
         }
     }
 
+    const RETENTION: Retention =
+        Retention { history: Duration::from_secs(7_200), dead_letters: Duration::from_secs(3_600) };
+
     fn start(store: &Arc<ProbeStore>) -> (Addr<StoreWriter>, ProcessorMetrics) {
         let metrics = ProcessorMetrics::new().unwrap();
-        let retention = Retention { history: Duration::from_secs(7_200), dead_letters: Duration::from_secs(3_600) };
-        (StoreWriter::new(store.clone(), retention, metrics.clone()).start(), metrics)
+        (StoreWriter::new(store.clone(), RETENTION, metrics.clone()).start(), metrics)
     }
 
     fn batch(position: u64, letters: &[&str]) -> StoreBatch {
@@ -241,6 +266,20 @@ mod tests {
         // The letter came first both times: it may stand twice, but is never lost.
         assert_eq!(*store.written.lock().unwrap(), ["letter malformed", "letter malformed", "update 0"]);
         assert_eq!((metrics.db_writes.get(), metrics.dead_letters.get()), (1, 1));
+    }
+
+    #[actix_web::test]
+    async fn a_batch_that_was_not_written_is_known_until_one_is() {
+        let store = Arc::new(ProbeStore::default());
+        let writer = StoreWriter::new(store.clone(), RETENTION, ProcessorMetrics::new().unwrap());
+        let last = writer.last_batch();
+        let writer = writer.start();
+        assert_eq!(last.problem(), None);
+        store.panics.store(true, Ordering::SeqCst);
+        assert!(writer.send(batch(0, &[])).await.unwrap().is_err());
+        assert!(last.problem().unwrap().contains("the database thread failed"), "{:?}", last.problem());
+        writer.send(batch(0, &[])).await.unwrap().unwrap();
+        assert_eq!(last.problem(), None);
     }
 
     #[actix_web::test]

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 
 use crate::actors::cache_writer::CacheHealth;
 use crate::actors::feed_state::FeedState;
-use crate::actors::store_writer::blocking;
+use crate::actors::store_writer::{LastBatch, blocking};
 use crate::actors::supplier_feed::FeedStatus;
 use crate::bus::Topic;
 use crate::cache::OddsCache;
@@ -18,6 +18,16 @@ pub(super) fn check_store(store: &Arc<dyn Store>) -> Check {
     Check::new("database", move || {
         let store = store.clone();
         blocking(move || store.ping()).map(|result| result.map_err(|error| error.to_string())).boxed()
+    })
+}
+
+/// Whether the database answers, and takes what it is given: with a full disk it does the one and not the other.
+pub(super) fn check_writes(store: &Arc<dyn Store>, last: Arc<LastBatch>) -> Check {
+    let store = store.clone();
+    Check::new("database", move || {
+        let (store, last) = (store.clone(), last.clone());
+        let answered = blocking(move || store.ping()).map(|result| result.map_err(|error| error.to_string()));
+        answered.map(move |result| result.and_then(|()| last.problem().map_or(Ok(()), Err))).boxed()
     })
 }
 

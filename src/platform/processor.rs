@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::StartError;
-use super::checks::{check_bus, check_store, check_written_cache};
+use super::checks::{check_bus, check_writes, check_written_cache};
 use super::engines::Bus;
 use super::odds::OddsSide;
 use super::wiring::{HUB_MAILBOX, Wiring};
@@ -68,6 +68,7 @@ impl Wiring<'_> {
             dead_letters: self.settings.store.dead_letter_retention,
         };
         let writer = StoreWriter::new(store.clone(), retention, metrics.clone());
+        let last_batch = writer.last_batch();
         let writer: Recipient<StoreBatch> = self.start("store writer", &storing, HUB_MAILBOX, writer).recipient();
 
         let work = Work::Books {
@@ -103,7 +104,8 @@ impl Wiring<'_> {
             self.parts.dead_letter_consumer = Some(consumer);
         }
 
-        let checks = vec![check_store(store), check_written_cache(cache, &cache_health), check_bus(&bus.updates)];
+        let checks =
+            vec![check_writes(store, last_batch), check_written_cache(cache, &cache_health), check_bus(&bus.updates)];
         self.serve_health(Role::Processor, checks, metrics.registry.clone());
         Ok(router)
     }

@@ -7,6 +7,8 @@ mod outage;
 mod outcome;
 mod postgres_away;
 mod redis_away;
+mod replayed;
 mod stopped;
 mod topic_anew;
 mod witness;
+mod wrong;

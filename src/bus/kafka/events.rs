@@ -30,6 +30,10 @@ impl Trouble {
         *self.lock() = None;
     }
 
+    fn tell_cause(&self, text: String) {
+        *self.lock() = Some(text);
+    }
+
     pub(super) fn tell(&self, error: &KafkaError, reason: &str) {
         let text = readable(reason);
         debug!("librdkafka: {error}: {text}");
@@ -44,11 +48,20 @@ impl Trouble {
 /// The reason without what differs from one attempt to the next.
 fn readable(reason: &str) -> String {
     let end = reason.find(" (after ").unwrap_or(reason.len());
-    let text = reason[..end].trim();
+    // librdkafka's name for what is a setting here.
+    let text = reason[..end].trim().replace("ssl.ca.location", "KAFKA_CA_FILE");
     match text.split_once("]: ") {
         Some((thread, rest)) if thread.starts_with("[thrd:") => rest.to_owned(),
-        _ => text.to_owned(),
+        _ => text,
     }
+}
+
+/// What a line tells of a broker that hangs up at the first word, as a port does that speaks TLS. librdkafka says nothing
+/// of it but this.
+fn hung_up(facility: &str, line: &str) -> Option<String> {
+    let is_first_word =
+        facility == "FAIL" && line.contains(": Disconnected") && line.contains("in state APIVERSION_QUERY");
+    is_first_word.then(|| format!("{} (does the port want TLS? see KAFKA_SECURITY_PROTOCOL)", readable(line)))
 }
 
 /// Passes librdkafka's own lines on. What matters to people is told by the keeper; these are for a search of a fault.
@@ -79,6 +92,9 @@ pub(super) struct Events {
 
 impl ClientContext for Events {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        if let Some(text) = hung_up(facility, line) {
+            self.trouble.tell_cause(text);
+        }
         log_line(level, facility, line);
     }
 
@@ -107,6 +123,20 @@ mod tests {
         assert_eq!(trouble.last().as_deref(), Some(cause));
         trouble.clear();
         assert_eq!(trouble.last(), None);
+    }
+
+    #[test]
+    fn a_broker_that_hangs_up_at_the_first_word_may_want_tls() {
+        let line = "[thrd:kafka:9093/bootstrap]: kafka:9093/bootstrap: Disconnected: connection closed by peer: receive 0 \
+                    after POLLIN (after 6ms in state APIVERSION_QUERY)";
+        let text = hung_up("FAIL", line).unwrap();
+        assert!(text.starts_with("kafka:9093/bootstrap: Disconnected: ") && text.contains("want TLS"), "{text}");
+        assert_eq!(hung_up("FAIL", &line.replace("APIVERSION_QUERY", "UP")), None);
+        let trouble = Trouble::default();
+        trouble.tell_cause(text.clone());
+        trouble.tell(&KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        assert_eq!(trouble.last(), Some(text));
+        assert_eq!(readable("verify that ssl.ca.location is right"), "verify that KAFKA_CA_FILE is right");
     }
 
     #[test]

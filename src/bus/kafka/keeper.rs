@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -24,6 +24,8 @@ const MAKING: Duration = Duration::from_secs(10);
 /// How often it looks while something is missing, and while nothing is.
 const LOOK_MISSING: Duration = Duration::from_millis(500);
 const LOOK_WELL: Duration = Duration::from_secs(5);
+/// Another reason is logged only so long after the last one: librdkafka tells of one fault in several ways, in turn.
+const SAY_ANEW: Duration = Duration::from_secs(5);
 /// How long a ping waits. Somewhat longer than the question that it waits for.
 const PING: Duration = Duration::from_millis(1_500);
 
@@ -166,8 +168,8 @@ struct Look {
     making: Making,
     producers: Arc<Producers>,
     trouble: Arc<Trouble>,
-    /// Why something is not as it should be, as it was logged.
-    away: Option<String>,
+    /// Why something is not as it should be, as it was logged, and when.
+    away: Option<(String, Instant)>,
 }
 
 impl Look {
@@ -185,9 +187,9 @@ impl Look {
             kept.tell(state);
         }
         match (&failure, &self.away) {
-            (Some(text), away) if away.as_ref() != Some(text) => {
+            (Some(text), away) if away.as_ref().is_none_or(|(said, at)| said != text && at.elapsed() >= SAY_ANEW) => {
                 warn!(brokers = self.clients.brokers.as_str(); "waiting for Kafka: {text}");
-                self.away = failure;
+                self.away = failure.map(|text| (text, Instant::now()));
             }
             (None, Some(_)) => {
                 info!(brokers = self.clients.brokers.as_str(); "Kafka answers");

@@ -209,9 +209,17 @@ impl ClientContext for ReaderEvents {
         let mut inbox = self.shared.inbox();
         for (partition, found) in &topic.partitions {
             if let Ok(partition) = u32::try_from(*partition) {
-                inbox.observe(partition, known(found.ls_offset), known(found.committed_offset));
+                let on_bus = known(found.committed_offset);
+                inbox.observe(partition, known(found.ls_offset), on_bus);
+                if let Some(on_bus) = on_bus {
+                    inbox.committed(partition, on_bus);
+                }
             }
         }
+        drop(inbox);
+        // librdkafka tells the end of an asynchronous commit to nobody who takes events and not callbacks, as rdkafka
+        // does. These figures are what tells of it. One that is under way still is made again, which does no harm.
+        *lock(&self.shared.committing) = None;
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

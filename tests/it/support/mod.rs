@@ -4,11 +4,13 @@ mod client;
 mod cluster;
 mod database;
 mod engines;
+mod gate;
 mod platform;
 mod private;
 mod process;
 mod steady;
 mod supplier;
+mod topic;
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,11 +19,13 @@ pub use client::{OddsClient, get_json, get_text};
 pub use cluster::Cluster;
 pub use database::{Database, records};
 pub use engines::{Folder, are_real, kafka_admin};
+pub use gate::Gate;
 pub use platform::TestPlatform;
 pub use private::PrivateEngine;
 pub use process::{LoggedChild, ServerProcess, command};
 pub use steady::SteadySupplier;
 pub use supplier::{FakeSupplier, SupplierLink};
+pub use topic::{KeyAndPayload, OddsTopic};
 
 /// How long a test waits for something that must happen.
 pub const DEADLINE: Duration = Duration::from_secs(20);

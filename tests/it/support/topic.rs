@@ -1,0 +1,79 @@
+//! A topic that a test writes to by itself, as any other producer may.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::Offset;
+use rdkafka::TopicPartitionList;
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+
+use super::{Folder, kafka_admin, until};
+
+const WAIT: Duration = Duration::from_secs(10);
+
+/// What is published: a key and a payload.
+pub type KeyAndPayload = (Vec<u8>, Vec<u8>);
+
+/// The topic of updates that belongs to a folder.
+pub struct OddsTopic {
+    brokers: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl OddsTopic {
+    /// Makes the topic, with the partitions that the platform would give it.
+    pub async fn make(folder: &Folder) -> OddsTopic {
+        let value = |variable: &str| folder.sandbox().value(variable).unwrap().to_owned();
+        let (brokers, name) = (value("KAFKA_BROKERS"), value("KAFKA_TOPIC_ODDS"));
+        let partitions = value("KAFKA_TOPIC_PARTITIONS").parse().unwrap();
+        let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+        let made = kafka_admin(&brokers).create_topics([&topic], &AdminOptions::new()).await.unwrap();
+        made.into_iter().next().unwrap().unwrap();
+        OddsTopic { brokers, name }
+    }
+
+    /// Publishes in this order, and returns when Kafka has all of it.
+    pub async fn publish(&self, records: Vec<KeyAndPayload>) {
+        let (brokers, name) = (self.brokers.clone(), self.name.clone());
+        let publishing = tokio::task::spawn_blocking(move || {
+            let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+                .set("bootstrap.servers", brokers)
+                .set("partitioner", "murmur2_random")
+                .set("enable.idempotence", "true")
+                .create()
+                .unwrap();
+            for (key, payload) in &records {
+                producer.send(BaseRecord::to(&name).key(key).payload(payload)).map_err(|(error, _)| error).unwrap();
+            }
+            producer.flush(WAIT).unwrap();
+        });
+        publishing.await.unwrap();
+    }
+
+    /// Waits until a group has committed everything that the topic holds.
+    pub async fn until_done(&self, group: &str) {
+        let consumer: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).set("group.id", group).create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(&self.name), WAIT).unwrap();
+        let mut ends = HashMap::new();
+        let mut partitions = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            let (_, end) = consumer.fetch_watermarks(&self.name, partition.id(), WAIT).unwrap();
+            ends.insert(partition.id(), end);
+            partitions.add_partition(&self.name, partition.id());
+        }
+        until(&format!("{group} has committed everything"), async || {
+            let committed = consumer.committed_offsets(partitions.clone(), WAIT).unwrap();
+            let is_done = committed.elements().iter().all(|one| {
+                let end = ends[&one.partition()];
+                end == 0 || one.offset() == Offset::Offset(end)
+            });
+            is_done.then_some(())
+        })
+        .await;
+    }
+}
