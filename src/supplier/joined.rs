@@ -67,11 +67,10 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_bounded_by_frames_and_by_bytes() {
-        let (sender, mut joined) = pipe();
-        (0..MOST_FRAMES + 1).for_each(|_| sender.send(frame(1)).unwrap());
-        assert_eq!(joined.next().await.unwrap().len(), MOST_FRAMES);
-        assert_eq!(joined.next().await.unwrap().len(), 1);
-        (0..5).for_each(|_| sender.send(frame(MOST_BYTES / 2)).unwrap());
-        assert_eq!(joined.next().await.unwrap().len(), 2);
+        let mut many = joined(stream::iter((0..MOST_FRAMES + 1).map(|_| frame(1))).boxed());
+        assert_eq!(many.next().await.unwrap().len(), MOST_FRAMES);
+        assert_eq!(many.next().await.unwrap().len(), 1);
+        let mut large = joined(stream::iter((0..5).map(|_| frame(MOST_BYTES / 2))).boxed());
+        assert_eq!(large.next().await.unwrap().len(), 2);
     }
 }

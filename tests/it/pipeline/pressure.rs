@@ -90,9 +90,11 @@ async fn an_embedded_bus_that_is_full_holds_the_supplier_back_and_nothing_is_dro
     let held_back_at = *link.sent.borrow();
     assert!(held_back_at < FRAMES as usize, "the supplier could send everything");
     let page = platform.metrics(Role::Ingest).await;
-    assert_eq!(metric(&page, "odds_ingest_updates_published_total"), Some(CAPACITY as f64));
-    // The feed holds the one that waits, and has read no further.
-    assert_eq!(metric(&page, "odds_ingest_frames_total"), Some(CAPACITY as f64 + 1.0));
+    // Counted once all that was handed over together is on the bus.
+    assert!(metric(&page, "odds_ingest_updates_published_total").unwrap() <= CAPACITY as f64);
+    // The feed holds what came together and waits, 1 MiB at the most, and has read no further.
+    let read = metric(&page, "odds_ingest_frames_total").unwrap() as i64;
+    assert!((CAPACITY + 1..=CAPACITY + 16).contains(&read), "{read} frames were read");
     assert!(database.versions("M").is_empty());
     assert!(!link.is_over(), "the supplier that is held back is kept");
 

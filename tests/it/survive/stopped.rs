@@ -133,7 +133,6 @@ async fn stops_without(kind: &'static str, stage: &str) {
     let mut second = cluster.start_at_once("processor").await;
     supplier.until_sent(1_000).await;
     stop("the second", &mut second).await;
-    println!("{}", second.log());
     engine.start().await;
     let _third = cluster.start("processor").await;
     supplier.send_at(0);
