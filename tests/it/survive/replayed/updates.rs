@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sports_bet_platform::domain::book::Book;
-use sports_bet_platform::domain::ids::EventId;
 use sports_bet_platform::domain::update::OddsUpdate;
 
 use super::state::{HistoryKey, MarketRow};
@@ -100,13 +98,14 @@ impl Scenario {
 
     /// How each market must stand in the end: the first of its latest revision.
     pub fn state(&self) -> BTreeSet<MarketRow> {
-        let mut books: BTreeMap<EventId, Book> = BTreeMap::new();
+        let mut latest: BTreeMap<_, &OddsUpdate> = BTreeMap::new();
         for update in &self.updates {
-            let event = &update.event_id;
-            let book = books.entry(event.clone()).or_insert_with(|| Book::new(event.clone()));
-            let _ = book.apply(update.clone(), 0);
+            let held = latest.entry((&update.event_id, &update.market)).or_insert(update);
+            if held.revision < update.revision {
+                *held = update;
+            }
         }
-        books.values().flat_map(|book| book.snapshot().markets).map(|state| MarketRow::of(&state.update)).collect()
+        latest.into_values().map(MarketRow::of).collect()
     }
 
     /// What the history must hold.
