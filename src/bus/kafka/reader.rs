@@ -1,5 +1,6 @@
 //! The thread that reads for one member of a group: it never waits for whoever works on what it reads.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -244,7 +245,8 @@ pub(super) struct Reader {
     keeper: Arc<Keeper>,
     kept: Arc<Kept>,
     trouble: Arc<Trouble>,
-    paused: Vec<u32>,
+    /// Every partition that was paused and not resumed since, whoever has it now.
+    paused: BTreeSet<u32>,
     last_commit: Instant,
 }
 
@@ -257,7 +259,7 @@ impl Reader {
         kept: Arc<Kept>,
         trouble: Arc<Trouble>,
     ) -> Result<watch::Receiver<bool>, BusError> {
-        let reader = Reader { clients, shared, keeper, kept, trouble, paused: Vec::new(), last_commit: Instant::now() };
+        let reader = Reader { clients, shared, keeper, kept, trouble, paused: BTreeSet::new(), last_commit: Instant::now() };
         let consumer = reader.consumer()?;
         let (end, ended) = watch::channel(false);
         let thread = std::thread::Builder::new().name(format!("kafka {}", reader.shared.group));
@@ -286,6 +288,7 @@ impl Reader {
             // What the old one had is another's, or comes again.
             let assigned = self.shared.inbox().assigned();
             self.shared.inbox().revoke(assigned);
+            self.paused.clear();
             if !self.shared.is_closing() {
                 std::thread::sleep(ANEW);
             }
@@ -361,16 +364,16 @@ impl Reader {
         if let Err(error) = consumer.pause(&list) {
             debug!(group = self.shared.group.as_str(); "not paused: {error}");
         }
-        self.paused = assigned;
+        self.paused.extend(assigned);
     }
 
     fn look_around(&mut self, consumer: &BaseConsumer<ReaderEvents>, now: Instant) {
         if !self.paused.is_empty() && self.shared.inbox().has_room() {
-            let assigned = self.shared.inbox().assigned();
-            let mine = self.paused.drain(..).filter(|partition| assigned.contains(partition));
-            let list = self.shared.list(mine.map(|partition| (partition, Offset::Invalid)));
-            if let Err(error) = consumer.resume(&list) {
-                debug!(group = self.shared.group.as_str(); "not resumed: {error}");
+            // Also those that are another's by now: librdkafka keeps a pause until they come back, and longer.
+            let list = self.shared.list(self.paused.iter().map(|partition| (*partition, Offset::Invalid)));
+            match consumer.resume(&list) {
+                Ok(()) => self.paused.clear(),
+                Err(error) => debug!(group = self.shared.group.as_str(); "not resumed: {error}"),
             }
         }
         if self.shared.made_again.load(Ordering::Relaxed) {

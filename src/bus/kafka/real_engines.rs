@@ -179,6 +179,42 @@ async fn a_reader_that_takes_nothing_holds_a_bounded_part_and_loses_nothing() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
+async fn a_partition_that_moves_while_it_is_paused_is_read_when_it_comes_back() {
+    const COUNT: u32 = 30_000;
+    bounded(Box::pin(async {
+        let topic = bus(&here()).kafka_topic(&name("paused"));
+        let group = name("group");
+        let first = topic.member(&group).unwrap();
+        let shared = first.shared.clone();
+        let mut first: Box<dyn Subscription> = Box::new(first);
+        for part in 0..6 {
+            let values = part * 5_000..(part + 1) * 5_000;
+            topic.publish(values.map(|n| record(&format!("k{}", n % 7), n)).collect()).await.unwrap();
+        }
+        while !shared.inbox().is_full() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // All are paused, and some of them go to another.
+        let mut second = topic.subscribe(&group).unwrap();
+        while shared.inbox().assigned().len() == 4 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut read = Vec::new();
+        // The first resumes what it has; then the others come back.
+        while !shared.inbox().is_empty() {
+            read.extend(next(&mut first, 1_000).await);
+        }
+        second.close().await;
+        while values(&read).len() < COUNT as usize {
+            read.extend(next(&mut first, 1_000).await);
+        }
+        assert_eq!(values(&read), (0..COUNT).collect());
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
 async fn a_topic_that_is_deleted_while_all_run_is_made_again_and_flows() {
     bounded(Box::pin(async {
         let topic = bus(&here()).topic(&name("deleted"));
