@@ -22,6 +22,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use self::config::Clients;
+pub use self::config::check;
 use self::keeper::{Keeper, Kept, Making};
 use self::producer::{Outbox, Producers};
 use self::reader::{Reader, Shared};
