@@ -306,7 +306,7 @@ impl Worker {
                 progress.stored = true;
                 let count = unreadable.len() as u64;
                 if count > 0 {
-                    let published = dead_letters.publish(unreadable).await;
+                    let published = dead_letter::publish(&**dead_letters, unreadable).await;
                     published.map_err(|error| ("dead_letter", format!("{}: {error}", dead_letters.name())))?;
                     self.metrics.errors.with_label_values(&["decode"]).inc_by(count);
                 }

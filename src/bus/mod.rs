@@ -97,7 +97,10 @@ pub enum BusError {
     /// The bus cannot be reached, or does not answer.
     #[error("the bus is unavailable: {0}")]
     Unavailable(String),
-    /// The bus refuses for good: a record that is too large, a topic that may not be written to.
+    /// The bus refuses a record for its size.
+    #[error("the bus refused: {0}")]
+    TooLarge(String),
+    /// The bus refuses for good: a topic that may not be written to.
     #[error("the bus refused: {0}")]
     Refused(String),
     /// The actor in front of the bus did not answer.
@@ -111,7 +114,8 @@ pub trait Topic: Send + Sync {
     fn name(&self) -> &str;
 
     /// Publishes records; those of a key in their order. Waits while the topic is full or away, nothing is dropped:
-    /// answered when every record is on the bus for good. [`BusError::Refused`] says that trying again does not help.
+    /// answered when every record is on the bus for good. [`BusError::Refused`] and
+    /// [`BusError::TooLarge`] say that trying again does not help.
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>>;
 
     /// Reads the topic as a group. A group keeps its position for as long as the topic lives; a new one starts at the

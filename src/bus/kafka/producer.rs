@@ -326,22 +326,24 @@ fn too_large(record: &NewRecord, topic: &str) -> Option<BusError> {
     let size = size_of(record);
     let text =
         || format!("a record of {size} bytes is too large for {topic}: at most {MAX_RECORD_BYTES} are published");
-    (size > MAX_RECORD_BYTES).then(|| BusError::Refused(text()))
+    (size > MAX_RECORD_BYTES).then(|| BusError::TooLarge(text()))
 }
 
 fn refusal(record: &NewRecord, topic: &str, code: RDKafkaErrorCode) -> BusError {
-    BusError::Refused(match code {
+    match code {
         RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
             let size = size_of(record);
-            format!("a record of {size} bytes is too large for {topic}: its max.message.bytes is less")
+            let text = format!("a record of {size} bytes is too large for {topic}: its max.message.bytes is less");
+            BusError::TooLarge(text)
         }
-        code => format!("{topic}: {code}"),
-    })
+        code => BusError::Refused(format!("{topic}: {code}")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::kafka::testing::settings;
 
     fn record(key: &'static str, size: usize) -> NewRecord {
         NewRecord { key: Bytes::from_static(key.as_bytes()), payload: vec![b'x'; size].into(), headers: Vec::new() }

@@ -270,7 +270,7 @@ async fn a_record_that_is_too_large_is_refused_and_the_others_are_published() {
         let mut group = topic.subscribe(&name("group")).unwrap();
         let large = NewRecord { payload: vec![b'x'; 3_000_000].into(), ..record("k", 0) };
         let refused = topic.publish(vec![record("k", 1), large, record("k", 2)]).await;
-        let Err(BusError::Refused(text)) = refused else { panic!("{refused:?}") };
+        let Err(BusError::TooLarge(text)) = refused else { panic!("{refused:?}") };
         assert!(text.contains("3000001 bytes") && text.contains("2097152"), "{text}");
         assert_eq!(take(&mut group, 2).await.iter().map(value).collect::<Vec<_>>(), [1, 2]);
         // One that this program takes and the broker does not: the topic was made by somebody else.
@@ -280,7 +280,7 @@ async fn a_record_that_is_too_large_is_refused_and_the_others_are_published() {
         let topic = bus(&here()).topic(&other);
         let large = NewRecord { payload: vec![b'x'; 5_000].into(), ..record("k", 0) };
         let refused = topic.publish(vec![large]).await;
-        let Err(BusError::Refused(text)) = refused else { panic!("{refused:?}") };
+        let Err(BusError::TooLarge(text)) = refused else { panic!("{refused:?}") };
         assert!(text.contains("5001 bytes") && text.contains("max.message.bytes"), "{text}");
         topic.publish(vec![record("k", 3)]).await.unwrap();
     }))
