@@ -173,6 +173,11 @@ impl Reader {
             Err(_idle) => Ok(()),
             Ok(Err(end)) => Err(end),
             Ok(Ok(Given::Revoked(partitions))) => {
+                // They may come back with lower offsets, where the topic was made again.
+                self.unflushed.forget(&partitions);
+                if let Some(flushing) = &mut self.flushing {
+                    flushing.until.forget(&partitions);
+                }
                 self.worker.let_go(partitions).await;
                 Ok(())
             }

@@ -68,6 +68,11 @@ impl Position {
         other.iter().for_each(|(partition, next)| self.advance(partition, next));
     }
 
+    /// Says nothing of these partitions any more.
+    pub fn forget(&mut self, partitions: &[u32]) {
+        self.0.retain(|partition, _| !partitions.contains(partition));
+    }
+
     /// Each partition with the offset that comes next.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u64)> {
         self.0.iter().map(|(partition, next)| (*partition, *next))

@@ -210,7 +210,8 @@ impl ClientContext for ReaderEvents {
         let mut inbox = self.shared.inbox();
         for (partition, found) in &topic.partitions {
             if let Ok(partition) = u32::try_from(*partition) {
-                inbox.observe(partition, known(found.ls_offset), known(found.committed_offset));
+                let (low, end, on_bus) = (found.lo_offset, found.ls_offset, found.committed_offset);
+                inbox.observe(partition, known(low), known(end), known(on_bus));
             }
         }
     }
