@@ -3,6 +3,7 @@
 
 pub mod dead_letter;
 pub mod embedded;
+pub mod health;
 pub mod kafka;
 #[cfg(test)]
 mod suite;
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+
+use self::health::SubscriptionHealth;
 
 /// A record to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +152,9 @@ pub trait Subscription: Send {
 
     /// Whether the bus keeps what is not committed beyond the end of this process.
     fn is_durable(&self) -> bool;
+
+    /// How this member stands, for whoever asks while it is at work.
+    fn health(&self) -> SubscriptionHealth;
 
     /// Leaves the group, with everything that was committed on the bus for good.
     fn close(&mut self) -> BoxFuture<'_, ()>;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::StartError;
-use super::checks::{check_bus, check_cache, check_store};
+use super::checks::{check_bus, check_cache, check_group, check_store};
 use super::engines::Bus;
 use super::odds::OddsSide;
 use super::wiring::{HUB_MAILBOX, Wiring};
@@ -17,6 +17,7 @@ use crate::actors::messages::StoreBatch;
 use crate::actors::odds_book::{BookEdges, BookSource, Listener};
 use crate::actors::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
+use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::config::settings::Role;
 use crate::metrics::ProcessorMetrics;
@@ -74,20 +75,25 @@ impl Wiring<'_> {
         let (group_live, group_store) = (settings.kafka_group_live.clone(), settings.kafka_group_store.clone());
         let batch_wait = self.settings.store.store_batch_wait;
         let reading = self.reading(group_live, &bus.updates, Duration::ZERO);
-        let consumer = self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
+        let (consumer, live_group) =
+            self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
         self.parts.consumers.push(consumer);
         let work = Work::Store { store: writer.clone(), dead_letters: bus.dead_letters.clone() };
         let reading = self.reading(group_store, &bus.updates, batch_wait);
-        let consumer = self.start_consumer("store consumer", &storing, &bus.updates, reading, work, &metrics)?;
+        let (consumer, store_group) =
+            self.start_consumer("store consumer", &storing, &bus.updates, reading, work, &metrics)?;
         self.parts.consumers.push(consumer);
         if !bus.keeps_dead_letters() {
             let work = Work::DeadLetters(writer);
             let reading = self.reading(DEAD_LETTER_GROUP.to_owned(), &bus.dead_letters, batch_wait);
-            let consumer = self.start_consumer("dead letters", &storing, &bus.dead_letters, reading, work, &metrics)?;
+            let (consumer, _) =
+                self.start_consumer("dead letters", &storing, &bus.dead_letters, reading, work, &metrics)?;
             self.parts.dead_letter_consumer = Some(consumer);
         }
 
-        let checks = vec![check_store(store), check_cache(cache), check_bus(&bus.updates)];
+        let groups = [check_group("live group", live_group), check_group("store group", store_group)];
+        let mut checks = vec![check_store(store), check_cache(cache), check_bus(&bus.updates)];
+        checks.extend(groups);
         self.serve_health(Role::Processor, checks, metrics.registry.clone());
         Ok(router)
     }
@@ -105,9 +111,10 @@ impl Wiring<'_> {
         settings: ConsumerSettings,
         work: Work,
         metrics: &ProcessorMetrics,
-    ) -> Result<Addr<BusConsumer>, StartError> {
+    ) -> Result<(Addr<BusConsumer>, SubscriptionHealth), StartError> {
         let subscription = topic.subscribe(&settings.group)?;
+        let health = subscription.health();
         let consumer = BusConsumer::new(settings, subscription, work, metrics.clone());
-        Ok(self.start(name, arbiter, CONSUMER_MAILBOX, consumer))
+        Ok((self.start(name, arbiter, CONSUMER_MAILBOX, consumer), health))
     }
 }

@@ -7,6 +7,8 @@ mod config;
 mod events;
 mod inbox;
 mod keeper;
+#[cfg(test)]
+mod mock;
 mod producer;
 mod reader;
 #[cfg(test)]

@@ -179,6 +179,37 @@ async fn a_reader_that_takes_nothing_holds_a_bounded_part_and_loses_nothing() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
+async fn a_member_without_a_partition_has_joined_all_the_same() {
+    bounded(Box::pin(async {
+        let topic = bus(&BusSettings { kafka_topic_partitions: 1, ..here() }).topic(&name("one"));
+        let group = name("group");
+        let members = [topic.subscribe(&group).unwrap(), topic.subscribe(&group).unwrap()];
+        for member in &members {
+            assert_eq!(member.health().problem(), Some(format!("joining the group {group}")));
+        }
+        while members.iter().any(|member| member.health().problem().is_some()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_session_timeout_that_the_brokers_do_not_take_is_a_problem() {
+    bounded(Box::pin(async {
+        // Brokers take 6 s to 30 min unless told otherwise.
+        let topic = bus(&BusSettings { kafka_session_timeout: Duration::from_secs(4_000), ..here() }).topic(&name("t"));
+        let group = topic.subscribe(&name("group")).unwrap();
+        while !group.health().problem().is_some_and(|text| text.contains("InvalidSessionTimeout")) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
 async fn a_partition_that_moves_while_it_is_paused_is_read_when_it_comes_back() {
     const COUNT: u32 = 30_000;
     bounded(Box::pin(async {
@@ -202,7 +233,9 @@ async fn a_partition_that_moves_while_it_is_paused_is_read_when_it_comes_back() 
         let mut read = Vec::new();
         // The first resumes what it has; then the others come back.
         while !shared.inbox().is_empty() {
-            read.extend(next(&mut first, 1_000).await);
+            if let Given::Records(batch) = first.next_batch(1_000, Duration::ZERO).await.unwrap() {
+                read.extend(batch);
+            }
         }
         second.close().await;
         while values(&read).len() < COUNT as usize {
