@@ -183,6 +183,11 @@ impl Reader {
             Err(_idle) => Ok(()),
             Ok(Err(end)) => Err(end),
             Ok(Ok(Given::Revoked(partitions))) => {
+                // They may come back with lower offsets, where the topic was made again.
+                self.unflushed.forget(&partitions);
+                if let Some(flushing) = &mut self.flushing {
+                    flushing.until.forget(&partitions);
+                }
                 self.worker.let_go(partitions).await;
                 Ok(())
             }
@@ -329,7 +334,7 @@ impl Worker {
                 progress.stored = true;
                 let count = unreadable.len() as u64;
                 if count > 0 {
-                    let published = dead_letters.publish(unreadable).await;
+                    let published = dead_letter::publish(&**dead_letters, unreadable).await;
                     published.map_err(|error| ("dead_letter", format!("{}: {error}", dead_letters.name())))?;
                     self.metrics.errors.with_label_values(&["decode"]).inc_by(count);
                     if bus_keeps_it {

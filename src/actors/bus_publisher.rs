@@ -51,12 +51,13 @@ impl Handler<Publish> for BusPublisher {
         self.tell_depth();
         let published = message.updates.len() as u64;
         let updates = self.updates.publish(message.updates.iter().map(update_record).collect());
-        let dead_letters =
-            self.dead_letters.publish(message.dead_letters.iter().map(dead_letter::of_supplier).collect());
+        let letters = message.dead_letters.iter().map(dead_letter::of_supplier).collect();
+        let dead_letters = self.dead_letters.clone();
         let metrics = self.metrics.clone();
         let publishing = async move {
             let started = Instant::now();
-            let result = dead_letters.await.and(updates.await);
+            let kept = dead_letter::publish(&*dead_letters, letters).await;
+            let result = kept.and(updates.await);
             metrics.bus_wait.inc_by(started.elapsed().as_secs_f64());
             if result.is_ok() {
                 metrics.published.inc_by(published);

@@ -1,8 +1,9 @@
 //! Dead letters on the bus: the bytes as they came, and headers that say what is wrong with them.
 
 use bytes::Bytes;
+use log::warn;
 
-use super::{NewRecord, Record};
+use super::{BusError, NewRecord, Record, Topic};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
 
@@ -22,6 +23,8 @@ pub mod header {
     pub const SOURCE_PARTITION: &str = "source_partition";
     /// The offset there.
     pub const SOURCE_OFFSET: &str = "source_offset";
+    /// On one that was cut because the topic takes none of its size: how many bytes came.
+    pub const TRUNCATED_FROM: &str = "truncated_from";
     /// On a record that was published again: the dead letter that it was, `topic/partition/offset`.
     pub const REPLAYED_FROM: &str = "replayed_from";
 }
@@ -41,6 +44,52 @@ pub fn of_record(letter: &DeadLetter, topic: &str, record: &Record) -> NewRecord
         entry(header::SOURCE_OFFSET, &record.offset.to_string()),
     ]);
     NewRecord { key: record.record.key.clone(), payload: letter.raw.clone(), headers }
+}
+
+/// What is left of a dead letter that its topic does not take: tried in turn.
+const CUTS: [usize; 3] = [256 * 1024, 64 * 1024, 4 * 1024];
+
+/// What is published by itself, as it may be refused for its size.
+const LARGE: usize = 64 * 1024;
+/// What is left of a header then.
+const HEADER: usize = 1024;
+
+/// Publishes dead letters. One that the topic does not take for its size is cut: a record that can neither be read nor
+/// put away would be tried without end, and hold up everything behind it.
+pub async fn publish(topic: &dyn Topic, letters: Vec<NewRecord>) -> Result<(), BusError> {
+    let is_large = |letter: &NewRecord| letter.payload.len() + letter.key.len() > LARGE;
+    let (mut large, small): (Vec<_>, Vec<_>) = letters.into_iter().partition(is_large);
+    match topic.publish(small.clone()).await {
+        // Those that it took stand there twice, which readers of dead letters know.
+        Err(BusError::TooLarge(_)) => large.extend(small),
+        published => published?,
+    }
+    // One by one: which of several was refused is not told.
+    for letter in large {
+        publish_or_cut(topic, letter).await?;
+    }
+    Ok(())
+}
+
+async fn publish_or_cut(topic: &dyn Topic, letter: NewRecord) -> Result<(), BusError> {
+    let mut published = topic.publish(vec![letter.clone()]).await;
+    for most in CUTS {
+        let Err(BusError::TooLarge(text)) = &published else { break };
+        warn!(topic = topic.name(); "a dead letter is cut to {most} bytes: {text}");
+        published = topic.publish(vec![cut(&letter, most)]).await;
+    }
+    published
+}
+
+fn cut(letter: &NewRecord, most: usize) -> NewRecord {
+    let short = |bytes: &Bytes| match bytes.get(..HEADER) {
+        Some(first) => String::from_utf8_lossy(first).into_owned().into(),
+        None => bytes.clone(),
+    };
+    let mut headers: Vec<_> = letter.headers.iter().map(|(name, value)| (name.clone(), short(value))).collect();
+    headers.push(entry(header::TRUNCATED_FROM, &letter.payload.len().to_string()));
+    let first = |bytes: &Bytes| bytes.slice(..bytes.len().min(most));
+    NewRecord { key: first(&letter.key), payload: first(&letter.payload), headers }
 }
 
 /// Reads a dead letter from its record. What a header should say and does not is `unknown`.

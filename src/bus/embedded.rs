@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 
+use super::health::SubscriptionHealth;
 use super::{BusError, Given, NewRecord, Position, Record, Subscription, Topic};
 
 /// The bytes that a topic holds at most, whatever its capacity in records.
@@ -263,6 +264,10 @@ impl Subscription for EmbeddedSubscription {
 
     fn lag(&self) -> u64 {
         self.shared.records_behind(&self.group, |group| &group.committed)
+    }
+
+    fn health(&self) -> SubscriptionHealth {
+        SubscriptionHealth::joined(&self.group)
     }
 
     fn is_durable(&self) -> bool {

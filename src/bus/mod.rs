@@ -3,6 +3,7 @@
 
 pub mod dead_letter;
 pub mod embedded;
+pub mod health;
 pub mod kafka;
 #[cfg(test)]
 mod suite;
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+
+use self::health::SubscriptionHealth;
 
 /// A record to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,11 @@ impl Position {
         other.iter().for_each(|(partition, next)| self.advance(partition, next));
     }
 
+    /// Says nothing of these partitions any more.
+    pub fn forget(&mut self, partitions: &[u32]) {
+        self.0.retain(|partition, _| !partitions.contains(partition));
+    }
+
     /// Each partition with the offset that comes next.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u64)> {
         self.0.iter().map(|(partition, next)| (*partition, *next))
@@ -97,7 +105,10 @@ pub enum BusError {
     /// The bus cannot be reached, or does not answer.
     #[error("the bus is unavailable: {0}")]
     Unavailable(String),
-    /// The bus refuses for good: a record that is too large, a topic that may not be written to.
+    /// The bus refuses a record for its size.
+    #[error("the bus refused: {0}")]
+    TooLarge(String),
+    /// The bus refuses for good: a topic that may not be written to.
     #[error("the bus refused: {0}")]
     Refused(String),
     /// The actor in front of the bus did not answer.
@@ -111,7 +122,8 @@ pub trait Topic: Send + Sync {
     fn name(&self) -> &str;
 
     /// Publishes records; those of a key in their order. Waits while the topic is full or away, nothing is dropped:
-    /// answered when every record is on the bus for good. [`BusError::Refused`] says that trying again does not help.
+    /// answered when every record is on the bus for good. [`BusError::Refused`] and
+    /// [`BusError::TooLarge`] say that trying again does not help.
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>>;
 
     /// Reads the topic as a group. A group keeps its position for as long as the topic lives; a new one starts at the
@@ -140,6 +152,9 @@ pub trait Subscription: Send {
 
     /// Whether the bus keeps what is not committed beyond the end of this process.
     fn is_durable(&self) -> bool;
+
+    /// How this member stands, for whoever asks while it is at work.
+    fn health(&self) -> SubscriptionHealth;
 
     /// Leaves the group, with everything that was committed on the bus for good.
     fn close(&mut self) -> BoxFuture<'_, ()>;

@@ -6,11 +6,9 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::load::{ConfigError, Given};
-use super::settings::{BusSettings, KafkaMechanism, KafkaSecurity, Role, Settings};
+use super::settings::{BusSettings, Role, Settings};
+use crate::bus::kafka;
 use crate::store::postgres::PgStore;
-
-/// Whether this binary can speak TLS to Kafka and PostgreSQL, and SCRAM to Kafka.
-const HAS_TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
 
 /// The bus that the settings choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,30 +116,10 @@ pub(super) fn split_roles(roles: &BTreeSet<Role>, engines: &Engines, given: &Giv
 }
 
 fn bus(settings: &BusSettings, given: &Given, wrong: &mut Vec<ConfigError>) -> BusEngine {
-    let Some(brokers) = &settings.kafka_brokers else { return BusEngine::Embedded };
-    if !brokers.split(',').all(is_broker) {
-        wrong.push(given.error("KAFKA_BROKERS", "a list of addresses as host:port, with commas"));
+    if settings.kafka_brokers.is_none() {
+        return BusEngine::Embedded;
     }
-    let (security, mechanism) = (settings.kafka_security_protocol, settings.kafka_sasl_mechanism);
-    let logs_in = matches!(security, KafkaSecurity::SaslPlaintext | KafkaSecurity::SaslSsl);
-    let wants_tls = matches!(security, KafkaSecurity::Ssl | KafkaSecurity::SaslSsl);
-    let feature = "in this binary, which was built without the feature tls-system or tls-vendored";
-    if wants_tls && !HAS_TLS {
-        wrong.push(given.error("KAFKA_SECURITY_PROTOCOL", format!("plaintext or sasl_plaintext {feature}")));
-    }
-    if logs_in && mechanism != KafkaMechanism::Plain && !HAS_TLS {
-        wrong.push(given.error("KAFKA_SASL_MECHANISM", format!("plain {feature}")));
-    }
-    for (variable, is_missing) in [
-        ("KAFKA_SASL_USERNAME", settings.kafka_sasl_username.is_none()),
-        ("KAFKA_SASL_PASSWORD", settings.kafka_sasl_password.is_none()),
-    ] {
-        if logs_in && is_missing {
-            wrong.push(given.error(variable, "a value: KAFKA_SECURITY_PROTOCOL asks for a login"));
-        } else if !logs_in && !is_missing {
-            wrong.push(given.error(variable, "it unset, or KAFKA_SECURITY_PROTOCOL sasl_ssl or sasl_plaintext"));
-        }
-    }
+    wrong.extend(kafka::check(settings).into_iter().map(|(variable, want)| given.error(variable, want)));
     BusEngine::Kafka
 }
 
@@ -216,6 +194,8 @@ mod tests {
     use super::*;
     use pretty_assertions::assert_eq;
 
+    const HAS_TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
+
     fn engines(variables: &[(&str, &str)]) -> Engines {
         Config::from_variables(variables).unwrap().engines
     }
@@ -230,7 +210,7 @@ mod tests {
     fn each_engine_is_chosen_by_its_own_address() {
         let chosen = engines(&[]);
         assert_eq!(chosen.summary(), "# bus: embedded\n# cache: embedded\n# database: SQLite, data/sports-bet.db\n");
-        let chosen = engines(&[("KAFKA_BROKERS", "a:9092, b:9092,[::1]:9092"), ("REDIS_ADDR", "localhost:6379")]);
+        let chosen = engines(&[("KAFKA_BROKERS", "a:9092, b:9092,,[::1]:9092"), ("REDIS_ADDR", "localhost:6379")]);
         assert_eq!(chosen.summary(), "# bus: Kafka\n# cache: Redis\n# database: SQLite, data/sports-bet.db\n");
         for (variable, url) in [
             ("DATABASE_URL", POSTGRES),

@@ -119,7 +119,7 @@ impl DlqArgs {
 
     /// The name of the topic of dead letters.
     fn topic(&self) -> String {
-        self.bus.kafka_topic_odds_dlq.clone().unwrap_or_else(|| format!("{}_dlq", self.bus.kafka_topic_odds))
+        self.bus.dead_letter_topic()
     }
 }
 

@@ -9,6 +9,7 @@ use crate::actors::feed_state::FeedState;
 use crate::actors::store_writer::{LastBatch, blocking};
 use crate::actors::supplier_feed::FeedStatus;
 use crate::bus::Topic;
+use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::http::health::Check;
 use crate::store::Store;
@@ -55,6 +56,11 @@ pub(super) fn check_feed(feed: &Arc<FeedState>) -> Check {
 pub(super) fn check_bus(topic: &Arc<dyn Topic>) -> Check {
     let topic = topic.clone();
     Check::new("bus", move || topic.ping().map(|result| result.map_err(|error| error.to_string())).boxed())
+}
+
+/// Not ready before the group has given this process a share, or while it cannot read.
+pub(super) fn check_group(name: &str, health: SubscriptionHealth) -> Check {
+    Check::new(name, move || std::future::ready(health.problem().map_or(Ok(()), Err)).boxed())
 }
 
 /// Ready while any supplier is connected: one that fails must not take the others out of service.

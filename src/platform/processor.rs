@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::StartError;
-use super::checks::{check_bus, check_writes, check_written_cache};
+use super::checks::{check_bus, check_group, check_writes, check_written_cache};
 use super::engines::Bus;
 use super::odds::OddsSide;
 use super::wiring::{HUB_MAILBOX, Wiring};
@@ -19,6 +19,7 @@ use crate::actors::odds_book::{BookEdges, BookSource, Listener};
 use crate::actors::outlet::SignOfLife;
 use crate::actors::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
+use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::config::settings::Role;
 use crate::metrics::ProcessorMetrics;
@@ -80,7 +81,8 @@ impl Wiring<'_> {
         let (group_live, group_store) = (settings.kafka_group_live.clone(), settings.kafka_group_store.clone());
         let batch_wait = self.settings.store.store_batch_wait;
         let reading = self.reading(group_live, &bus.updates, Duration::ZERO);
-        let (consumer, life) = self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
+        let (consumer, life, live_group) =
+            self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
         self.parts.consumers.push(consumer);
         let told = match odds {
             Some(OddsSide { registry, feed, .. }) => {
@@ -94,18 +96,24 @@ impl Wiring<'_> {
         }
         let work = Work::Store { store: writer.clone(), dead_letters: bus.dead_letters.clone() };
         let reading = self.reading(group_store, &bus.updates, batch_wait);
-        let (consumer, _) = self.start_consumer("store consumer", &storing, &bus.updates, reading, work, &metrics)?;
+        let (consumer, _, store_group) =
+            self.start_consumer("store consumer", &storing, &bus.updates, reading, work, &metrics)?;
         self.parts.consumers.push(consumer);
         if !bus.keeps_dead_letters() {
             let work = Work::DeadLetters(writer);
             let reading = self.reading(DEAD_LETTER_GROUP.to_owned(), &bus.dead_letters, batch_wait);
-            let (consumer, _) =
+            let (consumer, ..) =
                 self.start_consumer("dead letters", &storing, &bus.dead_letters, reading, work, &metrics)?;
             self.parts.dead_letter_consumer = Some(consumer);
         }
 
-        let checks =
-            vec![check_writes(store, last_batch), check_written_cache(cache, &cache_health), check_bus(&bus.updates)];
+        let checks = vec![
+            check_writes(store, last_batch),
+            check_written_cache(cache, &cache_health),
+            check_bus(&bus.updates),
+            check_group("live group", live_group),
+            check_group("store group", store_group),
+        ];
         self.serve_health(Role::Processor, checks, metrics.registry.clone());
         Ok(router)
     }
@@ -123,10 +131,11 @@ impl Wiring<'_> {
         settings: ConsumerSettings,
         work: Work,
         metrics: &ProcessorMetrics,
-    ) -> Result<(Addr<BusConsumer>, Arc<SignOfLife>), StartError> {
+    ) -> Result<(Addr<BusConsumer>, Arc<SignOfLife>, SubscriptionHealth), StartError> {
         let subscription = topic.subscribe(&settings.group)?;
+        let health = subscription.health();
         let consumer = BusConsumer::new(settings, subscription, work, metrics.clone());
         let life = consumer.life();
-        Ok((self.start(name, arbiter, CONSUMER_MAILBOX, consumer), life))
+        Ok((self.start(name, arbiter, CONSUMER_MAILBOX, consumer), life, health))
     }
 }

@@ -27,7 +27,10 @@ pub(super) struct Clients {
 impl Clients {
     /// Checks the settings.
     pub(super) fn new(settings: &BusSettings, client_id: &str) -> Result<Clients, BusError> {
-        let brokers = read_brokers(settings.kafka_brokers.as_deref().unwrap_or_default())?;
+        if let Some((variable, want)) = check(settings).into_iter().next() {
+            return Err(BusError::Refused(format!("{variable}: want {want}")));
+        }
+        let brokers = brokers(settings).join(",");
         let mut base = ClientConfig::new();
         base.set("bootstrap.servers", &brokers)
             .set("client.id", client_id)
@@ -42,7 +45,7 @@ impl Clients {
             // Short, so that a topic that was deleted and made again is noticed.
             .set("topic.metadata.refresh.interval.ms", "2000")
             .set_log_level(RDKafkaLogLevel::Info);
-        set_security(&mut base, settings)?;
+        set_security(&mut base, settings);
         Ok(Clients { brokers, session_timeout: settings.kafka_session_timeout, base })
     }
 
@@ -106,16 +109,47 @@ impl Clients {
     }
 }
 
-fn wrong(variable: &str, want: &str) -> BusError {
-    BusError::Refused(format!("{variable}: want {want}"))
+/// Whether this binary can speak TLS to Kafka, and SCRAM.
+const HAS_TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
+
+/// What is wrong with the settings: each variable with what is wanted of it. The one place that knows; reads a file, and
+/// connects nowhere.
+pub fn check(settings: &BusSettings) -> Vec<(&'static str, String)> {
+    let mut wrong = Vec::new();
+    let mut want = |variable, text: &str| wrong.push((variable, text.to_owned()));
+    let brokers = brokers(settings);
+    if brokers.is_empty() || !brokers.iter().all(|broker| is_address(broker)) {
+        want("KAFKA_BROKERS", "a list of addresses as host:port, with commas");
+    }
+    let (_, tls, login) = protocol(settings);
+    let feature = "in this binary, which was built without the feature tls-system or tls-vendored";
+    if tls && !HAS_TLS {
+        want("KAFKA_SECURITY_PROTOCOL", &format!("plaintext or sasl_plaintext {feature}"));
+    }
+    if login && settings.kafka_sasl_mechanism != KafkaMechanism::Plain && !HAS_TLS {
+        want("KAFKA_SASL_MECHANISM", &format!("plain {feature}"));
+    }
+    let name = settings.kafka_sasl_username.as_deref();
+    let password = settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret);
+    for (variable, value) in [("KAFKA_SASL_USERNAME", name), ("KAFKA_SASL_PASSWORD", password)] {
+        if login && value.is_none_or(str::is_empty) {
+            want(variable, "a value: KAFKA_SECURITY_PROTOCOL asks for a login");
+        } else if !login && value.is_some() {
+            want(variable, "it unset, or KAFKA_SECURITY_PROTOCOL sasl_ssl or sasl_plaintext");
+        }
+    }
+    if tls && let Some(file) = &settings.kafka_ca_file {
+        let is_readable = file.to_str().is_some() && std::fs::read(file).is_ok();
+        if !is_readable {
+            want("KAFKA_CA_FILE", "a PEM file that can be read");
+        }
+    }
+    wrong
 }
 
-fn read_brokers(text: &str) -> Result<String, BusError> {
-    let brokers: Vec<&str> = text.split(',').map(str::trim).filter(|broker| !broker.is_empty()).collect();
-    if brokers.is_empty() || !brokers.iter().all(|broker| is_address(broker)) {
-        return Err(wrong("KAFKA_BROKERS", "host:port, several with commas; nothing else, no scheme and no login"));
-    }
-    Ok(brokers.join(","))
+fn brokers(settings: &BusSettings) -> Vec<&str> {
+    let text = settings.kafka_brokers.as_deref().unwrap_or_default();
+    text.split(',').map(str::trim).filter(|broker| !broker.is_empty()).collect()
 }
 
 fn is_address(broker: &str) -> bool {
@@ -128,43 +162,33 @@ fn is_address(broker: &str) -> bool {
     !host.is_empty() && legal && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-fn set_security(base: &mut ClientConfig, settings: &BusSettings) -> Result<(), BusError> {
-    const TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
-    const FEATURE: &str = "a binary built with the feature tls-system or tls-vendored; this one has neither";
-    let (protocol, tls, login) = match settings.kafka_security_protocol {
+/// librdkafka's name of the protocol, whether it is TLS, and whether it logs in.
+fn protocol(settings: &BusSettings) -> (&'static str, bool, bool) {
+    match settings.kafka_security_protocol {
         KafkaSecurity::Plaintext => ("plaintext", false, false),
         KafkaSecurity::Ssl => ("ssl", true, false),
         KafkaSecurity::SaslPlaintext => ("sasl_plaintext", false, true),
         KafkaSecurity::SaslSsl => ("sasl_ssl", true, true),
-    };
-    if tls && !TLS {
-        return Err(wrong(&format!("KAFKA_SECURITY_PROTOCOL={protocol}"), FEATURE));
     }
+}
+
+fn set_security(base: &mut ClientConfig, settings: &BusSettings) {
+    let (protocol, tls, login) = protocol(settings);
     base.set("security.protocol", protocol);
-    if tls && let Some(file) = &settings.kafka_ca_file {
-        let readable = std::fs::File::open(file).is_ok();
-        let Some(path) = file.to_str().filter(|_| readable) else {
-            return Err(wrong("KAFKA_CA_FILE", &format!("a PEM file that can be read, not {}", file.display())));
-        };
+    if tls && let Some(path) = settings.kafka_ca_file.as_ref().and_then(|file| file.to_str()) {
         base.set("ssl.ca.location", path);
     }
     if !login {
-        return Ok(());
+        return;
     }
     let mechanism = match settings.kafka_sasl_mechanism {
         KafkaMechanism::Plain => "PLAIN",
         KafkaMechanism::ScramSha256 => "SCRAM-SHA-256",
         KafkaMechanism::ScramSha512 => "SCRAM-SHA-512",
     };
-    if mechanism != "PLAIN" && !TLS {
-        return Err(wrong(&format!("KAFKA_SASL_MECHANISM={}", mechanism.to_ascii_lowercase()), FEATURE));
-    }
-    let name = settings.kafka_sasl_username.as_deref().filter(|name| !name.is_empty());
-    let name = name.ok_or_else(|| wrong("KAFKA_SASL_USERNAME", "a name to log in with"))?;
-    let password = settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret).filter(|it| !it.is_empty());
-    let password = password.ok_or_else(|| wrong("KAFKA_SASL_PASSWORD", "a password to log in with"))?;
+    let name = settings.kafka_sasl_username.as_deref().unwrap_or_default();
+    let password = settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
     base.set("sasl.mechanism", mechanism).set("sasl.username", name).set("sasl.password", password);
-    Ok(())
 }
 
 #[cfg(test)]
@@ -190,7 +214,7 @@ mod tests {
             ["", " , ", "kafka", "kafka:", ":9092", "kafka:0", "kafka:70000", "ssl://kafka:1", "u:hunter2@kafka:1"]
         {
             let text = refused(|settings| settings.kafka_brokers = Some(bad.to_owned()));
-            assert!(text.starts_with("KAFKA_BROKERS: want host:port"), "{bad}: {text}");
+            assert!(text.starts_with("KAFKA_BROKERS: want a list of addresses"), "{bad}: {text}");
             assert!(!text.contains("hunter2"), "{text}");
         }
     }
@@ -211,13 +235,25 @@ mod tests {
     fn what_needs_tls_names_the_feature() {
         for protocol in [KafkaSecurity::Ssl, KafkaSecurity::SaslSsl] {
             let text = refused(|settings| settings.kafka_security_protocol = protocol);
-            assert!(text.starts_with("KAFKA_SECURITY_PROTOCOL=") && text.contains("tls-vendored"), "{text}");
+            assert!(
+                text.starts_with("KAFKA_SECURITY_PROTOCOL: want plaintext") && text.contains("tls-vendored"),
+                "{text}"
+            );
         }
         let text = refused(|settings| {
             settings.kafka_security_protocol = KafkaSecurity::SaslPlaintext;
             settings.kafka_sasl_mechanism = KafkaMechanism::ScramSha256;
         });
-        assert!(text.starts_with("KAFKA_SASL_MECHANISM=scram-sha-256") && text.contains("tls-system"), "{text}");
+        assert!(text.starts_with("KAFKA_SASL_MECHANISM: want plain") && text.contains("tls-system"), "{text}");
+    }
+
+    #[test]
+    fn authorities_that_cannot_be_read_are_found_where_they_are_used() {
+        let mut settings = settings("kafka:9092");
+        settings.kafka_ca_file = Some("/nowhere/ca.pem".into());
+        assert_eq!(check(&settings), []);
+        settings.kafka_security_protocol = KafkaSecurity::Ssl;
+        assert!(check(&settings).iter().any(|(variable, _)| *variable == "KAFKA_CA_FILE"));
     }
 
     #[test]

@@ -29,14 +29,15 @@ struct Progress {
     done: Option<u64>,
     /// The offset that is committed on the bus.
     on_bus: Option<u64>,
-    /// The end of the partition.
+    /// The first offset that is still there, and the end of the partition.
+    low: Option<u64>,
     end: Option<u64>,
 }
 
 impl Progress {
     fn lag(&self) -> u64 {
         let end = self.end.max(self.read).unwrap_or(0);
-        let from = self.done.max(self.on_bus).or(self.first).unwrap_or(0);
+        let from = self.done.max(self.on_bus).or(self.first).max(self.low).unwrap_or(0);
         end.saturating_sub(from)
     }
 }
@@ -142,10 +143,10 @@ impl Inbox {
         }
     }
 
-    /// What is known of a partition from elsewhere: its end, and the group's position on the bus.
-    pub(super) fn observe(&mut self, partition: u32, end: Option<u64>, on_bus: Option<u64>) {
+    /// What is known of a partition from elsewhere: what it holds, and the group's position on the bus.
+    pub(super) fn observe(&mut self, partition: u32, low: Option<u64>, end: Option<u64>, on_bus: Option<u64>) {
         if let Some(progress) = self.assigned.get_mut(&partition) {
-            progress.end = end;
+            (progress.low, progress.end) = (low, end);
             if progress.done.is_none() && progress.first.is_none() {
                 progress.on_bus = on_bus;
             }
@@ -311,7 +312,9 @@ mod tests {
     fn the_lag_counts_from_what_is_done_to_the_end() {
         let mut inbox = inbox();
         assert_eq!(inbox.lag(), 0);
-        inbox.observe(0, Some(50), Some(40));
+        inbox.observe(0, Some(30), Some(50), None);
+        assert_eq!(inbox.lag(), 20, "a new group begins with what is still there");
+        inbox.observe(0, Some(30), Some(50), Some(40));
         assert_eq!(inbox.lag(), 10);
         inbox.push(record(0, 40));
         inbox.push(record(1, 7));
@@ -319,7 +322,7 @@ mod tests {
         inbox.take(2);
         inbox.commit(&behind(0, 41));
         assert_eq!(inbox.lag(), 10);
-        inbox.observe(0, Some(60), Some(41));
+        inbox.observe(0, Some(30), Some(60), Some(41));
         assert_eq!(inbox.lag(), 20);
     }
 }

@@ -36,6 +36,8 @@ struct Standing {
     looks: u64,
     /// Nothing: not looked at yet.
     state: Option<Result<(), String>>,
+    /// It is there, and some of it cannot be used.
+    limps: Option<String>,
 }
 
 /// A topic as the keeper knows it.
@@ -59,10 +61,14 @@ impl Kept {
         }
     }
 
-    fn tell(&self, state: Result<(), String>) {
+    fn tell(&self, state: Result<Found, String>) {
         self.standing.send_modify(|standing| {
             standing.looks += 1;
-            standing.state = Some(state);
+            standing.limps = match &state {
+                Ok(Found::Limps(text)) => Some(text.clone()),
+                _ => None,
+            };
+            standing.state = Some(state.map(drop));
         });
     }
 }
@@ -122,7 +128,7 @@ impl Keeper {
         self.look();
         let looked = tokio::time::timeout(PING, standing.wait_for(|standing| standing.looks > looks)).await;
         let state = match looked {
-            Ok(Ok(standing)) => standing.state.clone(),
+            Ok(Ok(standing)) => standing.limps.clone().map_or(standing.state.clone(), |text| Some(Err(text))),
             _ => None,
         };
         state.unwrap_or_else(|| Err(self.reason())).map_err(BusError::Unavailable)
@@ -159,6 +165,8 @@ impl Keeper {
 
 enum Found {
     There,
+    /// There, and not all of its partitions have a leader: what goes to the others goes on.
+    Limps(String),
     Missing,
 }
 
@@ -199,9 +207,9 @@ impl Look {
         }
     }
 
-    fn at_one(&self, kept: &Kept) -> Result<(), String> {
+    fn at_one(&self, kept: &Kept) -> Result<Found, String> {
         match self.find(kept)? {
-            Found::There => Ok(()),
+            found @ (Found::There | Found::Limps(_)) => Ok(found),
             Found::Missing => {
                 self.make(kept)?;
                 self.await_made(kept)
@@ -210,10 +218,10 @@ impl Look {
     }
 
     /// A topic that was made is known to every broker a moment later.
-    fn await_made(&self, kept: &Kept) -> Result<(), String> {
+    fn await_made(&self, kept: &Kept) -> Result<Found, String> {
         for _ in 0..20 {
             if let Ok(Found::There) = self.find(kept) {
-                return Ok(());
+                return Ok(Found::There);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -226,8 +234,11 @@ impl Look {
         let found = found.map_err(|error| self.trouble.last().unwrap_or_else(|| format!("no answer: {error}")))?;
         self.trouble.clear();
         let topic = found.topics().iter().find(|topic| topic.name() == kept.name);
+        let leaderless = topic.and_then(|topic| topic.partitions().iter().find(|partition| partition.leader() < 0));
         match topic.map(|topic| (topic.error(), topic.partitions().is_empty())) {
-            Some((None, false)) => Ok(Found::There),
+            Some((None, false)) => Ok(leaderless.map_or(Found::There, |partition| {
+                Found::Limps(format!("partition {} of the topic {} has no leader", partition.id(), kept.name))
+            })),
             None | Some((None, true)) => Ok(Found::Missing),
             Some((Some(error), _)) => match RDKafkaErrorCode::from(error) {
                 RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => Ok(Found::Missing),

@@ -7,6 +7,8 @@ mod config;
 mod events;
 mod inbox;
 mod keeper;
+#[cfg(test)]
+mod mock;
 mod producer;
 mod reader;
 #[cfg(test)]
@@ -22,6 +24,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use self::config::Clients;
+pub use self::config::check;
 use self::keeper::{Keeper, Kept, Making};
 use self::producer::{Outbox, Producers};
 use self::reader::{Reader, Shared};

@@ -122,7 +122,8 @@ impl Producers {
         let (polled, stopped) = (producer.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("kafka producer".to_owned());
         let poll = move || {
-            while !stopped.load(Ordering::Relaxed) {
+            // Others may wait for reports of one that was let go: it is polled until nobody has it any more.
+            while !stopped.load(Ordering::Relaxed) || Arc::strong_count(&polled) > 1 {
                 polled.poll(Duration::from_millis(100));
             }
         };
@@ -326,22 +327,24 @@ fn too_large(record: &NewRecord, topic: &str) -> Option<BusError> {
     let size = size_of(record);
     let text =
         || format!("a record of {size} bytes is too large for {topic}: at most {MAX_RECORD_BYTES} are published");
-    (size > MAX_RECORD_BYTES).then(|| BusError::Refused(text()))
+    (size > MAX_RECORD_BYTES).then(|| BusError::TooLarge(text()))
 }
 
 fn refusal(record: &NewRecord, topic: &str, code: RDKafkaErrorCode) -> BusError {
-    BusError::Refused(match code {
+    match code {
         RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
             let size = size_of(record);
-            format!("a record of {size} bytes is too large for {topic}: its max.message.bytes is less")
+            let text = format!("a record of {size} bytes is too large for {topic}: its max.message.bytes is less");
+            BusError::TooLarge(text)
         }
-        code => format!("{topic}: {code}"),
-    })
+        code => BusError::Refused(format!("{topic}: {code}")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::kafka::testing::settings;
 
     fn record(key: &'static str, size: usize) -> NewRecord {
         NewRecord { key: Bytes::from_static(key.as_bytes()), payload: vec![b'x'; size].into(), headers: Vec::new() }
@@ -356,6 +359,26 @@ mod tests {
         assert_eq!(again(&[2]), [2, 5]);
         assert_eq!(again(&[1, 5]), [1, 4, 5]);
         assert_eq!(to_repeat(&records, &[2, 5], &HashSet::from([2])), [2, 5]);
+    }
+
+    #[tokio::test]
+    async fn a_producer_that_was_let_go_answers_for_what_it_has() {
+        let kafka = rdkafka::mocking::MockCluster::new(1).unwrap();
+        kafka.create_topic("t", 1, 1).unwrap();
+        let clients = Clients::new(&settings(&kafka.bootstrap_servers()), "test").unwrap();
+        let producers = Producers::new(clients).unwrap();
+        let producer = producers.current().unwrap();
+        producers.discard(&producer);
+        // Whoever polled it would have stopped by now.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let (answers, mut answered) = unbounded_channel();
+        let ticket = Box::new(Ticket { index: 3, answers });
+        producer
+            .send(BaseRecord::with_opaque_to("t", ticket).key("k").payload("p"))
+            .map_err(|(error, _)| error)
+            .unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(20), answered.recv()).await;
+        assert_eq!(answer, Ok(Some((3, None))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The thread that reads for one member of a group: it never waits for whoever works on what it reads.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use super::config::Clients;
 use super::events::{self, Trouble};
 use super::inbox::{Inbox, Limits};
 use super::keeper::{Keeper, Kept};
+use crate::bus::health::SubscriptionHealth;
 use crate::bus::{BusError, NewRecord, Record};
 
 /// What waits to be given out at most.
@@ -39,6 +41,7 @@ const ANEW: Duration = Duration::from_secs(1);
 pub(super) struct Shared {
     pub(super) topic: String,
     pub(super) group: String,
+    pub(super) health: SubscriptionHealth,
     inbox: Mutex<Inbox>,
     /// Something was put in.
     pub(super) filled: Notify,
@@ -63,6 +66,7 @@ impl Shared {
         Shared {
             topic: topic.to_owned(),
             group: group.to_owned(),
+            health: SubscriptionHealth::joining(group),
             inbox: Mutex::new(Inbox::new(LIMITS)),
             filled: Notify::new(),
             done: Condvar::new(),
@@ -90,6 +94,13 @@ impl Shared {
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
+    }
+
+    /// The group gave it a share, or a record came.
+    fn reads(&self) {
+        if self.health.join() {
+            info!(group = self.group.as_str(); "reads again");
+        }
     }
 
     fn wait_for_work(&self, partitions: &[u32]) {
@@ -147,14 +158,20 @@ impl ReaderEvents {
         let shared = &self.shared;
         let partitions = partitions_of(list);
         shared.gone.store(false, Ordering::Relaxed);
-        if shared.made_again.swap(false, Ordering::Relaxed) && list.set_all_offsets(Offset::Beginning).is_err() {
-            warn!(group = shared.group.as_str(); "the beginning of a topic that was made again cannot be asked for");
+        if shared.made_again.load(Ordering::Relaxed) {
+            if list.set_all_offsets(Offset::Beginning).is_err() {
+                warn!(group = shared.group.as_str(); "the beginning of a topic that was made again cannot be asked for");
+            }
+            // Partitions that stayed are not in the list: they are set back at the next look.
+            let all = all_in(&shared.inbox().assigned(), &partitions);
+            shared.made_again.store(!all, Ordering::Relaxed);
         }
         shared.inbox().assign(&partitions);
         debug!(group = shared.group.as_str(), partitions:?; "reads partitions");
         if let Err(error) = consumer.incremental_assign(list) {
             warn!(group = shared.group.as_str(); "partitions cannot be taken: {error}");
         }
+        shared.reads();
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
@@ -192,6 +209,11 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<u32> {
     list.elements().iter().map(|element| element.partition() as u32).collect()
 }
 
+/// Whether every partition that was here already came again.
+fn all_in(here: &[u32], came: &[u32]) -> bool {
+    here.iter().all(|partition| came.contains(partition))
+}
+
 impl ClientContext for ReaderEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         events::log_line(level, facility, line);
@@ -209,8 +231,8 @@ impl ClientContext for ReaderEvents {
         let mut inbox = self.shared.inbox();
         for (partition, found) in &topic.partitions {
             if let Ok(partition) = u32::try_from(*partition) {
-                let on_bus = known(found.committed_offset);
-                inbox.observe(partition, known(found.ls_offset), on_bus);
+                let (low, end, on_bus) = (found.lo_offset, found.ls_offset, known(found.committed_offset));
+                inbox.observe(partition, known(low), known(end), on_bus);
                 if let Some(on_bus) = on_bus {
                     inbox.committed(partition, on_bus);
                 }
@@ -245,6 +267,22 @@ impl ConsumerContext for ReaderEvents {
     }
 }
 
+/// Whether an error says that this member may not read with its group, which only people can mend.
+fn concerns_the_group(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::GroupAuthorizationFailed
+            | Code::TopicAuthorizationFailed
+            | Code::InvalidSessionTimeout
+            | Code::InvalidGroupId
+            | Code::InconsistentGroupProtocol
+            | Code::GroupMaxSizeReached
+            | Code::PolicyViolation
+            | Code::UnsupportedVersion
+    )
+}
+
 /// The thread's own things.
 pub(super) struct Reader {
     clients: Clients,
@@ -252,10 +290,38 @@ pub(super) struct Reader {
     keeper: Arc<Keeper>,
     kept: Arc<Kept>,
     trouble: Arc<Trouble>,
-    paused: Vec<u32>,
+    /// Every partition that was paused and not resumed since, whoever has it now.
+    paused: BTreeSet<u32>,
     last_commit: Instant,
-    /// It was told that others are in the group who keep us out.
-    told_kept_out: bool,
+}
+
+/// Tells the end of the thread, also where it ends by a panic: nobody may wait for it then.
+struct End {
+    shared: Arc<Shared>,
+    end: watch::Sender<bool>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.end.send_replace(true);
+        self.shared.filled.notify_one();
+    }
+}
+
+/// Runs the thread; the receiver tells its end.
+pub(super) fn spawn(
+    shared: Arc<Shared>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<watch::Receiver<bool>, BusError> {
+    let (end, ended) = watch::channel(false);
+    let thread = std::thread::Builder::new().name(format!("kafka {}", shared.group));
+    let end = End { shared, end };
+    let run = move || {
+        let _end = end;
+        run();
+    };
+    thread.spawn(run).map_err(|failure| BusError::Unavailable(failure.to_string()))?;
+    Ok(ended)
 }
 
 impl Reader {
@@ -267,17 +333,10 @@ impl Reader {
         kept: Arc<Kept>,
         trouble: Arc<Trouble>,
     ) -> Result<watch::Receiver<bool>, BusError> {
-        let (paused, last_commit) = (Vec::new(), Instant::now());
-        let reader = Reader { clients, shared, keeper, kept, trouble, paused, last_commit, told_kept_out: false };
+        let reader =
+            Reader { clients, shared, keeper, kept, trouble, paused: BTreeSet::new(), last_commit: Instant::now() };
         let consumer = reader.consumer()?;
-        let (end, ended) = watch::channel(false);
-        let thread = std::thread::Builder::new().name(format!("kafka {}", reader.shared.group));
-        let run = move || {
-            reader.run(consumer);
-            end.send_replace(true);
-        };
-        thread.spawn(run).map_err(|failure| BusError::Unavailable(failure.to_string()))?;
-        Ok(ended)
+        spawn(reader.shared.clone(), move || reader.run(consumer))
     }
 
     fn consumer(&self) -> Result<BaseConsumer<ReaderEvents>, BusError> {
@@ -297,11 +356,11 @@ impl Reader {
             // What the old one had is another's, or comes again.
             let assigned = self.shared.inbox().assigned();
             self.shared.inbox().revoke(assigned);
+            self.paused.clear();
             if !self.shared.is_closing() {
                 std::thread::sleep(ANEW);
             }
         }
-        self.shared.filled.notify_one();
     }
 
     /// Reads until the subscription is closed, or the consumer has failed for good. The consumer leaves its group when it
@@ -341,13 +400,20 @@ impl Reader {
         if error.rdkafka_error_code().is_some_and(|code| missing.contains(&code)) {
             self.shared.gone.store(true, Ordering::Relaxed);
         }
-        // The original's members divide the partitions in another way, and Kafka does not mix the two. Kafka answers and has
-        // the topic, so nobody else would tell.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InconsistentGroupProtocol) && !self.told_kept_out {
-            self.told_kept_out = true;
-            warn!(group = self.shared.group.as_str(); "another program's members are in the group, and not of our kind: nothing is read until they leave. To read beside them, take a group of our own (KAFKA_GROUP_STORE, KAFKA_GROUP_LIVE)");
+        // What the keeper cannot see: the topic is there, and the group does not let us read it.
+        if let Some(code) = error.rdkafka_error_code().filter(|code| concerns_the_group(*code))
+            && self.shared.health.fail(code.to_string())
+        {
+            // The original's members divide the partitions in another way, and Kafka does not mix the two.
+            let hint = match code {
+                RDKafkaErrorCode::InconsistentGroupProtocol => {
+                    ": another program's members are in the group, and not of our kind; nothing is read until they leave. To read beside them, take a group of our own (KAFKA_GROUP_STORE, KAFKA_GROUP_LIVE)"
+                }
+                _ => "",
+            };
+            warn!(group = self.shared.group.as_str(), topic = self.shared.topic.as_str(); "cannot read: {code}{hint}");
         }
-        // The keeper tells what else is wrong, once.
+        // Everything else is told by the keeper, once.
         debug!(group = self.shared.group.as_str(); "reading: {error}");
         self.keeper.look();
     }
@@ -357,8 +423,10 @@ impl Reader {
             // It comes again, from the beginning.
             return self.begin_anew(consumer);
         }
+        if self.shared.gone.load(Ordering::Relaxed) && self.kept.is_there() {
+            self.shared.gone.store(false, Ordering::Relaxed);
+        }
         let record = read_record(message);
-        self.told_kept_out = false;
         let mut inbox = self.shared.inbox();
         let was_empty = inbox.is_empty();
         inbox.push(record);
@@ -367,6 +435,7 @@ impl Reader {
         if was_empty {
             self.shared.filled.notify_one();
         }
+        self.shared.reads();
         if full {
             self.pause(consumer);
         }
@@ -379,16 +448,16 @@ impl Reader {
         if let Err(error) = consumer.pause(&list) {
             debug!(group = self.shared.group.as_str(); "not paused: {error}");
         }
-        self.paused = assigned;
+        self.paused.extend(assigned);
     }
 
     fn look_around(&mut self, consumer: &BaseConsumer<ReaderEvents>, now: Instant) {
         if !self.paused.is_empty() && self.shared.inbox().has_room() {
-            let assigned = self.shared.inbox().assigned();
-            let mine = self.paused.drain(..).filter(|partition| assigned.contains(partition));
-            let list = self.shared.list(mine.map(|partition| (partition, Offset::Invalid)));
-            if let Err(error) = consumer.resume(&list) {
-                debug!(group = self.shared.group.as_str(); "not resumed: {error}");
+            // Also those that are another's by now: librdkafka keeps a pause until they come back, and longer.
+            let list = self.shared.list(self.paused.iter().map(|partition| (*partition, Offset::Invalid)));
+            match consumer.resume(&list) {
+                Ok(()) => self.paused.clear(),
+                Err(error) => debug!(group = self.shared.group.as_str(); "not resumed: {error}"),
             }
         }
         if self.shared.made_again.load(Ordering::Relaxed) {
@@ -417,6 +486,8 @@ impl Reader {
     fn begin_anew(&self, consumer: &BaseConsumer<ReaderEvents>) {
         let assigned = self.shared.inbox().assigned();
         if assigned.is_empty() {
+            // Nothing of the old topic is here, and what comes later has its place on the bus.
+            self.shared.made_again.store(false, Ordering::Relaxed);
             return;
         }
         let list = self.shared.list(assigned.iter().map(|partition| (*partition, Offset::Beginning)));
@@ -447,5 +518,30 @@ pub(super) fn read_record(message: &BorrowedMessage<'_>) -> Record {
             payload: bytes(message.payload()),
             headers: headers.unwrap_or_default(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Subscription;
+    use crate::bus::kafka::KafkaBus;
+    use crate::bus::kafka::subscription::KafkaSubscription;
+    use crate::bus::kafka::testing::settings;
+
+    #[test]
+    fn partitions_that_stayed_keep_the_flag_of_a_topic_that_was_made_again() {
+        assert!(all_in(&[], &[]) && all_in(&[], &[1]) && all_in(&[0, 1], &[1, 0, 2]));
+        assert!(!all_in(&[0, 1], &[1, 2]) && !all_in(&[0], &[]));
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_ends_the_subscription() {
+        let bus = KafkaBus::new(&settings("127.0.0.1:9"), "test").unwrap();
+        let shared = Arc::new(Shared::new("t", "g"));
+        let ended = spawn(shared.clone(), || panic!("on purpose")).unwrap();
+        let mut group = KafkaSubscription { shared, ended, _inner: bus.inner.clone() };
+        let given = tokio::time::timeout(Duration::from_secs(10), group.next_batch(1, Duration::ZERO)).await;
+        assert_eq!(given, Ok(Err(BusError::Closed)));
     }
 }

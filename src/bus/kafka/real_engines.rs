@@ -179,6 +179,75 @@ async fn a_reader_that_takes_nothing_holds_a_bounded_part_and_loses_nothing() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
+async fn a_member_without_a_partition_has_joined_all_the_same() {
+    bounded(Box::pin(async {
+        let topic = bus(&BusSettings { kafka_topic_partitions: 1, ..here() }).topic(&name("one"));
+        let group = name("group");
+        let members = [topic.subscribe(&group).unwrap(), topic.subscribe(&group).unwrap()];
+        for member in &members {
+            assert_eq!(member.health().problem(), Some(format!("joining the group {group}")));
+        }
+        while members.iter().any(|member| member.health().problem().is_some()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_session_timeout_that_the_brokers_do_not_take_is_a_problem() {
+    bounded(Box::pin(async {
+        // Brokers take 6 s to 30 min unless told otherwise.
+        let topic = bus(&BusSettings { kafka_session_timeout: Duration::from_secs(4_000), ..here() }).topic(&name("t"));
+        let group = topic.subscribe(&name("group")).unwrap();
+        while !group.health().problem().is_some_and(|text| text.contains("InvalidSessionTimeout")) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_partition_that_moves_while_it_is_paused_is_read_when_it_comes_back() {
+    const COUNT: u32 = 30_000;
+    bounded(Box::pin(async {
+        let topic = bus(&here()).kafka_topic(&name("paused"));
+        let group = name("group");
+        let first = topic.member(&group).unwrap();
+        let shared = first.shared.clone();
+        let mut first: Box<dyn Subscription> = Box::new(first);
+        for part in 0..6 {
+            let values = part * 5_000..(part + 1) * 5_000;
+            topic.publish(values.map(|n| record(&format!("k{}", n % 7), n)).collect()).await.unwrap();
+        }
+        while !shared.inbox().is_full() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // All are paused, and some of them go to another.
+        let mut second = topic.subscribe(&group).unwrap();
+        while shared.inbox().assigned().len() == 4 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut read = Vec::new();
+        // The first resumes what it has; then the others come back.
+        while !shared.inbox().is_empty() {
+            if let Given::Records(batch) = first.next_batch(1_000, Duration::ZERO).await.unwrap() {
+                read.extend(batch);
+            }
+        }
+        second.close().await;
+        while values(&read).len() < COUNT as usize {
+            read.extend(next(&mut first, 1_000).await);
+        }
+        assert_eq!(values(&read), (0..COUNT).collect());
+    }))
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
 async fn a_topic_that_is_deleted_while_all_run_is_made_again_and_flows() {
     bounded(Box::pin(async {
         let topic = bus(&here()).topic(&name("deleted"));
@@ -234,7 +303,7 @@ async fn a_record_that_is_too_large_is_refused_and_the_others_are_published() {
         let mut group = topic.subscribe(&name("group")).unwrap();
         let large = NewRecord { payload: vec![b'x'; 3_000_000].into(), ..record("k", 0) };
         let refused = topic.publish(vec![record("k", 1), large, record("k", 2)]).await;
-        let Err(BusError::Refused(text)) = refused else { panic!("{refused:?}") };
+        let Err(BusError::TooLarge(text)) = refused else { panic!("{refused:?}") };
         assert!(text.contains("3000001 bytes") && text.contains("2097152"), "{text}");
         assert_eq!(take(&mut group, 2).await.iter().map(value).collect::<Vec<_>>(), [1, 2]);
         // One that this program takes and the broker does not: the topic was made by somebody else.
@@ -244,7 +313,7 @@ async fn a_record_that_is_too_large_is_refused_and_the_others_are_published() {
         let topic = bus(&here()).topic(&other);
         let large = NewRecord { payload: vec![b'x'; 5_000].into(), ..record("k", 0) };
         let refused = topic.publish(vec![large]).await;
-        let Err(BusError::Refused(text)) = refused else { panic!("{refused:?}") };
+        let Err(BusError::TooLarge(text)) = refused else { panic!("{refused:?}") };
         assert!(text.contains("5001 bytes") && text.contains("max.message.bytes"), "{text}");
         topic.publish(vec![record("k", 3)]).await.unwrap();
     }))

@@ -8,10 +8,12 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::reader::Shared;
+use crate::bus::health::SubscriptionHealth;
 use crate::bus::{BusError, Given, Position, Subscription};
 
-/// How long leaving the group may take before it is left to the thread.
-const LEAVING: Duration = Duration::from_secs(5);
+/// How long leaving the group may take before it is left to the thread. With the last flush before it, it fits into the
+/// half of the shutdown timeout that is there for it.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// Reads a topic of Kafka. Dropped, it leaves its group in the background.
 pub(super) struct KafkaSubscription {
@@ -66,6 +68,10 @@ impl Subscription for KafkaSubscription {
 
     fn is_durable(&self) -> bool {
         true
+    }
+
+    fn health(&self) -> SubscriptionHealth {
+        self.shared.health.clone()
     }
 
     fn close(&mut self) -> BoxFuture<'_, ()> {
