@@ -51,8 +51,8 @@ impl BookRouter {
     }
 
     /// The book of an event, with one more message on its way to it.
-    fn book(&mut self, event_id: &EventId, place: Option<(u32, u64)>) -> &Addr<OddsBook> {
-        let (partition, next_position) = place.unzip();
+    /// `next_position`: see [`OddsBook::new`].
+    fn book(&mut self, event_id: &EventId, partition: Option<u32>, next_position: Option<u64>) -> &Addr<OddsBook> {
         let entry = self.books.entry(event_id.clone()).or_insert_with(|| {
             let known = self.let_go.remove(event_id).map(|(known, _)| known).unwrap_or_default();
             let book = OddsBook::new(event_id.clone(), self.edges.clone(), next_position).knowing(known);
@@ -119,8 +119,8 @@ impl Handler<ApplyUpdates> for BookRouter {
         let sends: Vec<_> = by_event(message.0, |positioned| &positioned.update.event_id)
             .into_iter()
             .map(|(event_id, updates)| {
-                let place = updates.first().map(|first| (first.partition, first.position));
-                let send = self.book(&event_id, place).send(ApplyUpdates(updates));
+                let (partition, position) = updates.first().map(|first| (first.partition, first.position)).unzip();
+                let send = self.book(&event_id, partition, position).send(ApplyUpdates(updates));
                 async move { (send.await, event_id) }
             })
             .collect();
@@ -135,7 +135,8 @@ impl Handler<ApplyBroadcasts> for BookRouter {
         let sends: Vec<_> = by_event(message.0, |told| &told.update.event_id)
             .into_iter()
             .map(|(event_id, told)| {
-                let send = self.book(&event_id, None).send(ApplyBroadcasts(told));
+                let below = told.first().and_then(|first| first.seq).map(|seq| seq.saturating_sub(1));
+                let send = self.book(&event_id, None, below).send(ApplyBroadcasts(told));
                 async move { (send.await, event_id) }
             })
             .collect();
@@ -199,7 +200,7 @@ impl Handler<GetSnapshot> for BookRouter {
 
     fn handle(&mut self, message: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
         let event_id = message.0.clone();
-        let asking = self.book(&event_id, None).send(message);
+        let asking = self.book(&event_id, None, None).send(message);
         Box::pin(asking.into_actor(self).map(move |answer, router, _| {
             router.answered(&event_id, answer.is_err());
             let snapshot = answer.unwrap_or_else(|_| Err(ApplyError::BookEnded(event_id.clone())));

@@ -69,6 +69,25 @@ impl Outage {
     }
 }
 
+/// What a book that is started for an update or a broadcast leaves to those that follow, so that every change is told,
+/// and told once: the store may have read the bus further than the books.
+#[derive(Clone, Copy)]
+struct LeftToCome {
+    /// Numbers beyond this one are still to come.
+    beyond: u64,
+    /// Whether that holds whatever the cache knows. A bus that lasts may be read anew from its beginning: there only what
+    /// the cache shows to be behind is still to come, and what it does not know must keep what is old from being told as
+    /// new.
+    always: bool,
+}
+
+impl LeftToCome {
+    fn leaves(self, stored: &MarketState, hot: &[Arc<MarketState>]) -> bool {
+        let is_hot = || hot.iter().any(|state| state.update.market == stored.update.market);
+        stored.seq > self.beyond && (self.always || is_hot())
+    }
+}
+
 /// What is known of an event.
 struct Known {
     states: Vec<Arc<MarketState>>,
@@ -91,11 +110,12 @@ impl BookSource {
         }
     }
 
-    /// Every state that is known of an event. What cannot be read is passed over: the live path does not wait for a cache
-    /// or a store that is down.
-    async fn load(&self, event_id: &EventId, before: u64) -> Known {
+    /// Every state that is known of an event, but what is left to the bus. What cannot be read is passed over: the live
+    /// path does not wait for a cache or a store that is down.
+    async fn load(&self, event_id: &EventId, left: LeftToCome) -> Known {
         let mut known = self.load_hot(event_id).await;
-        let (stored, is_store_read) = self.load_stored(event_id, before).await;
+        let (mut stored, is_store_read) = self.load_stored(event_id).await;
+        stored.retain(|state| !left.leaves(state, &known.states));
         known.states.extend(stored);
         Known { is_store_read, ..known }
     }
@@ -108,7 +128,7 @@ impl BookSource {
         Known { states, is_cache_read, is_store_read: true }
     }
 
-    async fn load_stored(&self, event_id: &EventId, before: u64) -> (Vec<Arc<MarketState>>, bool) {
+    async fn load_stored(&self, event_id: &EventId) -> (Vec<Arc<MarketState>>, bool) {
         if let Some(why) = self.outage.too_early() {
             return (self.passed_over(event_id, &why), false);
         }
@@ -121,7 +141,7 @@ impl BookSource {
         let read = blocking(move || store.load_event(&event)).await;
         self.outage.remember(read.as_ref().map(drop).map_err(ToString::to_string));
         match read {
-            Ok(stored) => (stored.into_iter().filter(|state| state.seq <= before).collect(), true),
+            Ok(stored) => (stored, true),
             Err(error) => (self.passed_over(event_id, &error), false),
         }
     }
@@ -190,8 +210,7 @@ pub struct OddsBook {
     book: Book,
     event_id: EventId,
     edges: Arc<BookEdges>,
-    /// What the store holds beyond this number is still to come on the bus.
-    before: u64,
+    left: LeftToCome,
     /// What this process knew of the event when it let an earlier book go.
     known: Vec<Arc<MarketState>>,
     /// Whether the store said what it holds of the event.
@@ -206,13 +225,12 @@ impl OddsBook {
     /// A book that takes its state from the edges' source when it starts.
     ///
     /// `next_position`: where the update stands on the bus that the book is started for, where it is started for one.
-    /// The store may have read the bus further than that. Where the bus begins with the process, what the store knows
-    /// beyond is left to the bus, so that every change is told, and told once. A bus that lasts may be read anew from its
-    /// beginning, and then what the store knows must keep what is old from being told as new.
+    /// In a mirror: the number below the broadcast's.
     pub fn new(event_id: EventId, edges: Arc<BookEdges>, next_position: Option<u64>) -> OddsBook {
-        let before = next_position.filter(|_| edges.first_position.is_some()).unwrap_or(u64::MAX);
+        let always = edges.is_mirror || edges.first_position.is_some();
+        let left = LeftToCome { beyond: next_position.unwrap_or(u64::MAX), always };
         let (book, known) = (Book::new(event_id.clone()), Vec::new());
-        OddsBook { book, event_id, edges, before, known, is_loaded: false, is_mirrored: false, next_look: None }
+        OddsBook { book, event_id, edges, left, known, is_loaded: false, is_mirrored: false, next_look: None }
     }
 
     /// A book that begins with what an earlier one of the event knew, where others know less: a bus that begins anew, a
@@ -225,8 +243,8 @@ impl OddsBook {
 impl OddsBook {
     /// What is known of the event, taken over and told. Tried again later where the store cannot say.
     fn load(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
-        let (edges, event_id, before) = (self.edges.clone(), self.event_id.clone(), self.before);
-        async move { edges.source.load(&event_id, before).await }.into_actor(self).then(
+        let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
+        async move { edges.source.load(&event_id, left).await }.into_actor(self).then(
             |Known { states, is_store_read, .. }, book, context| {
                 book.is_loaded = is_store_read;
                 if !is_store_read {
@@ -264,13 +282,16 @@ impl OddsBook {
     /// read. The store is asked later, beside the mailbox, where the cache is enough for the moment, and again where
     /// something could not be read.
     fn mirror(&self, asked: Asked) -> impl ActorFuture<Self, Output = bool> + 'static {
-        let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
+        let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
         let reading = async move {
-            let hot = edges.source.load_hot(&event_id).await;
+            let mut hot = edges.source.load_hot(&event_id).await;
+            // Whatever is newer than the broadcast is told behind it.
+            hot.states.retain(|state| !left.leaves(state, &[]));
             if asked == Asked::Hot && !hot.states.is_empty() {
                 return (hot, false);
             }
-            let (stored, is_store_read) = edges.source.load_stored(&event_id, u64::MAX).await;
+            let (mut stored, is_store_read) = edges.source.load_stored(&event_id).await;
+            stored.retain(|state| !left.leaves(state, &[]));
             let states = hot.states.into_iter().chain(stored).collect();
             (Known { states, is_store_read, ..hot }, true)
         };
@@ -348,6 +369,8 @@ impl Handler<ReloadBook> for OddsBook {
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, _: ReloadBook, _: &mut Context<Self>) -> Self::Result {
+        // What followed may have been missed: nothing is left to it any more.
+        self.left.beyond = u64::MAX;
         AtomicResponse::new(Box::pin(self.mirror(Asked::Hot).map(|is_cache_read, book, _| {
             if is_cache_read { Ok(()) } else { Err(ApplyError::NotLoaded(book.event_id.clone())) }
         })))

@@ -38,7 +38,7 @@ async fn while_the_database_is_locked_prices_flow_and_afterwards_the_history_is_
 }
 
 #[actix_web::test]
-async fn dead_letters_that_come_while_the_database_is_locked_are_kept_afterwards() {
+async fn embedded_dead_letters_that_come_while_the_database_is_locked_are_kept_afterwards() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;

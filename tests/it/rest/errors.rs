@@ -186,8 +186,11 @@ async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
     }
     // The books need no database, and go on.
     fed.send("E", [2]).await;
-    until("the live path goes on", || async { (fed.get("/v1/events/E/odds").await[0]["version"] == 2).then_some(()) })
-        .await;
+    until("the live path goes on", || async {
+        let (_, odds) = get_json(&fed.url("/v1/events/E/odds")).await;
+        (odds[0]["version"] == 2).then_some(())
+    })
+    .await;
     let failures = r#"odds_proc_errors_total{stage="store"}"#;
     fed.platform.until_metric(Role::Processor, failures, |count| count >= 1.0).await;
     database.execute("ALTER TABLE away RENAME TO odds_current; ALTER TABLE also_away RENAME TO odds_history");
@@ -198,7 +201,7 @@ async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
 }
 
 #[actix_web::test]
-async fn an_event_that_cannot_be_looked_up_is_unavailable_and_not_unknown() {
+async fn an_embedded_event_that_cannot_be_looked_up_is_unavailable_and_not_unknown() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;

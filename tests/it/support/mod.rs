@@ -25,7 +25,7 @@ pub use private::PrivateEngine;
 pub use process::{LoggedChild, ServerProcess, command};
 pub use steady::SteadySupplier;
 pub use supplier::{FakeSupplier, SupplierLink};
-pub use topic::{KeyAndPayload, OddsTopic};
+pub use topic::{KeyAndPayload, OddsTopic, Positions, positions};
 
 /// How long a test waits for something that must happen.
 pub const DEADLINE: Duration = Duration::from_secs(20);

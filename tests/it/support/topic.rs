@@ -1,6 +1,6 @@
 //! A topic that a test writes to by itself, as any other producer may.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -10,6 +10,7 @@ use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
+use super::engines::Sandbox;
 use super::{Folder, kafka_admin, until};
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -76,4 +77,26 @@ impl OddsTopic {
         })
         .await;
     }
+}
+
+/// Of each partition: where a group's next read begins, and the end.
+pub type Positions = BTreeMap<i32, (i64, i64)>;
+
+/// What a group has committed of the topic of updates; nothing where there is no topic.
+pub fn positions(sandbox: &Sandbox, group: &str) -> Positions {
+    let (brokers, topic) = (sandbox.value("KAFKA_BROKERS").unwrap(), sandbox.value("KAFKA_TOPIC_ODDS").unwrap());
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", group).create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), WAIT).unwrap();
+    let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
+    let mut asked = TopicPartitionList::new();
+    partitions.iter().for_each(|partition| drop(asked.add_partition(topic, *partition)));
+    let committed = consumer.committed_offsets(asked, WAIT).unwrap();
+    let next = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+    let position = |partition| {
+        let end = consumer.fetch_watermarks(topic, partition, WAIT).unwrap().1;
+        let next = next(committed.find_partition(topic, partition).unwrap().offset());
+        (partition, (next, end))
+    };
+    partitions.into_iter().map(position).collect()
 }

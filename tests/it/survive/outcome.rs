@@ -3,15 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use redis::Commands;
 use serde_json::Value;
 
 use super::witness::{rest_version, until_all};
-use crate::support::{Cluster, Database, ServerProcess, SteadySupplier};
-
-const KAFKA_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+use crate::support::{Cluster, Database, Positions, ServerProcess, SteadySupplier};
 
 /// Settings of a platform whose supplier lives in the test: a test that is held up must not be taken for a supplier that is
 /// gone.
@@ -60,28 +56,9 @@ pub async fn until_everywhere(cluster: &Cluster, database: &Database, odds: Sock
     assert_eq!(database.number(disorder), 0, "rows that were written after a later one");
 }
 
-/// Of each partition: where a group's next read begins, and the end.
-pub type Positions = BTreeMap<i32, (i64, i64)>;
-
 /// What a group has committed.
 pub fn positions(cluster: &Cluster, group: &str) -> Positions {
-    let sandbox = cluster.folder.sandbox();
-    let (brokers, topic) = (sandbox.value("KAFKA_BROKERS").unwrap(), sandbox.value("KAFKA_TOPIC_ODDS").unwrap());
-    let consumer: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", group).create().unwrap();
-    let metadata = consumer.fetch_metadata(Some(topic), KAFKA_WAIT).unwrap();
-    let mut asked = TopicPartitionList::new();
-    for partition in metadata.topics()[0].partitions() {
-        asked.add_partition(topic, partition.id());
-    }
-    let committed = consumer.committed_offsets(asked, KAFKA_WAIT).unwrap();
-    let next = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
-    let position = |partition| {
-        let end = consumer.fetch_watermarks(topic, partition, KAFKA_WAIT).unwrap().1;
-        let next = next(committed.find_partition(topic, partition).unwrap().offset());
-        (partition, (next, end))
-    };
-    metadata.topics()[0].partitions().iter().map(|partition| position(partition.id())).collect()
+    crate::support::positions(cluster.folder.sandbox(), group)
 }
 
 /// The time of the processor that it has used so far, in seconds.
