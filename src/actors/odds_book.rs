@@ -291,7 +291,10 @@ impl OddsBook {
                 return (hot, false);
             }
             let (mut stored, is_store_read) = edges.source.load_stored(&event_id).await;
-            stored.retain(|state| !left.leaves(state, &[]));
+            // The store may be ahead of what is told. What the cache knows comes by broadcast, change by change.
+            let is_hot =
+                |stored: &MarketState| hot.states.iter().any(|state| state.update.market == stored.update.market);
+            stored.retain(|state| !is_hot(state) && !left.leaves(state, &[]));
             let states = hot.states.into_iter().chain(stored).collect();
             (Known { states, is_store_read, ..hot }, true)
         };

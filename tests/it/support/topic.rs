@@ -90,7 +90,9 @@ pub fn positions(sandbox: &Sandbox, group: &str) -> Positions {
     let metadata = consumer.fetch_metadata(Some(topic), WAIT).unwrap();
     let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
     let mut asked = TopicPartitionList::new();
-    partitions.iter().for_each(|partition| drop(asked.add_partition(topic, *partition)));
+    for partition in &partitions {
+        asked.add_partition(topic, *partition);
+    }
     let committed = consumer.committed_offsets(asked, WAIT).unwrap();
     let next = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
     let position = |partition| {
