@@ -100,8 +100,8 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     let left = assert_committed_is_done(&cluster, &database);
     println!("{left} records are left on the bus");
 
-    let odds = cluster.start("odds").await;
-    let (_processor, _ingest) = (cluster.start("processor").await, cluster.start("ingest").await);
+    let (_processor, odds) = (cluster.start("processor").await, cluster.start("odds").await);
+    let _ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), supplier).await;
     witness.until_more(supplier, 500).await;
     supplier.send_at(0);
