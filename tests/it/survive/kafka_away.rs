@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::outage::{Costs, Follower, OUTAGE, eventually, fall_silent, until_down, until_stored, until_up};
-use crate::support::{Cluster, Database, PrivateEngine, SteadySupplier, get_json, get_text};
+use crate::support::{Cluster, Database, PrivateEngine, SteadySupplier, get_json};
 
 const EVENTS: usize = 20;
 
