@@ -3,8 +3,11 @@
 CARGO ?= cargo
 SPORTS_BET = $(CARGO) run --release --locked -- serve
 
+TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
+export PATH := $(TOOLS)/bin:$(PATH)
+
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest supplier fmt test test-embedded test-real engines-up engines-down check-operation bench audit tools
+.PHONY: help run odds processor ingest supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation bench audit tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,32 +32,25 @@ fmt: ## Format the code
 
 test: test-embedded test-real check-operation ## Check format, lints and docs, then run all tests, on the embedded engines and on real ones
 
-test-embedded: ## The same without the real engines: nothing needs to be installed
+test-embedded: nextest ## The same without the real engines: nothing else needs to be installed
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -ex; \
-		$(CARGO) nextest run --locked; \
-		$(CARGO) test --locked --doc; \
-	else \
-		set -ex; \
-		$(CARGO) test --locked; \
-	fi
+	$(CARGO) nextest run --locked
+	$(CARGO) test --locked --doc
 
 # What needs real engines is marked as ignored. The rest of the integration suite runs on them as it does on the embedded
 # ones, but for what is about those: tests of the binary's defaults (process::), and those that are named embedded.
 # The engines come first: where one is missing, nobody waits for a build to be told. What this call started is ended with it.
-test-real: ## Run the tests that need Kafka, Redis and PostgreSQL, and the integration suite on them; they come up by themselves
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		TEST_ENGINES=real scripts/engines with sh -exc ' \
-			$(CARGO) nextest run --locked --test it -E "not test(/embedded/) and not test(/^process::/)"; \
-			$(CARGO) nextest run --locked --run-ignored only'; \
-	else \
-		TEST_ENGINES=real scripts/engines with sh -exc ' \
-			$(CARGO) test --locked --test it -- --skip embedded --skip process::; \
-			$(CARGO) test --locked --lib --test it -- --ignored'; \
-	fi
+test-real: nextest ## Run the tests that need Kafka, Redis and PostgreSQL, and the integration suite on them; they come up by themselves
+	@TEST_ENGINES=real scripts/engines with sh -exc ' \
+		$(CARGO) nextest run --locked --test it -E "not test(/embedded/) and not test(/^process::/)"; \
+		$(CARGO) nextest run --locked --run-ignored only'
+
+# A process for each test: what a test leaves behind (connections, members of groups, threads) ends with it.
+nextest:
+	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --debug --locked --root $(TOOLS) cargo-nextest@0.9.151 \
+		--no-default-features --features default-no-update
 
 engines-up: ## Start Kafka, Redis and PostgreSQL for development and tests (scripts/engines help)
 	@scripts/engines up

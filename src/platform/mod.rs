@@ -172,9 +172,15 @@ impl Platform {
         if !in_time {
             warn!("not everything stopped within {:?}; the rest is cut off", self.shutdown_timeout);
         }
+        in_time
+    }
+}
+
+/// Nothing of a platform outlives it, whether it was stopped or not.
+impl Drop for Platform {
+    fn drop(&mut self) {
         for arbiter in &self.parts.arbiters {
             arbiter.stop();
         }
-        in_time
     }
 }
