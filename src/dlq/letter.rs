@@ -58,6 +58,11 @@ pub(super) struct Letter {
 }
 
 impl Letter {
+    /// Whether its bytes are only the beginning: it was too large for the topic of dead letters.
+    pub(super) fn is_cut(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name == header::TRUNCATED_FROM)
+    }
+
     pub(super) fn of_record(record: Record) -> Letter {
         let letter = dead_letter::read(&record);
         let part = |name| record.header(name);
@@ -164,5 +169,15 @@ mod tests {
         assert_eq!(again.headers, [("replayed_from".to_owned(), Bytes::from_static(b"t_dlq/3/4"))]);
         assert_eq!(letter("k", "", true).identity(), "t/1/2");
         assert_eq!(letter("k", "", false).identity(), "at 3:4");
+    }
+
+    #[test]
+    fn one_that_was_cut_is_known() {
+        let cut = |headers| {
+            let record = NewRecord { key: Bytes::new(), payload: Bytes::new(), headers };
+            Letter::of_record(Record { partition: 0, offset: 0, record }).is_cut()
+        };
+        assert!(!cut(Vec::new()));
+        assert!(cut(vec![("truncated_from".to_owned(), Bytes::from_static(b"3000000"))]));
     }
 }

@@ -23,6 +23,7 @@ pub(super) async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqEr
     let places = places(&args.ids)?;
     let topic = bus.topic(&args.bus.kafka_topic_odds);
     let (mut seen, mut found, mut batch, mut count) = (HashSet::new(), HashSet::new(), Vec::new(), 0_usize);
+    let mut cut = 0_usize;
     let only = (!args.all).then_some(&places[..]);
     for record in bus.scan(&dead_letters, only)? {
         let record = record?;
@@ -34,6 +35,10 @@ pub(super) async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqEr
         let letter = Letter::of_record(record);
         let wanted = args.reason.as_ref().is_none_or(|reason| letter.reason == *reason);
         if !wanted || !seen.insert(letter.identity()) {
+            continue;
+        }
+        if letter.is_cut() {
+            cut += 1;
             continue;
         }
         count += 1;
@@ -50,6 +55,9 @@ pub(super) async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqEr
     let verb = if args.dry_run { "would be published" } else { "published" };
     let name = topic.name();
     writeln!(out, "{count} {verb} to {name}")?;
+    if cut > 0 {
+        writeln!(out, "{cut} passed over: only their beginning was kept, because they were too large")?;
+    }
     match places.iter().find(|place| !found.contains(place)) {
         Some((partition, offset)) => Err(DlqError::Unknown(Id::Place(*partition, *offset))),
         None => Ok(()),
