@@ -285,16 +285,15 @@ impl OddsBook {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
         let reading = async move {
             let mut hot = edges.source.load_hot(&event_id).await;
+            let hot_markets: Vec<_> = hot.states.iter().map(|state| state.update.market.clone()).collect();
             // Whatever is newer than the broadcast is told behind it.
             hot.states.retain(|state| !left.leaves(state, &[]));
-            if asked == Asked::Hot && !hot.states.is_empty() {
+            if asked == Asked::Hot && !hot_markets.is_empty() {
                 return (hot, false);
             }
             let (mut stored, is_store_read) = edges.source.load_stored(&event_id).await;
             // The store may be ahead of what is told. What the cache knows comes by broadcast, change by change.
-            let is_hot =
-                |stored: &MarketState| hot.states.iter().any(|state| state.update.market == stored.update.market);
-            stored.retain(|state| !is_hot(state) && !left.leaves(state, &[]));
+            stored.retain(|state| !hot_markets.contains(&state.update.market) && !left.leaves(state, &[]));
             let states = hot.states.into_iter().chain(stored).collect();
             (Known { states, is_store_read, ..hot }, true)
         };
