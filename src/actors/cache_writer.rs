@@ -171,7 +171,9 @@ impl CacheWriter {
         self.metrics.cache_sets.inc_by(states.len() as u64);
         // Whoever else uses the cache may have met the loss, and made the new connection.
         let connection = self.cache.connection();
-        let is_anew = std::mem::replace(&mut self.connection, connection) != connection;
+        let before = std::mem::replace(&mut self.connection, connection);
+        // The first one is no return: nothing was written before, and what is pending is told change by change.
+        let is_anew = before != 0 && before != connection;
         if self.backoff.failures() > 0 || is_anew {
             if self.backoff.failures() > 0 {
                 info!("the cache is back");
