@@ -364,6 +364,8 @@ mod tests {
     async fn a_cache_that_comes_back_empty_is_filled_though_nothing_changed_meanwhile() {
         tokio::time::pause();
         let cache = Arc::new(ProbeCache::default());
+        // Connections are counted from 1, as that of Redis.
+        cache.connection.store(1, Ordering::SeqCst);
         let writer = CacheWriter::new(cache.clone(), ProcessorMetrics::new().unwrap()).start();
         let held = changed("held", 1);
         writer.send(held.clone()).await.unwrap();
