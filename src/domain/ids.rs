@@ -90,6 +90,16 @@ id!(
     "market"
 );
 id!(
+    /// A user, as `USER_001`: whoever has a wallet and places bets.
+    UserId,
+    "userId"
+);
+id!(
+    /// What a movement of money is known by to whoever asked for it. The same reference is the same movement, for ever.
+    Reference,
+    "external_ref"
+);
+id!(
     /// Who an update comes from, as `supplier-simulator`.
     Source,
     "source"

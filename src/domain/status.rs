@@ -1,57 +1,11 @@
 //! Status of a market and of a selection.
 
-use std::fmt;
-use std::str::FromStr;
+use super::words::words;
 
-use serde::{Deserialize, Serialize};
-
-/// A text that names no status.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{got}` is not a {of} status")]
-pub struct UnknownStatus {
-    /// `market` or `selection`.
-    pub of: &'static str,
-    /// The text.
-    pub got: String,
-}
-
-macro_rules! status {
-    ($(#[$doc:meta])* $name:ident, $of:literal, { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "lowercase")]
-        pub enum $name { $($(#[$variant_doc])* $variant),+ }
-
-        impl $name {
-            /// Every status, in the order of a life.
-            pub const ALL: &[$name] = &[$($name::$variant),+];
-
-            /// The word on the wire and in the database.
-            pub fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $text),+ }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str(self.as_str())
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = UnknownStatus;
-
-            fn from_str(text: &str) -> Result<$name, UnknownStatus> {
-                $name::ALL.iter().copied().find(|status| status.as_str() == text)
-                    .ok_or_else(|| UnknownStatus { of: $of, got: text.chars().take(40).collect() })
-            }
-        }
-    };
-}
-
-status!(
+words! {
     /// Status of a market. Bets are taken only while it is open.
-    MarketStatus, "market", {
+    #[derive(Default)]
+    MarketStatus, "market status", {
         /// Prices are live and bets are taken.
         #[default]
         Open = "open",
@@ -64,10 +18,11 @@ status!(
         /// The market is void: stakes go back.
         Cancelled = "cancelled",
     }
-);
-status!(
+}
+words! {
     /// Status of a selection within a market.
-    SelectionStatus, "selection", {
+    #[derive(Default)]
+    SelectionStatus, "selection status", {
         /// Can be backed while its market is open.
         #[default]
         Active = "active",
@@ -82,7 +37,7 @@ status!(
         /// Bets on it are void.
         Void = "void",
     }
-);
+}
 
 #[cfg(test)]
 mod tests {
