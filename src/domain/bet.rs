@@ -382,7 +382,8 @@ mod tests {
     use crate::domain::update::OddsUpdate;
     use crate::domain::update::testing::market_update;
 
-    const LIMITS: BetLimits = BetLimits { min_stake: cents(100), max_stake: cents(100_000), max_payout: cents(1_000_000) };
+    const LIMITS: BetLimits =
+        BetLimits { min_stake: cents(100), max_stake: cents(100_000), max_payout: cents(1_000_000) };
 
     const fn cents(cents: i64) -> Amount {
         match Amount::new(cents) {

@@ -101,7 +101,8 @@ pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Claim
             Ok((Stores { main: store.clone(), read: store }, Some(claim)))
         }
         StoreEngine::Postgres { url, read_url } => {
-            let options = PgOptions { readers: config.settings.store.database_pool_size, ..PgOptions::default() };
+            let size = config.settings.store.database_pool_size;
+            let options = PgOptions { readers: size, money: size, ..PgOptions::default() };
             let failed = |cause| StartError::Store { name: "PostgreSQL".to_owned(), cause };
             let main = PgStore::open(url, &options).map_err(failed)?;
             let read = PgStore::reader(read_url, &options).map_err(failed)?;

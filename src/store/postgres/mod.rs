@@ -4,6 +4,7 @@ mod address;
 mod connections;
 mod error;
 mod migrate;
+mod money;
 mod read;
 #[cfg(test)]
 mod real_engines;
@@ -41,6 +42,8 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(15);
 pub struct PgOptions {
     /// The most connections that read. Those that write are three more, made only when something is written.
     pub readers: u32,
+    /// The most connections that move money, made only when some is moved.
+    pub money: u32,
     /// How long a caller waits for a connection.
     pub connection_timeout: Duration,
     /// How long the server works on one statement. Migrations take the time that they need.
@@ -55,6 +58,7 @@ impl Default for PgOptions {
     fn default() -> PgOptions {
         PgOptions {
             readers: 4,
+            money: 4,
             connection_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(30),
             lock_timeout: Duration::from_secs(5),
@@ -68,6 +72,8 @@ pub struct PgStore {
     readers: Connections,
     /// None in a store that only reads.
     writers: Option<Connections>,
+    /// Those that move money: short transactions, many at once. None in a store that only reads.
+    money: Option<Connections>,
     /// Whether this store has brought the tables to this version, or found them so.
     is_migrated: AtomicBool,
 }
@@ -78,7 +84,8 @@ impl PgStore {
     pub fn open(address: &SecretString, options: &PgOptions) -> Result<PgStore, StoreError> {
         let mut store = PgStore::reader(address, options)?;
         let address = address::connection_string(address, &options.application_name)?;
-        store.writers = Some(Connections::to(address, WRITERS, setup(options, false), options));
+        store.writers = Some(Connections::to(address.clone(), WRITERS, setup(options, false), options));
+        store.money = Some(Connections::to(address, options.money, setup(options, false), options));
         Ok(store)
     }
 
@@ -89,6 +96,7 @@ impl PgStore {
         Ok(PgStore {
             readers: Connections::to(address, options.readers, setup(options, true), options),
             writers: None,
+            money: None,
             is_migrated: AtomicBool::new(false),
         })
     }
@@ -99,7 +107,11 @@ impl PgStore {
     }
 
     fn writers(&self) -> Result<&Connections, StoreError> {
-        self.writers.as_ref().ok_or_else(|| StoreError::Refused("this store only reads".to_owned()))
+        self.writers.as_ref().ok_or_else(only_reads)
+    }
+
+    fn money(&self) -> Result<&Connections, StoreError> {
+        self.money.as_ref().ok_or_else(only_reads)
     }
 }
 
@@ -186,6 +198,10 @@ impl Store for PgStore {
 struct Yes {
     #[diesel(sql_type = Bool)]
     yes: bool,
+}
+
+fn only_reads() -> StoreError {
+    StoreError::Refused("this store only reads".to_owned())
 }
 
 /// What a connection begins with.

@@ -1,0 +1,189 @@
+//! Money in PostgreSQL: each operation is a function of the database, and so one round trip.
+//! `migrations/postgres/2026-11-25-200000_money` has the functions.
+
+mod bets;
+mod delivery;
+mod verify;
+mod wallet;
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::error::Failure;
+use super::{PgStore, unreadable};
+use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::ids::{Reference, UserId};
+use crate::domain::ledger::{ReservationStatus, Settlement};
+use crate::domain::money::Amount;
+use crate::domain::timestamp::Timestamp;
+use crate::store::StoreError;
+use crate::store::money::{
+    BetAnswer, Cancel, Decided, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey, Reservation,
+    Transfer, Verification, Wallet, WalletError,
+};
+
+impl MoneyStore for PgStore {
+    fn wallet(&self, user_id: &UserId) -> Result<Option<Wallet>, StoreError> {
+        self.readers.run(|connection| wallet::read(connection, user_id))
+    }
+
+    fn deposit(&self, order: &Order) -> Result<Wallet, WalletError> {
+        self.money()?.run(|connection| wallet::deposit(connection, order))?
+    }
+
+    fn withdraw(&self, order: &Order) -> Result<Wallet, WalletError> {
+        self.money()?.run(|connection| wallet::withdraw(connection, order))?
+    }
+
+    fn reserve(&self, order: &Order) -> Result<Reservation, WalletError> {
+        let id = Uuid::now_v7();
+        self.money()?.run(|connection| wallet::reserve(connection, order, id))?
+    }
+
+    fn settle(
+        &self,
+        user_id: &UserId,
+        reference: &Reference,
+        settlement: Settlement,
+        at: Timestamp,
+    ) -> Result<Reservation, WalletError> {
+        self.money()?.run(|connection| wallet::settle(connection, user_id, reference, settlement, at))?
+    }
+
+    fn expire_reservations(&self, made_before: Timestamp, limit: usize, at: Timestamp) -> Result<usize, StoreError> {
+        let pool = self.money()?;
+        let due = pool.run(|connection| wallet::to_expire(connection, made_before, limit))?;
+        let mut expired = 0;
+        for (user_id, reference) in due {
+            // One that somebody else ended meanwhile stays as it ended.
+            match pool.run(|connection| wallet::settle(connection, &user_id, &reference, Settlement::Expire, at))? {
+                Ok(_) => expired += 1,
+                Err(WalletError::Store(failure)) => return Err(failure),
+                Err(_) => {}
+            }
+        }
+        Ok(expired)
+    }
+
+    fn transfers(&self, user_id: &UserId, page: Page<i64>) -> Result<Vec<Transfer>, StoreError> {
+        self.readers.run(|connection| wallet::transfers(connection, user_id, page))
+    }
+
+    fn reservations(
+        &self,
+        user_id: &UserId,
+        status: Option<ReservationStatus>,
+        page: Page<Uuid>,
+    ) -> Result<Vec<Reservation>, StoreError> {
+        self.readers.run(|connection| wallet::reservations(connection, user_id, status, page))
+    }
+
+    fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &Notice) -> Result<BetAnswer, StoreError> {
+        let reservation = Uuid::now_v7();
+        self.money()?.run(|connection| bets::place(connection, bet, reservation, key, notice))
+    }
+
+    fn refuse_bet(
+        &self,
+        user_id: &UserId,
+        key: &RequestKey,
+        refusal: &BetRefusal,
+        at: Timestamp,
+    ) -> Result<BetAnswer, StoreError> {
+        self.money()?.run(|connection| bets::refuse(connection, user_id, key, refusal, at))
+    }
+
+    fn first_answer(&self, user_id: &UserId, key: &RequestKey) -> Result<Option<BetAnswer>, StoreError> {
+        self.money()?.run(|connection| bets::first_answer(connection, user_id, key))
+    }
+
+    fn decide_bet(
+        &self,
+        bet_id: BetId,
+        verdict: &Verdict,
+        notice: &Notice,
+        at: Timestamp,
+    ) -> Result<Decided, StoreError> {
+        self.money()?.run(|connection| bets::decide(connection, bet_id, verdict, notice, at))
+    }
+
+    fn bet(&self, bet_id: BetId) -> Result<Option<Bet>, StoreError> {
+        // Not from a pool that may lead to a replica: a bet is looked up just after it was placed.
+        self.money()?.run(|connection| bets::read(connection, bet_id))
+    }
+
+    fn bet_history(&self, bet_id: BetId) -> Result<Vec<BetStep>, StoreError> {
+        self.money()?.run(|connection| bets::history(connection, bet_id))
+    }
+
+    fn bets(&self, user_id: &UserId, status: Option<BetStatus>, page: Page<BetId>) -> Result<Vec<Bet>, StoreError> {
+        self.readers.run(|connection| bets::of_user(connection, user_id, status, page))
+    }
+
+    fn overdue_bets(&self, at: Timestamp, limit: usize) -> Result<Vec<Bet>, StoreError> {
+        self.money()?.run(|connection| bets::overdue(connection, at, limit))
+    }
+
+    fn take_outbox(&self, at: Timestamp, leased_until: Timestamp, limit: usize) -> Result<Vec<OutboxRow>, StoreError> {
+        self.money()?.run(|connection| delivery::take(connection, at, leased_until, limit))
+    }
+
+    fn published(&self, rows: &[i64]) -> Result<(), StoreError> {
+        self.money()?.run(|connection| delivery::published(connection, rows))
+    }
+
+    fn outbox_depth(&self) -> Result<OutboxDepth, StoreError> {
+        self.money()?.run(delivery::depth)
+    }
+
+    fn take_cancels(&self, at: Timestamp, next_attempt_at: Timestamp, limit: usize) -> Result<Vec<Cancel>, StoreError> {
+        self.money()?.run(|connection| delivery::take_cancels(connection, at, next_attempt_at, limit))
+    }
+
+    fn cancelled(&self, bet_id: BetId, at: Timestamp) -> Result<(), StoreError> {
+        self.money()?.run(|connection| delivery::cancelled(connection, bet_id, at))
+    }
+
+    fn open_cancels(&self) -> Result<u64, StoreError> {
+        self.money()?.run(delivery::open_cancels)
+    }
+
+    fn verify(&self, at: Timestamp, grace: Duration) -> Result<Verification, StoreError> {
+        self.readers.run(|connection| verify::run(connection, at, grace))
+    }
+}
+
+/// What a function of the database refused by a word.
+fn refused(outcome: &str) -> Result<WalletError, Failure> {
+    Ok(match outcome {
+        "WALLET_NOT_FOUND" => WalletError::WalletNotFound,
+        "INSUFFICIENT_FUNDS" => WalletError::InsufficientFunds,
+        "BALANCE_TOO_HIGH" => WalletError::BalanceTooHigh,
+        "RESERVATION_NOT_FOUND" => WalletError::ReservationNotFound,
+        "HELD_BY_BET" => WalletError::HeldByBet,
+        "IDEMPOTENCY_CONFLICT" => WalletError::IdempotencyConflict,
+        other => match other.strip_prefix("ALREADY_").and_then(|status| status.parse().ok()) {
+            Some(status) => WalletError::AlreadySettled(status),
+            None => return Err(unreadable("outcome", other).into()),
+        },
+    })
+}
+
+fn amount(cents: i64) -> Result<Amount, StoreError> {
+    Amount::new(cents).map_err(|error| StoreError::Unreadable(error.to_string()))
+}
+
+/// A text as one of our types.
+fn parsed<T: std::str::FromStr>(column: &str, text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|_| unreadable(column, text))
+}
+
+/// A column that a function gives with this outcome.
+fn given<T>(column: &str, value: Option<T>) -> Result<T, StoreError> {
+    value.ok_or_else(|| unreadable(column, "NULL"))
+}
+
+fn size(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
