@@ -99,6 +99,44 @@ impl Settlement {
     }
 }
 
+/// What comes of a settlement that is asked of a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settling {
+    /// It is pending, and ends now.
+    Now,
+    /// It has ended in just this way before.
+    Before,
+}
+
+/// Why a reservation is not settled as was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettlementRefusal {
+    /// It has ended in another way.
+    #[error("the reservation is {0} already")]
+    AlreadySettled(ReservationStatus),
+    /// It is held for a bet, and somebody else asks.
+    #[error("the reservation is held for a bet")]
+    HeldByBet,
+}
+
+impl Settlement {
+    /// What comes of this settlement where a reservation is of this status and held for this bet, and this bet asks: one
+    /// that has ended stays so, and one that is held for a bet is ended by that bet's own decision only.
+    pub fn of<Bet: PartialEq>(
+        self,
+        status: ReservationStatus,
+        held_for: Option<Bet>,
+        asked_by: Option<Bet>,
+    ) -> Result<Settling, SettlementRefusal> {
+        match status {
+            ReservationStatus::Pending if held_for == asked_by => Ok(Settling::Now),
+            ReservationStatus::Pending => Err(SettlementRefusal::HeldByBet),
+            ended if ended == self.status() => Ok(Settling::Before),
+            ended => Err(SettlementRefusal::AlreadySettled(ended)),
+        }
+    }
+}
+
 /// A user's two balances, in cents, as one moment had them. Neither is ever below zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
@@ -179,6 +217,26 @@ mod tests {
         assert_eq!(rich.after(TransferKind::Deposit, amount(6)), Err(TransferRefusal::BalanceTooHigh));
         assert_eq!(rich.after(TransferKind::Deposit, amount(i64::MAX)), Err(TransferRefusal::BalanceTooHigh));
         assert!(rich.after(TransferKind::Reserve, amount(i64::MAX - 10)).is_ok());
+    }
+
+    #[test]
+    fn a_reservation_ends_once_and_that_of_a_bet_by_the_bet() {
+        use ReservationStatus::{Committed, Expired, Pending, Refunded};
+        for settlement in [Settlement::Commit, Settlement::Refund, Settlement::Expire] {
+            assert_eq!(settlement.of::<u8>(Pending, None, None), Ok(Settling::Now));
+            assert_eq!(settlement.of(Pending, Some(1), Some(1)), Ok(Settling::Now));
+            for (held_for, asked_by) in [(Some(1), None), (None, Some(1)), (Some(1), Some(2))] {
+                assert_eq!(settlement.of(Pending, held_for, asked_by), Err(SettlementRefusal::HeldByBet));
+            }
+            for ended in [Committed, Refunded, Expired] {
+                let expected = if settlement.status() == ended {
+                    Ok(Settling::Before)
+                } else {
+                    Err(SettlementRefusal::AlreadySettled(ended))
+                };
+                assert_eq!(settlement.of(ended, Some(1), None), expected);
+            }
+        }
     }
 
     proptest! {

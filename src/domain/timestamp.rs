@@ -40,6 +40,12 @@ impl Timestamp {
         self.0
     }
 
+    /// The moment that was so long before this one, or the first of all.
+    pub fn earlier_by(self, duration: std::time::Duration) -> Timestamp {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Timestamp(self.0.saturating_sub(micros).max(Timestamp::MIN_MICROS))
+    }
+
     /// Seconds from `earlier` to this moment; negative where it is later.
     pub fn seconds_since(self, earlier: Timestamp) -> f64 {
         (self.0 - earlier.0) as f64 / 1_000_000.0
@@ -96,6 +102,14 @@ mod tests {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");
         }
         assert!(Timestamp::from_millis(i64::MAX).is_none());
+    }
+
+    #[test]
+    fn a_moment_before_another_is_never_before_the_first() {
+        let one = Timestamp::from_micros(5_000_000).unwrap();
+        let before = |duration| one.earlier_by(duration);
+        assert_eq!(before(std::time::Duration::from_millis(1_500)).to_string(), "1970-01-01T00:00:03.500Z");
+        assert_eq!(before(std::time::Duration::MAX).to_string(), "0000-01-01T00:00:00Z");
     }
 
     proptest! {

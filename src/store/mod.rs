@@ -3,6 +3,7 @@
 //! Calls block; actors make them on a thread for blocking work.
 
 mod batch;
+mod ledger_checks;
 pub mod money;
 pub mod postgres;
 pub mod sqlite;

@@ -5,6 +5,7 @@ mod claim;
 mod connections;
 mod error;
 mod migrate;
+mod money;
 mod read;
 mod schema;
 #[cfg(test)]

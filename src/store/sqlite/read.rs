@@ -232,6 +232,6 @@ pub(super) fn dead_letters(connection: &mut SqliteConnection, limit: usize) -> R
         .collect()
 }
 
-fn rows_at_most(limit: usize) -> i64 {
+pub(super) fn rows_at_most(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }

@@ -1,6 +1,48 @@
 // @generated automatically by Diesel CLI.
 
 diesel::table! {
+    bet_history (id) {
+        id -> BigInt,
+        bet_id -> Text,
+        old_status -> Nullable<Text>,
+        new_status -> Text,
+        reason -> Nullable<Text>,
+        at -> BigInt,
+    }
+}
+
+diesel::table! {
+    bet_requests (user_id, key) {
+        user_id -> Text,
+        key -> Text,
+        fingerprint -> Text,
+        bet_id -> Nullable<Text>,
+        new_balance -> Nullable<BigInt>,
+        refusal -> Nullable<Text>,
+        at -> BigInt,
+    }
+}
+
+diesel::table! {
+    bets (id) {
+        id -> Text,
+        user_id -> Text,
+        event_id -> Text,
+        market -> Text,
+        line -> Text,
+        selection -> Text,
+        stake_cents -> BigInt,
+        price_thousandths -> Integer,
+        status -> Text,
+        reason -> Nullable<Text>,
+        provider_ref -> Nullable<Text>,
+        placed_at -> BigInt,
+        decide_by -> BigInt,
+        decided_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
     dead_letters (id) {
         id -> BigInt,
         received_at -> BigInt,
@@ -8,6 +50,21 @@ diesel::table! {
         reason -> Text,
         detail -> Text,
         raw -> Binary,
+    }
+}
+
+diesel::table! {
+    ledger_transfers (id) {
+        id -> BigInt,
+        user_id -> Text,
+        kind -> Text,
+        debit_account -> Text,
+        credit_account -> Text,
+        amount_cents -> BigInt,
+        reference -> Text,
+        available_after -> BigInt,
+        reserved_after -> BigInt,
+        at -> BigInt,
     }
 }
 
@@ -44,4 +101,66 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(dead_letters, odds_current, odds_history,);
+diesel::table! {
+    outbox (id) {
+        id -> BigInt,
+        topic -> Text,
+        key -> Text,
+        payload -> Text,
+        leased_until -> BigInt,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    reservations (id) {
+        id -> Text,
+        user_id -> Text,
+        reference -> Text,
+        amount_cents -> BigInt,
+        status -> Text,
+        bet_id -> Nullable<Text>,
+        created_at -> BigInt,
+        settled_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    supplier_cancels (bet_id) {
+        bet_id -> Text,
+        attempts -> Integer,
+        next_attempt_at -> BigInt,
+        created_at -> BigInt,
+        done_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    wallets (user_id) {
+        user_id -> Text,
+        wallet_id -> Text,
+        available_cents -> BigInt,
+        reserved_cents -> BigInt,
+        created_at -> BigInt,
+    }
+}
+
+diesel::joinable!(bet_history -> bets (bet_id));
+diesel::joinable!(bets -> wallets (user_id));
+diesel::joinable!(ledger_transfers -> wallets (user_id));
+diesel::joinable!(reservations -> wallets (user_id));
+diesel::joinable!(supplier_cancels -> bets (bet_id));
+
+diesel::allow_tables_to_appear_in_same_query!(
+    bet_history,
+    bet_requests,
+    bets,
+    dead_letters,
+    ledger_transfers,
+    odds_current,
+    odds_history,
+    outbox,
+    reservations,
+    supplier_cancels,
+    wallets,
+);

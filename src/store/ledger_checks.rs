@@ -1,0 +1,289 @@
+//! What must hold between the tables of money, whatever has happened: rules that both databases are held against.
+//!
+//! Each rule is SQL that both engines understand, and that needs none of the functions and none of the columns' checks that
+//! it is there to distrust. Sums are of billions and of the rest, each on its own: the cents of all users may be more than
+//! 64 bits hold, and SQLite's `sum` fails there.
+
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Text};
+
+use super::money::{Check, Verification};
+
+/// How many rows that a rule does not hold for are shown.
+const EXAMPLES: usize = 20;
+
+/// What stands in a rule for the moment before which a pending bet's time must not have been over.
+const TOO_LATE: &str = ":too_late";
+
+/// A rule.
+struct Rule {
+    /// What must hold.
+    text: &'static str,
+    /// What it is held against, as it stands behind a `FROM`.
+    over: &'static str,
+    /// The rows that it does not hold for, as one column of text called `line`.
+    violations: &'static str,
+}
+
+/// A row of an answer.
+#[derive(QueryableByName)]
+pub(super) struct Row {
+    #[diesel(sql_type = BigInt)]
+    number: i64,
+    #[diesel(sql_type = Text)]
+    line: String,
+}
+
+/// Holds every rule against what `ask` answers, which must all be of one snapshot. `too_late` is SQL for the moment before
+/// which a bet's time to be decided must not have been over.
+pub(super) fn run<E>(too_late: &str, mut ask: impl FnMut(&str) -> Result<Vec<Row>, E>) -> Result<Verification, E> {
+    let checks = RULES.iter().map(|rule| {
+        let over = ask(&format!("SELECT COUNT(*) AS number, '' AS line FROM {}", rule.over))?;
+        let violations = rule.violations.replace(TOO_LATE, too_late);
+        let found = ask(&format!(
+            "SELECT COUNT(*) OVER () AS number, line FROM ({violations}) AS found ORDER BY line LIMIT {EXAMPLES}"
+        ))?;
+        Ok(Check {
+            rule: rule.text,
+            checked: number(&over),
+            violations: number(&found),
+            examples: found.into_iter().map(|row| row.line).collect(),
+        })
+    });
+    Ok(Verification { checks: checks.collect::<Result<_, E>>()? })
+}
+
+/// What was counted; no row, nothing.
+fn number(rows: &[Row]) -> u64 {
+    rows.first().map_or(0, |row| row.number.unsigned_abs())
+}
+
+const RULES: &[Rule] = &[
+    Rule {
+        text: "debits equal credits: what the house's accounts and the users' wallets hold comes to zero",
+        over: "ledger_transfers",
+        violations: "
+            SELECT 'all accounts come to ' || CAST(billions AS TEXT) || ' billion and ' || CAST(rest AS TEXT)
+                || ' cents, and not to 0' AS line
+            FROM (
+                SELECT COALESCE(SUM(billions), 0) AS billions, COALESCE(SUM(rest), 0) AS rest FROM (
+                    SELECT amount_cents / 1000000000 AS billions, amount_cents % 1000000000 AS rest
+                    FROM ledger_transfers WHERE credit_account NOT IN ('available', 'reserved')
+                    UNION ALL
+                    SELECT -(amount_cents / 1000000000), -(amount_cents % 1000000000)
+                    FROM ledger_transfers WHERE debit_account NOT IN ('available', 'reserved')
+                    UNION ALL
+                    SELECT available_cents / 1000000000, available_cents % 1000000000 FROM wallets
+                    UNION ALL
+                    SELECT reserved_cents / 1000000000, reserved_cents % 1000000000 FROM wallets
+                ) AS entries
+            ) AS total
+            WHERE rest % 1000000000 <> 0 OR billions <> -(rest / 1000000000)",
+    },
+    Rule {
+        text: "each balance of a wallet is the sum of its transfers",
+        over: "wallets",
+        violations: "
+            SELECT user_id || ': ' || account || ' and its transfers are apart by ' || CAST(billions AS TEXT)
+                || ' billion and ' || CAST(rest AS TEXT) || ' cents' AS line
+            FROM (
+                SELECT user_id, account, SUM(billions) AS billions, SUM(rest) AS rest FROM (
+                    SELECT user_id, credit_account AS account, amount_cents / 1000000000 AS billions,
+                        amount_cents % 1000000000 AS rest
+                    FROM ledger_transfers WHERE credit_account IN ('available', 'reserved')
+                    UNION ALL
+                    SELECT user_id, debit_account, -(amount_cents / 1000000000), -(amount_cents % 1000000000)
+                    FROM ledger_transfers WHERE debit_account IN ('available', 'reserved')
+                    UNION ALL
+                    SELECT user_id, 'available', -(available_cents / 1000000000), -(available_cents % 1000000000)
+                    FROM wallets
+                    UNION ALL
+                    SELECT user_id, 'reserved', -(reserved_cents / 1000000000), -(reserved_cents % 1000000000)
+                    FROM wallets
+                ) AS entries
+                GROUP BY user_id, account
+            ) AS sums
+            WHERE rest % 1000000000 <> 0 OR billions <> -(rest / 1000000000)",
+    },
+    Rule {
+        text: "the balances behind each transfer are those before it and its amount",
+        over: "ledger_transfers",
+        violations: "
+            SELECT user_id || ': transfer ' || CAST(id AS TEXT) || ' (' || kind || ' ' || CAST(amount_cents AS TEXT)
+                || ') leads from ' || CAST(available_before AS TEXT) || ' and ' || CAST(reserved_before AS TEXT)
+                || ' to ' || CAST(available_after AS TEXT) || ' and ' || CAST(reserved_after AS TEXT) AS line
+            FROM (
+                SELECT id, user_id, kind, debit_account, credit_account, amount_cents, available_after, reserved_after,
+                    COALESCE(LAG(available_after) OVER (PARTITION BY user_id ORDER BY id), 0) AS available_before,
+                    COALESCE(LAG(reserved_after) OVER (PARTITION BY user_id ORDER BY id), 0) AS reserved_before
+                FROM ledger_transfers
+            ) AS chain
+            WHERE available_after - available_before <> CASE 'available'
+                    WHEN credit_account THEN amount_cents WHEN debit_account THEN -amount_cents ELSE 0 END
+                OR reserved_after - reserved_before <> CASE 'reserved'
+                    WHEN credit_account THEN amount_cents WHEN debit_account THEN -amount_cents ELSE 0 END",
+    },
+    Rule {
+        text: "the balances behind a user's last transfer are the wallet's",
+        over: "wallets",
+        violations: "
+            SELECT wallets.user_id || ': the wallet holds ' || CAST(available_cents AS TEXT) || ' and '
+                || CAST(reserved_cents AS TEXT) || ', the last transfer left '
+                || CAST(COALESCE(available_after, 0) AS TEXT) || ' and ' || CAST(COALESCE(reserved_after, 0) AS TEXT)
+                AS line
+            FROM wallets
+            LEFT JOIN (SELECT user_id, MAX(id) AS id FROM ledger_transfers GROUP BY user_id) AS newest
+                ON newest.user_id = wallets.user_id
+            LEFT JOIN ledger_transfers ON ledger_transfers.id = newest.id
+            WHERE available_cents <> COALESCE(available_after, 0) OR reserved_cents <> COALESCE(reserved_after, 0)",
+    },
+    Rule {
+        text: "nothing is below zero, and each transfer moves something",
+        over: "(SELECT user_id FROM wallets UNION ALL SELECT user_id FROM ledger_transfers) AS rows_with_amounts",
+        violations: "
+            SELECT user_id || ': the wallet holds ' || CAST(available_cents AS TEXT) || ' and '
+                || CAST(reserved_cents AS TEXT) AS line
+            FROM wallets WHERE available_cents < 0 OR reserved_cents < 0
+            UNION ALL
+            SELECT user_id || ': transfer ' || CAST(id AS TEXT) || ' moves ' || CAST(amount_cents AS TEXT)
+                || ' and leaves ' || CAST(available_after AS TEXT) || ' and ' || CAST(reserved_after AS TEXT)
+            FROM ledger_transfers WHERE amount_cents <= 0 OR available_after < 0 OR reserved_after < 0",
+    },
+    Rule {
+        text: "each transfer is between the accounts of its kind",
+        over: "ledger_transfers",
+        violations: "
+            SELECT user_id || ': transfer ' || CAST(id AS TEXT) || ' is a ' || kind || ' from ' || debit_account || ' to '
+                || credit_account AS line
+            FROM ledger_transfers
+            WHERE NOT (
+                (kind = 'deposit' AND debit_account = 'cash' AND credit_account = 'available')
+                OR (kind = 'withdraw' AND debit_account = 'available' AND credit_account = 'cash')
+                OR (kind = 'reserve' AND debit_account = 'available' AND credit_account = 'reserved')
+                OR (kind = 'commit' AND debit_account = 'reserved' AND credit_account = 'stakes')
+                OR (kind IN ('refund', 'expire') AND debit_account = 'reserved' AND credit_account = 'available'))",
+    },
+    Rule {
+        text: "each reservation was held by exactly one transfer of its amount",
+        over: "reservations",
+        violations: "
+            SELECT held.user_id || ': reservation ' || held.reference || ' of ' || CAST(held.amount_cents AS TEXT)
+                || ' was held by ' || CAST(COUNT(moved.id) AS TEXT) || ' transfers, the lowest of '
+                || COALESCE(CAST(MIN(moved.amount_cents) AS TEXT), 'nothing') AS line
+            FROM reservations AS held
+            LEFT JOIN ledger_transfers AS moved
+                ON moved.user_id = held.user_id AND moved.reference = held.reference AND moved.kind = 'reserve'
+            GROUP BY held.id, held.user_id, held.reference, held.amount_cents
+            HAVING COUNT(moved.id) <> 1 OR MIN(moved.amount_cents) <> held.amount_cents",
+    },
+    Rule {
+        text: "each reservation that ended was ended by exactly one transfer of its amount, as its status says; no other",
+        over: "reservations",
+        violations: "
+            SELECT held.user_id || ': reservation ' || held.reference || ' of ' || CAST(held.amount_cents AS TEXT)
+                || ' is ' || held.status || ' by ' || CAST(COUNT(moved.id) AS TEXT) || ' transfers, the first a '
+                || COALESCE(MIN(moved.kind) || ' of ' || CAST(MIN(moved.amount_cents) AS TEXT), 'nothing') AS line
+            FROM reservations AS held
+            LEFT JOIN ledger_transfers AS moved
+                ON moved.user_id = held.user_id AND moved.reference = held.reference
+                AND moved.kind IN ('commit', 'refund', 'expire')
+            GROUP BY held.id, held.user_id, held.reference, held.amount_cents, held.status
+            HAVING COUNT(moved.id) <> CASE held.status WHEN 'PENDING' THEN 0 ELSE 1 END
+                OR MIN(moved.amount_cents) <> held.amount_cents
+                OR MIN(moved.kind) <> CASE held.status
+                    WHEN 'COMMITTED' THEN 'commit' WHEN 'REFUNDED' THEN 'refund' ELSE 'expire' END",
+    },
+    Rule {
+        text: "what was held, and what was held no more, has its reservation",
+        over: "ledger_transfers",
+        violations: "
+            SELECT user_id || ': ' || kind || ' ' || reference || ' has no reservation' AS line
+            FROM ledger_transfers AS moved
+            WHERE kind IN ('reserve', 'commit', 'refund', 'expire') AND NOT EXISTS (
+                SELECT 1 FROM reservations AS held
+                WHERE held.user_id = moved.user_id AND held.reference = moved.reference)",
+    },
+    Rule {
+        text: "each bet has exactly one reservation: of its user, its stake, and its id as reference",
+        over: "bets",
+        violations: "
+            SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' of ' || CAST(bets.stake_cents AS TEXT)
+                || ' has ' || CAST(COUNT(held.id) AS TEXT) || ' reservations: '
+                || COALESCE(MIN(held.reference) || ' of ' || MIN(held.user_id) || ' and '
+                    || CAST(MIN(held.amount_cents) AS TEXT), 'nothing') AS line
+            FROM bets
+            LEFT JOIN reservations AS held ON held.bet_id = bets.id
+            GROUP BY bets.id, bets.user_id, bets.stake_cents
+            HAVING COUNT(held.id) <> 1 OR MIN(held.amount_cents) <> bets.stake_cents
+                OR MIN(held.user_id) <> bets.user_id OR MIN(held.reference) <> CAST(bets.id AS TEXT)",
+    },
+    Rule {
+        text: "each reservation that is held for a bet has its bet",
+        over: "reservations",
+        violations: "
+            SELECT held.user_id || ': reservation ' || held.reference || ' is held for bet ' || CAST(held.bet_id AS TEXT)
+                || ', which is not there' AS line
+            FROM reservations AS held
+            WHERE held.bet_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM bets WHERE bets.id = held.bet_id)",
+    },
+    Rule {
+        text: "a pending bet's stake is held, a confirmed bet's the house's, a rejected bet's the user's",
+        over: "bets",
+        violations: "
+            SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status
+                || ' and its reservation ' || held.status AS line
+            FROM bets
+            JOIN reservations AS held ON held.bet_id = bets.id
+            WHERE NOT (
+                (bets.status = 'PENDING_CONFIRMATION' AND held.status = 'PENDING')
+                OR (bets.status = 'CONFIRMED' AND held.status = 'COMMITTED')
+                OR (bets.status = 'REJECTED' AND held.status = 'REFUNDED'))",
+    },
+    Rule {
+        text: "each bet's last step led to its status, and exactly one step decided it where it is decided",
+        over: "bets",
+        violations: "
+            SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status || ', its last step led to '
+                || COALESCE(final.new_status, 'nothing') || ', and ' || CAST(COALESCE(steps.deciding, 0) AS TEXT)
+                || ' decided it' AS line
+            FROM bets
+            LEFT JOIN (
+                SELECT bet_id, MAX(id) AS id,
+                    SUM(CASE WHEN new_status IN ('CONFIRMED', 'REJECTED') THEN 1 ELSE 0 END) AS deciding
+                FROM bet_history GROUP BY bet_id
+            ) AS steps ON steps.bet_id = bets.id
+            LEFT JOIN bet_history AS final ON final.id = steps.id
+            WHERE COALESCE(final.new_status, '') <> bets.status
+                OR steps.deciding <> CASE bets.status WHEN 'PENDING_CONFIRMATION' THEN 0 ELSE 1 END",
+    },
+    Rule {
+        text: "no bet is undecided for longer than it may",
+        over: "bets",
+        violations: "
+            SELECT user_id || ': bet ' || CAST(id AS TEXT) || ' is undecided, and its time was over at '
+                || CAST(decide_by AS TEXT) AS line
+            FROM bets WHERE status = 'PENDING_CONFIRMATION' AND decide_by < :too_late",
+    },
+    Rule {
+        text: "the bet that a key was answered with is there, and the same user's",
+        over: "bet_requests",
+        violations: "
+            SELECT asked.user_id || ': key ' || asked.key || ' was answered with bet ' || CAST(asked.bet_id AS TEXT)
+                || ', which is ' || COALESCE('of ' || bets.user_id, 'not there') AS line
+            FROM bet_requests AS asked
+            LEFT JOIN bets ON bets.id = asked.bet_id
+            WHERE asked.bet_id IS NOT NULL AND COALESCE(bets.user_id, '') <> asked.user_id",
+    },
+    Rule {
+        text: "the supplier is told to cancel each bet that it did not answer in time, and no other",
+        over: "bets",
+        violations: "
+            SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status || ' for '
+                || COALESCE(bets.reason, 'no reason') || ', and the supplier is '
+                || CASE WHEN cancel.bet_id IS NULL THEN 'not ' ELSE '' END || 'told to cancel it' AS line
+            FROM bets
+            LEFT JOIN supplier_cancels AS cancel ON cancel.bet_id = bets.id
+            WHERE (bets.status = 'REJECTED' AND COALESCE(bets.reason, '') = 'SUPPLIER_TIMEOUT')
+                <> (cancel.bet_id IS NOT NULL)",
+    },
+];

@@ -1,0 +1,91 @@
+//! The first answer to each idempotency key.
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+
+use super::super::error::Failure;
+use super::super::schema::{bet_requests, bets};
+use super::super::unreadable;
+use super::{bets as bet_rows, parsed};
+use crate::domain::bet::{BetId, BetRefusal};
+use crate::domain::ids::UserId;
+use crate::domain::timestamp::Timestamp;
+use crate::store::money::{BetAnswer, RequestKey, read_refusal, refusal_text};
+
+/// What was answered to a key, if it was seen before.
+pub(super) fn first_answer(
+    connection: &mut SqliteConnection,
+    user_id: &UserId,
+    key: &RequestKey,
+) -> Result<Option<BetAnswer>, Failure> {
+    type Row = (String, Option<String>, Option<i64>, Option<String>, Option<i32>);
+    let row = bet_requests::table
+        .left_join(bets::table.on(bet_requests::bet_id.eq(bets::id.nullable())))
+        .filter(bet_requests::user_id.eq(user_id.as_str()))
+        .filter(bet_requests::key.eq(&key.key))
+        .select((
+            bet_requests::fingerprint,
+            bet_requests::bet_id,
+            bet_requests::new_balance,
+            bet_requests::refusal,
+            bets::price_thousandths.nullable(),
+        ))
+        .first::<Row>(connection)
+        .optional()?;
+    let Some((fingerprint, bet_id, new_balance, refusal, price)) = row else { return Ok(None) };
+    Ok(Some(match (bet_id, new_balance, price, refusal) {
+        _ if fingerprint != key.fingerprint => BetAnswer::KeyReused,
+        (Some(bet_id), Some(new_balance), Some(price), None) => BetAnswer::Placed {
+            bet_id: parsed("bet_id", &bet_id)?,
+            price: bet_rows::price(price)?,
+            new_balance,
+            outbox: None,
+        },
+        (None, None, None, Some(refusal)) => BetAnswer::Refused(read_refusal(&refusal)?),
+        _ => return Err(unreadable("answer to key", &key.key).into()),
+    }))
+}
+
+/// Keeps that a bet stands.
+pub(super) fn keep_bet(
+    connection: &mut SqliteConnection,
+    user_id: &UserId,
+    key: &RequestKey,
+    (bet_id, new_balance): (BetId, i64),
+    at: Timestamp,
+) -> Result<(), Failure> {
+    diesel::insert_into(bet_requests::table)
+        .values((
+            bet_requests::user_id.eq(user_id.as_str()),
+            bet_requests::key.eq(&key.key),
+            bet_requests::fingerprint.eq(&key.fingerprint),
+            bet_requests::bet_id.eq(bet_id.to_string()),
+            bet_requests::new_balance.eq(new_balance),
+            bet_requests::at.eq(at.micros()),
+        ))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Keeps a refusal, unless there is an answer already; gives the first one.
+pub(super) fn refuse(
+    connection: &mut SqliteConnection,
+    user_id: &UserId,
+    key: &RequestKey,
+    refusal: &BetRefusal,
+    at: Timestamp,
+) -> Result<BetAnswer, Failure> {
+    if let Some(first) = first_answer(connection, user_id, key)? {
+        return Ok(first);
+    }
+    diesel::insert_into(bet_requests::table)
+        .values((
+            bet_requests::user_id.eq(user_id.as_str()),
+            bet_requests::key.eq(&key.key),
+            bet_requests::fingerprint.eq(&key.fingerprint),
+            bet_requests::refusal.eq(refusal_text(refusal)?),
+            bet_requests::at.eq(at.micros()),
+        ))
+        .execute(connection)?;
+    Ok(BetAnswer::Refused(refusal.clone()))
+}

@@ -1,0 +1,148 @@
+//! Wallets and their transfers.
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use uuid::Uuid;
+
+use super::super::error::Failure;
+use super::super::read::rows_at_most;
+use super::super::schema::{ledger_transfers, wallets};
+use super::super::time;
+use super::{Stop, StoreError, amount, parsed};
+use crate::domain::ids::UserId;
+use crate::domain::ledger::{Balance, TransferKind};
+use crate::domain::timestamp::Timestamp;
+use crate::store::money::{Order, Page, Transfer, Wallet, WalletError};
+
+/// A user's wallet.
+pub(super) fn of(connection: &mut SqliteConnection, user_id: &UserId) -> Result<Option<Wallet>, Failure> {
+    let row = wallets::table
+        .find(user_id.as_str())
+        .select((wallets::wallet_id, wallets::available_cents, wallets::reserved_cents))
+        .first::<(String, i64, i64)>(connection)
+        .optional()?;
+    let Some((wallet_id, available, reserved)) = row else { return Ok(None) };
+    Ok(Some(Wallet { wallet_id: parsed("wallet_id", &wallet_id)?, balance: Balance { available, reserved } }))
+}
+
+/// The wallet of a user who must have one.
+pub(super) fn known(connection: &mut SqliteConnection, user_id: &UserId) -> Result<Wallet, Stop> {
+    Ok(of(connection, user_id)?.ok_or(WalletError::WalletNotFound)?)
+}
+
+pub(super) fn deposit(connection: &mut SqliteConnection, order: &Order) -> Result<Wallet, Stop> {
+    let wallet = match of(connection, &order.user_id)? {
+        Some(wallet) => wallet,
+        None => new(connection, &order.user_id, order.at)?,
+    };
+    once(connection, wallet, TransferKind::Deposit, order)
+}
+
+pub(super) fn withdraw(connection: &mut SqliteConnection, order: &Order) -> Result<Wallet, Stop> {
+    let wallet = known(connection, &order.user_id)?;
+    once(connection, wallet, TransferKind::Withdraw, order)
+}
+
+fn new(connection: &mut SqliteConnection, user_id: &UserId, at: Timestamp) -> Result<Wallet, Failure> {
+    let wallet = Wallet { wallet_id: Uuid::now_v7(), balance: Balance::default() };
+    diesel::insert_into(wallets::table)
+        .values((
+            wallets::user_id.eq(user_id.as_str()),
+            wallets::wallet_id.eq(wallet.wallet_id.to_string()),
+            wallets::available_cents.eq(wallet.balance.available),
+            wallets::reserved_cents.eq(wallet.balance.reserved),
+            wallets::created_at.eq(at.micros()),
+        ))
+        .execute(connection)?;
+    Ok(wallet)
+}
+
+/// Makes a transfer, unless it was made before; gives the wallet as it was behind it.
+fn once(connection: &mut SqliteConnection, wallet: Wallet, kind: TransferKind, order: &Order) -> Result<Wallet, Stop> {
+    let made = ledger_transfers::table
+        .filter(ledger_transfers::user_id.eq(order.user_id.as_str()))
+        .filter(ledger_transfers::kind.eq(kind.as_str()))
+        .filter(ledger_transfers::reference.eq(order.reference.as_str()))
+        .select((ledger_transfers::amount_cents, ledger_transfers::available_after, ledger_transfers::reserved_after))
+        .first::<(i64, i64, i64)>(connection)
+        .optional()?;
+    let balance = match made {
+        Some((cents, available, reserved)) if cents == order.amount.cents() => Balance { available, reserved },
+        Some(_) => return Err(WalletError::IdempotencyConflict.into()),
+        None => transfer(connection, wallet.balance, kind, order)?,
+    };
+    Ok(Wallet { balance, ..wallet })
+}
+
+/// Makes a transfer, where the balances before it allow it; gives those behind it.
+pub(super) fn transfer(
+    connection: &mut SqliteConnection,
+    before: Balance,
+    kind: TransferKind,
+    order: &Order,
+) -> Result<Balance, Stop> {
+    let after = before.after(kind, order.amount)?;
+    let (debit, credit) = kind.accounts();
+    diesel::update(wallets::table.find(order.user_id.as_str()))
+        .set((wallets::available_cents.eq(after.available), wallets::reserved_cents.eq(after.reserved)))
+        .execute(connection)?;
+    diesel::insert_into(ledger_transfers::table)
+        .values((
+            ledger_transfers::user_id.eq(order.user_id.as_str()),
+            ledger_transfers::kind.eq(kind.as_str()),
+            ledger_transfers::debit_account.eq(debit.as_str()),
+            ledger_transfers::credit_account.eq(credit.as_str()),
+            ledger_transfers::amount_cents.eq(order.amount.cents()),
+            ledger_transfers::reference.eq(order.reference.as_str()),
+            ledger_transfers::available_after.eq(after.available),
+            ledger_transfers::reserved_after.eq(after.reserved),
+            ledger_transfers::at.eq(order.at.micros()),
+        ))
+        .execute(connection)?;
+    Ok(after)
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = ledger_transfers)]
+struct TransferRow {
+    id: i64,
+    kind: String,
+    debit_account: String,
+    credit_account: String,
+    amount_cents: i64,
+    reference: String,
+    available_after: i64,
+    reserved_after: i64,
+    at: i64,
+}
+
+impl TransferRow {
+    fn read(self) -> Result<Transfer, StoreError> {
+        Ok(Transfer {
+            id: self.id,
+            kind: parsed("kind", &self.kind)?,
+            debit: parsed("debit_account", &self.debit_account)?,
+            credit: parsed("credit_account", &self.credit_account)?,
+            amount: amount("amount_cents", self.amount_cents)?,
+            reference: parsed("reference", &self.reference)?,
+            balance: Balance { available: self.available_after, reserved: self.reserved_after },
+            at: time(self.at)?,
+        })
+    }
+}
+
+/// A page of a user's transfers.
+pub(super) fn transfers(
+    connection: &mut SqliteConnection,
+    user_id: &UserId,
+    page: Page<i64>,
+) -> Result<Vec<Transfer>, Failure> {
+    let rows = ledger_transfers::table
+        .filter(ledger_transfers::user_id.eq(user_id.as_str()))
+        .filter(ledger_transfers::id.lt(page.before.unwrap_or(i64::MAX)))
+        .order(ledger_transfers::id.desc())
+        .limit(rows_at_most(page.limit))
+        .select(TransferRow::as_select())
+        .load(connection)?;
+    Ok(rows.into_iter().map(TransferRow::read).collect::<Result<_, _>>()?)
+}
