@@ -372,7 +372,7 @@ fn long_name(selection: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
     use pretty_assertions::assert_eq;
     use rstest::rstest;
@@ -382,13 +382,11 @@ mod tests {
     use crate::domain::update::OddsUpdate;
     use crate::domain::update::testing::market_update;
 
-    const LIMITS: BetLimits = BetLimits { min_stake: cents(100), max_stake: cents(100_000), max_payout: cents(1_000_000) };
+    static LIMITS: LazyLock<BetLimits> =
+        LazyLock::new(|| BetLimits { min_stake: cents(100), max_stake: cents(100_000), max_payout: cents(1_000_000) });
 
-    const fn cents(cents: i64) -> Amount {
-        match Amount::new(cents) {
-            Ok(amount) => amount,
-            Err(_) => panic!("an amount of a test"),
-        }
+    fn cents(cents: i64) -> Amount {
+        Amount::new(cents).unwrap()
     }
 
     fn request() -> BetRequest {
@@ -508,7 +506,7 @@ mod tests {
     #[case(31_250, "draw 3.2")]
     #[case(31_251, "PAYOUT_TOO_HIGH")]
     fn the_payout_has_a_limit(#[case] stake: i64, #[case] taken: &str) {
-        let limits = BetLimits { max_payout: cents(100_000), ..LIMITS };
+        let limits = BetLimits { max_payout: cents(100_000), ..*LIMITS };
         assert_eq!(code(check(&BetRequest { stake: cents(stake), ..request() }, &book(open()), &limits)), taken);
     }
 }

@@ -104,7 +104,11 @@ mod tests {
         let mut breaker = Breaker::new(POLICY);
         for failed in [true, true, false, true, true] {
             assert!(breaker.permits(at(0)));
-            if failed { breaker.failed(at(0)) } else { breaker.succeeded() }
+            if failed {
+                breaker.failed(at(0))
+            } else {
+                breaker.succeeded()
+            }
             assert_eq!(breaker.state(), BreakerState::Closed);
         }
         breaker.failed(at(0));

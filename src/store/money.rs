@@ -331,12 +331,7 @@ pub trait MoneyStore: Send + Sync {
 
     /// Bets that the supplier is to be told to cancel now. Until `next_attempt_at` nobody else is given them; each is
     /// counted as tried once more.
-    fn take_cancels(
-        &self,
-        at: Timestamp,
-        next_attempt_at: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<Cancel>, StoreError>;
+    fn take_cancels(&self, at: Timestamp, next_attempt_at: Timestamp, limit: usize) -> Result<Vec<Cancel>, StoreError>;
 
     /// The supplier has cancelled a bet.
     fn cancelled(&self, bet_id: BetId, at: Timestamp) -> Result<(), StoreError>;
