@@ -9,6 +9,7 @@ use crate::domain::book::Rejection;
 use crate::domain::protocol::{CloseReason, Refusal};
 use crate::domain::update::DecodeError;
 use crate::http::errors::ApiError;
+use crate::simulator::faults::Fault;
 use crate::supplier::transport::TransportError;
 
 /// From a tenth of a millisecond to half a minute, in seconds.
@@ -78,6 +79,10 @@ role_metrics! {
         updates: IntCounter = "supplier_updates_total",
         /// Bets asked about, by answer
         confirmations: IntCounterVec = "supplier_confirmations_total" ["status"],
+        /// Questions about bets that met a fault, as the settings say, by fault
+        faults: IntCounterVec = "supplier_confirm_faults_total" ["fault"] known Fault::ALL.iter().map(|fault| fault.as_str()),
+        /// Bets cancelled
+        cancellations: IntCounter = "supplier_cancellations_total",
     }
 }
 

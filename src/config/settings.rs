@@ -11,8 +11,8 @@ use secrecy::SecretString;
 use crate::supplier::endpoint::Endpoint;
 
 use super::values::{
-    duration, duration_above_a_second, duration_above_zero, ip_address, log_filter, origin, port, rate, secret, size,
-    supplier_url, topic, whole,
+    duration, duration_above_a_second, duration_above_zero, ip_address, log_filter, origin, port, rate, secret, share,
+    size, supplier_url, topic, whole,
 };
 
 /// A part of the platform that can run in a process of its own.
@@ -353,6 +353,22 @@ pub struct SimulatorSettings {
     /// Markets of each event. The original can read only 1x2
     #[arg(long, env, value_enum, value_delimiter = ',', default_value = "1x2")]
     pub simulator_markets: Vec<SimulatedMarket>,
+    /// Of all bets so many are rejected, 0 to 1; the same bet always gets the same answer
+    #[arg(long, env, default_value_t = 0.2, value_parser = share)]
+    pub simulator_confirm_reject_share: f64,
+    /// How long the answer to a bet takes
+    #[arg(long, env, value_parser = duration, default_value = "0s")]
+    pub simulator_confirm_delay: Duration,
+    /// Of all questions about bets so many get no answer, 0 to 1; the bet is in the supplier's books all the same
+    #[arg(long, env, default_value_t = 0.0, value_parser = share)]
+    pub simulator_confirm_silent_share: f64,
+    /// Of all questions about bets so many get an answer that cannot be read, 0 to 1; the bet is in the supplier's books
+    /// all the same
+    #[arg(long, env, default_value_t = 0.0, value_parser = share)]
+    pub simulator_confirm_garbage_share: f64,
+    /// Of all questions about bets so many get a 500, 0 to 1; the bet is not in the supplier's books
+    #[arg(long, env, default_value_t = 0.0, value_parser = share)]
+    pub simulator_confirm_error_share: f64,
 }
 
 /// The clients of `/ws/odds` and REST.

@@ -132,6 +132,14 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Reads a share of a whole.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a share from 0 to 1, as 0.2".to_owned()),
+    }
+}
+
 /// Hides what may be secret in an address: the password, a user that stands alone (it may be a token), and the values
 /// of the query. Text that is no address and holds no `@` stays as it is.
 pub fn mask_address(text: &str) -> String {
@@ -259,6 +267,10 @@ mod tests {
         assert!(rate("0.5").is_ok());
         for bad in ["0", "-1", "NaN", "inf", "1e7"] {
             assert!(rate(bad).is_err(), "{bad}");
+        }
+        assert_eq!((share("0"), share("0.25"), share("1")), (Ok(0.0), Ok(0.25), Ok(1.0)));
+        for bad in ["-0.1", "1.1", "NaN", "20%", ""] {
+            assert!(share(bad).is_err(), "{bad}");
         }
         assert!(topic("odds_updates").is_ok());
         assert!(topic("odds updates").is_err());

@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub mod bet;
+pub mod bet_events;
 pub mod book;
 pub mod breaker;
 pub mod dead_letter;

@@ -1,4 +1,4 @@
-//! Whether the supplier takes a bet: four of five, and the same answer again for the same bet.
+//! Whether the supplier takes a bet: four of five unless told otherwise, and the same answer again for the same bet.
 
 use serde::{Deserialize, Serialize};
 
@@ -78,13 +78,23 @@ impl ConfirmRequest {
     }
 }
 
-/// Decides by the id of the bet alone, so that the answer outlives restarts and does not depend on a seed.
-pub fn confirm(bet_id: &str) -> ConfirmResponse {
-    let taken = stable_hash(bet_id.as_bytes()) % 100 < 80;
-    ConfirmResponse {
-        status: if taken { ConfirmStatus::Confirmed } else { ConfirmStatus::Rejected },
-        provider_ref: format!("SUP-{}", bet_id.chars().take(8).collect::<String>()),
-        reason: (!taken).then_some("supplier_reject_mock"),
+/// Whether a bet is one of those that are rejected, which are this share of all. Decided by its id alone, so that the
+/// answer outlives restarts and does not depend on a seed.
+pub fn is_rejected(bet_id: &str, reject_share: f64) -> bool {
+    let hash = stable_hash(bet_id.as_bytes());
+    // In hundredths of all bets, and ten thousandths of those.
+    let place = (hash % 100) as f64 + (hash / 100 % 10_000) as f64 / 10_000.0;
+    place >= 100.0 - 100.0 * reject_share
+}
+
+impl ConfirmResponse {
+    /// What is answered for a bet; `rejected` says why, where it is not taken.
+    pub fn new(bet_id: &str, rejected: Option<&'static str>) -> ConfirmResponse {
+        ConfirmResponse {
+            status: if rejected.is_none() { ConfirmStatus::Confirmed } else { ConfirmStatus::Rejected },
+            provider_ref: format!("SUP-{}", bet_id.chars().take(8).collect::<String>()),
+            reason: rejected,
+        }
     }
 }
 
@@ -104,6 +114,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const SHARE: f64 = 0.2;
+
+    fn confirm(bet_id: &str) -> ConfirmResponse {
+        ConfirmResponse::new(bet_id, is_rejected(bet_id, SHARE).then_some("supplier_reject_mock"))
+    }
 
     fn json(bet_id: &str) -> String {
         serde_json::to_string(&confirm(bet_id)).unwrap()
@@ -141,11 +157,24 @@ mod tests {
     }
 
     #[test]
+    fn any_share_is_rejected_and_a_greater_one_rejects_those_of_a_smaller_one_too() {
+        let rejected = |share| (0..10_000).filter(|bet| is_rejected(&format!("bet-{bet}"), share)).collect::<Vec<_>>();
+        assert_eq!((rejected(0.0).len(), rejected(1.0).len()), (0, 10_000));
+        let (small, great) = (rejected(0.005), rejected(0.5));
+        assert!((20..90).contains(&small.len()), "{}", small.len());
+        assert!((4_700..5_300).contains(&great.len()), "{}", great.len());
+        assert!(small.iter().all(|bet| great.contains(bet)));
+    }
+
+    #[test]
     fn reads_what_the_original_sends() {
         let body = br#"{"betId":"b","userId":"u","eventId":"MATCH_001","stake_cents":500,"odd_value":1.87,"more":[]}"#;
         let request = ConfirmRequest::from_json(body).unwrap();
         assert_eq!((request.bet_id.as_str(), request.stake_cents, request.odd_value), ("b", Some(500), Some(1.87)));
         assert!(ConfirmRequest::from_json(br#"{"betId":"b"}"#).is_ok());
+        assert!(
+            ConfirmRequest::from_json(br#"{"betId":"b","stakeCents":500,"oddValue":1.87,"odd_value":1.87}"#).is_ok()
+        );
     }
 
     #[test]

@@ -1,24 +1,28 @@
 //! A supplier for development: streams odds that move to any number of consumers, and answers for bets.
 
+pub mod books;
 mod broadcaster;
 pub mod catalogue;
 pub mod confirm;
+pub mod faults;
 pub mod market_maker;
 pub mod pace;
 mod server;
 mod session;
 pub mod walk;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use actix::prelude::*;
 use actix_web::web::ServiceConfig;
 use tokio::sync::watch;
 
+use self::books::Books;
 use self::broadcaster::{Broadcaster, CLOSE_GRACE, Stop};
 use self::confirm::ConfirmStatus;
+use self::faults::FaultPlan;
 use self::market_maker::MarketMaker;
 use self::pace::Pace;
 use crate::config::settings::SimulatorSettings;
@@ -31,9 +35,22 @@ struct Shared {
     metrics: SimulatorMetrics,
     sessions: watch::Sender<usize>,
     ids: AtomicU64,
+    /// One for all threads: parallel questions about one bet get one answer.
+    books: Mutex<Books>,
+    faults: FaultPlan,
+    random: Mutex<fastrand::Rng>,
 }
 
 impl Shared {
+    // Nothing panics while it holds one of these locks.
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn random(&self) -> MutexGuard<'_, fastrand::Rng> {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
@@ -57,12 +74,20 @@ pub fn start(settings: &SimulatorSettings, metrics: SimulatorMetrics, arbiter: &
     }
     let broadcaster = Broadcaster::new(maker, pace, metrics.clone());
     let broadcaster = Broadcaster::start_in_arbiter(arbiter, move |_| broadcaster);
-    let shared = Shared { broadcaster, metrics, sessions: watch::Sender::new(0), ids: AtomicU64::new(1) };
+    let shared = Shared {
+        broadcaster,
+        metrics,
+        sessions: watch::Sender::new(0),
+        ids: AtomicU64::new(1),
+        books: Mutex::new(Books::new(settings.simulator_confirm_reject_share)),
+        faults: FaultPlan::new(settings),
+        random: Mutex::new(fastrand::Rng::with_seed(seed)),
+    };
     SimulatorHandle { shared: Arc::new(shared) }
 }
 
 impl SimulatorHandle {
-    /// Registers `GET /ws` and `POST /supplier/confirm`, and a 404 for the rest.
+    /// Registers `GET /ws` and what is under `/supplier/`, and a 404 for the rest.
     ///
     /// A consumer that has stopped reading can be ended only where the server keeps an `Arc<socket2::Socket>` of each
     /// connection as its connection data.

@@ -1,29 +1,37 @@
-//! The simulator's two addresses: `GET /ws` and `POST /supplier/confirm`.
+//! The simulator's addresses: `GET /ws`, `POST /supplier/confirm`, `POST /supplier/cancel` and `GET /supplier/bets/{id}`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::WsResponseBuilder;
 
 use super::Shared;
-use super::confirm::{self, ConfirmRequest};
+use super::books::{BookedStatus, CancelRequest};
+use super::confirm::ConfirmRequest;
+use super::faults::{self, Fault};
 use super::session::Session;
 use crate::http::connection::ConnectionHandle;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
 
-/// The largest body of a confirmation.
+/// How long a silent supplier holds on to a question. Whoever asks has given up long before.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The largest body of a confirmation or a cancellation.
 const MAX_BODY: usize = 16 * 1024;
 /// The largest frame of a consumer, who has nothing to say but pongs.
 const MAX_FRAME: usize = 16 * 1024;
 
-/// Registers both addresses, and an answer for every other.
+/// Registers the addresses, and an answer for every other.
 pub(super) fn configure(config: &mut web::ServiceConfig, shared: Arc<Shared>) {
     let get_only = web::to(|request| method_not_allowed(request, "GET"));
-    let post_only = web::to(|request| method_not_allowed(request, "POST"));
+    let get_a_bet_only = web::to(|request| method_not_allowed(request, "GET"));
+    let post_only = || web::to(|request| method_not_allowed(request, "POST"));
     config
         .app_data(web::Data::from(shared))
         .service(web::resource("/ws").get(connect).default_service(get_only))
-        .service(web::resource("/supplier/confirm").post(confirm_bet).default_service(post_only))
+        .service(web::resource("/supplier/confirm").post(confirm_bet).default_service(post_only()))
+        .service(web::resource("/supplier/cancel").post(cancel_bet).default_service(post_only()))
+        .service(web::resource("/supplier/bets/{id}").get(booked_bet).default_service(get_a_bet_only))
         .default_service(web::to(not_found));
 }
 
@@ -40,11 +48,35 @@ async fn connect(
 }
 
 /// The body is read whatever its `Content-Type` says: the original's client names none.
-async fn confirm_bet(payload: web::Payload, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
+async fn read_body(payload: web::Payload) -> Result<web::Bytes, ApiError> {
     let body = payload.to_bytes_limited(MAX_BODY).await.map_err(|_| ApiError::PayloadTooLarge(MAX_BODY))?;
-    let body = body.map_err(|error| ApiError::BadRequest(format!("the body cannot be read: {error}")))?;
+    body.map_err(|error| ApiError::BadRequest(format!("the body cannot be read: {error}")))
+}
+
+async fn confirm_bet(payload: web::Payload, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
+    let body = read_body(payload).await?;
     let request = ConfirmRequest::from_json(&body).map_err(|error| ApiError::BadRequest(error.to_string()))?;
-    let answer = confirm::confirm(&request.bet_id);
+    let (fault, garbage) = {
+        let mut random = shared.random();
+        (shared.faults.draw(&mut random), faults::garbage(&mut random))
+    };
+    if let Some(fault) = fault {
+        shared.metrics.faults.with_label_values(&[fault.as_str()]).inc();
+    }
+    // Before the wait: a bet whose answer is lost or late is in the books all the same.
+    let answer = (fault != Some(Fault::Error)).then(|| shared.books().confirm(&request.bet_id));
+    tokio::time::sleep(shared.faults.delay).await;
+    let answer = match (fault, answer) {
+        (Some(Fault::Error), _) | (_, None) => {
+            return Ok(HttpResponse::InternalServerError().body("the supplier fails, as it was told to"));
+        }
+        (Some(Fault::Silent), _) => {
+            tokio::time::sleep(SILENCE).await;
+            return Ok(HttpResponse::GatewayTimeout().finish());
+        }
+        (Some(Fault::Garbage), _) => return Ok(HttpResponse::Ok().content_type("application/json").body(garbage)),
+        (None, Some(answer)) => answer,
+    };
     shared.metrics.confirmations.with_label_values(&[answer.status.label()]).inc();
     log::debug!(
         bet = request.bet_id.as_str(),
@@ -55,4 +87,22 @@ async fn confirm_bet(payload: web::Payload, shared: web::Data<Shared>) -> Result
         "a bet is {}", answer.status.label()
     );
     Ok(HttpResponse::Ok().json(answer))
+}
+
+async fn cancel_bet(payload: web::Payload, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
+    let body = read_body(payload).await?;
+    let request: CancelRequest = serde_json::from_slice(&body)
+        .map_err(|error| ApiError::BadRequest(format!("not a cancellation request: {error}")))?;
+    if request.bet_id.is_empty() {
+        return Err(ApiError::BadRequest("betId is empty".to_owned()));
+    }
+    shared.books().cancel(&request.bet_id);
+    shared.metrics.cancellations.inc();
+    log::debug!(bet = request.bet_id.as_str(); "a bet is cancelled");
+    Ok(HttpResponse::Ok().json(serde_json::json!({ "status": BookedStatus::Cancelled })))
+}
+
+async fn booked_bet(bet_id: web::Path<String>, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
+    let booked = shared.books().bet(&bet_id);
+    booked.map(|bet| HttpResponse::Ok().json(bet)).ok_or_else(|| ApiError::NotFound(format!("/supplier/bets/{bet_id}")))
 }
