@@ -43,6 +43,8 @@ pub enum Command {
     Watch(crate::watch::WatchArgs),
     /// Lists, shows and publishes again what could not be read
     Dlq(Box<crate::dlq::DlqArgs>),
+    /// Proves that no money was lost or made
+    Ledger(Box<crate::ledger::LedgerArgs>),
     /// Prints the settings in force, or everything that is wrong with them
     ///
     /// Takes the options and variables of `serve`. Prints each setting with its value, secrets masked, and where the value
@@ -79,7 +81,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, environment: Environment<
     let (cli, given) = load::load::<Cli>(with_command(args.into_iter().collect()), environment)?;
     match &cli.command {
         Command::Serve(_) | Command::CheckConfig(_) => {}
-        Command::Replay(_) | Command::Watch(_) | Command::Dlq(_) => given.complete()?,
+        Command::Replay(_) | Command::Watch(_) | Command::Dlq(_) | Command::Ledger(_) => given.complete()?,
     }
     Ok((cli.command, given))
 }

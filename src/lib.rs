@@ -1,8 +1,8 @@
 //! A real-time sports-betting platform on actix actors.
 //!
 //! Suppliers stream odds; feeds normalise them onto a bus; one book per event keeps them in order; the store keeps the
-//! current state and the history; a registry fans every change out to the clients that subscribed. `ARCHITECTURE.md`
-//! is the map; [`platform`] is the one place that wires.
+//! current state and the history; a registry fans every change out to the clients that subscribed. Wallets, bets and their
+//! confirmation stand on top. `ARCHITECTURE.md` is the map; [`platform`] is the one place that wires.
 
 pub mod actors;
 pub mod bus;
@@ -12,6 +12,7 @@ pub mod config;
 pub mod dlq;
 pub mod domain;
 pub mod http;
+pub mod ledger;
 pub mod logging;
 pub mod metrics;
 pub mod platform;

@@ -18,7 +18,7 @@ const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
 const MEMBERS: [&str; 4] = ["ts", "level", "target", "message"];
 
 /// The role that a module works for, told in every line of it. Modules of no one role, as the server, are not here.
-const ROLES: [(&str, Role); 14] = [
+const ROLES: [(&str, Role); 22] = [
     ("simulator", Role::Simulator),
     ("supplier", Role::Ingest),
     ("actors::supplier_feed", Role::Ingest),
@@ -33,6 +33,14 @@ const ROLES: [(&str, Role); 14] = [
     ("actors::session", Role::Odds),
     ("http::odds", Role::Odds),
     ("http::ws", Role::Odds),
+    ("actors::ledger_keeper", Role::Wallet),
+    ("http::wallet", Role::Wallet),
+    ("http::bets", Role::Bets),
+    ("actors::outbox_relay", Role::Bets),
+    ("actors::confirmer", Role::Confirmation),
+    ("actors::bet_sweeper", Role::Confirmation),
+    ("actors::canceller", Role::Confirmation),
+    ("supplier::confirm", Role::Confirmation),
 ];
 /// Crates whose lines tell of worker threads and the like, in the middle of what a person wants to read: from warnings on,
 /// unless the filter names them.

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use sports_bet_platform::cli::{self, Command};
 use sports_bet_platform::config::Config;
+use sports_bet_platform::config::engines::{self, StoreEngine};
 use sports_bet_platform::config::load::Stop;
 use sports_bet_platform::config::settings::LogFormat;
-use sports_bet_platform::{config, dlq, logging, replay, serve, watch};
+use sports_bet_platform::{config, dlq, ledger, logging, replay, serve, watch};
 
 fn main() -> ExitCode {
     match prepare() {
@@ -21,6 +22,7 @@ enum Task {
     Replay(replay::ReplayArgs),
     Watch(watch::WatchArgs),
     Dlq(Box<dlq::DlqArgs>),
+    Ledger(Box<ledger::LedgerArgs>, StoreEngine),
     Print(String),
 }
 
@@ -32,6 +34,10 @@ fn prepare() -> Result<Task, Stop> {
         Command::Replay(args) => Task::Replay(args),
         Command::Watch(args) => Task::Watch(args),
         Command::Dlq(args) => Task::Dlq(args),
+        Command::Ledger(args) => {
+            let engine = engines::store(&args.store, &given).map_err(|wrong| Stop::Wrong(vec![wrong]))?;
+            Task::Ledger(args, engine)
+        }
         Command::CheckConfig(args) => Task::Print(args.output(given)?),
     })
 }
@@ -71,6 +77,9 @@ impl Task {
                 }
                 Err(failure) => failed(&failure),
             },
+            Task::Ledger(args, engine) => {
+                finish(async move { ledger::run(&args, &engine, &mut std::io::stdout()) }, |failure| failed(failure))
+            }
             Task::Watch(args) => finish(watch::run(args), |failure| failed(failure)),
         }
     }

@@ -5,6 +5,7 @@ use prometheus::{
     Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::domain::bet::BetRefusal;
 use crate::domain::book::Rejection;
 use crate::domain::protocol::{CloseReason, Refusal};
 use crate::domain::update::DecodeError;
@@ -145,6 +146,38 @@ role_metrics! {
         pruned: IntCounterVec = "odds_proc_pruned_rows_total" ["table"] known ["odds_history", "dead_letters"],
         /// Updates that wait in front of a mailbox, by actor
         mailbox_depth: IntGaugeVec = "odds_proc_mailbox_depth" ["actor"],
+    }
+}
+
+role_metrics! {
+    /// Metrics of the role `wallet`.
+    WalletMetrics {
+        /// Requests, by status
+        requests: IntCounterVec = "wallet_http_requests_total" ["status"] known ["200", "400", "404", "409", "503"],
+        /// Movements of money asked for, by operation and outcome: done (also when asked again), refused, failed
+        operations: IntCounterVec = "wallet_operations_total" ["operation", "outcome"],
+        /// Reservations that ended because nobody decided them in time
+        expired: IntCounter = "wallet_reservations_expired_total",
+        /// Looks at the whole ledger that were made
+        verifications: IntCounter = "wallet_ledger_verifications_total",
+        /// Looks at the whole ledger that failed
+        verification_failures: IntCounter = "wallet_ledger_verification_failures_total",
+        /// Violations that the last look at the whole ledger found; anything but 0 is an alarm
+        violations: IntGauge = "wallet_ledger_violations",
+        /// Unix time of the last look at the whole ledger
+        verified_at: IntGauge = "wallet_ledger_verified_at_seconds",
+        /// Time of a look at the whole ledger
+        verification_seconds: Histogram = "wallet_ledger_verification_seconds",
+    }
+}
+
+role_metrics! {
+    /// Metrics of the role `bets`.
+    BetsMetrics {
+        /// Requests, by status
+        requests: IntCounterVec = "bets_http_requests_total" ["status"] known ["200", "400", "404", "409", "422", "503"],
+        /// Bets asked for, by what became of it: placed, repeated (answered as the first time), or a code
+        bets: IntCounterVec = "bets_requests_total" ["outcome"] known BetRefusal::CODES.into_iter().chain(["placed", "repeated", "IDEMPOTENCY_KEY_REUSED"]),
     }
 }
 

@@ -66,6 +66,13 @@ fn invitation(addresses: &Addresses) -> Vec<String> {
     if let Some(simulator) = addresses.simulator {
         lines.push(format!("simulator at ws://{simulator}/ws and http://{simulator}/supplier/confirm"));
     }
+    if let (Some(wallet), Some(bets)) = (addresses.wallet, addresses.bets) {
+        lines.push(format!("wallets at http://{wallet}/wallet, bets at http://{bets}/bets"));
+    } else if let Some(wallet) = addresses.wallet {
+        lines.push(format!("wallets at http://{wallet}/wallet"));
+    } else if let Some(bets) = addresses.bets {
+        lines.push(format!("bets at http://{bets}/bets"));
+    }
     let health = Role::ALL.iter().filter_map(|role| Some((role, addresses.health.get(role)?)));
     let health: Vec<_> = health.map(|(role, address)| format!("{} http://{address}", role.name())).collect();
     lines.push(format!("/healthz and /metrics: {}", health.join(", ")));
@@ -89,6 +96,8 @@ mod tests {
         let mut addresses = Addresses {
             odds: "127.0.0.1:8080".parse().ok(),
             simulator: "127.0.0.1:8081".parse().ok(),
+            wallet: "127.0.0.1:8082".parse().ok(),
+            bets: "127.0.0.1:8083".parse().ok(),
             ..Addresses::default()
         };
         addresses.health.insert(Role::Odds, "127.0.0.1:9095".parse().unwrap());
@@ -98,6 +107,7 @@ mod tests {
         try:  curl http://127.0.0.1:8080/v1/events/MATCH_001/odds
         try:  sports-bet watch MATCH_001
         simulator at ws://127.0.0.1:8081/ws and http://127.0.0.1:8081/supplier/confirm
+        wallets at http://127.0.0.1:8082/wallet, bets at http://127.0.0.1:8083/bets
         /healthz and /metrics: ingest http://127.0.0.1:9096, odds http://127.0.0.1:9095
         ");
         addresses.odds = "127.0.0.1:41234".parse().ok();

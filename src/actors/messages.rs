@@ -14,6 +14,7 @@ use crate::domain::ids::EventId;
 use crate::domain::protocol::{CloseReason, FeedStatus};
 use crate::domain::update::{OddsUpdate, PositionedUpdate};
 use crate::store::StoreError;
+use crate::store::money::OutboxRow;
 
 /// A feed to the bus publisher: what frames held that came together. Answered when the bus has taken it.
 #[derive(Message, Debug, Default)]
@@ -149,3 +150,8 @@ pub struct Disconnect(pub SessionId);
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct EndAllSessions(pub CloseReason);
+
+/// Whoever committed a change to the outbox relay: rows of the outbox that are leased to this process, to be published.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct PublishOutbox(pub Vec<OutboxRow>);

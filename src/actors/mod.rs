@@ -9,6 +9,7 @@ pub mod bus_publisher;
 pub mod cache_writer;
 pub mod feed_state;
 pub mod heartbeat;
+pub mod ledger_keeper;
 pub mod messages;
 pub mod odds_book;
 pub mod outlet;

@@ -204,6 +204,41 @@ impl Topic for EmbeddedTopic {
     }
 }
 
+/// A topic that nobody within the process reads: what is published to it has served its purpose. On a real bus other
+/// programs read it.
+pub struct UnreadTopic {
+    name: String,
+}
+
+impl UnreadTopic {
+    /// A topic of this name.
+    pub fn new(name: &str) -> UnreadTopic {
+        UnreadTopic { name: name.to_owned() }
+    }
+}
+
+impl Topic for UnreadTopic {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn publish(&self, _: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn subscribe(&self, _: &str) -> Result<Box<dyn Subscription>, BusError> {
+        Err(BusError::Refused(format!("the topic {} keeps nothing to be read", self.name)))
+    }
+
+    fn depth(&self) -> usize {
+        0
+    }
+
+    fn ping(&self) -> BoxFuture<'static, Result<(), BusError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+}
+
 /// A group's only reader: everything that reads is in this process, so no two need to share.
 struct EmbeddedSubscription {
     shared: Arc<Shared>,

@@ -62,6 +62,18 @@ fn orders(settings: &Settings, given: &Given) -> Vec<ConfigError> {
             "at most",
             "SUPPLIER_RECONNECT_MAX",
         ),
+        (
+            settings.confirmation.bet_confirm_timeout <= settings.money.bet_confirm_deadline,
+            "BET_CONFIRM_TIMEOUT",
+            "at most",
+            "BET_CONFIRM_DEADLINE",
+        ),
+        (
+            settings.confirmation.bet_confirm_retry_min <= settings.confirmation.bet_confirm_retry_max,
+            "BET_CONFIRM_RETRY_MIN",
+            "at most",
+            "BET_CONFIRM_RETRY_MAX",
+        ),
     ];
     let known = |variable: &str| given.wrong.iter().any(|error| error.variable == variable);
     pairs
@@ -89,6 +101,11 @@ fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'static str, 
         (Role::Odds, "METRICS_PORT_ODDS", ports.metrics_port_odds),
         (Role::Ingest, "METRICS_PORT_INGEST", ports.metrics_port_ingest),
         (Role::Processor, "METRICS_PORT_PROCESSOR", ports.metrics_port_processor),
+        (Role::Wallet, "HTTP_PORT_WALLET", ports.http_port_wallet),
+        (Role::Wallet, "METRICS_PORT_WALLET", ports.metrics_port_wallet),
+        (Role::Bets, "HTTP_PORT_BET", ports.http_port_bet),
+        (Role::Bets, "METRICS_PORT_BET", ports.metrics_port_bet),
+        (Role::Confirmation, "METRICS_PORT_CONFIRMATION", ports.metrics_port_confirmation),
     ];
     all.iter().filter(|(role, ..)| roles.contains(role)).map(|(_, variable, port)| (*variable, *port)).collect()
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::load::{ConfigError, Given};
-use super::settings::{BusSettings, Role, Settings};
+use super::settings::{BusSettings, Role, Settings, StoreSettings};
 use crate::bus::kafka;
 use crate::store::postgres::PgStore;
 
@@ -77,7 +77,7 @@ pub(super) fn choose(settings: &Settings, given: &Given) -> Result<Engines, Vec<
     let mut wrong = Vec::new();
     let bus = bus(&settings.bus, given, &mut wrong);
     let cache = cache(settings, given).map_err(|error| wrong.push(error)).ok();
-    let store = store(settings, given).map_err(|error| wrong.push(error)).ok();
+    let store = store(&settings.store, given).map_err(|error| wrong.push(error)).ok();
     match (cache, store) {
         (Some(cache), Some(store)) if wrong.is_empty() => Ok(Engines { bus, cache, store }),
         _ => Err(wrong),
@@ -98,6 +98,13 @@ pub(super) fn split_roles(roles: &BTreeSet<Role>, engines: &Engines, given: &Giv
         (Role::Odds, Role::Processor, sqlite, "a DATABASE_URL of PostgreSQL"),
         (Role::Processor, Role::Odds, embedded_cache && processor_alone, "REDIS_URL"),
         (Role::Processor, Role::Odds, sqlite && processor_alone, "a DATABASE_URL of PostgreSQL"),
+        (Role::Bets, Role::Processor, embedded_cache, "REDIS_URL"),
+        (Role::Bets, Role::Wallet, sqlite, "a DATABASE_URL of PostgreSQL"),
+        (Role::Bets, Role::Confirmation, embedded_bus, "KAFKA_BROKERS"),
+        (Role::Confirmation, Role::Bets, embedded_bus, "KAFKA_BROKERS"),
+        (Role::Confirmation, Role::Bets, sqlite, "a DATABASE_URL of PostgreSQL"),
+        // It keeps the dead letters of the embedded bus.
+        (Role::Confirmation, Role::Processor, embedded_bus, "KAFKA_BROKERS"),
     ];
     let mut wrong: Vec<ConfigError> = Vec::new();
     for (role, needed, is_embedded, variable) in needs {
@@ -148,8 +155,8 @@ fn cache(settings: &Settings, given: &Given) -> Result<CacheEngine, ConfigError>
     }
 }
 
-fn store(settings: &Settings, given: &Given) -> Result<StoreEngine, ConfigError> {
-    let settings = &settings.store;
+/// The database that settings choose.
+pub fn store(settings: &StoreSettings, given: &Given) -> Result<StoreEngine, ConfigError> {
     // The original's variable counts where ours is not set.
     let (variable, url) = match &settings.postgres_dsn {
         Some(dsn) if !given.is_set("DATABASE_URL") => ("POSTGRES_DSN", dsn),
@@ -296,10 +303,12 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
         };
         for good in [
             "simulator",
+            "wallet",
             "ingest,processor",
             "odds,processor,ingest",
             "simulator,ingest,processor,odds",
             "odds,odds,processor,ingest",
+            "ingest,processor,wallet,bets,confirmation",
         ] {
             assert_eq!(roles(good, &[]), Ok(()), "{good}");
         }
@@ -311,6 +320,10 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
             ("odds,processor", &[kafka]),
             ("odds", &[redis, postgres]),
             ("simulator,odds", &[redis, postgres]),
+            ("bets", &[kafka, redis, postgres]),
+            ("confirmation", &[kafka, postgres]),
+            ("wallet,bets", &[kafka, redis]),
+            ("bets,confirmation", &[kafka, redis, postgres]),
         ] {
             let text = roles(split, &[]).unwrap_err();
             assert!(text.starts_with(&format!("ROLE: got \"{split}\"")), "{text}");

@@ -23,8 +23,16 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// The exit code of a command line or a setting that is wrong.
 const WRONG_USAGE: u8 = 2;
 /// Settings whose value is an address: shown, but without the secrets in it.
-const ADDRESSES: [&str; 7] =
-    ["database_url", "database_ro_url", "postgres_dsn", "redis_url", "redis_addr", "supplier_urls", "supplier_ws_url"];
+const ADDRESSES: [&str; 8] = [
+    "database_url",
+    "database_ro_url",
+    "postgres_dsn",
+    "redis_url",
+    "redis_addr",
+    "supplier_urls",
+    "supplier_ws_url",
+    "supplier_url",
+];
 
 /// A setting with a value that cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]

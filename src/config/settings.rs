@@ -8,11 +8,14 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
+use url::Url;
+
+use crate::domain::money::Amount;
 use crate::supplier::endpoint::Endpoint;
 
 use super::values::{
-    duration, duration_above_a_second, duration_above_zero, ip_address, log_filter, origin, port, rate, secret, share,
-    size, supplier_url, topic, whole,
+    amount, currency, duration, duration_above_a_second, duration_above_zero, http_url, ip_address, log_filter, origin,
+    port, rate, secret, share, size, supplier_url, topic, whole,
 };
 
 /// A part of the platform that can run in a process of its own.
@@ -26,11 +29,18 @@ pub enum Role {
     Processor,
     /// Serves odds to clients: REST and WebSocket.
     Odds,
+    /// Keeps users' money: REST.
+    Wallet,
+    /// Takes bets: REST.
+    Bets,
+    /// Has bets confirmed by the supplier.
+    Confirmation,
 }
 
 impl Role {
     /// Every role, suppliers first.
-    pub const ALL: [Role; 4] = [Role::Simulator, Role::Ingest, Role::Processor, Role::Odds];
+    pub const ALL: [Role; 7] =
+        [Role::Simulator, Role::Ingest, Role::Processor, Role::Odds, Role::Wallet, Role::Bets, Role::Confirmation];
 
     /// The role's name on the command line and in logs.
     pub fn name(self) -> &'static str {
@@ -39,6 +49,9 @@ impl Role {
             Role::Ingest => "ingest",
             Role::Processor => "processor",
             Role::Odds => "odds",
+            Role::Wallet => "wallet",
+            Role::Bets => "bets",
+            Role::Confirmation => "confirmation",
         }
     }
 }
@@ -89,6 +102,12 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub clients: ClientSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub money: MoneySettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub confirmation: ConfirmationSettings,
 }
 
 /// The process itself.
@@ -119,6 +138,12 @@ pub struct PortSettings {
     /// The simulator's /ws and /supplier/confirm
     #[arg(long, env, default_value_t = 8081, value_parser = port)]
     pub http_port_supplier: u16,
+    /// REST of the wallets
+    #[arg(long, env, default_value_t = 8082, value_parser = port)]
+    pub http_port_wallet: u16,
+    /// REST of the bets
+    #[arg(long, env, default_value_t = 8083, value_parser = port)]
+    pub http_port_bet: u16,
     /// Health and metrics of the simulator
     #[arg(long, env, default_value_t = 9094, value_parser = port)]
     pub metrics_port_supplier: u16,
@@ -131,6 +156,15 @@ pub struct PortSettings {
     /// Health and metrics of the processor
     #[arg(long, env, default_value_t = 9097, value_parser = port)]
     pub metrics_port_processor: u16,
+    /// Health and metrics of wallet
+    #[arg(long, env, default_value_t = 9098, value_parser = port)]
+    pub metrics_port_wallet: u16,
+    /// Health and metrics of bets
+    #[arg(long, env, default_value_t = 9099, value_parser = port)]
+    pub metrics_port_bet: u16,
+    /// Health and metrics of confirmation
+    #[arg(long, env, default_value_t = 9100, value_parser = port)]
+    pub metrics_port_confirmation: u16,
 }
 
 /// How Kafka is talked to.
@@ -174,6 +208,18 @@ pub struct BusSettings {
     /// Topic of what could not be read; the topic's name + _dlq by default
     #[arg(long, env, value_parser = topic)]
     pub kafka_topic_odds_dlq: Option<String>,
+    /// Topic of the bets that were placed
+    #[arg(long, env, default_value = "bet_placed", value_parser = topic)]
+    pub kafka_topic_bet_placed: String,
+    /// Topic of what could not be read, or not be published, of those
+    #[arg(long, env, default_value = "bet_placed_dlq", value_parser = topic)]
+    pub kafka_topic_bet_placed_dlq: String,
+    /// Topic of the bets that were decided
+    #[arg(long, env, default_value = "bet_confirmed", value_parser = topic)]
+    pub kafka_topic_bet_confirmed: String,
+    /// Topic of what could not be published of those
+    #[arg(long, env, default_value = "bet_confirmed_dlq", value_parser = topic)]
+    pub kafka_topic_bet_confirmed_dlq: String,
     /// Partitions of a topic that is made because it is missing; topics that are there stay as they are
     #[arg(long, env, default_value_t = 12, value_parser = whole(1_u32, 10_000))]
     pub kafka_topic_partitions: u32,
@@ -186,6 +232,9 @@ pub struct BusSettings {
     /// Consumer group of the store path: database
     #[arg(long, env, default_value = "odds-processor", value_parser = topic)]
     pub kafka_group_store: String,
+    /// Consumer group that has bets confirmed
+    #[arg(long, env, default_value = "bet-confirmation", value_parser = topic)]
+    pub kafka_group_confirmation: String,
     /// A consumer that Kafka has not heard of for so long has its partitions given to another
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub kafka_session_timeout: Duration,
@@ -263,7 +312,7 @@ pub struct StoreSettings {
     /// A replica of PostgreSQL that the role odds reads from; DATABASE_URL by default
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub database_ro_url: Option<SecretString>,
-    /// Connections that read PostgreSQL, at most, of each role; those that write are three more
+    /// Connections that read PostgreSQL, at most, of each role, and as many that move money; those that write odds are three more
     #[arg(long, env, default_value_t = 8, value_parser = whole(1_u32, 1_000))]
     pub database_pool_size: u32,
     /// How long a batch of writes waits to fill up
@@ -406,4 +455,58 @@ pub struct ClientSettings {
     /// Worker threads of the odds server; one a core by default
     #[arg(long, env, value_parser = whole(1_usize, 1024))]
     pub http_workers_odds: Option<usize>,
+}
+
+/// Wallets and bets.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Wallets and bets")]
+pub struct MoneySettings {
+    /// The one currency of this deployment; amounts are whole cents of it
+    #[arg(long, env, default_value = "BRL", value_parser = currency)]
+    pub currency: String,
+    /// A reservation that nobody committed or refunded for so long expires; one that is held for a bet ends with the bet
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
+    pub reservation_ttl: Duration,
+    /// How often the whole ledger is held against itself, as `sports-bet ledger verify` does
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "10m")]
+    pub ledger_verify_interval: Duration,
+    /// The lowest stake, in cents
+    #[arg(long, env, default_value = "50", value_parser = amount)]
+    pub bet_min_stake_cents: Amount,
+    /// The highest stake, in cents
+    #[arg(long, env, default_value = "1000000", value_parser = amount)]
+    pub bet_max_stake_cents: Amount,
+    /// The highest payout, the stake included, in cents
+    #[arg(long, env, default_value = "100000000", value_parser = amount)]
+    pub bet_max_payout_cents: Amount,
+    /// A bet that the supplier has not answered for so long is rejected, and its stake given back
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
+    pub bet_confirm_deadline: Duration,
+}
+
+/// Confirmation of bets.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Confirmation")]
+pub struct ConfirmationSettings {
+    /// Where the supplier confirms bets, http:// or https://; the simulator of this process by default, else http://127.0.0.1:8081
+    #[arg(long, env, value_parser = http_url)]
+    pub supplier_url: Option<Url>,
+    /// How long one question to the supplier may take
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "2s")]
+    pub bet_confirm_timeout: Duration,
+    /// How many bets are being confirmed at once
+    #[arg(long, env, default_value_t = 64, value_parser = whole(1_usize, 10_000))]
+    pub bet_confirm_concurrency: usize,
+    /// Delay before the first question again; it doubles with each failure, and is jittered
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "100ms")]
+    pub bet_confirm_retry_min: Duration,
+    /// The delay grows up to this
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "2s")]
+    pub bet_confirm_retry_max: Duration,
+    /// So many failures in a row open the breaker: nobody is asked for a while
+    #[arg(long, env, default_value_t = 20, value_parser = whole(1_u32, 100_000))]
+    pub bet_confirm_breaker_failures: u32,
+    /// How long the breaker stays open before one question is tried
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "1s")]
+    pub bet_confirm_breaker_pause: Duration,
 }

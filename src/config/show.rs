@@ -163,6 +163,10 @@ BETFAIR_APP_KEY=***                              # environment
 
 # Clients
 
+# Wallets and bets
+
+# Confirmation
+
 # In all
 # roles: ingest processor
 # suppliers: wss://host/ws betfair://b:1

@@ -11,6 +11,7 @@ use log::LevelFilter;
 use secrecy::SecretString;
 use url::Url;
 
+use crate::domain::money::Amount;
 use crate::supplier::endpoint::Endpoint;
 
 /// The longest duration: 100 years. Longer ones would overflow the clocks that they are added to.
@@ -122,6 +123,31 @@ pub(super) fn size(
         Ok(size) if size >= least && size <= most => Ok(size),
         _ => Err(format!("a size from {least} to {most}, as 65536, 64KiB or 1MiB")),
     }
+}
+
+/// An amount of money, in cents.
+pub(super) fn amount(text: &str) -> Result<Amount, String> {
+    let amount = text.trim().parse().ok().and_then(|cents| Amount::new(cents).ok());
+    amount.ok_or_else(|| "a whole number of cents, at least 1".to_owned())
+}
+
+/// A currency by its ISO 4217 code.
+pub(super) fn currency(text: &str) -> Result<String, String> {
+    let is_code = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
+    if is_code { Ok(text.to_owned()) } else { Err("a code of three capital letters, as BRL".to_owned()) }
+}
+
+/// An address to send requests to, without what cannot be part of one.
+pub(super) fn http_url(text: &str) -> Result<Url, String> {
+    let want = || "an address as http://host:port or https://host".to_owned();
+    let url = Url::parse(text.trim()).map_err(|_| want())?;
+    let is_plain = matches!(url.scheme(), "http" | "https")
+        && url.host().is_some()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if is_plain { Ok(url) } else { Err(want()) }
 }
 
 /// Reads how often something happens a second.

@@ -27,6 +27,17 @@ pub enum Action {
     Replay,
 }
 
+/// Whose dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Of {
+    /// Updates of odds
+    Odds,
+    /// Bets that were placed
+    BetPlaced,
+    /// Bets that were decided
+    BetConfirmed,
+}
+
 /// Lists, shows and publishes again what could not be read
 ///
 /// Works on Kafka's topic of dead letters where KAFKA_BROKERS is set, else on those that the server keeps in its SQLite
@@ -40,6 +51,9 @@ pub struct DlqArgs {
     /// Which dead letters: one for show, any number for replay
     #[arg(value_name = "ID")]
     pub ids: Vec<Id>,
+    /// Whose dead letters, where each topic has its own: on Kafka
+    #[arg(long, value_enum, default_value = "odds")]
+    pub of: Of,
     /// list: at most so many, the newest
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
@@ -119,7 +133,20 @@ impl DlqArgs {
 
     /// The name of the topic of dead letters.
     fn topic(&self) -> String {
-        self.bus.dead_letter_topic()
+        match self.of {
+            Of::Odds => self.bus.dead_letter_topic(),
+            Of::BetPlaced => self.bus.kafka_topic_bet_placed_dlq.clone(),
+            Of::BetConfirmed => self.bus.kafka_topic_bet_confirmed_dlq.clone(),
+        }
+    }
+
+    /// The name of the topic that they are published to again.
+    fn target(&self) -> &str {
+        match self.of {
+            Of::Odds => &self.bus.kafka_topic_odds,
+            Of::BetPlaced => &self.bus.kafka_topic_bet_placed,
+            Of::BetConfirmed => &self.bus.kafka_topic_bet_confirmed,
+        }
     }
 }
 
@@ -186,6 +213,14 @@ mod tests {
         }
         assert_eq!(args(&["list", "--kafka-topic-odds", "x"]).topic(), "x_dlq");
         assert_eq!(args(&["list", "--kafka-topic-odds-dlq", "y"]).topic(), "y");
+        for (of, topics) in [
+            ("odds", ("odds_updates_dlq", "odds_updates")),
+            ("bet-placed", ("bet_placed_dlq", "bet_placed")),
+            ("bet-confirmed", ("bet_confirmed_dlq", "bet_confirmed")),
+        ] {
+            let args = args(&["list", "--of", of]);
+            assert_eq!((args.topic().as_str(), args.target()), topics);
+        }
     }
 
     #[tokio::test]

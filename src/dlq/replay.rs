@@ -21,7 +21,7 @@ pub(super) async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqEr
     }
     let Source::Kafka(bus, dead_letters) = Source::open(args)? else { return Err(DlqError::Embedded) };
     let places = places(&args.ids)?;
-    let topic = bus.topic(&args.bus.kafka_topic_odds);
+    let topic = bus.topic(args.target());
     let (mut seen, mut found, mut batch, mut count) = (HashSet::new(), HashSet::new(), Vec::new(), 0_usize);
     let mut cut = 0_usize;
     let only = (!args.all).then_some(&places[..]);

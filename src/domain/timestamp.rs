@@ -46,6 +46,12 @@ impl Timestamp {
         Timestamp(self.0.saturating_sub(micros).max(Timestamp::MIN_MICROS))
     }
 
+    /// The moment that is so long after this one, or the last of all.
+    pub fn later_by(self, duration: std::time::Duration) -> Timestamp {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Timestamp(self.0.saturating_add(micros).min(Timestamp::MAX_MICROS))
+    }
+
     /// Seconds from `earlier` to this moment; negative where it is later.
     pub fn seconds_since(self, earlier: Timestamp) -> f64 {
         (self.0 - earlier.0) as f64 / 1_000_000.0

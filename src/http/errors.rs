@@ -6,7 +6,12 @@ use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use serde::Serialize;
 
 use crate::actors::messages::ApplyError;
+use crate::domain::bet::BetRefusal;
+use crate::domain::ledger::ReservationStatus;
+use crate::domain::money::Amount;
+use crate::domain::price::Price;
 use crate::store::StoreError;
+use crate::store::money::WalletError;
 
 /// What can go wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,8 +68,42 @@ pub enum ApiError {
     #[error("the odds cannot be read now: {0}")]
     BooksUnavailable(String),
     /// The database does not answer.
-    #[error("the database cannot be read now: {0}")]
+    #[error("the database cannot be used now: {0}")]
     StoreUnavailable(String),
+    /// A field of the body is missing or wrong.
+    #[error("{field}: {problem}")]
+    BadField {
+        /// Its name.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Money that is not a whole number of cents above zero.
+    #[error("{field}: {problem}")]
+    InvalidAmount {
+        /// The field's name.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A movement of money that was not made.
+    #[error("{0}")]
+    Wallet(WalletError),
+    /// A bet that was not taken.
+    #[error("{0}")]
+    BetRefused(BetRefusal),
+    /// No such bet.
+    #[error("no bet `{0}` is known")]
+    BetNotFound(String),
+    /// The idempotency key stands for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// A request with the same key has not been answered yet.
+    #[error("a request with this idempotency key is still in flight; ask again")]
+    RequestInFlight,
+    /// Too many requests for one wallet wait already.
+    #[error("too much waits for this wallet; ask again")]
+    WalletBusy,
 }
 
 impl ApiError {
@@ -87,13 +126,46 @@ impl ApiError {
             ApiError::TooManySessions(_) => ("TOO_MANY_SESSIONS", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::BooksUnavailable(_) => ("ODDS_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::StoreUnavailable(_) => ("STORE_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
+            ApiError::BadField { .. } => ("BAD_REQUEST", StatusCode::BAD_REQUEST),
+            ApiError::InvalidAmount { .. } => ("INVALID_AMOUNT", StatusCode::BAD_REQUEST),
+            ApiError::Wallet(error) => wallet_code(error),
+            // The market's answer to a request that is well formed, as the original gives it.
+            ApiError::BetRefused(refusal) => (refusal.code(), StatusCode::CONFLICT),
+            ApiError::BetNotFound(_) => ("BET_NOT_FOUND", StatusCode::NOT_FOUND),
+            ApiError::KeyReused => ("IDEMPOTENCY_KEY_REUSED", StatusCode::UNPROCESSABLE_ENTITY),
+            ApiError::RequestInFlight => ("REQUEST_IN_FLIGHT", StatusCode::CONFLICT),
+            ApiError::WalletBusy => ("WALLET_BUSY", StatusCode::SERVICE_UNAVAILABLE),
         }
+    }
+}
+
+fn wallet_code(error: &WalletError) -> (&'static str, StatusCode) {
+    match error {
+        WalletError::WalletNotFound => ("WALLET_NOT_FOUND", StatusCode::NOT_FOUND),
+        WalletError::ReservationNotFound => ("RESERVATION_NOT_FOUND", StatusCode::NOT_FOUND),
+        WalletError::InsufficientFunds => ("INSUFFICIENT_FUNDS", StatusCode::CONFLICT),
+        WalletError::BalanceTooHigh => ("BALANCE_TOO_HIGH", StatusCode::CONFLICT),
+        WalletError::AlreadySettled(ReservationStatus::Committed) => ("ALREADY_COMMITTED", StatusCode::CONFLICT),
+        WalletError::AlreadySettled(ReservationStatus::Refunded) => ("ALREADY_REFUNDED", StatusCode::CONFLICT),
+        WalletError::AlreadySettled(_) => ("ALREADY_EXPIRED", StatusCode::CONFLICT),
+        WalletError::HeldByBet => ("RESERVATION_HELD_BY_BET", StatusCode::CONFLICT),
+        WalletError::IdempotencyConflict => ("IDEMPOTENCY_CONFLICT", StatusCode::CONFLICT),
+        WalletError::Store(_) => ("STORE_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
     }
 }
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
         ApiError::StoreUnavailable(error.to_string())
+    }
+}
+
+impl From<WalletError> for ApiError {
+    fn from(error: WalletError) -> ApiError {
+        match error {
+            WalletError::Store(failure) => failure.into(),
+            refused => ApiError::Wallet(refused),
+        }
     }
 }
 
@@ -107,6 +179,27 @@ impl From<ApplyError> for ApiError {
 struct Body {
     code: &'static str,
     message: String,
+    /// The price now, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    odd_value: Option<Price>,
+    /// The limit that a stake or payout does not keep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_cents: Option<Amount>,
+}
+
+impl Body {
+    fn of(error: &ApiError) -> Body {
+        let (odd_value, limit_cents) = match error {
+            ApiError::BetRefused(BetRefusal::OddsChanged { odd_value }) => (Some(*odd_value), None),
+            ApiError::BetRefused(
+                BetRefusal::StakeTooLow { limit_cents }
+                | BetRefusal::StakeTooHigh { limit_cents }
+                | BetRefusal::PayoutTooHigh { limit_cents },
+            ) => (None, Some(*limit_cents)),
+            _ => (None, None),
+        };
+        Body { code: error.code().0, message: error.to_string(), odd_value, limit_cents }
+    }
 }
 
 impl ResponseError for ApiError {
@@ -115,16 +208,16 @@ impl ResponseError for ApiError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let (code, status) = self.code();
+        let (_, status) = self.code();
         let mut response = HttpResponse::build(status);
         response.insert_header(header::CacheControl(vec![CacheDirective::NoStore]));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::SERVICE_UNAVAILABLE || *self == ApiError::RequestInFlight {
             response.insert_header((header::RETRY_AFTER, "1"));
         }
         if let ApiError::MethodNotAllowed { allowed, .. } = self {
             response.insert_header((header::ALLOW, *allowed));
         }
-        response.json(Body { code, message: self.to_string() })
+        response.json(Body::of(self))
     }
 }
 

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use crate::actors::store_writer::blocking;
 use crate::bus::Topic;
-use crate::bus::embedded::EmbeddedTopic;
+use crate::bus::embedded::{EmbeddedTopic, UnreadTopic};
 use crate::bus::kafka::KafkaBus;
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::redis::RedisCache;
 use crate::config::Config;
 use crate::config::engines::{BusEngine, CacheEngine, StoreEngine};
+use crate::config::settings::Role;
 use crate::domain::timestamp::Timestamp;
 use crate::store::Store;
+use crate::store::money::MoneyStore;
 use crate::store::postgres::{PgOptions, PgStore};
 use crate::store::sqlite::{Claim, SqliteStore};
 
@@ -32,6 +34,21 @@ pub(super) struct Bus {
     pub dead_letters: Arc<dyn Topic>,
     /// Where the bus begins to count, where it begins with the process.
     pub first_position: Option<u64>,
+    /// The topics of the bets, where a role has to do with them.
+    pub bets: Option<BetTopics>,
+}
+
+/// The topics of the bets.
+#[derive(Clone)]
+pub(super) struct BetTopics {
+    /// Bets that were placed.
+    pub placed: Arc<dyn Topic>,
+    /// What could not be read, or not be published, of those.
+    pub placed_dead_letters: Arc<dyn Topic>,
+    /// Bets that were decided.
+    pub confirmed: Arc<dyn Topic>,
+    /// What could not be published of those.
+    pub confirmed_dead_letters: Arc<dyn Topic>,
 }
 
 impl Bus {
@@ -42,13 +59,23 @@ impl Bus {
 
     pub(super) fn open(config: &Config) -> Result<Bus, StartError> {
         let settings = &config.settings.bus;
+        let has_bets = config.runs(Role::Bets) || config.runs(Role::Confirmation);
         match config.engines.bus {
             BusEngine::Embedded => {
                 let (first, partitions) = (first_position(), settings.embedded_bus_partitions);
                 let (name, capacity) = (&settings.kafka_topic_odds, settings.embedded_bus_capacity);
+                let dead_letters: Arc<dyn Topic> =
+                    Arc::new(EmbeddedTopic::new("dead_letters", 1, DEAD_LETTER_CAPACITY));
+                let placed = EmbeddedTopic::new(&settings.kafka_topic_bet_placed, partitions, capacity);
                 Ok(Bus {
                     updates: Arc::new(EmbeddedTopic::starting_at(name, first, partitions, capacity)),
-                    dead_letters: Arc::new(EmbeddedTopic::new("dead_letters", 1, DEAD_LETTER_CAPACITY)),
+                    bets: has_bets.then(|| BetTopics {
+                        placed: Arc::new(placed),
+                        placed_dead_letters: dead_letters.clone(),
+                        confirmed: Arc::new(UnreadTopic::new(&settings.kafka_topic_bet_confirmed)),
+                        confirmed_dead_letters: dead_letters.clone(),
+                    }),
+                    dead_letters,
                     first_position: Some(first),
                 })
             }
@@ -58,6 +85,12 @@ impl Bus {
                     updates: kafka.topic(&settings.kafka_topic_odds),
                     dead_letters: kafka.topic(&settings.dead_letter_topic()),
                     first_position: None,
+                    bets: has_bets.then(|| BetTopics {
+                        placed: kafka.topic(&settings.kafka_topic_bet_placed),
+                        placed_dead_letters: kafka.topic(&settings.kafka_topic_bet_placed_dlq),
+                        confirmed: kafka.topic(&settings.kafka_topic_bet_confirmed),
+                        confirmed_dead_letters: kafka.topic(&settings.kafka_topic_bet_confirmed_dlq),
+                    }),
                 })
             }
         }
@@ -82,6 +115,8 @@ pub(super) struct Stores {
     pub main: Arc<dyn Store>,
     /// What the role `odds` reads.
     pub read: Arc<dyn Store>,
+    /// What holds the money.
+    pub money: Arc<dyn MoneyStore>,
 }
 
 /// Opens the stores. A SQLite file is claimed and migrated at once; PostgreSQL is migrated once it is there, by
@@ -95,18 +130,18 @@ pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Claim
                 let store = SqliteStore::open(&path)?;
                 let claim = Claim::of(Path::new(&path))?;
                 store.migrate()?;
-                Ok((Arc::new(store) as Arc<dyn Store>, claim))
+                Ok((Arc::new(store), claim))
             });
             let (store, claim) = opened.await.map_err(|cause| StartError::Store { name: shown, cause })?;
-            Ok((Stores { main: store.clone(), read: store }, Some(claim)))
+            Ok((Stores { main: store.clone(), read: store.clone(), money: store }, Some(claim)))
         }
         StoreEngine::Postgres { url, read_url } => {
             let size = config.settings.store.database_pool_size;
             let options = PgOptions { readers: size, money: size, ..PgOptions::default() };
             let failed = |cause| StartError::Store { name: "PostgreSQL".to_owned(), cause };
-            let main = PgStore::open(url, &options).map_err(failed)?;
+            let main = Arc::new(PgStore::open(url, &options).map_err(failed)?);
             let read = PgStore::reader(read_url, &options).map_err(failed)?;
-            Ok((Stores { main: Arc::new(main), read: Arc::new(read) }, None))
+            Ok((Stores { main: main.clone(), read: Arc::new(read), money: main }, None))
         }
     }
 }

@@ -3,6 +3,7 @@
 mod checks;
 mod engines;
 mod ingest;
+mod money;
 mod odds;
 mod processor;
 mod waiting;
@@ -73,6 +74,10 @@ pub struct Addresses {
     pub odds: Option<SocketAddr>,
     /// The simulator.
     pub simulator: Option<SocketAddr>,
+    /// REST of the wallets.
+    pub wallet: Option<SocketAddr>,
+    /// REST of the bets.
+    pub bets: Option<SocketAddr>,
     /// Health and metrics of each role.
     pub health: BTreeMap<Role, SocketAddr>,
 }
@@ -104,22 +109,29 @@ impl Platform {
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
         let mut wiring = Wiring::new(&config.settings);
         let runs = |role| config.runs(role);
-        let bus = if runs(Role::Ingest) || runs(Role::Processor) { Some(Bus::open(config)?) } else { None };
-        if runs(Role::Processor) || runs(Role::Odds) {
+        let runs_any = |roles: &[Role]| roles.iter().any(|role| config.runs(*role));
+        let has_bus = runs_any(&[Role::Ingest, Role::Processor, Role::Bets, Role::Confirmation]);
+        let bus = if has_bus { Some(Bus::open(config)?) } else { None };
+        // Before whoever asks it: the address that it got is where bets are confirmed, unless said otherwise.
+        if runs(Role::Simulator) {
+            wiring.start_simulator()?;
+        }
+        if runs_any(&[Role::Processor, Role::Odds, Role::Wallet, Role::Bets, Role::Confirmation]) {
             let (stores, claim) = open_stores(config).await?;
             if claim.is_none() {
-                if runs(Role::Processor) {
+                if runs_any(&[Role::Processor, Role::Wallet, Role::Bets, Role::Confirmation]) {
                     actix::spawn(waiting::migrate(stores.main.clone()));
                 } else {
                     actix::spawn(waiting::tell_of(stores.read.clone()));
                 }
             }
             wiring.parts._claim = claim;
-            let cache = open_cache(config)?;
-            wiring.start_books(config, bus.as_ref(), &cache, &stores)?;
-        }
-        if runs(Role::Simulator) {
-            wiring.start_simulator()?;
+            let mut prices = None;
+            if runs_any(&[Role::Processor, Role::Odds, Role::Bets]) {
+                let cache = open_cache(config)?;
+                prices = wiring.start_books(config, bus.as_ref(), &cache, &stores)?;
+            }
+            wiring.start_money(config, bus.as_ref(), &stores, prices)?;
         }
         if let Some(bus) = bus.filter(|_| runs(Role::Ingest)) {
             wiring.start_ingest(config, &bus)?;

@@ -23,6 +23,7 @@ use crate::cache::{Broadcasts, OddsCache};
 use crate::config::Config;
 use crate::config::settings::{Role, Settings};
 use crate::domain::session::SessionLimits;
+use crate::http::bets::Prices;
 use crate::http::health::Check;
 use crate::http::routes::odds_routes;
 use crate::http::server::{self, Listen};
@@ -30,7 +31,7 @@ use crate::http::state::OddsState;
 use crate::metrics::OddsMetrics;
 use crate::store::Store;
 
-/// How long the books may take to answer a REST request.
+/// How long the books may take to answer a request.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages that may wait for the listener, which is sent none.
 const LISTENER_MAILBOX: usize = 1;
@@ -59,40 +60,46 @@ impl Wiring<'_> {
     }
 
     /// Starts the books, and serves clients from them. Where the cache tells of every change, clients are served from
-    /// books that follow it: then it does not matter which process reads which partition of the bus.
+    /// books that follow it: then it does not matter which process reads which partition of the bus. Gives where the
+    /// prices are to be had, for bets: the very books that clients are shown.
     pub(super) fn start_books(
         &mut self,
         config: &Config,
         bus: Option<&Bus>,
         cache: &Arc<dyn OddsCache>,
         stores: &Stores,
-    ) -> Result<(), StartError> {
+    ) -> Result<Option<Prices>, StartError> {
         let broadcasts = cache.listen();
         let feed = match (&broadcasts, bus) {
             (Some(_), _) => FeedState::not_heard_yet,
             (None, Some(bus)) if bus.first_position.is_none() => FeedState::not_followed_yet,
             _ => FeedState::in_process,
         };
-        let odds = if config.runs(Role::Odds) { Some(self.start_registry(feed)?) } else { None };
+        let shows = config.runs(Role::Odds) || config.runs(Role::Bets);
+        let odds = if shows { Some(self.start_registry(feed)?) } else { None };
         let mut books = None;
         if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
             let told = odds.as_ref().filter(|_| broadcasts.is_none());
             books = Some(self.start_processor(bus, cache, &stores.main, told)?);
         }
-        let Some(odds) = odds else { return Ok(()) };
-        match (broadcasts, books) {
+        let Some(odds) = odds else { return Ok(None) };
+        let mut checks = vec![check_store(&stores.read)];
+        let books = match (broadcasts, books) {
             (Some(broadcasts), _) => {
-                let books = self.start_mirror(&odds, broadcasts, cache, &stores.read);
-                let checks = vec![check_store(&stores.read), check_cache(cache), check_feed(&odds.feed)];
-                self.start_odds(odds, &books, &stores.read, checks)
+                checks.push(check_cache(cache));
+                self.start_mirror(&odds, broadcasts, cache, &stores.read)
             }
-            (None, Some(books)) => {
-                let checks = vec![check_store(&stores.read), check_feed(&odds.feed)];
-                self.start_odds(odds, &books, &stores.read, checks)
-            }
-            // The configuration does not let odds run without a processor where the cache tells nobody.
-            (None, None) => Ok(()),
+            (None, Some(books)) => books,
+            // The configuration does not let them run without a processor where the cache tells nobody.
+            (None, None) => return Ok(None),
+        };
+        checks.push(check_feed(&odds.feed));
+        let prices =
+            Prices { snapshots: books.clone().recipient(), timeout: SNAPSHOT_TIMEOUT, feed: odds.feed.clone() };
+        if config.runs(Role::Odds) {
+            self.start_odds(odds, &books, &stores.read, checks)?;
         }
+        Ok(Some(prices))
     }
 
     /// Starts books that follow those of the processors.
@@ -191,6 +198,7 @@ fn bytes_of(size: bytesize::ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
-fn cores() -> usize {
+/// How many threads can run at once.
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get())
 }

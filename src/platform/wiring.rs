@@ -111,5 +111,8 @@ fn health_port(role: Role, settings: &Settings) -> (&'static str, u16) {
         Role::Odds => ("METRICS_PORT_ODDS", settings.ports.metrics_port_odds),
         Role::Ingest => ("METRICS_PORT_INGEST", settings.ports.metrics_port_ingest),
         Role::Processor => ("METRICS_PORT_PROCESSOR", settings.ports.metrics_port_processor),
+        Role::Wallet => ("METRICS_PORT_WALLET", settings.ports.metrics_port_wallet),
+        Role::Bets => ("METRICS_PORT_BET", settings.ports.metrics_port_bet),
+        Role::Confirmation => ("METRICS_PORT_CONFIRMATION", settings.ports.metrics_port_confirmation),
     }
 }

@@ -5,6 +5,7 @@
 
 mod betfair;
 mod clients;
+mod money;
 mod operation;
 mod original;
 mod pipeline;

@@ -76,6 +76,9 @@ async fn every_role_serves_its_own_metrics_and_those_of_the_process() {
                 "odds_broadcast",
                 "odds_mirror_",
             ],
+            Role::Wallet => &["wallet_"],
+            Role::Bets => &["bets_"],
+            Role::Confirmation => &["bets_"],
         }
     };
     for role in Role::ALL {

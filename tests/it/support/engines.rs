@@ -56,6 +56,11 @@ impl Sandbox {
             ("KAFKA_TOPIC_PARTITIONS", "4".to_owned()),
             ("KAFKA_GROUP_LIVE", format!("{name}-live")),
             ("KAFKA_GROUP_STORE", format!("{name}-store")),
+            ("KAFKA_TOPIC_BET_PLACED", format!("{name}_placed")),
+            ("KAFKA_TOPIC_BET_PLACED_DLQ", format!("{name}_placed_dlq")),
+            ("KAFKA_TOPIC_BET_CONFIRMED", format!("{name}_confirmed")),
+            ("KAFKA_TOPIC_BET_CONFIRMED_DLQ", format!("{name}_confirmed_dlq")),
+            ("KAFKA_GROUP_CONFIRMATION", format!("{name}-confirmation")),
             ("REDIS_URL", own_cache(&address("REDIS_URL"))),
             ("REDIS_PUBSUB_CHANNEL", name.clone()),
             ("DATABASE_URL", database.to_string()),
@@ -93,7 +98,8 @@ impl Sandbox {
                 .batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name))
                 .map_err(|error| diesel::ConnectionError::BadConnection(error.to_string()))
         });
-        let topics = [self.name.clone(), format!("{}_dlq", self.name)];
+        let topics = ["", "_dlq", "_placed", "_placed_dlq", "_confirmed", "_confirmed_dlq"];
+        let topics = topics.map(|ending| format!("{}{ending}", self.name));
         let brokers = address("KAFKA_BROKERS");
         // A thread of its own: this may be called from within a runtime.
         let removal = std::thread::spawn(move || {

@@ -23,6 +23,11 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("METRICS_PORT_ODDS", "0"),
     ("METRICS_PORT_INGEST", "0"),
     ("METRICS_PORT_PROCESSOR", "0"),
+    ("HTTP_PORT_WALLET", "0"),
+    ("HTTP_PORT_BET", "0"),
+    ("METRICS_PORT_WALLET", "0"),
+    ("METRICS_PORT_BET", "0"),
+    ("METRICS_PORT_CONFIRMATION", "0"),
     ("HTTP_WORKERS_ODDS", "2"),
     ("SUPPLIER_RECONNECT_MIN", "10ms"),
     ("SUPPLIER_RECONNECT_MAX", "100ms"),
@@ -92,6 +97,16 @@ impl TestPlatform {
     /// The simulator.
     pub fn simulator(&self) -> SocketAddr {
         self.platform.addresses().simulator.unwrap()
+    }
+
+    /// REST of the wallets.
+    pub fn wallet(&self) -> SocketAddr {
+        self.platform.addresses().wallet.unwrap()
+    }
+
+    /// REST of the bets.
+    pub fn bets(&self) -> SocketAddr {
+        self.platform.addresses().bets.unwrap()
     }
 
     /// Health and metrics of a role.

@@ -16,6 +16,8 @@ pub struct ServerProcess {
     child: Child,
     log: watch::Receiver<String>,
     odds: Option<SocketAddr>,
+    wallet: Option<SocketAddr>,
+    bets: Option<SocketAddr>,
     /// Health and metrics by role.
     pub health: BTreeMap<String, SocketAddr>,
 }
@@ -27,16 +29,28 @@ impl ServerProcess {
         let log = follow(&mut child);
         let ready = |log: &String| log.contains("/healthz and /metrics: ");
         let invitation = within("the invitation", log.clone().wait_for(ready)).await.unwrap().clone();
-        let odds = after(&invitation, "REST at http://").map(|address| address.parse().unwrap());
+        let address = |mark: &str| after(&invitation, mark).map(|address| address.parse().unwrap());
+        let odds = address("REST at http://");
+        let (wallet, bets) = (address("wallets at http://"), address("bets at http://"));
         let health = invitation.lines().find_map(|line| line.split_once("/healthz and /metrics: ")).unwrap().1;
         let health = health.split(", ").map(|one| one.split_once(" http://").unwrap());
         let health = health.map(|(role, address)| (role.to_owned(), address.trim().parse().unwrap())).collect();
-        ServerProcess { child, log, odds, health }
+        ServerProcess { child, log, odds, wallet, bets, health }
     }
 
     /// REST and `/ws/odds`, of a process that has the role.
     pub fn odds(&self) -> SocketAddr {
         self.odds.unwrap()
+    }
+
+    /// REST of the wallets, of a process that has the role.
+    pub fn wallet(&self) -> SocketAddr {
+        self.wallet.unwrap()
+    }
+
+    /// REST of the bets, of a process that has the role.
+    pub fn bets(&self) -> SocketAddr {
+        self.bets.unwrap()
     }
 
     /// What it has logged so far.
@@ -75,10 +89,13 @@ impl ServerProcess {
 pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
     command.current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true);
-    for port in ["HTTP_PORT_ODDS", "HTTP_PORT_SUPPLIER", "METRICS_PORT_SUPPLIER", "METRICS_PORT_ODDS"] {
-        command.env(port, "0");
+    for port in ["ODDS", "SUPPLIER", "WALLET", "BET"] {
+        command.env(format!("HTTP_PORT_{port}"), "0");
     }
-    command.env("METRICS_PORT_INGEST", "0").env("METRICS_PORT_PROCESSOR", "0").env("NO_COLOR", "1");
+    for port in ["SUPPLIER", "ODDS", "INGEST", "PROCESSOR", "WALLET", "BET", "CONFIRMATION"] {
+        command.env(format!("METRICS_PORT_{port}"), "0");
+    }
+    command.env("NO_COLOR", "1");
     command.envs(variables.iter().copied());
     command
 }

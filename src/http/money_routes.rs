@@ -1,0 +1,66 @@
+//! What the routes about money have in common.
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::middleware::Next;
+use actix_web::{Handler, Resource, web};
+use serde::Serialize;
+
+use super::body::missing_query;
+use super::errors::{ApiError, method_not_allowed};
+use super::query::{Query, check_escapes};
+use crate::domain::ids::UserId;
+
+/// A page of a list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PageBody<T> {
+    /// Its entries, newest first.
+    pub entries: Vec<T>,
+    /// Leads to the next page; none where this is the last.
+    pub next_cursor: Option<String>,
+}
+
+/// State whose requests are counted.
+pub(super) trait Counted: 'static {
+    /// Counts an answer.
+    fn count(&self, status: StatusCode);
+}
+
+/// Refuses an address that cannot be read, and counts answers by their status.
+pub(super) async fn count_requests<S: Counted>(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let state = request.app_data::<web::Data<S>>().cloned();
+    let readable = check_escapes(request.uri().path()).and_then(|()| check_escapes(request.query_string()));
+    let answer = match readable {
+        Ok(()) => next.call(request).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Some(state) = state {
+        state.count(match &answer {
+            Ok(response) => response.status(),
+            Err(error) => error.as_response_error().status_code(),
+        });
+    }
+    answer
+}
+
+/// A path that takes POST and nothing else.
+pub(super) fn post<F, Args>(path: &'static str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: actix_web::FromRequest + 'static,
+    F::Output: actix_web::Responder + 'static,
+{
+    web::resource(path)
+        .route(web::post().to(handler))
+        .default_service(web::to(|request| method_not_allowed(request, "POST")))
+}
+
+/// The parameter `userId`, which must be there.
+pub(super) fn wanted_user(query: &Query) -> Result<UserId, ApiError> {
+    query.parsed("userId")?.ok_or_else(|| missing_query("userId"))
+}

@@ -1,0 +1,250 @@
+//! `/wallet…`: users' money. The original's paths, bodies and field names, and ours.
+
+use actix_web::http::StatusCode;
+use actix_web::middleware::from_fn;
+use actix_web::{HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::body::{self, Field};
+use super::desk::MoneyDesk;
+use super::errors::{ApiError, not_found};
+use super::money_routes::{Counted, PageBody, count_requests, post, wanted_user};
+use super::query::Query;
+use super::routes::read;
+use crate::domain::ids::{Reference, UserId};
+use crate::domain::ledger::{Account, ReservationStatus, Settlement, TransferKind};
+use crate::domain::money::Amount;
+use crate::domain::timestamp::Timestamp;
+use crate::metrics::WalletMetrics;
+use crate::store::money::{Order, Page, Reservation, Transfer, Wallet, WalletError};
+
+/// The most rows in one answer.
+const MOST_ROWS: usize = 1_000;
+/// How many rows there are unless the client says otherwise.
+const ROWS: usize = 100;
+
+/// Shared by every worker.
+pub struct WalletState {
+    /// The store of money.
+    pub desk: MoneyDesk,
+    /// The currency of the amounts.
+    pub currency: String,
+    /// The metrics.
+    pub metrics: WalletMetrics,
+}
+
+/// The routes of the role `wallet`.
+pub fn routes(config: &mut web::ServiceConfig) {
+    let scope = web::scope("/wallet")
+        .wrap(from_fn(count_requests::<WalletState>))
+        .service(read("").get(get_wallet))
+        .service(read("/ledger").get(get_ledger))
+        .service(read("/reservations").get(get_reservations))
+        .service(post("/deposit", deposit))
+        .service(post("/withdraw", withdraw))
+        .service(post("/reserve", reserve))
+        .service(post("/commit", commit))
+        .service(post("/refund", refund))
+        .default_service(web::to(not_found));
+    config.service(scope);
+}
+
+impl Counted for WalletState {
+    fn count(&self, status: StatusCode) {
+        self.metrics.requests.with_label_values(&[status.as_str()]).inc();
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WalletBody<'a> {
+    user_id: &'a UserId,
+    wallet_id: Uuid,
+    #[serde(rename = "balance_cents")]
+    balance_cents: i64,
+    #[serde(rename = "reserved_cents")]
+    reserved_cents: i64,
+    currency: &'a str,
+}
+
+#[derive(Serialize)]
+struct ReservationBody<'a> {
+    reservation_id: Uuid,
+    status: ReservationStatus,
+    external_ref: &'a Reference,
+    amount_cents: Amount,
+    created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled_at: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+struct TransferBody {
+    id: i64,
+    kind: TransferKind,
+    debit: Account,
+    credit: Account,
+    amount_cents: Amount,
+    external_ref: Reference,
+    balance_cents: i64,
+    reserved_cents: i64,
+    at: Timestamp,
+}
+
+/// What a movement of money is asked for with.
+#[derive(Deserialize)]
+struct OrderBody {
+    #[serde(rename = "userId")]
+    user_id: Field,
+    amount_cents: Field,
+    external_ref: Field,
+}
+
+impl OrderBody {
+    fn user(&self) -> Result<UserId, ApiError> {
+        body::text("userId", &self.user_id)
+    }
+
+    fn reference(&self) -> Result<Reference, ApiError> {
+        body::text("external_ref", &self.external_ref)
+    }
+
+    fn order(&self, reference: Reference) -> Result<Order, ApiError> {
+        let amount = body::amount("amount_cents", &self.amount_cents)?;
+        Ok(Order { user_id: self.user()?, amount, reference, at: Timestamp::now() })
+    }
+
+    /// Without a reference each request is a movement of its own, as in the original.
+    fn order_with_optional_reference(&self) -> Result<Order, ApiError> {
+        let reference = match body::optional("external_ref", &self.external_ref)? {
+            Some(reference) => reference,
+            None => Uuid::now_v7().to_string().parse().map_err(|error: crate::domain::ids::IdError| {
+                ApiError::BadField { field: "external_ref", problem: error.to_string() }
+            })?,
+        };
+        self.order(reference)
+    }
+}
+
+fn wallet_answer(state: &WalletState, user_id: &UserId, wallet: &Wallet) -> HttpResponse {
+    HttpResponse::Ok().json(WalletBody {
+        user_id,
+        wallet_id: wallet.wallet_id,
+        balance_cents: wallet.balance.available,
+        reserved_cents: wallet.balance.reserved,
+        currency: &state.currency,
+    })
+}
+
+/// `GET /wallet?userId`: both balances of one moment.
+async fn get_wallet(state: web::Data<WalletState>, query: Query) -> Result<HttpResponse, ApiError> {
+    let user_id = wanted_user(&query)?;
+    let asked = user_id.clone();
+    let wallet = state.desk.read(move |store| store.wallet(&asked)).await?;
+    let wallet = wallet.ok_or(ApiError::Wallet(WalletError::WalletNotFound))?;
+    Ok(wallet_answer(&state, &user_id, &wallet))
+}
+
+/// `POST /wallet/deposit {userId, amount_cents, external_ref}`: makes the wallet where there is none.
+async fn deposit(state: web::Data<WalletState>, payload: web::Payload) -> Result<HttpResponse, ApiError> {
+    let order = body::read::<OrderBody>(payload).await?.order_with_optional_reference()?;
+    let user_id = order.user_id.clone();
+    let wallet = state.desk.for_user(&user_id, move |store| store.deposit(&order)).await;
+    state.count("deposit", &wallet);
+    Ok(wallet_answer(&state, &user_id, &wallet?))
+}
+
+/// `POST /wallet/withdraw {userId, amount_cents, external_ref}`.
+async fn withdraw(state: web::Data<WalletState>, payload: web::Payload) -> Result<HttpResponse, ApiError> {
+    let order = body::read::<OrderBody>(payload).await?.order_with_optional_reference()?;
+    let user_id = order.user_id.clone();
+    let wallet = state.desk.for_user(&user_id, move |store| store.withdraw(&order)).await;
+    state.count("withdraw", &wallet);
+    Ok(wallet_answer(&state, &user_id, &wallet?))
+}
+
+fn reservation_body(reservation: &Reservation) -> ReservationBody<'_> {
+    ReservationBody {
+        reservation_id: reservation.id,
+        status: reservation.status,
+        external_ref: &reservation.reference,
+        amount_cents: reservation.amount,
+        created_at: reservation.created_at,
+        settled_at: reservation.settled_at,
+    }
+}
+
+/// `POST /wallet/reserve {userId, amount_cents, external_ref}`.
+async fn reserve(state: web::Data<WalletState>, payload: web::Payload) -> Result<HttpResponse, ApiError> {
+    let body = body::read::<OrderBody>(payload).await?;
+    let order = body.order(body.reference()?)?;
+    let user_id = order.user_id.clone();
+    let reservation = state.desk.for_user(&user_id, move |store| store.reserve(&order)).await;
+    state.count("reserve", &reservation);
+    Ok(HttpResponse::Ok().json(reservation_body(&reservation?)))
+}
+
+/// `POST /wallet/commit {userId, external_ref}`: what was reserved is the house's.
+async fn commit(state: web::Data<WalletState>, payload: web::Payload) -> Result<HttpResponse, ApiError> {
+    settle(&state, payload, Settlement::Commit).await
+}
+
+/// `POST /wallet/refund {userId, external_ref}`: what was reserved is the user's again.
+async fn refund(state: web::Data<WalletState>, payload: web::Payload) -> Result<HttpResponse, ApiError> {
+    settle(&state, payload, Settlement::Refund).await
+}
+
+async fn settle(state: &WalletState, payload: web::Payload, settlement: Settlement) -> Result<HttpResponse, ApiError> {
+    let body = body::read::<OrderBody>(payload).await?;
+    let (user_id, reference) = (body.user()?, body.reference()?);
+    let (of, at) = (user_id.clone(), Timestamp::now());
+    let settled = state.desk.for_user(&user_id, move |store| store.settle(&of, &reference, settlement, at)).await;
+    state.count(settlement.kind().as_str(), &settled);
+    Ok(HttpResponse::Ok().json(reservation_body(&settled?)))
+}
+
+/// `GET /wallet/ledger?userId&limit&cursor`: the user's transfers, newest first.
+async fn get_ledger(state: web::Data<WalletState>, query: Query) -> Result<HttpResponse, ApiError> {
+    let user_id = wanted_user(&query)?;
+    let limit = query.number("limit", 1, MOST_ROWS)?.unwrap_or(ROWS);
+    let page = Page { before: query.parsed("cursor")?, limit };
+    let transfers = state.desk.read(move |store| store.transfers(&user_id, page)).await?;
+    let next_cursor = transfers.last().filter(|_| transfers.len() == limit).map(|last| last.id.to_string());
+    let entry = |transfer: &'_ Transfer| TransferBody {
+        id: transfer.id,
+        kind: transfer.kind,
+        debit: transfer.debit,
+        credit: transfer.credit,
+        amount_cents: transfer.amount,
+        external_ref: transfer.reference.clone(),
+        balance_cents: transfer.balance.available,
+        reserved_cents: transfer.balance.reserved,
+        at: transfer.at,
+    };
+    let entries = transfers.iter().map(entry).collect();
+    Ok(HttpResponse::Ok().json(PageBody { entries, next_cursor }))
+}
+
+/// `GET /wallet/reservations?userId&status&limit&cursor`: the user's reservations, newest first.
+async fn get_reservations(state: web::Data<WalletState>, query: Query) -> Result<HttpResponse, ApiError> {
+    let user_id = wanted_user(&query)?;
+    let status: Option<ReservationStatus> = query.parsed("status")?;
+    let limit = query.number("limit", 1, MOST_ROWS)?.unwrap_or(ROWS);
+    let page = Page { before: query.parsed("cursor")?, limit };
+    let reservations = state.desk.read(move |store| store.reservations(&user_id, status, page)).await?;
+    let next_cursor = reservations.last().filter(|_| reservations.len() == limit).map(|last| last.id.to_string());
+    let entries = reservations.iter().map(reservation_body).collect();
+    Ok(HttpResponse::Ok().json(PageBody { entries, next_cursor }))
+}
+
+impl WalletState {
+    fn count<T>(&self, operation: &str, done: &Result<T, ApiError>) {
+        let outcome = match done {
+            Ok(_) => "done",
+            Err(ApiError::Wallet(_)) => "refused",
+            Err(_) => "failed",
+        };
+        self.metrics.operations.with_label_values(&[operation, outcome]).inc();
+    }
+}

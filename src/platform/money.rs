@@ -1,0 +1,121 @@
+//! The roles `wallet` and `bets`: users' money and bets, by REST.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web::web;
+
+use super::StartError;
+use super::checks::{check_feed, check_store};
+use super::engines::{Bus, Stores};
+use super::odds::cores;
+use super::wiring::{REST_CONNECTIONS, Wiring};
+use crate::actors::ledger_keeper::{KeeperSettings, LedgerKeeper};
+use crate::actors::messages::PublishOutbox;
+use crate::config::Config;
+use crate::config::settings::Role;
+use crate::domain::bet::BetLimits;
+use crate::http::bets::{self, BetsState, Prices};
+use crate::http::desk::MoneyDesk;
+use crate::http::server::{self, Listen};
+use crate::http::wallet::{self, WalletState};
+use crate::metrics::{BetsMetrics, WalletMetrics};
+
+/// Messages that may wait for the keeper, which is sent none.
+const KEEPER_MAILBOX: usize = 1;
+/// For how long the record of a change is left to the process that made it. Longer than publishing takes while Kafka
+/// changes its leaders; a record that was published twice does no harm.
+pub(super) const OUTBOX_LEASE: Duration = Duration::from_secs(15);
+
+impl Wiring<'_> {
+    /// Starts what this process runs of wallets, bets and their confirmation.
+    pub(super) fn start_money(
+        &mut self,
+        config: &Config,
+        bus: Option<&Bus>,
+        stores: &Stores,
+        prices: Option<Prices>,
+    ) -> Result<(), StartError> {
+        if config.runs(Role::Wallet) {
+            self.start_wallet(stores)?;
+        }
+        let _ = (bus, prices);
+        Ok(())
+    }
+
+    fn desk(&self, stores: &Stores) -> MoneyDesk {
+        MoneyDesk::new(stores.money.clone(), self.settings.store.database_pool_size as usize)
+    }
+
+    /// Serves wallets, and keeps the ledger.
+    pub(super) fn start_wallet(&mut self, stores: &Stores) -> Result<(), StartError> {
+        let metrics = WalletMetrics::new()?;
+        let money = &self.settings.money;
+        let settings = KeeperSettings {
+            reservation_ttl: money.reservation_ttl,
+            verify_interval: money.ledger_verify_interval,
+            grace: money.bet_confirm_deadline,
+        };
+        let keeper = LedgerKeeper::new(stores.money.clone(), settings, metrics.clone());
+        let arbiter = self.arbiter();
+        self.start("ledger keeper", &arbiter, KEEPER_MAILBOX, keeper);
+        let currency = money.currency.clone();
+        let state = web::Data::new(WalletState { desk: self.desk(stores), currency, metrics: metrics.clone() });
+        let listen = Listen {
+            variable: "HTTP_PORT_WALLET",
+            ip: self.settings.process.bind_address,
+            port: self.settings.ports.http_port_wallet,
+            workers: cores(),
+            max_connections: REST_CONNECTIONS,
+        };
+        let server = server::start(listen, move |config| {
+            config.app_data(state.clone());
+            wallet::routes(config);
+        })?;
+        self.parts.addresses.wallet = Some(server.address);
+        self.parts.servers.push(server);
+        self.serve_health(Role::Wallet, vec![check_store(&stores.main)], metrics.registry);
+        Ok(())
+    }
+
+    /// Takes bets at these prices.
+    pub(super) fn start_bets(
+        &mut self,
+        stores: &Stores,
+        prices: Prices,
+        relay: Recipient<PublishOutbox>,
+    ) -> Result<(), StartError> {
+        let metrics = BetsMetrics::new()?;
+        let money = &self.settings.money;
+        let checks = vec![check_store(&stores.main), check_feed(&prices.feed)];
+        let state = web::Data::from(Arc::new(BetsState {
+            desk: self.desk(stores),
+            prices,
+            limits: BetLimits {
+                min_stake: money.bet_min_stake_cents,
+                max_stake: money.bet_max_stake_cents,
+                max_payout: money.bet_max_payout_cents,
+            },
+            deadline: money.bet_confirm_deadline,
+            relay,
+            lease: OUTBOX_LEASE,
+            metrics: metrics.clone(),
+        }));
+        let listen = Listen {
+            variable: "HTTP_PORT_BET",
+            ip: self.settings.process.bind_address,
+            port: self.settings.ports.http_port_bet,
+            workers: cores(),
+            max_connections: REST_CONNECTIONS,
+        };
+        let server = server::start(listen, move |config| {
+            config.app_data(state.clone());
+            bets::routes(config);
+        })?;
+        self.parts.addresses.bets = Some(server.address);
+        self.parts.servers.push(server);
+        self.serve_health(Role::Bets, checks, metrics.registry);
+        Ok(())
+    }
+}
