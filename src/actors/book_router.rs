@@ -540,6 +540,27 @@ mod tests {
         assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 21);
     }
 
+    #[rstest::rstest]
+    #[case::of_a_processor(false)]
+    #[case::mirrored(true)]
+    #[actix_web::test]
+    async fn books_that_know_the_cache_ask_it_no_more_for_as_long_as_the_store_is_down(#[case] is_mirror: bool) {
+        let cache = Arc::new(SlowCache::default());
+        let probe = probe_edges_with(Arc::new(Slow(cache.clone())), is_mirror);
+        probe.store.down.store(true, Ordering::SeqCst);
+        let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
+        assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 1);
+        let failed = || probe.metrics.errors.with_label_values(&["hydrate"]).get();
+        until("it has asked the store often", async || failed() >= 4).await;
+        // Once when it started, and a mirrored book once more when it looked for what lies behind the cache.
+        let (reads, told) = (cache.reads.load(Ordering::SeqCst), probe.told.lock().unwrap().len());
+        assert!(reads <= 1 + usize::from(is_mirror) && told == 1, "{reads} reads, told {told} times");
+        probe.store.keep(MarketState { update: market_update("MATCH_001", "btts", None, 1, 1), seq: 3 });
+        probe.store.down.store(false, Ordering::SeqCst);
+        until("it has looked", async || router.send(GetSnapshot(id(1))).await.unwrap().unwrap().markets.len() == 2)
+            .await;
+    }
+
     async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         for _ in 0..500 {
             if holds().await {

@@ -120,6 +120,13 @@ impl BookSource {
         Known { is_store_read, ..known }
     }
 
+    /// Whether another look may find what the last one did not. While the store is away and the cache was read there is
+    /// nothing to find, and all books would read it, and tell what they know, again and again.
+    async fn may_know_more(&self, event_id: &EventId, is_cache_read: bool) -> bool {
+        let is_store_away = self.outage.last().is_some();
+        !is_cache_read || !is_store_away || self.load_stored(event_id).await.1
+    }
+
     /// What the cache holds.
     async fn load_hot(&self, event_id: &EventId) -> Known {
         let read = self.cache.read_book(event_id).await;
@@ -215,8 +222,8 @@ pub struct OddsBook {
     known: Vec<Arc<MarketState>>,
     /// Whether the store said what it holds of the event.
     is_loaded: bool,
-    /// Whether a mirrored book could read the cache when it looked last; the store lags behind.
-    is_mirrored: bool,
+    /// Whether the cache could be read at the last look. It is what a mirrored book shows; the store lags behind.
+    is_cache_read: bool,
     /// The next look of a mirrored book at what is known elsewhere.
     next_look: Option<SpawnHandle>,
 }
@@ -230,7 +237,7 @@ impl OddsBook {
         let always = edges.is_mirror || edges.first_position.is_some();
         let left = LeftToCome { beyond: next_position.unwrap_or(u64::MAX), always };
         let (book, known) = (Book::new(event_id.clone()), Vec::new());
-        OddsBook { book, event_id, edges, left, known, is_loaded: false, is_mirrored: false, next_look: None }
+        OddsBook { book, event_id, edges, left, known, is_loaded: false, is_cache_read: false, next_look: None }
     }
 
     /// A book that begins with what an earlier one of the event knew, where others know less: a bus that begins anew, a
@@ -245,15 +252,11 @@ impl OddsBook {
     fn load(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
         async move { edges.source.load(&event_id, left).await }.into_actor(self).then(
-            |Known { states, is_store_read, .. }, book, context| {
+            |Known { states, is_cache_read, is_store_read }, book, context| {
                 book.is_loaded = is_store_read;
+                book.is_cache_read = is_cache_read;
                 if !is_store_read {
-                    context.run_later(RELOAD_DELAY, |book, context| {
-                        // One that was let go meanwhile ends here.
-                        if context.connected() {
-                            context.spawn(book.load());
-                        }
-                    });
+                    book.look_again(RELOAD_DELAY, context);
                 }
                 book.book.restore(states.into_iter().chain(std::mem::take(&mut book.known)));
                 book.book.continue_from(book.edges.first_position.unwrap_or(0));
@@ -300,7 +303,7 @@ impl OddsBook {
         reading.into_actor(self).then(|(known, is_store_asked), book, context| {
             let is_complete = is_store_asked && known.is_cache_read && known.is_store_read;
             book.is_loaded |= is_complete;
-            book.is_mirrored = known.is_cache_read;
+            book.is_cache_read = known.is_cache_read;
             if !is_complete {
                 let delay = if is_store_asked { RELOAD_DELAY } else { Duration::ZERO };
                 book.look_again(delay, context);
@@ -332,9 +335,23 @@ impl OddsBook {
             book.next_look = None;
             // One that was let go meanwhile ends here.
             if context.connected() {
-                context.spawn(book.mirror(Asked::Both).map(|_, _, _| ()));
+                context.spawn(book.look());
             }
         }));
+    }
+
+    fn look(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
+        let (edges, event_id, is_cache_read) = (self.edges.clone(), self.event_id.clone(), self.is_cache_read);
+        let asking = async move { edges.source.may_know_more(&event_id, is_cache_read).await };
+        asking.into_actor(self).map(|may_know_more, book, context| {
+            if !may_know_more {
+                book.look_again(RELOAD_DELAY, context);
+            } else if book.edges.is_mirror {
+                context.spawn(book.mirror(Asked::Both).map(|_, _, _| ()));
+            } else {
+                context.spawn(book.load());
+            }
+        })
     }
 }
 
@@ -424,7 +441,7 @@ impl Handler<GetSnapshot> for OddsBook {
         if self.book.is_empty() && !self.is_loaded {
             return Err(ApplyError::NotLoaded(self.event_id.clone()));
         }
-        let is_stale = self.edges.is_mirror && !self.is_mirrored;
+        let is_stale = self.edges.is_mirror && !self.is_cache_read;
         Ok(Snapshot { is_stale, ..self.book.snapshot() })
     }
 }

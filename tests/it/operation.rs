@@ -204,6 +204,9 @@ fn prometheus_asks_each_role_on_its_default_port() {
         (Role::Odds, ports.metrics_port_odds),
         (Role::Ingest, ports.metrics_port_ingest),
         (Role::Processor, ports.metrics_port_processor),
+        (Role::Wallet, ports.metrics_port_wallet),
+        (Role::Bets, ports.metrics_port_bet),
+        (Role::Confirmation, ports.metrics_port_confirmation),
     ];
     assert_eq!(asked, wanted.map(|(role, port)| (role.name().to_owned(), port)));
 }

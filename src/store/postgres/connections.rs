@@ -22,6 +22,12 @@ const TRIES: usize = 3;
 const HOPELESS_WAIT: Duration = Duration::from_millis(250);
 /// How long ago "just" is: longer than the pool's pause between two tries with the time that a try may take.
 const JUST: Duration = Duration::from_secs(6);
+/// After a try to connect that failed, the server is left alone for so long, whoever asks: a login that is refused
+/// costs both sides thousands of rounds of a hash, and what one try finds out is true for all.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The pool tries each connection anew after half of that. Shorter than [`PAUSE`], so that one of them tries when it is
+/// over, and all follow soon after it succeeded.
+const POOL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A pool of connections.
 pub(super) struct Connections {
@@ -33,13 +39,20 @@ pub(super) struct Connections {
 impl Connections {
     /// A pool of at most `size` connections. It connects when one is asked for, and tries again in the background, with
     /// pauses, until it can. So this never fails and never waits.
-    pub(super) fn to(address: SecretString, size: u32, setup: String, options: &PgOptions) -> Connections {
-        let shared = Arc::new(Shared::default());
+    /// Those who share `tries` connect to the same server.
+    pub(super) fn to(
+        address: SecretString,
+        size: u32,
+        setup: String,
+        options: &PgOptions,
+        tries: &Arc<Tries>,
+    ) -> Connections {
+        let shared = Arc::new(Shared { generation: AtomicU64::new(0), tries: tries.clone() });
         let timeout = options.connection_timeout.max(Duration::from_millis(1));
         let pool = Pool::builder()
             .max_size(size.max(1))
             .min_idle(Some(0))
-            .connection_timeout(timeout)
+            .connection_timeout(POOL_TIMEOUT)
             // A question before each use would cost a round trip; a broken connection is noticed by the work itself.
             .test_on_check_out(false)
             // Whoever asks for a connection is told the error; it is logged there, once.
@@ -106,7 +119,7 @@ impl Connections {
     }
 
     fn link(&self) -> Result<PooledConnection<Server>, StoreError> {
-        let hopeless = self.pool.state().connections == 0 && self.shared.failed_just_now().is_some();
+        let hopeless = self.pool.state().connections == 0 && self.shared.tries.failed_within(JUST).is_some();
         let patience = if hopeless { HOPELESS_WAIT.min(self.timeout) } else { self.timeout };
         let until = Instant::now() + patience;
         loop {
@@ -119,7 +132,7 @@ impl Connections {
     }
 
     fn why_none(&self, patience: Duration) -> String {
-        let why = self.shared.failed_just_now();
+        let why = self.shared.tries.failed_within(JUST);
         why.unwrap_or_else(|| match self.pool.state().connections {
             0 => format!("no answer to connecting within {patience:?}"),
             all => format!("none of {all} connections became free within {patience:?}"),
@@ -128,26 +141,48 @@ impl Connections {
 }
 
 /// What the pool, its connections and those who use them know in common.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     /// Grows when a connection was found broken. Those that were made before are not used any more.
     generation: AtomicU64,
-    /// When and why connecting failed last; none once it succeeded.
-    failure: Mutex<Option<(Instant, String)>>,
+    tries: Arc<Tries>,
 }
 
 impl Shared {
     fn is_stale(&self, link: &Link) -> bool {
         link.generation < self.generation.load(Ordering::SeqCst)
     }
+}
+
+/// The tries to connect to a server, of all pools that do.
+#[derive(Debug, Default)]
+pub(super) struct Tries {
+    /// When and why connecting failed last; none once it succeeded.
+    failure: Mutex<Option<(Instant, String)>>,
+    /// Held by the one that tries while there is a failure.
+    turn: Mutex<()>,
+}
+
+impl Tries {
+    /// Connects with `connect`. After a failure one tries at a time, with a [`PAUSE`]; the others are told that failure.
+    fn connect<T>(&self, connect: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+        let has_failed = self.failed_within(Duration::MAX).is_some();
+        let _turn = has_failed.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(why) = self.failed_within(PAUSE) {
+            return Err(why);
+        }
+        let connected = connect();
+        *self.failure() = connected.as_ref().err().map(|why| (Instant::now(), one_line(why)));
+        connected
+    }
+
+    fn failed_within(&self, time: Duration) -> Option<String> {
+        let failure = self.failure();
+        failure.as_ref().filter(|(at, _)| at.elapsed() < time).map(|(_, why)| why.clone())
+    }
 
     fn failure(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn failed_just_now(&self) -> Option<String> {
-        let failure = self.failure();
-        failure.as_ref().filter(|(at, _)| at.elapsed() < JUST).map(|(_, why)| why.clone())
     }
 }
 
@@ -173,14 +208,13 @@ impl ManageConnection for Server {
 
     fn connect(&self) -> Result<Link, ConnectError> {
         let generation = self.shared.generation.load(Ordering::SeqCst);
-        let connected = PgConnection::establish(self.address.expose_secret()).map_err(|error| error.to_string());
-        let ready = connected.and_then(|mut connection| {
+        let connect = || {
+            let mut connection =
+                PgConnection::establish(self.address.expose_secret()).map_err(|error| error.to_string())?;
             connection.batch_execute(&self.setup).map_err(|error| error.to_string())?;
             Ok(Link { connection, generation, lost: false })
-        });
-        let failure = ready.as_ref().err().map(|why| (Instant::now(), one_line(why)));
-        *self.shared.failure() = failure;
-        ready.map_err(ConnectError)
+        };
+        self.shared.tries.connect(connect).map_err(ConnectError)
     }
 
     fn is_valid(&self, _: &mut Link) -> Result<(), ConnectError> {
@@ -203,3 +237,31 @@ impl fmt::Display for ConnectError {
 }
 
 impl std::error::Error for ConnectError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_to_all_and_the_server_is_left_alone_for_a_while() {
+        let tries = Tries::default();
+        let refused = |why: &str| tries.connect(|| Err::<(), _>(why.to_owned())).unwrap_err();
+        assert_eq!(["first", "second"].map(refused), ["first", "first"]);
+        *tries.failure() = Instant::now().checked_sub(PAUSE).map(|at| (at, "first".to_owned()));
+        assert_eq!(["third", "fourth"].map(refused), ["third", "third"]);
+        *tries.failure() = Instant::now().checked_sub(PAUSE).map(|at| (at, "third".to_owned()));
+        // And once it succeeded, nothing waits any more.
+        assert_eq!(tries.connect(|| Ok(())), Ok(()));
+        assert_eq!(refused("fifth"), "fifth");
+    }
+
+    #[test]
+    fn while_it_has_not_failed_all_connect_at_once() {
+        let (tries, meeting) = (Tries::default(), std::sync::Barrier::new(3));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| tries.connect(|| Ok(meeting.wait())).unwrap());
+            }
+        });
+    }
+}

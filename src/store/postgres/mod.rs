@@ -22,7 +22,7 @@ use diesel::sql_query;
 use diesel::sql_types::Bool;
 use secrecy::SecretString;
 
-use self::connections::Connections;
+use self::connections::{Connections, Tries};
 use super::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
@@ -82,21 +82,23 @@ impl PgStore {
     /// A store at `address`: a URL (`postgres://user:password@host:5432/database`) or libpq's keywords (`host=… user=…`).
     /// Fails where the address is none. It does not connect before the first call, so the server may come up later.
     pub fn open(address: &SecretString, options: &PgOptions) -> Result<PgStore, StoreError> {
-        let mut store = PgStore::reader(address, options)?;
-        let address = address::connection_string(address, &options.application_name)?;
-        store.writers = Some(Connections::to(address.clone(), WRITERS, setup(options, false), options));
-        store.money = Some(Connections::to(address, options.money, setup(options, false), options));
-        Ok(store)
+        PgStore::with(address, options, true)
     }
 
     /// A store that only reads, from a replica for instance. [`Store::migrate`] leaves the tables to a store that
     /// writes, and [`Store::ping`] says so while they are not there.
     pub fn reader(address: &SecretString, options: &PgOptions) -> Result<PgStore, StoreError> {
+        PgStore::with(address, options, false)
+    }
+
+    fn with(address: &SecretString, options: &PgOptions, writes: bool) -> Result<PgStore, StoreError> {
         let address = address::connection_string(address, &options.application_name)?;
+        let tries = Arc::new(Tries::default());
+        let pool = |size, reads| Connections::to(address.clone(), size, setup(options, reads), options, &tries);
         Ok(PgStore {
-            readers: Connections::to(address, options.readers, setup(options, true), options),
-            writers: None,
-            money: None,
+            readers: pool(options.readers, true),
+            writers: writes.then(|| pool(WRITERS, false)),
+            money: writes.then(|| pool(options.money, false)),
             is_migrated: AtomicBool::new(false),
         })
     }

@@ -43,11 +43,9 @@ async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_n
     let stopped = Instant::now();
     witness.until_last(&cluster.supplier).await;
     until_everywhere(&cluster, &database, odds.odds()).await;
-    println!(
-        "{KILLS} kills and {} updates in {took:.1?}; all is done after {:.1?}",
-        cluster.supplier.sent(),
-        stopped.elapsed()
-    );
+    let (sent, after) = (cluster.supplier.sent(), stopped.elapsed());
+    let rate = sent as f64 / took.as_secs_f64();
+    println!("{KILLS} kills and {sent} updates in {took:.1?}, {rate:.0} a second; all is done after {after:.1?}");
     {
         let seen = witness.seen();
         println!(

@@ -10,9 +10,9 @@ use crate::support::{ServerProcess, get_text, until};
 pub const SECRET: &str = "hunter2-and-more";
 /// How long it is watched.
 const WATCH: Duration = Duration::from_secs(6);
-/// More than that of a core, while there is nothing to do, is a busy loop. The figure to meet is 5 %, in a release build:
-/// in this one each login that is refused costs several times as much.
-const MOST_CPU: f64 = 0.2;
+/// More than that of a core, while there is nothing to do, is a busy loop. The figure to meet is 5 %, in a release build,
+/// where the worst of these takes 4.3 %; this build takes up to 7 %, and more on a busy machine.
+const MOST_CPU: f64 = 0.12;
 /// The first tries are close together, and each cause is told once.
 const MOST_LINES: usize = 12;
 
@@ -89,7 +89,9 @@ impl Waits<'_> {
 
     /// It is mended, and the same process is ready again.
     pub async fn no_more(&self, process: &ServerProcess) {
+        let mended = Instant::now();
         until("the engine is used again", || async { self.reason(process).await.is_none().then_some(()) }).await;
+        println!("{}/{}: ready {:.1?} after it was mended", self.role, self.check, mended.elapsed());
         let log = process.log();
         assert_no_secret(&log);
         assert!(std::path::Path::new(&format!("/proc/{}", process.id())).exists(), "{log}");
