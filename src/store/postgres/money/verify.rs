@@ -3,11 +3,20 @@
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_query;
 
 use super::super::error::Failure;
 use crate::domain::timestamp::Timestamp;
+use crate::store::ledger_checks;
 use crate::store::money::Verification;
 
-pub(super) fn run(_: &mut PgConnection, _: Timestamp, _: Duration) -> Result<Verification, Failure> {
-    Ok(Verification { checks: Vec::new() })
+/// Holds every rule against one snapshot; writers do not wait, and are not waited for.
+pub(super) fn run(connection: &mut PgConnection, at: Timestamp, grace: Duration) -> Result<Verification, Failure> {
+    let too_late = format!("(TIMESTAMPTZ 'epoch' + INTERVAL '{} microseconds')", at.earlier_by(grace).micros());
+    connection
+        .build_transaction()
+        .repeatable_read()
+        .read_only()
+        .run(|connection| ledger_checks::run(&too_late, |sql| sql_query(sql).load(connection).map_err(Failure::from)))
 }
