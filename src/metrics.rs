@@ -178,6 +178,14 @@ role_metrics! {
         requests: IntCounterVec = "bets_http_requests_total" ["status"] known ["200", "400", "404", "409", "422", "503"],
         /// Bets asked for, by what became of it: placed, repeated (answered as the first time), or a code
         bets: IntCounterVec = "bets_requests_total" ["outcome"] known BetRefusal::CODES.into_iter().chain(["placed", "repeated", "IDEMPOTENCY_KEY_REUSED"]),
+        /// Rows of the outbox that are not known to be published
+        outbox_rows: IntGauge = "bets_outbox_rows",
+        /// Age of the oldest of them
+        outbox_oldest: Gauge = "bets_outbox_oldest_age_seconds",
+        /// Rows published, by topic
+        outbox_published: IntCounterVec = "bets_outbox_published_total" ["topic"] known OutboxTopic::ALL.map(OutboxTopic::as_str),
+        /// Failures of the outbox by stage: take, publish, mark, refused (kept as a dead letter)
+        outbox_failures: IntCounterVec = "bets_outbox_failures_total" ["stage"] known outbox_relay::STAGES,
     }
 }
 
