@@ -37,6 +37,7 @@ use crate::store::StoreError;
 use crate::store::sqlite::Claim;
 use crate::supplier::confirm::SetupError;
 use crate::supplier::endpoint::EndpointError;
+use crate::supplier::tls;
 
 /// How often the platform looks whether its actors run.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -117,6 +118,7 @@ struct Parts {
 impl Platform {
     /// Starts the roles of a configuration. To be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
+        tls::install_provider();
         let mut wiring = Wiring::new(&config.settings);
         let runs = |role| config.runs(role);
         let runs_any = |roles: &[Role]| roles.iter().any(|role| config.runs(*role));

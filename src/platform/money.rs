@@ -11,8 +11,8 @@ use super::checks::{check_feed, check_store, check_trouble};
 use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
 use super::wiring::{HUB_MAILBOX, REST_CONNECTIONS, Wiring};
-use crate::actors::ledger_keeper::{KeeperSettings, LedgerKeeper};
 use crate::actors::clock::Clock;
+use crate::actors::ledger_keeper::{KeeperSettings, LedgerKeeper};
 use crate::actors::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};
 use crate::actors::trouble::Trouble;
 use crate::bus::Topic;
@@ -127,17 +127,11 @@ impl Wiring<'_> {
     }
 
     /// Takes bets at these prices.
-    pub(super) fn start_bets(
-        &mut self,
-        stores: &Stores,
-        topics: &BetTopics,
-        prices: Prices,
-    ) -> Result<(), StartError> {
+    pub(super) fn start_bets(&mut self, stores: &Stores, topics: &BetTopics, prices: Prices) -> Result<(), StartError> {
         let metrics = BetsMetrics::new()?;
         let (relay, trouble) = self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
         let money = &self.settings.money;
-        let checks =
-            vec![check_store(&stores.main), check_feed(&prices.feed), check_trouble("outbox", trouble)];
+        let checks = vec![check_store(&stores.main), check_feed(&prices.feed), check_trouble("outbox", trouble)];
         let state = web::Data::from(Arc::new(BetsState {
             desk: self.desk(stores),
             prices,
