@@ -34,6 +34,7 @@ use crate::simulator::SimulatorHandle;
 use crate::store::StoreError;
 use crate::store::sqlite::Claim;
 use crate::supplier::endpoint::EndpointError;
+use crate::supplier::tls;
 
 /// How often the platform looks whether its actors run.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -102,6 +103,7 @@ struct Parts {
 impl Platform {
     /// Starts the roles of a configuration. To be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
+        tls::install_provider();
         let mut wiring = Wiring::new(&config.settings);
         let runs = |role| config.runs(role);
         let bus = if runs(Role::Ingest) || runs(Role::Processor) { Some(Bus::open(config)?) } else { None };
