@@ -14,6 +14,7 @@ use crate::domain::ids::EventId;
 use crate::domain::protocol::{CloseReason, FeedStatus};
 use crate::domain::update::{OddsUpdate, PositionedUpdate};
 use crate::store::StoreError;
+use crate::store::money::OutboxRow;
 
 /// A feed to the bus publisher: what frames held that came together. Answered when the bus has taken it.
 #[derive(Message, Debug, Default)]
@@ -99,6 +100,17 @@ pub struct LetGo(pub Vec<u32>);
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct FlushCache;
+
+/// Whoever committed a change to the outbox relay: rows that are this process's to publish. Where they find no room they
+/// are published all the same, a little later: the relay looks into the outbox.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct PublishOutbox(pub Vec<OutboxRow>);
+
+/// Whoever decided a bet for lack of an answer to the canceller: there is something to cancel.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct CancelsWait;
 
 /// To a consumer: finish what would be lost with the process, read nothing more, leave the group, and answer.
 #[derive(Message, Debug)]
