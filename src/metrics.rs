@@ -6,7 +6,6 @@ use prometheus::{
 };
 
 use crate::actors::{confirmer, decider, outbox_relay};
-use crate::domain::bet::BetRefusal;
 use crate::domain::bet_events::BadBetPlaced;
 use crate::domain::book::Rejection;
 use crate::domain::breaker::BreakerState;
@@ -295,22 +294,17 @@ pub struct OutboxMetrics {
     pub failures: IntCounterVec,
 }
 
-macro_rules! outbox_metrics {
-    ($($role:ty),+) => {
-        $(impl $role {
-            /// Those of the outbox.
-            pub fn outbox_metrics(&self) -> OutboxMetrics {
-                OutboxMetrics {
-                    rows: self.outbox_rows.clone(),
-                    oldest: self.outbox_oldest.clone(),
-                    published: self.outbox_published.clone(),
-                    failures: self.outbox_failures.clone(),
-                }
-            }
-        })+
-    };
+impl ConfirmationMetrics {
+    /// Those of the outbox.
+    pub fn outbox_metrics(&self) -> OutboxMetrics {
+        OutboxMetrics {
+            rows: self.outbox_rows.clone(),
+            oldest: self.outbox_oldest.clone(),
+            published: self.outbox_published.clone(),
+            failures: self.outbox_failures.clone(),
+        }
+    }
 }
-outbox_metrics!(BetsMetrics, ConfirmationMetrics);
 
 /// What books count, in the metrics of whichever role keeps them.
 #[derive(Clone)]
