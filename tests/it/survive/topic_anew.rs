@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::AdminOptions;
 
-use super::outage::{Follower, eventually, fall_silent};
+use super::outage::{self, Follower, eventually, fall_silent};
 use crate::support::{Cluster, Database, ServerProcess, SteadySupplier, get_json, kafka_admin};
 
 const EVENTS: usize = 20;
@@ -25,7 +25,7 @@ async fn numbers_do_not_go_back_with_two_processors_either() {
 }
 
 async fn anew(processors: usize) {
-    let cluster = Cluster::new(EVENTS, &[]).await;
+    let cluster = outage::cluster(EVENTS, &[]).await;
     let database = Database::of(&cluster.folder);
     let events: Vec<String> = cluster.supplier.events().collect();
     let mut running = start(&cluster, processors).await;
