@@ -1,5 +1,5 @@
-//! Says once a second that this process follows the bus, for as long as its live consumer works and the bus answers. Whoever
-//! shows prices takes them for stale when nobody says so any more.
+//! Says once a second that this process follows the bus, for as long as its live consumer works, its group lets it read, and
+//! the bus answers. Whoever shows prices takes them for stale when nobody says so any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use super::feed_state::FeedState;
 use super::messages::FeedChanged;
 use super::outlet::SignOfLife;
 use crate::bus::Topic;
+use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::domain::protocol::FeedStatus;
 
@@ -43,6 +44,7 @@ pub enum Told {
 pub struct Heartbeat {
     bus: Arc<dyn Topic>,
     consumer: Arc<SignOfLife>,
+    group: SubscriptionHealth,
     told: Told,
     /// What was in the way the last time.
     in_the_way: Option<&'static str>,
@@ -52,15 +54,16 @@ pub struct Heartbeat {
 type Problem = (&'static str, String);
 
 impl Heartbeat {
-    /// Says to `told` that `bus` is followed while `consumer` gives signs of life.
-    pub fn new(bus: Arc<dyn Topic>, consumer: Arc<SignOfLife>, told: Told) -> Heartbeat {
-        Heartbeat { bus, consumer, told, in_the_way: None }
+    /// Says to `told` that `bus` is followed while `consumer` gives signs of life, and is well in its `group`.
+    pub fn new(bus: Arc<dyn Topic>, consumer: Arc<SignOfLife>, group: SubscriptionHealth, told: Told) -> Heartbeat {
+        Heartbeat { bus, consumer, group, told, in_the_way: None }
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
-        let (bus, consumer, told) = (self.bus.clone(), self.consumer.clone(), self.told.clone());
+        let (bus, told) = (self.bus.clone(), self.told.clone());
+        let (consumer, group) = (self.consumer.clone(), self.group.clone());
         let beating = async move {
-            let follows = follows(&*bus, &consumer).await;
+            let follows = follows(&*bus, &consumer, &group).await;
             told.tell(follows).await
         };
         context.spawn(beating.into_actor(self).map(|said, heartbeat, context| {
@@ -92,9 +95,12 @@ impl Actor for Heartbeat {
     }
 }
 
-/// Whether the bus answers and the consumer works.
-async fn follows(bus: &dyn Topic, consumer: &SignOfLife) -> Result<(), Problem> {
+/// Whether the bus answers, the group lets the consumer read, and the consumer works.
+async fn follows(bus: &dyn Topic, consumer: &SignOfLife, group: &SubscriptionHealth) -> Result<(), Problem> {
     answer("bus", bus.ping()).await?;
+    if let Some(problem) = group.problem() {
+        return Err(("live group", problem));
+    }
     let silent = consumer.age();
     if silent < CONSUMER_LIMIT {
         Ok(())
@@ -246,10 +252,16 @@ mod tests {
         let said = || cache.0.load(Ordering::SeqCst);
         let asked = || bus.pings.load(Ordering::SeqCst);
         bus.is_away.store(true, Ordering::SeqCst);
-        Heartbeat::new(bus.clone(), life.clone(), Told::Others(cache.clone(), Arc::default())).start();
+        let group = SubscriptionHealth::joining("g");
+        let told = Told::Others(cache.clone(), Arc::default());
+        Heartbeat::new(bus.clone(), life.clone(), group.clone(), told).start();
         until("the bus is asked", || asked() >= 3).await;
         assert_eq!(said(), 0, "the bus is away");
         bus.is_away.store(false, Ordering::SeqCst);
+        let asked_before = asked();
+        until("the bus is asked", || asked() >= asked_before + 3).await;
+        assert_eq!(said(), 0, "the group has not let it in");
+        group.join();
         life.give();
         until("it is said", || said() > 0).await;
         until("the consumer counts as stuck", || life.age() >= CONSUMER_LIMIT).await;
@@ -267,7 +279,7 @@ mod tests {
         let state = Arc::new(FeedState::not_heard_yet(OddsMetrics::new().unwrap().feed_live));
         let here = Told::Here { state: state.clone(), feed: registry.recipient() };
         let life = Arc::new(SignOfLife::new());
-        Heartbeat::new(bus.clone(), life.clone(), here).start();
+        Heartbeat::new(bus.clone(), life.clone(), SubscriptionHealth::joined("g"), here).start();
         let last = || told.lock().unwrap().last().copied();
         let feed_is = |status| {
             life.give();

@@ -92,7 +92,8 @@ impl Wiring<'_> {
         };
         // A bus within the process is followed for as long as the process runs.
         if bus.first_position.is_none() || matches!(told, Told::Others(..)) {
-            self.start("heartbeat", &live, HEARTBEAT_MAILBOX, Heartbeat::new(bus.updates.clone(), life, told));
+            let heartbeat = Heartbeat::new(bus.updates.clone(), life, live_group.clone(), told);
+            self.start("heartbeat", &live, HEARTBEAT_MAILBOX, heartbeat);
         }
         let work = Work::Store { store: writer.clone(), dead_letters: bus.dead_letters.clone() };
         let reading = self.reading(group_store, &bus.updates, batch_wait);

@@ -5,6 +5,8 @@
 mod batch;
 mod ledger_checks;
 pub mod money;
+#[cfg(test)]
+mod money_suite;
 pub mod postgres;
 pub mod sqlite;
 #[cfg(test)]

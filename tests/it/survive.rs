@@ -3,6 +3,7 @@
 mod groups;
 mod kafka_away;
 mod killed;
+mod money;
 mod outage;
 mod outcome;
 mod postgres_away;

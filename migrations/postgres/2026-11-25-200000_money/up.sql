@@ -287,6 +287,19 @@ BEGIN
         END IF;
     END IF;
     SELECT * INTO v_reserved FROM wallet_reserve(p_user, p_stake, p_id::TEXT, p_reservation, p_id, p_now);
+    IF v_reserved.reservation <> p_reservation THEN
+        -- It is there already: without a key it may be asked for again because the first answer was lost on the way.
+        SELECT placed.id, placed.price_thousandths, moved.available_after INTO bet, price, balance
+        FROM bets AS placed
+        JOIN ledger_transfers AS moved
+            ON moved.user_id = placed.user_id AND moved.kind = 'reserve' AND moved.reference = p_id::TEXT
+        WHERE placed.id = p_id AND placed.user_id = p_user AND placed.stake_cents = p_stake AND p_key IS NULL;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'bet % is there already, or its reservation', p_id;
+        END IF;
+        outcome := 'PLACED';
+        RETURN;
+    END IF;
     IF v_reserved.outcome <> 'DONE' THEN
         outcome := 'REFUSED';
         refused := to_json(v_reserved.outcome)::TEXT;

@@ -10,6 +10,7 @@ use super::KafkaBus;
 use super::testing::settings;
 use crate::bus::suite::{bounded, next, record, value};
 use crate::bus::{NewRecord, dead_letter};
+use crate::config::settings::BusSettings;
 
 async fn until(holds: impl Fn() -> bool) {
     while !holds() {
@@ -37,6 +38,28 @@ async fn a_group_that_does_not_let_a_member_in_is_a_problem_until_it_does() {
         until(|| health.problem().is_none()).await;
         topic.publish(vec![record("k", 7)]).await.unwrap();
         assert_eq!(next(&mut group, 1).await.iter().map(value).collect::<Vec<_>>(), [7]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_member_whose_session_ended_does_not_read_until_the_group_takes_it_in_again() {
+    bounded(async {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("t", 1, 1).unwrap();
+        // The shortest that the mock takes.
+        let brief =
+            BusSettings { kafka_session_timeout: Duration::from_secs(6), ..settings(&kafka.bootstrap_servers()) };
+        let bus = KafkaBus::new(&brief, "test").unwrap();
+        let group = bus.topic("t").subscribe("g").unwrap();
+        let health = group.health();
+        until(|| health.problem().is_none()).await;
+        let not_yet = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS; 1_000];
+        kafka.request_errors(RDKafkaApiKey::JoinGroup, &not_yet);
+        kafka.request_errors(RDKafkaApiKey::Heartbeat, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID]);
+        until(|| health.problem().is_some_and(|text| text.contains("the session ended"))).await;
+        kafka.clear_request_errors(RDKafkaApiKey::JoinGroup);
+        until(|| health.problem().is_none()).await;
     })
     .await;
 }

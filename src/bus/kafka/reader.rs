@@ -179,7 +179,11 @@ impl ReaderEvents {
         let partitions = partitions_of(list);
         debug!(group = shared.group.as_str(), partitions:?; "gives partitions up");
         shared.inbox().drop_unread(&partitions);
-        if !consumer.assignment_lost() {
+        if consumer.assignment_lost() {
+            // Nothing is read until the group takes it in again, which may be a session timeout after Kafka is back: a
+            // group that Kafka had to read from its disk first waits for the member that this was.
+            shared.health.fail("the session ended, joining again".to_owned());
+        } else {
             shared.wait_for_work(&partitions);
             self.commit_now(consumer, &partitions);
         }

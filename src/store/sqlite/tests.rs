@@ -12,6 +12,22 @@ use crate::store::suite::{self, positioned, states, store_suite};
 
 store_suite!(migrated());
 
+mod money {
+    use super::*;
+    use crate::store::money_suite::{Raw, money_suite};
+
+    impl Raw for TempDir {
+        const UNGUARD: &'static str = "PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;
+            DROP TRIGGER IF EXISTS ledger_transfers_stay; DROP TRIGGER IF EXISTS ledger_transfers_are_kept";
+
+        fn run(&self, sql: &str) -> Result<(), String> {
+            beside(&self.path().join("odds.db")).batch_execute(sql).map_err(|error| error.to_string())
+        }
+    }
+
+    money_suite!(migrated());
+}
+
 fn opened(path: &Path) -> SqliteStore {
     SqliteStore::open(path.to_str().unwrap()).unwrap()
 }

@@ -16,6 +16,7 @@ pub struct ServerProcess {
     child: Child,
     log: watch::Receiver<String>,
     odds: Option<SocketAddr>,
+    simulator: Option<SocketAddr>,
     wallet: Option<SocketAddr>,
     bets: Option<SocketAddr>,
     /// Health and metrics by role.
@@ -30,17 +31,22 @@ impl ServerProcess {
         let ready = |log: &String| log.contains("/healthz and /metrics: ");
         let invitation = within("the invitation", log.clone().wait_for(ready)).await.unwrap().clone();
         let address = |mark: &str| after(&invitation, mark).map(|address| address.parse().unwrap());
-        let odds = address("REST at http://");
+        let (odds, simulator) = (address("REST at http://"), address("simulator at ws://"));
         let (wallet, bets) = (address("wallets at http://"), address("bets at http://"));
         let health = invitation.lines().find_map(|line| line.split_once("/healthz and /metrics: ")).unwrap().1;
         let health = health.split(", ").map(|one| one.split_once(" http://").unwrap());
         let health = health.map(|(role, address)| (role.to_owned(), address.trim().parse().unwrap())).collect();
-        ServerProcess { child, log, odds, wallet, bets, health }
+        ServerProcess { child, log, odds, simulator, wallet, bets, health }
     }
 
     /// REST and `/ws/odds`, of a process that has the role.
     pub fn odds(&self) -> SocketAddr {
         self.odds.unwrap()
+    }
+
+    /// The simulator, of a process that has the role.
+    pub fn simulator(&self) -> SocketAddr {
+        self.simulator.unwrap()
     }
 
     /// REST of the wallets, of a process that has the role.

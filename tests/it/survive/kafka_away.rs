@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::outage::{Costs, Follower, OUTAGE, eventually, fall_silent, until_down, until_stored, until_up};
+use super::outage::{Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored, until_up};
 use crate::support::{Cluster, Database, PrivateEngine, SteadySupplier, get_json};
 
 const EVENTS: usize = 20;
@@ -41,6 +41,8 @@ async fn away(is_killed: bool) {
     eprintln!("readiness: {}", until_down(&ingest, "ingest", "bus").await);
     eprintln!("readiness: {}", until_down(&processor, "processor", "bus").await);
     let sent = cluster.supplier.sent();
+    // It has left its group, as far as it knows, and reads nothing before it is in it again.
+    eprintln!("readiness: {}", until_down(&processor, "processor", "live group").await);
     // No processor follows the bus, so prices may be old: marked, and still to be had.
     eprintln!("readiness: {}", until_down(&odds, "odds", "feed").await);
     let newcomer = Follower::of(odds.odds(), events.clone()).await;
@@ -57,6 +59,11 @@ async fn away(is_killed: bool) {
     let known: Vec<i64> = events.iter().map(|event| follower.last(event).1).collect();
     kafka.start().await;
     let back = Instant::now();
+    // Prices are not said to be new again before the processor reads on.
+    until_up(&odds, "odds").await;
+    let (_, body) = readiness(&processor, "processor").await;
+    assert!(!body.contains("live group"), "odds is ready after {:?}: {body}", back.elapsed());
+    eprintln!("prices count as new {:?} after Kafka is back", back.elapsed());
     eventually("new prices", async || {
         events.iter().zip(&known).all(|(event, known)| follower.last(event).1 > *known).then_some(())
     })
@@ -64,7 +71,6 @@ async fn away(is_killed: bool) {
     eprintln!("new prices of every event {:?} after Kafka is back", back.elapsed());
     until_up(&ingest, "ingest").await;
     until_up(&processor, "processor").await;
-    until_up(&odds, "odds").await;
     eprintln!("all are ready {:?} after Kafka is back", back.elapsed());
     follower.until_told(&events, 20).await;
     newcomer.check();

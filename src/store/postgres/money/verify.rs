@@ -1,4 +1,4 @@
-//! Holding everything against everything else.
+//! A look at the whole ledger, in one snapshot.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::ledger_checks;
 use crate::store::money::Verification;
 
-/// Holds every rule against one snapshot. Nobody waits for it, and it waits for nobody.
-pub(super) fn all(connection: &mut PgConnection, at: Timestamp, grace: Duration) -> Result<Verification, Failure> {
-    let too_late = format!("TIMESTAMPTZ '{}'", at.earlier_by(grace));
+/// Holds every rule against one snapshot; writers do not wait, and are not waited for.
+pub(super) fn run(connection: &mut PgConnection, at: Timestamp, grace: Duration) -> Result<Verification, Failure> {
+    let too_late = format!("(TIMESTAMPTZ 'epoch' + INTERVAL '{} microseconds')", at.earlier_by(grace).micros());
     connection
         .build_transaction()
         .repeatable_read()

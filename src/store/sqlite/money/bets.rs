@@ -27,6 +27,9 @@ pub(super) fn place(
     {
         return Ok(first);
     }
+    if let Some(reservation) = reservations::find(connection, &bet.user_id, &reference_of(bet.id)?)? {
+        return again(connection, bet, &reservation, key);
+    }
     let refusal = match stake(connection, bet) {
         Ok(new_balance) => return keep(connection, bet, new_balance, key, notice),
         Err(Stop::Refused(WalletError::WalletNotFound)) => BetRefusal::WalletNotFound,
@@ -37,6 +40,22 @@ pub(super) fn place(
     match key {
         Some(key) => keys::refuse(connection, &bet.user_id, key, &refusal, bet.placed_at),
         None => Ok(BetAnswer::Refused(refusal)),
+    }
+}
+
+/// A bet that is there already: without a key it may be asked for again because the first answer was lost on the way.
+fn again(
+    connection: &mut SqliteConnection,
+    bet: &Bet,
+    held: &reservations::Held,
+    key: Option<&RequestKey>,
+) -> Result<BetAnswer, Failure> {
+    match one(connection, bet.id)? {
+        Some(first) if key.is_none() && held.bet_id == Some(bet.id) && first.stake == bet.stake => {
+            let new_balance = reservations::available_behind(connection, &bet.user_id, &held.reservation.reference)?;
+            Ok(BetAnswer::Placed { bet_id: first.id, price: first.price, new_balance, outbox: None })
+        }
+        _ => Err(contradiction(format_args!("bet {} is there already, or its reservation", bet.id)).into()),
     }
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::super::error::Failure;
 use super::super::read::rows_at_most;
-use super::super::schema::reservations;
+use super::super::schema::{ledger_transfers, reservations};
 use super::super::time;
 use super::{Stop, StoreError, amount, optional, parsed, wallet};
 use crate::domain::bet::BetId;
@@ -28,9 +28,9 @@ struct ReservationRow {
 }
 
 /// A reservation, and the bet that it is held for.
-struct Held {
-    reservation: Reservation,
-    bet_id: Option<BetId>,
+pub(super) struct Held {
+    pub(super) reservation: Reservation,
+    pub(super) bet_id: Option<BetId>,
 }
 
 impl ReservationRow {
@@ -47,7 +47,12 @@ impl ReservationRow {
     }
 }
 
-fn find(connection: &mut SqliteConnection, user_id: &UserId, reference: &Reference) -> Result<Option<Held>, Failure> {
+/// A user's reservation.
+pub(super) fn find(
+    connection: &mut SqliteConnection,
+    user_id: &UserId,
+    reference: &Reference,
+) -> Result<Option<Held>, Failure> {
     let row = reservations::table
         .filter(reservations::user_id.eq(user_id.as_str()))
         .filter(reservations::reference.eq(reference.as_str()))
@@ -55,6 +60,20 @@ fn find(connection: &mut SqliteConnection, user_id: &UserId, reference: &Referen
         .first(connection)
         .optional()?;
     Ok(optional(row, ReservationRow::read)?)
+}
+
+/// The available balance behind the transfer that made a reservation.
+pub(super) fn available_behind(
+    connection: &mut SqliteConnection,
+    user_id: &UserId,
+    reference: &Reference,
+) -> Result<i64, Failure> {
+    let made = ledger_transfers::table
+        .filter(ledger_transfers::user_id.eq(user_id.as_str()))
+        .filter(ledger_transfers::kind.eq(TransferKind::Reserve.as_str()))
+        .filter(ledger_transfers::reference.eq(reference.as_str()))
+        .select(ledger_transfers::available_after);
+    Ok(made.first(connection)?)
 }
 
 /// Holds money, unless it was held before.

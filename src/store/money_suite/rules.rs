@@ -1,0 +1,181 @@
+//! Each rule finds what breaks it.
+
+use pretty_assertions::assert_eq;
+
+use super::*;
+
+/// A rule, by what it is told as; how it is broken, without what keeps rows from it; and what is said of it.
+pub struct Broken {
+    rule: &'static str,
+    by: &'static str,
+    said: &'static str,
+}
+
+const fn broken(rule: &'static str, by: &'static str, said: &'static str) -> Broken {
+    Broken { rule, by, said }
+}
+
+const TOTAL: &str = "debits equal credits";
+const SUMS: &str = "each balance of a wallet is the sum";
+const CHAIN: &str = "the balances behind each transfer";
+const LAST: &str = "the balances behind a user's last transfer";
+const BELOW_ZERO: &str = "nothing is below zero";
+const KINDS: &str = "each transfer is between the accounts of its kind";
+const HELD: &str = "each reservation was held by exactly one";
+const ENDED: &str = "each reservation that ended";
+const UNRESERVED: &str = "what was held";
+const STAKE: &str = "each bet has exactly one reservation";
+const BETLESS: &str = "each reservation that is held for a bet";
+const STATUS: &str = "a pending bet's stake is held";
+const STEPS: &str = "each bet's last step";
+const LATE: &str = "no bet is undecided";
+const KEYS: &str = "the bet that a key was answered with";
+const CANCELS: &str = "the supplier is told to cancel";
+
+/// Bets of the scene: 1 is confirmed, 2 rejected, 3 pending, 4 timed out.
+#[rustfmt::skip]
+pub const BROKEN: &[Broken] = &[
+    broken(TOTAL, "UPDATE wallets SET available_cents = available_cents + 3 WHERE user_id = 'B'",
+        "all accounts come to 0 billion and 3 cents, and not to 0"),
+    broken(TOTAL, "UPDATE wallets SET available_cents = 9223372036854775807", "all accounts come to 18446744072 billion"),
+    broken(SUMS, "UPDATE wallets SET available_cents = available_cents - 3 WHERE user_id = 'B'",
+        "B: available and its transfers are apart by 0 billion and 3 cents"),
+    broken(SUMS, "UPDATE wallets SET reserved_cents = reserved_cents + 1000000000 WHERE user_id = 'A'",
+        "A: reserved and its transfers are apart by -1 billion and 0 cents"),
+    broken(SUMS, "INSERT INTO wallets (user_id, wallet_id, available_cents, reserved_cents, created_at)
+        SELECT 'C', '01990000-0000-7000-8000-00000000000c', 1, 0, created_at FROM wallets WHERE user_id = 'A'",
+        "C: available and its transfers are apart by 0 billion and -1 cents"),
+    broken(CHAIN, "UPDATE ledger_transfers SET available_after = available_after + 1
+        WHERE user_id = 'A' AND kind = 'withdraw'", "(withdraw 500) leads from 10000 and 0 to 9501 and 0"),
+    broken(CHAIN, "UPDATE ledger_transfers SET reserved_after = 5 WHERE user_id = 'B'",
+        "(deposit 700) leads from 0 and 0 to 700 and 5"),
+    broken(CHAIN, "DELETE FROM ledger_transfers WHERE user_id = 'A' AND kind = 'withdraw'", "leads from 10000 and 0 to 9200 and 300"),
+    broken(LAST, "UPDATE wallets SET available_cents = 0 WHERE user_id = 'B'",
+        "B: the wallet holds 0 and 0, the last transfer left 700 and 0"),
+    broken(LAST, "DELETE FROM ledger_transfers WHERE user_id = 'B'",
+        "B: the wallet holds 700 and 0, the last transfer left 0 and 0"),
+    broken(BELOW_ZERO, "UPDATE wallets SET reserved_cents = -1 WHERE user_id = 'B'", "B: the wallet holds 700 and -1"),
+    broken(BELOW_ZERO, "UPDATE ledger_transfers SET amount_cents = 0 WHERE user_id = 'B'", "moves 0 and leaves 700 and 0"),
+    broken(KINDS, "UPDATE ledger_transfers SET debit_account = 'stakes' WHERE user_id = 'B'",
+        "is a deposit from stakes to available"),
+    broken(KINDS, "UPDATE ledger_transfers SET kind = 'gift' WHERE user_id = 'B'", "is a gift from cash to available"),
+    broken(HELD, "UPDATE ledger_transfers SET amount_cents = 1 WHERE kind = 'reserve' AND reference = 'pending'",
+        "A: reservation pending of 100 was held by 1 transfers, the lowest of 1"),
+    broken(HELD, "DELETE FROM ledger_transfers WHERE kind = 'reserve' AND reference = 'pending'",
+        "A: reservation pending of 100 was held by 0 transfers, the lowest of nothing"),
+    broken(ENDED, "UPDATE reservations SET status = 'REFUNDED' WHERE reference = 'committed'",
+        "A: reservation committed of 300 is REFUNDED by 1 transfers, the first a commit of 300"),
+    broken(ENDED, "UPDATE reservations SET status = 'PENDING' WHERE reference = 'refunded'",
+        "A: reservation refunded of 200 is PENDING by 1 transfers"),
+    broken(ENDED, "DELETE FROM ledger_transfers WHERE kind = 'expire'",
+        "A: reservation expired of 50 is EXPIRED by 0 transfers, the first a nothing"),
+    broken(ENDED, "UPDATE ledger_transfers SET kind = 'refund' WHERE kind = 'expire'",
+        "A: reservation expired of 50 is EXPIRED by 1 transfers, the first a refund of 50"),
+    broken(ENDED, "INSERT INTO ledger_transfers (user_id, kind, debit_account, credit_account, amount_cents, reference,
+        available_after, reserved_after, at)
+        SELECT user_id, 'refund', 'reserved', 'available', amount_cents, reference, available_after, reserved_after, at
+        FROM ledger_transfers WHERE kind = 'commit' AND reference = 'committed'",
+        "A: reservation committed of 300 is COMMITTED by 2 transfers"),
+    broken(UNRESERVED, "DELETE FROM reservations WHERE reference = 'committed'", "A: commit committed has no reservation"),
+    broken(STAKE, "UPDATE reservations SET amount_cents = 1 WHERE bet_id = '01990000-0000-7000-8000-000000000003'",
+        "A: bet 01990000-0000-7000-8000-000000000003 of 13 has 1 reservations: 01990000-0000-7000-8000-000000000003 of A and 1"),
+    broken(STAKE, "DELETE FROM reservations WHERE bet_id = '01990000-0000-7000-8000-000000000003'",
+        "A: bet 01990000-0000-7000-8000-000000000003 of 13 has 0 reservations: nothing"),
+    broken(STAKE, "UPDATE bets SET user_id = 'B' WHERE id = '01990000-0000-7000-8000-000000000003'",
+        "B: bet 01990000-0000-7000-8000-000000000003 of 13 has 1 reservations: 01990000-0000-7000-8000-000000000003 of A and 13"),
+    broken(STAKE, "UPDATE reservations SET reference = 'other' WHERE bet_id = '01990000-0000-7000-8000-000000000003'",
+        "has 1 reservations: other of A and 13"),
+    broken(BETLESS, "DELETE FROM bets WHERE id = '01990000-0000-7000-8000-000000000003'",
+        "is held for bet 01990000-0000-7000-8000-000000000003, which is not there"),
+    broken(STATUS, "UPDATE bets SET status = 'REJECTED' WHERE id = '01990000-0000-7000-8000-000000000001'",
+        "A: bet 01990000-0000-7000-8000-000000000001 is REJECTED and its reservation COMMITTED"),
+    broken(STATUS, "UPDATE reservations SET status = 'EXPIRED' WHERE bet_id = '01990000-0000-7000-8000-000000000002'",
+        "is REJECTED and its reservation EXPIRED"),
+    broken(STATUS, "UPDATE bets SET status = 'CONFIRMED' WHERE id = '01990000-0000-7000-8000-000000000003'",
+        "is CONFIRMED and its reservation PENDING"),
+    broken(STEPS, "DELETE FROM bet_history WHERE new_status = 'CONFIRMED'",
+        "is CONFIRMED, its last step led to PENDING_CONFIRMATION, and 0 decided it"),
+    broken(STEPS, "INSERT INTO bet_history (bet_id, old_status, new_status, at)
+        SELECT bet_id, old_status, new_status, at FROM bet_history WHERE new_status = 'CONFIRMED'",
+        "is CONFIRMED, its last step led to CONFIRMED, and 2 decided it"),
+    broken(STEPS, "DELETE FROM bet_history", "is PENDING_CONFIRMATION, its last step led to nothing, and 0 decided it"),
+    broken(LATE, "UPDATE bets SET decide_by = placed_at WHERE id = '01990000-0000-7000-8000-000000000003'",
+        "A: bet 01990000-0000-7000-8000-000000000003 is undecided, and its time was over at "),
+    broken(KEYS, "UPDATE bet_requests SET user_id = 'B' WHERE key = 'k1'",
+        "B: key k1 was answered with bet 01990000-0000-7000-8000-000000000001, which is of A"),
+    broken(KEYS, "UPDATE bet_requests SET bet_id = '01990000-0000-7000-8000-000000000099' WHERE key = 'k1'",
+        "A: key k1 was answered with bet 01990000-0000-7000-8000-000000000099, which is not there"),
+    broken(CANCELS, "DELETE FROM supplier_cancels",
+        "is REJECTED for SUPPLIER_TIMEOUT, and the supplier is not told to cancel it"),
+    broken(CANCELS, "UPDATE supplier_cancels SET bet_id = '01990000-0000-7000-8000-000000000001'",
+        "is CONFIRMED for no reason, and the supplier is told to cancel it"),
+];
+
+/// Something of everything.
+fn scene(store: &dyn MoneyStore) {
+    store.deposit(&order("A", 10_000, "d")).unwrap();
+    store.deposit(&order("B", 700, "d")).unwrap();
+    store.withdraw(&order("A", 500, "w")).unwrap();
+    for (cents, text) in [(300, "committed"), (200, "refunded"), (100, "pending"), (50, "expired")] {
+        store.reserve(&order("A", cents, text)).unwrap();
+    }
+    settle(store, "A", "committed", Settlement::Commit).unwrap();
+    settle(store, "A", "refunded", Settlement::Refund).unwrap();
+    settle(store, "A", "expired", Settlement::Expire).unwrap();
+    for number in 1..=4 {
+        let bet = bet("A", bet_id(number), 10 + number as i64);
+        store.place_bet(&bet, Some(&key(&format!("k{number}"), "f")), &notice("")).unwrap();
+    }
+    for (number, verdict) in [(1, confirmed()), (2, rejected()), (4, Verdict::TimedOut)] {
+        store.decide_bet(bet_id(number), &verdict, &notice(""), at(1)).unwrap();
+    }
+    assert_eq!(balances(store, "A"), (9_500 - 300 - 100 - 11 - 13, 100 + 13));
+}
+
+/// The rule finds it, and says so.
+pub fn is_found<R: Raw>(store: &dyn MoneyStore, raw: &R, broken: &Broken) {
+    scene(store);
+    // Bet 3 may be decided until at(10), and five seconds later it must be.
+    let verify = || store.verify(at(15), Duration::from_secs(5)).unwrap();
+    let before = verify();
+    assert_eq!(before.violations(), 0, "{before:#?}");
+    raw.run(&format!("{}; {}", R::UNGUARD, broken.by)).unwrap();
+    let after = verify();
+    assert_eq!(before.checks.len(), after.checks.len());
+    let check = after.checks.iter().find(|check| check.rule.starts_with(broken.rule)).unwrap();
+    assert!(check.violations > 0 && check.checked > 0, "{}: {after:#?}", broken.by);
+    assert_eq!(check.examples.len() as u64, check.violations.min(20));
+    assert!(check.examples.iter().any(|line| line.contains(broken.said)), "{}: {check:#?}", broken.by);
+}
+
+/// Nobody changes what has moved; and every rule was looked at, whether it holds or not.
+pub fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
+    scene(store);
+    let before = transfers(store, "A");
+    for change in ["UPDATE ledger_transfers SET amount_cents = 1", "DELETE FROM ledger_transfers WHERE user_id = 'A'"] {
+        let refused = raw.run(change).unwrap_err();
+        assert!(refused.contains("transfers are never changed"), "{refused}");
+    }
+    for below in ["available_cents", "reserved_cents"] {
+        raw.run(&format!("UPDATE wallets SET {below} = -1")).unwrap_err();
+    }
+    assert_eq!(transfers(store, "A"), before);
+
+    // A moment later the bet is too late.
+    let late = store.verify(Timestamp::from_micros(at(15).micros() + 1).unwrap(), Duration::from_secs(5)).unwrap();
+    assert_eq!(late.violations(), 1, "{late:#?}");
+    // More than are shown are counted.
+    raw.run(&format!("{}; UPDATE ledger_transfers SET amount_cents = amount_cents + 1", R::UNGUARD)).unwrap();
+    for number in 0..30 {
+        store.deposit(&order(&format!("U{number:02}"), 5, "d")).unwrap();
+    }
+    raw.run(&format!("{}; UPDATE wallets SET available_cents = 6 WHERE user_id LIKE 'U%'", R::UNGUARD)).unwrap();
+    let found = store.verify(at(0), Duration::ZERO).unwrap();
+    let last = found.checks.iter().find(|check| check.rule.starts_with(LAST)).unwrap();
+    assert_eq!((last.checked, last.violations, last.examples.len()), (32, 30, 20));
+    assert_eq!(last.examples[0], "U00: the wallet holds 6 and 0, the last transfer left 5 and 0");
+    let scope: Vec<_> = BROKEN.iter().map(|broken| broken.rule).collect();
+    for check in &found.checks {
+        assert!(scope.iter().any(|rule| check.rule.starts_with(rule)), "nothing breaks: {}", check.rule);
+    }
+}
