@@ -20,6 +20,7 @@ use futures_util::{SinkExt, StreamExt};
 use hdrhistogram::Histogram;
 use socket2::SockRef;
 use sports_bet_platform::domain::timestamp::Timestamp;
+use sports_bet_platform::supplier::tls::install_provider;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
@@ -373,6 +374,7 @@ impl Server {
     }
 
     async fn evictions(&self) -> Outcome<u64> {
+        install_provider();
         let page = reqwest::get(format!("http://{}/metrics", self.metrics)).await?.text().await?;
         let value = page.lines().find_map(|line| line.strip_prefix("odds_ws_evictions_total "));
         Ok(value.ok_or("no such metric")?.parse()?)

@@ -7,6 +7,7 @@ use sports_bet_platform::config::Config;
 use sports_bet_platform::config::engines::{self, StoreEngine};
 use sports_bet_platform::config::load::Stop;
 use sports_bet_platform::config::settings::LogFormat;
+use sports_bet_platform::supplier::tls;
 use sports_bet_platform::{config, dlq, ledger, logging, replay, serve, watch};
 
 fn main() -> ExitCode {
@@ -44,8 +45,7 @@ fn prepare() -> Result<Task, Stop> {
 
 impl Task {
     fn run(self) -> ExitCode {
-        // One TLS provider for the whole process. An error means that it is installed already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        tls::install_provider();
         match self {
             Task::Print(text) => {
                 cli::print(&text);

@@ -5,12 +5,17 @@ use prometheus::{
     Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::actors::{confirmer, decider, outbox_relay};
 use crate::domain::bet::BetRefusal;
+use crate::domain::bet_events::BadBetPlaced;
 use crate::domain::book::Rejection;
+use crate::domain::breaker::BreakerState;
 use crate::domain::protocol::{CloseReason, Refusal};
 use crate::domain::update::DecodeError;
 use crate::http::errors::ApiError;
 use crate::simulator::faults::Fault;
+use crate::store::money::OutboxTopic;
+use crate::supplier::confirm::SupplierError;
 use crate::supplier::transport::TransportError;
 
 /// From a tenth of a millisecond to half a minute, in seconds.
@@ -201,6 +206,14 @@ role_metrics! {
         requests: IntCounterVec = "bets_http_requests_total" ["status"] known ["200", "400", "404", "409", "422", "503"],
         /// Bets asked for, by what became of it: placed, repeated (answered as the first time), or a code
         bets: IntCounterVec = "bets_requests_total" ["outcome"] known BetRefusal::CODES.into_iter().chain(["placed", "repeated", "IDEMPOTENCY_KEY_REUSED"]),
+        /// Rows of the outbox that are not known to be published
+        outbox_rows: IntGauge = "bets_outbox_rows",
+        /// Age of the oldest of them
+        outbox_oldest: Gauge = "bets_outbox_oldest_age_seconds",
+        /// Rows published, by topic
+        outbox_published: IntCounterVec = "bets_outbox_published_total" ["topic"] known OutboxTopic::ALL.map(OutboxTopic::as_str),
+        /// Failures of the outbox by stage: take, publish, mark, refused (kept as a dead letter)
+        outbox_failures: IntCounterVec = "bets_outbox_failures_total" ["stage"] known outbox_relay::STAGES,
     }
 }
 
@@ -249,6 +262,78 @@ role_metrics! {
         requests: IntCounterVec = "odds_http_requests_total" ["status"] known ["200", "304", "400", "404", "405", "413", "415", "503"],
     }
 }
+
+role_metrics! {
+    /// Metrics of the role `confirmation`.
+    ConfirmationMetrics {
+        /// Records of bets placed that were read
+        consumed: IntCounter = "bets_placed_consumed_total",
+        /// Records of bets placed that the group has not done yet
+        bus_lag: IntGauge = "bets_placed_lag",
+        /// Bets in work
+        in_flight: IntGauge = "bets_in_flight",
+        /// Records that are no bets and were kept as dead letters, by reason
+        dead_letters: IntCounterVec = "bets_dead_letters_total" ["reason"] known BadBetPlaced::REASONS.into_iter().chain(confirmer::REASONS),
+        /// Errors by stage, each tried again: store, dead_letter
+        errors: IntCounterVec = "bets_errors_total" ["stage"] known ["store", "dead_letter"],
+        /// Bets decided: confirmed, rejected (by the supplier), or supplier_timeout (rejected because no answer came)
+        decided: IntCounterVec = "bets_decided_total" ["outcome"] known decider::OUTCOMES,
+        /// From when a bet was placed to when it was decided
+        decision_seconds: Histogram = "bets_decision_seconds",
+        /// Times that the supplier was asked for a confirmation, by outcome
+        supplier_calls: IntCounterVec = "bets_supplier_calls_total" ["outcome"] known SupplierError::KINDS.into_iter().chain(["confirmed", "rejected"]),
+        /// Times that the supplier was told to cancel, by outcome
+        cancel_calls: IntCounterVec = "bets_cancel_calls_total" ["outcome"] known SupplierError::KINDS.into_iter().chain(["cancelled"]),
+        /// How long the supplier took to answer, or not to
+        supplier_call_seconds: Histogram = "bets_supplier_call_seconds",
+        /// How the breaker in front of the supplier stands: 1 at one of closed, open, half_open
+        breaker: IntGaugeVec = "bets_supplier_breaker" ["state"] known BreakerState::ALL.iter().map(|state| state.as_str()),
+        /// Bets that were overdue in the database and decided there
+        overdue: IntCounter = "bets_overdue_swept_total",
+        /// Bets that the supplier has still to be told to cancel
+        cancels_open: IntGauge = "bets_cancels_open",
+        /// Bets that the supplier has cancelled
+        cancels_done: IntCounter = "bets_cancels_done_total",
+        /// Rows of the outbox that are not known to be published
+        outbox_rows: IntGauge = "bets_outbox_rows",
+        /// Age of the oldest of them
+        outbox_oldest: Gauge = "bets_outbox_oldest_age_seconds",
+        /// Rows published, by topic
+        outbox_published: IntCounterVec = "bets_outbox_published_total" ["topic"] known OutboxTopic::ALL.map(OutboxTopic::as_str),
+        /// Failures of the outbox by stage: take, publish, mark, refused (kept as a dead letter)
+        outbox_failures: IntCounterVec = "bets_outbox_failures_total" ["stage"] known outbox_relay::STAGES,
+    }
+}
+
+/// What the outbox counts, in the metrics of whichever role publishes it.
+#[derive(Clone)]
+pub struct OutboxMetrics {
+    /// Rows that are not known to be published.
+    pub rows: IntGauge,
+    /// Age of the oldest, in seconds.
+    pub oldest: Gauge,
+    /// Rows published, by topic.
+    pub published: IntCounterVec,
+    /// Failures, by stage.
+    pub failures: IntCounterVec,
+}
+
+macro_rules! outbox_metrics {
+    ($($role:ty),+) => {
+        $(impl $role {
+            /// Those of the outbox.
+            pub fn outbox_metrics(&self) -> OutboxMetrics {
+                OutboxMetrics {
+                    rows: self.outbox_rows.clone(),
+                    oldest: self.outbox_oldest.clone(),
+                    published: self.outbox_published.clone(),
+                    failures: self.outbox_failures.clone(),
+                }
+            }
+        })+
+    };
+}
+outbox_metrics!(BetsMetrics, ConfirmationMetrics);
 
 /// What books count, in the metrics of whichever role keeps them.
 #[derive(Clone)]

@@ -101,6 +101,17 @@ pub struct LetGo(pub Vec<u32>);
 #[rtype(result = "()")]
 pub struct FlushCache;
 
+/// Whoever committed a change to the outbox relay: rows that are this process's to publish. Where they find no room they
+/// are published all the same, a little later: the relay looks into the outbox.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct PublishOutbox(pub Vec<OutboxRow>);
+
+/// Whoever decided a bet for lack of an answer to the canceller: there is something to cancel.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct CancelsWait;
+
 /// To a consumer: finish what would be lost with the process, read nothing more, leave the group, and answer.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
@@ -150,8 +161,3 @@ pub struct Disconnect(pub SessionId);
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct EndAllSessions(pub CloseReason);
-
-/// Whoever committed a change to the outbox relay: rows of the outbox that are leased to this process, to be published.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct PublishOutbox(pub Vec<OutboxRow>);

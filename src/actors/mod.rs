@@ -2,16 +2,23 @@
 //!
 //! One file, one actor. Edges between actors are `Recipient`s handed in when an actor is made.
 
+pub mod bet_sweeper;
 pub mod book_router;
 pub mod broadcast_listener;
 pub mod bus_consumer;
 pub mod bus_publisher;
 pub mod cache_writer;
+pub mod canceller;
+pub mod clock;
+pub mod confirmer;
+pub mod decider;
 pub mod feed_state;
+pub mod guarded_supplier;
 pub mod heartbeat;
 pub mod ledger_keeper;
 pub mod messages;
 pub mod odds_book;
+pub mod outbox_relay;
 pub mod outlet;
 pub mod registry;
 pub mod session;
@@ -19,3 +26,4 @@ pub mod store_writer;
 pub mod supplier_feed;
 #[cfg(test)]
 mod testing;
+pub mod trouble;

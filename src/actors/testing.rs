@@ -1,5 +1,8 @@
 //! Probes for tests of actors.
 
+pub mod money;
+pub mod supplier;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 

@@ -5,6 +5,7 @@ pub mod dead_letter;
 pub mod embedded;
 pub mod health;
 pub mod kafka;
+pub mod progress;
 #[cfg(test)]
 mod suite;
 

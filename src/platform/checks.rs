@@ -6,8 +6,10 @@ use futures_util::FutureExt;
 
 use crate::actors::cache_writer::CacheHealth;
 use crate::actors::feed_state::FeedState;
+use crate::actors::guarded_supplier::GuardedSupplier;
 use crate::actors::store_writer::{LastBatch, blocking};
 use crate::actors::supplier_feed::FeedStatus;
+use crate::actors::trouble::Trouble;
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
@@ -71,4 +73,14 @@ pub(super) fn check_suppliers(statuses: Vec<Arc<FeedStatus>>) -> Check {
         let result = if connected { Ok(()) } else { Err(format!("none is connected: {}", names())) };
         std::future::ready(result).boxed()
     })
+}
+
+/// Not ready while an actor cannot do its work.
+pub(super) fn check_trouble(name: &str, trouble: Arc<Trouble>) -> Check {
+    Check::new(name, move || std::future::ready(trouble.problem().map_or(Ok(()), Err)).boxed())
+}
+
+/// Not ready while the supplier that confirms bets is left alone.
+pub(super) fn check_supplier(supplier: Arc<GuardedSupplier>) -> Check {
+    Check::new("supplier", move || std::future::ready(supplier.problem().map_or(Ok(()), Err)).boxed())
 }

@@ -1,6 +1,7 @@
 //! The one place that wires: starts the actors, downstream first, and stops them in the other direction.
 
 mod checks;
+mod confirmation;
 mod engines;
 mod ingest;
 mod money;
@@ -34,7 +35,9 @@ use crate::http::server::{BindError, RunningServer};
 use crate::simulator::SimulatorHandle;
 use crate::store::StoreError;
 use crate::store::sqlite::Claim;
+use crate::supplier::confirm::SetupError;
 use crate::supplier::endpoint::EndpointError;
+use crate::supplier::tls;
 
 /// How often the platform looks whether its actors run.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -62,6 +65,12 @@ pub enum StartError {
     /// A supplier's address cannot be read.
     #[error("SUPPLIER_URLS: {0}")]
     Supplier(#[from] EndpointError),
+    /// The supplier that confirms bets cannot be asked as it is set up.
+    #[error(transparent)]
+    Confirm(#[from] SetupError),
+    /// The address of the supplier that confirms bets cannot be read.
+    #[error("SUPPLIER_URL: {0}")]
+    SupplierUrl(String),
     /// Two metrics have one name: a fault of the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -97,6 +106,8 @@ struct Parts {
     consumers: Vec<Addr<BusConsumer>>,
     dead_letter_consumer: Option<Addr<BusConsumer>>,
     registry: Option<Addr<Registry>>,
+    /// Those that have bets or records of bets under way, in the order in which they stop.
+    money_drains: Vec<Recipient<Drain>>,
     simulator: Option<SimulatorHandle>,
     servers: Vec<RunningServer>,
     arbiters: Vec<Arbiter>,
@@ -107,6 +118,7 @@ struct Parts {
 impl Platform {
     /// Starts the roles of a configuration. To be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
+        tls::install_provider();
         let mut wiring = Wiring::new(&config.settings);
         let runs = |role| config.runs(role);
         let runs_any = |roles: &[Role]| roles.iter().any(|role| config.runs(*role));
@@ -163,6 +175,9 @@ impl Platform {
         // Half of the time for what is under way; clients are told in any case.
         let finishing = async {
             join_all(self.parts.feeds.iter().map(|feed| feed.send(LeaveSupplier))).await;
+            for drain in &self.parts.money_drains {
+                let _ = drain.send(Drain).await;
+            }
             if let Some(simulator) = &self.parts.simulator {
                 simulator.stop().await;
             }

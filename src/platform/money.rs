@@ -7,12 +7,15 @@ use actix::prelude::*;
 use actix_web::web;
 
 use super::StartError;
-use super::checks::{check_feed, check_store};
-use super::engines::{Bus, Stores};
+use super::checks::{check_feed, check_store, check_trouble};
+use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
-use super::wiring::{REST_CONNECTIONS, Wiring};
+use super::wiring::{HUB_MAILBOX, REST_CONNECTIONS, Wiring};
+use crate::actors::clock::Clock;
 use crate::actors::ledger_keeper::{KeeperSettings, LedgerKeeper};
-use crate::actors::messages::PublishOutbox;
+use crate::actors::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};
+use crate::actors::trouble::Trouble;
+use crate::bus::Topic;
 use crate::config::Config;
 use crate::config::settings::Role;
 use crate::domain::bet::BetLimits;
@@ -20,13 +23,18 @@ use crate::http::bets::{self, BetsState, Prices};
 use crate::http::desk::MoneyDesk;
 use crate::http::server::{self, Listen};
 use crate::http::wallet::{self, WalletState};
-use crate::metrics::{BetsMetrics, WalletMetrics};
+use crate::metrics::{BetsMetrics, OutboxMetrics, WalletMetrics};
 
 /// Messages that may wait for the keeper, which is sent none.
 const KEEPER_MAILBOX: usize = 1;
 /// For how long the record of a change is left to the process that made it. Longer than publishing takes while Kafka
 /// changes its leaders; a record that was published twice does no harm.
 pub(super) const OUTBOX_LEASE: Duration = Duration::from_secs(15);
+
+/// Records of the outbox that are published at a time.
+const RELAY_BATCH: usize = 500;
+/// Records of a topic that may wait for that; more stay in the outbox for the moment.
+const RELAY_WAITING: usize = 10_000;
 
 impl Wiring<'_> {
     /// Starts what this process runs of wallets, bets and their confirmation.
@@ -40,8 +48,47 @@ impl Wiring<'_> {
         if config.runs(Role::Wallet) {
             self.start_wallet(stores)?;
         }
-        let _ = (bus, prices);
+        let Some(topics) = bus.and_then(|bus| bus.bets.as_ref()) else { return Ok(()) };
+        if config.runs(Role::Confirmation) {
+            self.start_confirmation(stores, topics)?;
+        }
+        if let Some(prices) = prices.filter(|_| config.runs(Role::Bets)) {
+            self.start_bets(stores, topics, prices)?;
+        }
         Ok(())
+    }
+
+    /// Starts what publishes the outbox, for a role whose metrics these are.
+    pub(super) fn start_relay(
+        &mut self,
+        name: &'static str,
+        stores: &Stores,
+        topics: &BetTopics,
+        metrics: OutboxMetrics,
+    ) -> (Addr<OutboxRelay>, Arc<Trouble>) {
+        let target = |topic: &Arc<dyn Topic>, dead_letters: &Arc<dyn Topic>| OutboxTarget {
+            topic: topic.clone(),
+            dead_letters: dead_letters.clone(),
+        };
+        let settings = RelaySettings {
+            batch: RELAY_BATCH,
+            waiting: RELAY_WAITING,
+            lease: OUTBOX_LEASE,
+            drain_limit: self.settings.process.shutdown_timeout / 4,
+        };
+        let relay = OutboxRelay::new(
+            stores.money.clone(),
+            target(&topics.placed, &topics.placed_dead_letters),
+            target(&topics.confirmed, &topics.confirmed_dead_letters),
+            settings,
+            Clock::system(),
+            metrics,
+        );
+        let trouble = relay.trouble();
+        let arbiter = self.arbiter();
+        let relay = self.start(name, &arbiter, HUB_MAILBOX, relay);
+        self.parts.money_drains.push(relay.clone().recipient());
+        (relay, trouble)
     }
 
     fn desk(&self, stores: &Stores) -> MoneyDesk {
@@ -80,15 +127,11 @@ impl Wiring<'_> {
     }
 
     /// Takes bets at these prices.
-    pub(super) fn start_bets(
-        &mut self,
-        stores: &Stores,
-        prices: Prices,
-        relay: Recipient<PublishOutbox>,
-    ) -> Result<(), StartError> {
+    pub(super) fn start_bets(&mut self, stores: &Stores, topics: &BetTopics, prices: Prices) -> Result<(), StartError> {
         let metrics = BetsMetrics::new()?;
+        let (relay, trouble) = self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
         let money = &self.settings.money;
-        let checks = vec![check_store(&stores.main), check_feed(&prices.feed)];
+        let checks = vec![check_store(&stores.main), check_feed(&prices.feed), check_trouble("outbox", trouble)];
         let state = web::Data::from(Arc::new(BetsState {
             desk: self.desk(stores),
             prices,
@@ -98,7 +141,7 @@ impl Wiring<'_> {
                 max_payout: money.bet_max_payout_cents,
             },
             deadline: money.bet_confirm_deadline,
-            relay,
+            relay: relay.recipient(),
             lease: OUTBOX_LEASE,
             metrics: metrics.clone(),
         }));

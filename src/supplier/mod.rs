@@ -7,6 +7,7 @@ pub mod betfair;
 #[cfg(test)]
 #[path = "../../tests/support/betfair_fold.rs"]
 pub(crate) mod betfair_fold;
+pub mod confirm;
 pub mod endpoint;
 pub mod joined;
 pub mod native;

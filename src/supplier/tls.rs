@@ -30,6 +30,12 @@ pub enum TlsSetupError {
     Rustls(#[from] rustls::Error),
 }
 
+/// The one TLS provider of the process, for whoever does not name it. Safe to call again.
+pub fn install_provider() {
+    // An error means that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// The client's side of TLS; `variable` is the one that names `ca_file`. Reads files, so not for an async thread.
 pub fn client_config(variable: &'static str, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsSetupError> {
     let system = rustls_native_certs::load_native_certs();
@@ -37,6 +43,11 @@ pub fn client_config(variable: &'static str, ca_file: Option<&Path>) -> Result<A
         log::debug!("a certificate authority of the system cannot be read: {error}");
     }
     config_with_roots(roots(variable, system.certs, ca_file)?)
+}
+
+/// The client's side of TLS where nothing is encrypted, for a client that wants one all the same.
+pub fn trusting_nobody() -> Result<Arc<ClientConfig>, TlsSetupError> {
+    config_with_roots(RootCertStore::empty())
 }
 
 /// The provider is named, so that no process-wide default is needed.

@@ -20,6 +20,7 @@ use sports_bet_platform::http::server::{self, Listen};
 use sports_bet_platform::http::state::OddsState;
 use sports_bet_platform::metrics::OddsMetrics;
 use sports_bet_platform::store::sqlite::SqliteStore;
+use sports_bet_platform::supplier::tls::install_provider;
 
 use tempfile::TempDir;
 
@@ -153,6 +154,7 @@ async fn while_the_feed_is_lost_everything_that_may_be_stale_says_so() {
     }
     for path in ["odds", "markets"] {
         let url = format!("http://{}/v1/events/E/{path}", served.server.address);
+        install_provider();
         let response = reqwest::get(url).await.unwrap();
         assert_eq!(response.headers()["odds-stale"], "true");
         let body: serde_json::Value = response.json().await.unwrap();

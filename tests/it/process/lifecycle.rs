@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use pretty_assertions::assert_eq;
+use sports_bet_platform::supplier::tls::install_provider;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
@@ -53,6 +54,7 @@ async fn serve_alone_invites_with_lines_that_work() {
 }
 
 async fn confirm_a_bet(url: &str) -> Value {
+    install_provider();
     let answer = reqwest::Client::new().post(url).body(r#"{"betId":"b-1"}"#).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     answer.json().await.unwrap()

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use sports_bet_platform::supplier::tls::install_provider;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
@@ -82,6 +83,7 @@ impl OddsClient {
 
 /// Status and body of a GET.
 pub async fn get_text(url: &str) -> (u16, String) {
+    install_provider();
     let answer = within(url, reqwest::get(url)).await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
 }

@@ -64,7 +64,13 @@ impl Client {
     }
 
     /// Asks until there is an answer that is final.
-    async fn certain(&self, place: impl Fn() -> Option<SocketAddr>, path: &str, body: &Value, key: &str) -> (u16, Value) {
+    async fn certain(
+        &self,
+        place: impl Fn() -> Option<SocketAddr>,
+        path: &str,
+        body: &Value,
+        key: &str,
+    ) -> (u16, Value) {
         let asking = async {
             loop {
                 if let Some(address) = place() {
@@ -171,7 +177,8 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
         places: places.clone(),
         account: account.clone(),
     };
-    let clients: Vec<_> = (0..CLIENTS).map(|number| actix_web::rt::spawn(client(number).run(is_over.clone()))).collect();
+    let clients: Vec<_> =
+        (0..CLIENTS).map(|number| actix_web::rt::spawn(client(number).run(is_over.clone()))).collect();
     let began = Instant::now();
     for kill in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(200..1_200))).await;
@@ -202,7 +209,10 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
     let pending = "SELECT count(*) AS number FROM bets WHERE status = 'PENDING_CONFIRMATION'";
     eventually("every bet is final", async || (database.number(pending) == 0).then_some(())).await;
     let open = "SELECT (SELECT count(*) FROM supplier_cancels WHERE done_at IS NULL) + (SELECT count(*) FROM outbox) AS number";
-    eventually("everything is told to the bus and to the supplier", async || (database.number(open) == 0).then_some(())).await;
+    eventually("everything is told to the bus and to the supplier", async || {
+        (database.number(open) == 0).then_some(())
+    })
+    .await;
 
     let variables: Vec<_> = cluster.variables().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let verify = command(cluster.folder.path(), &variables).args(["ledger", "verify"]).output();

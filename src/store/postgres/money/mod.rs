@@ -150,7 +150,7 @@ impl MoneyStore for PgStore {
     }
 
     fn verify(&self, at: Timestamp, grace: Duration) -> Result<Verification, StoreError> {
-        self.readers.run(|connection| verify::all(connection, at, grace))
+        self.readers.run(|connection| verify::run(connection, at, grace))
     }
 }
 

@@ -1,0 +1,173 @@
+//! What is done with one record of `bet_placed`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, warn};
+use tokio::sync::Semaphore;
+
+use crate::actors::clock::Clock;
+use crate::actors::decider::Decider;
+use crate::actors::guarded_supplier::{CallError, GuardedSupplier};
+use crate::actors::store_writer::blocking;
+use crate::actors::trouble::Trouble;
+use crate::bus::dead_letter;
+use crate::bus::{Record, Topic};
+use crate::domain::backoff::{Backoff, BackoffPolicy};
+use crate::domain::bet::{Bet, BetId, BetStatus, Verdict};
+use crate::domain::bet_events::BetPlaced;
+use crate::domain::dead_letter::DeadLetter;
+use crate::metrics::ConfirmationMetrics;
+use crate::store::StoreError;
+use crate::store::money::{Decided, MoneyStore};
+
+/// Why a record that can be read is a dead letter all the same: the database has no such bet, or holds what cannot be
+/// read.
+pub const REASONS: [&str; 2] = ["unknown_bet", "unreadable_bet"];
+
+/// Delays between tries of what the database or the topic of dead letters did not take.
+const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_secs(1) };
+
+/// How a bet is worked on.
+#[derive(Clone, Debug)]
+pub struct DeskSettings {
+    /// The topic's name, for dead letters.
+    pub topic: String,
+    /// Delays between questions about one bet that had no answer.
+    pub retry: BackoffPolicy,
+    /// Calls to the database at once.
+    pub store_calls: usize,
+}
+
+/// Works on records, any number at once.
+pub struct Desk {
+    settings: DeskSettings,
+    store: Arc<dyn MoneyStore>,
+    supplier: Arc<GuardedSupplier>,
+    decider: Decider,
+    dead_letters: Arc<dyn Topic>,
+    store_calls: Semaphore,
+    trouble: Arc<Trouble>,
+    clock: Clock,
+    metrics: ConfirmationMetrics,
+}
+
+impl Desk {
+    /// Asks `supplier`, decides by `decider`, and publishes what is no bet to `dead_letters`.
+    pub fn new(
+        settings: DeskSettings,
+        store: Arc<dyn MoneyStore>,
+        supplier: Arc<GuardedSupplier>,
+        decider: Decider,
+        dead_letters: Arc<dyn Topic>,
+        clock: Clock,
+        metrics: ConfirmationMetrics,
+    ) -> Desk {
+        let (store_calls, trouble) =
+            (Semaphore::new(settings.store_calls.max(1)), Trouble::new("bets cannot be decided"));
+        let trouble = Arc::new(trouble);
+        Desk { settings, store, supplier, decider, dead_letters, store_calls, trouble, clock, metrics }
+    }
+
+    pub(super) fn trouble(&self) -> Arc<Trouble> {
+        self.trouble.clone()
+    }
+
+    /// Works on a record until it is done: however long the database or the bus is away.
+    pub(super) async fn finish(&self, record: &Record) {
+        self.metrics.consumed.inc();
+        let placed = match BetPlaced::from_json(&record.record.payload) {
+            Ok(placed) => placed,
+            Err(error) => return self.bury(record, error.reason(), &error.to_string()).await,
+        };
+        let id = placed.bet_id;
+        let mut backoff = self.backoff(id);
+        let bet = loop {
+            match self.find(id).await {
+                Ok(Some(bet)) => break bet,
+                Ok(None) => return self.bury(record, "unknown_bet", &format!("there is no bet {id}")).await,
+                // Another try changes nothing, and would hold up everything behind it.
+                Err(error @ StoreError::Unreadable(_)) => {
+                    return self.bury(record, "unreadable_bet", &error.to_string()).await;
+                }
+                Err(error) => self.wait(&error, &mut backoff).await,
+            }
+        };
+        if bet.status != BetStatus::Pending {
+            return debug!(bet = id.to_string(); "a bet is {} already", bet.status);
+        }
+        let verdict = self.ask(&bet).await;
+        let mut backoff = self.backoff(id);
+        while let Err(error) = self.decide(&bet, &verdict).await {
+            self.wait(&error, &mut backoff).await;
+        }
+        self.trouble.over();
+    }
+
+    /// Asks the supplier until it answers, or until the bet's time is over.
+    async fn ask(&self, bet: &Bet) -> Verdict {
+        let mut backoff = Backoff::new(self.settings.retry, seed(bet.id));
+        loop {
+            let left = self.clock.until(bet.decide_by);
+            if left.is_zero() {
+                return Verdict::TimedOut;
+            }
+            match self.supplier.confirm(bet, left).await {
+                Ok(answer) => return answer.into(),
+                Err(CallError::LeftAlone) => self.supplier.chance(left).await,
+                Err(CallError::Failed(error)) => {
+                    debug!(bet = bet.id.to_string(); "no answer about a bet, it is asked again: {error}");
+                    tokio::time::sleep(backoff.next_delay().min(self.clock.until(bet.decide_by))).await;
+                }
+            }
+        }
+    }
+
+    async fn find(&self, id: BetId) -> Result<Option<Bet>, StoreError> {
+        // Never closed.
+        let _permit = self.store_calls.acquire().await;
+        let store = self.store.clone();
+        blocking(move || store.bet(id)).await
+    }
+
+    async fn decide(&self, bet: &Bet, verdict: &Verdict) -> Result<Decided, StoreError> {
+        let _permit = self.store_calls.acquire().await;
+        self.decider.decide(bet, verdict).await
+    }
+
+    async fn bury(&self, record: &Record, reason: &str, detail: &str) {
+        let topic = &self.settings.topic;
+        let letter = DeadLetter {
+            received_at: self.clock.now(),
+            origin: format!("{topic}/{}/{}", record.partition, record.offset),
+            reason: reason.to_owned(),
+            detail: detail.to_owned(),
+            raw: record.record.payload.clone(),
+        };
+        warn!(origin = letter.origin.as_str(), reason; "a record is no bet that can be decided: {detail}");
+        let letter = dead_letter::of_record(&letter, topic, record);
+        let mut backoff = Backoff::new(RETRY, record.offset);
+        while let Err(error) = dead_letter::publish(&*self.dead_letters, vec![letter.clone()]).await {
+            self.metrics.errors.with_label_values(&["dead_letter"]).inc();
+            self.trouble.met(&format_args!("{}: {error}", self.dead_letters.name()));
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+        self.trouble.over();
+        self.metrics.dead_letters.with_label_values(&[reason]).inc();
+    }
+
+    async fn wait(&self, error: &StoreError, backoff: &mut Backoff) {
+        self.metrics.errors.with_label_values(&["store"]).inc();
+        self.trouble.met(error);
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+
+    fn backoff(&self, id: BetId) -> Backoff {
+        Backoff::new(RETRY, seed(id))
+    }
+}
+
+/// Every bet draws delays of its own.
+fn seed(id: BetId) -> u64 {
+    id.0.as_u128() as u64
+}

@@ -1,0 +1,313 @@
+//! A store of money in memory: bets, outbox and cancellations, without the money.
+
+#![allow(clippy::unimplemented)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::actors::clock::Clock;
+use crate::actors::decider::Decider;
+use crate::actors::messages::{CancelsWait, PublishOutbox};
+use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::ids::{Reference, UserId};
+use crate::domain::ledger::{ReservationStatus, Settlement};
+use crate::domain::timestamp::Timestamp;
+use crate::metrics::ConfirmationMetrics;
+use crate::store::StoreError;
+use crate::store::money::*;
+
+#[derive(Default)]
+struct State {
+    bets: BTreeMap<BetId, Bet>,
+    /// By number: the row, when it was written, and until when it is leased.
+    outbox: BTreeMap<i64, (OutboxRow, Timestamp, Timestamp)>,
+    written: i64,
+    /// When it may be tried next, and how often it was.
+    cancels: BTreeMap<BetId, (Timestamp, u32)>,
+    is_away: bool,
+    refuses: Option<BetId>,
+    is_unreadable: Option<BetId>,
+    decisions: usize,
+}
+
+/// The store. It can be away.
+#[derive(Default)]
+pub struct FakeMoney(Mutex<State>);
+
+impl FakeMoney {
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        if state.is_away { Err(StoreError::Unavailable("away".to_owned())) } else { work(&mut state) }
+    }
+
+    pub fn place(&self, bet: Bet) -> BetId {
+        let id = bet.id;
+        self.0.lock().unwrap().bets.insert(id, bet);
+        id
+    }
+
+    pub fn get(&self, id: BetId) -> Bet {
+        self.0.lock().unwrap().bets[&id].clone()
+    }
+
+    pub fn status(&self, id: BetId) -> BetStatus {
+        self.get(id).status
+    }
+
+    pub fn go_away(&self) {
+        self.0.lock().unwrap().is_away = true;
+    }
+
+    pub fn come_back(&self) {
+        self.0.lock().unwrap().is_away = false;
+    }
+
+    /// A bet that the database does not let be decided.
+    pub fn refuse_to_decide(&self, bet: Option<BetId>) {
+        self.0.lock().unwrap().refuses = bet;
+    }
+
+    /// A bet whose row cannot be read.
+    pub fn make_unreadable(&self, bet: BetId) {
+        self.0.lock().unwrap().is_unreadable = Some(bet);
+    }
+
+    pub fn open_cancel(&self, bet: BetId, at: Timestamp) {
+        self.0.lock().unwrap().cancels.insert(bet, (at, 0));
+    }
+
+    /// How often a decision was tried to be written.
+    pub fn decisions(&self) -> usize {
+        self.0.lock().unwrap().decisions
+    }
+
+    pub fn write_outbox(&self, topic: OutboxTopic, payload: &str, at: Timestamp, leased_until: Timestamp) -> OutboxRow {
+        self.0.lock().unwrap().write_outbox(topic, format!("key of {payload}"), payload, at, leased_until)
+    }
+
+    pub fn key_of(&self, payload: &str) -> Bytes {
+        Bytes::from(format!("key of {payload}"))
+    }
+}
+
+impl State {
+    fn write_outbox(
+        &mut self,
+        topic: OutboxTopic,
+        key: String,
+        payload: &str,
+        at: Timestamp,
+        leased_until: Timestamp,
+    ) -> OutboxRow {
+        self.written += 1;
+        let row = OutboxRow { id: self.written, topic, key, payload: payload.to_owned() };
+        self.outbox.insert(row.id, (row.clone(), at, leased_until));
+        row
+    }
+}
+
+impl MoneyStore for FakeMoney {
+    fn decide_bet(&self, id: BetId, verdict: &Verdict, notice: &Notice, at: Timestamp) -> Result<Decided, StoreError> {
+        self.0.lock().unwrap().decisions += 1;
+        self.with(|state| {
+            if state.refuses == Some(id) {
+                return Err(StoreError::Refused("this bet".to_owned()));
+            }
+            let Some(bet) = state.bets.get_mut(&id) else { return Ok(Decided::Unknown) };
+            if bet.status != BetStatus::Pending {
+                return Ok(Decided::Before(bet.status));
+            }
+            bet.status = verdict.status();
+            bet.reason = verdict.reason().map(str::to_owned);
+            bet.provider_ref = verdict.provider_ref().map(str::to_owned);
+            bet.decided_at = Some(at);
+            if *verdict == Verdict::TimedOut {
+                state.cancels.insert(id, (at, 0));
+            }
+            let topic = OutboxTopic::BetConfirmed;
+            let row = state.write_outbox(topic, id.to_string(), &notice.payload, at, notice.leased_until);
+            Ok(Decided::Now { outbox: row.id })
+        })
+    }
+
+    fn bet(&self, id: BetId) -> Result<Option<Bet>, StoreError> {
+        self.with(|state| match state.is_unreadable == Some(id) {
+            true => Err(StoreError::Unreadable("this bet".to_owned())),
+            false => Ok(state.bets.get(&id).cloned()),
+        })
+    }
+
+    fn overdue_bets(&self, at: Timestamp, limit: usize) -> Result<Vec<Bet>, StoreError> {
+        self.with(|state| {
+            let is_overdue = |bet: &&Bet| bet.status == BetStatus::Pending && bet.decide_by < at;
+            Ok(state.bets.values().filter(is_overdue).take(limit).cloned().collect())
+        })
+    }
+
+    fn take_outbox(&self, at: Timestamp, leased_until: Timestamp, limit: usize) -> Result<Vec<OutboxRow>, StoreError> {
+        self.with(|state| {
+            let free = state.outbox.values_mut().filter(|(_, _, until)| *until <= at).take(limit);
+            Ok(free.map(|(row, _, until)| (*until = leased_until, row.clone()).1).collect())
+        })
+    }
+
+    fn published(&self, rows: &[i64]) -> Result<(), StoreError> {
+        self.with(|state| {
+            rows.iter().for_each(|id| drop(state.outbox.remove(id)));
+            Ok(())
+        })
+    }
+
+    fn outbox_depth(&self) -> Result<OutboxDepth, StoreError> {
+        self.with(|state| {
+            let oldest = state.outbox.values().map(|(_, at, _)| *at).min();
+            Ok(OutboxDepth { rows: state.outbox.len() as u64, oldest })
+        })
+    }
+
+    fn take_cancels(&self, at: Timestamp, next_attempt_at: Timestamp, limit: usize) -> Result<Vec<Cancel>, StoreError> {
+        self.with(|state| {
+            let due = state.cancels.iter_mut().filter(|(_, (next, _))| *next <= at).take(limit);
+            Ok(due
+                .map(|(bet_id, (next, attempts))| {
+                    *next = next_attempt_at;
+                    *attempts += 1;
+                    Cancel { bet_id: *bet_id, attempts: *attempts - 1 }
+                })
+                .collect())
+        })
+    }
+
+    fn cancelled(&self, bet_id: BetId, _: Timestamp) -> Result<(), StoreError> {
+        self.with(|state| {
+            state.cancels.remove(&bet_id);
+            Ok(())
+        })
+    }
+
+    fn open_cancels(&self) -> Result<u64, StoreError> {
+        self.with(|state| Ok(state.cancels.len() as u64))
+    }
+
+    fn wallet(&self, _: &UserId) -> Result<Option<Wallet>, StoreError> {
+        unimplemented!()
+    }
+
+    fn deposit(&self, _: &Order) -> Result<Wallet, WalletError> {
+        unimplemented!()
+    }
+
+    fn withdraw(&self, _: &Order) -> Result<Wallet, WalletError> {
+        unimplemented!()
+    }
+
+    fn reserve(&self, _: &Order) -> Result<Reservation, WalletError> {
+        unimplemented!()
+    }
+
+    fn settle(&self, _: &UserId, _: &Reference, _: Settlement, _: Timestamp) -> Result<Reservation, WalletError> {
+        unimplemented!()
+    }
+
+    fn expire_reservations(&self, _: Timestamp, _: usize, _: Timestamp) -> Result<usize, StoreError> {
+        unimplemented!()
+    }
+
+    fn transfers(&self, _: &UserId, _: Page<i64>) -> Result<Vec<Transfer>, StoreError> {
+        unimplemented!()
+    }
+
+    fn reservations(
+        &self,
+        _: &UserId,
+        _: Option<ReservationStatus>,
+        _: Page<Uuid>,
+    ) -> Result<Vec<Reservation>, StoreError> {
+        unimplemented!()
+    }
+
+    fn place_bet(&self, _: &Bet, _: Option<&RequestKey>, _: &Notice) -> Result<BetAnswer, StoreError> {
+        unimplemented!()
+    }
+
+    fn refuse_bet(&self, _: &UserId, _: &RequestKey, _: &BetRefusal, _: Timestamp) -> Result<BetAnswer, StoreError> {
+        unimplemented!()
+    }
+
+    fn first_answer(&self, _: &UserId, _: &RequestKey) -> Result<Option<BetAnswer>, StoreError> {
+        unimplemented!()
+    }
+
+    fn bet_history(&self, _: BetId) -> Result<Vec<BetStep>, StoreError> {
+        unimplemented!()
+    }
+
+    fn bets(&self, _: &UserId, _: Option<BetStatus>, _: Page<BetId>) -> Result<Vec<Bet>, StoreError> {
+        unimplemented!()
+    }
+
+    fn verify(&self, _: Timestamp, _: Duration) -> Result<Verification, StoreError> {
+        unimplemented!()
+    }
+}
+
+/// Stands where relay and canceller would, and notes what they are told.
+#[derive(Default)]
+struct Noted {
+    rows: Vec<OutboxRow>,
+    cancels: usize,
+}
+
+struct Probe(Arc<Mutex<Noted>>);
+
+impl Actor for Probe {
+    type Context = Context<Self>;
+}
+
+impl Handler<PublishOutbox> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, rows: PublishOutbox, _: &mut Context<Self>) {
+        self.0.lock().unwrap().rows.extend(rows.0);
+    }
+}
+
+impl Handler<CancelsWait> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, _: CancelsWait, _: &mut Context<Self>) {
+        self.0.lock().unwrap().cancels += 1;
+    }
+}
+
+/// What a decider tells.
+pub struct ProbeEdges {
+    noted: Arc<Mutex<Noted>>,
+    probe: Addr<Probe>,
+}
+
+impl ProbeEdges {
+    pub fn new() -> ProbeEdges {
+        let noted: Arc<Mutex<Noted>> = Arc::default();
+        ProbeEdges { noted: noted.clone(), probe: Probe(noted).start() }
+    }
+
+    pub fn decider(&self, store: &Arc<FakeMoney>, clock: &Clock, metrics: &ConfirmationMetrics) -> Decider {
+        let (relay, canceller) = (self.probe.clone().recipient(), self.probe.clone().recipient());
+        let lease = Duration::from_secs(30);
+        Decider::new(store.clone(), relay, canceller, lease, clock.clone(), metrics.clone())
+    }
+
+    pub fn rows(&self) -> Vec<OutboxRow> {
+        self.noted.lock().unwrap().rows.clone()
+    }
+
+    pub fn cancels_told(&self) -> usize {
+        self.noted.lock().unwrap().cancels
+    }
+}

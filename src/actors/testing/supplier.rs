@@ -1,0 +1,136 @@
+//! A supplier of bets that behaves as it is told to.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::domain::bet::{Bet, BetId};
+use crate::domain::ids::UserId;
+use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
+
+/// What it does with a question.
+pub enum Behaviour {
+    Answer(Answer),
+    After(Duration, Answer),
+    Fail(SupplierError),
+    Silent,
+}
+
+pub fn confirmed() -> Behaviour {
+    Behaviour::Answer(Answer::Confirmed { provider_ref: "SUP-1".to_owned() })
+}
+
+pub fn rejected(reason: &str) -> Behaviour {
+    Behaviour::Answer(Answer::Rejected { reason: reason.to_owned(), provider_ref: "SUP-1".to_owned() })
+}
+
+type Behave = Box<dyn Fn(&Bet, usize) -> Behaviour + Send>;
+type CancelWith = Box<dyn Fn(usize) -> Result<(), SupplierError> + Send>;
+
+/// Counts and times what it is asked.
+pub struct ProbeSupplier {
+    behave: Mutex<Behave>,
+    cancel: Mutex<(CancelWith, Duration)>,
+    asked: Mutex<Vec<(BetId, Instant)>>,
+    cancels: Mutex<Vec<Instant>>,
+    at_once: Arc<Mutex<(usize, usize)>>,
+}
+
+/// One that is at work, until it is dropped.
+struct AtWork(Arc<Mutex<(usize, usize)>>);
+
+impl AtWork {
+    fn new(at_once: &Arc<Mutex<(usize, usize)>>) -> AtWork {
+        let mut count = at_once.lock().unwrap();
+        count.0 += 1;
+        count.1 = count.1.max(count.0);
+        AtWork(at_once.clone())
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().0 -= 1;
+    }
+}
+
+impl ProbeSupplier {
+    /// One that answers so, by the bet and by how often it was asked about it.
+    pub fn new(behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static) -> ProbeSupplier {
+        ProbeSupplier {
+            behave: Mutex::new(Box::new(behave)),
+            cancel: Mutex::new((Box::new(|_| Ok(())), Duration::ZERO)),
+            asked: Mutex::default(),
+            cancels: Mutex::default(),
+            at_once: Arc::default(),
+        }
+    }
+
+    pub fn behave(&self, behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static) {
+        *self.behave.lock().unwrap() = Box::new(behave);
+    }
+
+    /// Answers to cancellations, by how many there were before, after a delay.
+    pub fn cancel_with(&self, answer: impl Fn(usize) -> Result<(), SupplierError> + Send + 'static, delay: Duration) {
+        *self.cancel.lock().unwrap() = (Box::new(answer), delay);
+    }
+
+    pub fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+
+    pub fn asked_of(&self, bet: BetId) -> Vec<Instant> {
+        self.asked.lock().unwrap().iter().filter(|(id, _)| *id == bet).map(|(_, at)| *at).collect()
+    }
+
+    pub fn cancels(&self) -> usize {
+        self.cancels.lock().unwrap().len()
+    }
+
+    pub fn cancel_times(&self) -> Vec<Instant> {
+        self.cancels.lock().unwrap().clone()
+    }
+
+    pub fn most_at_once(&self) -> usize {
+        self.at_once.lock().unwrap().1
+    }
+}
+
+impl BetSupplier for ProbeSupplier {
+    fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>> {
+        let attempt = self.asked_of(bet.id).len();
+        self.asked.lock().unwrap().push((bet.id, Instant::now()));
+        let (behaviour, at_work) = ((self.behave.lock().unwrap())(bet, attempt), AtWork::new(&self.at_once));
+        async move {
+            let _at_work = at_work;
+            match behaviour {
+                Behaviour::Answer(answer) => Ok(answer),
+                Behaviour::After(delay, answer) => {
+                    tokio::time::sleep(delay).await;
+                    Ok(answer)
+                }
+                Behaviour::Fail(error) => Err(error),
+                Behaviour::Silent => std::future::pending().await,
+            }
+        }
+        .boxed()
+    }
+
+    fn cancel(&self, _: BetId, _: &UserId) -> BoxFuture<'static, Result<(), SupplierError>> {
+        let (answer, delay) = {
+            let (mut cancels, with) = (self.cancels.lock().unwrap(), self.cancel.lock().unwrap());
+            cancels.push(Instant::now());
+            ((with.0)(cancels.len() - 1), with.1)
+        };
+        let at_work = AtWork::new(&self.at_once);
+        async move {
+            let _at_work = at_work;
+            tokio::time::sleep(delay).await;
+            answer
+        }
+        .boxed()
+    }
+}

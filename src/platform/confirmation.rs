@@ -1,0 +1,114 @@
+//! The role `confirmation`: bets to the supplier, and its answers to the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use super::StartError;
+use super::checks::{check_bus, check_group, check_store, check_trouble};
+use super::engines::{BetTopics, Stores};
+use super::money::OUTBOX_LEASE;
+use super::wiring::{HUB_MAILBOX, Wiring};
+use crate::actors::bet_sweeper::{BetSweeper, SweeperSettings};
+use crate::actors::canceller::{Canceller, CancellerSettings};
+use crate::actors::clock::Clock;
+use crate::actors::confirmer::desk::{Desk, DeskSettings};
+use crate::actors::confirmer::{Confirmer, ConfirmerSettings};
+use crate::actors::decider::Decider;
+use crate::actors::guarded_supplier::{GuardSettings, GuardedSupplier};
+use crate::config::settings::Role;
+use crate::domain::backoff::BackoffPolicy;
+use crate::domain::breaker::BreakerPolicy;
+use crate::metrics::ConfirmationMetrics;
+use crate::supplier::confirm::HttpSupplier;
+
+/// Where the supplier is, where nobody says so and no simulator runs in this process.
+const DEFAULT_SUPPLIER: &str = "http://127.0.0.1:8081";
+/// Records that are read on beyond one whose bet waits for its supplier, for each bet that may be in work.
+const AHEAD: u64 = 16;
+/// Behind its time, so long is left to whoever is about to decide a bet before it is swept.
+const SWEEP_GRACE: Duration = Duration::from_secs(1);
+/// Bets that are swept at a time.
+const SWEEP_BATCH: usize = 200;
+/// Bets that the supplier is told to cancel at once.
+const CANCELS_AT_ONCE: usize = 8;
+/// A bet that is being cancelled is this process's for so long.
+const CANCEL_HOLD: Duration = Duration::from_secs(30);
+/// Delays between tries to cancel a bet.
+const CANCEL_RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(200), most: Duration::from_secs(60) };
+
+impl Wiring<'_> {
+    /// Has bets confirmed.
+    pub(super) fn start_confirmation(&mut self, stores: &Stores, topics: &BetTopics) -> Result<(), StartError> {
+        let metrics = ConfirmationMetrics::new()?;
+        let (settings, clock) = (&self.settings.confirmation, Clock::system());
+        let url = self.supplier_url()?;
+        let ca_file = self.settings.suppliers.supplier_ca_file.as_deref();
+        let supplier = HttpSupplier::new(&url, settings.bet_confirm_timeout, ca_file).map_err(StartError::Confirm)?;
+        let guard = GuardSettings {
+            timeout: settings.bet_confirm_timeout,
+            breaker: BreakerPolicy {
+                failures: settings.bet_confirm_breaker_failures,
+                pause: settings.bet_confirm_breaker_pause,
+            },
+        };
+        let supplier = Arc::new(GuardedSupplier::new(Arc::new(supplier), guard, clock.clone(), metrics.clone()));
+        let retry = BackoffPolicy { first: settings.bet_confirm_retry_min, most: settings.bet_confirm_retry_max };
+        let at_once = settings.bet_confirm_concurrency;
+        let store_calls = self.settings.store.database_pool_size as usize;
+
+        let (relay, relay_trouble) = self.start_relay("confirmation relay", stores, topics, metrics.outbox_metrics());
+        let arbiter = self.arbiter();
+        let cancelling = CancellerSettings { at_once: CANCELS_AT_ONCE, retry: CANCEL_RETRY, hold: CANCEL_HOLD };
+        let canceller =
+            Canceller::new(stores.money.clone(), supplier.clone(), cancelling, clock.clone(), metrics.clone());
+        let canceller = self.start("canceller", &arbiter, HUB_MAILBOX, canceller);
+        let decider = || {
+            let (relay, canceller) = (relay.clone().recipient(), canceller.clone().recipient());
+            Decider::new(stores.money.clone(), relay, canceller, OUTBOX_LEASE, clock.clone(), metrics.clone())
+        };
+        let sweeping = SweeperSettings { grace: SWEEP_GRACE, batch: SWEEP_BATCH };
+        let sweeper = BetSweeper::new(stores.money.clone(), decider(), sweeping, clock.clone(), metrics.clone());
+        self.start("bet sweeper", &arbiter, 1, sweeper);
+
+        let topic = topics.placed.name().to_owned();
+        let desk = Desk::new(
+            DeskSettings { topic, retry, store_calls },
+            stores.money.clone(),
+            supplier.clone(),
+            decider(),
+            topics.placed_dead_letters.clone(),
+            clock,
+            metrics.clone(),
+        );
+        let subscription = topics.placed.subscribe(&self.settings.bus.kafka_group_confirmation)?;
+        let group = subscription.health();
+        let drain_limit = self.settings.process.shutdown_timeout / 4;
+        let reading = ConfirmerSettings { at_once, ahead: AHEAD * at_once as u64, drain_limit };
+        let confirmer = Confirmer::new(reading, subscription, desk, metrics.clone());
+        let trouble = confirmer.trouble();
+        let confirmer = self.start("confirmer", &arbiter, HUB_MAILBOX, confirmer);
+        self.parts.money_drains.insert(0, confirmer.recipient());
+
+        let checks = vec![
+            check_store(&stores.main),
+            check_bus(&topics.placed),
+            check_group("confirmation group", group),
+            check_trouble("decisions", trouble),
+            check_trouble("outbox", relay_trouble),
+            super::checks::check_supplier(supplier),
+        ];
+        self.serve_health(Role::Confirmation, checks, metrics.registry);
+        Ok(())
+    }
+
+    fn supplier_url(&self) -> Result<Url, StartError> {
+        if let Some(url) = &self.settings.confirmation.supplier_url {
+            return Ok(url.clone());
+        }
+        let own = self.parts.addresses.simulator.map(|address| format!("http://{address}"));
+        let url = own.as_deref().unwrap_or(DEFAULT_SUPPLIER);
+        url.parse().map_err(|error: url::ParseError| StartError::SupplierUrl(error.to_string()))
+    }
+}
