@@ -49,6 +49,23 @@ metric! {
     };
 }
 
+/// The values of a metric's labels, in their order.
+trait LabelValues {
+    fn as_slice(&self) -> &[&str];
+}
+
+impl LabelValues for &str {
+    fn as_slice(&self) -> &[&str] {
+        std::slice::from_ref(self)
+    }
+}
+
+impl LabelValues for [&str; 2] {
+    fn as_slice(&self) -> &[&str] {
+        self
+    }
+}
+
 macro_rules! role_metrics {
     ($(#[doc = $about:literal])* $struct:ident { $(#[doc = $help:literal] $field:ident: $kind:ty = $name:literal $([$($label:literal),+] $(known $values:expr)?)?,)+ }) => {
         $(#[doc = $about])*
@@ -64,7 +81,7 @@ macro_rules! role_metrics {
             pub fn new() -> prometheus::Result<$struct> {
                 let registry = registry_of_process()?;
                 $(let $field = register(&registry, <$kind as Metric>::make($name, $help.trim(), &[$($($label),+)?])?)?;)+
-                $($($(for value in $values { $field.with_label_values(&[value]); })?)?)+
+                $($($(for values in $values { $field.with_label_values(LabelValues::as_slice(&values)); })?)?)+
                 Ok($struct { registry, $($field),+ })
             }
         }
@@ -153,13 +170,19 @@ role_metrics! {
     }
 }
 
+/// Each movement of money that can be asked for, with each of its outcomes.
+fn operations() -> impl Iterator<Item = [&'static str; 2]> {
+    let operations = ["deposit", "withdraw", "reserve", "commit", "refund"];
+    operations.into_iter().flat_map(|operation| ["done", "refused", "failed"].map(|outcome| [operation, outcome]))
+}
+
 role_metrics! {
     /// Metrics of the role `wallet`.
     WalletMetrics {
         /// Requests, by status
         requests: IntCounterVec = "wallet_http_requests_total" ["status"] known ["200", "400", "404", "409", "503"],
         /// Movements of money asked for, by operation and outcome: done (also when asked again), refused, failed
-        operations: IntCounterVec = "wallet_operations_total" ["operation", "outcome"],
+        operations: IntCounterVec = "wallet_operations_total" ["operation", "outcome"] known operations(),
         /// Reservations that ended because nobody decided them in time
         expired: IntCounter = "wallet_reservations_expired_total",
         /// Looks at the whole ledger that were made

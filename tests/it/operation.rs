@@ -146,7 +146,7 @@ async fn an_invented_metric_label_or_role_is_found() {
         ),
         // There, but in another role.
         (r#"sum by (group) (odds_proc_bus_lag{job="odds"})"#, "odds: no metric odds_proc_bus_lag"),
-        (r#"process_open_fds{job=~"odds|wallet"}"#, "process_open_fds: there is no role wallet"),
+        (r#"process_open_fds{job=~"odds|cashier"}"#, "process_open_fds: there is no role cashier"),
         (r#"up{job="nobody"} == 0"#, "up: there is no role nobody"),
         ("odds_proc_bus_lag > 1", "odds_proc_bus_lag: names no job"),
         (r#"odds_ws_sessions{job!="odds"}"#, "odds_ws_sessions: != says of no role that it has the metric"),
