@@ -8,7 +8,7 @@ use sports_bet_platform::config::engines::{self, StoreEngine};
 use sports_bet_platform::config::load::Stop;
 use sports_bet_platform::config::settings::LogFormat;
 use sports_bet_platform::supplier::tls;
-use sports_bet_platform::{config, dlq, logging, replay, serve, watch};
+use sports_bet_platform::{config, dlq, ledger, logging, replay, serve, watch};
 
 fn main() -> ExitCode {
     match prepare() {

@@ -6,6 +6,7 @@ use prometheus::{
 };
 
 use crate::actors::{confirmer, decider, outbox_relay};
+use crate::domain::bet::BetRefusal;
 use crate::domain::bet_events::BadBetPlaced;
 use crate::domain::book::Rejection;
 use crate::domain::breaker::BreakerState;
@@ -171,7 +172,7 @@ role_metrics! {
 }
 
 /// Each movement of money that can be asked for, with each of its outcomes.
-fn operations() -> impl Iterator<Item = [&'static str; 2]> {
+fn wallet_operations() -> impl Iterator<Item = [&'static str; 2]> {
     let operations = ["deposit", "withdraw", "reserve", "commit", "refund"];
     operations.into_iter().flat_map(|operation| ["done", "refused", "failed"].map(|outcome| [operation, outcome]))
 }
@@ -182,7 +183,7 @@ role_metrics! {
         /// Requests, by status
         requests: IntCounterVec = "wallet_http_requests_total" ["status"] known ["200", "400", "404", "409", "503"],
         /// Movements of money asked for, by operation and outcome: done (also when asked again), refused, failed
-        operations: IntCounterVec = "wallet_operations_total" ["operation", "outcome"] known operations(),
+        operations: IntCounterVec = "wallet_operations_total" ["operation", "outcome"] known wallet_operations(),
         /// Reservations that ended because nobody decided them in time
         expired: IntCounter = "wallet_reservations_expired_total",
         /// Looks at the whole ledger that were made
@@ -317,17 +318,22 @@ pub struct OutboxMetrics {
     pub failures: IntCounterVec,
 }
 
-impl ConfirmationMetrics {
-    /// Those of the outbox.
-    pub fn outbox_metrics(&self) -> OutboxMetrics {
-        OutboxMetrics {
-            rows: self.outbox_rows.clone(),
-            oldest: self.outbox_oldest.clone(),
-            published: self.outbox_published.clone(),
-            failures: self.outbox_failures.clone(),
-        }
-    }
+macro_rules! outbox_metrics {
+    ($($role:ty),+) => {
+        $(impl $role {
+            /// Those of the outbox.
+            pub fn outbox_metrics(&self) -> OutboxMetrics {
+                OutboxMetrics {
+                    rows: self.outbox_rows.clone(),
+                    oldest: self.outbox_oldest.clone(),
+                    published: self.outbox_published.clone(),
+                    failures: self.outbox_failures.clone(),
+                }
+            }
+        })+
+    };
 }
+outbox_metrics!(BetsMetrics, ConfirmationMetrics);
 
 /// What books count, in the metrics of whichever role keeps them.
 #[derive(Clone)]
