@@ -58,6 +58,8 @@ pub struct OutboxRelay {
     settings: RelaySettings,
     /// Rows that wait, are being published, or are published and not marked so: given again, they are passed over.
     known: HashSet<i64>,
+    /// Rows that were marked while a look into the outbox was under way, which may still give them.
+    marked_meanwhile: Vec<i64>,
     /// Rows that are on the bus and not marked so.
     unmarked: Vec<i64>,
     is_marking: bool,
@@ -100,6 +102,7 @@ impl OutboxRelay {
             lanes: [lane(OutboxTopic::BetPlaced, bet_placed), lane(OutboxTopic::BetConfirmed, bet_confirmed)],
             settings,
             known: HashSet::new(),
+            marked_meanwhile: Vec::new(),
             unmarked: Vec::new(),
             is_marking: false,
             is_taking: false,
@@ -163,8 +166,9 @@ impl OutboxRelay {
             relay.is_marking = false;
             match marked {
                 Ok((Ok(()), rows)) => {
-                    for id in &rows {
-                        relay.known.remove(id);
+                    relay.marked_meanwhile.extend(rows);
+                    if !relay.is_taking {
+                        relay.forget_marked();
                     }
                     relay.trouble.over();
                     relay.mark(context);
@@ -198,13 +202,23 @@ impl OutboxRelay {
                     relay.trouble.over();
                     let is_more_there = rows.len() == room;
                     relay.enqueue(rows, context);
+                    relay.forget_marked();
                     if is_more_there {
                         relay.take(context);
                     }
                 }
-                Err(error) => relay.failed("take", &error),
+                Err(error) => {
+                    relay.failed("take", &error);
+                    relay.forget_marked();
+                }
             }
         }));
+    }
+
+    fn forget_marked(&mut self) {
+        for id in self.marked_meanwhile.drain(..) {
+            self.known.remove(&id);
+        }
     }
 
     fn tell_depth(&mut self, context: &mut Context<Self>) {
