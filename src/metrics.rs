@@ -172,7 +172,7 @@ role_metrics! {
 }
 
 /// Each movement of money that can be asked for, with each of its outcomes.
-fn operations_and_outcomes() -> impl Iterator<Item = [&'static str; 2]> {
+fn wallet_operations() -> impl Iterator<Item = [&'static str; 2]> {
     let operations = ["deposit", "withdraw", "reserve", "commit", "refund"];
     operations.into_iter().flat_map(|operation| ["done", "refused", "failed"].map(|outcome| [operation, outcome]))
 }
@@ -183,7 +183,7 @@ role_metrics! {
         /// Requests, by status
         requests: IntCounterVec = "wallet_http_requests_total" ["status"] known ["200", "400", "404", "409", "503"],
         /// Movements of money asked for, by operation and outcome: done (also when asked again), refused, failed
-        operations: IntCounterVec = "wallet_operations_total" ["operation", "outcome"] known operations_and_outcomes(),
+        operations: IntCounterVec = "wallet_operations_total" ["operation", "outcome"] known wallet_operations(),
         /// Reservations that ended because nobody decided them in time
         expired: IntCounter = "wallet_reservations_expired_total",
         /// Looks at the whole ledger that were made

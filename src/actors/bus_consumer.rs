@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::{error, info, warn};
@@ -24,6 +24,9 @@ use crate::metrics::ProcessorMetrics;
 const IDLE_LOOK: Duration = Duration::from_millis(100);
 /// Delays between tries of a batch that failed.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(1) };
+/// When the process stops, the batch that is under way may take so long, where the bus keeps it: a database that is
+/// locked answers only when its patience is over, and the time for stopping may be over before.
+const LAST_BATCH: Duration = Duration::from_secs(2);
 /// How long a consumer that stops waits for the cache. What the cache did not take by then is read again by the next one.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
@@ -202,10 +205,18 @@ impl Reader {
         let (subscription, worker) = (&self.subscription, &self.worker);
         let mut working = std::pin::pin!(worker.finish(batch, subscription.is_durable()));
         // A batch may take as long as a database is away, and what waits behind it is the lag that tells of it.
+        let mut stops_since = None;
         let done = loop {
             worker.lag.set(subscription.lag() as i64);
             if let Ok(done) = tokio::time::timeout(IDLE_LOOK, &mut working).await {
                 break done;
+            }
+            if subscription.is_durable() && *worker.stop.borrow() {
+                let since = *stops_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= LAST_BATCH {
+                    worker.give_up(batch);
+                    break false;
+                }
             }
         };
         if !done {
@@ -292,7 +303,7 @@ impl Worker {
             // A stop cuts the wait short, and one more try is made.
             let was_stopping = *stop.borrow();
             if was_stopping && bus_keeps_it {
-                warn!(group, records = batch.len(); "stops in the middle of a batch: it is read again by the next one");
+                self.give_up(batch);
                 return false;
             }
             let stopped = async {
@@ -306,6 +317,12 @@ impl Worker {
             info!(group = self.settings.group.as_str(), tries = backoff.failures(); "the batch is done after all");
         }
         true
+    }
+
+    /// Leaves a batch to the next process.
+    fn give_up(&self, batch: &[Record]) {
+        let group = self.settings.group.as_str();
+        warn!(group, records = batch.len(); "stops in the middle of a batch: it is read again by the next one");
     }
 
     async fn work_on(

@@ -150,6 +150,14 @@ const RULES: &[Rule] = &[
             FROM ledger_transfers WHERE amount_cents <= 0 OR available_after < 0 OR reserved_after < 0",
     },
     Rule {
+        text: "no reference stands for two transfers of one kind and one user",
+        over: "ledger_transfers",
+        violations: "
+            SELECT user_id || ': ' || kind || ' ' || reference || ' stands for ' || CAST(COUNT(*) AS TEXT) || ' transfers'
+                AS line
+            FROM ledger_transfers GROUP BY user_id, kind, reference HAVING COUNT(*) > 1",
+    },
+    Rule {
         text: "each transfer is between the accounts of its kind",
         over: "ledger_transfers",
         violations: "

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::tls::{self, TlsSetupError};
-use crate::domain::bet::{Bet, BetId, Verdict};
+use crate::domain::bet::{Bet, BetId, SUPPLIER_TIMEOUT, Verdict};
 use crate::domain::ids::{EventId, MarketName, SelectionId, UserId};
 use crate::domain::money::Amount;
 use crate::domain::price::{Line, Price};
@@ -44,6 +44,10 @@ impl From<Answer> for Verdict {
     fn from(answer: Answer) -> Verdict {
         match answer {
             Answer::Confirmed { provider_ref } => Verdict::Confirmed { provider_ref },
+            // The word for what we decide ourselves, and tell the supplier to cancel, is ours.
+            Answer::Rejected { reason, provider_ref } if reason == SUPPLIER_TIMEOUT => {
+                Verdict::Rejected { reason: format!("supplier: {reason}"), provider_ref }
+            }
             Answer::Rejected { reason, provider_ref } => Verdict::Rejected { reason, provider_ref },
         }
     }

@@ -20,6 +20,7 @@ const SUMS: &str = "each balance of a wallet is the sum";
 const CHAIN: &str = "the balances behind each transfer";
 const LAST: &str = "the balances behind a user's last transfer";
 const BELOW_ZERO: &str = "nothing is below zero";
+const TWICE: &str = "no reference stands for two";
 const KINDS: &str = "each transfer is between the accounts of its kind";
 const HELD: &str = "each reservation was held by exactly one";
 const ENDED: &str = "each reservation that ended";
@@ -56,6 +57,10 @@ pub const BROKEN: &[Broken] = &[
         "B: the wallet holds 700 and 0, the last transfer left 0 and 0"),
     broken(BELOW_ZERO, "UPDATE wallets SET reserved_cents = -1 WHERE user_id = 'B'", "B: the wallet holds 700 and -1"),
     broken(BELOW_ZERO, "UPDATE ledger_transfers SET amount_cents = 0 WHERE user_id = 'B'", "moves 0 and leaves 700 and 0"),
+    broken(TWICE, "INSERT INTO ledger_transfers (user_id, kind, debit_account, credit_account, amount_cents, reference,
+        available_after, reserved_after, at)
+        SELECT user_id, kind, debit_account, credit_account, amount_cents, reference, available_after, reserved_after, at
+        FROM ledger_transfers WHERE kind = 'withdraw'", "A: withdraw w stands for 2 transfers"),
     broken(KINDS, "UPDATE ledger_transfers SET debit_account = 'stakes' WHERE user_id = 'B'",
         "is a deposit from stakes to available"),
     broken(KINDS, "UPDATE ledger_transfers SET kind = 'gift' WHERE user_id = 'B'", "is a gift from cash to available"),
@@ -132,9 +137,27 @@ fn scene(store: &dyn MoneyStore) {
     assert_eq!(balances(store, "A"), (9_500 - 300 - 100 - 11 - 13, 100 + 13));
 }
 
-/// The rule finds it, and says so.
-pub fn is_found<R: Raw>(store: &dyn MoneyStore, raw: &R, broken: &Broken) {
-    scene(store);
+/// Each rule finds what breaks it, and says so.
+pub fn are_found<R: Raw>(store: &dyn MoneyStore, raw: &R) {
+    const TABLES: &[&str] = &[
+        "supplier_cancels",
+        "outbox",
+        "bet_requests",
+        "bet_history",
+        "bets",
+        "reservations",
+        "ledger_transfers",
+        "wallets",
+    ];
+    let nothing: String = TABLES.iter().map(|table| format!("; DELETE FROM {table}")).collect();
+    for broken in BROKEN {
+        scene(store);
+        is_found(store, raw, broken);
+        raw.run(&format!("{}{nothing}", R::UNGUARD)).unwrap();
+    }
+}
+
+fn is_found<R: Raw>(store: &dyn MoneyStore, raw: &R, broken: &Broken) {
     // Bet 3 may be decided until at(10), and five seconds later it must be.
     let verify = || store.verify(at(15), Duration::from_secs(5)).unwrap();
     let before = verify();
@@ -155,6 +178,21 @@ pub fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
     for change in ["UPDATE ledger_transfers SET amount_cents = 1", "DELETE FROM ledger_transfers WHERE user_id = 'A'"] {
         let refused = raw.run(change).unwrap_err();
         assert!(refused.contains("transfers are never changed"), "{refused}");
+    }
+    // Also without the look at what is there: no reference is a movement, and no key an answer, twice.
+    for again in [
+        "INSERT INTO ledger_transfers (user_id, kind, debit_account, credit_account, amount_cents, reference,
+            available_after, reserved_after, at)
+        SELECT user_id, kind, debit_account, credit_account, amount_cents, reference, available_after, reserved_after, at
+        FROM ledger_transfers WHERE kind = 'withdraw'",
+        "INSERT INTO reservations (id, user_id, reference, amount_cents, status, created_at)
+        SELECT '01990000-0000-7000-8000-000000000099', user_id, reference, amount_cents, status, created_at
+        FROM reservations WHERE reference = 'pending'",
+        "INSERT INTO bet_requests (user_id, key, fingerprint, refusal, at)
+        SELECT user_id, key, 'other', '\"WALLET_NOT_FOUND\"', at FROM bet_requests WHERE key = 'k1'",
+    ] {
+        let refused = raw.run(again).unwrap_err().to_lowercase();
+        assert!(refused.contains("unique"), "{refused}");
     }
     for below in ["available_cents", "reserved_cents"] {
         raw.run(&format!("UPDATE wallets SET {below} = -1")).unwrap_err();

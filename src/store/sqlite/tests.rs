@@ -18,7 +18,8 @@ mod money {
 
     impl Raw for TempDir {
         const UNGUARD: &'static str = "PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;
-            DROP TRIGGER IF EXISTS ledger_transfers_stay; DROP TRIGGER IF EXISTS ledger_transfers_are_kept";
+            DROP TRIGGER IF EXISTS ledger_transfers_stay; DROP TRIGGER IF EXISTS ledger_transfers_are_kept;
+            DROP INDEX IF EXISTS ledger_transfers_by_reference";
 
         fn run(&self, sql: &str) -> Result<(), String> {
             beside(&self.path().join("odds.db")).batch_execute(sql).map_err(|error| error.to_string())

@@ -126,7 +126,8 @@ async fn serve(mut link: SupplierLink, told: &Mutex<Told>, mut rates: watch::Rec
                 // By the time that has passed: on a busy machine a tick comes late.
                 owed += *rates.borrow() as f64 * last.elapsed().min(MOST_OWED).as_secs_f64();
                 last = Instant::now();
-                while owed >= 1.0 {
+                // Told to be silent while it is held back, it owes nothing any more.
+                while owed >= 1.0 && *rates.borrow() > 0 {
                     owed -= 1.0;
                     let (event, version, frame) = next_change(told);
                     if !send(&mut link, told, event, version, frame).await {

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::outage::{Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored, until_up};
+use super::outage::{
+    self, Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored, until_up,
+};
 use crate::support::{Cluster, Database, PrivateEngine, SteadySupplier, get_json};
 
 const EVENTS: usize = 20;
@@ -21,7 +23,7 @@ async fn the_supplier_is_held_back_while_kafka_is_killed_and_nothing_is_lost() {
 
 async fn away(is_killed: bool) {
     let kafka = PrivateEngine::up("kafka").await;
-    let cluster = Cluster::new(EVENTS, &kafka.variables()).await;
+    let cluster = outage::cluster(EVENTS, &kafka.variables()).await;
     let database = Database::of(&cluster.folder);
     let processor = cluster.start("processor").await;
     let odds = cluster.start("odds").await;

@@ -17,6 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// The most lines that a process may log in an outage.
 const MOST_LINES: usize = 80;
 
+/// A cluster whose supplier is not taken for gone when it falls silent: its markets would be suspended, by updates that it
+/// did not send.
+pub async fn cluster(events: usize, variables: &[(&str, &str)]) -> Cluster {
+    Cluster::new(events, &[variables, &[("SUPPLIER_STALE_AFTER", "5m")]].concat()).await
+}
+
 /// As [`crate::support::until`], with more patience.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {

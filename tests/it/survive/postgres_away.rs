@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use super::outage::{Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored, until_up};
-use crate::support::{Cluster, Database, PrivateEngine, SteadySupplier, get_json, get_text};
+use super::outage::{
+    self, Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored, until_up,
+};
+use crate::support::{Database, PrivateEngine, SteadySupplier, get_json, get_text};
 
 const EVENTS: usize = 20;
 
@@ -21,7 +23,7 @@ async fn prices_flow_while_postgres_is_killed_and_the_history_is_complete_afterw
 
 async fn away(is_killed: bool) {
     let postgres = PrivateEngine::up("postgres").await;
-    let cluster = Cluster::new(EVENTS, &postgres.variables()).await;
+    let cluster = outage::cluster(EVENTS, &postgres.variables()).await;
     let database = Database::at(&cluster.folder, postgres.address());
     let processor = cluster.start("processor").await;
     let odds = cluster.start("odds").await;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use redis::Commands;
 
-use super::outage::{Costs, Follower, OUTAGE, eventually, fall_silent, until_down, until_stored, until_up};
-use crate::support::{Cluster, Database, FakeSupplier, PrivateEngine, ServerProcess, get_json, original_frame};
+use super::outage::{self, Costs, Follower, OUTAGE, eventually, fall_silent, until_down, until_stored, until_up};
+use crate::support::{Database, FakeSupplier, PrivateEngine, ServerProcess, get_json, original_frame};
 
 const EVENTS: usize = 20;
 const QUIET: &str = "QUIET";
@@ -15,7 +15,7 @@ const QUIET: &str = "QUIET";
 #[ignore = "needs the real engines: make test"]
 async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_lost() {
     let redis = PrivateEngine::up("redis").await;
-    let mut cluster = Cluster::new(EVENTS, &redis.variables()).await;
+    let mut cluster = outage::cluster(EVENTS, &redis.variables()).await;
     // Another supplier, whose one market never changes.
     let quiet = FakeSupplier::start().await;
     let suppliers = format!("{},{}", cluster.supplier.url(), quiet.url());
@@ -100,7 +100,7 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
 #[ignore = "needs the real engines: make test"]
 async fn redis_that_comes_back_empty_is_filled_even_when_nothing_changed_meanwhile() {
     let redis = PrivateEngine::up("redis").await;
-    let cluster = Cluster::new(EVENTS, &redis.variables()).await;
+    let cluster = outage::cluster(EVENTS, &redis.variables()).await;
     let processor = cluster.start("processor").await;
     let odds = cluster.start("odds").await;
     let _ingest = cluster.start("ingest").await;

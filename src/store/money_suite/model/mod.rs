@@ -36,7 +36,7 @@ impl Names {
 
 pub fn any_operations_do_what_the_model_does(store: &dyn MoneyStore) {
     let case = Cell::new(0);
-    let mut runner = TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 40, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&any_operations(), |operations| {
         case.set(case.get() + 1);
         let outcome = follow(store, &Names::of(case.get()), &operations);

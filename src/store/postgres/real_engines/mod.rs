@@ -34,7 +34,8 @@ mod money {
                 FOR guard IN SELECT conrelid::regclass AS of, conname FROM pg_constraint
                     WHERE contype IN ('c', 'f') AND connamespace = 'public'::regnamespace
                 LOOP EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', guard.of, guard.conname); END LOOP;
-            END $$";
+            END $$;
+            DROP INDEX IF EXISTS ledger_transfers_by_reference";
 
         fn run(&self, sql: &str) -> Result<(), String> {
             self.connection().batch_execute(sql).map_err(|error| error.to_string())
