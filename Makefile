@@ -7,7 +7,7 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation bench audit tools
+.PHONY: help run odds processor ingest wallet bets confirmation supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation bench audit tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,15 @@ processor: ## Run the role processor alone: books and database (needs the real e
 
 ingest: ## Run the role ingest alone: suppliers to bus (needs the real engines)
 	$(SPORTS_BET) --role ingest
+
+wallet: ## Run the role wallet alone: users' money (needs the real engines)
+	$(SPORTS_BET) --role wallet
+
+bets: ## Run the role bets alone: bets at the price of the moment (needs the real engines)
+	$(SPORTS_BET) --role bets
+
+confirmation: ## Run the role confirmation alone: bets to their supplier (needs the real engines)
+	$(SPORTS_BET) --role confirmation
 
 supplier: ## Run the role simulator alone: a supplier for development
 	$(SPORTS_BET) --role simulator

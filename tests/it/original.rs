@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sports_bet_platform::config::settings::Role;
+use sports_bet_platform::domain::bet::{Bet, BetStatus, Verdict};
+use sports_bet_platform::domain::bet_events::{BetPlaced, bet_confirmed, bet_placed};
 use sports_bet_platform::domain::protocol::{ClientMessage, pong_message};
 use sports_bet_platform::domain::update::OddsUpdate;
 
@@ -17,6 +19,9 @@ const RECORD: &str = include_str!("../data/original/kafka-record.json");
 const HEALTH_CHECK: &str = include_str!("../data/original/kafka-health-check.json");
 const WS_UPDATE: &str = include_str!("../data/original/ws-update.json");
 const WS_PONG: &str = include_str!("../data/original/ws-pong.json");
+const BET_PLACED: &str = include_str!("../data/original/kafka-bet-placed.json");
+const BET_CONFIRMED: &str = include_str!("../data/original/kafka-bet-confirmed.json");
+const BET_PLACED_DLQ: &str = include_str!("../data/original/kafka-bet-placed-dlq.json");
 const REST_EVENTS: &str = include_str!("../data/original/rest-events.json");
 const REST_MARKETS: &str = include_str!("../data/original/rest-markets.json");
 const REST_ODDS: &str = include_str!("../data/original/rest-odds.json");
@@ -77,6 +82,46 @@ struct TheirRow {
     updated_at: String,
 }
 
+/// `events.BetPlaced`, which its bet-service writes.
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct TheirPlaced {
+    bet_id: String,
+    user_id: String,
+    event_id: String,
+    market: String,
+    selection: String,
+    stake_cents: i64,
+    odd_value: f64,
+    reserved_ref: String,
+    ts_unix_ms: i64,
+}
+
+/// `betPlaced` of its confirmation worker, which reads other names.
+#[derive(Debug, Deserialize, PartialEq)]
+struct TheirWorkersPlaced {
+    #[serde(rename = "betId")]
+    bet_id: String,
+    #[serde(rename = "userId")]
+    user_id: String,
+    #[serde(default)]
+    stake_cents: i64,
+    #[serde(default)]
+    odd_value: f64,
+}
+
+/// `events.BetConfirmed`.
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct TheirConfirmed {
+    bet_id: String,
+    user_id: String,
+    status: String,
+    reason: Option<String>,
+    provider_ref: Option<String>,
+    ts: String,
+}
+
 fn theirs<T: DeserializeOwned>(json: &str) -> T {
     serde_json::from_str(json).unwrap_or_else(|error| panic!("the original cannot read this ({error}): {json}"))
 }
@@ -97,6 +142,50 @@ fn its_frame_and_its_record_are_read_and_written_on_for_it() {
     let update = OddsUpdate::from_json(RECORD.as_bytes()).unwrap();
     insta::assert_snapshot!(update.to_json(), @r#"{"event_id":"MATCH_002","home_team":"Grêmio","away_team":"Internacional","market":"1x2","odds":{"home":2.345,"draw":4.282,"away":2.751},"selections":[{"id":"home","name":"Grêmio","price":2.345,"status":"active"},{"id":"draw","name":"Draw","price":4.282,"status":"active"},{"id":"away","name":"Internacional","price":2.751,"status":"active"}],"status":"open","updated_at":"2026-11-23T00:03:39.563529Z","source":"supplier-simulator","version":3}"#);
     assert_eq!(theirs::<TheirUpdate>(&update.to_json()), as_passed_on(theirs(RECORD)));
+}
+
+#[test]
+fn its_record_of_a_bet_is_read_and_ours_is_read_by_it() {
+    let read = BetPlaced::from_json(BET_PLACED.as_bytes()).unwrap();
+    let placed: TheirPlaced = theirs(BET_PLACED);
+    assert_eq!((read.bet_id.to_string(), read.stake.cents()), (placed.bet_id.clone(), placed.stake_cents));
+    assert_eq!(
+        (read.price.to_string(), read.reserved_ref.clone()),
+        ("1.63".to_owned(), Some(placed.reserved_ref.clone()))
+    );
+
+    let placed_at = read.placed_at.unwrap();
+    let bet = Bet {
+        id: read.bet_id,
+        user_id: read.user_id,
+        event_id: read.event_id,
+        market: read.market,
+        selection: read.selection,
+        stake: read.stake,
+        price: read.price,
+        status: BetStatus::Pending,
+        reason: None,
+        provider_ref: None,
+        placed_at,
+        decide_by: placed_at,
+        decided_at: None,
+    };
+    // The very same, for whoever reads it as its service writes it.
+    let ours = bet_placed(&bet);
+    assert_eq!(theirs::<TheirPlaced>(&ours), placed);
+    // And what its worker cannot find in a record of its own service it finds in ours.
+    let of_worker = |json| theirs::<TheirWorkersPlaced>(json);
+    assert_eq!((of_worker(BET_PLACED).stake_cents, of_worker(BET_PLACED).odd_value), (0, 0.0));
+    assert_eq!((of_worker(&ours).stake_cents, of_worker(&ours).odd_value), (1_000, 1.63));
+    // So what it gives up is no bet any more.
+    assert_eq!(BetPlaced::from_json(BET_PLACED_DLQ.as_bytes()).unwrap_err().reason(), "invalid_field");
+
+    let confirmed: TheirConfirmed = theirs(BET_CONFIRMED);
+    let verdict = Verdict::Confirmed { provider_ref: confirmed.provider_ref.clone().unwrap() };
+    let ours = theirs::<TheirConfirmed>(&bet_confirmed(&bet, &verdict, confirmed.ts.parse().unwrap()));
+    // Ours has microseconds.
+    assert_eq!(ours.ts, "2026-11-25T22:47:17.860017Z");
+    assert_eq!(TheirConfirmed { ts: confirmed.ts.clone(), ..ours }, confirmed);
 }
 
 #[test]
@@ -164,7 +253,19 @@ async fn its_metrics_are_there_by_name() {
 
 #[test]
 fn the_captured_bytes_are_whole() {
-    for json in [FRAME, RECORD, HEALTH_CHECK, WS_UPDATE, WS_PONG, REST_EVENTS, REST_MARKETS, REST_ODDS] {
+    for json in [
+        FRAME,
+        RECORD,
+        HEALTH_CHECK,
+        WS_UPDATE,
+        WS_PONG,
+        REST_EVENTS,
+        REST_MARKETS,
+        REST_ODDS,
+        BET_PLACED,
+        BET_CONFIRMED,
+        BET_PLACED_DLQ,
+    ] {
         serde_json::from_str::<Value>(json).unwrap();
     }
 }
