@@ -62,7 +62,11 @@ async fn away(is_killed: bool) {
     kafka.start().await;
     let back = Instant::now();
     // Prices are not said to be new again before the processor reads on.
-    until_up(&odds, "odds").await;
+    let asking = until_up(&odds, "odds");
+    if tokio::time::timeout(Duration::from_secs(80), asking).await.is_err() {
+        let (of_odds, of_processor) = (readiness(&odds, "odds").await, readiness(&processor, "processor").await);
+        panic!("{of_odds:?}, {of_processor:?}\n{}\n{}", odds.log(), processor.log());
+    }
     let (_, body) = readiness(&processor, "processor").await;
     assert!(!body.contains("live group"), "odds is ready after {:?}: {body}", back.elapsed());
     eprintln!("prices count as new {:?} after Kafka is back", back.elapsed());

@@ -5,9 +5,10 @@ use std::time::Instant;
 use super::outage::{
     self, Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored, until_up,
 };
-use crate::support::{Database, PrivateEngine, SteadySupplier, get_json, get_text};
+use crate::support::{Database, FakeSupplier, PrivateEngine, SteadySupplier, get_json, get_text, original_frame};
 
 const EVENTS: usize = 20;
+const NEW: &str = "NEW";
 
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
@@ -23,11 +24,16 @@ async fn prices_flow_while_postgres_is_killed_and_the_history_is_complete_afterw
 
 async fn away(is_killed: bool) {
     let postgres = PrivateEngine::up("postgres").await;
-    let cluster = outage::cluster(EVENTS, &postgres.variables()).await;
+    let mut cluster = outage::cluster(EVENTS, &postgres.variables()).await;
+    // Another supplier, whose one event is new while the database is away.
+    let other = FakeSupplier::start().await;
+    let suppliers = format!("{},{}", cluster.supplier.url(), other.url());
+    cluster.set("SUPPLIER_URLS", &suppliers);
     let database = Database::at(&cluster.folder, postgres.address());
     let processor = cluster.start("processor").await;
     let odds = cluster.start("odds").await;
     let ingest = cluster.start("ingest").await;
+    let mut link = other.accept().await;
     let events: Vec<String> = cluster.supplier.events().collect();
     cluster.supplier.send_at(300);
     let follower = Follower::of(odds.odds(), events.clone()).await;
@@ -42,6 +48,13 @@ async fn away(is_killed: bool) {
     let since = Instant::now();
     eprintln!("readiness: {}", until_down(&processor, "processor", "database").await);
     assert_eq!(readiness(&ingest, "ingest").await.0, 200, "ingest needs no database");
+    link.send(original_frame(NEW, "2026-01-01T00:00:00Z", 7)).await;
+    tokio::spawn(async move { link.serve_pings().await });
+    let of_new = format!("http://{}/v1/events/{NEW}/odds", odds.odds());
+    eventually("a book that starts without the database", async || {
+        (get_json(&of_new).await.1[0]["version"] == 7).then_some(())
+    })
+    .await;
     let known = follower.last(&events[0]).1;
     // One that starts meanwhile knows nothing but what the hot copy holds.
     let late = cluster.start_at_once("odds").await;
