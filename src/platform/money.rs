@@ -27,9 +27,9 @@ use crate::metrics::{BetsMetrics, OutboxMetrics, WalletMetrics};
 
 /// Messages that may wait for the keeper, which is sent none.
 const KEEPER_MAILBOX: usize = 1;
-/// For how long the record of a change is left to the process that made it. Longer than publishing takes while Kafka
-/// changes its leaders; a record that was published twice does no harm.
-pub(super) const OUTBOX_LEASE: Duration = Duration::from_secs(15);
+/// For how long the record of a change is left to the process that made it. Well below the time that a bet has, so that
+/// another process still publishes what a killed one left; a record that was published twice does no harm.
+pub(super) const OUTBOX_LEASE: Duration = Duration::from_secs(3);
 
 /// Records of the outbox that are published at a time.
 const RELAY_BATCH: usize = 500;

@@ -411,7 +411,7 @@ impl Reader {
             // The original's members divide the partitions in another way, and Kafka does not mix the two.
             let hint = match code {
                 RDKafkaErrorCode::InconsistentGroupProtocol => {
-                    ": another program's members are in the group, and not of our kind; nothing is read until they leave. To read beside them, take a group of our own (KAFKA_GROUP_STORE, KAFKA_GROUP_LIVE)"
+                    ": another program's members are in the group, and not of our kind; nothing is read until they leave. To read beside them, take a group of our own (KAFKA_GROUP_STORE, KAFKA_GROUP_LIVE, KAFKA_GROUP_CONFIRMATION)"
                 }
                 _ => "",
             };
