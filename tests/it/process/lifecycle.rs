@@ -46,7 +46,7 @@ async fn serve_alone_invites_with_lines_that_work() {
     }
     assert_eq!(
         server.health.keys().map(String::as_str).collect::<Vec<_>>(),
-        ["ingest", "odds", "processor", "simulator"]
+        ["bets", "confirmation", "ingest", "odds", "processor", "simulator", "wallet"]
     );
     let confirm = log.split_once("/ws and ").unwrap().1.lines().next().unwrap();
     assert_eq!(confirm_a_bet(confirm).await, confirm_a_bet(confirm).await);
