@@ -398,7 +398,7 @@ mod tests {
     }
 
     fn told(event: u32, time: i64, seq: u64) -> Broadcast {
-        Broadcast { update: update(event, time, 1), seq: Some(seq) }
+        Broadcast { update: update(event, time, 1), seq: Some(seq), conflated: false }
     }
 
     fn kept(event: u32, market: &str, time: i64, seq: u64) -> Vec<Arc<MarketState>> {

@@ -360,7 +360,7 @@ mod tests {
     }
 
     fn changes() -> Heard {
-        Heard::Changes(vec![Broadcast { update: update(1, 1, 1), seq: Some(1) }])
+        Heard::Changes(vec![Broadcast { update: update(1, 1, 1), seq: Some(1), conflated: false }])
     }
 
     async fn until(what: &str, holds: impl Fn() -> bool) {

@@ -2,6 +2,7 @@
 //! cache keeps up. While it is away or far behind, only the latest state of each market is kept for it, so memory is
 //! bounded by the markets and the live path never waits.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use log::{info, warn};
 use tokio::sync::oneshot;
 
 use super::messages::{BookChanged, FlushCache};
-use crate::cache::OddsCache;
+use crate::cache::{Change, OddsCache};
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::book::MarketState;
 use crate::domain::ids::{EventId, MarketKey};
@@ -48,9 +49,9 @@ impl CacheHealth {
 pub struct CacheWriter {
     cache: Arc<dyn OddsCache>,
     /// What came since the round under way began. The next round takes all of it.
-    pending: Vec<Arc<MarketState>>,
+    pending: Vec<Change>,
     /// What is left to write of the round under way, the first last.
-    round: Vec<Arc<MarketState>>,
+    round: Vec<Change>,
     /// How many rounds have begun.
     begun: u64,
     in_flight: bool,
@@ -93,15 +94,20 @@ impl CacheWriter {
 
     /// Keeps only the latest of each market, in the order of their numbers.
     fn conflate(&mut self) {
-        let mut latest: HashMap<(&EventId, &MarketKey), &Arc<MarketState>> = HashMap::new();
-        for state in &self.pending {
-            let held = latest.entry((&state.update.event_id, &state.update.market)).or_insert(state);
-            if held.seq < state.seq {
-                *held = state;
+        let mut latest: HashMap<(EventId, MarketKey), Change> = HashMap::new();
+        for change in std::mem::take(&mut self.pending) {
+            match latest.entry(key_of(&change.state)) {
+                Entry::Vacant(place) => _ = place.insert(change),
+                Entry::Occupied(mut held) => {
+                    if held.get().state.seq < change.state.seq {
+                        held.insert(change);
+                    }
+                    held.get_mut().conflated = true;
+                }
             }
         }
-        let mut latest: Vec<_> = latest.into_values().cloned().collect();
-        latest.sort_unstable_by_key(|state| state.seq);
+        let mut latest: Vec<_> = latest.into_values().collect();
+        latest.sort_unstable_by_key(|change| change.state.seq);
         self.conflated = latest.len();
         self.pending = latest;
     }
@@ -136,14 +142,14 @@ impl CacheWriter {
             self.begin_round();
         }
         self.in_flight = true;
-        let states = self.round.split_off(self.round.len().saturating_sub(MAX_PIPELINE));
-        let states: Vec<_> = states.into_iter().rev().collect();
-        let writing = self.cache.write(states.clone()).into_actor(self);
+        let changes = self.round.split_off(self.round.len().saturating_sub(MAX_PIPELINE));
+        let changes: Vec<_> = changes.into_iter().rev().collect();
+        let writing = self.cache.write_changes(changes.clone()).into_actor(self);
         context.spawn(writing.map(move |written, writer, context| {
             writer.in_flight = false;
             match written {
-                Ok(()) => writer.took(states, context),
-                Err(error) => writer.failed(states, &error, context),
+                Ok(()) => writer.took(changes, context),
+                Err(error) => writer.failed(changes, &error, context),
             }
             writer.tell_pending();
         }));
@@ -167,8 +173,8 @@ impl CacheWriter {
         }));
     }
 
-    fn took(&mut self, states: Vec<Arc<MarketState>>, context: &mut Context<Self>) {
-        self.metrics.cache_sets.inc_by(states.len() as u64);
+    fn took(&mut self, changes: Vec<Change>, context: &mut Context<Self>) {
+        self.metrics.cache_sets.inc_by(changes.len() as u64);
         // Whoever else uses the cache may have met the loss, and made the new connection.
         let connection = self.cache.connection();
         let before = std::mem::replace(&mut self.connection, connection);
@@ -181,22 +187,23 @@ impl CacheWriter {
             self.health.set(None);
             self.backoff.reset();
             // It may have come back empty.
-            let fresh: HashSet<_> = states.iter().map(key_of).collect();
+            let fresh: HashSet<_> = changes.iter().map(|change| key_of(&change.state)).collect();
             let held = self.written.iter().filter(|(key, _)| !fresh.contains(key));
-            self.pending.extend(held.filter_map(|(_, state)| state.upgrade()));
+            let held = held.filter_map(|(_, state)| Some(Change { state: state.upgrade()?, conflated: true }));
+            self.pending.extend(held);
             self.conflate();
         }
-        self.written.extend(states.iter().map(|state| (key_of(state), Arc::downgrade(state))));
+        self.written.extend(changes.iter().map(|change| (key_of(&change.state), Arc::downgrade(&change.state))));
         self.flush(context);
     }
 
-    fn failed(&mut self, states: Vec<Arc<MarketState>>, error: &dyn std::fmt::Display, context: &mut Context<Self>) {
+    fn failed(&mut self, changes: Vec<Change>, error: &dyn std::fmt::Display, context: &mut Context<Self>) {
         self.metrics.errors.with_label_values(&["cache"]).inc();
         self.health.set(Some(error.to_string()));
         // The round ends unwritten. What is left of it joins what came since, and whoever waits for it waits for that.
         let left = std::mem::take(&mut self.round);
         let since = std::mem::take(&mut self.pending);
-        self.pending = states.into_iter().chain(left.into_iter().rev()).chain(since).collect();
+        self.pending = changes.into_iter().chain(left.into_iter().rev()).chain(since).collect();
         self.conflate();
         self.waiting.iter_mut().for_each(|(round, _)| *round = self.begun + 1);
         if self.backoff.failures() == 0 {
@@ -239,7 +246,8 @@ impl Handler<BookChanged> for CacheWriter {
 
     fn handle(&mut self, changed: BookChanged, context: &mut Context<Self>) {
         self.metrics.mailbox_depth.with_label_values(&["cache_writer"]).dec();
-        self.pending.extend(changed.states.iter().cloned());
+        let conflated = changed.conflated;
+        self.pending.extend(changed.states.iter().map(|state| Change { state: state.clone(), conflated }));
         // Not each time while the cache is away: only when it has doubled since.
         if self.pending.len() > MAX_PENDING && self.pending.len() > 2 * self.conflated {
             self.conflate();
@@ -284,6 +292,7 @@ mod tests {
         away: AtomicBool,
         connection: AtomicU64,
         written: Mutex<Vec<(String, u64)>>,
+        conflated: Mutex<Vec<u64>>,
     }
 
     impl OddsCache for ProbeCache {
@@ -294,6 +303,12 @@ mod tests {
             let states = states.iter().map(|state| (state.update.market.to_string(), state.seq));
             self.written.lock().unwrap().extend(states);
             std::future::ready(Ok(())).boxed()
+        }
+
+        fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CacheError>> {
+            let conflated = changes.iter().filter(|change| change.conflated).map(|change| change.state.seq);
+            *self.conflated.lock().unwrap() = conflated.collect();
+            self.write(changes.into_iter().map(|change| change.state).collect())
         }
 
         fn read_book(&self, _: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
@@ -336,6 +351,7 @@ mod tests {
         cache.away.store(false, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(*cache.written.lock().unwrap(), [("b".to_owned(), 2), ("a".to_owned(), 4)]);
+        assert_eq!(*cache.conflated.lock().unwrap(), [4], "it is told that changes of a were left out, and none of b");
         assert_eq!((metrics.cache_sets.get(), health.problem()), (2, None));
     }
 

@@ -378,8 +378,9 @@ impl Handler<ApplyBroadcasts> for OddsBook {
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, message: ApplyBroadcasts, _: &mut Context<Self>) -> Self::Result {
+        let conflated = message.0.iter().any(|told| told.conflated);
         let taken = message.0.into_iter().map(|told| self.book.mirror(told.update, told.seq)).collect();
-        self.tell_taken(taken)
+        self.tell_taken(taken, conflated)
     }
 }
 
@@ -403,7 +404,7 @@ impl Handler<ApplyUpdates> for OddsBook {
     fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
         let apply = |positioned: PositionedUpdate| self.book.apply(positioned.update, positioned.position);
         let taken = message.0.into_iter().map(apply).collect();
-        self.tell_taken(taken)
+        self.tell_taken(taken, false)
     }
 }
 
@@ -412,6 +413,7 @@ impl OddsBook {
     fn tell_taken(
         &self,
         taken: Vec<Result<Arc<MarketState>, Rejection>>,
+        conflated: bool,
     ) -> AtomicResponse<Self, Result<(), ApplyError>> {
         let mut changes = Vec::with_capacity(taken.len());
         for taken in taken {
@@ -426,7 +428,7 @@ impl OddsBook {
         self.edges.metrics.applied.inc_by(changes.len() as u64);
         let edges = self.edges.clone();
         let telling = async move {
-            edges.tell(changes, false).await;
+            edges.tell(changes, conflated).await;
             Ok(())
         };
         AtomicResponse::new(Box::pin(telling.into_actor(self)))

@@ -46,6 +46,12 @@ pub trait OddsCache: Send + Sync {
     /// kept. A state that is older than what the cache holds changes nothing and is not told. Safe to repeat.
     fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>>;
 
+    /// As [`OddsCache::write`], and tells with each what may have been left out before it. A cache that tells nobody has no
+    /// use for that.
+    fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CacheError>> {
+        self.write(changes.into_iter().map(|change| change.state).collect())
+    }
+
     /// The states of an event's markets.
     fn read_book(&self, event_id: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>>;
 
@@ -68,6 +74,15 @@ pub trait OddsCache: Send + Sync {
     fn listen(&self) -> Option<Box<dyn Broadcasts>>;
 }
 
+/// A state to be kept and told.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The state.
+    pub state: Arc<MarketState>,
+    /// Whether changes of its market before it may have been left out.
+    pub conflated: bool,
+}
+
 /// A change that some instance told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broadcast {
@@ -75,6 +90,8 @@ pub struct Broadcast {
     pub update: OddsUpdate,
     /// The event's number of it; none where the original told it, which does not count.
     pub seq: Option<u64>,
+    /// Whether changes of its market before it may have been left out.
+    pub conflated: bool,
 }
 
 /// What is heard of the other instances.

@@ -63,19 +63,26 @@ async fn rest_history(platform: &TestPlatform, event: &str) -> Vec<Seen> {
     }
 }
 
-/// Reads a client until its market has reached a final state; gives every state that it was shown.
-async fn watch_to_the_end(client: &mut OddsClient) -> Vec<Seen> {
-    let mut states = Vec::new();
+/// Reads a client until its market has reached a final state; gives every state that it was shown. On real engines the
+/// first states of an event that nobody knew may be left out, and then it is told so: the store may have read the bus further
+/// than the books.
+async fn watch_to_the_end(client: &mut OddsClient, expected: &[Seen]) {
+    let (mut states, mut is_whole) = (Vec::new(), true);
     let mut last_seq = 0;
     loop {
         let update = client.next_of("update").await;
         let seq = update["seq"].as_u64().unwrap();
         assert!(seq > last_seq, "seq goes on: {last_seq} {seq}");
         last_seq = seq;
-        assert_eq!(update.get("conflated"), None);
+        let may_lack = are_real() && states.is_empty();
+        assert!(update.get("conflated").is_none() || may_lack, "{update}");
+        is_whole &= update.get("conflated").is_none();
         states.push(seen_in(&update["payload"]));
         if update["payload"]["status"] == "settled" {
-            return states;
+            let missing = expected.len() - states.len();
+            assert!(!is_whole || missing == 0, "{missing} states are missing, and nothing says so");
+            assert_eq!(states, expected[missing..], "every state, in order, over WebSocket");
+            return;
         }
     }
 }
@@ -93,8 +100,8 @@ async fn both_recordings_beside_the_simulator_end_as_an_independent_fold_says() 
     let files = recordings();
     let replay = replay::start(ReplayConfig { listen: address, ..ReplayConfig::at_once(files) }).await.unwrap();
     let expected = expected();
-    assert_eq!(watch_to_the_end(&mut greyhounds).await, expected[GREYHOUNDS], "every state, in order, over WebSocket");
-    assert_eq!(watch_to_the_end(&mut horses).await, expected[HORSES]);
+    watch_to_the_end(&mut greyhounds, &expected[GREYHOUNDS]).await;
+    watch_to_the_end(&mut horses, &expected[HORSES]).await;
     assert_eq!(football.next_of("update").await["eventId"], "MATCH_001", "the simulator goes on beside it");
 
     for event in [GREYHOUNDS, HORSES] {

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use self::address::{Address, Link};
 use self::listen::RedisBroadcasts;
-use super::{Broadcasts, CacheError, OddsCache};
+use super::{Broadcasts, CacheError, Change, OddsCache};
 use crate::domain::book::MarketState;
 use crate::domain::ids::EventId;
 
@@ -122,13 +122,13 @@ impl Shared {
         }
     }
 
-    async fn write(&self, states: Vec<Arc<MarketState>>) -> Result<(), CacheError> {
-        if states.is_empty() {
+    async fn write(&self, changes: Vec<Change>) -> Result<(), CacheError> {
+        if changes.is_empty() {
             return Ok(());
         }
-        let mut pipeline = Pipeline::with_capacity(states.len());
-        for state in &states {
-            let command = wire::write_command(self.script.get_hash(), state, self.ttl_millis, &self.channel);
+        let mut pipeline = Pipeline::with_capacity(changes.len());
+        for change in &changes {
+            let command = wire::write_command(self.script.get_hash(), change, self.ttl_millis, &self.channel);
             pipeline.add_command(command);
         }
         match self.send(&pipeline).await {
@@ -196,8 +196,12 @@ fn is_of_no_use(error: &RedisError) -> bool {
 
 impl OddsCache for RedisCache {
     fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
+        self.write_changes(states.into_iter().map(|state| Change { state, conflated: false }).collect())
+    }
+
+    fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CacheError>> {
         let shared = self.shared.clone();
-        async move { shared.write(states).await }.boxed()
+        async move { shared.write(changes).await }.boxed()
     }
 
     fn read_book(&self, event_id: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {

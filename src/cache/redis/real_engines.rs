@@ -266,6 +266,19 @@ async fn what_stands_in_redis_and_goes_over_the_channel() {
         let left: i64 = connection.pttl(key).unwrap();
         assert!((1..=TTL.as_millis() as i64).contains(&left), "{key}: {left}");
     }
+    // What may have been left out before a change is told with it.
+    let mut broadcasts = listening(&cache).await;
+    let change = Change { state: state(2, 44).remove(0), conflated: true };
+    cache.write_changes(vec![change]).await.unwrap();
+    let heard = tokio::time::timeout(DEADLINE, async {
+        loop {
+            if let Heard::Changes(changes) = broadcasts.next().await {
+                return changes;
+            }
+        }
+    });
+    let heard: Vec<_> = heard.await.unwrap().iter().map(|told| (told.seq, told.conflated)).collect();
+    assert_eq!(heard, [(Some(44), true)]);
     // An event without a `1x2` shows its last market.
     let only = MarketState { update: market_update("E", "goals", Some("2.5"), 1, 1), seq: 1 };
     cache.write(vec![Arc::new(only.clone())]).await.unwrap();

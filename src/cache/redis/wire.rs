@@ -2,7 +2,8 @@
 //!
 //! - `odds:book:{event_id}`, a hash: market key -> `{"order":…,"seq":…,"payload":{…}}`
 //! - `odds:current:{event_id}`: the event's last `1x2`, else its last market, in the original's shape
-//! - the channel: `{"eventId":…,"payload":{…},"seq":…}`; the original's has no `seq`
+//! - the channel: `{"eventId":…,"payload":{…},"seq":…}`, with `"conflated":true` where changes before it may have been left
+//!   out; the original's has no `seq`
 //! - the channel's name and `:alive`: a message of any content from each processor that follows the bus. Not on the channel
 //!   itself, whose readers in the original expect nothing but changes.
 
@@ -10,7 +11,7 @@ use redis::Cmd;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::cache::Broadcast;
+use crate::cache::{Broadcast, Change};
 use crate::domain::book::{MarketState, number_of};
 use crate::domain::ids::EventId;
 use crate::domain::update::{OddsUpdate, Revision};
@@ -21,7 +22,7 @@ use crate::domain::update::{OddsUpdate, Revision};
 /// Lua has no type for. Gives 0 where nothing changed.
 pub(super) const SCRIPT: &str = r#"
 local field, order, seq, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local ttl, channel, event, main = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local ttl, channel, event, main, more = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local held = redis.call('HGET', KEYS[1], field)
 local renumbered = false
 if held then
@@ -41,7 +42,7 @@ if main == '1' or redis.call('HEXISTS', KEYS[1], '1x2') == 0 then
 else
   redis.call('PEXPIRE', KEYS[2], ttl)
 end
-redis.call('PUBLISH', channel, '{"eventId":' .. event .. ',"payload":' .. payload .. ',"seq":' .. seq .. '}')
+redis.call('PUBLISH', channel, '{"eventId":' .. event .. ',"payload":' .. payload .. ',"seq":' .. seq .. more .. '}')
 return 2
 "#;
 
@@ -59,7 +60,8 @@ pub(super) fn alive_channel(channel: &str) -> String {
 }
 
 /// The call of the script for one state.
-pub(super) fn write_command(hash: &str, state: &MarketState, ttl_millis: u64, channel: &str) -> Cmd {
+pub(super) fn write_command(hash: &str, change: &Change, ttl_millis: u64, channel: &str) -> Cmd {
+    let Change { state, conflated } = change;
     let update = &state.update;
     let event = serde_json::to_string(&update.event_id).unwrap_or_default();
     let mut command = redis::cmd("EVALSHA");
@@ -67,6 +69,7 @@ pub(super) fn write_command(hash: &str, state: &MarketState, ttl_millis: u64, ch
     command.arg(update.market.to_string()).arg(order(update.revision)).arg(state.seq.to_string());
     command.arg(update.to_json()).arg(ttl_millis).arg(channel).arg(event);
     command.arg(if update.market.name.as_str() == "1x2" { "1" } else { "0" });
+    command.arg(if *conflated { r#","conflated":true"# } else { "" });
     command
 }
 
@@ -91,6 +94,8 @@ struct WireBroadcast<'a> {
     payload: &'a RawValue,
     #[serde(default)]
     seq: Option<u64>,
+    #[serde(default)]
+    conflated: bool,
 }
 
 /// Reads a field of the hash of an event.
@@ -125,7 +130,7 @@ pub(super) fn read_current(event_id: &EventId, value: &[u8]) -> Result<MarketSta
 /// Reads a message of the channel.
 pub(super) fn read_broadcast(message: &[u8]) -> Result<Broadcast, String> {
     let wire: WireBroadcast = serde_json::from_slice(message).map_err(|error| error.to_string())?;
-    Ok(Broadcast { update: read_update(&wire.event_id, wire.payload)?, seq: wire.seq })
+    Ok(Broadcast { update: read_update(&wire.event_id, wire.payload)?, seq: wire.seq, conflated: wire.conflated })
 }
 
 fn read_update(event_id: &EventId, payload: &RawValue) -> Result<OddsUpdate, String> {
