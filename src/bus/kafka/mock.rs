@@ -29,7 +29,8 @@ async fn a_group_that_does_not_let_a_member_in_is_a_problem_until_it_does() {
         let topic = bus.topic("t");
         let mut group = topic.subscribe("g").unwrap();
         let health = group.health();
-        assert_eq!(health.problem().as_deref(), Some("joining the group g"));
+        // Whether the first refusal has come by now or not.
+        assert!(health.problem().is_some_and(|text| text.starts_with("joining the group g")));
         until(|| health.problem().is_some_and(|text| text.contains("GroupAuthorizationFailed"))).await;
         // The topic is there, which says nothing of the group.
         topic.ping().await.unwrap();
