@@ -280,6 +280,21 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn what_a_store_that_was_faster_holds_is_told_as_whole_where_it_is_the_first_change_only() {
+        let mut probe = probe_edges();
+        Arc::get_mut(&mut probe.edges).unwrap().first_position = None;
+        // Of one event the very update that starts the book is in the store already, of the other the next one as well.
+        probe.store.keep(MarketState { update: update(1, 5, 1), seq: 701 });
+        probe.store.keep(MarketState { update: update(2, 6, 1), seq: 703 });
+        let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
+        for batch in [vec![positioned(1, 5, 700)], vec![positioned(2, 5, 701), positioned(2, 6, 702)]] {
+            router.send(ApplyUpdates(batch)).await.unwrap().unwrap();
+        }
+        assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 701), ("1x2".to_owned(), 703)]);
+        assert_eq!(*probe.conflated.lock().unwrap(), [703]);
+    }
+
+    #[actix_web::test]
     async fn a_book_that_is_asked_for_takes_all_that_the_store_holds() {
         let probe = probe_edges();
         probe.store.keep(MarketState { update: update(1, 5, 1), seq: 700 });

@@ -265,7 +265,15 @@ impl OddsBook {
                 let mut known = book.book.snapshot().markets;
                 known.sort_by_key(|state| state.seq);
                 let edges = book.edges.clone();
-                async move { edges.tell(known, true).await }.into_actor(book)
+                // Nothing is left out before the very update that the book is started for, where the store has it.
+                let next = book.left.beyond.checked_add(1);
+                async move {
+                    let is_next = |state: &Arc<MarketState>| Some(state.seq) == next;
+                    for told in known.chunk_by(|one, other| is_next(one) == is_next(other)) {
+                        edges.tell(told.to_vec(), !is_next(&told[0])).await;
+                    }
+                }
+                .into_actor(book)
             },
         )
     }

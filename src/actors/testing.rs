@@ -76,9 +76,10 @@ impl Store for ProbeStore {
     }
 }
 
-/// Keeps what it is told: market and number.
+/// Keeps what it is told: market and number, and the numbers before which changes may be missing.
 pub struct ProbeListener {
     pub told: Arc<Mutex<Vec<(String, u64)>>>,
+    pub conflated: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Actor for ProbeListener {
@@ -91,6 +92,8 @@ impl Handler<BookChanged> for ProbeListener {
     fn handle(&mut self, changed: BookChanged, _: &mut Context<Self>) {
         let told = changed.states.iter().map(|state| (state.update.market.to_string(), state.seq));
         self.told.lock().unwrap().extend(told);
+        let conflated = changed.states.iter().filter(|_| changed.conflated).map(|state| state.seq);
+        self.conflated.lock().unwrap().extend(conflated);
     }
 }
 
@@ -99,6 +102,7 @@ pub struct ProbeEdges {
     pub edges: Arc<BookEdges>,
     pub store: Arc<ProbeStore>,
     pub told: Arc<Mutex<Vec<(String, u64)>>>,
+    pub conflated: Arc<Mutex<Vec<u64>>>,
     pub metrics: ProcessorMetrics,
 }
 
@@ -111,8 +115,8 @@ pub fn probe_edges() -> ProbeEdges {
 pub fn probe_edges_with(cache: Arc<dyn OddsCache>, is_mirror: bool) -> ProbeEdges {
     let metrics = ProcessorMetrics::new().unwrap();
     let store = Arc::new(ProbeStore::default());
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let listener = ProbeListener { told: told.clone() }.start();
+    let (told, conflated) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+    let listener = ProbeListener { told: told.clone(), conflated: conflated.clone() }.start();
     let depth = metrics.mailbox_depth.with_label_values(&["probe"]);
     let edges = BookEdges {
         first_position: (!is_mirror).then_some(0),
@@ -121,5 +125,5 @@ pub fn probe_edges_with(cache: Arc<dyn OddsCache>, is_mirror: bool) -> ProbeEdge
         is_mirror,
         metrics: metrics.book_metrics(),
     };
-    ProbeEdges { edges: Arc::new(edges), store, told, metrics }
+    ProbeEdges { edges: Arc::new(edges), store, told, conflated, metrics }
 }

@@ -283,7 +283,7 @@ impl BetsState {
         let placed = self.desk.for_user(&user_id, move |store| store.place_bet(&bet, key.as_ref(), &notice)).await;
         let placed = placed.map_err(|error| match error {
             // The wallet's row is held by another request of this user: a twin, as far as can be known.
-            ApiError::StoreUnavailable(why) if has_key && why.contains("lock timeout") => ApiError::RequestInFlight,
+            ApiError::WalletHeld if has_key => ApiError::RequestInFlight,
             other => other,
         })?;
         if let BetAnswer::Placed { outbox: Some(id), .. } = &placed {

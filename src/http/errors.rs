@@ -70,6 +70,9 @@ pub enum ApiError {
     /// The database does not answer.
     #[error("the database cannot be used now: {0}")]
     StoreUnavailable(String),
+    /// Another request held the wallet for longer than is waited.
+    #[error("the wallet is held by another request; ask again")]
+    WalletHeld,
     /// A field of the body is missing or wrong.
     #[error("{field}: {problem}")]
     BadField {
@@ -134,7 +137,7 @@ impl ApiError {
             ApiError::BetNotFound(_) => ("BET_NOT_FOUND", StatusCode::NOT_FOUND),
             ApiError::KeyReused => ("IDEMPOTENCY_KEY_REUSED", StatusCode::UNPROCESSABLE_ENTITY),
             ApiError::RequestInFlight => ("REQUEST_IN_FLIGHT", StatusCode::CONFLICT),
-            ApiError::WalletBusy => ("WALLET_BUSY", StatusCode::SERVICE_UNAVAILABLE),
+            ApiError::WalletBusy | ApiError::WalletHeld => ("WALLET_BUSY", StatusCode::SERVICE_UNAVAILABLE),
         }
     }
 }
@@ -156,6 +159,9 @@ fn wallet_code(error: &WalletError) -> (&'static str, StatusCode) {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
+        if error.is_lock_timeout() {
+            return ApiError::WalletHeld;
+        }
         ApiError::StoreUnavailable(error.to_string())
     }
 }

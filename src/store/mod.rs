@@ -34,6 +34,14 @@ pub enum StoreError {
     Unreadable(String),
 }
 
+impl StoreError {
+    /// Whether another transaction held a lock for longer than is waited. The text is the engines' own: of PostgreSQL's
+    /// `lock_timeout` and of SQLite's `busy_timeout`.
+    pub fn is_lock_timeout(&self) -> bool {
+        matches!(self, StoreError::Unavailable(text) if text.contains("lock timeout") || text.contains("is locked"))
+    }
+}
+
 /// What a batch did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchReport {

@@ -1,12 +1,12 @@
 //! Wallets, bets and their confirmation, over real sockets.
 
 mod bets;
+mod unavailable;
 mod wallet;
 
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use sports_bet_platform::config::settings::Role;
 
 use super::support::{FakeSupplier, SupplierLink, TestPlatform, until, within};
 
@@ -68,7 +68,7 @@ impl Shop {
         let supplier = FakeSupplier::start().await;
         let (prices, confirms) = (supplier.url(), format!("http://{}", simulator.simulator()));
         let mut all = vec![
-            ("ROLE", "ingest,processor,wallet,bets,confirmation"),
+            ("ROLE", "ingest,processor,odds,wallet,bets,confirmation"),
             ("SUPPLIER_URLS", prices.as_str()),
             ("SUPPLIER_URL", confirms.as_str()),
         ];
@@ -83,12 +83,16 @@ impl Shop {
         self.show(market(event, 1, |_| {})).await;
     }
 
-    /// Sends a frame, and waits until the books have it.
+    /// Sends a frame, and waits until the books that bets are checked against have it.
     async fn show(&mut self, frame: String) {
-        let applied = "odds_proc_updates_applied_total";
-        let before = self.platform.until_metric(Role::Processor, applied, |_| true).await;
+        let wanted: Value = serde_json::from_str(&frame).unwrap();
         self.link.send(frame).await;
-        self.platform.until_metric(Role::Processor, applied, |now| now > before).await;
+        let path = format!("/v1/events/{}/odds", wanted["event_id"].as_str().unwrap());
+        until("the price is shown", || async {
+            let odds = self.get(self.platform.odds(), &path).await;
+            (odds.status == 200 && odds.json()[0]["version"] == wanted["version"]).then_some(())
+        })
+        .await;
     }
 
     async fn post(&self, address: SocketAddr, path: &str, body: impl Into<String>, key: Option<&str>) -> Answer {

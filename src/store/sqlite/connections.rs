@@ -30,9 +30,14 @@ impl Connections {
         Connections { writer: pool(path, 1, Pragmas::Writer), readers: pool(path, READERS, Pragmas::Reader) }
     }
 
-    /// The connection that writes.
+    /// The connection that writes. Where another caller had it all the time, that is a lock like any other.
     pub(super) fn writer(&self) -> Result<Connection, StoreError> {
-        connection(&self.writer)
+        connection(&self.writer).map_err(|error| match self.writer.state().connections {
+            0 => error,
+            _ => {
+                StoreError::Unavailable("the database is locked by this process: other writes take too long".to_owned())
+            }
+        })
     }
 
     /// A connection that reads.

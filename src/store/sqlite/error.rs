@@ -51,11 +51,6 @@ const PASSING: [&str; 9] = [
 /// Texts of SQLite for a file that is damaged or is no database.
 const DAMAGED: [&str; 2] = ["malformed", "file is not a database"];
 
-/// Whether another connection held the lock for longer than the busy timeout.
-pub(super) fn is_busy(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable(text) if text.contains("is locked"))
-}
-
 /// What an error of diesel means for the caller.
 pub(super) fn meaning(error: Error) -> StoreError {
     let text = error.to_string();

@@ -7,7 +7,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::StoreError;
 use super::connections::Connections;
-use super::error::{Failure, is_busy, meaning, meaning_of_text};
+use super::error::{Failure, meaning, meaning_of_text};
 
 /// The migrations in this binary.
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -23,7 +23,7 @@ pub(super) fn run(connections: &Connections) -> Result<(), StoreError> {
     let mut tries = 1;
     loop {
         match connections.write(pending) {
-            Err(error) if is_busy(&error) && tries < TRIES => {
+            Err(error) if error.is_lock_timeout() && tries < TRIES => {
                 tries += 1;
                 std::thread::sleep(PAUSE);
             }

@@ -104,7 +104,7 @@ impl Database {
         match &mut connection {
             AnyConnection::Sqlite(connection) => connection.batch_execute("BEGIN IMMEDIATE").unwrap(),
             AnyConnection::Postgres(connection) => connection
-                .batch_execute("BEGIN; LOCK TABLE odds_current, odds_history, dead_letters IN EXCLUSIVE MODE")
+                .batch_execute("BEGIN; LOCK TABLE odds_current, odds_history, dead_letters, wallets IN EXCLUSIVE MODE")
                 .unwrap(),
         }
         DatabaseLock(connection)
