@@ -5,11 +5,12 @@ use std::sync::Arc;
 use actix::prelude::*;
 
 use super::outlet::SessionOutlet;
+use super::registry::DistributorId;
 use crate::bus::BusError;
 use crate::cache::Broadcast;
 use crate::domain::book::{MarketState, Snapshot};
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::fanout::SessionId;
+use crate::domain::fanout::{Delivery, SessionId};
 use crate::domain::ids::EventId;
 use crate::domain::protocol::{CloseReason, FeedStatus};
 use crate::domain::update::{OddsUpdate, PositionedUpdate};
@@ -47,7 +48,7 @@ pub struct ReloadBooks(pub Option<Vec<EventId>>);
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ReloadBook;
 
-/// The broadcast listener to the registry: how the feed stands from now on.
+/// The broadcast listener to the registry, the registry to a distributor: how the feed stands from now on.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct FeedChanged(pub FeedStatus);
@@ -122,7 +123,60 @@ pub struct Drain;
 #[rtype(result = "()")]
 pub struct LeaveSupplier;
 
-/// A session to the registry: it takes changes from now on.
+/// A distributor to the registry, once: it takes changes from now on. Answered with what it has to know.
+#[derive(Message)]
+#[rtype(result = "Joined")]
+pub struct Join {
+    /// Changes go here.
+    pub deliver: Recipient<Deliver>,
+    /// How the feed stands goes here.
+    pub feed: Recipient<FeedChanged>,
+    /// The last word to its sessions goes here.
+    pub end: Recipient<EndAllSessions>,
+}
+
+/// How things stand where a distributor joins.
+#[derive(Clone, Copy, Debug)]
+pub struct Joined {
+    /// What it is called from now on.
+    pub id: DistributorId,
+    /// How the feed stands.
+    pub feed: FeedStatus,
+    /// Why sessions are closed at once, where the process ends.
+    pub ending: Option<CloseReason>,
+}
+
+/// A distributor to the registry: changes of an event from now on. Answered when none is left out any more.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Follow {
+    /// The distributor.
+    pub distributor: DistributorId,
+    /// The event.
+    pub event_id: EventId,
+}
+
+/// A distributor to the registry: no more changes of an event.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Unfollow {
+    /// The distributor.
+    pub distributor: DistributorId,
+    /// The event.
+    pub event_id: EventId,
+}
+
+/// The registry to a distributor: changes of an event, for every session that wants them.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct Deliver {
+    /// The event.
+    pub event_id: EventId,
+    /// The changes.
+    pub delivery: Delivery,
+}
+
+/// A session to its distributor: it takes changes from now on.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Connect {
@@ -132,7 +186,7 @@ pub struct Connect {
     pub outlet: SessionOutlet,
 }
 
-/// A session to the registry: `true` where it was taken; `false` where the registry does not know the session.
+/// A session to its distributor: `true` where it was taken; `false` where the distributor does not know the session.
 #[derive(Message, Debug)]
 #[rtype(result = "bool")]
 pub struct Subscribe {
@@ -142,7 +196,7 @@ pub struct Subscribe {
     pub event_id: EventId,
 }
 
-/// A session to the registry.
+/// A session to its distributor.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Unsubscribe {
@@ -152,12 +206,12 @@ pub struct Unsubscribe {
     pub event_id: EventId,
 }
 
-/// A session to the registry, once, when it ends.
+/// A session to its distributor, once, when it ends.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Disconnect(pub SessionId);
 
-/// To the registry: close every session, and those that come later.
-#[derive(Message, Debug)]
+/// To the registry, the registry to a distributor: close every session, and those that come later.
+#[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct EndAllSessions(pub CloseReason);

@@ -12,6 +12,7 @@ pub mod canceller;
 pub mod clock;
 pub mod confirmer;
 pub mod decider;
+pub mod distributor;
 pub mod feed_state;
 pub mod guarded_supplier;
 pub mod heartbeat;

@@ -1,4 +1,4 @@
-//! The way from the registry to one session.
+//! The way from a distributor to one session.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,18 +10,18 @@ use crate::domain::fanout::{Delivery, Outlet, PushError};
 use crate::domain::protocol::CloseReason;
 use crate::http::connection::ConnectionHandle;
 
-/// The registry to a session.
+/// A distributor to a session.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Push(pub Delivery);
 
-/// The registry to a session, once: close, for this reason.
+/// A distributor to a session, once: close, for this reason.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct EndSession(pub CloseReason);
 
 /// A sign of life that a session gives whenever its timer runs, and a consumer whenever it looks at the bus, in milliseconds
-/// since `start`; and whether the registry has given the session up.
+/// since `start`; and whether its distributor has given the session up.
 #[derive(Debug)]
 pub struct SignOfLife {
     start: Instant,

@@ -1,4 +1,4 @@
-//! One actor a WebSocket client: moves messages between the socket, the session's state and the registry.
+//! One actor a WebSocket client: moves messages between the socket, the session's state and the distributor.
 //!
 //! The only file that knows actix-web-actors. What is to be done is decided in [`crate::domain::session`].
 
@@ -14,6 +14,7 @@ use actix_web_actors::ws::{self, Message, ProtocolError, WebsocketContext};
 use bytes::BytesMut;
 use log::{debug, warn};
 
+use super::distributor::Distributor;
 use super::messages::{Connect, Disconnect, GetSnapshot, Subscribe, Unsubscribe};
 use super::outlet::{EndSession, Push, SessionOutlet, SignOfLife};
 use crate::domain::fanout::SessionId;
@@ -31,16 +32,10 @@ const RECORDING_AGE: f64 = 3_600.0;
 /// The session's timer runs this often within a ping interval.
 const TICKS_PER_PING: u32 = 3;
 
-/// Whom every session talks to; one for all of them, so that no address is cloned.
+/// Whom every session of a thread talks to; one for all of them, so that no address is cloned.
 pub struct SessionEdges {
-    /// To the registry.
-    pub connect: Recipient<Connect>,
-    /// To the registry.
-    pub subscribe: Recipient<Subscribe>,
-    /// To the registry.
-    pub unsubscribe: Recipient<Unsubscribe>,
-    /// To the registry.
-    pub disconnect: Recipient<Disconnect>,
+    /// To the thread's distributor.
+    pub distributor: Addr<Distributor>,
     /// To the books.
     pub snapshots: Recipient<GetSnapshot>,
     /// What a session may do.
@@ -65,7 +60,7 @@ pub struct Session {
     state: SessionState,
     connection: Option<ConnectionHandle>,
     life: Arc<SignOfLife>,
-    /// What the registry has yet to be asked, in order, one at a time.
+    /// What the distributor has yet to be asked, in order, one at a time.
     requests: VecDeque<Request>,
     asking: bool,
     /// How the feed stands, as the client was told.
@@ -125,7 +120,7 @@ impl Session {
                 Effect::Close(reason) => self.close(reason, context),
             }
         }
-        self.ask_registry(context);
+        self.ask_distributor(context);
     }
 
     fn close(&mut self, reason: CloseReason, context: &mut WebsocketContext<Self>) {
@@ -138,7 +133,7 @@ impl Session {
         context.stop();
     }
 
-    fn ask_registry(&mut self, context: &mut WebsocketContext<Self>) {
+    fn ask_distributor(&mut self, context: &mut WebsocketContext<Self>) {
         if self.asking {
             return;
         }
@@ -148,11 +143,11 @@ impl Session {
         let asking = async move {
             match request {
                 Request::Unsubscribe(event_id) => {
-                    let _ = edges.unsubscribe.send(Unsubscribe { id, event_id }).await;
+                    let _ = edges.distributor.send(Unsubscribe { id, event_id }).await;
                     None
                 }
                 Request::Subscribe(event_id, attempt) => {
-                    let asked = edges.subscribe.send(Subscribe { id, event_id: event_id.clone() }).await;
+                    let asked = edges.distributor.send(Subscribe { id, event_id: event_id.clone() }).await;
                     Some((event_id, attempt, asked.unwrap_or(false)))
                 }
             }
@@ -167,7 +162,7 @@ impl Session {
                     session.act(effects, context);
                 }
             }
-            session.ask_registry(context);
+            session.ask_distributor(context);
         }));
     }
 
@@ -241,8 +236,8 @@ impl Actor for Session {
             life: self.life.clone(),
         };
         let (edges, id) = (self.edges.clone(), self.id);
-        // Nothing is read from the client before the registry knows it.
-        let connecting = async move { edges.connect.send(Connect { id, outlet }).await };
+        // Nothing is read from the client before the distributor knows it.
+        let connecting = async move { edges.distributor.send(Connect { id, outlet }).await };
         context.wait(connecting.into_actor(self).map(|connected, session, context| {
             if connected.is_err() {
                 session.close(CloseReason::GoingAway, context);
@@ -260,7 +255,7 @@ impl Actor for Session {
         let closed_as = if self.life.was_given_up() { "slow" } else { self.closed_as };
         self.edges.metrics.closes.with_label_values(&[closed_as]).inc();
         // Once in a session's life, so past the mailbox bound: it must arrive.
-        self.edges.disconnect.do_send(Disconnect(self.id));
+        self.edges.distributor.do_send(Disconnect(self.id));
     }
 }
 

@@ -8,7 +8,6 @@ use actix::Recipient;
 
 use crate::actors::feed_state::FeedState;
 use crate::actors::messages::GetSnapshot;
-use crate::actors::session::SessionEdges;
 use crate::metrics::OddsMetrics;
 use crate::store::Store;
 
@@ -22,8 +21,6 @@ pub struct OddsState {
     pub feed: Arc<FeedState>,
     /// The database, for lists and history.
     pub store: Arc<dyn Store>,
-    /// What every session needs.
-    pub sessions: Arc<SessionEdges>,
     /// Sessions that are open.
     pub open_sessions: Arc<AtomicUsize>,
     /// The number of the next session.

@@ -12,7 +12,7 @@ use super::connection::ConnectionHandle;
 use super::errors::ApiError;
 use super::frame_guard::FrameGuard;
 use super::state::OddsState;
-use crate::actors::session::Session;
+use crate::actors::session::{Session, SessionEdges};
 use crate::domain::fanout::SessionId;
 
 /// Gives a session's place back when it is dropped.
@@ -34,6 +34,7 @@ impl Drop for Place {
 /// Upgrades a request to a session, or says why not.
 pub async fn open(
     state: web::Data<OddsState>,
+    sessions: web::Data<SessionEdges>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, actix_web::Error> {
@@ -48,8 +49,8 @@ pub async fn open(
     let id = SessionId(state.next_session.fetch_add(1, Ordering::Relaxed));
     let connection = request.conn_data::<ConnectionHandle>().cloned();
     let place: Box<dyn Any> = Box::new(place);
-    let session = Session::new(id, state.sessions.clone(), connection, place);
-    let max_message = state.sessions.max_message;
+    let max_message = sessions.max_message;
+    let session = Session::new(id, sessions.into_inner(), connection, place);
     let frames = FrameGuard::new(payload, max_message);
     WsResponseBuilder::new(session, &request, frames).frame_size(max_message).start()
 }

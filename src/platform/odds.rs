@@ -14,10 +14,11 @@ use super::engines::{Bus, Stores};
 use super::wiring::{HUB_MAILBOX, REST_CONNECTIONS, Wiring};
 use crate::actors::book_router::BookRouter;
 use crate::actors::broadcast_listener::{BroadcastListener, ListenerEdges};
+use crate::actors::distributor::{Distributor, DistributorSettings};
 use crate::actors::feed_state::FeedState;
 use crate::actors::messages::GetSnapshot;
 use crate::actors::odds_book::{BookEdges, BookSource, Listener};
-use crate::actors::registry::{Registry, RegistrySettings};
+use crate::actors::registry::Registry;
 use crate::actors::session::{SessionEdges, tick_interval};
 use crate::cache::{Broadcasts, OddsCache};
 use crate::config::Config;
@@ -39,6 +40,8 @@ const LISTENER_MAILBOX: usize = 1;
 /// What the role `odds` starts with.
 pub(super) struct OddsSide {
     pub registry: Addr<Registry>,
+    /// The registry's thread. The books that tell it run there as well: a change crosses threads once, to the sessions.
+    pub thread: ArbiterHandle,
     pub feed: Arc<FeedState>,
     pub metrics: OddsMetrics,
 }
@@ -48,15 +51,10 @@ impl Wiring<'_> {
     fn start_registry(&mut self, feed: impl Fn(IntGauge) -> FeedState) -> Result<OddsSide, StartError> {
         let metrics = OddsMetrics::new()?;
         let feed = Arc::new(feed(metrics.feed_live.clone()));
-        let clients = &self.settings.clients;
-        let settings = RegistrySettings {
-            slow_client_limit: clients.slow_client_limit,
-            frozen_limit: tick_interval(&session_limits(self.settings)) * 2 + clients.slow_client_limit,
-        };
-        let arbiter = self.arbiter();
-        let registry = self.start("registry", &arbiter, HUB_MAILBOX, Registry::new(settings, metrics.clone()));
+        let thread = self.arbiter();
+        let registry = self.start("registry", &thread, HUB_MAILBOX, Registry::new(metrics.clone()));
         self.parts.registry = Some(registry.clone());
-        Ok(OddsSide { registry, feed, metrics })
+        Ok(OddsSide { registry, thread, feed, metrics })
     }
 
     /// Starts the books, and serves clients from them. Where the cache tells of every change, clients are served from
@@ -110,7 +108,7 @@ impl Wiring<'_> {
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
     ) -> Addr<BookRouter> {
-        let OddsSide { registry, feed, metrics } = odds;
+        let OddsSide { registry, thread, feed, metrics } = odds;
         let edges = Arc::new(BookEdges {
             first_position: None,
             source: BookSource::new(cache.clone(), store.clone(), metrics.book_metrics()),
@@ -118,9 +116,8 @@ impl Wiring<'_> {
             is_mirror: true,
             metrics: metrics.book_metrics(),
         });
-        let arbiter = self.arbiter();
         let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
-        let router = self.start("mirror router", &arbiter, HUB_MAILBOX, router);
+        let router = self.start("mirror router", thread, HUB_MAILBOX, router);
         let edges = ListenerEdges {
             apply: router.clone().recipient(),
             reload: router.clone().recipient(),
@@ -128,7 +125,7 @@ impl Wiring<'_> {
         };
         let stale_after = self.settings.cache.feed_stale_after;
         let listener = BroadcastListener::new(broadcasts, edges, feed.clone(), stale_after, metrics.clone());
-        self.start("broadcast listener", &arbiter, LISTENER_MAILBOX, listener);
+        self.start("broadcast listener", thread, LISTENER_MAILBOX, listener);
         router
     }
 
@@ -141,31 +138,26 @@ impl Wiring<'_> {
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
         let clients = &self.settings.clients;
-        let OddsSide { registry, feed, metrics } = odds;
+        let OddsSide { registry, feed, metrics, .. } = odds;
         let snapshots: Recipient<GetSnapshot> = books.clone().recipient();
-        let sessions = Arc::new(SessionEdges {
-            connect: registry.clone().recipient(),
-            subscribe: registry.clone().recipient(),
-            unsubscribe: registry.clone().recipient(),
-            disconnect: registry.recipient(),
-            snapshots: snapshots.clone(),
-            limits: session_limits(self.settings),
-            max_message: bytes_of(clients.ws_max_message),
-            queue: clients.ws_session_queue,
-            metrics: metrics.clone(),
-        });
+        let limits = session_limits(self.settings);
+        let settings = DistributorSettings {
+            slow_client_limit: clients.slow_client_limit,
+            frozen_limit: tick_interval(&limits) * 2 + clients.slow_client_limit,
+        };
         let state = web::Data::new(OddsState {
-            snapshots,
+            snapshots: snapshots.clone(),
             snapshot_timeout: SNAPSHOT_TIMEOUT,
             feed,
             store: store.clone(),
-            sessions,
             open_sessions: Arc::new(AtomicUsize::new(0)),
             next_session: AtomicU64::new(1),
             max_sessions: clients.ws_max_sessions,
             allowed_origins: clients.ws_allowed_origins.clone(),
             metrics: metrics.clone(),
         });
+        let (max_message, queue) = (bytes_of(clients.ws_max_message), clients.ws_session_queue);
+        let (told, liveness) = (metrics.clone(), self.liveness.clone());
         let workers = clients.http_workers_odds.unwrap_or_else(cores);
         let listen = Listen {
             variable: "HTTP_PORT_ODDS",
@@ -174,8 +166,14 @@ impl Wiring<'_> {
             workers,
             max_connections: (clients.ws_max_sessions + REST_CONNECTIONS).div_ceil(workers),
         };
+        // Each of the server's threads configures its own: it begins with a distributor for its sessions.
         let server = server::start(listen, move |config| {
-            config.app_data(state.clone());
+            let distributor = Distributor::start_here(settings, registry.clone(), told.clone());
+            let watched = distributor.clone();
+            liveness.watch("distributor", move || watched.connected());
+            let (snapshots, metrics) = (snapshots.clone(), told.clone());
+            let sessions = SessionEdges { distributor, snapshots, limits, max_message, queue, metrics };
+            config.app_data(state.clone()).app_data(web::Data::new(sessions));
             odds_routes(config);
         })?;
         self.parts.addresses.odds = Some(server.address);

@@ -43,7 +43,7 @@ impl Wiring<'_> {
         odds: Option<&OddsSide>,
     ) -> Result<Addr<BookRouter>, StartError> {
         let metrics = ProcessorMetrics::new()?;
-        let live = self.arbiter();
+        let live = odds.map_or_else(|| self.arbiter(), |odds| odds.thread.clone());
         let cache_writer = CacheWriter::new(cache.clone(), metrics.clone());
         let cache_health = cache_writer.health();
         let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);

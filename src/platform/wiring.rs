@@ -26,7 +26,7 @@ pub(super) struct Wiring<'a> {
     pub parts: Parts,
     /// Made, but not started: they connect last, when nothing else can keep the platform from starting.
     pub feeds: Vec<SupplierFeed>,
-    liveness: Arc<Liveness>,
+    pub liveness: Arc<Liveness>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
 }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::web;
 use serde_json::json;
+use sports_bet_platform::actors::distributor::{Distributor, DistributorSettings};
 use sports_bet_platform::actors::feed_state::FeedState;
 use sports_bet_platform::actors::messages::{ApplyError, FeedChanged, GetSnapshot};
-use sports_bet_platform::actors::registry::{Registry, RegistrySettings};
+use sports_bet_platform::actors::registry::Registry;
 use sports_bet_platform::actors::session::SessionEdges;
 use sports_bet_platform::domain::book::{Book, Snapshot};
 use sports_bet_platform::domain::protocol::FeedStatus;
@@ -77,39 +78,33 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
     let store = Arc::new(SqliteStore::open(&folder.path().join("test.db").to_string_lossy()).unwrap());
     let metrics = OddsMetrics::new().unwrap();
     let (slow_client_limit, frozen_limit) = (Duration::from_secs(10), Duration::from_secs(10));
-    let registry = Registry::new(RegistrySettings { slow_client_limit, frozen_limit }, metrics.clone()).start();
-    let sessions = Arc::new(SessionEdges {
-        connect: registry.clone().recipient(),
-        subscribe: registry.clone().recipient(),
-        unsubscribe: registry.clone().recipient(),
-        disconnect: registry.clone().recipient(),
-        snapshots: snapshots.clone(),
-        limits: SessionLimits {
-            max_subscriptions: 1,
-            max_messages_per_second: 100,
-            ping_interval: Duration::from_secs(10),
-            silence_limit: Duration::from_secs(60),
-        },
-        max_message: 1_024,
-        queue: 16,
-        metrics: metrics.clone(),
-    });
+    let settings = DistributorSettings { slow_client_limit, frozen_limit };
+    let registry = Registry::new(metrics.clone()).start();
+    let limits = SessionLimits {
+        max_subscriptions: 1,
+        max_messages_per_second: 100,
+        ping_interval: Duration::from_secs(10),
+        silence_limit: Duration::from_secs(60),
+    };
     let state = web::Data::new(OddsState {
-        snapshots,
+        snapshots: snapshots.clone(),
         snapshot_timeout: Duration::from_secs(5),
         feed: Arc::new(feed(metrics.feed_live.clone())),
         store,
-        sessions,
         open_sessions: Arc::default(),
         next_session: AtomicU64::new(1),
         max_sessions: 10,
         allowed_origins: Vec::new(),
-        metrics,
+        metrics: metrics.clone(),
     });
     let ip = std::net::Ipv4Addr::LOCALHOST.into();
     let listen = Listen { variable: "HTTP_PORT_ODDS", ip, port: 0, workers: 1, max_connections: 10 };
+    let joined = registry.clone();
     let server = server::start(listen, move |config| {
-        config.app_data(state.clone());
+        let (snapshots, metrics) = (snapshots.clone(), metrics.clone());
+        let distributor = Distributor::start_here(settings, joined.clone(), metrics.clone());
+        let sessions = SessionEdges { distributor, snapshots, limits, max_message: 1_024, queue: 16, metrics };
+        config.app_data(state.clone()).app_data(web::Data::new(sessions));
         odds_routes(config);
     })
     .unwrap();

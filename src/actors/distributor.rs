@@ -1,0 +1,405 @@
+//! Fans changes out to the sessions of its thread: offered without waiting.
+//!
+//! One a thread, so that a change crosses threads once and not once a session. A session that does not take what it is
+//! offered is dealt with here, from outside: a client that stops reading freezes its session actor, whose own timers then
+//! do not fire either.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use log::info;
+
+use super::messages::{
+    Connect, Deliver, Disconnect, EndAllSessions, FeedChanged, Follow, Join, Subscribe, Unfollow, Unsubscribe,
+};
+use super::outlet::{EndSession, SessionOutlet};
+use super::registry::{DistributorId, Registry};
+use crate::domain::fanout::{Fanout, Report, SessionId};
+use crate::domain::ids::EventId;
+use crate::domain::protocol::{CloseReason, FeedStatus};
+use crate::metrics::OddsMetrics;
+
+/// How often slow sessions are offered what they have not taken.
+const OFFER_INTERVAL: Duration = Duration::from_millis(50);
+/// How often sessions are looked at that have frozen without anything to take.
+const FROZEN_INTERVAL: Duration = Duration::from_secs(1);
+/// Messages that may wait for a distributor.
+const MAILBOX: usize = 1_024;
+
+/// When sessions are given up.
+#[derive(Clone, Copy, Debug)]
+pub struct DistributorSettings {
+    /// A session that takes nothing for so long is ended.
+    pub slow_client_limit: Duration,
+    /// A session whose own timer has not run for so long is ended.
+    pub frozen_limit: Duration,
+}
+
+/// The actor that fans out to the sessions of one thread.
+pub struct Distributor {
+    settings: DistributorSettings,
+    registry: Addr<Registry>,
+    /// Given by the registry.
+    id: DistributorId,
+    fanout: Fanout<SessionOutlet>,
+    /// The events whose changes the registry sends here.
+    followed: HashSet<EventId>,
+    ending: Option<CloseReason>,
+    feed: FeedStatus,
+    counted: Counted,
+    metrics: OddsMetrics,
+}
+
+/// What this thread has added to the gauges that all threads share.
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    subscriptions: usize,
+    stalled: usize,
+}
+
+impl Distributor {
+    /// Starts one for the sessions of this thread, and has it join the registry.
+    pub fn start_here(
+        settings: DistributorSettings,
+        registry: Addr<Registry>,
+        metrics: OddsMetrics,
+    ) -> Addr<Distributor> {
+        Distributor::create(move |context| {
+            context.set_mailbox_capacity(MAILBOX);
+            Distributor {
+                settings,
+                registry,
+                id: DistributorId::default(),
+                fanout: Fanout::default(),
+                followed: HashSet::new(),
+                ending: None,
+                feed: FeedStatus::Live,
+                counted: Counted::default(),
+                metrics,
+            }
+        })
+    }
+
+    fn count(&mut self, report: &Report) {
+        self.metrics.deliveries.inc_by(report.delivered as u64);
+        self.metrics.conflations.inc_by(report.conflated as u64);
+        self.count_sessions(self.counted.subscriptions);
+    }
+
+    fn count_sessions(&mut self, subscriptions: usize) {
+        let now = Counted { subscriptions, stalled: self.fanout.stalled() };
+        let before = std::mem::replace(&mut self.counted, now);
+        self.metrics.subscriptions.add(now.subscriptions as i64 - before.subscriptions as i64);
+        self.metrics.stalled.add(now.stalled as i64 - before.stalled as i64);
+    }
+
+    fn offer_again(&mut self) {
+        if self.fanout.stalled() == 0 {
+            return;
+        }
+        let report = self.fanout.offer_again();
+        self.count(&report);
+        let evicted = self.fanout.evict_stalled(Instant::now(), self.settings.slow_client_limit);
+        evicted.into_iter().for_each(|(id, outlet)| self.evict(id, &outlet, "takes nothing"));
+    }
+
+    fn end_frozen(&mut self) {
+        let limit = self.settings.frozen_limit;
+        let frozen = self.fanout.outlets().filter(|(_, outlet)| outlet.life.age() >= limit).map(|(id, _)| id);
+        for id in frozen.collect::<Vec<_>>() {
+            if let Some(outlet) = self.fanout.disconnect(id) {
+                self.evict(id, &outlet, "frozen");
+            }
+        }
+        self.count_sessions(self.fanout.subscriptions());
+    }
+
+    fn evict(&mut self, id: SessionId, outlet: &SessionOutlet, why: &str) {
+        info!(session = id.0, reason = "slow"; "session ended from outside: {why}");
+        self.metrics.evictions.inc();
+        outlet.life.give_up();
+        self.count_sessions(self.counted.subscriptions);
+        if let Some(connection) = &outlet.connection {
+            connection.close();
+        }
+    }
+}
+
+impl Actor for Distributor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        let address = context.address();
+        let join =
+            Join { deliver: address.clone().recipient(), feed: address.clone().recipient(), end: address.recipient() };
+        // No session is taken before the registry knows where its changes go.
+        context.wait(self.registry.send(join).into_actor(self).map(|joined, distributor, context| match joined {
+            Ok(joined) => {
+                (distributor.id, distributor.feed, distributor.ending) = (joined.id, joined.feed, joined.ending);
+            }
+            // The registry is gone, and the process ends with it.
+            Err(_) => context.stop(),
+        }));
+        context.run_interval(OFFER_INTERVAL, |distributor, _| distributor.offer_again());
+        context.run_interval(FROZEN_INTERVAL, |distributor, _| distributor.end_frozen());
+    }
+}
+
+impl Handler<Connect> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, connect: Connect, _: &mut Context<Self>) {
+        if let Some(reason) = self.ending {
+            connect.outlet.end.do_send(EndSession(reason));
+        }
+        self.fanout.connect(connect.id, connect.outlet);
+        if self.feed == FeedStatus::Stale {
+            self.fanout.announce(self.feed, Some(connect.id), Instant::now());
+        }
+    }
+}
+
+impl Handler<Disconnect> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, disconnect: Disconnect, _: &mut Context<Self>) {
+        self.fanout.disconnect(disconnect.0);
+    }
+}
+
+impl Handler<Subscribe> for Distributor {
+    type Result = ResponseActFuture<Self, bool>;
+
+    fn handle(&mut self, Subscribe { id, event_id }: Subscribe, _: &mut Context<Self>) -> Self::Result {
+        let is_known = self.fanout.subscribe(id, &event_id);
+        if !is_known || self.followed.contains(&event_id) {
+            return Box::pin(fut::ready(is_known));
+        }
+        // Two sessions may ask at once: following twice is following.
+        let following = self.registry.send(Follow { distributor: self.id, event_id: event_id.clone() });
+        Box::pin(following.into_actor(self).map(|followed, distributor, _| {
+            let is_followed = followed.is_ok();
+            if is_followed {
+                distributor.followed.insert(event_id);
+            }
+            is_followed
+        }))
+    }
+}
+
+impl Handler<Unsubscribe> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, unsubscribe: Unsubscribe, _: &mut Context<Self>) {
+        self.fanout.unsubscribe(unsubscribe.id, &unsubscribe.event_id);
+    }
+}
+
+impl Handler<Deliver> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, Deliver { event_id, delivery }: Deliver, _: &mut Context<Self>) {
+        if self.fanout.has_subscribers(&event_id) {
+            let report = self.fanout.publish(&event_id, &delivery, Instant::now());
+            self.count(&report);
+        } else if self.followed.remove(&event_id) {
+            // At most once for each time that it was followed, so past the mailbox bound. Whoever subscribes later asks to
+            // follow behind it.
+            self.registry.do_send(Unfollow { distributor: self.id, event_id });
+        }
+    }
+}
+
+impl Handler<FeedChanged> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, changed: FeedChanged, _: &mut Context<Self>) {
+        self.feed = changed.0;
+        self.fanout.announce(self.feed, None, Instant::now());
+    }
+}
+
+impl Handler<EndAllSessions> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, end: EndAllSessions, _: &mut Context<Self>) {
+        self.ending = Some(end.0);
+        // Once in a session's life, so past the mailbox bound: it must arrive.
+        self.fanout.outlets().for_each(|(_, outlet)| outlet.end.do_send(EndSession(end.0)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::super::messages::BookChanged;
+    use super::super::outlet::{Push, SignOfLife};
+    use super::*;
+    use crate::domain::book::MarketState;
+    use crate::domain::update::testing::*;
+
+    /// A session that takes what it is pushed, slowly or not at all.
+    struct ProbeSession {
+        taken: Arc<Mutex<Vec<(u64, bool)>>>,
+        feed: Arc<Mutex<Vec<FeedStatus>>>,
+        ended: Arc<Mutex<Vec<CloseReason>>>,
+        stalls: bool,
+    }
+
+    impl Actor for ProbeSession {
+        type Context = Context<Self>;
+
+        fn started(&mut self, context: &mut Context<Self>) {
+            context.set_mailbox_capacity(2);
+        }
+    }
+
+    impl Handler<Push> for ProbeSession {
+        type Result = ();
+
+        fn handle(&mut self, push: Push, context: &mut Context<Self>) {
+            let taken = push.0.frames.iter().map(|frame| (frame.seq, push.0.conflated));
+            self.taken.lock().unwrap().extend(taken);
+            self.feed.lock().unwrap().extend(push.0.feed);
+            if self.stalls {
+                context.wait(std::future::pending::<()>().into_actor(self));
+            }
+        }
+    }
+
+    impl Handler<EndSession> for ProbeSession {
+        type Result = ();
+
+        fn handle(&mut self, end: EndSession, _: &mut Context<Self>) {
+            self.ended.lock().unwrap().push(end.0);
+        }
+    }
+
+    struct Probe {
+        taken: Arc<Mutex<Vec<(u64, bool)>>>,
+        feed: Arc<Mutex<Vec<FeedStatus>>>,
+        ended: Arc<Mutex<Vec<CloseReason>>>,
+        life: Arc<SignOfLife>,
+    }
+
+    async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Probe {
+        let (taken, feed, ended, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::new(SignOfLife::new()));
+        let session =
+            ProbeSession { taken: Arc::clone(&taken), feed: Arc::clone(&feed), ended: Arc::clone(&ended), stalls }
+                .start();
+        let outlet = SessionOutlet {
+            push: session.clone().recipient(),
+            end: session.recipient(),
+            connection: None,
+            life: life.clone(),
+        };
+        let id = SessionId(id);
+        distributor.send(Connect { id, outlet }).await.unwrap();
+        assert!(distributor.send(Subscribe { id, event_id: EventId::new("E").unwrap() }).await.unwrap());
+        Probe { taken, feed, ended, life }
+    }
+
+    fn changed(seq: u64) -> BookChanged {
+        let update = market_update("E", "1x2", None, seq as i64, 1);
+        BookChanged { states: Arc::new([Arc::new(MarketState { update, seq })]), conflated: false }
+    }
+
+    struct House {
+        registry: Addr<Registry>,
+        here: Addr<Distributor>,
+        metrics: OddsMetrics,
+    }
+
+    fn house(slow: Duration, frozen: Duration) -> House {
+        let metrics = OddsMetrics::new().unwrap();
+        let settings = DistributorSettings { slow_client_limit: slow, frozen_limit: frozen };
+        let registry = Registry::new(metrics.clone()).start();
+        House { here: Distributor::start_here(settings, registry.clone(), metrics.clone()), registry, metrics }
+    }
+
+    /// Waits until something holds, and fails loudly when it does not within a deadline.
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..1_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not within 10 s: {what}");
+    }
+
+    #[actix_web::test]
+    async fn a_stalled_session_is_ended_and_the_others_get_everything() {
+        let House { registry, here, metrics } = house(Duration::from_millis(200), Duration::from_secs(60));
+        let stalled = session(&here, 1, true).await;
+        let fast = session(&here, 2, false).await;
+        for seq in 1..=20 {
+            registry.send(changed(seq)).await.unwrap();
+            until("the fast one has it", || fast.taken.lock().unwrap().len() as u64 == seq).await;
+        }
+        until("the stalled one is ended", || metrics.evictions.get() == 1).await;
+        assert_eq!(stalled.taken.lock().unwrap().len(), 1);
+        assert!(metrics.conflations.get() > 0);
+        let expected: Vec<_> = (1..=20).map(|seq| (seq, false)).collect();
+        assert_eq!(*fast.taken.lock().unwrap(), expected);
+    }
+
+    #[actix_web::test]
+    async fn a_session_that_gives_no_sign_of_life_is_ended_though_nothing_was_sent_to_it() {
+        let House { registry, here, metrics } = house(Duration::from_secs(60), Duration::from_millis(300));
+        let _frozen = session(&here, 1, false).await;
+        let alive = session(&here, 2, false).await;
+        until("the frozen one is ended", || {
+            alive.life.give();
+            metrics.evictions.get() == 1
+        })
+        .await;
+        registry.send(changed(1)).await.unwrap();
+        until("the other one still gets changes", || alive.taken.lock().unwrap().len() == 1).await;
+    }
+
+    #[actix_web::test]
+    async fn every_session_is_told_once_how_the_feed_stands_and_one_that_comes_while_it_is_lost_as_well() {
+        let House { registry, here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let early = session(&here, 1, false).await;
+        for status in [FeedStatus::Live, FeedStatus::Stale, FeedStatus::Stale] {
+            registry.send(FeedChanged(status)).await.unwrap();
+        }
+        let late = session(&here, 2, false).await;
+        registry.send(FeedChanged(FeedStatus::Live)).await.unwrap();
+        let after = session(&here, 3, false).await;
+        for probe in [early, late] {
+            until("it is told", || *probe.feed.lock().unwrap() == [FeedStatus::Stale, FeedStatus::Live]).await;
+        }
+        assert!(after.feed.lock().unwrap().is_empty());
+    }
+
+    #[actix_web::test]
+    async fn every_session_is_told_when_the_server_goes_and_so_are_those_that_come_later() {
+        let House { registry, here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let early = session(&here, 1, false).await;
+        registry.send(EndAllSessions(CloseReason::GoingAway)).await.unwrap();
+        let late = session(&here, 2, false).await;
+        for probe in [early, late] {
+            until("it is told", || *probe.ended.lock().unwrap() == [CloseReason::GoingAway]).await;
+        }
+    }
+
+    #[actix_web::test]
+    async fn an_event_that_nobody_wants_any_more_is_followed_again_by_the_next_who_does() {
+        let House { registry, here, metrics } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let first = session(&here, 1, false).await;
+        here.send(Disconnect(SessionId(1))).await.unwrap();
+        // The first change that nobody wants ends it.
+        for seq in 1..=3 {
+            registry.send(changed(seq)).await.unwrap();
+        }
+        let second = session(&here, 2, false).await;
+        registry.send(changed(4)).await.unwrap();
+        until("the second has it", || *second.taken.lock().unwrap() == [(4, false)]).await;
+        assert!(first.taken.lock().unwrap().is_empty());
+        assert_eq!(metrics.deliveries.get(), 1);
+    }
+}
