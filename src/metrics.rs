@@ -238,7 +238,7 @@ role_metrics! {
         refused_upgrades: IntCounterVec = "odds_ws_refused_upgrades_total" ["reason"] known ApiError::UPGRADE_CODES,
         /// Messages of clients refused, by code
         refused_messages: IntCounterVec = "odds_ws_refused_messages_total" ["code"] known Refusal::CODES,
-        /// From the supplier's updated_at to the write to a client. Updates older than an hour are recordings and not counted
+        /// From the supplier's updated_at to the write to the last of a thread's clients that a change goes to. Updates older than an hour are recordings and not counted
         latency: Histogram = "odds_end_to_end_seconds",
         /// Changes that wait in front of the registry
         registry_depth: IntGauge = "odds_registry_depth",
@@ -258,6 +258,8 @@ role_metrics! {
         mirror_rejected: IntCounterVec = "odds_mirror_updates_rejected_total" ["reason"] known Rejection::ALL.map(Rejection::reason),
         /// Times that a book of this role could not read the cache or the database
         mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
+        /// Answers with current odds that were ready: no book was asked
+        ready_answers: IntCounter = "odds_http_ready_answers_total",
         /// REST requests, by status
         requests: IntCounterVec = "odds_http_requests_total" ["status"] known ["200", "304", "400", "404", "405", "413", "415", "503"],
     }

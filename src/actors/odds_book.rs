@@ -14,6 +14,7 @@ use crate::cache::OddsCache;
 use crate::domain::book::{Book, MarketState, Rejection, Snapshot};
 use crate::domain::ids::EventId;
 use crate::domain::update::PositionedUpdate;
+use crate::domain::validity::Generation;
 use crate::metrics::BookMetrics;
 use crate::store::Store;
 
@@ -226,6 +227,8 @@ pub struct OddsBook {
     is_cache_read: bool,
     /// The next look of a mirrored book at what is known elsewhere.
     next_look: Option<SpawnHandle>,
+    /// Counts what changes the answer to [`GetSnapshot`].
+    generation: Generation,
 }
 
 impl OddsBook {
@@ -237,7 +240,17 @@ impl OddsBook {
         let always = edges.is_mirror || edges.first_position.is_some();
         let left = LeftToCome { beyond: next_position.unwrap_or(u64::MAX), always };
         let (book, known) = (Book::new(event_id.clone()), Vec::new());
-        OddsBook { book, event_id, edges, left, known, is_loaded: false, is_cache_read: false, next_look: None }
+        OddsBook {
+            book,
+            event_id,
+            edges,
+            left,
+            known,
+            is_loaded: false,
+            is_cache_read: false,
+            next_look: None,
+            generation: Generation::default(),
+        }
     }
 
     /// A book that begins with what an earlier one of the event knew, where others know less: a bus that begins anew, a
@@ -260,6 +273,7 @@ impl OddsBook {
                 }
                 book.book.restore(states.into_iter().chain(std::mem::take(&mut book.known)));
                 book.book.continue_from(book.edges.first_position.unwrap_or(0));
+                book.generation.changed();
                 // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
                 // knows it drops it by its number.
                 let mut known = book.book.snapshot().markets;
@@ -324,6 +338,7 @@ impl OddsBook {
             } else {
                 book.book.catch_up(known.states)
             };
+            book.generation.changed();
             let edges = book.edges.clone();
             let is_cache_read = known.is_cache_read;
             async move {
@@ -423,6 +438,8 @@ impl OddsBook {
         taken: Vec<Result<Arc<MarketState>, Rejection>>,
         conflated: bool,
     ) -> AtomicResponse<Self, Result<(), ApplyError>> {
+        // Before anyone is told: who is told must not be shown less.
+        self.generation.changed();
         let mut changes = Vec::with_capacity(taken.len());
         for taken in taken {
             match taken {
@@ -452,7 +469,7 @@ impl Handler<GetSnapshot> for OddsBook {
             return Err(ApplyError::NotLoaded(self.event_id.clone()));
         }
         let is_stale = self.edges.is_mirror && !self.is_cache_read;
-        Ok(Snapshot { is_stale, ..self.book.snapshot() })
+        Ok(Snapshot { is_stale, validity: self.generation.validity(), ..self.book.snapshot() })
     }
 }
 

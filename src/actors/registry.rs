@@ -111,7 +111,7 @@ impl Handler<BookChanged> for Registry {
         let Some(first) = changed.states.first() else { return };
         let Some(followers) = self.followers.get(&first.update.event_id) else { return };
         let frames = changed.states.iter().map(|state| Arc::new(UpdateFrame::new(state))).collect();
-        let delivery = Delivery { frames, conflated: changed.conflated, feed: None };
+        let delivery = Delivery::of(frames, changed.conflated);
         let mut gone = Vec::new();
         for follower in followers {
             let deliver = Deliver { event_id: first.update.event_id.clone(), delivery: delivery.clone() };

@@ -19,7 +19,7 @@ use super::messages::{Connect, Disconnect, GetSnapshot, Subscribe, Unsubscribe};
 use super::outlet::{EndSession, Push, SessionOutlet, SignOfLife};
 use crate::domain::fanout::SessionId;
 use crate::domain::ids::EventId;
-use crate::domain::protocol::{CloseReason, FeedStatus, error_message, feed_message, snapshot_message};
+use crate::domain::protocol::{CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, snapshot_message};
 use crate::domain::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
 use crate::domain::timestamp::Timestamp;
 use crate::http::connection::ConnectionHandle;
@@ -107,13 +107,7 @@ impl Session {
                     self.edges.metrics.refused_messages.with_label_values(&[refusal.code()]).inc();
                     context.text(error_message(&refusal));
                 }
-                Effect::SendUpdate(frame, conflated) => {
-                    context.text(frame.text(conflated).clone());
-                    let age = Timestamp::now().seconds_since(frame.updated_at);
-                    if age < RECORDING_AGE {
-                        self.edges.metrics.latency.observe(age.max(0.0));
-                    }
-                }
+                Effect::SendUpdate(frame, conflated) => context.text(frame.text(conflated).clone()),
                 Effect::Subscribe(event_id, attempt) => self.requests.push_back(Request::Subscribe(event_id, attempt)),
                 Effect::Unsubscribe(event_id) => self.requests.push_back(Request::Unsubscribe(event_id)),
                 Effect::Ping => context.ping(b""),
@@ -121,6 +115,14 @@ impl Session {
             }
         }
         self.ask_distributor(context);
+    }
+
+    /// Measures how old a change is now that it is sent.
+    fn measure(&self, frame: &UpdateFrame) {
+        let age = Timestamp::now().seconds_since(frame.updated_at);
+        if age < RECORDING_AGE {
+            self.edges.metrics.latency.observe(age.max(0.0));
+        }
     }
 
     fn close(&mut self, reason: CloseReason, context: &mut WebsocketContext<Self>) {
@@ -267,6 +269,9 @@ impl Handler<Push> for Session {
         for frame in delivery.frames.iter() {
             let effect = self.state.on_update(frame, delivery.conflated);
             self.act(effect, context);
+            if delivery.measured {
+                self.measure(frame);
+            }
         }
         if let Some(status) = delivery.feed {
             self.feed = status;

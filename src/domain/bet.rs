@@ -377,6 +377,7 @@ mod tests {
     use pretty_assertions::assert_eq;
     use rstest::rstest;
 
+    use super::super::validity::Validity;
     use super::*;
     use crate::domain::ids::MarketName;
     use crate::domain::update::OddsUpdate;
@@ -403,7 +404,8 @@ mod tests {
 
     fn book(update: OddsUpdate) -> Snapshot {
         let markets = vec![Arc::new(MarketState { update, seq: 1 })];
-        Snapshot { event_id: EventId::new("E").unwrap(), seq: 1, markets, is_stale: false }
+        let event_id = EventId::new("E").unwrap();
+        Snapshot { event_id, seq: 1, markets, is_stale: false, validity: Validity::default() }
     }
 
     /// home 1.201, draw 3.2, away 4.5

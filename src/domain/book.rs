@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::ids::{EventId, MarketKey};
 use super::update::{OddsUpdate, Revision};
+use super::validity::Validity;
 
 /// A market as the book holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +82,8 @@ pub struct Snapshot {
     pub markets: Vec<Arc<MarketState>>,
     /// Whether it may lack changes that others know of.
     pub is_stale: bool,
+    /// Whether the book has changed since.
+    pub validity: Validity,
 }
 
 impl Snapshot {
@@ -170,7 +173,8 @@ impl Book {
     /// The book as it is now.
     pub fn snapshot(&self) -> Snapshot {
         let markets = self.markets.values().cloned().collect();
-        Snapshot { event_id: self.event_id.clone(), seq: self.seq, markets, is_stale: false }
+        let (event_id, validity) = (self.event_id.clone(), Validity::default());
+        Snapshot { event_id, seq: self.seq, markets, is_stale: false, validity }
     }
 }
 

@@ -24,6 +24,20 @@ pub struct Delivery {
     pub conflated: bool,
     /// To be told after the changes.
     pub feed: Option<FeedStatus>,
+    /// Whether the session measures how old the changes are when it sends them: the last one that a change goes to, so that
+    /// it costs once and not once a session.
+    pub measured: bool,
+}
+
+impl Delivery {
+    /// Changes and nothing else.
+    pub fn of(frames: Arc<[Arc<UpdateFrame>]>, conflated: bool) -> Delivery {
+        Delivery { frames, conflated, feed: None, measured: false }
+    }
+
+    fn feed(status: FeedStatus) -> Delivery {
+        Delivery { feed: Some(status), ..Delivery::of(Arc::new([]), false) }
+    }
 }
 
 /// Why a session did not take a delivery.
@@ -49,11 +63,14 @@ struct Entry<O> {
     stalled_since: Option<Instant>,
 }
 
+/// Of numbers that are given here: nobody can choose them so that they collide.
+type Hasher = foldhash::fast::RandomState;
+
 /// The sessions, their subscriptions, and what slow ones have yet to take.
 pub struct Fanout<O> {
-    sessions: HashMap<SessionId, Entry<O>>,
-    subscribers: HashMap<EventId, HashSet<SessionId>>,
-    stalled: HashSet<SessionId>,
+    sessions: HashMap<SessionId, Entry<O>, Hasher>,
+    subscribers: HashMap<EventId, HashSet<SessionId, Hasher>>,
+    stalled: HashSet<SessionId, Hasher>,
 }
 
 /// What [`Fanout::publish`] and [`Fanout::offer_again`] did.
@@ -69,7 +86,7 @@ pub struct Report {
 
 impl<O: Outlet> Default for Fanout<O> {
     fn default() -> Fanout<O> {
-        Fanout { sessions: HashMap::new(), subscribers: HashMap::new(), stalled: HashSet::new() }
+        Fanout { sessions: HashMap::default(), subscribers: HashMap::new(), stalled: HashSet::default() }
     }
 }
 
@@ -117,10 +134,11 @@ impl<O: Outlet> Fanout<O> {
     pub fn publish(&mut self, event_id: &EventId, delivery: &Delivery, now: Instant) -> Report {
         let mut report = Report::default();
         let Some(subscribers) = self.subscribers.get(event_id) else { return report };
-        for id in subscribers {
+        for (turn, id) in subscribers.iter().enumerate() {
             let Some(entry) = self.sessions.get_mut(id) else { continue };
             if entry.stalled_since.is_none() {
-                match entry.outlet.push(delivery.clone()) {
+                let measured = turn + 1 == subscribers.len();
+                match entry.outlet.push(Delivery { measured, ..delivery.clone() }) {
                     Ok(()) => {
                         report.delivered += delivery.frames.len();
                         continue;
@@ -149,7 +167,7 @@ impl<O: Outlet> Fanout<O> {
         let mut gone = Vec::new();
         let mut tell = |id: SessionId, entry: &mut Entry<O>| {
             if entry.stalled_since.is_none() {
-                match entry.outlet.push(Delivery { frames: Arc::new([]), conflated: false, feed: Some(status) }) {
+                match entry.outlet.push(Delivery::feed(status)) {
                     Ok(()) => return,
                     Err(PushError::Gone) => return gone.push(id),
                     Err(PushError::Full) => {
@@ -177,7 +195,8 @@ impl<O: Outlet> Fanout<O> {
             let mut frames: Vec<_> = entry.pending.values().cloned().collect();
             frames.sort_by_key(|frame| frame.seq);
             let delivered = frames.len();
-            match entry.outlet.push(Delivery { frames: frames.into(), conflated: true, feed: entry.pending_feed }) {
+            let feed = entry.pending_feed;
+            match entry.outlet.push(Delivery { feed, ..Delivery::of(frames.into(), true) }) {
                 Ok(()) => {
                     report.delivered += delivered;
                     entry.pending.clear();
@@ -298,7 +317,7 @@ mod tests {
             let update = market_update("E", market, None, *seq as i64, 1);
             Arc::new(UpdateFrame::new(&MarketState { update, seq: *seq }))
         };
-        Delivery { frames: changes.iter().map(frame).collect(), conflated: false, feed: None }
+        Delivery::of(changes.iter().map(frame).collect(), false)
     }
 
     fn with(probes: &[Probe]) -> Fanout<Probe> {

@@ -18,4 +18,5 @@ pub mod session;
 pub mod status;
 pub mod timestamp;
 pub mod update;
+pub mod validity;
 pub mod words;

@@ -72,7 +72,8 @@ struct Held {
 #[derive(Debug)]
 pub struct SessionState {
     limits: SessionLimits,
-    subscriptions: HashMap<EventId, Subscription>,
+    /// A few hundred at most, and chosen by one client: collisions would hurt nobody else.
+    subscriptions: HashMap<EventId, Subscription, foldhash::fast::RandomState>,
     next_attempt: u64,
     window_start: Instant,
     window_messages: u32,
@@ -86,7 +87,7 @@ impl SessionState {
     pub fn new(limits: SessionLimits, now: Instant) -> SessionState {
         SessionState {
             limits,
-            subscriptions: HashMap::new(),
+            subscriptions: HashMap::default(),
             next_attempt: 0,
             window_start: now,
             window_messages: 0,

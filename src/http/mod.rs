@@ -10,6 +10,7 @@ pub mod health;
 mod money_routes;
 pub mod odds;
 pub mod query;
+pub mod ready;
 pub mod routes;
 pub mod server;
 pub mod state;

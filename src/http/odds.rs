@@ -1,11 +1,12 @@
 //! `/v1/events…`: reads of events, markets, current odds and their history. The original's paths and fields, and ours.
 
-use actix_web::http::header::{self, CacheDirective, ETag, EntityTag, IfNoneMatch};
+use actix_web::http::header::{self, CacheDirective, EntityTag, IfNoneMatch};
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
 use super::errors::ApiError;
 use super::query::Query;
+use super::ready::{Ready, ReadyAnswers};
 use super::state::OddsState;
 use crate::actors::messages::GetSnapshot;
 use crate::actors::store_writer::blocking;
@@ -116,23 +117,28 @@ pub async fn list_markets(state: web::Data<OddsState>, path: web::Path<String>) 
 /// be told 304 while nothing changed.
 pub async fn get_odds(
     state: web::Data<OddsState>,
+    answers: web::Data<ReadyAnswers>,
     path: web::Path<String>,
     known: Option<web::Header<IfNoneMatch>>,
 ) -> Result<HttpResponse, ApiError> {
+    let known = known.map(|header| header.0);
+    if state.feed.is_live()
+        && let Some(ready) = answers.get(&path)
+    {
+        state.metrics.ready_answers.inc();
+        return Ok(ready.answer(known.as_ref(), |_| ()));
+    }
     let (snapshot, stale) = known_event(&state, &path).await?;
     let odds = snapshot.markets.iter().map(|state| OddsBody { stale, ..odds_of(&state.update, Some(state.seq)) });
     let odds: Vec<_> = odds.collect();
     let body = serde_json::to_string(&odds).map_err(|error| ApiError::BooksUnavailable(error.to_string()))?;
     let tag = EntityTag::new_weak(format!("{}-{:016x}", snapshot.seq, fingerprint(&body)));
-    let unchanged = match known.map(|header| header.0) {
-        Some(IfNoneMatch::Any) => true,
-        Some(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&tag)),
-        None => false,
-    };
-    let mut response = if unchanged { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-    mark(&mut response, stale);
-    response.insert_header(ETag(tag)).insert_header(revalidate());
-    Ok(if unchanged { response.finish() } else { response.content_type(header::ContentType::json()).body(body) })
+    let ready = Ready { body: body.into(), tag, validity: snapshot.validity };
+    let response = ready.answer(known.as_ref(), |response| mark(response, stale));
+    if !stale {
+        answers.keep(&path, ready);
+    }
+    Ok(response)
 }
 
 /// `GET /v1/events/{id}/markets/{market}/history?line&from&to&limit&cursor`: what was offered, in the supplier's order.

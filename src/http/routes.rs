@@ -8,6 +8,7 @@ use actix_web::web;
 
 use super::errors::{ApiError, method_not_allowed, not_found};
 use super::query::check_escapes;
+use super::ready::ReadyAnswers;
 use super::state::OddsState;
 use super::{odds, ws};
 
@@ -28,7 +29,8 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
     let socket = web::resource("/ws/odds")
         .route(web::get().to(ws::open))
         .default_service(web::to(|request| method_not_allowed(request, "GET")));
-    config.service(rest).service(socket);
+    // A thread's own: each configures its routes.
+    config.app_data(web::Data::new(ReadyAnswers::default())).service(rest).service(socket);
 }
 
 /// A path that is only read.

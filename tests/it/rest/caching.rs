@@ -31,6 +31,8 @@ async fn odds_that_a_client_knows_are_answered_304_until_they_change() {
     for unknown in ["\"other\"", "W/\"other\", \"more\"", "garbage"] {
         assert_eq!(ask(&url, unknown).await.status, 200, "{unknown}");
     }
+    // Each of the two threads asks the book once.
+    fed.platform.until_metric(Role::Odds, "odds_http_ready_answers_total", |ready| ready >= 6.0).await;
     fed.send("E", [2]).await;
     let changed = until("the change", || async {
         let answer = ask(&url, &tag).await;
