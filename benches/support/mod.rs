@@ -1,0 +1,42 @@
+//! What the benches share: the real binary in a process of its own, sockets that cost little, a supplier, the machine,
+//! and the table. Each bench uses a part of it.
+#![allow(dead_code)]
+
+pub mod client;
+pub mod machine;
+pub mod server;
+pub mod supplier;
+pub mod table;
+
+// The databases, topics and caches of a test serve a bench as well.
+#[allow(clippy::unwrap_used)]
+#[path = "../../tests/it/support/engines.rs"]
+pub mod engines;
+
+use std::time::{Duration, Instant};
+
+/// What a bench ends with.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// How long a bench waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A number of the environment, as `BENCH_ROUNDS`, or what it is without.
+pub fn setting(name: &str, default: u64) -> Outcome<u64> {
+    let read = |value: String| value.parse().map_err(|error| format!("{name}: {error}").into());
+    std::env::var(name).map_or(Ok(default), read)
+}
+
+/// Asks until there is an answer.
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(format!("not within {PATIENCE:?}: {what}").into());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
