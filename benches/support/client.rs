@@ -37,6 +37,12 @@ impl Client {
         Client::upgrade(socket.into(), address, "/ws/odds")
     }
 
+    /// Reads frames from a connection as it is.
+    pub fn on(stream: TcpStream) -> Outcome<Client> {
+        stream.set_nodelay(true)?;
+        Ok(Client { stream, bytes: Vec::new(), taken: 0 })
+    }
+
     fn upgrade(mut stream: TcpStream, address: SocketAddr, path: &str) -> Outcome<Client> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -43,6 +43,16 @@ pub fn cpu(process: &str) -> Outcome<Duration> {
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * TICK))
 }
 
+/// The CPU time that was taken on all cores by whatever ran on them, since the machine began.
+pub fn busy() -> Outcome<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).ok_or("no line of all cores")?;
+    let ticks: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    // user nice system idle iowait irq softirq steal; the guests behind are counted as user already.
+    let working = ticks.iter().take(8).enumerate().filter(|(place, _)| !matches!(place, 3 | 4));
+    Ok(Duration::from_millis(working.map(|(_, ticks)| ticks * 10).sum()))
+}
+
 /// A figure of a process's memory, as `VmRSS` or `VmHWM`, in KiB.
 pub fn memory(process: &str, name: &str) -> Outcome<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod client;
+pub mod http;
 pub mod machine;
 pub mod server;
 pub mod supplier;
@@ -25,6 +26,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn setting(name: &str, default: u64) -> Outcome<u64> {
     let read = |value: String| value.parse().map_err(|error| format!("{name}: {error}").into());
     std::env::var(name).map_or(Ok(default), read)
+}
+
+/// Fails, and says how they are to be had, where the addresses of Kafka, Redis and PostgreSQL are not in the environment.
+pub fn need_engines(bench: &str) -> Outcome<()> {
+    match ["KAFKA_BROKERS", "REDIS_URL", "DATABASE_URL"].iter().find(|name| std::env::var_os(name).is_none()) {
+        Some(name) => Err(format!("{name} is not set: run `scripts/engines with cargo bench --bench {bench}`").into()),
+        None => Ok(()),
+    }
 }
 
 /// Asks until there is an answer.

@@ -57,7 +57,8 @@ impl Server {
         for (role, address) in &self.health {
             until(&format!("{role} is ready"), || {
                 let (status, body) = get(*address, "/healthz")?;
-                let only_suppliers = body.matches("\"name\":").count() == body.matches("\"name\":\"suppliers\"").count();
+                let only_suppliers =
+                    body.matches("\"name\":").count() == body.matches("\"name\":\"suppliers\"").count();
                 Ok((status == 200 || (status == 503 && only_suppliers)).then_some(()))
             })?;
         }

@@ -9,6 +9,8 @@ use super::{Outcome, machine};
 enum Target {
     AtMost(f64),
     AtLeast(f64),
+    /// The figure itself, whatever stands beside it.
+    ItselfAtMost(f64),
 }
 
 /// A row.
@@ -43,6 +45,11 @@ impl Row {
         Row { target: Some(Target::AtLeast(limit)), ..self }
     }
 
+    /// The figure itself is to be this or less, whatever stands beside it.
+    pub fn itself_at_most(self, limit: f64) -> Row {
+        Row { target: Some(Target::ItselfAtMost(limit)), ..self }
+    }
+
     /// What has to be known with it.
     pub fn remark(mut self, remark: impl Into<String>) -> Row {
         let remark = remark.into();
@@ -60,11 +67,16 @@ impl Row {
         let (wanted, reached) = match target {
             Some(Target::AtMost(most)) => (format!("≤ {}", short(*most)), yes(judged <= *most)),
             Some(Target::AtLeast(least)) => (format!("≥ {}", short(*least)), yes(judged >= *least)),
+            Some(Target::ItselfAtMost(most)) => (format!("≤ {} {unit}", short(*most)), yes(*value <= *most)),
             None => Default::default(),
         };
-        let beside = beside.as_ref().map(|(what, limit)| format!("{what}: {} {unit}", short(*limit))).unwrap_or_default();
+        let beside =
+            beside.as_ref().map(|(what, limit)| format!("{what}: {} {unit}", short(*limit))).unwrap_or_default();
         let ratio = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
-        format!("| `{bench}` | {figure} | {} {unit} | {beside} | {ratio} | {wanted} | {reached} | {remark} |", short(*value))
+        format!(
+            "| `{bench}` | {figure} | {} {unit} | {beside} | {ratio} | {wanted} | {reached} | {remark} |",
+            short(*value)
+        )
     }
 }
 

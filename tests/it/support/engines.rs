@@ -23,9 +23,7 @@ pub fn are_real() -> bool {
 
 fn address(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
-        panic!(
-            "the real engines need {variable}: run `scripts/engines up`, then `eval \"$(scripts/engines export)\"`"
-        )
+        panic!("the real engines need {variable}: run `scripts/engines up`, then `eval \"$(scripts/engines export)\"`")
     })
 }
 
