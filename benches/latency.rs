@@ -75,15 +75,13 @@ fn measure(
     targets: [Option<f64>; 3],
 ) -> Outcome<Vec<Row>> {
     let name = platform.name;
-    let (mut rows, mut lost, mut sent) = (Vec::new(), 0, 0);
+    let mut rows = Vec::new();
     for (rate, target) in RATES.into_iter().zip(targets) {
         let (mut ours, mut alone) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             ours.push(run(platform, Load { rate, seconds })?);
             alone.push(run(bare, Load { rate, seconds: seconds.div_ceil(2) })?);
         }
-        lost += ours.iter().map(|run| run.missing + run.conflated).sum::<u64>();
-        sent += rate * seconds * rounds;
         let remark = remark_of(&ours);
         for (figure, quantile) in [("p50", 0.5), ("p99", 0.99)] {
             let of = |runs: &[Run]| median(runs.iter().map(|run| run.milliseconds(quantile)).collect());
@@ -95,8 +93,12 @@ fn measure(
                 None => row,
             });
         }
+        let (missing, conflated) =
+            ours.iter().fold((0, 0), |(missing, conflated), run| (missing + run.missing, conflated + run.conflated));
+        let figure = format!("{name}, {rate} updates/s, missing or conflated of {}", rate * seconds * rounds);
+        let lost = Row::new(figure, (missing + conflated) as f64, "updates").at_most(0.0);
+        rows.push(lost.remark(if missing > 0 { format!("{missing} missing") } else { String::new() }));
     }
-    rows.push(Row::new(format!("{name}, missing or conflated of {sent}"), lost as f64, "updates").at_most(0.0));
     Ok(rows)
 }
 

@@ -1,14 +1,16 @@
 //! Cores, CPU time and memory, by Linux's `/proc`.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Outcome;
 
-/// How many cores there are.
+/// How many cores there are: as many as this process may use before it keeps itself on one of them.
 pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get())
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |cores| cores.get()))
 }
 
 /// Where the measured server runs: alone where there is more than one core.
@@ -21,6 +23,7 @@ pub const CLIENT_CORE: usize = 0;
 
 /// Keeps this thread, and whatever it starts from now on, on one core.
 pub fn pin(core: usize) -> Outcome<()> {
+    cores();
     let mut set = CpuSet::new();
     set.set(core);
     Ok(sched_setaffinity(None, &set)?)
