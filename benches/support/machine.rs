@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rlimit::Resource;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Outcome;
@@ -61,6 +62,15 @@ pub fn memory(process: &str, name: &str) -> Outcome<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).ok_or("no such figure")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// Lets this process, and whatever it starts, open so many files, or as many as it may. Gives how many.
+pub fn open_files(wanted: u64) -> Outcome<u64> {
+    let (_, hard) = Resource::NOFILE.get()?;
+    // Who may raise the hard limit does so.
+    let most = if hard >= wanted || Resource::NOFILE.set(wanted, wanted).is_err() { hard } else { wanted };
+    Resource::NOFILE.set(most, most)?;
+    Ok(most)
 }
 
 /// One line that names the machine.
