@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod client;
+pub mod crowd;
 pub mod http;
 pub mod machine;
 pub mod server;
