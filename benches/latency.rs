@@ -273,7 +273,9 @@ impl Platform {
     fn start(name: &'static str, folder: &Folder, roles: &[&str], core: Option<usize>) -> Outcome<Platform> {
         let supplier = Supplier::listen()?;
         let url = supplier.url()?;
-        let start = |roles: &&str| Server::start(roles, folder, &[("SUPPLIER_URLS", &url)], core);
+        // Our clients answer no pings.
+        let variables = [("SUPPLIER_URLS", &*url), ("WS_SILENCE_LIMIT", "1h")];
+        let start = |roles: &&str| Server::start(roles, folder, &variables, core);
         let servers = roles.iter().map(start).collect::<Outcome<Vec<_>>>()?;
         let feed = supplier.accept()?;
         servers.iter().try_for_each(Server::until_ready)?;
