@@ -33,6 +33,10 @@ impl Server {
         // The supplier of a bench answers no pings.
         command.env("SUPPLIER_READ_TIMEOUT", "10m").env("SUPPLIER_STALE_AFTER", "10m");
         command.env("LOG_LEVEL", "info").env("ROLE", roles);
+        // The folder says which engines. Those of the environment are there for whoever has made a sandbox on them.
+        for engine in ["KAFKA_BROKERS", "REDIS_URL", "REDIS_ADDR", "DATABASE_URL", "DATABASE_RO_URL", "POSTGRES_DSN"] {
+            command.env_remove(engine);
+        }
         command.envs(folder.variables()).envs(variables.iter().copied());
         // A child runs where its parent's thread does.
         core.map_or_else(machine::unpin, machine::pin)?;
