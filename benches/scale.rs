@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use sports_bet_platform::domain::timestamp::Timestamp;
 
 use support::client::Client;
+use support::crowd::Crowd;
 use support::engines::Folder;
 use support::server::Server;
 use support::supplier::{Feed, Supplier, update};
@@ -206,6 +207,8 @@ fn subscriptions() -> Outcome<Vec<Row>> {
     std::thread::sleep(Duration::from_secs(1));
     let memory = (side.server.rss()? - before) / (CLIENTS * (most - 1)) as f64;
 
+    let crowd = |clients: Vec<Client>| Crowd::new(clients.into_iter().map(|client| client.stream).collect());
+    let (mut of_one, mut of_many) = (crowd(of_one)?, crowd(of_many)?);
     let (mut one, mut many) = (Vec::new(), Vec::new());
     for round in 0..=setting("BENCH_ROUNDS", 5)? {
         let runs = [side.rounds(&mut of_one, most..most + 1)?, side.rounds(&mut of_many, 0..most)?];
@@ -228,13 +231,13 @@ fn subscriptions() -> Outcome<Vec<Row>> {
 
 impl Side {
     /// One update after the other, of these events in turn. Every client gets a frame of each before the next one.
-    fn rounds(&mut self, clients: &mut [Client], events: std::ops::Range<usize>) -> Outcome<Run> {
+    fn rounds(&mut self, clients: &mut Crowd, events: std::ops::Range<usize>) -> Outcome<Run> {
         let (cpu, began) = (self.server.cpu()?, Instant::now());
         for number in 0..UPDATES_TO_ALL {
             let event = events.start + number % events.len();
             self.sent += 1;
             self.feed.send([update(&name_of(event), "1x2", self.sent as u64, Timestamp::now())])?;
-            clients.iter_mut().try_for_each(|client| client.skip(1))?;
+            clients.take(1)?;
         }
         let share = (self.server.cpu()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
         self.settle()?;

@@ -10,17 +10,13 @@
 
 mod support;
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use sports_bet_platform::domain::timestamp::Timestamp;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
 use support::client::{Client, frame, updated_at};
+use support::crowd::Crowd;
 use support::engines::Folder;
 use support::server::Server;
 use support::supplier::{Feed, Supplier, update};
@@ -33,10 +29,12 @@ const FLOODED: &str = "MATCH_002";
 const FLOOD: u64 = 1_000;
 /// How long the last update may take before it counts as lost.
 const LAST_CALL: Duration = Duration::from_secs(5);
-/// Bytes that a client has room for.
-const READ_AT_ONCE: usize = 4_096;
-/// Above this share of one core our own reading delays what it measures.
-const BUSY: f64 = 0.5;
+/// How long the bench sleeps where there is nothing to read.
+const NAP: Duration = Duration::from_micros(50);
+/// How often the server's memory is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// Later than this the bench delays what it measures.
+const LATE: f64 = 2.0;
 
 fn main() -> Outcome<()> {
     machine::pin(machine::CLIENT_CORE)?;
@@ -44,11 +42,10 @@ fn main() -> Outcome<()> {
     machine::open_files(2 * clients as u64 + 500)?;
     let load = Load { rate: setting("BENCH_RATE", 50)?, seconds: setting("BENCH_SECONDS", 5)? };
     let rounds = setting("BENCH_ROUNDS", 5)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut bench = Bench::start(clients, &runtime)?;
+    let mut bench = Bench::start(clients)?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
-        let runs = [bench.run(load, false, &runtime)?, bench.run(load, true, &runtime)?];
+        let runs = [bench.run(load, false)?, bench.run(load, true)?];
         // The first pair is to get warm.
         if round > 0 {
             let [one, other] = runs;
@@ -94,9 +91,9 @@ fn main() -> Outcome<()> {
 
 /// What was busy, and whether it says more about this client than about the server.
 fn limit(server: f64, own: f64, late: f64) -> String {
-    let verdict = if own > BUSY { ": the client is a part of the delay" } else { "" };
+    let verdict = if late > LATE { ": the bench is a part of the delay" } else { "" };
     format!(
-        "the server took {:.0} % of its core, the bench {:.0} % of its own{verdict}; updates sent {late:.2} ms late (p99)",
+        "the server took {:.0} % of its core, the bench {:.0} % of its own; updates sent {late:.2} ms late (p99){verdict}",
         server * 100.0,
         own * 100.0
     )
@@ -140,13 +137,15 @@ impl Run {
 struct Bench {
     server: Server,
     _folder: Folder,
-    feed: Option<Feed>,
-    clients: Vec<Reader>,
+    feed: Feed,
+    clients: Crowd,
+    /// What there is of a frame that has not come as a whole, by client.
+    begun: Vec<Vec<u8>>,
     version: u64,
 }
 
 impl Bench {
-    fn start(clients: usize, runtime: &tokio::runtime::Runtime) -> Outcome<Bench> {
+    fn start(clients: usize) -> Outcome<Bench> {
         let folder = Folder::embedded();
         let supplier = Supplier::listen()?;
         // The clients answer no pings.
@@ -155,63 +154,70 @@ impl Bench {
         let mut feed = supplier.accept()?;
         server.until_ready()?;
         feed.send([EVENT, FLOODED].map(|event| update(event, "1x2", 1, Timestamp::now())))?;
-        let _entered = runtime.enter();
         let connect = |_| {
             let mut client = Client::connect(server.odds()?)?;
             client.subscribe(EVENT)?;
-            client.stream.set_nonblocking(true)?;
-            Ok(Reader { stream: TcpStream::from_std(client.stream)?, bytes: Vec::with_capacity(READ_AT_ONCE) })
+            Ok(client.stream)
         };
-        let clients = (0..clients).map(connect).collect::<Outcome<Vec<Reader>>>()?;
-        Ok(Bench { server, _folder: folder, feed: Some(feed), clients, version: 1 })
+        let begun = vec![Vec::new(); clients];
+        let clients = Crowd::new((0..clients).map(connect).collect::<Outcome<_>>()?)?;
+        Ok(Bench { server, _folder: folder, feed, clients, begun, version: 1 })
     }
 
-    fn run(&mut self, load: Load, with_stalled: bool, runtime: &tokio::runtime::Runtime) -> Outcome<Run> {
+    fn run(&mut self, load: Load, with_stalled: bool) -> Outcome<Run> {
         let (before, evictions) = (self.server.rss()?, self.evictions()?);
         let stalled = if with_stalled { Some(self.stalled_client()?) } else { None };
         self.flood(with_stalled)?;
-
         let (cpu, own, began) = (self.server.cpu()?, machine::cpu("self")?, Instant::now());
-        let mut feed = self.feed.take().ok_or("no feed")?;
-        let version = self.version;
-        self.version += load.updates();
-        let supplier = std::thread::spawn(move || supply(&mut feed, load, version).map(|late| (feed, late)));
-        let delays = Rc::new(RefCell::new(Histogram::new_with_bounds(1, 120_000_000, 3)?));
-        let deadline = began + Duration::from_secs(load.seconds) + LAST_CALL;
-        let readers = self.clients.drain(..).map(|client| client.read(load.updates(), deadline.into(), delays.clone()));
-        let readers: Vec<_> = readers.collect();
-        let server = &self.server;
-        let (read, highest) = runtime.block_on(tokio::task::LocalSet::new().run_until(async {
-            let reading = try_join_all(readers.into_iter().map(tokio::task::spawn_local));
-            tokio::pin!(reading);
-            let (mut look, mut highest) = (tokio::time::interval(Duration::from_millis(200)), before);
-            loop {
-                tokio::select! {
-                    read = &mut reading => return Outcome::Ok((read?, highest)),
-                    _ = look.tick() => highest = highest.max(server.rss()?),
-                }
-            }
-        }))?;
-        let (feed, late) = supplier.join().map_err(|_| "the supplier panicked")??;
-        self.feed = Some(feed);
+        let mut run = self.send_and_read(load)?;
         let elapsed = began.elapsed().as_secs_f64();
-        let server_share = (self.server.cpu()? - cpu).as_secs_f64() / elapsed;
-        let own_share = (machine::cpu("self")? - own).as_secs_f64() / elapsed;
-
-        let mut lost = 0;
-        for read in read {
-            let (client, missing) = read?;
-            lost += missing;
-            self.clients.push(client);
-        }
+        run.server_share = (self.server.cpu()? - cpu).as_secs_f64() / elapsed;
+        run.own_share = (machine::cpu("self")? - own).as_secs_f64() / elapsed;
         if self.evictions()? - evictions != f64::from(u8::from(with_stalled)) {
             return Err("not one was evicted that had to be; the run is too short, or a healthy client was".into());
         }
         drop(stalled);
-        let grown = (self.server.rss()? - before) / 1_024.0;
-        let delays = delays.borrow().clone();
-        let late_p99 = late.value_at_quantile(0.99) as f64 / 1_000.0;
-        Ok(Run { delays, lost, grown, highest: (highest - before) / 1_024.0, server_share, own_share, late_p99 })
+        run.grown = (self.server.rss()? - before) / 1_024.0;
+        run.highest = (run.highest - before) / 1_024.0;
+        Ok(run)
+    }
+
+    /// Sends each update when it is due, and reads what comes.
+    fn send_and_read(&mut self, load: Load) -> Outcome<Run> {
+        let histogram = || Histogram::new_with_bounds(1, 120_000_000, 3);
+        let (mut delays, mut lateness, mut highest) = (histogram()?, histogram()?, 0.0_f64);
+        let begin = Timestamp::now().micros() + 20_000;
+        let last = begin + load.due(load.updates());
+        let (mut sent, mut missing) = (0, load.updates() * self.clients.len() as u64);
+        let mut looked = Instant::now();
+        while missing > 0 && Timestamp::now().micros() < last + LAST_CALL.as_micros() as i64 {
+            while sent < load.updates() && begin + load.due(sent) <= Timestamp::now().micros() {
+                let due = begin + load.due(sent);
+                lateness.saturating_record((Timestamp::now().micros() - due).max(1).unsigned_abs());
+                let updated_at = Timestamp::from_micros(due).ok_or("no time")?;
+                (sent, self.version) = (sent + 1, self.version + 1);
+                self.feed.send([update(EVENT, "1x2", self.version, updated_at)])?;
+            }
+            let begun = &mut self.begun;
+            let any = self.clients.look(|client, bytes| {
+                let now = Timestamp::now().micros();
+                frames(&mut begun[client], bytes, |content| {
+                    if let Some(due) = updated_at(content) {
+                        missing = missing.saturating_sub(1);
+                        delays.saturating_record((now - due).max(1).unsigned_abs());
+                    }
+                });
+            })?;
+            if looked.elapsed() > LOOK {
+                looked = Instant::now();
+                highest = highest.max(self.server.rss()?);
+            }
+            if !any {
+                std::thread::sleep(NAP);
+            }
+        }
+        let late_p99 = lateness.value_at_quantile(0.99) as f64 / 1_000.0;
+        Ok(Run { delays, lost: missing, grown: 0.0, highest, server_share: 0.0, own_share: 0.0, late_p99 })
     }
 
     fn evictions(&self) -> Outcome<f64> {
@@ -229,7 +235,7 @@ impl Bench {
     /// Many updates of the event that only the stalled client wants: first what fills its socket, then, one by one,
     /// what fills its queue.
     fn flood(&mut self, has_stalled: bool) -> Outcome<()> {
-        let feed = self.feed.as_mut().ok_or("no feed")?;
+        let feed = &mut self.feed;
         let first = self.version + 1;
         self.version += FLOOD;
         feed.send((first..first + FLOOD).map(|version| update(FLOODED, "1x2", version, Timestamp::now())))?;
@@ -245,53 +251,15 @@ impl Bench {
     }
 }
 
-/// Sends each update when it is due, and tells how late.
-fn supply(feed: &mut Feed, load: Load, version: u64) -> Outcome<Histogram<u64>> {
-    let mut lateness = Histogram::new_with_bounds(1, 120_000_000, 3)?;
-    let begin = Timestamp::now().micros() + 50_000;
-    for number in 0..load.updates() {
-        let due = begin + load.due(number);
-        let wait = due - Timestamp::now().micros();
-        std::thread::sleep(Duration::from_micros(wait.max(0).unsigned_abs()));
-        lateness.saturating_record((Timestamp::now().micros() - due).max(1).unsigned_abs());
-        let updated_at = Timestamp::from_micros(due).ok_or("no time")?;
-        feed.send([update(EVENT, "1x2", version + number + 1, updated_at)])?;
+/// Takes whole frames, and keeps the rest for what comes next.
+fn frames(begun: &mut Vec<u8>, bytes: &[u8], mut each: impl FnMut(&[u8])) {
+    let is_begun = !begun.is_empty();
+    begun.extend_from_slice(if is_begun { bytes } else { &[] });
+    let bytes = if is_begun { &begun[..] } else { bytes };
+    let mut taken = 0;
+    while let Some((start, end)) = frame(&bytes[taken..]) {
+        each(&bytes[taken + start..taken + end]);
+        taken += end;
     }
-    Ok(lateness)
-}
-
-/// A client, read when something is there.
-struct Reader {
-    stream: TcpStream,
-    bytes: Vec<u8>,
-}
-
-impl Reader {
-    /// Reads so many updates, or until the deadline; gives how many are missing.
-    async fn read(
-        mut self,
-        updates: u64,
-        deadline: tokio::time::Instant,
-        delays: Rc<RefCell<Histogram<u64>>>,
-    ) -> Outcome<(Reader, u64)> {
-        let mut missing = updates;
-        while missing > 0 {
-            let read = tokio::time::timeout_at(deadline, self.stream.read_buf(&mut self.bytes));
-            let Ok(read) = read.await else { break };
-            if read? == 0 {
-                return Err("the server has closed a client that reads".into());
-            }
-            let (now, mut taken) = (Timestamp::now().micros(), 0);
-            while let Some((start, end)) = frame(&self.bytes[taken..]) {
-                if let Some(due) = updated_at(&self.bytes[taken + start..taken + end]) {
-                    missing = missing.saturating_sub(1);
-                    delays.borrow_mut().saturating_record((now - due).max(1).unsigned_abs());
-                }
-                taken += end;
-            }
-            self.bytes.drain(..taken);
-            self.bytes.reserve(READ_AT_ONCE);
-        }
-        Ok((self, missing))
-    }
+    *begun = bytes[taken..].to_vec();
 }

@@ -3,6 +3,7 @@
 //! Nobody waits in the kernel for any of them: who sleeps on a socket has to be woken by whoever writes to it, which can
 //! cost the writer more than the write.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -21,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The sockets.
 pub struct Crowd {
     sockets: Vec<TcpStream>,
-    /// Which of them had got everything first, second and so on, the last time.
-    order: Vec<usize>,
+    /// Which of them had got what was sent first, second and so on, the last time.
+    order: VecDeque<usize>,
     got: Vec<usize>,
     buffer: Vec<u8>,
     rounds: usize,
@@ -77,9 +78,35 @@ impl Crowd {
             nap(began)?;
             left = waiting;
         }
-        self.order = done;
+        self.order = done.into();
         self.rounds += 1;
         Ok(())
+    }
+
+    /// Reads once from each that has something, and gives what it has with its number: first from that which has waited
+    /// longest. Says whether anything came.
+    pub fn look(&mut self, mut each: impl FnMut(usize, &[u8])) -> Outcome<bool> {
+        self.rounds += 1;
+        // One that gets nothing any more must not hide those behind it.
+        let most_misses = if self.rounds.is_multiple_of(LOOKS_AT_ALL) { usize::MAX } else { MISSES };
+        let (mut missed, mut misses, mut any) = (Vec::new(), 0, false);
+        for _ in 0..self.order.len() {
+            let Some(socket) = self.order.pop_front() else { break };
+            let read = read(&mut self.sockets[socket], &mut self.buffer)?;
+            if read > 0 {
+                each(socket, &self.buffer[..read]);
+                self.order.push_back(socket);
+                (misses, any) = (0, true);
+                continue;
+            }
+            missed.push(socket);
+            misses += 1;
+            if misses == most_misses {
+                break;
+            }
+        }
+        missed.into_iter().rev().for_each(|socket| self.order.push_front(socket));
+        Ok(any)
     }
 
     /// How many bytes the frames are, by the first socket.
