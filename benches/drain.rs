@@ -50,7 +50,9 @@ fn main() -> Outcome<()> {
     let all = updates as f64;
     let figure = format!("{updates} updates of {events} events, middle of {rounds} runs");
     let cpu = format!(
-        "CPU of the processor {:.0} % of a core, of all together {:.0} % of {} cores; {:.1} s from the process's start to the first row",
+        "batches of {:.0} rows in {:.1} ms; CPU of the processor {:.0} % of a core, of all together {:.0} % of {} cores; {:.1} s from the process's start to the first row",
+        of(|drained| drained.batch_rows),
+        of(|drained| drained.batch_milliseconds),
         of(|drained| drained.own_share) * 100.0,
         of(|drained| drained.machine_share) * 100.0,
         machine::cores(),
@@ -111,6 +113,8 @@ struct Drained {
     lost: u64,
     own_share: f64,
     machine_share: f64,
+    batch_rows: f64,
+    batch_milliseconds: f64,
 }
 
 impl Drained {
@@ -156,7 +160,17 @@ fn drain(backlog: &Backlog) -> Outcome<Drained> {
         || Ok((lag(value("KAFKA_BROKERS")?, value("KAFKA_TOPIC_ODDS")?, group)? == 0).then_some(())),
     )?;
     let lost = lost_rows(backlog, &mut database)? + stale_keys;
-    Ok(Drained { first, rest, lost, own_share, machine_share })
+    let metric = |name: &str| server.metric("processor", name);
+    let batches = metric("odds_proc_store_batch_size_count")?;
+    Ok(Drained {
+        first,
+        rest,
+        lost,
+        own_share,
+        machine_share,
+        batch_rows: metric("odds_proc_store_batch_size_sum")? / batches,
+        batch_milliseconds: metric("odds_proc_store_batch_seconds_sum")? / batches * 1_000.0,
+    })
 }
 
 /// Puts the backlog on a topic, as `ingest` would.
