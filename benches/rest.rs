@@ -203,6 +203,8 @@ fn serve_bare(answer: &[u8]) -> Outcome<()> {
     actix_web::rt::System::new().block_on(async move {
         let server = HttpServer::new(move || App::new().route(PATH, web::get().to(handler.clone())))
             .workers(1)
+            // Each side waits for as long as the other is asked.
+            .keep_alive(Duration::from_secs(75))
             .on_connect(|stream, _| {
                 let stream = stream.downcast_ref::<actix_web::rt::net::TcpStream>();
                 let _ = stream.map(|stream| stream.set_nodelay(true));
