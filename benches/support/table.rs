@@ -11,6 +11,8 @@ enum Target {
     AtLeast(f64),
     /// The figure itself, whatever stands beside it.
     ItselfAtMost(f64),
+    /// As above.
+    ItselfAtLeast(f64),
 }
 
 /// A row.
@@ -50,6 +52,11 @@ impl Row {
         Row { target: Some(Target::ItselfAtMost(limit)), ..self }
     }
 
+    /// The figure itself is to be this or more, whatever stands beside it.
+    pub fn itself_at_least(self, limit: f64) -> Row {
+        Row { target: Some(Target::ItselfAtLeast(limit)), ..self }
+    }
+
     /// What has to be known with it.
     pub fn remark(mut self, remark: impl Into<String>) -> Row {
         let remark = remark.into();
@@ -68,6 +75,7 @@ impl Row {
             Some(Target::AtMost(most)) => (format!("≤ {}", short(*most)), yes(judged <= *most)),
             Some(Target::AtLeast(least)) => (format!("≥ {}", short(*least)), yes(judged >= *least)),
             Some(Target::ItselfAtMost(most)) => (format!("≤ {} {unit}", short(*most)), yes(*value <= *most)),
+            Some(Target::ItselfAtLeast(least)) => (format!("≥ {} {unit}", short(*least)), yes(*value >= *least)),
             None => Default::default(),
         };
         let beside =
