@@ -71,8 +71,16 @@ check-operation: ## Check alerts and dashboards, and scrape the running binary w
 	@$(CARGO) build --locked --bin sports-bet
 	@SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-operation
 
-bench: ## Measure: a thousand clients on one event, without and with one that stalls (below 2 minutes)
-	$(CARGO) bench --locked
+# In this order, each alone on the machine. One that fails does not keep the others from being run.
+BENCHES = fanout idle latency drain rest slow start scale money pure
+
+bench: ## Measure everything and print one table (below 20 minutes; `cargo bench --bench NAME` is one of them)
+	@$(CARGO) bench --locked --no-run
+	@rm -rf "$${CARGO_TARGET_DIR:-target}/tmp/bench"
+	@scripts/engines with sh -c 'failed=""; for bench in $(BENCHES); do \
+		echo "== $$bench"; $(CARGO) bench --locked --quiet --bench "$$bench" || failed="$$failed $$bench"; done; \
+		$(CARGO) bench --locked --quiet --bench table; \
+		test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }'
 
 audit: ## Check licences, bans, sources, advisories and unused dependencies (AUDIT_OFFLINE=1 skips advisories)
 	@for tool in deny machete; do \

@@ -23,9 +23,7 @@ pub fn are_real() -> bool {
 
 fn address(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
-        panic!(
-            "TEST_ENGINES=real needs {variable}: run `scripts/engines up`, then `eval \"$(scripts/engines export)\"`"
-        )
+        panic!("the real engines need {variable}: run `scripts/engines up`, then `eval \"$(scripts/engines export)\"`")
     })
 }
 
@@ -139,8 +137,17 @@ pub struct Folder {
 impl Folder {
     /// An empty folder, with a new sandbox where the engines are real.
     pub fn new() -> Folder {
-        let sandbox = if are_real() { Sandbox::make() } else { Sandbox::embedded() };
-        Folder { directory: TempDir::new().unwrap(), sandbox: Arc::new(sandbox) }
+        if are_real() { Folder::on_real_engines() } else { Folder::embedded() }
+    }
+
+    /// An empty folder that needs no engine.
+    pub fn embedded() -> Folder {
+        Folder { directory: TempDir::new().unwrap(), sandbox: Arc::new(Sandbox::embedded()) }
+    }
+
+    /// An empty folder with a new sandbox on the engines of the environment.
+    pub fn on_real_engines() -> Folder {
+        Folder { directory: TempDir::new().unwrap(), sandbox: Arc::new(Sandbox::make()) }
     }
 
     /// Where it is.
@@ -164,7 +171,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if are_real() {
+        if !self.sandbox.variables.is_empty() {
             self.sandbox.remove();
         }
     }

@@ -1,0 +1,110 @@
+//! 10,000 sockets, each subscribed to an event on which nothing happens, pinged by the server and answering it: what one
+//! costs in memory, and all of them in CPU.
+//!
+//! `cargo bench --bench idle`. Settable: `BENCH_SOCKETS`, `BENCH_SECONDS` that they are watched, and every setting of the
+//! server by its own name.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use sports_bet_platform::domain::timestamp::Timestamp;
+
+use support::client::{Client, frame};
+use support::engines::Folder;
+use support::server::Server;
+use support::supplier::{Supplier, update};
+use support::table::{Row, print};
+use support::{Outcome, machine, setting};
+
+const EVENT: &str = "MATCH_001";
+/// What the original takes a socket.
+const ORIGINAL: f64 = 21.6;
+/// How often the sockets are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+const PING: u8 = 0x89;
+/// A pong without content, masked with zeros.
+const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
+
+fn main() -> Outcome<()> {
+    machine::pin(machine::CLIENT_CORE)?;
+    // Two a client in the server.
+    let most = usize::try_from(machine::open_files(30_000)? - 500)? / 2;
+    let sockets = usize::try_from(setting("BENCH_SOCKETS", 10_000)?)?.min(most);
+    // Two rounds of pings by default.
+    let time = Duration::from_secs(setting("BENCH_SECONDS", 30)?);
+    let folder = Folder::embedded();
+    let supplier = Supplier::listen()?;
+    let places = (sockets + 10).to_string();
+    let variables = [("SUPPLIER_URLS", &*supplier.url()?), ("WS_MAX_SESSIONS", &places)];
+    let server = Server::start("ingest,processor,odds", &folder, &variables, Some(machine::server_core()))?;
+    let mut feed = supplier.accept()?;
+    server.until_ready()?;
+    feed.send([update(EVENT, "1x2", 1, Timestamp::now())])?;
+    // One that comes and goes, so that what is made once is there.
+    Client::connect(server.odds()?)?.subscribe(EVENT)?;
+    std::thread::sleep(Duration::from_secs(2));
+    let (before, cpu) = (server.rss()?, server.cpu()?);
+    std::thread::sleep(Duration::from_secs(3));
+    let alone = (server.cpu()? - cpu).as_secs_f64() / 3.0;
+
+    let mut streams = Vec::with_capacity(sockets);
+    for _ in 0..sockets {
+        let mut client = Client::connect(server.odds()?)?;
+        client.subscribe(EVENT)?;
+        client.stream.set_nonblocking(true)?;
+        streams.push(client.stream);
+    }
+    // What came meanwhile is answered first.
+    answer(&mut streams)?;
+    let (cpu, began, mut pings) = (server.cpu()?, Instant::now(), 0);
+    while began.elapsed() < time {
+        std::thread::sleep(LOOK);
+        pings += answer(&mut streams)?;
+    }
+    let share = (server.cpu()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
+    let after = server.rss()?;
+    let sessions = server.metric("odds", "odds_ws_sessions")?;
+    if sessions < sockets as f64 {
+        return Err(format!("{sessions} of {sockets} sessions are left").into());
+    }
+    let memory = (after - before) / sockets as f64;
+    print(
+        "idle",
+        &[
+            Row::new(format!("RSS a socket, {sockets} subscribed and pinged"), memory, "KiB")
+                .beside("the original", ORIGINAL)
+                .itself_at_most(13.0)
+                .remark(format!("{:.0} MiB before, {:.0} MiB with them", before / 1_024.0, after / 1_024.0)),
+            Row::new("share of a core", share * 100.0, "%").at_most(1.0).remark(format!(
+                "{pings} pings in {} s; without a socket {:.2} %",
+                time.as_secs(),
+                alone * 100.0
+            )),
+        ],
+    )
+}
+
+/// Answers each ping that came; gives how many.
+fn answer(streams: &mut [TcpStream]) -> Outcome<usize> {
+    let (mut buffer, mut pings) = ([0; 4_096], 0);
+    for stream in streams {
+        let read = match stream.read(&mut buffer) {
+            Ok(0) => return Err("the server has closed a connection".into()),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let mut rest = &buffer[..read];
+        while let Some((_, end)) = frame(rest) {
+            if rest.first() == Some(&PING) {
+                stream.write_all(&PONG)?;
+                pings += 1;
+            }
+            rest = &rest[end..];
+        }
+    }
+    Ok(pings)
+}

@@ -1,0 +1,395 @@
+//! Wallets and bets, on Kafka, Redis and PostgreSQL, all roles in one process: how many of them a second at 16 clients,
+//! and how soon a bet is decided by a supplier that answers at once. Beside them stands the same work by `pgbench`: the
+//! same functions of the database, with nobody in front of them. PostgreSQL, Kafka, the platform and its clients share
+//! the machine; `pgbench` has it for PostgreSQL alone.
+//!
+//! `scripts/engines with cargo bench --bench money`. Settable: `BENCH_CLIENTS`, `BENCH_USERS`, `BENCH_SECONDS` of a run,
+//! `BENCH_ROUNDS`, `BENCH_BET_RATE`, and every setting of the server by its own name.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::Connection as _;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Double};
+use hdrhistogram::Histogram;
+use sports_bet_platform::domain::timestamp::Timestamp;
+
+use support::engines::Folder;
+use support::http::Connection;
+use support::server::Server;
+use support::supplier::{Supplier, update};
+use support::table::{Row, median, print};
+use support::{Outcome, machine, need_engines, setting, until};
+
+const ROLES: &str = "simulator,ingest,processor,odds,wallet,bets,confirmation";
+/// How uneven the skewed users are: the first takes about an eighth of all.
+const SKEW: f64 = 1.1;
+
+fn main() -> Outcome<()> {
+    need_engines("money")?;
+    let pgbench = pgbench()?;
+    let clients = usize::try_from(setting("BENCH_CLIENTS", 16)?)?;
+    let users = setting("BENCH_USERS", 10_000)?;
+    let folder = Folder::on_real_engines();
+    // The simulator confirms bets; the prices are ours, since its own markets are suspended now and then.
+    let supplier = Supplier::listen()?;
+    let server = Server::start(ROLES, &folder, &[("SUPPLIER_URLS", &supplier.url()?)], None)?;
+    machine::unpin()?;
+    let mut feed = supplier.accept()?;
+    server.until_ready()?;
+    feed.send([update("MATCH_001", "1x2", 1, Timestamp::now())])?;
+    let mut database = PgConnection::establish(folder.sandbox().value("DATABASE_URL").ok_or("no database")?)?;
+    fill_wallets(&mut database, users)?;
+    let bets = server.bets()?;
+    until("a bet is taken", || Ok(Connection::open(bets)?.post("/bets", &bet(1)).ok()))?;
+
+    let mut rows = Vec::new();
+    rows.extend(bet_rows(&server, &folder, &pgbench, &mut database, clients, users)?);
+    for load in [Load::uniform(users), Load::skewed(users), Load::one()] {
+        rows.push(wallet_row(&server, &folder, &pgbench, clients, &load)?);
+    }
+    rows.push(Row::new("violations that `ledger verify` found", violations(&folder)?, "").at_most(0.0));
+    print("money", &rows)
+}
+
+/// Everyone has more than they can lose here.
+fn fill_wallets(database: &mut PgConnection, users: u64) -> Outcome<()> {
+    let statement = "SELECT count(*) AS number FROM generate_series(1, $1) AS user_number, LATERAL
+        wallet_move('user-' || user_number, 'deposit', 1000000000000, 'first', gen_random_uuid(), now())";
+    let done = diesel::sql_query(statement).bind::<BigInt, _>(i64::try_from(users)?).get_result::<Number>(database)?;
+    // Not the tables that are empty: plans that were made for those would stay.
+    diesel::sql_query("ANALYZE wallets, ledger_transfers").execute(database)?;
+    if done.number == i64::try_from(users)? { Ok(()) } else { Err("not every wallet was filled".into()) }
+}
+
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = BigInt)]
+    number: i64,
+}
+
+fn bet(user: u64) -> String {
+    format!(
+        r#"{{"userId":"user-{user}","eventId":"MATCH_001","market":"1x2","selection":"home","stake_cents":100,"odd_value":1.5,"oddsChange":"any"}}"#
+    )
+}
+
+/// What became of bets.
+struct Placed {
+    answers: Answers,
+    decided: Decisions,
+    own_share: f64,
+    machine_share: f64,
+}
+
+fn place(
+    server: &Server,
+    database: &mut PgConnection,
+    clients: usize,
+    users: u64,
+    time: Duration,
+    pause: Option<Duration>,
+) -> Outcome<Placed> {
+    let (began, before, busy, cpu) = (Instant::now(), latest_bet(database)?, machine::busy()?, server.cpu()?);
+    let step: Step = Arc::new(move |user| vec![("/bets", bet(user))]);
+    let answers = ask_all(server.bets()?, clients, time, pause, step, uniform(users))?;
+    let elapsed = began.elapsed().as_secs_f64();
+    let own_share = (server.cpu()? - cpu).as_secs_f64() / elapsed;
+    let machine_share = (machine::busy()? - busy).as_secs_f64() / elapsed / machine::cores() as f64;
+    Ok(Placed { answers, decided: Decisions::since(before, database)?, own_share, machine_share })
+}
+
+/// Bets as fast as the clients can, and at a rate that leaves room.
+fn bet_rows(
+    server: &Server,
+    folder: &Folder,
+    pgbench: &PathBuf,
+    database: &mut PgConnection,
+    clients: usize,
+    users: u64,
+) -> Outcome<Vec<Row>> {
+    let (seconds, rounds, rate) =
+        (setting("BENCH_SECONDS", 3)?, setting("BENCH_ROUNDS", 3)?, setting("BENCH_BET_RATE", 500)?);
+    let time = Duration::from_secs(seconds);
+    place(server, database, clients, users, time, None)?;
+    let (mut runs, mut alone) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        runs.push(place(server, database, clients, users, time, None)?);
+        let script = bet_script(users);
+        alone.push(run_pgbench(pgbench, folder, clients, seconds, &[("bet", script)])?);
+        // Nobody is to publish these; they are known by their lease.
+        diesel::sql_query("DELETE FROM outbox WHERE leased_until > now() + interval '30 min'").execute(database)?;
+    }
+    let pause = Duration::from_secs_f64(clients as f64 / rate as f64);
+    let calm = [place(server, database, clients, users, time * 2, Some(pause))?];
+    let of = |runs: &[Placed], figure: fn(&Placed) -> f64| median(runs.iter().map(figure).collect());
+    let busy = |runs: &[Placed]| {
+        let (own, all) = (of(runs, |run| run.own_share), of(runs, |run| run.machine_share));
+        format!("all cores {:.0} % busy, the platform took {:.0} % of one", all * 100.0, own * 100.0)
+    };
+    let answered = |name: String, runs: &[Placed]| {
+        let p50 = of(runs, |run| run.answers.milliseconds(0.5));
+        Row::new(name, of(runs, |run| run.answers.milliseconds(0.99)), "ms")
+            .at_most(25.0)
+            .remark(format!("p50 {p50:.1} ms"))
+    };
+    let ended = |name: String, runs: &[Placed]| {
+        let p50 = of(runs, |run| run.decided.p50);
+        let (all, late) = runs.iter().fold((0, 0), |sum, run| (sum.0 + run.decided.all, sum.1 + run.decided.late));
+        let remark = format!("p50 {p50:.1} ms; {late} of {all} by the deadline");
+        Row::new(name, of(runs, |run| run.decided.p99), "ms").at_most(100.0).remark(remark)
+    };
+    let full = format!("POST /bets, {clients} clients in a closed loop");
+    let placed = Row::new(format!("{full}, middle of {rounds} pairs"), of(&runs, |run| run.answers.rate), "bets/s");
+    Ok(vec![
+        placed
+            .beside("bet_place and bet_decide by pgbench", median(alone))
+            .itself_at_least(1_800.0)
+            .remark("the original: 18")
+            .remark(busy(&runs)),
+        answered(format!("{full}, p99"), &runs),
+        ended("from placed to final at that rate, p99".to_owned(), &runs),
+        answered(format!("POST /bets, {rate} a second, p99"), &calm).remark(busy(&calm)),
+        ended("from placed to final at that rate, p99".to_owned(), &calm),
+    ])
+}
+
+fn bet_script(users: u64) -> String {
+    let bet = "(lpad(to_hex(:high::bigint), 16, '0') || lpad(to_hex(:low::bigint), 16, '0'))::uuid";
+    let payload = r#"'{"betId":"0193a1f0-0000-7000-8000-000000000000","userId":"user-1","eventId":"MATCH_001","market":"1x2","selection":"home","stakeCents":100,"oddValue":1.5}'"#;
+    format!(
+        "\\set user random(1, {users})
+\\set high random(1, 9000000000000000000)
+\\set low random(1, 9000000000000000000)
+SELECT outcome, bet, price, balance, refused, record FROM bet_place({bet}, 'user-' || :user, 'MATCH_001', '1x2', '',
+    'home', 100, 1500, now() + interval '10 s', gen_random_uuid(), NULL, NULL, {payload}, now() + interval '1 h', now());
+SELECT outcome, status, record FROM bet_decide({bet}, 'CONFIRMED', NULL, 'SUP-1', false, {payload},
+    now() + interval '1 h', now());
+"
+    )
+}
+
+fn latest_bet(database: &mut PgConnection) -> Outcome<i64> {
+    let query = "SELECT COALESCE(max(extract(epoch FROM placed_at) * 1000000), 0)::bigint AS number FROM bets";
+    Ok(diesel::sql_query(query).get_result::<Number>(database)?.number)
+}
+
+/// How bets ended.
+#[derive(QueryableByName)]
+struct Decisions {
+    #[diesel(sql_type = BigInt)]
+    all: i64,
+    #[diesel(sql_type = BigInt)]
+    late: i64,
+    #[diesel(sql_type = Double)]
+    p50: f64,
+    #[diesel(sql_type = Double)]
+    p99: f64,
+}
+
+impl Decisions {
+    /// Waits until the bets that were placed later than this are decided.
+    fn since(micros: i64, database: &mut PgConnection) -> Outcome<Decisions> {
+        let pending = "SELECT count(*) AS number FROM bets WHERE status = 'PENDING_CONFIRMATION'";
+        until("every bet is decided", || {
+            let pending = diesel::sql_query(pending).get_result::<Number>(database)?.number;
+            std::thread::sleep(Duration::from_millis(50));
+            Ok((pending == 0).then_some(()))
+        })?;
+        let query = "WITH decided AS (
+                SELECT extract(epoch FROM decided_at - placed_at)::float8 * 1000 AS took, reason FROM bets
+                WHERE extract(epoch FROM placed_at) * 1000000 > $1
+            )
+            SELECT count(*) AS all, count(*) FILTER (WHERE reason = 'SUPPLIER_TIMEOUT') AS late,
+                percentile_disc(0.5) WITHIN GROUP (ORDER BY took) AS p50,
+                percentile_disc(0.99) WITHIN GROUP (ORDER BY took) AS p99
+            FROM decided";
+        Ok(diesel::sql_query(query).bind::<BigInt, _>(micros).get_result(database)?)
+    }
+}
+
+/// Which users are asked for, here and by `pgbench`.
+struct Load {
+    name: &'static str,
+    pick: Pick,
+    /// The same in `pgbench`'s words.
+    expression: String,
+}
+
+type Pick = Arc<dyn Fn() -> u64 + Send + Sync>;
+/// The requests of a step, for a user.
+type Step = Arc<dyn Fn(u64) -> Vec<(&'static str, String)> + Send + Sync>;
+
+fn uniform(users: u64) -> Pick {
+    Arc::new(move || fastrand::u64(1..=users))
+}
+
+impl Load {
+    fn uniform(users: u64) -> Load {
+        Load { name: "uniform", pick: uniform(users), expression: format!("random(1, {users})") }
+    }
+
+    fn skewed(users: u64) -> Load {
+        let mut sum = 0.0;
+        let sums: Vec<f64> = (1..=users)
+            .map(|user| {
+                sum += (user as f64).powf(-SKEW);
+                sum
+            })
+            .collect();
+        let pick = move || 1 + sums.partition_point(|limit| *limit < fastrand::f64() * sum) as u64;
+        let expression = format!("random_zipfian(1, {users}, {SKEW})");
+        Load { name: "skewed", pick: Arc::new(pick), expression }
+    }
+
+    fn one() -> Load {
+        Load { name: "one hot wallet", pick: Arc::new(|| 1), expression: "1".to_owned() }
+    }
+
+    fn script(&self, end: &str) -> String {
+        format!(
+            "\\set user {}
+\\set reference random(1, 9000000000000000000)
+SELECT outcome, reservation, status, created, settled
+FROM wallet_reserve('user-' || :user, 100, 'bench-' || :reference, gen_random_uuid(), NULL, now());
+SELECT outcome, reservation, amount, status, created, settled
+FROM wallet_settle('user-' || :user, 'bench-' || :reference, '{end}', NULL, now());
+",
+            self.expression
+        )
+    }
+}
+
+/// Reserve, then commit or refund: by REST, and by `pgbench`.
+fn wallet_row(server: &Server, folder: &Folder, pgbench: &PathBuf, clients: usize, load: &Load) -> Outcome<Row> {
+    let (seconds, rounds) = (setting("BENCH_SECONDS", 3)?, setting("BENCH_ROUNDS", 3)?);
+    let step: Step = Arc::new(|user| {
+        let reference = fastrand::u64(..);
+        let end = if reference.is_multiple_of(2) { "/wallet/commit" } else { "/wallet/refund" };
+        let order = format!(r#"{{"userId":"user-{user}","amount_cents":100,"external_ref":"rest-{reference}"}}"#);
+        vec![("/wallet/reserve", order.clone()), (end, order)]
+    });
+    let (mut ours, mut alone, mut p99s, mut busy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let (before, began) = (machine::busy()?, Instant::now());
+        let time = Duration::from_secs(seconds);
+        let answers = ask_all(server.wallet()?, clients, time, None, step.clone(), load.pick.clone())?;
+        busy.push((machine::busy()? - before).as_secs_f64() / began.elapsed().as_secs_f64() / machine::cores() as f64);
+        ours.push(answers.rate);
+        p99s.push(answers.milliseconds(0.99));
+        let scripts = ["commit", "refund"].map(|end| (end, load.script(end)));
+        // Two operations a transaction of the script.
+        alone.push(2.0 * run_pgbench(pgbench, folder, clients, seconds, &scripts)?);
+    }
+    let name = format!("reserve, commit, refund: {}, {clients} clients, middle of {rounds} pairs", load.name);
+    let (busy, p99) = (median(busy) * 100.0, median(p99s));
+    let remark = format!("p99 {p99:.1} ms; all cores {busy:.0} % busy");
+    Ok(Row::new(name, median(ours), "requests/s").beside("pgbench", median(alone)).at_least(0.5).remark(remark))
+}
+
+/// How often a second one of the scripts is run.
+fn run_pgbench(
+    program: &PathBuf,
+    folder: &Folder,
+    clients: usize,
+    seconds: u64,
+    scripts: &[(&str, String)],
+) -> Outcome<f64> {
+    let url = folder.sandbox().value("DATABASE_URL").ok_or("no database")?;
+    let mut command = Command::new(program);
+    command.args(["-n", "-M", "prepared", "-j", "2", "-c", &clients.to_string(), "-T", &seconds.to_string()]);
+    for (name, script) in scripts {
+        let file = folder.path().join(format!("{name}.sql"));
+        std::fs::write(&file, script)?;
+        command.arg("-f").arg(file);
+    }
+    let output = command.arg(url).output()?;
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let rate = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
+    let has_failures = text.lines().any(|line| line.starts_with("number of failed") && !line.contains(": 0 "));
+    match rate.filter(|_| output.status.success() && !has_failures) {
+        Some(rate) => Ok(rate),
+        None => Err(format!("pgbench failed: {text}{errors}").into()),
+    }
+}
+
+/// Where `pgbench` is: in PostgreSQL's own folder, which is on the path only where a package put it there.
+fn pgbench() -> Outcome<PathBuf> {
+    let folder = Command::new("pg_config").arg("--bindir").output();
+    let folder = folder.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    let candidates = [PathBuf::from(folder).join("pgbench"), PathBuf::from("pgbench")];
+    let works =
+        |program: &PathBuf| Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    let found = candidates.into_iter().find(works);
+    found.ok_or_else(|| {
+        "pgbench is neither in `pg_config --bindir` nor on the path: install PostgreSQL's programs".into()
+    })
+}
+
+/// What became of the requests of a run.
+struct Answers {
+    rate: f64,
+    times: Histogram<u64>,
+}
+
+impl Answers {
+    fn milliseconds(&self, quantile: f64) -> f64 {
+        self.times.value_at_quantile(quantile) as f64 / 1_000.0
+    }
+}
+
+/// So many clients, each with a connection, that ask one after the other; with a pause a step for whoever is in time.
+fn ask_all(
+    address: SocketAddr,
+    clients: usize,
+    time: Duration,
+    pause: Option<Duration>,
+    step: Step,
+    pick: Pick,
+) -> Outcome<Answers> {
+    let began = Instant::now();
+    let client = |place: usize| {
+        let (step, pick) = (step.clone(), pick.clone());
+        std::thread::spawn(move || -> Outcome<Histogram<u64>> {
+            let mut connection = Connection::open(address)?;
+            let mut times = Histogram::new_with_bounds(1, 60_000_000, 3)?;
+            let mut due = began + pause.unwrap_or_default().mul_f64(place as f64 / clients as f64);
+            while began.elapsed() < time {
+                if let Some(pause) = pause {
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    due += pause;
+                }
+                for (path, body) in step(pick()) {
+                    let asked = Instant::now();
+                    connection.post(path, &body)?;
+                    times.saturating_record(u64::try_from(asked.elapsed().as_micros())?);
+                }
+            }
+            Ok(times)
+        })
+    };
+    let threads: Vec<_> = (0..clients).map(client).collect();
+    let mut times = Histogram::new_with_bounds(1, 60_000_000, 3)?;
+    for thread in threads {
+        times.add(thread.join().map_err(|_| "a client panicked")??)?;
+    }
+    Ok(Answers { rate: times.len() as f64 / began.elapsed().as_secs_f64(), times })
+}
+
+/// What `ledger verify` says of the database that was left behind.
+fn violations(folder: &Folder) -> Outcome<f64> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
+    let output = command.args(["ledger", "verify"]).current_dir(folder.path()).envs(folder.variables()).output()?;
+    if output.status.success() {
+        return Ok(0.0);
+    }
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    eprintln!("{text}{errors}");
+    Ok(text.lines().count().max(1) as f64)
+}
