@@ -151,7 +151,7 @@ fn publish(criterion: &mut Criterion) -> Outcome<()> {
     }
     let state = MarketState { update: OddsUpdate::from_json(frame("1x2", 1)?.as_bytes())?, seq: 17 };
     let frames: Arc<[Arc<UpdateFrame>]> = Arc::new([Arc::new(UpdateFrame::new(&state))]);
-    let delivery = Delivery { frames, conflated: false, feed: None };
+    let delivery = Delivery::of(frames, false);
     let now = Instant::now();
     criterion.bench_function("publish", |bencher| bencher.iter(|| fanout.publish(&event, &delivery, now)));
     Ok(())

@@ -434,6 +434,15 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn a_mirrored_book_tells_of_each_change_by_itself_whether_some_may_be_missing_before_it() {
+        let (probe, router, _) = mirror();
+        let told = vec![Broadcast { conflated: true, ..told(1, 5, 701) }, told(1, 6, 702), told(1, 7, 703)];
+        router.send(ApplyBroadcasts(told)).await.unwrap().unwrap();
+        assert_eq!(probe.told.lock().unwrap().iter().map(|(_, seq)| *seq).collect::<Vec<_>>(), [701, 702, 703]);
+        assert_eq!(*probe.conflated.lock().unwrap(), [701]);
+    }
+
+    #[actix_web::test]
     async fn a_mirrored_book_starts_from_what_is_known_and_loses_nothing_that_is_told_meanwhile() {
         let (probe, router, cache) = mirror();
         cache.write(kept(1, "1x2", 5, 20)).await.unwrap();

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBook};
 use super::store_writer::blocking;
-use crate::cache::OddsCache;
+use crate::cache::{Broadcast, Change, OddsCache};
 use crate::domain::book::{Book, MarketState, Rejection, Snapshot};
 use crate::domain::ids::EventId;
 use crate::domain::update::PositionedUpdate;
@@ -198,16 +198,16 @@ pub struct BookEdges {
 
 impl BookEdges {
     /// Tells every listener, and waits until each has room: nothing is left out, and a full mailbox holds the bus back.
-    async fn tell(&self, changes: Vec<Arc<MarketState>>, conflated: bool) {
-        if changes.is_empty() {
-            return;
-        }
-        let changed = BookChanged { states: changes.into(), conflated };
-        for listener in &self.listeners {
-            listener.depth.inc();
-            if listener.to.send(changed.clone()).await.is_err() {
-                // The listener is gone; the platform's watch over its actors ends the process.
-                listener.depth.dec();
+    async fn tell(&self, changes: Vec<Change>) {
+        for alike in changes.chunk_by(|one, next| one.conflated == next.conflated) {
+            let states = alike.iter().map(|change| change.state.clone()).collect();
+            let changed = BookChanged { states, conflated: alike[0].conflated };
+            for listener in &self.listeners {
+                listener.depth.inc();
+                if listener.to.send(changed.clone()).await.is_err() {
+                    // The listener is gone; the platform's watch over its actors ends the process.
+                    listener.depth.dec();
+                }
             }
         }
     }
@@ -281,13 +281,9 @@ impl OddsBook {
                 let edges = book.edges.clone();
                 // Nothing is left out before the very update that the book is started for, where the store has it.
                 let next = book.left.beyond.checked_add(1);
-                async move {
-                    let is_next = |state: &Arc<MarketState>| Some(state.seq) == next;
-                    for told in known.chunk_by(|one, other| is_next(one) == is_next(other)) {
-                        edges.tell(told.to_vec(), !is_next(&told[0])).await;
-                    }
-                }
-                .into_actor(book)
+                let known = known.into_iter().map(|state| Change { conflated: Some(state.seq) != next, state });
+                let known = known.collect();
+                async move { edges.tell(known).await }.into_actor(book)
             },
         )
     }
@@ -341,8 +337,9 @@ impl OddsBook {
             book.generation.changed();
             let edges = book.edges.clone();
             let is_cache_read = known.is_cache_read;
+            let news = news.into_iter().map(|state| Change { state, conflated: true }).collect();
             async move {
-                edges.tell(news, true).await;
+                edges.tell(news).await;
                 is_cache_read
             }
             .into_actor(book)
@@ -401,9 +398,9 @@ impl Handler<ApplyBroadcasts> for OddsBook {
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, message: ApplyBroadcasts, _: &mut Context<Self>) -> Self::Result {
-        let conflated = message.0.iter().any(|told| told.conflated);
-        let taken = message.0.into_iter().map(|told| self.book.mirror(told.update, told.seq)).collect();
-        self.tell_taken(taken, conflated)
+        let take = |told: Broadcast| (self.book.mirror(told.update, told.seq), told.conflated);
+        let taken = message.0.into_iter().map(take).collect();
+        self.tell_taken(taken)
     }
 }
 
@@ -425,25 +422,24 @@ impl Handler<ApplyUpdates> for OddsBook {
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
-        let apply = |positioned: PositionedUpdate| self.book.apply(positioned.update, positioned.position);
+        let apply = |positioned: PositionedUpdate| (self.book.apply(positioned.update, positioned.position), false);
         let taken = message.0.into_iter().map(apply).collect();
-        self.tell_taken(taken, false)
+        self.tell_taken(taken)
     }
 }
 
 impl OddsBook {
-    /// Counts what was taken and what was not, and tells of the changes.
+    /// Counts what was taken and what was not, and tells of the changes: each with whether some may be missing before it.
     fn tell_taken(
         &self,
-        taken: Vec<Result<Arc<MarketState>, Rejection>>,
-        conflated: bool,
+        taken: Vec<(Result<Arc<MarketState>, Rejection>, bool)>,
     ) -> AtomicResponse<Self, Result<(), ApplyError>> {
         // Before anyone is told: who is told must not be shown less.
         self.generation.changed();
         let mut changes = Vec::with_capacity(taken.len());
-        for taken in taken {
+        for (taken, conflated) in taken {
             match taken {
-                Ok(state) => changes.push(state),
+                Ok(state) => changes.push(Change { state, conflated }),
                 Err(rejection) => {
                     self.edges.metrics.rejected.with_label_values(&[rejection.reason()]).inc();
                     debug!(event = self.event_id.as_str(); "update not taken: {rejection}");
@@ -453,7 +449,7 @@ impl OddsBook {
         self.edges.metrics.applied.inc_by(changes.len() as u64);
         let edges = self.edges.clone();
         let telling = async move {
-            edges.tell(changes, conflated).await;
+            edges.tell(changes).await;
             Ok(())
         };
         AtomicResponse::new(Box::pin(telling.into_actor(self)))
