@@ -24,6 +24,9 @@ use crate::bus::{BusError, NewRecord, Record};
 
 /// What waits to be given out at most.
 const LIMITS: Limits = Limits { records: 10_000, bytes: 32 * 1024 * 1024 };
+/// So long it is waited for room before the flow is stopped. What librdkafka has fetched of a partition is gone when it is
+/// paused, and fetched again; a backlog would stand still for longer than it takes to work on what waits.
+const ROOM: Duration = Duration::from_millis(500);
 /// How long a look for records takes where there are none; nothing else is done meanwhile.
 const POLL: Duration = Duration::from_millis(50);
 /// What was done is told to the bus this often.
@@ -45,8 +48,8 @@ pub(super) struct Shared {
     inbox: Mutex<Inbox>,
     /// Something was put in.
     pub(super) filled: Notify,
-    /// Something was done.
-    done: Condvar,
+    /// Something was given out or done.
+    moved: Condvar,
     pub(super) closing: AtomicBool,
     /// The topic's id, as far as is known, and whether it has changed since the partitions were set to their beginning.
     id: Mutex<Option<String>>,
@@ -69,7 +72,7 @@ impl Shared {
             health: SubscriptionHealth::joining(group),
             inbox: Mutex::new(Inbox::new(LIMITS)),
             filled: Notify::new(),
-            done: Condvar::new(),
+            moved: Condvar::new(),
             closing: AtomicBool::new(false),
             id: Mutex::default(),
             made_again: AtomicBool::new(false),
@@ -82,14 +85,14 @@ impl Shared {
         lock(&self.inbox)
     }
 
-    /// Whoever waits for work to be done looks again.
-    pub(super) fn tell_done(&self) {
-        self.done.notify_all();
+    /// Whoever waits for room, or for work to be done, looks again.
+    pub(super) fn tell_moved(&self) {
+        self.moved.notify_all();
     }
 
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
-        self.done.notify_all();
+        self.moved.notify_all();
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -103,6 +106,14 @@ impl Shared {
         }
     }
 
+    /// Waits a while until there is room; gives whether there is.
+    fn wait_for_room(&self) -> bool {
+        let inbox = self.inbox();
+        let waiting = self.moved.wait_timeout_while(inbox, ROOM, |inbox| inbox.is_full() && !self.is_closing());
+        let (inbox, _) = waiting.unwrap_or_else(PoisonError::into_inner);
+        !inbox.is_full()
+    }
+
     fn wait_for_work(&self, partitions: &[u32]) {
         let deadline = Instant::now() + LAST_WORK;
         let mut inbox = self.inbox();
@@ -113,7 +124,7 @@ impl Shared {
                 warn!(group, partitions:? = partitions; "partitions move before their work is done: it is done again");
                 return;
             }
-            inbox = self.done.wait_timeout(inbox, left).map_or_else(|error| error.into_inner().0, |(inbox, _)| inbox);
+            inbox = self.moved.wait_timeout(inbox, left).map_or_else(|error| error.into_inner().0, |(inbox, _)| inbox);
         }
     }
 
@@ -440,12 +451,12 @@ impl Reader {
             self.shared.filled.notify_one();
         }
         self.shared.reads();
-        if full {
+        if full && !self.shared.wait_for_room() {
             self.pause(consumer);
         }
     }
 
-    /// Stops the flow while the queue is full. The thread goes on polling, so that the group does not take it for dead.
+    /// Stops the flow while the queue stays full. The thread goes on polling, so that the group does not take it for dead.
     fn pause(&mut self, consumer: &BaseConsumer<ReaderEvents>) {
         let assigned = self.shared.inbox().assigned();
         let list = self.shared.list(assigned.iter().map(|partition| (*partition, Offset::Invalid)));

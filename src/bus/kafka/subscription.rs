@@ -46,7 +46,9 @@ impl Subscription for KafkaSubscription {
                 }
                 // Nothing is taken before the last wait, so a caller may give up waiting and lose nothing. What was there
                 // before the wait may be gone: its partitions were revoked.
-                if let Some(given) = self.shared.inbox().take(max) {
+                let taken = self.shared.inbox().take(max);
+                if let Some(given) = taken {
+                    self.shared.tell_moved();
                     return Ok(given);
                 }
                 if *self.ended.borrow() {
@@ -59,7 +61,7 @@ impl Subscription for KafkaSubscription {
 
     fn commit(&mut self, done: &Position) {
         self.shared.inbox().commit(done);
-        self.shared.tell_done();
+        self.shared.tell_moved();
     }
 
     fn lag(&self) -> u64 {
