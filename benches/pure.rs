@@ -137,7 +137,7 @@ struct Sink(Cell<usize>);
 
 impl Outlet for Sink {
     fn push(&self, delivery: Delivery) -> Result<(), PushError> {
-        self.0.set(self.0.get() + delivery.frames.len());
+        self.0.set(self.0.get() + delivery.frames().len());
         Ok(())
     }
 }
@@ -150,8 +150,7 @@ fn publish(criterion: &mut Criterion) -> Outcome<()> {
         fanout.subscribe(SessionId(id), &event);
     }
     let state = MarketState { update: OddsUpdate::from_json(frame("1x2", 1)?.as_bytes())?, seq: 17 };
-    let frames: Arc<[Arc<UpdateFrame>]> = Arc::new([Arc::new(UpdateFrame::new(&state))]);
-    let delivery = Delivery::of(frames, false);
+    let delivery = Delivery::of(vec![Arc::new(UpdateFrame::new(&state))], false);
     let now = Instant::now();
     criterion.bench_function("publish", |bencher| bencher.iter(|| fanout.publish(&event, &delivery, now)));
     Ok(())

@@ -260,7 +260,7 @@ mod tests {
         type Result = ();
 
         fn handle(&mut self, push: Push, context: &mut Context<Self>) {
-            let taken = push.0.frames.iter().map(|frame| (frame.seq, push.0.conflated));
+            let taken = push.0.frames().iter().map(|frame| (frame.seq, push.0.conflated));
             self.taken.lock().unwrap().extend(taken);
             self.feed.lock().unwrap().extend(push.0.feed);
             if self.stalls {

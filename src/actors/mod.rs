@@ -19,6 +19,7 @@ pub mod heartbeat;
 pub mod ledger_keeper;
 pub mod messages;
 pub mod odds_book;
+mod outbox;
 pub mod outbox_relay;
 pub mod outlet;
 pub mod registry;

@@ -173,7 +173,7 @@ mod tests {
         type Result = ();
 
         fn handle(&mut self, deliver: Deliver, context: &mut Context<Self>) {
-            let taken = deliver.delivery.frames.iter().map(|frame| (deliver.event_id.to_string(), frame.seq));
+            let taken = deliver.delivery.frames().iter().map(|frame| (deliver.event_id.to_string(), frame.seq));
             self.taken.lock().unwrap().extend(taken);
             context.wait(tokio::time::sleep(self.takes).into_actor(self));
         }

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use actix_http::ws::Item;
+use actix_http::ws::{Codec, Item};
 use actix_web::error::PayloadError;
 use actix_web_actors::ws::{self, Message, ProtocolError, WebsocketContext};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
 use log::{debug, warn};
 
 use super::distributor::Distributor;
 use super::messages::{Connect, Disconnect, GetSnapshot, Subscribe, Unsubscribe};
+use super::outbox::{Outbox, Outgoing};
 use super::outlet::{EndSession, Push, SessionOutlet, SignOfLife};
 use crate::domain::fanout::SessionId;
 use crate::domain::ids::EventId;
@@ -29,8 +31,6 @@ use crate::metrics::OddsMetrics;
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Updates older than this, in seconds, are recordings: their latency says nothing.
 const RECORDING_AGE: f64 = 3_600.0;
-/// The session's timer runs this often within a ping interval.
-const TICKS_PER_PING: u32 = 3;
 
 /// Whom every session of a thread talks to; one for all of them, so that no address is cloned.
 pub struct SessionEdges {
@@ -48,9 +48,10 @@ pub struct SessionEdges {
     pub metrics: OddsMetrics,
 }
 
-/// How often a session gives a sign of life.
+/// How often a session gives a sign of life, and looks whether its client does: with each ping, and no more often. Of ten
+/// thousand idle clients the timers are most of what they cost.
 pub fn tick_interval(limits: &SessionLimits) -> Duration {
-    (limits.ping_interval / TICKS_PER_PING).max(Duration::from_millis(10))
+    limits.ping_interval.max(Duration::from_millis(10))
 }
 
 /// The actor of one client.
@@ -60,6 +61,7 @@ pub struct Session {
     state: SessionState,
     connection: Option<ConnectionHandle>,
     life: Arc<SignOfLife>,
+    outbox: Outbox,
     /// What the distributor has yet to be asked, in order, one at a time.
     requests: VecDeque<Request>,
     asking: bool,
@@ -90,6 +92,7 @@ impl Session {
             edges,
             connection,
             life: Arc::new(SignOfLife::new()),
+            outbox: Outbox::default(),
             requests: VecDeque::new(),
             asking: false,
             feed: FeedStatus::Live,
@@ -99,18 +102,27 @@ impl Session {
         }
     }
 
+    /// Starts it on what its client sends; gives what the client is sent.
+    pub fn start<S>(self, from_client: S) -> impl Stream<Item = Result<Bytes, actix_web::Error>>
+    where
+        S: Stream<Item = Result<Bytes, PayloadError>> + 'static,
+    {
+        let (outbox, codec) = (self.outbox.clone(), Codec::new().max_size(self.edges.max_message));
+        Outgoing::new(WebsocketContext::with_codec(self, from_client, codec), outbox)
+    }
+
     fn act(&mut self, effects: impl IntoIterator<Item = Effect>, context: &mut WebsocketContext<Self>) {
         for effect in effects {
             match effect {
-                Effect::Send(text) => context.text(text),
+                Effect::Send(text) => self.outbox.text(&text),
                 Effect::Refuse(refusal) => {
                     self.edges.metrics.refused_messages.with_label_values(&[refusal.code()]).inc();
-                    context.text(error_message(&refusal));
+                    self.outbox.text(&error_message(&refusal));
                 }
-                Effect::SendUpdate(frame, conflated) => context.text(frame.text(conflated).clone()),
+                Effect::SendUpdate(frame, conflated) => self.outbox.ready(frame.wire(conflated).clone()),
                 Effect::Subscribe(event_id, attempt) => self.requests.push_back(Request::Subscribe(event_id, attempt)),
                 Effect::Unsubscribe(event_id) => self.requests.push_back(Request::Unsubscribe(event_id)),
-                Effect::Ping => context.ping(b""),
+                Effect::Ping => self.outbox.ping(),
                 Effect::Close(reason) => self.close(reason, context),
             }
         }
@@ -128,7 +140,7 @@ impl Session {
     fn close(&mut self, reason: CloseReason, context: &mut WebsocketContext<Self>) {
         debug!(session = self.id.0, code = reason.code(); "session closes: {}", reason.text());
         self.closed_as = reason.text();
-        context.close(Some(ws::CloseReason {
+        self.outbox.close(Some(ws::CloseReason {
             code: ws::CloseCode::from(reason.code()),
             description: Some(reason.text().to_owned()),
         }));
@@ -264,18 +276,14 @@ impl Actor for Session {
 impl Handler<Push> for Session {
     type Result = ();
 
-    fn handle(&mut self, push: Push, context: &mut Self::Context) {
-        let delivery = push.0;
-        for frame in delivery.frames.iter() {
-            let effect = self.state.on_update(frame, delivery.conflated);
-            self.act(effect, context);
-            if delivery.measured {
-                self.measure(frame);
-            }
+    fn handle(&mut self, Push(delivery): Push, _: &mut Self::Context) {
+        self.state.on_delivery(&delivery, |frames| self.outbox.ready(frames));
+        if delivery.measured {
+            delivery.frames().iter().for_each(|frame| self.measure(frame));
         }
         if let Some(status) = delivery.feed {
             self.feed = status;
-            context.text(feed_message(status));
+            self.outbox.text(&feed_message(status));
         }
     }
 }
@@ -300,10 +308,10 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
             Ok(Message::Text(text)) => self.on_text(&text, context),
             Ok(Message::Binary(_)) => self.close(CloseReason::BinaryMessage, context),
             Ok(Message::Continuation(item)) => self.on_fragment(item, context),
-            Ok(Message::Ping(content)) => context.pong(&content),
+            Ok(Message::Ping(content)) => self.outbox.pong(&content),
             Ok(Message::Pong(_) | Message::Nop) => {}
             Ok(Message::Close(reason)) => {
-                context.close(reason);
+                self.outbox.close(reason);
                 context.stop();
             }
             Err(ProtocolError::Overflow) => self.close(CloseReason::MessageTooBig, context),

@@ -439,7 +439,7 @@ pub struct ClientSettings {
     /// How often a client is pinged
     #[arg(long, env, value_parser = duration_above_zero, default_value = "15s")]
     pub ws_ping_interval: Duration,
-    /// A client that says nothing for so long, not even a pong, is closed
+    /// A client that says nothing for so long, not even a pong, is closed at the next ping
     #[arg(long, env, value_parser = duration_above_zero, default_value = "45s")]
     pub ws_silence_limit: Duration,
     /// Deliveries that wait for one session before it counts as slow

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
+
 use super::ids::{EventId, MarketKey};
 use super::protocol::{FeedStatus, UpdateFrame};
 
@@ -18,8 +20,7 @@ pub struct SessionId(pub u64);
 /// Changes for one session, in the order of their sequence numbers.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// The changes.
-    pub frames: Arc<[Arc<UpdateFrame>]>,
+    changes: Arc<Changes>,
     /// Whether changes before these may have been left out.
     pub conflated: bool,
     /// To be told after the changes.
@@ -29,15 +30,46 @@ pub struct Delivery {
     pub measured: bool,
 }
 
+/// The same for every session.
+#[derive(Debug)]
+struct Changes {
+    frames: Vec<Arc<UpdateFrame>>,
+    joined: Option<Bytes>,
+}
+
 impl Delivery {
     /// Changes and nothing else.
-    pub fn of(frames: Arc<[Arc<UpdateFrame>]>, conflated: bool) -> Delivery {
-        Delivery { frames, conflated, feed: None, measured: false }
+    pub fn of(frames: Vec<Arc<UpdateFrame>>, conflated: bool) -> Delivery {
+        let joined = join(&frames, conflated);
+        Delivery { changes: Arc::new(Changes { frames, joined }), conflated, feed: None, measured: false }
     }
 
     fn feed(status: FeedStatus) -> Delivery {
-        Delivery { feed: Some(status), ..Delivery::of(Arc::new([]), false) }
+        Delivery { feed: Some(status), ..Delivery::of(Vec::new(), false) }
     }
+
+    /// The changes.
+    pub fn frames(&self) -> &[Arc<UpdateFrame>] {
+        &self.changes.frames
+    }
+
+    /// All of them as they go to the socket, where they are of one event: one who lacks them all is sent them by one write.
+    pub fn joined(&self) -> Option<&Bytes> {
+        self.changes.joined.as_ref()
+    }
+}
+
+fn join(frames: &[Arc<UpdateFrame>], conflated: bool) -> Option<Bytes> {
+    let (first, rest) = frames.split_first()?;
+    if rest.is_empty() {
+        return Some(first.wire(conflated).clone());
+    }
+    let is_of_one_event = rest.iter().all(|frame| frame.event_id == first.event_id);
+    is_of_one_event.then(|| {
+        let mut joined = BytesMut::with_capacity(frames.iter().map(|frame| frame.wire(conflated).len()).sum());
+        frames.iter().for_each(|frame| joined.extend_from_slice(frame.wire(conflated)));
+        joined.freeze()
+    })
 }
 
 /// Why a session did not take a delivery.
@@ -140,7 +172,7 @@ impl<O: Outlet> Fanout<O> {
                 let measured = turn + 1 == subscribers.len();
                 match entry.outlet.push(Delivery { measured, ..delivery.clone() }) {
                     Ok(()) => {
-                        report.delivered += delivery.frames.len();
+                        report.delivered += delivery.frames().len();
                         continue;
                     }
                     Err(PushError::Gone) => {
@@ -153,7 +185,7 @@ impl<O: Outlet> Fanout<O> {
                     }
                 }
             }
-            for frame in delivery.frames.iter() {
+            for frame in delivery.frames().iter() {
                 let key = (frame.event_id.clone(), frame.market.clone());
                 report.conflated += usize::from(entry.pending.insert(key, frame.clone()).is_some());
             }
@@ -196,7 +228,7 @@ impl<O: Outlet> Fanout<O> {
             frames.sort_by_key(|frame| frame.seq);
             let delivered = frames.len();
             let feed = entry.pending_feed;
-            match entry.outlet.push(Delivery { feed, ..Delivery::of(frames.into(), true) }) {
+            match entry.outlet.push(Delivery { feed, ..Delivery::of(frames, true) }) {
                 Ok(()) => {
                     report.delivered += delivered;
                     entry.pending.clear();
@@ -295,7 +327,7 @@ mod tests {
                 return Err(PushError::Full);
             }
             self.room.set(self.room.get() - 1);
-            let taken = delivery.frames.iter().map(|frame| (frame.market.to_string(), frame.seq, delivery.conflated));
+            let taken = delivery.frames().iter().map(|frame| (frame.market.to_string(), frame.seq, delivery.conflated));
             self.taken.borrow_mut().extend(taken);
             self.feed.borrow_mut().extend(delivery.feed);
             Ok(())

@@ -5,6 +5,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use actix_http::ws::{OpCode, Parser};
+use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -249,6 +251,13 @@ pub fn error_message(refusal: &Refusal) -> ByteString {
     WireServerMessage::Error { code: refusal.code(), message: refusal.to_string(), event_id }.encode()
 }
 
+/// A text message as the server's frame of it: final, not masked (RFC 6455, section 5.2).
+pub fn text_frame(text: &str) -> Bytes {
+    let mut frame = BytesMut::new();
+    Parser::write_message(&mut frame, text, OpCode::Text, true, false);
+    frame.freeze()
+}
+
 /// One change of one market as the clients get it, encoded once for all of them.
 #[derive(Debug)]
 pub struct UpdateFrame {
@@ -260,8 +269,8 @@ pub struct UpdateFrame {
     pub seq: u64,
     /// The supplier's time of the change.
     pub updated_at: Timestamp,
-    text: ByteString,
-    conflated: OnceLock<ByteString>,
+    plain: Encoded,
+    conflated: OnceLock<Encoded>,
 }
 
 impl UpdateFrame {
@@ -273,23 +282,44 @@ impl UpdateFrame {
             market: update.market.clone(),
             seq: state.seq,
             updated_at: update.revision.updated_at,
-            text: encode_update(&update.event_id, state.seq, false, &update.to_json()),
+            plain: Encoded::new(encode_update(&update.event_id, state.seq, false, &update.to_json())),
             conflated: OnceLock::new(),
         }
     }
 
     /// The message; with `conflated`, the one which says that changes before it may have been left out.
     pub fn text(&self, conflated: bool) -> &ByteString {
+        &self.encoded(conflated).text
+    }
+
+    /// The same as a frame on the socket.
+    pub fn wire(&self, conflated: bool) -> &Bytes {
+        &self.encoded(conflated).wire
+    }
+
+    fn encoded(&self, conflated: bool) -> &Encoded {
         if !conflated {
-            return &self.text;
+            return &self.plain;
         }
         self.conflated.get_or_init(|| {
-            let plain: PlainUpdate<'_> = match serde_json::from_str(&self.text) {
-                Ok(plain) => plain,
-                Err(_) => return self.text.clone(),
+            let text = match serde_json::from_str::<PlainUpdate<'_>>(&self.plain.text) {
+                Ok(plain) => encode_update(&self.event_id, self.seq, true, plain.payload.get()),
+                Err(_) => self.plain.text.clone(),
             };
-            encode_update(&self.event_id, self.seq, true, plain.payload.get())
+            Encoded::new(text)
         })
+    }
+}
+
+#[derive(Debug)]
+struct Encoded {
+    text: ByteString,
+    wire: Bytes,
+}
+
+impl Encoded {
+    fn new(text: ByteString) -> Encoded {
+        Encoded { wire: text_frame(&text), text }
     }
 }
 

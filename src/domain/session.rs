@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use bytestring::ByteString;
 
+use super::fanout::Delivery;
 use super::ids::{EventId, MarketKey};
 use super::protocol::{ClientMessage, CloseReason, Refusal, UpdateFrame, pong_message, unsubscribed_message};
 
@@ -149,6 +151,22 @@ impl SessionState {
         effects
     }
 
+    /// Changes of subscribed events came. Gives `send` the frames that are to be sent, in order.
+    pub fn on_delivery(&mut self, delivery: &Delivery, mut send: impl FnMut(Bytes)) {
+        if let (Some(joined), [first, rest @ ..]) = (delivery.joined(), delivery.frames())
+            && let Some(Subscription::Live { last_seq }) = self.subscriptions.get_mut(&first.event_id)
+            && *last_seq < first.seq
+        {
+            *last_seq = rest.last().unwrap_or(first).seq;
+            return send(joined.clone());
+        }
+        for frame in delivery.frames() {
+            if let Some(Effect::SendUpdate(frame, conflated)) = self.on_update(frame, delivery.conflated) {
+                send(frame.wire(conflated).clone());
+            }
+        }
+    }
+
     /// A change of a subscribed event came. Gives at most one effect.
     pub fn on_update(&mut self, frame: &Arc<UpdateFrame>, conflated: bool) -> Option<Effect> {
         match self.subscriptions.get_mut(&frame.event_id)? {
@@ -166,7 +184,7 @@ impl SessionState {
         }
     }
 
-    /// Time passed. To be called a few times within a ping interval.
+    /// Time passed. To be called once a ping interval, or more often.
     pub fn on_tick(&mut self, now: Instant) -> Option<Effect> {
         if now.duration_since(self.last_heard) >= self.limits.silence_limit {
             return Some(Effect::Close(CloseReason::NoAnswer));

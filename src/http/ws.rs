@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use actix_web_actors::ws::{WsResponseBuilder, handshake};
+use actix_web_actors::ws::handshake;
 
 use super::connection::ConnectionHandle;
 use super::errors::ApiError;
@@ -43,7 +43,7 @@ pub async fn open(
         actix_web::Error::from(error)
     };
     check_origin(&request, &state.allowed_origins).map_err(refuse)?;
-    handshake(&request).map_err(|error| refuse(ApiError::BadHandshake(error.to_string())))?;
+    let mut answer = handshake(&request).map_err(|error| refuse(ApiError::BadHandshake(error.to_string())))?;
     let place = Place::take(&state.open_sessions, state.max_sessions)
         .ok_or_else(|| refuse(ApiError::TooManySessions(state.max_sessions)))?;
     let id = SessionId(state.next_session.fetch_add(1, Ordering::Relaxed));
@@ -51,8 +51,7 @@ pub async fn open(
     let place: Box<dyn Any> = Box::new(place);
     let max_message = sessions.max_message;
     let session = Session::new(id, sessions.into_inner(), connection, place);
-    let frames = FrameGuard::new(payload, max_message);
-    WsResponseBuilder::new(session, &request, frames).frame_size(max_message).start()
+    Ok(answer.streaming(session.start(FrameGuard::new(payload, max_message))))
 }
 
 /// A page may open a socket where its origin is this server or is allowed; who sends no origin is no page.
