@@ -17,11 +17,13 @@ use support::engines::Folder;
 use support::server::Server;
 use support::supplier::{Supplier, update};
 use support::table::{Row, print};
-use support::{Outcome, machine, setting};
+use support::{Outcome, machine, setting, until};
 
 const EVENT: &str = "MATCH_001";
 /// What the original takes a socket.
 const ORIGINAL: f64 = 21.6;
+/// How long it is looked at without them.
+const ALONE: Duration = Duration::from_secs(10);
 /// How often the sockets are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 const PING: u8 = 0x89;
@@ -34,7 +36,7 @@ fn main() -> Outcome<()> {
     let most = usize::try_from(machine::open_files(30_000)? - 500)? / 2;
     let sockets = usize::try_from(setting("BENCH_SOCKETS", 10_000)?)?.min(most);
     // Two rounds of pings by default.
-    let time = Duration::from_secs(setting("BENCH_SECONDS", 30)?);
+    let time = Duration::from_secs(setting("BENCH_SECONDS", 60)?);
     let folder = Folder::embedded();
     let supplier = Supplier::listen()?;
     let places = (sockets + 10).to_string();
@@ -47,8 +49,8 @@ fn main() -> Outcome<()> {
     Client::connect(server.odds()?)?.subscribe(EVENT)?;
     std::thread::sleep(Duration::from_secs(2));
     let (before, cpu) = (server.rss()?, server.cpu()?);
-    std::thread::sleep(Duration::from_secs(3));
-    let alone = (server.cpu()? - cpu).as_secs_f64() / 3.0;
+    std::thread::sleep(ALONE);
+    let alone = (server.cpu()? - cpu).as_secs_f64() / ALONE.as_secs_f64();
 
     let mut streams = Vec::with_capacity(sockets);
     for _ in 0..sockets {
@@ -57,8 +59,13 @@ fn main() -> Outcome<()> {
         client.stream.set_nonblocking(true)?;
         streams.push(client.stream);
     }
-    // What came meanwhile is answered first.
-    answer(&mut streams)?;
+    // The first round of pings: from then on they come evenly.
+    let mut first = 0;
+    until("each socket is pinged", || {
+        std::thread::sleep(LOOK);
+        first += answer(&mut streams)?;
+        Ok((first >= sockets).then_some(()))
+    })?;
     let (cpu, began, mut pings) = (server.cpu()?, Instant::now(), 0);
     while began.elapsed() < time {
         std::thread::sleep(LOOK);

@@ -4,7 +4,7 @@
 //! offered is dealt with here, from outside: a client that stops reading freezes its session actor, whose own timers then
 //! do not fire either.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -13,7 +13,7 @@ use log::info;
 use super::messages::{
     Connect, Deliver, Disconnect, EndAllSessions, FeedChanged, Follow, Join, Subscribe, Unfollow, Unsubscribe,
 };
-use super::outlet::{EndSession, SessionOutlet};
+use super::outlet::SessionOutlet;
 use super::registry::{DistributorId, Registry};
 use crate::domain::fanout::{Fanout, Report, SessionId};
 use crate::domain::ids::EventId;
@@ -22,17 +22,19 @@ use crate::metrics::OddsMetrics;
 
 /// How often slow sessions are offered what they have not taken.
 const OFFER_INTERVAL: Duration = Duration::from_millis(50);
-/// How often sessions are looked at that have frozen without anything to take.
-const FROZEN_INTERVAL: Duration = Duration::from_secs(1);
+/// How often sessions are looked for whose clients are to be pinged.
+const PING_TURN: Duration = Duration::from_millis(100);
 /// Messages that may wait for a distributor.
 const MAILBOX: usize = 1_024;
 
 /// When sessions are given up.
 #[derive(Clone, Copy, Debug)]
 pub struct DistributorSettings {
+    /// Each client is pinged so often.
+    pub ping_interval: Duration,
     /// A session that takes nothing for so long is ended.
     pub slow_client_limit: Duration,
-    /// A session whose own timer has not run for so long is ended.
+    /// A session that has not come to ping its client for so long is ended when it is to ping again.
     pub frozen_limit: Duration,
 }
 
@@ -43,10 +45,13 @@ pub struct Distributor {
     /// Given by the registry.
     id: DistributorId,
     fanout: Fanout<SessionOutlet>,
+    /// When whose client is pinged next. One queue, and not a timer a session: of idle clients those were most of the cost.
+    pings: VecDeque<(Instant, SessionId)>,
     /// The events whose changes the registry sends here.
     followed: HashSet<EventId>,
     ending: Option<CloseReason>,
     feed: FeedStatus,
+    offer_planned: bool,
     counted: Counted,
     metrics: OddsMetrics,
 }
@@ -72,9 +77,11 @@ impl Distributor {
                 registry,
                 id: DistributorId::default(),
                 fanout: Fanout::default(),
+                pings: VecDeque::new(),
                 followed: HashSet::new(),
                 ending: None,
                 feed: FeedStatus::Live,
+                offer_planned: false,
                 counted: Counted::default(),
                 metrics,
             }
@@ -84,42 +91,58 @@ impl Distributor {
     fn count(&mut self, report: &Report) {
         self.metrics.deliveries.inc_by(report.delivered as u64);
         self.metrics.conflations.inc_by(report.conflated as u64);
-        self.count_sessions(self.counted.subscriptions);
+        self.count_sessions();
     }
 
-    fn count_sessions(&mut self, subscriptions: usize) {
-        let now = Counted { subscriptions, stalled: self.fanout.stalled() };
+    fn count_sessions(&mut self) {
+        let now = Counted { subscriptions: self.fanout.subscriptions(), stalled: self.fanout.stalled() };
         let before = std::mem::replace(&mut self.counted, now);
         self.metrics.subscriptions.add(now.subscriptions as i64 - before.subscriptions as i64);
         self.metrics.stalled.add(now.stalled as i64 - before.stalled as i64);
     }
 
-    fn offer_again(&mut self) {
-        if self.fanout.stalled() == 0 {
+    /// Has slow sessions, where there are any, be offered again what they have not taken.
+    fn plan_offer(&mut self, context: &mut Context<Self>) {
+        if self.offer_planned || self.fanout.stalled() == 0 {
             return;
         }
+        self.offer_planned = true;
+        context.run_later(OFFER_INTERVAL, |distributor, context| {
+            distributor.offer_planned = false;
+            distributor.offer_again();
+            distributor.plan_offer(context);
+        });
+    }
+
+    fn offer_again(&mut self) {
         let report = self.fanout.offer_again();
         self.count(&report);
         let evicted = self.fanout.evict_stalled(Instant::now(), self.settings.slow_client_limit);
         evicted.into_iter().for_each(|(id, outlet)| self.evict(id, &outlet, "takes nothing"));
     }
 
-    fn end_frozen(&mut self) {
-        let limit = self.settings.frozen_limit;
-        let frozen = self.fanout.outlets().filter(|(_, outlet)| outlet.life.age() >= limit).map(|(id, _)| id);
-        for id in frozen.collect::<Vec<_>>() {
-            if let Some(outlet) = self.fanout.disconnect(id) {
+    /// Has sessions ping their clients, and ends those that have frozen without anything to take.
+    fn ping(&mut self) {
+        let (now, DistributorSettings { ping_interval, frozen_limit, .. }) = (Instant::now(), self.settings);
+        let turns = (ping_interval.as_millis() / PING_TURN.as_millis()).max(1) as usize;
+        // Those that came together are not pinged together for ever.
+        for _ in 0..=2 * self.fanout.sessions() / turns {
+            let Some((_, id)) = self.pings.pop_front_if(|(due, _)| *due <= now) else { return };
+            let Some(outlet) = self.fanout.outlet(id) else { continue };
+            if outlet.life.age() < frozen_limit {
+                outlet.ping();
+                self.pings.push_back((now + ping_interval, id));
+            } else if let Some(outlet) = self.fanout.disconnect(id) {
                 self.evict(id, &outlet, "frozen");
             }
         }
-        self.count_sessions(self.fanout.subscriptions());
     }
 
     fn evict(&mut self, id: SessionId, outlet: &SessionOutlet, why: &str) {
         info!(session = id.0, reason = "slow"; "session ended from outside: {why}");
         self.metrics.evictions.inc();
         outlet.life.give_up();
-        self.count_sessions(self.counted.subscriptions);
+        self.count_sessions();
         if let Some(connection) = &outlet.connection {
             connection.close();
         }
@@ -141,21 +164,22 @@ impl Actor for Distributor {
             // The registry is gone, and the process ends with it.
             Err(_) => context.stop(),
         }));
-        context.run_interval(OFFER_INTERVAL, |distributor, _| distributor.offer_again());
-        context.run_interval(FROZEN_INTERVAL, |distributor, _| distributor.end_frozen());
+        context.run_interval(PING_TURN, |distributor, _| distributor.ping());
     }
 }
 
 impl Handler<Connect> for Distributor {
     type Result = ();
 
-    fn handle(&mut self, connect: Connect, _: &mut Context<Self>) {
+    fn handle(&mut self, connect: Connect, context: &mut Context<Self>) {
         if let Some(reason) = self.ending {
-            connect.outlet.end.do_send(EndSession(reason));
+            connect.outlet.end(reason);
         }
+        self.pings.push_back((Instant::now() + self.settings.ping_interval, connect.id));
         self.fanout.connect(connect.id, connect.outlet);
         if self.feed == FeedStatus::Stale {
             self.fanout.announce(self.feed, Some(connect.id), Instant::now());
+            self.plan_offer(context);
         }
     }
 }
@@ -165,6 +189,7 @@ impl Handler<Disconnect> for Distributor {
 
     fn handle(&mut self, disconnect: Disconnect, _: &mut Context<Self>) {
         self.fanout.disconnect(disconnect.0);
+        self.count_sessions();
     }
 }
 
@@ -173,6 +198,7 @@ impl Handler<Subscribe> for Distributor {
 
     fn handle(&mut self, Subscribe { id, event_id }: Subscribe, _: &mut Context<Self>) -> Self::Result {
         let is_known = self.fanout.subscribe(id, &event_id);
+        self.count_sessions();
         if !is_known || self.followed.contains(&event_id) {
             return Box::pin(fut::ready(is_known));
         }
@@ -193,16 +219,18 @@ impl Handler<Unsubscribe> for Distributor {
 
     fn handle(&mut self, unsubscribe: Unsubscribe, _: &mut Context<Self>) {
         self.fanout.unsubscribe(unsubscribe.id, &unsubscribe.event_id);
+        self.count_sessions();
     }
 }
 
 impl Handler<Deliver> for Distributor {
     type Result = ();
 
-    fn handle(&mut self, Deliver { event_id, delivery }: Deliver, _: &mut Context<Self>) {
+    fn handle(&mut self, Deliver { event_id, delivery }: Deliver, context: &mut Context<Self>) {
         if self.fanout.has_subscribers(&event_id) {
             let report = self.fanout.publish(&event_id, &delivery, Instant::now());
             self.count(&report);
+            self.plan_offer(context);
         } else if self.followed.remove(&event_id) {
             // At most once for each time that it was followed, so past the mailbox bound. Whoever subscribes later asks to
             // follow behind it.
@@ -214,9 +242,11 @@ impl Handler<Deliver> for Distributor {
 impl Handler<FeedChanged> for Distributor {
     type Result = ();
 
-    fn handle(&mut self, changed: FeedChanged, _: &mut Context<Self>) {
+    fn handle(&mut self, changed: FeedChanged, context: &mut Context<Self>) {
         self.feed = changed.0;
         self.fanout.announce(self.feed, None, Instant::now());
+        self.count_sessions();
+        self.plan_offer(context);
     }
 }
 
@@ -225,8 +255,7 @@ impl Handler<EndAllSessions> for Distributor {
 
     fn handle(&mut self, end: EndAllSessions, _: &mut Context<Self>) {
         self.ending = Some(end.0);
-        // Once in a session's life, so past the mailbox bound: it must arrive.
-        self.fanout.outlets().for_each(|(_, outlet)| outlet.end.do_send(EndSession(end.0)));
+        self.fanout.outlets().for_each(|outlet| outlet.end(end.0));
     }
 }
 
@@ -235,16 +264,18 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::super::messages::BookChanged;
-    use super::super::outlet::{Push, SignOfLife};
+    use super::super::outlet::{SignOfLife, ToSession};
     use super::*;
     use crate::domain::book::MarketState;
     use crate::domain::update::testing::*;
 
     /// A session that takes what it is pushed, slowly or not at all.
+    #[derive(Default)]
     struct ProbeSession {
         taken: Arc<Mutex<Vec<(u64, bool)>>>,
         feed: Arc<Mutex<Vec<FeedStatus>>>,
         ended: Arc<Mutex<Vec<CloseReason>>>,
+        pings: Arc<Mutex<usize>>,
         stalls: bool,
     }
 
@@ -256,24 +287,22 @@ mod tests {
         }
     }
 
-    impl Handler<Push> for ProbeSession {
+    impl Handler<ToSession> for ProbeSession {
         type Result = ();
 
-        fn handle(&mut self, push: Push, context: &mut Context<Self>) {
-            let taken = push.0.frames().iter().map(|frame| (frame.seq, push.0.conflated));
-            self.taken.lock().unwrap().extend(taken);
-            self.feed.lock().unwrap().extend(push.0.feed);
-            if self.stalls {
-                context.wait(std::future::pending::<()>().into_actor(self));
+        fn handle(&mut self, message: ToSession, context: &mut Context<Self>) {
+            match message {
+                ToSession::Deliver(delivery) => {
+                    let taken = delivery.frames().iter().map(|frame| (frame.seq, delivery.conflated));
+                    self.taken.lock().unwrap().extend(taken);
+                    self.feed.lock().unwrap().extend(delivery.feed);
+                    if self.stalls {
+                        context.wait(std::future::pending::<()>().into_actor(self));
+                    }
+                }
+                ToSession::Ping => *self.pings.lock().unwrap() += 1,
+                ToSession::End(reason) => self.ended.lock().unwrap().push(reason),
             }
-        }
-    }
-
-    impl Handler<EndSession> for ProbeSession {
-        type Result = ();
-
-        fn handle(&mut self, end: EndSession, _: &mut Context<Self>) {
-            self.ended.lock().unwrap().push(end.0);
         }
     }
 
@@ -281,24 +310,25 @@ mod tests {
         taken: Arc<Mutex<Vec<(u64, bool)>>>,
         feed: Arc<Mutex<Vec<FeedStatus>>>,
         ended: Arc<Mutex<Vec<CloseReason>>>,
+        pings: Arc<Mutex<usize>>,
         life: Arc<SignOfLife>,
     }
 
     async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Probe {
-        let (taken, feed, ended, life) = (Arc::default(), Arc::default(), Arc::default(), Arc::new(SignOfLife::new()));
-        let session =
-            ProbeSession { taken: Arc::clone(&taken), feed: Arc::clone(&feed), ended: Arc::clone(&ended), stalls }
-                .start();
-        let outlet = SessionOutlet {
-            push: session.clone().recipient(),
-            end: session.recipient(),
-            connection: None,
+        let life = Arc::new(SignOfLife::new());
+        let session = ProbeSession { stalls, ..ProbeSession::default() };
+        let probe = Probe {
+            taken: session.taken.clone(),
+            feed: session.feed.clone(),
+            ended: session.ended.clone(),
+            pings: session.pings.clone(),
             life: life.clone(),
         };
+        let outlet = SessionOutlet { session: session.start().recipient(), connection: None, life };
         let id = SessionId(id);
         distributor.send(Connect { id, outlet }).await.unwrap();
         assert!(distributor.send(Subscribe { id, event_id: EventId::new("E").unwrap() }).await.unwrap());
-        Probe { taken, feed, ended, life }
+        probe
     }
 
     fn changed(seq: u64) -> BookChanged {
@@ -314,7 +344,8 @@ mod tests {
 
     fn house(slow: Duration, frozen: Duration) -> House {
         let metrics = OddsMetrics::new().unwrap();
-        let settings = DistributorSettings { slow_client_limit: slow, frozen_limit: frozen };
+        let ping_interval = Duration::from_millis(100);
+        let settings = DistributorSettings { ping_interval, slow_client_limit: slow, frozen_limit: frozen };
         let registry = Registry::new(metrics.clone()).start();
         House { here: Distributor::start_here(settings, registry.clone(), metrics.clone()), registry, metrics }
     }
@@ -358,6 +389,20 @@ mod tests {
         .await;
         registry.send(changed(1)).await.unwrap();
         until("the other one still gets changes", || alive.taken.lock().unwrap().len() == 1).await;
+    }
+
+    #[actix_web::test]
+    async fn each_session_is_told_again_and_again_to_ping_its_client() {
+        let House { here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let mut probes = Vec::new();
+        for id in 0..50 {
+            probes.push(session(&here, id, false).await);
+        }
+        here.send(Disconnect(SessionId(0))).await.unwrap();
+        let before = *probes[0].pings.lock().unwrap();
+        until("each was told so", || probes[1..].iter().all(|probe| *probe.pings.lock().unwrap() >= 3)).await;
+        // One may have been on its way.
+        assert!(*probes[0].pings.lock().unwrap() <= before + 1);
     }
 
     #[actix_web::test]

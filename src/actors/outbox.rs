@@ -17,10 +17,15 @@ use futures_util::{Stream, StreamExt};
 use crate::domain::protocol::text_frame;
 
 /// The frames of one session: put in by its actor, taken out by the response that its client reads.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Outbox(Rc<RefCell<VecDeque<Bytes>>>);
 
 impl Outbox {
+    /// An empty one. Most never hold more than one.
+    pub fn new() -> Outbox {
+        Outbox(Rc::new(RefCell::new(VecDeque::with_capacity(1))))
+    }
+
     /// Sends whole frames that are ready.
     pub fn ready(&self, frames: Bytes) {
         self.0.borrow_mut().push_back(frames);

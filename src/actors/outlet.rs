@@ -10,17 +10,19 @@ use crate::domain::fanout::{Delivery, Outlet, PushError};
 use crate::domain::protocol::CloseReason;
 use crate::http::connection::ConnectionHandle;
 
-/// A distributor to a session.
+/// A distributor to a session. One message, because each kind of it is an address more a session.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct Push(pub Delivery);
+pub enum ToSession {
+    /// Send these.
+    Deliver(Delivery),
+    /// Ping the client, or close if it was silent for too long.
+    Ping,
+    /// Close, for this reason. Comes once.
+    End(CloseReason),
+}
 
-/// A distributor to a session, once: close, for this reason.
-#[derive(Message, Debug)]
-#[rtype(result = "()")]
-pub struct EndSession(pub CloseReason);
-
-/// A sign of life that a session gives whenever its timer runs, and a consumer whenever it looks at the bus, in milliseconds
+/// A sign of life that a session gives whenever it is to ping, and a consumer whenever it looks at the bus, in milliseconds
 /// since `start`; and whether its distributor has given the session up.
 #[derive(Debug)]
 pub struct SignOfLife {
@@ -64,19 +66,29 @@ impl Default for SignOfLife {
 
 /// The way to one session.
 pub struct SessionOutlet {
-    /// Changes go here.
-    pub push: Recipient<Push>,
-    /// A last word goes here.
-    pub end: Recipient<EndSession>,
+    /// The session.
+    pub session: Recipient<ToSession>,
     /// Ends the connection from outside.
     pub connection: Option<ConnectionHandle>,
     /// The session's sign of life.
     pub life: Arc<SignOfLife>,
 }
 
+impl SessionOutlet {
+    /// Has it ping its client. One without room for that is slow, or frozen, and known by other signs.
+    pub fn ping(&self) {
+        let _ = self.session.try_send(ToSession::Ping);
+    }
+
+    /// Has it close. Once in a session's life, so past the mailbox bound: it must arrive.
+    pub fn end(&self, reason: CloseReason) {
+        self.session.do_send(ToSession::End(reason));
+    }
+}
+
 impl Outlet for SessionOutlet {
     fn push(&self, delivery: Delivery) -> Result<(), PushError> {
-        self.push.try_send(Push(delivery)).map_err(|error| match error {
+        self.session.try_send(ToSession::Deliver(delivery)).map_err(|error| match error {
             SendError::Full(_) => PushError::Full,
             SendError::Closed(_) => PushError::Gone,
         })

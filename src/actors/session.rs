@@ -18,8 +18,8 @@ use log::{debug, warn};
 use super::distributor::Distributor;
 use super::messages::{Connect, Disconnect, GetSnapshot, Subscribe, Unsubscribe};
 use super::outbox::{Outbox, Outgoing};
-use super::outlet::{EndSession, Push, SessionOutlet, SignOfLife};
-use crate::domain::fanout::SessionId;
+use super::outlet::{SessionOutlet, SignOfLife, ToSession};
+use crate::domain::fanout::{Delivery, SessionId};
 use crate::domain::ids::EventId;
 use crate::domain::protocol::{CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, snapshot_message};
 use crate::domain::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
@@ -46,12 +46,6 @@ pub struct SessionEdges {
     pub queue: usize,
     /// The metrics.
     pub metrics: OddsMetrics,
-}
-
-/// How often a session gives a sign of life, and looks whether its client does: with each ping, and no more often. Of ten
-/// thousand idle clients the timers are most of what they cost.
-pub fn tick_interval(limits: &SessionLimits) -> Duration {
-    limits.ping_interval.max(Duration::from_millis(10))
 }
 
 /// The actor of one client.
@@ -92,7 +86,7 @@ impl Session {
             edges,
             connection,
             life: Arc::new(SignOfLife::new()),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(),
             requests: VecDeque::new(),
             asking: false,
             feed: FeedStatus::Live,
@@ -129,6 +123,17 @@ impl Session {
         self.ask_distributor(context);
     }
 
+    fn deliver(&mut self, delivery: &Delivery) {
+        self.state.on_delivery(delivery, |frames| self.outbox.ready(frames));
+        if delivery.measured {
+            delivery.frames().iter().for_each(|frame| self.measure(frame));
+        }
+        if let Some(status) = delivery.feed {
+            self.feed = status;
+            self.outbox.text(&feed_message(status));
+        }
+    }
+
     /// Measures how old a change is now that it is sent.
     fn measure(&self, frame: &UpdateFrame) {
         let age = Timestamp::now().seconds_since(frame.updated_at);
@@ -151,7 +156,11 @@ impl Session {
         if self.asking {
             return;
         }
-        let Some(request) = self.requests.pop_front() else { return };
+        let Some(request) = self.requests.pop_front() else {
+            // Most sessions subscribe once, and stay for hours.
+            self.requests = VecDeque::new();
+            return;
+        };
         self.asking = true;
         let (edges, id) = (self.edges.clone(), self.id);
         let asking = async move {
@@ -244,8 +253,7 @@ impl Actor for Session {
         context.set_mailbox_capacity(self.edges.queue);
         self.edges.metrics.sessions.inc();
         let outlet = SessionOutlet {
-            push: context.address().recipient(),
-            end: context.address().recipient(),
+            session: context.address().recipient(),
             connection: self.connection.take(),
             life: self.life.clone(),
         };
@@ -257,11 +265,6 @@ impl Actor for Session {
                 session.close(CloseReason::GoingAway, context);
             }
         }));
-        context.run_interval(tick_interval(&self.edges.limits), |session, context| {
-            session.life.give();
-            let effect = session.state.on_tick(Instant::now());
-            session.act(effect, context);
-        });
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -273,26 +276,19 @@ impl Actor for Session {
     }
 }
 
-impl Handler<Push> for Session {
+impl Handler<ToSession> for Session {
     type Result = ();
 
-    fn handle(&mut self, Push(delivery): Push, _: &mut Self::Context) {
-        self.state.on_delivery(&delivery, |frames| self.outbox.ready(frames));
-        if delivery.measured {
-            delivery.frames().iter().for_each(|frame| self.measure(frame));
+    fn handle(&mut self, message: ToSession, context: &mut Self::Context) {
+        match message {
+            ToSession::Deliver(delivery) => self.deliver(&delivery),
+            ToSession::Ping => {
+                self.life.give();
+                let effect = self.state.on_ping_due(Instant::now());
+                self.act([effect], context);
+            }
+            ToSession::End(reason) => self.close(reason, context),
         }
-        if let Some(status) = delivery.feed {
-            self.feed = status;
-            self.outbox.text(&feed_message(status));
-        }
-    }
-}
-
-impl Handler<EndSession> for Session {
-    type Result = ();
-
-    fn handle(&mut self, end: EndSession, context: &mut Self::Context) {
-        self.close(end.0, context);
     }
 }
 

@@ -437,7 +437,7 @@ pub struct ClientSettings {
     #[arg(long, env, default_value_t = 250, value_parser = whole(1_u32, 1_000_000))]
     pub ws_max_messages_per_second: u32,
     /// How often a client is pinged
-    #[arg(long, env, value_parser = duration_above_zero, default_value = "15s")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "30s")]
     pub ws_ping_interval: Duration,
     /// A client that says nothing for so long, not even a pong, is closed at the next ping
     #[arg(long, env, value_parser = duration_above_zero, default_value = "45s")]

@@ -89,13 +89,24 @@ pub trait Outlet {
 
 struct Entry<O> {
     outlet: O,
-    subscriptions: HashSet<EventId>,
-    pending: BTreeMap<(EventId, MarketKey), Arc<UpdateFrame>>,
-    pending_feed: Option<FeedStatus>,
-    stalled_since: Option<Instant>,
+    subscriptions: HashSet<EventId, Hasher>,
+    /// What it has yet to take, where it is slow. Most never are.
+    pending: Option<Box<Pending>>,
 }
 
-/// Of numbers that are given here: nobody can choose them so that they collide.
+struct Pending {
+    since: Instant,
+    changes: BTreeMap<(EventId, MarketKey), Arc<UpdateFrame>>,
+    feed: Option<FeedStatus>,
+}
+
+impl Pending {
+    fn since(now: Instant) -> Box<Pending> {
+        Box::new(Pending { since: now, changes: BTreeMap::new(), feed: None })
+    }
+}
+
+/// Of numbers that are given here, which nobody can choose so that they collide, and of the few hundred events of a session.
 type Hasher = foldhash::fast::RandomState;
 
 /// The sessions, their subscriptions, and what slow ones have yet to take.
@@ -103,6 +114,7 @@ pub struct Fanout<O> {
     sessions: HashMap<SessionId, Entry<O>, Hasher>,
     subscribers: HashMap<EventId, HashSet<SessionId, Hasher>>,
     stalled: HashSet<SessionId, Hasher>,
+    subscriptions: usize,
 }
 
 /// What [`Fanout::publish`] and [`Fanout::offer_again`] did.
@@ -118,27 +130,26 @@ pub struct Report {
 
 impl<O: Outlet> Default for Fanout<O> {
     fn default() -> Fanout<O> {
-        Fanout { sessions: HashMap::default(), subscribers: HashMap::new(), stalled: HashSet::default() }
+        Fanout {
+            sessions: HashMap::default(),
+            subscribers: HashMap::new(),
+            stalled: HashSet::default(),
+            subscriptions: 0,
+        }
     }
 }
 
 impl<O: Outlet> Fanout<O> {
     /// Takes a session in.
     pub fn connect(&mut self, id: SessionId, outlet: O) {
-        let entry = Entry {
-            outlet,
-            subscriptions: HashSet::new(),
-            pending: BTreeMap::new(),
-            pending_feed: None,
-            stalled_since: None,
-        };
-        self.sessions.insert(id, entry);
+        self.sessions.insert(id, Entry { outlet, subscriptions: HashSet::default(), pending: None });
     }
 
     /// Forgets a session; gives its outlet.
     pub fn disconnect(&mut self, id: SessionId) -> Option<O> {
         let entry = self.sessions.remove(&id)?;
         self.stalled.remove(&id);
+        self.subscriptions -= entry.subscriptions.len();
         for event_id in &entry.subscriptions {
             self.leave(id, event_id);
         }
@@ -148,7 +159,7 @@ impl<O: Outlet> Fanout<O> {
     /// Sends the changes of an event to a session from now on. `false` where the session is not known.
     pub fn subscribe(&mut self, id: SessionId, event_id: &EventId) -> bool {
         let Some(entry) = self.sessions.get_mut(&id) else { return false };
-        entry.subscriptions.insert(event_id.clone());
+        self.subscriptions += usize::from(entry.subscriptions.insert(event_id.clone()));
         self.subscribers.entry(event_id.clone()).or_default().insert(id);
         true
     }
@@ -157,7 +168,10 @@ impl<O: Outlet> Fanout<O> {
     pub fn unsubscribe(&mut self, id: SessionId, event_id: &EventId) {
         let Some(entry) = self.sessions.get_mut(&id) else { return };
         if entry.subscriptions.remove(event_id) {
-            entry.pending.retain(|(pending, _), _| pending != event_id);
+            self.subscriptions -= 1;
+            if let Some(pending) = &mut entry.pending {
+                pending.changes.retain(|(event, _), _| event != event_id);
+            }
             self.leave(id, event_id);
         }
     }
@@ -168,7 +182,7 @@ impl<O: Outlet> Fanout<O> {
         let Some(subscribers) = self.subscribers.get(event_id) else { return report };
         for (turn, id) in subscribers.iter().enumerate() {
             let Some(entry) = self.sessions.get_mut(id) else { continue };
-            if entry.stalled_since.is_none() {
+            if entry.pending.is_none() {
                 let measured = turn + 1 == subscribers.len();
                 match entry.outlet.push(Delivery { measured, ..delivery.clone() }) {
                     Ok(()) => {
@@ -179,15 +193,13 @@ impl<O: Outlet> Fanout<O> {
                         report.gone.push(*id);
                         continue;
                     }
-                    Err(PushError::Full) => {
-                        entry.stalled_since = Some(now);
-                        self.stalled.insert(*id);
-                    }
+                    Err(PushError::Full) => _ = self.stalled.insert(*id),
                 }
             }
-            for frame in delivery.frames().iter() {
+            let pending = entry.pending.get_or_insert_with(|| Pending::since(now));
+            for frame in delivery.frames() {
                 let key = (frame.event_id.clone(), frame.market.clone());
-                report.conflated += usize::from(entry.pending.insert(key, frame.clone()).is_some());
+                report.conflated += usize::from(pending.changes.insert(key, frame.clone()).is_some());
             }
         }
         self.forget(&report.gone);
@@ -198,17 +210,14 @@ impl<O: Outlet> Fanout<O> {
     pub fn announce(&mut self, status: FeedStatus, only: Option<SessionId>, now: Instant) {
         let mut gone = Vec::new();
         let mut tell = |id: SessionId, entry: &mut Entry<O>| {
-            if entry.stalled_since.is_none() {
+            if entry.pending.is_none() {
                 match entry.outlet.push(Delivery::feed(status)) {
                     Ok(()) => return,
                     Err(PushError::Gone) => return gone.push(id),
-                    Err(PushError::Full) => {
-                        entry.stalled_since = Some(now);
-                        self.stalled.insert(id);
-                    }
+                    Err(PushError::Full) => _ = self.stalled.insert(id),
                 }
             }
-            entry.pending_feed = Some(status);
+            entry.pending.get_or_insert_with(|| Pending::since(now)).feed = Some(status);
         };
         match only {
             // Each session that connects while the feed is stale: not by way of all the others.
@@ -224,16 +233,15 @@ impl<O: Outlet> Fanout<O> {
         let mut caught_up = Vec::new();
         for id in &self.stalled {
             let Some(entry) = self.sessions.get_mut(id) else { continue };
-            let mut frames: Vec<_> = entry.pending.values().cloned().collect();
+            let Some(pending) = &entry.pending else { continue };
+            let mut frames: Vec<_> = pending.changes.values().cloned().collect();
             frames.sort_by_key(|frame| frame.seq);
             let delivered = frames.len();
-            let feed = entry.pending_feed;
+            let feed = pending.feed;
             match entry.outlet.push(Delivery { feed, ..Delivery::of(frames, true) }) {
                 Ok(()) => {
                     report.delivered += delivered;
-                    entry.pending.clear();
-                    entry.pending_feed = None;
-                    entry.stalled_since = None;
+                    entry.pending = None;
                     caught_up.push(*id);
                 }
                 Err(PushError::Full) => {}
@@ -250,8 +258,8 @@ impl<O: Outlet> Fanout<O> {
     /// Forgets the sessions that have taken nothing for `limit`, and gives their outlets, to be closed.
     pub fn evict_stalled(&mut self, now: Instant, limit: Duration) -> Vec<(SessionId, O)> {
         let over = |id: &&SessionId| {
-            let since = self.sessions.get(id).and_then(|entry| entry.stalled_since);
-            since.is_some_and(|since| now.duration_since(since) >= limit)
+            let pending = self.sessions.get(id).and_then(|entry| entry.pending.as_ref());
+            pending.is_some_and(|pending| now.duration_since(pending.since) >= limit)
         };
         let evicted: Vec<SessionId> = self.stalled.iter().filter(over).copied().collect();
         evicted.into_iter().filter_map(|id| Some((id, self.disconnect(id)?))).collect()
@@ -262,9 +270,14 @@ impl<O: Outlet> Fanout<O> {
         self.subscribers.contains_key(event_id)
     }
 
+    /// The outlet of a session.
+    pub fn outlet(&self, id: SessionId) -> Option<&O> {
+        self.sessions.get(&id).map(|entry| &entry.outlet)
+    }
+
     /// The outlets of all sessions.
-    pub fn outlets(&self) -> impl Iterator<Item = (SessionId, &O)> {
-        self.sessions.iter().map(|(id, entry)| (*id, &entry.outlet))
+    pub fn outlets(&self) -> impl Iterator<Item = &O> {
+        self.sessions.values().map(|entry| &entry.outlet)
     }
 
     /// How many sessions there are.
@@ -279,7 +292,7 @@ impl<O: Outlet> Fanout<O> {
 
     /// How many subscriptions there are.
     pub fn subscriptions(&self) -> usize {
-        self.sessions.values().map(|entry| entry.subscriptions.len()).sum()
+        self.subscriptions
     }
 
     fn forget(&mut self, gone: &[SessionId]) {

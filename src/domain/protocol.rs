@@ -379,6 +379,9 @@ mod tests {
             frame.text(true),
             &format!(r#"{{"type":"update","eventId":"MATCH_001","seq":42,"conflated":true,"payload":{payload}}}"#)
         );
+        let text = frame.text(false).as_bytes();
+        let head = [0x81, 126].into_iter().chain((text.len() as u16).to_be_bytes());
+        assert_eq!(frame.wire(false)[..], head.chain(text.iter().copied()).collect::<Vec<_>>()[..]);
         assert_eq!(
             snapshot_message(&book.snapshot(), false),
             format!(

@@ -18,8 +18,6 @@ pub struct SessionLimits {
     pub max_subscriptions: usize,
     /// The most messages within a second. What comes beyond is refused; ten times as many end the session.
     pub max_messages_per_second: u32,
-    /// How often the server pings.
-    pub ping_interval: Duration,
     /// How long a client may say nothing, not even a pong.
     pub silence_limit: Duration,
 }
@@ -59,9 +57,15 @@ pub struct SnapshotFrame {
 #[derive(Debug)]
 enum Subscription {
     /// The snapshot is on its way. Changes that come before it are held, the latest per market.
-    Awaiting { attempt: Attempt, held: BTreeMap<MarketKey, Held> },
+    Awaiting(Box<Awaiting>),
     /// The client stands at this sequence number.
     Live { last_seq: u64 },
+}
+
+#[derive(Debug)]
+struct Awaiting {
+    attempt: Attempt,
+    held: BTreeMap<MarketKey, Held>,
 }
 
 #[derive(Debug)]
@@ -81,7 +85,6 @@ pub struct SessionState {
     window_messages: u32,
     window_frames: u32,
     last_heard: Instant,
-    last_ping: Instant,
 }
 
 impl SessionState {
@@ -95,7 +98,6 @@ impl SessionState {
             window_messages: 0,
             window_frames: 0,
             last_heard: now,
-            last_ping: now,
         }
     }
 
@@ -135,7 +137,7 @@ impl SessionState {
     /// The snapshot of a subscription came; `None` where it could not be had.
     pub fn on_snapshot(&mut self, event_id: EventId, attempt: Attempt, snapshot: Option<SnapshotFrame>) -> Vec<Effect> {
         let held = match self.subscriptions.get_mut(&event_id) {
-            Some(Subscription::Awaiting { attempt: awaited, held }) if *awaited == attempt => std::mem::take(held),
+            Some(Subscription::Awaiting(awaiting)) if awaiting.attempt == attempt => std::mem::take(&mut awaiting.held),
             _ => return Vec::new(),
         };
         let Some(snapshot) = snapshot else {
@@ -175,7 +177,8 @@ impl SessionState {
                 *last_seq = frame.seq;
                 Some(Effect::SendUpdate(frame.clone(), conflated))
             }
-            Subscription::Awaiting { held, .. } => {
+            Subscription::Awaiting(awaiting) => {
+                let held = &mut awaiting.held;
                 let replaces = held.contains_key(&frame.market);
                 let newest = Held { frame: frame.clone(), conflated: conflated || replaces };
                 held.insert(frame.market.clone(), newest);
@@ -184,16 +187,13 @@ impl SessionState {
         }
     }
 
-    /// Time passed. To be called once a ping interval, or more often.
-    pub fn on_tick(&mut self, now: Instant) -> Option<Effect> {
-        if now.duration_since(self.last_heard) >= self.limits.silence_limit {
-            return Some(Effect::Close(CloseReason::NoAnswer));
+    /// It is time to ping the client: whoever has been silent for too long is closed instead.
+    pub fn on_ping_due(&self, now: Instant) -> Effect {
+        if now.duration_since(self.last_heard) < self.limits.silence_limit {
+            Effect::Ping
+        } else {
+            Effect::Close(CloseReason::NoAnswer)
         }
-        if now.duration_since(self.last_ping) >= self.limits.ping_interval {
-            self.last_ping = now;
-            return Some(Effect::Ping);
-        }
-        None
     }
 
     fn turn_window(&mut self, now: Instant) {
@@ -219,7 +219,7 @@ impl SessionState {
 
     fn subscribe(&mut self, event_id: EventId) -> Vec<Effect> {
         let held = self.subscriptions.get(&event_id);
-        if let Some(Subscription::Awaiting { .. }) = held {
+        if let Some(Subscription::Awaiting(_)) = held {
             return Vec::new();
         }
         if held.is_none() && self.subscriptions.len() >= self.limits.max_subscriptions {
@@ -228,7 +228,8 @@ impl SessionState {
         }
         self.next_attempt += 1;
         let attempt = Attempt(self.next_attempt);
-        self.subscriptions.insert(event_id.clone(), Subscription::Awaiting { attempt, held: BTreeMap::new() });
+        let awaiting = Box::new(Awaiting { attempt, held: BTreeMap::new() });
+        self.subscriptions.insert(event_id.clone(), Subscription::Awaiting(awaiting));
         vec![Effect::Subscribe(event_id, attempt)]
     }
 
@@ -250,12 +251,8 @@ mod tests {
     use super::super::update::testing::*;
     use super::*;
 
-    const LIMITS: SessionLimits = SessionLimits {
-        max_subscriptions: 2,
-        max_messages_per_second: 5,
-        ping_interval: Duration::from_secs(10),
-        silence_limit: Duration::from_secs(30),
-    };
+    const LIMITS: SessionLimits =
+        SessionLimits { max_subscriptions: 2, max_messages_per_second: 5, silence_limit: Duration::from_secs(30) };
 
     fn frame(seq: u64, market: &str) -> Arc<UpdateFrame> {
         let update = market_update("MATCH_001", market, None, seq as i64, 1);
@@ -381,19 +378,43 @@ mod tests {
     }
 
     #[test]
-    fn pings_at_the_interval_and_closes_after_silence() {
+    fn pings_when_it_is_time_and_closes_after_silence() {
         let start = Instant::now();
         let mut session = SessionState::new(LIMITS, start);
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(session.on_tick(at(9)).is_none());
-        assert!(matches!(session.on_tick(at(10)), Some(Effect::Ping)));
-        assert!(session.on_tick(at(11)).is_none());
+        assert!(matches!(session.on_ping_due(at(10)), Effect::Ping));
         session.on_heard(at(12));
-        assert!(matches!(session.on_tick(at(40)), Some(Effect::Ping)));
-        assert!(matches!(session.on_tick(at(42)), Some(Effect::Close(CloseReason::NoAnswer))));
+        assert!(matches!(session.on_ping_due(at(40)), Effect::Ping));
+        assert!(matches!(session.on_ping_due(at(42)), Effect::Close(CloseReason::NoAnswer)));
+    }
+
+    /// A session that stands at this number.
+    fn live_at(seq: u64, now: Instant) -> SessionState {
+        let mut session = SessionState::new(LIMITS, now);
+        let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
+        session.on_snapshot(event(), attempt, snapshot(seq));
+        session
     }
 
     proptest! {
+        /// Changes that come together are sent as if each came alone, wherever the client stands.
+        #[test]
+        fn a_delivery_is_what_its_changes_are(at in 0_u64..8, first in 1_u64..6, many in 1_u64..5, conflated: bool) {
+            let now = Instant::now();
+            let (mut session, mut alone) = (live_at(at, now), live_at(at, now));
+            let frames: Vec<_> = (first..first + many).map(|seq| frame(seq, "a")).collect();
+            let mut sent = Vec::new();
+            session.on_delivery(&Delivery::of(frames.clone(), conflated), |frames| sent.extend_from_slice(&frames));
+            let one_by_one = frames.iter().filter_map(|frame| match alone.on_update(frame, conflated) {
+                Some(Effect::SendUpdate(frame, conflated)) => Some(frame.wire(conflated).to_vec()),
+                _ => None,
+            });
+            prop_assert_eq!(sent, one_by_one.collect::<Vec<_>>().concat());
+            for seq in 1..12 {
+                prop_assert_eq!(session.on_update(&frame(seq, "a"), false).is_some(), alone.on_update(&frame(seq, "a"), false).is_some());
+            }
+        }
+
         /// However pushes, snapshots and subscribes interleave, the client ends with what the book holds.
         #[test]
         fn the_client_ends_where_the_book_ends(steps in proptest::collection::vec((0u8..3, 0u8..3), 1..60)) {

@@ -19,7 +19,7 @@ use crate::actors::feed_state::FeedState;
 use crate::actors::messages::GetSnapshot;
 use crate::actors::odds_book::{BookEdges, BookSource, Listener};
 use crate::actors::registry::Registry;
-use crate::actors::session::{SessionEdges, tick_interval};
+use crate::actors::session::SessionEdges;
 use crate::cache::{Broadcasts, OddsCache};
 use crate::config::Config;
 use crate::config::settings::{Role, Settings};
@@ -143,7 +143,8 @@ impl Wiring<'_> {
         let limits = session_limits(self.settings);
         let settings = DistributorSettings {
             slow_client_limit: clients.slow_client_limit,
-            frozen_limit: tick_interval(&limits) * 2 + clients.slow_client_limit,
+            ping_interval: clients.ws_ping_interval,
+            frozen_limit: clients.ws_ping_interval * 2 + clients.slow_client_limit,
         };
         let state = web::Data::new(OddsState {
             snapshots: snapshots.clone(),
@@ -187,7 +188,6 @@ fn session_limits(settings: &Settings) -> SessionLimits {
     SessionLimits {
         max_subscriptions: settings.clients.ws_max_subscriptions,
         max_messages_per_second: settings.clients.ws_max_messages_per_second,
-        ping_interval: settings.clients.ws_ping_interval,
         silence_limit: settings.clients.ws_silence_limit,
     }
 }

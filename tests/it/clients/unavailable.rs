@@ -77,15 +77,12 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
     let folder = TempDir::new().unwrap();
     let store = Arc::new(SqliteStore::open(&folder.path().join("test.db").to_string_lossy()).unwrap());
     let metrics = OddsMetrics::new().unwrap();
-    let (slow_client_limit, frozen_limit) = (Duration::from_secs(10), Duration::from_secs(10));
-    let settings = DistributorSettings { slow_client_limit, frozen_limit };
+    let seconds = Duration::from_secs;
+    let settings =
+        DistributorSettings { ping_interval: seconds(10), slow_client_limit: seconds(10), frozen_limit: seconds(10) };
     let registry = Registry::new(metrics.clone()).start();
-    let limits = SessionLimits {
-        max_subscriptions: 1,
-        max_messages_per_second: 100,
-        ping_interval: Duration::from_secs(10),
-        silence_limit: Duration::from_secs(60),
-    };
+    let limits =
+        SessionLimits { max_subscriptions: 1, max_messages_per_second: 100, silence_limit: Duration::from_secs(60) };
     let state = web::Data::new(OddsState {
         snapshots: snapshots.clone(),
         snapshot_timeout: Duration::from_secs(5),
