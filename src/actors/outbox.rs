@@ -99,3 +99,50 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use futures_util::stream::poll_fn;
+    use futures_util::task::noop_waker;
+
+    use super::*;
+
+    #[test]
+    fn what_is_in_it_goes_out_in_order_before_the_session_is_asked_for_more_and_after_it_ended() {
+        let (outbox, asked) = (Outbox::new(), Rc::new(Cell::new(0)));
+        let (from_actor, count) = (outbox.clone(), asked.clone());
+        // An actor that sends something when it is polled for the first time, and a last word when it ends.
+        let actor = poll_fn(move |_| {
+            count.set(count.get() + 1);
+            match count.get() {
+                1 => {
+                    from_actor.text("a");
+                    from_actor.pong(b"b");
+                    Poll::Pending
+                }
+                2 => Poll::Pending,
+                _ => {
+                    from_actor.close(None);
+                    Poll::Ready(None::<Result<Bytes, Error>>)
+                }
+            }
+        });
+        let mut body = Outgoing::new(actor, outbox.clone());
+        let waker = noop_waker();
+        let mut poll = || match body.poll_next_unpin(&mut Context::from_waker(&waker)) {
+            Poll::Ready(Some(frame)) => Some(frame.unwrap().to_vec()),
+            Poll::Ready(None) => Some(b"end".to_vec()),
+            Poll::Pending => None,
+        };
+        assert_eq!([poll(), poll()], [Some(vec![0x81, 1, b'a']), Some(vec![0x8a, 1, b'b'])]);
+        assert_eq!(asked.get(), 1, "not asked for more while there was something to send");
+        assert_eq!(poll(), None);
+        outbox.ping();
+        assert_eq!(poll(), Some(vec![0x89, 0]));
+        assert_eq!(asked.get(), 2);
+        assert_eq!([poll(), poll(), poll()], [Some(vec![0x88, 0]), Some(b"end".to_vec()), Some(b"end".to_vec())]);
+        assert_eq!(asked.get(), 3, "an actor that ended is not polled again");
+    }
+}
