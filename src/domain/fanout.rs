@@ -4,7 +4,7 @@
 //! for it and offered again. One that takes nothing for long enough is given up. Memory a client is bounded by the
 //! markets it subscribed to.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,9 @@ type Hasher = foldhash::fast::RandomState;
 /// The sessions, their subscriptions, and what slow ones have yet to take.
 pub struct Fanout<O> {
     sessions: HashMap<SessionId, Entry<O>, Hasher>,
-    subscribers: HashMap<EventId, HashSet<SessionId, Hasher>>,
+    /// In the order in which they came, which is about the order in which their memory lies: what is written to thousands of
+    /// them finds the next one near.
+    subscribers: HashMap<EventId, BTreeSet<SessionId>>,
     stalled: HashSet<SessionId, Hasher>,
     subscriptions: usize,
 }
