@@ -4,7 +4,6 @@
 #[path = "../support/betfair_fold.rs"]
 mod betfair_fold;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pretty_assertions::assert_eq;
@@ -13,7 +12,7 @@ use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::replay::{self, ReplayConfig, Speed};
 
 use self::betfair_fold::{History, Seen, fold, fold_all, seen_in};
-use crate::support::{OddsClient, TestPlatform, are_real, get_json, metric, until};
+use crate::support::{OddsClient, ReservedPort, TestPlatform, are_real, get_json, metric, until};
 
 const GREYHOUNDS: &str = "1.197931750";
 const HORSES: &str = "1.132153978";
@@ -29,11 +28,6 @@ fn recordings() -> Vec<PathBuf> {
 fn expected() -> History {
     let texts: Vec<String> = recordings().iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     fold_all(&texts.iter().map(String::as_str).collect::<Vec<_>>())
-}
-
-/// An address that nobody listens on yet, so that clients can subscribe before the first message.
-async fn free_address() -> SocketAddr {
-    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 /// What REST answers as `seen_in` takes it. The history does not say who plays.
@@ -104,15 +98,16 @@ async fn watch_to_the_end(client: &mut OddsClient, expected: &[Seen]) {
 #[actix_web::test]
 async fn both_recordings_beside_the_simulator_end_as_an_independent_fold_says() {
     let simulator = TestPlatform::start(&[("ROLE", "simulator"), ("SIMULATOR_RATE", "200")]).await;
-    let address = free_address().await;
-    let suppliers = [format!("ws://{}/ws", simulator.simulator()), format!("betfair://{address}")];
+    // Nobody listens on it yet, so that clients can subscribe before the first message.
+    let port = ReservedPort::take();
+    let suppliers = [format!("ws://{}/ws", simulator.simulator()), format!("betfair://{}", port.address)];
     let platform = TestPlatform::fed_by(&suppliers, &[]).await;
     let mut greyhounds = platform.subscriber(GREYHOUNDS).await;
     let mut horses = platform.subscriber(HORSES).await;
     let mut football = platform.subscriber("MATCH_001").await;
 
     let files = recordings();
-    let replay = replay::start(ReplayConfig { listen: address, ..ReplayConfig::at_once(files) }).await.unwrap();
+    let replay = replay::start(ReplayConfig { listen: port.address, ..ReplayConfig::at_once(files) }).await.unwrap();
     let expected = expected();
     watch_to_the_end(&mut greyhounds, &expected[GREYHOUNDS]).await;
     watch_to_the_end(&mut horses, &expected[HORSES]).await;

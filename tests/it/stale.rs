@@ -3,9 +3,9 @@
 use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::replay::{self, ReplayConfig};
 
-use crate::support::{FakeSupplier, OddsClient, TestPlatform, get_json, original_frame, until};
+use crate::support::{FakeSupplier, OddsClient, ReservedPort, TestPlatform, get_json, original_frame, until};
 
-const QUICK: &[(&str, &str)] = &[("SUPPLIER_STALE_AFTER", "300ms"), ("SUPPLIER_PING_INTERVAL", "50ms")];
+const QUICK: &[(&str, &str)] = &[("SUPPLIER_STALE_AFTER", "1s"), ("SUPPLIER_PING_INTERVAL", "50ms")];
 
 async fn status(client: &mut OddsClient) -> String {
     client.next_of("update").await["payload"]["status"].as_str().unwrap().to_owned()
@@ -58,7 +58,9 @@ async fn a_supplier_that_is_connected_and_answers_nothing_is_as_good_as_gone_and
 async fn betfair_markets_are_suspended_while_the_exchange_is_gone_and_open_again_with_its_first_word() {
     let file = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/betfair/1.197931750.jsonl");
     // Slow enough that the market stays open all through the test.
-    let config = ReplayConfig { speed: "1".parse().unwrap(), ..ReplayConfig::at_once(vec![file]) };
+    let port = ReservedPort::take();
+    let config =
+        ReplayConfig { speed: "1".parse().unwrap(), listen: port.address, ..ReplayConfig::at_once(vec![file]) };
     let replay = replay::start(config.clone()).await.unwrap();
     // Heartbeats come twice a second at the most.
     let quick = [("SUPPLIER_STALE_AFTER", "2s"), ("SUPPLIER_PING_INTERVAL", "50ms")];
@@ -69,10 +71,9 @@ async fn betfair_markets_are_suspended_while_the_exchange_is_gone_and_open_again
         async move { until(wanted, || async { (rest_status(platform, event).await == wanted).then_some(()) }).await }
     };
     is("open").await;
-    let listen = replay.addr;
     replay.stop().await;
     is("suspended").await;
-    let again = replay::start(ReplayConfig { listen, ..config }).await.unwrap();
+    let again = replay::start(config).await.unwrap();
     is("open").await;
     platform.stop().await;
     again.stop().await;

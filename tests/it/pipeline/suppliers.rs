@@ -81,13 +81,13 @@ async fn a_supplier_that_breaks_off_is_come_back_to_and_nothing_is_lost_or_doubl
 #[actix_web::test]
 async fn a_supplier_that_says_nothing_not_even_a_pong_is_left_and_connected_anew_embedded() {
     let supplier = FakeSupplier::start().await;
-    let variables = [("SUPPLIER_READ_TIMEOUT", "400ms"), ("SUPPLIER_PING_INTERVAL", "100ms")];
+    let variables = [("SUPPLIER_READ_TIMEOUT", "1s"), ("SUPPLIER_PING_INTERVAL", "100ms")];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     // Its socket stays open and unread.
     let accepted = Instant::now();
     let _silent = supplier.accept().await;
     let link = LiveLink::accept(&supplier).await;
-    assert!(accepted.elapsed() >= Duration::from_millis(300), "left after {:?} already", accepted.elapsed());
+    assert!(accepted.elapsed() >= Duration::from_millis(900), "left after {:?} already", accepted.elapsed());
     platform.until_metric(Role::Ingest, &disconnects("silent"), |count| count >= 1.0).await;
     let mut client = platform.subscriber("M").await;
     link.send(original_frame("M", &at(1), 1));
@@ -98,7 +98,7 @@ async fn a_supplier_that_says_nothing_not_even_a_pong_is_left_and_connected_anew
 #[actix_web::test]
 async fn a_supplier_that_never_finishes_its_handshake_is_given_up_and_tried_again() {
     let supplier = FakeSupplier::start().await;
-    let variables = [("SUPPLIER_READ_TIMEOUT", "400ms"), ("SUPPLIER_PING_INTERVAL", "100ms")];
+    let variables = [("SUPPLIER_READ_TIMEOUT", "1s"), ("SUPPLIER_PING_INTERVAL", "100ms")];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     let _mute = supplier.accept_raw().await;
     let _link = LiveLink::accept(&supplier).await;
@@ -131,7 +131,7 @@ async fn suppliers_that_refuse_talk_garbage_or_stay_silent_do_not_disturb_the_on
     let (garbage, silent) = (FakeSupplier::start().await, FakeSupplier::start().await);
     let good = FakeSupplier::start().await;
     let variables =
-        [("SUPPLIER_READ_TIMEOUT", "500ms"), ("SUPPLIER_PING_INTERVAL", "100ms"), ("WS_SESSION_QUEUE", "1000")];
+        [("SUPPLIER_READ_TIMEOUT", "2s"), ("SUPPLIER_PING_INTERVAL", "100ms"), ("WS_SESSION_QUEUE", "1000")];
     let suppliers = [refusing, garbage.url(), silent.url(), good.url()];
     let platform = TestPlatform::fed_by(&suppliers, &variables).await;
     let (garbage, link) = (LiveLink::accept(&garbage).await, LiveLink::accept(&good).await);

@@ -8,6 +8,7 @@ use sports_bet_platform::supplier::tls::install_provider;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
+use crate::support::ReservedPort;
 
 #[tokio::test]
 async fn serve_alone_invites_with_lines_that_work() {
@@ -212,7 +213,8 @@ async fn a_client_that_takes_nothing_does_not_hold_the_stop_up() {
 #[tokio::test]
 async fn watch_goes_on_when_its_server_comes_back() {
     let folder = TempDir::new().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let reserved = ReservedPort::take();
+    let port = reserved.address.port().to_string();
     let variables = [("HTTP_PORT_ODDS", port.as_str()), ("SIMULATOR_EVENTS", "1"), ("SIMULATOR_RATE", "50")];
     let mut server = ServerProcess::start(folder.path(), &variables).await;
     let url = format!("ws://127.0.0.1:{port}/ws/odds");

@@ -31,6 +31,9 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("HTTP_WORKERS_ODDS", "2"),
     ("SUPPLIER_RECONNECT_MIN", "10ms"),
     ("SUPPLIER_RECONNECT_MAX", "100ms"),
+    // A supplier that a test holds in its hands answers no pings while the test waits for something else.
+    ("SUPPLIER_STALE_AFTER", "2m"),
+    ("SUPPLIER_READ_TIMEOUT", "3m"),
 ];
 
 impl TestPlatform {
