@@ -131,9 +131,10 @@ pub async fn get_odds(
     let (snapshot, stale) = known_event(&state, &path).await?;
     let odds = snapshot.markets.iter().map(|state| OddsBody { stale, ..odds_of(&state.update, Some(state.seq)) });
     let odds: Vec<_> = odds.collect();
-    let body = serde_json::to_string(&odds).map_err(|error| ApiError::BooksUnavailable(error.to_string()))?;
+    let unavailable = |error: &dyn std::fmt::Display| ApiError::BooksUnavailable(error.to_string());
+    let body = serde_json::to_string(&odds).map_err(|error| unavailable(&error))?;
     let tag = EntityTag::new_weak(format!("{}-{:016x}", snapshot.seq, fingerprint(&body)));
-    let ready = Ready { body: body.into(), tag, validity: snapshot.validity };
+    let ready = Ready::new(body, tag, snapshot.validity).map_err(|error| unavailable(&error))?;
     let response = ready.answer(known.as_ref(), |response| mark(response, stale));
     if !stale {
         answers.keep(&path, ready);

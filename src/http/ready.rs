@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use actix_web::http::header::{self, CacheControl, CacheDirective, ETag, EntityTag, IfNoneMatch};
+use actix_web::http::header::{
+    self, ETag, EntityTag, HeaderValue, IfNoneMatch, InvalidHeaderValue, TryIntoHeaderValue,
+};
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
@@ -15,15 +17,20 @@ const MOST: usize = 4_096;
 /// An answer of `GET /v1/events/{id}/odds`.
 #[derive(Clone, Debug)]
 pub struct Ready {
-    /// The JSON.
-    pub body: Bytes,
-    /// Tells it from every other of the event.
-    pub tag: EntityTag,
-    /// Whether the book has changed since.
-    pub validity: Validity,
+    body: Bytes,
+    tag: EntityTag,
+    tag_header: HeaderValue,
+    validity: Validity,
 }
 
 impl Ready {
+    /// An answer with this JSON, for as long as its book does not change. The tag tells it from every other of the event; an
+    /// error where no header can hold it.
+    pub fn new(body: String, tag: EntityTag, validity: Validity) -> Result<Ready, InvalidHeaderValue> {
+        let tag_header = ETag(tag.clone()).try_into_value()?;
+        Ok(Ready { body: body.into(), tag, tag_header, validity })
+    }
+
     /// The answer to a client that may know it already; `adorn` adds what else is to be said.
     pub fn answer(&self, known: Option<&IfNoneMatch>, adorn: impl FnOnce(&mut HttpResponseBuilder)) -> HttpResponse {
         let unchanged = match known {
@@ -33,11 +40,12 @@ impl Ready {
         };
         let mut response = if unchanged { HttpResponse::NotModified() } else { HttpResponse::Ok() };
         adorn(&mut response);
-        response.insert_header(ETag(self.tag.clone())).insert_header(CacheControl(vec![CacheDirective::NoCache]));
+        response.insert_header((header::ETAG, self.tag_header.clone()));
+        response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
         if unchanged {
             response.finish()
         } else {
-            response.content_type(header::ContentType::json()).body(self.body.clone())
+            response.content_type(HeaderValue::from_static("application/json")).body(self.body.clone())
         }
     }
 }
@@ -71,11 +79,7 @@ mod tests {
     use crate::domain::validity::Generation;
 
     fn ready(generation: &Generation) -> Ready {
-        Ready {
-            body: Bytes::from_static(b"[]"),
-            tag: EntityTag::new_weak("1".to_owned()),
-            validity: generation.validity(),
-        }
+        Ready::new("[]".to_owned(), EntityTag::new_weak("1".to_owned()), generation.validity()).unwrap()
     }
 
     #[test]
