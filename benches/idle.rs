@@ -35,8 +35,8 @@ fn main() -> Outcome<()> {
     // Two a client in the server.
     let most = usize::try_from(machine::open_files(30_000)? - 500)? / 2;
     let sockets = usize::try_from(setting("BENCH_SOCKETS", 10_000)?)?.min(most);
-    // Two rounds of pings by default.
-    let time = Duration::from_secs(setting("BENCH_SECONDS", 60)?);
+    // A whole round of pings by default.
+    let time = Duration::from_secs(setting("BENCH_SECONDS", 30)?);
     let folder = Folder::embedded();
     let supplier = Supplier::listen()?;
     let places = (sockets + 10).to_string();

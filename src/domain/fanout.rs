@@ -4,11 +4,12 @@
 //! for it and offered again. One that takes nothing for long enough is given up. Memory a client is bounded by the
 //! markets it subscribed to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use indexmap::IndexSet;
 
 use super::ids::{EventId, MarketKey};
 use super::protocol::{FeedStatus, UpdateFrame};
@@ -112,9 +113,9 @@ type Hasher = foldhash::fast::RandomState;
 /// The sessions, their subscriptions, and what slow ones have yet to take.
 pub struct Fanout<O> {
     sessions: HashMap<SessionId, Entry<O>, Hasher>,
-    /// In the order in which they came, which is about the order in which their memory lies: what is written to thousands of
-    /// them finds the next one near.
-    subscribers: HashMap<EventId, BTreeSet<SessionId>>,
+    /// In the order in which they came, and in the places of those that left: about as their memory lies, so that a write to
+    /// thousands of them finds the next one near.
+    subscribers: HashMap<EventId, IndexSet<SessionId, Hasher>>,
     stalled: HashSet<SessionId, Hasher>,
     subscriptions: usize,
 }
@@ -305,7 +306,7 @@ impl<O: Outlet> Fanout<O> {
 
     fn leave(&mut self, id: SessionId, event_id: &EventId) {
         if let Some(subscribers) = self.subscribers.get_mut(event_id) {
-            subscribers.remove(&id);
+            subscribers.swap_remove(&id);
             if subscribers.is_empty() {
                 self.subscribers.remove(event_id);
             }
