@@ -74,7 +74,7 @@ check-operation: ## Check alerts and dashboards, and scrape the running binary w
 # In this order, each alone on the machine. One that fails does not keep the others from being run.
 BENCHES = fanout idle latency drain rest slow start scale money pure
 
-bench: ## Measure everything and print one table (below 20 minutes; `cargo bench --bench NAME` is one of them)
+bench: ## Measure everything and print one table (about 20 minutes; `cargo bench --bench NAME` is one of them)
 	@$(CARGO) bench --locked --no-run
 	@rm -rf "$${CARGO_TARGET_DIR:-target}/tmp/bench"
 	@scripts/engines with sh -c 'failed=""; for bench in $(BENCHES); do \
