@@ -138,7 +138,7 @@ fn events() -> Outcome<Vec<Row>> {
         }
     }
     let mut runs: Vec<Vec<Run>> = sides.iter().map(|_| Vec::new()).collect();
-    for round in 0..=setting("BENCH_ROUNDS", 3)? {
+    for round in 0..=setting("BENCH_ROUNDS", 5)? {
         for (side, runs) in sides.iter_mut().zip(&mut runs) {
             // The first round is to get warm.
             let run = side.run(if round > 0 { updates } else { updates / 4 }, rate)?;
@@ -210,7 +210,7 @@ fn subscriptions() -> Outcome<Vec<Row>> {
     let crowd = |clients: Vec<Client>| Crowd::new(clients.into_iter().map(|client| client.stream).collect());
     let (mut of_one, mut of_many) = (crowd(of_one)?, crowd(of_many)?);
     let (mut one, mut many) = (Vec::new(), Vec::new());
-    for round in 0..=setting("BENCH_ROUNDS", 3)? {
+    for round in 0..=setting("BENCH_ROUNDS", 5)? {
         let runs = [side.rounds(&mut of_one, most..most + 1)?, side.rounds(&mut of_many, 0..most)?];
         if round > 0 {
             let [first, second] = runs;

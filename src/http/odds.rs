@@ -1,12 +1,12 @@
 //! `/v1/events…`: reads of events, markets, current odds and their history. The original's paths and fields, and ours.
 
-use actix_web::http::header::{self, CacheDirective, EntityTag, IfNoneMatch};
+use actix_web::http::header::{self, EntityTag, IfNoneMatch};
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
 use super::errors::ApiError;
 use super::query::Query;
-use super::ready::{Ready, ReadyAnswers};
+use super::ready::{Ready, ReadyAnswers, revalidate};
 use super::state::OddsState;
 use crate::actors::messages::GetSnapshot;
 use crate::actors::store_writer::blocking;
@@ -228,10 +228,6 @@ fn mark(response: &mut actix_web::HttpResponseBuilder, stale: bool) {
     if stale {
         response.insert_header((STALE_HEADER, "true"));
     }
-}
-
-fn revalidate() -> header::CacheControl {
-    header::CacheControl(vec![CacheDirective::NoCache])
 }
 
 /// Tells two bodies apart that have one number: the database may have been emptied in between.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use actix_web::http::header::{
-    self, ETag, EntityTag, HeaderValue, IfNoneMatch, InvalidHeaderValue, TryIntoHeaderValue,
+    self, ETag, EntityTag, HeaderName, HeaderValue, IfNoneMatch, InvalidHeaderValue, TryIntoHeaderValue,
 };
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -13,6 +13,11 @@ use crate::domain::validity::Validity;
 
 /// The most answers that a thread keeps.
 const MOST: usize = 4_096;
+
+/// The header of an answer that may be kept, and is to be asked for anew each time.
+pub fn revalidate() -> (HeaderName, HeaderValue) {
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
+}
 
 /// An answer of `GET /v1/events/{id}/odds`.
 #[derive(Clone, Debug)]
@@ -41,7 +46,7 @@ impl Ready {
         let mut response = if unchanged { HttpResponse::NotModified() } else { HttpResponse::Ok() };
         adorn(&mut response);
         response.insert_header((header::ETAG, self.tag_header.clone()));
-        response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
+        response.insert_header(revalidate());
         if unchanged {
             response.finish()
         } else {

@@ -182,9 +182,12 @@ async fn a_recording_that_is_played_again_changes_nothing() {
     platform.until_metric(Role::Ingest, published, |published| published >= updates).await;
     let rejected = "odds_proc_updates_rejected_total{reason=\"duplicate\"}";
     platform.until_metric(Role::Processor, rejected, |rejected| rejected >= 1.0).await;
-    // The lag tells it only after the first look at the bus; the number of updates in batches tells it at once.
+    // The lag alone does not tell it: it is 0 too before the first look at the bus.
     let stored = "odds_proc_store_batch_size_sum";
     platform.until_metric(Role::Processor, stored, |stored| stored >= updates).await;
+    for lag in [platform.store_lag(), platform.live_lag()] {
+        platform.until_metric(Role::Processor, &lag, |lag| lag == 0.0).await;
+    }
     let odds = platform.url(&format!("/v1/events/{HORSES}/odds"));
     assert_eq!(get_json(&odds).await.1, before, "the same state with the same seq");
     for event in [GREYHOUNDS, HORSES] {

@@ -26,7 +26,7 @@ pub use port::ReservedPort;
 pub use private::PrivateEngine;
 pub use process::{LoggedChild, ServerProcess, command};
 pub use steady::SteadySupplier;
-pub use supplier::{FakeSupplier, SupplierLink};
+pub use supplier::{FakeSupplier, PATIENT, SupplierLink};
 pub use topic::{KeyAndPayload, OddsTopic, Positions, positions};
 
 /// How long a test waits for something that must happen.

@@ -1,7 +1,7 @@
 //! The platform within the test's own process, on free ports and a database of its own.
 
 use super::engines::are_real;
-use super::{Folder, OddsClient, get_text, positions, until};
+use super::{Folder, OddsClient, PATIENT, get_text, positions, until};
 use serde_json::Value;
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::settings::Role;
@@ -31,9 +31,6 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("HTTP_WORKERS_ODDS", "2"),
     ("SUPPLIER_RECONNECT_MIN", "10ms"),
     ("SUPPLIER_RECONNECT_MAX", "100ms"),
-    // A supplier that a test holds in its hands answers no pings while the test waits for something else.
-    ("SUPPLIER_STALE_AFTER", "2m"),
-    ("SUPPLIER_READ_TIMEOUT", "3m"),
 ];
 
 impl TestPlatform {
@@ -66,7 +63,7 @@ impl TestPlatform {
     /// As [`TestPlatform::start_in`], but waits for nothing.
     pub async fn start_at_once_in(folder: Folder, variables: &[(&str, &str)]) -> TestPlatform {
         let own = folder.variables();
-        let mut all = DEFAULTS.to_vec();
+        let mut all = [DEFAULTS, &PATIENT].concat();
         all.extend(own.iter().map(|(variable, value)| (variable.as_str(), value.as_str())));
         all.extend_from_slice(variables);
         let config = Config::from_variables(&all).unwrap();

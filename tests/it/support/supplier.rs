@@ -9,6 +9,10 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::within;
 
+/// Settings of a platform whose supplier lives in the test: a test that is held up, or waits for something else and answers
+/// no pings meanwhile, must not be taken for a supplier that is gone.
+pub const PATIENT: [(&str, &str); 2] = [("SUPPLIER_READ_TIMEOUT", "2m"), ("SUPPLIER_STALE_AFTER", "2m")];
+
 /// A supplier that waits for the platform's feed.
 pub struct FakeSupplier {
     listener: TcpListener,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::outcome::{PATIENT, assert_quiet_log, hot_copy, until_everywhere};
+use super::outcome::{assert_quiet_log, hot_copy, until_everywhere};
 use super::witness::Witness;
-use crate::support::{Cluster, Database, ServerProcess, until};
+use crate::support::{Cluster, Database, PATIENT, ServerProcess, until};
 
 /// Waits until a processor has stored and told something.
 async fn until_works(process: &ServerProcess) {

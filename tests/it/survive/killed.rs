@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::outcome::{PATIENT, assert_quiet_log, print_idle, until_everywhere};
+use super::outcome::{assert_quiet_log, print_idle, until_everywhere};
 use super::witness::{Witness, poll_rest};
-use crate::support::{Cluster, Database};
+use crate::support::{Cluster, Database, PATIENT};
 
 const KILLS: usize = 20;
 

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::outage::eventually;
-use super::outcome::PATIENT;
-use crate::support::{Cluster, Database, PrivateEngine, ServerProcess, SteadySupplier, command, within};
+use crate::support::{Cluster, Database, PATIENT, PrivateEngine, ServerProcess, SteadySupplier, command, within};
 
 const EVENTS: usize = 4;
 const CLIENTS: usize = 16;

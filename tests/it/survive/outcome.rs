@@ -9,10 +9,6 @@ use serde_json::Value;
 use super::witness::{rest_version, until_all};
 use crate::support::{Cluster, Database, Positions, ServerProcess, SteadySupplier};
 
-/// Settings of a platform whose supplier lives in the test: a test that is held up must not be taken for a supplier that is
-/// gone.
-pub const PATIENT: [(&str, &str); 2] = [("SUPPLIER_READ_TIMEOUT", "2m"), ("SUPPLIER_STALE_AFTER", "2m")];
-
 /// The version in `odds:book:{event}`, that in `odds:current:{event}`, and the number in the former; 0 where there is none.
 pub fn hot_copy(cluster: &Cluster, event: &str) -> (i64, i64, u64) {
     let url = cluster.variables().iter().rev().find(|(name, _)| name == "REDIS_URL").unwrap();

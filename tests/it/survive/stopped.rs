@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::outcome::{PATIENT, assert_quiet_log, hot_copy, positions, until_everywhere};
+use super::outcome::{assert_quiet_log, hot_copy, positions, until_everywhere};
 use super::witness::{Witness, until_all};
-use crate::support::{Cluster, Database, Positions, PrivateEngine, ServerProcess, records, until};
+use crate::support::{Cluster, Database, PATIENT, Positions, PrivateEngine, ServerProcess, records, until};
 
 const IN_TIME: Duration = Duration::from_secs(10);
 
