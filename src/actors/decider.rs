@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use log::debug;
+use tokio::sync::Semaphore;
 
 use super::clock::Clock;
 use super::messages::{CancelsWait, PublishOutbox};
@@ -13,14 +14,31 @@ use crate::domain::bet::{Bet, Verdict};
 use crate::domain::bet_events::bet_confirmed;
 use crate::metrics::ConfirmationMetrics;
 use crate::store::StoreError;
-use crate::store::money::{Decided, MoneyStore, Notice, OutboxRow, OutboxTopic};
+use crate::store::money::{Decided, Decision, MoneyStore, Notice, OutboxRow, OutboxTopic};
+use crate::store::together::{Together, Turns};
 
 /// How bets are decided, as words for metrics.
 pub const OUTCOMES: [&str; 3] = ["confirmed", "rejected", "supplier_timeout"];
 
+/// How the database is asked to decide.
+#[derive(Clone, Debug)]
+pub struct DeciderSettings {
+    /// Decisions that are made together take these turns.
+    pub turns: Turns,
+    /// So many are made together.
+    pub together: usize,
+    /// Decisions at once of those that go by themselves.
+    pub alone: usize,
+    /// For so long the relay of this process is the only one to publish what was decided.
+    pub lease: Duration,
+}
+
 /// What decides.
 pub struct Decider {
     store: Arc<dyn MoneyStore>,
+    together: Arc<Together<Decision, Option<Decided>>>,
+    /// For those that go by themselves.
+    alone: Semaphore,
     relay: Recipient<PublishOutbox>,
     canceller: Recipient<CancelsWait>,
     lease: Duration,
@@ -29,16 +47,20 @@ pub struct Decider {
 }
 
 impl Decider {
-    /// Decides in `store`. For so long as `lease` the relay of this process is the only one to publish what was decided.
+    /// Decides in `store`.
     pub fn new(
+        settings: DeciderSettings,
         store: Arc<dyn MoneyStore>,
         relay: Recipient<PublishOutbox>,
         canceller: Recipient<CancelsWait>,
-        lease: Duration,
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> Decider {
-        Decider { store, relay, canceller, lease, clock, metrics }
+        let DeciderSettings { turns, together, alone, lease } = settings;
+        let decides = store.clone();
+        let together = Together::new(&turns, together, move |decisions: &[Decision]| decides.decide_bets(decisions));
+        let alone = Semaphore::new(alone.max(1));
+        Decider { store, together, alone, relay, canceller, lease, clock, metrics }
     }
 
     /// Decides a bet, unless it is decided. Safe to repeat.
@@ -46,8 +68,8 @@ impl Decider {
         let now = self.clock.now();
         let payload = bet_confirmed(bet, verdict, now);
         let notice = Notice { payload: payload.clone(), leased_until: self.clock.after(self.lease) };
-        let (store, id, verdict_given) = (self.store.clone(), bet.id, verdict.clone());
-        let decided = blocking(move || store.decide_bet(id, &verdict_given, &notice, now)).await?;
+        let id = bet.id;
+        let decided = self.write(Decision { bet_id: id, verdict: verdict.clone(), notice, at: now }).await?;
         match decided {
             Decided::Now { outbox } => {
                 self.metrics.decided.with_label_values(&[outcome(verdict)]).inc();
@@ -65,6 +87,17 @@ impl Decider {
             Decided::Unknown => debug!(bet = id.to_string(); "there is no such bet"),
         }
         Ok(decided)
+    }
+
+    /// Together with others, or by itself where its wallet is in use.
+    async fn write(&self, decision: Decision) -> Result<Decided, StoreError> {
+        if let Some(decided) = self.together.ask(decision.clone()).await? {
+            return Ok(decided);
+        }
+        // Never closed.
+        let _permit = self.alone.acquire().await;
+        let (store, Decision { bet_id, verdict, notice, at }) = (self.store.clone(), decision);
+        blocking(move || store.decide_bet(bet_id, &verdict, &notice, at)).await
     }
 }
 

@@ -495,7 +495,7 @@ pub struct ConfirmationSettings {
     #[arg(long, env, value_parser = duration_above_zero, default_value = "2s")]
     pub bet_confirm_timeout: Duration,
     /// How many bets are being confirmed at once
-    #[arg(long, env, default_value_t = 64, value_parser = whole(1_usize, 10_000))]
+    #[arg(long, env, default_value_t = 512, value_parser = whole(1_usize, 10_000))]
     pub bet_confirm_concurrency: usize,
     /// Delay before the first question again; it doubles with each failure, and is jittered
     #[arg(long, env, value_parser = duration_above_zero, default_value = "100ms")]

@@ -25,7 +25,8 @@ use crate::domain::money::Amount;
 use crate::domain::price::{Line, Price};
 use crate::domain::timestamp::Timestamp;
 use crate::metrics::BetsMetrics;
-use crate::store::money::{BetAnswer, Notice, OutboxRow, OutboxTopic, Page, RequestKey};
+use crate::store::money::{BetAnswer, MoneyStore, Notice, OutboxRow, OutboxTopic, Page, RequestKey, Slip};
+use crate::store::together::Together;
 
 /// The most bets in one answer.
 const MOST_BETS: usize = 1_000;
@@ -61,6 +62,8 @@ impl Prices {
 pub struct BetsState {
     /// The store of money.
     pub desk: MoneyDesk,
+    /// Places bets.
+    pub slips: Arc<Together<Slip, Option<BetAnswer>>>,
     /// The prices.
     pub prices: Prices,
     /// The limits of a bet.
@@ -237,9 +240,7 @@ async fn place(
             Err(refusal) => match key {
                 Some(key) => {
                     let (user_id, at) = (bet.user_id.clone(), Timestamp::now());
-                    let refuse = move |store: &dyn crate::store::money::MoneyStore| {
-                        store.refuse_bet(&user_id, &key, &refusal, at)
-                    };
+                    let refuse = move |store: &dyn MoneyStore| store.refuse_bet(&user_id, &key, &refusal, at);
                     state.desk.for_user(&bet.user_id, refuse).await?
                 }
                 None => BetAnswer::Refused(refusal),
@@ -276,12 +277,10 @@ impl BetsState {
             decide_by: now.later_by(self.deadline),
             decided_at: None,
         };
-        let user_id = bet.user_id.clone();
-        let has_key = key.is_some();
         let notice = Notice { payload: bet_events::bet_placed(&bet), leased_until: now.later_by(self.lease) };
         let (record_key, payload) = (bet.id.to_string(), notice.payload.clone());
-        let placed = self.desk.for_user(&user_id, move |store| store.place_bet(&bet, key.as_ref(), &notice)).await;
-        let placed = placed.map_err(|error| match error {
+        let has_key = key.is_some();
+        let placed = self.write(Slip { bet, key, notice }).await.map_err(|error| match error {
             // The wallet's row is held by another request of this user: a twin, as far as can be known.
             ApiError::WalletHeld if has_key => ApiError::RequestInFlight,
             other => other,
@@ -292,6 +291,16 @@ impl BetsState {
             let _ = self.relay.try_send(PublishOutbox(vec![row]));
         }
         Ok(placed)
+    }
+
+    /// Together with others; where the user's wallet is in use at this moment, by itself when its turn comes.
+    async fn write(&self, slip: Slip) -> Result<BetAnswer, ApiError> {
+        if let Some(placed) = self.slips.ask(slip.clone()).await? {
+            return Ok(placed);
+        }
+        let user_id = slip.bet.user_id.clone();
+        let place = move |store: &dyn MoneyStore| store.place_bet(&slip.bet, slip.key.as_ref(), &slip.notice);
+        self.desk.for_user(&user_id, place).await
     }
 
     fn answer(&self, answer: BetAnswer) -> Result<HttpResponse, ApiError> {

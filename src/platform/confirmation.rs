@@ -8,14 +8,14 @@ use url::Url;
 use super::StartError;
 use super::checks::{check_bus, check_group, check_store, check_trouble};
 use super::engines::{BetTopics, Stores};
-use super::money::OUTBOX_LEASE;
+use super::money::{MOST_TOGETHER, OUTBOX_LEASE};
 use super::wiring::{HUB_MAILBOX, Wiring};
 use crate::actors::bet_sweeper::{BetSweeper, SweeperSettings};
 use crate::actors::canceller::{Canceller, CancellerSettings};
 use crate::actors::clock::Clock;
 use crate::actors::confirmer::desk::{Desk, DeskSettings};
 use crate::actors::confirmer::{Confirmer, ConfirmerSettings};
-use crate::actors::decider::Decider;
+use crate::actors::decider::{Decider, DeciderSettings};
 use crate::actors::guarded_supplier::{GuardSettings, GuardedSupplier};
 use crate::config::settings::Role;
 use crate::domain::backoff::BackoffPolicy;
@@ -56,7 +56,7 @@ impl Wiring<'_> {
         let supplier = Arc::new(GuardedSupplier::new(Arc::new(supplier), guard, clock.clone(), metrics.clone()));
         let retry = BackoffPolicy { first: settings.bet_confirm_retry_min, most: settings.bet_confirm_retry_max };
         let at_once = settings.bet_confirm_concurrency;
-        let store_calls = self.settings.store.database_pool_size as usize;
+        let (turns, alone) = (self.turns.clone(), self.settings.store.database_pool_size as usize);
 
         let (relay, relay_trouble) = self.start_relay("confirmation relay", stores, topics, metrics.outbox_metrics());
         let arbiter = self.arbiter();
@@ -66,7 +66,9 @@ impl Wiring<'_> {
         let canceller = self.start("canceller", &arbiter, HUB_MAILBOX, canceller);
         let decider = || {
             let (relay, canceller) = (relay.clone().recipient(), canceller.clone().recipient());
-            Decider::new(stores.money.clone(), relay, canceller, OUTBOX_LEASE, clock.clone(), metrics.clone())
+            let (turns, together) = (turns.clone(), MOST_TOGETHER);
+            let deciding = DeciderSettings { turns, together, alone, lease: OUTBOX_LEASE };
+            Decider::new(deciding, stores.money.clone(), relay, canceller, clock.clone(), metrics.clone())
         };
         let sweeping = SweeperSettings { grace: SWEEP_GRACE, batch: SWEEP_BATCH };
         let sweeper = BetSweeper::new(stores.money.clone(), decider(), sweeping, clock.clone(), metrics.clone());
@@ -74,7 +76,7 @@ impl Wiring<'_> {
 
         let topic = topics.placed.name().to_owned();
         let desk = Desk::new(
-            DeskSettings { topic, retry, store_calls },
+            DeskSettings { topic, retry, turns: turns.clone(), together: MOST_TOGETHER },
             stores.money.clone(),
             supplier.clone(),
             decider(),

@@ -24,12 +24,18 @@ use crate::http::desk::MoneyDesk;
 use crate::http::server::{self, Listen};
 use crate::http::wallet::{self, WalletState};
 use crate::metrics::{BetsMetrics, OutboxMetrics, WalletMetrics};
+use crate::store::money::Slip;
+use crate::store::together::Together;
 
 /// Messages that may wait for the keeper, which is sent none.
 const KEEPER_MAILBOX: usize = 1;
 /// For how long the record of a change is left to the process that made it. Well below the time that a bet has, so that
 /// another process still publishes what a killed one left; a record that was published twice does no harm.
 pub(super) const OUTBOX_LEASE: Duration = Duration::from_secs(3);
+
+/// Bets that are placed, decided or looked up in one call. More make it longer, and not much cheaper for each: PostgreSQL
+/// placed and decided 2,200 a second one by one, 7,800 in calls of 16, and no more in calls of 64.
+pub(super) const MOST_TOGETHER: usize = 128;
 
 /// Records of the outbox that are published at a time.
 const RELAY_BATCH: usize = 500;
@@ -132,8 +138,11 @@ impl Wiring<'_> {
         let (relay, trouble) = self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
         let money = &self.settings.money;
         let checks = vec![check_store(&stores.main), check_feed(&prices.feed), check_trouble("outbox", trouble)];
+        let store = stores.money.clone();
+        let place = move |slips: &[Slip]| store.place_bets(slips);
         let state = web::Data::from(Arc::new(BetsState {
             desk: self.desk(stores),
+            slips: Together::new(&self.turns, MOST_TOGETHER, place),
             prices,
             limits: BetLimits {
                 min_stake: money.bet_min_stake_cents,

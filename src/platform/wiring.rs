@@ -12,6 +12,7 @@ use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::server::{self, Listen};
 use crate::metrics::SimulatorMetrics;
 use crate::simulator;
+use crate::store::together::Turns;
 
 /// Messages that may wait for an actor through which everything goes.
 pub(super) const HUB_MAILBOX: usize = 1_024;
@@ -27,12 +28,21 @@ pub(super) struct Wiring<'a> {
     /// Made, but not started: they connect last, when nothing else can keep the platform from starting.
     pub feeds: Vec<SupplierFeed>,
     pub liveness: Arc<Liveness>,
+    /// Of what goes together to the store of money, of all roles. The other connections are for those who go by themselves.
+    pub turns: Turns,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
 }
 
 impl<'a> Wiring<'a> {
     pub(super) fn new(settings: &'a Settings) -> Wiring<'a> {
-        Wiring { settings, parts: Parts::default(), feeds: Vec::new(), liveness: Arc::default(), health: Vec::new() }
+        Wiring {
+            settings,
+            parts: Parts::default(),
+            feeds: Vec::new(),
+            liveness: Arc::default(),
+            turns: Turns::new(settings.store.database_pool_size as usize / 4),
+            health: Vec::new(),
+        }
     }
 
     /// A thread of its own for actors.

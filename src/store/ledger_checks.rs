@@ -150,6 +150,16 @@ const RULES: &[Rule] = &[
             FROM ledger_transfers WHERE amount_cents <= 0 OR available_after < 0 OR reserved_after < 0",
     },
     Rule {
+        text: "whoever has transfers, reservations or bets has a wallet",
+        over: "(SELECT user_id FROM ledger_transfers UNION SELECT user_id FROM reservations
+            UNION SELECT user_id FROM bets) AS users",
+        violations: "
+            SELECT user_id || ' has no wallet' AS line
+            FROM (SELECT user_id FROM ledger_transfers UNION SELECT user_id FROM reservations
+                UNION SELECT user_id FROM bets) AS users
+            WHERE NOT EXISTS (SELECT 1 FROM wallets WHERE wallets.user_id = users.user_id)",
+    },
+    Rule {
         text: "no reference stands for two transfers of one kind and one user",
         over: "ledger_transfers",
         violations: "
@@ -212,6 +222,18 @@ const RULES: &[Rule] = &[
                 WHERE held.user_id = moved.user_id AND held.reference = moved.reference)",
     },
     Rule {
+        text: "each reservation and each bet has a time of its end exactly when it is pending no more",
+        over: "(SELECT user_id FROM reservations UNION ALL SELECT user_id FROM bets) AS rows_that_end",
+        violations: "
+            SELECT user_id || ': reservation ' || reference || ' is ' || status || ', and ended at '
+                || COALESCE(CAST(settled_at AS TEXT), 'no time') AS line
+            FROM reservations WHERE (status = 'PENDING') <> (settled_at IS NULL)
+            UNION ALL
+            SELECT user_id || ': bet ' || CAST(id AS TEXT) || ' is ' || status || ', and was decided at '
+                || COALESCE(CAST(decided_at AS TEXT), 'no time')
+            FROM bets WHERE (status = 'PENDING_CONFIRMATION') <> (decided_at IS NULL)",
+    },
+    Rule {
         text: "each bet has exactly one reservation: of its user, its stake, and its id as reference",
         over: "bets",
         violations: "
@@ -263,6 +285,14 @@ const RULES: &[Rule] = &[
             LEFT JOIN bet_history AS final ON final.id = steps.id
             WHERE COALESCE(final.new_status, '') <> bets.status
                 OR steps.deciding <> CASE bets.status WHEN 'PENDING_CONFIRMATION' THEN 0 ELSE 1 END",
+    },
+    Rule {
+        text: "each step is one of a bet that is there",
+        over: "bet_history",
+        violations: "
+            SELECT 'step ' || CAST(id AS TEXT) || ' to ' || new_status || ' is of bet ' || CAST(bet_id AS TEXT)
+                || ', which is not there' AS line
+            FROM bet_history WHERE NOT EXISTS (SELECT 1 FROM bets WHERE bets.id = bet_history.bet_id)",
     },
     Rule {
         text: "no bet is undecided for longer than it may",

@@ -11,6 +11,7 @@ pub mod postgres;
 pub mod sqlite;
 #[cfg(test)]
 mod suite;
+pub mod together;
 
 use std::sync::Arc;
 

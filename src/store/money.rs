@@ -129,6 +129,30 @@ pub struct Notice {
     pub leased_until: Timestamp,
 }
 
+/// A bet that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slip {
+    /// The bet, pending.
+    pub bet: Bet,
+    /// What the request is known by.
+    pub key: Option<RequestKey>,
+    /// Its record for the bus.
+    pub notice: Notice,
+}
+
+/// How a bet is decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The bet.
+    pub bet_id: BetId,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Its record for the bus.
+    pub notice: Notice,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// What was answered to a request for a bet: now, or when its key was seen first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BetAnswer {
@@ -286,6 +310,12 @@ pub trait MoneyStore: Send + Sync {
     /// and its record for the bus in one transaction. Where the key was answered before, gives that answer.
     fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &Notice) -> Result<BetAnswer, StoreError>;
 
+    /// Places bets as [`MoneyStore::place_bet`] does, for little more than one of them costs: all in one transaction, so
+    /// that an error leaves none of them placed. Gives the answers in the same order. Nobody waits for another's wallet
+    /// here: a bet whose wallet is in use at this moment, or for which another of these bets uses it, has no answer, and
+    /// is to be placed by itself.
+    fn place_bets(&self, slips: &[Slip]) -> Result<Vec<Option<BetAnswer>>, StoreError>;
+
     /// Keeps a refusal as the answer to a key, unless there is one already; gives the first one.
     fn refuse_bet(
         &self,
@@ -308,8 +338,14 @@ pub trait MoneyStore: Send + Sync {
         at: Timestamp,
     ) -> Result<Decided, StoreError>;
 
+    /// Decides bets as [`MoneyStore::decide_bet`] does, together as in [`MoneyStore::place_bets`].
+    fn decide_bets(&self, decisions: &[Decision]) -> Result<Vec<Option<Decided>>, StoreError>;
+
     /// A bet.
     fn bet(&self, bet_id: BetId) -> Result<Option<Bet>, StoreError>;
+
+    /// Bets, in the order of their ids here.
+    fn bets_by_id(&self, bet_ids: &[BetId]) -> Result<Vec<Option<Bet>>, StoreError>;
 
     /// The steps of a bet, in their order.
     fn bet_history(&self, bet_id: BetId) -> Result<Vec<BetStep>, StoreError>;

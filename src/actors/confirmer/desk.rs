@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, warn};
-use tokio::sync::Semaphore;
 
 use crate::actors::clock::Clock;
 use crate::actors::decider::Decider;
 use crate::actors::guarded_supplier::{CallError, GuardedSupplier};
-use crate::actors::store_writer::blocking;
 use crate::actors::trouble::Trouble;
 use crate::bus::dead_letter;
 use crate::bus::{Record, Topic};
@@ -19,7 +17,8 @@ use crate::domain::bet_events::BetPlaced;
 use crate::domain::dead_letter::DeadLetter;
 use crate::metrics::ConfirmationMetrics;
 use crate::store::StoreError;
-use crate::store::money::{Decided, MoneyStore};
+use crate::store::money::MoneyStore;
+use crate::store::together::{Together, Turns};
 
 /// Why a record that can be read is a dead letter all the same: the database has no such bet, or holds what cannot be
 /// read.
@@ -35,18 +34,19 @@ pub struct DeskSettings {
     pub topic: String,
     /// Delays between questions about one bet that had no answer.
     pub retry: BackoffPolicy,
-    /// Calls to the database at once.
-    pub store_calls: usize,
+    /// Bets are looked up in these turns.
+    pub turns: Turns,
+    /// So many together.
+    pub together: usize,
 }
 
 /// Works on records, any number at once.
 pub struct Desk {
     settings: DeskSettings,
-    store: Arc<dyn MoneyStore>,
+    bets: Arc<Together<BetId, Option<Bet>>>,
     supplier: Arc<GuardedSupplier>,
     decider: Decider,
     dead_letters: Arc<dyn Topic>,
-    store_calls: Semaphore,
     trouble: Arc<Trouble>,
     clock: Clock,
     metrics: ConfirmationMetrics,
@@ -63,10 +63,10 @@ impl Desk {
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> Desk {
-        let (store_calls, trouble) =
-            (Semaphore::new(settings.store_calls.max(1)), Trouble::new("bets cannot be decided"));
-        let trouble = Arc::new(trouble);
-        Desk { settings, store, supplier, decider, dead_letters, store_calls, trouble, clock, metrics }
+        let trouble = Arc::new(Trouble::new("bets cannot be decided"));
+        let find = move |ids: &[BetId]| store.bets_by_id(ids);
+        let bets = Together::new(&settings.turns, settings.together, find);
+        Desk { settings, bets, supplier, decider, dead_letters, trouble, clock, metrics }
     }
 
     pub(super) fn trouble(&self) -> Arc<Trouble> {
@@ -83,7 +83,7 @@ impl Desk {
         let id = placed.bet_id;
         let mut backoff = self.backoff(id);
         let bet = loop {
-            match self.find(id).await {
+            match self.bets.ask(id).await {
                 Ok(Some(bet)) => break bet,
                 Ok(None) => return self.bury(record, "unknown_bet", &format!("there is no bet {id}")).await,
                 // Another try changes nothing, and would hold up everything behind it.
@@ -98,7 +98,7 @@ impl Desk {
         }
         let verdict = self.ask(&bet).await;
         let mut backoff = self.backoff(id);
-        while let Err(error) = self.decide(&bet, &verdict).await {
+        while let Err(error) = self.decider.decide(&bet, &verdict).await {
             self.wait(&error, &mut backoff).await;
         }
         self.trouble.over();
@@ -121,18 +121,6 @@ impl Desk {
                 }
             }
         }
-    }
-
-    async fn find(&self, id: BetId) -> Result<Option<Bet>, StoreError> {
-        // Never closed.
-        let _permit = self.store_calls.acquire().await;
-        let store = self.store.clone();
-        blocking(move || store.bet(id)).await
-    }
-
-    async fn decide(&self, bet: &Bet, verdict: &Verdict) -> Result<Decided, StoreError> {
-        let _permit = self.store_calls.acquire().await;
-        self.decider.decide(bet, verdict).await
     }
 
     async fn bury(&self, record: &Record, reason: &str, detail: &str) {

@@ -19,6 +19,7 @@ use crate::domain::bet_events::{bet_placed, testing::pending_bet};
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::money::Amount;
 use crate::store::money::MoneyStore;
+use crate::store::together::Turns;
 use crate::supplier::confirm::{Answer, SupplierError};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -69,7 +70,7 @@ impl Bench {
         dead_letters: Arc<dyn Topic>,
     ) -> Addr<Confirmer> {
         let retry = BackoffPolicy { first: SECOND / 10, most: SECOND };
-        let desk_settings = DeskSettings { topic: "bet_placed".to_owned(), retry, store_calls: 4 };
+        let desk_settings = DeskSettings { topic: "bet_placed".to_owned(), retry, turns: Turns::new(2), together: 16 };
         let decider = self.edges.decider(&self.store, &self.clock, &self.metrics);
         let (store, supplier) = (self.store.clone(), self.guarded.clone());
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::actors::clock::Clock;
-use crate::actors::decider::Decider;
+use crate::actors::decider::{Decider, DeciderSettings};
 use crate::actors::messages::{CancelsWait, PublishOutbox};
 use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
 use crate::domain::ids::{Reference, UserId};
@@ -20,6 +20,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::metrics::ConfirmationMetrics;
 use crate::store::StoreError;
 use crate::store::money::*;
+use crate::store::together::Turns;
 
 #[derive(Default)]
 struct State {
@@ -135,6 +136,17 @@ impl MoneyStore for FakeMoney {
         })
     }
 
+    fn decide_bets(&self, decisions: &[Decision]) -> Result<Vec<Option<Decided>>, StoreError> {
+        let decide = |Decision { bet_id, verdict, notice, at }: &Decision| {
+            self.decide_bet(*bet_id, verdict, notice, *at).map(Some)
+        };
+        decisions.iter().map(decide).collect()
+    }
+
+    fn bets_by_id(&self, ids: &[BetId]) -> Result<Vec<Option<Bet>>, StoreError> {
+        ids.iter().map(|id| self.bet(*id)).collect()
+    }
+
     fn bet(&self, id: BetId) -> Result<Option<Bet>, StoreError> {
         self.with(|state| match state.is_unreadable == Some(id) {
             true => Err(StoreError::Unreadable("this bet".to_owned())),
@@ -235,6 +247,10 @@ impl MoneyStore for FakeMoney {
         unimplemented!()
     }
 
+    fn place_bets(&self, _: &[Slip]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
+        unimplemented!()
+    }
+
     fn refuse_bet(&self, _: &UserId, _: &RequestKey, _: &BetRefusal, _: Timestamp) -> Result<BetAnswer, StoreError> {
         unimplemented!()
     }
@@ -299,8 +315,8 @@ impl ProbeEdges {
 
     pub fn decider(&self, store: &Arc<FakeMoney>, clock: &Clock, metrics: &ConfirmationMetrics) -> Decider {
         let (relay, canceller) = (self.probe.clone().recipient(), self.probe.clone().recipient());
-        let lease = Duration::from_secs(30);
-        Decider::new(store.clone(), relay, canceller, lease, clock.clone(), metrics.clone())
+        let settings = DeciderSettings { turns: Turns::new(2), together: 16, alone: 4, lease: Duration::from_secs(30) };
+        Decider::new(settings, store.clone(), relay, canceller, clock.clone(), metrics.clone())
     }
 
     pub fn rows(&self) -> Vec<OutboxRow> {

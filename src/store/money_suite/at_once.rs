@@ -8,7 +8,7 @@ use pretty_assertions::assert_eq;
 use super::*;
 
 /// Does `work` in so many threads, which begin together; gives what they gave.
-fn at_once<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+pub fn at_once<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let (barrier, work) = (&Barrier::new(threads), &work);
     std::thread::scope(|scope| {
         let begin = |index| {

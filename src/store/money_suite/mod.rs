@@ -5,6 +5,7 @@ pub mod bets;
 pub mod delivery;
 pub mod model;
 pub mod rules;
+pub mod together;
 pub mod wallets;
 
 use std::time::Duration;
@@ -65,6 +66,10 @@ macro_rules! money_suite {
         #[case::deciders($crate::store::money_suite::at_once::of_two_verdicts_at_once_one_wins)]
         #[case::new_wallet($crate::store::money_suite::at_once::first_deposits_at_once_make_one_wallet)]
         #[case::anything($crate::store::money_suite::at_once::anything_at_once_leaves_nothing_amiss)]
+        #[case::place_together($crate::store::money_suite::together::bets_are_placed_together_each_with_its_own_answer)]
+        #[case::all_or_none($crate::store::money_suite::together::of_bets_in_one_call_all_are_placed_or_none)]
+        #[case::decide_together($crate::store::money_suite::together::bets_are_decided_together_each_with_its_own_outcome)]
+        #[case::calls_at_once($crate::store::money_suite::together::calls_at_once_get_in_nobodys_way)]
         #[case::like_the_model($crate::store::money_suite::model::any_operations_do_what_the_model_does)]
         $(#[$attribute])*
         fn every_money_store(#[case] check: fn(&dyn $crate::store::money::MoneyStore)) {

@@ -20,15 +20,18 @@ const SUMS: &str = "each balance of a wallet is the sum";
 const CHAIN: &str = "the balances behind each transfer";
 const LAST: &str = "the balances behind a user's last transfer";
 const BELOW_ZERO: &str = "nothing is below zero";
+const USERS: &str = "whoever has transfers";
 const TWICE: &str = "no reference stands for two";
 const KINDS: &str = "each transfer is between the accounts of its kind";
 const HELD: &str = "each reservation was held by exactly one";
 const ENDED: &str = "each reservation that ended";
 const UNRESERVED: &str = "what was held";
+const ENDS: &str = "each reservation and each bet has a time";
 const STAKE: &str = "each bet has exactly one reservation";
 const BETLESS: &str = "each reservation that is held for a bet";
 const STATUS: &str = "a pending bet's stake is held";
 const STEPS: &str = "each bet's last step";
+const STRAY: &str = "each step is one of a bet";
 const LATE: &str = "no bet is undecided";
 const KEYS: &str = "the bet that a key was answered with";
 const CANCELS: &str = "the supplier is told to cancel";
@@ -57,6 +60,9 @@ pub const BROKEN: &[Broken] = &[
         "B: the wallet holds 700 and 0, the last transfer left 0 and 0"),
     broken(BELOW_ZERO, "UPDATE wallets SET reserved_cents = -1 WHERE user_id = 'B'", "B: the wallet holds 700 and -1"),
     broken(BELOW_ZERO, "UPDATE ledger_transfers SET amount_cents = 0 WHERE user_id = 'B'", "moves 0 and leaves 700 and 0"),
+    broken(USERS, "DELETE FROM wallets WHERE user_id = 'B'", "B has no wallet"),
+    broken(USERS, "UPDATE reservations SET user_id = 'D' WHERE reference = 'pending'", "D has no wallet"),
+    broken(USERS, "UPDATE bets SET user_id = 'E' WHERE id = '01990000-0000-7000-8000-000000000003'", "E has no wallet"),
     broken(TWICE, "INSERT INTO ledger_transfers (user_id, kind, debit_account, credit_account, amount_cents, reference,
         available_after, reserved_after, at)
         SELECT user_id, kind, debit_account, credit_account, amount_cents, reference, available_after, reserved_after, at
@@ -82,6 +88,14 @@ pub const BROKEN: &[Broken] = &[
         FROM ledger_transfers WHERE kind = 'commit' AND reference = 'committed'",
         "A: reservation committed of 300 is COMMITTED by 2 transfers"),
     broken(UNRESERVED, "DELETE FROM reservations WHERE reference = 'committed'", "A: commit committed has no reservation"),
+    broken(ENDS, "UPDATE reservations SET settled_at = created_at WHERE reference = 'pending'",
+        "A: reservation pending is PENDING, and ended at "),
+    broken(ENDS, "UPDATE reservations SET settled_at = NULL WHERE reference = 'refunded'",
+        "A: reservation refunded is REFUNDED, and ended at no time"),
+    broken(ENDS, "UPDATE bets SET decided_at = NULL WHERE id = '01990000-0000-7000-8000-000000000001'",
+        "A: bet 01990000-0000-7000-8000-000000000001 is CONFIRMED, and was decided at no time"),
+    broken(ENDS, "UPDATE bets SET decided_at = placed_at WHERE id = '01990000-0000-7000-8000-000000000003'",
+        "A: bet 01990000-0000-7000-8000-000000000003 is PENDING_CONFIRMATION, and was decided at "),
     broken(STAKE, "UPDATE reservations SET amount_cents = 1 WHERE bet_id = '01990000-0000-7000-8000-000000000003'",
         "A: bet 01990000-0000-7000-8000-000000000003 of 13 has 1 reservations: 01990000-0000-7000-8000-000000000003 of A and 1"),
     broken(STAKE, "DELETE FROM reservations WHERE bet_id = '01990000-0000-7000-8000-000000000003'",
@@ -104,6 +118,8 @@ pub const BROKEN: &[Broken] = &[
         SELECT bet_id, old_status, new_status, at FROM bet_history WHERE new_status = 'CONFIRMED'",
         "is CONFIRMED, its last step led to CONFIRMED, and 2 decided it"),
     broken(STEPS, "DELETE FROM bet_history", "is PENDING_CONFIRMATION, its last step led to nothing, and 0 decided it"),
+    broken(STRAY, "DELETE FROM bets WHERE id = '01990000-0000-7000-8000-000000000003'",
+        "to PENDING_CONFIRMATION is of bet 01990000-0000-7000-8000-000000000003, which is not there"),
     broken(LATE, "UPDATE bets SET decide_by = placed_at WHERE id = '01990000-0000-7000-8000-000000000003'",
         "A: bet 01990000-0000-7000-8000-000000000003 is undecided, and its time was over at "),
     broken(KEYS, "UPDATE bet_requests SET user_id = 'B' WHERE key = 'k1'",

@@ -3,30 +3,38 @@
 use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use uuid::Uuid;
 
 use super::super::error::Failure;
 use super::super::statement::statement;
 use super::super::{line_text, stamp, time, unreadable};
-use super::{amount, given, parsed, size};
+use super::{Wait, amount, given, parsed, size};
 use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
 use crate::domain::ids::{MarketKey, UserId};
 use crate::domain::price::Price;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
-use crate::store::money::{BetAnswer, Decided, Notice, Page, RequestKey, read_refusal, refusal_text};
+use crate::store::money::{BetAnswer, Decided, Decision, Page, RequestKey, Slip, read_refusal, refusal_text};
+
+/// A row of an answer to bets that are placed: its place among them, from 1, and the answer.
+type PlaceRow = (i32, String, Option<Uuid>, Option<i32>, Option<i64>, Option<String>, Option<i64>);
 
 statement! {
-    /// Places a bet.
-    Place<'a> returns (Text, Nullable<SqlUuid>, Nullable<Integer>, Nullable<BigInt>, Nullable<Text>, Nullable<BigInt>):
-    "SELECT outcome, bet, price, balance, refused, record FROM bet_place(" { id: Uuid as SqlUuid } ", "
-        { user: &'a str as Text } ", " { event: &'a str as Text } ", " { market: &'a str as Text } ", "
-        { line: &'a str as Text } ", " { selection: &'a str as Text } ", " { stake: i64 as BigInt } ", "
-        { price: i32 as Integer } ", " { decide_by: PgTimestamp as Timestamptz } ", "
-        { reservation: Uuid as SqlUuid } ", " { key: Option<&'a str> as Nullable<Text> } ", "
-        { fingerprint: Option<&'a str> as Nullable<Text> } ", " { payload: &'a str as Text } ", "
-        { leased_until: PgTimestamp as Timestamptz } ", " { now: PgTimestamp as Timestamptz } ")"
+    /// Places bets.
+    Place<'a> returns (Integer, Text, Nullable<SqlUuid>, Nullable<Integer>, Nullable<BigInt>, Nullable<Text>,
+        Nullable<BigInt>):
+    "SELECT place, outcome, bet, price, balance, refused, record FROM bets_place(" { waits: bool as Bool } ", "
+        { ids: &'a [Uuid] as Array<SqlUuid> } ", " { users: &'a [&'a str] as Array<Text> } ", "
+        { events: &'a [&'a str] as Array<Text> } ", " { markets: &'a [&'a str] as Array<Text> } ", "
+        { lines: &'a [String] as Array<Text> } ", " { selections: &'a [&'a str] as Array<Text> } ", "
+        { stakes: &'a [i64] as Array<BigInt> } ", " { prices: &'a [i32] as Array<Integer> } ", "
+        { decide_by: &'a [PgTimestamp] as Array<Timestamptz> } ", "
+        { reservations: &'a [Uuid] as Array<SqlUuid> } ", "
+        { keys: &'a [Option<&'a str>] as Array<Nullable<Text>> } ", "
+        { fingerprints: &'a [Option<&'a str>] as Array<Nullable<Text>> } ", "
+        { payloads: &'a [&'a str] as Array<Text> } ", " { leased_until: &'a [PgTimestamp] as Array<Timestamptz> } ", "
+        { now: &'a [PgTimestamp] as Array<Timestamptz> } ")"
 }
 
 statement! {
@@ -45,12 +53,15 @@ statement! {
 }
 
 statement! {
-    /// Decides a bet.
-    Decide<'a> returns (Text, Nullable<Text>, Nullable<BigInt>):
-    "SELECT outcome, status, record FROM bet_decide(" { id: Uuid as SqlUuid } ", " { status: &'a str as Text } ", "
-        { reason: Option<&'a str> as Nullable<Text> } ", " { provider_ref: Option<&'a str> as Nullable<Text> } ", "
-        { cancel: bool as Bool } ", " { payload: &'a str as Text } ", "
-        { leased_until: PgTimestamp as Timestamptz } ", " { now: PgTimestamp as Timestamptz } ")"
+    /// Decides bets.
+    Decide<'a> returns (Integer, Text, Nullable<Text>, Nullable<BigInt>):
+    "SELECT place, outcome, status, record FROM bets_decide(" { waits: bool as Bool } ", "
+        { ids: &'a [Uuid] as Array<SqlUuid> } ", " { statuses: &'a [&'a str] as Array<Text> } ", "
+        { reasons: &'a [Option<&'a str>] as Array<Nullable<Text>> } ", "
+        { provider_refs: &'a [Option<&'a str>] as Array<Nullable<Text>> } ", "
+        { cancels: &'a [bool] as Array<Bool> } ", " { payloads: &'a [&'a str] as Array<Text> } ", "
+        { leased_until: &'a [PgTimestamp] as Array<Timestamptz> } ", "
+        { now: &'a [PgTimestamp] as Array<Timestamptz> } ")"
 }
 
 /// A bet as it is read.
@@ -72,12 +83,12 @@ type BetRow = (
 );
 
 statement! {
-    /// A bet.
-    ReadBet returns (SqlUuid, Text, Text, Text, Text, Text, BigInt, Integer, Text, Nullable<Text>, Nullable<Text>,
+    /// Bets.
+    ReadBets<'a> returns (SqlUuid, Text, Text, Text, Text, Text, BigInt, Integer, Text, Nullable<Text>, Nullable<Text>,
         Timestamptz, Timestamptz, Nullable<Timestamptz>):
     "SELECT id, user_id, event_id, market, line, selection, stake_cents, price_thousandths, status, reason,
         provider_ref, placed_at, decide_by, decided_at
-    FROM bets WHERE id = " { id: Uuid as SqlUuid } ""
+    FROM bets WHERE id = ANY (" { ids: &'a [Uuid] as Array<SqlUuid> } ")"
 }
 
 statement! {
@@ -107,33 +118,60 @@ statement! {
     "SELECT old_status, new_status, reason, at FROM bet_history WHERE bet_id = " { id: Uuid as SqlUuid } " ORDER BY id"
 }
 
+/// Places bets, each with a reservation of this id.
 pub(super) fn place(
     connection: &mut PgConnection,
-    bet: &Bet,
-    reservation: Uuid,
-    key: Option<&RequestKey>,
-    notice: &Notice,
-) -> Result<BetAnswer, Failure> {
-    type Row = (String, Option<Uuid>, Option<i32>, Option<i64>, Option<String>, Option<i64>);
+    slips: &[&Slip],
+    reservations: &[Uuid],
+    wait: Wait,
+) -> Result<Vec<Option<BetAnswer>>, Failure> {
+    let bets = || slips.iter().map(|slip| &slip.bet);
+    let keys = || slips.iter().map(|slip| slip.key.as_ref());
     let statement = Place {
-        id: bet.id.0,
-        user: bet.user_id.as_str(),
-        event: bet.event_id.as_str(),
-        market: bet.market.name.as_str(),
-        line: &line_text(bet.market.line),
-        selection: bet.selection.as_str(),
-        stake: bet.stake.cents(),
-        price: i32::try_from(bet.price.thousandths()).unwrap_or(i32::MAX),
-        decide_by: stamp(bet.decide_by),
-        reservation,
-        key: key.map(|key| key.key.as_str()),
-        fingerprint: key.map(|key| key.fingerprint.as_str()),
-        payload: &notice.payload,
-        leased_until: stamp(notice.leased_until),
-        now: stamp(bet.placed_at),
+        waits: wait == Wait::ForWallets,
+        ids: &each(bets(), |bet| bet.id.0),
+        users: &each(bets(), |bet| bet.user_id.as_str()),
+        events: &each(bets(), |bet| bet.event_id.as_str()),
+        markets: &each(bets(), |bet| bet.market.name.as_str()),
+        lines: &each(bets(), |bet| line_text(bet.market.line)),
+        selections: &each(bets(), |bet| bet.selection.as_str()),
+        stakes: &each(bets(), |bet| bet.stake.cents()),
+        prices: &each(bets(), |bet| i32::try_from(bet.price.thousandths()).unwrap_or(i32::MAX)),
+        decide_by: &each(bets(), |bet| stamp(bet.decide_by)),
+        reservations,
+        keys: &each(keys(), |key| key.map(|key| key.key.as_str())),
+        fingerprints: &each(keys(), |key| key.map(|key| key.fingerprint.as_str())),
+        payloads: &each(slips, |slip| slip.notice.payload.as_str()),
+        leased_until: &each(slips, |slip| stamp(slip.notice.leased_until)),
+        now: &each(bets(), |bet| stamp(bet.placed_at)),
     };
-    let (outcome, bet, price, balance, refused, outbox) = statement.get_result::<Row>(connection)?;
-    answer(Answer { outcome, bet, price, balance, refused }, outbox)
+    let read = |(place, outcome, bet, price, balance, refused, outbox): PlaceRow| {
+        let is_busy = outcome == BUSY;
+        let answer = (!is_busy).then(|| answer(Answer { outcome, bet, price, balance, refused }, outbox));
+        Ok((place, answer.transpose()?))
+    };
+    in_places(slips.len(), statement.load::<PlaceRow>(connection)?.into_iter().map(read))
+}
+
+/// What stands for a bet that is to be placed or decided by itself.
+const BUSY: &str = "BUSY";
+
+fn each<I: IntoIterator, T>(items: I, what: impl FnMut(I::Item) -> T) -> Vec<T> {
+    items.into_iter().map(what).collect()
+}
+
+/// Answers in the order of their places, which count from 1.
+fn in_places<T>(
+    size: usize,
+    answers: impl Iterator<Item = Result<(i32, Option<T>), Failure>>,
+) -> Result<Vec<Option<T>>, Failure> {
+    let mut placed: Vec<Option<T>> = std::iter::repeat_with(|| None).take(size).collect();
+    for answer in answers {
+        let (place, answer) = answer?;
+        let index = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
+        *index.and_then(|index| placed.get_mut(index)).ok_or_else(|| unreadable("place", place))? = answer;
+    }
+    Ok(placed)
 }
 
 pub(super) fn refuse(
@@ -192,35 +230,46 @@ fn answer(of: Answer, outbox: Option<i64>) -> Result<BetAnswer, Failure> {
     })
 }
 
+/// Decides bets.
 pub(super) fn decide(
     connection: &mut PgConnection,
-    bet_id: BetId,
-    verdict: &Verdict,
-    notice: &Notice,
-    at: Timestamp,
-) -> Result<Decided, Failure> {
+    decisions: &[&Decision],
+    wait: Wait,
+) -> Result<Vec<Option<Decided>>, Failure> {
     let statement = Decide {
-        id: bet_id.0,
-        status: verdict.status().as_str(),
-        reason: verdict.reason(),
-        provider_ref: verdict.provider_ref(),
-        cancel: *verdict == Verdict::TimedOut,
-        payload: &notice.payload,
-        leased_until: stamp(notice.leased_until),
-        now: stamp(at),
+        waits: wait == Wait::ForWallets,
+        ids: &each(decisions, |decision| decision.bet_id.0),
+        statuses: &each(decisions, |decision| decision.verdict.status().as_str()),
+        reasons: &each(decisions, |decision| decision.verdict.reason()),
+        provider_refs: &each(decisions, |decision| decision.verdict.provider_ref()),
+        cancels: &each(decisions, |decision| decision.verdict == Verdict::TimedOut),
+        payloads: &each(decisions, |decision| decision.notice.payload.as_str()),
+        leased_until: &each(decisions, |decision| stamp(decision.notice.leased_until)),
+        now: &each(decisions, |decision| stamp(decision.at)),
     };
-    let (outcome, status, record) = statement.get_result::<(String, Option<String>, Option<i64>)>(connection)?;
-    Ok(match outcome.as_str() {
-        "DECIDED" => Decided::Now { outbox: given("record", record)? },
-        "ALREADY" => Decided::Before(parsed("status", &given("status", status)?)?),
-        "UNKNOWN" => Decided::Unknown,
-        other => return Err(unreadable("outcome", other).into()),
-    })
+    type Row = (i32, String, Option<String>, Option<i64>);
+    let read = |(place, outcome, status, record): Row| {
+        let decided = match outcome.as_str() {
+            "DECIDED" => Some(Decided::Now { outbox: given("record", record)? }),
+            "ALREADY" => Some(Decided::Before(parsed("status", &given("status", status)?)?)),
+            "UNKNOWN" => Some(Decided::Unknown),
+            BUSY => None,
+            other => return Err(unreadable("outcome", other).into()),
+        };
+        Ok((place, decided))
+    };
+    in_places(decisions.len(), statement.load::<Row>(connection)?.into_iter().map(read))
 }
 
-pub(super) fn read(connection: &mut PgConnection, bet_id: BetId) -> Result<Option<Bet>, Failure> {
-    let row = ReadBet { id: bet_id.0 }.get_result::<BetRow>(connection).optional()?;
-    Ok(row.map(bet).transpose()?)
+/// Bets, in the order of these ids.
+pub(super) fn read(connection: &mut PgConnection, bet_ids: &[BetId]) -> Result<Vec<Option<Bet>>, Failure> {
+    let ids = each(bet_ids, |bet_id| bet_id.0);
+    let mut found = std::collections::HashMap::new();
+    for row in (ReadBets { ids: &ids }).load::<BetRow>(connection)? {
+        let bet = bet(row)?;
+        found.insert(bet.id, bet);
+    }
+    Ok(each(bet_ids, |bet_id| found.get(bet_id).cloned()))
 }
 
 pub(super) fn of_user(

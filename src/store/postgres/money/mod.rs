@@ -1,5 +1,5 @@
 //! Money in PostgreSQL: each operation is a function of the database, and so one round trip.
-//! `migrations/postgres/2026-11-25-200000_money` has the functions.
+//! `migrations/postgres/*_money` and `*_money_faster` have the functions.
 
 mod bets;
 mod delivery;
@@ -19,8 +19,8 @@ use crate::domain::money::Amount;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::money::{
-    BetAnswer, Cancel, Decided, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey, Reservation,
-    Transfer, Verification, Wallet, WalletError,
+    BetAnswer, Cancel, Decided, Decision, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey,
+    Reservation, Slip, Transfer, Verification, Wallet, WalletError,
 };
 
 impl MoneyStore for PgStore {
@@ -80,8 +80,14 @@ impl MoneyStore for PgStore {
     }
 
     fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &Notice) -> Result<BetAnswer, StoreError> {
+        let slip = Slip { bet: bet.clone(), key: key.cloned(), notice: notice.clone() };
         let reservation = Uuid::now_v7();
-        self.money()?.run(|connection| bets::place(connection, bet, reservation, key, notice))
+        self.money()?.run(|connection| alone(bets::place(connection, &[&slip], &[reservation], Wait::ForWallets)?))
+    }
+
+    fn place_bets(&self, slips: &[Slip]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
+        let (slips, reservations): (Vec<_>, Vec<_>) = slips.iter().map(|slip| (slip, Uuid::now_v7())).unzip();
+        self.money()?.run(|connection| bets::place(connection, &slips, &reservations, Wait::ForNobody))
     }
 
     fn refuse_bet(
@@ -105,12 +111,22 @@ impl MoneyStore for PgStore {
         notice: &Notice,
         at: Timestamp,
     ) -> Result<Decided, StoreError> {
-        self.money()?.run(|connection| bets::decide(connection, bet_id, verdict, notice, at))
+        let decision = Decision { bet_id, verdict: verdict.clone(), notice: notice.clone(), at };
+        self.money()?.run(|connection| alone(bets::decide(connection, &[&decision], Wait::ForWallets)?))
+    }
+
+    fn decide_bets(&self, decisions: &[Decision]) -> Result<Vec<Option<Decided>>, StoreError> {
+        let decisions: Vec<_> = decisions.iter().collect();
+        self.money()?.run(|connection| bets::decide(connection, &decisions, Wait::ForNobody))
     }
 
     fn bet(&self, bet_id: BetId) -> Result<Option<Bet>, StoreError> {
         // Not from a pool that may lead to a replica: a bet is looked up just after it was placed.
-        self.money()?.run(|connection| bets::read(connection, bet_id))
+        self.money()?.run(|connection| alone(bets::read(connection, &[bet_id])?.into_iter().map(Some).collect()))
+    }
+
+    fn bets_by_id(&self, bet_ids: &[BetId]) -> Result<Vec<Option<Bet>>, StoreError> {
+        self.money()?.run(|connection| bets::read(connection, bet_ids))
     }
 
     fn bet_history(&self, bet_id: BetId) -> Result<Vec<BetStep>, StoreError> {
@@ -152,6 +168,18 @@ impl MoneyStore for PgStore {
     fn verify(&self, at: Timestamp, grace: Duration) -> Result<Verification, StoreError> {
         self.readers.run(|connection| verify::run(connection, at, grace))
     }
+}
+
+/// Whether a function of the database waits for whoever moves a user's money at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    ForWallets,
+    ForNobody,
+}
+
+/// The answer to the only one that was asked for.
+fn alone<T>(answers: Vec<Option<T>>) -> Result<T, Failure> {
+    Ok(given("answer", answers.into_iter().next().flatten())?)
 }
 
 /// What a function of the database refused by a word.

@@ -23,8 +23,8 @@ use crate::domain::ledger::{ReservationStatus, Settlement, SettlementRefusal, Tr
 use crate::domain::money::Amount;
 use crate::domain::timestamp::Timestamp;
 use crate::store::money::{
-    BetAnswer, Cancel, Decided, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey, Reservation,
-    Transfer, Verification, Wallet, WalletError,
+    BetAnswer, Cancel, Decided, Decision, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey,
+    Reservation, Slip, Transfer, Verification, Wallet, WalletError,
 };
 
 /// Why an operation ends before its time: it is refused, with nothing written yet, or it failed.
@@ -142,6 +142,13 @@ impl MoneyStore for SqliteStore {
         self.connections.write(|connection| bets::place(connection, bet, key, notice))
     }
 
+    fn place_bets(&self, slips: &[Slip]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
+        self.connections.write(|connection| {
+            let place = |slip: &Slip| bets::place(connection, &slip.bet, slip.key.as_ref(), &slip.notice).map(Some);
+            slips.iter().map(place).collect()
+        })
+    }
+
     fn refuse_bet(
         &self,
         user_id: &UserId,
@@ -166,8 +173,21 @@ impl MoneyStore for SqliteStore {
         self.connections.write(|connection| bets::decide(connection, bet_id, verdict, notice, at))
     }
 
+    fn decide_bets(&self, decisions: &[Decision]) -> Result<Vec<Option<Decided>>, StoreError> {
+        self.connections.write(|connection| {
+            let decide = |Decision { bet_id, verdict, notice, at }: &Decision| {
+                bets::decide(connection, *bet_id, verdict, notice, *at).map(Some)
+            };
+            decisions.iter().map(decide).collect()
+        })
+    }
+
     fn bet(&self, bet_id: BetId) -> Result<Option<Bet>, StoreError> {
         self.read(|connection| bets::one(connection, bet_id))
+    }
+
+    fn bets_by_id(&self, bet_ids: &[BetId]) -> Result<Vec<Option<Bet>>, StoreError> {
+        self.read(|connection| bet_ids.iter().map(|bet_id| bets::one(connection, *bet_id)).collect())
     }
 
     fn bet_history(&self, bet_id: BetId) -> Result<Vec<BetStep>, StoreError> {
