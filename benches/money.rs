@@ -1,6 +1,7 @@
 //! Wallets and bets, on Kafka, Redis and PostgreSQL, all roles in one process: how many of them a second at 16 clients,
 //! and how soon a bet is decided by a supplier that answers at once. Beside them stands the same work by `pgbench`: the
-//! same functions of the database, with nobody in front of them. PostgreSQL, Kafka, the platform and its clients share
+//! same functions of the database, with nobody in front of them, and for bets one in each call where the platform places
+//! and decides together what comes together. PostgreSQL, Kafka, the platform and its clients share
 //! the machine; `pgbench` has it for PostgreSQL alone.
 //!
 //! `scripts/engines with cargo bench --bench money`. Settable: `BENCH_CLIENTS`, `BENCH_USERS`, `BENCH_SECONDS` of a run,
@@ -149,7 +150,7 @@ fn bet_rows(
     let placed = Row::new(format!("{full}, middle of {rounds} pairs"), of(&runs, |run| run.answers.rate), "bets/s");
     Ok(vec![
         placed
-            .beside("bet_place and bet_decide by pgbench", median(alone))
+            .beside("the same functions by pgbench, a bet a call", median(alone))
             .itself_at_least(1_800.0)
             .remark("the original: 18")
             .remark(busy(&runs)),
@@ -167,10 +168,11 @@ fn bet_script(users: u64) -> String {
         "\\set user random(1, {users})
 \\set high random(1, 9000000000000000000)
 \\set low random(1, 9000000000000000000)
-SELECT outcome, bet, price, balance, refused, record FROM bet_place({bet}, 'user-' || :user, 'MATCH_001', '1x2', '',
-    'home', 100, 1500, now() + interval '10 s', gen_random_uuid(), NULL, NULL, {payload}, now() + interval '1 h', now());
-SELECT outcome, status, record FROM bet_decide({bet}, 'CONFIRMED', NULL, 'SUP-1', false, {payload},
-    now() + interval '1 h', now());
+SELECT place, outcome, bet, price, balance, refused, record FROM bets_place(true, ARRAY[{bet}], ARRAY['user-' || :user],
+    '{{MATCH_001}}', '{{1x2}}', ARRAY[''], '{{home}}', '{{100}}', '{{1500}}', ARRAY[now() + interval '10 s'],
+    ARRAY[gen_random_uuid()], '{{NULL}}', '{{NULL}}', ARRAY[{payload}], ARRAY[now() + interval '1 h'], ARRAY[now()]);
+SELECT place, outcome, status, record FROM bets_decide(true, ARRAY[{bet}], '{{CONFIRMED}}', '{{NULL}}', '{{SUP-1}}', '{{f}}',
+    ARRAY[{payload}], ARRAY[now() + interval '1 h'], ARRAY[now()]);
 "
     )
 }
