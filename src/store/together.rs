@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::StoreError;
@@ -36,6 +37,8 @@ pub struct Together<Q, A> {
     call: Box<Call<Q, A>>,
     turns: Turns,
     most: usize,
+    /// Whose questions are asked does not depend on the thread that asked first, which may end before them.
+    runtime: Handle,
     state: Mutex<State<Q, A>>,
 }
 
@@ -47,21 +50,22 @@ struct State<Q, A> {
 type Asker<A> = oneshot::Sender<Result<A, StoreError>>;
 
 impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
-    /// Asks at most `most` questions in a call.
+    /// Asks at most `most` questions in a call, on the runtime that this is called on.
     pub fn new(
         turns: &Turns,
         most: usize,
         call: impl Fn(&[Q]) -> Result<Vec<A>, StoreError> + Send + Sync + 'static,
     ) -> Arc<Together<Q, A>> {
         let state = Mutex::new(State { waiting: VecDeque::new(), workers: 0 });
-        Arc::new(Together { call: Box::new(call), turns: turns.clone(), most: most.max(1), state })
+        let (turns, runtime) = (turns.clone(), Handle::current());
+        Arc::new(Together { call: Box::new(call), turns, most: most.max(1), runtime, state })
     }
 
     /// The answer to a question. Whoever does not wait for it has it asked all the same.
     pub async fn ask(self: &Arc<Self>, question: Q) -> Result<A, StoreError> {
         let (asker, answer) = oneshot::channel();
         if let Some(worker) = self.enqueue(question, asker) {
-            tokio::spawn(worker.work());
+            self.runtime.spawn(worker.work());
         }
         answer.await.unwrap_or_else(|_| Err(failed("it gave no answer")))
     }
