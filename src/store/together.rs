@@ -64,55 +64,29 @@ impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
     /// The answer to a question. Whoever does not wait for it has it asked all the same.
     pub async fn ask(self: &Arc<Self>, question: Q) -> Result<A, StoreError> {
         let (asker, answer) = oneshot::channel();
-        if let Some(worker) = self.enqueue(question, asker) {
-            self.runtime.spawn(worker.work());
+        if self.enqueue(question, asker) {
+            self.runtime.spawn(self.clone().work());
         }
         answer.await.unwrap_or_else(|_| Err(failed("it gave no answer")))
     }
 
-    /// Gives a worker where another one is needed.
-    fn enqueue(self: &Arc<Self>, question: Q, asker: Asker<A>) -> Option<Worker<Q, A>> {
+    /// Says whether another worker is needed, which is counted already.
+    fn enqueue(&self, question: Q, asker: Asker<A>) -> bool {
         let mut state = self.state();
         state.waiting.push_back((question, asker));
         let is_needed = state.workers < self.turns.calls;
         state.workers += usize::from(is_needed);
-        is_needed.then(|| Worker { of: self.clone(), is_counted: true })
+        is_needed
     }
 
-    /// Blocks.
-    fn answers(&self, questions: &[Q]) -> Vec<Result<A, StoreError>> {
-        match (self.call)(questions) {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(error @ StoreError::Unavailable(_)) => questions.iter().map(|_| Err(error.clone())).collect(),
-            Err(error) if questions.len() == 1 => vec![Err(error)],
-            Err(_) => questions.iter().map(|question| self.answer(question)).collect(),
-        }
-    }
-
-    fn answer(&self, question: &Q) -> Result<A, StoreError> {
-        (self.call)(std::slice::from_ref(question))?.pop().ok_or_else(|| failed("it gave no answer"))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State<Q, A>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Asks what waits. One that goes is counted no more, however it goes.
-struct Worker<Q: Send + 'static, A: Send + 'static> {
-    of: Arc<Together<Q, A>>,
-    is_counted: bool,
-}
-
-impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
-    async fn work(mut self) {
-        let (of, turns) = (self.of.clone(), self.of.turns.turns.clone());
+    /// Asks what waits, until nothing does.
+    async fn work(self: Arc<Self>) {
         loop {
             // Never closed.
-            let turn = turns.acquire().await;
+            let turn = self.turns.turns.acquire().await;
             let Some((questions, askers)) = self.take() else { return };
-            let together = of.clone();
-            let called = tokio::task::spawn_blocking(move || together.answers(&questions)).await;
+            let this = self.clone();
+            let called = tokio::task::spawn_blocking(move || this.answers(&questions)).await;
             drop(turn);
             match called {
                 Ok(answers) => askers.into_iter().zip(answers).for_each(|(asker, answer)| tell(asker, answer)),
@@ -121,25 +95,31 @@ impl<Q: Send + 'static, A: Send + 'static> Worker<Q, A> {
         }
     }
 
-    /// As much of what waits as goes into a call. Where that is nothing this worker is counted no more: who comes now
-    /// needs another.
-    fn take(&mut self) -> Option<(Vec<Q>, Vec<Asker<A>>)> {
-        let mut state = self.of.state();
-        let size = state.waiting.len().min(self.of.most);
+    /// As much of what waits as goes into a call. Where that is nothing the worker is counted no more: who comes now needs
+    /// another.
+    fn take(&self) -> Option<(Vec<Q>, Vec<Asker<A>>)> {
+        let mut state = self.state();
+        let size = state.waiting.len().min(self.most);
         if size == 0 {
             state.workers -= 1;
-            self.is_counted = false;
             return None;
         }
         Some(state.waiting.drain(..size).unzip())
     }
-}
 
-impl<Q: Send + 'static, A: Send + 'static> Drop for Worker<Q, A> {
-    fn drop(&mut self) {
-        if self.is_counted {
-            self.of.state().workers -= 1;
+    /// Blocks.
+    fn answers(&self, questions: &[Q]) -> Vec<Result<A, StoreError>> {
+        match (self.call)(questions) {
+            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            Err(StoreError::Refused(_) | StoreError::Unreadable(_)) if questions.len() > 1 => {
+                questions.chunks(1).flat_map(|question| self.answers(question)).collect()
+            }
+            Err(error) => questions.iter().map(|_| Err(error.clone())).collect(),
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<Q, A>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
