@@ -2,7 +2,7 @@
 //!
 //! While the bus is full the feed reads nothing, so that the supplier is held back by TCP and nothing is dropped. What
 //! came in while it waited is handed over together: a way to the bus and back for each frame would be the limit of a
-//! fast supplier.
+//! fast supplier. Where that way is long, a dense stream is given a moment to gather before the next one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics::IngestMetrics;
 use crate::supplier::endpoint::Endpoint;
-use crate::supplier::joined::{Joined, joined};
+use crate::supplier::joined::{self, Joined, joined};
 use crate::supplier::transport::{self, Connection, Inbound, Outbound, TransportError};
 use crate::supplier::{Decoded, Decoder, FrameFault, Refused};
 
@@ -30,6 +30,8 @@ use crate::supplier::{Decoded, Decoder, FrameFault, Refused};
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The feed looks at its deadlines this often within a ping interval or a read timeout.
 const LOOKS: u32 = 4;
+/// A stream is dense when so many frames come in during one way to the bus and back.
+const DENSE: usize = 20;
 
 /// Whether a supplier is connected, for readiness.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub struct SupplierFeed {
     decoder: Box<dyn Decoder>,
     publisher: Recipient<Publish>,
     dead_letters: Recipient<Publish>,
+    /// How long a dense stream gathers before the next way to the bus.
+    gathering: Duration,
     status: Arc<FeedStatus>,
     backoff: Backoff,
     link: Option<Link>,
@@ -84,6 +88,7 @@ impl SupplierFeed {
         settings: SupplierSettings,
         publisher: Recipient<Publish>,
         dead_letters: Recipient<Publish>,
+        gathering: Duration,
         metrics: IngestMetrics,
     ) -> SupplierFeed {
         let policy = BackoffPolicy { first: settings.supplier_reconnect_min, most: settings.supplier_reconnect_max };
@@ -96,6 +101,7 @@ impl SupplierFeed {
             settings,
             publisher,
             dead_letters,
+            gathering,
             backoff: Backoff::new(policy, seed),
             link: None,
             last_word: Instant::now(),
@@ -265,6 +271,12 @@ impl SupplierFeed {
         }
     }
 
+    /// How long the next frames gather behind so many that came in together. One after the other they wait for nothing,
+    /// and neither does a backlog: no more than those could be taken together.
+    fn gathering_after(&self, frames: usize) -> Duration {
+        if (DENSE..joined::MOST_FRAMES).contains(&frames) { self.gathering } else { Duration::ZERO }
+    }
+
     /// The supplier's prices must not look live any more.
     fn suspend_markets(&mut self, context: &mut Context<Self>) {
         let suspended = self.decoder.on_stale();
@@ -274,17 +286,25 @@ impl SupplierFeed {
         let supplier = self.status.supplier.as_str();
         warn!(supplier, markets = suspended.len(); "markets suspended: nothing came for {:?}", self.settings.supplier_stale_after);
         self.metrics.suspended_as_stale.inc_by(suspended.len() as u64);
-        self.publish(Publish { updates: suspended, dead_letters: Vec::new() }, context);
+        self.publish(Publish { updates: suspended, dead_letters: Vec::new() }, Duration::ZERO, context);
     }
 
-    fn publish(&mut self, Publish { updates, dead_letters }: Publish, context: &mut Context<Self>) {
+    /// Hands a message over, and waits for the answer and so much longer.
+    fn publish(&mut self, message: Publish, gathering: Duration, context: &mut Context<Self>) {
+        let Publish { updates, dead_letters } = message;
         if updates.is_empty() && dead_letters.is_empty() {
             return;
         }
         let is_good = dead_letters.is_empty();
         let keeping = self.hand_over(&self.dead_letters, Publish { updates: Vec::new(), dead_letters });
         let publishing = self.hand_over(&self.publisher, Publish { updates, dead_letters: Vec::new() });
-        let publishing = async move { keeping.await.and(publishing.await) };
+        let publishing = async move {
+            let published = keeping.await.and(publishing.await);
+            if !gathering.is_zero() {
+                tokio::time::sleep(gathering).await;
+            }
+            published
+        };
         let asked = Instant::now();
         // Pauses the stream too: nothing is read while the bus is full.
         context.wait(publishing.into_actor(self).map(move |published, feed, context| {
@@ -360,6 +380,7 @@ impl Actor for SupplierFeed {
 
 impl StreamHandler<Joined> for SupplierFeed {
     fn handle(&mut self, items: Joined, context: &mut Context<Self>) {
+        let gathering = self.gathering_after(items.len());
         for item in items {
             // What came behind the frame that ended the connection is told again by the next one.
             if self.link.is_none() {
@@ -368,7 +389,7 @@ impl StreamHandler<Joined> for SupplierFeed {
             self.on_item(item, context);
         }
         let gathered = std::mem::take(&mut self.gathered);
-        self.publish(gathered, context);
+        self.publish(gathered, gathering, context);
     }
 
     // The default would stop the actor; a feed connects again.
@@ -386,5 +407,79 @@ impl Handler<LeaveSupplier> for SupplierFeed {
         }
         self.status.connected.store(false, Ordering::Relaxed);
         context.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::domain::update::testing::*;
+
+    #[derive(Parser)]
+    struct Settings {
+        #[command(flatten)]
+        suppliers: SupplierSettings,
+    }
+
+    /// Notes when it was handed how many updates.
+    struct Publisher(mpsc::UnboundedSender<(Instant, usize)>);
+
+    impl Actor for Publisher {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Publish> for Publisher {
+        type Result = Result<(), BusError>;
+
+        fn handle(&mut self, message: Publish, _: &mut Context<Self>) -> Self::Result {
+            self.0.send((Instant::now(), message.updates.len())).unwrap();
+            Ok(())
+        }
+    }
+
+    /// A feed that reads so many frames at a time, and what it hands over.
+    fn reading(gathering: Duration, rows: &[usize]) -> mpsc::UnboundedReceiver<(Instant, usize)> {
+        let (told, handed_over) = mpsc::unbounded_channel();
+        let publisher = Publisher(told).start().recipient();
+        let settings = Settings::parse_from(["test"]).suppliers;
+        let endpoint = "ws://127.0.0.1:9/ws".parse().unwrap();
+        let metrics = IngestMetrics::new().unwrap();
+        let mut versions = 1..;
+        let mut frame = || {
+            let update = update(1, 1, versions.next().unwrap());
+            Ok(Inbound::Frame(update.to_json().into()))
+        };
+        let rows: Vec<Joined> = rows.iter().map(|row| (0..*row).map(|_| frame()).collect()).collect();
+        SupplierFeed::create(|context| {
+            let mut feed = SupplierFeed::new(endpoint, settings, publisher.clone(), publisher, gathering, metrics);
+            let stream = context.add_stream(futures_util::stream::iter(rows));
+            let (now, (outbound, _)) = (Instant::now(), mpsc::channel(1));
+            feed.link = Some(Link { since: now, stream, outbound, last_heard: now, last_ping: now });
+            feed
+        });
+        handed_over
+    }
+
+    #[actix_web::test]
+    async fn a_dense_stream_gathers_before_it_is_published_again() {
+        let gathering = Duration::from_millis(200);
+        let mut handed_over = reading(gathering, &[DENSE, 1]);
+        let (first, updates) = handed_over.recv().await.unwrap();
+        assert_eq!(updates, DENSE);
+        let (second, updates) = handed_over.recv().await.unwrap();
+        assert_eq!(updates, 1);
+        assert!(second - first >= gathering, "{:?}", second - first);
+    }
+
+    #[actix_web::test]
+    async fn a_quiet_stream_and_a_backlog_wait_for_nothing() {
+        let rows = [1, DENSE - 1, joined::MOST_FRAMES, 1];
+        let mut handed_over = reading(Duration::from_secs(3_600), &rows);
+        for row in rows {
+            let next = tokio::time::timeout(Duration::from_secs(20), handed_over.recv()).await;
+            assert_eq!(next.unwrap().unwrap().1, row);
+        }
     }
 }

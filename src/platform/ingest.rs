@@ -30,7 +30,7 @@ impl Wiring<'_> {
         for endpoint in endpoints {
             let settings = self.settings.suppliers.clone();
             let (updates, dead_letters) = (updates.clone().recipient(), dead_letters.clone().recipient());
-            let feed = SupplierFeed::new(endpoint, settings, updates, dead_letters, metrics.clone());
+            let feed = SupplierFeed::new(endpoint, settings, updates, dead_letters, bus.gathering, metrics.clone());
             statuses.push(feed.status());
             self.feeds.push(feed);
         }

@@ -7,7 +7,7 @@ use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use super::transport::{Inbound, TransportError};
 
 /// The most frames, and the most bytes but for the last frame, that are joined.
-const MOST_FRAMES: usize = 256;
+pub const MOST_FRAMES: usize = 256;
 const MOST_BYTES: usize = 1024 * 1024;
 
 /// What came, in its order; at least one.
