@@ -20,8 +20,10 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::update::{DecodeError, OddsUpdate, PositionedUpdate};
 use crate::metrics::ProcessorMetrics;
 
-/// An idle consumer looks up this often, to tell its lag and to see whether it should end.
-const IDLE_LOOK: Duration = Duration::from_millis(100);
+/// An idle consumer looks up this often, to tell its lag and to give a sign of life.
+const IDLE_LOOK: Duration = Duration::from_millis(250);
+/// So often it is looked whether the batch under way is to be given up.
+const BUSY_LOOK: Duration = Duration::from_millis(100);
 /// Delays between tries of a batch that failed.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(1) };
 /// When the process stops, the batch that is under way may take so long, where the bus keeps it: a database that is
@@ -180,6 +182,7 @@ impl Reader {
                 self.end_of_flush(answer);
                 return Ok(());
             }
+            Ok(()) = self.worker.stop.changed() => return Ok(()),
             given = tokio::time::timeout(look, reading) => given,
         };
         match given {
@@ -208,7 +211,7 @@ impl Reader {
         let mut stops_since = None;
         let done = loop {
             worker.lag.set(subscription.lag() as i64);
-            if let Ok(done) = tokio::time::timeout(IDLE_LOOK, &mut working).await {
+            if let Ok(done) = tokio::time::timeout(BUSY_LOOK, &mut working).await {
                 break done;
             }
             if subscription.is_durable() && *worker.stop.borrow() {

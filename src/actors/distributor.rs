@@ -23,7 +23,7 @@ use crate::metrics::OddsMetrics;
 /// How often slow sessions are offered what they have not taken.
 const OFFER_INTERVAL: Duration = Duration::from_millis(50);
 /// How often sessions are looked for whose clients are to be pinged.
-const PING_TURN: Duration = Duration::from_millis(100);
+const PING_TURN: Duration = Duration::from_millis(250);
 /// Messages that may wait for a distributor.
 const MAILBOX: usize = 1_024;
 
