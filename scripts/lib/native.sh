@@ -136,7 +136,7 @@ kafka_start() {
     fi
     kafka_properties "$port" "$controller" >"$folder/server.properties"
     kafka_logging >"$folder/log4j2.properties"
-    java=(java -Xms256m -Xmx512m -XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true
+    java=(java -Xms512m -Xmx512m -Xmn256m -XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true
         "-Dlog4j2.configurationFile=$folder/log4j2.properties" -cp "$libs/*")
     if [[ ! -e "$folder/data/meta.properties" ]]; then
         rm -rf "$folder/data"
