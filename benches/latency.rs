@@ -5,6 +5,9 @@
 //! it the same frames at the same rate over what neither can do without: a socket in and a socket out, and for the split
 //! a topic of Kafka between them.
 //!
+//! A broker that has just started compiles its own code for half a minute, and takes two to three times as much of the
+//! machine as afterwards: the split begins with `BENCH_WARM_UP` seconds (20) that are not counted.
+//!
 //! `scripts/engines with cargo bench --bench latency`. Settable: `BENCH_SECONDS` of a run, `BENCH_ROUNDS`, and every
 //! setting of the server by its own name.
 
@@ -44,7 +47,8 @@ const BUSY: f64 = 0.5;
 
 fn main() -> Outcome<()> {
     need_engines("latency")?;
-    let (seconds, rounds) = (setting("BENCH_SECONDS", 4)?, setting("BENCH_ROUNDS", 3)?);
+    let (seconds, rounds, warm_up) =
+        (setting("BENCH_SECONDS", 4)?, setting("BENCH_ROUNDS", 3)?, setting("BENCH_WARM_UP", 20)?);
     machine::pin(machine::CLIENT_CORE)?;
     let mut rows = Vec::new();
     {
@@ -58,6 +62,7 @@ fn main() -> Outcome<()> {
         let folder = Folder::on_real_engines();
         let mut side = Platform::start("split in four", &folder, &["ingest", "processor", "odds", "odds"], None)?;
         machine::unpin()?;
+        run(&mut side, Load { rate: 1_000, seconds: warm_up })?;
         let mut bare = Bare::sockets_and_topic(&folder)?;
         let targets = [None, Some(20.0), Some(100.0)];
         rows.extend(measure(&mut side, &mut bare, "sockets and topic alone", rounds, seconds, targets)?);

@@ -5,7 +5,8 @@
 //! the machine; `pgbench` has it for PostgreSQL alone.
 //!
 //! `scripts/engines with cargo bench --bench money`. Settable: `BENCH_CLIENTS`, `BENCH_USERS`, `BENCH_SECONDS` of a run,
-//! `BENCH_ROUNDS`, `BENCH_BET_RATE`, and every setting of the server by its own name.
+//! `BENCH_ROUNDS`, `BENCH_BET_RATE`, `BENCH_WARM_UP` (seconds before the first run: see `latency`), and every setting of
+//! the server by its own name.
 
 mod support;
 
@@ -118,7 +119,7 @@ fn bet_rows(
     let (seconds, rounds, rate) =
         (setting("BENCH_SECONDS", 3)?, setting("BENCH_ROUNDS", 3)?, setting("BENCH_BET_RATE", 500)?);
     let time = Duration::from_secs(seconds);
-    place(server, database, clients, users, time, None)?;
+    place(server, database, clients, users, Duration::from_secs(setting("BENCH_WARM_UP", 20)?), None)?;
     let (mut runs, mut alone) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         runs.push(place(server, database, clients, users, time, None)?);
