@@ -62,7 +62,16 @@ const PASSING: [&str; 19] = [
 /// Texts for data that is damaged.
 const DAMAGED: [&str; 4] = ["invalid page in block", "could not read block", "missing chunk number", "found toasted"];
 
+/// A key that was answered in between: a refusal is kept without the lock of a wallet, since there may be none.
+const FIRST_ANSWERS: &str = "bet_requests_pkey";
+
 impl Failure {
+    /// What another transaction did in between was not yet there for the first statement, and was for the last.
+    pub(super) fn came_between() -> Failure {
+        let why = Box::new("another transaction came in between, again and again".to_owned());
+        Error::DatabaseError(DatabaseErrorKind::SerializationFailure, why).into()
+    }
+
     /// Whether the connection is gone, so that another one may do better.
     pub(super) fn is_lost(&self) -> bool {
         use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
@@ -78,6 +87,9 @@ impl Failure {
     pub(super) fn is_collision(&self) -> bool {
         match self {
             Failure::Database(Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _)) => true,
+            Failure::Database(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, about)) => {
+                about.constraint_name() == Some(FIRST_ANSWERS)
+            }
             Failure::Database(error) => error.to_string().contains("deadlock detected"),
             Failure::Store(_) => false,
         }
@@ -161,7 +173,9 @@ mod tests {
         assert!(!failure(DatabaseErrorKind::Unknown, "canceling statement due to lock timeout").is_lost());
         assert!(failure(DatabaseErrorKind::Unknown, "deadlock detected").is_collision());
         assert!(failure(DatabaseErrorKind::SerializationFailure, "").is_collision());
+        assert!(Failure::came_between().is_collision());
         assert!(!failure(DatabaseErrorKind::CheckViolation, "").is_collision());
+        assert!(!failure(DatabaseErrorKind::UniqueViolation, "of another constraint").is_collision());
     }
 
     #[test]

@@ -48,6 +48,38 @@ mod money {
 
     money_suite!(Database::migrated(), #[ignore = "needs the real engines: make test"]);
 
+    /// A refusal is kept without the lock of the wallet, by another process for instance.
+    #[test]
+    #[ignore = "needs the real engines: make test"]
+    fn a_key_that_is_answered_meanwhile_has_that_answer() {
+        use crate::domain::bet::BetRefusal;
+        use crate::store::money::{BetAnswer, MoneyStore};
+        use crate::store::money_suite::{balances, bet, bet_id, key, notice, order};
+        let (store, database) = Database::migrated();
+        store.deposit(&order("A", 1_000, "d")).unwrap();
+        let (mut other, mut looker) = (database.connection(), database.connection());
+        other
+            .batch_execute(
+                "BEGIN; INSERT INTO bet_requests (user_id, key, fingerprint, refusal, at)
+                 VALUES ('A', 'k', 'f', '\"INSUFFICIENT_FUNDS\"', now())",
+            )
+            .unwrap();
+        let answer = std::thread::scope(|scope| {
+            let placing = scope.spawn(|| store.place_bet(&bet("A", bet_id(1), 10), Some(&key("k", "f")), &notice("")));
+            let waits = "SELECT count(*)::text AS text FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let deadline = std::time::Instant::now() + Duration::from_secs(20);
+            while column(&mut looker, waits) != ["1"] {
+                assert!(std::time::Instant::now() < deadline, "nobody waits for the answer");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other.batch_execute("COMMIT").unwrap();
+            placing.join().unwrap()
+        });
+        assert_eq!(answer, Ok(BetAnswer::Refused(BetRefusal::InsufficientFunds)));
+        assert_eq!(balances(&store, "A"), (1_000, 0));
+    }
+
     /// Whoever goes together with others waits for nobody's wallet, and has nobody wait.
     #[test]
     #[ignore = "needs the real engines: make test"]
