@@ -22,7 +22,7 @@ use crate::metrics::ProcessorMetrics;
 
 /// An idle consumer looks up this often, to tell its lag and to give a sign of life.
 const IDLE_LOOK: Duration = Duration::from_millis(250);
-/// So often it is looked whether the batch under way is to be given up.
+/// Beside a batch under way it tells its lag this often, and sees whether the batch is to be given up.
 const BUSY_LOOK: Duration = Duration::from_millis(100);
 /// Delays between tries of a batch that failed.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(1) };

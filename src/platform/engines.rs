@@ -26,8 +26,8 @@ use super::StartError;
 /// Dead letters that the embedded bus holds at most.
 const DEAD_LETTER_CAPACITY: usize = 1_000;
 /// How long a dense stream gathers before it is published. Kafka, and all who read from it, do many records in one request
-/// with little more work than one: of 10,000 updates a second in requests of a few records they took all of two cores, and
-/// so gathered three quarters. A stream of a thousand a second is not dense.
+/// with little more work than one: at 10,000 updates a second Kafka took a third of a core for requests of a few records, and
+/// half of that for these. A stream of a thousand a second is not dense.
 const KAFKA_GATHERING: Duration = Duration::from_millis(10);
 
 /// The topics of the bus.

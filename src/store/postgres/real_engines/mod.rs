@@ -68,11 +68,7 @@ mod money {
             let placing = scope.spawn(|| store.place_bet(&bet("A", bet_id(1), 10), Some(&key("k", "f")), &notice("")));
             let waits = "SELECT count(*)::text AS text FROM pg_stat_activity
                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            let deadline = std::time::Instant::now() + Duration::from_secs(20);
-            while column(&mut looker, waits) != ["1"] {
-                assert!(std::time::Instant::now() < deadline, "nobody waits for the answer");
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            support::wait_until("the bet waits for the answer", || column(&mut looker, waits) == ["1"]);
             other.batch_execute("COMMIT").unwrap();
             placing.join().unwrap()
         });
