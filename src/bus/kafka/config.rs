@@ -67,6 +67,8 @@ impl Clients {
             .set("linger.ms", "1")
             // Waits for as long as Kafka is away.
             .set("message.timeout.ms", "0")
+            // Tells which brokers it knows: see `events`.
+            .set("statistics.interval.ms", "1000")
             .set("queue.buffering.max.messages", "20000")
             .set("queue.buffering.max.kbytes", "65536")
             .set("message.max.bytes", (MAX_RECORD_BYTES + OVERHEAD_BYTES).to_string());
@@ -87,6 +89,7 @@ impl Clients {
             // A member that was killed gives its partitions up after this: soon, but not for a pause of a second or two.
             .set("session.timeout.ms", session.to_string())
             .set("heartbeat.interval.ms", (session / 4).max(1).to_string())
+            // Tells its lag, and which brokers it knows.
             .set("statistics.interval.ms", "1000")
             // Only for the line that tells that a topic has another id: see `events`.
             .set("debug", "topic")

@@ -1,11 +1,12 @@
 //! What librdkafka tells beside records: errors of connections, log lines, a topic's new id.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use log::{debug, error};
-use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientContext, Statistics};
 
 /// The id of a topic that is not known yet.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
@@ -84,6 +85,34 @@ pub(super) fn new_id<'a>(topic: &str, line: &'a str) -> Option<&'a str> {
     (id != NO_ID).then_some(id)
 }
 
+/// Figures in a row that name no broker before a client counts as lost.
+const LOST_AFTER: u32 = 2;
+
+/// Whether a client knows a broker to ask. librdkafka forgets all of them, those of its configuration too, when a broker
+/// that has just started answers that there is none; then it asks nobody any more, for ever
+/// (<https://github.com/confluentinc/librdkafka/issues/5301>, in 2.10 and later). Only a new client helps.
+#[derive(Default)]
+pub(super) struct Bearings {
+    without: AtomicU32,
+}
+
+impl Bearings {
+    /// Looks at a client's figures, which come once a second.
+    pub(super) fn look(&self, statistics: &Statistics) {
+        let known = |source: &str| matches!(source, "configured" | "learned");
+        if statistics.brokers.values().any(|broker| known(&broker.source)) {
+            self.without.store(0, Ordering::Relaxed);
+        } else {
+            self.without.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the client finds no way back by itself.
+    pub(super) fn are_lost(&self) -> bool {
+        self.without.load(Ordering::Relaxed) >= LOST_AFTER
+    }
+}
+
 /// The context of the clients that do not read.
 #[derive(Clone, Default)]
 pub(super) struct Events {
@@ -98,7 +127,7 @@ impl ClientContext for Events {
         log_line(level, facility, line);
     }
 
-    fn stats(&self, _: rdkafka::Statistics) {}
+    fn stats(&self, _: Statistics) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.trouble.tell(&error, reason);
@@ -107,6 +136,8 @@ impl ClientContext for Events {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::statistics::Broker;
+
     use super::*;
 
     #[test]
@@ -137,6 +168,27 @@ mod tests {
         trouble.tell(&KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
         assert_eq!(trouble.last(), Some(text));
         assert_eq!(readable("verify that ssl.ca.location is right"), "verify that KAFKA_CA_FILE is right");
+    }
+
+    #[test]
+    fn a_client_is_lost_when_it_knows_no_broker_again_and_again() {
+        let figures = |sources: &[&str]| {
+            let broker =
+                |source: &&str| ((*source).to_owned(), Broker { source: (*source).to_owned(), ..Broker::default() });
+            Statistics { brokers: sources.iter().map(broker).collect(), ..Statistics::default() }
+        };
+        let bearings = Bearings::default();
+        for (sources, lost) in [
+            (&["configured"][..], false),
+            (&["internal", "logical"], false),
+            (&["logical", "learned"], false),
+            (&[], false),
+            (&["internal", "logical"], true),
+            (&["configured", "internal"], false),
+        ] {
+            bearings.look(&figures(sources));
+            assert_eq!(bearings.are_lost(), lost, "{sources:?}");
+        }
     }
 
     #[test]

@@ -11,11 +11,11 @@ use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::{Clients, MAX_RECORD_BYTES};
-use super::events::Events;
+use super::events::{Bearings, Events};
 use super::keeper::{Keeper, Kept};
 use crate::bus::{BusError, NewRecord};
 use crate::domain::backoff::{Backoff, BackoffPolicy};
@@ -36,18 +36,23 @@ type Answer = (usize, Option<RDKafkaErrorCode>);
 
 impl ClientContext for ProducerEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        self.0.log(level, facility, line);
+        self.events.log(level, facility, line);
     }
 
-    fn stats(&self, _: rdkafka::Statistics) {}
+    fn stats(&self, statistics: rdkafka::Statistics) {
+        self.bearings.look(&statistics);
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
+        self.events.error(error, reason);
     }
 }
 
 /// The context of the producer.
-pub(super) struct ProducerEvents(Events);
+pub(super) struct ProducerEvents {
+    events: Events,
+    bearings: Bearings,
+}
 
 impl ProducerContext for ProducerEvents {
     type DeliveryOpaque = Box<Ticket>;
@@ -89,9 +94,14 @@ impl Producers {
         Ok(Arc::new(producers))
     }
 
-    /// The producer, made where there is none.
+    /// The producer, made where there is none, or one that is lost.
     pub(super) fn current(&self) -> Result<Arc<BaseProducer<ProducerEvents>>, BusError> {
         let mut current = self.lock();
+        if let Some(polled) = current.take_if(|polled| polled.producer.context().bearings.are_lost()) {
+            warn!("the Kafka producer knows no broker any more and is made anew");
+            // Whoever waits for its answers would wait for ever.
+            polled.producer.purge(PurgeConfig::default().queue().inflight());
+        }
         if let Some(polled) = &*current {
             return Ok(polled.producer.clone());
         }
@@ -115,7 +125,7 @@ impl Producers {
     }
 
     fn make(&self) -> Result<Polled, BusError> {
-        let context = ProducerEvents(self.events.clone());
+        let context = ProducerEvents { events: self.events.clone(), bearings: Bearings::default() };
         let producer = BaseProducer::from_config_and_context(&self.clients.producer(), context);
         let producer = Arc::new(producer.map_err(|error| BusError::Refused(error.to_string()))?);
         let stop = Arc::new(AtomicBool::new(false));

@@ -16,7 +16,7 @@ use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 
 use super::config::Clients;
-use super::events::{self, Trouble};
+use super::events::{self, Bearings, Trouble};
 use super::inbox::{Inbox, Limits};
 use super::keeper::{Keeper, Kept};
 use crate::bus::health::SubscriptionHealth;
@@ -162,9 +162,16 @@ pub(super) struct ReaderEvents {
     shared: Arc<Shared>,
     kept: Arc<Kept>,
     trouble: Arc<Trouble>,
+    bearings: Bearings,
+    /// Its consumer was let go: another one reads by now.
+    is_over: AtomicBool,
 }
 
 impl ReaderEvents {
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
     fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
         let shared = &self.shared;
         let partitions = partitions_of(list);
@@ -190,7 +197,7 @@ impl ReaderEvents {
         let partitions = partitions_of(list);
         debug!(group = shared.group.as_str(), partitions:?; "gives partitions up");
         shared.inbox().drop_unread(&partitions);
-        if consumer.assignment_lost() {
+        if consumer.assignment_lost() || self.bearings.are_lost() {
             // Nothing is read until the group takes it in again, which may be a session timeout after Kafka is back: a
             // group that Kafka had to read from its disk first waits for the member that this was.
             shared.health.fail("the session ended, joining again".to_owned());
@@ -241,6 +248,10 @@ impl ClientContext for ReaderEvents {
     }
 
     fn stats(&self, statistics: Statistics) {
+        if self.is_over() {
+            return;
+        }
+        self.bearings.look(&statistics);
         let Some(topic) = statistics.topics.get(&self.shared.topic) else { return };
         let known = |offset: i64| u64::try_from(offset).ok();
         let mut inbox = self.shared.inbox();
@@ -268,11 +279,16 @@ impl ConsumerContext for ReaderEvents {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
         match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
+            // What was its share is nothing to the one that reads now.
+            _ if self.is_over() => drop(consumer.incremental_unassign(list)),
             _ => self.revoke(consumer, list),
         }
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        if self.is_over() {
+            return;
+        }
         *lock(&self.shared.committing) = None;
         match result {
             Ok(()) => self.shared.note_commit(offsets),
@@ -356,7 +372,8 @@ impl Reader {
 
     fn consumer(&self) -> Result<BaseConsumer<ReaderEvents>, BusError> {
         let (shared, kept, trouble) = (self.shared.clone(), self.kept.clone(), self.trouble.clone());
-        let events = ReaderEvents { shared, kept, trouble };
+        let (bearings, is_over) = (Bearings::default(), AtomicBool::new(false));
+        let events = ReaderEvents { shared, kept, trouble, bearings, is_over };
         BaseConsumer::from_config_and_context(&self.clients.consumer(&self.shared.group), events)
             .map_err(|error| BusError::Refused(error.to_string()))
     }
@@ -365,12 +382,16 @@ impl Reader {
         let mut consumer = Some(first);
         while !self.shared.is_closing() {
             match consumer.take().map_or_else(|| self.consumer(), Ok) {
-                Ok(consumer) => self.read(&consumer),
+                Ok(consumer) => {
+                    self.read(&consumer);
+                    self.let_go(consumer);
+                }
                 Err(error) => warn!(group = self.shared.group.as_str(); "no consumer: {error}"),
             }
             // What the old one had is another's, or comes again.
             let assigned = self.shared.inbox().assigned();
             self.shared.inbox().revoke(assigned);
+            self.shared.filled.notify_one();
             self.paused.clear();
             if !self.shared.is_closing() {
                 std::thread::sleep(ANEW);
@@ -378,8 +399,7 @@ impl Reader {
         }
     }
 
-    /// Reads until the subscription is closed, or the consumer has failed for good. The consumer leaves its group when it
-    /// is dropped.
+    /// Reads until the subscription is closed, or the consumer has failed for good.
     fn read(&mut self, consumer: &BaseConsumer<ReaderEvents>) {
         // A topic that is missing is no error here: it is waited for.
         while !self.kept.is_there() && !self.shared.is_closing() {
@@ -399,15 +419,34 @@ impl Reader {
             match consumer.poll(POLL) {
                 None => next_look = now,
                 Some(Ok(message)) => self.put(consumer, &message),
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                    warn!(group = self.shared.group.as_str(); "the Kafka consumer failed for good and is made anew: {code}");
-                    return;
-                }
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => return self.give_up(&code.to_string()),
                 Some(Err(error)) => self.failed(&error),
+            }
+            if consumer.context().bearings.are_lost() {
+                return self.give_up("it knows no broker any more");
             }
         }
         let assigned = self.shared.inbox().assigned();
         consumer.context().commit_now(consumer, &assigned);
+    }
+
+    /// Ends a consumer; it leaves its group. Nothing waits for one that failed: librdkafka may wait for an answer that cannot
+    /// come, and then it ends with the process.
+    fn let_go(&self, consumer: BaseConsumer<ReaderEvents>) {
+        if self.shared.is_closing() && !consumer.context().bearings.are_lost() {
+            return;
+        }
+        consumer.context().is_over.store(true, Ordering::Relaxed);
+        let thread = std::thread::Builder::new().name("kafka failed".to_owned());
+        if let Err(failure) = thread.spawn(move || drop(consumer)) {
+            warn!(group = self.shared.group.as_str(); "no thread to end a consumer in: {failure}");
+        }
+    }
+
+    /// Nothing is read until a new consumer is in the group.
+    fn give_up(&self, why: &str) {
+        self.shared.health.fail(format!("the consumer is made anew: {why}"));
+        warn!(group = self.shared.group.as_str(); "the Kafka consumer failed for good and is made anew: {why}");
     }
 
     fn failed(&mut self, error: &KafkaError) {

@@ -11,7 +11,10 @@ use tokio::sync::watch;
 
 use super::{OddsClient, within};
 
-/// A `sports-bet serve` that runs. Killed when it is dropped.
+/// The last lines of a process's log that are shown where its test fails.
+const LAST_LINES: usize = 40;
+
+/// A `sports-bet serve` that runs. Killed when it is dropped; where the test fails, it shows what the process logged last.
 pub struct ServerProcess {
     child: Child,
     log: watch::Receiver<String>,
@@ -88,6 +91,18 @@ impl ServerProcess {
     /// Waits until it has ended.
     pub async fn ended(&mut self) -> ExitStatus {
         within("the process ends", self.child.wait()).await.unwrap()
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let roles: Vec<_> = self.health.keys().map(String::as_str).collect();
+            let (log, ended) = (self.log(), self.child.try_wait());
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+            eprintln!("--- {} at the end: {ended:?}\n{last}", roles.join(", "));
+        }
     }
 }
 

@@ -70,23 +70,30 @@ impl Client {
         body: &Value,
         key: &str,
     ) -> (u16, Value) {
+        let last = Mutex::new(String::from("never asked: no process had an address"));
         let asking = async {
             loop {
                 if let Some(address) = place() {
                     let request = self.http.post(format!("http://{address}{path}")).header("Idempotency-Key", key);
-                    if let Ok(answer) = request.body(body.to_string()).send().await {
-                        let status = answer.status().as_u16();
-                        let text = answer.text().await.unwrap_or_default();
-                        if status < 500 && !text.contains("REQUEST_IN_FLIGHT") && !text.is_empty() {
-                            return (status, serde_json::from_str(&text).unwrap());
+                    let heard = match request.body(body.to_string()).send().await {
+                        Ok(answer) => {
+                            let status = answer.status().as_u16();
+                            let text = answer.text().await.unwrap_or_default();
+                            if status < 500 && !text.contains("REQUEST_IN_FLIGHT") && !text.is_empty() {
+                                return (status, serde_json::from_str(&text).unwrap());
+                            }
+                            format!("{status} {text}")
                         }
-                    }
+                        Err(error) => format!("{error:?}"),
+                    };
+                    *last.lock().unwrap() = format!("{address}: {heard}");
                 }
                 self.account.retries.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(120), asking).await.expect("an answer within two minutes")
+        let answer = tokio::time::timeout(Duration::from_secs(120), asking).await;
+        answer.unwrap_or_else(|_| panic!("{key}, {path}: no answer in two minutes, the last: {}", last.lock().unwrap()))
     }
 
     async fn deposit(&self, cents: i64, reference: &str) {
