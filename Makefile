@@ -67,8 +67,10 @@ engines-up: ## Start Kafka, Redis and PostgreSQL for development and tests (scri
 engines-down: ## End what engines-up started; the data stays
 	@scripts/engines down
 
+# With the tests beside it, so that the binary is the one that they were run with: alone it would be built with other
+# features of its dependencies, which takes more than a minute.
 check-operation: ## Check alerts and dashboards, and scrape the running binary with a real Prometheus
-	@$(CARGO) build --locked --bin sports-bet
+	@$(CARGO) build --locked --bin sports-bet --test it
 	@SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-operation
 
 # In this order, each alone on the machine. One that fails does not keep the others from being run.

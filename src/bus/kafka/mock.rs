@@ -77,7 +77,10 @@ async fn a_reader_that_failed_for_good_is_made_anew_and_does_not_count_as_readin
     bounded(async {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
-        let topic = KafkaBus::new(&settings(&kafka.bootstrap_servers()), "test").unwrap().topic("t");
+        // The shortest that the mock takes.
+        let brief =
+            BusSettings { kafka_session_timeout: Duration::from_secs(6), ..settings(&kafka.bootstrap_servers()) };
+        let topic = KafkaBus::new(&brief, "test").unwrap().topic("t");
         let mut group = topic.subscribe("g").unwrap();
         let health = group.health();
         until(|| health.problem().is_none()).await;

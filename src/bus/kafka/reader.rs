@@ -434,7 +434,7 @@ impl Reader {
     /// come, and then it ends with the process.
     fn let_go(&self, consumer: BaseConsumer<ReaderEvents>) {
         if self.shared.is_closing() && !consumer.context().bearings.are_lost() {
-            return;
+            return drop(consumer);
         }
         consumer.context().is_over.store(true, Ordering::Relaxed);
         let thread = std::thread::Builder::new().name("kafka failed".to_owned());
