@@ -19,6 +19,11 @@ use crate::bus::suite::{bounded, next, record, take, value};
 use crate::bus::{NewRecord, Topic, dead_letter};
 use crate::config::settings::BusSettings;
 
+/// The defaults with the shortest sessions that the mock takes.
+fn brief(brokers: &str) -> BusSettings {
+    BusSettings { kafka_session_timeout: Duration::from_secs(6), ..settings(brokers) }
+}
+
 async fn until(holds: impl Fn() -> bool) {
     while !holds() {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -55,10 +60,7 @@ async fn a_member_whose_session_ended_does_not_read_until_the_group_takes_it_in_
     bounded(async {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
-        // The shortest that the mock takes.
-        let brief =
-            BusSettings { kafka_session_timeout: Duration::from_secs(6), ..settings(&kafka.bootstrap_servers()) };
-        let bus = KafkaBus::new(&brief, "test").unwrap();
+        let bus = KafkaBus::new(&brief(&kafka.bootstrap_servers()), "test").unwrap();
         let group = bus.topic("t").subscribe("g").unwrap();
         let health = group.health();
         until(|| health.problem().is_none()).await;
@@ -77,10 +79,7 @@ async fn a_reader_that_failed_for_good_is_made_anew_and_does_not_count_as_readin
     bounded(async {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
-        // The shortest that the mock takes.
-        let brief =
-            BusSettings { kafka_session_timeout: Duration::from_secs(6), ..settings(&kafka.bootstrap_servers()) };
-        let topic = KafkaBus::new(&brief, "test").unwrap().topic("t");
+        let topic = KafkaBus::new(&brief(&kafka.bootstrap_servers()), "test").unwrap().topic("t");
         let mut group = topic.subscribe("g").unwrap();
         let health = group.health();
         until(|| health.problem().is_none()).await;
@@ -161,9 +160,7 @@ async fn readers_that_were_told_of_no_broker_are_made_anew_and_nothing_is_lost()
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
         let bootstrap = Bootstrap::of(&kafka.bootstrap_servers());
-        // The shortest that the mock takes.
-        let brief = BusSettings { kafka_session_timeout: Duration::from_secs(6), ..settings(&bootstrap.address) };
-        let topic = KafkaBus::new(&brief, "test").unwrap().topic("t");
+        let topic = KafkaBus::new(&brief(&bootstrap.address), "test").unwrap().topic("t");
         let mut groups: Vec<_> = (0..GROUPS).map(|n| topic.subscribe(&format!("g{n}")).unwrap()).collect();
         let healths: Vec<_> = groups.iter().map(|group| group.health()).collect();
         let problems = || healths.iter().filter_map(SubscriptionHealth::problem);
