@@ -142,15 +142,16 @@ fn api_versions() -> Vec<u8> {
 fn metadata((host, port): &(String, i32), knows_nobody: bool) -> Vec<u8> {
     let number = |number: i32| number.to_be_bytes().to_vec();
     let text = |text: &str| [&(text.len() as i16).to_be_bytes()[..], text.as_bytes()].concat();
-    let no_rack = vec![0xff, 0xff];
-    let brokers =
-        if knows_nobody { number(0) } else { [number(1), number(1), text(host), number(*port), no_rack].concat() };
-    let (no_error, no_leader, is_internal) = (vec![0, 0], vec![0, 5], vec![0]);
-    let controller = number(if knows_nobody { -1 } else { 1 });
-    let topics = [number(1), if knows_nobody { no_leader.clone() } else { no_error.clone() }, text("t"), is_internal];
-    let (error, leader) = if knows_nobody { (no_leader, number(-1)) } else { (no_error, number(1)) };
-    let partitions = [number(1), error, number(0), leader, number(1), number(1), number(1), number(1)];
-    [brokers, controller, topics.concat(), partitions.concat()].concat()
+    let (no_rack, no_error, no_leader, is_internal) = (vec![0xff, 0xff], vec![0, 0], vec![0, 5], vec![0]);
+    // The broker is the controller and the leader.
+    let (brokers, error, broker) = if knows_nobody {
+        (number(0), no_leader, number(-1))
+    } else {
+        ([number(1), number(1), text(host), number(*port), no_rack].concat(), no_error, number(1))
+    };
+    let topics = [number(1), error.clone(), text("t"), is_internal];
+    let partitions = [number(1), error, number(0), broker.clone(), number(1), number(1), number(1), number(1)];
+    [brokers, broker, topics.concat(), partitions.concat()].concat()
 }
 
 #[tokio::test]
