@@ -1,14 +1,17 @@
 //! One HTTP server a port.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{ServerHandle, Service as _};
 use actix_web::{App, HttpServer, web};
+use futures_util::future::{Either, ready};
 use log::error;
 
 use super::connection::keep_handle;
 use super::errors::not_found;
+use super::origin::FrontDoor;
 
 /// How long a client may take to send a request's head.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +41,8 @@ pub struct Listen {
     pub workers: usize,
     /// The most connections a worker holds; what comes beyond waits.
     pub max_connections: usize,
+    /// Checks each request before it is routed.
+    pub door: Option<Arc<FrontDoor>>,
 }
 
 /// A server that runs.
@@ -61,7 +66,17 @@ where
 {
     let wanted = SocketAddr::new(listen.ip, listen.port);
     let bind_error = |cause| BindError { variable: listen.variable, address: wanted, cause };
-    let server = HttpServer::new(move || App::new().configure(routes.clone()).default_service(web::to(not_found)))
+    let door = listen.door;
+    let app = move || {
+        let door = door.clone();
+        App::new().configure(routes.clone()).default_service(web::to(not_found)).wrap_fn(
+            move |request, next| match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
+                Ok(()) => Either::Left(next.call(request)),
+                Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
+            },
+        )
+    };
+    let server = HttpServer::new(app)
         .workers(listen.workers)
         .max_connections(listen.max_connections)
         .client_request_timeout(REQUEST_TIMEOUT)

@@ -121,6 +121,7 @@ impl Wiring<'_> {
             port: self.settings.ports.http_port_wallet,
             workers: cores(),
             max_connections: REST_CONNECTIONS,
+            door: Some(self.front_door(false, &metrics.refused)),
         };
         let server = server::start(listen, move |config| {
             config.app_data(state.clone());
@@ -160,6 +161,7 @@ impl Wiring<'_> {
             port: self.settings.ports.http_port_bet,
             workers: cores(),
             max_connections: REST_CONNECTIONS,
+            door: Some(self.front_door(false, &metrics.refused)),
         };
         let server = server::start(listen, move |config| {
             config.app_data(state.clone());

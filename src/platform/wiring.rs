@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use actix_web::web;
+use prometheus::IntCounterVec;
 
 use super::{Parts, Platform, StartError};
 use crate::actors::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::http::health::{Check, Liveness, RoleHealth};
+use crate::http::origin::{FrontDoor, HostRule};
 use crate::http::server::{self, Listen};
 use crate::metrics::SimulatorMetrics;
 use crate::simulator;
@@ -83,6 +85,7 @@ impl<'a> Wiring<'a> {
             port: self.settings.ports.http_port_supplier,
             workers: 1,
             max_connections: REST_CONNECTIONS,
+            door: Some(self.front_door(false, &metrics.refused)),
         };
         let server = server::start(listen, move |config| routes.clone()(config))?;
         self.parts.addresses.simulator = Some(server.address);
@@ -92,13 +95,23 @@ impl<'a> Wiring<'a> {
         Ok(())
     }
 
+    /// What checks each request of a public port. `is_public`: all that the port serves may be read by anybody.
+    pub(super) fn front_door(&self, is_public: bool, refused: &IntCounterVec) -> Arc<FrontDoor> {
+        let process = &self.settings.process;
+        Arc::new(FrontDoor {
+            hosts: HostRule { listed: process.allowed_hosts.clone(), any_unless_listed: is_public },
+            origins: process.allowed_origins.clone(),
+            refused: refused.clone(),
+        })
+    }
+
     /// Starts the health and metrics ports.
     pub(super) fn start_health(&mut self) -> Result<(), StartError> {
         for (role, checks, registry) in std::mem::take(&mut self.health) {
             let health = web::Data::new(RoleHealth { checks, liveness: self.liveness.clone(), registry });
             let (variable, port) = health_port(role, self.settings);
             let ip = self.settings.process.bind_address;
-            let listen = Listen { variable, ip, port, workers: 1, max_connections: ADMIN_CONNECTIONS };
+            let listen = Listen { variable, ip, port, workers: 1, max_connections: ADMIN_CONNECTIONS, door: None };
             let server = server::start(listen, move |config| {
                 config.app_data(health.clone());
                 crate::http::health::routes(config);
