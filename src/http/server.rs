@@ -41,8 +41,6 @@ pub struct Listen {
     pub workers: usize,
     /// The most connections a worker holds; what comes beyond waits.
     pub max_connections: usize,
-    /// Checks each request before it is routed.
-    pub door: Option<Arc<FrontDoor>>,
 }
 
 /// A server that runs.
@@ -59,14 +57,28 @@ impl RunningServer {
     }
 }
 
-/// Starts a server with these routes.
+/// Starts a server with these routes that anybody may call, for health and metrics.
 pub fn start<F>(listen: Listen, routes: F) -> Result<RunningServer, BindError>
+where
+    F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+{
+    serve(listen, None, routes)
+}
+
+/// Starts a server with these routes, and checks each request before it is routed.
+pub fn start_behind<F>(door: Arc<FrontDoor>, listen: Listen, routes: F) -> Result<RunningServer, BindError>
+where
+    F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+{
+    serve(listen, Some(door), routes)
+}
+
+fn serve<F>(listen: Listen, door: Option<Arc<FrontDoor>>, routes: F) -> Result<RunningServer, BindError>
 where
     F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 {
     let wanted = SocketAddr::new(listen.ip, listen.port);
     let bind_error = |cause| BindError { variable: listen.variable, address: wanted, cause };
-    let door = listen.door;
     let app = move || {
         let door = door.clone();
         App::new().configure(routes.clone()).default_service(web::to(not_found)).wrap_fn(

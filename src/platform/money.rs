@@ -121,9 +121,9 @@ impl Wiring<'_> {
             port: self.settings.ports.http_port_wallet,
             workers: cores(),
             max_connections: REST_CONNECTIONS,
-            door: Some(self.front_door(false, &metrics.refused)),
         };
-        let server = server::start(listen, move |config| {
+        let door = self.front_door(false, &metrics.refused);
+        let server = server::start_behind(door, listen, move |config| {
             config.app_data(state.clone());
             wallet::routes(config);
         })?;
@@ -161,9 +161,9 @@ impl Wiring<'_> {
             port: self.settings.ports.http_port_bet,
             workers: cores(),
             max_connections: REST_CONNECTIONS,
-            door: Some(self.front_door(false, &metrics.refused)),
         };
-        let server = server::start(listen, move |config| {
+        let door = self.front_door(false, &metrics.refused);
+        let server = server::start_behind(door, listen, move |config| {
             config.app_data(state.clone());
             bets::routes(config);
         })?;

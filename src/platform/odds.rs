@@ -166,10 +166,10 @@ impl Wiring<'_> {
             port: self.settings.ports.http_port_odds,
             workers,
             max_connections: (clients.ws_max_sessions + REST_CONNECTIONS).div_ceil(workers),
-            door: Some(self.front_door(true, &metrics.refused)),
         };
         // Each of the server's threads configures its own: it begins with a distributor for its sessions.
-        let server = server::start(listen, move |config| {
+        let door = self.front_door(true, &metrics.refused);
+        let server = server::start_behind(door, listen, move |config| {
             let distributor = Distributor::start_here(settings, registry.clone(), told.clone());
             let watched = distributor.clone();
             liveness.watch("distributor", move || watched.connected());

@@ -85,9 +85,9 @@ impl<'a> Wiring<'a> {
             port: self.settings.ports.http_port_supplier,
             workers: 1,
             max_connections: REST_CONNECTIONS,
-            door: Some(self.front_door(false, &metrics.refused)),
         };
-        let server = server::start(listen, move |config| routes.clone()(config))?;
+        let door = self.front_door(false, &metrics.refused);
+        let server = server::start_behind(door, listen, move |config| routes.clone()(config))?;
         self.parts.addresses.simulator = Some(server.address);
         self.parts.servers.push(server);
         self.parts.simulator = Some(simulator);
@@ -111,7 +111,7 @@ impl<'a> Wiring<'a> {
             let health = web::Data::new(RoleHealth { checks, liveness: self.liveness.clone(), registry });
             let (variable, port) = health_port(role, self.settings);
             let ip = self.settings.process.bind_address;
-            let listen = Listen { variable, ip, port, workers: 1, max_connections: ADMIN_CONNECTIONS, door: None };
+            let listen = Listen { variable, ip, port, workers: 1, max_connections: ADMIN_CONNECTIONS };
             let server = server::start(listen, move |config| {
                 config.app_data(health.clone());
                 crate::http::health::routes(config);
