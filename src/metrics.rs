@@ -100,6 +100,8 @@ role_metrics! {
         lagging_closed: IntCounter = "supplier_ws_lagging_closed_total",
         /// Updates made
         updates: IntCounter = "supplier_updates_total",
+        /// Requests refused before they were routed, by code: a foreign Host, a page of a foreign origin
+        refused: IntCounterVec = "supplier_http_refused_total" ["code"] known ApiError::DOOR_CODES,
         /// Bets asked about, by answer
         confirmations: IntCounterVec = "supplier_confirmations_total" ["status"],
         /// Questions about bets that met a fault, as the settings say, by fault
@@ -181,7 +183,9 @@ role_metrics! {
     /// Metrics of the role `wallet`.
     WalletMetrics {
         /// Requests, by status
-        requests: IntCounterVec = "wallet_http_requests_total" ["status"] known ["200", "400", "404", "409", "503"],
+        requests: IntCounterVec = "wallet_http_requests_total" ["status"] known ["200", "400", "404", "409", "415", "422", "503"],
+        /// Requests refused before they were routed, by code: a foreign Host, a page of a foreign origin
+        refused: IntCounterVec = "wallet_http_refused_total" ["code"] known ApiError::DOOR_CODES,
         /// Movements of money asked for, by operation and outcome: done (also when asked again), refused, failed
         operations: IntCounterVec = "wallet_operations_total" ["operation", "outcome"] known wallet_operations(),
         /// Reservations that ended because nobody decided them in time
@@ -203,7 +207,9 @@ role_metrics! {
     /// Metrics of the role `bets`.
     BetsMetrics {
         /// Requests, by status
-        requests: IntCounterVec = "bets_http_requests_total" ["status"] known ["200", "400", "404", "409", "422", "503"],
+        requests: IntCounterVec = "bets_http_requests_total" ["status"] known ["200", "400", "404", "409", "415", "422", "503"],
+        /// Requests refused before they were routed, by code: a foreign Host, a page of a foreign origin
+        refused: IntCounterVec = "bets_http_refused_total" ["code"] known ApiError::DOOR_CODES,
         /// Bets asked for, by what became of it: placed, repeated (answered as the first time), or a code
         bets: IntCounterVec = "bets_requests_total" ["outcome"] known BetRefusal::CODES.into_iter().chain(["placed", "repeated", "IDEMPOTENCY_KEY_REUSED"]),
         /// Rows of the outbox that are not known to be published
@@ -262,6 +268,8 @@ role_metrics! {
         ready_answers: IntCounter = "odds_http_ready_answers_total",
         /// REST requests, by status
         requests: IntCounterVec = "odds_http_requests_total" ["status"] known ["200", "304", "400", "404", "405", "413", "415", "503"],
+        /// Requests refused before they were routed, by code: a foreign Host, a page of a foreign origin
+        refused: IntCounterVec = "odds_http_refused_total" ["code"] known ApiError::DOOR_CODES,
     }
 }
 

@@ -14,8 +14,8 @@ use crate::domain::money::Amount;
 use crate::supplier::endpoint::Endpoint;
 
 use super::values::{
-    amount, currency, duration, duration_above_a_second, duration_above_zero, http_url, ip_address, log_filter, origin,
-    port, rate, secret, share, size, supplier_url, topic, whole,
+    amount, currency, duration, duration_above_a_second, duration_above_zero, exact_origin, host_name, http_url,
+    ip_address, log_filter, origin, port, rate, secret, share, size, supplier_url, topic, whole,
 };
 
 /// A part of the platform that can run in a process of its own.
@@ -117,6 +117,15 @@ pub struct ProcessSettings {
     /// Address that every port binds to; 0.0.0.0 is reachable from other machines
     #[arg(long, env, default_value = "127.0.0.1", value_parser = ip_address)]
     pub bind_address: IpAddr,
+    /// Names that clients call the REST and WebSocket ports by (header Host), with commas; * for any. IP addresses,
+    /// names without a dot and those under localhost, internal or svc.cluster.local are always taken. Unless set, odds
+    /// take any other name too, and wallets, bets and the simulator take none
+    #[arg(long, env, value_delimiter = ',', value_parser = host_name)]
+    pub allowed_hosts: Vec<String>,
+    /// Foreign origins whose pages may move money, place bets and open /ws/odds, with commas, as `https://example.com`.
+    /// A page may do so whose host is the one it calls, and so may clients that are no browsers
+    #[arg(long, env, value_delimiter = ',', value_parser = exact_origin)]
+    pub allowed_origins: Vec<String>,
     /// Log lines for people, or JSON for machines
     #[arg(long, env, value_enum, default_value = "text")]
     pub log_format: LogFormat,

@@ -49,6 +49,26 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     Ok(if origin.is_tuple() { origin.ascii_serialization() } else { url.as_str().trim_end_matches('/').to_owned() })
 }
 
+/// Reads an origin that may change something, so not all of them at once.
+pub(super) fn exact_origin(text: &str) -> Result<String, String> {
+    match origin(text) {
+        Ok(all) if all == "*" => Err("an origin as https://example.com; * would let any page move money".to_owned()),
+        read => read,
+    }
+}
+
+/// Reads a name of this server, without a port.
+pub(super) fn host_name(text: &str) -> Result<String, String> {
+    let text = text.trim().trim_end_matches('.');
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let is_name = !text.is_empty() && text.split('.').all(|label| !label.is_empty()) && text.bytes().all(is_known);
+    if text == "*" || is_name {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("* or a name as odds.example.com, without scheme and port".to_owned())
+    }
+}
+
 /// Reads a secret. Whatever it holds is checked by who uses it, so that no error can show it.
 pub(super) fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
     Ok(SecretString::from(text))

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::bus::dead_letter::{self, header};
 use crate::bus::{NewRecord, Record};
+use crate::domain::json;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoredDeadLetter;
 
@@ -124,7 +125,7 @@ impl Letter {
             event_id: String,
         }
         let had_key = self.source.is_some() && !self.key.is_empty();
-        let event = || serde_json::from_slice::<Event>(&self.raw).ok().map(|event| Bytes::from(event.event_id));
+        let event = || json::from_slice::<Event>(&self.raw).ok().map(|event| Bytes::from(event.event_id));
         let key = if had_key { self.key.clone() } else { event().unwrap_or_else(|| self.key.clone()) };
         let from = match self.id {
             Id::Place(partition, offset) => format!("{topic}/{partition}/{offset}"),

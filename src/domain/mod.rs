@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod dead_letter;
 pub mod fanout;
 pub mod ids;
+pub mod json;
 pub mod ledger;
 pub mod money;
 pub mod price;

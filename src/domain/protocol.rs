@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::book::{MarketState, Snapshot};
 use super::ids::{EventId, MarketKey};
+use super::json;
 use super::timestamp::Timestamp;
 use super::update::OddsUpdate;
 
@@ -145,10 +146,10 @@ struct WireClientMessage {
 }
 
 impl ClientMessage {
-    /// Reads a client's text message. Unknown fields are ignored.
+    /// Reads a client's text message. A field given twice is refused; an unknown one is ignored, so that a client of a
+    /// later version can talk to this one.
     pub fn parse(text: &str) -> Result<ClientMessage, Refusal> {
-        let wire: WireClientMessage =
-            serde_json::from_str(text).map_err(|error| Refusal::BadJson(error.to_string()))?;
+        let wire: WireClientMessage = json::from_str(text).map_err(|error| Refusal::BadJson(error.to_string()))?;
         let event_id = || match &wire.event_id {
             Some(serde_json::Value::String(id)) => {
                 EventId::new(id).map_err(|error| Refusal::BadEventId(error.to_string()))
@@ -349,6 +350,8 @@ mod tests {
         let subscribe = ClientMessage::parse(r#"{ "type": "subscribe", "eventId": "MATCH_002" }"#).unwrap();
         assert_eq!(subscribe, ClientMessage::Subscribe(EventId::new("MATCH_002").unwrap()));
         assert_eq!(ClientMessage::parse(r#"{"type":"ping"}"#).unwrap(), ClientMessage::Ping);
+        let later = ClientMessage::parse(r#"{"type":"subscribe","eventId":"A","since":7,"token":["x"]}"#).unwrap();
+        assert_eq!(later, ClientMessage::Subscribe(EventId::new("A").unwrap()), "fields of later versions");
     }
 
     #[test]
@@ -356,6 +359,9 @@ mod tests {
         let code = |text: &str| ClientMessage::parse(text).unwrap_err().code();
         assert_eq!(code("hello"), "BAD_JSON");
         assert_eq!(code("[]"), "BAD_JSON");
+        assert_eq!(code(r#"["subscribe","A"]"#), "BAD_JSON");
+        assert_eq!(code(r#"["ping"]"#), "BAD_JSON");
+        assert_eq!(code(r#"{"type":"subscribe","eventId":"A","eventId":"B"}"#), "BAD_JSON");
         assert_eq!(code(r#"{"eventId":"A"}"#), "BAD_JSON");
         assert_eq!(code(r#"{"type":"Subscribe","eventId":"A"}"#), "UNKNOWN_TYPE");
         assert_eq!(code(r#"{"type":"subscribe"}"#), "BAD_EVENT_ID");

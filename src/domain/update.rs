@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::ids::{EventId, MarketKey, MarketName, SelectionId, Source};
+use super::json::{self, Object};
 use super::price::{DecimalError, Line, Price};
 use super::status::{MarketStatus, SelectionStatus};
 use super::timestamp::Timestamp;
@@ -136,9 +137,9 @@ struct WireUpdate<'a> {
     #[serde(default)]
     in_play: bool,
     #[serde(default, borrow)]
-    selections: Option<Vec<WireSelection<'a>>>,
+    selections: Option<Vec<Object<WireSelection<'a>>>>,
     #[serde(default, borrow)]
-    odds: Option<WireOdds<'a>>,
+    odds: Option<Object<WireOdds<'a>>>,
     updated_at: Timestamp,
     source: Source,
     version: i64,
@@ -170,11 +171,11 @@ impl OddsUpdate {
     pub fn from_json(json: &[u8]) -> Result<OddsUpdate, DecodeError> {
         let malformed = |error: &dyn std::fmt::Display| DecodeError::Malformed(error.to_string());
         let text = std::str::from_utf8(json).map_err(|error| malformed(&error))?;
-        let wire: WireUpdate = serde_json::from_str(text).map_err(|error| malformed(&error))?;
+        let wire: WireUpdate = json::from_str(text).map_err(|error| malformed(&error))?;
 
         let selections = match (wire.selections.filter(|list| !list.is_empty()), wire.odds) {
-            (Some(list), _) => list.into_iter().map(WireSelection::read).collect::<Result<Vec<_>, _>>()?,
-            (None, Some(odds)) => odds.read(&wire.home_team, &wire.away_team)?,
+            (Some(list), _) => list.into_iter().map(|Object(one)| one.read()).collect::<Result<Vec<_>, _>>()?,
+            (None, Some(Object(odds))) => odds.read(&wire.home_team, &wire.away_team)?,
             (None, None) => Vec::new(),
         };
         check_name("home_team", &wire.home_team)?;
@@ -220,9 +221,9 @@ impl OddsUpdate {
 
 /// Reads selections from the JSON form that an update writes them in, as a store keeps them.
 pub fn read_selections(json: &str) -> Result<Vec<Selection>, DecodeError> {
-    let list: Vec<WireSelection> =
+    let list: Vec<Object<WireSelection>> =
         serde_json::from_str(json).map_err(|error| DecodeError::Malformed(error.to_string()))?;
-    list.into_iter().map(WireSelection::read).collect()
+    list.into_iter().map(|Object(one)| one.read()).collect()
 }
 
 impl WireSelection<'_> {
@@ -461,6 +462,22 @@ mod tests {
         assert_eq!(OddsUpdate::from_json(b"\xff\xfe").unwrap_err().reason(), "malformed");
         assert_eq!(refuse(ORIGINAL.replace("Flamengo", r"Fla\u0000mengo")), DecodeError::BadName("home_team"));
         assert_eq!(refuse(ORIGINAL.replace("Palmeiras", &"x".repeat(257))), DecodeError::BadName("away_team"));
+    }
+
+    #[test]
+    fn array_in_place_of_object_is_refused() {
+        let refuse = |json: &str| OddsUpdate::from_json(json.as_bytes()).unwrap_err().reason();
+        let by_position =
+            r#"["E","H","A","1x2",null,"open",false,[["home","H",2.5,"active"]],null,"2025-11-09T21:07:45Z","s",1]"#;
+        assert_eq!(refuse(by_position), "malformed");
+        let with = |field: &str| ORIGINAL.replace("\"version\"", &format!("{field},\"version\""));
+        assert_eq!(refuse(&with(r#""selections":[["home","H",2.5,"active"]]"#)), "malformed");
+        assert_eq!(
+            refuse(&ORIGINAL.replace(r#"{"home":1.528,"draw":2.574,"away":3.144}"#, "[1.528,2.574,3.144]")),
+            "malformed"
+        );
+        assert_eq!(refuse(&with(r#""market":"other""#)), "malformed", "a field given twice");
+        assert!(read_selections(r#"[["home","H",2.5,"active"]]"#).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Recipient;
-use actix_web::http::{StatusCode, header};
+use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::body::{self, Field};
 use super::desk::MoneyDesk;
 use super::errors::{ApiError, method_not_allowed};
+use super::idempotency;
 use super::money_routes::{Counted, PageBody, count_requests, wanted_user};
 use super::query::Query;
 use super::routes::read;
@@ -32,8 +33,6 @@ use crate::store::together::Together;
 const MOST_BETS: usize = 1_000;
 /// How many bets there are unless the client says otherwise.
 const BETS: usize = 100;
-/// The longest idempotency key, in characters.
-const LONGEST_KEY: usize = 255;
 
 /// Where prices come from: the books that clients are shown.
 pub struct Prices {
@@ -97,7 +96,7 @@ impl Counted for BetsState {
 
 /// What a bet is asked for with.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct BetBody {
     user_id: Field,
     event_id: Field,
@@ -127,24 +126,9 @@ impl BetBody {
     }
 }
 
-/// The key of a request: the header, else `requestId` of the body.
 fn key_of(request: &HttpRequest, body: &BetBody, bet: &BetRequest) -> Result<Option<RequestKey>, ApiError> {
-    let name = "Idempotency-Key";
-    let bad = |field, problem: &str| ApiError::BadField { field, problem: problem.to_owned() };
-    let header = request.headers().get("idempotency-key").map(header::HeaderValue::to_str);
-    let (field, key) = match header {
-        Some(Ok(key)) => (name, Some(key.to_owned())),
-        Some(Err(_)) => return Err(bad(name, "it holds what is not visible ASCII")),
-        None => ("requestId", body::optional::<String>("requestId", &body.request_id)?),
-    };
-    let Some(key) = key else { return Ok(None) };
-    if key.is_empty() || key.chars().count() > LONGEST_KEY {
-        return Err(bad(field, &format!("1 to {LONGEST_KEY} characters are wanted")));
-    }
-    if key.chars().any(char::is_control) {
-        return Err(bad(field, "it holds a control character"));
-    }
-    Ok(Some(RequestKey { key, fingerprint: fingerprint(bet) }))
+    let key = idempotency::key(request.headers(), &body.request_id)?;
+    Ok(key.map(|key| RequestKey { key, fingerprint: fingerprint(bet) }))
 }
 
 /// What is asked for, in one form, however the body was written.
@@ -231,7 +215,7 @@ async fn place(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let body: BetBody = body::read(payload).await?;
+    let body: BetBody = body::read(&request, payload).await?;
     let bet = body.request()?;
     let key = key_of(&request, &body, &bet)?;
     let answer = match state.prices.book(&bet.event_id).await {
@@ -341,6 +325,7 @@ async fn get_bet(state: web::Data<BetsState>, path: web::Path<String>) -> Result
 
 /// `GET /bets?userId&status&limit&cursor`: a user's bets, newest first.
 async fn list(state: web::Data<BetsState>, query: Query) -> Result<HttpResponse, ApiError> {
+    let query = query.only(&["userId", "status", "limit", "cursor"])?;
     let user_id = wanted_user(&query)?;
     let status: Option<BetStatus> = query.parsed("status")?;
     let limit = query.number("limit", 1, MOST_BETS)?.unwrap_or(BETS);

@@ -1,23 +1,37 @@
-//! The bodies of requests about money: read whatever their `Content-Type` says, unknown fields passed over, and each field
-//! that is missing or wrong told by its name.
+//! The bodies of requests about money: JSON objects without unknown fields, since a misspelt `external_ref` that is
+//! ignored would be a second movement of money. A field that is missing, wrong, unknown or given twice is named.
 
 use std::str::FromStr;
 
-use actix_web::web;
+use actix_web::{HttpRequest, web};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::content;
 use super::errors::ApiError;
+use crate::domain::json;
 use crate::domain::money::Amount;
 
 /// The largest body.
 pub const MAX_BODY: usize = 16 * 1024;
 
 /// Reads a JSON object.
-pub async fn read<T: DeserializeOwned>(payload: web::Payload) -> Result<T, ApiError> {
+pub async fn read<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, ApiError> {
+    parse(&bytes(request, payload).await?)
+}
+
+/// Reads a body that says it is JSON.
+pub async fn bytes(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, ApiError> {
+    content::check(request.headers())?;
     let body = payload.to_bytes_limited(MAX_BODY).await.map_err(|_| ApiError::PayloadTooLarge(MAX_BODY))?;
-    let body = body.map_err(|error| ApiError::BadRequest(format!("the body cannot be read: {error}")))?;
-    serde_json::from_slice(&body).map_err(|error| ApiError::BadRequest(format!("the body is not as wanted: {error}")))
+    body.map_err(|error| ApiError::BadRequest(format!("the body cannot be read: {error}")))
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    if body.starts_with(b"\xef\xbb\xbf") {
+        return Err(ApiError::BadRequest("the body begins with a byte order mark".to_owned()));
+    }
+    json::from_slice(body).map_err(|error| ApiError::BadRequest(format!("the body is not accepted: {error}")))
 }
 
 /// A field as its JSON text.
@@ -76,7 +90,7 @@ pub fn missing(name: &'static str) -> ApiError {
 
 /// A query parameter that must be there.
 pub fn missing_query(parameter: &'static str) -> ApiError {
-    ApiError::BadQuery { parameter, problem: "it is missing".to_owned() }
+    ApiError::BadQuery { parameter: parameter.to_owned(), problem: "it is missing".to_owned() }
 }
 
 #[cfg(test)]

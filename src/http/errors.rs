@@ -42,7 +42,7 @@ pub enum ApiError {
     #[error("{parameter}: {problem}")]
     BadQuery {
         /// Its name.
-        parameter: &'static str,
+        parameter: String,
         /// What is wrong with it.
         problem: String,
     },
@@ -55,9 +55,15 @@ pub enum ApiError {
     /// The body is of a kind that is not taken.
     #[error("a body of type `{0}` is not taken; send application/json")]
     UnsupportedMediaType(String),
-    /// The page that opens the socket is of a foreign origin.
-    #[error("origin `{0}` may not open this socket; WS_ALLOWED_ORIGINS says which may")]
+    /// The body is compressed.
+    #[error("a body with Content-Encoding `{0}` is not taken; send it as it is")]
+    UnsupportedEncoding(String),
+    /// The request comes from a page of a foreign origin.
+    #[error("pages of `{0}` may not do this; ALLOWED_ORIGINS, and WS_ALLOWED_ORIGINS for sockets, list those that may")]
     OriginNotAllowed(String),
+    /// The server is not known by this name.
+    #[error("this server may not be called `{0}`; ALLOWED_HOSTS lists its names")]
+    HostNotAllowed(String),
     /// The request asks for no WebSocket, or for one that is not offered.
     #[error("not a WebSocket handshake: {0}")]
     BadHandshake(String),
@@ -111,7 +117,10 @@ pub enum ApiError {
 
 impl ApiError {
     /// The codes of an upgrade that is refused.
-    pub const UPGRADE_CODES: [&str; 3] = ["ORIGIN_NOT_ALLOWED", "BAD_HANDSHAKE", "TOO_MANY_SESSIONS"];
+    pub const UPGRADE_CODES: [&str; 4] = ["ORIGIN_NOT_ALLOWED", "BAD_HANDSHAKE", "TOO_MANY_SESSIONS", "BAD_REQUEST"];
+
+    /// The codes of a request that is refused before it is routed.
+    pub const DOOR_CODES: [&str; 3] = ["HOST_NOT_ALLOWED", "ORIGIN_NOT_ALLOWED", "BAD_REQUEST"];
 
     /// The code in the body, and its status.
     pub fn code(&self) -> (&'static str, StatusCode) {
@@ -124,6 +133,8 @@ impl ApiError {
             ApiError::BadRequest(_) => ("BAD_REQUEST", StatusCode::BAD_REQUEST),
             ApiError::PayloadTooLarge(_) => ("PAYLOAD_TOO_LARGE", StatusCode::PAYLOAD_TOO_LARGE),
             ApiError::UnsupportedMediaType(_) => ("UNSUPPORTED_MEDIA_TYPE", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            ApiError::UnsupportedEncoding(_) => ("UNSUPPORTED_MEDIA_TYPE", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            ApiError::HostNotAllowed(_) => ("HOST_NOT_ALLOWED", StatusCode::MISDIRECTED_REQUEST),
             ApiError::OriginNotAllowed(_) => ("ORIGIN_NOT_ALLOWED", StatusCode::FORBIDDEN),
             ApiError::BadHandshake(_) => ("BAD_HANDSHAKE", StatusCode::BAD_REQUEST),
             ApiError::TooManySessions(_) => ("TOO_MANY_SESSIONS", StatusCode::SERVICE_UNAVAILABLE),
@@ -153,6 +164,7 @@ fn wallet_code(error: &WalletError) -> (&'static str, StatusCode) {
         WalletError::AlreadySettled(_) => ("ALREADY_EXPIRED", StatusCode::CONFLICT),
         WalletError::HeldByBet => ("RESERVATION_HELD_BY_BET", StatusCode::CONFLICT),
         WalletError::IdempotencyConflict => ("IDEMPOTENCY_CONFLICT", StatusCode::CONFLICT),
+        WalletError::KeyReused => ("IDEMPOTENCY_KEY_REUSED", StatusCode::UNPROCESSABLE_ENTITY),
         WalletError::Store(_) => ("STORE_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
     }
 }
@@ -170,6 +182,7 @@ impl From<WalletError> for ApiError {
     fn from(error: WalletError) -> ApiError {
         match error {
             WalletError::Store(failure) => failure.into(),
+            WalletError::KeyReused => ApiError::KeyReused,
             refused => ApiError::Wallet(refused),
         }
     }

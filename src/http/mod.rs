@@ -3,12 +3,15 @@
 pub mod bets;
 pub mod body;
 pub mod connection;
+pub mod content;
 pub mod desk;
 pub mod errors;
 pub mod frame_guard;
 pub mod health;
+pub mod idempotency;
 mod money_routes;
 pub mod odds;
+pub mod origin;
 pub mod query;
 pub mod ready;
 pub mod routes;

@@ -6,7 +6,8 @@ use std::future::{Ready, ready};
 use std::str::FromStr;
 
 use actix_web::dev::Payload;
-use actix_web::{FromRequest, HttpRequest, web};
+use actix_web::{FromRequest, HttpRequest};
+use url::form_urlencoded;
 
 use super::errors::ApiError;
 
@@ -40,7 +41,7 @@ pub fn check_escapes(text: &str) -> Result<(), ApiError> {
     if std::str::from_utf8(&decoded).is_err() { refuse("escapes that are not UTF-8") } else { Ok(()) }
 }
 
-/// The parameters of a request. Unknown ones are ignored.
+/// The parameters of a request, each given once.
 pub struct Query(HashMap<String, String>);
 
 impl FromRequest for Query {
@@ -48,12 +49,34 @@ impl FromRequest for Query {
     type Future = Ready<Result<Query, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let query = web::Query::<HashMap<String, String>>::from_query(request.query_string());
-        ready(query.map(|query| Query(query.0)).map_err(|error| ApiError::BadRequest(error.to_string())))
+        ready(Query::read(request.query_string()))
     }
 }
 
+fn bad(parameter: &str, problem: String) -> ApiError {
+    ApiError::BadQuery { parameter: parameter.chars().take(40).collect(), problem }
+}
+
 impl Query {
+    fn read(text: &str) -> Result<Query, ApiError> {
+        let mut parameters = HashMap::new();
+        for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+            if parameters.contains_key(&*name) {
+                return Err(bad(&name, "it is given twice".to_owned()));
+            }
+            parameters.insert(name.into_owned(), value.into_owned());
+        }
+        Ok(Query(parameters))
+    }
+
+    /// Refuses every other parameter: a misspelt filter that is ignored would answer more than was asked for.
+    pub fn only(self, known: &[&str]) -> Result<Query, ApiError> {
+        match self.0.keys().find(|name| !known.contains(&name.as_str())) {
+            None => Ok(self),
+            Some(unknown) => Err(bad(unknown, format!("it is unknown; known are {}", known.join(", ")))),
+        }
+    }
+
     /// A parameter, where it stands and is not empty.
     pub fn parsed<T>(&self, parameter: &'static str) -> Result<Option<T>, ApiError>
     where
@@ -62,13 +85,12 @@ impl Query {
     {
         let text = self.0.get(parameter).filter(|text| !text.is_empty());
         let read = text.map(|text| text.parse()).transpose();
-        read.map_err(|error: T::Err| ApiError::BadQuery { parameter, problem: error.to_string() })
+        read.map_err(|error: T::Err| bad(parameter, error.to_string()))
     }
 
     /// A whole number from `least` to `most`.
     pub fn number(&self, parameter: &'static str, least: usize, most: usize) -> Result<Option<usize>, ApiError> {
-        let problem =
-            || ApiError::BadQuery { parameter, problem: format!("a whole number {least} to {most} is wanted") };
+        let problem = || bad(parameter, format!("a whole number {least} to {most} is wanted"));
         let number: Option<usize> = self.parsed(parameter).map_err(|_| problem())?;
         match number {
             Some(number) if !(least..=most).contains(&number) => Err(problem()),
@@ -80,6 +102,26 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameter_given_twice_is_refused() {
+        let read = |text: &str| Query::read(text).map(|query| query.0.len()).map_err(|error| error.to_string());
+        assert_eq!((read(""), read("a=1&b=2"), read("a=%201+2")), (Ok(0), Ok(2), Ok(1)));
+        for text in ["a=1&a=1", "a=1&b=2&a=3", "a&a", "a=1&%61=2"] {
+            assert_eq!(read(text), Err("a: it is given twice".to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_parameter_is_named() {
+        let only = |text: &str| Query::read(text).and_then(|query| query.only(&["userId", "limit"])).map(|_| ());
+        assert_eq!(only("userId=u&limit=1"), Ok(()));
+        let refused = only("userId=u&Limit=1").unwrap_err();
+        assert_eq!(
+            (refused.code().0, refused.to_string().as_str()),
+            ("BAD_QUERY", "Limit: it is unknown; known are userId, limit")
+        );
+    }
 
     #[test]
     fn an_escape_is_two_digits_and_all_of_them_together_are_utf_8() {

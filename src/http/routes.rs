@@ -10,7 +10,7 @@ use super::errors::{ApiError, method_not_allowed, not_found};
 use super::query::check_escapes;
 use super::ready::ReadyAnswers;
 use super::state::OddsState;
-use super::{odds, ws};
+use super::{content, odds, ws};
 
 /// A request has no use for a body; one beyond this is not even read.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -69,13 +69,7 @@ async fn check_request(
     if length > MAX_BODY {
         return Err(ApiError::PayloadTooLarge(MAX_BODY).into());
     }
-    let has_body = length > 0 || request.headers().contains_key(header::TRANSFER_ENCODING);
-    if has_body {
-        let kind = header(header::CONTENT_TYPE).unwrap_or("unknown");
-        if !kind.starts_with("application/json") {
-            return Err(ApiError::UnsupportedMediaType(kind.chars().take(80).collect()).into());
-        }
-    }
+    content::check(request.headers())?;
     next.call(request).await
 }
 

@@ -1,14 +1,17 @@
 //! One HTTP server a port.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{ServerHandle, Service as _};
 use actix_web::{App, HttpServer, web};
+use futures_util::future::{Either, ready};
 use log::error;
 
 use super::connection::keep_handle;
 use super::errors::not_found;
+use super::origin::FrontDoor;
 
 /// How long a client may take to send a request's head.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,14 +57,38 @@ impl RunningServer {
     }
 }
 
-/// Starts a server with these routes.
+/// Starts a server with these routes that anybody may call, for health and metrics.
 pub fn start<F>(listen: Listen, routes: F) -> Result<RunningServer, BindError>
+where
+    F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+{
+    serve(listen, None, routes)
+}
+
+/// Starts a server with these routes, and checks each request before it is routed.
+pub fn start_behind<F>(door: Arc<FrontDoor>, listen: Listen, routes: F) -> Result<RunningServer, BindError>
+where
+    F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+{
+    serve(listen, Some(door), routes)
+}
+
+fn serve<F>(listen: Listen, door: Option<Arc<FrontDoor>>, routes: F) -> Result<RunningServer, BindError>
 where
     F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 {
     let wanted = SocketAddr::new(listen.ip, listen.port);
     let bind_error = |cause| BindError { variable: listen.variable, address: wanted, cause };
-    let server = HttpServer::new(move || App::new().configure(routes.clone()).default_service(web::to(not_found)))
+    let app = move || {
+        let door = door.clone();
+        App::new().configure(routes.clone()).default_service(web::to(not_found)).wrap_fn(
+            move |request, next| match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
+                Ok(()) => Either::Left(next.call(request)),
+                Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
+            },
+        )
+    };
+    let server = HttpServer::new(app)
         .workers(listen.workers)
         .max_connections(listen.max_connections)
         .client_request_timeout(REQUEST_TIMEOUT)

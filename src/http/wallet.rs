@@ -2,22 +2,24 @@
 
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::body::{self, Field};
 use super::desk::MoneyDesk;
 use super::errors::{ApiError, not_found};
+use super::idempotency;
 use super::money_routes::{Counted, PageBody, count_requests, post, wanted_user};
 use super::query::Query;
 use super::routes::read;
-use crate::domain::ids::{Reference, UserId};
+use crate::domain::ids::{IdError, Reference, UserId};
 use crate::domain::ledger::{Account, ReservationStatus, Settlement, TransferKind};
 use crate::domain::money::Amount;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics::WalletMetrics;
-use crate::store::money::{Order, Page, Reservation, Transfer, Wallet, WalletError};
+use crate::store::money::{MoneyStore, Order, Page, RequestKey, Reservation, Transfer, Wallet, WalletError};
+use crate::store::movements::{Moved, Movement};
 
 /// The most rows in one answer.
 const MOST_ROWS: usize = 1_000;
@@ -92,13 +94,17 @@ struct TransferBody {
     at: Timestamp,
 }
 
-/// What a movement of money is asked for with.
+/// What a movement of money is asked for with. The amount of `commit` and `refund` is the reservation's: theirs is
+/// accepted, since the original's worker sends it, and not used.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct OrderBody {
     #[serde(rename = "userId")]
     user_id: Field,
     amount_cents: Field,
     external_ref: Field,
+    #[serde(rename = "requestId")]
+    request_id: Field,
 }
 
 impl OrderBody {
@@ -106,8 +112,8 @@ impl OrderBody {
         body::text("userId", &self.user_id)
     }
 
-    fn reference(&self) -> Result<Reference, ApiError> {
-        body::text("external_ref", &self.external_ref)
+    fn reference(&self) -> Result<Option<Reference>, ApiError> {
+        body::optional("external_ref", &self.external_ref)
     }
 
     fn order(&self, reference: Reference) -> Result<Order, ApiError> {
@@ -115,16 +121,38 @@ impl OrderBody {
         Ok(Order { user_id: self.user()?, amount, reference, at: Timestamp::now() })
     }
 
-    /// Without a reference each request is a movement of its own, as in the original.
-    fn order_with_optional_reference(&self) -> Result<Order, ApiError> {
-        let reference = match body::optional("external_ref", &self.external_ref)? {
-            Some(reference) => reference,
-            None => Uuid::now_v7().to_string().parse().map_err(|error: crate::domain::ids::IdError| {
-                ApiError::BadField { field: "external_ref", problem: error.to_string() }
-            })?,
+    /// Reads the movement. `made` is the reference of a deposit or a withdrawal that names none: without one, and
+    /// without a key, each request is a movement of its own, as in the original.
+    fn movement(&self, kind: TransferKind, made: Uuid) -> Result<Movement, ApiError> {
+        let named = self.reference()?;
+        let wanted = || named.clone().ok_or_else(|| body::missing("external_ref"));
+        let settle = |settlement| -> Result<Movement, ApiError> {
+            Ok(Movement::Settle { user_id: self.user()?, reference: wanted()?, settlement, at: Timestamp::now() })
         };
-        self.order(reference)
+        let order = || {
+            let reference = named.clone().map_or_else(|| made.to_string().parse(), Ok);
+            self.order(reference.map_err(|error: IdError| bad_reference(&error))?)
+        };
+        match kind {
+            TransferKind::Deposit => order().map(Movement::Deposit),
+            TransferKind::Withdraw => order().map(Movement::Withdraw),
+            TransferKind::Reserve => self.order(wanted()?).map(Movement::Reserve),
+            TransferKind::Commit => settle(Settlement::Commit),
+            TransferKind::Refund | TransferKind::Expire => settle(Settlement::Refund),
+        }
     }
+
+    /// The key, with what is asked for in one form, however the body is written. A reference that was made for this
+    /// request is no part of it.
+    fn key(&self, request: &HttpRequest, movement: &Movement) -> Result<Option<RequestKey>, ApiError> {
+        let key = idempotency::key(request.headers(), &self.request_id)?;
+        let asked = serde_json::json!([movement.amount(), self.reference()?]);
+        Ok(key.map(|key| RequestKey { key, fingerprint: asked.to_string() }))
+    }
+}
+
+fn bad_reference(error: &IdError) -> ApiError {
+    ApiError::BadField { field: "external_ref", problem: error.to_string() }
 }
 
 fn wallet_answer(state: &WalletState, user_id: &UserId, wallet: &Wallet) -> HttpResponse {
@@ -139,29 +167,11 @@ fn wallet_answer(state: &WalletState, user_id: &UserId, wallet: &Wallet) -> Http
 
 /// `GET /wallet?userId`: both balances of one moment.
 async fn get_wallet(state: web::Data<WalletState>, query: Query) -> Result<HttpResponse, ApiError> {
-    let user_id = wanted_user(&query)?;
+    let user_id = wanted_user(&query.only(&["userId"])?)?;
     let asked = user_id.clone();
     let wallet = state.desk.read(move |store| store.wallet(&asked)).await?;
     let wallet = wallet.ok_or(ApiError::Wallet(WalletError::WalletNotFound))?;
     Ok(wallet_answer(&state, &user_id, &wallet))
-}
-
-/// `POST /wallet/deposit {userId, amount_cents, external_ref}`: makes the wallet where there is none.
-async fn deposit(state: web::Data<WalletState>, payload: web::Payload) -> Result<HttpResponse, ApiError> {
-    let order = body::read::<OrderBody>(payload).await?.order_with_optional_reference()?;
-    let user_id = order.user_id.clone();
-    let wallet = state.desk.for_user(&user_id, move |store| store.deposit(&order)).await;
-    state.count("deposit", &wallet);
-    Ok(wallet_answer(&state, &user_id, &wallet?))
-}
-
-/// `POST /wallet/withdraw {userId, amount_cents, external_ref}`.
-async fn withdraw(state: web::Data<WalletState>, payload: web::Payload) -> Result<HttpResponse, ApiError> {
-    let order = body::read::<OrderBody>(payload).await?.order_with_optional_reference()?;
-    let user_id = order.user_id.clone();
-    let wallet = state.desk.for_user(&user_id, move |store| store.withdraw(&order)).await;
-    state.count("withdraw", &wallet);
-    Ok(wallet_answer(&state, &user_id, &wallet?))
 }
 
 fn reservation_body(reservation: &Reservation) -> ReservationBody<'_> {
@@ -175,37 +185,54 @@ fn reservation_body(reservation: &Reservation) -> ReservationBody<'_> {
     }
 }
 
+/// `POST /wallet/deposit {userId, amount_cents, external_ref}`: makes the wallet where there is none.
+async fn deposit(
+    state: web::Data<WalletState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    state.apply(TransferKind::Deposit, &request, payload).await
+}
+
+/// `POST /wallet/withdraw {userId, amount_cents, external_ref}`.
+async fn withdraw(
+    state: web::Data<WalletState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    state.apply(TransferKind::Withdraw, &request, payload).await
+}
+
 /// `POST /wallet/reserve {userId, amount_cents, external_ref}`.
-async fn reserve(state: web::Data<WalletState>, payload: web::Payload) -> Result<HttpResponse, ApiError> {
-    let body = body::read::<OrderBody>(payload).await?;
-    let order = body.order(body.reference()?)?;
-    let user_id = order.user_id.clone();
-    let reservation = state.desk.for_user(&user_id, move |store| store.reserve(&order)).await;
-    state.count("reserve", &reservation);
-    Ok(HttpResponse::Ok().json(reservation_body(&reservation?)))
+async fn reserve(
+    state: web::Data<WalletState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    state.apply(TransferKind::Reserve, &request, payload).await
 }
 
 /// `POST /wallet/commit {userId, external_ref}`: what was reserved is the house's.
-async fn commit(state: web::Data<WalletState>, payload: web::Payload) -> Result<HttpResponse, ApiError> {
-    settle(&state, payload, Settlement::Commit).await
+async fn commit(
+    state: web::Data<WalletState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    state.apply(TransferKind::Commit, &request, payload).await
 }
 
 /// `POST /wallet/refund {userId, external_ref}`: what was reserved is the user's again.
-async fn refund(state: web::Data<WalletState>, payload: web::Payload) -> Result<HttpResponse, ApiError> {
-    settle(&state, payload, Settlement::Refund).await
-}
-
-async fn settle(state: &WalletState, payload: web::Payload, settlement: Settlement) -> Result<HttpResponse, ApiError> {
-    let body = body::read::<OrderBody>(payload).await?;
-    let (user_id, reference) = (body.user()?, body.reference()?);
-    let (of, at) = (user_id.clone(), Timestamp::now());
-    let settled = state.desk.for_user(&user_id, move |store| store.settle(&of, &reference, settlement, at)).await;
-    state.count(settlement.kind().as_str(), &settled);
-    Ok(HttpResponse::Ok().json(reservation_body(&settled?)))
+async fn refund(
+    state: web::Data<WalletState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    state.apply(TransferKind::Refund, &request, payload).await
 }
 
 /// `GET /wallet/ledger?userId&limit&cursor`: the user's transfers, newest first.
 async fn get_ledger(state: web::Data<WalletState>, query: Query) -> Result<HttpResponse, ApiError> {
+    let query = query.only(&["userId", "limit", "cursor"])?;
     let user_id = wanted_user(&query)?;
     let limit = query.number("limit", 1, MOST_ROWS)?.unwrap_or(ROWS);
     let page = Page { before: query.parsed("cursor")?, limit };
@@ -228,6 +255,7 @@ async fn get_ledger(state: web::Data<WalletState>, query: Query) -> Result<HttpR
 
 /// `GET /wallet/reservations?userId&status&limit&cursor`: the user's reservations, newest first.
 async fn get_reservations(state: web::Data<WalletState>, query: Query) -> Result<HttpResponse, ApiError> {
+    let query = query.only(&["userId", "status", "limit", "cursor"])?;
     let user_id = wanted_user(&query)?;
     let status: Option<ReservationStatus> = query.parsed("status")?;
     let limit = query.number("limit", 1, MOST_ROWS)?.unwrap_or(ROWS);
@@ -239,10 +267,37 @@ async fn get_reservations(state: web::Data<WalletState>, query: Query) -> Result
 }
 
 impl WalletState {
+    /// Makes a movement; with a key (header `Idempotency-Key`, else `requestId`) the first answer is the answer.
+    async fn apply(
+        &self,
+        kind: TransferKind,
+        request: &HttpRequest,
+        payload: web::Payload,
+    ) -> Result<HttpResponse, ApiError> {
+        let body: OrderBody = body::read(request, payload).await?;
+        let movement = body.movement(kind, Uuid::now_v7())?;
+        let key = body.key(request, &movement)?;
+        let (user_id, has_key) = (movement.user_id().clone(), key.is_some());
+        let apply = move |store: &dyn MoneyStore| match &key {
+            Some(key) => store.apply_once(&movement, key),
+            None => store.apply(&movement),
+        };
+        let moved = self.desk.for_user(&user_id, apply).await.map_err(|error| match error {
+            // The wallet's row is held by another request of this user: a twin, as far as can be known.
+            ApiError::WalletHeld if has_key => ApiError::RequestInFlight,
+            other => other,
+        });
+        self.count(kind.as_str(), &moved);
+        Ok(match moved? {
+            Moved::Wallet(wallet) => wallet_answer(self, &user_id, &wallet),
+            Moved::Reservation(reservation) => HttpResponse::Ok().json(reservation_body(&reservation)),
+        })
+    }
+
     fn count<T>(&self, operation: &str, done: &Result<T, ApiError>) {
         let outcome = match done {
             Ok(_) => "done",
-            Err(ApiError::Wallet(_)) => "refused",
+            Err(ApiError::Wallet(_) | ApiError::KeyReused) => "refused",
             Err(_) => "failed",
         };
         self.metrics.operations.with_label_values(&[operation, outcome]).inc();

@@ -4,13 +4,13 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::handshake;
 
 use super::connection::ConnectionHandle;
 use super::errors::ApiError;
 use super::frame_guard::FrameGuard;
+use super::origin::{check_page, log_refusal};
 use super::state::OddsState;
 use crate::actors::session::{Session, SessionEdges};
 use crate::domain::fanout::SessionId;
@@ -39,10 +39,11 @@ pub async fn open(
     payload: web::Payload,
 ) -> Result<HttpResponse, actix_web::Error> {
     let refuse = |error: ApiError| {
+        log_refusal(&error);
         state.metrics.refused_upgrades.with_label_values(&[error.code().0]).inc();
         actix_web::Error::from(error)
     };
-    check_origin(&request, &state.allowed_origins).map_err(refuse)?;
+    check_page(request.headers(), &state.allowed_origins).map_err(refuse)?;
     let mut answer = handshake(&request).map_err(|error| refuse(ApiError::BadHandshake(error.to_string())))?;
     let place = Place::take(&state.open_sessions, state.max_sessions)
         .ok_or_else(|| refuse(ApiError::TooManySessions(state.max_sessions)))?;
@@ -52,16 +53,6 @@ pub async fn open(
     let max_message = sessions.max_message;
     let session = Session::new(id, sessions.into_inner(), connection, place);
     Ok(answer.streaming(session.start(FrameGuard::new(payload, max_message))))
-}
-
-/// A page may open a socket where its origin is this server or is allowed; who sends no origin is no page.
-fn check_origin(request: &HttpRequest, allowed: &[String]) -> Result<(), ApiError> {
-    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or("(not ASCII)");
-    let own = |host: &str| origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host));
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let allowed = allowed.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin));
-    if allowed || host.is_some_and(own) { Ok(()) } else { Err(ApiError::OriginNotAllowed(origin.to_owned())) }
 }
 
 #[cfg(test)]
@@ -74,7 +65,7 @@ mod tests {
         let request = TestRequest::default().insert_header(("Host", "odds.example:8080"));
         let request = request.insert_header(("Origin", origin)).to_http_request();
         let allowed: Vec<_> = allowed.iter().map(|origin| (*origin).to_owned()).collect();
-        check_origin(&request, &allowed).is_ok()
+        check_page(request.headers(), &allowed).is_ok()
     }
 
     #[test]
@@ -85,7 +76,7 @@ mod tests {
         assert!(!check("null", &[]));
         assert!(check("https://shop.example", &["https://shop.example"]));
         assert!(check("null", &["*"]));
-        assert!(check_origin(&TestRequest::default().to_http_request(), &[]).is_ok());
+        assert!(check_page(TestRequest::default().to_http_request().headers(), &[]).is_ok());
     }
 
     #[test]

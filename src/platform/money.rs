@@ -122,7 +122,8 @@ impl Wiring<'_> {
             workers: cores(),
             max_connections: REST_CONNECTIONS,
         };
-        let server = server::start(listen, move |config| {
+        let door = self.front_door(false, &metrics.refused);
+        let server = server::start_behind(door, listen, move |config| {
             config.app_data(state.clone());
             wallet::routes(config);
         })?;
@@ -161,7 +162,8 @@ impl Wiring<'_> {
             workers: cores(),
             max_connections: REST_CONNECTIONS,
         };
-        let server = server::start(listen, move |config| {
+        let door = self.front_door(false, &metrics.refused);
+        let server = server::start_behind(door, listen, move |config| {
             config.app_data(state.clone());
             bets::routes(config);
         })?;

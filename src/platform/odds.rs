@@ -154,7 +154,7 @@ impl Wiring<'_> {
             open_sessions: Arc::new(AtomicUsize::new(0)),
             next_session: AtomicU64::new(1),
             max_sessions: clients.ws_max_sessions,
-            allowed_origins: clients.ws_allowed_origins.clone(),
+            allowed_origins: [clients.ws_allowed_origins.as_slice(), &self.settings.process.allowed_origins].concat(),
             metrics: metrics.clone(),
         });
         let (max_message, queue) = (bytes_of(clients.ws_max_message), clients.ws_session_queue);
@@ -168,7 +168,8 @@ impl Wiring<'_> {
             max_connections: (clients.ws_max_sessions + REST_CONNECTIONS).div_ceil(workers),
         };
         // Each of the server's threads configures its own: it begins with a distributor for its sessions.
-        let server = server::start(listen, move |config| {
+        let door = self.front_door(true, &metrics.refused);
+        let server = server::start_behind(door, listen, move |config| {
             let distributor = Distributor::start_here(settings, registry.clone(), told.clone());
             let watched = distributor.clone();
             liveness.watch("distributor", move || watched.connected());

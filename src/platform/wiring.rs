@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use actix_web::web;
+use prometheus::IntCounterVec;
 
 use super::{Parts, Platform, StartError};
 use crate::actors::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::http::health::{Check, Liveness, RoleHealth};
+use crate::http::origin::{FrontDoor, HostRule};
 use crate::http::server::{self, Listen};
 use crate::metrics::SimulatorMetrics;
 use crate::simulator;
@@ -84,12 +86,23 @@ impl<'a> Wiring<'a> {
             workers: 1,
             max_connections: REST_CONNECTIONS,
         };
-        let server = server::start(listen, move |config| routes.clone()(config))?;
+        let door = self.front_door(false, &metrics.refused);
+        let server = server::start_behind(door, listen, move |config| routes.clone()(config))?;
         self.parts.addresses.simulator = Some(server.address);
         self.parts.servers.push(server);
         self.parts.simulator = Some(simulator);
         self.serve_health(Role::Simulator, Vec::new(), metrics.registry);
         Ok(())
+    }
+
+    /// What checks each request of a public port. `is_public`: all that the port serves may be read by anybody.
+    pub(super) fn front_door(&self, is_public: bool, refused: &IntCounterVec) -> Arc<FrontDoor> {
+        let process = &self.settings.process;
+        Arc::new(FrontDoor {
+            hosts: HostRule { listed: process.allowed_hosts.clone(), any_unless_listed: is_public },
+            origins: process.allowed_origins.clone(),
+            refused: refused.clone(),
+        })
     }
 
     /// Starts the health and metrics ports.

@@ -15,6 +15,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use super::Speed;
 use super::playback::{Playback, Subscription};
 use super::recording::Recording;
+use crate::domain::json;
 
 /// A request with thousands of market ids fits.
 const MAX_REQUEST: usize = 256 * 1024;
@@ -158,7 +159,7 @@ impl Session {
             return Ok(());
         }
         let request: Request =
-            serde_json::from_str(line).map_err(|error| (None, Failure("INVALID_INPUT", error.to_string())))?;
+            json::from_str(line).map_err(|error| (None, Failure("INVALID_INPUT", error.to_string())))?;
         let id = request.id;
         self.on_request(request).map_err(|failure| (id, failure))
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::json;
+
 /// A question of `POST /supplier/confirm`. As in the original only the shape is looked at, except that a bet has an id.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ConfirmRequest {
@@ -70,10 +72,10 @@ pub struct ConfirmResponse {
 }
 
 impl ConfirmRequest {
-    /// Reads a body. Unknown fields are ignored.
+    /// Reads a body. Unknown fields are ignored: each platform sends more than the original does.
     pub fn from_json(body: &[u8]) -> Result<ConfirmRequest, BadConfirmRequest> {
         let request: ConfirmRequest =
-            serde_json::from_slice(body).map_err(|error| BadConfirmRequest::Malformed(error.to_string()))?;
+            json::from_slice(body).map_err(|error| BadConfirmRequest::Malformed(error.to_string()))?;
         if request.bet_id.is_empty() { Err(BadConfirmRequest::NoBetId) } else { Ok(request) }
     }
 }

@@ -11,13 +11,14 @@ use super::books::{BookedStatus, CancelRequest};
 use super::confirm::ConfirmRequest;
 use super::faults::{self, Fault};
 use super::session::Session;
+use crate::domain::json;
+use crate::http::body;
 use crate::http::connection::ConnectionHandle;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
+use crate::http::origin::check_page;
 
 /// How long a silent supplier holds on to a question. Whoever asks has given up long before.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The largest body of a confirmation or a cancellation.
-const MAX_BODY: usize = 16 * 1024;
 /// The largest frame of a consumer, who has nothing to say but pongs.
 const MAX_FRAME: usize = 16 * 1024;
 
@@ -40,6 +41,7 @@ async fn connect(
     payload: web::Payload,
     shared: web::Data<Shared>,
 ) -> Result<HttpResponse, ApiError> {
+    check_page(request.headers(), &[])?;
     // Put there when the connection was accepted; without it a consumer that has stopped reading is only forgotten.
     let connection = request.conn_data::<ConnectionHandle>().cloned();
     let session = Session::new(shared.into_inner(), connection);
@@ -47,14 +49,12 @@ async fn connect(
     upgrade.map_err(|error| ApiError::BadHandshake(error.to_string()))
 }
 
-/// The body is read whatever its `Content-Type` says: the original's client names none.
-async fn read_body(payload: web::Payload) -> Result<web::Bytes, ApiError> {
-    let body = payload.to_bytes_limited(MAX_BODY).await.map_err(|_| ApiError::PayloadTooLarge(MAX_BODY))?;
-    body.map_err(|error| ApiError::BadRequest(format!("the body cannot be read: {error}")))
-}
-
-async fn confirm_bet(payload: web::Payload, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
-    let body = read_body(payload).await?;
+async fn confirm_bet(
+    request: HttpRequest,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> Result<HttpResponse, ApiError> {
+    let body = body::bytes(&request, payload).await?;
     let request = ConfirmRequest::from_json(&body).map_err(|error| ApiError::BadRequest(error.to_string()))?;
     let (fault, garbage) = {
         let mut random = shared.random();
@@ -89,9 +89,13 @@ async fn confirm_bet(payload: web::Payload, shared: web::Data<Shared>) -> Result
     Ok(HttpResponse::Ok().json(answer))
 }
 
-async fn cancel_bet(payload: web::Payload, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
-    let body = read_body(payload).await?;
-    let request: CancelRequest = serde_json::from_slice(&body)
+async fn cancel_bet(
+    request: HttpRequest,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+) -> Result<HttpResponse, ApiError> {
+    let body = body::bytes(&request, payload).await?;
+    let request: CancelRequest = json::from_slice(&body)
         .map_err(|error| ApiError::BadRequest(format!("not a cancellation request: {error}")))?;
     if request.bet_id.is_empty() {
         return Err(ApiError::BadRequest("betId is empty".to_owned()));

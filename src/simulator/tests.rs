@@ -270,7 +270,8 @@ async fn confirming_a_bet() {
     let running = run(1.0);
     let http = reqwest::Client::new();
     let ask = |body: &str| {
-        let request = http.post(running.url("/supplier/confirm")).body(body.to_owned());
+        let request = http.post(running.url("/supplier/confirm")).header("Content-Type", "application/json");
+        let request = request.body(body.to_owned());
         async { within(request.send()).await.unwrap() }
     };
     let mut answers = Vec::new();

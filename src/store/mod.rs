@@ -7,6 +7,7 @@ mod ledger_checks;
 pub mod money;
 #[cfg(test)]
 mod money_suite;
+pub mod movements;
 pub mod postgres;
 pub mod sqlite;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use uuid::Uuid;
 
 use super::StoreError;
+use super::movements::{Moved, Movement};
 use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::ledger::{Account, Balance, ReservationStatus, Settlement, TransferKind};
@@ -37,6 +38,9 @@ pub enum WalletError {
     /// The reference stands for the same kind of movement with another amount.
     #[error("the reference was used with another amount")]
     IdempotencyConflict,
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
     /// The database's reason.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -290,6 +294,22 @@ pub trait MoneyStore: Send + Sync {
         settlement: Settlement,
         at: Timestamp,
     ) -> Result<Reservation, WalletError>;
+
+    /// Makes a movement.
+    fn apply(&self, movement: &Movement) -> Result<Moved, WalletError> {
+        match movement {
+            Movement::Deposit(order) => self.deposit(order).map(Moved::Wallet),
+            Movement::Withdraw(order) => self.withdraw(order).map(Moved::Wallet),
+            Movement::Reserve(order) => self.reserve(order).map(Moved::Reservation),
+            Movement::Settle { user_id, reference, settlement, at } => {
+                self.settle(user_id, reference, *settlement, *at).map(Moved::Reservation)
+            }
+        }
+    }
+
+    /// Makes a movement and keeps its answer, a refusal too, in one transaction, unless the key has an answer: then
+    /// gives that. Keys are the user's, and each operation has its own.
+    fn apply_once(&self, movement: &Movement, key: &RequestKey) -> Result<Moved, WalletError>;
 
     /// Ends pending reservations that were made before a moment, at most `limit`, each in a transaction of its own;
     /// never one that is held for a bet. Gives how many.

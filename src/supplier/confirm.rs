@@ -13,6 +13,7 @@ use url::Url;
 use super::tls::{self, TlsSetupError};
 use crate::domain::bet::{Bet, BetId, SUPPLIER_TIMEOUT, Verdict};
 use crate::domain::ids::{EventId, MarketName, SelectionId, UserId};
+use crate::domain::json;
 use crate::domain::money::Amount;
 use crate::domain::price::{Line, Price};
 
@@ -271,7 +272,7 @@ fn read_cancellation(body: &[u8]) -> Result<(), SupplierError> {
 }
 
 fn read_json(body: &[u8]) -> Result<AnswerJson, SupplierError> {
-    serde_json::from_slice(body).map_err(|error| SupplierError::Unreadable(clean(&error.to_string())))
+    json::from_slice(body).map_err(|error| SupplierError::Unreadable(clean(&error.to_string())))
 }
 
 /// A foreign text that is kept, logged and published: cut, and without what a database would refuse, as NUL.

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::line::Change;
 use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::json;
 use crate::domain::update::OddsUpdate;
 
 /// Something to tell.
@@ -90,7 +91,7 @@ impl View {
 
     /// Takes a server message. What is not newer than its snapshot is dropped.
     pub fn take(&mut self, text: &str) -> Result<Vec<Said>, Unreadable> {
-        let wire: WireMessage<'_> = serde_json::from_str(text).map_err(|error| Unreadable(error.to_string()))?;
+        let wire: WireMessage<'_> = json::from_str(text).map_err(|error| Unreadable(error.to_string()))?;
         match wire.kind.as_deref() {
             Some("snapshot") => self.snapshot(&wire),
             Some("update") | None => self.update(&wire),

@@ -4,6 +4,7 @@ mod crowd;
 mod frames;
 mod limits;
 mod liveness;
+mod origin;
 mod protocol;
 mod raw;
 mod slow;

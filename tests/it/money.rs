@@ -1,6 +1,9 @@
 //! Wallets, bets and their confirmation, over real sockets.
 
 mod bets;
+mod foreign;
+mod keys;
+mod strict;
 mod unavailable;
 mod wallet;
 
@@ -151,7 +154,8 @@ async fn post(
     body: impl Into<String>,
     key: Option<&str>,
 ) -> Answer {
-    let mut request = client.post(format!("http://{address}{path}")).body(body.into());
+    let mut request =
+        client.post(format!("http://{address}{path}")).header("Content-Type", "application/json").body(body.into());
     if let Some(key) = key {
         request = request.header("Idempotency-Key", key);
     }

@@ -1,6 +1,7 @@
 //! What the binary promises as a process: starting, stopping, being killed, and what it says when it cannot run.
 
 mod commands;
+mod keyed;
 mod killed;
 mod lifecycle;
 mod logs;

@@ -20,6 +20,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::metrics::ConfirmationMetrics;
 use crate::store::StoreError;
 use crate::store::money::*;
+use crate::store::movements::{Moved, Movement};
 use crate::store::together::Turns;
 
 #[derive(Default)]
@@ -223,6 +224,10 @@ impl MoneyStore for FakeMoney {
     }
 
     fn settle(&self, _: &UserId, _: &Reference, _: Settlement, _: Timestamp) -> Result<Reservation, WalletError> {
+        unimplemented!()
+    }
+
+    fn apply_once(&self, _: &Movement, _: &RequestKey) -> Result<Moved, WalletError> {
         unimplemented!()
     }
 

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use crate::cache::{Broadcast, Change};
 use crate::domain::book::{MarketState, number_of};
 use crate::domain::ids::EventId;
+use crate::domain::json;
 use crate::domain::update::{OddsUpdate, Revision};
 
 /// Keeps one state where it is newer than what is held, and tells it, in one step.
@@ -100,7 +101,7 @@ struct WireBroadcast<'a> {
 
 /// Reads a field of the hash of an event.
 pub(super) fn read_state(event_id: &EventId, field: &[u8], value: &[u8]) -> Result<MarketState, String> {
-    let wire: WireState = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    let wire: WireState = json::from_slice(value).map_err(|error| error.to_string())?;
     let update = read_update(event_id, wire.payload)?;
     if update.market.to_string().as_bytes() != field {
         return Err(format!("the payload is of the market `{}`", update.market));
@@ -119,7 +120,7 @@ struct WireCurrent<'a> {
 /// lets go key by key when its memory is full: it is refused, since the number of the original's lies beyond any of ours.
 pub(super) fn read_current(event_id: &EventId, value: &[u8]) -> Result<MarketState, String> {
     let payload: &RawValue = serde_json::from_slice(value).map_err(|error| error.to_string())?;
-    let current: WireCurrent = serde_json::from_str(payload.get()).map_err(|error| error.to_string())?;
+    let current: WireCurrent = json::from_str(payload.get()).map_err(|error| error.to_string())?;
     if current.selections.is_some() {
         return Err("it is not the original's".to_owned());
     }
@@ -129,7 +130,7 @@ pub(super) fn read_current(event_id: &EventId, value: &[u8]) -> Result<MarketSta
 
 /// Reads a message of the channel.
 pub(super) fn read_broadcast(message: &[u8]) -> Result<Broadcast, String> {
-    let wire: WireBroadcast = serde_json::from_slice(message).map_err(|error| error.to_string())?;
+    let wire: WireBroadcast = json::from_slice(message).map_err(|error| error.to_string())?;
     Ok(Broadcast { update: read_update(&wire.event_id, wire.payload)?, seq: wire.seq, conflated: wire.conflated })
 }
 
@@ -179,6 +180,9 @@ mod tests {
         let state = format!(r#"{{"order":"0","seq":7,"payload":{payload}}}"#);
         assert_eq!(read_state(&event, b"1x2", state.as_bytes()).unwrap().seq, 7);
         assert!(read_state(&event, b"btts", state.as_bytes()).is_err());
+        assert!(read_state(&event, b"1x2", format!("[7,{payload}]").as_bytes()).is_err());
+        assert!(read_broadcast(format!(r#"["MATCH_001",{payload},8,false]"#).as_bytes()).is_err());
+        assert!(read_current(&event, b"[null]").is_err());
     }
 
     #[test]

@@ -14,8 +14,8 @@ impl Asker {
     }
 
     async fn post(&self, path: &str, bet: &str) -> (u16, String) {
-        let body = serde_json::json!({ "betId": bet, "userId": "u" }).to_string();
-        let answer = within(self.http.post(format!("{}/{path}", self.base)).body(body).send()).await.unwrap();
+        let body = serde_json::json!({ "betId": bet, "userId": "u" });
+        let answer = within(self.http.post(format!("{}/{path}", self.base)).json(&body).send()).await.unwrap();
         (answer.status().as_u16(), within(answer.text()).await.unwrap())
     }
 

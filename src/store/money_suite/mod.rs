@@ -3,6 +3,7 @@
 pub mod at_once;
 pub mod bets;
 pub mod delivery;
+pub mod keys;
 pub mod model;
 pub mod rules;
 pub mod together;
@@ -43,6 +44,11 @@ macro_rules! money_suite {
         #[case::expiry($crate::store::money_suite::wallets::what_is_old_expires_but_never_what_a_bet_holds)]
         #[case::transfer_pages($crate::store::money_suite::wallets::transfers_are_read_in_pages)]
         #[case::reservation_pages($crate::store::money_suite::wallets::reservations_are_read_in_pages)]
+        #[case::wallet_key($crate::store::money_suite::keys::wallet_key_gets_its_first_answer)]
+        #[case::wallet_key_refused($crate::store::money_suite::keys::wallet_key_keeps_a_refusal)]
+        #[case::wallet_keys($crate::store::money_suite::keys::wallet_keys_do_not_collide)]
+        #[case::wallet_key_reference($crate::store::money_suite::keys::wallet_key_and_reference_work_together)]
+        #[case::one_wallet_key($crate::store::money_suite::keys::one_wallet_key_at_once_is_one_movement)]
         #[case::place($crate::store::money_suite::bets::a_bet_is_placed_with_all_that_belongs_to_it)]
         #[case::key($crate::store::money_suite::bets::a_key_gets_its_first_answer_for_ever)]
         #[case::refused($crate::store::money_suite::bets::what_the_wallet_refuses_is_kept_with_the_key)]

@@ -136,6 +136,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    wallet_requests (user_id, operation, key) {
+        user_id -> Text,
+        operation -> Text,
+        key -> Text,
+        fingerprint -> Text,
+        answer -> Text,
+        at -> BigInt,
+    }
+}
+
+diesel::table! {
     wallets (user_id) {
         user_id -> Text,
         wallet_id -> Text,
@@ -162,5 +173,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     outbox,
     reservations,
     supplier_cancels,
+    wallet_requests,
     wallets,
 );

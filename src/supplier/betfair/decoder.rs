@@ -15,6 +15,7 @@ use super::wire::{
 };
 use crate::config::settings::SupplierSettings;
 use crate::domain::ids::EventId;
+use crate::domain::json;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::OddsUpdate;
 
@@ -178,7 +179,7 @@ impl BetfairDecoder {
     }
 
     fn apply_market(&mut self, text: &RawValue, is_image: bool, time: Option<Timestamp>, changes: &mut Changes) {
-        let change: MarketChange<'_> = match serde_json::from_str(text.get()) {
+        let change: MarketChange<'_> = match json::from_str(text.get()) {
             Ok(change) => change,
             Err(error) => return changes.refuse("bad_market", format!("change of a market: {error}")),
         };
@@ -335,7 +336,7 @@ fn time_of(message: &ChangeMessage<'_>) -> Result<Option<Timestamp>, FrameFault>
 }
 
 fn read<'a, T: Deserialize<'a>>(frame: &'a [u8]) -> Result<T, FrameFault> {
-    serde_json::from_slice(frame)
+    json::from_slice(frame)
         .map_err(|error| FrameFault::Unreadable { reason: "malformed", detail: format!("malformed message: {error}") })
 }
 

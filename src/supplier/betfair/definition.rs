@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use super::super::Refused;
 use super::wire::{MarketDefinition, RunnerDefinition};
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId};
+use crate::domain::json;
 use crate::domain::price::Line;
 use crate::domain::status::{MarketStatus, SelectionStatus};
 use crate::domain::update::MAX_SELECTIONS;
@@ -50,7 +51,7 @@ pub struct Runner {
 impl Definition {
     /// Reads a definition. A part of it that cannot be read makes all of it unreadable.
     pub fn read(market: &EventId, text: &RawValue) -> Result<Definition, Refused> {
-        let wire: MarketDefinition<'_> = serde_json::from_str(text.get())
+        let wire: MarketDefinition<'_> = json::from_str(text.get())
             .map_err(|error| Refused { reason: "bad_definition", detail: format!("definition: {error}") })?;
         if let Some(kind) = wire.betting_type.as_deref().filter(|kind| matches!(*kind, "LINE" | "RANGE")) {
             return Err(Refused {

@@ -9,6 +9,7 @@ use super::definition::{Definition, Runner, RunnerKey, UNSUPPORTED, read_handica
 use super::ladder::RunnerPrices;
 use super::wire::{MarketChange, RunnerChange};
 use crate::domain::ids::{EventId, Source};
+use crate::domain::json;
 use crate::domain::status::{MarketStatus, SelectionStatus};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::{MAX_SELECTIONS, OddsUpdate, Revision, Selection};
@@ -139,7 +140,7 @@ impl Market {
     }
 
     fn apply_runner(&mut self, text: &RawValue, refused: &mut Vec<Refused>) -> Result<(), Refused> {
-        let change: RunnerChange<'_> = serde_json::from_str(text.get())
+        let change: RunnerChange<'_> = json::from_str(text.get())
             .map_err(|error| self.refuse("bad_runner", &format_args!("change of a runner: {error}")))?;
         let handicap = read_handicap(change.hc).map_err(|fault| self.refuse(fault.reason, &fault.detail))?;
         let key: RunnerKey = (change.id, handicap);

@@ -229,17 +229,22 @@ fn segments_are_held_and_applied_as_one() {
 #[test]
 fn what_cannot_be_taken_is_refused_and_the_rest_is_kept() {
     let mut decoder = decoder();
-    let bad_price = change(1, "OPEN", "2.5").replace(r#""rc":["#, r#""rc":[{"id":8,"ltp":1001},{"id":"x"},"#);
+    let bad_price =
+        change(1, "OPEN", "2.5").replace(r#""rc":["#, r#""rc":[{"id":8,"ltp":1001},{"id":"x"},[7,null,9],"#);
     let changes = [
         bad_price,
         r#"{"id":""}"#.to_owned(),
         "7".to_owned(),
+        r#"["1.2",true,null,null]"#.to_owned(),
         r#"{"id":"1.9","rc":[]}"#.to_owned(),
         change(2, "OPEN", "3"),
     ];
     let decoded = frame(&mut decoder, &mcm(10, IMAGE, &changes).replace(r#""SUB_IMAGE""#, r#""RESUB_DELTA""#));
     let reasons: Vec<_> = decoded.refused.iter().map(|refused| refused.reason).collect();
-    assert_eq!(reasons, ["bad_price", "bad_runner", "bad_market", "bad_market", "unknown_market"]);
+    assert_eq!(
+        reasons,
+        ["bad_price", "bad_runner", "bad_runner", "bad_market", "bad_market", "bad_market", "unknown_market"]
+    );
     assert_eq!(decoded.refused[0].detail, "market 1.1, runner 8: 1001 is outside of 1.001 to 1000.000");
     let seen: Vec<_> = decoded.updates.iter().map(line).collect();
     assert_eq!(seen, ["1.1 open 10.1: 7=2.5 active", "1.2 open 10.1: 7=3 active"]);
@@ -268,7 +273,9 @@ fn a_market_whose_prices_are_no_odds_is_told_once_and_never_shown() {
 #[test]
 fn garbage_is_unreadable_and_the_next_line_is_read() {
     let mut decoder = decoder();
-    let cases: [(&[u8], &str); 7] = [
+    let cases: [(&[u8], &str); 9] = [
+        (br#"["mcm"]"#, "malformed"),
+        (br#"{"op":"mcm","op":"status"}"#, "malformed"),
         (b"garbage", "malformed"),
         (b"\xff\xfe", "malformed"),
         (b"[]", "malformed"),

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::domain::json;
+
 /// What kind of message it is; read first, the rest then by kind.
 #[derive(Deserialize)]
 pub struct Op<'a> {
@@ -114,7 +116,7 @@ pub struct MarketDefinition<'a> {
     /// Where it takes place.
     pub venue: Option<String>,
     /// Who takes part.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "json::objects")]
     pub runners: Vec<RunnerDefinition<'a>>,
 }
 

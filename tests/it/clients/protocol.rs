@@ -77,6 +77,10 @@ async fn what_is_refused_is_named_and_the_socket_stays() {
     let refused = [
         ("hello", "BAD_JSON"),
         (r#"{"eventId":"A"}"#, "BAD_JSON"),
+        (r#"["subscribe","A"]"#, "BAD_JSON"),
+        (r#"["ping"]"#, "BAD_JSON"),
+        (r#"{"type":"subscribe","eventId":"A","eventId":"B"}"#, "BAD_JSON"),
+        (r#"{"type":"ping","type":"subscribe","eventId":"A"}"#, "BAD_JSON"),
         (r#"{"type":"shout"}"#, "UNKNOWN_TYPE"),
         (r#"{"type":"subscribe"}"#, "BAD_EVENT_ID"),
         (r#"{"type":"unsubscribe","eventId":7}"#, "BAD_EVENT_ID"),

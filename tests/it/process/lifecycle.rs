@@ -56,7 +56,7 @@ async fn serve_alone_invites_with_lines_that_work() {
 
 async fn confirm_a_bet(url: &str) -> Value {
     install_provider();
-    let answer = reqwest::Client::new().post(url).body(r#"{"betId":"b-1"}"#).send().await.unwrap();
+    let answer = reqwest::Client::new().post(url).json(&serde_json::json!({"betId": "b-1"})).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     answer.json().await.unwrap()
 }

@@ -4,6 +4,7 @@ use pretty_assertions::assert_eq;
 use reqwest::Method;
 
 use super::*;
+use crate::support::raw;
 
 /// Asserts the status and code of an error, and gives its message.
 fn refused(answer: &Answer, status: u16, code: &str) -> String {
@@ -108,16 +109,6 @@ async fn an_address_whose_escapes_are_broken_is_refused() {
         assert!(answer.contains(r#"{"code":"BAD_REQUEST","message":"the address holds "#), "{path}: {answer}");
         assert!(answer.contains("cache-control: no-store"), "{path}: {answer}");
     }
-}
-
-async fn raw(address: SocketAddr, request: &str) -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    // A server that refuses early may reset what it has not read; what it said before is here.
-    let _ = within("a raw answer", stream.read_to_end(&mut answer)).await;
-    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[actix_web::test]

@@ -14,6 +14,7 @@ mod supplier;
 mod topic;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use client::{OddsClient, get_json, get_text};
@@ -54,6 +55,17 @@ where
         }
     })
     .await
+}
+
+/// Sends bytes on a connection of its own, and gives all that comes back until it ends.
+pub async fn raw(address: SocketAddr, request: impl AsRef<[u8]>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut answer = Vec::new();
+    // A server that refuses early may reset what it has not read; what it said before is here.
+    let _ = stream.write_all(request.as_ref()).await;
+    let _ = within("a raw answer", stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// A native frame as the original sends it: a `1x2` market whose home price tells its version.

@@ -75,6 +75,7 @@ impl Client {
             loop {
                 if let Some(address) = place() {
                     let request = self.http.post(format!("http://{address}{path}")).header("Idempotency-Key", key);
+                    let request = request.header("Content-Type", "application/json");
                     let heard = match request.body(body.to_string()).send().await {
                         Ok(answer) => {
                             let status = answer.status().as_u16();

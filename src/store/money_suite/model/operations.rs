@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::bet::BetRefusal;
 use crate::store::StoreError;
+use crate::store::movements::{Moved, Movement};
 
 pub const USERS: u8 = 2;
 pub const BETS: u8 = 6;
@@ -35,6 +36,11 @@ pub enum What {
         user: u8,
         reference: u8,
         by: Settlement,
+    },
+    /// A movement with a key.
+    Once {
+        movement: Box<What>,
+        key: (u8, u8),
     },
     /// Somebody else tries to end the reservation of a bet.
     SettleOfBet {
@@ -129,6 +135,14 @@ fn any_what() -> impl Strategy<Value = What> {
     let by = prop_oneof![Just(Settlement::Commit), Just(Settlement::Refund), Just(Settlement::Expire)];
     let verdict = prop_oneof![Just(confirmed()), Just(rejected()), Just(Verdict::TimedOut)];
     let few = 0usize..4;
+    let movement = (0..4u8, user.clone(), reference.clone(), cents.clone(), by.clone()).prop_map(
+        |(kind, user, reference, cents, by)| match kind {
+            0 => What::Deposit { user, reference, cents },
+            1 => What::Withdraw { user, reference, cents },
+            2 => What::Reserve { user, reference, cents },
+            _ => What::Settle { user, reference, by },
+        },
+    );
     // All or none, where those of one moment have no order among themselves.
     let all = prop_oneof![1 => Just(0usize), 5 => Just(1_000)];
     prop_oneof![
@@ -140,6 +154,7 @@ fn any_what() -> impl Strategy<Value = What> {
             .prop_map(|(user, reference, cents)| What::Reserve { user, reference, cents }),
         3 => (user.clone(), reference, by.clone())
             .prop_map(|(user, reference, by)| What::Settle { user, reference, by }),
+        5 => (movement, key.clone()).prop_map(|(movement, key)| What::Once { movement: Box::new(movement), key }),
         1 => (user.clone(), bet.clone(), by).prop_map(|(user, bet, by)| What::SettleOfBet { user, bet, by }),
         1 => (0i64..20, all.clone()).prop_map(|(older_than, limit)| What::Expire { older_than, limit }),
         5 => (user.clone(), bet.clone(), 1i64..30, proptest::option::of(key.clone()))
@@ -182,6 +197,14 @@ impl What {
             What::Reserve { user, reference, cents } => held(store.reserve(&order(*user, *cents, *reference))),
             What::Settle { user, reference: text, by } => {
                 held(store.settle(&user_of(names, *user), &reference(&format!("r{text}")), *by, at(now)))
+            }
+            What::Once { movement, key } => {
+                let movement = movement.as_movement(names, now);
+                match store.apply_once(&movement, &key_of(*key)) {
+                    Ok(Moved::Wallet(wallet)) => moved(Ok(wallet)),
+                    Ok(Moved::Reservation(reservation)) => held(Ok(reservation)),
+                    Err(error) => refused(error),
+                }
             }
             What::SettleOfBet { user, bet, by } => {
                 let text = reference(&names.bet(*bet).to_string());
@@ -237,6 +260,24 @@ impl What {
     }
 }
 
+impl What {
+    fn as_movement(&self, names: &Names, now: i64) -> Movement {
+        let order = |user, cents, text| order_of(names, user, cents, text, now);
+        match *self {
+            What::Deposit { user, reference, cents } => Movement::Deposit(order(user, cents, reference)),
+            What::Withdraw { user, reference, cents } => Movement::Withdraw(order(user, cents, reference)),
+            What::Reserve { user, reference, cents } => Movement::Reserve(order(user, cents, reference)),
+            What::Settle { user, reference: text, by } => Movement::Settle {
+                user_id: user_of(names, user),
+                reference: reference(&format!("r{text}")),
+                settlement: by,
+                at: at(now),
+            },
+            ref other => panic!("{other:?} is no movement"),
+        }
+    }
+}
+
 fn user_of(names: &Names, number: u8) -> UserId {
     user(&names.user(number))
 }
@@ -265,6 +306,7 @@ fn refused(error: WalletError) -> Result<Answer, StoreError> {
         WalletError::AlreadySettled(status) => status.as_str(),
         WalletError::HeldByBet => "held by bet",
         WalletError::IdempotencyConflict => "other amount",
+        WalletError::KeyReused => "key reused",
         WalletError::Store(error) => return Err(error),
     }))
 }

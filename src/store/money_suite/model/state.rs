@@ -56,6 +56,8 @@ pub struct Model {
     bets: BTreeMap<u8, ModelBet>,
     /// Of a user's key the fingerprint and the answer.
     keys: HashMap<(u8, u8), (u8, Answer)>,
+    /// The same of each operation of a wallet.
+    wallet_keys: HashMap<(&'static str, u8, u8), (u8, Answer)>,
     outbox: Vec<Row>,
     cancels: BTreeMap<u8, ModelCancel>,
 }
@@ -92,6 +94,21 @@ impl Model {
             }
             What::Reserve { user, reference, cents } => self.reserve(user, Of::Reference(reference), cents, now),
             What::Settle { user, reference, by } => self.settle(user, Of::Reference(reference), by, now),
+            What::Once { ref movement, key: (key, fingerprint) } => {
+                let (operation, user) = match **movement {
+                    What::Deposit { user, .. } => ("deposit", user),
+                    What::Withdraw { user, .. } => ("withdraw", user),
+                    What::Reserve { user, .. } => ("reserve", user),
+                    What::Settle { user, by, .. } => (by.kind().as_str(), user),
+                    ref other => panic!("{other:?} is no movement"),
+                };
+                if let Some((first, answer)) = self.wallet_keys.get(&(operation, user, key)) {
+                    return if *first == fingerprint { answer.clone() } else { Answer::Refused("key reused") };
+                }
+                let answer = self.does(movement, now);
+                self.wallet_keys.insert((operation, user, key), (fingerprint, answer.clone()));
+                answer
+            }
             What::SettleOfBet { user, bet, by } => match self.holds.get(&(user, Of::Bet(bet))) {
                 Some(hold) if hold.status == ReservationStatus::Pending => Answer::Refused("held by bet"),
                 _ => self.settle(user, Of::Bet(bet), by, now),

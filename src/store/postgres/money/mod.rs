@@ -3,6 +3,7 @@
 
 mod bets;
 mod delivery;
+mod requests;
 mod verify;
 mod wallet;
 
@@ -22,6 +23,7 @@ use crate::store::money::{
     BetAnswer, Cancel, Decided, Decision, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey,
     Reservation, Slip, Transfer, Verification, Wallet, WalletError,
 };
+use crate::store::movements::{Moved, Movement, refusal_of};
 
 impl MoneyStore for PgStore {
     fn wallet(&self, user_id: &UserId) -> Result<Option<Wallet>, StoreError> {
@@ -49,6 +51,11 @@ impl MoneyStore for PgStore {
         at: Timestamp,
     ) -> Result<Reservation, WalletError> {
         self.money()?.run(|connection| wallet::settle(connection, user_id, reference, settlement, at))?
+    }
+
+    fn apply_once(&self, movement: &Movement, key: &RequestKey) -> Result<Moved, WalletError> {
+        let id = Uuid::now_v7();
+        self.money()?.run(|connection| requests::apply_once(connection, movement, key, id))?
     }
 
     fn expire_reservations(&self, made_before: Timestamp, limit: usize, at: Timestamp) -> Result<usize, StoreError> {
@@ -185,18 +192,7 @@ fn alone<T>(answers: Vec<Option<T>>) -> Result<T, Failure> {
 
 /// What a function of the database refused by a word.
 fn refused(outcome: &str) -> Result<WalletError, Failure> {
-    Ok(match outcome {
-        "WALLET_NOT_FOUND" => WalletError::WalletNotFound,
-        "INSUFFICIENT_FUNDS" => WalletError::InsufficientFunds,
-        "BALANCE_TOO_HIGH" => WalletError::BalanceTooHigh,
-        "RESERVATION_NOT_FOUND" => WalletError::ReservationNotFound,
-        "HELD_BY_BET" => WalletError::HeldByBet,
-        "IDEMPOTENCY_CONFLICT" => WalletError::IdempotencyConflict,
-        other => match other.strip_prefix("ALREADY_").and_then(|status| status.parse().ok()) {
-            Some(status) => WalletError::AlreadySettled(status),
-            None => return Err(unreadable("outcome", other).into()),
-        },
-    })
+    Ok(refusal_of(outcome).ok_or_else(|| unreadable("outcome", outcome))?)
 }
 
 fn amount(cents: i64) -> Result<Amount, StoreError> {

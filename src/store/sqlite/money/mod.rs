@@ -4,6 +4,7 @@
 mod bets;
 mod delivery;
 mod keys;
+mod requests;
 mod reservations;
 mod verify;
 mod wallet;
@@ -26,6 +27,7 @@ use crate::store::money::{
     BetAnswer, Cancel, Decided, Decision, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey,
     Reservation, Slip, Transfer, Verification, Wallet, WalletError,
 };
+use crate::store::movements::{Moved, Movement};
 
 /// Why an operation ends before its time: it is refused, with nothing written yet, or it failed.
 enum Stop {
@@ -113,6 +115,10 @@ impl MoneyStore for SqliteStore {
         let settled =
             self.asked(|connection| reservations::settle(connection, user_id, reference, settlement, None, at));
         settled.map(|(reservation, _)| reservation)
+    }
+
+    fn apply_once(&self, movement: &Movement, key: &RequestKey) -> Result<Moved, WalletError> {
+        self.connections.write(|connection| requests::apply_once(connection, movement, key))?
     }
 
     fn expire_reservations(&self, made_before: Timestamp, limit: usize, at: Timestamp) -> Result<usize, StoreError> {

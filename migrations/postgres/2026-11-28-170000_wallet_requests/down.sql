@@ -1,0 +1,2 @@
+DROP FUNCTION wallet_apply_once;
+DROP TABLE wallet_requests;

@@ -1,0 +1,243 @@
+//! Who may call a public port. A web page can reach any server that its user can reach, so a request is checked before
+//! it is routed: the name it calls the server by (`Host`; a foreign name is a sign of DNS rebinding), and for a request
+//! that changes something or opens a socket the page it comes from (`Origin`, `Sec-Fetch-Site`).
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix_web::dev::ServiceRequest;
+use actix_web::http::header::{self, HeaderMap, HeaderName};
+use log::warn;
+use prometheus::IntCounterVec;
+
+use super::errors::ApiError;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// Names under these cannot be registered in the public DNS, so no foreign page can be served from them.
+const PRIVATE_SUFFIXES: [&str; 3] = [".localhost", ".internal", ".svc.cluster.local"];
+/// The longest text of a header in a message or a log line, in characters.
+const MAX_SHOWN: usize = 120;
+/// How often the same origin or host is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Different names that are logged within that time.
+const MAX_LOGGED: usize = 10;
+
+static REFUSALS: RefusalLog = RefusalLog::new();
+
+/// The name and the port of an authority, as in `odds.example:443` or `[::1]:8080`.
+#[derive(Clone, Copy, Debug)]
+pub struct Authority<'a> {
+    /// Without brackets and without a final dot.
+    name: &'a str,
+    ip: Option<IpAddr>,
+    port: Option<u16>,
+}
+
+impl<'a> Authority<'a> {
+    /// Reads an authority without a user.
+    pub fn parse(text: &'a str) -> Option<Authority<'a>> {
+        if let Some(rest) = text.strip_prefix('[') {
+            let (name, rest) = rest.split_once(']')?;
+            let ip = name.parse::<Ipv6Addr>().ok()?;
+            let port = if rest.is_empty() { None } else { Some(parse_port(rest.strip_prefix(':')?)?) };
+            return Some(Authority { name, ip: Some(ip.into()), port });
+        }
+        let (name, port) = match text.split_once(':') {
+            Some((name, port)) => (name, Some(parse_port(port)?)),
+            None => (text, None),
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let is_label = |label: &str| {
+            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        };
+        let is_name = name.len() <= 253 && name.split('.').all(is_label);
+        is_name.then(|| Authority { name, ip: name.parse().ok(), port })
+    }
+
+    fn is_same_host(&self, other: &Authority) -> bool {
+        match (self.ip, other.ip) {
+            (None, None) => self.name.eq_ignore_ascii_case(other.name),
+            (ip, other) => ip == other,
+        }
+    }
+}
+
+fn parse_port(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| is_number && *port != 0)
+}
+
+/// The only `Host` of a request.
+pub fn host(headers: &HeaderMap) -> Result<Authority<'_>, ApiError> {
+    let bad = |problem: &str| ApiError::BadRequest(format!("the header Host {problem}"));
+    let mut hosts = headers.get_all(header::HOST);
+    match (hosts.next(), hosts.next()) {
+        (None, _) => Err(bad("is missing")),
+        (_, Some(_)) => Err(bad("is given twice")),
+        (Some(host), None) => {
+            host.to_str().ok().and_then(Authority::parse).ok_or_else(|| bad("is not a name or address with a port"))
+        }
+    }
+}
+
+/// Whether two origins are the same, or an origin is that of a host. A default port may be written or left out. Which
+/// scheme a host is called by is not known behind a proxy that ends TLS: it is taken to be that of the origin.
+fn is_same_origin(origin: &str, other: Authority) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let default_port = match scheme {
+        _ if scheme.eq_ignore_ascii_case("https") => 443,
+        _ if scheme.eq_ignore_ascii_case("http") => 80,
+        _ => return false,
+    };
+    let port = |authority: Authority| authority.port.unwrap_or(default_port);
+    Authority::parse(authority).is_some_and(|own| own.is_same_host(&other) && port(own) == port(other))
+}
+
+fn is_listed(origin: &str, allowed: &[String]) -> bool {
+    allowed.iter().any(|allowed| {
+        allowed == "*"
+            || allowed.eq_ignore_ascii_case(origin)
+            || allowed.split_once("://").is_some_and(|(scheme, authority)| {
+                let has_scheme = origin.get(..scheme.len()).is_some_and(|own| own.eq_ignore_ascii_case(scheme));
+                has_scheme && Authority::parse(authority).is_some_and(|authority| is_same_origin(origin, authority))
+            })
+    })
+}
+
+/// Allows pages of this server and of the `allowed` origins. A request with neither `Origin` nor `Sec-Fetch-Site` does
+/// not come from a page: browsers send both with every request that changes something, and `Origin` with every
+/// handshake.
+pub fn check_page(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
+    let mut origins = headers.get_all(header::ORIGIN);
+    if let Some(origin) = origins.next() {
+        if origins.next().is_some() {
+            return Err(ApiError::BadRequest("the header Origin is given twice".to_owned()));
+        }
+        let text = origin.to_str().unwrap_or("");
+        if is_listed(text, allowed) {
+            return Ok(());
+        }
+        if !is_same_origin(text, host(headers)?) {
+            return Err(ApiError::OriginNotAllowed(shown(origin.as_bytes())));
+        }
+    }
+    let mut sites = headers.get_all(SEC_FETCH_SITE);
+    match sites.find(|site| !matches!(site.as_bytes(), b"same-origin" | b"none")) {
+        None => Ok(()),
+        Some(site) => Err(ApiError::OriginNotAllowed(format!("Sec-Fetch-Site: {}", shown(site.as_bytes())))),
+    }
+}
+
+/// A text from outside as it is shown and logged: short, and in visible ASCII.
+fn shown(text: &[u8]) -> String {
+    text.escape_ascii().to_string().chars().take(MAX_SHOWN).collect()
+}
+
+/// The names that a server may be called by.
+#[derive(Clone, Debug)]
+pub struct HostRule {
+    /// `ALLOWED_HOSTS`.
+    pub listed: Vec<String>,
+    /// Whether any name will do while none is listed: right where everything that is served is public.
+    pub any_unless_listed: bool,
+}
+
+impl HostRule {
+    /// IP addresses and private names cannot be taken over by DNS rebinding: a page of theirs is not foreign.
+    fn allows(&self, host: &Authority) -> bool {
+        let name = host.name;
+        let ends_with = |suffix: &str| {
+            name.len() > suffix.len()
+                && name.as_bytes()[name.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
+        };
+        host.ip.is_some()
+            || !name.contains('.')
+            || PRIVATE_SUFFIXES.into_iter().any(ends_with)
+            || self.listed.iter().any(|listed| listed == "*" || listed.eq_ignore_ascii_case(name))
+            || self.any_unless_listed && self.listed.is_empty()
+    }
+}
+
+/// Checks every request of a public port before it is routed. Ports for health and metrics have none: probes and
+/// scrapers call them by any name, and nothing there is private or can be changed.
+pub struct FrontDoor {
+    /// The names that the server may be called by.
+    pub hosts: HostRule,
+    /// Foreign origins whose pages may change something.
+    pub origins: Vec<String>,
+    /// Requests refused, by code.
+    pub refused: IntCounterVec,
+}
+
+impl FrontDoor {
+    /// Refuses a request, and counts and logs that.
+    pub fn check(&self, request: &ServiceRequest) -> Result<(), ApiError> {
+        let checked = self.decide(request);
+        if let Err(refusal) = &checked {
+            self.refused.with_label_values(&[refusal.code().0]).inc();
+            log_refusal(refusal);
+        }
+        checked
+    }
+
+    fn decide(&self, request: &ServiceRequest) -> Result<(), ApiError> {
+        let uri = request.uri();
+        if uri.scheme().is_some() || uri.authority().is_some() {
+            return Err(ApiError::BadRequest("the request target must be a path, without scheme and host".to_owned()));
+        }
+        let host = host(request.headers())?;
+        if !self.hosts.allows(&host) {
+            return Err(ApiError::HostNotAllowed(shown(host.name.as_bytes())));
+        }
+        if request.method().is_safe() { Ok(()) } else { check_page(request.headers(), &self.origins) }
+    }
+}
+
+/// Logs the origin or the host that is refused, each once a minute.
+pub fn log_refusal(refusal: &ApiError) {
+    let (what, name) = match refusal {
+        ApiError::OriginNotAllowed(origin) => ("origin", origin),
+        ApiError::HostNotAllowed(host) => ("host", host),
+        _ => return,
+    };
+    match REFUSALS.note(what, name, Instant::now()) {
+        Some(0) => warn!("request refused: {what} `{name}` is not allowed"),
+        Some(unlogged) => warn!(unlogged = unlogged; "request refused: {what} `{name}` is not allowed"),
+        None => {}
+    }
+}
+
+/// What was logged in the current minute.
+struct RefusalLog(Mutex<Option<Logged>>);
+
+struct Logged {
+    since: Instant,
+    names: HashSet<(&'static str, String)>,
+    unlogged: u64,
+}
+
+impl RefusalLog {
+    const fn new() -> RefusalLog {
+        RefusalLog(Mutex::new(None))
+    }
+
+    /// How many refusals were not logged since the last line, or `None` if this one is not logged either.
+    fn note(&self, what: &'static str, name: &str, now: Instant) -> Option<u64> {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let logged = logged.get_or_insert_with(|| Logged { since: now, names: HashSet::new(), unlogged: 0 });
+        if now.duration_since(logged.since) >= LOG_INTERVAL {
+            logged.since = now;
+            logged.names.clear();
+        }
+        if logged.names.len() < MAX_LOGGED && logged.names.insert((what, name.to_owned())) {
+            return Some(std::mem::take(&mut logged.unlogged));
+        }
+        logged.unlogged += 1;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+//! Movements of money that a client asks for, and the answer that an idempotency key keeps: written once, and read by
+//! both databases. PostgreSQL writes it in its function `wallet_apply_once`.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::StoreError;
+use super::money::{Order, Reservation, Wallet, WalletError};
+use crate::domain::ids::{Reference, UserId};
+use crate::domain::ledger::{Balance, ReservationStatus, Settlement};
+use crate::domain::money::Amount;
+use crate::domain::timestamp::Timestamp;
+
+/// A movement that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Movement {
+    /// Puts money in.
+    Deposit(Order),
+    /// Takes money out.
+    Withdraw(Order),
+    /// Holds money.
+    Reserve(Order),
+    /// Ends a reservation.
+    Settle {
+        /// Whose reservation.
+        user_id: UserId,
+        /// What it is known by.
+        reference: Reference,
+        /// How it ends.
+        settlement: Settlement,
+        /// Now.
+        at: Timestamp,
+    },
+}
+
+/// What a movement leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// The wallet after a deposit or a withdrawal.
+    Wallet(Wallet),
+    /// The reservation.
+    Reservation(Reservation),
+}
+
+impl Movement {
+    /// Whose money moves.
+    pub fn user_id(&self) -> &UserId {
+        match self {
+            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => &order.user_id,
+            Movement::Settle { user_id, .. } => user_id,
+        }
+    }
+
+    /// The operation in paths, metrics and the database. Each has keys of its own.
+    pub fn operation(&self) -> &'static str {
+        match self {
+            Movement::Deposit(_) => "deposit",
+            Movement::Withdraw(_) => "withdraw",
+            Movement::Reserve(_) => "reserve",
+            Movement::Settle { settlement, .. } => settlement.kind().as_str(),
+        }
+    }
+
+    /// When it is asked for.
+    pub fn at(&self) -> Timestamp {
+        match self {
+            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => order.at,
+            Movement::Settle { at, .. } => *at,
+        }
+    }
+
+    /// What it is known by.
+    pub fn reference(&self) -> &Reference {
+        match self {
+            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => &order.reference,
+            Movement::Settle { reference, .. } => reference,
+        }
+    }
+
+    /// How much; the amount of a reservation that ends is the reservation's.
+    pub fn amount(&self) -> Option<Amount> {
+        match self {
+            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => Some(order.amount),
+            Movement::Settle { .. } => None,
+        }
+    }
+
+    /// Reads the kept answer to this movement.
+    pub(super) fn read_answer(&self, json: &str) -> Result<Result<Moved, WalletError>, StoreError> {
+        let unreadable = || StoreError::Unreadable(format!("answer to {}: {json}", self.operation()));
+        let kept: KeptAnswer = serde_json::from_str(json).map_err(|_| unreadable())?;
+        if kept.outcome != DONE {
+            return refusal_of(&kept.outcome).map(Err).ok_or_else(unreadable);
+        }
+        let moved = match self {
+            Movement::Deposit(_) | Movement::Withdraw(_) => kept.wallet().map(Moved::Wallet),
+            Movement::Reserve(_) | Movement::Settle { .. } => {
+                kept.reservation(self.reference()).map(Moved::Reservation)
+            }
+        };
+        moved.map(Ok).ok_or_else(unreadable)
+    }
+}
+
+/// What was done, as the functions of the database call it.
+const DONE: &str = "DONE";
+
+/// An answer as it is kept. Times are microseconds since 1970.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct KeptAnswer {
+    outcome: String,
+    wallet: Option<Uuid>,
+    available: Option<i64>,
+    reserved: Option<i64>,
+    reservation: Option<Uuid>,
+    amount: Option<i64>,
+    status: Option<String>,
+    created: Option<i64>,
+    settled: Option<i64>,
+}
+
+impl KeptAnswer {
+    fn wallet(&self) -> Option<Wallet> {
+        let balance = Balance { available: self.available?, reserved: self.reserved? };
+        Some(Wallet { wallet_id: self.wallet?, balance })
+    }
+
+    fn reservation(&self, reference: &Reference) -> Option<Reservation> {
+        let status: ReservationStatus = self.status.as_deref()?.parse().ok()?;
+        let settled_at = match self.settled {
+            Some(micros) => Some(Timestamp::from_micros(micros)?),
+            None => None,
+        };
+        Some(Reservation {
+            id: self.reservation?,
+            reference: reference.clone(),
+            amount: Amount::new(self.amount?).ok()?,
+            status,
+            created_at: Timestamp::from_micros(self.created?)?,
+            settled_at,
+        })
+    }
+}
+
+/// An answer in the form in which it is kept; an error of the database is none.
+pub(super) fn answer_text(answer: &Result<Moved, WalletError>) -> Result<String, StoreError> {
+    let kept = match answer {
+        Ok(Moved::Wallet(wallet)) => KeptAnswer {
+            outcome: DONE.to_owned(),
+            wallet: Some(wallet.wallet_id),
+            available: Some(wallet.balance.available),
+            reserved: Some(wallet.balance.reserved),
+            ..KeptAnswer::default()
+        },
+        Ok(Moved::Reservation(reservation)) => KeptAnswer {
+            outcome: DONE.to_owned(),
+            reservation: Some(reservation.id),
+            amount: Some(reservation.amount.cents()),
+            status: Some(reservation.status.as_str().to_owned()),
+            created: Some(reservation.created_at.micros()),
+            settled: reservation.settled_at.map(Timestamp::micros),
+            ..KeptAnswer::default()
+        },
+        Err(WalletError::Store(failure)) => return Err(failure.clone()),
+        Err(refusal) => KeptAnswer { outcome: outcome_of(refusal), ..KeptAnswer::default() },
+    };
+    serde_json::to_string(&kept).map_err(|error| StoreError::Refused(format!("cannot write an answer: {error}")))
+}
+
+fn outcome_of(refusal: &WalletError) -> String {
+    match refusal {
+        WalletError::AlreadySettled(status) => format!("ALREADY_{status}"),
+        WalletError::Store(_) => "STORE".to_owned(),
+        WalletError::WalletNotFound => "WALLET_NOT_FOUND".to_owned(),
+        WalletError::InsufficientFunds => "INSUFFICIENT_FUNDS".to_owned(),
+        WalletError::BalanceTooHigh => "BALANCE_TOO_HIGH".to_owned(),
+        WalletError::ReservationNotFound => "RESERVATION_NOT_FOUND".to_owned(),
+        WalletError::HeldByBet => "HELD_BY_BET".to_owned(),
+        WalletError::IdempotencyConflict => "IDEMPOTENCY_CONFLICT".to_owned(),
+        WalletError::KeyReused => "KEY_REUSED".to_owned(),
+    }
+}
+
+/// The refusal that an outcome names.
+pub(super) fn refusal_of(outcome: &str) -> Option<WalletError> {
+    Some(match outcome {
+        "WALLET_NOT_FOUND" => WalletError::WalletNotFound,
+        "INSUFFICIENT_FUNDS" => WalletError::InsufficientFunds,
+        "BALANCE_TOO_HIGH" => WalletError::BalanceTooHigh,
+        "RESERVATION_NOT_FOUND" => WalletError::ReservationNotFound,
+        "HELD_BY_BET" => WalletError::HeldByBet,
+        "IDEMPOTENCY_CONFLICT" => WalletError::IdempotencyConflict,
+        "KEY_REUSED" => WalletError::KeyReused,
+        other => WalletError::AlreadySettled(other.strip_prefix("ALREADY_")?.parse().ok()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::money_suite::{at, order, reference, user};
+
+    #[test]
+    fn kept_answer_reads_back() {
+        let wallet = Wallet { wallet_id: Uuid::from_u128(7), balance: Balance { available: 5, reserved: 2 } };
+        let reservation = Reservation {
+            id: Uuid::from_u128(8),
+            reference: reference("r"),
+            amount: Amount::new(3).unwrap(),
+            status: ReservationStatus::Committed,
+            created_at: at(1),
+            settled_at: Some(at(2)),
+        };
+        let settle =
+            |settlement| Movement::Settle { user_id: user("A"), reference: reference("r"), settlement, at: at(3) };
+        let refused = |error: WalletError| (Movement::Withdraw(order("A", 1, "w")), Err(error));
+        let answers = [
+            (Movement::Deposit(order("A", 1, "d")), Ok(Moved::Wallet(wallet))),
+            (Movement::Reserve(order("A", 3, "r")), Ok(Moved::Reservation(reservation.clone()))),
+            (settle(Settlement::Commit), Ok(Moved::Reservation(reservation.clone()))),
+            (
+                settle(Settlement::Refund),
+                Ok(Moved::Reservation(Reservation {
+                    status: ReservationStatus::Pending,
+                    settled_at: None,
+                    ..reservation
+                })),
+            ),
+            refused(WalletError::WalletNotFound),
+            refused(WalletError::InsufficientFunds),
+            refused(WalletError::BalanceTooHigh),
+            refused(WalletError::ReservationNotFound),
+            refused(WalletError::HeldByBet),
+            refused(WalletError::IdempotencyConflict),
+            refused(WalletError::AlreadySettled(ReservationStatus::Expired)),
+        ];
+        for (movement, answer) in answers {
+            let text = answer_text(&answer).unwrap();
+            assert_eq!(movement.read_answer(&text).unwrap(), answer, "{text}");
+        }
+    }
+
+    #[test]
+    fn failure_is_never_kept() {
+        let failed = Err(WalletError::Store(StoreError::Unavailable("away".to_owned())));
+        assert_eq!(answer_text(&failed), Err(StoreError::Unavailable("away".to_owned())));
+        for text in ["", "{}", r#"{"outcome":"DONE"}"#, r#"{"outcome":"STORE"}"#] {
+            assert!(Movement::Deposit(order("A", 1, "d")).read_answer(text).is_err(), "{text}");
+        }
+    }
+}
