@@ -12,6 +12,7 @@ pub mod fanout;
 pub mod ids;
 pub mod ledger;
 pub mod money;
+pub mod plausible;
 pub mod price;
 pub mod protocol;
 pub mod session;

@@ -8,6 +8,7 @@ use actix_web::web;
 use super::{Parts, Platform, StartError};
 use crate::actors::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
+use crate::domain::plausible::Plausibility;
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::server::{self, Listen};
 use crate::metrics::SimulatorMetrics;
@@ -65,6 +66,11 @@ impl<'a> Wiring<'a> {
         let watched = address.clone();
         self.liveness.watch(name, move || watched.connected());
         address
+    }
+
+    /// Which times and sequence numbers this process believes.
+    pub(super) fn limits(&self) -> Plausibility {
+        Plausibility::within(self.settings.suppliers.supplier_max_clock_skew)
     }
 
     /// What a role's health and metrics port will serve.
