@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::ids::{EventId, MarketKey};
 use super::status::MarketStatus;
+use super::timestamp::Timestamp;
 use super::update::{OddsUpdate, Revision};
 use super::validity::Validity;
 
@@ -177,9 +178,15 @@ impl Book {
 
     /// Puts the states of a source that is believed more than the broadcasts in place of these markets, earlier revisions
     /// as well, and gives what changed. A market that the source does not know is suspended: it was broadcast, and nobody
-    /// vouches for it. Where the source is the original's, which keeps one market of an event, it stays.
-    pub fn correct(&mut self, doubtful: &BTreeSet<MarketKey>, known: &[Arc<MarketState>]) -> Vec<Arc<MarketState>> {
-        let keeps_one = !known.is_empty() && known.iter().all(|state| state.seq == number_of(state.update.revision));
+    /// vouches for it. Where the source may know only a part, as the original's, which keeps one market of an event, only one
+    /// with a time after `latest` is.
+    pub fn correct(
+        &mut self,
+        doubtful: &BTreeSet<MarketKey>,
+        known: &[Arc<MarketState>],
+        latest: Timestamp,
+    ) -> Vec<Arc<MarketState>> {
+        let is_partial = known.iter().all(|state| state.seq == number_of(state.update.revision));
         let mut changed = Vec::new();
         for market in doubtful {
             let Some(held) = self.markets.get(market).cloned() else { continue };
@@ -187,7 +194,8 @@ impl Book {
             let (update, told) = match found {
                 Some(state) if state.update == held.update => continue,
                 Some(state) => (state.update.clone(), state.seq.saturating_sub(1)),
-                None if keeps_one || held.update.status != MarketStatus::Open => continue,
+                None if held.update.status != MarketStatus::Open => continue,
+                None if is_partial && held.update.revision.updated_at <= latest => continue,
                 None => (OddsUpdate { status: MarketStatus::Suspended, ..held.update.clone() }, 0),
             };
             self.seq = self.seq.max(told).saturating_add(1);
@@ -349,9 +357,10 @@ mod tests {
         assert_eq!(book.mirror(update(1, 11, 1), Some(6)), Err(Rejection::Older));
         let doubtful = BTreeSet::from([update(1, 0, 0).market]);
         let known = [held(update(1, 11, 1), 6)];
-        let changed = book.correct(&doubtful, &known);
+        let latest = update(1, 100, 1).revision.updated_at;
+        let changed = book.correct(&doubtful, &known, latest);
         assert_eq!((changed[0].update.clone(), changed[0].seq), (update(1, 11, 1), 7));
-        assert_eq!(book.correct(&doubtful, &known), [], "once");
+        assert_eq!(book.correct(&doubtful, &known, latest), [], "once");
         assert_eq!(book.mirror(update(1, 12, 1), Some(7)).unwrap().seq, 8, "the next true one is followed");
     }
 
@@ -361,12 +370,16 @@ mod tests {
         let made_up = market_update("MATCH_001", "made_up", None, 10, 1);
         book.mirror(made_up.clone(), Some(5)).unwrap();
         let doubtful = BTreeSet::from([made_up.market.clone()]);
-        let changed = book.correct(&doubtful, &[held(update(1, 9, 1), 3)]);
+        let latest = update(1, 20, 1).revision.updated_at;
+        let changed = book.correct(&doubtful, &[held(update(1, 9, 1), 3)], latest);
         assert_eq!((changed[0].update.status, changed[0].seq), (MarketStatus::Suspended, 6));
         // The original keeps one market of an event: the others are not in doubt for that.
         let originals = held(update(1, 9, 1), number_of(update(1, 9, 1).revision));
         book.mirror(market_update("MATCH_001", "made_up", None, 11, 1), None).unwrap();
-        assert_eq!(book.correct(&doubtful, &[originals]), []);
+        assert_eq!(book.correct(&doubtful, std::slice::from_ref(&originals), latest), []);
+        assert_eq!(book.correct(&doubtful, &[], latest), []);
+        let earlier = update(1, 10, 1).revision.updated_at;
+        assert_eq!(book.correct(&doubtful, &[originals], earlier).len(), 1, "ahead of the clock");
     }
 
     #[test]
