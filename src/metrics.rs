@@ -10,6 +10,7 @@ use crate::domain::bet::BetRefusal;
 use crate::domain::bet_events::BadBetPlaced;
 use crate::domain::book::Rejection;
 use crate::domain::breaker::BreakerState;
+use crate::domain::plausible::Implausible;
 use crate::domain::protocol::{CloseReason, Refusal};
 use crate::domain::update::DecodeError;
 use crate::http::errors::ApiError;
@@ -139,6 +140,12 @@ role_metrics! {
     }
 }
 
+/// Each path of the bus with each reason for which it refuses a record.
+fn refused_records() -> impl Iterator<Item = [&'static str; 2]> {
+    let reasons = || DecodeError::REASONS.into_iter().chain(["future"]);
+    ["live", "store"].into_iter().flat_map(move |path| reasons().map(move |reason| [path, reason]))
+}
+
 role_metrics! {
     /// Metrics of the role `processor`.
     ProcessorMetrics {
@@ -154,6 +161,10 @@ role_metrics! {
         applied: IntCounter = "odds_proc_updates_applied_total",
         /// Updates that the books did not take, by reason
         rejected: IntCounterVec = "odds_proc_updates_rejected_total" ["reason"] known Rejection::ALL.map(Rejection::reason),
+        /// Records refused, by path (live passes them over, store keeps them as dead letters) and reason
+        refused: IntCounterVec = "odds_proc_records_refused_total" ["path", "reason"] known refused_records(),
+        /// States of the cache or the database that books did not take, by reason
+        implausible_states: IntCounterVec = "odds_proc_states_refused_total" ["reason"] known Implausible::REASONS,
         /// Records on the bus that a group has not done yet
         bus_lag: IntGaugeVec = "odds_proc_bus_lag" ["group"],
         /// Updates in a batch of the store
@@ -254,6 +265,14 @@ role_metrics! {
         broadcasts: IntCounter = "odds_broadcasts_total",
         /// Broadcasts that could not be read
         broadcasts_unreadable: IntCounter = "odds_broadcasts_unreadable_total",
+        /// Broadcasts refused, by reason: future (a time too far ahead), seq (a number too large), deployment (another deployment's, or one without a name where names are required)
+        broadcasts_refused: IntCounterVec = "odds_broadcasts_refused_total" ["reason"] known Implausible::REASONS.into_iter().chain(["deployment"]),
+        /// Times that a book compared a doubtful broadcast with the hot copy
+        mirror_verifications: IntCounter = "odds_mirror_verifications_total",
+        /// Markets that such a comparison put right
+        mirror_corrections: IntCounter = "odds_mirror_corrections_total",
+        /// States of the cache or the database that the books of this role did not take, by reason
+        mirror_implausible: IntCounterVec = "odds_mirror_states_refused_total" ["reason"] known Implausible::REASONS,
         /// Times that broadcasts were lost, or no processor was heard
         broadcast_losses: IntCounter = "odds_broadcast_losses_total",
         /// Books of events in memory, where this role keeps its own
@@ -356,6 +375,20 @@ pub struct BookMetrics {
     pub rejected: IntCounterVec,
     /// Times that the cache or the store could not be read.
     pub hydrate_errors: IntCounter,
+    /// States of the cache or the store that were not taken, by reason.
+    pub implausible: IntCounterVec,
+    /// Comparisons of doubtful broadcasts with the hot copy; none where no broadcasts feed the books.
+    pub verifications: Option<(IntCounter, IntCounter)>,
+}
+
+impl BookMetrics {
+    /// A comparison with the hot copy put so many markets right.
+    pub fn count_verification(&self, corrected: usize) {
+        if let Some((verifications, corrections)) = &self.verifications {
+            verifications.inc();
+            corrections.inc_by(corrected as u64);
+        }
+    }
 }
 
 impl ProcessorMetrics {
@@ -366,6 +399,8 @@ impl ProcessorMetrics {
             applied: self.applied.clone(),
             rejected: self.rejected.clone(),
             hydrate_errors: self.errors.with_label_values(&["hydrate"]),
+            implausible: self.implausible_states.clone(),
+            verifications: None,
         }
     }
 }
@@ -378,6 +413,8 @@ impl OddsMetrics {
             applied: self.mirror_applied.clone(),
             rejected: self.mirror_rejected.clone(),
             hydrate_errors: self.mirror_hydrate_errors.clone(),
+            implausible: self.mirror_implausible.clone(),
+            verifications: Some((self.mirror_verifications.clone(), self.mirror_corrections.clone())),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Feeds the books of an `odds` process with what other processes tell, and says when that may be incomplete.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,11 @@ use crate::metrics::OddsMetrics;
 const RELOAD_DELAY: Duration = Duration::from_millis(200);
 /// A batch whose book ended in the middle is applied again: the book starts anew, and takes each change once.
 const TRIES: usize = 3;
+
+/// Books of refused broadcasts are read again after this, together.
+const SUSPECT_PAUSE: Duration = Duration::from_secs(1);
+/// The most events that wait for it; a refused broadcast of one more changes nothing.
+const MAX_SUSPECTS: usize = 64;
 
 /// Whom the listener talks to.
 pub struct ListenerEdges {
@@ -44,6 +50,8 @@ pub struct BroadcastListener {
     /// When a processor was heard last; none where none was since the last loss.
     heard: Option<Instant>,
     books: Books,
+    /// Events of refused broadcasts, whose books are read again.
+    suspects: BTreeSet<EventId>,
     metrics: OddsMetrics,
 }
 
@@ -76,6 +84,7 @@ impl BroadcastListener {
             is_listening: false,
             heard: None,
             books: Books::Behind,
+            suspects: BTreeSet::new(),
             metrics,
         }
     }
@@ -124,6 +133,13 @@ impl BroadcastListener {
                 self.metrics.broadcasts_unreadable.inc_by(count);
                 self.listen(context);
             }
+            Heard::Refused(refused) => {
+                for (reason, count) in refused.counts {
+                    self.metrics.broadcasts_refused.with_label_values(&[reason]).inc_by(count);
+                }
+                self.suspect(refused.events, context);
+                self.listen(context);
+            }
             Heard::Lost(why) => {
                 self.is_listening = false;
                 self.lose(&why, context);
@@ -155,6 +171,25 @@ impl BroadcastListener {
             Books::Behind => self.reload(None, context),
             Books::Read if was_silent => self.live(context),
             Books::Read | Books::Reading => {}
+        }
+    }
+
+    /// Has the books of these events read the hot copy, all of them together and at most once a pause: a flood of refused
+    /// messages must not become a flood of reads.
+    fn suspect(&mut self, events: BTreeSet<EventId>, context: &mut Context<Self>) {
+        let is_due = self.suspects.is_empty();
+        for event in events {
+            if self.suspects.len() < MAX_SUSPECTS {
+                self.suspects.insert(event);
+            }
+        }
+        if is_due && !self.suspects.is_empty() {
+            context.run_later(SUSPECT_PAUSE, |listener, context| {
+                let suspects = std::mem::take(&mut listener.suspects).into_iter().collect();
+                let reading = listener.edges.reload.send(ReloadBooks(Some(suspects)));
+                // One that cannot be read now is read when the connection is back.
+                context.spawn(reading.into_actor(listener).map(|_, _, _| ()));
+            });
         }
     }
 
@@ -256,6 +291,7 @@ impl Actor for BroadcastListener {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -264,6 +300,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::cache::RefusedBroadcasts;
     use crate::domain::update::testing::update;
 
     const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -429,6 +466,27 @@ mod tests {
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "Stale", "reload", "apply 1", "Live"]).await;
         assert!(bench.state.is_live());
+    }
+
+    #[actix_web::test]
+    async fn refused_broadcasts_are_counted_and_read_again_together() {
+        let bench = bench();
+        tokio::time::pause();
+        bench.say.send(Heard::Listening).unwrap();
+        bench.until_told(&["Stale", "reload"]).await;
+        for flood in 0..10_u32 {
+            let events = (0..50).map(|event| EventId::new(&format!("E{}", 50 * flood + event)).unwrap()).collect();
+            let counts = BTreeMap::from([("future", 50), ("deployment", 1)]);
+            bench.say.send(Heard::Refused(RefusedBroadcasts { counts, events })).unwrap();
+        }
+        bench.until_told(&["Stale", "reload", "reload 64"]).await;
+        let count = |reason| bench.metrics.broadcasts_refused.with_label_values(&[reason]).get();
+        assert_eq!((count("future"), count("deployment")), (500, 10));
+        assert!(!bench.state.is_live(), "a refused message is no sign of life");
+        // Messages without an event, as of a stranger, have nothing read.
+        bench.say.send(Heard::Refused(RefusedBroadcasts::default())).unwrap();
+        tokio::time::sleep(3 * SUSPECT_PAUSE).await;
+        bench.until_told(&["Stale", "reload", "reload 64"]).await;
     }
 
     #[actix_web::test]

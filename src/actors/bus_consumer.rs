@@ -16,6 +16,7 @@ use crate::bus::dead_letter;
 use crate::bus::{BusError, Given, Position, Record, Subscription, Topic};
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::dead_letter::DeadLetter;
+use crate::domain::plausible::{Implausible, Plausibility};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::{DecodeError, OddsUpdate, PositionedUpdate};
 use crate::metrics::ProcessorMetrics;
@@ -65,6 +66,26 @@ pub struct ConsumerSettings {
     pub batch_size: usize,
     /// How long a batch waits to fill up.
     pub linger: Duration,
+    /// Which updates are believed.
+    pub limits: Plausibility,
+}
+
+/// Why a record is not an update that may be applied.
+#[derive(Debug, thiserror::Error)]
+enum BadRecord {
+    #[error(transparent)]
+    Unreadable(#[from] DecodeError),
+    #[error(transparent)]
+    Implausible(#[from] Implausible),
+}
+
+impl BadRecord {
+    fn reason(&self) -> &'static str {
+        match self {
+            BadRecord::Unreadable(error) => error.reason(),
+            BadRecord::Implausible(why) => why.reason(),
+        }
+    }
 }
 
 /// The actor that reads for one group. A batch that fails is tried again until it is done: the group's lag grows, and
@@ -281,6 +302,7 @@ async fn flushed(flushing: &mut Option<Flushing>) -> Result<(), MailboxError> {
 #[derive(Default)]
 struct Progress {
     stored: bool,
+    counted: bool,
 }
 
 impl Worker {
@@ -336,17 +358,12 @@ impl Worker {
     ) -> Result<(), (&'static str, String)> {
         match &self.work {
             Work::Books { books, .. } => {
-                let updates = batch.iter().filter_map(|record| read_update(record).ok()).collect();
+                let (updates, _) = self.read_updates(batch, "live", progress);
                 answered(books.send(ApplyUpdates(updates)).await).map_err(|failure| ("apply", failure))
             }
             Work::Store { store, dead_letters } => {
-                let (mut updates, mut unreadable) = (Vec::with_capacity(batch.len()), Vec::new());
-                for record in batch {
-                    match read_update(record) {
-                        Ok(update) => updates.push(update),
-                        Err(error) => unreadable.push(self.dead_letter(record, &error)),
-                    }
-                }
+                let (updates, bad) = self.read_updates(batch, "store", progress);
+                let unreadable: Vec<_> = bad.iter().map(|(record, why)| self.dead_letter(record, why)).collect();
                 if !updates.is_empty() && !progress.stored {
                     let batch = StoreBatch { updates, dead_letters: Vec::new() };
                     answered(store.send(batch).await).map_err(|failure| ("store", failure))?;
@@ -372,7 +389,30 @@ impl Worker {
         }
     }
 
-    fn dead_letter(&self, record: &Record, error: &DecodeError) -> crate::bus::NewRecord {
+    /// The updates of a batch, and the records that hold none. Counts those once, however often the batch is tried.
+    fn read_updates<'a>(
+        &self,
+        batch: &'a [Record],
+        path: &str,
+        progress: &mut Progress,
+    ) -> (Vec<PositionedUpdate>, Vec<(&'a Record, BadRecord)>) {
+        let now = Timestamp::now();
+        let (mut updates, mut bad) = (Vec::with_capacity(batch.len()), Vec::new());
+        for record in batch {
+            match read_update(record, self.settings.limits, now) {
+                Ok(update) => updates.push(update),
+                Err(why) => bad.push((record, why)),
+            }
+        }
+        if !std::mem::replace(&mut progress.counted, true) {
+            for (_, why) in &bad {
+                self.metrics.refused.with_label_values(&[path, why.reason()]).inc();
+            }
+        }
+        (updates, bad)
+    }
+
+    fn dead_letter(&self, record: &Record, error: &BadRecord) -> crate::bus::NewRecord {
         let topic = &self.settings.topic;
         let letter = DeadLetter {
             received_at: Timestamp::now(),
@@ -398,8 +438,9 @@ fn answered<E: std::fmt::Display>(answer: Result<Result<(), E>, MailboxError>) -
     answer.map_err(|gone| gone.to_string()).and_then(|result| result.map_err(|error| error.to_string()))
 }
 
-fn read_update(record: &Record) -> Result<PositionedUpdate, DecodeError> {
+fn read_update(record: &Record, limits: Plausibility, now: Timestamp) -> Result<PositionedUpdate, BadRecord> {
     let update = OddsUpdate::from_json(&record.record.payload)?;
+    limits.check_record(update.revision.updated_at, record.published_at, now)?;
     Ok(PositionedUpdate { update, partition: record.partition, position: record.offset })
 }
 
@@ -439,7 +480,8 @@ mod tests {
     }
 
     fn settings(linger: Duration) -> ConsumerSettings {
-        ConsumerSettings { group: "g".to_owned(), topic: "t".to_owned(), batch_size: 10, linger }
+        let limits = Plausibility::within(Duration::from_secs(300));
+        ConsumerSettings { group: "g".to_owned(), topic: "t".to_owned(), batch_size: 10, linger, limits }
     }
 
     fn record(payload: impl Into<Bytes>) -> NewRecord {
@@ -481,6 +523,39 @@ mod tests {
         assert_eq!((metrics.errors.with_label_values(&["decode"]).get(), metrics.consumed.get()), (1, 3));
     }
 
+    fn ahead(version: i64) -> crate::domain::update::OddsUpdate {
+        let mut update = update(1, 1, version);
+        update.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
+        update
+    }
+
+    #[actix_web::test]
+    async fn a_record_from_the_future_is_a_dead_letter() {
+        let topic = EmbeddedTopic::new("t", 1, 100);
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let store = Probe { failures: 2, kept: kept.clone() }.start();
+        let dead = EmbeddedTopic::new("dead", 1, 100);
+        let mut dead_group = dead.subscribe("g").unwrap();
+        let metrics = ProcessorMetrics::new().unwrap();
+        let work = Work::Store { store: store.recipient(), dead_letters: Arc::new(dead) };
+        let subscription = topic.subscribe("g").unwrap();
+        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics.clone()).start();
+        let settlement = ahead(1).to_json().replacen('{', r#"{"type":"settlement","#, 1);
+        let payloads = [ahead(1).to_json(), update(1, 2, 2).to_json(), settlement];
+        topic.publish(payloads.map(record).into()).await.unwrap();
+        consumer.send(Drain).await.unwrap();
+        let kept = std::mem::take(&mut *kept.lock().unwrap());
+        let positions: Vec<_> = kept.iter().flat_map(|batch| &batch.updates).map(|one| one.position).collect();
+        assert_eq!(positions, [1]);
+        let Given::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else { panic!("revoked") };
+        let reasons: Vec<_> = dead.iter().map(|one| dead_letter::read(one).reason).collect();
+        assert_eq!(reasons, ["future", "unknown_type"]);
+        for reason in reasons {
+            let count = metrics.refused.with_label_values(&["store", &reason]).get();
+            assert_eq!(count, 1, "{reason}: once, however often the batch is tried");
+        }
+    }
+
     /// Books and a cache: takes everything, and says that the cache has it only once it is told to.
     struct ProbeBooks {
         cache_is_away: watch::Receiver<bool>,
@@ -519,6 +594,7 @@ mod tests {
         let (cache_is_away, away) = watch::channel(true);
         let books = ProbeBooks { cache_is_away: away }.start();
         let metrics = ProcessorMetrics::new().unwrap();
+        let refused = metrics.refused.clone();
         let work = Work::Books {
             books: books.clone().recipient(),
             revoked: books.clone().recipient(),
@@ -526,6 +602,7 @@ mod tests {
         };
         let subscription = topic.subscribe("g").unwrap();
         let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics).start();
+        topic.publish(vec![record(ahead(9).to_json())]).await.unwrap();
         for version in 1..=3 {
             topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
             tokio::time::timeout(Duration::from_secs(10), async {
@@ -536,7 +613,8 @@ mod tests {
             .await
             .unwrap();
         }
-        assert_eq!(topic.depth(), 3, "all are read, none is committed");
+        assert_eq!(topic.depth(), 4, "all are read, none is committed");
+        assert_eq!(refused.with_label_values(&["live", "future"]).get(), 1, "passed over");
         cache_is_away.send_replace(false);
         consumer.send(Drain).await.unwrap();
         assert_eq!(topic.depth(), 0);

@@ -1,5 +1,7 @@
 //! One actor an event: applies updates to its book and tells everyone who listens.
 
+mod doubts;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,11 +10,14 @@ use log::{debug, warn};
 use prometheus::IntGauge;
 use tokio::sync::Semaphore;
 
+use self::doubts::Doubts;
 use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBook};
 use super::store_writer::blocking;
 use crate::cache::{Broadcast, Change, OddsCache};
 use crate::domain::book::{Book, MarketState, Rejection, Snapshot};
 use crate::domain::ids::EventId;
+use crate::domain::plausible::Plausibility;
+use crate::domain::timestamp::Timestamp;
 use crate::domain::update::PositionedUpdate;
 use crate::domain::validity::Generation;
 use crate::metrics::BookMetrics;
@@ -35,6 +40,7 @@ pub struct BookSource {
     reads: Semaphore,
     outage: Outage,
     passed_over: Mutex<PassedOver>,
+    limits: Plausibility,
     metrics: BookMetrics,
 }
 
@@ -107,8 +113,29 @@ impl BookSource {
             reads: Semaphore::new(READS_AT_ONCE),
             outage: Outage::default(),
             passed_over: Mutex::default(),
+            limits: Plausibility::any_time(),
             metrics,
         }
+    }
+
+    /// Takes no state beyond `limits`: one that an earlier version kept must not shut out every true update.
+    pub fn within(self, limits: Plausibility) -> BookSource {
+        BookSource { limits, ..self }
+    }
+
+    /// Leaves out the states that are not believed.
+    fn believed(&self, event_id: &EventId, mut states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
+        let now = Timestamp::now();
+        states.retain(|state| match self.limits.check_state(state, now) {
+            Ok(()) => true,
+            Err(why) => {
+                self.metrics.implausible.with_label_values(&[why.reason()]).inc();
+                let market = &state.update.market;
+                self.log_passed_over(event_id, &format!("market {market}: {why}"));
+                false
+            }
+        });
+        states
     }
 
     /// Every state that is known of an event, but what is left to the bus. What cannot be read is passed over: the live
@@ -133,7 +160,7 @@ impl BookSource {
         let read = self.cache.read_book(event_id).await;
         let is_cache_read = read.is_ok();
         let states = read.unwrap_or_else(|error| self.passed_over(event_id, &error));
-        Known { states, is_cache_read, is_store_read: true }
+        Known { states: self.believed(event_id, states), is_cache_read, is_store_read: true }
     }
 
     async fn load_stored(&self, event_id: &EventId) -> (Vec<Arc<MarketState>>, bool) {
@@ -149,13 +176,18 @@ impl BookSource {
         let read = blocking(move || store.load_event(&event)).await;
         self.outage.remember(read.as_ref().map(drop).map_err(ToString::to_string));
         match read {
-            Ok(stored) => (stored, true),
+            Ok(stored) => (self.believed(event_id, stored), true),
             Err(error) => (self.passed_over(event_id, &error), false),
         }
     }
 
     fn passed_over(&self, event_id: &EventId, error: &dyn std::fmt::Display) -> Vec<Arc<MarketState>> {
         self.metrics.hydrate_errors.inc();
+        self.log_passed_over(event_id, error);
+        Vec::new()
+    }
+
+    fn log_passed_over(&self, event_id: &EventId, error: &dyn std::fmt::Display) {
         debug!(event = event_id.as_str(); "book goes on without what it could not read: {error}");
         let mut passed_over = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
         passed_over.since += 1;
@@ -164,7 +196,6 @@ impl BookSource {
             passed_over.logged = Some(Instant::now());
             warn!(event = event_id.as_str(), since; "books go on without what they could not read: {error}");
         }
-        Vec::new()
     }
 }
 
@@ -227,6 +258,8 @@ pub struct OddsBook {
     is_cache_read: bool,
     /// The next look of a mirrored book at what is known elsewhere.
     next_look: Option<SpawnHandle>,
+    /// What a mirrored book is to compare with the hot copy.
+    doubts: Doubts,
     /// Counts what changes the answer to [`GetSnapshot`].
     generation: Generation,
 }
@@ -249,6 +282,7 @@ impl OddsBook {
             is_loaded: false,
             is_cache_read: false,
             next_look: None,
+            doubts: Doubts::default(),
             generation: Generation::default(),
         }
     }
@@ -306,19 +340,21 @@ impl OddsBook {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
         let reading = async move {
             let mut hot = edges.source.load_hot(&event_id).await;
+            let read_seq = doubts::largest_seq(&hot.states);
             let hot_markets: Vec<_> = hot.states.iter().map(|state| state.update.market.clone()).collect();
             // Whatever is newer than the broadcast is told behind it.
             hot.states.retain(|state| !left.leaves(state, &[]));
             if asked == Asked::Hot && !hot_markets.is_empty() {
-                return (hot, false);
+                return (hot, false, read_seq);
             }
             let (mut stored, is_store_read) = edges.source.load_stored(&event_id).await;
             // The store may be ahead of what is told. What the cache knows comes by broadcast, change by change.
             stored.retain(|state| !hot_markets.contains(&state.update.market) && !left.leaves(state, &[]));
             let states = hot.states.into_iter().chain(stored).collect();
-            (Known { states, is_store_read, ..hot }, true)
+            (Known { states, is_store_read, ..hot }, true, read_seq)
         };
-        reading.into_actor(self).then(|(known, is_store_asked), book, context| {
+        reading.into_actor(self).then(|(known, is_store_asked, read_seq), book, context| {
+            book.doubts.looked(read_seq);
             let is_complete = is_store_asked && known.is_cache_read && known.is_store_read;
             book.is_loaded |= is_complete;
             book.is_cache_read = known.is_cache_read;
@@ -397,10 +433,26 @@ impl Actor for OddsBook {
 impl Handler<ApplyBroadcasts> for OddsBook {
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
-    fn handle(&mut self, message: ApplyBroadcasts, _: &mut Context<Self>) -> Self::Result {
-        let take = |told: Broadcast| (self.book.mirror(told.update, told.seq), told.conflated);
+    fn handle(&mut self, message: ApplyBroadcasts, context: &mut Context<Self>) -> Self::Result {
+        let latest = Doubts::latest();
+        let take = |told: Broadcast| {
+            let Broadcast { update, seq, conflated } = told;
+            let (market, revision) = (update.market.clone(), update.revision);
+            let taken = self.book.mirror(update, seq);
+            let held = self.book.revision_of(&market).unwrap_or(revision);
+            self.doubts.consider(market, held, &taken, seq, latest);
+            (taken, conflated)
+        };
         let taken = message.0.into_iter().map(take).collect();
-        self.tell_taken(taken)
+        let verifies = self.verify_when_due(context);
+        let telling = self.tell_taken(taken);
+        if verifies {
+            // Before the next message: what is told afterwards is applied to what was put right.
+            return AtomicResponse::new(Box::pin(
+                telling.then(|told, book: &mut OddsBook, _| book.verify().map(move |(), _, _| told)),
+            ));
+        }
+        AtomicResponse::new(Box::pin(telling))
     }
 }
 
@@ -424,7 +476,7 @@ impl Handler<ApplyUpdates> for OddsBook {
     fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
         let apply = |positioned: PositionedUpdate| (self.book.apply(positioned.update, positioned.position), false);
         let taken = message.0.into_iter().map(apply).collect();
-        self.tell_taken(taken)
+        AtomicResponse::new(Box::pin(self.tell_taken(taken)))
     }
 }
 
@@ -433,7 +485,7 @@ impl OddsBook {
     fn tell_taken(
         &self,
         taken: Vec<(Result<Arc<MarketState>, Rejection>, bool)>,
-    ) -> AtomicResponse<Self, Result<(), ApplyError>> {
+    ) -> impl ActorFuture<Self, Output = Result<(), ApplyError>> + use<> {
         // Before anyone is told: who is told must not be shown less.
         self.generation.changed();
         let mut changes = Vec::with_capacity(taken.len());
@@ -452,7 +504,7 @@ impl OddsBook {
             edges.tell(changes).await;
             Ok(())
         };
-        AtomicResponse::new(Box::pin(telling.into_actor(self)))
+        telling.into_actor(self)
     }
 }
 

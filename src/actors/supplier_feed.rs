@@ -19,6 +19,7 @@ use crate::bus::BusError;
 use crate::config::settings::SupplierSettings;
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::dead_letter::DeadLetter;
+use crate::domain::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::metrics::IngestMetrics;
 use crate::supplier::endpoint::Endpoint;
@@ -240,9 +241,8 @@ impl SupplierFeed {
 
     fn on_frame(&mut self, frame: Bytes, context: &mut Context<Self>) {
         self.metrics.frames.inc();
-        if let Some(latest) = self.latest_time() {
-            self.decoder.refuse_after(latest);
-        }
+        let limits = Plausibility::within(self.settings.supplier_max_clock_skew);
+        self.decoder.refuse_after(limits.latest(Timestamp::now()));
         match self.decoder.on_frame(&frame) {
             Ok(decoded) => {
                 self.take_for_live();
@@ -337,12 +337,6 @@ impl SupplierFeed {
                 Err(BusError::Unreachable(error.to_string()))
             })
         }
-    }
-
-    /// An update whose time lies beyond this would make every later one look old.
-    fn latest_time(&self) -> Option<Timestamp> {
-        let skew = i64::try_from(self.settings.supplier_max_clock_skew.as_micros()).ok()?;
-        Timestamp::from_micros(Timestamp::now().micros().checked_add(skew)?)
     }
 
     fn dead_letter(&self, refused: &Refused, frame: &Bytes) -> DeadLetter {

@@ -139,7 +139,9 @@ impl State {
             let from = (group.given[index] - partition.base) as usize;
             let wanted = room.saturating_sub(batch.len());
             for record in partition.records.iter().skip(from).take(wanted) {
-                batch.push(Record { partition: index as u32, offset: group.given[index], record: record.clone() });
+                let (partition, offset) = (index as u32, group.given[index]);
+                // Within one process nothing waits long enough for its time to come.
+                batch.push(Record { partition, offset, published_at: None, record: record.clone() });
                 group.given[index] += 1;
             }
         }

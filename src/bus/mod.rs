@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use self::health::SubscriptionHealth;
+use crate::domain::timestamp::Timestamp;
 
 /// A record to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Record {
     pub partition: u32,
     /// Its place in the partition, from 0. Places may be missing.
     pub offset: u64,
+    /// When it was published, by its publisher's clock or the broker's; none where the bus does not say.
+    pub published_at: Option<Timestamp>,
     /// The record as it was published.
     pub record: NewRecord,
 }

@@ -5,6 +5,7 @@ pub mod redis;
 #[cfg(test)]
 pub(crate) mod suite;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -94,6 +95,15 @@ pub struct Broadcast {
     pub conflated: bool,
 }
 
+/// Broadcasts that are not believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RefusedBroadcasts {
+    /// How many, by reason.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// The events of some of them, whose books may be wrong.
+    pub events: BTreeSet<EventId>,
+}
+
 /// What is heard of the other instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
@@ -103,6 +113,8 @@ pub enum Heard {
     Alive,
     /// So many changes could not be read, and are passed over.
     Unreadable(u64),
+    /// Messages that could be read, and are not believed.
+    Refused(RefusedBroadcasts),
     /// Nothing can be heard: what is known may be stale from now on. Why, for people.
     Lost(String),
     /// Nothing will be heard any more: the listening has ended in the middle. Why, for people.

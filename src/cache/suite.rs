@@ -55,14 +55,15 @@ pub async fn an_event_that_nobody_wrote_has_no_states(cache: &dyn OddsCache) {
 }
 
 pub async fn markets_and_lines_stand_beside_each_other(cache: &dyn OddsCache) {
-    let lines = [("1x2", None), ("goals", Some("2.5")), ("goals", Some("-0.25"))];
+    let lines =
+        [("1x2", None), ("goals", Some("2.5")), ("goals", Some("-0.25")), ("goals@2.5", None), ("goals%402.5", None)];
     let states = (1..).zip(lines).map(|(seq, (name, line))| {
         Arc::new(MarketState { update: market_update("São Paulo v \"Grêmio\"", name, line, 1, 1), seq })
     });
     let states: Vec<_> = states.collect();
     cache.write(states.clone()).await.unwrap();
     let read = read(cache, "São Paulo v \"Grêmio\"").await;
-    assert_eq!(read.len(), 3);
+    assert_eq!(read.len(), 5);
     assert!(states.iter().all(|state| read.contains(state)));
 }
 

@@ -14,8 +14,8 @@ use crate::domain::money::Amount;
 use crate::supplier::endpoint::Endpoint;
 
 use super::values::{
-    amount, currency, duration, duration_above_a_second, duration_above_zero, exact_origin, host_name, http_url,
-    ip_address, log_filter, origin, port, rate, secret, share, size, supplier_url, topic, whole,
+    amount, currency, deployment, duration, duration_above_a_second, duration_above_zero, exact_origin, host_name,
+    http_url, ip_address, log_filter, origin, port, rate, secret, share, size, supplier_url, topic, whole,
 };
 
 /// A part of the platform that can run in a process of its own.
@@ -296,6 +296,14 @@ pub struct CacheSettings {
     /// Channel of the broadcast
     #[arg(long, env, default_value = "odds_updates_broadcast")]
     pub redis_pubsub_channel: String,
+    /// Name of this deployment, part of its own channel and of its broadcasts; the same in all its processes. db and the number
+    /// of the Redis database by default, as db0
+    #[arg(long, env, value_parser = deployment)]
+    pub deployment: Option<String>,
+    /// Whether to publish on and listen to REDIS_PUBSUB_CHANNEL itself too, for services of the original and earlier versions;
+    /// false: only the deployment's own channel
+    #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
+    pub redis_original_channel: bool,
     /// Where no processor is heard for so long, odds says that prices may be stale; each speaks at least once a second
     #[arg(long, env, value_parser = duration_above_a_second, default_value = "5s")]
     pub feed_stale_after: Duration,
@@ -364,7 +372,8 @@ pub struct SupplierSettings {
     /// The largest frame of a supplier
     #[arg(long, env, default_value = "1MiB", value_parser = size(ByteSize::kib(1), ByteSize::mib(64)))]
     pub supplier_max_frame: ByteSize,
-    /// An update whose time lies further ahead of our clock is refused: it would shut out every later one
+    /// An update whose time is further ahead of the clock is refused, from a supplier, Kafka, Redis or the database: it would
+    /// shut out every later one. The same in all processes of a deployment
     #[arg(long, env, value_parser = duration, default_value = "5m")]
     pub supplier_max_clock_skew: Duration,
     /// Betfair application key

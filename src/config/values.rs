@@ -99,6 +99,16 @@ pub(super) fn topic(text: &str) -> Result<String, String> {
     }
 }
 
+/// Reads the name of a deployment, which becomes part of a channel's name. `alive` is the channel of an earlier version.
+pub(super) fn deployment(text: &str) -> Result<String, String> {
+    let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
+    if (1..=64).contains(&text.len()) && text.chars().all(legal) && text != "alive" {
+        Ok(text.to_owned())
+    } else {
+        Err("a name other than alive: up to 64 letters, digits, dots, underscores and hyphens".to_owned())
+    }
+}
+
 /// Reads a duration that may be zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {

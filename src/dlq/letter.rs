@@ -154,7 +154,7 @@ mod tests {
         let headers = source.iter().filter(|_| from_bus);
         let headers = headers.map(|(name, value)| ((*name).to_owned(), Bytes::from_static(value.as_bytes())));
         let record = NewRecord { key: key.into(), payload: payload.into(), headers: headers.collect() };
-        Letter::of_record(Record { partition: 3, offset: 4, record })
+        Letter::of_record(Record { partition: 3, offset: 4, published_at: None, record })
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
     fn one_that_was_cut_is_known() {
         let cut = |headers| {
             let record = NewRecord { key: Bytes::new(), payload: Bytes::new(), headers };
-            Letter::of_record(Record { partition: 0, offset: 0, record }).is_cut()
+            Letter::of_record(Record { partition: 0, offset: 0, published_at: None, record }).is_cut()
         };
         assert!(!cut(Vec::new()));
         assert!(cut(vec![("truncated_from".to_owned(), Bytes::from_static(b"3000000"))]));

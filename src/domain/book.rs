@@ -1,11 +1,16 @@
 //! The odds book of one event: the latest state of each of its markets, and the one number that orders its changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::ids::{EventId, MarketKey};
+use super::status::MarketStatus;
+use super::timestamp::Timestamp;
 use super::update::{OddsUpdate, Revision};
 use super::validity::Validity;
+
+/// The most markets of one event. A feed that makes up names must not fill memory or the database.
+pub const MAX_MARKETS: usize = 10_000;
 
 /// A market as the book holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,11 +33,15 @@ pub enum Rejection {
     /// The update is of another event.
     #[error("of another event")]
     WrongEvent,
+    /// The market is new and the event has [`MAX_MARKETS`] already.
+    #[error("a new market beyond the {MAX_MARKETS} that an event may have")]
+    TooManyMarkets,
 }
 
 impl Rejection {
     /// Every rejection.
-    pub const ALL: [Rejection; 3] = [Rejection::Older, Rejection::Duplicate, Rejection::WrongEvent];
+    pub const ALL: [Rejection; 4] =
+        [Rejection::Older, Rejection::Duplicate, Rejection::WrongEvent, Rejection::TooManyMarkets];
 
     /// A word for metrics.
     pub fn reason(self) -> &'static str {
@@ -40,6 +49,7 @@ impl Rejection {
             Rejection::Older => "older",
             Rejection::Duplicate => "duplicate",
             Rejection::WrongEvent => "wrong_event",
+            Rejection::TooManyMarkets => "too_many_markets",
         }
     }
 }
@@ -112,6 +122,7 @@ impl Book {
             let rank = |state: &MarketState| (state.update.revision, state.seq);
             match self.markets.get(&state.update.market) {
                 Some(held) if rank(held) >= rank(&state) => {}
+                None if self.markets.len() >= MAX_MARKETS => {}
                 _ => {
                     self.markets.insert(state.update.market.clone(), state);
                 }
@@ -132,12 +143,25 @@ impl Book {
         if update.event_id != self.event_id {
             return Err(Rejection::WrongEvent);
         }
-        let head = self.markets.get(&update.market).map(|state| state.update.revision);
+        let head = self.head(&update.market)?;
         self.seq = decide(head, self.seq, update.revision, position)?;
-        let key = update.market.clone();
+        Ok(self.set(update))
+    }
+
+    /// The revision of a market; none of one that may become the event's next.
+    fn head(&self, market: &MarketKey) -> Result<Option<Revision>, Rejection> {
+        match self.markets.get(market) {
+            Some(state) => Ok(Some(state.update.revision)),
+            None if self.markets.len() >= MAX_MARKETS => Err(Rejection::TooManyMarkets),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes an update the state of its market, under the book's current number.
+    fn set(&mut self, update: OddsUpdate) -> Arc<MarketState> {
         let state = Arc::new(MarketState { update, seq: self.seq });
-        self.markets.insert(key, state.clone());
-        Ok(state)
+        self.markets.insert(state.update.market.clone(), state.clone());
+        state
     }
 
     /// Takes a change that another process told with its number, and gives the market's new state. The later revision is
@@ -146,12 +170,43 @@ impl Book {
         if update.event_id != self.event_id {
             return Err(Rejection::WrongEvent);
         }
-        let head = self.markets.get(&update.market).map(|state| state.update.revision);
+        let head = self.head(&update.market)?;
         let told = seq.unwrap_or_else(|| number_of(update.revision));
         self.seq = decide(head, self.seq, update.revision, told.saturating_sub(1))?;
-        let state = Arc::new(MarketState { update, seq: self.seq });
-        self.markets.insert(state.update.market.clone(), state.clone());
-        Ok(state)
+        Ok(self.set(update))
+    }
+
+    /// Puts the states of a source that is believed more than the broadcasts in place of these markets, earlier revisions
+    /// as well, and gives what changed. A market that the source does not know is suspended: it was broadcast, and nobody
+    /// vouches for it. Where the source may know only a part, as the original's, which keeps one market of an event, only one
+    /// with a time after `latest` is.
+    pub fn correct(
+        &mut self,
+        doubtful: &BTreeSet<MarketKey>,
+        known: &[Arc<MarketState>],
+        latest: Timestamp,
+    ) -> Vec<Arc<MarketState>> {
+        let is_partial = known.iter().all(|state| state.seq == number_of(state.update.revision));
+        let mut changed = Vec::new();
+        for market in doubtful {
+            let Some(held) = self.markets.get(market).cloned() else { continue };
+            let found = known.iter().find(|state| state.update.market == *market);
+            let (update, told) = match found {
+                Some(state) if state.update == held.update => continue,
+                Some(state) => (state.update.clone(), state.seq.saturating_sub(1)),
+                None if held.update.status != MarketStatus::Open => continue,
+                None if is_partial && held.update.revision.updated_at <= latest => continue,
+                None => (OddsUpdate { status: MarketStatus::Suspended, ..held.update.clone() }, 0),
+            };
+            self.seq = self.seq.max(told).saturating_add(1);
+            changed.push(self.set(update));
+        }
+        changed
+    }
+
+    /// The revision of a market, where the book holds it.
+    pub fn revision_of(&self, market: &MarketKey) -> Option<Revision> {
+        self.markets.get(market).map(|state| state.update.revision)
     }
 
     /// Takes states that were kept elsewhere while changes may have been missed, and gives those that are new, in the
@@ -159,7 +214,7 @@ impl Book {
     pub fn catch_up(&mut self, mut states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
         // Of two states of one market only the later is told.
         states.sort_by_key(|state| std::cmp::Reverse(state.update.revision));
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         states.retain(|state| seen.insert(state.update.market.clone()));
         states.sort_by_key(|state| state.seq);
         states.iter().filter_map(|state| self.mirror(state.update.clone(), Some(state.seq)).ok()).collect()
@@ -291,6 +346,54 @@ mod tests {
         // A change that was told before the missed one was read.
         book.mirror(other(13), Some(15)).unwrap();
         assert_eq!(book.catch_up(vec![held(update(1, 11, 1), 12)])[0].seq, 16);
+    }
+
+    /// A forged revision, then the true one that is earlier: what the hot copy holds replaces it, under a larger number.
+    #[test]
+    fn a_correction_puts_the_known_state_back() {
+        let mut book = book();
+        book.mirror(update(1, 10, 1), Some(5)).unwrap();
+        book.mirror(update(1, 400, 1), Some(6)).unwrap();
+        assert_eq!(book.mirror(update(1, 11, 1), Some(6)), Err(Rejection::Older));
+        let doubtful = BTreeSet::from([update(1, 0, 0).market]);
+        let known = [held(update(1, 11, 1), 6)];
+        let latest = update(1, 100, 1).revision.updated_at;
+        let changed = book.correct(&doubtful, &known, latest);
+        assert_eq!((changed[0].update.clone(), changed[0].seq), (update(1, 11, 1), 7));
+        assert_eq!(book.correct(&doubtful, &known, latest), [], "once");
+        assert_eq!(book.mirror(update(1, 12, 1), Some(7)).unwrap().seq, 8, "the next true one is followed");
+    }
+
+    #[test]
+    fn a_market_that_nobody_vouches_for_is_suspended() {
+        let mut book = book();
+        let made_up = market_update("MATCH_001", "made_up", None, 10, 1);
+        book.mirror(made_up.clone(), Some(5)).unwrap();
+        let doubtful = BTreeSet::from([made_up.market.clone()]);
+        let latest = update(1, 20, 1).revision.updated_at;
+        let changed = book.correct(&doubtful, &[held(update(1, 9, 1), 3)], latest);
+        assert_eq!((changed[0].update.status, changed[0].seq), (MarketStatus::Suspended, 6));
+        // The original keeps one market of an event: the others are not in doubt for that.
+        let originals = held(update(1, 9, 1), number_of(update(1, 9, 1).revision));
+        book.mirror(market_update("MATCH_001", "made_up", None, 11, 1), None).unwrap();
+        assert_eq!(book.correct(&doubtful, std::slice::from_ref(&originals), latest), []);
+        assert_eq!(book.correct(&doubtful, &[], latest), []);
+        let earlier = update(1, 10, 1).revision.updated_at;
+        assert_eq!(book.correct(&doubtful, &[originals], earlier).len(), 1, "ahead of the clock");
+    }
+
+    #[test]
+    fn an_event_has_a_bounded_number_of_markets() {
+        let mut book = book();
+        let market = |number: usize| market_update("MATCH_001", &format!("m{number}"), None, 1, 1);
+        for number in 0..MAX_MARKETS {
+            book.apply(market(number), number as u64).unwrap();
+        }
+        assert_eq!(book.apply(market(MAX_MARKETS), 20_000), Err(Rejection::TooManyMarkets));
+        assert_eq!(book.mirror(market(MAX_MARKETS), Some(20_000)), Err(Rejection::TooManyMarkets));
+        book.restore([held(market(MAX_MARKETS), 20_000)]);
+        assert_eq!(book.snapshot().markets.len(), MAX_MARKETS);
+        assert!(book.apply(market_update("MATCH_001", "m0", None, 2, 1), 20_001).is_ok(), "a known one goes on");
     }
 
     /// (market, time, version) of a random update.

@@ -127,19 +127,91 @@ pub struct MarketKey {
     pub line: Option<Line>,
 }
 
+/// A text that is not the text form of a market key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a market key")]
+pub struct BadMarketKey(String);
+
 impl fmt::Display for MarketKey {
-    /// `1x2`, or `total_goals@2.5` with a line.
+    /// `1x2`, or `total_goals@2.5` with a line. Two keys never have the same text: an `@` and a `%` of the name are written
+    /// as `%40` and `%25`, so the name `total@2.5` differs from the line 2.5 of `total`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(out, "{}@{line}", self.name),
-            None => write!(out, "{}", self.name),
+        for part in self.name.as_str().split_inclusive(['@', '%']) {
+            match (part.strip_suffix('@'), part.strip_suffix('%')) {
+                (Some(text), _) => write!(out, "{text}%40")?,
+                (_, Some(text)) => write!(out, "{text}%25")?,
+                _ => out.write_str(part)?,
+            }
         }
+        self.line.map_or(Ok(()), |line| write!(out, "@{line}"))
+    }
+}
+
+impl FromStr for MarketKey {
+    type Err = BadMarketKey;
+
+    /// Reads what [`MarketKey`]'s `Display` writes.
+    fn from_str(text: &str) -> Result<MarketKey, BadMarketKey> {
+        let bad = || BadMarketKey(text.chars().take(80).collect());
+        let (name, line) = match text.split_once('@') {
+            Some((name, line)) => (name, Some(line.parse().map_err(|_| bad())?)),
+            None => (text, None),
+        };
+        let mut parts = name.split('%');
+        let mut plain = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (character, rest) = match (part.strip_prefix("40"), part.strip_prefix("25")) {
+                (Some(rest), _) => ('@', rest),
+                (_, Some(rest)) => ('%', rest),
+                _ => return Err(bad()),
+            };
+            plain.push(character);
+            plain.push_str(rest);
+        }
+        Ok(MarketKey { name: MarketName::new(&plain).map_err(|_| bad())?, line })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Names that hold the characters that the text form treats specially more often than by chance.
+    fn any_key() -> impl Strategy<Value = MarketKey> {
+        let name = prop_oneof!["[@%0-9a.]{1,8}", "\\PC{1,12}"];
+        (name, proptest::option::of(-Line::LIMIT..=Line::LIMIT)).prop_filter_map("not a name", |(name, line)| {
+            let name = MarketName::new(&name).ok()?;
+            Some(MarketKey { name, line: line.and_then(Line::from_thousandths) })
+        })
+    }
+
+    #[test]
+    fn a_name_with_the_delimiter_differs_from_a_line() {
+        let key = |name: &str, line: Option<&str>| MarketKey {
+            name: MarketName::new(name).unwrap(),
+            line: line.map(|line| line.parse().unwrap()),
+        };
+        assert_eq!(key("total", Some("2.5")).to_string(), "total@2.5");
+        assert_eq!(key("total@2.5", None).to_string(), "total%402.5");
+        assert_eq!(key("total%402.5", None).to_string(), "total%25402.5");
+        for text in ["", "@2.5", "a@", "a@b", "a%", "a%41", "a@2.5@3", " a"] {
+            assert!(text.parse::<MarketKey>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_market_key_reads_back(key in any_key()) {
+            prop_assert_eq!(key.to_string().parse::<MarketKey>().unwrap(), key);
+        }
+
+        #[test]
+        fn distinct_market_keys_have_distinct_texts(one in any_key(), other in any_key()) {
+            prop_assert_eq!(one == other, one.to_string() == other.to_string());
+        }
+    }
 
     #[test]
     fn an_id_is_a_short_printable_text() {

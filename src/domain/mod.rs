@@ -13,6 +13,7 @@ pub mod ids;
 pub mod json;
 pub mod ledger;
 pub mod money;
+pub mod plausible;
 pub mod price;
 pub mod protocol;
 pub mod session;

@@ -17,6 +17,8 @@ use super::timestamp::Timestamp;
 pub const MAX_SELECTIONS: usize = 1_000;
 /// The longest name of a team or a selection, in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
+/// The longest JSON form that is read, in bytes. The largest valid update, with every character escaped, is shorter.
+pub const MAX_UPDATE_BYTES: usize = 4 * 1024 * 1024;
 
 /// One change of one market, as a supplier sent it: the whole market, not a difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,12 @@ pub struct PositionedUpdate {
 /// Why bytes are not an update.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
+    /// A message of another kind, as `settlement`. An update has no `type`.
+    #[error("`type` is {0}, and an odds update has none")]
+    UnknownType(String),
+    /// Longer than [`MAX_UPDATE_BYTES`].
+    #[error("{0} bytes, at most {MAX_UPDATE_BYTES} are read")]
+    TooLarge(usize),
     /// No JSON, or a field is missing or of the wrong kind.
     #[error("malformed update: {0}")]
     Malformed(String),
@@ -106,12 +114,22 @@ pub enum DecodeError {
 
 impl DecodeError {
     /// Every value of [`DecodeError::reason`].
-    pub const REASONS: [&str; 6] =
-        ["malformed", "bad_price", "no_selections", "duplicate_selection", "too_many_selections", "bad_name"];
+    pub const REASONS: [&str; 8] = [
+        "unknown_type",
+        "too_large",
+        "malformed",
+        "bad_price",
+        "no_selections",
+        "duplicate_selection",
+        "too_many_selections",
+        "bad_name",
+    ];
 
     /// A word for metrics and dead letters.
     pub fn reason(&self) -> &'static str {
         match self {
+            DecodeError::UnknownType(_) => "unknown_type",
+            DecodeError::TooLarge(_) => "too_large",
             DecodeError::Malformed(_) => "malformed",
             DecodeError::BadPrice { .. } => "bad_price",
             DecodeError::NoSelections => "no_selections",
@@ -122,8 +140,31 @@ impl DecodeError {
     }
 }
 
+/// What kind of message it is. Read on its own where the message is not an update, since other kinds lack its fields.
+#[derive(Deserialize)]
+struct WireKind<'a> {
+    #[serde(default, rename = "type", borrow)]
+    kind: Option<&'a RawValue>,
+}
+
+/// Refuses a message that says what kind it is: updates do not, and a kind of later versions must not be read as one.
+pub fn check_kind(kind: Option<&RawValue>) -> Result<(), DecodeError> {
+    match kind {
+        Some(kind) => Err(DecodeError::UnknownType(kind.get().chars().take(40).collect())),
+        None => Ok(()),
+    }
+}
+
+/// Why a text is not an update: another kind of message, or a fault.
+fn refusal(text: &str, error: &serde_json::Error) -> DecodeError {
+    let kind = json::from_str::<WireKind<'_>>(text).ok().and_then(|wire| wire.kind);
+    check_kind(kind).err().unwrap_or_else(|| DecodeError::Malformed(error.to_string()))
+}
+
 #[derive(Deserialize)]
 struct WireUpdate<'a> {
+    #[serde(default, rename = "type", borrow)]
+    kind: Option<&'a RawValue>,
     event_id: EventId,
     #[serde(default)]
     home_team: String,
@@ -169,9 +210,12 @@ struct WireOdds<'a> {
 impl OddsUpdate {
     /// Reads an update from its JSON form. Unknown fields are ignored.
     pub fn from_json(json: &[u8]) -> Result<OddsUpdate, DecodeError> {
-        let malformed = |error: &dyn std::fmt::Display| DecodeError::Malformed(error.to_string());
-        let text = std::str::from_utf8(json).map_err(|error| malformed(&error))?;
-        let wire: WireUpdate = json::from_str(text).map_err(|error| malformed(&error))?;
+        if json.len() > MAX_UPDATE_BYTES {
+            return Err(DecodeError::TooLarge(json.len()));
+        }
+        let text = std::str::from_utf8(json).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let wire: WireUpdate = json::from_str(text).map_err(|error| refusal(text, &error))?;
+        check_kind(wire.kind)?;
 
         let selections = match (wire.selections.filter(|list| !list.is_empty()), wire.odds) {
             (Some(list), _) => list.into_iter().map(|Object(one)| one.read()).collect::<Result<Vec<_>, _>>()?,
@@ -462,6 +506,53 @@ mod tests {
         assert_eq!(OddsUpdate::from_json(b"\xff\xfe").unwrap_err().reason(), "malformed");
         assert_eq!(refuse(ORIGINAL.replace("Flamengo", r"Fla\u0000mengo")), DecodeError::BadName("home_team"));
         assert_eq!(refuse(ORIGINAL.replace("Palmeiras", &"x".repeat(257))), DecodeError::BadName("away_team"));
+    }
+
+    /// The native feed will carry other kinds of messages. None of them opens a market, even with every field of an update.
+    #[test]
+    fn another_kind_of_message_is_no_update() {
+        let kinds = ["settlement", "rollback_settlement", "cancel", "rollback_cancel", "alive", "recover", "recovered"];
+        let kinds = kinds.iter().chain(&["bet_stop", "odds_update", ""]).map(|kind| format!("\"{kind}\""));
+        for kind in kinds.chain(["7", "true", "{}", "[\"odds\"]"].map(str::to_owned)) {
+            for json in [
+                ORIGINAL.replacen('{', &format!(r#"{{"type":{kind},"#), 1),
+                format!("{},\"type\":{kind}}}", &ORIGINAL[..ORIGINAL.len() - 1]),
+                format!(r#"{{"type":{kind},"at":"2026-12-01T21:52:10Z"}}"#),
+                format!(
+                    r#"{{"type":{kind},"event_id":"E","market":"1x2","selections":[{{"id":"home","result":"won"}}]}}"#
+                ),
+            ] {
+                let error = OddsUpdate::from_json(json.as_bytes()).unwrap_err();
+                assert_eq!(error.reason(), "unknown_type", "{json}: {error}");
+            }
+        }
+        let null = ORIGINAL.replacen('{', r#"{"type":null,"#, 1);
+        assert!(OddsUpdate::from_json(null.as_bytes()).is_ok(), "a field without a value is one that is not there");
+    }
+
+    #[test]
+    fn unknown_status_words_are_refused() {
+        let with = |field: &str| ORIGINAL.replacen('{', &format!("{{{field},"), 1);
+        for field in [
+            r#""status":"halted""#,
+            r#""status":"OPEN""#,
+            r#""status":"""#,
+            r#""status":null"#,
+            r#""status":1"#,
+            r#""in_play":"yes""#,
+            r#""selections":[{"id":"a","price":2,"status":"halted"}]"#,
+            r#""selections":{"a":2}"#,
+        ] {
+            assert_eq!(OddsUpdate::from_json(with(field).as_bytes()).unwrap_err().reason(), "malformed", "{field}");
+        }
+    }
+
+    #[test]
+    fn an_update_beyond_the_size_limit_is_refused() {
+        let padded = |length: usize| format!("{}{}", ORIGINAL, " ".repeat(length - ORIGINAL.len()));
+        assert!(OddsUpdate::from_json(padded(MAX_UPDATE_BYTES).as_bytes()).is_ok());
+        let error = OddsUpdate::from_json(padded(MAX_UPDATE_BYTES + 1).as_bytes()).unwrap_err();
+        assert_eq!(error.reason(), "too_large");
     }
 
     #[test]

@@ -11,10 +11,11 @@ use crate::bus::embedded::{EmbeddedTopic, UnreadTopic};
 use crate::bus::kafka::KafkaBus;
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
-use crate::cache::redis::RedisCache;
+use crate::cache::redis::{RedisCache, RedisOptions};
 use crate::config::Config;
 use crate::config::engines::{BusEngine, CacheEngine, StoreEngine};
 use crate::config::settings::Role;
+use crate::domain::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::store::Store;
 use crate::store::money::MoneyStore;
@@ -111,8 +112,15 @@ pub(super) fn open_cache(config: &Config) -> Result<Arc<dyn OddsCache>, StartErr
     Ok(match &config.engines.cache {
         CacheEngine::Embedded => Arc::new(EmbeddedCache::new(settings.cache_ttl)),
         CacheEngine::Redis(url) => {
-            let (channel, ca_file) = (&settings.redis_pubsub_channel, settings.redis_ca_file.as_deref());
-            Arc::new(RedisCache::new(url, ca_file, channel, settings.cache_ttl)?)
+            let options = RedisOptions {
+                ca_file: settings.redis_ca_file.as_deref(),
+                channel: &settings.redis_pubsub_channel,
+                deployment: settings.deployment.as_deref(),
+                uses_original_channel: settings.redis_original_channel,
+                ttl: settings.cache_ttl,
+                limits: Plausibility::within(config.settings.suppliers.supplier_max_clock_skew),
+            };
+            Arc::new(RedisCache::new(url, &options)?)
         }
     })
 }
@@ -131,12 +139,13 @@ pub(super) struct Stores {
 /// Opens the stores. A SQLite file is claimed and migrated at once; PostgreSQL is migrated once it is there, by
 /// [`super::waiting`].
 pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Claim>), StartError> {
+    let limits = Plausibility::within(config.settings.suppliers.supplier_max_clock_skew);
     match &config.engines.store {
         StoreEngine::Sqlite(path) => {
             let path = path.to_string_lossy().into_owned();
             let shown = path.clone();
             let opened = blocking(move || {
-                let store = SqliteStore::open(&path)?;
+                let store = SqliteStore::open(&path)?.within(limits);
                 let claim = Claim::of(Path::new(&path))?;
                 store.migrate()?;
                 Ok((Arc::new(store), claim))
@@ -146,7 +155,7 @@ pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Claim
         }
         StoreEngine::Postgres { url, read_url } => {
             let size = config.settings.store.database_pool_size;
-            let options = PgOptions { readers: size, money: size, ..PgOptions::default() };
+            let options = PgOptions { readers: size, money: size, limits, ..PgOptions::default() };
             let failed = |cause| StartError::Store { name: "PostgreSQL".to_owned(), cause };
             let main = Arc::new(PgStore::open(url, &options).map_err(failed)?);
             let read = PgStore::reader(read_url, &options).map_err(failed)?;

@@ -111,7 +111,7 @@ impl Wiring<'_> {
         let OddsSide { registry, thread, feed, metrics } = odds;
         let edges = Arc::new(BookEdges {
             first_position: None,
-            source: BookSource::new(cache.clone(), store.clone(), metrics.book_metrics()),
+            source: BookSource::new(cache.clone(), store.clone(), metrics.book_metrics()).within(self.limits()),
             listeners: vec![Listener::new(registry.clone().recipient(), metrics.registry_depth.clone())],
             is_mirror: true,
             metrics: metrics.book_metrics(),

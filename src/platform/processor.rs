@@ -52,7 +52,8 @@ impl Wiring<'_> {
         if let Some(odds) = odds {
             listeners.push(Listener::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
         }
-        let source = BookSource::new(cache.clone(), store.clone(), metrics.book_metrics());
+        let limits = self.limits();
+        let source = BookSource::new(cache.clone(), store.clone(), metrics.book_metrics()).within(limits);
         let edges = Arc::new(BookEdges {
             first_position: bus.first_position,
             source,
@@ -121,7 +122,7 @@ impl Wiring<'_> {
 
     fn reading(&self, group: String, topic: &Arc<dyn Topic>, linger: Duration) -> ConsumerSettings {
         let batch_size = self.settings.bus.bus_batch_size;
-        ConsumerSettings { group, topic: topic.name().to_owned(), batch_size, linger }
+        ConsumerSettings { group, topic: topic.name().to_owned(), batch_size, linger, limits: self.limits() }
     }
 
     fn start_consumer(

@@ -9,6 +9,7 @@ use prometheus::IntCounterVec;
 use super::{Parts, Platform, StartError};
 use crate::actors::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
+use crate::domain::plausible::Plausibility;
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{FrontDoor, HostRule};
 use crate::http::server::{self, Listen};
@@ -67,6 +68,11 @@ impl<'a> Wiring<'a> {
         let watched = address.clone();
         self.liveness.watch(name, move || watched.connected());
         address
+    }
+
+    /// Which times and sequence numbers this process believes.
+    pub(super) fn limits(&self) -> Plausibility {
+        Plausibility::within(self.settings.suppliers.supplier_max_clock_skew)
     }
 
     /// What a role's health and metrics port will serve.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::StoreError;
-use crate::domain::book::decide;
+use crate::domain::book::{MAX_MARKETS, decide};
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::update::{PositionedUpdate, Revision};
 
@@ -25,8 +25,10 @@ pub struct Batch<'a> {
 pub struct Heads {
     /// The last sequence number of each event; 0 where it has none.
     pub last_seqs: Vec<u64>,
-    /// The revision of each market; none where it has no state.
+    /// The revision of each market; none where it has no state, or one whose time is not believed.
     pub revisions: Vec<Option<Revision>>,
+    /// How many markets each event has.
+    pub market_counts: Vec<usize>,
 }
 
 /// What becomes of a batch.
@@ -65,7 +67,8 @@ impl<'a> Batch<'a> {
 
     /// Heads as of an empty database, to be filled in.
     pub fn no_heads(&self) -> Heads {
-        Heads { last_seqs: vec![0; self.events.len()], revisions: vec![None; self.markets.len()] }
+        let events = self.events.len();
+        Heads { last_seqs: vec![0; events], revisions: vec![None; self.markets.len()], market_counts: vec![0; events] }
     }
 
     /// Takes the updates in their order, as the books of the live path do. `heads` must be of this batch.
@@ -76,8 +79,14 @@ impl<'a> Batch<'a> {
             // The number is made from the position, and must fit the column.
             fit(positioned.position)?;
             let revision = positioned.update.revision;
+            let is_new = heads.revisions[market].is_none();
+            // As the books: both paths must number the changes alike.
+            if is_new && heads.market_counts[event] >= MAX_MARKETS {
+                continue;
+            }
             if let Ok(seq) = decide(heads.revisions[market], heads.last_seqs[event], revision, positioned.position) {
                 applied += 1;
+                heads.market_counts[event] += usize::from(is_new);
                 heads.revisions[market] = Some(revision);
                 heads.last_seqs[event] = seq;
                 winners[market] = Some((index, seq));
@@ -136,8 +145,25 @@ mod tests {
     fn heads_of_the_database_count() {
         let updates = [positioned(update(1, 5, 1), 0), positioned(update(1, 6, 1), 1)];
         let batch = Batch::of(&updates);
-        let heads = || Heads { last_seqs: vec![1_000], revisions: vec![Some(updates[0].update.revision)] };
+        let heads = || Heads {
+            last_seqs: vec![1_000],
+            revisions: vec![Some(updates[0].update.revision)],
+            market_counts: vec![1],
+        };
         assert_eq!(batch.fold(heads()).unwrap(), Folded { applied: 1, current: vec![None, Some(1_001)] });
+    }
+
+    #[test]
+    fn a_new_market_beyond_the_limit_is_not_taken() {
+        let updates = [positioned(update(1, 5, 1), 0), positioned(market_update("MATCH_001", "new", None, 5, 1), 1)];
+        let batch = Batch::of(&updates);
+        let heads = |count| Heads {
+            last_seqs: vec![0],
+            revisions: vec![Some(update(1, 4, 1).revision), None],
+            market_counts: vec![count],
+        };
+        assert_eq!(batch.fold(heads(MAX_MARKETS)).unwrap(), Folded { applied: 1, current: vec![Some(1), None] });
+        assert_eq!(batch.fold(heads(MAX_MARKETS - 1)).unwrap().applied, 2);
     }
 
     #[test]

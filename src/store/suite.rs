@@ -173,6 +173,7 @@ pub fn markets_and_lines_stand_beside_each_other(store: &dyn Store) {
         market_update("MATCH_001", "goals", Some("2.5"), 1, 1),
         market_update("MATCH_001", "goals", Some("3.5"), 1, 1),
         market_update("MATCH_001", "goals", Some("0"), 1, 1),
+        market_update("MATCH_001", "goals@2.5", None, 1, 1),
         market_update("MATCH_001", "handicap", Some("-1"), 1, 1),
     ];
     // Twice: a market without a line must be found again too.
@@ -181,10 +182,10 @@ pub fn markets_and_lines_stand_beside_each_other(store: &dyn Store) {
             update.revision.version += round;
             update
         });
-        assert_eq!(store.write_updates(&positioned(10 * round as u64, newer)), Ok(report(6, 6)));
+        assert_eq!(store.write_updates(&positioned(10 * round as u64, newer)), Ok(report(7, 7)));
     }
     let keys: Vec<_> = states(store, "MATCH_001").iter().map(|state| state.update.market.to_string()).collect();
-    assert_eq!(keys, ["1x2", "goals", "goals@0", "goals@2.5", "goals@3.5", "handicap@-1"]);
+    assert_eq!(keys, ["1x2", "goals", "goals@0", "goals@2.5", "goals@3.5", "goals%402.5", "handicap@-1"]);
     for update in &updates {
         assert_eq!(revisions(store, update).len(), 2, "{}", update.market);
     }

@@ -18,6 +18,7 @@ use std::fmt;
 
 use self::endpoint::Endpoint;
 use crate::config::settings::SupplierSettings;
+use crate::domain::plausible::check_time;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::OddsUpdate;
 
@@ -64,8 +65,7 @@ impl fmt::Debug for Decoded {
 
 /// Says what is wrong with a time that [`Decoder::refuse_after`] refuses.
 fn from_the_future(time: Timestamp, latest: Option<Timestamp>) -> Option<String> {
-    let latest = latest.filter(|latest| time > *latest)?;
-    Some(format!("the time {time} lies beyond {latest}, further ahead of our clock than SUPPLIER_MAX_CLOCK_SKEW"))
+    check_time(time, latest?).err().map(|why| why.to_string())
 }
 
 /// A part of a frame that could not be taken.

@@ -225,7 +225,7 @@ mod tests {
 
     fn record(partition: u32, offset: u64) -> Record {
         let record = NewRecord { key: Bytes::new(), payload: Bytes::from_static(b"0123456789"), headers: Vec::new() };
-        Record { partition, offset, record }
+        Record { partition, offset, published_at: None, record }
     }
 
     fn inbox() -> Inbox {

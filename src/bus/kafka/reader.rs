@@ -21,6 +21,7 @@ use super::inbox::{Inbox, Limits};
 use super::keeper::{Keeper, Kept};
 use crate::bus::health::SubscriptionHealth;
 use crate::bus::{BusError, NewRecord, Record};
+use crate::domain::timestamp::Timestamp;
 
 /// What waits to be given out at most.
 const LIMITS: Limits = Limits { records: 10_000, bytes: 32 * 1024 * 1024 };
@@ -567,6 +568,7 @@ pub(super) fn read_record(message: &BorrowedMessage<'_>) -> Record {
     Record {
         partition: u32::try_from(message.partition()).unwrap_or_default(),
         offset: u64::try_from(message.offset()).unwrap_or_default(),
+        published_at: message.timestamp().to_millis().and_then(Timestamp::from_millis),
         record: NewRecord {
             key: bytes(message.key()),
             payload: bytes(message.payload()),

@@ -391,7 +391,7 @@ async fn dead_letters_are_listed_shown_and_published_again() {
             detail: "no JSON".to_owned(),
             raw: Bytes::from_static(raw),
         };
-        let source = Record { partition: 0, offset: 7, record: record("MATCH_001", 0) };
+        let source = Record { partition: 0, offset: 7, published_at: None, record: record("MATCH_001", 0) };
         // Twice: its writer was killed before it had committed.
         let twice = dead_letter::of_record(&letter(b"\xff\x00{]"), &odds, &source);
         letters.publish(vec![twice.clone(), twice]).await.unwrap();

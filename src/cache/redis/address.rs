@@ -79,6 +79,11 @@ impl Address {
         Ok(Address { host, port, login, tls })
     }
 
+    /// The number of the database.
+    pub fn database(&self) -> i64 {
+        self.login.db()
+    }
+
     /// Connects and logs in.
     pub async fn connect(&self, config: AsyncConnectionConfig) -> Result<Link, CacheError> {
         let config = config.set_response_timeout(Some(RESPONSE_TIMEOUT));

@@ -7,15 +7,17 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use log::warn;
-use redis::{AsyncConnectionConfig, Msg, PushInfo, PushKind, RedisError};
+use redis::{AsyncConnectionConfig, Msg, PushInfo, PushKind, RedisError, Value};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, sleep};
 
 use super::address::{Address, Link};
-use super::wire;
-use crate::cache::{Broadcast, Broadcasts, CacheError, Heard};
+use super::channels::{Channels, Incoming};
+use crate::cache::{Broadcast, Broadcasts, CacheError, Heard, RefusedBroadcasts};
 use crate::domain::backoff::{Backoff, BackoffPolicy};
+use crate::domain::plausible::Plausibility;
+use crate::domain::timestamp::Timestamp;
 
 /// Delays between tries, before jitter, which at most doubles them.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_millis(250) };
@@ -27,6 +29,8 @@ const QUEUE: usize = 16_384;
 const BATCH: usize = 512;
 /// How often it is logged that messages cannot be read.
 const UNREADABLE_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How often another deployment is named.
+const STRANGER_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What is heard over Redis.
 pub(super) struct RedisBroadcasts {
@@ -36,12 +40,14 @@ pub(super) struct RedisBroadcasts {
 
 impl RedisBroadcasts {
     /// Listens once it is first asked.
-    pub fn new(address: Address, channel: String) -> RedisBroadcasts {
-        RedisBroadcasts::with_queue(address, channel, QUEUE)
+    pub fn new(address: Address, channels: Channels, limits: Plausibility) -> RedisBroadcasts {
+        RedisBroadcasts::with_queue(address, channels, limits, QUEUE)
     }
 
-    pub fn with_queue(address: Address, channel: String, queue: usize) -> RedisBroadcasts {
-        RedisBroadcasts { ear: Some(Ear { address, channel, queue, unreadable: Unreadable::default() }), heard: None }
+    pub fn with_queue(address: Address, channels: Channels, limits: Plausibility, queue: usize) -> RedisBroadcasts {
+        let ear =
+            Ear { address, channels, limits, queue, unreadable: HeldBack::default(), strangers: HeldBack::default() };
+        RedisBroadcasts { ear: Some(ear), heard: None }
     }
 }
 
@@ -74,28 +80,61 @@ impl Broadcasts for RedisBroadcasts {
     }
 }
 
-/// What is not UTF-8, not JSON, or no update.
+/// Log lines of one kind: one an interval, with how many there would have been.
 #[derive(Default)]
-struct Unreadable {
+struct HeldBack {
     count: u64,
     logged: Option<Instant>,
 }
 
-impl Unreadable {
-    fn count(&mut self, problem: &str) {
+impl HeldBack {
+    /// Counts one, and gives how many there were where it is time for a line.
+    fn count(&mut self, interval: Duration) -> Option<u64> {
         self.count += 1;
-        if self.logged.is_none_or(|at| at.elapsed() >= UNREADABLE_LOG_INTERVAL) {
-            warn!(count = self.count; "broadcasts cannot be read and are passed over: {problem}");
-            *self = Unreadable { count: 0, logged: Some(Instant::now()) };
-        }
+        let is_due = self.logged.is_none_or(|at| at.elapsed() >= interval);
+        is_due.then(|| {
+            self.logged = Some(Instant::now());
+            std::mem::take(&mut self.count)
+        })
     }
 }
 
 struct Ear {
     address: Address,
-    channel: String,
+    channels: Channels,
+    limits: Plausibility,
     queue: usize,
-    unreadable: Unreadable,
+    unreadable: HeldBack,
+    strangers: HeldBack,
+}
+
+/// What a batch of messages comes to.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Broadcast>,
+    is_alive: bool,
+    unreadable: u64,
+    refused: RefusedBroadcasts,
+}
+
+impl Batch {
+    /// What is to be told of it, in its order.
+    fn into_heard(self) -> Vec<Heard> {
+        let mut heard = Vec::new();
+        if self.unreadable > 0 {
+            heard.push(Heard::Unreadable(self.unreadable));
+        }
+        if !self.refused.counts.is_empty() {
+            heard.push(Heard::Refused(self.refused));
+        }
+        // Changes are a sign of life as well.
+        if !self.changes.is_empty() {
+            heard.push(Heard::Changes(self.changes));
+        } else if self.is_alive {
+            heard.push(Heard::Alive);
+        }
+        heard
+    }
 }
 
 /// The connection, and what it pushes.
@@ -137,15 +176,17 @@ impl Ear {
         let (push, pushes) = mpsc::channel(self.queue);
         let overflowed = Arc::new(AtomicBool::new(false));
         let full = overflowed.clone();
+        let channels = self.channels.clone();
         let sender = move |pushed: PushInfo| match pushed.kind {
+            // Not put into the queue: where the original's channel is used, each of our messages comes twice.
+            PushKind::Message if is_copy(&channels, &pushed) => Ok(()),
             PushKind::Message | PushKind::Disconnection => {
                 push.try_send(pushed).map_err(|_| full.store(true, Ordering::Release))
             }
             _ => Ok(()),
         };
         let mut link = self.address.connect(AsyncConnectionConfig::new().set_push_sender(sender)).await?;
-        let channels = [self.channel.clone(), wire::alive_channel(&self.channel)];
-        link.connection.subscribe(&channels).await.map_err(|error| self.address.error(&error))?;
+        link.connection.subscribe(self.channels.all()).await.map_err(|error| self.address.error(&error))?;
         Ok(Line { link, pushes, overflowed })
     }
 
@@ -166,25 +207,12 @@ impl Ear {
                 return Ok(self.address.unavailable("more broadcasts came than could be taken"));
             }
             let is_closed = pushed.iter().any(|push| push.kind == PushKind::Disconnection);
-            let (mut changes, mut is_alive, mut unreadable) = (Vec::new(), false, 0);
+            let (now, mut batch) = (Timestamp::now(), Batch::default());
             for message in pushed.drain(..).filter_map(Msg::from_push_info) {
-                if message.get_channel_name() == self.channel {
-                    match self.read(&message) {
-                        Some(change) => changes.push(change),
-                        None => unreadable += 1,
-                    }
-                } else {
-                    is_alive = true;
-                }
+                self.read(&message, now, &mut batch);
             }
-            if unreadable > 0 {
-                tell.send(Heard::Unreadable(unreadable)).await.map_err(|_| Unheard)?;
-            }
-            // Changes are a sign of life as well.
-            if !changes.is_empty() {
-                tell.send(Heard::Changes(changes)).await.map_err(|_| Unheard)?;
-            } else if is_alive {
-                tell.send(Heard::Alive).await.map_err(|_| Unheard)?;
+            for heard in batch.into_heard() {
+                tell.send(heard).await.map_err(|_| Unheard)?;
             }
             if is_closed {
                 return Ok(self.address.unavailable("the connection was closed"));
@@ -192,15 +220,39 @@ impl Ear {
         }
     }
 
-    fn read(&mut self, message: &Msg) -> Option<Broadcast> {
-        match wire::read_broadcast(message.get_payload_bytes()) {
-            Ok(broadcast) => Some(broadcast),
-            Err(problem) => {
-                self.unreadable.count(&problem);
-                None
+    fn read(&mut self, message: &Msg, now: Timestamp, batch: &mut Batch) {
+        match self.channels.read(message.get_channel_name(), message.get_payload_bytes(), self.limits, now) {
+            Incoming::Change(change) => batch.changes.push(*change),
+            Incoming::Alive => batch.is_alive = true,
+            Incoming::Copy => {}
+            Incoming::Unreadable(problem) => {
+                batch.unreadable += 1;
+                self.pass_over(&problem);
+            }
+            Incoming::Implausible(event, why) => {
+                *batch.refused.counts.entry(why.reason()).or_default() += 1;
+                batch.refused.events.insert(event);
+                self.pass_over(&why);
+            }
+            Incoming::Stranger(name) => {
+                *batch.refused.counts.entry("deployment").or_default() += 1;
+                if let Some(count) = self.strangers.count(STRANGER_LOG_INTERVAL) {
+                    let channel = message.get_channel_name();
+                    warn!(channel, count, deployment = name.as_str(); "broadcasts of another deployment are refused");
+                }
             }
         }
     }
+
+    fn pass_over(&mut self, problem: &dyn std::fmt::Display) {
+        if let Some(count) = self.unreadable.count(UNREADABLE_LOG_INTERVAL) {
+            warn!(count; "broadcasts are refused: {problem}");
+        }
+    }
+}
+
+fn is_copy(channels: &Channels, pushed: &PushInfo) -> bool {
+    matches!(&pushed.data[..], [Value::BulkString(channel), Value::BulkString(message)] if channels.is_copy(channel, message))
 }
 
 /// Asks for a sign of life until none comes.

@@ -1,6 +1,7 @@
 //! The cache in Redis: a hot copy that all processes share, and the broadcast between them.
 
 mod address;
+mod channels;
 mod listen;
 #[cfg(test)]
 mod real_engines;
@@ -20,10 +21,14 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use self::address::{Address, Link};
+use self::channels::Channels;
 use self::listen::RedisBroadcasts;
+use self::wire::Writing;
 use super::{Broadcasts, CacheError, Change, OddsCache};
 use crate::domain::book::MarketState;
 use crate::domain::ids::EventId;
+use crate::domain::plausible::Plausibility;
+use crate::domain::timestamp::Timestamp;
 
 /// After a try that failed, none is made for so long; whoever asks meanwhile gets the same error.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,9 +39,27 @@ pub struct RedisCache {
     shared: Arc<Shared>,
 }
 
+/// How a [`RedisCache`] is used.
+#[derive(Clone, Copy, Debug)]
+pub struct RedisOptions<'a> {
+    /// Further certificate authorities, for TLS.
+    pub ca_file: Option<&'a Path>,
+    /// The name that the channels begin with, and the original's channel itself.
+    pub channel: &'a str,
+    /// The name of the deployment; by default `db` and the number of the database, in which the keys are.
+    pub deployment: Option<&'a str>,
+    /// Whether broadcasts go over the original's channel as well, and are heard there.
+    pub uses_original_channel: bool,
+    /// How long an event is held after its last change.
+    pub ttl: Duration,
+    /// Which times and numbers are believed.
+    pub limits: Plausibility,
+}
+
 struct Shared {
     address: Address,
-    channel: String,
+    channels: Channels,
+    limits: Plausibility,
     ttl_millis: u64,
     script: Script,
     /// The connection that everyone uses. Held while one is made, so that one try is made at a time.
@@ -54,18 +77,17 @@ struct Held {
 }
 
 impl RedisCache {
-    /// A cache at `url` whose events are held for `ttl` after their last change and told on `channel`. Does not connect,
-    /// so Redis may be away; reads `ca_file`, so it is for the start.
-    pub fn new(
-        url: &SecretString,
-        ca_file: Option<&Path>,
-        channel: &str,
-        ttl: Duration,
-    ) -> Result<RedisCache, CacheError> {
+    /// A cache at `url`. Does not connect, so Redis may be away; reads the file of authorities, so it is for the start.
+    pub fn new(url: &SecretString, options: &RedisOptions<'_>) -> Result<RedisCache, CacheError> {
+        let address = Address::parse(url, options.ca_file)?;
+        let deployment = options.deployment.map_or_else(|| format!("db{}", address.database()), str::to_owned);
         let shared = Shared {
-            address: Address::parse(url, ca_file)?,
-            channel: channel.to_owned(),
-            ttl_millis: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, u64::from(u32::MAX) * 1_000),
+            address,
+            channels: Channels::new(options.channel, &deployment, options.uses_original_channel),
+            limits: options.limits,
+            ttl_millis: u64::try_from(options.ttl.as_millis())
+                .unwrap_or(u64::MAX)
+                .clamp(1, u64::from(u32::MAX) * 1_000),
             script: Script::new(wire::SCRIPT),
             link: Mutex::default(),
             connections: AtomicU64::new(0),
@@ -126,10 +148,17 @@ impl Shared {
         if changes.is_empty() {
             return Ok(());
         }
+        let now = Timestamp::now();
+        let writing = Writing {
+            hash: self.script.get_hash(),
+            ttl_millis: self.ttl_millis,
+            channels: &self.channels,
+            latest: self.limits.latest(now),
+            largest_seq: Plausibility::largest_seq(now),
+        };
         let mut pipeline = Pipeline::with_capacity(changes.len());
         for change in &changes {
-            let command = wire::write_command(self.script.get_hash(), change, self.ttl_millis, &self.channel);
-            pipeline.add_command(command);
+            pipeline.add_command(wire::write_command(change, &writing));
         }
         match self.send(&pipeline).await {
             Err(Failed::Redis(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -223,7 +252,11 @@ impl OddsCache for RedisCache {
         let shared = self.shared.clone();
         async move {
             let mut saying = Pipeline::new();
-            saying.cmd("PUBLISH").arg(wire::alive_channel(&shared.channel)).arg("1");
+            let (channels, heartbeat) = (&shared.channels, shared.channels.heartbeat());
+            let original = channels.original.as_ref().map(|(_, alive)| alive);
+            for channel in [&channels.own_alive].into_iter().chain(original) {
+                saying.cmd("PUBLISH").arg(channel).arg(&heartbeat);
+            }
             shared.send(&saying).await.map(drop).map_err(|failed| shared.error(failed))
         }
         .boxed()
@@ -234,6 +267,7 @@ impl OddsCache for RedisCache {
     }
 
     fn listen(&self) -> Option<Box<dyn Broadcasts>> {
-        Some(Box::new(RedisBroadcasts::new(self.shared.address.clone(), self.shared.channel.clone())))
+        let Shared { address, channels, limits, .. } = &*self.shared;
+        Some(Box::new(RedisBroadcasts::new(address.clone(), channels.clone(), *limits)))
     }
 }

@@ -79,8 +79,19 @@ fn random_channel() -> String {
     format!("test_{:016x}", fastrand::u64(..))
 }
 
+fn options<'a>(channel: &'a str) -> RedisOptions<'a> {
+    RedisOptions {
+        ca_file: None,
+        channel,
+        deployment: None,
+        uses_original_channel: true,
+        ttl: TTL,
+        limits: Plausibility::within(Duration::from_secs(300)),
+    }
+}
+
 fn cache_at(url: &str, channel: &str) -> RedisCache {
-    RedisCache::new(&SecretString::from(url), None, channel, TTL).unwrap()
+    RedisCache::new(&SecretString::from(url), &options(channel)).unwrap()
 }
 
 fn own_database() -> (RedisCache, Database) {
@@ -242,7 +253,8 @@ async fn write_until_taken(cache: &RedisCache, states: Vec<Arc<MarketState>>) {
 #[ignore = "needs the real engines: make test"]
 async fn what_stands_in_redis_and_goes_over_the_channel() {
     let (database, channel) = (Database::claim(), random_channel());
-    let cache = cache_at(&database.url, &channel);
+    let named = RedisOptions { deployment: Some("db0"), ..options(&channel) };
+    let cache = RedisCache::new(&SecretString::from(database.url.as_str()), &named).unwrap();
     let mut connection = database.connection();
     let mut listener = database.client.get_connection().unwrap();
     let mut channel_itself = listener.as_pubsub();
@@ -261,7 +273,7 @@ async fn what_stands_in_redis_and_goes_over_the_channel() {
     let current: String = connection.get("odds:current:MATCH_001").unwrap();
     insta::assert_snapshot!(current, @r#"{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.201,"draw":3.2,"away":4.5},"selections":[{"id":"home","name":"home","price":1.201,"status":"active"},{"id":"draw","name":"draw","price":3.2,"status":"active"},{"id":"away","name":"away","price":4.5,"status":"active"}],"status":"open","updated_at":"2025-11-09T21:07:46Z","source":"test","version":1}"#);
     let message: String = channel_itself.get_message().unwrap().get_payload().unwrap();
-    insta::assert_snapshot!(message, @r#"{"eventId":"MATCH_001","payload":{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.201,"draw":3.2,"away":4.5},"selections":[{"id":"home","name":"home","price":1.201,"status":"active"},{"id":"draw","name":"draw","price":3.2,"status":"active"},{"id":"away","name":"away","price":4.5,"status":"active"}],"status":"open","updated_at":"2025-11-09T21:07:46Z","source":"test","version":1},"seq":42}"#);
+    insta::assert_snapshot!(message, @r#"{"eventId":"MATCH_001","payload":{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.201,"draw":3.2,"away":4.5},"selections":[{"id":"home","name":"home","price":1.201,"status":"active"},{"id":"draw","name":"draw","price":3.2,"status":"active"},{"id":"away","name":"away","price":4.5,"status":"active"}],"status":"open","updated_at":"2025-11-09T21:07:46Z","source":"test","version":1},"seq":42,"deployment":"db0"}"#);
     for key in ["odds:book:MATCH_001", "odds:current:MATCH_001"] {
         let left: i64 = connection.pttl(key).unwrap();
         assert!((1..=TTL.as_millis() as i64).contains(&left), "{key}: {left}");
@@ -402,7 +414,7 @@ async fn what_is_wrong_with_a_server_is_named() {
     let server = Server::start(&[]);
     let (_, ca) = crate::supplier::tls::testing::localhost();
     let url = SecretString::from(format!("rediss://localhost:{}", server.port));
-    let tls = RedisCache::new(&url, Some(ca.path()), "test", TTL).unwrap();
+    let tls = RedisCache::new(&url, &RedisOptions { ca_file: Some(ca.path()), ..options("test") }).unwrap();
     for error in [tls.ping().await.unwrap_err().to_string(), next_loss(&mut tls.listen().unwrap()).await] {
         assert!(error.contains("TLS"), "{error}");
     }
@@ -428,7 +440,7 @@ async fn tls_with_an_authority_of_ones_own() {
     let (tls, ca) = crate::supplier::tls::testing::localhost();
     let proxy = proxy(server.port, Some(tls)).await;
     let url = SecretString::from(format!("rediss://localhost:{}", proxy.address.port()));
-    let cache = RedisCache::new(&url, Some(ca.path()), "test", TTL).unwrap();
+    let cache = RedisCache::new(&url, &RedisOptions { ca_file: Some(ca.path()), ..options("test") }).unwrap();
     let mut broadcasts = listening(&cache).await;
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
@@ -439,8 +451,12 @@ async fn tls_with_an_authority_of_ones_own() {
 async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
     let server = Server::start(&[]);
     let cache = cache_at(&server.url(), "test");
-    let mut broadcasts: Box<dyn Broadcasts> =
-        Box::new(RedisBroadcasts::with_queue(cache.shared.address.clone(), "test".to_owned(), 8));
+    let mut broadcasts: Box<dyn Broadcasts> = Box::new(RedisBroadcasts::with_queue(
+        cache.shared.address.clone(),
+        cache.shared.channels.clone(),
+        cache.shared.limits,
+        8,
+    ));
     assert_eq!(next(&mut broadcasts).await, Heard::Listening);
     // Nobody takes what is heard meanwhile.
     for round in 0..20 {
@@ -458,7 +474,7 @@ async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
             }
             Heard::Changes(changes) if changes.iter().any(|change| change.seq == Some(last as u64)) => break,
             Heard::Ended(why) => panic!("{why}"),
-            Heard::Changes(_) | Heard::Alive | Heard::Unreadable(_) | Heard::Lost(_) => {}
+            Heard::Changes(_) | Heard::Alive | Heard::Unreadable(_) | Heard::Refused(_) | Heard::Lost(_) => {}
         }
     }
 }
@@ -478,4 +494,112 @@ async fn a_connection_that_is_only_half_open_is_noticed_and_made_anew() {
     assert_eq!(next(&mut broadcasts).await, Heard::Listening);
     write_until_taken(&cache, state(2, 2)).await;
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(2)]);
+}
+
+/// Two databases of one server, one name of the channel, both with the defaults.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn two_deployments_on_one_redis_hear_their_own() {
+    let (one, other, channel) = (Database::claim(), Database::claim(), random_channel());
+    let caches = [&one, &other].map(|database| cache_at(&database.url, &channel));
+    let mut heard = [listening(&caches[0]).await, listening(&caches[1]).await];
+    caches[0].say_alive().await.unwrap();
+    caches[0].write(state(1, 1)).await.unwrap();
+    caches[1].write(state(2, 2)).await.unwrap();
+    for (own, broadcasts) in (1..).zip(&mut heard) {
+        let (mut seqs, mut strangers) = (Vec::new(), 0);
+        while seqs.is_empty() || strangers == 0 {
+            match next(broadcasts).await {
+                Heard::Changes(changes) => seqs.extend(changes.iter().map(|change| change.seq)),
+                Heard::Refused(refused) => strangers += refused.counts["deployment"],
+                Heard::Alive => assert_eq!(own, 1, "the other says so over there"),
+                heard => panic!("{heard:?}"),
+            }
+        }
+        assert_eq!(seqs, [Some(own)], "its own, once");
+    }
+    // The original's writer is heard by both, and a reader of the original's channel hears both.
+    let original = update(1, 3, 1).to_json();
+    let message = format!(r#"{{"eventId":"MATCH_001","payload":{original}}}"#);
+    let _: () = one.connection().publish(&channel, message).unwrap();
+    for broadcasts in &mut heard {
+        let change = loop {
+            match next(broadcasts).await {
+                Heard::Changes(changes) => break changes,
+                Heard::Refused(_) => {}
+                heard => panic!("{heard:?}"),
+            }
+        };
+        assert_eq!(change.iter().map(|change| change.seq).collect::<Vec<_>>(), [None]);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn without_the_originals_channel_nothing_goes_over_it() {
+    let (database, channel) = (Database::claim(), random_channel());
+    let apart = RedisOptions { uses_original_channel: false, deployment: Some("apart"), ..options(&channel) };
+    let cache = RedisCache::new(&SecretString::from(database.url.as_str()), &apart).unwrap();
+    let mut broadcasts = listening(&cache).await;
+    let mut client = database.connection();
+    let mut original = client.as_pubsub();
+    original.subscribe(&channel).unwrap();
+    let forged = format!(r#"{{"eventId":"MATCH_001","payload":{},"seq":9}}"#, update(1, 9, 9).to_json());
+    let receivers: i64 = database.connection().publish(&channel, forged).unwrap();
+    assert_eq!(receivers, 1, "only the one that asked for it");
+    cache.write(state(1, 1)).await.unwrap();
+    assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
+    cache.say_alive().await.unwrap();
+    assert_eq!(next(&mut broadcasts).await, Heard::Alive);
+    original.get_message().unwrap();
+    original.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(original.get_message().is_err(), "nothing but the forged one");
+}
+
+/// States that an earlier version kept, or somebody wrote: they give way, and are not broadcast again.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_poisoned_hot_copy_gives_way_to_the_next_update() {
+    let (database, channel) = (Database::claim(), random_channel());
+    let cache = cache_at(&database.url, &channel);
+    let mut broadcasts = listening(&cache).await;
+    let careless = RedisOptions { limits: Plausibility::any_time(), ..options(&channel) };
+    let careless = RedisCache::new(&SecretString::from(database.url.as_str()), &careless).unwrap();
+    let mut ahead = update(1, 1, 1);
+    ahead.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
+    careless.write(vec![Arc::new(MarketState { update: ahead, seq: 7 })]).await.unwrap();
+    match next(&mut broadcasts).await {
+        Heard::Refused(refused) => {
+            assert_eq!(refused.counts["future"], 1);
+            assert!(refused.events.contains(&event()), "its book is read again");
+        }
+        heard => panic!("{heard:?}"),
+    }
+    cache.write(state(2, 8)).await.unwrap();
+    assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(8)]);
+    assert_eq!(cache.read_book(&event()).await.unwrap()[0], state(2, 8)[0]);
+    // A number that no bus counts to does not stop the numbers.
+    careless.write(state(3, u64::MAX)).await.unwrap();
+    assert!(matches!(next(&mut broadcasts).await, Heard::Refused(refused) if refused.counts["seq"] == 1));
+    cache.write(state(4, 9)).await.unwrap();
+    assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(9)]);
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn a_market_named_like_a_line_has_a_field_of_its_own() {
+    let (database, channel) = (Database::claim(), random_channel());
+    let cache = cache_at(&database.url, &channel);
+    let named = MarketState { update: market_update("MATCH_001", "total@2.5", None, 1, 1), seq: 1 };
+    let lined = MarketState { update: market_update("MATCH_001", "total", Some("2.5"), 2, 1), seq: 2 };
+    cache.write([&named, &lined].map(|state| Arc::new(state.clone())).into()).await.unwrap();
+    let mut read: Vec<_> = cache.read_book(&event()).await.unwrap().iter().map(|state| state.seq).collect();
+    read.sort();
+    assert_eq!(read, [1, 2]);
+    // The field that an earlier version wrote is read until a later state is there.
+    let mut connection = database.connection();
+    let earlier = MarketState { update: market_update("MATCH_001", "a@b", None, 1, 1), seq: 3 };
+    let value = format!(r#"{{"order":"0","seq":3,"payload":{}}}"#, earlier.update.to_json());
+    let _: () = connection.hset("odds:book:MATCH_001", "a@b", value).unwrap();
+    assert!(cache.read_book(&event()).await.unwrap().iter().any(|state| **state == earlier));
 }

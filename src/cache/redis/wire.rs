@@ -2,34 +2,39 @@
 //!
 //! - `odds:book:{event_id}`, a hash: market key -> `{"order":…,"seq":…,"payload":{…}}`
 //! - `odds:current:{event_id}`: the event's last `1x2`, else its last market, in the original's shape
-//! - the channel: `{"eventId":…,"payload":{…},"seq":…}`, with `"conflated":true` where changes before it may have been left
-//!   out; the original's has no `seq`
-//! - the channel's name and `:alive`: a message of any content from each processor that follows the bus. Not on the channel
-//!   itself, whose readers in the original expect nothing but changes.
+//! - the channels (see [`super::channels`]): `{"eventId":…,"payload":{…},"seq":…,"deployment":…}`, with `"conflated":true`
+//!   where changes before it may have been left out; the original's has neither `seq` nor `deployment`
+
+use std::borrow::Cow;
 
 use redis::Cmd;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::channels::Channels;
 use crate::cache::{Broadcast, Change};
 use crate::domain::book::{MarketState, number_of};
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::json;
-use crate::domain::update::{OddsUpdate, Revision};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::update::{OddsUpdate, Revision, check_kind};
 
 /// Keeps one state where it is newer than what is held, and tells it, in one step.
 ///
-/// Decides as [`crate::cache::kept`] does. Orders are texts of one length, so that comparing texts compares numbers that
-/// Lua has no type for. Gives 0 where nothing changed.
+/// Decides as [`crate::cache::kept`] does, but what is held with an order or a number that is not believed counts as nothing.
+/// Orders are texts of one length, so that comparing texts compares numbers that Lua has no type for. Gives 0 where nothing
+/// changed.
 pub(super) const SCRIPT: &str = r#"
 local field, order, seq, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ttl, channel, event, main, more = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local original, latest, largest = ARGV[10], ARGV[11], ARGV[12]
+local function is_larger(one, other) return #one > #other or (#one == #other and one > other) end
 local held = redis.call('HGET', KEYS[1], field)
 local renumbered = false
 if held then
   local held_order, held_seq = string.match(held, '^{"order":"(%d+)","seq":(%d+),')
-  if held_order then
-    local larger = #seq > #held_seq or (#seq == #held_seq and seq > held_seq)
+  if held_order and held_order <= latest and not is_larger(held_seq, largest) then
+    local larger = is_larger(seq, held_seq)
     if held_order > order or (held_order == order and not larger) then return 0 end
     renumbered = held_order == order
     if not larger then seq = string.format('%.0f', tonumber(held_seq) + 1) end
@@ -43,7 +48,9 @@ if main == '1' or redis.call('HEXISTS', KEYS[1], '1x2') == 0 then
 else
   redis.call('PEXPIRE', KEYS[2], ttl)
 end
-redis.call('PUBLISH', channel, '{"eventId":' .. event .. ',"payload":' .. payload .. ',"seq":' .. seq .. more .. '}')
+local message = '{"eventId":' .. event .. ',"payload":' .. payload .. ',"seq":' .. seq .. more
+redis.call('PUBLISH', channel, message)
+if original ~= '' then redis.call('PUBLISH', original, message) end
 return 2
 "#;
 
@@ -55,22 +62,31 @@ pub(super) fn current_key(event_id: &EventId) -> String {
     format!("odds:current:{event_id}")
 }
 
-/// Where processors say that they are alive.
-pub(super) fn alive_channel(channel: &str) -> String {
-    format!("{channel}:alive")
+/// What the script needs beside the state.
+pub(super) struct Writing<'a> {
+    pub hash: &'a str,
+    pub ttl_millis: u64,
+    pub channels: &'a Channels,
+    /// The latest time that is believed of what is held.
+    pub latest: Timestamp,
+    /// The largest sequence number, alike.
+    pub largest_seq: u64,
 }
 
 /// The call of the script for one state.
-pub(super) fn write_command(hash: &str, change: &Change, ttl_millis: u64, channel: &str) -> Cmd {
+pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
+    let Writing { hash, ttl_millis, channels, latest, largest_seq } = writing;
     let Change { state, conflated } = change;
     let update = &state.update;
     let event = serde_json::to_string(&update.event_id).unwrap_or_default();
     let mut command = redis::cmd("EVALSHA");
     command.arg(hash).arg(2).arg(book_key(&update.event_id)).arg(current_key(&update.event_id));
     command.arg(update.market.to_string()).arg(order(update.revision)).arg(state.seq.to_string());
-    command.arg(update.to_json()).arg(ttl_millis).arg(channel).arg(event);
+    command.arg(update.to_json()).arg(ttl_millis).arg(&channels.own).arg(event);
     command.arg(if update.market.name.as_str() == "1x2" { "1" } else { "0" });
-    command.arg(if *conflated { r#","conflated":true"# } else { "" });
+    command.arg(format!("{}{}", if *conflated { r#","conflated":true"# } else { "" }, channels.ending));
+    command.arg(channels.original.as_ref().map_or("", |(original, _)| original.as_str()));
+    command.arg(order(Revision { updated_at: *latest, version: i64::MAX })).arg(largest_seq.to_string());
     command
 }
 
@@ -87,8 +103,11 @@ struct WireState<'a> {
     payload: &'a RawValue,
 }
 
+/// A broadcast whose update is not read yet.
 #[derive(Deserialize)]
-struct WireBroadcast<'a> {
+pub(super) struct Envelope<'a> {
+    #[serde(default, rename = "type", borrow)]
+    kind: Option<&'a RawValue>,
     #[serde(rename = "eventId")]
     event_id: EventId,
     #[serde(borrow)]
@@ -97,16 +116,45 @@ struct WireBroadcast<'a> {
     seq: Option<u64>,
     #[serde(default)]
     conflated: bool,
+    /// Whose it is.
+    #[serde(default, borrow)]
+    pub deployment: Option<Cow<'a, str>>,
+}
+
+impl Envelope<'_> {
+    /// Reads the parts of a message of a channel.
+    pub fn open(message: &[u8]) -> Result<Envelope<'_>, String> {
+        let envelope: Envelope<'_> = json::from_slice(message).map_err(|error| error.to_string())?;
+        check_kind(envelope.kind).map_err(|error| error.to_string())?;
+        Ok(envelope)
+    }
+
+    /// Reads the update as well.
+    pub fn read(self) -> Result<Broadcast, String> {
+        let update = read_update(&self.event_id, self.payload)?;
+        Ok(Broadcast { update, seq: self.seq, conflated: self.conflated })
+    }
 }
 
 /// Reads a field of the hash of an event.
 pub(super) fn read_state(event_id: &EventId, field: &[u8], value: &[u8]) -> Result<MarketState, String> {
     let wire: WireState = json::from_slice(value).map_err(|error| error.to_string())?;
     let update = read_update(event_id, wire.payload)?;
-    if update.market.to_string().as_bytes() != field {
+    let names_market = std::str::from_utf8(field).is_ok_and(|field| is_field_of(field, &update.market));
+    if !names_market {
         return Err(format!("the payload is of the market `{}`", update.market));
     }
     Ok(MarketState { update, seq: wire.seq })
+}
+
+/// Whether a field of the hash is of this market. Earlier versions did not escape the name; their fields are read as well,
+/// and the later state counts where a market has both.
+fn is_field_of(field: &str, market: &MarketKey) -> bool {
+    let unescaped = || match market.line {
+        Some(line) => format!("{}@{line}", market.name),
+        None => market.name.to_string(),
+    };
+    field.parse().is_ok_and(|key: MarketKey| key == *market) || field == unescaped()
 }
 
 /// Ours, which the original's has not.
@@ -128,12 +176,6 @@ pub(super) fn read_current(event_id: &EventId, value: &[u8]) -> Result<MarketSta
     Ok(MarketState { seq: number_of(update.revision), update })
 }
 
-/// Reads a message of the channel.
-pub(super) fn read_broadcast(message: &[u8]) -> Result<Broadcast, String> {
-    let wire: WireBroadcast = json::from_slice(message).map_err(|error| error.to_string())?;
-    Ok(Broadcast { update: read_update(&wire.event_id, wire.payload)?, seq: wire.seq, conflated: wire.conflated })
-}
-
 fn read_update(event_id: &EventId, payload: &RawValue) -> Result<OddsUpdate, String> {
     let update = OddsUpdate::from_json(payload.get().as_bytes()).map_err(|error| error.to_string())?;
     if update.event_id == *event_id {
@@ -148,6 +190,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn read_broadcast(message: &[u8]) -> Result<Broadcast, String> {
+        Envelope::open(message)?.read()
+    }
 
     const ORIGINAL: &str = r#"{"eventId":"MATCH_001","payload":{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.528,"draw":2.574,"away":3.144},"updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":978}}"#;
 
@@ -183,6 +229,21 @@ mod tests {
         assert!(read_state(&event, b"1x2", format!("[7,{payload}]").as_bytes()).is_err());
         assert!(read_broadcast(format!(r#"["MATCH_001",{payload},8,false]"#).as_bytes()).is_err());
         assert!(read_current(&event, b"[null]").is_err());
+    }
+
+    /// A market whose name holds the delimiter has a field of its own; the field of an earlier version is read as well.
+    #[test]
+    fn a_field_names_one_market() {
+        let event = EventId::new("E").unwrap();
+        let state = |market: &str, line: Option<&str>| {
+            let update = crate::domain::update::testing::market_update("E", market, line, 1, 1);
+            format!(r#"{{"order":"0","seq":7,"payload":{}}}"#, update.to_json())
+        };
+        let (named, lined) = (state("total@2.5", None), state("total", Some("2.5")));
+        let read = |field: &str, state: &str| read_state(&event, field.as_bytes(), state.as_bytes()).is_ok();
+        assert!(read("total%402.5", &named) && read("total@2.5", &lined));
+        assert!(read("total@2.5", &named), "an earlier version's");
+        assert!(!read("total%402.5", &lined) && !read("total", &named) && !read("total", &lined));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use super::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, 
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
+use crate::domain::plausible::Plausibility;
 use crate::domain::price::Line;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::PositionedUpdate;
@@ -52,6 +53,8 @@ pub struct PgOptions {
     pub lock_timeout: Duration,
     /// How the server's list of connections names this program, where the address does not.
     pub application_name: String,
+    /// States beyond these limits, which an earlier version took, give way to any update.
+    pub limits: Plausibility,
 }
 
 impl Default for PgOptions {
@@ -63,6 +66,7 @@ impl Default for PgOptions {
             statement_timeout: Duration::from_secs(30),
             lock_timeout: Duration::from_secs(5),
             application_name: "sports-bet".to_owned(),
+            limits: Plausibility::any_time(),
         }
     }
 }
@@ -76,6 +80,7 @@ pub struct PgStore {
     money: Option<Connections>,
     /// Whether this store has brought the tables to this version, or found them so.
     is_migrated: AtomicBool,
+    limits: Plausibility,
 }
 
 impl PgStore {
@@ -100,6 +105,7 @@ impl PgStore {
             writers: writes.then(|| pool(WRITERS, false)),
             money: writes.then(|| pool(options.money, false)),
             is_migrated: AtomicBool::new(false),
+            limits: options.limits,
         })
     }
 
@@ -156,7 +162,9 @@ impl Store for PgStore {
         if updates.is_empty() {
             return Ok(BatchReport::default());
         }
-        self.writers()?.transaction(|connection| write::updates(connection, updates, Timestamp::now()))
+        let now = Timestamp::now();
+        let latest = self.limits.latest(now);
+        self.writers()?.transaction(|connection| write::updates(connection, updates, now, latest))
     }
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {

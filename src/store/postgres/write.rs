@@ -39,12 +39,13 @@ statement! {
 }
 
 statement! {
-    /// The last number of each event in the list; `place` counts from 1.
-    LastSeqs<'a> returns (BigInt, BigInt):
-    "SELECT wanted.place, last.seq
+    /// The last number of each event in the list, and how many markets it has; `place` counts from 1.
+    LastSeqs<'a> returns (BigInt, BigInt, BigInt):
+    "SELECT wanted.place, last.seq, last.markets
     FROM unnest(" { events: &'a [&'a str] as Array<Text> } ") WITH ORDINALITY AS wanted (event_id, place)
     CROSS JOIN LATERAL (
-        SELECT max(current.seq) AS seq FROM odds_current AS current WHERE current.event_id = wanted.event_id
+        SELECT max(current.seq) AS seq, count(*) AS markets
+        FROM odds_current AS current WHERE current.event_id = wanted.event_id
     ) AS last
     WHERE last.seq IS NOT NULL"
 }
@@ -60,7 +61,7 @@ statement! {
 
 statement! {
     /// Takes the rows. They were decided on under the locks; the guard says once more that a state never gives way to an
-    /// older one.
+    /// older one, unless its time is later than what is believed.
     UpsertCurrent<'a>:
     "INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
         home_team, away_team, seq)
@@ -78,7 +79,8 @@ statement! {
         status = excluded.status, in_play = excluded.in_play, selections = excluded.selections,
         source = excluded.source, version = excluded.version, updated_at = excluded.updated_at,
         home_team = excluded.home_team, away_team = excluded.away_team, seq = excluded.seq
-    WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)"
+    WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)
+        OR odds_current.updated_at > " { latest: PgTimestamp as Timestamptz } ""
 }
 
 statement! {
@@ -165,11 +167,12 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Writes a batch, within a transaction.
+/// Writes a batch, within a transaction. States with a time after `latest` give way to any update.
 pub(super) fn updates(
     connection: &mut PgConnection,
     updates: &[PositionedUpdate],
     now: Timestamp,
+    latest: Timestamp,
 ) -> Result<BatchReport, Failure> {
     let batch = Batch::of(updates);
     let events: Vec<_> = batch.events().iter().map(|event| event.as_str()).collect();
@@ -178,10 +181,10 @@ pub(super) fn updates(
     } else {
         LockEvents { events: &events }.execute(connection)?;
     }
-    let folded = batch.fold(heads(connection, &batch, &events)?)?;
+    let folded = batch.fold(heads(connection, &batch, &events, latest)?)?;
     let texts = updates.iter().map(|one| Texts::of(&one.update)).collect::<Result<Vec<_>, _>>()?;
     if folded.applied > 0 {
-        upsert(connection, updates, &texts, &folded.current)?;
+        upsert(connection, updates, &texts, &folded.current, latest)?;
     }
     let mut all = Columns::default();
     updates.iter().zip(&texts).for_each(|(one, texts)| all.push(&one.update, texts));
@@ -200,11 +203,19 @@ pub(super) fn updates(
     Ok(BatchReport { applied: folded.applied, recorded: append.execute(connection)? })
 }
 
-fn heads(connection: &mut PgConnection, batch: &Batch<'_>, events: &[&str]) -> Result<Heads, Failure> {
+fn heads(
+    connection: &mut PgConnection,
+    batch: &Batch<'_>,
+    events: &[&str],
+    latest: Timestamp,
+) -> Result<Heads, Failure> {
     let mut heads = batch.no_heads();
-    for (place, seq) in (LastSeqs { events }).load::<(i64, i64)>(connection)? {
+    for (place, seq, count) in (LastSeqs { events }).load::<(i64, i64, i64)>(connection)? {
         if let Some(head) = at(&mut heads.last_seqs, place) {
             *head = u64::try_from(seq).map_err(|_| super::unreadable("seq", seq))?;
+        }
+        if let Some(known) = at(&mut heads.market_counts, place) {
+            *known = usize::try_from(count).unwrap_or(usize::MAX);
         }
     }
     let (mut market_events, mut markets, mut lines) = (Vec::new(), Vec::new(), Vec::new());
@@ -215,8 +226,9 @@ fn heads(connection: &mut PgConnection, batch: &Batch<'_>, events: &[&str]) -> R
     }
     let revisions = Revisions { events: &market_events, markets: &markets, lines: &lines };
     for (place, updated_at, version) in revisions.load::<(i64, PgTimestamp, i64)>(connection)? {
+        let revision = Revision { updated_at: super::time(updated_at)?, version };
         if let Some(head) = at(&mut heads.revisions, place) {
-            *head = Some(Revision { updated_at: super::time(updated_at)?, version });
+            *head = Some(revision).filter(|revision| revision.updated_at <= latest);
         }
     }
     Ok(heads)
@@ -232,6 +244,7 @@ fn upsert(
     updates: &[PositionedUpdate],
     texts: &[Texts],
     current: &[Option<i64>],
+    latest: Timestamp,
 ) -> Result<usize, Failure> {
     let (mut rows, mut home_team, mut away_team, mut seqs) = (Columns::default(), Vec::new(), Vec::new(), Vec::new());
     for ((PositionedUpdate { update, .. }, texts), seq) in updates.iter().zip(texts).zip(current) {
@@ -255,6 +268,7 @@ fn upsert(
         home_team: &home_team,
         away_team: &away_team,
         seq: &seqs,
+        latest: super::stamp(latest),
     };
     Ok(upsert.execute(connection)?)
 }

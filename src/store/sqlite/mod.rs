@@ -25,6 +25,7 @@ use super::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, 
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
+use crate::domain::plausible::Plausibility;
 use crate::domain::price::Line;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::PositionedUpdate;
@@ -35,6 +36,7 @@ pub struct SqliteStore {
     path: PathBuf,
     /// Device and number of the file, from when it was first looked at.
     file: OnceLock<(u64, u64)>,
+    limits: Plausibility,
 }
 
 impl SqliteStore {
@@ -43,7 +45,13 @@ impl SqliteStore {
     pub fn open(path_or_url: &str) -> Result<SqliteStore, StoreError> {
         let path = address::path_of(path_or_url)?;
         address::make_directory(path)?;
-        Ok(SqliteStore { connections: Connections::to(path), path: path.into(), file: OnceLock::new() })
+        let connections = Connections::to(path);
+        Ok(SqliteStore { connections, path: path.into(), file: OnceLock::new(), limits: Plausibility::any_time() })
+    }
+
+    /// A store in which states beyond `limits`, which an earlier version took, give way to any update.
+    pub fn within(self, limits: Plausibility) -> SqliteStore {
+        SqliteStore { limits, ..self }
     }
 
     /// A store in a file that is there already; it is not made.
@@ -91,7 +99,9 @@ impl Store for SqliteStore {
         if updates.is_empty() {
             return Ok(BatchReport::default());
         }
-        self.connections.write(|connection| write::updates(connection, updates, Timestamp::now()))
+        let now = Timestamp::now();
+        let latest = self.limits.latest(now);
+        self.connections.write(|connection| write::updates(connection, updates, now, latest))
     }
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {

@@ -210,7 +210,9 @@ fn the_statement_itself_guards_against_older_states() {
     let micros = held.revision.updated_at.micros();
     for (updated_at, version, changes) in [(micros, 4, 0), (micros, 5, 0), (micros - 1, 6, 0), (micros + 1, 1, 1)] {
         let row = format!(r#"[["MATCH_001","1x2","","open",false,[],"test",{version},{updated_at},"a","b",9]]"#);
-        let upsert = diesel::sql_query(write::UPSERT_CURRENT).bind::<diesel::sql_types::Text, _>(row);
+        let upsert = diesel::sql_query(write::UPSERT_CURRENT)
+            .bind::<diesel::sql_types::Text, _>(row)
+            .bind::<diesel::sql_types::BigInt, _>(i64::MAX);
         assert_eq!(upsert.execute(&mut *store.connections.writer().unwrap()), Ok(changes), "{updated_at} {version}");
     }
 }

@@ -17,9 +17,9 @@ use crate::domain::update::{OddsUpdate, PositionedUpdate, Revision, Selection};
 use crate::store::batch::{Batch, Heads, PRUNE_LIMIT};
 use crate::store::{BatchReport, PruneReport};
 
-/// The last number of each event in the list; `place` is its place there.
+/// The last number of each event in the list, and how many markets it has; `place` is its place there.
 const LAST_SEQS: &str = "
-    SELECT wanted.key AS place, max(current.seq) AS seq
+    SELECT wanted.key AS place, max(current.seq) AS seq, count(*) AS markets
     FROM jsonb_each(?) AS wanted CROSS JOIN odds_current AS current ON current.event_id = wanted.value
     GROUP BY wanted.key";
 
@@ -32,7 +32,7 @@ const REVISIONS: &str = "
         AND current.line = wanted.value ->> 2";
 
 /// Takes the rows that have a number. They were decided on under the same lock; the guard says once more that a state
-/// never gives way to an older one.
+/// never gives way to an older one, unless its time is later than what is believed.
 pub(super) const UPSERT_CURRENT: &str = "
     INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
         home_team, away_team, seq)
@@ -43,7 +43,8 @@ pub(super) const UPSERT_CURRENT: &str = "
         status = excluded.status, in_play = excluded.in_play, selections = excluded.selections,
         source = excluded.source, version = excluded.version, updated_at = excluded.updated_at,
         home_team = excluded.home_team, away_team = excluded.away_team, seq = excluded.seq
-    WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)";
+    WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)
+        OR odds_current.updated_at > ?";
 
 /// Takes every row that is not known yet, in the order of the batch. `WHERE true` lets SQLite tell `ON CONFLICT` from
 /// the `ON` of a join.
@@ -100,18 +101,20 @@ impl Row<'_> {
     }
 }
 
-/// Writes a batch.
+/// Writes a batch. States with a time after `latest` give way to any update.
 pub(super) fn updates(
     connection: &mut SqliteConnection,
     updates: &[PositionedUpdate],
     now: Timestamp,
+    latest: Timestamp,
 ) -> Result<BatchReport, Failure> {
     let batch = Batch::of(updates);
-    let folded = batch.fold(heads(connection, &batch)?)?;
+    let folded = batch.fold(heads(connection, &batch, latest)?)?;
     let rows: Vec<_> = updates.iter().zip(&folded.current).map(|(one, seq)| Row::of(&one.update, *seq)).collect();
     let rows = json(&rows)?;
     if folded.applied > 0 {
-        sql_query(UPSERT_CURRENT).bind::<Text, _>(&rows).execute(connection)?;
+        let upsert = sql_query(UPSERT_CURRENT).bind::<Text, _>(&rows).bind::<BigInt, _>(latest.micros());
+        upsert.execute(connection)?;
     }
     let append = sql_query(APPEND_HISTORY).bind::<BigInt, _>(now.micros()).bind::<Text, _>(&rows);
     Ok(BatchReport { applied: folded.applied, recorded: append.execute(connection)? })
@@ -123,6 +126,8 @@ struct LastSeq {
     place: i64,
     #[diesel(sql_type = BigInt)]
     seq: i64,
+    #[diesel(sql_type = BigInt)]
+    markets: i64,
 }
 
 #[derive(QueryableByName)]
@@ -135,19 +140,23 @@ struct MarketRevision {
     version: i64,
 }
 
-fn heads(connection: &mut SqliteConnection, batch: &Batch<'_>) -> Result<Heads, Failure> {
+fn heads(connection: &mut SqliteConnection, batch: &Batch<'_>, latest: Timestamp) -> Result<Heads, Failure> {
     let mut heads = batch.no_heads();
     let events = json(batch.events())?;
     for row in sql_query(LAST_SEQS).bind::<Text, _>(events).load::<LastSeq>(connection)? {
         if let Some(head) = at(&mut heads.last_seqs, row.place) {
             *head = u64::try_from(row.seq).map_err(|_| super::unreadable("seq", row.seq))?;
         }
+        if let Some(count) = at(&mut heads.market_counts, row.place) {
+            *count = usize::try_from(row.markets).unwrap_or(usize::MAX);
+        }
     }
     let markets: Vec<_> =
         batch.markets().iter().map(|(event, market)| (event, &market.name, super::line_text(market.line))).collect();
     for row in sql_query(REVISIONS).bind::<Text, _>(json(&markets)?).load::<MarketRevision>(connection)? {
+        let revision = Revision { updated_at: super::time(row.updated_at)?, version: row.version };
         if let Some(head) = at(&mut heads.revisions, row.place) {
-            *head = Some(Revision { updated_at: super::time(row.updated_at)?, version: row.version });
+            *head = Some(revision).filter(|revision| revision.updated_at <= latest);
         }
     }
     Ok(heads)

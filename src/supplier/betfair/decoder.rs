@@ -136,8 +136,13 @@ impl BetfairDecoder {
 
     fn on_change(&mut self, frame: &[u8]) -> Result<Decoded, FrameFault> {
         let message: ChangeMessage<'_> = read(frame)?;
-        if message.ct == Some(ChangeType::Heartbeat) {
-            return self.apply(&[message]);
+        match message.ct {
+            Some(ChangeType::Heartbeat) => return self.apply(&[message]),
+            Some(ChangeType::Other) => {
+                let detail = "a change type (`ct`) that is not known".to_owned();
+                return Err(FrameFault::Unreadable { reason: "unknown_type", detail });
+            }
+            _ => {}
         }
         match self.segments.take(message.segment_type, frame)? {
             Whole::NotYet => Ok(Decoded::default()),

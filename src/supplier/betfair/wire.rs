@@ -63,7 +63,7 @@ pub enum ChangeType {
     ResubDelta,
     /// Nothing changed.
     Heartbeat,
-    /// A kind of later days, read as a plain change.
+    /// A kind that is not known here.
     #[serde(other)]
     Other,
 }

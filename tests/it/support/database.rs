@@ -199,6 +199,7 @@ pub fn records(brokers: &str, topic: &str) -> Vec<Record> {
             read.push(Record {
                 partition: message.partition() as u32,
                 offset: message.offset() as u64,
+                published_at: None,
                 record: NewRecord {
                     key: bytes(message.key()),
                     payload: bytes(message.payload()),

@@ -43,7 +43,7 @@ impl Subscription for Scripted {
 
 fn record(partition: u32, offset: u64, bet: &Bet) -> Record {
     let record = NewRecord { key: Bytes::from_static(b"k"), payload: bet_placed(bet).into(), headers: Vec::new() };
-    Record { partition, offset, record }
+    Record { partition, offset, published_at: None, record }
 }
 
 #[actix_web::test]

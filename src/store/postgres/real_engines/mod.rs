@@ -311,6 +311,7 @@ fn the_statement_itself_guards_against_older_states() {
             home_team: &["a"],
             away_team: &["b"],
             seq: &[9],
+            latest: PgTimestamp(i64::MAX),
         };
         assert_eq!(upsert.execute(&mut connection), Ok(changes), "{updated_at} {version}");
     }
