@@ -1,11 +1,14 @@
 //! The HTTP side: one file a resource.
 
+pub mod addresses;
 pub mod bets;
 pub mod body;
 pub mod connection;
+pub mod connections;
 pub mod desk;
 pub mod errors;
 pub mod frame_guard;
+pub mod handshake;
 pub mod health;
 mod money_routes;
 pub mod odds;
@@ -14,5 +17,6 @@ pub mod ready;
 pub mod routes;
 pub mod server;
 pub mod state;
+mod stream;
 pub mod wallet;
 pub mod ws;

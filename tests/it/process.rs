@@ -3,6 +3,7 @@
 mod commands;
 mod killed;
 mod lifecycle;
+mod limits;
 mod logs;
 
 use std::path::Path;
