@@ -16,7 +16,7 @@ use super::protocol::{ClientMessage, CloseReason, Refusal, UpdateFrame, pong_mes
 pub struct SessionLimits {
     /// The most subscriptions at a time.
     pub max_subscriptions: usize,
-    /// The most messages within a second. What comes beyond is refused; ten times as many frames end the session.
+    /// The most messages within a second. What comes beyond is refused; ten times as many end the session.
     pub max_messages_per_second: u32,
     /// Bytes of snapshots per second, after a burst of [`SNAPSHOT_BURST`] times as many.
     pub max_snapshot_bytes_per_second: u64,

@@ -19,8 +19,9 @@ const ADMIN_CONNECTIONS: usize = 64;
 const ADMIN_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long a request's head may take there.
 const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Frames that a session may send for each message that it may: pings, pongs, and fragments.
-const FRAMES_PER_MESSAGE: u32 = 10;
+/// Frames that a session may send for each message that it may: pings, pongs, and fragments. Twice the number of messages
+/// that end a session: text messages are refused one by one before this ends it at once.
+const FRAMES_PER_MESSAGE: u32 = 20;
 
 /// Where a server accepts no more until some are closed: far above where it closes those that wait.
 pub(super) fn accepted(connections: usize, workers: usize) -> usize {

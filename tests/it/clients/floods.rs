@@ -63,8 +63,8 @@ async fn floods_are_closed_and_memory_stays_flat(#[case] unit: Vec<u8>, #[case] 
 
 /// A flood that stays below what the kernel buffers, so that the close frame is read for certain.
 #[rstest]
-#[case::pongs(frame(FIN | PONG, b"").repeat(200))]
-#[case::continuations([frame(TEXT, b""), frame(CONTINUATION, b"").repeat(200)].concat())]
+#[case::pongs(frame(FIN | PONG, b"").repeat(300))]
+#[case::continuations([frame(TEXT, b""), frame(CONTINUATION, b"").repeat(300)].concat())]
 #[case::bytes(text(&"x".repeat(900)).repeat(4))]
 #[actix_web::test]
 async fn floods_are_told_1008(#[case] bytes: Vec<u8>) {
