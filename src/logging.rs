@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
+use std::sync::OnceLock;
+use std::time::Instant;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use env_logger::{Builder, Target};
+use env_logger::{Builder, Logger, Target};
 use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{LevelFilter, Record, SetLoggerError};
 
 use crate::config::settings::{LogFormat, Role};
 use crate::config::values::check_filter;
+use crate::log_limit::LimitedLogger;
 
 /// The crate's own part of a target, which tells a person nothing.
 const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
@@ -42,6 +45,8 @@ const ROLES: [(&str, Role); 22] = [
     ("actors::canceller", Role::Confirmation),
     ("supplier::confirm", Role::Confirmation),
 ];
+/// The logger of this process, once it is set up.
+static LIMITED: OnceLock<&'static LimitedLogger<Logger>> = OnceLock::new();
 /// Crates whose lines tell of worker threads and the like, in the middle of what a person wants to read: from warnings on,
 /// unless the filter names them.
 const OF_THE_SERVER: [&str; 2] = ["actix_server", "actix_http"];
@@ -78,7 +83,19 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
         }),
         LogFormat::Json => builder.format(|out, record| writeln!(out, "{}", json_line(record, Utc::now()))),
     };
-    Ok(builder.try_init()?)
+    let inner = builder.build();
+    log::set_max_level(inner.filter());
+    let logger: &'static LimitedLogger<Logger> = Box::leak(Box::new(LimitedLogger::new(inner, &OF_THE_SERVER)));
+    log::set_logger(logger)?;
+    let _ = LIMITED.set(logger);
+    Ok(())
+}
+
+/// Logs what was left out of the lines that clients cause. To be called about once a minute.
+pub fn report_left_out() {
+    if let Some(logger) = LIMITED.get() {
+        logger.report(Instant::now());
+    }
 }
 
 /// A record for people: time, level, target, message, fields. `level` is given in because it may be coloured.

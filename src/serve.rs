@@ -1,10 +1,13 @@
 //! The command `serve`: starts the platform, invites, and stops it when told.
 
+use std::time::Duration;
+
 use log::{error, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::config::settings::Role;
+use crate::logging;
 use crate::platform::{Addresses, Platform, StartError};
 
 /// Where `watch` connects unless told otherwise.
@@ -19,6 +22,14 @@ pub enum ServeError {
     /// The signals that stop it cannot be listened for.
     #[error("signals cannot be listened for: {0}")]
     Signals(#[from] std::io::Error),
+    /// Fewer files may be open than the roles need.
+    #[error("{limit} files may be open (ulimit -n, RLIMIT_NOFILE), but these roles need at least {needed}; raise the limit")]
+    OpenFiles {
+        /// The hard limit.
+        limit: u64,
+        /// What is needed.
+        needed: u64,
+    },
     /// An actor ended that nothing works without; a restart helps.
     #[error("the actor `{0}` has ended; the process stops, so that it can be started anew")]
     ActorEnded(&'static str),
@@ -29,11 +40,18 @@ pub enum ServeError {
 
 /// Serves until SIGTERM or Ctrl-C. To be called within an actix system.
 pub async fn run(config: Config) -> Result<(), ServeError> {
-    raise_open_files();
+    check_open_files(&config)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let platform = Platform::start(&config).await?;
     invitation(platform.addresses()).iter().for_each(|line| info!("{line}"));
+    actix::spawn(async {
+        let mut minutes = tokio::time::interval(Duration::from_secs(60));
+        loop {
+            minutes.tick().await;
+            logging::report_left_out();
+        }
+    });
     let ended = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -79,12 +97,38 @@ fn invitation(addresses: &Addresses) -> Vec<String> {
     lines
 }
 
-/// A client takes two descriptors; the soft limit of most systems is far too low for a full stadium.
-fn raise_open_files() {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) => log::debug!("up to {limit} open files"),
-        Err(failure) => warn!("the limit of open files was not raised: {failure}"),
-    }
+/// Raises the soft limit of open files to the hard one: it is far too low on most systems, and a client takes two.
+/// Worker threads cannot start without them, so a limit that is too low for the roles is an error.
+fn check_open_files(config: &Config) -> Result<(), ServeError> {
+    let limit = match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => limit,
+        Err(failure) => {
+            warn!("the limit of open files was not raised: {failure}");
+            return Ok(());
+        }
+    };
+    let needed = needed_files(config, std::thread::available_parallelism().map_or(1, |cores| cores.get()) as u64);
+    log::debug!("up to {limit} open files, {needed} are needed");
+    if limit < needed { Err(ServeError::OpenFiles { limit, needed }) } else { Ok(()) }
+}
+
+/// Open files that the roles need before the first client: half as many again as were counted, so that some clients
+/// have room.
+fn needed_files(config: &Config, cores: u64) -> u64 {
+    /// The process, its log, the database file and the signals.
+    const PROCESS: u64 = 32;
+    /// Actor threads of a role, its health and metrics port, and what it holds of the engines.
+    const ROLE: u64 = 20;
+    /// A thread of a REST port.
+    const WORKER: u64 = 6;
+    let workers = |role: Role| match role {
+        Role::Odds => config.settings.clients.http_workers_odds.map_or(cores, |workers| workers as u64),
+        Role::Wallet | Role::Bets => cores,
+        Role::Simulator => 1,
+        Role::Ingest | Role::Processor | Role::Confirmation => 0,
+    };
+    let roles = config.roles.iter().map(|role| ROLE + WORKER * workers(*role));
+    PROCESS + 2 * u64::from(config.settings.store.database_pool_size) + roles.sum::<u64>()
 }
 
 #[cfg(test)]

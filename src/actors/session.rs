@@ -25,6 +25,7 @@ use crate::domain::protocol::{CloseReason, FeedStatus, UpdateFrame, error_messag
 use crate::domain::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
 use crate::domain::timestamp::Timestamp;
 use crate::http::connection::ConnectionHandle;
+use crate::http::frame_guard::{FrameGuard, FrameLimits, Violation};
 use crate::metrics::OddsMetrics;
 
 /// How long a book may take to answer before the client is told to subscribe again.
@@ -40,8 +41,8 @@ pub struct SessionEdges {
     pub snapshots: Recipient<GetSnapshot>,
     /// What a session may do.
     pub limits: SessionLimits,
-    /// The largest message, in bytes.
-    pub max_message: usize,
+    /// What a client may send.
+    pub frames: FrameLimits,
     /// Deliveries that may wait for a session.
     pub queue: usize,
     /// The metrics.
@@ -62,6 +63,8 @@ pub struct Session {
     /// How the feed stands, as the client was told.
     feed: FeedStatus,
     fragments: Option<BytesMut>,
+    /// Why the guard in front of the frame parser ended what the client sends.
+    violation: Violation,
     closed_as: &'static str,
     /// Held for its drop: gives the session's place back.
     _place: Box<dyn std::any::Any>,
@@ -91,17 +94,19 @@ impl Session {
             asking: false,
             feed: FeedStatus::Live,
             fragments: None,
+            violation: Violation::default(),
             closed_as: "client",
             _place: place,
         }
     }
 
     /// Starts it on what its client sends; gives what the client is sent.
-    pub fn start<S>(self, from_client: S) -> impl Stream<Item = Result<Bytes, actix_web::Error>>
+    pub fn start<S>(mut self, from_client: FrameGuard<S>) -> impl Stream<Item = Result<Bytes, actix_web::Error>>
     where
-        S: Stream<Item = Result<Bytes, PayloadError>> + 'static,
+        S: Stream<Item = Result<Bytes, PayloadError>> + Unpin + 'static,
     {
-        let (outbox, codec) = (self.outbox.clone(), Codec::new().max_size(self.edges.max_message));
+        self.violation = from_client.violation();
+        let (outbox, codec) = (self.outbox.clone(), Codec::new().max_size(self.edges.frames.largest));
         Outgoing::new(WebsocketContext::with_codec(self, from_client, codec), outbox)
     }
 
@@ -232,7 +237,7 @@ impl Session {
             Item::Last(bytes) => (bytes, true),
         };
         let Some(fragments) = &mut self.fragments else { return self.close(CloseReason::ProtocolError, context) };
-        if fragments.len() + bytes.len() > self.edges.max_message {
+        if fragments.len() + bytes.len() > self.edges.frames.largest {
             return self.close(CloseReason::MessageTooBig, context);
         }
         fragments.extend_from_slice(&bytes);
@@ -295,11 +300,6 @@ impl Handler<ToSession> for Session {
 impl StreamHandler<Result<Message, ProtocolError>> for Session {
     fn handle(&mut self, message: Result<Message, ProtocolError>, context: &mut Self::Context) {
         self.state.on_heard(Instant::now());
-        if let Ok(Message::Ping(_) | Message::Continuation(_)) = &message
-            && let Some(effect) = self.state.on_frame(Instant::now())
-        {
-            return self.act([effect], context);
-        }
         match message {
             Ok(Message::Text(text)) => self.on_text(&text, context),
             Ok(Message::Binary(_)) => self.close(CloseReason::BinaryMessage, context),
@@ -311,7 +311,7 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
                 context.stop();
             }
             Err(ProtocolError::Overflow) => self.close(CloseReason::MessageTooBig, context),
-            Err(ProtocolError::Io(error)) => match reason_of(&error) {
+            Err(ProtocolError::Io(error)) => match self.violation.get().or_else(|| reason_of(&error)) {
                 Some(reason) => self.close(reason, context),
                 None => {
                     self.closed_as = "connection lost";
@@ -336,8 +336,6 @@ fn reason_of(error: &std::io::Error) -> Option<CloseReason> {
         Some(CloseReason::ProtocolError)
     } else if text.contains("utf-8") {
         Some(CloseReason::BadUtf8)
-    } else if text == PayloadError::Overflow.to_string() {
-        Some(CloseReason::MessageTooBig)
     } else {
         None
     }

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod engines;
+pub mod limits;
 pub mod load;
 pub mod settings;
 pub mod show;

@@ -13,6 +13,7 @@ use url::Url;
 use crate::domain::money::Amount;
 use crate::supplier::endpoint::Endpoint;
 
+use super::limits::LimitSettings;
 use super::values::{
     amount, currency, deployment, duration, duration_above_a_second, duration_above_zero, exact_origin, host_name,
     http_url, ip_address, log_filter, origin, port, rate, secret, share, size, supplier_url, topic, whole,
@@ -102,6 +103,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub clients: ClientSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub limits: LimitSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub money: MoneySettings,

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 use log::LevelFilter;
 use secrecy::SecretString;
 use url::Url;
@@ -77,6 +78,13 @@ pub(super) fn secret(text: &str) -> Result<SecretString, std::convert::Infallibl
 /// Reads an address to bind to.
 pub(super) fn ip_address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| "an IP address, as 127.0.0.1, 0.0.0.0 or ::1".to_owned())
+}
+
+/// Reads an address or a network.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| "an address or a network, as 10.0.0.7 or 10.0.0.0/8".to_owned())
 }
 
 /// Reads a port.

@@ -46,6 +46,14 @@ pub enum Refusal {
     /// The session sends more messages a second than it may; this one was not read.
     #[error("more than {0} messages within a second; what comes beyond is not read")]
     RateLimited(u32),
+    /// The session was sent more bytes of snapshots than it may be; this subscription was not made.
+    #[error("more than {bytes} bytes of snapshots a second; subscribe to `{event}` later")]
+    SnapshotsLimited {
+        /// The event of the subscription.
+        event: EventId,
+        /// The bytes a second.
+        bytes: u64,
+    },
     /// The event's book could not be read in time; subscribe again.
     #[error("the odds of `{0}` cannot be read now; subscribe again")]
     SnapshotUnavailable(EventId),
@@ -63,7 +71,7 @@ impl Refusal {
             Refusal::UnknownType(_) => "UNKNOWN_TYPE",
             Refusal::BadEventId(_) => "BAD_EVENT_ID",
             Refusal::TooManySubscriptions(_) => "TOO_MANY_SUBSCRIPTIONS",
-            Refusal::RateLimited(_) => "RATE_LIMITED",
+            Refusal::RateLimited(_) | Refusal::SnapshotsLimited { .. } => "RATE_LIMITED",
             Refusal::SnapshotUnavailable(_) => "SNAPSHOT_UNAVAILABLE",
         }
     }
@@ -86,11 +94,15 @@ pub enum CloseReason {
     MessageTooBig,
     /// The client answered nothing for too long. Connect again.
     NoAnswer,
+    /// A message that the client began did not end in time.
+    MessageTimeout,
+    /// Unfinished messages of all sessions hold too much memory. Connect again.
+    Overloaded,
 }
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [CloseReason; 7] = [
+    pub const ALL: [CloseReason; 9] = [
         CloseReason::GoingAway,
         CloseReason::ProtocolError,
         CloseReason::BinaryMessage,
@@ -98,6 +110,8 @@ impl CloseReason {
         CloseReason::TooManyMessages,
         CloseReason::MessageTooBig,
         CloseReason::NoAnswer,
+        CloseReason::MessageTimeout,
+        CloseReason::Overloaded,
     ];
 
     /// The close code: RFC 6455, and from 3000 on ours.
@@ -107,8 +121,9 @@ impl CloseReason {
             CloseReason::ProtocolError => 1002,
             CloseReason::BinaryMessage => 1003,
             CloseReason::BadUtf8 => 1007,
-            CloseReason::TooManyMessages => 1008,
+            CloseReason::TooManyMessages | CloseReason::MessageTimeout => 1008,
             CloseReason::MessageTooBig => 1009,
+            CloseReason::Overloaded => 1013,
             CloseReason::NoAnswer => 3001,
         }
     }
@@ -123,6 +138,8 @@ impl CloseReason {
             CloseReason::TooManyMessages => "too many messages",
             CloseReason::MessageTooBig => "message too big",
             CloseReason::NoAnswer => "no answer to pings",
+            CloseReason::MessageTimeout => "message not finished in time",
+            CloseReason::Overloaded => "too many unfinished messages",
         }
     }
 }
@@ -246,7 +263,7 @@ pub fn feed_message(status: FeedStatus) -> ByteString {
 /// The `error` message of a refusal.
 pub fn error_message(refusal: &Refusal) -> ByteString {
     let event_id = match refusal {
-        Refusal::SnapshotUnavailable(event_id) => Some(event_id),
+        Refusal::SnapshotUnavailable(event_id) | Refusal::SnapshotsLimited { event: event_id, .. } => Some(event_id),
         _ => None,
     };
     WireServerMessage::Error { code: refusal.code(), message: refusal.to_string(), event_id }.encode()

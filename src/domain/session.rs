@@ -18,9 +18,14 @@ pub struct SessionLimits {
     pub max_subscriptions: usize,
     /// The most messages within a second. What comes beyond is refused; ten times as many end the session.
     pub max_messages_per_second: u32,
+    /// Bytes of snapshots per second, after a burst of [`SNAPSHOT_BURST`] times as many.
+    pub max_snapshot_bytes_per_second: u64,
     /// How long a client may say nothing, not even a pong.
     pub silence_limit: Duration,
 }
+
+/// Seconds of snapshots that a session may be sent at once: clients subscribe to all that they show when they start.
+const SNAPSHOT_BURST: u64 = 8;
 
 /// What is to be done after an input.
 #[derive(Clone, Debug)]
@@ -83,8 +88,10 @@ pub struct SessionState {
     next_attempt: u64,
     window_start: Instant,
     window_messages: u32,
-    window_frames: u32,
     last_heard: Instant,
+    /// Bytes of snapshots that were sent, less what their rate has allowed since. Known as of `snapshots_at`.
+    snapshot_bytes: u64,
+    snapshots_at: Instant,
 }
 
 impl SessionState {
@@ -96,8 +103,9 @@ impl SessionState {
             next_attempt: 0,
             window_start: now,
             window_messages: 0,
-            window_frames: 0,
             last_heard: now,
+            snapshot_bytes: 0,
+            snapshots_at: now,
         }
     }
 
@@ -118,20 +126,11 @@ impl SessionState {
             return refused;
         }
         match ClientMessage::parse(text) {
-            Ok(ClientMessage::Subscribe(event_id)) => self.subscribe(event_id),
+            Ok(ClientMessage::Subscribe(event_id)) => self.subscribe(event_id, now),
             Ok(ClientMessage::Unsubscribe(event_id)) => self.unsubscribe(event_id),
             Ok(ClientMessage::Ping) => vec![Effect::Send(pong_message())],
             Err(refusal) => vec![Effect::Refuse(refusal)],
         }
-    }
-
-    /// A frame came that is no message by itself: a ping, or a part of a message. A flood of them ends the session too.
-    pub fn on_frame(&mut self, now: Instant) -> Option<Effect> {
-        self.on_heard(now);
-        self.turn_window(now);
-        self.window_frames = self.window_frames.saturating_add(1);
-        let flood = self.window_frames > self.limits.max_messages_per_second.saturating_mul(10);
-        flood.then_some(Effect::Close(CloseReason::TooManyMessages))
     }
 
     /// The snapshot of a subscription came; `None` where it could not be had.
@@ -145,6 +144,7 @@ impl SessionState {
             let refusal = Refusal::SnapshotUnavailable(event_id.clone());
             return vec![Effect::Unsubscribe(event_id), Effect::Refuse(refusal)];
         };
+        self.snapshot_bytes = self.snapshot_bytes.saturating_add(snapshot.text.len() as u64);
         self.subscriptions.insert(event_id, Subscription::Live { last_seq: snapshot.seq });
         let mut held: Vec<Held> = held.into_values().collect();
         held.sort_by_key(|held| held.frame.seq);
@@ -196,16 +196,11 @@ impl SessionState {
         }
     }
 
-    fn turn_window(&mut self, now: Instant) {
+    fn count_message(&mut self, now: Instant) -> Result<(), Vec<Effect>> {
         if now.duration_since(self.window_start) >= Duration::from_secs(1) {
             self.window_start = now;
             self.window_messages = 0;
-            self.window_frames = 0;
         }
-    }
-
-    fn count_message(&mut self, now: Instant) -> Result<(), Vec<Effect>> {
-        self.turn_window(now);
         self.window_messages = self.window_messages.saturating_add(1);
         let limit = self.limits.max_messages_per_second;
         if self.window_messages <= limit {
@@ -217,7 +212,20 @@ impl SessionState {
         }
     }
 
-    fn subscribe(&mut self, event_id: EventId) -> Vec<Effect> {
+    /// Whether the session was sent as many bytes of snapshots as it may be. A snapshot's size is known only once it is
+    /// sent, so the last one may exceed the limit.
+    fn is_over_snapshot_limit(&mut self, now: Instant) -> bool {
+        let rate = self.limits.max_snapshot_bytes_per_second;
+        let elapsed = now.duration_since(self.snapshots_at).as_millis();
+        let allowed = u64::try_from(elapsed.saturating_mul(u128::from(rate)) / 1_000).unwrap_or(u64::MAX);
+        if allowed > 0 {
+            self.snapshot_bytes = self.snapshot_bytes.saturating_sub(allowed);
+            self.snapshots_at = now;
+        }
+        self.snapshot_bytes >= rate.saturating_mul(SNAPSHOT_BURST)
+    }
+
+    fn subscribe(&mut self, event_id: EventId, now: Instant) -> Vec<Effect> {
         let held = self.subscriptions.get(&event_id);
         if let Some(Subscription::Awaiting(_)) = held {
             return Vec::new();
@@ -225,6 +233,10 @@ impl SessionState {
         if held.is_none() && self.subscriptions.len() >= self.limits.max_subscriptions {
             let refusal = Refusal::TooManySubscriptions(self.limits.max_subscriptions);
             return vec![Effect::Refuse(refusal)];
+        }
+        if self.is_over_snapshot_limit(now) {
+            let bytes = self.limits.max_snapshot_bytes_per_second;
+            return vec![Effect::Refuse(Refusal::SnapshotsLimited { event: event_id, bytes })];
         }
         self.next_attempt += 1;
         let attempt = Attempt(self.next_attempt);
@@ -251,8 +263,12 @@ mod tests {
     use super::super::update::testing::*;
     use super::*;
 
-    const LIMITS: SessionLimits =
-        SessionLimits { max_subscriptions: 2, max_messages_per_second: 5, silence_limit: Duration::from_secs(30) };
+    const LIMITS: SessionLimits = SessionLimits {
+        max_subscriptions: 2,
+        max_messages_per_second: 5,
+        max_snapshot_bytes_per_second: 1_000,
+        silence_limit: Duration::from_secs(30),
+    };
 
     fn frame(seq: u64, market: &str) -> Arc<UpdateFrame> {
         let update = market_update("MATCH_001", market, None, seq as i64, 1);
@@ -362,9 +378,27 @@ mod tests {
             flood = session.on_text("x", later);
         }
         assert!(matches!(flood[..], [Effect::Close(CloseReason::TooManyMessages)]), "{flood:?}");
-        let mut pinging = SessionState::new(LIMITS, now);
-        assert!((0..50).all(|_| pinging.on_frame(now).is_none()));
-        assert!(matches!(pinging.on_frame(now), Some(Effect::Close(CloseReason::TooManyMessages))));
+    }
+
+    #[test]
+    fn snapshots_are_limited_by_their_size() {
+        let start = Instant::now();
+        let mut session = SessionState::new(SessionLimits { max_messages_per_second: 1_000, ..LIMITS }, start);
+        let mut again = |now| match &subscribe(&mut session, "MATCH_001", now)[..] {
+            [Effect::Subscribe(event_id, attempt)] => {
+                let text = ByteString::from("x".repeat(1_000));
+                session.on_snapshot(event_id.clone(), *attempt, Some(SnapshotFrame { seq: 1, text }));
+                true
+            }
+            refused => {
+                assert!(sent(refused.to_vec())[0].contains("RATE_LIMITED"));
+                false
+            }
+        };
+        // A burst of 8,000 bytes, then 1,000 a second.
+        assert_eq!((0..100).filter(|_| again(start)).count(), 8);
+        assert_eq!((1..=50).filter(|tenth| again(start + Duration::from_millis(100 * tenth))).count(), 5);
+        assert_eq!((0..100).filter(|_| again(start + Duration::from_secs(60))).count(), 8);
     }
 
     #[test]

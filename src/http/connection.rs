@@ -1,14 +1,15 @@
 //! A handle to an accepted connection, to end it from outside.
 
-use std::any::Any;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
 use log::debug;
 use socket2::{SockRef, Socket};
+
+/// Unsent bytes that the kernel holds of a connection.
+const MOST_UNSENT: u32 = 64 * 1024;
 
 /// A second handle to a client's socket. Needed because a client that stops reading freezes the session that would
 /// close it.
@@ -29,16 +30,23 @@ impl ConnectionHandle {
             debug!("connection was closed already: {error}");
         }
     }
+
+    /// Ends the connection with a last answer, which is sent only if there is room for it at once.
+    pub fn close_with(&self, answer: &[u8]) {
+        if let Err(error) = self.0.send(answer).and_then(|_| self.0.shutdown(Shutdown::Both)) {
+            debug!("no last answer: {error}");
+            self.close();
+        }
+    }
 }
 
-/// To be given to `HttpServer::on_connect`: sets TCP_NODELAY and keeps a [`ConnectionHandle`] with the connection.
-pub fn keep_handle(connection: &dyn Any, data: &mut Extensions) {
-    let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
+/// Sets the options of an accepted connection.
+pub fn prepare(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!("TCP_NODELAY not set: {error}");
     }
-    match ConnectionHandle::of(stream) {
-        Ok(handle) => drop(data.insert(handle)),
-        Err(error) => debug!("no second handle to the connection: {error}"),
+    // The kernel takes no megabytes ahead of a client that does not read, and writing shows whether it reads.
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MOST_UNSENT) {
+        debug!("TCP_NOTSENT_LOWAT not set: {error}");
     }
 }

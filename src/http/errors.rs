@@ -67,6 +67,12 @@ pub enum ApiError {
     /// The request asks for no WebSocket, or for one that is not offered.
     #[error("not a WebSocket handshake: {0}")]
     BadHandshake(String),
+    /// The WebSocket version of the handshake is not 13.
+    #[error("only version 13 of the WebSocket protocol is offered")]
+    WebSocketVersion,
+    /// The client's address holds as many sessions as it may.
+    #[error("{0} sessions of this address are open, no more are taken")]
+    TooManySessionsOfAddress(usize),
     /// As many sessions as may be are open.
     #[error("{0} sessions are open, no more are taken")]
     TooManySessions(usize),
@@ -117,7 +123,14 @@ pub enum ApiError {
 
 impl ApiError {
     /// The codes of an upgrade that is refused.
-    pub const UPGRADE_CODES: [&str; 4] = ["ORIGIN_NOT_ALLOWED", "BAD_HANDSHAKE", "TOO_MANY_SESSIONS", "BAD_REQUEST"];
+    pub const UPGRADE_CODES: [&str; 6] = [
+        "ORIGIN_NOT_ALLOWED",
+        "BAD_HANDSHAKE",
+        "UNSUPPORTED_WEBSOCKET_VERSION",
+        "TOO_MANY_SESSIONS",
+        "TOO_MANY_SESSIONS_OF_ADDRESS",
+        "BAD_REQUEST",
+    ];
 
     /// The codes of a request that is refused before it is routed.
     pub const DOOR_CODES: [&str; 3] = ["HOST_NOT_ALLOWED", "ORIGIN_NOT_ALLOWED", "BAD_REQUEST"];
@@ -137,6 +150,8 @@ impl ApiError {
             ApiError::HostNotAllowed(_) => ("HOST_NOT_ALLOWED", StatusCode::MISDIRECTED_REQUEST),
             ApiError::OriginNotAllowed(_) => ("ORIGIN_NOT_ALLOWED", StatusCode::FORBIDDEN),
             ApiError::BadHandshake(_) => ("BAD_HANDSHAKE", StatusCode::BAD_REQUEST),
+            ApiError::WebSocketVersion => ("UNSUPPORTED_WEBSOCKET_VERSION", StatusCode::UPGRADE_REQUIRED),
+            ApiError::TooManySessionsOfAddress(_) => ("TOO_MANY_SESSIONS_OF_ADDRESS", StatusCode::TOO_MANY_REQUESTS),
             ApiError::TooManySessions(_) => ("TOO_MANY_SESSIONS", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::BooksUnavailable(_) => ("ODDS_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::StoreUnavailable(_) => ("STORE_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
@@ -232,6 +247,10 @@ impl ResponseError for ApiError {
         response.insert_header(header::CacheControl(vec![CacheDirective::NoStore]));
         if status == StatusCode::SERVICE_UNAVAILABLE || *self == ApiError::RequestInFlight {
             response.insert_header((header::RETRY_AFTER, "1"));
+        }
+        if *self == ApiError::WebSocketVersion {
+            response.insert_header((header::UPGRADE, "websocket"));
+            response.insert_header((header::SEC_WEBSOCKET_VERSION, "13"));
         }
         if let ApiError::MethodNotAllowed { allowed, .. } = self {
             response.insert_header((header::ALLOW, *allowed));

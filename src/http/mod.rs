@@ -1,12 +1,15 @@
 //! The HTTP side: one file a resource.
 
+pub mod addresses;
 pub mod bets;
 pub mod body;
 pub mod connection;
 pub mod content;
+pub mod connections;
 pub mod desk;
 pub mod errors;
 pub mod frame_guard;
+pub mod handshake;
 pub mod health;
 pub mod idempotency;
 mod money_routes;
@@ -17,5 +20,6 @@ pub mod ready;
 pub mod routes;
 pub mod server;
 pub mod state;
+mod stream;
 pub mod wallet;
 pub mod ws;

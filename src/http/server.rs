@@ -1,24 +1,34 @@
 //! One HTTP server a port.
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix_web::dev::{ServerHandle, Service as _};
-use actix_web::{App, HttpServer, web};
+use actix_http::error::{DispatchError, PayloadError};
+use actix_http::{HttpService, KeepAlive, Payload, Request};
+use actix_server::Server;
+use actix_service::{IntoServiceFactory, Service, ServiceFactoryExt, apply_fn_factory, fn_service, map_config};
+use actix_web::dev::{AppConfig, Extensions, ServerHandle};
+use actix_web::rt::net::TcpStream;
+use actix_web::{App, web};
+use bytes::Bytes;
 use futures_util::future::{Either, ready};
+use futures_util::{Stream, StreamExt};
 use log::error;
+use prometheus::{IntCounterVec, Opts, Registry};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::connection::keep_handle;
+use super::addresses::{AddressLimit, Addresses};
+use super::connection::prepare;
+use super::connections::{Connection, ConnectionLimits, Connections, Ended};
 use super::errors::not_found;
 use super::origin::FrontDoor;
+use super::stream::GuardedStream;
 
-/// How long a client may take to send a request's head.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an idle connection is kept for the next request.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a graceful stop waits for answers that are under way.
 const STOP_TIMEOUT_SECONDS: u64 = 3;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1_024;
 
 /// A port that could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +53,36 @@ pub struct Listen {
     pub max_connections: usize,
 }
 
+/// What a server's clients may do before a request is handled.
+#[derive(Clone)]
+pub struct Bounds {
+    /// Deadlines and the number of connections.
+    pub connections: ConnectionLimits,
+    /// By address.
+    pub addresses: Addresses,
+    /// Connections that were ended, by [`Ended`].
+    pub ended: IntCounterVec,
+    /// Checks each request before it is routed. Ports for health and metrics have none.
+    pub door: Option<Arc<FrontDoor>>,
+}
+
+impl Bounds {
+    fn metric(port: &str) -> prometheus::Result<IntCounterVec> {
+        let help = "Connections ended by the server because of a limit, by port and reason";
+        let opts = Opts::new("http_connections_ended_total", help).const_label("port", port);
+        let ended = IntCounterVec::new(opts, &["reason"])?;
+        Ended::ALL.iter().for_each(|reason| drop(ended.with_label_values(&[reason.label()])));
+        Ok(ended)
+    }
+
+    /// Makes the metric of a port's bounds, on its role's page.
+    pub fn registered(registry: &Registry, port: &str) -> prometheus::Result<IntCounterVec> {
+        let ended = Bounds::metric(port)?;
+        registry.register(Box::new(ended.clone()))?;
+        Ok(ended)
+    }
+}
+
 /// A server that runs.
 pub struct RunningServer {
     /// Where it listens.
@@ -57,49 +97,78 @@ impl RunningServer {
     }
 }
 
-/// Starts a server with these routes that anybody may call, for health and metrics.
+/// Starts a server with these routes and the default bounds.
 pub fn start<F>(listen: Listen, routes: F) -> Result<RunningServer, BindError>
 where
     F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 {
-    serve(listen, None, routes)
+    let wanted = SocketAddr::new(listen.ip, listen.port);
+    let failed = |failure: prometheus::Error| BindError {
+        variable: listen.variable,
+        address: wanted,
+        cause: std::io::Error::other(failure),
+    };
+    let bounds = Bounds {
+        connections: ConnectionLimits::default(),
+        addresses: Addresses::new(&[], AddressLimit::Set(0), AddressLimit::Set(0)),
+        ended: Bounds::metric("other").map_err(failed)?,
+        door: None,
+    };
+    start_within(bounds, listen, routes)
 }
 
-/// Starts a server with these routes, and checks each request before it is routed.
-pub fn start_behind<F>(door: Arc<FrontDoor>, listen: Listen, routes: F) -> Result<RunningServer, BindError>
-where
-    F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
-{
-    serve(listen, Some(door), routes)
-}
-
-fn serve<F>(listen: Listen, door: Option<Arc<FrontDoor>>, routes: F) -> Result<RunningServer, BindError>
+/// Starts a server with these routes and bounds.
+///
+/// Built from actix-web's parts and not by its `HttpServer`, which gives no access to the stream of a connection.
+pub fn start_within<F>(bounds: Bounds, listen: Listen, routes: F) -> Result<RunningServer, BindError>
 where
     F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 {
     let wanted = SocketAddr::new(listen.ip, listen.port);
     let bind_error = |cause| BindError { variable: listen.variable, address: wanted, cause };
-    let app = move || {
-        let door = door.clone();
-        App::new().configure(routes.clone()).default_service(web::to(not_found)).wrap_fn(
+    let listener = bind(wanted).map_err(bind_error)?;
+    let address = listener.local_addr().unwrap_or(wanted);
+    let builder = Server::build()
+        .workers(listen.workers)
+        .max_concurrent_connections(listen.max_connections)
+        .shutdown_timeout(STOP_TIMEOUT_SECONDS)
+        .disable_signals();
+    let stopping = builder.graceful_shutdown_signal();
+    // Of each worker thread.
+    let mut limits = bounds.connections.clone();
+    limits.most = limits.most.div_ceil(listen.workers);
+    let factory = move || {
+        let table = Connections::start(limits.clone(), bounds.addresses.clone(), bounds.ended.clone());
+        let door = bounds.door.clone();
+        let app = App::new().configure(routes.clone()).default_service(web::to(not_found)).wrap_fn(
             move |request, next| match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
                 Ok(()) => Either::Left(next.call(request)),
                 Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
             },
-        )
+        );
+        let app = app.into_factory();
+        let app = map_config(app, |()| AppConfig::default());
+        let app = apply_fn_factory(app, |request, app: &_| track(request, app));
+        let stopping = stopping.clone();
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let signal = stopping.clone();
+                async move { signal.notified().await }
+            })
+            // The sweep knows when a connection has been idle or unfinished for too long.
+            .keep_alive(KeepAlive::Os)
+            .client_request_timeout(std::time::Duration::ZERO)
+            .client_disconnect_timeout(std::time::Duration::from_secs(1))
+            .local_addr(address)
+            .on_connect_ext(|stream: &GuardedStream, data: &mut Extensions| {
+                data.insert(stream.connection().clone());
+                stream.connection().handle().map(|handle| data.insert(handle));
+            })
+            .h1(app.map_err(|failure: actix_web::Error| failure.error_response()));
+        let admit = fn_service(move |stream: TcpStream| std::future::ready(admit(&table, stream)));
+        admit.and_then(http)
     };
-    let server = HttpServer::new(app)
-        .workers(listen.workers)
-        .max_connections(listen.max_connections)
-        .client_request_timeout(REQUEST_TIMEOUT)
-        .keep_alive(KEEP_ALIVE)
-        .shutdown_timeout(STOP_TIMEOUT_SECONDS)
-        .disable_signals()
-        .on_connect(keep_handle)
-        .bind(wanted)
-        .map_err(bind_error)?;
-    let address = server.addrs().first().copied().unwrap_or(wanted);
-    let server = server.run();
+    let server = builder.listen(format!("http {address}"), listener, factory).map_err(bind_error)?.run();
     let handle = server.handle();
     actix_web::rt::spawn(async move {
         if let Err(failure) = server.await {
@@ -107,4 +176,82 @@ where
         }
     });
     Ok(RunningServer { address, handle })
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Takes a connection in, or ends it.
+fn admit(
+    table: &Rc<Connections>,
+    stream: TcpStream,
+) -> Result<(GuardedStream, Option<SocketAddr>), DispatchError> {
+    prepare(&stream);
+    let peer = stream.peer_addr().ok();
+    let refused = || DispatchError::Io(std::io::ErrorKind::ConnectionRefused.into());
+    let connection = table.admit(&stream).ok_or_else(refused)?;
+    Ok((GuardedStream::new(stream, connection, table.clone()), peer))
+}
+
+/// Follows a request through its phases for the sake of its connection's deadlines.
+fn track<S: Service<Request>>(
+    mut request: Request,
+    app: &S,
+) -> impl Future<Output = Result<S::Response, S::Error>> + use<S> {
+    let connection = request.conn_data::<Rc<Connection>>().cloned();
+    if let Some(connection) = &connection {
+        let has_body = matches!(request.payload(), Payload::H1 { .. });
+        connection.begin(has_body);
+        // The body of an upgrade has no end.
+        if has_body && !request.upgrade() {
+            let payload = request.take_payload();
+            let body = Body { payload, handling: Some(connection.clone()) };
+            *request.payload() = Payload::Stream { payload: Box::pin(body) };
+        }
+    }
+    let handled = Handled(connection);
+    let handling = app.call(request);
+    async move {
+        let answer = handling.await;
+        drop(handled);
+        answer
+    }
+}
+
+struct Handled(Option<Rc<Connection>>);
+
+impl Drop for Handled {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            connection.end();
+        }
+    }
+}
+
+/// The body of a request: its connection is told of its end.
+struct Body {
+    payload: Payload,
+    handling: Option<Rc<Connection>>,
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let polled = self.payload.poll_next_unpin(context);
+        if let std::task::Poll::Ready(None | Some(Err(_))) = polled
+            && let Some(connection) = self.handling.take()
+        {
+            connection.body_ended();
+        }
+        polled
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix::Recipient;
 
+use super::addresses::Addresses;
 use crate::actors::feed_state::FeedState;
 use crate::actors::messages::GetSnapshot;
 use crate::metrics::OddsMetrics;
@@ -27,6 +28,8 @@ pub struct OddsState {
     pub next_session: AtomicU64,
     /// As many sessions may be open.
     pub max_sessions: usize,
+    /// Sessions by client address.
+    pub addresses: Addresses,
     /// Origins that may open a socket, beside the server's own; `*` for any.
     pub allowed_origins: Vec<String>,
     /// The metrics.

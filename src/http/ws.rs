@@ -1,27 +1,30 @@
 //! `GET /ws/odds`: the upgrade to a session.
 
 use std::any::Any;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use actix_web_actors::ws::handshake;
 
+use super::addresses::{AddressPermit, TooMany};
 use super::connection::ConnectionHandle;
+use super::connections::Connection;
 use super::errors::ApiError;
 use super::frame_guard::FrameGuard;
 use super::origin::{check_page, log_refusal};
+use super::handshake;
 use super::state::OddsState;
 use crate::actors::session::{Session, SessionEdges};
 use crate::domain::fanout::SessionId;
 
-/// Gives a session's place back when it is dropped.
-struct Place(Arc<AtomicUsize>);
+/// Gives a session's place back when it is dropped, and that of its client's address.
+struct Place(Arc<AtomicUsize>, Option<AddressPermit>);
 
 impl Place {
     fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<Place> {
         let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1));
-        taken.is_ok().then(|| Place(open.clone()))
+        taken.is_ok().then(|| Place(open.clone(), None))
     }
 }
 
@@ -44,15 +47,27 @@ pub async fn open(
         actix_web::Error::from(error)
     };
     check_page(request.headers(), &state.allowed_origins).map_err(refuse)?;
-    let mut answer = handshake(&request).map_err(|error| refuse(ApiError::BadHandshake(error.to_string())))?;
-    let place = Place::take(&state.open_sessions, state.max_sessions)
+    let mut answer = handshake::accept(&request).map_err(refuse)?;
+    let mut place = Place::take(&state.open_sessions, state.max_sessions)
         .ok_or_else(|| refuse(ApiError::TooManySessions(state.max_sessions)))?;
+    place.1 = address_permit(&request, &state).map_err(refuse)?;
     let id = SessionId(state.next_session.fetch_add(1, Ordering::Relaxed));
     let connection = request.conn_data::<ConnectionHandle>().cloned();
     let place: Box<dyn Any> = Box::new(place);
-    let max_message = sessions.max_message;
+    let guarded = request.conn_data::<Rc<Connection>>();
+    let from_client = FrameGuard::new(payload, sessions.frames.clone(), guarded);
+    if let Some(connection) = guarded {
+        connection.upgrade();
+    }
     let session = Session::new(id, sessions.into_inner(), connection, place);
-    Ok(answer.streaming(session.start(FrameGuard::new(payload, max_message))))
+    Ok(answer.streaming(session.start(from_client)))
+}
+
+/// Counts the session among those of its client's address.
+fn address_permit(request: &HttpRequest, state: &OddsState) -> Result<Option<AddressPermit>, ApiError> {
+    let Some(peer) = request.peer_addr() else { return Ok(None) };
+    let client = state.addresses.client(peer.ip().to_canonical(), request.headers());
+    state.addresses.take_session(client).map_err(|TooMany(most)| ApiError::TooManySessionsOfAddress(most))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The one place that wires: starts the actors, downstream first, and stops them in the other direction.
 
+mod bounds;
 mod checks;
 mod confirmation;
 mod engines;

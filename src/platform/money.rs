@@ -6,11 +6,11 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::web;
 
-use super::StartError;
+use super::{StartError, bounds};
 use super::checks::{check_feed, check_store, check_trouble};
 use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
-use super::wiring::{HUB_MAILBOX, REST_CONNECTIONS, Wiring};
+use super::wiring::{HUB_MAILBOX, Wiring};
 use crate::actors::clock::Clock;
 use crate::actors::ledger_keeper::{KeeperSettings, LedgerKeeper};
 use crate::actors::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};
@@ -120,10 +120,11 @@ impl Wiring<'_> {
             ip: self.settings.process.bind_address,
             port: self.settings.ports.http_port_wallet,
             workers: cores(),
-            max_connections: REST_CONNECTIONS,
+            max_connections: bounds::rest_accepted(self.settings, cores()),
         };
         let door = self.front_door(false, &metrics.refused);
-        let server = server::start_behind(door, listen, move |config| {
+        let limits = bounds::rest(self.settings, &metrics.registry, door)?;
+        let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
             wallet::routes(config);
         })?;
@@ -160,10 +161,11 @@ impl Wiring<'_> {
             ip: self.settings.process.bind_address,
             port: self.settings.ports.http_port_bet,
             workers: cores(),
-            max_connections: REST_CONNECTIONS,
+            max_connections: bounds::rest_accepted(self.settings, cores()),
         };
         let door = self.front_door(false, &metrics.refused);
-        let server = server::start_behind(door, listen, move |config| {
+        let limits = bounds::rest(self.settings, &metrics.registry, door)?;
+        let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
             bets::routes(config);
         })?;

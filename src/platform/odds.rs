@@ -8,10 +8,10 @@ use actix::prelude::*;
 use actix_web::web;
 use prometheus::IntGauge;
 
-use super::StartError;
+use super::{StartError, bounds};
 use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
-use super::wiring::{HUB_MAILBOX, REST_CONNECTIONS, Wiring};
+use super::wiring::{HUB_MAILBOX, Wiring};
 use crate::actors::book_router::BookRouter;
 use crate::actors::broadcast_listener::{BroadcastListener, ListenerEdges};
 use crate::actors::distributor::{Distributor, DistributorSettings};
@@ -146,6 +146,8 @@ impl Wiring<'_> {
             ping_interval: clients.ws_ping_interval,
             frozen_limit: clients.ws_ping_interval * 2 + clients.slow_client_limit,
         };
+        let door = self.front_door(true, &metrics.refused);
+        let client_bounds = bounds::rest(self.settings, &metrics.registry, door)?;
         let state = web::Data::new(OddsState {
             snapshots: snapshots.clone(),
             snapshot_timeout: SNAPSHOT_TIMEOUT,
@@ -155,9 +157,10 @@ impl Wiring<'_> {
             next_session: AtomicU64::new(1),
             max_sessions: clients.ws_max_sessions,
             allowed_origins: [clients.ws_allowed_origins.as_slice(), &self.settings.process.allowed_origins].concat(),
+            addresses: client_bounds.addresses.clone(),
             metrics: metrics.clone(),
         });
-        let (max_message, queue) = (bytes_of(clients.ws_max_message), clients.ws_session_queue);
+        let (frames, queue) = (bounds::frames(self.settings), clients.ws_session_queue);
         let (told, liveness) = (metrics.clone(), self.liveness.clone());
         let workers = clients.http_workers_odds.unwrap_or_else(cores);
         let listen = Listen {
@@ -165,16 +168,15 @@ impl Wiring<'_> {
             ip: self.settings.process.bind_address,
             port: self.settings.ports.http_port_odds,
             workers,
-            max_connections: (clients.ws_max_sessions + REST_CONNECTIONS).div_ceil(workers),
+            max_connections: bounds::accepted(clients.ws_max_sessions + self.settings.limits.http_max_connections, workers),
         };
         // Each of the server's threads configures its own: it begins with a distributor for its sessions.
-        let door = self.front_door(true, &metrics.refused);
-        let server = server::start_behind(door, listen, move |config| {
+        let server = server::start_within(client_bounds, listen, move |config| {
             let distributor = Distributor::start_here(settings, registry.clone(), told.clone());
             let watched = distributor.clone();
             liveness.watch("distributor", move || watched.connected());
-            let (snapshots, metrics) = (snapshots.clone(), told.clone());
-            let sessions = SessionEdges { distributor, snapshots, limits, max_message, queue, metrics };
+            let (snapshots, metrics, frames) = (snapshots.clone(), told.clone(), frames.clone());
+            let sessions = SessionEdges { distributor, snapshots, limits, frames, queue, metrics };
             config.app_data(state.clone()).app_data(web::Data::new(sessions));
             odds_routes(config);
         })?;
@@ -189,12 +191,9 @@ fn session_limits(settings: &Settings) -> SessionLimits {
     SessionLimits {
         max_subscriptions: settings.clients.ws_max_subscriptions,
         max_messages_per_second: settings.clients.ws_max_messages_per_second,
+        max_snapshot_bytes_per_second: settings.limits.ws_max_snapshot_bytes_per_second.as_u64(),
         silence_limit: settings.clients.ws_silence_limit,
     }
-}
-
-fn bytes_of(size: bytesize::ByteSize) -> usize {
-    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
 /// How many threads can run at once.

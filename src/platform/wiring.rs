@@ -6,7 +6,7 @@ use actix::prelude::*;
 use actix_web::web;
 use prometheus::IntCounterVec;
 
-use super::{Parts, Platform, StartError};
+use super::{Parts, Platform, StartError, bounds};
 use crate::actors::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::plausible::Plausibility;
@@ -19,10 +19,6 @@ use crate::store::together::Turns;
 
 /// Messages that may wait for an actor through which everything goes.
 pub(super) const HUB_MAILBOX: usize = 1_024;
-/// Connections of a public port beyond its sessions.
-pub(super) const REST_CONNECTIONS: usize = 2_048;
-/// The most connections of a health and metrics port.
-const ADMIN_CONNECTIONS: usize = 256;
 
 /// What is started so far.
 pub(super) struct Wiring<'a> {
@@ -90,10 +86,11 @@ impl<'a> Wiring<'a> {
             ip: self.settings.process.bind_address,
             port: self.settings.ports.http_port_supplier,
             workers: 1,
-            max_connections: REST_CONNECTIONS,
+            max_connections: bounds::rest_accepted(self.settings, 1),
         };
         let door = self.front_door(false, &metrics.refused);
-        let server = server::start_behind(door, listen, move |config| routes.clone()(config))?;
+        let limits = bounds::rest(self.settings, &metrics.registry, door)?;
+        let server = server::start_within(limits, listen, move |config| routes.clone()(config))?;
         self.parts.addresses.simulator = Some(server.address);
         self.parts.servers.push(server);
         self.parts.simulator = Some(simulator);
@@ -114,11 +111,12 @@ impl<'a> Wiring<'a> {
     /// Starts the health and metrics ports.
     pub(super) fn start_health(&mut self) -> Result<(), StartError> {
         for (role, checks, registry) in std::mem::take(&mut self.health) {
+            let limits = bounds::admin(self.settings, &registry)?;
             let health = web::Data::new(RoleHealth { checks, liveness: self.liveness.clone(), registry });
             let (variable, port) = health_port(role, self.settings);
             let ip = self.settings.process.bind_address;
-            let listen = Listen { variable, ip, port, workers: 1, max_connections: ADMIN_CONNECTIONS };
-            let server = server::start(listen, move |config| {
+            let listen = Listen { variable, ip, port, workers: 1, max_connections: bounds::admin_accepted() };
+            let server = server::start_within(limits, listen, move |config| {
                 config.app_data(health.clone());
                 crate::http::health::routes(config);
             })?;

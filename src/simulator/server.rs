@@ -1,10 +1,12 @@
 //! The simulator's addresses: `GET /ws`, `POST /supplier/confirm`, `POST /supplier/cancel` and `GET /supplier/bets/{id}`.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::ws::Codec;
 use actix_web::{HttpRequest, HttpResponse, web};
-use actix_web_actors::ws::WsResponseBuilder;
+use actix_web_actors::ws::WebsocketContext;
 
 use super::Shared;
 use super::books::{BookedStatus, CancelRequest};
@@ -14,13 +16,20 @@ use super::session::Session;
 use crate::domain::json;
 use crate::http::body;
 use crate::http::connection::ConnectionHandle;
+use crate::http::connections::Connection;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
 use crate::http::origin::check_page;
+use crate::http::frame_guard::{FrameGuard, FrameLimits};
+use crate::http::handshake;
 
 /// How long a silent supplier holds on to a question. Whoever asks has given up long before.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The largest frame of a consumer, who has nothing to say but pongs.
 const MAX_FRAME: usize = 16 * 1024;
+/// Frames of a consumer within a second.
+const MAX_FRAMES_PER_SECOND: u32 = 1_000;
+/// Bytes of a consumer within a second.
+const MAX_BYTES_PER_SECOND: u64 = 64 * 1024;
 
 /// Registers the addresses, and an answer for every other.
 pub(super) fn configure(config: &mut web::ServiceConfig, shared: Arc<Shared>) {
@@ -42,11 +51,23 @@ async fn connect(
     shared: web::Data<Shared>,
 ) -> Result<HttpResponse, ApiError> {
     check_page(request.headers(), &[])?;
+    let mut answer = handshake::accept(&request)?;
     // Put there when the connection was accepted; without it a consumer that has stopped reading is only forgotten.
     let connection = request.conn_data::<ConnectionHandle>().cloned();
-    let session = Session::new(shared.into_inner(), connection);
-    let upgrade = WsResponseBuilder::new(session, &request, payload).frame_size(MAX_FRAME).start();
-    upgrade.map_err(|error| ApiError::BadHandshake(error.to_string()))
+    let guarded = request.conn_data::<Rc<Connection>>();
+    let limits = FrameLimits {
+        largest: MAX_FRAME,
+        frames_per_second: MAX_FRAMES_PER_SECOND,
+        bytes_per_second: MAX_BYTES_PER_SECOND,
+        unfinished: shared.unfinished.clone(),
+    };
+    let from_client = FrameGuard::new(payload, limits, guarded);
+    if let Some(connection) = guarded {
+        connection.upgrade();
+    }
+    let session = Session::new(shared.into_inner(), connection, from_client.violation());
+    let codec = Codec::new().max_size(MAX_FRAME);
+    Ok(answer.streaming(WebsocketContext::with_codec(session, from_client, codec)))
 }
 
 async fn confirm_bet(

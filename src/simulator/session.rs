@@ -8,7 +8,9 @@ use actix_web_actors::ws::{self, CloseCode, CloseReason, Message, ProtocolError,
 
 use super::Shared;
 use super::broadcaster::{Join, Leave, Push};
+use crate::domain::protocol::CloseReason as Reason;
 use crate::http::connection::ConnectionHandle;
+use crate::http::frame_guard::Violation;
 
 /// How many pushes wait for one consumer before it counts as lagging.
 pub(super) const QUEUE: usize = 64;
@@ -45,11 +47,12 @@ pub(super) struct Session {
     seat: Seat,
     socket: Option<ConnectionHandle>,
     heard: Instant,
+    violation: Violation,
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, socket: Option<ConnectionHandle>) -> Session {
-        Session { seat: Seat::take(shared), socket, heard: Instant::now() }
+    pub(super) fn new(shared: Arc<Shared>, socket: Option<ConnectionHandle>, violation: Violation) -> Session {
+        Session { seat: Seat::take(shared), socket, heard: Instant::now(), violation }
     }
 
     fn beat(&mut self, ctx: &mut WebsocketContext<Session>) {
@@ -111,7 +114,10 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
             // A supplier only speaks: whatever else a consumer says is passed over, as in the original.
             Ok(_) => {}
             Err(ProtocolError::Overflow) => end(ctx, CloseCode::Size),
-            Err(ws::ProtocolError::Io(_)) => ctx.stop(),
+            Err(ws::ProtocolError::Io(_)) => match self.violation.get().map(Reason::code) {
+                Some(code) => end(ctx, CloseCode::from(code)),
+                None => ctx.stop(),
+            },
             Err(_) => end(ctx, CloseCode::Protocol),
         }
     }

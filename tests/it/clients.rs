@@ -1,7 +1,9 @@
 //! Clients of `/ws/odds`: what they are told, what they may do, and what becomes of those that misbehave.
 
 mod crowd;
+mod floods;
 mod frames;
+mod handshakes;
 mod limits;
 mod liveness;
 mod origin;

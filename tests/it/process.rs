@@ -4,6 +4,7 @@ mod commands;
 mod keyed;
 mod killed;
 mod lifecycle;
+mod limits;
 mod logs;
 
 use std::path::Path;

@@ -6,6 +6,7 @@ mod errors;
 mod health;
 mod metrics;
 mod paging;
+mod stalling;
 
 use std::net::SocketAddr;
 

@@ -16,6 +16,8 @@ use sports_bet_platform::domain::book::{Book, Snapshot};
 use sports_bet_platform::domain::protocol::FeedStatus;
 use sports_bet_platform::domain::session::SessionLimits;
 use sports_bet_platform::domain::update::OddsUpdate;
+use sports_bet_platform::http::addresses::{AddressLimit, Addresses};
+use sports_bet_platform::http::frame_guard::{FrameLimits, UnfinishedBytes};
 use sports_bet_platform::http::routes::odds_routes;
 use sports_bet_platform::http::server::{self, Listen};
 use sports_bet_platform::http::state::OddsState;
@@ -82,7 +84,12 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
         DistributorSettings { ping_interval: seconds(10), slow_client_limit: seconds(10), frozen_limit: seconds(10) };
     let registry = Registry::new(metrics.clone()).start();
     let limits =
-        SessionLimits { max_subscriptions: 1, max_messages_per_second: 100, silence_limit: Duration::from_secs(60) };
+        SessionLimits {
+            max_subscriptions: 1,
+            max_messages_per_second: 100,
+            max_snapshot_bytes_per_second: 1_000_000,
+            silence_limit: Duration::from_secs(60),
+        };
     let state = web::Data::new(OddsState {
         snapshots: snapshots.clone(),
         snapshot_timeout: Duration::from_secs(5),
@@ -91,16 +98,23 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
         open_sessions: Arc::default(),
         next_session: AtomicU64::new(1),
         max_sessions: 10,
+        addresses: Addresses::new(&[], AddressLimit::Set(0), AddressLimit::Set(0)),
         allowed_origins: Vec::new(),
         metrics: metrics.clone(),
     });
     let ip = std::net::Ipv4Addr::LOCALHOST.into();
     let listen = Listen { variable: "HTTP_PORT_ODDS", ip, port: 0, workers: 1, max_connections: 10 };
+    let frames = FrameLimits {
+        largest: 1_024,
+        frames_per_second: 1_000,
+        bytes_per_second: 100_000,
+        unfinished: UnfinishedBytes::new(100_000),
+    };
     let joined = registry.clone();
     let server = server::start(listen, move |config| {
         let (snapshots, metrics) = (snapshots.clone(), metrics.clone());
         let distributor = Distributor::start_here(settings, joined.clone(), metrics.clone());
-        let sessions = SessionEdges { distributor, snapshots, limits, max_message: 1_024, queue: 16, metrics };
+        let sessions = SessionEdges { distributor, snapshots, limits, frames: frames.clone(), queue: 16, metrics };
         config.app_data(state.clone()).app_data(web::Data::new(sessions));
         odds_routes(config);
     })

@@ -76,6 +76,25 @@ pub fn original_frame(event: &str, updated_at: &str, version: i64) -> String {
     )
 }
 
+/// Sends a request as it is, and gives what is answered until the server ends the connection, or an upgrade's head.
+pub async fn raw_request(address: std::net::SocketAddr, request: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    within("an answer", async {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        loop {
+            let read = stream.read_buf(&mut answer).await.unwrap_or(0);
+            let text = String::from_utf8_lossy(&answer);
+            let has_head = text.contains("\r\n\r\n");
+            if read == 0 || has_head && !request.contains("Connection: close") {
+                return text.into_owned();
+            }
+        }
+    })
+    .await
+}
+
 /// A metric's value on a page of metrics; labels as they stand there, as `name{label="x"}`.
 pub fn metric(page: &str, name: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())

@@ -67,6 +67,13 @@ impl ServerProcess {
         self.log.borrow().clone()
     }
 
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id().unwrap()

@@ -1,0 +1,198 @@
+//! Connections and sessions by client address, so that no address takes all of them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix_web::http::header::HeaderMap;
+use ipnet::IpNet;
+
+/// How many connections and sessions an address may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressLimit {
+    /// As many as this, by default. Loopback is exempt: there stand development, benches and a proxy of the same host.
+    Default(usize),
+    /// As many as this from every address but trusted proxies; 0 for any number.
+    Set(usize),
+}
+
+impl AddressLimit {
+    /// The limit that is set, or the default.
+    pub fn or(set: Option<usize>, default: usize) -> AddressLimit {
+        set.map_or(AddressLimit::Default(default), AddressLimit::Set)
+    }
+
+    fn of(self, address: IpAddr) -> Option<usize> {
+        match self {
+            AddressLimit::Default(_) if address.is_loopback() => None,
+            AddressLimit::Set(0) => None,
+            AddressLimit::Default(most) | AddressLimit::Set(most) => Some(most),
+        }
+    }
+}
+
+/// What is counted of one server's clients; shared by its threads.
+#[derive(Clone)]
+pub struct Addresses {
+    trusted: Arc<[IpNet]>,
+    connections: (AddressLimit, Counts),
+    sessions: (AddressLimit, Counts),
+}
+
+/// Counts by address. Bounded: an address is removed with its last permit.
+type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// An address holds as many as it may: this many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany(pub usize);
+
+/// One connection or session of an address. Given back when it is dropped.
+#[derive(Debug)]
+pub struct AddressPermit {
+    counts: Counts,
+    address: IpAddr,
+}
+
+impl Drop for AddressPermit {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+impl Addresses {
+    /// Counts for one server, behind these proxies.
+    pub fn new(trusted: &[IpNet], connections: AddressLimit, sessions: AddressLimit) -> Addresses {
+        Addresses {
+            trusted: trusted.into(),
+            connections: (connections, Counts::default()),
+            sessions: (sessions, Counts::default()),
+        }
+    }
+
+    /// Counts a connection; not those of a trusted proxy.
+    pub fn take_connection(&self, address: IpAddr) -> Result<Option<AddressPermit>, TooMany> {
+        if self.is_trusted(address) {
+            return Ok(None);
+        }
+        take(&self.connections, address)
+    }
+
+    /// Counts a session of a client; not those that a trusted proxy opens for itself.
+    pub fn take_session(&self, client: IpAddr) -> Result<Option<AddressPermit>, TooMany> {
+        if self.is_trusted(client) {
+            return Ok(None);
+        }
+        take(&self.sessions, client)
+    }
+
+    /// The client behind a connection: of a trusted proxy, the last address in `X-Forwarded-For` that is no trusted
+    /// proxy. What others send there is ignored.
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if !self.is_trusted(peer) {
+            return peer;
+        }
+        let forwarded = headers.get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
+        let mut addresses: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
+        let mut client = peer;
+        while let Some(address) = addresses.pop().and_then(|text| text.parse::<IpAddr>().ok()) {
+            client = address.to_canonical();
+            if !self.is_trusted(client) {
+                break;
+            }
+        }
+        client
+    }
+
+    fn is_trusted(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+}
+
+fn take((limit, counts): &(AddressLimit, Counts), address: IpAddr) -> Result<Option<AddressPermit>, TooMany> {
+    let Some(most) = limit.of(address) else { return Ok(None) };
+    let address = counted(address);
+    let mut held = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = held.entry(address).or_insert(0);
+    if *count >= most {
+        return Err(TooMany(most));
+    }
+    *count += 1;
+    Ok(Some(AddressPermit { counts: counts.clone(), address }))
+}
+
+/// A subscriber of IPv6 usually has a /64 of addresses: they count as one.
+fn counted(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn behind(trusted: &[&str], limit: AddressLimit) -> Addresses {
+        let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().unwrap()).collect();
+        Addresses::new(&trusted, limit, limit)
+    }
+
+    #[test]
+    fn addresses_are_counted_apart() {
+        let addresses = behind(&["10.0.0.0/8"], AddressLimit::Set(1));
+        let held = addresses.take_connection(address("192.0.2.1")).unwrap();
+        assert!(held.is_some());
+        assert_eq!(addresses.take_connection(address("192.0.2.1")).err(), Some(TooMany(1)));
+        assert!(addresses.take_connection(address("192.0.2.2")).is_ok());
+        assert!(addresses.take_session(address("192.0.2.1")).is_ok());
+        assert!((0..3).all(|_| matches!(addresses.take_connection(address("10.1.2.3")), Ok(None))));
+        drop(held);
+        assert!(addresses.take_connection(address("192.0.2.1")).is_ok());
+        let held = addresses.take_connection(address("2001:db8::1")).unwrap();
+        assert!(addresses.take_connection(address("2001:db8::2")).is_err());
+        assert!(addresses.take_connection(address("2001:db8:0:1::1")).is_ok());
+        drop(held);
+        assert!(addresses.connections.1.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn loopback_is_exempt_by_default() {
+        let by_default = behind(&[], AddressLimit::or(None, 1));
+        let set = behind(&[], AddressLimit::or(Some(1), 5));
+        for loopback in ["127.0.0.1", "::1"].map(address) {
+            assert!(matches!(by_default.take_connection(loopback), Ok(None)));
+            let _held = set.take_connection(loopback).unwrap();
+            assert!(set.take_connection(loopback).is_err());
+        }
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let addresses = behind(&["10.0.0.0/8"], AddressLimit::Set(1));
+        let client = |peer: &str, forwarded: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in forwarded {
+                headers.append(HeaderName::from_static("x-forwarded-for"), HeaderValue::from_static(value));
+            }
+            addresses.client(address(peer), &headers).to_string()
+        };
+        assert_eq!(client("192.0.2.9", &["198.51.100.1"]), "192.0.2.9");
+        assert_eq!(client("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["203.0.113.7, 198.51.100.1, 10.0.0.2"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["203.0.113.7", "198.51.100.1"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["203.0.113.7, rubbish"]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+    }
+}

@@ -1,0 +1,491 @@
+//! Deadlines and bounds of a server thread's connections.
+//!
+//! Each connection says which phase it is in. One sweep per thread looks at all of them a few times a second and ends
+//! those that keep the server waiting for too long, so no request or session needs a timer or reads the clock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use actix_web::rt::net::TcpStream;
+use log::debug;
+use prometheus::IntCounterVec;
+
+use super::addresses::{AddressPermit, Addresses};
+use super::connection::ConnectionHandle;
+
+/// How often connections are looked at.
+const SWEEP: Duration = Duration::from_millis(500);
+/// A connection that has kept the server waiting for less is not closed to make room.
+const MIN_AGE: Duration = Duration::from_secs(1);
+
+/// What a client of one server may keep waiting, and for how long.
+#[derive(Clone, Debug)]
+pub struct ConnectionLimits {
+    /// For the rest of a request's head, once it has begun; for the first byte of a new connection too.
+    pub head: Duration,
+    /// For a request's body.
+    pub body: Duration,
+    /// For the next request.
+    pub keep_alive: Duration,
+    /// For the client to take any of what is written.
+    pub write: Duration,
+    /// For the end of a WebSocket message that has begun.
+    pub message: Duration,
+    /// Connections of this server that are no WebSockets. Beyond it the longest waiting are closed.
+    pub most: usize,
+    /// Whether connections are closed for new ones however short they have waited: for ports that must always answer.
+    pub always_admits: bool,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> ConnectionLimits {
+        ConnectionLimits {
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
+            write: Duration::from_secs(15),
+            message: Duration::from_secs(10),
+            most: 2_048,
+            always_admits: false,
+        }
+    }
+}
+
+/// Why a connection was ended from outside. The label of `http_connections_ended_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The head of a request did not arrive in time.
+    Head,
+    /// The body of a request did not arrive in time.
+    Body,
+    /// No further request came.
+    Idle,
+    /// The client takes nothing of what is written.
+    Write,
+    /// It made room for others.
+    Crowded,
+    /// Its address holds too many.
+    Address,
+}
+
+impl Ended {
+    /// Every reason.
+    pub const ALL: [Ended; 6] =
+        [Ended::Head, Ended::Body, Ended::Idle, Ended::Write, Ended::Crowded, Ended::Address];
+
+    /// The metric's label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Ended::Head => "head_timeout",
+            Ended::Body => "body_timeout",
+            Ended::Idle => "idle",
+            Ended::Write => "write_timeout",
+            Ended::Crowded => "crowded",
+            Ended::Address => "address_limit",
+        }
+    }
+
+    /// What the client is answered, if it waits for an answer.
+    fn answer(self) -> Option<String> {
+        let (status, code, message) = match self {
+            Ended::Head => ("408 Request Timeout", "REQUEST_TIMEOUT", "the request's head did not arrive in time"),
+            Ended::Body => ("408 Request Timeout", "REQUEST_TIMEOUT", "the request's body did not arrive in time"),
+            Ended::Address => ("429 Too Many Requests", "TOO_MANY_CONNECTIONS", "too many connections of one address"),
+            Ended::Idle | Ended::Write | Ended::Crowded => return None,
+        };
+        let body = format!("{{\"code\":\"{code}\",\"message\":\"{message}\"}}");
+        Some(format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncache-control: no-store\r\nconnection: close\r\n\
+             retry-after: 1\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The client's next request.
+    Idle,
+    /// The rest of a request's head.
+    Head,
+    /// The rest of a request's body, while it is handled.
+    Body,
+    /// The server.
+    Serving,
+    /// A WebSocket: its session has limits of its own.
+    Upgraded,
+}
+
+/// Whether a connection is to be ended. `age` is how long it has been in this phase, or has written nothing.
+fn verdict(phase: Phase, is_blocked: bool, age: Duration, limits: &ConnectionLimits) -> Option<Ended> {
+    let (limit, ended) = match phase {
+        Phase::Upgraded => return None,
+        _ if is_blocked => (limits.write, Ended::Write),
+        Phase::Serving => return None,
+        Phase::Idle => (limits.keep_alive, Ended::Idle),
+        Phase::Head => (limits.head, Ended::Head),
+        Phase::Body => (limits.body, Ended::Body),
+    };
+    (age >= limit).then_some(ended)
+}
+
+/// One connection, shared by its stream, its requests and the sweep of its thread.
+pub struct Connection {
+    handle: Option<ConnectionHandle>,
+    table: Weak<Connections>,
+    key: u64,
+    permit: RefCell<Option<AddressPermit>>,
+    phase: Cell<Phase>,
+    is_blocked: Cell<bool>,
+    /// Grows with each change of phase and all that is written while writing is blocked.
+    turn: Cell<u64>,
+    /// Bytes that may still be read while requests are handled: what is read then may be many more requests. Renewed when
+    /// all that was read is answered.
+    credit: Cell<usize>,
+    /// Wakes the reader that was held back.
+    reader: RefCell<Option<Waker>>,
+}
+
+/// Bytes of further requests that are read while one is handled.
+pub(super) const READ_AHEAD: usize = 2_048;
+
+impl Connection {
+    /// A handle that ends it from outside.
+    pub fn handle(&self) -> Option<ConnectionHandle> {
+        self.handle.clone()
+    }
+
+    /// From now on a WebSocket. It is no longer counted among the server's and its address's connections: sessions have
+    /// limits of their own.
+    pub fn upgrade(&self) {
+        self.set(Phase::Upgraded);
+        drop(self.permit.take());
+        if let Some(table) = self.table.upgrade() {
+            table.entries.borrow_mut().remove(&self.key);
+        }
+    }
+
+    /// What watches the deadline of this WebSocket's unfinished messages.
+    pub fn unfinished(self: &Rc<Connection>) -> Rc<Unfinished> {
+        Rc::new(Unfinished { table: self.table.clone(), ..Unfinished::default() })
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    fn set(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.turn.set(self.turn.get().wrapping_add(1));
+    }
+
+    /// A request is handled from now on.
+    pub(super) fn begin(&self, has_body: bool) {
+        self.set(if has_body { Phase::Body } else { Phase::Serving });
+    }
+
+    /// The body of the request that is handled has arrived.
+    pub(super) fn body_ended(&self) {
+        if self.phase.get() == Phase::Body {
+            self.set(Phase::Serving);
+        }
+    }
+
+    /// The request is handled.
+    pub(super) fn end(&self) {
+        if self.phase.get() == Phase::Upgraded {
+            return;
+        }
+        // Part of the next request may have been read.
+        let has_begun = self.credit.get() < READ_AHEAD;
+        self.set(if has_begun { Phase::Head } else { Phase::Idle });
+        self.wake_reader();
+    }
+
+    /// Bytes came in.
+    pub(super) fn received(&self, bytes: usize) {
+        match self.phase.get() {
+            Phase::Idle => {
+                self.credit.set(READ_AHEAD);
+                self.set(Phase::Head);
+            }
+            Phase::Head => self.credit.set(READ_AHEAD),
+            Phase::Serving => self.credit.set(self.credit.get().saturating_sub(bytes)),
+            Phase::Body | Phase::Upgraded => {}
+        }
+    }
+
+    /// How many bytes may be read now; `None` while the reader is held back, which is woken then.
+    pub(super) fn read_limit(&self, waker: &Waker) -> Option<usize> {
+        let limit = match self.phase.get() {
+            Phase::Upgraded => return Some(usize::MAX),
+            _ if self.is_blocked.get() => 0,
+            Phase::Serving => self.credit.get(),
+            Phase::Idle | Phase::Head | Phase::Body => return Some(usize::MAX),
+        };
+        if limit == 0 {
+            *self.reader.borrow_mut() = Some(waker.clone());
+            return None;
+        }
+        Some(limit)
+    }
+
+    /// The client took bytes.
+    pub(super) fn sent(&self) {
+        if self.is_blocked.replace(false) {
+            self.turn.set(self.turn.get().wrapping_add(1));
+            self.wake_reader();
+        }
+    }
+
+    /// The client takes no more bytes for now.
+    pub(super) fn blocked(&self) {
+        if !self.is_blocked.replace(true) {
+            self.turn.set(self.turn.get().wrapping_add(1));
+        }
+    }
+
+    fn wake_reader(&self) {
+        if let Some(reader) = self.reader.borrow_mut().take() {
+            reader.wake();
+        }
+    }
+
+    fn finish(&self, ended: Ended) {
+        debug!(reason = ended.label(); "connection ended");
+        let Some(handle) = &self.handle else { return };
+        match ended.answer().filter(|_| !self.is_blocked.get()) {
+            Some(answer) => handle.close_with(answer.as_bytes()),
+            None => handle.close(),
+        }
+    }
+}
+
+/// A connection in the table of its thread.
+struct Entry {
+    connection: Weak<Connection>,
+    seen: u64,
+    since: Instant,
+}
+
+/// The connections of one server thread that are no WebSockets, and the unfinished messages of those that are.
+pub struct Connections {
+    limits: ConnectionLimits,
+    addresses: Addresses,
+    ended: IntCounterVec,
+    next_key: Cell<u64>,
+    /// By age: keys grow.
+    entries: RefCell<BTreeMap<u64, Entry>>,
+    unfinished: RefCell<Vec<(Weak<Unfinished>, u64, Instant)>>,
+}
+
+impl Connections {
+    /// Starts the sweep of this thread. It ends with the table.
+    pub fn start(limits: ConnectionLimits, addresses: Addresses, ended: IntCounterVec) -> Rc<Connections> {
+        let table = Rc::new(Connections {
+            limits,
+            addresses,
+            ended,
+            next_key: Cell::new(0),
+            entries: RefCell::default(),
+            unfinished: RefCell::default(),
+        });
+        let swept = Rc::downgrade(&table);
+        actix_web::rt::spawn(async move {
+            let mut turns = tokio::time::interval(SWEEP);
+            turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                turns.tick().await;
+                let Some(table) = swept.upgrade() else { return };
+                table.sweep(Instant::now());
+            }
+        });
+        table
+    }
+
+    /// Takes a connection in. `None` if its address holds too many; it is answered so.
+    pub fn admit(self: &Rc<Connections>, stream: &TcpStream) -> Option<Rc<Connection>> {
+        let handle = ConnectionHandle::of(stream).inspect_err(|error| debug!("no second handle: {error}")).ok();
+        let address = stream.peer_addr().ok().map(|peer| peer.ip().to_canonical());
+        let permit = address.map(|address| self.addresses.take_connection(address));
+        let key = self.next_key.replace(self.next_key.get() + 1);
+        let connection = Rc::new(Connection {
+            handle,
+            table: Rc::downgrade(self),
+            key,
+            permit: RefCell::default(),
+            phase: Cell::new(Phase::Head),
+            is_blocked: Cell::new(false),
+            turn: Cell::new(0),
+            credit: Cell::new(READ_AHEAD),
+            reader: RefCell::default(),
+        });
+        match permit {
+            Some(Err(_)) => {
+                self.end(&connection, Ended::Address);
+                return None;
+            }
+            Some(Ok(permit)) => *connection.permit.borrow_mut() = permit,
+            None => {}
+        }
+        if self.entries.borrow().len() >= self.limits.most {
+            self.make_room(Instant::now());
+        }
+        let entry = Entry { connection: Rc::downgrade(&connection), seen: 0, since: Instant::now() };
+        self.entries.borrow_mut().insert(key, entry);
+        Some(connection)
+    }
+
+    /// Forgets a connection that has ended.
+    pub(super) fn forget(&self, connection: &Connection) {
+        self.entries.borrow_mut().remove(&connection.key);
+    }
+
+    fn end(&self, connection: &Connection, ended: Ended) {
+        self.ended.with_label_values(&[ended.label()]).inc();
+        connection.finish(ended);
+    }
+
+    /// Closes the connection that has kept the server waiting longest: an unfinished request rather than an idle one.
+    fn make_room(&self, now: Instant) {
+        let min_age = if self.limits.always_admits { Duration::ZERO } else { MIN_AGE };
+        let waiting = |entry: &Entry| {
+            let connection = entry.connection.upgrade()?;
+            let rank = match connection.phase.get() {
+                _ if connection.is_blocked.get() => 0,
+                Phase::Head | Phase::Body => 0,
+                Phase::Idle => 1,
+                Phase::Serving | Phase::Upgraded => return None,
+            };
+            let since = if entry.seen == connection.turn.get() { entry.since } else { now };
+            (now.duration_since(since) >= min_age).then_some((rank, since, connection))
+        };
+        let first = {
+            let entries = self.entries.borrow();
+            entries.values().filter_map(waiting).min_by_key(|(rank, since, _)| (*rank, *since))
+        };
+        if let Some((_, _, connection)) = first {
+            self.forget(&connection);
+            self.end(&connection, Ended::Crowded);
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let mut overdue = Vec::new();
+        for entry in self.entries.borrow_mut().values_mut() {
+            let Some(connection) = entry.connection.upgrade() else { continue };
+            if entry.seen != connection.turn.get() {
+                (entry.seen, entry.since) = (connection.turn.get(), now);
+            }
+            let age = now.duration_since(entry.since);
+            if let Some(ended) = verdict(connection.phase.get(), connection.is_blocked.get(), age, &self.limits) {
+                overdue.push((connection, ended));
+            }
+        }
+        for (connection, ended) in overdue {
+            self.forget(&connection);
+            self.end(&connection, ended);
+        }
+        let excess = self.entries.borrow().len().saturating_sub(self.limits.most);
+        (0..excess).for_each(|_| self.make_room(now));
+        self.sweep_unfinished(now);
+    }
+
+    fn sweep_unfinished(&self, now: Instant) {
+        self.unfinished.borrow_mut().retain_mut(|(message, seen, since)| {
+            let Some(message) = message.upgrade() else { return false };
+            if !message.is_active.get() {
+                message.is_listed.set(false);
+                return false;
+            }
+            if *seen != message.turn.get() {
+                (*seen, *since) = (message.turn.get(), now);
+            }
+            let is_overdue = now.duration_since(*since) >= self.limits.message;
+            if is_overdue {
+                message.expire();
+            }
+            !is_overdue
+        });
+    }
+}
+
+/// The message of a WebSocket client that has begun and not ended.
+#[derive(Default)]
+pub struct Unfinished {
+    table: Weak<Connections>,
+    is_active: Cell<bool>,
+    is_listed: Cell<bool>,
+    is_expired: Cell<bool>,
+    /// Another for each message.
+    turn: Cell<u64>,
+    messages: Cell<u32>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Unfinished {
+    /// Whether one is unfinished now, how many have ended, and whom to wake when its time is over.
+    pub(super) fn set(self: &Rc<Unfinished>, is_unfinished: bool, messages: u32, waker: &Waker) {
+        if !is_unfinished {
+            self.is_active.set(false);
+            return;
+        }
+        if !self.is_active.replace(true) || self.messages.replace(messages) != messages {
+            self.messages.set(messages);
+            self.turn.set(self.turn.get().wrapping_add(1));
+        }
+        if !self.is_listed.replace(true)
+            && let Some(table) = self.table.upgrade()
+        {
+            *self.waker.borrow_mut() = Some(waker.clone());
+            table.unfinished.borrow_mut().push((Rc::downgrade(self), self.turn.get(), Instant::now()));
+        }
+    }
+
+    /// The session has ended.
+    pub(super) fn end(&self) {
+        self.is_active.set(false);
+    }
+
+    /// Whether its time is over.
+    pub(super) fn is_expired(&self) -> bool {
+        self.is_expired.get()
+    }
+
+    fn expire(&self) {
+        self.is_expired.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_phase_has_its_deadline() {
+        let limits = ConnectionLimits::default();
+        let ended = |phase, is_blocked, age: Duration| verdict(phase, is_blocked, age, &limits);
+        let just_before = |limit: Duration| limit - Duration::from_millis(1);
+        for (phase, limit, reason) in [
+            (Phase::Idle, limits.keep_alive, Ended::Idle),
+            (Phase::Head, limits.head, Ended::Head),
+            (Phase::Body, limits.body, Ended::Body),
+        ] {
+            assert_eq!(ended(phase, false, just_before(limit)), None);
+            assert_eq!(ended(phase, false, limit), Some(reason));
+            assert_eq!(ended(phase, true, just_before(limits.write)), None);
+            assert_eq!(ended(phase, true, limits.write), Some(Ended::Write));
+        }
+        let day = Duration::from_secs(86_400);
+        assert_eq!(ended(Phase::Serving, false, day), None);
+        assert_eq!(ended(Phase::Serving, true, day), Some(Ended::Write));
+        assert_eq!(ended(Phase::Upgraded, true, day), None);
+    }
+}

@@ -1,0 +1,187 @@
+//! Clients that send without end: they are closed, and memory stays flat.
+
+use std::time::{Duration, Instant};
+
+use pretty_assertions::assert_eq;
+use rstest::rstest;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::raw::{CONTINUATION, End, FIN, PING, PONG, RawClient, TEXT, announcement, frame, text};
+use super::{EVENT, change_of, start, until_total};
+use crate::support::{ServerProcess, get_text, metric, until, within};
+
+/// Far above what a flood adds where it is bounded, far below what it added before: 145 MiB in 10 s.
+const FLAT: u64 = 24 * 1024 * 1024;
+
+/// Sends a frame as often as the server takes it, until it takes no more; gives the bytes.
+async fn flood(client: &mut RawClient, unit: &[u8], at_once: usize) -> usize {
+    let batch = unit.repeat(at_once);
+    let mut sent = 0;
+    within("the flood is ended", async {
+        while client.stream.write_all(&batch).await.is_ok() {
+            sent += batch.len();
+        }
+    })
+    .await;
+    sent
+}
+
+/// The close frame of a connection whose other direction may be broken.
+async fn close_code(client: &mut RawClient) -> Option<u16> {
+    let mut bytes = Vec::new();
+    let _ = within("the end", client.stream.read_to_end(&mut bytes)).await;
+    let close = bytes.windows(4).rev().find(|four| four[0] == 0x88 && four[1] >= 2)?;
+    Some(u16::from_be_bytes([close[2], close[3]]))
+}
+
+#[rstest]
+#[case::pongs(frame(FIN | PONG, b""), 5_000)]
+#[case::pings(frame(FIN | PING, b""), 5_000)]
+#[case::large_pongs(frame(FIN | PONG, &[1; 125]), 500)]
+#[case::texts(text(r#"{"type":"ping"}"#), 1_000)]
+#[case::empty_texts(text(""), 5_000)]
+#[case::large_texts(text(&"x".repeat(60_000)), 10)]
+#[tokio::test]
+async fn floods_are_closed_and_memory_stays_flat(#[case] unit: Vec<u8>, #[case] at_once: usize) {
+    let folder = TempDir::new().unwrap();
+    let server = ServerProcess::start(folder.path(), &[]).await;
+    let before = server.memory();
+    for _ in 0..5 {
+        let mut client = RawClient::connect(server.odds()).await;
+        flood(&mut client, &unit, at_once).await;
+    }
+    let grown = server.memory().saturating_sub(before);
+    assert!(grown < FLAT, "{grown} bytes more");
+    let metrics = format!("http://{}/metrics", server.health["odds"]);
+    until("all are closed for it", || async {
+        let closed = metric(&get_text(&metrics).await.1, r#"odds_ws_closes_total{reason="too many messages"}"#);
+        (closed == Some(5.0)).then_some(())
+    })
+    .await;
+}
+
+/// A flood that stays below what the kernel buffers, so that the close frame is read for certain.
+#[rstest]
+#[case::pongs(frame(FIN | PONG, b"").repeat(300))]
+#[case::continuations([frame(TEXT, b""), frame(CONTINUATION, b"").repeat(300)].concat())]
+#[case::bytes(text(&"x".repeat(900)).repeat(4))]
+#[actix_web::test]
+async fn floods_are_told_1008(#[case] bytes: Vec<u8>) {
+    let limits =
+        [("WS_MAX_MESSAGES_PER_SECOND", "10"), ("WS_MAX_BYTES_PER_SECOND", "3KiB"), ("WS_MAX_MESSAGE", "1KiB")];
+    let (platform, _supplier) = start(&limits).await;
+    let mut client = RawClient::connect(platform.odds()).await;
+    client.send(&bytes).await;
+    assert_eq!(close_code(&mut client).await, Some(1008));
+}
+
+#[actix_web::test]
+async fn tiny_segments_count_as_frames() {
+    let (platform, _supplier) = start(&[("WS_MAX_MESSAGES_PER_SECOND", "10")]).await;
+    let mut client = RawClient::connect(platform.odds()).await;
+    let message = text(&"x".repeat(60_000));
+    within("it is closed", async {
+        for byte in message.iter().cycle() {
+            if client.stream.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            // Each byte is a segment of its own once the one before is read.
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    until_total(&platform, "odds_ws_sessions", 0.0).await;
+}
+
+#[rstest]
+#[case::fragments(frame(TEXT, b"{"), frame(CONTINUATION, b" "))]
+#[case::one_frame(announcement(FIN | TEXT, 60_000), b" ".to_vec())]
+#[case::a_head(vec![FIN | TEXT], Vec::new())]
+#[case::a_control_frame(announcement(FIN | PING, 100), b"x".to_vec())]
+#[actix_web::test]
+async fn unfinished_messages_are_closed_in_time(#[case] begin: Vec<u8>, #[case] more: Vec<u8>) {
+    let (platform, _supplier) = start(&[("WS_MESSAGE_TIMEOUT", "2s")]).await;
+    let mut healthy = RawClient::connect(platform.odds()).await;
+    let mut client = RawClient::connect(platform.odds()).await;
+    let began = Instant::now();
+    client.send(&begin).await;
+    // It goes on, and never ends.
+    let ended = within("it is closed", async {
+        loop {
+            tokio::select! {
+                end = client.end() => return end,
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+            healthy.send(&text(r#"{"type":"ping"}"#)).await;
+            if client.stream.write_all(&more).await.is_err() {
+                return client.end().await;
+            }
+        }
+    })
+    .await;
+    assert_eq!(ended, End::Closed(1008));
+    assert!(began.elapsed() >= Duration::from_secs(2), "not before its time");
+    // Whole messages keep a session open, however long they go on.
+    assert_eq!(healthy.next_text().await.text(), r#"{"type":"pong"}"#);
+    until_total(&platform, "odds_ws_sessions", 1.0).await;
+}
+
+#[actix_web::test]
+async fn unfinished_messages_have_a_total() {
+    let (platform, _supplier) = start(&[("WS_MAX_UNFINISHED", "100KiB")]).await;
+    let mut first = RawClient::connect(platform.odds()).await;
+    first.send(&announcement(FIN | TEXT, 60_000)).await;
+    until_total(&platform, "odds_ws_sessions", 1.0).await;
+    let mut whole = RawClient::connect(platform.odds()).await;
+    whole.send(&text(r#"{"type":"ping"}"#)).await;
+    assert_eq!(whole.next_text().await.text(), r#"{"type":"pong"}"#);
+    let mut second = RawClient::connect(platform.odds()).await;
+    second.send(&announcement(FIN | TEXT, 60_000)).await;
+    assert_eq!(second.end().await, End::Closed(1013));
+    drop(first);
+    until_total(&platform, "odds_ws_sessions", 1.0).await;
+    let mut third = RawClient::connect(platform.odds()).await;
+    third.send(&frame(FIN | TEXT, &[b' '; 60_000])).await;
+    assert!(third.next_text().await.text().contains("BAD_JSON"));
+}
+
+#[actix_web::test]
+async fn snapshots_are_limited_by_their_bytes() {
+    let (platform, mut supplier) = start(&[("WS_MAX_SNAPSHOT_BYTES_PER_SECOND", "10KiB")]).await;
+    let mut client = RawClient::connect(platform.odds()).await;
+    client.subscribe(EVENT).await;
+    supplier.send(change_of(EVENT, "1x2", 1, 20_000)).await;
+    client.next_text().await;
+    let subscribe = text(&format!(r#"{{"type":"subscribe","eventId":"{EVENT}"}}"#));
+    let (mut bytes, mut refused) = (0, 0);
+    for _ in 0..40 {
+        client.send(&subscribe).await;
+        let answer = client.next_text().await;
+        let is_refused = answer.text().contains("RATE_LIMITED");
+        assert!(is_refused || answer.text().contains("snapshot"), "{}", answer.text());
+        refused += usize::from(is_refused);
+        bytes += answer.payload.len();
+    }
+    // A burst of 80 KiB, the last snapshot above it, and a little for the time that this took.
+    assert!(refused > 20 && bytes < 400_000, "{refused} refused, {bytes} bytes");
+    until("subscribing works again", || async {
+        let mut other = RawClient::connect(platform.odds()).await;
+        other.subscribe(EVENT).await;
+        Some(())
+    })
+    .await;
+}
+
+#[rstest]
+#[case::two_byte_length(&[FIN | TEXT, 0xfe, 0, 5])]
+#[case::eight_byte_length(&[FIN | TEXT, 0xff, 0, 0, 0, 0, 0, 0, 0, 5])]
+#[case::eight_bytes_for_two(&[FIN | TEXT, 0xff, 0, 0, 0, 0, 0, 0, 1, 0])]
+#[case::a_long_ping(&[FIN | PING, 0xfe, 0, 5])]
+#[actix_web::test]
+async fn overlong_lengths_break_the_protocol(#[case] head: &[u8]) {
+    let (platform, _supplier) = start(&[]).await;
+    let mut client = RawClient::connect(platform.odds()).await;
+    client.send(&[head, &[0; 4], b"hello"].concat()).await;
+    assert_eq!(client.end().await, End::Closed(1002));
+}
