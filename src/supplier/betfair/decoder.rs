@@ -1,17 +1,19 @@
 //! The stream's conversation and its markets.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Display;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::{Decoded, Decoder, FrameFault, Refused, from_the_future};
-use super::market::Market;
+use super::market::{Market, Scope};
 use super::segments::{Segments, Whole};
 use super::wire::{
-    Authentication, ChangeMessage, ChangeType, MarketChange, MarketDataFilter, MarketFilter, MarketSubscription, Op,
-    StatusMessage,
+    Authentication, ChangeMessage, ChangeType, MarketChange, MarketDataFilter, MarketFilter, MarketId,
+    MarketSubscription, Op, SegmentType, StatusMessage,
 };
 use crate::config::settings::SupplierSettings;
 use crate::domain::ids::EventId;
@@ -34,6 +36,10 @@ const MAX_RETIRED: usize = 1_000;
 const MAX_SEGMENTS: usize = 64;
 /// Refused parts told of one frame.
 const MAX_REFUSED: usize = 32;
+/// An image repairs what a lost change left in doubt. It is asked for at once, then at most this often; the time doubles,
+/// six times at most, while the images themselves hold what cannot be read.
+const IMAGE_INTERVAL: Duration = Duration::from_secs(10);
+const IMAGE_DOUBLINGS: u32 = 6;
 
 /// Reads the Exchange Stream. Its markets outlive a connection, so that a reconnect only has to tell what changed.
 pub struct BetfairDecoder {
@@ -46,8 +52,25 @@ pub struct BetfairDecoder {
     markets: BTreeMap<EventId, Market>,
     /// Markets that ended or went away, the oldest first.
     retired: VecDeque<EventId>,
+    /// The stream said that it does not vouch for its data, or has been silent for too long.
     unreliable: bool,
+    /// Changes of markets that nobody can name are lost.
+    gap: bool,
+    /// The connection cannot go on, since a message on it could not be taken.
+    missed: bool,
+    /// Some market needs an image.
+    wants_image: bool,
+    asking: Asking,
     latest: Option<Timestamp>,
+}
+
+/// When an image was asked for on a connection that goes on.
+#[derive(Default)]
+struct Asking {
+    /// Not again before this.
+    next: Option<Timestamp>,
+    /// How often in a row the image did not help.
+    failures: u32,
 }
 
 /// The position of the last whole message.
@@ -75,6 +98,10 @@ impl BetfairDecoder {
             markets: BTreeMap::new(),
             retired: VecDeque::new(),
             unreliable: false,
+            gap: false,
+            missed: false,
+            wants_image: false,
+            asking: Asking::default(),
             latest: None,
         }
     }
@@ -102,6 +129,7 @@ impl BetfairDecoder {
             market_data_filter: MarketDataFilter { fields: FIELDS, ladder_levels: 1 },
             heartbeat_ms: self.heartbeat_ms,
             conflate_ms: 0,
+            segmentation_enabled: true,
             initial_clk: clocks.map(|(initial, _)| initial),
             clk: clocks.map(|(_, last)| last),
         })
@@ -138,6 +166,11 @@ impl BetfairDecoder {
         if message.ct == Some(ChangeType::Heartbeat) {
             return self.apply(&[message]);
         }
+        let begins = matches!(message.segment_type, None | Some(SegmentType::SegStart));
+        if begins && message.ct == Some(ChangeType::SubImage) {
+            // The image that was asked for replaces a message that the stream did not finish.
+            self.segments.clear();
+        }
         match self.segments.take(message.segment_type, frame)? {
             Whole::NotYet => Ok(Decoded::default()),
             Whole::Alone => self.apply(&[message]),
@@ -162,36 +195,62 @@ impl BetfairDecoder {
                 self.apply_market(text, is_image, time, &mut changes);
             }
         }
+        self.doubt_what_is_lost(&mut changes);
+        // What an image does not name is suspended as missing from it.
+        let unnamed = changes.unnamed && !is_image;
         if is_image {
             self.suspend_what_is_missing(&mut changes);
+            self.wants_image = false;
+            self.asking.failures = if changes.needs_image { self.asking.failures.saturating_add(1) } else { 0 };
         }
+        self.wants_image |= changes.needs_image || unnamed;
+        let resumed = messages.iter().any(|message| message.ct == Some(ChangeType::ResubDelta));
+        let gap = unnamed || (self.gap && !is_image && (self.wants_image || !resumed));
         let unreliable = messages.iter().any(|message| message.status == Some(UNRELIABLE));
-        // A heartbeat between segments vouches for nothing that is still to come.
-        if unreliable || self.segments.is_empty() {
-            self.set_unreliable(unreliable, &mut changes);
-        }
-        // A heartbeat between segments is ahead of what is applied.
-        if self.segments.is_empty() {
+        // A heartbeat between segments vouches for nothing that is still to come, and is ahead of what is applied.
+        let is_whole = self.segments.is_empty();
+        self.set_trust((self.unreliable && !is_whole) || unreliable, gap, &mut changes);
+        if is_whole {
             messages.iter().for_each(|message| self.clocks.remember(message));
         }
-        Ok(self.publish(changes))
+        let mut decoded = self.publish(changes);
+        decoded.send.extend(self.ask_for_image()?);
+        Ok(decoded)
+    }
+
+    /// A new subscription replaces the one that runs and is answered with an image.
+    fn ask_for_image(&mut self) -> Result<Option<String>, FrameFault> {
+        let too_early = self.latest.zip(self.asking.next).is_some_and(|(now, next)| now < next);
+        if !(self.wants_image || self.gap) || !self.segments.is_empty() || too_early {
+            return Ok(None);
+        }
+        let interval = IMAGE_INTERVAL * (1 << self.asking.failures.min(IMAGE_DOUBLINGS));
+        let micros = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX);
+        self.asking.next = self.latest.and_then(|now| Timestamp::from_micros(now.micros().saturating_add(micros)));
+        self.clocks = Clocks::default();
+        self.subscription().map(Some)
     }
 
     fn apply_market(&mut self, text: &RawValue, is_image: bool, time: Option<Timestamp>, changes: &mut Changes) {
         let change: MarketChange<'_> = match serde_json::from_str(text.get()) {
             Ok(change) => change,
-            Err(error) => return changes.refuse("bad_market", format!("change of a market: {error}")),
+            Err(error) => return lose_change(text, "bad_market", &error, changes),
         };
         let id = match EventId::new(&change.id) {
             Ok(id) => id,
-            Err(error) => return changes.refuse("bad_market", format!("market id: {error}")),
+            Err(error) => return lose_change(text, "bad_market", &error, changes),
         };
         if time.is_none() {
-            return changes.refuse("no_time", format!("market {id}: the message has no pt"));
+            return lose_change(text, "no_time", &"the message has no pt", changes);
         }
-        let is_image = change.img == Some(true) || (is_image && !changes.touches(&id));
+        let scope = match (is_image, change.img == Some(true)) {
+            (true, _) if !changes.is_read(&id) => Scope::Subscription,
+            (_, true) => Scope::Market,
+            (true, false) => Scope::Further,
+            (false, false) => Scope::Difference,
+        };
         if !self.markets.contains_key(&id) {
-            if !is_image && change.market_definition.is_none() {
+            if scope == Scope::Difference && change.market_definition.is_none() {
                 return changes.refuse("unknown_market", format!("market {id}: a change before its first image"));
             }
             if self.markets.len() >= MAX_MARKETS {
@@ -200,8 +259,20 @@ impl BetfairDecoder {
             }
         }
         changes.touch(&id, time);
+        changes.read.insert(id.clone());
         let market = self.markets.entry(id.clone()).or_insert_with(|| Market::new(id));
-        market.apply(&change, is_image, &mut changes.refused);
+        market.apply(&change, scope, &mut changes.refused);
+        changes.needs_image |= market.needs_image();
+    }
+
+    /// After all changes of the frame: whatever else it says about the market, the lost change may say otherwise.
+    fn doubt_what_is_lost(&mut self, changes: &mut Changes) {
+        for id in std::mem::take(&mut changes.lost) {
+            let Some(market) = self.markets.get_mut(&id) else { continue };
+            market.set_in_doubt();
+            changes.needs_image |= market.needs_image();
+            changes.touch(&id, changes.latest);
+        }
     }
 
     /// An image is the whole subscription. What we knew and it does not hold must not look live any more.
@@ -214,10 +285,23 @@ impl BetfairDecoder {
         }
     }
 
-    /// While the stream does not vouch for its data every open market is shown suspended.
-    fn set_unreliable(&mut self, unreliable: bool, changes: &mut Changes) {
-        if self.unreliable != unreliable {
-            self.unreliable = unreliable;
+    /// A message could not be taken. It may have been a suspension, so a whole image must come where it is not repeated.
+    fn miss(&mut self, fault: &FrameFault) {
+        self.missed = true;
+        if let FrameFault::Unreadable { .. } = fault {
+            self.clocks = Clocks::default();
+        }
+    }
+
+    fn is_trusted(&self) -> bool {
+        !self.unreliable && !self.gap
+    }
+
+    /// While the stream does not vouch for its data, or changes are missing, every open market is shown suspended.
+    fn set_trust(&mut self, unreliable: bool, gap: bool, changes: &mut Changes) {
+        let before = self.is_trusted();
+        (self.unreliable, self.gap) = (unreliable, gap);
+        if self.is_trusted() != before {
             for (id, _) in self.markets.iter().filter(|(_, market)| !market.has_ended()) {
                 changes.touch(id, changes.latest);
             }
@@ -226,9 +310,10 @@ impl BetfairDecoder {
 
     fn publish(&mut self, mut changes: Changes) -> Decoded {
         let mut updates = Vec::new();
+        let trusted = self.is_trusted();
         for id in changes.order {
             let Some(market) = self.markets.get_mut(&id) else { continue };
-            updates.extend(market.publish(changes.times.get(&id).copied().flatten(), !self.unreliable));
+            updates.extend(market.publish(changes.times.get(&id).copied().flatten(), trusted));
             if market.is_retired() && !self.retired.contains(&id) {
                 self.retired.push_back(id);
             }
@@ -251,6 +336,10 @@ impl BetfairDecoder {
 impl Decoder for BetfairDecoder {
     fn on_connected(&mut self) -> Vec<String> {
         self.segments.clear();
+        self.missed = false;
+        if self.wants_image {
+            self.clocks = Clocks::default();
+        }
         Vec::new()
     }
 
@@ -258,15 +347,11 @@ impl Decoder for BetfairDecoder {
         if frame.trim_ascii().is_empty() {
             return Ok(Decoded::default());
         }
-        match read::<Op<'_>>(frame)?.op.as_ref() {
+        let op = read::<Op<'_>>(frame).inspect_err(|fault| self.miss(fault))?;
+        match op.op.as_ref() {
             "connection" => Ok(Decoded { send: vec![self.authentication()?], ..Decoded::default() }),
             "status" => self.on_status(&read(frame)?),
-            "mcm" => self.on_change(frame).inspect_err(|fault| {
-                if let FrameFault::Unreadable { .. } = fault {
-                    // It may have been a suspension, and a difference is told only once: ask for a whole image.
-                    self.clocks = Clocks::default();
-                }
-            }),
+            "mcm" => self.on_change(frame).inspect_err(|fault| self.miss(fault)),
             op => {
                 let op: String = op.chars().take(40).collect();
                 Err(FrameFault::Unreadable { reason: "unknown_op", detail: format!("op `{op}` is not known") })
@@ -281,7 +366,19 @@ impl Decoder for BetfairDecoder {
     // As if the stream had said that it does not vouch for its data; its next message, a heartbeat too, says otherwise.
     fn on_stale(&mut self) -> Vec<OddsUpdate> {
         let mut changes = Changes::default();
-        self.set_unreliable(true, &mut changes);
+        self.set_trust(true, self.gap, &mut changes);
+        self.publish(changes).updates
+    }
+
+    // Part of a message, or a message that could not be read, may have been a suspension.
+    fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate> {
+        let gap = missed || std::mem::take(&mut self.missed) || !self.segments.is_empty();
+        if missed {
+            self.clocks = Clocks::default();
+        }
+        self.segments.clear();
+        let mut changes = Changes::default();
+        self.set_trust(self.unreliable, self.gap || gap, &mut changes);
         self.publish(changes).updates
     }
 }
@@ -295,12 +392,24 @@ struct Changes {
     times: BTreeMap<EventId, Option<Timestamp>>,
     /// The time of the messages as a whole.
     latest: Option<Timestamp>,
+    /// The markets of which a change could be read.
+    read: BTreeSet<EventId>,
     refused: Vec<Refused>,
+    /// The markets of which a change could not be read.
+    lost: Vec<EventId>,
+    /// A change is lost whose market cannot be read.
+    unnamed: bool,
+    /// A market that changed needs an image.
+    needs_image: bool,
 }
 
 impl Changes {
     fn touches(&self, id: &EventId) -> bool {
         self.times.contains_key(id)
+    }
+
+    fn is_read(&self, id: &EventId) -> bool {
+        self.read.contains(id)
     }
 
     fn touch(&mut self, id: &EventId, time: Option<Timestamp>) {
@@ -327,6 +436,17 @@ impl Clocks {
             self.last.clone_from(&message.clk);
         }
     }
+}
+
+/// A change that cannot be taken may have been a suspension of its market, and where no market can be read, of any.
+fn lose_change(text: &RawValue, reason: &'static str, error: &dyn Display, changes: &mut Changes) {
+    let id = serde_json::from_str::<MarketId<'_>>(text.get()).ok().and_then(|named| EventId::new(&named.id).ok());
+    let Some(id) = id else {
+        changes.unnamed = true;
+        return changes.refuse(reason, format!("change of a market: {error}"));
+    };
+    changes.refuse(reason, format!("market {id}: {error}"));
+    changes.lost.push(id);
 }
 
 fn time_of(message: &ChangeMessage<'_>) -> Result<Option<Timestamp>, FrameFault> {
