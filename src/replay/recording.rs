@@ -239,7 +239,9 @@ mod tests {
 
     #[test]
     fn versions_grow_with_each_round() {
-        let line = |version: &str| format!(r#"{{"op":"mcm","pt":1,"mc":[{{"id":"1.1","marketDefinition":{{"version": {version},"x":1}}}}]}}"#);
+        let line = |version: &str| {
+            format!(r#"{{"op":"mcm","pt":1,"mc":[{{"id":"1.1","marketDefinition":{{"version": {version},"x":1}}}}]}}"#)
+        };
         let file = file(&[line("10"), line("12"), line("\"x\"")].join("\n"));
         let recording = Recording::load(&[file.path().to_owned()]).unwrap();
         let written = |step: usize, round| {
@@ -247,7 +249,8 @@ mod tests {
             recording.write(&recording.steps[step].markets[0], round, &mut text);
             text
         };
-        let image = |version: &str| format!(r#"{{"id":"1.1","img":true,"marketDefinition":{{"version": {version},"x":1}}}}"#);
+        let image =
+            |version: &str| format!(r#"{{"id":"1.1","img":true,"marketDefinition":{{"version": {version},"x":1}}}}"#);
         assert_eq!([written(0, 0), written(0, 1), written(0, 2)], [image("10"), image("13"), image("16")]);
         assert_eq!(written(1, 1), image("15").replace(r#""img":true,"#, ""));
         assert_eq!(written(2, 1), written(2, 0), "no number");

@@ -167,7 +167,10 @@ async fn an_image_comes_first_and_each_market_begins_with_one() {
     // Only a client that asks for segments gets them.
     let whole = Client::subscribed(server.addr, json!({})).await.until_heartbeat().await;
     assert_eq!(whole.len(), 1 + messages.len() - 2);
-    assert_eq!((&whole[0]["ct"], &whole[0]["segmentType"], &whole[0]["clk"]), (&json!("SUB_IMAGE"), &Value::Null, &json!("0.2")));
+    assert_eq!(
+        (&whole[0]["ct"], &whole[0]["segmentType"], &whole[0]["clk"]),
+        (&json!("SUB_IMAGE"), &Value::Null, &json!("0.2"))
+    );
     assert_eq!(whole[0]["mc"], json!([messages[0]["mc"][0], messages[1]["mc"][0]]));
     assert_eq!(whole[1..], messages[2..]);
 }
@@ -175,7 +178,8 @@ async fn an_image_comes_first_and_each_market_begins_with_one() {
 /// A market of 24 runners, and its prices.
 fn large_market(market: u32) -> String {
     let runners: Vec<_> = (1..=24).map(|id| format!(r#"{{"status":"ACTIVE","sortPriority":{id},"id":{id},"name":"Runner {id} of a market with long names"}}"#)).collect();
-    let prices: Vec<_> = (1..=24).map(|id| format!(r#"{{"id":{id},"ltp":{id}.5,"batb":[[0,{id}.4,100.0]]}}"#)).collect();
+    let prices: Vec<_> =
+        (1..=24).map(|id| format!(r#"{{"id":{id},"ltp":{id}.5,"batb":[[0,{id}.4,100.0]]}}"#)).collect();
     format!(
         r#"{{"id":"1.{market}","img":true,"marketDefinition":{{"status":"OPEN","marketType":"WIN","version":1,"runners":[{}]}},"rc":[{}]}}"#,
         runners.join(","),

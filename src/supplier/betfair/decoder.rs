@@ -1,19 +1,19 @@
 //! The stream's conversation and its markets.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt::Display;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::super::{Decoded, Decoder, FrameFault, Refused, from_the_future};
+use super::super::{Decoded, Decoder, FrameFault, from_the_future};
+use super::changes::Changes;
 use super::market::{Market, Scope};
 use super::segments::{Segments, Whole};
 use super::wire::{
-    Authentication, ChangeMessage, ChangeType, MarketChange, MarketDataFilter, MarketFilter, MarketId,
-    MarketSubscription, Op, SegmentType, StatusMessage,
+    Authentication, ChangeMessage, ChangeType, MarketChange, MarketDataFilter, MarketFilter, MarketSubscription, Op,
+    SegmentType, StatusMessage,
 };
 use crate::config::settings::SupplierSettings;
 use crate::domain::ids::EventId;
@@ -234,14 +234,14 @@ impl BetfairDecoder {
     fn apply_market(&mut self, text: &RawValue, is_image: bool, time: Option<Timestamp>, changes: &mut Changes) {
         let change: MarketChange<'_> = match serde_json::from_str(text.get()) {
             Ok(change) => change,
-            Err(error) => return lose_change(text, "bad_market", &error, changes),
+            Err(error) => return changes.lose(text, "bad_market", &error),
         };
         let id = match EventId::new(&change.id) {
             Ok(id) => id,
-            Err(error) => return lose_change(text, "bad_market", &error, changes),
+            Err(error) => return changes.lose(text, "bad_market", &error),
         };
         if time.is_none() {
-            return lose_change(text, "no_time", &"the message has no pt", changes);
+            return changes.lose(text, "no_time", &"the message has no pt");
         }
         let scope = match (is_image, change.img == Some(true)) {
             (true, _) if !changes.is_read(&id) => Scope::Subscription,
@@ -383,50 +383,6 @@ impl Decoder for BetfairDecoder {
     }
 }
 
-/// What the messages of one frame change.
-#[derive(Default)]
-struct Changes {
-    /// The markets to look at again, in the order of the frame.
-    order: Vec<EventId>,
-    /// When each of them changed.
-    times: BTreeMap<EventId, Option<Timestamp>>,
-    /// The time of the messages as a whole.
-    latest: Option<Timestamp>,
-    /// The markets of which a change could be read.
-    read: BTreeSet<EventId>,
-    refused: Vec<Refused>,
-    /// The markets of which a change could not be read.
-    lost: Vec<EventId>,
-    /// A change is lost whose market cannot be read.
-    unnamed: bool,
-    /// A market that changed needs an image.
-    needs_image: bool,
-}
-
-impl Changes {
-    fn touches(&self, id: &EventId) -> bool {
-        self.times.contains_key(id)
-    }
-
-    fn is_read(&self, id: &EventId) -> bool {
-        self.read.contains(id)
-    }
-
-    fn touch(&mut self, id: &EventId, time: Option<Timestamp>) {
-        match self.times.get_mut(id) {
-            Some(known) => *known = time.max(*known),
-            None => {
-                self.order.push(id.clone());
-                self.times.insert(id.clone(), time);
-            }
-        }
-    }
-
-    fn refuse(&mut self, reason: &'static str, detail: String) {
-        self.refused.push(Refused { reason, detail });
-    }
-}
-
 impl Clocks {
     fn remember(&mut self, message: &ChangeMessage<'_>) {
         if message.initial_clk.is_some() {
@@ -436,17 +392,6 @@ impl Clocks {
             self.last.clone_from(&message.clk);
         }
     }
-}
-
-/// A change that cannot be taken may have been a suspension of its market, and where no market can be read, of any.
-fn lose_change(text: &RawValue, reason: &'static str, error: &dyn Display, changes: &mut Changes) {
-    let id = serde_json::from_str::<MarketId<'_>>(text.get()).ok().and_then(|named| EventId::new(&named.id).ok());
-    let Some(id) = id else {
-        changes.unnamed = true;
-        return changes.refuse(reason, format!("change of a market: {error}"));
-    };
-    changes.refuse(reason, format!("market {id}: {error}"));
-    changes.lost.push(id);
 }
 
 fn time_of(message: &ChangeMessage<'_>) -> Result<Option<Timestamp>, FrameFault> {

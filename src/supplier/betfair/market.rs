@@ -80,7 +80,8 @@ impl Market {
             (_, None) => None,
         };
         if scope != Scope::Subscription && version.is_some_and(|version| Some(version) < self.version) {
-            let detail = format!("version {} of the definition is older than {}", or_none(version), or_none(self.version));
+            let detail =
+                format!("version {} of the definition is older than {}", or_none(version), or_none(self.version));
             return refused.push(self.refuse("old_version", &detail));
         }
         let image = match scope {
@@ -185,7 +186,8 @@ impl Market {
 
     fn view(&self, revision: Revision, reliable: bool) -> Option<OddsUpdate> {
         let definition = self.definition.as_ref()?;
-        let open_or = |status, stale| if stale && status == MarketStatus::Open { MarketStatus::Suspended } else { status };
+        let open_or =
+            |status, stale| if stale && status == MarketStatus::Open { MarketStatus::Suspended } else { status };
         if let Some(shown) = self.shown.as_ref().filter(|_| self.is_behind()) {
             return Some(OddsUpdate { status: open_or(shown.status, true), revision, ..shown.clone() });
         }

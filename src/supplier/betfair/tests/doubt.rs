@@ -85,7 +85,11 @@ fn refused_delta_suspends_its_market() {
         assert!(statuses(&decoded.updates).iter().all(|status| status == "1.1 suspended"), "{delta}");
         let image = mcm(13, IMAGE, &[two_runners("OPEN", None, "2.0"), change(2, "OPEN", "2.5")]);
         let seen = frame(&mut decoder, &image);
-        assert_eq!((statuses(&seen.updates), asks_for_an_image(&seen)), (vec!["1.1 open".to_owned()], false), "{delta}");
+        assert_eq!(
+            (statuses(&seen.updates), asks_for_an_image(&seen)),
+            (vec!["1.1 open".to_owned()], false),
+            "{delta}"
+        );
         assert_eq!(seen.updates[0].price_of("11").map(|price| price.thousandths()), Some(2_000));
     }
 }
@@ -133,8 +137,14 @@ fn one_bad_entry_of_an_image_stops_nobody_else() {
 
 #[test]
 fn lost_message_suspends_all_until_an_image() {
-    let lost: [&[u8]; 6] =
-        [b"garbage", br#"{"op":"mcm","mc":7}"#, br#"{"op":"mcm","pt":1e99}"#, b"\xff", b"{}", br#"{"op":"mcm","pt":12,"mc":[{"#];
+    let lost: [&[u8]; 6] = [
+        b"garbage",
+        br#"{"op":"mcm","mc":7}"#,
+        br#"{"op":"mcm","pt":1e99}"#,
+        b"\xff",
+        b"{}",
+        br#"{"op":"mcm","pt":12,"mc":[{"#,
+    ];
     for bytes in lost {
         let mut decoder = after_an_image(10);
         decoder.on_frame(bytes).unwrap_err();
@@ -208,18 +218,25 @@ fn images_are_asked_for_at_intervals_that_grow() {
     decoder.refuse_after(Timestamp::from_millis(4_009_999).unwrap());
     assert!(!asks_for_an_image(&frame(&mut decoder, &bad)));
     decoder.refuse_after(Timestamp::from_millis(4_010_000).unwrap());
-    assert!(asks_for_an_image(&frame(&mut decoder, r#"{"op":"mcm","pt":14,"ct":"HEARTBEAT"}"#)), "a heartbeat is enough");
+    assert!(
+        asks_for_an_image(&frame(&mut decoder, r#"{"op":"mcm","pt":14,"ct":"HEARTBEAT"}"#)),
+        "a heartbeat is enough"
+    );
 }
 
 /// betcode-org/betfair#295: after a market moved to another event, an image holds both copies.
 #[test]
 fn higher_version_wins_in_any_order() {
-    let (new, old) = (two_runners("SUSPENDED", Some(3_179_930_626), "3.0"), two_runners("OPEN", Some(3_179_830_612), "9.0"));
+    let (new, old) =
+        (two_runners("SUSPENDED", Some(3_179_930_626), "3.0"), two_runners("OPEN", Some(3_179_830_612), "9.0"));
     let without_img = |change: &String| change.replace(r#""img":true,"#, "");
     for image in [[new.clone(), old.clone()], [old.clone(), new.clone()]] {
         for image in [image.clone(), image.each_ref().map(without_img)] {
             let decoded = frame(&mut decoder(), &mcm(10, IMAGE, &image));
-            assert_eq!(decoded.updates.iter().map(line).collect::<Vec<_>>(), ["1.1 suspended 10.1: 11=3 active 12=5 active"]);
+            assert_eq!(
+                decoded.updates.iter().map(line).collect::<Vec<_>>(),
+                ["1.1 suspended 10.1: 11=3 active 12=5 active"]
+            );
         }
     }
     let mut decoder = decoder();
@@ -245,7 +262,8 @@ fn older_image_opens_nothing_until_it_catches_up() {
     assert_eq!(shown(&mut decoder, &older), ["1.1 suspended 11.2: 11=3 active 12=5 active"]);
     let changed = mcm(12, "", &[r#"{"id":"1.1","rc":[{"id":12,"ltp":6.0}]}"#.to_owned()]);
     assert_eq!(shown(&mut decoder, &changed), [""; 0]);
-    let status = |status: &str, version| mcm(13, "", &[two_runners(status, Some(version), "9.0").replace(r#""img":true,"#, "")]);
+    let status =
+        |status: &str, version| mcm(13, "", &[two_runners(status, Some(version), "9.0").replace(r#""img":true,"#, "")]);
     assert_eq!(shown(&mut decoder, &status("OPEN", 6)), [""; 0]);
     let caught_up = status("OPEN", 7).replace(r#","rc":[{"id":11,"batb":[[0,9.0,10]]},{"id":12,"ltp":5.0}]"#, "");
     assert_eq!(shown(&mut decoder, &caught_up), ["1.1 open 13.3: 11=9 active 12=5 active"]);
