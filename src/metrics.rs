@@ -124,11 +124,13 @@ role_metrics! {
         /// Updates published to the bus
         published: IntCounter = "odds_ingest_updates_published_total",
         /// Frames or updates refused and kept as dead letters, by reason
-        refused: IntCounterVec = "odds_ingest_refused_total" ["reason"] known DecodeError::REASONS.into_iter().chain(["future"]),
+        refused: IntCounterVec = "odds_ingest_refused_total" ["reason"] known DecodeError::REASONS.into_iter().chain(["future", "old_version"]),
         /// Connections lost or not made, by reason
         disconnects: IntCounterVec = "odds_ingest_disconnects_total" ["reason"] known TransportError::REASONS.into_iter().chain(["closed", "silent", "bus", "future"]),
         /// Markets suspended because their supplier had said nothing for too long
         suspended_as_stale: IntCounter = "odds_ingest_suspended_as_stale_total",
+        /// Markets suspended because a connection ended with changes that could not be taken
+        suspended_after_loss: IntCounter = "odds_ingest_suspended_after_loss_total",
         /// Connections made
         connects: IntCounter = "odds_ingest_connects_total",
         /// Seconds that feeds waited for the bus to take an update

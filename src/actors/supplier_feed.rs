@@ -65,6 +65,8 @@ pub struct SupplierFeed {
     last_word: Instant,
     /// Whether its markets have been suspended since.
     told_stale: bool,
+    /// The last frame could not be read. Until one can be, a supplier that only answers pings is not live.
+    garbled: bool,
     refusal_logged: Option<Instant>,
     refusals_held_back: u64,
     /// What the frames at hand held, to be published together.
@@ -107,6 +109,7 @@ impl SupplierFeed {
             link: None,
             last_word: Instant::now(),
             told_stale: false,
+            garbled: false,
             refusal_logged: None,
             refusals_held_back: 0,
             gathered: Publish::default(),
@@ -155,6 +158,12 @@ impl SupplierFeed {
         }
         self.metrics.suppliers_connected.dec();
         self.status.connected.store(false, Ordering::Relaxed);
+        let suspended = self.decoder.on_lost(reason == TransportError::FrameTooLarge(0).reason());
+        if !suspended.is_empty() {
+            self.metrics.suspended_after_loss.inc_by(suspended.len() as u64);
+            warn!(supplier = self.status.supplier.as_str(), reason, markets = suspended.len(); "markets suspended: changes are missing");
+            self.gathered.updates.extend(suspended);
+        }
         self.try_again(reason, cause, context);
     }
 
@@ -196,6 +205,7 @@ impl SupplierFeed {
     fn take_for_live(&mut self) {
         self.last_word = Instant::now();
         self.told_stale = false;
+        self.garbled = false;
     }
 
     /// A wait that was ours is not the supplier's silence.
@@ -233,10 +243,17 @@ impl SupplierFeed {
             Ok(Inbound::Alive) => {
                 // A supplier with nothing to say is not gone while it answers.
                 self.heard();
-                self.take_for_live();
+                if !self.garbled {
+                    self.take_for_live();
+                }
             }
             Err(error) => self.lose(error.reason(), &error, context),
         }
+    }
+
+    /// Each native frame is a market as a whole; other forms send differences.
+    fn is_native(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Native(_))
     }
 
     fn on_frame(&mut self, frame: Bytes, context: &mut Context<Self>) {
@@ -245,16 +262,18 @@ impl SupplierFeed {
         self.decoder.refuse_after(limits.latest(Timestamp::now()));
         match self.decoder.on_frame(&frame) {
             Ok(decoded) => {
-                self.take_for_live();
+                if self.is_native() && !decoded.refused.is_empty() {
+                    self.garbled = true;
+                } else {
+                    self.take_for_live();
+                }
                 self.gather(decoded, frame, context);
             }
             Err(FrameFault::Unreadable { reason, detail }) => {
                 let refused = vec![Refused { reason, detail: detail.clone() }];
                 self.gather(Decoded { refused, ..Decoded::default() }, frame, context);
-                if !matches!(self.endpoint, Endpoint::Native(_)) {
-                    // A stream of differences has a gap now; the next connection begins with a whole image.
-                    self.lose("unreadable", &detail, context);
-                }
+                // A stream of differences has a gap now; the next connection begins with a whole image.
+                self.lose("unreadable", &detail, context);
             }
             Err(FrameFault::Refused { reason, detail }) => self.lose(reason, &detail, context),
         }
@@ -287,6 +306,11 @@ impl SupplierFeed {
         warn!(supplier, markets = suspended.len(); "markets suspended: nothing came for {:?}", self.settings.supplier_stale_after);
         self.metrics.suspended_as_stale.inc_by(suspended.len() as u64);
         self.publish(Publish { updates: suspended, dead_letters: Vec::new() }, Duration::ZERO, context);
+    }
+
+    fn publish_gathered(&mut self, gathering: Duration, context: &mut Context<Self>) {
+        let gathered = std::mem::take(&mut self.gathered);
+        self.publish(gathered, gathering, context);
     }
 
     /// Hands a message over, and waits for the answer and so much longer.
@@ -368,7 +392,10 @@ impl Actor for SupplierFeed {
     fn started(&mut self, context: &mut Context<Self>) {
         self.connect(context);
         let shortest = self.settings.supplier_ping_interval.min(self.settings.supplier_read_timeout);
-        context.run_interval(shortest / LOOKS, |feed, context| feed.look_at_deadlines(context));
+        context.run_interval(shortest / LOOKS, |feed, context| {
+            feed.look_at_deadlines(context);
+            feed.publish_gathered(Duration::ZERO, context);
+        });
     }
 }
 
@@ -382,13 +409,13 @@ impl StreamHandler<Joined> for SupplierFeed {
             }
             self.on_item(item, context);
         }
-        let gathered = std::mem::take(&mut self.gathered);
-        self.publish(gathered, gathering, context);
+        self.publish_gathered(gathering, context);
     }
 
     // The default would stop the actor; a feed connects again.
     fn finished(&mut self, context: &mut Context<Self>) {
         self.lose("closed", &"the supplier closed the connection", context);
+        self.publish_gathered(Duration::ZERO, context);
     }
 }
 

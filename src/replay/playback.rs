@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Speed;
-use super::recording::{Recording, Step};
+use super::recording::{MarketStep, Recording, Step};
 
 /// What a client subscribes to.
 #[derive(Debug, Default)]
@@ -19,9 +19,14 @@ pub struct Subscription {
     pub markets: Option<HashSet<String>>,
     /// How often the client wants to hear that nothing changed.
     pub heartbeat: Duration,
+    /// Whether a large message is sent in several segments.
+    pub segmented: bool,
     /// Where to go on: `initialClk` and `clk` of an earlier subscription.
     pub clocks: Option<(String, String)>,
 }
+
+/// A segment is cut before it becomes larger, unless one market alone is.
+const SEGMENT_BYTES: usize = 64 * 1024;
 
 /// The clocks are none that this recording gave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +39,13 @@ struct Position {
     step: usize,
 }
 
+/// A step of a recording within a message.
+struct Part<'a> {
+    pt: i64,
+    round: u64,
+    step: &'a Step,
+}
+
 /// A client's way through a recording.
 #[derive(Debug)]
 pub struct Playback {
@@ -41,8 +53,8 @@ pub struct Playback {
     speed: Speed,
     looping: bool,
     subscription: Subscription,
-    /// What is sent before anything else.
-    opening: VecDeque<String>,
+    /// What is sent before anything else: an image, or the other segments of a message.
+    pending: VecDeque<String>,
     /// The next message says that it goes on.
     resumes: bool,
     position: Position,
@@ -70,7 +82,7 @@ impl Playback {
             // A round without a message for the client would never end.
             looping: false,
             subscription,
-            opening: VecDeque::new(),
+            pending: VecDeque::new(),
             resumes: resumed.is_some(),
             position: resumed.unwrap_or(Position { round: 0, step: 0 }),
             started: now,
@@ -85,14 +97,14 @@ impl Playback {
         } else {
             playback.resumes = false;
             let nothing = playback.envelope(playback.last_pt, Some("RESUB_DELTA"), None, true);
-            playback.opening.push_back(nothing + "}");
+            playback.pending.push_back(nothing + "}");
         }
         Ok(playback)
     }
 
     /// The next message, where one is due.
     pub fn next_message(&mut self, now: Instant) -> Option<String> {
-        if let Some(message) = self.opening.pop_front() {
+        if let Some(message) = self.pending.pop_front() {
             self.last_sent = now;
             return Some(message);
         }
@@ -106,7 +118,8 @@ impl Playback {
         self.last_sent = now;
         self.last_pt = self.pt(step, next.round);
         let ct = std::mem::take(&mut self.resumes).then_some("RESUB_DELTA");
-        Some(self.message(step, next.round, ct, None, true))
+        self.push(&[Part { pt: self.last_pt, round: next.round, step }], ct);
+        self.pending.pop_front()
     }
 
     /// A heartbeat, where nothing was sent for long enough.
@@ -120,7 +133,7 @@ impl Playback {
 
     /// When there may be something to send.
     pub fn wakes_at(&mut self) -> Instant {
-        if !self.opening.is_empty() {
+        if !self.pending.is_empty() {
             return self.started;
         }
         let heartbeat = self.heartbeat_due();
@@ -130,24 +143,63 @@ impl Playback {
     /// The first message of every file, together as one image.
     fn open_with_image(&mut self) {
         let recording = self.recording.clone();
-        let heads: Vec<_> = recording.steps.iter().take(recording.heads).filter(|step| self.wants(step)).collect();
+        let heads = recording.steps.iter().take(recording.heads).filter(|step| self.wants(step));
+        let heads: Vec<_> = heads.map(|step| Part { pt: step.pt, round: 0, step }).collect();
         self.position.step = recording.heads;
-        let ct = Some("SUB_IMAGE");
-        let last = heads.len().saturating_sub(1);
-        for (index, step) in heads.iter().enumerate() {
+        self.last_pt = heads.last().map_or(self.last_pt, |head| head.pt);
+        self.push(&heads, Some("SUB_IMAGE"));
+    }
+
+    /// Makes one message of these steps, in segments where the client takes them and it is large.
+    fn push(&mut self, parts: &[Part<'_>], ct: Option<&str>) {
+        let segments = self.segments(parts);
+        let last = segments.len().saturating_sub(1);
+        for (index, (part, changes)) in segments.iter().enumerate() {
             let segment = match index {
                 _ if last == 0 => None,
                 0 => Some("SEG_START"),
                 index if index == last => Some("SEG_END"),
                 _ => Some("SEG"),
             };
-            self.opening.push_back(self.message(step, 0, ct, segment, index == last));
-            self.last_pt = step.pt;
+            let status = part.and_then(|part| part.step.status);
+            let pt = part.map_or(self.last_pt, |part| part.pt);
+            let message = self.message((pt, status, changes), ct, segment, index == last);
+            self.pending.push_back(message);
         }
-        if heads.is_empty() {
-            let empty = self.envelope(self.last_pt, ct, None, true) + "}";
-            self.opening.push_back(empty);
+    }
+
+    /// The changes of each segment; one where the client takes no segments.
+    fn segments<'a>(&self, parts: &'a [Part<'a>]) -> Vec<(Option<&'a Part<'a>>, String)> {
+        let mut segments: Vec<(Option<&Part<'_>>, String)> = Vec::new();
+        for part in parts {
+            let mut starts = self.subscription.segmented || segments.is_empty();
+            let mut markets = part.step.markets.iter().filter(|market| self.wants_market(&market.id)).peekable();
+            if starts && markets.peek().is_none() {
+                segments.push((Some(part), String::new()));
+            }
+            for market in markets {
+                let changes = self.change(market, part.round);
+                let full = |text: &String| self.subscription.segmented && text.len() + changes.len() > SEGMENT_BYTES;
+                match segments.last_mut() {
+                    Some((_, text)) if !starts && !full(text) => {
+                        text.push_str(if text.is_empty() { "" } else { "," });
+                        text.push_str(&changes);
+                    }
+                    _ => segments.push((Some(part), changes)),
+                }
+                starts = false;
+            }
         }
+        if segments.is_empty() {
+            segments.push((None, String::new()));
+        }
+        segments
+    }
+
+    fn change(&self, market: &MarketStep, round: u64) -> String {
+        let mut json = String::with_capacity(market.json.len());
+        self.recording.write(market, round, &mut json);
+        json
     }
 
     fn heartbeat_due(&self) -> Instant {
@@ -193,19 +245,25 @@ impl Playback {
         step.pt.saturating_add(i64::try_from(shift).unwrap_or(i64::MAX))
     }
 
-    fn message(&self, step: &Step, round: u64, ct: Option<&str>, segment: Option<&str>, last: bool) -> String {
-        let mut json = self.envelope(self.pt(step, round), ct, segment, last);
-        if let Some(status) = step.status {
+    /// A message of a time, a status and changes. The image of an empty subscription has none.
+    fn message(
+        &self,
+        (pt, status, changes): (i64, Option<i64>, &str),
+        ct: Option<&str>,
+        segment: Option<&str>,
+        last: bool,
+    ) -> String {
+        let mut json = self.envelope(pt, ct, segment, last);
+        if let Some(status) = status {
             // Writing to a string has no way to fail.
             let _ = write!(json, ",\"status\":{status}");
         }
-        json.push_str(",\"mc\":[");
-        let markets = step.markets.iter().filter(|market| self.wants_market(&market.id));
-        for (index, market) in markets.enumerate() {
-            json.push_str(if index == 0 { "" } else { "," });
-            json.push_str(&market.json);
+        if ct != Some("SUB_IMAGE") || !changes.is_empty() {
+            json.push_str(",\"mc\":[");
+            json.push_str(changes);
+            json.push(']');
         }
-        json.push_str("]}");
+        json.push('}');
         json
     }
 

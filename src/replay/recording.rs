@@ -1,6 +1,7 @@
 //! Recordings as they are read from files: Betfair `mcm` messages, one a line, merged into one timeline.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ pub struct Recording {
     pub heads: usize,
     /// From the start of one round to the start of the next.
     pub period_ms: u64,
+    /// Added to the versions of definitions in each further round, since versions only grow.
+    versions: i64,
     /// The same for the same content: positions of one recording mean nothing in another.
     pub fingerprint: u64,
     /// The markets.
@@ -49,6 +52,15 @@ pub struct MarketStep {
     pub id: Arc<str>,
     /// The change as JSON; the first of its market says `"img":true`.
     pub json: Box<str>,
+    /// The version of its definition, where it has one.
+    version: Option<DefinitionVersion>,
+}
+
+/// A number in the text of a change.
+#[derive(Debug)]
+struct DefinitionVersion {
+    place: std::ops::Range<usize>,
+    version: i64,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +93,7 @@ impl Recording {
             steps: loaded.into_iter().map(|(_, step)| step).collect(),
             heads,
             period_ms: 0,
+            versions: 0,
             fingerprint: fingerprint.0,
             markets: HashSet::new(),
         };
@@ -96,8 +109,24 @@ impl Recording {
             if self.markets.insert(market.id.clone()) {
                 market.json = as_image(&market.json).map_err(ReplayError::Rewrite)?;
             }
+            market.version = version_in(&market.json);
         }
+        let versions = || self.steps.iter().flat_map(|step| &step.markets).filter_map(|market| market.version.as_ref());
+        let first = versions().map(|found| found.version).min();
+        let last = versions().map(|found| found.version).max();
+        self.versions = last.zip(first).map_or(0, |(last, first)| last.saturating_sub(first).saturating_add(1));
         Ok(())
+    }
+
+    /// Writes the change of a market as it is in a round.
+    pub fn write(&self, market: &MarketStep, round: u64, out: &mut String) {
+        let version = market.version.as_ref().filter(|_| round > 0);
+        let parts = version.and_then(|found| Some((found, market.json.split_at_checked(found.place.start)?)));
+        let Some((found, (before, after))) = parts else { return out.push_str(&market.json) };
+        let rounds = i64::try_from(round).unwrap_or(i64::MAX);
+        let version = found.version.saturating_add(self.versions.saturating_mul(rounds));
+        // Writing to a string has no way to fail.
+        let _ = write!(out, "{before}{version}{}", after.get(found.place.len()..).unwrap_or_default());
     }
 }
 
@@ -140,7 +169,18 @@ fn read_line(line: &str) -> Result<Option<Step>, String> {
 fn read_market(json: &str, is_image: bool) -> Result<MarketStep, serde_json::Error> {
     let MarketId { id } = serde_json::from_str(json)?;
     let json = if is_image { as_image(json)? } else { json.into() };
-    Ok(MarketStep { id: id.into(), json })
+    Ok(MarketStep { id: id.into(), json, version: None })
+}
+
+/// Where a change says the version of its definition.
+fn version_in(json: &str) -> Option<DefinitionVersion> {
+    let change: BTreeMap<&str, &RawValue> = serde_json::from_str(json).ok()?;
+    let definition = change.get("marketDefinition")?.get();
+    let fields: BTreeMap<&str, &RawValue> = serde_json::from_str(definition).ok()?;
+    let text = fields.get("version")?.get();
+    // Both are parts of one text.
+    let start = (text.as_ptr() as usize).checked_sub(json.as_ptr() as usize)?;
+    Some(DefinitionVersion { place: start..start + text.len(), version: text.parse().ok()? })
 }
 
 /// The change with `"img":true`, the text of every other field as it was.
@@ -195,6 +235,25 @@ mod tests {
         assert_eq!(&*recording.steps[1].markets[0].json, r#"{"id":"1.2","img":true,"rc":[{"ltp":1.10}]}"#);
         assert_eq!(&*recording.steps[2].markets[0].json, r#"{"id":"1.1","rc":[]}"#);
         assert_eq!(recording.steps[1].status, Some(503));
+    }
+
+    #[test]
+    fn versions_grow_with_each_round() {
+        let line = |version: &str| {
+            format!(r#"{{"op":"mcm","pt":1,"mc":[{{"id":"1.1","marketDefinition":{{"version": {version},"x":1}}}}]}}"#)
+        };
+        let file = file(&[line("10"), line("12"), line("\"x\"")].join("\n"));
+        let recording = Recording::load(&[file.path().to_owned()]).unwrap();
+        let written = |step: usize, round| {
+            let mut text = String::new();
+            recording.write(&recording.steps[step].markets[0], round, &mut text);
+            text
+        };
+        let image =
+            |version: &str| format!(r#"{{"id":"1.1","img":true,"marketDefinition":{{"version": {version},"x":1}}}}"#);
+        assert_eq!([written(0, 0), written(0, 1), written(0, 2)], [image("10"), image("13"), image("16")]);
+        assert_eq!(written(1, 1), image("15").replace(r#""img":true,"#, ""));
+        assert_eq!(written(2, 1), written(2, 0), "no number");
     }
 
     #[test]

@@ -57,6 +57,7 @@ struct Request {
     id: Option<i64>,
     market_filter: Option<MarketFilter>,
     heartbeat_ms: Option<u64>,
+    segmentation_enabled: Option<bool>,
     initial_clk: Option<String>,
     clk: Option<String>,
 }
@@ -194,6 +195,7 @@ impl Session {
             id: request.id.unwrap_or(0),
             markets: markets.map(HashSet::from_iter),
             heartbeat: Duration::from_millis(heartbeat.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end())),
+            segmented: request.segmentation_enabled.unwrap_or(false),
             clocks,
         };
         let Served { recording, speed, looping, .. } = &*self.served;

@@ -148,7 +148,8 @@ async fn a_decoder_that_loses_its_connection_again_and_again_misses_nothing_and_
 #[tokio::test]
 async fn an_image_comes_first_and_each_market_begins_with_one() {
     let server = both_at_once().await;
-    let messages = Client::subscribed(server.addr, json!({})).await.until_heartbeat().await;
+    let segmented = json!({"segmentationEnabled":true});
+    let messages = Client::subscribed(server.addr, segmented).await.until_heartbeat().await;
     assert_eq!(messages.len(), 166 + 480);
     let heads: Vec<_> = messages[..3]
         .iter()
@@ -163,6 +164,54 @@ async fn an_image_comes_first_and_each_market_begins_with_one() {
         ]
     );
     assert!(messages[1]["initialClk"].as_str().unwrap().starts_with("replay-"));
+    // Only a client that asks for segments gets them.
+    let whole = Client::subscribed(server.addr, json!({})).await.until_heartbeat().await;
+    assert_eq!(whole.len(), 1 + messages.len() - 2);
+    assert_eq!(
+        (&whole[0]["ct"], &whole[0]["segmentType"], &whole[0]["clk"]),
+        (&json!("SUB_IMAGE"), &Value::Null, &json!("0.2"))
+    );
+    assert_eq!(whole[0]["mc"], json!([messages[0]["mc"][0], messages[1]["mc"][0]]));
+    assert_eq!(whole[1..], messages[2..]);
+}
+
+/// A market of 24 runners, and its prices.
+fn large_market(market: u32) -> String {
+    let runners: Vec<_> = (1..=24).map(|id| format!(r#"{{"status":"ACTIVE","sortPriority":{id},"id":{id},"name":"Runner {id} of a market with long names"}}"#)).collect();
+    let prices: Vec<_> =
+        (1..=24).map(|id| format!(r#"{{"id":{id},"ltp":{id}.5,"batb":[[0,{id}.4,100.0]]}}"#)).collect();
+    format!(
+        r#"{{"id":"1.{market}","img":true,"marketDefinition":{{"status":"OPEN","marketType":"WIN","version":1,"runners":[{}]}},"rc":[{}]}}"#,
+        runners.join(","),
+        prices.join(",")
+    )
+}
+
+#[tokio::test]
+async fn large_messages_come_in_segments() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let line = |pt: u32| {
+        let markets: Vec<_> = (1_000..1_400).map(large_market).collect();
+        format!(r#"{{"op":"mcm","pt":{pt},"mc":[{}]}}"#, markets.join(","))
+    };
+    let lines = [line(1_000), line(1_001)];
+    assert!(lines[0].len() > 1024 * 1024);
+    std::fs::write(file.path(), lines.join("\n")).unwrap();
+    let server = start(ReplayConfig::at_once(vec![file.path().to_owned()])).await.unwrap();
+    let whole = Client::subscribed(server.addr, json!({})).await.until_heartbeat().await;
+    assert_eq!(whole.len(), 2);
+    let segments = Client::subscribed(server.addr, json!({"segmentationEnabled":true})).await.until_heartbeat().await;
+    let ends: Vec<_> = (0..segments.len()).filter(|index| segments[*index]["segmentType"] == "SEG_END").collect();
+    assert_eq!((ends.len(), ends[1]), (2, segments.len() - 1));
+    for (message, segments) in whole.iter().zip([&segments[..=ends[0]], &segments[ends[0] + 1..]]) {
+        assert!(segments.len() > 10 && segments.iter().all(|segment| segment.to_string().len() < 70 * 1024));
+        assert_eq!(segments[0]["segmentType"], "SEG_START");
+        assert!(segments.iter().all(|segment| segment["ct"] == message["ct"] && segment["pt"] == message["pt"]));
+        assert!(segments[..segments.len() - 1].iter().all(|segment| segment["clk"] == Value::Null));
+        assert_eq!(segments.last().unwrap()["clk"], message["clk"]);
+        let changes: Vec<_> = segments.iter().flat_map(|segment| segment["mc"].as_array().unwrap().clone()).collect();
+        assert_eq!(json!(changes), message["mc"]);
+    }
 }
 
 #[tokio::test]
@@ -180,7 +229,8 @@ async fn a_filter_gives_only_its_markets() {
 #[tokio::test]
 async fn behind_a_known_clock_it_goes_on() {
     let server = both_at_once().await;
-    let all = Client::subscribed(server.addr, json!({})).await.until_heartbeat().await;
+    let segmented = json!({"segmentationEnabled":true});
+    let all = Client::subscribed(server.addr, segmented).await.until_heartbeat().await;
     let clocks = |at: usize| json!({"initialClk": all[1]["initialClk"], "clk": all[at]["clk"]});
     let rest = Client::subscribed(server.addr, clocks(99)).await.until_heartbeat().await;
     assert_eq!(rest[0]["ct"], "RESUB_DELTA");

@@ -40,6 +40,10 @@ pub trait Decoder: Send {
     /// Nothing has come for so long that the prices are not to be taken for live: the suspension of every market that is
     /// open. What the supplier says next about a market, or of all of them, opens it again.
     fn on_stale(&mut self) -> Vec<OddsUpdate>;
+
+    /// The connection ended. The suspension of every open market that a message may have changed which was not taken as a
+    /// whole; `missed`: the transport dropped one. What the supplier says on its next connection opens them again.
+    fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate>;
 }
 
 /// What a frame held.

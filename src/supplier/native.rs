@@ -2,8 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::{Decoded, Decoder, FrameFault, from_the_future};
-use crate::domain::ids::{EventId, MarketKey};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Decoded, Decoder, FrameFault, Refused, from_the_future};
+use crate::domain::ids::{EventId, MarketKey, MarketName};
+use crate::domain::price::Line;
 use crate::domain::status::MarketStatus;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::{OddsUpdate, Revision};
@@ -14,7 +18,9 @@ const MAX_TRACKED: usize = 100_000;
 /// Reads the native form. It keeps the open markets, so that it can suspend them.
 #[derive(Debug, Default)]
 pub struct NativeDecoder {
-    open: HashMap<(EventId, MarketKey), OpenMarket>,
+    open: HashMap<EventId, HashMap<MarketKey, OpenMarket>>,
+    /// Markets in all of `open`.
+    tracked: usize,
     latest: Option<Timestamp>,
 }
 
@@ -25,6 +31,40 @@ struct OpenMarket {
     told: Revision,
     /// As it went out last, with our revision where we had to make one.
     shown: OddsUpdate,
+    /// A later update could not be taken, so the earlier one does not open the market again.
+    in_doubt: bool,
+}
+
+/// The market named by an update that cannot be read as a whole. A part that cannot be read may be any.
+struct Named {
+    event: EventId,
+    market: Option<MarketName>,
+    line: Option<Option<Line>>,
+}
+
+#[derive(Deserialize)]
+struct WireNames<'a> {
+    event_id: EventId,
+    #[serde(default, borrow)]
+    market: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    line: Option<&'a RawValue>,
+}
+
+impl Named {
+    fn read(frame: &[u8]) -> Option<Named> {
+        let wire: WireNames<'_> = serde_json::from_slice(frame).ok()?;
+        Some(Named {
+            event: wire.event_id,
+            market: wire.market.and_then(|text| serde_json::from_str(text.get()).ok()),
+            line: wire.line.map_or(Some(None), |text| serde_json::from_str(text.get()).ok().map(Some)),
+        })
+    }
+
+    fn may_be(&self, key: &MarketKey) -> bool {
+        let Some(market) = &self.market else { return true };
+        *market == key.name && self.line.is_none_or(|line| line == key.line)
+    }
 }
 
 /// The first revision after another one that no supplier's later change comes before.
@@ -33,27 +73,69 @@ fn just_after(revision: Revision) -> Revision {
     Revision { updated_at, ..revision }
 }
 
+impl OpenMarket {
+    fn suspend(&mut self) -> Option<OddsUpdate> {
+        if self.shown.status != MarketStatus::Open {
+            return None;
+        }
+        self.shown.status = MarketStatus::Suspended;
+        self.shown.revision = just_after(self.shown.revision);
+        Some(self.shown.clone())
+    }
+}
+
 impl NativeDecoder {
     /// Keeps track of an update. What a supplier sends after we suspended its market, were it the very same again,
     /// opens the market: it needs a revision after the suspension's, or it would look old.
     fn track(&mut self, mut update: OddsUpdate) -> OddsUpdate {
-        let key = (update.event_id.clone(), update.market.clone());
         let told = update.revision;
-        if let Some(market) = self.open.get(&key) {
-            let suspended_by_us = market.shown.status == MarketStatus::Suspended;
-            if told < market.told || (told == market.told && !suspended_by_us) {
+        let known = self.open.get_mut(&update.event_id).and_then(|markets| markets.get_mut(&update.market));
+        let is_known = known.is_some();
+        if let Some(market) = known {
+            let opens_again = market.shown.status == MarketStatus::Suspended && !market.in_doubt;
+            if told < market.told || (told == market.told && !opens_again) {
                 return update;
             }
             if told <= market.shown.revision {
                 update.revision = just_after(market.shown.revision);
             }
         }
-        if update.status != MarketStatus::Open {
-            self.open.remove(&key);
-        } else if self.open.contains_key(&key) || self.open.len() < MAX_TRACKED {
-            self.open.insert(key, OpenMarket { told, shown: update.clone() });
+        if update.status == MarketStatus::Open {
+            if is_known || self.tracked < MAX_TRACKED {
+                self.tracked += usize::from(!is_known);
+                let market = OpenMarket { told, shown: update.clone(), in_doubt: false };
+                self.open.entry(update.event_id.clone()).or_default().insert(update.market.clone(), market);
+            }
+        } else if is_known {
+            self.forget(&update);
         }
         update
+    }
+
+    fn forget(&mut self, update: &OddsUpdate) {
+        let Some(markets) = self.open.get_mut(&update.event_id) else { return };
+        self.tracked -= usize::from(markets.remove(&update.market).is_some());
+        if markets.is_empty() {
+            self.open.remove(&update.event_id);
+        }
+    }
+
+    /// Suspends the open markets that a refused update may be about: it may have been a suspension.
+    fn doubt(&mut self, frame: &[u8]) -> Vec<OddsUpdate> {
+        let Some(named) = Named::read(frame) else { return Vec::new() };
+        let markets = self.open.get_mut(&named.event).into_iter().flatten();
+        let suspend = |(key, market): (&MarketKey, &mut OpenMarket)| {
+            if !named.may_be(key) {
+                return None;
+            }
+            market.in_doubt = true;
+            market.suspend()
+        };
+        markets.filter_map(suspend).collect()
+    }
+
+    fn refuse(&mut self, reason: &'static str, detail: String, frame: &[u8]) -> Decoded {
+        Decoded { updates: self.doubt(frame), send: Vec::new(), refused: vec![Refused { reason, detail }] }
     }
 }
 
@@ -63,10 +145,12 @@ impl Decoder for NativeDecoder {
     }
 
     fn on_frame(&mut self, frame: &[u8]) -> Result<Decoded, FrameFault> {
-        let update = OddsUpdate::from_json(frame)
-            .map_err(|error| FrameFault::Unreadable { reason: error.reason(), detail: error.to_string() })?;
+        let update = match OddsUpdate::from_json(frame) {
+            Ok(update) => update,
+            Err(error) => return Ok(self.refuse(error.reason(), error.to_string(), frame)),
+        };
         match from_the_future(update.revision.updated_at, self.latest) {
-            Some(detail) => Err(FrameFault::Unreadable { reason: "future", detail }),
+            Some(detail) => Ok(self.refuse("future", detail, frame)),
             None => Ok(Decoded { updates: vec![self.track(update)], ..Decoded::default() }),
         }
     }
@@ -76,13 +160,12 @@ impl Decoder for NativeDecoder {
     }
 
     fn on_stale(&mut self) -> Vec<OddsUpdate> {
-        let live = self.open.values_mut().filter(|market| market.shown.status == MarketStatus::Open);
-        let suspend = |market: &mut OpenMarket| {
-            market.shown.status = MarketStatus::Suspended;
-            market.shown.revision = just_after(market.shown.revision);
-            market.shown.clone()
-        };
-        live.map(suspend).collect()
+        self.open.values_mut().flat_map(HashMap::values_mut).filter_map(OpenMarket::suspend).collect()
+    }
+
+    // Each frame is a whole market: what was missed is not the base of what follows.
+    fn on_lost(&mut self, _: bool) -> Vec<OddsUpdate> {
+        Vec::new()
     }
 }
 
@@ -107,9 +190,10 @@ mod tests {
     #[test]
     fn a_bad_frame_says_why() {
         let mut decoder = NativeDecoder::default();
-        let fault = decoder.on_frame(b"hello").unwrap_err();
-        assert!(matches!(&fault, FrameFault::Unreadable { reason: "malformed", .. }), "{fault}");
-        assert!(matches!(decoder.on_frame(b"\xff").unwrap_err(), FrameFault::Unreadable { reason: "malformed", .. }));
+        for frame in [&b"hello"[..], b"\xff"] {
+            let decoded = decoder.on_frame(frame).unwrap();
+            assert_eq!((decoded.updates.len(), decoded.refused[0].reason), (0, "malformed"));
+        }
     }
 
     #[test]
@@ -117,8 +201,9 @@ mod tests {
         let mut decoder = NativeDecoder::default();
         read(&mut decoder, &update(1, 10, 5));
         decoder.refuse_after(update(1, 20, 1).revision.updated_at);
-        let future = decoder.on_frame(update(1, 21, 1).to_json().as_bytes()).unwrap_err();
-        assert!(matches!(&future, FrameFault::Unreadable { reason: "future", .. }), "{future}");
+        let future = decoder.on_frame(update(1, 21, 1).to_json().as_bytes()).unwrap();
+        assert_eq!(future.refused[0].reason, "future");
+        assert_eq!(future.updates[0].status, MarketStatus::Suspended, "it may have been a suspension");
         assert_eq!(read(&mut decoder, &update(1, 11, 1)), update(1, 11, 1), "the true one goes on");
         assert!(decoder.on_stale()[0].revision < update(1, 12, 1).revision, "of what was taken, not what was refused");
     }
@@ -150,5 +235,69 @@ mod tests {
             let next = market_update("MATCH_001", "btts", None, 11 + round, 1);
             assert_eq!(status(&mut book, read(&mut decoder, &next)), Ok(MarketStatus::Open), "a new one");
         }
+    }
+
+    fn json(update: &OddsUpdate, from: &str, to: &str) -> String {
+        let json = update.to_json();
+        assert!(json.contains(from), "{json}");
+        json.replace(from, to)
+    }
+
+    /// The later update may have been a suspension, so nobody may bet at the price before it.
+    #[test]
+    fn unreadable_update_suspends_its_market() {
+        let next = update(1, 11, 1);
+        let unreadable = [
+            json(&next, r#""status":"open""#, r#""status":"halted""#),
+            json(&next, r#""status":"active""#, r#""status":"napping""#),
+            json(&next, r#""price":3.2"#, r#""price":"3.2""#),
+            json(&next, r#""price":3.2"#, r#""price":0"#),
+            json(&next, r#""price":3.2"#, r#""price":-3.2"#),
+            json(&next, r#""price":3.2"#, r#""price":1e999"#),
+            json(&next, r#""price":3.2"#, r#""price":[]"#),
+            json(&next, r#""version":1"#, r#""version":"1""#),
+            json(&next, r#""version":1"#, r#""version":1,"in_play":"yes""#),
+            json(&next, r#""source":"test""#, r#""sauce":"test""#),
+            json(&next, r#""updated_at":""#, r#""updated_at":"at "#),
+            json(&next, "Z\"", "\""),
+            json(&next, r#""selections":["#, r#""selections":[7,"#),
+            json(&next, r#""home_team":"Flamengo""#, r#""home_team":7"#),
+            r#"{"event_id":"MATCH_001","market":"1x2"}"#.to_owned(),
+            r#"{"event_id":"MATCH_001"}"#.to_owned(),
+            json(&next, r#""market":"1x2""#, r#""market":7"#),
+            json(&next, r#""market":"1x2""#, r#""market":"1x2","line":"none""#),
+        ];
+        for frame in unreadable {
+            let mut decoder = NativeDecoder::default();
+            read(&mut decoder, &update(1, 10, 5));
+            read(&mut decoder, &update(2, 10, 5));
+            let decoded = decoder.on_frame(frame.as_bytes()).unwrap();
+            assert_eq!(decoded.refused.len(), 1, "{frame}");
+            let shown: Vec<_> = decoded.updates.iter().map(|u| (u.event_id.as_str(), u.status)).collect();
+            assert_eq!(shown, [("MATCH_001", MarketStatus::Suspended)], "{frame}");
+            assert!(decoded.updates[0].revision > update(1, 10, 5).revision);
+            assert!(decoder.on_frame(frame.as_bytes()).unwrap().updates.is_empty(), "once: {frame}");
+            let repeated = read(&mut decoder, &update(1, 10, 5));
+            assert!(repeated.revision < decoded.updates[0].revision, "an earlier word opens nothing: {frame}");
+            assert_eq!(read(&mut decoder, &next), next, "a later word does: {frame}");
+        }
+    }
+
+    #[test]
+    fn unreadable_line_suspends_every_line() {
+        let mut decoder = NativeDecoder::default();
+        for (market, line) in [("total", Some("1.5")), ("total", Some("2.5")), ("total", None), ("btts", None)] {
+            read(&mut decoder, &market_update("E", market, line, 10, 5));
+        }
+        let suspended = |decoder: &mut NativeDecoder, frame: &str| {
+            let updates = decoder.on_frame(frame.as_bytes()).unwrap().updates;
+            let mut keys: Vec<_> = updates.iter().map(|update| update.market.to_string()).collect();
+            keys.sort();
+            keys
+        };
+        assert_eq!(suspended(&mut decoder, r#"{"event_id":"E","market":"total","line":2.5}"#), ["total@2.5"]);
+        assert_eq!(suspended(&mut decoder, r#"{"event_id":"E","market":"total","line":"x"}"#), ["total", "total@1.5"]);
+        assert_eq!(suspended(&mut decoder, r#"{"event_id":"F"}"#), [""; 0]);
+        assert_eq!(suspended(&mut decoder, r#"{"event_id":"E"}"#), ["btts"]);
     }
 }

@@ -3,6 +3,7 @@
 
 #[path = "../support/betfair_fold.rs"]
 mod betfair_fold;
+mod doubt;
 
 use std::path::PathBuf;
 

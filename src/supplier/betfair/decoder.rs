@@ -1,17 +1,19 @@
 //! The stream's conversation and its markets.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::super::{Decoded, Decoder, FrameFault, Refused, from_the_future};
-use super::market::Market;
+use super::super::{Decoded, Decoder, FrameFault, from_the_future};
+use super::changes::Changes;
+use super::market::{Market, Scope};
 use super::segments::{Segments, Whole};
 use super::wire::{
     Authentication, ChangeMessage, ChangeType, MarketChange, MarketDataFilter, MarketFilter, MarketSubscription, Op,
-    StatusMessage,
+    SegmentType, StatusMessage,
 };
 use crate::config::settings::SupplierSettings;
 use crate::domain::ids::EventId;
@@ -35,6 +37,10 @@ const MAX_RETIRED: usize = 1_000;
 const MAX_SEGMENTS: usize = 64;
 /// Refused parts told of one frame.
 const MAX_REFUSED: usize = 32;
+/// An image repairs what a lost change left in doubt. It is asked for at once, then at most this often; the time doubles,
+/// six times at most, while the images themselves hold what cannot be read.
+const IMAGE_INTERVAL: Duration = Duration::from_secs(10);
+const IMAGE_DOUBLINGS: u32 = 6;
 
 /// Reads the Exchange Stream. Its markets outlive a connection, so that a reconnect only has to tell what changed.
 pub struct BetfairDecoder {
@@ -47,8 +53,25 @@ pub struct BetfairDecoder {
     markets: BTreeMap<EventId, Market>,
     /// Markets that ended or went away, the oldest first.
     retired: VecDeque<EventId>,
+    /// The stream said that it does not vouch for its data, or has been silent for too long.
     unreliable: bool,
+    /// Changes of markets that nobody can name are lost.
+    gap: bool,
+    /// The connection cannot go on, since a message on it could not be taken.
+    missed: bool,
+    /// Some market needs an image.
+    wants_image: bool,
+    asking: Asking,
     latest: Option<Timestamp>,
+}
+
+/// When an image was asked for on a connection that goes on.
+#[derive(Default)]
+struct Asking {
+    /// Not again before this.
+    next: Option<Timestamp>,
+    /// How often in a row the image did not help.
+    failures: u32,
 }
 
 /// The position of the last whole message.
@@ -76,6 +99,10 @@ impl BetfairDecoder {
             markets: BTreeMap::new(),
             retired: VecDeque::new(),
             unreliable: false,
+            gap: false,
+            missed: false,
+            wants_image: false,
+            asking: Asking::default(),
             latest: None,
         }
     }
@@ -103,6 +130,7 @@ impl BetfairDecoder {
             market_data_filter: MarketDataFilter { fields: FIELDS, ladder_levels: 1 },
             heartbeat_ms: self.heartbeat_ms,
             conflate_ms: 0,
+            segmentation_enabled: true,
             initial_clk: clocks.map(|(initial, _)| initial),
             clk: clocks.map(|(_, last)| last),
         })
@@ -144,6 +172,11 @@ impl BetfairDecoder {
             }
             _ => {}
         }
+        let begins = matches!(message.segment_type, None | Some(SegmentType::SegStart));
+        if begins && message.ct == Some(ChangeType::SubImage) {
+            // The image that was asked for replaces a message that the stream did not finish.
+            self.segments.clear();
+        }
         match self.segments.take(message.segment_type, frame)? {
             Whole::NotYet => Ok(Decoded::default()),
             Whole::Alone => self.apply(&[message]),
@@ -168,36 +201,62 @@ impl BetfairDecoder {
                 self.apply_market(text, is_image, time, &mut changes);
             }
         }
+        self.doubt_what_is_lost(&mut changes);
+        // What an image does not name is suspended as missing from it.
+        let unnamed = changes.unnamed && !is_image;
         if is_image {
             self.suspend_what_is_missing(&mut changes);
+            self.wants_image = false;
+            self.asking.failures = if changes.needs_image { self.asking.failures.saturating_add(1) } else { 0 };
         }
+        self.wants_image |= changes.needs_image || unnamed;
+        let resumed = messages.iter().any(|message| message.ct == Some(ChangeType::ResubDelta));
+        let gap = unnamed || (self.gap && !is_image && (self.wants_image || !resumed));
         let unreliable = messages.iter().any(|message| message.status == Some(UNRELIABLE));
-        // A heartbeat between segments vouches for nothing that is still to come.
-        if unreliable || self.segments.is_empty() {
-            self.set_unreliable(unreliable, &mut changes);
-        }
-        // A heartbeat between segments is ahead of what is applied.
-        if self.segments.is_empty() {
+        // A heartbeat between segments vouches for nothing that is still to come, and is ahead of what is applied.
+        let is_whole = self.segments.is_empty();
+        self.set_trust((self.unreliable && !is_whole) || unreliable, gap, &mut changes);
+        if is_whole {
             messages.iter().for_each(|message| self.clocks.remember(message));
         }
-        Ok(self.publish(changes))
+        let mut decoded = self.publish(changes);
+        decoded.send.extend(self.ask_for_image()?);
+        Ok(decoded)
+    }
+
+    /// A new subscription replaces the one that runs and is answered with an image.
+    fn ask_for_image(&mut self) -> Result<Option<String>, FrameFault> {
+        let too_early = self.latest.zip(self.asking.next).is_some_and(|(now, next)| now < next);
+        if !(self.wants_image || self.gap) || !self.segments.is_empty() || too_early {
+            return Ok(None);
+        }
+        let interval = IMAGE_INTERVAL * (1 << self.asking.failures.min(IMAGE_DOUBLINGS));
+        let micros = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX);
+        self.asking.next = self.latest.and_then(|now| Timestamp::from_micros(now.micros().saturating_add(micros)));
+        self.clocks = Clocks::default();
+        self.subscription().map(Some)
     }
 
     fn apply_market(&mut self, text: &RawValue, is_image: bool, time: Option<Timestamp>, changes: &mut Changes) {
         let change: MarketChange<'_> = match json::from_str(text.get()) {
             Ok(change) => change,
-            Err(error) => return changes.refuse("bad_market", format!("change of a market: {error}")),
+            Err(error) => return changes.lose(text, "bad_market", &error),
         };
         let id = match EventId::new(&change.id) {
             Ok(id) => id,
-            Err(error) => return changes.refuse("bad_market", format!("market id: {error}")),
+            Err(error) => return changes.lose(text, "bad_market", &error),
         };
         if time.is_none() {
-            return changes.refuse("no_time", format!("market {id}: the message has no pt"));
+            return changes.lose(text, "no_time", &"the message has no pt");
         }
-        let is_image = change.img == Some(true) || (is_image && !changes.touches(&id));
+        let scope = match (is_image, change.img == Some(true)) {
+            (true, _) if !changes.is_read(&id) => Scope::Subscription,
+            (_, true) => Scope::Market,
+            (true, false) => Scope::Further,
+            (false, false) => Scope::Difference,
+        };
         if !self.markets.contains_key(&id) {
-            if !is_image && change.market_definition.is_none() {
+            if scope == Scope::Difference && change.market_definition.is_none() {
                 return changes.refuse("unknown_market", format!("market {id}: a change before its first image"));
             }
             if self.markets.len() >= MAX_MARKETS {
@@ -206,8 +265,20 @@ impl BetfairDecoder {
             }
         }
         changes.touch(&id, time);
+        changes.read.insert(id.clone());
         let market = self.markets.entry(id.clone()).or_insert_with(|| Market::new(id));
-        market.apply(&change, is_image, &mut changes.refused);
+        market.apply(&change, scope, &mut changes.refused);
+        changes.needs_image |= market.needs_image();
+    }
+
+    /// After all changes of the frame: whatever else it says about the market, the lost change may say otherwise.
+    fn doubt_what_is_lost(&mut self, changes: &mut Changes) {
+        for id in std::mem::take(&mut changes.lost) {
+            let Some(market) = self.markets.get_mut(&id) else { continue };
+            market.set_in_doubt();
+            changes.needs_image |= market.needs_image();
+            changes.touch(&id, changes.latest);
+        }
     }
 
     /// An image is the whole subscription. What we knew and it does not hold must not look live any more.
@@ -220,10 +291,23 @@ impl BetfairDecoder {
         }
     }
 
-    /// While the stream does not vouch for its data every open market is shown suspended.
-    fn set_unreliable(&mut self, unreliable: bool, changes: &mut Changes) {
-        if self.unreliable != unreliable {
-            self.unreliable = unreliable;
+    /// A message could not be taken. It may have been a suspension, so a whole image must come where it is not repeated.
+    fn miss(&mut self, fault: &FrameFault) {
+        self.missed = true;
+        if let FrameFault::Unreadable { .. } = fault {
+            self.clocks = Clocks::default();
+        }
+    }
+
+    fn is_trusted(&self) -> bool {
+        !self.unreliable && !self.gap
+    }
+
+    /// While the stream does not vouch for its data, or changes are missing, every open market is shown suspended.
+    fn set_trust(&mut self, unreliable: bool, gap: bool, changes: &mut Changes) {
+        let before = self.is_trusted();
+        (self.unreliable, self.gap) = (unreliable, gap);
+        if self.is_trusted() != before {
             for (id, _) in self.markets.iter().filter(|(_, market)| !market.has_ended()) {
                 changes.touch(id, changes.latest);
             }
@@ -232,9 +316,10 @@ impl BetfairDecoder {
 
     fn publish(&mut self, mut changes: Changes) -> Decoded {
         let mut updates = Vec::new();
+        let trusted = self.is_trusted();
         for id in changes.order {
             let Some(market) = self.markets.get_mut(&id) else { continue };
-            updates.extend(market.publish(changes.times.get(&id).copied().flatten(), !self.unreliable));
+            updates.extend(market.publish(changes.times.get(&id).copied().flatten(), trusted));
             if market.is_retired() && !self.retired.contains(&id) {
                 self.retired.push_back(id);
             }
@@ -257,6 +342,10 @@ impl BetfairDecoder {
 impl Decoder for BetfairDecoder {
     fn on_connected(&mut self) -> Vec<String> {
         self.segments.clear();
+        self.missed = false;
+        if self.wants_image {
+            self.clocks = Clocks::default();
+        }
         Vec::new()
     }
 
@@ -264,15 +353,11 @@ impl Decoder for BetfairDecoder {
         if frame.trim_ascii().is_empty() {
             return Ok(Decoded::default());
         }
-        match read::<Op<'_>>(frame)?.op.as_ref() {
+        let op = read::<Op<'_>>(frame).inspect_err(|fault| self.miss(fault))?;
+        match op.op.as_ref() {
             "connection" => Ok(Decoded { send: vec![self.authentication()?], ..Decoded::default() }),
             "status" => self.on_status(&read(frame)?),
-            "mcm" => self.on_change(frame).inspect_err(|fault| {
-                if let FrameFault::Unreadable { .. } = fault {
-                    // It may have been a suspension, and a difference is told only once: ask for a whole image.
-                    self.clocks = Clocks::default();
-                }
-            }),
+            "mcm" => self.on_change(frame).inspect_err(|fault| self.miss(fault)),
             op => {
                 let op: String = op.chars().take(40).collect();
                 Err(FrameFault::Unreadable { reason: "unknown_op", detail: format!("op `{op}` is not known") })
@@ -287,40 +372,20 @@ impl Decoder for BetfairDecoder {
     // As if the stream had said that it does not vouch for its data; its next message, a heartbeat too, says otherwise.
     fn on_stale(&mut self) -> Vec<OddsUpdate> {
         let mut changes = Changes::default();
-        self.set_unreliable(true, &mut changes);
+        self.set_trust(true, self.gap, &mut changes);
         self.publish(changes).updates
     }
-}
 
-/// What the messages of one frame change.
-#[derive(Default)]
-struct Changes {
-    /// The markets to look at again, in the order of the frame.
-    order: Vec<EventId>,
-    /// When each of them changed.
-    times: BTreeMap<EventId, Option<Timestamp>>,
-    /// The time of the messages as a whole.
-    latest: Option<Timestamp>,
-    refused: Vec<Refused>,
-}
-
-impl Changes {
-    fn touches(&self, id: &EventId) -> bool {
-        self.times.contains_key(id)
-    }
-
-    fn touch(&mut self, id: &EventId, time: Option<Timestamp>) {
-        match self.times.get_mut(id) {
-            Some(known) => *known = time.max(*known),
-            None => {
-                self.order.push(id.clone());
-                self.times.insert(id.clone(), time);
-            }
+    // Part of a message, or a message that could not be read, may have been a suspension.
+    fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate> {
+        let gap = missed || std::mem::take(&mut self.missed) || !self.segments.is_empty();
+        if missed {
+            self.clocks = Clocks::default();
         }
-    }
-
-    fn refuse(&mut self, reason: &'static str, detail: String) {
-        self.refused.push(Refused { reason, detail });
+        self.segments.clear();
+        let mut changes = Changes::default();
+        self.set_trust(self.unreliable, self.gap || gap, &mut changes);
+        self.publish(changes).updates
     }
 }
 

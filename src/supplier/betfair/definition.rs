@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::value::RawValue;
 
 use super::super::Refused;
-use super::wire::{MarketDefinition, RunnerDefinition};
+use super::wire::{DefinitionVersion, MarketDefinition, RunnerDefinition};
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId};
 use crate::domain::json;
 use crate::domain::price::Line;
@@ -29,6 +29,8 @@ pub struct Definition {
     pub away_team: String,
     /// Status of the market.
     pub status: MarketStatus,
+    /// Which of several definitions is valid: the one with the highest version.
+    pub version: Option<i64>,
     /// Whether the event is under way.
     pub in_play: bool,
     /// The runners, in their order.
@@ -66,10 +68,16 @@ impl Definition {
             home_team: home_team.to_owned(),
             away_team: away_team.to_owned(),
             status: market_status(&wire.status, &runners)?,
+            version: wire.version,
             in_play: wire.in_play.unwrap_or(false),
             runners,
         })
     }
+}
+
+/// The version of a definition, also of one that cannot be read otherwise.
+pub fn read_version(text: &RawValue) -> Option<i64> {
+    serde_json::from_str::<DefinitionVersion>(text.get()).ok()?.version
 }
 
 /// Reads a handicap; 0 is none.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::super::Refused;
-use super::definition::{Definition, Runner, RunnerKey, UNSUPPORTED, read_handicap};
+use super::definition::{Definition, Runner, RunnerKey, UNSUPPORTED, read_handicap, read_version};
 use super::ladder::RunnerPrices;
 use super::wire::{MarketChange, RunnerChange};
 use crate::domain::ids::{EventId, Source};
@@ -19,14 +19,38 @@ pub struct Market {
     id: EventId,
     definition: Option<Definition>,
     prices: BTreeMap<RunnerKey, RunnerPrices>,
-    /// The last definition could not be read: it might have been a suspension.
-    in_doubt: bool,
+    /// The version of the definition held, and the highest version seen.
+    version: Option<i64>,
+    highest: Option<i64>,
+    doubt: Doubt,
     /// Its prices are no odds.
     unsupported: bool,
     /// The last image of the subscription did not hold the market.
     absent: bool,
     /// What was last given out.
     shown: Option<OddsUpdate>,
+}
+
+/// Why a market is suspended although its definition may say open.
+#[derive(Default)]
+struct Doubt {
+    /// The last definition could not be read: it might have been a suspension. A definition that can be read ends it.
+    definition: bool,
+    /// A change could not be read: the prices may be old. Only an image ends it, since the stream sends differences.
+    prices: bool,
+}
+
+/// What a change replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The first word about the market in an image of the subscription: it replaces everything, the version too.
+    Subscription,
+    /// A further word about the market in an image of the subscription: it replaces an entry with a lower version.
+    Further,
+    /// An image of this market: it replaces the prices.
+    Market,
+    /// Only what it names.
+    Difference,
 }
 
 impl Market {
@@ -36,49 +60,99 @@ impl Market {
             id,
             definition: None,
             prices: BTreeMap::new(),
-            in_doubt: false,
+            version: None,
+            highest: None,
+            doubt: Doubt::default(),
             unsupported: false,
             absent: false,
             shown: None,
         }
     }
 
-    /// Takes a change. `image`: it replaces what was known of the runners. What cannot be taken goes to `refused`.
-    pub fn apply(&mut self, change: &MarketChange<'_>, image: bool, refused: &mut Vec<Refused>) {
+    /// Takes a change. What cannot be read goes to `refused`, and casts doubt on the market.
+    ///
+    /// A definition with a lower version than the one held is old, and so are the prices beside it. The stream sends one
+    /// after a market moved to another event: both copies are in the image, and only the newer one changes later.
+    pub fn apply(&mut self, change: &MarketChange<'_>, scope: Scope, refused: &mut Vec<Refused>) {
+        let definition = change.market_definition.map(|text| Definition::read(&self.id, text));
+        let version = match (&definition, change.market_definition) {
+            (Some(Ok(definition)), _) => definition.version,
+            (_, Some(text)) => read_version(text),
+            (_, None) => None,
+        };
+        if scope != Scope::Subscription && version.is_some_and(|version| Some(version) < self.version) {
+            let detail =
+                format!("version {} of the definition is older than {}", or_none(version), or_none(self.version));
+            return refused.push(self.refuse("old_version", &detail));
+        }
+        let image = match scope {
+            Scope::Subscription | Scope::Market => true,
+            Scope::Further => version > self.version,
+            Scope::Difference => false,
+        };
         if image {
             self.prices.clear();
+            self.doubt.prices = false;
         }
-        if image || change.market_definition.is_some() {
+        if image || definition.is_some() {
             self.absent = false;
         }
-        if let Some(text) = change.market_definition {
-            match Definition::read(&self.id, text) {
-                Ok(mut definition) => {
-                    // The key is what a client subscribed to: it stays for the market's life.
-                    if let Some(known) = self.definition.take() {
-                        definition.key = known.key;
-                    }
-                    self.definition = Some(definition);
-                    self.in_doubt = false;
-                }
-                Err(fault) => {
-                    // A market whose prices are no odds says so once, and is passed over from then on.
-                    if !self.unsupported {
-                        refused.push(self.refuse(fault.reason, &fault.detail));
-                    }
-                    self.in_doubt = true;
-                    self.unsupported = fault.reason == UNSUPPORTED;
-                }
-            }
+        if let Some(definition) = definition {
+            self.take_definition(definition, refused);
+        }
+        match version {
+            Some(_) => (self.version, self.highest) = (version, self.highest.max(version)),
+            None if image && change.market_definition.is_some() => (self.version, self.highest) = (None, None),
+            None => {}
         }
         if self.unsupported {
             return;
         }
+        let faults = refused.len();
         for text in change.rc.iter().flatten() {
             if let Err(fault) = self.apply_runner(text, refused) {
                 refused.push(fault);
             }
         }
+        self.doubt.prices |= refused.len() > faults;
+    }
+
+    fn take_definition(&mut self, definition: Result<Definition, Refused>, refused: &mut Vec<Refused>) {
+        match definition {
+            Ok(mut definition) => {
+                // The key is what a client subscribed to: it stays for the market's life.
+                if let Some(known) = self.definition.take() {
+                    definition.key = known.key;
+                }
+                self.definition = Some(definition);
+                self.doubt.definition = false;
+                self.unsupported = false;
+            }
+            Err(fault) => {
+                // A market whose prices are no odds says so once, and is passed over from then on.
+                if !self.unsupported {
+                    refused.push(self.refuse(fault.reason, &fault.detail));
+                }
+                self.doubt.definition = true;
+                self.unsupported = fault.reason == UNSUPPORTED;
+            }
+        }
+    }
+
+    /// A change of the market was lost: its prices and its status may be old until an image comes.
+    pub fn set_in_doubt(&mut self) {
+        self.doubt.prices = true;
+    }
+
+    /// Whether an image is needed to know the market again.
+    pub fn needs_image(&self) -> bool {
+        !self.unsupported && (self.doubt.prices || self.doubt.definition)
+    }
+
+    /// An image held an older version than one seen before. It is the base of the changes that follow, but clients keep
+    /// what they were shown, suspended, until the version is reached again.
+    fn is_behind(&self) -> bool {
+        self.version < self.highest
     }
 
     /// The subscription does not hold the market any more.
@@ -113,11 +187,13 @@ impl Market {
 
     fn view(&self, revision: Revision, reliable: bool) -> Option<OddsUpdate> {
         let definition = self.definition.as_ref()?;
-        let stale = !reliable || self.absent || self.in_doubt;
-        let status = match definition.status {
-            MarketStatus::Open if stale => MarketStatus::Suspended,
-            status => status,
-        };
+        let open_or =
+            |status, stale| if stale && status == MarketStatus::Open { MarketStatus::Suspended } else { status };
+        if let Some(shown) = self.shown.as_ref().filter(|_| self.is_behind()) {
+            return Some(OddsUpdate { status: open_or(shown.status, true), revision, ..shown.clone() });
+        }
+        let stale = !reliable || self.absent || self.doubt.definition || self.doubt.prices || self.is_behind();
+        let status = open_or(definition.status, stale);
         Some(OddsUpdate {
             event_id: self.id.clone(),
             home_team: definition.home_team.clone(),
@@ -158,4 +234,8 @@ impl Market {
     fn refuse(&self, reason: &'static str, detail: &dyn std::fmt::Display) -> Refused {
         Refused { reason, detail: format!("market {}: {detail}", self.id) }
     }
+}
+
+fn or_none(version: Option<i64>) -> String {
+    version.map_or_else(|| "none".to_owned(), |version| version.to_string())
 }

@@ -2,6 +2,7 @@
 //!
 //! One Betfair market becomes one event whose id is the market id, with one market named after its `marketType`.
 
+mod changes;
 pub mod decoder;
 pub mod definition;
 pub mod ladder;

@@ -57,7 +57,10 @@ impl Segments {
         self.bytes = self.bytes.saturating_add(frame.len());
         if self.bytes > self.limit {
             self.clear();
-            let detail = format!("the segments of one message are larger than {} bytes", self.limit);
+            let detail = format!(
+                "the segments of one message are larger than {} bytes (64 times SUPPLIER_MAX_FRAME)",
+                self.limit
+            );
             return Err(FrameFault::Refused { reason: "segments_too_large", detail });
         }
         self.held.push(frame.to_vec());

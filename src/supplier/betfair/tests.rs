@@ -1,5 +1,7 @@
 //! The decoder as a whole: recordings against an independent fold, and the conversation.
 
+mod doubt;
+
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
 
@@ -125,7 +127,7 @@ fn the_conversation() {
     let said = frame(&mut decoder, r#"{"op":"connection","connectionId":"206-1"}"#).send;
     insta::assert_snapshot!(said.join("\n"), @r#"{"op":"authentication","id":1,"appKey":"key","session":"token"}"#);
     let said = frame(&mut decoder, r#"{"op":"status","id":1,"statusCode":"SUCCESS","connectionClosed":false}"#).send;
-    insta::assert_snapshot!(said.join("\n"), @r#"{"op":"marketSubscription","id":2,"marketFilter":{"marketIds":["1.1","1.2"]},"marketDataFilter":{"fields":["EX_BEST_OFFERS","EX_LTP","EX_MARKET_DEF"],"ladderLevels":1},"heartbeatMs":3333,"conflateMs":0}"#);
+    insta::assert_snapshot!(said.join("\n"), @r#"{"op":"marketSubscription","id":2,"marketFilter":{"marketIds":["1.1","1.2"]},"marketDataFilter":{"fields":["EX_BEST_OFFERS","EX_LTP","EX_MARKET_DEF"],"ladderLevels":1},"heartbeatMs":3333,"conflateMs":0,"segmentationEnabled":true}"#);
     assert!(frame(&mut decoder, r#"{"op":"status","id":2,"statusCode":"SUCCESS"}"#).send.is_empty());
     assert_eq!(shown(&mut decoder, &mcm(1, IMAGE, &[change(1, "OPEN", "2.5")])).len(), 1);
     let heartbeat = frame(&mut decoder, r#"{"op":"mcm","id":2,"pt":9,"clk":"c1","ct":"HEARTBEAT"}"#);
@@ -247,7 +249,7 @@ fn what_cannot_be_taken_is_refused_and_the_rest_is_kept() {
     );
     assert_eq!(decoded.refused[0].detail, "market 1.1, runner 8: 1001 is outside of 1.001 to 1000.000");
     let seen: Vec<_> = decoded.updates.iter().map(line).collect();
-    assert_eq!(seen, ["1.1 open 10.1: 7=2.5 active", "1.2 open 10.1: 7=3 active"]);
+    assert_eq!(seen, ["1.1 suspended 10.1: 7=2.5 active", "1.2 suspended 10.1: 7=3 active"]);
 }
 
 #[test]

@@ -97,12 +97,29 @@ pub struct MarketChange<'a> {
     pub rc: Option<Vec<&'a RawValue>>,
 }
 
+/// Only the id of a market's change: names the market whose change cannot be read.
+#[derive(Deserialize)]
+pub struct MarketId<'a> {
+    /// The market.
+    #[serde(borrow)]
+    pub id: Cow<'a, str>,
+}
+
+/// Only the version of a definition: orders a definition that cannot be read.
+#[derive(Deserialize)]
+pub struct DefinitionVersion {
+    /// Grows with every change of the definition.
+    pub version: Option<i64>,
+}
+
 /// What a market is.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MarketDefinition<'a> {
     /// `OPEN`, `SUSPENDED`, `INACTIVE` or `CLOSED`.
     pub status: String,
+    /// Grows with every change of the definition. Of two definitions of one market, the higher version is valid.
+    pub version: Option<i64>,
     /// Whether the event is under way.
     pub in_play: Option<bool>,
     /// As `WIN` or `MATCH_ODDS`.
@@ -186,6 +203,8 @@ pub struct MarketSubscription<'a> {
     pub heartbeat_ms: u64,
     /// How long the stream may gather changes; 0: not at all.
     pub conflate_ms: u64,
+    /// Allows the stream to split a large message. Without it an image of many markets is one line.
+    pub segmentation_enabled: bool,
     /// Where to go on; neither or both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_clk: Option<&'a str>,
