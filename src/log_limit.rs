@@ -1,0 +1,137 @@
+//! Limits how often one event is logged. The first occurrence of a cause is logged at once, later ones are counted, and
+//! the next line says how many there were. The interval between lines grows while the cause persists, so a fault that
+//! repeats thousands of times a second costs a few lines an hour, and a new cause is never hidden by another one.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Causes that are told apart. Causes may contain text from outside, so their number is bounded; further ones share one
+/// entry.
+const MAX_CAUSES: usize = 32;
+/// The entry of all further causes.
+const OTHER_CAUSES: &str = "";
+
+/// Decides which occurrences of an event are logged. Shared by reference; `const`, so that it can be a `static`.
+#[derive(Debug)]
+pub struct LogLimit {
+    first: Duration,
+    max: Duration,
+    causes: Mutex<BTreeMap<String, Cause>>,
+}
+
+#[derive(Debug)]
+struct Cause {
+    last_seen: Instant,
+    next_line: Instant,
+    interval: Duration,
+    suppressed: u64,
+}
+
+impl LogLimit {
+    /// One line a cause; the next one after `first`, then after twice that, up to `max`. A cause that did not occur for
+    /// `max` starts over.
+    pub const fn growing(first: Duration, max: Duration) -> LogLimit {
+        LogLimit { first, max, causes: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// One line a cause and interval.
+    pub const fn every(interval: Duration) -> LogLimit {
+        LogLimit::growing(interval, interval)
+    }
+
+    /// Records an occurrence. Returns how many occurrences of this cause were suppressed since its last line if this one
+    /// is to be logged, `None` if it is to be suppressed. `cause` must not contain what differs from one occurrence to the
+    /// next, such as ids or ports.
+    pub fn check(&self, cause: &str) -> Option<u64> {
+        self.check_at(cause, Instant::now())
+    }
+
+    fn check_at(&self, cause: &str, now: Instant) -> Option<u64> {
+        let mut causes = self.lock();
+        let key = self.entry_for(cause, &mut causes, now);
+        let Some(known) = causes.get_mut(key) else {
+            let known = Cause { last_seen: now, next_line: now + self.first, interval: self.first, suppressed: 0 };
+            causes.insert(key.to_owned(), known);
+            return Some(0);
+        };
+        if now.saturating_duration_since(known.last_seen) >= self.max {
+            known.interval = self.first;
+        }
+        known.last_seen = now;
+        if now < known.next_line {
+            known.suppressed += 1;
+            return None;
+        }
+        known.interval = known.interval.saturating_mul(2).min(self.max);
+        known.next_line = now + known.interval;
+        Some(std::mem::take(&mut known.suppressed))
+    }
+
+    /// The key of a cause. Makes room among causes that have not occurred for a while if there is none.
+    fn entry_for<'a>(&self, cause: &'a str, causes: &mut BTreeMap<String, Cause>, now: Instant) -> &'a str {
+        if causes.contains_key(cause) || causes.len() < MAX_CAUSES {
+            return cause;
+        }
+        causes.retain(|_, known| now.saturating_duration_since(known.last_seen) < self.max);
+        if causes.len() < MAX_CAUSES { cause } else { OTHER_CAUSES }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Cause>> {
+        // Each step leaves the map whole.
+        self.causes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn interval_between_lines_grows() {
+        let (limit, start) = (LogLimit::growing(SECOND, 8 * SECOND), Instant::now());
+        let mut lines = Vec::new();
+        for tenth in 0..400_u32 {
+            if let Some(suppressed) = limit.check_at("away", start + tenth * SECOND / 10) {
+                lines.push((tenth / 10, suppressed));
+            }
+        }
+        assert_eq!(lines, [(0, 0), (1, 9), (3, 19), (7, 39), (15, 79), (23, 79), (31, 79), (39, 79)]);
+    }
+
+    #[test]
+    fn causes_do_not_hide_each_other() {
+        let (limit, start) = (LogLimit::every(60 * SECOND), Instant::now());
+        assert_eq!(["a", "b", "a", "a", "b"].map(|cause| limit.check_at(cause, start)), [
+            Some(0),
+            Some(0),
+            None,
+            None,
+            None
+        ]);
+        assert_eq!(["a", "b"].map(|cause| limit.check_at(cause, start + 60 * SECOND)), [Some(2), Some(1)]);
+    }
+
+    #[test]
+    fn quiet_cause_starts_over() {
+        let (limit, start) = (LogLimit::growing(SECOND, 4 * SECOND), Instant::now());
+        let at = |seconds: u32| limit.check_at("a", start + seconds * SECOND).is_some();
+        assert_eq!([0, 1, 3, 7].map(at), [true; 4]);
+        // The interval is at its maximum; after a pause it is twice the first again.
+        assert_eq!([20, 21, 22].map(at), [true, false, true]);
+    }
+
+    #[test]
+    fn number_of_causes_is_bounded() {
+        let (limit, start) = (LogLimit::every(SECOND), Instant::now());
+        let logged = (0..1_000).filter(|n| limit.check_at(&n.to_string(), start).is_some()).count();
+        assert_eq!((logged, limit.lock().len()), (MAX_CAUSES + 1, MAX_CAUSES + 1));
+        // Those that did not occur for a while make room.
+        assert_eq!(limit.check_at("new", start + SECOND), Some(0));
+        assert_eq!(limit.lock().len(), 1);
+    }
+}
