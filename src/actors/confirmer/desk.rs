@@ -146,7 +146,10 @@ impl Desk {
 
     async fn wait(&self, error: &StoreError, backoff: &mut Backoff) {
         self.metrics.errors.with_label_values(&["store"]).inc();
-        self.trouble.met(error);
+        // Somebody holds one wallet: the others' bets are decided.
+        if !error.is_lock_timeout() {
+            self.trouble.met(error);
+        }
         tokio::time::sleep(backoff.next_delay()).await;
     }
 
