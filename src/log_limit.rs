@@ -3,6 +3,7 @@
 //! repeats thousands of times a second costs a few lines an hour, and a new cause is never hidden by another one.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -85,6 +86,42 @@ impl LogLimit {
     }
 }
 
+/// Decides which lines are written of a fault that comes and goes: its causes are limited, and its end is logged if its
+/// beginning was.
+#[derive(Debug)]
+pub struct FaultLog {
+    causes: LogLimit,
+    is_logged: AtomicBool,
+}
+
+impl FaultLog {
+    /// A cause that comes back is logged again after ten seconds, growing to ten minutes.
+    pub const fn new() -> FaultLog {
+        let causes = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
+        FaultLog { causes, is_logged: AtomicBool::new(false) }
+    }
+
+    /// It failed. As [`LogLimit::check`].
+    pub fn failed(&self, cause: &str) -> Option<u64> {
+        let suppressed = self.causes.check(cause);
+        if suppressed.is_some() {
+            self.is_logged.store(true, Ordering::Relaxed);
+        }
+        suppressed
+    }
+
+    /// It works. Whether that is to be logged.
+    pub fn recovered(&self) -> bool {
+        self.is_logged.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Default for FaultLog {
+    fn default() -> FaultLog {
+        FaultLog::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,13 +143,10 @@ mod tests {
     #[test]
     fn causes_do_not_hide_each_other() {
         let (limit, start) = (LogLimit::every(60 * SECOND), Instant::now());
-        assert_eq!(["a", "b", "a", "a", "b"].map(|cause| limit.check_at(cause, start)), [
-            Some(0),
-            Some(0),
-            None,
-            None,
-            None
-        ]);
+        assert_eq!(
+            ["a", "b", "a", "a", "b"].map(|cause| limit.check_at(cause, start)),
+            [Some(0), Some(0), None, None, None]
+        );
         assert_eq!(["a", "b"].map(|cause| limit.check_at(cause, start + 60 * SECOND)), [Some(2), Some(1)]);
     }
 
@@ -123,6 +157,17 @@ mod tests {
         assert_eq!([0, 1, 3, 7].map(at), [true; 4]);
         // The interval is at its maximum; after a pause it is twice the first again.
         assert_eq!([20, 21, 22].map(at), [true, false, true]);
+    }
+
+    #[test]
+    fn recovery_is_logged_with_its_fault() {
+        let fault = FaultLog::new();
+        assert!(!fault.recovered());
+        assert_eq!(fault.failed("away"), Some(0));
+        assert_eq!([fault.recovered(), fault.recovered()], [true, false]);
+        // It comes back at once: neither that nor its end is news.
+        assert_eq!(fault.failed("away"), None);
+        assert!(!fault.recovered());
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl Decider {
         let payload = bet_confirmed(bet, verdict, now);
         let notice = Notice { payload: payload.clone(), leased_until: self.clock.after(self.lease) };
         let id = bet.id;
-        let decided = self.write(&bet.user_id, Decision { bet_id: id, verdict: verdict.clone(), notice, at: now }).await?;
+        let decided =
+            self.write(&bet.user_id, Decision { bet_id: id, verdict: verdict.clone(), notice, at: now }).await?;
         match decided {
             Decided::Now { outbox } => {
                 self.metrics.decided.with_label_values(&[outcome(verdict)]).inc();

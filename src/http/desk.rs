@@ -54,12 +54,14 @@ impl MoneyDesk {
         let place = self.users.queue(user_id, MAX_WAITING).ok_or(ApiError::WalletBusy)?;
         let _turn = timeout_at(Instant::now() + WAIT_LIMIT, place.turn()).await.map_err(|_| ApiError::WalletBusy)?;
         let (work, until) = (Arc::new(work), Instant::now() + WAIT_LIMIT);
+        let mut is_held = false;
         loop {
             let (store, work) = (self.store.clone(), work.clone());
-            let call = timeout_at(until, place.call()).await.map_err(|_| ApiError::WalletBusy)?;
+            let late = if is_held { ApiError::WalletHeld } else { ApiError::WalletBusy };
+            let call = timeout_at(until, place.call()).await.map_err(|_| late)?;
             let done = blocking_with(move || work(&*store)).await.map_err(Into::into);
             drop(call);
-            let is_held = matches!(done, Err(ApiError::WalletHeld));
+            is_held = matches!(done, Err(ApiError::WalletHeld));
             if !is_held || Instant::now() >= until {
                 return done;
             }

@@ -110,10 +110,7 @@ impl Share {
 
     /// Does `work`, one statement, and repeats it if its connection broke or another transaction came in between. It must
     /// be safe to repeat: whether a commit was done whose answer got lost is not known.
-    pub(super) fn run<T>(
-        &self,
-        work: impl FnMut(&mut PgConnection) -> Result<T, Failure>,
-    ) -> Result<T, StoreError> {
+    pub(super) fn run<T>(&self, work: impl FnMut(&mut PgConnection) -> Result<T, Failure>) -> Result<T, StoreError> {
         self.within(Scope::Statement, work)
     }
 
@@ -207,7 +204,8 @@ impl Share {
     ) -> Result<T, Failure> {
         let Some(begin) = link.session.begin(scope) else { return work(&mut link.connection) };
         // Half done it would leave the connection in a transaction that nobody ends.
-        AnsiTransactionManager::begin_transaction_sql(&mut link.connection, &begin).inspect_err(|_| link.lost = true)?;
+        AnsiTransactionManager::begin_transaction_sql(&mut link.connection, &begin)
+            .inspect_err(|_| link.lost = true)?;
         match work(&mut link.connection) {
             Ok(done) => {
                 AnsiTransactionManager::commit_transaction(&mut link.connection)?;

@@ -91,7 +91,8 @@ impl Sessions {
             is_pooled: AtomicBool::new(false),
         });
         let has_options = std::env::var_os("PGOPTIONS").is_some();
-        let marked_address = Some(address.expose_secret()).filter(|_| !has_options).and_then(marked);
+        let mark = |address| marked(address, options.statement_timeout);
+        let marked_address = Some(address.expose_secret()).filter(|_| !has_options).and_then(mark);
         Sessions { address, marked_address: marked_address.map(Into::into), settings }
     }
 
@@ -114,10 +115,8 @@ impl Sessions {
             COALESCE(current_setting('{MARK}', true), '') = 'on' AS is_marked"
         );
         // A transaction, since a pooler keeps to one server connection only within one.
-        let facts: QueryResult<Facts> = connection
-            .build_transaction()
-            .read_committed()
-            .run(|connection| sql_query(facts).get_result(connection));
+        let facts: QueryResult<Facts> =
+            connection.build_transaction().read_committed().run(|connection| sql_query(facts).get_result(connection));
         let facts = facts.map_err(|error| error.to_string())?;
         if wants_mark && !facts.is_marked {
             self.settings.found_pooler();
@@ -137,14 +136,16 @@ fn establish(address: &SecretString) -> Result<PgConnection, String> {
     PgConnection::establish(address.expose_secret()).map_err(|error| error.to_string())
 }
 
-/// The address with our mark, unless it has options of its own. Its form is that of
+/// The address with our mark, and a time limit that is in force before the first statement, unless it has options of its
+/// own. Its form is that of
 /// [`super::address::connection_string`].
-fn marked(address: &str) -> Option<String> {
+fn marked(address: &str, statement_timeout: Duration) -> Option<String> {
     let has_options = ["options=", "options ="].iter().any(|known| address.contains(known));
     let is_url = address.starts_with("postgresql://");
+    let timeout = millis(statement_timeout);
     (!has_options).then(|| match is_url {
-        true => format!("{address}&options=-c%20{MARK}%3Don"),
-        false => format!("{address} options='-c {MARK}=on'"),
+        true => format!("{address}&options=-c%20{MARK}%3Don%20-c%20statement_timeout%3D{timeout}"),
+        false => format!("{address} options='-c {MARK}=on -c statement_timeout={timeout}'"),
     })
 }
 
@@ -196,11 +197,14 @@ impl Session {
             begin.push_str(" READ ONLY");
         }
         let mut set = |name, value: u128| begin.push_str(&format!("; SET LOCAL {name} = {value}"));
-        set("lock_timeout", millis(match scope {
-            Scope::Statement => settings.row_lock_timeout,
-            Scope::Transaction | Scope::Snapshot => settings.lock_timeout,
-            Scope::Migration => MIGRATION_LOCK,
-        }));
+        set(
+            "lock_timeout",
+            millis(match scope {
+                Scope::Statement => settings.row_lock_timeout,
+                Scope::Transaction | Scope::Snapshot => settings.lock_timeout,
+                Scope::Migration => MIGRATION_LOCK,
+            }),
+        );
         // Zero is no limit.
         match scope {
             Scope::Migration => {
@@ -254,16 +258,21 @@ mod tests {
              statement_timeout = 30000; SET LOCAL idle_in_transaction_session_timeout = 15000"
         );
         let migration = session(true, false).begin(Scope::Migration).unwrap();
-        assert!(migration.contains("lock_timeout = 30000") && migration.contains("statement_timeout = 0"), "{migration}");
+        assert!(
+            migration.contains("lock_timeout = 30000") && migration.contains("statement_timeout = 0"),
+            "{migration}"
+        );
     }
 
     #[test]
     fn address_is_marked_unless_it_has_options() {
+        let mark = |address| marked(address, Duration::from_secs(5));
         assert_eq!(
-            marked("postgresql://db/odds?connect_timeout=3").unwrap(),
-            "postgresql://db/odds?connect_timeout=3&options=-c%20sports_bet.direct%3Don"
+            mark("postgresql://db/odds?connect_timeout=3").unwrap(),
+            "postgresql://db/odds?connect_timeout=3&options=-c%20sports_bet.direct%3Don%20-c%20statement_timeout%3D5000"
         );
-        assert_eq!(marked("connect_timeout=3 host=db").unwrap(), "connect_timeout=3 host=db options='-c sports_bet.direct=on'");
-        assert_eq!(marked("postgresql://db/odds?options=-c%20search_path%3Da"), None);
+        let keywords = mark("connect_timeout=3 host=db").unwrap();
+        assert_eq!(keywords, "connect_timeout=3 host=db options='-c sports_bet.direct=on -c statement_timeout=5000'");
+        assert_eq!(mark("postgresql://db/odds?options=-c%20search_path%3Da"), None);
     }
 }
