@@ -13,6 +13,7 @@ pub mod dlq;
 pub mod domain;
 pub mod http;
 pub mod ledger;
+pub mod limited_logger;
 pub mod log_limit;
 pub mod logging;
 pub mod metrics;

@@ -1,116 +1,124 @@
-//! Lines that clients can cause at will: one a minute per cause, with the number of those that were left out.
+//! Limits how often one event is logged. The first occurrence of a cause is logged at once, later ones are counted, and
+//! the next line says how many there were. The interval between lines grows while the cause persists, so a fault that
+//! repeats thousands of times a second costs a few lines an hour, and a new cause is never hidden by another one.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use log::{Level, Log, Metadata, Record};
+use tokio::time::Instant;
 
-/// How often a cause is logged.
-const INTERVAL: Duration = Duration::from_secs(60);
+/// Causes that are told apart. Causes may contain text from outside, so their number is bounded; further ones share one
+/// entry.
+const MAX_CAUSES: usize = 32;
+/// The entry of all further causes.
+const OTHER_CAUSES: &str = "";
 
-/// A logger that limits the lines of some crates.
-pub struct LimitedLogger<L> {
-    inner: L,
-    /// The crates' names.
-    limited: &'static [&'static str],
-    causes: Mutex<HashMap<Cause, Window>>,
+/// Decides which occurrences of an event are logged. Shared by reference; `const`, so that it can be a `static`.
+#[derive(Debug)]
+pub struct LogLimit {
+    first: Duration,
+    max: Duration,
+    causes: Mutex<BTreeMap<String, Cause>>,
 }
 
-/// A place in the source. There are only so many.
-type Cause = (String, u32);
-
-struct Window {
-    since: Instant,
-    left_out: u64,
-    last: String,
+#[derive(Debug)]
+struct Cause {
+    last_seen: Instant,
+    next_line: Instant,
+    interval: Duration,
+    suppressed: u64,
 }
 
-impl<L: Log> LimitedLogger<L> {
-    /// Limits the lines of these crates.
-    pub fn new(inner: L, limited: &'static [&'static str]) -> LimitedLogger<L> {
-        LimitedLogger { inner, limited, causes: Mutex::default() }
+impl LogLimit {
+    /// One line a cause; the next one after `first`, then after twice that, up to `max`. A cause that did not occur for
+    /// `max` starts over.
+    pub const fn growing(first: Duration, max: Duration) -> LogLimit {
+        LogLimit { first, max, causes: Mutex::new(BTreeMap::new()) }
     }
 
-    fn is_limited(&self, target: &str) -> bool {
-        let of_crate = target.split("::").next().unwrap_or(target);
-        self.limited.contains(&of_crate)
+    /// One line a cause and interval.
+    pub const fn every(interval: Duration) -> LogLimit {
+        LogLimit::growing(interval, interval)
     }
 
-    /// Logs what was left out in windows that are over.
-    pub fn report(&self, now: Instant) {
-        let mut over = Vec::new();
-        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
-        causes.retain(|(target, _), window| {
-            if now.duration_since(window.since) < INTERVAL {
-                return true;
-            }
-            if window.left_out > 0 {
-                over.push((target.clone(), window.left_out, std::mem::take(&mut window.last)));
-            }
-            false
-        });
-        drop(causes);
-        for (target, left_out, last) in over {
-            self.write(&target, &last, left_out);
-        }
+    /// Records an occurrence. Returns how many occurrences of this cause were suppressed since its last line if this one
+    /// is to be logged, `None` if it is to be suppressed. `cause` must not contain what differs from one occurrence to the
+    /// next, such as ids or ports.
+    pub fn check(&self, cause: &str) -> Option<u64> {
+        self.check_at(cause, Instant::now())
     }
 
-    /// A client's fault is no error of the server's.
-    fn write(&self, target: &str, message: &str, left_out: u64) {
-        let fields = [("left_out", left_out)];
-        let none: [(&str, u64); 0] = [];
-        let fields: &dyn log::kv::Source = if left_out > 0 { &fields } else { &none };
-        self.inner.log(
-            &Record::builder()
-                .level(Level::Warn)
-                .target(target)
-                .key_values(&fields)
-                .args(format_args!("{message}"))
-                .build(),
-        );
-    }
-
-    fn log_at(&self, record: &Record<'_>, now: Instant) {
-        if record.level() > Level::Warn || !self.is_limited(record.target()) {
-            return self.inner.log(record);
-        }
-        let message = record.args().to_string();
-        let cause = (record.target().to_owned(), record.line().unwrap_or(0));
-        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
-        let left_out = match causes.get_mut(&cause) {
-            Some(window) if now.duration_since(window.since) < INTERVAL => {
-                window.left_out += 1;
-                window.last = message;
-                return;
-            }
-            Some(window) => {
-                window.since = now;
-                std::mem::take(&mut window.left_out)
-            }
-            None => {
-                causes.insert(cause, Window { since: now, left_out: 0, last: String::new() });
-                0
-            }
+    fn check_at(&self, cause: &str, now: Instant) -> Option<u64> {
+        let mut causes = self.lock();
+        let key = self.entry_for(cause, &mut causes, now);
+        let Some(known) = causes.get_mut(key) else {
+            let known = Cause { last_seen: now, next_line: now + self.first, interval: self.first, suppressed: 0 };
+            causes.insert(key.to_owned(), known);
+            return Some(0);
         };
-        drop(causes);
-        self.write(record.target(), &message, left_out);
+        if now.saturating_duration_since(known.last_seen) >= self.max {
+            known.interval = self.first;
+        }
+        known.last_seen = now;
+        if now < known.next_line {
+            known.suppressed += 1;
+            return None;
+        }
+        known.interval = known.interval.saturating_mul(2).min(self.max);
+        known.next_line = now + known.interval;
+        Some(std::mem::take(&mut known.suppressed))
+    }
+
+    /// The key of a cause. Makes room among causes that have not occurred for a while if there is none.
+    fn entry_for<'a>(&self, cause: &'a str, causes: &mut BTreeMap<String, Cause>, now: Instant) -> &'a str {
+        if causes.contains_key(cause) || causes.len() < MAX_CAUSES {
+            return cause;
+        }
+        causes.retain(|_, known| now.saturating_duration_since(known.last_seen) < self.max);
+        if causes.len() < MAX_CAUSES { cause } else { OTHER_CAUSES }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Cause>> {
+        // Each step leaves the map whole.
+        self.causes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<L: Log> Log for LimitedLogger<L> {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.inner.enabled(metadata)
+/// Decides which lines are written of a fault that comes and goes: its causes are limited, and its end is logged if its
+/// beginning was.
+#[derive(Debug)]
+pub struct FaultLog {
+    causes: LogLimit,
+    is_logged: AtomicBool,
+}
+
+impl FaultLog {
+    /// A cause that comes back is logged again after ten seconds, growing to ten minutes.
+    pub const fn new() -> FaultLog {
+        let causes = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
+        FaultLog { causes, is_logged: AtomicBool::new(false) }
     }
 
-    fn log(&self, record: &Record<'_>) {
-        if self.inner.enabled(record.metadata()) {
-            self.log_at(record, Instant::now());
+    /// It failed. As [`LogLimit::check`].
+    pub fn failed(&self, cause: &str) -> Option<u64> {
+        let suppressed = self.causes.check(cause);
+        if suppressed.is_some() {
+            self.is_logged.store(true, Ordering::Relaxed);
         }
+        suppressed
     }
 
-    fn flush(&self) {
-        self.inner.flush();
+    /// It works. Whether that is to be logged.
+    pub fn recovered(&self) -> bool {
+        self.is_logged.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Default for FaultLog {
+    fn default() -> FaultLog {
+        FaultLog::new()
     }
 }
 
@@ -118,51 +126,57 @@ impl<L: Log> Log for LimitedLogger<L> {
 mod tests {
     use super::*;
 
-    #[derive(Default)]
-    struct Lines(Mutex<Vec<String>>);
+    const SECOND: Duration = Duration::from_secs(1);
 
-    impl Log for Lines {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
+    #[test]
+    fn interval_between_lines_grows() {
+        let (limit, start) = (LogLimit::growing(SECOND, 8 * SECOND), Instant::now());
+        let mut lines = Vec::new();
+        for tenth in 0..400_u32 {
+            if let Some(suppressed) = limit.check_at("away", start + tenth * SECOND / 10) {
+                lines.push((tenth / 10, suppressed));
+            }
         }
-
-        fn log(&self, record: &Record<'_>) {
-            let left_out = record.key_values().get("left_out".into()).and_then(|count| count.to_u64());
-            let line = format!("{} {} {left_out:?}", record.level(), record.args());
-            self.0.lock().unwrap().push(line);
-        }
-
-        fn flush(&self) {}
-    }
-
-    fn log(logger: &LimitedLogger<Lines>, target: &str, line: u32, message: &str, now: Instant) {
-        let mut record = Record::builder();
-        record.level(Level::Error).target(target).line(Some(line));
-        logger.log_at(&record.args(format_args!("{message}")).build(), now);
+        assert_eq!(lines, [(0, 0), (1, 9), (3, 19), (7, 39), (15, 79), (23, 79), (31, 79), (39, 79)]);
     }
 
     #[test]
-    fn each_cause_is_logged_once_a_minute() {
-        let logger = LimitedLogger::new(Lines::default(), &["actix_http"]);
-        let start = Instant::now();
-        for count in 0..1_000 {
-            log(&logger, "actix_http::h1", 7, &format!("bad {count}"), start);
-        }
-        log(&logger, "actix_http::h1", 8, "other", start);
-        log(&logger, "actix_https", 7, "not limited", start);
-        logger.report(start + INTERVAL / 2);
-        log(&logger, "actix_http::h1", 7, "again", start + INTERVAL);
-        log(&logger, "actix_http::h1", 7, "more", start + INTERVAL);
-        logger.report(start + 2 * INTERVAL);
-        logger.report(start + 4 * INTERVAL);
-        let lines = logger.inner.0.lock().unwrap().clone();
-        let wanted = [
-            "WARN bad 0 None",
-            "WARN other None",
-            "ERROR not limited None",
-            "WARN again Some(999)",
-            "WARN more Some(1)",
-        ];
-        assert_eq!(lines, wanted);
+    fn causes_do_not_hide_each_other() {
+        let (limit, start) = (LogLimit::every(60 * SECOND), Instant::now());
+        assert_eq!(
+            ["a", "b", "a", "a", "b"].map(|cause| limit.check_at(cause, start)),
+            [Some(0), Some(0), None, None, None]
+        );
+        assert_eq!(["a", "b"].map(|cause| limit.check_at(cause, start + 60 * SECOND)), [Some(2), Some(1)]);
+    }
+
+    #[test]
+    fn quiet_cause_starts_over() {
+        let (limit, start) = (LogLimit::growing(SECOND, 4 * SECOND), Instant::now());
+        let at = |seconds: u32| limit.check_at("a", start + seconds * SECOND).is_some();
+        assert_eq!([0, 1, 3, 7].map(at), [true; 4]);
+        // The interval is at its maximum; after a pause it is twice the first again.
+        assert_eq!([20, 21, 22].map(at), [true, false, true]);
+    }
+
+    #[test]
+    fn recovery_is_logged_with_its_fault() {
+        let fault = FaultLog::new();
+        assert!(!fault.recovered());
+        assert_eq!(fault.failed("away"), Some(0));
+        assert_eq!([fault.recovered(), fault.recovered()], [true, false]);
+        // It comes back at once: neither that nor its end is news.
+        assert_eq!(fault.failed("away"), None);
+        assert!(!fault.recovered());
+    }
+
+    #[test]
+    fn number_of_causes_is_bounded() {
+        let (limit, start) = (LogLimit::every(SECOND), Instant::now());
+        let logged = (0..1_000).filter(|n| limit.check_at(&n.to_string(), start).is_some()).count();
+        assert_eq!((logged, limit.lock().len()), (MAX_CAUSES + 1, MAX_CAUSES + 1));
+        // Those that did not occur for a while make room.
+        assert_eq!(limit.check_at("new", start + SECOND), Some(0));
+        assert_eq!(limit.lock().len(), 1);
     }
 }

@@ -13,7 +13,7 @@ use log::{LevelFilter, Record, SetLoggerError};
 
 use crate::config::settings::{LogFormat, Role};
 use crate::config::values::check_filter;
-use crate::log_limit::LimitedLogger;
+use crate::limited_logger::LimitedLogger;
 
 /// The crate's own part of a target, which tells a person nothing.
 const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");

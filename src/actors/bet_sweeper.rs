@@ -1,5 +1,6 @@
 //! Ends what the bus forgot: bets in the database whose time is over and that nobody decided.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,17 +105,23 @@ impl Sweep {
         let (store, batch) = (self.store.clone(), self.settings.batch);
         let overdue_at = self.clock.before(self.settings.grace);
         let overdue = blocking(move || store.overdue_bets(overdue_at, batch)).await?;
-        let (mut swept, mut failure) = (0, None);
+        let (mut swept, mut failure, mut held) = (0, None, HashSet::new());
         for bet in &overdue {
+            // Each of its bets would wait for the lock again, and the other users' bets behind them.
+            if held.contains(&bet.user_id) {
+                continue;
+            }
             match self.decider.decide(bet, &Verdict::TimedOut).await {
                 Ok(Decided::Now { .. }) => swept += 1,
                 Ok(Decided::Before(_) | Decided::Unknown) => {}
+                Err(error) if error.is_lock_timeout() => drop(held.insert(&bet.user_id)),
                 Err(error) => failure = Some(error),
             }
         }
         self.metrics.overdue.inc_by(swept as u64);
         // The next look is the timer's where one failed: the same bets would be given again at once.
-        failure.map_or(Ok(if overdue.len() < batch { 0 } else { swept }), Err)
+        let is_more_there = overdue.len() == batch && held.is_empty();
+        failure.map_or(Ok(if is_more_there { swept } else { 0 }), Err)
     }
 }
 

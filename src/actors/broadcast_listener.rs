@@ -13,12 +13,15 @@ use super::messages::{ApplyBroadcasts, ApplyError, FeedChanged, ReloadBooks};
 use crate::cache::{Broadcast, Broadcasts, Heard};
 use crate::domain::ids::EventId;
 use crate::domain::protocol::FeedStatus;
+use crate::log_limit::{FaultLog, LogLimit};
 use crate::metrics::OddsMetrics;
 
 /// Books that could not be read again are tried again after this.
 const RELOAD_DELAY: Duration = Duration::from_millis(200);
 /// A batch whose book ended in the middle is applied again: the book starts anew, and takes each change once.
 const TRIES: usize = 3;
+/// It is logged so often at most that changes are not applied.
+static NOT_APPLIED: LogLimit = LogLimit::every(Duration::from_secs(10));
 
 /// Books of refused broadcasts are read again after this, together.
 const SUSPECT_PAUSE: Duration = Duration::from_secs(1);
@@ -52,6 +55,9 @@ pub struct BroadcastListener {
     books: Books,
     /// Events of refused broadcasts, whose books are read again.
     suspects: BTreeSet<EventId>,
+    /// Whether it was never live.
+    is_new: bool,
+    log: FaultLog,
     metrics: OddsMetrics,
 }
 
@@ -85,6 +91,8 @@ impl BroadcastListener {
             heard: None,
             books: Books::Behind,
             suspects: BTreeSet::new(),
+            is_new: true,
+            log: FaultLog::new(),
             metrics,
         }
     }
@@ -199,14 +207,18 @@ impl BroadcastListener {
         self.heard = None;
         self.books = Books::Behind;
         self.metrics.broadcast_losses.inc();
-        warn!("broadcasts are lost, what is shown may be stale: {why}");
+        if let Some(repeated) = self.log.failed(why) {
+            warn!(repeated; "broadcasts are lost, what is shown may be stale: {why}");
+        }
         self.state.set_lost(why);
         self.tell(FeedStatus::Stale, context);
     }
 
     /// What is shown is how it is.
     fn live(&mut self, context: &mut Context<Self>) {
-        info!("broadcasts are heard, and every book is up to date");
+        if self.log.recovered() || std::mem::take(&mut self.is_new) {
+            info!("broadcasts are heard, and every book is up to date");
+        }
         self.state.set_live();
         let edges = self.edges.clone();
         let telling = async move { edges.feed.send(FeedChanged(FeedStatus::Live)).await };
@@ -272,7 +284,9 @@ async fn apply(edges: Arc<ListenerEdges>, changes: Vec<Broadcast>, limit: Durati
             // They have them, and may take them yet.
             Err(_) => return Err(format!("the books took no change for {}", humantime::format_duration(limit))),
         };
-        warn!("broadcasts are not applied: {why}");
+        if let Some(repeated) = NOT_APPLIED.check("") {
+            warn!(repeated; "broadcasts are not applied: {why}");
+        }
     }
     Err(why)
 }

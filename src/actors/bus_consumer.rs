@@ -19,6 +19,7 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::plausible::{Implausible, Plausibility};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::{DecodeError, OddsUpdate, PositionedUpdate};
+use crate::log_limit::FaultLog;
 use crate::metrics::ProcessorMetrics;
 
 /// An idle consumer looks up this often, to tell its lag and to give a sign of life.
@@ -108,7 +109,7 @@ impl BusConsumer {
         let (stopping, stop) = watch::channel(false);
         let (finish, finished) = watch::channel(false);
         let lag = metrics.bus_lag.with_label_values(&[&settings.group]);
-        let worker = Worker { settings, work, lag, stop, metrics };
+        let worker = Worker { settings, work, lag, stop, log: FaultLog::new(), metrics };
         let (unflushed, life) = (Position::default(), Arc::new(SignOfLife::new()));
         let reader = Reader { subscription, worker, unflushed, flushing: None, life: life.clone(), finish };
         BusConsumer { reader: Some(reader), life, stopping, finished }
@@ -169,6 +170,7 @@ struct Worker {
     work: Work,
     lag: IntGauge,
     stop: watch::Receiver<bool>,
+    log: FaultLog,
     metrics: ProcessorMetrics,
 }
 
@@ -322,7 +324,9 @@ impl Worker {
             let group = self.settings.group.as_str();
             // Once a cause, however long it lasts.
             if said.as_ref() != Some(&failure) {
-                error!(group; "batch failed, it is tried again until it is done: {failure}");
+                if let Some(repeated) = self.log.failed(&failure) {
+                    error!(group, repeated; "batch failed, it is tried again until it is done: {failure}");
+                }
                 said = Some(failure);
             }
             // A stop cuts the wait short, and one more try is made.
@@ -338,7 +342,7 @@ impl Worker {
             };
             let _ = tokio::time::timeout(delay, stopped).await;
         }
-        if said.is_some() {
+        if said.is_some() && self.log.recovered() {
             info!(group = self.settings.group.as_str(), tries = backoff.failures(); "the batch is done after all");
         }
         true

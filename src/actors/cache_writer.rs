@@ -16,6 +16,7 @@ use crate::cache::{Change, OddsCache};
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::book::MarketState;
 use crate::domain::ids::{EventId, MarketKey};
+use crate::log_limit::FaultLog;
 use crate::metrics::ProcessorMetrics;
 
 /// The most states in one pipeline.
@@ -64,6 +65,7 @@ pub struct CacheWriter {
     /// The connection over which the last of it was written.
     connection: u64,
     backoff: Backoff,
+    log: FaultLog,
     health: Arc<CacheHealth>,
     metrics: ProcessorMetrics,
 }
@@ -82,6 +84,7 @@ impl CacheWriter {
             written: HashMap::new(),
             connection: 0,
             backoff: Backoff::new(RETRY, 0),
+            log: FaultLog::new(),
             health: Arc::default(),
             metrics,
         }
@@ -181,7 +184,7 @@ impl CacheWriter {
         // The first one is no return: nothing was written before, and what is pending is told change by change.
         let is_anew = before != 0 && before != connection;
         if self.backoff.failures() > 0 || is_anew {
-            if self.backoff.failures() > 0 {
+            if self.log.recovered() {
                 info!("the cache is back");
             }
             self.health.set(None);
@@ -206,8 +209,10 @@ impl CacheWriter {
         self.pending = changes.into_iter().chain(left.into_iter().rev()).chain(since).collect();
         self.conflate();
         self.waiting.iter_mut().for_each(|(round, _)| *round = self.begun + 1);
-        if self.backoff.failures() == 0 {
-            warn!("the latest of each market is kept until the cache is back: {error}");
+        if self.backoff.failures() == 0
+            && let Some(repeated) = self.log.failed(&error.to_string())
+        {
+            warn!(repeated; "the latest of each market is kept until the cache is back: {error}");
         }
         self.in_flight = true;
         context.run_later(self.backoff.next_delay(), |writer, context| {

@@ -15,12 +15,15 @@ use super::trouble::Trouble;
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::bet::BetId;
 use crate::domain::timestamp::Timestamp;
+use crate::log_limit::LogLimit;
 use crate::metrics::ConfirmationMetrics;
 use crate::store::StoreError;
 use crate::store::money::{Cancel, MoneyStore};
 
 /// How often it looks for what is to be cancelled.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// It is logged so often at most that there is no such bet.
+static NO_BET: LogLimit = LogLimit::every(Duration::from_secs(60));
 /// So many tries of before are counted for the delay, which has reached its most long before.
 const COUNTED_TRIES: u32 = 32;
 
@@ -188,7 +191,9 @@ impl Desk {
     async fn try_to_cancel(&self, id: BetId, patience: Duration) -> Result<(), Failure> {
         let store = self.store.clone();
         let Some(bet) = blocking(move || store.bet(id)).await.map_err(Failure::Store)? else {
-            warn!(bet = id.to_string(); "there is no bet to be cancelled");
+            if let Some(repeated) = NO_BET.check("") {
+                warn!(bet = id.to_string(), repeated; "there is no bet to be cancelled");
+            }
             return Ok(());
         };
         match self.supplier.cancel(id, &bet.user_id, patience).await {

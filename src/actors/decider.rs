@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use log::debug;
-use tokio::sync::Semaphore;
 
 use super::clock::Clock;
 use super::messages::{CancelsWait, PublishOutbox};
 use super::store_writer::blocking;
 use crate::domain::bet::{Bet, Verdict};
 use crate::domain::bet_events::bet_confirmed;
+use crate::domain::ids::UserId;
 use crate::metrics::ConfirmationMetrics;
 use crate::store::StoreError;
 use crate::store::money::{Decided, Decision, MoneyStore, Notice, OutboxRow, OutboxTopic};
 use crate::store::together::{Together, Turns};
+use crate::store::user_turns::UserTurns;
 
 /// How bets are decided, as words for metrics.
 pub const OUTCOMES: [&str; 3] = ["confirmed", "rejected", "supplier_timeout"];
@@ -27,8 +28,8 @@ pub struct DeciderSettings {
     pub turns: Turns,
     /// So many are made together.
     pub together: usize,
-    /// Decisions at once of those that go by themselves.
-    pub alone: usize,
+    /// The turns of those that go by themselves, because their wallet is in use.
+    pub users: Arc<UserTurns>,
     /// For so long the relay of this process is the only one to publish what was decided.
     pub lease: Duration,
 }
@@ -38,7 +39,7 @@ pub struct Decider {
     store: Arc<dyn MoneyStore>,
     together: Arc<Together<Decision, Option<Decided>>>,
     /// For those that go by themselves.
-    alone: Semaphore,
+    users: Arc<UserTurns>,
     relay: Recipient<PublishOutbox>,
     canceller: Recipient<CancelsWait>,
     lease: Duration,
@@ -56,11 +57,10 @@ impl Decider {
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> Decider {
-        let DeciderSettings { turns, together, alone, lease } = settings;
+        let DeciderSettings { turns, together, users, lease } = settings;
         let decides = store.clone();
         let together = Together::new(&turns, together, move |decisions: &[Decision]| decides.decide_bets(decisions));
-        let alone = Semaphore::new(alone.max(1));
-        Decider { store, together, alone, relay, canceller, lease, clock, metrics }
+        Decider { store, together, users, relay, canceller, lease, clock, metrics }
     }
 
     /// Decides a bet, unless it is decided. Safe to repeat.
@@ -69,7 +69,8 @@ impl Decider {
         let payload = bet_confirmed(bet, verdict, now);
         let notice = Notice { payload: payload.clone(), leased_until: self.clock.after(self.lease) };
         let id = bet.id;
-        let decided = self.write(Decision { bet_id: id, verdict: verdict.clone(), notice, at: now }).await?;
+        let decided =
+            self.write(&bet.user_id, Decision { bet_id: id, verdict: verdict.clone(), notice, at: now }).await?;
         match decided {
             Decided::Now { outbox } => {
                 self.metrics.decided.with_label_values(&[outcome(verdict)]).inc();
@@ -90,12 +91,14 @@ impl Decider {
     }
 
     /// Together with others, or by itself where its wallet is in use.
-    async fn write(&self, decision: Decision) -> Result<Decided, StoreError> {
+    async fn write(&self, user_id: &UserId, decision: Decision) -> Result<Decided, StoreError> {
         if let Some(decided) = self.together.ask(decision.clone()).await? {
             return Ok(decided);
         }
-        // Never closed.
-        let _permit = self.alone.acquire().await;
+        // Any number of a user's decisions may wait; they use one connection.
+        let place = self.users.queue_unbounded(user_id);
+        let _turn = place.turn().await;
+        let _call = place.call().await;
         let (store, Decision { bet_id, verdict, notice, at }) = (self.store.clone(), decision);
         blocking(move || store.decide_bet(bet_id, &verdict, &notice, at)).await
     }

@@ -12,6 +12,7 @@ use super::clock::Clock;
 use crate::domain::bet::{Bet, BetId};
 use crate::domain::breaker::{Breaker, BreakerPolicy, BreakerState};
 use crate::domain::ids::UserId;
+use crate::log_limit::FaultLog;
 use crate::metrics::ConfirmationMetrics;
 use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
 
@@ -46,6 +47,7 @@ pub struct GuardedSupplier {
     /// Says when calls may be made again.
     closed: watch::Sender<()>,
     clock: Clock,
+    log: FaultLog,
     metrics: ConfirmationMetrics,
 }
 
@@ -71,7 +73,8 @@ impl GuardedSupplier {
         metrics: ConfirmationMetrics,
     ) -> GuardedSupplier {
         let guard = Mutex::new(Guard { breaker: Breaker::new(settings.breaker), last_failure: None });
-        let guarded = GuardedSupplier { supplier, settings, guard, closed: watch::Sender::new(()), clock, metrics };
+        let (closed, log) = (watch::Sender::new(()), FaultLog::new());
+        let guarded = GuardedSupplier { supplier, settings, guard, closed, clock, log, metrics };
         guarded.tell(BreakerState::Closed);
         guarded
     }
@@ -164,10 +167,15 @@ impl GuardedSupplier {
         match (before, after) {
             (BreakerState::Closed, BreakerState::Open) => {
                 let failure = guard.last_failure.as_ref().map(ToString::to_string);
-                warn!("the supplier is left alone for a while: {}", failure.unwrap_or_default());
+                let failure = failure.unwrap_or_default();
+                if let Some(repeated) = self.log.failed(&failure) {
+                    warn!(repeated; "the supplier is left alone for a while: {failure}");
+                }
             }
             (BreakerState::Open | BreakerState::HalfOpen, BreakerState::Closed) => {
-                info!("the supplier answers again");
+                if self.log.recovered() {
+                    info!("the supplier answers again");
+                }
                 self.closed.send_replace(());
             }
             _ => {}

@@ -16,6 +16,7 @@ use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::domain::protocol::FeedStatus;
+use crate::log_limit::FaultLog;
 
 /// Between one time and the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -48,6 +49,7 @@ pub struct Heartbeat {
     told: Told,
     /// What was in the way the last time.
     in_the_way: Option<&'static str>,
+    log: FaultLog,
 }
 
 /// What is in the way, and why.
@@ -56,7 +58,7 @@ type Problem = (&'static str, String);
 impl Heartbeat {
     /// Says to `told` that `bus` is followed while `consumer` gives signs of life, and is well in its `group`.
     pub fn new(bus: Arc<dyn Topic>, consumer: Arc<SignOfLife>, group: SubscriptionHealth, told: Told) -> Heartbeat {
-        Heartbeat { bus, consumer, group, told, in_the_way: None }
+        Heartbeat { bus, consumer, group, told, in_the_way: None, log: FaultLog::new() }
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
@@ -68,21 +70,26 @@ impl Heartbeat {
         };
         context.spawn(beating.into_actor(self).map(|said, heartbeat, context| {
             let pause = if said.is_ok() { INTERVAL } else { RETRY };
-            heartbeat.log(said.err());
+            heartbeat.tell(said.err());
             context.run_later(pause, Self::beat);
         }));
     }
 
     /// Once for each thing that is in the way, however long it is.
-    fn log(&mut self, problem: Option<Problem>) {
+    fn tell(&mut self, problem: Option<Problem>) {
         let in_the_way = problem.as_ref().map(|(what, _)| *what);
         if in_the_way == self.in_the_way {
             return;
         }
         self.in_the_way = in_the_way;
         match problem {
-            Some((what, why)) => warn!("waiting for the {what}, prices may be stale until then: {why}"),
-            None => info!("the bus is followed again"),
+            Some((what, why)) => {
+                if let Some(repeated) = self.log.failed(what) {
+                    warn!(repeated; "waiting for the {what}, prices may be stale until then: {why}");
+                }
+            }
+            None if self.log.recovered() => info!("the bus is followed again"),
+            None => {}
         }
     }
 }

@@ -8,6 +8,7 @@ use log::{error, info, warn};
 
 use super::store_writer::blocking;
 use crate::domain::timestamp::Timestamp;
+use crate::log_limit::FaultLog;
 use crate::metrics::WalletMetrics;
 use crate::store::money::MoneyStore;
 
@@ -36,12 +37,13 @@ pub struct LedgerKeeper {
     metrics: WalletMetrics,
     /// The last thing that kept it from its work, told once.
     trouble: Option<String>,
+    log: FaultLog,
 }
 
 impl LedgerKeeper {
     /// Keeps the ledger in `store`.
     pub fn new(store: Arc<dyn MoneyStore>, settings: KeeperSettings, metrics: WalletMetrics) -> LedgerKeeper {
-        LedgerKeeper { store, settings, metrics, trouble: None }
+        LedgerKeeper { store, settings, metrics, trouble: None, log: FaultLog::new() }
     }
 
     fn expire(&mut self, context: &mut Context<Self>) {
@@ -91,8 +93,10 @@ impl LedgerKeeper {
     }
 
     fn tell(&mut self, what: &str, trouble: Option<String>) {
-        if let Some(why) = trouble.as_ref().filter(|why| self.trouble.as_ref() != Some(why)) {
-            warn!("{what}: {why}");
+        if let Some(why) = trouble.as_ref().filter(|why| self.trouble.as_ref() != Some(why))
+            && let Some(repeated) = self.log.failed(why)
+        {
+            warn!(repeated; "{what}: {why}");
         }
         self.trouble = trouble;
     }

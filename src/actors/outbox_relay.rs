@@ -18,6 +18,7 @@ use crate::bus::dead_letter::{self, header};
 use crate::bus::{BusError, NewRecord, Topic};
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::dead_letter::DeadLetter;
+use crate::log_limit::LogLimit;
 use crate::metrics::OutboxMetrics;
 use crate::store::money::{MoneyStore, OutboxRow, OutboxTopic};
 
@@ -28,6 +29,11 @@ pub const STAGES: [&str; 4] = ["take", "publish", "mark", "refused"];
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Delays between tries of a batch that the bus did not take.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(1) };
+
+/// Whether the bus takes what is in the outbox, of all relays of this process.
+static PUBLISHING: Trouble = Trouble::new("the outbox cannot be published");
+/// Records that cannot be published are logged so often at most, each kind.
+static DEAD_LETTERS: LogLimit = LogLimit::every(Duration::from_secs(60));
 
 /// How it publishes.
 #[derive(Clone, Copy, Debug)]
@@ -303,17 +309,16 @@ async fn publish_rows(target: OutboxTarget, rows: Vec<OutboxRow>, metrics: Outbo
 
 /// Publishes until the bus takes or refuses it for good.
 async fn publish(target: &OutboxTarget, rows: &[OutboxRow], metrics: &OutboxMetrics) -> Result<(), BusError> {
-    let trouble = Trouble::new("the outbox cannot be published");
     let mut backoff = Backoff::new(RETRY, rows.first().map_or(0, |row| row.id as u64));
     loop {
         match target.topic.publish(rows.iter().map(record).collect()).await {
             Err(error @ (BusError::Unavailable(_) | BusError::Unreachable(_))) => {
                 metrics.failures.with_label_values(&["publish"]).inc();
-                trouble.met(&error);
+                PUBLISHING.met(&error);
                 tokio::time::sleep(backoff.next_delay()).await;
             }
             answer => {
-                trouble.over();
+                PUBLISHING.over();
                 return answer;
             }
         }
@@ -346,12 +351,16 @@ async fn bury(target: &OutboxTarget, row: &OutboxRow, refusal: &BusError, metric
     loop {
         match dead_letter::publish(&*target.dead_letters, vec![record.clone()]).await {
             Ok(()) => {
-                warn!(row = row.id; "a record is a dead letter: {refusal}");
+                if let Some(repeated) = DEAD_LETTERS.check(reason) {
+                    warn!(row = row.id, repeated; "a record is a dead letter: {refusal}");
+                }
                 return true;
             }
             Err(BusError::Unavailable(_) | BusError::Unreachable(_)) => tokio::time::sleep(backoff.next_delay()).await,
             Err(error) => {
-                warn!(row = row.id; "a record can neither be published nor kept as a dead letter: {error}");
+                if let Some(repeated) = DEAD_LETTERS.check("not kept") {
+                    warn!(row = row.id, repeated; "a record can neither be published nor kept as a dead letter: {error}");
+                }
                 return false;
             }
         }

@@ -21,6 +21,7 @@ use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
+use crate::log_limit::FaultLog;
 use crate::metrics::IngestMetrics;
 use crate::supplier::endpoint::Endpoint;
 use crate::supplier::joined::{self, Joined, joined};
@@ -67,6 +68,9 @@ pub struct SupplierFeed {
     told_stale: bool,
     /// The last frame could not be read. Until one can be, a supplier that only answers pings is not live.
     garbled: bool,
+    /// Whether it was never connected.
+    is_new: bool,
+    log: FaultLog,
     refusal_logged: Option<Instant>,
     refusals_held_back: u64,
     /// What the frames at hand held, to be published together.
@@ -110,6 +114,8 @@ impl SupplierFeed {
             last_word: Instant::now(),
             told_stale: false,
             garbled: false,
+            is_new: true,
+            log: FaultLog::new(),
             refusal_logged: None,
             refusals_held_back: 0,
             gathered: Publish::default(),
@@ -132,7 +138,9 @@ impl SupplierFeed {
     }
 
     fn take_up(&mut self, connection: Connection, context: &mut Context<Self>) {
-        info!(supplier = self.status.supplier.as_str(); "supplier connected");
+        if self.log.recovered() || std::mem::take(&mut self.is_new) {
+            info!(supplier = self.status.supplier.as_str(); "supplier connected");
+        }
         self.metrics.connects.inc();
         self.metrics.suppliers_connected.inc();
         self.status.connected.store(true, Ordering::Relaxed);
@@ -177,7 +185,11 @@ impl SupplierFeed {
         self.metrics.disconnects.with_label_values(&[reason]).inc();
         let delay = self.backoff.next_delay();
         let supplier = self.status.supplier.as_str();
-        warn!(supplier, reason, failures = self.backoff.failures(); "supplier not connected, next try in {delay:?}: {cause}");
+        // A supplier that accepts and hangs up does so again and again.
+        if let Some(repeated) = self.log.failed(reason) {
+            let failures = self.backoff.failures();
+            warn!(supplier, reason, failures, repeated; "supplier not connected, next try in {delay:?}: {cause}");
+        }
         context.run_later(delay, |feed, context| feed.connect(context));
     }
 

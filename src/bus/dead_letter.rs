@@ -1,11 +1,14 @@
 //! Dead letters on the bus: the bytes as they came, and headers that say what is wrong with them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use log::warn;
 
 use super::{BusError, NewRecord, Record, Topic};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
+use crate::log_limit::LogLimit;
 
 /// Names of the headers.
 pub mod header {
@@ -53,6 +56,8 @@ const CUTS: [usize; 3] = [256 * 1024, 64 * 1024, 4 * 1024];
 const LARGE: usize = 64 * 1024;
 /// What is left of a header then.
 const HEADER: usize = 1024;
+/// Letters that are cut are logged so often at most, of each topic.
+static CUT_LOG: LogLimit = LogLimit::every(Duration::from_secs(60));
 
 /// Publishes dead letters. One that the topic does not take for its size is cut: a record that can neither be read nor
 /// put away would be tried without end, and hold up everything behind it.
@@ -75,7 +80,9 @@ async fn publish_or_cut(topic: &dyn Topic, letter: NewRecord) -> Result<(), BusE
     let mut published = topic.publish(vec![letter.clone()]).await;
     for most in CUTS {
         let Err(BusError::TooLarge(text)) = &published else { break };
-        warn!(topic = topic.name(); "a dead letter is cut to {most} bytes: {text}");
+        if let Some(repeated) = CUT_LOG.check(topic.name()) {
+            warn!(topic = topic.name(), repeated; "a dead letter is cut to {most} bytes: {text}");
+        }
         published = topic.publish(vec![cut(&letter, most)]).await;
     }
     published

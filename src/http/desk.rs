@@ -1,40 +1,34 @@
-//! How handlers get at the store of money.
+//! How handlers call the store of money.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use super::errors::ApiError;
 use crate::actors::store_writer::blocking_with;
 use crate::domain::ids::UserId;
 use crate::store::StoreError;
 use crate::store::money::MoneyStore;
+use crate::store::user_turns::UserTurns;
 
-/// Requests that may wait for one lane.
-const MOST_WAITING: usize = 256;
-/// How long one may wait.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Requests of one user that may wait.
+const MAX_WAITING: usize = 256;
+/// How long a request may wait for the user's earlier ones, and then again for a lock that others hold on the wallet.
+const WAIT_LIMIT: Duration = Duration::from_secs(3);
+/// Between two tries to lock a wallet that others hold.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// The store of money, behind lanes: what moves one user's money goes through one of them, one after the other. The
-/// database would have them wait for the user's row anyway, each with a connection in its hands; here a wallet that
-/// everybody moves at once takes up a single one, and leaves the others to everybody else.
+/// The store of money. What moves one user's money goes through one after the other; users do not wait for each other.
 pub struct MoneyDesk {
     store: Arc<dyn MoneyStore>,
-    lanes: Vec<Lane>,
-}
-
-struct Lane {
-    turn: Mutex<()>,
-    places: Semaphore,
+    users: Arc<UserTurns>,
 }
 
 impl MoneyDesk {
-    /// A desk with so many lanes; more than there are connections are of no use.
-    pub fn new(store: Arc<dyn MoneyStore>, lanes: usize) -> MoneyDesk {
-        let lane = || Lane { turn: Mutex::new(()), places: Semaphore::new(MOST_WAITING) };
-        MoneyDesk { store, lanes: std::iter::repeat_with(lane).take(lanes.max(1)).collect() }
+    /// Calls `store` in the users' turns.
+    pub fn new(store: Arc<dyn MoneyStore>, users: Arc<UserTurns>) -> MoneyDesk {
+        MoneyDesk { store, users }
     }
 
     /// Reads, beside everything else.
@@ -46,94 +40,134 @@ impl MoneyDesk {
         Ok(blocking_with(move || work(&*store)).await?)
     }
 
-    /// Moves a user's money, when its turn comes.
+    /// Moves a user's money in its turn. A wallet that somebody else holds is tried again: between two tries its
+    /// connection serves others, so any number of such wallets leaves room for everybody else.
     pub async fn for_user<T, E>(
         &self,
         user_id: &UserId,
-        work: impl FnOnce(&dyn MoneyStore) -> Result<T, E> + Send + 'static,
+        work: impl Fn(&dyn MoneyStore) -> Result<T, E> + Send + Sync + 'static,
     ) -> Result<T, ApiError>
     where
         T: Send + 'static,
         E: From<StoreError> + Into<ApiError> + Send + 'static,
     {
-        let mut hasher = DefaultHasher::new();
-        user_id.hash(&mut hasher);
-        let lane = &self.lanes[(hasher.finish() % self.lanes.len() as u64) as usize];
-        let _place = lane.places.try_acquire().map_err(|_| ApiError::WalletBusy)?;
-        let _turn = tokio::time::timeout(PATIENCE, lane.turn.lock()).await.map_err(|_| ApiError::WalletBusy)?;
-        let store = self.store.clone();
-        blocking_with(move || work(&*store)).await.map_err(Into::into)
+        let place = self.users.queue(user_id, MAX_WAITING).ok_or(ApiError::WalletBusy)?;
+        let _turn = timeout_at(Instant::now() + WAIT_LIMIT, place.turn()).await.map_err(|_| ApiError::WalletBusy)?;
+        let (work, until) = (Arc::new(work), Instant::now() + WAIT_LIMIT);
+        let mut is_held = false;
+        loop {
+            let (store, work) = (self.store.clone(), work.clone());
+            let late = if is_held { ApiError::WalletHeld } else { ApiError::WalletBusy };
+            let call = timeout_at(until, place.call()).await.map_err(|_| late)?;
+            let done = blocking_with(move || work(&*store)).await.map_err(Into::into);
+            drop(call);
+            is_held = matches!(done, Err(ApiError::WalletHeld));
+            if !is_held || Instant::now() >= until {
+                return done;
+            }
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
+
+    use futures_util::future::join_all;
 
     use super::*;
     use crate::store::sqlite::SqliteStore;
 
-    fn desk(lanes: usize) -> (MoneyDesk, tempfile::TempDir) {
+    fn desk(calls: usize) -> (Arc<MoneyDesk>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("money.db").to_string_lossy()).unwrap();
-        (MoneyDesk::new(Arc::new(store), lanes), folder)
+        (Arc::new(MoneyDesk::new(Arc::new(store), UserTurns::new(calls))), folder)
     }
 
     fn user(name: &str) -> UserId {
         UserId::new(name).unwrap()
     }
 
-    #[actix_web::test]
-    async fn one_user_waits_for_itself_and_nobody_else() {
-        let (desk, _folder) = desk(64);
-        let desk = Arc::new(desk);
+    /// A call that ends when the sender does.
+    async fn occupy(desk: &Arc<MoneyDesk>, name: &str) -> mpsc::Sender<()> {
         let (release, held) = mpsc::channel::<()>();
-        let busy = desk.clone();
-        let slow = actix_web::rt::spawn(async move {
-            let wait = move |_: &dyn MoneyStore| held.recv().map_err(|_| StoreError::Refused("ended".to_owned()));
-            busy.for_user(&user("slow"), wait).await
+        let (desk, name, held) = (desk.clone(), user(name), Mutex::new(held));
+        let (started, is_started) = tokio::sync::oneshot::channel();
+        let started = Mutex::new(Some(started));
+        actix_web::rt::spawn(async move {
+            let wait = move |_: &dyn MoneyStore| {
+                started.lock().unwrap().take().map(|started| started.send(()));
+                let _ = held.lock().unwrap().recv();
+                Ok::<_, StoreError>(())
+            };
+            desk.for_user(&name, wait).await
         });
-        // Users of other lanes go on; with 64 lanes one of 20 is in another one for sure.
-        let done = Arc::new(AtomicUsize::new(0));
-        for other in 0..20 {
-            let (desk, done) = (desk.clone(), done.clone());
-            actix_web::rt::spawn(async move {
-                let count = move |_: &dyn MoneyStore| {
-                    done.fetch_add(1, Ordering::SeqCst);
-                    Ok::<_, StoreError>(())
-                };
-                desk.for_user(&user(&format!("user {other}")), count).await
-            });
-        }
-        while done.load(Ordering::SeqCst) < 10 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        assert!(!slow.is_finished());
-        release.send(()).unwrap();
-        slow.await.unwrap().unwrap();
+        is_started.await.unwrap();
+        release
     }
 
     #[actix_web::test]
-    async fn what_waits_too_long_or_too_many_is_told_so() {
-        let (desk, _folder) = desk(1);
-        let desk = Arc::new(desk);
-        let (_release, held) = mpsc::channel::<()>();
-        let busy = desk.clone();
-        actix_web::rt::spawn(async move {
-            let wait = move |_: &dyn MoneyStore| {
-                let _ = held.recv_timeout(Duration::from_secs(20));
-                Ok::<_, StoreError>(())
-            };
-            busy.for_user(&user("slow"), wait).await
-        });
-        while desk.lanes[0].places.available_permits() == MOST_WAITING {
+    async fn slow_user_delays_nobody_else() {
+        let (desk, _folder) = desk(2);
+        let _release = occupy(&desk, "slow").await;
+        let names: Vec<_> = (0..200).map(|n| user(&format!("user {n}"))).collect();
+        let others = names.iter().map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
+        assert!(join_all(others).await.into_iter().all(|done| done == Ok(())));
+    }
+
+    #[actix_web::test]
+    async fn waiting_too_long_is_refused() {
+        let (desk, _folder) = desk(4);
+        let _release = occupy(&desk, "slow").await;
+        let slow = user("slow");
+        let waiting = (0..MAX_WAITING + 10).map(|_| desk.for_user(&slow, |_| Ok::<_, StoreError>(())));
+        let refused = join_all(waiting).await;
+        assert!(refused.iter().all(|answer| *answer == Err(ApiError::WalletBusy)));
+    }
+
+    /// More wallets are held by others than there are connections. Everybody else is served all the same.
+    #[actix_web::test]
+    async fn held_wallets_leave_room_for_others() {
+        let (desk, _folder) = desk(2);
+        let is_held = || StoreError::Unavailable("canceling statement due to lock timeout".to_owned());
+        let tries = Arc::new(AtomicUsize::new(0));
+        let held: Vec<_> = (0..8)
+            .map(|n| {
+                let (desk, tries) = (desk.clone(), tries.clone());
+                actix_web::rt::spawn(async move {
+                    let work = move |_: &dyn MoneyStore| {
+                        tries.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(Duration::from_millis(20));
+                        Err::<(), _>(is_held())
+                    };
+                    desk.for_user(&user(&format!("held {n}")), work).await
+                })
+            })
+            .collect();
+        while tries.load(Ordering::SeqCst) < 8 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let other = user("other");
-        let waiting = (0..MOST_WAITING).map(|_| desk.for_user(&other, |_| Ok::<_, StoreError>(())));
-        let answers = futures_util::future::join_all(waiting).await;
-        assert_eq!(answers.len(), MOST_WAITING);
-        assert!(answers.iter().all(|answer| *answer == Err(ApiError::WalletBusy)), "nobody waits for ever");
+        let names: Vec<_> = (0..20).map(|n| user(&format!("user {n}"))).collect();
+        let others = names.iter().map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
+        assert!(join_all(others).await.into_iter().all(|done| done == Ok(())));
+        assert!(held.iter().all(|held| !held.is_finished()), "the others did not wait for them");
+        for held in held {
+            assert_eq!(held.await.unwrap(), Err(ApiError::WalletHeld));
+        }
+    }
+
+    /// A lock that is released within the limit costs a delay and no refusal.
+    #[actix_web::test]
+    async fn released_wallet_is_tried_again() {
+        let (desk, _folder) = desk(1);
+        let tries = AtomicUsize::new(0);
+        let work = move |_: &dyn MoneyStore| match tries.fetch_add(1, Ordering::SeqCst) {
+            0..3 => Err(StoreError::Unavailable("database is locked".to_owned())),
+            n => Ok(n),
+        };
+        assert_eq!(desk.for_user(&user("a"), work).await, Ok(3));
     }
 }

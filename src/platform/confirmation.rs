@@ -56,7 +56,7 @@ impl Wiring<'_> {
         let supplier = Arc::new(GuardedSupplier::new(Arc::new(supplier), guard, clock.clone(), metrics.clone()));
         let retry = BackoffPolicy { first: settings.bet_confirm_retry_min, most: settings.bet_confirm_retry_max };
         let at_once = settings.bet_confirm_concurrency;
-        let (turns, alone) = (self.turns.clone(), self.settings.store.database_pool_size as usize);
+        let (turns, users) = (self.turns.clone(), self.user_turns.clone());
 
         let (relay, relay_trouble) = self.start_relay("confirmation relay", stores, topics, metrics.outbox_metrics());
         let arbiter = self.arbiter();
@@ -66,8 +66,8 @@ impl Wiring<'_> {
         let canceller = self.start("canceller", &arbiter, HUB_MAILBOX, canceller);
         let decider = || {
             let (relay, canceller) = (relay.clone().recipient(), canceller.clone().recipient());
-            let (turns, together) = (turns.clone(), MOST_TOGETHER);
-            let deciding = DeciderSettings { turns, together, alone, lease: OUTBOX_LEASE };
+            let (turns, users, together) = (turns.clone(), users.clone(), MOST_TOGETHER);
+            let deciding = DeciderSettings { turns, together, users, lease: OUTBOX_LEASE };
             Decider::new(deciding, stores.money.clone(), relay, canceller, clock.clone(), metrics.clone())
         };
         let sweeping = SweeperSettings { grace: SWEEP_GRACE, batch: SWEEP_BATCH };

@@ -31,6 +31,9 @@ const DEAD_LETTER_CAPACITY: usize = 1_000;
 /// half of that for these. A stream of a thousand a second is not dense.
 const KAFKA_GATHERING: Duration = Duration::from_millis(10);
 
+/// Roles that bring the tables of PostgreSQL to this version.
+pub(super) const MIGRATING: [Role; 4] = [Role::Processor, Role::Wallet, Role::Bets, Role::Confirmation];
+
 /// The topics of the bus.
 #[derive(Clone)]
 pub(super) struct Bus {
@@ -157,8 +160,12 @@ pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Claim
             let size = config.settings.store.database_pool_size;
             let options = PgOptions { readers: size, money: size, limits, ..PgOptions::default() };
             let failed = |cause| StartError::Store { name: "PostgreSQL".to_owned(), cause };
-            let main = Arc::new(PgStore::open(url, &options).map_err(failed)?);
-            let read = PgStore::reader(read_url, &options).map_err(failed)?;
+            let main = PgStore::open(url, &options).map_err(failed)?;
+            let mut read = PgStore::reader(read_url, &options).map_err(failed)?;
+            if MIGRATING.iter().any(|role| config.runs(*role)) {
+                main.expect_migration(&mut read);
+            }
+            let main = Arc::new(main);
             Ok((Stores { main: main.clone(), read: Arc::new(read), money: main }, None))
         }
     }

@@ -20,7 +20,7 @@ use actix::prelude::*;
 use futures_util::future::join_all;
 use log::warn;
 
-use self::engines::{Bus, open_cache, open_stores};
+use self::engines::{Bus, MIGRATING, open_cache, open_stores};
 use self::wiring::Wiring;
 use crate::actors::bus_consumer::BusConsumer;
 use crate::actors::messages::{Drain, EndAllSessions, LeaveSupplier};
@@ -132,7 +132,7 @@ impl Platform {
         if runs_any(&[Role::Processor, Role::Odds, Role::Wallet, Role::Bets, Role::Confirmation]) {
             let (stores, claim) = open_stores(config).await?;
             if claim.is_none() {
-                if runs_any(&[Role::Processor, Role::Wallet, Role::Bets, Role::Confirmation]) {
+                if runs_any(&MIGRATING) {
                     actix::spawn(waiting::migrate(stores.main.clone()));
                 } else {
                     actix::spawn(waiting::tell_of(stores.read.clone()));

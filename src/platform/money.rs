@@ -98,7 +98,7 @@ impl Wiring<'_> {
     }
 
     fn desk(&self, stores: &Stores) -> MoneyDesk {
-        MoneyDesk::new(stores.money.clone(), self.settings.store.database_pool_size as usize)
+        MoneyDesk::new(stores.money.clone(), self.user_turns.clone())
     }
 
     /// Serves wallets, and keeps the ledger.

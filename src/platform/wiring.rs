@@ -16,6 +16,7 @@ use crate::http::server::{self, Listen};
 use crate::metrics::SimulatorMetrics;
 use crate::simulator;
 use crate::store::together::Turns;
+use crate::store::user_turns::UserTurns;
 
 /// Messages that may wait for an actor through which everything goes.
 pub(super) const HUB_MAILBOX: usize = 1_024;
@@ -29,17 +30,23 @@ pub(super) struct Wiring<'a> {
     pub liveness: Arc<Liveness>,
     /// Of what goes together to the store of money, of all roles. The other connections are for those who go by themselves.
     pub turns: Turns,
+    /// Turns of calls that move one user's money by themselves, of all roles.
+    pub user_turns: Arc<UserTurns>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
 }
 
 impl<'a> Wiring<'a> {
     pub(super) fn new(settings: &'a Settings) -> Wiring<'a> {
+        let connections = settings.store.database_pool_size as usize;
+        let together = connections / 4;
         Wiring {
             settings,
             parts: Parts::default(),
             feeds: Vec::new(),
             liveness: Arc::default(),
-            turns: Turns::new(settings.store.database_pool_size as usize / 4),
+            turns: Turns::new(together),
+            // The rest serves reads, the outbox, and the sweeping of old bets.
+            user_turns: UserTurns::new(connections - together - connections / 4),
             health: Vec::new(),
         }
     }

@@ -13,6 +13,7 @@ pub mod sqlite;
 #[cfg(test)]
 mod suite;
 pub mod together;
+pub mod user_turns;
 
 use std::sync::Arc;
 

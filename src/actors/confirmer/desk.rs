@@ -1,6 +1,7 @@
 //! What is done with one record of `bet_placed`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use log::{debug, warn};
@@ -15,6 +16,7 @@ use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::bet::{Bet, BetId, BetStatus, Verdict};
 use crate::domain::bet_events::BetPlaced;
 use crate::domain::dead_letter::DeadLetter;
+use crate::log_limit::LogLimit;
 use crate::metrics::ConfirmationMetrics;
 use crate::store::StoreError;
 use crate::store::money::MoneyStore;
@@ -22,7 +24,13 @@ use crate::store::together::{Together, Turns};
 
 /// Why a record that can be read is a dead letter all the same: the database has no such bet, or holds what cannot be
 /// read.
-pub const REASONS: [&str; 2] = ["unknown_bet", "unreadable_bet"];
+pub const REASONS: [&str; 2] = [UNKNOWN_BET, "unreadable_bet"];
+const UNKNOWN_BET: &str = "unknown_bet";
+/// Bets in a row that the database does not know each wait so much longer than the one before, up to the second.
+const UNKNOWN_DELAY: Duration = Duration::from_millis(10);
+const MAX_UNKNOWN_DELAY: Duration = Duration::from_secs(1);
+/// Dead letters are logged so often, each reason.
+static DEAD_LETTERS: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
 
 /// Delays between tries of what the database or the topic of dead letters did not take.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_secs(1) };
@@ -47,6 +55,8 @@ pub struct Desk {
     supplier: Arc<GuardedSupplier>,
     decider: Decider,
     dead_letters: Arc<dyn Topic>,
+    /// Bets in a row that the database did not know.
+    unknown: AtomicU32,
     trouble: Arc<Trouble>,
     clock: Clock,
     metrics: ConfirmationMetrics,
@@ -66,7 +76,7 @@ impl Desk {
         let trouble = Arc::new(Trouble::new("bets cannot be decided"));
         let find = move |ids: &[BetId]| store.bets_by_id(ids);
         let bets = Together::new(&settings.turns, settings.together, find);
-        Desk { settings, bets, supplier, decider, dead_letters, trouble, clock, metrics }
+        Desk { settings, bets, supplier, decider, dead_letters, unknown: AtomicU32::new(0), trouble, clock, metrics }
     }
 
     pub(super) fn trouble(&self) -> Arc<Trouble> {
@@ -84,8 +94,11 @@ impl Desk {
         let mut backoff = self.backoff(id);
         let bet = loop {
             match self.bets.ask(id).await {
-                Ok(Some(bet)) => break bet,
-                Ok(None) => return self.bury(record, "unknown_bet", &format!("there is no bet {id}")).await,
+                Ok(Some(bet)) => {
+                    self.unknown.store(0, Ordering::Relaxed);
+                    break bet;
+                }
+                Ok(None) => return self.bury(record, UNKNOWN_BET, &format!("there is no bet {id}")).await,
                 // Another try changes nothing, and would hold up everything behind it.
                 Err(error @ StoreError::Unreadable(_)) => {
                     return self.bury(record, "unreadable_bet", &error.to_string()).await;
@@ -132,7 +145,12 @@ impl Desk {
             detail: detail.to_owned(),
             raw: record.record.payload.clone(),
         };
-        warn!(origin = letter.origin.as_str(), reason; "a record is no bet that can be decided: {detail}");
+        self.tell_of(&letter);
+        // Bets that are all unknown are another deployment's: they are let go slowly, so that somebody may notice.
+        let unknown = if reason == UNKNOWN_BET { self.unknown.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        if unknown > 0 {
+            tokio::time::sleep(UNKNOWN_DELAY.saturating_mul(unknown).min(MAX_UNKNOWN_DELAY)).await;
+        }
         let letter = dead_letter::of_record(&letter, topic, record);
         let mut backoff = Backoff::new(RETRY, record.offset);
         while let Err(error) = dead_letter::publish(&*self.dead_letters, vec![letter.clone()]).await {
@@ -144,9 +162,24 @@ impl Desk {
         self.metrics.dead_letters.with_label_values(&[reason]).inc();
     }
 
+    fn tell_of(&self, letter: &DeadLetter) {
+        let Some(repeated) = DEAD_LETTERS.check(&letter.reason) else { return };
+        let hint = match letter.reason.as_str() {
+            UNKNOWN_BET => {
+                "; is DATABASE_URL the one of the role bets, and KAFKA_TOPIC_BET_PLACED not shared with another deployment?"
+            }
+            _ => "",
+        };
+        let (origin, reason, detail) = (letter.origin.as_str(), letter.reason.as_str(), &letter.detail);
+        warn!(origin, reason, repeated; "a record is no bet that can be decided: {detail}{hint}");
+    }
+
     async fn wait(&self, error: &StoreError, backoff: &mut Backoff) {
         self.metrics.errors.with_label_values(&["store"]).inc();
-        self.trouble.met(error);
+        // Somebody holds one wallet: the others' bets are decided.
+        if !error.is_lock_timeout() {
+            self.trouble.met(error);
+        }
         tokio::time::sleep(backoff.next_delay()).await;
     }
 

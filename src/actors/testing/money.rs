@@ -22,6 +22,7 @@ use crate::store::StoreError;
 use crate::store::money::*;
 use crate::store::movements::{Moved, Movement};
 use crate::store::together::Turns;
+use crate::store::user_turns::UserTurns;
 
 #[derive(Default)]
 struct State {
@@ -320,7 +321,12 @@ impl ProbeEdges {
 
     pub fn decider(&self, store: &Arc<FakeMoney>, clock: &Clock, metrics: &ConfirmationMetrics) -> Decider {
         let (relay, canceller) = (self.probe.clone().recipient(), self.probe.clone().recipient());
-        let settings = DeciderSettings { turns: Turns::new(2), together: 16, alone: 4, lease: Duration::from_secs(30) };
+        let settings = DeciderSettings {
+            turns: Turns::new(2),
+            together: 16,
+            users: UserTurns::new(4),
+            lease: Duration::from_secs(30),
+        };
         Decider::new(settings, store.clone(), relay, canceller, clock.clone(), metrics.clone())
     }
 

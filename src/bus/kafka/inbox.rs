@@ -23,6 +23,11 @@ struct Progress {
     first: Option<u64>,
     /// The offset behind the last one that was read.
     read: Option<u64>,
+    /// Where the reader stands on the bus: after `read`, if what follows it are no records but the markers of
+    /// transactions, or records of aborted ones.
+    passed: Option<u64>,
+    /// Set back to the beginning, and nothing was read since: the reader's place may still be the one before that.
+    is_set_back: bool,
     /// The offset behind the last one that was given out.
     given: Option<u64>,
     /// The offset up to which the work is done.
@@ -36,9 +41,14 @@ struct Progress {
 
 impl Progress {
     fn lag(&self) -> u64 {
-        let end = self.end.max(self.read).unwrap_or(0);
-        let from = self.done.max(self.on_bus).or(self.first).max(self.low).unwrap_or(0);
+        let end = self.end.max(self.read).max(self.passed).unwrap_or(0);
+        let from = self.all_done().max(self.on_bus).or(self.first).max(self.low).unwrap_or(0);
         end.saturating_sub(from)
+    }
+
+    /// The offset up to which nothing is left to do. With every record done that is where the reader stands.
+    fn all_done(&self) -> Option<u64> {
+        if self.done >= self.read { self.done.max(self.passed) } else { self.done }
     }
 }
 
@@ -69,6 +79,7 @@ impl Inbox {
         let progress = self.assigned.entry(record.partition).or_default();
         progress.first.get_or_insert(record.offset);
         progress.read = Some(record.offset + 1);
+        progress.is_set_back = false;
         self.records += 1;
         self.bytes += size_of(&record);
         self.items.push_back(Item::Record(record));
@@ -127,7 +138,7 @@ impl Inbox {
     /// What is done and not on the bus yet.
     pub(super) fn to_commit(&self, of: impl Fn(u32) -> bool) -> Vec<(u32, u64)> {
         let due = |(partition, progress): (&u32, &Progress)| {
-            let done = progress.done?;
+            let done = progress.all_done()?;
             (of(*partition) && progress.on_bus.is_none_or(|on_bus| on_bus < done)).then_some((*partition, done))
         };
         self.assigned.iter().filter_map(due).collect()
@@ -137,9 +148,19 @@ impl Inbox {
     pub(super) fn committed(&mut self, partition: u32, offset: u64) {
         if let Some(progress) = self.assigned.get_mut(&partition) {
             // Not behind the work: that would be a commit from before the partition began anew.
-            if progress.done.is_some_and(|done| offset <= done) {
+            if progress.all_done().is_some_and(|done| offset <= done) {
                 progress.on_bus = progress.on_bus.max(Some(offset));
             }
+        }
+    }
+
+    /// Where the reader stands in a partition. Every record before that was put in.
+    pub(super) fn passed(&mut self, partition: u32, position: u64) {
+        if let Some(progress) = self.assigned.get_mut(&partition)
+            && !progress.is_set_back
+            && progress.read.is_none_or(|read| read <= position)
+        {
+            progress.passed = progress.passed.max(Some(position));
         }
     }
 
@@ -163,7 +184,7 @@ impl Inbox {
     fn go_back(&mut self, partition: u32, offset: u64) {
         self.drop_where(|record| record.partition == partition && record.offset >= offset);
         self.items.push_back(Item::Revoked(vec![partition]));
-        self.assigned.insert(partition, Progress::default());
+        self.assigned.insert(partition, Progress { is_set_back: true, ..Progress::default() });
     }
 
     /// Drops what was not given out of these partitions.
@@ -200,6 +221,7 @@ impl Inbox {
         let partitions = self.assigned();
         self.revoke(partitions.clone());
         self.assign(&partitions);
+        self.assigned.values_mut().for_each(|progress| progress.is_set_back = true);
     }
 
     pub(super) fn assigned(&self) -> Vec<u32> {
@@ -306,6 +328,47 @@ mod tests {
         assert_eq!(inbox.to_commit(|_| true), [], "of the one before");
         assert_eq!(inbox.take(9), Some(Given::Revoked(vec![0])));
         assert_eq!(inbox.take(9), Some(Given::Records(vec![record(0, 0)])));
+    }
+
+    /// A transaction's marker takes an offset and is no record.
+    #[test]
+    fn markers_after_the_last_record_are_no_lag() {
+        let mut inbox = inbox();
+        inbox.push(record(0, 0));
+        inbox.observe(0, Some(0), Some(2), None);
+        inbox.passed(0, 2);
+        assert_eq!((inbox.lag(), inbox.to_commit(|_| true)), (2, vec![]), "the record is not done");
+        inbox.take(1);
+        assert_eq!(inbox.lag(), 2);
+        inbox.commit(&behind(0, 1));
+        assert_eq!((inbox.lag(), inbox.to_commit(|_| true)), (0, vec![(0, 2)]));
+        inbox.committed(0, 2);
+        assert_eq!(inbox.to_commit(|_| true), []);
+        // The next record is behind the marker.
+        inbox.push(record(0, 2));
+        inbox.passed(0, 3);
+        assert_eq!(inbox.lag(), 1);
+        // Nothing but markers since the partition came.
+        inbox.observe(1, Some(0), Some(9), Some(8));
+        assert_eq!(inbox.lag(), 2);
+        inbox.passed(1, 9);
+        assert_eq!((inbox.lag(), inbox.to_commit(|partition| partition == 1)), (1, vec![(1, 9)]));
+    }
+
+    #[test]
+    fn place_from_before_a_set_back_is_ignored() {
+        let mut inbox = inbox();
+        inbox.push(record(0, 100));
+        inbox.begin_anew();
+        inbox.passed(0, 101);
+        assert_eq!(inbox.to_commit(|_| true), []);
+        inbox.push(record(0, 0));
+        inbox.take(9);
+        inbox.take(9);
+        inbox.commit(&behind(0, 1));
+        assert_eq!(inbox.to_commit(|_| true), [(0, 1)]);
+        inbox.passed(0, 2);
+        assert_eq!(inbox.to_commit(|_| true), [(0, 2)]);
     }
 
     #[test]

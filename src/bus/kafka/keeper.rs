@@ -16,6 +16,7 @@ use super::config::{Clients, MAX_RECORD_BYTES};
 use super::events::Trouble;
 use super::producer::Producers;
 use crate::bus::BusError;
+use crate::log_limit::FaultLog;
 
 /// How long Kafka may take to answer a question.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -95,7 +96,7 @@ impl Keeper {
         let trouble = producers.events.trouble.clone();
         let keeper =
             Arc::new(Keeper { topics: Mutex::default(), wake, stop: AtomicBool::new(false), trouble: trouble.clone() });
-        let look = Look { clients, making, producers, trouble, away: None };
+        let look = Look { clients, making, producers, trouble, away: None, log: FaultLog::new() };
         let kept = keeper.clone();
         let thread = std::thread::Builder::new().name("kafka topics".to_owned());
         thread.spawn(move || kept.run(look, &woken)).map_err(|failure| BusError::Unavailable(failure.to_string()))?;
@@ -178,6 +179,7 @@ struct Look {
     trouble: Arc<Trouble>,
     /// Why something is not as it should be, as it was logged, and when.
     away: Option<(String, Instant)>,
+    log: FaultLog,
 }
 
 impl Look {
@@ -196,11 +198,15 @@ impl Look {
         }
         match (&failure, &self.away) {
             (Some(text), away) if away.as_ref().is_none_or(|(said, at)| said != text && at.elapsed() >= SAY_ANEW) => {
-                warn!(brokers = self.clients.brokers.as_str(); "waiting for Kafka: {text}");
+                if let Some(repeated) = self.log.failed(text) {
+                    warn!(brokers = self.clients.brokers.as_str(), repeated; "waiting for Kafka: {text}");
+                }
                 self.away = failure.map(|text| (text, Instant::now()));
             }
             (None, Some(_)) => {
-                info!(brokers = self.clients.brokers.as_str(); "Kafka answers");
+                if self.log.recovered() {
+                    info!(brokers = self.clients.brokers.as_str(); "Kafka answers");
+                }
                 self.away = None;
             }
             _ => {}

@@ -22,6 +22,7 @@ use super::keeper::{Keeper, Kept};
 use crate::bus::health::SubscriptionHealth;
 use crate::bus::{BusError, NewRecord, Record};
 use crate::domain::timestamp::Timestamp;
+use crate::log_limit::FaultLog;
 
 /// What waits to be given out at most.
 const LIMITS: Limits = Limits { records: 10_000, bytes: 32 * 1024 * 1024 };
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     /// Something was given out or done.
     moved: Condvar,
     pub(super) closing: AtomicBool,
+    log: FaultLog,
     /// The topic's id, as far as is known, and whether it has changed since the partitions were set to their beginning.
     id: Mutex<Option<String>>,
     made_again: AtomicBool,
@@ -75,6 +77,7 @@ impl Shared {
             filled: Notify::new(),
             moved: Condvar::new(),
             closing: AtomicBool::new(false),
+            log: FaultLog::new(),
             id: Mutex::default(),
             made_again: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -102,7 +105,7 @@ impl Shared {
 
     /// The group gave it a share, or a record came.
     fn reads(&self) {
-        if self.health.join() {
+        if self.health.join() && self.log.recovered() {
             info!(group = self.group.as_str(); "reads again");
         }
     }
@@ -146,6 +149,22 @@ impl Shared {
         let offsets = due.into_iter().map(|(partition, offset)| (partition, Offset::Offset(offset as i64)));
         let list = self.list(offsets);
         (list.count() > 0).then_some(list)
+    }
+
+    /// Notes where the reader stands. To be called on the reading thread, between polls: what it has passed is put in.
+    fn note_places(&self, consumer: &BaseConsumer<ReaderEvents>) {
+        if self.made_again.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(places) = consumer.position() else { return };
+        let mut inbox = self.inbox();
+        for element in places.elements() {
+            if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset())
+                && let (Ok(partition), Ok(offset)) = (u32::try_from(element.partition()), u64::try_from(offset))
+            {
+                inbox.passed(partition, offset);
+            }
+        }
     }
 
     fn note_commit(&self, list: &TopicPartitionList) {
@@ -215,6 +234,7 @@ impl ReaderEvents {
 
     /// Waits until the bus has what is done, where it can be reached.
     fn commit_now(&self, consumer: &BaseConsumer<Self>, partitions: &[u32]) {
+        self.shared.note_places(consumer);
         let Some(list) = self.shared.due(|partition| partitions.contains(&partition)) else { return };
         let group = self.shared.group.as_str();
         if !self.kept.is_there() {
@@ -447,7 +467,8 @@ impl Reader {
     /// Nothing is read until a new consumer is in the group.
     fn give_up(&self, why: &str) {
         self.shared.health.fail(format!("the consumer is made anew: {why}"));
-        warn!(group = self.shared.group.as_str(); "the Kafka consumer failed for good and is made anew: {why}");
+        let Some(repeated) = self.shared.log.failed(why) else { return };
+        warn!(group = self.shared.group.as_str(), repeated; "the Kafka consumer failed for good and is made anew: {why}");
     }
 
     fn failed(&mut self, error: &KafkaError) {
@@ -458,6 +479,7 @@ impl Reader {
         // What the keeper cannot see: the topic is there, and the group does not let us read it.
         if let Some(code) = error.rdkafka_error_code().filter(|code| concerns_the_group(*code))
             && self.shared.health.fail(code.to_string())
+            && let Some(repeated) = self.shared.log.failed(&code.to_string())
         {
             // The original's members divide the partitions in another way, and Kafka does not mix the two.
             let hint = match code {
@@ -466,7 +488,7 @@ impl Reader {
                 }
                 _ => "",
             };
-            warn!(group = self.shared.group.as_str(), topic = self.shared.topic.as_str(); "cannot read: {code}{hint}");
+            warn!(group = self.shared.group.as_str(), topic = self.shared.topic.as_str(), repeated; "cannot read: {code}{hint}");
         }
         // Everything else is told by the keeper, once.
         debug!(group = self.shared.group.as_str(); "reading: {error}");
@@ -520,6 +542,7 @@ impl Reader {
         }
         if now.duration_since(self.last_commit) >= COMMIT_EVERY {
             self.last_commit = now;
+            self.shared.note_places(consumer);
             self.commit(consumer, now);
         }
     }

@@ -454,3 +454,74 @@ async fn closing_while_kafka_is_away_ends_in_time() {
     }))
     .await;
 }
+
+/// Publishes in transactions of one record each: committed ones, and an aborted one at the end.
+fn publish_in_transactions(topic: &str, committed: u32) {
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    let patience = Duration::from_secs(30);
+    let mut config = rdkafka::ClientConfig::new();
+    config.set("bootstrap.servers", brokers()).set("transactional.id", name("transactions"));
+    let producer: BaseProducer = config.create().unwrap();
+    producer.init_transactions(patience).unwrap();
+    for n in 0..=committed {
+        producer.begin_transaction().unwrap();
+        let payload = n.to_string();
+        producer.send(BaseRecord::to(topic).key("k").payload(&payload)).map_err(|(error, _)| error).unwrap();
+        producer.flush(patience).unwrap();
+        if n < committed {
+            producer.commit_transaction(patience).unwrap();
+        } else {
+            producer.abort_transaction(patience).unwrap();
+        }
+    }
+}
+
+/// The group's positions on the bus, and the ends of the partitions.
+fn places(topic: &str, group: &str) -> Vec<(i64, i64)> {
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    use rdkafka::{Offset, TopicPartitionList};
+    let patience = Duration::from_secs(10);
+    let mut config = rdkafka::ClientConfig::new();
+    let consumer: BaseConsumer = config.set("bootstrap.servers", brokers()).set("group.id", group).create().unwrap();
+    let mut asked = TopicPartitionList::new();
+    (0..4).for_each(|partition| drop(asked.add_partition(topic, partition)));
+    let committed = consumer.committed_offsets(asked, patience).unwrap();
+    let place = |partition: i32, offset| {
+        let (low, high) = consumer.fetch_watermarks(topic, partition, patience).unwrap();
+        (if let Offset::Offset(offset) = offset { offset } else { low }, high)
+    };
+    committed.elements().iter().map(|element| place(element.partition(), element.offset())).collect()
+}
+
+/// Markers of transactions take offsets, and an aborted record is never read.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn transaction_markers_leave_no_lag() {
+    bounded(Box::pin(async {
+        let topic = bus(&here()).topic(&name("transactions"));
+        let group = name("group");
+        let mut member = topic.subscribe(&group).unwrap();
+        topic.publish(vec![record("k", 0)]).await.unwrap();
+        let first = take(&mut member, 1).await;
+        member.commit(&Position::behind(&first));
+        let of = topic.name().to_owned();
+        tokio::task::spawn_blocking(move || publish_in_transactions(&of, 2)).await.unwrap();
+        let read = take(&mut member, 2).await;
+        assert_eq!(values(&read), (0..2).collect(), "and not the aborted one");
+        assert!(member.lag() > 0, "they are not done");
+        member.commit(&Position::behind(&read));
+        let is_done = |topic: String, group: String| {
+            let places = tokio::task::spawn_blocking(move || places(&topic, &group));
+            async { places.await.unwrap().iter().all(|(committed, end)| committed == end) }
+        };
+        while member.lag() > 0 || !is_done(topic.name().to_owned(), group.clone()).await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Another member begins where this one ended, and has no lag either.
+        member.close().await;
+        let mut next = topic.subscribe(&group).unwrap();
+        topic.publish(vec![record("k", 9)]).await.unwrap();
+        assert_eq!(values(&take(&mut next, 1).await), [9].into());
+    }))
+    .await;
+}

@@ -21,6 +21,10 @@ use crate::domain::timestamp::Timestamp;
 
 /// Delays between tries, before jitter, which at most doubles them.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_millis(250) };
+/// A connection that ends sooner than this after it was made counts as a failed try.
+const LASTING: Duration = Duration::from_secs(5);
+/// Delays after connections that did not last.
+const FLAPPING: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_secs(5) };
 /// How often the connection is asked for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Messages that may wait to be read; one more is a gap.
@@ -151,16 +155,24 @@ impl Ear {
     /// Hears until nobody listens.
     async fn listen(mut self, tell: Sender<Heard>) {
         let mut backoff = Backoff::new(RETRY, fastrand::u64(..));
+        let mut flapping = Backoff::new(FLAPPING, fastrand::u64(..));
         let mut is_lost_told = false;
         loop {
+            let mut delay = Duration::ZERO;
             let why = match self.connect().await {
                 Ok(line) => {
                     backoff.reset();
                     is_lost_told = false;
-                    match self.hear(line, &tell).await {
+                    let since = Instant::now();
+                    let why = match self.hear(line, &tell).await {
                         Ok(why) => why,
                         Err(Unheard) => return,
+                    };
+                    if since.elapsed() >= LASTING {
+                        flapping.reset();
                     }
+                    delay = flapping.next_delay();
+                    why
                 }
                 Err(error) => error,
             };
@@ -168,7 +180,7 @@ impl Ear {
                 return;
             }
             is_lost_told = true;
-            sleep(backoff.next_delay()).await;
+            sleep(delay.max(backoff.next_delay())).await;
         }
     }
 

@@ -29,9 +29,13 @@ use crate::domain::book::MarketState;
 use crate::domain::ids::EventId;
 use crate::domain::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
+use crate::log_limit::LogLimit;
 
 /// After a try that failed, none is made for so long; whoever asks meanwhile gets the same error.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Markets that cannot be read are logged so often at most.
+static UNREADABLE: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
 
 /// A cache in Redis. Connects when it is first asked for something, and anew after a loss.
 #[derive(Clone)]
@@ -194,7 +198,9 @@ impl Shared {
             .collect();
         if let Some(first) = unreadable.first() {
             let count = unreadable.len();
-            warn!(event = event_id.as_str(), count; "markets in the cache cannot be read and are passed over: {first}");
+            if let Some(repeated) = UNREADABLE.check("") {
+                warn!(event = event_id.as_str(), count, repeated; "markets in the cache cannot be read and are passed over: {first}");
+            }
         }
         // The original keeps no hash.
         if let (true, Value::BulkString(current)) = (states.is_empty(), current)

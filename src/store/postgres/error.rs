@@ -37,7 +37,7 @@ impl From<Failure> for StoreError {
 /// Texts for what passes, or what an operator puts right, with nothing wrong in the statement. Diesel hands on a few
 /// kinds and otherwise the text, not the code. A server that speaks another language than English has these taken for
 /// refusals, which are tried again all the same.
-const PASSING: [&str; 19] = [
+const PASSING: [&str; 25] = [
     "deadlock detected",
     "could not serialize access",
     "canceling statement due to",
@@ -52,6 +52,12 @@ const PASSING: [&str; 19] = [
     "could not extend file",
     "could not write",
     "disk full",
+    "prepared statement",
+    "bind message supplies",
+    "current transaction is aborted",
+    "cached plan must not change",
+    "server conn crashed",
+    "query_wait_timeout",
     "out of memory",
     "out of shared memory",
     "server closed the connection",
@@ -59,8 +65,25 @@ const PASSING: [&str; 19] = [
     "could not send data",
 ];
 
+/// Texts of a connection that lives and is of no use: another one may do better. It leads to a server that became a
+/// standby, waits for its end, or belongs to a pooler that runs the next statement on another server connection.
+const USELESS_CONNECTION: [&str; 8] = [
+    "terminating connection",
+    "read-only transaction",
+    "during recovery",
+    "the database system is",
+    "current transaction is aborted",
+    "cached plan must not change result type",
+    "server conn crashed",
+    "server closed the connection",
+];
+
 /// Texts for data that is damaged.
 const DAMAGED: [&str; 4] = ["invalid page in block", "could not read block", "missing chunk number", "found toasted"];
+
+/// What a server that takes no writes is reported as.
+pub(super) const ONLY_READS: &str = "cannot write in a read-only transaction: the server only reads (it is a standby, or \
+                                     default_transaction_read_only is on)";
 
 /// A key that was answered in between: a refusal is kept without the lock of a wallet, since there may be none.
 const FIRST_ANSWERS: &str = "bet_requests_pkey";
@@ -78,9 +101,27 @@ impl Failure {
         match self {
             Failure::Database(Error::DatabaseError(ClosedConnection | UnableToSendCommand, _)) => true,
             Failure::Database(Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. }) => true,
-            Failure::Database(error) => error.to_string().contains("terminating connection"),
+            Failure::Database(Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _)) => true,
+            Failure::Database(error) => {
+                let text = error.to_string();
+                self.is_of_a_pooler() || USELESS_CONNECTION.iter().any(|known| text.contains(known))
+            }
             Failure::Store(_) => false,
         }
+    }
+
+    /// Whether a pooler in transaction mode has run a statement on another server connection than the one it was prepared
+    /// on.
+    pub(super) fn is_of_a_pooler(&self) -> bool {
+        let Failure::Database(error) = self else { return false };
+        let text = error.to_string();
+        let says = |end: &str| text.contains("prepared statement") && text.contains(end);
+        says("does not exist") || says("already exists") || text.contains("bind message supplies")
+    }
+
+    /// The server takes no writes.
+    pub(super) fn only_reads() -> Failure {
+        Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, Box::new(ONLY_READS.to_owned())).into()
     }
 
     /// Whether another transaction came in between, so that the same work may be done now.
@@ -171,6 +212,19 @@ mod tests {
         assert!(failure(DatabaseErrorKind::UnableToSendCommand, "").is_lost());
         assert!(failure(DatabaseErrorKind::Unknown, "terminating connection due to administrator command").is_lost());
         assert!(!failure(DatabaseErrorKind::Unknown, "canceling statement due to lock timeout").is_lost());
+        for useless in [
+            "cannot execute INSERT in a read-only transaction",
+            "cannot set transaction read-write mode during recovery",
+            "prepared statement \"__diesel_stmt_3\" does not exist",
+            "unnamed prepared statement does not exist",
+            "prepared statement \"__diesel_stmt_0\" already exists",
+            "cached plan must not change result type",
+            "current transaction is aborted, commands ignored until end of transaction block",
+        ] {
+            assert!(failure(DatabaseErrorKind::Unknown, useless).is_lost(), "{useless}");
+            assert!(matches!(meaning(of_kind(DatabaseErrorKind::Unknown, useless)), StoreError::Unavailable(_)));
+        }
+        assert!(failure(DatabaseErrorKind::ReadOnlyTransaction, "").is_lost() && Failure::only_reads().is_lost());
         assert!(failure(DatabaseErrorKind::Unknown, "deadlock detected").is_collision());
         assert!(failure(DatabaseErrorKind::SerializationFailure, "").is_collision());
         assert!(Failure::came_between().is_collision());

@@ -11,22 +11,16 @@ use diesel::sql_types::{Bool, Text};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::StoreError;
-use super::connections::Connections;
-use super::error::{meaning, meaning_of_text};
+use super::connections::Share;
+use super::error::{Failure, meaning_of_text};
 
 /// The migrations in this binary.
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
-/// Holds one migrating process at a time. `diesel_migrations` takes no lock of its own: whoever comes first runs all
-/// that is missing, and whoever comes later finds nothing left to do. Its number says "odds" and "migr" in ASCII.
-///
-/// A migration may take its time, so no statement timeout; but nobody waits for ever, neither for this lock nor for one
-/// on a table, where whoever waits holds up all who come later.
-const LOCK: &str = "
-    SET statement_timeout = 0;
-    SET idle_in_transaction_session_timeout = 0;
-    SET lock_timeout = '30s';
-    SELECT pg_advisory_lock(8026650882800707442);";
+/// Holds one migrating process at a time, until its transaction ends. `diesel_migrations` takes no lock of its own:
+/// whoever comes first runs all that is missing, and whoever comes later finds nothing left to do. Its number says "odds"
+/// and "migr" in ASCII.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(8026650882800707442)";
 
 #[derive(QueryableByName)]
 struct Yes {
@@ -40,18 +34,15 @@ struct Word {
     text: String,
 }
 
-/// Runs what has not run yet. The connection is closed behind it, and with that its lock is free, whatever happened.
-pub(super) fn run(connections: &Connections) -> Result<(), StoreError> {
-    connections.once(|connection| {
-        check_encoding(connection).map_err(meaning)?;
-        // A role without the right to make tables may still start on tables that stand.
-        if is_up_to_date(connection)? {
-            return Ok(());
-        }
-        if let Some(why) = strangers_tables(connection).map_err(meaning)? {
-            return Err(StoreError::Unavailable(why.to_owned()));
-        }
-        connection.batch_execute(LOCK).map_err(meaning)?;
+/// Runs what has not run yet, all of it or nothing. `readers` may lead to a server that takes no writes, as long as
+/// nothing is missing there.
+pub(super) fn run(readers: &Share, writers: &Share) -> Result<(), StoreError> {
+    // A role without the right to make tables may still start on tables that stand.
+    if readers.transaction(is_up_to_date)? {
+        return Ok(());
+    }
+    writers.migration(|connection| {
+        connection.batch_execute(LOCK)?;
         let ran = connection.run_pending_migrations(MIGRATIONS).map_err(failure)?;
         for version in ran {
             log::debug!("database: migration {version} done");
@@ -82,25 +73,35 @@ fn check_encoding(connection: &mut PgConnection) -> QueryResult<()> {
 }
 
 /// Whether every migration of this binary has run, asked without taking a lock or making a table.
-fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, StoreError> {
+fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, Failure> {
+    check_encoding(connection)?;
     let stands = "SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL AS yes";
-    if !sql_query(stands).get_result::<Yes>(connection).map_err(meaning)?.yes {
-        return Ok(false);
+    if sql_query(stands).get_result::<Yes>(connection)?.yes {
+        let versions = "SELECT version::text AS text FROM __diesel_schema_migrations";
+        let done: Vec<Word> = sql_query(versions).load(connection)?;
+        let done: HashSet<_> = done.into_iter().map(|word| word.text).collect();
+        let all: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().map_err(failure)?;
+        if all.iter().all(|one| done.contains(&one.name().version().to_string())) {
+            return Ok(true);
+        }
     }
-    let versions = "SELECT version::text AS text FROM __diesel_schema_migrations";
-    let done: Vec<Word> = sql_query(versions).load(connection).map_err(meaning)?;
-    let done: HashSet<_> = done.into_iter().map(|word| word.text).collect();
-    let all: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().map_err(failure)?;
-    Ok(all.iter().all(|one| done.contains(&one.name().version().to_string())))
+    match strangers_tables(connection)? {
+        Some(why) => Err(StoreError::Unavailable(why.to_owned()).into()),
+        None => Ok(false),
+    }
 }
 
-fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
+fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> Failure {
     let error = match error.downcast::<diesel::result::Error>() {
-        Ok(database) => meaning(*database),
-        Err(other) => meaning_of_text(other.to_string()),
+        Ok(database) => Failure::from(*database),
+        Err(other) => meaning_of_text(other.to_string()).into(),
     };
-    match error {
-        StoreError::Refused(text) => StoreError::Refused(format!("a migration: {text}")),
-        other => other,
+    // Its connection may be of no use, and another one may do better.
+    if error.is_lost() {
+        return error;
+    }
+    match StoreError::from(error) {
+        StoreError::Refused(text) => StoreError::Refused(format!("a migration: {text}")).into(),
+        other => other.into(),
     }
 }

@@ -3,16 +3,18 @@
 mod address;
 mod connections;
 mod error;
+mod gate;
 mod migrate;
 mod money;
 mod read;
 #[cfg(test)]
 mod real_engines;
+mod session;
 mod statement;
+mod tables;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
@@ -22,7 +24,9 @@ use diesel::sql_query;
 use diesel::sql_types::Bool;
 use secrecy::SecretString;
 
-use self::connections::{Connections, Tries};
+use self::connections::{Connections, Share};
+use self::error::Failure;
+use self::tables::Tables;
 use super::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
@@ -34,10 +38,6 @@ use crate::domain::update::PositionedUpdate;
 
 /// Connections that write: one batch of updates, one of dead letters, and one step of removing what is old.
 const WRITERS: u32 = 3;
-/// A transaction whose process stands still is ended by the server after so long, and with it its locks, on which the
-/// process that took over its events may be waiting.
-const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(15);
-
 /// How a [`PgStore`] talks to its server.
 #[derive(Clone, Debug)]
 pub struct PgOptions {
@@ -49,8 +49,11 @@ pub struct PgOptions {
     pub connection_timeout: Duration,
     /// How long the server works on one statement. Migrations take the time that they need.
     pub statement_timeout: Duration,
-    /// How long a statement waits for a lock that another transaction holds.
+    /// How long a statement within a transaction waits for a lock that another transaction holds.
     pub lock_timeout: Duration,
+    /// The same for a statement that is a transaction of its own, as those that move money are. Short: it holds a
+    /// connection, and is tried again.
+    pub row_lock_timeout: Duration,
     /// How the server's list of connections names this program, where the address does not.
     pub application_name: String,
     /// States beyond these limits, which an earlier version took, give way to any update.
@@ -65,6 +68,7 @@ impl Default for PgOptions {
             connection_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(30),
             lock_timeout: Duration::from_secs(5),
+            row_lock_timeout: Duration::from_secs(1),
             application_name: "sports-bet".to_owned(),
             limits: Plausibility::any_time(),
         }
@@ -73,13 +77,13 @@ impl Default for PgOptions {
 
 /// A store in a PostgreSQL server. Any number of stores, in one process or many, may work on one database.
 pub struct PgStore {
-    readers: Connections,
+    readers: Share,
     /// None in a store that only reads.
-    writers: Option<Connections>,
+    writers: Option<Share>,
     /// Those that move money: short transactions, many at once. None in a store that only reads.
-    money: Option<Connections>,
-    /// Whether this store has brought the tables to this version, or found them so.
-    is_migrated: AtomicBool,
+    money: Option<Share>,
+    /// Whether the tables are brought to this version.
+    tables: Arc<Tables>,
     limits: Plausibility,
 }
 
@@ -98,15 +102,22 @@ impl PgStore {
 
     fn with(address: &SecretString, options: &PgOptions, writes: bool) -> Result<PgStore, StoreError> {
         let address = address::connection_string(address, &options.application_name)?;
-        let tries = Arc::new(Tries::default());
-        let pool = |size, reads| Connections::to(address.clone(), size, setup(options, reads), options, &tries);
+        let size = if writes { options.readers + WRITERS + options.money } else { options.readers };
+        let connections = Connections::to(address, size, options, !writes);
+        let share = |size, writes| Share::of(&connections, size, writes);
         Ok(PgStore {
-            readers: pool(options.readers, true),
-            writers: writes.then(|| pool(WRITERS, false)),
-            money: writes.then(|| pool(options.money, false)),
-            is_migrated: AtomicBool::new(false),
+            readers: share(options.readers, false),
+            writers: writes.then(|| share(WRITERS, true)),
+            money: writes.then(|| share(options.money, true)),
+            tables: Arc::default(),
             limits: options.limits,
         })
+    }
+
+    /// From now on, calls of this store and of `reader` wait until [`Store::migrate`] of this store was tried.
+    pub fn expect_migration(&self, reader: &mut PgStore) {
+        self.tables.expect();
+        reader.tables = self.tables.clone();
     }
 
     /// Whether `address` is of a form that [`PgStore::open`] takes.
@@ -114,46 +125,36 @@ impl PgStore {
         address::is_postgres(address)
     }
 
-    fn writers(&self) -> Result<&Connections, StoreError> {
+    fn readers(&self) -> Result<&Share, StoreError> {
+        self.tables.wait()?;
+        Ok(&self.readers)
+    }
+
+    fn writers(&self) -> Result<&Share, StoreError> {
+        self.tables.wait()?;
         self.writers.as_ref().ok_or_else(only_reads)
     }
 
-    fn money(&self) -> Result<&Connections, StoreError> {
+    fn money(&self) -> Result<&Share, StoreError> {
+        self.tables.wait()?;
         self.money.as_ref().ok_or_else(only_reads)
     }
 }
 
 impl Store for PgStore {
     fn migrate(&self) -> Result<(), StoreError> {
-        if let Some(writers) = &self.writers {
-            migrate::run(writers)?;
-            self.is_migrated.store(true, Ordering::Relaxed);
-        }
-        Ok(())
+        let Some(writers) = &self.writers else { return Ok(()) };
+        let migrated = migrate::run(&self.readers, writers);
+        self.tables.tried(&migrated);
+        migrated
     }
 
+    /// Asks the connections that move money. If all are in use they were fine a moment ago, and those that write are asked.
     fn ping(&self) -> Result<(), StoreError> {
-        let is = |connection: &mut PgConnection, sql: &str| Ok(sql_query(sql).get_result::<Yes>(connection)?.yes);
-        let lacking = |what: &str| Err(StoreError::Unavailable(what.to_owned()));
-        if let Some(writers) = &self.writers {
-            let only_reads = "SELECT current_setting('transaction_read_only')::boolean AS yes";
-            if writers.run(|connection| is(connection, only_reads))? {
-                return lacking("it only reads (a standby, or default_transaction_read_only is on)");
-            }
-            if let Some(why) = writers.run(|connection| Ok(migrate::strangers_tables(connection)?))? {
-                return lacking(why);
-            }
-            if !self.is_migrated.load(Ordering::Relaxed) {
-                return lacking("its tables are not brought to this version yet");
-            }
-            return Ok(());
-        }
-        let has_tables = "SELECT to_regclass('odds_current') IS NOT NULL AS yes";
-        if !self.readers.run(|connection| is(connection, has_tables))? {
-            return lacking("it has no tables yet; the role processor makes them when it starts");
-        }
-        if let Some(why) = self.readers.run(|connection| Ok(migrate::strangers_tables(connection)?))? {
-            return lacking(why);
+        let (Some(writers), Some(money)) = (&self.writers, &self.money) else { return self.ping_reader() };
+        money.run_if_free(check_writes).unwrap_or_else(|| writers.run(check_writes))?;
+        if !self.tables.are_there() {
+            return Err(tables::not_yet());
         }
         Ok(())
     }
@@ -168,15 +169,15 @@ impl Store for PgStore {
     }
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
-        self.readers.run(|connection| read::event(connection, event_id))
+        self.readers()?.run(|connection| read::event(connection, event_id))
     }
 
     fn list_events(&self, after: Option<&EventId>, limit: usize) -> Result<Vec<EventSummary>, StoreError> {
-        self.readers.run(|connection| read::events(connection, after, limit))
+        self.readers()?.run(|connection| read::events(connection, after, limit))
     }
 
     fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.readers.run(|connection| read::history(connection, query))
+        self.readers()?.run(|connection| read::history(connection, query))
     }
 
     /// Should an answer get lost and the letters be written again, one may stand twice, but none is lost.
@@ -188,7 +189,7 @@ impl Store for PgStore {
     }
 
     fn list_dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError> {
-        self.readers.run(|connection| read::dead_letters(connection, limit))
+        self.readers()?.run(|connection| read::dead_letters(connection, limit))
     }
 
     /// The age of a row of the history is counted from when it was recorded, as in SQLite.
@@ -204,6 +205,32 @@ impl Store for PgStore {
     }
 }
 
+impl PgStore {
+    fn ping_reader(&self) -> Result<(), StoreError> {
+        self.readers.run(|connection| {
+            let lacking = |what: &str| Err(StoreError::Unavailable(what.to_owned()).into());
+            if !is(connection, "SELECT to_regclass('odds_current') IS NOT NULL AS yes")? {
+                return lacking("it has no tables yet; the role processor makes them when it starts");
+            }
+            migrate::strangers_tables(connection)?.map_or(Ok(()), lacking)
+        })
+    }
+}
+
+/// Fails if the server takes no writes, as a lost connection: another one may lead to a server that does.
+fn check_writes(connection: &mut PgConnection) -> Result<(), Failure> {
+    let only_reads = "SELECT current_setting('transaction_read_only')::boolean OR pg_is_in_recovery() AS yes";
+    if is(connection, only_reads)? {
+        return Err(Failure::only_reads());
+    }
+    let why = migrate::strangers_tables(connection)?;
+    why.map_or(Ok(()), |why| Err(StoreError::Unavailable(why.to_owned()).into()))
+}
+
+fn is(connection: &mut PgConnection, sql: &str) -> Result<bool, Failure> {
+    Ok(sql_query(sql).get_result::<Yes>(connection)?.yes)
+}
+
 #[derive(QueryableByName)]
 struct Yes {
     #[diesel(sql_type = Bool)]
@@ -212,22 +239,6 @@ struct Yes {
 
 fn only_reads() -> StoreError {
     StoreError::Refused("this store only reads".to_owned())
-}
-
-/// What a connection begins with.
-fn setup(options: &PgOptions, only_reads: bool) -> String {
-    // Zero would mean no limit.
-    let millis = |time: Duration| time.as_millis().clamp(1, 2_000_000_000);
-    let mut setup = format!(
-        "SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {};",
-        millis(options.statement_timeout),
-        millis(options.lock_timeout),
-        millis(IDLE_IN_TRANSACTION)
-    );
-    if only_reads {
-        setup.push_str(" SET default_transaction_read_only = on;");
-    }
-    setup
 }
 
 /// PostgreSQL counts microseconds from 2000-01-01; this is then.

@@ -7,6 +7,7 @@ mod requests;
 mod verify;
 mod wallet;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -27,7 +28,7 @@ use crate::store::movements::{Moved, Movement, refusal_of};
 
 impl MoneyStore for PgStore {
     fn wallet(&self, user_id: &UserId) -> Result<Option<Wallet>, StoreError> {
-        self.readers.run(|connection| wallet::read(connection, user_id))
+        self.readers()?.run(|connection| wallet::read(connection, user_id))
     }
 
     fn deposit(&self, order: &Order) -> Result<Wallet, WalletError> {
@@ -61,20 +62,25 @@ impl MoneyStore for PgStore {
     fn expire_reservations(&self, made_before: Timestamp, limit: usize, at: Timestamp) -> Result<usize, StoreError> {
         let pool = self.money()?;
         let due = pool.run(|connection| wallet::to_expire(connection, made_before, limit))?;
-        let mut expired = 0;
+        let (mut expired, mut held) = (0, HashSet::new());
         for (user_id, reference) in due {
-            // One that somebody else ended meanwhile stays as it ended.
-            match pool.run(|connection| wallet::settle(connection, &user_id, &reference, Settlement::Expire, at))? {
-                Ok(_) => expired += 1,
-                Err(WalletError::Store(failure)) => return Err(failure),
-                Err(_) => {}
+            // A wallet that somebody holds does not keep the others' reservations from their end.
+            if held.contains(&user_id) {
+                continue;
+            }
+            match pool.run(|connection| wallet::settle(connection, &user_id, &reference, Settlement::Expire, at)) {
+                Ok(Ok(_)) => expired += 1,
+                Err(error) if error.is_lock_timeout() => drop(held.insert(user_id)),
+                Err(failure) | Ok(Err(WalletError::Store(failure))) => return Err(failure),
+                // One that somebody else ended meanwhile stays as it ended.
+                Ok(Err(_)) => {}
             }
         }
         Ok(expired)
     }
 
     fn transfers(&self, user_id: &UserId, page: Page<i64>) -> Result<Vec<Transfer>, StoreError> {
-        self.readers.run(|connection| wallet::transfers(connection, user_id, page))
+        self.readers()?.run(|connection| wallet::transfers(connection, user_id, page))
     }
 
     fn reservations(
@@ -83,7 +89,7 @@ impl MoneyStore for PgStore {
         status: Option<ReservationStatus>,
         page: Page<Uuid>,
     ) -> Result<Vec<Reservation>, StoreError> {
-        self.readers.run(|connection| wallet::reservations(connection, user_id, status, page))
+        self.readers()?.run(|connection| wallet::reservations(connection, user_id, status, page))
     }
 
     fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &Notice) -> Result<BetAnswer, StoreError> {
@@ -141,7 +147,7 @@ impl MoneyStore for PgStore {
     }
 
     fn bets(&self, user_id: &UserId, status: Option<BetStatus>, page: Page<BetId>) -> Result<Vec<Bet>, StoreError> {
-        self.readers.run(|connection| bets::of_user(connection, user_id, status, page))
+        self.readers()?.run(|connection| bets::of_user(connection, user_id, status, page))
     }
 
     fn overdue_bets(&self, at: Timestamp, limit: usize) -> Result<Vec<Bet>, StoreError> {
@@ -173,7 +179,7 @@ impl MoneyStore for PgStore {
     }
 
     fn verify(&self, at: Timestamp, grace: Duration) -> Result<Verification, StoreError> {
-        self.readers.run(|connection| verify::run(connection, at, grace))
+        self.readers()?.snapshot(|connection| verify::run(connection, at, grace))
     }
 }
 

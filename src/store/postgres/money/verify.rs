@@ -11,12 +11,8 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::ledger_checks;
 use crate::store::money::Verification;
 
-/// Holds every rule against one snapshot; writers do not wait, and are not waited for.
+/// Checks every rule within the snapshot of the transaction; writers do not wait, and are not waited for.
 pub(super) fn run(connection: &mut PgConnection, at: Timestamp, grace: Duration) -> Result<Verification, Failure> {
     let too_late = format!("(TIMESTAMPTZ 'epoch' + INTERVAL '{} microseconds')", at.earlier_by(grace).micros());
-    connection
-        .build_transaction()
-        .repeatable_read()
-        .read_only()
-        .run(|connection| ledger_checks::run(&too_late, |sql| sql_query(sql).load(connection).map_err(Failure::from)))
+    ledger_checks::run(&too_late, |sql| sql_query(sql).load(connection).map_err(Failure::from))
 }

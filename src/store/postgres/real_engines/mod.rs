@@ -1,5 +1,6 @@
 //! Tests on a real server: `make test` runs them, with its address in `DATABASE_URL`. Each makes a database of its own.
 
+mod faults;
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};

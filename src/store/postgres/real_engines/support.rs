@@ -1,15 +1,17 @@
 //! Databases and servers for the tests.
 
-use std::path::PathBuf;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
 
 use crate::store::Store;
@@ -84,7 +86,15 @@ impl Database {
         (store, database)
     }
 
-    fn url(&self) -> url::Url {
+    /// Its address through another port of this machine.
+    pub fn address_by(&self, port: u16) -> String {
+        let mut url = self.url();
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(port)).unwrap();
+        url.into()
+    }
+
+    pub fn url(&self) -> url::Url {
         let mut url = server();
         url.set_path(&self.name);
         url
@@ -149,7 +159,7 @@ pub struct OwnServer {
 }
 
 impl OwnServer {
-    pub fn start() -> OwnServer {
+    fn prepare() -> OwnServer {
         let directory = tempfile::Builder::new().prefix("pg-").tempdir().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = OwnServer { directory, port };
@@ -158,6 +168,11 @@ impl OwnServer {
             let owned = Command::new("chown").arg("postgres").arg(server.directory.path()).status().unwrap();
             assert!(owned.success());
         }
+        server
+    }
+
+    pub fn start() -> OwnServer {
+        let server = OwnServer::prepare();
         std::fs::write(server.directory.path().join("password"), "secret").unwrap();
         open_to_all(&server.directory.path().join("password"));
         let data = server.data();
@@ -171,7 +186,51 @@ impl OwnServer {
     }
 
     pub fn address(&self) -> SecretString {
-        format!("host=127.0.0.1 port={} user=odds password=secret dbname=postgres", self.port).into()
+        self.address_by(self.port)
+    }
+
+    /// Its address through another port.
+    pub fn address_by(&self, port: u16) -> SecretString {
+        format!("host=127.0.0.1 port={port} user=odds password=secret dbname=postgres").into()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A standby of this server.
+    pub fn standby(&self) -> OwnServer {
+        let standby = OwnServer::prepare();
+        let to = self.replication();
+        standby.program("pg_basebackup", &["-d", &to, "-D", &standby.data(), "-R", "-X", "stream", "-c", "fast"]);
+        standby.start_again();
+        standby
+    }
+
+    /// Makes a primary of a standby.
+    pub fn promote(&self) {
+        self.program("pg_ctl", &["-D", &self.data(), "-w", "promote"]);
+    }
+
+    /// Starts a server that was stopped, as a standby of another.
+    pub fn follow(&self, primary: &OwnServer) {
+        use std::io::Write;
+        let data = PathBuf::from(self.data());
+        std::fs::write(data.join("standby.signal"), "").unwrap();
+        open_to_all(&data.join("standby.signal"));
+        let mut settings = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf")).unwrap();
+        writeln!(settings, "primary_conninfo = '{}'", primary.replication()).unwrap();
+        self.start_again();
+    }
+
+    fn replication(&self) -> String {
+        format!("host=127.0.0.1 port={} user=odds password=secret", self.port)
+    }
+
+    /// Whether so many deposits have come.
+    pub fn has_deposits(&self, count: usize) -> bool {
+        let mut connection = connect(self.address().expose_secret());
+        column(&mut connection, "SELECT count(*)::text FROM ledger_transfers") == [count.to_string()]
     }
 
     pub fn start_again(&self) {
@@ -190,13 +249,7 @@ impl OwnServer {
 
     fn program(&self, name: &str, arguments: &[&str]) {
         let program = programs().join(name);
-        let mut command = if is_root() {
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--"]).arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
+        let mut command = unprivileged(&program);
         let said = self.directory.path().with_extension(name);
         let output = std::fs::File::create(&said).unwrap();
         // A file, not a pipe: the server inherits it and would keep a pipe open.
@@ -220,6 +273,64 @@ impl Drop for OwnServer {
         } else {
             self.stop("immediate");
         }
+    }
+}
+
+/// A program that does not run as root.
+fn unprivileged(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("runuser");
+    command.args(["-u", "postgres", "--"]).arg(program);
+    command
+}
+
+/// The same, with a folder of its own.
+pub fn as_unprivileged(program: &Path, folder: &Path) -> Command {
+    if is_root() {
+        assert!(Command::new("chown").arg("-R").arg("postgres").arg(folder).status().unwrap().success());
+    }
+    let mut command = unprivileged(program);
+    command.current_dir("/");
+    command
+}
+
+/// A port of this machine that leads to another one, which may change. What is connected stays connected.
+pub struct Relay {
+    port: u16,
+    to: Arc<AtomicU16>,
+}
+
+impl Relay {
+    pub fn to(port: u16) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let relay = Relay { port: listener.local_addr().unwrap().port(), to: Arc::new(port.into()) };
+        let to = relay.to.clone();
+        std::thread::spawn(move || {
+            for inside in listener.incoming() {
+                let (Ok(inside), to) = (inside, to.load(Ordering::SeqCst)) else { return };
+                let Ok(outside) = TcpStream::connect(("127.0.0.1", to)) else { continue };
+                for (mut from, mut to) in
+                    [(inside.try_clone().unwrap(), outside.try_clone().unwrap()), (outside, inside)]
+                {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        relay
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where new connections lead from now on.
+    pub fn lead_to(&self, port: u16) {
+        self.to.store(port, Ordering::SeqCst);
     }
 }
 

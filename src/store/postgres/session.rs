@@ -1,0 +1,278 @@
+//! What a connection is told before it is used, so that defaults of the database, the role or the server do not change
+//! what our statements mean.
+//!
+//! On a connection of our own that is done once. A connection pooler in transaction mode (PgBouncer) runs each
+//! transaction on whatever server connection is free: what a session sets or prepares is not there for the next
+//! statement, and changes other clients' sessions. Behind one, each piece of work is a transaction that brings its
+//! settings along, and statements are not kept prepared.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use diesel::connection::{CacheSize, SimpleConnection};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Bool;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::PgOptions;
+
+/// A transaction whose process stands still is ended by the server after this, and with it its locks, on which the
+/// process that took over its events may be waiting.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(15);
+/// How long a migration waits for a lock: whoever waits for a table's lock holds up all who come later.
+const MIGRATION_LOCK: Duration = Duration::from_secs(30);
+/// A parameter of our own that a new connection is given, and has if no pooler is in between.
+const MARK: &str = "sports_bet.direct";
+/// How poolers refuse parameters that they do not track.
+const REFUSES_OPTIONS: [&str; 3] = ["unsupported startup parameter", "command-line options", "startup options"];
+
+/// What a transaction is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// One statement, which is a transaction of its own.
+    Statement,
+    /// Several statements.
+    Transaction,
+    /// Several statements that read one snapshot.
+    Snapshot,
+    /// Changes of the tables, which take the time that they need.
+    Migration,
+}
+
+/// Makes connections.
+pub(super) struct Sessions {
+    address: SecretString,
+    /// None if the address has options of its own: those are its.
+    marked_address: Option<SecretString>,
+    settings: Arc<Settings>,
+}
+
+#[derive(Debug)]
+struct Settings {
+    statement_timeout: Duration,
+    lock_timeout: Duration,
+    row_lock_timeout: Duration,
+    only_reads: bool,
+    is_pooled: AtomicBool,
+}
+
+impl std::fmt::Debug for Sessions {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Sessions").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// What a connection turned out to be.
+pub(super) struct Session {
+    /// The server takes no writes.
+    pub(super) only_reads: bool,
+    is_pooled: bool,
+    settings: Arc<Settings>,
+}
+
+#[derive(QueryableByName)]
+struct Facts {
+    #[diesel(sql_type = Bool)]
+    only_reads: bool,
+    #[diesel(sql_type = Bool)]
+    is_marked: bool,
+}
+
+impl Sessions {
+    pub(super) fn new(address: SecretString, options: &PgOptions, only_reads: bool) -> Sessions {
+        let settings = Arc::new(Settings {
+            statement_timeout: options.statement_timeout,
+            lock_timeout: options.lock_timeout,
+            row_lock_timeout: options.row_lock_timeout,
+            only_reads,
+            is_pooled: AtomicBool::new(false),
+        });
+        let has_options = std::env::var_os("PGOPTIONS").is_some();
+        let mark = |address| marked(address, options.statement_timeout);
+        let marked_address = Some(address.expose_secret()).filter(|_| !has_options).and_then(mark);
+        Sessions { address, marked_address: marked_address.map(Into::into), settings }
+    }
+
+    /// A connection that is ready for use. The text says why there is none.
+    pub(super) fn connect(&self) -> Result<(PgConnection, Session), String> {
+        let marked = self.marked_address.as_ref().filter(|_| !self.settings.is_pooled());
+        let Some(marked) = marked else { return self.set_up(establish(&self.address)?, false) };
+        match establish(marked) {
+            Err(why) if REFUSES_OPTIONS.iter().any(|known| why.contains(known)) => {
+                self.settings.found_pooler();
+                self.set_up(establish(&self.address)?, false)
+            }
+            connected => self.set_up(connected?, true),
+        }
+    }
+
+    fn set_up(&self, mut connection: PgConnection, wants_mark: bool) -> Result<(PgConnection, Session), String> {
+        let facts = format!(
+            "SELECT current_setting('transaction_read_only')::boolean OR pg_is_in_recovery() AS only_reads,
+            COALESCE(current_setting('{MARK}', true), '') = 'on' AS is_marked"
+        );
+        // A transaction, since a pooler keeps to one server connection only within one.
+        let facts: QueryResult<Facts> =
+            connection.build_transaction().read_committed().run(|connection| sql_query(facts).get_result(connection));
+        let facts = facts.map_err(|error| error.to_string())?;
+        if wants_mark && !facts.is_marked {
+            self.settings.found_pooler();
+        }
+        let is_pooled = self.settings.is_pooled();
+        if is_pooled {
+            connection.set_prepared_statement_cache_size(CacheSize::Disabled);
+        } else {
+            connection.batch_execute(&self.settings.once()).map_err(|error| error.to_string())?;
+        }
+        let session = Session { only_reads: facts.only_reads, is_pooled, settings: self.settings.clone() };
+        Ok((connection, session))
+    }
+}
+
+fn establish(address: &SecretString) -> Result<PgConnection, String> {
+    PgConnection::establish(address.expose_secret()).map_err(|error| error.to_string())
+}
+
+/// The address with our mark, and a time limit that is in force before the first statement, unless it has options of its
+/// own. Its form is that of
+/// [`super::address::connection_string`].
+fn marked(address: &str, statement_timeout: Duration) -> Option<String> {
+    let has_options = ["options=", "options ="].iter().any(|known| address.contains(known));
+    let is_url = address.starts_with("postgresql://");
+    let timeout = millis(statement_timeout);
+    (!has_options).then(|| match is_url {
+        true => format!("{address}&options=-c%20{MARK}%3Don%20-c%20statement_timeout%3D{timeout}"),
+        false => format!("{address} options='-c {MARK}=on -c statement_timeout={timeout}'"),
+    })
+}
+
+impl Settings {
+    fn is_pooled(&self) -> bool {
+        self.is_pooled.load(Ordering::Relaxed)
+    }
+
+    fn found_pooler(&self) {
+        if !self.is_pooled.swap(true, Ordering::Relaxed) {
+            log::info!(
+                "a connection pooler is in front of the database: each piece of work is a transaction with its settings, \
+                 and statements are not kept prepared"
+            );
+        }
+    }
+
+    /// What a connection of our own is told once.
+    fn once(&self) -> String {
+        let mut settings = format!(
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;
+            SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {};",
+            millis(self.statement_timeout),
+            millis(self.row_lock_timeout),
+            millis(IDLE_IN_TRANSACTION)
+        );
+        if self.only_reads {
+            settings.push_str(" SET default_transaction_read_only = on;");
+        }
+        settings
+    }
+}
+
+impl Session {
+    /// A pooler betrayed itself by losing a prepared statement. New connections are used as it needs it.
+    pub(super) fn found_pooler(&self) {
+        self.settings.found_pooler();
+    }
+
+    /// The statements that begin a transaction of this kind, sent as one message; `None` if it needs none.
+    pub(super) fn begin(&self, scope: Scope) -> Option<String> {
+        if scope == Scope::Statement && !self.is_pooled {
+            return None;
+        }
+        let settings = &self.settings;
+        let isolation = if scope == Scope::Snapshot { "REPEATABLE READ READ ONLY" } else { "READ COMMITTED" };
+        let mut begin = format!("BEGIN ISOLATION LEVEL {isolation}");
+        if self.is_pooled && settings.only_reads && scope != Scope::Snapshot {
+            begin.push_str(" READ ONLY");
+        }
+        let mut set = |name, value: u128| begin.push_str(&format!("; SET LOCAL {name} = {value}"));
+        set(
+            "lock_timeout",
+            millis(match scope {
+                Scope::Statement => settings.row_lock_timeout,
+                Scope::Transaction | Scope::Snapshot => settings.lock_timeout,
+                Scope::Migration => MIGRATION_LOCK,
+            }),
+        );
+        // Zero is no limit.
+        match scope {
+            Scope::Migration => {
+                set("statement_timeout", 0);
+                set("idle_in_transaction_session_timeout", 0);
+            }
+            _ if self.is_pooled => {
+                set("statement_timeout", millis(settings.statement_timeout));
+                set("idle_in_transaction_session_timeout", millis(IDLE_IN_TRANSACTION));
+            }
+            _ => {}
+        }
+        Some(begin)
+    }
+}
+
+/// Zero would mean no limit.
+fn millis(time: Duration) -> u128 {
+    time.as_millis().clamp(1, 2_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(is_pooled: bool, only_reads: bool) -> Session {
+        let sessions = Sessions::new("host=x".to_owned().into(), &PgOptions::default(), only_reads);
+        Session { only_reads: false, is_pooled, settings: sessions.settings }
+    }
+
+    #[test]
+    fn every_transaction_names_its_isolation() {
+        for is_pooled in [false, true] {
+            let begin = |scope| session(is_pooled, false).begin(scope);
+            for scope in [Scope::Transaction, Scope::Migration] {
+                assert!(begin(scope).unwrap().starts_with("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL"));
+            }
+            let snapshot = begin(Scope::Snapshot).unwrap();
+            assert!(snapshot.starts_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"), "{snapshot}");
+            assert_eq!(begin(Scope::Statement).is_some(), is_pooled);
+        }
+        assert!(session(false, false).settings.once().contains("ISOLATION LEVEL READ COMMITTED"));
+    }
+
+    #[test]
+    fn pooled_transactions_bring_their_settings() {
+        let begin = session(true, true).begin(Scope::Statement).unwrap();
+        assert_eq!(
+            begin,
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL lock_timeout = 1000; SET LOCAL \
+             statement_timeout = 30000; SET LOCAL idle_in_transaction_session_timeout = 15000"
+        );
+        let migration = session(true, false).begin(Scope::Migration).unwrap();
+        assert!(
+            migration.contains("lock_timeout = 30000") && migration.contains("statement_timeout = 0"),
+            "{migration}"
+        );
+    }
+
+    #[test]
+    fn address_is_marked_unless_it_has_options() {
+        let mark = |address| marked(address, Duration::from_secs(5));
+        assert_eq!(
+            mark("postgresql://db/odds?connect_timeout=3").unwrap(),
+            "postgresql://db/odds?connect_timeout=3&options=-c%20sports_bet.direct%3Don%20-c%20statement_timeout%3D5000"
+        );
+        let keywords = mark("connect_timeout=3 host=db").unwrap();
+        assert_eq!(keywords, "connect_timeout=3 host=db options='-c sports_bet.direct=on -c statement_timeout=5000'");
+        assert_eq!(mark("postgresql://db/odds?options=-c%20search_path%3Da"), None);
+    }
+}

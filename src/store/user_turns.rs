@@ -1,0 +1,136 @@
+//! Serialises the calls that move one user's money, and limits how many run at once. The database would serialise them
+//! by the lock of the wallet's row, with a connection in use for each one that waits. Here one user's calls use one
+//! connection at most, however many there are, and nobody waits for another user's wallet.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
+
+use crate::domain::ids::UserId;
+
+/// Users with calls, each with a queue. A user without calls has no entry, so the map is as large as what is in flight.
+#[derive(Debug)]
+pub struct UserTurns {
+    users: Mutex<HashMap<UserId, UserQueue>>,
+    /// Calls that may run at once. First come, first served.
+    calls: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct UserQueue {
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Calls that run or wait.
+    calls: usize,
+}
+
+impl UserTurns {
+    /// At most `calls` at once, of any number of users.
+    pub fn new(calls: usize) -> Arc<UserTurns> {
+        Arc::new(UserTurns { users: Mutex::default(), calls: Semaphore::new(calls.max(1)) })
+    }
+
+    /// Takes a place in a user's queue, unless `max` of its calls are there already.
+    pub fn queue(self: &Arc<Self>, user_id: &UserId, max: usize) -> Option<Place> {
+        let mut users = self.lock();
+        if users.get(user_id).is_some_and(|queue| queue.calls >= max) {
+            return None;
+        }
+        Some(self.place(&mut users, user_id))
+    }
+
+    /// Takes a place in a user's queue, for callers whose number is bounded elsewhere.
+    pub fn queue_unbounded(self: &Arc<Self>, user_id: &UserId) -> Place {
+        self.place(&mut self.lock(), user_id)
+    }
+
+    fn place(self: &Arc<Self>, users: &mut HashMap<UserId, UserQueue>, user_id: &UserId) -> Place {
+        let queue = users.entry(user_id.clone()).or_default();
+        queue.calls += 1;
+        Place { turns: self.clone(), user_id: user_id.clone(), turn: queue.turn.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<UserId, UserQueue>> {
+        // Each step leaves the map whole.
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in a user's queue. Dropped, it is given up.
+#[derive(Debug)]
+pub struct Place {
+    turns: Arc<UserTurns>,
+    user_id: UserId,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Place {
+    /// Waits for the user's earlier calls. Until the guard is dropped, none of the user's other calls runs.
+    pub async fn turn(&self) -> OwnedMutexGuard<()> {
+        self.turn.clone().lock_owned().await
+    }
+
+    /// Waits until a call may run; it runs until this is dropped. To be waited for within the user's turn.
+    pub async fn call(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.turns.calls.acquire().await.ok()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut users = self.turns.lock();
+        if let Some(queue) = users.get_mut(&self.user_id) {
+            queue.calls -= 1;
+            if queue.calls == 0 {
+                users.remove(&self.user_id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    #[tokio::test]
+    async fn calls_of_one_user_run_in_order() {
+        let turns = UserTurns::new(8);
+        let (first, second) = (turns.queue(&user("a"), 2).unwrap(), turns.queue(&user("a"), 2).unwrap());
+        assert!(turns.queue(&user("a"), 2).is_none(), "its queue is full");
+        let held = first.turn().await;
+        assert!(futures_util::FutureExt::now_or_never(second.turn()).is_none());
+        // Another user does not wait.
+        drop(turns.queue(&user("b"), 1).unwrap().turn().await);
+        drop(held);
+        drop(second.turn().await);
+    }
+
+    #[tokio::test]
+    async fn idle_users_leave_no_entry() {
+        let turns = UserTurns::new(1);
+        let places: Vec<_> = (0..100).map(|n| turns.queue(&user(&format!("u{}", n % 10)), 100).unwrap()).collect();
+        assert_eq!(turns.lock().len(), 10);
+        drop(places);
+        assert_eq!(turns.lock().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn waiting_calls_are_served_in_order() {
+        let turns = UserTurns::new(1);
+        let places = ["a", "b", "c"].map(|name| turns.queue(&user(name), 1).unwrap());
+        let running = places[0].call().await;
+        let mut second = Box::pin(places[1].call());
+        assert!(futures_util::FutureExt::now_or_never(second.as_mut()).is_none());
+        let mut third = Box::pin(places[2].call());
+        assert!(futures_util::FutureExt::now_or_never(third.as_mut()).is_none());
+        drop(running);
+        assert!(futures_util::FutureExt::now_or_never(third.as_mut()).is_none(), "the second came first");
+        drop(second.await);
+        assert!(third.await.is_some());
+    }
+}
