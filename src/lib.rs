@@ -5,6 +5,7 @@
 //! confirmation stand on top. `ARCHITECTURE.md` is the map; [`platform`] is the one place that wires.
 
 pub mod actors;
+pub mod address;
 pub mod bus;
 pub mod cache;
 pub mod cli;
@@ -16,6 +17,7 @@ pub mod ledger;
 pub mod logging;
 pub mod metrics;
 pub mod platform;
+pub mod redact;
 pub mod replay;
 pub mod serve;
 pub mod simulator;

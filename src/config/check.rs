@@ -93,7 +93,7 @@ fn orders(settings: &Settings, given: &Given) -> Vec<ConfigError> {
 }
 
 /// The ports that the roles of this process bind.
-fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'static str, u16)> {
+pub(crate) fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'static str, u16)> {
     let all = [
         (Role::Odds, "HTTP_PORT_ODDS", ports.http_port_odds),
         (Role::Simulator, "HTTP_PORT_SUPPLIER", ports.http_port_supplier),

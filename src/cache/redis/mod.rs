@@ -54,6 +54,11 @@ struct Held {
 }
 
 impl RedisCache {
+    /// What is wrong with an address, if something is. Repeats no part of it.
+    pub fn check_address(url: &SecretString) -> Result<(), String> {
+        address::check(url)
+    }
+
     /// A cache at `url` whose events are held for `ttl` after their last change and told on `channel`. Does not connect,
     /// so Redis may be away; reads `ca_file`, so it is for the start.
     pub fn new(

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
 use diesel::r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection, R2D2Connection};
-use secrecy::{ExposeSecret, SecretString};
 
+use super::address::PgAddress;
 use super::error::{Failure, one_line};
 use super::{PgOptions, StoreError};
 
@@ -41,7 +40,7 @@ impl Connections {
     /// pauses, until it can. So this never fails and never waits.
     /// Those who share `tries` connect to the same server.
     pub(super) fn to(
-        address: SecretString,
+        address: PgAddress,
         size: u32,
         setup: String,
         options: &PgOptions,
@@ -196,7 +195,7 @@ struct Link {
 /// How connections are made and judged. Diesel's own manager takes a connection for broken only within a transaction.
 #[derive(Debug)]
 struct Server {
-    address: SecretString,
+    address: PgAddress,
     /// Statements that a new connection begins with.
     setup: String,
     shared: Arc<Shared>,
@@ -209,9 +208,8 @@ impl ManageConnection for Server {
     fn connect(&self) -> Result<Link, ConnectError> {
         let generation = self.shared.generation.load(Ordering::SeqCst);
         let connect = || {
-            let mut connection =
-                PgConnection::establish(self.address.expose_secret()).map_err(|error| error.to_string())?;
-            connection.batch_execute(&self.setup).map_err(|error| error.to_string())?;
+            let mut connection = self.address.connect()?;
+            connection.batch_execute(&self.setup).map_err(|error| self.address.redacted(&error))?;
             Ok(Link { connection, generation, lost: false })
         };
         self.shared.tries.connect(connect).map_err(ConnectError)

@@ -22,8 +22,10 @@ use diesel::sql_query;
 use diesel::sql_types::Bool;
 use secrecy::SecretString;
 
+use self::address::PgAddress;
 use self::connections::{Connections, Tries};
 use super::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
+use crate::address::AddressError;
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
@@ -92,7 +94,7 @@ impl PgStore {
     }
 
     fn with(address: &SecretString, options: &PgOptions, writes: bool) -> Result<PgStore, StoreError> {
-        let address = address::connection_string(address, &options.application_name)?;
+        let address = PgAddress::parse(address, &options.application_name)?;
         let tries = Arc::new(Tries::default());
         let pool = |size, reads| Connections::to(address.clone(), size, setup(options, reads), options, &tries);
         Ok(PgStore {
@@ -103,9 +105,19 @@ impl PgStore {
         })
     }
 
-    /// Whether `address` is of a form that [`PgStore::open`] takes.
+    /// Whether `address` is meant for PostgreSQL, right or wrong.
     pub fn is_address(address: &str) -> bool {
         address::is_postgres(address)
+    }
+
+    /// Whether [`PgStore::open`] takes `address`. The error repeats no part of it.
+    pub fn check_address(address: &str) -> Result<(), AddressError> {
+        address::check(address)
+    }
+
+    /// `address` for people, without its secrets; none where it cannot be parsed.
+    pub fn shown_address(address: &str) -> Option<String> {
+        address::shown(address)
     }
 
     fn writers(&self) -> Result<&Connections, StoreError> {
