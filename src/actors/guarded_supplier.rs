@@ -101,7 +101,7 @@ impl GuardedSupplier {
     pub fn problem(&self) -> Option<String> {
         let guard = self.guard();
         (guard.breaker.state() != BreakerState::Closed).then(|| match &guard.last_failure {
-            Some(failure) => format!("left alone for a while: {}", failure.kind()),
+            Some(failure) => format!("left alone for a while: {}", failure.summary()),
             None => "left alone for a while".to_owned(),
         })
     }

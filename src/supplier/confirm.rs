@@ -96,6 +96,16 @@ impl SupplierError {
         }
     }
 
+    /// What failed, without the text of a library or of the supplier.
+    pub fn summary(&self) -> String {
+        match self {
+            SupplierError::Unreachable(_) => "the supplier cannot be reached".to_owned(),
+            SupplierError::Unreadable(_) => "the supplier's answer cannot be read".to_owned(),
+            SupplierError::UnknownWord(_) => "the supplier answered with an unknown word".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether it may be only this one question that the supplier does not like, while it answers others.
     pub fn is_about_the_question(&self) -> bool {
         matches!(self, SupplierError::Status(400 | 409 | 413 | 422))

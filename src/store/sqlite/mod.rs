@@ -43,6 +43,7 @@ impl SqliteStore {
     pub fn open(path_or_url: &str) -> Result<SqliteStore, StoreError> {
         let path = address::path_of(path_or_url)?;
         address::make_directory(path)?;
+        address::make_private(path);
         Ok(SqliteStore { connections: Connections::to(path), path: path.into(), file: OnceLock::new() })
     }
 
