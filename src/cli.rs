@@ -6,11 +6,24 @@ use std::io::Write;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::load::{self, Environment, Given, Stop};
+use crate::config::names::Doubtful;
 use crate::config::settings::Settings;
 use crate::config::{Config, show};
 
 /// Arguments in first place that concern the program and not a command.
 const OF_THE_PROGRAM: [&str; 4] = ["-h", "--help", "-V", "--version"];
+
+/// Exit codes. Help, `docs/operations.md` and scripts name them: they stay as they are.
+pub mod exit {
+    /// The command did its work and the answer is no, or it could not do its work.
+    pub const FAILED: u8 = 1;
+    /// The command line or a setting is wrong.
+    pub const USAGE: u8 = 2;
+    /// The database or Kafka cannot be used.
+    pub const UNAVAILABLE: u8 = 3;
+    /// The output could not be written. A closed pipe is not an error: the reader has read enough.
+    pub const OUTPUT: u8 = 4;
+}
 
 /// Real-time sports-betting platform: suppliers stream odds, books keep them, clients watch them change.
 #[derive(Parser, Debug)]
@@ -36,20 +49,32 @@ pub enum Command {
     /// Runs the platform until SIGTERM or Ctrl-C: a simulated supplier, the ingest of suppliers' odds, the processor with
     /// its books and database, and the odds served to clients over REST and WebSocket. With no option it needs nothing
     /// installed. Each option is also the environment variable behind it; an empty variable counts as not set.
+    #[command(after_help = "Exit codes: 0 stopped by a signal, 1 did not start or could not go on, 2 wrong settings.")]
     Serve(Box<Settings>),
     /// Serves recordings of the Betfair Exchange Stream, as the exchange does
+    #[command(after_help = "Exit codes: 0 stopped by a signal, 1 a recording or the address cannot be used, \
+                            2 wrong command line.")]
     Replay(crate::replay::ReplayArgs),
     /// Subscribes to events and prints each change as a line
+    #[command(after_help = "Exit codes: 0 the wanted lines are printed, the reader closed the pipe, or Ctrl-C; 1 the \
+                            server refuses; 2 wrong command line; 4 the output cannot be written.")]
     Watch(crate::watch::WatchArgs),
     /// Lists, shows and publishes again what could not be read
+    #[command(after_help = "Exit codes (of each subcommand): 0 done, also where the reader closed the pipe; 1 there is no \
+                            such dead letter; 2 wrong command line or settings; 3 Kafka or the database cannot be used; \
+                            4 the output cannot be written.")]
     Dlq(Box<crate::dlq::DlqArgs>),
     /// Proves that no money was lost or made
+    #[command(after_help = "Exit codes: 0 the ledger is right; 1 it is wrong; 2 wrong command line or settings; 3 the \
+                            database cannot be used, so nothing was verified; 4 the output cannot be written. A reader \
+                            that closes the pipe changes nothing: the code is the verdict.")]
     Ledger(Box<crate::ledger::LedgerArgs>),
     /// Prints the settings in force, or everything that is wrong with them
     ///
     /// Takes the options and variables of `serve`. Prints each setting with its value, secrets masked, and where the value
     /// comes from: default, environment (or .env), flag. Where something is wrong it names each wrong setting, what it
     /// got and what it wants, and exits with 2.
+    #[command(after_help = "Exit codes: 0 the settings can be used, also where the reader closed the pipe; 2 they cannot.")]
     CheckConfig(Box<CheckConfigArgs>),
 }
 
@@ -66,11 +91,11 @@ pub struct CheckConfigArgs {
 
 impl CheckConfigArgs {
     /// The text that the command prints.
-    pub fn output(self, given: Given) -> Result<String, Stop> {
+    pub fn output(self, given: Given, doubtful: &[Doubtful]) -> Result<String, Stop> {
         if self.example {
             return Ok(show::example());
         }
-        Config::new(self.settings, given).map(|config| show::effective(&config))
+        Config::new(self.settings, given).map(|config| show::effective(&config) + &show::warnings(doubtful, &config))
     }
 }
 
@@ -84,6 +109,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, environment: Environment<
         Command::Replay(_) | Command::Watch(_) | Command::Dlq(_) | Command::Ledger(_) => given.complete()?,
     }
     Ok((cli.command, given))
+}
+
+/// Hides a setting from the help of a command that does not use it. It is still taken: a shared script may give it.
+pub(crate) fn only_shown(arg: clap::Arg, used: &[&str]) -> clap::Arg {
+    let is_setting = arg.get_env().is_some();
+    let is_used = used.contains(&arg.get_id().as_str());
+    if is_setting && !is_used { arg.hide(true) } else { arg }
 }
 
 /// Writes the output of a command. Whoever closed the pipe has read enough: that is no error.
@@ -179,7 +211,7 @@ mod tests {
         let run = |args: &[&str], environment: Environment<'_>| {
             let (command, given) = parse(args.iter().map(OsString::from), environment)?;
             let Command::CheckConfig(args) = command else { panic!("{command:?}") };
-            args.output(given)
+            args.output(given, &[])
         };
         let text = run(&["sports-bet", "check-config", "--http-port-odds", "1"], &|_| None).unwrap();
         assert!(text.contains("HTTP_PORT_ODDS=1                                 # flag\n"), "{text}");

@@ -1,11 +1,12 @@
 //! `sports-bet ledger verify`: holds the ledger, the reservations and the bets against each other, while they are in use.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::{exit, only_shown};
 use crate::config::engines::StoreEngine;
 use crate::config::settings::StoreSettings;
 use crate::domain::timestamp::Timestamp;
@@ -28,8 +29,9 @@ pub enum Action {
 /// Proves that no money was lost or made
 ///
 /// Reads the database of the server, also while it is in use, in one snapshot. Prints what was checked, a line each, and
-/// every violation; exits with 1 where there is one.
+/// every violation; exits with 1 where there is one, and with another code where it could not look.
 #[derive(Args, Clone, Debug)]
+#[command(mut_args(|arg| only_shown(arg, &["database_url", "postgres_dsn"])))]
 pub struct LedgerArgs {
     /// What to do
     #[arg(value_enum)]
@@ -59,14 +61,26 @@ pub enum LedgerError {
     Output(#[from] std::io::Error),
 }
 
+impl LedgerError {
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            LedgerError::Violated(_) => exit::FAILED,
+            LedgerError::Store(_) => exit::UNAVAILABLE,
+            LedgerError::Output(_) => exit::OUTPUT,
+        }
+    }
+}
+
 /// Carries the command out on this database.
 pub fn run(args: &LedgerArgs, engine: &StoreEngine, out: &mut dyn Write) -> Result<(), LedgerError> {
     let Action::Verify = args.action;
     let verification = open(engine)?.verify(Timestamp::now(), args.grace)?;
-    if args.json {
-        write_json(&verification, out)?
-    } else {
-        write_text(&verification, out)?
+    let written = if args.json { write_json(&verification, out) } else { write_text(&verification, out) };
+    match written {
+        // Whoever closed the pipe has read enough; the verdict is the exit code's all the same.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written?,
     }
     match verification.violations() {
         0 => Ok(()),

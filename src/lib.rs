@@ -5,6 +5,7 @@
 //! confirmation stand on top. `ARCHITECTURE.md` is the map; [`platform`] is the one place that wires.
 
 pub mod actors;
+pub mod address;
 pub mod bus;
 pub mod cache;
 pub mod cli;
@@ -18,6 +19,7 @@ pub mod log_limit;
 pub mod logging;
 pub mod metrics;
 pub mod platform;
+pub mod redact;
 pub mod replay;
 pub mod serve;
 pub mod simulator;

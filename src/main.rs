@@ -1,19 +1,29 @@
 //! `sports-bet`: the commands of the platform.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use sports_bet_platform::cli::{self, Command};
+use sports_bet_platform::cli::{self, Command, exit};
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::engines::{self, StoreEngine};
 use sports_bet_platform::config::load::Stop;
+use sports_bet_platform::config::names::{self, Doubtful};
 use sports_bet_platform::config::settings::LogFormat;
 use sports_bet_platform::supplier::tls;
 use sports_bet_platform::{config, dlq, ledger, logging, replay, serve, watch};
 
 fn main() -> ExitCode {
-    match prepare() {
-        Ok(task) => task.run(),
-        Err(stop) => stop.report(),
+    let doubtful = match config::read_dotenv() {
+        Ok(()) => names::doubtful(std::env::vars_os().map(|(name, _)| name)),
+        Err(stop) => return stop.report(),
+    };
+    match prepare(&doubtful) {
+        Ok(task) => task.run(&doubtful),
+        Err(stop) => {
+            // One of these may be why a setting is missing.
+            doubtful.iter().for_each(|name| tell(&format!("warning: {name}")));
+            stop.report()
+        }
     }
 }
 
@@ -27,62 +37,70 @@ enum Task {
     Print(String),
 }
 
-fn prepare() -> Result<Task, Stop> {
-    config::read_dotenv()?;
+fn prepare(doubtful: &[Doubtful]) -> Result<Task, Stop> {
     let (command, given) = cli::parse(std::env::args_os(), &cli::process_environment)?;
     Ok(match command {
         Command::Serve(settings) => Task::Serve(Box::new(Config::new(*settings, given)?)),
         Command::Replay(args) => Task::Replay(args),
         Command::Watch(args) => Task::Watch(args),
-        Command::Dlq(args) => Task::Dlq(args),
+        Command::Dlq(args) => {
+            args.check(&given)?;
+            Task::Dlq(args)
+        }
         Command::Ledger(args) => {
             let engine = engines::store(&args.store, &given).map_err(|wrong| Stop::Wrong(vec![wrong]))?;
             Task::Ledger(args, engine)
         }
-        Command::CheckConfig(args) => Task::Print(args.output(given)?),
+        Command::CheckConfig(args) => Task::Print(args.output(given, doubtful)?),
     })
 }
 
 impl Task {
-    fn run(self) -> ExitCode {
+    fn run(self, doubtful: &[Doubtful]) -> ExitCode {
         tls::install_provider();
         match self {
             Task::Print(text) => {
                 cli::print(&text);
                 ExitCode::SUCCESS
             }
-            Task::Serve(config) => {
-                let process = &config.settings.process;
-                if let Err(failure) = logging::init(process.log_format, &process.rust_log) {
-                    return failed(&failure);
-                }
-                let format = process.log_format;
-                finish(serve::run(*config), |failure| match format {
-                    // Whoever reads the log by machine reads this line too.
-                    LogFormat::Json if log::log_enabled!(log::Level::Error) => {
-                        log::error!("{failure}");
-                        ExitCode::FAILURE
-                    }
-                    _ => failed(failure),
-                })
-            }
+            Task::Serve(config) => serve(config, doubtful),
             Task::Replay(args) => match logging::init(LogFormat::Text, "info") {
-                Ok(()) => finish(replay::serve(args), |failure| failed(failure)),
-                Err(failure) => failed(&failure),
+                Ok(()) => finish(replay::serve(args), |failure| failed(failure, exit::FAILED)),
+                Err(failure) => failed(&failure, exit::FAILED),
             },
             // Only what keeps it from its work: its lines stand beside an output that is read by programs.
             Task::Dlq(args) => match logging::init(LogFormat::Text, "error") {
-                Ok(()) => {
-                    finish(async move { dlq::run(&args, &mut std::io::stdout()).await }, |failure| failed(failure))
-                }
-                Err(failure) => failed(&failure),
+                Ok(()) => finish(async move { dlq::run(&args, &mut std::io::stdout()).await }, |failure| {
+                    failed(failure, failure.exit_code())
+                }),
+                Err(failure) => failed(&failure, exit::FAILED),
             },
             Task::Ledger(args, engine) => {
-                finish(async move { ledger::run(&args, &engine, &mut std::io::stdout()) }, |failure| failed(failure))
+                finish(async move { ledger::run(&args, &engine, &mut std::io::stdout()) }, |failure| {
+                    failed(failure, failure.exit_code())
+                })
             }
-            Task::Watch(args) => finish(watch::run(args), |failure| failed(failure)),
+            Task::Watch(args) => finish(watch::run(args), |failure| failed(failure, failure.exit_code())),
         }
     }
+}
+
+fn serve(config: Box<Config>, doubtful: &[Doubtful]) -> ExitCode {
+    let process = &config.settings.process;
+    if let Err(failure) = logging::init(process.log_format, &process.rust_log) {
+        return failed(&failure, exit::FAILED);
+    }
+    let warnings = doubtful.iter().map(ToString::to_string).chain(config.warnings());
+    warnings.for_each(|warning| log::warn!("{warning}"));
+    let format = process.log_format;
+    finish(serve::run(*config), |failure| match format {
+        // Whoever reads the log by machine reads this line too.
+        LogFormat::Json if log::log_enabled!(log::Level::Error) => {
+            log::error!("{failure}");
+            ExitCode::from(exit::FAILED)
+        }
+        _ => failed(failure, exit::FAILED),
+    })
 }
 
 fn finish<E: std::error::Error>(
@@ -95,7 +113,12 @@ fn finish<E: std::error::Error>(
     }
 }
 
-fn failed(failure: &dyn std::error::Error) -> ExitCode {
-    eprintln!("sports-bet: {failure}");
-    ExitCode::FAILURE
+fn failed(failure: &dyn std::error::Error, code: u8) -> ExitCode {
+    tell(&failure.to_string());
+    ExitCode::from(code)
+}
+
+/// Writes a line to standard error. Nothing is left to do if that fails; `eprintln` would panic.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "sports-bet: {text}");
 }

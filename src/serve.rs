@@ -43,8 +43,9 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     check_open_files(&config)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    info!("{}", start_line(&config));
     let platform = Platform::start(&config).await?;
-    invitation(platform.addresses()).iter().for_each(|line| info!("{line}"));
+    invitation(platform.addresses(), &program()).iter().for_each(|line| info!("{line}"));
     actix::spawn(async {
         let mut minutes = tokio::time::interval(Duration::from_secs(60));
         loop {
@@ -72,14 +73,32 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     }
 }
 
+/// Which roles start, and on which engines: a misspelt address would otherwise run on an embedded one unnoticed.
+fn start_line(config: &Config) -> String {
+    let roles: Vec<_> = config.roles.iter().map(|role| role.name()).collect();
+    let [bus, cache, database] = config.engines.names();
+    format!("starting: roles {}; bus: {bus}; cache: {cache}; database: {database}", roles.join(", "))
+}
+
+/// How this program was called. A path that was typed is typed again: the bare name may not be on the PATH.
+fn program() -> String {
+    let called = std::env::args().next().filter(|called| !called.is_empty());
+    shell_word(&called.unwrap_or_else(|| "sports-bet".to_owned()))
+}
+
+fn shell_word(text: &str) -> String {
+    let is_plain = text.chars().all(|letter| letter.is_alphanumeric() || "/._-+@%:,=~".contains(letter));
+    if is_plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// What a person may do now: a line each.
-fn invitation(addresses: &Addresses) -> Vec<String> {
+fn invitation(addresses: &Addresses, program: &str) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(odds) = addresses.odds {
         let url = if odds.port() == DEFAULT_ODDS_PORT { String::new() } else { format!(" --url ws://{odds}/ws/odds") };
         lines.push(format!("REST at http://{odds}/v1/events, WebSocket at ws://{odds}/ws/odds"));
         lines.push(format!("try:  curl http://{odds}/v1/events/MATCH_001/odds"));
-        lines.push(format!("try:  sports-bet watch MATCH_001{url}"));
+        lines.push(format!("try:  {program} watch MATCH_001{url}"));
     }
     if let Some(simulator) = addresses.simulator {
         lines.push(format!("simulator at ws://{simulator}/ws and http://{simulator}/supplier/confirm"));
@@ -146,7 +165,7 @@ mod tests {
         };
         addresses.health.insert(Role::Odds, "127.0.0.1:9095".parse().unwrap());
         addresses.health.insert(Role::Ingest, "127.0.0.1:9096".parse().unwrap());
-        insta::assert_snapshot!(invitation(&addresses).join("\n"), @r"
+        insta::assert_snapshot!(invitation(&addresses, "sports-bet").join("\n"), @r"
         REST at http://127.0.0.1:8080/v1/events, WebSocket at ws://127.0.0.1:8080/ws/odds
         try:  curl http://127.0.0.1:8080/v1/events/MATCH_001/odds
         try:  sports-bet watch MATCH_001
@@ -155,6 +174,27 @@ mod tests {
         /healthz and /metrics: ingest http://127.0.0.1:9096, odds http://127.0.0.1:9095
         ");
         addresses.odds = "127.0.0.1:41234".parse().ok();
-        assert!(invitation(&addresses)[2].ends_with("watch MATCH_001 --url ws://127.0.0.1:41234/ws/odds"));
+        assert!(invitation(&addresses, "sports-bet")[2].ends_with("watch MATCH_001 --url ws://127.0.0.1:41234/ws/odds"));
+    }
+
+    #[test]
+    fn the_command_to_copy_is_the_one_that_was_typed() {
+        assert_eq!(shell_word("target/debug/sports-bet"), "target/debug/sports-bet");
+        assert_eq!(shell_word("/opt/my apps/it's"), "'/opt/my apps/it'\\''s'");
+        let addresses = Addresses { odds: "127.0.0.1:8080".parse().ok(), ..Addresses::default() };
+        assert_eq!(invitation(&addresses, "./sports-bet")[2], "try:  ./sports-bet watch MATCH_001");
+    }
+
+    #[test]
+    fn the_start_line_names_roles_and_engines() {
+        let config = Config::from_variables(&[
+            ("ROLE", "wallet"),
+            ("REDIS_URL", "redis://:hunter2@r"),
+            ("DATABASE_URL", "postgres://u:hunter2@h/x"),
+        ]);
+        assert_eq!(
+            start_line(&config.unwrap()),
+            "starting: roles wallet; bus: embedded; cache: Redis; database: PostgreSQL"
+        );
     }
 }

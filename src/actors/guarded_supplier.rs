@@ -100,11 +100,11 @@ impl GuardedSupplier {
         let _ = tokio::time::timeout(patience.min(LOOK), closed.changed()).await;
     }
 
-    /// What is wrong with the supplier, for a check of readiness.
+    /// What is wrong with the supplier, for a check of readiness. The log has the text of its last failure.
     pub fn problem(&self) -> Option<String> {
         let guard = self.guard();
         (guard.breaker.state() != BreakerState::Closed).then(|| match &guard.last_failure {
-            Some(failure) => format!("left alone for a while: {failure}"),
+            Some(failure) => format!("left alone for a while: {}", failure.summary()),
             None => "left alone for a while".to_owned(),
         })
     }

@@ -41,9 +41,9 @@ impl Trouble {
         }
     }
 
-    /// What is wrong now.
+    /// What cannot be done now. The cause is in the log: it may name hosts and tables.
     pub fn problem(&self) -> Option<String> {
-        self.lock().as_ref().map(|cause| format!("{}: {cause}", self.what))
+        self.lock().as_ref().map(|_| self.what.to_owned())
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {

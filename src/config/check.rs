@@ -15,6 +15,8 @@ pub(super) fn check(settings: Settings, given: Given) -> Result<Config, Stop> {
     let roles = roles_of(&settings);
     let mut wrong = given.wrong.clone();
     wrong.extend(orders(&settings, &given));
+    wrong.extend(amounts(&settings, &given));
+    wrong.extend(equal_names(&settings, &given));
     wrong.extend(equal_ports(&roles, &settings.ports, &given));
     let engines = engines::choose(&settings, &given).map_err(|errors| wrong.extend(errors)).ok();
     if let Some(engines) = engines.as_ref().filter(|_| !given.wrong.iter().any(|error| error.variable == "ROLE")) {
@@ -36,7 +38,7 @@ fn roles_of(settings: &Settings) -> BTreeSet<Role> {
 /// Settings of which one must be smaller than the other.
 fn orders(settings: &Settings, given: &Given) -> Vec<ConfigError> {
     let (clients, suppliers) = (&settings.clients, &settings.suppliers);
-    let pairs = [
+    let pairs: [Pair; 8] = [
         (
             settings.store.store_batch_wait < settings.process.shutdown_timeout,
             "STORE_BATCH_WAIT",
@@ -74,7 +76,33 @@ fn orders(settings: &Settings, given: &Given) -> Vec<ConfigError> {
             "at most",
             "BET_CONFIRM_RETRY_MAX",
         ),
+        (
+            settings.confirmation.bet_confirm_retry_min < settings.money.bet_confirm_deadline,
+            "BET_CONFIRM_RETRY_MIN",
+            "below",
+            "BET_CONFIRM_DEADLINE",
+        ),
     ];
+    compare("duration", &pairs, given)
+}
+
+/// Amounts of which one must be smaller than the other.
+fn amounts(settings: &Settings, given: &Given) -> Vec<ConfigError> {
+    let money = &settings.money;
+    let (least, most) = (money.bet_min_stake_cents, money.bet_max_stake_cents);
+    let pairs = [
+        (least <= most, "BET_MIN_STAKE_CENTS", "at most", "BET_MAX_STAKE_CENTS"),
+        // A payout is more than its stake.
+        (least < money.bet_max_payout_cents, "BET_MIN_STAKE_CENTS", "below", "BET_MAX_PAYOUT_CENTS"),
+    ];
+    compare("number of cents", &pairs, given)
+}
+
+/// Whether the first one's value is as it must be to the second one's; the first one, how it must be, the second one.
+type Pair = (bool, &'static str, &'static str, &'static str);
+
+/// The pairs that are not as they must be. One with a value that could not be read is left out: it has its error.
+fn compare(what: &str, pairs: &[Pair], given: &Given) -> Vec<ConfigError> {
     let known = |variable: &str| given.wrong.iter().any(|error| error.variable == variable);
     pairs
         .iter()
@@ -87,13 +115,47 @@ fn orders(settings: &Settings, given: &Given) -> Vec<ConfigError> {
                 (relation, ..) => (lower, relation, upper),
             };
             let value = given.setting(other).map_or("", |setting| setting.value.as_str());
-            given.error(variable, format!("a duration {relation} {other}, which is {value}"))
+            given.error(variable, format!("a {what} {relation} {other}, which is {value}"))
         })
         .collect()
 }
 
+/// Topics that must differ, or records of one kind are read as another; and groups, or two readers share what each needs
+/// as a whole.
+fn equal_names(settings: &Settings, given: &Given) -> Vec<ConfigError> {
+    let bus = &settings.bus;
+    let dead_letters = bus.dead_letter_topic();
+    let topics = [
+        ("KAFKA_TOPIC_ODDS", bus.kafka_topic_odds.as_str()),
+        ("KAFKA_TOPIC_BET_PLACED", &bus.kafka_topic_bet_placed),
+        ("KAFKA_TOPIC_BET_CONFIRMED", &bus.kafka_topic_bet_confirmed),
+        ("KAFKA_TOPIC_ODDS_DLQ", &dead_letters),
+        ("KAFKA_TOPIC_BET_PLACED_DLQ", &bus.kafka_topic_bet_placed_dlq),
+        ("KAFKA_TOPIC_BET_CONFIRMED_DLQ", &bus.kafka_topic_bet_confirmed_dlq),
+    ];
+    let groups = [
+        ("KAFKA_GROUP_LIVE", bus.kafka_group_live.as_str()),
+        ("KAFKA_GROUP_STORE", &bus.kafka_group_store),
+        ("KAFKA_GROUP_CONFIRMATION", &bus.kafka_group_confirmation),
+    ];
+    let equal = |names: &[(&'static str, &str)], what: &str| -> Vec<ConfigError> {
+        let place_of_equal = |place: usize| names[..place].iter().find(|(_, other)| *other == names[place].1);
+        (1..names.len())
+            .filter_map(|place| {
+                let ((earlier, _), (later, _)) = (place_of_equal(place)?, names[place]);
+                let is_earlier = given.is_set(earlier) && !given.is_set(later);
+                let (variable, other) = if is_earlier { (*earlier, later) } else { (later, *earlier) };
+                Some(given.error(variable, format!("a {what} that {other} does not have")))
+            })
+            .collect()
+    };
+    let mut wrong = equal(&topics, "topic's name");
+    wrong.extend(equal(&groups, "group's name"));
+    wrong
+}
+
 /// The ports that the roles of this process bind.
-fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'static str, u16)> {
+pub(crate) fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'static str, u16)> {
     let all = [
         (Role::Odds, "HTTP_PORT_ODDS", ports.http_port_odds),
         (Role::Simulator, "HTTP_PORT_SUPPLIER", ports.http_port_supplier),
@@ -199,5 +261,48 @@ METRICS_PORT_INGEST: got "9097", want a port that METRICS_PORT_PROCESSOR does no
         assert!(Config::from_variables(&[("HTTP_PORT_ODDS", "0"), ("METRICS_PORT_ODDS", "0")]).is_ok());
         // Roles that do not run bind nothing.
         assert!(Config::from_variables(&[("ROLE", "simulator"), ("HTTP_PORT_ODDS", "8081")]).is_ok());
+    }
+
+    #[test]
+    fn limits_that_no_bet_can_keep_are_refused() {
+        insta::assert_snapshot!(
+            wrong(&[("BET_MIN_STAKE_CENTS", "100"), ("BET_MAX_STAKE_CENTS", "10"), ("BET_MAX_PAYOUT_CENTS", "100")]),
+            @r#"
+        BET_MIN_STAKE_CENTS: got "100", want a number of cents at most BET_MAX_STAKE_CENTS, which is 10
+        BET_MIN_STAKE_CENTS: got "100", want a number of cents below BET_MAX_PAYOUT_CENTS, which is 100
+        "#
+        );
+        insta::assert_snapshot!(wrong(&[("BET_MAX_STAKE_CENTS", "10")]), @r#"BET_MAX_STAKE_CENTS: got "10", want a number of cents at least BET_MIN_STAKE_CENTS, which is 50"#);
+        assert!(Config::from_variables(&[("BET_MIN_STAKE_CENTS", "10"), ("BET_MAX_STAKE_CENTS", "10")]).is_ok());
+        assert!(wrong(&[("BET_CONFIRM_RETRY_MIN", "10s"), ("BET_CONFIRM_RETRY_MAX", "20s")]).contains("BET_CONFIRM_DEADLINE"));
+    }
+
+    #[test]
+    fn topics_and_groups_differ() {
+        insta::assert_snapshot!(
+            wrong(&[
+                ("KAFKA_TOPIC_ODDS_DLQ", "odds_updates"),
+                ("KAFKA_TOPIC_BET_PLACED", "bet_confirmed"),
+                ("KAFKA_GROUP_LIVE", "odds-processor"),
+            ]),
+            @r#"
+        KAFKA_TOPIC_BET_PLACED: got "bet_confirmed", want a topic's name that KAFKA_TOPIC_BET_CONFIRMED does not have
+        KAFKA_TOPIC_ODDS_DLQ: got "odds_updates", want a topic's name that KAFKA_TOPIC_ODDS does not have
+        KAFKA_GROUP_LIVE: got "odds-processor", want a group's name that KAFKA_GROUP_STORE does not have
+        "#
+        );
+    }
+
+    #[test]
+    fn settings_without_effect_are_warned_of() {
+        let config = Config::from_variables(&[("KAFKA_SECURITY_PROTOCOL", "ssl"), ("REDIS_PUBSUB_CHANNEL", "x")]);
+        assert_eq!(
+            config.unwrap().warnings(),
+            [
+                "KAFKA_SECURITY_PROTOCOL has no effect: KAFKA_BROKERS is not set, the bus is the embedded one",
+                "REDIS_PUBSUB_CHANNEL has no effect: REDIS_URL is not set, the cache is the embedded one"
+            ]
+        );
+        assert!(Config::from_variables(&[]).unwrap().warnings().is_empty());
     }
 }

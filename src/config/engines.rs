@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::load::{ConfigError, Given};
 use super::settings::{BusSettings, Role, Settings, StoreSettings};
 use crate::bus::kafka;
+use crate::cache::redis::RedisCache;
 use crate::store::postgres::PgStore;
 
 /// The bus that the settings choose.
@@ -56,9 +57,15 @@ pub struct Engines {
 impl Engines {
     /// A line about each, without secrets.
     pub fn summary(&self) -> String {
+        let [bus, cache, database] = self.names();
+        format!("# bus: {bus}\n# cache: {cache}\n# database: {database}\n")
+    }
+
+    /// What carries updates, what holds the hot copy, and what keeps everything. Without secrets.
+    pub fn names(&self) -> [String; 3] {
         let bus = match self.bus {
-            BusEngine::Embedded => "embedded".to_owned(),
-            BusEngine::Kafka => "Kafka".to_owned(),
+            BusEngine::Embedded => "embedded",
+            BusEngine::Kafka => "Kafka",
         };
         let cache = match self.cache {
             CacheEngine::Embedded => "embedded",
@@ -68,7 +75,7 @@ impl Engines {
             StoreEngine::Sqlite(path) => format!("SQLite, {}", path.display()),
             StoreEngine::Postgres { .. } => "PostgreSQL".to_owned(),
         };
-        format!("# bus: {bus}\n# cache: {cache}\n# database: {database}\n")
+        [bus.to_owned(), cache.to_owned(), database]
     }
 }
 
@@ -139,21 +146,27 @@ fn is_broker(text: &str) -> bool {
 fn cache(settings: &Settings, given: &Given) -> Result<CacheEngine, ConfigError> {
     let want = "redis://user:password@host:6379/0, or rediss:// for TLS";
     if let Some(url) = &settings.cache.redis_url {
-        let parsed = url::Url::parse(url.expose_secret());
-        let is_redis = |url: &url::Url| matches!(url.scheme(), "redis" | "rediss") && url.host().is_some();
-        return match parsed {
-            Ok(parsed) if is_redis(&parsed) => Ok(CacheEngine::Redis(url.clone())),
-            _ => Err(given.error("REDIS_URL", want)),
-        };
+        let bad = |problem: &str| given.error("REDIS_URL", format!("{want}; here {problem}"));
+        if !url.expose_secret().contains("://") {
+            return Err(bad("the scheme is missing"));
+        }
+        RedisCache::check_address(url).map_err(|problem| bad(&problem))?;
+        return Ok(CacheEngine::Redis(url.clone()));
     }
     match &settings.cache.redis_addr {
         None => Ok(CacheEngine::Embedded),
         Some(address) if is_broker(address.expose_secret()) => {
-            Ok(CacheEngine::Redis(SecretString::from(format!("redis://{}/", address.expose_secret().trim()))))
+            let url = SecretString::from(format!("redis://{}/", address.expose_secret().trim()));
+            let bad = |problem| given.error("REDIS_ADDR", format!("an address as host:port; here {problem}"));
+            RedisCache::check_address(&url).map_err(bad)?;
+            Ok(CacheEngine::Redis(url))
         }
         Some(_) => Err(given.error("REDIS_ADDR", "an address as host:port; anything else goes into REDIS_URL")),
     }
 }
+
+const POSTGRES: &str = "a PostgreSQL, as postgres://user:password@host:5432/name";
+const SQLITE: &str = "a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db";
 
 /// The database that settings choose.
 pub fn store(settings: &StoreSettings, given: &Given) -> Result<StoreEngine, ConfigError> {
@@ -162,37 +175,43 @@ pub fn store(settings: &StoreSettings, given: &Given) -> Result<StoreEngine, Con
         Some(dsn) if !given.is_set("DATABASE_URL") => ("POSTGRES_DSN", dsn),
         _ => ("DATABASE_URL", &settings.database_url),
     };
+    let check = |variable: &str, address: &SecretString| {
+        let bad = |problem| given.error(variable, format!("{POSTGRES}; here {problem}"));
+        PgStore::check_address(address.expose_secret()).map_err(bad)
+    };
     if PgStore::is_address(url.expose_secret()) {
+        check(variable, url)?;
         let read_url = settings.database_ro_url.as_ref().unwrap_or(url);
-        if !PgStore::is_address(read_url.expose_secret()) {
-            return Err(given.error("DATABASE_RO_URL", "a PostgreSQL, as postgres://user:password@host:5432/name"));
-        }
+        check("DATABASE_RO_URL", read_url)?;
         return Ok(StoreEngine::Postgres { url: url.clone(), read_url: read_url.clone() });
     }
     if variable == "POSTGRES_DSN" {
-        return Err(given.error(variable, "a PostgreSQL, as postgres://user:password@host:5432/name"));
+        check(variable, url)?;
     }
     if settings.database_ro_url.is_some() {
         return Err(given.error("DATABASE_RO_URL", "it unset, or a DATABASE_URL of PostgreSQL"));
     }
-    sqlite_path(url.expose_secret()).map(StoreEngine::Sqlite).ok_or_else(|| {
-        given.error(
-            "DATABASE_URL",
-            "a PostgreSQL, as postgres://user:password@host:5432/name, or a SQLite file, as data/sports-bet.db or \
-             sqlite://data/sports-bet.db",
-        )
-    })
+    let path = sqlite_path(url.expose_secret());
+    path.map(StoreEngine::Sqlite).ok_or_else(|| given.error("DATABASE_URL", format!("{POSTGRES}, or {SQLITE}")))
 }
 
-/// The SQLite file, as the diesel CLI reads it.
+/// The SQLite file of the embedded engines, of commands that work on nothing else.
+pub fn sqlite_file(url: &SecretString, given: &Given) -> Result<PathBuf, ConfigError> {
+    sqlite_path(url.expose_secret()).ok_or_else(|| given.error("DATABASE_URL", SQLITE))
+}
+
+/// The SQLite file, as the diesel CLI reads it. What looks like the address of a server is none: it may hold a password,
+/// and a path is shown.
 fn sqlite_path(url: &str) -> Option<PathBuf> {
     let path = match url.split_once("://") {
         Some(("sqlite", path)) if !path.contains(['?', '#', '%']) => path,
         None if !url.starts_with("file:") && !url.contains('=') => url,
         _ => return None,
     };
-    let is_file = !path.is_empty() && !path.contains(":memory:") && !path.contains('\0');
-    is_file.then(|| PathBuf::from(path))
+    let (first, _) = path.split_once('/').unwrap_or((path, ""));
+    let is_server = first.contains([':', '@']) || (path.contains('@') && path.contains(':'));
+    let is_file = !path.is_empty() && !path.contains(":memory:") && !path.contains(['\0', '"', '\'']);
+    (is_file && !is_server).then(|| PathBuf::from(path))
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 
-use super::values::{MASK, mask_address};
+use crate::address;
+use crate::redact::MASK;
+use crate::store::postgres::PgStore;
 
 /// What an environment variable is set to.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -23,7 +25,7 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// The exit code of a command line or a setting that is wrong.
 const WRONG_USAGE: u8 = 2;
 /// Settings whose value is an address: shown, but without the secrets in it.
-const ADDRESSES: [&str; 8] = [
+const ADDRESSES: [&str; 10] = [
     "database_url",
     "database_ro_url",
     "postgres_dsn",
@@ -32,6 +34,8 @@ const ADDRESSES: [&str; 8] = [
     "supplier_urls",
     "supplier_ws_url",
     "supplier_url",
+    "kafka_brokers",
+    "url",
 ];
 
 /// A setting with a value that cannot be taken.
@@ -174,12 +178,11 @@ pub fn load<C: CommandFactory + FromArgMatches>(
     let mut args: Vec<OsString> = args.into_iter().collect();
     let mut described = C::command();
     described.build();
-    let command = args.get(1).and_then(|name| described.find_subcommand(name)).unwrap_or(&described);
+    let (command, place) = innermost(&described, &args);
 
     let mut wrong = Vec::new();
     let flagged = read_flags::<C>(command, &mut args, &mut wrong)?;
     let from_environment = read_environment(command, &flagged, environment, &mut wrong);
-    let place = if std::ptr::eq(command, &described) { 1 } else { 2 };
     let tokens: Vec<OsString> = from_environment.iter().filter_map(|(arg, text)| as_flag(arg, text)).collect();
     args.splice(place.min(args.len())..place.min(args.len()), tokens);
 
@@ -192,9 +195,26 @@ pub fn load<C: CommandFactory + FromArgMatches>(
         Err(_) if !wrong.is_empty() => return Err(Stop::Wrong(wrong)),
         Err(usage) => return Err(Stop::Usage(Box::new(usage))),
     };
-    let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+    let matches = innermost_matches(&matches);
     let settings = command.get_arguments().filter_map(|arg| shown(arg, matches, &flagged)).collect();
     Ok((typed, Given { settings, wrong }))
+}
+
+/// The subcommand that the arguments name, and how many of them do that, the program's name included.
+fn innermost<'a>(program: &'a Command, args: &[OsString]) -> (&'a Command, usize) {
+    let (mut command, mut place) = (program, 1);
+    while let Some(subcommand) = args.get(place).and_then(|name| command.find_subcommand(name)) {
+        (command, place) = (subcommand, place + 1);
+    }
+    (command, place)
+}
+
+fn innermost_matches(matches: &ArgMatches) -> &ArgMatches {
+    let mut innermost = matches;
+    while let Some((_, matches)) = innermost.subcommand() {
+        innermost = matches;
+    }
+    innermost
 }
 
 /// The command with no eye on the environment of the process.
@@ -223,7 +243,7 @@ fn read_flags<C: CommandFactory>(
     loop {
         let error = match detached(C::command(), true).try_get_matches_from(&*args) {
             Ok(matches) => {
-                let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+                let matches = innermost_matches(&matches);
                 let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
                 flagged.extend(matches.ids().map(clap::Id::as_str).filter(given).map(str::to_owned));
                 return Ok(flagged);
@@ -375,7 +395,7 @@ fn from_clap(error: &clap::Error) -> ConfigError {
     ConfigError {
         variable: text(ContextKind::InvalidArg),
         flag: None,
-        got: quoted(&mask_address(&text(ContextKind::InvalidValue))),
+        got: quoted(&text(ContextKind::InvalidValue)),
         want: want_of(error),
     }
 }
@@ -389,12 +409,12 @@ fn variable_of(arg: &Arg) -> String {
     }
 }
 
-/// A value of an argument without its secrets.
+/// A value of an argument without its secrets. Of an address that cannot be parsed nothing is shown but its scheme.
 fn masked(arg: &Arg, text: &str) -> String {
-    let id = arg.get_id().as_str();
-    // `host=… password=…`, the other way to write a PostgreSQL address, is hidden as a whole.
-    let is_address = ADDRESSES.contains(&id) && (text.contains("://") || !text.contains('='));
-    if text.is_empty() || !arg.is_hide_env_values_set() || is_address { mask_address(text) } else { MASK.to_owned() }
+    if ADDRESSES.contains(&arg.get_id().as_str()) {
+        return PgStore::shown_address(text).unwrap_or_else(|| address::shown(text));
+    }
+    if text.is_empty() || !arg.is_hide_env_values_set() { text.to_owned() } else { MASK.to_owned() }
 }
 
 fn quoted(text: &str) -> String {

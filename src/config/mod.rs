@@ -4,6 +4,7 @@ pub mod check;
 pub mod engines;
 pub mod limits;
 pub mod load;
+pub mod names;
 pub mod settings;
 pub mod show;
 pub mod values;
@@ -15,7 +16,7 @@ use std::path::Path;
 use clap::Parser;
 
 use crate::supplier::endpoint::Endpoint;
-use engines::Engines;
+use engines::{BusEngine, CacheEngine, Engines};
 use load::{ConfigError, Environment, Given, Shown, Stop};
 use settings::{Role, Settings};
 
@@ -55,6 +56,37 @@ impl Config {
     /// Checks settings as a whole. Wrong values that were found before are reported with what is found now.
     pub fn new(settings: Settings, given: Given) -> Result<Config, Stop> {
         check::check(settings, given)
+    }
+
+    /// Settings that have no effect beside the others, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let is_set = |variable: &&&str| {
+            let setting = self.shown.iter().find(|setting| setting.variable == **variable);
+            setting.is_some_and(|setting| setting.source != load::Source::Default)
+        };
+        let mut warnings = Vec::new();
+        let mut idle = |variables: &[&str], why: &str| {
+            let set: Vec<_> = variables.iter().filter(is_set).copied().collect();
+            if !set.is_empty() {
+                warnings.push(format!("{} has no effect: {why}", set.join(", ")));
+            }
+        };
+        if self.engines.bus == BusEngine::Embedded {
+            let kafka = [
+                "KAFKA_SECURITY_PROTOCOL",
+                "KAFKA_SASL_MECHANISM",
+                "KAFKA_SASL_USERNAME",
+                "KAFKA_SASL_PASSWORD",
+                "KAFKA_CA_FILE",
+                "KAFKA_TOPIC_PARTITIONS",
+                "KAFKA_TOPIC_REPLICATION",
+            ];
+            idle(&kafka, "KAFKA_BROKERS is not set, the bus is the embedded one");
+        }
+        if matches!(self.engines.cache, CacheEngine::Embedded) {
+            idle(&["REDIS_CA_FILE", "REDIS_PUBSUB_CHANNEL"], "REDIS_URL is not set, the cache is the embedded one");
+        }
+        warnings
     }
 
     /// Whether this process runs a role.

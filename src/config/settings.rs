@@ -8,8 +8,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
-use url::Url;
-
+use crate::address::SecretUrl;
 use crate::domain::money::Amount;
 use crate::supplier::endpoint::Endpoint;
 
@@ -351,7 +350,7 @@ pub struct StoreSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Suppliers")]
 pub struct SupplierSettings {
-    /// Suppliers, with commas: ws:// wss:// for the native form, betfair:// betfairs:// for the Exchange Stream over TCP or TLS.
+    /// Suppliers, with commas: ws:// wss:// for the native form (user:password@ is sent as HTTP Basic), betfair:// betfairs:// for the Exchange Stream over TCP or TLS.
     /// The simulator of this process by default, else ws://127.0.0.1:8081/ws
     #[arg(long, env, hide_env_values = true, value_delimiter = ',', value_parser = supplier_url)]
     pub supplier_urls: Vec<Endpoint>,
@@ -510,9 +509,9 @@ pub struct MoneySettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Confirmation")]
 pub struct ConfirmationSettings {
-    /// Where the supplier confirms bets, http:// or https://; the simulator of this process by default, else http://127.0.0.1:8081
-    #[arg(long, env, value_parser = http_url)]
-    pub supplier_url: Option<Url>,
+    /// Where the supplier confirms bets, http:// or https://, with user:password@ where it wants a login; the simulator of this process by default, else http://127.0.0.1:8081
+    #[arg(long, env, hide_env_values = true, value_parser = http_url)]
+    pub supplier_url: Option<SecretUrl>,
     /// How long one question to the supplier may take
     #[arg(long, env, value_parser = duration_above_zero, default_value = "2s")]
     pub bet_confirm_timeout: Duration,

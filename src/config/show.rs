@@ -2,6 +2,7 @@
 
 use clap::{Arg, Args, Command};
 
+use super::names::Doubtful;
 use super::settings::Settings;
 use super::{Config, Suppliers};
 
@@ -32,6 +33,13 @@ fn summary(config: &Config) -> String {
     };
     let (roles, engines) = (roles.join(" "), config.engines.summary());
     format!("\n# In all\n# roles: {roles}\n# suppliers: {suppliers}\n{engines}")
+}
+
+/// What may not be as it was meant, a comment each; empty where nothing is.
+pub fn warnings(doubtful: &[Doubtful], config: &Config) -> String {
+    let names = doubtful.iter().map(ToString::to_string);
+    let lines: Vec<String> = names.chain(config.warnings()).map(|line| format!("# {line}\n")).collect();
+    if lines.is_empty() { String::new() } else { format!("\n# Warnings\n{}", lines.concat()) }
 }
 
 /// Every setting with its default and its help, as a `.env` file in which nothing is set.

@@ -12,21 +12,25 @@ use log::LevelFilter;
 use secrecy::SecretString;
 use url::Url;
 
+use crate::address::SecretUrl;
 use crate::domain::money::Amount;
-use crate::supplier::endpoint::Endpoint;
+use crate::supplier::endpoint::{Endpoint, EndpointError};
 
 /// The longest duration: 100 years. Longer ones would overflow the clocks that they are added to.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// What stands in place of a secret.
-pub const MASK: &str = "***";
 
 /// Reads a supplier's address: a scheme that names a wire format, a host, and a port where the scheme has none of its own.
 pub(super) fn supplier_url(text: &str) -> Result<Endpoint, String> {
     let want = "ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port";
     match text.trim().parse() {
-        Ok(Endpoint::Betfair { port: 0, .. }) | Err(_) => Err(want.to_owned()),
+        Ok(Endpoint::Betfair { port: 0, .. }) => Err(want.to_owned()),
         Ok(endpoint) => Ok(endpoint),
+        Err(EndpointError::Address(problem)) => Err(format!("{want}; here {problem}")),
+        Err(EndpointError::TooMuch(scheme)) => Err(format!(
+            "{scheme}://host:port and nothing else: its protocol has no such login, the key goes into BETFAIR_APP_KEY and \
+             BETFAIR_SESSION_TOKEN"
+        )),
+        Err(_) => Err(want.to_owned()),
     }
 }
 
@@ -175,17 +179,26 @@ pub(super) fn currency(text: &str) -> Result<String, String> {
     if is_code { Ok(text.to_owned()) } else { Err("a code of three capital letters, as BRL".to_owned()) }
 }
 
-/// An address to send requests to, without what cannot be part of one.
-pub(super) fn http_url(text: &str) -> Result<Url, String> {
-    let want = || "an address as http://host:port or https://host".to_owned();
-    let url = Url::parse(text.trim()).map_err(|_| want())?;
-    let is_plain = matches!(url.scheme(), "http" | "https")
-        && url.host().is_some()
-        && url.username().is_empty()
-        && url.password().is_none()
-        && url.query().is_none()
-        && url.fragment().is_none();
-    if is_plain { Ok(url) } else { Err(want()) }
+/// An address to send requests to, with a login or without.
+pub(super) fn http_url(text: &str) -> Result<SecretUrl, String> {
+    let url = url_of(text, &["http", "https"], "an address as http://host:port or https://user:password@host")?;
+    if url.without_login().query().is_some() {
+        return Err("an address as http://host:port or https://user:password@host, without a query".to_owned());
+    }
+    Ok(url)
+}
+
+/// A server's WebSocket address, with a login or without.
+pub fn websocket_url(text: &str) -> Result<SecretUrl, String> {
+    url_of(text, &["ws", "wss"], "a ws:// or wss:// address, as ws://127.0.0.1:8080/ws/odds")
+}
+
+fn url_of(text: &str, schemes: &[&str], want: &str) -> Result<SecretUrl, String> {
+    let url = SecretUrl::parse(text, schemes).map_err(|problem| format!("{want}; here {problem}"))?;
+    if let Some(login) = url.login() {
+        login.authorization().map_err(|problem| format!("{want}; here {problem}"))?;
+    }
+    Ok(url)
 }
 
 /// Reads how often something happens a second.
@@ -201,41 +214,6 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a share from 0 to 1, as 0.2".to_owned()),
-    }
-}
-
-/// Hides what may be secret in an address: the password, a user that stands alone (it may be a token), and the values
-/// of the query. Text that is no address and holds no `@` stays as it is.
-pub fn mask_address(text: &str) -> String {
-    let (scheme, rest) = match text.split_once("://") {
-        Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),
-        _ => (String::new(), text),
-    };
-    // The last @, wherever it stands: a password may hold / or ? that should have been escaped.
-    let (user, rest) = match rest.rsplit_once('@') {
-        Some((user, rest)) => match user.split_once(':') {
-            Some((user, _)) => (format!("{user}:{MASK}@"), rest),
-            None => (format!("{MASK}@"), rest),
-        },
-        None => (String::new(), rest),
-    };
-    format!("{scheme}{user}{}", mask_query(rest, !scheme.is_empty()))
-}
-
-fn is_scheme(text: &str) -> bool {
-    text.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '+' | '-' | '.'))
-}
-
-fn mask_query(rest: &str, is_address: bool) -> String {
-    match rest.split_once('?') {
-        Some((path, query)) if is_address => {
-            let names: Vec<String> = query
-                .split('&')
-                .map(|pair| pair.split_once('=').map_or_else(|| MASK.to_owned(), |(name, _)| format!("{name}={MASK}")))
-                .collect();
-            format!("{path}?{}", names.join("&"))
-        }
-        _ => rest.to_owned(),
     }
 }
 
@@ -263,22 +241,6 @@ fn is_directive(part: &str) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn an_address_is_shown_without_its_secrets() {
-        for (address, shown) in [
-            ("redis://user:hunter2@host:6379/0", "redis://user:***@host:6379/0"),
-            ("redis://:hunter2@host", "redis://:***@host"),
-            ("wss://hunter2@host/ws", "wss://***@host/ws"),
-            ("postgres://u:hun/te?r2@host/db", "postgres://u:***@host/db"),
-            ("wss://host/ws?token=hunter2&hunter2", "wss://host/ws?token=***&***"),
-            ("ws://127.0.0.1:8081/ws", "ws://127.0.0.1:8081/ws"),
-            ("data/what?.db", "data/what?.db"),
-            ("u:hunter2@host:6379", "u:***@host:6379"),
-        ] {
-            assert_eq!(mask_address(address), shown);
-        }
-    }
 
     #[test]
     fn a_supplier_needs_a_known_scheme_a_host_and_a_port_where_no_default_is() {
@@ -343,15 +305,21 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in ".{0,40}") {
-            let _ = (supplier_url(&text), origin(&text), duration(&text), rate(&text), mask_address(&text), topic(&text));
+            let _ = (supplier_url(&text), origin(&text), duration(&text), rate(&text), topic(&text), http_url(&text));
             let _ = (size(ByteSize::b(1), ByteSize::gib(1))(&text), log_filter(&text), ip_address(&text));
         }
+    }
 
-        #[test]
-        fn a_password_is_never_shown(user in "[a-z]{0,5}", password in "[A-Z][A-Z!-/?:@]{4,12}", host in "[a-z]{1,8}") {
-            let shown = mask_address(&format!("redis://{user}:{password}@{host}:6379/0"));
-            prop_assert!(!shown.contains(&password), "{shown}");
-            prop_assert!(shown.ends_with(&format!("@{host}:6379/0")), "{shown}");
+    #[test]
+    fn addresses_of_servers_may_have_a_login() {
+        assert_eq!(http_url("https://u:hunter2@h/x").unwrap().to_string(), "https://h/x");
+        for bad in ["ftp://h", "http://h?token=hunter2", "http://u:hunter2 x@h", "u:hunter2@h", "http://a%3Ab:hunter2@h"] {
+            assert!(!http_url(bad).unwrap_err().contains("hunter2"));
+        }
+        assert_eq!(websocket_url("ws://u:hunter2@h/ws?x=1").unwrap().to_string(), "ws://h/ws");
+        for bad in ["foo", "127.0.0.1:8080", "localhost:8080/ws/odds", "http://u:hunter2@h", ""] {
+            let error = websocket_url(bad).unwrap_err();
+            assert!(error.starts_with("a ws:// or wss:// address") && !error.contains("hunter2"), "{error}");
         }
     }
 }

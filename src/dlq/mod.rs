@@ -7,25 +7,17 @@ mod text;
 
 use std::io::{ErrorKind, Write};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use secrecy::SecretString;
 
 use self::letter::{Id, Letter};
 use self::source::Source;
-use crate::bus::BusError;
+use crate::bus::{BusError, kafka};
+use crate::cli::{exit, only_shown};
+use crate::config::engines;
+use crate::config::load::{ConfigError, Given, Stop};
 use crate::config::settings::BusSettings;
 use crate::store::StoreError;
-
-/// What is done with dead letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Action {
-    /// A line each, the newest last
-    List,
-    /// The headers and the bytes of one
-    Show,
-    /// Publishes them to the topic of the updates again
-    Replay,
-}
 
 /// Whose dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,30 +37,110 @@ pub enum Of {
 /// the file. A letter that stands there twice, because its writer was killed, is taken once.
 #[derive(Args, Clone, Debug)]
 pub struct DlqArgs {
-    /// What to do
-    #[arg(value_enum)]
+    /// What to do.
+    #[command(subcommand)]
     pub action: Action,
-    /// Which dead letters: one for show, any number for replay
+}
+
+/// What is done with dead letters.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Action {
+    /// A line each, the newest last
+    List(ListArgs),
+    /// The headers and the bytes of one
+    Show(ShowArgs),
+    /// Publishes them to the topic that they were for again
+    Replay(ReplayArgs),
+}
+
+/// Settings that reading uses.
+const READING: [&str; 10] = [
+    "kafka_brokers",
+    "kafka_topic_odds_dlq",
+    "kafka_topic_bet_placed_dlq",
+    "kafka_topic_bet_confirmed_dlq",
+    "kafka_security_protocol",
+    "kafka_sasl_mechanism",
+    "kafka_sasl_username",
+    "kafka_sasl_password",
+    "kafka_ca_file",
+    "database_url",
+];
+/// Settings that publishing uses.
+const PUBLISHING: [&str; 14] = [
+    "kafka_brokers",
+    "kafka_topic_odds",
+    "kafka_topic_odds_dlq",
+    "kafka_topic_bet_placed",
+    "kafka_topic_bet_placed_dlq",
+    "kafka_topic_bet_confirmed",
+    "kafka_topic_bet_confirmed_dlq",
+    "kafka_topic_partitions",
+    "kafka_topic_replication",
+    "kafka_security_protocol",
+    "kafka_sasl_mechanism",
+    "kafka_sasl_username",
+    "kafka_sasl_password",
+    "kafka_ca_file",
+];
+
+/// What `dlq list` can be told.
+#[derive(Args, Clone, Debug)]
+#[command(mut_args(|arg| only_shown(arg, &READING)))]
+pub struct ListArgs {
+    /// At most so many, the newest
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+    /// Only those with this reason, as malformed
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Where they are.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// What `dlq show` can be told.
+#[derive(Args, Clone, Debug)]
+#[command(mut_args(|arg| only_shown(arg, &READING)))]
+pub struct ShowArgs {
+    /// The dead letter, as the list has it in its first column
     #[arg(value_name = "ID")]
+    pub id: Id,
+    /// Writes the bytes and nothing else
+    #[arg(long)]
+    pub raw: bool,
+    /// Where they are.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// What `dlq replay` can be told.
+#[derive(Args, Clone, Debug)]
+#[command(mut_args(|arg| only_shown(arg, &PUBLISHING)))]
+pub struct ReplayArgs {
+    /// The dead letters, as the list has them in its first column
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     pub ids: Vec<Id>,
+    /// Every dead letter that is there now
+    #[arg(long)]
+    pub all: bool,
+    /// Of all only those with this reason, as malformed
+    #[arg(long, requires = "all")]
+    pub reason: Option<String>,
+    /// Says what would be published, and publishes nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where they are.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Where dead letters are.
+#[derive(Args, Clone, Debug)]
+pub struct Place {
     /// Whose dead letters, where each topic has its own: on Kafka
     #[arg(long, value_enum, default_value = "odds")]
     pub of: Of,
-    /// list: at most so many, the newest
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub limit: u32,
-    /// list and replay --all: only those with this reason, as malformed
-    #[arg(long)]
-    pub reason: Option<String>,
-    /// show: writes the bytes and nothing else
-    #[arg(long)]
-    pub raw: bool,
-    /// replay: every dead letter that is there now
-    #[arg(long)]
-    pub all: bool,
-    /// replay: says what would be published, and publishes nothing
-    #[arg(long)]
-    pub dry_run: bool,
     /// The bus.
     #[command(flatten)]
     pub bus: BusSettings,
@@ -80,9 +152,6 @@ pub struct DlqArgs {
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum DlqError {
-    /// The options do not go together.
-    #[error("{0}")]
-    Usage(&'static str),
     /// There is none of this id.
     #[error("there is no dead letter {0}")]
     Unknown(Id),
@@ -102,13 +171,24 @@ pub enum DlqError {
     Output(#[from] std::io::Error),
 }
 
+impl DlqError {
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            DlqError::Unknown(_) => exit::FAILED,
+            DlqError::Embedded => exit::USAGE,
+            DlqError::Bus(_) | DlqError::Store(_) => exit::UNAVAILABLE,
+            DlqError::Output(_) => exit::OUTPUT,
+        }
+    }
+}
+
 /// Carries the command out.
 pub async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
-    args.check()?;
-    let done = match args.action {
-        Action::List => list(args, out),
-        Action::Show => show(args, out),
-        Action::Replay => replay::run(args, out).await,
+    let done = match &args.action {
+        Action::List(args) => list(args, out),
+        Action::Show(args) => show(args, out),
+        Action::Replay(args) => replay::run(args, out).await,
     };
     match done {
         // Whoever closed the pipe has read enough.
@@ -118,19 +198,25 @@ pub async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
 }
 
 impl DlqArgs {
-    fn check(&self) -> Result<(), DlqError> {
-        let wrong = match self.action {
-            Action::List if !self.ids.is_empty() => "list takes no ID; show does",
-            Action::Show if self.ids.len() != 1 => "show takes one ID, as the list has it in its first column",
-            Action::Replay if self.all != self.ids.is_empty() => "replay takes IDs, or --all",
-            Action::Replay if self.reason.is_some() && !self.all => "--reason goes with --all",
-            _ if self.action != Action::Replay && (self.all || self.dry_run) => "--all and --dry-run go with replay",
-            _ if self.action != Action::Show && self.raw => "--raw goes with show",
-            _ => return Ok(()),
+    /// Checks the settings, before anything connects.
+    pub fn check(&self, given: &Given) -> Result<(), Stop> {
+        let (place, reads) = match &self.action {
+            Action::List(args) => (&args.place, true),
+            Action::Show(args) => (&args.place, true),
+            Action::Replay(args) => (&args.place, false),
         };
-        Err(DlqError::Usage(wrong))
+        let wrong: Vec<ConfigError> = if place.bus.kafka_brokers.is_some() {
+            kafka::check(&place.bus).into_iter().map(|(variable, want)| given.error(variable, want)).collect()
+        } else if reads {
+            engines::sqlite_file(&place.database_url, given).err().into_iter().collect()
+        } else {
+            Vec::new()
+        };
+        if wrong.is_empty() { Ok(()) } else { Err(Stop::Wrong(wrong)) }
     }
+}
 
+impl Place {
     /// The name of the topic of dead letters.
     fn topic(&self) -> String {
         match self.of {
@@ -150,16 +236,15 @@ impl DlqArgs {
     }
 }
 
-fn list(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
-    for letter in Source::open(args)?.newest(args.limit as usize, args.reason.as_deref())? {
+fn list(args: &ListArgs, out: &mut dyn Write) -> Result<(), DlqError> {
+    for letter in Source::open(&args.place)?.newest(args.limit as usize, args.reason.as_deref())? {
         writeln!(out, "{}", text::line(&letter))?;
     }
     Ok(())
 }
 
-fn show(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
-    let Some(id) = args.ids.first() else { return Ok(()) };
-    let letter: Letter = Source::open(args)?.one(id)?.ok_or_else(|| DlqError::Unknown(id.clone()))?;
+fn show(args: &ShowArgs, out: &mut dyn Write) -> Result<(), DlqError> {
+    let letter: Letter = Source::open(&args.place)?.one(&args.id)?.ok_or_else(|| DlqError::Unknown(args.id.clone()))?;
     if args.raw {
         out.write_all(&letter.raw)?;
     } else {
@@ -197,30 +282,63 @@ mod tests {
         Ok(String::from_utf8_lossy(&out).into_owned())
     }
 
-    #[tokio::test]
-    async fn options_that_do_not_go_together_are_refused() {
-        for (words, want) in [
-            (&["list", "0:1"][..], "list takes no ID"),
-            (&["show"], "show takes one ID"),
-            (&["show", "0:1", "0:2"], "show takes one ID"),
-            (&["replay"], "replay takes IDs, or --all"),
-            (&["replay", "0:1", "--all"], "replay takes IDs, or --all"),
-            (&["replay", "0:1", "--reason", "x"], "--reason goes with --all"),
-            (&["list", "--dry-run"], "go with replay"),
-            (&["list", "--raw"], "--raw goes with show"),
-        ] {
-            assert!(said(words).await.unwrap_err().contains(want), "{words:?}");
+    /// What is said of a command line that is not taken.
+    fn refused(words: &[&str]) -> String {
+        let words = ["sports-bet", "dlq"].iter().chain(words).map(std::ffi::OsString::from);
+        crate::cli::parse(words, &|_| None).map(drop).unwrap_err().to_string()
+    }
+
+    fn place(words: &[&str]) -> Place {
+        match args(words).action {
+            Action::List(args) => args.place,
+            other => panic!("{other:?}"),
         }
-        assert_eq!(args(&["list", "--kafka-topic-odds", "x"]).topic(), "x_dlq");
-        assert_eq!(args(&["list", "--kafka-topic-odds-dlq", "y"]).topic(), "y");
+    }
+
+    #[test]
+    fn options_that_do_not_go_together_are_refused() {
+        for (words, want) in [
+            (&[][..], "Usage: sports-bet dlq"),
+            (&["list", "0:1"], "unexpected argument '0:1'"),
+            (&["show"], "<ID>"),
+            (&["show", "0:1", "0:2"], "unexpected argument '0:2'"),
+            (&["replay"], "<ID>"),
+            (&["replay", "0:1", "--all"], "cannot be used with"),
+            (&["replay", "0:1", "--reason", "x"], "--all"),
+            (&["list", "--dry-run"], "--dry-run"),
+            (&["list", "--raw"], "--raw"),
+            (&["show", "x"], "partition:offset"),
+        ] {
+            let said = refused(words);
+            assert!(said.contains(want), "{words:?}: {said}");
+        }
+        assert_eq!(place(&["list", "--kafka-topic-odds", "x"]).topic(), "x_dlq");
+        assert_eq!(place(&["list", "--kafka-topic-odds-dlq", "y"]).topic(), "y");
         for (of, topics) in [
             ("odds", ("odds_updates_dlq", "odds_updates")),
             ("bet-placed", ("bet_placed_dlq", "bet_placed")),
             ("bet-confirmed", ("bet_confirmed_dlq", "bet_confirmed")),
         ] {
-            let args = args(&["list", "--of", of]);
-            assert_eq!((args.topic().as_str(), args.target()), topics);
+            let place = place(&["list", "--of", of]);
+            assert_eq!((place.topic().as_str(), place.target()), topics);
         }
+    }
+
+    #[test]
+    fn help_shows_only_what_is_used() {
+        let help = |action: &str| refused(&[action, "--help"]);
+        for (action, used, unused) in [
+            ("list", &["--limit", "--reason", "--database-url", "KAFKA_BROKERS"][..], &["--raw", "--all", "GROUP"][..]),
+            ("show", &["--raw", "<ID>", "--database-url"], &["--limit", "--all", "KAFKA_TOPIC_PARTITIONS"]),
+            ("replay", &["--all", "--dry-run", "KAFKA_TOPIC_ODDS"], &["--raw", "--limit", "DATABASE_URL", "EMBEDDED"]),
+        ] {
+            let help = help(action);
+            assert!(used.iter().all(|word| help.contains(word)), "{help}");
+            assert!(!unused.iter().any(|word| help.contains(word)), "{help}");
+            assert!(help.lines().count() < 75, "{} lines: {help}", help.lines().count());
+        }
+        // A shared script may give them all the same.
+        args(&["list", "--kafka-group-live", "x"]);
     }
 
     #[tokio::test]

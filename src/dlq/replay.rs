@@ -1,13 +1,13 @@
 //! Publishes dead letters again.
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use super::letter::{Id, Letter};
 use super::source::Source;
 use super::text;
-use super::{DlqArgs, DlqError};
+use super::{DlqError, ReplayArgs};
 use crate::bus::{BusError, NewRecord, Topic};
 
 /// How many are published at a time.
@@ -15,13 +15,13 @@ const BATCH: usize = 200;
 /// How long a batch may take: Kafka may be away.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
-    if args.bus.kafka_brokers.is_none() {
+pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), DlqError> {
+    if args.place.bus.kafka_brokers.is_none() {
         return Err(DlqError::Embedded);
     }
-    let Source::Kafka(bus, dead_letters) = Source::open(args)? else { return Err(DlqError::Embedded) };
+    let Source::Kafka(bus, dead_letters) = Source::open(&args.place)? else { return Err(DlqError::Embedded) };
     let places = places(&args.ids)?;
-    let topic = bus.topic(args.target());
+    let topic = bus.topic(args.place.target());
     let (mut seen, mut found, mut batch, mut count) = (HashSet::new(), HashSet::new(), Vec::new(), 0_usize);
     let mut cut = 0_usize;
     let only = (!args.all).then_some(&places[..]);
@@ -54,9 +54,14 @@ pub(super) async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqEr
     publish(&*topic, batch).await?;
     let verb = if args.dry_run { "would be published" } else { "published" };
     let name = topic.name();
-    writeln!(out, "{count} {verb} to {name}")?;
+    let mut summary = format!("{count} {verb} to {name}\n");
     if cut > 0 {
-        writeln!(out, "{cut} passed over: only their beginning was kept, because they were too large")?;
+        summary += &format!("{cut} passed over: only their beginning was kept, because they were too large\n");
+    }
+    match out.write_all(summary.as_bytes()) {
+        // Whoever closed the pipe learns from the exit code whether one is missing.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written?,
     }
     match places.iter().find(|place| !found.contains(place)) {
         Some((partition, offset)) => Err(DlqError::Unknown(Id::Place(*partition, *offset))),

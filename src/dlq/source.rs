@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 
 use super::letter::{Id, Letter};
 use super::text::SHOWN_BYTES;
-use super::{DlqArgs, DlqError};
+use super::{DlqError, Place};
 use crate::bus::kafka::KafkaBus;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
@@ -21,12 +21,12 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) fn open(args: &DlqArgs) -> Result<Source, DlqError> {
-        if args.bus.kafka_brokers.is_some() {
-            return Ok(Source::Kafka(KafkaBus::new(&args.bus, "sports-bet-dlq")?, args.topic()));
+    pub(super) fn open(place: &Place) -> Result<Source, DlqError> {
+        if place.bus.kafka_brokers.is_some() {
+            return Ok(Source::Kafka(KafkaBus::new(&place.bus, "sports-bet-dlq")?, place.topic()));
         }
         // Reads only, and takes no claim: the server that has it goes on.
-        Ok(Source::Store(Box::new(SqliteStore::open_existing(args.database_url.expose_secret())?)))
+        Ok(Source::Store(Box::new(SqliteStore::open_existing(place.database_url.expose_secret())?)))
     }
 
     /// The newest with this reason, the newest last. Only their first bytes are kept.

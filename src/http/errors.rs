@@ -1,8 +1,11 @@
 //! Errors of the REST side: `{"code","message"}` with a status, mapped here and nowhere else.
 
+use std::time::Duration;
+
 use actix_web::http::header::{self, CacheDirective};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
+use log::warn;
 use serde::Serialize;
 
 use crate::actors::messages::ApplyError;
@@ -10,6 +13,7 @@ use crate::domain::bet::BetRefusal;
 use crate::domain::ledger::ReservationStatus;
 use crate::domain::money::Amount;
 use crate::domain::price::Price;
+use crate::logging::throttle::Throttle;
 use crate::store::StoreError;
 use crate::store::money::WalletError;
 
@@ -79,9 +83,9 @@ pub enum ApiError {
     /// The books do not answer.
     #[error("the odds cannot be read now: {0}")]
     BooksUnavailable(String),
-    /// The database does not answer.
-    #[error("the database cannot be used now: {0}")]
-    StoreUnavailable(String),
+    /// The database does not answer. The cause is in the log: it may name hosts, tables and users.
+    #[error("the database cannot be used now; try again")]
+    StoreUnavailable,
     /// Another request held the wallet for longer than is waited.
     #[error("the wallet is held by another request; ask again")]
     WalletHeld,
@@ -154,7 +158,7 @@ impl ApiError {
             ApiError::TooManySessionsOfAddress(_) => ("TOO_MANY_SESSIONS_OF_ADDRESS", StatusCode::TOO_MANY_REQUESTS),
             ApiError::TooManySessions(_) => ("TOO_MANY_SESSIONS", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::BooksUnavailable(_) => ("ODDS_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
-            ApiError::StoreUnavailable(_) => ("STORE_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
+            ApiError::StoreUnavailable => ("STORE_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::BadField { .. } => ("BAD_REQUEST", StatusCode::BAD_REQUEST),
             ApiError::InvalidAmount { .. } => ("INVALID_AMOUNT", StatusCode::BAD_REQUEST),
             ApiError::Wallet(error) => wallet_code(error),
@@ -189,7 +193,8 @@ impl From<StoreError> for ApiError {
         if error.is_lock_timeout() {
             return ApiError::WalletHeld;
         }
-        ApiError::StoreUnavailable(error.to_string())
+        log_cause("database", &error);
+        ApiError::StoreUnavailable
     }
 }
 
@@ -206,6 +211,18 @@ impl From<WalletError> for ApiError {
 impl From<ApplyError> for ApiError {
     fn from(error: ApplyError) -> ApiError {
         ApiError::BooksUnavailable(error.to_string())
+    }
+}
+
+/// How often one cause of failed requests is logged.
+const CAUSE_INTERVAL: Duration = Duration::from_secs(60);
+static CAUSES: Throttle = Throttle::new(CAUSE_INTERVAL);
+
+/// Logs why requests fail or a component is down, since no answer says it: once a cause and interval.
+pub fn log_cause(component: &'static str, cause: &dyn std::fmt::Display) {
+    let cause = cause.to_string();
+    if let Some(repeated) = CAUSES.pass(component, &cause) {
+        warn!(component, repeated; "{cause}");
     }
 }
 

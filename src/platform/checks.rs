@@ -16,11 +16,13 @@ use crate::cache::OddsCache;
 use crate::http::health::Check;
 use crate::store::Store;
 
+use super::reasons;
+
 pub(super) fn check_store(store: &Arc<dyn Store>) -> Check {
     let store = store.clone();
     Check::new("database", move || {
         let store = store.clone();
-        blocking(move || store.ping()).map(|result| result.map_err(|error| error.to_string())).boxed()
+        blocking(move || store.ping()).map(|result| result.map_err(|error| reasons::database(&error))).boxed()
     })
 }
 
@@ -29,14 +31,15 @@ pub(super) fn check_writes(store: &Arc<dyn Store>, last: Arc<LastBatch>) -> Chec
     let store = store.clone();
     Check::new("database", move || {
         let (store, last) = (store.clone(), last.clone());
-        let answered = blocking(move || store.ping()).map(|result| result.map_err(|error| error.to_string()));
-        answered.map(move |result| result.and_then(|()| last.problem().map_or(Ok(()), Err))).boxed()
+        let answered = blocking(move || store.ping()).map(|result| result.map_err(|error| reasons::database(&error)));
+        let written = move || last.problem().map_or(Ok(()), |problem| Err(reasons::database(&problem)));
+        answered.map(move |result| result.and_then(|()| written())).boxed()
     })
 }
 
 pub(super) fn check_cache(cache: &Arc<dyn OddsCache>) -> Check {
     let cache = cache.clone();
-    Check::new("cache", move || cache.ping().map(|result| result.map_err(|error| error.to_string())).boxed())
+    Check::new("cache", move || cache.ping().map(|result| result.map_err(|error| reasons::cache(&error))).boxed())
 }
 
 /// Answering is not enough where the cache is written: the last write must have been taken.
@@ -44,25 +47,34 @@ pub(super) fn check_written_cache(cache: &Arc<dyn OddsCache>, health: &Arc<Cache
     let (cache, health) = (cache.clone(), health.clone());
     Check::new("cache", move || {
         let problem = health.problem();
-        let pinged = cache.ping().map(|result| result.map_err(|error| error.to_string()));
-        pinged.map(move |result| result.and(problem.map_or(Ok(()), Err))).boxed()
+        let pinged = cache.ping().map(|result| result.map_err(|error| reasons::cache(&error)));
+        let written = move || problem.map_or(Ok(()), |problem| Err(reasons::cache(&problem)));
+        pinged.map(move |result| result.and_then(|()| written())).boxed()
     })
 }
 
 /// Not ready while what is shown may be stale.
 pub(super) fn check_feed(feed: &Arc<FeedState>) -> Check {
     let feed = feed.clone();
-    Check::new("feed", move || std::future::ready(feed.problem().map_or(Ok(()), Err)).boxed())
+    Check::new("feed", move || std::future::ready(feed.problem().map_or(Ok(()), |why| Err(reasons::feed(&why)))).boxed())
 }
 
 pub(super) fn check_bus(topic: &Arc<dyn Topic>) -> Check {
     let topic = topic.clone();
-    Check::new("bus", move || topic.ping().map(|result| result.map_err(|error| error.to_string())).boxed())
+    Check::new("bus", move || topic.ping().map(|result| result.map_err(|error| reasons::bus(&error))).boxed())
 }
 
 /// Not ready before the group has given this process a share, or while it cannot read.
 pub(super) fn check_group(name: &str, health: SubscriptionHealth) -> Check {
-    Check::new(name, move || std::future::ready(health.problem().map_or(Ok(()), Err)).boxed())
+    let check = move || match health.problem() {
+        None => Ok(()),
+        Some(problem) => {
+            // What comes after the group's name is the bus's own text, which the log has.
+            let joining = problem.starts_with("joining ");
+            Err(if joining { "joining the group" } else { "the group cannot be read" }.to_owned())
+        }
+    };
+    Check::new(name, move || std::future::ready(check()).boxed())
 }
 
 /// Ready while any supplier is connected: one that fails must not take the others out of service.

@@ -107,7 +107,7 @@ impl Wiring<'_> {
 
     fn supplier_url(&self) -> Result<Url, StartError> {
         if let Some(url) = &self.settings.confirmation.supplier_url {
-            return Ok(url.clone());
+            return Ok(url.expose().clone());
         }
         let own = self.parts.addresses.simulator.map(|address| format!("http://{address}"));
         let url = own.as_deref().unwrap_or(DEFAULT_SUPPLIER);

@@ -7,7 +7,9 @@ mod engines;
 mod ingest;
 mod money;
 mod odds;
+mod ports;
 mod processor;
+mod reasons;
 mod waiting;
 mod wiring;
 
@@ -21,6 +23,7 @@ use futures_util::future::join_all;
 use log::warn;
 
 use self::engines::{Bus, MIGRATING, open_cache, open_stores};
+pub use self::ports::BusyPorts;
 use self::wiring::Wiring;
 use crate::actors::bus_consumer::BusConsumer;
 use crate::actors::messages::{Drain, EndAllSessions, LeaveSupplier};
@@ -46,7 +49,10 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// Why the platform did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port is taken.
+    /// Ports are taken.
+    #[error(transparent)]
+    Ports(#[from] BusyPorts),
+    /// A port was taken while the platform started.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The database cannot be opened.
@@ -120,6 +126,7 @@ impl Platform {
     /// Starts the roles of a configuration. To be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
         tls::install_provider();
+        ports::check(&config.roles, &config.settings)?;
         let mut wiring = Wiring::new(&config.settings);
         let runs = |role| config.runs(role);
         let runs_any = |roles: &[Role]| roles.iter().any(|role| config.runs(*role));

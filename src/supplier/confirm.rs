@@ -7,15 +7,19 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::tls::{self, TlsSetupError};
+use crate::address::{self, Login};
 use crate::domain::bet::{Bet, BetId, SUPPLIER_TIMEOUT, Verdict};
 use crate::domain::ids::{EventId, MarketName, SelectionId, UserId};
 use crate::domain::json;
 use crate::domain::money::Amount;
 use crate::domain::price::{Line, Price};
+use crate::redact::Redaction;
 
 /// The largest answer that is read.
 const MAX_ANSWER: usize = 16 * 1024;
@@ -93,6 +97,16 @@ impl SupplierError {
         }
     }
 
+    /// What failed, without the text of a library or of the supplier.
+    pub fn summary(&self) -> String {
+        match self {
+            SupplierError::Unreachable(_) => "the supplier cannot be reached".to_owned(),
+            SupplierError::Unreadable(_) => "the supplier's answer cannot be read".to_owned(),
+            SupplierError::UnknownWord(_) => "the supplier answered with an unknown word".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether it may be only this one question that the supplier does not like, while it answers others.
     pub fn is_about_the_question(&self) -> bool {
         matches!(self, SupplierError::Status(400 | 409 | 413 | 422))
@@ -124,6 +138,8 @@ pub struct HttpSupplier {
     http: reqwest::Client,
     confirm: Url,
     cancel: Url,
+    /// Removes the credentials of the address from what the client says.
+    redaction: Redaction,
 }
 
 impl HttpSupplier {
@@ -132,17 +148,22 @@ impl HttpSupplier {
     pub fn new(base: &Url, timeout: Duration, ca_file: Option<&Path>) -> Result<HttpSupplier, SetupError> {
         let is_encrypted = base.scheme() == "https";
         let tls = if is_encrypted { tls::client_config("SUPPLIER_CA_FILE", ca_file)? } else { tls::trusting_nobody()? };
+        let address = |error: &dyn std::error::Error| SetupError::Address(causes(error));
+        let mut headers = HeaderMap::new();
+        if let Some(login) = Login::of(base) {
+            headers.insert(AUTHORIZATION, login.authorization().map_err(|error| address(&error))?);
+        }
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(Arc::unwrap_or_clone(tls))
+            .default_headers(headers)
             .timeout(timeout)
             .connect_timeout(timeout)
             // Whoever answers for bets is the one that was named.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build();
-        let address = |error: &dyn std::error::Error| SetupError::Address(causes(error));
         let below = |path: &str| {
-            let mut url = base.clone();
+            let mut url = address::without_login(base);
             let mut segments = url.path_segments_mut().map_err(|()| SetupError::Address("no base".to_owned()))?;
             segments.pop_if_empty().extend(["supplier", path]);
             drop(segments);
@@ -152,6 +173,7 @@ impl HttpSupplier {
             http: http.map_err(|error| address(&error))?,
             confirm: below("confirm")?,
             cancel: below("cancel")?,
+            redaction: address::redaction(base),
         })
     }
 }
@@ -160,17 +182,20 @@ impl BetSupplier for HttpSupplier {
     fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>> {
         let request = self.http.post(self.confirm.clone()).header("Idempotency-Key", bet.id.to_string());
         let request = request.json(&ConfirmJson::of(bet));
-        async move { read_answer(&ask(request).await?) }.boxed()
+        let asked = ask(request, self.redaction.clone());
+        async move { read_answer(&asked.await?) }.boxed()
     }
 
     fn cancel(&self, bet_id: BetId, user_id: &UserId) -> BoxFuture<'static, Result<(), SupplierError>> {
         let request = self.http.post(self.cancel.clone()).header("Idempotency-Key", format!("cancel-{bet_id}"));
         let request = request.json(&CancelJson { bet_id, user_id });
-        async move { read_cancellation(&ask(request).await?) }.boxed()
+        let asked = ask(request, self.redaction.clone());
+        async move { read_cancellation(&asked.await?) }.boxed()
     }
 }
 
-async fn ask(request: reqwest::RequestBuilder) -> Result<Bytes, SupplierError> {
+async fn ask(request: reqwest::RequestBuilder, redaction: Redaction) -> Result<Bytes, SupplierError> {
+    let failure = |error| failure(error, &redaction);
     let mut response = request.send().await.map_err(failure)?;
     if !response.status().is_success() {
         return Err(SupplierError::Status(response.status().as_u16()));
@@ -185,10 +210,14 @@ async fn ask(request: reqwest::RequestBuilder) -> Result<Bytes, SupplierError> {
     Ok(body.freeze())
 }
 
-fn failure(error: reqwest::Error) -> SupplierError {
+fn failure(error: reqwest::Error, redaction: &Redaction) -> SupplierError {
     // Without the address, which may hold a password.
     let error = error.without_url();
-    if error.is_timeout() { SupplierError::Timeout } else { SupplierError::Unreachable(causes(&error)) }
+    if error.is_timeout() {
+        SupplierError::Timeout
+    } else {
+        SupplierError::Unreachable(redaction.apply(&causes(&error)))
+    }
 }
 
 /// An error with what is behind it: what reqwest says by itself is not much.

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use url::{Host, Url};
 
+use crate::address::{self, AddressError, Login};
+
 /// Where a supplier is, and which wire form it speaks. Shown without credentials and without its query.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Endpoint {
@@ -24,9 +26,9 @@ pub enum Endpoint {
 /// Why a URL is no [`Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// The text is no URL at all.
-    #[error("not a URL ({0}); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted")]
-    NotAUrl(url::ParseError),
+    /// The text is no URL, or one that parsers read differently.
+    #[error("not a URL ({0}); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted")]
+    Address(AddressError),
     /// The scheme names no wire form.
     #[error(
         "`{0}://` names no supplier; ws:// or wss:// (native), betfair:// or betfairs:// (Exchange Stream) is wanted"
@@ -52,7 +54,11 @@ impl TryFrom<&Url> for Endpoint {
     fn try_from(url: &Url) -> Result<Endpoint, EndpointError> {
         let scheme = url.scheme();
         match scheme {
-            "ws" | "wss" => Ok(Endpoint::Native(url.clone())),
+            "ws" | "wss" => {
+                // Found here, and not at each connect.
+                Login::of(url).map(|login| login.authorization()).transpose().map_err(EndpointError::Address)?;
+                Ok(Endpoint::Native(url.clone()))
+            }
             "betfair" | "betfairs" => betfair_endpoint(url, scheme == "betfairs"),
             _ => Err(EndpointError::UnknownScheme(scheme.to_owned())),
         }
@@ -63,7 +69,7 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Endpoint, EndpointError> {
-        Endpoint::try_from(&text.parse::<Url>().map_err(EndpointError::NotAUrl)?)
+        Endpoint::try_from(&address::parse(text).map_err(EndpointError::Address)?)
     }
 }
 
@@ -87,13 +93,7 @@ fn betfair_endpoint(url: &Url, tls: bool) -> Result<Endpoint, EndpointError> {
 impl fmt::Display for Endpoint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Endpoint::Native(url) => {
-                write!(out, "{}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
-                if let Some(port) = url.port() {
-                    write!(out, ":{port}")?;
-                }
-                out.write_str(url.path())
-            }
+            Endpoint::Native(url) => address::write_public(url, out),
             Endpoint::Betfair { host, port, tls } => {
                 let scheme = if *tls { "betfairs" } else { "betfair" };
                 if host.contains(':') {

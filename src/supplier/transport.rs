@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, Stream, StreamExt};
 use futures_util::{FutureExt, Sink, SinkExt};
+use http::header::AUTHORIZATION;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
@@ -20,6 +21,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, FramedRead};
@@ -27,6 +30,7 @@ use url::{Host, Url};
 
 use super::Endpoint;
 use super::tls::{self, TlsSetupError};
+use crate::address::{self, Login};
 use crate::config::settings::SupplierSettings;
 
 /// What a supplier sends.
@@ -179,7 +183,8 @@ async fn open_websocket(url: &Url, io: Box<dyn Io>, settings: &SupplierSettings)
         .max_write_buffer_size(WRITE_BUFFER)
         .max_message_size(Some(max))
         .max_frame_size(Some(max));
-    let (socket, _) = tokio_tungstenite::client_async_with_config(url.as_str(), io, Some(config))
+    let request = upgrade_request(url).map_err(TransportError::Handshake)?;
+    let (socket, _) = tokio_tungstenite::client_async_with_config(request, io, Some(config))
         .await
         .map_err(TransportError::Handshake)?;
     let (sink, stream) = socket.split();
@@ -187,6 +192,16 @@ async fn open_websocket(url: &Url, io: Box<dyn Io>, settings: &SupplierSettings)
     let writer = Writer::start(write_messages(sink, queue, settings.supplier_read_timeout).boxed());
     let inbound = until_closed(stream.boxed()).filter_map(move |message| async move { read_message(message, max) });
     Ok(Connection { inbound: guarded(inbound.boxed(), writer), outbound })
+}
+
+/// The request that opens a WebSocket. A login in the address is sent as HTTP Basic; tungstenite would leave it out.
+pub fn upgrade_request(url: &Url) -> Result<Request, tungstenite::Error> {
+    let mut request = address::without_login(url).as_str().into_client_request()?;
+    if let Some(login) = Login::of(url) {
+        let value = login.authorization().map_err(|error| tungstenite::Error::Io(io::Error::other(error)))?;
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    Ok(request)
 }
 
 /// The stream until the supplier's close frame. The look at what follows it answers the frame; a supplier that leaves

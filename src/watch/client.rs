@@ -10,13 +10,15 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
-use url::Url;
 
 use super::WatchError;
 use super::line::{line, printable};
+use super::style::Style;
 use super::view::{Said, View};
+use crate::address::SecretUrl;
 use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::ids::EventId;
+use crate::supplier::transport::upgrade_request;
 
 /// The largest message that is taken: a snapshot of very many markets.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
@@ -25,14 +27,12 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// What is to be watched, and how.
 pub(super) struct Plan {
-    pub url: Url,
-    /// The address as it may be shown.
-    pub name: String,
+    pub url: SecretUrl,
     pub events: Vec<EventId>,
     /// End after so many lines.
     pub count: Option<u64>,
     pub json: bool,
-    pub colour: bool,
+    pub style: Style,
     /// A server that sends nothing for so long, not even a ping, is connected to anew.
     pub silence_limit: Duration,
     pub connect_limit: Duration,
@@ -99,14 +99,14 @@ impl<O: Write, N: Write> Watcher<O, N> {
             let ending = match self.connect().await {
                 Ok(socket) => self.converse(socket).await?,
                 Err(Loss::Connect(tungstenite::Error::Http(response))) if self.is_final(response.status().as_u16()) => {
-                    return Err(WatchError::Refused { url: self.plan.name, status: response.status().as_u16() });
+                    return Err(WatchError::Refused { url: self.plan.url.to_string(), status: response.status().as_u16() });
                 }
                 Err(loss) => Ending::Lost(loss),
             };
             let Ending::Lost(loss) = ending else { return Ok(()) };
             if !self.loss_told {
                 self.loss_told = true;
-                self.notice(&format!("{}: {loss}; connecting again", self.plan.name));
+                self.notice(&format!("{}: {loss}; connecting again", self.plan.url));
             }
             sleep(self.backoff.next_delay()).await;
         }
@@ -123,8 +123,9 @@ impl<O: Write, N: Write> Watcher<O, N> {
             .max_frame_size(Some(MAX_MESSAGE))
             .max_write_buffer_size(1024 * 1024);
         let opening = async {
+            let request = upgrade_request(self.plan.url.expose()).map_err(Loss::Connect)?;
             let (mut socket, _) =
-                connect_async_with_config(self.plan.url.as_str(), Some(config), true).await.map_err(Loss::Connect)?;
+                connect_async_with_config(request, Some(config), true).await.map_err(Loss::Connect)?;
             for event in &self.plan.events {
                 socket.feed(subscribe(event)).await.map_err(Loss::Broken)?;
             }
@@ -189,7 +190,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
     fn heard(&mut self) {
         if self.loss_told {
             self.loss_told = false;
-            self.notice(&format!("{}: connected", self.plan.name));
+            self.notice(&format!("{}: connected", self.plan.url));
         }
         self.ever_heard = true;
         if self.backoff.failures() > 0 {
@@ -200,7 +201,8 @@ impl<O: Write, N: Write> Watcher<O, N> {
     /// Prints what a message says; gives the events whose snapshot is to be asked for again.
     fn show(&mut self, text: &str) -> io::Result<Vec<EventId>> {
         if self.plan.json {
-            self.print(text)?;
+            let text = self.plan.style.json(text).into_owned();
+            self.print(&text)?;
         }
         let said = self.view.take(text).unwrap_or_else(|error| {
             self.notice(&error.to_string());
@@ -215,13 +217,16 @@ impl<O: Write, N: Write> Watcher<O, N> {
                     }
                     ask_again.extend(event_id.filter(|_| code == "SNAPSHOT_UNAVAILABLE"));
                 }
-                Said::Change(change) if !self.plan.json => self.print(&line(&change, self.plan.colour))?,
+                Said::Change(change) if !self.plan.json => {
+                    let style = self.plan.style;
+                    self.print(&line(&change, style, style.width()))?;
+                }
                 Said::NothingKnown(event) if !self.plan.json => {
                     self.notice(&format!("{event}: nothing is known of it yet; its odds are shown when they come"));
                 }
                 Said::Stale(is_stale) if !self.plan.json => {
                     let notice = if is_stale { "prices may be old from here on" } else { "prices are live again" };
-                    self.notice(&format!("{}: {notice}", self.plan.name));
+                    self.notice(&format!("{}: {notice}", self.plan.url));
                 }
                 Said::Change(_) | Said::NothingKnown(_) | Said::Stale(_) => {}
             }
@@ -241,7 +246,9 @@ impl<O: Write, N: Write> Watcher<O, N> {
 
     /// Says something beside the lines. Where nobody listens, nothing is to be done.
     fn notice(&mut self, text: &str) {
-        let _ = writeln!(self.notices, "watch: {}", printable(text));
+        // A server may repeat what it was sent.
+        let text = self.plan.url.redaction().apply(text);
+        let _ = writeln!(self.notices, "watch: {}", self.plan.style.text(&printable(&text)));
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt::Write;
 
+use super::style::{Style, fold};
 use crate::domain::status::{MarketStatus, SelectionStatus};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::{OddsUpdate, Selection};
@@ -23,31 +24,38 @@ pub struct Change {
     pub conflated: bool,
 }
 
-/// The line of a change, without its end: time (UTC), event, teams, market and each price with ▲ or ▼ where it has moved.
-pub fn line(change: &Change, colour: bool) -> String {
+/// The line of a change, without its end: time (UTC), event, teams, market and each price with an arrow where it has
+/// moved. Longer than `width` it is continued below.
+pub fn line(change: &Change, style: Style, width: Option<usize>) -> String {
     let update = &change.update;
-    let mut line = format!("{} {} ", time_of_day(update.revision.updated_at), update.event_id);
-    line.push_str(&printable(&update.home_team));
+    let mut teams = printable(&update.home_team).into_owned();
     if !update.away_team.is_empty() {
-        let _ = write!(line, " v {}", printable(&update.away_team));
+        let _ = write!(teams, " v {}", printable(&update.away_team));
     }
-    let _ = write!(line, "  {}", update.market);
+    let mut parts = vec![
+        ("", time_of_day(update.revision.updated_at)),
+        (" ", printable(update.event_id.as_str()).into_owned()),
+        (" ", teams),
+        ("  ", update.market.to_string()),
+    ];
     for selection in &update.selections {
-        let _ = write!(line, "  {} {}", printable(label(selection)), priced(selection, change, colour));
+        let mut part = format!("{} {}", printable(label(selection)), priced(selection, change, style.colour));
         if selection.status != SelectionStatus::Active {
-            let _ = write!(line, " ({})", selection.status);
+            let _ = write!(part, " ({})", selection.status);
         }
+        parts.push(("  ", part));
     }
     if update.in_play {
-        line.push_str("  [in play]");
+        parts.push(("  ", "[in play]".to_owned()));
     }
     if update.status != MarketStatus::Open {
-        let _ = write!(line, "  [{}]", update.status);
+        parts.push(("  ", format!("[{}]", update.status)));
     }
     if change.conflated {
-        line.push_str("  [conflated]");
+        parts.push(("  ", "[conflated]".to_owned()));
     }
-    line
+    let shown = parts.into_iter().map(|(separator, part)| (separator, style.text(&part).into_owned()));
+    fold(&shown.collect::<Vec<_>>(), width)
 }
 
 /// A stranger's text without control characters, which could take over a terminal.
@@ -93,6 +101,8 @@ mod tests {
     use crate::domain::price::Price;
     use crate::domain::update::testing::*;
 
+    const COLOUR: Style = Style { colour: true, ascii: false, folds: false };
+
     fn first() -> Change {
         Change { update: update(1, 0, 1), before: None, conflated: false }
     }
@@ -108,13 +118,13 @@ mod tests {
 
     #[test]
     fn a_first_line_has_no_arrows() {
-        insta::assert_snapshot!(line(&first(), true), @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.101  draw 3.2  away 4.5");
+        insta::assert_snapshot!(line(&first(), COLOUR, None), @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.101  draw 3.2  away 4.5");
     }
 
     #[test]
     fn arrows_tell_up_from_down() {
-        insta::assert_snapshot!(line(&moved(), false), @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.15▲  draw 3.2  away 4.2▼");
-        let coloured = line(&moved(), true).replace('\u{1b}', "ESC");
+        insta::assert_snapshot!(line(&moved(), Style::default(), None), @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.15▲  draw 3.2  away 4.2▼");
+        let coloured = line(&moved(), COLOUR, None).replace('\u{1b}', "ESC");
         insta::assert_snapshot!(coloured, @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home ESC[32m1.15▲ESC[0m  draw 3.2  away ESC[31m4.2▼ESC[0m");
     }
 
@@ -126,7 +136,16 @@ mod tests {
         change.update.in_play = true;
         change.update.selections[1].price = None;
         change.update.selections[2].status = SelectionStatus::Removed;
-        insta::assert_snapshot!(line(&change, false), @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.15▲  draw -  away 4.2▼ (removed)  [in play]  [suspended]  [conflated]");
+        insta::assert_snapshot!(line(&change, Style::default(), None), @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.15▲  draw -  away 4.2▼ (removed)  [in play]  [suspended]  [conflated]");
+    }
+
+    #[test]
+    fn a_narrow_terminal_and_another_locale_lose_nothing() {
+        let ascii = Style { ascii: true, ..Style::default() };
+        insta::assert_snapshot!(line(&moved(), ascii, Some(60)), @r"
+        21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2
+            home 1.15^  draw 3.2  away 4.2v
+        ");
     }
 
     #[test]
@@ -138,21 +157,21 @@ mod tests {
         change.update.selections.truncate(1);
         change.update.selections[0].id = SelectionId::new("4821").unwrap();
         change.update.selections[0].name = "Bold Runner".to_owned();
-        insta::assert_snapshot!(line(&change, false), @"22:08:46.000Z 1.197931750 Ascot 14:30  win@2.5  Bold Runner 17.201");
+        insta::assert_snapshot!(line(&change, Style::default(), None), @"22:08:46.000Z 1.197931750 Ascot 14:30  win@2.5  Bold Runner 17.201");
     }
 
     #[test]
     fn a_name_cannot_drive_the_terminal() {
         let mut change = first();
         change.update.home_team = "\u{1b}[2Jx\n".to_owned();
-        assert!(line(&change, false).contains(" \u{fffd}[2Jx\u{fffd} v "));
+        assert!(line(&change, Style::default(), None).contains(" \u{fffd}[2Jx\u{fffd} v "));
     }
 
     proptest! {
         #[test]
         fn any_update_is_one_line_without_control_characters(update in any_update(), before in any_update()) {
             let change = Change { update, before: Some(before), conflated: true };
-            prop_assert!(!line(&change, false).contains(char::is_control));
+            prop_assert!(!line(&change, Style::default(), None).contains(char::is_control));
         }
     }
 }

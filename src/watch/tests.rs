@@ -71,9 +71,9 @@ impl Server {
     }
 
     fn plan(&self) -> Plan {
-        let url = format!("ws://{}/ws/odds", self.listener.local_addr().unwrap()).parse().unwrap();
+        let url = websocket_url(&format!("ws://{}/ws/odds", self.listener.local_addr().unwrap())).unwrap();
         let events = vec!["MATCH_001".parse().unwrap(), "MATCH_001".parse().unwrap()];
-        let plan = plan(WatchArgs { events, url, count: None, json: false }, false).unwrap();
+        let plan = plan(WatchArgs { events, url, count: None, json: false }, Style::default());
         let backoff = BackoffPolicy { first: Duration::from_millis(1), most: Duration::from_millis(5) };
         Plan { backoff, ask_again_after: Duration::from_millis(1), ..plan }
     }
@@ -138,7 +138,7 @@ async fn prints_the_snapshot_then_each_change_and_answers_pings() {
 async fn a_lost_connection_is_made_again_and_told_once() {
     let mut server = Server::start().await;
     let plan = Plan { count: Some(2), ..server.plan() };
-    let name = plan.name.clone();
+    let name = plan.url.to_string();
     let (ended, out, notices) = watch(plan);
     server.change(1);
     let mut client = server.client().await;
@@ -255,10 +255,23 @@ async fn a_server_that_says_no_is_believed_unless_it_is_only_busy() {
 }
 
 #[tokio::test]
-async fn only_websocket_addresses_are_taken() {
-    let args = Cli::parse_from(["watch", "MATCH_001", "--url", "http://me:secret@localhost:8080/ws/odds"]).args;
-    let error = run(args).await.unwrap_err();
-    insta::assert_snapshot!(error, @"--url http://localhost:8080/ws/odds: a ws:// or wss:// address is wanted, not http://");
+async fn a_login_is_sent_and_never_told() {
+    let server = Server::start().await;
+    let place = server.listener.local_addr().unwrap();
+    let url = websocket_url(&format!("ws://a%40b:hunter2%3A@{place}/ws/odds?token=hunter3")).unwrap();
+    let (ended, _, notices) = watch(Plan { url, ..server.plan() });
+    let (mut stream, _) = within(server.listener.accept()).await.unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(within(stream.read_u8()).await.unwrap());
+    }
+    let request = String::from_utf8(request).unwrap();
+    assert!(request.to_ascii_lowercase().contains("authorization: basic yubiomh1bnrlcji6\r\n"), "{request}");
+    assert!(request.starts_with("GET /ws/odds?token=hunter3 HTTP/1.1\r\n"), "{request}");
+    stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    let error = within(ended).await.unwrap().unwrap_err().to_string();
+    assert!(error.starts_with(&format!("ws://{place}/ws/odds answered 401")), "{error}");
+    assert!(!format!("{error}{}", notices.text()).contains("hunter"), "{error}");
 }
 
 #[derive(Parser)]
@@ -272,9 +285,12 @@ fn the_command_line() {
     Cli::command().debug_assert();
     let args = Cli::parse_from(["watch", "A", "B", "--count", "3", "--json"]).args;
     assert_eq!((args.events.len(), args.count, args.json), (2, Some(3), true));
-    assert_eq!(args.url.as_str(), "ws://127.0.0.1:8080/ws/odds");
-    for wrong in [&["watch"][..], &["watch", ""], &["watch", "A", "--count", "0"], &["watch", "A", "--url", "nowhere"]]
-    {
+    assert_eq!(args.url.to_string(), "ws://127.0.0.1:8080/ws/odds");
+    for wrong in [&["watch"][..], &["watch", ""], &["watch", "A", "--count", "0"]] {
         assert!(Cli::try_parse_from(wrong).is_err(), "{wrong:?}");
+    }
+    for url in ["foo", "127.0.0.1:8080", "http://me:secret@localhost:8080/ws/odds", "ws://me:secret x@h", ""] {
+        let error = Cli::try_parse_from(["watch", "A", &format!("--url={url}")]).err().unwrap();
+        assert_eq!(error.exit_code(), 2, "{url}");
     }
 }

@@ -8,16 +8,21 @@ use secrecy::ExposeSecret;
 
 use crate::bus::BusError;
 use crate::config::settings::{BusSettings, KafkaMechanism, KafkaSecurity};
+use crate::redact::Redaction;
 
 /// The largest record, key and headers included. Topics that are made here take as much, twice what a broker takes by
 /// default: a supplier's largest frame becomes a dead letter with its headers, and that must fit.
 pub(super) const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
+/// librdkafka's `max.poll.interval.ms`: it refuses a session that is longer.
+const LONGEST_SESSION: Duration = Duration::from_secs(300);
 /// Room for what the protocol adds to a record.
 const OVERHEAD_BYTES: usize = 16 * 1024;
 
 /// Makes the configuration of each client.
 #[derive(Clone)]
 pub(super) struct Clients {
+    /// Removes the login from what librdkafka and the brokers say.
+    pub(super) redaction: Redaction,
     /// The addresses, for log lines.
     pub(super) brokers: String,
     session_timeout: Duration,
@@ -46,7 +51,8 @@ impl Clients {
             .set("topic.metadata.refresh.interval.ms", "2000")
             .set_log_level(RDKafkaLogLevel::Info);
         set_security(&mut base, settings);
-        Ok(Clients { brokers, session_timeout: settings.kafka_session_timeout, base })
+        let redaction = Redaction::of(settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret));
+        Ok(Clients { redaction, brokers, session_timeout: settings.kafka_session_timeout, base })
     }
 
     /// A client for questions and for making topics.
@@ -133,6 +139,9 @@ pub fn check(settings: &BusSettings) -> Vec<(&'static str, String)> {
     }
     if login && settings.kafka_sasl_mechanism != KafkaMechanism::Plain && !HAS_TLS {
         want("KAFKA_SASL_MECHANISM", &format!("plain {feature}"));
+    }
+    if settings.kafka_session_timeout > LONGEST_SESSION {
+        want("KAFKA_SESSION_TIMEOUT", "a duration up to 5m, within which a consumer has to poll");
     }
     let name = settings.kafka_sasl_username.as_deref();
     let password = settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret);
@@ -271,6 +280,57 @@ mod tests {
         for config in [clients.admin(), clients.producer(), clients.consumer("g"), clients.reader("g")] {
             assert!(config.create_native_config().is_ok());
             assert!(!format!("{config:?}").contains("hunter2"));
+        }
+    }
+
+    mod login {
+        use std::io::{Read, Write};
+        use std::sync::{Arc, Mutex};
+
+        use proptest::prelude::*;
+        use rdkafka::config::FromClientConfigAndContext;
+        use rdkafka::consumer::{BaseConsumer, Consumer};
+
+        use super::*;
+        use crate::bus::kafka::events::Events;
+
+        /// A port that answers every request with the bytes that it was sent.
+        fn echo() -> std::net::SocketAddr {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let (Ok(mut stream), mut sent) = (stream, [0; 4096]) else { return };
+                    if let Ok(count) = stream.read(&mut sent) {
+                        let _ = stream.write_all(&sent[..count]);
+                    }
+                }
+            });
+            address
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(12))]
+            /// What librdkafka says of a broker that repeats what it is sent, and of one that is away, shows no password.
+            #[test]
+            fn what_the_library_says_holds_no_password(password in "[ -~é]{4,20}") {
+                let said = Arc::new(Mutex::new(Vec::new()));
+                for broker in [echo().to_string(), "127.0.0.1:9".to_owned()] {
+                    let mut settings = settings(&broker);
+                    settings.kafka_security_protocol = KafkaSecurity::SaslPlaintext;
+                    settings.kafka_sasl_username = Some("me".to_owned());
+                    settings.kafka_sasl_password = Some(password.as_str().into());
+                    let clients = Clients::new(&settings, "test").unwrap();
+                    let events = Events::new(clients.redaction.clone());
+                    let made = BaseConsumer::<Events>::from_config_and_context(&clients.reader("g"), events.clone());
+                    let consumer = made.unwrap();
+                    let error = consumer.fetch_metadata(Some("t"), Duration::from_millis(300)).err().unwrap();
+                    consumer.poll(Duration::from_millis(50));
+                    said.lock().unwrap().extend([error.to_string(), events.trouble.last().unwrap_or_default()]);
+                }
+                let said = said.lock().unwrap().join("\n");
+                prop_assert!(!said.contains(&password), "{}", said);
+            }
         }
     }
 }

@@ -8,17 +8,23 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, Statistics};
 
+use crate::redact::Redaction;
+
 /// The id of a topic that is not known yet.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
 /// The last thing that went wrong on the way to Kafka, for whoever has to say why it does not answer. Lines are logged by
 /// the keeper alone, one a change: librdkafka tells each failed attempt of each client.
 #[derive(Default)]
-pub(super) struct Trouble(Mutex<Option<String>>);
+pub(super) struct Trouble {
+    last: Mutex<Option<String>>,
+    /// A broker may repeat in its error what it was sent.
+    redaction: Redaction,
+}
 
 impl Trouble {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What went wrong last, since it last went well.
@@ -31,12 +37,23 @@ impl Trouble {
         *self.lock() = None;
     }
 
-    fn tell_cause(&self, text: String) {
-        *self.lock() = Some(text);
+    fn tell_cause(&self, text: &str) {
+        *self.lock() = Some(self.redaction.apply(text));
+    }
+
+    /// Passes librdkafka's own lines on. What matters to people is told by the keeper; these are for a search of a fault.
+    pub(super) fn log_line(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                error!(target: "librdkafka", "{facility} {}", self.redaction.apply(line));
+            }
+            RDKafkaLogLevel::Debug => {}
+            _ => debug!(target: "librdkafka", "{facility} {}", self.redaction.apply(line)),
+        }
     }
 
     pub(super) fn tell(&self, error: &KafkaError, reason: &str) {
-        let text = readable(reason);
+        let text = self.redaction.apply(&readable(reason));
         debug!("librdkafka: {error}: {text}");
         let mut last = self.lock();
         // "1/1 brokers are down" says less than why the last of them is.
@@ -63,17 +80,6 @@ fn hung_up(facility: &str, line: &str) -> Option<String> {
     let is_first_word =
         facility == "FAIL" && line.contains(": Disconnected") && line.contains("in state APIVERSION_QUERY");
     is_first_word.then(|| format!("{} (does the port want TLS? see KAFKA_SECURITY_PROTOCOL)", readable(line)))
-}
-
-/// Passes librdkafka's own lines on. What matters to people is told by the keeper; these are for a search of a fault.
-pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, line: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            error!(target: "librdkafka", "{facility} {line}");
-        }
-        RDKafkaLogLevel::Debug => {}
-        _ => debug!(target: "librdkafka", "{facility} {line}"),
-    }
 }
 
 /// The id that `topic` has now, where a line tells it. librdkafka takes a topic that was deleted and made again for the
@@ -119,12 +125,19 @@ pub(super) struct Events {
     pub(super) trouble: Arc<Trouble>,
 }
 
+impl Events {
+    /// Keeps the secrets out of what is told.
+    pub(super) fn new(redaction: Redaction) -> Events {
+        Events { trouble: Arc::new(Trouble { redaction, ..Trouble::default() }) }
+    }
+}
+
 impl ClientContext for Events {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         if let Some(text) = hung_up(facility, line) {
-            self.trouble.tell_cause(text);
+            self.trouble.tell_cause(&text);
         }
-        log_line(level, facility, line);
+        self.trouble.log_line(level, facility, line);
     }
 
     fn stats(&self, _: Statistics) {}
@@ -164,7 +177,7 @@ mod tests {
         assert!(text.starts_with("kafka:9093/bootstrap: Disconnected: ") && text.contains("want TLS"), "{text}");
         assert_eq!(hung_up("FAIL", &line.replace("APIVERSION_QUERY", "UP")), None);
         let trouble = Trouble::default();
-        trouble.tell_cause(text.clone());
+        trouble.tell_cause(&text);
         trouble.tell(&KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
         assert_eq!(trouble.last(), Some(text));
         assert_eq!(readable("verify that ssl.ca.location is right"), "verify that KAFKA_CA_FILE is right");

@@ -89,7 +89,8 @@ pub(super) struct Producers {
 
 impl Producers {
     pub(super) fn new(clients: Clients) -> Result<Arc<Producers>, BusError> {
-        let producers = Producers { clients, events: Events::default(), current: Mutex::default() };
+        let events = Events::new(clients.redaction.clone());
+        let producers = Producers { clients, events, current: Mutex::default() };
         producers.current()?;
         Ok(Arc::new(producers))
     }

@@ -259,7 +259,7 @@ fn all_in(here: &[u32], came: &[u32]) -> bool {
 
 impl ClientContext for ReaderEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        events::log_line(level, facility, line);
+        self.trouble.log_line(level, facility, line);
         let Some(id) = events::new_id(&self.shared.topic, line) else { return };
         let before = lock(&self.shared.id).replace(id.to_owned());
         if before.is_some_and(|before| before != id) {

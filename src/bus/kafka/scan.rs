@@ -33,7 +33,7 @@ pub struct Scan {
 impl Scan {
     /// Begins at the beginning of each partition, or reads only these places. A topic that is missing has no records.
     pub(super) fn new(clients: &Clients, topic: &str, only: Option<&[(u32, u64)]>) -> Result<Scan, BusError> {
-        let events = Events::default();
+        let events = Events::new(clients.redaction.clone());
         let mut config = clients.reader(NAME);
         config.set("enable.partition.eof", "true");
         let consumer = BaseConsumer::from_config_and_context(&config, events.clone());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::cache::CacheError;
+use crate::redact::Redaction;
 use crate::supplier::tls;
 
 /// Each step of connecting, the connection, TLS and the login, is done within this.
@@ -31,6 +32,7 @@ pub(super) struct Address {
     port: u16,
     login: RedisConnectionInfo,
     tls: Option<Arc<ClientConfig>>,
+    redaction: Redaction,
 }
 
 /// A connection, and what moves its bytes; that ends with the last clone.
@@ -48,26 +50,43 @@ impl Drop for Driver {
     }
 }
 
+/// An old server repeats in its error what it was sent, and may cut that in the middle of the password.
+fn without_arguments(text: &str) -> &str {
+    text.split("with args").next().unwrap_or(text).trim_end_matches([' ', ','])
+}
+
+/// Reads `redis://user:password@host:port/database`, `rediss://...` or `host:port`. No error repeats a part of it.
+fn read(url: &SecretString) -> Result<ConnectionInfo, String> {
+    let text = url.expose_secret().trim();
+    let full = if text.contains("://") { text.to_owned() } else { format!("redis://{text}") };
+    let parsed = crate::address::parse(&full).map_err(|error| error.to_string())?;
+    if !["redis", "rediss"].contains(&parsed.scheme()) {
+        return Err("it is neither redis:// nor rediss://".to_owned());
+    }
+    if parsed.query_pairs().any(|(name, _)| name != "protocol") {
+        return Err("its query is not read: user and password stand in front of the host".to_owned());
+    }
+    let database = parsed.path().trim_start_matches('/');
+    if !database.is_empty() && database.parse::<u32>().is_err() {
+        return Err("its database is not a number".to_owned());
+    }
+    // The library's words for a wrong address hold no part of it.
+    parsed
+        .into_connection_info()
+        .map_err(|error| format!("it cannot be read: {}", error.detail().unwrap_or("host or database is wrong")))
+}
+
+/// What is wrong with an address, if something is. Repeats no part of it.
+pub(super) fn check(url: &SecretString) -> Result<(), String> {
+    read(url).map(drop)
+}
+
 impl Address {
-    /// Reads `redis://user:password@host:port/database`, `rediss://…` or `host:port`. Reads the file of authorities.
+    /// Reads an address, and the file of authorities.
     pub fn parse(url: &SecretString, ca_file: Option<&Path>) -> Result<Address, CacheError> {
         const WANTED: &str = "wanted is redis://user:password@host:6379/0, rediss:// for TLS, or host:port";
         let bad = |problem: &str| CacheError::Misconfigured(format!("REDIS_URL: {problem}; {WANTED}"));
-        let text = url.expose_secret();
-        let full = if text.contains("://") { text.to_owned() } else { format!("redis://{text}") };
-        // The parser's own words may hold a part of the address, and so of the password.
-        let parsed = url::Url::parse(&full).map_err(|_| bad("not an address"))?;
-        if !["redis", "rediss"].contains(&parsed.scheme()) {
-            return Err(bad("neither redis:// nor rediss://"));
-        }
-        if parsed.fragment().is_some() {
-            return Err(bad(
-                "nothing may stand behind a #; a certificate is always checked (REDIS_CA_FILE adds an authority)",
-            ));
-        }
-        let info = parsed
-            .into_connection_info()
-            .map_err(|error| bad(error.detail().unwrap_or("host or database is wrong")))?;
+        let info = read(url).map_err(|problem| bad(&problem))?;
         let (host, port, has_tls) = match info.addr() {
             ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
             ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port, true),
@@ -76,7 +95,9 @@ impl Address {
         let tls = has_tls.then(|| tls::client_config("REDIS_CA_FILE", ca_file)).transpose();
         let tls = tls.map_err(|error| CacheError::Misconfigured(error.to_string()))?;
         let login = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        Ok(Address { host, port, login, tls })
+        // A user without a password is likely a password without its colon.
+        let redaction = Redaction::of(login.password().or(login.username()));
+        Ok(Address { host, port, login, tls, redaction })
     }
 
     /// The number of the database.
@@ -131,15 +152,11 @@ impl Address {
             _ if text.contains("OOM") => " (its memory is full)",
             _ => "",
         };
-        self.unavailable(&format!("{text}{hint}"))
+        self.unavailable(&format!("{}{hint}", without_arguments(&text)))
     }
 
     pub fn unavailable(&self, problem: &str) -> CacheError {
-        // An old server repeats in its error what it was sent.
-        let problem = match self.login.password() {
-            Some(password) if !password.is_empty() => problem.replace(password, "***"),
-            _ => problem.to_owned(),
-        };
+        let problem = self.redaction.apply(problem);
         CacheError::Unavailable(format!("Redis at {}:{}: {problem}", self.host, self.port))
     }
 }
@@ -172,6 +189,14 @@ mod tests {
             "redis://",
             "u:topsecret@ho st",
             "redis://u:topsecret@0.0.0.0:6379",
+            "redis://u:topsecret x@host",
+            "redis://u:topsecret@x@host",
+            "redis://u:1/topsecret@host",
+            "redis://u:topsecret%@host",
+            "redis://host?password=topsecret",
+            "redis+unix:///run/redis.sock?pass=topsecret",
+            "unix:///run/redis.sock?pass=topsecret",
+            "u:topsecret@x@host:6379",
         ] {
             let error = parse(bad).err().unwrap_or_else(|| panic!("{bad} was taken"));
             assert!(error.starts_with("REDIS_URL: ") && !error.contains("topsecret"), "{error}");
@@ -186,5 +211,62 @@ mod tests {
         let address = parse("redis://:topsecret@host").unwrap();
         let error = address.unavailable("unknown command `HELLO`, with args `3` `AUTH` `default` `topsecret`");
         assert!(!error.to_string().contains("topsecret"), "{error}");
+    }
+
+    #[test]
+    fn an_error_that_was_cut_shows_no_part() {
+        let text = "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'tops";
+        assert_eq!(without_arguments(text), "ERR unknown command 'HELLO'");
+    }
+
+    /// A server that repeats what it was sent, as old ones do.
+    async fn echo() -> std::net::SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut sent = vec![0; 4096];
+                let read = tokio::io::AsyncReadExt::read(&mut stream, &mut sent).await.unwrap_or(0);
+                let words = String::from_utf8_lossy(&sent[..read]).replace(['\r', '\n'], " ");
+                let answer = format!("-ERR unknown command {words}\r\n").repeat(4);
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+        /// What redis-rs says of a server that repeats the login, and of one that is not there, shows no password.
+        #[test]
+        fn what_the_library_says_holds_no_password(password in "[ -~é]{1,20}", with_user in proptest::bool::ANY) {
+            let encoded = percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let user = if with_user { "me" } else { "" };
+            let said = runtime.block_on(async {
+                let mut said = Vec::new();
+                for place in [echo().await.to_string(), "127.0.0.1:9".to_owned()] {
+                    let address = parse(&format!("redis://{user}:{encoded}@{place}/1")).unwrap();
+                    assert_eq!(address.login.password(), Some(password.as_str()));
+                    said.push(address.connect(AsyncConnectionConfig::new()).await.err().unwrap().to_string());
+                }
+                said
+            });
+            if password.chars().count() >= 4 {
+                let shows = said.iter().any(|said| said.contains(&password));
+                proptest::prop_assert!(!shows, "{said:?}");
+            }
+        }
+
+        #[test]
+        fn no_refusal_shows_a_password(before in "[ -~]{0,4}", after in "[ -~]{0,4}") {
+            let password = format!("{before}Secret{after}");
+            for url in [format!("redis://u:{password}@h"), format!("u:{password}@h:1"), format!("redis://h/{password}"),
+                format!("redis://h?password={password}"), format!("redis://:{password}")] {
+                if let Err(error) = parse(&url) {
+                    proptest::prop_assert!(!error.contains("Secret"), "{error}");
+                }
+            }
+        }
     }
 }

@@ -81,6 +81,11 @@ struct Held {
 }
 
 impl RedisCache {
+    /// What is wrong with an address, if something is. Repeats no part of it.
+    pub fn check_address(url: &SecretString) -> Result<(), String> {
+        address::check(url)
+    }
+
     /// A cache at `url`. Does not connect, so Redis may be away; reads the file of authorities, so it is for the start.
     pub fn new(url: &SecretString, options: &RedisOptions<'_>) -> Result<RedisCache, CacheError> {
         let address = Address::parse(url, options.ca_file)?;

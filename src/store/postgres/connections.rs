@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::pg::PgConnection;
 use diesel::r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection, R2D2Connection};
-use secrecy::SecretString;
-
+use super::address::PgAddress;
 use super::error::{Failure, ONLY_READS, one_line};
 use super::gate::{Entry, Gate};
 use super::session::{Scope, Session, Sessions};
@@ -47,7 +46,7 @@ pub(super) struct Connections {
 impl Connections {
     /// At most `size` connections. They are made on demand, and tried again in the background, with pauses, until that
     /// succeeds. So this never fails and never waits.
-    pub(super) fn to(address: SecretString, size: u32, options: &PgOptions, only_reads: bool) -> Arc<Connections> {
+    pub(super) fn to(address: PgAddress, size: u32, options: &PgOptions, only_reads: bool) -> Arc<Connections> {
         let shared = Arc::new(Shared::default());
         let timeout = options.connection_timeout.max(Duration::from_millis(1));
         let sessions = Sessions::new(address, options, only_reads);

@@ -24,10 +24,12 @@ use diesel::sql_query;
 use diesel::sql_types::Bool;
 use secrecy::SecretString;
 
+use self::address::PgAddress;
 use self::connections::{Connections, Share};
 use self::error::Failure;
 use self::tables::Tables;
 use super::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
+use crate::address::AddressError;
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
@@ -101,7 +103,7 @@ impl PgStore {
     }
 
     fn with(address: &SecretString, options: &PgOptions, writes: bool) -> Result<PgStore, StoreError> {
-        let address = address::connection_string(address, &options.application_name)?;
+        let address = PgAddress::parse(address, &options.application_name)?;
         let size = if writes { options.readers + WRITERS + options.money } else { options.readers };
         let connections = Connections::to(address, size, options, !writes);
         let share = |size, writes| Share::of(&connections, size, writes);
@@ -120,9 +122,19 @@ impl PgStore {
         reader.tables = self.tables.clone();
     }
 
-    /// Whether `address` is of a form that [`PgStore::open`] takes.
+    /// Whether `address` is meant for PostgreSQL, right or wrong.
     pub fn is_address(address: &str) -> bool {
         address::is_postgres(address)
+    }
+
+    /// Whether [`PgStore::open`] takes `address`. The error repeats no part of it.
+    pub fn check_address(address: &str) -> Result<(), AddressError> {
+        address::check(address)
+    }
+
+    /// `address` for people, without its secrets; none where it cannot be parsed.
+    pub fn shown_address(address: &str) -> Option<String> {
+        address::shown(address)
     }
 
     fn readers(&self) -> Result<&Share, StoreError> {

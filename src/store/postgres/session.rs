@@ -15,9 +15,9 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Bool;
-use secrecy::{ExposeSecret, SecretString};
 
 use super::PgOptions;
+use super::address::PgAddress;
 
 /// A transaction whose process stands still is ended by the server after this, and with it its locks, on which the
 /// process that took over its events may be waiting.
@@ -44,9 +44,9 @@ pub(super) enum Scope {
 
 /// Makes connections.
 pub(super) struct Sessions {
-    address: SecretString,
-    /// None if the address has options of its own: those are its.
-    marked_address: Option<SecretString>,
+    address: PgAddress,
+    /// None if the address has options of its own.
+    marked_address: Option<PgAddress>,
     settings: Arc<Settings>,
 }
 
@@ -82,7 +82,7 @@ struct Facts {
 }
 
 impl Sessions {
-    pub(super) fn new(address: SecretString, options: &PgOptions, only_reads: bool) -> Sessions {
+    pub(super) fn new(address: PgAddress, options: &PgOptions, only_reads: bool) -> Sessions {
         let settings = Arc::new(Settings {
             statement_timeout: options.statement_timeout,
             lock_timeout: options.lock_timeout,
@@ -91,19 +91,18 @@ impl Sessions {
             is_pooled: AtomicBool::new(false),
         });
         let has_options = std::env::var_os("PGOPTIONS").is_some();
-        let mark = |address| marked(address, options.statement_timeout);
-        let marked_address = Some(address.expose_secret()).filter(|_| !has_options).and_then(mark);
-        Sessions { address, marked_address: marked_address.map(Into::into), settings }
+        let marked_address = if has_options { None } else { marked(&address, options.statement_timeout) };
+        Sessions { address, marked_address, settings }
     }
 
     /// A connection that is ready for use. The text says why there is none.
     pub(super) fn connect(&self) -> Result<(PgConnection, Session), String> {
         let marked = self.marked_address.as_ref().filter(|_| !self.settings.is_pooled());
-        let Some(marked) = marked else { return self.set_up(establish(&self.address)?, false) };
-        match establish(marked) {
+        let Some(marked) = marked else { return self.set_up(self.address.connect()?, false) };
+        match marked.connect() {
             Err(why) if REFUSES_OPTIONS.iter().any(|known| why.contains(known)) => {
                 self.settings.found_pooler();
-                self.set_up(establish(&self.address)?, false)
+                self.set_up(self.address.connect()?, false)
             }
             connected => self.set_up(connected?, true),
         }
@@ -117,7 +116,7 @@ impl Sessions {
         // A transaction, since a pooler keeps to one server connection only within one.
         let facts: QueryResult<Facts> =
             connection.build_transaction().read_committed().run(|connection| sql_query(facts).get_result(connection));
-        let facts = facts.map_err(|error| error.to_string())?;
+        let facts = facts.map_err(|error| self.address.redacted(&error))?;
         if wants_mark && !facts.is_marked {
             self.settings.found_pooler();
         }
@@ -125,28 +124,17 @@ impl Sessions {
         if is_pooled {
             connection.set_prepared_statement_cache_size(CacheSize::Disabled);
         } else {
-            connection.batch_execute(&self.settings.once()).map_err(|error| error.to_string())?;
+            connection.batch_execute(&self.settings.once()).map_err(|error| self.address.redacted(&error))?;
         }
         let session = Session { only_reads: facts.only_reads, is_pooled, settings: self.settings.clone() };
         Ok((connection, session))
     }
 }
 
-fn establish(address: &SecretString) -> Result<PgConnection, String> {
-    PgConnection::establish(address.expose_secret()).map_err(|error| error.to_string())
-}
-
-/// The address with our mark, and a time limit that is in force before the first statement, unless it has options of its
-/// own. Its form is that of
-/// [`super::address::connection_string`].
-fn marked(address: &str, statement_timeout: Duration) -> Option<String> {
-    let has_options = ["options=", "options ="].iter().any(|known| address.contains(known));
-    let is_url = address.starts_with("postgresql://");
-    let timeout = millis(statement_timeout);
-    (!has_options).then(|| match is_url {
-        true => format!("{address}&options=-c%20{MARK}%3Don%20-c%20statement_timeout%3D{timeout}"),
-        false => format!("{address} options='-c {MARK}=on -c statement_timeout={timeout}'"),
-    })
+/// The address with our mark, and a time limit that is in force before the first statement; none if it has options of its
+/// own.
+fn marked(address: &PgAddress, statement_timeout: Duration) -> Option<PgAddress> {
+    address.with_options(&format!("-c {MARK}=on -c statement_timeout={}", millis(statement_timeout)))
 }
 
 impl Settings {
@@ -231,7 +219,7 @@ mod tests {
     use super::*;
 
     fn session(is_pooled: bool, only_reads: bool) -> Session {
-        let sessions = Sessions::new("host=x".to_owned().into(), &PgOptions::default(), only_reads);
+        let sessions = Sessions::new(PgAddress::parse(&"host=x".to_owned().into(), "test").unwrap(), &PgOptions::default(), only_reads);
         Session { only_reads: false, is_pooled, settings: sessions.settings }
     }
 
@@ -262,17 +250,5 @@ mod tests {
             migration.contains("lock_timeout = 30000") && migration.contains("statement_timeout = 0"),
             "{migration}"
         );
-    }
-
-    #[test]
-    fn address_is_marked_unless_it_has_options() {
-        let mark = |address| marked(address, Duration::from_secs(5));
-        assert_eq!(
-            mark("postgresql://db/odds?connect_timeout=3").unwrap(),
-            "postgresql://db/odds?connect_timeout=3&options=-c%20sports_bet.direct%3Don%20-c%20statement_timeout%3D5000"
-        );
-        let keywords = mark("connect_timeout=3 host=db").unwrap();
-        assert_eq!(keywords, "connect_timeout=3 host=db options='-c sports_bet.direct=on -c statement_timeout=5000'");
-        assert_eq!(mark("postgresql://db/odds?options=-c%20search_path%3Da"), None);
     }
 }

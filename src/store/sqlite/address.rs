@@ -1,5 +1,7 @@
 //! Where the file is.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::StoreError;
@@ -32,6 +34,20 @@ pub(super) fn make_directory(path: &str) -> Result<(), StoreError> {
     };
     std::fs::create_dir_all(directory)
         .map_err(|error| StoreError::Unavailable(format!("cannot make the directory {}: {error}", directory.display())))
+}
+
+/// Makes the file, where it is missing, for its owner alone: users' money is in it. SQLite makes its own files beside it
+/// with the same permissions, and takes an empty one for a new database. A file that is there keeps its permissions.
+pub(super) fn make_private(path: &str) {
+    // It is there, or cannot be made: SQLite says what is wrong then.
+    let _ = private().create_new(true).open(path);
+}
+
+/// Opens files for writing; makes those that are missing for their owner alone.
+pub(super) fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).truncate(false).mode(0o600);
+    options
 }
 
 fn not_a_file(why: &str) -> StoreError {

@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use super::StoreError;
+use super::address::private;
 
 /// Holds a database for one process, until it is dropped or the process ends, however it ends. The file itself would
 /// bear several, but the embedded bus, cache and books are within one process: two of them would each number the
@@ -22,7 +23,7 @@ impl Claim {
         }
         let mut beside = path.as_os_str().to_owned();
         beside.push(".lock");
-        let options = File::options().create(true).truncate(false).write(true).open(&beside);
+        let options = private().create(true).open(&beside);
         let file = options.map_err(|error| {
             StoreError::Unavailable(format!("cannot make {}: {error}", Path::new(&beside).display()))
         })?;

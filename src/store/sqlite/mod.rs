@@ -45,6 +45,7 @@ impl SqliteStore {
     pub fn open(path_or_url: &str) -> Result<SqliteStore, StoreError> {
         let path = address::path_of(path_or_url)?;
         address::make_directory(path)?;
+        address::make_private(path);
         let connections = Connections::to(path);
         Ok(SqliteStore { connections, path: path.into(), file: OnceLock::new(), limits: Plausibility::any_time() })
     }

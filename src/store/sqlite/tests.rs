@@ -273,3 +273,24 @@ fn details(connection: &mut SqliteConnection, explain: &str) -> Vec<String> {
     }
     diesel::sql_query(explain).load::<Row>(connection).unwrap().into_iter().map(|row| row.detail).collect()
 }
+
+#[test]
+fn new_files_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data/money.db");
+    let store = SqliteStore::open(path.to_str().unwrap()).unwrap();
+    let _claim = crate::store::sqlite::Claim::of(&path).unwrap();
+    store.migrate().unwrap();
+    let files: Vec<_> = std::fs::read_dir(folder.path().join("data")).unwrap().map(Result::unwrap).collect();
+    assert!(files.len() >= 3, "database, WAL and lock: {files:?}");
+    for file in files {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+    }
+    // A file of before keeps what its owner gave it.
+    let old = folder.path().join("old.db");
+    std::fs::write(&old, "").unwrap();
+    std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o640)).unwrap();
+    SqliteStore::open(old.to_str().unwrap()).unwrap().migrate().unwrap();
+    assert_eq!(std::fs::metadata(&old).unwrap().permissions().mode() & 0o777, 0o640);
+}

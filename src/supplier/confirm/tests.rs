@@ -182,6 +182,19 @@ async fn a_supplier_over_tls_is_trusted_by_its_authority() {
     assert_eq!(supplier.confirm(&bet()).await.unwrap_err().kind(), "unreachable");
 }
 
+#[tokio::test]
+async fn a_login_in_the_address_is_sent_as_basic() {
+    let mut url = Url::parse("http://a%40b:hunter2%3A@localhost").unwrap();
+    let server = serve(response("200 OK", r#"{"status":"CONFIRMED"}"#)).await;
+    url.set_port(server.url.port()).unwrap();
+    url.set_host(server.url.host_str()).unwrap();
+    let supplier = client(&url);
+    assert!(supplier.confirm(&bet()).await.is_ok());
+    let request = server.requests.lock().unwrap()[0].clone();
+    assert!(request.contains("authorization: Basic YUBiOmh1bnRlcjI6\r\n"), "{request}");
+    assert!(!request.lines().next().unwrap().contains("hunter2"), "{request}");
+}
+
 #[test]
 fn an_address_that_can_have_no_paths_is_an_error() {
     let made = HttpSupplier::new(&"data:text".parse().unwrap(), TIMEOUT, None);

@@ -274,3 +274,49 @@ async fn dropping_inbound_ends_the_connection_and_dropping_outbound_does_not() {
     drop(inbound);
     assert_eq!(timeout(DEADLINE, server).await.unwrap().unwrap(), "");
 }
+
+#[tokio::test]
+async fn a_login_in_the_address_is_sent_as_basic() {
+    let (listener, addr) = listener().await;
+    let served = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                assert!(stream.read_line(&mut head).await.unwrap() > 0);
+            }
+            seen.push(head);
+            stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
+        seen
+    });
+    for login in ["a%40b:p%3A%C3%A9@", "token@", ""] {
+        let error = failure(format!("ws://{login}{addr}/ws?x=1"), &[]).await;
+        assert_eq!(error.to_string(), "WebSocket handshake: HTTP error: 401 Unauthorized");
+    }
+    let seen = timeout(DEADLINE, served).await.unwrap().unwrap();
+    let header = |head: &String| {
+        let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with("authorization: "));
+        line.map(|line| line.split_once(' ').unwrap().1.to_owned())
+    };
+    // `a@b:p:é` and `token:`
+    let sent = [Some("Basic YUBiOnA6w6k=".to_owned()), Some("Basic dG9rZW46".to_owned()), None];
+    assert_eq!(seen.iter().map(header).collect::<Vec<_>>(), sent);
+    assert!(seen.iter().all(|head| head.starts_with("GET /ws?x=1 HTTP/1.1\r\n") && !head.contains('@')), "{seen:?}");
+}
+
+#[test]
+fn a_login_that_cannot_be_sent_is_refused() {
+    for (url, why) in [
+        ("ws://a%3Ab:hunter2@host/ws", "cannot contain a `:`"),
+        ("betfair://u:hunter2@host:1", "takes only host and port"),
+        ("betfairs://u:hunter2@host", "takes only host and port"),
+        ("ws://u:hunter2 x@host/ws", "white space"),
+        ("ws://u:1/hunter2@host/ws", "an `@`"),
+    ] {
+        let error = url.parse::<Endpoint>().unwrap_err().to_string();
+        assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
+    }
+}
