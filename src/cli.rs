@@ -33,7 +33,7 @@ struct Cli {
 pub enum Command {
     /// Runs the platform, every role in one process unless told otherwise [what no command means]
     ///
-    /// Runs the platform until SIGTERM or Ctrl-C: a simulated supplier, the ingest of suppliers' odds, the processor with
+    /// Runs the platform until SIGTERM, SIGHUP, SIGQUIT or Ctrl-C: a simulated supplier, the ingest of suppliers' odds, the processor with
     /// its books and database, and the odds served to clients over REST and WebSocket. With no option it needs nothing
     /// installed. Each option is also the environment variable behind it; an empty variable counts as not set.
     Serve(Box<Settings>),
@@ -45,6 +45,8 @@ pub enum Command {
     Dlq(Box<crate::dlq::DlqArgs>),
     /// Proves that no money was lost or made
     Ledger(Box<crate::ledger::LedgerArgs>),
+    /// Brings the database's tables to this version, and ends
+    Migrate(Box<crate::migrate::MigrateArgs>),
     /// Prints the settings in force, or everything that is wrong with them
     ///
     /// Takes the options and variables of `serve`. Prints each setting with its value, secrets masked, and where the value
@@ -81,7 +83,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, environment: Environment<
     let (cli, given) = load::load::<Cli>(with_command(args.into_iter().collect()), environment)?;
     match &cli.command {
         Command::Serve(_) | Command::CheckConfig(_) => {}
-        Command::Replay(_) | Command::Watch(_) | Command::Dlq(_) | Command::Ledger(_) => given.complete()?,
+        Command::Replay(_) | Command::Watch(_) | Command::Dlq(_) | Command::Ledger(_) | Command::Migrate(_) => {
+            given.complete()?
+        },
     }
     Ok((cli.command, given))
 }

@@ -15,6 +15,7 @@ pub mod http;
 pub mod ledger;
 pub mod logging;
 pub mod metrics;
+pub mod migrate;
 pub mod platform;
 pub mod replay;
 pub mod serve;

@@ -8,7 +8,7 @@ use sports_bet_platform::config::engines::{self, StoreEngine};
 use sports_bet_platform::config::load::Stop;
 use sports_bet_platform::config::settings::LogFormat;
 use sports_bet_platform::supplier::tls;
-use sports_bet_platform::{config, dlq, ledger, logging, replay, serve, watch};
+use sports_bet_platform::{config, dlq, ledger, logging, migrate, replay, serve, watch};
 
 fn main() -> ExitCode {
     match prepare() {
@@ -24,6 +24,7 @@ enum Task {
     Watch(watch::WatchArgs),
     Dlq(Box<dlq::DlqArgs>),
     Ledger(Box<ledger::LedgerArgs>, StoreEngine),
+    Migrate(StoreEngine),
     Print(String),
 }
 
@@ -38,6 +39,10 @@ fn prepare() -> Result<Task, Stop> {
         Command::Ledger(args) => {
             let engine = engines::store(&args.store, &given).map_err(|wrong| Stop::Wrong(vec![wrong]))?;
             Task::Ledger(args, engine)
+        }
+        Command::Migrate(args) => {
+            let engine = engines::store(&args.store, &given).map_err(|wrong| Stop::Wrong(vec![wrong]))?;
+            Task::Migrate(engine)
         }
         Command::CheckConfig(args) => Task::Print(args.output(given)?),
     })
@@ -80,6 +85,10 @@ impl Task {
             Task::Ledger(args, engine) => {
                 finish(async move { ledger::run(&args, &engine, &mut std::io::stdout()) }, |failure| failed(failure))
             }
+            Task::Migrate(engine) => match logging::init(LogFormat::Text, "info") {
+                Ok(()) => finish(async move { migrate::run(&engine) }, |failure| failed(failure)),
+                Err(failure) => failed(&failure),
+            },
             Task::Watch(args) => finish(watch::run(args), |failure| failed(failure)),
         }
     }

@@ -2,7 +2,7 @@
 //! of a label that are known stand there from the start, at 0: a rate over a metric that is not there yet is no rate.
 
 use prometheus::{
-    Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::actors::{confirmer, decider, outbox_relay};
@@ -13,6 +13,8 @@ use crate::domain::breaker::BreakerState;
 use crate::domain::protocol::{CloseReason, Refusal};
 use crate::domain::update::DecodeError;
 use crate::http::errors::ApiError;
+use crate::http::{bets, latency, routes, wallet};
+use crate::simulator;
 use crate::simulator::faults::Fault;
 use crate::store::money::OutboxTopic;
 use crate::supplier::confirm::SupplierError;
@@ -21,6 +23,8 @@ use crate::supplier::transport::TransportError;
 /// From a tenth of a millisecond to half a minute, in seconds.
 const LATENCY_BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Of requests, in seconds. Fewer than of other times, since each route, method and status class has its own.
+const REQUEST_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 /// Rows in a batch.
 const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
 
@@ -48,6 +52,7 @@ metric! {
         let buckets = if name.ends_with("_seconds") { LATENCY_BUCKETS } else { BATCH_BUCKETS };
         Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
     };
+    HistogramVec => |name, help, labels| HistogramVec::new(HistogramOpts::new(name, help).buckets(REQUEST_BUCKETS.to_vec()), labels);
 }
 
 /// The values of a metric's labels, in their order.
@@ -61,7 +66,7 @@ impl LabelValues for &str {
     }
 }
 
-impl LabelValues for [&str; 2] {
+impl<const LABELS: usize> LabelValues for [&str; LABELS] {
     fn as_slice(&self) -> &[&str] {
         self
     }
@@ -106,6 +111,8 @@ role_metrics! {
         faults: IntCounterVec = "supplier_confirm_faults_total" ["fault"] known Fault::ALL.iter().map(|fault| fault.as_str()),
         /// Bets cancelled
         cancellations: IntCounter = "supplier_cancellations_total",
+        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        request_seconds: HistogramVec = "http_request_duration_seconds" ["route", "method", "status"] known latency::known(simulator::ROUTES),
     }
 }
 
@@ -152,8 +159,8 @@ role_metrics! {
         applied: IntCounter = "odds_proc_updates_applied_total",
         /// Updates that the books did not take, by reason
         rejected: IntCounterVec = "odds_proc_updates_rejected_total" ["reason"] known Rejection::ALL.map(Rejection::reason),
-        /// Records on the bus that a group has not done yet
-        bus_lag: IntGaugeVec = "odds_proc_bus_lag" ["group"],
+        /// Records on the bus that a group has not done yet. The purpose is live, store or dead_letters, whatever the group is called
+        bus_lag: IntGaugeVec = "odds_proc_bus_lag" ["group", "purpose"],
         /// Updates in a batch of the store
         batch_size: Histogram = "odds_proc_store_batch_size",
         /// Time of a batch of the store
@@ -196,6 +203,8 @@ role_metrics! {
         verified_at: IntGauge = "wallet_ledger_verified_at_seconds",
         /// Time of a look at the whole ledger
         verification_seconds: Histogram = "wallet_ledger_verification_seconds",
+        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        request_seconds: HistogramVec = "http_request_duration_seconds" ["route", "method", "status"] known latency::known(wallet::ROUTES),
     }
 }
 
@@ -204,6 +213,8 @@ role_metrics! {
     BetsMetrics {
         /// Requests, by status
         requests: IntCounterVec = "bets_http_requests_total" ["status"] known ["200", "400", "404", "409", "422", "503"],
+        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        request_seconds: HistogramVec = "http_request_duration_seconds" ["route", "method", "status"] known latency::known(bets::ROUTES),
         /// Bets asked for, by what became of it: placed, repeated (answered as the first time), or a code
         bets: IntCounterVec = "bets_requests_total" ["outcome"] known BetRefusal::CODES.into_iter().chain(["placed", "repeated", "IDEMPOTENCY_KEY_REUSED"]),
         /// Rows of the outbox that are not known to be published
@@ -260,6 +271,8 @@ role_metrics! {
         mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
         /// Answers with current odds that were ready: no book was asked
         ready_answers: IntCounter = "odds_http_ready_answers_total",
+        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        request_seconds: HistogramVec = "http_request_duration_seconds" ["route", "method", "status"] known latency::known(routes::ROUTES),
         /// REST requests, by status
         requests: IntCounterVec = "odds_http_requests_total" ["status"] known ["200", "304", "400", "404", "405", "413", "415", "503"],
     }

@@ -7,6 +7,7 @@ pub mod desk;
 pub mod errors;
 pub mod frame_guard;
 pub mod health;
+pub mod latency;
 mod money_routes;
 pub mod odds;
 pub mod query;

@@ -61,7 +61,7 @@ where
 {
     let wanted = SocketAddr::new(listen.ip, listen.port);
     let bind_error = |cause| BindError { variable: listen.variable, address: wanted, cause };
-    let server = HttpServer::new(move || App::new().configure(routes.clone()).default_service(web::to(not_found)))
+    let server = HttpServer::new(move || App::new().default_service(web::to(not_found)).configure(routes.clone()))
         .workers(listen.workers)
         .max_connections(listen.max_connections)
         .client_request_timeout(REQUEST_TIMEOUT)

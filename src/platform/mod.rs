@@ -18,6 +18,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 use log::warn;
+use tokio::task::JoinSet;
 
 use self::engines::{Bus, open_cache, open_stores};
 use self::wiring::Wiring;
@@ -111,6 +112,8 @@ struct Parts {
     simulator: Option<SimulatorHandle>,
     servers: Vec<RunningServer>,
     arbiters: Vec<Arbiter>,
+    /// The tasks that watch each role's readiness; they end with the platform.
+    readiness: JoinSet<()>,
     /// Held for as long as the platform runs.
     _claim: Option<Claim>,
 }

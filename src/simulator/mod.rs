@@ -27,6 +27,7 @@ use self::market_maker::MarketMaker;
 use self::pace::Pace;
 use crate::config::settings::SimulatorSettings;
 use crate::domain::timestamp::Timestamp;
+use crate::http::latency::RouteLabels;
 use crate::metrics::SimulatorMetrics;
 
 /// What the server's threads have in common. The address stands here once: each clone of one would add to its mailbox.
@@ -55,6 +56,9 @@ impl Shared {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 }
+
+/// The routes whose latency is measured.
+pub const ROUTES: &[RouteLabels] = server::ROUTES;
 
 /// A running simulator.
 #[derive(Clone)]

@@ -52,7 +52,7 @@ pub(super) fn run(connections: &Connections) -> Result<(), StoreError> {
             return Err(StoreError::Unavailable(why.to_owned()));
         }
         connection.batch_execute(LOCK).map_err(meaning)?;
-        let ran = connection.run_pending_migrations(MIGRATIONS).map_err(failure)?;
+        let ran = connection.run_pending_migrations(MIGRATIONS).map_err(failure).map_err(named_if_not_owner)?;
         for version in ran {
             log::debug!("database: migration {version} done");
         }
@@ -92,6 +92,16 @@ fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, StoreError> {
     let done: HashSet<_> = done.into_iter().map(|word| word.text).collect();
     let all: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().map_err(failure)?;
     Ok(all.iter().all(|one| done.contains(&one.name().version().to_string())))
+}
+
+/// Says what helps if the login may not change the tables.
+fn named_if_not_owner(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Refused(text) if text.contains("permission denied") || text.contains("must be owner") => {
+            StoreError::Refused(format!("{text}; run `sports-bet migrate` as the login that owns the tables"))
+        }
+        other => other,
+    }
 }
 
 fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
