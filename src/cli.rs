@@ -85,7 +85,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, environment: Environment<
         Command::Serve(_) | Command::CheckConfig(_) => {}
         Command::Replay(_) | Command::Watch(_) | Command::Dlq(_) | Command::Ledger(_) | Command::Migrate(_) => {
             given.complete()?
-        },
+        }
     }
     Ok((cli.command, given))
 }

@@ -2,7 +2,8 @@
 //! of a label that are known stand there from the start, at 0: a rate over a metric that is not there yet is no rate.
 
 use prometheus::{
-    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use crate::actors::{confirmer, decider, outbox_relay};
@@ -112,7 +113,7 @@ role_metrics! {
         /// Bets cancelled
         cancellations: IntCounter = "supplier_cancellations_total",
         /// Time from the head of a request to the head of its answer, by route template, method and status class
-        request_seconds: HistogramVec = "http_request_duration_seconds" ["route", "method", "status"] known latency::known(simulator::ROUTES),
+        request_seconds: HistogramVec = "supplier_http_request_duration_seconds" ["route", "method", "status"] known latency::known(simulator::ROUTES),
     }
 }
 
@@ -204,7 +205,7 @@ role_metrics! {
         /// Time of a look at the whole ledger
         verification_seconds: Histogram = "wallet_ledger_verification_seconds",
         /// Time from the head of a request to the head of its answer, by route template, method and status class
-        request_seconds: HistogramVec = "http_request_duration_seconds" ["route", "method", "status"] known latency::known(wallet::ROUTES),
+        request_seconds: HistogramVec = "wallet_http_request_duration_seconds" ["route", "method", "status"] known latency::known(wallet::ROUTES),
     }
 }
 
@@ -214,7 +215,7 @@ role_metrics! {
         /// Requests, by status
         requests: IntCounterVec = "bets_http_requests_total" ["status"] known ["200", "400", "404", "409", "422", "503"],
         /// Time from the head of a request to the head of its answer, by route template, method and status class
-        request_seconds: HistogramVec = "http_request_duration_seconds" ["route", "method", "status"] known latency::known(bets::ROUTES),
+        request_seconds: HistogramVec = "bets_http_request_duration_seconds" ["route", "method", "status"] known latency::known(bets::ROUTES),
         /// Bets asked for, by what became of it: placed, repeated (answered as the first time), or a code
         bets: IntCounterVec = "bets_requests_total" ["outcome"] known BetRefusal::CODES.into_iter().chain(["placed", "repeated", "IDEMPOTENCY_KEY_REUSED"]),
         /// Rows of the outbox that are not known to be published
@@ -272,7 +273,7 @@ role_metrics! {
         /// Answers with current odds that were ready: no book was asked
         ready_answers: IntCounter = "odds_http_ready_answers_total",
         /// Time from the head of a request to the head of its answer, by route template, method and status class
-        request_seconds: HistogramVec = "http_request_duration_seconds" ["route", "method", "status"] known latency::known(routes::ROUTES),
+        request_seconds: HistogramVec = "odds_http_request_duration_seconds" ["route", "method", "status"] known latency::known(routes::ROUTES),
         /// REST requests, by status
         requests: IntCounterVec = "odds_http_requests_total" ["status"] known ["200", "304", "400", "404", "405", "413", "415", "503"],
     }

@@ -35,8 +35,7 @@ pub fn run(engine: &StoreEngine) -> Result<(), MigrateError> {
             store.migrate()?;
         }
         StoreEngine::Postgres { url, .. } => {
-            let options =
-                PgOptions { application_name: "sports-bet-migrate".to_owned(), ..PgOptions::default() };
+            let options = PgOptions { application_name: "sports-bet-migrate".to_owned(), ..PgOptions::default() };
             PgStore::open(url, &options)?.migrate()?;
         }
     }

@@ -81,7 +81,7 @@ pub struct RoleHealth {
 impl RoleHealth {
     /// The checks and metrics of a role, and the actors of its process.
     pub fn new(checks: Vec<Check>, liveness: Arc<Liveness>, registry: Registry) -> prometheus::Result<RoleHealth> {
-        let ready = Opts::new("sports_bet_ready", "Whether the role is ready, by component as /healthz names it: 1 or 0");
+        let ready = Opts::new("process_ready", "Whether the role is ready, by component as /healthz names it: 1 or 0");
         let ready = IntGaugeVec::new(ready, &["component"])?;
         registry.register(Box::new(ready.clone()))?;
         // 0 until the first check is done.

@@ -39,9 +39,8 @@ pub(super) fn configure(config: &mut web::ServiceConfig, shared: Arc<Shared>) {
     let get_only = web::to(|request| method_not_allowed(request, "GET"));
     let get_a_bet_only = web::to(|request| method_not_allowed(request, "GET"));
     let post_only = || web::to(|request| method_not_allowed(request, "POST"));
-    let timed = |path, method| {
-        web::resource(path).app_data(Route::new(path, method)).wrap(from_fn(time_requests::<Shared>))
-    };
+    let timed =
+        |path, method| web::resource(path).app_data(Route::new(path, method)).wrap(from_fn(time_requests::<Shared>));
     config
         .app_data(web::Data::from(shared))
         .service(timed("/ws", "GET").get(connect).default_service(get_only))
