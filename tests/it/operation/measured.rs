@@ -18,7 +18,7 @@ async fn readiness_is_measured_without_probes() {
     let supplier = FakeSupplier::start().await;
     let url = supplier.url();
     drop(supplier);
-    let platform = TestPlatform::fed_by(&[url.clone()], &[]).await;
+    let platform = TestPlatform::fed_by(std::slice::from_ref(&url), &[]).await;
     let suppliers = r#"process_ready{component="suppliers"}"#;
     let bus = r#"process_ready{component="bus"}"#;
     platform.until_metric(Role::Ingest, bus, |ready| ready == 1.0).await;
