@@ -7,10 +7,10 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation bench audit tools
+.PHONY: help run odds processor ingest wallet bets confirmation supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation check-migrations compose-secrets bench audit tools
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Run everything in one process, nothing else needed
 	$(SPORTS_BET)
@@ -72,6 +72,12 @@ engines-down: ## End what engines-up started; the data stays
 check-operation: ## Check alerts and dashboards, and scrape the running binary with a real Prometheus
 	@$(CARGO) build --locked --bin sports-bet --test it
 	@SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-operation
+
+check-migrations: ## Run the commands of migrations/README.md with the real diesel CLI, on SQLite and PostgreSQL
+	@TOOLS=$(TOOLS) scripts/engines with scripts/check-migrations
+
+compose-secrets: ## Write random passwords for docker/compose.yaml into docker/.env
+	@scripts/compose-secrets
 
 # In this order, each alone on the machine. One that fails does not keep the others from being run.
 BENCHES = fanout idle latency drain rest slow start scale money pure

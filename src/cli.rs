@@ -46,7 +46,7 @@ struct Cli {
 pub enum Command {
     /// Runs the platform, every role in one process unless told otherwise [what no command means]
     ///
-    /// Runs the platform until SIGTERM or Ctrl-C: a simulated supplier, the ingest of suppliers' odds, the processor with
+    /// Runs the platform until SIGTERM, SIGHUP, SIGQUIT or Ctrl-C: a simulated supplier, the ingest of suppliers' odds, the processor with
     /// its books and database, and the odds served to clients over REST and WebSocket. With no option it needs nothing
     /// installed. Each option is also the environment variable behind it; an empty variable counts as not set.
     #[command(after_help = "Exit codes: 0 stopped by a signal, 1 did not start or could not go on, 2 wrong settings.")]
@@ -69,6 +69,8 @@ pub enum Command {
                             database cannot be used, so nothing was verified; 4 the output cannot be written. A reader \
                             that closes the pipe changes nothing: the code is the verdict.")]
     Ledger(Box<crate::ledger::LedgerArgs>),
+    /// Brings the database's tables to this version, and ends
+    Migrate(Box<crate::migrate::MigrateArgs>),
     /// Prints the settings in force, or everything that is wrong with them
     ///
     /// Takes the options and variables of `serve`. Prints each setting with its value, secrets masked, and where the value
@@ -106,7 +108,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, environment: Environment<
     let (cli, given) = load::load::<Cli>(with_command(args.into_iter().collect()), environment)?;
     match &cli.command {
         Command::Serve(_) | Command::CheckConfig(_) => {}
-        Command::Replay(_) | Command::Watch(_) | Command::Dlq(_) | Command::Ledger(_) => given.complete()?,
+        Command::Replay(_) | Command::Watch(_) | Command::Dlq(_) | Command::Ledger(_) | Command::Migrate(_) => {
+            given.complete()?
+        }
     }
     Ok((cli.command, given))
 }

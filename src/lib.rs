@@ -18,6 +18,7 @@ pub mod limited_logger;
 pub mod log_limit;
 pub mod logging;
 pub mod metrics;
+pub mod migrate;
 pub mod platform;
 pub mod redact;
 pub mod replay;

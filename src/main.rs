@@ -10,7 +10,7 @@ use sports_bet_platform::config::load::Stop;
 use sports_bet_platform::config::names::{self, Doubtful};
 use sports_bet_platform::config::settings::LogFormat;
 use sports_bet_platform::supplier::tls;
-use sports_bet_platform::{config, dlq, ledger, logging, replay, serve, watch};
+use sports_bet_platform::{config, dlq, ledger, logging, migrate, replay, serve, watch};
 
 fn main() -> ExitCode {
     let doubtful = match config::read_dotenv() {
@@ -34,6 +34,7 @@ enum Task {
     Watch(watch::WatchArgs),
     Dlq(Box<dlq::DlqArgs>),
     Ledger(Box<ledger::LedgerArgs>, StoreEngine),
+    Migrate(StoreEngine),
     Print(String),
 }
 
@@ -50,6 +51,10 @@ fn prepare(doubtful: &[Doubtful]) -> Result<Task, Stop> {
         Command::Ledger(args) => {
             let engine = engines::store(&args.store, &given).map_err(|wrong| Stop::Wrong(vec![wrong]))?;
             Task::Ledger(args, engine)
+        }
+        Command::Migrate(args) => {
+            let engine = engines::store(&args.store, &given).map_err(|wrong| Stop::Wrong(vec![wrong]))?;
+            Task::Migrate(engine)
         }
         Command::CheckConfig(args) => Task::Print(args.output(given, doubtful)?),
     })
@@ -80,6 +85,10 @@ impl Task {
                     failed(failure, failure.exit_code())
                 })
             }
+            Task::Migrate(engine) => match logging::init(LogFormat::Text, "info") {
+                Ok(()) => finish(async move { migrate::run(&engine) }, |failure| failed(failure, exit::FAILED)),
+                Err(failure) => failed(&failure, exit::FAILED),
+            },
             Task::Watch(args) => finish(watch::run(args), |failure| failed(failure, failure.exit_code())),
         }
     }

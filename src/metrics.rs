@@ -2,7 +2,8 @@
 //! of a label that are known stand there from the start, at 0: a rate over a metric that is not there yet is no rate.
 
 use prometheus::{
-    Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use crate::actors::{confirmer, decider, outbox_relay};
@@ -14,6 +15,8 @@ use crate::domain::plausible::Implausible;
 use crate::domain::protocol::{CloseReason, Refusal};
 use crate::domain::update::DecodeError;
 use crate::http::errors::ApiError;
+use crate::http::{bets, latency, routes, wallet};
+use crate::simulator;
 use crate::simulator::faults::Fault;
 use crate::store::money::OutboxTopic;
 use crate::supplier::confirm::SupplierError;
@@ -22,6 +25,8 @@ use crate::supplier::transport::TransportError;
 /// From a tenth of a millisecond to half a minute, in seconds.
 const LATENCY_BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Of requests, in seconds. Fewer than of other times, since each route, method and status class has its own.
+const REQUEST_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 /// Rows in a batch.
 const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
 
@@ -49,6 +54,7 @@ metric! {
         let buckets = if name.ends_with("_seconds") { LATENCY_BUCKETS } else { BATCH_BUCKETS };
         Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
     };
+    HistogramVec => |name, help, labels| HistogramVec::new(HistogramOpts::new(name, help).buckets(REQUEST_BUCKETS.to_vec()), labels);
 }
 
 /// The values of a metric's labels, in their order.
@@ -62,7 +68,7 @@ impl LabelValues for &str {
     }
 }
 
-impl LabelValues for [&str; 2] {
+impl<const LABELS: usize> LabelValues for [&str; LABELS] {
     fn as_slice(&self) -> &[&str] {
         self
     }
@@ -109,6 +115,8 @@ role_metrics! {
         faults: IntCounterVec = "supplier_confirm_faults_total" ["fault"] known Fault::ALL.iter().map(|fault| fault.as_str()),
         /// Bets cancelled
         cancellations: IntCounter = "supplier_cancellations_total",
+        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        request_seconds: HistogramVec = "supplier_http_request_duration_seconds" ["route", "method", "status"] known latency::known(simulator::ROUTES),
     }
 }
 
@@ -167,8 +175,8 @@ role_metrics! {
         refused: IntCounterVec = "odds_proc_records_refused_total" ["path", "reason"] known refused_records(),
         /// States of the cache or the database that books did not take, by reason
         implausible_states: IntCounterVec = "odds_proc_states_refused_total" ["reason"] known Implausible::REASONS,
-        /// Records on the bus that a group has not done yet
-        bus_lag: IntGaugeVec = "odds_proc_bus_lag" ["group"],
+        /// Records on the bus that a group has not done yet. The purpose is live, store or dead_letters, whatever the group is called
+        bus_lag: IntGaugeVec = "odds_proc_bus_lag" ["group", "purpose"],
         /// Updates in a batch of the store
         batch_size: Histogram = "odds_proc_store_batch_size",
         /// Time of a batch of the store
@@ -213,6 +221,8 @@ role_metrics! {
         verified_at: IntGauge = "wallet_ledger_verified_at_seconds",
         /// Time of a look at the whole ledger
         verification_seconds: Histogram = "wallet_ledger_verification_seconds",
+        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        request_seconds: HistogramVec = "wallet_http_request_duration_seconds" ["route", "method", "status"] known latency::known(wallet::ROUTES),
     }
 }
 
@@ -223,6 +233,8 @@ role_metrics! {
         requests: IntCounterVec = "bets_http_requests_total" ["status"] known ["200", "400", "404", "409", "415", "422", "503"],
         /// Requests refused before they were routed, by code: a foreign Host, a page of a foreign origin
         refused: IntCounterVec = "bets_http_refused_total" ["code"] known ApiError::DOOR_CODES,
+        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        request_seconds: HistogramVec = "bets_http_request_duration_seconds" ["route", "method", "status"] known latency::known(bets::ROUTES),
         /// Bets asked for, by what became of it: placed, repeated (answered as the first time), or a code
         bets: IntCounterVec = "bets_requests_total" ["outcome"] known BetRefusal::CODES.into_iter().chain(["placed", "repeated", "IDEMPOTENCY_KEY_REUSED"]),
         /// Rows of the outbox that are not known to be published
@@ -287,6 +299,8 @@ role_metrics! {
         mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
         /// Answers with current odds that were ready: no book was asked
         ready_answers: IntCounter = "odds_http_ready_answers_total",
+        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        request_seconds: HistogramVec = "odds_http_request_duration_seconds" ["route", "method", "status"] known latency::known(routes::ROUTES),
         /// REST requests, by status
         requests: IntCounterVec = "odds_http_requests_total" ["status"] known ["200", "304", "400", "404", "405", "413", "415", "503"],
         /// Requests refused before they were routed, by code: a foreign Host, a page of a foreign origin

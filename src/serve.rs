@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use log::{error, info, warn};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
 use crate::config::settings::Role;
@@ -38,11 +39,49 @@ pub enum ServeError {
     CutOff,
 }
 
-/// Serves until SIGTERM or Ctrl-C. To be called within an actix system.
+/// The signals that stop the process in good order. There is no configuration to reload and no log file to reopen, so
+/// SIGHUP, which a closing terminal sends, stops as SIGTERM does. SIGQUIT would leave a core dump and cut everything off.
+const STOPS: [(SignalKind, &str); 4] = [
+    (SignalKind::terminate(), "SIGTERM"),
+    (SignalKind::interrupt(), "SIGINT"),
+    (SignalKind::hangup(), "SIGHUP"),
+    (SignalKind::quit(), "SIGQUIT"),
+];
+
+/// The listeners of [`STOPS`].
+struct StopSignals(Vec<(Signal, &'static str)>);
+
+impl StopSignals {
+    fn listen() -> std::io::Result<StopSignals> {
+        let listeners = STOPS.into_iter().map(|(kind, name)| Ok((signal(kind)?, name)));
+        listeners.collect::<std::io::Result<_>>().map(StopSignals)
+    }
+
+    /// Waits for the next one, and names it.
+    async fn next(&mut self) -> &'static str {
+        let waits = self.0.iter_mut().map(|(signal, name)| Box::pin(async { signal.recv().await.map(|()| *name) }));
+        let (received, ..) = select_all(waits).await;
+        // The channel of a signal never closes.
+        received.unwrap_or("a signal")
+    }
+
+    /// Waits for whoever insists: a second SIGINT or SIGQUIT, which only a person at a terminal sends, ends the process
+    /// at once. Supervisors may repeat SIGTERM, and a closing terminal sends several signals; those change nothing.
+    async fn insist(&mut self) {
+        loop {
+            let name = self.next().await;
+            if ["SIGINT", "SIGQUIT"].contains(&name) {
+                warn!(signal = name; "stops at once: what is not finished is cut off");
+                return;
+            }
+        }
+    }
+}
+
+/// Serves until a signal stops it. To be called within an actix system.
 pub async fn run(config: Config) -> Result<(), ServeError> {
     check_open_files(&config)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = StopSignals::listen()?;
     info!("{}", start_line(&config));
     let platform = Platform::start(&config).await?;
     invitation(platform.addresses(), &program()).iter().for_each(|line| info!("{line}"));
@@ -54,15 +93,19 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
         }
     });
     let ended = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        actor = platform.ended() => Some(actor),
+        name = signals.next() => {
+            info!(signal = name; "stopping");
+            None
+        }
+        actor = platform.ended() => {
+            error!("the actor `{actor}` has ended");
+            Some(actor)
+        }
     };
-    match ended {
-        None => info!("stopping"),
-        Some(actor) => error!("the actor `{actor}` has ended"),
-    }
-    let stopped_in_time = platform.stop().await;
+    let stopped_in_time = tokio::select! {
+        in_time = platform.stop() => in_time,
+        () = signals.insist() => false,
+    };
     match ended {
         Some(actor) => Err(ServeError::ActorEnded(actor)),
         None if !stopped_in_time => Err(ServeError::CutOff),

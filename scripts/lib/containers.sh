@@ -14,7 +14,8 @@ project() {
 compose() {
     # A port that is not known yet is that of an engine which this call does not start.
     ENGINES_KAFKA_PORT="$(recall kafka port)" ENGINES_REDIS_PORT="$(recall redis port)" ENGINES_POSTGRES_PORT="$(recall postgres port)" \
-        POSTGRES_PASSWORD=sports_bet docker compose -p "$(project)" -f "$ROOT/docker/compose.yaml" -f "$ROOT/docker/compose.engines.yaml" "$@" 9>&-
+        POSTGRES_PASSWORD=sports_bet POSTGRES_OWNER_PASSWORD=owner POSTGRES_APP_PASSWORD=app REDIS_PASSWORD=none KAFKA_PASSWORD=none \
+        GRAFANA_PASSWORD=none docker compose -p "$(project)" -f "$ROOT/docker/compose.yaml" -f "$ROOT/docker/compose.engines.yaml" "$@" 9>&-
 }
 
 docker_running() {

@@ -46,7 +46,8 @@ native_await() {
 
 redis_start() {
     # It writes nothing: what it held is gone when it ends. A database a test, so many of them.
-    launch redis redis-server --port "$(recall redis port)" --bind 127.0.0.1 --databases 4096 --save '' --appendonly no \
+    # A configuration file comes first; the options after it win.
+    launch redis redis-server ${ENGINES_REDIS_CONFIG:+"$ENGINES_REDIS_CONFIG"} --port "$(recall redis port)" --bind 127.0.0.1 --databases 4096 --save '' --appendonly no \
         --daemonize no --logfile ''
 }
 
@@ -135,6 +136,8 @@ kafka_start() {
         remember kafka controller_port "$controller"
     fi
     kafka_properties "$port" "$controller" >"$folder/server.properties"
+    # The last line of a name wins.
+    [[ -z "${ENGINES_KAFKA_CONFIG:-}" ]] || cat "$ENGINES_KAFKA_CONFIG" >>"$folder/server.properties"
     kafka_logging >"$folder/log4j2.properties"
     # Half of the memory is for what is new: under a thousand updates a second the default's part was full every two seconds,
     # and each time the broker stood still for 20 to 30 ms.

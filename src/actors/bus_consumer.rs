@@ -56,6 +56,17 @@ pub enum Work {
     DeadLetters(Recipient<StoreBatch>),
 }
 
+impl Work {
+    /// What the group is for. Alerts and dashboards select by it, since an operator may rename the group.
+    fn purpose(&self) -> &'static str {
+        match self {
+            Work::Books { .. } => "live",
+            Work::Store { .. } => "store",
+            Work::DeadLetters(_) => "dead_letters",
+        }
+    }
+}
+
 /// How a consumer reads.
 #[derive(Clone, Debug)]
 pub struct ConsumerSettings {
@@ -108,7 +119,7 @@ impl BusConsumer {
     ) -> BusConsumer {
         let (stopping, stop) = watch::channel(false);
         let (finish, finished) = watch::channel(false);
-        let lag = metrics.bus_lag.with_label_values(&[&settings.group]);
+        let lag = metrics.bus_lag.with_label_values(&[&settings.group, work.purpose()]);
         let worker = Worker { settings, work, lag, stop, log: FaultLog::new(), metrics };
         let (unflushed, life) = (Position::default(), Arc::new(SignOfLife::new()));
         let reader = Reader { subscription, worker, unflushed, flushing: None, life: life.clone(), finish };

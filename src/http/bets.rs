@@ -7,12 +7,14 @@ use actix::Recipient;
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
+use prometheus::HistogramVec;
 use serde::{Deserialize, Serialize};
 
 use super::body::{self, Field};
 use super::desk::MoneyDesk;
-use super::errors::{ApiError, method_not_allowed};
+use super::errors::{ApiError, method_not_allowed, not_found};
 use super::idempotency;
+use super::latency::{Route, RouteLabels, Timed, time_requests};
 use super::money_routes::{Counted, PageBody, count_requests, wanted_user};
 use super::query::Query;
 use super::routes::read;
@@ -77,15 +79,27 @@ pub struct BetsState {
     pub metrics: BetsMetrics,
 }
 
+/// The routes whose latency is measured.
+pub const ROUTES: &[RouteLabels] = &[("/bets", "POST"), ("/bets", "GET"), ("/bets/{id}", "GET")];
+
 /// The routes of the role `bets`.
 pub fn routes(config: &mut web::ServiceConfig) {
     let bets = web::resource("/bets")
+        .app_data(Route::new("/bets", "POST"))
         .wrap(from_fn(count_requests::<BetsState>))
         .route(web::post().to(place))
         .route(web::get().to(list))
         .route(web::head().to(list))
         .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST")));
-    config.service(bets).service(read("/bets/{id}").get(get_bet).wrap(from_fn(count_requests::<BetsState>)));
+    let bet = read("/bets/{id}").get(get_bet).app_data(Route::new("/bets/{id}", "GET"));
+    let unknown = web::to(not_found).wrap(from_fn(time_requests::<BetsState>));
+    config.service(bets).service(bet.wrap(from_fn(count_requests::<BetsState>))).default_service(unknown);
+}
+
+impl Timed for BetsState {
+    fn request_seconds(&self) -> &HistogramVec {
+        &self.metrics.request_seconds
+    }
 }
 
 impl Counted for BetsState {

@@ -8,13 +8,18 @@ use actix_web::http::header::{self, CacheDirective};
 use actix_web::{HttpResponse, web};
 use futures_util::future::{BoxFuture, join_all};
 use log::error;
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde::Serialize;
+use tokio::time::MissedTickBehavior;
 
 use super::routes::read;
 
 /// How long a check may take before it counts as down.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the gauges of readiness are set: as often as Prometheus reads them.
+const READY_INTERVAL: Duration = Duration::from_secs(5);
+/// The component that is not ready while the process stops.
+const PROCESS: &str = "process";
 
 /// Something that a role needs in order to work.
 pub struct Check {
@@ -67,12 +72,52 @@ impl Liveness {
 
 /// What the health and metrics port of a role serves.
 pub struct RoleHealth {
-    /// What the role needs.
-    pub checks: Vec<Check>,
-    /// The process's actors.
-    pub liveness: Arc<Liveness>,
-    /// The role's metrics.
-    pub registry: Registry,
+    checks: Vec<Check>,
+    liveness: Arc<Liveness>,
+    registry: Registry,
+    ready: IntGaugeVec,
+}
+
+impl RoleHealth {
+    /// The checks and metrics of a role, and the actors of its process.
+    pub fn new(checks: Vec<Check>, liveness: Arc<Liveness>, registry: Registry) -> prometheus::Result<RoleHealth> {
+        let ready = Opts::new("process_ready", "Whether the role is ready, by component as /healthz names it: 1 or 0");
+        let ready = IntGaugeVec::new(ready, &["component"])?;
+        registry.register(Box::new(ready.clone()))?;
+        // 0 until the first check is done.
+        for component in checks.iter().map(|check| check.name.as_str()).chain([PROCESS]) {
+            ready.with_label_values(&[component]);
+        }
+        Ok(RoleHealth { checks, liveness, registry, ready })
+    }
+
+    /// Checks everything at once, and sets the gauges.
+    async fn down(&self) -> Vec<Down> {
+        let runs = self.checks.iter().map(|check| async {
+            let result = tokio::time::timeout(CHECK_TIMEOUT, (check.run)()).await;
+            let result = result.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}")));
+            (check.name.as_str(), result)
+        });
+        let stopping = self.liveness.is_stopping().then(|| "stopping".to_owned());
+        let process = (PROCESS, stopping.map_or(Ok(()), Err));
+        let results = join_all(runs).await.into_iter().chain([process]);
+        results
+            .filter_map(|(name, result)| {
+                self.ready.with_label_values(&[name]).set(i64::from(result.is_ok()));
+                result.err().map(|reason| Down { name: name.to_owned(), reason })
+            })
+            .collect()
+    }
+
+    /// Keeps the gauges up to date, so that an alert needs nobody who asks /healthz, and a scrape waits for no check.
+    pub async fn watch(&self) {
+        let mut ticks = tokio::time::interval(READY_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.down().await;
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -97,16 +142,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
 
 /// 200 `ok`, or 503 with what is down.
 async fn readiness(health: web::Data<RoleHealth>) -> HttpResponse {
-    let runs = health.checks.iter().map(|check| async {
-        let result = tokio::time::timeout(CHECK_TIMEOUT, (check.run)()).await;
-        let result = result.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}")));
-        result.err().map(|reason| Down { name: check.name.clone(), reason })
-    });
-    let mut down: Vec<Down> = join_all(runs).await.into_iter().flatten().collect();
-    if health.liveness.is_stopping() {
-        down.push(Down { name: "process".to_owned(), reason: "stopping".to_owned() });
-    }
-    answer(down)
+    answer(health.down().await)
 }
 
 /// 200 `ok` while the actors run; 503 means that only a restart helps.

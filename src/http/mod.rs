@@ -12,6 +12,7 @@ pub mod frame_guard;
 pub mod handshake;
 pub mod health;
 pub mod idempotency;
+pub mod latency;
 mod money_routes;
 pub mod odds;
 pub mod origin;

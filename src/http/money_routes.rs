@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::body::missing_query;
 use super::errors::{ApiError, method_not_allowed};
+use super::latency::{Timed, Timer};
 use super::query::{Query, check_escapes};
 use crate::domain::ids::UserId;
 
@@ -23,23 +24,25 @@ pub(super) struct PageBody<T> {
 }
 
 /// State whose requests are counted.
-pub(super) trait Counted: 'static {
+pub(super) trait Counted: Timed {
     /// Counts an answer.
     fn count(&self, status: StatusCode);
 }
 
-/// Refuses an address that cannot be read, and counts answers by their status.
+/// Refuses an address that cannot be read, counts answers by their status, and measures their latency.
 pub(super) async fn count_requests<S: Counted>(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let state = request.app_data::<web::Data<S>>().cloned();
+    let timer = Timer::start(&request);
     let readable = check_escapes(request.uri().path()).and_then(|()| check_escapes(request.query_string()));
     let answer = match readable {
         Ok(()) => next.call(request).await,
         Err(error) => Err(error.into()),
     };
     if let Some(state) = state {
+        timer.stop(state.request_seconds(), &answer);
         state.count(match &answer {
             Ok(response) => response.status(),
             Err(error) => error.as_response_error().status_code(),

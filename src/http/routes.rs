@@ -5,8 +5,10 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header;
 use actix_web::middleware::{Compress, Next, from_fn};
 use actix_web::web;
+use prometheus::HistogramVec;
 
 use super::errors::{ApiError, method_not_allowed, not_found};
+use super::latency::{Route, RouteLabels, Timed, Timer, time_requests};
 use super::query::check_escapes;
 use super::ready::ReadyAnswers;
 use super::state::OddsState;
@@ -15,22 +17,46 @@ use super::{content, odds, ws};
 /// A request has no use for a body; one beyond this is not even read.
 pub const MAX_BODY: usize = 64 * 1024;
 
+/// The routes whose latency is measured.
+pub const ROUTES: &[RouteLabels] = &[
+    ("/v1/events", "GET"),
+    ("/v1/events/{id}/markets", "GET"),
+    ("/v1/events/{id}/odds", "GET"),
+    ("/v1/events/{id}/markets/{market}/history", "GET"),
+    ("/ws/odds", "GET"),
+];
+
 /// REST under `/v1`, and `/ws/odds`.
 pub fn odds_routes(config: &mut web::ServiceConfig) {
     let rest = web::scope("/v1")
         .wrap(Compress::default())
         .wrap(from_fn(check_request))
         .wrap(from_fn(count_requests))
-        .service(read("/events").get(odds::list_events))
-        .service(read("/events/{id}/markets").get(odds::list_markets))
-        .service(read("/events/{id}/odds").get(odds::get_odds))
-        .service(read("/events/{id}/markets/{market}/history").get(odds::get_history))
+        .service(read("/events").get(odds::list_events).app_data(Route::new("/v1/events", "GET")))
+        .service(
+            read("/events/{id}/markets").get(odds::list_markets).app_data(Route::new("/v1/events/{id}/markets", "GET")),
+        )
+        .service(read("/events/{id}/odds").get(odds::get_odds).app_data(Route::new("/v1/events/{id}/odds", "GET")))
+        .service(
+            read("/events/{id}/markets/{market}/history")
+                .get(odds::get_history)
+                .app_data(Route::new("/v1/events/{id}/markets/{market}/history", "GET")),
+        )
         .default_service(web::to(not_found));
     let socket = web::resource("/ws/odds")
+        .app_data(Route::new("/ws/odds", "GET"))
+        .wrap(from_fn(time_requests::<OddsState>))
         .route(web::get().to(ws::open))
         .default_service(web::to(|request| method_not_allowed(request, "GET")));
     // A thread's own: each configures its routes.
-    config.app_data(web::Data::new(ReadyAnswers::default())).service(rest).service(socket);
+    let unknown = web::to(not_found).wrap(from_fn(time_requests::<OddsState>));
+    config.app_data(web::Data::new(ReadyAnswers::default())).service(rest).service(socket).default_service(unknown);
+}
+
+impl Timed for OddsState {
+    fn request_seconds(&self) -> &HistogramVec {
+        &self.metrics.request_seconds
+    }
 }
 
 /// A path that is only read.
@@ -73,14 +99,16 @@ async fn check_request(
     next.call(request).await
 }
 
-/// Counts answers by their status.
+/// Counts answers by their status, and measures their latency.
 async fn count_requests(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let state = request.app_data::<web::Data<OddsState>>().cloned();
+    let timer = Timer::start(&request);
     let answer = next.call(request).await;
     if let Some(state) = state {
+        timer.stop(&state.metrics.request_seconds, &answer);
         let status = match &answer {
             Ok(response) => response.status(),
             Err(error) => error.as_response_error().status_code(),

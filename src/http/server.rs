@@ -140,7 +140,7 @@ where
     let factory = move || {
         let table = Connections::start(limits.clone(), bounds.addresses.clone(), bounds.ended.clone());
         let door = bounds.door.clone();
-        let app = App::new().configure(routes.clone()).default_service(web::to(not_found)).wrap_fn(
+        let app = App::new().default_service(web::to(not_found)).configure(routes.clone()).wrap_fn(
             move |request, next| match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
                 Ok(()) => Either::Left(next.call(request)),
                 Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),

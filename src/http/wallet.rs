@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
+use prometheus::HistogramVec;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -10,6 +11,7 @@ use super::body::{self, Field};
 use super::desk::MoneyDesk;
 use super::errors::{ApiError, not_found};
 use super::idempotency;
+use super::latency::{Route, RouteLabels, Timed, time_requests};
 use super::money_routes::{Counted, PageBody, count_requests, post, wanted_user};
 use super::query::Query;
 use super::routes::read;
@@ -36,20 +38,38 @@ pub struct WalletState {
     pub metrics: WalletMetrics,
 }
 
+/// The routes whose latency is measured.
+pub const ROUTES: &[RouteLabels] = &[
+    ("/wallet", "GET"),
+    ("/wallet/ledger", "GET"),
+    ("/wallet/reservations", "GET"),
+    ("/wallet/deposit", "POST"),
+    ("/wallet/withdraw", "POST"),
+    ("/wallet/reserve", "POST"),
+    ("/wallet/commit", "POST"),
+    ("/wallet/refund", "POST"),
+];
+
 /// The routes of the role `wallet`.
 pub fn routes(config: &mut web::ServiceConfig) {
     let scope = web::scope("/wallet")
         .wrap(from_fn(count_requests::<WalletState>))
-        .service(read("").get(get_wallet))
-        .service(read("/ledger").get(get_ledger))
-        .service(read("/reservations").get(get_reservations))
-        .service(post("/deposit", deposit))
-        .service(post("/withdraw", withdraw))
-        .service(post("/reserve", reserve))
-        .service(post("/commit", commit))
-        .service(post("/refund", refund))
+        .service(read("").get(get_wallet).app_data(Route::new("/wallet", "GET")))
+        .service(read("/ledger").get(get_ledger).app_data(Route::new("/wallet/ledger", "GET")))
+        .service(read("/reservations").get(get_reservations).app_data(Route::new("/wallet/reservations", "GET")))
+        .service(post("/deposit", deposit).app_data(Route::new("/wallet/deposit", "POST")))
+        .service(post("/withdraw", withdraw).app_data(Route::new("/wallet/withdraw", "POST")))
+        .service(post("/reserve", reserve).app_data(Route::new("/wallet/reserve", "POST")))
+        .service(post("/commit", commit).app_data(Route::new("/wallet/commit", "POST")))
+        .service(post("/refund", refund).app_data(Route::new("/wallet/refund", "POST")))
         .default_service(web::to(not_found));
-    config.service(scope);
+    config.service(scope).default_service(web::to(not_found).wrap(from_fn(time_requests::<WalletState>)));
+}
+
+impl Timed for WalletState {
+    fn request_seconds(&self) -> &HistogramVec {
+        &self.metrics.request_seconds
+    }
 }
 
 impl Counted for WalletState {

@@ -21,6 +21,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 use log::warn;
+use tokio::task::JoinSet;
 
 use self::engines::{Bus, MIGRATING, open_cache, open_stores};
 pub use self::ports::BusyPorts;
@@ -118,6 +119,8 @@ struct Parts {
     simulator: Option<SimulatorHandle>,
     servers: Vec<RunningServer>,
     arbiters: Vec<Arbiter>,
+    /// The tasks that watch each role's readiness; they end with the platform.
+    readiness: JoinSet<()>,
     /// Held for as long as the platform runs.
     _claim: Option<Claim>,
 }

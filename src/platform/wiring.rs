@@ -119,7 +119,8 @@ impl<'a> Wiring<'a> {
     pub(super) fn start_health(&mut self) -> Result<(), StartError> {
         for (role, checks, registry) in std::mem::take(&mut self.health) {
             let limits = bounds::admin(self.settings, &registry)?;
-            let health = web::Data::new(RoleHealth { checks, liveness: self.liveness.clone(), registry });
+            let health = web::Data::new(RoleHealth::new(checks, self.liveness.clone(), registry)?);
+            let watched = health.clone();
             let (variable, port) = health_port(role, self.settings);
             let ip = self.settings.process.bind_address;
             let listen = Listen { variable, ip, port, workers: 1, max_connections: bounds::admin_accepted() };
@@ -127,6 +128,7 @@ impl<'a> Wiring<'a> {
                 config.app_data(health.clone());
                 crate::http::health::routes(config);
             })?;
+            self.parts.readiness.spawn(async move { watched.watch().await });
             self.parts.addresses.health.insert(role, server.address);
             self.parts.servers.push(server);
         }

@@ -28,6 +28,7 @@ use self::pace::Pace;
 use crate::config::settings::SimulatorSettings;
 use crate::domain::timestamp::Timestamp;
 use crate::http::frame_guard::UnfinishedBytes;
+use crate::http::latency::RouteLabels;
 use crate::metrics::SimulatorMetrics;
 
 /// Bytes of unfinished frames, of all consumers together.
@@ -61,6 +62,9 @@ impl Shared {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 }
+
+/// The routes whose latency is measured.
+pub const ROUTES: &[RouteLabels] = server::ROUTES;
 
 /// A running simulator.
 #[derive(Clone)]

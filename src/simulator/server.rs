@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::ws::Codec;
+use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::WebsocketContext;
+use prometheus::HistogramVec;
 
 use super::Shared;
 use super::books::{BookedStatus, CancelRequest};
@@ -21,6 +23,7 @@ use crate::http::errors::{ApiError, method_not_allowed, not_found};
 use crate::http::origin::check_page;
 use crate::http::frame_guard::{FrameGuard, FrameLimits};
 use crate::http::handshake;
+use crate::http::latency::{Route, RouteLabels, Timed, time_requests};
 
 /// How long a silent supplier holds on to a question. Whoever asks has given up long before.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -31,18 +34,30 @@ const MAX_FRAMES_PER_SECOND: u32 = 1_000;
 /// Bytes of a consumer within a second.
 const MAX_BYTES_PER_SECOND: u64 = 64 * 1024;
 
+/// The routes whose latency is measured.
+pub(super) const ROUTES: &[RouteLabels] =
+    &[("/ws", "GET"), ("/supplier/confirm", "POST"), ("/supplier/cancel", "POST"), ("/supplier/bets/{id}", "GET")];
+
+impl Timed for Shared {
+    fn request_seconds(&self) -> &HistogramVec {
+        &self.metrics.request_seconds
+    }
+}
+
 /// Registers the addresses, and an answer for every other.
 pub(super) fn configure(config: &mut web::ServiceConfig, shared: Arc<Shared>) {
     let get_only = web::to(|request| method_not_allowed(request, "GET"));
     let get_a_bet_only = web::to(|request| method_not_allowed(request, "GET"));
     let post_only = || web::to(|request| method_not_allowed(request, "POST"));
+    let timed =
+        |path, method| web::resource(path).app_data(Route::new(path, method)).wrap(from_fn(time_requests::<Shared>));
     config
         .app_data(web::Data::from(shared))
-        .service(web::resource("/ws").get(connect).default_service(get_only))
-        .service(web::resource("/supplier/confirm").post(confirm_bet).default_service(post_only()))
-        .service(web::resource("/supplier/cancel").post(cancel_bet).default_service(post_only()))
-        .service(web::resource("/supplier/bets/{id}").get(booked_bet).default_service(get_a_bet_only))
-        .default_service(web::to(not_found));
+        .service(timed("/ws", "GET").get(connect).default_service(get_only))
+        .service(timed("/supplier/confirm", "POST").post(confirm_bet).default_service(post_only()))
+        .service(timed("/supplier/cancel", "POST").post(cancel_bet).default_service(post_only()))
+        .service(timed("/supplier/bets/{id}", "GET").get(booked_bet).default_service(get_a_bet_only))
+        .default_service(web::to(not_found).wrap(from_fn(time_requests::<Shared>)));
 }
 
 async fn connect(

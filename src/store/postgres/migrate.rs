@@ -91,6 +91,15 @@ fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, Failure> {
     }
 }
 
+/// Says what helps if the login may not change the tables.
+fn named_if_not_owner(text: &str) -> String {
+    if text.contains("permission denied") || text.contains("must be owner") {
+        format!("{text}; run `sports-bet migrate` as the login that owns the tables")
+    } else {
+        text.to_owned()
+    }
+}
+
 fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> Failure {
     let error = match error.downcast::<diesel::result::Error>() {
         Ok(database) => Failure::from(*database),
@@ -101,7 +110,7 @@ fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> Failure {
         return error;
     }
     match StoreError::from(error) {
-        StoreError::Refused(text) => StoreError::Refused(format!("a migration: {text}")).into(),
+        StoreError::Refused(text) => StoreError::Refused(format!("a migration: {}", named_if_not_owner(&text))).into(),
         other => other.into(),
     }
 }

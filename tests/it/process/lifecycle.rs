@@ -183,6 +183,64 @@ async fn sigint_ends_it_well_with_everything_finished() {
     stops_well_on("INT").await;
 }
 
+/// The terminal closes, or somebody types Ctrl-\\: nothing is cut off.
+#[tokio::test]
+async fn sighup_ends_it_well_with_everything_finished() {
+    stops_well_on("HUP").await;
+}
+
+#[tokio::test]
+async fn sigquit_ends_it_well_with_everything_finished() {
+    stops_well_on("QUIT").await;
+}
+
+/// Readiness ends with the signal; the log names the signal and ends with the word that says that all is done.
+#[tokio::test]
+async fn every_stop_signal_is_named_in_the_log() {
+    for name in ["TERM", "INT", "HUP", "QUIT"] {
+        let folder = TempDir::new().unwrap();
+        let mut server = ServerProcess::start(folder.path(), &[("ROLE", "simulator")]).await;
+        server.signal(name).await;
+        assert_eq!(server.ended().await.code(), Some(0), "{name}: {}", server.log());
+        let log = until("the last line", || async { Some(server.log()).filter(|log| log.contains(" stopped")) }).await;
+        assert!(log.contains(&format!("stopping signal=SIG{name}")), "{log}");
+    }
+}
+
+/// A supervisor may repeat SIGTERM, and a closing terminal sends SIGHUP beside it; only a second Ctrl-C cuts off.
+#[tokio::test]
+async fn second_interrupt_stops_at_once() {
+    let folder = TempDir::new().unwrap();
+    // The database answers nothing, so a stop takes as long as it may.
+    let variables =
+        [("ROLE", "ingest,processor,odds,simulator"), ("SIMULATOR_RATE", "50"), ("SHUTDOWN_TIMEOUT", "60s")];
+    let mut server = ServerProcess::start(folder.path(), &variables).await;
+    server.until_ready().await;
+    let mut lock = database(folder.path());
+    diesel::connection::SimpleConnection::batch_execute(&mut lock, "BEGIN IMMEDIATE").unwrap();
+    until("something waits for the database", || async {
+        let page = get_text(&format!("http://{}/metrics", server.health["processor"])).await.1;
+        metric(&page, r#"odds_proc_bus_lag{group="odds-processor",purpose="store"}"#).filter(|lag| *lag > 10.0)
+    })
+    .await;
+    server.signal("INT").await;
+    until("it stops", async || server.log().contains("stopping signal=SIGINT").then_some(())).await;
+    let address = server.health["odds"];
+    until("it is not ready", || async {
+        (get_text(&format!("http://{address}/healthz")).await.0 == 503).then_some(())
+    })
+    .await;
+    server.signal("TERM").await;
+    server.signal("HUP").await;
+    // Still there: it answers.
+    assert_eq!(get_text(&format!("http://{address}/healthz")).await.0, 503);
+    let insisted = Instant::now();
+    server.signal("INT").await;
+    assert_eq!(server.ended().await.code(), Some(1), "{}", server.log());
+    assert!(insisted.elapsed() < Duration::from_secs(10), "{:?}", insisted.elapsed());
+    until("the reason", async || server.log().contains("stops at once").then_some(())).await;
+}
+
 #[tokio::test]
 async fn a_client_that_takes_nothing_does_not_hold_the_stop_up() {
     let folder = TempDir::new().unwrap();

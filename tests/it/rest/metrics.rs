@@ -132,7 +132,6 @@ async fn label_values_that_are_known_stand_at_0_from_the_start() {
             &["decode", "cache", "store", "dead_letter", "hydrate", "apply"],
         ),
         (Role::Processor, "odds_proc_updates_rejected_total", "reason", &["older", "duplicate", "wrong_event"]),
-        (Role::Processor, "odds_proc_bus_lag", "group", &[sandbox.live_group(), sandbox.store_group()]),
         (Role::Processor, "odds_proc_pruned_rows_total", "table", &["odds_history", "dead_letters"]),
         (Role::Odds, "odds_ws_closes_total", "reason", &["slow", "client", "connection lost", "server is going away"]),
         (Role::Odds, "odds_ws_refused_upgrades_total", "reason", &["ORIGIN_NOT_ALLOWED", "TOO_MANY_SESSIONS"]),
@@ -144,6 +143,10 @@ async fn label_values_that_are_known_stand_at_0_from_the_start() {
             let series = format!("{name}{{{label}=\"{value}\"}}");
             assert_eq!(page.samples.get(&series), Some(&0.0), "{series}");
         }
+    }
+    let page = page(&fed.platform, Role::Processor).await;
+    for series in [sandbox.live_lag(), sandbox.store_lag()] {
+        assert_eq!(page.samples.get(&series), Some(&0.0), "{series}");
     }
 }
 

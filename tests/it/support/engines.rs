@@ -89,6 +89,16 @@ impl Sandbox {
         self.value("KAFKA_GROUP_LIVE").unwrap_or("odds-live")
     }
 
+    /// The lag of the live path, as a metric.
+    pub fn live_lag(&self) -> String {
+        format!(r#"odds_proc_bus_lag{{group="{}",purpose="live"}}"#, self.live_group())
+    }
+
+    /// The lag of the store path, as a metric.
+    pub fn store_lag(&self) -> String {
+        format!(r#"odds_proc_bus_lag{{group="{}",purpose="store"}}"#, self.store_group())
+    }
+
     fn remove(&self) {
         let admin = PgConnection::establish(&address("DATABASE_URL"));
         let _ = admin.and_then(|mut admin| {

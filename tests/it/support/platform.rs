@@ -135,12 +135,12 @@ impl TestPlatform {
 
     /// The lag of the live path, as a metric.
     pub fn live_lag(&self) -> String {
-        format!("odds_proc_bus_lag{{group=\"{}\"}}", self.folder.sandbox().live_group())
+        self.folder.sandbox().live_lag()
     }
 
     /// The lag of the store path, as a metric.
     pub fn store_lag(&self) -> String {
-        format!("odds_proc_bus_lag{{group=\"{}\"}}", self.folder.sandbox().store_group())
+        self.folder.sandbox().store_lag()
     }
 
     /// A role's page of metrics.

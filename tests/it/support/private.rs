@@ -23,11 +23,17 @@ pub struct PrivateEngine {
     address: String,
     port: u16,
     directory: TempDir,
+    config: Option<PathBuf>,
 }
 
 impl PrivateEngine {
     /// Brings up an engine of this kind (`kafka`, `redis` or `postgres`), with nothing in it.
     pub async fn up(kind: &'static str) -> PrivateEngine {
+        PrivateEngine::configured(kind, "").await
+    }
+
+    /// The same with further lines of configuration, of Kafka or Redis.
+    pub async fn configured(kind: &'static str, lines: &str) -> PrivateEngine {
         let variable = match kind {
             "kafka" => "KAFKA_BROKERS",
             "redis" => "REDIS_URL",
@@ -37,7 +43,11 @@ impl PrivateEngine {
         let mut failure = String::new();
         for _ in 0..TRIES {
             let (directory, port) = (TempDir::new().unwrap(), free_port());
-            let mut engine = PrivateEngine { kind, variable, address: String::new(), port, directory };
+            let config = (!lines.is_empty()).then(|| directory.path().join("config"));
+            if let Some(path) = &config {
+                std::fs::write(path, lines).unwrap();
+            }
+            let mut engine = PrivateEngine { kind, variable, address: String::new(), port, directory, config };
             match engine.run("up").await {
                 Ok(_) => {
                     let told = engine.run("env").await.unwrap();
@@ -76,8 +86,9 @@ impl PrivateEngine {
         self.run("start").await.unwrap();
     }
 
-    fn environment(&self) -> [(String, OsString); 3] {
+    fn environment(&self) -> [(String, OsString); 4] {
         [
+            (format!("ENGINES_{}_CONFIG", self.kind.to_uppercase()), self.config.clone().unwrap_or_default().into()),
             ("ENGINES_WITH".to_owned(), "native".into()),
             ("ENGINES_DIR".to_owned(), self.directory.path().join("engines").into()),
             (format!("ENGINES_{}_PORT", self.kind.to_uppercase()), self.port.to_string().into()),

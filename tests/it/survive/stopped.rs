@@ -163,7 +163,7 @@ async fn a_processor_ends_well_while_the_database_answers_nothing_and_loses_noth
     let witness = Witness::of(odds.odds(), supplier).await;
     witness.until_more(supplier, 1_000).await;
     let lock = database.lock();
-    let lag = format!("odds_proc_bus_lag{{group=\"{}\"}}", cluster.folder.sandbox().store_group());
+    let lag = cluster.folder.sandbox().store_lag();
     // The batch in its hands waits for the lock longer than there is time for stopping.
     until(&lag, async || processor.metric("processor", &lag).await.filter(|lag| *lag > 100.0)).await;
     processor.signal("TERM").await;
