@@ -121,8 +121,9 @@ async fn foreign_host_reaches_no_wallet() {
             (&["Host: 127.0.0.1.evil.example", json], "421 HOST_NOT_ALLOWED"),
             (&[&user, json], "400 BAD_REQUEST"),
             (&["Host: 127.0.0.1:x", json], "400 BAD_REQUEST"),
-            (&["Host: 127.0.0.1", "Host: evil.example", json], "400 BAD_REQUEST"),
-            (&[json], "400 BAD_REQUEST"),
+            // Refused by the server's own reader, without a code.
+            (&["Host: 127.0.0.1", "Host: evil.example", json], "400"),
+            (&[json], "400"),
         ] {
             assert_eq!(code(&raw(address, request(path, headers, &body)).await), expected, "{path} {headers:?}");
         }
