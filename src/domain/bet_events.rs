@@ -82,6 +82,10 @@ impl BetPlaced {
     pub fn from_json(json: &[u8]) -> Result<BetPlaced, BadBetPlaced> {
         let fields = serde_json::from_slice(json).map_err(|error| BadBetPlaced::Malformed(shorten(&error)))?;
         let fields = Fields(fields);
+        // A record of another kind is not read as a bet: neither ours nor the original's says what it is.
+        if fields.0.get("type").is_some_and(|kind| kind.get() != "null") {
+            return Err(invalid("type", &"a placed bet has none"));
+        }
         let bet_id: String = fields.required("betId", "bet_id")?;
         let bet_id = bet_id.parse().map_err(|error| invalid("betId", &format_args!("not a UUID: {error}")))?;
         Ok(BetPlaced {
@@ -347,6 +351,7 @@ mod tests {
             with(r#""stakeCents":1500"#, r#""stakeCents":1501"#),
             with(r#""oddValue":1.63"#, r#""oddValue":1"#),
             with(r#""oddValue":1.63"#, r#""oddValue":1.64"#),
+            with("{", r#"{"type":"bet_cancelled","#),
         ];
         insta::assert_snapshot!(wrong.join("\n"), @r#"
         malformed: not a JSON object: key must be a string at line 1 column 2
@@ -362,6 +367,7 @@ mod tests {
         conflict: stakeCents and stake_cents differ
         invalid_field: oddValue: 1 is outside of 1.001 to 1000.000
         conflict: oddValue and odd_value differ
+        invalid_field: type: a placed bet has none
         "#);
         assert!(with("\"over\"", &"7".repeat(5_000)).len() < 300, "a foreign text is cut");
     }

@@ -12,6 +12,8 @@ use super::timestamp::Timestamp;
 /// A sequence number may be this many microseconds ahead of the clock, counted since 1970. The largest true numbers are
 /// those of the embedded bus: it starts at the clock's microseconds and counts slower than the clock.
 const SEQ_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// Record times are cut to milliseconds: an update of the same millisecond is not ahead.
+const RECORD_STEP: Duration = Duration::from_millis(1);
 /// A record time before the year 2000 is not a time, as 0 or a time in seconds.
 const EARLIEST_RECORD: i64 = 946_684_800_000_000;
 
@@ -87,7 +89,8 @@ impl Plausibility {
     /// its publication stays refused when its time has come. Without a usable time only the clock counts.
     pub fn check_record(self, time: Timestamp, recorded: Option<Timestamp>, now: Timestamp) -> Result<(), Implausible> {
         let recorded = recorded.filter(|recorded| recorded.micros() >= EARLIEST_RECORD);
-        check_time(time, self.latest(recorded.map_or(now, |recorded| recorded.min(now))))
+        let published = recorded.map_or(now, |recorded| recorded.later_by(RECORD_STEP).min(now));
+        check_time(time, self.latest(published))
     }
 
     /// Checks what an update says of itself, and the number that another process gave it.
@@ -152,6 +155,11 @@ mod tests {
         }
         // A publisher whose clock is ahead as well changes nothing.
         assert!(limits.check_record(at(3_600), Some(at(3_600)), at(0)).is_err());
+        // Without any skew, an update of the millisecond of its publication is still taken.
+        let micros = |micros| Timestamp::from_micros(at(0).micros() + micros).unwrap();
+        let exact = Plausibility::within(Duration::ZERO);
+        assert_eq!(exact.check_record(micros(789), Some(at(0)), at(1)), Ok(()));
+        assert!(exact.check_record(micros(1_001), Some(at(0)), at(1)).is_err());
         // What is no time does not refuse a true update.
         for recorded in [None, Timestamp::from_micros(0), Timestamp::from_millis(1_762_722)] {
             assert_eq!(limits.check_record(at(10), recorded, at(0)), Ok(()));

@@ -294,3 +294,22 @@ fn new_files_are_for_their_owner_alone() {
     SqliteStore::open(old.to_str().unwrap()).unwrap().migrate().unwrap();
     assert_eq!(std::fs::metadata(&old).unwrap().permissions().mode() & 0o777, 0o640);
 }
+
+/// A row that an earlier version took must not freeze its market for ever.
+#[test]
+fn a_row_from_the_future_gives_way() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("odds.db");
+    let store = opened(&path);
+    store.migrate().unwrap();
+    let mut ahead = update(1, 1, 99);
+    ahead.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
+    store.write_updates(&positioned(0, [ahead.clone()])).unwrap();
+    let limits = Plausibility::within(std::time::Duration::from_secs(300));
+    let careful = opened(&path).within(limits);
+    careful.write_updates(&positioned(1, [update(1, 2, 1)])).unwrap();
+    assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
+    // And what is believed is guarded as ever.
+    careful.write_updates(&positioned(2, [update(1, 1, 1)])).unwrap();
+    assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
+}

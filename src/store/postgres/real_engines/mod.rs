@@ -318,6 +318,22 @@ fn the_statement_itself_guards_against_older_states() {
     }
 }
 
+/// A row that an earlier version took must not freeze its market for ever.
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn a_row_from_the_future_gives_way() {
+    let (store, database) = Database::migrated();
+    let mut ahead = update(1, 1, 99);
+    ahead.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
+    store.write_updates(&positioned(0, [ahead])).unwrap();
+    let limits = Plausibility::within(Duration::from_secs(300));
+    let careful = PgStore::open(&database.address(), &PgOptions { limits, ..PgOptions::default() }).unwrap();
+    careful.write_updates(&positioned(1, [update(1, 2, 1)])).unwrap();
+    assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
+    careful.write_updates(&positioned(2, [update(1, 1, 1)])).unwrap();
+    assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
+}
+
 #[test]
 #[ignore = "needs the real engines: make test"]
 fn a_dead_letter_whose_texts_postgresql_cannot_hold_is_kept() {
