@@ -193,11 +193,14 @@ async fn image_beyond_the_frame_limit_comes_in_segments() {
     std::fs::write(file.path(), line).unwrap();
     let replay = replay::start(ReplayConfig::at_once(vec![file.path().to_owned()])).await.unwrap();
     let platform = TestPlatform::fed_by(&[format!("betfair://{}", replay.addr)], &[]).await;
-    until("every market is known", || async {
-        let (_, events) = get_json(&platform.url("/v1/events?limit=1000")).await;
-        (events.as_array()?.len() == 250).then_some(())
-    })
-    .await;
+    // In steps, each with a deadline of its own.
+    for known in (10..=250).step_by(10) {
+        until("every market is known", || async {
+            let (_, events) = get_json(&platform.url("/v1/events?limit=1000")).await;
+            (events.as_array()?.len() >= known).then_some(())
+        })
+        .await;
+    }
     for market in [0, 124, 249] {
         until_shown(&platform, &format!("1.{}", 1_000 + market), "open", 2.5).await;
     }
