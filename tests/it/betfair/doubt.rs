@@ -90,7 +90,7 @@ async fn shop(supplier: String, variables: &[(&str, &str)]) -> TestPlatform {
 
 /// `200`, or `409 MARKET_SUSPENDED`.
 async fn bet(platform: &TestPlatform, event: &str, market: &str, selection: &str, price: f64) -> String {
-    let body = json!({"userId": "u", "eventId": event, "market": market, "selection": selection, "stake_cents": 10, "odd_value": price});
+    let body = json!({"userId": "u", "eventId": event, "market": market, "selection": selection, "stake_cents": 100, "odd_value": price});
     let request = reqwest::Client::new().post(format!("http://{}/bets", platform.bets())).json(&body);
     let answer = within("an answer", request.send()).await.unwrap();
     let status = answer.status().as_u16();
@@ -100,10 +100,10 @@ async fn bet(platform: &TestPlatform, event: &str, market: &str, selection: &str
 
 /// Waits until the only market of an event is shown so, its first selection at this price.
 async fn until_shown(platform: &TestPlatform, event: &str, status: &str, price: f64) {
-    let wanted = json!([status, price]);
-    until(&format!("{event} {wanted}"), || async {
+    until(&format!("{event} {status} {price}"), || async {
         let (_, odds) = get_json(&platform.url(&format!("/v1/events/{event}/odds"))).await;
-        (json!([odds[0]["status"], odds[0]["selections"][0]["price"]]) == wanted).then_some(())
+        let shown = (odds[0]["status"].as_str(), odds[0]["selections"][0]["price"].as_f64());
+        (shown == (Some(status), Some(price))).then_some(())
     })
     .await;
 }
@@ -193,11 +193,14 @@ async fn image_beyond_the_frame_limit_comes_in_segments() {
     std::fs::write(file.path(), line).unwrap();
     let replay = replay::start(ReplayConfig::at_once(vec![file.path().to_owned()])).await.unwrap();
     let platform = TestPlatform::fed_by(&[format!("betfair://{}", replay.addr)], &[]).await;
-    until("every market is known", || async {
-        let (_, events) = get_json(&platform.url("/v1/events?limit=1000")).await;
-        (events.as_array()?.len() == 250).then_some(())
-    })
-    .await;
+    // In steps, each with a deadline of its own.
+    for known in (10..=250).step_by(10) {
+        until("every market is known", || async {
+            let (_, events) = get_json(&platform.url("/v1/events?limit=1000")).await;
+            (events.as_array()?.len() >= known).then_some(())
+        })
+        .await;
+    }
     for market in [0, 124, 249] {
         until_shown(&platform, &format!("1.{}", 1_000 + market), "open", 2.5).await;
     }
@@ -215,7 +218,7 @@ fn native(event: &str, version: u32) -> Value {
 #[actix_web::test]
 async fn unreadable_native_update_takes_the_price_off_offer() {
     let supplier = FakeSupplier::start().await;
-    let platform = shop(supplier.url(), &[("SUPPLIER_STALE_AFTER", "2s"), ("SUPPLIER_PING_INTERVAL", "100ms")]).await;
+    let platform = shop(supplier.url(), &[]).await;
     let mut link = supplier.accept().await;
     for event in ["A", "B"] {
         link.send(native(event, 1).to_string()).await;
@@ -229,13 +232,24 @@ async fn unreadable_native_update_takes_the_price_off_offer() {
     link.send(native("A", 3).to_string()).await;
     until_shown(&platform, "A", "open", 1.5).await;
     assert_eq!(bet(&platform, "A", "1x2", "home", 1.5).await, "200");
-    // It answers pings, and says nothing that can be read.
+    assert_eq!(bet(&platform, "B", "1x2", "home", 1.5).await, "200", "the other market goes on");
+    platform.stop().await;
+}
+
+/// Pongs say that the supplier lives, and nothing about its prices.
+#[actix_web::test]
+async fn pongs_after_garbage_keep_no_price() {
+    let supplier = FakeSupplier::start().await;
+    let quick = [("SUPPLIER_STALE_AFTER", "3s"), ("SUPPLIER_PING_INTERVAL", "100ms")];
+    let platform = shop(supplier.url(), &quick).await;
+    let mut link = supplier.accept().await;
+    link.send(native("A", 1).to_string()).await;
     link.send("{garbage").await;
     let pongs = actix_web::rt::spawn(async move { link.serve_pings().await });
-    for event in ["A", "B"] {
-        until_shown(&platform, event, "suspended", 1.5).await;
-    }
-    assert_eq!(bet(&platform, "B", "1x2", "home", 1.5).await, "409 MARKET_SUSPENDED");
+    until_shown(&platform, "A", "suspended", 1.5).await;
+    assert_eq!(bet(&platform, "A", "1x2", "home", 1.5).await, "409 MARKET_SUSPENDED");
+    let name = "odds_ingest_suspended_as_stale_total";
+    platform.until_metric(Role::Ingest, name, |count| count == 1.0).await;
     pongs.abort();
     platform.stop().await;
 }
