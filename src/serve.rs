@@ -130,7 +130,9 @@ mod tests {
         /healthz and /metrics: ingest http://127.0.0.1:9096, odds http://127.0.0.1:9095
         ");
         addresses.odds = "127.0.0.1:41234".parse().ok();
-        assert!(invitation(&addresses, "sports-bet")[2].ends_with("watch MATCH_001 --url ws://127.0.0.1:41234/ws/odds"));
+        assert!(
+            invitation(&addresses, "sports-bet")[2].ends_with("watch MATCH_001 --url ws://127.0.0.1:41234/ws/odds")
+        );
     }
 
     #[test]

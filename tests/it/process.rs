@@ -4,6 +4,7 @@ mod commands;
 mod killed;
 mod lifecycle;
 mod logs;
+mod secrets;
 
 use std::path::Path;
 use std::process::Output;

@@ -318,7 +318,10 @@ mod tests {
         "postgres://u:p%40ss%2F@[::1]:5432,db:/odds",
         "user='u' password='p@ss/' host='::1,db' dbname='odds' port='5432,'"
     )]
-    #[case(" postgres://u:a:b'c@db/odds?password=x%5C ", r"user='u' password='a:b\'c' host='db' dbname='odds' password='x\\'")]
+    #[case(
+        " postgres://u:a:b'c@db/odds?password=x%5C ",
+        r"user='u' password='a:b\'c' host='db' dbname='odds' password='x\\'"
+    )]
     #[case("postgres://db?ssl=true", "host='db' sslmode='require'")]
     #[case("host=db port=5432 user=odds password=secret", "host='db' port='5432' user='odds' password='secret'")]
     #[case("host = db  password = 'it\\'s = here'", r"host='db' password='it\'s = here'")]
