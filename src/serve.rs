@@ -32,9 +32,11 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     raise_open_files();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    info!("{}", start_line(&config));
     let platform = Platform::start(&config).await?;
-    invitation(platform.addresses(), &program()).iter().for_each(|line| info!("{line}"));
+    let mut lines = invitation(platform.addresses(), &program());
+    // In front of the last line, which says that everything listens.
+    lines.insert(lines.len().saturating_sub(1), start_line(&config));
+    lines.iter().for_each(|line| info!("{line}"));
     let ended = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -55,11 +57,11 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     }
 }
 
-/// Which roles start, and on which engines: a misspelt address would otherwise run on an embedded one unnoticed.
+/// Which roles run, and on which engines: a misspelt address would otherwise run on an embedded one unnoticed.
 fn start_line(config: &Config) -> String {
     let roles: Vec<_> = config.roles.iter().map(|role| role.name()).collect();
     let [bus, cache, database] = config.engines.names();
-    format!("starting: roles {}; bus: {bus}; cache: {cache}; database: {database}", roles.join(", "))
+    format!("running: roles {}; bus: {bus}; cache: {cache}; database: {database}", roles.join(", "))
 }
 
 /// How this program was called. A path that was typed is typed again: the bare name may not be on the PATH.
@@ -152,7 +154,7 @@ mod tests {
         ]);
         assert_eq!(
             start_line(&config.unwrap()),
-            "starting: roles wallet; bus: embedded; cache: Redis; database: PostgreSQL"
+            "running: roles wallet; bus: embedded; cache: Redis; database: PostgreSQL"
         );
     }
 }
