@@ -238,7 +238,8 @@ fn hosts_of(text: &str) -> Result<(String, String), AddressError> {
             None => return Err(AddressError("a `]` of its host is followed by something other than a port")),
         };
         let is_digits = port.bytes().all(|byte| byte.is_ascii_digit());
-        if !port.is_empty() && !(is_digits && port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        let is_port = is_digits && port.parse::<u16>().is_ok_and(|port| port > 0);
+        if !port.is_empty() && !is_port {
             return Err(bad_port);
         }
         hosts.push(host);
