@@ -17,7 +17,8 @@ use crate::redact::{MASK, Redaction};
 #[error("{0}")]
 pub struct AddressError(pub &'static str);
 
-const BAD_PERCENT: AddressError = AddressError("a `%` is not followed by two hexadecimal digits (a literal one is %25)");
+const BAD_PERCENT: AddressError =
+    AddressError("a `%` is not followed by two hexadecimal digits (a literal one is %25)");
 
 /// A URL whose login, query and fragment are never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -213,7 +214,7 @@ pub fn shown(text: &str) -> String {
     let text = text.trim();
     match text.split_once("://") {
         Some((scheme, _)) => match parse(text) {
-            Ok(url) => shown_url(&url),
+            Ok(url) => shown_url(&url, text),
             Err(_) if SCHEMES.contains(&scheme) && text.len() > scheme.len() + 3 => format!("{scheme}://{MASK}"),
             Err(_) if SCHEMES.contains(&scheme) => text.to_owned(),
             Err(_) => MASK.to_owned(),
@@ -223,7 +224,7 @@ pub fn shown(text: &str) -> String {
     }
 }
 
-fn shown_url(url: &Url) -> String {
+fn shown_url(url: &Url, text: &str) -> String {
     let login = match (url.username(), url.password()) {
         ("", None) => String::new(),
         (_, None) => format!("{MASK}@"),
@@ -233,7 +234,9 @@ fn shown_url(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     // Not even its names: an unescaped `&` makes one of a part of a secret.
     let query = url.query().map(|_| format!("?{MASK}")).unwrap_or_default();
-    format!("{}://{login}{host}{port}{}{query}", url.scheme(), url.path())
+    // The parser adds a `/` for an empty path of some schemes.
+    let path = if url.path() == "/" && text.matches('/').count() < 3 { "" } else { url.path() };
+    format!("{}://{login}{host}{port}{path}{query}", url.scheme())
 }
 
 /// Whether a text without a scheme holds no login: a path, a host, or hosts with ports.

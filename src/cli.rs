@@ -60,14 +60,18 @@ pub enum Command {
                             server refuses; 2 wrong command line; 4 the output cannot be written.")]
     Watch(crate::watch::WatchArgs),
     /// Lists, shows and publishes again what could not be read
-    #[command(after_help = "Exit codes (of each subcommand): 0 done, also where the reader closed the pipe; 1 there is no \
+    #[command(
+        after_help = "Exit codes (of each subcommand): 0 done, also where the reader closed the pipe; 1 there is no \
                             such dead letter; 2 wrong command line or settings; 3 Kafka or the database cannot be used; \
-                            4 the output cannot be written.")]
+                            4 the output cannot be written."
+    )]
     Dlq(Box<crate::dlq::DlqArgs>),
     /// Proves that no money was lost or made
-    #[command(after_help = "Exit codes: 0 the ledger is right; 1 it is wrong; 2 wrong command line or settings; 3 the \
+    #[command(
+        after_help = "Exit codes: 0 the ledger is right; 1 it is wrong; 2 wrong command line or settings; 3 the \
                             database cannot be used, so nothing was verified; 4 the output cannot be written. A reader \
-                            that closes the pipe changes nothing: the code is the verdict.")]
+                            that closes the pipe changes nothing: the code is the verdict."
+    )]
     Ledger(Box<crate::ledger::LedgerArgs>),
     /// Brings the database's tables to this version, and ends
     Migrate(Box<crate::migrate::MigrateArgs>),
@@ -76,7 +80,9 @@ pub enum Command {
     /// Takes the options and variables of `serve`. Prints each setting with its value, secrets masked, and where the value
     /// comes from: default, environment (or .env), flag. Where something is wrong it names each wrong setting, what it
     /// got and what it wants, and exits with 2.
-    #[command(after_help = "Exit codes: 0 the settings can be used, also where the reader closed the pipe; 2 they cannot.")]
+    #[command(
+        after_help = "Exit codes: 0 the settings can be used, also where the reader closed the pipe; 2 they cannot."
+    )]
     CheckConfig(Box<CheckConfigArgs>),
 }
 

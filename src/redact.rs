@@ -45,7 +45,7 @@ impl Redaction {
             }
         }
         // The longest first: an alternation takes the first that matches.
-        long.sort_by(|one, other| other.0.cmp(&one.0));
+        long.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
         Redaction { masked: any_of(long.into_iter().map(|(_, pattern)| pattern).collect()), withheld: any_of(short) }
     }
 

@@ -82,9 +82,11 @@ impl StopSignals {
 pub async fn run(config: Config) -> Result<(), ServeError> {
     check_open_files(&config)?;
     let mut signals = StopSignals::listen()?;
-    info!("{}", start_line(&config));
     let platform = Platform::start(&config).await?;
-    invitation(platform.addresses(), &program()).iter().for_each(|line| info!("{line}"));
+    let mut lines = invitation(platform.addresses(), &program());
+    // In front of the last line, which says that everything listens.
+    lines.insert(lines.len().saturating_sub(1), start_line(&config));
+    lines.iter().for_each(|line| info!("{line}"));
     actix::spawn(async {
         let mut minutes = tokio::time::interval(Duration::from_secs(60));
         loop {
@@ -116,11 +118,11 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     }
 }
 
-/// Which roles start, and on which engines: a misspelt address would otherwise run on an embedded one unnoticed.
+/// Which roles run, and on which engines: a misspelt address would otherwise run on an embedded one unnoticed.
 fn start_line(config: &Config) -> String {
     let roles: Vec<_> = config.roles.iter().map(|role| role.name()).collect();
     let [bus, cache, database] = config.engines.names();
-    format!("starting: roles {}; bus: {bus}; cache: {cache}; database: {database}", roles.join(", "))
+    format!("running: roles {}; bus: {bus}; cache: {cache}; database: {database}", roles.join(", "))
 }
 
 /// How this program was called. A path that was typed is typed again: the bare name may not be on the PATH.
@@ -217,7 +219,9 @@ mod tests {
         /healthz and /metrics: ingest http://127.0.0.1:9096, odds http://127.0.0.1:9095
         ");
         addresses.odds = "127.0.0.1:41234".parse().ok();
-        assert!(invitation(&addresses, "sports-bet")[2].ends_with("watch MATCH_001 --url ws://127.0.0.1:41234/ws/odds"));
+        assert!(
+            invitation(&addresses, "sports-bet")[2].ends_with("watch MATCH_001 --url ws://127.0.0.1:41234/ws/odds")
+        );
     }
 
     #[test]
@@ -237,7 +241,7 @@ mod tests {
         ]);
         assert_eq!(
             start_line(&config.unwrap()),
-            "starting: roles wallet; bus: embedded; cache: Redis; database: PostgreSQL"
+            "running: roles wallet; bus: embedded; cache: Redis; database: PostgreSQL"
         );
     }
 }

@@ -274,7 +274,10 @@ METRICS_PORT_INGEST: got "9097", want a port that METRICS_PORT_PROCESSOR does no
         );
         insta::assert_snapshot!(wrong(&[("BET_MAX_STAKE_CENTS", "10")]), @r#"BET_MAX_STAKE_CENTS: got "10", want a number of cents at least BET_MIN_STAKE_CENTS, which is 50"#);
         assert!(Config::from_variables(&[("BET_MIN_STAKE_CENTS", "10"), ("BET_MAX_STAKE_CENTS", "10")]).is_ok());
-        assert!(wrong(&[("BET_CONFIRM_RETRY_MIN", "10s"), ("BET_CONFIRM_RETRY_MAX", "20s")]).contains("BET_CONFIRM_DEADLINE"));
+        assert!(
+            wrong(&[("BET_CONFIRM_RETRY_MIN", "10s"), ("BET_CONFIRM_RETRY_MAX", "20s")])
+                .contains("BET_CONFIRM_DEADLINE")
+        );
     }
 
     #[test]

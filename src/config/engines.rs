@@ -257,15 +257,15 @@ mod tests {
             ("DATABASE_URL", "mysql://user:hunter2@h/db"),
         ]), @r##"
 KAFKA_BROKERS: got "kafka", want a list of addresses as host:port, with commas
-REDIS_URL: got "http://user:***@redis", want redis://user:password@host:6379/0, or rediss:// for TLS
+REDIS_URL: got "http://user:***@redis", want redis://user:password@host:6379/0, or rediss:// for TLS; here it is neither redis:// nor rediss://
 DATABASE_URL: got "mysql://user:***@h/db", want a PostgreSQL, as postgres://user:password@host:5432/name, or a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db
 "##);
         insta::assert_snapshot!(wrong(&[("REDIS_ADDR", "redis"), ("POSTGRES_DSN", "file.db")]), @r##"
 REDIS_ADDR: got "redis", want an address as host:port; anything else goes into REDIS_URL
-POSTGRES_DSN: got "file.db", want a PostgreSQL, as postgres://user:password@host:5432/name
+POSTGRES_DSN: got "file.db", want a PostgreSQL, as postgres://user:password@host:5432/name; here it is no URL, and not all of it is `keyword=value`; a value with white space stands in single quotes
 "##);
-        insta::assert_snapshot!(wrong(&[("DATABASE_RO_URL", POSTGRES)]), @r##"DATABASE_RO_URL: got "postgres://bet:***@localhost:5433/bet_core?sslmode=***", want it unset, or a DATABASE_URL of PostgreSQL"##);
-        insta::assert_snapshot!(wrong(&[("DATABASE_RO_URL", "file.db"), ("DATABASE_URL", POSTGRES)]), @r##"DATABASE_RO_URL: got "file.db", want a PostgreSQL, as postgres://user:password@host:5432/name"##);
+        insta::assert_snapshot!(wrong(&[("DATABASE_RO_URL", POSTGRES)]), @r##"DATABASE_RO_URL: got "postgres://bet:***@localhost:5433/bet_core?***", want it unset, or a DATABASE_URL of PostgreSQL"##);
+        insta::assert_snapshot!(wrong(&[("DATABASE_RO_URL", "file.db"), ("DATABASE_URL", POSTGRES)]), @r##"DATABASE_RO_URL: got "file.db", want a PostgreSQL, as postgres://user:password@host:5432/name; here it is no URL, and not all of it is `keyword=value`; a value with white space stands in single quotes"##);
     }
 
     #[test]
@@ -310,6 +310,31 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
         for bad in [":memory:", "sqlite://", "sqlite://:memory:", "file:a.db", "mysql://h/db", "sqlite://a.db?mode=ro"]
         {
             assert!(wrong(&[("DATABASE_URL", bad)]).contains("or a SQLite file"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_may_hold_a_password_is_no_file() {
+        for bad in [
+            "u:Secret@h/x",
+            "u:Secret x@h/x",
+            "//u:Secret@h/x",
+            "Secret@h/x",
+            "u:Secret",
+            "sqlite://u:Secret@h/x",
+            "\"postgres://u:Secret@h/x\"",
+            "'u:Secret@h/x'",
+            "postgres:u:Secret@h/x",
+            "POSTGRES://u:Secret@h/x",
+            "jdbc:postgresql://h/x?user=u&password=Secret",
+            "host=h password=Secret x",
+            "h/x?password=Secret",
+        ] {
+            let text = wrong(&[("DATABASE_URL", bad)]);
+            assert!(text.starts_with("DATABASE_URL: got ") && !text.contains("Secret"), "{bad}: {text}");
+        }
+        for good in ["/srv/@app/x.db", "data/a@b.db"] {
+            assert!(matches!(engines(&[("DATABASE_URL", good)]).store, StoreEngine::Sqlite(_)), "{good}");
         }
     }
 

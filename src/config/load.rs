@@ -365,7 +365,10 @@ fn wrong_values(arg: &Arg, text: &OsStr, source: Source) -> Vec<ConfigError> {
     for piece in pieces {
         let Some(want) = unwanted(arg.get_value_parser(), piece) else { continue };
         // A password may hold the delimiter: then a piece of it would not be known for one.
-        wrong.push(error(if whole.contains('@') { whole } else { piece }, want));
+        if whole.contains('@') {
+            return vec![error(whole, want)];
+        }
+        wrong.push(error(piece, want));
     }
     wrong.dedup();
     wrong

@@ -262,9 +262,9 @@ WS_PING_INTERVAL: got "1h", want a duration below WS_SILENCE_LIMIT, which is 45s
         ]);
         assert!(!wrong.concat().contains("hunter2") && !wrong.concat().contains("ter2"), "{wrong:#?}");
         insta::assert_snapshot!(wrong.join("\n"), @r##"
-SUPPLIER_URLS: got "http://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
-SUPPLIER_WS_URL: got "betfair://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
-REDIS_URL: got "http://user:***@host", want redis://user:password@host:6379/0, or rediss:// for TLS
+SUPPLIER_URLS: got "http://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port; here its host or port cannot be read
+SUPPLIER_WS_URL: got "betfair://user:***@host", want betfair://host:port and nothing else: its protocol has no such login, the key goes into BETFAIR_APP_KEY and BETFAIR_SESSION_TOKEN
+REDIS_URL: got "http://user:***@host", want redis://user:password@host:6379/0, or rediss:// for TLS; here it is neither redis:// nor rediss://
 DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL, as postgres://user:password@host:5432/name, or a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db
 "##);
 

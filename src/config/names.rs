@@ -55,7 +55,11 @@ impl fmt::Display for Doubtful {
 pub fn doubtful(names: impl Iterator<Item = OsString>) -> Vec<Doubtful> {
     let known: BTreeSet<String> = show::variables().collect();
     let names: BTreeSet<String> = names.filter_map(|name| name.into_string().ok()).collect();
-    names.iter().filter(|name| !known.contains(*name) && !is_of_others(name)).filter_map(|name| judge(name, &known)).collect()
+    names
+        .iter()
+        .filter(|name| !known.contains(*name) && !is_of_others(name))
+        .filter_map(|name| judge(name, &known))
+        .collect()
 }
 
 fn judge(name: &str, known: &BTreeSet<String>) -> Option<Doubtful> {
@@ -79,7 +83,7 @@ fn is_of_others(name: &str) -> bool {
 
 /// The known name that differs by a slip of the fingers, or only in the order of its words.
 fn nearest(name: &str, known: &BTreeSet<String>) -> Option<String> {
-    let most = if name.len() < 8 { 1 } else { 2 };
+    let most = if name.len() < 16 { 1 } else { 2 };
     let near = known.iter().map(|other| (strsim::osa_distance(name, other), other));
     let near = near.filter(|(distance, _)| *distance <= most).min();
     let words = |name: &str| name.split('_').map(str::to_owned).collect::<BTreeSet<_>>();
@@ -114,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_stranger_with_our_prefix_is_named() {
-        for name in ["KAFKA_RETENTION", "REDIS_PORT", "REDIS_PASSWORD", "SIMULATOR_SPEED", "WS_COLOUR"] {
+        for name in ["KAFKA_RETENTION", "REDIS_PORT", "REDIS_PASSWORD", "SIMULATOR_COLOUR", "WS_COLOUR"] {
             assert_eq!(told(&[name]), [format!("{name} is not a setting and is ignored")]);
         }
     }
@@ -122,9 +126,24 @@ mod tests {
     #[test]
     fn names_of_others_are_left_alone() {
         let of_others = [
-            "PATH", "HOME", "LANG", "TERM", "USER", "RUST_BACKTRACE", "HTTP_PROXY", "POSTGRES_PASSWORD", "PGPASSWORD",
-            "REDIS_SERVICE_HOST", "REDIS_SERVICE_PORT", "REDIS_SERVICE_PORT_TLS", "REDIS_PORT_6379_TCP",
-            "REDIS_PORT_6379_TCP_ADDR", "KAFKA_PORT_9092_TCP_PROTO", "NO_COLOR", "HOSTNAME", "CARGO_HOME",
+            "PATH",
+            "HOME",
+            "LANG",
+            "TERM",
+            "USER",
+            "RUST_BACKTRACE",
+            "HTTP_PROXY",
+            "POSTGRES_PASSWORD",
+            "PGPASSWORD",
+            "REDIS_SERVICE_HOST",
+            "REDIS_SERVICE_PORT",
+            "REDIS_SERVICE_PORT_TLS",
+            "REDIS_PORT_6379_TCP",
+            "REDIS_PORT_6379_TCP_ADDR",
+            "KAFKA_PORT_9092_TCP_PROTO",
+            "NO_COLOR",
+            "HOSTNAME",
+            "CARGO_HOME",
         ];
         assert_eq!(told(&of_others), [""; 0]);
         let known: Vec<String> = show::variables().collect();

@@ -313,7 +313,9 @@ mod tests {
     #[test]
     fn addresses_of_servers_may_have_a_login() {
         assert_eq!(http_url("https://u:hunter2@h/x").unwrap().to_string(), "https://h/x");
-        for bad in ["ftp://h", "http://h?token=hunter2", "http://u:hunter2 x@h", "u:hunter2@h", "http://a%3Ab:hunter2@h"] {
+        for bad in
+            ["ftp://h", "http://h?token=hunter2", "http://u:hunter2 x@h", "u:hunter2@h", "http://a%3Ab:hunter2@h"]
+        {
             assert!(!http_url(bad).unwrap_err().contains("hunter2"));
         }
         assert_eq!(websocket_url("ws://u:hunter2@h/ws?x=1").unwrap().to_string(), "ws://h/ws");

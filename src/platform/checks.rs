@@ -56,7 +56,9 @@ pub(super) fn check_written_cache(cache: &Arc<dyn OddsCache>, health: &Arc<Cache
 /// Not ready while what is shown may be stale.
 pub(super) fn check_feed(feed: &Arc<FeedState>) -> Check {
     let feed = feed.clone();
-    Check::new("feed", move || std::future::ready(feed.problem().map_or(Ok(()), |why| Err(reasons::feed(&why)))).boxed())
+    Check::new("feed", move || {
+        std::future::ready(feed.problem().map_or(Ok(()), |why| Err(reasons::feed(&why)))).boxed()
+    })
 }
 
 pub(super) fn check_bus(topic: &Arc<dyn Topic>) -> Check {

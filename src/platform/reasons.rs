@@ -28,7 +28,10 @@ const DATABASE: [Reason; 18] = [
 ];
 
 const CACHE: [Reason; 8] = [
-    ("is the password of REDIS_URL right?", "the Redis at REDIS_URL refuses the login (is the password of REDIS_URL right?)"),
+    (
+        "is the password of REDIS_URL right?",
+        "the Redis at REDIS_URL refuses the login (is the password of REDIS_URL right?)",
+    ),
     ("does the port speak TLS?", "no TLS handshake (does the port speak TLS?)"),
     ("does the port speak Redis", "no answer of Redis (does the port speak Redis, without TLS?)"),
     ("certificate", "its certificate is not trusted"),

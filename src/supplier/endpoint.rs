@@ -136,13 +136,13 @@ mod tests {
         let wrong =
             ["localhost", "http://a/", "betfair://a", "betfair://:1", "betfairs://a:1/x", "betfair://k:s@a:1", "ws://"];
         insta::assert_snapshot!(wrong.map(shown).join("\n"), @"
-        error: not a URL (relative URL without a base); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted
+        error: not a URL (it has no scheme, as the `ws` of ws://host); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted
         error: `http://` names no supplier; ws:// or wss:// (native), betfair:// or betfairs:// (Exchange Stream) is wanted
         error: `betfair://a` without a port; betfair://host:port is wanted
-        error: not a URL (empty host); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted
+        error: not a URL (its host or port cannot be read); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted
         error: `betfairs://` takes only host and port; betfairs://host:port is wanted, and the key in BETFAIR_APP_KEY
         error: `betfair://` takes only host and port; betfair://host:port is wanted, and the key in BETFAIR_APP_KEY
-        error: not a URL (empty host); ws://host:port/path, wss://…, betfair://host:port or betfairs://host:port is wanted
+        error: not a URL (its host or port cannot be read); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted
         ");
     }
 

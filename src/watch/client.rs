@@ -99,7 +99,10 @@ impl<O: Write, N: Write> Watcher<O, N> {
             let ending = match self.connect().await {
                 Ok(socket) => self.converse(socket).await?,
                 Err(Loss::Connect(tungstenite::Error::Http(response))) if self.is_final(response.status().as_u16()) => {
-                    return Err(WatchError::Refused { url: self.plan.url.to_string(), status: response.status().as_u16() });
+                    return Err(WatchError::Refused {
+                        url: self.plan.url.to_string(),
+                        status: response.status().as_u16(),
+                    });
                 }
                 Err(loss) => Ending::Lost(loss),
             };

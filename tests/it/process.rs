@@ -6,6 +6,7 @@ mod killed;
 mod lifecycle;
 mod limits;
 mod logs;
+mod secrets;
 
 use std::path::Path;
 use std::process::Output;

@@ -246,7 +246,8 @@ fn hosts_of(text: &str) -> Result<(String, String), AddressError> {
             None => return Err(AddressError("a `]` of its host is followed by something other than a port")),
         };
         let is_digits = port.bytes().all(|byte| byte.is_ascii_digit());
-        if !port.is_empty() && !(is_digits && port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        let is_port = is_digits && port.parse::<u16>().is_ok_and(|port| port > 0);
+        if !port.is_empty() && !is_port {
             return Err(bad_port);
         }
         hosts.push(host);
@@ -326,7 +327,10 @@ mod tests {
         "postgres://u:p%40ss%2F@[::1]:5432,db:/odds",
         "user='u' password='p@ss/' host='::1,db' dbname='odds' port='5432,'"
     )]
-    #[case(" postgres://u:a:b'c@db/odds?password=x%5C ", r"user='u' password='a:b\'c' host='db' dbname='odds' password='x\\'")]
+    #[case(
+        " postgres://u:a:b'c@db/odds?password=x%5C ",
+        r"user='u' password='a:b\'c' host='db' dbname='odds' password='x\\'"
+    )]
     #[case("postgres://db?ssl=true", "host='db' sslmode='require'")]
     #[case("host=db port=5432 user=odds password=secret", "host='db' port='5432' user='odds' password='secret'")]
     #[case("host = db  password = 'it\\'s = here'", r"host='db' password='it\'s = here'")]

@@ -29,7 +29,7 @@ async fn serve_alone_invites_with_lines_that_work() {
     .await;
     assert_eq!((&odds[0]["eventId"], &odds[0]["market"]), (&json!("MATCH_001"), &json!("1x2")));
     let mut watch = vec!["watch"];
-    watch.extend(copied("sports-bet watch "));
+    watch.extend(copied(concat!(env!("CARGO_BIN_EXE_sports-bet"), " watch ")));
     watch.extend(["--count", "3"]);
     let output = run(folder.path(), &watch, &[]).await;
     assert!(output.status.success());
