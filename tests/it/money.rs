@@ -1,6 +1,7 @@
 //! Wallets, bets and their confirmation, over real sockets.
 
 mod bets;
+mod held;
 mod unavailable;
 mod wallet;
 
