@@ -90,6 +90,7 @@ impl Sessions {
             only_reads,
             is_pooled: AtomicBool::new(false),
         });
+        let address = if only_reads { address } else { writable(address) };
         let has_options = std::env::var_os("PGOPTIONS").is_some();
         let mark = |address| marked(address, options.statement_timeout);
         let marked_address = Some(address.expose_secret()).filter(|_| !has_options).and_then(mark);
@@ -134,6 +135,21 @@ impl Sessions {
 
 fn establish(address: &SecretString) -> Result<PgConnection, String> {
     PgConnection::establish(address.expose_secret()).map_err(|error| error.to_string())
+}
+
+/// The address, with the server that takes writes chosen if it names several. libpq would take the first that answers.
+fn writable(address: SecretString) -> SecretString {
+    let text = address.expose_secret();
+    let is_url = text.starts_with("postgresql://");
+    let authority = text.split('?').next().filter(|_| is_url).and_then(|place| place.rsplit('@').next());
+    let hosts =
+        text.split(['?', '&', ' ']).filter_map(|pair| pair.strip_prefix("host=").or(pair.strip_prefix("hostaddr=")));
+    let has_several = authority.into_iter().chain(hosts).any(|hosts| hosts.contains(','));
+    if !has_several || text.contains("target_session_attrs") || std::env::var_os("PGTARGETSESSIONATTRS").is_some() {
+        return address;
+    }
+    let separator = if is_url { '&' } else { ' ' };
+    format!("{text}{separator}target_session_attrs=read-write").into()
 }
 
 /// The address with our mark, and a time limit that is in force before the first statement, unless it has options of its
@@ -262,6 +278,22 @@ mod tests {
             migration.contains("lock_timeout = 30000") && migration.contains("statement_timeout = 0"),
             "{migration}"
         );
+    }
+
+    #[test]
+    fn one_of_several_hosts_must_take_writes() {
+        let read = |address: &str| writable(address.to_owned().into()).expose_secret().to_owned();
+        for several in ["postgresql://u:p@a:1,b:2/odds?connect_timeout=3", "postgresql://?connect_timeout=3&host=a,b"] {
+            assert_eq!(read(several), format!("{several}&target_session_attrs=read-write"));
+        }
+        assert_eq!(read("user=u host=a,b"), "user=u host=a,b target_session_attrs=read-write");
+        for unchanged in [
+            "postgresql://u:p,q@a:1/odds?connect_timeout=3",
+            "host=a password=p,q",
+            "host=a,b target_session_attrs=any",
+        ] {
+            assert_eq!(read(unchanged), unchanged);
+        }
     }
 
     #[test]
