@@ -484,7 +484,9 @@ fn places(topic: &str, group: &str) -> Vec<(i64, i64)> {
     let mut config = rdkafka::ClientConfig::new();
     let consumer: BaseConsumer = config.set("bootstrap.servers", brokers()).set("group.id", group).create().unwrap();
     let mut asked = TopicPartitionList::new();
-    (0..4).for_each(|partition| drop(asked.add_partition(topic, partition)));
+    for partition in 0..4 {
+        asked.add_partition(topic, partition);
+    }
     let committed = consumer.committed_offsets(asked, patience).unwrap();
     let place = |partition: i32, offset| {
         let (low, high) = consumer.fetch_watermarks(topic, partition, patience).unwrap();
