@@ -42,6 +42,8 @@ install_programs() {
             ;;
         postgres)
             [[ -n "$(postgres_bin)" ]] || apt postgresql || true
+            # For the tests with a pooler; the engine itself does not need it.
+            [[ -x /usr/sbin/pgbouncer ]] || command -v pgbouncer >/dev/null || apt pgbouncer || true
             [[ -n "$(postgres_bin)" ]] \
                 || die "PostgreSQL's server programs are missing: 'apt-get install postgresql' as root, or set DATABASE_URL to a PostgreSQL that runs"
             ;;

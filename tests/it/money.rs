@@ -2,6 +2,7 @@
 
 mod bets;
 mod foreign;
+mod held;
 mod keys;
 mod strict;
 mod unavailable;

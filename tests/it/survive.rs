@@ -1,6 +1,7 @@
 //! What production does to a platform that is split over processes, on the real engines.
 
 mod believed;
+mod fresh;
 mod groups;
 mod kafka_away;
 mod killed;

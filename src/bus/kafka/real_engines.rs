@@ -484,7 +484,9 @@ fn places(topic: &str, group: &str) -> Vec<(i64, i64)> {
     let mut config = rdkafka::ClientConfig::new();
     let consumer: BaseConsumer = config.set("bootstrap.servers", brokers()).set("group.id", group).create().unwrap();
     let mut asked = TopicPartitionList::new();
-    (0..4).for_each(|partition| drop(asked.add_partition(topic, partition)));
+    for partition in 0..4 {
+        asked.add_partition(topic, partition);
+    }
     let committed = consumer.committed_offsets(asked, patience).unwrap();
     let place = |partition: i32, offset| {
         let (low, high) = consumer.fetch_watermarks(topic, partition, patience).unwrap();
@@ -502,14 +504,11 @@ async fn transaction_markers_leave_no_lag() {
         let group = name("group");
         let mut member = topic.subscribe(&group).unwrap();
         topic.publish(vec![record("k", 0)]).await.unwrap();
-        let first = take(&mut member, 1).await;
-        member.commit(&Position::behind(&first));
+        take(&mut member, 1).await;
         let of = topic.name().to_owned();
         tokio::task::spawn_blocking(move || publish_in_transactions(&of, 2)).await.unwrap();
         let read = take(&mut member, 2).await;
         assert_eq!(values(&read), (0..2).collect(), "and not the aborted one");
-        assert!(member.lag() > 0, "they are not done");
-        member.commit(&Position::behind(&read));
         let is_done = |topic: String, group: String| {
             let places = tokio::task::spawn_blocking(move || places(&topic, &group));
             async { places.await.unwrap().iter().all(|(committed, end)| committed == end) }

@@ -60,6 +60,8 @@ const DEFAULTS: [(&str, &str); 5] = [
 pub(super) struct PgAddress {
     text: SecretString,
     has_options: bool,
+    /// Names several servers, and not which of them to take.
+    is_ambiguous: bool,
     redaction: Redaction,
 }
 
@@ -83,8 +85,19 @@ impl PgAddress {
         let own = parameters.0.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         // libpq takes the last value of a parameter.
         let pairs: Vec<_> = defaults.chain(own).map(|(key, value)| format!("{key}={}", quoted(value))).collect();
-        let has_options = parameters.0.iter().any(|(key, _)| key == "options");
-        Ok(PgAddress { text: pairs.join(" ").into(), has_options, redaction })
+        let has = |wanted: &str| parameters.0.iter().any(|(key, _)| key == wanted);
+        let hosts = parameters.0.iter().filter(|(key, _)| key == "host" || key == "hostaddr");
+        let is_ambiguous = hosts.into_iter().any(|(_, value)| value.contains(',')) && !has("target_session_attrs");
+        Ok(PgAddress { text: pairs.join(" ").into(), has_options: has("options"), is_ambiguous, redaction })
+    }
+
+    /// The address with the server that takes writes chosen if it names several. libpq would take the first that answers.
+    pub(super) fn writable(self) -> PgAddress {
+        if !self.is_ambiguous || std::env::var_os("PGTARGETSESSIONATTRS").is_some() {
+            return self;
+        }
+        let text = format!("{} target_session_attrs='read-write'", self.text.expose_secret());
+        PgAddress { text: text.into(), is_ambiguous: false, ..self }
     }
 
     /// The same address with command-line options for the server; none if it has options of its own, which are kept.
@@ -473,6 +486,22 @@ mod tests {
                 };
                 prop_assert!(!said.contains("Secret"), "{form}: {said}");
             }
+        }
+    }
+
+    #[test]
+    fn one_of_several_hosts_must_take_writes() {
+        let is_chosen = |address: &str| {
+            let address = PgAddress::parse(&address.to_owned().into(), "test").unwrap().writable();
+            address.text.expose_secret().ends_with(" target_session_attrs='read-write'")
+        };
+        for several in ["postgresql://u:p@a:1,b:2/odds", "postgresql:///odds?host=a,b", "user=u host=a,b"] {
+            assert!(is_chosen(several), "{several}");
+        }
+        for unchanged in
+            ["postgresql://u:p,q@a:1/odds", "host=a password=p,q", "host=a,b target_session_attrs=any", "host=a"]
+        {
+            assert!(!is_chosen(unchanged), "{unchanged}");
         }
     }
 

@@ -90,6 +90,7 @@ impl Sessions {
             only_reads,
             is_pooled: AtomicBool::new(false),
         });
+        let address = if only_reads { address } else { address.writable() };
         let has_options = std::env::var_os("PGOPTIONS").is_some();
         let marked_address = if has_options { None } else { marked(&address, options.statement_timeout) };
         Sessions { address, marked_address, settings }

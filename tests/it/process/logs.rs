@@ -147,3 +147,30 @@ fn encoded(text: &str) -> String {
     };
     text.as_bytes().chunks(3).map(digits).collect()
 }
+
+/// A supplier that accepts and hangs up does so for hours: one line of it, and no line for each return.
+#[tokio::test]
+async fn flapping_supplier_is_logged_once() {
+    const TIMES: usize = 12;
+    let folder = TempDir::new().unwrap();
+    let supplier = FakeSupplier::start().await;
+    let url = supplier.url();
+    let variables = [
+        ("ROLE", "ingest,processor,odds"),
+        ("SUPPLIER_URLS", url.as_str()),
+        ("SUPPLIER_RECONNECT_MIN", "10ms"),
+        ("SUPPLIER_RECONNECT_MAX", "50ms"),
+    ];
+    let child = LoggedChild::start(&mut command(folder.path(), &variables));
+    for _ in 0..TIMES {
+        drop(supplier.accept().await);
+    }
+    let _last = supplier.accept().await;
+    child.signal("TERM").await;
+    child.ended().await;
+    let log = child.log();
+    let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    // On a slow machine the ten seconds to the next line may be over.
+    assert!((1..TIMES / 2).contains(&count("supplier not connected")), "{log}");
+    assert!(count("supplier connected") <= 1 + count("supplier not connected"), "{log}");
+}

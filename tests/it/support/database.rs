@@ -110,6 +110,15 @@ impl Database {
         DatabaseLock(connection)
     }
 
+    /// Holds the locks of users' wallets until it is dropped. In PostgreSQL only.
+    pub fn hold_wallets(&self, users: &[String]) -> DatabaseLock {
+        let mut connection = self.connect();
+        let AnyConnection::Postgres(postgres) = &mut connection else { panic!("SQLite has no locks of rows") };
+        let users = users.join("', '");
+        postgres.batch_execute(&format!("BEGIN; SELECT FROM wallets WHERE user_id IN ('{users}') FOR UPDATE")).unwrap();
+        DatabaseLock(connection)
+    }
+
     /// The whole history of a market, in the supplier's order.
     pub fn history(&self, event: &str, market: MarketKey) -> Vec<HistoryEntry> {
         let event_id = EventId::new(event).unwrap();

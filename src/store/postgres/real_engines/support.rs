@@ -248,7 +248,7 @@ impl OwnServer {
     }
 
     fn program(&self, name: &str, arguments: &[&str]) {
-        let program = programs().join(name);
+        let program = programs(name).join(name);
         let mut command = unprivileged(&program);
         let said = self.directory.path().with_extension(name);
         let output = std::fs::File::create(&said).unwrap();
@@ -344,14 +344,16 @@ fn open_to_all(path: &std::path::Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
 }
 
-/// Where the server's programs are.
-fn programs() -> PathBuf {
+/// Where a program of the server is.
+fn programs(name: &str) -> PathBuf {
     if let Some(given) = std::env::var_os("PG_BIN") {
         return given.into();
     }
-    let has_them = |folder: &PathBuf| folder.join("initdb").exists();
+    let has_them = |folder: &PathBuf| folder.join(name).exists();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders = std::env::split_paths(&path).chain(debian.map(|one| one.path().join("bin")));
-    folders.find(has_them).expect("initdb is missing: install the PostgreSQL server, or set PG_BIN to its folder")
+    folders
+        .find(has_them)
+        .unwrap_or_else(|| panic!("{name} is missing: install the PostgreSQL server, or set PG_BIN to its folder"))
 }
