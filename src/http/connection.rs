@@ -31,7 +31,7 @@ impl ConnectionHandle {
         }
     }
 
-    /// Ends the connection with a last answer, which is sent only if there is room for it at once.
+    /// Ends the connection in order, with a last answer that is sent only if there is room for it at once.
     pub fn close_with(&self, answer: &[u8]) {
         if let Err(error) = self.0.send(answer).and_then(|_| self.0.shutdown(Shutdown::Both)) {
             debug!("no last answer: {error}");

@@ -258,10 +258,10 @@ impl Connection {
     fn finish(&self, ended: Ended) {
         debug!(reason = ended.label(); "connection ended");
         let Some(handle) = &self.handle else { return };
-        match ended.answer().filter(|_| !self.is_blocked.get()) {
-            Some(answer) => handle.close_with(answer.as_bytes()),
-            None => handle.close(),
+        if self.is_blocked.get() {
+            return handle.close();
         }
+        handle.close_with(ended.answer().unwrap_or_default().as_bytes());
     }
 }
 
