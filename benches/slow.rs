@@ -101,7 +101,11 @@ fn main() -> Outcome<()> {
                 "{}; {floods} floods of {frames} frames; RSS at its highest {:.2} MiB above; {}",
                 spread(&abused),
                 of(&abused, |run| run.highest),
-                limit(of(&abused, |run| run.server_share), of(&abused, |run| run.own_share), of(&abused, |run| run.late_p99))
+                limit(
+                    of(&abused, |run| run.server_share),
+                    of(&abused, |run| run.own_share),
+                    of(&abused, |run| run.late_p99)
+                )
             )),
             Row::new("RSS after the eviction, above what it was before", of(&with, |run| run.grown), "MiB")
                 .at_most(1.0)

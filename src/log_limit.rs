@@ -65,12 +65,7 @@ impl<L: Log> LimitedLogger<L> {
         let none: [(&str, u64); 0] = [];
         let fields: &dyn log::kv::Source = if left_out > 0 { &fields } else { &none };
         self.inner.log(
-            &Record::builder()
-                .level(level)
-                .target(target)
-                .key_values(&fields)
-                .args(format_args!("{message}"))
-                .build(),
+            &Record::builder().level(level).target(target).key_values(&fields).args(format_args!("{message}")).build(),
         );
     }
 

@@ -73,8 +73,7 @@ pub enum Ended {
 
 impl Ended {
     /// Every reason.
-    pub const ALL: [Ended; 6] =
-        [Ended::Head, Ended::Body, Ended::Idle, Ended::Write, Ended::Crowded, Ended::Address];
+    pub const ALL: [Ended; 6] = [Ended::Head, Ended::Body, Ended::Idle, Ended::Write, Ended::Crowded, Ended::Address];
 
     /// The metric's label.
     pub fn label(self) -> &'static str {
@@ -164,6 +163,9 @@ impl Connection {
     pub fn upgrade(&self) {
         self.set(Phase::Upgraded);
         drop(self.permit.take());
+        if let Some(handle) = &self.handle {
+            handle.lift_unsent_limit();
+        }
         if let Some(table) = self.table.upgrade() {
             table.entries.borrow_mut().remove(&self.key);
         }

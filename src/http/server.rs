@@ -174,10 +174,7 @@ fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 }
 
 /// Takes a connection in, or ends it.
-fn admit(
-    table: &Rc<Connections>,
-    stream: TcpStream,
-) -> Result<(GuardedStream, Option<SocketAddr>), DispatchError> {
+fn admit(table: &Rc<Connections>, stream: TcpStream) -> Result<(GuardedStream, Option<SocketAddr>), DispatchError> {
     prepare(&stream);
     let peer = stream.peer_addr().ok();
     let refused = || DispatchError::Io(std::io::ErrorKind::ConnectionRefused.into());

@@ -6,11 +6,11 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::web;
 
-use super::{StartError, bounds};
 use super::checks::{check_feed, check_store, check_trouble};
 use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
 use super::wiring::{HUB_MAILBOX, Wiring};
+use super::{StartError, bounds};
 use crate::actors::clock::Clock;
 use crate::actors::ledger_keeper::{KeeperSettings, LedgerKeeper};
 use crate::actors::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};

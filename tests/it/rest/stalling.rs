@@ -152,7 +152,8 @@ async fn unread_answers_end_the_connection() {
     let grown = (peak - before) / connections;
     assert!(grown < 1024 * 1024, "{grown} bytes for each connection");
     for (address, path) in ports(&server) {
-        let answer = raw_request(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
+        let answer =
+            raw_request(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 "), "{path}: {answer}");
     }
 }
@@ -286,7 +287,9 @@ async fn trusted_proxies_name_their_clients() {
     ];
     let server = ServerProcess::start(folder.path(), &variables).await;
     let mut held = Vec::new();
-    for (client, wanted) in [("192.0.2.1", "101"), ("192.0.2.2", "101"), ("192.0.2.1", "429"), ("evil, 192.0.2.2", "429")] {
+    for (client, wanted) in
+        [("192.0.2.1", "101"), ("192.0.2.2", "101"), ("192.0.2.1", "429"), ("evil, 192.0.2.2", "429")]
+    {
         let (stream, status) = session(server.odds(), &format!("X-Forwarded-For: {client}\r\n")).await;
         assert_eq!(status, wanted, "{client}");
         held.push(stream);
