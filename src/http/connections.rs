@@ -54,7 +54,7 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// Why a connection was ended from outside. The label of `http_connections_ended_total`.
+/// Why a connection was ended from outside. The label `reason` of `http_connections_ended_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The head of a request did not arrive in time.

@@ -122,7 +122,7 @@ impl Wiring<'_> {
             workers: cores(),
             max_connections: bounds::rest_accepted(self.settings, cores()),
         };
-        let limits = bounds::rest(self.settings, &metrics.registry)?;
+        let limits = bounds::rest(self.settings, Role::Wallet, &metrics.registry)?;
         let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
             wallet::routes(config);
@@ -162,7 +162,7 @@ impl Wiring<'_> {
             workers: cores(),
             max_connections: bounds::rest_accepted(self.settings, cores()),
         };
-        let limits = bounds::rest(self.settings, &metrics.registry)?;
+        let limits = bounds::rest(self.settings, Role::Bets, &metrics.registry)?;
         let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
             bets::routes(config);

@@ -146,7 +146,7 @@ impl Wiring<'_> {
             ping_interval: clients.ws_ping_interval,
             frozen_limit: clients.ws_ping_interval * 2 + clients.slow_client_limit,
         };
-        let client_bounds = bounds::rest(self.settings, &metrics.registry)?;
+        let client_bounds = bounds::rest(self.settings, Role::Odds, &metrics.registry)?;
         let state = web::Data::new(OddsState {
             snapshots: snapshots.clone(),
             snapshot_timeout: SNAPSHOT_TIMEOUT,

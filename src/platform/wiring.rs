@@ -80,7 +80,7 @@ impl<'a> Wiring<'a> {
             workers: 1,
             max_connections: bounds::rest_accepted(self.settings, 1),
         };
-        let limits = bounds::rest(self.settings, &metrics.registry)?;
+        let limits = bounds::rest(self.settings, Role::Simulator, &metrics.registry)?;
         let server = server::start_within(limits, listen, move |config| routes.clone()(config))?;
         self.parts.addresses.simulator = Some(server.address);
         self.parts.servers.push(server);
@@ -92,7 +92,7 @@ impl<'a> Wiring<'a> {
     /// Starts the health and metrics ports.
     pub(super) fn start_health(&mut self) -> Result<(), StartError> {
         for (role, checks, registry) in std::mem::take(&mut self.health) {
-            let limits = bounds::admin(self.settings, &registry)?;
+            let limits = bounds::admin(self.settings, role, &registry)?;
             let health = web::Data::new(RoleHealth { checks, liveness: self.liveness.clone(), registry });
             let (variable, port) = health_port(role, self.settings);
             let ip = self.settings.process.bind_address;
