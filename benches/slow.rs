@@ -5,11 +5,19 @@
 //! Before each run comes a flood on another event, which nobody but the stalled client wants: it fills its socket and
 //! its queue, so that it is stalled from the beginning of the run and given up in the middle of it.
 //!
+//! A third run has abusers beside the clients: one that floods with pongs as fast as it is taken and comes again when it
+//! is closed, and 4,000 requests whose head never ends.
+//!
 //! `cargo bench --bench slow`. Settable: `BENCH_CLIENTS`, `BENCH_RATE` (updates a second), `BENCH_SECONDS` (of a run),
-//! `BENCH_ROUNDS` (each is a run without and one with), and every setting of the server by its own name.
+//! `BENCH_ROUNDS` (each is a run without, one with a stalled client, and one with abusers), `BENCH_HALF` (half requests), and every setting of the server by its own name.
 
 mod support;
 
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -39,18 +47,25 @@ const LATE: f64 = 2.0;
 fn main() -> Outcome<()> {
     machine::pin(machine::CLIENT_CORE)?;
     let clients = usize::try_from(setting("BENCH_CLIENTS", 1_000)?)?;
-    machine::open_files(2 * clients as u64 + 500)?;
+    let half = usize::try_from(setting("BENCH_HALF", 4_000)?)?;
+    machine::open_files(2 * clients as u64 + half as u64 + 500)?;
     let load = Load { rate: setting("BENCH_RATE", 50)?, seconds: setting("BENCH_SECONDS", 5)? };
     let rounds = setting("BENCH_ROUNDS", 5)?;
     let mut bench = Bench::start(clients)?;
-    let (mut without, mut with) = (Vec::new(), Vec::new());
+    let (mut without, mut with, mut abused) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut floods, mut frames) = (0, 0);
     for round in 0..=rounds {
         let runs = [bench.run(load, false)?, bench.run(load, true)?];
-        // The first pair is to get warm.
+        let abusers = Abusers::start(bench.server.odds()?, half)?;
+        let third = bench.run(load, false);
+        let flooded = abusers.stop();
+        // The first round is to get warm.
         if round > 0 {
             let [one, other] = runs;
             without.push(one);
             with.push(other);
+            abused.push(third?);
+            (floods, frames) = (floods + flooded.0, frames + flooded.1);
         }
     }
     let of = |runs: &[Run], figure: fn(&Run) -> f64| median(runs.iter().map(figure).collect());
@@ -59,7 +74,7 @@ fn main() -> Outcome<()> {
         Row::new(format!("{clients} clients, p{} with one stalled", quantile * 100.0), of(&with), "ms")
             .beside("none stalled", of(&without))
     };
-    let lost = with.iter().chain(&without).map(|run| run.lost).sum::<u64>();
+    let lost = with.iter().chain(&without).chain(&abused).map(|run| run.lost).sum::<u64>();
     let spread = |runs: &[Run]| {
         let figures = runs.iter().map(|run| run.milliseconds(0.99));
         let (least, most) = figures.fold((f64::MAX, 0.0_f64), |(least, most), of| (least.min(of), most.max(of)));
@@ -75,6 +90,23 @@ fn main() -> Outcome<()> {
                 spread(&without),
                 limit(of(&with, |run| run.server_share), of(&with, |run| run.own_share), of(&with, |run| run.late_p99))
             )),
+            Row::new(
+                format!("{clients} clients, p99 with a pong flood and {half} half requests"),
+                median(abused.iter().map(|run| run.milliseconds(0.99)).collect()),
+                "ms",
+            )
+            .beside("none", of(&without, |run| run.milliseconds(0.99)))
+            .at_most(1.2)
+            .remark(format!(
+                "{}; {floods} floods of {frames} frames; RSS at its highest {:.2} MiB above; {}",
+                spread(&abused),
+                of(&abused, |run| run.highest),
+                limit(
+                    of(&abused, |run| run.server_share),
+                    of(&abused, |run| run.own_share),
+                    of(&abused, |run| run.late_p99)
+                )
+            )),
             Row::new("RSS after the eviction, above what it was before", of(&with, |run| run.grown), "MiB")
                 .at_most(1.0)
                 .remark(format!(
@@ -83,7 +115,7 @@ fn main() -> Outcome<()> {
                     of(&with, |run| run.highest),
                     bench.server.rss()? / 1_024.0
                 )),
-            Row::new(format!("lost of {} frames", load.updates() * clients as u64 * 2 * rounds), lost as f64, "frames")
+            Row::new(format!("lost of {} frames", load.updates() * clients as u64 * 3 * rounds), lost as f64, "frames")
                 .at_most(0.0),
         ],
     )
@@ -97,6 +129,54 @@ fn limit(server: f64, own: f64, late: f64) -> String {
         server * 100.0,
         own * 100.0
     )
+}
+
+/// Clients that only send, in a thread of their own.
+struct Abusers {
+    stops: Arc<AtomicBool>,
+    floods: Arc<AtomicU64>,
+    frames: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+    _half: Vec<TcpStream>,
+}
+
+impl Abusers {
+    /// Pongs that are sent at once.
+    const AT_ONCE: usize = 1_000;
+    /// Before a flood comes again: the bench's core is the clients' too.
+    const PAUSE: Duration = Duration::from_millis(10);
+
+    fn start(address: SocketAddr, half: usize) -> Outcome<Abusers> {
+        let begin = |_| {
+            let mut stream = TcpStream::connect(address)?;
+            // It may have been closed to make room.
+            let _ = stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: bench\r\nX: ");
+            Ok(stream)
+        };
+        let half = (0..half).map(begin).collect::<Outcome<_>>()?;
+        let (stops, floods, frames) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::default());
+        let (until, begun, sent) = (stops.clone(), floods.clone(), Arc::<AtomicU64>::clone(&frames));
+        let thread = std::thread::spawn(move || {
+            let pongs = [0x8a, 0x80, 0, 0, 0, 0].repeat(Abusers::AT_ONCE);
+            while !until.load(Ordering::Relaxed) {
+                if let Ok(mut client) = Client::connect(address) {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    while !until.load(Ordering::Relaxed) && client.stream.write_all(&pongs).is_ok() {
+                        sent.fetch_add(Abusers::AT_ONCE as u64, Ordering::Relaxed);
+                    }
+                }
+                std::thread::sleep(Abusers::PAUSE);
+            }
+        });
+        Ok(Abusers { stops, floods, frames, thread, _half: half })
+    }
+
+    /// Ends them; gives how many floods and frames there were.
+    fn stop(self) -> (u64, u64) {
+        self.stops.store(true, Ordering::Relaxed);
+        let _ = self.thread.join();
+        (self.floods.load(Ordering::Relaxed), self.frames.load(Ordering::Relaxed))
+    }
 }
 
 #[derive(Clone, Copy)]

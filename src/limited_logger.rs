@@ -9,6 +9,9 @@ use log::{Level, Log, Metadata, Record};
 /// How often a cause is logged.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// The crate that parses requests.
+const PARSER: &str = "actix_http::";
+
 /// A logger that limits the lines of some crates.
 pub struct LimitedLogger<L> {
     inner: L,
@@ -21,6 +24,7 @@ pub struct LimitedLogger<L> {
 type Cause = (String, u32);
 
 struct Window {
+    level: Level,
     since: Instant,
     left_out: u64,
     last: String,
@@ -46,28 +50,22 @@ impl<L: Log> LimitedLogger<L> {
                 return true;
             }
             if window.left_out > 0 {
-                over.push((target.clone(), window.left_out, std::mem::take(&mut window.last)));
+                over.push((target.clone(), window.level, window.left_out, std::mem::take(&mut window.last)));
             }
             false
         });
         drop(causes);
-        for (target, left_out, last) in over {
-            self.write(&target, &last, left_out);
+        for (target, level, left_out, last) in over {
+            self.write(level, &target, &last, left_out);
         }
     }
 
-    /// A client's fault is no error of the server's.
-    fn write(&self, target: &str, message: &str, left_out: u64) {
+    fn write(&self, level: Level, target: &str, message: &str, left_out: u64) {
         let fields = [("left_out", left_out)];
         let none: [(&str, u64); 0] = [];
         let fields: &dyn log::kv::Source = if left_out > 0 { &fields } else { &none };
         self.inner.log(
-            &Record::builder()
-                .level(Level::Warn)
-                .target(target)
-                .key_values(&fields)
-                .args(format_args!("{message}"))
-                .build(),
+            &Record::builder().level(level).target(target).key_values(&fields).args(format_args!("{message}")).build(),
         );
     }
 
@@ -75,6 +73,8 @@ impl<L: Log> LimitedLogger<L> {
         if record.level() > Level::Warn || !self.is_limited(record.target()) {
             return self.inner.log(record);
         }
+        // What the protocol's parser reports is a client's fault, not an error of the server.
+        let level = if record.target().starts_with(PARSER) { Level::Warn } else { record.level() };
         let message = record.args().to_string();
         let cause = (record.target().to_owned(), record.line().unwrap_or(0));
         let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,12 +89,12 @@ impl<L: Log> LimitedLogger<L> {
                 std::mem::take(&mut window.left_out)
             }
             None => {
-                causes.insert(cause, Window { since: now, left_out: 0, last: String::new() });
+                causes.insert(cause, Window { level, since: now, left_out: 0, last: String::new() });
                 0
             }
         };
         drop(causes);
-        self.write(record.target(), &message, left_out);
+        self.write(level, record.target(), &message, left_out);
     }
 }
 

@@ -24,7 +24,9 @@ pub enum ServeError {
     #[error("signals cannot be listened for: {0}")]
     Signals(#[from] std::io::Error),
     /// Fewer files may be open than the roles need.
-    #[error("{limit} files may be open (ulimit -n, RLIMIT_NOFILE), but these roles need at least {needed}; raise the limit")]
+    #[error(
+        "{limit} files may be open (ulimit -n, RLIMIT_NOFILE), but these roles need at least {needed}; raise the limit"
+    )]
     OpenFiles {
         /// The hard limit.
         limit: u64,

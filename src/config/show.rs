@@ -171,6 +171,8 @@ BETFAIR_APP_KEY=***                              # environment
 
 # Clients
 
+# Limits of clients
+
 # Wallets and bets
 
 # Confirmation

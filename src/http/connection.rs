@@ -31,7 +31,14 @@ impl ConnectionHandle {
         }
     }
 
-    /// Ends the connection with a last answer, which is sent only if there is room for it at once.
+    /// Lets the kernel hold as much as it wants again. A session has a queue and limits of its own.
+    pub fn lift_unsent_limit(&self) {
+        if let Err(error) = self.0.set_tcp_notsent_lowat(0) {
+            debug!("TCP_NOTSENT_LOWAT not lifted: {error}");
+        }
+    }
+
+    /// Ends the connection in order, with a last answer that is sent only if there is room for it at once.
     pub fn close_with(&self, answer: &[u8]) {
         if let Err(error) = self.0.send(answer).and_then(|_| self.0.shutdown(Shutdown::Both)) {
             debug!("no last answer: {error}");

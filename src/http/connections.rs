@@ -54,7 +54,7 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// Why a connection was ended from outside. The label of `http_connections_ended_total`.
+/// Why a connection was ended from outside. The label `reason` of `http_connections_ended_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The head of a request did not arrive in time.
@@ -73,8 +73,7 @@ pub enum Ended {
 
 impl Ended {
     /// Every reason.
-    pub const ALL: [Ended; 6] =
-        [Ended::Head, Ended::Body, Ended::Idle, Ended::Write, Ended::Crowded, Ended::Address];
+    pub const ALL: [Ended; 6] = [Ended::Head, Ended::Body, Ended::Idle, Ended::Write, Ended::Crowded, Ended::Address];
 
     /// The metric's label.
     pub fn label(self) -> &'static str {
@@ -164,6 +163,9 @@ impl Connection {
     pub fn upgrade(&self) {
         self.set(Phase::Upgraded);
         drop(self.permit.take());
+        if let Some(handle) = &self.handle {
+            handle.lift_unsent_limit();
+        }
         if let Some(table) = self.table.upgrade() {
             table.entries.borrow_mut().remove(&self.key);
         }
@@ -258,10 +260,10 @@ impl Connection {
     fn finish(&self, ended: Ended) {
         debug!(reason = ended.label(); "connection ended");
         let Some(handle) = &self.handle else { return };
-        match ended.answer().filter(|_| !self.is_blocked.get()) {
-            Some(answer) => handle.close_with(answer.as_bytes()),
-            None => handle.close(),
+        if self.is_blocked.get() {
+            return handle.close();
         }
+        handle.close_with(ended.answer().unwrap_or_default().as_bytes());
     }
 }
 

@@ -67,17 +67,17 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    fn metric(port: &str) -> prometheus::Result<IntCounterVec> {
+    fn metric(prefix: &str, port: &str) -> prometheus::Result<IntCounterVec> {
         let help = "Connections ended by the server because of a limit, by port and reason";
-        let opts = Opts::new("http_connections_ended_total", help).const_label("port", port);
+        let opts = Opts::new(format!("{prefix}_http_connections_ended_total"), help).const_label("port", port);
         let ended = IntCounterVec::new(opts, &["reason"])?;
         Ended::ALL.iter().for_each(|reason| drop(ended.with_label_values(&[reason.label()])));
         Ok(ended)
     }
 
     /// Makes the metric of a port's bounds, on its role's page.
-    pub fn registered(registry: &Registry, port: &str) -> prometheus::Result<IntCounterVec> {
-        let ended = Bounds::metric(port)?;
+    pub fn registered(registry: &Registry, prefix: &str, port: &str) -> prometheus::Result<IntCounterVec> {
+        let ended = Bounds::metric(prefix, port)?;
         registry.register(Box::new(ended.clone()))?;
         Ok(ended)
     }
@@ -111,7 +111,7 @@ where
     let bounds = Bounds {
         connections: ConnectionLimits::default(),
         addresses: Addresses::new(&[], AddressLimit::Set(0), AddressLimit::Set(0)),
-        ended: Bounds::metric("other").map_err(failed)?,
+        ended: Bounds::metric("other", "rest").map_err(failed)?,
         door: None,
     };
     start_within(bounds, listen, routes)
@@ -187,10 +187,7 @@ fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 }
 
 /// Takes a connection in, or ends it.
-fn admit(
-    table: &Rc<Connections>,
-    stream: TcpStream,
-) -> Result<(GuardedStream, Option<SocketAddr>), DispatchError> {
+fn admit(table: &Rc<Connections>, stream: TcpStream) -> Result<(GuardedStream, Option<SocketAddr>), DispatchError> {
     prepare(&stream);
     let peer = stream.peer_addr().ok();
     let refused = || DispatchError::Io(std::io::ErrorKind::ConnectionRefused.into());

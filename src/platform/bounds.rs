@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::StartError;
-use crate::config::settings::Settings;
+use crate::config::settings::{Role, Settings};
 use crate::http::addresses::{AddressLimit, Addresses};
 use crate::http::connections::ConnectionLimits;
 use crate::http::frame_guard::{FrameLimits, UnfinishedBytes};
@@ -25,6 +25,19 @@ const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// that end a session: text messages are refused one by one before this ends it at once.
 const FRAMES_PER_MESSAGE: u32 = 20;
 
+/// How the names of a role's metrics begin.
+fn prefix(role: Role) -> &'static str {
+    match role {
+        Role::Simulator => "supplier",
+        Role::Ingest => "odds_ingest",
+        Role::Processor => "odds_proc",
+        Role::Odds => "odds",
+        Role::Wallet => "wallet",
+        Role::Bets => "bets",
+        Role::Confirmation => "bets_confirmation",
+    }
+}
+
 /// Where a server accepts no more until some are closed: far above where it closes those that wait.
 pub(super) fn accepted(connections: usize, workers: usize) -> usize {
     (2 * connections + 256).div_ceil(workers)
@@ -43,6 +56,7 @@ pub(super) fn admin_accepted() -> usize {
 /// Bounds of a REST port, counted on its role's page of metrics.
 pub(super) fn rest(
     settings: &Settings,
+    role: Role,
     registry: &prometheus::Registry,
     door: Arc<FrontDoor>,
 ) -> Result<Bounds, StartError> {
@@ -61,11 +75,11 @@ pub(super) fn rest(
         AddressLimit::or(limits.http_max_connections_per_address, CONNECTIONS_PER_ADDRESS),
         AddressLimit::or(limits.ws_max_sessions_per_address, SESSIONS_PER_ADDRESS),
     );
-    Ok(Bounds { connections, addresses, ended: Bounds::registered(registry, "rest")?, door: Some(door) })
+    Ok(Bounds { connections, addresses, ended: Bounds::registered(registry, prefix(role), "rest")?, door: Some(door) })
 }
 
 /// Bounds of a role's health and metrics port. They always admit: whatever others hold open there, a probe is answered.
-pub(super) fn admin(settings: &Settings, registry: &prometheus::Registry) -> Result<Bounds, StartError> {
+pub(super) fn admin(settings: &Settings, role: Role, registry: &prometheus::Registry) -> Result<Bounds, StartError> {
     let limits = &settings.limits;
     let connections = ConnectionLimits {
         head: limits.http_head_timeout.min(ADMIN_HEAD_TIMEOUT),
@@ -77,7 +91,7 @@ pub(super) fn admin(settings: &Settings, registry: &prometheus::Registry) -> Res
         always_admits: true,
     };
     let addresses = Addresses::new(&[], AddressLimit::Set(0), AddressLimit::Set(0));
-    Ok(Bounds { connections, addresses, ended: Bounds::registered(registry, "metrics")?, door: None })
+    Ok(Bounds { connections, addresses, ended: Bounds::registered(registry, prefix(role), "metrics")?, door: None })
 }
 
 /// What a session may send.

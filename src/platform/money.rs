@@ -6,11 +6,11 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::web;
 
-use super::{StartError, bounds};
 use super::checks::{check_feed, check_store, check_trouble};
 use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
 use super::wiring::{HUB_MAILBOX, Wiring};
+use super::{StartError, bounds};
 use crate::actors::clock::Clock;
 use crate::actors::ledger_keeper::{KeeperSettings, LedgerKeeper};
 use crate::actors::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};
@@ -123,7 +123,7 @@ impl Wiring<'_> {
             max_connections: bounds::rest_accepted(self.settings, cores()),
         };
         let door = self.front_door(false, &metrics.refused);
-        let limits = bounds::rest(self.settings, &metrics.registry, door)?;
+        let limits = bounds::rest(self.settings, Role::Wallet, &metrics.registry, door)?;
         let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
             wallet::routes(config);
@@ -164,7 +164,7 @@ impl Wiring<'_> {
             max_connections: bounds::rest_accepted(self.settings, cores()),
         };
         let door = self.front_door(false, &metrics.refused);
-        let limits = bounds::rest(self.settings, &metrics.registry, door)?;
+        let limits = bounds::rest(self.settings, Role::Bets, &metrics.registry, door)?;
         let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
             bets::routes(config);

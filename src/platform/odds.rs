@@ -8,10 +8,10 @@ use actix::prelude::*;
 use actix_web::web;
 use prometheus::IntGauge;
 
-use super::{StartError, bounds};
 use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
 use super::wiring::{HUB_MAILBOX, Wiring};
+use super::{StartError, bounds};
 use crate::actors::book_router::BookRouter;
 use crate::actors::broadcast_listener::{BroadcastListener, ListenerEdges};
 use crate::actors::distributor::{Distributor, DistributorSettings};
@@ -147,7 +147,7 @@ impl Wiring<'_> {
             frozen_limit: clients.ws_ping_interval * 2 + clients.slow_client_limit,
         };
         let door = self.front_door(true, &metrics.refused);
-        let client_bounds = bounds::rest(self.settings, &metrics.registry, door)?;
+        let client_bounds = bounds::rest(self.settings, Role::Odds, &metrics.registry, door)?;
         let state = web::Data::new(OddsState {
             snapshots: snapshots.clone(),
             snapshot_timeout: SNAPSHOT_TIMEOUT,
@@ -168,7 +168,10 @@ impl Wiring<'_> {
             ip: self.settings.process.bind_address,
             port: self.settings.ports.http_port_odds,
             workers,
-            max_connections: bounds::accepted(clients.ws_max_sessions + self.settings.limits.http_max_connections, workers),
+            max_connections: bounds::accepted(
+                clients.ws_max_sessions + self.settings.limits.http_max_connections,
+                workers,
+            ),
         };
         // Each of the server's threads configures its own: it begins with a distributor for its sessions.
         let server = server::start_within(client_bounds, listen, move |config| {

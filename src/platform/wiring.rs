@@ -96,7 +96,7 @@ impl<'a> Wiring<'a> {
             max_connections: bounds::rest_accepted(self.settings, 1),
         };
         let door = self.front_door(false, &metrics.refused);
-        let limits = bounds::rest(self.settings, &metrics.registry, door)?;
+        let limits = bounds::rest(self.settings, Role::Simulator, &metrics.registry, door)?;
         let server = server::start_within(limits, listen, move |config| routes.clone()(config))?;
         self.parts.addresses.simulator = Some(server.address);
         self.parts.servers.push(server);
@@ -118,7 +118,7 @@ impl<'a> Wiring<'a> {
     /// Starts the health and metrics ports.
     pub(super) fn start_health(&mut self) -> Result<(), StartError> {
         for (role, checks, registry) in std::mem::take(&mut self.health) {
-            let limits = bounds::admin(self.settings, &registry)?;
+            let limits = bounds::admin(self.settings, role, &registry)?;
             let health = web::Data::new(RoleHealth::new(checks, self.liveness.clone(), registry)?);
             let watched = health.clone();
             let (variable, port) = health_port(role, self.settings);

@@ -17,6 +17,9 @@ use super::{ReplayArgs, ReplayConfig, ReplayError, Speed};
 /// After a failed accept (no descriptors left, most likely): long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Clients at a time; further ones are closed.
+const MAX_CLIENTS: usize = 1_000;
+
 /// A replay server that runs. It ends when the handle is dropped.
 #[derive(Debug)]
 pub struct ReplayHandle {
@@ -109,6 +112,10 @@ async fn accept(listener: TcpListener, served: Arc<Served>, hung_up: watch::Rece
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) if sessions.len() >= MAX_CLIENTS => {
+                    log::debug!("replay closes {peer}: {MAX_CLIENTS} clients are connected");
+                    drop(stream);
+                }
                 Ok((stream, peer)) => {
                     count = count.wrapping_add(1);
                     let id = format!("replay-{:08x}-{count}", served.recording.fingerprint as u32);

@@ -53,7 +53,8 @@ async fn two_origins_are_refused() {
 async fn the_simulator_is_as_strict() {
     let platform = crate::support::TestPlatform::start(&[("ROLE", "simulator")]).await;
     let address = platform.simulator();
-    let request = format!("GET /ws HTTP/1.1\r\nHost: {address}\r\n{UPGRADE}\r\nSec-WebSocket-Version: 8\r\n{KEY}\r\n\r\n");
+    let request =
+        format!("GET /ws HTTP/1.1\r\nHost: {address}\r\n{UPGRADE}\r\nSec-WebSocket-Version: 8\r\n{KEY}\r\n\r\n");
     let answer = raw_request(address, &request).await;
     assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
 }

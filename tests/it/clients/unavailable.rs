@@ -83,13 +83,12 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
     let settings =
         DistributorSettings { ping_interval: seconds(10), slow_client_limit: seconds(10), frozen_limit: seconds(10) };
     let registry = Registry::new(metrics.clone()).start();
-    let limits =
-        SessionLimits {
-            max_subscriptions: 1,
-            max_messages_per_second: 100,
-            max_snapshot_bytes_per_second: 1_000_000,
-            silence_limit: Duration::from_secs(60),
-        };
+    let limits = SessionLimits {
+        max_subscriptions: 1,
+        max_messages_per_second: 100,
+        max_snapshot_bytes_per_second: 1_000_000,
+        silence_limit: Duration::from_secs(60),
+    };
     let state = web::Data::new(OddsState {
         snapshots: snapshots.clone(),
         snapshot_timeout: Duration::from_secs(5),
