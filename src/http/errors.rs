@@ -5,6 +5,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use serde::Serialize;
 
+use crate::actors::client_reads::Busy;
 use crate::actors::messages::ApplyError;
 use crate::domain::bet::BetRefusal;
 use crate::domain::ledger::ReservationStatus;
@@ -172,6 +173,12 @@ impl From<WalletError> for ApiError {
             WalletError::Store(failure) => failure.into(),
             refused => ApiError::Wallet(refused),
         }
+    }
+}
+
+impl From<Busy> for ApiError {
+    fn from(_: Busy) -> ApiError {
+        ApiError::BooksUnavailable("too many requests wait for the database; ask again".to_owned())
     }
 }
 
