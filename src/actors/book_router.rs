@@ -243,12 +243,7 @@ impl BookRouter {
         Box::pin(answer.into_actor(self))
     }
 
-    fn loaded_for_clients(
-        &mut self,
-        event_id: EventId,
-        known: Result<Known, ApplyError>,
-        context: &mut Context<Self>,
-    ) {
+    fn loaded_for_clients(&mut self, event_id: EventId, known: Result<Known, ApplyError>, context: &mut Context<Self>) {
         let waiting = self.asked.remove(&event_id).unwrap_or_default();
         let has_book = self.books.contains_key(&event_id) || self.starting.contains_key(&event_id);
         let nothing = match known {

@@ -14,7 +14,7 @@ use super::client_reads::{ClientReads, Place};
 use super::log_summary::LogSummary;
 use super::messages::ApplyError;
 use super::store_writer::blocking;
-use crate::cache::OddsCache;
+use crate::cache::{CacheError, OddsCache};
 use crate::domain::book::MarketState;
 use crate::domain::ids::EventId;
 use crate::metrics::BookMetrics;
@@ -26,7 +26,7 @@ const LIVE_READS: usize = 4;
 const BACKGROUND_READS: usize = 2;
 /// A store read of the live path that takes longer counts as failed: the book starts without the store and loads the
 /// rest later, as it does while the store is down.
-const LIVE_READ_LIMIT: Duration = Duration::from_secs(2);
+const LIVE_READ_LIMIT: Duration = Duration::from_secs(1);
 /// After a failed read, the store is read again only after this pause.
 const STORE_PAUSE: Duration = Duration::from_millis(900);
 
@@ -112,6 +112,8 @@ pub struct Known {
     pub states: Vec<Arc<MarketState>>,
     /// Whether the cache could be read.
     pub is_cache_read: bool,
+    /// Whether it could not because the entry of this event is damaged.
+    pub is_damaged: bool,
     /// Whether an empty result means that the event does not exist.
     pub is_complete: bool,
     is_store_asked: bool,
@@ -168,7 +170,7 @@ impl BookSource {
         is_store_wanted: bool,
     ) -> Known {
         let hot = self.load_hot(event_id).await;
-        if !is_store_wanted && !hot.0.is_empty() {
+        if !is_store_wanted && !hot.states.is_empty() {
             return only_hot(hot, left);
         }
         let stored = self.load_stored(event_id, lane).await;
@@ -177,9 +179,14 @@ impl BookSource {
 
     /// The state of an event that a client asks for. Waits for a turn among the clients' reads; an error if there is none
     /// in time.
-    pub async fn load_for_client(&self, event_id: &EventId, place: Place, is_mirror: bool) -> Result<Known, ApplyError> {
+    pub async fn load_for_client(
+        &self,
+        event_id: &EventId,
+        place: Place,
+        is_mirror: bool,
+    ) -> Result<Known, ApplyError> {
         let (left, hot) = (LeftToCome::NOTHING, self.load_hot(event_id).await);
-        if is_mirror && !hot.0.is_empty() {
+        if is_mirror && !hot.states.is_empty() {
             return Ok(only_hot(hot, left));
         }
         let _turn = place.turn().await.map_err(|_| ApplyError::Busy(event_id.clone()))?;
@@ -187,10 +194,16 @@ impl BookSource {
         Ok(if is_mirror { merge_mirrored(hot, stored, left) } else { self.merge(hot, stored, left) })
     }
 
-    fn merge(&self, (hot, is_cache_read): Read, (mut stored, is_store_read): Read, left: LeftToCome) -> Known {
-        stored.retain(|state| !left.leaves(state, &hot));
-        let states = hot.into_iter().chain(stored).collect();
-        Known { states, is_cache_read, is_complete: is_store_read, is_store_asked: true }
+    fn merge(&self, hot: Hot, (mut stored, is_store_read): Read, left: LeftToCome) -> Known {
+        stored.retain(|state| !left.leaves(state, &hot.states));
+        let states = hot.states.into_iter().chain(stored).collect();
+        Known {
+            states,
+            is_cache_read: hot.is_read,
+            is_damaged: hot.is_damaged,
+            is_complete: is_store_read,
+            is_store_asked: true,
+        }
     }
 
     /// Whether loading again may find more. While the store is down and the cache was read there is nothing to find, and
@@ -200,10 +213,15 @@ impl BookSource {
         !is_cache_read || !is_store_down || self.load_stored(event_id, Lane::Background).await.1
     }
 
-    async fn load_hot(&self, event_id: &EventId) -> Read {
+    async fn load_hot(&self, event_id: &EventId) -> Hot {
         match self.cache.read_book(event_id).await {
-            Ok(states) => (states, true),
-            Err(error) => self.skip("cache", event_id, &error),
+            Ok(states) => Hot { states, is_read: true, is_damaged: false },
+            // This event alone: it counts as old until a processor has written its entry again.
+            Err(CacheError::Damaged { readable, problem, .. }) => {
+                self.skip("cache entry", event_id, &problem);
+                Hot { states: readable, is_read: false, is_damaged: true }
+            }
+            Err(error) => Hot { states: self.skip("cache", event_id, &error).0, is_read: false, is_damaged: false },
         }
     }
 
@@ -254,16 +272,35 @@ impl BookSource {
 /// States, and whether they could be read.
 type Read = (Vec<Arc<MarketState>>, bool);
 
+/// What the cache holds of an event.
+struct Hot {
+    states: Vec<Arc<MarketState>>,
+    is_read: bool,
+    is_damaged: bool,
+}
+
 /// What is newer than the broadcast is published after it.
-fn only_hot((mut hot, is_cache_read): Read, left: LeftToCome) -> Known {
-    hot.retain(|state| !left.leaves(state, &[]));
-    Known { states: hot, is_cache_read, is_complete: false, is_store_asked: false }
+fn only_hot(mut hot: Hot, left: LeftToCome) -> Known {
+    hot.states.retain(|state| !left.leaves(state, &[]));
+    Known {
+        states: hot.states,
+        is_cache_read: hot.is_read,
+        is_damaged: hot.is_damaged,
+        is_complete: false,
+        is_store_asked: false,
+    }
 }
 
 /// The store may be ahead of what was published: changes of the markets in the cache come by broadcast, one by one.
-fn merge_mirrored((hot, is_cache_read): Read, (mut stored, is_store_read): Read, left: LeftToCome) -> Known {
-    let is_hot = |state: &MarketState| hot.iter().any(|held| held.update.market == state.update.market);
+fn merge_mirrored(hot: Hot, (mut stored, is_store_read): Read, left: LeftToCome) -> Known {
+    let is_hot = |state: &MarketState| hot.states.iter().any(|held| held.update.market == state.update.market);
     stored.retain(|state| !is_hot(state) && !left.leaves(state, &[]));
-    let states = hot.into_iter().filter(|state| !left.leaves(state, &[])).chain(stored).collect();
-    Known { states, is_cache_read, is_complete: is_cache_read && is_store_read, is_store_asked: true }
+    let states = hot.states.into_iter().filter(|state| !left.leaves(state, &[])).chain(stored).collect();
+    Known {
+        states,
+        is_cache_read: hot.is_read,
+        is_damaged: hot.is_damaged,
+        is_complete: hot.is_read && is_store_read,
+        is_store_asked: true,
+    }
 }

@@ -543,8 +543,8 @@ mod tests {
         bench.until_told(&told).await;
         assert!(bench.state.is_live());
         tokio::time::pause();
-        told.push("Stale");
         bench.probe.apply_hangs.store(false, Ordering::SeqCst);
+        tokio::time::sleep(STALE_AFTER).await;
         until("clients are told", || !bench.state.is_live()).await;
     }
 }

@@ -397,13 +397,7 @@ impl Worker {
         }
     }
 
-    async fn try_again(
-        &self,
-        batch: &[Record],
-        progress: &mut Progress,
-        bus_keeps_it: bool,
-        failure: Failure,
-    ) -> bool {
+    async fn try_again(&self, batch: &[Record], progress: &mut Progress, bus_keeps_it: bool, failure: Failure) -> bool {
         let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
         let mut stop = self.stop.clone();
         let mut said = None;
@@ -443,12 +437,7 @@ impl Worker {
         warn!(group, records = batch.len(); "stops in the middle of a batch: it is read again by the next one");
     }
 
-    async fn work_on(
-        &self,
-        batch: &[Record],
-        progress: &mut Progress,
-        bus_keeps_it: bool,
-    ) -> Result<(), Failure> {
+    async fn work_on(&self, batch: &[Record], progress: &mut Progress, bus_keeps_it: bool) -> Result<(), Failure> {
         match &self.work {
             Work::Books { .. } => self.apply(batch).await,
             Work::Store { store, dead_letters } => {

@@ -99,9 +99,7 @@ impl<M: Send + 'static> InOrder<M> {
     pub fn send(to: &Recipient<InOrder<M>>, message: M) -> impl Future<Output = Result<(), ApplyError>> + use<M> {
         let (done, answer) = oneshot::channel();
         to.do_send(InOrder { message, done });
-        async move {
-            answer.await.unwrap_or_else(|_| Err(ApplyError::RouterEnded("it has ended".to_owned())))
-        }
+        async move { answer.await.unwrap_or_else(|_| Err(ApplyError::RouterEnded("it has ended".to_owned()))) }
     }
 }
 

@@ -132,7 +132,7 @@ impl OddsBook {
 }
 
 impl OddsBook {
-    /// Loads the state of a mirrored book again, and publishes what is newer. Gives whether the cache could be read.
+    /// Loads the state of a mirrored book again, and publishes what is newer. Gives whether the cache answers.
     fn mirror(&self, is_store_wanted: bool) -> impl ActorFuture<Self, Output = bool> + 'static {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
         let reading =
@@ -153,7 +153,8 @@ impl OddsBook {
             };
             book.generation.changed();
             let edges = book.edges.clone();
-            let is_cache_read = known.is_cache_read;
+            // Of a damaged entry this event alone suffers.
+            let is_cache_read = known.is_cache_read || known.is_damaged;
             let news = news.into_iter().map(|state| Change { state, conflated: true }).collect();
             async move {
                 edges.tell(news).await;

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use actix::prelude::*;
 
-use super::messages::BookChanged;
 use super::book_source::BookSource;
 use super::client_reads::{ClientReads, ReadLimits};
+use super::messages::BookChanged;
 use super::odds_book::{BookEdges, Listener};
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;

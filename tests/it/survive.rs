@@ -1,5 +1,6 @@
 //! What production does to a platform that is split over processes, on the real engines.
 
+mod damaged;
 mod flood;
 mod groups;
 mod kafka_away;

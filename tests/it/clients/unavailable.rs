@@ -105,7 +105,15 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
     let server = server::start(listen, move |config| {
         let (snapshots, metrics) = (snapshots.clone(), metrics.clone());
         let distributor = Distributor::start_here(settings, joined.clone(), metrics.clone());
-        let sessions = SessionEdges { distributor, snapshots, limits, max_message: 1_024, queue: 16, failures: LogSummary::default(), metrics };
+        let sessions = SessionEdges {
+            distributor,
+            snapshots,
+            limits,
+            max_message: 1_024,
+            queue: 16,
+            failures: LogSummary::default(),
+            metrics,
+        };
         config.app_data(state.clone()).app_data(web::Data::new(sessions));
         odds_routes(config);
     })

@@ -71,7 +71,9 @@ async fn follow(mut client: OddsClient, sent: Arc<Mutex<HashMap<u64, Instant>>>,
     while let Some(Ok(message)) = client.socket.next().await {
         let Message::Text(text) = message else { continue };
         let update: Value = serde_json::from_str(&text).unwrap();
-        if let Some(at) = update["payload"]["version"].as_u64().and_then(|version| sent.lock().unwrap().remove(&version)) {
+        if let Some(at) =
+            update["payload"]["version"].as_u64().and_then(|version| sent.lock().unwrap().remove(&version))
+        {
             delays.lock().unwrap().push(at.elapsed());
         }
     }
