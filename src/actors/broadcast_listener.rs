@@ -545,6 +545,9 @@ mod tests {
         tokio::time::pause();
         bench.probe.apply_hangs.store(false, Ordering::SeqCst);
         tokio::time::sleep(STALE_AFTER).await;
-        until("clients are told", || !bench.state.is_live()).await;
+        let told = |what: &str| bench.probe.told.lock().unwrap().iter().filter(|told| *told == what).count();
+        until("clients are told", || told("Stale") == 2).await;
+        // The books read what they did not take, and the other batches follow.
+        until("live again", || told("Live") == 2 && bench.state.is_live()).await;
     }
 }

@@ -342,7 +342,8 @@ mod tests {
         fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
             let conflated = changes.iter().filter(|change| change.conflated).map(|change| change.state.seq);
             *self.conflated.lock().unwrap() = conflated.collect();
-            self.write(changes.into_iter().map(|change| change.state).collect())
+            let writing = self.write(changes.into_iter().map(|change| change.state).collect());
+            async move { writing.await.map(|()| Vec::new()) }.boxed()
         }
 
         fn read_book(&self, _: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
