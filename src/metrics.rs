@@ -297,6 +297,8 @@ role_metrics! {
         mirror_rejected: IntCounterVec = "odds_mirror_updates_rejected_total" ["reason"] known Rejection::ALL.map(Rejection::reason),
         /// Times that a book of this role could not read the cache or the database
         mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
+        /// Reads for clients that were refused because too many waited for the database
+        client_reads_refused: IntCounter = "odds_client_reads_refused_total",
         /// Answers with current odds that were ready: no book was asked
         ready_answers: IntCounter = "odds_http_ready_answers_total",
         /// Time from the head of a request to the head of its answer, by route template, method and status class

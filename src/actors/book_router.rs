@@ -1,26 +1,31 @@
-//! Finds each event's book, starts it when it is first needed, and lets it go when it has been idle.
+//! Finds each event's book, starts it when it is first needed, and drops it when it has been idle.
+//!
+//! A book starts with its state loaded, so it never waits while it handles messages. Loading is done here: for an update
+//! at once, in a lane of its own; for a client in the bounded queue of clients' reads. An update never waits for a read
+//! that a client caused: if there is no book yet, it loads the state itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use futures_util::StreamExt;
-use futures_util::future::join_all;
-use futures_util::stream;
+use futures_util::future::{LocalBoxFuture, join_all};
+use futures_util::{FutureExt, StreamExt, stream};
 use log::warn;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, LetGo, ReloadBook, ReloadBooks};
+use super::book_source::{Known, Lane, LeftToCome};
+use super::messages::{
+    ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, InOrder, LetGo, ReloadBook, ReloadBooks,
+};
 use super::odds_book::{BookEdges, OddsBook};
-use crate::domain::book::{MarketState, Snapshot};
+use crate::domain::book::{Book, MarketState, Snapshot};
 use crate::domain::ids::EventId;
 
 /// How often idle books are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Messages that may wait for one book before whoever sends the next one waits.
-const BOOK_MAILBOX: usize = 64;
-/// How many books read the cache anew at a time: all of them go over one connection, which answers within a second or is
+/// How many books read the cache again at a time: all of them use one connection, which answers within a second or is
 /// given up.
 const RELOADS_AT_ONCE: usize = 64;
 
@@ -29,52 +34,146 @@ pub struct BookRouter {
     edges: Arc<BookEdges>,
     idle_limit: Duration,
     books: HashMap<EventId, Entry>,
-    /// What the books knew that were let go with their partitions, and since when. It is forgotten as an idle book is.
+    /// Books whose state is loaded for an update, with the messages that wait for them in order.
+    starting: HashMap<EventId, Vec<Deliver>>,
+    /// Events whose state is loaded for clients, with those who wait for it.
+    asked: HashMap<EventId, Vec<Waiting>>,
+    /// What the books knew that were dropped with their partitions, and since when. It is forgotten as an idle book is.
     let_go: HashMap<EventId, (Vec<Arc<MarketState>>, Instant)>,
 }
 
 struct Entry {
     book: Addr<OddsBook>,
-    /// Where the event stands on the bus; none before an update said so.
+    /// The event's partition of the bus; none before an update said so.
     partition: Option<u32>,
     in_flight: usize,
     last_used: Instant,
 }
 
-/// What a book answered, if it did.
+/// Sends a message to a book that has started; without a book, drops it.
+type Deliver = Box<dyn FnOnce(&mut Entry) + Send>;
+
+/// A client that waits for a snapshot.
+type Waiting = oneshot::Sender<Result<Snapshot, ApplyError>>;
+
+/// The answer of a book, if there is one.
 type Answered = (Result<Result<(), ApplyError>, MailboxError>, EventId);
 
+/// A message to a book: sent, or to be sent once the book has started.
+enum Sending<M>
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+    OddsBook: Handler<M>,
+{
+    Sent(Request<OddsBook, M>),
+    Later(oneshot::Receiver<Request<OddsBook, M>>),
+}
+
+impl Entry {
+    fn send<M>(&mut self, partition: Option<u32>, message: M) -> Request<OddsBook, M>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        OddsBook: Handler<M>,
+    {
+        self.partition = partition.or(self.partition);
+        self.in_flight += 1;
+        self.last_used = Instant::now();
+        self.book.send(message)
+    }
+}
+
 impl BookRouter {
-    /// Books with these edges; one is let go after `idle_limit` without an update or a question.
+    /// Books with these edges; one is dropped after `idle_limit` without an update or a question.
     pub fn new(edges: Arc<BookEdges>, idle_limit: Duration) -> BookRouter {
-        BookRouter { edges, idle_limit, books: HashMap::new(), let_go: HashMap::new() }
+        BookRouter {
+            edges,
+            idle_limit,
+            books: HashMap::new(),
+            starting: HashMap::new(),
+            asked: HashMap::new(),
+            let_go: HashMap::new(),
+        }
     }
 
-    /// The book of an event, with one more message on its way to it.
-    /// `next_position`: see [`OddsBook::new`].
-    fn book(&mut self, event_id: &EventId, partition: Option<u32>, next_position: Option<u64>) -> &Addr<OddsBook> {
-        let entry = self.books.entry(event_id.clone()).or_insert_with(|| {
-            let known = self.let_go.remove(event_id).map(|(known, _)| known).unwrap_or_default();
-            let book = OddsBook::new(event_id.clone(), self.edges.clone(), next_position).knowing(known);
-            let book = OddsBook::create(|context| {
-                context.set_mailbox_capacity(BOOK_MAILBOX);
-                book
-            });
-            Entry { book, partition, in_flight: 0, last_used: Instant::now() }
+    /// Starts a book with its state.
+    fn start(&mut self, event_id: &EventId, left: LeftToCome, mut loaded: Known) -> &mut Entry {
+        if let Some((known, _)) = self.let_go.remove(event_id) {
+            // Others may know less: a bus that starts again, a cache that was emptied and a store that is behind would
+            // together take the numbers back.
+            loaded.states.extend(known);
+        }
+        let book = OddsBook::new(event_id.clone(), self.edges.clone(), left, loaded);
+        let book = OddsBook::create(|context| {
+            // Without a bound, so that updates stay in order: the live path bounds them, and clients wait for answers.
+            context.set_mailbox_capacity(0);
+            book
         });
-        entry.partition = partition.or(entry.partition);
-        entry.in_flight += 1;
-        entry.last_used = Instant::now();
-        &entry.book
+        let entry = Entry { book, partition: None, in_flight: 0, last_used: Instant::now() };
+        self.books.entry(event_id.clone()).insert_entry(entry).into_mut()
     }
 
-    /// A message was answered; `ended` where the book was no more. Then it is forgotten, and starts anew when needed.
+    /// Sends an update or a broadcast to the book of an event, and starts the book if there is none. `next_position`: see
+    /// [`LeftToCome::from`].
+    fn deliver<M>(
+        &mut self,
+        event_id: &EventId,
+        (partition, next_position): (Option<u32>, Option<u64>),
+        message: M,
+        context: &mut Context<Self>,
+    ) -> Sending<M>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        OddsBook: Handler<M>,
+    {
+        if let Some(entry) = self.books.get_mut(event_id) {
+            return Sending::Sent(entry.send(partition, message));
+        }
+        let (sent, sending) = oneshot::channel();
+        // Nobody waits for an answer that the router was not asked for.
+        let deliver: Deliver = Box::new(move |entry| _ = sent.send(entry.send(partition, message)));
+        match self.starting.get_mut(event_id) {
+            Some(waiting) => waiting.push(deliver),
+            None => {
+                self.starting.insert(event_id.clone(), vec![deliver]);
+                self.edges.source.clients().forget_unknown(event_id);
+                self.load(event_id.clone(), next_position, context);
+            }
+        }
+        Sending::Later(sending)
+    }
+
+    fn load(&mut self, event_id: EventId, next_position: Option<u64>, context: &mut Context<Self>) {
+        let edges = self.edges.clone();
+        let left = LeftToCome::from(next_position, edges.is_mirror || edges.first_position.is_some());
+        let loading = async move {
+            let known = if edges.is_mirror {
+                edges.source.load_mirrored(&event_id, left, Lane::Live, false).await
+            } else {
+                edges.source.load(&event_id, left, Lane::Live).await
+            };
+            (event_id, known)
+        };
+        context.spawn(loading.into_actor(self).map(move |(event_id, known), router, context| {
+            let waiting = router.starting.remove(&event_id).unwrap_or_default();
+            let entry = router.start(&event_id, left, known);
+            waiting.into_iter().for_each(|deliver| deliver(entry));
+            // Clients need not wait for the read that they caused.
+            if let Some(clients) = router.asked.remove(&event_id) {
+                router.answer_from_book(event_id, clients, context);
+            }
+        }));
+    }
+
+    /// A message was answered; `ended` if the book was gone. Then it is forgotten, and starts again when needed.
     fn answered(&mut self, event_id: &EventId, ended: bool) {
         if let Some(entry) = self.books.get_mut(event_id) {
             entry.in_flight = entry.in_flight.saturating_sub(1);
         }
         if ended && self.books.get(event_id).is_some_and(|entry| !entry.book.connected()) {
-            warn!(event = event_id.as_str(); "a book ended in the middle; it starts anew when it is needed");
+            warn!(event = event_id.as_str(); "book ended unexpectedly; it starts again when it is needed");
             self.books.remove(event_id);
         }
     }
@@ -101,6 +200,102 @@ impl BookRouter {
             self.books.remove(event_id);
         }
     }
+
+    /// Asks a book, or what is loaded for an update, or loads the state for those who ask.
+    fn ask(
+        &mut self,
+        event_id: EventId,
+        context: &mut Context<Self>,
+    ) -> ResponseActFuture<Self, Result<Snapshot, ApplyError>> {
+        if self.books.contains_key(&event_id) || self.starting.contains_key(&event_id) {
+            let asking = self.deliver(&event_id, (None, None), GetSnapshot(event_id.clone()), context);
+            return Box::pin(answer_of(asking).into_actor(self).map(move |answer, router, _| {
+                router.answered(&event_id, answer.is_err());
+                let snapshot = answer.unwrap_or_else(|_| Err(ApplyError::BookEnded(event_id.clone())));
+                // One that has nothing to show starts again with the next question, and loads again.
+                if snapshot.as_ref().map_or(true, |snapshot| snapshot.markets.is_empty()) {
+                    router.let_go_unused(&event_id);
+                }
+                snapshot
+            }));
+        }
+        if self.edges.source.clients().is_unknown(&event_id) {
+            return Box::pin(fut::ready(Ok(Book::new(event_id).snapshot())));
+        }
+        let (tell, told) = oneshot::channel();
+        match self.asked.get_mut(&event_id) {
+            Some(waiting) => waiting.push(tell),
+            None => match self.edges.source.clients().enter() {
+                Ok(place) => {
+                    self.asked.insert(event_id.clone(), vec![tell]);
+                    let (edges, event) = (self.edges.clone(), event_id.clone());
+                    let loading =
+                        async move { (edges.source.load_for_client(&event, place, edges.is_mirror).await, event) };
+                    let loading = loading.into_actor(self);
+                    context.spawn(loading.map(|(known, event_id), router, context| {
+                        router.loaded_for_clients(event_id, known, context);
+                    }));
+                }
+                Err(_) => return Box::pin(fut::ready(Err(ApplyError::Busy(event_id)))),
+            },
+        }
+        let answer = async move { told.await.unwrap_or(Err(ApplyError::BookEnded(event_id))) };
+        Box::pin(answer.into_actor(self))
+    }
+
+    fn loaded_for_clients(&mut self, event_id: EventId, known: Result<Known, ApplyError>, context: &mut Context<Self>) {
+        let waiting = self.asked.remove(&event_id).unwrap_or_default();
+        let has_book = self.books.contains_key(&event_id) || self.starting.contains_key(&event_id);
+        let nothing = match known {
+            // A book that started for an update meanwhile knows more than what was read.
+            _ if has_book => None,
+            Err(busy) => Some(Err(busy)),
+            Ok(known) if known.states.is_empty() && !self.let_go.contains_key(&event_id) => {
+                if known.is_complete {
+                    self.edges.source.clients().remember_unknown(&event_id);
+                    Some(Ok(Book::new(event_id.clone()).snapshot()))
+                } else {
+                    Some(Err(ApplyError::NotLoaded(event_id.clone())))
+                }
+            }
+            Ok(known) => {
+                self.start(&event_id, LeftToCome::NOTHING, known);
+                None
+            }
+        };
+        if let Some(answer) = nothing {
+            // Whoever asked may be gone.
+            waiting.into_iter().for_each(|waiting| _ = waiting.send(answer.clone()));
+            return;
+        }
+        self.answer_from_book(event_id, waiting, context);
+    }
+
+    fn answer_from_book(&mut self, event_id: EventId, waiting: Vec<Waiting>, context: &mut Context<Self>) {
+        if waiting.is_empty() {
+            return;
+        }
+        let asking = self.ask(event_id, context);
+        context.spawn(asking.map(|answer, _, _| {
+            waiting.into_iter().for_each(|waiting| _ = waiting.send(answer.clone()));
+        }));
+    }
+}
+
+/// The answer of a book to a message that is sent once the book has started.
+async fn answer_of<M>(sending: Sending<M>) -> Result<M::Result, MailboxError>
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+    OddsBook: Handler<M>,
+{
+    match sending {
+        Sending::Sent(request) => request.await,
+        Sending::Later(sending) => match sending.await {
+            Ok(request) => request.await,
+            Err(_) => Err(MailboxError::Closed),
+        },
+    }
 }
 
 impl Actor for BookRouter {
@@ -112,16 +307,16 @@ impl Actor for BookRouter {
 }
 
 impl Handler<ApplyUpdates> for BookRouter {
-    // Not atomic: a question must not wait for a slow batch. The one consumer sends its batches one after the other.
+    // Not atomic: nobody waits for a slow batch. Within an event the messages stay in order.
     type Result = ResponseActFuture<Self, Result<(), ApplyError>>;
 
-    fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, message: ApplyUpdates, context: &mut Context<Self>) -> Self::Result {
         let sends: Vec<_> = by_event(message.0, |positioned| &positioned.update.event_id)
             .into_iter()
             .map(|(event_id, updates)| {
-                let (partition, position) = updates.first().map(|first| (first.partition, first.position)).unzip();
-                let send = self.book(&event_id, partition, position).send(ApplyUpdates(updates));
-                async move { (send.await, event_id) }
+                let place = updates.first().map(|first| (first.partition, first.position)).unzip();
+                let sending = self.deliver(&event_id, place, ApplyUpdates(updates), context);
+                async move { (answer_of(sending).await, event_id) }
             })
             .collect();
         Box::pin(join_all(sends).into_actor(self).map(|answers, router, _| router.all_answered(answers)))
@@ -131,32 +326,59 @@ impl Handler<ApplyUpdates> for BookRouter {
 impl Handler<ApplyBroadcasts> for BookRouter {
     type Result = ResponseActFuture<Self, Result<(), ApplyError>>;
 
-    fn handle(&mut self, message: ApplyBroadcasts, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, message: ApplyBroadcasts, context: &mut Context<Self>) -> Self::Result {
         let sends: Vec<_> = by_event(message.0, |told| &told.update.event_id)
             .into_iter()
             .map(|(event_id, told)| {
                 let below = told.first().and_then(|first| first.seq).map(|seq| seq.saturating_sub(1));
-                let send = self.book(&event_id, None, below).send(ApplyBroadcasts(told));
-                async move { (send.await, event_id) }
+                let sending = self.deliver(&event_id, (None, below), ApplyBroadcasts(told), context);
+                async move { (answer_of(sending).await, event_id) }
             })
             .collect();
         Box::pin(join_all(sends).into_actor(self).map(|answers, router, _| router.all_answered(answers)))
     }
 }
 
+impl Handler<InOrder<ApplyUpdates>> for BookRouter {
+    type Result = ();
+
+    fn handle(&mut self, InOrder { message, done }: InOrder<ApplyUpdates>, context: &mut Context<Self>) {
+        let applying = Handler::<ApplyUpdates>::handle(self, message, context);
+        // Whoever sent it may be gone.
+        context.spawn(applying.map(|applied, _, _| _ = done.send(applied)));
+    }
+}
+
+impl Handler<InOrder<ApplyBroadcasts>> for BookRouter {
+    type Result = ();
+
+    fn handle(&mut self, InOrder { message, done }: InOrder<ApplyBroadcasts>, context: &mut Context<Self>) {
+        let applying = Handler::<ApplyBroadcasts>::handle(self, message, context);
+        context.spawn(applying.map(|applied, _, _| _ = done.send(applied)));
+    }
+}
+
 impl Handler<ReloadBooks> for BookRouter {
     type Result = ResponseActFuture<Self, Vec<EventId>>;
 
-    fn handle(&mut self, ReloadBooks(which): ReloadBooks, _: &mut Context<Self>) -> Self::Result {
-        let which = which.unwrap_or_else(|| self.books.keys().cloned().collect());
+    fn handle(&mut self, ReloadBooks(which): ReloadBooks, context: &mut Context<Self>) -> Self::Result {
+        self.edges.source.clients().forget_all_unknown();
+        let all = || self.books.keys().chain(self.starting.keys()).cloned().collect();
+        let which = which.unwrap_or_else(all);
         let mut reloads = Vec::with_capacity(which.len());
         for event_id in which {
-            // One that is no more reads when it starts anew.
+            // A book that starts may have read before the gap ended: it reads again after its start.
+            if self.starting.contains_key(&event_id) {
+                let sending = self.deliver(&event_id, (None, None), ReloadBook, context);
+                reloads.push(fut_of(async move { (answer_of(sending).await, event_id) }));
+                continue;
+            }
+            // One that is gone reads when it starts again.
             let Some(entry) = self.books.get_mut(&event_id) else { continue };
-            // A reload is no use of the book: an idle one is let go all the same.
+            // A reload is no use of the book: an idle one is dropped all the same.
             entry.in_flight += 1;
             let book = entry.book.clone();
-            reloads.push(async move { (book.send(ReloadBook).await, event_id) });
+            reloads.push(fut_of(async move { (book.send(ReloadBook).await, event_id) }));
         }
         let reloading = stream::iter(reloads).buffer_unordered(RELOADS_AT_ONCE).collect::<Vec<Answered>>();
         Box::pin(reloading.into_actor(self).map(|answers, router, _| {
@@ -170,6 +392,10 @@ impl Handler<ReloadBooks> for BookRouter {
             behind
         }))
     }
+}
+
+fn fut_of(reload: impl Future<Output = Answered> + 'static) -> LocalBoxFuture<'static, Answered> {
+    reload.boxed_local()
 }
 
 impl Handler<LetGo> for BookRouter {
@@ -186,7 +412,7 @@ impl Handler<LetGo> for BookRouter {
         Box::pin(join_all(asking).into_actor(self).map(|answers, router, _| {
             let now = Instant::now();
             for (answer, event_id) in answers {
-                // One that ended in the middle knows nothing any more.
+                // One that ended unexpectedly knows nothing any more.
                 if let Ok(Ok(snapshot)) = answer {
                     router.let_go.insert(event_id, (snapshot.markets, now));
                 }
@@ -198,18 +424,8 @@ impl Handler<LetGo> for BookRouter {
 impl Handler<GetSnapshot> for BookRouter {
     type Result = ResponseActFuture<Self, Result<Snapshot, ApplyError>>;
 
-    fn handle(&mut self, message: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
-        let event_id = message.0.clone();
-        let asking = self.book(&event_id, None, None).send(message);
-        Box::pin(asking.into_actor(self).map(move |answer, router, _| {
-            router.answered(&event_id, answer.is_err());
-            let snapshot = answer.unwrap_or_else(|_| Err(ApplyError::BookEnded(event_id.clone())));
-            // One that has nothing to show starts anew with the next question, and looks again.
-            if snapshot.as_ref().map_or(true, |snapshot| snapshot.markets.is_empty()) {
-                router.let_go_unused(&event_id);
-            }
-            snapshot
-        }))
+    fn handle(&mut self, GetSnapshot(event_id): GetSnapshot, context: &mut Context<Self>) -> Self::Result {
+        self.ask(event_id, context)
     }
 }
 
@@ -599,8 +815,9 @@ mod tests {
     async fn a_book_that_ended_in_the_middle_is_an_error_and_starts_anew() {
         let probe = probe_edges();
         let mut router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60));
-        let (gone, book) = (id(1), OddsBook::new(id(1), probe.edges, None));
-        let address = book.start();
+        let gone = id(1);
+        let known = probe.edges.source.load(&gone, LeftToCome::NOTHING, Lane::Live).await;
+        let address = OddsBook::new(id(1), probe.edges, LeftToCome::NOTHING, known).start();
         router.books.insert(
             gone.clone(),
             Entry { book: address.clone(), partition: None, in_flight: 0, last_used: Instant::now() },
@@ -611,5 +828,108 @@ mod tests {
         assert_eq!(answer, Err(ApplyError::BookEnded(gone)));
         router.send(ApplyUpdates(vec![positioned(1, 1, 0)])).await.unwrap().unwrap();
         assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 1)]);
+    }
+
+    /// Ids that no event has, each once.
+    fn unknown_ids(count: usize) -> impl Iterator<Item = EventId> {
+        (0..count).map(|n| EventId::new(&format!("UNKNOWN_{n}")).unwrap())
+    }
+
+    #[rstest::rstest]
+    #[case::of_a_processor(false)]
+    #[case::mirrored(true)]
+    #[actix_web::test]
+    async fn unknown_flood_does_not_delay_updates(#[case] is_mirror: bool) {
+        let cache = Arc::new(EmbeddedCache::new(Duration::from_secs(60)));
+        let probe = probe_edges_with(cache, is_mirror);
+        probe.store.held.lock().unwrap().push("UNKNOWN");
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        let flood: Vec<_> = unknown_ids(200).map(|id| router.send(GetSnapshot(id))).collect();
+        let flood = actix::spawn(join_all(flood));
+        until("the flood fills its queue", async || probe.refused.get() >= 190).await;
+        // None of the reads of the flood ends before the update is applied.
+        if is_mirror {
+            router.send(ApplyBroadcasts(vec![told(1, 1, 1)])).await.unwrap().unwrap();
+        } else {
+            router.send(ApplyUpdates(vec![positioned(1, 1, 0)])).await.unwrap().unwrap();
+        }
+        assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().markets.len(), 1);
+        // Neither does a known event that a client asked for first.
+        probe.store.held.lock().unwrap().push("MATCH_002");
+        let asked = router.send(GetSnapshot(id(2)));
+        probe.store.held.lock().unwrap().retain(|held| *held != "MATCH_002");
+        router.send(ApplyUpdates(vec![positioned(2, 1, 0)])).await.unwrap().unwrap();
+        assert!(matches!(asked.await.unwrap(), Ok(_) | Err(ApplyError::Busy(_))));
+        probe.store.held.lock().unwrap().clear();
+        let answers = flood.await.unwrap();
+        let busy = answers.iter().filter(|answer| matches!(answer, Ok(Err(ApplyError::Busy(_))))).count();
+        assert!(busy >= 190, "{busy} were refused, and the others answered");
+        assert!(probe.store.reads.load(Ordering::SeqCst) <= 16, "the queue bounds the reads");
+    }
+
+    #[actix_web::test]
+    async fn update_overtakes_read_of_client() {
+        let probe = probe_edges();
+        probe.store.held.lock().unwrap().push("UNKNOWN");
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        // Both turns of the clients are taken, and a third client waits for one.
+        let flood: Vec<_> = unknown_ids(2).map(|id| router.send(GetSnapshot(id))).collect();
+        until("both are read", async || probe.store.reads.load(Ordering::SeqCst) == 2).await;
+        let asked = router.send(GetSnapshot(id(1)));
+        router.send(ApplyUpdates(vec![positioned(1, 1, 0)])).await.unwrap().unwrap();
+        assert_eq!(asked.await.unwrap().unwrap().markets.len(), 1, "answered by the book that started");
+        probe.store.held.lock().unwrap().clear();
+        join_all(flood).await;
+    }
+
+    #[actix_web::test]
+    async fn unknown_event_costs_one_read() {
+        let probe = probe_edges();
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        for _ in 0..10 {
+            assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().markets.len(), 0);
+        }
+        assert_eq!(probe.store.reads.load(Ordering::SeqCst), 1);
+        assert_eq!(probe.metrics.books.get(), 0);
+        router.send(ApplyUpdates(vec![positioned(1, 1, 0)])).await.unwrap().unwrap();
+        assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().markets.len(), 1, "known at once");
+    }
+
+    #[actix_web::test]
+    async fn many_askers_share_one_read() {
+        let probe = probe_edges();
+        probe.store.keep(MarketState { update: update(1, 5, 1), seq: 7 });
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        let asking: Vec<_> = (0..500).map(|_| router.send(GetSnapshot(id(1)))).collect();
+        for answer in join_all(asking).await {
+            assert_eq!(answer.unwrap().unwrap().seq, 7);
+        }
+        assert_eq!((probe.store.reads.load(Ordering::SeqCst), probe.refused.get()), (1, 0));
+    }
+
+    #[actix_web::test]
+    async fn hanging_read_holds_up_one_event() {
+        let probe = probe_edges();
+        probe.store.held.lock().unwrap().push("MATCH_001");
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        let first = router.send(ApplyUpdates(vec![positioned(1, 1, 0), positioned(2, 1, 1)]));
+        let second = router.send(ApplyUpdates(vec![positioned(1, 2, 2), positioned(2, 2, 3)]));
+        until("the other event is applied", async || probe.told.lock().unwrap().len() == 2).await;
+        assert_eq!(probe.metrics.applied.get(), 2);
+        probe.store.held.lock().unwrap().clear();
+        first.await.unwrap().unwrap();
+        second.await.unwrap().unwrap();
+        let told = probe.told.lock().unwrap().clone();
+        assert_eq!(told[2..], [("1x2".to_owned(), 1), ("1x2".to_owned(), 3)], "in order");
+    }
+
+    #[actix_web::test]
+    async fn live_read_that_hangs_is_given_up() {
+        let probe = probe_edges();
+        probe.store.held.lock().unwrap().push("MATCH_001");
+        let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+        router.send(ApplyUpdates(vec![positioned(1, 1, 9)])).await.unwrap().unwrap();
+        assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 10)]);
+        probe.store.held.lock().unwrap().clear();
     }
 }

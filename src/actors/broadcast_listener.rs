@@ -9,7 +9,7 @@ use log::{error, info, warn};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::feed_state::FeedState;
-use super::messages::{ApplyBroadcasts, ApplyError, FeedChanged, ReloadBooks};
+use super::messages::{ApplyBroadcasts, ApplyError, FeedChanged, InOrder, ReloadBooks};
 use crate::cache::{Broadcast, Broadcasts, Heard};
 use crate::domain::ids::EventId;
 use crate::domain::protocol::FeedStatus;
@@ -18,6 +18,8 @@ use crate::metrics::OddsMetrics;
 
 /// Books that could not be read again are tried again after this.
 const RELOAD_DELAY: Duration = Duration::from_millis(200);
+/// Batches that may be in work before the next one is heard: a batch of an event that takes long does not hold up others.
+const BATCHES_AT_ONCE: usize = 16;
 /// A batch whose book ended in the middle is applied again: the book starts anew, and takes each change once.
 const TRIES: usize = 3;
 /// It is logged so often at most that changes are not applied.
@@ -31,7 +33,7 @@ const MAX_SUSPECTS: usize = 64;
 /// Whom the listener talks to.
 pub struct ListenerEdges {
     /// To the books.
-    pub apply: Recipient<ApplyBroadcasts>,
+    pub apply: Recipient<InOrder<ApplyBroadcasts>>,
     /// To the books.
     pub reload: Recipient<ReloadBooks>,
     /// To the registry.
@@ -57,6 +59,8 @@ pub struct BroadcastListener {
     suspects: BTreeSet<EventId>,
     /// Whether it was never live.
     is_new: bool,
+    /// Batches in work.
+    in_work: usize,
     log: FaultLog,
     metrics: OddsMetrics,
 }
@@ -92,6 +96,7 @@ impl BroadcastListener {
             books: Books::Behind,
             suspects: BTreeSet::new(),
             is_new: true,
+            in_work: 0,
             log: FaultLog::new(),
             metrics,
         }
@@ -112,6 +117,10 @@ impl BroadcastListener {
             listener.broadcasts = Some(broadcasts);
             match heard {
                 Some(heard) => listener.on_heard(heard, context),
+                // It was heard, or lost, meanwhile.
+                None if listener.heard.is_none_or(|at| at.elapsed() < listener.stale_after) => {
+                    listener.listen(context);
+                }
                 None => {
                     let limit = humantime::format_duration(listener.stale_after);
                     listener.lose(&format!("no processor has been heard for {limit}"), context);
@@ -125,13 +134,11 @@ impl BroadcastListener {
             Heard::Changes(changes) => {
                 self.metrics.broadcasts.inc_by(changes.len() as u64);
                 self.sign_of_life(context);
-                let applying = apply(self.edges.clone(), changes, self.stale_after).into_actor(self);
-                // The next is heard when these are told to everyone.
-                context.spawn(applying.map(|applied, listener, context| match applied {
-                    Ok(()) => listener.listen(context),
-                    // The next sign of life has the books read what they did not take.
-                    Err(why) => listener.lose(&why, context),
-                }));
+                self.apply(changes, context);
+                // With as much in work as may be, the next is heard when one is done.
+                if self.in_work < BATCHES_AT_ONCE {
+                    self.listen(context);
+                }
             }
             Heard::Alive => {
                 self.sign_of_life(context);
@@ -167,6 +174,23 @@ impl BroadcastListener {
                 self.listen(context);
             }
         }
+    }
+
+    fn apply(&mut self, changes: Vec<Broadcast>, context: &mut Context<Self>) {
+        self.in_work += 1;
+        let turn = self.turn;
+        // At once, so that batches come to the books in their order.
+        let first = InOrder::send(&self.edges.apply, ApplyBroadcasts(changes.clone()));
+        let applying = apply(self.edges.clone(), first, changes, self.stale_after).into_actor(self);
+        context.spawn(applying.map(move |applied, listener, context| {
+            listener.in_work -= 1;
+            match applied {
+                // The next sign of life has the books read what they did not take.
+                Err(why) if listener.turn == turn => listener.lose(&why, context),
+                // What was lost before a loss that followed is read with that.
+                Ok(()) | Err(_) => listener.listen(context),
+            }
+        }));
     }
 
     /// Some processor follows the bus. The first sign after a silence: then the books are read again, unless they are already.
@@ -273,22 +297,30 @@ impl BroadcastListener {
     }
 }
 
-/// Applies changes; answered when the books have told everyone, or why they have not.
-async fn apply(edges: Arc<ListenerEdges>, changes: Vec<Broadcast>, limit: Duration) -> Result<(), String> {
-    let mut why = String::new();
-    for _ in 0..TRIES {
-        why = match timeout(limit, edges.apply.send(ApplyBroadcasts(changes.clone()))).await {
-            Ok(Ok(Ok(()))) => return Ok(()),
-            Ok(Ok(Err(error))) => error.to_string(),
-            Ok(Err(error)) => return Err(format!("the book router does not answer: {error}")),
-            // They have them, and may take them yet.
-            Err(_) => return Err(format!("the books took no change for {}", humantime::format_duration(limit))),
-        };
-        if let Some(repeated) = NOT_APPLIED.check("") {
-            warn!(repeated; "broadcasts are not applied: {why}");
+/// Applies changes, which were sent once as `first`; answered when the books have told everyone, or why they have not.
+async fn apply(
+    edges: Arc<ListenerEdges>,
+    first: impl Future<Output = Result<(), ApplyError>>,
+    changes: Vec<Broadcast>,
+    limit: Duration,
+) -> Result<(), String> {
+    // They have them, and may take them yet.
+    let late = || format!("the books took no change for {}", humantime::format_duration(limit));
+    let mut applied = timeout(limit, first).await.map_err(|_| late())?;
+    for _ in 1..TRIES {
+        match &applied {
+            Ok(()) => return Ok(()),
+            Err(error @ ApplyError::RouterEnded(_)) => return Err(error.to_string()),
+            Err(error) => {
+                if let Some(repeated) = NOT_APPLIED.check("") {
+                    warn!(repeated; "broadcasts are not applied: {error}");
+                }
+            }
         }
+        let again = InOrder::send(&edges.apply, ApplyBroadcasts(changes.clone()));
+        applied = timeout(limit, again).await.map_err(|_| late())?;
     }
-    Err(why)
+    applied.map_err(|error| error.to_string())
 }
 
 impl Actor for BroadcastListener {
@@ -337,6 +369,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Probe {
         told: Arc<Mutex<Vec<String>>>,
+        apply_hangs: Arc<AtomicBool>,
         reload_fails: Arc<AtomicBool>,
         reload_hangs: Arc<AtomicBool>,
         apply_fails: Arc<AtomicUsize>,
@@ -352,15 +385,23 @@ mod tests {
         type Context = Context<Self>;
     }
 
-    impl Handler<ApplyBroadcasts> for Probe {
-        type Result = Result<(), ApplyError>;
+    impl Handler<InOrder<ApplyBroadcasts>> for Probe {
+        type Result = ();
 
-        fn handle(&mut self, message: ApplyBroadcasts, _: &mut Context<Self>) -> Self::Result {
+        fn handle(&mut self, InOrder { message, done }: InOrder<ApplyBroadcasts>, _: &mut Context<Self>) {
             let event = message.0[0].update.event_id.clone();
             self.say(format!("apply {}", message.0.len()));
             let left = self.apply_fails.load(Ordering::SeqCst);
             self.apply_fails.store(left.saturating_sub(1), Ordering::SeqCst);
-            if left > 0 { Err(ApplyError::BookEnded(event)) } else { Ok(()) }
+            if self.apply_hangs.load(Ordering::SeqCst) {
+                actix::spawn(async move {
+                    std::future::pending::<()>().await;
+                    drop(done);
+                });
+                return;
+            }
+            let answer = if left > 0 { Err(ApplyError::BookEnded(event)) } else { Ok(()) };
+            let _ = done.send(answer);
         }
     }
 
@@ -559,5 +600,28 @@ mod tests {
         bench.say.send(changes()).unwrap();
         let told = ["Stale", "reload", "reload 1", "reload 1", "Live", "apply 1", "apply 1"];
         bench.until_told(&told).await;
+    }
+
+    #[actix_web::test]
+    async fn batch_that_hangs_does_not_hold_up_next() {
+        let bench = bench();
+        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(Heard::Alive).unwrap();
+        bench.until_told(&["Stale", "reload", "Live"]).await;
+        bench.probe.apply_hangs.store(true, Ordering::SeqCst);
+        for _ in 0..2 * BATCHES_AT_ONCE {
+            bench.say.send(changes()).unwrap();
+        }
+        let mut told = vec!["Stale", "reload", "Live"];
+        told.extend(["apply 1"; BATCHES_AT_ONCE]);
+        bench.until_told(&told).await;
+        assert!(bench.state.is_live());
+        tokio::time::pause();
+        bench.probe.apply_hangs.store(false, Ordering::SeqCst);
+        tokio::time::sleep(STALE_AFTER).await;
+        let told = |what: &str| bench.probe.told.lock().unwrap().iter().filter(|told| *told == what).count();
+        until("clients are told", || told("Stale") == 2).await;
+        // The books read what they did not take, and the other batches follow.
+        until("live again", || told("Live") == 2 && bench.state.is_live()).await;
     }
 }

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use log::{error, info, warn};
 use prometheus::IntGauge;
 use tokio::sync::watch;
 
-use super::messages::{ApplyUpdates, Drain, FlushCache, LetGo, StoreBatch};
+use super::applying::{Applying, Backlog};
+use super::messages::{ApplyUpdates, Drain, FlushCache, InOrder, LetGo, StoreBatch};
 use super::outlet::SignOfLife;
 use crate::bus::dead_letter;
 use crate::bus::{BusError, Given, Position, Record, Subscription, Topic};
@@ -39,7 +42,7 @@ pub enum Work {
     /// The live path. What cannot be read is passed over; the store path keeps it.
     Books {
         /// Who applies the updates.
-        books: Recipient<ApplyUpdates>,
+        books: Recipient<InOrder<ApplyUpdates>>,
         /// Who lets the books of revoked partitions go.
         revoked: Recipient<LetGo>,
         /// Who says that the cache holds what was applied. The bus gives a batch out again until it does.
@@ -105,6 +108,7 @@ impl BadRecord {
 pub struct BusConsumer {
     reader: Option<Reader>,
     life: Arc<SignOfLife>,
+    backlog: Arc<Backlog>,
     stopping: watch::Sender<bool>,
     finished: watch::Receiver<bool>,
 }
@@ -120,10 +124,25 @@ impl BusConsumer {
         let (stopping, stop) = watch::channel(false);
         let (finish, finished) = watch::channel(false);
         let lag = metrics.bus_lag.with_label_values(&[&settings.group, work.purpose()]);
-        let worker = Worker { settings, work, lag, stop, log: FaultLog::new(), metrics };
-        let (unflushed, life) = (Position::default(), Arc::new(SignOfLife::new()));
-        let reader = Reader { subscription, worker, unflushed, flushing: None, life: life.clone(), finish };
-        BusConsumer { reader: Some(reader), life, stopping, finished }
+        let applying = Applying::new(settings.batch_size);
+        let worker = Arc::new(Worker { settings, work, lag, stop, log: FaultLog::new(), metrics });
+        let (unflushed, life, backlog) = (Position::default(), Arc::new(SignOfLife::new()), Arc::<Backlog>::default());
+        let reader = Reader {
+            subscription,
+            worker,
+            applying,
+            unflushed,
+            flushing: None,
+            life: life.clone(),
+            backlog: backlog.clone(),
+            finish,
+        };
+        BusConsumer { reader: Some(reader), life, backlog, stopping, finished }
+    }
+
+    /// How old the oldest record of the live path is that is not applied yet.
+    pub fn backlog(&self) -> Arc<Backlog> {
+        self.backlog.clone()
     }
 
     /// A sign of life whenever it looks at the bus: with each batch that is done, and often while there is none.
@@ -168,13 +187,23 @@ struct Flushing {
 
 struct Reader {
     subscription: Box<dyn Subscription>,
-    worker: Worker,
+    worker: Arc<Worker>,
+    /// Batches of the live path in work.
+    applying: Applying,
     /// What was applied and is not known to be in the cache.
     unflushed: Position,
     flushing: Option<Flushing>,
     life: Arc<SignOfLife>,
+    backlog: Arc<Backlog>,
     finish: watch::Sender<bool>,
 }
+
+/// Work on batches of the live path, each with its number and whether it was done. Beside the reader and not in it, since
+/// it need not move between threads.
+type InWork = FuturesUnordered<LocalBoxFuture<'static, (u64, bool)>>;
+
+/// The stage that failed, and why.
+type Failure = (&'static str, String);
 
 struct Worker {
     settings: ConsumerSettings,
@@ -187,42 +216,61 @@ struct Worker {
 
 impl Reader {
     async fn read_until_the_end(mut self) -> Result<(), (String, BusError)> {
+        let mut in_work = InWork::new();
         loop {
             self.life.give();
             let lag = self.subscription.lag();
             self.worker.lag.set(lag as i64);
             // What the bus keeps is left to the next process.
             if *self.worker.stop.borrow() && (lag == 0 || self.subscription.is_durable()) {
+                if tokio::time::timeout(LAST_BATCH, self.finish_all(&mut in_work)).await.is_err() {
+                    info!(group = self.worker.settings.group.as_str(); "stops before everything was applied: the next consumer reads it again");
+                }
                 self.flush_for_the_last_time().await;
                 self.subscription.close().await;
                 self.worker.lag.set(self.subscription.lag() as i64);
                 self.finish.send_replace(true);
                 return Ok(());
             }
-            self.step().await.map_err(|end| (self.worker.settings.group.clone(), end))?;
+            self.step(&mut in_work).await.map_err(|end| (self.worker.settings.group.clone(), end))?;
         }
     }
 
-    /// Waits for the next batch and works on it, or commits what the cache has taken meanwhile.
-    async fn step(&mut self) -> Result<(), BusError> {
+    /// Waits for the next batch and begins to work on it, or takes note of one that is done, or commits what the cache has
+    /// taken meanwhile.
+    async fn step(&mut self, in_work: &mut InWork) -> Result<(), BusError> {
         self.ask_for_flush();
         let settings = &self.worker.settings;
         // The wait for a batch to fill up comes on top: cut short, it would begin again for ever and read nothing.
         let look = IDLE_LOOK.saturating_add(settings.linger);
-        let reading = self.subscription.next_batch(settings.batch_size, settings.linger);
+        let has_room = self.applying.has_room();
+        let reading = async {
+            if has_room {
+                self.subscription.next_batch(settings.batch_size, settings.linger).await
+            } else {
+                std::future::pending().await
+            }
+        };
+        let mut stop = self.worker.stop.clone();
         let given = tokio::select! {
             biased;
             answer = flushed(&mut self.flushing) => {
                 self.end_of_flush(answer);
                 return Ok(());
             }
-            Ok(()) = self.worker.stop.changed() => return Ok(()),
+            Some((number, is_done)) = in_work.next() => {
+                self.end_of_work(number, is_done);
+                return Ok(());
+            }
+            Ok(_) = stop.wait_for(|stop| *stop), if !*self.worker.stop.borrow() => return Ok(()),
             given = tokio::time::timeout(look, reading) => given,
         };
         match given {
             Err(_idle) => Ok(()),
             Ok(Err(end)) => Err(end),
             Ok(Ok(Given::Revoked(partitions))) => {
+                // The books finish first, so that they are dropped with all that they know.
+                self.finish_all(in_work).await;
                 // They may come back with lower offsets, where the topic was made again.
                 self.unflushed.forget(&partitions);
                 if let Some(flushing) = &mut self.flushing {
@@ -232,9 +280,44 @@ impl Reader {
                 Ok(())
             }
             Ok(Ok(Given::Records(batch))) => {
-                self.work_on(&batch).await;
+                match self.worker.work {
+                    Work::Books { .. } => self.begin(batch, in_work),
+                    Work::Store { .. } | Work::DeadLetters(_) => self.work_on(&batch).await,
+                }
                 Ok(())
             }
+        }
+    }
+
+    /// Begins to apply a batch. The next one need not wait for it: one event that takes long holds up nobody else.
+    fn begin(&mut self, batch: Vec<Record>, in_work: &mut InWork) {
+        let number = self.applying.begin(Position::behind(&batch), batch.len(), Instant::now());
+        self.backlog.set(self.applying.oldest());
+        let (worker, bus_keeps_it) = (self.worker.clone(), self.subscription.is_durable());
+        // At once, so that batches come to the books in their order.
+        let mut progress = Progress::default();
+        let first = worker.apply(&batch, &mut progress);
+        in_work.push(Box::pin(async move {
+            let is_done = match first.await {
+                Ok(()) => true,
+                Err(failure) => worker.try_again(&batch, &mut progress, bus_keeps_it, failure).await,
+            };
+            (number, is_done)
+        }));
+    }
+
+    fn end_of_work(&mut self, number: u64, is_done: bool) {
+        // One that was given up is left to the next process, and everything behind it.
+        if is_done && let Some(done) = self.applying.done(number) {
+            self.unflushed.merge(&done);
+            self.backlog.set(self.applying.oldest());
+        }
+    }
+
+    async fn finish_all(&mut self, in_work: &mut InWork) {
+        while let Some((number, is_done)) = in_work.next().await {
+            self.life.give();
+            self.end_of_work(number, is_done);
         }
     }
 
@@ -259,11 +342,7 @@ impl Reader {
         if !done {
             return;
         }
-        let position = Position::behind(batch);
-        match self.worker.work {
-            Work::Books { .. } => self.unflushed.merge(&position),
-            Work::Store { .. } | Work::DeadLetters(_) => self.subscription.commit(&position),
-        }
+        self.subscription.commit(&Position::behind(batch));
     }
 
     fn ask_for_flush(&mut self) {
@@ -326,10 +405,35 @@ impl Worker {
             self.metrics.consumed.inc_by(batch.len() as u64);
         }
         let mut progress = Progress::default();
+        match self.work_on(batch, &mut progress, bus_keeps_it).await {
+            Ok(()) => true,
+            Err(failure) => self.try_again(batch, &mut progress, bus_keeps_it, failure).await,
+        }
+    }
+
+    /// Sends the updates of a batch to the books at once; the answer says when they are applied.
+    fn apply(&self, batch: &[Record], progress: &mut Progress) -> impl Future<Output = Result<(), Failure>> + use<> {
+        let applying = match &self.work {
+            Work::Books { books, .. } => {
+                let (updates, _) = self.read_updates(batch, "live", progress);
+                Some(InOrder::send(books, ApplyUpdates(updates)))
+            }
+            Work::Store { .. } | Work::DeadLetters(_) => None,
+        };
+        async move {
+            match applying {
+                Some(applying) => applying.await.map_err(|error| ("apply", error.to_string())),
+                None => Ok(()),
+            }
+        }
+    }
+
+    async fn try_again(&self, batch: &[Record], progress: &mut Progress, bus_keeps_it: bool, failure: Failure) -> bool {
         let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
         let mut stop = self.stop.clone();
         let mut said = None;
-        while let Err((stage, failure)) = self.work_on(batch, &mut progress, bus_keeps_it).await {
+        let mut last = Err(failure);
+        while let Err((stage, failure)) = last {
             self.metrics.errors.with_label_values(&[stage]).inc();
             let delay = backoff.next_delay();
             let group = self.settings.group.as_str();
@@ -352,6 +456,7 @@ impl Worker {
                 }
             };
             let _ = tokio::time::timeout(delay, stopped).await;
+            last = self.work_on(batch, progress, bus_keeps_it).await;
         }
         if said.is_some() && self.log.recovered() {
             info!(group = self.settings.group.as_str(), tries = backoff.failures(); "the batch is done after all");
@@ -365,17 +470,9 @@ impl Worker {
         warn!(group, records = batch.len(); "stops in the middle of a batch: it is read again by the next one");
     }
 
-    async fn work_on(
-        &self,
-        batch: &[Record],
-        progress: &mut Progress,
-        bus_keeps_it: bool,
-    ) -> Result<(), (&'static str, String)> {
+    async fn work_on(&self, batch: &[Record], progress: &mut Progress, bus_keeps_it: bool) -> Result<(), Failure> {
         match &self.work {
-            Work::Books { books, .. } => {
-                let (updates, _) = self.read_updates(batch, "live", progress);
-                answered(books.send(ApplyUpdates(updates)).await).map_err(|failure| ("apply", failure))
-            }
+            Work::Books { .. } => self.apply(batch, progress).await,
             Work::Store { store, dead_letters } => {
                 let (updates, bad) = self.read_updates(batch, "store", progress);
                 let unreadable: Vec<_> = bad.iter().map(|(record, why)| self.dead_letter(record, why)).collect();
@@ -580,11 +677,11 @@ mod tests {
         type Context = Context<Self>;
     }
 
-    impl Handler<ApplyUpdates> for ProbeBooks {
-        type Result = Result<(), crate::actors::messages::ApplyError>;
+    impl Handler<InOrder<ApplyUpdates>> for ProbeBooks {
+        type Result = ();
 
-        fn handle(&mut self, _: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
-            Ok(())
+        fn handle(&mut self, apply: InOrder<ApplyUpdates>, _: &mut Context<Self>) {
+            let _ = apply.done.send(Ok(()));
         }
     }
 
@@ -650,5 +747,87 @@ mod tests {
         let drained = tokio::time::timeout(20 * IDLE_LOOK, consumer.send(Drain)).await;
         assert!(drained.is_ok(), "one record is no full batch, and is not left lying for that");
         assert_eq!(kept.lock().unwrap().len(), 1);
+    }
+
+    /// Books of which some never answer, until they are let.
+    struct StuckBooks {
+        stuck: watch::Receiver<bool>,
+        applied: Arc<Mutex<Vec<i64>>>,
+    }
+
+    impl Actor for StuckBooks {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<InOrder<ApplyUpdates>> for StuckBooks {
+        type Result = ();
+
+        fn handle(&mut self, apply: InOrder<ApplyUpdates>, _: &mut Context<Self>) {
+            let (mut stuck, applied) = (self.stuck.clone(), self.applied.clone());
+            let versions: Vec<_> = apply.message.0.iter().map(|one| one.update.revision.version).collect();
+            actix::spawn(async move {
+                if versions.contains(&1) {
+                    drop(stuck.wait_for(|stuck| !stuck).await);
+                }
+                applied.lock().unwrap().extend(versions);
+                let _ = apply.done.send(Ok(()));
+            });
+        }
+    }
+
+    impl Handler<LetGo> for StuckBooks {
+        type Result = ();
+
+        fn handle(&mut self, _: LetGo, _: &mut Context<Self>) {}
+    }
+
+    impl Handler<FlushCache> for StuckBooks {
+        type Result = ();
+
+        fn handle(&mut self, _: FlushCache, _: &mut Context<Self>) {}
+    }
+
+    /// Later batches are applied, nothing is committed, and the age of what waits is known.
+    #[actix_web::test]
+    async fn stuck_batch_holds_up_position_alone() {
+        let topic = EmbeddedTopic::new("t", 1, 1_000);
+        let (release, stuck) = watch::channel(true);
+        let applied = Arc::new(Mutex::new(Vec::new()));
+        let books = StuckBooks { stuck, applied: applied.clone() }.start();
+        let work = Work::Books {
+            books: books.clone().recipient(),
+            revoked: books.clone().recipient(),
+            cache: books.recipient(),
+        };
+        let subscription = topic.subscribe("g").unwrap();
+        let metrics = ProcessorMetrics::new().unwrap();
+        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics);
+        let backlog = consumer.backlog();
+        let consumer = consumer.start();
+        let until = async |what: &str, holds: &dyn Fn() -> bool| {
+            for _ in 0..1_000 {
+                if holds() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("not within 10 s: {what}");
+        };
+        for version in 1..=3 {
+            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+            until("it is read", &|| topic.unread("g") == 0).await;
+        }
+        until("the others are applied", &|| *applied.lock().unwrap() == [2, 3]).await;
+        until("its age is known", &|| backlog.age() > Duration::from_millis(20)).await;
+        assert_eq!(topic.depth(), 3, "none is committed");
+        // More than may be in work waits on the bus.
+        for version in 4..=400 {
+            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+        }
+        until("the bound is reached", &|| applied.lock().unwrap().len() >= 159).await;
+        assert!(topic.unread("g") > 200, "{} are left", topic.unread("g"));
+        release.send_replace(false);
+        consumer.send(Drain).await.unwrap();
+        assert_eq!((topic.depth(), backlog.age()), (0, Duration::ZERO));
     }
 }

@@ -151,7 +151,7 @@ impl CacheWriter {
         context.spawn(writing.map(move |written, writer, context| {
             writer.in_flight = false;
             match written {
-                Ok(()) => writer.took(changes, context),
+                Ok(removed) => writer.took(changes, &removed, context),
                 Err(error) => writer.failed(changes, &error, context),
             }
             writer.tell_pending();
@@ -165,18 +165,51 @@ impl CacheWriter {
             return;
         }
         self.in_flight = true;
-        let asking = self.cache.ping().into_actor(self);
+        let asking = self.cache.damaged().into_actor(self);
         context.spawn(asking.map(|answer, writer, context| {
             writer.in_flight = false;
             match answer {
-                Ok(()) => writer.took(Vec::new(), context),
+                Ok(damaged) => writer.repair(damaged, context),
                 Err(error) => writer.failed(Vec::new(), &error, context),
             }
             writer.tell_pending();
         }));
     }
 
-    fn took(&mut self, changes: Vec<Change>, context: &mut Context<Self>) {
+    /// Writes the entries of damaged events again, those that books of this process hold. Whoever finds the others damaged
+    /// says so again, until their processor hears of it.
+    fn repair(&mut self, damaged: Vec<EventId>, context: &mut Context<Self>) {
+        let is_held = |event_id: &EventId| {
+            self.written.iter().any(|((held, _), state)| held == event_id && state.strong_count() > 0)
+        };
+        let damaged: Vec<_> = damaged.into_iter().filter(is_held).collect();
+        if damaged.is_empty() {
+            return self.took(Vec::new(), &[], context);
+        }
+        self.in_flight = true;
+        let removing = self.cache.remove(damaged.clone()).into_actor(self);
+        context.spawn(removing.map(move |removed, writer, context| {
+            writer.in_flight = false;
+            match removed {
+                Ok(()) => writer.took(Vec::new(), &damaged, context),
+                Err(error) => writer.failed(Vec::new(), &error, context),
+            }
+            writer.tell_pending();
+        }));
+    }
+
+    /// What was written of events whose entry was removed is written again.
+    fn write_again(&mut self, removed: &[EventId]) {
+        if removed.is_empty() {
+            return;
+        }
+        let held = self.written.iter().filter(|((event_id, _), _)| removed.contains(event_id));
+        let held = held.filter_map(|(_, state)| Some(Change { state: state.upgrade()?, conflated: true }));
+        self.pending.extend(held);
+        self.conflate();
+    }
+
+    fn took(&mut self, changes: Vec<Change>, removed: &[EventId], context: &mut Context<Self>) {
         self.metrics.cache_sets.inc_by(changes.len() as u64);
         // Whoever else uses the cache may have met the loss, and made the new connection.
         let connection = self.cache.connection();
@@ -197,6 +230,7 @@ impl CacheWriter {
             self.conflate();
         }
         self.written.extend(changes.iter().map(|change| (key_of(&change.state), Arc::downgrade(&change.state))));
+        self.write_again(removed);
         self.flush(context);
     }
 
@@ -310,10 +344,11 @@ mod tests {
             std::future::ready(Ok(())).boxed()
         }
 
-        fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CacheError>> {
+        fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
             let conflated = changes.iter().filter(|change| change.conflated).map(|change| change.state.seq);
             *self.conflated.lock().unwrap() = conflated.collect();
-            self.write(changes.into_iter().map(|change| change.state).collect())
+            let writing = self.write(changes.into_iter().map(|change| change.state).collect());
+            async move { writing.await.map(|()| Vec::new()) }.boxed()
         }
 
         fn read_book(&self, _: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {

@@ -1,13 +1,18 @@
 //! Whether the books are told of every change, for whoever shows what they hold.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use prometheus::IntGauge;
+
+use super::applying::Backlog;
 
 /// How the feed of the books stands: live, or lost and why.
 #[derive(Debug)]
 pub struct FeedState {
     lost: Mutex<Option<String>>,
+    /// What the bus of this process gave out and the books have not applied, and how old it may be.
+    backlog: OnceLock<(Arc<Backlog>, Duration)>,
     gauge: IntGauge,
 }
 
@@ -28,7 +33,7 @@ impl FeedState {
     }
 
     fn new(gauge: IntGauge, lost: Option<&str>) -> FeedState {
-        let state = FeedState { lost: Mutex::default(), gauge };
+        let state = FeedState { lost: Mutex::default(), backlog: OnceLock::new(), gauge };
         state.set(lost);
         state
     }
@@ -40,14 +45,27 @@ impl FeedState {
         self.gauge.set(i64::from(lost.is_none()));
     }
 
+    /// Judges the feed by the age of what is not applied, too: prices are old once a record waits for `limit`.
+    pub(crate) fn follow(&self, backlog: Arc<Backlog>, limit: Duration) {
+        // Once in a life.
+        let _ = self.backlog.set((backlog, limit));
+    }
+
+    /// Why prices may be old though the bus answers.
+    pub(super) fn behind(&self) -> Option<String> {
+        let (backlog, limit) = self.backlog.get()?;
+        let age = backlog.age();
+        (age >= *limit).then(|| format!("an update has not been applied for {} s", age.as_secs()))
+    }
+
     /// Whether every change arrives.
     pub fn is_live(&self) -> bool {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).is_none() && self.behind().is_none()
     }
 
     /// What is in the way, for readiness; none while live.
     pub fn problem(&self) -> Option<String> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(|| self.behind())
     }
 
     pub(super) fn set_live(&self) {

@@ -8,6 +8,7 @@ use actix::prelude::*;
 use log::{info, warn};
 use tokio::time::timeout;
 
+use super::applying::Backlog;
 use super::cache_writer::CacheHealth;
 use super::feed_state::FeedState;
 use super::messages::FeedChanged;
@@ -24,7 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(250);
 /// The bus and the cache answer within this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A consumer that has not looked at the bus for so long does not work.
+/// A consumer that has not looked at the bus, or has not applied a record, for so long does not keep up.
 const CONSUMER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Who is told.
@@ -45,6 +46,7 @@ pub enum Told {
 pub struct Heartbeat {
     bus: Arc<dyn Topic>,
     consumer: Arc<SignOfLife>,
+    backlog: Arc<Backlog>,
     group: SubscriptionHealth,
     told: Told,
     /// What was in the way the last time.
@@ -56,16 +58,22 @@ pub struct Heartbeat {
 type Problem = (&'static str, String);
 
 impl Heartbeat {
-    /// Says to `told` that `bus` is followed while `consumer` gives signs of life, and is well in its `group`.
-    pub fn new(bus: Arc<dyn Topic>, consumer: Arc<SignOfLife>, group: SubscriptionHealth, told: Told) -> Heartbeat {
-        Heartbeat { bus, consumer, group, told, in_the_way: None, log: FaultLog::new() }
+    /// Says to `told` that `bus` is followed while `consumer` gives signs of life, is well in its `group`, and has no old
+    /// `backlog`.
+    pub fn new(
+        bus: Arc<dyn Topic>,
+        (consumer, backlog): (Arc<SignOfLife>, Arc<Backlog>),
+        group: SubscriptionHealth,
+        told: Told,
+    ) -> Heartbeat {
+        Heartbeat { bus, consumer, backlog, group, told, in_the_way: None, log: FaultLog::new() }
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
         let (bus, told) = (self.bus.clone(), self.told.clone());
-        let (consumer, group) = (self.consumer.clone(), self.group.clone());
+        let (consumer, backlog, group) = (self.consumer.clone(), self.backlog.clone(), self.group.clone());
         let beating = async move {
-            let follows = follows(&*bus, &consumer, &group).await;
+            let follows = follows(&*bus, &consumer, &backlog, &group).await;
             told.tell(follows).await
         };
         context.spawn(beating.into_actor(self).map(|said, heartbeat, context| {
@@ -103,16 +111,21 @@ impl Actor for Heartbeat {
 }
 
 /// Whether the bus answers, the group lets the consumer read, and the consumer works.
-async fn follows(bus: &dyn Topic, consumer: &SignOfLife, group: &SubscriptionHealth) -> Result<(), Problem> {
+async fn follows(
+    bus: &dyn Topic,
+    consumer: &SignOfLife,
+    backlog: &Backlog,
+    group: &SubscriptionHealth,
+) -> Result<(), Problem> {
     answer("bus", bus.ping()).await?;
     if let Some(problem) = group.problem() {
         return Err(("live group", problem));
     }
-    let silent = consumer.age();
-    if silent < CONSUMER_LIMIT {
+    let behind = consumer.age().max(backlog.age());
+    if behind < CONSUMER_LIMIT {
         Ok(())
     } else {
-        Err(("live consumer", format!("it has been at one batch for {} s", silent.as_secs())))
+        Err(("live consumer", format!("it has been at one batch for {} s", behind.as_secs())))
     }
 }
 
@@ -261,7 +274,7 @@ mod tests {
         bus.is_away.store(true, Ordering::SeqCst);
         let group = SubscriptionHealth::joining("g");
         let told = Told::Others(cache.clone(), Arc::default());
-        Heartbeat::new(bus.clone(), life.clone(), group.clone(), told).start();
+        Heartbeat::new(bus.clone(), (life.clone(), Arc::default()), group.clone(), told).start();
         until("the bus is asked", || asked() >= 3).await;
         assert_eq!(said(), 0, "the bus is away");
         bus.is_away.store(false, Ordering::SeqCst);
@@ -286,7 +299,7 @@ mod tests {
         let state = Arc::new(FeedState::not_heard_yet(OddsMetrics::new().unwrap().feed_live));
         let here = Told::Here { state: state.clone(), feed: registry.recipient() };
         let life = Arc::new(SignOfLife::new());
-        Heartbeat::new(bus.clone(), life.clone(), SubscriptionHealth::joined("g"), here).start();
+        Heartbeat::new(bus.clone(), (life.clone(), Arc::default()), SubscriptionHealth::joined("g"), here).start();
         let last = || told.lock().unwrap().last().copied();
         let feed_is = |status| {
             life.give();

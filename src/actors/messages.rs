@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
+use tokio::sync::oneshot;
 
 use super::outlet::SessionOutlet;
 use super::registry::DistributorId;
@@ -62,9 +63,44 @@ pub enum ApplyError {
     /// The book has nothing to show, because the store could not be read when it started.
     #[error("what is known of `{0}` could not be read")]
     NotLoaded(EventId),
+    /// Too many reads for clients wait already.
+    #[error("too many requests wait for the database; ask for `{0}` again")]
+    Busy(EventId),
     /// The router did not answer.
     #[error("the book router does not answer: {0}")]
     RouterEnded(String),
+}
+
+impl ApplyError {
+    /// A word for logs that are counted by cause.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            ApplyError::BookEnded(_) => "book ended",
+            ApplyError::NotLoaded(_) => "not loaded",
+            ApplyError::Busy(_) => "busy",
+            ApplyError::RouterEnded(_) => "no answer",
+        }
+    }
+}
+
+/// The live path to the router: takes its place in the mailbox at once, even if clients' questions fill it, so that
+/// records of one event stay in their order. The sender bounds how many there are.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct InOrder<M> {
+    /// What is to be done.
+    pub message: M,
+    /// Answered when it is done. Dropped if the router ends.
+    pub done: oneshot::Sender<Result<(), ApplyError>>,
+}
+
+impl<M: Send + 'static> InOrder<M> {
+    /// Sends a message to the router, and gives what answers it.
+    pub fn send(to: &Recipient<InOrder<M>>, message: M) -> impl Future<Output = Result<(), ApplyError>> + use<M> {
+        let (done, answer) = oneshot::channel();
+        to.do_send(InOrder { message, done });
+        async move { answer.await.unwrap_or_else(|_| Err(ApplyError::RouterEnded("it has ended".to_owned()))) }
+    }
 }
 
 /// A session or a REST handler to the router, the router to a book: the book as it is now.

@@ -2,13 +2,16 @@
 //!
 //! One file, one actor. Edges between actors are `Recipient`s handed in when an actor is made.
 
+pub mod applying;
 pub mod bet_sweeper;
 pub mod book_router;
+pub mod book_source;
 pub mod broadcast_listener;
 pub mod bus_consumer;
 pub mod bus_publisher;
 pub mod cache_writer;
 pub mod canceller;
+pub mod client_reads;
 pub mod clock;
 pub mod confirmer;
 pub mod decider;
@@ -17,6 +20,7 @@ pub mod feed_state;
 pub mod guarded_supplier;
 pub mod heartbeat;
 pub mod ledger_keeper;
+pub mod log_summary;
 pub mod messages;
 pub mod odds_book;
 mod outbox;

@@ -2,202 +2,25 @@
 
 mod doubts;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
-use log::{debug, warn};
+use log::debug;
 use prometheus::IntGauge;
-use tokio::sync::Semaphore;
 
 use self::doubts::Doubts;
+use super::book_source::{BookSource, Known, Lane, LeftToCome};
 use super::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBook};
-use super::store_writer::blocking;
-use crate::cache::{Broadcast, Change, OddsCache};
+use crate::cache::{Broadcast, Change};
 use crate::domain::book::{Book, MarketState, Rejection, Snapshot};
 use crate::domain::ids::EventId;
-use crate::domain::plausible::Plausibility;
-use crate::domain::timestamp::Timestamp;
 use crate::domain::update::PositionedUpdate;
 use crate::domain::validity::Generation;
 use crate::metrics::BookMetrics;
-use crate::store::Store;
 
-/// How many books are read from the store at a time, however many start at once.
-const READS_AT_ONCE: usize = 4;
-/// After an answer that failed, the store is asked again only when this is over.
-const STORE_PAUSE: Duration = Duration::from_millis(900);
 /// A book whose store could not be read tries again after this.
 const RELOAD_DELAY: Duration = Duration::from_secs(1);
-
-/// Every book asks what is away: it is logged this often for all of them.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Where a book that starts takes its state from: the later of the hot copy and the store, market by market.
-pub struct BookSource {
-    cache: Arc<dyn OddsCache>,
-    store: Arc<dyn Store>,
-    reads: Semaphore,
-    outage: Outage,
-    passed_over: Mutex<PassedOver>,
-    limits: Plausibility,
-    metrics: BookMetrics,
-}
-
-/// What could not be read, and was not logged yet.
-#[derive(Default)]
-struct PassedOver {
-    logged: Option<Instant>,
-    since: u64,
-}
-
-/// A store that did not answer is left in peace for a moment: every book that starts meanwhile starts without it at
-/// once, so that the live path does not wait once a book for a store that is away.
-#[derive(Default)]
-struct Outage {
-    /// Why it did not answer, and since when.
-    last: Mutex<Option<(String, Instant)>>,
-}
-
-impl Outage {
-    fn last(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is wrong, where it is too early to ask again.
-    fn too_early(&self) -> Option<String> {
-        let last = self.last();
-        last.as_ref().filter(|(_, since)| since.elapsed() < STORE_PAUSE).map(|(why, _)| why.clone())
-    }
-
-    /// Remembers an answer.
-    fn remember(&self, answer: Result<(), String>) {
-        *self.last() = answer.err().map(|why| (why, Instant::now()));
-    }
-}
-
-/// What a book that is started for an update or a broadcast leaves to those that follow, so that every change is told,
-/// and told once: the store may have read the bus further than the books.
-#[derive(Clone, Copy)]
-struct LeftToCome {
-    /// Numbers beyond this one are still to come.
-    beyond: u64,
-    /// Whether that holds whatever the cache knows. A bus that lasts may be read anew from its beginning: there only what
-    /// the cache shows to be behind is still to come, and what it does not know must keep what is old from being told as
-    /// new.
-    always: bool,
-}
-
-impl LeftToCome {
-    fn leaves(self, stored: &MarketState, hot: &[Arc<MarketState>]) -> bool {
-        let is_hot = || hot.iter().any(|state| state.update.market == stored.update.market);
-        stored.seq > self.beyond && (self.always || is_hot())
-    }
-}
-
-/// What is known of an event.
-struct Known {
-    states: Vec<Arc<MarketState>>,
-    /// Whether the cache could say.
-    is_cache_read: bool,
-    /// Whether the store could say, or was not asked.
-    is_store_read: bool,
-}
-
-impl BookSource {
-    /// Reads from `cache` and `store`.
-    pub fn new(cache: Arc<dyn OddsCache>, store: Arc<dyn Store>, metrics: BookMetrics) -> BookSource {
-        BookSource {
-            cache,
-            store,
-            reads: Semaphore::new(READS_AT_ONCE),
-            outage: Outage::default(),
-            passed_over: Mutex::default(),
-            limits: Plausibility::any_time(),
-            metrics,
-        }
-    }
-
-    /// Takes no state beyond `limits`: one that an earlier version kept must not shut out every true update.
-    pub fn within(self, limits: Plausibility) -> BookSource {
-        BookSource { limits, ..self }
-    }
-
-    /// Leaves out the states that are not believed.
-    fn believed(&self, event_id: &EventId, mut states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
-        let now = Timestamp::now();
-        states.retain(|state| match self.limits.check_state(state, now) {
-            Ok(()) => true,
-            Err(why) => {
-                self.metrics.implausible.with_label_values(&[why.reason()]).inc();
-                let market = &state.update.market;
-                self.log_passed_over(event_id, &format!("market {market}: {why}"));
-                false
-            }
-        });
-        states
-    }
-
-    /// Every state that is known of an event, but what is left to the bus. What cannot be read is passed over: the live
-    /// path does not wait for a cache or a store that is down.
-    async fn load(&self, event_id: &EventId, left: LeftToCome) -> Known {
-        let mut known = self.load_hot(event_id).await;
-        let (mut stored, is_store_read) = self.load_stored(event_id).await;
-        stored.retain(|state| !left.leaves(state, &known.states));
-        known.states.extend(stored);
-        Known { is_store_read, ..known }
-    }
-
-    /// Whether another look may find what the last one did not. While the store is away and the cache was read there is
-    /// nothing to find, and all books would read it, and tell what they know, again and again.
-    async fn may_know_more(&self, event_id: &EventId, is_cache_read: bool) -> bool {
-        let is_store_away = self.outage.last().is_some();
-        !is_cache_read || !is_store_away || self.load_stored(event_id).await.1
-    }
-
-    /// What the cache holds.
-    async fn load_hot(&self, event_id: &EventId) -> Known {
-        let read = self.cache.read_book(event_id).await;
-        let is_cache_read = read.is_ok();
-        let states = read.unwrap_or_else(|error| self.passed_over(event_id, &error));
-        Known { states: self.believed(event_id, states), is_cache_read, is_store_read: true }
-    }
-
-    async fn load_stored(&self, event_id: &EventId) -> (Vec<Arc<MarketState>>, bool) {
-        if let Some(why) = self.outage.too_early() {
-            return (self.passed_over(event_id, &why), false);
-        }
-        let _turn = self.reads.acquire().await;
-        // Whoever had the turn before may have found out meanwhile.
-        if let Some(why) = self.outage.too_early() {
-            return (self.passed_over(event_id, &why), false);
-        }
-        let (store, event) = (self.store.clone(), event_id.clone());
-        let read = blocking(move || store.load_event(&event)).await;
-        self.outage.remember(read.as_ref().map(drop).map_err(ToString::to_string));
-        match read {
-            Ok(stored) => (self.believed(event_id, stored), true),
-            Err(error) => (self.passed_over(event_id, &error), false),
-        }
-    }
-
-    fn passed_over(&self, event_id: &EventId, error: &dyn std::fmt::Display) -> Vec<Arc<MarketState>> {
-        self.metrics.hydrate_errors.inc();
-        self.log_passed_over(event_id, error);
-        Vec::new()
-    }
-
-    fn log_passed_over(&self, event_id: &EventId, error: &dyn std::fmt::Display) {
-        debug!(event = event_id.as_str(); "book goes on without what it could not read: {error}");
-        let mut passed_over = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
-        passed_over.since += 1;
-        if passed_over.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
-            let since = std::mem::take(&mut passed_over.since);
-            passed_over.logged = Some(Instant::now());
-            warn!(event = event_id.as_str(), since; "books go on without what they could not read: {error}");
-        }
-    }
-}
 
 /// Someone who is told of changes.
 pub struct Listener {
@@ -250,8 +73,8 @@ pub struct OddsBook {
     event_id: EventId,
     edges: Arc<BookEdges>,
     left: LeftToCome,
-    /// What this process knew of the event when it let an earlier book go.
-    known: Vec<Arc<MarketState>>,
+    /// The state it starts with; taken when it starts.
+    loaded: Option<Known>,
     /// Whether the store said what it holds of the event.
     is_loaded: bool,
     /// Whether the cache could be read at the last look. It is what a mirrored book shows; the store lags behind.
@@ -265,20 +88,14 @@ pub struct OddsBook {
 }
 
 impl OddsBook {
-    /// A book that takes its state from the edges' source when it starts.
-    ///
-    /// `next_position`: where the update stands on the bus that the book is started for, where it is started for one.
-    /// In a mirror: the number below the broadcast's.
-    pub fn new(event_id: EventId, edges: Arc<BookEdges>, next_position: Option<u64>) -> OddsBook {
-        let always = edges.is_mirror || edges.first_position.is_some();
-        let left = LeftToCome { beyond: next_position.unwrap_or(u64::MAX), always };
-        let (book, known) = (Book::new(event_id.clone()), Vec::new());
+    /// A book that starts with `loaded`, which was read up to `left`.
+    pub fn new(event_id: EventId, edges: Arc<BookEdges>, left: LeftToCome, loaded: Known) -> OddsBook {
         OddsBook {
-            book,
+            book: Book::new(event_id.clone()),
             event_id,
             edges,
             left,
-            known,
+            loaded: Some(loaded),
             is_loaded: false,
             is_cache_read: false,
             next_look: None,
@@ -286,80 +103,52 @@ impl OddsBook {
             generation: Generation::default(),
         }
     }
-
-    /// A book that begins with what an earlier one of the event knew, where others know less: a bus that begins anew, a
-    /// cache that was emptied and a store that is behind would together take the numbers back.
-    pub fn knowing(self, known: Vec<Arc<MarketState>>) -> OddsBook {
-        OddsBook { known, ..self }
-    }
 }
 
 impl OddsBook {
-    /// What is known of the event, taken over and told. Tried again later where the store cannot say.
+    /// Takes over loaded state, and publishes the whole book: the store may hold a change that no client has seen.
+    /// Clients that know it drop it by its number. Loads again later if something could not be read.
+    fn take(&mut self, known: Known, context: &mut Context<Self>) -> impl ActorFuture<Self, Output = ()> + use<> {
+        self.doubts.looked(known.read_seq);
+        self.is_loaded = known.is_complete;
+        self.is_cache_read = known.is_cache_read;
+        if let Some(delay) = known.next_look(RELOAD_DELAY) {
+            self.look_again(delay, context);
+        }
+        self.book.restore(known.states);
+        self.book.continue_from(self.edges.first_position.unwrap_or(0));
+        self.generation.changed();
+        let mut states = self.book.snapshot().markets;
+        states.sort_by_key(|state| state.seq);
+        // In a mirror every loaded state may follow changes that were missed. Elsewhere nothing is missing before the
+        // very update that the book starts for, if the store has it.
+        let next = if self.edges.is_mirror { None } else { self.left.next() };
+        let change = |state: Arc<MarketState>| Change { conflated: Some(state.seq) != next, state };
+        let changes = states.into_iter().map(change).collect();
+        let edges = self.edges.clone();
+        async move { edges.tell(changes).await }.into_actor(self)
+    }
+
+    /// Loads the state again, if it could not be read when the book started.
     fn load(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
-        async move { edges.source.load(&event_id, left).await }.into_actor(self).then(
-            |Known { states, is_cache_read, is_store_read }, book, context| {
-                book.is_loaded = is_store_read;
-                book.is_cache_read = is_cache_read;
-                if !is_store_read {
-                    book.look_again(RELOAD_DELAY, context);
-                }
-                book.book.restore(states.into_iter().chain(std::mem::take(&mut book.known)));
-                book.book.continue_from(book.edges.first_position.unwrap_or(0));
-                book.generation.changed();
-                // The store may hold a change that no client was told of while there was no book: tell it now. Whoever
-                // knows it drops it by its number.
-                let mut known = book.book.snapshot().markets;
-                known.sort_by_key(|state| state.seq);
-                let edges = book.edges.clone();
-                // Nothing is left out before the very update that the book is started for, where the store has it.
-                let next = book.left.beyond.checked_add(1);
-                let known = known.into_iter().map(|state| Change { conflated: Some(state.seq) != next, state });
-                let known = known.collect();
-                async move { edges.tell(known).await }.into_actor(book)
-            },
-        )
+        async move { edges.source.load(&event_id, left, Lane::Background).await }
+            .into_actor(self)
+            .then(|known, book, context| book.take(known, context))
     }
 }
 
-/// Where a mirrored book looks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    /// In the cache, which is enough where it knows the event; in the store as well where not.
-    Hot,
-    /// In both.
-    Both,
-}
-
 impl OddsBook {
-    /// What is known of the event elsewhere, taken over where it is newer, and told. Gives whether the cache could be
-    /// read. The store is asked later, beside the mailbox, where the cache is enough for the moment, and again where
-    /// something could not be read.
-    fn mirror(&self, asked: Asked) -> impl ActorFuture<Self, Output = bool> + 'static {
+    /// Loads the state of a mirrored book again, and publishes what is newer. Gives whether the cache answers.
+    fn mirror(&self, is_store_wanted: bool) -> impl ActorFuture<Self, Output = bool> + 'static {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
-        let reading = async move {
-            let mut hot = edges.source.load_hot(&event_id).await;
-            let read_seq = doubts::largest_seq(&hot.states);
-            let hot_markets: Vec<_> = hot.states.iter().map(|state| state.update.market.clone()).collect();
-            // Whatever is newer than the broadcast is told behind it.
-            hot.states.retain(|state| !left.leaves(state, &[]));
-            if asked == Asked::Hot && !hot_markets.is_empty() {
-                return (hot, false, read_seq);
-            }
-            let (mut stored, is_store_read) = edges.source.load_stored(&event_id).await;
-            // The store may be ahead of what is told. What the cache knows comes by broadcast, change by change.
-            stored.retain(|state| !hot_markets.contains(&state.update.market) && !left.leaves(state, &[]));
-            let states = hot.states.into_iter().chain(stored).collect();
-            (Known { states, is_store_read, ..hot }, true, read_seq)
-        };
-        reading.into_actor(self).then(|(known, is_store_asked, read_seq), book, context| {
-            book.doubts.looked(read_seq);
-            let is_complete = is_store_asked && known.is_cache_read && known.is_store_read;
-            book.is_loaded |= is_complete;
+        let reading =
+            async move { edges.source.load_mirrored(&event_id, left, Lane::Background, is_store_wanted).await };
+        reading.into_actor(self).then(|known, book, context| {
+            book.doubts.looked(known.read_seq);
+            book.is_loaded |= known.is_complete;
             book.is_cache_read = known.is_cache_read;
-            if !is_complete {
-                let delay = if is_store_asked { RELOAD_DELAY } else { Duration::ZERO };
+            if let Some(delay) = known.next_look(RELOAD_DELAY) {
                 book.look_again(delay, context);
             }
             let news = if book.book.is_empty() {
@@ -372,7 +161,8 @@ impl OddsBook {
             };
             book.generation.changed();
             let edges = book.edges.clone();
-            let is_cache_read = known.is_cache_read;
+            // Of a damaged entry this event alone suffers.
+            let is_cache_read = known.is_cache_read || known.is_damaged;
             let news = news.into_iter().map(|state| Change { state, conflated: true }).collect();
             async move {
                 edges.tell(news).await;
@@ -403,7 +193,7 @@ impl OddsBook {
             if !may_know_more {
                 book.look_again(RELOAD_DELAY, context);
             } else if book.edges.is_mirror {
-                context.spawn(book.mirror(Asked::Both).map(|_, _, _| ()));
+                context.spawn(book.mirror(true).map(|_, _, _| ()));
             } else {
                 context.spawn(book.load());
             }
@@ -416,12 +206,9 @@ impl Actor for OddsBook {
 
     fn started(&mut self, context: &mut Context<Self>) {
         self.edges.metrics.books.inc();
-        // The mailbox waits for the first try only: the live path goes on without a store. What is told meanwhile waits in
-        // the mailbox.
-        if self.edges.is_mirror {
-            context.wait(self.mirror(Asked::Hot).map(|_, _, _| ()));
-        } else {
-            context.wait(self.load());
+        if let Some(loaded) = self.loaded.take() {
+            let taking = self.take(loaded, context);
+            context.wait(taking);
         }
     }
 
@@ -462,8 +249,8 @@ impl Handler<ReloadBook> for OddsBook {
 
     fn handle(&mut self, _: ReloadBook, _: &mut Context<Self>) -> Self::Result {
         // What followed may have been missed: nothing is left to it any more.
-        self.left.beyond = u64::MAX;
-        AtomicResponse::new(Box::pin(self.mirror(Asked::Hot).map(|is_cache_read, book, _| {
+        self.left = LeftToCome::NOTHING;
+        AtomicResponse::new(Box::pin(self.mirror(false).map(|is_cache_read, book, _| {
             if is_cache_read { Ok(()) } else { Err(ApplyError::NotLoaded(book.event_id.clone())) }
         })))
     }

@@ -16,7 +16,8 @@ use futures_util::Stream;
 use log::{debug, warn};
 
 use super::distributor::Distributor;
-use super::messages::{Connect, Disconnect, GetSnapshot, Subscribe, Unsubscribe};
+use super::log_summary::LogSummary;
+use super::messages::{ApplyError, Connect, Disconnect, GetSnapshot, Subscribe, Unsubscribe};
 use super::outbox::{Outbox, Outgoing};
 use super::outlet::{SessionOutlet, SignOfLife, ToSession};
 use crate::domain::fanout::{Delivery, SessionId};
@@ -45,6 +46,8 @@ pub struct SessionEdges {
     pub frames: FrameLimits,
     /// Deliveries that may wait for a session.
     pub queue: usize,
+    /// Snapshots that failed, logged by cause.
+    pub failures: LogSummary,
     /// The metrics.
     pub metrics: OddsMetrics,
 }
@@ -199,7 +202,7 @@ impl Session {
         let asked = event_id.clone();
         let asking = async move {
             let answer = edges.snapshots.send(GetSnapshot(asked)).timeout(SNAPSHOT_TIMEOUT).await;
-            answer.map_err(|error| error.to_string()).and_then(|snapshot| snapshot.map_err(|error| error.to_string()))
+            answer.unwrap_or_else(|error| Err(ApplyError::RouterEnded(error.to_string())))
         };
         context.spawn(asking.into_actor(self).map(move |answer, session, context| {
             let snapshot = match answer {
@@ -210,7 +213,9 @@ impl Session {
                     Some(SnapshotFrame { seq: snapshot.seq, text })
                 }
                 Err(error) => {
-                    warn!(session = session.id.0, event = event_id.as_str(); "no snapshot: {error}");
+                    if let Some(count) = session.edges.failures.count(error.cause()) {
+                        warn!(session = session.id.0, event = event_id.as_str(), count; "no snapshot: {error}");
+                    }
                     None
                 }
             };

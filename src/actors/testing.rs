@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use actix::prelude::*;
 
+use super::book_source::BookSource;
+use super::client_reads::{ClientReads, ReadLimits};
 use super::messages::BookChanged;
-use super::odds_book::{BookEdges, BookSource, Listener};
+use super::odds_book::{BookEdges, Listener};
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
 use crate::domain::book::MarketState;
@@ -27,6 +29,9 @@ use crate::store::{
 pub struct ProbeStore {
     pub states: Mutex<HashMap<EventId, Vec<Arc<MarketState>>>>,
     pub down: std::sync::atomic::AtomicBool,
+    /// Reads of events whose ids begin so hang.
+    pub held: Mutex<Vec<&'static str>>,
+    pub reads: std::sync::atomic::AtomicUsize,
 }
 
 impl ProbeStore {
@@ -49,6 +54,10 @@ impl Store for ProbeStore {
     }
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
+        self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        while self.held.lock().unwrap().iter().any(|held| event_id.as_str().starts_with(held)) {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
         if self.down.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(StoreError::Unavailable("down".to_owned()));
         }
@@ -103,6 +112,7 @@ pub struct ProbeEdges {
     pub store: Arc<ProbeStore>,
     pub told: Arc<Mutex<Vec<(String, u64)>>>,
     pub conflated: Arc<Mutex<Vec<u64>>>,
+    pub refused: prometheus::IntCounter,
     pub metrics: ProcessorMetrics,
 }
 
@@ -118,12 +128,15 @@ pub fn probe_edges_with(cache: Arc<dyn OddsCache>, is_mirror: bool) -> ProbeEdge
     let (told, conflated) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
     let listener = ProbeListener { told: told.clone(), conflated: conflated.clone() }.start();
     let depth = metrics.mailbox_depth.with_label_values(&["probe"]);
+    let limits = ReadLimits { at_once: 2, waiting: 8, unknown_ttl: std::time::Duration::from_secs(60) };
+    let refused = prometheus::IntCounter::new("refused", "test").unwrap();
+    let clients = Arc::new(ClientReads::new(limits, refused.clone()));
     let edges = BookEdges {
         first_position: (!is_mirror).then_some(0),
-        source: BookSource::new(cache, store.clone(), metrics.book_metrics()),
+        source: BookSource::new(cache, store.clone(), clients, metrics.book_metrics()),
         listeners: vec![Listener::new(listener.recipient(), depth)],
         is_mirror,
         metrics: metrics.book_metrics(),
     };
-    ProbeEdges { edges: Arc::new(edges), store, told, conflated, metrics }
+    ProbeEdges { edges: Arc::new(edges), store, told, conflated, refused, metrics }
 }

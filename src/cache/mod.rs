@@ -21,6 +21,16 @@ pub enum CacheError {
     /// The cache cannot be reached.
     #[error("the cache is unavailable: {0}")]
     Unavailable(String),
+    /// The entry of one event is damaged: of another type, or it holds what cannot be read. The others are not affected.
+    #[error("the cache entry of `{event_id}` is damaged: {problem}")]
+    Damaged {
+        /// The event.
+        event_id: EventId,
+        /// The states that can be read.
+        readable: Vec<Arc<MarketState>>,
+        /// What is wrong.
+        problem: String,
+    },
     /// The cache cannot be used as the settings say.
     #[error("{0}")]
     Misconfigured(String),
@@ -48,9 +58,22 @@ pub trait OddsCache: Send + Sync {
     fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>>;
 
     /// As [`OddsCache::write`], and tells with each what may have been left out before it. A cache that tells nobody has no
-    /// use for that.
-    fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CacheError>> {
-        self.write(changes.into_iter().map(|change| change.state).collect())
+    /// use for that. Gives the events whose damaged entry was removed on the way: their other markets are to be written
+    /// again.
+    fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
+        let writing = self.write(changes.into_iter().map(|change| change.state).collect());
+        async move { writing.await.map(|()| Vec::new()) }.boxed()
+    }
+
+    /// Events whose entries some reader found damaged. Fails as [`OddsCache::ping`] does.
+    fn damaged(&self) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
+        let answer = self.ping();
+        async move { answer.await.map(|()| Vec::new()) }.boxed()
+    }
+
+    /// Removes the entries of these events, so that they can be written again.
+    fn remove(&self, _: Vec<EventId>) -> BoxFuture<'static, Result<(), CacheError>> {
+        std::future::ready(Ok(())).boxed()
     }
 
     /// The states of an event's markets.

@@ -466,6 +466,13 @@ pub struct ClientSettings {
     /// Deliveries that wait for one session before it counts as slow
     #[arg(long, env, default_value_t = 64, value_parser = whole(1_usize, 1_000_000))]
     pub ws_session_queue: usize,
+    /// Database reads for clients (books, lists, history) that wait at a time; more are refused with 503 ODDS_UNAVAILABLE
+    /// or SNAPSHOT_UNAVAILABLE
+    #[arg(long, env, default_value_t = 1_000, value_parser = whole(1_usize, 100_000))]
+    pub client_read_queue: usize,
+    /// An event that does not exist is not looked up in the database again for this long, unless an update of it arrives
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "3s")]
+    pub unknown_event_ttl: Duration,
     /// A slow client that takes nothing for so long is closed
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub slow_client_limit: Duration,

@@ -19,6 +19,7 @@ pub mod protocol;
 pub mod session;
 pub mod status;
 pub mod timestamp;
+pub mod unknown;
 pub mod update;
 pub mod validity;
 pub mod words;

@@ -8,6 +8,7 @@ use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use log::warn;
 use serde::Serialize;
 
+use crate::actors::client_reads::Busy;
 use crate::actors::messages::ApplyError;
 use crate::domain::bet::BetRefusal;
 use crate::domain::ledger::ReservationStatus;
@@ -205,6 +206,12 @@ impl From<WalletError> for ApiError {
             WalletError::KeyReused => ApiError::KeyReused,
             refused => ApiError::Wallet(refused),
         }
+    }
+}
+
+impl From<Busy> for ApiError {
+    fn from(_: Busy) -> ApiError {
+        ApiError::BooksUnavailable("too many requests wait for the database; ask again".to_owned())
     }
 }
 

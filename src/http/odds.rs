@@ -84,6 +84,7 @@ pub async fn list_events(state: web::Data<OddsState>, query: Query) -> Result<Ht
     let limit = query.number("limit", 1, MAX_EVENTS)?.unwrap_or(MAX_EVENTS);
     let after: Option<EventId> = query.parsed("after")?;
     let store = state.store.clone();
+    let _turn = state.reads.enter()?.turn().await?;
     let events = blocking(move || store.list_events(after.as_ref(), limit)).await?;
     let mut response = HttpResponse::Ok();
     response.insert_header(revalidate());
@@ -172,6 +173,10 @@ pub async fn get_history(
 
 /// The rows; an error where there are none because the event or the market is not known.
 async fn read_history(state: &OddsState, asked: HistoryQuery) -> Result<Vec<HistoryEntry>, ApiError> {
+    if state.reads.is_unknown(&asked.event_id) {
+        return Err(ApiError::EventNotFound(asked.event_id.to_string()));
+    }
+    let _turn = state.reads.enter()?.turn().await?;
     let (store, query) = (state.store.clone(), asked.clone());
     let (rows, markets) = blocking(move || {
         let rows = store.history(&query)?;
@@ -182,6 +187,7 @@ async fn read_history(state: &OddsState, asked: HistoryQuery) -> Result<Vec<Hist
     if rows.is_empty() {
         let event = asked.event_id.to_string();
         if markets.is_empty() {
+            state.reads.remember_not_stored(&asked.event_id);
             return Err(ApiError::EventNotFound(event));
         }
         if !markets.iter().any(|state| state.update.market == asked.market) {

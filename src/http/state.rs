@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::Recipient;
 
 use super::addresses::Addresses;
+use crate::actors::client_reads::ClientReads;
 use crate::actors::feed_state::FeedState;
 use crate::actors::messages::GetSnapshot;
 use crate::metrics::OddsMetrics;
@@ -22,6 +23,8 @@ pub struct OddsState {
     pub feed: Arc<FeedState>,
     /// The database, for lists and history.
     pub store: Arc<dyn Store>,
+    /// The queue of the reads that clients cause.
+    pub reads: Arc<ClientReads>,
     /// Sessions that are open.
     pub open_sessions: Arc<AtomicUsize>,
     /// The number of the next session.

@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::web;
-use prometheus::IntGauge;
+use prometheus::{IntCounter, IntGauge};
 
 use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
 use super::wiring::{HUB_MAILBOX, Wiring};
 use super::{StartError, bounds};
 use crate::actors::book_router::BookRouter;
+use crate::actors::book_source::BookSource;
 use crate::actors::broadcast_listener::{BroadcastListener, ListenerEdges};
+use crate::actors::client_reads::{ClientReads, ReadLimits};
 use crate::actors::distributor::{Distributor, DistributorSettings};
 use crate::actors::feed_state::FeedState;
+use crate::actors::log_summary::LogSummary;
 use crate::actors::messages::GetSnapshot;
-use crate::actors::odds_book::{BookEdges, BookSource, Listener};
+use crate::actors::odds_book::{BookEdges, Listener};
 use crate::actors::registry::Registry;
 use crate::actors::session::SessionEdges;
 use crate::cache::{Broadcasts, OddsCache};
@@ -43,6 +46,8 @@ pub(super) struct OddsSide {
     /// The registry's thread. The books that tell it run there as well: a change crosses threads once, to the sessions.
     pub thread: ArbiterHandle,
     pub feed: Arc<FeedState>,
+    /// Reads of the database for clients.
+    pub reads: Arc<ClientReads>,
     pub metrics: OddsMetrics,
 }
 
@@ -54,7 +59,19 @@ impl Wiring<'_> {
         let thread = self.arbiter();
         let registry = self.start("registry", &thread, HUB_MAILBOX, Registry::new(metrics.clone()));
         self.parts.registry = Some(registry.clone());
-        Ok(OddsSide { registry, thread, feed, metrics })
+        let reads = self.client_reads(metrics.client_reads_refused.clone());
+        Ok(OddsSide { registry, thread, feed, reads, metrics })
+    }
+
+    /// The queue of the reads that clients cause; `refused` counts those that find no place. A quarter of the connections:
+    /// the others serve the live path.
+    pub(super) fn client_reads(&self, refused: IntCounter) -> Arc<ClientReads> {
+        let limits = ReadLimits {
+            at_once: self.settings.store.database_pool_size as usize / 4,
+            waiting: self.settings.clients.client_read_queue,
+            unknown_ttl: self.settings.clients.unknown_event_ttl,
+        };
+        Arc::new(ClientReads::new(limits, refused))
     }
 
     /// Starts the books, and serves clients from them. Where the cache tells of every change, clients are served from
@@ -108,10 +125,11 @@ impl Wiring<'_> {
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
     ) -> Addr<BookRouter> {
-        let OddsSide { registry, thread, feed, metrics } = odds;
+        let OddsSide { registry, thread, feed, reads, metrics } = odds;
         let edges = Arc::new(BookEdges {
             first_position: None,
-            source: BookSource::new(cache.clone(), store.clone(), metrics.book_metrics()).within(self.limits()),
+            source: BookSource::new(cache.clone(), store.clone(), reads.clone(), metrics.book_metrics())
+                .within(self.limits()),
             listeners: vec![Listener::new(registry.clone().recipient(), metrics.registry_depth.clone())],
             is_mirror: true,
             metrics: metrics.book_metrics(),
@@ -138,7 +156,7 @@ impl Wiring<'_> {
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
         let clients = &self.settings.clients;
-        let OddsSide { registry, feed, metrics, .. } = odds;
+        let OddsSide { registry, feed, reads, metrics, .. } = odds;
         let snapshots: Recipient<GetSnapshot> = books.clone().recipient();
         let limits = session_limits(self.settings);
         let settings = DistributorSettings {
@@ -153,6 +171,7 @@ impl Wiring<'_> {
             snapshot_timeout: SNAPSHOT_TIMEOUT,
             feed,
             store: store.clone(),
+            reads,
             open_sessions: Arc::new(AtomicUsize::new(0)),
             next_session: AtomicU64::new(1),
             max_sessions: clients.ws_max_sessions,
@@ -179,7 +198,8 @@ impl Wiring<'_> {
             let watched = distributor.clone();
             liveness.watch("distributor", move || watched.connected());
             let (snapshots, metrics, frames) = (snapshots.clone(), told.clone(), frames.clone());
-            let sessions = SessionEdges { distributor, snapshots, limits, frames, queue, metrics };
+            let failures = LogSummary::default();
+            let sessions = SessionEdges { distributor, snapshots, limits, frames, queue, failures, metrics };
             config.app_data(state.clone()).app_data(web::Data::new(sessions));
             odds_routes(config);
         })?;

@@ -10,12 +10,14 @@ use super::checks::{check_bus, check_group, check_writes, check_written_cache};
 use super::engines::Bus;
 use super::odds::OddsSide;
 use super::wiring::{HUB_MAILBOX, Wiring};
+use crate::actors::applying::Backlog;
 use crate::actors::book_router::BookRouter;
+use crate::actors::book_source::BookSource;
 use crate::actors::bus_consumer::{BusConsumer, ConsumerSettings, Work};
 use crate::actors::cache_writer::CacheWriter;
 use crate::actors::heartbeat::{Heartbeat, Told};
 use crate::actors::messages::StoreBatch;
-use crate::actors::odds_book::{BookEdges, BookSource, Listener};
+use crate::actors::odds_book::{BookEdges, Listener};
 use crate::actors::outlet::SignOfLife;
 use crate::actors::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
@@ -52,8 +54,13 @@ impl Wiring<'_> {
         if let Some(odds) = odds {
             listeners.push(Listener::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
         }
+        // Clients ask the books that they are shown.
+        let clients = match odds {
+            Some(odds) => odds.reads.clone(),
+            None => self.client_reads(prometheus::IntCounter::new("unused", "no client asks this process")?),
+        };
         let limits = self.limits();
-        let source = BookSource::new(cache.clone(), store.clone(), metrics.book_metrics()).within(limits);
+        let source = BookSource::new(cache.clone(), store.clone(), clients, metrics.book_metrics()).within(limits);
         let edges = Arc::new(BookEdges {
             first_position: bus.first_position,
             source,
@@ -82,20 +89,18 @@ impl Wiring<'_> {
         let (group_live, group_store) = (settings.kafka_group_live.clone(), settings.kafka_group_store.clone());
         let batch_wait = self.settings.store.store_batch_wait;
         let reading = self.reading(group_live, &bus.updates, Duration::ZERO);
-        let (consumer, life, live_group) =
+        let (consumer, (life, backlog), live_group) =
             self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
         self.parts.consumers.push(consumer);
         let told = match odds {
             Some(OddsSide { registry, feed, .. }) => {
+                feed.follow(backlog.clone(), self.settings.cache.feed_stale_after);
                 Told::Here { state: feed.clone(), feed: registry.clone().recipient() }
             }
             None => Told::Others(cache.clone(), cache_health.clone()),
         };
-        // A bus within the process is followed for as long as the process runs.
-        if bus.first_position.is_none() || matches!(told, Told::Others(..)) {
-            let heartbeat = Heartbeat::new(bus.updates.clone(), life, live_group.clone(), told);
-            self.start("heartbeat", &live, HEARTBEAT_MAILBOX, heartbeat);
-        }
+        let heartbeat = Heartbeat::new(bus.updates.clone(), (life, backlog), live_group.clone(), told);
+        self.start("heartbeat", &live, HEARTBEAT_MAILBOX, heartbeat);
         let work = Work::Store { store: writer.clone(), dead_letters: bus.dead_letters.clone() };
         let reading = self.reading(group_store, &bus.updates, batch_wait);
         let (consumer, _, store_group) =
@@ -133,11 +138,11 @@ impl Wiring<'_> {
         settings: ConsumerSettings,
         work: Work,
         metrics: &ProcessorMetrics,
-    ) -> Result<(Addr<BusConsumer>, Arc<SignOfLife>, SubscriptionHealth), StartError> {
+    ) -> Result<(Addr<BusConsumer>, (Arc<SignOfLife>, Arc<Backlog>), SubscriptionHealth), StartError> {
         let subscription = topic.subscribe(&settings.group)?;
         let health = subscription.health();
         let consumer = BusConsumer::new(settings, subscription, work, metrics.clone());
-        let life = consumer.life();
+        let life = (consumer.life(), consumer.backlog());
         Ok((self.start(name, arbiter, CONSUMER_MAILBOX, consumer), life, health))
     }
 }

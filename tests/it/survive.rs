@@ -1,6 +1,8 @@
 //! What production does to a platform that is split over processes, on the real engines.
 
 mod believed;
+mod damaged;
+mod flood;
 mod fresh;
 mod groups;
 mod kafka_away;

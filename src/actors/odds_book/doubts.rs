@@ -24,11 +24,6 @@ const VERIFY_PAUSE: Duration = Duration::from_secs(1);
 /// supplier is allowed: if it is forged, every true price is shut out until then.
 const DOUBTFUL_AHEAD: Duration = Duration::from_secs(2);
 
-/// The largest number among states.
-pub(super) fn largest_seq(states: &[Arc<MarketState>]) -> u64 {
-    states.iter().map(|state| state.seq).max().unwrap_or(0)
-}
-
 /// What speaks against a mirrored book.
 #[derive(Default)]
 pub(super) struct Doubts {
@@ -93,15 +88,15 @@ impl OddsBook {
     pub(super) fn verify(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
         self.doubts.verified = Some(Instant::now());
         let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
-        async move { edges.source.load_hot(&event_id).await }.into_actor(self).then(|known, book, context| {
-            if known.is_cache_read {
-                book.doubts.looked(largest_seq(&known.states));
+        async move { edges.source.load_hot(&event_id).await }.into_actor(self).then(|hot, book, context| {
+            if hot.is_read {
+                book.doubts.looked(hot.largest_seq());
             } else {
                 // Whether the cache is away shows elsewhere, and every market is stale then.
                 book.verify_when_due(context);
             }
-            let markets = if known.is_cache_read { std::mem::take(&mut book.doubts.markets) } else { BTreeSet::new() };
-            let corrected = book.book.correct(&markets, &known.states, Doubts::latest());
+            let markets = if hot.is_read { std::mem::take(&mut book.doubts.markets) } else { BTreeSet::new() };
+            let corrected = book.book.correct(&markets, &hot.states, Doubts::latest());
             book.edges.metrics.count_verification(corrected.len());
             if !corrected.is_empty() {
                 book.generation.changed();

@@ -7,6 +7,7 @@ mod listen;
 mod real_engines;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,8 +35,12 @@ use crate::log_limit::LogLimit;
 /// After a try that failed, none is made for so long; whoever asks meanwhile gets the same error.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Markets that cannot be read are logged so often at most.
-static UNREADABLE: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
+/// How long it stays known that an entry is damaged, while no processor asks for it.
+const DAMAGED_TTL: Duration = Duration::from_secs(60);
+/// Damaged entries that are repaired at a time.
+const MOST_DAMAGED: usize = 100;
+/// Removals of damaged entries are logged at most this often.
+static REMOVED: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
 
 /// A cache in Redis. Connects when it is first asked for something, and anew after a loss.
 #[derive(Clone)]
@@ -132,7 +137,7 @@ impl Shared {
     /// Sends a pipeline. A connection on which it failed is made anew, unless Redis answered and may answer otherwise next time.
     async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
         let (mut link, number) = self.link().await.map_err(Failed::Cache)?;
-        match pipeline.query_async::<Vec<Value>>(&mut link.connection).await {
+        match pipeline.query_async::<Vec<Value>>(&mut link.connection).await.and_then(unless_all_are_concerned) {
             Ok(values) => Ok(values),
             Err(error) => {
                 if !is_answer(&error) || is_of_no_use(&error) {
@@ -153,10 +158,47 @@ impl Shared {
         }
     }
 
-    async fn write(&self, changes: Vec<Change>) -> Result<(), CacheError> {
+    /// Writes, and gives the events whose damaged entries were removed for it.
+    async fn write(&self, changes: Vec<Change>) -> Result<Vec<EventId>, CacheError> {
         if changes.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let values = self.send_changes(&changes).await?;
+        let is_damaged = |(change, value): (&Change, &Value)| {
+            matches!(value, Value::ServerError(_)).then(|| change.state.update.event_id.clone())
+        };
+        let damaged: BTreeSet<EventId> = changes.iter().zip(&values).filter_map(is_damaged).collect();
+        if damaged.is_empty() {
+            return Ok(Vec::new());
+        }
+        let damaged: Vec<_> = damaged.into_iter().collect();
+        self.remove(&damaged).await?;
+        // Changes of them that went through before belong to what was removed.
+        let again = changes.into_iter().filter(|change| damaged.contains(&change.state.update.event_id));
+        let again: Vec<_> = again.map(|change| Change { conflated: true, ..change }).collect();
+        let values = self.send_changes(&again).await?;
+        match values.into_iter().find_map(|value| value.extract_error().err()) {
+            Some(error) => Err(self.address.error(&error)),
+            None => Ok(damaged),
+        }
+    }
+
+    /// Removes entries that cannot be used.
+    async fn remove(&self, events: &[EventId]) -> Result<(), CacheError> {
+        let Some(first) = events.first() else { return Ok(()) };
+        if let Some(repeated) = REMOVED.check("") {
+            let count = events.len();
+            warn!(event = first.as_str(), count, repeated; "damaged cache entries are removed and written again");
+        }
+        let mut pipeline = Pipeline::new();
+        for event_id in events {
+            pipeline.cmd("UNLINK").arg(wire::book_key(event_id)).arg(wire::current_key(event_id));
+        }
+        self.send(&pipeline).await.map(drop).map_err(|failed| self.error(failed))
+    }
+
+    /// The answers to the writes: an error in the place of those whose key is of another type.
+    async fn send_changes(&self, changes: &[Change]) -> Result<Vec<Value>, CacheError> {
         let now = Timestamp::now();
         let writing = Writing {
             hash: self.script.get_hash(),
@@ -166,7 +208,8 @@ impl Shared {
             largest_seq: Plausibility::largest_seq(now),
         };
         let mut pipeline = Pipeline::with_capacity(changes.len());
-        for change in &changes {
+        pipeline.ignore_errors();
+        for change in changes {
             pipeline.add_command(wire::write_command(change, &writing));
         }
         match self.send(&pipeline).await {
@@ -178,20 +221,43 @@ impl Shared {
             }
             sent => sent,
         }
-        .map(drop)
         .map_err(|failed| self.error(failed))
+    }
+
+    /// Has a processor write an entry again. It is asked again with each read that fails.
+    async fn report_damaged(&self, event_id: &EventId) {
+        let mut report = Pipeline::new();
+        report.cmd("SADD").arg(wire::DAMAGED).arg(event_id.as_str()).ignore();
+        report.cmd("PEXPIRE").arg(wire::DAMAGED).arg(DAMAGED_TTL.as_millis() as u64).ignore();
+        // Whoever reads gets the error of the read in any case.
+        let _ = self.send(&report).await;
+    }
+
+    async fn damaged(&self) -> Result<Vec<EventId>, CacheError> {
+        let mut asking = Pipeline::new();
+        asking.cmd("SPOP").arg(wire::DAMAGED).arg(MOST_DAMAGED);
+        let values = self.send(&asking).await.map_err(|failed| self.error(failed))?;
+        let ids: Vec<Vec<String>> =
+            values.into_iter().filter_map(|value| redis::from_redis_value(value).ok()).collect();
+        Ok(ids.iter().flatten().filter_map(|id| EventId::new(id).ok()).collect())
     }
 
     async fn read_book(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, CacheError> {
         let mut pipeline = Pipeline::new();
+        pipeline.ignore_errors();
         pipeline.cmd("HGETALL").arg(wire::book_key(event_id)).cmd("GET").arg(wire::current_key(event_id));
         let values = self.send(&pipeline).await.map_err(|failed| self.error(failed))?;
         let mut values = values.into_iter();
         let mut next = || values.next().unwrap_or(Value::Nil);
         let (book, current) = (next(), next());
-        let fields: Vec<(Vec<u8>, Vec<u8>)> =
-            redis::from_redis_value(book).map_err(|error| self.address.error(&error.into()))?;
         let mut unreadable = Vec::new();
+        let fields: Vec<(Vec<u8>, Vec<u8>)> = match book.extract_error() {
+            Ok(book) => redis::from_redis_value(book).map_err(|error| self.address.error(&error.into()))?,
+            Err(error) => {
+                unreadable.push(error.to_string());
+                Vec::new()
+            }
+        };
         let mut states: Vec<_> = fields
             .iter()
             .filter_map(|(field, value)| {
@@ -201,11 +267,9 @@ impl Shared {
             })
             .map(Arc::new)
             .collect();
-        if let Some(first) = unreadable.first() {
-            let count = unreadable.len();
-            if let Some(repeated) = UNREADABLE.check("") {
-                warn!(event = event_id.as_str(), count, repeated; "markets in the cache cannot be read and are passed over: {first}");
-            }
+        if let Some(problem) = unreadable.into_iter().next() {
+            self.report_damaged(event_id).await;
+            return Err(CacheError::Damaged { event_id: event_id.clone(), readable: states, problem });
         }
         // The original keeps no hash.
         if let (true, Value::BulkString(current)) = (states.is_empty(), current)
@@ -223,6 +287,19 @@ enum Failed {
     Redis(RedisError),
 }
 
+/// Answers in which an error concerns one key alone. Any other error is that of all.
+fn unless_all_are_concerned(values: Vec<Value>) -> Result<Vec<Value>, RedisError> {
+    for value in &values {
+        if let Value::ServerError(error) = value {
+            let error = RedisError::from(error.clone());
+            if !error.to_string().contains("WRONGTYPE") {
+                return Err(error);
+            }
+        }
+    }
+    Ok(values)
+}
+
 /// Whether Redis answered, and only the answer is an error.
 fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
@@ -236,12 +313,23 @@ fn is_of_no_use(error: &RedisError) -> bool {
 
 impl OddsCache for RedisCache {
     fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
-        self.write_changes(states.into_iter().map(|state| Change { state, conflated: false }).collect())
+        let writing = self.write_changes(states.into_iter().map(|state| Change { state, conflated: false }).collect());
+        async move { writing.await.map(drop) }.boxed()
     }
 
-    fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CacheError>> {
+    fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
         let shared = self.shared.clone();
         async move { shared.write(changes).await }.boxed()
+    }
+
+    fn damaged(&self) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
+        let shared = self.shared.clone();
+        async move { shared.damaged().await }.boxed()
+    }
+
+    fn remove(&self, events: Vec<EventId>) -> BoxFuture<'static, Result<(), CacheError>> {
+        let shared = self.shared.clone();
+        async move { shared.remove(&events).await }.boxed()
     }
 
     fn read_book(&self, event_id: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {

@@ -325,8 +325,9 @@ async fn what_cannot_be_read_is_passed_over_and_the_originals_is_read() {
     assert_eq!((read.len(), read[0].update.revision.version), (1, 978));
     let _: () = connection.hset("odds:book:MATCH_001", "btts", "{garbage").unwrap();
     cache.write(state(100, 7)).await.unwrap();
-    let read = cache.read_book(&event()).await.unwrap();
-    assert_eq!(read.iter().map(|state| state.seq).collect::<Vec<_>>(), [7]);
+    let Err(CacheError::Damaged { readable, .. }) = cache.read_book(&event()).await else { panic!("not damaged") };
+    assert_eq!(readable.iter().map(|state| state.seq).collect::<Vec<_>>(), [7]);
+    assert_eq!(cache.damaged().await.unwrap(), [event()]);
 
     let mut broadcasts = listening(&cache).await;
     for message in ["", "{}", "\u{0}", &format!(r#"{{"eventId":"MATCH_001","payload":{original}}}"#)] {
@@ -345,6 +346,43 @@ async fn what_cannot_be_read_is_passed_over_and_the_originals_is_read() {
     let btts = MarketState { update: market_update("MATCH_001", "btts", None, 1, 1), seq: 8 };
     cache.write(vec![Arc::new(btts)]).await.unwrap();
     assert_eq!(cache.read_book(&event()).await.unwrap().len(), 2);
+}
+
+/// Keys of other types, and a hash with a field that cannot be replaced, concern one event, and a write repairs it.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn damaged_key_concerns_one_event() {
+    let (database, channel) = (Database::claim(), random_channel());
+    let cache = cache_at(&database.url, &channel);
+    let mut connection = database.connection();
+    let mut broadcasts = listening(&cache).await;
+    let other = |seq| Arc::new(MarketState { update: update(2, seq as i64, 1), seq });
+    for (round, command) in [
+        vec!["SET", "odds:book:MATCH_001", "x"],
+        vec!["LPUSH", "odds:book:MATCH_001", "x"],
+        vec!["ZADD", "odds:book:MATCH_001", "1", "x"],
+        vec!["LPUSH", "odds:current:MATCH_001", "x"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let seq = round as u64 + 1;
+        let _: () =
+            redis::cmd("DEL").arg(&["odds:book:MATCH_001", "odds:current:MATCH_001"]).query(&mut connection).unwrap();
+        let mut break_it = redis::cmd(command[0]);
+        command[1..].iter().for_each(|argument| _ = break_it.arg(argument));
+        let _: redis::Value = break_it.query(&mut connection).unwrap();
+        let is_book = command[1].starts_with("odds:book");
+        let read = cache.read_book(&event()).await;
+        assert_eq!(matches!(read, Err(CacheError::Damaged { .. })), is_book, "{command:?}: {read:?}");
+        assert_eq!(cache.damaged().await.unwrap().len(), usize::from(is_book));
+        let changes = [other(seq), state(seq as i64, seq).remove(0)].map(|state| Change { state, conflated: false });
+        let repaired = cache.write_changes(changes.into()).await.unwrap();
+        assert_eq!(repaired.len(), usize::from(is_book), "{command:?}");
+        assert_eq!(next_seqs(&mut broadcasts, 2).await, [Some(seq), Some(seq)], "both are told");
+        assert_eq!(cache.read_book(&event()).await.unwrap()[0].seq, seq);
+        assert_eq!(cache.read_book(&EventId::new("MATCH_002").unwrap()).await.unwrap()[0].seq, seq);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! - `odds:book:{event_id}`, a hash: market key -> `{"order":…,"seq":…,"payload":{…}}`
 //! - `odds:current:{event_id}`: the event's last `1x2`, else its last market, in the original's shape
+//! - `odds:damaged`, a set: the events whose entries a reader could not read, until a processor takes note
 //! - the channels (see [`super::channels`]): `{"eventId":…,"payload":{…},"seq":…,"deployment":…}`, with `"conflated":true`
 //!   where changes before it may have been left out; the original's has neither `seq` nor `deployment`
 
@@ -57,6 +58,9 @@ return 2
 pub(super) fn book_key(event_id: &EventId) -> String {
     format!("odds:book:{event_id}")
 }
+
+/// A set of the events whose entries a reader found damaged. Their processor writes them again.
+pub(super) const DAMAGED: &str = "odds:damaged";
 
 pub(super) fn current_key(event_id: &EventId) -> String {
     format!("odds:current:{event_id}")

@@ -7,8 +7,10 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::web;
 use serde_json::json;
+use sports_bet_platform::actors::client_reads::{ClientReads, ReadLimits};
 use sports_bet_platform::actors::distributor::{Distributor, DistributorSettings};
 use sports_bet_platform::actors::feed_state::FeedState;
+use sports_bet_platform::actors::log_summary::LogSummary;
 use sports_bet_platform::actors::messages::{ApplyError, FeedChanged, GetSnapshot};
 use sports_bet_platform::actors::registry::Registry;
 use sports_bet_platform::actors::session::SessionEdges;
@@ -89,7 +91,10 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
         max_snapshot_bytes_per_second: 1_000_000,
         silence_limit: Duration::from_secs(60),
     };
+    let read_limits = ReadLimits { at_once: 1, waiting: 10, unknown_ttl: Duration::from_secs(1) };
+    let reads = Arc::new(ClientReads::new(read_limits, metrics.client_reads_refused.clone()));
     let state = web::Data::new(OddsState {
+        reads,
         snapshots: snapshots.clone(),
         snapshot_timeout: Duration::from_secs(5),
         feed: Arc::new(feed(metrics.feed_live.clone())),
@@ -113,7 +118,15 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
     let server = server::start(listen, move |config| {
         let (snapshots, metrics) = (snapshots.clone(), metrics.clone());
         let distributor = Distributor::start_here(settings, joined.clone(), metrics.clone());
-        let sessions = SessionEdges { distributor, snapshots, limits, frames: frames.clone(), queue: 16, metrics };
+        let sessions = SessionEdges {
+            distributor,
+            snapshots,
+            limits,
+            frames: frames.clone(),
+            queue: 16,
+            failures: LogSummary::default(),
+            metrics,
+        };
         config.app_data(state.clone()).app_data(web::Data::new(sessions));
         odds_routes(config);
     })

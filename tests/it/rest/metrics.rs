@@ -75,6 +75,7 @@ async fn every_role_serves_its_own_metrics_and_those_of_the_process() {
                 "odds_feed_",
                 "odds_broadcast",
                 "odds_mirror_",
+                "odds_client_reads_",
             ],
             Role::Wallet => &["wallet_"],
             Role::Bets => &["bets_"],

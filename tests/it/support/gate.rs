@@ -1,9 +1,13 @@
-//! A port that leads nowhere until it is opened, and then to an engine.
+//! Ports that lead to an engine: closed until opened, or slow.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 /// A closed port: whoever connects is refused.
 pub struct Gate {
@@ -55,4 +59,59 @@ impl Drop for Gate {
             open.abort();
         }
     }
+}
+
+/// A port that leads to an engine, whose answers arrive late.
+pub struct SlowGate {
+    address: SocketAddr,
+    open: JoinHandle<()>,
+}
+
+impl SlowGate {
+    /// Leads to `to`, a `host:port`; every answer takes `delay` longer.
+    pub async fn to(to: &str, delay: Duration) -> SlowGate {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, to) = (listener.local_addr().unwrap(), to.to_owned());
+        let open = tokio::spawn(async move {
+            while let Ok((inside, _)) = listener.accept().await {
+                let Ok(outside) = TcpStream::connect(&to).await else { continue };
+                let (ask, answer) = inside.into_split();
+                let (answers, asks) = outside.into_split();
+                tokio::spawn(delayed(ask, asks, Duration::ZERO));
+                tokio::spawn(delayed(answers, answer, delay));
+            }
+        });
+        SlowGate { address, open }
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for SlowGate {
+    fn drop(&mut self) {
+        self.open.abort();
+    }
+}
+
+/// Copies bytes, each `delay` after it came.
+async fn delayed(mut from: impl AsyncRead + Unpin + Send + 'static, mut to: impl AsyncWrite + Unpin, delay: Duration) {
+    let (send, mut sent) = mpsc::channel::<(Instant, Vec<u8>)>(1_024);
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            if send.send((Instant::now() + delay, buffer[..count].to_vec())).await.is_err() {
+                return;
+            }
+        }
+    });
+    while let Some((at, bytes)) = sent.recv().await {
+        sleep_until(at).await;
+        if to.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
 }

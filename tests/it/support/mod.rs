@@ -21,7 +21,7 @@ pub use client::{OddsClient, get_json, get_text};
 pub use cluster::Cluster;
 pub use database::{Database, records};
 pub use engines::{Folder, are_real, kafka_admin};
-pub use gate::Gate;
+pub use gate::{Gate, SlowGate};
 pub use platform::TestPlatform;
 pub use port::ReservedPort;
 pub use private::PrivateEngine;
