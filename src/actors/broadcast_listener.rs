@@ -133,7 +133,11 @@ impl BroadcastListener {
         match heard {
             Heard::Changes(changes) => {
                 self.metrics.broadcasts.inc_by(changes.len() as u64);
-                self.sign_of_life(context);
+                // A processor of ours says by itself that it follows the bus, and stays silent if it is behind. One event's
+                // change says nothing of the others. The original has nothing but its changes.
+                if changes.iter().any(|change| change.seq.is_none()) {
+                    self.sign_of_life(context);
+                }
                 self.apply(changes, context);
                 // With as much in work as may be, the next is heard when one is done.
                 if self.in_work < BATCHES_AT_ONCE {
@@ -452,7 +456,7 @@ mod tests {
     }
 
     fn changes() -> Heard {
-        Heard::Changes(vec![Broadcast { update: update(1, 1, 1), seq: Some(1), conflated: false }])
+        Heard::Changes(vec![Broadcast { update: update(1, 1, 1), seq: None, conflated: false }])
     }
 
     async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -517,10 +521,25 @@ mod tests {
         tokio::time::sleep(STALE_AFTER + Duration::from_secs(1)).await;
         bench.until_told(&["Stale", "reload", "Live", "Stale"]).await;
         assert_eq!(bench.state.problem().unwrap(), "no processor has been heard for 1m");
-        // A change is a sign of life too.
+        // A change of the original is a sign of life too.
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "Stale", "reload", "apply 1", "Live"]).await;
         assert!(bench.state.is_live());
+    }
+
+    #[actix_web::test]
+    async fn numbered_change_is_no_sign_of_life() {
+        let bench = bench();
+        tokio::time::pause();
+        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(Heard::Alive).unwrap();
+        bench.until_told(&["Stale", "reload", "Live"]).await;
+        tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
+        let numbered = Broadcast { update: update(1, 1, 1), seq: Some(1), conflated: false };
+        bench.say.send(Heard::Changes(vec![numbered])).unwrap();
+        bench.until_told(&["Stale", "reload", "Live", "apply 1"]).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale"]).await;
     }
 
     #[actix_web::test]

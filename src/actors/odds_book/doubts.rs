@@ -118,6 +118,7 @@ mod tests {
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
 
+    use super::super::super::book_source::{Lane, LeftToCome};
     use super::super::super::messages::{ApplyBroadcasts, GetSnapshot};
     use super::super::super::testing::{ProbeEdges, probe_edges_with};
     use super::*;
@@ -168,7 +169,9 @@ mod tests {
         let hot = Arc::new(HotCopy::default());
         hot.write(states).await.unwrap();
         let probe = probe_edges_with(hot.clone(), true);
-        let book = OddsBook::new(update(1, 1, 1).event_id, probe.edges.clone(), None).start();
+        let (event, left) = (update(1, 1, 1).event_id, LeftToCome::NOTHING);
+        let loaded = probe.edges.source.load_mirrored(&event, left, Lane::Live, false).await;
+        let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
         let bench = Bench { book, hot, probe };
         bench.snapshot().await;
         bench
