@@ -54,6 +54,9 @@ pub struct Heartbeat {
     log: FaultLog,
 }
 
+/// Whether a consumer works, and how far it is behind.
+pub type ConsumerSigns = (Arc<SignOfLife>, Arc<Backlog>);
+
 /// What is in the way, and why.
 type Problem = (&'static str, String);
 
@@ -62,7 +65,7 @@ impl Heartbeat {
     /// `backlog`.
     pub fn new(
         bus: Arc<dyn Topic>,
-        (consumer, backlog): (Arc<SignOfLife>, Arc<Backlog>),
+        (consumer, backlog): ConsumerSigns,
         group: SubscriptionHealth,
         told: Told,
     ) -> Heartbeat {

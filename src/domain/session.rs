@@ -18,7 +18,7 @@ pub struct SessionLimits {
     pub max_subscriptions: usize,
     /// The most messages within a second. What comes beyond is refused; ten times as many end the session.
     pub max_messages_per_second: u32,
-    /// Bytes of snapshots per second, after a burst of [`SNAPSHOT_BURST`] times as many.
+    /// Bytes of snapshots per second, after a burst of eight times as many.
     pub max_snapshot_bytes_per_second: u64,
     /// How long a client may say nothing, not even a pong.
     pub silence_limit: Duration,

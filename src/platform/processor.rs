@@ -10,15 +10,13 @@ use super::checks::{check_bus, check_group, check_writes, check_written_cache};
 use super::engines::Bus;
 use super::odds::OddsSide;
 use super::wiring::{HUB_MAILBOX, Wiring};
-use crate::actors::applying::Backlog;
 use crate::actors::book_router::BookRouter;
 use crate::actors::book_source::BookSource;
 use crate::actors::bus_consumer::{BusConsumer, ConsumerSettings, Work};
 use crate::actors::cache_writer::CacheWriter;
-use crate::actors::heartbeat::{Heartbeat, Told};
+use crate::actors::heartbeat::{ConsumerSigns, Heartbeat, Told};
 use crate::actors::messages::StoreBatch;
 use crate::actors::odds_book::{BookEdges, Listener};
-use crate::actors::outlet::SignOfLife;
 use crate::actors::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
@@ -138,7 +136,7 @@ impl Wiring<'_> {
         settings: ConsumerSettings,
         work: Work,
         metrics: &ProcessorMetrics,
-    ) -> Result<(Addr<BusConsumer>, (Arc<SignOfLife>, Arc<Backlog>), SubscriptionHealth), StartError> {
+    ) -> Result<(Addr<BusConsumer>, ConsumerSigns, SubscriptionHealth), StartError> {
         let subscription = topic.subscribe(&settings.group)?;
         let health = subscription.health();
         let consumer = BusConsumer::new(settings, subscription, work, metrics.clone());

@@ -279,7 +279,7 @@ proptest! {
     ) {
         let highest = *versions.iter().max().unwrap();
         let entry = |version: u32| {
-            let status = if version % 2 == 0 { "OPEN" } else { "SUSPENDED" };
+            let status = if version.is_multiple_of(2) { "OPEN" } else { "SUSPENDED" };
             let entry = two_runners(status, Some(version), &format!("{}.5", version + 1));
             // Each has a runner of its own, which must not stay beside the others.
             let entry = entry.replace(r#"{"id":12,"ltp":5.0}"#, &format!(r#"{{"id":{},"ltp":5.0}}"#, 12 + version % 2));
