@@ -1,6 +1,5 @@
 //! Log lines: text for people, JSON for machines. One record is one line, whatever it holds.
 
-pub mod throttle;
 
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};

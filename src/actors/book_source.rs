@@ -11,7 +11,6 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::client_reads::{ClientReads, Place};
-use super::log_summary::LogSummary;
 use super::messages::ApplyError;
 use super::store_writer::blocking;
 use crate::cache::{CacheError, OddsCache};
@@ -19,6 +18,7 @@ use crate::domain::book::MarketState;
 use crate::domain::ids::EventId;
 use crate::domain::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
+use crate::log_limit::LogLimit;
 use crate::metrics::BookMetrics;
 use crate::store::{Store, StoreError};
 
@@ -31,6 +31,9 @@ const BACKGROUND_READS: usize = 2;
 const LIVE_READ_LIMIT: Duration = Duration::from_secs(1);
 /// After a failed read, the store is read again only after this pause.
 const STORE_PAUSE: Duration = Duration::from_millis(900);
+
+/// How often a cause of reads that fail is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Which reads a store read waits behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +52,7 @@ pub struct BookSource {
     background: Semaphore,
     clients: Arc<ClientReads>,
     outage: Outage,
-    failures: LogSummary,
+    failures: LogLimit,
     limits: Plausibility,
     metrics: BookMetrics,
 }
@@ -147,7 +150,7 @@ impl BookSource {
             background: Semaphore::new(BACKGROUND_READS),
             clients,
             outage: Outage::default(),
-            failures: LogSummary::default(),
+            failures: LogLimit::every(LOG_INTERVAL),
             limits: Plausibility::any_time(),
             metrics,
         }
@@ -295,8 +298,8 @@ impl BookSource {
 
     fn log_skipped(&self, cause: &'static str, event_id: &EventId, error: &dyn std::fmt::Display) {
         debug!(event = event_id.as_str(); "book goes on without what could not be read: {error}");
-        if let Some(count) = self.failures.count(cause) {
-            warn!(event = event_id.as_str(), count; "books go on without what could not be read: {error}");
+        if let Some(repeated) = self.failures.check(cause) {
+            warn!(event = event_id.as_str(), repeated; "books go on without what could not be read: {error}");
         }
     }
 }

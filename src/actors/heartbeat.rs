@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use log::{info, warn};
+use log::{Level, info, log};
 use tokio::time::timeout;
 
 use super::applying::Backlog;
@@ -51,6 +51,8 @@ pub struct Heartbeat {
     told: Told,
     /// What was in the way the last time.
     in_the_way: Option<&'static str>,
+    /// Whether it was well before.
+    has_followed: bool,
     log: FaultLog,
 }
 
@@ -69,7 +71,7 @@ impl Heartbeat {
         group: SubscriptionHealth,
         told: Told,
     ) -> Heartbeat {
-        Heartbeat { bus, consumer, backlog, group, told, in_the_way: None, log: FaultLog::new() }
+        Heartbeat { bus, consumer, backlog, group, told, in_the_way: None, has_followed: false, log: FaultLog::new() }
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
@@ -88,6 +90,7 @@ impl Heartbeat {
 
     /// Once for each thing that is in the way, however long it is.
     fn tell(&mut self, problem: Option<Problem>) {
+        self.has_followed |= problem.is_none();
         let in_the_way = problem.as_ref().map(|(what, _)| *what);
         if in_the_way == self.in_the_way {
             return;
@@ -96,10 +99,12 @@ impl Heartbeat {
         match problem {
             Some((what, why)) => {
                 if let Some(repeated) = self.log.failed(what) {
-                    warn!(repeated; "waiting for the {what}, prices may be stale until then: {why}");
+                    // Joining a group takes seconds at every start.
+                    let level = if self.has_followed { Level::Warn } else { Level::Info };
+                    log!(level, repeated; "waiting for the {what}, prices may be stale until then: {why}");
                 }
             }
-            None if self.log.recovered() => info!("the bus is followed again"),
+            None if self.log.recovered() => info!("the bus is followed"),
             None => {}
         }
     }

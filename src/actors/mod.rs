@@ -20,7 +20,6 @@ pub mod feed_state;
 pub mod guarded_supplier;
 pub mod heartbeat;
 pub mod ledger_keeper;
-pub mod log_summary;
 pub mod messages;
 pub mod odds_book;
 mod outbox;

@@ -16,7 +16,6 @@ use futures_util::Stream;
 use log::{debug, warn};
 
 use super::distributor::Distributor;
-use super::log_summary::LogSummary;
 use super::messages::{ApplyError, Connect, Disconnect, GetSnapshot, Subscribe, Unsubscribe};
 use super::outbox::{Outbox, Outgoing};
 use super::outlet::{SessionOutlet, SignOfLife, ToSession};
@@ -25,6 +24,7 @@ use crate::domain::ids::EventId;
 use crate::domain::protocol::{CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, snapshot_message};
 use crate::domain::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
 use crate::domain::timestamp::Timestamp;
+use crate::log_limit::LogLimit;
 use crate::http::connection::ConnectionHandle;
 use crate::http::frame_guard::{FrameGuard, FrameLimits, Violation};
 use crate::metrics::OddsMetrics;
@@ -47,7 +47,7 @@ pub struct SessionEdges {
     /// Deliveries that may wait for a session.
     pub queue: usize,
     /// Snapshots that failed, logged by cause.
-    pub failures: LogSummary,
+    pub failures: Arc<LogLimit>,
     /// The metrics.
     pub metrics: OddsMetrics,
 }
@@ -213,8 +213,8 @@ impl Session {
                     Some(SnapshotFrame { seq: snapshot.seq, text })
                 }
                 Err(error) => {
-                    if let Some(count) = session.edges.failures.count(error.cause()) {
-                        warn!(session = session.id.0, event = event_id.as_str(), count; "no snapshot: {error}");
+                    if let Some(repeated) = session.edges.failures.check(error.cause()) {
+                        warn!(session = session.id.0, event = event_id.as_str(), repeated; "no snapshot: {error}");
                     }
                     None
                 }

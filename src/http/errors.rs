@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_web::http::header::{self, CacheDirective};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
-use log::warn;
+use log::{Level, log};
 use serde::Serialize;
 
 use crate::actors::client_reads::Busy;
@@ -14,7 +14,7 @@ use crate::domain::bet::BetRefusal;
 use crate::domain::ledger::ReservationStatus;
 use crate::domain::money::Amount;
 use crate::domain::price::Price;
-use crate::logging::throttle::Throttle;
+use crate::log_limit::LogLimit;
 use crate::store::StoreError;
 use crate::store::money::WalletError;
 
@@ -223,13 +223,15 @@ impl From<ApplyError> for ApiError {
 
 /// How often one cause of failed requests is logged.
 const CAUSE_INTERVAL: Duration = Duration::from_secs(60);
-static CAUSES: Throttle = Throttle::new(CAUSE_INTERVAL);
+static CAUSES: LogLimit = LogLimit::every(CAUSE_INTERVAL);
 
-/// Logs why requests fail or a component is down, since no answer says it: once a cause and interval.
+/// Logs why requests fail or a component is down, since no answer says it: once a cause and interval. What a start has not
+/// done yet is no fault.
 pub fn log_cause(component: &'static str, cause: &dyn std::fmt::Display) {
     let cause = cause.to_string();
-    if let Some(repeated) = CAUSES.pass(component, &cause) {
-        warn!(component, repeated; "{cause}");
+    if let Some(repeated) = CAUSES.check(&format!("{component}: {cause}")) {
+        let level = if cause.contains(" yet") { Level::Info } else { Level::Warn };
+        log!(level, component, repeated; "{cause}");
     }
 }
 

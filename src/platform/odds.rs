@@ -18,7 +18,6 @@ use crate::actors::broadcast_listener::{BroadcastListener, ListenerEdges};
 use crate::actors::client_reads::{ClientReads, ReadLimits};
 use crate::actors::distributor::{Distributor, DistributorSettings};
 use crate::actors::feed_state::FeedState;
-use crate::actors::log_summary::LogSummary;
 use crate::actors::messages::GetSnapshot;
 use crate::actors::odds_book::{BookEdges, Listener};
 use crate::actors::registry::Registry;
@@ -32,9 +31,12 @@ use crate::http::health::Check;
 use crate::http::routes::odds_routes;
 use crate::http::server::{self, Listen};
 use crate::http::state::OddsState;
+use crate::log_limit::LogLimit;
 use crate::metrics::OddsMetrics;
 use crate::store::Store;
 
+/// How often a cause of snapshots that fail is logged.
+const SNAPSHOT_FAILURE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the books may take to answer a request.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages that may wait for the listener, which is sent none.
@@ -192,13 +194,14 @@ impl Wiring<'_> {
                 workers,
             ),
         };
+        let failures = Arc::new(LogLimit::every(SNAPSHOT_FAILURE_INTERVAL));
         // Each of the server's threads configures its own: it begins with a distributor for its sessions.
         let server = server::start_within(client_bounds, listen, move |config| {
             let distributor = Distributor::start_here(settings, registry.clone(), told.clone());
             let watched = distributor.clone();
             liveness.watch("distributor", move || watched.connected());
             let (snapshots, metrics, frames) = (snapshots.clone(), told.clone(), frames.clone());
-            let failures = LogSummary::default();
+            let failures = failures.clone();
             let sessions = SessionEdges { distributor, snapshots, limits, frames, queue, failures, metrics };
             config.app_data(state.clone()).app_data(web::Data::new(sessions));
             odds_routes(config);

@@ -10,7 +10,6 @@ use serde_json::json;
 use sports_bet_platform::actors::client_reads::{ClientReads, ReadLimits};
 use sports_bet_platform::actors::distributor::{Distributor, DistributorSettings};
 use sports_bet_platform::actors::feed_state::FeedState;
-use sports_bet_platform::actors::log_summary::LogSummary;
 use sports_bet_platform::actors::messages::{ApplyError, FeedChanged, GetSnapshot};
 use sports_bet_platform::actors::registry::Registry;
 use sports_bet_platform::actors::session::SessionEdges;
@@ -23,6 +22,7 @@ use sports_bet_platform::http::frame_guard::{FrameLimits, UnfinishedBytes};
 use sports_bet_platform::http::routes::odds_routes;
 use sports_bet_platform::http::server::{self, Listen};
 use sports_bet_platform::http::state::OddsState;
+use sports_bet_platform::log_limit::LogLimit;
 use sports_bet_platform::metrics::OddsMetrics;
 use sports_bet_platform::store::sqlite::SqliteStore;
 use sports_bet_platform::supplier::tls::install_provider;
@@ -124,7 +124,7 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
             limits,
             frames: frames.clone(),
             queue: 16,
-            failures: LogSummary::default(),
+            failures: Arc::new(LogLimit::every(Duration::from_secs(10))),
             metrics,
         };
         config.app_data(state.clone()).app_data(web::Data::new(sessions));

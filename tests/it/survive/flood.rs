@@ -101,7 +101,7 @@ async fn flood_of_unknown_ids_delays_no_suspension() {
     let platform = TestPlatform::start_at_once_in(folder, &variables).await;
     let client = reqwest::Client::new();
     let post = async |address, path: &str, body: Value| {
-        let sending = client.post(format!("http://{address}{path}")).body(body.to_string()).send();
+        let sending = client.post(format!("http://{address}{path}")).json(&body).send();
         let answer = within("an answer", sending).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     };

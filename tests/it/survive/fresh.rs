@@ -31,6 +31,8 @@ async fn bets_of_another_deployment_are_logged_once() {
     let mut cluster = Cluster::new(1, &[]).await;
     let topic = OddsTopic::make(&cluster.folder).await;
     cluster.set("KAFKA_TOPIC_BET_PLACED", &topic.name);
+    // No two topics may be the same.
+    cluster.set("KAFKA_TOPIC_ODDS", &format!("{}_odds", topic.name));
     let confirmation = cluster.start("confirmation").await;
     let bet = |n: usize| {
         let id = format!("0192f0c1-7a9e-7000-8000-{n:012}");
