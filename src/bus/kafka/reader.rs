@@ -151,9 +151,10 @@ impl Shared {
         (list.count() > 0).then_some(list)
     }
 
-    /// Notes where the reader stands. To be called on the reading thread, between polls: what it has passed is put in.
+    /// Notes where the reader stands. To be called on the reading thread, between polls: what it has passed is put in. Not
+    /// while the consumer closes: it polls until it is closed, and what that returns is dropped, not put in.
     fn note_places(&self, consumer: &BaseConsumer<ReaderEvents>) {
-        if self.made_again.load(Ordering::Relaxed) {
+        if self.made_again.load(Ordering::Relaxed) || self.is_closing() {
             return;
         }
         let Ok(places) = consumer.position() else { return };
