@@ -140,12 +140,13 @@ where
     let factory = move || {
         let table = Connections::start(limits.clone(), bounds.addresses.clone(), bounds.ended.clone());
         let door = bounds.door.clone();
-        let app = App::new().default_service(web::to(not_found)).configure(routes.clone()).wrap_fn(
-            move |request, next| match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
-                Ok(()) => Either::Left(next.call(request)),
-                Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
-            },
-        );
+        let app =
+            App::new().default_service(web::to(not_found)).configure(routes.clone()).wrap_fn(move |request, next| {
+                match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
+                    Ok(()) => Either::Left(next.call(request)),
+                    Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
+                }
+            });
         let app = app.into_factory();
         let app = map_config(app, |()| AppConfig::default());
         let app = apply_fn_factory(app, |request, app: &_| track(request, app));

@@ -20,10 +20,10 @@ use crate::http::body;
 use crate::http::connection::ConnectionHandle;
 use crate::http::connections::Connection;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
-use crate::http::origin::check_page;
 use crate::http::frame_guard::{FrameGuard, FrameLimits};
 use crate::http::handshake;
 use crate::http::latency::{Route, RouteLabels, Timed, time_requests};
+use crate::http::origin::check_page;
 
 /// How long a silent supplier holds on to a question. Whoever asks has given up long before.
 const SILENCE: Duration = Duration::from_secs(60);

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use diesel::connection::{AnsiTransactionManager, TransactionManager};
-use diesel::pg::PgConnection;
-use diesel::r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection, R2D2Connection};
 use super::address::PgAddress;
 use super::error::{Failure, ONLY_READS, one_line};
 use super::gate::{Entry, Gate};
 use super::session::{Scope, Session, Sessions};
 use super::{PgOptions, StoreError};
 use crate::log_limit::LogLimit;
+use diesel::connection::{AnsiTransactionManager, TransactionManager};
+use diesel::pg::PgConnection;
+use diesel::r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection, R2D2Connection};
 
 /// How often a piece of work is done at most, if another transaction came in between or its connection broke.
 const TRIES: usize = 3;

@@ -220,7 +220,11 @@ mod tests {
     use super::*;
 
     fn session(is_pooled: bool, only_reads: bool) -> Session {
-        let sessions = Sessions::new(PgAddress::parse(&"host=x".to_owned().into(), "test").unwrap(), &PgOptions::default(), only_reads);
+        let sessions = Sessions::new(
+            PgAddress::parse(&"host=x".to_owned().into(), "test").unwrap(),
+            &PgOptions::default(),
+            only_reads,
+        );
         Session { only_reads: false, is_pooled, settings: sessions.settings }
     }
 
