@@ -73,7 +73,7 @@ fn filters() -> impl Strategy<Value = EventQuery> {
 fn expected(event: &str, number: u8, tellings: &[Told]) -> Option<EventSummary> {
     let mut markets = BTreeMap::new();
     let of_event = || tellings.iter().filter(|one| one.0 == number);
-    of_event().for_each(|one| drop(markets.insert(one.1, (MarketStatus::ALL[one.2], one.3))));
+    markets.extend(of_event().map(|one| (one.1, (MarketStatus::ALL[one.2], one.3))));
     let (_, _, _, _, sides, _, _) = of_event().next_back()?;
     let is_finished = |status| !matches!(status, MarketStatus::Open | MarketStatus::Suspended);
     let status = if markets.values().all(|(status, _)| is_finished(*status)) {
