@@ -118,10 +118,10 @@ mod tests {
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
 
+    use super::super::super::book_source::{Lane, LeftToCome};
     use super::super::super::messages::{ApplyBroadcasts, GetSnapshot};
     use super::super::super::testing::{ProbeEdges, probe_edges_with};
     use super::*;
-    use crate::actors::book_source::{Lane, LeftToCome};
     use crate::cache::{Broadcast, Broadcasts, CacheError, OddsCache};
     use crate::domain::book::Snapshot;
     use crate::domain::ids::EventId;
@@ -169,9 +169,9 @@ mod tests {
         let hot = Arc::new(HotCopy::default());
         hot.write(states).await.unwrap();
         let probe = probe_edges_with(hot.clone(), true);
-        let event_id = update(1, 1, 1).event_id;
-        let known = probe.edges.source.load(&event_id, LeftToCome::NOTHING, Lane::Live).await;
-        let book = OddsBook::new(event_id, probe.edges.clone(), LeftToCome::NOTHING, known).start();
+        let (event, left) = (update(1, 1, 1).event_id, LeftToCome::NOTHING);
+        let loaded = probe.edges.source.load_mirrored(&event, left, Lane::Live, false).await;
+        let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
         let bench = Bench { book, hot, probe };
         bench.snapshot().await;
         bench
