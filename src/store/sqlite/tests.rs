@@ -1,6 +1,8 @@
 use std::path::Path;
 
 use diesel::connection::SimpleConnection;
+use diesel::migration::{Migration, MigrationSource};
+use diesel::sqlite::Sqlite;
 use diesel::sqlite::SqliteConnection;
 use diesel_migrations::MigrationHarness;
 use pretty_assertions::assert_eq;
@@ -93,7 +95,8 @@ fn migrations_run_and_revert_and_run_again() {
         WHERE name NOT LIKE '%diesel_schema_migrations%' AND name <> 'sqlite_sequence'";
     assert_eq!(texts(&mut connection, left), [""; 0]);
     assert_eq!(connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len(), all);
-    assert_eq!(connection.revert_last_migration(migrate::MIGRATIONS).unwrap().to_string(), "20261128180000");
+    let last = MigrationSource::<Sqlite>::migrations(&migrate::MIGRATIONS).unwrap().pop().unwrap();
+    assert_eq!(connection.revert_last_migration(migrate::MIGRATIONS).unwrap(), last.name().version());
     assert_eq!(connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len(), 1);
 }
 
@@ -107,7 +110,8 @@ fn many_may_migrate_one_new_file_at_once() {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert_eq!(outcomes, vec![Ok(()); 4]);
-        assert_eq!(texts(&mut beside(path), "SELECT version AS text FROM __diesel_schema_migrations").len(), 5);
+        let all = MigrationSource::<Sqlite>::migrations(&migrate::MIGRATIONS).unwrap().len();
+        assert_eq!(texts(&mut beside(path), "SELECT version AS text FROM __diesel_schema_migrations").len(), all);
     }
 }
 
