@@ -168,7 +168,8 @@ mod tests {
     use crate::domain::ids::EventId;
     use crate::domain::update::PositionedUpdate;
     use crate::domain::update::testing::update;
-    use crate::store::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, StoredDeadLetter};
+    use crate::store::events::{EventPage, EventQuery};
+    use crate::store::{BatchReport, HistoryEntry, HistoryQuery, StoredDeadLetter};
 
     /// A store that notes what it was asked to write, and how many asked at once.
     #[derive(Default)]
@@ -203,8 +204,8 @@ mod tests {
             Ok(Vec::new())
         }
 
-        fn list_events(&self, _: Option<&EventId>, _: usize) -> Result<Vec<EventSummary>, StoreError> {
-            Ok(Vec::new())
+        fn list_events(&self, _: &EventQuery) -> Result<EventPage, StoreError> {
+            Ok(EventPage::default())
         }
 
         fn history(&self, _: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError> {

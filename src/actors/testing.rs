@@ -20,9 +20,8 @@ use crate::domain::ids::EventId;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::PositionedUpdate;
 use crate::metrics::ProcessorMetrics;
-use crate::store::{
-    BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
-};
+use crate::store::events::{EventPage, EventQuery};
+use crate::store::{BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
 
 /// A store that only knows the current states it was given, or is down.
 #[derive(Default)]
@@ -64,8 +63,8 @@ impl Store for ProbeStore {
         Ok(self.states.lock().unwrap().get(event_id).cloned().unwrap_or_default())
     }
 
-    fn list_events(&self, _: Option<&EventId>, _: usize) -> Result<Vec<EventSummary>, StoreError> {
-        Ok(Vec::new())
+    fn list_events(&self, _: &EventQuery) -> Result<EventPage, StoreError> {
+        Ok(EventPage::default())
     }
 
     fn history(&self, _: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError> {

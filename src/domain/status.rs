@@ -20,6 +20,17 @@ words! {
     }
 }
 words! {
+    /// Status of an event, derived from its markets.
+    EventStatus, "event status", {
+        /// No market is in play yet.
+        Upcoming = "upcoming",
+        /// A market is in play.
+        Live = "live",
+        /// Every market is closed, settled or cancelled.
+        Ended = "ended",
+    }
+}
+words! {
     /// Status of a selection within a market.
     #[derive(Default)]
     SelectionStatus, "selection status", {
@@ -36,6 +47,13 @@ words! {
         Loser = "loser",
         /// Bets on it are void.
         Void = "void",
+    }
+}
+
+impl EventStatus {
+    /// Whether the event is under way.
+    pub fn is_in_play(self) -> bool {
+        self == EventStatus::Live
     }
 }
 

@@ -1,7 +1,9 @@
 //! One change of one market, and its JSON form: the frames of a native supplier and the records on the bus.
 //!
-//! The form is the original's, with `selections`, `status`, `line` and `in_play` added. A reader takes `selections`
+//! The form is the original's, with `selections`, `status`, `line`, `in_play`, `sport` and `start_time` added. A reader takes `selections`
 //! first and `odds` where there are none; a writer writes `odds` only for a market with priced home, draw and away.
+
+use std::sync::Arc;
 
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
@@ -29,6 +31,10 @@ pub struct OddsUpdate {
     pub home_team: String,
     /// The away side; empty for an event without two sides.
     pub away_team: String,
+    /// The sport in lower case, if the supplier says it.
+    pub sport: Option<Arc<str>>,
+    /// When the event starts, if the supplier says it.
+    pub start_time: Option<Timestamp>,
     /// The market.
     pub market: MarketKey,
     /// Status of the market.
@@ -170,6 +176,10 @@ struct WireUpdate<'a> {
     home_team: String,
     #[serde(default)]
     away_team: String,
+    #[serde(default)]
+    sport: Option<String>,
+    #[serde(default)]
+    start_time: Option<Timestamp>,
     market: MarketName,
     #[serde(default)]
     line: Option<Line>,
@@ -224,12 +234,15 @@ impl OddsUpdate {
         };
         check_name("home_team", &wire.home_team)?;
         check_name("away_team", &wire.away_team)?;
+        let sport = wire.sport.as_deref().map(read_sport).transpose()?.flatten();
         check_selections(&selections)?;
 
         Ok(OddsUpdate {
             event_id: wire.event_id,
             home_team: wire.home_team,
             away_team: wire.away_team,
+            sport,
+            start_time: wire.start_time,
             market: MarketKey { name: wire.market, line: wire.line },
             status: wire.status,
             in_play: wire.in_play,
@@ -259,6 +272,8 @@ impl OddsUpdate {
             && self.event_id == other.event_id
             && self.home_team == other.home_team
             && self.away_team == other.away_team
+            && self.sport == other.sport
+            && self.start_time == other.start_time
             && self.source == other.source
     }
 }
@@ -301,6 +316,14 @@ fn read_price(selection: &SelectionId, price: Option<&RawValue>) -> Result<Optio
         .map_err(|cause| DecodeError::BadPrice { selection: selection.to_string(), cause })
 }
 
+/// The sport in the form that is kept and compared: trimmed and in lower case. An empty text says nothing.
+pub fn read_sport(text: &str) -> Result<Option<Arc<str>>, DecodeError> {
+    check_name("sport", text)?;
+    let sport = text.trim().to_lowercase();
+    check_name("sport", &sport)?;
+    Ok(if sport.is_empty() { None } else { Some(sport.into()) })
+}
+
 fn check_name(what: &'static str, name: &str) -> Result<(), DecodeError> {
     let bad = name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control);
     if bad { Err(DecodeError::BadName(what)) } else { Ok(()) }
@@ -334,10 +357,16 @@ impl Serialize for OddsUpdate {
             (Some(home), Some(draw), Some(away)) => Some(HomeDrawAway { home, draw, away }),
             _ => None,
         };
-        let mut out = serializer.serialize_struct("OddsUpdate", 12)?;
+        let mut out = serializer.serialize_struct("OddsUpdate", 14)?;
         out.serialize_field("event_id", &self.event_id)?;
         out.serialize_field("home_team", &self.home_team)?;
         out.serialize_field("away_team", &self.away_team)?;
+        if let Some(sport) = &self.sport {
+            out.serialize_field("sport", &**sport)?;
+        }
+        if let Some(start_time) = &self.start_time {
+            out.serialize_field("start_time", start_time)?;
+        }
         out.serialize_field("market", &self.market.name)?;
         if let Some(line) = &self.market.line {
             out.serialize_field("line", line)?;
@@ -383,6 +412,8 @@ pub mod testing {
             event_id: EventId::new(event).unwrap(),
             home_team: "Flamengo".to_owned(),
             away_team: "Palmeiras".to_owned(),
+            sport: None,
+            start_time: None,
             market: MarketKey { name: MarketName::new(market).unwrap(), line: line.map(|line| line.parse().unwrap()) },
             status: MarketStatus::Open,
             in_play: false,
@@ -411,25 +442,30 @@ pub mod testing {
             (0usize..5, any::<bool>()),
             proptest::collection::vec(selection, 1..6),
             (0i64..4_000_000_000_000_000, any::<i64>()),
+            (proptest::option::of("[a-z]{1,8}( [a-z]{1,8})?"), proptest::option::of(0i64..4_000_000_000_000_000)),
         )
-            .prop_map(|(event, teams, market, (status, in_play), mut selections, (micros, version))| {
-                let mut seen = std::collections::HashSet::new();
-                selections.retain(|selection| seen.insert(selection.id.clone()));
-                OddsUpdate {
-                    event_id: EventId::new(&event).unwrap(),
-                    home_team: teams.0,
-                    away_team: teams.1,
-                    market: MarketKey {
-                        name: MarketName::new(&market.0).unwrap(),
-                        line: market.1.and_then(Line::from_thousandths),
-                    },
-                    status: MarketStatus::ALL[status],
-                    in_play,
-                    selections,
-                    revision: Revision { updated_at: Timestamp::from_micros(micros).unwrap(), version },
-                    source: Source::new("any").unwrap(),
-                }
-            })
+            .prop_map(
+                |(event, teams, market, (status, in_play), mut selections, (micros, version), (sport, start))| {
+                    let mut seen = std::collections::HashSet::new();
+                    selections.retain(|selection| seen.insert(selection.id.clone()));
+                    OddsUpdate {
+                        event_id: EventId::new(&event).unwrap(),
+                        home_team: teams.0,
+                        away_team: teams.1,
+                        sport: sport.map(Into::into),
+                        start_time: start.and_then(Timestamp::from_micros),
+                        market: MarketKey {
+                            name: MarketName::new(&market.0).unwrap(),
+                            line: market.1.and_then(Line::from_thousandths),
+                        },
+                        status: MarketStatus::ALL[status],
+                        in_play,
+                        selections,
+                        revision: Revision { updated_at: Timestamp::from_micros(micros).unwrap(), version },
+                        source: Source::new("any").unwrap(),
+                    }
+                },
+            )
     }
 }
 
@@ -454,6 +490,26 @@ mod tests {
         assert_eq!(prices, [("home", 1_528), ("draw", 2_574), ("away", 3_144)]);
         assert_eq!(update.selections[0].name, "Flamengo");
         assert_eq!(update.revision.version, 978);
+    }
+
+    #[test]
+    fn sport_and_start_time_are_read() {
+        let with = |fields: &str| OddsUpdate::from_json(ORIGINAL.replacen('{', &format!("{{{fields},"), 1).as_bytes());
+        let told = with(r#""sport":" Horse Racing ","start_time":"2026-12-01T18:30:00+01:00""#).unwrap();
+        assert_eq!(told.sport.as_deref(), Some("horse racing"));
+        assert_eq!(told.start_time.unwrap().to_string(), "2026-12-01T17:30:00Z");
+        assert_eq!(OddsUpdate::from_json(told.to_json().as_bytes()), Ok(told.clone()));
+        for nothing in [r#""sport":null,"start_time":null"#, r#""sport":" ""#] {
+            let update = with(nothing).unwrap();
+            assert_eq!((&update.sport, update.start_time), (&None, None), "{nothing}");
+            assert!(!update.to_json().contains("sport\":"), "{nothing}");
+            assert!(!update.shows_the_same_as(&told));
+        }
+        let reason = |fields: &str| with(fields).unwrap_err().reason();
+        assert_eq!(reason(&format!(r#""sport":"{}""#, "x".repeat(MAX_NAME_BYTES + 1))), "bad_name");
+        assert_eq!(reason(r#""sport":"soc\u0000cer""#), "bad_name");
+        assert_eq!(reason(r#""sport":7"#), "malformed");
+        assert_eq!(reason(r#""start_time":"soon""#), "malformed");
     }
 
     #[test]

@@ -13,9 +13,10 @@ use crate::actors::store_writer::blocking;
 use crate::domain::book::{MarketState, Snapshot};
 use crate::domain::ids::{EventId, MarketKey, MarketName, Source};
 use crate::domain::price::{Line, Price};
-use crate::domain::status::MarketStatus;
+use crate::domain::status::{EventStatus, MarketStatus};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::Selection;
+use crate::store::events::{EventQuery, EventSummary};
 use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery};
 
 /// The most events in one answer, and how many there are unless the client says fewer.
@@ -33,6 +34,28 @@ struct EventBody {
     event_id: EventId,
     home_team: String,
     away_team: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sport: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<Timestamp>,
+    status: EventStatus,
+    in_play: bool,
+    open_markets: u64,
+}
+
+impl EventBody {
+    fn of(event: EventSummary) -> EventBody {
+        EventBody {
+            event_id: event.event_id,
+            home_team: event.home_team,
+            away_team: event.away_team,
+            sport: event.sport,
+            start_time: event.start_time,
+            status: event.status,
+            in_play: event.status.is_in_play(),
+            open_markets: event.open_markets,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -79,24 +102,37 @@ struct HistoryBody<'a> {
     next_cursor: Option<String>,
 }
 
-/// `GET /v1/events?after&limit`: the events, ordered by id. Where there are more, a `Link` header leads to the next page.
+/// The filters of the list of events.
+const EVENT_FILTERS: [&str; 6] = ["status", "sport", "inPlay", "from", "to", "q"];
+
+/// `GET /v1/events?status&sport&inPlay&from&to&q&after&limit`: the events, ordered by id; without `status` those that have
+/// not ended. Where there may be more, a `Link` header leads to the next page, also from a page that is not full.
 pub async fn list_events(state: web::Data<OddsState>, query: Query) -> Result<HttpResponse, ApiError> {
-    let limit = query.number("limit", 1, MAX_EVENTS)?.unwrap_or(MAX_EVENTS);
-    let after: Option<EventId> = query.parsed("after")?;
-    let store = state.store.clone();
+    let asked = EventQuery {
+        after: query.parsed("after")?,
+        limit: query.number("limit", 1, MAX_EVENTS)?.unwrap_or(MAX_EVENTS),
+        status: query.parsed("status")?.unwrap_or_default(),
+        in_play: query.parsed("inPlay")?,
+        sport: query.parsed("sport")?,
+        from: query.parsed("from")?,
+        to: query.parsed("to")?,
+        name: query.parsed("q")?,
+    };
+    let (store, limit) = (state.store.clone(), asked.limit);
     let _turn = state.reads.enter()?.turn().await?;
-    let events = blocking(move || store.list_events(after.as_ref(), limit)).await?;
+    let page = blocking(move || store.list_events(&asked)).await?;
     let mut response = HttpResponse::Ok();
     response.insert_header(revalidate());
-    if let Some(last) = events.last().filter(|_| events.len() == limit) {
+    if let Some(after) = &page.next {
         let mut next = url::form_urlencoded::Serializer::new(String::new());
-        next.append_pair("limit", &limit.to_string()).append_pair("after", last.event_id.as_str());
+        next.append_pair("limit", &limit.to_string());
+        for filter in EVENT_FILTERS {
+            query.text(filter).map(|text| next.append_pair(filter, text));
+        }
+        next.append_pair("after", after.as_str());
         response.insert_header((header::LINK, format!("</v1/events?{}>; rel=\"next\"", next.finish())));
     }
-    let body: Vec<_> = events
-        .into_iter()
-        .map(|event| EventBody { event_id: event.event_id, home_team: event.home_team, away_team: event.away_team })
-        .collect();
+    let body: Vec<_> = page.events.into_iter().map(EventBody::of).collect();
     Ok(response.json(body))
 }
 

@@ -77,14 +77,18 @@ impl Query {
         }
     }
 
+    /// The text of a parameter, where it stands and is not empty.
+    pub fn text(&self, parameter: &str) -> Option<&str> {
+        self.0.get(parameter).map(String::as_str).filter(|text| !text.is_empty())
+    }
+
     /// A parameter, where it stands and is not empty.
     pub fn parsed<T>(&self, parameter: &'static str) -> Result<Option<T>, ApiError>
     where
         T: FromStr,
         T::Err: Display,
     {
-        let text = self.0.get(parameter).filter(|text| !text.is_empty());
-        let read = text.map(|text| text.parse()).transpose();
+        let read = self.text(parameter).map(|text| text.parse()).transpose();
         read.map_err(|error: T::Err| bad(parameter, error.to_string()))
     }
 

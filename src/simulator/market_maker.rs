@@ -193,6 +193,8 @@ fn open(
         event_id: fixture.event_id.clone(),
         home_team: fixture.home_team.to_owned(),
         away_team: fixture.away_team.to_owned(),
+        sport: None,
+        start_time: None,
         market: MarketKey { name: MarketName::new(offer.name).ok()?, line: offer.line },
         status: MarketStatus::Open,
         in_play: false,

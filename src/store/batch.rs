@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use super::StoreError;
 use crate::domain::book::{MAX_MARKETS, decide};
 use crate::domain::ids::{EventId, MarketKey};
-use crate::domain::update::{PositionedUpdate, Revision};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::update::{OddsUpdate, PositionedUpdate, Revision};
 
 /// How many rows of one table [`Store::prune`](super::Store::prune) removes at most a call, so that a write never waits
 /// long behind it.
@@ -31,13 +32,30 @@ pub struct Heads {
     pub market_counts: Vec<usize>,
 }
 
+/// What an update says about its event that later updates of the market may leave out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Details<'a> {
+    /// The sport.
+    pub sport: Option<&'a str>,
+    /// When the event starts.
+    pub start_time: Option<Timestamp>,
+}
+
+impl<'a> Details<'a> {
+    fn after(self, update: &'a OddsUpdate) -> Details<'a> {
+        Details { sport: update.sport.as_deref().or(self.sport), start_time: update.start_time.or(self.start_time) }
+    }
+}
+
 /// What becomes of a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Folded {
+pub struct Folded<'a> {
     /// How many updates were taken.
     pub applied: usize,
     /// Of each update the sequence number, if the update is the state of its market behind the batch.
     pub current: Vec<Option<i64>>,
+    /// Of each update that is the state of its market the details that it or an update before it in the batch told.
+    pub details: Vec<Details<'a>>,
 }
 
 impl<'a> Batch<'a> {
@@ -72,9 +90,10 @@ impl<'a> Batch<'a> {
     }
 
     /// Takes the updates in their order, as the books of the live path do. `heads` must be of this batch.
-    pub fn fold(&self, mut heads: Heads) -> Result<Folded, StoreError> {
+    pub fn fold(&self, mut heads: Heads) -> Result<Folded<'a>, StoreError> {
         let mut applied = 0;
         let mut winners: Vec<Option<(usize, u64)>> = vec![None; self.markets.len()];
+        let mut told = vec![Details::default(); self.markets.len()];
         for (index, (positioned, &(event, market))) in self.updates.iter().zip(&self.places).enumerate() {
             // The number is made from the position, and must fit the column.
             fit(positioned.position)?;
@@ -90,13 +109,18 @@ impl<'a> Batch<'a> {
                 heads.revisions[market] = Some(revision);
                 heads.last_seqs[event] = seq;
                 winners[market] = Some((index, seq));
+                told[market] = told[market].after(&positioned.update);
             }
         }
         let mut current = vec![None; self.updates.len()];
-        for (index, seq) in winners.into_iter().flatten() {
-            current[index] = Some(fit(seq)?);
+        let mut details = vec![Details::default(); self.updates.len()];
+        for (winner, told) in winners.into_iter().zip(told) {
+            if let Some((index, seq)) = winner {
+                current[index] = Some(fit(seq)?);
+                details[index] = told;
+            }
         }
-        Ok(Folded { applied, current })
+        Ok(Folded { applied, current, details })
     }
 }
 
@@ -138,7 +162,22 @@ mod tests {
         assert_eq!(batch.events().iter().map(|event| event.as_str()).collect::<Vec<_>>(), ["A", "B"]);
         assert_eq!(batch.markets().len(), 3);
         let folded = batch.fold(batch.no_heads()).unwrap();
-        assert_eq!(folded, Folded { applied: 4, current: vec![None, Some(12), Some(13), None, Some(15), None] });
+        assert_eq!((folded.applied, folded.current), (4, vec![None, Some(12), Some(13), None, Some(15), None]));
+    }
+
+    #[test]
+    fn details_outlast_updates_without_them() {
+        let told = |time, sport: Option<&str>, start| OddsUpdate {
+            sport: sport.map(Into::into),
+            start_time: Timestamp::from_millis(start).filter(|_| start > 0),
+            ..update(1, time, 1)
+        };
+        let updates =
+            [told(1, Some("tennis"), 7), told(3, Some("soccer"), 0), told(4, None, 0), told(2, Some("late"), 9)];
+        let updates = updates.map(|update| positioned(update, 0));
+        let batch = Batch::of(&updates);
+        let details = batch.fold(batch.no_heads()).unwrap().details;
+        assert_eq!(details[2], Details { sport: Some("soccer"), start_time: Timestamp::from_millis(7) });
     }
 
     #[test]
@@ -150,7 +189,8 @@ mod tests {
             revisions: vec![Some(updates[0].update.revision)],
             market_counts: vec![1],
         };
-        assert_eq!(batch.fold(heads()).unwrap(), Folded { applied: 1, current: vec![None, Some(1_001)] });
+        let folded = batch.fold(heads()).unwrap();
+        assert_eq!((folded.applied, folded.current), (1, vec![None, Some(1_001)]));
     }
 
     #[test]
@@ -162,7 +202,8 @@ mod tests {
             revisions: vec![Some(update(1, 4, 1).revision), None],
             market_counts: vec![count],
         };
-        assert_eq!(batch.fold(heads(MAX_MARKETS)).unwrap(), Folded { applied: 1, current: vec![Some(1), None] });
+        let folded = batch.fold(heads(MAX_MARKETS)).unwrap();
+        assert_eq!((folded.applied, folded.current), (1, vec![Some(1), None]));
         assert_eq!(batch.fold(heads(MAX_MARKETS - 1)).unwrap().applied, 2);
     }
 

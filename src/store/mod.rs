@@ -3,6 +3,7 @@
 //! Calls block; actors make them on a thread for blocking work.
 
 mod batch;
+pub mod events;
 mod ledger_checks;
 pub mod money;
 #[cfg(test)]
@@ -16,6 +17,8 @@ pub mod together;
 pub mod user_turns;
 
 use std::sync::Arc;
+
+use events::{EventPage, EventQuery};
 
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
@@ -52,17 +55,6 @@ pub struct BatchReport {
     pub applied: usize,
     /// Rows added to the history.
     pub recorded: usize,
-}
-
-/// An event in a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventSummary {
-    /// The event.
-    pub event_id: EventId,
-    /// Its home side, or title.
-    pub home_team: String,
-    /// Its away side.
-    pub away_team: String,
 }
 
 /// Which rows of the history.
@@ -133,8 +125,8 @@ pub trait Store: Send + Sync {
     /// The current state of an event's markets; none for an event that is not known.
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError>;
 
-    /// Events in the order of their ids, behind `after`, at most `limit`.
-    fn list_events(&self, after: Option<&EventId>, limit: usize) -> Result<Vec<EventSummary>, StoreError>;
+    /// Events in the order of their ids.
+    fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError>;
 
     /// Rows of the history, ordered by their cursor.
     fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError>;

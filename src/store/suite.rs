@@ -1,5 +1,7 @@
 //! What every store must do: written against the trait, run for each database by [`store_suite`].
 
+pub mod events;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,6 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::batch::PRUNE_LIMIT;
+use super::events::EventSummary;
 use super::*;
 use crate::domain::book::Book;
 use crate::domain::ids::Source;
@@ -33,6 +36,8 @@ macro_rules! store_suite {
         #[case::extremes($crate::store::suite::extremes_read_back)]
         #[case::history_pages($crate::store::suite::history_pages_are_complete_and_without_repeats)]
         #[case::event_pages($crate::store::suite::event_pages_are_complete_and_name_the_sides)]
+        #[case::event_details($crate::store::suite::events::details_stay_known)]
+        #[case::event_filters($crate::store::suite::events::filters_agree_with_memory)]
         #[case::dead_letters($crate::store::suite::dead_letters_keep_every_byte)]
         #[case::prune($crate::store::suite::prune_takes_the_oldest_and_a_bounded_number)]
         #[case::refused_batch($crate::store::suite::a_batch_that_does_not_fit_leaves_nothing)]
@@ -84,7 +89,25 @@ fn revisions(store: &dyn Store, update: &OddsUpdate) -> Vec<Revision> {
 
 /// An update as the history gives it back.
 fn without_teams(update: &OddsUpdate) -> OddsUpdate {
-    OddsUpdate { home_team: String::new(), away_team: String::new(), ..update.clone() }
+    OddsUpdate { home_team: String::new(), away_team: String::new(), ..without_details(update) }
+}
+
+/// An update as a book gets it back: what is told about the event is kept for the list of events alone.
+fn without_details(update: &OddsUpdate) -> OddsUpdate {
+    OddsUpdate { sport: None, start_time: None, ..update.clone() }
+}
+
+/// The whole list of events, read page by page.
+pub fn listed(store: &dyn Store, mut query: EventQuery) -> Vec<EventSummary> {
+    let mut events = Vec::new();
+    query.limit = if query.limit == 0 { 10 } else { query.limit };
+    loop {
+        let page = store.list_events(&query).unwrap();
+        assert!(page.events.len() <= query.limit);
+        events.extend(page.events);
+        let Some(next) = page.next else { return events };
+        query.after = Some(next);
+    }
 }
 
 fn report(applied: usize, recorded: usize) -> BatchReport {
@@ -141,7 +164,7 @@ pub fn nothing_is_nothing(store: &dyn Store) {
     assert_eq!(store.write_updates(&[]), Ok(report(0, 0)));
     assert_eq!(store.write_dead_letters(&[]), Ok(()));
     assert_eq!(store.load_event(&event), Ok(vec![]));
-    assert_eq!(store.list_events(None, 10), Ok(vec![]));
+    assert_eq!(listed(store, EventQuery::default()), []);
     assert_eq!(store.history(&all_of(&event, &update(1, 1, 1).market, 10)), Ok(vec![]));
     assert_eq!(store.list_dead_letters(10), Ok(vec![]));
     assert_eq!(store.prune(Timestamp::now(), Timestamp::now()), Ok(PruneReport::default()));
@@ -285,7 +308,8 @@ pub fn every_update_reads_back_exactly(store: &dyn Store) {
         update.event_id = EventId::new(event).unwrap();
         let batch = positioned(0, [update.clone()]);
         prop_assert_eq!(store.write_updates(&batch).unwrap(), report(1, 1));
-        prop_assert_eq!(states(store, event), [MarketState { update: update.clone(), seq: 1 }]);
+        prop_assert_eq!(states(store, event), [MarketState { update: without_details(&update), seq: 1 }]);
+
         let entries = history(store, &update.event_id, &update.market);
         prop_assert_eq!(entries.len(), 1);
         prop_assert_eq!(&entries[0].update, &without_teams(&update));
@@ -361,18 +385,11 @@ pub fn event_pages_are_complete_and_name_the_sides(store: &dyn Store) {
     let changes = [sides("zz", 1, "Flamengo B"), sides("1x2", 2, "Flamengo A"), sides("zz", 0, "late")];
     store.write_updates(&positioned(100, changes)).unwrap();
 
-    let (mut read, mut after) = (Vec::new(), None);
-    loop {
-        let page = store.list_events(after.as_ref(), 3).unwrap();
-        assert!(page.len() <= 3);
-        let Some(last) = page.last() else { break };
-        after = Some(last.event_id.clone());
-        read.extend(page);
-    }
+    let read = listed(store, EventQuery { limit: 3, ..EventQuery::default() });
     assert_eq!(read.iter().map(|event| event.event_id.as_str()).collect::<Vec<_>>(), ids, "in the order of bytes");
     assert_eq!((read[1].home_team.as_str(), read[1].away_team.as_str()), ("Flamengo A", "Palmeiras"));
     assert_eq!(read[0].home_team, "Flamengo");
-    assert_eq!(store.list_events(None, 0), Ok(vec![]));
+    assert_eq!(store.list_events(&EventQuery::default()), Ok(EventPage::default()), "no room on the page");
 }
 
 fn letter(index: usize, raw: Vec<u8>) -> DeadLetter {
@@ -428,7 +445,7 @@ pub fn a_batch_that_does_not_fit_leaves_nothing(store: &dyn Store) {
     let mut batch = positioned(0, [update(1, 1, 1), update(2, 1, 1)]);
     batch[1].position = u64::MAX;
     assert!(matches!(store.write_updates(&batch), Err(StoreError::Refused(_))));
-    assert_eq!(store.list_events(None, 10), Ok(vec![]));
+    assert_eq!(listed(store, EventQuery::default()), []);
     assert_eq!(revisions(store, &update(1, 1, 1)), []);
     assert_eq!(store.write_updates(&batch[..1]), Ok(report(1, 1)), "the store goes on");
 }

@@ -121,7 +121,7 @@ async fn both_recordings_beside_the_simulator_end_as_an_independent_fold_says() 
         assert_eq!(rest_seen(&odds[0]), without_teams(states.last().unwrap().clone()), "the book");
         until_history_is(&platform, event, states).await;
     }
-    let (_, events) = get_json(&platform.url("/v1/events")).await;
+    let (_, events) = get_json(&platform.url("/v1/events?status=all")).await;
     let ids: Vec<_> = events.as_array().unwrap().iter().map(|event| event["eventId"].as_str().unwrap()).collect();
     assert!(ids.contains(&GREYHOUNDS) && ids.contains(&HORSES) && ids.contains(&"MATCH_012"), "{ids:?}");
     let ingest = platform.metrics(Role::Ingest).await;

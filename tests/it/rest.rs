@@ -3,6 +3,7 @@
 mod caching;
 mod contract;
 mod errors;
+mod events;
 mod health;
 mod metrics;
 mod paging;

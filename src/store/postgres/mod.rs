@@ -28,7 +28,8 @@ use self::address::PgAddress;
 use self::connections::{Connections, Share};
 use self::error::Failure;
 use self::tables::Tables;
-use super::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
+use super::events::{EventPage, EventQuery};
+use super::{BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
 use crate::address::AddressError;
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
@@ -184,8 +185,8 @@ impl Store for PgStore {
         self.readers()?.run(|connection| read::event(connection, event_id))
     }
 
-    fn list_events(&self, after: Option<&EventId>, limit: usize) -> Result<Vec<EventSummary>, StoreError> {
-        self.readers()?.run(|connection| read::events(connection, after, limit))
+    fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {
+        self.readers()?.run(|connection| read::events(connection, query))
     }
 
     fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Binary, Bool, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz};
 
 use super::StoreError;
 use super::error::Failure;
@@ -14,7 +14,8 @@ use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::update::{OddsUpdate, Revision, read_selections};
-use crate::store::{EventSummary, HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
+use crate::store::events::{EventPage, EventQuery, EventSummary, NamePart};
+use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
 
 statement! {
     /// The markets of an event.
@@ -24,21 +25,58 @@ statement! {
 }
 
 statement! {
-    /// A page of events, with the sides that the market changed last gives them. It steps from one event to the next
-    /// within the key's index: PostgreSQL's `DISTINCT` would read every market of the table for it.
-    EventPage<'a> returns (Text, Text, Text):
+    /// The ids of events. It steps from one event to the next within the key's index: PostgreSQL's `DISTINCT` would read
+    /// every market of the table for it.
+    EventIds<'a> returns (Text):
     "WITH RECURSIVE page (event_id, place) AS (
         SELECT min(event_id), 1::bigint FROM odds_current WHERE event_id > " { after: &'a str as Text } "
         UNION ALL
         SELECT (SELECT min(event_id) FROM odds_current WHERE event_id > page.event_id), place + 1
         FROM page WHERE event_id IS NOT NULL AND place < " { limit: i64 as BigInt } "
     )
-    SELECT page.event_id, sides.home_team, sides.away_team
-    FROM page CROSS JOIN LATERAL (
-        SELECT home_team, away_team FROM odds_current AS market
-        WHERE market.event_id = page.event_id ORDER BY seq DESC LIMIT 1
-    ) AS sides
-    ORDER BY page.place"
+    SELECT event_id FROM page WHERE event_id IS NOT NULL ORDER BY place"
+}
+
+statement! {
+    /// The ids of events with a market that is not finished, alike, within the index of these.
+    UnfinishedEventIds<'a> returns (Text):
+    "WITH RECURSIVE page (event_id, place) AS (
+        SELECT min(event_id), 1::bigint FROM odds_current
+        WHERE status IN ('open', 'suspended') AND event_id > " { after: &'a str as Text } "
+        UNION ALL
+        SELECT (
+            SELECT min(event_id) FROM odds_current
+            WHERE status IN ('open', 'suspended') AND event_id > page.event_id
+        ), place + 1
+        FROM page WHERE event_id IS NOT NULL AND place < " { limit: i64 as BigInt } "
+    )
+    SELECT event_id FROM page WHERE event_id IS NOT NULL ORDER BY place"
+}
+
+statement! {
+    /// Those of a list that pass, with the sides that the market changed last gives them. The sport and the start time are
+    /// those told last.
+    Events<'a> returns (Text, Text, Text, Nullable<Text>, Nullable<Timestamptz>, Text, BigInt):
+    "SELECT wanted.event_id, event.home_team, event.away_team, event.sport, event.start_time, event.status,
+        event.open_markets
+    FROM unnest(" { ids: &'a [String] as Array<Text> } ") WITH ORDINALITY AS wanted (event_id, place)
+    CROSS JOIN LATERAL (
+        SELECT (array_agg(home_team ORDER BY seq DESC))[1] AS home_team,
+            (array_agg(away_team ORDER BY seq DESC))[1] AS away_team,
+            (array_agg(sport ORDER BY seq DESC) FILTER (WHERE sport IS NOT NULL))[1] AS sport,
+            (array_agg(start_time ORDER BY seq DESC) FILTER (WHERE start_time IS NOT NULL))[1] AS start_time,
+            CASE WHEN NOT bool_or(status IN ('open', 'suspended')) THEN 'ended'
+                WHEN bool_or(in_play) THEN 'live' ELSE 'upcoming' END AS status,
+            count(*) FILTER (WHERE status = 'open') AS open_markets
+        FROM odds_current AS market WHERE market.event_id = wanted.event_id
+        HAVING count(*) > 0
+    ) AS event
+    WHERE event.status = ANY (" { statuses: &'a [&'a str] as Array<Text> } ")
+        AND " { sport: &'a str as Text } " IN ('', event.sport)
+        AND coalesce(event.start_time >= " { from: PgTimestamp as Timestamptz }
+    " AND event.start_time < " { to: PgTimestamp as Timestamptz } ", " { untimed: bool as Bool } ")
+        AND (event.home_team || E'\\n' || event.away_team) ~ " { name: &'a str as Text } "
+    ORDER BY wanted.place"
 }
 
 statement! {
@@ -92,6 +130,8 @@ impl Stored {
             event_id: event_id.clone(),
             home_team: self.home_team,
             away_team: self.away_team,
+            sport: None,
+            start_time: None,
             market: MarketKey { name: self.market.parse()?, line },
             status: self.status.parse()?,
             in_play: self.in_play,
@@ -119,23 +159,51 @@ pub(super) fn event(connection: &mut PgConnection, event_id: &EventId) -> Result
     Ok(states)
 }
 
-/// Events behind `after`.
-pub(super) fn events(
-    connection: &mut PgConnection,
-    after: Option<&EventId>,
-    limit: usize,
-) -> Result<Vec<EventSummary>, Failure> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
-    let page = EventPage { after: after.map_or("", EventId::as_str), limit: rows_at_most(limit) };
-    let rows = page.load::<(String, String, String)>(connection)?;
-    rows.into_iter()
-        .map(|(event_id, home_team, away_team)| {
-            let event_id = event_id.parse().map_err(|_| super::unreadable("event_id", &event_id))?;
-            Ok(EventSummary { event_id, home_team, away_team })
-        })
-        .collect()
+type EventRow = (String, String, String, Option<String>, Option<PgTimestamp>, String, i64);
+
+/// A page of events.
+pub(super) fn events(connection: &mut PgConnection, query: &EventQuery) -> Result<EventPage, Failure> {
+    let candidates = |connection: &mut PgConnection, after: Option<&EventId>, limit| {
+        let (after, limit) = (after.map_or("", EventId::as_str), rows_at_most(limit));
+        let ids = if query.only_unfinished() {
+            UnfinishedEventIds { after, limit }.load::<(String,)>(connection)?
+        } else {
+            EventIds { after, limit }.load::<(String,)>(connection)?
+        };
+        Ok(ids.into_iter().map(|(id,)| id).collect())
+    };
+    let statuses = query.statuses();
+    let name = query.name.as_ref().map(NamePart::regex).unwrap_or_default();
+    let read = |connection: &mut PgConnection, ids: &[String]| {
+        let events = Events {
+            ids,
+            statuses: &statuses,
+            sport: query.sport_or_empty(),
+            from: query.from.map_or(EARLIEST, super::stamp),
+            to: query.to.map_or(LATEST, super::stamp),
+            untimed: query.takes_untimed(),
+            name: &name,
+        };
+        events.load::<EventRow>(connection)?.into_iter().map(read_event).collect()
+    };
+    query.page(connection, candidates, read, event_id)
+}
+
+fn read_event(row: EventRow) -> Result<EventSummary, Failure> {
+    let (id, home_team, away_team, sport, start_time, status, open_markets) = row;
+    Ok(EventSummary {
+        event_id: event_id(&id)?,
+        home_team,
+        away_team,
+        sport,
+        start_time: start_time.map(super::time).transpose()?,
+        status: status.parse().map_err(|_| super::unreadable("status", &status))?,
+        open_markets: u64::try_from(open_markets).unwrap_or(0),
+    })
+}
+
+fn event_id(text: &str) -> Result<EventId, Failure> {
+    Ok(text.parse().map_err(|_| super::unreadable("event_id", text))?)
 }
 
 type HistoryRow = (i64, String, bool, String, String, i64, PgTimestamp);

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Binary, Bool, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz};
 
 use super::StoreError;
 use super::error::Failure;
@@ -13,7 +13,7 @@ use super::statement::statement;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::{OddsUpdate, PositionedUpdate, Revision};
-use crate::store::batch::{Batch, Heads, PRUNE_LIMIT};
+use crate::store::batch::{Batch, Folded, Heads, PRUNE_LIMIT};
 use crate::store::{BatchReport, PruneReport};
 
 /// A batch of more events takes one lock for all: the server's table of locks has room for some thousands.
@@ -61,24 +61,29 @@ statement! {
 
 statement! {
     /// Takes the rows. They were decided on under the locks; the guard says once more that a state never gives way to an
-    /// older one, unless its time is later than what is believed.
+    /// older one, unless its time is later than what is believed. An update without a sport or a start time leaves the
+    /// known ones.
     UpsertCurrent<'a>:
     "INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
-        home_team, away_team, seq)
+        home_team, away_team, seq, sport, start_time)
     SELECT event_id, market, line, status, in_play, selections::jsonb, source, version, updated_at,
-        home_team, away_team, seq
+        home_team, away_team, seq, sport, start_time
     FROM unnest(" { event_id: &'a [&'a str] as Array<Text> } ", " { market: &'a [&'a str] as Array<Text> } ", "
         { line: &'a [&'a str] as Array<Text> } ", " { status: &'a [&'a str] as Array<Text> } ", "
         { in_play: &'a [bool] as Array<Bool> } ", " { selections: &'a [&'a str] as Array<Text> } ", "
         { source: &'a [&'a str] as Array<Text> } ", " { version: &'a [i64] as Array<BigInt> } ", "
         { updated_at: &'a [PgTimestamp] as Array<Timestamptz> } ", " { home_team: &'a [&'a str] as Array<Text> } ", "
-        { away_team: &'a [&'a str] as Array<Text> } ", " { seq: &'a [i64] as Array<BigInt> }
+        { away_team: &'a [&'a str] as Array<Text> } ", " { seq: &'a [i64] as Array<BigInt> } ", "
+        { sport: &'a [Option<&'a str>] as Array<Nullable<Text>> } ", "
+        { start_time: &'a [Option<PgTimestamp>] as Array<Nullable<Timestamptz>> }
     ") AS taken (event_id, market, line, status, in_play, selections, source, version, updated_at,
-        home_team, away_team, seq)
+        home_team, away_team, seq, sport, start_time)
     ON CONFLICT (event_id, market, line) DO UPDATE SET
         status = excluded.status, in_play = excluded.in_play, selections = excluded.selections,
         source = excluded.source, version = excluded.version, updated_at = excluded.updated_at,
-        home_team = excluded.home_team, away_team = excluded.away_team, seq = excluded.seq
+        home_team = excluded.home_team, away_team = excluded.away_team, seq = excluded.seq,
+        sport = coalesce(excluded.sport, odds_current.sport),
+        start_time = coalesce(excluded.start_time, odds_current.start_time)
     WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)
         OR odds_current.updated_at > " { latest: PgTimestamp as Timestamptz } ""
 }
@@ -184,7 +189,7 @@ pub(super) fn updates(
     let folded = batch.fold(heads(connection, &batch, &events, latest)?)?;
     let texts = updates.iter().map(|one| Texts::of(&one.update)).collect::<Result<Vec<_>, _>>()?;
     if folded.applied > 0 {
-        upsert(connection, updates, &texts, &folded.current, latest)?;
+        upsert(connection, updates, &texts, &folded, latest)?;
     }
     let mut all = Columns::default();
     updates.iter().zip(&texts).for_each(|(one, texts)| all.push(&one.update, texts));
@@ -243,16 +248,20 @@ fn upsert(
     connection: &mut PgConnection,
     updates: &[PositionedUpdate],
     texts: &[Texts],
-    current: &[Option<i64>],
+    folded: &Folded<'_>,
     latest: Timestamp,
 ) -> Result<usize, Failure> {
     let (mut rows, mut home_team, mut away_team, mut seqs) = (Columns::default(), Vec::new(), Vec::new(), Vec::new());
-    for ((PositionedUpdate { update, .. }, texts), seq) in updates.iter().zip(texts).zip(current) {
+    let (mut sport, mut start_time) = (Vec::new(), Vec::new());
+    let states = folded.current.iter().zip(&folded.details);
+    for ((PositionedUpdate { update, .. }, texts), (seq, details)) in updates.iter().zip(texts).zip(states) {
         if let Some(seq) = seq {
             rows.push(update, texts);
             home_team.push(update.home_team.as_str());
             away_team.push(update.away_team.as_str());
             seqs.push(*seq);
+            sport.push(details.sport);
+            start_time.push(details.start_time.map(super::stamp));
         }
     }
     let upsert = UpsertCurrent {
@@ -268,6 +277,8 @@ fn upsert(
         home_team: &home_team,
         away_team: &away_team,
         seq: &seqs,
+        sport: &sport,
+        start_time: &start_time,
         latest: super::stamp(latest),
     };
     Ok(upsert.execute(connection)?)

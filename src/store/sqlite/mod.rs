@@ -21,7 +21,8 @@ use diesel::prelude::*;
 pub use self::claim::Claim;
 use self::connections::Connections;
 use self::error::Failure;
-use super::{BatchReport, EventSummary, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
+use super::events::{EventPage, EventQuery};
+use super::{BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
@@ -109,8 +110,8 @@ impl Store for SqliteStore {
         self.read(|connection| read::event(connection, event_id))
     }
 
-    fn list_events(&self, after: Option<&EventId>, limit: usize) -> Result<Vec<EventSummary>, StoreError> {
-        self.read(|connection| read::events(connection, after, limit))
+    fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {
+        self.read(|connection| read::events(connection, query))
     }
 
     fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Bool, Text};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::StoreError;
@@ -14,8 +14,10 @@ use super::schema::{dead_letters, odds_current, odds_history};
 use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::timestamp::Timestamp;
 use crate::domain::update::{OddsUpdate, Revision, read_selections};
-use crate::store::{EventSummary, HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
+use crate::store::events::{EventPage, EventQuery, EventSummary, NamePart};
+use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
 
 /// The columns that the current state and the history share.
 struct Stored {
@@ -45,6 +47,8 @@ impl Stored {
             event_id: self.event_id.parse()?,
             home_team: self.home_team,
             away_team: self.away_team,
+            sport: None,
+            start_time: None,
             market: MarketKey { name: self.market.parse()?, line },
             status: self.status.parse()?,
             in_play: self.in_play,
@@ -105,10 +109,41 @@ pub(super) fn event(connection: &mut SqliteConnection, event_id: &EventId) -> Re
     Ok(states)
 }
 
-/// In SQLite a bare column beside `max()` is that of the row with the maximum.
+const EVENT_IDS: &str = "
+    SELECT DISTINCT event_id FROM odds_current WHERE event_id > ? ORDER BY event_id LIMIT ?";
+
+const UNFINISHED_EVENT_IDS: &str = "
+    SELECT DISTINCT event_id FROM odds_current INDEXED BY odds_current_unfinished
+    WHERE event_id > ? AND status IN ('open', 'suspended') ORDER BY event_id LIMIT ?";
+
+/// Those of a list that pass, with the sides that the market changed last gives them: in SQLite a bare column beside
+/// `max()` is that of the row with the maximum. The sport and the start time are those told last.
 const EVENTS: &str = "
-    SELECT event_id, home_team, away_team, max(seq) AS seq
-    FROM odds_current WHERE event_id > ? GROUP BY event_id ORDER BY event_id LIMIT ?";
+    WITH summary AS (
+        SELECT market.event_id, home_team, away_team, max(seq) AS seq, sum(status = 'open') AS open_markets,
+            CASE WHEN sum(status IN ('open', 'suspended')) = 0 THEN 'ended'
+                WHEN sum(in_play) > 0 THEN 'live' ELSE 'upcoming' END AS event_status
+        FROM jsonb_each(?) AS wanted CROSS JOIN odds_current AS market ON market.event_id = wanted.value
+        GROUP BY market.event_id
+    ), event AS (
+        SELECT summary.*,
+            (SELECT sport FROM odds_current AS market WHERE market.event_id = summary.event_id AND sport IS NOT NULL
+                ORDER BY market.seq DESC LIMIT 1) AS sport,
+            (SELECT start_time FROM odds_current AS market
+                WHERE market.event_id = summary.event_id AND start_time IS NOT NULL
+                ORDER BY market.seq DESC LIMIT 1) AS start_time
+        FROM summary
+    )
+    SELECT event_id, home_team, away_team, sport, start_time, event_status, open_markets FROM event
+    WHERE event_status IN (SELECT value FROM jsonb_each(?)) AND ? IN ('', sport)
+        AND coalesce(start_time >= ? AND start_time < ?, ?) AND home_team || char(10) || away_team GLOB ?
+    ORDER BY event_id";
+
+#[derive(QueryableByName)]
+struct IdRow {
+    #[diesel(sql_type = Text)]
+    event_id: String,
+}
 
 #[derive(QueryableByName)]
 struct EventRow {
@@ -118,24 +153,58 @@ struct EventRow {
     home_team: String,
     #[diesel(sql_type = Text)]
     away_team: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    sport: Option<String>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    start_time: Option<i64>,
+    #[diesel(sql_type = Text)]
+    event_status: String,
+    #[diesel(sql_type = BigInt)]
+    open_markets: i64,
 }
 
-/// Events behind `after`, with the sides that the market changed last gives them.
-pub(super) fn events(
-    connection: &mut SqliteConnection,
-    after: Option<&EventId>,
-    limit: usize,
-) -> Result<Vec<EventSummary>, Failure> {
-    let rows = sql_query(EVENTS)
-        .bind::<Text, _>(after.map_or("", EventId::as_str))
-        .bind::<BigInt, _>(rows_at_most(limit))
-        .load::<EventRow>(connection)?;
-    rows.into_iter()
-        .map(|EventRow { event_id, home_team, away_team }| {
-            let event_id = event_id.parse().map_err(|_| super::unreadable("event_id", &event_id))?;
-            Ok(EventSummary { event_id, home_team, away_team })
+impl EventRow {
+    fn read(self) -> Result<EventSummary, Failure> {
+        Ok(EventSummary {
+            event_id: event_id(&self.event_id)?,
+            home_team: self.home_team,
+            away_team: self.away_team,
+            sport: self.sport,
+            start_time: self.start_time.map(super::time).transpose()?,
+            status: self.event_status.parse().map_err(|_| super::unreadable("status", &self.event_status))?,
+            open_markets: u64::try_from(self.open_markets).unwrap_or(0),
         })
-        .collect()
+    }
+}
+
+fn event_id(text: &str) -> Result<EventId, Failure> {
+    Ok(text.parse().map_err(|_| super::unreadable("event_id", text))?)
+}
+
+/// A page of events.
+pub(super) fn events(connection: &mut SqliteConnection, query: &EventQuery) -> Result<EventPage, Failure> {
+    let statement = if query.only_unfinished() { UNFINISHED_EVENT_IDS } else { EVENT_IDS };
+    let candidates = |connection: &mut SqliteConnection, after: Option<&EventId>, limit| {
+        let ids = sql_query(statement)
+            .bind::<Text, _>(after.map_or("", EventId::as_str))
+            .bind::<BigInt, _>(rows_at_most(limit))
+            .load::<IdRow>(connection)?;
+        Ok(ids.into_iter().map(|row| row.event_id).collect())
+    };
+    let name = query.name.as_ref().map_or_else(|| "*".to_owned(), NamePart::glob);
+    let read = |connection: &mut SqliteConnection, ids: &[String]| {
+        let rows = sql_query(EVENTS)
+            .bind::<Text, _>(super::write::json(&ids)?)
+            .bind::<Text, _>(super::write::json(&query.statuses())?)
+            .bind::<Text, _>(query.sport_or_empty())
+            .bind::<BigInt, _>(query.from.map_or(i64::MIN, Timestamp::micros))
+            .bind::<BigInt, _>(query.to.map_or(i64::MAX, Timestamp::micros))
+            .bind::<Bool, _>(query.takes_untimed())
+            .bind::<Text, _>(&name)
+            .load::<EventRow>(connection)?;
+        rows.into_iter().map(EventRow::read).collect()
+    };
+    query.page(connection, candidates, read, event_id)
 }
 
 #[derive(Queryable, Selectable)]

@@ -82,6 +82,8 @@ diesel::table! {
         version -> BigInt,
         updated_at -> BigInt,
         seq -> BigInt,
+        sport -> Nullable<Text>,
+        start_time -> Nullable<BigInt>,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::domain::ids::{EventId, MarketName, Source};
 use crate::domain::status::MarketStatus;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::update::{OddsUpdate, PositionedUpdate, Revision, Selection};
-use crate::store::batch::{Batch, Heads, PRUNE_LIMIT};
+use crate::store::batch::{Batch, Details, Heads, PRUNE_LIMIT};
 use crate::store::{BatchReport, PruneReport};
 
 /// The last number of each event in the list, and how many markets it has; `place` is its place there.
@@ -32,17 +32,19 @@ const REVISIONS: &str = "
         AND current.line = wanted.value ->> 2";
 
 /// Takes the rows that have a number. They were decided on under the same lock; the guard says once more that a state
-/// never gives way to an older one, unless its time is later than what is believed.
+/// never gives way to an older one, unless its time is later than what is believed. An update without a sport or a start
+/// time leaves the known ones.
 pub(super) const UPSERT_CURRENT: &str = "
     INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
-        home_team, away_team, seq)
+        home_team, away_team, seq, sport, start_time)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-        value ->> 8, value ->> 9, value ->> 10, value ->> 11
+        value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13
     FROM jsonb_each(?) WHERE value ->> 11 IS NOT NULL
     ON CONFLICT (event_id, market, line) DO UPDATE SET
         status = excluded.status, in_play = excluded.in_play, selections = excluded.selections,
         source = excluded.source, version = excluded.version, updated_at = excluded.updated_at,
-        home_team = excluded.home_team, away_team = excluded.away_team, seq = excluded.seq
+        home_team = excluded.home_team, away_team = excluded.away_team, seq = excluded.seq,
+        sport = coalesce(excluded.sport, sport), start_time = coalesce(excluded.start_time, start_time)
     WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)
         OR odds_current.updated_at > ?";
 
@@ -80,10 +82,12 @@ struct Row<'a>(
     &'a str,
     &'a str,
     Option<i64>,
+    Option<&'a str>,
+    Option<i64>,
 );
 
-impl Row<'_> {
-    fn of(update: &OddsUpdate, seq: Option<i64>) -> Row<'_> {
+impl<'a> Row<'a> {
+    fn of(update: &'a OddsUpdate, seq: Option<i64>, details: Details<'a>) -> Row<'a> {
         Row(
             &update.event_id,
             &update.market.name,
@@ -97,6 +101,8 @@ impl Row<'_> {
             &update.home_team,
             &update.away_team,
             seq,
+            details.sport,
+            details.start_time.map(Timestamp::micros),
         )
     }
 }
@@ -110,7 +116,9 @@ pub(super) fn updates(
 ) -> Result<BatchReport, Failure> {
     let batch = Batch::of(updates);
     let folded = batch.fold(heads(connection, &batch, latest)?)?;
-    let rows: Vec<_> = updates.iter().zip(&folded.current).map(|(one, seq)| Row::of(&one.update, *seq)).collect();
+    let states = folded.current.iter().zip(&folded.details);
+    let rows = updates.iter().zip(states).map(|(one, (seq, details))| Row::of(&one.update, *seq, *details));
+    let rows: Vec<_> = rows.collect();
     let rows = json(&rows)?;
     if folded.applied > 0 {
         let upsert = sql_query(UPSERT_CURRENT).bind::<Text, _>(&rows).bind::<BigInt, _>(latest.micros());
@@ -166,7 +174,7 @@ fn at<T>(list: &mut [T], place: i64) -> Option<&mut T> {
     usize::try_from(place).ok().and_then(|place| list.get_mut(place))
 }
 
-fn json(rows: &(impl Serialize + ?Sized)) -> Result<String, StoreError> {
+pub(super) fn json(rows: &(impl Serialize + ?Sized)) -> Result<String, StoreError> {
     serde_json::to_string(rows).map_err(|error| StoreError::Refused(format!("cannot write the batch as JSON: {error}")))
 }
 

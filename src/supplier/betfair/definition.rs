@@ -1,6 +1,7 @@
 //! What a Betfair market is, in our words.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
@@ -10,7 +11,8 @@ use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId};
 use crate::domain::json;
 use crate::domain::price::Line;
 use crate::domain::status::{MarketStatus, SelectionStatus};
-use crate::domain::update::MAX_SELECTIONS;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::update::{MAX_SELECTIONS, read_sport};
 
 /// Why a market is refused whose prices are no odds but the line of a spread.
 pub const UNSUPPORTED: &str = "unsupported_betting_type";
@@ -27,6 +29,10 @@ pub struct Definition {
     pub home_team: String,
     /// The away side, or nothing.
     pub away_team: String,
+    /// The sport; a name where we know one for Betfair's id, else the id.
+    pub sport: Option<Arc<str>>,
+    /// When the market starts, else when the event does.
+    pub start_time: Option<Timestamp>,
     /// Status of the market.
     pub status: MarketStatus,
     /// Which of several definitions is valid: the one with the highest version.
@@ -51,7 +57,8 @@ pub struct Runner {
 }
 
 impl Definition {
-    /// Reads a definition. A part of it that cannot be read makes all of it unreadable.
+    /// Reads a definition. A part of it that cannot be read makes all of it unreadable. The exceptions are the sport and
+    /// the start time: no bet depends on them, so an unreadable one counts as not sent.
     pub fn read(market: &EventId, text: &RawValue) -> Result<Definition, Refused> {
         let wire: MarketDefinition<'_> = json::from_str(text.get())
             .map_err(|error| Refused { reason: "bad_definition", detail: format!("definition: {error}") })?;
@@ -67,6 +74,8 @@ impl Definition {
             key: MarketKey { name: market_name(wire.market_type.as_deref())?, line: None },
             home_team: home_team.to_owned(),
             away_team: away_team.to_owned(),
+            sport: wire.event_type_id.and_then(sport),
+            start_time: [wire.market_time, wire.open_date].into_iter().find_map(|text| start_time(text?)),
             status: market_status(&wire.status, &runners)?,
             version: wire.version,
             in_play: wire.in_play.unwrap_or(false),
@@ -93,6 +102,30 @@ fn market_name(kind: Option<&str>) -> Result<MarketName, Refused> {
     let kind = kind.map(str::trim).filter(|kind| !kind.is_empty()).unwrap_or("market");
     MarketName::new(&kind.to_lowercase())
         .map_err(|error| Refused { reason: "bad_definition", detail: format!("marketType: {error}") })
+}
+
+/// The sport of an `eventTypeId`. The stream sends a text; a number is read as well.
+fn sport(id: &RawValue) -> Option<Arc<str>> {
+    let id =
+        serde_json::from_str::<String>(id.get()).or_else(|_| serde_json::from_str(id.get()).map(number_text)).ok()?;
+    let name = match id.trim() {
+        "1" => "soccer",
+        "2" => "tennis",
+        "4" => "cricket",
+        "7" => "horse racing",
+        "4339" => "greyhound racing",
+        "7522" => "basketball",
+        other => other,
+    };
+    read_sport(name).ok().flatten()
+}
+
+fn number_text(number: u64) -> String {
+    number.to_string()
+}
+
+fn start_time(text: &RawValue) -> Option<Timestamp> {
+    serde_json::from_str(text.get()).ok()
 }
 
 fn title<'a>(wire: &'a MarketDefinition<'_>, market: &'a EventId) -> &'a str {
@@ -233,6 +266,30 @@ mod tests {
         assert_eq!(shown, [("5", "5"), ("5@-1.5", "Home -1.5"), ("7@1.5", "Away 1.5")]);
         assert_eq!(definition.key.to_string(), "asian_handicap");
         assert!(definition.in_play);
+    }
+
+    #[test]
+    fn sport_and_start_come_from_definition() {
+        let told = |fields: &str| {
+            let definition =
+                read(&format!(r#"{{"status":"OPEN","runners":[{{"id":1,"status":"ACTIVE"}}]{fields}}}"#)).unwrap();
+            let start = definition.start_time.map(|time| time.to_string()).unwrap_or_default();
+            (definition.sport.as_deref().unwrap_or_default().to_owned(), start)
+        };
+        let both =
+            r#","eventTypeId":"7","marketTime":"2026-12-01T18:35:00.000Z","openDate":"2026-12-01T13:00:00.000Z""#;
+        assert_eq!(told(both), ("horse racing".to_owned(), "2026-12-01T18:35:00Z".to_owned()));
+        let sports =
+            [("1", "soccer"), ("2", "tennis"), ("4", "cricket"), ("4339", "greyhound racing"), ("7522", "basketball")];
+        for (id, name) in sports.into_iter().chain([("26420387", "26420387"), (" ", "")]) {
+            assert_eq!(told(&format!(r#","eventTypeId":"{id}""#)).0, name);
+        }
+        assert_eq!(told(r#","eventTypeId":1,"openDate":"2026-12-01T13:00:00.000Z""#).0, "soccer");
+        let open_date = r#","marketTime":"soon","openDate":"2026-12-01T13:00:00.000Z""#;
+        assert_eq!(told(open_date).1, "2026-12-01T13:00:00Z");
+        for nothing in ["", r#","eventTypeId":null,"marketTime":null"#, r#","eventTypeId":{},"marketTime":7"#] {
+            assert_eq!(told(nothing), (String::new(), String::new()), "{nothing}");
+        }
     }
 
     #[test]

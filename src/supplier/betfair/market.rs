@@ -198,6 +198,8 @@ impl Market {
             event_id: self.id.clone(),
             home_team: definition.home_team.clone(),
             away_team: definition.away_team.clone(),
+            sport: definition.sport.clone(),
+            start_time: definition.start_time,
             market: definition.key.clone(),
             status,
             in_play: definition.in_play,

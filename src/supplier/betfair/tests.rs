@@ -93,7 +93,7 @@ fn revisions_of_a_recording_only_grow() {
 #[test]
 fn the_greyhounds_end_settled_with_their_winner() {
     let last = decode(GREYHOUNDS).pop().unwrap();
-    insta::assert_snapshot!(last.to_json(), @r#"{"event_id":"1.197931750","home_team":"Sheffield 19th Apr","away_team":"","market":"win","selections":[{"id":"44331354","name":"1. Paradise Mission","price":85,"status":"loser"},{"id":"37947503","name":"2. Sandwood Jet","price":25,"status":"winner"},{"id":"36276560","name":"3. Kirabilly Kathy","price":6.8,"status":"loser"},{"id":"42930960","name":"4. Gurtnacrehyblake","price":9.8,"status":"loser"},{"id":"40095374","name":"5. Castlehill Jil","price":17,"status":"loser"},{"id":"39823721","name":"6. Coolavanny Galiv","price":1.56,"status":"loser"}],"status":"settled","updated_at":"2022-04-19T18:29:56.470Z","source":"betfair","version":120}"#);
+    insta::assert_snapshot!(last.to_json(), @r#"{"event_id":"1.197931750","home_team":"Sheffield 19th Apr","away_team":"","sport":"greyhound racing","start_time":"2022-04-19T18:26:00Z","market":"win","selections":[{"id":"44331354","name":"1. Paradise Mission","price":85,"status":"loser"},{"id":"37947503","name":"2. Sandwood Jet","price":25,"status":"winner"},{"id":"36276560","name":"3. Kirabilly Kathy","price":6.8,"status":"loser"},{"id":"42930960","name":"4. Gurtnacrehyblake","price":9.8,"status":"loser"},{"id":"40095374","name":"5. Castlehill Jil","price":17,"status":"loser"},{"id":"39823721","name":"6. Coolavanny Galiv","price":1.56,"status":"loser"}],"status":"settled","updated_at":"2022-04-19T18:29:56.470Z","source":"betfair","version":120}"#);
 }
 
 #[test]

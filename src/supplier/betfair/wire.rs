@@ -132,6 +132,15 @@ pub struct MarketDefinition<'a> {
     pub name: Option<String>,
     /// Where it takes place.
     pub venue: Option<String>,
+    /// The sport, as an id.
+    #[serde(borrow)]
+    pub event_type_id: Option<&'a RawValue>,
+    /// When the market starts.
+    #[serde(borrow)]
+    pub market_time: Option<&'a RawValue>,
+    /// When the event starts.
+    #[serde(borrow)]
+    pub open_date: Option<&'a RawValue>,
     /// Who takes part.
     #[serde(borrow, deserialize_with = "json::objects")]
     pub runners: Vec<RunnerDefinition<'a>>,

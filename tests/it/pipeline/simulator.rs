@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use sports_bet_platform::config::settings::Role;
+use sports_bet_platform::store::events::EventQuery;
 
 use super::*;
 
 /// Version by version of each event, as `1x2` of the simulator counts them.
 fn versions_by_event(database: &Database) -> BTreeMap<String, Vec<i64>> {
-    let events = database.store.list_events(None, 1_000).unwrap();
+    let query = EventQuery { limit: 1_000, ..EventQuery::default() };
+    let events = database.store.list_events(&query).unwrap().events;
     events.iter().map(|event| (event.event_id.to_string(), database.versions(event.event_id.as_str()))).collect()
 }
 

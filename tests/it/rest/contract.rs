@@ -40,7 +40,7 @@ async fn the_reads_answer_in_the_shape_of_the_contract() {
     let fed = three_markets().await;
     let text = async |path: &str| numbered(Answer::get(&fed.url(path)).await.text());
 
-    insta::assert_snapshot!(text("/v1/events").await, @r#"[{"eventId":"MATCH_001","homeTeam":"Flamengo","awayTeam":"Palmeiras"}]"#);
+    insta::assert_snapshot!(text("/v1/events").await, @r#"[{"eventId":"MATCH_001","homeTeam":"Flamengo","awayTeam":"Palmeiras","status":"upcoming","inPlay":false,"openMarkets":4}]"#);
     insta::assert_snapshot!(text("/v1/events/MATCH_001/markets").await, @r#"[{"market":"1x2","status":"open","seq":#1},{"market":"btts","status":"open","seq":#4},{"market":"total_goals","line":2.5,"status":"open","seq":#2},{"market":"total_goals","line":3.5,"status":"open","seq":#3}]"#);
     let odds = text("/v1/events/MATCH_001/odds").await;
     insta::assert_snapshot!(odds.replace("},{\"eventId", "},\n{\"eventId"), @r#"

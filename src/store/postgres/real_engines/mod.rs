@@ -315,6 +315,8 @@ fn the_statement_itself_guards_against_older_states() {
             home_team: &["a"],
             away_team: &["b"],
             seq: &[9],
+            sport: &[None],
+            start_time: &[None],
             latest: PgTimestamp(i64::MAX),
         };
         assert_eq!(upsert.execute(&mut connection), Ok(changes), "{updated_at} {version}");

@@ -1,0 +1,3 @@
+DROP INDEX odds_current_unfinished;
+ALTER TABLE odds_current DROP COLUMN start_time;
+ALTER TABLE odds_current DROP COLUMN sport;
