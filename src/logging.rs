@@ -1,6 +1,5 @@
 //! Log lines: text for people, JSON for machines. One record is one line, whatever it holds.
 
-
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;

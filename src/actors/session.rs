@@ -24,9 +24,9 @@ use crate::domain::ids::EventId;
 use crate::domain::protocol::{CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, snapshot_message};
 use crate::domain::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
 use crate::domain::timestamp::Timestamp;
-use crate::log_limit::LogLimit;
 use crate::http::connection::ConnectionHandle;
 use crate::http::frame_guard::{FrameGuard, FrameLimits, Violation};
+use crate::log_limit::LogLimit;
 use crate::metrics::OddsMetrics;
 
 /// How long a book may take to answer before the client is told to subscribe again.

@@ -31,7 +31,9 @@ async fn an_original_frame_reaches_the_subscriber_rest_and_the_history() {
     assert_eq!((status, history["entries"].as_array().unwrap().len()), (200, 1));
     assert_eq!(history["entries"][0]["homeOdd"], 2.478);
     let (_, events) = get_json(&platform.url("/v1/events")).await;
-    assert_eq!(events, json!([{"eventId": "MATCH_001", "homeTeam": "Flamengo", "awayTeam": "Palmeiras"}]));
+    let event = json!({"eventId": "MATCH_001", "homeTeam": "Flamengo", "awayTeam": "Palmeiras", "status": "upcoming",
+        "inPlay": false, "openMarkets": 1});
+    assert_eq!(events, json!([event]));
     platform.stop().await;
 }
 
