@@ -251,9 +251,10 @@ mod tests {
     #[actix_web::test]
     async fn suspended_market_opens_under_same_revision() {
         let bench = bench(state(update(1, 1, 1), 5)).await;
-        let mut early = market_update("MATCH_001", "btts", None, 1, 1);
-        early.revision = minutes_ahead(3).revision;
+        let btts = |time| market_update("MATCH_001", "btts", None, time, 1);
+        let early = btts(50);
         bench.hear(early.clone(), Some(6)).await;
+        bench.hear(btts(40), Some(7)).await;
         let status = async || bench.snapshot().await.markets[1].update.status;
         assert_eq!(status().await, MarketStatus::Suspended);
         let known = [state(update(1, 1, 1), 5), state(early.clone(), 6)].concat();
