@@ -2,10 +2,12 @@
 //! the position moves on only past batches that are done.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::bus::Position;
+use crate::bus::{Position, Record};
+use crate::domain::plausible::record_age;
+use crate::domain::timestamp::Timestamp;
 
 /// Records that may be in work before the bus is read on, in batches of the configured size.
 const MOST_BATCHES: usize = 16;
@@ -67,45 +69,69 @@ impl Applying {
         moved
     }
 
-    /// When the oldest batch in work was received.
+    /// When the oldest record of the first batch in work was published.
     pub fn oldest(&self) -> Option<Instant> {
         self.batches.front().map(|batch| batch.since)
     }
 }
 
-/// How old the oldest record is that was received and is not applied, for those who judge the live path by it.
+/// When the oldest record of a batch was published: a consumer that reads a long backlog is as far behind as its records
+/// are old. Now, where the bus does not say.
+pub(super) fn oldest_of(batch: &[Record]) -> Instant {
+    let (now, clock) = (Instant::now(), Timestamp::now());
+    let ages = batch.iter().filter_map(|record| record_age(record.published_at?, clock));
+    now.checked_sub(ages.max().unwrap_or_default()).unwrap_or(now)
+}
+
+/// How old the oldest record is that is not applied, for those who judge the live path by it.
 #[derive(Debug)]
 pub struct Backlog {
     start: Instant,
-    /// When it was received, in microseconds since `start`, counted from 1; 0 if everything is applied.
-    oldest: AtomicU64,
+    /// When it was published, in microseconds since `start`, which may be before that.
+    oldest: AtomicI64,
 }
+
+/// No record waits.
+const NOTHING: i64 = i64::MAX;
 
 impl Default for Backlog {
     fn default() -> Backlog {
-        Backlog { start: Instant::now(), oldest: AtomicU64::new(0) }
+        Backlog { start: Instant::now(), oldest: AtomicI64::new(NOTHING) }
     }
 }
 
 impl Backlog {
-    /// The oldest unapplied record was received at this time.
+    /// The oldest unapplied record was published at this time.
     pub(super) fn set(&self, oldest: Option<Instant>) {
-        let micros = oldest.map_or(0, |oldest| oldest.saturating_duration_since(self.start).as_micros() as u64 + 1);
+        let micros = oldest.map_or(NOTHING, |oldest| match oldest.checked_duration_since(self.start) {
+            Some(after) => signed_micros(after),
+            None => -signed_micros(self.start.duration_since(oldest)),
+        });
         self.oldest.store(micros, Ordering::Relaxed);
     }
 
     /// The age of the oldest unapplied record; zero if everything is applied.
     pub fn age(&self) -> Duration {
         match self.oldest.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            micros => self.start.elapsed().saturating_sub(Duration::from_micros(micros)),
+            NOTHING => Duration::ZERO,
+            micros => {
+                let age = signed_micros(self.start.elapsed()).saturating_sub(micros);
+                Duration::from_micros(u64::try_from(age).unwrap_or(0))
+            }
         }
     }
 }
 
+fn signed_micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::bus::NewRecord;
 
     fn behind(offset: u64) -> Position {
         let mut position = Position::default();
@@ -124,6 +150,35 @@ mod tests {
         assert_eq!(applying.done(first), Some(behind(20)));
         assert_eq!(applying.done(third), Some(behind(30)));
         assert!(applying.oldest().is_none());
+    }
+
+    #[test]
+    fn backlog_is_aged_by_publication() {
+        let now = Timestamp::now();
+        let at = |published_at| Record {
+            partition: 0,
+            offset: 0,
+            published_at,
+            record: NewRecord { key: Bytes::new(), payload: Bytes::new(), headers: Vec::new() },
+        };
+        let hours = |count: u64| Duration::from_secs(3_600 * count);
+        let backlog = Backlog::default();
+        let age_of = |batch: &[Record]| {
+            backlog.set(Some(oldest_of(batch)));
+            backlog.age()
+        };
+        let old = age_of(&[at(None), at(Some(now)), at(Some(now.earlier_by(hours(2)))), at(Some(now))]);
+        assert!(old >= hours(2) && old < hours(3), "{old:?}");
+        // What is no time, or is not said, has no age.
+        let unusable = [
+            at(None),
+            at(Timestamp::from_millis(0)),
+            at(Timestamp::from_millis(1_700_000)),
+            at(Some(now.later_by(hours(1)))),
+        ];
+        assert!(age_of(&unusable) < hours(1));
+        backlog.set(None);
+        assert_eq!(backlog.age(), Duration::ZERO);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct BookRouter {
     asked: HashMap<EventId, Vec<Waiting>>,
     /// What the books knew that were dropped with their partitions, and since when. It is forgotten as an idle book is.
     let_go: HashMap<EventId, (Vec<Arc<MarketState>>, Instant)>,
+    /// How many reloads there were that concern events of `asked`. A client's read that began before one may lack changes.
+    reloads: u64,
 }
 
 struct Entry {
@@ -94,6 +96,7 @@ impl BookRouter {
             starting: HashMap::new(),
             asked: HashMap::new(),
             let_go: HashMap::new(),
+            reloads: 0,
         }
     }
 
@@ -228,11 +231,16 @@ impl BookRouter {
             None => match self.edges.source.clients().enter() {
                 Ok(place) => {
                     self.asked.insert(event_id.clone(), vec![tell]);
-                    let (edges, event) = (self.edges.clone(), event_id.clone());
+                    let (edges, event, reloads) = (self.edges.clone(), event_id.clone(), self.reloads);
                     let loading =
                         async move { (edges.source.load_for_client(&event, place, edges.is_mirror).await, event) };
                     let loading = loading.into_actor(self);
-                    context.spawn(loading.map(|(known, event_id), router, context| {
+                    context.spawn(loading.map(move |(mut known, event_id), router, context| {
+                        if router.reloads != reloads
+                            && let Ok(known) = &mut known
+                        {
+                            known.read_again();
+                        }
                         router.loaded_for_clients(event_id, known, context);
                     }));
                 }
@@ -362,7 +370,7 @@ impl Handler<ReloadBooks> for BookRouter {
     type Result = ResponseActFuture<Self, Vec<EventId>>;
 
     fn handle(&mut self, ReloadBooks(which): ReloadBooks, context: &mut Context<Self>) -> Self::Result {
-        self.edges.source.clients().forget_all_unknown();
+        self.note_reload(which.as_deref());
         let all = || self.books.keys().chain(self.starting.keys()).cloned().collect();
         let which = which.unwrap_or_else(all);
         let mut reloads = Vec::with_capacity(which.len());
@@ -391,6 +399,20 @@ impl Handler<ReloadBooks> for BookRouter {
             }
             behind
         }))
+    }
+}
+
+impl BookRouter {
+    /// Changes may have been missed, of all events or of these: what was read before, or is being read, may be old.
+    fn note_reload(&mut self, which: Option<&[EventId]>) {
+        let clients = self.edges.source.clients();
+        match which {
+            None => clients.forget_all_unknown(),
+            Some(events) => events.iter().for_each(|event_id| clients.forget_unknown(event_id)),
+        }
+        if which.is_none_or(|events| events.iter().any(|event_id| self.asked.contains_key(event_id))) {
+            self.reloads += 1;
+        }
     }
 }
 
@@ -695,6 +717,45 @@ mod tests {
         assert_eq!(router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq, 25);
     }
 
+    #[actix_web::test]
+    async fn reload_reaches_read_under_way() {
+        let (probe, router, cache) = mirror();
+        probe.store.held.lock().unwrap().push("MATCH_00");
+        probe.store.keep(MarketState { update: update(1, 4, 1), seq: 3 });
+        let asked = [1, 2].map(|event| router.send(GetSnapshot(id(event))));
+        let asked = actix::spawn(join_all(asked));
+        until("both are read", async || probe.store.reads.load(Ordering::SeqCst) == 2).await;
+        // Both changes are missed, and the gap ends.
+        cache.write(kept(1, "1x2", 5, 20)).await.unwrap();
+        cache.write(kept(2, "1x2", 5, 30)).await.unwrap();
+        assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), []);
+        probe.store.held.lock().unwrap().clear();
+        let answers: Vec<_> = asked.await.unwrap().into_iter().map(Result::unwrap).collect();
+        let first = answers[0].as_ref().unwrap();
+        assert!(first.is_stale || first.seq == 20, "{first:?}");
+        assert_eq!(answers[1], Err(ApplyError::NotLoaded(id(2))), "not an event that does not exist");
+        until("the change is shown", async || {
+            let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
+            snapshot.seq == 20 && !snapshot.is_stale
+        })
+        .await;
+        assert_eq!(router.send(GetSnapshot(id(2))).await.unwrap().unwrap().seq, 30);
+    }
+
+    #[actix_web::test]
+    async fn reload_of_some_forgets_those_alone() {
+        let (probe, router, _) = mirror();
+        for event in [1, 2, 1, 2] {
+            assert_eq!(router.send(GetSnapshot(id(event))).await.unwrap().unwrap().seq, 0);
+        }
+        assert_eq!(probe.store.reads.load(Ordering::SeqCst), 2);
+        assert_eq!(router.send(ReloadBooks(Some(vec![id(2)]))).await.unwrap(), []);
+        for event in [1, 2, 1, 2] {
+            assert_eq!(router.send(GetSnapshot(id(event))).await.unwrap().unwrap().seq, 0);
+        }
+        assert_eq!(probe.store.reads.load(Ordering::SeqCst), 3, "the other is still known not to exist");
+    }
+
     /// A cache that takes a moment to read, and cannot read the events that are marked.
     #[derive(Default)]
     struct SlowCache {
@@ -921,6 +982,20 @@ mod tests {
         second.await.unwrap().unwrap();
         let told = probe.told.lock().unwrap().clone();
         assert_eq!(told[2..], [("1x2".to_owned(), 1), ("1x2".to_owned(), 3)], "in order");
+    }
+
+    #[actix_web::test]
+    async fn made_up_events_delay_no_suspension() {
+        let (probe, router, _) = mirror();
+        probe.store.held.lock().unwrap().push("MATCH_0");
+        let made_up = (1..=50).map(|event| told(event, 1, 1)).collect();
+        let flood = router.send(ApplyBroadcasts(made_up));
+        // No store read ends before.
+        router.send(ApplyBroadcasts(vec![told(60, 1, 1)])).await.unwrap().unwrap();
+        flood.await.unwrap().unwrap();
+        let reads = probe.store.reads.load(Ordering::SeqCst);
+        probe.store.held.lock().unwrap().clear();
+        assert!(reads <= 2, "{reads} reads, and only books that look for the rest do");
     }
 
     #[actix_web::test]

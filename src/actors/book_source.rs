@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::client_reads::{ClientReads, Place};
 use super::messages::ApplyError;
@@ -26,8 +26,8 @@ use crate::store::{Store, StoreError};
 const LIVE_READS: usize = 4;
 /// Concurrent store reads of running books that load their state again.
 const BACKGROUND_READS: usize = 2;
-/// A store read of the live path that takes longer counts as failed: the book starts without the store and loads the
-/// rest later, as it does while the store is down.
+/// A store read of the live path that takes longer, with the wait for its turn, counts as failed: the book starts without
+/// the store and loads the rest later, as it does while the store is down.
 const LIVE_READ_LIMIT: Duration = Duration::from_secs(1);
 /// After a failed read, the store is read again only after this pause.
 const STORE_PAUSE: Duration = Duration::from_millis(900);
@@ -128,6 +128,11 @@ pub struct Known {
 }
 
 impl Known {
+    /// Something may have changed since it was read: it counts as old, and is read again at once.
+    pub fn read_again(&mut self) {
+        (self.is_complete, self.is_cache_read, self.is_store_asked) = (false, false, false);
+    }
+
     /// When to load again, if something is missing.
     pub fn next_look(&self, after_failure: Duration) -> Option<Duration> {
         let delay = if self.is_store_asked { after_failure } else { Duration::ZERO };
@@ -188,8 +193,9 @@ impl BookSource {
         self.merge(hot, stored, left)
     }
 
-    /// The state of an event of a mirrored book. The cache is enough if it holds the event and `is_store_wanted` is
-    /// false; the book then loads the rest later.
+    /// The state of an event of a mirrored book. Unless `is_store_wanted`, the cache is enough if it holds the event, and for
+    /// the live path if it can be read: a flood of broadcasts of events that do not exist must not become a flood of store
+    /// reads before true ones. The book then loads the rest later.
     pub async fn load_mirrored(
         &self,
         event_id: &EventId,
@@ -198,7 +204,7 @@ impl BookSource {
         is_store_wanted: bool,
     ) -> Known {
         let hot = self.load_hot(event_id).await;
-        if !is_store_wanted && !hot.states.is_empty() {
+        if !is_store_wanted && (!hot.states.is_empty() || (hot.is_read && lane == Lane::Live)) {
             return only_hot(hot, left);
         }
         let stored = self.load_stored(event_id, lane).await;
@@ -260,25 +266,29 @@ impl BookSource {
         if let Some(why) = self.outage.too_early() {
             return self.skip("store", event_id, &why);
         }
-        let (lane, limit) = match lane {
-            Lane::Live => (&self.live, Some(LIVE_READ_LIMIT)),
-            Lane::Background => (&self.background, None),
+        let deadline = tokio::time::Instant::now() + LIVE_READ_LIMIT;
+        // The semaphores are never closed.
+        let (_turn, deadline): (Option<SemaphorePermit<'_>>, _) = match lane {
+            Lane::Live => match timeout_at(deadline, self.live.acquire()).await {
+                Ok(turn) => (turn.ok(), Some(deadline)),
+                // The store may answer, only not so many at once.
+                Err(_) => return self.skip("store", event_id, &"no turn to read in time"),
+            },
+            Lane::Background => (self.background.acquire().await.ok(), None),
         };
-        // The semaphore is never closed.
-        let _turn: Option<SemaphorePermit<'_>> = lane.acquire().await.ok();
-        self.read_store(event_id, limit).await
+        self.read_store(event_id, deadline).await
     }
 
     /// Reads the store, which the reads before this one may have found to be down.
-    async fn read_store(&self, event_id: &EventId, limit: Option<Duration>) -> Read {
+    async fn read_store(&self, event_id: &EventId, deadline: Option<tokio::time::Instant>) -> Read {
         if let Some(why) = self.outage.too_early() {
             return self.skip("store", event_id, &why);
         }
         let (store, event) = (self.store.clone(), event_id.clone());
         let reading = blocking(move || store.load_event(&event));
-        let read = match limit {
-            Some(limit) => timeout(limit, reading).await.unwrap_or_else(|_| {
-                let limit = humantime::format_duration(limit);
+        let read = match deadline {
+            Some(deadline) => timeout_at(deadline, reading).await.unwrap_or_else(|_| {
+                let limit = humantime::format_duration(LIVE_READ_LIMIT);
                 Err(StoreError::Unavailable(format!("no answer within {limit}")))
             }),
             None => reading.await,
@@ -350,5 +360,24 @@ fn merge_mirrored(hot: Hot, (mut stored, is_store_read): Read, left: LeftToCome)
         is_complete: hot.is_read && is_store_read,
         is_store_asked: true,
         read_seq,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::probe_edges;
+    use super::*;
+
+    #[actix_web::test]
+    async fn wait_for_turn_is_bounded() {
+        let probe = probe_edges();
+        let (source, event) = (&probe.edges.source, EventId::new("E").unwrap());
+        let turns = source.live.acquire_many(LIVE_READS as u32).await.unwrap();
+        let loading = source.load(&event, LeftToCome::NOTHING, Lane::Live);
+        let known = tokio::time::timeout(10 * LIVE_READ_LIMIT, loading).await.unwrap();
+        assert!(!known.is_complete);
+        drop(turns);
+        let known = source.load(&event, LeftToCome::NOTHING, Lane::Live).await;
+        assert!(known.is_complete, "the wait says nothing against the store");
     }
 }

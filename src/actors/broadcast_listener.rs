@@ -59,6 +59,9 @@ pub struct BroadcastListener {
     suspects: BTreeSet<EventId>,
     /// Whether it was never live.
     is_new: bool,
+    /// Whether a heartbeat of our own deployment was ever heard. From then on nothing else is a sign of life: a message that
+    /// names no deployment may come from another one.
+    has_own: bool,
     /// Batches in work.
     in_work: usize,
     log: FaultLog,
@@ -96,6 +99,7 @@ impl BroadcastListener {
             books: Books::Behind,
             suspects: BTreeSet::new(),
             is_new: true,
+            has_own: false,
             in_work: 0,
             log: FaultLog::new(),
             metrics,
@@ -135,7 +139,7 @@ impl BroadcastListener {
                 self.metrics.broadcasts.inc_by(changes.len() as u64);
                 // A processor of ours says by itself that it follows the bus, and stays silent if it is behind. One event's
                 // change says nothing of the others. The original has nothing but its changes.
-                if changes.iter().any(|change| change.seq.is_none()) {
+                if !self.has_own && changes.iter().any(|change| change.seq.is_none()) {
                     self.sign_of_life(context);
                 }
                 self.apply(changes, context);
@@ -144,8 +148,11 @@ impl BroadcastListener {
                     self.listen(context);
                 }
             }
-            Heard::Alive => {
-                self.sign_of_life(context);
+            Heard::Alive { is_own } => {
+                self.has_own |= is_own;
+                if is_own || !self.has_own {
+                    self.sign_of_life(context);
+                }
                 self.listen(context);
             }
             Heard::Unreadable(count) => {
@@ -510,12 +517,12 @@ mod tests {
         bench.until_told(&["Stale", "reload"]).await;
         until("it says why", || bench.state.problem().unwrap() == "no processor has been heard yet").await;
         bench.say.send(Heard::Unreadable(3)).unwrap();
-        bench.say.send(Heard::Alive).unwrap();
+        bench.say.send(Heard::Alive { is_own: false }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         assert_eq!(bench.metrics.broadcasts_unreadable.get(), 3);
         for _ in 0..5 {
             tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
-            bench.say.send(Heard::Alive).unwrap();
+            bench.say.send(Heard::Alive { is_own: false }).unwrap();
         }
         bench.until_told(&["Stale", "reload", "Live"]).await;
         tokio::time::sleep(STALE_AFTER + Duration::from_secs(1)).await;
@@ -532,7 +539,7 @@ mod tests {
         let bench = bench();
         tokio::time::pause();
         bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive).unwrap();
+        bench.say.send(Heard::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
         let numbered = Broadcast { update: update(1, 1, 1), seq: Some(1), conflated: false };
@@ -540,6 +547,29 @@ mod tests {
         bench.until_told(&["Stale", "reload", "Live", "apply 1"]).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale"]).await;
+    }
+
+    #[actix_web::test]
+    async fn unnamed_heartbeat_counts_until_own_one() {
+        let bench = bench();
+        tokio::time::pause();
+        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(Heard::Alive { is_own: false }).unwrap();
+        bench.until_told(&["Stale", "reload", "Live"]).await;
+        bench.say.send(Heard::Alive { is_own: true }).unwrap();
+        tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
+        // An earlier version of another deployment, and an original there.
+        bench.say.send(Heard::Alive { is_own: false }).unwrap();
+        bench.say.send(changes()).unwrap();
+        bench.until_told(&["Stale", "reload", "Live", "apply 1"]).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale"]).await;
+        bench.say.send(Heard::Alive { is_own: false }).unwrap();
+        bench.say.send(changes()).unwrap();
+        bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1"]).await;
+        assert!(!bench.state.is_live());
+        bench.say.send(Heard::Alive { is_own: true }).unwrap();
+        bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1", "reload", "Live"]).await;
     }
 
     #[actix_web::test]
@@ -567,7 +597,7 @@ mod tests {
     async fn a_listening_that_ends_by_a_fault_ends_the_actor_so_that_the_process_is_started_anew() {
         let bench = bench();
         bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive).unwrap();
+        bench.say.send(Heard::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         bench.say.send(Heard::Ended("fault".to_owned())).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "Stale"]).await;
@@ -579,13 +609,13 @@ mod tests {
     async fn changes_that_no_try_applies_make_the_feed_stale_until_the_books_have_read_again() {
         let bench = bench();
         bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive).unwrap();
+        bench.say.send(Heard::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         bench.probe.apply_fails.store(TRIES, Ordering::SeqCst);
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale"]).await;
         assert_eq!(bench.state.problem().unwrap(), "the book of `MATCH_001` ended in the middle");
-        bench.say.send(Heard::Alive).unwrap();
+        bench.say.send(Heard::Alive { is_own: true }).unwrap();
         let told = ["Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale", "reload", "Live"];
         bench.until_told(&told).await;
     }
@@ -601,7 +631,7 @@ mod tests {
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "Stale", "apply 1"]).await;
         bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive).unwrap();
+        bench.say.send(Heard::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "Stale", "apply 1", "reload", "Live"]).await;
     }
 
@@ -610,7 +640,7 @@ mod tests {
         let bench = bench();
         bench.probe.reload_fails.store(true, Ordering::SeqCst);
         bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive).unwrap();
+        bench.say.send(Heard::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "reload 1"]).await;
         assert!(!bench.state.is_live());
         bench.probe.reload_fails.store(false, Ordering::SeqCst);
@@ -625,7 +655,7 @@ mod tests {
     async fn batch_that_hangs_does_not_hold_up_next() {
         let bench = bench();
         bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive).unwrap();
+        bench.say.send(Heard::Alive { is_own: false }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         bench.probe.apply_hangs.store(true, Ordering::SeqCst);
         for _ in 0..2 * BATCHES_AT_ONCE {

@@ -12,7 +12,7 @@ use log::{error, info, warn};
 use prometheus::IntGauge;
 use tokio::sync::watch;
 
-use super::applying::{Applying, Backlog};
+use super::applying::{Applying, Backlog, oldest_of};
 use super::messages::{ApplyUpdates, Drain, FlushCache, InOrder, LetGo, StoreBatch};
 use super::outlet::SignOfLife;
 use crate::bus::dead_letter;
@@ -221,6 +221,7 @@ impl Reader {
             self.life.give();
             let lag = self.subscription.lag();
             self.worker.lag.set(lag as i64);
+            self.show_backlog(lag);
             // What the bus keeps is left to the next process.
             if *self.worker.stop.borrow() && (lag == 0 || self.subscription.is_durable()) {
                 if tokio::time::timeout(LAST_BATCH, self.finish_all(&mut in_work)).await.is_err() {
@@ -228,7 +229,9 @@ impl Reader {
                 }
                 self.flush_for_the_last_time().await;
                 self.subscription.close().await;
-                self.worker.lag.set(self.subscription.lag() as i64);
+                let lag = self.subscription.lag();
+                self.worker.lag.set(lag as i64);
+                self.show_backlog(lag);
                 self.finish.send_replace(true);
                 return Ok(());
             }
@@ -291,7 +294,7 @@ impl Reader {
 
     /// Begins to apply a batch. The next one need not wait for it: one event that takes long holds up nobody else.
     fn begin(&mut self, batch: Vec<Record>, in_work: &mut InWork) {
-        let number = self.applying.begin(Position::behind(&batch), batch.len(), Instant::now());
+        let number = self.applying.begin(Position::behind(&batch), batch.len(), oldest_of(&batch));
         self.backlog.set(self.applying.oldest());
         let (worker, bus_keeps_it) = (self.worker.clone(), self.subscription.is_durable());
         // At once, so that batches come to the books in their order.
@@ -310,7 +313,15 @@ impl Reader {
         // One that was given up is left to the next process, and everything behind it.
         if is_done && let Some(done) = self.applying.done(number) {
             self.unflushed.merge(&done);
-            self.backlog.set(self.applying.oldest());
+        }
+    }
+
+    /// Tells how old the first batch in work is. With none in work, and records left on the bus, those are as old as the
+    /// last ones that were read, until others are read.
+    fn show_backlog(&self, lag: u64) {
+        let oldest = self.applying.oldest();
+        if oldest.is_some() || lag == 0 {
+            self.backlog.set(oldest);
         }
     }
 
@@ -561,10 +572,12 @@ mod tests {
     use std::sync::Mutex;
 
     use bytes::Bytes;
+    use futures_util::future::BoxFuture;
 
     use super::*;
     use crate::bus::NewRecord;
     use crate::bus::embedded::EmbeddedTopic;
+    use crate::bus::health::SubscriptionHealth;
     use crate::domain::update::testing::*;
     use crate::store::StoreError;
 
@@ -829,5 +842,92 @@ mod tests {
         release.send_replace(false);
         consumer.send(Drain).await.unwrap();
         assert_eq!((topic.depth(), backlog.age()), (0, Duration::ZERO));
+    }
+
+    /// Gives the first batch at once and the others when it may, all of them an hour old.
+    struct OldRecords {
+        topic: Box<dyn Subscription>,
+        may_give: watch::Receiver<bool>,
+        is_first: bool,
+    }
+
+    impl Subscription for OldRecords {
+        fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<Given, BusError>> {
+            Box::pin(async move {
+                if !self.is_first {
+                    drop(self.may_give.wait_for(|may| *may).await);
+                }
+                let mut given = self.topic.next_batch(max, linger).await?;
+                self.is_first = false;
+                if let Given::Records(records) = &mut given {
+                    let hour_ago = Timestamp::now().earlier_by(Duration::from_secs(3_600));
+                    records.iter_mut().for_each(|record| record.published_at = Some(hour_ago));
+                }
+                Ok(given)
+            })
+        }
+
+        fn commit(&mut self, done: &Position) {
+            self.topic.commit(done);
+        }
+
+        fn lag(&self) -> u64 {
+            self.topic.lag()
+        }
+
+        fn is_durable(&self) -> bool {
+            true
+        }
+
+        fn health(&self) -> SubscriptionHealth {
+            self.topic.health()
+        }
+
+        fn close(&mut self) -> BoxFuture<'_, ()> {
+            self.topic.close()
+        }
+    }
+
+    /// A process that starts with a backlog is as far behind as its records are old, until the last one is applied. That
+    /// this is old as well does not matter then.
+    #[actix_web::test]
+    async fn old_backlog_is_behind_until_read() {
+        let topic = EmbeddedTopic::new("t", 1, 1_000);
+        let subscription = topic.subscribe("g").unwrap();
+        for version in [2, 3, 1] {
+            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+        }
+        let ((release, stuck), (give, may_give)) = (watch::channel(true), watch::channel(false));
+        let applied = Arc::new(Mutex::new(Vec::new()));
+        let books = StuckBooks { stuck, applied: applied.clone() }.start();
+        let work = Work::Books {
+            books: books.clone().recipient(),
+            revoked: books.clone().recipient(),
+            cache: books.recipient(),
+        };
+        let subscription = Box::new(OldRecords { topic: subscription, may_give, is_first: true });
+        let settings = ConsumerSettings { batch_size: 1, ..settings(Duration::ZERO) };
+        let consumer = BusConsumer::new(settings, subscription, work, ProcessorMetrics::new().unwrap());
+        let (backlog, life) = (consumer.backlog(), consumer.life());
+        let _consumer = consumer.start();
+        let until = async |what: &str, holds: &dyn Fn() -> bool| {
+            for _ in 0..1_000 {
+                if holds() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("not within 10 s: {what}");
+        };
+        let is_behind = || backlog.age() >= Duration::from_secs(3_000);
+        until("the first one is applied and committed", &|| topic.depth() == 2).await;
+        until("it looks at the bus again", &|| life.age() > Duration::from_millis(50)).await;
+        assert!(is_behind(), "nothing is in work, and the rest waits on the bus");
+        give.send_replace(true);
+        until("the last one is in work", &|| topic.unread("g") == 0 && *applied.lock().unwrap() == [2, 3]).await;
+        assert!(is_behind());
+        release.send_replace(false);
+        until("it has caught up", &|| backlog.age().is_zero()).await;
+        assert_eq!(*applied.lock().unwrap(), [2, 3, 1]);
     }
 }

@@ -133,7 +133,7 @@ async fn follows(
     if behind < CONSUMER_LIMIT {
         Ok(())
     } else {
-        Err(("live consumer", format!("it has been at one batch for {} s", behind.as_secs())))
+        Err(("live consumer", format!("it is {} s behind", behind.as_secs())))
     }
 }
 

@@ -225,9 +225,11 @@ impl Handler<ApplyBroadcasts> for OddsBook {
         let take = |told: Broadcast| {
             let Broadcast { update, seq, conflated } = told;
             let (market, revision) = (update.market.clone(), update.revision);
+            let differs = self.book.contradicts(&update);
             let taken = self.book.mirror(update, seq);
             let held = self.book.revision_of(&market).unwrap_or(revision);
-            self.doubts.consider(market, held, &taken, seq, latest);
+            let contradicts = differs || self.doubts.is_unexplained(&taken, seq);
+            self.doubts.consider(market, held, contradicts, latest);
             (taken, conflated)
         };
         let taken = message.0.into_iter().map(take).collect();

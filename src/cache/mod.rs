@@ -132,8 +132,12 @@ pub struct RefusedBroadcasts {
 pub enum Heard {
     /// Changes, at least one, in the order in which they were told.
     Changes(Vec<Broadcast>),
-    /// No change, but some instance follows the bus and would tell of one.
-    Alive,
+    /// No change, but some instance follows the bus and would tell of one. Whether the heartbeat is that of our own
+    /// deployment; else it names no deployment, as those of earlier versions.
+    Alive {
+        /// Whether it is our own deployment's.
+        is_own: bool,
+    },
     /// So many changes could not be read, and are passed over.
     Unreadable(u64),
     /// Messages that could be read, and are not believed.

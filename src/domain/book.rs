@@ -204,6 +204,12 @@ impl Book {
         changed
     }
 
+    /// Whether an update says something else of the very revision that its market has.
+    pub fn contradicts(&self, update: &OddsUpdate) -> bool {
+        let held = self.markets.get(&update.market).map(|state| &state.update);
+        held.is_some_and(|held| held.revision == update.revision && !held.shows_the_same_as(update))
+    }
+
     /// The revision of a market, where the book holds it.
     pub fn revision_of(&self, market: &MarketKey) -> Option<Revision> {
         self.markets.get(market).map(|state| state.update.revision)

@@ -56,6 +56,12 @@ pub fn check_time(time: Timestamp, latest: Timestamp) -> Result<(), Implausible>
     if time > latest { Err(Implausible::Future { time, latest }) } else { Ok(()) }
 }
 
+/// How long ago a record was published; none where its time is not a time, or is ahead.
+pub fn record_age(published_at: Timestamp, now: Timestamp) -> Option<Duration> {
+    let micros = now.micros().saturating_sub(published_at.micros());
+    if published_at.micros() < EARLIEST_RECORD { None } else { u64::try_from(micros).ok().map(Duration::from_micros) }
+}
+
 /// The limits of one process, the same behind every door.
 #[derive(Clone, Copy, Debug)]
 pub struct Plausibility {

@@ -44,16 +44,13 @@ impl Doubts {
         Timestamp::now().later_by(DOUBTFUL_AHEAD)
     }
 
+    /// Whether a broadcast is older than what is held, though it was numbered after the last look.
+    pub fn is_unexplained(&self, taken: &Result<Arc<MarketState>, Rejection>, seq: Option<u64>) -> bool {
+        *taken == Err(Rejection::Older) && seq.is_some_and(|seq| seq > self.read_seq)
+    }
+
     /// Remembers a market where a broadcast speaks against what is held of it, or where that is ahead of the clock.
-    pub fn consider(
-        &mut self,
-        market: MarketKey,
-        held: Revision,
-        taken: &Result<Arc<MarketState>, Rejection>,
-        seq: Option<u64>,
-        latest: Timestamp,
-    ) {
-        let contradicts = *taken == Err(Rejection::Older) && seq.is_some_and(|seq| seq > self.read_seq);
+    pub fn consider(&mut self, market: MarketKey, held: Revision, contradicts: bool, latest: Timestamp) {
         if contradicts || held.updated_at > latest {
             self.markets.insert(market);
         }
@@ -248,6 +245,28 @@ mod tests {
         bench.hear(forged, Some(6)).await;
         let statuses: Vec<_> = bench.snapshot().await.markets.iter().map(|state| state.update.status).collect();
         assert_eq!(statuses, [MarketStatus::Open, MarketStatus::Suspended]);
+    }
+
+    /// A market that the hot copy did not have is suspended under its own revision, and opens again once the hot copy has it.
+    #[actix_web::test]
+    async fn suspended_market_opens_under_same_revision() {
+        let bench = bench(state(update(1, 1, 1), 5)).await;
+        let btts = |time| market_update("MATCH_001", "btts", None, time, 1);
+        let early = btts(50);
+        bench.hear(early.clone(), Some(6)).await;
+        bench.hear(btts(40), Some(7)).await;
+        let status = async || bench.snapshot().await.markets[1].update.status;
+        assert_eq!(status().await, MarketStatus::Suspended);
+        let known = [state(update(1, 1, 1), 5), state(early.clone(), 6)].concat();
+        bench.hot.write(known).await.unwrap();
+        bench.hear(early, Some(6)).await;
+        for _ in 0..1_000 {
+            if status().await == MarketStatus::Open {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not within 10 s");
     }
 
     #[actix_web::test]

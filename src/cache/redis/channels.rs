@@ -37,8 +37,11 @@ pub(super) struct Channels {
 pub(super) enum Incoming {
     /// A change.
     Change(Box<Broadcast>),
-    /// A processor follows the bus.
-    Alive,
+    /// A processor follows the bus: of our deployment, or one that names no deployment.
+    Alive {
+        /// Whether it is of our deployment.
+        is_own: bool,
+    },
     /// A copy of one that comes over our own channel.
     Copy,
     /// It cannot be read.
@@ -93,7 +96,7 @@ impl Channels {
         if is_alive {
             // Earlier versions send any content.
             let named = serde_json::from_slice::<Named<'_>>(message).unwrap_or_default().deployment;
-            return self.admit(named.as_deref(), is_own).unwrap_or(Incoming::Alive);
+            return self.admit(named.as_deref(), is_own).unwrap_or(Incoming::Alive { is_own });
         }
         let broadcast = match Envelope::open(message) {
             Ok(envelope) => match self.admit(envelope.deployment.as_deref(), is_own) {
@@ -169,12 +172,12 @@ mod tests {
     fn a_heartbeat_counts_for_its_own_deployment() {
         let ours = channels().heartbeat();
         let theirs = Channels::new("odds", "db1", true).heartbeat();
-        assert_eq!(read("odds:db0:alive", &ours), Incoming::Alive);
+        assert_eq!(read("odds:db0:alive", &ours), Incoming::Alive { is_own: true });
         assert_eq!(read("odds:alive", &ours), Incoming::Copy);
         for channel in ["odds:db0:alive", "odds:alive"] {
             assert_eq!(read(channel, &theirs), Incoming::Stranger("db1".to_owned()), "{channel}");
         }
-        assert_eq!(read("odds:alive", "1"), Incoming::Alive, "an earlier version's");
+        assert_eq!(read("odds:alive", "1"), Incoming::Alive { is_own: false }, "an earlier version's");
     }
 
     #[test]
@@ -207,7 +210,7 @@ mod tests {
         fn kind(&self) -> &'static str {
             match self {
                 Incoming::Change(_) => "change",
-                Incoming::Alive => "alive",
+                Incoming::Alive { .. } => "alive",
                 Incoming::Copy => "copy",
                 Incoming::Unreadable(_) => "unreadable",
                 Incoming::Implausible(_, why) => why.reason(),

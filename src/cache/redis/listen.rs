@@ -117,6 +117,7 @@ struct Ear {
 struct Batch {
     changes: Vec<Broadcast>,
     is_alive: bool,
+    is_own_alive: bool,
     unreadable: u64,
     refused: RefusedBroadcasts,
 }
@@ -131,11 +132,12 @@ impl Batch {
         if !self.refused.counts.is_empty() {
             heard.push(Heard::Refused(self.refused));
         }
-        // Changes are a sign of life as well.
+        // Changes with a number are no sign of life, so a heartbeat among them counts by itself.
+        if self.is_own_alive || self.is_alive {
+            heard.push(Heard::Alive { is_own: self.is_own_alive });
+        }
         if !self.changes.is_empty() {
             heard.push(Heard::Changes(self.changes));
-        } else if self.is_alive {
-            heard.push(Heard::Alive);
         }
         heard
     }
@@ -235,7 +237,8 @@ impl Ear {
     fn read(&mut self, message: &Msg, now: Timestamp, batch: &mut Batch) {
         match self.channels.read(message.get_channel_name(), message.get_payload_bytes(), self.limits, now) {
             Incoming::Change(change) => batch.changes.push(*change),
-            Incoming::Alive => batch.is_alive = true,
+            Incoming::Alive { is_own: true } => batch.is_own_alive = true,
+            Incoming::Alive { is_own: false } => batch.is_alive = true,
             Incoming::Copy => {}
             Incoming::Unreadable(problem) => {
                 batch.unreadable += 1;

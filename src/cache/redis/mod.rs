@@ -227,6 +227,8 @@ impl Shared {
     /// Has a processor write an entry again. It is asked again with each read that fails.
     async fn report_damaged(&self, event_id: &EventId) {
         let mut report = Pipeline::new();
+        // If the key has another type, the cache writer removes it, and the next read reports again.
+        report.ignore_errors();
         report.cmd("SADD").arg(wire::DAMAGED).arg(event_id.as_str()).ignore();
         report.cmd("PEXPIRE").arg(wire::DAMAGED).arg(DAMAGED_TTL.as_millis() as u64).ignore();
         // Whoever reads gets the error of the read in any case.
@@ -235,8 +237,15 @@ impl Shared {
 
     async fn damaged(&self) -> Result<Vec<EventId>, CacheError> {
         let mut asking = Pipeline::new();
+        asking.ignore_errors();
         asking.cmd("SPOP").arg(wire::DAMAGED).arg(MOST_DAMAGED);
         let values = self.send(&asking).await.map_err(|failed| self.error(failed))?;
+        // The key has another type. It must not stop the cache, so it is removed.
+        if values.iter().any(|value| matches!(value, Value::ServerError(_))) {
+            let mut removing = Pipeline::new();
+            removing.cmd("UNLINK").arg(wire::DAMAGED);
+            return self.send(&removing).await.map(|_| Vec::new()).map_err(|failed| self.error(failed));
+        }
         let ids: Vec<Vec<String>> =
             values.into_iter().filter_map(|value| redis::from_redis_value(value).ok()).collect();
         Ok(ids.iter().flatten().filter_map(|id| EventId::new(id).ok()).collect())

@@ -208,7 +208,7 @@ async fn next_loss(broadcasts: &mut Box<dyn Broadcasts>) -> String {
     loop {
         match next(broadcasts).await {
             Heard::Lost(why) => return why,
-            Heard::Changes(_) | Heard::Alive | Heard::Unreadable(_) => {}
+            Heard::Changes(_) | Heard::Alive { .. } | Heard::Unreadable(_) => {}
             other => panic!("no loss: {other:?}"),
         }
     }
@@ -387,12 +387,31 @@ async fn damaged_key_concerns_one_event() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
+async fn damaged_list_of_wrong_type_is_removed() {
+    let (database, channel) = (Database::claim(), random_channel());
+    let cache = cache_at(&database.url, &channel);
+    let mut connection = database.connection();
+    for command in [["SET", "x"], ["LPUSH", "x"]] {
+        let _: () = redis::cmd("DEL").arg("odds:damaged").query(&mut connection).unwrap();
+        let _: redis::Value =
+            redis::cmd(command[0]).arg("odds:damaged").arg(command[1]).query(&mut connection).unwrap();
+        let _: () = redis::cmd("SET").arg("odds:book:MATCH_001").arg("x").query(&mut connection).unwrap();
+        let read = cache.read_book(&event()).await;
+        assert!(matches!(read, Err(CacheError::Damaged { .. })), "{command:?}: {read:?}");
+        assert_eq!(cache.damaged().await, Ok(Vec::new()), "{command:?}");
+        assert!(cache.read_book(&event()).await.is_err());
+        assert_eq!(cache.damaged().await, Ok(vec![event()]), "{command:?}: the next report is kept");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
 async fn a_sign_of_life_is_heard_and_nothing_of_it_comes_over_the_originals_channel() {
     let (database, channel) = (Database::claim(), random_channel());
     let cache = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
     cache.say_alive().await.unwrap();
-    assert_eq!(next(&mut broadcasts).await, Heard::Alive);
+    assert_eq!(next(&mut broadcasts).await, Heard::Alive { is_own: true });
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
     // Who subscribed to the channel alone, as the original does, gets the change first.
@@ -512,7 +531,7 @@ async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
             }
             Heard::Changes(changes) if changes.iter().any(|change| change.seq == Some(last as u64)) => break,
             Heard::Ended(why) => panic!("{why}"),
-            Heard::Changes(_) | Heard::Alive | Heard::Unreadable(_) | Heard::Refused(_) | Heard::Lost(_) => {}
+            Heard::Changes(_) | Heard::Alive { .. } | Heard::Unreadable(_) | Heard::Refused(_) | Heard::Lost(_) => {}
         }
     }
 }
@@ -550,7 +569,7 @@ async fn two_deployments_on_one_redis_hear_their_own() {
             match next(broadcasts).await {
                 Heard::Changes(changes) => seqs.extend(changes.iter().map(|change| change.seq)),
                 Heard::Refused(refused) => strangers += refused.counts["deployment"],
-                Heard::Alive => assert_eq!(own, 1, "the other says so over there"),
+                Heard::Alive { .. } => assert_eq!(own, 1, "the other says so over there"),
                 heard => panic!("{heard:?}"),
             }
         }
@@ -588,7 +607,7 @@ async fn without_the_originals_channel_nothing_goes_over_it() {
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
     cache.say_alive().await.unwrap();
-    assert_eq!(next(&mut broadcasts).await, Heard::Alive);
+    assert_eq!(next(&mut broadcasts).await, Heard::Alive { is_own: true });
     original.get_message().unwrap();
     original.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     assert!(original.get_message().is_err(), "nothing but the forged one");
