@@ -66,15 +66,15 @@ impl Outbox {
 /// actor, which sends nothing in another way. While the client takes nothing the body is not polled, and so the actor is
 /// not.
 pub struct Outgoing<S> {
-    session: S,
+    /// None once it has ended: what it holds is given back while the client has yet to take the rest.
+    session: Option<S>,
     outbox: Outbox,
-    ended: bool,
 }
 
 impl<S> Outgoing<S> {
     /// The body of a session that writes to `outbox`.
     pub fn new(session: S, outbox: Outbox) -> Outgoing<S> {
-        Outgoing { session, outbox, ended: false }
+        Outgoing { session: Some(session), outbox }
     }
 }
 
@@ -88,11 +88,11 @@ where
         if let Some(frame) = self.outbox.next() {
             return Poll::Ready(Some(Ok(frame)));
         }
-        if self.ended {
-            return Poll::Ready(None);
+        let Some(session) = &mut self.session else { return Poll::Ready(None) };
+        let polled = session.poll_next_unpin(context);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.session = None;
         }
-        let polled = self.session.poll_next_unpin(context);
-        self.ended = matches!(polled, Poll::Ready(None | Some(Err(_))));
         match self.outbox.next() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => polled,

@@ -19,7 +19,7 @@ pub struct LimitSettings {
     #[arg(long, env, value_parser = duration_above_a_second, default_value = "10s")]
     pub http_body_timeout: Duration,
     /// A client that takes nothing of an answer for this long is disconnected
-    #[arg(long, env, value_parser = duration_above_a_second, default_value = "15s")]
+    #[arg(long, env, value_parser = duration_above_a_second, default_value = "30s")]
     pub http_write_timeout: Duration,
     /// How long an idle connection waits for its next request; at most 10s on health and metrics ports
     #[arg(long, env, value_parser = duration_above_a_second, default_value = "75s")]

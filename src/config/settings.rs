@@ -121,8 +121,8 @@ pub struct ProcessSettings {
     #[arg(long, env, default_value = "127.0.0.1", value_parser = ip_address)]
     pub bind_address: IpAddr,
     /// Names that clients call the REST and WebSocket ports by (header Host), with commas; * for any. IP addresses,
-    /// names without a dot and those under localhost, internal or svc.cluster.local are always taken. Unless set, odds
-    /// take any other name too, and wallets, bets and the simulator take none
+    /// names without a dot and those under localhost, internal, svc, local, home.arpa or test are always taken. Unless
+    /// set, odds take any other name too, and wallets, bets and the simulator take none
     #[arg(long, env, value_delimiter = ',', value_parser = host_name)]
     pub allowed_hosts: Vec<String>,
     /// Foreign origins whose pages may move money, place bets and open /ws/odds, with commas, as `https://example.com`.

@@ -9,7 +9,7 @@ use log::debug;
 use socket2::{SockRef, Socket};
 
 /// Unsent bytes that the kernel holds of a connection.
-const MOST_UNSENT: u32 = 64 * 1024;
+const MOST_UNSENT: u32 = 16 * 1024;
 
 /// A second handle to a client's socket. Needed because a client that stops reading freezes the session that would
 /// close it.

@@ -46,7 +46,7 @@ impl Default for ConnectionLimits {
             head: Duration::from_secs(10),
             body: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
-            write: Duration::from_secs(15),
+            write: Duration::from_secs(30),
             message: Duration::from_secs(10),
             most: 2_048,
             always_admits: false,
@@ -59,6 +59,8 @@ impl Default for ConnectionLimits {
 pub enum Ended {
     /// The head of a request did not arrive in time.
     Head,
+    /// The head of a request is too large.
+    HeadTooLarge,
     /// The body of a request did not arrive in time.
     Body,
     /// No further request came.
@@ -73,12 +75,14 @@ pub enum Ended {
 
 impl Ended {
     /// Every reason.
-    pub const ALL: [Ended; 6] = [Ended::Head, Ended::Body, Ended::Idle, Ended::Write, Ended::Crowded, Ended::Address];
+    pub const ALL: [Ended; 7] =
+        [Ended::Head, Ended::HeadTooLarge, Ended::Body, Ended::Idle, Ended::Write, Ended::Crowded, Ended::Address];
 
     /// The metric's label.
     pub fn label(self) -> &'static str {
         match self {
             Ended::Head => "head_timeout",
+            Ended::HeadTooLarge => "head_too_large",
             Ended::Body => "body_timeout",
             Ended::Idle => "idle",
             Ended::Write => "write_timeout",
@@ -91,6 +95,11 @@ impl Ended {
     fn answer(self) -> Option<String> {
         let (status, code, message) = match self {
             Ended::Head => ("408 Request Timeout", "REQUEST_TIMEOUT", "the request's head did not arrive in time"),
+            Ended::HeadTooLarge => (
+                "431 Request Header Fields Too Large",
+                "REQUEST_HEAD_TOO_LARGE",
+                "the request's head is larger than 32 KiB",
+            ),
             Ended::Body => ("408 Request Timeout", "REQUEST_TIMEOUT", "the request's body did not arrive in time"),
             Ended::Address => ("429 Too Many Requests", "TOO_MANY_CONNECTIONS", "too many connections of one address"),
             Ended::Idle | Ended::Write | Ended::Crowded => return None,
@@ -117,12 +126,15 @@ pub(super) enum Phase {
     Serving,
     /// A WebSocket: its session has limits of its own.
     Upgraded,
+    /// The client, which must take the last bytes of a WebSocket whose session has ended.
+    Closing,
 }
 
 /// Whether a connection is to be ended. `age` is how long it has been in this phase, or has written nothing.
 fn verdict(phase: Phase, is_blocked: bool, age: Duration, limits: &ConnectionLimits) -> Option<Ended> {
     let (limit, ended) = match phase {
         Phase::Upgraded => return None,
+        Phase::Closing => (limits.write, Ended::Write),
         _ if is_blocked => (limits.write, Ended::Write),
         Phase::Serving => return None,
         Phase::Idle => (limits.keep_alive, Ended::Idle),
@@ -145,12 +157,16 @@ pub struct Connection {
     /// Bytes that may still be read while requests are handled: what is read then may be many more requests. Renewed when
     /// all that was read is answered.
     credit: Cell<usize>,
+    /// Bytes received since the last request began that may belong to the next one's head.
+    head: Cell<usize>,
     /// Wakes the reader that was held back.
     reader: RefCell<Option<Waker>>,
 }
 
 /// Bytes of further requests that are read while one is handled.
 pub(super) const READ_AHEAD: usize = 2_048;
+/// The largest head of a request, in bytes.
+const MAX_HEAD: usize = 32 * 1024;
 
 impl Connection {
     /// A handle that ends it from outside.
@@ -171,6 +187,27 @@ impl Connection {
         }
     }
 
+    /// The session of this WebSocket has ended. What is still unsent must not keep the connection open: it is counted
+    /// and swept again.
+    pub fn session_ended(self: &Rc<Connection>) {
+        if self.phase.get() != Phase::Upgraded {
+            return;
+        }
+        self.set(Phase::Closing);
+        if let Some(table) = self.table.upgrade() {
+            table.insert(self);
+        }
+    }
+
+    /// The stream is dropped.
+    pub(super) fn stream_dropped(&self) {
+        // A session that ends later does not bring it back.
+        self.set(Phase::Closing);
+        if let Some(table) = self.table.upgrade() {
+            table.forget(self);
+        }
+    }
+
     /// What watches the deadline of this WebSocket's unfinished messages.
     pub fn unfinished(self: &Rc<Connection>) -> Rc<Unfinished> {
         Rc::new(Unfinished { table: self.table.clone(), ..Unfinished::default() })
@@ -187,6 +224,7 @@ impl Connection {
 
     /// A request is handled from now on.
     pub(super) fn begin(&self, has_body: bool) {
+        self.head.set(0);
         self.set(if has_body { Phase::Body } else { Phase::Serving });
     }
 
@@ -199,26 +237,37 @@ impl Connection {
 
     /// The request is handled.
     pub(super) fn end(&self) {
-        if self.phase.get() == Phase::Upgraded {
+        if matches!(self.phase.get(), Phase::Upgraded | Phase::Closing) {
             return;
         }
         // Part of the next request may have been read.
-        let has_begun = self.credit.get() < READ_AHEAD;
-        self.set(if has_begun { Phase::Head } else { Phase::Idle });
+        self.set(if self.head.get() > 0 { Phase::Head } else { Phase::Idle });
         self.wake_reader();
     }
 
-    /// Bytes came in.
-    pub(super) fn received(&self, bytes: usize) {
-        match self.phase.get() {
-            Phase::Idle => {
+    /// Bytes came in. An error if the head that they belong to is too large.
+    pub(super) fn received(&self, bytes: &[u8]) -> Result<(), Ended> {
+        let phase = self.phase.get();
+        if matches!(phase, Phase::Body | Phase::Upgraded | Phase::Closing) {
+            return Ok(());
+        }
+        if phase == Phase::Serving {
+            self.credit.set(self.credit.get().saturating_sub(bytes.len()));
+        }
+        // Empty lines may stand before a request, and begin none.
+        let is_blank = self.head.get() == 0 && bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
+        if !is_blank {
+            self.head.set(self.head.get() + bytes.len());
+        }
+        match phase {
+            Phase::Idle if !is_blank => {
                 self.credit.set(READ_AHEAD);
                 self.set(Phase::Head);
             }
             Phase::Head => self.credit.set(READ_AHEAD),
-            Phase::Serving => self.credit.set(self.credit.get().saturating_sub(bytes)),
-            Phase::Body | Phase::Upgraded => {}
+            _ => {}
         }
+        if phase == Phase::Head && self.head.get() > MAX_HEAD { Err(Ended::HeadTooLarge) } else { Ok(()) }
     }
 
     /// How many bytes may be read now; `None` while the reader is held back, which is woken then.
@@ -227,7 +276,7 @@ impl Connection {
             Phase::Upgraded => return Some(usize::MAX),
             _ if self.is_blocked.get() => 0,
             Phase::Serving => self.credit.get(),
-            Phase::Idle | Phase::Head | Phase::Body => return Some(usize::MAX),
+            Phase::Idle | Phase::Head | Phase::Body | Phase::Closing => return Some(usize::MAX),
         };
         if limit == 0 {
             *self.reader.borrow_mut() = Some(waker.clone());
@@ -260,10 +309,13 @@ impl Connection {
     fn finish(&self, ended: Ended) {
         debug!(reason = ended.label(); "connection ended");
         let Some(handle) = &self.handle else { return };
-        if self.is_blocked.get() {
+        if self.is_blocked.get() || self.phase.get() == Phase::Closing {
             return handle.close();
         }
-        handle.close_with(ended.answer().unwrap_or_default().as_bytes());
+        // A client that has sent nothing waits for no answer, and would take it for that of its next request.
+        let is_unasked = ended == Ended::Head && self.head.get() == 0;
+        let answer = ended.answer().filter(|_| !is_unasked);
+        handle.close_with(answer.unwrap_or_default().as_bytes());
     }
 }
 
@@ -324,6 +376,7 @@ impl Connections {
             is_blocked: Cell::new(false),
             turn: Cell::new(0),
             credit: Cell::new(READ_AHEAD),
+            head: Cell::new(0),
             reader: RefCell::default(),
         });
         match permit {
@@ -335,11 +388,16 @@ impl Connections {
             None => {}
         }
         if self.entries.borrow().len() >= self.limits.most {
-            self.make_room(Instant::now());
+            self.make_room(1, Instant::now());
         }
-        let entry = Entry { connection: Rc::downgrade(&connection), seen: 0, since: Instant::now() };
-        self.entries.borrow_mut().insert(key, entry);
+        self.insert(&connection);
         Some(connection)
+    }
+
+    fn insert(&self, connection: &Rc<Connection>) {
+        let (seen, since) = (connection.turn.get(), Instant::now());
+        let entry = Entry { connection: Rc::downgrade(connection), seen, since };
+        self.entries.borrow_mut().insert(connection.key, entry);
     }
 
     /// Forgets a connection that has ended.
@@ -347,30 +405,31 @@ impl Connections {
         self.entries.borrow_mut().remove(&connection.key);
     }
 
-    fn end(&self, connection: &Connection, ended: Ended) {
+    pub(super) fn end(&self, connection: &Connection, ended: Ended) {
         self.ended.with_label_values(&[ended.label()]).inc();
         connection.finish(ended);
     }
 
-    /// Closes the connection that has kept the server waiting longest: an unfinished request rather than an idle one.
-    fn make_room(&self, now: Instant) {
+    /// Closes the connections that have kept the server waiting longest: an unfinished request rather than an idle one.
+    fn make_room(&self, count: usize, now: Instant) {
         let min_age = if self.limits.always_admits { Duration::ZERO } else { MIN_AGE };
         let waiting = |entry: &Entry| {
             let connection = entry.connection.upgrade()?;
             let rank = match connection.phase.get() {
                 _ if connection.is_blocked.get() => 0,
-                Phase::Head | Phase::Body => 0,
+                Phase::Head | Phase::Body | Phase::Closing => 0,
                 Phase::Idle => 1,
                 Phase::Serving | Phase::Upgraded => return None,
             };
             let since = if entry.seen == connection.turn.get() { entry.since } else { now };
             (now.duration_since(since) >= min_age).then_some((rank, since, connection))
         };
-        let first = {
-            let entries = self.entries.borrow();
-            entries.values().filter_map(waiting).min_by_key(|(rank, since, _)| (*rank, *since))
-        };
-        if let Some((_, _, connection)) = first {
+        let mut first: Vec<_> = self.entries.borrow().values().filter_map(waiting).collect();
+        if count < first.len() {
+            first.select_nth_unstable_by_key(count, |(rank, since, _)| (*rank, *since));
+            first.truncate(count);
+        }
+        for (_, _, connection) in first {
             self.forget(&connection);
             self.end(&connection, Ended::Crowded);
         }
@@ -393,7 +452,9 @@ impl Connections {
             self.end(&connection, ended);
         }
         let excess = self.entries.borrow().len().saturating_sub(self.limits.most);
-        (0..excess).for_each(|_| self.make_room(now));
+        if excess > 0 {
+            self.make_room(excess, now);
+        }
         self.sweep_unfinished(now);
     }
 
@@ -489,5 +550,114 @@ mod tests {
         assert_eq!(ended(Phase::Serving, false, day), None);
         assert_eq!(ended(Phase::Serving, true, day), Some(Ended::Write));
         assert_eq!(ended(Phase::Upgraded, true, day), None);
+        for is_blocked in [false, true] {
+            assert_eq!(ended(Phase::Closing, is_blocked, just_before(limits.write)), None);
+            assert_eq!(ended(Phase::Closing, is_blocked, limits.write), Some(Ended::Write));
+        }
+    }
+
+    fn table() -> Rc<Connections> {
+        let ended = IntCounterVec::new(prometheus::Opts::new("ended", "ended"), &["reason"]).unwrap();
+        let any = super::super::addresses::AddressLimit::Set(0);
+        Connections::start(ConnectionLimits::default(), Addresses::new(&[], any, any), ended)
+    }
+
+    /// The server's side of a connection, and the client's.
+    async fn connect(table: &Rc<Connections>) -> (Rc<Connection>, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (table.admit(&listener.accept().await.unwrap().0).unwrap(), client)
+    }
+
+    fn receive(connection: &Connection, bytes: &[u8]) {
+        assert_eq!(connection.received(bytes), Ok(()));
+    }
+
+    async fn last_answer(table: &Connections, connection: Rc<Connection>, mut client: TcpStream) -> String {
+        table.end(&connection, Ended::Head);
+        drop(connection);
+        let mut answer = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut client, &mut answer).await.unwrap();
+        answer
+    }
+
+    #[actix_web::test]
+    async fn ended_session_is_swept_again() {
+        let table = table();
+        let (connection, _client) = connect(&table).await;
+        connection.begin(true);
+        connection.upgrade();
+        assert!(table.entries.borrow().is_empty());
+        connection.session_ended();
+        assert_eq!((connection.phase(), table.entries.borrow().len()), (Phase::Closing, 1));
+        connection.end();
+        assert_eq!(connection.phase(), Phase::Closing);
+        table.sweep(Instant::now() + table.limits.write);
+        assert!(table.entries.borrow().is_empty());
+        assert_eq!(table.ended.with_label_values(&["write_timeout"]).get(), 1);
+    }
+
+    #[actix_web::test]
+    async fn dropped_stream_is_not_listed_again() {
+        let table = table();
+        let (connection, _client) = connect(&table).await;
+        connection.upgrade();
+        connection.stream_dropped();
+        connection.session_ended();
+        assert!(table.entries.borrow().is_empty());
+    }
+
+    #[actix_web::test]
+    async fn answered_requests_leave_an_idle_connection() {
+        let (connection, _client) = connect(&table()).await;
+        receive(&connection, b"GET / HTTP/1.1\r\n\r\n");
+        connection.begin(false);
+        receive(&connection, b"GET / HTTP/1.1\r\n\r\n");
+        connection.end();
+        assert_eq!(connection.phase(), Phase::Head, "of the second request");
+        connection.begin(false);
+        receive(&connection, b"\r\n");
+        connection.end();
+        assert_eq!(connection.phase(), Phase::Idle);
+        receive(&connection, b"\r\n");
+        assert_eq!(connection.phase(), Phase::Idle);
+        receive(&connection, b"G");
+        assert_eq!(connection.phase(), Phase::Head);
+    }
+
+    #[actix_web::test]
+    async fn only_begun_heads_are_answered() {
+        let table = table();
+        let (connection, client) = connect(&table).await;
+        receive(&connection, b"\r\n");
+        assert_eq!(last_answer(&table, connection, client).await, "");
+        let (connection, client) = connect(&table).await;
+        receive(&connection, b"GET");
+        assert!(last_answer(&table, connection, client).await.starts_with("HTTP/1.1 408 "));
+    }
+
+    #[actix_web::test]
+    async fn large_head_is_refused() {
+        let (connection, _client) = connect(&table()).await;
+        for _ in 0..2 {
+            receive(&connection, &[b'x'; MAX_HEAD]);
+            assert_eq!(connection.received(b"x"), Err(Ended::HeadTooLarge));
+            // What follows a head is not counted, and each head is counted by itself.
+            connection.begin(true);
+            receive(&connection, &[b'x'; 2 * MAX_HEAD]);
+            connection.end();
+            receive(&connection, b"");
+        }
+    }
+
+    #[actix_web::test]
+    async fn room_is_made_for_many_at_once() {
+        let table = table();
+        let mut held = Vec::new();
+        for _ in 0..5 {
+            held.push(connect(&table).await);
+        }
+        table.make_room(3, Instant::now() + MIN_AGE);
+        assert_eq!(table.entries.borrow().keys().copied().collect::<Vec<_>>(), [3, 4]);
     }
 }

@@ -52,15 +52,22 @@ impl MoneyDesk {
         E: From<StoreError> + Into<ApiError> + Send + 'static,
     {
         let place = self.users.queue(user_id, MAX_WAITING).ok_or(ApiError::WalletBusy)?;
-        let _turn = timeout_at(Instant::now() + WAIT_LIMIT, place.turn()).await.map_err(|_| ApiError::WalletBusy)?;
+        let turn = timeout_at(Instant::now() + WAIT_LIMIT, place.turn()).await.map_err(|_| ApiError::WalletBusy)?;
+        // A client that goes away ends this future and not the call: the call itself holds what it uses until it returns.
+        let place = Arc::new((turn, place));
         let (work, until) = (Arc::new(work), Instant::now() + WAIT_LIMIT);
         let mut is_held = false;
         loop {
             let (store, work) = (self.store.clone(), work.clone());
             let late = if is_held { ApiError::WalletHeld } else { ApiError::WalletBusy };
-            let call = timeout_at(until, place.call()).await.map_err(|_| late)?;
-            let done = blocking_with(move || work(&*store)).await.map_err(Into::into);
-            drop(call);
+            let call = timeout_at(until, place.1.call()).await.map_err(|_| late)?;
+            let held = (place.clone(), call);
+            let done = blocking_with(move || {
+                let done = work(&*store);
+                drop(held);
+                done
+            });
+            let done = done.await.map_err(Into::into);
             is_held = matches!(done, Err(ApiError::WalletHeld));
             if !is_held || Instant::now() >= until {
                 return done;
@@ -76,6 +83,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
+    use futures_util::FutureExt;
     use futures_util::future::join_all;
 
     use super::*;
@@ -116,6 +124,31 @@ mod tests {
         let names: Vec<_> = (0..200).map(|n| user(&format!("user {n}"))).collect();
         let others = names.iter().map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
         assert!(join_all(others).await.into_iter().all(|done| done == Ok(())));
+    }
+
+    #[actix_web::test]
+    async fn aborted_request_keeps_its_turn() {
+        let (desk, _folder) = desk(1);
+        let (release, held) = mpsc::channel::<()>();
+        let (started, is_started) = tokio::sync::oneshot::channel();
+        let (held, started) = (Mutex::new(held), Mutex::new(Some(started)));
+        let wait = move |_: &dyn MoneyStore| {
+            started.lock().unwrap().take().map(|started| started.send(()));
+            let _ = held.lock().unwrap().recv();
+            Ok::<_, StoreError>(())
+        };
+        let aborted = desk.clone();
+        let request = actix_web::rt::spawn(async move { aborted.for_user(&user("a"), wait).await });
+        is_started.await.unwrap();
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        // The turn of its user, and the only call that may run.
+        let place = desk.users.queue(&user("a"), MAX_WAITING).unwrap();
+        assert!(place.turn().now_or_never().is_none() && place.call().now_or_never().is_none());
+        assert!(desk.users.queue(&user("a"), 2).is_none(), "its place in the queue");
+        drop(release);
+        let _turn = place.turn().await;
+        assert!(place.call().await.is_some());
     }
 
     #[actix_web::test]

@@ -73,6 +73,7 @@ pub struct FrameGuard<S> {
     /// This session's part of [`FrameLimits::unfinished`].
     held: usize,
     deadline: Option<Rc<Unfinished>>,
+    connection: Option<Rc<Connection>>,
     violation: Violation,
 }
 
@@ -85,6 +86,7 @@ impl<S> FrameGuard<S> {
             rate: Rate::default(),
             held: 0,
             deadline: connection.map(Connection::unfinished),
+            connection: connection.cloned(),
             violation: Violation::default(),
             limits,
         }
@@ -117,6 +119,10 @@ impl<S> Drop for FrameGuard<S> {
         self.limits.unfinished.replace(self.held, 0);
         if let Some(deadline) = &self.deadline {
             deadline.end();
+        }
+        // The guard is dropped together with the session.
+        if let Some(connection) = &self.connection {
+            connection.session_ended();
         }
     }
 }

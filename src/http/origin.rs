@@ -16,7 +16,7 @@ use super::errors::ApiError;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Names under these cannot be registered in the public DNS, so no foreign page can be served from them.
-const PRIVATE_SUFFIXES: [&str; 3] = [".localhost", ".internal", ".svc.cluster.local"];
+const PRIVATE_SUFFIXES: [&str; 6] = [".localhost", ".internal", ".svc", ".local", ".home.arpa", ".test"];
 /// The longest text of a header in a message or a log line, in characters.
 const MAX_SHOWN: usize = 120;
 /// How often the same origin or host is logged.

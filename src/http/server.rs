@@ -205,8 +205,8 @@ fn track<S: Service<Request>>(
     if let Some(connection) = &connection {
         let has_body = matches!(request.payload(), Payload::H1 { .. });
         connection.begin(has_body);
-        // The body of an upgrade has no end.
-        if has_body && !request.upgrade() {
+        // Of an upgrade too: the offer may be passed over (h2c), and a WebSocket leaves the phase that this ends.
+        if has_body {
             let payload = request.take_payload();
             let body = Body { payload, handling: Some(connection.clone()) };
             *request.payload() = Payload::Stream { payload: Box::pin(body) };

@@ -35,7 +35,7 @@ impl GuardedStream {
 
 impl Drop for GuardedStream {
     fn drop(&mut self) {
-        self.table.forget(&self.connection);
+        self.connection.stream_dropped();
     }
 }
 
@@ -54,15 +54,17 @@ impl AsyncRead for GuardedStream {
         let room = into.remaining().min(limit).min(READ_RUN - this.run);
         let mut part = ReadBuf::new(into.initialize_unfilled_to(room));
         let polled = Pin::new(&mut this.stream).poll_read(context, &mut part);
-        let read = part.filled().len();
-        into.advance(read);
-        match &polled {
-            Poll::Ready(Ok(())) => {
-                this.run += read;
-                this.connection.received(read);
-            }
-            _ => this.run = 0,
+        if !matches!(polled, Poll::Ready(Ok(()))) {
+            this.run = 0;
+            return polled;
         }
+        let read = part.filled().len();
+        this.run += read;
+        if let Err(ended) = this.connection.received(part.filled()) {
+            this.table.end(&this.connection, ended);
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        into.advance(read);
         polled
     }
 }

@@ -80,7 +80,7 @@ async fn connect(
     if let Some(connection) = guarded {
         connection.upgrade();
     }
-    let session = Session::new(shared.into_inner(), connection, from_client.violation());
+    let session = Session::new(shared.into_inner(), connection, guarded.cloned(), from_client.violation());
     let codec = Codec::new().max_size(MAX_FRAME);
     Ok(answer.streaming(WebsocketContext::with_codec(session, from_client, codec)))
 }

@@ -1,5 +1,6 @@
 //! The actor of one consumer of `/ws`: writes what it is handed, answers pings, listens to nothing else.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::Shared;
 use super::broadcaster::{Join, Leave, Push};
 use crate::domain::protocol::CloseReason as Reason;
 use crate::http::connection::ConnectionHandle;
+use crate::http::connections::Connection;
 use crate::http::frame_guard::Violation;
 
 /// How many pushes wait for one consumer before it counts as lagging.
@@ -46,13 +48,19 @@ impl Drop for Seat {
 pub(super) struct Session {
     seat: Seat,
     socket: Option<ConnectionHandle>,
+    connection: Option<Rc<Connection>>,
     heard: Instant,
     violation: Violation,
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, socket: Option<ConnectionHandle>, violation: Violation) -> Session {
-        Session { seat: Seat::take(shared), socket, heard: Instant::now(), violation }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        socket: Option<ConnectionHandle>,
+        connection: Option<Rc<Connection>>,
+        violation: Violation,
+    ) -> Session {
+        Session { seat: Seat::take(shared), socket, connection, heard: Instant::now(), violation }
     }
 
     fn beat(&mut self, ctx: &mut WebsocketContext<Session>) {
@@ -83,6 +91,13 @@ impl Actor for Session {
                 end(ctx, CloseCode::Restart);
             }
         }));
+    }
+
+    fn stopped(&mut self, _: &mut WebsocketContext<Session>) {
+        // The consumer may not take the rest, which keeps this session and its guard.
+        if let Some(connection) = &self.connection {
+            connection.session_ended();
+        }
     }
 }
 

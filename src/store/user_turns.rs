@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::ids::UserId;
 
@@ -14,7 +14,7 @@ use crate::domain::ids::UserId;
 pub struct UserTurns {
     users: Mutex<HashMap<UserId, UserQueue>>,
     /// Calls that may run at once. First come, first served.
-    calls: Semaphore,
+    calls: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ struct UserQueue {
 impl UserTurns {
     /// At most `calls` at once, of any number of users.
     pub fn new(calls: usize) -> Arc<UserTurns> {
-        Arc::new(UserTurns { users: Mutex::default(), calls: Semaphore::new(calls.max(1)) })
+        Arc::new(UserTurns { users: Mutex::default(), calls: Arc::new(Semaphore::new(calls.max(1))) })
     }
 
     /// Takes a place in a user's queue, unless `max` of its calls are there already.
@@ -71,9 +71,9 @@ impl Place {
     }
 
     /// Waits until a call may run; it runs until this is dropped. To be waited for within the user's turn.
-    pub async fn call(&self) -> Option<SemaphorePermit<'_>> {
+    pub async fn call(&self) -> Option<OwnedSemaphorePermit> {
         // Never closed.
-        self.turns.calls.acquire().await.ok()
+        self.turns.calls.clone().acquire_owned().await.ok()
     }
 }
 

@@ -2,9 +2,9 @@
 
 use sports_bet_platform::config::settings::Role;
 
-use super::raw::{End, RawClient};
+use super::raw::{CLOSE, End, FIN, RawClient, frame};
 use super::{EVENT, change_of, first_change, start, total, until_nobody_is_left, until_total};
-use crate::support::{SupplierLink, TestPlatform};
+use crate::support::{SupplierLink, TestPlatform, until};
 
 /// So large that a socket is full after some.
 const LARGE: usize = 5_000;
@@ -75,6 +75,33 @@ async fn a_client_that_froze_before_its_event_went_quiet_is_ended_too() {
     until_total(&platform, "odds_ws_conflations_total", 0.0).await;
     until_nobody_is_left(&platform).await;
     assert_eq!(stalled.end().await, End::BrokenOff);
+}
+
+/// What is unsent when it closes fits in the kernel, or does not.
+#[rstest::rstest]
+#[case::nothing(0, 0.0)]
+#[case::more_than_fits(80, 1.0)]
+#[actix_web::test]
+async fn closed_session_does_not_outlast_the_write_timeout(#[case] changes: u64, #[case] timeouts: f64) {
+    let limits = [("HTTP_WRITE_TIMEOUT", "2s"), ("SLOW_CLIENT_LIMIT", "10m"), ("WS_SESSION_QUEUE", "1000")];
+    let (platform, mut supplier) = start(&limits).await;
+    let mut stalled = stalled_client(&platform).await;
+    for version in 1..=changes {
+        supplier.send(change_of(EVENT, "1x2", version, LARGE)).await;
+    }
+    until_total(&platform, "odds_ws_deliveries_total", changes as f64).await;
+    stalled.send(&frame(FIN | CLOSE, &1_000_u16.to_be_bytes())).await;
+    // A frozen session sees the close when the client has read a part, and ends while the rest is unsent.
+    let part = std::cell::RefCell::new([0; 2_048]);
+    until("the session ends", || async {
+        let _ = stalled.stream.try_read(&mut *part.borrow_mut());
+        (total(&platform, "odds_ws_sessions").await == 0.0).then_some(())
+    })
+    .await;
+    // It reads nothing and closes nothing. What it writes is refused as soon as the server holds no socket.
+    until("the server closes the connection", || async { stalled.stream.try_write(b"x").is_err().then_some(()) }).await;
+    let ended = r#"odds_http_connections_ended_total{port="rest",reason="write_timeout"}"#;
+    platform.until_metric(Role::Odds, ended, |count| count == timeouts).await;
 }
 
 #[actix_web::test]
