@@ -123,7 +123,7 @@ pub struct Known {
     /// Whether an empty result means that the event does not exist.
     pub is_complete: bool,
     is_store_asked: bool,
-    /// The largest number that the cache holds of the event.
+    /// The largest number that cache and store hold of the event. The store may be ahead of the cache.
     pub read_seq: u64,
 }
 
@@ -229,7 +229,7 @@ impl BookSource {
     }
 
     fn merge(&self, hot: Hot, (mut stored, is_store_read): Read, left: LeftToCome) -> Known {
-        let read_seq = hot.largest_seq();
+        let read_seq = largest_seq(&hot.states).max(largest_seq(&stored));
         stored.retain(|state| !left.leaves(state, &hot.states));
         let states = hot.states.into_iter().chain(stored).collect();
         Known {
@@ -317,6 +317,10 @@ impl BookSource {
 /// States, and whether they could be read.
 type Read = (Vec<Arc<MarketState>>, bool);
 
+fn largest_seq(states: &[Arc<MarketState>]) -> u64 {
+    states.iter().map(|state| state.seq).max().unwrap_or(0)
+}
+
 /// What the cache holds of an event.
 pub struct Hot {
     /// The states.
@@ -329,7 +333,7 @@ pub struct Hot {
 impl Hot {
     /// The largest number among the states.
     pub fn largest_seq(&self) -> u64 {
-        self.states.iter().map(|state| state.seq).max().unwrap_or(0)
+        largest_seq(&self.states)
     }
 }
 
@@ -349,7 +353,7 @@ fn only_hot(mut hot: Hot, left: LeftToCome) -> Known {
 
 /// The store may be ahead of what was published: changes of the markets in the cache come by broadcast, one by one.
 fn merge_mirrored(hot: Hot, (mut stored, is_store_read): Read, left: LeftToCome) -> Known {
-    let read_seq = hot.largest_seq();
+    let read_seq = largest_seq(&hot.states).max(largest_seq(&stored));
     let is_hot = |state: &MarketState| hot.states.iter().any(|held| held.update.market == state.update.market);
     stored.retain(|state| !is_hot(state) && !left.leaves(state, &[]));
     let states = hot.states.into_iter().filter(|state| !left.leaves(state, &[])).chain(stored).collect();

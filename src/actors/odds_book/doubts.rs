@@ -29,7 +29,7 @@ const DOUBTFUL_AHEAD: Duration = Duration::from_secs(2);
 pub(super) struct Doubts {
     /// The markets in doubt; no more than the book holds.
     markets: BTreeSet<MarketKey>,
-    /// The largest number that the hot copy had at the last look. An older broadcast with a larger one contradicts the
+    /// The largest number that the hot copy or the store had so far. An older broadcast with a larger one contradicts the
     /// book: a true one is published when the hot copy takes it, and that takes later revisions only.
     read_seq: u64,
     /// When the last comparison began.
@@ -56,9 +56,9 @@ impl Doubts {
         }
     }
 
-    /// The hot copy was read, and has numbers up to this one.
+    /// The hot copy or the store was read, and has numbers up to this one.
     pub fn looked(&mut self, read_seq: u64) {
-        self.read_seq = read_seq;
+        self.read_seq = self.read_seq.max(read_seq);
     }
 }
 
@@ -211,6 +211,21 @@ mod tests {
         let mut forged = update(1, 50, 9);
         forged.revision.updated_at = Timestamp::now().later_by(Duration::from_secs(60 * minutes));
         forged
+    }
+
+    /// The store may be ahead of the hot copy: broadcasts that it is ahead of are true, and late.
+    #[actix_web::test]
+    async fn store_ahead_of_broadcasts_is_no_contradiction() {
+        let hot = Arc::new(HotCopy::default());
+        let probe = probe_edges_with(hot.clone(), true);
+        probe.store.keep(MarketState { update: update(1, 3, 3), seq: 28 });
+        let (event, left) = (update(1, 1, 1).event_id, LeftToCome::NOTHING);
+        let loaded = probe.edges.source.load_mirrored(&event, left, Lane::Background, true).await;
+        let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
+        let bench = Bench { book, hot, probe };
+        bench.hot.write(state(update(1, 2, 2), 27)).await.unwrap();
+        bench.hear(update(1, 2, 2), Some(27)).await;
+        assert_eq!(bench.shown().await, update(1, 3, 3));
     }
 
     #[actix_web::test]
