@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use actix::prelude::*;
-use log::{info, warn};
+use log::{debug, info, warn};
 use tokio::sync::oneshot;
 
 use super::messages::{BookChanged, FlushCache};
@@ -18,6 +18,7 @@ use crate::domain::book::MarketState;
 use crate::domain::ids::{EventId, MarketKey};
 use crate::log_limit::FaultLog;
 use crate::metrics::ProcessorMetrics;
+use crate::store::Store;
 
 /// The most states in one pipeline.
 const MAX_PIPELINE: usize = 1_000;
@@ -28,6 +29,9 @@ const MAX_PENDING: usize = 20_000;
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_millis(400) };
 /// How often it looks whether the cache is there while nothing changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Looks after which a damaged entry that no other processor has repaired is written again from the database, though no book
+/// of this process holds its event.
+const LOOKS_BEFORE_STORE: u32 = 5;
 /// How often states are forgotten that no book holds any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -64,6 +68,10 @@ pub struct CacheWriter {
     written: HashMap<(EventId, MarketKey), Weak<MarketState>>,
     /// The connection over which the last of it was written.
     connection: u64,
+    /// Where the states are that no book holds.
+    store: Option<Arc<dyn Store>>,
+    /// Damaged events that no book of this process holds, with the number of looks that found them so.
+    unheld: HashMap<EventId, u32>,
     backoff: Backoff,
     log: FaultLog,
     health: Arc<CacheHealth>,
@@ -83,11 +91,18 @@ impl CacheWriter {
             waiting: Vec::new(),
             written: HashMap::new(),
             connection: 0,
+            store: None,
+            unheld: HashMap::new(),
             backoff: Backoff::new(RETRY, 0),
             log: FaultLog::new(),
             health: Arc::default(),
             metrics,
         }
+    }
+
+    /// Repairs damaged entries whose event no processor's book holds from `store`.
+    pub fn repairing_from(self, store: Arc<dyn Store>) -> CacheWriter {
+        CacheWriter { store: Some(store), ..self }
     }
 
     /// What became of its last write.
@@ -176,22 +191,35 @@ impl CacheWriter {
         }));
     }
 
-    /// Writes the entries of damaged events again, those that books of this process hold. Whoever finds the others damaged
-    /// says so again, until their processor hears of it.
+    /// Writes the entries of damaged events again: those that books of this process hold at once, the others from the
+    /// database when no other processor has written them for some looks.
     fn repair(&mut self, damaged: Vec<EventId>, context: &mut Context<Self>) {
         let is_held = |event_id: &EventId| {
             self.written.iter().any(|((held, _), state)| held == event_id && state.strong_count() > 0)
         };
-        let damaged: Vec<_> = damaged.into_iter().filter(is_held).collect();
-        if damaged.is_empty() {
+        let (held, unheld): (Vec<_>, Vec<_>) = damaged.into_iter().partition(is_held);
+        let looks = |event_id: EventId| (self.unheld.get(&event_id).map_or(1, |looks| looks + 1), event_id);
+        self.unheld = unheld.into_iter().map(looks).map(|(looks, event_id)| (event_id, looks)).collect();
+        let due = self.unheld.iter().filter(|(_, looks)| **looks > LOOKS_BEFORE_STORE);
+        let due: Vec<_> = due.map(|(event_id, _)| event_id.clone()).collect();
+        if held.is_empty() && due.is_empty() {
             return self.took(Vec::new(), &[], context);
         }
         self.in_flight = true;
-        let removing = self.cache.remove(damaged.clone()).into_actor(self);
-        context.spawn(removing.map(move |removed, writer, context| {
+        let (cache, store) = (self.cache.clone(), self.store.clone());
+        let removing = async move {
+            let stored = load(store, due).await;
+            let removed: Vec<_> = held.into_iter().chain(stored.iter().map(|(event_id, _)| event_id.clone())).collect();
+            cache.remove(removed.clone()).await.map(|()| (removed, stored))
+        };
+        context.spawn(removing.into_actor(self).map(|removed, writer, context| {
             writer.in_flight = false;
             match removed {
-                Ok(()) => writer.took(Vec::new(), &damaged, context),
+                Ok((removed, stored)) => {
+                    let states = stored.into_iter().flat_map(|(_, states)| states);
+                    writer.pending.extend(states.map(|state| Change { state, conflated: true }));
+                    writer.took(Vec::new(), &removed, context);
+                }
                 Err(error) => writer.failed(Vec::new(), &error, context),
             }
             writer.tell_pending();
@@ -261,6 +289,26 @@ impl CacheWriter {
         for (_, waiting) in self.waiting.extract_if(.., |(round, _)| *round <= ended) {
             // Whoever asked may be gone.
             let _ = waiting.send(());
+        }
+    }
+}
+
+/// The states of these events in the database, without the events that cannot be read now.
+async fn load(store: Option<Arc<dyn Store>>, events: Vec<EventId>) -> Vec<(EventId, Vec<Arc<MarketState>>)> {
+    let Some(store) = store.filter(|_| !events.is_empty()) else { return Vec::new() };
+    let loading = tokio::task::spawn_blocking(move || {
+        let load = |event_id: EventId| store.load_event(&event_id).map(|states| (event_id, states));
+        events.into_iter().map(load).collect::<Result<Vec<_>, _>>()
+    });
+    match loading.await {
+        Ok(Ok(states)) => states,
+        Ok(Err(error)) => {
+            debug!("damaged cache entries are not written again yet: {error}");
+            Vec::new()
+        }
+        Err(error) => {
+            debug!("damaged cache entries are not written again yet: {error}");
+            Vec::new()
         }
     }
 }

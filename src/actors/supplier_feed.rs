@@ -66,8 +66,10 @@ pub struct SupplierFeed {
     last_word: Instant,
     /// Whether its markets have been suspended since.
     told_stale: bool,
-    /// The last frame could not be read. Until one can be, a supplier that only answers pings is not live.
-    garbled: bool,
+    /// Refused updates that may have been about any market: since when, and how many.
+    unnamed: Option<(Instant, u64)>,
+    /// How many of them have had their markets suspended.
+    unnamed_handled: u64,
     /// Whether it was never connected.
     is_new: bool,
     log: FaultLog,
@@ -113,7 +115,8 @@ impl SupplierFeed {
             link: None,
             last_word: Instant::now(),
             told_stale: false,
-            garbled: false,
+            unnamed: None,
+            unnamed_handled: 0,
             is_new: true,
             log: FaultLog::new(),
             refusal_logged: None,
@@ -151,11 +154,6 @@ impl SupplierFeed {
         self.send_all(greetings, context);
     }
 
-    /// Begins anew with a decoder that knows nothing, so that the supplier's next connection tells everything again.
-    fn forget_state(&mut self) {
-        self.decoder = self.endpoint.decoder(&self.settings);
-    }
-
     /// Gives the connection up and tries again later.
     fn lose(&mut self, reason: &'static str, cause: &dyn std::fmt::Display, context: &mut Context<Self>) {
         let Some(link) = self.link.take() else { return };
@@ -177,7 +175,7 @@ impl SupplierFeed {
 
     /// The bus did not take what a frame held, but the decoder counts it as told.
     fn lose_unpublished(&mut self, cause: &dyn std::fmt::Display, context: &mut Context<Self>) {
-        self.forget_state();
+        self.gathered.updates.extend(self.decoder.on_unpublished());
         self.lose("bus", cause, context);
     }
 
@@ -217,7 +215,6 @@ impl SupplierFeed {
     fn take_for_live(&mut self) {
         self.last_word = Instant::now();
         self.told_stale = false;
-        self.garbled = false;
     }
 
     /// A wait that was ours is not the supplier's silence.
@@ -233,6 +230,11 @@ impl SupplierFeed {
         if !self.told_stale && now.duration_since(self.last_word) >= self.settings.supplier_stale_after {
             self.told_stale = true;
             self.suspend_markets(context);
+        }
+        if let Some((since, refusals)) = self.unnamed
+            && now.duration_since(since) >= self.settings.supplier_stale_after
+        {
+            self.suspend_unconfirmed(refusals);
         }
         let Some(link) = &mut self.link else { return };
         if now.duration_since(link.last_heard) >= self.settings.supplier_read_timeout {
@@ -255,17 +257,30 @@ impl SupplierFeed {
             Ok(Inbound::Alive) => {
                 // A supplier with nothing to say is not gone while it answers.
                 self.heard();
-                if !self.garbled {
-                    self.take_for_live();
-                }
+                self.take_for_live();
             }
             Err(error) => self.lose(error.reason(), &error, context),
         }
     }
 
-    /// Each native frame is a market as a whole; other forms send differences.
-    fn is_native(&self) -> bool {
-        matches!(self.endpoint, Endpoint::Native(_))
+    /// Starts the time within which each open market must be heard of again, if the frame may have been about any.
+    fn note_unnamed(&mut self) {
+        let refusals = self.decoder.unnamed_refusals();
+        if self.unnamed.is_none() && refusals > self.unnamed_handled {
+            self.unnamed = Some((Instant::now(), refusals));
+        }
+    }
+
+    fn suspend_unconfirmed(&mut self, refusals: u64) {
+        self.unnamed = None;
+        self.unnamed_handled = refusals;
+        let suspended = self.decoder.suspend_unconfirmed(refusals);
+        if !suspended.is_empty() {
+            self.metrics.suspended_as_stale.inc_by(suspended.len() as u64);
+            warn!(supplier = self.status.supplier.as_str(), markets = suspended.len(); "markets suspended: an update that names no event could not be read, and nothing came about them for {:?}", self.settings.supplier_stale_after);
+            self.gathered.updates.extend(suspended);
+        }
+        self.note_unnamed();
     }
 
     fn on_frame(&mut self, frame: Bytes, context: &mut Context<Self>) {
@@ -274,11 +289,8 @@ impl SupplierFeed {
         self.decoder.refuse_after(limits.latest(Timestamp::now()));
         match self.decoder.on_frame(&frame) {
             Ok(decoded) => {
-                if self.is_native() && !decoded.refused.is_empty() {
-                    self.garbled = true;
-                } else {
-                    self.take_for_live();
-                }
+                self.take_for_live();
+                self.note_unnamed();
                 self.gather(decoded, frame, context);
             }
             Err(FrameFault::Unreadable { reason, detail }) => {

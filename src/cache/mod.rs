@@ -65,7 +65,7 @@ pub trait OddsCache: Send + Sync {
         async move { writing.await.map(|()| Vec::new()) }.boxed()
     }
 
-    /// Events whose entries some reader found damaged. Fails as [`OddsCache::ping`] does.
+    /// Events whose entries some reader found damaged, until they are removed. Fails as [`OddsCache::ping`] does.
     fn damaged(&self) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
         let answer = self.ping();
         async move { answer.await.map(|()| Vec::new()) }.boxed()

@@ -44,7 +44,7 @@ impl Wiring<'_> {
     ) -> Result<Addr<BookRouter>, StartError> {
         let metrics = ProcessorMetrics::new()?;
         let live = odds.map_or_else(|| self.arbiter(), |odds| odds.thread.clone());
-        let cache_writer = CacheWriter::new(cache.clone(), metrics.clone());
+        let cache_writer = CacheWriter::new(cache.clone(), metrics.clone()).repairing_from(store.clone());
         let cache_health = cache_writer.health();
         let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);
         let depth = metrics.mailbox_depth.with_label_values(&["cache_writer"]);

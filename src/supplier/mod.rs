@@ -44,6 +44,23 @@ pub trait Decoder: Send {
     /// The connection ended. The suspension of every open market that a message may have changed which was not taken as a
     /// whole; `missed`: the transport dropped one. What the supplier says on its next connection opens them again.
     fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate>;
+
+    /// The bus did not take a batch of updates that were read. Gives what must be published when it can be: the
+    /// suspension of the markets that may have been among them. A decoder whose next connection begins with a whole image
+    /// gives none, and forgets what it has read.
+    fn on_unpublished(&mut self) -> Vec<OddsUpdate>;
+
+    /// Counts the refused updates that may have been about any market, since no market could be read of them.
+    fn unnamed_refusals(&self) -> u64 {
+        0
+    }
+
+    /// Suspends the open markets about which nothing that can be read has come since there were `refusals` of
+    /// [`Decoder::unnamed_refusals`].
+    fn suspend_unconfirmed(&mut self, refusals: u64) -> Vec<OddsUpdate> {
+        let _ = refusals;
+        Vec::new()
+    }
 }
 
 /// What a frame held.

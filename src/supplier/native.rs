@@ -22,6 +22,8 @@ pub struct NativeDecoder {
     /// Markets in all of `open`.
     tracked: usize,
     latest: Option<Timestamp>,
+    /// Refused updates that named no event: each may have been about any market.
+    unnamed: u64,
 }
 
 /// A market that the supplier last called open.
@@ -33,6 +35,8 @@ struct OpenMarket {
     shown: OddsUpdate,
     /// A later update could not be taken, so the earlier one does not open the market again.
     in_doubt: bool,
+    /// [`NativeDecoder::unnamed`] when this update came.
+    unnamed_before: u64,
 }
 
 /// The market named by an update that cannot be read as a whole. A part that cannot be read may be any.
@@ -103,7 +107,8 @@ impl NativeDecoder {
         if update.status == MarketStatus::Open {
             if is_known || self.tracked < MAX_TRACKED {
                 self.tracked += usize::from(!is_known);
-                let market = OpenMarket { told, shown: update.clone(), in_doubt: false };
+                let unnamed_before = self.unnamed;
+                let market = OpenMarket { told, shown: update.clone(), in_doubt: false, unnamed_before };
                 self.open.entry(update.event_id.clone()).or_default().insert(update.market.clone(), market);
             }
         } else if is_known {
@@ -121,8 +126,12 @@ impl NativeDecoder {
     }
 
     /// Suspends the open markets that a refused update may be about: it may have been a suspension.
-    fn doubt(&mut self, frame: &[u8]) -> Vec<OddsUpdate> {
-        let Some(named) = Named::read(frame) else { return Vec::new() };
+    fn doubt(&mut self, reason: &'static str, frame: &[u8]) -> Vec<OddsUpdate> {
+        let Some(named) = Named::read(frame) else {
+            // A message of another kind is no update of a market that it does not name.
+            self.unnamed += u64::from(reason != "unknown_type");
+            return Vec::new();
+        };
         let markets = self.open.get_mut(&named.event).into_iter().flatten();
         let suspend = |(key, market): (&MarketKey, &mut OpenMarket)| {
             if !named.may_be(key) {
@@ -135,7 +144,7 @@ impl NativeDecoder {
     }
 
     fn refuse(&mut self, reason: &'static str, detail: String, frame: &[u8]) -> Decoded {
-        Decoded { updates: self.doubt(frame), send: Vec::new(), refused: vec![Refused { reason, detail }] }
+        Decoded { updates: self.doubt(reason, frame), send: Vec::new(), refused: vec![Refused { reason, detail }] }
     }
 }
 
@@ -161,6 +170,26 @@ impl Decoder for NativeDecoder {
 
     fn on_stale(&mut self) -> Vec<OddsUpdate> {
         self.open.values_mut().flat_map(HashMap::values_mut).filter_map(OpenMarket::suspend).collect()
+    }
+
+    fn unnamed_refusals(&self) -> u64 {
+        self.unnamed
+    }
+
+    fn suspend_unconfirmed(&mut self, refusals: u64) -> Vec<OddsUpdate> {
+        let markets = self.open.values_mut().flat_map(HashMap::values_mut);
+        let unconfirmed = markets.filter(|market| market.unnamed_before < refusals);
+        let suspend = |market: &mut OpenMarket| {
+            market.in_doubt = true;
+            market.suspend()
+        };
+        unconfirmed.filter_map(suspend).collect()
+    }
+
+    // The supplier does not send everything again. The suspensions may not have been taken either, so all are sent.
+    fn on_unpublished(&mut self) -> Vec<OddsUpdate> {
+        let _ = self.on_stale();
+        self.open.values().flat_map(HashMap::values).map(|market| market.shown.clone()).collect()
     }
 
     // Each frame is a whole market: what was missed is not the base of what follows.
@@ -299,5 +328,44 @@ mod tests {
         assert_eq!(suspended(&mut decoder, r#"{"event_id":"E","market":"total","line":"x"}"#), ["total", "total@1.5"]);
         assert_eq!(suspended(&mut decoder, r#"{"event_id":"F"}"#), [""; 0]);
         assert_eq!(suspended(&mut decoder, r#"{"event_id":"E"}"#), ["btts"]);
+    }
+    #[test]
+    fn unreadable_frame_without_an_event_is_about_any_market_until_it_is_heard_of() {
+        let mut decoder = NativeDecoder::default();
+        let names = |updates: Vec<OddsUpdate>| {
+            let mut names: Vec<_> = updates.iter().map(|update| update.event_id.as_str().to_owned()).collect();
+            names.sort();
+            names
+        };
+        for event in ["A", "B"] {
+            read(&mut decoder, &market_update(event, "1x2", None, 10, 1));
+        }
+        // Another kind of message is no update.
+        assert_eq!(decoder.on_frame(br#"{"type":"heartbeat"}"#).unwrap().refused[0].reason, "unknown_type");
+        assert_eq!(decoder.unnamed_refusals(), 0);
+        for frame in ["{garbage", r#"{"market":"1x2"}"#, r#"{"event_id":7,"market":"1x2"}"#] {
+            assert_eq!(decoder.on_frame(frame.as_bytes()).unwrap().refused.len(), 1);
+        }
+        assert_eq!(decoder.unnamed_refusals(), 3);
+        read(&mut decoder, &market_update("B", "1x2", None, 11, 1));
+        assert_eq!(names(decoder.suspend_unconfirmed(3)), ["A"]);
+        assert_eq!(names(decoder.suspend_unconfirmed(3)), [""; 0], "once");
+        let repeated = read(&mut decoder, &market_update("A", "1x2", None, 10, 1));
+        assert_eq!(repeated.revision.updated_at, update(1, 10, 1).revision.updated_at, "the same opens nothing");
+        decoder.on_frame(b"{garbage").unwrap();
+        assert_eq!(names(decoder.suspend_unconfirmed(4)), ["B"]);
+    }
+
+    #[test]
+    fn unpublished_updates_leave_no_market_open() {
+        let mut decoder = NativeDecoder::default();
+        read(&mut decoder, &update(1, 10, 5));
+        let suspended = decoder.on_unpublished();
+        assert_eq!(suspended[0].status, MarketStatus::Suspended);
+        // The bus did not take the suspension either.
+        assert_eq!(decoder.on_unpublished(), suspended);
+        let next = update(1, 11, 1);
+        assert_eq!(read(&mut decoder, &next), next);
+        assert_eq!(decoder.on_stale().len(), 1, "it is still kept track of");
     }
 }

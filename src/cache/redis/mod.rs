@@ -35,7 +35,7 @@ use crate::log_limit::LogLimit;
 /// After a try that failed, none is made for so long; whoever asks meanwhile gets the same error.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long it stays known that an entry is damaged, while no processor asks for it.
+/// How long it stays known that an entry is damaged, while no reader meets it again.
 const DAMAGED_TTL: Duration = Duration::from_secs(60);
 /// Damaged entries that are repaired at a time.
 const MOST_DAMAGED: usize = 100;
@@ -194,6 +194,9 @@ impl Shared {
         for event_id in events {
             pipeline.cmd("UNLINK").arg(wire::book_key(event_id)).arg(wire::current_key(event_id));
         }
+        // If the key has another type, the next look removes it.
+        let ids: Vec<&str> = events.iter().map(EventId::as_str).collect();
+        pipeline.ignore_errors().cmd("SREM").arg(wire::DAMAGED).arg(ids);
         self.send(&pipeline).await.map(drop).map_err(|failed| self.error(failed))
     }
 
@@ -238,7 +241,7 @@ impl Shared {
     async fn damaged(&self) -> Result<Vec<EventId>, CacheError> {
         let mut asking = Pipeline::new();
         asking.ignore_errors();
-        asking.cmd("SPOP").arg(wire::DAMAGED).arg(MOST_DAMAGED);
+        asking.cmd("SRANDMEMBER").arg(wire::DAMAGED).arg(MOST_DAMAGED);
         let values = self.send(&asking).await.map_err(|failed| self.error(failed))?;
         // The key has another type. It must not stop the cache, so it is removed.
         if values.iter().any(|value| matches!(value, Value::ServerError(_))) {

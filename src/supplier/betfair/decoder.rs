@@ -376,6 +376,17 @@ impl Decoder for BetfairDecoder {
         self.publish(changes).updates
     }
 
+    // The next connection begins with a whole image, and all of it is published.
+    fn on_unpublished(&mut self) -> Vec<OddsUpdate> {
+        self.clocks = Clocks::default();
+        self.segments.clear();
+        self.markets.clear();
+        self.retired.clear();
+        (self.unreliable, self.gap, self.missed, self.wants_image) = (false, false, false, false);
+        self.asking = Asking::default();
+        Vec::new()
+    }
+
     // Part of a message, or a message that could not be read, may have been a suspension.
     fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate> {
         let gap = missed || std::mem::take(&mut self.missed) || !self.segments.is_empty();

@@ -1,5 +1,7 @@
 //! An exchange held by the test: what cannot be read, or is old, leaves no price on offer that a bet could be placed at.
 
+use std::time::Duration;
+
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
 use sports_bet_platform::config::settings::Role;
@@ -211,7 +213,7 @@ async fn image_beyond_the_frame_limit_comes_in_segments() {
 
 fn native(event: &str, version: u32) -> Value {
     let selections = json!([{"id": "home", "name": "Home", "price": 1.5, "status": "active"}]);
-    let updated_at = format!("2026-01-01T00:00:{version:02}Z");
+    let updated_at = format!("2026-01-01T00:{:02}:{:02}Z", version / 60, version % 60);
     json!({"event_id": event, "market": "1x2", "status": "open", "selections": selections, "updated_at": updated_at, "source": "s", "version": version})
 }
 
@@ -244,9 +246,17 @@ async fn pongs_after_garbage_keep_no_price() {
     let platform = shop(supplier.url(), &quick).await;
     let mut link = supplier.accept().await;
     link.send(native("A", 1).to_string()).await;
+    link.send(native("B", 1).to_string()).await;
     link.send("{garbage").await;
-    let pongs = actix_web::rt::spawn(async move { link.serve_pings().await });
+    // B is told of again and again, and A is not.
+    let pongs = actix_web::rt::spawn(async move {
+        for version in 2.. {
+            link.send(native("B", version).to_string()).await;
+            let _ = tokio::time::timeout(Duration::from_millis(200), link.serve_pings()).await;
+        }
+    });
     until_shown(&platform, "A", "suspended", 1.5).await;
+    until_shown(&platform, "B", "open", 1.5).await;
     assert_eq!(bet(&platform, "A", "1x2", "home", 1.5).await, "409 MARKET_SUSPENDED");
     let name = "odds_ingest_suspended_as_stale_total";
     platform.until_metric(Role::Ingest, name, |count| count == 1.0).await;

@@ -13,7 +13,7 @@ const EVENTS: usize = 3;
 async fn damaged_redis_entry_is_repaired() {
     let redis = PrivateEngine::up("redis").await;
     let cluster = outage::cluster(EVENTS, &redis.variables()).await;
-    let _processor = cluster.start("processor").await;
+    let mut processor = cluster.start("processor").await;
     let odds = cluster.start("odds").await;
     let _ingest = cluster.start("ingest").await;
     let events: Vec<String> = cluster.supplier.events().collect();
@@ -48,6 +48,20 @@ async fn damaged_redis_entry_is_repaired() {
         let newcomer = Follower::of(late.odds(), events.clone()).await;
         newcomer.until_at(&last).await;
     }
+    // A processor that starts now holds no book of a quiet event. It has the states from the database.
+    processor.kill().await;
+    let _processor = cluster.start("processor").await;
+    let _: () = redis::cmd("SET").arg(&key).arg("x").query(&mut connection).unwrap();
+    let late = cluster.start("odds").await;
+    let of = format!("http://{}/v1/events/{}/odds", late.odds(), events[0]);
+    eventually("it is repaired from the database", async || {
+        let (status, odds) = get_json(&of).await;
+        let kind: String = redis::cmd("TYPE").arg(&key).query(&mut connection).unwrap();
+        (status == 200 && odds[0]["stale"].is_null() && kind == "hash").then_some(())
+    })
+    .await;
+    let newcomer = Follower::of(late.odds(), events.clone()).await;
+    newcomer.until_at(&last).await;
     cluster.supplier.send_at(100);
     follower.until_told(&events, 3).await;
     follower.check();
