@@ -80,7 +80,7 @@ async fn a_client_that_froze_before_its_event_went_quiet_is_ended_too() {
 /// What is unsent when it closes fits in the kernel, or does not.
 #[rstest::rstest]
 #[case::nothing(1, 0.0)]
-#[case::more_than_fits(80, 1.0)]
+#[case::more_than_fits(300, 1.0)]
 #[actix_web::test]
 async fn closed_session_does_not_outlast_the_write_timeout(#[case] changes: u64, #[case] timeouts: f64) {
     let limits = [("HTTP_WRITE_TIMEOUT", "2s"), ("SLOW_CLIENT_LIMIT", "10m"), ("WS_SESSION_QUEUE", "1000")];
@@ -93,7 +93,7 @@ async fn closed_session_does_not_outlast_the_write_timeout(#[case] changes: u64,
     until_total(&platform, "odds_ws_deliveries_total", changes as f64).await;
     stalled.send(&frame(FIN | CLOSE, &1_000_u16.to_be_bytes())).await;
     // A frozen session sees the close when the client has read a part, and ends while the rest is unsent.
-    let part = std::cell::RefCell::new([0; 2_048]);
+    let part = std::cell::RefCell::new([0; 16_384]);
     until("the session ends", || async {
         let _ = stalled.stream.try_read(&mut *part.borrow_mut());
         (total(&platform, "odds_ws_sessions").await == 0.0).then_some(())
