@@ -43,7 +43,7 @@ pub struct SessionEdges {
     /// What a session may do.
     pub limits: SessionLimits,
     /// What a client may send.
-    pub frames: FrameLimits,
+    pub frames: Arc<FrameLimits>,
     /// Deliveries that may wait for a session.
     pub queue: usize,
     /// Snapshots that failed, logged by cause.

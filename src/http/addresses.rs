@@ -3,9 +3,16 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
 use ipnet::IpNet;
+use log::warn;
+
+use crate::log_limit::LogLimit;
+
+/// The same address is logged once a minute.
+static REFUSED: LogLimit = LogLimit::every(Duration::from_secs(60));
 
 /// How many connections and sessions an address may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +88,7 @@ impl Addresses {
             return Ok(None);
         }
         take(&self.connections, address)
+            .inspect_err(|most| log_refusal("HTTP_MAX_CONNECTIONS_PER_ADDRESS", address, *most))
     }
 
     /// Counts a session of a client; not those that a trusted proxy opens for itself.
@@ -88,7 +96,7 @@ impl Addresses {
         if self.is_trusted(client) {
             return Ok(None);
         }
-        take(&self.sessions, client)
+        take(&self.sessions, client).inspect_err(|most| log_refusal("WS_MAX_SESSIONS_PER_ADDRESS", client, *most))
     }
 
     /// The client behind a connection: of a trusted proxy, the last address in `X-Forwarded-For` that is no trusted
@@ -124,6 +132,13 @@ fn take((limit, counts): &(AddressLimit, Counts), address: IpAddr) -> Result<Opt
     }
     *count += 1;
     Ok(Some(AddressPermit { counts: counts.clone(), address }))
+}
+
+fn log_refusal(setting: &'static str, address: IpAddr, TooMany(most): TooMany) {
+    let address = counted(address);
+    if let Some(repeated) = REFUSED.check(&format!("{setting} {address}")) {
+        warn!(address:%, most, repeated; "client refused: {setting} is reached. If this is a proxy, TRUSTED_PROXIES must name it");
+    }
 }
 
 /// A subscriber of IPv6 usually has a /64 of addresses: they count as one.

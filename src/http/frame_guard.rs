@@ -67,11 +67,12 @@ pub type Violation = Rc<Cell<Option<CloseReason>>>;
 /// A client's bytes, up to the first violation. There it ends with an error, and the reason is in [`FrameGuard::violation`].
 pub struct FrameGuard<S> {
     bytes: S,
-    limits: FrameLimits,
+    limits: Arc<FrameLimits>,
     heads: FrameHeads,
     rate: Rate,
     /// This session's part of [`FrameLimits::unfinished`].
     held: usize,
+    /// Made with the first message that does not end with the bytes it began in. Most sessions never have one.
     deadline: Option<Rc<Unfinished>>,
     connection: Option<Rc<Connection>>,
     violation: Violation,
@@ -79,13 +80,13 @@ pub struct FrameGuard<S> {
 
 impl<S> FrameGuard<S> {
     /// Guards these bytes. The connection's sweep watches the deadline of unfinished messages.
-    pub fn new(bytes: S, limits: FrameLimits, connection: Option<&Rc<Connection>>) -> FrameGuard<S> {
+    pub fn new(bytes: S, limits: Arc<FrameLimits>, connection: Option<&Rc<Connection>>) -> FrameGuard<S> {
         FrameGuard {
             bytes,
             heads: FrameHeads::new(limits.largest),
             rate: Rate::default(),
             held: 0,
-            deadline: connection.map(Connection::unfinished),
+            deadline: None,
             connection: connection.cloned(),
             violation: Violation::default(),
             limits,
@@ -107,8 +108,12 @@ impl<S> FrameGuard<S> {
             return Err(CloseReason::Overloaded);
         }
         self.held = pending;
+        let is_unfinished = self.heads.is_unfinished();
+        if is_unfinished && self.deadline.is_none() {
+            self.deadline = self.connection.as_ref().map(Connection::unfinished);
+        }
         if let Some(deadline) = &self.deadline {
-            deadline.set(self.heads.is_unfinished(), self.heads.messages, context.waker());
+            deadline.set(is_unfinished, self.heads.messages, context.waker());
         }
         Ok(())
     }

@@ -2,10 +2,8 @@
 //! it is routed: the name it calls the server by (`Host`; a foreign name is a sign of DNS rebinding), and for a request
 //! that changes something or opens a socket the page it comes from (`Origin`, `Sec-Fetch-Site`).
 
-use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::header::{self, HeaderMap, HeaderName};
@@ -13,18 +11,16 @@ use log::warn;
 use prometheus::IntCounterVec;
 
 use super::errors::ApiError;
+use crate::log_limit::LogLimit;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Names under these cannot be registered in the public DNS, so no foreign page can be served from them.
 const PRIVATE_SUFFIXES: [&str; 6] = [".localhost", ".internal", ".svc", ".local", ".home.arpa", ".test"];
 /// The longest text of a header in a message or a log line, in characters.
 const MAX_SHOWN: usize = 120;
-/// How often the same origin or host is logged.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// Different names that are logged within that time.
-const MAX_LOGGED: usize = 10;
 
-static REFUSALS: RefusalLog = RefusalLog::new();
+/// The same origin or host is logged once a minute.
+static REFUSALS: LogLimit = LogLimit::every(Duration::from_secs(60));
 
 /// The name and the port of an authority, as in `odds.example:443` or `[::1]:8080`.
 #[derive(Clone, Copy, Debug)]
@@ -202,40 +198,8 @@ pub fn log_refusal(refusal: &ApiError) {
         ApiError::HostNotAllowed(host) => ("host", host),
         _ => return,
     };
-    match REFUSALS.note(what, name, Instant::now()) {
-        Some(0) => warn!("request refused: {what} `{name}` is not allowed"),
-        Some(unlogged) => warn!(unlogged = unlogged; "request refused: {what} `{name}` is not allowed"),
-        None => {}
-    }
-}
-
-/// What was logged in the current minute.
-struct RefusalLog(Mutex<Option<Logged>>);
-
-struct Logged {
-    since: Instant,
-    names: HashSet<(&'static str, String)>,
-    unlogged: u64,
-}
-
-impl RefusalLog {
-    const fn new() -> RefusalLog {
-        RefusalLog(Mutex::new(None))
-    }
-
-    /// How many refusals were not logged since the last line, or `None` if this one is not logged either.
-    fn note(&self, what: &'static str, name: &str, now: Instant) -> Option<u64> {
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let logged = logged.get_or_insert_with(|| Logged { since: now, names: HashSet::new(), unlogged: 0 });
-        if now.duration_since(logged.since) >= LOG_INTERVAL {
-            logged.since = now;
-            logged.names.clear();
-        }
-        if logged.names.len() < MAX_LOGGED && logged.names.insert((what, name.to_owned())) {
-            return Some(std::mem::take(&mut logged.unlogged));
-        }
-        logged.unlogged += 1;
-        None
+    if let Some(repeated) = REFUSALS.check(&format!("{what} {name}")) {
+        warn!(repeated; "request refused: {what} `{name}` is not allowed");
     }
 }
 

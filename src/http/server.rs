@@ -12,7 +12,7 @@ use actix_web::dev::{AppConfig, Extensions, ServerHandle};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, web};
 use bytes::Bytes;
-use futures_util::future::{Either, ready};
+use futures_util::future::{Either, LocalBoxFuture, ready};
 use futures_util::{Stream, StreamExt};
 use log::error;
 use prometheus::{IntCounterVec, Opts, Registry};
@@ -196,11 +196,12 @@ fn admit(table: &Rc<Connections>, stream: TcpStream) -> Result<(GuardedStream, O
     Ok((GuardedStream::new(stream, connection, table.clone()), peer))
 }
 
-/// Follows a request through its phases for the sake of its connection's deadlines.
-fn track<S: Service<Request>>(
-    mut request: Request,
-    app: &S,
-) -> impl Future<Output = Result<S::Response, S::Error>> + use<S> {
+/// Follows a request through its phases for the sake of its connection's deadlines. Boxed, because every connection has
+/// room for the future of a request, and WebSockets stay for hours without one.
+fn track<S: Service<Request>>(mut request: Request, app: &S) -> LocalBoxFuture<'static, Result<S::Response, S::Error>>
+where
+    S::Future: 'static,
+{
     let connection = request.conn_data::<Rc<Connection>>().cloned();
     if let Some(connection) = &connection {
         let has_body = matches!(request.payload(), Payload::H1 { .. });
@@ -214,11 +215,11 @@ fn track<S: Service<Request>>(
     }
     let handled = Handled(connection);
     let handling = app.call(request);
-    async move {
+    Box::pin(async move {
         let answer = handling.await;
         drop(handled);
         answer
-    }
+    })
 }
 
 struct Handled(Option<Rc<Connection>>);

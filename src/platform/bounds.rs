@@ -95,12 +95,12 @@ pub(super) fn admin(settings: &Settings, role: Role, registry: &prometheus::Regi
 }
 
 /// What a session may send.
-pub(super) fn frames(settings: &Settings) -> FrameLimits {
+pub(super) fn frames(settings: &Settings) -> Arc<FrameLimits> {
     let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
-    FrameLimits {
+    Arc::new(FrameLimits {
         largest: bytes(settings.clients.ws_max_message),
         frames_per_second: settings.clients.ws_max_messages_per_second.saturating_mul(FRAMES_PER_MESSAGE),
         bytes_per_second: settings.limits.ws_max_bytes_per_second.as_u64(),
         unfinished: UnfinishedBytes::new(bytes(settings.limits.ws_max_unfinished)),
-    }
+    })
 }

@@ -27,12 +27,9 @@ use self::market_maker::MarketMaker;
 use self::pace::Pace;
 use crate::config::settings::SimulatorSettings;
 use crate::domain::timestamp::Timestamp;
-use crate::http::frame_guard::UnfinishedBytes;
+use crate::http::frame_guard::FrameLimits;
 use crate::http::latency::RouteLabels;
 use crate::metrics::SimulatorMetrics;
-
-/// Bytes of unfinished frames, of all consumers together.
-const MAX_UNFINISHED: usize = 4 * 1024 * 1024;
 
 /// What the server's threads have in common. The address stands here once: each clone of one would add to its mailbox.
 struct Shared {
@@ -44,8 +41,8 @@ struct Shared {
     books: Mutex<Books>,
     faults: FaultPlan,
     random: Mutex<fastrand::Rng>,
-    /// What all consumers' unfinished frames hold.
-    unfinished: Arc<UnfinishedBytes>,
+    /// What consumers may send.
+    frames: Arc<FrameLimits>,
 }
 
 impl Shared {
@@ -92,7 +89,7 @@ pub fn start(settings: &SimulatorSettings, metrics: SimulatorMetrics, arbiter: &
         books: Mutex::new(Books::new(settings.simulator_confirm_reject_share)),
         faults: FaultPlan::new(settings),
         random: Mutex::new(fastrand::Rng::with_seed(seed)),
-        unfinished: UnfinishedBytes::new(MAX_UNFINISHED),
+        frames: Arc::new(server::frame_limits()),
     };
     SimulatorHandle { shared: Arc::new(shared) }
 }

@@ -20,19 +20,22 @@ use crate::http::body;
 use crate::http::connection::ConnectionHandle;
 use crate::http::connections::Connection;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
-use crate::http::frame_guard::{FrameGuard, FrameLimits};
+use crate::http::frame_guard::{FrameGuard, FrameLimits, UnfinishedBytes};
 use crate::http::handshake;
 use crate::http::latency::{Route, RouteLabels, Timed, time_requests};
 use crate::http::origin::check_page;
 
 /// How long a silent supplier holds on to a question. Whoever asks has given up long before.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The largest frame of a consumer, who has nothing to say but pongs.
-const MAX_FRAME: usize = 16 * 1024;
-/// Frames of a consumer within a second.
-const MAX_FRAMES_PER_SECOND: u32 = 1_000;
-/// Bytes of a consumer within a second.
-const MAX_BYTES_PER_SECOND: u64 = 64 * 1024;
+/// What a consumer may send, who has nothing to say but pongs.
+pub(super) fn frame_limits() -> FrameLimits {
+    FrameLimits {
+        largest: 16 * 1024,
+        frames_per_second: 1_000,
+        bytes_per_second: 64 * 1024,
+        unfinished: UnfinishedBytes::new(4 * 1024 * 1024), // of all consumers together
+    }
+}
 
 /// The routes whose latency is measured.
 pub(super) const ROUTES: &[RouteLabels] =
@@ -70,18 +73,12 @@ async fn connect(
     // Put there when the connection was accepted; without it a consumer that has stopped reading is only forgotten.
     let connection = request.conn_data::<ConnectionHandle>().cloned();
     let guarded = request.conn_data::<Rc<Connection>>();
-    let limits = FrameLimits {
-        largest: MAX_FRAME,
-        frames_per_second: MAX_FRAMES_PER_SECOND,
-        bytes_per_second: MAX_BYTES_PER_SECOND,
-        unfinished: shared.unfinished.clone(),
-    };
-    let from_client = FrameGuard::new(payload, limits, guarded);
+    let from_client = FrameGuard::new(payload, shared.frames.clone(), guarded);
     if let Some(connection) = guarded {
         connection.upgrade();
     }
+    let codec = Codec::new().max_size(shared.frames.largest);
     let session = Session::new(shared.into_inner(), connection, guarded.cloned(), from_client.violation());
-    let codec = Codec::new().max_size(MAX_FRAME);
     Ok(answer.streaming(WebsocketContext::with_codec(session, from_client, codec)))
 }
 

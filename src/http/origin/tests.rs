@@ -157,19 +157,3 @@ fn refusal_shows_no_control_characters() {
     let long = TestRequest::default().insert_header(("host", "x")).insert_header(("origin", "a".repeat(5_000)));
     assert!(check_page(long.to_http_request().headers(), &[]).unwrap_err().to_string().len() < 400);
 }
-
-#[test]
-fn same_name_is_logged_once_a_minute() {
-    let log = RefusalLog::new();
-    let start = Instant::now();
-    let second = |seconds| start + Duration::from_secs(seconds);
-    assert_eq!(log.note("origin", "a", start), Some(0));
-    assert_eq!(log.note("origin", "a", second(1)), None);
-    assert_eq!(log.note("origin", "a", second(59)), None);
-    assert_eq!(log.note("host", "a", second(59)), Some(2));
-    assert_eq!(log.note("origin", "a", second(60)), Some(0));
-    let names: Vec<_> = (0..1_000).filter(|name| log.note("host", &name.to_string(), second(61)).is_some()).collect();
-    assert_eq!(names.len(), MAX_LOGGED - 1);
-    assert_eq!(log.note("origin", "b", second(120)), Some(991));
-    assert!(log.0.lock().unwrap().as_ref().unwrap().names.len() <= MAX_LOGGED);
-}

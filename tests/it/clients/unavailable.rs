@@ -108,12 +108,12 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
     });
     let ip = std::net::Ipv4Addr::LOCALHOST.into();
     let listen = Listen { variable: "HTTP_PORT_ODDS", ip, port: 0, workers: 1, max_connections: 10 };
-    let frames = FrameLimits {
+    let frames = Arc::new(FrameLimits {
         largest: 1_024,
         frames_per_second: 1_000,
         bytes_per_second: 100_000,
         unfinished: UnfinishedBytes::new(100_000),
-    };
+    });
     let joined = registry.clone();
     let server = server::start(listen, move |config| {
         let (snapshots, metrics) = (snapshots.clone(), metrics.clone());

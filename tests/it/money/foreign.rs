@@ -181,7 +181,7 @@ async fn refused_caller_is_logged_once() {
     let folder = tempfile::TempDir::new().unwrap();
     let process = ServerProcess::start(folder.path(), &[("SIMULATOR_RATE", "1")]).await;
     let address = process.wallet();
-    for number in 0..40 {
+    for number in 0..120 {
         let name = if number < 20 { "evil.example".to_owned() } else { format!("evil{number}.example") };
         let origin = format!("Origin: https://{name}\u{e9}\tx");
         let headers = [&format!("Host: {address}"), "Content-Type: text/plain", &origin];
@@ -192,5 +192,6 @@ async fn refused_caller_is_logged_once() {
     let refusals: Vec<_> =
         process.log().lines().filter(|line| line.contains("request refused")).map(str::to_owned).collect();
     assert_eq!(refusals.iter().filter(|logged| logged.contains(line)).count(), 1, "{refusals:#?}");
-    assert_eq!(refusals.len(), 10, "{refusals:#?}");
+    // So many names are told apart, and the others share a line.
+    assert_eq!(refusals.len(), 33, "{refusals:#?}");
 }
