@@ -18,8 +18,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use secrecy::SecretString;
+use sports_bet_platform::domain::odds::update::OddsUpdate;
 use sports_bet_platform::domain::timestamp::Timestamp;
-use sports_bet_platform::domain::update::OddsUpdate;
 use sports_bet_platform::store::Store;
 use sports_bet_platform::store::postgres::{PgOptions, PgStore};
 

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use sports_bet_platform::domain::book::{Book, MarketState};
-use sports_bet_platform::domain::fanout::{Delivery, Fanout, Outlet, PushError, SessionId};
 use sports_bet_platform::domain::ids::EventId;
-use sports_bet_platform::domain::protocol::UpdateFrame;
+use sports_bet_platform::domain::odds::book::{Book, MarketState};
+use sports_bet_platform::domain::odds::update::OddsUpdate;
+use sports_bet_platform::domain::streaming::fanout::{Delivery, Fanout, Outlet, PushError, SessionId};
+use sports_bet_platform::domain::streaming::protocol::UpdateFrame;
 use sports_bet_platform::domain::timestamp::Timestamp;
-use sports_bet_platform::domain::update::OddsUpdate;
 use sports_bet_platform::supplier::Decoder;
 use sports_bet_platform::supplier::native::NativeDecoder;
 

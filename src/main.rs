@@ -4,13 +4,15 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use sports_bet_platform::cli::{self, Command, exit};
+use sports_bet_platform::cli::{dlq, ledger, migrate, replay, serve, watch};
+use sports_bet_platform::config;
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::engines::{self, StoreEngine};
 use sports_bet_platform::config::load::Stop;
 use sports_bet_platform::config::names::{self, Doubtful};
 use sports_bet_platform::config::settings::LogFormat;
 use sports_bet_platform::supplier::tls;
-use sports_bet_platform::{config, dlq, ledger, logging, migrate, replay, serve, watch};
+use sports_bet_platform::telemetry::logging;
 
 fn main() -> ExitCode {
     let doubtful = match config::read_dotenv() {

@@ -8,20 +8,20 @@ use std::sync::{Arc, Mutex};
 
 use actix::prelude::*;
 
-use super::book_source::BookSource;
-use super::client_reads::{ClientReads, ReadLimits};
-use super::messages::BookChanged;
-use super::odds_book::{BookEdges, Listener};
+use super::odds::book_source::BookSource;
+use super::odds::client_reads::{ClientReads, ReadLimits};
+use super::odds::odds_book::{BookEdges, Listener};
+use crate::actors::odds::messages::BookChanged;
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
-use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::PositionedUpdate;
-use crate::metrics::ProcessorMetrics;
 use crate::store::events::{EventPage, EventQuery};
 use crate::store::{BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
+use crate::telemetry::metrics::ProcessorMetrics;
 
 /// A store that only knows the current states it was given, or is down.
 #[derive(Default)]

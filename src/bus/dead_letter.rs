@@ -8,7 +8,7 @@ use log::warn;
 use super::{BusError, NewRecord, Record, Topic};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
-use crate::log_limit::LogLimit;
+use crate::telemetry::log_limit::LogLimit;
 
 /// Names of the headers.
 pub mod header {

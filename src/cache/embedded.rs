@@ -9,8 +9,8 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::{Broadcasts, CacheError, OddsCache, kept};
-use crate::domain::book::MarketState;
 use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::odds::book::MarketState;
 
 /// How many writes lie between two looks for events that have expired.
 const WRITES_BETWEEN_SWEEPS: usize = 1_000;
@@ -91,7 +91,7 @@ impl OddsCache for EmbeddedCache {
 mod tests {
     use super::*;
     use crate::cache::suite::cache_suite;
-    use crate::domain::update::testing::*;
+    use crate::domain::odds::update::testing::*;
 
     fn state(market: &str, seq: u64) -> Arc<MarketState> {
         Arc::new(MarketState { update: market_update("E", market, None, seq as i64, 1), seq })

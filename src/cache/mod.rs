@@ -11,9 +11,9 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::domain::book::MarketState;
 use crate::domain::ids::EventId;
-use crate::domain::update::OddsUpdate;
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::update::OddsUpdate;
 
 /// Why the cache did not do as it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use pretty_assertions::assert_eq;
 
 use super::{OddsCache, kept};
-use crate::domain::book::MarketState;
 use crate::domain::ids::EventId;
-use crate::domain::update::testing::{any_update, market_update};
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::update::testing::{any_update, market_update};
 
 /// Makes a test of each check. `$open` gives an empty cache, and what must live as long as it; `$attribute` marks the tests.
 macro_rules! cache_suite {

@@ -216,8 +216,8 @@ fn sqlite_path(url: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Config;
     use super::*;
+    use crate::config::Config;
     use pretty_assertions::assert_eq;
 
     const HAS_TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));

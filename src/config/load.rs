@@ -15,9 +15,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 
-use crate::address;
-use crate::redact::MASK;
+use super::address;
 use crate::store::postgres::PgStore;
+use crate::telemetry::redact::MASK;
 
 /// What an environment variable is set to.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;

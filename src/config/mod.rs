@@ -1,6 +1,8 @@
 //! Configuration: the command line over the environment over defaults, checked as a whole before anything starts.
 
+pub mod address;
 pub mod check;
+pub mod endpoint;
 pub mod engines;
 pub mod limits;
 pub mod load;
@@ -15,7 +17,7 @@ use std::path::Path;
 
 use clap::Parser;
 
-use crate::supplier::endpoint::Endpoint;
+use crate::config::endpoint::Endpoint;
 use engines::{BusEngine, CacheEngine, Engines};
 use load::{ConfigError, Environment, Given, Shown, Stop};
 use settings::{Role, Settings};

@@ -8,9 +8,9 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
-use crate::address::SecretUrl;
-use crate::domain::money::Amount;
-use crate::supplier::endpoint::Endpoint;
+use super::address::SecretUrl;
+use super::endpoint::Endpoint;
+use crate::domain::wallet::amount::Amount;
 
 use super::limits::LimitSettings;
 use super::values::{

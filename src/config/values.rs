@@ -12,9 +12,9 @@ use log::LevelFilter;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::address::SecretUrl;
-use crate::domain::money::Amount;
-use crate::supplier::endpoint::{Endpoint, EndpointError};
+use super::address::SecretUrl;
+use super::endpoint::{Endpoint, EndpointError};
+use crate::domain::wallet::amount::Amount;
 
 /// The longest duration: 100 years. Longer ones would overflow the clocks that they are added to.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);

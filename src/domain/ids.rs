@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::price::Line;
+use super::odds::price::Line;
 
 /// The longest id, in bytes.
 pub const MAX_ID_BYTES: usize = 128;

@@ -9,7 +9,7 @@ use actix_web::http::header::HeaderMap;
 use ipnet::IpNet;
 use log::warn;
 
-use crate::log_limit::LogLimit;
+use crate::telemetry::log_limit::LogLimit;
 
 /// The same address is logged once a minute.
 static REFUSED: LogLimit = LogLimit::every(Duration::from_secs(60));

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::content;
 use super::errors::ApiError;
 use crate::domain::json;
-use crate::domain::money::Amount;
+use crate::domain::wallet::amount::Amount;
 
 /// The largest body.
 pub const MAX_BODY: usize = 16 * 1024;
@@ -97,7 +97,7 @@ pub fn missing_query(parameter: &'static str) -> ApiError {
 mod tests {
     use super::*;
     use crate::domain::ids::UserId;
-    use crate::domain::price::Price;
+    use crate::domain::odds::price::Price;
 
     fn field(json: &str) -> Field {
         serde_json::from_str(json).unwrap()

@@ -14,7 +14,7 @@ use log::debug;
 use prometheus::IntCounterVec;
 
 use super::addresses::{AddressPermit, Addresses};
-use super::connection::ConnectionHandle;
+use crate::runtime::connection::ConnectionHandle;
 
 /// How often connections are looked at.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -558,7 +558,7 @@ mod tests {
 
     fn table() -> Rc<Connections> {
         let ended = IntCounterVec::new(prometheus::Opts::new("ended", "ended"), &["reason"]).unwrap();
-        let any = super::super::addresses::AddressLimit::Set(0);
+        let any = crate::http::addresses::AddressLimit::Set(0);
         Connections::start(ConnectionLimits::default(), Addresses::new(&[], any, any), ended)
     }
 

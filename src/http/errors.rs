@@ -8,15 +8,15 @@ use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use log::{Level, log};
 use serde::Serialize;
 
-use crate::actors::client_reads::Busy;
-use crate::actors::messages::ApplyError;
-use crate::domain::bet::BetRefusal;
-use crate::domain::ledger::ReservationStatus;
-use crate::domain::money::Amount;
-use crate::domain::price::Price;
-use crate::log_limit::LogLimit;
+use crate::actors::odds::client_reads::Busy;
+use crate::actors::odds::messages::ApplyError;
+use crate::domain::bets::bet::BetRefusal;
+use crate::domain::odds::price::Price;
+use crate::domain::wallet::amount::Amount;
+use crate::domain::wallet::ledger::ReservationStatus;
 use crate::store::StoreError;
 use crate::store::money::WalletError;
+use crate::telemetry::log_limit::LogLimit;
 
 /// What can go wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

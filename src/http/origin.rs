@@ -11,7 +11,7 @@ use log::warn;
 use prometheus::IntCounterVec;
 
 use super::errors::ApiError;
-use crate::log_limit::LogLimit;
+use crate::telemetry::log_limit::LogLimit;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Names under these cannot be registered in the public DNS, so no foreign page can be served from them.

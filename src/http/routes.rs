@@ -1,62 +1,54 @@
-//! The public routes of the role `odds`.
+//! What all routes have in common.
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header;
-use actix_web::middleware::{Compress, Next, from_fn};
-use actix_web::web;
-use prometheus::HistogramVec;
+use actix_web::http::StatusCode;
+use actix_web::middleware::Next;
+use actix_web::{Handler, Resource, web};
+use serde::Serialize;
 
-use super::errors::{ApiError, method_not_allowed, not_found};
-use super::latency::{Route, RouteLabels, Timed, Timer, time_requests};
-use super::query::check_escapes;
-use super::ready::ReadyAnswers;
-use super::state::OddsState;
-use super::{content, odds, ws};
+use super::body::missing_query;
+use super::errors::{ApiError, method_not_allowed};
+use super::latency::{Timed, Timer};
+use super::query::{Query, check_escapes};
+use crate::domain::ids::UserId;
 
-/// A request has no use for a body; one beyond this is not even read.
-pub const MAX_BODY: usize = 64 * 1024;
-
-/// The routes whose latency is measured.
-pub const ROUTES: &[RouteLabels] = &[
-    ("/v1/events", "GET"),
-    ("/v1/events/{id}/markets", "GET"),
-    ("/v1/events/{id}/odds", "GET"),
-    ("/v1/events/{id}/markets/{market}/history", "GET"),
-    ("/ws/odds", "GET"),
-];
-
-/// REST under `/v1`, and `/ws/odds`.
-pub fn odds_routes(config: &mut web::ServiceConfig) {
-    let rest = web::scope("/v1")
-        .wrap(Compress::default())
-        .wrap(from_fn(check_request))
-        .wrap(from_fn(count_requests))
-        .service(read("/events").get(odds::list_events).app_data(Route::new("/v1/events", "GET")))
-        .service(
-            read("/events/{id}/markets").get(odds::list_markets).app_data(Route::new("/v1/events/{id}/markets", "GET")),
-        )
-        .service(read("/events/{id}/odds").get(odds::get_odds).app_data(Route::new("/v1/events/{id}/odds", "GET")))
-        .service(
-            read("/events/{id}/markets/{market}/history")
-                .get(odds::get_history)
-                .app_data(Route::new("/v1/events/{id}/markets/{market}/history", "GET")),
-        )
-        .default_service(web::to(not_found));
-    let socket = web::resource("/ws/odds")
-        .app_data(Route::new("/ws/odds", "GET"))
-        .wrap(from_fn(time_requests::<OddsState>))
-        .route(web::get().to(ws::open))
-        .default_service(web::to(|request| method_not_allowed(request, "GET")));
-    // A thread's own: each configures its routes.
-    let unknown = web::to(not_found).wrap(from_fn(time_requests::<OddsState>));
-    config.app_data(web::Data::new(ReadyAnswers::default())).service(rest).service(socket).default_service(unknown);
+/// A page of a list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PageBody<T> {
+    /// Its entries, newest first.
+    pub entries: Vec<T>,
+    /// Leads to the next page; none where this is the last.
+    pub next_cursor: Option<String>,
 }
 
-impl Timed for OddsState {
-    fn request_seconds(&self) -> &HistogramVec {
-        &self.metrics.request_seconds
+/// State whose requests are counted.
+pub(super) trait CountsRequests: Timed {
+    /// Counts an answer.
+    fn count(&self, status: StatusCode);
+}
+
+/// Refuses an address that cannot be read, counts answers by their status, and measures their latency.
+pub(super) async fn count_requests<S: CountsRequests>(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let state = request.app_data::<web::Data<S>>().cloned();
+    let timer = Timer::start(&request);
+    let readable = check_escapes(request.uri().path()).and_then(|()| check_escapes(request.query_string()));
+    let answer = match readable {
+        Ok(()) => next.call(request).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Some(state) = state {
+        timer.stop(state.request_seconds(), &answer);
+        state.count(match &answer {
+            Ok(response) => response.status(),
+            Err(error) => error.as_response_error().status_code(),
+        });
     }
+    answer
 }
 
 /// A path that is only read.
@@ -82,38 +74,19 @@ impl Read {
     }
 }
 
-/// Refuses an address that cannot be read, and a body that is too large or of a kind that is not taken, before it is
-/// read.
-async fn check_request(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    check_escapes(request.uri().path())?;
-    check_escapes(request.query_string())?;
-    let header = |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
-    let length = header(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
-    if length > MAX_BODY {
-        return Err(ApiError::PayloadTooLarge(MAX_BODY).into());
-    }
-    content::check(request.headers())?;
-    next.call(request).await
+/// A path that takes POST and nothing else.
+pub(super) fn post<F, Args>(path: &'static str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: actix_web::FromRequest + 'static,
+    F::Output: actix_web::Responder + 'static,
+{
+    web::resource(path)
+        .route(web::post().to(handler))
+        .default_service(web::to(|request| method_not_allowed(request, "POST")))
 }
 
-/// Counts answers by their status, and measures their latency.
-async fn count_requests(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let state = request.app_data::<web::Data<OddsState>>().cloned();
-    let timer = Timer::start(&request);
-    let answer = next.call(request).await;
-    if let Some(state) = state {
-        timer.stop(&state.metrics.request_seconds, &answer);
-        let status = match &answer {
-            Ok(response) => response.status(),
-            Err(error) => error.as_response_error().status_code(),
-        };
-        state.metrics.requests.with_label_values(&[status.as_str()]).inc();
-    }
-    answer
+/// The parameter `userId`, which must be there.
+pub(super) fn required_user(query: &Query) -> Result<UserId, ApiError> {
+    query.parsed("userId")?.ok_or_else(|| missing_query("userId"))
 }

@@ -19,11 +19,11 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::addresses::{AddressLimit, Addresses};
-use super::connection::prepare;
 use super::connections::{Connection, ConnectionLimits, Connections, Ended};
 use super::errors::not_found;
 use super::origin::FrontDoor;
 use super::stream::GuardedStream;
+use crate::runtime::connection::prepare;
 
 /// How long a graceful stop waits for answers that are under way.
 const STOP_TIMEOUT_SECONDS: u64 = 3;

@@ -7,9 +7,9 @@ use super::StartError;
 use crate::config::settings::{Role, Settings};
 use crate::http::addresses::{AddressLimit, Addresses};
 use crate::http::connections::ConnectionLimits;
-use crate::http::frame_guard::{FrameLimits, UnfinishedBytes};
 use crate::http::origin::FrontDoor;
 use crate::http::server::Bounds;
+use crate::http::streaming::frame_limit::{FrameLimits, UnfinishedBytes};
 
 /// Connections of one address to a port, unless set.
 const CONNECTIONS_PER_ADDRESS: usize = 256;

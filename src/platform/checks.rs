@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use crate::actors::cache_writer::CacheHealth;
-use crate::actors::feed_state::FeedState;
-use crate::actors::guarded_supplier::GuardedSupplier;
-use crate::actors::store_writer::{LastBatch, blocking};
-use crate::actors::supplier_feed::FeedStatus;
-use crate::actors::trouble::Trouble;
+use crate::actors::bets::supplier_client::GuardedSupplier;
+use crate::actors::ingest::supplier_feed::FeedStatus;
+use crate::actors::odds::cache_writer::CacheHealth;
+use crate::actors::odds::store_writer::LastBatch;
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::http::health::Check;
+use crate::runtime::blocking::blocking;
+use crate::runtime::feed_health::FeedState;
+use crate::runtime::health::Trouble;
 use crate::store::Store;
 
 use super::reasons;

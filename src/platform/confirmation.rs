@@ -10,18 +10,18 @@ use super::checks::{check_bus, check_group, check_store, check_trouble};
 use super::engines::{BetTopics, Stores};
 use super::money::{MOST_TOGETHER, OUTBOX_LEASE};
 use super::wiring::{HUB_MAILBOX, Wiring};
-use crate::actors::bet_sweeper::{BetSweeper, SweeperSettings};
-use crate::actors::canceller::{Canceller, CancellerSettings};
-use crate::actors::clock::Clock;
-use crate::actors::confirmer::desk::{Desk, DeskSettings};
-use crate::actors::confirmer::{Confirmer, ConfirmerSettings};
-use crate::actors::decider::{Decider, DeciderSettings};
-use crate::actors::guarded_supplier::{GuardSettings, GuardedSupplier};
+use crate::actors::bets::bet_consumer::{Confirmer, ConfirmerSettings};
+use crate::actors::bets::canceller::{Canceller, CancellerSettings};
+use crate::actors::bets::confirmation::{Desk, DeskSettings};
+use crate::actors::bets::decision::{Decider, DeciderSettings};
+use crate::actors::bets::overdue_sweeper::{BetSweeper, SweeperSettings};
+use crate::actors::bets::supplier_client::{GuardSettings, GuardedSupplier};
 use crate::config::settings::Role;
-use crate::domain::backoff::BackoffPolicy;
-use crate::domain::breaker::BreakerPolicy;
-use crate::metrics::ConfirmationMetrics;
+use crate::runtime::backoff::BackoffPolicy;
+use crate::runtime::circuit_breaker::BreakerPolicy;
+use crate::runtime::clock::Clock;
 use crate::supplier::confirm::HttpSupplier;
+use crate::telemetry::metrics::ConfirmationMetrics;
 
 /// Where the supplier is, where nobody says so and no simulator runs in this process.
 const DEFAULT_SUPPLIER: &str = "http://127.0.0.1:8081";

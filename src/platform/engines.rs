@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::actors::store_writer::blocking;
 use crate::bus::Topic;
 use crate::bus::embedded::{EmbeddedTopic, UnreadTopic};
 use crate::bus::kafka::KafkaBus;
@@ -15,8 +14,9 @@ use crate::cache::redis::{RedisCache, RedisOptions};
 use crate::config::Config;
 use crate::config::engines::{BusEngine, CacheEngine, StoreEngine};
 use crate::config::settings::Role;
-use crate::domain::plausible::Plausibility;
+use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
+use crate::runtime::blocking::blocking;
 use crate::store::Store;
 use crate::store::money::MoneyStore;
 use crate::store::postgres::{PgOptions, PgStore};
@@ -140,7 +140,7 @@ pub(super) struct Stores {
 }
 
 /// Opens the stores. A SQLite file is claimed and migrated at once; PostgreSQL is migrated once it is there, by
-/// [`super::waiting`].
+/// [`crate::platform::waiting`].
 pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Claim>), StartError> {
     let limits = Plausibility::within(config.settings.suppliers.supplier_max_clock_skew);
     match &config.engines.store {

@@ -4,12 +4,12 @@ use super::StartError;
 use super::checks::{check_bus, check_suppliers};
 use super::engines::Bus;
 use super::wiring::{HUB_MAILBOX, Wiring};
-use crate::actors::bus_publisher::BusPublisher;
-use crate::actors::supplier_feed::SupplierFeed;
+use crate::actors::ingest::bus_publisher::BusPublisher;
+use crate::actors::ingest::supplier_feed::SupplierFeed;
+use crate::config::endpoint::Endpoint;
 use crate::config::settings::Role;
 use crate::config::{Config, Suppliers};
-use crate::metrics::IngestMetrics;
-use crate::supplier::endpoint::Endpoint;
+use crate::telemetry::metrics::IngestMetrics;
 
 /// Messages that may wait for one feed.
 const FEED_MAILBOX: usize = 16;

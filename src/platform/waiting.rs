@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use crate::actors::store_writer::blocking;
-use crate::domain::backoff::{Backoff, BackoffPolicy};
 use crate::domain::timestamp::Timestamp;
+use crate::runtime::backoff::{Backoff, BackoffPolicy};
+use crate::runtime::blocking::blocking;
 use crate::store::{Store, StoreError};
 
 /// Delays between tries while a database is away. Its store spares the server: most of these do not reach it.

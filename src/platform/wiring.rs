@@ -7,16 +7,16 @@ use actix_web::web;
 use prometheus::IntCounterVec;
 
 use super::{Parts, Platform, StartError, bounds};
-use crate::actors::supplier_feed::SupplierFeed;
+use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
-use crate::domain::plausible::Plausibility;
+use crate::domain::odds::plausible::Plausibility;
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{FrontDoor, HostRule};
 use crate::http::server::{self, Listen};
-use crate::metrics::SimulatorMetrics;
+use crate::runtime::request_batcher::Turns;
 use crate::simulator;
-use crate::store::together::Turns;
 use crate::store::user_turns::UserTurns;
+use crate::telemetry::metrics::SimulatorMetrics;
 
 /// Messages that may wait for an actor through which everything goes.
 pub(super) const HUB_MAILBOX: usize = 1_024;

@@ -114,8 +114,8 @@ impl Books {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::confirm::ConfirmStatus;
     use super::*;
+    use crate::simulator::confirm::ConfirmStatus;
 
     #[test]
     fn a_bet_is_decided_once_and_a_cancelled_one_is_never_taken() {

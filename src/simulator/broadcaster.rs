@@ -15,8 +15,8 @@ use bytestring::ByteString;
 use super::market_maker::MarketMaker;
 use super::pace::Pace;
 use crate::domain::timestamp::Timestamp;
-use crate::http::connection::ConnectionHandle;
-use crate::metrics::SimulatorMetrics;
+use crate::runtime::connection::ConnectionHandle;
+use crate::telemetry::metrics::SimulatorMetrics;
 
 /// How long a consumer has to take its close frame before its socket is shut.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(1);

@@ -6,10 +6,10 @@ use super::catalogue::{self, Fixture};
 use super::walk::{self, Question, Truth, Walk};
 use crate::config::settings::SimulatedMarket;
 use crate::domain::ids::{MarketKey, MarketName, SelectionId, Source};
-use crate::domain::price::Line;
-use crate::domain::status::{MarketStatus, SelectionStatus};
+use crate::domain::odds::price::Line;
+use crate::domain::odds::status::{MarketStatus, SelectionStatus};
+use crate::domain::odds::update::{OddsUpdate, Revision, Selection};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::{OddsUpdate, Revision, Selection};
 
 /// What the simulator calls itself in its updates.
 pub const SOURCE: &str = "supplier-simulator";

@@ -27,9 +27,9 @@ use self::market_maker::MarketMaker;
 use self::pace::Pace;
 use crate::config::settings::SimulatorSettings;
 use crate::domain::timestamp::Timestamp;
-use crate::http::frame_guard::FrameLimits;
 use crate::http::latency::RouteLabels;
-use crate::metrics::SimulatorMetrics;
+use crate::http::streaming::frame_limit::FrameLimits;
+use crate::telemetry::metrics::SimulatorMetrics;
 
 /// What the server's threads have in common. The address stands here once: each clone of one would add to its mailbox.
 struct Shared {

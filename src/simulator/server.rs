@@ -17,13 +17,13 @@ use super::faults::{self, Fault};
 use super::session::Session;
 use crate::domain::json;
 use crate::http::body;
-use crate::http::connection::ConnectionHandle;
 use crate::http::connections::Connection;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
-use crate::http::frame_guard::{FrameGuard, FrameLimits, UnfinishedBytes};
-use crate::http::handshake;
 use crate::http::latency::{Route, RouteLabels, Timed, time_requests};
 use crate::http::origin::check_page;
+use crate::http::streaming::frame_limit::{FrameGuard, FrameLimits, UnfinishedBytes};
+use crate::http::streaming::handshake;
+use crate::runtime::connection::ConnectionHandle;
 
 /// How long a silent supplier holds on to a question. Whoever asks has given up long before.
 const SILENCE: Duration = Duration::from_secs(60);

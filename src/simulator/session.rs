@@ -9,10 +9,10 @@ use actix_web_actors::ws::{self, CloseCode, CloseReason, Message, ProtocolError,
 
 use super::Shared;
 use super::broadcaster::{Join, Leave, Push};
-use crate::domain::protocol::CloseReason as Reason;
-use crate::http::connection::ConnectionHandle;
+use crate::domain::streaming::protocol::CloseReason as Reason;
 use crate::http::connections::Connection;
-use crate::http::frame_guard::Violation;
+use crate::http::streaming::frame_limit::Violation;
+use crate::runtime::connection::ConnectionHandle;
 
 /// How many pushes wait for one consumer before it counts as lagging.
 pub(super) const QUEUE: usize = 64;

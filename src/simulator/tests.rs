@@ -16,8 +16,8 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use super::broadcaster::{Join, Push};
 use super::*;
 use crate::config::settings::SimulatedMarket;
-use crate::domain::update::OddsUpdate;
-use crate::http::connection::ConnectionHandle;
+use crate::domain::odds::update::OddsUpdate;
+use crate::runtime::connection::ConnectionHandle;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 

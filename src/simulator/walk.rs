@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use crate::domain::price::Price;
+use crate::domain::odds::price::Price;
 
 /// How much of the way back to its centre a walk goes with each step.
 const PULL: f64 = 0.02;

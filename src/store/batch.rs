@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 
 use super::StoreError;
-use crate::domain::book::{MAX_MARKETS, decide};
 use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::odds::book::{MAX_MARKETS, decide};
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::{OddsUpdate, PositionedUpdate, Revision};
 
-/// How many rows of one table [`Store::prune`](super::Store::prune) removes at most a call, so that a write never waits
+/// How many rows of one table [`Store::prune`](crate::store::Store::prune) removes at most a call, so that a write never waits
 /// long behind it.
 pub const PRUNE_LIMIT: usize = 10_000;
 
@@ -142,9 +142,9 @@ mod tests {
     use pretty_assertions::assert_eq;
 
     use super::*;
-    use crate::domain::update::testing::*;
+    use crate::domain::odds::update::testing::*;
 
-    fn positioned(update: crate::domain::update::OddsUpdate, position: u64) -> PositionedUpdate {
+    fn positioned(update: crate::domain::odds::update::OddsUpdate, position: u64) -> PositionedUpdate {
         PositionedUpdate { update, partition: 0, position }
     }
 

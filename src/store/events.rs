@@ -9,9 +9,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::domain::ids::EventId;
-use crate::domain::status::EventStatus;
+use crate::domain::odds::status::EventStatus;
+use crate::domain::odds::update::read_sport;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::read_sport;
 
 /// How many candidates a page examines at most. The largest page without a filter is smaller.
 pub const MAX_EXAMINED: usize = 20_000;

@@ -13,18 +13,17 @@ pub mod postgres;
 pub mod sqlite;
 #[cfg(test)]
 mod suite;
-pub mod together;
 pub mod user_turns;
 
 use std::sync::Arc;
 
 use events::{EventPage, EventQuery};
 
-use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::{OddsUpdate, PositionedUpdate, Revision};
 
 /// Why the store did not do as it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::movements::{Moved, Movement};
-use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
 use crate::domain::ids::{Reference, UserId};
-use crate::domain::ledger::{Account, Balance, ReservationStatus, Settlement, TransferKind};
-use crate::domain::money::Amount;
-use crate::domain::price::Price;
+use crate::domain::odds::price::Price;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::amount::Amount;
+use crate::domain::wallet::ledger::{Account, Balance, ReservationStatus, Settlement, TransferKind};
 
 /// Why a movement of money was not made. Nothing has changed then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::StoreError;
 use super::money::{Order, Reservation, Wallet, WalletError};
 use crate::domain::ids::{Reference, UserId};
-use crate::domain::ledger::{Balance, ReservationStatus, Settlement};
-use crate::domain::money::Amount;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::amount::Amount;
+use crate::domain::wallet::ledger::{Balance, ReservationStatus, Settlement};
 
 /// A movement that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

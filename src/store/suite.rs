@@ -12,9 +12,9 @@ use proptest::test_runner::{Config, TestRunner};
 use super::batch::PRUNE_LIMIT;
 use super::events::EventSummary;
 use super::*;
-use crate::domain::book::Book;
 use crate::domain::ids::Source;
-use crate::domain::update::testing::{any_update, market_update, update};
+use crate::domain::odds::book::Book;
+use crate::domain::odds::update::testing::{any_update, market_update, update};
 
 /// Makes a test of each check. `$open` gives a store with its tables, and what must live as long as it. Attributes behind
 /// it are those of the tests.
@@ -334,7 +334,7 @@ pub fn extremes_read_back(store: &dyn Store) {
         update.away_team = text.repeat(50);
         update.selections[0].name = (*text).to_owned();
         update.selections[0].price =
-            [1_001, 1_000_000, 999_999, 10_000].map(crate::domain::price::Price::from_thousandths)[index];
+            [1_001, 1_000_000, 999_999, 10_000].map(crate::domain::odds::price::Price::from_thousandths)[index];
         update.selections[1].price = None;
         update.revision = Revision { updated_at: times[index % 3].parse().unwrap(), version };
         written.push(update);

@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::tls::{self, TlsSetupError};
-use crate::address::{self, Login};
-use crate::domain::bet::{Bet, BetId, SUPPLIER_TIMEOUT, Verdict};
+use crate::config::address::{self, Login};
+use crate::domain::bets::bet::{Bet, BetId, SUPPLIER_TIMEOUT, Verdict};
 use crate::domain::ids::{EventId, MarketName, SelectionId, UserId};
 use crate::domain::json;
-use crate::domain::money::Amount;
-use crate::domain::price::{Line, Price};
-use crate::redact::Redaction;
+use crate::domain::odds::price::{Line, Price};
+use crate::domain::wallet::amount::Amount;
+use crate::telemetry::redact::Redaction;
 
 /// The largest answer that is read.
 const MAX_ANSWER: usize = 16 * 1024;

@@ -8,7 +8,6 @@ pub mod betfair;
 #[path = "../../tests/support/betfair_fold.rs"]
 pub(crate) mod betfair_fold;
 pub mod confirm;
-pub mod endpoint;
 pub mod joined;
 pub mod native;
 pub mod tls;
@@ -16,11 +15,11 @@ pub mod transport;
 
 use std::fmt;
 
-use self::endpoint::Endpoint;
+use crate::config::endpoint::Endpoint;
 use crate::config::settings::SupplierSettings;
-use crate::domain::plausible::check_time;
+use crate::domain::odds::plausible::check_time;
+use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::OddsUpdate;
 
 /// The wire form of one supplier: frames in, updates out. Pure: no socket, no clock.
 ///

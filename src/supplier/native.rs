@@ -7,10 +7,10 @@ use serde_json::value::RawValue;
 
 use super::{Decoded, Decoder, FrameFault, Refused, from_the_future};
 use crate::domain::ids::{EventId, MarketKey, MarketName};
-use crate::domain::price::Line;
-use crate::domain::status::MarketStatus;
+use crate::domain::odds::price::Line;
+use crate::domain::odds::status::MarketStatus;
+use crate::domain::odds::update::{OddsUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::{OddsUpdate, Revision};
 
 /// Open markets that are kept track of, to be suspended when the supplier is gone. Those beyond stay as they are.
 const MAX_TRACKED: usize = 100_000;
@@ -201,8 +201,8 @@ impl Decoder for NativeDecoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::book::{Book, Rejection};
-    use crate::domain::update::testing::{market_update, update};
+    use crate::domain::odds::book::{Book, Rejection};
+    use crate::domain::odds::update::testing::{market_update, update};
 
     fn read(decoder: &mut NativeDecoder, update: &OddsUpdate) -> OddsUpdate {
         decoder.on_frame(update.to_json().as_bytes()).unwrap().updates.remove(0)

@@ -30,7 +30,7 @@ use url::{Host, Url};
 
 use super::Endpoint;
 use super::tls::{self, TlsSetupError};
-use crate::address::{self, Login};
+use crate::config::address::{self, Login};
 use crate::config::settings::SupplierSettings;
 
 /// What a supplier sends.

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use pretty_assertions::assert_eq;
 use serde_json::Value;
+use sports_bet_platform::cli::replay::{self, ReplayConfig, Speed};
 use sports_bet_platform::config::settings::Role;
-use sports_bet_platform::replay::{self, ReplayConfig, Speed};
 
 use self::betfair_fold::{History, Seen, fold, fold_all, seen_in};
 use crate::support::{OddsClient, ReservedPort, TestPlatform, are_real, get_json, metric, until};

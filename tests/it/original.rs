@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sports_bet_platform::config::settings::Role;
-use sports_bet_platform::domain::bet::{Bet, BetStatus, Verdict};
-use sports_bet_platform::domain::bet_events::{BetPlaced, bet_confirmed, bet_placed};
-use sports_bet_platform::domain::protocol::{ClientMessage, pong_message};
-use sports_bet_platform::domain::update::OddsUpdate;
+use sports_bet_platform::domain::bets::bet::{Bet, BetStatus, Verdict};
+use sports_bet_platform::domain::bets::bet_events::{BetPlaced, bet_confirmed, bet_placed};
+use sports_bet_platform::domain::odds::update::OddsUpdate;
+use sports_bet_platform::domain::streaming::protocol::{ClientMessage, pong_message};
 
 use crate::support::{FakeSupplier, TestPlatform, get_text};
 

@@ -1,7 +1,7 @@
 //! A stale price is never shown as live: what a supplier last said does not stay open when it is gone.
 
+use sports_bet_platform::cli::replay::{self, ReplayConfig};
 use sports_bet_platform::config::settings::Role;
-use sports_bet_platform::replay::{self, ReplayConfig};
 
 use crate::support::{FakeSupplier, OddsClient, ReservedPort, TestPlatform, get_json, original_frame, until};
 

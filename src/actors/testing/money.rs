@@ -10,19 +10,19 @@ use actix::prelude::*;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::actors::clock::Clock;
-use crate::actors::decider::{Decider, DeciderSettings};
-use crate::actors::messages::{CancelsWait, PublishOutbox};
-use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::actors::bets::decision::{Decider, DeciderSettings};
+use crate::actors::bets::messages::{CancelsWait, PublishOutbox};
+use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
 use crate::domain::ids::{Reference, UserId};
-use crate::domain::ledger::{ReservationStatus, Settlement};
 use crate::domain::timestamp::Timestamp;
-use crate::metrics::ConfirmationMetrics;
+use crate::domain::wallet::ledger::{ReservationStatus, Settlement};
+use crate::runtime::clock::Clock;
+use crate::runtime::request_batcher::Turns;
 use crate::store::StoreError;
 use crate::store::money::*;
 use crate::store::movements::{Moved, Movement};
-use crate::store::together::Turns;
 use crate::store::user_turns::UserTurns;
+use crate::telemetry::metrics::ConfirmationMetrics;
 
 #[derive(Default)]
 struct State {

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::domain::bet::{Bet, BetId};
+use crate::domain::bets::bet::{Bet, BetId};
 use crate::domain::ids::UserId;
 use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
 

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 
 use crate::bus::BusError;
 use crate::config::settings::{BusSettings, KafkaMechanism, KafkaSecurity};
-use crate::redact::Redaction;
+use crate::telemetry::redact::Redaction;
 
 /// The largest record, key and headers included. Topics that are made here take as much, twice what a broker takes by
 /// default: a supplier's largest frame becomes a dead letter with its headers, and that must fit.

@@ -8,7 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, Statistics};
 
-use crate::redact::Redaction;
+use crate::telemetry::redact::Redaction;
 
 /// The id of a topic that is not known yet.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";

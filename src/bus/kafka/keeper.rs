@@ -16,7 +16,7 @@ use super::config::{Clients, MAX_RECORD_BYTES};
 use super::events::Trouble;
 use super::producer::Producers;
 use crate::bus::BusError;
-use crate::log_limit::FaultLog;
+use crate::telemetry::log_limit::FaultLog;
 
 /// How long Kafka may take to answer a question.
 const ANSWER: Duration = Duration::from_secs(1);

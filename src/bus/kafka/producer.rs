@@ -18,7 +18,7 @@ use super::config::{Clients, MAX_RECORD_BYTES};
 use super::events::{Bearings, Events};
 use super::keeper::{Keeper, Kept};
 use crate::bus::{BusError, NewRecord};
-use crate::domain::backoff::{Backoff, BackoffPolicy};
+use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
 /// Delays between tries of records that failed.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(2) };

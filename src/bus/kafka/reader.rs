@@ -22,7 +22,7 @@ use super::keeper::{Keeper, Kept};
 use crate::bus::health::SubscriptionHealth;
 use crate::bus::{BusError, NewRecord, Record};
 use crate::domain::timestamp::Timestamp;
-use crate::log_limit::FaultLog;
+use crate::telemetry::log_limit::FaultLog;
 
 /// What waits to be given out at most.
 const LIMITS: Limits = Limits { records: 10_000, bytes: 32 * 1024 * 1024 };

@@ -15,8 +15,8 @@ use super::testing::{name, settings};
 use crate::bus::dead_letter;
 use crate::bus::suite::{assert_ordered, bounded, next, numbered, record, take, value, values};
 use crate::bus::{BusError, Given, NewRecord, Position, Record, Subscription, Topic};
+use crate::cli::dlq;
 use crate::config::settings::BusSettings;
-use crate::dlq;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
 

@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::cache::CacheError;
-use crate::redact::Redaction;
 use crate::supplier::tls;
+use crate::telemetry::redact::Redaction;
 
 /// Each step of connecting, the connection, TLS and the login, is done within this.
 const STEP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -60,7 +60,7 @@ fn without_arguments(text: &str) -> &str {
 fn read(url: &SecretString) -> Result<ConnectionInfo, String> {
     let text = url.expose_secret().trim();
     let full = if text.contains("://") { text.to_owned() } else { format!("redis://{text}") };
-    let parsed = crate::address::parse(&full).map_err(|error| error.to_string())?;
+    let parsed = crate::config::address::parse(&full).map_err(|error| error.to_string())?;
     if !["redis", "rediss"].contains(&parsed.scheme()) {
         return Err("it is neither redis:// nor rediss://".to_owned());
     }

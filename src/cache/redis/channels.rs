@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::wire::Envelope;
 use crate::cache::Broadcast;
 use crate::domain::ids::EventId;
-use crate::domain::plausible::{Implausible, Plausibility};
+use crate::domain::odds::plausible::{Implausible, Plausibility};
 use crate::domain::timestamp::Timestamp;
 
 /// The longest part of a stranger's name that is logged.
@@ -132,7 +132,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::update::testing::update;
+    use crate::domain::odds::update::testing::update;
 
     fn message(deployment: &str, seq: &str) -> String {
         let payload = update(1, 1, 1).to_json();

@@ -15,9 +15,9 @@ use tokio::time::{Instant, interval, sleep};
 use super::address::{Address, Link};
 use super::channels::{Channels, Incoming};
 use crate::cache::{Broadcast, Broadcasts, CacheError, Heard, RefusedBroadcasts};
-use crate::domain::backoff::{Backoff, BackoffPolicy};
-use crate::domain::plausible::Plausibility;
+use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
+use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
 /// Delays between tries, before jitter, which at most doubles them.
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_millis(250) };

@@ -26,11 +26,11 @@ use self::channels::Channels;
 use self::listen::RedisBroadcasts;
 use self::wire::Writing;
 use super::{Broadcasts, CacheError, Change, OddsCache};
-use crate::domain::book::MarketState;
 use crate::domain::ids::EventId;
-use crate::domain::plausible::Plausibility;
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
-use crate::log_limit::LogLimit;
+use crate::telemetry::log_limit::LogLimit;
 
 /// After a try that failed, none is made for so long; whoever asks meanwhile gets the same error.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::cache::Heard;
 use crate::cache::suite::cache_suite;
-use crate::domain::update::testing::{market_update, update};
+use crate::domain::odds::update::testing::{market_update, update};
 
 const TTL: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -3,7 +3,7 @@
 //! - `odds:book:{event_id}`, a hash: market key -> `{"order":…,"seq":…,"payload":{…}}`
 //! - `odds:current:{event_id}`: the event's last `1x2`, else its last market, in the original's shape
 //! - `odds:damaged`, a set: the events whose entries a reader could not read, until a processor takes note
-//! - the channels (see [`super::channels`]): `{"eventId":…,"payload":{…},"seq":…,"deployment":…}`, with `"conflated":true`
+//! - the channels (see [`crate::cache::redis::channels`]): `{"eventId":…,"payload":{…},"seq":…,"deployment":…}`, with `"conflated":true`
 //!   where changes before it may have been left out; the original's has neither `seq` nor `deployment`
 
 use std::borrow::Cow;
@@ -14,11 +14,11 @@ use serde_json::value::RawValue;
 
 use super::channels::Channels;
 use crate::cache::{Broadcast, Change};
-use crate::domain::book::{MarketState, number_of};
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::json;
+use crate::domain::odds::book::{MarketState, number_of};
+use crate::domain::odds::update::{OddsUpdate, Revision, check_kind};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::{OddsUpdate, Revision, check_kind};
 
 /// Keeps one state where it is newer than what is held, and tells it, in one step.
 ///
@@ -240,7 +240,7 @@ mod tests {
     fn a_field_names_one_market() {
         let event = EventId::new("E").unwrap();
         let state = |market: &str, line: Option<&str>| {
-            let update = crate::domain::update::testing::market_update("E", market, line, 1, 1);
+            let update = crate::domain::odds::update::testing::market_update("E", market, line, 1, 1);
             format!(r#"{{"order":"0","seq":7,"payload":{}}}"#, update.to_json())
         };
         let (named, lined) = (state("total@2.5", None), state("total", Some("2.5")));

@@ -3,7 +3,7 @@
 use pretty_assertions::assert_eq;
 
 use super::*;
-use crate::domain::bet::{BetRefusal, BetStep};
+use crate::domain::bets::bet::{BetRefusal, BetStep};
 use crate::store::StoreError;
 
 fn placed(answer: BetAnswer) -> (BetId, i64, Option<i64>) {

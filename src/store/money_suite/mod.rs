@@ -14,11 +14,11 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::money::*;
-use crate::domain::bet::{Bet, BetId, BetStatus, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetStatus, Verdict};
 use crate::domain::ids::{EventId, MarketKey, MarketName, Reference, SelectionId, UserId};
-use crate::domain::ledger::{Balance, ReservationStatus, Settlement};
-use crate::domain::money::Amount;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::amount::Amount;
+use crate::domain::wallet::ledger::{Balance, ReservationStatus, Settlement};
 
 /// A database, beside the store.
 pub trait Raw {

@@ -55,8 +55,8 @@ pub fn bets_are_placed_together_each_with_its_own_answer(store: &dyn MoneyStore)
         _ => None,
     };
     assert_eq!(taken(&answers[0]), Some((bet_id(1), 900, true)));
-    assert_eq!(answers[1], BetAnswer::Refused(crate::domain::bet::BetRefusal::InsufficientFunds));
-    assert_eq!(answers[2], BetAnswer::Refused(crate::domain::bet::BetRefusal::WalletNotFound));
+    assert_eq!(answers[1], BetAnswer::Refused(crate::domain::bets::bet::BetRefusal::InsufficientFunds));
+    assert_eq!(answers[2], BetAnswer::Refused(crate::domain::bets::bet::BetRefusal::WalletNotFound));
     assert_eq!(taken(&answers[3]), Some((bet_id(4), 790, true)));
     assert_eq!(taken(&answers[4]), Some((bet_id(1), 900, false)));
     assert_eq!(answers[5], BetAnswer::KeyReused);

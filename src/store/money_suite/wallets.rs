@@ -3,7 +3,7 @@
 use pretty_assertions::assert_eq;
 
 use super::*;
-use crate::domain::ledger::{Account, TransferKind};
+use crate::domain::wallet::ledger::{Account, TransferKind};
 
 const ALL: [Settlement; 3] = [Settlement::Commit, Settlement::Refund, Settlement::Expire];
 

@@ -6,8 +6,8 @@ use diesel::prelude::*;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::StoreError;
-use crate::address::{AddressError, check_ats, check_characters, decode};
-use crate::redact::{MASK, Redaction};
+use crate::config::address::{AddressError, check_ats, check_characters, decode};
+use crate::telemetry::redact::{MASK, Redaction};
 
 /// Every parameter of libpq, which is compiled in. It refuses others, and so does this, at start and not at each connect.
 const KEYWORDS: &str =

@@ -11,7 +11,7 @@ use super::error::{Failure, ONLY_READS, one_line};
 use super::gate::{Entry, Gate};
 use super::session::{Scope, Session, Sessions};
 use super::{PgOptions, StoreError};
-use crate::log_limit::LogLimit;
+use crate::telemetry::log_limit::LogLimit;
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::pg::PgConnection;
 use diesel::r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection, R2D2Connection};

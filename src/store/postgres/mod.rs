@@ -30,14 +30,14 @@ use self::error::Failure;
 use self::tables::Tables;
 use super::events::{EventPage, EventQuery};
 use super::{BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
-use crate::address::AddressError;
-use crate::domain::book::MarketState;
+use crate::config::address::AddressError;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
-use crate::domain::plausible::Plausibility;
-use crate::domain::price::Line;
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::plausible::Plausibility;
+use crate::domain::odds::price::Line;
+use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::PositionedUpdate;
 
 /// Connections that write: one batch of updates, one of dead letters, and one step of removing what is old.
 const WRITERS: u32 = 3;

@@ -10,10 +10,10 @@ use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz
 use super::StoreError;
 use super::error::Failure;
 use super::statement::statement;
-use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketKey};
-use crate::domain::update::{OddsUpdate, Revision, read_selections};
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::update::{OddsUpdate, Revision, read_selections};
 use crate::store::events::{EventPage, EventQuery, EventSummary, NamePart};
 use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
 

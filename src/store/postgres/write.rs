@@ -11,8 +11,8 @@ use super::StoreError;
 use super::error::Failure;
 use super::statement::statement;
 use crate::domain::dead_letter::DeadLetter;
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::store::batch::{Batch, Folded, Heads, PRUNE_LIMIT};
 use crate::store::{BatchReport, PruneReport};
 

@@ -23,13 +23,13 @@ use self::connections::Connections;
 use self::error::Failure;
 use super::events::{EventPage, EventQuery};
 use super::{BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
-use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
-use crate::domain::plausible::Plausibility;
-use crate::domain::price::Line;
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::plausible::Plausibility;
+use crate::domain::odds::price::Line;
+use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::PositionedUpdate;
 
 /// A store in an SQLite file. Several stores, in one process or more, may have one file open.
 pub struct SqliteStore {

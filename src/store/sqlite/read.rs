@@ -11,11 +11,11 @@ use diesel::sqlite::SqliteConnection;
 use super::StoreError;
 use super::error::Failure;
 use super::schema::{dead_letters, odds_current, odds_history};
-use crate::domain::book::MarketState;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::update::{OddsUpdate, Revision, read_selections};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::{OddsUpdate, Revision, read_selections};
 use crate::store::events::{EventPage, EventQuery, EventSummary, NamePart};
 use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
 

@@ -11,9 +11,9 @@ use super::error::Failure;
 use super::schema::dead_letters;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketName, Source};
-use crate::domain::status::MarketStatus;
+use crate::domain::odds::status::MarketStatus;
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision, Selection};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::{OddsUpdate, PositionedUpdate, Revision, Selection};
 use crate::store::batch::{Batch, Details, Heads, PRUNE_LIMIT};
 use crate::store::{BatchReport, PruneReport};
 

@@ -3,7 +3,7 @@
 use pretty_assertions::assert_eq;
 
 use super::*;
-use crate::domain::status::{EventStatus, MarketStatus};
+use crate::domain::odds::status::{EventStatus, MarketStatus};
 use crate::store::events::StatusFilter;
 
 fn told(sport: Option<&str>, start: Option<i64>, update: OddsUpdate) -> OddsUpdate {

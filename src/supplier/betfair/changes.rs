@@ -5,10 +5,10 @@ use std::fmt::Display;
 
 use serde_json::value::RawValue;
 
-use super::super::Refused;
 use super::wire::MarketId;
 use crate::domain::ids::EventId;
 use crate::domain::timestamp::Timestamp;
+use crate::supplier::Refused;
 
 /// What the messages of one frame change.
 #[derive(Default)]

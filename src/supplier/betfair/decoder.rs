@@ -7,7 +7,6 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::super::{Decoded, Decoder, FrameFault, from_the_future};
 use super::changes::Changes;
 use super::market::{Market, Scope};
 use super::segments::{Segments, Whole};
@@ -18,8 +17,9 @@ use super::wire::{
 use crate::config::settings::SupplierSettings;
 use crate::domain::ids::EventId;
 use crate::domain::json;
+use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::OddsUpdate;
+use crate::supplier::{Decoded, Decoder, FrameFault, from_the_future};
 
 const AUTHENTICATION: i64 = 1;
 const SUBSCRIPTION: i64 = 2;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::super::Refused;
 use super::wire::{DefinitionVersion, MarketDefinition, RunnerDefinition};
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId};
 use crate::domain::json;
-use crate::domain::price::Line;
-use crate::domain::status::{MarketStatus, SelectionStatus};
+use crate::domain::odds::price::Line;
+use crate::domain::odds::status::{MarketStatus, SelectionStatus};
+use crate::domain::odds::update::{MAX_SELECTIONS, read_sport};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::{MAX_SELECTIONS, read_sport};
+use crate::supplier::Refused;
 
 /// Why a market is refused whose prices are no odds but the line of a spread.
 pub const UNSUPPORTED: &str = "unsupported_betting_type";

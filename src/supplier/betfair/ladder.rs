@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::value::RawValue;
 
-use super::super::Refused;
 use super::wire::RunnerChange;
-use crate::domain::price::{DecimalError, Price};
+use crate::domain::odds::price::{DecimalError, Price};
+use crate::supplier::Refused;
 
 /// Price points of one ladder; the finest real ladder rarely holds more than some hundreds.
 const MAX_LEVELS: usize = 5_000;

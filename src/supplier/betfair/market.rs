@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::super::Refused;
 use super::definition::{Definition, Runner, RunnerKey, UNSUPPORTED, read_handicap, read_version};
 use super::ladder::RunnerPrices;
 use super::wire::{MarketChange, RunnerChange};
 use crate::domain::ids::{EventId, Source};
 use crate::domain::json;
-use crate::domain::status::{MarketStatus, SelectionStatus};
+use crate::domain::odds::status::{MarketStatus, SelectionStatus};
+use crate::domain::odds::update::{MAX_SELECTIONS, OddsUpdate, Revision, Selection};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::update::{MAX_SELECTIONS, OddsUpdate, Revision, Selection};
+use crate::supplier::Refused;
 
 /// A market, from its first image on.
 pub struct Market {

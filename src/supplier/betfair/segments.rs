@@ -1,7 +1,7 @@
 //! Messages that come in several segments: held until the last one, then given out as one.
 
-use super::super::FrameFault;
 use super::wire::SegmentType;
+use crate::supplier::FrameFault;
 
 /// The segments of a message that is not whole yet.
 #[derive(Default)]

@@ -5,11 +5,11 @@ mod doubt;
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
 
-use super::super::betfair_fold::{fold, history_of};
-use super::super::testing::settings;
-use super::super::{Decoded, Decoder, FrameFault};
 use super::BetfairDecoder;
-use crate::domain::update::OddsUpdate;
+use crate::domain::odds::update::OddsUpdate;
+use crate::supplier::betfair_fold::{fold, history_of};
+use crate::supplier::testing::settings;
+use crate::supplier::{Decoded, Decoder, FrameFault};
 
 const GREYHOUNDS: &str = include_str!("../../../tests/data/betfair/1.197931750.jsonl");
 const HORSES: &str = include_str!("../../../tests/data/betfair/BASIC-1.132153978.jsonl");
@@ -30,7 +30,8 @@ fn shown(decoder: &mut BetfairDecoder, json: &str) -> Vec<String> {
 }
 
 fn line(update: &OddsUpdate) -> String {
-    let price = |price: Option<crate::domain::price::Price>| price.map_or("-".to_owned(), |price| price.to_string());
+    let price =
+        |price: Option<crate::domain::odds::price::Price>| price.map_or("-".to_owned(), |price| price.to_string());
     let selections: Vec<_> =
         update.selections.iter().map(|s| format!("{}={} {}", s.id, price(s.price), s.status)).collect();
     let time = update.revision.updated_at.micros() / 1_000;

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::domain::bet_events::testing::pending_bet;
+use crate::domain::bets::bet_events::testing::pending_bet;
 use crate::domain::timestamp::Timestamp;
 
 const TIMEOUT: Duration = Duration::from_millis(400);

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpListener;
 
-use super::super::testing::settings;
-use super::super::tls::testing::localhost;
 use super::*;
+use crate::supplier::testing::settings;
+use crate::supplier::tls::testing::localhost;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use pretty_assertions::assert_eq;
 use reqwest::Method;
 use sports_bet_platform::config::settings::Role;
-use sports_bet_platform::http::{bets, routes, wallet};
+use sports_bet_platform::http::odds::routes;
+use sports_bet_platform::http::{bets, wallet};
 use sports_bet_platform::simulator;
 use sports_bet_platform::supplier::tls::install_provider;
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::bet::BetRefusal;
+use crate::domain::bets::bet::BetRefusal;
 use crate::store::StoreError;
 use crate::store::movements::{Moved, Movement};
 

@@ -6,16 +6,16 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use uuid::Uuid;
 
-use super::super::error::Failure;
-use super::super::statement::statement;
-use super::super::{line_text, stamp, time, unreadable};
 use super::{Wait, amount, given, parsed, size};
-use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
 use crate::domain::ids::{MarketKey, UserId};
-use crate::domain::price::Price;
+use crate::domain::odds::price::Price;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::money::{BetAnswer, Decided, Decision, Page, RequestKey, Slip, read_refusal, refusal_text};
+use crate::store::postgres::error::Failure;
+use crate::store::postgres::statement::statement;
+use crate::store::postgres::{line_text, stamp, time, unreadable};
 
 /// A row of an answer to bets that are placed: its place among them, from 1, and the answer.
 type PlaceRow = (i32, String, Option<Uuid>, Option<i32>, Option<i64>, Option<String>, Option<i64>);

@@ -6,14 +6,14 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use uuid::Uuid;
 
-use super::super::error::Failure;
-use super::super::statement::statement;
-use super::super::{stamp, time, unreadable};
 use super::size;
-use crate::domain::bet::BetId;
+use crate::domain::bets::bet::BetId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::money::{Cancel, OutboxDepth, OutboxRow, OutboxTopic};
+use crate::store::postgres::error::Failure;
+use crate::store::postgres::statement::statement;
+use crate::store::postgres::{stamp, time, unreadable};
 
 statement! {
     /// Takes rows whose lease is over. Those that another process takes at this moment are left to it.

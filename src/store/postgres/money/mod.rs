@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use super::error::Failure;
 use super::{PgStore, unreadable};
-use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
 use crate::domain::ids::{Reference, UserId};
-use crate::domain::ledger::{ReservationStatus, Settlement};
-use crate::domain::money::Amount;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::amount::Amount;
+use crate::domain::wallet::ledger::{ReservationStatus, Settlement};
 use crate::store::StoreError;
 use crate::store::money::{
     BetAnswer, Cancel, Decided, Decision, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey,

@@ -6,12 +6,12 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use uuid::Uuid;
 
-use super::super::error::Failure;
-use super::super::stamp;
-use super::super::statement::statement;
-use crate::domain::money::Amount;
+use crate::domain::wallet::amount::Amount;
 use crate::store::money::{RequestKey, WalletError};
 use crate::store::movements::{Moved, Movement};
+use crate::store::postgres::error::Failure;
+use crate::store::postgres::stamp;
+use crate::store::postgres::statement::statement;
 
 statement! {
     /// Makes a movement, unless its key has an answer.

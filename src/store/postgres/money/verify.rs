@@ -6,10 +6,10 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_query;
 
-use super::super::error::Failure;
 use crate::domain::timestamp::Timestamp;
 use crate::store::ledger_checks;
 use crate::store::money::Verification;
+use crate::store::postgres::error::Failure;
 
 /// Checks every rule within the snapshot of the transaction; writers do not wait, and are not waited for.
 pub(super) fn run(connection: &mut PgConnection, at: Timestamp, grace: Duration) -> Result<Verification, Failure> {

@@ -6,15 +6,15 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use uuid::Uuid;
 
-use super::super::error::Failure;
-use super::super::statement::statement;
-use super::super::{stamp, time};
 use super::{amount, given, parsed, refused, size};
 use crate::domain::ids::{Reference, UserId};
-use crate::domain::ledger::{Balance, ReservationStatus, Settlement};
 use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::ledger::{Balance, ReservationStatus, Settlement};
 use crate::store::StoreError;
 use crate::store::money::{Order, Page, Reservation, Transfer, Wallet, WalletError};
+use crate::store::postgres::error::Failure;
+use crate::store::postgres::statement::statement;
+use crate::store::postgres::{stamp, time};
 
 /// An outcome of a function: what was refused is no failure of the database.
 type Outcome<T> = Result<Result<T, WalletError>, Failure>;

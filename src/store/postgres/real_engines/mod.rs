@@ -13,8 +13,8 @@ use rstest::rstest;
 
 use self::support::{Database, OwnServer, column, execute, role_without_rights};
 use super::*;
-use crate::domain::update::OddsUpdate;
-use crate::domain::update::testing::{market_update, update};
+use crate::domain::odds::update::OddsUpdate;
+use crate::domain::odds::update::testing::{market_update, update};
 use crate::store::suite::{self, positioned, states};
 
 /// The suite of every store.
@@ -55,7 +55,7 @@ mod money {
     #[test]
     #[ignore = "needs the real engines: make test"]
     fn a_key_that_is_answered_meanwhile_has_that_answer() {
-        use crate::domain::bet::BetRefusal;
+        use crate::domain::bets::bet::BetRefusal;
         use crate::store::money::{BetAnswer, MoneyStore};
         use crate::store::money_suite::{balances, bet, bet_id, key, notice, order};
         let (store, database) = Database::migrated();

@@ -3,17 +3,17 @@
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::super::error::Failure;
-use super::super::read::rows_at_most;
-use super::super::schema::{bet_history, bets};
-use super::super::{line_text, time, unreadable};
 use super::{Stop, StoreError, amount, contradiction, delivery, keys, optional, parsed, reservations, wallet};
-use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
 use crate::domain::ids::{MarketKey, Reference, UserId};
-use crate::domain::ledger::Settlement;
-use crate::domain::price::Price;
+use crate::domain::odds::price::Price;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::ledger::Settlement;
 use crate::store::money::{BetAnswer, Decided, Notice, Order, OutboxTopic, Page, RequestKey, WalletError};
+use crate::store::sqlite::error::Failure;
+use crate::store::sqlite::read::rows_at_most;
+use crate::store::sqlite::schema::{bet_history, bets};
+use crate::store::sqlite::{line_text, time, unreadable};
 
 /// Places a bet, unless its key was answered before.
 pub(super) fn place(

@@ -6,14 +6,14 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Integer, Text};
 use diesel::sqlite::SqliteConnection;
 
-use super::super::error::Failure;
-use super::super::read::rows_at_most;
-use super::super::schema::{outbox, supplier_cancels};
-use super::super::{time, unreadable};
 use super::{StoreError, contradiction, count, optional, parsed};
-use crate::domain::bet::BetId;
+use crate::domain::bets::bet::BetId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::money::{Cancel, Notice, OutboxDepth, OutboxRow, OutboxTopic};
+use crate::store::sqlite::error::Failure;
+use crate::store::sqlite::read::rows_at_most;
+use crate::store::sqlite::schema::{outbox, supplier_cancels};
+use crate::store::sqlite::{time, unreadable};
 
 /// Puts a record into the outbox; gives its number.
 pub(super) fn put(

@@ -3,14 +3,14 @@
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::super::error::Failure;
-use super::super::schema::{bet_requests, bets};
-use super::super::unreadable;
 use super::{bets as bet_rows, parsed};
-use crate::domain::bet::{BetId, BetRefusal};
+use crate::domain::bets::bet::{BetId, BetRefusal};
 use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::money::{BetAnswer, RequestKey, read_refusal, refusal_text};
+use crate::store::sqlite::error::Failure;
+use crate::store::sqlite::schema::{bet_requests, bets};
+use crate::store::sqlite::unreadable;
 
 /// What was answered to a key, if it was seen before.
 pub(super) fn first_answer(

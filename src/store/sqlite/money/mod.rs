@@ -1,4 +1,4 @@
-//! The store of money in SQLite. What is decided is decided by [`crate::domain::ledger`]; here it is read and written, each
+//! The store of money in SQLite. What is decided is decided by [`crate::domain::wallet::ledger`]; here it is read and written, each
 //! operation in one transaction that holds the write lock from its beginning.
 
 mod bets;
@@ -18,11 +18,11 @@ use uuid::Uuid;
 
 use super::error::Failure;
 use super::{SqliteStore, StoreError};
-use crate::domain::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
 use crate::domain::ids::{Reference, UserId};
-use crate::domain::ledger::{ReservationStatus, Settlement, SettlementRefusal, TransferRefusal};
-use crate::domain::money::Amount;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::amount::Amount;
+use crate::domain::wallet::ledger::{ReservationStatus, Settlement, SettlementRefusal, TransferRefusal};
 use crate::store::money::{
     BetAnswer, Cancel, Decided, Decision, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey,
     Reservation, Slip, Transfer, Verification, Wallet, WalletError,

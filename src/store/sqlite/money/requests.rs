@@ -3,11 +3,11 @@
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::super::error::Failure;
-use super::super::schema::wallet_requests;
 use super::{Stop, reservations, wallet};
 use crate::store::money::{RequestKey, WalletError};
 use crate::store::movements::{Moved, Movement, answer_text};
+use crate::store::sqlite::error::Failure;
+use crate::store::sqlite::schema::wallet_requests;
 
 /// Makes a movement and keeps the answer, unless its key has one.
 pub(super) fn apply_once(

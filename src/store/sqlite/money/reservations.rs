@@ -4,16 +4,16 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use uuid::Uuid;
 
-use super::super::error::Failure;
-use super::super::read::rows_at_most;
-use super::super::schema::{ledger_transfers, reservations};
-use super::super::time;
 use super::{Stop, StoreError, amount, optional, parsed, wallet};
-use crate::domain::bet::BetId;
+use crate::domain::bets::bet::BetId;
 use crate::domain::ids::{Reference, UserId};
-use crate::domain::ledger::{Balance, ReservationStatus, Settlement, Settling, TransferKind};
 use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::ledger::{Balance, ReservationStatus, Settlement, Settling, TransferKind};
 use crate::store::money::{Order, Page, Reservation, WalletError};
+use crate::store::sqlite::error::Failure;
+use crate::store::sqlite::read::rows_at_most;
+use crate::store::sqlite::schema::{ledger_transfers, reservations};
+use crate::store::sqlite::time;
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = reservations)]

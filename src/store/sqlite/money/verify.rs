@@ -6,10 +6,10 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sqlite::SqliteConnection;
 
-use super::super::error::Failure;
 use crate::domain::timestamp::Timestamp;
 use crate::store::ledger_checks;
 use crate::store::money::Verification;
+use crate::store::sqlite::error::Failure;
 
 /// Holds every rule against one snapshot: what a transaction reads first in a WAL file stays as it is until its end, and
 /// writers do not wait.

@@ -4,15 +4,15 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use uuid::Uuid;
 
-use super::super::error::Failure;
-use super::super::read::rows_at_most;
-use super::super::schema::{ledger_transfers, wallets};
-use super::super::time;
 use super::{Stop, StoreError, amount, parsed};
 use crate::domain::ids::UserId;
-use crate::domain::ledger::{Balance, TransferKind};
 use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::ledger::{Balance, TransferKind};
 use crate::store::money::{Order, Page, Transfer, Wallet, WalletError};
+use crate::store::sqlite::error::Failure;
+use crate::store::sqlite::read::rows_at_most;
+use crate::store::sqlite::schema::{ledger_transfers, wallets};
+use crate::store::sqlite::time;
 
 /// A user's wallet.
 pub(super) fn of(connection: &mut SqliteConnection, user_id: &UserId) -> Result<Option<Wallet>, Failure> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl, sql_query, sql_types};
 use serde_json::Value;
-use sports_bet_platform::domain::update::OddsUpdate;
+use sports_bet_platform::domain::odds::update::OddsUpdate;
 
 use super::updates::Scenario;
 use crate::support::{DEADLINE, Folder, KeyAndPayload, OddsClient, ServerProcess};

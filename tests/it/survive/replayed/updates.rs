@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sports_bet_platform::domain::update::OddsUpdate;
+use sports_bet_platform::domain::odds::update::OddsUpdate;
 
 use super::state::{HistoryKey, MarketRow};
 use crate::support::KeyAndPayload;

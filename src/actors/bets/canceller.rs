@@ -1,0 +1,327 @@
+//! Tells the supplier to cancel bets that were rejected without its answer, until it says that it has.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use log::{debug, warn};
+
+use super::supplier_client::{CallError, GuardedSupplier};
+use crate::actors::bets::messages::CancelsWait;
+use crate::domain::bets::bet::BetId;
+use crate::domain::timestamp::Timestamp;
+use crate::runtime::backoff::{Backoff, BackoffPolicy};
+use crate::runtime::blocking::blocking;
+use crate::runtime::clock::Clock;
+use crate::runtime::health::Trouble;
+use crate::store::StoreError;
+use crate::store::money::{Cancel, MoneyStore};
+use crate::telemetry::log_limit::LogLimit;
+use crate::telemetry::metrics::ConfirmationMetrics;
+
+/// How often it looks for what is to be cancelled.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// It is logged so often at most that there is no such bet.
+static NO_BET: LogLimit = LogLimit::every(Duration::from_secs(60));
+/// So many tries of before are counted for the delay, which has reached its most long before.
+const COUNTED_TRIES: u32 = 32;
+
+/// How it cancels.
+#[derive(Clone, Copy, Debug)]
+pub struct CancellerSettings {
+    /// Bets that the supplier is told about at once.
+    pub at_once: usize,
+    /// Delays between tries of one bet. They go on growing where an earlier process left off.
+    pub retry: BackoffPolicy,
+    /// A bet that was taken up is this process's for so long; then it is anybody's again.
+    pub hold: Duration,
+}
+
+/// The actor that cancels. Any number of processes may have one.
+pub struct Canceller {
+    desk: Arc<Desk>,
+    in_work: HashSet<BetId>,
+    is_taking: bool,
+    /// Somebody asked for another look while one was under way.
+    is_wanted: bool,
+}
+
+struct Desk {
+    store: Arc<dyn MoneyStore>,
+    supplier: Arc<GuardedSupplier>,
+    settings: CancellerSettings,
+    trouble: Arc<Trouble>,
+    clock: Clock,
+    metrics: ConfirmationMetrics,
+}
+
+impl Canceller {
+    /// Tells `supplier` what `store` has to be cancelled.
+    pub fn new(
+        store: Arc<dyn MoneyStore>,
+        supplier: Arc<GuardedSupplier>,
+        settings: CancellerSettings,
+        clock: Clock,
+        metrics: ConfirmationMetrics,
+    ) -> Canceller {
+        let trouble = Arc::new(Trouble::new("bets cannot be cancelled"));
+        let desk = Desk { store, supplier, settings, trouble, clock, metrics };
+        Canceller { desk: Arc::new(desk), in_work: HashSet::new(), is_taking: false, is_wanted: false }
+    }
+
+    /// What keeps it from its work, for a check of readiness.
+    pub fn trouble(&self) -> Arc<Trouble> {
+        self.desk.trouble.clone()
+    }
+
+    fn take(&mut self, context: &mut Context<Self>) {
+        let room = self.desk.settings.at_once.saturating_sub(self.in_work.len());
+        if self.is_taking || room == 0 {
+            self.is_wanted = true;
+            return;
+        }
+        (self.is_taking, self.is_wanted) = (true, false);
+        let (store, clock, hold) = (self.desk.store.clone(), &self.desk.clock, self.desk.settings.hold);
+        let (now, until) = (clock.now(), clock.after(hold));
+        let taking = blocking(move || store.take_cancels(now, until, room));
+        context.spawn(taking.into_actor(self).map(move |taken, canceller, context| {
+            canceller.is_taking = false;
+            match taken {
+                Ok(cancels) => {
+                    canceller.desk.trouble.over();
+                    canceller.is_wanted |= cancels.len() == room;
+                    cancels.into_iter().for_each(|cancel| canceller.cancel(cancel, until, context));
+                }
+                Err(error) => canceller.desk.trouble.met(&error),
+            }
+            canceller.take_what_is_wanted(context);
+        }));
+    }
+
+    fn take_what_is_wanted(&mut self, context: &mut Context<Self>) {
+        if self.is_wanted && self.in_work.len() < self.desk.settings.at_once {
+            self.take(context);
+        }
+    }
+
+    fn cancel(&mut self, cancel: Cancel, until: Timestamp, context: &mut Context<Self>) {
+        if !self.in_work.insert(cancel.bet_id) {
+            return;
+        }
+        let desk = self.desk.clone();
+        let cancelling = async move { desk.cancel(cancel, until).await }.into_actor(self);
+        context.spawn(cancelling.map(move |(), canceller, context| {
+            canceller.in_work.remove(&cancel.bet_id);
+            canceller.take_what_is_wanted(context);
+        }));
+    }
+
+    fn tell_open(&self, context: &mut Context<Self>) {
+        let (store, gauge) = (self.desk.store.clone(), self.desk.metrics.cancels_open.clone());
+        let open = blocking(move || store.open_cancels()).into_actor(self);
+        context.spawn(open.map(move |open, _, _| {
+            // A failure is told by whoever takes.
+            if let Ok(open) = open {
+                gauge.set(open as i64);
+            }
+        }));
+    }
+}
+
+impl Actor for Canceller {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        self.take(context);
+        context.run_interval(INTERVAL, |canceller, context| {
+            canceller.take(context);
+            canceller.tell_open(context);
+        });
+    }
+}
+
+impl Handler<CancelsWait> for Canceller {
+    type Result = ();
+
+    fn handle(&mut self, _: CancelsWait, context: &mut Context<Self>) {
+        self.take(context);
+    }
+}
+
+/// Why a try did not do it.
+enum Failure {
+    LeftAlone,
+    Supplier(CallError),
+    Store(StoreError),
+}
+
+impl Desk {
+    /// Tries until it is done, or somebody else may try.
+    async fn cancel(&self, cancel: Cancel, until: Timestamp) {
+        let id = cancel.bet_id;
+        let mut backoff = Backoff::new(self.settings.retry, id.0.as_u128() as u64);
+        for _ in 0..cancel.attempts.min(COUNTED_TRIES) {
+            backoff.next_delay();
+        }
+        loop {
+            let left = self.clock.until(until);
+            if left.is_zero() {
+                return;
+            }
+            match self.try_to_cancel(id, left).await {
+                Ok(()) => {
+                    debug!(bet = id.to_string(); "the supplier has cancelled a bet");
+                    self.metrics.cancels_done.inc();
+                    return;
+                }
+                Err(Failure::LeftAlone) => self.supplier.chance(left).await,
+                Err(failure) => {
+                    match failure {
+                        Failure::Store(error) => self.trouble.met(&error),
+                        Failure::Supplier(error) => debug!(bet = id.to_string(); "a bet is not cancelled yet: {error}"),
+                        Failure::LeftAlone => {}
+                    }
+                    tokio::time::sleep(backoff.next_delay().min(self.clock.until(until))).await;
+                }
+            }
+        }
+    }
+
+    async fn try_to_cancel(&self, id: BetId, patience: Duration) -> Result<(), Failure> {
+        let store = self.store.clone();
+        let Some(bet) = blocking(move || store.bet(id)).await.map_err(Failure::Store)? else {
+            if let Some(repeated) = NO_BET.check("") {
+                warn!(bet = id.to_string(), repeated; "there is no bet to be cancelled");
+            }
+            return Ok(());
+        };
+        match self.supplier.cancel(id, &bet.user_id, patience).await {
+            Err(CallError::LeftAlone) => return Err(Failure::LeftAlone),
+            answer => answer.map_err(Failure::Supplier)?,
+        }
+        let (store, now) = (self.store.clone(), self.clock.now());
+        blocking(move || store.cancelled(id, now)).await.map_err(Failure::Store)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::bets::supplier_client::GuardSettings;
+    use crate::actors::testing::money::FakeMoney;
+    use crate::actors::testing::supplier::{Behaviour, ProbeSupplier};
+    use crate::domain::bets::bet_events::testing::pending_bet;
+    use crate::runtime::circuit_breaker::BreakerPolicy;
+    use crate::supplier::confirm::SupplierError;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Cancelling {
+        store: Arc<FakeMoney>,
+        supplier: Arc<ProbeSupplier>,
+        metrics: ConfirmationMetrics,
+        trouble: Arc<Trouble>,
+        clock: Clock,
+        canceller: Addr<Canceller>,
+    }
+
+    fn start(failures_to_open: u32) -> Cancelling {
+        tokio::time::pause();
+        let (store, clock) = (Arc::new(FakeMoney::default()), Clock::of_tokio());
+        let supplier = Arc::new(ProbeSupplier::new(|_, _| Behaviour::Silent));
+        let metrics = ConfirmationMetrics::new().unwrap();
+        let breaker = BreakerPolicy { failures: failures_to_open, pause: 5 * SECOND };
+        let guard = GuardSettings { timeout: SECOND, breaker };
+        let guarded = Arc::new(GuardedSupplier::new(supplier.clone(), guard, clock.clone(), metrics.clone()));
+        let retry = BackoffPolicy { first: SECOND, most: 16 * SECOND };
+        let settings = CancellerSettings { at_once: 3, retry, hold: 40 * SECOND };
+        let canceller = Canceller::new(store.clone(), guarded, settings, clock.clone(), metrics.clone());
+        let trouble = canceller.trouble();
+        Cancelling { store, supplier, metrics, trouble, clock, canceller: canceller.start() }
+    }
+
+    impl Cancelling {
+        fn open(&self, count: usize) {
+            for _ in 0..count {
+                let id = self.store.place(pending_bet(self.clock.now(), SECOND));
+                self.store.open_cancel(id, self.clock.now());
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn every_bet_is_cancelled_so_many_at_once_and_at_once_when_told() {
+        let cancelling = start(100);
+        cancelling.supplier.cancel_with(|_| Ok(()), SECOND / 10);
+        tokio::time::sleep(SECOND / 100).await;
+        cancelling.open(10);
+        cancelling.canceller.send(CancelsWait).await.unwrap();
+        tokio::time::sleep(SECOND / 2).await;
+        assert_eq!((cancelling.store.open_cancels().unwrap(), cancelling.supplier.cancels()), (0, 10));
+        assert_eq!(cancelling.supplier.most_at_once(), 3);
+        tokio::time::sleep(2 * SECOND).await;
+        assert_eq!((cancelling.metrics.cancels_done.get(), cancelling.metrics.cancels_open.get()), (10, 0));
+    }
+
+    #[actix_web::test]
+    async fn it_is_tried_with_growing_delay_until_the_supplier_says_so() {
+        let cancelling = start(100);
+        cancelling.supplier.cancel_with(
+            |attempt| match attempt {
+                0 => Err(SupplierError::Status(500)),
+                1 => Err(SupplierError::UnknownWord("PENDING".to_owned())),
+                2 => Err(SupplierError::Timeout),
+                _ if attempt < 8 => Err(SupplierError::Unreachable("gone".to_owned())),
+                _ => Ok(()),
+            },
+            Duration::ZERO,
+        );
+        cancelling.open(1);
+        let mut waited = 0;
+        while cancelling.store.open_cancels().unwrap() > 0 {
+            tokio::time::sleep(SECOND).await;
+            waited += 1;
+            assert!(waited < 400, "it is cancelled some time");
+        }
+        let times = cancelling.supplier.cancel_times();
+        assert_eq!(times.len(), 9);
+        let gaps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps[1] > gaps[0] && gaps[2] > gaps[1], "{gaps:?}");
+        assert!(gaps.iter().all(|gap| *gap <= 41 * SECOND), "{gaps:?}");
+        assert_eq!(cancelling.metrics.cancel_calls.with_label_values(&["unknown_word"]).get(), 1);
+        assert_eq!(cancelling.metrics.cancels_done.get(), 1);
+    }
+
+    #[actix_web::test]
+    async fn a_database_that_is_away_is_told_and_the_supplier_is_asked_once_more() {
+        let cancelling = start(100);
+        cancelling.supplier.cancel_with(|_| Ok(()), SECOND / 2);
+        cancelling.open(1);
+        cancelling.canceller.send(CancelsWait).await.unwrap();
+        while cancelling.supplier.cancels() == 0 {
+            tokio::time::sleep(SECOND / 20).await;
+        }
+        cancelling.store.go_away();
+        tokio::time::sleep(5 * SECOND).await;
+        assert!(cancelling.trouble.problem().is_some());
+        cancelling.store.come_back();
+        tokio::time::sleep(60 * SECOND).await;
+        assert_eq!((cancelling.store.open_cancels().unwrap(), cancelling.trouble.problem()), (0, None));
+        assert!(cancelling.supplier.cancels() >= 2, "saying it twice does no harm");
+    }
+
+    #[actix_web::test]
+    async fn a_supplier_that_is_left_alone_is_not_told_before_it_may_be() {
+        let cancelling = start(2);
+        cancelling
+            .supplier
+            .cancel_with(|attempt| if attempt < 4 { Err(SupplierError::Timeout) } else { Ok(()) }, SECOND / 10);
+        cancelling.open(3);
+        tokio::time::sleep(4 * SECOND).await;
+        let before = cancelling.supplier.cancels();
+        assert_eq!(before, 3, "all that were under way when it was opened");
+        tokio::time::sleep(20 * SECOND).await;
+        assert_eq!(cancelling.store.open_cancels().unwrap(), 0);
+    }
+}

@@ -1,0 +1,194 @@
+//! What is done with one record of `bet_placed`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use log::{debug, warn};
+
+use super::decision::Decider;
+use super::supplier_client::{CallError, GuardedSupplier};
+use crate::bus::dead_letter;
+use crate::bus::{Record, Topic};
+use crate::domain::bets::bet::{Bet, BetId, BetStatus, Verdict};
+use crate::domain::bets::bet_events::BetPlaced;
+use crate::domain::dead_letter::DeadLetter;
+use crate::runtime::backoff::{Backoff, BackoffPolicy};
+use crate::runtime::clock::Clock;
+use crate::runtime::health::Trouble;
+use crate::runtime::request_batcher::{Together, Turns};
+use crate::store::StoreError;
+use crate::store::money::MoneyStore;
+use crate::telemetry::log_limit::LogLimit;
+use crate::telemetry::metrics::ConfirmationMetrics;
+
+/// Why a record that can be read is a dead letter all the same: the database has no such bet, or holds what cannot be
+/// read.
+pub const REASONS: [&str; 2] = [UNKNOWN_BET, "unreadable_bet"];
+const UNKNOWN_BET: &str = "unknown_bet";
+/// Bets in a row that the database does not know each wait so much longer than the one before, up to the second.
+const UNKNOWN_DELAY: Duration = Duration::from_millis(10);
+const MAX_UNKNOWN_DELAY: Duration = Duration::from_secs(1);
+/// Dead letters are logged so often, each reason.
+static DEAD_LETTERS: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
+
+/// Delays between tries of what the database or the topic of dead letters did not take.
+const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_secs(1) };
+
+/// How a bet is worked on.
+#[derive(Clone, Debug)]
+pub struct DeskSettings {
+    /// The topic's name, for dead letters.
+    pub topic: String,
+    /// Delays between questions about one bet that had no answer.
+    pub retry: BackoffPolicy,
+    /// Bets are looked up in these turns.
+    pub turns: Turns,
+    /// So many together.
+    pub together: usize,
+}
+
+/// Works on records, any number at once.
+pub struct Desk {
+    settings: DeskSettings,
+    bets: Arc<Together<BetId, Option<Bet>>>,
+    supplier: Arc<GuardedSupplier>,
+    decider: Decider,
+    dead_letters: Arc<dyn Topic>,
+    /// Bets in a row that the database did not know.
+    unknown: AtomicU32,
+    trouble: Arc<Trouble>,
+    clock: Clock,
+    metrics: ConfirmationMetrics,
+}
+
+impl Desk {
+    /// Asks `supplier`, decides by `decider`, and publishes what is no bet to `dead_letters`.
+    pub fn new(
+        settings: DeskSettings,
+        store: Arc<dyn MoneyStore>,
+        supplier: Arc<GuardedSupplier>,
+        decider: Decider,
+        dead_letters: Arc<dyn Topic>,
+        clock: Clock,
+        metrics: ConfirmationMetrics,
+    ) -> Desk {
+        let trouble = Arc::new(Trouble::new("bets cannot be decided"));
+        let find = move |ids: &[BetId]| store.bets_by_id(ids);
+        let bets = Together::new(&settings.turns, settings.together, find);
+        Desk { settings, bets, supplier, decider, dead_letters, unknown: AtomicU32::new(0), trouble, clock, metrics }
+    }
+
+    pub(super) fn trouble(&self) -> Arc<Trouble> {
+        self.trouble.clone()
+    }
+
+    /// Works on a record until it is done: however long the database or the bus is away.
+    pub(super) async fn finish(&self, record: &Record) {
+        self.metrics.consumed.inc();
+        let placed = match BetPlaced::from_json(&record.record.payload) {
+            Ok(placed) => placed,
+            Err(error) => return self.bury(record, error.reason(), &error.to_string()).await,
+        };
+        let id = placed.bet_id;
+        let mut backoff = self.backoff(id);
+        let bet = loop {
+            match self.bets.ask(id).await {
+                Ok(Some(bet)) => {
+                    self.unknown.store(0, Ordering::Relaxed);
+                    break bet;
+                }
+                Ok(None) => return self.bury(record, UNKNOWN_BET, &format!("there is no bet {id}")).await,
+                // Another try changes nothing, and would hold up everything behind it.
+                Err(error @ StoreError::Unreadable(_)) => {
+                    return self.bury(record, "unreadable_bet", &error.to_string()).await;
+                }
+                Err(error) => self.wait(&error, &mut backoff).await,
+            }
+        };
+        if bet.status != BetStatus::Pending {
+            return debug!(bet = id.to_string(); "a bet is {} already", bet.status);
+        }
+        let verdict = self.ask(&bet).await;
+        let mut backoff = self.backoff(id);
+        while let Err(error) = self.decider.decide(&bet, &verdict).await {
+            self.wait(&error, &mut backoff).await;
+        }
+        self.trouble.over();
+    }
+
+    /// Asks the supplier until it answers, or until the bet's time is over.
+    async fn ask(&self, bet: &Bet) -> Verdict {
+        let mut backoff = Backoff::new(self.settings.retry, seed(bet.id));
+        loop {
+            let left = self.clock.until(bet.decide_by);
+            if left.is_zero() {
+                return Verdict::TimedOut;
+            }
+            match self.supplier.confirm(bet, left).await {
+                Ok(answer) => return answer.into(),
+                Err(CallError::LeftAlone) => self.supplier.chance(left).await,
+                Err(CallError::Failed(error)) => {
+                    debug!(bet = bet.id.to_string(); "no answer about a bet, it is asked again: {error}");
+                    tokio::time::sleep(backoff.next_delay().min(self.clock.until(bet.decide_by))).await;
+                }
+            }
+        }
+    }
+
+    async fn bury(&self, record: &Record, reason: &str, detail: &str) {
+        let topic = &self.settings.topic;
+        let letter = DeadLetter {
+            received_at: self.clock.now(),
+            origin: format!("{topic}/{}/{}", record.partition, record.offset),
+            reason: reason.to_owned(),
+            detail: detail.to_owned(),
+            raw: record.record.payload.clone(),
+        };
+        self.tell_of(&letter);
+        // Bets that are all unknown are another deployment's: they are let go slowly, so that somebody may notice.
+        let unknown = if reason == UNKNOWN_BET { self.unknown.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        if unknown > 0 {
+            tokio::time::sleep(UNKNOWN_DELAY.saturating_mul(unknown).min(MAX_UNKNOWN_DELAY)).await;
+        }
+        let letter = dead_letter::of_record(&letter, topic, record);
+        let mut backoff = Backoff::new(RETRY, record.offset);
+        while let Err(error) = dead_letter::publish(&*self.dead_letters, vec![letter.clone()]).await {
+            self.metrics.errors.with_label_values(&["dead_letter"]).inc();
+            self.trouble.met(&format_args!("{}: {error}", self.dead_letters.name()));
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+        self.trouble.over();
+        self.metrics.dead_letters.with_label_values(&[reason]).inc();
+    }
+
+    fn tell_of(&self, letter: &DeadLetter) {
+        let Some(repeated) = DEAD_LETTERS.check(&letter.reason) else { return };
+        let hint = match letter.reason.as_str() {
+            UNKNOWN_BET => {
+                "; is DATABASE_URL the one of the role bets, and KAFKA_TOPIC_BET_PLACED not shared with another deployment?"
+            }
+            _ => "",
+        };
+        let (origin, reason, detail) = (letter.origin.as_str(), letter.reason.as_str(), &letter.detail);
+        warn!(origin, reason, repeated; "a record is no bet that can be decided: {detail}{hint}");
+    }
+
+    async fn wait(&self, error: &StoreError, backoff: &mut Backoff) {
+        self.metrics.errors.with_label_values(&["store"]).inc();
+        // Somebody holds one wallet: the others' bets are decided.
+        if !error.is_lock_timeout() {
+            self.trouble.met(error);
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+
+    fn backoff(&self, id: BetId) -> Backoff {
+        Backoff::new(RETRY, seed(id))
+    }
+}
+
+/// Every bet draws delays of its own.
+fn seed(id: BetId) -> u64 {
+    id.0.as_u128() as u64
+}

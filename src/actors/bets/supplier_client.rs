@@ -1,0 +1,282 @@
+//! The supplier behind one breaker: whoever wants something of it asks here, so that nobody calls while it is left alone.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use log::{info, warn};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::domain::bets::bet::{Bet, BetId};
+use crate::domain::ids::UserId;
+use crate::runtime::circuit_breaker::{Breaker, BreakerPolicy, BreakerState};
+use crate::runtime::clock::Clock;
+use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
+use crate::telemetry::log_limit::FaultLog;
+use crate::telemetry::metrics::ConfirmationMetrics;
+
+/// While the breaker is open, whoever waits looks this often whether a call may be tried.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How the supplier is called.
+#[derive(Clone, Copy, Debug)]
+pub struct GuardSettings {
+    /// A call may take so long.
+    pub timeout: Duration,
+    /// When the supplier is left alone, and for how long.
+    pub breaker: BreakerPolicy,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// It was not made: the supplier is left alone.
+    #[error("the supplier is left alone for a while")]
+    LeftAlone,
+    /// It failed.
+    #[error(transparent)]
+    Failed(#[from] SupplierError),
+}
+
+/// The supplier, as all actors of a process share it.
+pub struct GuardedSupplier {
+    supplier: Arc<dyn BetSupplier>,
+    settings: GuardSettings,
+    guard: Mutex<Guard>,
+    /// Says when calls may be made again.
+    closed: watch::Sender<()>,
+    clock: Clock,
+    log: FaultLog,
+    metrics: ConfirmationMetrics,
+}
+
+struct Guard {
+    breaker: Breaker,
+    last_failure: Option<SupplierError>,
+}
+
+/// How a call ended.
+enum Called<T> {
+    Answered(T),
+    Failed(SupplierError),
+    /// Nobody waits for it any longer, although the supplier had time left.
+    GivenUp,
+}
+
+impl GuardedSupplier {
+    /// Calls this supplier.
+    pub fn new(
+        supplier: Arc<dyn BetSupplier>,
+        settings: GuardSettings,
+        clock: Clock,
+        metrics: ConfirmationMetrics,
+    ) -> GuardedSupplier {
+        let guard = Mutex::new(Guard { breaker: Breaker::new(settings.breaker), last_failure: None });
+        let (closed, log) = (watch::Sender::new(()), FaultLog::new());
+        let guarded = GuardedSupplier { supplier, settings, guard, closed, clock, log, metrics };
+        guarded.tell(BreakerState::Closed);
+        guarded
+    }
+
+    /// Asks whether the supplier takes a bet; waits no longer than `patience`.
+    pub async fn confirm(&self, bet: &Bet, patience: Duration) -> Result<Answer, CallError> {
+        let outcome = |answer: &Answer| match answer {
+            Answer::Confirmed { .. } => "confirmed",
+            Answer::Rejected { .. } => "rejected",
+        };
+        self.call(|| self.supplier.confirm(bet), patience, &self.metrics.supplier_calls, outcome).await
+    }
+
+    /// Has the supplier cancel a bet; waits no longer than `patience`.
+    pub async fn cancel(&self, bet_id: BetId, user_id: &UserId, patience: Duration) -> Result<(), CallError> {
+        let call = || self.supplier.cancel(bet_id, user_id);
+        self.call(call, patience, &self.metrics.cancel_calls, |()| "cancelled").await
+    }
+
+    /// Waits, no longer than `patience`, until it is worth while to try a call again.
+    pub async fn chance(&self, patience: Duration) {
+        let mut closed = self.closed.subscribe();
+        let _ = tokio::time::timeout(patience.min(LOOK), closed.changed()).await;
+    }
+
+    /// What is wrong with the supplier, for a check of readiness. The log has the text of its last failure.
+    pub fn problem(&self) -> Option<String> {
+        let guard = self.guard();
+        (guard.breaker.state() != BreakerState::Closed).then(|| match &guard.last_failure {
+            Some(failure) => format!("left alone for a while: {}", failure.summary()),
+            None => "left alone for a while".to_owned(),
+        })
+    }
+
+    async fn call<T>(
+        &self,
+        call: impl FnOnce() -> BoxFuture<'static, Result<T, SupplierError>>,
+        patience: Duration,
+        calls: &prometheus::IntCounterVec,
+        outcome: impl Fn(&T) -> &'static str,
+    ) -> Result<T, CallError> {
+        if !self.permits() {
+            return Err(CallError::LeftAlone);
+        }
+        let started = Instant::now();
+        let called = match tokio::time::timeout(patience.min(self.settings.timeout), call()).await {
+            Ok(Ok(answer)) => Called::Answered(answer),
+            Ok(Err(error)) => Called::Failed(error),
+            Err(_) if patience < self.settings.timeout => Called::GivenUp,
+            Err(_) => Called::Failed(SupplierError::Timeout),
+        };
+        self.metrics.supplier_call_seconds.observe(started.elapsed().as_secs_f64());
+        let kind = match &called {
+            Called::Answered(answer) => outcome(answer),
+            Called::Failed(error) => error.kind(),
+            Called::GivenUp => SupplierError::Timeout.kind(),
+        };
+        calls.with_label_values(&[kind]).inc();
+        self.report(&called);
+        match called {
+            Called::Answered(answer) => Ok(answer),
+            Called::Failed(error) => Err(error.into()),
+            Called::GivenUp => Err(SupplierError::Timeout.into()),
+        }
+    }
+
+    fn permits(&self) -> bool {
+        let mut guard = self.guard();
+        let permits = guard.breaker.permits(self.clock.now());
+        self.tell(guard.breaker.state());
+        permits
+    }
+
+    fn report<T>(&self, called: &Called<T>) {
+        let mut guard = self.guard();
+        let before = guard.breaker.state();
+        match called {
+            Called::Answered(_) => guard.breaker.succeeded(),
+            // It is there, and answers.
+            Called::Failed(error) if error.is_about_the_question() => guard.breaker.succeeded(),
+            Called::Failed(error) => {
+                guard.breaker.failed(self.clock.now());
+                guard.last_failure = Some(error.clone());
+            }
+            // Says nothing about the supplier.
+            Called::GivenUp => {}
+        }
+        let after = guard.breaker.state();
+        self.tell(after);
+        match (before, after) {
+            (BreakerState::Closed, BreakerState::Open) => {
+                let failure = guard.last_failure.as_ref().map(ToString::to_string);
+                let failure = failure.unwrap_or_default();
+                if let Some(repeated) = self.log.failed(&failure) {
+                    warn!(repeated; "the supplier is left alone for a while: {failure}");
+                }
+            }
+            (BreakerState::Open | BreakerState::HalfOpen, BreakerState::Closed) => {
+                if self.log.recovered() {
+                    info!("the supplier answers again");
+                }
+                self.closed.send_replace(());
+            }
+            _ => {}
+        }
+    }
+
+    fn tell(&self, now: BreakerState) {
+        for state in BreakerState::ALL {
+            self.metrics.breaker.with_label_values(&[state.as_str()]).set(i64::from(*state == now));
+        }
+    }
+
+    fn guard(&self) -> MutexGuard<'_, Guard> {
+        // Nothing panics while it holds the lock.
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::testing::supplier::{Behaviour, ProbeSupplier};
+    use crate::domain::bets::bet_events::testing::pending_bet;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn guarded(supplier: &Arc<ProbeSupplier>) -> (GuardedSupplier, ConfirmationMetrics) {
+        let metrics = ConfirmationMetrics::new().unwrap();
+        let breaker = BreakerPolicy { failures: 3, pause: 2 * SECOND };
+        let settings = GuardSettings { timeout: SECOND, breaker };
+        (GuardedSupplier::new(supplier.clone(), settings, Clock::of_tokio(), metrics.clone()), metrics)
+    }
+
+    fn state(metrics: &ConfirmationMetrics) -> &'static str {
+        let is_at = |state: &&BreakerState| metrics.breaker.with_label_values(&[state.as_str()]).get() == 1;
+        let at: Vec<_> = BreakerState::ALL.iter().filter(is_at).collect();
+        assert_eq!(at.len(), 1);
+        at[0].as_str()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_calls_while_the_breaker_is_open_and_the_first_answer_closes_it() {
+        let supplier = Arc::new(ProbeSupplier::new(|_, _| Behaviour::Fail(SupplierError::Status(500))));
+        let (guarded, metrics) = guarded(&supplier);
+        let bet = pending_bet(Clock::of_tokio().now(), 60 * SECOND);
+        assert_eq!((state(&metrics), guarded.problem()), ("closed", None));
+        for _ in 0..3 {
+            assert_eq!(guarded.confirm(&bet, 9 * SECOND).await, Err(SupplierError::Status(500).into()));
+        }
+        assert_eq!(state(&metrics), "open");
+        assert_eq!(guarded.problem().unwrap(), "left alone for a while: the supplier answered with status 500");
+        assert_eq!(guarded.confirm(&bet, 9 * SECOND).await, Err(CallError::LeftAlone));
+        assert_eq!(guarded.cancel(bet.id, &bet.user_id, SECOND).await, Err(CallError::LeftAlone));
+        assert_eq!((supplier.asked(), supplier.cancels()), (3, 0));
+
+        tokio::time::advance(2 * SECOND).await;
+        supplier.behave(|_, _| Behaviour::After(SECOND / 2, Answer::Confirmed { provider_ref: String::new() }));
+        let (tried, others) = tokio::join!(guarded.confirm(&bet, 9 * SECOND), async {
+            tokio::time::sleep(SECOND / 4).await;
+            assert_eq!(state(&metrics), "half_open");
+            assert!(guarded.problem().is_some());
+            let other = guarded.confirm(&bet, 9 * SECOND).await;
+            let waited = Instant::now();
+            while guarded.problem().is_some() {
+                guarded.chance(9 * SECOND).await;
+            }
+            assert!(waited.elapsed() <= SECOND / 2, "{:?}", waited.elapsed());
+            other
+        });
+        assert!(tried.is_ok());
+        assert_eq!(others, Err(CallError::LeftAlone), "one call at a time");
+        assert_eq!((state(&metrics), guarded.problem()), ("closed", None));
+        let calls = |outcome| metrics.supplier_calls.with_label_values(&[outcome]).get();
+        assert_eq!((calls("status"), calls("confirmed"), calls("timeout")), (3, 1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_supplier_opens_it_and_one_that_nobody_waited_for_does_not() {
+        let supplier = Arc::new(ProbeSupplier::new(|_, _| Behaviour::Silent));
+        let (guarded, metrics) = guarded(&supplier);
+        let bet = pending_bet(Clock::of_tokio().now(), 60 * SECOND);
+        for _ in 0..9 {
+            assert_eq!(guarded.confirm(&bet, SECOND / 2).await, Err(SupplierError::Timeout.into()));
+        }
+        assert_eq!(state(&metrics), "closed");
+        for _ in 0..3 {
+            let started = Instant::now();
+            assert_eq!(guarded.confirm(&bet, 9 * SECOND).await, Err(SupplierError::Timeout.into()));
+            assert_eq!(started.elapsed(), SECOND);
+        }
+        assert_eq!(state(&metrics), "open");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_is_not_liked_opens_nothing() {
+        let supplier = Arc::new(ProbeSupplier::new(|_, _| Behaviour::Fail(SupplierError::Status(422))));
+        let (guarded, metrics) = guarded(&supplier);
+        let bet = pending_bet(Clock::of_tokio().now(), 60 * SECOND);
+        for _ in 0..9 {
+            assert_eq!(guarded.confirm(&bet, 9 * SECOND).await, Err(SupplierError::Status(422).into()));
+        }
+        assert_eq!(state(&metrics), "closed");
+    }
+}

@@ -1,0 +1,142 @@
+//! Writes what the feeds read to the bus. Answers once the bus has taken it, so a full bus holds the feeds back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use bytes::Bytes;
+
+use crate::actors::ingest::messages::Publish;
+use crate::bus::dead_letter;
+use crate::bus::{BusError, NewRecord, Topic};
+use crate::domain::odds::update::OddsUpdate;
+use crate::telemetry::metrics::IngestMetrics;
+
+/// How often it tells how much the bus holds.
+const DEPTH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The actor in front of the bus.
+pub struct BusPublisher {
+    updates: Arc<dyn Topic>,
+    dead_letters: Arc<dyn Topic>,
+    metrics: IngestMetrics,
+}
+
+impl BusPublisher {
+    /// Publishes updates to one topic and what could not be read to another.
+    pub fn new(updates: Arc<dyn Topic>, dead_letters: Arc<dyn Topic>, metrics: IngestMetrics) -> BusPublisher {
+        BusPublisher { updates, dead_letters, metrics }
+    }
+
+    fn tell_depth(&self) {
+        self.metrics.bus_depth.set(self.updates.depth() as i64);
+    }
+}
+
+impl Actor for BusPublisher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        // Also while nothing is published: the groups go on working.
+        context.run_interval(DEPTH_INTERVAL, |publisher, _| publisher.tell_depth());
+    }
+}
+
+impl Handler<Publish> for BusPublisher {
+    // Atomic: what a feed sends first reaches the bus first.
+    type Result = AtomicResponse<Self, Result<(), BusError>>;
+
+    fn handle(&mut self, message: Publish, _: &mut Context<Self>) -> Self::Result {
+        self.metrics.publisher_depth.dec();
+        self.tell_depth();
+        let published = message.updates.len() as u64;
+        let updates = self.updates.publish(message.updates.iter().map(update_record).collect());
+        let letters = message.dead_letters.iter().map(dead_letter::of_supplier).collect();
+        let dead_letters = self.dead_letters.clone();
+        let metrics = self.metrics.clone();
+        let publishing = async move {
+            let started = Instant::now();
+            let kept = dead_letter::publish(&*dead_letters, letters).await;
+            let result = kept.and(updates.await);
+            metrics.bus_wait.inc_by(started.elapsed().as_secs_f64());
+            if result.is_ok() {
+                metrics.published.inc_by(published);
+            }
+            result
+        };
+        AtomicResponse::new(Box::pin(publishing.into_actor(self)))
+    }
+}
+
+fn update_record(update: &OddsUpdate) -> NewRecord {
+    NewRecord {
+        key: Bytes::copy_from_slice(update.event_id.as_str().as_bytes()),
+        payload: update.to_json().into(),
+        headers: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::embedded::EmbeddedTopic;
+    use crate::bus::{Given, Position, Record, Subscription};
+    use crate::domain::dead_letter::DeadLetter;
+    use crate::domain::odds::update::testing::*;
+    use crate::domain::timestamp::Timestamp;
+
+    async fn next(group: &mut Box<dyn Subscription>) -> Vec<Record> {
+        match group.next_batch(9, Duration::ZERO).await.unwrap() {
+            Given::Records(records) => records,
+            Given::Revoked(partitions) => panic!("revoked: {partitions:?}"),
+        }
+    }
+
+    fn letter() -> DeadLetter {
+        DeadLetter {
+            received_at: Timestamp::now(),
+            origin: "ws://supplier".to_owned(),
+            reason: "malformed".to_owned(),
+            detail: "no JSON".to_owned(),
+            raw: Bytes::from_static(b"\xff\x00garbage"),
+        }
+    }
+
+    #[actix_web::test]
+    async fn updates_and_dead_letters_reach_their_topics_whole() {
+        let (updates, dead) = (Arc::new(EmbeddedTopic::new("t", 2, 10)), Arc::new(EmbeddedTopic::new("t", 1, 10)));
+        let (mut update_group, mut dead_group) = (updates.subscribe("g").unwrap(), dead.subscribe("g").unwrap());
+        let publisher = BusPublisher::new(updates, dead, IngestMetrics::new().unwrap()).start();
+        let sent = update(1, 1, 1);
+        let message = Publish { updates: vec![sent.clone()], dead_letters: vec![letter()] };
+        publisher.send(message).await.unwrap().unwrap();
+        let read = next(&mut update_group).await.remove(0);
+        assert_eq!(&read.record.key[..], b"MATCH_001");
+        assert_eq!(OddsUpdate::from_json(&read.record.payload).unwrap(), sent);
+        let dead = next(&mut dead_group).await.remove(0);
+        let kept = dead_letter::read(&dead);
+        assert_eq!((&kept.origin, &kept.reason, &kept.raw), (&letter().origin, &letter().reason, &letter().raw));
+    }
+
+    #[actix_web::test]
+    async fn a_full_bus_holds_the_feed_back_and_loses_nothing() {
+        let updates = Arc::new(EmbeddedTopic::new("t", 1, 1));
+        let mut group = updates.subscribe("g").unwrap();
+        let dead = Arc::new(EmbeddedTopic::new("t", 1, 1));
+        let publisher = BusPublisher::new(updates.clone(), dead, IngestMetrics::new().unwrap()).start();
+        let publish = |version| Publish { updates: vec![update(1, 1, version)], dead_letters: Vec::new() };
+        publisher.send(publish(1)).await.unwrap().unwrap();
+        let second = actix_web::rt::spawn(publisher.send(publish(2)));
+        let third = actix_web::rt::spawn(publisher.send(publish(3)));
+        for version in 1..=3 {
+            let batch = next(&mut group).await;
+            assert_eq!(batch.len(), 1);
+            let read = OddsUpdate::from_json(&batch[0].record.payload).unwrap();
+            assert_eq!(read.revision.version, version);
+            assert_eq!(updates.depth(), 1);
+            group.commit(&Position::behind(&batch));
+        }
+        second.await.unwrap().unwrap().unwrap();
+        third.await.unwrap().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,5 @@
+//! From suppliers to the bus.
+
+pub mod bus_publisher;
+pub mod messages;
+pub mod supplier_feed;

@@ -1,0 +1,197 @@
+//! The batches of the live path that are being applied. Pure: a batch of a slow event does not hold up the next one, and
+//! the position moves on only past batches that are done.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::bus::{Position, Record};
+use crate::domain::odds::plausible::record_age;
+use crate::domain::timestamp::Timestamp;
+
+/// Records that may be in work before the bus is read on, in batches of the configured size.
+const MOST_BATCHES: usize = 16;
+
+/// A batch in work.
+#[derive(Debug)]
+struct Batch {
+    number: u64,
+    /// Behind its records.
+    position: Position,
+    records: usize,
+    since: Instant,
+    is_done: bool,
+}
+
+/// Batches in work, in the order of the bus.
+#[derive(Debug)]
+pub(super) struct Applying {
+    batches: VecDeque<Batch>,
+    next_number: u64,
+    records: usize,
+    most_records: usize,
+}
+
+impl Applying {
+    /// At most 16 full batches of this size, or as many records in more batches.
+    pub fn new(batch_size: usize) -> Applying {
+        let most_records = batch_size.max(1).saturating_mul(MOST_BATCHES);
+        Applying { batches: VecDeque::new(), next_number: 0, records: 0, most_records }
+    }
+
+    /// Whether another batch may begin.
+    pub fn has_room(&self) -> bool {
+        self.records < self.most_records
+    }
+
+    /// Work on a batch begins; gives its number.
+    pub fn begin(&mut self, position: Position, records: usize, since: Instant) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.records += records;
+        self.batches.push_back(Batch { number, position, records, since, is_done: false });
+        number
+    }
+
+    /// Work on a batch is done. Gives the position before which everything is done, if it moved.
+    pub fn done(&mut self, number: u64) -> Option<Position> {
+        if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == number) {
+            batch.is_done = true;
+        }
+        let mut moved: Option<Position> = None;
+        while let Some(batch) = self.batches.pop_front_if(|batch| batch.is_done) {
+            self.records -= batch.records;
+            match &mut moved {
+                Some(position) => position.merge(&batch.position),
+                None => moved = Some(batch.position),
+            }
+        }
+        moved
+    }
+
+    /// When the oldest record of the first batch in work was published.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.batches.front().map(|batch| batch.since)
+    }
+}
+
+/// When the oldest record of a batch was published: a consumer that reads a long backlog is as far behind as its records
+/// are old. Now, where the bus does not say.
+pub(super) fn oldest_of(batch: &[Record]) -> Instant {
+    let (now, clock) = (Instant::now(), Timestamp::now());
+    let ages = batch.iter().filter_map(|record| record_age(record.published_at?, clock));
+    now.checked_sub(ages.max().unwrap_or_default()).unwrap_or(now)
+}
+
+/// How old the oldest record is that is not applied, for those who judge the live path by it.
+#[derive(Debug)]
+pub struct Backlog {
+    start: Instant,
+    /// When it was published, in microseconds since `start`, which may be before that.
+    oldest: AtomicI64,
+}
+
+/// No record waits.
+const NOTHING: i64 = i64::MAX;
+
+impl Default for Backlog {
+    fn default() -> Backlog {
+        Backlog { start: Instant::now(), oldest: AtomicI64::new(NOTHING) }
+    }
+}
+
+impl Backlog {
+    /// The oldest unapplied record was published at this time.
+    pub(super) fn set(&self, oldest: Option<Instant>) {
+        let micros = oldest.map_or(NOTHING, |oldest| match oldest.checked_duration_since(self.start) {
+            Some(after) => signed_micros(after),
+            None => -signed_micros(self.start.duration_since(oldest)),
+        });
+        self.oldest.store(micros, Ordering::Relaxed);
+    }
+
+    /// The age of the oldest unapplied record; zero if everything is applied.
+    pub fn age(&self) -> Duration {
+        match self.oldest.load(Ordering::Relaxed) {
+            NOTHING => Duration::ZERO,
+            micros => {
+                let age = signed_micros(self.start.elapsed()).saturating_sub(micros);
+                Duration::from_micros(u64::try_from(age).unwrap_or(0))
+            }
+        }
+    }
+}
+
+fn signed_micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::bus::NewRecord;
+
+    fn behind(offset: u64) -> Position {
+        let mut position = Position::default();
+        position.advance(0, offset);
+        position
+    }
+
+    #[test]
+    fn position_waits_for_slow_batch() {
+        let (mut applying, now) = (Applying::new(10), Instant::now());
+        let first = applying.begin(behind(10), 10, now);
+        let second = applying.begin(behind(20), 10, now);
+        let third = applying.begin(behind(30), 10, now);
+        assert_eq!(applying.done(second), None);
+        assert_eq!(applying.oldest(), Some(now));
+        assert_eq!(applying.done(first), Some(behind(20)));
+        assert_eq!(applying.done(third), Some(behind(30)));
+        assert!(applying.oldest().is_none());
+    }
+
+    #[test]
+    fn backlog_is_aged_by_publication() {
+        let now = Timestamp::now();
+        let at = |published_at| Record {
+            partition: 0,
+            offset: 0,
+            published_at,
+            record: NewRecord { key: Bytes::new(), payload: Bytes::new(), headers: Vec::new() },
+        };
+        let hours = |count: u64| Duration::from_secs(3_600 * count);
+        let backlog = Backlog::default();
+        let age_of = |batch: &[Record]| {
+            backlog.set(Some(oldest_of(batch)));
+            backlog.age()
+        };
+        let old = age_of(&[at(None), at(Some(now)), at(Some(now.earlier_by(hours(2)))), at(Some(now))]);
+        assert!(old >= hours(2) && old < hours(3), "{old:?}");
+        // What is no time, or is not said, has no age.
+        let unusable = [
+            at(None),
+            at(Timestamp::from_millis(0)),
+            at(Timestamp::from_millis(1_700_000)),
+            at(Some(now.later_by(hours(1)))),
+        ];
+        assert!(age_of(&unusable) < hours(1));
+        backlog.set(None);
+        assert_eq!(backlog.age(), Duration::ZERO);
+    }
+
+    #[test]
+    fn records_in_work_are_bounded() {
+        let mut applying = Applying::new(10);
+        let mut begun = 0;
+        while applying.has_room() {
+            begun = applying.begin(behind(10), 10, Instant::now());
+        }
+        assert_eq!(begun as usize + 1, MOST_BATCHES);
+        for number in 1..=begun {
+            assert_eq!(applying.done(number), None);
+        }
+        assert!(!applying.has_room(), "the first one is not done");
+    }
+}

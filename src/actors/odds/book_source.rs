@@ -1,0 +1,387 @@
+//! Loads the state of a book: from the later of the hot copy and the store, market by market.
+//!
+//! Reads of the live path, of clients' requests and of running books wait in separate lanes: nobody's question delays
+//! an update.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout_at;
+
+use super::client_reads::{ClientReads, Place};
+use crate::actors::odds::messages::ApplyError;
+use crate::cache::{CacheError, OddsCache};
+use crate::domain::ids::EventId;
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::plausible::Plausibility;
+use crate::domain::timestamp::Timestamp;
+use crate::runtime::blocking::blocking;
+use crate::store::{Store, StoreError};
+use crate::telemetry::log_limit::LogLimit;
+use crate::telemetry::metrics::BookMetrics;
+
+/// Concurrent store reads of books that start for an update.
+const LIVE_READS: usize = 4;
+/// Concurrent store reads of running books that load their state again.
+const BACKGROUND_READS: usize = 2;
+/// A store read of the live path that takes longer, with the wait for its turn, counts as failed: the book starts without
+/// the store and loads the rest later, as it does while the store is down.
+const LIVE_READ_LIMIT: Duration = Duration::from_secs(1);
+/// After a failed read, the store is read again only after this pause.
+const STORE_PAUSE: Duration = Duration::from_millis(900);
+
+/// How often a cause of reads that fail is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Which reads a store read waits behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Books that start for an update or a broadcast.
+    Live,
+    /// Running books that load their state again.
+    Background,
+}
+
+/// Loads the state of books.
+pub struct BookSource {
+    cache: Arc<dyn OddsCache>,
+    store: Arc<dyn Store>,
+    live: Semaphore,
+    background: Semaphore,
+    clients: Arc<ClientReads>,
+    outage: Outage,
+    failures: LogLimit,
+    limits: Plausibility,
+    metrics: BookMetrics,
+}
+
+/// A store that failed is left alone for a moment: books that start meanwhile start without it at once, so that the live
+/// path does not wait once per book for a store that is down.
+#[derive(Default)]
+struct Outage {
+    /// The error, and when it occurred.
+    last: Mutex<Option<(String, Instant)>>,
+}
+
+impl Outage {
+    fn last(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last error, if it is too early to read again.
+    fn too_early(&self) -> Option<String> {
+        let last = self.last();
+        last.as_ref().filter(|(_, since)| since.elapsed() < STORE_PAUSE).map(|(why, _)| why.clone())
+    }
+
+    fn remember(&self, answer: Result<(), String>) {
+        *self.last() = answer.err().map(|why| (why, Instant::now()));
+    }
+}
+
+/// The sequence number up to which a new book loads stored state. Later rows are left to the bus, so that each change is
+/// published exactly once even if the store is ahead.
+#[derive(Clone, Copy)]
+pub struct LeftToCome {
+    beyond: u64,
+    /// If true, later rows are always skipped. On Kafka, which can be replayed from the start, they are skipped only for
+    /// markets that the cache holds; for the others the stored row is needed to reject replayed updates.
+    always: bool,
+}
+
+impl LeftToCome {
+    /// Everything is loaded.
+    pub const NOTHING: LeftToCome = LeftToCome { beyond: u64::MAX, always: true };
+
+    /// `next_position`: the bus position of the update that the book starts for; in a mirror, the number below the
+    /// broadcast's. `None` if a client asks for the book.
+    pub fn from(next_position: Option<u64>, always: bool) -> LeftToCome {
+        LeftToCome { beyond: next_position.unwrap_or(u64::MAX), always }
+    }
+
+    /// The number of the update that the book starts for.
+    pub fn next(self) -> Option<u64> {
+        self.beyond.checked_add(1)
+    }
+
+    fn leaves(self, stored: &MarketState, hot: &[Arc<MarketState>]) -> bool {
+        let is_hot = || hot.iter().any(|state| state.update.market == stored.update.market);
+        stored.seq > self.beyond && (self.always || is_hot())
+    }
+}
+
+/// The loaded state of an event.
+pub struct Known {
+    /// The states, of each market those of the cache and of the store.
+    pub states: Vec<Arc<MarketState>>,
+    /// Whether the cache could be read.
+    pub is_cache_read: bool,
+    /// Whether it could not because the entry of this event is damaged.
+    pub is_damaged: bool,
+    /// Whether an empty result means that the event does not exist.
+    pub is_complete: bool,
+    is_store_asked: bool,
+    /// The largest number that cache and store hold of the event. The store may be ahead of the cache.
+    pub read_seq: u64,
+}
+
+impl Known {
+    /// Something may have changed since it was read: it counts as old, and is read again at once.
+    pub fn read_again(&mut self) {
+        (self.is_complete, self.is_cache_read, self.is_store_asked) = (false, false, false);
+    }
+
+    /// When to load again, if something is missing.
+    pub fn next_look(&self, after_failure: Duration) -> Option<Duration> {
+        let delay = if self.is_store_asked { after_failure } else { Duration::ZERO };
+        (!self.is_complete).then_some(delay)
+    }
+}
+
+impl BookSource {
+    /// Reads from `cache` and `store`; `clients` bounds the reads for clients.
+    pub fn new(
+        cache: Arc<dyn OddsCache>,
+        store: Arc<dyn Store>,
+        clients: Arc<ClientReads>,
+        metrics: BookMetrics,
+    ) -> BookSource {
+        BookSource {
+            cache,
+            store,
+            live: Semaphore::new(LIVE_READS),
+            background: Semaphore::new(BACKGROUND_READS),
+            clients,
+            outage: Outage::default(),
+            failures: LogLimit::every(LOG_INTERVAL),
+            limits: Plausibility::any_time(),
+            metrics,
+        }
+    }
+
+    /// Takes no state beyond `limits`: one that an earlier version kept must not shut out every true update.
+    pub fn within(self, limits: Plausibility) -> BookSource {
+        BookSource { limits, ..self }
+    }
+
+    /// Leaves out states beyond the limits.
+    fn plausible(&self, event_id: &EventId, mut states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
+        let now = Timestamp::now();
+        states.retain(|state| match self.limits.check_state(state, now) {
+            Ok(()) => true,
+            Err(why) => {
+                self.metrics.implausible.with_label_values(&[why.reason()]).inc();
+                self.log_skipped("state", event_id, &format!("market {}: {why}", state.update.market));
+                false
+            }
+        });
+        states
+    }
+
+    /// The bound of clients' reads, and the events that are known not to exist.
+    pub fn clients(&self) -> &ClientReads {
+        &self.clients
+    }
+
+    /// The state of an event, except what is left to the bus. Failed reads are skipped: the live path does not wait for a
+    /// cache or a store that is down.
+    pub async fn load(&self, event_id: &EventId, left: LeftToCome, lane: Lane) -> Known {
+        let hot = self.load_hot(event_id).await;
+        let stored = self.load_stored(event_id, lane).await;
+        self.merge(hot, stored, left)
+    }
+
+    /// The state of an event of a mirrored book. Unless `is_store_wanted`, the cache is enough if it holds the event, and for
+    /// the live path if it can be read: a flood of broadcasts of events that do not exist must not become a flood of store
+    /// reads before true ones. The book then loads the rest later.
+    pub async fn load_mirrored(
+        &self,
+        event_id: &EventId,
+        left: LeftToCome,
+        lane: Lane,
+        is_store_wanted: bool,
+    ) -> Known {
+        let hot = self.load_hot(event_id).await;
+        if !is_store_wanted && (!hot.states.is_empty() || (hot.is_read && lane == Lane::Live)) {
+            return only_hot(hot, left);
+        }
+        let stored = self.load_stored(event_id, lane).await;
+        merge_mirrored(hot, stored, left)
+    }
+
+    /// The state of an event that a client asks for. Waits for a turn among the clients' reads; an error if there is none
+    /// in time.
+    pub async fn load_for_client(
+        &self,
+        event_id: &EventId,
+        place: Place,
+        is_mirror: bool,
+    ) -> Result<Known, ApplyError> {
+        let (left, hot) = (LeftToCome::NOTHING, self.load_hot(event_id).await);
+        if is_mirror && !hot.states.is_empty() {
+            return Ok(only_hot(hot, left));
+        }
+        let _turn = place.turn().await.map_err(|_| ApplyError::Busy(event_id.clone()))?;
+        let stored = self.read_store(event_id, None).await;
+        Ok(if is_mirror { merge_mirrored(hot, stored, left) } else { self.merge(hot, stored, left) })
+    }
+
+    fn merge(&self, hot: Hot, (mut stored, is_store_read): Read, left: LeftToCome) -> Known {
+        let read_seq = largest_seq(&hot.states).max(largest_seq(&stored));
+        stored.retain(|state| !left.leaves(state, &hot.states));
+        let states = hot.states.into_iter().chain(stored).collect();
+        Known {
+            states,
+            is_cache_read: hot.is_read,
+            is_damaged: hot.is_damaged,
+            is_complete: is_store_read,
+            is_store_asked: true,
+            read_seq,
+        }
+    }
+
+    /// Whether loading again may find more. While the store is down and the cache was read there is nothing to find, and
+    /// all books would read the cache and publish their state again and again.
+    pub async fn may_know_more(&self, event_id: &EventId, is_cache_read: bool) -> bool {
+        let is_store_down = self.outage.last().is_some();
+        !is_cache_read || !is_store_down || self.load_stored(event_id, Lane::Background).await.1
+    }
+
+    /// What the cache holds.
+    pub async fn load_hot(&self, event_id: &EventId) -> Hot {
+        match self.cache.read_book(event_id).await {
+            Ok(states) => Hot { states: self.plausible(event_id, states), is_read: true, is_damaged: false },
+            // This event alone: it counts as old until a processor has written its entry again.
+            Err(CacheError::Damaged { readable, problem, .. }) => {
+                self.skip("cache entry", event_id, &problem);
+                Hot { states: self.plausible(event_id, readable), is_read: false, is_damaged: true }
+            }
+            Err(error) => Hot { states: self.skip("cache", event_id, &error).0, is_read: false, is_damaged: false },
+        }
+    }
+
+    async fn load_stored(&self, event_id: &EventId, lane: Lane) -> Read {
+        if let Some(why) = self.outage.too_early() {
+            return self.skip("store", event_id, &why);
+        }
+        let deadline = tokio::time::Instant::now() + LIVE_READ_LIMIT;
+        // The semaphores are never closed.
+        let (_turn, deadline): (Option<SemaphorePermit<'_>>, _) = match lane {
+            Lane::Live => match timeout_at(deadline, self.live.acquire()).await {
+                Ok(turn) => (turn.ok(), Some(deadline)),
+                // The store may answer, only not so many at once.
+                Err(_) => return self.skip("store", event_id, &"no turn to read in time"),
+            },
+            Lane::Background => (self.background.acquire().await.ok(), None),
+        };
+        self.read_store(event_id, deadline).await
+    }
+
+    /// Reads the store, which the reads before this one may have found to be down.
+    async fn read_store(&self, event_id: &EventId, deadline: Option<tokio::time::Instant>) -> Read {
+        if let Some(why) = self.outage.too_early() {
+            return self.skip("store", event_id, &why);
+        }
+        let (store, event) = (self.store.clone(), event_id.clone());
+        let reading = blocking(move || store.load_event(&event));
+        let read = match deadline {
+            Some(deadline) => timeout_at(deadline, reading).await.unwrap_or_else(|_| {
+                let limit = humantime::format_duration(LIVE_READ_LIMIT);
+                Err(StoreError::Unavailable(format!("no answer within {limit}")))
+            }),
+            None => reading.await,
+        };
+        self.outage.remember(read.as_ref().map(drop).map_err(ToString::to_string));
+        match read {
+            Ok(stored) => (self.plausible(event_id, stored), true),
+            Err(error) => self.skip("store", event_id, &error),
+        }
+    }
+
+    fn skip(&self, cause: &'static str, event_id: &EventId, error: &dyn std::fmt::Display) -> Read {
+        self.metrics.hydrate_errors.inc();
+        self.log_skipped(cause, event_id, error);
+        (Vec::new(), false)
+    }
+
+    fn log_skipped(&self, cause: &'static str, event_id: &EventId, error: &dyn std::fmt::Display) {
+        debug!(event = event_id.as_str(); "book goes on without what could not be read: {error}");
+        if let Some(repeated) = self.failures.check(cause) {
+            warn!(event = event_id.as_str(), repeated; "books go on without what could not be read: {error}");
+        }
+    }
+}
+
+/// States, and whether they could be read.
+type Read = (Vec<Arc<MarketState>>, bool);
+
+fn largest_seq(states: &[Arc<MarketState>]) -> u64 {
+    states.iter().map(|state| state.seq).max().unwrap_or(0)
+}
+
+/// What the cache holds of an event.
+pub struct Hot {
+    /// The states.
+    pub states: Vec<Arc<MarketState>>,
+    /// Whether all of it could be read.
+    pub is_read: bool,
+    is_damaged: bool,
+}
+
+impl Hot {
+    /// The largest number among the states.
+    pub fn largest_seq(&self) -> u64 {
+        largest_seq(&self.states)
+    }
+}
+
+/// What is newer than the broadcast is published after it.
+fn only_hot(mut hot: Hot, left: LeftToCome) -> Known {
+    let read_seq = hot.largest_seq();
+    hot.states.retain(|state| !left.leaves(state, &[]));
+    Known {
+        states: hot.states,
+        is_cache_read: hot.is_read,
+        is_damaged: hot.is_damaged,
+        is_complete: false,
+        is_store_asked: false,
+        read_seq,
+    }
+}
+
+/// The store may be ahead of what was published: changes of the markets in the cache come by broadcast, one by one.
+fn merge_mirrored(hot: Hot, (mut stored, is_store_read): Read, left: LeftToCome) -> Known {
+    let read_seq = largest_seq(&hot.states).max(largest_seq(&stored));
+    let is_hot = |state: &MarketState| hot.states.iter().any(|held| held.update.market == state.update.market);
+    stored.retain(|state| !is_hot(state) && !left.leaves(state, &[]));
+    let states = hot.states.into_iter().filter(|state| !left.leaves(state, &[])).chain(stored).collect();
+    Known {
+        states,
+        is_cache_read: hot.is_read,
+        is_damaged: hot.is_damaged,
+        is_complete: hot.is_read && is_store_read,
+        is_store_asked: true,
+        read_seq,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::testing::probe_edges;
+
+    #[actix_web::test]
+    async fn wait_for_turn_is_bounded() {
+        let probe = probe_edges();
+        let (source, event) = (&probe.edges.source, EventId::new("E").unwrap());
+        let turns = source.live.acquire_many(LIVE_READS as u32).await.unwrap();
+        let loading = source.load(&event, LeftToCome::NOTHING, Lane::Live);
+        let known = tokio::time::timeout(10 * LIVE_READ_LIMIT, loading).await.unwrap();
+        assert!(!known.is_complete);
+        drop(turns);
+        let known = source.load(&event, LeftToCome::NOTHING, Lane::Live).await;
+        assert!(known.is_complete, "the wait says nothing against the store");
+    }
+}

@@ -1,0 +1,324 @@
+//! Says once a second that this process follows the bus, for as long as its live consumer works, its group lets it read, and
+//! the bus answers. Whoever shows prices takes them for stale when nobody says so any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use log::{Level, info, log};
+use tokio::time::timeout;
+
+use super::applying::Backlog;
+use super::cache_writer::CacheHealth;
+use crate::actors::streaming::messages::FeedChanged;
+use crate::bus::Topic;
+use crate::bus::health::SubscriptionHealth;
+use crate::cache::OddsCache;
+use crate::domain::streaming::protocol::FeedStatus;
+use crate::runtime::feed_health::FeedState;
+use crate::runtime::liveness::SignOfLife;
+use crate::telemetry::log_limit::FaultLog;
+
+/// Between one time and the next.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Where it could not be said, it is tried again after this.
+const RETRY: Duration = Duration::from_millis(250);
+/// The bus and the cache answer within this.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// A consumer that has not looked at the bus, or has not applied a record, for so long does not keep up.
+const CONSUMER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Who is told.
+#[derive(Clone)]
+pub enum Told {
+    /// The processes that listen, by way of the cache, for as long as it takes what is written.
+    Others(Arc<dyn OddsCache>, Arc<CacheHealth>),
+    /// The clients of this process, where the cache tells nobody.
+    Here {
+        /// How the feed stands.
+        state: Arc<FeedState>,
+        /// To the registry.
+        feed: Recipient<FeedChanged>,
+    },
+}
+
+/// The actor that says so.
+pub struct Heartbeat {
+    bus: Arc<dyn Topic>,
+    consumer: Arc<SignOfLife>,
+    backlog: Arc<Backlog>,
+    group: SubscriptionHealth,
+    told: Told,
+    /// What was in the way the last time.
+    in_the_way: Option<&'static str>,
+    /// Whether it was well before.
+    has_followed: bool,
+    log: FaultLog,
+}
+
+/// Whether a consumer works, and how far it is behind.
+pub type ConsumerSigns = (Arc<SignOfLife>, Arc<Backlog>);
+
+/// What is in the way, and why.
+type Problem = (&'static str, String);
+
+impl Heartbeat {
+    /// Says to `told` that `bus` is followed while `consumer` gives signs of life, is well in its `group`, and has no old
+    /// `backlog`.
+    pub fn new(
+        bus: Arc<dyn Topic>,
+        (consumer, backlog): ConsumerSigns,
+        group: SubscriptionHealth,
+        told: Told,
+    ) -> Heartbeat {
+        Heartbeat { bus, consumer, backlog, group, told, in_the_way: None, has_followed: false, log: FaultLog::new() }
+    }
+
+    fn beat(&mut self, context: &mut Context<Self>) {
+        let (bus, told) = (self.bus.clone(), self.told.clone());
+        let (consumer, backlog, group) = (self.consumer.clone(), self.backlog.clone(), self.group.clone());
+        let beating = async move {
+            let follows = follows(&*bus, &consumer, &backlog, &group).await;
+            told.tell(follows).await
+        };
+        context.spawn(beating.into_actor(self).map(|said, heartbeat, context| {
+            let pause = if said.is_ok() { INTERVAL } else { RETRY };
+            heartbeat.tell(said.err());
+            context.run_later(pause, Self::beat);
+        }));
+    }
+
+    /// Once for each thing that is in the way, however long it is.
+    fn tell(&mut self, problem: Option<Problem>) {
+        self.has_followed |= problem.is_none();
+        let in_the_way = problem.as_ref().map(|(what, _)| *what);
+        if in_the_way == self.in_the_way {
+            return;
+        }
+        self.in_the_way = in_the_way;
+        match problem {
+            Some((what, why)) => {
+                if let Some(repeated) = self.log.failed(what) {
+                    // Joining a group takes seconds at every start.
+                    let level = if self.has_followed { Level::Warn } else { Level::Info };
+                    log!(level, repeated; "waiting for the {what}, prices may be stale until then: {why}");
+                }
+            }
+            None if self.log.recovered() => info!("the bus is followed"),
+            None => {}
+        }
+    }
+}
+
+impl Actor for Heartbeat {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        self.beat(context);
+    }
+}
+
+/// Whether the bus answers, the group lets the consumer read, and the consumer works.
+async fn follows(
+    bus: &dyn Topic,
+    consumer: &SignOfLife,
+    backlog: &Backlog,
+    group: &SubscriptionHealth,
+) -> Result<(), Problem> {
+    answer("bus", bus.ping()).await?;
+    if let Some(problem) = group.problem() {
+        return Err(("live group", problem));
+    }
+    let behind = consumer.age().max(backlog.age());
+    if behind < CONSUMER_LIMIT {
+        Ok(())
+    } else {
+        Err(("live consumer", format!("it is {} s behind", behind.as_secs())))
+    }
+}
+
+async fn answer<E: std::fmt::Display>(
+    what: &'static str,
+    answer: impl Future<Output = Result<(), E>>,
+) -> Result<(), Problem> {
+    match timeout(ANSWER_LIMIT, answer).await {
+        Ok(answer) => answer.map_err(|error| (what, error.to_string())),
+        Err(_) => Err((what, format!("no answer within {} s", ANSWER_LIMIT.as_secs()))),
+    }
+}
+
+impl Told {
+    async fn tell(&self, follows: Result<(), Problem>) -> Result<(), Problem> {
+        match self {
+            Told::Others(cache, health) => {
+                follows?;
+                if let Some(problem) = health.problem() {
+                    return Err(("cache", problem));
+                }
+                answer("cache", cache.say_alive()).await
+            }
+            Told::Here { state, feed } => {
+                let status = match &follows {
+                    Ok(()) => {
+                        state.set_live();
+                        FeedStatus::Live
+                    }
+                    Err((what, why)) => {
+                        state.set_lost(&format!("the {what}: {why}"));
+                        FeedStatus::Stale
+                    }
+                };
+                // Without the registry nobody is to be told; the platform's watch over its actors ends the process.
+                let _ = feed.send(FeedChanged(status)).await;
+                follows
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::bus::{BusError, NewRecord, Subscription};
+    use crate::cache::{Broadcasts, CacheError};
+    use crate::domain::ids::EventId;
+    use crate::domain::odds::book::MarketState;
+    use crate::telemetry::metrics::OddsMetrics;
+
+    #[derive(Default)]
+    struct ProbeBus {
+        is_away: AtomicBool,
+        pings: AtomicUsize,
+    }
+
+    impl Topic for ProbeBus {
+        fn name(&self) -> &str {
+            "probe"
+        }
+
+        fn publish(&self, _: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
+            std::future::ready(Ok(())).boxed()
+        }
+
+        fn subscribe(&self, _: &str) -> Result<Box<dyn Subscription>, BusError> {
+            Err(BusError::Closed)
+        }
+
+        fn depth(&self) -> usize {
+            0
+        }
+
+        fn ping(&self) -> BoxFuture<'static, Result<(), BusError>> {
+            self.pings.fetch_add(1, Ordering::SeqCst);
+            let is_away = self.is_away.load(Ordering::SeqCst);
+            let answer = if is_away { Err(BusError::Unavailable("away".to_owned())) } else { Ok(()) };
+            std::future::ready(answer).boxed()
+        }
+    }
+
+    /// Counts how often it was said.
+    #[derive(Default)]
+    struct ProbeCache(AtomicUsize);
+
+    impl OddsCache for ProbeCache {
+        fn write(&self, _: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
+            std::future::ready(Ok(())).boxed()
+        }
+
+        fn read_book(&self, _: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
+            std::future::ready(Ok(Vec::new())).boxed()
+        }
+
+        fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+            std::future::ready(Ok(())).boxed()
+        }
+
+        fn say_alive(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            std::future::ready(Ok(())).boxed()
+        }
+
+        fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+            None
+        }
+    }
+
+    struct ProbeRegistry(Arc<Mutex<Vec<FeedStatus>>>);
+
+    impl Actor for ProbeRegistry {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<FeedChanged> for ProbeRegistry {
+        type Result = ();
+
+        fn handle(&mut self, changed: FeedChanged, _: &mut Context<Self>) {
+            self.0.lock().unwrap().push(changed.0);
+        }
+    }
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..1_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not within 10 s: {what}");
+    }
+
+    #[actix_web::test]
+    async fn it_is_said_while_the_bus_answers_and_the_consumer_works_and_not_otherwise() {
+        let (bus, cache) = (Arc::new(ProbeBus::default()), Arc::new(ProbeCache::default()));
+        let life = Arc::new(SignOfLife::new());
+        let said = || cache.0.load(Ordering::SeqCst);
+        let asked = || bus.pings.load(Ordering::SeqCst);
+        bus.is_away.store(true, Ordering::SeqCst);
+        let group = SubscriptionHealth::joining("g");
+        let told = Told::Others(cache.clone(), Arc::default());
+        Heartbeat::new(bus.clone(), (life.clone(), Arc::default()), group.clone(), told).start();
+        until("the bus is asked", || asked() >= 3).await;
+        assert_eq!(said(), 0, "the bus is away");
+        bus.is_away.store(false, Ordering::SeqCst);
+        let asked_before = asked();
+        until("the bus is asked", || asked() >= asked_before + 3).await;
+        assert_eq!(said(), 0, "the group has not let it in");
+        group.join();
+        life.give();
+        until("it is said", || said() > 0).await;
+        until("the consumer counts as stuck", || life.age() >= CONSUMER_LIMIT).await;
+        let (said_before, asked_before) = (said(), asked());
+        until("the bus is asked", || asked() >= asked_before + 2).await;
+        assert!(said() <= said_before + 1, "one may have been under way");
+        life.give();
+        until("it is said again", || said() > said_before + 1).await;
+    }
+
+    #[actix_web::test]
+    async fn where_the_cache_tells_nobody_the_clients_of_this_process_are_told() {
+        let (bus, told) = (Arc::new(ProbeBus::default()), Arc::default());
+        let registry = ProbeRegistry(Arc::clone(&told)).start();
+        let state = Arc::new(FeedState::not_heard_yet(OddsMetrics::new().unwrap().feed_live));
+        let here = Told::Here { state: state.clone(), feed: registry.recipient() };
+        let life = Arc::new(SignOfLife::new());
+        Heartbeat::new(bus.clone(), (life.clone(), Arc::default()), SubscriptionHealth::joined("g"), here).start();
+        let last = || told.lock().unwrap().last().copied();
+        let feed_is = |status| {
+            life.give();
+            last() == Some(status)
+        };
+        until("live", || feed_is(FeedStatus::Live)).await;
+        assert!(state.is_live());
+        bus.is_away.store(true, Ordering::SeqCst);
+        until("stale", || feed_is(FeedStatus::Stale)).await;
+        assert_eq!(state.problem().unwrap(), "the bus: the bus is unavailable: away");
+        bus.is_away.store(false, Ordering::SeqCst);
+        until("live again", || feed_is(FeedStatus::Live)).await;
+    }
+}

@@ -1,0 +1,13 @@
+//! From the bus to the odds books, the cache and the database.
+
+pub mod applying;
+pub mod book_router;
+pub mod book_source;
+pub mod broadcast_listener;
+pub mod cache_writer;
+pub mod client_reads;
+pub mod heartbeat;
+pub mod messages;
+pub mod odds_book;
+pub mod odds_consumer;
+pub mod store_writer;

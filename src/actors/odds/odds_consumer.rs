@@ -1,0 +1,934 @@
+//! Reads the bus as one group, hands each batch to whoever works on it, and commits once the work is done.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use log::{error, info, warn};
+use prometheus::IntGauge;
+use tokio::sync::watch;
+
+use super::applying::{Applying, Backlog, oldest_of};
+use crate::actors::odds::messages::{ApplyUpdates, FlushCache, InOrder, LetGo, StoreBatch};
+use crate::bus::dead_letter;
+use crate::bus::{BusError, Given, Position, Record, Subscription, Topic};
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::odds::plausible::{Implausible, Plausibility};
+use crate::domain::odds::update::{DecodeError, OddsUpdate, PositionedUpdate};
+use crate::domain::timestamp::Timestamp;
+use crate::runtime::backoff::{Backoff, BackoffPolicy};
+use crate::runtime::drain::Drain;
+use crate::runtime::liveness::SignOfLife;
+use crate::telemetry::log_limit::FaultLog;
+use crate::telemetry::metrics::ProcessorMetrics;
+
+/// An idle consumer looks up this often, to tell its lag and to give a sign of life.
+const IDLE_LOOK: Duration = Duration::from_millis(250);
+/// Beside a batch under way it tells its lag this often, and sees whether the batch is to be given up.
+const BUSY_LOOK: Duration = Duration::from_millis(100);
+/// Delays between tries of a batch that failed.
+const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(1) };
+/// When the process stops, the batch that is under way may take so long, where the bus keeps it: a database that is
+/// locked answers only when its patience is over, and the time for stopping may be over before.
+const LAST_BATCH: Duration = Duration::from_secs(2);
+/// How long a consumer that stops waits for the cache. What the cache did not take by then is read again by the next one.
+const LAST_FLUSH: Duration = Duration::from_secs(1);
+
+/// What becomes of a batch.
+pub enum Work {
+    /// The live path. What cannot be read is passed over; the store path keeps it.
+    Books {
+        /// Who applies the updates.
+        books: Recipient<InOrder<ApplyUpdates>>,
+        /// Who lets the books of revoked partitions go.
+        revoked: Recipient<LetGo>,
+        /// Who says that the cache holds what was applied. The bus gives a batch out again until it does.
+        cache: Recipient<FlushCache>,
+    },
+    /// The store path: to the database; what cannot be read becomes a dead letter.
+    Store {
+        /// Who writes.
+        store: Recipient<StoreBatch>,
+        /// Where dead letters go.
+        dead_letters: Arc<dyn Topic>,
+    },
+    /// Dead letters on a bus that does not keep them: to the database.
+    DeadLetters(Recipient<StoreBatch>),
+}
+
+impl Work {
+    /// What the group is for. Alerts and dashboards select by it, since an operator may rename the group.
+    fn purpose(&self) -> &'static str {
+        match self {
+            Work::Books { .. } => "live",
+            Work::Store { .. } => "store",
+            Work::DeadLetters(_) => "dead_letters",
+        }
+    }
+}
+
+/// How a consumer reads.
+#[derive(Clone, Debug)]
+pub struct ConsumerSettings {
+    /// The group's name, for logs and metrics.
+    pub group: String,
+    /// The topic's name, for dead letters.
+    pub topic: String,
+    /// The most records a batch.
+    pub batch_size: usize,
+    /// How long a batch waits to fill up.
+    pub linger: Duration,
+    /// Which updates are believed.
+    pub limits: Plausibility,
+}
+
+/// Why a record is not an update that may be applied.
+#[derive(Debug, thiserror::Error)]
+enum BadRecord {
+    #[error(transparent)]
+    Unreadable(#[from] DecodeError),
+    #[error(transparent)]
+    Implausible(#[from] Implausible),
+}
+
+impl BadRecord {
+    fn reason(&self) -> &'static str {
+        match self {
+            BadRecord::Unreadable(error) => error.reason(),
+            BadRecord::Implausible(why) => why.reason(),
+        }
+    }
+}
+
+/// The actor that reads for one group. A batch that fails is tried again until it is done: the group's lag grows, and
+/// nothing is lost or passed over.
+pub struct BusConsumer {
+    reader: Option<Reader>,
+    life: Arc<SignOfLife>,
+    backlog: Arc<Backlog>,
+    stopping: watch::Sender<bool>,
+    finished: watch::Receiver<bool>,
+}
+
+impl BusConsumer {
+    /// Reads `subscription` and gives each batch to `work`.
+    pub fn new(
+        settings: ConsumerSettings,
+        subscription: Box<dyn Subscription>,
+        work: Work,
+        metrics: ProcessorMetrics,
+    ) -> BusConsumer {
+        let (stopping, stop) = watch::channel(false);
+        let (finish, finished) = watch::channel(false);
+        let lag = metrics.bus_lag.with_label_values(&[&settings.group, work.purpose()]);
+        let applying = Applying::new(settings.batch_size);
+        let worker = Arc::new(Worker { settings, work, lag, stop, log: FaultLog::new(), metrics });
+        let (unflushed, life, backlog) = (Position::default(), Arc::new(SignOfLife::new()), Arc::<Backlog>::default());
+        let reader = Reader {
+            subscription,
+            worker,
+            applying,
+            unflushed,
+            flushing: None,
+            life: life.clone(),
+            backlog: backlog.clone(),
+            finish,
+        };
+        BusConsumer { reader: Some(reader), life, backlog, stopping, finished }
+    }
+
+    /// How old the oldest record of the live path is that is not applied yet.
+    pub fn backlog(&self) -> Arc<Backlog> {
+        self.backlog.clone()
+    }
+
+    /// A sign of life whenever it looks at the bus: with each batch that is done, and often while there is none.
+    pub fn life(&self) -> Arc<SignOfLife> {
+        self.life.clone()
+    }
+}
+
+impl Actor for BusConsumer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        let Some(reader) = self.reader.take() else { return };
+        context.spawn(reader.read_until_the_end().into_actor(self).map(|end, _, context| {
+            // One that has drained stays, and does nothing any more: it did not end by a fault.
+            if let Err((group, end)) = end {
+                warn!(group; "consumer ends: {end}");
+                context.stop();
+            }
+        }));
+    }
+}
+
+impl Handler<Drain> for BusConsumer {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
+        self.stopping.send_replace(true);
+        let mut finished = self.finished.clone();
+        Box::pin(async move {
+            // An error means that the reader is gone, so there is nothing left to wait for.
+            let _ = finished.wait_for(|finished| *finished).await;
+        })
+    }
+}
+
+/// A flush that was asked for, and what may be committed once it is answered.
+struct Flushing {
+    until: Position,
+    answer: Pin<Box<dyn Future<Output = Result<(), MailboxError>> + Send>>,
+}
+
+struct Reader {
+    subscription: Box<dyn Subscription>,
+    worker: Arc<Worker>,
+    /// Batches of the live path in work.
+    applying: Applying,
+    /// What was applied and is not known to be in the cache.
+    unflushed: Position,
+    flushing: Option<Flushing>,
+    life: Arc<SignOfLife>,
+    backlog: Arc<Backlog>,
+    finish: watch::Sender<bool>,
+}
+
+/// Work on batches of the live path, each with its number and whether it was done. Beside the reader and not in it, since
+/// it need not move between threads.
+type InWork = FuturesUnordered<LocalBoxFuture<'static, (u64, bool)>>;
+
+/// The stage that failed, and why.
+type Failure = (&'static str, String);
+
+struct Worker {
+    settings: ConsumerSettings,
+    work: Work,
+    lag: IntGauge,
+    stop: watch::Receiver<bool>,
+    log: FaultLog,
+    metrics: ProcessorMetrics,
+}
+
+impl Reader {
+    async fn read_until_the_end(mut self) -> Result<(), (String, BusError)> {
+        let mut in_work = InWork::new();
+        loop {
+            self.life.give();
+            let lag = self.subscription.lag();
+            self.worker.lag.set(lag as i64);
+            self.show_backlog(lag);
+            // What the bus keeps is left to the next process.
+            if *self.worker.stop.borrow() && (lag == 0 || self.subscription.is_durable()) {
+                if tokio::time::timeout(LAST_BATCH, self.finish_all(&mut in_work)).await.is_err() {
+                    info!(group = self.worker.settings.group.as_str(); "stops before everything was applied: the next consumer reads it again");
+                }
+                self.flush_for_the_last_time().await;
+                self.subscription.close().await;
+                let lag = self.subscription.lag();
+                self.worker.lag.set(lag as i64);
+                self.show_backlog(lag);
+                self.finish.send_replace(true);
+                return Ok(());
+            }
+            self.step(&mut in_work).await.map_err(|end| (self.worker.settings.group.clone(), end))?;
+        }
+    }
+
+    /// Waits for the next batch and begins to work on it, or takes note of one that is done, or commits what the cache has
+    /// taken meanwhile.
+    async fn step(&mut self, in_work: &mut InWork) -> Result<(), BusError> {
+        self.ask_for_flush();
+        let settings = &self.worker.settings;
+        // The wait for a batch to fill up comes on top: cut short, it would begin again for ever and read nothing.
+        let look = IDLE_LOOK.saturating_add(settings.linger);
+        let has_room = self.applying.has_room();
+        let reading = async {
+            if has_room {
+                self.subscription.next_batch(settings.batch_size, settings.linger).await
+            } else {
+                std::future::pending().await
+            }
+        };
+        let mut stop = self.worker.stop.clone();
+        let given = tokio::select! {
+            biased;
+            answer = flushed(&mut self.flushing) => {
+                self.end_of_flush(answer);
+                return Ok(());
+            }
+            Some((number, is_done)) = in_work.next() => {
+                self.end_of_work(number, is_done);
+                return Ok(());
+            }
+            Ok(_) = stop.wait_for(|stop| *stop), if !*self.worker.stop.borrow() => return Ok(()),
+            given = tokio::time::timeout(look, reading) => given,
+        };
+        match given {
+            Err(_idle) => Ok(()),
+            Ok(Err(end)) => Err(end),
+            Ok(Ok(Given::Revoked(partitions))) => {
+                // The books finish first, so that they are dropped with all that they know.
+                self.finish_all(in_work).await;
+                // They may come back with lower offsets, where the topic was made again.
+                self.unflushed.forget(&partitions);
+                if let Some(flushing) = &mut self.flushing {
+                    flushing.until.forget(&partitions);
+                }
+                self.worker.let_go(partitions).await;
+                Ok(())
+            }
+            Ok(Ok(Given::Records(batch))) => {
+                match self.worker.work {
+                    Work::Books { .. } => self.begin(batch, in_work),
+                    Work::Store { .. } | Work::DeadLetters(_) => self.work_on(&batch).await,
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins to apply a batch. The next one need not wait for it: one event that takes long holds up nobody else.
+    fn begin(&mut self, batch: Vec<Record>, in_work: &mut InWork) {
+        let number = self.applying.begin(Position::behind(&batch), batch.len(), oldest_of(&batch));
+        self.backlog.set(self.applying.oldest());
+        let (worker, bus_keeps_it) = (self.worker.clone(), self.subscription.is_durable());
+        // At once, so that batches come to the books in their order.
+        let mut progress = Progress::default();
+        let first = worker.apply(&batch, &mut progress);
+        in_work.push(Box::pin(async move {
+            let is_done = match first.await {
+                Ok(()) => true,
+                Err(failure) => worker.try_again(&batch, &mut progress, bus_keeps_it, failure).await,
+            };
+            (number, is_done)
+        }));
+    }
+
+    fn end_of_work(&mut self, number: u64, is_done: bool) {
+        // One that was given up is left to the next process, and everything behind it.
+        if is_done && let Some(done) = self.applying.done(number) {
+            self.unflushed.merge(&done);
+        }
+    }
+
+    /// Tells how old the first batch in work is. With none in work, and records left on the bus, those are as old as the
+    /// last ones that were read, until others are read.
+    fn show_backlog(&self, lag: u64) {
+        let oldest = self.applying.oldest();
+        if oldest.is_some() || lag == 0 {
+            self.backlog.set(oldest);
+        }
+    }
+
+    async fn finish_all(&mut self, in_work: &mut InWork) {
+        while let Some((number, is_done)) = in_work.next().await {
+            self.life.give();
+            self.end_of_work(number, is_done);
+        }
+    }
+
+    async fn work_on(&mut self, batch: &[Record]) {
+        let (subscription, worker) = (&self.subscription, &self.worker);
+        let mut working = std::pin::pin!(worker.finish(batch, subscription.is_durable()));
+        // A batch may take as long as a database is away, and what waits behind it is the lag that tells of it.
+        let mut stops_since = None;
+        let done = loop {
+            worker.lag.set(subscription.lag() as i64);
+            if let Ok(done) = tokio::time::timeout(BUSY_LOOK, &mut working).await {
+                break done;
+            }
+            if subscription.is_durable() && *worker.stop.borrow() {
+                let since = *stops_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= LAST_BATCH {
+                    worker.give_up(batch);
+                    break false;
+                }
+            }
+        };
+        if !done {
+            return;
+        }
+        self.subscription.commit(&Position::behind(batch));
+    }
+
+    fn ask_for_flush(&mut self) {
+        if let Work::Books { cache, .. } = &self.worker.work
+            && self.flushing.is_none()
+            && !self.unflushed.is_empty()
+        {
+            let until = std::mem::take(&mut self.unflushed);
+            self.flushing = Some(Flushing { until, answer: Box::pin(cache.send(FlushCache)) });
+        }
+    }
+
+    fn end_of_flush(&mut self, answer: Result<(), MailboxError>) {
+        let Some(Flushing { until, .. }) = self.flushing.take() else { return };
+        match answer {
+            Ok(()) => self.subscription.commit(&until),
+            // The cache writer is gone; the platform's watch over its actors ends the process.
+            Err(_) => self.unflushed.merge(&until),
+        }
+    }
+
+    async fn flush_for_the_last_time(&mut self) {
+        let flushing = async {
+            while self.flushing.is_some() || !self.unflushed.is_empty() {
+                self.ask_for_flush();
+                let answer = flushed(&mut self.flushing).await;
+                let gone = answer.is_err();
+                self.end_of_flush(answer);
+                if gone {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_FLUSH, flushing).await.is_err() {
+            info!(group = self.worker.settings.group.as_str(); "stops before the cache took everything: it is read again");
+        }
+    }
+}
+
+/// Waits for the answer of the flush; for ever where there is none.
+async fn flushed(flushing: &mut Option<Flushing>) -> Result<(), MailboxError> {
+    match flushing {
+        Some(flushing) => flushing.answer.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How far a batch of the store path has come, so that a try after a failure repeats nothing.
+#[derive(Default)]
+struct Progress {
+    stored: bool,
+    counted: bool,
+}
+
+impl Worker {
+    /// Works on a batch until it is done; `false` where it was given up, because the process stops and the bus still has
+    /// the batch.
+    async fn finish(&self, batch: &[Record], bus_keeps_it: bool) -> bool {
+        if matches!(self.work, Work::Store { .. }) {
+            self.metrics.consumed.inc_by(batch.len() as u64);
+        }
+        let mut progress = Progress::default();
+        match self.work_on(batch, &mut progress, bus_keeps_it).await {
+            Ok(()) => true,
+            Err(failure) => self.try_again(batch, &mut progress, bus_keeps_it, failure).await,
+        }
+    }
+
+    /// Sends the updates of a batch to the books at once; the answer says when they are applied.
+    fn apply(&self, batch: &[Record], progress: &mut Progress) -> impl Future<Output = Result<(), Failure>> + use<> {
+        let applying = match &self.work {
+            Work::Books { books, .. } => {
+                let (updates, _) = self.read_updates(batch, "live", progress);
+                Some(InOrder::send(books, ApplyUpdates(updates)))
+            }
+            Work::Store { .. } | Work::DeadLetters(_) => None,
+        };
+        async move {
+            match applying {
+                Some(applying) => applying.await.map_err(|error| ("apply", error.to_string())),
+                None => Ok(()),
+            }
+        }
+    }
+
+    async fn try_again(&self, batch: &[Record], progress: &mut Progress, bus_keeps_it: bool, failure: Failure) -> bool {
+        let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
+        let mut stop = self.stop.clone();
+        let mut said = None;
+        let mut last = Err(failure);
+        while let Err((stage, failure)) = last {
+            self.metrics.errors.with_label_values(&[stage]).inc();
+            let delay = backoff.next_delay();
+            let group = self.settings.group.as_str();
+            // Once a cause, however long it lasts.
+            if said.as_ref() != Some(&failure) {
+                if let Some(repeated) = self.log.failed(&failure) {
+                    error!(group, repeated; "batch failed, it is tried again until it is done: {failure}");
+                }
+                said = Some(failure);
+            }
+            // A stop cuts the wait short, and one more try is made.
+            let was_stopping = *stop.borrow();
+            if was_stopping && bus_keeps_it {
+                self.give_up(batch);
+                return false;
+            }
+            let stopped = async {
+                if was_stopping || stop.wait_for(|stop| *stop).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let _ = tokio::time::timeout(delay, stopped).await;
+            last = self.work_on(batch, progress, bus_keeps_it).await;
+        }
+        if said.is_some() && self.log.recovered() {
+            info!(group = self.settings.group.as_str(), tries = backoff.failures(); "the batch is done after all");
+        }
+        true
+    }
+
+    /// Leaves a batch to the next process.
+    fn give_up(&self, batch: &[Record]) {
+        let group = self.settings.group.as_str();
+        warn!(group, records = batch.len(); "stops in the middle of a batch: it is read again by the next one");
+    }
+
+    async fn work_on(&self, batch: &[Record], progress: &mut Progress, bus_keeps_it: bool) -> Result<(), Failure> {
+        match &self.work {
+            Work::Books { .. } => self.apply(batch, progress).await,
+            Work::Store { store, dead_letters } => {
+                let (updates, bad) = self.read_updates(batch, "store", progress);
+                let unreadable: Vec<_> = bad.iter().map(|(record, why)| self.dead_letter(record, why)).collect();
+                if !updates.is_empty() && !progress.stored {
+                    let batch = StoreBatch { updates, dead_letters: Vec::new() };
+                    answered(store.send(batch).await).map_err(|failure| ("store", failure))?;
+                }
+                progress.stored = true;
+                let count = unreadable.len() as u64;
+                if count > 0 {
+                    let published = dead_letter::publish(&**dead_letters, unreadable).await;
+                    published.map_err(|error| ("dead_letter", format!("{}: {error}", dead_letters.name())))?;
+                    self.metrics.errors.with_label_values(&["decode"]).inc_by(count);
+                    if bus_keeps_it {
+                        // They stay where they are now; elsewhere they are counted when they are stored.
+                        self.metrics.dead_letters.inc_by(count);
+                    }
+                }
+                Ok(())
+            }
+            Work::DeadLetters(store) => {
+                let dead_letters = batch.iter().map(dead_letter::read).collect();
+                let batch = StoreBatch { updates: Vec::new(), dead_letters };
+                answered(store.send(batch).await).map_err(|failure| ("dead_letter", failure))
+            }
+        }
+    }
+
+    /// The updates of a batch, and the records that hold none. Counts those once, however often the batch is tried.
+    fn read_updates<'a>(
+        &self,
+        batch: &'a [Record],
+        path: &str,
+        progress: &mut Progress,
+    ) -> (Vec<PositionedUpdate>, Vec<(&'a Record, BadRecord)>) {
+        let now = Timestamp::now();
+        let (mut updates, mut bad) = (Vec::with_capacity(batch.len()), Vec::new());
+        for record in batch {
+            match read_update(record, self.settings.limits, now) {
+                Ok(update) => updates.push(update),
+                Err(why) => bad.push((record, why)),
+            }
+        }
+        if !std::mem::replace(&mut progress.counted, true) {
+            for (_, why) in &bad {
+                self.metrics.refused.with_label_values(&[path, why.reason()]).inc();
+            }
+        }
+        (updates, bad)
+    }
+
+    fn dead_letter(&self, record: &Record, error: &BadRecord) -> crate::bus::NewRecord {
+        let topic = &self.settings.topic;
+        let letter = DeadLetter {
+            received_at: Timestamp::now(),
+            origin: format!("{topic}/{}/{}", record.partition, record.offset),
+            reason: error.reason().to_owned(),
+            detail: error.to_string(),
+            raw: record.record.payload.clone(),
+        };
+        dead_letter::of_record(&letter, topic, record)
+    }
+
+    async fn let_go(&self, partitions: Vec<u32>) {
+        info!(group = self.settings.group.as_str(); "partitions {partitions:?} are read elsewhere now");
+        if let Work::Books { revoked, .. } = &self.work {
+            // An error means that the router is gone; the platform's watch over its actors ends the process.
+            let _ = revoked.send(LetGo(partitions)).await;
+        }
+    }
+}
+
+/// The answer of an actor as one result.
+fn answered<E: std::fmt::Display>(answer: Result<Result<(), E>, MailboxError>) -> Result<(), String> {
+    answer.map_err(|gone| gone.to_string()).and_then(|result| result.map_err(|error| error.to_string()))
+}
+
+fn read_update(record: &Record, limits: Plausibility, now: Timestamp) -> Result<PositionedUpdate, BadRecord> {
+    let update = OddsUpdate::from_json(&record.record.payload)?;
+    limits.check_record(update.revision.updated_at, record.published_at, now)?;
+    Ok(PositionedUpdate { update, partition: record.partition, position: record.offset })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::bus::NewRecord;
+    use crate::bus::embedded::EmbeddedTopic;
+    use crate::bus::health::SubscriptionHealth;
+    use crate::domain::odds::update::testing::*;
+    use crate::store::StoreError;
+
+    /// A store that fails as often as told, then keeps what it is given.
+    struct Probe {
+        failures: usize,
+        kept: Arc<Mutex<Vec<StoreBatch>>>,
+    }
+
+    impl Actor for Probe {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<StoreBatch> for Probe {
+        type Result = Result<(), StoreError>;
+
+        fn handle(&mut self, batch: StoreBatch, _: &mut Context<Self>) -> Self::Result {
+            if self.failures > 0 {
+                self.failures -= 1;
+                return Err(StoreError::Unavailable("down".to_owned()));
+            }
+            self.kept.lock().unwrap().push(batch);
+            Ok(())
+        }
+    }
+
+    fn settings(linger: Duration) -> ConsumerSettings {
+        let limits = Plausibility::within(Duration::from_secs(300));
+        ConsumerSettings { group: "g".to_owned(), topic: "t".to_owned(), batch_size: 10, linger, limits }
+    }
+
+    fn record(payload: impl Into<Bytes>) -> NewRecord {
+        NewRecord { key: Bytes::from_static(b"k"), payload: payload.into(), headers: Vec::new() }
+    }
+
+    #[actix_web::test]
+    async fn a_failed_batch_is_tried_again_and_committed_only_when_it_is_done() {
+        tokio::time::pause();
+        let topic = EmbeddedTopic::new("t", 1, 100);
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let store = Probe { failures: 4, kept: kept.clone() }.start();
+        let dead = EmbeddedTopic::new("dead", 1, 100);
+        let mut dead_group = dead.subscribe("g").unwrap();
+        let metrics = ProcessorMetrics::new().unwrap();
+        let work = Work::Store { store: store.recipient(), dead_letters: Arc::new(dead) };
+        let subscription = topic.subscribe("g").unwrap();
+        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics.clone()).start();
+        let garbage = record(&b"{garbage"[..]);
+        topic
+            .publish(vec![record(update(1, 1, 1).to_json()), garbage, record(update(1, 2, 2).to_json())])
+            .await
+            .unwrap();
+        consumer.send(Drain).await.unwrap();
+        assert_eq!(topic.depth(), 0);
+        let kept = std::mem::take(&mut *kept.lock().unwrap());
+        let updates: Vec<_> = kept
+            .iter()
+            .flat_map(|batch| &batch.updates)
+            .map(|one| (one.position, one.update.revision.version))
+            .collect();
+        assert_eq!(updates, [(0, 1), (2, 2)]);
+        let Given::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else { panic!("revoked") };
+        assert_eq!(dead.len(), 1, "once, however often the batch was tried");
+        let letter = dead_letter::read(&dead[0]);
+        assert_eq!((&letter.raw[..], &letter.reason[..], &letter.origin[..]), (&b"{garbage"[..], "malformed", "t/0/1"));
+        assert_eq!((&dead[0].record.key[..], dead[0].header("source_offset")), (&b"k"[..], Some("1")));
+        assert_eq!(metrics.errors.with_label_values(&["store"]).get(), 4);
+        assert_eq!((metrics.errors.with_label_values(&["decode"]).get(), metrics.consumed.get()), (1, 3));
+    }
+
+    fn ahead(version: i64) -> crate::domain::odds::update::OddsUpdate {
+        let mut update = update(1, 1, version);
+        update.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
+        update
+    }
+
+    #[actix_web::test]
+    async fn a_record_from_the_future_is_a_dead_letter() {
+        let topic = EmbeddedTopic::new("t", 1, 100);
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let store = Probe { failures: 2, kept: kept.clone() }.start();
+        let dead = EmbeddedTopic::new("dead", 1, 100);
+        let mut dead_group = dead.subscribe("g").unwrap();
+        let metrics = ProcessorMetrics::new().unwrap();
+        let work = Work::Store { store: store.recipient(), dead_letters: Arc::new(dead) };
+        let subscription = topic.subscribe("g").unwrap();
+        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics.clone()).start();
+        let settlement = ahead(1).to_json().replacen('{', r#"{"type":"settlement","#, 1);
+        let payloads = [ahead(1).to_json(), update(1, 2, 2).to_json(), settlement];
+        topic.publish(payloads.map(record).into()).await.unwrap();
+        consumer.send(Drain).await.unwrap();
+        let kept = std::mem::take(&mut *kept.lock().unwrap());
+        let positions: Vec<_> = kept.iter().flat_map(|batch| &batch.updates).map(|one| one.position).collect();
+        assert_eq!(positions, [1]);
+        let Given::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else { panic!("revoked") };
+        let reasons: Vec<_> = dead.iter().map(|one| dead_letter::read(one).reason).collect();
+        assert_eq!(reasons, ["future", "unknown_type"]);
+        for reason in reasons {
+            let count = metrics.refused.with_label_values(&["store", &reason]).get();
+            assert_eq!(count, 1, "{reason}: once, however often the batch is tried");
+        }
+    }
+
+    /// Books and a cache: takes everything, and says that the cache has it only once it is told to.
+    struct ProbeBooks {
+        cache_is_away: watch::Receiver<bool>,
+    }
+
+    impl Actor for ProbeBooks {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<InOrder<ApplyUpdates>> for ProbeBooks {
+        type Result = ();
+
+        fn handle(&mut self, apply: InOrder<ApplyUpdates>, _: &mut Context<Self>) {
+            let _ = apply.done.send(Ok(()));
+        }
+    }
+
+    impl Handler<LetGo> for ProbeBooks {
+        type Result = ();
+
+        fn handle(&mut self, _: LetGo, _: &mut Context<Self>) {}
+    }
+
+    impl Handler<FlushCache> for ProbeBooks {
+        type Result = ResponseFuture<()>;
+
+        fn handle(&mut self, _: FlushCache, _: &mut Context<Self>) -> Self::Result {
+            let mut away = self.cache_is_away.clone();
+            Box::pin(async move { drop(away.wait_for(|away| !away).await) })
+        }
+    }
+
+    #[actix_web::test]
+    async fn the_live_path_reads_on_without_the_cache_and_commits_what_the_cache_has_taken() {
+        let topic = EmbeddedTopic::new("t", 1, 100);
+        let (cache_is_away, away) = watch::channel(true);
+        let books = ProbeBooks { cache_is_away: away }.start();
+        let metrics = ProcessorMetrics::new().unwrap();
+        let refused = metrics.refused.clone();
+        let work = Work::Books {
+            books: books.clone().recipient(),
+            revoked: books.clone().recipient(),
+            cache: books.recipient(),
+        };
+        let subscription = topic.subscribe("g").unwrap();
+        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics).start();
+        topic.publish(vec![record(ahead(9).to_json())]).await.unwrap();
+        for version in 1..=3 {
+            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+            tokio::time::timeout(Duration::from_secs(10), async {
+                while topic.unread("g") > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await
+            .unwrap();
+        }
+        assert_eq!(topic.depth(), 4, "all are read, none is committed");
+        assert_eq!(refused.with_label_values(&["live", "future"]).get(), 1, "passed over");
+        cache_is_away.send_replace(false);
+        consumer.send(Drain).await.unwrap();
+        assert_eq!(topic.depth(), 0);
+    }
+
+    #[actix_web::test]
+    async fn a_batch_that_waits_longer_than_an_idle_look_is_read_all_the_same() {
+        tokio::time::pause();
+        let topic = EmbeddedTopic::new("t", 1, 100);
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let store = Probe { failures: 0, kept: kept.clone() }.start();
+        let metrics = ProcessorMetrics::new().unwrap();
+        let dead_letters = Arc::new(EmbeddedTopic::new("dead", 1, 100));
+        let work = Work::Store { store: store.recipient(), dead_letters };
+        let subscription = topic.subscribe("g").unwrap();
+        let consumer = BusConsumer::new(settings(3 * IDLE_LOOK), subscription, work, metrics).start();
+        topic.publish(vec![record(update(1, 1, 1).to_json())]).await.unwrap();
+        let drained = tokio::time::timeout(20 * IDLE_LOOK, consumer.send(Drain)).await;
+        assert!(drained.is_ok(), "one record is no full batch, and is not left lying for that");
+        assert_eq!(kept.lock().unwrap().len(), 1);
+    }
+
+    /// Books of which some never answer, until they are let.
+    struct StuckBooks {
+        stuck: watch::Receiver<bool>,
+        applied: Arc<Mutex<Vec<i64>>>,
+    }
+
+    impl Actor for StuckBooks {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<InOrder<ApplyUpdates>> for StuckBooks {
+        type Result = ();
+
+        fn handle(&mut self, apply: InOrder<ApplyUpdates>, _: &mut Context<Self>) {
+            let (mut stuck, applied) = (self.stuck.clone(), self.applied.clone());
+            let versions: Vec<_> = apply.message.0.iter().map(|one| one.update.revision.version).collect();
+            actix::spawn(async move {
+                if versions.contains(&1) {
+                    drop(stuck.wait_for(|stuck| !stuck).await);
+                }
+                applied.lock().unwrap().extend(versions);
+                let _ = apply.done.send(Ok(()));
+            });
+        }
+    }
+
+    impl Handler<LetGo> for StuckBooks {
+        type Result = ();
+
+        fn handle(&mut self, _: LetGo, _: &mut Context<Self>) {}
+    }
+
+    impl Handler<FlushCache> for StuckBooks {
+        type Result = ();
+
+        fn handle(&mut self, _: FlushCache, _: &mut Context<Self>) {}
+    }
+
+    /// Later batches are applied, nothing is committed, and the age of what waits is known.
+    #[actix_web::test]
+    async fn stuck_batch_holds_up_position_alone() {
+        let topic = EmbeddedTopic::new("t", 1, 1_000);
+        let (release, stuck) = watch::channel(true);
+        let applied = Arc::new(Mutex::new(Vec::new()));
+        let books = StuckBooks { stuck, applied: applied.clone() }.start();
+        let work = Work::Books {
+            books: books.clone().recipient(),
+            revoked: books.clone().recipient(),
+            cache: books.recipient(),
+        };
+        let subscription = topic.subscribe("g").unwrap();
+        let metrics = ProcessorMetrics::new().unwrap();
+        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics);
+        let backlog = consumer.backlog();
+        let consumer = consumer.start();
+        let until = async |what: &str, holds: &dyn Fn() -> bool| {
+            for _ in 0..1_000 {
+                if holds() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("not within 10 s: {what}");
+        };
+        for version in 1..=3 {
+            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+            until("it is read", &|| topic.unread("g") == 0).await;
+        }
+        until("the others are applied", &|| *applied.lock().unwrap() == [2, 3]).await;
+        until("its age is known", &|| backlog.age() > Duration::from_millis(20)).await;
+        assert_eq!(topic.depth(), 3, "none is committed");
+        // More than may be in work waits on the bus.
+        for version in 4..=400 {
+            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+        }
+        until("the bound is reached", &|| applied.lock().unwrap().len() >= 159).await;
+        assert!(topic.unread("g") > 200, "{} are left", topic.unread("g"));
+        release.send_replace(false);
+        consumer.send(Drain).await.unwrap();
+        assert_eq!((topic.depth(), backlog.age()), (0, Duration::ZERO));
+    }
+
+    /// Gives the first batch at once and the others when it may, all of them an hour old.
+    struct OldRecords {
+        topic: Box<dyn Subscription>,
+        may_give: watch::Receiver<bool>,
+        is_first: bool,
+    }
+
+    impl Subscription for OldRecords {
+        fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<Given, BusError>> {
+            Box::pin(async move {
+                if !self.is_first {
+                    drop(self.may_give.wait_for(|may| *may).await);
+                }
+                let mut given = self.topic.next_batch(max, linger).await?;
+                self.is_first = false;
+                if let Given::Records(records) = &mut given {
+                    let hour_ago = Timestamp::now().earlier_by(Duration::from_secs(3_600));
+                    records.iter_mut().for_each(|record| record.published_at = Some(hour_ago));
+                }
+                Ok(given)
+            })
+        }
+
+        fn commit(&mut self, done: &Position) {
+            self.topic.commit(done);
+        }
+
+        fn lag(&self) -> u64 {
+            self.topic.lag()
+        }
+
+        fn is_durable(&self) -> bool {
+            true
+        }
+
+        fn health(&self) -> SubscriptionHealth {
+            self.topic.health()
+        }
+
+        fn close(&mut self) -> BoxFuture<'_, ()> {
+            self.topic.close()
+        }
+    }
+
+    /// A process that starts with a backlog is as far behind as its records are old, until the last one is applied. That
+    /// this is old as well does not matter then.
+    #[actix_web::test]
+    async fn old_backlog_is_behind_until_read() {
+        let topic = EmbeddedTopic::new("t", 1, 1_000);
+        let subscription = topic.subscribe("g").unwrap();
+        for version in [2, 3, 1] {
+            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+        }
+        let ((release, stuck), (give, may_give)) = (watch::channel(true), watch::channel(false));
+        let applied = Arc::new(Mutex::new(Vec::new()));
+        let books = StuckBooks { stuck, applied: applied.clone() }.start();
+        let work = Work::Books {
+            books: books.clone().recipient(),
+            revoked: books.clone().recipient(),
+            cache: books.recipient(),
+        };
+        let subscription = Box::new(OldRecords { topic: subscription, may_give, is_first: true });
+        let settings = ConsumerSettings { batch_size: 1, ..settings(Duration::ZERO) };
+        let consumer = BusConsumer::new(settings, subscription, work, ProcessorMetrics::new().unwrap());
+        let (backlog, life) = (consumer.backlog(), consumer.life());
+        let _consumer = consumer.start();
+        let until = async |what: &str, holds: &dyn Fn() -> bool| {
+            for _ in 0..1_000 {
+                if holds() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("not within 10 s: {what}");
+        };
+        let is_behind = || backlog.age() >= Duration::from_secs(3_000);
+        until("the first one is applied and committed", &|| topic.depth() == 2).await;
+        until("it looks at the bus again", &|| life.age() > Duration::from_millis(50)).await;
+        assert!(is_behind(), "nothing is in work, and the rest waits on the bus");
+        give.send_replace(true);
+        until("the last one is in work", &|| topic.unread("g") == 0 && *applied.lock().unwrap() == [2, 3]).await;
+        assert!(is_behind());
+        release.send_replace(false);
+        until("it has caught up", &|| backlog.age().is_zero()).await;
+        assert_eq!(*applied.lock().unwrap(), [2, 3, 1]);
+    }
+}

@@ -1,0 +1,451 @@
+//! Fans changes out to the sessions of its thread: offered without waiting.
+//!
+//! One a thread, so that a change crosses threads once and not once a session. A session that does not take what it is
+//! offered is dealt with here, from outside: a client that stops reading freezes its session actor, whose own timers then
+//! do not fire either.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use log::info;
+
+use super::registry::{DistributorId, Registry};
+use super::session_handle::SessionOutlet;
+use crate::actors::streaming::messages::{
+    Connect, Deliver, Disconnect, EndAllSessions, FeedChanged, Follow, Join, Subscribe, Unfollow, Unsubscribe,
+};
+use crate::domain::ids::EventId;
+use crate::domain::streaming::fanout::{Fanout, Report, SessionId};
+use crate::domain::streaming::protocol::{CloseReason, FeedStatus};
+use crate::telemetry::metrics::OddsMetrics;
+
+/// How often slow sessions are offered what they have not taken.
+const OFFER_INTERVAL: Duration = Duration::from_millis(50);
+/// How often sessions are looked for whose clients are to be pinged.
+const PING_TURN: Duration = Duration::from_millis(250);
+/// Messages that may wait for a distributor.
+const MAILBOX: usize = 1_024;
+
+/// When sessions are given up.
+#[derive(Clone, Copy, Debug)]
+pub struct DistributorSettings {
+    /// Each client is pinged so often.
+    pub ping_interval: Duration,
+    /// A session that takes nothing for so long is ended.
+    pub slow_client_limit: Duration,
+    /// A session that has not come to ping its client for so long is ended when it is to ping again.
+    pub frozen_limit: Duration,
+}
+
+/// The actor that fans out to the sessions of one thread.
+pub struct Distributor {
+    settings: DistributorSettings,
+    registry: Addr<Registry>,
+    /// Given by the registry.
+    id: DistributorId,
+    fanout: Fanout<SessionOutlet>,
+    /// When whose client is pinged next. One queue, and not a timer a session: of idle clients those were most of the cost.
+    pings: VecDeque<(Instant, SessionId)>,
+    /// The events whose changes the registry sends here.
+    followed: HashSet<EventId>,
+    ending: Option<CloseReason>,
+    feed: FeedStatus,
+    offer_planned: bool,
+    counted: Counted,
+    metrics: OddsMetrics,
+}
+
+/// What this thread has added to the gauges that all threads share.
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    subscriptions: usize,
+    stalled: usize,
+}
+
+impl Distributor {
+    /// Starts one for the sessions of this thread, and has it join the registry.
+    pub fn start_here(
+        settings: DistributorSettings,
+        registry: Addr<Registry>,
+        metrics: OddsMetrics,
+    ) -> Addr<Distributor> {
+        Distributor::create(move |context| {
+            context.set_mailbox_capacity(MAILBOX);
+            Distributor {
+                settings,
+                registry,
+                id: DistributorId::default(),
+                fanout: Fanout::default(),
+                pings: VecDeque::new(),
+                followed: HashSet::new(),
+                ending: None,
+                feed: FeedStatus::Live,
+                offer_planned: false,
+                counted: Counted::default(),
+                metrics,
+            }
+        })
+    }
+
+    fn count(&mut self, report: &Report) {
+        self.metrics.deliveries.inc_by(report.delivered as u64);
+        self.metrics.conflations.inc_by(report.conflated as u64);
+        self.count_sessions();
+    }
+
+    fn count_sessions(&mut self) {
+        let now = Counted { subscriptions: self.fanout.subscriptions(), stalled: self.fanout.stalled() };
+        let before = std::mem::replace(&mut self.counted, now);
+        self.metrics.subscriptions.add(now.subscriptions as i64 - before.subscriptions as i64);
+        self.metrics.stalled.add(now.stalled as i64 - before.stalled as i64);
+    }
+
+    /// Has slow sessions, where there are any, be offered again what they have not taken.
+    fn plan_offer(&mut self, context: &mut Context<Self>) {
+        if self.offer_planned || self.fanout.stalled() == 0 {
+            return;
+        }
+        self.offer_planned = true;
+        context.run_later(OFFER_INTERVAL, |distributor, context| {
+            distributor.offer_planned = false;
+            distributor.offer_again();
+            distributor.plan_offer(context);
+        });
+    }
+
+    fn offer_again(&mut self) {
+        let report = self.fanout.offer_again();
+        self.count(&report);
+        let evicted = self.fanout.evict_stalled(Instant::now(), self.settings.slow_client_limit);
+        evicted.into_iter().for_each(|(id, outlet)| self.evict(id, &outlet, "takes nothing"));
+    }
+
+    /// Has sessions ping their clients, and ends those that have frozen without anything to take.
+    fn ping(&mut self) {
+        let (now, DistributorSettings { ping_interval, frozen_limit, .. }) = (Instant::now(), self.settings);
+        let turns = (ping_interval.as_millis() / PING_TURN.as_millis()).max(1) as usize;
+        // Those that came together are not pinged together for ever.
+        for _ in 0..=2 * self.fanout.sessions() / turns {
+            let Some((_, id)) = self.pings.pop_front_if(|(due, _)| *due <= now) else { return };
+            let Some(outlet) = self.fanout.outlet(id) else { continue };
+            if outlet.life.age() < frozen_limit {
+                outlet.ping();
+                self.pings.push_back((now + ping_interval, id));
+            } else if let Some(outlet) = self.fanout.disconnect(id) {
+                self.evict(id, &outlet, "frozen");
+            }
+        }
+    }
+
+    fn evict(&mut self, id: SessionId, outlet: &SessionOutlet, why: &str) {
+        info!(session = id.0, reason = "slow"; "session ended from outside: {why}");
+        self.metrics.evictions.inc();
+        outlet.life.give_up();
+        self.count_sessions();
+        if let Some(connection) = &outlet.connection {
+            connection.close();
+        }
+    }
+}
+
+impl Actor for Distributor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        let address = context.address();
+        let join =
+            Join { deliver: address.clone().recipient(), feed: address.clone().recipient(), end: address.recipient() };
+        // No session is taken before the registry knows where its changes go.
+        context.wait(self.registry.send(join).into_actor(self).map(|joined, distributor, context| match joined {
+            Ok(joined) => {
+                (distributor.id, distributor.feed, distributor.ending) = (joined.id, joined.feed, joined.ending);
+            }
+            // The registry is gone, and the process ends with it.
+            Err(_) => context.stop(),
+        }));
+        context.run_interval(PING_TURN, |distributor, _| distributor.ping());
+    }
+}
+
+impl Handler<Connect> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, connect: Connect, context: &mut Context<Self>) {
+        if let Some(reason) = self.ending {
+            connect.outlet.end(reason);
+        }
+        self.pings.push_back((Instant::now() + self.settings.ping_interval, connect.id));
+        self.fanout.connect(connect.id, connect.outlet);
+        if self.feed == FeedStatus::Stale {
+            self.fanout.announce(self.feed, Some(connect.id), Instant::now());
+            self.plan_offer(context);
+        }
+    }
+}
+
+impl Handler<Disconnect> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, disconnect: Disconnect, _: &mut Context<Self>) {
+        self.fanout.disconnect(disconnect.0);
+        self.count_sessions();
+    }
+}
+
+impl Handler<Subscribe> for Distributor {
+    type Result = ResponseActFuture<Self, bool>;
+
+    fn handle(&mut self, Subscribe { id, event_id }: Subscribe, _: &mut Context<Self>) -> Self::Result {
+        let is_known = self.fanout.subscribe(id, &event_id);
+        self.count_sessions();
+        if !is_known || self.followed.contains(&event_id) {
+            return Box::pin(fut::ready(is_known));
+        }
+        // Two sessions may ask at once: following twice is following.
+        let following = self.registry.send(Follow { distributor: self.id, event_id: event_id.clone() });
+        Box::pin(following.into_actor(self).map(|followed, distributor, _| {
+            let is_followed = followed.is_ok();
+            if is_followed {
+                distributor.followed.insert(event_id);
+            }
+            is_followed
+        }))
+    }
+}
+
+impl Handler<Unsubscribe> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, unsubscribe: Unsubscribe, _: &mut Context<Self>) {
+        self.fanout.unsubscribe(unsubscribe.id, &unsubscribe.event_id);
+        self.count_sessions();
+    }
+}
+
+impl Handler<Deliver> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, Deliver { event_id, delivery }: Deliver, context: &mut Context<Self>) {
+        if self.fanout.has_subscribers(&event_id) {
+            let report = self.fanout.publish(&event_id, &delivery, Instant::now());
+            self.count(&report);
+            self.plan_offer(context);
+        } else if self.followed.remove(&event_id) {
+            // At most once for each time that it was followed, so past the mailbox bound. Whoever subscribes later asks to
+            // follow behind it.
+            self.registry.do_send(Unfollow { distributor: self.id, event_id });
+        }
+    }
+}
+
+impl Handler<FeedChanged> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, changed: FeedChanged, context: &mut Context<Self>) {
+        self.feed = changed.0;
+        self.fanout.announce(self.feed, None, Instant::now());
+        self.count_sessions();
+        self.plan_offer(context);
+    }
+}
+
+impl Handler<EndAllSessions> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, end: EndAllSessions, _: &mut Context<Self>) {
+        self.ending = Some(end.0);
+        self.fanout.outlets().for_each(|outlet| outlet.end(end.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::actors::odds::messages::BookChanged;
+    use crate::actors::streaming::session_handle::ToSession;
+    use crate::domain::odds::book::MarketState;
+    use crate::domain::odds::update::testing::*;
+    use crate::runtime::liveness::SignOfLife;
+
+    /// A session that takes what it is pushed, slowly or not at all.
+    #[derive(Default)]
+    struct ProbeSession {
+        taken: Arc<Mutex<Vec<(u64, bool)>>>,
+        feed: Arc<Mutex<Vec<FeedStatus>>>,
+        ended: Arc<Mutex<Vec<CloseReason>>>,
+        pings: Arc<Mutex<usize>>,
+        stalls: bool,
+    }
+
+    impl Actor for ProbeSession {
+        type Context = Context<Self>;
+
+        fn started(&mut self, context: &mut Context<Self>) {
+            context.set_mailbox_capacity(2);
+        }
+    }
+
+    impl Handler<ToSession> for ProbeSession {
+        type Result = ();
+
+        fn handle(&mut self, message: ToSession, context: &mut Context<Self>) {
+            match message {
+                ToSession::Deliver(delivery) => {
+                    let taken = delivery.frames().iter().map(|frame| (frame.seq, delivery.conflated));
+                    self.taken.lock().unwrap().extend(taken);
+                    self.feed.lock().unwrap().extend(delivery.feed);
+                    if self.stalls {
+                        context.wait(std::future::pending::<()>().into_actor(self));
+                    }
+                }
+                ToSession::Ping => *self.pings.lock().unwrap() += 1,
+                ToSession::End(reason) => self.ended.lock().unwrap().push(reason),
+            }
+        }
+    }
+
+    struct Probe {
+        taken: Arc<Mutex<Vec<(u64, bool)>>>,
+        feed: Arc<Mutex<Vec<FeedStatus>>>,
+        ended: Arc<Mutex<Vec<CloseReason>>>,
+        pings: Arc<Mutex<usize>>,
+        life: Arc<SignOfLife>,
+    }
+
+    async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Probe {
+        let life = Arc::new(SignOfLife::new());
+        let session = ProbeSession { stalls, ..ProbeSession::default() };
+        let probe = Probe {
+            taken: session.taken.clone(),
+            feed: session.feed.clone(),
+            ended: session.ended.clone(),
+            pings: session.pings.clone(),
+            life: life.clone(),
+        };
+        let outlet = SessionOutlet { session: session.start().recipient(), connection: None, life };
+        let id = SessionId(id);
+        distributor.send(Connect { id, outlet }).await.unwrap();
+        assert!(distributor.send(Subscribe { id, event_id: EventId::new("E").unwrap() }).await.unwrap());
+        probe
+    }
+
+    fn changed(seq: u64) -> BookChanged {
+        let update = market_update("E", "1x2", None, seq as i64, 1);
+        BookChanged { states: Arc::new([Arc::new(MarketState { update, seq })]), conflated: false }
+    }
+
+    struct House {
+        registry: Addr<Registry>,
+        here: Addr<Distributor>,
+        metrics: OddsMetrics,
+    }
+
+    fn house(slow: Duration, frozen: Duration) -> House {
+        let metrics = OddsMetrics::new().unwrap();
+        let ping_interval = Duration::from_millis(100);
+        let settings = DistributorSettings { ping_interval, slow_client_limit: slow, frozen_limit: frozen };
+        let registry = Registry::new(metrics.clone()).start();
+        House { here: Distributor::start_here(settings, registry.clone(), metrics.clone()), registry, metrics }
+    }
+
+    /// Waits until something holds, and fails loudly when it does not within a deadline.
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..1_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not within 10 s: {what}");
+    }
+
+    #[actix_web::test]
+    async fn a_stalled_session_is_ended_and_the_others_get_everything() {
+        let House { registry, here, metrics } = house(Duration::from_millis(200), Duration::from_secs(60));
+        let stalled = session(&here, 1, true).await;
+        let fast = session(&here, 2, false).await;
+        for seq in 1..=20 {
+            registry.send(changed(seq)).await.unwrap();
+            until("the fast one has it", || fast.taken.lock().unwrap().len() as u64 == seq).await;
+        }
+        until("the stalled one is ended", || metrics.evictions.get() == 1).await;
+        assert_eq!(stalled.taken.lock().unwrap().len(), 1);
+        assert!(metrics.conflations.get() > 0);
+        let expected: Vec<_> = (1..=20).map(|seq| (seq, false)).collect();
+        assert_eq!(*fast.taken.lock().unwrap(), expected);
+    }
+
+    #[actix_web::test]
+    async fn a_session_that_gives_no_sign_of_life_is_ended_though_nothing_was_sent_to_it() {
+        let House { registry, here, metrics } = house(Duration::from_secs(60), Duration::from_millis(300));
+        let _frozen = session(&here, 1, false).await;
+        let alive = session(&here, 2, false).await;
+        until("the frozen one is ended", || {
+            alive.life.give();
+            metrics.evictions.get() == 1
+        })
+        .await;
+        registry.send(changed(1)).await.unwrap();
+        until("the other one still gets changes", || alive.taken.lock().unwrap().len() == 1).await;
+    }
+
+    #[actix_web::test]
+    async fn each_session_is_told_again_and_again_to_ping_its_client() {
+        let House { here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let mut probes = Vec::new();
+        for id in 0..50 {
+            probes.push(session(&here, id, false).await);
+        }
+        here.send(Disconnect(SessionId(0))).await.unwrap();
+        let before = *probes[0].pings.lock().unwrap();
+        until("each was told so", || probes[1..].iter().all(|probe| *probe.pings.lock().unwrap() >= 3)).await;
+        // One may have been on its way.
+        assert!(*probes[0].pings.lock().unwrap() <= before + 1);
+    }
+
+    #[actix_web::test]
+    async fn every_session_is_told_once_how_the_feed_stands_and_one_that_comes_while_it_is_lost_as_well() {
+        let House { registry, here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let early = session(&here, 1, false).await;
+        for status in [FeedStatus::Live, FeedStatus::Stale, FeedStatus::Stale] {
+            registry.send(FeedChanged(status)).await.unwrap();
+        }
+        let late = session(&here, 2, false).await;
+        registry.send(FeedChanged(FeedStatus::Live)).await.unwrap();
+        let after = session(&here, 3, false).await;
+        for probe in [early, late] {
+            until("it is told", || *probe.feed.lock().unwrap() == [FeedStatus::Stale, FeedStatus::Live]).await;
+        }
+        assert!(after.feed.lock().unwrap().is_empty());
+    }
+
+    #[actix_web::test]
+    async fn every_session_is_told_when_the_server_goes_and_so_are_those_that_come_later() {
+        let House { registry, here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let early = session(&here, 1, false).await;
+        registry.send(EndAllSessions(CloseReason::GoingAway)).await.unwrap();
+        let late = session(&here, 2, false).await;
+        for probe in [early, late] {
+            until("it is told", || *probe.ended.lock().unwrap() == [CloseReason::GoingAway]).await;
+        }
+    }
+
+    #[actix_web::test]
+    async fn an_event_that_nobody_wants_any_more_is_followed_again_by_the_next_who_does() {
+        let House { registry, here, metrics } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let first = session(&here, 1, false).await;
+        here.send(Disconnect(SessionId(1))).await.unwrap();
+        // The first change that nobody wants ends it.
+        for seq in 1..=3 {
+            registry.send(changed(seq)).await.unwrap();
+        }
+        let second = session(&here, 2, false).await;
+        registry.send(changed(4)).await.unwrap();
+        until("the second has it", || *second.taken.lock().unwrap() == [(4, false)]).await;
+        assert!(first.taken.lock().unwrap().is_empty());
+        assert_eq!(metrics.deliveries.get(), 1);
+    }
+}

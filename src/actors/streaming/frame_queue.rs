@@ -1,0 +1,148 @@
+//! What a session has yet to write: WebSocket frames that are ready, in order.
+//!
+//! The library would encode each frame again for each session, and copy it twice. A frame that is ready is copied once, to
+//! the connection's buffer.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use actix_http::ws::{CloseReason, OpCode, Parser};
+use actix_web::Error;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+
+use crate::domain::streaming::protocol::text_frame;
+
+/// The frames of one session: put in by its actor, taken out by the response that its client reads.
+#[derive(Clone)]
+pub struct Outbox(Rc<RefCell<VecDeque<Bytes>>>);
+
+impl Outbox {
+    /// An empty one. Most never hold more than one.
+    pub fn new() -> Outbox {
+        Outbox(Rc::new(RefCell::new(VecDeque::with_capacity(1))))
+    }
+
+    /// Sends whole frames that are ready.
+    pub fn ready(&self, frames: Bytes) {
+        self.0.borrow_mut().push_back(frames);
+    }
+
+    /// Sends a text.
+    pub fn text(&self, text: &str) {
+        self.ready(text_frame(text));
+    }
+
+    /// Sends a ping without content.
+    pub fn ping(&self) {
+        /// All of a frame without content.
+        const PING: &[u8] = &[0x89, 0];
+        self.ready(Bytes::from_static(PING));
+    }
+
+    /// Answers a ping.
+    pub fn pong(&self, content: &[u8]) {
+        let mut frame = BytesMut::new();
+        Parser::write_message(&mut frame, content, OpCode::Pong, true, false);
+        self.ready(frame.freeze());
+    }
+
+    /// Sends the last frame.
+    pub fn close(&self, reason: Option<CloseReason>) {
+        let mut frame = BytesMut::new();
+        Parser::write_close(&mut frame, reason, false);
+        self.ready(frame.freeze());
+    }
+
+    fn next(&self) -> Option<Bytes> {
+        self.0.borrow_mut().pop_front()
+    }
+}
+
+/// The body of the response: what is in the outbox, and where it is empty, what `session` puts in when it is polled: the
+/// actor, which sends nothing in another way. While the client takes nothing the body is not polled, and so the actor is
+/// not.
+pub struct Outgoing<S> {
+    /// None once it has ended: what it holds is given back while the client has yet to take the rest.
+    session: Option<S>,
+    outbox: Outbox,
+}
+
+impl<S> Outgoing<S> {
+    /// The body of a session that writes to `outbox`.
+    pub fn new(session: S, outbox: Outbox) -> Outgoing<S> {
+        Outgoing { session: Some(session), outbox }
+    }
+}
+
+impl<S> Stream for Outgoing<S>
+where
+    S: Stream<Item = Result<Bytes, Error>> + Unpin,
+{
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(frame) = self.outbox.next() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let Some(session) = &mut self.session else { return Poll::Ready(None) };
+        let polled = session.poll_next_unpin(context);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.session = None;
+        }
+        match self.outbox.next() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => polled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use futures_util::stream::poll_fn;
+    use futures_util::task::noop_waker;
+
+    use super::*;
+
+    #[test]
+    fn what_is_in_it_goes_out_in_order_before_the_session_is_asked_for_more_and_after_it_ended() {
+        let (outbox, asked) = (Outbox::new(), Rc::new(Cell::new(0)));
+        let (from_actor, count) = (outbox.clone(), asked.clone());
+        // An actor that sends something when it is polled for the first time, and a last word when it ends.
+        let actor = poll_fn(move |_| {
+            count.set(count.get() + 1);
+            match count.get() {
+                1 => {
+                    from_actor.text("a");
+                    from_actor.pong(b"b");
+                    Poll::Pending
+                }
+                2 => Poll::Pending,
+                _ => {
+                    from_actor.close(None);
+                    Poll::Ready(None::<Result<Bytes, Error>>)
+                }
+            }
+        });
+        let mut body = Outgoing::new(actor, outbox.clone());
+        let waker = noop_waker();
+        let mut poll = || match body.poll_next_unpin(&mut Context::from_waker(&waker)) {
+            Poll::Ready(Some(frame)) => Some(frame.unwrap().to_vec()),
+            Poll::Ready(None) => Some(b"end".to_vec()),
+            Poll::Pending => None,
+        };
+        assert_eq!([poll(), poll()], [Some(vec![0x81, 1, b'a']), Some(vec![0x8a, 1, b'b'])]);
+        assert_eq!(asked.get(), 1, "not asked for more while there was something to send");
+        assert_eq!(poll(), None);
+        outbox.ping();
+        assert_eq!(poll(), Some(vec![0x89, 0]));
+        assert_eq!(asked.get(), 2);
+        assert_eq!([poll(), poll(), poll()], [Some(vec![0x88, 0]), Some(b"end".to_vec()), Some(b"end".to_vec())]);
+        assert_eq!(asked.get(), 3, "an actor that ended is not polled again");
+    }
+}

@@ -1,0 +1,8 @@
+//! From changed books to the clients' WebSockets.
+
+pub mod distributor;
+mod frame_queue;
+pub mod messages;
+pub mod registry;
+pub mod session;
+pub mod session_handle;

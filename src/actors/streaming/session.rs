@@ -1,0 +1,351 @@
+//! One actor a WebSocket client: moves messages between the socket, the session's state and the distributor.
+//!
+//! The only file that knows actix-web-actors. What is to be done is decided in [`crate::domain::streaming::session`].
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use actix_http::ws::{Codec, Item};
+use actix_web::error::PayloadError;
+use actix_web_actors::ws::{self, Message, ProtocolError, WebsocketContext};
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use log::{debug, warn};
+
+use super::distributor::Distributor;
+use super::frame_queue::{Outbox, Outgoing};
+use super::session_handle::{SessionOutlet, ToSession};
+use crate::actors::odds::messages::{ApplyError, GetSnapshot};
+use crate::actors::streaming::messages::{Connect, Disconnect, Subscribe, Unsubscribe};
+use crate::domain::ids::EventId;
+use crate::domain::streaming::fanout::{Delivery, SessionId};
+use crate::domain::streaming::protocol::{
+    CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, snapshot_message,
+};
+use crate::domain::streaming::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
+use crate::domain::timestamp::Timestamp;
+use crate::http::streaming::frame_limit::{FrameGuard, FrameLimits, Violation};
+use crate::runtime::connection::ConnectionHandle;
+use crate::runtime::liveness::SignOfLife;
+use crate::telemetry::log_limit::LogLimit;
+use crate::telemetry::metrics::OddsMetrics;
+
+/// How long a book may take to answer before the client is told to subscribe again.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Updates older than this, in seconds, are recordings: their latency says nothing.
+const RECORDING_AGE: f64 = 3_600.0;
+
+/// Whom every session of a thread talks to; one for all of them, so that no address is cloned.
+pub struct SessionEdges {
+    /// To the thread's distributor.
+    pub distributor: Addr<Distributor>,
+    /// To the books.
+    pub snapshots: Recipient<GetSnapshot>,
+    /// What a session may do.
+    pub limits: SessionLimits,
+    /// What a client may send.
+    pub frames: Arc<FrameLimits>,
+    /// Deliveries that may wait for a session.
+    pub queue: usize,
+    /// Snapshots that failed, logged by cause.
+    pub failures: Arc<LogLimit>,
+    /// The metrics.
+    pub metrics: OddsMetrics,
+}
+
+/// The actor of one client.
+pub struct Session {
+    id: SessionId,
+    edges: Arc<SessionEdges>,
+    state: SessionState,
+    connection: Option<ConnectionHandle>,
+    life: Arc<SignOfLife>,
+    outbox: Outbox,
+    /// What the distributor has yet to be asked, in order, one at a time.
+    requests: VecDeque<Request>,
+    asking: bool,
+    /// How the feed stands, as the client was told.
+    feed: FeedStatus,
+    fragments: Option<BytesMut>,
+    /// Why the guard in front of the frame parser ended what the client sends.
+    violation: Violation,
+    closed_as: &'static str,
+    /// Held for its drop: gives the session's place back.
+    _place: Box<dyn std::any::Any>,
+}
+
+enum Request {
+    Subscribe(EventId, Attempt),
+    Unsubscribe(EventId),
+}
+
+impl Session {
+    /// A session that gives `place` back when it ends.
+    pub fn new(
+        id: SessionId,
+        edges: Arc<SessionEdges>,
+        connection: Option<ConnectionHandle>,
+        place: Box<dyn std::any::Any>,
+    ) -> Session {
+        Session {
+            id,
+            state: SessionState::new(edges.limits, Instant::now()),
+            edges,
+            connection,
+            life: Arc::new(SignOfLife::new()),
+            outbox: Outbox::new(),
+            requests: VecDeque::new(),
+            asking: false,
+            feed: FeedStatus::Live,
+            fragments: None,
+            violation: Violation::default(),
+            closed_as: "client",
+            _place: place,
+        }
+    }
+
+    /// Starts it on what its client sends; gives what the client is sent.
+    pub fn start<S>(mut self, from_client: FrameGuard<S>) -> impl Stream<Item = Result<Bytes, actix_web::Error>>
+    where
+        S: Stream<Item = Result<Bytes, PayloadError>> + Unpin + 'static,
+    {
+        self.violation = from_client.violation();
+        let (outbox, codec) = (self.outbox.clone(), Codec::new().max_size(self.edges.frames.largest));
+        Outgoing::new(WebsocketContext::with_codec(self, from_client, codec), outbox)
+    }
+
+    fn act(&mut self, effects: impl IntoIterator<Item = Effect>, context: &mut WebsocketContext<Self>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(text) => self.outbox.text(&text),
+                Effect::Refuse(refusal) => {
+                    self.edges.metrics.refused_messages.with_label_values(&[refusal.code()]).inc();
+                    self.outbox.text(&error_message(&refusal));
+                }
+                Effect::SendUpdate(frame, conflated) => self.outbox.ready(frame.wire(conflated).clone()),
+                Effect::Subscribe(event_id, attempt) => self.requests.push_back(Request::Subscribe(event_id, attempt)),
+                Effect::Unsubscribe(event_id) => self.requests.push_back(Request::Unsubscribe(event_id)),
+                Effect::Ping => self.outbox.ping(),
+                Effect::Close(reason) => self.close(reason, context),
+            }
+        }
+        self.ask_distributor(context);
+    }
+
+    fn deliver(&mut self, delivery: &Delivery) {
+        self.state.on_delivery(delivery, |frames| self.outbox.ready(frames));
+        if delivery.measured {
+            delivery.frames().iter().for_each(|frame| self.measure(frame));
+        }
+        if let Some(status) = delivery.feed {
+            self.feed = status;
+            self.outbox.text(&feed_message(status));
+        }
+    }
+
+    /// Measures how old a change is now that it is sent.
+    fn measure(&self, frame: &UpdateFrame) {
+        let age = Timestamp::now().seconds_since(frame.updated_at);
+        if age < RECORDING_AGE {
+            self.edges.metrics.latency.observe(age.max(0.0));
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason, context: &mut WebsocketContext<Self>) {
+        debug!(session = self.id.0, code = reason.code(); "session closes: {}", reason.text());
+        self.closed_as = reason.text();
+        self.outbox.close(Some(ws::CloseReason {
+            code: ws::CloseCode::from(reason.code()),
+            description: Some(reason.text().to_owned()),
+        }));
+        context.stop();
+    }
+
+    fn ask_distributor(&mut self, context: &mut WebsocketContext<Self>) {
+        if self.asking {
+            return;
+        }
+        let Some(request) = self.requests.pop_front() else {
+            // Most sessions subscribe once, and stay for hours.
+            self.requests = VecDeque::new();
+            return;
+        };
+        self.asking = true;
+        let (edges, id) = (self.edges.clone(), self.id);
+        let asking = async move {
+            match request {
+                Request::Unsubscribe(event_id) => {
+                    let _ = edges.distributor.send(Unsubscribe { id, event_id }).await;
+                    None
+                }
+                Request::Subscribe(event_id, attempt) => {
+                    let asked = edges.distributor.send(Subscribe { id, event_id: event_id.clone() }).await;
+                    Some((event_id, attempt, asked.unwrap_or(false)))
+                }
+            }
+        };
+        context.spawn(asking.into_actor(self).map(|subscribed, session, context| {
+            session.asking = false;
+            if let Some((event_id, attempt, taken)) = subscribed {
+                if taken {
+                    session.ask_snapshot(event_id, attempt, context);
+                } else {
+                    let effects = session.state.on_snapshot(event_id, attempt, None);
+                    session.act(effects, context);
+                }
+            }
+            session.ask_distributor(context);
+        }));
+    }
+
+    fn ask_snapshot(&mut self, event_id: EventId, attempt: Attempt, context: &mut WebsocketContext<Self>) {
+        let edges = self.edges.clone();
+        let asked = event_id.clone();
+        let asking = async move {
+            let answer = edges.snapshots.send(GetSnapshot(asked)).timeout(SNAPSHOT_TIMEOUT).await;
+            answer.unwrap_or_else(|error| Err(ApplyError::RouterEnded(error.to_string())))
+        };
+        context.spawn(asking.into_actor(self).map(move |answer, session, context| {
+            let snapshot = match answer {
+                Ok(snapshot) => {
+                    // Marked by what the client was told, not by what is so: `live` comes behind the changes that were
+                    // missed, and they follow this snapshot.
+                    let text = snapshot_message(&snapshot, snapshot.is_stale || session.feed == FeedStatus::Stale);
+                    Some(SnapshotFrame { seq: snapshot.seq, text })
+                }
+                Err(error) => {
+                    if let Some(repeated) = session.edges.failures.check(error.cause()) {
+                        warn!(session = session.id.0, event = event_id.as_str(), repeated; "no snapshot: {error}");
+                    }
+                    None
+                }
+            };
+            let effects = session.state.on_snapshot(event_id, attempt, snapshot);
+            session.act(effects, context);
+        }));
+    }
+
+    fn on_text(&mut self, text: &str, context: &mut WebsocketContext<Self>) {
+        let effects = self.state.on_text(text, Instant::now());
+        self.act(effects, context);
+    }
+
+    /// Puts a fragmented message together. Control frames may come between the fragments.
+    fn on_fragment(&mut self, item: Item, context: &mut WebsocketContext<Self>) {
+        let (bytes, last) = match item {
+            Item::FirstBinary(_) => return self.close(CloseReason::BinaryMessage, context),
+            Item::FirstText(bytes) if self.fragments.is_none() => {
+                self.fragments = Some(BytesMut::new());
+                (bytes, false)
+            }
+            Item::FirstText(_) => return self.close(CloseReason::ProtocolError, context),
+            Item::Continue(bytes) => (bytes, false),
+            Item::Last(bytes) => (bytes, true),
+        };
+        let Some(fragments) = &mut self.fragments else { return self.close(CloseReason::ProtocolError, context) };
+        if fragments.len() + bytes.len() > self.edges.frames.largest {
+            return self.close(CloseReason::MessageTooBig, context);
+        }
+        fragments.extend_from_slice(&bytes);
+        if last {
+            let whole = self.fragments.take().unwrap_or_default();
+            match std::str::from_utf8(&whole) {
+                Ok(text) => self.on_text(text, context),
+                Err(_) => self.close(CloseReason::BadUtf8, context),
+            }
+        }
+    }
+}
+
+impl Actor for Session {
+    type Context = WebsocketContext<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(self.edges.queue);
+        self.edges.metrics.sessions.inc();
+        let outlet = SessionOutlet {
+            session: context.address().recipient(),
+            connection: self.connection.take(),
+            life: self.life.clone(),
+        };
+        let (edges, id) = (self.edges.clone(), self.id);
+        // Nothing is read from the client before the distributor knows it.
+        let connecting = async move { edges.distributor.send(Connect { id, outlet }).await };
+        context.wait(connecting.into_actor(self).map(|connected, session, context| {
+            if connected.is_err() {
+                session.close(CloseReason::GoingAway, context);
+            }
+        }));
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.edges.metrics.sessions.dec();
+        let closed_as = if self.life.was_given_up() { "slow" } else { self.closed_as };
+        self.edges.metrics.closes.with_label_values(&[closed_as]).inc();
+        // Once in a session's life, so past the mailbox bound: it must arrive.
+        self.edges.distributor.do_send(Disconnect(self.id));
+    }
+}
+
+impl Handler<ToSession> for Session {
+    type Result = ();
+
+    fn handle(&mut self, message: ToSession, context: &mut Self::Context) {
+        match message {
+            ToSession::Deliver(delivery) => self.deliver(&delivery),
+            ToSession::Ping => {
+                self.life.give();
+                let effect = self.state.on_ping_due(Instant::now());
+                self.act([effect], context);
+            }
+            ToSession::End(reason) => self.close(reason, context),
+        }
+    }
+}
+
+impl StreamHandler<Result<Message, ProtocolError>> for Session {
+    fn handle(&mut self, message: Result<Message, ProtocolError>, context: &mut Self::Context) {
+        self.state.on_heard(Instant::now());
+        match message {
+            Ok(Message::Text(text)) => self.on_text(&text, context),
+            Ok(Message::Binary(_)) => self.close(CloseReason::BinaryMessage, context),
+            Ok(Message::Continuation(item)) => self.on_fragment(item, context),
+            Ok(Message::Ping(content)) => self.outbox.pong(&content),
+            Ok(Message::Pong(_) | Message::Nop) => {}
+            Ok(Message::Close(reason)) => {
+                self.outbox.close(reason);
+                context.stop();
+            }
+            Err(ProtocolError::Overflow) => self.close(CloseReason::MessageTooBig, context),
+            Err(ProtocolError::Io(error)) => match self.violation.get().or_else(|| reason_of(&error)) {
+                Some(reason) => self.close(reason, context),
+                None => {
+                    self.closed_as = "connection lost";
+                    context.stop();
+                }
+            },
+            Err(_) => self.close(CloseReason::ProtocolError, context),
+        }
+    }
+
+    fn finished(&mut self, context: &mut Self::Context) {
+        self.closed_as = "connection lost";
+        context.stop();
+    }
+}
+
+/// What a client did that the library hands over as an I/O error; none where the connection is lost.
+fn reason_of(error: &std::io::Error) -> Option<CloseReason> {
+    let text = error.to_string();
+    if error.kind() == ErrorKind::InvalidData {
+        // A reserved bit is set.
+        Some(CloseReason::ProtocolError)
+    } else if text.contains("utf-8") {
+        Some(CloseReason::BadUtf8)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,4 @@
+//! Users' money.
+
+pub mod ledger_auditor;
+pub mod wallet_executor;

@@ -1,0 +1,206 @@
+//! How handlers call the store of money.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::domain::ids::UserId;
+use crate::http::errors::ApiError;
+use crate::runtime::blocking::blocking_with;
+use crate::store::StoreError;
+use crate::store::money::MoneyStore;
+use crate::store::user_turns::UserTurns;
+
+/// Requests of one user that may wait.
+const MAX_WAITING: usize = 256;
+/// How long a request may wait for the user's earlier ones, and then again for a lock that others hold on the wallet.
+const WAIT_LIMIT: Duration = Duration::from_secs(3);
+/// Between two tries to lock a wallet that others hold.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// The store of money. What moves one user's money goes through one after the other; users do not wait for each other.
+pub struct MoneyDesk {
+    store: Arc<dyn MoneyStore>,
+    users: Arc<UserTurns>,
+}
+
+impl MoneyDesk {
+    /// Calls `store` in the users' turns.
+    pub fn new(store: Arc<dyn MoneyStore>, users: Arc<UserTurns>) -> MoneyDesk {
+        MoneyDesk { store, users }
+    }
+
+    /// Reads, beside everything else.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn MoneyStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let store = self.store.clone();
+        Ok(blocking_with(move || work(&*store)).await?)
+    }
+
+    /// Moves a user's money in its turn. A wallet that somebody else holds is tried again: between two tries its
+    /// connection serves others, so any number of such wallets leaves room for everybody else.
+    pub async fn for_user<T, E>(
+        &self,
+        user_id: &UserId,
+        work: impl Fn(&dyn MoneyStore) -> Result<T, E> + Send + Sync + 'static,
+    ) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Into<ApiError> + Send + 'static,
+    {
+        let place = self.users.queue(user_id, MAX_WAITING).ok_or(ApiError::WalletBusy)?;
+        let turn = timeout_at(Instant::now() + WAIT_LIMIT, place.turn()).await.map_err(|_| ApiError::WalletBusy)?;
+        // A client that goes away ends this future and not the call: the call itself holds what it uses until it returns.
+        let place = Arc::new((turn, place));
+        let (work, until) = (Arc::new(work), Instant::now() + WAIT_LIMIT);
+        let mut is_held = false;
+        loop {
+            let (store, work) = (self.store.clone(), work.clone());
+            let late = if is_held { ApiError::WalletHeld } else { ApiError::WalletBusy };
+            let call = timeout_at(until, place.1.call()).await.map_err(|_| late)?;
+            let held = (place.clone(), call);
+            let done = blocking_with(move || {
+                let done = work(&*store);
+                drop(held);
+                done
+            });
+            let done = done.await.map_err(Into::into);
+            is_held = matches!(done, Err(ApiError::WalletHeld));
+            if !is_held || Instant::now() >= until {
+                return done;
+            }
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::store::sqlite::SqliteStore;
+
+    fn desk(calls: usize) -> (Arc<MoneyDesk>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("money.db").to_string_lossy()).unwrap();
+        (Arc::new(MoneyDesk::new(Arc::new(store), UserTurns::new(calls))), folder)
+    }
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    /// A call that ends when the sender does.
+    async fn occupy(desk: &Arc<MoneyDesk>, name: &str) -> mpsc::Sender<()> {
+        let (release, held) = mpsc::channel::<()>();
+        let (desk, name, held) = (desk.clone(), user(name), Mutex::new(held));
+        let (started, is_started) = tokio::sync::oneshot::channel();
+        let started = Mutex::new(Some(started));
+        actix_web::rt::spawn(async move {
+            let wait = move |_: &dyn MoneyStore| {
+                started.lock().unwrap().take().map(|started| started.send(()));
+                let _ = held.lock().unwrap().recv();
+                Ok::<_, StoreError>(())
+            };
+            desk.for_user(&name, wait).await
+        });
+        is_started.await.unwrap();
+        release
+    }
+
+    #[actix_web::test]
+    async fn slow_user_delays_nobody_else() {
+        let (desk, _folder) = desk(2);
+        let _release = occupy(&desk, "slow").await;
+        let names: Vec<_> = (0..200).map(|n| user(&format!("user {n}"))).collect();
+        let others = names.iter().map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
+        assert!(join_all(others).await.into_iter().all(|done| done == Ok(())));
+    }
+
+    #[actix_web::test]
+    async fn aborted_request_keeps_its_turn() {
+        let (desk, _folder) = desk(1);
+        let (release, held) = mpsc::channel::<()>();
+        let (started, is_started) = tokio::sync::oneshot::channel();
+        let (held, started) = (Mutex::new(held), Mutex::new(Some(started)));
+        let wait = move |_: &dyn MoneyStore| {
+            started.lock().unwrap().take().map(|started| started.send(()));
+            let _ = held.lock().unwrap().recv();
+            Ok::<_, StoreError>(())
+        };
+        let aborted = desk.clone();
+        let request = actix_web::rt::spawn(async move { aborted.for_user(&user("a"), wait).await });
+        is_started.await.unwrap();
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        // The turn of its user, and the only call that may run.
+        let place = desk.users.queue(&user("a"), MAX_WAITING).unwrap();
+        assert!(place.turn().now_or_never().is_none() && place.call().now_or_never().is_none());
+        assert!(desk.users.queue(&user("a"), 2).is_none(), "its place in the queue");
+        drop(release);
+        let _turn = place.turn().await;
+        assert!(place.call().await.is_some());
+    }
+
+    #[actix_web::test]
+    async fn waiting_too_long_is_refused() {
+        let (desk, _folder) = desk(4);
+        let _release = occupy(&desk, "slow").await;
+        let slow = user("slow");
+        let waiting = (0..MAX_WAITING + 10).map(|_| desk.for_user(&slow, |_| Ok::<_, StoreError>(())));
+        let refused = join_all(waiting).await;
+        assert!(refused.iter().all(|answer| *answer == Err(ApiError::WalletBusy)));
+    }
+
+    /// More wallets are held by others than there are connections. Everybody else is served all the same.
+    #[actix_web::test]
+    async fn held_wallets_leave_room_for_others() {
+        let (desk, _folder) = desk(2);
+        let is_held = || StoreError::Unavailable("canceling statement due to lock timeout".to_owned());
+        let tries = Arc::new(AtomicUsize::new(0));
+        let held: Vec<_> = (0..8)
+            .map(|n| {
+                let (desk, tries) = (desk.clone(), tries.clone());
+                actix_web::rt::spawn(async move {
+                    let work = move |_: &dyn MoneyStore| {
+                        tries.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(Duration::from_millis(20));
+                        Err::<(), _>(is_held())
+                    };
+                    desk.for_user(&user(&format!("held {n}")), work).await
+                })
+            })
+            .collect();
+        while tries.load(Ordering::SeqCst) < 8 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let names: Vec<_> = (0..20).map(|n| user(&format!("user {n}"))).collect();
+        let others = names.iter().map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
+        assert!(join_all(others).await.into_iter().all(|done| done == Ok(())));
+        assert!(held.iter().all(|held| !held.is_finished()), "the others did not wait for them");
+        for held in held {
+            assert_eq!(held.await.unwrap(), Err(ApiError::WalletHeld));
+        }
+    }
+
+    /// A lock that is released within the limit costs a delay and no refusal.
+    #[actix_web::test]
+    async fn released_wallet_is_tried_again() {
+        let (desk, _folder) = desk(1);
+        let tries = AtomicUsize::new(0);
+        let work = move |_: &dyn MoneyStore| match tries.fetch_add(1, Ordering::SeqCst) {
+            0..3 => Err(StoreError::Unavailable("database is locked".to_owned())),
+            n => Ok(n),
+        };
+        assert_eq!(desk.for_user(&user("a"), work).await, Ok(3));
+    }
+}

@@ -1,0 +1,88 @@
+//! Publishes dead letters again.
+
+use std::collections::HashSet;
+use std::io::{ErrorKind, Write};
+use std::time::Duration;
+
+use super::entry::{Id, Letter};
+use super::source::Source;
+use super::text;
+use super::{DlqError, ReplayArgs};
+use crate::bus::{BusError, NewRecord, Topic};
+
+/// How many are published at a time.
+const BATCH: usize = 200;
+/// How long a batch may take: Kafka may be away.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), DlqError> {
+    if args.place.bus.kafka_brokers.is_none() {
+        return Err(DlqError::Embedded);
+    }
+    let Source::Kafka(bus, dead_letters) = Source::open(&args.place)? else { return Err(DlqError::Embedded) };
+    let places = places(&args.ids)?;
+    let topic = bus.topic(args.place.target());
+    let (mut seen, mut found, mut batch, mut count) = (HashSet::new(), HashSet::new(), Vec::new(), 0_usize);
+    let mut cut = 0_usize;
+    let only = (!args.all).then_some(&places[..]);
+    for record in bus.scan(&dead_letters, only)? {
+        let record = record?;
+        let place = (record.partition, record.offset);
+        if only.is_some_and(|only| !only.contains(&place)) {
+            continue;
+        }
+        found.insert(place);
+        let letter = Letter::of_record(record);
+        let wanted = args.reason.as_ref().is_none_or(|reason| letter.reason == *reason);
+        if !wanted || !seen.insert(letter.identity()) {
+            continue;
+        }
+        if letter.is_cut() {
+            cut += 1;
+            continue;
+        }
+        count += 1;
+        if args.dry_run {
+            writeln!(out, "{}", text::line(&letter))?;
+            continue;
+        }
+        batch.push(letter.again(&dead_letters));
+        if batch.len() == BATCH {
+            publish(&*topic, std::mem::take(&mut batch)).await?;
+        }
+    }
+    publish(&*topic, batch).await?;
+    let verb = if args.dry_run { "would be published" } else { "published" };
+    let name = topic.name();
+    let mut summary = format!("{count} {verb} to {name}\n");
+    if cut > 0 {
+        summary += &format!("{cut} passed over: only their beginning was kept, because they were too large\n");
+    }
+    match out.write_all(summary.as_bytes()) {
+        // Whoever closed the pipe learns from the exit code whether one is missing.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
+    match places.iter().find(|place| !found.contains(place)) {
+        Some((partition, offset)) => Err(DlqError::Unknown(Id::Place(*partition, *offset))),
+        None => Ok(()),
+    }
+}
+
+fn places(ids: &[Id]) -> Result<Vec<(u32, u64)>, DlqError> {
+    let place = |id: &Id| match id {
+        Id::Place(partition, offset) => Ok((*partition, *offset)),
+        Id::Number(_) => Err(DlqError::Unknown(id.clone())),
+    };
+    ids.iter().map(place).collect()
+}
+
+async fn publish(topic: &dyn Topic, batch: Vec<NewRecord>) -> Result<(), DlqError> {
+    match tokio::time::timeout(PATIENCE, topic.publish(batch)).await {
+        Ok(published) => Ok(published?),
+        Err(_) => {
+            let reason = topic.ping().await.err();
+            Err(reason.unwrap_or_else(|| BusError::Unavailable("no acknowledgement in time".to_owned())).into())
+        }
+    }
+}

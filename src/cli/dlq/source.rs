@@ -1,0 +1,92 @@
+//! Where dead letters are read from.
+
+use std::collections::{BTreeMap, HashSet};
+
+use secrecy::ExposeSecret;
+
+use super::entry::{Id, Letter};
+use super::text::SHOWN_BYTES;
+use super::{DlqError, Place};
+use crate::bus::kafka::KafkaBus;
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+
+/// How many rows of the database are looked through.
+const ROWS: usize = 100_000;
+
+/// Kafka's topic, or the server's database.
+pub(super) enum Source {
+    Kafka(KafkaBus, String),
+    Store(Box<dyn Store>),
+}
+
+impl Source {
+    pub(super) fn open(place: &Place) -> Result<Source, DlqError> {
+        if place.bus.kafka_brokers.is_some() {
+            return Ok(Source::Kafka(KafkaBus::new(&place.bus, "sports-bet-dlq")?, place.topic()));
+        }
+        // Reads only, and takes no claim: the server that has it goes on.
+        Ok(Source::Store(Box::new(SqliteStore::open_existing(place.database_url.expose_secret())?)))
+    }
+
+    /// The newest with this reason, the newest last. Only their first bytes are kept.
+    pub(super) fn newest(&self, limit: usize, reason: Option<&str>) -> Result<Vec<Letter>, DlqError> {
+        let mut newest = Newest { limit, letters: BTreeMap::new(), seen: HashSet::new() };
+        let mut add = |letter: Letter| {
+            if reason.is_none_or(|reason| letter.reason == reason) {
+                newest.add(letter);
+            }
+        };
+        match self {
+            Source::Kafka(bus, topic) => {
+                for record in bus.scan(topic, None)? {
+                    add(Letter::of_record(record?));
+                }
+            }
+            Source::Store(store) => {
+                let rows = if reason.is_some() { ROWS } else { limit };
+                store.list_dead_letters(rows)?.into_iter().map(Letter::of_store).for_each(add);
+            }
+        }
+        Ok(newest.letters.into_values().collect())
+    }
+
+    /// One, whole.
+    pub(super) fn one(&self, id: &Id) -> Result<Option<Letter>, DlqError> {
+        match (self, id) {
+            (Source::Kafka(bus, topic), Id::Place(partition, offset)) => {
+                let record = bus.scan(topic, Some(&[(*partition, *offset)]))?.next().transpose()?;
+                Ok(record.filter(|record| record.offset == *offset).map(Letter::of_record))
+            }
+            (Source::Store(store), Id::Number(number)) => {
+                let found = store.list_dead_letters(ROWS)?.into_iter().find(|stored| stored.id == *number);
+                Ok(found.map(Letter::of_store))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The newest letters so far, by their time, each once.
+struct Newest {
+    limit: usize,
+    letters: BTreeMap<(i64, u64, u64), Letter>,
+    seen: HashSet<String>,
+}
+
+impl Newest {
+    fn add(&mut self, mut letter: Letter) {
+        if !self.seen.insert(letter.identity()) {
+            return;
+        }
+        let place = match letter.id {
+            Id::Place(partition, offset) => (u64::from(partition), offset),
+            Id::Number(number) => (0, number.unsigned_abs()),
+        };
+        letter.shorten(SHOWN_BYTES);
+        self.letters.insert((letter.received_at.micros(), place.0, place.1), letter);
+        if self.letters.len() > self.limit {
+            self.letters.pop_first();
+        }
+    }
+}

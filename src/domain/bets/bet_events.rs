@@ -1,0 +1,390 @@
+//! What is told about bets on the bus: `bet_placed` and `bet_confirmed`, each keyed by the bet's id.
+//!
+//! Both are the original's JSON. Its writer of `bet_placed` writes camelCase and its reader wants snake_case for two of
+//! the fields, so those stand there in both.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::bet::{Bet, BetId, BetStatus, Verdict};
+use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId, UserId};
+use crate::domain::odds::price::{Line, Price};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::amount::Amount;
+
+/// The most of a foreign text that an error repeats, in characters.
+const MOST_SHOWN: usize = 200;
+
+/// A record of `bet_placed`, as it was read. The bet itself is in the database; what stands here is what its writer said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BetPlaced {
+    /// The bet.
+    pub bet_id: BetId,
+    /// Who placed it.
+    pub user_id: UserId,
+    /// The event.
+    pub event_id: EventId,
+    /// The market.
+    pub market: MarketKey,
+    /// The selection.
+    pub selection: SelectionId,
+    /// The stake.
+    pub stake: Amount,
+    /// The price.
+    pub price: Price,
+    /// What the reservation of the stake is known by.
+    pub reserved_ref: Option<String>,
+    /// When it was placed, where the writer says so.
+    pub placed_at: Option<Timestamp>,
+}
+
+/// Why a record is not a `bet_placed`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadBetPlaced {
+    /// No JSON object.
+    #[error("not a JSON object: {0}")]
+    Malformed(String),
+    /// A field is missing, or null.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A field holds what it may not.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field, as the record spells it.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A field stands there in both spellings, and they differ.
+    #[error("{0} and {1} differ")]
+    Conflict(&'static str, &'static str),
+}
+
+impl BadBetPlaced {
+    /// Every reason.
+    pub const REASONS: [&str; 4] = ["malformed", "missing_field", "invalid_field", "conflict"];
+
+    /// A word for the kind of fault.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            BadBetPlaced::Malformed(_) => "malformed",
+            BadBetPlaced::Missing(_) => "missing_field",
+            BadBetPlaced::Invalid { .. } => "invalid_field",
+            BadBetPlaced::Conflict(..) => "conflict",
+        }
+    }
+}
+
+impl BetPlaced {
+    /// Reads a record in camelCase or snake_case, or a mixture. Unknown fields are passed over.
+    pub fn from_json(json: &[u8]) -> Result<BetPlaced, BadBetPlaced> {
+        let fields = serde_json::from_slice(json).map_err(|error| BadBetPlaced::Malformed(shorten(&error)))?;
+        let fields = Fields(fields);
+        // A record of another kind is not read as a bet: neither ours nor the original's says what it is.
+        if fields.0.get("type").is_some_and(|kind| kind.get() != "null") {
+            return Err(invalid("type", &"a placed bet has none"));
+        }
+        let bet_id: String = fields.required("betId", "bet_id")?;
+        let bet_id = bet_id.parse().map_err(|error| invalid("betId", &format_args!("not a UUID: {error}")))?;
+        Ok(BetPlaced {
+            bet_id,
+            user_id: fields.required("userId", "user_id")?,
+            event_id: fields.required("eventId", "event_id")?,
+            market: MarketKey {
+                name: fields.required::<MarketName>("market", "market")?,
+                line: fields.optional::<Line>("line", "line")?,
+            },
+            selection: fields.required("selection", "selection")?,
+            stake: fields.required("stakeCents", "stake_cents")?,
+            price: fields.required("oddValue", "odd_value")?,
+            // What the original's worker calls it.
+            reserved_ref: match fields.optional("reservedRef", "reserved_ref")? {
+                None => fields.optional("reservedId", "reserved_id")?,
+                some => some,
+            },
+            placed_at: match fields.optional::<i64>("tsUnixMs", "ts_unix_ms")? {
+                None => fields.optional("createdAt", "created_at")?,
+                some => some,
+            }
+            .and_then(Timestamp::from_millis),
+        })
+    }
+}
+
+/// The fields of a record, each as its own text: numbers keep every digit.
+struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+
+impl<'a> Fields<'a> {
+    fn required<T: Deserialize<'a> + PartialEq>(
+        &self,
+        camel: &'static str,
+        snake: &'static str,
+    ) -> Result<T, BadBetPlaced> {
+        self.optional(camel, snake)?.ok_or(BadBetPlaced::Missing(camel))
+    }
+
+    fn optional<T: Deserialize<'a> + PartialEq>(
+        &self,
+        camel: &'static str,
+        snake: &'static str,
+    ) -> Result<Option<T>, BadBetPlaced> {
+        match (self.one::<T>(camel)?, self.one::<T>(snake)?) {
+            (Some(one), Some(other)) if one != other => Err(BadBetPlaced::Conflict(camel, snake)),
+            (one, other) => Ok(one.or(other)),
+        }
+    }
+
+    fn one<T: Deserialize<'a>>(&self, field: &'static str) -> Result<Option<T>, BadBetPlaced> {
+        let Some(text) = self.0.get(field).map(|value| value.get()).filter(|text| *text != "null") else {
+            return Ok(None);
+        };
+        serde_json::from_str(text).map(Some).map_err(|error| invalid(field, &error))
+    }
+}
+
+fn invalid(field: &'static str, problem: &dyn std::fmt::Display) -> BadBetPlaced {
+    BadBetPlaced::Invalid { field, problem: shorten(problem) }
+}
+
+fn shorten(text: &dyn std::fmt::Display) -> String {
+    text.to_string().chars().take(MOST_SHOWN).collect()
+}
+
+#[derive(Serialize)]
+struct PlacedJson<'a> {
+    #[serde(rename = "betId")]
+    bet_id: BetId,
+    #[serde(rename = "userId")]
+    user_id: &'a UserId,
+    #[serde(rename = "eventId")]
+    event_id: &'a EventId,
+    market: &'a MarketName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<Line>,
+    selection: &'a SelectionId,
+    #[serde(rename = "stakeCents")]
+    stake: Amount,
+    #[serde(rename = "oddValue")]
+    price: Price,
+    #[serde(rename = "reservedRef")]
+    reserved_ref: BetId,
+    #[serde(rename = "tsUnixMs")]
+    placed_at: i64,
+    // For the original's worker.
+    stake_cents: Amount,
+    odd_value: Price,
+}
+
+/// The record of a bet that was placed.
+pub fn bet_placed(bet: &Bet) -> String {
+    to_json(&PlacedJson {
+        bet_id: bet.id,
+        user_id: &bet.user_id,
+        event_id: &bet.event_id,
+        market: &bet.market.name,
+        line: bet.market.line,
+        selection: &bet.selection,
+        stake: bet.stake,
+        price: bet.price,
+        reserved_ref: bet.id,
+        placed_at: bet.placed_at.micros().div_euclid(1_000),
+        stake_cents: bet.stake,
+        odd_value: bet.price,
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfirmedJson<'a> {
+    bet_id: BetId,
+    user_id: &'a UserId,
+    status: BetStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_ref: Option<&'a str>,
+    ts: Timestamp,
+}
+
+/// The record of a bet that is decided so, now.
+pub fn bet_confirmed(bet: &Bet, verdict: &Verdict, now: Timestamp) -> String {
+    to_json(&ConfirmedJson {
+        bet_id: bet.id,
+        user_id: &bet.user_id,
+        status: verdict.status(),
+        reason: verdict.reason(),
+        provider_ref: verdict.provider_ref(),
+        ts: now,
+    })
+}
+
+fn to_json<T: Serialize>(record: &T) -> String {
+    // Writing strings and numbers to memory has no way to fail.
+    serde_json::to_string(record).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A bet for tests.
+
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A moment that is later than this one.
+    pub fn after(at: Timestamp, time: Duration) -> Timestamp {
+        Timestamp::from_micros(at.micros() + time.as_micros() as i64).unwrap()
+    }
+
+    /// A pending bet that was placed then and is to be decided within a time.
+    pub fn pending_bet(placed_at: Timestamp, decide_within: Duration) -> Bet {
+        Bet {
+            id: BetId::new(),
+            user_id: UserId::new("USER_001").unwrap(),
+            event_id: EventId::new("MATCH_001").unwrap(),
+            market: MarketKey { name: MarketName::new("total_goals").unwrap(), line: "2.5".parse().ok() },
+            selection: SelectionId::new("over").unwrap(),
+            stake: Amount::new(1_500).unwrap(),
+            price: "1.63".parse().unwrap(),
+            status: BetStatus::Pending,
+            reason: None,
+            provider_ref: None,
+            placed_at,
+            decide_by: after(placed_at, decide_within),
+            decided_at: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pretty_assertions::assert_eq;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn bet() -> Bet {
+        let placed_at = "2026-11-09T21:07:45.123456Z".parse().unwrap();
+        let id = "0192f0c1-7a9e-7000-8000-000000000001".parse().unwrap();
+        Bet { id, ..testing::pending_bet(placed_at, Duration::from_secs(10)) }
+    }
+
+    #[test]
+    fn a_placed_bet_on_the_wire() {
+        let with_line = bet_placed(&bet());
+        let market = MarketKey { name: MarketName::new("1x2").unwrap(), line: None };
+        let without = bet_placed(&Bet { market, selection: SelectionId::new("home").unwrap(), ..bet() });
+        insta::assert_snapshot!(format!("{with_line}\n{without}"), @r#"
+        {"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"USER_001","eventId":"MATCH_001","market":"total_goals","line":2.5,"selection":"over","stakeCents":1500,"oddValue":1.63,"reservedRef":"0192f0c1-7a9e-7000-8000-000000000001","tsUnixMs":1794258465123,"stake_cents":1500,"odd_value":1.63}
+        {"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"USER_001","eventId":"MATCH_001","market":"1x2","selection":"home","stakeCents":1500,"oddValue":1.63,"reservedRef":"0192f0c1-7a9e-7000-8000-000000000001","tsUnixMs":1794258465123,"stake_cents":1500,"odd_value":1.63}
+        "#);
+    }
+
+    #[test]
+    fn a_decided_bet_on_the_wire() {
+        let now = "2026-11-09T21:07:46Z".parse().unwrap();
+        let verdicts = [
+            Verdict::Confirmed { provider_ref: "SUP-1".to_owned() },
+            Verdict::Confirmed { provider_ref: String::new() },
+            Verdict::Rejected { reason: "odds \"moved\"".to_owned(), provider_ref: "SUP-2".to_owned() },
+            Verdict::TimedOut,
+        ];
+        let all = verdicts.map(|verdict| bet_confirmed(&bet(), &verdict, now));
+        insta::assert_snapshot!(all.join("\n"), @r#"
+        {"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"USER_001","status":"CONFIRMED","providerRef":"SUP-1","ts":"2026-11-09T21:07:46Z"}
+        {"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"USER_001","status":"CONFIRMED","ts":"2026-11-09T21:07:46Z"}
+        {"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"USER_001","status":"REJECTED","reason":"odds \"moved\"","providerRef":"SUP-2","ts":"2026-11-09T21:07:46Z"}
+        {"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"USER_001","status":"REJECTED","reason":"SUPPLIER_TIMEOUT","ts":"2026-11-09T21:07:46Z"}
+        "#);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let read = BetPlaced::from_json(bet_placed(&bet()).as_bytes()).unwrap();
+        let Bet { id, user_id, event_id, market, selection, stake, price, .. } = bet();
+        let placed_at = "2026-11-09T21:07:45.123Z".parse().ok();
+        let reserved_ref = Some(id.to_string());
+        let expected =
+            BetPlaced { bet_id: id, user_id, event_id, market, selection, stake, price, reserved_ref, placed_at };
+        assert_eq!(read, expected);
+    }
+
+    #[rstest]
+    #[case::service(r#"{"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"u","eventId":"MATCH_001","market":"1x2","selection":"home","stakeCents":500,"oddValue":1.87,"reservedRef":"r","tsUnixMs":1000}"#)]
+    #[case::worker(r#"{"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"u","eventId":"MATCH_001","market":"1x2","selection":"home","stake_cents":500,"odd_value":1.87,"reserved_id":"r","created_at":1000}"#)]
+    #[case::snake(r#"{"bet_id":"0192f0c1-7a9e-7000-8000-000000000001","user_id":"u","event_id":"MATCH_001","market":"1x2","selection":"home","stake_cents":500,"odd_value":1.870000,"reserved_ref":"r","ts_unix_ms":1000,"line":null,"more":[{}]}"#)]
+    fn either_spelling_is_read(#[case] json: &str) {
+        let read = BetPlaced::from_json(json.as_bytes()).unwrap();
+        assert_eq!((read.bet_id.to_string(), read.stake.cents()), ("0192f0c1-7a9e-7000-8000-000000000001".into(), 500));
+        assert_eq!((read.price.to_string(), read.market.to_string()), ("1.87".to_owned(), "1x2".to_owned()));
+        assert_eq!((read.reserved_ref.as_deref(), read.placed_at.map(Timestamp::micros)), (Some("r"), Some(1_000_000)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let good = bet_placed(&bet());
+        let refuse = |json: &str| {
+            let error = BetPlaced::from_json(json.as_bytes()).unwrap_err();
+            assert!(BadBetPlaced::REASONS.contains(&error.reason()));
+            format!("{}: {error}", error.reason())
+        };
+        let with = |from: &str, to: &str| {
+            assert!(good.contains(from), "{from}");
+            refuse(&good.replacen(from, to, 1))
+        };
+        let wrong = [
+            refuse("{garbage"),
+            refuse("[]"),
+            refuse("{}"),
+            with(r#""betId":"0192f0c1-7a9e-7000-8000-000000000001""#, r#""betId":"bet-1""#),
+            with(r#""userId":"USER_001""#, r#""userId":"""#),
+            with(r#""eventId":"MATCH_001","#, ""),
+            with(r#""market":"total_goals""#, r#""market":7"#),
+            with(r#""line":2.5"#, r#""line":"two""#),
+            with(r#""selection":"over""#, r#""selection":null"#),
+            with(r#""stakeCents":1500"#, r#""stakeCents":0"#),
+            with(r#""stakeCents":1500"#, r#""stakeCents":1501"#),
+            with(r#""oddValue":1.63"#, r#""oddValue":1"#),
+            with(r#""oddValue":1.63"#, r#""oddValue":1.64"#),
+            with("{", r#"{"type":"bet_cancelled","#),
+        ];
+        insta::assert_snapshot!(wrong.join("\n"), @r#"
+        malformed: not a JSON object: key must be a string at line 1 column 2
+        malformed: not a JSON object: invalid type: sequence, expected a map at line 1 column 0
+        missing_field: betId is missing
+        invalid_field: betId: not a UUID: invalid character: found `t` at 2
+        invalid_field: userId: userId is empty
+        missing_field: eventId is missing
+        invalid_field: market: invalid type: integer `7`, expected a string at line 1 column 1
+        invalid_field: line: `"two"` is not a decimal number
+        missing_field: selection is missing
+        invalid_field: stakeCents: 0 is not at least 1 cent
+        conflict: stakeCents and stake_cents differ
+        invalid_field: oddValue: 1 is outside of 1.001 to 1000.000
+        conflict: oddValue and odd_value differ
+        invalid_field: type: a placed bet has none
+        "#);
+        assert!(with("\"over\"", &"7".repeat(5_000)).len() < 300, "a foreign text is cut");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = BetPlaced::from_json(&bytes);
+        }
+
+        #[test]
+        fn any_change_of_a_record_is_read_or_refused_but_never_panics(at in 0..300_usize, to in ".{0,6}") {
+            let good = bet_placed(&bet());
+            let at = at % good.len();
+            let changed = [&good.as_bytes()[..at], to.as_bytes(), &good.as_bytes()[at..]].concat();
+            let _ = BetPlaced::from_json(&changed);
+            let _ = BetPlaced::from_json(&changed[..at]);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Bets and the events about them.
+
+pub mod bet;
+pub mod bet_events;

@@ -1,0 +1,192 @@
+//! Which times and sequence numbers are believed, whoever they come from: a supplier, Kafka, Redis or the database.
+//!
+//! A market follows the later revision, so one update with a time far ahead would shut out every true update until that
+//! time. Only times ahead are refused: an old time loses against any newer update. A version needs no bound, because it
+//! only orders updates of the same microsecond.
+
+use std::time::Duration;
+
+use super::book::MarketState;
+use crate::domain::timestamp::Timestamp;
+
+/// A sequence number may be this many microseconds ahead of the clock, counted since 1970. The largest true numbers are
+/// those of the embedded bus: it starts at the clock's microseconds and counts slower than the clock.
+const SEQ_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// Record times are cut to milliseconds: an update of the same millisecond is not ahead.
+const RECORD_STEP: Duration = Duration::from_millis(1);
+/// A record time before the year 2000 is not a time, as 0 or a time in seconds.
+const EARLIEST_RECORD: i64 = 946_684_800_000_000;
+
+/// Why a time or a number is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Implausible {
+    /// The time is too far ahead.
+    #[error("the time {time} is later than {latest}, further ahead than SUPPLIER_MAX_CLOCK_SKEW allows")]
+    Future {
+        /// The time.
+        time: Timestamp,
+        /// The latest time that is believed.
+        latest: Timestamp,
+    },
+    /// The sequence number is larger than any bus counts.
+    #[error("the sequence number {seq} is larger than {largest}")]
+    Seq {
+        /// The number.
+        seq: u64,
+        /// The largest number that is believed.
+        largest: u64,
+    },
+}
+
+impl Implausible {
+    /// Every value of [`Implausible::reason`].
+    pub const REASONS: [&str; 2] = ["future", "seq"];
+
+    /// A word for metrics and dead letters.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Implausible::Future { .. } => "future",
+            Implausible::Seq { .. } => "seq",
+        }
+    }
+}
+
+/// Refuses a time after `latest`.
+pub fn check_time(time: Timestamp, latest: Timestamp) -> Result<(), Implausible> {
+    if time > latest { Err(Implausible::Future { time, latest }) } else { Ok(()) }
+}
+
+/// How long ago a record was published; none where its time is not a time, or is ahead.
+pub fn record_age(published_at: Timestamp, now: Timestamp) -> Option<Duration> {
+    let micros = now.micros().saturating_sub(published_at.micros());
+    if published_at.micros() < EARLIEST_RECORD { None } else { u64::try_from(micros).ok().map(Duration::from_micros) }
+}
+
+/// The limits of one process, the same behind every door.
+#[derive(Clone, Copy, Debug)]
+pub struct Plausibility {
+    max_clock_skew: Duration,
+}
+
+impl Plausibility {
+    /// Believes times up to `max_clock_skew` ahead of the clock.
+    pub fn within(max_clock_skew: Duration) -> Plausibility {
+        Plausibility { max_clock_skew }
+    }
+
+    /// Believes any time.
+    pub fn any_time() -> Plausibility {
+        Plausibility::within(Duration::MAX)
+    }
+
+    /// The latest time that is believed.
+    pub fn latest(self, now: Timestamp) -> Timestamp {
+        now.later_by(self.max_clock_skew)
+    }
+
+    /// The largest sequence number that is believed.
+    pub fn largest_seq(now: Timestamp) -> u64 {
+        u64::try_from(now.later_by(SEQ_MARGIN).micros()).unwrap_or(0)
+    }
+
+    /// Checks the time of an update on the bus, which was published at `recorded`.
+    ///
+    /// The record's own time makes the decision the same for every group and every replay: an update that was ahead of
+    /// its publication stays refused when its time has come. Without a usable time only the clock counts.
+    pub fn check_record(self, time: Timestamp, recorded: Option<Timestamp>, now: Timestamp) -> Result<(), Implausible> {
+        let recorded = recorded.filter(|recorded| recorded.micros() >= EARLIEST_RECORD);
+        let published = recorded.map_or(now, |recorded| recorded.later_by(RECORD_STEP).min(now));
+        check_time(time, self.latest(published))
+    }
+
+    /// Checks what an update says of itself, and the number that another process gave it.
+    pub fn check(self, time: Timestamp, seq: Option<u64>, now: Timestamp) -> Result<(), Implausible> {
+        check_time(time, self.latest(now))?;
+        let largest = Plausibility::largest_seq(now);
+        match seq {
+            Some(seq) if seq > largest => Err(Implausible::Seq { seq, largest }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks a state that was kept elsewhere.
+    pub fn check_state(self, state: &MarketState, now: Timestamp) -> Result<(), Implausible> {
+        self.check(state.update.revision.updated_at, Some(state.seq), now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::odds::book::Book;
+    use crate::domain::odds::update::testing::update;
+
+    const SKEW: Duration = Duration::from_secs(300);
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis((1_762_722_465 + seconds) * 1_000).unwrap()
+    }
+
+    #[test]
+    fn times_within_the_skew_are_believed() {
+        let limits = Plausibility::within(SKEW);
+        assert_eq!(limits.check(at(300), None, at(0)), Ok(()));
+        assert_eq!(limits.check(at(301), None, at(0)).unwrap_err().reason(), "future");
+        let (first, last) = ("0000-01-01T00:00:00Z".parse().unwrap(), "9999-12-31T23:59:59.999999Z".parse().unwrap());
+        assert_eq!(limits.check(first, None, at(0)), Ok(()), "an old time shuts nothing out");
+        assert_eq!(limits.check(last, None, at(0)).unwrap_err().reason(), "future");
+        assert_eq!(Plausibility::any_time().check(last, None, at(0)), Ok(()));
+    }
+
+    #[test]
+    fn a_number_beyond_every_bus_is_refused() {
+        let limits = Plausibility::within(SKEW);
+        let now = at(0).micros() as u64;
+        for seq in [0, 1, now, now + 3_600_000_000] {
+            assert_eq!(limits.check(at(0), Some(seq), at(0)), Ok(()), "{seq}");
+        }
+        for seq in [2 * now, i64::MAX as u64, u64::MAX - 1, u64::MAX] {
+            assert_eq!(limits.check(at(0), Some(seq), at(0)).unwrap_err().reason(), "seq", "{seq}");
+        }
+    }
+
+    #[test]
+    fn a_record_ahead_of_its_publication_stays_refused() {
+        let limits = Plausibility::within(SKEW);
+        // Published at 0 with a time an hour ahead; read at once, and by a group that is two hours behind.
+        for now in [at(0), at(7_200)] {
+            assert!(limits.check_record(at(3_600), Some(at(0)), now).is_err());
+        }
+        // A publisher whose clock is ahead as well changes nothing.
+        assert!(limits.check_record(at(3_600), Some(at(3_600)), at(0)).is_err());
+        // Without any skew, an update of the millisecond of its publication is still taken.
+        let micros = |micros| Timestamp::from_micros(at(0).micros() + micros).unwrap();
+        let exact = Plausibility::within(Duration::ZERO);
+        assert_eq!(exact.check_record(micros(789), Some(at(0)), at(1)), Ok(()));
+        assert!(exact.check_record(micros(1_001), Some(at(0)), at(1)).is_err());
+        // What is no time does not refuse a true update.
+        for recorded in [None, Timestamp::from_micros(0), Timestamp::from_millis(1_762_722)] {
+            assert_eq!(limits.check_record(at(10), recorded, at(0)), Ok(()));
+        }
+    }
+
+    proptest! {
+        /// Whatever version an update has, any later time replaces it.
+        #[test]
+        fn no_version_shuts_out_a_later_time(first in any::<i64>(), second in any::<i64>()) {
+            let mut book = Book::new(update(1, 1, 1).event_id);
+            book.apply(update(1, 10, first), 0).unwrap();
+            prop_assert!(book.apply(update(1, 11, second), 1).is_ok());
+        }
+
+        /// Both groups decide alike, whenever each of them reads the record.
+        #[test]
+        fn every_group_decides_alike(ahead in -1_000i64..1_000, live in 0i64..100_000, store in 0i64..100_000) {
+            let limits = Plausibility::within(SKEW);
+            let decide = |now| limits.check_record(at(ahead), Some(at(0)), at(now)).is_ok();
+            prop_assert_eq!(decide(live), decide(store));
+        }
+    }
+}

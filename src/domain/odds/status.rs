@@ -1,0 +1,76 @@
+//! Status of a market and of a selection.
+
+use crate::domain::words::words;
+
+words! {
+    /// Status of a market. Bets are taken only while it is open.
+    #[derive(Default)]
+    MarketStatus, "market status", {
+        /// Prices are live and bets are taken.
+        #[default]
+        Open = "open",
+        /// Shown, but no bets are taken.
+        Suspended = "suspended",
+        /// No more bets; the result is not known yet.
+        Closed = "closed",
+        /// The result is known.
+        Settled = "settled",
+        /// The market is void: stakes go back.
+        Cancelled = "cancelled",
+    }
+}
+words! {
+    /// Status of an event, derived from its markets.
+    EventStatus, "event status", {
+        /// No market is in play yet.
+        Upcoming = "upcoming",
+        /// A market is in play.
+        Live = "live",
+        /// Every market is closed, settled or cancelled.
+        Ended = "ended",
+    }
+}
+words! {
+    /// Status of a selection within a market.
+    #[derive(Default)]
+    SelectionStatus, "selection status", {
+        /// Can be backed while its market is open.
+        #[default]
+        Active = "active",
+        /// Shown, but not to be backed now.
+        Suspended = "suspended",
+        /// Does not take part any more.
+        Removed = "removed",
+        /// Has won.
+        Winner = "winner",
+        /// Has lost.
+        Loser = "loser",
+        /// Bets on it are void.
+        Void = "void",
+    }
+}
+
+impl EventStatus {
+    /// Whether the event is under way.
+    pub fn is_in_play(self) -> bool {
+        self == EventStatus::Live
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_is_the_same_in_json_and_in_the_database() {
+        for status in MarketStatus::ALL {
+            assert_eq!(serde_json::to_string(status).unwrap(), format!("\"{status}\""));
+            assert_eq!(status.as_str().parse::<MarketStatus>().unwrap(), *status);
+        }
+        for status in SelectionStatus::ALL {
+            assert_eq!(serde_json::to_string(status).unwrap(), format!("\"{status}\""));
+            assert_eq!(status.as_str().parse::<SelectionStatus>().unwrap(), *status);
+        }
+        assert_eq!("OPEN".parse::<MarketStatus>().unwrap_err().to_string(), "`OPEN` is not a market status");
+    }
+}

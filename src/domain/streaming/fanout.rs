@@ -1,0 +1,490 @@
+//! Who gets which change, and what becomes of a client that is too slow for it.
+//!
+//! A client that cannot take a delivery is not waited for: from then on only the latest change of each market is kept
+//! for it and offered again. One that takes nothing for long enough is given up. Memory a client is bounded by the
+//! markets it subscribed to.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use indexmap::IndexSet;
+
+use super::protocol::{FeedStatus, UpdateFrame};
+use crate::domain::ids::{EventId, MarketKey};
+
+/// A session, one for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// Changes for one session, in the order of their sequence numbers.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    changes: Arc<Changes>,
+    /// Whether changes before these may have been left out.
+    pub conflated: bool,
+    /// To be told after the changes.
+    pub feed: Option<FeedStatus>,
+    /// Whether the session measures how old the changes are when it sends them: the last one that a change goes to, so that
+    /// it costs once and not once a session.
+    pub measured: bool,
+}
+
+/// The same for every session.
+#[derive(Debug)]
+struct Changes {
+    frames: Vec<Arc<UpdateFrame>>,
+    joined: Option<Bytes>,
+}
+
+impl Delivery {
+    /// Changes and nothing else.
+    pub fn of(frames: Vec<Arc<UpdateFrame>>, conflated: bool) -> Delivery {
+        let joined = join(&frames, conflated);
+        Delivery { changes: Arc::new(Changes { frames, joined }), conflated, feed: None, measured: false }
+    }
+
+    fn feed(status: FeedStatus) -> Delivery {
+        Delivery { feed: Some(status), ..Delivery::of(Vec::new(), false) }
+    }
+
+    /// The changes.
+    pub fn frames(&self) -> &[Arc<UpdateFrame>] {
+        &self.changes.frames
+    }
+
+    /// All of them as they go to the socket, where they are of one event: one who lacks them all is sent them by one write.
+    pub fn joined(&self) -> Option<&Bytes> {
+        self.changes.joined.as_ref()
+    }
+}
+
+fn join(frames: &[Arc<UpdateFrame>], conflated: bool) -> Option<Bytes> {
+    let (first, rest) = frames.split_first()?;
+    if rest.is_empty() {
+        return Some(first.wire(conflated).clone());
+    }
+    let is_of_one_event = rest.iter().all(|frame| frame.event_id == first.event_id);
+    is_of_one_event.then(|| {
+        let mut joined = BytesMut::with_capacity(frames.iter().map(|frame| frame.wire(conflated).len()).sum());
+        frames.iter().for_each(|frame| joined.extend_from_slice(frame.wire(conflated)));
+        joined.freeze()
+    })
+}
+
+/// Why a session did not take a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// It has not taken the ones before.
+    Full,
+    /// It is no more.
+    Gone,
+}
+
+/// Where deliveries to one session go.
+pub trait Outlet {
+    /// Hands a delivery over without waiting.
+    fn push(&self, delivery: Delivery) -> Result<(), PushError>;
+}
+
+struct Entry<O> {
+    outlet: O,
+    subscriptions: HashSet<EventId, Hasher>,
+    /// What it has yet to take, where it is slow. Most never are.
+    pending: Option<Box<Pending>>,
+}
+
+struct Pending {
+    since: Instant,
+    changes: BTreeMap<(EventId, MarketKey), Arc<UpdateFrame>>,
+    feed: Option<FeedStatus>,
+}
+
+impl Pending {
+    fn since(now: Instant) -> Box<Pending> {
+        Box::new(Pending { since: now, changes: BTreeMap::new(), feed: None })
+    }
+}
+
+/// Of numbers that are given here, which nobody can choose so that they collide, and of the few hundred events of a session.
+type Hasher = foldhash::fast::RandomState;
+
+/// The sessions, their subscriptions, and what slow ones have yet to take.
+pub struct Fanout<O> {
+    sessions: HashMap<SessionId, Entry<O>, Hasher>,
+    /// In the order in which they came, and in the places of those that left: about as their memory lies, so that a write to
+    /// thousands of them finds the next one near.
+    subscribers: HashMap<EventId, IndexSet<SessionId, Hasher>>,
+    stalled: HashSet<SessionId, Hasher>,
+    subscriptions: usize,
+}
+
+/// What [`Fanout::publish`] and [`Fanout::offer_again`] did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Changes handed over.
+    pub delivered: usize,
+    /// Changes that a later one of the same market replaced before their client took them.
+    pub conflated: usize,
+    /// Sessions that are no more, and were forgotten.
+    pub gone: Vec<SessionId>,
+}
+
+impl<O: Outlet> Default for Fanout<O> {
+    fn default() -> Fanout<O> {
+        Fanout {
+            sessions: HashMap::default(),
+            subscribers: HashMap::new(),
+            stalled: HashSet::default(),
+            subscriptions: 0,
+        }
+    }
+}
+
+impl<O: Outlet> Fanout<O> {
+    /// Takes a session in.
+    pub fn connect(&mut self, id: SessionId, outlet: O) {
+        self.sessions.insert(id, Entry { outlet, subscriptions: HashSet::default(), pending: None });
+    }
+
+    /// Forgets a session; gives its outlet.
+    pub fn disconnect(&mut self, id: SessionId) -> Option<O> {
+        let entry = self.sessions.remove(&id)?;
+        self.stalled.remove(&id);
+        self.subscriptions -= entry.subscriptions.len();
+        for event_id in &entry.subscriptions {
+            self.leave(id, event_id);
+        }
+        Some(entry.outlet)
+    }
+
+    /// Sends the changes of an event to a session from now on. `false` where the session is not known.
+    pub fn subscribe(&mut self, id: SessionId, event_id: &EventId) -> bool {
+        let Some(entry) = self.sessions.get_mut(&id) else { return false };
+        self.subscriptions += usize::from(entry.subscriptions.insert(event_id.clone()));
+        self.subscribers.entry(event_id.clone()).or_default().insert(id);
+        true
+    }
+
+    /// Sends no more of them.
+    pub fn unsubscribe(&mut self, id: SessionId, event_id: &EventId) {
+        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        if entry.subscriptions.remove(event_id) {
+            self.subscriptions -= 1;
+            if let Some(pending) = &mut entry.pending {
+                pending.changes.retain(|(event, _), _| event != event_id);
+            }
+            self.leave(id, event_id);
+        }
+    }
+
+    /// Offers changes of one event to each subscriber.
+    pub fn publish(&mut self, event_id: &EventId, delivery: &Delivery, now: Instant) -> Report {
+        let mut report = Report::default();
+        let Some(subscribers) = self.subscribers.get(event_id) else { return report };
+        for (turn, id) in subscribers.iter().enumerate() {
+            let Some(entry) = self.sessions.get_mut(id) else { continue };
+            if entry.pending.is_none() {
+                let measured = turn + 1 == subscribers.len();
+                match entry.outlet.push(Delivery { measured, ..delivery.clone() }) {
+                    Ok(()) => {
+                        report.delivered += delivery.frames().len();
+                        continue;
+                    }
+                    Err(PushError::Gone) => {
+                        report.gone.push(*id);
+                        continue;
+                    }
+                    Err(PushError::Full) => _ = self.stalled.insert(*id),
+                }
+            }
+            let pending = entry.pending.get_or_insert_with(|| Pending::since(now));
+            for frame in delivery.frames() {
+                let key = (frame.event_id.clone(), frame.market.clone());
+                report.conflated += usize::from(pending.changes.insert(key, frame.clone()).is_some());
+            }
+        }
+        self.forget(&report.gone);
+        report
+    }
+
+    /// Tells one session, or all, how the feed stands. One that is slow is told the last of it, once it takes anything.
+    pub fn announce(&mut self, status: FeedStatus, only: Option<SessionId>, now: Instant) {
+        let mut gone = Vec::new();
+        let mut tell = |id: SessionId, entry: &mut Entry<O>| {
+            if entry.pending.is_none() {
+                match entry.outlet.push(Delivery::feed(status)) {
+                    Ok(()) => return,
+                    Err(PushError::Gone) => return gone.push(id),
+                    Err(PushError::Full) => _ = self.stalled.insert(id),
+                }
+            }
+            entry.pending.get_or_insert_with(|| Pending::since(now)).feed = Some(status);
+        };
+        match only {
+            // Each session that connects while the feed is stale: not by way of all the others.
+            Some(id) => self.sessions.get_mut(&id).into_iter().for_each(|entry| tell(id, entry)),
+            None => self.sessions.iter_mut().for_each(|(id, entry)| tell(*id, entry)),
+        }
+        self.forget(&gone);
+    }
+
+    /// Offers slow sessions what they have not taken yet.
+    pub fn offer_again(&mut self) -> Report {
+        let mut report = Report::default();
+        let mut caught_up = Vec::new();
+        for id in &self.stalled {
+            let Some(entry) = self.sessions.get_mut(id) else { continue };
+            let Some(pending) = &entry.pending else { continue };
+            let mut frames: Vec<_> = pending.changes.values().cloned().collect();
+            frames.sort_by_key(|frame| frame.seq);
+            let delivered = frames.len();
+            let feed = pending.feed;
+            match entry.outlet.push(Delivery { feed, ..Delivery::of(frames, true) }) {
+                Ok(()) => {
+                    report.delivered += delivered;
+                    entry.pending = None;
+                    caught_up.push(*id);
+                }
+                Err(PushError::Full) => {}
+                Err(PushError::Gone) => report.gone.push(*id),
+            }
+        }
+        for id in caught_up {
+            self.stalled.remove(&id);
+        }
+        self.forget(&report.gone);
+        report
+    }
+
+    /// Forgets the sessions that have taken nothing for `limit`, and gives their outlets, to be closed.
+    pub fn evict_stalled(&mut self, now: Instant, limit: Duration) -> Vec<(SessionId, O)> {
+        let over = |id: &&SessionId| {
+            let pending = self.sessions.get(id).and_then(|entry| entry.pending.as_ref());
+            pending.is_some_and(|pending| now.duration_since(pending.since) >= limit)
+        };
+        let evicted: Vec<SessionId> = self.stalled.iter().filter(over).copied().collect();
+        evicted.into_iter().filter_map(|id| Some((id, self.disconnect(id)?))).collect()
+    }
+
+    /// Whether anyone wants an event.
+    pub fn has_subscribers(&self, event_id: &EventId) -> bool {
+        self.subscribers.contains_key(event_id)
+    }
+
+    /// The outlet of a session.
+    pub fn outlet(&self, id: SessionId) -> Option<&O> {
+        self.sessions.get(&id).map(|entry| &entry.outlet)
+    }
+
+    /// The outlets of all sessions.
+    pub fn outlets(&self) -> impl Iterator<Item = &O> {
+        self.sessions.values().map(|entry| &entry.outlet)
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How many sessions have changes yet to take.
+    pub fn stalled(&self) -> usize {
+        self.stalled.len()
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions
+    }
+
+    fn forget(&mut self, gone: &[SessionId]) {
+        for id in gone {
+            self.disconnect(*id);
+        }
+    }
+
+    fn leave(&mut self, id: SessionId, event_id: &EventId) {
+        if let Some(subscribers) = self.subscribers.get_mut(event_id) {
+            subscribers.swap_remove(&id);
+            if subscribers.is_empty() {
+                self.subscribers.remove(event_id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::odds::book::MarketState;
+    use crate::domain::odds::update::testing::*;
+
+    /// A session with room for some deliveries.
+    #[derive(Clone, Default)]
+    struct Probe {
+        room: Rc<Cell<usize>>,
+        gone: Rc<Cell<bool>>,
+        taken: Rc<RefCell<Vec<(String, u64, bool)>>>,
+        feed: Rc<RefCell<Vec<FeedStatus>>>,
+    }
+
+    impl Outlet for Probe {
+        fn push(&self, delivery: Delivery) -> Result<(), PushError> {
+            if self.gone.get() {
+                return Err(PushError::Gone);
+            }
+            if self.room.get() == 0 {
+                return Err(PushError::Full);
+            }
+            self.room.set(self.room.get() - 1);
+            let taken = delivery.frames().iter().map(|frame| (frame.market.to_string(), frame.seq, delivery.conflated));
+            self.taken.borrow_mut().extend(taken);
+            self.feed.borrow_mut().extend(delivery.feed);
+            Ok(())
+        }
+    }
+
+    fn probe(room: usize) -> Probe {
+        let probe = Probe::default();
+        probe.room.set(room);
+        probe
+    }
+
+    fn event() -> EventId {
+        EventId::new("E").unwrap()
+    }
+
+    fn frames(changes: &[(&str, u64)]) -> Delivery {
+        let frame = |(market, seq): &(&str, u64)| {
+            let update = market_update("E", market, None, *seq as i64, 1);
+            Arc::new(UpdateFrame::new(&MarketState { update, seq: *seq }))
+        };
+        Delivery::of(changes.iter().map(frame).collect(), false)
+    }
+
+    fn with(probes: &[Probe]) -> Fanout<Probe> {
+        let mut fanout = Fanout::default();
+        for (id, probe) in (0..).zip(probes) {
+            fanout.connect(SessionId(id), probe.clone());
+            assert!(fanout.subscribe(SessionId(id), &event()));
+        }
+        fanout
+    }
+
+    fn taken(probe: &Probe) -> Vec<(String, u64, bool)> {
+        probe.taken.borrow().clone()
+    }
+
+    #[test]
+    fn a_slow_client_gets_the_latest_per_market_and_the_others_get_all() {
+        let (slow, fast) = (probe(1), probe(100));
+        let mut fanout = with(&[slow.clone(), fast.clone()]);
+        let now = Instant::now();
+        let mut conflated = 0;
+        for changes in [[("a", 1)], [("a", 2)], [("b", 3)], [("a", 4)]] {
+            conflated += fanout.publish(&event(), &frames(&changes), now).conflated;
+        }
+        assert_eq!((conflated, fanout.stalled()), (1, 1));
+        assert_eq!(fanout.offer_again().delivered, 0);
+        slow.room.set(1);
+        assert_eq!(fanout.offer_again().delivered, 2);
+        assert_eq!(fanout.stalled(), 0);
+        let expected = [("a", 1, false), ("b", 3, true), ("a", 4, true)];
+        assert_eq!(taken(&slow), expected.map(|(market, seq, conflated)| (market.to_owned(), seq, conflated)));
+        assert_eq!(taken(&fast).len(), 4);
+        assert!(taken(&fast).iter().all(|(_, _, conflated)| !conflated));
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_for_the_limit_is_given_up_and_one_that_takes_some_is_not() {
+        let (stalled, slow) = (probe(0), probe(0));
+        let mut fanout = with(&[stalled, slow.clone()]);
+        let start = Instant::now();
+        let limit = Duration::from_secs(10);
+        fanout.publish(&event(), &frames(&[("a", 1)]), start);
+        slow.room.set(1);
+        fanout.offer_again();
+        fanout.publish(&event(), &frames(&[("a", 2)]), start + Duration::from_secs(9));
+        assert!(fanout.evict_stalled(start + Duration::from_secs(9), limit).is_empty());
+        let evicted = fanout.evict_stalled(start + Duration::from_secs(10), limit);
+        assert_eq!(evicted.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [SessionId(0)]);
+        assert_eq!((fanout.sessions(), fanout.subscriptions(), fanout.stalled()), (1, 1, 1));
+    }
+
+    #[test]
+    fn everyone_is_told_how_the_feed_stands_and_a_slow_client_the_last_of_it() {
+        let (slow, fast) = (probe(0), probe(100));
+        let mut fanout = with(&[slow.clone(), fast.clone()]);
+        let now = Instant::now();
+        for status in [FeedStatus::Stale, FeedStatus::Live, FeedStatus::Stale] {
+            fanout.announce(status, None, now);
+        }
+        fanout.publish(&event(), &frames(&[("a", 1)]), now);
+        fanout.announce(FeedStatus::Live, None, now);
+        slow.room.set(1);
+        fanout.offer_again();
+        assert_eq!(*slow.feed.borrow(), [FeedStatus::Live]);
+        assert_eq!(taken(&slow).len(), 1);
+        assert_eq!(fast.feed.borrow().len(), 4);
+        fanout.announce(FeedStatus::Stale, Some(SessionId(1)), now);
+        assert_eq!((slow.feed.borrow().len(), fast.feed.borrow().len()), (1, 5));
+    }
+
+    #[test]
+    fn sessions_that_are_gone_are_forgotten() {
+        let (gone, stays) = (probe(9), probe(9));
+        let mut fanout = with(&[gone.clone(), stays.clone()]);
+        gone.gone.set(true);
+        let report = fanout.publish(&event(), &frames(&[("a", 1)]), Instant::now());
+        assert_eq!(report.gone, [SessionId(0)]);
+        assert_eq!((fanout.sessions(), fanout.subscriptions()), (1, 1));
+        assert!(!fanout.subscribe(SessionId(0), &event()));
+    }
+
+    #[test]
+    fn what_was_unsubscribed_is_not_offered_again() {
+        let slow = probe(0);
+        let mut fanout = with(std::slice::from_ref(&slow));
+        fanout.publish(&event(), &frames(&[("a", 1)]), Instant::now());
+        fanout.unsubscribe(SessionId(0), &event());
+        slow.room.set(9);
+        fanout.offer_again();
+        assert!(taken(&slow).is_empty());
+        assert_eq!(fanout.publish(&event(), &frames(&[("a", 2)]), Instant::now()), Report::default());
+    }
+
+    proptest! {
+        /// Whenever a client stalls and recovers, it ends with the latest change of each market, in growing order.
+        #[test]
+        fn every_client_ends_with_the_latest_of_each_market(steps in proptest::collection::vec((0u8..4, 0u8..3), 1..80)) {
+            let client = probe(0);
+            let mut fanout = with(std::slice::from_ref(&client));
+            let mut latest = BTreeMap::new();
+            let mut seq = 0;
+            for (what, market) in steps {
+                match what {
+                    0 => client.room.set(client.room.get() + 1),
+                    1 => { fanout.offer_again(); }
+                    _ => {
+                        seq += 1;
+                        let market = format!("m{market}");
+                        fanout.publish(&event(), &frames(&[(&market, seq)]), Instant::now());
+                        latest.insert(market, seq);
+                    }
+                }
+            }
+            client.room.set(usize::MAX);
+            fanout.offer_again();
+            let taken = taken(&client);
+            prop_assert!(taken.windows(2).all(|pair| pair[0].1 < pair[1].1), "{:?}", taken);
+            let end: BTreeMap<_, _> = taken.into_iter().map(|(market, seq, _)| (market, seq)).collect();
+            prop_assert_eq!(end, latest);
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! The WebSocket protocol of `/ws/odds`: what a client says, and what it is told.
+//!
+//! Every server message has a `type`. `snapshot` and `update` carry `eventId` and `payload`, which is all that a client
+//! of the original reads; `seq`, `markets` and `conflated` are ours.
+
+use std::sync::{Arc, OnceLock};
+
+use actix_http::ws::{OpCode, Parser};
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::json;
+use crate::domain::odds::book::{MarketState, Snapshot};
+use crate::domain::odds::update::OddsUpdate;
+use crate::domain::timestamp::Timestamp;
+
+/// What a client may say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// `{"type":"subscribe","eventId":"MATCH_001"}`: send a snapshot, then each change.
+    Subscribe(EventId),
+    /// `{"type":"unsubscribe","eventId":"MATCH_001"}`: send no more.
+    Unsubscribe(EventId),
+    /// `{"type":"ping"}`: answer `pong`.
+    Ping,
+}
+
+/// Why a client's message was refused. The socket stays.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The message is no JSON object with a `type`.
+    #[error("not a JSON object with a \"type\": {0}")]
+    BadJson(String),
+    /// The `type` is not known.
+    #[error("unknown type `{0}`; known are subscribe, unsubscribe and ping")]
+    UnknownType(String),
+    /// `eventId` is missing or no event id.
+    #[error("eventId: {0}")]
+    BadEventId(String),
+    /// The session holds as many subscriptions as it may.
+    #[error("a session may hold {0} subscriptions")]
+    TooManySubscriptions(usize),
+    /// The session sends more messages a second than it may; this one was not read.
+    #[error("more than {0} messages within a second; what comes beyond is not read")]
+    RateLimited(u32),
+    /// The session was sent more bytes of snapshots than it may be; this subscription was not made.
+    #[error("more than {bytes} bytes of snapshots a second; subscribe to `{event}` later")]
+    SnapshotsLimited {
+        /// The event of the subscription.
+        event: EventId,
+        /// The bytes a second.
+        bytes: u64,
+    },
+    /// The event's book could not be read in time; subscribe again.
+    #[error("the odds of `{0}` cannot be read now; subscribe again")]
+    SnapshotUnavailable(EventId),
+}
+
+impl Refusal {
+    /// Every code.
+    pub const CODES: [&str; 6] =
+        ["BAD_JSON", "UNKNOWN_TYPE", "BAD_EVENT_ID", "TOO_MANY_SUBSCRIPTIONS", "RATE_LIMITED", "SNAPSHOT_UNAVAILABLE"];
+
+    /// The code on the wire.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::BadJson(_) => "BAD_JSON",
+            Refusal::UnknownType(_) => "UNKNOWN_TYPE",
+            Refusal::BadEventId(_) => "BAD_EVENT_ID",
+            Refusal::TooManySubscriptions(_) => "TOO_MANY_SUBSCRIPTIONS",
+            Refusal::RateLimited(_) | Refusal::SnapshotsLimited { .. } => "RATE_LIMITED",
+            Refusal::SnapshotUnavailable(_) => "SNAPSHOT_UNAVAILABLE",
+        }
+    }
+}
+
+/// Why the server ends a session; the number is the WebSocket close code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The server stops. Connect again.
+    GoingAway,
+    /// The client broke the WebSocket protocol.
+    ProtocolError,
+    /// The client sent a binary message.
+    BinaryMessage,
+    /// A text message is not UTF-8.
+    BadUtf8,
+    /// The client goes on sending far more messages than it may.
+    TooManyMessages,
+    /// A message is larger than it may be.
+    MessageTooBig,
+    /// The client answered nothing for too long. Connect again.
+    NoAnswer,
+    /// A message that the client began did not end in time.
+    MessageTimeout,
+    /// Unfinished messages of all sessions hold too much memory. Connect again.
+    Overloaded,
+}
+
+impl CloseReason {
+    /// Every reason.
+    pub const ALL: [CloseReason; 9] = [
+        CloseReason::GoingAway,
+        CloseReason::ProtocolError,
+        CloseReason::BinaryMessage,
+        CloseReason::BadUtf8,
+        CloseReason::TooManyMessages,
+        CloseReason::MessageTooBig,
+        CloseReason::NoAnswer,
+        CloseReason::MessageTimeout,
+        CloseReason::Overloaded,
+    ];
+
+    /// The close code: RFC 6455, and from 3000 on ours.
+    pub fn code(self) -> u16 {
+        match self {
+            CloseReason::GoingAway => 1001,
+            CloseReason::ProtocolError => 1002,
+            CloseReason::BinaryMessage => 1003,
+            CloseReason::BadUtf8 => 1007,
+            CloseReason::TooManyMessages | CloseReason::MessageTimeout => 1008,
+            CloseReason::MessageTooBig => 1009,
+            CloseReason::Overloaded => 1013,
+            CloseReason::NoAnswer => 3001,
+        }
+    }
+
+    /// A short text for the close frame and the logs.
+    pub fn text(self) -> &'static str {
+        match self {
+            CloseReason::GoingAway => "server is going away",
+            CloseReason::ProtocolError => "websocket protocol error",
+            CloseReason::BinaryMessage => "binary messages are not taken",
+            CloseReason::BadUtf8 => "text is not UTF-8",
+            CloseReason::TooManyMessages => "too many messages",
+            CloseReason::MessageTooBig => "message too big",
+            CloseReason::NoAnswer => "no answer to pings",
+            CloseReason::MessageTimeout => "message not finished in time",
+            CloseReason::Overloaded => "too many unfinished messages",
+        }
+    }
+}
+
+/// Whether what clients are shown is what is known now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FeedStatus {
+    /// Every change arrives.
+    Live,
+    /// Changes cannot arrive at the moment: prices may be old.
+    Stale,
+}
+
+#[derive(Deserialize)]
+struct WireClientMessage {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(rename = "eventId", default)]
+    event_id: Option<serde_json::Value>,
+}
+
+impl ClientMessage {
+    /// Reads a client's text message. A field given twice is refused; an unknown one is ignored, so that a client of a
+    /// later version can talk to this one.
+    pub fn parse(text: &str) -> Result<ClientMessage, Refusal> {
+        let wire: WireClientMessage = json::from_str(text).map_err(|error| Refusal::BadJson(error.to_string()))?;
+        let event_id = || match &wire.event_id {
+            Some(serde_json::Value::String(id)) => {
+                EventId::new(id).map_err(|error| Refusal::BadEventId(error.to_string()))
+            }
+            Some(_) => Err(Refusal::BadEventId("not a string".to_owned())),
+            None => Err(Refusal::BadEventId("missing".to_owned())),
+        };
+        match wire.kind.as_str() {
+            "subscribe" => Ok(ClientMessage::Subscribe(event_id()?)),
+            "unsubscribe" => Ok(ClientMessage::Unsubscribe(event_id()?)),
+            "ping" => Ok(ClientMessage::Ping),
+            unknown => Err(Refusal::UnknownType(unknown.chars().take(40).collect())),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase", rename_all_fields = "camelCase")]
+enum WireServerMessage<'a> {
+    Snapshot {
+        event_id: &'a EventId,
+        seq: u64,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        stale: bool,
+        markets: Vec<WireMarket<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        payload: Option<&'a OddsUpdate>,
+    },
+    Update {
+        event_id: &'a EventId,
+        seq: u64,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        conflated: bool,
+        payload: &'a RawValue,
+    },
+    Unsubscribed {
+        event_id: &'a EventId,
+    },
+    Pong,
+    Feed {
+        status: FeedStatus,
+    },
+    Error {
+        code: &'static str,
+        message: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        event_id: Option<&'a EventId>,
+    },
+}
+
+#[derive(Serialize)]
+struct WireMarket<'a> {
+    seq: u64,
+    payload: &'a OddsUpdate,
+}
+
+impl WireServerMessage<'_> {
+    fn encode(&self) -> ByteString {
+        // Writing strings, numbers and lists to memory has no way to fail.
+        serde_json::to_string(self).unwrap_or_default().into()
+    }
+}
+
+/// The `snapshot` message of a book. `payload` is the market that the original would show; an empty book has none.
+/// `stale` where changes cannot arrive at the moment.
+pub fn snapshot_message(snapshot: &Snapshot, stale: bool) -> ByteString {
+    let market = |state: &'_ Arc<MarketState>| state.seq;
+    let markets = snapshot.markets.iter().map(|state| WireMarket { seq: market(state), payload: &state.update });
+    WireServerMessage::Snapshot {
+        event_id: &snapshot.event_id,
+        seq: snapshot.seq,
+        stale,
+        markets: markets.collect(),
+        payload: snapshot.headline().map(|state| &state.update),
+    }
+    .encode()
+}
+
+/// The `unsubscribed` message.
+pub fn unsubscribed_message(event_id: &EventId) -> ByteString {
+    WireServerMessage::Unsubscribed { event_id }.encode()
+}
+
+/// The `pong` message.
+pub fn pong_message() -> ByteString {
+    WireServerMessage::Pong.encode()
+}
+
+/// The `feed` message.
+pub fn feed_message(status: FeedStatus) -> ByteString {
+    WireServerMessage::Feed { status }.encode()
+}
+
+/// The `error` message of a refusal.
+pub fn error_message(refusal: &Refusal) -> ByteString {
+    let event_id = match refusal {
+        Refusal::SnapshotUnavailable(event_id) | Refusal::SnapshotsLimited { event: event_id, .. } => Some(event_id),
+        _ => None,
+    };
+    WireServerMessage::Error { code: refusal.code(), message: refusal.to_string(), event_id }.encode()
+}
+
+/// A text message as the server's frame of it: final, not masked (RFC 6455, section 5.2).
+pub fn text_frame(text: &str) -> Bytes {
+    let mut frame = BytesMut::new();
+    Parser::write_message(&mut frame, text, OpCode::Text, true, false);
+    frame.freeze()
+}
+
+/// One change of one market as the clients get it, encoded once for all of them.
+#[derive(Debug)]
+pub struct UpdateFrame {
+    /// The event.
+    pub event_id: EventId,
+    /// The market.
+    pub market: MarketKey,
+    /// The event's sequence number of the change.
+    pub seq: u64,
+    /// The supplier's time of the change.
+    pub updated_at: Timestamp,
+    plain: Encoded,
+    conflated: OnceLock<Encoded>,
+}
+
+impl UpdateFrame {
+    /// Encodes the `update` message of a market's new state.
+    pub fn new(state: &MarketState) -> UpdateFrame {
+        let update = &state.update;
+        UpdateFrame {
+            event_id: update.event_id.clone(),
+            market: update.market.clone(),
+            seq: state.seq,
+            updated_at: update.revision.updated_at,
+            plain: Encoded::new(encode_update(&update.event_id, state.seq, false, &update.to_json())),
+            conflated: OnceLock::new(),
+        }
+    }
+
+    /// The message; with `conflated`, the one which says that changes before it may have been left out.
+    pub fn text(&self, conflated: bool) -> &ByteString {
+        &self.encoded(conflated).text
+    }
+
+    /// The same as a frame on the socket.
+    pub fn wire(&self, conflated: bool) -> &Bytes {
+        &self.encoded(conflated).wire
+    }
+
+    fn encoded(&self, conflated: bool) -> &Encoded {
+        if !conflated {
+            return &self.plain;
+        }
+        self.conflated.get_or_init(|| {
+            let text = match serde_json::from_str::<PlainUpdate<'_>>(&self.plain.text) {
+                Ok(plain) => encode_update(&self.event_id, self.seq, true, plain.payload.get()),
+                Err(_) => self.plain.text.clone(),
+            };
+            Encoded::new(text)
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Encoded {
+    text: ByteString,
+    wire: Bytes,
+}
+
+impl Encoded {
+    fn new(text: ByteString) -> Encoded {
+        Encoded { wire: text_frame(&text), text }
+    }
+}
+
+#[derive(Deserialize)]
+struct PlainUpdate<'a> {
+    #[serde(borrow)]
+    payload: &'a RawValue,
+}
+
+fn encode_update(event_id: &EventId, seq: u64, conflated: bool, payload: &str) -> ByteString {
+    match serde_json::from_str::<&RawValue>(payload) {
+        Ok(payload) => WireServerMessage::Update { event_id, seq, conflated, payload }.encode(),
+        Err(_) => ByteString::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::odds::book::Book;
+    use crate::domain::odds::update::testing::*;
+
+    #[test]
+    fn reads_the_originals_client() {
+        let subscribe = ClientMessage::parse(r#"{ "type": "subscribe", "eventId": "MATCH_002" }"#).unwrap();
+        assert_eq!(subscribe, ClientMessage::Subscribe(EventId::new("MATCH_002").unwrap()));
+        assert_eq!(ClientMessage::parse(r#"{"type":"ping"}"#).unwrap(), ClientMessage::Ping);
+        let later = ClientMessage::parse(r#"{"type":"subscribe","eventId":"A","since":7,"token":["x"]}"#).unwrap();
+        assert_eq!(later, ClientMessage::Subscribe(EventId::new("A").unwrap()), "fields of later versions");
+    }
+
+    #[test]
+    fn each_refusal_has_its_code() {
+        let code = |text: &str| ClientMessage::parse(text).unwrap_err().code();
+        assert_eq!(code("hello"), "BAD_JSON");
+        assert_eq!(code("[]"), "BAD_JSON");
+        assert_eq!(code(r#"["subscribe","A"]"#), "BAD_JSON");
+        assert_eq!(code(r#"["ping"]"#), "BAD_JSON");
+        assert_eq!(code(r#"{"type":"subscribe","eventId":"A","eventId":"B"}"#), "BAD_JSON");
+        assert_eq!(code(r#"{"eventId":"A"}"#), "BAD_JSON");
+        assert_eq!(code(r#"{"type":"Subscribe","eventId":"A"}"#), "UNKNOWN_TYPE");
+        assert_eq!(code(r#"{"type":"subscribe"}"#), "BAD_EVENT_ID");
+        assert_eq!(code(r#"{"type":"subscribe","eventId":""}"#), "BAD_EVENT_ID");
+        assert_eq!(code(r#"{"type":"subscribe","eventId":7}"#), "BAD_EVENT_ID");
+        assert_eq!(code(r#"{"type":"unsubscribe","eventId":null}"#), "BAD_EVENT_ID");
+    }
+
+    #[test]
+    fn the_messages_on_the_wire() {
+        let mut book = Book::new(EventId::new("MATCH_001").unwrap());
+        insta::assert_snapshot!(snapshot_message(&book.snapshot(), false), @r#"{"type":"snapshot","eventId":"MATCH_001","seq":0,"markets":[]}"#);
+        let state = book.apply(update(1, 1, 1), 41).unwrap();
+        let frame = UpdateFrame::new(&state);
+        let payload = state.update.to_json();
+        assert_eq!(
+            frame.text(false),
+            &format!(r#"{{"type":"update","eventId":"MATCH_001","seq":42,"payload":{payload}}}"#)
+        );
+        assert_eq!(
+            frame.text(true),
+            &format!(r#"{{"type":"update","eventId":"MATCH_001","seq":42,"conflated":true,"payload":{payload}}}"#)
+        );
+        let text = frame.text(false).as_bytes();
+        let head = [0x81, 126].into_iter().chain((text.len() as u16).to_be_bytes());
+        assert_eq!(frame.wire(false)[..], head.chain(text.iter().copied()).collect::<Vec<_>>()[..]);
+        assert_eq!(
+            snapshot_message(&book.snapshot(), false),
+            format!(
+                r#"{{"type":"snapshot","eventId":"MATCH_001","seq":42,"markets":[{{"seq":42,"payload":{payload}}}],"payload":{payload}}}"#
+            )
+        );
+        assert_eq!(pong_message(), r#"{"type":"pong"}"#);
+        assert_eq!(feed_message(FeedStatus::Stale), r#"{"type":"feed","status":"stale"}"#);
+        assert_eq!(feed_message(FeedStatus::Live), r#"{"type":"feed","status":"live"}"#);
+        let empty = Book::new(EventId::new("E").unwrap()).snapshot();
+        let marked = r#"{"type":"snapshot","eventId":"E","seq":0,"stale":true,"markets":[]}"#;
+        assert_eq!(snapshot_message(&empty, true), marked);
+        let event = EventId::new("E").unwrap();
+        assert_eq!(unsubscribed_message(&event), r#"{"type":"unsubscribed","eventId":"E"}"#);
+        insta::assert_snapshot!(error_message(&Refusal::SnapshotUnavailable(event)), @r#"{"type":"error","code":"SNAPSHOT_UNAVAILABLE","message":"the odds of `E` cannot be read now; subscribe again","eventId":"E"}"#);
+        insta::assert_snapshot!(error_message(&Refusal::TooManySubscriptions(200)), @r#"{"type":"error","code":"TOO_MANY_SUBSCRIPTIONS","message":"a session may hold 200 subscriptions"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_but_never_panics(text in ".{0,80}") {
+            let _ = ClientMessage::parse(&text);
+        }
+    }
+}

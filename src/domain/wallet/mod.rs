@@ -1,0 +1,4 @@
+//! Amounts and the ledger.
+
+pub mod amount;
+pub mod ledger;

@@ -1,0 +1,300 @@
+//! `/v1/events…`: reads of events, markets, current odds and their history. The original's paths and fields, and ours.
+
+use actix_web::http::header::{self, EntityTag, IfNoneMatch};
+use actix_web::{HttpResponse, web};
+use serde::Serialize;
+
+use super::response_cache::{Ready, ReadyAnswers, revalidate};
+use super::state::OddsState;
+use crate::actors::odds::messages::GetSnapshot;
+use crate::domain::ids::{EventId, MarketKey, MarketName, Source};
+use crate::domain::odds::book::{MarketState, Snapshot};
+use crate::domain::odds::price::{Line, Price};
+use crate::domain::odds::status::{EventStatus, MarketStatus};
+use crate::domain::odds::update::Selection;
+use crate::domain::timestamp::Timestamp;
+use crate::http::errors::ApiError;
+use crate::http::query::Query;
+use crate::runtime::blocking::blocking;
+use crate::store::events::{EventQuery, EventSummary};
+use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery};
+
+/// The most events in one answer, and how many there are unless the client says fewer.
+const MAX_EVENTS: usize = 10_000;
+/// The most rows of history in one answer.
+const MAX_HISTORY: usize = 1_000;
+/// How many rows of history there are unless the client says otherwise.
+const DEFAULT_HISTORY: usize = 100;
+/// Stands as `true` in an answer whose odds may be old, because changes do not arrive at the moment.
+const STALE_HEADER: header::HeaderName = header::HeaderName::from_static("odds-stale");
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EventBody {
+    event_id: EventId,
+    home_team: String,
+    away_team: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sport: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<Timestamp>,
+    status: EventStatus,
+    in_play: bool,
+    open_markets: u64,
+}
+
+impl EventBody {
+    fn of(event: EventSummary) -> EventBody {
+        EventBody {
+            event_id: event.event_id,
+            home_team: event.home_team,
+            away_team: event.away_team,
+            sport: event.sport,
+            start_time: event.start_time,
+            status: event.status,
+            in_play: event.status.is_in_play(),
+            open_markets: event.open_markets,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct MarketBody<'a> {
+    market: &'a MarketName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<Line>,
+    status: MarketStatus,
+    seq: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OddsBody<'a> {
+    event_id: &'a EventId,
+    market: &'a MarketName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<Line>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    home_odd: Option<Price>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draw_odd: Option<Price>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    away_odd: Option<Price>,
+    version: i64,
+    updated_at: Timestamp,
+    selections: &'a [Selection],
+    status: MarketStatus,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    in_play: bool,
+    source: &'a Source,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HistoryBody<'a> {
+    entries: Vec<OddsBody<'a>>,
+    next_cursor: Option<String>,
+}
+
+/// The filters of the list of events.
+const EVENT_FILTERS: [&str; 6] = ["status", "sport", "inPlay", "from", "to", "q"];
+
+/// `GET /v1/events?status&sport&inPlay&from&to&q&after&limit`: the events, ordered by id; without `status` those that have
+/// not ended. Where there may be more, a `Link` header leads to the next page, also from a page that is not full.
+pub async fn list_events(state: web::Data<OddsState>, query: Query) -> Result<HttpResponse, ApiError> {
+    let asked = EventQuery {
+        after: query.parsed("after")?,
+        limit: query.number("limit", 1, MAX_EVENTS)?.unwrap_or(MAX_EVENTS),
+        status: query.parsed("status")?.unwrap_or_default(),
+        in_play: query.parsed("inPlay")?,
+        sport: query.parsed("sport")?,
+        from: query.parsed("from")?,
+        to: query.parsed("to")?,
+        name: query.parsed("q")?,
+    };
+    let (store, limit) = (state.store.clone(), asked.limit);
+    let _turn = state.reads.enter()?.turn().await?;
+    let page = blocking(move || store.list_events(&asked)).await?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header(revalidate());
+    if let Some(after) = &page.next {
+        let mut next = url::form_urlencoded::Serializer::new(String::new());
+        next.append_pair("limit", &limit.to_string());
+        for filter in EVENT_FILTERS {
+            query.text(filter).map(|text| next.append_pair(filter, text));
+        }
+        next.append_pair("after", after.as_str());
+        response.insert_header((header::LINK, format!("</v1/events?{}>; rel=\"next\"", next.finish())));
+    }
+    let body: Vec<_> = page.events.into_iter().map(EventBody::of).collect();
+    Ok(response.json(body))
+}
+
+/// `GET /v1/events/{id}/markets`: the markets of an event, ordered by name and line.
+pub async fn list_markets(state: web::Data<OddsState>, path: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let (snapshot, stale) = known_event(&state, &path).await?;
+    let market = |state: &'_ MarketState| (state.update.market.clone(), state.update.status, state.seq);
+    let markets: Vec<_> = snapshot.markets.iter().map(|state| market(state)).collect();
+    let body: Vec<_> = markets
+        .iter()
+        .map(|(key, status, seq)| MarketBody { market: &key.name, line: key.line, status: *status, seq: *seq, stale })
+        .collect();
+    let mut response = HttpResponse::Ok();
+    mark(&mut response, stale);
+    Ok(response.insert_header(revalidate()).json(body))
+}
+
+/// `GET /v1/events/{id}/odds`: the current odds of every market of an event. With an `ETag`: ask with `If-None-Match` to
+/// be told 304 while nothing changed.
+pub async fn get_odds(
+    state: web::Data<OddsState>,
+    answers: web::Data<ReadyAnswers>,
+    path: web::Path<String>,
+    known: Option<web::Header<IfNoneMatch>>,
+) -> Result<HttpResponse, ApiError> {
+    let known = known.map(|header| header.0);
+    if state.feed.is_live()
+        && let Some(ready) = answers.get(&path)
+    {
+        state.metrics.ready_answers.inc();
+        return Ok(ready.answer(known.as_ref(), |_| ()));
+    }
+    let (snapshot, stale) = known_event(&state, &path).await?;
+    let odds = snapshot.markets.iter().map(|state| OddsBody { stale, ..odds_of(&state.update, Some(state.seq)) });
+    let odds: Vec<_> = odds.collect();
+    let unavailable = |error: &dyn std::fmt::Display| ApiError::BooksUnavailable(error.to_string());
+    let body = serde_json::to_string(&odds).map_err(|error| unavailable(&error))?;
+    let tag = EntityTag::new_weak(format!("{}-{:016x}", snapshot.seq, fingerprint(&body)));
+    let ready = Ready::new(body, tag, snapshot.validity).map_err(|error| unavailable(&error))?;
+    let response = ready.answer(known.as_ref(), |response| mark(response, stale));
+    if !stale {
+        answers.keep(&path, ready);
+    }
+    Ok(response)
+}
+
+/// `GET /v1/events/{id}/markets/{market}/history?line&from&to&limit&cursor`: what was offered, in the supplier's order.
+/// `from` is included, `to` is not; `nextCursor` leads on while there is more.
+pub async fn get_history(
+    state: web::Data<OddsState>,
+    path: web::Path<(String, String)>,
+    query: Query,
+) -> Result<HttpResponse, ApiError> {
+    let (event, market) = path.into_inner();
+    let not_found = |_| ApiError::MarketNotFound { event: event.clone(), market: market.clone() };
+    let event_id = EventId::new(&event).map_err(|_| ApiError::EventNotFound(event.clone()))?;
+    let name = MarketName::new(&market).map_err(not_found)?;
+    let limit = query.number("limit", 1, MAX_HISTORY)?.unwrap_or(DEFAULT_HISTORY);
+    let asked = HistoryQuery {
+        event_id,
+        market: MarketKey { name, line: query.parsed("line")? },
+        from: query.parsed("from")?,
+        to: query.parsed("to")?,
+        after: query.parsed("cursor")?,
+        limit: limit + 1,
+    };
+    let mut rows = read_history(&state, asked).await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next_cursor = rows.last().filter(|_| more).map(|row| row.cursor.to_string());
+    let entries = rows.iter().map(|row| odds_of(&row.update, None)).collect();
+    Ok(HttpResponse::Ok().insert_header(revalidate()).json(HistoryBody { entries, next_cursor }))
+}
+
+/// The rows; an error where there are none because the event or the market is not known.
+async fn read_history(state: &OddsState, asked: HistoryQuery) -> Result<Vec<HistoryEntry>, ApiError> {
+    if state.reads.is_unknown(&asked.event_id) {
+        return Err(ApiError::EventNotFound(asked.event_id.to_string()));
+    }
+    let _turn = state.reads.enter()?.turn().await?;
+    let (store, query) = (state.store.clone(), asked.clone());
+    let (rows, markets) = blocking(move || {
+        let rows = store.history(&query)?;
+        let markets = if rows.is_empty() { store.load_event(&query.event_id)? } else { Vec::new() };
+        Ok((rows, markets))
+    })
+    .await?;
+    if rows.is_empty() {
+        let event = asked.event_id.to_string();
+        if markets.is_empty() {
+            state.reads.remember_not_stored(&asked.event_id);
+            return Err(ApiError::EventNotFound(event));
+        }
+        if !markets.iter().any(|state| state.update.market == asked.market) {
+            return Err(ApiError::MarketNotFound { event, market: asked.market.to_string() });
+        }
+    }
+    Ok(rows)
+}
+
+/// The event's book, and whether it may be stale.
+async fn known_event(state: &OddsState, id: &str) -> Result<(Snapshot, bool), ApiError> {
+    let not_found = || ApiError::EventNotFound(id.to_owned());
+    let event_id = EventId::new(id).map_err(|_| not_found())?;
+    let was_live = state.feed.is_live();
+    let asked = state.snapshots.send(GetSnapshot(event_id)).timeout(state.snapshot_timeout).await;
+    let snapshot = asked.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
+    if snapshot.markets.is_empty() {
+        return Err(not_found());
+    }
+    let is_stale = snapshot.is_stale || !(was_live && state.feed.is_live());
+    Ok((snapshot, is_stale))
+}
+
+fn odds_of(update: &crate::domain::odds::update::OddsUpdate, seq: Option<u64>) -> OddsBody<'_> {
+    OddsBody {
+        event_id: &update.event_id,
+        market: &update.market.name,
+        line: update.market.line,
+        home_odd: update.price_of("home"),
+        draw_odd: update.price_of("draw"),
+        away_odd: update.price_of("away"),
+        version: update.revision.version,
+        updated_at: update.revision.updated_at,
+        selections: &update.selections,
+        status: update.status,
+        in_play: update.in_play,
+        source: &update.source,
+        seq,
+        stale: false,
+    }
+}
+
+fn mark(response: &mut actix_web::HttpResponseBuilder, stale: bool) {
+    if stale {
+        response.insert_header((STALE_HEADER, "true"));
+    }
+}
+
+/// Tells two bodies apart that have one number: the database may have been emptied in between.
+fn fingerprint(body: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl std::fmt::Display for HistoryCursor {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}_{}_{}", self.revision.updated_at.micros(), self.revision.version, self.row)
+    }
+}
+
+impl std::str::FromStr for HistoryCursor {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<HistoryCursor, &'static str> {
+        const WANTED: &str = "not a cursor; use the nextCursor of the page before";
+        let mut parts = text.split('_').map(|part| part.parse::<i64>().map_err(|_| WANTED));
+        let mut next = || parts.next().unwrap_or(Err(WANTED));
+        let updated_at = Timestamp::from_micros(next()?).ok_or(WANTED)?;
+        let revision = crate::domain::odds::update::Revision { updated_at, version: next()? };
+        Ok(HistoryCursor { revision, row: next()? })
+    }
+}

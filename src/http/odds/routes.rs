@@ -1,0 +1,84 @@
+//! The public routes of the role `odds`.
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::{StatusCode, header};
+use actix_web::middleware::{Compress, Next, from_fn};
+use actix_web::web;
+use prometheus::HistogramVec;
+
+use super::events;
+use super::response_cache::ReadyAnswers;
+use super::state::OddsState;
+use crate::http::content;
+use crate::http::errors::{ApiError, method_not_allowed, not_found};
+use crate::http::latency::{Route, RouteLabels, Timed, time_requests};
+use crate::http::routes::{CountsRequests, count_requests, read};
+use crate::http::streaming::websocket;
+
+/// A request has no use for a body; one beyond this is not even read.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// The routes whose latency is measured.
+pub const ROUTES: &[RouteLabels] = &[
+    ("/v1/events", "GET"),
+    ("/v1/events/{id}/markets", "GET"),
+    ("/v1/events/{id}/odds", "GET"),
+    ("/v1/events/{id}/markets/{market}/history", "GET"),
+    ("/ws/odds", "GET"),
+];
+
+/// REST under `/v1`, and `/ws/odds`.
+pub fn odds_routes(config: &mut web::ServiceConfig) {
+    let rest = web::scope("/v1")
+        .wrap(Compress::default())
+        .wrap(from_fn(check_request))
+        .wrap(from_fn(count_requests::<OddsState>))
+        .service(read("/events").get(events::list_events).app_data(Route::new("/v1/events", "GET")))
+        .service(
+            read("/events/{id}/markets")
+                .get(events::list_markets)
+                .app_data(Route::new("/v1/events/{id}/markets", "GET")),
+        )
+        .service(read("/events/{id}/odds").get(events::get_odds).app_data(Route::new("/v1/events/{id}/odds", "GET")))
+        .service(
+            read("/events/{id}/markets/{market}/history")
+                .get(events::get_history)
+                .app_data(Route::new("/v1/events/{id}/markets/{market}/history", "GET")),
+        )
+        .default_service(web::to(not_found));
+    let socket = web::resource("/ws/odds")
+        .app_data(Route::new("/ws/odds", "GET"))
+        .wrap(from_fn(time_requests::<OddsState>))
+        .route(web::get().to(websocket::open))
+        .default_service(web::to(|request| method_not_allowed(request, "GET")));
+    // A thread's own: each configures its routes.
+    let unknown = web::to(not_found).wrap(from_fn(time_requests::<OddsState>));
+    config.app_data(web::Data::new(ReadyAnswers::default())).service(rest).service(socket).default_service(unknown);
+}
+
+impl Timed for OddsState {
+    fn request_seconds(&self) -> &HistogramVec {
+        &self.metrics.request_seconds
+    }
+}
+
+impl CountsRequests for OddsState {
+    fn count(&self, status: StatusCode) {
+        self.metrics.requests.with_label_values(&[status.as_str()]).inc();
+    }
+}
+
+/// Refuses a body that is too large or has a content type that is not accepted, before it is read.
+async fn check_request(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let header = |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+    let length = header(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
+    if length > MAX_BODY {
+        return Err(ApiError::PayloadTooLarge(MAX_BODY).into());
+    }
+    content::check(request.headers())?;
+    next.call(request).await
+}

@@ -1,0 +1,413 @@
+//! Checks and counts a WebSocket client's frames before the frame parser buffers them.
+//!
+//! Needed because actix-web-actors reads everything that has arrived into a buffer without a bound, and decodes a few
+//! frames of it at a time. A frame's size is known there only when all of the frame is buffered.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use actix_web::error::PayloadError;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+
+use crate::domain::streaming::protocol::CloseReason;
+use crate::http::connections::{Connection, Unfinished};
+
+const MASK_BYTES: u64 = 4;
+const MAX_CONTROL_PAYLOAD: u64 = 125;
+/// A read that is shorter than this counts as a frame even if it begins none: each costs about as much.
+const TINY_READ: usize = 128;
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// What one client may send.
+#[derive(Clone, Debug)]
+pub struct FrameLimits {
+    /// The largest message, in bytes.
+    pub largest: usize,
+    /// Frames of any kind within a second.
+    pub frames_per_second: u32,
+    /// Bytes within a second. One message of the largest size is always allowed.
+    pub bytes_per_second: u64,
+    /// Shared by all sessions: bytes of messages that have begun and not ended.
+    pub unfinished: Arc<UnfinishedBytes>,
+}
+
+/// Counts the bytes of all unfinished messages of a process.
+#[derive(Debug)]
+pub struct UnfinishedBytes {
+    held: AtomicUsize,
+    most: usize,
+}
+
+impl UnfinishedBytes {
+    /// Allows `most` bytes.
+    pub fn new(most: usize) -> Arc<UnfinishedBytes> {
+        Arc::new(UnfinishedBytes { held: AtomicUsize::new(0), most })
+    }
+
+    /// Replaces one session's part. `false` if the total is now too large.
+    fn replace(&self, before: usize, now: usize) -> bool {
+        let total = if now >= before {
+            self.held.fetch_add(now - before, Ordering::Relaxed).saturating_add(now - before)
+        } else {
+            self.held.fetch_sub(before - now, Ordering::Relaxed).saturating_sub(before - now)
+        };
+        now <= before || total <= self.most
+    }
+}
+
+/// Why the guard ended a client's bytes. Shared with the session, which closes for this reason.
+pub type Violation = Rc<Cell<Option<CloseReason>>>;
+
+/// A client's bytes, up to the first violation. There it ends with an error, and the reason is in [`FrameGuard::violation`].
+pub struct FrameGuard<S> {
+    bytes: S,
+    limits: Arc<FrameLimits>,
+    heads: FrameHeads,
+    rate: Rate,
+    /// This session's part of [`FrameLimits::unfinished`].
+    held: usize,
+    /// Made with the first message that does not end with the bytes it began in. Most sessions never have one.
+    deadline: Option<Rc<Unfinished>>,
+    connection: Option<Rc<Connection>>,
+    violation: Violation,
+}
+
+impl<S> FrameGuard<S> {
+    /// Guards these bytes. The connection's sweep watches the deadline of unfinished messages.
+    pub fn new(bytes: S, limits: Arc<FrameLimits>, connection: Option<&Rc<Connection>>) -> FrameGuard<S> {
+        FrameGuard {
+            bytes,
+            heads: FrameHeads::new(limits.largest),
+            rate: Rate::default(),
+            held: 0,
+            deadline: None,
+            connection: connection.cloned(),
+            violation: Violation::default(),
+            limits,
+        }
+    }
+
+    /// Where the reason of a violation is put.
+    pub fn violation(&self) -> Violation {
+        self.violation.clone()
+    }
+
+    fn check(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<(), CloseReason> {
+        let frames = self.heads.feed(bytes)?;
+        let frames = frames.max(u32::from(bytes.len() < TINY_READ));
+        self.rate.count(frames, bytes.len() as u64, &self.limits, Instant::now())?;
+        let pending = usize::try_from(self.heads.pending()).unwrap_or(usize::MAX);
+        if (pending > 0 || self.held > 0) && !self.limits.unfinished.replace(self.held, pending) {
+            self.held = pending;
+            return Err(CloseReason::Overloaded);
+        }
+        self.held = pending;
+        let is_unfinished = self.heads.is_unfinished();
+        if is_unfinished && self.deadline.is_none() {
+            self.deadline = self.connection.as_ref().map(Connection::unfinished);
+        }
+        if let Some(deadline) = &self.deadline {
+            deadline.set(is_unfinished, self.heads.messages, context.waker());
+        }
+        Ok(())
+    }
+}
+
+impl<S> Drop for FrameGuard<S> {
+    fn drop(&mut self) {
+        self.limits.unfinished.replace(self.held, 0);
+        if let Some(deadline) = &self.deadline {
+            deadline.end();
+        }
+        // The guard is dropped together with the session.
+        if let Some(connection) = &self.connection {
+            connection.session_ended();
+        }
+    }
+}
+
+impl<S> Stream for FrameGuard<S>
+where
+    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.violation.get().is_some() {
+            return Poll::Ready(Some(Err(PayloadError::Overflow)));
+        }
+        if self.deadline.as_ref().is_some_and(|deadline| deadline.is_expired()) {
+            self.violation.set(Some(CloseReason::MessageTimeout));
+            return Poll::Ready(Some(Err(PayloadError::Overflow)));
+        }
+        let polled = self.bytes.poll_next_unpin(context);
+        if let Poll::Ready(Some(Ok(bytes))) = &polled
+            && let Err(reason) = self.check(bytes, context)
+        {
+            self.violation.set(Some(reason));
+            return Poll::Ready(Some(Err(PayloadError::Overflow)));
+        }
+        polled
+    }
+}
+
+/// Counts within windows of a second. The clock is read only when bytes come in.
+#[derive(Default)]
+struct Rate {
+    window: Option<Instant>,
+    frames: u32,
+    bytes: u64,
+}
+
+impl Rate {
+    fn count(&mut self, frames: u32, bytes: u64, limits: &FrameLimits, now: Instant) -> Result<(), CloseReason> {
+        if self.window.is_none_or(|start| now.duration_since(start) >= WINDOW) {
+            *self = Rate { window: Some(now), frames: 0, bytes: 0 };
+        }
+        self.frames = self.frames.saturating_add(frames);
+        self.bytes = self.bytes.saturating_add(bytes);
+        // Room for the largest message and what may come before it.
+        let most = limits.bytes_per_second.max(2 * limits.largest as u64);
+        let is_flood = self.frames > limits.frames_per_second || self.bytes > most;
+        if is_flood { Err(CloseReason::TooManyMessages) } else { Ok(()) }
+    }
+}
+
+/// Follows frames through bytes that are cut anywhere, as RFC 6455 wants them from a client.
+struct FrameHeads {
+    largest: u64,
+    /// What there is of the next head, without its mask.
+    head: [u8; 10],
+    head_length: u8,
+    /// Bytes up to the next head.
+    to_pass: u64,
+    /// Content of the frame that is passed.
+    frame: u64,
+    /// Content of the fragments before it.
+    fragments: u64,
+    is_fragmented: bool,
+    ends_message: bool,
+    /// Messages that have ended, and control frames outside of one.
+    messages: u32,
+}
+
+impl FrameHeads {
+    fn new(largest: usize) -> FrameHeads {
+        FrameHeads {
+            largest: largest as u64,
+            head: [0; 10],
+            head_length: 0,
+            to_pass: 0,
+            frame: 0,
+            fragments: 0,
+            is_fragmented: false,
+            ends_message: false,
+            messages: 0,
+        }
+    }
+
+    /// Gives the number of frames that began.
+    fn feed(&mut self, mut bytes: &[u8]) -> Result<u32, CloseReason> {
+        let mut begun: u32 = 0;
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.to_pass > 0 {
+                let passed = self.to_pass.min(bytes.len() as u64);
+                self.to_pass -= passed;
+                bytes = &bytes[passed as usize..];
+                if self.to_pass == 0 {
+                    self.end_frame();
+                }
+                continue;
+            }
+            self.head[usize::from(self.head_length)] = *first;
+            self.head_length += 1;
+            bytes = rest;
+            if self.head_length == 2 {
+                check_head(self.head[0], self.head[1])?;
+            }
+            if let Some(length) = announced(&self.head[..usize::from(self.head_length)])? {
+                begun = begun.saturating_add(1);
+                self.begin_frame(length)?;
+            }
+        }
+        Ok(begun)
+    }
+
+    fn begin_frame(&mut self, length: u64) -> Result<(), CloseReason> {
+        if length > self.largest {
+            return Err(CloseReason::MessageTooBig);
+        }
+        let is_control = self.head[0] & 0x08 != 0;
+        let is_last = self.head[0] & 0x80 != 0;
+        self.head_length = 0;
+        self.ends_message = is_last && !is_control;
+        self.is_fragmented |= !is_last;
+        self.frame = length;
+        self.to_pass = length + MASK_BYTES;
+        Ok(())
+    }
+
+    fn end_frame(&mut self) {
+        if self.ends_message {
+            self.is_fragmented = false;
+            self.fragments = 0;
+        } else if self.is_fragmented {
+            self.fragments = self.fragments.saturating_add(self.frame);
+        }
+        if !self.is_fragmented {
+            self.messages = self.messages.wrapping_add(1);
+        }
+        self.frame = 0;
+    }
+
+    /// Whether a frame or a message has begun and not ended.
+    fn is_unfinished(&self) -> bool {
+        self.to_pass > 0 || self.head_length > 0 || self.is_fragmented
+    }
+
+    /// The bytes that are buffered for what is unfinished, or will be.
+    fn pending(&self) -> u64 {
+        if self.is_unfinished() { self.frame + self.fragments } else { 0 }
+    }
+}
+
+/// Checks the first two bytes of a frame.
+fn check_head(first: u8, second: u8) -> Result<(), CloseReason> {
+    let (is_last, reserved, opcode) = (first & 0x80 != 0, first & 0x70, first & 0x0f);
+    let is_masked = second & 0x80 != 0;
+    let is_known = matches!(opcode, 0x0..=0x2 | 0x8..=0xa);
+    let is_control = opcode & 0x08 != 0;
+    let control_is_whole = !is_control || (is_last && u64::from(second & 0x7f) <= MAX_CONTROL_PAYLOAD);
+    if is_masked && reserved == 0 && is_known && control_is_whole { Ok(()) } else { Err(CloseReason::ProtocolError) }
+}
+
+/// The length that a head announces, `None` while it is incomplete. It must be encoded in the fewest bytes.
+fn announced(head: &[u8]) -> Result<Option<u64>, CloseReason> {
+    let (Some(second), Some(extended)) = (head.get(1), head.get(2..)) else { return Ok(None) };
+    let (length, least) = match (second & 0x7f, extended) {
+        (126, [a, b]) => (u64::from(u16::from_be_bytes([*a, *b])), 126),
+        (127, length) => match length.try_into().map(u64::from_be_bytes) {
+            Ok(length) => (length, 1 << 16),
+            Err(_) => return Ok(None),
+        },
+        (126, _) => return Ok(None),
+        (length, _) => (u64::from(length), 0),
+    };
+    if length < least { Err(CloseReason::ProtocolError) } else { Ok(Some(length)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(first: u8, length: usize) -> Vec<u8> {
+        let mut frame = match length {
+            0..=125 => vec![first, 0x80 | length as u8],
+            126..=0xffff => [vec![first, 0x80 | 126], (length as u16).to_be_bytes().to_vec()].concat(),
+            _ => [vec![first, 0x80 | 127], (length as u64).to_be_bytes().to_vec()].concat(),
+        };
+        // Content that would be a head of a large frame.
+        frame.resize(frame.len() + length + 4, 0xff);
+        frame
+    }
+
+    fn feed(bytes: &[u8]) -> Result<u32, CloseReason> {
+        FrameHeads::new(1_000).feed(bytes)
+    }
+
+    #[test]
+    fn announcing_too_much_ends_it_at_once() {
+        assert_eq!(feed(&frame(0x81, 1_000)), Ok(1));
+        assert_eq!(feed(&frame(0x81, 1_001)[..4]), Err(CloseReason::MessageTooBig));
+        assert_eq!(feed(&[0x81, 0xff, 255, 255, 255, 255, 255, 255, 255, 255]), Err(CloseReason::MessageTooBig));
+    }
+
+    #[test]
+    fn lengths_are_minimally_encoded() {
+        for length in [0_u16, 1, 125] {
+            let [a, b] = length.to_be_bytes();
+            assert_eq!(feed(&[0x81, 0xfe, a, b]), Err(CloseReason::ProtocolError), "{length}");
+        }
+        assert_eq!(feed(&[0x81, 0xfe, 0, 126]), Ok(1));
+        for length in [0_u64, 125, 126, 65_535] {
+            let head = [&[0x81, 0xff][..], &length.to_be_bytes()].concat();
+            assert_eq!(feed(&head), Err(CloseReason::ProtocolError), "{length}");
+        }
+        let head = [&[0x81, 0xff][..], &65_536_u64.to_be_bytes()].concat();
+        assert_eq!(FrameHeads::new(1 << 20).feed(&head), Ok(1));
+    }
+
+    #[test]
+    fn malformed_heads_break_the_protocol() {
+        let heads = [[0x81, 0x01], [0xc1, 0x81], [0x83, 0x80], [0x8b, 0x80], [0x09, 0x80], [0x89, 0xfe], [0x08, 0x80]];
+        for head in heads {
+            assert_eq!(feed(&head), Err(CloseReason::ProtocolError), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn unfinished_messages_are_counted_whole() {
+        let mut heads = FrameHeads::new(1_000);
+        let fed = [frame(0x01, 100), frame(0x89, 5), frame(0x00, 50), frame(0x80, 30)[..20].to_vec()];
+        let pending = fed.map(|bytes| {
+            heads.feed(&bytes).unwrap();
+            (heads.is_unfinished(), heads.pending())
+        });
+        assert_eq!(pending, [(true, 100), (true, 105), (true, 155), (true, 185)]);
+        heads.feed(&frame(0x80, 30)[20..]).unwrap();
+        assert_eq!((heads.is_unfinished(), heads.pending(), heads.messages), (false, 0, 1));
+    }
+
+    #[test]
+    fn floods_of_every_kind_are_counted() {
+        let limits = FrameLimits {
+            largest: 1_000,
+            frames_per_second: 10,
+            bytes_per_second: 5_000,
+            unfinished: UnfinishedBytes::new(1_000),
+        };
+        let start = Instant::now();
+        let mut rate = Rate::default();
+        assert_eq!(rate.count(10, 100, &limits, start), Ok(()));
+        assert_eq!(rate.count(1, 1, &limits, start), Err(CloseReason::TooManyMessages));
+        let later = start + WINDOW;
+        assert_eq!(rate.count(10, 5_000, &limits, later), Ok(()));
+        assert_eq!(rate.count(0, 1, &limits, later), Err(CloseReason::TooManyMessages));
+    }
+
+    #[test]
+    fn unfinished_bytes_have_a_total() {
+        let total = UnfinishedBytes::new(100);
+        assert!(total.replace(0, 60) && total.replace(0, 40));
+        assert!(!total.replace(0, 1));
+        assert!(total.replace(61, 0) && total.replace(0, 60));
+    }
+
+    proptest! {
+        /// However the bytes are cut, frames pass up to the first one that is too large.
+        #[test]
+        fn frames_are_found_in_any_cut(
+            lengths in proptest::collection::vec(prop_oneof![0_usize..200, 65_500_usize..65_600], 1..6),
+            cut in 1_usize..300,
+        ) {
+            let largest = 65_550;
+            let bytes: Vec<u8> = lengths.iter().flat_map(|length| frame(0x81, *length)).collect();
+            let mut heads = FrameHeads::new(largest);
+            let passed = bytes.chunks(cut).try_fold(0, |frames, part| Ok(frames + heads.feed(part)?));
+            let wanted = if lengths.iter().all(|length| *length <= largest) {
+                Ok(lengths.len() as u32)
+            } else {
+                Err(CloseReason::MessageTooBig)
+            };
+            prop_assert_eq!(passed, wanted);
+        }
+    }
+}

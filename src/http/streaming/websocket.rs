@@ -1,0 +1,105 @@
+//! `GET /ws/odds`: the upgrade to a session.
+
+use std::any::Any;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::frame_limit::FrameGuard;
+use super::handshake;
+use crate::actors::streaming::session::{Session, SessionEdges};
+use crate::domain::streaming::fanout::SessionId;
+use crate::http::addresses::{AddressPermit, TooMany};
+use crate::http::connections::Connection;
+use crate::http::errors::ApiError;
+use crate::http::odds::state::OddsState;
+use crate::http::origin::{check_page, log_refusal};
+use crate::runtime::connection::ConnectionHandle;
+
+/// Gives a session's place back when it is dropped, and that of its client's address.
+struct Place(Arc<AtomicUsize>, Option<AddressPermit>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<Place> {
+        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1));
+        taken.is_ok().then(|| Place(open.clone(), None))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Upgrades a request to a session, or says why not.
+pub async fn open(
+    state: web::Data<OddsState>,
+    sessions: web::Data<SessionEdges>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, actix_web::Error> {
+    let refuse = |error: ApiError| {
+        log_refusal(&error);
+        state.metrics.refused_upgrades.with_label_values(&[error.code().0]).inc();
+        actix_web::Error::from(error)
+    };
+    check_page(request.headers(), &state.allowed_origins).map_err(refuse)?;
+    let mut answer = handshake::accept(&request).map_err(refuse)?;
+    let mut place = Place::take(&state.open_sessions, state.max_sessions)
+        .ok_or_else(|| refuse(ApiError::TooManySessions(state.max_sessions)))?;
+    place.1 = address_permit(&request, &state).map_err(refuse)?;
+    let id = SessionId(state.next_session.fetch_add(1, Ordering::Relaxed));
+    let connection = request.conn_data::<ConnectionHandle>().cloned();
+    let place: Box<dyn Any> = Box::new(place);
+    let guarded = request.conn_data::<Rc<Connection>>();
+    let from_client = FrameGuard::new(payload, sessions.frames.clone(), guarded);
+    if let Some(connection) = guarded {
+        connection.upgrade();
+    }
+    let session = Session::new(id, sessions.into_inner(), connection, place);
+    Ok(answer.streaming(session.start(from_client)))
+}
+
+/// Counts the session among those of its client's address.
+fn address_permit(request: &HttpRequest, state: &OddsState) -> Result<Option<AddressPermit>, ApiError> {
+    let Some(peer) = request.peer_addr() else { return Ok(None) };
+    let client = state.addresses.client(peer.ip().to_canonical(), request.headers());
+    state.addresses.take_session(client).map_err(|TooMany(most)| ApiError::TooManySessionsOfAddress(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    fn check(origin: &str, allowed: &[&str]) -> bool {
+        let request = TestRequest::default().insert_header(("Host", "odds.example:8080"));
+        let request = request.insert_header(("Origin", origin)).to_http_request();
+        let allowed: Vec<_> = allowed.iter().map(|origin| (*origin).to_owned()).collect();
+        check_page(request.headers(), &allowed).is_ok()
+    }
+
+    #[test]
+    fn a_page_of_a_foreign_origin_is_refused_unless_it_is_allowed() {
+        assert!(check("http://odds.example:8080", &[]));
+        assert!(!check("http://evil.example", &[]));
+        assert!(!check("http://odds.example", &[]));
+        assert!(!check("null", &[]));
+        assert!(check("https://shop.example", &["https://shop.example"]));
+        assert!(check("null", &["*"]));
+        assert!(check_page(TestRequest::default().to_http_request().headers(), &[]).is_ok());
+    }
+
+    #[test]
+    fn a_place_is_given_back() {
+        let open = Arc::new(AtomicUsize::new(0));
+        let first = Place::take(&open, 1);
+        assert!(first.is_some() && Place::take(&open, 1).is_none());
+        drop(first);
+        assert!(Place::take(&open, 1).is_some());
+    }
+}

@@ -1,0 +1,12 @@
+//! What all rooms share: time, retries, health, batching.
+
+pub mod backoff;
+pub mod blocking;
+pub mod circuit_breaker;
+pub mod clock;
+pub mod connection;
+pub mod drain;
+pub mod feed_health;
+pub mod health;
+pub mod liveness;
+pub mod request_batcher;

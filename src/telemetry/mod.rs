@@ -1,0 +1,7 @@
+//! Logs and metrics.
+
+pub mod limited_logger;
+pub mod log_limit;
+pub mod logging;
+pub mod metrics;
+pub mod redact;
