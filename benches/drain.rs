@@ -32,7 +32,7 @@ use support::{Outcome, machine, need_engines, setting, until};
 /// Rows of a statement.
 const ROWS: usize = 500;
 const PARTITIONS: i32 = 4;
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 fn main() -> Outcome<()> {
     need_engines("drain")?;
@@ -136,7 +136,7 @@ fn drain(backlog: &Backlog) -> Outcome<Drained> {
     let mut cache = redis::Client::open(value("REDIS_URL")?)?.get_connection()?;
     let mut progress = (0, Instant::now());
     // Each row has a number, from 1 on; to count them all would take the server's time.
-    while last_id(&mut database)? < backlog.updates.len() as i64 && progress.1.elapsed() < PATIENCE {
+    while last_id(&mut database)? < backlog.updates.len() as i64 && progress.1.elapsed() < WAIT_LIMIT {
         std::thread::sleep(Duration::from_millis(20));
         let id = last_id(&mut database)?;
         if id > progress.0 {
@@ -144,7 +144,7 @@ fn drain(backlog: &Backlog) -> Outcome<Drained> {
         }
     }
     let mut stale_keys = stale_keys(backlog, &mut cache)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     while stale_keys > 0 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
         stale_keys = self::stale_keys(backlog, &mut cache)?;
@@ -191,7 +191,7 @@ fn publish(backlog: &Backlog, brokers: &str, topic: &str) -> Outcome<()> {
             wanted = again;
         }
     }
-    Ok(producer.flush(PATIENCE)?)
+    Ok(producer.flush(WAIT_LIMIT)?)
 }
 
 /// A connection to a database that has the tables.
@@ -245,8 +245,8 @@ fn lag(brokers: &str, topic: &str, group: &str) -> Outcome<i64> {
     let mut partitions = TopicPartitionList::new();
     partitions.add_partition_range(topic, 0, PARTITIONS - 1);
     let mut lag = 0;
-    for partition in consumer.committed_offsets(partitions, PATIENCE)?.elements() {
-        let (_, end) = consumer.fetch_watermarks(topic, partition.partition(), PATIENCE)?;
+    for partition in consumer.committed_offsets(partitions, WAIT_LIMIT)?.elements() {
+        let (_, end) = consumer.fetch_watermarks(topic, partition.partition(), WAIT_LIMIT)?;
         lag += match partition.offset() {
             Offset::Offset(done) => end - done,
             _ => end,

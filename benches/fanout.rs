@@ -26,7 +26,7 @@ use sports_bet_platform::domain::timestamp::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use support::client::Client;
-use support::crowd::Crowd;
+use support::crowd::ClientPool;
 use support::engines::Folder;
 use support::server::Server;
 use support::supplier::{Supplier, update};
@@ -166,7 +166,7 @@ impl Runs {
 /// A server, the sockets that it writes to, and how it is told to write so many frames to each.
 struct Side {
     process: String,
-    sockets: Crowd,
+    sockets: ClientPool,
     tell: Box<dyn FnMut(usize) -> Outcome<()>>,
 }
 
@@ -206,7 +206,7 @@ impl Side {
             let now = Timestamp::now();
             feed.send((0..burst).map(|market| update(EVENT, &format!("m{market:02}"), version, now)))
         };
-        Ok((Side { process, sockets: Crowd::new(all)?, tell: Box::new(tell) }, length))
+        Ok((Side { process, sockets: ClientPool::new(all)?, tell: Box::new(tell) }, length))
     }
 
     fn bare(which: &str, length: usize, sockets: usize) -> Outcome<Side> {
@@ -220,7 +220,7 @@ impl Side {
             let _kept = &bare;
             Ok(control.write_all(&[u8::try_from(burst)?])?)
         };
-        Ok(Side { process, sockets: Crowd::new(all)?, tell: Box::new(tell) })
+        Ok(Side { process, sockets: ClientPool::new(all)?, tell: Box::new(tell) })
     }
 
     fn run(&mut self, burst: usize, time: Duration) -> Outcome<Run> {

@@ -25,7 +25,7 @@ const ORIGINAL: f64 = 21.6;
 /// How long it is looked at without them.
 const ALONE: Duration = Duration::from_secs(10);
 /// How often the sockets are looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const PING: u8 = 0x89;
 /// A pong without content, masked with zeros.
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
@@ -62,13 +62,13 @@ fn main() -> Outcome<()> {
     // The first round of pings: from then on they come evenly.
     let mut first = 0;
     until("each socket is pinged", || {
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
         first += answer(&mut streams)?;
         Ok((first >= sockets).then_some(()))
     })?;
     let (cpu, began, mut pings) = (server.cpu()?, Instant::now(), 0);
     while began.elapsed() < time {
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
         pings += answer(&mut streams)?;
     }
     let share = (server.cpu()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64();

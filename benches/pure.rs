@@ -14,7 +14,7 @@ use criterion::Criterion;
 use sports_bet_platform::domain::ids::EventId;
 use sports_bet_platform::domain::odds::book::{Book, MarketState};
 use sports_bet_platform::domain::odds::update::OddsUpdate;
-use sports_bet_platform::domain::streaming::fanout::{Delivery, Fanout, Outlet, PushError, SessionId};
+use sports_bet_platform::domain::streaming::fanout::{Delivery, DeliverySink, Fanout, PushError, SessionId};
 use sports_bet_platform::domain::streaming::protocol::UpdateFrame;
 use sports_bet_platform::domain::timestamp::Timestamp;
 use sports_bet_platform::supplier::Decoder;
@@ -135,7 +135,7 @@ fn encode(criterion: &mut Criterion) -> Outcome<()> {
 /// Takes everything, and does nothing with it.
 struct Sink(Cell<usize>);
 
-impl Outlet for Sink {
+impl DeliverySink for Sink {
     fn push(&self, delivery: Delivery) -> Result<(), PushError> {
         self.0.set(self.0.get() + delivery.frames().len());
         Ok(())

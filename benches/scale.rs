@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sports_bet_platform::domain::timestamp::Timestamp;
 
 use support::client::Client;
-use support::crowd::Crowd;
+use support::crowd::ClientPool;
 use support::engines::Folder;
 use support::server::Server;
 use support::supplier::{Feed, Supplier, update};
@@ -26,8 +26,8 @@ const CLIENTS: usize = 100;
 /// Rounds of a run: an update each, of which every client gets a frame.
 const UPDATES_TO_ALL: usize = 1_000;
 /// How often the server is asked how far it is: it costs the server something.
-const LOOK: Duration = Duration::from_millis(50);
-const PATIENCE: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const WAIT_LIMIT: Duration = Duration::from_secs(120);
 /// From this share of its core on a server may join what it would do one by one.
 const FULL: f64 = 0.9;
 
@@ -96,15 +96,15 @@ impl Side {
     /// Waits until each update is in its book and in the database.
     fn settle(&self) -> Outcome<()> {
         let began = Instant::now();
-        while began.elapsed() < PATIENCE {
+        while began.elapsed() < WAIT_LIMIT {
             let applied = self.server.metric("processor", "odds_proc_updates_applied_total")?;
             let stored = self.server.metric("processor", "odds_proc_db_writes_total")?;
             if applied.min(stored) >= self.sent as f64 {
                 return Ok(());
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
-        Err(format!("{} updates are not stored within {PATIENCE:?}", self.sent).into())
+        Err(format!("{} updates are not stored within {WAIT_LIMIT:?}", self.sent).into())
     }
 
     fn run(&mut self, updates: usize, rate: u64) -> Outcome<Run> {
@@ -207,7 +207,7 @@ fn subscriptions() -> Outcome<Vec<Row>> {
     std::thread::sleep(Duration::from_secs(1));
     let memory = (side.server.rss()? - before) / (CLIENTS * (most - 1)) as f64;
 
-    let crowd = |clients: Vec<Client>| Crowd::new(clients.into_iter().map(|client| client.stream).collect());
+    let crowd = |clients: Vec<Client>| ClientPool::new(clients.into_iter().map(|client| client.stream).collect());
     let (mut of_one, mut of_many) = (crowd(of_one)?, crowd(of_many)?);
     let (mut one, mut many) = (Vec::new(), Vec::new());
     for round in 0..=setting("BENCH_ROUNDS", 5)? {
@@ -231,7 +231,7 @@ fn subscriptions() -> Outcome<Vec<Row>> {
 
 impl Side {
     /// One update after the other, of these events in turn. Every client gets a frame of each before the next one.
-    fn rounds(&mut self, clients: &mut Crowd, events: std::ops::Range<usize>) -> Outcome<Run> {
+    fn rounds(&mut self, clients: &mut ClientPool, events: std::ops::Range<usize>) -> Outcome<Run> {
         let (cpu, began) = (self.server.cpu()?, Instant::now());
         for number in 0..UPDATES_TO_ALL {
             let event = events.start + number % events.len();

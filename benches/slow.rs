@@ -24,7 +24,7 @@ use hdrhistogram::Histogram;
 use sports_bet_platform::domain::timestamp::Timestamp;
 
 use support::client::{Client, frame, updated_at};
-use support::crowd::Crowd;
+use support::crowd::ClientPool;
 use support::engines::Folder;
 use support::server::Server;
 use support::supplier::{Feed, Supplier, update};
@@ -40,7 +40,7 @@ const LAST_CALL: Duration = Duration::from_secs(5);
 /// How long the bench sleeps where there is nothing to read.
 const NAP: Duration = Duration::from_micros(50);
 /// How often the server's memory is looked at.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Later than this the bench delays what it measures.
 const LATE: f64 = 2.0;
 
@@ -218,7 +218,7 @@ struct Bench {
     server: Server,
     _folder: Folder,
     feed: Feed,
-    clients: Crowd,
+    clients: ClientPool,
     /// What there is of a frame that has not come as a whole, by client.
     begun: Vec<Vec<u8>>,
     version: u64,
@@ -240,7 +240,7 @@ impl Bench {
             Ok(client.stream)
         };
         let begun = vec![Vec::new(); clients];
-        let clients = Crowd::new((0..clients).map(connect).collect::<Outcome<_>>()?)?;
+        let clients = ClientPool::new((0..clients).map(connect).collect::<Outcome<_>>()?)?;
         Ok(Bench { server, _folder: folder, feed, clients, begun, version: 1 })
     }
 
@@ -288,7 +288,7 @@ impl Bench {
                     }
                 });
             })?;
-            if looked.elapsed() > LOOK {
+            if looked.elapsed() > POLL_INTERVAL {
                 looked = Instant::now();
                 highest = highest.max(self.server.rss()?);
             }

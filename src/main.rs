@@ -8,7 +8,7 @@ use sports_bet_platform::cli::{dlq, ledger, migrate, replay, serve, watch};
 use sports_bet_platform::config;
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::engines::{self, StoreEngine};
-use sports_bet_platform::config::load::Stop;
+use sports_bet_platform::config::load::ConfigExit;
 use sports_bet_platform::config::names::{self, Doubtful};
 use sports_bet_platform::config::settings::LogFormat;
 use sports_bet_platform::supplier::tls;
@@ -40,7 +40,7 @@ enum Task {
     Print(String),
 }
 
-fn prepare(doubtful: &[Doubtful]) -> Result<Task, Stop> {
+fn prepare(doubtful: &[Doubtful]) -> Result<Task, ConfigExit> {
     let (command, given) = cli::parse(std::env::args_os(), &cli::process_environment)?;
     Ok(match command {
         Command::Serve(settings) => Task::Serve(Box::new(Config::new(*settings, given)?)),
@@ -51,11 +51,11 @@ fn prepare(doubtful: &[Doubtful]) -> Result<Task, Stop> {
             Task::Dlq(args)
         }
         Command::Ledger(args) => {
-            let engine = engines::store(&args.store, &given).map_err(|wrong| Stop::Wrong(vec![wrong]))?;
+            let engine = engines::store(&args.store, &given).map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
             Task::Ledger(args, engine)
         }
         Command::Migrate(args) => {
-            let engine = engines::store(&args.store, &given).map_err(|wrong| Stop::Wrong(vec![wrong]))?;
+            let engine = engines::store(&args.store, &given).map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
             Task::Migrate(engine)
         }
         Command::CheckConfig(args) => Task::Print(args.output(given, doubtful)?),

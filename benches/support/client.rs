@@ -12,7 +12,7 @@ use super::Outcome;
 /// Bytes that are read at a time.
 const READ_AT_ONCE: usize = 16_384;
 /// How long a frame may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A client's socket.
 pub struct Client {
@@ -45,7 +45,7 @@ impl Client {
 
     fn upgrade(mut stream: TcpStream, address: SocketAddr, path: &str) -> Outcome<Client> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(WAIT_LIMIT))?;
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

@@ -17,10 +17,10 @@ const NAP: Duration = Duration::from_micros(50);
 const LOOKS_AT_ALL: usize = 10;
 /// So many in a row that have nothing yet: those behind them have nothing either.
 const MISSES: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 /// The sockets.
-pub struct Crowd {
+pub struct ClientPool {
     sockets: Vec<TcpStream>,
     /// Which of them had got what was sent first, second and so on, the last time.
     order: VecDeque<usize>,
@@ -29,12 +29,12 @@ pub struct Crowd {
     rounds: usize,
 }
 
-impl Crowd {
+impl ClientPool {
     /// Sockets on which nothing waits to be read.
-    pub fn new(sockets: Vec<TcpStream>) -> Outcome<Crowd> {
+    pub fn new(sockets: Vec<TcpStream>) -> Outcome<ClientPool> {
         sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
         let (order, got) = ((0..sockets.len()).collect(), vec![0; sockets.len()]);
-        Ok(Crowd { sockets, order, got, buffer: vec![0; 262_144], rounds: 0 })
+        Ok(ClientPool { sockets, order, got, buffer: vec![0; 262_144], rounds: 0 })
     }
 
     /// How many there are.
@@ -138,5 +138,5 @@ fn read(socket: &mut TcpStream, buffer: &mut [u8]) -> Outcome<usize> {
 
 fn nap(began: Instant) -> Outcome<()> {
     std::thread::sleep(NAP);
-    if began.elapsed() < PATIENCE { Ok(()) } else { Err(format!("not all frames came within {PATIENCE:?}").into()) }
+    if began.elapsed() < WAIT_LIMIT { Ok(()) } else { Err(format!("not all frames came within {WAIT_LIMIT:?}").into()) }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Outcome;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 /// A kept connection.
 pub struct Connection {
@@ -20,7 +20,7 @@ impl Connection {
     pub fn open(address: SocketAddr) -> Outcome<Connection> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(WAIT_LIMIT))?;
         Ok(Connection { stream })
     }
 

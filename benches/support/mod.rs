@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// How long a bench waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A number of the environment, as `BENCH_ROUNDS`, or what it is without.
 pub fn setting(name: &str, default: u64) -> Outcome<u64> {
@@ -44,8 +44,8 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Outcome<Option<T>>) -> Outc
         if let Some(answer) = ask()? {
             return Ok(answer);
         }
-        if began.elapsed() > PATIENCE {
-            return Err(format!("not within {PATIENCE:?}: {what}").into());
+        if began.elapsed() > WAIT_LIMIT {
+            return Err(format!("not within {WAIT_LIMIT:?}: {what}").into());
         }
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -10,7 +10,7 @@ use actix::prelude::*;
 
 use super::odds::book_source::BookSource;
 use super::odds::client_reads::{ClientReads, ReadLimits};
-use super::odds::odds_book::{BookEdges, Listener};
+use super::odds::odds_book::{BookEdges, ChangeSubscriber};
 use crate::actors::odds::messages::BookChanged;
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
@@ -133,7 +133,7 @@ pub fn probe_edges_with(cache: Arc<dyn OddsCache>, is_mirror: bool) -> ProbeEdge
     let edges = BookEdges {
         first_position: (!is_mirror).then_some(0),
         source: BookSource::new(cache, store.clone(), clients, metrics.book_metrics()),
-        listeners: vec![Listener::new(listener.recipient(), depth)],
+        listeners: vec![ChangeSubscriber::new(listener.recipient(), depth)],
         is_mirror,
         metrics: metrics.book_metrics(),
     };

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 
 use super::health::SubscriptionHealth;
-use super::{BusError, Given, NewRecord, Position, Record, Subscription, Topic};
+use super::{BusError, ConsumerEvent, NewRecord, Position, Record, Subscription, Topic};
 
 /// The bytes that a topic holds at most, whatever its capacity in records.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
@@ -261,7 +261,7 @@ impl EmbeddedSubscription {
 }
 
 impl Subscription for EmbeddedSubscription {
-    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<Given, BusError>> {
+    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
         async move {
             let shared = self.shared.clone();
             loop {
@@ -277,7 +277,7 @@ impl Subscription for EmbeddedSubscription {
             }
             let mut batch = Vec::new();
             self.take(max, &mut batch);
-            Ok(Given::Records(batch))
+            Ok(ConsumerEvent::Records(batch))
         }
         .boxed()
     }
@@ -331,17 +331,17 @@ mod tests {
         NewRecord { key: Bytes::from(key.to_owned()), payload, headers: Vec::new() }
     }
 
-    fn records(given: Result<Given, BusError>) -> Vec<Record> {
+    fn records(given: Result<ConsumerEvent, BusError>) -> Vec<Record> {
         match given.unwrap() {
-            Given::Records(records) => records,
-            Given::Revoked(partitions) => panic!("revoked: {partitions:?}"),
+            ConsumerEvent::Records(records) => records,
+            ConsumerEvent::Revoked(partitions) => panic!("revoked: {partitions:?}"),
         }
     }
 
     /// Takes what there is, and commits it.
     async fn take(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> {
         let batch = records(group.next_batch(max, NOW).await);
-        group.commit(&Position::behind(&batch));
+        group.commit(&Position::after(&batch));
         batch
     }
 

@@ -56,7 +56,7 @@ pub struct Position(BTreeMap<u32, u64>);
 
 impl Position {
     /// The position behind records.
-    pub fn behind(records: &[Record]) -> Position {
+    pub fn after(records: &[Record]) -> Position {
         let mut position = Position::default();
         for record in records {
             position.advance(record.partition, record.offset.saturating_add(1));
@@ -93,7 +93,7 @@ impl Position {
 
 /// What a subscription gives out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Given {
+pub enum ConsumerEvent {
     /// Records, at least one; those of a partition in their order.
     Records(Vec<Record>),
     /// Partitions that another member of the group reads from now on. Nothing of them is given out before they come back.
@@ -146,7 +146,7 @@ pub trait Topic: Send + Sync {
 pub trait Subscription: Send {
     /// Waits for at least one record, then `linger` longer for up to `max` records. A caller may give up waiting (drop
     /// the future) and loses nothing.
-    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<Given, BusError>>;
+    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<ConsumerEvent, BusError>>;
 
     /// Everything before this position is done. Partitions that were revoked meanwhile are passed over.
     fn commit(&mut self, done: &Position);

@@ -6,7 +6,7 @@ use super::Position;
 
 /// A record in work. Of a partition that was revoked meanwhile it counts for nothing, also when the partition is back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket {
+pub struct InFlight {
     /// The record's partition.
     pub partition: u32,
     offset: u64,
@@ -16,7 +16,7 @@ pub struct Ticket {
 
 /// The records in work, by partition.
 #[derive(Clone, Debug, Default)]
-pub struct Progress {
+pub struct CommitTracker {
     partitions: BTreeMap<u32, Partition>,
     terms: u64,
 }
@@ -36,9 +36,9 @@ impl Partition {
     }
 }
 
-impl Progress {
+impl CommitTracker {
     /// Work on a record begins. Those of a partition begin in their order.
-    pub fn begin(&mut self, partition: u32, offset: u64) -> Ticket {
+    pub fn begin(&mut self, partition: u32, offset: u64) -> InFlight {
         let terms = &mut self.terms;
         let known = self.partitions.entry(partition).or_insert_with(|| {
             *terms += 1;
@@ -46,11 +46,11 @@ impl Progress {
         });
         known.in_work.insert(offset);
         known.next = known.next.max(offset.saturating_add(1));
-        Ticket { partition, offset, term: known.term }
+        InFlight { partition, offset, term: known.term }
     }
 
     /// Work on a record is done.
-    pub fn done(&mut self, ticket: Ticket) {
+    pub fn done(&mut self, ticket: InFlight) {
         if let Some(known) = self.partitions.get_mut(&ticket.partition)
             && known.term == ticket.term
         {
@@ -82,13 +82,13 @@ mod tests {
 
     use super::*;
 
-    fn position(progress: &Progress) -> Vec<(u32, u64)> {
+    fn position(progress: &CommitTracker) -> Vec<(u32, u64)> {
         progress.position().iter().collect()
     }
 
     #[test]
     fn a_head_that_is_not_done_holds_the_position_and_not_the_others() {
-        let mut progress = Progress::default();
+        let mut progress = CommitTracker::default();
         let tickets: Vec<_> = (5..9).map(|offset| progress.begin(1, offset)).collect();
         let other = progress.begin(2, 0);
         assert_eq!((position(&progress), progress.ahead()), (vec![(1, 5), (2, 0)], 5));
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_was_begun_before_a_partition_was_revoked_counts_for_nothing() {
-        let mut progress = Progress::default();
+        let mut progress = CommitTracker::default();
         let before = progress.begin(0, 5);
         progress.forget(&[0, 7]);
         assert_eq!(position(&progress), []);
@@ -139,7 +139,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_agrees_with_a_list_that_is_searched(steps in proptest::collection::vec(step(), 0..80)) {
-            let mut progress = Progress::default();
+            let mut progress = CommitTracker::default();
             let (mut model, mut tickets, mut ends) = (Model::new(), Vec::new(), [0_u64; 3]);
             for step in steps {
                 match step {

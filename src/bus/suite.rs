@@ -58,7 +58,7 @@ pub fn value(record: &Record) -> u32 {
 /// The next records, however often partitions come and go before.
 pub async fn next(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> {
     loop {
-        if let Given::Records(records) = group.next_batch(max, Duration::ZERO).await.unwrap() {
+        if let ConsumerEvent::Records(records) = group.next_batch(max, Duration::ZERO).await.unwrap() {
             return records;
         }
     }
@@ -69,7 +69,7 @@ pub async fn take(group: &mut Box<dyn Subscription>, count: usize) -> Vec<Record
     let mut taken = Vec::new();
     while taken.len() < count {
         let batch = next(group, count - taken.len()).await;
-        group.commit(&Position::behind(&batch));
+        group.commit(&Position::after(&batch));
         taken.extend(batch);
     }
     taken
@@ -159,7 +159,9 @@ pub fn giving_up_a_wait_loses_nothing(bus: Bus) -> BoxFuture<'static, ()> {
         let mut read = Vec::new();
         while read.len() < 50 {
             let waiting = group.next_batch(10, Duration::from_millis(1));
-            if let Ok(Ok(Given::Records(batch))) = tokio::time::timeout(Duration::from_micros(1_200), waiting).await {
+            if let Ok(Ok(ConsumerEvent::Records(batch))) =
+                tokio::time::timeout(Duration::from_micros(1_200), waiting).await
+            {
                 read.extend(batch);
             }
         }
@@ -206,7 +208,7 @@ pub fn the_lag_goes_to_nothing(bus: Bus) -> BoxFuture<'static, ()> {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(group.lag(), 20);
-        group.commit(&Position::behind(&batch));
+        group.commit(&Position::after(&batch));
         assert_eq!(group.lag(), 19);
         take(&mut group, 19).await;
         assert_eq!(group.lag(), 0);

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Broadcasts, CacheError, OddsCache, kept};
+use super::{BroadcastStream, CacheError, OddsCache, kept};
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::odds::book::MarketState;
 
@@ -82,7 +82,7 @@ impl OddsCache for EmbeddedCache {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+    fn listen(&self) -> Option<Box<dyn BroadcastStream>> {
         None
     }
 }

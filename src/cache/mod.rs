@@ -84,7 +84,7 @@ pub trait OddsCache: Send + Sync {
 
     /// Tells the other instances that this one follows the bus, though it may have no change to tell. Nothing to do for a
     /// cache within one process.
-    fn say_alive(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+    fn publish_heartbeat(&self) -> BoxFuture<'static, Result<(), CacheError>> {
         std::future::ready(Ok(())).boxed()
     }
 
@@ -95,7 +95,7 @@ pub trait OddsCache: Send + Sync {
     }
 
     /// What the other instances tell, from now on. `None` for a cache within one process: there are no others.
-    fn listen(&self) -> Option<Box<dyn Broadcasts>>;
+    fn listen(&self) -> Option<Box<dyn BroadcastStream>>;
 }
 
 /// A state to be kept and told.
@@ -129,7 +129,7 @@ pub struct RefusedBroadcasts {
 
 /// What is heard of the other instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum BroadcastEvent {
     /// Changes, at least one, in the order in which they were told.
     Changes(Vec<Broadcast>),
     /// No change, but some instance follows the bus and would tell of one. Whether the heartbeat is that of our own
@@ -152,7 +152,7 @@ pub enum Heard {
 }
 
 /// The listening to other instances. Connects, and connects anew, by itself.
-pub trait Broadcasts: Send {
+pub trait BroadcastStream: Send {
     /// Waits for what comes next. A caller may give up waiting (drop the future) and loses nothing.
-    fn next(&mut self) -> BoxFuture<'_, Heard>;
+    fn next(&mut self) -> BoxFuture<'_, BroadcastEvent>;
 }

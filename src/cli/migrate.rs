@@ -6,7 +6,7 @@ use clap::Args;
 use crate::config::engines::StoreEngine;
 use crate::config::settings::StoreSettings;
 use crate::store::postgres::{PgOptions, PgStore};
-use crate::store::sqlite::{Claim, SqliteStore};
+use crate::store::sqlite::{DatabaseLock, SqliteStore};
 use crate::store::{Store, StoreError};
 
 /// Brings the database's tables to this version, and ends
@@ -31,7 +31,7 @@ pub fn run(engine: &StoreEngine) -> Result<(), MigrateError> {
         StoreEngine::Sqlite(path) => {
             let path = path.to_string_lossy();
             let store = SqliteStore::open(&path)?;
-            let _claim = Claim::of(std::path::Path::new(path.as_ref()))?;
+            let _claim = DatabaseLock::of(std::path::Path::new(path.as_ref()))?;
             store.migrate()?;
         }
         StoreEngine::Postgres { url, .. } => {

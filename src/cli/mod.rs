@@ -12,7 +12,7 @@ use std::io::Write;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::load::{self, Environment, Given, Stop};
+use crate::config::load::{self, ConfigExit, ConfigInput, Environment};
 use crate::config::names::Doubtful;
 use crate::config::settings::Settings;
 use crate::config::{Config, show};
@@ -106,7 +106,7 @@ pub struct CheckConfigArgs {
 
 impl CheckConfigArgs {
     /// The text that the command prints.
-    pub fn output(self, given: Given, doubtful: &[Doubtful]) -> Result<String, Stop> {
+    pub fn output(self, given: ConfigInput, doubtful: &[Doubtful]) -> Result<String, ConfigExit> {
         if self.example {
             return Ok(show::example());
         }
@@ -114,10 +114,13 @@ impl CheckConfigArgs {
     }
 }
 
-/// Reads a command line, the program's name first, over an environment. [`Given`] goes on to [`Config::new`] or
+/// Reads a command line, the program's name first, over an environment. [`ConfigInput`] goes on to [`Config::new`] or
 /// [`CheckConfigArgs::output`], which report its wrong values with their own findings; any other command comes only when
 /// none is wrong.
-pub fn parse(args: impl IntoIterator<Item = OsString>, environment: Environment<'_>) -> Result<(Command, Given), Stop> {
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    environment: Environment<'_>,
+) -> Result<(Command, ConfigInput), ConfigExit> {
     let (cli, given) = load::load::<Cli>(with_command(args.into_iter().collect()), environment)?;
     match &cli.command {
         Command::Serve(_) | Command::CheckConfig(_) => {}
@@ -163,13 +166,13 @@ mod tests {
     use clap::CommandFactory;
     use clap::error::ErrorKind;
 
-    fn parsed(args: &[&str]) -> Result<(Command, Given), Stop> {
+    fn parsed(args: &[&str]) -> Result<(Command, ConfigInput), ConfigExit> {
         parse(args.iter().map(OsString::from), &|_| None)
     }
 
     fn usage(args: &[&str]) -> Box<clap::Error> {
         match parsed(args) {
-            Err(Stop::Usage(error)) => error,
+            Err(ConfigExit::Usage(error)) => error,
             other => panic!("{other:?}"),
         }
     }

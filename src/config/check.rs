@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::load::{ConfigError, Given, Stop};
+use super::load::{ConfigError, ConfigExit, ConfigInput};
 use super::settings::{PortSettings, Role, Settings, SupplierSettings};
 use super::values::supplier_url;
 use super::{Config, Suppliers, engines};
@@ -11,7 +11,7 @@ use super::{Config, Suppliers, engines};
 const DEFAULT_SUPPLIER: &str = "ws://127.0.0.1:8081/ws";
 
 /// Checks settings as a whole.
-pub(super) fn check(settings: Settings, given: Given) -> Result<Config, Stop> {
+pub(super) fn check(settings: Settings, given: ConfigInput) -> Result<Config, ConfigExit> {
     let roles = roles_of(&settings);
     let mut wrong = given.wrong.clone();
     wrong.extend(orders(&settings, &given));
@@ -27,7 +27,7 @@ pub(super) fn check(settings: Settings, given: Given) -> Result<Config, Stop> {
         (Some(engines), Some(suppliers)) if wrong.is_empty() => {
             Ok(Config { roles, suppliers, engines, settings, shown: given.settings })
         }
-        _ => Err(Stop::Wrong(wrong)),
+        _ => Err(ConfigExit::Wrong(wrong)),
     }
 }
 
@@ -36,7 +36,7 @@ fn roles_of(settings: &Settings) -> BTreeSet<Role> {
 }
 
 /// Settings of which one must be smaller than the other.
-fn orders(settings: &Settings, given: &Given) -> Vec<ConfigError> {
+fn orders(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     let (clients, suppliers) = (&settings.clients, &settings.suppliers);
     let pairs: [Pair; 8] = [
         (
@@ -87,7 +87,7 @@ fn orders(settings: &Settings, given: &Given) -> Vec<ConfigError> {
 }
 
 /// Amounts of which one must be smaller than the other.
-fn amounts(settings: &Settings, given: &Given) -> Vec<ConfigError> {
+fn amounts(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     let money = &settings.money;
     let (least, most) = (money.bet_min_stake_cents, money.bet_max_stake_cents);
     let pairs = [
@@ -102,7 +102,7 @@ fn amounts(settings: &Settings, given: &Given) -> Vec<ConfigError> {
 type Pair = (bool, &'static str, &'static str, &'static str);
 
 /// The pairs that are not as they must be. One with a value that could not be read is left out: it has its error.
-fn compare(what: &str, pairs: &[Pair], given: &Given) -> Vec<ConfigError> {
+fn compare(what: &str, pairs: &[Pair], given: &ConfigInput) -> Vec<ConfigError> {
     let known = |variable: &str| given.wrong.iter().any(|error| error.variable == variable);
     pairs
         .iter()
@@ -122,7 +122,7 @@ fn compare(what: &str, pairs: &[Pair], given: &Given) -> Vec<ConfigError> {
 
 /// Topics that must differ, or records of one kind are read as another; and groups, or two readers share what each needs
 /// as a whole.
-fn equal_names(settings: &Settings, given: &Given) -> Vec<ConfigError> {
+fn equal_names(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     let bus = &settings.bus;
     let dead_letters = bus.dead_letter_topic();
     let topics = [
@@ -172,7 +172,7 @@ pub(crate) fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'s
     all.iter().filter(|(role, ..)| roles.contains(role)).map(|(_, variable, port)| (*variable, *port)).collect()
 }
 
-fn equal_ports(roles: &BTreeSet<Role>, ports: &PortSettings, given: &Given) -> Vec<ConfigError> {
+fn equal_ports(roles: &BTreeSet<Role>, ports: &PortSettings, given: &ConfigInput) -> Vec<ConfigError> {
     let ports = ports_of(roles, ports);
     let mut wrong = Vec::new();
     for (place, (later, port)) in ports.iter().enumerate() {
@@ -185,7 +185,11 @@ fn equal_ports(roles: &BTreeSet<Role>, ports: &PortSettings, given: &Given) -> V
     wrong
 }
 
-fn suppliers(roles: &BTreeSet<Role>, settings: &SupplierSettings, given: &Given) -> Result<Suppliers, ConfigError> {
+fn suppliers(
+    roles: &BTreeSet<Role>,
+    settings: &SupplierSettings,
+    given: &ConfigInput,
+) -> Result<Suppliers, ConfigError> {
     if !settings.supplier_urls.is_empty() {
         return Ok(Suppliers::At(settings.supplier_urls.clone()));
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::load::{ConfigError, Given};
+use super::load::{ConfigError, ConfigInput};
 use super::settings::{BusSettings, Role, Settings, StoreSettings};
 use crate::bus::kafka;
 use crate::cache::redis::RedisCache;
@@ -80,7 +80,7 @@ impl Engines {
 }
 
 /// The engines that the settings choose, or what is wrong with them.
-pub(super) fn choose(settings: &Settings, given: &Given) -> Result<Engines, Vec<ConfigError>> {
+pub(super) fn choose(settings: &Settings, given: &ConfigInput) -> Result<Engines, Vec<ConfigError>> {
     let mut wrong = Vec::new();
     let bus = bus(&settings.bus, given, &mut wrong);
     let cache = cache(settings, given).map_err(|error| wrong.push(error)).ok();
@@ -92,7 +92,7 @@ pub(super) fn choose(settings: &Settings, given: &Given) -> Result<Engines, Vec<
 }
 
 /// Roles that need each other are joined within one process by the embedded engines; apart they need real ones.
-pub(super) fn split_roles(roles: &BTreeSet<Role>, engines: &Engines, given: &Given) -> Vec<ConfigError> {
+pub(super) fn split_roles(roles: &BTreeSet<Role>, engines: &Engines, given: &ConfigInput) -> Vec<ConfigError> {
     let embedded_bus = engines.bus == BusEngine::Embedded;
     let embedded_cache = matches!(engines.cache, CacheEngine::Embedded);
     let sqlite = matches!(engines.store, StoreEngine::Sqlite(_));
@@ -129,7 +129,7 @@ pub(super) fn split_roles(roles: &BTreeSet<Role>, engines: &Engines, given: &Giv
     wrong
 }
 
-fn bus(settings: &BusSettings, given: &Given, wrong: &mut Vec<ConfigError>) -> BusEngine {
+fn bus(settings: &BusSettings, given: &ConfigInput, wrong: &mut Vec<ConfigError>) -> BusEngine {
     if settings.kafka_brokers.is_none() {
         return BusEngine::Embedded;
     }
@@ -143,7 +143,7 @@ fn is_broker(text: &str) -> bool {
     !host.is_empty() && !host.contains([' ', '/', '@']) && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-fn cache(settings: &Settings, given: &Given) -> Result<CacheEngine, ConfigError> {
+fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, ConfigError> {
     let want = "redis://user:password@host:6379/0, or rediss:// for TLS";
     if let Some(url) = &settings.cache.redis_url {
         let bad = |problem: &str| given.error("REDIS_URL", format!("{want}; here {problem}"));
@@ -169,7 +169,7 @@ const POSTGRES: &str = "a PostgreSQL, as postgres://user:password@host:5432/name
 const SQLITE: &str = "a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db";
 
 /// The database that settings choose.
-pub fn store(settings: &StoreSettings, given: &Given) -> Result<StoreEngine, ConfigError> {
+pub fn store(settings: &StoreSettings, given: &ConfigInput) -> Result<StoreEngine, ConfigError> {
     // The original's variable counts where ours is not set.
     let (variable, url) = match &settings.postgres_dsn {
         Some(dsn) if !given.is_set("DATABASE_URL") => ("POSTGRES_DSN", dsn),
@@ -196,7 +196,7 @@ pub fn store(settings: &StoreSettings, given: &Given) -> Result<StoreEngine, Con
 }
 
 /// The SQLite file of the embedded engines, of commands that work on nothing else.
-pub fn sqlite_file(url: &SecretString, given: &Given) -> Result<PathBuf, ConfigError> {
+pub fn sqlite_file(url: &SecretString, given: &ConfigInput) -> Result<PathBuf, ConfigError> {
     sqlite_path(url.expose_secret()).ok_or_else(|| given.error("DATABASE_URL", SQLITE))
 }
 

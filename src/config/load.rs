@@ -61,17 +61,17 @@ fn name_of(variable: &str, flag: Option<&str>) -> String {
 
 /// Why a command line was not taken. Help that was asked for is one of the reasons.
 #[derive(Debug)]
-pub enum Stop {
+pub enum ConfigExit {
     /// clap answers: help, the version, an unknown flag or subcommand.
     Usage(Box<clap::Error>),
     /// Settings have wrong values.
     Wrong(Vec<ConfigError>),
 }
 
-impl Stop {
+impl ConfigExit {
     /// Tells the user, and gives the exit code: 0 for help that was asked for, 2 for what is wrong.
     pub fn report(&self) -> ExitCode {
-        if let Stop::Usage(usage) = self {
+        if let ConfigExit::Usage(usage) = self {
             // Nothing is left to do where even this cannot be written.
             let _ = usage.print();
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(WRONG_USAGE));
@@ -81,11 +81,11 @@ impl Stop {
     }
 }
 
-impl fmt::Display for Stop {
+impl fmt::Display for ConfigExit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Stop::Usage(usage) => fmt::Display::fmt(usage, formatter),
-            Stop::Wrong(wrong) => {
+            ConfigExit::Usage(usage) => fmt::Display::fmt(usage, formatter),
+            ConfigExit::Wrong(wrong) => {
                 let lines: Vec<String> = wrong.iter().map(ConfigError::to_string).collect();
                 formatter.write_str(&lines.join("\n"))
             }
@@ -93,7 +93,7 @@ impl fmt::Display for Stop {
     }
 }
 
-impl std::error::Error for Stop {}
+impl std::error::Error for ConfigExit {}
 
 /// Where a setting's value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl Source {
 
 /// A setting as it may be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
+pub struct EffectiveSetting {
     /// The heading that it stands under.
     pub heading: String,
     /// Its environment variable.
@@ -134,16 +134,16 @@ pub struct Shown {
 
 /// What was given beside the typed values.
 #[derive(Clone, Debug, Default)]
-pub struct Given {
+pub struct ConfigInput {
     /// Every setting of the command, in the order of its help.
-    pub settings: Vec<Shown>,
+    pub settings: Vec<EffectiveSetting>,
     /// The settings with wrong values; the typed values hold their defaults.
     pub wrong: Vec<ConfigError>,
 }
 
-impl Given {
+impl ConfigInput {
     /// A setting by its variable.
-    pub fn setting(&self, variable: &str) -> Option<&Shown> {
+    pub fn setting(&self, variable: &str) -> Option<&EffectiveSetting> {
         self.settings.iter().find(|setting| setting.variable == variable)
     }
 
@@ -164,17 +164,17 @@ impl Given {
     }
 
     /// Stops where a value was wrong.
-    pub fn complete(&self) -> Result<(), Stop> {
-        if self.wrong.is_empty() { Ok(()) } else { Err(Stop::Wrong(self.wrong.clone())) }
+    pub fn complete(&self) -> Result<(), ConfigExit> {
+        if self.wrong.is_empty() { Ok(()) } else { Err(ConfigExit::Wrong(self.wrong.clone())) }
     }
 }
 
 /// Reads `args`, the program's name first, over `environment` over the defaults, for a command or its subcommand.
-/// Wrong values are found in [`Given::wrong`]; they stop the reading only where nothing can stand in their place.
+/// Wrong values are found in [`ConfigInput::wrong`]; they stop the reading only where nothing can stand in their place.
 pub fn load<C: CommandFactory + FromArgMatches>(
     args: impl IntoIterator<Item = OsString>,
     environment: Environment<'_>,
-) -> Result<(C, Given), Stop> {
+) -> Result<(C, ConfigInput), ConfigExit> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let mut described = C::command();
     described.build();
@@ -192,12 +192,12 @@ pub fn load<C: CommandFactory + FromArgMatches>(
     });
     let (typed, matches) = match read {
         Ok(read) => read,
-        Err(_) if !wrong.is_empty() => return Err(Stop::Wrong(wrong)),
-        Err(usage) => return Err(Stop::Usage(Box::new(usage))),
+        Err(_) if !wrong.is_empty() => return Err(ConfigExit::Wrong(wrong)),
+        Err(usage) => return Err(ConfigExit::Usage(Box::new(usage))),
     };
     let matches = innermost_matches(&matches);
     let settings = command.get_arguments().filter_map(|arg| shown(arg, matches, &flagged)).collect();
-    Ok((typed, Given { settings, wrong }))
+    Ok((typed, ConfigInput { settings, wrong }))
 }
 
 /// The subcommand that the arguments name, and how many of them do that, the program's name included.
@@ -238,7 +238,7 @@ fn read_flags<C: CommandFactory>(
     command: &Command,
     args: &mut Vec<OsString>,
     wrong: &mut Vec<ConfigError>,
-) -> Result<BTreeSet<String>, Stop> {
+) -> Result<BTreeSet<String>, ConfigExit> {
     let mut flagged = BTreeSet::new();
     loop {
         let error = match detached(C::command(), true).try_get_matches_from(&*args) {
@@ -255,9 +255,9 @@ fn read_flags<C: CommandFactory>(
             Some(arg) => flagged.insert(arg.get_id().to_string()),
             None if !wrong.is_empty() && is_about_a_value(&error) => {
                 wrong.push(from_clap(&error));
-                return Err(Stop::Wrong(std::mem::take(wrong)));
+                return Err(ConfigExit::Wrong(std::mem::take(wrong)));
             }
-            None => return Err(Stop::Usage(Box::new(with_help_text::<C>(error, args)))),
+            None => return Err(ConfigExit::Usage(Box::new(with_help_text::<C>(error, args)))),
         };
     }
 }
@@ -424,7 +424,7 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.escape_debug())
 }
 
-fn shown(arg: &Arg, matches: &ArgMatches, flagged: &BTreeSet<String>) -> Option<Shown> {
+fn shown(arg: &Arg, matches: &ArgMatches, flagged: &BTreeSet<String>) -> Option<EffectiveSetting> {
     let variable = arg.get_env()?.to_str()?.to_owned();
     let id = arg.get_id().as_str();
     let mut delimiter = [0; 4];
@@ -436,7 +436,7 @@ fn shown(arg: &Arg, matches: &ArgMatches, flagged: &BTreeSet<String>) -> Option<
         Some(ValueSource::CommandLine) => Source::Environment,
         _ => Source::Default,
     };
-    Some(Shown {
+    Some(EffectiveSetting {
         heading: arg.get_help_heading().unwrap_or("Other").to_owned(),
         variable,
         flag: format!("--{}", arg.get_long().unwrap_or(id)),
@@ -464,7 +464,7 @@ mod tests {
         numbers: Vec<u32>,
     }
 
-    fn player(args: &[&str], variables: &[(&str, &str)]) -> Result<(Player, Given), Stop> {
+    fn player(args: &[&str], variables: &[(&str, &str)]) -> Result<(Player, ConfigInput), ConfigExit> {
         let args = ["player"].iter().chain(args).map(OsString::from);
         load(args, &|name| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into()))
     }
@@ -476,7 +476,7 @@ mod tests {
             assert_eq!((player.r#loop, player.speed, player.numbers), (plays, 3, vec![1, 2]), "{value}");
         }
         assert!(
-            matches!(player(&[], &[]), Err(Stop::Usage(error)) if error.kind() == ErrorKind::MissingRequiredArgument)
+            matches!(player(&[], &[]), Err(ConfigExit::Usage(error)) if error.kind() == ErrorKind::MissingRequiredArgument)
         );
     }
 

@@ -19,7 +19,7 @@ use clap::Parser;
 
 use crate::config::endpoint::Endpoint;
 use engines::{BusEngine, CacheEngine, Engines};
-use load::{ConfigError, Environment, Given, Shown, Stop};
+use load::{ConfigError, ConfigExit, ConfigInput, EffectiveSetting, Environment};
 use settings::{Role, Settings};
 
 /// Where the role `ingest` finds its suppliers.
@@ -43,7 +43,7 @@ pub struct Config {
     /// Every setting by itself.
     pub settings: Settings,
     /// Every setting as it may be shown.
-    pub shown: Vec<Shown>,
+    pub shown: Vec<EffectiveSetting>,
 }
 
 /// A command line of settings alone.
@@ -56,7 +56,7 @@ struct Alone {
 
 impl Config {
     /// Checks settings as a whole. Wrong values that were found before are reported with what is found now.
-    pub fn new(settings: Settings, given: Given) -> Result<Config, Stop> {
+    pub fn new(settings: Settings, given: ConfigInput) -> Result<Config, ConfigExit> {
         check::check(settings, given)
     }
 
@@ -100,7 +100,7 @@ impl Config {
     pub fn from_args_and_env(
         args: impl Iterator<Item = OsString>,
         environment: Environment<'_>,
-    ) -> Result<Config, Stop> {
+    ) -> Result<Config, ConfigExit> {
         let args = std::iter::once(OsString::from("sports-bet")).chain(args);
         let (alone, given) = load::load::<Alone>(args, environment)?;
         Config::new(alone.settings, given)
@@ -108,7 +108,7 @@ impl Config {
 
     /// Makes a configuration from a few variables, and defaults for all others: for tests and for programs that embed
     /// the platform. A name that no setting has is an error.
-    pub fn from_variables(variables: &[(&str, &str)]) -> Result<Config, Stop> {
+    pub fn from_variables(variables: &[(&str, &str)]) -> Result<Config, ConfigExit> {
         let known: BTreeSet<String> = show::variables().collect();
         let unknown: Vec<ConfigError> = variables
             .iter()
@@ -121,7 +121,7 @@ impl Config {
             })
             .collect();
         if !unknown.is_empty() {
-            return Err(Stop::Wrong(unknown));
+            return Err(ConfigExit::Wrong(unknown));
         }
         let value = |name: &str| {
             // The last one wins, as in an environment.
@@ -133,12 +133,12 @@ impl Config {
 
 /// Reads `.env` of the working directory into the environment; what is set already wins. Call it first in `main`,
 /// before there is any thread. A missing file is fine.
-pub fn read_dotenv() -> Result<(), Stop> {
+pub fn read_dotenv() -> Result<(), ConfigExit> {
     let path = Path::new(".env");
     match dotenvy::from_path(path) {
         Ok(()) => Ok(()),
         Err(error) if error.not_found() => Ok(()),
-        Err(error) => Err(Stop::Wrong(vec![dotenv_error(path, &error)])),
+        Err(error) => Err(ConfigExit::Wrong(vec![dotenv_error(path, &error)])),
     }
 }
 
@@ -162,13 +162,13 @@ mod tests {
 
     fn wrong(variables: &[(&str, &str)]) -> Vec<String> {
         match Config::from_variables(variables) {
-            Err(Stop::Wrong(wrong)) => wrong.iter().map(ConfigError::to_string).collect(),
+            Err(ConfigExit::Wrong(wrong)) => wrong.iter().map(ConfigError::to_string).collect(),
             Err(usage) => panic!("{usage}"),
             Ok(config) => panic!("taken: {config:?}"),
         }
     }
 
-    fn flags(flags: &[&str], variables: &[(&str, &str)]) -> Result<Config, Stop> {
+    fn flags(flags: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigExit> {
         let value = |name: &str| {
             variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
         };

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use crate::actors::bets::supplier_client::GuardedSupplier;
-use crate::actors::ingest::supplier_feed::FeedStatus;
+use crate::actors::bets::supplier_client::SupplierClient;
+use crate::actors::ingest::supplier_feed::SupplierConnection;
 use crate::actors::odds::cache_writer::CacheHealth;
 use crate::actors::odds::store_writer::LastBatch;
 use crate::bus::Topic;
@@ -14,7 +14,7 @@ use crate::cache::OddsCache;
 use crate::http::health::Check;
 use crate::runtime::blocking::blocking;
 use crate::runtime::feed_health::FeedState;
-use crate::runtime::health::Trouble;
+use crate::runtime::health::HealthCell;
 use crate::store::Store;
 
 use super::reasons;
@@ -81,7 +81,7 @@ pub(super) fn check_group(name: &str, health: SubscriptionHealth) -> Check {
 }
 
 /// Ready while any supplier is connected: one that fails must not take the others out of service.
-pub(super) fn check_suppliers(statuses: Vec<Arc<FeedStatus>>) -> Check {
+pub(super) fn check_suppliers(statuses: Vec<Arc<SupplierConnection>>) -> Check {
     Check::new("suppliers", move || {
         let connected = statuses.iter().any(|status| status.is_connected());
         let names = || statuses.iter().map(|status| status.supplier.as_str()).collect::<Vec<_>>().join(", ");
@@ -91,11 +91,11 @@ pub(super) fn check_suppliers(statuses: Vec<Arc<FeedStatus>>) -> Check {
 }
 
 /// Not ready while an actor cannot do its work.
-pub(super) fn check_trouble(name: &str, trouble: Arc<Trouble>) -> Check {
+pub(super) fn check_trouble(name: &str, trouble: Arc<HealthCell>) -> Check {
     Check::new(name, move || std::future::ready(trouble.problem().map_or(Ok(()), Err)).boxed())
 }
 
 /// Not ready while the supplier that confirms bets is left alone.
-pub(super) fn check_supplier(supplier: Arc<GuardedSupplier>) -> Check {
+pub(super) fn check_supplier(supplier: Arc<SupplierClient>) -> Check {
     Check::new("supplier", move || std::future::ready(supplier.problem().map_or(Ok(()), Err)).boxed())
 }

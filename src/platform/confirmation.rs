@@ -6,16 +6,16 @@ use std::time::Duration;
 use url::Url;
 
 use super::StartError;
+use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_group, check_store, check_trouble};
 use super::engines::{BetTopics, Stores};
-use super::money::{MOST_TOGETHER, OUTBOX_LEASE};
-use super::wiring::{HUB_MAILBOX, Wiring};
+use super::money::{MAX_TOGETHER, OUTBOX_LEASE};
 use crate::actors::bets::bet_consumer::{Confirmer, ConfirmerSettings};
 use crate::actors::bets::canceller::{Canceller, CancellerSettings};
-use crate::actors::bets::confirmation::{Desk, DeskSettings};
-use crate::actors::bets::decision::{Decider, DeciderSettings};
+use crate::actors::bets::confirmation::{BetConfirmation, ConfirmationSettings};
+use crate::actors::bets::decision::{BetDecisions, DeciderSettings};
 use crate::actors::bets::overdue_sweeper::{BetSweeper, SweeperSettings};
-use crate::actors::bets::supplier_client::{GuardSettings, GuardedSupplier};
+use crate::actors::bets::supplier_client::{GuardSettings, SupplierClient};
 use crate::config::settings::Role;
 use crate::runtime::backoff::BackoffPolicy;
 use crate::runtime::circuit_breaker::BreakerPolicy;
@@ -38,7 +38,7 @@ const CANCEL_HOLD: Duration = Duration::from_secs(30);
 /// Delays between tries to cancel a bet.
 const CANCEL_RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(200), most: Duration::from_secs(60) };
 
-impl Wiring<'_> {
+impl PlatformBuilder<'_> {
     /// Has bets confirmed.
     pub(super) fn start_confirmation(&mut self, stores: &Stores, topics: &BetTopics) -> Result<(), StartError> {
         let metrics = ConfirmationMetrics::new()?;
@@ -53,7 +53,7 @@ impl Wiring<'_> {
                 pause: settings.bet_confirm_breaker_pause,
             },
         };
-        let supplier = Arc::new(GuardedSupplier::new(Arc::new(supplier), guard, clock.clone(), metrics.clone()));
+        let supplier = Arc::new(SupplierClient::new(Arc::new(supplier), guard, clock.clone(), metrics.clone()));
         let retry = BackoffPolicy { first: settings.bet_confirm_retry_min, most: settings.bet_confirm_retry_max };
         let at_once = settings.bet_confirm_concurrency;
         let (turns, users) = (self.turns.clone(), self.user_turns.clone());
@@ -66,17 +66,17 @@ impl Wiring<'_> {
         let canceller = self.start("canceller", &arbiter, HUB_MAILBOX, canceller);
         let decider = || {
             let (relay, canceller) = (relay.clone().recipient(), canceller.clone().recipient());
-            let (turns, users, together) = (turns.clone(), users.clone(), MOST_TOGETHER);
+            let (turns, users, together) = (turns.clone(), users.clone(), MAX_TOGETHER);
             let deciding = DeciderSettings { turns, together, users, lease: OUTBOX_LEASE };
-            Decider::new(deciding, stores.money.clone(), relay, canceller, clock.clone(), metrics.clone())
+            BetDecisions::new(deciding, stores.money.clone(), relay, canceller, clock.clone(), metrics.clone())
         };
         let sweeping = SweeperSettings { grace: SWEEP_GRACE, batch: SWEEP_BATCH };
         let sweeper = BetSweeper::new(stores.money.clone(), decider(), sweeping, clock.clone(), metrics.clone());
         self.start("bet sweeper", &arbiter, 1, sweeper);
 
         let topic = topics.placed.name().to_owned();
-        let desk = Desk::new(
-            DeskSettings { topic, retry, turns: turns.clone(), together: MOST_TOGETHER },
+        let desk = BetConfirmation::new(
+            ConfirmationSettings { topic, retry, turns: turns.clone(), together: MAX_TOGETHER },
             stores.money.clone(),
             supplier.clone(),
             decider(),

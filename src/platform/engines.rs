@@ -20,7 +20,7 @@ use crate::runtime::blocking::blocking;
 use crate::store::Store;
 use crate::store::money::MoneyStore;
 use crate::store::postgres::{PgOptions, PgStore};
-use crate::store::sqlite::{Claim, SqliteStore};
+use crate::store::sqlite::{DatabaseLock, SqliteStore};
 
 use super::StartError;
 
@@ -141,7 +141,7 @@ pub(super) struct Stores {
 
 /// Opens the stores. A SQLite file is claimed and migrated at once; PostgreSQL is migrated once it is there, by
 /// [`crate::platform::waiting`].
-pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Claim>), StartError> {
+pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<DatabaseLock>), StartError> {
     let limits = Plausibility::within(config.settings.suppliers.supplier_max_clock_skew);
     match &config.engines.store {
         StoreEngine::Sqlite(path) => {
@@ -149,7 +149,7 @@ pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Claim
             let shown = path.clone();
             let opened = blocking(move || {
                 let store = SqliteStore::open(&path)?.within(limits);
-                let claim = Claim::of(Path::new(&path))?;
+                let claim = DatabaseLock::of(Path::new(&path))?;
                 store.migrate()?;
                 Ok((Arc::new(store), claim))
             });

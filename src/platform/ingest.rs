@@ -1,9 +1,9 @@
 //! The role `ingest`: suppliers to the bus.
 
 use super::StartError;
+use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_suppliers};
 use super::engines::Bus;
-use super::wiring::{HUB_MAILBOX, Wiring};
 use crate::actors::ingest::bus_publisher::BusPublisher;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::endpoint::Endpoint;
@@ -14,7 +14,7 @@ use crate::telemetry::metrics::IngestMetrics;
 /// Messages that may wait for one feed.
 const FEED_MAILBOX: usize = 16;
 
-impl Wiring<'_> {
+impl PlatformBuilder<'_> {
     /// Makes the feeds and what they publish through.
     pub(super) fn start_ingest(&mut self, config: &Config, bus: &Bus) -> Result<(), StartError> {
         let metrics = IngestMetrics::new()?;

@@ -1,6 +1,7 @@
 //! The one place that wires: starts the actors, downstream first, and stops them in the other direction.
 
 mod bounds;
+mod builder;
 mod checks;
 mod confirmation;
 mod engines;
@@ -10,8 +11,7 @@ mod odds;
 mod ports;
 mod processor;
 mod reasons;
-mod waiting;
-mod wiring;
+mod startup;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,9 +23,9 @@ use futures_util::future::join_all;
 use log::warn;
 use tokio::task::JoinSet;
 
+use self::builder::PlatformBuilder;
 use self::engines::{Bus, MIGRATING, open_cache, open_stores};
 pub use self::ports::BusyPorts;
-use self::wiring::Wiring;
 use crate::actors::ingest::messages::LeaveSupplier;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::actors::odds::odds_consumer::BusConsumer;
@@ -42,7 +42,7 @@ use crate::http::server::{BindError, RunningServer};
 use crate::runtime::drain::Drain;
 use crate::simulator::SimulatorHandle;
 use crate::store::StoreError;
-use crate::store::sqlite::Claim;
+use crate::store::sqlite::DatabaseLock;
 use crate::supplier::confirm::SetupError;
 use crate::supplier::tls;
 
@@ -124,7 +124,7 @@ struct Parts {
     /// The tasks that watch each role's readiness; they end with the platform.
     readiness: JoinSet<()>,
     /// Held for as long as the platform runs.
-    _claim: Option<Claim>,
+    _claim: Option<DatabaseLock>,
 }
 
 impl Platform {
@@ -132,7 +132,7 @@ impl Platform {
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
         tls::install_provider();
         ports::check(&config.roles, &config.settings)?;
-        let mut wiring = Wiring::new(&config.settings);
+        let mut wiring = PlatformBuilder::new(&config.settings);
         let runs = |role| config.runs(role);
         let runs_any = |roles: &[Role]| roles.iter().any(|role| config.runs(*role));
         let has_bus = runs_any(&[Role::Ingest, Role::Processor, Role::Bets, Role::Confirmation]);
@@ -145,9 +145,9 @@ impl Platform {
             let (stores, claim) = open_stores(config).await?;
             if claim.is_none() {
                 if runs_any(&MIGRATING) {
-                    actix::spawn(waiting::migrate(stores.main.clone()));
+                    actix::spawn(startup::migrate(stores.main.clone()));
                 } else {
-                    actix::spawn(waiting::tell_of(stores.read.clone()));
+                    actix::spawn(startup::log_when_available(stores.read.clone()));
                 }
             }
             wiring.parts._claim = claim;

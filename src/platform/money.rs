@@ -6,14 +6,14 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::web;
 
+use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_feed, check_store, check_trouble};
 use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
-use super::wiring::{HUB_MAILBOX, Wiring};
 use super::{StartError, bounds};
 use crate::actors::bets::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};
-use crate::actors::wallet::ledger_auditor::{KeeperSettings, LedgerKeeper};
-use crate::actors::wallet::wallet_executor::MoneyDesk;
+use crate::actors::wallet::ledger_auditor::{KeeperSettings, LedgerAuditor};
+use crate::actors::wallet::wallet_executor::WalletExecutor;
 use crate::bus::Topic;
 use crate::config::Config;
 use crate::config::settings::Role;
@@ -22,9 +22,9 @@ use crate::http::bets::{self, BetsState, Prices};
 use crate::http::server::{self, Listen};
 use crate::http::wallet::{self, WalletState};
 use crate::runtime::clock::Clock;
-use crate::runtime::health::Trouble;
-use crate::runtime::request_batcher::Together;
-use crate::store::money::Slip;
+use crate::runtime::health::HealthCell;
+use crate::runtime::request_batcher::RequestBatcher;
+use crate::store::money::BetPlacement;
 use crate::telemetry::metrics::{BetsMetrics, OutboxMetrics, WalletMetrics};
 
 /// Messages that may wait for the keeper, which is sent none.
@@ -35,14 +35,14 @@ pub(super) const OUTBOX_LEASE: Duration = Duration::from_secs(3);
 
 /// Bets that are placed, decided or looked up in one call. Most of what is gained is gained by 16 (PostgreSQL placed and
 /// decided 2,200 a second one by one and 7,800 so); but with calls of 32 deciding did not catch up once it was behind.
-pub(super) const MOST_TOGETHER: usize = 128;
+pub(super) const MAX_TOGETHER: usize = 128;
 
 /// Records of the outbox that are published at a time.
 const RELAY_BATCH: usize = 500;
 /// Records of a topic that may wait for that; more stay in the outbox for the moment.
 const RELAY_WAITING: usize = 10_000;
 
-impl Wiring<'_> {
+impl PlatformBuilder<'_> {
     /// Starts what this process runs of wallets, bets and their confirmation.
     pub(super) fn start_money(
         &mut self,
@@ -71,7 +71,7 @@ impl Wiring<'_> {
         stores: &Stores,
         topics: &BetTopics,
         metrics: OutboxMetrics,
-    ) -> (Addr<OutboxRelay>, Arc<Trouble>) {
+    ) -> (Addr<OutboxRelay>, Arc<HealthCell>) {
         let target = |topic: &Arc<dyn Topic>, dead_letters: &Arc<dyn Topic>| OutboxTarget {
             topic: topic.clone(),
             dead_letters: dead_letters.clone(),
@@ -97,8 +97,8 @@ impl Wiring<'_> {
         (relay, trouble)
     }
 
-    fn desk(&self, stores: &Stores) -> MoneyDesk {
-        MoneyDesk::new(stores.money.clone(), self.user_turns.clone())
+    fn desk(&self, stores: &Stores) -> WalletExecutor {
+        WalletExecutor::new(stores.money.clone(), self.user_turns.clone())
     }
 
     /// Serves wallets, and keeps the ledger.
@@ -110,7 +110,7 @@ impl Wiring<'_> {
             verify_interval: money.ledger_verify_interval,
             grace: money.bet_confirm_deadline,
         };
-        let keeper = LedgerKeeper::new(stores.money.clone(), settings, metrics.clone());
+        let keeper = LedgerAuditor::new(stores.money.clone(), settings, metrics.clone());
         let arbiter = self.arbiter();
         self.start("ledger keeper", &arbiter, KEEPER_MAILBOX, keeper);
         let currency = money.currency.clone();
@@ -141,10 +141,10 @@ impl Wiring<'_> {
         let money = &self.settings.money;
         let checks = vec![check_store(&stores.main), check_feed(&prices.feed), check_trouble("outbox", trouble)];
         let store = stores.money.clone();
-        let place = move |slips: &[Slip]| store.place_bets(slips);
+        let place = move |slips: &[BetPlacement]| store.place_bets(slips);
         let state = web::Data::from(Arc::new(BetsState {
             desk: self.desk(stores),
-            slips: Together::new(&self.turns, MOST_TOGETHER, place),
+            slips: RequestBatcher::new(&self.turns, MAX_TOGETHER, place),
             prices,
             limits: BetLimits {
                 min_stake: money.bet_min_stake_cents,

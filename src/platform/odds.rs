@@ -8,20 +8,20 @@ use actix::prelude::*;
 use actix_web::web;
 use prometheus::{IntCounter, IntGauge};
 
+use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
-use super::wiring::{HUB_MAILBOX, Wiring};
 use super::{StartError, bounds};
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::BookSource;
 use crate::actors::odds::broadcast_listener::{BroadcastListener, ListenerEdges};
 use crate::actors::odds::client_reads::{ClientReads, ReadLimits};
 use crate::actors::odds::messages::GetSnapshot;
-use crate::actors::odds::odds_book::{BookEdges, Listener};
+use crate::actors::odds::odds_book::{BookEdges, ChangeSubscriber};
 use crate::actors::streaming::distributor::{Distributor, DistributorSettings};
 use crate::actors::streaming::registry::Registry;
 use crate::actors::streaming::session::SessionEdges;
-use crate::cache::{Broadcasts, OddsCache};
+use crate::cache::{BroadcastStream, OddsCache};
 use crate::config::Config;
 use crate::config::settings::{Role, Settings};
 use crate::domain::streaming::session::SessionLimits;
@@ -43,7 +43,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 const LISTENER_MAILBOX: usize = 1;
 
 /// What the role `odds` starts with.
-pub(super) struct OddsSide {
+pub(super) struct OddsRuntime {
     pub registry: Addr<Registry>,
     /// The registry's thread. The books that tell it run there as well: a change crosses threads once, to the sessions.
     pub thread: ArbiterHandle,
@@ -53,16 +53,16 @@ pub(super) struct OddsSide {
     pub metrics: OddsMetrics,
 }
 
-impl Wiring<'_> {
+impl PlatformBuilder<'_> {
     /// Starts the registry; `feed` makes the state of the feed that it tells of.
-    fn start_registry(&mut self, feed: impl Fn(IntGauge) -> FeedState) -> Result<OddsSide, StartError> {
+    fn start_registry(&mut self, feed: impl Fn(IntGauge) -> FeedState) -> Result<OddsRuntime, StartError> {
         let metrics = OddsMetrics::new()?;
         let feed = Arc::new(feed(metrics.feed_live.clone()));
         let thread = self.arbiter();
         let registry = self.start("registry", &thread, HUB_MAILBOX, Registry::new(metrics.clone()));
         self.parts.registry = Some(registry.clone());
         let reads = self.client_reads(metrics.client_reads_refused.clone());
-        Ok(OddsSide { registry, thread, feed, reads, metrics })
+        Ok(OddsRuntime { registry, thread, feed, reads, metrics })
     }
 
     /// The queue of the reads that clients cause; `refused` counts those that find no place. A quarter of the connections:
@@ -122,17 +122,17 @@ impl Wiring<'_> {
     /// Starts books that follow those of the processors.
     fn start_mirror(
         &mut self,
-        odds: &OddsSide,
-        broadcasts: Box<dyn Broadcasts>,
+        odds: &OddsRuntime,
+        broadcasts: Box<dyn BroadcastStream>,
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
     ) -> Addr<BookRouter> {
-        let OddsSide { registry, thread, feed, reads, metrics } = odds;
+        let OddsRuntime { registry, thread, feed, reads, metrics } = odds;
         let edges = Arc::new(BookEdges {
             first_position: None,
             source: BookSource::new(cache.clone(), store.clone(), reads.clone(), metrics.book_metrics())
                 .within(self.limits()),
-            listeners: vec![Listener::new(registry.clone().recipient(), metrics.registry_depth.clone())],
+            listeners: vec![ChangeSubscriber::new(registry.clone().recipient(), metrics.registry_depth.clone())],
             is_mirror: true,
             metrics: metrics.book_metrics(),
         });
@@ -152,13 +152,13 @@ impl Wiring<'_> {
     /// Serves clients from books.
     pub(super) fn start_odds(
         &mut self,
-        odds: OddsSide,
+        odds: OddsRuntime,
         books: &Addr<BookRouter>,
         store: &Arc<dyn Store>,
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
         let clients = &self.settings.clients;
-        let OddsSide { registry, feed, reads, metrics, .. } = odds;
+        let OddsRuntime { registry, feed, reads, metrics, .. } = odds;
         let snapshots: Recipient<GetSnapshot> = books.clone().recipient();
         let limits = session_limits(self.settings);
         let settings = DistributorSettings {

@@ -6,16 +6,16 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::StartError;
+use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_group, check_writes, check_written_cache};
 use super::engines::Bus;
-use super::odds::OddsSide;
-use super::wiring::{HUB_MAILBOX, Wiring};
+use super::odds::OddsRuntime;
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::BookSource;
 use crate::actors::odds::cache_writer::CacheWriter;
-use crate::actors::odds::heartbeat::{ConsumerSigns, Heartbeat, Told};
+use crate::actors::odds::heartbeat::{ConsumerSigns, Heartbeat, HeartbeatTarget};
 use crate::actors::odds::messages::StoreBatch;
-use crate::actors::odds::odds_book::{BookEdges, Listener};
+use crate::actors::odds::odds_book::{BookEdges, ChangeSubscriber};
 use crate::actors::odds::odds_consumer::{BusConsumer, ConsumerSettings, Work};
 use crate::actors::odds::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
@@ -32,7 +32,7 @@ const CONSUMER_MAILBOX: usize = 16;
 /// Messages that may wait for the heartbeat, which is sent none.
 const HEARTBEAT_MAILBOX: usize = 1;
 
-impl Wiring<'_> {
+impl PlatformBuilder<'_> {
     /// Starts the books, the writers and what reads the bus for them. Gives the books; `odds` is told of changes where
     /// the cache tells nobody.
     pub(super) fn start_processor(
@@ -40,7 +40,7 @@ impl Wiring<'_> {
         bus: &Bus,
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
-        odds: Option<&OddsSide>,
+        odds: Option<&OddsRuntime>,
     ) -> Result<Addr<BookRouter>, StartError> {
         let metrics = ProcessorMetrics::new()?;
         let live = odds.map_or_else(|| self.arbiter(), |odds| odds.thread.clone());
@@ -48,9 +48,10 @@ impl Wiring<'_> {
         let cache_health = cache_writer.health();
         let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);
         let depth = metrics.mailbox_depth.with_label_values(&["cache_writer"]);
-        let mut listeners = vec![Listener::new(cache_writer.clone().recipient(), depth)];
+        let mut listeners = vec![ChangeSubscriber::new(cache_writer.clone().recipient(), depth)];
         if let Some(odds) = odds {
-            listeners.push(Listener::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
+            listeners
+                .push(ChangeSubscriber::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
         }
         // Clients ask the books that they are shown.
         let clients = match odds {
@@ -91,11 +92,11 @@ impl Wiring<'_> {
             self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
         self.parts.consumers.push(consumer);
         let told = match odds {
-            Some(OddsSide { registry, feed, .. }) => {
+            Some(OddsRuntime { registry, feed, .. }) => {
                 feed.follow(backlog.clone(), self.settings.cache.feed_stale_after);
-                Told::Here { state: feed.clone(), feed: registry.clone().recipient() }
+                HeartbeatTarget::Local { state: feed.clone(), feed: registry.clone().recipient() }
             }
-            None => Told::Others(cache.clone(), cache_health.clone()),
+            None => HeartbeatTarget::Broadcast(cache.clone(), cache_health.clone()),
         };
         let heartbeat = Heartbeat::new(bus.updates.clone(), (life, backlog), live_group.clone(), told);
         self.start("heartbeat", &live, HEARTBEAT_MAILBOX, heartbeat);

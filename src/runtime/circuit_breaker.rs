@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
+use crate::domain::string_enum::string_enum;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::words::words;
 
-words! {
+string_enum! {
     /// How a breaker stands.
     BreakerState, "breaker state", {
         /// Calls are made.

@@ -9,7 +9,7 @@ use log::debug;
 use socket2::{SockRef, Socket};
 
 /// Unsent bytes that the kernel holds of a connection.
-const MOST_UNSENT: u32 = 16 * 1024;
+const MAX_UNSENT: u32 = 16 * 1024;
 
 /// A second handle to a client's socket. Needed because a client that stops reading freezes the session that would
 /// close it.
@@ -53,7 +53,7 @@ pub fn prepare(stream: &TcpStream) {
         debug!("TCP_NODELAY not set: {error}");
     }
     // The kernel takes no megabytes ahead of a client that does not read, and writing shows whether it reads.
-    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MOST_UNSENT) {
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT) {
         debug!("TCP_NOTSENT_LOWAT not set: {error}");
     }
 }

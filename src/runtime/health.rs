@@ -8,16 +8,16 @@ use log::{error, info};
 use crate::telemetry::log_limit::FaultLog;
 
 /// One kind of trouble of one actor.
-pub struct Trouble {
+pub struct HealthCell {
     what: &'static str,
     cause: Mutex<Option<String>>,
     log: FaultLog,
 }
 
-impl Trouble {
+impl HealthCell {
     /// None yet. `what` is what cannot be done then, as `bets cannot be decided`.
-    pub const fn new(what: &'static str) -> Trouble {
-        Trouble { what, cause: Mutex::new(None), log: FaultLog::new() }
+    pub const fn new(what: &'static str) -> HealthCell {
+        HealthCell { what, cause: Mutex::new(None), log: FaultLog::new() }
     }
 
     /// It was tried, and failed.

@@ -6,31 +6,31 @@ use std::time::{Duration, Instant};
 /// A sign of life that a session gives whenever it is to ping, and a consumer whenever it looks at the bus, in milliseconds
 /// since `start`; and whether its distributor has given the session up.
 #[derive(Debug)]
-pub struct SignOfLife {
+pub struct LivenessProbe {
     start: Instant,
     millis: AtomicU64,
-    given_up: AtomicBool,
+    evicted: AtomicBool,
 }
 
-impl SignOfLife {
+impl LivenessProbe {
     /// Alive now.
-    pub fn new() -> SignOfLife {
-        SignOfLife { start: Instant::now(), millis: AtomicU64::new(0), given_up: AtomicBool::new(false) }
+    pub fn new() -> LivenessProbe {
+        LivenessProbe { start: Instant::now(), millis: AtomicU64::new(0), evicted: AtomicBool::new(false) }
     }
 
     /// Still alive.
-    pub fn give(&self) {
+    pub fn touch(&self) {
         self.millis.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Ended from outside.
-    pub fn give_up(&self) {
-        self.given_up.store(true, Ordering::Release);
+    pub fn mark_evicted(&self) {
+        self.evicted.store(true, Ordering::Release);
     }
 
     /// Whether the session was ended from outside.
-    pub fn was_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Acquire)
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.load(Ordering::Acquire)
     }
 
     /// How long ago the last one was given.
@@ -39,8 +39,8 @@ impl SignOfLife {
     }
 }
 
-impl Default for SignOfLife {
-    fn default() -> SignOfLife {
-        SignOfLife::new()
+impl Default for LivenessProbe {
+    fn default() -> LivenessProbe {
+        LivenessProbe::new()
     }
 }

@@ -16,16 +16,16 @@ use crate::store::StoreError;
 
 /// Calls that may be under way at once, of all kinds that share these turns. Whoever waits longest is next.
 #[derive(Clone, Debug)]
-pub struct Turns {
+pub struct ConcurrencyLimit {
     turns: Arc<Semaphore>,
     /// Of one kind.
     calls: usize,
 }
 
-impl Turns {
+impl ConcurrencyLimit {
     /// So many calls at once; half of them, at least one, may be of one kind.
-    pub fn new(turns: usize) -> Turns {
-        Turns { turns: Arc::new(Semaphore::new(turns.max(1))), calls: (turns / 2).max(1) }
+    pub fn new(turns: usize) -> ConcurrencyLimit {
+        ConcurrencyLimit { turns: Arc::new(Semaphore::new(turns.max(1))), calls: (turns / 2).max(1) }
     }
 }
 
@@ -33,9 +33,9 @@ impl Turns {
 type Call<Q, A> = dyn Fn(&[Q]) -> Result<Vec<A>, StoreError> + Send + Sync;
 
 /// Questions of one kind.
-pub struct Together<Q, A> {
+pub struct RequestBatcher<Q, A> {
     call: Box<Call<Q, A>>,
-    turns: Turns,
+    turns: ConcurrencyLimit,
     most: usize,
     /// Whose questions are asked does not depend on the thread that asked first, which may end before them.
     runtime: Handle,
@@ -49,20 +49,20 @@ struct State<Q, A> {
 
 type Asker<A> = oneshot::Sender<Result<A, StoreError>>;
 
-impl<Q: Send + 'static, A: Send + 'static> Together<Q, A> {
+impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
     /// Asks at most `most` questions in a call, on the runtime that this is called on.
     pub fn new(
-        turns: &Turns,
+        turns: &ConcurrencyLimit,
         most: usize,
         call: impl Fn(&[Q]) -> Result<Vec<A>, StoreError> + Send + Sync + 'static,
-    ) -> Arc<Together<Q, A>> {
+    ) -> Arc<RequestBatcher<Q, A>> {
         let state = Mutex::new(State { waiting: VecDeque::new(), workers: 0 });
         let (turns, runtime) = (turns.clone(), Handle::current());
-        Arc::new(Together { call: Box::new(call), turns, most: most.max(1), runtime, state })
+        Arc::new(RequestBatcher { call: Box::new(call), turns, most: most.max(1), runtime, state })
     }
 
     /// The answer to a question. Whoever does not wait for it has it asked all the same.
-    pub async fn ask(self: &Arc<Self>, question: Q) -> Result<A, StoreError> {
+    pub async fn submit(self: &Arc<Self>, question: Q) -> Result<A, StoreError> {
         let (asker, answer) = oneshot::channel();
         if self.enqueue(question, asker) {
             self.runtime.spawn(self.clone().work());
@@ -142,7 +142,7 @@ mod tests {
 
     /// Doubles numbers, when it is let; notes what each call had.
     struct Doubler {
-        together: Arc<Together<u32, u32>>,
+        together: Arc<RequestBatcher<u32, u32>>,
         calls: Arc<Mutex<Vec<Vec<u32>>>>,
         lets: mpsc::Sender<()>,
     }
@@ -151,7 +151,7 @@ mod tests {
         let (lets, is_let) = mpsc::channel();
         let (noted, is_let): (Arc<Mutex<Vec<Vec<u32>>>>, _) = (Arc::default(), Mutex::new(is_let));
         let notes = noted.clone();
-        let together = Together::new(&Turns::new(turns), most, move |numbers: &[u32]| {
+        let together = RequestBatcher::new(&ConcurrencyLimit::new(turns), most, move |numbers: &[u32]| {
             notes.lock().unwrap().push(numbers.to_vec());
             is_let.lock().unwrap().recv().unwrap();
             match numbers {
@@ -170,9 +170,9 @@ mod tests {
             }
         }
 
-        fn ask(&self, number: u32) -> tokio::task::JoinHandle<Result<u32, StoreError>> {
+        fn submit(&self, number: u32) -> tokio::task::JoinHandle<Result<u32, StoreError>> {
             let together = self.together.clone();
-            tokio::spawn(async move { together.ask(number).await })
+            tokio::spawn(async move { together.submit(number).await })
         }
 
         async fn until_waiting(&self, waiting: usize) {
@@ -185,11 +185,11 @@ mod tests {
     #[tokio::test]
     async fn who_comes_alone_goes_at_once_and_who_comes_meanwhile_goes_together() {
         let doubler = doubler(1, 3);
-        let first = doubler.ask(1);
+        let first = doubler.submit(1);
         doubler.until_calls(1).await;
         let mut others = Vec::new();
         for number in 2..=6 {
-            others.push(doubler.ask(number));
+            others.push(doubler.submit(number));
             doubler.until_waiting(others.len()).await;
         }
         (0..3).for_each(|_| doubler.lets.send(()).unwrap());
@@ -202,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn half_of_the_calls_are_of_one_kind_and_no_more() {
         let doubler = doubler(4, 1);
-        let asked: Vec<_> = (1..=3).map(|number| doubler.ask(number)).collect();
+        let asked: Vec<_> = (1..=3).map(|number| doubler.submit(number)).collect();
         doubler.until_calls(2).await;
         doubler.until_waiting(1).await;
         assert_eq!((doubler.calls.lock().unwrap().len(), doubler.together.state().workers), (2, 2));
@@ -213,21 +213,21 @@ mod tests {
     /// Two kinds at one turn: as long as both have something to ask, they ask in turn, and the slower one asks all it has.
     #[tokio::test]
     async fn kinds_take_turns() {
-        let (turns, calls) = (Turns::new(1), Arc::new(Mutex::new(Vec::new())));
+        let (turns, calls) = (ConcurrencyLimit::new(1), Arc::new(Mutex::new(Vec::new())));
         let (lets, is_let) = mpsc::channel();
         let is_let = Arc::new(Mutex::new(is_let));
         let kind = |name: &'static str, most| {
             let (calls, is_let) = (calls.clone(), is_let.clone());
-            Together::new(&turns, most, move |numbers: &[u32]| {
+            RequestBatcher::new(&turns, most, move |numbers: &[u32]| {
                 is_let.lock().unwrap().recv().unwrap();
                 calls.lock().unwrap().push((name, numbers.len()));
                 Ok(numbers.to_vec())
             })
         };
         let (few, many) = (kind("few", 2), kind("many", 100));
-        let ask = |of: &Arc<Together<u32, u32>>, size| {
+        let ask = |of: &Arc<RequestBatcher<u32, u32>>, size| {
             let of = of.clone();
-            tokio::spawn(async move { join_all((0..size).map(|number| of.ask(number))).await })
+            tokio::spawn(async move { join_all((0..size).map(|number| of.submit(number))).await })
         };
         let asked = [ask(&few, 4), ask(&many, 50)];
         while few.state().waiting.len() + many.state().waiting.len() < 52 {
@@ -241,11 +241,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_refused_is_told_to_whom_it_is_about() {
         let doubler = doubler(1, 3);
-        let first = doubler.ask(1);
+        let first = doubler.submit(1);
         doubler.until_calls(1).await;
         let mut others = Vec::new();
         for number in [5, 0, 7] {
-            others.push(doubler.ask(number));
+            others.push(doubler.submit(number));
             doubler.until_waiting(others.len()).await;
         }
         (0..5).for_each(|_| doubler.lets.send(()).unwrap());
@@ -259,11 +259,11 @@ mod tests {
     async fn a_panic_is_a_failure_and_the_next_is_asked_all_the_same() {
         let doubler = doubler(1, 3);
         (0..3).for_each(|_| doubler.lets.send(()).unwrap());
-        let panicked = doubler.together.ask(13).await.unwrap_err();
+        let panicked = doubler.together.submit(13).await.unwrap_err();
         assert!(panicked.to_string().contains("panicked"), "{panicked}");
-        assert_eq!(doubler.together.ask(2).await, Ok(4));
+        assert_eq!(doubler.together.submit(2).await, Ok(4));
         // Nobody waits for this one.
-        drop(tokio::time::timeout(std::time::Duration::ZERO, doubler.together.ask(3)).await);
+        drop(tokio::time::timeout(std::time::Duration::ZERO, doubler.together.submit(3)).await);
         doubler.until_calls(3).await;
         assert_eq!(doubler.calls.lock().unwrap()[2], [3]);
     }

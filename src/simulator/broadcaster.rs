@@ -21,7 +21,7 @@ use crate::telemetry::metrics::SimulatorMetrics;
 /// How long a consumer has to take its close frame before its socket is shut.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// The most updates in one message to a consumer; with the bound of its mailbox, how far behind it may fall.
-pub(super) const MOST_IN_A_PUSH: usize = 1_024;
+pub(super) const MAX_IN_A_PUSH: usize = 1_024;
 
 /// What a consumer's session is handed.
 #[derive(Clone, Debug, Message)]
@@ -95,7 +95,7 @@ impl Broadcaster {
     fn tick(&mut self, ctx: &mut Context<Broadcaster>) {
         let mut due = usize::try_from(self.pace.due(Instant::now())).unwrap_or(usize::MAX);
         while due > 0 && !self.stopping {
-            let count = due.min(MOST_IN_A_PUSH);
+            let count = due.min(MAX_IN_A_PUSH);
             let frames = self.make(count);
             if frames.is_empty() {
                 break;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::config::settings::SimulatorSettings;
-use crate::domain::words::words;
+use crate::domain::string_enum::string_enum;
 
-words! {
+string_enum! {
     /// A fault.
     Fault, "fault of the simulator", {
         /// The bet is in the books, and nothing is answered.

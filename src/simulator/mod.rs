@@ -1,6 +1,6 @@
 //! A supplier for development: streams odds that move to any number of consumers, and answers for bets.
 
-pub mod books;
+pub mod bet_register;
 mod broadcaster;
 pub mod catalogue;
 pub mod confirm;
@@ -19,7 +19,7 @@ use actix::prelude::*;
 use actix_web::web::ServiceConfig;
 use tokio::sync::watch;
 
-use self::books::Books;
+use self::bet_register::BetRegister;
 use self::broadcaster::{Broadcaster, CLOSE_GRACE, Stop};
 use self::confirm::ConfirmStatus;
 use self::faults::FaultPlan;
@@ -38,7 +38,7 @@ struct Shared {
     sessions: watch::Sender<usize>,
     ids: AtomicU64,
     /// One for all threads: parallel questions about one bet get one answer.
-    books: Mutex<Books>,
+    books: Mutex<BetRegister>,
     faults: FaultPlan,
     random: Mutex<fastrand::Rng>,
     /// What consumers may send.
@@ -47,7 +47,7 @@ struct Shared {
 
 impl Shared {
     // Nothing panics while it holds one of these locks.
-    fn books(&self) -> MutexGuard<'_, Books> {
+    fn books(&self) -> MutexGuard<'_, BetRegister> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -86,7 +86,7 @@ pub fn start(settings: &SimulatorSettings, metrics: SimulatorMetrics, arbiter: &
         metrics,
         sessions: watch::Sender::new(0),
         ids: AtomicU64::new(1),
-        books: Mutex::new(Books::new(settings.simulator_confirm_reject_share)),
+        books: Mutex::new(BetRegister::new(settings.simulator_confirm_reject_share)),
         faults: FaultPlan::new(settings),
         random: Mutex::new(fastrand::Rng::with_seed(seed)),
         frames: Arc::new(server::frame_limits()),

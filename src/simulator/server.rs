@@ -11,7 +11,7 @@ use actix_web_actors::ws::WebsocketContext;
 use prometheus::HistogramVec;
 
 use super::Shared;
-use super::books::{BookedStatus, CancelRequest};
+use super::bet_register::{BookedStatus, CancelRequest};
 use super::confirm::ConfirmRequest;
 use super::faults::{self, Fault};
 use super::session::Session;
@@ -21,7 +21,7 @@ use crate::http::connections::Connection;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
 use crate::http::latency::{Route, RouteLabels, Timed, time_requests};
 use crate::http::origin::check_page;
-use crate::http::streaming::frame_limit::{FrameGuard, FrameLimits, UnfinishedBytes};
+use crate::http::streaming::frame_limit::{FrameLimiter, FrameLimits, UnfinishedBytes};
 use crate::http::streaming::handshake;
 use crate::runtime::connection::ConnectionHandle;
 
@@ -73,7 +73,7 @@ async fn connect(
     // Put there when the connection was accepted; without it a consumer that has stopped reading is only forgotten.
     let connection = request.conn_data::<ConnectionHandle>().cloned();
     let guarded = request.conn_data::<Rc<Connection>>();
-    let from_client = FrameGuard::new(payload, shared.frames.clone(), guarded);
+    let from_client = FrameLimiter::new(payload, shared.frames.clone(), guarded);
     if let Some(connection) = guarded {
         connection.upgrade();
     }

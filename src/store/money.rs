@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::movements::{Moved, Movement};
-use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetRefusal, BetStatus, BetStep};
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::odds::price::Price;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
-use crate::domain::wallet::ledger::{Account, Balance, ReservationStatus, Settlement, TransferKind};
+use crate::domain::wallet::ledger::{Account, Balance, HoldResolution, ReservationStatus, TransferKind};
 
 /// Why a movement of money was not made. Nothing has changed then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +57,7 @@ pub struct Wallet {
 
 /// A movement of money that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct TransferRequest {
     /// Whose money.
     pub user_id: UserId,
     /// How much.
@@ -126,7 +126,7 @@ pub struct RequestKey {
 
 /// What is to be published with a change, in the same transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct OutboxMessage {
     /// The record's content.
     pub payload: String,
     /// Until then this process publishes it; after that any process may.
@@ -135,24 +135,24 @@ pub struct Notice {
 
 /// A bet that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slip {
+pub struct BetPlacement {
     /// The bet, pending.
     pub bet: Bet,
     /// What the request is known by.
     pub key: Option<RequestKey>,
     /// Its record for the bus.
-    pub notice: Notice,
+    pub notice: OutboxMessage,
 }
 
 /// How a bet is decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
+pub struct DecideBet {
     /// The bet.
     pub bet_id: BetId,
     /// What becomes of it.
-    pub verdict: Verdict,
+    pub verdict: BetOutcome,
     /// Its record for the bus.
-    pub notice: Notice,
+    pub notice: OutboxMessage,
     /// When.
     pub at: Timestamp,
 }
@@ -278,20 +278,20 @@ pub trait MoneyStore: Send + Sync {
 
     /// Puts money in, and makes the wallet where there is none. Gives the wallet as it was behind this deposit, also
     /// when it is asked for again.
-    fn deposit(&self, order: &Order) -> Result<Wallet, WalletError>;
+    fn deposit(&self, order: &TransferRequest) -> Result<Wallet, WalletError>;
 
     /// Takes money out.
-    fn withdraw(&self, order: &Order) -> Result<Wallet, WalletError>;
+    fn withdraw(&self, order: &TransferRequest) -> Result<Wallet, WalletError>;
 
     /// Holds money. The same order again gives the reservation as it stands now.
-    fn reserve(&self, order: &Order) -> Result<Reservation, WalletError>;
+    fn reserve(&self, order: &TransferRequest) -> Result<Reservation, WalletError>;
 
     /// Ends a pending reservation; one that ended in the same way is given as it is.
     fn settle(
         &self,
         user_id: &UserId,
         reference: &Reference,
-        settlement: Settlement,
+        settlement: HoldResolution,
         at: Timestamp,
     ) -> Result<Reservation, WalletError>;
 
@@ -328,13 +328,13 @@ pub trait MoneyStore: Send + Sync {
 
     /// Places a bet that is pending: the bet, its reservation (whose reference is the bet's id), the answer to its key
     /// and its record for the bus in one transaction. Where the key was answered before, gives that answer.
-    fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &Notice) -> Result<BetAnswer, StoreError>;
+    fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &OutboxMessage) -> Result<BetAnswer, StoreError>;
 
     /// Places bets as [`MoneyStore::place_bet`] does, for little more than one of them costs: all in one transaction, so
     /// that an error leaves none of them placed. Gives the answers in the same order. Nobody waits for another's wallet
     /// here: a bet whose wallet is in use at this moment, or for which another of these bets uses it, has no answer, and
     /// is to be placed by itself.
-    fn place_bets(&self, slips: &[Slip]) -> Result<Vec<Option<BetAnswer>>, StoreError>;
+    fn place_bets(&self, slips: &[BetPlacement]) -> Result<Vec<Option<BetAnswer>>, StoreError>;
 
     /// Keeps a refusal as the answer to a key, unless there is one already; gives the first one.
     fn refuse_bet(
@@ -353,13 +353,13 @@ pub trait MoneyStore: Send + Sync {
     fn decide_bet(
         &self,
         bet_id: BetId,
-        verdict: &Verdict,
-        notice: &Notice,
+        verdict: &BetOutcome,
+        notice: &OutboxMessage,
         at: Timestamp,
     ) -> Result<Decided, StoreError>;
 
     /// Decides bets as [`MoneyStore::decide_bet`] does, together as in [`MoneyStore::place_bets`].
-    fn decide_bets(&self, decisions: &[Decision]) -> Result<Vec<Option<Decided>>, StoreError>;
+    fn decide_bets(&self, decisions: &[DecideBet]) -> Result<Vec<Option<Decided>>, StoreError>;
 
     /// A bet.
     fn bet(&self, bet_id: BetId) -> Result<Option<Bet>, StoreError>;

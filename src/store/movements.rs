@@ -5,21 +5,21 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::StoreError;
-use super::money::{Order, Reservation, Wallet, WalletError};
+use super::money::{Reservation, TransferRequest, Wallet, WalletError};
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
-use crate::domain::wallet::ledger::{Balance, ReservationStatus, Settlement};
+use crate::domain::wallet::ledger::{Balance, HoldResolution, ReservationStatus};
 
 /// A movement that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Movement {
     /// Puts money in.
-    Deposit(Order),
+    Deposit(TransferRequest),
     /// Takes money out.
-    Withdraw(Order),
+    Withdraw(TransferRequest),
     /// Holds money.
-    Reserve(Order),
+    Reserve(TransferRequest),
     /// Ends a reservation.
     Settle {
         /// Whose reservation.
@@ -27,7 +27,7 @@ pub enum Movement {
         /// What it is known by.
         reference: Reference,
         /// How it ends.
-        settlement: Settlement,
+        settlement: HoldResolution,
         /// Now.
         at: Timestamp,
     },
@@ -218,9 +218,9 @@ mod tests {
         let answers = [
             (Movement::Deposit(order("A", 1, "d")), Ok(Moved::Wallet(wallet))),
             (Movement::Reserve(order("A", 3, "r")), Ok(Moved::Reservation(reservation.clone()))),
-            (settle(Settlement::Commit), Ok(Moved::Reservation(reservation.clone()))),
+            (settle(HoldResolution::Commit), Ok(Moved::Reservation(reservation.clone()))),
             (
-                settle(Settlement::Refund),
+                settle(HoldResolution::Refund),
                 Ok(Moved::Reservation(Reservation {
                     status: ReservationStatus::Pending,
                     settled_at: None,

@@ -31,7 +31,7 @@ impl UserTurns {
     }
 
     /// Takes a place in a user's queue, unless `max` of its calls are there already.
-    pub fn queue(self: &Arc<Self>, user_id: &UserId, max: usize) -> Option<Place> {
+    pub fn queue(self: &Arc<Self>, user_id: &UserId, max: usize) -> Option<UserTurn> {
         let mut users = self.lock();
         if users.get(user_id).is_some_and(|queue| queue.calls >= max) {
             return None;
@@ -40,14 +40,14 @@ impl UserTurns {
     }
 
     /// Takes a place in a user's queue, for callers whose number is bounded elsewhere.
-    pub fn queue_unbounded(self: &Arc<Self>, user_id: &UserId) -> Place {
+    pub fn queue_unbounded(self: &Arc<Self>, user_id: &UserId) -> UserTurn {
         self.place(&mut self.lock(), user_id)
     }
 
-    fn place(self: &Arc<Self>, users: &mut HashMap<UserId, UserQueue>, user_id: &UserId) -> Place {
+    fn place(self: &Arc<Self>, users: &mut HashMap<UserId, UserQueue>, user_id: &UserId) -> UserTurn {
         let queue = users.entry(user_id.clone()).or_default();
         queue.calls += 1;
-        Place { turns: self.clone(), user_id: user_id.clone(), turn: queue.turn.clone() }
+        UserTurn { turns: self.clone(), user_id: user_id.clone(), turn: queue.turn.clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UserId, UserQueue>> {
@@ -58,13 +58,13 @@ impl UserTurns {
 
 /// A place in a user's queue. Dropped, it is given up.
 #[derive(Debug)]
-pub struct Place {
+pub struct UserTurn {
     turns: Arc<UserTurns>,
     user_id: UserId,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl Place {
+impl UserTurn {
     /// Waits for the user's earlier calls. Until the guard is dropped, none of the user's other calls runs.
     pub async fn turn(&self) -> OwnedMutexGuard<()> {
         self.turn.clone().lock_owned().await
@@ -77,7 +77,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for UserTurn {
     fn drop(&mut self) {
         let mut users = self.turns.lock();
         if let Some(queue) = users.get_mut(&self.user_id) {

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::tls::{self, TlsSetupError};
 use crate::config::address::{self, Login};
-use crate::domain::bets::bet::{Bet, BetId, SUPPLIER_TIMEOUT, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetOutcome, SUPPLIER_TIMEOUT};
 use crate::domain::ids::{EventId, MarketName, SelectionId, UserId};
 use crate::domain::json;
 use crate::domain::odds::price::{Line, Price};
@@ -45,15 +45,15 @@ pub enum Answer {
     },
 }
 
-impl From<Answer> for Verdict {
-    fn from(answer: Answer) -> Verdict {
+impl From<Answer> for BetOutcome {
+    fn from(answer: Answer) -> BetOutcome {
         match answer {
-            Answer::Confirmed { provider_ref } => Verdict::Confirmed { provider_ref },
+            Answer::Confirmed { provider_ref } => BetOutcome::Confirmed { provider_ref },
             // The word for what we decide ourselves, and tell the supplier to cancel, is ours.
             Answer::Rejected { reason, provider_ref } if reason == SUPPLIER_TIMEOUT => {
-                Verdict::Rejected { reason: format!("supplier: {reason}"), provider_ref }
+                BetOutcome::Rejected { reason: format!("supplier: {reason}"), provider_ref }
             }
-            Answer::Rejected { reason, provider_ref } => Verdict::Rejected { reason, provider_ref },
+            Answer::Rejected { reason, provider_ref } => BetOutcome::Rejected { reason, provider_ref },
         }
     }
 }
@@ -78,7 +78,7 @@ pub enum SupplierError {
     Unreadable(String),
     /// The answer holds a word that is not known.
     #[error("the supplier answered with the unknown word `{0}`")]
-    UnknownWord(String),
+    UnknownVariant(String),
 }
 
 impl SupplierError {
@@ -93,7 +93,7 @@ impl SupplierError {
             SupplierError::Status(_) => "status",
             SupplierError::TooLarge => "too_large",
             SupplierError::Unreadable(_) => "unreadable",
-            SupplierError::UnknownWord(_) => "unknown_word",
+            SupplierError::UnknownVariant(_) => "unknown_word",
         }
     }
 
@@ -102,7 +102,7 @@ impl SupplierError {
         match self {
             SupplierError::Unreachable(_) => "the supplier cannot be reached".to_owned(),
             SupplierError::Unreadable(_) => "the supplier's answer cannot be read".to_owned(),
-            SupplierError::UnknownWord(_) => "the supplier answered with an unknown word".to_owned(),
+            SupplierError::UnknownVariant(_) => "the supplier answered with an unknown word".to_owned(),
             other => other.to_string(),
         }
     }
@@ -290,14 +290,14 @@ fn read_answer(body: &[u8]) -> Result<Answer, SupplierError> {
         let reason = if reason.is_empty() { NO_REASON.to_owned() } else { reason };
         Ok(Answer::Rejected { reason, provider_ref })
     } else {
-        Err(SupplierError::UnknownWord(clean(&status)))
+        Err(SupplierError::UnknownVariant(clean(&status)))
     }
 }
 
 /// Reads the answer to a cancellation.
 fn read_cancellation(body: &[u8]) -> Result<(), SupplierError> {
     let AnswerJson { status, .. } = read_json(body)?;
-    if status.eq_ignore_ascii_case("CANCELLED") { Ok(()) } else { Err(SupplierError::UnknownWord(clean(&status))) }
+    if status.eq_ignore_ascii_case("CANCELLED") { Ok(()) } else { Err(SupplierError::UnknownVariant(clean(&status))) }
 }
 
 fn read_json(body: &[u8]) -> Result<AnswerJson, SupplierError> {

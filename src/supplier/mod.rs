@@ -8,7 +8,7 @@ pub mod betfair;
 #[path = "../../tests/support/betfair_fold.rs"]
 pub(crate) mod betfair_fold;
 pub mod confirm;
-pub mod joined;
+pub mod frame_batch;
 pub mod native;
 pub mod tls;
 pub mod transport;

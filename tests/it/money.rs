@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::support::{FakeSupplier, SupplierLink, TestPlatform, until, within};
 
 /// A platform with every role of money, and the supplier of its prices. Bets are confirmed by a simulator of its own.
-struct Shop {
+struct BetsHarness {
     platform: TestPlatform,
     link: SupplierLink,
     simulator: TestPlatform,
@@ -60,8 +60,8 @@ fn market(event: &str, version: i64, change: impl Fn(&mut Value)) -> String {
     frame.to_string()
 }
 
-impl Shop {
-    async fn open(simulated: &[(&str, &str)], variables: &[(&str, &str)]) -> Shop {
+impl BetsHarness {
+    async fn open(simulated: &[(&str, &str)], variables: &[(&str, &str)]) -> BetsHarness {
         let simulated: Vec<_> = [("ROLE", "simulator"), ("SIMULATOR_CONFIRM_REJECT_SHARE", "0")]
             .iter()
             .filter(|(name, _)| !simulated.iter().any(|(own, _)| own == name))
@@ -79,7 +79,7 @@ impl Shop {
         all.extend_from_slice(variables);
         let platform = TestPlatform::start(&all).await;
         let link = supplier.accept().await;
-        Shop { platform, link, simulator, client: reqwest::Client::new(), _supplier: supplier }
+        BetsHarness { platform, link, simulator, client: reqwest::Client::new(), _supplier: supplier }
     }
 
     /// Opens a market, and waits until bets are taken at it.

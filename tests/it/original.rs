@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sports_bet_platform::config::settings::Role;
-use sports_bet_platform::domain::bets::bet::{Bet, BetStatus, Verdict};
+use sports_bet_platform::domain::bets::bet::{Bet, BetOutcome, BetStatus};
 use sports_bet_platform::domain::bets::bet_events::{BetPlaced, bet_confirmed, bet_placed};
 use sports_bet_platform::domain::odds::update::OddsUpdate;
 use sports_bet_platform::domain::streaming::protocol::{ClientMessage, pong_message};
@@ -181,7 +181,7 @@ fn its_record_of_a_bet_is_read_and_ours_is_read_by_it() {
     assert_eq!(BetPlaced::from_json(BET_PLACED_DLQ.as_bytes()).unwrap_err().reason(), "invalid_field");
 
     let confirmed: TheirConfirmed = theirs(BET_CONFIRMED);
-    let verdict = Verdict::Confirmed { provider_ref: confirmed.provider_ref.clone().unwrap() };
+    let verdict = BetOutcome::Confirmed { provider_ref: confirmed.provider_ref.clone().unwrap() };
     let ours = theirs::<TheirConfirmed>(&bet_confirmed(&bet, &verdict, confirmed.ts.parse().unwrap()));
     // Ours has microseconds.
     assert_eq!(ours.ts, "2026-11-25T22:47:17.860017Z");

@@ -13,15 +13,15 @@ use log::{info, warn};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::bus::progress::{Progress, Ticket};
-use crate::bus::{BusError, Given, Position, Record, Subscription};
+use crate::bus::progress::{CommitTracker, InFlight};
+use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription};
 use crate::runtime::drain::Drain;
-use crate::runtime::health::Trouble;
-use crate::runtime::liveness::SignOfLife;
+use crate::runtime::health::HealthCell;
+use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
-use super::confirmation::Desk;
-pub use super::confirmation::{DeskSettings, REASONS};
+use super::confirmation::BetConfirmation;
+pub use super::confirmation::{ConfirmationSettings, REASONS};
 
 /// An idle consumer looks up this often, to tell its lag and to see whether it should end.
 const IDLE_LOOK: Duration = Duration::from_millis(100);
@@ -40,8 +40,8 @@ pub struct ConfirmerSettings {
 /// The actor that reads for the group.
 pub struct Confirmer {
     reader: Option<Reader>,
-    life: Arc<SignOfLife>,
-    trouble: Arc<Trouble>,
+    life: Arc<LivenessProbe>,
+    trouble: Arc<HealthCell>,
     stopping: watch::Sender<bool>,
     finished: watch::Receiver<bool>,
 }
@@ -51,17 +51,17 @@ impl Confirmer {
     pub fn new(
         settings: ConfirmerSettings,
         subscription: Box<dyn Subscription>,
-        desk: Desk,
+        desk: BetConfirmation,
         metrics: ConfirmationMetrics,
     ) -> Confirmer {
         let (stopping, stop) = watch::channel(false);
         let (finish, finished) = watch::channel(false);
-        let (life, trouble) = (Arc::new(SignOfLife::new()), desk.trouble());
+        let (life, trouble) = (Arc::new(LivenessProbe::new()), desk.trouble());
         let reader = Reader {
             settings,
             subscription,
             desk: Arc::new(desk),
-            progress: Progress::default(),
+            progress: CommitTracker::default(),
             committed: Position::default(),
             working: FuturesUnordered::new(),
             handles: BTreeMap::new(),
@@ -74,12 +74,12 @@ impl Confirmer {
     }
 
     /// A sign of life whenever it looks at the bus, which is often.
-    pub fn life(&self) -> Arc<SignOfLife> {
+    pub fn life(&self) -> Arc<LivenessProbe> {
         self.life.clone()
     }
 
     /// What keeps it from its work, for a check of readiness.
-    pub fn trouble(&self) -> Arc<Trouble> {
+    pub fn trouble(&self) -> Arc<HealthCell> {
         self.trouble.clone()
     }
 }
@@ -115,13 +115,13 @@ impl Handler<Drain> for Confirmer {
 struct Reader {
     settings: ConfirmerSettings,
     subscription: Box<dyn Subscription>,
-    desk: Arc<Desk>,
-    progress: Progress,
+    desk: Arc<BetConfirmation>,
+    progress: CommitTracker,
     committed: Position,
-    working: FuturesUnordered<Abortable<BoxFuture<'static, Ticket>>>,
+    working: FuturesUnordered<Abortable<BoxFuture<'static, InFlight>>>,
     /// To let go of what is in work.
-    handles: BTreeMap<Ticket, AbortHandle>,
-    life: Arc<SignOfLife>,
+    handles: BTreeMap<InFlight, AbortHandle>,
+    life: Arc<LivenessProbe>,
     stop: watch::Receiver<bool>,
     finish: watch::Sender<bool>,
     metrics: ConfirmationMetrics,
@@ -129,8 +129,8 @@ struct Reader {
 
 /// What happened.
 enum Event {
-    Worked(Result<Ticket, Aborted>),
-    Given(Result<Given, BusError>),
+    Worked(Result<InFlight, Aborted>),
+    ConsumerEvent(Result<ConsumerEvent, BusError>),
     Nothing,
 }
 
@@ -176,7 +176,7 @@ impl Reader {
 
     /// Waits for the next thing to happen. A caller may give up waiting and loses nothing.
     async fn step(&mut self, reads: bool) -> Result<(), BusError> {
-        self.life.give();
+        self.life.touch();
         self.tell();
         let is_ahead = self.progress.ahead() >= self.settings.ahead;
         let room = if reads && !is_ahead { self.settings.at_once.saturating_sub(self.working.len()) } else { 0 };
@@ -192,7 +192,7 @@ impl Reader {
         };
         let event = tokio::select! {
             worked = worked => Event::Worked(worked),
-            given = reading => Event::Given(given),
+            given = reading => Event::ConsumerEvent(given),
             () = tokio::time::sleep(IDLE_LOOK) => Event::Nothing,
         };
         match event {
@@ -201,9 +201,9 @@ impl Reader {
                 self.progress.done(ticket);
             }
             Event::Worked(Err(Aborted)) | Event::Nothing => {}
-            Event::Given(given) => match given? {
-                Given::Records(records) => records.into_iter().for_each(|record| self.begin(record)),
-                Given::Revoked(partitions) => self.let_go(&partitions),
+            Event::ConsumerEvent(given) => match given? {
+                ConsumerEvent::Records(records) => records.into_iter().for_each(|record| self.begin(record)),
+                ConsumerEvent::Revoked(partitions) => self.let_go(&partitions),
             },
         }
         self.commit();

@@ -7,14 +7,14 @@ use std::time::Duration;
 use actix::prelude::*;
 use log::{debug, warn};
 
-use super::supplier_client::{CallError, GuardedSupplier};
+use super::supplier_client::{CallError, SupplierClient};
 use crate::actors::bets::messages::CancelsWait;
 use crate::domain::bets::bet::BetId;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::runtime::blocking::blocking;
 use crate::runtime::clock::Clock;
-use crate::runtime::health::Trouble;
+use crate::runtime::health::HealthCell;
 use crate::store::StoreError;
 use crate::store::money::{Cancel, MoneyStore};
 use crate::telemetry::log_limit::LogLimit;
@@ -40,18 +40,18 @@ pub struct CancellerSettings {
 
 /// The actor that cancels. Any number of processes may have one.
 pub struct Canceller {
-    desk: Arc<Desk>,
+    desk: Arc<CancelTask>,
     in_work: HashSet<BetId>,
     is_taking: bool,
     /// Somebody asked for another look while one was under way.
     is_wanted: bool,
 }
 
-struct Desk {
+struct CancelTask {
     store: Arc<dyn MoneyStore>,
-    supplier: Arc<GuardedSupplier>,
+    supplier: Arc<SupplierClient>,
     settings: CancellerSettings,
-    trouble: Arc<Trouble>,
+    trouble: Arc<HealthCell>,
     clock: Clock,
     metrics: ConfirmationMetrics,
 }
@@ -60,18 +60,18 @@ impl Canceller {
     /// Tells `supplier` what `store` has to be cancelled.
     pub fn new(
         store: Arc<dyn MoneyStore>,
-        supplier: Arc<GuardedSupplier>,
+        supplier: Arc<SupplierClient>,
         settings: CancellerSettings,
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> Canceller {
-        let trouble = Arc::new(Trouble::new("bets cannot be cancelled"));
-        let desk = Desk { store, supplier, settings, trouble, clock, metrics };
+        let trouble = Arc::new(HealthCell::new("bets cannot be cancelled"));
+        let desk = CancelTask { store, supplier, settings, trouble, clock, metrics };
         Canceller { desk: Arc::new(desk), in_work: HashSet::new(), is_taking: false, is_wanted: false }
     }
 
     /// What keeps it from its work, for a check of readiness.
-    pub fn trouble(&self) -> Arc<Trouble> {
+    pub fn trouble(&self) -> Arc<HealthCell> {
         self.desk.trouble.clone()
     }
 
@@ -151,12 +151,12 @@ impl Handler<CancelsWait> for Canceller {
 
 /// Why a try did not do it.
 enum Failure {
-    LeftAlone,
+    CircuitOpen,
     Supplier(CallError),
     Store(StoreError),
 }
 
-impl Desk {
+impl CancelTask {
     /// Tries until it is done, or somebody else may try.
     async fn cancel(&self, cancel: Cancel, until: Timestamp) {
         let id = cancel.bet_id;
@@ -175,12 +175,12 @@ impl Desk {
                     self.metrics.cancels_done.inc();
                     return;
                 }
-                Err(Failure::LeftAlone) => self.supplier.chance(left).await,
+                Err(Failure::CircuitOpen) => self.supplier.wait_until_closed(left).await,
                 Err(failure) => {
                     match failure {
                         Failure::Store(error) => self.trouble.met(&error),
                         Failure::Supplier(error) => debug!(bet = id.to_string(); "a bet is not cancelled yet: {error}"),
-                        Failure::LeftAlone => {}
+                        Failure::CircuitOpen => {}
                     }
                     tokio::time::sleep(backoff.next_delay().min(self.clock.until(until))).await;
                 }
@@ -197,7 +197,7 @@ impl Desk {
             return Ok(());
         };
         match self.supplier.cancel(id, &bet.user_id, patience).await {
-            Err(CallError::LeftAlone) => return Err(Failure::LeftAlone),
+            Err(CallError::CircuitOpen) => return Err(Failure::CircuitOpen),
             answer => answer.map_err(Failure::Supplier)?,
         }
         let (store, now) = (self.store.clone(), self.clock.now());
@@ -221,7 +221,7 @@ mod tests {
         store: Arc<FakeMoney>,
         supplier: Arc<ProbeSupplier>,
         metrics: ConfirmationMetrics,
-        trouble: Arc<Trouble>,
+        trouble: Arc<HealthCell>,
         clock: Clock,
         canceller: Addr<Canceller>,
     }
@@ -233,7 +233,7 @@ mod tests {
         let metrics = ConfirmationMetrics::new().unwrap();
         let breaker = BreakerPolicy { failures: failures_to_open, pause: 5 * SECOND };
         let guard = GuardSettings { timeout: SECOND, breaker };
-        let guarded = Arc::new(GuardedSupplier::new(supplier.clone(), guard, clock.clone(), metrics.clone()));
+        let guarded = Arc::new(SupplierClient::new(supplier.clone(), guard, clock.clone(), metrics.clone()));
         let retry = BackoffPolicy { first: SECOND, most: 16 * SECOND };
         let settings = CancellerSettings { at_once: 3, retry, hold: 40 * SECOND };
         let canceller = Canceller::new(store.clone(), guarded, settings, clock.clone(), metrics.clone());
@@ -270,7 +270,7 @@ mod tests {
         cancelling.supplier.cancel_with(
             |attempt| match attempt {
                 0 => Err(SupplierError::Status(500)),
-                1 => Err(SupplierError::UnknownWord("PENDING".to_owned())),
+                1 => Err(SupplierError::UnknownVariant("PENDING".to_owned())),
                 2 => Err(SupplierError::Timeout),
                 _ if attempt < 8 => Err(SupplierError::Unreachable("gone".to_owned())),
                 _ => Ok(()),

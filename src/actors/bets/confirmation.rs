@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use log::{debug, warn};
 
-use super::decision::Decider;
-use super::supplier_client::{CallError, GuardedSupplier};
+use super::decision::BetDecisions;
+use super::supplier_client::{CallError, SupplierClient};
 use crate::bus::dead_letter;
 use crate::bus::{Record, Topic};
-use crate::domain::bets::bet::{Bet, BetId, BetStatus, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetStatus};
 use crate::domain::bets::bet_events::BetPlaced;
 use crate::domain::dead_letter::DeadLetter;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::runtime::clock::Clock;
-use crate::runtime::health::Trouble;
-use crate::runtime::request_batcher::{Together, Turns};
+use crate::runtime::health::HealthCell;
+use crate::runtime::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::store::StoreError;
 use crate::store::money::MoneyStore;
 use crate::telemetry::log_limit::LogLimit;
@@ -37,49 +37,59 @@ const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), m
 
 /// How a bet is worked on.
 #[derive(Clone, Debug)]
-pub struct DeskSettings {
+pub struct ConfirmationSettings {
     /// The topic's name, for dead letters.
     pub topic: String,
     /// Delays between questions about one bet that had no answer.
     pub retry: BackoffPolicy,
     /// Bets are looked up in these turns.
-    pub turns: Turns,
+    pub turns: ConcurrencyLimit,
     /// So many together.
     pub together: usize,
 }
 
 /// Works on records, any number at once.
-pub struct Desk {
-    settings: DeskSettings,
-    bets: Arc<Together<BetId, Option<Bet>>>,
-    supplier: Arc<GuardedSupplier>,
-    decider: Decider,
+pub struct BetConfirmation {
+    settings: ConfirmationSettings,
+    bets: Arc<RequestBatcher<BetId, Option<Bet>>>,
+    supplier: Arc<SupplierClient>,
+    decider: BetDecisions,
     dead_letters: Arc<dyn Topic>,
     /// Bets in a row that the database did not know.
     unknown: AtomicU32,
-    trouble: Arc<Trouble>,
+    trouble: Arc<HealthCell>,
     clock: Clock,
     metrics: ConfirmationMetrics,
 }
 
-impl Desk {
+impl BetConfirmation {
     /// Asks `supplier`, decides by `decider`, and publishes what is no bet to `dead_letters`.
     pub fn new(
-        settings: DeskSettings,
+        settings: ConfirmationSettings,
         store: Arc<dyn MoneyStore>,
-        supplier: Arc<GuardedSupplier>,
-        decider: Decider,
+        supplier: Arc<SupplierClient>,
+        decider: BetDecisions,
         dead_letters: Arc<dyn Topic>,
         clock: Clock,
         metrics: ConfirmationMetrics,
-    ) -> Desk {
-        let trouble = Arc::new(Trouble::new("bets cannot be decided"));
+    ) -> BetConfirmation {
+        let trouble = Arc::new(HealthCell::new("bets cannot be decided"));
         let find = move |ids: &[BetId]| store.bets_by_id(ids);
-        let bets = Together::new(&settings.turns, settings.together, find);
-        Desk { settings, bets, supplier, decider, dead_letters, unknown: AtomicU32::new(0), trouble, clock, metrics }
+        let bets = RequestBatcher::new(&settings.turns, settings.together, find);
+        BetConfirmation {
+            settings,
+            bets,
+            supplier,
+            decider,
+            dead_letters,
+            unknown: AtomicU32::new(0),
+            trouble,
+            clock,
+            metrics,
+        }
     }
 
-    pub(super) fn trouble(&self) -> Arc<Trouble> {
+    pub(super) fn trouble(&self) -> Arc<HealthCell> {
         self.trouble.clone()
     }
 
@@ -88,20 +98,22 @@ impl Desk {
         self.metrics.consumed.inc();
         let placed = match BetPlaced::from_json(&record.record.payload) {
             Ok(placed) => placed,
-            Err(error) => return self.bury(record, error.reason(), &error.to_string()).await,
+            Err(error) => return self.send_to_dead_letters(record, error.reason(), &error.to_string()).await,
         };
         let id = placed.bet_id;
         let mut backoff = self.backoff(id);
         let bet = loop {
-            match self.bets.ask(id).await {
+            match self.bets.submit(id).await {
                 Ok(Some(bet)) => {
                     self.unknown.store(0, Ordering::Relaxed);
                     break bet;
                 }
-                Ok(None) => return self.bury(record, UNKNOWN_BET, &format!("there is no bet {id}")).await,
+                Ok(None) => {
+                    return self.send_to_dead_letters(record, UNKNOWN_BET, &format!("there is no bet {id}")).await;
+                }
                 // Another try changes nothing, and would hold up everything behind it.
                 Err(error @ StoreError::Unreadable(_)) => {
-                    return self.bury(record, "unreadable_bet", &error.to_string()).await;
+                    return self.send_to_dead_letters(record, "unreadable_bet", &error.to_string()).await;
                 }
                 Err(error) => self.wait(&error, &mut backoff).await,
             }
@@ -118,16 +130,16 @@ impl Desk {
     }
 
     /// Asks the supplier until it answers, or until the bet's time is over.
-    async fn ask(&self, bet: &Bet) -> Verdict {
+    async fn ask(&self, bet: &Bet) -> BetOutcome {
         let mut backoff = Backoff::new(self.settings.retry, seed(bet.id));
         loop {
             let left = self.clock.until(bet.decide_by);
             if left.is_zero() {
-                return Verdict::TimedOut;
+                return BetOutcome::TimedOut;
             }
             match self.supplier.confirm(bet, left).await {
                 Ok(answer) => return answer.into(),
-                Err(CallError::LeftAlone) => self.supplier.chance(left).await,
+                Err(CallError::CircuitOpen) => self.supplier.wait_until_closed(left).await,
                 Err(CallError::Failed(error)) => {
                     debug!(bet = bet.id.to_string(); "no answer about a bet, it is asked again: {error}");
                     tokio::time::sleep(backoff.next_delay().min(self.clock.until(bet.decide_by))).await;
@@ -136,7 +148,7 @@ impl Desk {
         }
     }
 
-    async fn bury(&self, record: &Record, reason: &str, detail: &str) {
+    async fn send_to_dead_letters(&self, record: &Record, reason: &str, detail: &str) {
         let topic = &self.settings.topic;
         let letter = DeadLetter {
             received_at: self.clock.now(),

@@ -7,14 +7,14 @@ use actix::prelude::*;
 use log::debug;
 
 use crate::actors::bets::messages::{CancelsWait, PublishOutbox};
-use crate::domain::bets::bet::{Bet, Verdict};
+use crate::domain::bets::bet::{Bet, BetOutcome};
 use crate::domain::bets::bet_events::bet_confirmed;
 use crate::domain::ids::UserId;
 use crate::runtime::blocking::blocking;
 use crate::runtime::clock::Clock;
-use crate::runtime::request_batcher::{Together, Turns};
+use crate::runtime::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::store::StoreError;
-use crate::store::money::{Decided, Decision, MoneyStore, Notice, OutboxRow, OutboxTopic};
+use crate::store::money::{DecideBet, Decided, MoneyStore, OutboxMessage, OutboxRow, OutboxTopic};
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
@@ -25,7 +25,7 @@ pub const OUTCOMES: [&str; 3] = ["confirmed", "rejected", "supplier_timeout"];
 #[derive(Clone, Debug)]
 pub struct DeciderSettings {
     /// Decisions that are made together take these turns.
-    pub turns: Turns,
+    pub turns: ConcurrencyLimit,
     /// So many are made together.
     pub together: usize,
     /// The turns of those that go by themselves, because their wallet is in use.
@@ -35,9 +35,9 @@ pub struct DeciderSettings {
 }
 
 /// What decides.
-pub struct Decider {
+pub struct BetDecisions {
     store: Arc<dyn MoneyStore>,
-    together: Arc<Together<Decision, Option<Decided>>>,
+    together: Arc<RequestBatcher<DecideBet, Option<Decided>>>,
     /// For those that go by themselves.
     users: Arc<UserTurns>,
     relay: Recipient<PublishOutbox>,
@@ -47,7 +47,7 @@ pub struct Decider {
     metrics: ConfirmationMetrics,
 }
 
-impl Decider {
+impl BetDecisions {
     /// Decides in `store`.
     pub fn new(
         settings: DeciderSettings,
@@ -56,21 +56,22 @@ impl Decider {
         canceller: Recipient<CancelsWait>,
         clock: Clock,
         metrics: ConfirmationMetrics,
-    ) -> Decider {
+    ) -> BetDecisions {
         let DeciderSettings { turns, together, users, lease } = settings;
         let decides = store.clone();
-        let together = Together::new(&turns, together, move |decisions: &[Decision]| decides.decide_bets(decisions));
-        Decider { store, together, users, relay, canceller, lease, clock, metrics }
+        let together =
+            RequestBatcher::new(&turns, together, move |decisions: &[DecideBet]| decides.decide_bets(decisions));
+        BetDecisions { store, together, users, relay, canceller, lease, clock, metrics }
     }
 
     /// Decides a bet, unless it is decided. Safe to repeat.
-    pub async fn decide(&self, bet: &Bet, verdict: &Verdict) -> Result<Decided, StoreError> {
+    pub async fn decide(&self, bet: &Bet, verdict: &BetOutcome) -> Result<Decided, StoreError> {
         let now = self.clock.now();
         let payload = bet_confirmed(bet, verdict, now);
-        let notice = Notice { payload: payload.clone(), leased_until: self.clock.after(self.lease) };
+        let notice = OutboxMessage { payload: payload.clone(), leased_until: self.clock.after(self.lease) };
         let id = bet.id;
         let decided =
-            self.write(&bet.user_id, Decision { bet_id: id, verdict: verdict.clone(), notice, at: now }).await?;
+            self.write(&bet.user_id, DecideBet { bet_id: id, verdict: verdict.clone(), notice, at: now }).await?;
         match decided {
             Decided::Now { outbox } => {
                 self.metrics.decided.with_label_values(&[outcome(verdict)]).inc();
@@ -79,7 +80,7 @@ impl Decider {
                 let row = OutboxRow { id: outbox, topic: OutboxTopic::BetConfirmed, key: id.to_string(), payload };
                 // Where there is no room, the row's lease ends and the relay finds it in the outbox.
                 let _ = self.relay.try_send(PublishOutbox(vec![row]));
-                if *verdict == Verdict::TimedOut {
+                if *verdict == BetOutcome::TimedOut {
                     // Without this word the canceller looks by itself.
                     let _ = self.canceller.try_send(CancelsWait);
                 }
@@ -91,23 +92,23 @@ impl Decider {
     }
 
     /// Together with others, or by itself where its wallet is in use.
-    async fn write(&self, user_id: &UserId, decision: Decision) -> Result<Decided, StoreError> {
-        if let Some(decided) = self.together.ask(decision.clone()).await? {
+    async fn write(&self, user_id: &UserId, decision: DecideBet) -> Result<Decided, StoreError> {
+        if let Some(decided) = self.together.submit(decision.clone()).await? {
             return Ok(decided);
         }
         // Any number of a user's decisions may wait; they use one connection.
         let place = self.users.queue_unbounded(user_id);
         let _turn = place.turn().await;
         let _call = place.call().await;
-        let (store, Decision { bet_id, verdict, notice, at }) = (self.store.clone(), decision);
+        let (store, DecideBet { bet_id, verdict, notice, at }) = (self.store.clone(), decision);
         blocking(move || store.decide_bet(bet_id, &verdict, &notice, at)).await
     }
 }
 
-fn outcome(verdict: &Verdict) -> &'static str {
+fn outcome(verdict: &BetOutcome) -> &'static str {
     match verdict {
-        Verdict::Confirmed { .. } => "confirmed",
-        Verdict::Rejected { .. } => "rejected",
-        Verdict::TimedOut => "supplier_timeout",
+        BetOutcome::Confirmed { .. } => "confirmed",
+        BetOutcome::Rejected { .. } => "rejected",
+        BetOutcome::TimedOut => "supplier_timeout",
     }
 }

@@ -18,7 +18,7 @@ use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::runtime::blocking::blocking;
 use crate::runtime::clock::Clock;
 use crate::runtime::drain::Drain;
-use crate::runtime::health::Trouble;
+use crate::runtime::health::HealthCell;
 use crate::store::money::{MoneyStore, OutboxRow, OutboxTopic};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OutboxMetrics;
@@ -32,7 +32,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(1) };
 
 /// Whether the bus takes what is in the outbox, of all relays of this process.
-static PUBLISHING: Trouble = Trouble::new("the outbox cannot be published");
+static PUBLISHING: HealthCell = HealthCell::new("the outbox cannot be published");
 /// Records that cannot be published are logged so often at most, each kind.
 static DEAD_LETTERS: LogLimit = LogLimit::every(Duration::from_secs(60));
 
@@ -61,7 +61,7 @@ pub struct OutboxTarget {
 /// The actor that publishes.
 pub struct OutboxRelay {
     store: Arc<dyn MoneyStore>,
-    lanes: [Lane; 2],
+    lanes: [TopicQueue; 2],
     settings: RelaySettings,
     /// Rows that wait, are being published, or are published and not marked so: given again, they are passed over.
     known: HashSet<i64>,
@@ -73,12 +73,12 @@ pub struct OutboxRelay {
     is_taking: bool,
     is_draining: bool,
     idle: watch::Sender<bool>,
-    trouble: Arc<Trouble>,
+    trouble: Arc<HealthCell>,
     clock: Clock,
     metrics: OutboxMetrics,
 }
 
-struct Lane {
+struct TopicQueue {
     of: OutboxTopic,
     target: OutboxTarget,
     waiting: VecDeque<OutboxRow>,
@@ -103,7 +103,7 @@ impl OutboxRelay {
         clock: Clock,
         metrics: OutboxMetrics,
     ) -> OutboxRelay {
-        let lane = |of, target| Lane { of, target, waiting: VecDeque::new(), is_publishing: false };
+        let lane = |of, target| TopicQueue { of, target, waiting: VecDeque::new(), is_publishing: false };
         OutboxRelay {
             store,
             lanes: [lane(OutboxTopic::BetPlaced, bet_placed), lane(OutboxTopic::BetConfirmed, bet_confirmed)],
@@ -115,14 +115,14 @@ impl OutboxRelay {
             is_taking: false,
             is_draining: false,
             idle: watch::Sender::new(true),
-            trouble: Arc::new(Trouble::new("the outbox cannot be read or written")),
+            trouble: Arc::new(HealthCell::new("the outbox cannot be read or written")),
             clock,
             metrics,
         }
     }
 
     /// What keeps it from its work, for a check of readiness. Whether the bus answers is not its to say.
-    pub fn trouble(&self) -> Arc<Trouble> {
+    pub fn trouble(&self) -> Arc<HealthCell> {
         self.trouble.clone()
     }
 
@@ -299,7 +299,7 @@ async fn publish_rows(target: OutboxTarget, rows: Vec<OutboxRow>, metrics: Outbo
             for row in rows {
                 let is_done = match publish(&target, std::slice::from_ref(&row), &metrics).await {
                     Ok(()) => true,
-                    Err(refusal) => bury(&target, &row, &refusal, &metrics).await,
+                    Err(refusal) => send_to_dead_letters(&target, &row, &refusal, &metrics).await,
                 };
                 if is_done { published.done.push(row.id) } else { published.left.push(row.id) }
             }
@@ -331,7 +331,12 @@ fn record(row: &OutboxRow) -> NewRecord {
 }
 
 /// Keeps as a dead letter what its topic refuses; says whether that was done.
-async fn bury(target: &OutboxTarget, row: &OutboxRow, refusal: &BusError, metrics: &OutboxMetrics) -> bool {
+async fn send_to_dead_letters(
+    target: &OutboxTarget,
+    row: &OutboxRow,
+    refusal: &BusError,
+    metrics: &OutboxMetrics,
+) -> bool {
     let reason = match refusal {
         BusError::Closed => return false,
         BusError::TooLarge(_) => "too_large",

@@ -7,11 +7,11 @@ use std::time::Duration;
 use actix::prelude::*;
 use log::info;
 
-use super::decision::Decider;
-use crate::domain::bets::bet::Verdict;
+use super::decision::BetDecisions;
+use crate::domain::bets::bet::BetOutcome;
 use crate::runtime::blocking::blocking;
 use crate::runtime::clock::Clock;
-use crate::runtime::health::Trouble;
+use crate::runtime::health::HealthCell;
 use crate::store::StoreError;
 use crate::store::money::{Decided, MoneyStore};
 use crate::telemetry::metrics::ConfirmationMetrics;
@@ -36,9 +36,9 @@ pub struct BetSweeper {
 
 struct Sweep {
     store: Arc<dyn MoneyStore>,
-    decider: Decider,
+    decider: BetDecisions,
     settings: SweeperSettings,
-    trouble: Arc<Trouble>,
+    trouble: Arc<HealthCell>,
     clock: Clock,
     metrics: ConfirmationMetrics,
 }
@@ -47,18 +47,18 @@ impl BetSweeper {
     /// Sweeps `store`.
     pub fn new(
         store: Arc<dyn MoneyStore>,
-        decider: Decider,
+        decider: BetDecisions,
         settings: SweeperSettings,
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> BetSweeper {
-        let trouble = Arc::new(Trouble::new("overdue bets cannot be decided"));
+        let trouble = Arc::new(HealthCell::new("overdue bets cannot be decided"));
         let sweep = Sweep { store, decider, settings, trouble, clock, metrics };
         BetSweeper { sweep: Arc::new(sweep), is_sweeping: false }
     }
 
     /// What keeps it from its work, for a check of readiness.
-    pub fn trouble(&self) -> Arc<Trouble> {
+    pub fn trouble(&self) -> Arc<HealthCell> {
         self.sweep.trouble.clone()
     }
 
@@ -111,7 +111,7 @@ impl Sweep {
             if held.contains(&bet.user_id) {
                 continue;
             }
-            match self.decider.decide(bet, &Verdict::TimedOut).await {
+            match self.decider.decide(bet, &BetOutcome::TimedOut).await {
                 Ok(Decided::Now { .. }) => swept += 1,
                 Ok(Decided::Before(_) | Decided::Unknown) => {}
                 Err(error) if error.is_lock_timeout() => drop(held.insert(&bet.user_id)),
@@ -138,7 +138,7 @@ mod tests {
         store: Arc<FakeMoney>,
         edges: ProbeEdges,
         metrics: ConfirmationMetrics,
-        trouble: Arc<Trouble>,
+        trouble: Arc<HealthCell>,
         clock: Clock,
         _sweeper: Addr<BetSweeper>,
     }

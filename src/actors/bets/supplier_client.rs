@@ -17,7 +17,7 @@ use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
 /// While the breaker is open, whoever waits looks this often whether a call may be tried.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How the supplier is called.
 #[derive(Clone, Copy, Debug)]
@@ -33,14 +33,14 @@ pub struct GuardSettings {
 pub enum CallError {
     /// It was not made: the supplier is left alone.
     #[error("the supplier is left alone for a while")]
-    LeftAlone,
+    CircuitOpen,
     /// It failed.
     #[error(transparent)]
     Failed(#[from] SupplierError),
 }
 
 /// The supplier, as all actors of a process share it.
-pub struct GuardedSupplier {
+pub struct SupplierClient {
     supplier: Arc<dyn BetSupplier>,
     settings: GuardSettings,
     guard: Mutex<Guard>,
@@ -64,40 +64,40 @@ enum Called<T> {
     GivenUp,
 }
 
-impl GuardedSupplier {
+impl SupplierClient {
     /// Calls this supplier.
     pub fn new(
         supplier: Arc<dyn BetSupplier>,
         settings: GuardSettings,
         clock: Clock,
         metrics: ConfirmationMetrics,
-    ) -> GuardedSupplier {
+    ) -> SupplierClient {
         let guard = Mutex::new(Guard { breaker: Breaker::new(settings.breaker), last_failure: None });
         let (closed, log) = (watch::Sender::new(()), FaultLog::new());
-        let guarded = GuardedSupplier { supplier, settings, guard, closed, clock, log, metrics };
+        let guarded = SupplierClient { supplier, settings, guard, closed, clock, log, metrics };
         guarded.tell(BreakerState::Closed);
         guarded
     }
 
-    /// Asks whether the supplier takes a bet; waits no longer than `patience`.
-    pub async fn confirm(&self, bet: &Bet, patience: Duration) -> Result<Answer, CallError> {
+    /// Asks whether the supplier takes a bet; waits no longer than `timeout`.
+    pub async fn confirm(&self, bet: &Bet, timeout: Duration) -> Result<Answer, CallError> {
         let outcome = |answer: &Answer| match answer {
             Answer::Confirmed { .. } => "confirmed",
             Answer::Rejected { .. } => "rejected",
         };
-        self.call(|| self.supplier.confirm(bet), patience, &self.metrics.supplier_calls, outcome).await
+        self.call(|| self.supplier.confirm(bet), timeout, &self.metrics.supplier_calls, outcome).await
     }
 
-    /// Has the supplier cancel a bet; waits no longer than `patience`.
-    pub async fn cancel(&self, bet_id: BetId, user_id: &UserId, patience: Duration) -> Result<(), CallError> {
+    /// Has the supplier cancel a bet; waits no longer than `timeout`.
+    pub async fn cancel(&self, bet_id: BetId, user_id: &UserId, timeout: Duration) -> Result<(), CallError> {
         let call = || self.supplier.cancel(bet_id, user_id);
-        self.call(call, patience, &self.metrics.cancel_calls, |()| "cancelled").await
+        self.call(call, timeout, &self.metrics.cancel_calls, |()| "cancelled").await
     }
 
-    /// Waits, no longer than `patience`, until it is worth while to try a call again.
-    pub async fn chance(&self, patience: Duration) {
+    /// Waits, no longer than `timeout`, until it is worth while to try a call again.
+    pub async fn wait_until_closed(&self, timeout: Duration) {
         let mut closed = self.closed.subscribe();
-        let _ = tokio::time::timeout(patience.min(LOOK), closed.changed()).await;
+        let _ = tokio::time::timeout(timeout.min(POLL_INTERVAL), closed.changed()).await;
     }
 
     /// What is wrong with the supplier, for a check of readiness. The log has the text of its last failure.
@@ -112,18 +112,18 @@ impl GuardedSupplier {
     async fn call<T>(
         &self,
         call: impl FnOnce() -> BoxFuture<'static, Result<T, SupplierError>>,
-        patience: Duration,
+        timeout: Duration,
         calls: &prometheus::IntCounterVec,
         outcome: impl Fn(&T) -> &'static str,
     ) -> Result<T, CallError> {
         if !self.permits() {
-            return Err(CallError::LeftAlone);
+            return Err(CallError::CircuitOpen);
         }
         let started = Instant::now();
-        let called = match tokio::time::timeout(patience.min(self.settings.timeout), call()).await {
+        let called = match tokio::time::timeout(timeout.min(self.settings.timeout), call()).await {
             Ok(Ok(answer)) => Called::Answered(answer),
             Ok(Err(error)) => Called::Failed(error),
-            Err(_) if patience < self.settings.timeout => Called::GivenUp,
+            Err(_) if timeout < self.settings.timeout => Called::GivenUp,
             Err(_) => Called::Failed(SupplierError::Timeout),
         };
         self.metrics.supplier_call_seconds.observe(started.elapsed().as_secs_f64());
@@ -202,11 +202,11 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn guarded(supplier: &Arc<ProbeSupplier>) -> (GuardedSupplier, ConfirmationMetrics) {
+    fn guarded(supplier: &Arc<ProbeSupplier>) -> (SupplierClient, ConfirmationMetrics) {
         let metrics = ConfirmationMetrics::new().unwrap();
         let breaker = BreakerPolicy { failures: 3, pause: 2 * SECOND };
         let settings = GuardSettings { timeout: SECOND, breaker };
-        (GuardedSupplier::new(supplier.clone(), settings, Clock::of_tokio(), metrics.clone()), metrics)
+        (SupplierClient::new(supplier.clone(), settings, Clock::of_tokio(), metrics.clone()), metrics)
     }
 
     fn state(metrics: &ConfirmationMetrics) -> &'static str {
@@ -227,8 +227,8 @@ mod tests {
         }
         assert_eq!(state(&metrics), "open");
         assert_eq!(guarded.problem().unwrap(), "left alone for a while: the supplier answered with status 500");
-        assert_eq!(guarded.confirm(&bet, 9 * SECOND).await, Err(CallError::LeftAlone));
-        assert_eq!(guarded.cancel(bet.id, &bet.user_id, SECOND).await, Err(CallError::LeftAlone));
+        assert_eq!(guarded.confirm(&bet, 9 * SECOND).await, Err(CallError::CircuitOpen));
+        assert_eq!(guarded.cancel(bet.id, &bet.user_id, SECOND).await, Err(CallError::CircuitOpen));
         assert_eq!((supplier.asked(), supplier.cancels()), (3, 0));
 
         tokio::time::advance(2 * SECOND).await;
@@ -240,13 +240,13 @@ mod tests {
             let other = guarded.confirm(&bet, 9 * SECOND).await;
             let waited = Instant::now();
             while guarded.problem().is_some() {
-                guarded.chance(9 * SECOND).await;
+                guarded.wait_until_closed(9 * SECOND).await;
             }
             assert!(waited.elapsed() <= SECOND / 2, "{:?}", waited.elapsed());
             other
         });
         assert!(tried.is_ok());
-        assert_eq!(others, Err(CallError::LeftAlone), "one call at a time");
+        assert_eq!(others, Err(CallError::CircuitOpen), "one call at a time");
         assert_eq!((state(&metrics), guarded.problem()), ("closed", None));
         let calls = |outcome| metrics.supplier_calls.with_label_values(&[outcome]).get();
         assert_eq!((calls("status"), calls("confirmed"), calls("timeout")), (3, 1, 0));

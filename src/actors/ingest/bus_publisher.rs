@@ -80,15 +80,15 @@ fn update_record(update: &OddsUpdate) -> NewRecord {
 mod tests {
     use super::*;
     use crate::bus::embedded::EmbeddedTopic;
-    use crate::bus::{Given, Position, Record, Subscription};
+    use crate::bus::{ConsumerEvent, Position, Record, Subscription};
     use crate::domain::dead_letter::DeadLetter;
     use crate::domain::odds::update::testing::*;
     use crate::domain::timestamp::Timestamp;
 
     async fn next(group: &mut Box<dyn Subscription>) -> Vec<Record> {
         match group.next_batch(9, Duration::ZERO).await.unwrap() {
-            Given::Records(records) => records,
-            Given::Revoked(partitions) => panic!("revoked: {partitions:?}"),
+            ConsumerEvent::Records(records) => records,
+            ConsumerEvent::Revoked(partitions) => panic!("revoked: {partitions:?}"),
         }
     }
 
@@ -134,7 +134,7 @@ mod tests {
             let read = OddsUpdate::from_json(&batch[0].record.payload).unwrap();
             assert_eq!(read.revision.version, version);
             assert_eq!(updates.depth(), 1);
-            group.commit(&Position::behind(&batch));
+            group.commit(&Position::after(&batch));
         }
         second.await.unwrap().unwrap().unwrap();
         third.await.unwrap().unwrap().unwrap();

@@ -22,7 +22,7 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
-use crate::supplier::joined::{self, Joined, joined};
+use crate::supplier::frame_batch::{self, FrameBatch, batches};
 use crate::supplier::transport::{self, Connection, Inbound, Outbound, TransportError};
 use crate::supplier::{Decoded, Decoder, FrameFault, Refused};
 use crate::telemetry::log_limit::FaultLog;
@@ -31,19 +31,19 @@ use crate::telemetry::metrics::IngestMetrics;
 /// A refused frame is logged at most this often, with how many were held back.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The feed looks at its deadlines this often within a ping interval or a read timeout.
-const LOOKS: u32 = 4;
+const CHECKS_PER_TIMEOUT: u32 = 4;
 /// A stream is dense when so many frames come in during one way to the bus and back.
 const DENSE: usize = 20;
 
 /// Whether a supplier is connected, for readiness.
 #[derive(Debug)]
-pub struct FeedStatus {
+pub struct SupplierConnection {
     /// The supplier's address, without credentials.
     pub supplier: String,
     connected: AtomicBool,
 }
 
-impl FeedStatus {
+impl SupplierConnection {
     /// Whether the supplier is connected and alive.
     pub fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
@@ -59,7 +59,7 @@ pub struct SupplierFeed {
     dead_letters: Recipient<Publish>,
     /// How long a dense stream gathers before the next way to the bus.
     gathering: Duration,
-    status: Arc<FeedStatus>,
+    status: Arc<SupplierConnection>,
     backoff: Backoff,
     link: Option<Link>,
     /// When the supplier last said anything, on this connection or one before.
@@ -105,7 +105,7 @@ impl SupplierFeed {
         let seed = fastrand::u64(..);
         SupplierFeed {
             decoder: endpoint.decoder(&settings),
-            status: Arc::new(FeedStatus { supplier: endpoint.to_string(), connected: AtomicBool::new(false) }),
+            status: Arc::new(SupplierConnection { supplier: endpoint.to_string(), connected: AtomicBool::new(false) }),
             endpoint,
             settings,
             publisher,
@@ -127,7 +127,7 @@ impl SupplierFeed {
     }
 
     /// Tells from outside whether the supplier is connected.
-    pub fn status(&self) -> Arc<FeedStatus> {
+    pub fn status(&self) -> Arc<SupplierConnection> {
         self.status.clone()
     }
 
@@ -148,7 +148,7 @@ impl SupplierFeed {
         self.metrics.suppliers_connected.inc();
         self.status.connected.store(true, Ordering::Relaxed);
         let now = Instant::now();
-        let stream = context.add_stream(joined(connection.inbound));
+        let stream = context.add_stream(batches(connection.inbound));
         self.link = Some(Link { since: now, stream, outbound: connection.outbound, last_heard: now, last_ping: now });
         let greetings = self.decoder.on_connected();
         self.send_all(greetings, context);
@@ -317,7 +317,7 @@ impl SupplierFeed {
     /// How long the next frames gather behind so many that came in together. One after the other they wait for nothing,
     /// and neither does a backlog: no more than those could be taken together.
     fn gathering_after(&self, frames: usize) -> Duration {
-        if (DENSE..joined::MOST_FRAMES).contains(&frames) { self.gathering } else { Duration::ZERO }
+        if (DENSE..frame_batch::MAX_FRAMES).contains(&frames) { self.gathering } else { Duration::ZERO }
     }
 
     /// The supplier's prices must not look live any more.
@@ -416,15 +416,15 @@ impl Actor for SupplierFeed {
     fn started(&mut self, context: &mut Context<Self>) {
         self.connect(context);
         let shortest = self.settings.supplier_ping_interval.min(self.settings.supplier_read_timeout);
-        context.run_interval(shortest / LOOKS, |feed, context| {
+        context.run_interval(shortest / CHECKS_PER_TIMEOUT, |feed, context| {
             feed.look_at_deadlines(context);
             feed.publish_gathered(Duration::ZERO, context);
         });
     }
 }
 
-impl StreamHandler<Joined> for SupplierFeed {
-    fn handle(&mut self, items: Joined, context: &mut Context<Self>) {
+impl StreamHandler<FrameBatch> for SupplierFeed {
+    fn handle(&mut self, items: FrameBatch, context: &mut Context<Self>) {
         let gathering = self.gathering_after(items.len());
         for item in items {
             // What came behind the frame that ended the connection is told again by the next one.
@@ -496,7 +496,7 @@ mod tests {
             let update = update(1, 1, versions.next().unwrap());
             Ok(Inbound::Frame(update.to_json().into()))
         };
-        let rows: Vec<Joined> = rows.iter().map(|row| (0..*row).map(|_| frame()).collect()).collect();
+        let rows: Vec<FrameBatch> = rows.iter().map(|row| (0..*row).map(|_| frame()).collect()).collect();
         SupplierFeed::create(|context| {
             let mut feed = SupplierFeed::new(endpoint, settings, publisher.clone(), publisher, gathering, metrics);
             let stream = context.add_stream(futures_util::stream::iter(rows));
@@ -520,7 +520,7 @@ mod tests {
 
     #[actix_web::test]
     async fn a_quiet_stream_and_a_backlog_wait_for_nothing() {
-        let rows = [1, DENSE - 1, joined::MOST_FRAMES, 1];
+        let rows = [1, DENSE - 1, frame_batch::MAX_FRAMES, 1];
         let mut handed_over = reading(Duration::from_secs(3_600), &rows);
         for row in rows {
             let next = tokio::time::timeout(Duration::from_secs(20), handed_over.recv()).await;

@@ -10,7 +10,7 @@ use crate::domain::odds::plausible::record_age;
 use crate::domain::timestamp::Timestamp;
 
 /// Records that may be in work before the bus is read on, in batches of the configured size.
-const MOST_BATCHES: usize = 16;
+const MAX_BATCHES: usize = 16;
 
 /// A batch in work.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Applying {
 impl Applying {
     /// At most 16 full batches of this size, or as many records in more batches.
     pub fn new(batch_size: usize) -> Applying {
-        let most_records = batch_size.max(1).saturating_mul(MOST_BATCHES);
+        let most_records = batch_size.max(1).saturating_mul(MAX_BATCHES);
         Applying { batches: VecDeque::new(), next_number: 0, records: 0, most_records }
     }
 
@@ -188,7 +188,7 @@ mod tests {
         while applying.has_room() {
             begun = applying.begin(behind(10), 10, Instant::now());
         }
-        assert_eq!(begun as usize + 1, MOST_BATCHES);
+        assert_eq!(begun as usize + 1, MAX_BATCHES);
         for number in 1..=begun {
             assert_eq!(applying.done(number), None);
         }

@@ -15,10 +15,10 @@ use log::warn;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::book_source::{Known, Lane, LeftToCome};
+use super::book_source::{LoadedState, ReadPriority, ReplayBoundary};
 use super::odds_book::{BookEdges, OddsBook};
 use crate::actors::odds::messages::{
-    ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, InOrder, LetGo, ReloadBook, ReloadBooks,
+    ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, InOrder, PartitionsRevoked, ReloadBook, ReloadBooks,
 };
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::{Book, MarketState, Snapshot};
@@ -101,7 +101,7 @@ impl BookRouter {
     }
 
     /// Starts a book with its state.
-    fn start(&mut self, event_id: &EventId, left: LeftToCome, mut loaded: Known) -> &mut Entry {
+    fn start(&mut self, event_id: &EventId, left: ReplayBoundary, mut loaded: LoadedState) -> &mut Entry {
         if let Some((known, _)) = self.let_go.remove(event_id) {
             // Others may know less: a bus that starts again, a cache that was emptied and a store that is behind would
             // together take the numbers back.
@@ -118,7 +118,7 @@ impl BookRouter {
     }
 
     /// Sends an update or a broadcast to the book of an event, and starts the book if there is none. `next_position`: see
-    /// [`LeftToCome::from`].
+    /// [`ReplayBoundary::from`].
     fn deliver<M>(
         &mut self,
         event_id: &EventId,
@@ -150,12 +150,12 @@ impl BookRouter {
 
     fn load(&mut self, event_id: EventId, next_position: Option<u64>, context: &mut Context<Self>) {
         let edges = self.edges.clone();
-        let left = LeftToCome::from(next_position, edges.is_mirror || edges.first_position.is_some());
+        let left = ReplayBoundary::from(next_position, edges.is_mirror || edges.first_position.is_some());
         let loading = async move {
             let known = if edges.is_mirror {
-                edges.source.load_mirrored(&event_id, left, Lane::Live, false).await
+                edges.source.load_mirrored(&event_id, left, ReadPriority::Live, false).await
             } else {
-                edges.source.load(&event_id, left, Lane::Live).await
+                edges.source.load(&event_id, left, ReadPriority::Live).await
             };
             (event_id, known)
         };
@@ -251,7 +251,12 @@ impl BookRouter {
         Box::pin(answer.into_actor(self))
     }
 
-    fn loaded_for_clients(&mut self, event_id: EventId, known: Result<Known, ApplyError>, context: &mut Context<Self>) {
+    fn loaded_for_clients(
+        &mut self,
+        event_id: EventId,
+        known: Result<LoadedState, ApplyError>,
+        context: &mut Context<Self>,
+    ) {
         let waiting = self.asked.remove(&event_id).unwrap_or_default();
         let has_book = self.books.contains_key(&event_id) || self.starting.contains_key(&event_id);
         let nothing = match known {
@@ -267,7 +272,7 @@ impl BookRouter {
                 }
             }
             Ok(known) => {
-                self.start(&event_id, LeftToCome::NOTHING, known);
+                self.start(&event_id, ReplayBoundary::NOTHING, known);
                 None
             }
         };
@@ -420,10 +425,10 @@ fn fut_of(reload: impl Future<Output = Answered> + 'static) -> LocalBoxFuture<'s
     reload.boxed_local()
 }
 
-impl Handler<LetGo> for BookRouter {
+impl Handler<PartitionsRevoked> for BookRouter {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, LetGo(partitions): LetGo, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, PartitionsRevoked(partitions): PartitionsRevoked, _: &mut Context<Self>) -> Self::Result {
         let is_gone = |entry: &Entry| entry.partition.is_some_and(|partition| partitions.contains(&partition));
         // A book without an address finishes its mailbox and stops by itself.
         let asking: Vec<_> = self
@@ -473,7 +478,7 @@ mod tests {
     use super::*;
     use crate::actors::testing::{ProbeEdges, probe_edges, probe_edges_with};
     use crate::cache::embedded::EmbeddedCache;
-    use crate::cache::{Broadcast, Broadcasts, CacheError, OddsCache};
+    use crate::cache::{Broadcast, BroadcastStream, CacheError, OddsCache};
     use crate::domain::odds::book::MarketState;
     use crate::domain::odds::update::PositionedUpdate;
     use crate::domain::odds::update::testing::*;
@@ -616,7 +621,7 @@ mod tests {
         let probe = probe_edges();
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
         router.send(ApplyUpdates(vec![positioned(1, 1, 0), positioned(2, 1, 0)])).await.unwrap().unwrap();
-        router.send(LetGo(vec![1, 7])).await.unwrap();
+        router.send(PartitionsRevoked(vec![1, 7])).await.unwrap();
         for _ in 0..500 {
             if probe.metrics.books.get() == 1 {
                 break;
@@ -636,7 +641,7 @@ mod tests {
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
         router.send(ApplyUpdates(vec![positioned(1, 5, 700)])).await.unwrap().unwrap();
         // The topic was made again, the cache was emptied, and the store has not come so far.
-        router.send(LetGo(vec![1])).await.unwrap();
+        router.send(PartitionsRevoked(vec![1])).await.unwrap();
         router.send(ApplyUpdates(vec![positioned(1, 4, 0), positioned(1, 6, 1)])).await.unwrap().unwrap();
         assert_eq!(probe.metrics.rejected.with_label_values(&["older"]).get(), 1);
         let told: Vec<u64> = probe.told.lock().unwrap().iter().map(|(_, seq)| *seq).collect();
@@ -790,7 +795,7 @@ mod tests {
             Box::pin(std::future::ready(Ok(())))
         }
 
-        fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+        fn listen(&self) -> Option<Box<dyn BroadcastStream>> {
             None
         }
     }
@@ -877,8 +882,8 @@ mod tests {
         let probe = probe_edges();
         let mut router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60));
         let gone = id(1);
-        let known = probe.edges.source.load(&gone, LeftToCome::NOTHING, Lane::Live).await;
-        let address = OddsBook::new(id(1), probe.edges, LeftToCome::NOTHING, known).start();
+        let known = probe.edges.source.load(&gone, ReplayBoundary::NOTHING, ReadPriority::Live).await;
+        let address = OddsBook::new(id(1), probe.edges, ReplayBoundary::NOTHING, known).start();
         router.books.insert(
             gone.clone(),
             Entry { book: address.clone(), partition: None, in_flight: 0, last_used: Instant::now() },

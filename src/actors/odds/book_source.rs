@@ -10,7 +10,7 @@ use log::{debug, warn};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
-use super::client_reads::{ClientReads, Place};
+use super::client_reads::{ClientReads, ReadPermit};
 use crate::actors::odds::messages::ApplyError;
 use crate::cache::{CacheError, OddsCache};
 use crate::domain::ids::EventId;
@@ -37,7 +37,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Which reads a store read waits behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
+pub enum ReadPriority {
     /// Books that start for an update or a broadcast.
     Live,
     /// Running books that load their state again.
@@ -51,7 +51,7 @@ pub struct BookSource {
     live: Semaphore,
     background: Semaphore,
     clients: Arc<ClientReads>,
-    outage: Outage,
+    outage: RetryGate,
     failures: LogLimit,
     limits: Plausibility,
     metrics: BookMetrics,
@@ -60,12 +60,12 @@ pub struct BookSource {
 /// A store that failed is left alone for a moment: books that start meanwhile start without it at once, so that the live
 /// path does not wait once per book for a store that is down.
 #[derive(Default)]
-struct Outage {
+struct RetryGate {
     /// The error, and when it occurred.
     last: Mutex<Option<(String, Instant)>>,
 }
 
-impl Outage {
+impl RetryGate {
     fn last(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,21 +84,21 @@ impl Outage {
 /// The sequence number up to which a new book loads stored state. Later rows are left to the bus, so that each change is
 /// published exactly once even if the store is ahead.
 #[derive(Clone, Copy)]
-pub struct LeftToCome {
+pub struct ReplayBoundary {
     beyond: u64,
     /// If true, later rows are always skipped. On Kafka, which can be replayed from the start, they are skipped only for
     /// markets that the cache holds; for the others the stored row is needed to reject replayed updates.
     always: bool,
 }
 
-impl LeftToCome {
+impl ReplayBoundary {
     /// Everything is loaded.
-    pub const NOTHING: LeftToCome = LeftToCome { beyond: u64::MAX, always: true };
+    pub const NOTHING: ReplayBoundary = ReplayBoundary { beyond: u64::MAX, always: true };
 
     /// `next_position`: the bus position of the update that the book starts for; in a mirror, the number below the
     /// broadcast's. `None` if a client asks for the book.
-    pub fn from(next_position: Option<u64>, always: bool) -> LeftToCome {
-        LeftToCome { beyond: next_position.unwrap_or(u64::MAX), always }
+    pub fn from(next_position: Option<u64>, always: bool) -> ReplayBoundary {
+        ReplayBoundary { beyond: next_position.unwrap_or(u64::MAX), always }
     }
 
     /// The number of the update that the book starts for.
@@ -113,7 +113,7 @@ impl LeftToCome {
 }
 
 /// The loaded state of an event.
-pub struct Known {
+pub struct LoadedState {
     /// The states, of each market those of the cache and of the store.
     pub states: Vec<Arc<MarketState>>,
     /// Whether the cache could be read.
@@ -127,7 +127,7 @@ pub struct Known {
     pub read_seq: u64,
 }
 
-impl Known {
+impl LoadedState {
     /// Something may have changed since it was read: it counts as old, and is read again at once.
     pub fn read_again(&mut self) {
         (self.is_complete, self.is_cache_read, self.is_store_asked) = (false, false, false);
@@ -154,7 +154,7 @@ impl BookSource {
             live: Semaphore::new(LIVE_READS),
             background: Semaphore::new(BACKGROUND_READS),
             clients,
-            outage: Outage::default(),
+            outage: RetryGate::default(),
             failures: LogLimit::every(LOG_INTERVAL),
             limits: Plausibility::any_time(),
             metrics,
@@ -187,7 +187,7 @@ impl BookSource {
 
     /// The state of an event, except what is left to the bus. Failed reads are skipped: the live path does not wait for a
     /// cache or a store that is down.
-    pub async fn load(&self, event_id: &EventId, left: LeftToCome, lane: Lane) -> Known {
+    pub async fn load(&self, event_id: &EventId, left: ReplayBoundary, lane: ReadPriority) -> LoadedState {
         let hot = self.load_hot(event_id).await;
         let stored = self.load_stored(event_id, lane).await;
         self.merge(hot, stored, left)
@@ -199,12 +199,12 @@ impl BookSource {
     pub async fn load_mirrored(
         &self,
         event_id: &EventId,
-        left: LeftToCome,
-        lane: Lane,
+        left: ReplayBoundary,
+        lane: ReadPriority,
         is_store_wanted: bool,
-    ) -> Known {
+    ) -> LoadedState {
         let hot = self.load_hot(event_id).await;
-        if !is_store_wanted && (!hot.states.is_empty() || (hot.is_read && lane == Lane::Live)) {
+        if !is_store_wanted && (!hot.states.is_empty() || (hot.is_read && lane == ReadPriority::Live)) {
             return only_hot(hot, left);
         }
         let stored = self.load_stored(event_id, lane).await;
@@ -216,10 +216,10 @@ impl BookSource {
     pub async fn load_for_client(
         &self,
         event_id: &EventId,
-        place: Place,
+        place: ReadPermit,
         is_mirror: bool,
-    ) -> Result<Known, ApplyError> {
-        let (left, hot) = (LeftToCome::NOTHING, self.load_hot(event_id).await);
+    ) -> Result<LoadedState, ApplyError> {
+        let (left, hot) = (ReplayBoundary::NOTHING, self.load_hot(event_id).await);
         if is_mirror && !hot.states.is_empty() {
             return Ok(only_hot(hot, left));
         }
@@ -228,11 +228,11 @@ impl BookSource {
         Ok(if is_mirror { merge_mirrored(hot, stored, left) } else { self.merge(hot, stored, left) })
     }
 
-    fn merge(&self, hot: Hot, (mut stored, is_store_read): Read, left: LeftToCome) -> Known {
+    fn merge(&self, hot: Hot, (mut stored, is_store_read): Read, left: ReplayBoundary) -> LoadedState {
         let read_seq = largest_seq(&hot.states).max(largest_seq(&stored));
         stored.retain(|state| !left.leaves(state, &hot.states));
         let states = hot.states.into_iter().chain(stored).collect();
-        Known {
+        LoadedState {
             states,
             is_cache_read: hot.is_read,
             is_damaged: hot.is_damaged,
@@ -246,7 +246,7 @@ impl BookSource {
     /// all books would read the cache and publish their state again and again.
     pub async fn may_know_more(&self, event_id: &EventId, is_cache_read: bool) -> bool {
         let is_store_down = self.outage.last().is_some();
-        !is_cache_read || !is_store_down || self.load_stored(event_id, Lane::Background).await.1
+        !is_cache_read || !is_store_down || self.load_stored(event_id, ReadPriority::Background).await.1
     }
 
     /// What the cache holds.
@@ -262,19 +262,19 @@ impl BookSource {
         }
     }
 
-    async fn load_stored(&self, event_id: &EventId, lane: Lane) -> Read {
+    async fn load_stored(&self, event_id: &EventId, lane: ReadPriority) -> Read {
         if let Some(why) = self.outage.too_early() {
             return self.skip("store", event_id, &why);
         }
         let deadline = tokio::time::Instant::now() + LIVE_READ_LIMIT;
         // The semaphores are never closed.
         let (_turn, deadline): (Option<SemaphorePermit<'_>>, _) = match lane {
-            Lane::Live => match timeout_at(deadline, self.live.acquire()).await {
+            ReadPriority::Live => match timeout_at(deadline, self.live.acquire()).await {
                 Ok(turn) => (turn.ok(), Some(deadline)),
                 // The store may answer, only not so many at once.
                 Err(_) => return self.skip("store", event_id, &"no turn to read in time"),
             },
-            Lane::Background => (self.background.acquire().await.ok(), None),
+            ReadPriority::Background => (self.background.acquire().await.ok(), None),
         };
         self.read_store(event_id, deadline).await
     }
@@ -338,10 +338,10 @@ impl Hot {
 }
 
 /// What is newer than the broadcast is published after it.
-fn only_hot(mut hot: Hot, left: LeftToCome) -> Known {
+fn only_hot(mut hot: Hot, left: ReplayBoundary) -> LoadedState {
     let read_seq = hot.largest_seq();
     hot.states.retain(|state| !left.leaves(state, &[]));
-    Known {
+    LoadedState {
         states: hot.states,
         is_cache_read: hot.is_read,
         is_damaged: hot.is_damaged,
@@ -352,12 +352,12 @@ fn only_hot(mut hot: Hot, left: LeftToCome) -> Known {
 }
 
 /// The store may be ahead of what was published: changes of the markets in the cache come by broadcast, one by one.
-fn merge_mirrored(hot: Hot, (mut stored, is_store_read): Read, left: LeftToCome) -> Known {
+fn merge_mirrored(hot: Hot, (mut stored, is_store_read): Read, left: ReplayBoundary) -> LoadedState {
     let read_seq = largest_seq(&hot.states).max(largest_seq(&stored));
     let is_hot = |state: &MarketState| hot.states.iter().any(|held| held.update.market == state.update.market);
     stored.retain(|state| !is_hot(state) && !left.leaves(state, &[]));
     let states = hot.states.into_iter().filter(|state| !left.leaves(state, &[])).chain(stored).collect();
-    Known {
+    LoadedState {
         states,
         is_cache_read: hot.is_read,
         is_damaged: hot.is_damaged,
@@ -377,11 +377,11 @@ mod tests {
         let probe = probe_edges();
         let (source, event) = (&probe.edges.source, EventId::new("E").unwrap());
         let turns = source.live.acquire_many(LIVE_READS as u32).await.unwrap();
-        let loading = source.load(&event, LeftToCome::NOTHING, Lane::Live);
+        let loading = source.load(&event, ReplayBoundary::NOTHING, ReadPriority::Live);
         let known = tokio::time::timeout(10 * LIVE_READ_LIMIT, loading).await.unwrap();
         assert!(!known.is_complete);
         drop(turns);
-        let known = source.load(&event, LeftToCome::NOTHING, Lane::Live).await;
+        let known = source.load(&event, ReplayBoundary::NOTHING, ReadPriority::Live).await;
         assert!(known.is_complete, "the wait says nothing against the store");
     }
 }

@@ -10,14 +10,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::actors::odds::messages::{ApplyBroadcasts, ApplyError, InOrder, ReloadBooks};
 use crate::actors::streaming::messages::FeedChanged;
-use crate::cache::{Broadcast, Broadcasts, Heard};
+use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream};
 use crate::domain::ids::EventId;
 use crate::domain::streaming::protocol::FeedStatus;
 use crate::runtime::feed_health::FeedState;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 use crate::telemetry::metrics::OddsMetrics;
 
-/// Books that could not be read again are tried again after this.
+/// Hydration that could not be read again are tried again after this.
 const RELOAD_DELAY: Duration = Duration::from_millis(200);
 /// Batches that may be in work before the next one is heard: a batch of an event that takes long does not hold up others.
 const BATCHES_AT_ONCE: usize = 16;
@@ -26,7 +26,7 @@ const TRIES: usize = 3;
 /// It is logged so often at most that changes are not applied.
 static NOT_APPLIED: LogLimit = LogLimit::every(Duration::from_secs(10));
 
-/// Books of refused broadcasts are read again after this, together.
+/// Hydration of refused broadcasts are read again after this, together.
 const SUSPECT_PAUSE: Duration = Duration::from_secs(1);
 /// The most events that wait for it; a refused broadcast of one more changes nothing.
 const MAX_SUSPECTS: usize = 64;
@@ -44,7 +44,7 @@ pub struct ListenerEdges {
 /// The actor that listens.
 pub struct BroadcastListener {
     /// Away while something is waited for.
-    broadcasts: Option<Box<dyn Broadcasts>>,
+    broadcasts: Option<Box<dyn BroadcastStream>>,
     edges: Arc<ListenerEdges>,
     state: Arc<FeedState>,
     /// Where no processor is heard for so long, what is shown may be stale.
@@ -55,7 +55,7 @@ pub struct BroadcastListener {
     is_listening: bool,
     /// When a processor was heard last; none where none was since the last loss.
     heard: Option<Instant>,
-    books: Books,
+    hydration: Hydration,
     /// Events of refused broadcasts, whose books are read again.
     suspects: BTreeSet<EventId>,
     /// Whether it was never live.
@@ -71,19 +71,19 @@ pub struct BroadcastListener {
 
 /// How the books stand to what was told.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Books {
+enum Hydration {
     /// They may have missed something.
-    Behind,
+    Stale,
     /// They read what they may have missed.
-    Reading,
+    Loading,
     /// They have read it, and are told everything since.
-    Read,
+    Current,
 }
 
 impl BroadcastListener {
     /// Feeds the books behind `edges`, and keeps `state`: live while some processor is heard at least every `stale_after`.
     pub fn new(
-        broadcasts: Box<dyn Broadcasts>,
+        broadcasts: Box<dyn BroadcastStream>,
         edges: ListenerEdges,
         state: Arc<FeedState>,
         stale_after: Duration,
@@ -97,7 +97,7 @@ impl BroadcastListener {
             turn: 0,
             is_listening: false,
             heard: None,
-            books: Books::Behind,
+            hydration: Hydration::Stale,
             suspects: BTreeSet::new(),
             is_new: true,
             has_own: false,
@@ -134,9 +134,9 @@ impl BroadcastListener {
         }));
     }
 
-    fn on_heard(&mut self, heard: Heard, context: &mut Context<Self>) {
+    fn on_heard(&mut self, heard: BroadcastEvent, context: &mut Context<Self>) {
         match heard {
-            Heard::Changes(changes) => {
+            BroadcastEvent::Changes(changes) => {
                 self.metrics.broadcasts.inc_by(changes.len() as u64);
                 // A processor of ours says by itself that it follows the bus, and stays silent if it is behind. One event's
                 // change says nothing of the others. The original has nothing but its changes.
@@ -149,36 +149,36 @@ impl BroadcastListener {
                     self.listen(context);
                 }
             }
-            Heard::Alive { is_own } => {
+            BroadcastEvent::Alive { is_own } => {
                 self.has_own |= is_own;
                 if is_own || !self.has_own {
                     self.sign_of_life(context);
                 }
                 self.listen(context);
             }
-            Heard::Unreadable(count) => {
+            BroadcastEvent::Unreadable(count) => {
                 self.metrics.broadcasts_unreadable.inc_by(count);
                 self.listen(context);
             }
-            Heard::Refused(refused) => {
+            BroadcastEvent::Refused(refused) => {
                 for (reason, count) in refused.counts {
                     self.metrics.broadcasts_refused.with_label_values(&[reason]).inc_by(count);
                 }
                 self.suspect(refused.events, context);
                 self.listen(context);
             }
-            Heard::Lost(why) => {
+            BroadcastEvent::Lost(why) => {
                 self.is_listening = false;
                 self.lose(&why, context);
             }
-            Heard::Ended(why) => {
+            BroadcastEvent::Ended(why) => {
                 error!("broadcasts cannot be heard any more: {why}");
                 self.state.set_lost(&why);
                 // Once in a life. The platform's watch over its actors ends the process.
                 self.edges.feed.do_send(FeedChanged(FeedStatus::Stale));
                 context.stop();
             }
-            Heard::Listening => {
+            BroadcastEvent::Listening => {
                 self.turn += 1;
                 self.is_listening = true;
                 self.reload(None, context);
@@ -211,10 +211,10 @@ impl BroadcastListener {
             return;
         }
         let was_silent = self.heard.replace(Instant::now()).is_none();
-        match self.books {
-            Books::Behind => self.reload(None, context),
-            Books::Read if was_silent => self.live(context),
-            Books::Read | Books::Reading => {}
+        match self.hydration {
+            Hydration::Stale => self.reload(None, context),
+            Hydration::Current if was_silent => self.live(context),
+            Hydration::Current | Hydration::Loading => {}
         }
     }
 
@@ -241,7 +241,7 @@ impl BroadcastListener {
     fn lose(&mut self, why: &str, context: &mut Context<Self>) {
         self.turn += 1;
         self.heard = None;
-        self.books = Books::Behind;
+        self.hydration = Hydration::Stale;
         self.metrics.broadcast_losses.inc();
         if let Some(repeated) = self.log.failed(why) {
             warn!(repeated; "broadcasts are lost, what is shown may be stale: {why}");
@@ -273,7 +273,7 @@ impl BroadcastListener {
 
     /// Has these books, or all, read again. When all have told what they missed, and a processor is heard, the feed is live.
     fn reload(&mut self, which: Option<Vec<EventId>>, context: &mut Context<Self>) {
-        self.books = Books::Reading;
+        self.hydration = Hydration::Loading;
         let turn = self.turn;
         let reloading = self.edges.reload.send(ReloadBooks(which.clone()));
         context.spawn(reloading.into_actor(self).map(move |reloaded, listener, context| {
@@ -290,7 +290,7 @@ impl BroadcastListener {
             };
             match why {
                 None => {
-                    listener.books = Books::Read;
+                    listener.hydration = Hydration::Current;
                     match listener.heard {
                         Some(_) => listener.live(context),
                         None => listener.state.set_lost("no processor has been heard yet"),
@@ -363,10 +363,10 @@ mod tests {
 
     const STALE_AFTER: Duration = Duration::from_secs(60);
 
-    struct ProbeBroadcasts(mpsc::UnboundedReceiver<Heard>);
+    struct ProbeBroadcasts(mpsc::UnboundedReceiver<BroadcastEvent>);
 
-    impl Broadcasts for ProbeBroadcasts {
-        fn next(&mut self) -> BoxFuture<'_, Heard> {
+    impl BroadcastStream for ProbeBroadcasts {
+        fn next(&mut self) -> BoxFuture<'_, BroadcastEvent> {
             async {
                 match self.0.recv().await {
                     Some(heard) => heard,
@@ -440,15 +440,15 @@ mod tests {
         }
     }
 
-    struct Bench {
+    struct Fixture {
         listener: Addr<BroadcastListener>,
         probe: Probe,
-        say: mpsc::UnboundedSender<Heard>,
+        say: mpsc::UnboundedSender<BroadcastEvent>,
         state: Arc<FeedState>,
         metrics: OddsMetrics,
     }
 
-    fn bench() -> Bench {
+    fn bench() -> Fixture {
         let (say, heard) = mpsc::unbounded_channel();
         let (probe, metrics) = (Probe::default(), OddsMetrics::new().unwrap());
         let state = Arc::new(FeedState::not_heard_yet(metrics.feed_live.clone()));
@@ -460,11 +460,11 @@ mod tests {
         };
         let broadcasts = Box::new(ProbeBroadcasts(heard));
         let listener = BroadcastListener::new(broadcasts, edges, state.clone(), STALE_AFTER, metrics.clone()).start();
-        Bench { listener, probe, say, state, metrics }
+        Fixture { listener, probe, say, state, metrics }
     }
 
-    fn changes() -> Heard {
-        Heard::Changes(vec![Broadcast { update: update(1, 1, 1), seq: None, conflated: false }])
+    fn changes() -> BroadcastEvent {
+        BroadcastEvent::Changes(vec![Broadcast { update: update(1, 1, 1), seq: None, conflated: false }])
     }
 
     async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -477,7 +477,7 @@ mod tests {
         panic!("not within 10 s: {what}");
     }
 
-    impl Bench {
+    impl Fixture {
         async fn until_told(&self, expected: &[&str]) {
             let told = || self.probe.told.lock().unwrap().clone();
             for _ in 0..1_000 {
@@ -496,14 +496,14 @@ mod tests {
         bench.until_told(&["Stale"]).await;
         assert_eq!(bench.state.problem().unwrap(), "broadcasts are not heard yet");
         bench.probe.reload_hangs.store(true, Ordering::SeqCst);
-        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "apply 1"]).await;
         assert!(!bench.state.is_live(), "the books still read");
         bench.probe.reload_hangs.store(false, Ordering::SeqCst);
         bench.until_told(&["Stale", "reload", "apply 1", "Live"]).await;
         assert_eq!((bench.state.is_live(), bench.state.problem()), (true, None));
-        bench.say.send(Heard::Lost("refused".to_owned())).unwrap();
+        bench.say.send(BroadcastEvent::Lost("refused".to_owned())).unwrap();
         bench.until_told(&["Stale", "reload", "apply 1", "Live", "Stale"]).await;
         assert_eq!((bench.state.is_live(), bench.state.problem().unwrap()), (false, "refused".to_owned()));
         let metrics = &bench.metrics;
@@ -514,16 +514,16 @@ mod tests {
     async fn the_feed_is_stale_while_no_processor_is_heard_though_the_channel_is() {
         let bench = bench();
         tokio::time::pause();
-        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
         bench.until_told(&["Stale", "reload"]).await;
         until("it says why", || bench.state.problem().unwrap() == "no processor has been heard yet").await;
-        bench.say.send(Heard::Unreadable(3)).unwrap();
-        bench.say.send(Heard::Alive { is_own: false }).unwrap();
+        bench.say.send(BroadcastEvent::Unreadable(3)).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         assert_eq!(bench.metrics.broadcasts_unreadable.get(), 3);
         for _ in 0..5 {
             tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
-            bench.say.send(Heard::Alive { is_own: false }).unwrap();
+            bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
         }
         bench.until_told(&["Stale", "reload", "Live"]).await;
         tokio::time::sleep(STALE_AFTER + Duration::from_secs(1)).await;
@@ -539,12 +539,12 @@ mod tests {
     async fn numbered_change_is_no_sign_of_life() {
         let bench = bench();
         tokio::time::pause();
-        bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive { is_own: true }).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
         let numbered = Broadcast { update: update(1, 1, 1), seq: Some(1), conflated: false };
-        bench.say.send(Heard::Changes(vec![numbered])).unwrap();
+        bench.say.send(BroadcastEvent::Changes(vec![numbered])).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "apply 1"]).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale"]).await;
@@ -554,22 +554,22 @@ mod tests {
     async fn unnamed_heartbeat_counts_until_own_one() {
         let bench = bench();
         tokio::time::pause();
-        bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive { is_own: false }).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
-        bench.say.send(Heard::Alive { is_own: true }).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
         tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
         // An earlier version of another deployment, and an original there.
-        bench.say.send(Heard::Alive { is_own: false }).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "apply 1"]).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale"]).await;
-        bench.say.send(Heard::Alive { is_own: false }).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1"]).await;
         assert!(!bench.state.is_live());
-        bench.say.send(Heard::Alive { is_own: true }).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1", "reload", "Live"]).await;
     }
 
@@ -577,19 +577,19 @@ mod tests {
     async fn refused_broadcasts_are_counted_and_read_again_together() {
         let bench = bench();
         tokio::time::pause();
-        bench.say.send(Heard::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
         bench.until_told(&["Stale", "reload"]).await;
         for flood in 0..10_u32 {
             let events = (0..50).map(|event| EventId::new(&format!("E{}", 50 * flood + event)).unwrap()).collect();
             let counts = BTreeMap::from([("future", 50), ("deployment", 1)]);
-            bench.say.send(Heard::Refused(RefusedBroadcasts { counts, events })).unwrap();
+            bench.say.send(BroadcastEvent::Refused(RefusedBroadcasts { counts, events })).unwrap();
         }
         bench.until_told(&["Stale", "reload", "reload 64"]).await;
         let count = |reason| bench.metrics.broadcasts_refused.with_label_values(&[reason]).get();
         assert_eq!((count("future"), count("deployment")), (500, 10));
         assert!(!bench.state.is_live(), "a refused message is no sign of life");
         // Messages without an event, as of a stranger, have nothing read.
-        bench.say.send(Heard::Refused(RefusedBroadcasts::default())).unwrap();
+        bench.say.send(BroadcastEvent::Refused(RefusedBroadcasts::default())).unwrap();
         tokio::time::sleep(3 * SUSPECT_PAUSE).await;
         bench.until_told(&["Stale", "reload", "reload 64"]).await;
     }
@@ -597,10 +597,10 @@ mod tests {
     #[actix_web::test]
     async fn a_listening_that_ends_by_a_fault_ends_the_actor_so_that_the_process_is_started_anew() {
         let bench = bench();
-        bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive { is_own: true }).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
-        bench.say.send(Heard::Ended("fault".to_owned())).unwrap();
+        bench.say.send(BroadcastEvent::Ended("fault".to_owned())).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "Stale"]).await;
         until("it ends", || !bench.listener.connected()).await;
         assert_eq!(bench.state.problem().unwrap(), "fault");
@@ -609,14 +609,14 @@ mod tests {
     #[actix_web::test]
     async fn changes_that_no_try_applies_make_the_feed_stale_until_the_books_have_read_again() {
         let bench = bench();
-        bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive { is_own: true }).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         bench.probe.apply_fails.store(TRIES, Ordering::SeqCst);
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale"]).await;
         assert_eq!(bench.state.problem().unwrap(), "the book of `MATCH_001` ended in the middle");
-        bench.say.send(Heard::Alive { is_own: true }).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
         let told = ["Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale", "reload", "Live"];
         bench.until_told(&told).await;
     }
@@ -625,14 +625,14 @@ mod tests {
     async fn a_reload_that_ends_after_the_next_loss_does_not_say_live() {
         let bench = bench();
         bench.probe.reload_hangs.store(true, Ordering::SeqCst);
-        bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Lost("again".to_owned())).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Lost("again".to_owned())).unwrap();
         bench.until_told(&["Stale", "reload", "Stale"]).await;
         bench.probe.reload_hangs.store(false, Ordering::SeqCst);
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "Stale", "apply 1"]).await;
-        bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive { is_own: true }).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "Stale", "apply 1", "reload", "Live"]).await;
     }
 
@@ -640,8 +640,8 @@ mod tests {
     async fn books_that_cannot_be_read_are_tried_again_and_a_batch_whose_book_ended_too() {
         let bench = bench();
         bench.probe.reload_fails.store(true, Ordering::SeqCst);
-        bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive { is_own: true }).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
         bench.until_told(&["Stale", "reload", "reload 1"]).await;
         assert!(!bench.state.is_live());
         bench.probe.reload_fails.store(false, Ordering::SeqCst);
@@ -655,8 +655,8 @@ mod tests {
     #[actix_web::test]
     async fn batch_that_hangs_does_not_hold_up_next() {
         let bench = bench();
-        bench.say.send(Heard::Listening).unwrap();
-        bench.say.send(Heard::Alive { is_own: false }).unwrap();
+        bench.say.send(BroadcastEvent::Listening).unwrap();
+        bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         bench.probe.apply_hangs.store(true, Ordering::SeqCst);
         for _ in 0..2 * BATCHES_AT_ONCE {

@@ -371,7 +371,7 @@ mod tests {
     use futures_util::future::BoxFuture;
 
     use super::*;
-    use crate::cache::{Broadcasts, CacheError};
+    use crate::cache::{BroadcastStream, CacheError};
     use crate::domain::odds::update::testing::*;
 
     #[derive(Default)]
@@ -411,7 +411,7 @@ mod tests {
             self.connection.load(Ordering::SeqCst)
         }
 
-        fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+        fn listen(&self) -> Option<Box<dyn BroadcastStream>> {
             None
         }
     }

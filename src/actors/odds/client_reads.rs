@@ -42,7 +42,7 @@ pub struct ClientReads {
 pub struct Busy;
 
 /// A place in the queue.
-pub struct Place {
+pub struct ReadPermit {
     _place: OwnedSemaphorePermit,
     turns: Arc<Semaphore>,
     refused: IntCounter,
@@ -61,9 +61,9 @@ impl ClientReads {
     }
 
     /// Takes a place in the queue, if there is one.
-    pub fn enter(&self) -> Result<Place, Busy> {
+    pub fn enter(&self) -> Result<ReadPermit, Busy> {
         match self.places.clone().try_acquire_owned() {
-            Ok(place) => Ok(Place { _place: place, turns: self.turns.clone(), refused: self.refused.clone() }),
+            Ok(place) => Ok(ReadPermit { _place: place, turns: self.turns.clone(), refused: self.refused.clone() }),
             Err(_) => {
                 self.refused.inc();
                 Err(Busy)
@@ -101,7 +101,7 @@ impl ClientReads {
     }
 }
 
-impl Place {
+impl ReadPermit {
     /// Waits for the turn to read.
     pub async fn turn(self) -> Result<Turn, Busy> {
         match timeout(WAIT, self.turns.clone().acquire_owned()).await {
@@ -117,7 +117,7 @@ impl Place {
 /// The turn to read; over when it is dropped.
 pub struct Turn {
     _turn: OwnedSemaphorePermit,
-    _place: Place,
+    _place: ReadPermit,
 }
 
 #[cfg(test)]

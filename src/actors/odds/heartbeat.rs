@@ -16,7 +16,7 @@ use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::domain::streaming::protocol::FeedStatus;
 use crate::runtime::feed_health::FeedState;
-use crate::runtime::liveness::SignOfLife;
+use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::FaultLog;
 
 /// Between one time and the next.
@@ -30,11 +30,11 @@ const CONSUMER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Who is told.
 #[derive(Clone)]
-pub enum Told {
+pub enum HeartbeatTarget {
     /// The processes that listen, by way of the cache, for as long as it takes what is written.
-    Others(Arc<dyn OddsCache>, Arc<CacheHealth>),
+    Broadcast(Arc<dyn OddsCache>, Arc<CacheHealth>),
     /// The clients of this process, where the cache tells nobody.
-    Here {
+    Local {
         /// How the feed stands.
         state: Arc<FeedState>,
         /// To the registry.
@@ -45,10 +45,10 @@ pub enum Told {
 /// The actor that says so.
 pub struct Heartbeat {
     bus: Arc<dyn Topic>,
-    consumer: Arc<SignOfLife>,
+    consumer: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
     group: SubscriptionHealth,
-    told: Told,
+    told: HeartbeatTarget,
     /// What was in the way the last time.
     in_the_way: Option<&'static str>,
     /// Whether it was well before.
@@ -57,7 +57,7 @@ pub struct Heartbeat {
 }
 
 /// Whether a consumer works, and how far it is behind.
-pub type ConsumerSigns = (Arc<SignOfLife>, Arc<Backlog>);
+pub type ConsumerSigns = (Arc<LivenessProbe>, Arc<Backlog>);
 
 /// What is in the way, and why.
 type Problem = (&'static str, String);
@@ -69,7 +69,7 @@ impl Heartbeat {
         bus: Arc<dyn Topic>,
         (consumer, backlog): ConsumerSigns,
         group: SubscriptionHealth,
-        told: Told,
+        told: HeartbeatTarget,
     ) -> Heartbeat {
         Heartbeat { bus, consumer, backlog, group, told, in_the_way: None, has_followed: false, log: FaultLog::new() }
     }
@@ -121,7 +121,7 @@ impl Actor for Heartbeat {
 /// Whether the bus answers, the group lets the consumer read, and the consumer works.
 async fn follows(
     bus: &dyn Topic,
-    consumer: &SignOfLife,
+    consumer: &LivenessProbe,
     backlog: &Backlog,
     group: &SubscriptionHealth,
 ) -> Result<(), Problem> {
@@ -147,17 +147,17 @@ async fn answer<E: std::fmt::Display>(
     }
 }
 
-impl Told {
+impl HeartbeatTarget {
     async fn tell(&self, follows: Result<(), Problem>) -> Result<(), Problem> {
         match self {
-            Told::Others(cache, health) => {
+            HeartbeatTarget::Broadcast(cache, health) => {
                 follows?;
                 if let Some(problem) = health.problem() {
                     return Err(("cache", problem));
                 }
-                answer("cache", cache.say_alive()).await
+                answer("cache", cache.publish_heartbeat()).await
             }
-            Told::Here { state, feed } => {
+            HeartbeatTarget::Local { state, feed } => {
                 let status = match &follows {
                     Ok(()) => {
                         state.set_live();
@@ -186,7 +186,7 @@ mod tests {
 
     use super::*;
     use crate::bus::{BusError, NewRecord, Subscription};
-    use crate::cache::{Broadcasts, CacheError};
+    use crate::cache::{BroadcastStream, CacheError};
     use crate::domain::ids::EventId;
     use crate::domain::odds::book::MarketState;
     use crate::telemetry::metrics::OddsMetrics;
@@ -239,12 +239,12 @@ mod tests {
             std::future::ready(Ok(())).boxed()
         }
 
-        fn say_alive(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+        fn publish_heartbeat(&self) -> BoxFuture<'static, Result<(), CacheError>> {
             self.0.fetch_add(1, Ordering::SeqCst);
             std::future::ready(Ok(())).boxed()
         }
 
-        fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+        fn listen(&self) -> Option<Box<dyn BroadcastStream>> {
             None
         }
     }
@@ -276,12 +276,12 @@ mod tests {
     #[actix_web::test]
     async fn it_is_said_while_the_bus_answers_and_the_consumer_works_and_not_otherwise() {
         let (bus, cache) = (Arc::new(ProbeBus::default()), Arc::new(ProbeCache::default()));
-        let life = Arc::new(SignOfLife::new());
+        let life = Arc::new(LivenessProbe::new());
         let said = || cache.0.load(Ordering::SeqCst);
         let asked = || bus.pings.load(Ordering::SeqCst);
         bus.is_away.store(true, Ordering::SeqCst);
         let group = SubscriptionHealth::joining("g");
-        let told = Told::Others(cache.clone(), Arc::default());
+        let told = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
         Heartbeat::new(bus.clone(), (life.clone(), Arc::default()), group.clone(), told).start();
         until("the bus is asked", || asked() >= 3).await;
         assert_eq!(said(), 0, "the bus is away");
@@ -290,13 +290,13 @@ mod tests {
         until("the bus is asked", || asked() >= asked_before + 3).await;
         assert_eq!(said(), 0, "the group has not let it in");
         group.join();
-        life.give();
+        life.touch();
         until("it is said", || said() > 0).await;
         until("the consumer counts as stuck", || life.age() >= CONSUMER_LIMIT).await;
         let (said_before, asked_before) = (said(), asked());
         until("the bus is asked", || asked() >= asked_before + 2).await;
         assert!(said() <= said_before + 1, "one may have been under way");
-        life.give();
+        life.touch();
         until("it is said again", || said() > said_before + 1).await;
     }
 
@@ -305,12 +305,12 @@ mod tests {
         let (bus, told) = (Arc::new(ProbeBus::default()), Arc::default());
         let registry = ProbeRegistry(Arc::clone(&told)).start();
         let state = Arc::new(FeedState::not_heard_yet(OddsMetrics::new().unwrap().feed_live));
-        let here = Told::Here { state: state.clone(), feed: registry.recipient() };
-        let life = Arc::new(SignOfLife::new());
+        let here = HeartbeatTarget::Local { state: state.clone(), feed: registry.recipient() };
+        let life = Arc::new(LivenessProbe::new());
         Heartbeat::new(bus.clone(), (life.clone(), Arc::default()), SubscriptionHealth::joined("g"), here).start();
         let last = || told.lock().unwrap().last().copied();
         let feed_is = |status| {
-            life.give();
+            life.touch();
             last() == Some(status)
         };
         until("live", || feed_is(FeedStatus::Live)).await;

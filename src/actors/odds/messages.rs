@@ -111,7 +111,7 @@ pub struct StoreBatch {
 /// A consumer to the router: other processes read these partitions from now on; let their books go.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct LetGo(pub Vec<u32>);
+pub struct PartitionsRevoked(pub Vec<u32>);
 
 /// A consumer to the cache writer: answered when the cache holds every change that was handed in before.
 #[derive(Message, Debug)]

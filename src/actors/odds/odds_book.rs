@@ -10,28 +10,28 @@ use log::debug;
 use prometheus::IntGauge;
 
 use self::doubts::Doubts;
-use super::book_source::{BookSource, Known, Lane, LeftToCome};
+use super::book_source::{BookSource, LoadedState, ReadPriority, ReplayBoundary};
 use crate::actors::odds::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBook};
 use crate::cache::{Broadcast, Change};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::{Book, MarketState, Rejection, Snapshot};
 use crate::domain::odds::update::PositionedUpdate;
-use crate::domain::odds::version_stamp::Generation;
+use crate::domain::odds::version_stamp::VersionCounter;
 use crate::telemetry::metrics::BookMetrics;
 
 /// A book whose store could not be read tries again after this.
 const RELOAD_DELAY: Duration = Duration::from_secs(1);
 
 /// Someone who is told of changes.
-pub struct Listener {
+pub struct ChangeSubscriber {
     to: Recipient<BookChanged>,
     depth: IntGauge,
 }
 
-impl Listener {
+impl ChangeSubscriber {
     /// Tells `to`; `depth` counts the messages on their way, and the receiver counts them down.
-    pub fn new(to: Recipient<BookChanged>, depth: IntGauge) -> Listener {
-        Listener { to, depth }
+    pub fn new(to: Recipient<BookChanged>, depth: IntGauge) -> ChangeSubscriber {
+        ChangeSubscriber { to, depth }
     }
 }
 
@@ -43,7 +43,7 @@ pub struct BookEdges {
     /// Where the state comes from.
     pub source: BookSource,
     /// Who is told of changes.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ChangeSubscriber>,
     /// Whether the books mirror those of other processes: broadcasts feed them, and no bus.
     pub is_mirror: bool,
     /// The metrics.
@@ -72,9 +72,9 @@ pub struct OddsBook {
     book: Book,
     event_id: EventId,
     edges: Arc<BookEdges>,
-    left: LeftToCome,
+    left: ReplayBoundary,
     /// The state it starts with; taken when it starts.
-    loaded: Option<Known>,
+    loaded: Option<LoadedState>,
     /// Whether the store said what it holds of the event.
     is_loaded: bool,
     /// Whether the cache could be read at the last look. It is what a mirrored book shows; the store lags behind.
@@ -84,12 +84,12 @@ pub struct OddsBook {
     /// What a mirrored book is to compare with the hot copy.
     doubts: Doubts,
     /// Counts what changes the answer to [`GetSnapshot`].
-    generation: Generation,
+    generation: VersionCounter,
 }
 
 impl OddsBook {
     /// A book that starts with `loaded`, which was read up to `left`.
-    pub fn new(event_id: EventId, edges: Arc<BookEdges>, left: LeftToCome, loaded: Known) -> OddsBook {
+    pub fn new(event_id: EventId, edges: Arc<BookEdges>, left: ReplayBoundary, loaded: LoadedState) -> OddsBook {
         OddsBook {
             book: Book::new(event_id.clone()),
             event_id,
@@ -100,7 +100,7 @@ impl OddsBook {
             is_cache_read: false,
             next_look: None,
             doubts: Doubts::default(),
-            generation: Generation::default(),
+            generation: VersionCounter::default(),
         }
     }
 }
@@ -108,7 +108,7 @@ impl OddsBook {
 impl OddsBook {
     /// Takes over loaded state, and publishes the whole book: the store may hold a change that no client has seen.
     /// Clients that know it drop it by its number. Loads again later if something could not be read.
-    fn take(&mut self, known: Known, context: &mut Context<Self>) -> impl ActorFuture<Self, Output = ()> + use<> {
+    fn take(&mut self, known: LoadedState, context: &mut Context<Self>) -> impl ActorFuture<Self, Output = ()> + use<> {
         self.doubts.looked(known.read_seq);
         self.is_loaded = known.is_complete;
         self.is_cache_read = known.is_cache_read;
@@ -132,7 +132,7 @@ impl OddsBook {
     /// Loads the state again, if it could not be read when the book started.
     fn load(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
-        async move { edges.source.load(&event_id, left, Lane::Background).await }
+        async move { edges.source.load(&event_id, left, ReadPriority::Background).await }
             .into_actor(self)
             .then(|known, book, context| book.take(known, context))
     }
@@ -143,7 +143,7 @@ impl OddsBook {
     fn mirror(&self, is_store_wanted: bool) -> impl ActorFuture<Self, Output = bool> + 'static {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
         let reading =
-            async move { edges.source.load_mirrored(&event_id, left, Lane::Background, is_store_wanted).await };
+            async move { edges.source.load_mirrored(&event_id, left, ReadPriority::Background, is_store_wanted).await };
         reading.into_actor(self).then(|known, book, context| {
             book.doubts.looked(known.read_seq);
             book.is_loaded |= known.is_complete;
@@ -251,7 +251,7 @@ impl Handler<ReloadBook> for OddsBook {
 
     fn handle(&mut self, _: ReloadBook, _: &mut Context<Self>) -> Self::Result {
         // What followed may have been missed: nothing is left to it any more.
-        self.left = LeftToCome::NOTHING;
+        self.left = ReplayBoundary::NOTHING;
         AtomicResponse::new(Box::pin(self.mirror(false).map(|is_cache_read, book, _| {
             if is_cache_read { Ok(()) } else { Err(ApplyError::NotLoaded(book.event_id.clone())) }
         })))
@@ -306,7 +306,7 @@ impl Handler<GetSnapshot> for OddsBook {
             return Err(ApplyError::NotLoaded(self.event_id.clone()));
         }
         let is_stale = self.edges.is_mirror && !self.is_cache_read;
-        Ok(Snapshot { is_stale, validity: self.generation.validity(), ..self.book.snapshot() })
+        Ok(Snapshot { is_stale, validity: self.generation.stamp(), ..self.book.snapshot() })
     }
 }
 

@@ -13,16 +13,16 @@ use prometheus::IntGauge;
 use tokio::sync::watch;
 
 use super::applying::{Applying, Backlog, oldest_of};
-use crate::actors::odds::messages::{ApplyUpdates, FlushCache, InOrder, LetGo, StoreBatch};
+use crate::actors::odds::messages::{ApplyUpdates, FlushCache, InOrder, PartitionsRevoked, StoreBatch};
 use crate::bus::dead_letter;
-use crate::bus::{BusError, Given, Position, Record, Subscription, Topic};
+use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription, Topic};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::plausible::{Implausible, Plausibility};
 use crate::domain::odds::update::{DecodeError, OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::runtime::drain::Drain;
-use crate::runtime::liveness::SignOfLife;
+use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -45,7 +45,7 @@ pub enum Work {
         /// Who applies the updates.
         books: Recipient<InOrder<ApplyUpdates>>,
         /// Who lets the books of revoked partitions go.
-        revoked: Recipient<LetGo>,
+        revoked: Recipient<PartitionsRevoked>,
         /// Who says that the cache holds what was applied. The bus gives a batch out again until it does.
         cache: Recipient<FlushCache>,
     },
@@ -108,7 +108,7 @@ impl BadRecord {
 /// nothing is lost or passed over.
 pub struct BusConsumer {
     reader: Option<Reader>,
-    life: Arc<SignOfLife>,
+    life: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
     stopping: watch::Sender<bool>,
     finished: watch::Receiver<bool>,
@@ -127,7 +127,8 @@ impl BusConsumer {
         let lag = metrics.bus_lag.with_label_values(&[&settings.group, work.purpose()]);
         let applying = Applying::new(settings.batch_size);
         let worker = Arc::new(Worker { settings, work, lag, stop, log: FaultLog::new(), metrics });
-        let (unflushed, life, backlog) = (Position::default(), Arc::new(SignOfLife::new()), Arc::<Backlog>::default());
+        let (unflushed, life, backlog) =
+            (Position::default(), Arc::new(LivenessProbe::new()), Arc::<Backlog>::default());
         let reader = Reader {
             subscription,
             worker,
@@ -147,7 +148,7 @@ impl BusConsumer {
     }
 
     /// A sign of life whenever it looks at the bus: with each batch that is done, and often while there is none.
-    pub fn life(&self) -> Arc<SignOfLife> {
+    pub fn life(&self) -> Arc<LivenessProbe> {
         self.life.clone()
     }
 }
@@ -194,7 +195,7 @@ struct Reader {
     /// What was applied and is not known to be in the cache.
     unflushed: Position,
     flushing: Option<Flushing>,
-    life: Arc<SignOfLife>,
+    life: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
     finish: watch::Sender<bool>,
 }
@@ -219,7 +220,7 @@ impl Reader {
     async fn read_until_the_end(mut self) -> Result<(), (String, BusError)> {
         let mut in_work = InWork::new();
         loop {
-            self.life.give();
+            self.life.touch();
             let lag = self.subscription.lag();
             self.worker.lag.set(lag as i64);
             self.show_backlog(lag);
@@ -272,7 +273,7 @@ impl Reader {
         match given {
             Err(_idle) => Ok(()),
             Ok(Err(end)) => Err(end),
-            Ok(Ok(Given::Revoked(partitions))) => {
+            Ok(Ok(ConsumerEvent::Revoked(partitions))) => {
                 // The books finish first, so that they are dropped with all that they know.
                 self.finish_all(in_work).await;
                 // They may come back with lower offsets, where the topic was made again.
@@ -283,7 +284,7 @@ impl Reader {
                 self.worker.let_go(partitions).await;
                 Ok(())
             }
-            Ok(Ok(Given::Records(batch))) => {
+            Ok(Ok(ConsumerEvent::Records(batch))) => {
                 match self.worker.work {
                     Work::Books { .. } => self.begin(batch, in_work),
                     Work::Store { .. } | Work::DeadLetters(_) => self.work_on(&batch).await,
@@ -295,11 +296,11 @@ impl Reader {
 
     /// Begins to apply a batch. The next one need not wait for it: one event that takes long holds up nobody else.
     fn begin(&mut self, batch: Vec<Record>, in_work: &mut InWork) {
-        let number = self.applying.begin(Position::behind(&batch), batch.len(), oldest_of(&batch));
+        let number = self.applying.begin(Position::after(&batch), batch.len(), oldest_of(&batch));
         self.backlog.set(self.applying.oldest());
         let (worker, bus_keeps_it) = (self.worker.clone(), self.subscription.is_durable());
         // At once, so that batches come to the books in their order.
-        let mut progress = Progress::default();
+        let mut progress = BatchProgress::default();
         let first = worker.apply(&batch, &mut progress);
         in_work.push(Box::pin(async move {
             let is_done = match first.await {
@@ -328,7 +329,7 @@ impl Reader {
 
     async fn finish_all(&mut self, in_work: &mut InWork) {
         while let Some((number, is_done)) = in_work.next().await {
-            self.life.give();
+            self.life.touch();
             self.end_of_work(number, is_done);
         }
     }
@@ -354,7 +355,7 @@ impl Reader {
         if !done {
             return;
         }
-        self.subscription.commit(&Position::behind(batch));
+        self.subscription.commit(&Position::after(batch));
     }
 
     fn ask_for_flush(&mut self) {
@@ -404,7 +405,7 @@ async fn flushed(flushing: &mut Option<Flushing>) -> Result<(), MailboxError> {
 
 /// How far a batch of the store path has come, so that a try after a failure repeats nothing.
 #[derive(Default)]
-struct Progress {
+struct BatchProgress {
     stored: bool,
     counted: bool,
 }
@@ -416,7 +417,7 @@ impl Worker {
         if matches!(self.work, Work::Store { .. }) {
             self.metrics.consumed.inc_by(batch.len() as u64);
         }
-        let mut progress = Progress::default();
+        let mut progress = BatchProgress::default();
         match self.work_on(batch, &mut progress, bus_keeps_it).await {
             Ok(()) => true,
             Err(failure) => self.try_again(batch, &mut progress, bus_keeps_it, failure).await,
@@ -424,7 +425,11 @@ impl Worker {
     }
 
     /// Sends the updates of a batch to the books at once; the answer says when they are applied.
-    fn apply(&self, batch: &[Record], progress: &mut Progress) -> impl Future<Output = Result<(), Failure>> + use<> {
+    fn apply(
+        &self,
+        batch: &[Record],
+        progress: &mut BatchProgress,
+    ) -> impl Future<Output = Result<(), Failure>> + use<> {
         let applying = match &self.work {
             Work::Books { books, .. } => {
                 let (updates, _) = self.read_updates(batch, "live", progress);
@@ -440,7 +445,13 @@ impl Worker {
         }
     }
 
-    async fn try_again(&self, batch: &[Record], progress: &mut Progress, bus_keeps_it: bool, failure: Failure) -> bool {
+    async fn try_again(
+        &self,
+        batch: &[Record],
+        progress: &mut BatchProgress,
+        bus_keeps_it: bool,
+        failure: Failure,
+    ) -> bool {
         let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
         let mut stop = self.stop.clone();
         let mut said = None;
@@ -482,7 +493,7 @@ impl Worker {
         warn!(group, records = batch.len(); "stops in the middle of a batch: it is read again by the next one");
     }
 
-    async fn work_on(&self, batch: &[Record], progress: &mut Progress, bus_keeps_it: bool) -> Result<(), Failure> {
+    async fn work_on(&self, batch: &[Record], progress: &mut BatchProgress, bus_keeps_it: bool) -> Result<(), Failure> {
         match &self.work {
             Work::Books { .. } => self.apply(batch, progress).await,
             Work::Store { store, dead_letters } => {
@@ -518,7 +529,7 @@ impl Worker {
         &self,
         batch: &'a [Record],
         path: &str,
-        progress: &mut Progress,
+        progress: &mut BatchProgress,
     ) -> (Vec<PositionedUpdate>, Vec<(&'a Record, BadRecord)>) {
         let now = Timestamp::now();
         let (mut updates, mut bad) = (Vec::with_capacity(batch.len()), Vec::new());
@@ -552,7 +563,7 @@ impl Worker {
         info!(group = self.settings.group.as_str(); "partitions {partitions:?} are read elsewhere now");
         if let Work::Books { revoked, .. } = &self.work {
             // An error means that the router is gone; the platform's watch over its actors ends the process.
-            let _ = revoked.send(LetGo(partitions)).await;
+            let _ = revoked.send(PartitionsRevoked(partitions)).await;
         }
     }
 }
@@ -640,7 +651,9 @@ mod tests {
             .map(|one| (one.position, one.update.revision.version))
             .collect();
         assert_eq!(updates, [(0, 1), (2, 2)]);
-        let Given::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else { panic!("revoked") };
+        let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else {
+            panic!("revoked")
+        };
         assert_eq!(dead.len(), 1, "once, however often the batch was tried");
         let letter = dead_letter::read(&dead[0]);
         assert_eq!((&letter.raw[..], &letter.reason[..], &letter.origin[..]), (&b"{garbage"[..], "malformed", "t/0/1"));
@@ -673,7 +686,9 @@ mod tests {
         let kept = std::mem::take(&mut *kept.lock().unwrap());
         let positions: Vec<_> = kept.iter().flat_map(|batch| &batch.updates).map(|one| one.position).collect();
         assert_eq!(positions, [1]);
-        let Given::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else { panic!("revoked") };
+        let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else {
+            panic!("revoked")
+        };
         let reasons: Vec<_> = dead.iter().map(|one| dead_letter::read(one).reason).collect();
         assert_eq!(reasons, ["future", "unknown_type"]);
         for reason in reasons {
@@ -699,10 +714,10 @@ mod tests {
         }
     }
 
-    impl Handler<LetGo> for ProbeBooks {
+    impl Handler<PartitionsRevoked> for ProbeBooks {
         type Result = ();
 
-        fn handle(&mut self, _: LetGo, _: &mut Context<Self>) {}
+        fn handle(&mut self, _: PartitionsRevoked, _: &mut Context<Self>) {}
     }
 
     impl Handler<FlushCache> for ProbeBooks {
@@ -789,10 +804,10 @@ mod tests {
         }
     }
 
-    impl Handler<LetGo> for StuckBooks {
+    impl Handler<PartitionsRevoked> for StuckBooks {
         type Result = ();
 
-        fn handle(&mut self, _: LetGo, _: &mut Context<Self>) {}
+        fn handle(&mut self, _: PartitionsRevoked, _: &mut Context<Self>) {}
     }
 
     impl Handler<FlushCache> for StuckBooks {
@@ -853,14 +868,14 @@ mod tests {
     }
 
     impl Subscription for OldRecords {
-        fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<Given, BusError>> {
+        fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
             Box::pin(async move {
                 if !self.is_first {
                     drop(self.may_give.wait_for(|may| *may).await);
                 }
                 let mut given = self.topic.next_batch(max, linger).await?;
                 self.is_first = false;
-                if let Given::Records(records) = &mut given {
+                if let ConsumerEvent::Records(records) = &mut given {
                     let hour_ago = Timestamp::now().earlier_by(Duration::from_secs(3_600));
                     records.iter_mut().for_each(|record| record.published_at = Some(hour_ago));
                 }

@@ -11,7 +11,7 @@ use actix::prelude::*;
 use log::info;
 
 use super::registry::{DistributorId, Registry};
-use super::session_handle::SessionOutlet;
+use super::session_handle::SessionHandle;
 use crate::actors::streaming::messages::{
     Connect, Deliver, Disconnect, EndAllSessions, FeedChanged, Follow, Join, Subscribe, Unfollow, Unsubscribe,
 };
@@ -44,7 +44,7 @@ pub struct Distributor {
     registry: Addr<Registry>,
     /// Given by the registry.
     id: DistributorId,
-    fanout: Fanout<SessionOutlet>,
+    fanout: Fanout<SessionHandle>,
     /// When whose client is pinged next. One queue, and not a timer a session: of idle clients those were most of the cost.
     pings: VecDeque<(Instant, SessionId)>,
     /// The events whose changes the registry sends here.
@@ -138,10 +138,10 @@ impl Distributor {
         }
     }
 
-    fn evict(&mut self, id: SessionId, outlet: &SessionOutlet, why: &str) {
+    fn evict(&mut self, id: SessionId, outlet: &SessionHandle, why: &str) {
         info!(session = id.0, reason = "slow"; "session ended from outside: {why}");
         self.metrics.evictions.inc();
-        outlet.life.give_up();
+        outlet.life.mark_evicted();
         self.count_sessions();
         if let Some(connection) = &outlet.connection {
             connection.close();
@@ -265,10 +265,10 @@ mod tests {
 
     use super::*;
     use crate::actors::odds::messages::BookChanged;
-    use crate::actors::streaming::session_handle::ToSession;
+    use crate::actors::streaming::session_handle::SessionMessage;
     use crate::domain::odds::book::MarketState;
     use crate::domain::odds::update::testing::*;
-    use crate::runtime::liveness::SignOfLife;
+    use crate::runtime::liveness::LivenessProbe;
 
     /// A session that takes what it is pushed, slowly or not at all.
     #[derive(Default)]
@@ -288,12 +288,12 @@ mod tests {
         }
     }
 
-    impl Handler<ToSession> for ProbeSession {
+    impl Handler<SessionMessage> for ProbeSession {
         type Result = ();
 
-        fn handle(&mut self, message: ToSession, context: &mut Context<Self>) {
+        fn handle(&mut self, message: SessionMessage, context: &mut Context<Self>) {
             match message {
-                ToSession::Deliver(delivery) => {
+                SessionMessage::Deliver(delivery) => {
                     let taken = delivery.frames().iter().map(|frame| (frame.seq, delivery.conflated));
                     self.taken.lock().unwrap().extend(taken);
                     self.feed.lock().unwrap().extend(delivery.feed);
@@ -301,8 +301,8 @@ mod tests {
                         context.wait(std::future::pending::<()>().into_actor(self));
                     }
                 }
-                ToSession::Ping => *self.pings.lock().unwrap() += 1,
-                ToSession::End(reason) => self.ended.lock().unwrap().push(reason),
+                SessionMessage::Ping => *self.pings.lock().unwrap() += 1,
+                SessionMessage::End(reason) => self.ended.lock().unwrap().push(reason),
             }
         }
     }
@@ -312,11 +312,11 @@ mod tests {
         feed: Arc<Mutex<Vec<FeedStatus>>>,
         ended: Arc<Mutex<Vec<CloseReason>>>,
         pings: Arc<Mutex<usize>>,
-        life: Arc<SignOfLife>,
+        life: Arc<LivenessProbe>,
     }
 
     async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Probe {
-        let life = Arc::new(SignOfLife::new());
+        let life = Arc::new(LivenessProbe::new());
         let session = ProbeSession { stalls, ..ProbeSession::default() };
         let probe = Probe {
             taken: session.taken.clone(),
@@ -325,7 +325,7 @@ mod tests {
             pings: session.pings.clone(),
             life: life.clone(),
         };
-        let outlet = SessionOutlet { session: session.start().recipient(), connection: None, life };
+        let outlet = SessionHandle { session: session.start().recipient(), connection: None, life };
         let id = SessionId(id);
         distributor.send(Connect { id, outlet }).await.unwrap();
         assert!(distributor.send(Subscribe { id, event_id: EventId::new("E").unwrap() }).await.unwrap());
@@ -337,18 +337,18 @@ mod tests {
         BookChanged { states: Arc::new([Arc::new(MarketState { update, seq })]), conflated: false }
     }
 
-    struct House {
+    struct Fixture {
         registry: Addr<Registry>,
         here: Addr<Distributor>,
         metrics: OddsMetrics,
     }
 
-    fn house(slow: Duration, frozen: Duration) -> House {
+    fn house(slow: Duration, frozen: Duration) -> Fixture {
         let metrics = OddsMetrics::new().unwrap();
         let ping_interval = Duration::from_millis(100);
         let settings = DistributorSettings { ping_interval, slow_client_limit: slow, frozen_limit: frozen };
         let registry = Registry::new(metrics.clone()).start();
-        House { here: Distributor::start_here(settings, registry.clone(), metrics.clone()), registry, metrics }
+        Fixture { here: Distributor::start_here(settings, registry.clone(), metrics.clone()), registry, metrics }
     }
 
     /// Waits until something holds, and fails loudly when it does not within a deadline.
@@ -364,7 +364,7 @@ mod tests {
 
     #[actix_web::test]
     async fn a_stalled_session_is_ended_and_the_others_get_everything() {
-        let House { registry, here, metrics } = house(Duration::from_millis(200), Duration::from_secs(60));
+        let Fixture { registry, here, metrics } = house(Duration::from_millis(200), Duration::from_secs(60));
         let stalled = session(&here, 1, true).await;
         let fast = session(&here, 2, false).await;
         for seq in 1..=20 {
@@ -380,11 +380,11 @@ mod tests {
 
     #[actix_web::test]
     async fn a_session_that_gives_no_sign_of_life_is_ended_though_nothing_was_sent_to_it() {
-        let House { registry, here, metrics } = house(Duration::from_secs(60), Duration::from_millis(300));
+        let Fixture { registry, here, metrics } = house(Duration::from_secs(60), Duration::from_millis(300));
         let _frozen = session(&here, 1, false).await;
         let alive = session(&here, 2, false).await;
         until("the frozen one is ended", || {
-            alive.life.give();
+            alive.life.touch();
             metrics.evictions.get() == 1
         })
         .await;
@@ -394,7 +394,7 @@ mod tests {
 
     #[actix_web::test]
     async fn each_session_is_told_again_and_again_to_ping_its_client() {
-        let House { here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let Fixture { here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
         let mut probes = Vec::new();
         for id in 0..50 {
             probes.push(session(&here, id, false).await);
@@ -408,7 +408,7 @@ mod tests {
 
     #[actix_web::test]
     async fn every_session_is_told_once_how_the_feed_stands_and_one_that_comes_while_it_is_lost_as_well() {
-        let House { registry, here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let Fixture { registry, here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
         let early = session(&here, 1, false).await;
         for status in [FeedStatus::Live, FeedStatus::Stale, FeedStatus::Stale] {
             registry.send(FeedChanged(status)).await.unwrap();
@@ -424,7 +424,7 @@ mod tests {
 
     #[actix_web::test]
     async fn every_session_is_told_when_the_server_goes_and_so_are_those_that_come_later() {
-        let House { registry, here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let Fixture { registry, here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
         let early = session(&here, 1, false).await;
         registry.send(EndAllSessions(CloseReason::GoingAway)).await.unwrap();
         let late = session(&here, 2, false).await;
@@ -435,7 +435,7 @@ mod tests {
 
     #[actix_web::test]
     async fn an_event_that_nobody_wants_any_more_is_followed_again_by_the_next_who_does() {
-        let House { registry, here, metrics } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let Fixture { registry, here, metrics } = house(Duration::from_secs(60), Duration::from_secs(60));
         let first = session(&here, 1, false).await;
         here.send(Disconnect(SessionId(1))).await.unwrap();
         // The first change that nobody wants ends it.

@@ -18,12 +18,12 @@ use crate::domain::streaming::protocol::text_frame;
 
 /// The frames of one session: put in by its actor, taken out by the response that its client reads.
 #[derive(Clone)]
-pub struct Outbox(Rc<RefCell<VecDeque<Bytes>>>);
+pub struct FrameQueue(Rc<RefCell<VecDeque<Bytes>>>);
 
-impl Outbox {
+impl FrameQueue {
     /// An empty one. Most never hold more than one.
-    pub fn new() -> Outbox {
-        Outbox(Rc::new(RefCell::new(VecDeque::with_capacity(1))))
+    pub fn new() -> FrameQueue {
+        FrameQueue(Rc::new(RefCell::new(VecDeque::with_capacity(1))))
     }
 
     /// Sends whole frames that are ready.
@@ -68,12 +68,12 @@ impl Outbox {
 pub struct Outgoing<S> {
     /// None once it has ended: what it holds is given back while the client has yet to take the rest.
     session: Option<S>,
-    outbox: Outbox,
+    outbox: FrameQueue,
 }
 
 impl<S> Outgoing<S> {
     /// The body of a session that writes to `outbox`.
-    pub fn new(session: S, outbox: Outbox) -> Outgoing<S> {
+    pub fn new(session: S, outbox: FrameQueue) -> Outgoing<S> {
         Outgoing { session: Some(session), outbox }
     }
 }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn what_is_in_it_goes_out_in_order_before_the_session_is_asked_for_more_and_after_it_ended() {
-        let (outbox, asked) = (Outbox::new(), Rc::new(Cell::new(0)));
+        let (outbox, asked) = (FrameQueue::new(), Rc::new(Cell::new(0)));
         let (from_actor, count) = (outbox.clone(), asked.clone());
         // An actor that sends something when it is polled for the first time, and a last word when it ends.
         let actor = poll_fn(move |_| {

@@ -3,7 +3,7 @@
 use actix::prelude::*;
 
 use crate::actors::streaming::registry::DistributorId;
-use crate::actors::streaming::session_handle::SessionOutlet;
+use crate::actors::streaming::session_handle::SessionHandle;
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::Delivery;
 use crate::domain::streaming::fanout::SessionId;
@@ -17,7 +17,7 @@ pub struct FeedChanged(pub FeedStatus);
 
 /// A distributor to the registry, once: it takes changes from now on. Answered with what it has to know.
 #[derive(Message)]
-#[rtype(result = "Joined")]
+#[rtype(result = "Registration")]
 pub struct Join {
     /// Changes go here.
     pub deliver: Recipient<Deliver>,
@@ -29,7 +29,7 @@ pub struct Join {
 
 /// How things stand where a distributor joins.
 #[derive(Clone, Copy, Debug)]
-pub struct Joined {
+pub struct Registration {
     /// What it is called from now on.
     pub id: DistributorId,
     /// How the feed stands.
@@ -75,7 +75,7 @@ pub struct Connect {
     /// The session.
     pub id: SessionId,
     /// The way to it.
-    pub outlet: SessionOutlet,
+    pub outlet: SessionHandle,
 }
 
 /// A session to its distributor: `true` where it was taken; `false` where the distributor does not know the session.

@@ -7,7 +7,7 @@ use actix::prelude::*;
 use futures_util::future::join_all;
 
 use crate::actors::odds::messages::BookChanged;
-use crate::actors::streaming::messages::{Deliver, EndAllSessions, FeedChanged, Follow, Join, Joined, Unfollow};
+use crate::actors::streaming::messages::{Deliver, EndAllSessions, FeedChanged, Follow, Join, Registration, Unfollow};
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::Delivery;
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus, UpdateFrame};
@@ -77,7 +77,7 @@ impl Handler<Join> for Registry {
         self.joined += 1;
         let id = DistributorId(self.joined);
         self.distributors.insert(id, join);
-        MessageResult(Joined { id, feed: self.feed, ending: self.ending })
+        MessageResult(Registration { id, feed: self.feed, ending: self.ending })
     }
 }
 

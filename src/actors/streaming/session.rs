@@ -16,8 +16,8 @@ use futures_util::Stream;
 use log::{debug, warn};
 
 use super::distributor::Distributor;
-use super::frame_queue::{Outbox, Outgoing};
-use super::session_handle::{SessionOutlet, ToSession};
+use super::frame_queue::{FrameQueue, Outgoing};
+use super::session_handle::{SessionHandle, SessionMessage};
 use crate::actors::odds::messages::{ApplyError, GetSnapshot};
 use crate::actors::streaming::messages::{Connect, Disconnect, Subscribe, Unsubscribe};
 use crate::domain::ids::EventId;
@@ -27,9 +27,9 @@ use crate::domain::streaming::protocol::{
 };
 use crate::domain::streaming::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
 use crate::domain::timestamp::Timestamp;
-use crate::http::streaming::frame_limit::{FrameGuard, FrameLimits, Violation};
+use crate::http::streaming::frame_limit::{FrameLimiter, FrameLimits, Violation};
 use crate::runtime::connection::ConnectionHandle;
-use crate::runtime::liveness::SignOfLife;
+use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OddsMetrics;
 
@@ -62,8 +62,8 @@ pub struct Session {
     edges: Arc<SessionEdges>,
     state: SessionState,
     connection: Option<ConnectionHandle>,
-    life: Arc<SignOfLife>,
-    outbox: Outbox,
+    life: Arc<LivenessProbe>,
+    outbox: FrameQueue,
     /// What the distributor has yet to be asked, in order, one at a time.
     requests: VecDeque<Request>,
     asking: bool,
@@ -95,8 +95,8 @@ impl Session {
             state: SessionState::new(edges.limits, Instant::now()),
             edges,
             connection,
-            life: Arc::new(SignOfLife::new()),
-            outbox: Outbox::new(),
+            life: Arc::new(LivenessProbe::new()),
+            outbox: FrameQueue::new(),
             requests: VecDeque::new(),
             asking: false,
             feed: FeedStatus::Live,
@@ -108,7 +108,7 @@ impl Session {
     }
 
     /// Starts it on what its client sends; gives what the client is sent.
-    pub fn start<S>(mut self, from_client: FrameGuard<S>) -> impl Stream<Item = Result<Bytes, actix_web::Error>>
+    pub fn start<S>(mut self, from_client: FrameLimiter<S>) -> impl Stream<Item = Result<Bytes, actix_web::Error>>
     where
         S: Stream<Item = Result<Bytes, PayloadError>> + Unpin + 'static,
     {
@@ -266,7 +266,7 @@ impl Actor for Session {
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(self.edges.queue);
         self.edges.metrics.sessions.inc();
-        let outlet = SessionOutlet {
+        let outlet = SessionHandle {
             session: context.address().recipient(),
             connection: self.connection.take(),
             life: self.life.clone(),
@@ -283,25 +283,25 @@ impl Actor for Session {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.edges.metrics.sessions.dec();
-        let closed_as = if self.life.was_given_up() { "slow" } else { self.closed_as };
+        let closed_as = if self.life.is_evicted() { "slow" } else { self.closed_as };
         self.edges.metrics.closes.with_label_values(&[closed_as]).inc();
         // Once in a session's life, so past the mailbox bound: it must arrive.
         self.edges.distributor.do_send(Disconnect(self.id));
     }
 }
 
-impl Handler<ToSession> for Session {
+impl Handler<SessionMessage> for Session {
     type Result = ();
 
-    fn handle(&mut self, message: ToSession, context: &mut Self::Context) {
+    fn handle(&mut self, message: SessionMessage, context: &mut Self::Context) {
         match message {
-            ToSession::Deliver(delivery) => self.deliver(&delivery),
-            ToSession::Ping => {
-                self.life.give();
+            SessionMessage::Deliver(delivery) => self.deliver(&delivery),
+            SessionMessage::Ping => {
+                self.life.touch();
                 let effect = self.state.on_ping_due(Instant::now());
                 self.act([effect], context);
             }
-            ToSession::End(reason) => self.close(reason, context),
+            SessionMessage::End(reason) => self.close(reason, context),
         }
     }
 }

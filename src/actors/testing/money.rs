@@ -10,14 +10,14 @@ use actix::prelude::*;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::actors::bets::decision::{Decider, DeciderSettings};
+use crate::actors::bets::decision::{BetDecisions, DeciderSettings};
 use crate::actors::bets::messages::{CancelsWait, PublishOutbox};
-use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetRefusal, BetStatus, BetStep};
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::wallet::ledger::{ReservationStatus, Settlement};
+use crate::domain::wallet::ledger::{HoldResolution, ReservationStatus};
 use crate::runtime::clock::Clock;
-use crate::runtime::request_batcher::Turns;
+use crate::runtime::request_batcher::ConcurrencyLimit;
 use crate::store::StoreError;
 use crate::store::money::*;
 use crate::store::movements::{Moved, Movement};
@@ -115,7 +115,13 @@ impl State {
 }
 
 impl MoneyStore for FakeMoney {
-    fn decide_bet(&self, id: BetId, verdict: &Verdict, notice: &Notice, at: Timestamp) -> Result<Decided, StoreError> {
+    fn decide_bet(
+        &self,
+        id: BetId,
+        verdict: &BetOutcome,
+        notice: &OutboxMessage,
+        at: Timestamp,
+    ) -> Result<Decided, StoreError> {
         self.0.lock().unwrap().decisions += 1;
         self.with(|state| {
             if state.refuses == Some(id) {
@@ -129,7 +135,7 @@ impl MoneyStore for FakeMoney {
             bet.reason = verdict.reason().map(str::to_owned);
             bet.provider_ref = verdict.provider_ref().map(str::to_owned);
             bet.decided_at = Some(at);
-            if *verdict == Verdict::TimedOut {
+            if *verdict == BetOutcome::TimedOut {
                 state.cancels.insert(id, (at, 0));
             }
             let topic = OutboxTopic::BetConfirmed;
@@ -138,8 +144,8 @@ impl MoneyStore for FakeMoney {
         })
     }
 
-    fn decide_bets(&self, decisions: &[Decision]) -> Result<Vec<Option<Decided>>, StoreError> {
-        let decide = |Decision { bet_id, verdict, notice, at }: &Decision| {
+    fn decide_bets(&self, decisions: &[DecideBet]) -> Result<Vec<Option<Decided>>, StoreError> {
+        let decide = |DecideBet { bet_id, verdict, notice, at }: &DecideBet| {
             self.decide_bet(*bet_id, verdict, notice, *at).map(Some)
         };
         decisions.iter().map(decide).collect()
@@ -212,19 +218,19 @@ impl MoneyStore for FakeMoney {
         unimplemented!()
     }
 
-    fn deposit(&self, _: &Order) -> Result<Wallet, WalletError> {
+    fn deposit(&self, _: &TransferRequest) -> Result<Wallet, WalletError> {
         unimplemented!()
     }
 
-    fn withdraw(&self, _: &Order) -> Result<Wallet, WalletError> {
+    fn withdraw(&self, _: &TransferRequest) -> Result<Wallet, WalletError> {
         unimplemented!()
     }
 
-    fn reserve(&self, _: &Order) -> Result<Reservation, WalletError> {
+    fn reserve(&self, _: &TransferRequest) -> Result<Reservation, WalletError> {
         unimplemented!()
     }
 
-    fn settle(&self, _: &UserId, _: &Reference, _: Settlement, _: Timestamp) -> Result<Reservation, WalletError> {
+    fn settle(&self, _: &UserId, _: &Reference, _: HoldResolution, _: Timestamp) -> Result<Reservation, WalletError> {
         unimplemented!()
     }
 
@@ -249,11 +255,11 @@ impl MoneyStore for FakeMoney {
         unimplemented!()
     }
 
-    fn place_bet(&self, _: &Bet, _: Option<&RequestKey>, _: &Notice) -> Result<BetAnswer, StoreError> {
+    fn place_bet(&self, _: &Bet, _: Option<&RequestKey>, _: &OutboxMessage) -> Result<BetAnswer, StoreError> {
         unimplemented!()
     }
 
-    fn place_bets(&self, _: &[Slip]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
+    fn place_bets(&self, _: &[BetPlacement]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
         unimplemented!()
     }
 
@@ -319,15 +325,15 @@ impl ProbeEdges {
         ProbeEdges { noted: noted.clone(), probe: Probe(noted).start() }
     }
 
-    pub fn decider(&self, store: &Arc<FakeMoney>, clock: &Clock, metrics: &ConfirmationMetrics) -> Decider {
+    pub fn decider(&self, store: &Arc<FakeMoney>, clock: &Clock, metrics: &ConfirmationMetrics) -> BetDecisions {
         let (relay, canceller) = (self.probe.clone().recipient(), self.probe.clone().recipient());
         let settings = DeciderSettings {
-            turns: Turns::new(2),
+            turns: ConcurrencyLimit::new(2),
             together: 16,
             users: UserTurns::new(4),
             lease: Duration::from_secs(30),
         };
-        Decider::new(settings, store.clone(), relay, canceller, clock.clone(), metrics.clone())
+        BetDecisions::new(settings, store.clone(), relay, canceller, clock.clone(), metrics.clone())
     }
 
     pub fn rows(&self) -> Vec<OutboxRow> {

@@ -31,7 +31,7 @@ pub struct KeeperSettings {
 }
 
 /// The actor. Any number of them, in any number of processes, may keep one ledger.
-pub struct LedgerKeeper {
+pub struct LedgerAuditor {
     store: Arc<dyn MoneyStore>,
     settings: KeeperSettings,
     metrics: WalletMetrics,
@@ -40,10 +40,10 @@ pub struct LedgerKeeper {
     log: FaultLog,
 }
 
-impl LedgerKeeper {
+impl LedgerAuditor {
     /// Keeps the ledger in `store`.
-    pub fn new(store: Arc<dyn MoneyStore>, settings: KeeperSettings, metrics: WalletMetrics) -> LedgerKeeper {
-        LedgerKeeper { store, settings, metrics, trouble: None, log: FaultLog::new() }
+    pub fn new(store: Arc<dyn MoneyStore>, settings: KeeperSettings, metrics: WalletMetrics) -> LedgerAuditor {
+        LedgerAuditor { store, settings, metrics, trouble: None, log: FaultLog::new() }
     }
 
     fn expire(&mut self, context: &mut Context<Self>) {
@@ -63,7 +63,7 @@ impl LedgerKeeper {
             let is_full = expired.as_ref().is_ok_and(|expired| *expired == EXPIRE_LIMIT);
             keeper.tell("reservations that are too old were not ended", expired.err().map(|error| error.to_string()));
             let pause = if is_full { Duration::ZERO } else { EXPIRE_INTERVAL };
-            context.run_later(pause, LedgerKeeper::expire);
+            context.run_later(pause, LedgerAuditor::expire);
         }));
     }
 
@@ -88,7 +88,7 @@ impl LedgerKeeper {
                     warn!("the ledger was not looked at: {failure}");
                 }
             }
-            context.run_later(keeper.settings.verify_interval, LedgerKeeper::verify);
+            context.run_later(keeper.settings.verify_interval, LedgerAuditor::verify);
         }));
     }
 
@@ -102,11 +102,11 @@ impl LedgerKeeper {
     }
 }
 
-impl Actor for LedgerKeeper {
+impl Actor for LedgerAuditor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        context.run_later(EXPIRE_INTERVAL, LedgerKeeper::expire);
-        context.run_later(FIRST_LOOK.min(self.settings.verify_interval), LedgerKeeper::verify);
+        context.run_later(EXPIRE_INTERVAL, LedgerAuditor::expire);
+        context.run_later(FIRST_LOOK.min(self.settings.verify_interval), LedgerAuditor::verify);
     }
 }

@@ -20,15 +20,15 @@ const WAIT_LIMIT: Duration = Duration::from_secs(3);
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// The store of money. What moves one user's money goes through one after the other; users do not wait for each other.
-pub struct MoneyDesk {
+pub struct WalletExecutor {
     store: Arc<dyn MoneyStore>,
     users: Arc<UserTurns>,
 }
 
-impl MoneyDesk {
+impl WalletExecutor {
     /// Calls `store` in the users' turns.
-    pub fn new(store: Arc<dyn MoneyStore>, users: Arc<UserTurns>) -> MoneyDesk {
-        MoneyDesk { store, users }
+    pub fn new(store: Arc<dyn MoneyStore>, users: Arc<UserTurns>) -> WalletExecutor {
+        WalletExecutor { store, users }
     }
 
     /// Reads, beside everything else.
@@ -89,10 +89,10 @@ mod tests {
     use super::*;
     use crate::store::sqlite::SqliteStore;
 
-    fn desk(calls: usize) -> (Arc<MoneyDesk>, tempfile::TempDir) {
+    fn desk(calls: usize) -> (Arc<WalletExecutor>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("money.db").to_string_lossy()).unwrap();
-        (Arc::new(MoneyDesk::new(Arc::new(store), UserTurns::new(calls))), folder)
+        (Arc::new(WalletExecutor::new(Arc::new(store), UserTurns::new(calls))), folder)
     }
 
     fn user(name: &str) -> UserId {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     /// A call that ends when the sender does.
-    async fn occupy(desk: &Arc<MoneyDesk>, name: &str) -> mpsc::Sender<()> {
+    async fn occupy(desk: &Arc<WalletExecutor>, name: &str) -> mpsc::Sender<()> {
         let (release, held) = mpsc::channel::<()>();
         let (desk, name, held) = (desk.clone(), user(name), Mutex::new(held));
         let (started, is_started) = tokio::sync::oneshot::channel();

@@ -16,13 +16,13 @@ const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 /// The last thing that went wrong on the way to Kafka, for whoever has to say why it does not answer. Lines are logged by
 /// the keeper alone, one a change: librdkafka tells each failed attempt of each client.
 #[derive(Default)]
-pub(super) struct Trouble {
+pub(super) struct LastError {
     last: Mutex<Option<String>>,
     /// A broker may repeat in its error what it was sent.
     redaction: Redaction,
 }
 
-impl Trouble {
+impl LastError {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,11 +98,11 @@ const LOST_AFTER: u32 = 2;
 /// that has just started answers that there is none; then it asks nobody any more, for ever
 /// (<https://github.com/confluentinc/librdkafka/issues/5301>, in 2.10 and later). Only a new client helps.
 #[derive(Default)]
-pub(super) struct Bearings {
+pub(super) struct BrokerVisibility {
     without: AtomicU32,
 }
 
-impl Bearings {
+impl BrokerVisibility {
     /// Looks at a client's figures, which come once a second.
     pub(super) fn look(&self, statistics: &Statistics) {
         let known = |source: &str| matches!(source, "configured" | "learned");
@@ -114,7 +114,7 @@ impl Bearings {
     }
 
     /// Whether the client finds no way back by itself.
-    pub(super) fn are_lost(&self) -> bool {
+    pub(super) fn has_lost_brokers(&self) -> bool {
         self.without.load(Ordering::Relaxed) >= LOST_AFTER
     }
 }
@@ -122,13 +122,13 @@ impl Bearings {
 /// The context of the clients that do not read.
 #[derive(Clone, Default)]
 pub(super) struct Events {
-    pub(super) trouble: Arc<Trouble>,
+    pub(super) trouble: Arc<LastError>,
 }
 
 impl Events {
     /// Keeps the secrets out of what is told.
     pub(super) fn new(redaction: Redaction) -> Events {
-        Events { trouble: Arc::new(Trouble { redaction, ..Trouble::default() }) }
+        Events { trouble: Arc::new(LastError { redaction, ..LastError::default() }) }
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_reason_is_the_same_at_each_attempt_and_the_cause_stays() {
-        let trouble = Trouble::default();
+        let trouble = LastError::default();
         let code = |code| KafkaError::Global(code);
         trouble.tell(&code(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
         assert_eq!(trouble.last().as_deref(), Some("1/1 brokers are down"));
@@ -176,7 +176,7 @@ mod tests {
         let text = hung_up("FAIL", line).unwrap();
         assert!(text.starts_with("kafka:9093/bootstrap: Disconnected: ") && text.contains("want TLS"), "{text}");
         assert_eq!(hung_up("FAIL", &line.replace("APIVERSION_QUERY", "UP")), None);
-        let trouble = Trouble::default();
+        let trouble = LastError::default();
         trouble.tell_cause(&text);
         trouble.tell(&KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
         assert_eq!(trouble.last(), Some(text));
@@ -190,7 +190,7 @@ mod tests {
                 |source: &&str| ((*source).to_owned(), Broker { source: (*source).to_owned(), ..Broker::default() });
             Statistics { brokers: sources.iter().map(broker).collect(), ..Statistics::default() }
         };
-        let bearings = Bearings::default();
+        let bearings = BrokerVisibility::default();
         for (sources, lost) in [
             (&["configured"][..], false),
             (&["internal", "logical"], false),
@@ -200,7 +200,7 @@ mod tests {
             (&["configured", "internal"], false),
         ] {
             bearings.look(&figures(sources));
-            assert_eq!(bearings.are_lost(), lost, "{sources:?}");
+            assert_eq!(bearings.has_lost_brokers(), lost, "{sources:?}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::bus::{Given, Position, Record};
+use crate::bus::{ConsumerEvent, Position, Record};
 
 /// The most that waits to be given out; beyond, the partitions are paused.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,7 @@ enum Item {
 
 /// How far a partition has come.
 #[derive(Clone, Copy, Debug, Default)]
-struct Progress {
+struct PartitionOffsets {
     /// The first offset that was read.
     first: Option<u64>,
     /// The offset behind the last one that was read.
@@ -39,7 +39,7 @@ struct Progress {
     end: Option<u64>,
 }
 
-impl Progress {
+impl PartitionOffsets {
     fn lag(&self) -> u64 {
         let end = self.end.max(self.read).max(self.passed).unwrap_or(0);
         let from = self.all_done().max(self.on_bus).or(self.first).max(self.low).unwrap_or(0);
@@ -58,7 +58,7 @@ pub(super) struct Inbox {
     items: VecDeque<Item>,
     records: usize,
     bytes: usize,
-    assigned: BTreeMap<u32, Progress>,
+    assigned: BTreeMap<u32, PartitionOffsets>,
 }
 
 impl Inbox {
@@ -67,7 +67,7 @@ impl Inbox {
     }
 
     pub(super) fn assign(&mut self, partitions: &[u32]) {
-        self.assigned.extend(partitions.iter().map(|partition| (*partition, Progress::default())));
+        self.assigned.extend(partitions.iter().map(|partition| (*partition, PartitionOffsets::default())));
     }
 
     /// Puts a record in. One of a partition that is not assigned is passed over.
@@ -104,10 +104,10 @@ impl Inbox {
     }
 
     /// Gives out records up to the next revocation, or that.
-    pub(super) fn take(&mut self, max: usize) -> Option<Given> {
+    pub(super) fn take(&mut self, max: usize) -> Option<ConsumerEvent> {
         if let Some(Item::Revoked(_)) = self.items.front() {
             let Some(Item::Revoked(partitions)) = self.items.pop_front() else { return None };
-            return Some(Given::Revoked(partitions));
+            return Some(ConsumerEvent::Revoked(partitions));
         }
         let count = self.ready(max.max(1));
         let mut batch = Vec::with_capacity(count);
@@ -120,7 +120,7 @@ impl Inbox {
             }
             batch.push(record);
         }
-        (!batch.is_empty()).then_some(Given::Records(batch))
+        (!batch.is_empty()).then_some(ConsumerEvent::Records(batch))
     }
 
     /// Notes what is done. Partitions that are not assigned are passed over, and so is what was given out before they
@@ -137,7 +137,7 @@ impl Inbox {
 
     /// What is done and not on the bus yet.
     pub(super) fn to_commit(&self, of: impl Fn(u32) -> bool) -> Vec<(u32, u64)> {
-        let due = |(partition, progress): (&u32, &Progress)| {
+        let due = |(partition, progress): (&u32, &PartitionOffsets)| {
             // Before the first record the reader may still stand where it was when it last had the partition.
             let done = progress.read.and_then(|_| progress.all_done())?;
             (of(*partition) && progress.on_bus.is_none_or(|on_bus| on_bus < done)).then_some((*partition, done))
@@ -185,7 +185,7 @@ impl Inbox {
     fn go_back(&mut self, partition: u32, offset: u64) {
         self.drop_where(|record| record.partition == partition && record.offset >= offset);
         self.items.push_back(Item::Revoked(vec![partition]));
-        self.assigned.insert(partition, Progress { is_set_back: true, ..Progress::default() });
+        self.assigned.insert(partition, PartitionOffsets { is_set_back: true, ..PartitionOffsets::default() });
     }
 
     /// Drops what was not given out of these partitions.
@@ -230,7 +230,7 @@ impl Inbox {
     }
 
     pub(super) fn lag(&self) -> u64 {
-        self.assigned.values().map(Progress::lag).sum()
+        self.assigned.values().map(PartitionOffsets::lag).sum()
     }
 }
 
@@ -283,12 +283,12 @@ mod tests {
         let mut inbox = inbox();
         inbox.push(record(0, 5));
         inbox.push(record(1, 8));
-        assert_eq!(inbox.take(1), Some(Given::Records(vec![record(0, 5)])));
+        assert_eq!(inbox.take(1), Some(ConsumerEvent::Records(vec![record(0, 5)])));
         inbox.push(record(0, 6));
         assert!(!inbox.is_done(&[0]) && inbox.is_done(&[1]));
         inbox.revoke(vec![0]);
-        assert_eq!(inbox.take(9), Some(Given::Records(vec![record(1, 8)])));
-        assert_eq!(inbox.take(9), Some(Given::Revoked(vec![0])));
+        assert_eq!(inbox.take(9), Some(ConsumerEvent::Records(vec![record(1, 8)])));
+        assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
         assert_eq!((inbox.take(9), inbox.records, inbox.bytes), (None, 0, 0));
         inbox.commit(&behind(0, 6));
         assert_eq!(inbox.to_commit(|_| true), []);
@@ -302,7 +302,7 @@ mod tests {
         inbox.push(record(0, 100));
         inbox.take(1);
         inbox.begin_anew();
-        assert_eq!(inbox.take(9), Some(Given::Revoked(vec![0, 1])));
+        assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0, 1])));
         inbox.commit(&behind(0, 101));
         inbox.push(record(0, 0));
         inbox.take(9);
@@ -322,13 +322,13 @@ mod tests {
         [7, 8, 9].into_iter().for_each(|offset| inbox.push(record(0, offset)));
         inbox.take(1);
         [8, 9].into_iter().for_each(|offset| inbox.push(record(0, offset)));
-        assert_eq!(inbox.take(9), Some(Given::Revoked(vec![0])));
-        assert_eq!(inbox.take(9), Some(Given::Records(vec![record(0, 8), record(0, 9)])));
+        assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
+        assert_eq!(inbox.take(9), Some(ConsumerEvent::Records(vec![record(0, 8), record(0, 9)])));
         inbox.push(record(0, 0));
         inbox.commit(&behind(0, 10));
         assert_eq!(inbox.to_commit(|_| true), [], "of the one before");
-        assert_eq!(inbox.take(9), Some(Given::Revoked(vec![0])));
-        assert_eq!(inbox.take(9), Some(Given::Records(vec![record(0, 0)])));
+        assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
+        assert_eq!(inbox.take(9), Some(ConsumerEvent::Records(vec![record(0, 0)])));
     }
 
     /// A transaction's marker takes an offset and is no record.

@@ -6,7 +6,6 @@
 mod config;
 mod events;
 mod inbox;
-mod keeper;
 #[cfg(test)]
 mod mock;
 mod producer;
@@ -17,6 +16,7 @@ mod scan;
 mod subscription;
 #[cfg(test)]
 pub(crate) mod testing;
+mod topics;
 
 use std::sync::Arc;
 
@@ -25,11 +25,11 @@ use futures_util::future::BoxFuture;
 
 use self::config::Clients;
 pub use self::config::check;
-use self::keeper::{Keeper, Kept, Making};
-use self::producer::{Outbox, Producers};
+use self::producer::{ProducerHandle, TopicPublisher};
 use self::reader::{Reader, Shared};
 pub use self::scan::Scan;
 use self::subscription::KafkaSubscription;
+use self::topics::{TopicConfig, TopicMonitor, TopicState};
 use super::{BusError, NewRecord, Subscription, Topic};
 use crate::config::settings::BusSettings;
 
@@ -40,8 +40,8 @@ pub struct KafkaBus {
 
 struct Inner {
     clients: Clients,
-    producers: Arc<Producers>,
-    keeper: Arc<Keeper>,
+    producers: Arc<ProducerHandle>,
+    keeper: Arc<TopicMonitor>,
 }
 
 impl Drop for Inner {
@@ -54,10 +54,10 @@ impl KafkaBus {
     /// Checks the settings and makes ready; never waits for Kafka. `client_id` is how the brokers name this process.
     pub fn new(settings: &BusSettings, client_id: &str) -> Result<KafkaBus, BusError> {
         let clients = Clients::new(settings, client_id)?;
-        let producers = Producers::new(clients.clone())?;
+        let producers = ProducerHandle::new(clients.clone())?;
         let making =
-            Making { partitions: settings.kafka_topic_partitions, replication: settings.kafka_topic_replication };
-        let keeper = Keeper::start(clients.clone(), making, producers.clone())?;
+            TopicConfig { partitions: settings.kafka_topic_partitions, replication: settings.kafka_topic_replication };
+        let keeper = TopicMonitor::start(clients.clone(), making, producers.clone())?;
         Ok(KafkaBus { inner: Arc::new(Inner { clients, producers, keeper }) })
     }
 
@@ -76,15 +76,15 @@ impl KafkaBus {
     fn kafka_topic(&self, name: &str) -> KafkaTopic {
         let Inner { producers, keeper, .. } = &*self.inner;
         let kept = keeper.keep(name);
-        let outbox = Arc::new(Outbox::new(kept.clone(), keeper.clone(), producers.clone()));
+        let outbox = Arc::new(TopicPublisher::new(kept.clone(), keeper.clone(), producers.clone()));
         KafkaTopic { inner: self.inner.clone(), kept, outbox }
     }
 }
 
 struct KafkaTopic {
     inner: Arc<Inner>,
-    kept: Arc<Kept>,
-    outbox: Arc<Outbox>,
+    kept: Arc<TopicState>,
+    outbox: Arc<TopicPublisher>,
 }
 
 impl KafkaTopic {

@@ -15,8 +15,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::{Clients, MAX_RECORD_BYTES};
-use super::events::{Bearings, Events};
-use super::keeper::{Keeper, Kept};
+use super::events::{BrokerVisibility, Events};
+use super::topics::{TopicMonitor, TopicState};
 use crate::bus::{BusError, NewRecord};
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
@@ -26,7 +26,7 @@ const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), 
 const FULL: Duration = Duration::from_millis(20);
 
 /// Where the answer to a record goes.
-pub(super) struct Ticket {
+pub(super) struct DeliveryToken {
     index: usize,
     answers: UnboundedSender<Answer>,
 }
@@ -51,13 +51,13 @@ impl ClientContext for ProducerEvents {
 /// The context of the producer.
 pub(super) struct ProducerEvents {
     events: Events,
-    bearings: Bearings,
+    bearings: BrokerVisibility,
 }
 
 impl ProducerContext for ProducerEvents {
-    type DeliveryOpaque = Box<Ticket>;
+    type DeliveryOpaque = Box<DeliveryToken>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<DeliveryToken>) {
         let code = result.as_ref().err().map(|(error, _)| code_of(error));
         // Nobody may wait any more: the publisher gave up.
         let _ = ticket.answers.send((ticket.index, code));
@@ -69,28 +69,28 @@ fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
 }
 
 /// A producer with the thread that polls it, which ends it too: that can take a moment.
-struct Polled {
+struct PolledProducer {
     producer: Arc<BaseProducer<ProducerEvents>>,
     stop: Arc<AtomicBool>,
 }
 
-impl Drop for Polled {
+impl Drop for PolledProducer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
 /// The producer of the bus; a new one where the old one is beyond help.
-pub(super) struct Producers {
+pub(super) struct ProducerHandle {
     clients: Clients,
     pub(super) events: Events,
-    current: Mutex<Option<Polled>>,
+    current: Mutex<Option<PolledProducer>>,
 }
 
-impl Producers {
-    pub(super) fn new(clients: Clients) -> Result<Arc<Producers>, BusError> {
+impl ProducerHandle {
+    pub(super) fn new(clients: Clients) -> Result<Arc<ProducerHandle>, BusError> {
         let events = Events::new(clients.redaction.clone());
-        let producers = Producers { clients, events, current: Mutex::default() };
+        let producers = ProducerHandle { clients, events, current: Mutex::default() };
         producers.current()?;
         Ok(Arc::new(producers))
     }
@@ -98,7 +98,7 @@ impl Producers {
     /// The producer, made where there is none, or one that is lost.
     pub(super) fn current(&self) -> Result<Arc<BaseProducer<ProducerEvents>>, BusError> {
         let mut current = self.lock();
-        if let Some(polled) = current.take_if(|polled| polled.producer.context().bearings.are_lost()) {
+        if let Some(polled) = current.take_if(|polled| polled.producer.context().bearings.has_lost_brokers()) {
             warn!("the Kafka producer knows no broker any more and is made anew");
             // Whoever waits for its answers would wait for ever.
             polled.producer.purge(PurgeConfig::default().queue().inflight());
@@ -121,12 +121,12 @@ impl Producers {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Polled>> {
+    fn lock(&self) -> MutexGuard<'_, Option<PolledProducer>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self) -> Result<Polled, BusError> {
-        let context = ProducerEvents { events: self.events.clone(), bearings: Bearings::default() };
+    fn make(&self) -> Result<PolledProducer, BusError> {
+        let context = ProducerEvents { events: self.events.clone(), bearings: BrokerVisibility::default() };
         let producer = BaseProducer::from_config_and_context(&self.clients.producer(), context);
         let producer = Arc::new(producer.map_err(|error| BusError::Refused(error.to_string()))?);
         let stop = Arc::new(AtomicBool::new(false));
@@ -139,7 +139,7 @@ impl Producers {
             }
         };
         thread.spawn(poll).map_err(|failure| BusError::Unavailable(failure.to_string()))?;
-        Ok(Polled { producer, stop })
+        Ok(PolledProducer { producer, stop })
     }
 }
 
@@ -151,10 +151,10 @@ fn fatal_reason(producer: &BaseProducer<ProducerEvents>) -> String {
 }
 
 /// The way of records to one topic.
-pub(super) struct Outbox {
-    pub(super) kept: Arc<Kept>,
-    pub(super) keeper: Arc<Keeper>,
-    pub(super) producers: Arc<Producers>,
+pub(super) struct TopicPublisher {
+    pub(super) kept: Arc<TopicState>,
+    pub(super) keeper: Arc<TopicMonitor>,
+    pub(super) producers: Arc<ProducerHandle>,
     /// Whose turn it is. One publisher after the other, so that a record that is sent again cannot be overtaken.
     turn: tokio::sync::Mutex<()>,
     waiting: AtomicUsize,
@@ -169,9 +169,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Outbox {
-    pub(super) fn new(kept: Arc<Kept>, keeper: Arc<Keeper>, producers: Arc<Producers>) -> Outbox {
-        Outbox { kept, keeper, producers, turn: tokio::sync::Mutex::default(), waiting: AtomicUsize::new(0) }
+impl TopicPublisher {
+    pub(super) fn new(
+        kept: Arc<TopicState>,
+        keeper: Arc<TopicMonitor>,
+        producers: Arc<ProducerHandle>,
+    ) -> TopicPublisher {
+        TopicPublisher { kept, keeper, producers, turn: tokio::sync::Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -222,7 +226,7 @@ impl Outbox {
         let mut under_way = 0_usize;
         for (place, index) in left.iter().enumerate() {
             loop {
-                let ticket = Box::new(Ticket { index: *index, answers: answers.clone() });
+                let ticket = Box::new(DeliveryToken { index: *index, answers: answers.clone() });
                 match self.send(producer, &records[*index], ticket) {
                     Ok(()) => under_way += 1,
                     Err(RDKafkaErrorCode::QueueFull) => {
@@ -251,7 +255,7 @@ impl Outbox {
         &self,
         producer: &BaseProducer<ProducerEvents>,
         record: &NewRecord,
-        ticket: Box<Ticket>,
+        ticket: Box<DeliveryToken>,
     ) -> Result<(), RDKafkaErrorCode> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in &record.headers {
@@ -377,13 +381,13 @@ mod tests {
         let kafka = rdkafka::mocking::MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
         let clients = Clients::new(&settings(&kafka.bootstrap_servers()), "test").unwrap();
-        let producers = Producers::new(clients).unwrap();
+        let producers = ProducerHandle::new(clients).unwrap();
         let producer = producers.current().unwrap();
         producers.discard(&producer);
         // Whoever polled it would have stopped by now.
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (answers, mut answered) = unbounded_channel();
-        let ticket = Box::new(Ticket { index: 3, answers });
+        let ticket = Box::new(DeliveryToken { index: 3, answers });
         producer
             .send(BaseRecord::with_opaque_to("t", ticket).key("k").payload("p"))
             .map_err(|(error, _)| error)

@@ -16,9 +16,9 @@ use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 
 use super::config::Clients;
-use super::events::{self, Bearings, Trouble};
+use super::events::{self, BrokerVisibility, LastError};
 use super::inbox::{Inbox, Limits};
-use super::keeper::{Keeper, Kept};
+use super::topics::{TopicMonitor, TopicState};
 use crate::bus::health::SubscriptionHealth;
 use crate::bus::{BusError, NewRecord, Record};
 use crate::domain::timestamp::Timestamp;
@@ -38,9 +38,9 @@ const COMMIT_ANSWER: Duration = Duration::from_secs(30);
 /// How long a partition that moves waits for the work on what was given out of it.
 const LAST_WORK: Duration = Duration::from_secs(5);
 /// How long the places of a topic that was made again may take to be set.
-const SEEK: Duration = Duration::from_secs(5);
+const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay before a consumer that failed for good is made anew.
-const ANEW: Duration = Duration::from_secs(1);
+const RECREATE_DELAY: Duration = Duration::from_secs(1);
 
 /// What the thread and the subscription share.
 pub(super) struct Shared {
@@ -181,9 +181,9 @@ impl Shared {
 /// The context of the consumer. All of it runs on the reading thread, within a poll.
 pub(super) struct ReaderEvents {
     shared: Arc<Shared>,
-    kept: Arc<Kept>,
-    trouble: Arc<Trouble>,
-    bearings: Bearings,
+    kept: Arc<TopicState>,
+    trouble: Arc<LastError>,
+    bearings: BrokerVisibility,
     /// Its consumer was let go: another one reads by now.
     is_over: AtomicBool,
 }
@@ -218,7 +218,7 @@ impl ReaderEvents {
         let partitions = partitions_of(list);
         debug!(group = shared.group.as_str(), partitions:?; "gives partitions up");
         shared.inbox().drop_unread(&partitions);
-        if consumer.assignment_lost() || self.bearings.are_lost() {
+        if consumer.assignment_lost() || self.bearings.has_lost_brokers() {
             // Nothing is read until the group takes it in again, which may be a session timeout after Kafka is back: a
             // group that Kafka had to read from its disk first waits for the member that this was.
             shared.health.fail("the session ended, joining again".to_owned());
@@ -340,9 +340,9 @@ fn concerns_the_group(code: RDKafkaErrorCode) -> bool {
 pub(super) struct Reader {
     clients: Clients,
     shared: Arc<Shared>,
-    keeper: Arc<Keeper>,
-    kept: Arc<Kept>,
-    trouble: Arc<Trouble>,
+    keeper: Arc<TopicMonitor>,
+    kept: Arc<TopicState>,
+    trouble: Arc<LastError>,
     /// Every partition that was paused and not resumed since, whoever has it now.
     paused: BTreeSet<u32>,
     last_commit: Instant,
@@ -382,9 +382,9 @@ impl Reader {
     pub(super) fn start(
         clients: Clients,
         shared: Arc<Shared>,
-        keeper: Arc<Keeper>,
-        kept: Arc<Kept>,
-        trouble: Arc<Trouble>,
+        keeper: Arc<TopicMonitor>,
+        kept: Arc<TopicState>,
+        trouble: Arc<LastError>,
     ) -> Result<watch::Receiver<bool>, BusError> {
         let reader =
             Reader { clients, shared, keeper, kept, trouble, paused: BTreeSet::new(), last_commit: Instant::now() };
@@ -394,7 +394,7 @@ impl Reader {
 
     fn consumer(&self) -> Result<BaseConsumer<ReaderEvents>, BusError> {
         let (shared, kept, trouble) = (self.shared.clone(), self.kept.clone(), self.trouble.clone());
-        let (bearings, is_over) = (Bearings::default(), AtomicBool::new(false));
+        let (bearings, is_over) = (BrokerVisibility::default(), AtomicBool::new(false));
         let events = ReaderEvents { shared, kept, trouble, bearings, is_over };
         BaseConsumer::from_config_and_context(&self.clients.consumer(&self.shared.group), events)
             .map_err(|error| BusError::Refused(error.to_string()))
@@ -416,7 +416,7 @@ impl Reader {
             self.shared.filled.notify_one();
             self.paused.clear();
             if !self.shared.is_closing() {
-                std::thread::sleep(ANEW);
+                std::thread::sleep(RECREATE_DELAY);
             }
         }
     }
@@ -444,7 +444,7 @@ impl Reader {
                 Some(Err(KafkaError::MessageConsumptionFatal(code))) => return self.give_up(&code.to_string()),
                 Some(Err(error)) => self.failed(&error),
             }
-            if consumer.context().bearings.are_lost() {
+            if consumer.context().bearings.has_lost_brokers() {
                 return self.give_up("it knows no broker any more");
             }
         }
@@ -455,7 +455,7 @@ impl Reader {
     /// Ends a consumer; it leaves its group. Nothing waits for one that failed: librdkafka may wait for an answer that cannot
     /// come, and then it ends with the process.
     fn let_go(&self, consumer: BaseConsumer<ReaderEvents>) {
-        if self.shared.is_closing() && !consumer.context().bearings.are_lost() {
+        if self.shared.is_closing() && !consumer.context().bearings.has_lost_brokers() {
             return drop(consumer);
         }
         consumer.context().is_over.store(true, Ordering::Relaxed);
@@ -570,7 +570,7 @@ impl Reader {
             return;
         }
         let list = self.shared.list(assigned.iter().map(|partition| (*partition, Offset::Beginning)));
-        match consumer.seek_partitions(list, SEEK) {
+        match consumer.seek_partitions(list, SEEK_TIMEOUT) {
             Ok(list) if list.elements().iter().all(|element| element.error().is_ok()) => {
                 self.shared.inbox().begin_anew();
                 self.shared.made_again.store(false, Ordering::Relaxed);

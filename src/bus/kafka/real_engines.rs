@@ -14,7 +14,7 @@ use super::KafkaBus;
 use super::testing::{name, settings};
 use crate::bus::dead_letter;
 use crate::bus::suite::{assert_ordered, bounded, next, numbered, record, take, value, values};
-use crate::bus::{BusError, Given, NewRecord, Position, Record, Subscription, Topic};
+use crate::bus::{BusError, ConsumerEvent, NewRecord, Position, Record, Subscription, Topic};
 use crate::cli::dlq;
 use crate::config::settings::BusSettings;
 use crate::domain::dead_letter::DeadLetter;
@@ -65,9 +65,9 @@ fn member(mut group: Box<dyn Subscription>, gracefully: bool, stop: Arc<Notify>,
                 () = stop.notified() => break,
                 given = group.next_batch(20, Duration::ZERO) => given.unwrap(),
             };
-            if let Given::Records(batch) = given {
+            if let ConsumerEvent::Records(batch) = given {
                 log.lock().unwrap().extend(batch.iter().cloned());
-                group.commit(&Position::behind(&batch));
+                group.commit(&Position::after(&batch));
             }
         }
         if gracefully {
@@ -140,8 +140,10 @@ async fn a_partition_moves_only_after_the_work_on_it_is_committed() {
         // The first still works; the second gets nothing of it.
         let early = tokio::time::timeout(Duration::from_secs(3), next(&mut second, 9)).await;
         assert!(early.is_err(), "read by two at once: {early:?}");
-        first.commit(&Position::behind(&held));
-        let Given::Revoked(moved) = first.next_batch(9, Duration::ZERO).await.unwrap() else { panic!("records") };
+        first.commit(&Position::after(&held));
+        let ConsumerEvent::Revoked(moved) = first.next_batch(9, Duration::ZERO).await.unwrap() else {
+            panic!("records")
+        };
         assert!(!moved.is_empty() && moved.len() < 4, "some stay: {moved:?}");
         // Everything was committed before they moved: the second begins with what comes now.
         topic.publish((200..400).map(|n| record(&format!("k{n}"), n)).collect()).await.unwrap();
@@ -233,7 +235,7 @@ async fn a_partition_that_moves_while_it_is_paused_is_read_when_it_comes_back() 
         let mut read = Vec::new();
         // The first resumes what it has; then the others come back.
         while !shared.inbox().is_empty() {
-            if let Given::Records(batch) = first.next_batch(1_000, Duration::ZERO).await.unwrap() {
+            if let ConsumerEvent::Records(batch) = first.next_batch(1_000, Duration::ZERO).await.unwrap() {
                 read.extend(batch);
             }
         }
@@ -261,8 +263,8 @@ async fn a_topic_that_is_deleted_while_all_run_is_made_again_and_flows() {
         // What is kept of the old one is let go, and what is in the new one is read from its start.
         while values(&read).len() < 10 || !revoked {
             match group.next_batch(99, Duration::ZERO).await.unwrap() {
-                Given::Records(batch) => read.extend(batch),
-                Given::Revoked(_) => revoked = true,
+                ConsumerEvent::Records(batch) => read.extend(batch),
+                ConsumerEvent::Revoked(_) => revoked = true,
             }
         }
         assert_eq!(values(&read), (50..60).collect());
@@ -287,7 +289,7 @@ async fn a_new_topic_that_is_longer_than_the_old_one_is_read_from_its_start() {
         let mut read = Vec::new();
         while values(&read).len() < 100 {
             let batch = next(&mut group, 99).await;
-            group.commit(&Position::behind(&batch));
+            group.commit(&Position::after(&batch));
             read.extend(batch);
         }
         assert_eq!(values(&read), (5..105).collect());

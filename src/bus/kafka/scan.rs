@@ -14,7 +14,7 @@ use super::reader::read_record;
 use crate::bus::{BusError, Record};
 
 /// How long Kafka may take to answer, and to give the next record.
-const PATIENCE: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take to be reached.
 const REACHED: Duration = Duration::from_secs(5);
 /// The name that librdkafka wants; nobody joins or commits under it.
@@ -42,7 +42,7 @@ impl Scan {
         let partitions = scan.partitions(topic)?;
         let mut list = TopicPartitionList::new();
         for partition in partitions {
-            let watermarks = scan.consumer.fetch_watermarks(topic, partition as i32, PATIENCE);
+            let watermarks = scan.consumer.fetch_watermarks(topic, partition as i32, READ_TIMEOUT);
             let (low, high) = watermarks.map_err(|error| scan.unavailable(&error))?;
             let Some((from, to)) = range(only, partition, low.max(0) as u64, high.max(0) as u64) else { continue };
             scan.left.insert(partition, to);
@@ -80,7 +80,7 @@ impl Scan {
     }
 
     fn step(&mut self) -> Result<Option<Record>, BusError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + READ_TIMEOUT;
         while !self.left.is_empty() {
             match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {

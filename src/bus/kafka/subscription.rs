@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::reader::Shared;
 use crate::bus::health::SubscriptionHealth;
-use crate::bus::{BusError, Given, Position, Subscription};
+use crate::bus::{BusError, ConsumerEvent, Position, Subscription};
 
 /// How long leaving the group may take before it is left to the thread. With the last flush before it, it fits into the
 /// half of the shutdown timeout that is there for it.
@@ -33,7 +33,7 @@ impl KafkaSubscription {
 }
 
 impl Subscription for KafkaSubscription {
-    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<Given, BusError>> {
+    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
         async move {
             loop {
                 self.fill(|shared| !shared.inbox().is_empty()).await;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval, sleep};
 
 use super::address::{Address, Link};
 use super::channels::{Channels, Incoming};
-use crate::cache::{Broadcast, Broadcasts, CacheError, Heard, RefusedBroadcasts};
+use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream, CacheError, RefusedBroadcasts};
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
@@ -38,8 +38,8 @@ const STRANGER_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What is heard over Redis.
 pub(super) struct RedisBroadcasts {
-    ear: Option<Ear>,
-    heard: Option<(Receiver<Heard>, JoinHandle<()>)>,
+    ear: Option<SubscriberTask>,
+    heard: Option<(Receiver<BroadcastEvent>, JoinHandle<()>)>,
 }
 
 impl RedisBroadcasts {
@@ -49,8 +49,14 @@ impl RedisBroadcasts {
     }
 
     pub fn with_queue(address: Address, channels: Channels, limits: Plausibility, queue: usize) -> RedisBroadcasts {
-        let ear =
-            Ear { address, channels, limits, queue, unreadable: HeldBack::default(), strangers: HeldBack::default() };
+        let ear = SubscriberTask {
+            address,
+            channels,
+            limits,
+            queue,
+            unreadable: HeldBack::default(),
+            strangers: HeldBack::default(),
+        };
         RedisBroadcasts { ear: Some(ear), heard: None }
     }
 }
@@ -63,8 +69,8 @@ impl Drop for RedisBroadcasts {
     }
 }
 
-impl Broadcasts for RedisBroadcasts {
-    fn next(&mut self) -> BoxFuture<'_, Heard> {
+impl BroadcastStream for RedisBroadcasts {
+    fn next(&mut self) -> BoxFuture<'_, BroadcastEvent> {
         if let Some(ear) = self.ear.take() {
             // Room for one: what waits, waits in the queue that is watched.
             let (tell, heard) = mpsc::channel(1);
@@ -75,7 +81,7 @@ impl Broadcasts for RedisBroadcasts {
                 Some((heard, _)) => match heard.recv().await {
                     Some(heard) => heard,
                     // The task does not end while it is listened to, but by a fault.
-                    None => Heard::Ended("what listens to Redis has ended in the middle".to_owned()),
+                    None => BroadcastEvent::Ended("what listens to Redis has ended in the middle".to_owned()),
                 },
                 None => std::future::pending().await,
             }
@@ -103,7 +109,7 @@ impl HeldBack {
     }
 }
 
-struct Ear {
+struct SubscriberTask {
     address: Address,
     channels: Channels,
     limits: Plausibility,
@@ -124,38 +130,38 @@ struct Batch {
 
 impl Batch {
     /// What is to be told of it, in its order.
-    fn into_heard(self) -> Vec<Heard> {
+    fn into_heard(self) -> Vec<BroadcastEvent> {
         let mut heard = Vec::new();
         if self.unreadable > 0 {
-            heard.push(Heard::Unreadable(self.unreadable));
+            heard.push(BroadcastEvent::Unreadable(self.unreadable));
         }
         if !self.refused.counts.is_empty() {
-            heard.push(Heard::Refused(self.refused));
+            heard.push(BroadcastEvent::Refused(self.refused));
         }
         // Changes with a number are no sign of life, so a heartbeat among them counts by itself.
         if self.is_own_alive || self.is_alive {
-            heard.push(Heard::Alive { is_own: self.is_own_alive });
+            heard.push(BroadcastEvent::Alive { is_own: self.is_own_alive });
         }
         if !self.changes.is_empty() {
-            heard.push(Heard::Changes(self.changes));
+            heard.push(BroadcastEvent::Changes(self.changes));
         }
         heard
     }
 }
 
 /// The connection, and what it pushes.
-struct Line {
+struct SubscriberConnection {
     link: Link,
     pushes: Receiver<PushInfo>,
     overflowed: Arc<AtomicBool>,
 }
 
 /// Nobody listens any more.
-struct Unheard;
+struct ReceiverDropped;
 
-impl Ear {
+impl SubscriberTask {
     /// Hears until nobody listens.
-    async fn listen(mut self, tell: Sender<Heard>) {
+    async fn listen(mut self, tell: Sender<BroadcastEvent>) {
         let mut backoff = Backoff::new(RETRY, fastrand::u64(..));
         let mut flapping = Backoff::new(FLAPPING, fastrand::u64(..));
         let mut is_lost_told = false;
@@ -168,7 +174,7 @@ impl Ear {
                     let since = Instant::now();
                     let why = match self.hear(line, &tell).await {
                         Ok(why) => why,
-                        Err(Unheard) => return,
+                        Err(ReceiverDropped) => return,
                     };
                     if since.elapsed() >= LASTING {
                         flapping.reset();
@@ -178,7 +184,7 @@ impl Ear {
                 }
                 Err(error) => error,
             };
-            if !is_lost_told && tell.send(Heard::Lost(why.to_string())).await.is_err() {
+            if !is_lost_told && tell.send(BroadcastEvent::Lost(why.to_string())).await.is_err() {
                 return;
             }
             is_lost_told = true;
@@ -186,7 +192,7 @@ impl Ear {
         }
     }
 
-    async fn connect(&self) -> Result<Line, CacheError> {
+    async fn connect(&self) -> Result<SubscriberConnection, CacheError> {
         let (push, pushes) = mpsc::channel(self.queue);
         let overflowed = Arc::new(AtomicBool::new(false));
         let full = overflowed.clone();
@@ -201,12 +207,16 @@ impl Ear {
         };
         let mut link = self.address.connect(AsyncConnectionConfig::new().set_push_sender(sender)).await?;
         link.connection.subscribe(self.channels.all()).await.map_err(|error| self.address.error(&error))?;
-        Ok(Line { link, pushes, overflowed })
+        Ok(SubscriberConnection { link, pushes, overflowed })
     }
 
     /// Hands on what comes until there is a gap, and says what it was.
-    async fn hear(&mut self, mut line: Line, tell: &Sender<Heard>) -> Result<CacheError, Unheard> {
-        tell.send(Heard::Listening).await.map_err(|_| Unheard)?;
+    async fn hear(
+        &mut self,
+        mut line: SubscriberConnection,
+        tell: &Sender<BroadcastEvent>,
+    ) -> Result<CacheError, ReceiverDropped> {
+        tell.send(BroadcastEvent::Listening).await.map_err(|_| ReceiverDropped)?;
         let mut pinging = std::pin::pin!(ping(line.link.clone()));
         let mut pushed = Vec::with_capacity(BATCH);
         loop {
@@ -226,7 +236,7 @@ impl Ear {
                 self.read(&message, now, &mut batch);
             }
             for heard in batch.into_heard() {
-                tell.send(heard).await.map_err(|_| Unheard)?;
+                tell.send(heard).await.map_err(|_| ReceiverDropped)?;
             }
             if is_closed {
                 return Ok(self.address.unavailable("the connection was closed"));
@@ -292,6 +302,6 @@ mod tests {
         let listening = tokio::spawn(std::future::pending());
         let mut broadcasts = RedisBroadcasts { ear: None, heard: Some((heard, listening)) };
         drop(tell);
-        assert!(matches!(broadcasts.next().await, Heard::Ended(_)));
+        assert!(matches!(broadcasts.next().await, BroadcastEvent::Ended(_)));
     }
 }

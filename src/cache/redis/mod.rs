@@ -25,7 +25,7 @@ use self::address::{Address, Link};
 use self::channels::Channels;
 use self::listen::RedisBroadcasts;
 use self::wire::Writing;
-use super::{Broadcasts, CacheError, Change, OddsCache};
+use super::{BroadcastStream, CacheError, Change, OddsCache};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
@@ -38,7 +38,7 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// How long it stays known that an entry is damaged, while no reader meets it again.
 const DAMAGED_TTL: Duration = Duration::from_secs(60);
 /// Damaged entries that are repaired at a time.
-const MOST_DAMAGED: usize = 100;
+const MAX_DAMAGED: usize = 100;
 /// Removals of damaged entries are logged at most this often.
 static REMOVED: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
 
@@ -241,7 +241,7 @@ impl Shared {
     async fn damaged(&self) -> Result<Vec<EventId>, CacheError> {
         let mut asking = Pipeline::new();
         asking.ignore_errors();
-        asking.cmd("SRANDMEMBER").arg(wire::DAMAGED).arg(MOST_DAMAGED);
+        asking.cmd("SRANDMEMBER").arg(wire::DAMAGED).arg(MAX_DAMAGED);
         let values = self.send(&asking).await.map_err(|failed| self.error(failed))?;
         // The key has another type. It must not stop the cache, so it is removed.
         if values.iter().any(|value| matches!(value, Value::ServerError(_))) {
@@ -359,7 +359,7 @@ impl OddsCache for RedisCache {
         .boxed()
     }
 
-    fn say_alive(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+    fn publish_heartbeat(&self) -> BoxFuture<'static, Result<(), CacheError>> {
         let shared = self.shared.clone();
         async move {
             let mut saying = Pipeline::new();
@@ -377,7 +377,7 @@ impl OddsCache for RedisCache {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+    fn listen(&self) -> Option<Box<dyn BroadcastStream>> {
         let Shared { address, channels, limits, .. } = &*self.shared;
         Some(Box::new(RedisBroadcasts::new(address.clone(), channels.clone(), *limits)))
     }

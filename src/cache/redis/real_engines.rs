@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::cache::Heard;
+use crate::cache::BroadcastEvent;
 use crate::cache::suite::cache_suite;
 use crate::domain::odds::update::testing::{market_update, update};
 
@@ -200,35 +200,35 @@ async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + U
     }
 }
 
-async fn next(broadcasts: &mut Box<dyn Broadcasts>) -> Heard {
+async fn next(broadcasts: &mut Box<dyn BroadcastStream>) -> BroadcastEvent {
     timeout(DEADLINE, broadcasts.next()).await.expect("nothing was heard within the deadline")
 }
 
-async fn next_loss(broadcasts: &mut Box<dyn Broadcasts>) -> String {
+async fn next_loss(broadcasts: &mut Box<dyn BroadcastStream>) -> String {
     loop {
         match next(broadcasts).await {
-            Heard::Lost(why) => return why,
-            Heard::Changes(_) | Heard::Alive { .. } | Heard::Unreadable(_) => {}
+            BroadcastEvent::Lost(why) => return why,
+            BroadcastEvent::Changes(_) | BroadcastEvent::Alive { .. } | BroadcastEvent::Unreadable(_) => {}
             other => panic!("no loss: {other:?}"),
         }
     }
 }
 
 /// The numbers of the next changes, until there are `count`.
-async fn next_seqs(broadcasts: &mut Box<dyn Broadcasts>, count: usize) -> Vec<Option<u64>> {
+async fn next_seqs(broadcasts: &mut Box<dyn BroadcastStream>, count: usize) -> Vec<Option<u64>> {
     let mut seqs = Vec::new();
     while seqs.len() < count {
         match next(broadcasts).await {
-            Heard::Changes(changes) => seqs.extend(changes.iter().map(|change| change.seq)),
+            BroadcastEvent::Changes(changes) => seqs.extend(changes.iter().map(|change| change.seq)),
             other => panic!("no changes: {other:?}"),
         }
     }
     seqs
 }
 
-async fn listening(cache: &RedisCache) -> Box<dyn Broadcasts> {
+async fn listening(cache: &RedisCache) -> Box<dyn BroadcastStream> {
     let mut broadcasts = cache.listen().unwrap();
-    assert_eq!(next(&mut broadcasts).await, Heard::Listening);
+    assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening);
     broadcasts
 }
 
@@ -284,7 +284,7 @@ async fn what_stands_in_redis_and_goes_over_the_channel() {
     cache.write_changes(vec![change]).await.unwrap();
     let heard = tokio::time::timeout(DEADLINE, async {
         loop {
-            if let Heard::Changes(changes) = broadcasts.next().await {
+            if let BroadcastEvent::Changes(changes) = broadcasts.next().await {
                 return changes;
             }
         }
@@ -336,11 +336,11 @@ async fn what_cannot_be_read_is_passed_over_and_the_originals_is_read() {
     let mut unreadable = 0;
     let change = loop {
         match next(&mut broadcasts).await {
-            Heard::Unreadable(count) => unreadable += count,
+            BroadcastEvent::Unreadable(count) => unreadable += count,
             other => break other,
         }
     };
-    assert!(matches!(change, Heard::Changes(changes) if changes.len() == 1 && changes[0].seq.is_none()));
+    assert!(matches!(change, BroadcastEvent::Changes(changes) if changes.len() == 1 && changes[0].seq.is_none()));
     assert_eq!(unreadable, 3);
     // An entry that cannot be read is replaced.
     let btts = MarketState { update: market_update("MATCH_001", "btts", None, 1, 1), seq: 8 };
@@ -410,15 +410,15 @@ async fn a_sign_of_life_is_heard_and_nothing_of_it_comes_over_the_originals_chan
     let (database, channel) = (Database::claim(), random_channel());
     let cache = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
-    cache.say_alive().await.unwrap();
-    assert_eq!(next(&mut broadcasts).await, Heard::Alive { is_own: true });
+    cache.publish_heartbeat().await.unwrap();
+    assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Alive { is_own: true });
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
     // Who subscribed to the channel alone, as the original does, gets the change first.
     let mut client = database.connection();
     let mut alone = client.as_pubsub();
     alone.subscribe(&channel).unwrap();
-    cache.say_alive().await.unwrap();
+    cache.publish_heartbeat().await.unwrap();
     cache.write(state(2, 2)).await.unwrap();
     let first: String = alone.get_message().unwrap().get_payload().unwrap();
     assert!(first.contains("\"payload\""), "{first}");
@@ -437,7 +437,7 @@ async fn a_redis_that_comes_back_empty_is_listened_to_and_written_again() {
     let error = cache.write(state(2, 2)).await.unwrap_err().to_string();
     assert!(error.contains(&format!("127.0.0.1:{}", server.port)), "{error}");
     server.start_again();
-    assert_eq!(next(&mut broadcasts).await, Heard::Listening, "the loss is told once");
+    assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening, "the loss is told once");
     write_until_taken(&cache, state(2, 2)).await;
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(2)]);
     assert_eq!(cache.read_book(&event()).await.unwrap().len(), 1);
@@ -461,7 +461,7 @@ async fn a_wrong_password_is_named_and_not_shown_and_works_once_it_is_right() {
     let mut admin =
         redis::Client::open(format!("redis://:right-one@127.0.0.1:{}", server.port)).unwrap().get_connection().unwrap();
     redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("new-one").exec(&mut admin).unwrap();
-    assert_eq!(next(&mut broadcasts).await, Heard::Listening);
+    assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening);
     write_until_taken(&later, state(1, 1)).await;
 }
 
@@ -508,13 +508,13 @@ async fn tls_with_an_authority_of_ones_own() {
 async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
     let server = Server::start(&[]);
     let cache = cache_at(&server.url(), "test");
-    let mut broadcasts: Box<dyn Broadcasts> = Box::new(RedisBroadcasts::with_queue(
+    let mut broadcasts: Box<dyn BroadcastStream> = Box::new(RedisBroadcasts::with_queue(
         cache.shared.address.clone(),
         cache.shared.channels.clone(),
         cache.shared.limits,
         8,
     ));
-    assert_eq!(next(&mut broadcasts).await, Heard::Listening);
+    assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening);
     // Nobody takes what is heard meanwhile.
     for round in 0..20 {
         cache.write((1..100).flat_map(|n| state(round * 100 + n, (round * 100 + n) as u64)).collect()).await.unwrap();
@@ -525,13 +525,17 @@ async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
     let mut last = 10_000;
     loop {
         match next(&mut broadcasts).await {
-            Heard::Listening => {
+            BroadcastEvent::Listening => {
                 last += 1;
                 cache.write(state(last, last as u64)).await.unwrap();
             }
-            Heard::Changes(changes) if changes.iter().any(|change| change.seq == Some(last as u64)) => break,
-            Heard::Ended(why) => panic!("{why}"),
-            Heard::Changes(_) | Heard::Alive { .. } | Heard::Unreadable(_) | Heard::Refused(_) | Heard::Lost(_) => {}
+            BroadcastEvent::Changes(changes) if changes.iter().any(|change| change.seq == Some(last as u64)) => break,
+            BroadcastEvent::Ended(why) => panic!("{why}"),
+            BroadcastEvent::Changes(_)
+            | BroadcastEvent::Alive { .. }
+            | BroadcastEvent::Unreadable(_)
+            | BroadcastEvent::Refused(_)
+            | BroadcastEvent::Lost(_) => {}
         }
     }
 }
@@ -548,7 +552,7 @@ async fn a_connection_that_is_only_half_open_is_noticed_and_made_anew() {
     next_loss(&mut broadcasts).await;
     assert!(cache.write(state(2, 2)).await.is_err());
     proxy.forwards.store(true, Ordering::SeqCst);
-    assert_eq!(next(&mut broadcasts).await, Heard::Listening);
+    assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening);
     write_until_taken(&cache, state(2, 2)).await;
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(2)]);
 }
@@ -560,16 +564,16 @@ async fn two_deployments_on_one_redis_hear_their_own() {
     let (one, other, channel) = (Database::claim(), Database::claim(), random_channel());
     let caches = [&one, &other].map(|database| cache_at(&database.url, &channel));
     let mut heard = [listening(&caches[0]).await, listening(&caches[1]).await];
-    caches[0].say_alive().await.unwrap();
+    caches[0].publish_heartbeat().await.unwrap();
     caches[0].write(state(1, 1)).await.unwrap();
     caches[1].write(state(2, 2)).await.unwrap();
     for (own, broadcasts) in (1..).zip(&mut heard) {
         let (mut seqs, mut strangers) = (Vec::new(), 0);
         while seqs.is_empty() || strangers == 0 {
             match next(broadcasts).await {
-                Heard::Changes(changes) => seqs.extend(changes.iter().map(|change| change.seq)),
-                Heard::Refused(refused) => strangers += refused.counts["deployment"],
-                Heard::Alive { .. } => assert_eq!(own, 1, "the other says so over there"),
+                BroadcastEvent::Changes(changes) => seqs.extend(changes.iter().map(|change| change.seq)),
+                BroadcastEvent::Refused(refused) => strangers += refused.counts["deployment"],
+                BroadcastEvent::Alive { .. } => assert_eq!(own, 1, "the other says so over there"),
                 heard => panic!("{heard:?}"),
             }
         }
@@ -582,8 +586,8 @@ async fn two_deployments_on_one_redis_hear_their_own() {
     for broadcasts in &mut heard {
         let change = loop {
             match next(broadcasts).await {
-                Heard::Changes(changes) => break changes,
-                Heard::Refused(_) => {}
+                BroadcastEvent::Changes(changes) => break changes,
+                BroadcastEvent::Refused(_) => {}
                 heard => panic!("{heard:?}"),
             }
         };
@@ -606,8 +610,8 @@ async fn without_the_originals_channel_nothing_goes_over_it() {
     assert_eq!(receivers, 1, "only the one that asked for it");
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
-    cache.say_alive().await.unwrap();
-    assert_eq!(next(&mut broadcasts).await, Heard::Alive { is_own: true });
+    cache.publish_heartbeat().await.unwrap();
+    assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Alive { is_own: true });
     original.get_message().unwrap();
     original.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     assert!(original.get_message().is_err(), "nothing but the forged one");
@@ -626,7 +630,7 @@ async fn a_poisoned_hot_copy_gives_way_to_the_next_update() {
     ahead.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
     careless.write(vec![Arc::new(MarketState { update: ahead, seq: 7 })]).await.unwrap();
     match next(&mut broadcasts).await {
-        Heard::Refused(refused) => {
+        BroadcastEvent::Refused(refused) => {
             assert_eq!(refused.counts["future"], 1);
             assert!(refused.events.contains(&event()), "its book is read again");
         }
@@ -637,7 +641,7 @@ async fn a_poisoned_hot_copy_gives_way_to_the_next_update() {
     assert_eq!(cache.read_book(&event()).await.unwrap()[0], state(2, 8)[0]);
     // A number that no bus counts to does not stop the numbers.
     careless.write(state(3, u64::MAX)).await.unwrap();
-    assert!(matches!(next(&mut broadcasts).await, Heard::Refused(refused) if refused.counts["seq"] == 1));
+    assert!(matches!(next(&mut broadcasts).await, BroadcastEvent::Refused(refused) if refused.counts["seq"] == 1));
     cache.write(state(4, 9)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(9)]);
 }

@@ -44,7 +44,7 @@ impl FromStr for Id {
 
 /// A dead letter with what is known of it.
 #[derive(Clone, Debug)]
-pub(super) struct Letter {
+pub(super) struct DeadLetterEntry {
     pub(super) id: Id,
     pub(super) received_at: Timestamp,
     pub(super) reason: String,
@@ -58,13 +58,13 @@ pub(super) struct Letter {
     source: Option<String>,
 }
 
-impl Letter {
+impl DeadLetterEntry {
     /// Whether its bytes are only the beginning: it was too large for the topic of dead letters.
     pub(super) fn is_cut(&self) -> bool {
         self.headers.iter().any(|(name, _)| name == header::TRUNCATED_FROM)
     }
 
-    pub(super) fn of_record(record: Record) -> Letter {
+    pub(super) fn of_record(record: Record) -> DeadLetterEntry {
         let letter = dead_letter::read(&record);
         let part = |name| record.header(name);
         let source = part(header::SOURCE_TOPIC)
@@ -75,7 +75,7 @@ impl Letter {
         let mut headers: Vec<_> =
             record.record.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
         headers.push(("key".to_owned(), text(&record.record.key)));
-        Letter {
+        DeadLetterEntry {
             id: Id::Place(record.partition, record.offset),
             received_at: letter.received_at,
             reason: letter.reason,
@@ -87,7 +87,7 @@ impl Letter {
         }
     }
 
-    pub(super) fn of_store(stored: StoredDeadLetter) -> Letter {
+    pub(super) fn of_store(stored: StoredDeadLetter) -> DeadLetterEntry {
         let letter = stored.letter;
         let headers = [
             (header::REASON, letter.reason.clone()),
@@ -95,7 +95,7 @@ impl Letter {
             (header::ORIGIN, letter.origin.clone()),
             (header::RECEIVED_AT, letter.received_at.to_string()),
         ];
-        Letter {
+        DeadLetterEntry {
             id: Id::Number(stored.id),
             received_at: letter.received_at,
             reason: letter.reason,
@@ -149,17 +149,17 @@ mod tests {
         }
     }
 
-    fn letter(key: &'static str, payload: &'static str, from_bus: bool) -> Letter {
+    fn letter(key: &'static str, payload: &'static str, from_bus: bool) -> DeadLetterEntry {
         let source = [(header::SOURCE_TOPIC, "t"), (header::SOURCE_PARTITION, "1"), (header::SOURCE_OFFSET, "2")];
         let headers = source.iter().filter(|_| from_bus);
         let headers = headers.map(|(name, value)| ((*name).to_owned(), Bytes::from_static(value.as_bytes())));
         let record = NewRecord { key: key.into(), payload: payload.into(), headers: headers.collect() };
-        Letter::of_record(Record { partition: 3, offset: 4, published_at: None, record })
+        DeadLetterEntry::of_record(Record { partition: 3, offset: 4, published_at: None, record })
     }
 
     #[test]
     fn it_is_published_again_under_its_key_or_its_event() {
-        let key = |letter: &Letter| letter.again("t_dlq").key;
+        let key = |letter: &DeadLetterEntry| letter.again("t_dlq").key;
         let update = r#"{"event_id":"MATCH_001","odds":7}"#;
         assert_eq!(key(&letter("k", update, true)), "k");
         assert_eq!(key(&letter("", update, true)), "MATCH_001");
@@ -176,7 +176,7 @@ mod tests {
     fn one_that_was_cut_is_known() {
         let cut = |headers| {
             let record = NewRecord { key: Bytes::new(), payload: Bytes::new(), headers };
-            Letter::of_record(Record { partition: 0, offset: 0, published_at: None, record }).is_cut()
+            DeadLetterEntry::of_record(Record { partition: 0, offset: 0, published_at: None, record }).is_cut()
         };
         assert!(!cut(Vec::new()));
         assert!(cut(vec![("truncated_from".to_owned(), Bytes::from_static(b"3000000"))]));

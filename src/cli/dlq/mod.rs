@@ -10,18 +10,18 @@ use std::io::{ErrorKind, Write};
 use clap::{Args, Subcommand, ValueEnum};
 use secrecy::SecretString;
 
-use self::entry::{Id, Letter};
+use self::entry::{DeadLetterEntry, Id};
 use self::source::Source;
 use super::{exit, only_shown};
 use crate::bus::{BusError, kafka};
 use crate::config::engines;
-use crate::config::load::{ConfigError, Given, Stop};
+use crate::config::load::{ConfigError, ConfigExit, ConfigInput};
 use crate::config::settings::BusSettings;
 use crate::store::StoreError;
 
 /// Whose dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Of {
+pub enum DlqTopic {
     /// Updates of odds
     Odds,
     /// Bets that were placed
@@ -140,7 +140,7 @@ pub struct ReplayArgs {
 pub struct Place {
     /// Whose dead letters, where each topic has its own: on Kafka
     #[arg(long, value_enum, default_value = "odds")]
-    pub of: Of,
+    pub of: DlqTopic,
     /// The bus.
     #[command(flatten)]
     pub bus: BusSettings,
@@ -199,7 +199,7 @@ pub async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
 
 impl DlqArgs {
     /// Checks the settings, before anything connects.
-    pub fn check(&self, given: &Given) -> Result<(), Stop> {
+    pub fn check(&self, given: &ConfigInput) -> Result<(), ConfigExit> {
         let (place, reads) = match &self.action {
             Action::List(args) => (&args.place, true),
             Action::Show(args) => (&args.place, true),
@@ -212,7 +212,7 @@ impl DlqArgs {
         } else {
             Vec::new()
         };
-        if wrong.is_empty() { Ok(()) } else { Err(Stop::Wrong(wrong)) }
+        if wrong.is_empty() { Ok(()) } else { Err(ConfigExit::Wrong(wrong)) }
     }
 }
 
@@ -220,18 +220,18 @@ impl Place {
     /// The name of the topic of dead letters.
     fn topic(&self) -> String {
         match self.of {
-            Of::Odds => self.bus.dead_letter_topic(),
-            Of::BetPlaced => self.bus.kafka_topic_bet_placed_dlq.clone(),
-            Of::BetConfirmed => self.bus.kafka_topic_bet_confirmed_dlq.clone(),
+            DlqTopic::Odds => self.bus.dead_letter_topic(),
+            DlqTopic::BetPlaced => self.bus.kafka_topic_bet_placed_dlq.clone(),
+            DlqTopic::BetConfirmed => self.bus.kafka_topic_bet_confirmed_dlq.clone(),
         }
     }
 
     /// The name of the topic that they are published to again.
     fn target(&self) -> &str {
         match self.of {
-            Of::Odds => &self.bus.kafka_topic_odds,
-            Of::BetPlaced => &self.bus.kafka_topic_bet_placed,
-            Of::BetConfirmed => &self.bus.kafka_topic_bet_confirmed,
+            DlqTopic::Odds => &self.bus.kafka_topic_odds,
+            DlqTopic::BetPlaced => &self.bus.kafka_topic_bet_placed,
+            DlqTopic::BetConfirmed => &self.bus.kafka_topic_bet_confirmed,
         }
     }
 }
@@ -244,7 +244,8 @@ fn list(args: &ListArgs, out: &mut dyn Write) -> Result<(), DlqError> {
 }
 
 fn show(args: &ShowArgs, out: &mut dyn Write) -> Result<(), DlqError> {
-    let letter: Letter = Source::open(&args.place)?.one(&args.id)?.ok_or_else(|| DlqError::Unknown(args.id.clone()))?;
+    let letter: DeadLetterEntry =
+        Source::open(&args.place)?.one(&args.id)?.ok_or_else(|| DlqError::Unknown(args.id.clone()))?;
     if args.raw {
         out.write_all(&letter.raw)?;
     } else {
@@ -350,7 +351,7 @@ mod tests {
         let missing = said(&["list", "--database-url", path]).await.unwrap_err();
         assert!(missing.contains("there is no file") && missing.starts_with("DATABASE_URL: "), "{missing}");
         assert!(!std::path::Path::new(path).exists(), "it only looks");
-        let _server = crate::store::sqlite::Claim::of(std::path::Path::new(path)).unwrap();
+        let _server = crate::store::sqlite::DatabaseLock::of(std::path::Path::new(path)).unwrap();
         let store = SqliteStore::open(path).unwrap();
         store.migrate().unwrap();
         let letter = |index: i64, reason: &str, raw: &'static [u8]| DeadLetter {

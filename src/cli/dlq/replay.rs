@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
-use super::entry::{Id, Letter};
+use super::entry::{DeadLetterEntry, Id};
 use super::source::Source;
 use super::text;
 use super::{DlqError, ReplayArgs};
@@ -13,7 +13,7 @@ use crate::bus::{BusError, NewRecord, Topic};
 /// How many are published at a time.
 const BATCH: usize = 200;
 /// How long a batch may take: Kafka may be away.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), DlqError> {
     if args.place.bus.kafka_brokers.is_none() {
@@ -32,7 +32,7 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
             continue;
         }
         found.insert(place);
-        let letter = Letter::of_record(record);
+        let letter = DeadLetterEntry::of_record(record);
         let wanted = args.reason.as_ref().is_none_or(|reason| letter.reason == *reason);
         if !wanted || !seen.insert(letter.identity()) {
             continue;
@@ -78,7 +78,7 @@ fn places(ids: &[Id]) -> Result<Vec<(u32, u64)>, DlqError> {
 }
 
 async fn publish(topic: &dyn Topic, batch: Vec<NewRecord>) -> Result<(), DlqError> {
-    match tokio::time::timeout(PATIENCE, topic.publish(batch)).await {
+    match tokio::time::timeout(PUBLISH_TIMEOUT, topic.publish(batch)).await {
         Ok(published) => Ok(published?),
         Err(_) => {
             let reason = topic.ping().await.err();

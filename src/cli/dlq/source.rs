@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use secrecy::ExposeSecret;
 
-use super::entry::{Id, Letter};
+use super::entry::{DeadLetterEntry, Id};
 use super::text::SHOWN_BYTES;
 use super::{DlqError, Place};
 use crate::bus::kafka::KafkaBus;
@@ -30,9 +30,9 @@ impl Source {
     }
 
     /// The newest with this reason, the newest last. Only their first bytes are kept.
-    pub(super) fn newest(&self, limit: usize, reason: Option<&str>) -> Result<Vec<Letter>, DlqError> {
+    pub(super) fn newest(&self, limit: usize, reason: Option<&str>) -> Result<Vec<DeadLetterEntry>, DlqError> {
         let mut newest = Newest { limit, letters: BTreeMap::new(), seen: HashSet::new() };
-        let mut add = |letter: Letter| {
+        let mut add = |letter: DeadLetterEntry| {
             if reason.is_none_or(|reason| letter.reason == reason) {
                 newest.add(letter);
             }
@@ -40,27 +40,27 @@ impl Source {
         match self {
             Source::Kafka(bus, topic) => {
                 for record in bus.scan(topic, None)? {
-                    add(Letter::of_record(record?));
+                    add(DeadLetterEntry::of_record(record?));
                 }
             }
             Source::Store(store) => {
                 let rows = if reason.is_some() { ROWS } else { limit };
-                store.list_dead_letters(rows)?.into_iter().map(Letter::of_store).for_each(add);
+                store.list_dead_letters(rows)?.into_iter().map(DeadLetterEntry::of_store).for_each(add);
             }
         }
         Ok(newest.letters.into_values().collect())
     }
 
     /// One, whole.
-    pub(super) fn one(&self, id: &Id) -> Result<Option<Letter>, DlqError> {
+    pub(super) fn one(&self, id: &Id) -> Result<Option<DeadLetterEntry>, DlqError> {
         match (self, id) {
             (Source::Kafka(bus, topic), Id::Place(partition, offset)) => {
                 let record = bus.scan(topic, Some(&[(*partition, *offset)]))?.next().transpose()?;
-                Ok(record.filter(|record| record.offset == *offset).map(Letter::of_record))
+                Ok(record.filter(|record| record.offset == *offset).map(DeadLetterEntry::of_record))
             }
             (Source::Store(store), Id::Number(number)) => {
                 let found = store.list_dead_letters(ROWS)?.into_iter().find(|stored| stored.id == *number);
-                Ok(found.map(Letter::of_store))
+                Ok(found.map(DeadLetterEntry::of_store))
             }
             _ => Ok(None),
         }
@@ -70,12 +70,12 @@ impl Source {
 /// The newest letters so far, by their time, each once.
 struct Newest {
     limit: usize,
-    letters: BTreeMap<(i64, u64, u64), Letter>,
+    letters: BTreeMap<(i64, u64, u64), DeadLetterEntry>,
     seen: HashSet<String>,
 }
 
 impl Newest {
-    fn add(&mut self, mut letter: Letter) {
+    fn add(&mut self, mut letter: DeadLetterEntry) {
         if !self.seen.insert(letter.identity()) {
             return;
         }

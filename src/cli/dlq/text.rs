@@ -2,20 +2,20 @@
 
 use std::fmt::Write;
 
-use super::entry::Letter;
+use super::entry::DeadLetterEntry;
 
 /// The first bytes that a line of the list shows.
 pub(super) const SHOWN_BYTES: usize = 60;
 
 /// A line of the list: id, time, reason, origin, first bytes.
-pub(super) fn line(letter: &Letter) -> String {
+pub(super) fn line(letter: &DeadLetterEntry) -> String {
     let first = &letter.raw[..letter.raw.len().min(SHOWN_BYTES)];
-    let Letter { id, received_at, reason, origin, .. } = letter;
+    let DeadLetterEntry { id, received_at, reason, origin, .. } = letter;
     format!("{id}\t{received_at}\t{}\t{}\t{}", escaped(reason), escaped(origin), first.escape_ascii())
 }
 
 /// Every header a line, then the bytes: as text where they are text, else in hexadecimal.
-pub(super) fn page(letter: &Letter) -> String {
+pub(super) fn page(letter: &DeadLetterEntry) -> String {
     let mut page = format!("id: {}\n", letter.id);
     for (name, value) in &letter.headers {
         let _ = writeln!(page, "{}: {}", escaped(name), escaped(value));

@@ -14,7 +14,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 use super::WatchError;
 use super::line::{line, printable};
 use super::style::Style;
-use super::view::{Said, View};
+use super::view::{View, ViewEvent};
 use crate::config::address::SecretUrl;
 use crate::domain::ids::EventId;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
@@ -26,7 +26,7 @@ const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// What is to be watched, and how.
-pub(super) struct Plan {
+pub(super) struct WatchOptions {
     pub url: SecretUrl,
     pub events: Vec<EventId>,
     /// End after so many lines.
@@ -43,7 +43,7 @@ pub(super) struct Plan {
 
 /// Why a connection is no more.
 #[derive(Debug, thiserror::Error)]
-enum Loss {
+enum ConnectionLoss {
     #[error("cannot connect: {0}")]
     Connect(tungstenite::Error),
     #[error("no answer within {}", humantime::format_duration(*.0))]
@@ -61,7 +61,7 @@ enum Ending {
     /// Enough lines are printed, or nobody reads them any more.
     Done,
     /// It is to be taken up again.
-    Lost(Loss),
+    Lost(ConnectionLoss),
 }
 
 #[derive(Serialize)]
@@ -74,7 +74,7 @@ struct Subscribe<'a> {
 
 /// A client that prints lines to `O` and everything else to `N`.
 pub(super) struct Watcher<O, N> {
-    plan: Plan,
+    plan: WatchOptions,
     view: View,
     out: O,
     notices: N,
@@ -87,7 +87,7 @@ pub(super) struct Watcher<O, N> {
 }
 
 impl<O: Write, N: Write> Watcher<O, N> {
-    pub(super) fn new(plan: Plan, out: O, notices: N) -> Watcher<O, N> {
+    pub(super) fn new(plan: WatchOptions, out: O, notices: N) -> Watcher<O, N> {
         let backoff = Backoff::new(plan.backoff, fastrand::u64(..));
         let view = View::new(&plan.events);
         Watcher { plan, view, out, notices, printed: 0, backoff, ever_heard: false, loss_told: false }
@@ -98,7 +98,9 @@ impl<O: Write, N: Write> Watcher<O, N> {
         loop {
             let ending = match self.connect().await {
                 Ok(socket) => self.converse(socket).await?,
-                Err(Loss::Connect(tungstenite::Error::Http(response))) if self.is_final(response.status().as_u16()) => {
+                Err(ConnectionLoss::Connect(tungstenite::Error::Http(response)))
+                    if self.is_final(response.status().as_u16()) =>
+                {
                     return Err(WatchError::Refused {
                         url: self.plan.url.to_string(),
                         status: response.status().as_u16(),
@@ -120,23 +122,23 @@ impl<O: Write, N: Write> Watcher<O, N> {
         !self.ever_heard && (400..500).contains(&status) && ![408, 425, 429].contains(&status)
     }
 
-    async fn connect(&self) -> Result<Socket, Loss> {
+    async fn connect(&self) -> Result<Socket, ConnectionLoss> {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE))
             .max_write_buffer_size(1024 * 1024);
         let opening = async {
-            let request = upgrade_request(self.plan.url.expose()).map_err(Loss::Connect)?;
+            let request = upgrade_request(self.plan.url.expose()).map_err(ConnectionLoss::Connect)?;
             let (mut socket, _) =
-                connect_async_with_config(request, Some(config), true).await.map_err(Loss::Connect)?;
+                connect_async_with_config(request, Some(config), true).await.map_err(ConnectionLoss::Connect)?;
             for event in &self.plan.events {
-                socket.feed(subscribe(event)).await.map_err(Loss::Broken)?;
+                socket.feed(subscribe(event)).await.map_err(ConnectionLoss::Broken)?;
             }
-            socket.flush().await.map_err(Loss::Broken)?;
+            socket.flush().await.map_err(ConnectionLoss::Broken)?;
             Ok(socket)
         };
         let limit = self.plan.connect_limit;
-        timeout(limit, opening).await.unwrap_or(Err(Loss::NoAnswer(limit)))
+        timeout(limit, opening).await.unwrap_or(Err(ConnectionLoss::NoAnswer(limit)))
     }
 
     async fn converse(&mut self, mut socket: Socket) -> Result<Ending, WatchError> {
@@ -151,7 +153,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 () = sleep_until(ask_at), if ask_again.is_some() => {
                     for event in ask_again.take().into_iter().flat_map(|(_, events)| events) {
                         if let Err(error) = socket.send(subscribe(&event)).await {
-                            return Ok(Ending::Lost(Loss::Broken(error)));
+                            return Ok(Ending::Lost(ConnectionLoss::Broken(error)));
                         }
                     }
                     continue;
@@ -159,10 +161,12 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 message = timeout_at(silent_at, socket.next()) => message,
             };
             let text = match message {
-                Err(_) => return Ok(Ending::Lost(Loss::Silent(self.plan.silence_limit))),
-                Ok(None) => return Ok(Ending::Lost(Loss::Closed(String::new()))),
-                Ok(Some(Err(error))) => return Ok(Ending::Lost(Loss::Broken(error))),
-                Ok(Some(Ok(Message::Close(frame)))) => return Ok(Ending::Lost(Loss::Closed(closing_words(frame)))),
+                Err(_) => return Ok(Ending::Lost(ConnectionLoss::Silent(self.plan.silence_limit))),
+                Ok(None) => return Ok(Ending::Lost(ConnectionLoss::Closed(String::new()))),
+                Ok(Some(Err(error))) => return Ok(Ending::Lost(ConnectionLoss::Broken(error))),
+                Ok(Some(Ok(Message::Close(frame)))) => {
+                    return Ok(Ending::Lost(ConnectionLoss::Closed(closing_words(frame))));
+                }
                 Ok(Some(Ok(Message::Text(text)))) => Some(text),
                 // Pings are answered by the next look at the socket.
                 Ok(Some(Ok(_))) => None,
@@ -214,24 +218,24 @@ impl<O: Write, N: Write> Watcher<O, N> {
         let mut ask_again = Vec::new();
         for one in said {
             match one {
-                Said::Refused { code, message, event_id } => {
+                ViewEvent::Refused { code, message, event_id } => {
                     if !self.plan.json {
                         self.notice(&format!("{code}: {message}"));
                     }
                     ask_again.extend(event_id.filter(|_| code == "SNAPSHOT_UNAVAILABLE"));
                 }
-                Said::Change(change) if !self.plan.json => {
+                ViewEvent::Change(change) if !self.plan.json => {
                     let style = self.plan.style;
                     self.print(&line(&change, style, style.width()))?;
                 }
-                Said::NothingKnown(event) if !self.plan.json => {
+                ViewEvent::NothingKnown(event) if !self.plan.json => {
                     self.notice(&format!("{event}: nothing is known of it yet; its odds are shown when they come"));
                 }
-                Said::Stale(is_stale) if !self.plan.json => {
+                ViewEvent::Stale(is_stale) if !self.plan.json => {
                     let notice = if is_stale { "prices may be old from here on" } else { "prices are live again" };
                     self.notice(&format!("{}: {notice}", self.plan.url));
                 }
-                Said::Change(_) | Said::NothingKnown(_) | Said::Stale(_) => {}
+                ViewEvent::Change(_) | ViewEvent::NothingKnown(_) | ViewEvent::Stale(_) => {}
             }
         }
         Ok(ask_again)

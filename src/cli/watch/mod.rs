@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use self::client::{Plan, Watcher};
+use self::client::{WatchOptions, Watcher};
 use self::style::Style;
 use super::exit;
 use crate::config::address::SecretUrl;
@@ -89,14 +89,14 @@ fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
-fn plan(args: WatchArgs, style: Style) -> Plan {
+fn plan(args: WatchArgs, style: Style) -> WatchOptions {
     let mut events: Vec<EventId> = Vec::new();
     for event in args.events {
         if !events.contains(&event) {
             events.push(event);
         }
     }
-    Plan {
+    WatchOptions {
         url: args.url,
         events,
         count: args.count,

@@ -70,12 +70,12 @@ impl Server {
         Server { listener, book: Book::new("MATCH_001".parse().unwrap()), position: 0 }
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> WatchOptions {
         let url = websocket_url(&format!("ws://{}/ws/odds", self.listener.local_addr().unwrap())).unwrap();
         let events = vec!["MATCH_001".parse().unwrap(), "MATCH_001".parse().unwrap()];
         let plan = plan(WatchArgs { events, url, count: None, json: false }, Style::default());
         let backoff = BackoffPolicy { first: Duration::from_millis(1), most: Duration::from_millis(5) };
-        Plan { backoff, ask_again_after: Duration::from_millis(1), ..plan }
+        WatchOptions { backoff, ask_again_after: Duration::from_millis(1), ..plan }
     }
 
     /// A client that has subscribed.
@@ -103,7 +103,7 @@ async fn heard(client: &mut Client) -> Message {
 
 type Ended = tokio::task::JoinHandle<Result<(), WatchError>>;
 
-fn watch(plan: Plan) -> (Ended, Paper, Paper) {
+fn watch(plan: WatchOptions) -> (Ended, Paper, Paper) {
     let (out, notices) = (Paper::default(), Paper::default());
     let watcher = Watcher::new(plan, out.clone(), notices.clone());
     (tokio::spawn(watcher.watch()), out, notices)
@@ -112,7 +112,7 @@ fn watch(plan: Plan) -> (Ended, Paper, Paper) {
 #[tokio::test]
 async fn prints_the_snapshot_then_each_change_and_answers_pings() {
     let mut server = Server::start().await;
-    let (ended, out, notices) = watch(Plan { count: Some(3), ..server.plan() });
+    let (ended, out, notices) = watch(WatchOptions { count: Some(3), ..server.plan() });
     let mut client = server.client().await;
     client.send(server.snapshot()).await.unwrap();
     let first = server.change(1);
@@ -137,7 +137,7 @@ async fn prints_the_snapshot_then_each_change_and_answers_pings() {
 #[tokio::test]
 async fn a_lost_connection_is_made_again_and_told_once() {
     let mut server = Server::start().await;
-    let plan = Plan { count: Some(2), ..server.plan() };
+    let plan = WatchOptions { count: Some(2), ..server.plan() };
     let name = plan.url.to_string();
     let (ended, out, notices) = watch(plan);
     server.change(1);
@@ -164,7 +164,7 @@ async fn a_lost_connection_is_made_again_and_told_once() {
 async fn a_silent_server_is_connected_to_anew() {
     let mut server = Server::start().await;
     server.change(1);
-    let plan = Plan { count: Some(1), silence_limit: Duration::from_millis(100), ..server.plan() };
+    let plan = WatchOptions { count: Some(1), silence_limit: Duration::from_millis(100), ..server.plan() };
     let (ended, _, notices) = watch(plan);
     let silent = server.client().await;
     let speaking = async {
@@ -185,7 +185,7 @@ async fn a_silent_server_is_connected_to_anew() {
 #[tokio::test]
 async fn json_is_printed_as_it_came() {
     let mut server = Server::start().await;
-    let (ended, out, notices) = watch(Plan { count: Some(4), json: true, ..server.plan() });
+    let (ended, out, notices) = watch(WatchOptions { count: Some(4), json: true, ..server.plan() });
     let mut client = server.client().await;
     let messages = [
         server.snapshot(),
@@ -206,7 +206,7 @@ async fn json_is_printed_as_it_came() {
 async fn refusals_are_told_and_a_snapshot_that_could_not_be_had_is_asked_for_again() {
     let mut server = Server::start().await;
     server.change(1);
-    let (ended, _, notices) = watch(Plan { count: Some(1), ..server.plan() });
+    let (ended, _, notices) = watch(WatchOptions { count: Some(1), ..server.plan() });
     let mut client = server.client().await;
     let refusal = Refusal::SnapshotUnavailable("MATCH_001".parse().unwrap());
     client.send(Message::text("gibberish")).await.unwrap();
@@ -259,7 +259,7 @@ async fn a_login_is_sent_and_never_told() {
     let server = Server::start().await;
     let place = server.listener.local_addr().unwrap();
     let url = websocket_url(&format!("ws://a%40b:hunter2%3A@{place}/ws/odds?token=hunter3")).unwrap();
-    let (ended, _, notices) = watch(Plan { url, ..server.plan() });
+    let (ended, _, notices) = watch(WatchOptions { url, ..server.plan() });
     let (mut stream, _) = within(server.listener.accept()).await.unwrap();
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {

@@ -13,7 +13,7 @@ use crate::domain::odds::update::OddsUpdate;
 
 /// Something to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum ViewEvent {
     /// A market is new or has changed.
     Change(Box<Change>),
     /// The server knows no market of the event yet.
@@ -90,17 +90,17 @@ impl View {
     }
 
     /// Takes a server message. What is not newer than its snapshot is dropped.
-    pub fn take(&mut self, text: &str) -> Result<Vec<Said>, Unreadable> {
+    pub fn take(&mut self, text: &str) -> Result<Vec<ViewEvent>, Unreadable> {
         let wire: WireMessage<'_> = json::from_str(text).map_err(|error| Unreadable(error.to_string()))?;
         match wire.kind.as_deref() {
             Some("snapshot") => self.snapshot(&wire),
             Some("update") | None => self.update(&wire),
             Some("feed") => Ok(match wire.status.as_deref() {
-                Some("stale") => vec![Said::Stale(true)],
-                Some("live") => vec![Said::Stale(false)],
+                Some("stale") => vec![ViewEvent::Stale(true)],
+                Some("live") => vec![ViewEvent::Stale(false)],
                 _ => Vec::new(),
             }),
-            Some("error") => Ok(vec![Said::Refused {
+            Some("error") => Ok(vec![ViewEvent::Refused {
                 code: wire.code.unwrap_or_default(),
                 message: wire.message.unwrap_or_default(),
                 event_id: wire.event_id,
@@ -110,7 +110,7 @@ impl View {
         }
     }
 
-    fn snapshot(&mut self, wire: &WireMessage<'_>) -> Result<Vec<Said>, Unreadable> {
+    fn snapshot(&mut self, wire: &WireMessage<'_>) -> Result<Vec<ViewEvent>, Unreadable> {
         let event_id = wire.event_id.clone().ok_or_else(|| Unreadable("a snapshot without eventId".to_owned()))?;
         let markets = wire.markets.iter().flatten().map(|market| Ok((market.seq, read(market.payload)?)));
         let markets = markets.collect::<Result<Vec<_>, Unreadable>>()?;
@@ -119,12 +119,12 @@ impl View {
         known.snapshot_seq = wire.seq.unwrap_or(0);
         known.markets.values_mut().for_each(|printed| printed.seq = 0);
         if markets.is_empty() {
-            return Ok(vec![Said::NothingKnown(event_id)]);
+            return Ok(vec![ViewEvent::NothingKnown(event_id)]);
         }
         Ok(markets.into_iter().filter_map(|(seq, update)| known.print(seq, update, false, true)).collect())
     }
 
-    fn update(&mut self, wire: &WireMessage<'_>) -> Result<Vec<Said>, Unreadable> {
+    fn update(&mut self, wire: &WireMessage<'_>) -> Result<Vec<ViewEvent>, Unreadable> {
         let payload = wire.payload.ok_or_else(|| Unreadable("an update without payload".to_owned()))?;
         let update = read(payload)?;
         let Some(known) = self.events.get_mut(&update.event_id) else { return Ok(Vec::new()) };
@@ -140,13 +140,13 @@ impl View {
 
 impl Known {
     /// Notes the market's state; tells it unless `only_if_new` and the same was printed before.
-    fn print(&mut self, seq: u64, update: OddsUpdate, conflated: bool, only_if_new: bool) -> Option<Said> {
+    fn print(&mut self, seq: u64, update: OddsUpdate, conflated: bool, only_if_new: bool) -> Option<ViewEvent> {
         let printed = Printed { seq, update: update.clone() };
         let before = self.markets.insert(update.market.clone(), printed).map(|printed| printed.update);
         if only_if_new && before.as_ref() == Some(&update) {
             return None;
         }
-        Some(Said::Change(Box::new(Change { update, before, conflated })))
+        Some(ViewEvent::Change(Box::new(Change { update, before, conflated })))
     }
 }
 
@@ -177,8 +177,8 @@ mod tests {
     /// Versions of the changes that a message leads to, with whether there was one before.
     fn told(view: &mut View, text: &str) -> Vec<(i64, bool, bool)> {
         let said = view.take(text).unwrap();
-        let change = |one: Said| match one {
-            Said::Change(change) => (change.update.revision.version, change.before.is_some(), change.conflated),
+        let change = |one: ViewEvent| match one {
+            ViewEvent::Change(change) => (change.update.revision.version, change.before.is_some(), change.conflated),
             other => panic!("{other:?}"),
         };
         said.into_iter().map(change).collect()
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_snapshot_then_what_is_newer_than_it() {
         let (mut view, mut book) = (view(), Book::new(event()));
-        let nothing = vec![Said::NothingKnown(event())];
+        let nothing = vec![ViewEvent::NothingKnown(event())];
         assert_eq!(view.take(&snapshot_message(&book.snapshot(), false)).unwrap(), nothing);
         let first = UpdateFrame::new(&book.apply(update(1, 1, 1), 10).unwrap());
         let second = UpdateFrame::new(&book.apply(update(1, 1, 2), 11).unwrap());
@@ -217,7 +217,8 @@ mod tests {
     #[test]
     fn says_when_prices_may_be_old_and_when_they_are_live_again() {
         let mut view = view();
-        for (status, said) in [(FeedStatus::Stale, Said::Stale(true)), (FeedStatus::Live, Said::Stale(false))] {
+        for (status, said) in [(FeedStatus::Stale, ViewEvent::Stale(true)), (FeedStatus::Live, ViewEvent::Stale(false))]
+        {
             assert_eq!(view.take(&feed_message(status)).unwrap(), [said]);
         }
         assert_eq!(view.take(r#"{"type":"feed","status":"of a later server"}"#).unwrap(), []);
@@ -248,7 +249,7 @@ mod tests {
         let said = view.take(&error_message(&refusal)).unwrap();
         assert_eq!(
             said,
-            [Said::Refused {
+            [ViewEvent::Refused {
                 code: "SNAPSHOT_UNAVAILABLE".to_owned(),
                 message: refusal.to_string(),
                 event_id: Some(event())

@@ -10,9 +10,9 @@ use crate::domain::ids::{EventId, MarketKey, SelectionId, UserId};
 use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::price::Price;
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
+use crate::domain::string_enum::string_enum;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
-use crate::domain::words::words;
 
 /// A bet's id: a UUID, of version 7 where it is ours. Also the key of its records on the bus, the reference of its
 /// reservation, and what the supplier knows it by.
@@ -47,7 +47,7 @@ impl FromStr for BetId {
     }
 }
 
-words! {
+string_enum! {
     /// What has become of a bet. It begins pending and ends in exactly one of the others.
     BetStatus, "bet status", {
         /// The supplier has not answered yet; the stake is held.
@@ -59,7 +59,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Which changes of the price, between the screen and the moment of the bet, the user takes.
     #[derive(Default)]
     OddsChange, "policy for odds that changed", {
@@ -141,7 +141,7 @@ pub struct BetStep {
 
 /// How a bet is decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum BetOutcome {
     /// The supplier took it.
     Confirmed {
         /// The supplier's reference.
@@ -158,31 +158,31 @@ pub enum Verdict {
     TimedOut,
 }
 
-impl Verdict {
+impl BetOutcome {
     /// What the bet becomes.
     pub fn status(&self) -> BetStatus {
         match self {
-            Verdict::Confirmed { .. } => BetStatus::Confirmed,
-            Verdict::Rejected { .. } | Verdict::TimedOut => BetStatus::Rejected,
+            BetOutcome::Confirmed { .. } => BetStatus::Confirmed,
+            BetOutcome::Rejected { .. } | BetOutcome::TimedOut => BetStatus::Rejected,
         }
     }
 
     /// Why it was rejected.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Verdict::Confirmed { .. } => None,
-            Verdict::Rejected { reason, .. } => Some(reason),
-            Verdict::TimedOut => Some(SUPPLIER_TIMEOUT),
+            BetOutcome::Confirmed { .. } => None,
+            BetOutcome::Rejected { reason, .. } => Some(reason),
+            BetOutcome::TimedOut => Some(SUPPLIER_TIMEOUT),
         }
     }
 
     /// The supplier's reference, where it gave one.
     pub fn provider_ref(&self) -> Option<&str> {
         match self {
-            Verdict::Confirmed { provider_ref } | Verdict::Rejected { provider_ref, .. } => {
+            BetOutcome::Confirmed { provider_ref } | BetOutcome::Rejected { provider_ref, .. } => {
                 Some(provider_ref.as_str()).filter(|text| !text.is_empty())
             }
-            Verdict::TimedOut => None,
+            BetOutcome::TimedOut => None,
         }
     }
 }
@@ -381,7 +381,7 @@ mod tests {
     use crate::domain::ids::MarketName;
     use crate::domain::odds::update::OddsUpdate;
     use crate::domain::odds::update::testing::market_update;
-    use crate::domain::odds::version_stamp::Validity;
+    use crate::domain::odds::version_stamp::VersionStamp;
 
     static LIMITS: LazyLock<BetLimits> =
         LazyLock::new(|| BetLimits { min_stake: cents(100), max_stake: cents(100_000), max_payout: cents(1_000_000) });
@@ -405,7 +405,7 @@ mod tests {
     fn book(update: OddsUpdate) -> Snapshot {
         let markets = vec![Arc::new(MarketState { update, seq: 1 })];
         let event_id = EventId::new("E").unwrap();
-        Snapshot { event_id, seq: 1, markets, is_stale: false, validity: Validity::default() }
+        Snapshot { event_id, seq: 1, markets, is_stale: false, validity: VersionStamp::default() }
     }
 
     /// home 1.201, draw 3.2, away 4.5

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::bet::{Bet, BetId, BetStatus, Verdict};
+use super::bet::{Bet, BetId, BetOutcome, BetStatus};
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId, UserId};
 use crate::domain::odds::price::{Line, Price};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 
 /// The most of a foreign text that an error repeats, in characters.
-const MOST_SHOWN: usize = 200;
+const MAX_SHOWN: usize = 200;
 
 /// A record of `bet_placed`, as it was read. The bet itself is in the database; what stands here is what its writer said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,7 +149,7 @@ fn invalid(field: &'static str, problem: &dyn std::fmt::Display) -> BadBetPlaced
 }
 
 fn shorten(text: &dyn std::fmt::Display) -> String {
-    text.to_string().chars().take(MOST_SHOWN).collect()
+    text.to_string().chars().take(MAX_SHOWN).collect()
 }
 
 #[derive(Serialize)]
@@ -209,7 +209,7 @@ struct ConfirmedJson<'a> {
 }
 
 /// The record of a bet that is decided so, now.
-pub fn bet_confirmed(bet: &Bet, verdict: &Verdict, now: Timestamp) -> String {
+pub fn bet_confirmed(bet: &Bet, verdict: &BetOutcome, now: Timestamp) -> String {
     to_json(&ConfirmedJson {
         bet_id: bet.id,
         user_id: &bet.user_id,
@@ -289,10 +289,10 @@ mod tests {
     fn a_decided_bet_on_the_wire() {
         let now = "2026-11-09T21:07:46Z".parse().unwrap();
         let verdicts = [
-            Verdict::Confirmed { provider_ref: "SUP-1".to_owned() },
-            Verdict::Confirmed { provider_ref: String::new() },
-            Verdict::Rejected { reason: "odds \"moved\"".to_owned(), provider_ref: "SUP-2".to_owned() },
-            Verdict::TimedOut,
+            BetOutcome::Confirmed { provider_ref: "SUP-1".to_owned() },
+            BetOutcome::Confirmed { provider_ref: String::new() },
+            BetOutcome::Rejected { reason: "odds \"moved\"".to_owned(), provider_ref: "SUP-2".to_owned() },
+            BetOutcome::TimedOut,
         ];
         let all = verdicts.map(|verdict| bet_confirmed(&bet(), &verdict, now));
         insta::assert_snapshot!(all.join("\n"), @r#"

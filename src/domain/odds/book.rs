@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::status::MarketStatus;
 use super::update::{OddsUpdate, Revision};
-use super::version_stamp::Validity;
+use super::version_stamp::VersionStamp;
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::timestamp::Timestamp;
 
@@ -93,7 +93,7 @@ pub struct Snapshot {
     /// Whether it may lack changes that others know of.
     pub is_stale: bool,
     /// Whether the book has changed since.
-    pub validity: Validity,
+    pub validity: VersionStamp,
 }
 
 impl Snapshot {
@@ -234,7 +234,7 @@ impl Book {
     /// The book as it is now.
     pub fn snapshot(&self) -> Snapshot {
         let markets = self.markets.values().cloned().collect();
-        let (event_id, validity) = (self.event_id.clone(), Validity::default());
+        let (event_id, validity) = (self.event_id.clone(), VersionStamp::default());
         Snapshot { event_id, seq: self.seq, markets, is_stale: false, validity }
     }
 }

@@ -1,8 +1,8 @@
 //! Status of a market and of a selection.
 
-use crate::domain::words::words;
+use crate::domain::string_enum::string_enum;
 
-words! {
+string_enum! {
     /// Status of a market. Bets are taken only while it is open.
     #[derive(Default)]
     MarketStatus, "market status", {
@@ -19,7 +19,7 @@ words! {
         Cancelled = "cancelled",
     }
 }
-words! {
+string_enum! {
     /// Status of an event, derived from its markets.
     EventStatus, "event status", {
         /// No market is in play yet.
@@ -30,7 +30,7 @@ words! {
         Ended = "ended",
     }
 }
-words! {
+string_enum! {
     /// Status of a selection within a market.
     #[derive(Default)]
     SelectionStatus, "selection status", {

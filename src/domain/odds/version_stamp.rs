@@ -5,22 +5,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The keeper's side: counts the changes.
 #[derive(Debug, Default)]
-pub struct Generation(Arc<AtomicU64>);
+pub struct VersionCounter(Arc<AtomicU64>);
 
-impl Generation {
+impl VersionCounter {
     /// Whatever was handed out before is not current any more.
     pub fn changed(&self) {
         self.0.fetch_add(1, Ordering::Release);
     }
 
     /// For a copy of what is kept now.
-    pub fn validity(&self) -> Validity {
-        Validity { generation: self.0.clone(), of: self.0.load(Ordering::Acquire) }
+    pub fn stamp(&self) -> VersionStamp {
+        VersionStamp { generation: self.0.clone(), of: self.0.load(Ordering::Acquire) }
     }
 }
 
 /// A keeper that ended keeps nothing current.
-impl Drop for Generation {
+impl Drop for VersionCounter {
     fn drop(&mut self) {
         self.changed();
     }
@@ -28,32 +28,32 @@ impl Drop for Generation {
 
 /// The copy's side. One that no keeper has given is not current.
 #[derive(Clone, Debug)]
-pub struct Validity {
+pub struct VersionStamp {
     generation: Arc<AtomicU64>,
     of: u64,
 }
 
-impl Validity {
+impl VersionStamp {
     /// Whether nothing has changed since.
-    pub fn holds(&self) -> bool {
+    pub fn is_current(&self) -> bool {
         self.generation.load(Ordering::Acquire) == self.of
     }
 }
 
-impl Default for Validity {
-    fn default() -> Validity {
-        Generation::default().validity()
+impl Default for VersionStamp {
+    fn default() -> VersionStamp {
+        VersionCounter::default().stamp()
     }
 }
 
 /// Two copies are equal by what they hold, not by whether they still do.
-impl PartialEq for Validity {
-    fn eq(&self, _: &Validity) -> bool {
+impl PartialEq for VersionStamp {
+    fn eq(&self, _: &VersionStamp) -> bool {
         true
     }
 }
 
-impl Eq for Validity {}
+impl Eq for VersionStamp {}
 
 #[cfg(test)]
 mod tests {
@@ -61,14 +61,14 @@ mod tests {
 
     #[test]
     fn a_copy_is_current_until_something_changes_or_its_keeper_ends() {
-        let generation = Generation::default();
-        let (first, second) = (generation.validity(), generation.validity());
-        assert!(first.holds() && second.holds());
+        let generation = VersionCounter::default();
+        let (first, second) = (generation.stamp(), generation.stamp());
+        assert!(first.is_current() && second.is_current());
         generation.changed();
-        let third = generation.validity();
-        assert!(!first.holds() && !second.holds() && third.holds());
+        let third = generation.stamp();
+        assert!(!first.is_current() && !second.is_current() && third.is_current());
         drop(generation);
-        assert!(!third.holds());
-        assert!(!Validity::default().holds());
+        assert!(!third.is_current());
+        assert!(!VersionStamp::default().is_current());
     }
 }

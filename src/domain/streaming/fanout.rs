@@ -83,7 +83,7 @@ pub enum PushError {
 }
 
 /// Where deliveries to one session go.
-pub trait Outlet {
+pub trait DeliverySink {
     /// Hands a delivery over without waiting.
     fn push(&self, delivery: Delivery) -> Result<(), PushError>;
 }
@@ -131,7 +131,7 @@ pub struct Report {
     pub gone: Vec<SessionId>,
 }
 
-impl<O: Outlet> Default for Fanout<O> {
+impl<O: DeliverySink> Default for Fanout<O> {
     fn default() -> Fanout<O> {
         Fanout {
             sessions: HashMap::default(),
@@ -142,7 +142,7 @@ impl<O: Outlet> Default for Fanout<O> {
     }
 }
 
-impl<O: Outlet> Fanout<O> {
+impl<O: DeliverySink> Fanout<O> {
     /// Takes a session in.
     pub fn connect(&mut self, id: SessionId, outlet: O) {
         self.sessions.insert(id, Entry { outlet, subscriptions: HashSet::default(), pending: None });
@@ -334,7 +334,7 @@ mod tests {
         feed: Rc<RefCell<Vec<FeedStatus>>>,
     }
 
-    impl Outlet for Probe {
+    impl DeliverySink for Probe {
         fn push(&self, delivery: Delivery) -> Result<(), PushError> {
             if self.gone.get() {
                 return Err(PushError::Gone);

@@ -5,9 +5,9 @@
 //! `migrations/postgres` do, and one suite with one model is run against both.
 
 use super::amount::Amount;
-use crate::domain::words::words;
+use crate::domain::string_enum::string_enum;
 
-words! {
+string_enum! {
     /// An account. A user has two; the house's are the counterparts.
     Account, "account", {
         /// A user's money that can be staked or withdrawn.
@@ -23,7 +23,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What a transfer is for.
     TransferKind, "transfer kind", {
         /// Money comes in.
@@ -41,7 +41,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What has become of a reservation.
     ReservationStatus, "reservation status", {
         /// The money is held.
@@ -70,7 +70,7 @@ impl TransferKind {
 
 /// How a pending reservation ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settlement {
+pub enum HoldResolution {
     /// The money goes to the house.
     Commit,
     /// The money goes back to the user.
@@ -79,29 +79,29 @@ pub enum Settlement {
     Expire,
 }
 
-impl Settlement {
+impl HoldResolution {
     /// The transfer that does it.
     pub fn kind(self) -> TransferKind {
         match self {
-            Settlement::Commit => TransferKind::Commit,
-            Settlement::Refund => TransferKind::Refund,
-            Settlement::Expire => TransferKind::Expire,
+            HoldResolution::Commit => TransferKind::Commit,
+            HoldResolution::Refund => TransferKind::Refund,
+            HoldResolution::Expire => TransferKind::Expire,
         }
     }
 
     /// What the reservation becomes.
     pub fn status(self) -> ReservationStatus {
         match self {
-            Settlement::Commit => ReservationStatus::Committed,
-            Settlement::Refund => ReservationStatus::Refunded,
-            Settlement::Expire => ReservationStatus::Expired,
+            HoldResolution::Commit => ReservationStatus::Committed,
+            HoldResolution::Refund => ReservationStatus::Refunded,
+            HoldResolution::Expire => ReservationStatus::Expired,
         }
     }
 }
 
 /// What comes of a settlement that is asked of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settling {
+pub enum ResolveHold {
     /// It is pending, and ends now.
     Now,
     /// It has ended in just this way before.
@@ -119,7 +119,7 @@ pub enum SettlementRefusal {
     HeldByBet,
 }
 
-impl Settlement {
+impl HoldResolution {
     /// What comes of this settlement where a reservation is of this status and held for this bet, and this bet asks: one
     /// that has ended stays so, and one that is held for a bet is ended by that bet's own decision only.
     pub fn of<Bet: PartialEq>(
@@ -127,11 +127,11 @@ impl Settlement {
         status: ReservationStatus,
         held_for: Option<Bet>,
         asked_by: Option<Bet>,
-    ) -> Result<Settling, SettlementRefusal> {
+    ) -> Result<ResolveHold, SettlementRefusal> {
         match status {
-            ReservationStatus::Pending if held_for == asked_by => Ok(Settling::Now),
+            ReservationStatus::Pending if held_for == asked_by => Ok(ResolveHold::Now),
             ReservationStatus::Pending => Err(SettlementRefusal::HeldByBet),
-            ended if ended == self.status() => Ok(Settling::Before),
+            ended if ended == self.status() => Ok(ResolveHold::Before),
             ended => Err(SettlementRefusal::AlreadySettled(ended)),
         }
     }
@@ -222,15 +222,15 @@ mod tests {
     #[test]
     fn a_reservation_ends_once_and_that_of_a_bet_by_the_bet() {
         use ReservationStatus::{Committed, Expired, Pending, Refunded};
-        for settlement in [Settlement::Commit, Settlement::Refund, Settlement::Expire] {
-            assert_eq!(settlement.of::<u8>(Pending, None, None), Ok(Settling::Now));
-            assert_eq!(settlement.of(Pending, Some(1), Some(1)), Ok(Settling::Now));
+        for settlement in [HoldResolution::Commit, HoldResolution::Refund, HoldResolution::Expire] {
+            assert_eq!(settlement.of::<u8>(Pending, None, None), Ok(ResolveHold::Now));
+            assert_eq!(settlement.of(Pending, Some(1), Some(1)), Ok(ResolveHold::Now));
             for (held_for, asked_by) in [(Some(1), None), (None, Some(1)), (Some(1), Some(2))] {
                 assert_eq!(settlement.of(Pending, held_for, asked_by), Err(SettlementRefusal::HeldByBet));
             }
             for ended in [Committed, Refunded, Expired] {
                 let expected = if settlement.status() == ended {
-                    Ok(Settling::Before)
+                    Ok(ResolveHold::Before)
                 } else {
                     Err(SettlementRefusal::AlreadySettled(ended))
                 };

@@ -19,7 +19,7 @@ use super::routes::read;
 use super::routes::{CountsRequests, PageBody, count_requests, required_user};
 use crate::actors::bets::messages::PublishOutbox;
 use crate::actors::odds::messages::GetSnapshot;
-use crate::actors::wallet::wallet_executor::MoneyDesk;
+use crate::actors::wallet::wallet_executor::WalletExecutor;
 use crate::domain::bets::bet::{self, Bet, BetId, BetLimits, BetRequest, BetStatus, BetStep, Offer};
 use crate::domain::bets::bet_events;
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId, UserId};
@@ -28,12 +28,14 @@ use crate::domain::odds::price::{Line, Price};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::runtime::feed_health::FeedState;
-use crate::runtime::request_batcher::Together;
-use crate::store::money::{BetAnswer, MoneyStore, Notice, OutboxRow, OutboxTopic, Page, RequestKey, Slip};
+use crate::runtime::request_batcher::RequestBatcher;
+use crate::store::money::{
+    BetAnswer, BetPlacement, MoneyStore, OutboxMessage, OutboxRow, OutboxTopic, Page, RequestKey,
+};
 use crate::telemetry::metrics::BetsMetrics;
 
 /// The most bets in one answer.
-const MOST_BETS: usize = 1_000;
+const MAX_BETS: usize = 1_000;
 /// How many bets there are unless the client says otherwise.
 const BETS: usize = 100;
 
@@ -63,9 +65,9 @@ impl Prices {
 /// Shared by every worker.
 pub struct BetsState {
     /// The store of money.
-    pub desk: MoneyDesk,
+    pub desk: WalletExecutor,
     /// Places bets.
-    pub slips: Arc<Together<Slip, Option<BetAnswer>>>,
+    pub slips: Arc<RequestBatcher<BetPlacement, Option<BetAnswer>>>,
     /// The prices.
     pub prices: Prices,
     /// The limits of a bet.
@@ -276,10 +278,10 @@ impl BetsState {
             decide_by: now.later_by(self.deadline),
             decided_at: None,
         };
-        let notice = Notice { payload: bet_events::bet_placed(&bet), leased_until: now.later_by(self.lease) };
+        let notice = OutboxMessage { payload: bet_events::bet_placed(&bet), leased_until: now.later_by(self.lease) };
         let (record_key, payload) = (bet.id.to_string(), notice.payload.clone());
         let has_key = key.is_some();
-        let placed = self.write(Slip { bet, key, notice }).await.map_err(|error| match error {
+        let placed = self.write(BetPlacement { bet, key, notice }).await.map_err(|error| match error {
             // The wallet's row is held by another request of this user: a twin, as far as can be known.
             ApiError::WalletHeld if has_key => ApiError::RequestInFlight,
             other => other,
@@ -293,8 +295,8 @@ impl BetsState {
     }
 
     /// Together with others; where the user's wallet is in use at this moment, by itself when its turn comes.
-    async fn write(&self, slip: Slip) -> Result<BetAnswer, ApiError> {
-        if let Some(placed) = self.slips.ask(slip.clone()).await? {
+    async fn write(&self, slip: BetPlacement) -> Result<BetAnswer, ApiError> {
+        if let Some(placed) = self.slips.submit(slip.clone()).await? {
             return Ok(placed);
         }
         let user_id = slip.bet.user_id.clone();
@@ -343,7 +345,7 @@ async fn list(state: web::Data<BetsState>, query: Query) -> Result<HttpResponse,
     let query = query.only(&["userId", "status", "limit", "cursor"])?;
     let user_id = required_user(&query)?;
     let status: Option<BetStatus> = query.parsed("status")?;
-    let limit = query.number("limit", 1, MOST_BETS)?.unwrap_or(BETS);
+    let limit = query.number("limit", 1, MAX_BETS)?.unwrap_or(BETS);
     let page = Page { before: query.parsed("cursor")?, limit };
     let bets = state.desk.read(move |store| store.bets(&user_id, status, page)).await?;
     let next_cursor = bets.last().filter(|_| bets.len() == limit).map(|last| last.id.to_string());

@@ -4,7 +4,7 @@ use actix_web::http::header::{self, EntityTag, IfNoneMatch};
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
-use super::response_cache::{Ready, ReadyAnswers, revalidate};
+use super::response_cache::{CachedResponse, ResponseCache, revalidate};
 use super::state::OddsState;
 use crate::actors::odds::messages::GetSnapshot;
 use crate::domain::ids::{EventId, MarketKey, MarketName, Source};
@@ -154,7 +154,7 @@ pub async fn list_markets(state: web::Data<OddsState>, path: web::Path<String>) 
 /// be told 304 while nothing changed.
 pub async fn get_odds(
     state: web::Data<OddsState>,
-    answers: web::Data<ReadyAnswers>,
+    answers: web::Data<ResponseCache>,
     path: web::Path<String>,
     known: Option<web::Header<IfNoneMatch>>,
 ) -> Result<HttpResponse, ApiError> {
@@ -171,7 +171,7 @@ pub async fn get_odds(
     let unavailable = |error: &dyn std::fmt::Display| ApiError::BooksUnavailable(error.to_string());
     let body = serde_json::to_string(&odds).map_err(|error| unavailable(&error))?;
     let tag = EntityTag::new_weak(format!("{}-{:016x}", snapshot.seq, fingerprint(&body)));
-    let ready = Ready::new(body, tag, snapshot.validity).map_err(|error| unavailable(&error))?;
+    let ready = CachedResponse::new(body, tag, snapshot.validity).map_err(|error| unavailable(&error))?;
     let response = ready.answer(known.as_ref(), |response| mark(response, stale));
     if !stale {
         answers.keep(&path, ready);

@@ -9,7 +9,7 @@ use actix_web::http::header::{
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
-use crate::domain::odds::version_stamp::Validity;
+use crate::domain::odds::version_stamp::VersionStamp;
 
 /// The most answers that a thread keeps.
 const MOST: usize = 4_096;
@@ -21,19 +21,19 @@ pub fn revalidate() -> (HeaderName, HeaderValue) {
 
 /// An answer of `GET /v1/events/{id}/odds`.
 #[derive(Clone, Debug)]
-pub struct Ready {
+pub struct CachedResponse {
     body: Bytes,
     tag: EntityTag,
     tag_header: HeaderValue,
-    validity: Validity,
+    version: VersionStamp,
 }
 
-impl Ready {
+impl CachedResponse {
     /// An answer with this JSON, for as long as its book does not change. The tag tells it from every other of the event; an
     /// error where no header can hold it.
-    pub fn new(body: String, tag: EntityTag, validity: Validity) -> Result<Ready, InvalidHeaderValue> {
+    pub fn new(body: String, tag: EntityTag, version: VersionStamp) -> Result<CachedResponse, InvalidHeaderValue> {
         let tag_header = ETag(tag.clone()).try_into_value()?;
-        Ok(Ready { body: body.into(), tag, tag_header, validity })
+        Ok(CachedResponse { body: body.into(), tag, tag_header, version })
     }
 
     /// The answer to a client that may know it already; `adorn` adds what else is to be said.
@@ -57,19 +57,19 @@ impl Ready {
 
 /// The answers that one thread has given, by event: asking again costs no way to a book and back.
 #[derive(Default)]
-pub struct ReadyAnswers(RefCell<HashMap<String, Ready>>);
+pub struct ResponseCache(RefCell<HashMap<String, CachedResponse>>);
 
-impl ReadyAnswers {
+impl ResponseCache {
     /// The answer for an event, where it is still right.
-    pub fn get(&self, event: &str) -> Option<Ready> {
-        self.0.borrow().get(event).filter(|ready| ready.validity.holds()).cloned()
+    pub fn get(&self, event: &str) -> Option<CachedResponse> {
+        self.0.borrow().get(event).filter(|ready| ready.version.is_current()).cloned()
     }
 
     /// Keeps an answer. Where there is no room, those go that are right no more, and all of them if need be.
-    pub fn keep(&self, event: &str, ready: Ready) {
+    pub fn keep(&self, event: &str, ready: CachedResponse) {
         let mut answers = self.0.borrow_mut();
         if answers.len() >= MOST {
-            answers.retain(|_, ready| ready.validity.holds());
+            answers.retain(|_, ready| ready.version.is_current());
             if answers.len() >= MOST {
                 answers.clear();
             }
@@ -81,15 +81,15 @@ impl ReadyAnswers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::odds::version_stamp::Generation;
+    use crate::domain::odds::version_stamp::VersionCounter;
 
-    fn ready(generation: &Generation) -> Ready {
-        Ready::new("[]".to_owned(), EntityTag::new_weak("1".to_owned()), generation.validity()).unwrap()
+    fn ready(generation: &VersionCounter) -> CachedResponse {
+        CachedResponse::new("[]".to_owned(), EntityTag::new_weak("1".to_owned()), generation.stamp()).unwrap()
     }
 
     #[test]
     fn an_answer_is_ready_for_as_long_as_its_book_does_not_change() {
-        let (answers, generation) = (ReadyAnswers::default(), Generation::default());
+        let (answers, generation) = (ResponseCache::default(), VersionCounter::default());
         answers.keep("E", ready(&generation));
         assert!(answers.get("E").is_some() && answers.get("F").is_none());
         generation.changed();
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_only_so_many_and_lets_the_old_ones_go_first() {
-        let (answers, old, new) = (ReadyAnswers::default(), Generation::default(), Generation::default());
+        let (answers, old, new) = (ResponseCache::default(), VersionCounter::default(), VersionCounter::default());
         for event in 0..MOST - 1 {
             answers.keep(&event.to_string(), ready(&old));
         }

@@ -8,7 +8,7 @@ use actix_web::web;
 use prometheus::HistogramVec;
 
 use super::events;
-use super::response_cache::ReadyAnswers;
+use super::response_cache::ResponseCache;
 use super::state::OddsState;
 use crate::http::content;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
@@ -54,7 +54,7 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
         .default_service(web::to(|request| method_not_allowed(request, "GET")));
     // A thread's own: each configures its routes.
     let unknown = web::to(not_found).wrap(from_fn(time_requests::<OddsState>));
-    config.app_data(web::Data::new(ReadyAnswers::default())).service(rest).service(socket).default_service(unknown);
+    config.app_data(web::Data::new(ResponseCache::default())).service(rest).service(socket).default_service(unknown);
 }
 
 impl Timed for OddsState {

@@ -64,8 +64,8 @@ impl UnfinishedBytes {
 /// Why the guard ended a client's bytes. Shared with the session, which closes for this reason.
 pub type Violation = Rc<Cell<Option<CloseReason>>>;
 
-/// A client's bytes, up to the first violation. There it ends with an error, and the reason is in [`FrameGuard::violation`].
-pub struct FrameGuard<S> {
+/// A client's bytes, up to the first violation. There it ends with an error, and the reason is in [`FrameLimiter::violation`].
+pub struct FrameLimiter<S> {
     bytes: S,
     limits: Arc<FrameLimits>,
     heads: FrameHeads,
@@ -78,10 +78,10 @@ pub struct FrameGuard<S> {
     violation: Violation,
 }
 
-impl<S> FrameGuard<S> {
+impl<S> FrameLimiter<S> {
     /// Guards these bytes. The connection's sweep watches the deadline of unfinished messages.
-    pub fn new(bytes: S, limits: Arc<FrameLimits>, connection: Option<&Rc<Connection>>) -> FrameGuard<S> {
-        FrameGuard {
+    pub fn new(bytes: S, limits: Arc<FrameLimits>, connection: Option<&Rc<Connection>>) -> FrameLimiter<S> {
+        FrameLimiter {
             bytes,
             heads: FrameHeads::new(limits.largest),
             rate: Rate::default(),
@@ -119,7 +119,7 @@ impl<S> FrameGuard<S> {
     }
 }
 
-impl<S> Drop for FrameGuard<S> {
+impl<S> Drop for FrameLimiter<S> {
     fn drop(&mut self) {
         self.limits.unfinished.replace(self.held, 0);
         if let Some(deadline) = &self.deadline {
@@ -132,7 +132,7 @@ impl<S> Drop for FrameGuard<S> {
     }
 }
 
-impl<S> Stream for FrameGuard<S>
+impl<S> Stream for FrameLimiter<S>
 where
     S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
 {

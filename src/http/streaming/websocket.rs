@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::frame_limit::FrameGuard;
+use super::frame_limit::FrameLimiter;
 use super::handshake;
 use crate::actors::streaming::session::{Session, SessionEdges};
 use crate::domain::streaming::fanout::SessionId;
@@ -19,16 +19,16 @@ use crate::http::origin::{check_page, log_refusal};
 use crate::runtime::connection::ConnectionHandle;
 
 /// Gives a session's place back when it is dropped, and that of its client's address.
-struct Place(Arc<AtomicUsize>, Option<AddressPermit>);
+struct SessionPermit(Arc<AtomicUsize>, Option<AddressPermit>);
 
-impl Place {
-    fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<Place> {
+impl SessionPermit {
+    fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<SessionPermit> {
         let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1));
-        taken.is_ok().then(|| Place(open.clone(), None))
+        taken.is_ok().then(|| SessionPermit(open.clone(), None))
     }
 }
 
-impl Drop for Place {
+impl Drop for SessionPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -48,14 +48,14 @@ pub async fn open(
     };
     check_page(request.headers(), &state.allowed_origins).map_err(refuse)?;
     let mut answer = handshake::accept(&request).map_err(refuse)?;
-    let mut place = Place::take(&state.open_sessions, state.max_sessions)
+    let mut place = SessionPermit::take(&state.open_sessions, state.max_sessions)
         .ok_or_else(|| refuse(ApiError::TooManySessions(state.max_sessions)))?;
     place.1 = address_permit(&request, &state).map_err(refuse)?;
     let id = SessionId(state.next_session.fetch_add(1, Ordering::Relaxed));
     let connection = request.conn_data::<ConnectionHandle>().cloned();
     let place: Box<dyn Any> = Box::new(place);
     let guarded = request.conn_data::<Rc<Connection>>();
-    let from_client = FrameGuard::new(payload, sessions.frames.clone(), guarded);
+    let from_client = FrameLimiter::new(payload, sessions.frames.clone(), guarded);
     if let Some(connection) = guarded {
         connection.upgrade();
     }
@@ -97,9 +97,9 @@ mod tests {
     #[test]
     fn a_place_is_given_back() {
         let open = Arc::new(AtomicUsize::new(0));
-        let first = Place::take(&open, 1);
-        assert!(first.is_some() && Place::take(&open, 1).is_none());
+        let first = SessionPermit::take(&open, 1);
+        assert!(first.is_some() && SessionPermit::take(&open, 1).is_none());
         drop(first);
-        assert!(Place::take(&open, 1).is_some());
+        assert!(SessionPermit::take(&open, 1).is_some());
     }
 }

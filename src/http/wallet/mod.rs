@@ -14,24 +14,24 @@ use super::latency::{Route, RouteLabels, Timed, time_requests};
 use super::query::Query;
 use super::routes::read;
 use super::routes::{CountsRequests, PageBody, count_requests, post, required_user};
-use crate::actors::wallet::wallet_executor::MoneyDesk;
+use crate::actors::wallet::wallet_executor::WalletExecutor;
 use crate::domain::ids::{IdError, Reference, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
-use crate::domain::wallet::ledger::{Account, ReservationStatus, Settlement, TransferKind};
-use crate::store::money::{MoneyStore, Order, Page, RequestKey, Reservation, Transfer, Wallet, WalletError};
+use crate::domain::wallet::ledger::{Account, HoldResolution, ReservationStatus, TransferKind};
+use crate::store::money::{MoneyStore, Page, RequestKey, Reservation, Transfer, TransferRequest, Wallet, WalletError};
 use crate::store::movements::{Moved, Movement};
 use crate::telemetry::metrics::WalletMetrics;
 
 /// The most rows in one answer.
-const MOST_ROWS: usize = 1_000;
+const MAX_ROWS: usize = 1_000;
 /// How many rows there are unless the client says otherwise.
 const ROWS: usize = 100;
 
 /// Shared by every worker.
 pub struct WalletState {
     /// The store of money.
-    pub desk: MoneyDesk,
+    pub desk: WalletExecutor,
     /// The currency of the amounts.
     pub currency: String,
     /// The metrics.
@@ -136,9 +136,9 @@ impl OrderBody {
         body::optional("external_ref", &self.external_ref)
     }
 
-    fn order(&self, reference: Reference) -> Result<Order, ApiError> {
+    fn order(&self, reference: Reference) -> Result<TransferRequest, ApiError> {
         let amount = body::amount("amount_cents", &self.amount_cents)?;
-        Ok(Order { user_id: self.user()?, amount, reference, at: Timestamp::now() })
+        Ok(TransferRequest { user_id: self.user()?, amount, reference, at: Timestamp::now() })
     }
 
     /// Reads the movement. `made` is the reference of a deposit or a withdrawal that names none: without one, and
@@ -157,8 +157,8 @@ impl OrderBody {
             TransferKind::Deposit => order().map(Movement::Deposit),
             TransferKind::Withdraw => order().map(Movement::Withdraw),
             TransferKind::Reserve => self.order(wanted()?).map(Movement::Reserve),
-            TransferKind::Commit => settle(Settlement::Commit),
-            TransferKind::Refund | TransferKind::Expire => settle(Settlement::Refund),
+            TransferKind::Commit => settle(HoldResolution::Commit),
+            TransferKind::Refund | TransferKind::Expire => settle(HoldResolution::Refund),
         }
     }
 
@@ -254,7 +254,7 @@ async fn refund(
 async fn get_ledger(state: web::Data<WalletState>, query: Query) -> Result<HttpResponse, ApiError> {
     let query = query.only(&["userId", "limit", "cursor"])?;
     let user_id = required_user(&query)?;
-    let limit = query.number("limit", 1, MOST_ROWS)?.unwrap_or(ROWS);
+    let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(ROWS);
     let page = Page { before: query.parsed("cursor")?, limit };
     let transfers = state.desk.read(move |store| store.transfers(&user_id, page)).await?;
     let next_cursor = transfers.last().filter(|_| transfers.len() == limit).map(|last| last.id.to_string());
@@ -278,7 +278,7 @@ async fn get_reservations(state: web::Data<WalletState>, query: Query) -> Result
     let query = query.only(&["userId", "status", "limit", "cursor"])?;
     let user_id = required_user(&query)?;
     let status: Option<ReservationStatus> = query.parsed("status")?;
-    let limit = query.number("limit", 1, MOST_ROWS)?.unwrap_or(ROWS);
+    let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(ROWS);
     let page = Page { before: query.parsed("cursor")?, limit };
     let reservations = state.desk.read(move |store| store.reservations(&user_id, status, page)).await?;
     let next_cursor = reservations.last().filter(|_| reservations.len() == limit).map(|last| last.id.to_string());

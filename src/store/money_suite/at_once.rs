@@ -31,7 +31,7 @@ pub fn one_wallet_under_64_threads_never_goes_below_zero(store: &dyn MoneyStore)
         let text = format!("r{index}");
         let held = store.reserve(&order("A", 1, &text)).map(|_| ());
         if held.is_ok() {
-            settle(store, "A", &text, Settlement::Commit).unwrap();
+            settle(store, "A", &text, HoldResolution::Commit).unwrap();
         }
         let bet = bet("A", bet_id(index as u128), 1);
         let placed = match store.place_bet(&bet, None, &notice("")).unwrap() {
@@ -58,7 +58,7 @@ pub fn one_reference_at_once_is_one_movement(store: &dyn MoneyStore) {
     assert!(withdrawals.iter().all(|wallet| *wallet == withdrawals[0]), "{withdrawals:?}");
     let held = at_once(16, |_| store.reserve(&order("A", 10, "r")).unwrap());
     assert!(held.iter().all(|reservation| *reservation == held[0]), "{held:?}");
-    let ended = at_once(16, |_| store.settle(&user("A"), &reference("r"), Settlement::Commit, at(2)).unwrap());
+    let ended = at_once(16, |_| store.settle(&user("A"), &reference("r"), HoldResolution::Commit, at(2)).unwrap());
     assert!(ended.iter().all(|reservation| *reservation == ended[0]), "{ended:?}");
     assert_eq!((balances(store, "A"), transfers(store, "A").len()), ((990, 0), 5));
 }
@@ -102,7 +102,7 @@ pub fn of_commit_and_refund_at_once_one_wins(store: &dyn MoneyStore) {
         store.reserve(&order("A", 10, &number.to_string())).unwrap();
     }
     let outcomes = at_once(6, |index| -> Vec<_> {
-        let settlement = [Settlement::Commit, Settlement::Refund, Settlement::Expire][index % 3];
+        let settlement = [HoldResolution::Commit, HoldResolution::Refund, HoldResolution::Expire][index % 3];
         (0..RESERVATIONS).map(|number| settle(store, "A", &number.to_string(), settlement)).collect()
     });
     let mut committed = 0;
@@ -121,7 +121,7 @@ pub fn of_two_verdicts_at_once_one_wins(store: &dyn MoneyStore) {
     const BETS: u128 = 20;
     delivery::placed(store, BETS);
     let outcomes = at_once(6, |index| -> Vec<_> {
-        let verdict = [confirmed(), rejected(), Verdict::TimedOut][index % 3].clone();
+        let verdict = [confirmed(), rejected(), BetOutcome::TimedOut][index % 3].clone();
         (0..BETS).map(|number| store.decide_bet(bet_id(number), &verdict, &notice(""), at(1)).unwrap()).collect()
     });
     for number in 0..BETS {
@@ -143,7 +143,7 @@ pub fn first_deposits_at_once_make_one_wallet(store: &dyn MoneyStore) {
 pub fn takers_at_once_share_the_outbox(store: &dyn MoneyStore) {
     let rows = delivery::placed(store, 60);
     for number in 0..60 {
-        store.decide_bet(bet_id(number), &Verdict::TimedOut, &notice(""), at(1)).unwrap();
+        store.decide_bet(bet_id(number), &BetOutcome::TimedOut, &notice(""), at(1)).unwrap();
     }
     let taken = at_once(6, |_| {
         let (mut rows, mut cancels) = (Vec::new(), Vec::new());
@@ -178,11 +178,11 @@ pub fn anything_at_once_leaves_nothing_amiss(store: &dyn MoneyStore) {
                 0 => drop(store.deposit(&order(name, 1, &text)).unwrap()),
                 1 => drop(store.withdraw(&order(name, 5, &text))),
                 2 => drop(store.reserve(&order(name, 10, &text))),
-                3 => drop(settle(store, name, &text, Settlement::Commit)),
-                4 => drop(settle(store, name, &text, Settlement::Refund)),
+                3 => drop(settle(store, name, &text, HoldResolution::Commit)),
+                4 => drop(settle(store, name, &text, HoldResolution::Refund)),
                 5 => drop(store.place_bet(&bet(name, bet_id(number), 7), Some(&key(&text, "f")), &notice(""))),
                 6 => {
-                    let verdict = random.choice([confirmed(), rejected(), Verdict::TimedOut]).unwrap();
+                    let verdict = random.choice([confirmed(), rejected(), BetOutcome::TimedOut]).unwrap();
                     store.decide_bet(bet_id(number), &verdict, &notice(""), at(1)).unwrap();
                 }
                 _ => drop(store.expire_reservations(at(1), 3, at(2)).unwrap()),

@@ -137,7 +137,7 @@ pub fn a_bet_is_decided_once(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let unknown = store.decide_bet(bet_id(9), &confirmed(), &notice(""), at(1));
     assert_eq!(unknown, Ok(Decided::Unknown));
-    for (number, verdict) in [(1, confirmed()), (2, rejected()), (3, Verdict::TimedOut)] {
+    for (number, verdict) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
         let bet = bet("A", bet_id(number), 100);
         store.place_bet(&bet, None, &notice("")).unwrap();
         let before = balances(store, "A");
@@ -164,7 +164,7 @@ pub fn a_bet_is_decided_once(store: &dyn MoneyStore) {
         };
         assert_eq!(steps[1..], [step]);
         let after = everything(store);
-        for again in [confirmed(), rejected(), Verdict::TimedOut] {
+        for again in [confirmed(), rejected(), BetOutcome::TimedOut] {
             let decided = store.decide_bet(bet.id, &again, &notice(""), at(2));
             assert_eq!(decided, Ok(Decided::Before(verdict.status())));
         }
@@ -174,7 +174,7 @@ pub fn a_bet_is_decided_once(store: &dyn MoneyStore) {
 
 pub fn a_bet_that_timed_out_is_to_be_cancelled(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    for (number, verdict) in [(1, confirmed()), (2, rejected()), (3, Verdict::TimedOut)] {
+    for (number, verdict) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
         store.place_bet(&bet("A", bet_id(number), 100), None, &notice("")).unwrap();
         store.decide_bet(bet_id(number), &verdict, &notice(""), at(10)).unwrap();
     }
@@ -188,16 +188,16 @@ pub fn only_the_bet_ends_its_reservation(store: &dyn MoneyStore) {
     store.place_bet(&bet("A", bet_id(1), 100), None, &notice("")).unwrap();
     let text = bet_id(1).to_string();
     let after = everything(store);
-    for settlement in [Settlement::Commit, Settlement::Refund, Settlement::Expire] {
+    for settlement in [HoldResolution::Commit, HoldResolution::Refund, HoldResolution::Expire] {
         assert_eq!(settle(store, "A", &text, settlement), Err(WalletError::HeldByBet));
     }
     assert_eq!(store.reserve(&order("A", 100, &text)).unwrap().status, ReservationStatus::Pending);
     assert_eq!(everything(store), after);
     store.decide_bet(bet_id(1), &confirmed(), &notice(""), at(1)).unwrap();
     // It is over: now it is told as any other.
-    assert_eq!(settle(store, "A", &text, Settlement::Commit), Ok(ReservationStatus::Committed));
+    assert_eq!(settle(store, "A", &text, HoldResolution::Commit), Ok(ReservationStatus::Committed));
     let already = WalletError::AlreadySettled(ReservationStatus::Committed);
-    assert_eq!(settle(store, "A", &text, Settlement::Refund), Err(already));
+    assert_eq!(settle(store, "A", &text, HoldResolution::Refund), Err(already));
 }
 
 pub fn bets_are_read_in_pages(store: &dyn MoneyStore) {
@@ -260,7 +260,7 @@ pub fn every_bet_reads_back_exactly(store: &dyn MoneyStore) {
     let first = store.first_answer(&user(name), &key("k ' 👤", "{\"f\": '")).unwrap();
     assert!(matches!(first, Some(BetAnswer::Placed { price, .. }) if price == strange.price));
     let reason = "it's « no »".to_owned();
-    let verdict = Verdict::Rejected { reason, provider_ref: String::new() };
+    let verdict = BetOutcome::Rejected { reason, provider_ref: String::new() };
     store.decide_bet(strange.id, &verdict, &notice(payload), at(1)).unwrap();
     let decided = store.bet(strange.id).unwrap().unwrap();
     assert_eq!((decided.reason.as_deref(), decided.provider_ref), (verdict.reason(), None));

@@ -51,7 +51,7 @@ pub fn a_number_of_the_outbox_is_never_given_again(store: &dyn MoneyStore) {
 pub fn a_cancel_is_tried_until_it_is_done(store: &dyn MoneyStore) {
     placed(store, 3);
     for number in 0..3 {
-        store.decide_bet(bet_id(number), &Verdict::TimedOut, &notice(""), at(number as i64)).unwrap();
+        store.decide_bet(bet_id(number), &BetOutcome::TimedOut, &notice(""), at(number as i64)).unwrap();
     }
     let take = |seconds, next, limit| -> Vec<_> {
         let mut taken = store.take_cancels(at(seconds), at(next), limit).unwrap();

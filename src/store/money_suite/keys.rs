@@ -20,7 +20,7 @@ fn reserve(name: &str, cents: i64, text: &str) -> Movement {
     Movement::Reserve(order(name, cents, text))
 }
 
-fn end(name: &str, text: &str, settlement: Settlement) -> Movement {
+fn end(name: &str, text: &str, settlement: HoldResolution) -> Movement {
     Movement::Settle { user_id: user(name), reference: reference(text), settlement, at: at(7) }
 }
 
@@ -32,8 +32,8 @@ pub fn wallet_key_gets_its_first_answer(store: &dyn MoneyStore) {
         (withdraw("A", 30, "w1"), withdraw("A", 30, "w1 again")),
         (reserve("A", 20, "r1"), reserve("A", 20, "r1")),
         (reserve("A", 10, "r2"), reserve("A", 10, "r2")),
-        (end("A", "r1", Settlement::Commit), end("A", "r1", Settlement::Commit)),
-        (end("A", "r2", Settlement::Refund), end("A", "r2", Settlement::Refund)),
+        (end("A", "r1", HoldResolution::Commit), end("A", "r1", HoldResolution::Commit)),
+        (end("A", "r2", HoldResolution::Refund), end("A", "r2", HoldResolution::Refund)),
     ];
     let key_of = |number: usize| key(&format!("k{number}"), "f");
     let mut first = Vec::new();
@@ -74,17 +74,17 @@ pub fn wallet_key_keeps_a_refusal(store: &dyn MoneyStore) {
         assert_eq!(store.apply_once(&most, &key("most", "f")), Err(WalletError::BalanceTooHigh));
         let other = store.apply_once(&deposit("A", 1, "d"), &key("other amount", "f"));
         assert_eq!(other, Err(WalletError::IdempotencyConflict));
-        let none = store.apply_once(&end("A", "none", Settlement::Commit), &key("none", "f"));
+        let none = store.apply_once(&end("A", "none", HoldResolution::Commit), &key("none", "f"));
         assert_eq!(none, Err(WalletError::ReservationNotFound));
     }
-    store.apply(&end("A", "r2", Settlement::Refund)).unwrap();
+    store.apply(&end("A", "r2", HoldResolution::Refund)).unwrap();
     for _ in 0..2 {
-        let late = store.apply_once(&end("A", "r2", Settlement::Commit), &key("late", "f"));
+        let late = store.apply_once(&end("A", "r2", HoldResolution::Commit), &key("late", "f"));
         assert_eq!(late, Err(WalletError::AlreadySettled(ReservationStatus::Refunded)));
     }
     store.place_bet(&bet("A", bet_id(1), 5), None, &notice("")).unwrap();
     for _ in 0..2 {
-        let held = store.apply_once(&end("A", &bet_id(1).to_string(), Settlement::Refund), &key("bet", "f"));
+        let held = store.apply_once(&end("A", &bet_id(1).to_string(), HoldResolution::Refund), &key("bet", "f"));
         assert_eq!(held, Err(WalletError::HeldByBet));
     }
     assert_eq!(balances(store, "A"), (994, 5));
@@ -95,8 +95,8 @@ pub fn wallet_keys_do_not_collide(store: &dyn MoneyStore) {
         store.apply_once(&deposit(name, 100, "x"), &key("k", "f")).unwrap();
         store.apply_once(&withdraw(name, 10, "x"), &key("k", "f")).unwrap();
         store.apply_once(&reserve(name, 5, "x"), &key("k", "f")).unwrap();
-        store.apply_once(&end(name, "x", Settlement::Commit), &key("k", "f")).unwrap();
-        let refund = store.apply_once(&end(name, "x", Settlement::Refund), &key("k", "f"));
+        store.apply_once(&end(name, "x", HoldResolution::Commit), &key("k", "f")).unwrap();
+        let refund = store.apply_once(&end(name, "x", HoldResolution::Refund), &key("k", "f"));
         assert_eq!(refund, Err(WalletError::AlreadySettled(ReservationStatus::Committed)));
         let placed = store.place_bet(&bet(name, BetId::new(), 5), Some(&key("k", "f")), &notice("")).unwrap();
         assert!(matches!(placed, BetAnswer::Placed { outbox: Some(_), .. }), "{placed:?}");
@@ -135,7 +135,7 @@ pub fn one_wallet_key_at_once_is_one_movement(store: &dyn MoneyStore) {
     same(|index| deposit("A", 100, &format!("d{index}"))).unwrap();
     same(|index| withdraw("A", 30, &format!("w{index}"))).unwrap();
     same(|_| reserve("A", 20, "r")).unwrap();
-    same(|_| end("A", "r", Settlement::Commit)).unwrap();
+    same(|_| end("A", "r", HoldResolution::Commit)).unwrap();
     assert_eq!((balances(store, "A"), transfers(store, "A").len()), ((50, 0), 4));
     let refused = same(|index| withdraw("B", 1, &format!("w{index}")));
     assert_eq!(refused, Err(WalletError::WalletNotFound));

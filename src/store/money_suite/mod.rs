@@ -14,11 +14,11 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::money::*;
-use crate::domain::bets::bet::{Bet, BetId, BetStatus, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetStatus};
 use crate::domain::ids::{EventId, MarketKey, MarketName, Reference, SelectionId, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
-use crate::domain::wallet::ledger::{Balance, ReservationStatus, Settlement};
+use crate::domain::wallet::ledger::{Balance, HoldResolution, ReservationStatus};
 
 /// A database, beside the store.
 pub trait Raw {
@@ -126,16 +126,16 @@ pub fn amount(cents: i64) -> Amount {
     Amount::new(cents).unwrap()
 }
 
-pub fn order(name: &str, cents: i64, text: &str) -> Order {
-    Order { user_id: user(name), amount: amount(cents), reference: reference(text), at: at(0) }
+pub fn order(name: &str, cents: i64, text: &str) -> TransferRequest {
+    TransferRequest { user_id: user(name), amount: amount(cents), reference: reference(text), at: at(0) }
 }
 
 pub fn key(key: &str, fingerprint: &str) -> RequestKey {
     RequestKey { key: key.to_owned(), fingerprint: fingerprint.to_owned() }
 }
 
-pub fn notice(payload: &str) -> Notice {
-    Notice { payload: payload.to_owned(), leased_until: at(5) }
+pub fn notice(payload: &str) -> OutboxMessage {
+    OutboxMessage { payload: payload.to_owned(), leased_until: at(5) }
 }
 
 /// A pending bet, with ten seconds to be decided.
@@ -162,12 +162,12 @@ pub fn bet_id(number: u128) -> BetId {
     BetId(Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + number))
 }
 
-pub fn confirmed() -> Verdict {
-    Verdict::Confirmed { provider_ref: "P-1".to_owned() }
+pub fn confirmed() -> BetOutcome {
+    BetOutcome::Confirmed { provider_ref: "P-1".to_owned() }
 }
 
-pub fn rejected() -> Verdict {
-    Verdict::Rejected { reason: "LIMIT_EXCEEDED".to_owned(), provider_ref: "P-2".to_owned() }
+pub fn rejected() -> BetOutcome {
+    BetOutcome::Rejected { reason: "LIMIT_EXCEEDED".to_owned(), provider_ref: "P-2".to_owned() }
 }
 
 /// The balances of a wallet, as (available, reserved).
@@ -194,7 +194,7 @@ pub fn settle(
     store: &dyn MoneyStore,
     name: &str,
     text: &str,
-    settlement: Settlement,
+    settlement: HoldResolution,
 ) -> Result<ReservationStatus, WalletError> {
     store.settle(&user(name), &reference(text), settlement, at(2)).map(|reservation| reservation.status)
 }

@@ -140,14 +140,14 @@ fn scene(store: &dyn MoneyStore) {
     for (cents, text) in [(300, "committed"), (200, "refunded"), (100, "pending"), (50, "expired")] {
         store.reserve(&order("A", cents, text)).unwrap();
     }
-    settle(store, "A", "committed", Settlement::Commit).unwrap();
-    settle(store, "A", "refunded", Settlement::Refund).unwrap();
-    settle(store, "A", "expired", Settlement::Expire).unwrap();
+    settle(store, "A", "committed", HoldResolution::Commit).unwrap();
+    settle(store, "A", "refunded", HoldResolution::Refund).unwrap();
+    settle(store, "A", "expired", HoldResolution::Expire).unwrap();
     for number in 1..=4 {
         let bet = bet("A", bet_id(number), 10 + number as i64);
         store.place_bet(&bet, Some(&key(&format!("k{number}"), "f")), &notice("")).unwrap();
     }
-    for (number, verdict) in [(1, confirmed()), (2, rejected()), (4, Verdict::TimedOut)] {
+    for (number, verdict) in [(1, confirmed()), (2, rejected()), (4, BetOutcome::TimedOut)] {
         store.decide_bet(bet_id(number), &verdict, &notice(""), at(1)).unwrap();
     }
     assert_eq!(balances(store, "A"), (9_500 - 300 - 100 - 11 - 13, 100 + 13));

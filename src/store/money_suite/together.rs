@@ -5,27 +5,28 @@ use pretty_assertions::assert_eq;
 use super::at_once::at_once;
 use super::*;
 
-fn slip(name: &str, number: u128, cents: i64, key: Option<RequestKey>) -> Slip {
-    Slip { bet: bet(name, bet_id(number), cents), key, notice: notice("{}") }
+fn slip(name: &str, number: u128, cents: i64, key: Option<RequestKey>) -> BetPlacement {
+    BetPlacement { bet: bet(name, bet_id(number), cents), key, notice: notice("{}") }
 }
 
-fn decision(number: u128, verdict: Verdict) -> Decision {
-    Decision { bet_id: bet_id(number), verdict, notice: notice("{}"), at: at(1) }
+fn decision(number: u128, verdict: BetOutcome) -> DecideBet {
+    DecideBet { bet_id: bet_id(number), verdict, notice: notice("{}"), at: at(1) }
 }
 
 /// As the platform does: what is not answered together is asked by itself.
-fn place(store: &dyn MoneyStore, slips: &[Slip]) -> Vec<BetAnswer> {
+fn place(store: &dyn MoneyStore, slips: &[BetPlacement]) -> Vec<BetAnswer> {
     let answers = store.place_bets(slips).unwrap();
     assert_eq!(answers.len(), slips.len());
-    let alone = |slip: &Slip| store.place_bet(&slip.bet, slip.key.as_ref(), &slip.notice).unwrap();
+    let alone = |slip: &BetPlacement| store.place_bet(&slip.bet, slip.key.as_ref(), &slip.notice).unwrap();
     answers.into_iter().zip(slips).map(|(answer, slip)| answer.unwrap_or_else(|| alone(slip))).collect()
 }
 
-fn decide(store: &dyn MoneyStore, decisions: &[Decision]) -> Vec<Decided> {
+fn decide(store: &dyn MoneyStore, decisions: &[DecideBet]) -> Vec<Decided> {
     let answers = store.decide_bets(decisions).unwrap();
     assert_eq!(answers.len(), decisions.len());
-    let alone =
-        |Decision { bet_id, verdict, notice, at }: &Decision| store.decide_bet(*bet_id, verdict, notice, *at).unwrap();
+    let alone = |DecideBet { bet_id, verdict, notice, at }: &DecideBet| {
+        store.decide_bet(*bet_id, verdict, notice, *at).unwrap()
+    };
     answers.into_iter().zip(decisions).map(|(answer, decision)| answer.unwrap_or_else(|| alone(decision))).collect()
 }
 
@@ -96,7 +97,7 @@ pub fn bets_are_decided_together_each_with_its_own_outcome(store: &dyn MoneyStor
         &[
             decision(1, confirmed()),
             decision(9, confirmed()),
-            decision(3, Verdict::TimedOut),
+            decision(3, BetOutcome::TimedOut),
             decision(4, confirmed()),
             decision(2, rejected()),
             // Once more, and otherwise.
@@ -140,8 +141,8 @@ pub fn calls_at_once_get_in_nobodys_way(store: &dyn MoneyStore) {
                 })
                 .collect();
             placed.dedup();
-            let verdicts = [confirmed(), rejected(), Verdict::TimedOut];
-            let decision = |id| Decision { bet_id: id, ..decision(0, random.choice(&verdicts).unwrap().clone()) };
+            let verdicts = [confirmed(), rejected(), BetOutcome::TimedOut];
+            let decision = |id| DecideBet { bet_id: id, ..decision(0, random.choice(&verdicts).unwrap().clone()) };
             let decisions: Vec<_> = placed.into_iter().map(decision).collect();
             decided += decide(store, &decisions).iter().filter(|one| matches!(one, Decided::Now { .. })).count();
         }

@@ -5,7 +5,7 @@ use pretty_assertions::assert_eq;
 use super::*;
 use crate::domain::wallet::ledger::{Account, TransferKind};
 
-const ALL: [Settlement; 3] = [Settlement::Commit, Settlement::Refund, Settlement::Expire];
+const ALL: [HoldResolution; 3] = [HoldResolution::Commit, HoldResolution::Refund, HoldResolution::Expire];
 
 pub fn without_a_wallet_nothing_moves(store: &dyn MoneyStore) {
     assert_eq!(store.wallet(&user("A")), Ok(None));
@@ -26,7 +26,7 @@ pub fn a_deposit_makes_the_wallet_and_is_made_once(store: &dyn MoneyStore) {
     let second = store.deposit(&order("A", 20, "d2")).unwrap();
     assert_eq!(second, Wallet { balance: Balance { available: 520, reserved: 0 }, ..first });
     // Asked again, later: what was answered then, and nothing moves.
-    let again = Order { at: at(1_000), ..order("A", 500, "d1") };
+    let again = TransferRequest { at: at(1_000), ..order("A", 500, "d1") };
     assert_eq!(store.deposit(&again).unwrap(), first);
     assert_eq!(store.deposit(&order("A", 501, "d1")), Err(WalletError::IdempotencyConflict));
     assert_eq!(balances(store, "A"), (520, 0));
@@ -77,12 +77,12 @@ pub fn a_reservation_is_made_once_and_told_as_it_stands(store: &dyn MoneyStore) 
     };
     assert_eq!(held, expected);
     assert_eq!(balances(store, "A"), (20, 80));
-    let again = Order { at: at(50), ..order("A", 80, "r") };
+    let again = TransferRequest { at: at(50), ..order("A", 80, "r") };
     assert_eq!(store.reserve(&again).unwrap(), held);
     assert_eq!(store.reserve(&order("A", 79, "r")), Err(WalletError::IdempotencyConflict));
     assert_eq!(store.withdraw(&order("A", 21, "w")), Err(WalletError::InsufficientFunds), "what is held stays");
 
-    let ended = store.settle(&user("A"), &reference("r"), Settlement::Refund, at(3)).unwrap();
+    let ended = store.settle(&user("A"), &reference("r"), HoldResolution::Refund, at(3)).unwrap();
     assert_eq!(ended, Reservation { status: ReservationStatus::Refunded, settled_at: Some(at(3)), ..held });
     assert_eq!(store.reserve(&again).unwrap(), ended);
     assert_eq!(balances(store, "A"), (100, 0));
@@ -91,7 +91,7 @@ pub fn a_reservation_is_made_once_and_told_as_it_stands(store: &dyn MoneyStore) 
 
 pub fn a_reservation_ends_in_one_way(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    assert_eq!(settle(store, "A", "none", Settlement::Commit), Err(WalletError::ReservationNotFound));
+    assert_eq!(settle(store, "A", "none", HoldResolution::Commit), Err(WalletError::ReservationNotFound));
     for (index, first) in ALL.into_iter().enumerate() {
         let text = format!("r{index}");
         store.reserve(&order("A", 10, &text)).unwrap();
@@ -117,7 +117,7 @@ pub fn a_reference_is_of_one_user_and_one_kind(store: &dyn MoneyStore) {
         store.withdraw(&order(name, 10, "x")).unwrap();
         store.reserve(&order(name, 5, "x")).unwrap();
     }
-    assert_eq!(settle(store, "B", "x", Settlement::Commit), Ok(ReservationStatus::Committed));
+    assert_eq!(settle(store, "B", "x", HoldResolution::Commit), Ok(ReservationStatus::Committed));
     assert_eq!((balances(store, "A"), balances(store, "B")), ((85, 5), (85, 0)));
     // References are told apart to the letter.
     store.deposit(&order("A", 1, "X")).unwrap();
@@ -131,7 +131,7 @@ pub fn the_largest_balance_is_held_and_nothing_above(store: &dyn MoneyStore) {
     assert_eq!(balances(store, "A"), (1, i64::MAX - 1));
     // What is held would come back: it counts.
     assert_eq!(store.deposit(&order("A", 1, "d2")), Err(WalletError::BalanceTooHigh));
-    assert_eq!(settle(store, "A", "r", Settlement::Refund), Ok(ReservationStatus::Refunded));
+    assert_eq!(settle(store, "A", "r", HoldResolution::Refund), Ok(ReservationStatus::Refunded));
     store.withdraw(&order("A", i64::MAX, "w")).unwrap();
     assert_eq!(balances(store, "A"), (0, 0));
     store.deposit(&order("A", i64::MAX, "d3")).unwrap();
@@ -144,11 +144,11 @@ pub fn the_largest_balance_is_held_and_nothing_above(store: &dyn MoneyStore) {
 pub fn what_is_old_expires_but_never_what_a_bet_holds(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for second in 0..5 {
-        store.reserve(&Order { at: at(second), ..order("A", 10, &format!("r{second}")) }).unwrap();
+        store.reserve(&TransferRequest { at: at(second), ..order("A", 10, &format!("r{second}")) }).unwrap();
     }
     let bet = Bet { decide_by: at(1_000), ..bet("A", bet_id(1), 100) };
     store.place_bet(&bet, None, &notice("")).unwrap();
-    assert_eq!(settle(store, "A", "r1", Settlement::Commit), Ok(ReservationStatus::Committed));
+    assert_eq!(settle(store, "A", "r1", HoldResolution::Commit), Ok(ReservationStatus::Committed));
     assert_eq!(store.expire_reservations(at(0), 10, at(9)), Ok(0), "the moment itself stays");
     assert_eq!(store.expire_reservations(at(4), 1, at(9)), Ok(1), "no more than asked for");
     assert_eq!(store.expire_reservations(at(4), 10, at(9)), Ok(2));
@@ -194,7 +194,7 @@ pub fn reservations_are_read_in_pages(store: &dyn MoneyStore) {
         store.reserve(&order("A", 1, &number.to_string())).unwrap();
     }
     for text in ["1", "4"] {
-        settle(store, "A", text, Settlement::Commit).unwrap();
+        settle(store, "A", text, HoldResolution::Commit).unwrap();
     }
     let pages = |status, limit| {
         let (mut read, mut before) = (Vec::new(), None);

@@ -20,9 +20,9 @@ use diesel::r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection, R2
 const TRIES: usize = 3;
 /// If connecting has just failed and there is no connection at all, a caller waits only this long: every call would
 /// otherwise take the whole connection timeout for as long as the server is away.
-const HOPELESS_WAIT: Duration = Duration::from_millis(250);
+const FAST_FAIL_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long ago "just" is: longer than the pool's pause between two tries with the time that a try may take.
-const JUST: Duration = Duration::from_secs(6);
+const RECENT_FAILURE_WINDOW: Duration = Duration::from_secs(6);
 /// After a try to connect that failed, the server is left alone for this long, whoever asks: a login that is refused
 /// costs both sides thousands of rounds of a hash, and what one try finds out is true for all.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -63,8 +63,9 @@ impl Connections {
     }
 
     fn until(&self) -> (Duration, Instant) {
-        let hopeless = self.pool.state().connections == 0 && self.shared.tries.failed_within(JUST).is_some();
-        let patience = if hopeless { HOPELESS_WAIT.min(self.timeout) } else { self.timeout };
+        let hopeless =
+            self.pool.state().connections == 0 && self.shared.tries.failed_within(RECENT_FAILURE_WINDOW).is_some();
+        let patience = if hopeless { FAST_FAIL_TIMEOUT.min(self.timeout) } else { self.timeout };
         (patience, Instant::now() + patience)
     }
 
@@ -87,7 +88,7 @@ impl Connections {
     }
 
     fn none_within(&self, patience: Duration) -> StoreError {
-        let why = self.shared.tries.failed_within(JUST);
+        let why = self.shared.tries.failed_within(RECENT_FAILURE_WINDOW);
         StoreError::Unavailable(why.unwrap_or_else(|| match self.pool.state().connections {
             0 => format!("no answer to connecting within {patience:?}"),
             all => format!("none of {all} connections became free within {patience:?}"),

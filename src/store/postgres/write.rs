@@ -17,7 +17,7 @@ use crate::store::batch::{Batch, Folded, Heads, PRUNE_LIMIT};
 use crate::store::{BatchReport, PruneReport};
 
 /// A batch of more events takes one lock for all: the server's table of locks has room for some thousands.
-const MOST_LOCKS: usize = 1_000;
+const MAX_LOCKS: usize = 1_000;
 
 statement! {
     /// Takes a lock for each event until the transaction ends, in the order of their numbers, so that two writers never
@@ -181,7 +181,7 @@ pub(super) fn updates(
 ) -> Result<BatchReport, Failure> {
     let batch = Batch::of(updates);
     let events: Vec<_> = batch.events().iter().map(|event| event.as_str()).collect();
-    if events.len() > MOST_LOCKS {
+    if events.len() > MAX_LOCKS {
         LockAll {}.execute(connection)?;
     } else {
         LockEvents { events: &events }.execute(connection)?;

@@ -1,8 +1,8 @@
 //! The store in an SQLite file: the embedded default, which needs nothing installed.
 
 mod address;
-mod claim;
 mod connections;
+mod database_lock;
 mod error;
 mod migrate;
 mod money;
@@ -18,8 +18,8 @@ use std::sync::{Arc, OnceLock};
 
 use diesel::prelude::*;
 
-pub use self::claim::Claim;
 use self::connections::Connections;
+pub use self::database_lock::DatabaseLock;
 use self::error::Failure;
 use super::events::{EventPage, EventQuery};
 use super::{BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};

@@ -284,7 +284,7 @@ fn new_files_are_for_their_owner_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data/money.db");
     let store = SqliteStore::open(path.to_str().unwrap()).unwrap();
-    let _claim = super::Claim::of(&path).unwrap();
+    let _claim = super::DatabaseLock::of(&path).unwrap();
     store.migrate().unwrap();
     let files: Vec<_> = std::fs::read_dir(folder.path().join("data")).unwrap().map(Result::unwrap).collect();
     assert!(files.len() >= 3, "database, WAL and lock: {files:?}");

@@ -180,7 +180,7 @@ impl BetfairDecoder {
         match self.segments.take(message.segment_type, frame)? {
             Whole::NotYet => Ok(Decoded::default()),
             Whole::Alone => self.apply(&[message]),
-            Whole::Together(frames) => {
+            Whole::RequestBatcher(frames) => {
                 let messages = frames.iter().map(|frame| read(frame)).collect::<Result<Vec<_>, _>>()?;
                 self.apply(&messages)
             }

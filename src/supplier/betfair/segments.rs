@@ -19,7 +19,7 @@ pub enum Whole {
     /// A message of its own.
     Alone,
     /// The last segment: these frames, in their order, are one message.
-    Together(Vec<Vec<u8>>),
+    RequestBatcher(Vec<Vec<u8>>),
 }
 
 impl Segments {
@@ -66,7 +66,7 @@ impl Segments {
         self.held.push(frame.to_vec());
         if segment == Some(SegmentType::SegEnd) {
             self.bytes = 0;
-            return Ok(Whole::Together(std::mem::take(&mut self.held)));
+            return Ok(Whole::RequestBatcher(std::mem::take(&mut self.held)));
         }
         Ok(Whole::NotYet)
     }
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(segments.take(Some(SegmentType::SegStart), b"b").unwrap(), Whole::NotYet);
         assert_eq!(segments.take(Some(SegmentType::Seg), b"c").unwrap(), Whole::NotYet);
         let whole = segments.take(Some(SegmentType::SegEnd), b"d").unwrap();
-        assert_eq!(whole, Whole::Together(vec![b"b".to_vec(), b"c".to_vec(), b"d".to_vec()]));
+        assert_eq!(whole, Whole::RequestBatcher(vec![b"b".to_vec(), b"c".to_vec(), b"d".to_vec()]));
         assert_eq!(segments.take(None, b"e").unwrap(), Whole::Alone);
     }
 

@@ -74,7 +74,7 @@ async fn the_questions_on_the_wire() {
     let answer = client(&server.url.join("/below/").unwrap()).confirm(&bet()).await;
     assert_eq!(answer, Ok(Answer::Confirmed { provider_ref: "SUP-1".to_owned() }));
     let cancelling = client(&server.url).cancel(bet().id, &bet().user_id).await;
-    assert_eq!(cancelling, Err(SupplierError::UnknownWord("CONFIRMED".to_owned())));
+    assert_eq!(cancelling, Err(SupplierError::UnknownVariant("CONFIRMED".to_owned())));
     let requests = std::mem::take(&mut *server.requests.lock().unwrap());
     let host = server.url.authority();
     let shown = requests.iter().map(|request| request.replace(host, "HOST").replace("\r\n", "\n"));

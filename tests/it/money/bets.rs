@@ -5,12 +5,12 @@ use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
 use sports_bet_platform::config::settings::Role;
 
-use super::{Shop, market, slip};
+use super::{BetsHarness, market, slip};
 use crate::support::until;
 
 #[actix_web::test]
 async fn a_bet_that_is_confirmed_costs_its_stake() {
-    let mut shop = Shop::open(&[], &[]).await;
+    let mut shop = BetsHarness::open(&[], &[]).await;
     shop.offer("E").await;
     shop.deposit("u", 1_000).await;
     let placed = shop.bet(&slip("u", "E", 300), None).await.json();
@@ -44,7 +44,7 @@ async fn a_bet_that_is_confirmed_costs_its_stake() {
 
 #[actix_web::test]
 async fn a_bet_that_is_rejected_gives_its_stake_back() {
-    let mut shop = Shop::open(&[("SIMULATOR_CONFIRM_REJECT_SHARE", "1")], &[]).await;
+    let mut shop = BetsHarness::open(&[("SIMULATOR_CONFIRM_REJECT_SHARE", "1")], &[]).await;
     shop.offer("E").await;
     shop.deposit("u", 1_000).await;
     let placed = shop.bet(&slip("u", "E", 300), None).await.json();
@@ -57,7 +57,8 @@ async fn a_bet_that_is_rejected_gives_its_stake_back() {
 #[actix_web::test]
 async fn a_supplier_that_says_nothing_loses_the_bet_and_is_told_to_cancel() {
     let silent = [("SIMULATOR_CONFIRM_SILENT_SHARE", "1")];
-    let mut shop = Shop::open(&silent, &[("BET_CONFIRM_DEADLINE", "2s"), ("BET_CONFIRM_TIMEOUT", "500ms")]).await;
+    let mut shop =
+        BetsHarness::open(&silent, &[("BET_CONFIRM_DEADLINE", "2s"), ("BET_CONFIRM_TIMEOUT", "500ms")]).await;
     shop.offer("E").await;
     shop.deposit("u", 1_000).await;
     let placed = shop.bet(&slip("u", "E", 300), None).await.json();
@@ -82,7 +83,7 @@ async fn a_supplier_that_says_nothing_loses_the_bet_and_is_told_to_cancel() {
 #[actix_web::test]
 async fn what_is_not_offered_is_refused_by_its_reason() {
     let limits = [("BET_MIN_STAKE_CENTS", "100"), ("BET_MAX_STAKE_CENTS", "50000"), ("BET_MAX_PAYOUT_CENTS", "60000")];
-    let mut shop = Shop::open(&[], &limits).await;
+    let mut shop = BetsHarness::open(&[], &limits).await;
     shop.deposit("u", 100_000).await;
     shop.offer("E").await;
     let with = |change: &[(&str, Value)]| {
@@ -159,7 +160,7 @@ async fn what_is_not_offered_is_refused_by_its_reason() {
 
 #[actix_web::test]
 async fn the_same_key_a_hundred_times_is_one_bet() {
-    let mut shop = Shop::open(&[], &[]).await;
+    let mut shop = BetsHarness::open(&[], &[]).await;
     shop.offer("E").await;
     shop.deposit("u", 10_000).await;
     let body = slip("u", "E", 100);

@@ -6,7 +6,7 @@ use pretty_assertions::assert_eq;
 use serde_json::json;
 use sports_bet_platform::config::settings::Role;
 
-use super::Shop;
+use super::BetsHarness;
 use crate::support::{ServerProcess, raw, until, within};
 
 /// `POST` with exactly these headers beside the length.
@@ -24,7 +24,7 @@ fn code(answer: &str) -> String {
 }
 
 /// Every path that changes something, with its port and a body that would be taken.
-fn writes(shop: &Shop) -> Vec<(SocketAddr, &'static str, String)> {
+fn writes(shop: &BetsHarness) -> Vec<(SocketAddr, &'static str, String)> {
     let order = |reference: &str| json!({"userId": "u", "amount_cents": 10, "external_ref": reference}).to_string();
     let wallet = shop.platform.wallet();
     let bet = json!({"userId": "u", "eventId": "E", "market": "1x2", "selection": "home", "stake_cents": 100,
@@ -42,8 +42,8 @@ fn writes(shop: &Shop) -> Vec<(SocketAddr, &'static str, String)> {
 }
 
 /// A user with 900 available and 100 held, and an event to bet on.
-async fn shop(variables: &[(&str, &str)]) -> Shop {
-    let mut shop = Shop::open(variables, variables).await;
+async fn shop(variables: &[(&str, &str)]) -> BetsHarness {
+    let mut shop = BetsHarness::open(variables, variables).await;
     shop.offer("E").await;
     shop.deposit("u", 1_000).await;
     let held = json!({"userId": "u", "amount_cents": 100, "external_ref": "held"});
@@ -51,7 +51,7 @@ async fn shop(variables: &[(&str, &str)]) -> Shop {
     shop
 }
 
-async fn assert_untouched(shop: &Shop) {
+async fn assert_untouched(shop: &BetsHarness) {
     let ledger = shop.get(shop.platform.wallet(), "/wallet/ledger?userId=u").await.json();
     assert_eq!((shop.balance("u").await, ledger["entries"].as_array().unwrap().len()), ((900, 100), 2));
     let bets = shop.get(shop.platform.bets(), "/bets?userId=u").await.json();

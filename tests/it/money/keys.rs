@@ -4,11 +4,11 @@ use futures_util::future::join_all;
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
 
-use super::Shop;
+use super::BetsHarness;
 
 #[actix_web::test]
 async fn key_gives_the_same_answer() {
-    let shop = Shop::open(&[], &[]).await;
+    let shop = BetsHarness::open(&[], &[]).await;
     let wallet = shop.platform.wallet();
     let order = |cents: i64, reference: Option<&str>| {
         let mut body = json!({"userId": "u", "amount_cents": cents});
@@ -73,7 +73,7 @@ async fn key_gives_the_same_answer() {
 
 #[actix_web::test]
 async fn same_key_at_once_moves_once() {
-    let shop = Shop::open(&[], &[]).await;
+    let shop = BetsHarness::open(&[], &[]).await;
     let wallet = shop.platform.wallet();
     for (path, cents) in [("deposit", 1_000), ("withdraw", 100)] {
         let body = json!({"userId": "u", "amount_cents": cents}).to_string();

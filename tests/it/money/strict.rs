@@ -4,9 +4,14 @@ use pretty_assertions::assert_eq;
 use reqwest::header::HeaderMap;
 use serde_json::json;
 
-use super::{Answer, Shop, answer};
+use super::{Answer, BetsHarness, answer};
 
-async fn post(shop: &Shop, url: &str, headers: &[(&'static str, &str)], body: impl Into<reqwest::Body>) -> Answer {
+async fn post(
+    shop: &BetsHarness,
+    url: &str,
+    headers: &[(&'static str, &str)],
+    body: impl Into<reqwest::Body>,
+) -> Answer {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.append(*name, value.parse().unwrap());
@@ -18,7 +23,7 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 
 #[actix_web::test]
 async fn body_that_is_no_plain_object_is_refused() {
-    let mut shop = Shop::open(&[], &[]).await;
+    let mut shop = BetsHarness::open(&[], &[]).await;
     shop.offer("E").await;
     shop.deposit("u", 1_000).await;
     let deposit = format!("http://{}/wallet/deposit", shop.platform.wallet());
@@ -62,7 +67,7 @@ async fn body_that_is_no_plain_object_is_refused() {
 
 #[actix_web::test]
 async fn unknown_and_repeated_fields_are_named() {
-    let mut shop = Shop::open(&[], &[]).await;
+    let mut shop = BetsHarness::open(&[], &[]).await;
     shop.offer("E").await;
     shop.deposit("u", 1_000).await;
     let end = r#"{"userId":"u","external_ref":"a""#;
@@ -105,7 +110,7 @@ async fn unknown_and_repeated_fields_are_named() {
 
 #[actix_web::test]
 async fn two_keys_are_refused() {
-    let mut shop = Shop::open(&[], &[]).await;
+    let mut shop = BetsHarness::open(&[], &[]).await;
     shop.offer("E").await;
     shop.deposit("u", 1_000).await;
     let bet = json!({"userId": "u", "eventId": "E", "market": "1x2", "selection": "home", "stake_cents": 100,
@@ -143,7 +148,7 @@ async fn two_keys_are_refused() {
 
 #[actix_web::test]
 async fn compressed_body_is_refused() {
-    let shop = Shop::open(&[], &[]).await;
+    let shop = BetsHarness::open(&[], &[]).await;
     let body = json!({"userId": "u", "amount_cents": 10, "external_ref": "a"}).to_string();
     for (address, path) in [
         (shop.platform.wallet(), "/wallet/deposit"),

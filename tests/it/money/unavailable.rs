@@ -4,12 +4,12 @@ use futures_util::future::join3;
 use pretty_assertions::assert_eq;
 use serde_json::json;
 
-use super::{Shop, market, post, slip};
+use super::{BetsHarness, market, post, slip};
 use crate::support::{Cluster, Database, SteadySupplier, until};
 
 #[actix_web::test]
 async fn a_wallet_that_another_holds_for_too_long_is_told_to_be_asked_again() {
-    let mut shop = Shop::open(&[], &[]).await;
+    let mut shop = BetsHarness::open(&[], &[]).await;
     shop.offer("E").await;
     shop.deposit("u", 1_000).await;
     let lock = Database::of(&shop.platform.folder).lock();
@@ -31,7 +31,7 @@ async fn a_wallet_that_another_holds_for_too_long_is_told_to_be_asked_again() {
 
 #[actix_web::test]
 async fn a_database_that_fails_is_told_and_takes_nothing() {
-    let mut shop = Shop::open(&[], &[]).await;
+    let mut shop = BetsHarness::open(&[], &[]).await;
     shop.offer("E").await;
     shop.deposit("u", 1_000).await;
     let database = Database::of(&shop.platform.folder);
@@ -59,7 +59,7 @@ async fn a_database_that_fails_is_told_and_takes_nothing() {
 
 #[actix_web::test]
 async fn prices_that_cannot_be_looked_up_are_not_bet_at() {
-    let mut shop = Shop::open(&[], &[]).await;
+    let mut shop = BetsHarness::open(&[], &[]).await;
     shop.deposit("u", 1_000).await;
     let database = Database::of(&shop.platform.folder);
     database.execute("ALTER TABLE odds_current RENAME TO away");

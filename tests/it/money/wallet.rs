@@ -4,11 +4,11 @@ use futures_util::future::join_all;
 use pretty_assertions::assert_eq;
 use serde_json::json;
 
-use super::Shop;
+use super::BetsHarness;
 
 #[actix_web::test]
 async fn the_walk_of_a_wallet() {
-    let shop = Shop::open(&[], &[]).await;
+    let shop = BetsHarness::open(&[], &[]).await;
     let order =
         |cents: i64, reference: &str| json!({"userId": "USER_001", "amount_cents": cents, "external_ref": reference});
     let get = |path: &'static str| shop.get(shop.platform.wallet(), path);
@@ -65,7 +65,7 @@ async fn the_walk_of_a_wallet() {
 
 #[actix_web::test]
 async fn a_body_that_is_wrong_is_told_what_is_wrong_with_it() {
-    let shop = Shop::open(&[], &[]).await;
+    let shop = BetsHarness::open(&[], &[]).await;
     let address = shop.platform.wallet();
     let post = |path: &'static str, body: &str| shop.post(address, path, body.to_owned(), None);
     for (body, code) in [
@@ -130,7 +130,7 @@ async fn a_body_that_is_wrong_is_told_what_is_wrong_with_it() {
 
 #[actix_web::test]
 async fn a_wallet_that_everybody_moves_is_never_below_zero() {
-    let shop = Shop::open(&[], &[]).await;
+    let shop = BetsHarness::open(&[], &[]).await;
     shop.deposit("hot", 1_000).await;
     // 64 clients want 50 each; there is enough for 20.
     let wanted = (0..64).map(|client| {
@@ -158,7 +158,7 @@ async fn a_wallet_that_everybody_moves_is_never_below_zero() {
 
 #[actix_web::test]
 async fn a_reservation_that_nobody_decides_expires() {
-    let shop = Shop::open(&[], &[("RESERVATION_TTL", "1s")]).await;
+    let shop = BetsHarness::open(&[], &[("RESERVATION_TTL", "1s")]).await;
     shop.deposit("u", 100).await;
     let order = json!({"userId": "u", "amount_cents": 60, "external_ref": "r"});
     assert_eq!(shop.wallet("reserve", order).await.code(), "200");

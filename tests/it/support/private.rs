@@ -14,7 +14,7 @@ const PORTS: std::ops::Range<u16> = 26_000..27_000;
 /// Somebody else may be faster with a port.
 const TRIES: usize = 3;
 /// How long the script may take for one thing.
-const PATIENCE: Duration = Duration::from_secs(150);
+const WAIT_LIMIT: Duration = Duration::from_secs(150);
 
 /// Kafka, Redis or PostgreSQL, which `scripts/engines` brought up for one test. Ended when it is dropped, its data removed.
 pub struct PrivateEngine {
@@ -98,8 +98,8 @@ impl PrivateEngine {
     async fn run(&self, what: &str) -> Result<String, String> {
         let mut command = Command::new(script());
         command.args([what, self.kind]).envs(self.environment()).stdin(Stdio::null());
-        let output = tokio::time::timeout(PATIENCE, command.output()).await;
-        let output = output.map_err(|_| format!("`engines {what}` takes longer than {PATIENCE:?}"))?.unwrap();
+        let output = tokio::time::timeout(WAIT_LIMIT, command.output()).await;
+        let output = output.map_err(|_| format!("`engines {what}` takes longer than {WAIT_LIMIT:?}"))?.unwrap();
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         } else {

@@ -13,7 +13,7 @@ use super::{FakeSupplier, SupplierLink, original_frame, until};
 /// How often it sends a handful.
 const TICK: Duration = Duration::from_millis(10);
 /// Of the time that it was held back, it makes up for so much.
-const MOST_OWED: Duration = Duration::from_millis(100);
+const MAX_OWED: Duration = Duration::from_millis(100);
 
 /// A supplier with some events, whose `1x2` it changes in turn. Each change has the event's next version. To whoever
 /// connects it first sends the last of each event, as suppliers do.
@@ -124,7 +124,7 @@ async fn serve(mut link: SupplierLink, told: &Mutex<Told>, mut rates: watch::Rec
             changed = rates.changed() => if changed.is_err() { return },
             _ = ticks.tick() => {
                 // By the time that has passed: on a busy machine a tick comes late.
-                owed += *rates.borrow() as f64 * last.elapsed().min(MOST_OWED).as_secs_f64();
+                owed += *rates.borrow() as f64 * last.elapsed().min(MAX_OWED).as_secs_f64();
                 last = Instant::now();
                 // Told to be silent while it is held back, it owes nothing any more.
                 while owed >= 1.0 && *rates.borrow() > 0 {

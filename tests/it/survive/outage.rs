@@ -13,9 +13,9 @@ use crate::support::{Cluster, Database, OddsClient, ServerProcess, SteadySupplie
 /// How long an engine is away.
 pub const OUTAGE: Duration = Duration::from_secs(20);
 /// Engines come and go slowly, and machines are busy.
-const PATIENCE: Duration = Duration::from_secs(90);
+const WAIT_LIMIT: Duration = Duration::from_secs(90);
 /// The most lines that a process may log in an outage.
-const MOST_LINES: usize = 80;
+const MAX_LINES: usize = 80;
 
 /// A cluster whose supplier is not taken for gone when it falls silent: its markets would be suspended, by updates that it
 /// did not send.
@@ -33,9 +33,9 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    match tokio::time::timeout(PATIENCE, asking).await {
+    match tokio::time::timeout(WAIT_LIMIT, asking).await {
         Ok(value) => value,
-        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+        Err(_) => panic!("not within {WAIT_LIMIT:?}: {what}"),
     }
 }
 
@@ -182,7 +182,7 @@ impl<'a> Costs<'a> {
             let log = process.log();
             let new: Vec<&str> = log.lines().skip(*lines).collect();
             eprintln!("{what}: {name}: CPU {share:.1} %, {} MiB, {} log lines", resident_mib(process.id()), new.len());
-            assert!(new.len() < MOST_LINES, "{name} logs without end:\n{}", new.join("\n"));
+            assert!(new.len() < MAX_LINES, "{name} logs without end:\n{}", new.join("\n"));
             for line in new {
                 eprintln!("    {}", line.chars().take(220).collect::<String>());
             }

@@ -13,9 +13,9 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::{OddsClient, SteadySupplier, get_json, within};
 
 /// How long a test waits for something to come: machines may be busy, and partitions must first come free.
-const PATIENCE: Duration = Duration::from_secs(90);
+const WAIT_LIMIT: Duration = Duration::from_secs(90);
 /// What the supplier may have sent and no client been told: what comes in while partitions come free, many times over.
-const MOST_ON_THE_WAY: i64 = 30_000;
+const MAX_ON_THE_WAY: i64 = 30_000;
 
 /// What a witness has seen.
 #[derive(Default)]
@@ -142,7 +142,7 @@ impl Witness {
     /// The supplier sends 1,000 a second, but for as long as too much is on its way: where the machine is slower than
     /// that, the end stays near.
     async fn until_seen(&self, supplier: &SteadySupplier, what: &str, wanted: impl Fn(&Seen) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_LIMIT;
         loop {
             {
                 let seen = self.seen();
@@ -151,9 +151,9 @@ impl Witness {
                 }
                 let told: i64 = seen.last.values().map(|(_, version)| version).sum();
                 let on_the_way = supplier.last().iter().sum::<i64>() - told;
-                supplier.send_at(if on_the_way > MOST_ON_THE_WAY { 0 } else { 1_000 });
+                supplier.send_at(if on_the_way > MAX_ON_THE_WAY { 0 } else { 1_000 });
             }
-            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+            assert!(Instant::now() < deadline, "not within {WAIT_LIMIT:?}: {what}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -198,7 +198,7 @@ pub async fn rest_version(address: SocketAddr, event: &str) -> i64 {
 
 /// Waits until something is at the supplier's last version of each event.
 pub async fn until_all(supplier: &SteadySupplier, what: &str, version: impl AsyncFn(&str) -> i64) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     loop {
         let mut behind = Vec::new();
         for (event, last) in supplier.events().zip(supplier.last()) {
@@ -210,7 +210,7 @@ pub async fn until_all(supplier: &SteadySupplier, what: &str, version: impl Asyn
         if behind.is_empty() {
             return;
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?} {what}: {behind:#?}");
+        assert!(Instant::now() < deadline, "not within {WAIT_LIMIT:?} {what}: {behind:#?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use pretty_assertions::assert_eq;
 
 use super::*;
-use crate::actors::bets::supplier_client::{GuardSettings, GuardedSupplier};
+use crate::actors::bets::supplier_client::{GuardSettings, SupplierClient};
 use crate::actors::testing::money::{FakeMoney, ProbeEdges};
 use crate::actors::testing::supplier::{Behaviour, ProbeSupplier, confirmed, rejected};
 use crate::bus::embedded::EmbeddedTopic;
@@ -18,7 +18,7 @@ use crate::domain::wallet::amount::Amount;
 use crate::runtime::backoff::BackoffPolicy;
 use crate::runtime::circuit_breaker::BreakerPolicy;
 use crate::runtime::clock::Clock;
-use crate::runtime::request_batcher::Turns;
+use crate::runtime::request_batcher::ConcurrencyLimit;
 use crate::store::money::MoneyStore;
 use crate::supplier::confirm::{Answer, SupplierError};
 
@@ -27,10 +27,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const PATIENT: BreakerPolicy = BreakerPolicy { failures: 1_000, pause: SECOND };
 
 /// Everything around a confirmer.
-struct Bench {
+struct Fixture {
     store: Arc<FakeMoney>,
     supplier: Arc<ProbeSupplier>,
-    guarded: Arc<GuardedSupplier>,
+    guarded: Arc<SupplierClient>,
     topic: EmbeddedTopic,
     dead: EmbeddedTopic,
     edges: ProbeEdges,
@@ -38,13 +38,13 @@ struct Bench {
     metrics: ConfirmationMetrics,
 }
 
-fn bench(breaker: BreakerPolicy, behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static) -> Bench {
+fn bench(breaker: BreakerPolicy, behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static) -> Fixture {
     tokio::time::pause();
     let (clock, metrics) = (Clock::of_tokio(), ConfirmationMetrics::new().unwrap());
     let supplier = Arc::new(ProbeSupplier::new(behave));
     let guard = GuardSettings { timeout: 3 * SECOND, breaker };
-    let guarded = Arc::new(GuardedSupplier::new(supplier.clone(), guard, clock.clone(), metrics.clone()));
-    Bench {
+    let guarded = Arc::new(SupplierClient::new(supplier.clone(), guard, clock.clone(), metrics.clone()));
+    Fixture {
         store: Arc::new(FakeMoney::default()),
         supplier,
         guarded,
@@ -58,7 +58,7 @@ fn bench(breaker: BreakerPolicy, behave: impl Fn(&Bet, usize) -> Behaviour + Sen
 
 const SETTINGS: ConfirmerSettings = ConfirmerSettings { at_once: 8, ahead: 100, drain_limit: Duration::from_secs(30) };
 
-impl Bench {
+impl Fixture {
     fn start(&self) -> Addr<Confirmer> {
         self.start_on(SETTINGS, self.topic.subscribe("bet-confirmation").unwrap(), Arc::new(self.dead.clone()))
     }
@@ -70,11 +70,16 @@ impl Bench {
         dead_letters: Arc<dyn Topic>,
     ) -> Addr<Confirmer> {
         let retry = BackoffPolicy { first: SECOND / 10, most: SECOND };
-        let desk_settings = DeskSettings { topic: "bet_placed".to_owned(), retry, turns: Turns::new(2), together: 16 };
+        let desk_settings = ConfirmationSettings {
+            topic: "bet_placed".to_owned(),
+            retry,
+            turns: ConcurrencyLimit::new(2),
+            together: 16,
+        };
         let decider = self.edges.decider(&self.store, &self.clock, &self.metrics);
         let (store, supplier) = (self.store.clone(), self.guarded.clone());
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
-        let desk = Desk::new(desk_settings, store, supplier, decider, dead_letters, clock, metrics);
+        let desk = BetConfirmation::new(desk_settings, store, supplier, decider, dead_letters, clock, metrics);
         Confirmer::new(settings, subscription, desk, self.metrics.clone()).start()
     }
 
@@ -141,7 +146,7 @@ async fn what_is_no_answer_is_asked_again_with_growing_delay_until_there_is_one(
     let bench = bench(PATIENT, |_, attempt| match attempt {
         0 => Behaviour::Fail(SupplierError::Status(500)),
         1 => Behaviour::Fail(SupplierError::Unreadable("garbage".to_owned())),
-        2 => Behaviour::Fail(SupplierError::UnknownWord("MAYBE".to_owned())),
+        2 => Behaviour::Fail(SupplierError::UnknownVariant("MAYBE".to_owned())),
         3 => Behaviour::Silent,
         _ => confirmed(),
     });
@@ -300,7 +305,9 @@ async fn what_is_no_bet_is_a_dead_letter_before_it_is_done() {
     away.is_away.store(false, Ordering::SeqCst);
     confirmer.send(Drain).await.unwrap();
     assert_eq!((bench.topic.depth(), bench.dead.depth()), (0, 3));
-    let Given::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else { panic!("revoked") };
+    let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else {
+        panic!("revoked")
+    };
     let mut letters: Vec<_> = dead
         .iter()
         .map(|record| (dead_letter::read(record).reason, record.header("source_offset").unwrap().to_owned()))

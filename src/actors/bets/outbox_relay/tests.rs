@@ -17,7 +17,7 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// What a topic does with records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Mood {
+enum TopicBehaviour {
     Takes,
     /// Waits, as Kafka's topics do while it is away.
     Waits,
@@ -28,13 +28,13 @@ enum Mood {
 }
 
 struct ProbeTopic {
-    mood: watch::Sender<Mood>,
+    mood: watch::Sender<TopicBehaviour>,
     /// Batches, in their order.
     taken: Arc<Mutex<Vec<Vec<NewRecord>>>>,
 }
 
 impl ProbeTopic {
-    fn new(mood: Mood) -> Arc<ProbeTopic> {
+    fn new(mood: TopicBehaviour) -> Arc<ProbeTopic> {
         Arc::new(ProbeTopic { mood: watch::Sender::new(mood), taken: Arc::default() })
     }
 
@@ -52,11 +52,11 @@ impl Topic for ProbeTopic {
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
         let (mut mood, taken) = (self.mood.subscribe(), self.taken.clone());
         async move {
-            let mood = *mood.wait_for(|mood| *mood != Mood::Waits).await.unwrap();
+            let mood = *mood.wait_for(|mood| *mood != TopicBehaviour::Waits).await.unwrap();
             let refuses = |record: &NewRecord, word: &str| String::from_utf8_lossy(&record.payload).contains(word);
             match mood {
-                Mood::Away => return Err(BusError::Unavailable("away".to_owned())),
-                Mood::Refuses(word) if records.iter().any(|record| refuses(record, word)) => {
+                TopicBehaviour::Away => return Err(BusError::Unavailable("away".to_owned())),
+                TopicBehaviour::Refuses(word) if records.iter().any(|record| refuses(record, word)) => {
                     return Err(BusError::TooLarge("too large".to_owned()));
                 }
                 _ => taken.lock().unwrap().push(records),
@@ -86,14 +86,15 @@ struct Relayed {
     dead: Arc<ProbeTopic>,
     metrics: OutboxMetrics,
     clock: Clock,
-    trouble: Arc<Trouble>,
+    trouble: Arc<HealthCell>,
     relay: Addr<OutboxRelay>,
 }
 
-fn start(mood: Mood) -> Relayed {
+fn start(mood: TopicBehaviour) -> Relayed {
     tokio::time::pause();
     let store = Arc::new(FakeMoney::default());
-    let (placed, confirmed, dead) = (ProbeTopic::new(mood), ProbeTopic::new(Mood::Takes), ProbeTopic::new(Mood::Takes));
+    let (placed, confirmed, dead) =
+        (ProbeTopic::new(mood), ProbeTopic::new(TopicBehaviour::Takes), ProbeTopic::new(TopicBehaviour::Takes));
     let (clock, metrics) = (Clock::of_tokio(), ConfirmationMetrics::new().unwrap().outbox_metrics());
     let settings = RelaySettings { batch: 3, waiting: 6, lease: LEASE, drain_limit: 5 * SECOND };
     let target = |topic: &Arc<ProbeTopic>| OutboxTarget { topic: topic.clone(), dead_letters: dead.clone() };
@@ -131,7 +132,7 @@ impl Relayed {
 
 #[actix_web::test]
 async fn what_is_committed_is_published_at_once_and_in_order_and_leaves_the_outbox() {
-    let relayed = start(Mood::Takes);
+    let relayed = start(TopicBehaviour::Takes);
     let rows = relayed.write(OutboxTopic::BetPlaced, &["a", "b", "c", "d"]);
     relayed.publish(rows).await;
     relayed.publish(relayed.write(OutboxTopic::BetConfirmed, &["x"])).await;
@@ -147,7 +148,7 @@ async fn what_is_committed_is_published_at_once_and_in_order_and_leaves_the_outb
 
 #[actix_web::test]
 async fn what_a_dead_process_left_is_found_and_more_than_there_is_room_for_comes_in_parts() {
-    let relayed = start(Mood::Takes);
+    let relayed = start(TopicBehaviour::Takes);
     relayed.leave(&["a", "b", "c", "d", "e", "f", "g", "h"]);
     let kept = relayed.write(OutboxTopic::BetPlaced, &["of another process"]);
     tokio::time::sleep(2 * SECOND).await;
@@ -162,10 +163,12 @@ async fn what_a_dead_process_left_is_found_and_more_than_there_is_room_for_comes
 }
 
 #[rstest]
-#[case(Mood::Waits)]
-#[case(Mood::Away)]
+#[case(TopicBehaviour::Waits)]
+#[case(TopicBehaviour::Away)]
 #[actix_web::test]
-async fn while_a_topic_is_away_the_other_goes_on_and_nothing_is_lost_or_published_twice_by_itself(#[case] mood: Mood) {
+async fn while_a_topic_is_away_the_other_goes_on_and_nothing_is_lost_or_published_twice_by_itself(
+    #[case] mood: TopicBehaviour,
+) {
     let relayed = start(mood);
     let names: Vec<String> = (0..20).map(|number| format!("row {number:02}")).collect();
     let rows = relayed.write(OutboxTopic::BetPlaced, &names.iter().map(String::as_str).collect::<Vec<_>>());
@@ -177,8 +180,8 @@ async fn while_a_topic_is_away_the_other_goes_on_and_nothing_is_lost_or_publishe
     assert_eq!((relayed.placed.payloads().len(), relayed.confirmed.payloads().len()), (0, 1), "{mood:?}");
     assert_eq!(relayed.rows_left(), 20);
     assert!(relayed.metrics.rows.get() == 20 && relayed.metrics.oldest.get() > 80.0);
-    assert_eq!(relayed.failures("publish") > 0, mood == Mood::Away);
-    relayed.placed.mood.send_replace(Mood::Takes);
+    assert_eq!(relayed.failures("publish") > 0, mood == TopicBehaviour::Away);
+    relayed.placed.mood.send_replace(TopicBehaviour::Takes);
     tokio::time::sleep(2 * LEASE).await;
     let mut published = relayed.placed.payloads().concat();
     published.sort();
@@ -188,7 +191,7 @@ async fn while_a_topic_is_away_the_other_goes_on_and_nothing_is_lost_or_publishe
 
 #[actix_web::test]
 async fn what_its_topic_refuses_is_a_dead_letter_and_holds_up_nobody() {
-    let relayed = start(Mood::Refuses("bad"));
+    let relayed = start(TopicBehaviour::Refuses("bad"));
     let rows = relayed.write(OutboxTopic::BetPlaced, &["a", "bad one", "b"]);
     let bad = rows[1].clone();
     relayed.publish(rows).await;
@@ -204,8 +207,8 @@ async fn what_its_topic_refuses_is_a_dead_letter_and_holds_up_nobody() {
 
 #[actix_web::test]
 async fn what_can_go_nowhere_stays_in_the_outbox() {
-    let relayed = start(Mood::Refuses("bad"));
-    relayed.dead.mood.send_replace(Mood::Refuses(""));
+    let relayed = start(TopicBehaviour::Refuses("bad"));
+    relayed.dead.mood.send_replace(TopicBehaviour::Refuses(""));
     relayed.publish(relayed.write(OutboxTopic::BetPlaced, &["bad one", "good one"])).await;
     relayed.relay.send(Drain).await.unwrap();
     assert_eq!((relayed.placed.payloads().concat(), relayed.rows_left()), (vec!["good one".to_owned()], 1));
@@ -213,7 +216,7 @@ async fn what_can_go_nowhere_stays_in_the_outbox() {
 
 #[actix_web::test]
 async fn a_database_that_is_away_delays_the_mark_and_nothing_is_published_again_for_it() {
-    let relayed = start(Mood::Takes);
+    let relayed = start(TopicBehaviour::Takes);
     let rows = relayed.write(OutboxTopic::BetPlaced, &["a"]);
     relayed.store.go_away();
     relayed.publish(rows).await;
@@ -228,7 +231,7 @@ async fn a_database_that_is_away_delays_the_mark_and_nothing_is_published_again_
 
 #[actix_web::test]
 async fn a_stop_waits_no_longer_than_its_limit_for_a_bus_that_is_away() {
-    let relayed = start(Mood::Waits);
+    let relayed = start(TopicBehaviour::Waits);
     relayed.publish(relayed.write(OutboxTopic::BetPlaced, &["a"])).await;
     let started = tokio::time::Instant::now();
     relayed.relay.send(Drain).await.unwrap();

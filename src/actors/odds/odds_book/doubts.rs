@@ -116,10 +116,10 @@ mod tests {
     use futures_util::future::BoxFuture;
 
     use super::*;
-    use crate::actors::odds::book_source::{Lane, LeftToCome};
+    use crate::actors::odds::book_source::{ReadPriority, ReplayBoundary};
     use crate::actors::odds::messages::{ApplyBroadcasts, GetSnapshot};
     use crate::actors::testing::{ProbeEdges, probe_edges_with};
-    use crate::cache::{Broadcast, Broadcasts, CacheError, OddsCache};
+    use crate::cache::{Broadcast, BroadcastStream, CacheError, OddsCache};
     use crate::domain::ids::EventId;
     use crate::domain::odds::book::Snapshot;
     use crate::domain::odds::status::MarketStatus;
@@ -151,30 +151,30 @@ mod tests {
             std::future::ready(Ok(())).boxed()
         }
 
-        fn listen(&self) -> Option<Box<dyn Broadcasts>> {
+        fn listen(&self) -> Option<Box<dyn BroadcastStream>> {
             None
         }
     }
 
-    struct Bench {
+    struct Fixture {
         book: Addr<OddsBook>,
         hot: Arc<HotCopy>,
         probe: ProbeEdges,
     }
 
-    async fn bench(states: Vec<Arc<MarketState>>) -> Bench {
+    async fn bench(states: Vec<Arc<MarketState>>) -> Fixture {
         let hot = Arc::new(HotCopy::default());
         hot.write(states).await.unwrap();
         let probe = probe_edges_with(hot.clone(), true);
-        let (event, left) = (update(1, 1, 1).event_id, LeftToCome::NOTHING);
-        let loaded = probe.edges.source.load_mirrored(&event, left, Lane::Live, false).await;
+        let (event, left) = (update(1, 1, 1).event_id, ReplayBoundary::NOTHING);
+        let loaded = probe.edges.source.load_mirrored(&event, left, ReadPriority::Live, false).await;
         let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
-        let bench = Bench { book, hot, probe };
+        let bench = Fixture { book, hot, probe };
         bench.snapshot().await;
         bench
     }
 
-    impl Bench {
+    impl Fixture {
         async fn hear(&self, update: OddsUpdate, seq: Option<u64>) {
             let told = Broadcast { update, seq, conflated: false };
             self.book.send(ApplyBroadcasts(vec![told])).await.unwrap().unwrap();
@@ -219,10 +219,10 @@ mod tests {
         let hot = Arc::new(HotCopy::default());
         let probe = probe_edges_with(hot.clone(), true);
         probe.store.keep(MarketState { update: update(1, 3, 3), seq: 28 });
-        let (event, left) = (update(1, 1, 1).event_id, LeftToCome::NOTHING);
-        let loaded = probe.edges.source.load_mirrored(&event, left, Lane::Background, true).await;
+        let (event, left) = (update(1, 1, 1).event_id, ReplayBoundary::NOTHING);
+        let loaded = probe.edges.source.load_mirrored(&event, left, ReadPriority::Background, true).await;
         let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
-        let bench = Bench { book, hot, probe };
+        let bench = Fixture { book, hot, probe };
         bench.hot.write(state(update(1, 2, 2), 27)).await.unwrap();
         bench.hear(update(1, 2, 2), Some(27)).await;
         assert_eq!(bench.shown().await, update(1, 3, 3));

@@ -72,7 +72,7 @@ fn follow(store: &dyn MoneyStore, names: &Names, operations: &[Operation]) -> Re
 fn finish(store: &dyn MoneyStore) {
     let late = at(1_000_000);
     for bet in store.overdue_bets(late, 1_000).unwrap() {
-        store.decide_bet(bet.id, &Verdict::TimedOut, &notice(""), late).unwrap();
+        store.decide_bet(bet.id, &BetOutcome::TimedOut, &notice(""), late).unwrap();
     }
     store.expire_reservations(late, 1_000, late).unwrap();
     let rows: Vec<_> = store.take_outbox(late, late, 10_000).unwrap().into_iter().map(|row| row.id).collect();

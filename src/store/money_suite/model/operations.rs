@@ -35,7 +35,7 @@ pub enum What {
     Settle {
         user: u8,
         reference: u8,
-        by: Settlement,
+        by: HoldResolution,
     },
     /// A movement with a key.
     Once {
@@ -46,7 +46,7 @@ pub enum What {
     SettleOfBet {
         user: u8,
         bet: u8,
-        by: Settlement,
+        by: HoldResolution,
     },
     Expire {
         older_than: i64,
@@ -68,7 +68,7 @@ pub enum What {
     },
     Decide {
         bet: u8,
-        verdict: Verdict,
+        verdict: BetOutcome,
     },
     /// The sweeper.
     DecideOverdue {
@@ -132,8 +132,8 @@ fn any_what() -> impl Strategy<Value = What> {
     let (user, reference, bet) = (0..USERS, 0..REFERENCES, 0..BETS);
     let cents = prop_oneof![8 => 1i64..40, 1 => Just(i64::MAX), 1 => Just(1_000)];
     let key = (0..KEYS, prop_oneof![9 => Just(0u8), 1 => Just(1u8)]);
-    let by = prop_oneof![Just(Settlement::Commit), Just(Settlement::Refund), Just(Settlement::Expire)];
-    let verdict = prop_oneof![Just(confirmed()), Just(rejected()), Just(Verdict::TimedOut)];
+    let by = prop_oneof![Just(HoldResolution::Commit), Just(HoldResolution::Refund), Just(HoldResolution::Expire)];
+    let verdict = prop_oneof![Just(confirmed()), Just(rejected()), Just(BetOutcome::TimedOut)];
     let few = 0usize..4;
     let movement = (0..4u8, user.clone(), reference.clone(), cents.clone(), by.clone()).prop_map(
         |(kind, user, reference, cents, by)| match kind {
@@ -169,8 +169,8 @@ fn any_what() -> impl Strategy<Value = What> {
     ]
 }
 
-pub fn order_of(names: &Names, user: u8, cents: i64, text: u8, now: i64) -> Order {
-    Order { at: at(now), ..order(&names.user(user), cents, &format!("r{text}")) }
+pub fn order_of(names: &Names, user: u8, cents: i64, text: u8, now: i64) -> TransferRequest {
+    TransferRequest { at: at(now), ..order(&names.user(user), cents, &format!("r{text}")) }
 }
 
 /// A key says with which request it comes.
@@ -183,7 +183,7 @@ impl What {
     pub fn on(&self, store: &dyn MoneyStore, names: &Names, now: i64) -> Result<Answer, StoreError> {
         let order = |user, cents, text| order_of(names, user, cents, text, now);
         let number = |bet: BetId| (0..BETS).find(|number| names.bet(*number) == bet).unwrap_or(u8::MAX);
-        let notice = Notice { payload: String::new(), leased_until: at(now + 3) };
+        let notice = OutboxMessage { payload: String::new(), leased_until: at(now + 3) };
         let answered = |answer| match answer {
             BetAnswer::Placed { bet_id, new_balance, outbox, .. } => {
                 Answer::Placed(number(bet_id), new_balance, outbox.is_some())
@@ -237,7 +237,7 @@ impl What {
             What::DecideOverdue { limit } => {
                 let overdue = store.overdue_bets(at(now), *limit)?;
                 for bet in &overdue {
-                    store.decide_bet(bet.id, &Verdict::TimedOut, &notice, at(now))?;
+                    store.decide_bet(bet.id, &BetOutcome::TimedOut, &notice, at(now))?;
                 }
                 Ok(Answer::Count(overdue.len()))
             }

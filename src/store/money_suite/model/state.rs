@@ -130,7 +130,7 @@ impl Model {
                 overdue.sort();
                 overdue.truncate(limit);
                 for (_, bet) in &overdue {
-                    self.decide(*bet, &Verdict::TimedOut, now);
+                    self.decide(*bet, &BetOutcome::TimedOut, now);
                 }
                 Answer::Count(overdue.len())
             }
@@ -171,15 +171,15 @@ impl Model {
         hold.told()
     }
 
-    fn settle(&mut self, user: u8, of: Of, by: Settlement, now: i64) -> Answer {
+    fn settle(&mut self, user: u8, of: Of, by: HoldResolution, now: i64) -> Answer {
         let Some((available, reserved)) = self.wallets.get(&user).copied() else {
             return Answer::Refused("no wallet");
         };
         let Some(hold) = self.holds.get_mut(&(user, of)) else { return Answer::Refused("no reservation") };
         let (becomes, back) = match by {
-            Settlement::Commit => (ReservationStatus::Committed, 0),
-            Settlement::Refund => (ReservationStatus::Refunded, hold.cents),
-            Settlement::Expire => (ReservationStatus::Expired, hold.cents),
+            HoldResolution::Commit => (ReservationStatus::Committed, 0),
+            HoldResolution::Refund => (ReservationStatus::Refunded, hold.cents),
+            HoldResolution::Expire => (ReservationStatus::Expired, hold.cents),
         };
         if hold.status != ReservationStatus::Pending {
             return if hold.status == becomes { hold.told() } else { Answer::Refused(hold.status.as_str()) };
@@ -197,7 +197,7 @@ impl Model {
         let due = self.holds.iter().filter(|((_, of), hold)| is_due(*of, hold)).map(|(key, _)| *key);
         let due: Vec<_> = due.take(limit).collect();
         for (user, of) in &due {
-            self.settle(*user, *of, Settlement::Expire, now);
+            self.settle(*user, *of, HoldResolution::Expire, now);
         }
         Answer::Count(due.len())
     }
@@ -244,19 +244,19 @@ impl Model {
         Some(if *first == fingerprint { answer.clone() } else { Answer::KeyReused })
     }
 
-    fn decide(&mut self, number: u8, verdict: &Verdict, now: i64) -> Answer {
+    fn decide(&mut self, number: u8, verdict: &BetOutcome, now: i64) -> Answer {
         let Some(bet) = self.bets.get_mut(&number) else { return Answer::Unknown };
         if bet.status != BetStatus::Pending {
             return Answer::Before(bet.status);
         }
         let (status, by) = match verdict {
-            Verdict::Confirmed { .. } => (BetStatus::Confirmed, Settlement::Commit),
-            Verdict::Rejected { .. } | Verdict::TimedOut => (BetStatus::Rejected, Settlement::Refund),
+            BetOutcome::Confirmed { .. } => (BetStatus::Confirmed, HoldResolution::Commit),
+            BetOutcome::Rejected { .. } | BetOutcome::TimedOut => (BetStatus::Rejected, HoldResolution::Refund),
         };
         bet.status = status;
         let user = bet.user;
         self.settle(user, Of::Bet(number), by, now);
-        if *verdict == Verdict::TimedOut {
+        if *verdict == BetOutcome::TimedOut {
             self.cancels.insert(number, ModelCancel { attempts: 0, next: now, is_done: false });
         }
         self.outbox.push(Row { bet: number, topic: "bet_confirmed", leased_until: now + 3 });

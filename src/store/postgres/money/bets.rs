@@ -7,12 +7,12 @@ use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestampt
 use uuid::Uuid;
 
 use super::{Wait, amount, given, parsed, size};
-use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetRefusal, BetStatus, BetStep};
 use crate::domain::ids::{MarketKey, UserId};
 use crate::domain::odds::price::Price;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
-use crate::store::money::{BetAnswer, Decided, Decision, Page, RequestKey, Slip, read_refusal, refusal_text};
+use crate::store::money::{BetAnswer, BetPlacement, DecideBet, Decided, Page, RequestKey, read_refusal, refusal_text};
 use crate::store::postgres::error::Failure;
 use crate::store::postgres::statement::statement;
 use crate::store::postgres::{line_text, stamp, time, unreadable};
@@ -121,7 +121,7 @@ statement! {
 /// Places bets, each with a reservation of this id.
 pub(super) fn place(
     connection: &mut PgConnection,
-    slips: &[&Slip],
+    slips: &[&BetPlacement],
     reservations: &[Uuid],
     wait: Wait,
 ) -> Result<Vec<Option<BetAnswer>>, Failure> {
@@ -233,7 +233,7 @@ fn answer(of: Answer, outbox: Option<i64>) -> Result<BetAnswer, Failure> {
 /// Decides bets.
 pub(super) fn decide(
     connection: &mut PgConnection,
-    decisions: &[&Decision],
+    decisions: &[&DecideBet],
     wait: Wait,
 ) -> Result<Vec<Option<Decided>>, Failure> {
     let statement = Decide {
@@ -242,7 +242,7 @@ pub(super) fn decide(
         statuses: &each(decisions, |decision| decision.verdict.status().as_str()),
         reasons: &each(decisions, |decision| decision.verdict.reason()),
         provider_refs: &each(decisions, |decision| decision.verdict.provider_ref()),
-        cancels: &each(decisions, |decision| decision.verdict == Verdict::TimedOut),
+        cancels: &each(decisions, |decision| decision.verdict == BetOutcome::TimedOut),
         payloads: &each(decisions, |decision| decision.notice.payload.as_str()),
         leased_until: &each(decisions, |decision| stamp(decision.notice.leased_until)),
         now: &each(decisions, |decision| stamp(decision.at)),

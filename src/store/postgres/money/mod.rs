@@ -14,15 +14,15 @@ use uuid::Uuid;
 
 use super::error::Failure;
 use super::{PgStore, unreadable};
-use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetRefusal, BetStatus, BetStep};
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
-use crate::domain::wallet::ledger::{ReservationStatus, Settlement};
+use crate::domain::wallet::ledger::{HoldResolution, ReservationStatus};
 use crate::store::StoreError;
 use crate::store::money::{
-    BetAnswer, Cancel, Decided, Decision, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey,
-    Reservation, Slip, Transfer, Verification, Wallet, WalletError,
+    BetAnswer, BetPlacement, Cancel, DecideBet, Decided, MoneyStore, OutboxDepth, OutboxMessage, OutboxRow, Page,
+    RequestKey, Reservation, Transfer, TransferRequest, Verification, Wallet, WalletError,
 };
 use crate::store::movements::{Moved, Movement, refusal_of};
 
@@ -31,15 +31,15 @@ impl MoneyStore for PgStore {
         self.readers()?.run(|connection| wallet::read(connection, user_id))
     }
 
-    fn deposit(&self, order: &Order) -> Result<Wallet, WalletError> {
+    fn deposit(&self, order: &TransferRequest) -> Result<Wallet, WalletError> {
         self.money()?.run(|connection| wallet::deposit(connection, order))?
     }
 
-    fn withdraw(&self, order: &Order) -> Result<Wallet, WalletError> {
+    fn withdraw(&self, order: &TransferRequest) -> Result<Wallet, WalletError> {
         self.money()?.run(|connection| wallet::withdraw(connection, order))?
     }
 
-    fn reserve(&self, order: &Order) -> Result<Reservation, WalletError> {
+    fn reserve(&self, order: &TransferRequest) -> Result<Reservation, WalletError> {
         let id = Uuid::now_v7();
         self.money()?.run(|connection| wallet::reserve(connection, order, id))?
     }
@@ -48,7 +48,7 @@ impl MoneyStore for PgStore {
         &self,
         user_id: &UserId,
         reference: &Reference,
-        settlement: Settlement,
+        settlement: HoldResolution,
         at: Timestamp,
     ) -> Result<Reservation, WalletError> {
         self.money()?.run(|connection| wallet::settle(connection, user_id, reference, settlement, at))?
@@ -68,7 +68,7 @@ impl MoneyStore for PgStore {
             if held.contains(&user_id) {
                 continue;
             }
-            match pool.run(|connection| wallet::settle(connection, &user_id, &reference, Settlement::Expire, at)) {
+            match pool.run(|connection| wallet::settle(connection, &user_id, &reference, HoldResolution::Expire, at)) {
                 Ok(Ok(_)) => expired += 1,
                 Err(error) if error.is_lock_timeout() => drop(held.insert(user_id)),
                 Err(failure) | Ok(Err(WalletError::Store(failure))) => return Err(failure),
@@ -92,13 +92,13 @@ impl MoneyStore for PgStore {
         self.readers()?.run(|connection| wallet::reservations(connection, user_id, status, page))
     }
 
-    fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &Notice) -> Result<BetAnswer, StoreError> {
-        let slip = Slip { bet: bet.clone(), key: key.cloned(), notice: notice.clone() };
+    fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &OutboxMessage) -> Result<BetAnswer, StoreError> {
+        let slip = BetPlacement { bet: bet.clone(), key: key.cloned(), notice: notice.clone() };
         let reservation = Uuid::now_v7();
         self.money()?.run(|connection| alone(bets::place(connection, &[&slip], &[reservation], Wait::ForWallets)?))
     }
 
-    fn place_bets(&self, slips: &[Slip]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
+    fn place_bets(&self, slips: &[BetPlacement]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
         let (slips, reservations): (Vec<_>, Vec<_>) = slips.iter().map(|slip| (slip, Uuid::now_v7())).unzip();
         self.money()?.run(|connection| bets::place(connection, &slips, &reservations, Wait::ForNobody))
     }
@@ -120,15 +120,15 @@ impl MoneyStore for PgStore {
     fn decide_bet(
         &self,
         bet_id: BetId,
-        verdict: &Verdict,
-        notice: &Notice,
+        verdict: &BetOutcome,
+        notice: &OutboxMessage,
         at: Timestamp,
     ) -> Result<Decided, StoreError> {
-        let decision = Decision { bet_id, verdict: verdict.clone(), notice: notice.clone(), at };
+        let decision = DecideBet { bet_id, verdict: verdict.clone(), notice: notice.clone(), at };
         self.money()?.run(|connection| alone(bets::decide(connection, &[&decision], Wait::ForWallets)?))
     }
 
-    fn decide_bets(&self, decisions: &[Decision]) -> Result<Vec<Option<Decided>>, StoreError> {
+    fn decide_bets(&self, decisions: &[DecideBet]) -> Result<Vec<Option<Decided>>, StoreError> {
         let decisions: Vec<_> = decisions.iter().collect();
         self.money()?.run(|connection| bets::decide(connection, &decisions, Wait::ForNobody))
     }

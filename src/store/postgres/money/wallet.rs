@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::{amount, given, parsed, refused, size};
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::wallet::ledger::{Balance, ReservationStatus, Settlement};
+use crate::domain::wallet::ledger::{Balance, HoldResolution, ReservationStatus};
 use crate::store::StoreError;
-use crate::store::money::{Order, Page, Reservation, Transfer, Wallet, WalletError};
+use crate::store::money::{Page, Reservation, Transfer, TransferRequest, Wallet, WalletError};
 use crate::store::postgres::error::Failure;
 use crate::store::postgres::statement::statement;
 use crate::store::postgres::{stamp, time};
@@ -79,15 +79,15 @@ pub(super) fn read(connection: &mut PgConnection, user_id: &UserId) -> Result<Op
     Ok(row.map(|(wallet_id, available, reserved)| Wallet { wallet_id, balance: Balance { available, reserved } }))
 }
 
-pub(super) fn deposit(connection: &mut PgConnection, order: &Order) -> Outcome<Wallet> {
+pub(super) fn deposit(connection: &mut PgConnection, order: &TransferRequest) -> Outcome<Wallet> {
     move_money(connection, "deposit", order)
 }
 
-pub(super) fn withdraw(connection: &mut PgConnection, order: &Order) -> Outcome<Wallet> {
+pub(super) fn withdraw(connection: &mut PgConnection, order: &TransferRequest) -> Outcome<Wallet> {
     move_money(connection, "withdraw", order)
 }
 
-fn move_money(connection: &mut PgConnection, kind: &str, order: &Order) -> Outcome<Wallet> {
+fn move_money(connection: &mut PgConnection, kind: &str, order: &TransferRequest) -> Outcome<Wallet> {
     let statement = Move {
         user: order.user_id.as_str(),
         kind,
@@ -105,7 +105,7 @@ fn move_money(connection: &mut PgConnection, kind: &str, order: &Order) -> Outco
     Ok(Ok(Wallet { wallet_id: given("wallet", wallet)?, balance }))
 }
 
-pub(super) fn reserve(connection: &mut PgConnection, order: &Order, id: Uuid) -> Outcome<Reservation> {
+pub(super) fn reserve(connection: &mut PgConnection, order: &TransferRequest, id: Uuid) -> Outcome<Reservation> {
     type Row = (String, Option<Uuid>, Option<String>, Option<PgTimestamp>, Option<PgTimestamp>);
     let statement = Reserve {
         user: order.user_id.as_str(),
@@ -132,7 +132,7 @@ pub(super) fn settle(
     connection: &mut PgConnection,
     user_id: &UserId,
     reference: &Reference,
-    settlement: Settlement,
+    settlement: HoldResolution,
     at: Timestamp,
 ) -> Outcome<Reservation> {
     type Row = (String, Option<Uuid>, Option<i64>, Option<String>, Option<PgTimestamp>, Option<PgTimestamp>);

@@ -83,7 +83,7 @@ mod money {
     #[test]
     #[ignore = "needs the real engines: make test"]
     fn a_wallet_in_use_is_left_out_of_what_goes_together() {
-        use crate::store::money::{Decided, Decision, MoneyStore, Slip};
+        use crate::store::money::{BetPlacement, DecideBet, Decided, MoneyStore};
         use crate::store::money_suite::{at, balances, bet, bet_id, confirmed, notice, order};
         let (store, database) = Database::migrated();
         for (name, number) in [("A", 1), ("B", 2)] {
@@ -92,14 +92,14 @@ mod money {
         }
         let mut other = database.connection();
         other.batch_execute("BEGIN; SELECT FROM wallets WHERE user_id = 'A' FOR UPDATE").unwrap();
-        let slips = [("A", 3), ("B", 4)].map(|(name, number)| Slip {
+        let slips = [("A", 3), ("B", 4)].map(|(name, number)| BetPlacement {
             bet: bet(name, bet_id(number), 10),
             key: None,
             notice: notice(""),
         });
         let placed = store.place_bets(&slips).unwrap();
         assert_eq!(placed.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true]);
-        let decisions = [1, 2].map(|number| Decision {
+        let decisions = [1, 2].map(|number| DecideBet {
             bet_id: bet_id(number),
             verdict: confirmed(),
             notice: notice(""),

@@ -4,12 +4,14 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::{Stop, StoreError, amount, contradiction, delivery, keys, optional, parsed, reservations, wallet};
-use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetRefusal, BetStatus, BetStep};
 use crate::domain::ids::{MarketKey, Reference, UserId};
 use crate::domain::odds::price::Price;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::wallet::ledger::Settlement;
-use crate::store::money::{BetAnswer, Decided, Notice, Order, OutboxTopic, Page, RequestKey, WalletError};
+use crate::domain::wallet::ledger::HoldResolution;
+use crate::store::money::{
+    BetAnswer, Decided, OutboxMessage, OutboxTopic, Page, RequestKey, TransferRequest, WalletError,
+};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::read::rows_at_most;
 use crate::store::sqlite::schema::{bet_history, bets};
@@ -20,7 +22,7 @@ pub(super) fn place(
     connection: &mut SqliteConnection,
     bet: &Bet,
     key: Option<&RequestKey>,
-    notice: &Notice,
+    notice: &OutboxMessage,
 ) -> Result<BetAnswer, Failure> {
     if let Some(key) = key
         && let Some(first) = keys::first_answer(connection, &bet.user_id, key)?
@@ -62,8 +64,12 @@ fn again(
 /// Holds the stake; gives the available balance behind it.
 fn stake(connection: &mut SqliteConnection, bet: &Bet) -> Result<i64, Stop> {
     let wallet = wallet::known(connection, &bet.user_id)?;
-    let order =
-        Order { user_id: bet.user_id.clone(), amount: bet.stake, reference: reference_of(bet.id)?, at: bet.placed_at };
+    let order = TransferRequest {
+        user_id: bet.user_id.clone(),
+        amount: bet.stake,
+        reference: reference_of(bet.id)?,
+        at: bet.placed_at,
+    };
     let (_, after) = reservations::hold(connection, wallet.balance, &order, Some(bet.id))?;
     Ok(after.available)
 }
@@ -77,7 +83,7 @@ fn keep(
     bet: &Bet,
     new_balance: i64,
     key: Option<&RequestKey>,
-    notice: &Notice,
+    notice: &OutboxMessage,
 ) -> Result<BetAnswer, Failure> {
     diesel::insert_into(bets::table)
         .values((
@@ -125,8 +131,8 @@ fn step(
 pub(super) fn decide(
     connection: &mut SqliteConnection,
     bet_id: BetId,
-    verdict: &Verdict,
-    notice: &Notice,
+    verdict: &BetOutcome,
+    notice: &OutboxMessage,
     at: Timestamp,
 ) -> Result<Decided, Failure> {
     let found = bets::table
@@ -150,7 +156,7 @@ pub(super) fn decide(
         ))
         .execute(connection)?;
     step(connection, bet_id, Some(BetStatus::Pending), (status, reason), at)?;
-    if *verdict == Verdict::TimedOut {
+    if *verdict == BetOutcome::TimedOut {
         delivery::order_cancel(connection, bet_id, at)?;
     }
     Ok(Decided::Now { outbox: delivery::put(connection, OutboxTopic::BetConfirmed, bet_id, notice, at)? })
@@ -161,12 +167,12 @@ fn give(
     connection: &mut SqliteConnection,
     user_id: &UserId,
     bet_id: BetId,
-    verdict: &Verdict,
+    verdict: &BetOutcome,
     at: Timestamp,
 ) -> Result<(), Failure> {
     let settlement = match verdict.status() {
-        BetStatus::Confirmed => Settlement::Commit,
-        BetStatus::Rejected | BetStatus::Pending => Settlement::Refund,
+        BetStatus::Confirmed => HoldResolution::Commit,
+        BetStatus::Rejected | BetStatus::Pending => HoldResolution::Refund,
     };
     match reservations::settle(connection, user_id, &reference_of(bet_id)?, settlement, Some(bet_id), at) {
         Ok(_) => Ok(()),

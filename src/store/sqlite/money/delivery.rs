@@ -9,7 +9,7 @@ use diesel::sqlite::SqliteConnection;
 use super::{StoreError, contradiction, count, optional, parsed};
 use crate::domain::bets::bet::BetId;
 use crate::domain::timestamp::Timestamp;
-use crate::store::money::{Cancel, Notice, OutboxDepth, OutboxRow, OutboxTopic};
+use crate::store::money::{Cancel, OutboxDepth, OutboxMessage, OutboxRow, OutboxTopic};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::read::rows_at_most;
 use crate::store::sqlite::schema::{outbox, supplier_cancels};
@@ -20,7 +20,7 @@ pub(super) fn put(
     connection: &mut SqliteConnection,
     topic: OutboxTopic,
     bet_id: BetId,
-    notice: &Notice,
+    notice: &OutboxMessage,
     at: Timestamp,
 ) -> Result<i64, Failure> {
     diesel::insert_into(outbox::table)

@@ -18,14 +18,14 @@ use uuid::Uuid;
 
 use super::error::Failure;
 use super::{SqliteStore, StoreError};
-use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep, Verdict};
+use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetRefusal, BetStatus, BetStep};
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
-use crate::domain::wallet::ledger::{ReservationStatus, Settlement, SettlementRefusal, TransferRefusal};
+use crate::domain::wallet::ledger::{HoldResolution, ReservationStatus, SettlementRefusal, TransferRefusal};
 use crate::store::money::{
-    BetAnswer, Cancel, Decided, Decision, MoneyStore, Notice, Order, OutboxDepth, OutboxRow, Page, RequestKey,
-    Reservation, Slip, Transfer, Verification, Wallet, WalletError,
+    BetAnswer, BetPlacement, Cancel, DecideBet, Decided, MoneyStore, OutboxDepth, OutboxMessage, OutboxRow, Page,
+    RequestKey, Reservation, Transfer, TransferRequest, Verification, Wallet, WalletError,
 };
 use crate::store::movements::{Moved, Movement};
 
@@ -93,15 +93,15 @@ impl MoneyStore for SqliteStore {
         self.read(|connection| wallet::of(connection, user_id))
     }
 
-    fn deposit(&self, order: &Order) -> Result<Wallet, WalletError> {
+    fn deposit(&self, order: &TransferRequest) -> Result<Wallet, WalletError> {
         self.asked(|connection| wallet::deposit(connection, order))
     }
 
-    fn withdraw(&self, order: &Order) -> Result<Wallet, WalletError> {
+    fn withdraw(&self, order: &TransferRequest) -> Result<Wallet, WalletError> {
         self.asked(|connection| wallet::withdraw(connection, order))
     }
 
-    fn reserve(&self, order: &Order) -> Result<Reservation, WalletError> {
+    fn reserve(&self, order: &TransferRequest) -> Result<Reservation, WalletError> {
         self.asked(|connection| reservations::reserve(connection, order))
     }
 
@@ -109,7 +109,7 @@ impl MoneyStore for SqliteStore {
         &self,
         user_id: &UserId,
         reference: &Reference,
-        settlement: Settlement,
+        settlement: HoldResolution,
         at: Timestamp,
     ) -> Result<Reservation, WalletError> {
         let settled =
@@ -144,13 +144,14 @@ impl MoneyStore for SqliteStore {
         self.read(|connection| reservations::of(connection, user_id, status, page))
     }
 
-    fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &Notice) -> Result<BetAnswer, StoreError> {
+    fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &OutboxMessage) -> Result<BetAnswer, StoreError> {
         self.connections.write(|connection| bets::place(connection, bet, key, notice))
     }
 
-    fn place_bets(&self, slips: &[Slip]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
+    fn place_bets(&self, slips: &[BetPlacement]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
         self.connections.write(|connection| {
-            let place = |slip: &Slip| bets::place(connection, &slip.bet, slip.key.as_ref(), &slip.notice).map(Some);
+            let place =
+                |slip: &BetPlacement| bets::place(connection, &slip.bet, slip.key.as_ref(), &slip.notice).map(Some);
             slips.iter().map(place).collect()
         })
     }
@@ -172,16 +173,16 @@ impl MoneyStore for SqliteStore {
     fn decide_bet(
         &self,
         bet_id: BetId,
-        verdict: &Verdict,
-        notice: &Notice,
+        verdict: &BetOutcome,
+        notice: &OutboxMessage,
         at: Timestamp,
     ) -> Result<Decided, StoreError> {
         self.connections.write(|connection| bets::decide(connection, bet_id, verdict, notice, at))
     }
 
-    fn decide_bets(&self, decisions: &[Decision]) -> Result<Vec<Option<Decided>>, StoreError> {
+    fn decide_bets(&self, decisions: &[DecideBet]) -> Result<Vec<Option<Decided>>, StoreError> {
         self.connections.write(|connection| {
-            let decide = |Decision { bet_id, verdict, notice, at }: &Decision| {
+            let decide = |DecideBet { bet_id, verdict, notice, at }: &DecideBet| {
                 bets::decide(connection, *bet_id, verdict, notice, *at).map(Some)
             };
             decisions.iter().map(decide).collect()

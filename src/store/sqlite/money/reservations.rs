@@ -8,8 +8,8 @@ use super::{Stop, StoreError, amount, optional, parsed, wallet};
 use crate::domain::bets::bet::BetId;
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::wallet::ledger::{Balance, ReservationStatus, Settlement, Settling, TransferKind};
-use crate::store::money::{Order, Page, Reservation, WalletError};
+use crate::domain::wallet::ledger::{Balance, HoldResolution, ReservationStatus, ResolveHold, TransferKind};
+use crate::store::money::{Page, Reservation, TransferRequest, WalletError};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::read::rows_at_most;
 use crate::store::sqlite::schema::{ledger_transfers, reservations};
@@ -77,7 +77,7 @@ pub(super) fn available_behind(
 }
 
 /// Holds money, unless it was held before.
-pub(super) fn reserve(connection: &mut SqliteConnection, order: &Order) -> Result<Reservation, Stop> {
+pub(super) fn reserve(connection: &mut SqliteConnection, order: &TransferRequest) -> Result<Reservation, Stop> {
     let wallet = wallet::known(connection, &order.user_id)?;
     match find(connection, &order.user_id, &order.reference)? {
         Some(held) if held.reservation.amount == order.amount => Ok(held.reservation),
@@ -90,7 +90,7 @@ pub(super) fn reserve(connection: &mut SqliteConnection, order: &Order) -> Resul
 pub(super) fn hold(
     connection: &mut SqliteConnection,
     before: Balance,
-    order: &Order,
+    order: &TransferRequest,
     bet_id: Option<BetId>,
 ) -> Result<(Reservation, Balance), Stop> {
     let after = wallet::transfer(connection, before, TransferKind::Reserve, order)?;
@@ -121,17 +121,17 @@ pub(super) fn settle(
     connection: &mut SqliteConnection,
     user_id: &UserId,
     reference: &Reference,
-    settlement: Settlement,
+    settlement: HoldResolution,
     asked_by: Option<BetId>,
     at: Timestamp,
-) -> Result<(Reservation, Settling), Stop> {
+) -> Result<(Reservation, ResolveHold), Stop> {
     let wallet = wallet::known(connection, user_id)?;
     let held = find(connection, user_id, reference)?.ok_or(WalletError::ReservationNotFound)?;
     let Held { mut reservation, bet_id } = held;
     let settling = settlement.of(reservation.status, bet_id, asked_by)?;
-    if settling == Settling::Now {
+    if settling == ResolveHold::Now {
         let (user_id, reference) = (user_id.clone(), reference.clone());
-        let order = Order { user_id, amount: reservation.amount, reference, at };
+        let order = TransferRequest { user_id, amount: reservation.amount, reference, at };
         wallet::transfer(connection, wallet.balance, settlement.kind(), &order)?;
         (reservation.status, reservation.settled_at) = (settlement.status(), Some(at));
         diesel::update(reservations::table.find(reservation.id.to_string()))
@@ -168,8 +168,8 @@ pub(super) fn expire(
     reference: &Reference,
     at: Timestamp,
 ) -> Result<bool, Failure> {
-    match settle(connection, user_id, reference, Settlement::Expire, None, at) {
-        Ok((_, settling)) => Ok(settling == Settling::Now),
+    match settle(connection, user_id, reference, HoldResolution::Expire, None, at) {
+        Ok((_, settling)) => Ok(settling == ResolveHold::Now),
         Err(Stop::Refused(WalletError::AlreadySettled(_))) => Ok(false),
         Err(Stop::Refused(refusal)) => {
             Err(super::contradiction(format_args!("{reference} of {user_id}: {refusal}")).into())

@@ -8,7 +8,7 @@ use super::{Stop, StoreError, amount, parsed};
 use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::ledger::{Balance, TransferKind};
-use crate::store::money::{Order, Page, Transfer, Wallet, WalletError};
+use crate::store::money::{Page, Transfer, TransferRequest, Wallet, WalletError};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::read::rows_at_most;
 use crate::store::sqlite::schema::{ledger_transfers, wallets};
@@ -30,7 +30,7 @@ pub(super) fn known(connection: &mut SqliteConnection, user_id: &UserId) -> Resu
     Ok(of(connection, user_id)?.ok_or(WalletError::WalletNotFound)?)
 }
 
-pub(super) fn deposit(connection: &mut SqliteConnection, order: &Order) -> Result<Wallet, Stop> {
+pub(super) fn deposit(connection: &mut SqliteConnection, order: &TransferRequest) -> Result<Wallet, Stop> {
     let wallet = match of(connection, &order.user_id)? {
         Some(wallet) => wallet,
         None => new(connection, &order.user_id, order.at)?,
@@ -38,7 +38,7 @@ pub(super) fn deposit(connection: &mut SqliteConnection, order: &Order) -> Resul
     once(connection, wallet, TransferKind::Deposit, order)
 }
 
-pub(super) fn withdraw(connection: &mut SqliteConnection, order: &Order) -> Result<Wallet, Stop> {
+pub(super) fn withdraw(connection: &mut SqliteConnection, order: &TransferRequest) -> Result<Wallet, Stop> {
     let wallet = known(connection, &order.user_id)?;
     once(connection, wallet, TransferKind::Withdraw, order)
 }
@@ -58,7 +58,12 @@ fn new(connection: &mut SqliteConnection, user_id: &UserId, at: Timestamp) -> Re
 }
 
 /// Makes a transfer, unless it was made before; gives the wallet as it was behind it.
-fn once(connection: &mut SqliteConnection, wallet: Wallet, kind: TransferKind, order: &Order) -> Result<Wallet, Stop> {
+fn once(
+    connection: &mut SqliteConnection,
+    wallet: Wallet,
+    kind: TransferKind,
+    order: &TransferRequest,
+) -> Result<Wallet, Stop> {
     let made = ledger_transfers::table
         .filter(ledger_transfers::user_id.eq(order.user_id.as_str()))
         .filter(ledger_transfers::kind.eq(kind.as_str()))
@@ -79,7 +84,7 @@ pub(super) fn transfer(
     connection: &mut SqliteConnection,
     before: Balance,
     kind: TransferKind,
-    order: &Order,
+    order: &TransferRequest,
 ) -> Result<Balance, Stop> {
     let after = before.after(kind, order.amount)?;
     let (debit, credit) = kind.accounts();

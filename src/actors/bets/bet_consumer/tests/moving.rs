@@ -10,12 +10,12 @@ type Commits = Arc<Mutex<Vec<Vec<(u32, u64)>>>>;
 
 /// A durable subscription that gives what a test puts in, and notes what is committed.
 struct Scripted {
-    given: tokio::sync::mpsc::UnboundedReceiver<Given>,
+    given: tokio::sync::mpsc::UnboundedReceiver<ConsumerEvent>,
     committed: Commits,
 }
 
 impl Subscription for Scripted {
-    fn next_batch(&mut self, _: usize, _: Duration) -> BoxFuture<'_, Result<Given, BusError>> {
+    fn next_batch(&mut self, _: usize, _: Duration) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
         async move { self.given.recv().await.ok_or(BusError::Closed) }.boxed()
     }
 
@@ -57,9 +57,9 @@ async fn of_a_partition_that_is_read_elsewhere_it_lets_go() {
     for bet in &bets {
         bench.store.place(bet.clone());
     }
-    give.send(Given::Records(vec![record(0, 5, &bets[0]), record(1, 9, &bets[1])])).unwrap();
+    give.send(ConsumerEvent::Records(vec![record(0, 5, &bets[0]), record(1, 9, &bets[1])])).unwrap();
     bench.until(|| bench.supplier.asked() == 2).await;
-    give.send(Given::Revoked(vec![0])).unwrap();
+    give.send(ConsumerEvent::Revoked(vec![0])).unwrap();
     bench.decided(bets[1].id).await;
     tokio::time::sleep(DEADLINE / 2).await;
     assert_eq!(bench.store.status(bets[0].id), BetStatus::Pending, "others see to it");
@@ -67,7 +67,7 @@ async fn of_a_partition_that_is_read_elsewhere_it_lets_go() {
     assert_eq!(last, [(1, 10)]);
     assert_eq!(bench.metrics.in_flight.get(), 0);
     // It comes back, and is done from its beginning.
-    give.send(Given::Records(vec![record(0, 5, &bets[0])])).unwrap();
+    give.send(ConsumerEvent::Records(vec![record(0, 5, &bets[0])])).unwrap();
     bench.decided(bets[0].id).await;
     tokio::time::sleep(SECOND).await;
     assert_eq!(committed.lock().unwrap().last().cloned().unwrap(), [(0, 6), (1, 10)]);
@@ -93,12 +93,12 @@ async fn a_stop_waits_for_the_bets_in_work_commits_and_leaves() {
     for bet in [&quick, &slow, &unread] {
         bench.store.place(bet.clone());
     }
-    give.send(Given::Records(vec![record(0, 0, &quick), record(0, 1, &slow)])).unwrap();
+    give.send(ConsumerEvent::Records(vec![record(0, 0, &quick), record(0, 1, &slow)])).unwrap();
     bench.until(|| bench.supplier.asked() == 2).await;
     let started = Instant::now();
     let draining = confirmer.send(Drain);
     tokio::time::sleep(SECOND / 100).await;
-    give.send(Given::Records(vec![record(0, 2, &unread)])).unwrap();
+    give.send(ConsumerEvent::Records(vec![record(0, 2, &unread)])).unwrap();
     draining.await.unwrap();
     assert!(started.elapsed() >= 2 * SECOND && started.elapsed() < 3 * SECOND, "{:?}", started.elapsed());
     assert_eq!(bench.store.status(quick.id), BetStatus::Confirmed);

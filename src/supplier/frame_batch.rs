@@ -7,18 +7,18 @@ use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use super::transport::{Inbound, TransportError};
 
 /// The most frames, and the most bytes but for the last frame, that are joined.
-pub const MOST_FRAMES: usize = 256;
-const MOST_BYTES: usize = 1024 * 1024;
+pub const MAX_FRAMES: usize = 256;
+const MAX_BYTES: usize = 1024 * 1024;
 
 /// What came, in its order; at least one.
-pub type Joined = Vec<Result<Inbound, TransportError>>;
+pub type FrameBatch = Vec<Result<Inbound, TransportError>>;
 
 /// Gives what is there, and waits for nothing more. A frame that comes alone is given alone, at once.
-pub fn joined(inbound: BoxStream<'static, Result<Inbound, TransportError>>) -> impl Stream<Item = Joined> {
+pub fn batches(inbound: BoxStream<'static, Result<Inbound, TransportError>>) -> impl Stream<Item = FrameBatch> {
     let mut inbound = inbound.fuse();
     stream::poll_fn(move |context| {
         let (mut items, mut bytes) = (Vec::new(), 0);
-        while items.len() < MOST_FRAMES && bytes < MOST_BYTES {
+        while items.len() < MAX_FRAMES && bytes < MAX_BYTES {
             match inbound.poll_next_unpin(context) {
                 Poll::Ready(Some(item)) => {
                     if let Ok(Inbound::Frame(frame)) = &item {
@@ -46,9 +46,9 @@ mod tests {
         Ok(Inbound::Frame(Bytes::from(vec![b'x'; size])))
     }
 
-    fn pipe() -> (mpsc::UnboundedSender<Result<Inbound, TransportError>>, impl Stream<Item = Joined> + Unpin) {
+    fn pipe() -> (mpsc::UnboundedSender<Result<Inbound, TransportError>>, impl Stream<Item = FrameBatch> + Unpin) {
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        (sender, joined(stream::poll_fn(move |context| receiver.poll_recv(context)).boxed()))
+        (sender, batches(stream::poll_fn(move |context| receiver.poll_recv(context)).boxed()))
     }
 
     #[tokio::test]
@@ -67,10 +67,10 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_bounded_by_frames_and_by_bytes() {
-        let mut many = joined(stream::iter((0..MOST_FRAMES + 1).map(|_| frame(1))).boxed());
-        assert_eq!(many.next().await.unwrap().len(), MOST_FRAMES);
+        let mut many = batches(stream::iter((0..MAX_FRAMES + 1).map(|_| frame(1))).boxed());
+        assert_eq!(many.next().await.unwrap().len(), MAX_FRAMES);
         assert_eq!(many.next().await.unwrap().len(), 1);
-        let mut large = joined(stream::iter((0..5).map(|_| frame(MOST_BYTES / 2))).boxed());
+        let mut large = batches(stream::iter((0..5).map(|_| frame(MAX_BYTES / 2))).boxed());
         assert_eq!(large.next().await.unwrap().len(), 2);
     }
 }

@@ -20,7 +20,7 @@ pub(super) async fn migrate(store: Arc<dyn Store>) {
 }
 
 /// Says in the log that the database is waited for, where nobody else does: `odds` only reads it when it is asked.
-pub(super) async fn tell_of(store: Arc<dyn Store>) {
+pub(super) async fn log_when_available(store: Arc<dyn Store>) {
     until(store, "the database is there", |store| store.ping()).await;
 }
 

@@ -3,7 +3,7 @@
 /// A text that is none of the words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{got}` is not a {of}")]
-pub struct UnknownWord {
+pub struct UnknownVariant {
     /// What kind of word was wanted.
     pub of: &'static str,
     /// The text, cut.
@@ -11,7 +11,7 @@ pub struct UnknownWord {
 }
 
 /// Makes an enum, and reads and writes it as its words.
-macro_rules! words {
+macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident, $of:literal, { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -34,13 +34,13 @@ macro_rules! words {
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::domain::words::UnknownWord;
+            type Err = $crate::domain::string_enum::UnknownVariant;
 
-            fn from_str(text: &str) -> Result<$name, $crate::domain::words::UnknownWord> {
+            fn from_str(text: &str) -> Result<$name, $crate::domain::string_enum::UnknownVariant> {
                 $name::ALL.iter().copied().find(|word| word.as_str() == text)
-                    .ok_or_else(|| $crate::domain::words::UnknownWord { of: $of, got: text.chars().take(40).collect() })
+                    .ok_or_else(|| $crate::domain::string_enum::UnknownVariant { of: $of, got: text.chars().take(40).collect() })
             }
         }
     };
 }
-pub(crate) use words;
+pub(crate) use string_enum;

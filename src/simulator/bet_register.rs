@@ -5,19 +5,19 @@ use std::collections::{HashMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::confirm::{self, ConfirmResponse};
-use crate::domain::words::words;
+use crate::domain::string_enum::string_enum;
 
 /// The most bets that are known; behind them the oldest are forgotten.
-const MOST_BETS: usize = 100_000;
+const MAX_BETS: usize = 100_000;
 /// The most bytes that their ids may hold.
-const MOST_BYTES: usize = 16 * 1024 * 1024;
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// Why a bet is rejected that was cancelled.
 pub const CANCELLED: &str = "cancelled";
 /// Why a bet is rejected otherwise.
 pub const REJECTED: &str = "supplier_reject_mock";
 
-words! {
+string_enum! {
     /// What the supplier's books say of a bet.
     BookedStatus, "status in the supplier's books", {
         /// The supplier took it.
@@ -51,7 +51,7 @@ pub struct CancelRequest {
 
 /// The books.
 #[derive(Debug)]
-pub struct Books {
+pub struct BetRegister {
     reject_share: f64,
     most_bets: usize,
     bets: HashMap<String, Entry>,
@@ -65,11 +65,11 @@ struct Entry {
     asked: u64,
 }
 
-impl Books {
+impl BetRegister {
     /// Empty books of a supplier that rejects a share of all bets, 0 to 1.
-    pub fn new(reject_share: f64) -> Books {
-        let most_bets = MOST_BETS;
-        Books { reject_share, most_bets, bets: HashMap::new(), oldest_first: VecDeque::new(), bytes: 0 }
+    pub fn new(reject_share: f64) -> BetRegister {
+        let most_bets = MAX_BETS;
+        BetRegister { reject_share, most_bets, bets: HashMap::new(), oldest_first: VecDeque::new(), bytes: 0 }
     }
 
     /// Decides a bet, or says again what was decided.
@@ -100,7 +100,7 @@ impl Books {
         if !self.bets.contains_key(bet_id) {
             self.bytes += bet_id.len();
             self.oldest_first.push_back(bet_id.to_owned());
-            while self.oldest_first.len() > self.most_bets || self.bytes > MOST_BYTES {
+            while self.oldest_first.len() > self.most_bets || self.bytes > MAX_BYTES {
                 let Some(oldest) = self.oldest_first.pop_front() else { break };
                 self.bytes -= oldest.len();
                 self.bets.remove(&oldest);
@@ -119,10 +119,10 @@ mod tests {
 
     #[test]
     fn a_bet_is_decided_once_and_a_cancelled_one_is_never_taken() {
-        let mut books = Books::new(0.0);
+        let mut books = BetRegister::new(0.0);
         assert_eq!(books.bet("a"), None);
         assert_eq!(books.confirm("a"), books.confirm("a"));
-        let booked = |books: &Books, bet: &str| serde_json::to_string(&books.bet(bet)).unwrap();
+        let booked = |books: &BetRegister, bet: &str| serde_json::to_string(&books.bet(bet)).unwrap();
         assert_eq!(booked(&books, "a"), r#"{"betId":"a","status":"CONFIRMED","asked":2}"#);
         books.cancel("a");
         books.cancel("never seen");
@@ -132,28 +132,28 @@ mod tests {
         }
         assert_eq!(booked(&books, "a"), r#"{"betId":"a","status":"CANCELLED","asked":3}"#);
         assert_eq!(booked(&books, "never seen"), r#"{"betId":"never seen","status":"CANCELLED","asked":1}"#);
-        assert_eq!(Books::new(1.0).confirm("a").reason, Some(REJECTED));
+        assert_eq!(BetRegister::new(1.0).confirm("a").reason, Some(REJECTED));
     }
 
     #[test]
     fn the_oldest_are_forgotten_when_there_are_too_many_or_their_ids_are_too_long() {
-        let mut books = Books { most_bets: 3, ..Books::new(0.0) };
+        let mut books = BetRegister { most_bets: 3, ..BetRegister::new(0.0) };
         for bet in ["a", "b", "a", "c", "d"] {
             books.confirm(bet);
         }
         assert_eq!((books.bets.len(), books.oldest_first.len(), books.bytes), (3, 3, 3));
         assert!(books.bet("a").is_none() && books.bet("b").is_some());
-        let mut books = Books::new(0.0);
+        let mut books = BetRegister::new(0.0);
         for bet in 0..3_000 {
             books.cancel(&format!("{bet}{}", "x".repeat(16_000)));
         }
-        assert!(books.bytes <= MOST_BYTES && books.bets.len() == books.oldest_first.len() && books.bets.len() > 900);
+        assert!(books.bytes <= MAX_BYTES && books.bets.len() == books.oldest_first.len() && books.bets.len() > 900);
     }
 
     proptest! {
         #[test]
         fn what_was_decided_stays_until_it_is_cancelled(steps in proptest::collection::vec((0..5_u8, any::<bool>()), 0..60)) {
-            let mut books = Books::new(0.5);
+            let mut books = BetRegister::new(0.5);
             let mut cancelled = std::collections::HashSet::new();
             let mut answers: HashMap<u8, ConfirmResponse> = HashMap::new();
             for (bet, is_cancel) in steps {

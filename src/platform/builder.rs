@@ -13,7 +13,7 @@ use crate::domain::odds::plausible::Plausibility;
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{FrontDoor, HostRule};
 use crate::http::server::{self, Listen};
-use crate::runtime::request_batcher::Turns;
+use crate::runtime::request_batcher::ConcurrencyLimit;
 use crate::simulator;
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::SimulatorMetrics;
@@ -22,29 +22,29 @@ use crate::telemetry::metrics::SimulatorMetrics;
 pub(super) const HUB_MAILBOX: usize = 1_024;
 
 /// What is started so far.
-pub(super) struct Wiring<'a> {
+pub(super) struct PlatformBuilder<'a> {
     pub settings: &'a Settings,
     pub parts: Parts,
     /// Made, but not started: they connect last, when nothing else can keep the platform from starting.
     pub feeds: Vec<SupplierFeed>,
     pub liveness: Arc<Liveness>,
     /// Of what goes together to the store of money, of all roles. The other connections are for those who go by themselves.
-    pub turns: Turns,
+    pub turns: ConcurrencyLimit,
     /// Turns of calls that move one user's money by themselves, of all roles.
     pub user_turns: Arc<UserTurns>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
 }
 
-impl<'a> Wiring<'a> {
-    pub(super) fn new(settings: &'a Settings) -> Wiring<'a> {
+impl<'a> PlatformBuilder<'a> {
+    pub(super) fn new(settings: &'a Settings) -> PlatformBuilder<'a> {
         let connections = settings.store.database_pool_size as usize;
         let together = connections / 4;
-        Wiring {
+        PlatformBuilder {
             settings,
             parts: Parts::default(),
             feeds: Vec::new(),
             liveness: Arc::default(),
-            turns: Turns::new(together),
+            turns: ConcurrencyLimit::new(together),
             // The rest serves reads, the outbox, and the sweeping of old bets.
             user_turns: UserTurns::new(connections - together - connections / 4),
             health: Vec::new(),

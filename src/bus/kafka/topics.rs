@@ -13,8 +13,8 @@ use rdkafka::producer::Producer;
 use tokio::sync::watch;
 
 use super::config::{Clients, MAX_RECORD_BYTES};
-use super::events::Trouble;
-use super::producer::Producers;
+use super::events::LastError;
+use super::producer::ProducerHandle;
 use crate::bus::BusError;
 use crate::telemetry::log_limit::FaultLog;
 
@@ -24,15 +24,15 @@ const ANSWER: Duration = Duration::from_secs(1);
 const MAKING: Duration = Duration::from_secs(10);
 /// How often it looks while something is missing, and while nothing is.
 const LOOK_MISSING: Duration = Duration::from_millis(500);
-const LOOK_WELL: Duration = Duration::from_secs(5);
+const HEALTHY_PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Another reason is logged only so long after the last one: librdkafka tells of one fault in several ways, in turn.
-const SAY_ANEW: Duration = Duration::from_secs(5);
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a ping waits. Somewhat longer than the question that it waits for.
 const PING: Duration = Duration::from_millis(1_500);
 
 /// How a topic stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Standing {
+struct TopicStatus {
     /// How many looks there were.
     looks: u64,
     /// Nothing: not looked at yet.
@@ -42,12 +42,12 @@ struct Standing {
 }
 
 /// A topic as the keeper knows it.
-pub(super) struct Kept {
+pub(super) struct TopicState {
     pub(super) name: String,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<TopicStatus>,
 }
 
-impl Kept {
+impl TopicState {
     /// Whether the topic was there at the last look.
     pub(super) fn is_there(&self) -> bool {
         matches!(self.standing.borrow().state, Some(Ok(())))
@@ -66,7 +66,7 @@ impl Kept {
         self.standing.send_modify(|standing| {
             standing.looks += 1;
             standing.limps = match &state {
-                Ok(Found::Limps(text)) => Some(text.clone()),
+                Ok(Found::Degraded(text)) => Some(text.clone()),
                 _ => None,
             };
             standing.state = Some(state.map(drop));
@@ -75,28 +75,36 @@ impl Kept {
 }
 
 /// The thread that looks, and what others know of it.
-pub(super) struct Keeper {
-    topics: Mutex<Vec<Arc<Kept>>>,
+pub(super) struct TopicMonitor {
+    topics: Mutex<Vec<Arc<TopicState>>>,
     wake: SyncSender<()>,
     stop: AtomicBool,
-    trouble: Arc<Trouble>,
+    trouble: Arc<LastError>,
 }
 
 /// What a missing topic is made with.
 #[derive(Clone, Copy)]
-pub(super) struct Making {
+pub(super) struct TopicConfig {
     pub(super) partitions: u32,
     pub(super) replication: Option<u16>,
 }
 
-impl Keeper {
+impl TopicMonitor {
     /// Starts the thread.
-    pub(super) fn start(clients: Clients, making: Making, producers: Arc<Producers>) -> Result<Arc<Keeper>, BusError> {
+    pub(super) fn start(
+        clients: Clients,
+        making: TopicConfig,
+        producers: Arc<ProducerHandle>,
+    ) -> Result<Arc<TopicMonitor>, BusError> {
         let (wake, woken) = sync_channel(1);
         let trouble = producers.events.trouble.clone();
-        let keeper =
-            Arc::new(Keeper { topics: Mutex::default(), wake, stop: AtomicBool::new(false), trouble: trouble.clone() });
-        let look = Look { clients, making, producers, trouble, away: None, log: FaultLog::new() };
+        let keeper = Arc::new(TopicMonitor {
+            topics: Mutex::default(),
+            wake,
+            stop: AtomicBool::new(false),
+            trouble: trouble.clone(),
+        });
+        let look = TopicProbe { clients, making, producers, trouble, away: None, log: FaultLog::new() };
         let kept = keeper.clone();
         let thread = std::thread::Builder::new().name("kafka topics".to_owned());
         thread.spawn(move || kept.run(look, &woken)).map_err(|failure| BusError::Unavailable(failure.to_string()))?;
@@ -104,12 +112,12 @@ impl Keeper {
     }
 
     /// Takes a topic into its care.
-    pub(super) fn keep(&self, name: &str) -> Arc<Kept> {
+    pub(super) fn keep(&self, name: &str) -> Arc<TopicState> {
         let mut topics = self.topics();
         if let Some(known) = topics.iter().find(|kept| kept.name == name) {
             return known.clone();
         }
-        let kept = Arc::new(Kept { name: name.to_owned(), standing: watch::Sender::default() });
+        let kept = Arc::new(TopicState { name: name.to_owned(), standing: watch::Sender::default() });
         topics.push(kept.clone());
         drop(topics);
         self.look();
@@ -123,7 +131,7 @@ impl Keeper {
     }
 
     /// Whether Kafka answers and has the topic. Never waits longer than [`PING`], and blocks no thread.
-    pub(super) async fn ping(&self, kept: &Kept) -> Result<(), BusError> {
+    pub(super) async fn ping(&self, kept: &TopicState) -> Result<(), BusError> {
         let mut standing = kept.standing.subscribe();
         let looks = standing.borrow().looks;
         self.look();
@@ -145,16 +153,16 @@ impl Keeper {
         self.look();
     }
 
-    fn topics(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Kept>>> {
+    fn topics(&self) -> std::sync::MutexGuard<'_, Vec<Arc<TopicState>>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, mut look: Look, woken: &Receiver<()>) {
+    fn run(&self, mut look: TopicProbe, woken: &Receiver<()>) {
         while !self.stop.load(Ordering::Relaxed) {
             let topics = self.topics().clone();
             look.at(&topics);
             let well = topics.iter().all(|kept| kept.is_there());
-            match woken.recv_timeout(if well { LOOK_WELL } else { LOOK_MISSING }) {
+            match woken.recv_timeout(if well { HEALTHY_PROBE_INTERVAL } else { LOOK_MISSING }) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -167,23 +175,23 @@ impl Keeper {
 enum Found {
     There,
     /// There, and not all of its partitions have a leader: what goes to the others goes on.
-    Limps(String),
+    Degraded(String),
     Missing,
 }
 
 /// What the thread needs to look.
-struct Look {
+struct TopicProbe {
     clients: Clients,
-    making: Making,
-    producers: Arc<Producers>,
-    trouble: Arc<Trouble>,
+    making: TopicConfig,
+    producers: Arc<ProducerHandle>,
+    trouble: Arc<LastError>,
     /// Why something is not as it should be, as it was logged, and when.
     away: Option<(String, Instant)>,
     log: FaultLog,
 }
 
-impl Look {
-    fn at(&mut self, topics: &[Arc<Kept>]) {
+impl TopicProbe {
+    fn at(&mut self, topics: &[Arc<TopicState>]) {
         let mut failure = None;
         for kept in topics {
             let state = match &failure {
@@ -197,7 +205,9 @@ impl Look {
             kept.tell(state);
         }
         match (&failure, &self.away) {
-            (Some(text), away) if away.as_ref().is_none_or(|(said, at)| said != text && at.elapsed() >= SAY_ANEW) => {
+            (Some(text), away)
+                if away.as_ref().is_none_or(|(said, at)| said != text && at.elapsed() >= LOG_INTERVAL) =>
+            {
                 if let Some(repeated) = self.log.failed(text) {
                     warn!(brokers = self.clients.brokers.as_str(), repeated; "waiting for Kafka: {text}");
                 }
@@ -213,9 +223,9 @@ impl Look {
         }
     }
 
-    fn at_one(&self, kept: &Kept) -> Result<Found, String> {
+    fn at_one(&self, kept: &TopicState) -> Result<Found, String> {
         match self.find(kept)? {
-            found @ (Found::There | Found::Limps(_)) => Ok(found),
+            found @ (Found::There | Found::Degraded(_)) => Ok(found),
             Found::Missing => {
                 self.make(kept)?;
                 self.await_made(kept)
@@ -224,7 +234,7 @@ impl Look {
     }
 
     /// A topic that was made is known to every broker a moment later.
-    fn await_made(&self, kept: &Kept) -> Result<Found, String> {
+    fn await_made(&self, kept: &TopicState) -> Result<Found, String> {
         for _ in 0..20 {
             if let Ok(Found::There) = self.find(kept) {
                 return Ok(Found::There);
@@ -234,7 +244,7 @@ impl Look {
         Err(format!("the topic {} was made and is not there yet", kept.name))
     }
 
-    fn find(&self, kept: &Kept) -> Result<Found, String> {
+    fn find(&self, kept: &TopicState) -> Result<Found, String> {
         let producer = self.producers.current().map_err(|failure| failure.to_string())?;
         let found = producer.client().fetch_metadata(Some(&kept.name), ANSWER);
         let found = found.map_err(|error| self.trouble.last().unwrap_or_else(|| format!("no answer: {error}")))?;
@@ -243,7 +253,7 @@ impl Look {
         let leaderless = topic.and_then(|topic| topic.partitions().iter().find(|partition| partition.leader() < 0));
         match topic.map(|topic| (topic.error(), topic.partitions().is_empty())) {
             Some((None, false)) => Ok(leaderless.map_or(Found::There, |partition| {
-                Found::Limps(format!("partition {} of the topic {} has no leader", partition.id(), kept.name))
+                Found::Degraded(format!("partition {} of the topic {} has no leader", partition.id(), kept.name))
             })),
             None | Some((None, true)) => Ok(Found::Missing),
             Some((Some(error), _)) => match RDKafkaErrorCode::from(error) {
@@ -255,8 +265,8 @@ impl Look {
         }
     }
 
-    fn make(&self, kept: &Kept) -> Result<(), String> {
-        let Making { partitions, replication } = self.making;
+    fn make(&self, kept: &TopicState) -> Result<(), String> {
+        let TopicConfig { partitions, replication } = self.making;
         let limit = MAX_RECORD_BYTES.to_string();
         let copies = TopicReplication::Fixed(replication.map_or(-1, i32::from));
         let topic = NewTopic::new(&kept.name, partitions as i32, copies).set("max.message.bytes", &limit);

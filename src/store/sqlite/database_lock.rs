@@ -10,14 +10,14 @@ use super::address::private;
 /// bear several, but the embedded bus, cache and books are within one process: two of them would each number the
 /// changes of an event on their own, and neither's clients would see what the other one takes.
 #[derive(Debug)]
-pub struct Claim {
+pub struct DatabaseLock {
     /// Held for its lock. Nothing when the file system knows no locks.
     _file: Option<File>,
 }
 
-impl Claim {
+impl DatabaseLock {
     /// Claims the database at `path`, by a lock on a file beside it: SQLite has locks of its own on the file itself.
-    pub fn of(path: &Path) -> Result<Claim, StoreError> {
+    pub fn of(path: &Path) -> Result<DatabaseLock, StoreError> {
         if path.is_dir() {
             return Err(StoreError::Unavailable("it is a directory, and a file is wanted".to_owned()));
         }
@@ -28,7 +28,7 @@ impl Claim {
             StoreError::Unavailable(format!("cannot make {}: {error}", Path::new(&beside).display()))
         })?;
         match file.try_lock() {
-            Ok(()) => Ok(Claim { _file: Some(file) }),
+            Ok(()) => Ok(DatabaseLock { _file: Some(file) }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Unavailable(
                 "another process uses it; stop that one, or give this one a file of its own".to_owned(),
             )),
@@ -37,7 +37,7 @@ impl Claim {
                     "no lock on {}, so nothing keeps a second process off the database: {error}",
                     path.display()
                 );
-                Ok(Claim { _file: None })
+                Ok(DatabaseLock { _file: None })
             }
         }
     }
@@ -51,12 +51,12 @@ mod tests {
     fn a_database_is_claimed_once_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("odds.db");
-        let claim = Claim::of(&path).unwrap();
-        let error = Claim::of(&path).unwrap_err().to_string();
+        let claim = DatabaseLock::of(&path).unwrap();
+        let error = DatabaseLock::of(&path).unwrap_err().to_string();
         assert!(error.contains("another process uses it"), "{error}");
-        assert!(Claim::of(&folder.path().join("other.db")).is_ok());
+        assert!(DatabaseLock::of(&folder.path().join("other.db")).is_ok());
         drop(claim);
-        assert!(Claim::of(&path).is_ok());
-        assert!(Claim::of(folder.path()).unwrap_err().to_string().contains("it is a directory"));
+        assert!(DatabaseLock::of(&path).is_ok());
+        assert!(DatabaseLock::of(folder.path()).unwrap_err().to_string().contains("it is a directory"));
     }
 }
