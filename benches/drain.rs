@@ -1,8 +1,9 @@
-//! A backlog: updates that wait on Kafka while no processor runs, and how fast one gets through them, to the last row in
-//! PostgreSQL and the last key in Redis. Beside it the same rows into the same tables by one statement for each 500.
+//! A backlog: updates that wait on Kafka while no processor runs, and how fast one gets through
+//! them, to the last row in PostgreSQL and the last key in Redis. Beside it the same rows into the
+//! same tables by one statement for each 500.
 //!
-//! `scripts/engines with cargo bench --bench drain`. Settable: `BENCH_UPDATES`, `BENCH_EVENTS`, `BENCH_ROUNDS`, and
-//! every setting of the server by its own name.
+//! `scripts/engines with cargo bench --bench drain`. Settable: `BENCH_UPDATES`, `BENCH_EVENTS`,
+//! `BENCH_ROUNDS`, and every setting of the server by its own name.
 
 mod support;
 
@@ -61,12 +62,20 @@ fn main() -> Outcome<()> {
     print(
         "drain",
         &[
-            Row::new(figure, all / of(|drained| drained.rest.as_secs_f64()), "updates/s")
-                .beside(format!("one statement for {ROWS} rows"), median(alone))
-                .at_least(0.5)
-                .remark(cpu),
-            Row::new("the same from the process's start on", all / of(|drained| drained.all()), "updates/s")
-                .remark("the original: 143"),
+            Row::new(
+                figure,
+                all / of(|drained| drained.rest.as_secs_f64()),
+                "updates/s",
+            )
+            .beside(format!("one statement for {ROWS} rows"), median(alone))
+            .at_least(0.5)
+            .remark(cpu),
+            Row::new(
+                "the same from the process's start on",
+                all / of(|drained| drained.all()),
+                "updates/s",
+            )
+            .remark("the original: 143"),
             Row::new("rows and keys that were lost", lost as f64, "").at_most(0.0),
         ],
     )
@@ -83,7 +92,11 @@ struct Backlog {
 impl Backlog {
     fn new(updates: usize, events: usize) -> Outcome<Backlog> {
         let begin = Timestamp::now().micros() - updates as i64;
-        let mut all = Backlog { updates: Vec::with_capacity(updates), records: Vec::with_capacity(updates), events };
+        let mut all = Backlog {
+            updates: Vec::with_capacity(updates),
+            records: Vec::with_capacity(updates),
+            events,
+        };
         for number in 0..updates {
             let at = Timestamp::from_micros(begin + number as i64).ok_or("no time")?;
             let frame = update(&name_of(number % events), "1x2", number as u64 + 1, at);
@@ -97,7 +110,9 @@ impl Backlog {
     /// The last version of each event.
     fn last_versions(&self) -> impl Iterator<Item = (String, i64)> {
         let last = self.updates.len().saturating_sub(self.events)..self.updates.len();
-        self.updates[last].iter().map(|update| (update.event_id.to_string(), update.revision.version))
+        self.updates[last]
+            .iter()
+            .map(|update| (update.event_id.to_string(), update.revision.version))
     }
 }
 
@@ -125,18 +140,27 @@ impl Drained {
 
 fn drain(backlog: &Backlog) -> Outcome<Drained> {
     let folder = Folder::on_real_engines();
-    let value = |name| folder.sandbox().value(name).ok_or_else(|| format!("no {name}"));
+    let value = |name| {
+        folder
+            .sandbox()
+            .value(name)
+            .ok_or_else(|| format!("no {name}"))
+    };
     publish(backlog, value("KAFKA_BROKERS")?, value("KAFKA_TOPIC_ODDS")?)?;
     let mut database = migrated(value("DATABASE_URL")?)?;
     let server = Server::start("processor", &folder, &[], None)?;
     machine::unpin()?;
-    until("the first row", || Ok((last_id(&mut database)? > 0).then_some(())))?;
+    until("the first row", || {
+        Ok((last_id(&mut database)? > 0).then_some(()))
+    })?;
     let (first, began) = (server.started.elapsed(), Instant::now());
     let (cpu, busy) = (server.cpu()?, machine::busy()?);
     let mut cache = redis::Client::open(value("REDIS_URL")?)?.get_connection()?;
     let mut progress = (0, Instant::now());
     // Each row has a number, from 1 on; to count them all would take the server's time.
-    while last_id(&mut database)? < backlog.updates.len() as i64 && progress.1.elapsed() < WAIT_LIMIT {
+    while last_id(&mut database)? < backlog.updates.len() as i64
+        && progress.1.elapsed() < WAIT_LIMIT
+    {
         std::thread::sleep(Duration::from_millis(20));
         let id = last_id(&mut database)?;
         if id > progress.0 {
@@ -151,14 +175,15 @@ fn drain(backlog: &Backlog) -> Outcome<Drained> {
     }
     let rest = began.elapsed();
     let share = |time: Duration| time.as_secs_f64() / rest.as_secs_f64();
-    let (own_share, machine_share) =
-        (share(server.cpu()? - cpu), share(machine::busy()? - busy) / machine::cores() as f64);
+    let (own_share, machine_share) = (
+        share(server.cpu()? - cpu),
+        share(machine::busy()? - busy) / machine::cores() as f64,
+    );
     // Committed is said a moment after it is done.
     let group = folder.sandbox().store_group();
-    until(
-        "the lag is 0",
-        || Ok((lag(value("KAFKA_BROKERS")?, value("KAFKA_TOPIC_ODDS")?, group)? == 0).then_some(())),
-    )?;
+    until("the lag is 0", || {
+        Ok((lag(value("KAFKA_BROKERS")?, value("KAFKA_TOPIC_ODDS")?, group)? == 0).then_some(()))
+    })?;
     let lost = lost_rows(backlog, &mut database)? + stale_keys;
     let metric = |name: &str| server.metric("processor", name);
     let batches = metric("odds_proc_store_batch_size_count")?;
@@ -175,14 +200,21 @@ fn drain(backlog: &Backlog) -> Outcome<Drained> {
 
 /// Puts the backlog on a topic, as `ingest` would.
 fn publish(backlog: &Backlog, brokers: &str, topic: &str) -> Outcome<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let wanted = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1));
     runtime.block_on(kafka_admin(brokers).create_topics(&[wanted], &AdminOptions::new()))?;
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("enable.idempotence", "true").set("partitioner", "murmur2_random");
+    config
+        .set("bootstrap.servers", brokers)
+        .set("enable.idempotence", "true")
+        .set("partitioner", "murmur2_random");
     let producer: BaseProducer = config.set("linger.ms", "5").create()?;
     for (update, record) in backlog.updates.iter().zip(&backlog.records) {
-        let mut wanted = BaseRecord::to(topic).key(update.event_id.as_str()).payload(record.as_str());
+        let mut wanted = BaseRecord::to(topic)
+            .key(update.event_id.as_str())
+            .payload(record.as_str());
         while let Err((error, again)) = producer.send(wanted) {
             if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) {
                 return Err(error.into());
@@ -207,23 +239,32 @@ struct Number {
 }
 
 fn number(database: &mut PgConnection, query: &str) -> Outcome<i64> {
-    Ok(diesel::sql_query(query).get_result::<Number>(database)?.number)
+    Ok(diesel::sql_query(query)
+        .get_result::<Number>(database)?
+        .number)
 }
 
 fn last_id(database: &mut PgConnection) -> Outcome<i64> {
-    number(database, "SELECT COALESCE(max(id), 0) AS number FROM odds_history")
+    number(
+        database,
+        "SELECT COALESCE(max(id), 0) AS number FROM odds_history",
+    )
 }
 
-/// How many rows of the history are missing, and how many events stand at another version than their last.
+/// How many rows of the history are missing, and how many events stand at another version than
+/// their last.
 fn lost_rows(backlog: &Backlog, database: &mut PgConnection) -> Outcome<u64> {
     let rows = number(database, "SELECT count(*) AS number FROM odds_history")?;
     let (events, versions): (Vec<String>, Vec<i64>) = backlog.last_versions().unzip();
     let current = diesel::sql_query(
         "SELECT count(*) AS number FROM odds_current JOIN unnest($1, $2) AS last (event_id, version) USING (event_id, version)",
     );
-    let current = current.bind::<Array<Text>, _>(&events).bind::<Array<BigInt>, _>(&versions);
+    let current = current
+        .bind::<Array<Text>, _>(&events)
+        .bind::<Array<BigInt>, _>(&versions);
     let current = current.get_result::<Number>(database)?.number;
-    Ok((backlog.updates.len() as i64 - rows).unsigned_abs() + (events.len() as i64 - current).unsigned_abs())
+    Ok((backlog.updates.len() as i64 - rows).unsigned_abs()
+        + (events.len() as i64 - current).unsigned_abs())
 }
 
 /// How many events do not stand at their last version in Redis.
@@ -234,18 +275,29 @@ fn stale_keys(backlog: &Backlog, cache: &mut redis::Connection) -> Outcome<u64> 
     }
     let held: Vec<Option<String>> = pipeline.query(cache)?;
     let is_last = |held: &Option<String>, version: i64| {
-        held.as_ref().is_some_and(|held| held.ends_with(&format!(r#""version":{version}}}"#)))
+        held.as_ref()
+            .is_some_and(|held| held.ends_with(&format!(r#""version":{version}}}"#)))
     };
-    Ok(held.iter().zip(backlog.last_versions()).filter(|(held, (_, version))| !is_last(held, *version)).count() as u64)
+    Ok(held
+        .iter()
+        .zip(backlog.last_versions())
+        .filter(|(held, (_, version))| !is_last(held, *version))
+        .count() as u64)
 }
 
 fn lag(brokers: &str, topic: &str, group: &str) -> Outcome<i64> {
     let mut config = ClientConfig::new();
-    let consumer: BaseConsumer = config.set("bootstrap.servers", brokers).set("group.id", group).create()?;
+    let consumer: BaseConsumer = config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", group)
+        .create()?;
     let mut partitions = TopicPartitionList::new();
     partitions.add_partition_range(topic, 0, PARTITIONS - 1);
     let mut lag = 0;
-    for partition in consumer.committed_offsets(partitions, WAIT_LIMIT)?.elements() {
+    for partition in consumer
+        .committed_offsets(partitions, WAIT_LIMIT)?
+        .elements()
+    {
         let (_, end) = consumer.fetch_watermarks(topic, partition.partition(), WAIT_LIMIT)?;
         lag += match partition.offset() {
             Offset::Offset(done) => end - done,
@@ -271,7 +323,12 @@ struct Columns {
 
 impl Columns {
     fn of(updates: &[OddsUpdate]) -> Outcome<Columns> {
-        let texts = |field: fn(&OddsUpdate) -> &str| updates.iter().map(|update| field(update).to_owned()).collect();
+        let texts = |field: fn(&OddsUpdate) -> &str| {
+            updates
+                .iter()
+                .map(|update| field(update).to_owned())
+                .collect()
+        };
         let numbers = |field: fn(&OddsUpdate) -> i64| updates.iter().map(field).collect();
         Ok(Columns {
             event_id: texts(|update| update.event_id.as_str()),
@@ -291,7 +348,8 @@ impl Columns {
     }
 }
 
-/// What PostgreSQL cannot do without for these rows: one statement, its own transaction, with nothing asked before it.
+/// What PostgreSQL cannot do without for these rows: one statement, its own transaction, with
+/// nothing asked before it.
 const STATEMENT: &str = "
 WITH taken AS (
     SELECT event_id, market, '' AS line, status, in_play, selections::jsonb AS selections, source, version,
@@ -317,9 +375,18 @@ WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_c
 /// The same rows by nothing but statements; rows a second.
 fn write_alone(backlog: &Backlog) -> Outcome<f64> {
     let folder = Folder::on_real_engines();
-    let mut database = migrated(folder.sandbox().value("DATABASE_URL").ok_or("no database")?)?;
+    let mut database = migrated(
+        folder
+            .sandbox()
+            .value("DATABASE_URL")
+            .ok_or("no database")?,
+    )?;
     // Made before the time is taken.
-    let batches = backlog.updates.chunks(ROWS).map(Columns::of).collect::<Outcome<Vec<_>>>()?;
+    let batches = backlog
+        .updates
+        .chunks(ROWS)
+        .map(Columns::of)
+        .collect::<Outcome<Vec<_>>>()?;
     database.batch_execute("SET application_name = 'bench'")?;
     let began = Instant::now();
     for rows in &batches {

@@ -1,12 +1,14 @@
-//! One event, 1,000 and 10,000 sockets: what a frame to one of them costs. Closed loop: the supplier sends 1 or 16
-//! changes at once, of 16 markets of the event, and sends the next when every socket has got them all.
+//! One event, 1,000 and 10,000 sockets: what a frame to one of them costs. Closed loop: the
+//! supplier sends 1 or 16 changes at once, of 16 markets of the event, and sends the next when
+//! every socket has got them all.
 //!
-//! Beside it this program again, in processes of its own on the same core, with frames of the same length that are ready:
-//! a tokio writer (one write a frame, and 16 frames joined to one write), and sessions of actix-web-actors that are given
-//! them by `try_send` from the thread that they run on.
+//! Beside it this program again, in processes of its own on the same core, with frames of the same
+//! length that are ready: a tokio writer (one write a frame, and 16 frames joined to one write),
+//! and sessions of actix-web-actors that are given them by `try_send` from the thread that they run
+//! on.
 //!
-//! `cargo bench --bench fanout`. Settable: `BENCH_SECONDS` of a run, `BENCH_ROUNDS`, `BENCH_SOCKETS` for one number of
-//! them only.
+//! `cargo bench --bench fanout`. Settable: `BENCH_SECONDS` of a run, `BENCH_ROUNDS`,
+//! `BENCH_SOCKETS` for one number of them only.
 
 mod support;
 
@@ -60,7 +62,9 @@ fn main() -> Outcome<()> {
     for size in sizes {
         let mut measured = measure(size.min(most))?;
         if size > most {
-            let last = measured.pop().map(|row| row.remark(format!("not {size}: no more files may be open here")));
+            let last = measured
+                .pop()
+                .map(|row| row.remark(format!("not {size}: no more files may be open here")));
             measured.extend(last);
         }
         rows.extend(measured);
@@ -74,7 +78,11 @@ fn measure(sockets: usize) -> Outcome<Vec<Row>> {
     let [writer, writer_16] = pairs(&mut ours, &mut Side::bare(BE_WRITER, length, sockets)?)?;
     let [actors, actors_16] = pairs(&mut ours, &mut Side::bare(BE_SESSIONS, length, sockets)?)?;
     let row = |what: &str, value, unit| Row::new(format!("{sockets} sockets, {what}"), value, unit);
-    let (one, joined, sessions) = ("one write a frame", "16 joined to one write", "bare actix-web-actors");
+    let (one, joined, sessions) = (
+        "one write a frame",
+        "16 joined to one write",
+        "bare actix-web-actors",
+    );
     Ok(vec![
         row("CPU a frame, 1 a round", writer.ours.cost(), "µs")
             .beside(one, writer.bare.cost())
@@ -90,7 +98,8 @@ fn measure(sockets: usize) -> Outcome<Vec<Row>> {
             .beside(sessions, actors_16.bare.rate())
             .at_least(0.9)
             .remark(actors_16.limits()),
-        row("CPU a frame, 16 a round", actors_16.ours.cost(), "µs").beside(sessions, actors_16.bare.cost()),
+        row("CPU a frame, 16 a round", actors_16.ours.cost(), "µs")
+            .beside(sessions, actors_16.bare.cost()),
         row("CPU a frame, 16 a round", writer_16.ours.cost(), "µs")
             .beside(joined, writer_16.bare.cost())
             .remark(writer_16.limits()),
@@ -105,12 +114,18 @@ struct Pairs {
 
 /// With 1 a round, and with 16.
 fn pairs(ours: &mut Side, bare: &mut Side) -> Outcome<[Pairs; 2]> {
-    let (time, rounds) = (Duration::from_secs(setting("BENCH_SECONDS", 1)?), setting("BENCH_ROUNDS", 5)?);
+    let (time, rounds) = (
+        Duration::from_secs(setting("BENCH_SECONDS", 1)?),
+        setting("BENCH_ROUNDS", 5)?,
+    );
     let mut measure = |burst| {
         // Neither begins cold.
         ours.run(burst, time / 2)?;
         bare.run(burst, time / 2)?;
-        let mut pairs = Pairs { ours: Runs(Vec::new()), bare: Runs(Vec::new()) };
+        let mut pairs = Pairs {
+            ours: Runs(Vec::new()),
+            bare: Runs(Vec::new()),
+        };
         for _ in 0..rounds {
             pairs.ours.0.push(ours.run(burst, time)?);
             pairs.bare.0.push(bare.run(burst, time)?);
@@ -123,10 +138,18 @@ fn pairs(ours: &mut Side, bare: &mut Side) -> Outcome<[Pairs; 2]> {
 impl Pairs {
     /// What each server took of its core, and whether it was what limited.
     fn limits(&self) -> String {
-        let of = |runs: &Runs| (runs.of(|run| run.server_share), runs.of(|run| run.own_share));
+        let of = |runs: &Runs| {
+            (
+                runs.of(|run| run.server_share),
+                runs.of(|run| run.own_share),
+            )
+        };
         let ((ours, own), (bare, own_bare)) = (of(&self.ours), of(&self.bare));
-        let mut limits =
-            format!("CPU of the server {:.0} % of its core, of the bare one {:.0} %", ours * 100.0, bare * 100.0);
+        let mut limits = format!(
+            "CPU of the server {:.0} % of its core, of the bare one {:.0} %",
+            ours * 100.0,
+            bare * 100.0
+        );
         if ours < FULL || bare < FULL {
             limits += &format!(
                 "; the client, at {:.0} % and {:.0} %, was a part of the limit",
@@ -176,7 +199,8 @@ impl Side {
         let folder = Folder::embedded();
         let supplier = Supplier::listen()?;
         let most = (sockets + 10).to_string();
-        // Nothing is pinged: the bare ones ping nobody either, and what that costs is another bench.
+        // Nothing is pinged: the bare ones ping nobody either, and what that costs is another
+        // bench.
         let variables = [
             ("SUPPLIER_URLS", &*supplier.url()?),
             ("HTTP_WORKERS_ODDS", "1"),
@@ -184,7 +208,12 @@ impl Side {
             ("WS_PING_INTERVAL", "30m"),
             ("WS_SILENCE_LIMIT", "2h"),
         ];
-        let server = Server::start("ingest,processor,odds", &folder, &variables, Some(machine::server_core()))?;
+        let server = Server::start(
+            "ingest,processor,odds",
+            &folder,
+            &variables,
+            Some(machine::server_core()),
+        )?;
         let mut feed = supplier.accept()?;
         server.until_ready()?;
         let mut first = Client::connect(server.odds()?)?;
@@ -204,9 +233,18 @@ impl Side {
             let _kept = (&server, &folder);
             version += 1;
             let now = Timestamp::now();
-            feed.send((0..burst).map(|market| update(EVENT, &format!("m{market:02}"), version, now)))
+            feed.send(
+                (0..burst).map(|market| update(EVENT, &format!("m{market:02}"), version, now)),
+            )
         };
-        Ok((Side { process, sockets: ClientPool::new(all)?, tell: Box::new(tell) }, length))
+        Ok((
+            Side {
+                process,
+                sockets: ClientPool::new(all)?,
+                tell: Box::new(tell),
+            },
+            length,
+        ))
     }
 
     fn bare(which: &str, length: usize, sockets: usize) -> Outcome<Side> {
@@ -220,11 +258,19 @@ impl Side {
             let _kept = &bare;
             Ok(control.write_all(&[u8::try_from(burst)?])?)
         };
-        Ok(Side { process, sockets: ClientPool::new(all)?, tell: Box::new(tell) })
+        Ok(Side {
+            process,
+            sockets: ClientPool::new(all)?,
+            tell: Box::new(tell),
+        })
     }
 
     fn run(&mut self, burst: usize, time: Duration) -> Outcome<Run> {
-        let (cpu, own, began) = (machine::cpu(&self.process)?, machine::cpu("self")?, Instant::now());
+        let (cpu, own, began) = (
+            machine::cpu(&self.process)?,
+            machine::cpu("self")?,
+            Instant::now(),
+        );
         let mut frames = 0;
         while began.elapsed() < time {
             (self.tell)(burst)?;
@@ -232,7 +278,10 @@ impl Side {
             frames += burst * self.sockets.len();
         }
         let elapsed = began.elapsed().as_secs_f64();
-        let (cpu, own) = (machine::cpu(&self.process)? - cpu, machine::cpu("self")? - own);
+        let (cpu, own) = (
+            machine::cpu(&self.process)? - cpu,
+            machine::cpu("self")? - own,
+        );
         Ok(Run {
             frames,
             elapsed,
@@ -253,7 +302,10 @@ struct Bare {
 impl Bare {
     fn start(which: &str, length: usize) -> Outcome<Bare> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.env(which, length.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+            .env(which, length.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         machine::pin(machine::server_core())?;
         let child = command.spawn();
         machine::pin(machine::CLIENT_CORE)?;
@@ -261,7 +313,11 @@ impl Bare {
         let mut line = String::new();
         BufReader::new(child.stdout.take().ok_or("no stdout")?).read_line(&mut line)?;
         let (address, control) = line.trim().split_once(' ').ok_or("no addresses")?;
-        Ok(Bare { address: address.parse()?, control: control.parse()?, child })
+        Ok(Bare {
+            address: address.parse()?,
+            control: control.parse()?,
+            child,
+        })
     }
 }
 
@@ -272,10 +328,18 @@ impl Drop for Bare {
     }
 }
 
-/// Upgrades whoever comes, and writes to all of them when it is told: a byte is how many frames, joined to one write.
+/// Upgrades whoever comes, and writes to all of them when it is told: a byte is how many frames,
+/// joined to one write.
 fn bare_writer(content: &str) -> Outcome<()> {
-    let ready = [&[0x81, 126], &u16::try_from(content.len())?.to_be_bytes()[..], content.as_bytes()].concat();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ready = [
+        &[0x81, 126],
+        &u16::try_from(content.len())?.to_be_bytes()[..],
+        content.as_bytes(),
+    ]
+    .concat();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(tokio::task::LocalSet::new().run_until(async move {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let commands = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -312,7 +376,8 @@ async fn upgrade(socket: &mut tokio::net::TcpStream) -> Outcome<()> {
             return Err("no request".into());
         }
     }
-    let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let answer =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     Ok(socket.write_all(answer).await?)
 }
 
@@ -350,7 +415,8 @@ async fn open(
     request: HttpRequest,
     payload: web::Payload,
 ) -> actix_web::Result<actix_web::HttpResponse> {
-    let (session, answer) = ws::WsResponseBuilder::new(Session, &request, payload).start_with_addr()?;
+    let (session, answer) =
+        ws::WsResponseBuilder::new(Session, &request, payload).start_with_addr()?;
     sessions.borrow_mut().push(session.recipient());
     Ok(answer)
 }
@@ -370,7 +436,9 @@ fn bare_sessions(content: ByteString) -> Outcome<()> {
                     eprintln!("{error}");
                 }
             });
-            App::new().app_data(sessions).route("/ws/odds", web::get().to(open))
+            App::new()
+                .app_data(sessions)
+                .route("/ws/odds", web::get().to(open))
         };
         let server = HttpServer::new(app)
             .workers(1)
@@ -389,12 +457,16 @@ async fn give(
     sessions: web::Data<Sessions>,
     content: ByteString,
 ) -> Outcome<()> {
-    let (mut control, _) = tokio::net::TcpListener::from_std(commands?)?.accept().await?;
+    let (mut control, _) = tokio::net::TcpListener::from_std(commands?)?
+        .accept()
+        .await?;
     loop {
         let frames = control.read_u8().await?;
         for session in sessions.borrow().iter() {
             for _ in 0..frames {
-                session.try_send(Push(content.clone())).map_err(|error| error.to_string())?;
+                session
+                    .try_send(Push(content.clone()))
+                    .map_err(|error| error.to_string())?;
             }
         }
     }

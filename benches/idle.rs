@@ -1,8 +1,8 @@
-//! 10,000 sockets, each subscribed to an event on which nothing happens, pinged by the server and answering it: what one
-//! costs in memory, and all of them in CPU.
+//! 10,000 sockets, each subscribed to an event on which nothing happens, pinged by the server and
+//! answering it: what one costs in memory, and all of them in CPU.
 //!
-//! `cargo bench --bench idle`. Settable: `BENCH_SOCKETS`, `BENCH_SECONDS` that they are watched, and every setting of the
-//! server by its own name.
+//! `cargo bench --bench idle`. Settable: `BENCH_SOCKETS`, `BENCH_SECONDS` that they are watched,
+//! and every setting of the server by its own name.
 
 mod support;
 
@@ -40,8 +40,16 @@ fn main() -> Outcome<()> {
     let folder = Folder::embedded();
     let supplier = Supplier::listen()?;
     let places = (sockets + 10).to_string();
-    let variables = [("SUPPLIER_URLS", &*supplier.url()?), ("WS_MAX_SESSIONS", &places)];
-    let server = Server::start("ingest,processor,odds", &folder, &variables, Some(machine::server_core()))?;
+    let variables = [
+        ("SUPPLIER_URLS", &*supplier.url()?),
+        ("WS_MAX_SESSIONS", &places),
+    ];
+    let server = Server::start(
+        "ingest,processor,odds",
+        &folder,
+        &variables,
+        Some(machine::server_core()),
+    )?;
     let mut feed = supplier.accept()?;
     server.until_ready()?;
     feed.send([update(EVENT, "1x2", 1, Timestamp::now())])?;
@@ -81,15 +89,25 @@ fn main() -> Outcome<()> {
     print(
         "idle",
         &[
-            Row::new(format!("RSS a socket, {sockets} subscribed and pinged"), memory, "KiB")
-                .beside("the original", ORIGINAL)
-                .itself_at_most(13.0)
-                .remark(format!("{:.0} MiB before, {:.0} MiB with them", before / 1_024.0, after / 1_024.0)),
-            Row::new("share of a core", share * 100.0, "%").at_most(1.0).remark(format!(
-                "{pings} pings in {} s; without a socket {:.2} %",
-                time.as_secs(),
-                alone * 100.0
+            Row::new(
+                format!("RSS a socket, {sockets} subscribed and pinged"),
+                memory,
+                "KiB",
+            )
+            .beside("the original", ORIGINAL)
+            .itself_at_most(13.0)
+            .remark(format!(
+                "{:.0} MiB before, {:.0} MiB with them",
+                before / 1_024.0,
+                after / 1_024.0
             )),
+            Row::new("share of a core", share * 100.0, "%")
+                .at_most(1.0)
+                .remark(format!(
+                    "{pings} pings in {} s; without a socket {:.2} %",
+                    time.as_secs(),
+                    alone * 100.0
+                )),
         ],
     )
 }

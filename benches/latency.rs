@@ -1,15 +1,17 @@
-//! Supplier to socket: how late a client reads an update, from when it was due. 10 clients with 10 events each, open
-//! loop: an update carries the time when it was due as `updated_at`, whether or not those before it have arrived.
+//! Supplier to socket: how late a client reads an update, from when it was due. 10 clients with 10
+//! events each, open loop: an update carries the time when it was due as `updated_at`, whether or
+//! not those before it have arrived.
 //!
-//! Embedded in one process, and split over four (ingest, processor, two of odds) with Kafka, Redis and PostgreSQL. Beside
-//! it the same frames at the same rate over what neither can do without: a socket in and a socket out, and for the split
-//! a topic of Kafka between them.
+//! Embedded in one process, and split over four (ingest, processor, two of odds) with Kafka, Redis
+//! and PostgreSQL. Beside it the same frames at the same rate over what neither can do without: a
+//! socket in and a socket out, and for the split a topic of Kafka between them.
 //!
-//! A broker that has just started compiles its own code for half a minute, and takes two to three times as much of the
-//! machine as afterwards: the split begins with `BENCH_WARM_UP` seconds (20) that are not counted.
+//! A broker that has just started compiles its own code for half a minute, and takes two to three
+//! times as much of the machine as afterwards: the split begins with `BENCH_WARM_UP` seconds (20)
+//! that are not counted.
 //!
-//! `scripts/engines with cargo bench --bench latency`. Settable: `BENCH_SECONDS` of a run, `BENCH_ROUNDS`, and every
-//! setting of the server by its own name.
+//! `scripts/engines with cargo bench --bench latency`. Settable: `BENCH_SECONDS` of a run,
+//! `BENCH_ROUNDS`, and every setting of the server by its own name.
 
 mod support;
 
@@ -47,25 +49,58 @@ const BUSY: f64 = 0.5;
 
 fn main() -> Outcome<()> {
     need_engines("latency")?;
-    let (seconds, rounds, warm_up) =
-        (setting("BENCH_SECONDS", 4)?, setting("BENCH_ROUNDS", 3)?, setting("BENCH_WARM_UP", 20)?);
+    let (seconds, rounds, warm_up) = (
+        setting("BENCH_SECONDS", 4)?,
+        setting("BENCH_ROUNDS", 3)?,
+        setting("BENCH_WARM_UP", 20)?,
+    );
     machine::pin(machine::CLIENT_CORE)?;
     let mut rows = Vec::new();
     {
         let folder = Folder::embedded();
-        let mut side = Platform::start("embedded", &folder, &["ingest,processor,odds"], Some(machine::server_core()))?;
+        let mut side = Platform::start(
+            "embedded",
+            &folder,
+            &["ingest,processor,odds"],
+            Some(machine::server_core()),
+        )?;
         let mut bare = Bare::sockets()?;
-        rows.extend(measure(&mut side, &mut bare, "sockets alone", rounds, seconds, [None, Some(5.0), None])?);
+        rows.extend(measure(
+            &mut side,
+            &mut bare,
+            "sockets alone",
+            rounds,
+            seconds,
+            [None, Some(5.0), None],
+        )?);
     }
     machine::unpin()?;
     {
         let folder = Folder::on_real_engines();
-        let mut side = Platform::start("split in four", &folder, &["ingest", "processor", "odds", "odds"], None)?;
+        let mut side = Platform::start(
+            "split in four",
+            &folder,
+            &["ingest", "processor", "odds", "odds"],
+            None,
+        )?;
         machine::unpin()?;
-        run(&mut side, Load { rate: 1_000, seconds: warm_up })?;
+        run(
+            &mut side,
+            Load {
+                rate: 1_000,
+                seconds: warm_up,
+            },
+        )?;
         let mut bare = Bare::sockets_and_topic(&folder)?;
         let targets = [None, Some(20.0), Some(100.0)];
-        rows.extend(measure(&mut side, &mut bare, "sockets and topic alone", rounds, seconds, targets)?);
+        rows.extend(measure(
+            &mut side,
+            &mut bare,
+            "sockets and topic alone",
+            rounds,
+            seconds,
+            targets,
+        )?);
     }
     print("latency", &rows)
 }
@@ -85,12 +120,23 @@ fn measure(
         let (mut ours, mut alone) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             ours.push(run(platform, Load { rate, seconds })?);
-            alone.push(run(bare, Load { rate, seconds: seconds.div_ceil(2) })?);
+            alone.push(run(
+                bare,
+                Load {
+                    rate,
+                    seconds: seconds.div_ceil(2),
+                },
+            )?);
         }
         let remark = remark_of(&ours);
         for (figure, quantile) in [("p50", 0.5), ("p99", 0.99)] {
-            let of = |runs: &[Run]| median(runs.iter().map(|run| run.milliseconds(quantile)).collect());
-            let row = Row::new(format!("{name}, {rate} updates/s, {figure} of {rounds} runs"), of(&ours), "ms");
+            let of =
+                |runs: &[Run]| median(runs.iter().map(|run| run.milliseconds(quantile)).collect());
+            let row = Row::new(
+                format!("{name}, {rate} updates/s, {figure} of {rounds} runs"),
+                of(&ours),
+                "ms",
+            );
             let row = row.beside(beside, of(&alone));
             rows.push(match target.filter(|_| figure == "p99") {
                 Some(most) => row.itself_at_most(most).remark(remark.clone()),
@@ -98,11 +144,19 @@ fn measure(
                 None => row,
             });
         }
-        let (missing, conflated) =
-            ours.iter().fold((0, 0), |(missing, conflated), run| (missing + run.missing, conflated + run.conflated));
-        let figure = format!("{name}, {rate} updates/s, missing or conflated of {}", rate * seconds * rounds);
+        let (missing, conflated) = ours.iter().fold((0, 0), |(missing, conflated), run| {
+            (missing + run.missing, conflated + run.conflated)
+        });
+        let figure = format!(
+            "{name}, {rate} updates/s, missing or conflated of {}",
+            rate * seconds * rounds
+        );
         let lost = Row::new(figure, (missing + conflated) as f64, "updates").at_most(0.0);
-        rows.push(lost.remark(if missing > 0 { format!("{missing} missing") } else { String::new() }));
+        rows.push(lost.remark(if missing > 0 {
+            format!("{missing} missing")
+        } else {
+            String::new()
+        }));
     }
     Ok(rows)
 }
@@ -112,7 +166,10 @@ fn remark_of(runs: &[Run]) -> String {
     let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure).collect());
     let (own, all) = (of(|run| run.own_share), of(|run| run.machine_share));
     let late = of(|run| run.late_p99);
-    let mut remark = format!("the supplier sent up to {late:.2} ms late (p99); all cores {:.0} % busy", all * 100.0);
+    let mut remark = format!(
+        "the supplier sent up to {late:.2} ms late (p99); all cores {:.0} % busy",
+        all * 100.0
+    );
     if own > BUSY {
         remark += &format!("; the bench itself took {:.0} % of a core", own * 100.0);
     }
@@ -168,7 +225,9 @@ fn run(side: &mut impl Side, load: Load) -> Outcome<Run> {
     let mut first = 0;
     let mut threads: Vec<JoinHandle<Outcome<(Client, Reading)>>> = Vec::new();
     for (client, events) in side.readers() {
-        let expected = (first..first + events).map(|event| (event, updates_of(event, load))).collect();
+        let expected = (first..first + events)
+            .map(|event| (event, updates_of(event, load)))
+            .collect();
         first += events;
         threads.push(std::thread::spawn(move || read(client, expected)));
     }
@@ -196,7 +255,10 @@ fn run(side: &mut impl Side, load: Load) -> Outcome<Run> {
 
 /// How many updates of a run an event gets.
 fn updates_of(event: usize, load: Load) -> u64 {
-    let (rounds, rest) = (load.updates() / EVENTS as u64, load.updates() % EVENTS as u64);
+    let (rounds, rest) = (
+        load.updates() / EVENTS as u64,
+        load.updates() % EVENTS as u64,
+    );
     rounds + u64::from((event as u64) < rest)
 }
 
@@ -212,12 +274,17 @@ fn supply(side: &mut impl Side, load: Load) -> Outcome<Histogram<u64>> {
             let due = begin + load.due(number);
             let event = (number % EVENTS as u64) as usize;
             let updated_at = Timestamp::from_micros(due).ok_or("no time")?;
-            updates.push((event, update(&name_of(event), "1x2", number + 1, updated_at)));
+            updates.push((
+                event,
+                update(&name_of(event), "1x2", number + 1, updated_at),
+            ));
             lateness.saturating_record((now - due).unsigned_abs());
             number += 1;
         }
         if updates.is_empty() {
-            std::thread::sleep(Duration::from_micros((begin + load.due(number) - now).unsigned_abs()));
+            std::thread::sleep(Duration::from_micros(
+                (begin + load.due(number) - now).unsigned_abs(),
+            ));
         } else {
             side.send(updates)?;
         }
@@ -234,15 +301,30 @@ struct Reading {
 /// Reads until each event has got its updates. What it gets beyond them makes up for nothing.
 fn read(mut client: Client, mut expected: BTreeMap<usize, u64>) -> Outcome<(Client, Reading)> {
     client.stream.set_read_timeout(Some(LAST_CALL))?;
-    let mut reading = Reading { delays: histogram()?, missing: expected.values().sum(), conflated: 0 };
+    let mut reading = Reading {
+        delays: histogram()?,
+        missing: expected.values().sum(),
+        conflated: 0,
+    };
     while reading.missing > 0 {
         // Nothing came for so long: what is missing is missing.
         let Ok(content) = client.next() else { break };
-        let Some(due) = updated_at(content) else { continue };
+        let Some(due) = updated_at(content) else {
+            continue;
+        };
         let delay = Timestamp::now().micros() - due;
-        reading.delays.saturating_record(delay.max(1).unsigned_abs());
-        reading.conflated += u64::from(content.windows(16).any(|part| part == br#""conflated":true"#));
-        if let Some(left) = event_of(content).and_then(|event| expected.get_mut(&event)).filter(|left| **left > 0) {
+        reading
+            .delays
+            .saturating_record(delay.max(1).unsigned_abs());
+        reading.conflated += u64::from(
+            content
+                .windows(16)
+                .any(|part| part == br#""conflated":true"#),
+        );
+        if let Some(left) = event_of(content)
+            .and_then(|event| expected.get_mut(&event))
+            .filter(|left| **left > 0)
+        {
             *left -= 1;
             reading.missing -= 1;
         }
@@ -274,8 +356,14 @@ struct Platform {
 }
 
 impl Platform {
-    /// Starts processes of these roles. Updates have gone all the way through them before it is given.
-    fn start(name: &'static str, folder: &Folder, roles: &[&str], core: Option<usize>) -> Outcome<Platform> {
+    /// Starts processes of these roles. Updates have gone all the way through them before it is
+    /// given.
+    fn start(
+        name: &'static str,
+        folder: &Folder,
+        roles: &[&str],
+        core: Option<usize>,
+    ) -> Outcome<Platform> {
         let supplier = Supplier::listen()?;
         let url = supplier.url()?;
         // Our clients answer no pings.
@@ -284,7 +372,10 @@ impl Platform {
         let servers = roles.iter().map(start).collect::<Outcome<Vec<_>>>()?;
         let feed = supplier.accept()?;
         servers.iter().try_for_each(Server::until_ready)?;
-        let addresses: Vec<_> = servers.iter().filter_map(|server| server.odds().ok()).collect();
+        let addresses: Vec<_> = servers
+            .iter()
+            .filter_map(|server| server.odds().ok())
+            .collect();
         let mut clients = Vec::new();
         for place in 0..CLIENTS {
             let mut client = Client::connect(addresses[place % addresses.len()])?;
@@ -293,19 +384,34 @@ impl Platform {
             }
             clients.push(client);
         }
-        let mut platform = Platform { name, _servers: servers, feed, clients };
-        run(&mut platform, Load { rate: 500, seconds: 1 })?;
+        let mut platform = Platform {
+            name,
+            _servers: servers,
+            feed,
+            clients,
+        };
+        run(
+            &mut platform,
+            Load {
+                rate: 500,
+                seconds: 1,
+            },
+        )?;
         Ok(platform)
     }
 }
 
 impl Side for Platform {
     fn send(&mut self, updates: Vec<(usize, String)>) -> Outcome<()> {
-        self.feed.send(updates.into_iter().map(|(_, update)| update))
+        self.feed
+            .send(updates.into_iter().map(|(_, update)| update))
     }
 
     fn readers(&mut self) -> Vec<(Client, usize)> {
-        self.clients.drain(..).map(|client| (client, EVENTS_EACH)).collect()
+        self.clients
+            .drain(..)
+            .map(|client| (client, EVENTS_EACH))
+            .collect()
     }
 
     fn give_back(&mut self, readers: Vec<Client>) {
@@ -334,19 +440,39 @@ impl Bare {
                 }
             }
         });
-        Ok(Bare { into, out: Some(Client::on(out)?), stop: Arc::default() })
+        Ok(Bare {
+            into,
+            out: Some(Client::on(out)?),
+            stop: Arc::default(),
+        })
     }
 
     /// A thread that puts frames on a topic, and one that writes on what it reads there.
     fn sockets_and_topic(folder: &Folder) -> Outcome<Bare> {
-        let brokers = folder.sandbox().value("KAFKA_BROKERS").ok_or("no brokers")?.to_owned();
-        let topic = format!("{}_dlq", folder.sandbox().value("KAFKA_TOPIC_ODDS").ok_or("no topic")?);
+        let brokers = folder
+            .sandbox()
+            .value("KAFKA_BROKERS")
+            .ok_or("no brokers")?
+            .to_owned();
+        let topic = format!(
+            "{}_dlq",
+            folder
+                .sandbox()
+                .value("KAFKA_TOPIC_ODDS")
+                .ok_or("no topic")?
+        );
         make_topic(&brokers, &topic)?;
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &brokers).set("linger.ms", "0").set("enable.idempotence", "true");
+        config
+            .set("bootstrap.servers", &brokers)
+            .set("linger.ms", "0")
+            .set("enable.idempotence", "true");
         let producer: ThreadedProducer<DefaultProducerContext> = config.create()?;
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &brokers).set("group.id", "bench").set("fetch.min.bytes", "1");
+        config
+            .set("bootstrap.servers", &brokers)
+            .set("group.id", "bench")
+            .set("fetch.min.bytes", "1");
         let consumer: BaseConsumer = config.create()?;
         let mut partitions = TopicPartitionList::new();
         partitions.add_partition_offset(&topic, 0, Offset::End)?;
@@ -359,7 +485,9 @@ impl Bare {
         std::thread::spawn(move || -> Outcome<()> {
             let mut frames = Client::on(taken)?;
             loop {
-                let record = BaseRecord::<(), _>::to(&topic).payload(frames.next()?).partition(0);
+                let record = BaseRecord::<(), _>::to(&topic)
+                    .payload(frames.next()?)
+                    .partition(0);
                 producer.send(record).map_err(|(error, _)| error)?;
             }
         });
@@ -367,12 +495,18 @@ impl Bare {
         let stopped = stop.clone();
         std::thread::spawn(move || -> Outcome<()> {
             while !stopped.load(Ordering::Relaxed) {
-                let Some(record) = consumer.poll(Duration::from_millis(100)) else { continue };
+                let Some(record) = consumer.poll(Duration::from_millis(100)) else {
+                    continue;
+                };
                 given.write_all(&framed(record?.payload().unwrap_or_default()))?;
             }
             Ok(())
         });
-        Ok(Bare { into, out: Some(Client::on(out)?), stop })
+        Ok(Bare {
+            into,
+            out: Some(Client::on(out)?),
+            stop,
+        })
     }
 }
 
@@ -384,13 +518,19 @@ impl Drop for Bare {
 
 impl Side for Bare {
     fn send(&mut self, updates: Vec<(usize, String)>) -> Outcome<()> {
-        let frames: Vec<u8> =
-            updates.iter().flat_map(|(event, update)| framed(as_told(*event, update).as_bytes())).collect();
+        let frames: Vec<u8> = updates
+            .iter()
+            .flat_map(|(event, update)| framed(as_told(*event, update).as_bytes()))
+            .collect();
         Ok(self.into.write_all(&frames)?)
     }
 
     fn readers(&mut self) -> Vec<(Client, usize)> {
-        self.out.take().into_iter().map(|client| (client, EVENTS)).collect()
+        self.out
+            .take()
+            .into_iter()
+            .map(|client| (client, EVENTS))
+            .collect()
     }
 
     fn give_back(&mut self, mut readers: Vec<Client>) {
@@ -400,12 +540,17 @@ impl Side for Bare {
 
 /// An update as the server tells it.
 fn as_told(event: usize, update: &str) -> String {
-    format!(r#"{{"type":"update","eventId":"{}","seq":1,"payload":{update}}}"#, name_of(event))
+    format!(
+        r#"{{"type":"update","eventId":"{}","seq":1,"payload":{update}}}"#,
+        name_of(event)
+    )
 }
 
 /// A text as a frame of a server.
 fn framed(content: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let length = u16::try_from(content.len())
+        .unwrap_or(u16::MAX)
+        .to_be_bytes();
     let framed = [&[0x81, 126, length[0], length[1]], content].concat();
     debug_assert!(frame(&framed).is_some());
     framed
@@ -422,7 +567,9 @@ fn pair() -> Outcome<(TcpStream, TcpStream)> {
 }
 
 fn make_topic(brokers: &str, topic: &str) -> Outcome<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let wanted = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
     // It may be there already: the processor makes it.
     runtime.block_on(kafka_admin(brokers).create_topics(&[wanted], &AdminOptions::new()))?;

@@ -1,12 +1,13 @@
-//! Wallets and bets, on Kafka, Redis and PostgreSQL, all roles in one process: how many of them a second at 16 clients,
-//! and how soon a bet is decided by a supplier that answers at once. Beside them stands the same work by `pgbench`: the
-//! same functions of the database, with nobody in front of them, and for bets one in each call where the platform places
-//! and decides together what comes together. PostgreSQL, Kafka, the platform and its clients share
-//! the machine; `pgbench` has it for PostgreSQL alone.
+//! Wallets and bets, on Kafka, Redis and PostgreSQL, all roles in one process: how many of them a
+//! second at 16 clients, and how soon a bet is decided by a supplier that answers at once. Beside
+//! them stands the same work by `pgbench`: the same functions of the database, with nobody in front
+//! of them, and for bets one in each call where the platform places and decides together what comes
+//! together. PostgreSQL, Kafka, the platform and its clients share the machine; `pgbench` has it
+//! for PostgreSQL alone.
 //!
-//! `scripts/engines with cargo bench --bench money`. Settable: `BENCH_CLIENTS`, `BENCH_USERS`, `BENCH_SECONDS` of a run,
-//! `BENCH_ROUNDS`, `BENCH_BET_RATE`, `BENCH_WARM_UP` (seconds before the first run: see `latency`), and every setting of
-//! the server by its own name.
+//! `scripts/engines with cargo bench --bench money`. Settable: `BENCH_CLIENTS`, `BENCH_USERS`,
+//! `BENCH_SECONDS` of a run, `BENCH_ROUNDS`, `BENCH_BET_RATE`, `BENCH_WARM_UP` (seconds before the
+//! first run: see `latency`), and every setting of the server by its own name.
 
 mod support;
 
@@ -39,24 +40,46 @@ fn main() -> Outcome<()> {
     let clients = usize::try_from(setting("BENCH_CLIENTS", 16)?)?;
     let users = setting("BENCH_USERS", 10_000)?;
     let folder = Folder::on_real_engines();
-    // The simulator confirms bets; the prices are ours, since its own markets are suspended now and then.
+    // The simulator confirms bets; the prices are ours, since its own markets are suspended now and
+    // then.
     let supplier = Supplier::listen()?;
     let server = Server::start(ROLES, &folder, &[("SUPPLIER_URLS", &supplier.url()?)], None)?;
     machine::unpin()?;
     let mut feed = supplier.accept()?;
     server.until_ready()?;
     feed.send([update("MATCH_001", "1x2", 1, Timestamp::now())])?;
-    let mut database = PgConnection::establish(folder.sandbox().value("DATABASE_URL").ok_or("no database")?)?;
+    let mut database = PgConnection::establish(
+        folder
+            .sandbox()
+            .value("DATABASE_URL")
+            .ok_or("no database")?,
+    )?;
     fill_wallets(&mut database, users)?;
     let bets = server.bets()?;
-    until("a bet is taken", || Ok(Connection::open(bets)?.post("/bets", &bet(1)).ok()))?;
+    until("a bet is taken", || {
+        Ok(Connection::open(bets)?.post("/bets", &bet(1)).ok())
+    })?;
 
     let mut rows = Vec::new();
-    rows.extend(bet_rows(&server, &folder, &pgbench, &mut database, clients, users)?);
+    rows.extend(bet_rows(
+        &server,
+        &folder,
+        &pgbench,
+        &mut database,
+        clients,
+        users,
+    )?);
     for load in [Load::uniform(users), Load::skewed(users), Load::one()] {
         rows.push(wallet_row(&server, &folder, &pgbench, clients, &load)?);
     }
-    rows.push(Row::new("violations that `ledger verify` found", violations(&folder)?, "").at_most(0.0));
+    rows.push(
+        Row::new(
+            "violations that `ledger verify` found",
+            violations(&folder)?,
+            "",
+        )
+        .at_most(0.0),
+    );
     print("money", &rows)
 }
 
@@ -64,10 +87,16 @@ fn main() -> Outcome<()> {
 fn fill_wallets(database: &mut PgConnection, users: u64) -> Outcome<()> {
     let statement = "SELECT count(*) AS number FROM generate_series(1, $1) AS user_number, LATERAL
         wallet_move('user-' || user_number, 'deposit', 1000000000000, 'first', gen_random_uuid(), now())";
-    let done = diesel::sql_query(statement).bind::<BigInt, _>(i64::try_from(users)?).get_result::<Number>(database)?;
+    let done = diesel::sql_query(statement)
+        .bind::<BigInt, _>(i64::try_from(users)?)
+        .get_result::<Number>(database)?;
     // Not the tables that are empty: plans that were made for those would stay.
     diesel::sql_query("ANALYZE wallets, ledger_transfers").execute(database)?;
-    if done.number == i64::try_from(users)? { Ok(()) } else { Err("not every wallet was filled".into()) }
+    if done.number == i64::try_from(users)? {
+        Ok(())
+    } else {
+        Err("not every wallet was filled".into())
+    }
 }
 
 #[derive(QueryableByName)]
@@ -98,13 +127,23 @@ fn place(
     time: Duration,
     pause: Option<Duration>,
 ) -> Outcome<Placed> {
-    let (began, before, busy, cpu) = (Instant::now(), latest_bet(database)?, machine::busy()?, server.cpu()?);
+    let (began, before, busy, cpu) = (
+        Instant::now(),
+        latest_bet(database)?,
+        machine::busy()?,
+        server.cpu()?,
+    );
     let step: Step = Arc::new(move |user| vec![("/bets", bet(user))]);
     let answers = ask_all(server.bets()?, clients, time, pause, step, uniform(users))?;
     let elapsed = began.elapsed().as_secs_f64();
     let own_share = (server.cpu()? - cpu).as_secs_f64() / elapsed;
     let machine_share = (machine::busy()? - busy).as_secs_f64() / elapsed / machine::cores() as f64;
-    Ok(Placed { answers, decided: Decisions::since(before, database)?, own_share, machine_share })
+    Ok(Placed {
+        answers,
+        decided: Decisions::since(before, database)?,
+        own_share,
+        machine_share,
+    })
 }
 
 /// Bets as fast as the clients can, and at a rate that leaves room.
@@ -116,24 +155,56 @@ fn bet_rows(
     clients: usize,
     users: u64,
 ) -> Outcome<Vec<Row>> {
-    let (seconds, rounds, rate) =
-        (setting("BENCH_SECONDS", 3)?, setting("BENCH_ROUNDS", 3)?, setting("BENCH_BET_RATE", 500)?);
+    let (seconds, rounds, rate) = (
+        setting("BENCH_SECONDS", 3)?,
+        setting("BENCH_ROUNDS", 3)?,
+        setting("BENCH_BET_RATE", 500)?,
+    );
     let time = Duration::from_secs(seconds);
-    place(server, database, clients, users, Duration::from_secs(setting("BENCH_WARM_UP", 20)?), None)?;
+    place(
+        server,
+        database,
+        clients,
+        users,
+        Duration::from_secs(setting("BENCH_WARM_UP", 20)?),
+        None,
+    )?;
     let (mut runs, mut alone) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         runs.push(place(server, database, clients, users, time, None)?);
         let script = bet_script(users);
-        alone.push(run_pgbench(pgbench, folder, clients, seconds, &[("bet", script)])?);
+        alone.push(run_pgbench(
+            pgbench,
+            folder,
+            clients,
+            seconds,
+            &[("bet", script)],
+        )?);
         // Nobody is to publish these; they are known by their lease.
-        diesel::sql_query("DELETE FROM outbox WHERE leased_until > now() + interval '30 min'").execute(database)?;
+        diesel::sql_query("DELETE FROM outbox WHERE leased_until > now() + interval '30 min'")
+            .execute(database)?;
     }
     let pause = Duration::from_secs_f64(clients as f64 / rate as f64);
-    let calm = [place(server, database, clients, users, time * 2, Some(pause))?];
-    let of = |runs: &[Placed], figure: fn(&Placed) -> f64| median(runs.iter().map(figure).collect());
+    let calm = [place(
+        server,
+        database,
+        clients,
+        users,
+        time * 2,
+        Some(pause),
+    )?];
+    let of =
+        |runs: &[Placed], figure: fn(&Placed) -> f64| median(runs.iter().map(figure).collect());
     let busy = |runs: &[Placed]| {
-        let (own, all) = (of(runs, |run| run.own_share), of(runs, |run| run.machine_share));
-        format!("all cores {:.0} % busy, the platform took {:.0} % of one", all * 100.0, own * 100.0)
+        let (own, all) = (
+            of(runs, |run| run.own_share),
+            of(runs, |run| run.machine_share),
+        );
+        format!(
+            "all cores {:.0} % busy, the platform took {:.0} % of one",
+            all * 100.0,
+            own * 100.0
+        )
     };
     let answered = |name: String, runs: &[Placed]| {
         let p50 = of(runs, |run| run.answers.milliseconds(0.5));
@@ -143,12 +214,20 @@ fn bet_rows(
     };
     let ended = |name: String, runs: &[Placed]| {
         let p50 = of(runs, |run| run.decided.p50);
-        let (all, late) = runs.iter().fold((0, 0), |sum, run| (sum.0 + run.decided.all, sum.1 + run.decided.late));
+        let (all, late) = runs.iter().fold((0, 0), |sum, run| {
+            (sum.0 + run.decided.all, sum.1 + run.decided.late)
+        });
         let remark = format!("p50 {p50:.1} ms; {late} of {all} by the deadline");
-        Row::new(name, of(runs, |run| run.decided.p99), "ms").at_most(100.0).remark(remark)
+        Row::new(name, of(runs, |run| run.decided.p99), "ms")
+            .at_most(100.0)
+            .remark(remark)
     };
     let full = format!("POST /bets, {clients} clients in a closed loop");
-    let placed = Row::new(format!("{full}, middle of {rounds} pairs"), of(&runs, |run| run.answers.rate), "bets/s");
+    let placed = Row::new(
+        format!("{full}, middle of {rounds} pairs"),
+        of(&runs, |run| run.answers.rate),
+        "bets/s",
+    );
     Ok(vec![
         placed
             .beside("the same functions by pgbench, a bet a call", median(alone))
@@ -180,7 +259,9 @@ SELECT place, outcome, status, record FROM bets_decide(true, ARRAY[{bet}], '{{CO
 
 fn latest_bet(database: &mut PgConnection) -> Outcome<i64> {
     let query = "SELECT COALESCE(max(extract(epoch FROM placed_at) * 1000000), 0)::bigint AS number FROM bets";
-    Ok(diesel::sql_query(query).get_result::<Number>(database)?.number)
+    Ok(diesel::sql_query(query)
+        .get_result::<Number>(database)?
+        .number)
 }
 
 /// How bets ended.
@@ -201,7 +282,9 @@ impl Decisions {
     fn since(micros: i64, database: &mut PgConnection) -> Outcome<Decisions> {
         let pending = "SELECT count(*) AS number FROM bets WHERE status = 'PENDING_CONFIRMATION'";
         until("every bet is decided", || {
-            let pending = diesel::sql_query(pending).get_result::<Number>(database)?.number;
+            let pending = diesel::sql_query(pending)
+                .get_result::<Number>(database)?
+                .number;
             std::thread::sleep(Duration::from_millis(50));
             Ok((pending == 0).then_some(()))
         })?;
@@ -213,7 +296,9 @@ impl Decisions {
                 percentile_disc(0.5) WITHIN GROUP (ORDER BY took) AS p50,
                 percentile_disc(0.99) WITHIN GROUP (ORDER BY took) AS p99
             FROM decided";
-        Ok(diesel::sql_query(query).bind::<BigInt, _>(micros).get_result(database)?)
+        Ok(diesel::sql_query(query)
+            .bind::<BigInt, _>(micros)
+            .get_result(database)?)
     }
 }
 
@@ -235,7 +320,11 @@ fn uniform(users: u64) -> Pick {
 
 impl Load {
     fn uniform(users: u64) -> Load {
-        Load { name: "uniform", pick: uniform(users), expression: format!("random(1, {users})") }
+        Load {
+            name: "uniform",
+            pick: uniform(users),
+            expression: format!("random(1, {users})"),
+        }
     }
 
     fn skewed(users: u64) -> Load {
@@ -248,11 +337,19 @@ impl Load {
             .collect();
         let pick = move || 1 + sums.partition_point(|limit| *limit < fastrand::f64() * sum) as u64;
         let expression = format!("random_zipfian(1, {users}, {SKEW})");
-        Load { name: "skewed", pick: Arc::new(pick), expression }
+        Load {
+            name: "skewed",
+            pick: Arc::new(pick),
+            expression,
+        }
     }
 
     fn one() -> Load {
-        Load { name: "one hot wallet", pick: Arc::new(|| 1), expression: "1".to_owned() }
+        Load {
+            name: "one hot wallet",
+            pick: Arc::new(|| 1),
+            expression: "1".to_owned(),
+        }
     }
 
     fn script(&self, end: &str) -> String {
@@ -270,30 +367,60 @@ FROM wallet_settle('user-' || :user, 'bench-' || :reference, '{end}', NULL, now(
 }
 
 /// Reserve, then commit or refund: by REST, and by `pgbench`.
-fn wallet_row(server: &Server, folder: &Folder, pgbench: &PathBuf, clients: usize, load: &Load) -> Outcome<Row> {
+fn wallet_row(
+    server: &Server,
+    folder: &Folder,
+    pgbench: &PathBuf,
+    clients: usize,
+    load: &Load,
+) -> Outcome<Row> {
     let (seconds, rounds) = (setting("BENCH_SECONDS", 3)?, setting("BENCH_ROUNDS", 3)?);
     let step: Step = Arc::new(|user| {
         let reference = fastrand::u64(..);
-        let end = if reference.is_multiple_of(2) { "/wallet/commit" } else { "/wallet/refund" };
-        let order = format!(r#"{{"userId":"user-{user}","amount_cents":100,"external_ref":"rest-{reference}"}}"#);
+        let end = if reference.is_multiple_of(2) {
+            "/wallet/commit"
+        } else {
+            "/wallet/refund"
+        };
+        let order = format!(
+            r#"{{"userId":"user-{user}","amount_cents":100,"external_ref":"rest-{reference}"}}"#
+        );
         vec![("/wallet/reserve", order.clone()), (end, order)]
     });
-    let (mut ours, mut alone, mut p99s, mut busy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut alone, mut p99s, mut busy) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let (before, began) = (machine::busy()?, Instant::now());
         let time = Duration::from_secs(seconds);
-        let answers = ask_all(server.wallet()?, clients, time, None, step.clone(), load.pick.clone())?;
-        busy.push((machine::busy()? - before).as_secs_f64() / began.elapsed().as_secs_f64() / machine::cores() as f64);
+        let answers = ask_all(
+            server.wallet()?,
+            clients,
+            time,
+            None,
+            step.clone(),
+            load.pick.clone(),
+        )?;
+        busy.push(
+            (machine::busy()? - before).as_secs_f64()
+                / began.elapsed().as_secs_f64()
+                / machine::cores() as f64,
+        );
         ours.push(answers.rate);
         p99s.push(answers.milliseconds(0.99));
         let scripts = ["commit", "refund"].map(|end| (end, load.script(end)));
         // Two operations a transaction of the script.
         alone.push(2.0 * run_pgbench(pgbench, folder, clients, seconds, &scripts)?);
     }
-    let name = format!("reserve, commit, refund: {}, {clients} clients, middle of {rounds} pairs", load.name);
+    let name = format!(
+        "reserve, commit, refund: {}, {clients} clients, middle of {rounds} pairs",
+        load.name
+    );
     let (busy, p99) = (median(busy) * 100.0, median(p99s));
     let remark = format!("p99 {p99:.1} ms; all cores {busy:.0} % busy");
-    Ok(Row::new(name, median(ours), "requests/s").beside("pgbench", median(alone)).at_least(0.5).remark(remark))
+    Ok(Row::new(name, median(ours), "requests/s")
+        .beside("pgbench", median(alone))
+        .at_least(0.5)
+        .remark(remark))
 }
 
 /// How often a second one of the scripts is run.
@@ -304,31 +431,65 @@ fn run_pgbench(
     seconds: u64,
     scripts: &[(&str, String)],
 ) -> Outcome<f64> {
-    let url = folder.sandbox().value("DATABASE_URL").ok_or("no database")?;
+    let url = folder
+        .sandbox()
+        .value("DATABASE_URL")
+        .ok_or("no database")?;
     let mut command = Command::new(program);
-    command.args(["-n", "-M", "prepared", "-j", "2", "-c", &clients.to_string(), "-T", &seconds.to_string()]);
+    command.args([
+        "-n",
+        "-M",
+        "prepared",
+        "-j",
+        "2",
+        "-c",
+        &clients.to_string(),
+        "-T",
+        &seconds.to_string(),
+    ]);
     for (name, script) in scripts {
         let file = folder.path().join(format!("{name}.sql"));
         std::fs::write(&file, script)?;
         command.arg("-f").arg(file);
     }
     let output = command.arg(url).output()?;
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let rate = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
-    let has_failures = text.lines().any(|line| line.starts_with("number of failed") && !line.contains(": 0 "));
+    let (text, errors) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    let rate = text.lines().find_map(|line| {
+        line.strip_prefix("tps = ")?
+            .split(' ')
+            .next()?
+            .parse::<f64>()
+            .ok()
+    });
+    let has_failures = text
+        .lines()
+        .any(|line| line.starts_with("number of failed") && !line.contains(": 0 "));
     match rate.filter(|_| output.status.success() && !has_failures) {
         Some(rate) => Ok(rate),
         None => Err(format!("pgbench failed: {text}{errors}").into()),
     }
 }
 
-/// Where `pgbench` is: in PostgreSQL's own folder, which is on the path only where a package put it there.
+/// Where `pgbench` is: in PostgreSQL's own folder, which is on the path only where a package put it
+/// there.
 fn pgbench() -> Outcome<PathBuf> {
     let folder = Command::new("pg_config").arg("--bindir").output();
-    let folder = folder.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
-    let candidates = [PathBuf::from(folder).join("pgbench"), PathBuf::from("pgbench")];
-    let works =
-        |program: &PathBuf| Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    let folder = folder
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default();
+    let candidates = [
+        PathBuf::from(folder).join("pgbench"),
+        PathBuf::from("pgbench"),
+    ];
+    let works = |program: &PathBuf| {
+        Command::new(program)
+            .arg("--version")
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
     let found = candidates.into_iter().find(works);
     found.ok_or_else(|| {
         "pgbench is neither in `pg_config --bindir` nor on the path: install PostgreSQL's programs".into()
@@ -347,7 +508,8 @@ impl Answers {
     }
 }
 
-/// So many clients, each with a connection, that ask one after the other; with a pause a step for whoever is in time.
+/// So many clients, each with a connection, that ask one after the other; with a pause a step for
+/// whoever is in time.
 fn ask_all(
     address: SocketAddr,
     clients: usize,
@@ -362,7 +524,10 @@ fn ask_all(
         std::thread::spawn(move || -> Outcome<Histogram<u64>> {
             let mut connection = Connection::open(address)?;
             let mut times = Histogram::new_with_bounds(1, 60_000_000, 3)?;
-            let mut due = began + pause.unwrap_or_default().mul_f64(place as f64 / clients as f64);
+            let mut due = began
+                + pause
+                    .unwrap_or_default()
+                    .mul_f64(place as f64 / clients as f64);
             while began.elapsed() < time {
                 if let Some(pause) = pause {
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -382,17 +547,27 @@ fn ask_all(
     for thread in threads {
         times.add(thread.join().map_err(|_| "a client panicked")??)?;
     }
-    Ok(Answers { rate: times.len() as f64 / began.elapsed().as_secs_f64(), times })
+    Ok(Answers {
+        rate: times.len() as f64 / began.elapsed().as_secs_f64(),
+        times,
+    })
 }
 
 /// What `ledger verify` says of the database that was left behind.
 fn violations(folder: &Folder) -> Outcome<f64> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
-    let output = command.args(["ledger", "verify"]).current_dir(folder.path()).envs(folder.variables()).output()?;
+    let output = command
+        .args(["ledger", "verify"])
+        .current_dir(folder.path())
+        .envs(folder.variables())
+        .output()?;
     if output.status.success() {
         return Ok(0.0);
     }
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (text, errors) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     eprintln!("{text}{errors}");
     Ok(text.lines().count().max(1) as f64)
 }

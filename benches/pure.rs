@@ -1,6 +1,7 @@
 //! The pure parts, each alone: what an update costs in each of them.
 //!
-//! `cargo bench --bench pure`. Criterion takes the time and says how much it varies; the table has its medians.
+//! `cargo bench --bench pure`. Criterion takes the time and says how much it varies; the table has
+//! its medians.
 
 mod support;
 
@@ -14,7 +15,9 @@ use criterion::Criterion;
 use sports_bet_platform::domain::ids::EventId;
 use sports_bet_platform::domain::odds::book::{Book, MarketState};
 use sports_bet_platform::domain::odds::update::OddsUpdate;
-use sports_bet_platform::domain::streaming::fanout::{Delivery, DeliverySink, Fanout, PushError, SessionId};
+use sports_bet_platform::domain::streaming::fanout::{
+    Delivery, DeliverySink, Fanout, PushError, SessionId,
+};
 use sports_bet_platform::domain::streaming::protocol::UpdateFrame;
 use sports_bet_platform::domain::timestamp::Timestamp;
 use sports_bet_platform::supplier::Decoder;
@@ -28,7 +31,10 @@ const RECIPIENTS: u64 = 1_000;
 
 /// Its name, and what it is.
 const PARTS: [(&str, &str); 6] = [
-    ("decode_frame", "decode a supplier's frame, and keep track of its market"),
+    (
+        "decode_frame",
+        "decode a supplier's frame, and keep track of its market",
+    ),
     ("decode_record", "decode a record of the bus"),
     ("encode_record", "encode a record of the bus"),
     ("book_apply", "apply an update to a book of 16 markets"),
@@ -51,7 +57,10 @@ fn main() -> Outcome<()> {
     encode(&mut criterion)?;
     publish(&mut criterion)?;
     criterion.final_summary();
-    let rows: Vec<Row> = PARTS.iter().filter_map(|(name, what)| row(&folder, name, what).ok()).collect();
+    let rows: Vec<Row> = PARTS
+        .iter()
+        .filter_map(|(name, what)| row(&folder, name, what).ok())
+        .collect();
     print("pure", &rows)
 }
 
@@ -59,11 +68,17 @@ fn main() -> Outcome<()> {
 fn row(folder: &Path, name: &str, what: &str) -> Outcome<Row> {
     let text = std::fs::read_to_string(folder.join(name).join("new/estimates.json"))?;
     let estimates: serde_json::Value = serde_json::from_str(&text)?;
-    let figure = |name: &str| estimates[name]["point_estimate"].as_f64().ok_or("no estimate");
+    let figure = |name: &str| {
+        estimates[name]["point_estimate"]
+            .as_f64()
+            .ok_or("no estimate")
+    };
     let (median, deviation) = (figure("median")?, figure("median_abs_dev")?);
     let remark = format!("± {:.0} %", deviation / median * 100.0);
     let each = format!("{:.1} ns a recipient", median / RECIPIENTS as f64);
-    Ok(Row::new(what, median / 1_000.0, "µs").remark(remark).remark(if name == "publish" { &each } else { "" }))
+    Ok(Row::new(what, median / 1_000.0, "µs")
+        .remark(remark)
+        .remark(if name == "publish" { &each } else { "" }))
 }
 
 /// The frame of a version of a market; what is later has a later time.
@@ -76,25 +91,32 @@ fn updates(markets: usize, versions: u64) -> Outcome<Vec<OddsUpdate>> {
     let mut updates = Vec::new();
     for version in 1..=versions {
         for market in 0..markets {
-            updates.push(OddsUpdate::from_json(frame(&format!("market_{market:02}"), version)?.as_bytes())?);
+            updates.push(OddsUpdate::from_json(
+                frame(&format!("market_{market:02}"), version)?.as_bytes(),
+            )?);
         }
     }
     Ok(updates)
 }
 
 fn decode(criterion: &mut Criterion) -> Outcome<()> {
-    let frames = (1..=1_000).map(|version| frame("1x2", version)).collect::<Outcome<Vec<_>>>()?;
+    let frames = (1..=1_000)
+        .map(|version| frame("1x2", version))
+        .collect::<Outcome<Vec<_>>>()?;
     criterion.bench_function("decode_frame", |bencher| {
         let mut decoder = NativeDecoder::default();
         let mut frames = frames.iter().cycle();
-        // What comes round again is older by then: it is decoded just the same, and not tracked. So each round is anew.
+        // What comes round again is older by then: it is decoded just the same, and not tracked. So
+        // each round is anew.
         let mut left = 0;
         bencher.iter(|| {
             if left == 0 {
                 (decoder, left) = (NativeDecoder::default(), 1_000);
             }
             left -= 1;
-            frames.next().map(|frame| decoder.on_frame(black_box(frame.as_bytes())).is_ok())
+            frames
+                .next()
+                .map(|frame| decoder.on_frame(black_box(frame.as_bytes())).is_ok())
         });
     });
     let record = OddsUpdate::from_json(frame("1x2", 1)?.as_bytes())?.to_json();
@@ -126,9 +148,16 @@ fn apply(criterion: &mut Criterion) -> Outcome<()> {
 }
 
 fn encode(criterion: &mut Criterion) -> Outcome<()> {
-    let state = MarketState { update: OddsUpdate::from_json(frame("1x2", 1)?.as_bytes())?, seq: 17 };
-    criterion.bench_function("encode_record", |bencher| bencher.iter(|| black_box(&state.update).to_json()));
-    criterion.bench_function("encode_frame", |bencher| bencher.iter(|| UpdateFrame::new(black_box(&state))));
+    let state = MarketState {
+        update: OddsUpdate::from_json(frame("1x2", 1)?.as_bytes())?,
+        seq: 17,
+    };
+    criterion.bench_function("encode_record", |bencher| {
+        bencher.iter(|| black_box(&state.update).to_json())
+    });
+    criterion.bench_function("encode_frame", |bencher| {
+        bencher.iter(|| UpdateFrame::new(black_box(&state)))
+    });
     Ok(())
 }
 
@@ -149,9 +178,14 @@ fn publish(criterion: &mut Criterion) -> Outcome<()> {
         fanout.connect(SessionId(id), Sink(Cell::new(0)));
         fanout.subscribe(SessionId(id), &event);
     }
-    let state = MarketState { update: OddsUpdate::from_json(frame("1x2", 1)?.as_bytes())?, seq: 17 };
+    let state = MarketState {
+        update: OddsUpdate::from_json(frame("1x2", 1)?.as_bytes())?,
+        seq: 17,
+    };
     let delivery = Delivery::of(vec![Arc::new(UpdateFrame::new(&state))], false);
     let now = Instant::now();
-    criterion.bench_function("publish", |bencher| bencher.iter(|| fanout.publish(&event, &delivery, now)));
+    criterion.bench_function("publish", |bencher| {
+        bencher.iter(|| fanout.publish(&event, &delivery, now))
+    });
     Ok(())
 }

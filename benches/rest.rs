@@ -1,7 +1,9 @@
-//! `GET /v1/events/{id}/odds` of an event that is in memory, over 32 kept connections, the server on one core. Beside it a
-//! handler of actix-web that answers the same bytes and does nothing else, in a process of its own on the same core.
+//! `GET /v1/events/{id}/odds` of an event that is in memory, over 32 kept connections, the server
+//! on one core. Beside it a handler of actix-web that answers the same bytes and does nothing else,
+//! in a process of its own on the same core.
 //!
-//! `cargo bench --bench rest`. Settable: `BENCH_CONNECTIONS`, `BENCH_SECONDS` of a run, `BENCH_ROUNDS`.
+//! `cargo bench --bench rest`. Settable: `BENCH_CONNECTIONS`, `BENCH_SECONDS` of a run,
+//! `BENCH_ROUNDS`.
 
 mod support;
 
@@ -37,8 +39,16 @@ fn main() -> Outcome<()> {
     let (seconds, rounds) = (setting("BENCH_SECONDS", 2)?, setting("BENCH_ROUNDS", 5)?);
     let folder = Folder::embedded();
     let supplier = Supplier::listen()?;
-    let variables = [("SUPPLIER_URLS", &*supplier.url()?), ("HTTP_WORKERS_ODDS", "1")];
-    let server = Server::start("ingest,processor,odds", &folder, &variables, Some(machine::server_core()))?;
+    let variables = [
+        ("SUPPLIER_URLS", &*supplier.url()?),
+        ("HTTP_WORKERS_ODDS", "1"),
+    ];
+    let server = Server::start(
+        "ingest,processor,odds",
+        &folder,
+        &variables,
+        Some(machine::server_core()),
+    )?;
     let mut feed = supplier.accept()?;
     server.until_ready()?;
     feed.send([update("MATCH_001", "1x2", 1, Timestamp::now())])?;
@@ -51,12 +61,18 @@ fn main() -> Outcome<()> {
     let bare = Bare::start(&file)?;
     let same = Connection::open(bare.address)?.ask(REQUEST)?;
     if without_date(&same) != without_date(&answer) {
-        let [same, answer] = [&same, &answer].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let [same, answer] =
+            [&same, &answer].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         return Err(format!("the handler beside answers\n{same}\nand not\n{answer}").into());
     }
 
     let mut ours = Side::new(server.odds()?, server.id(), connections, answer.len())?;
-    let mut alone = Side::new(bare.address, bare.child.id().to_string(), connections, answer.len())?;
+    let mut alone = Side::new(
+        bare.address,
+        bare.child.id().to_string(),
+        connections,
+        answer.len(),
+    )?;
     let time = Duration::from_secs(seconds);
     // Neither begins cold.
     ours.run(time / 2)?;
@@ -68,15 +84,18 @@ fn main() -> Outcome<()> {
     }
     let of = |runs: &[Run], figure: fn(&Run) -> f64| median(runs.iter().map(figure).collect());
     let share = |runs: &[Run]| of(runs, |run| run.server_share);
-    let mut row =
-        Row::new(format!("GET odds, {connections} connections, one core"), of(&rates, |run| run.rate), "requests/s")
-            .beside("a bare handler", of(&rates_alone, |run| run.rate))
-            .at_least(0.7)
-            .remark(format!(
-                "CPU of the server {:.0} % of its core, of the bare one {:.0} %",
-                share(&rates) * 100.0,
-                share(&rates_alone) * 100.0
-            ));
+    let mut row = Row::new(
+        format!("GET odds, {connections} connections, one core"),
+        of(&rates, |run| run.rate),
+        "requests/s",
+    )
+    .beside("a bare handler", of(&rates_alone, |run| run.rate))
+    .at_least(0.7)
+    .remark(format!(
+        "CPU of the server {:.0} % of its core, of the bare one {:.0} %",
+        share(&rates) * 100.0,
+        share(&rates_alone) * 100.0
+    ));
     if share(&rates) < FULL || share(&rates_alone) < FULL {
         row = row.remark(format!(
             "the client, at {:.0} % and {:.0} %, was a part of the limit",
@@ -84,8 +103,13 @@ fn main() -> Outcome<()> {
             of(&rates_alone, |run| run.own_share) * 100.0
         ));
     }
-    let cost = |runs: &[Run]| of(runs, |run| run.server_cpu.as_secs_f64() * 1e6 / run.answers as f64);
-    let cpu = Row::new("CPU of the server a request", cost(&rates), "µs").beside("a bare handler", cost(&rates_alone));
+    let cost = |runs: &[Run]| {
+        of(runs, |run| {
+            run.server_cpu.as_secs_f64() * 1e6 / run.answers as f64
+        })
+    };
+    let cpu = Row::new("CPU of the server a request", cost(&rates), "µs")
+        .beside("a bare handler", cost(&rates_alone));
     print("rest", &[row, cpu])
 }
 
@@ -93,7 +117,10 @@ const REQUEST: &[u8] = b"GET /v1/events/MATCH_001/odds HTTP/1.1\r\nHost: 127.0.0
 
 /// The lines of an answer in one order, but for the one that changes.
 fn without_date(answer: &[u8]) -> Vec<&[u8]> {
-    let mut lines: Vec<_> = answer.split(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"date:")).collect();
+    let mut lines: Vec<_> = answer
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.starts_with(b"date:"))
+        .collect();
     lines.sort();
     lines
 }
@@ -114,13 +141,24 @@ struct Run {
 }
 
 impl Side {
-    fn new(address: SocketAddr, process: String, connections: usize, length: usize) -> Outcome<Side> {
-        let connections = (0..connections).map(|_| Connection::open(address)).collect::<Outcome<_>>()?;
-        Ok(Side { connections, process, length })
+    fn new(
+        address: SocketAddr,
+        process: String,
+        connections: usize,
+        length: usize,
+    ) -> Outcome<Side> {
+        let connections = (0..connections)
+            .map(|_| Connection::open(address))
+            .collect::<Outcome<_>>()?;
+        Ok(Side {
+            connections,
+            process,
+            length,
+        })
     }
 
-    /// Asks on every connection, and asks again on each as soon as it has answered: one after the other, which costs a
-    /// write and a read an answer and nothing else.
+    /// Asks on every connection, and asks again on each as soon as it has answered: one after the
+    /// other, which costs a write and a read an answer and nothing else.
     fn run(&mut self, time: Duration) -> Outcome<Run> {
         for connection in &mut self.connections {
             connection.stream.write_all(REQUEST)?;
@@ -137,7 +175,10 @@ impl Side {
             }
         }
         let elapsed = began.elapsed().as_secs_f64();
-        let (cpu, own) = (machine::cpu(&self.process)? - cpu, machine::cpu("self")? - own);
+        let (cpu, own) = (
+            machine::cpu(&self.process)? - cpu,
+            machine::cpu("self")? - own,
+        );
         for connection in &mut self.connections {
             connection.stream.read_exact(&mut buffer)?;
         }
@@ -163,14 +204,20 @@ struct Bare {
 impl Bare {
     fn start(answer: &std::path::Path) -> Outcome<Bare> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.env(BE_BARE, answer).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+            .env(BE_BARE, answer)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         machine::pin(machine::server_core())?;
         let child = command.spawn();
         machine::pin(machine::CLIENT_CORE)?;
         let mut child = child?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().ok_or("no stdout")?).read_line(&mut line)?;
-        Ok(Bare { child, address: line.trim().parse()? })
+        Ok(Bare {
+            child,
+            address: line.trim().parse()?,
+        })
     }
 }
 
@@ -186,10 +233,16 @@ fn serve_bare(answer: &[u8]) -> Outcome<()> {
     let end = end_of_head(answer).ok_or("no head")?;
     let body = Bytes::copy_from_slice(&answer[end..]);
     let mut headers = Vec::new();
-    for (name, value) in std::str::from_utf8(&answer[..end])?.lines().filter_map(|line| line.split_once(": ")) {
+    for (name, value) in std::str::from_utf8(&answer[..end])?
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+    {
         // Those that actix-web writes itself.
         if !matches!(name, "content-length" | "date") {
-            headers.push((HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_str(value)?));
+            headers.push((
+                HeaderName::from_bytes(name.as_bytes())?,
+                HeaderValue::from_str(value)?,
+            ));
         }
     }
     let handler = move || {
@@ -201,15 +254,16 @@ fn serve_bare(answer: &[u8]) -> Outcome<()> {
         async { response }
     };
     actix_web::rt::System::new().block_on(async move {
-        let server = HttpServer::new(move || App::new().route(PATH, web::get().to(handler.clone())))
-            .workers(1)
-            // Each side waits for as long as the other is asked.
-            .keep_alive(Duration::from_secs(75))
-            .on_connect(|stream, _| {
-                let stream = stream.downcast_ref::<actix_web::rt::net::TcpStream>();
-                let _ = stream.map(|stream| stream.set_nodelay(true));
-            })
-            .bind("127.0.0.1:0")?;
+        let server =
+            HttpServer::new(move || App::new().route(PATH, web::get().to(handler.clone())))
+                .workers(1)
+                // Each side waits for as long as the other is asked.
+                .keep_alive(Duration::from_secs(75))
+                .on_connect(|stream, _| {
+                    let stream = stream.downcast_ref::<actix_web::rt::net::TcpStream>();
+                    let _ = stream.map(|stream| stream.set_nodelay(true));
+                })
+                .bind("127.0.0.1:0")?;
         println!("{}", server.addrs().first().ok_or("no address")?);
         Ok(server.run().await?)
     })

@@ -1,9 +1,10 @@
-//! What an update costs the server as there are more events, and a frame as a client holds more subscriptions. The same
-//! load each time, so that a flat cost is one and the same figure: first 20,000 updates at the same rate, spread over
-//! all the events, each of which is known already; then updates of one event after the other, each to 100 clients.
+//! What an update costs the server as there are more events, and a frame as a client holds more
+//! subscriptions. The same load each time, so that a flat cost is one and the same figure: first
+//! 20,000 updates at the same rate, spread over all the events, each of which is known already;
+//! then updates of one event after the other, each to 100 clients.
 //!
-//! `cargo bench --bench scale`. Settable: `BENCH_EVENTS` (the most), `BENCH_RATE`, `BENCH_UPDATES`, `BENCH_SUBSCRIPTIONS`
-//! (the most), `BENCH_ROUNDS`.
+//! `cargo bench --bench scale`. Settable: `BENCH_EVENTS` (the most), `BENCH_RATE`, `BENCH_UPDATES`,
+//! `BENCH_SUBSCRIPTIONS` (the most), `BENCH_ROUNDS`.
 
 mod support;
 
@@ -64,12 +65,27 @@ impl Run {
 impl Side {
     fn start(events: usize) -> Outcome<Side> {
         let (folder, supplier) = (Folder::embedded(), Supplier::listen()?);
-        let variables = [("SUPPLIER_URLS", &*supplier.url()?), ("HTTP_WORKERS_ODDS", "1")];
+        let variables = [
+            ("SUPPLIER_URLS", &*supplier.url()?),
+            ("HTTP_WORKERS_ODDS", "1"),
+        ];
         let variables = [&variables[..], QUIET].concat();
-        let server = Server::start("ingest,processor,odds", &folder, &variables, Some(machine::server_core()))?;
+        let server = Server::start(
+            "ingest,processor,odds",
+            &folder,
+            &variables,
+            Some(machine::server_core()),
+        )?;
         let feed = supplier.accept()?;
         server.until_ready()?;
-        let mut side = Side { events, server, _folder: folder, feed, sent: 0, rss: 0.0 };
+        let mut side = Side {
+            events,
+            server,
+            _folder: folder,
+            feed,
+            sent: 0,
+            rss: 0.0,
+        };
         while side.sent < events {
             let until = (side.sent + 1_000).min(events);
             side.send(until)?;
@@ -97,8 +113,12 @@ impl Side {
     fn settle(&self) -> Outcome<()> {
         let began = Instant::now();
         while began.elapsed() < WAIT_LIMIT {
-            let applied = self.server.metric("processor", "odds_proc_updates_applied_total")?;
-            let stored = self.server.metric("processor", "odds_proc_db_writes_total")?;
+            let applied = self
+                .server
+                .metric("processor", "odds_proc_updates_applied_total")?;
+            let stored = self
+                .server
+                .metric("processor", "odds_proc_db_writes_total")?;
             if applied.min(stored) >= self.sent as f64 {
                 return Ok(());
             }
@@ -116,7 +136,11 @@ impl Side {
         }
         let share = (self.server.cpu()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
         self.settle()?;
-        Ok(Run { updates, cpu: (self.server.cpu()? - cpu).as_secs_f64(), share })
+        Ok(Run {
+            updates,
+            cpu: (self.server.cpu()? - cpu).as_secs_f64(),
+            share,
+        })
     }
 }
 
@@ -129,7 +153,10 @@ const QUIET: &[(&str, &str)] = &[
 ];
 
 fn events() -> Outcome<Vec<Row>> {
-    let (most, rate) = (usize::try_from(setting("BENCH_EVENTS", 100_000)?)?, setting("BENCH_RATE", 5_000)?);
+    let (most, rate) = (
+        usize::try_from(setting("BENCH_EVENTS", 100_000)?)?,
+        setting("BENCH_RATE", 5_000)?,
+    );
     let updates = usize::try_from(setting("BENCH_UPDATES", 20_000)?)?;
     let mut sides = Vec::new();
     for events in [100, 1_000, 10_000, 100_000] {
@@ -147,13 +174,22 @@ fn events() -> Outcome<Vec<Row>> {
             }
         }
     }
-    let (Some(smallest), Some(largest)) = (sides.first(), sides.last()) else { return Ok(Vec::new()) };
-    let costs: Vec<f64> = runs.iter().map(|runs| median(runs.iter().map(Run::cost).collect())).collect();
+    let (Some(smallest), Some(largest)) = (sides.first(), sides.last()) else {
+        return Ok(Vec::new());
+    };
+    let costs: Vec<f64> = runs
+        .iter()
+        .map(|runs| median(runs.iter().map(Run::cost).collect()))
+        .collect();
     let mut rows = Vec::new();
     for ((side, runs), cost) in sides.iter().zip(&runs).zip(&costs) {
         let share = median(runs.iter().map(|run| run.share).collect());
-        let mut row = Row::new(format!("CPU an update, {} events, {rate} updates/s", side.events), *cost, "µs")
-            .remark(format!("{:.0} % of a core", share * 100.0));
+        let mut row = Row::new(
+            format!("CPU an update, {} events, {rate} updates/s", side.events),
+            *cost,
+            "µs",
+        )
+        .remark(format!("{:.0} % of a core", share * 100.0));
         if side.events > smallest.events {
             row = row.beside(format!("{} events", smallest.events), costs[0]);
         }
@@ -199,7 +235,10 @@ fn subscriptions() -> Outcome<Vec<Row>> {
         // Some at a time: their answers do not fill a socket.
         for some in (1..most).collect::<Vec<_>>().chunks(50) {
             for event in some {
-                client.send(&format!(r#"{{"type":"subscribe","eventId":"{}"}}"#, name_of(*event)))?;
+                client.send(&format!(
+                    r#"{{"type":"subscribe","eventId":"{}"}}"#,
+                    name_of(*event)
+                ))?;
             }
             client.skip(some.len())?;
         }
@@ -207,11 +246,16 @@ fn subscriptions() -> Outcome<Vec<Row>> {
     std::thread::sleep(Duration::from_secs(1));
     let memory = (side.server.rss()? - before) / (CLIENTS * (most - 1)) as f64;
 
-    let crowd = |clients: Vec<Client>| ClientPool::new(clients.into_iter().map(|client| client.stream).collect());
+    let crowd = |clients: Vec<Client>| {
+        ClientPool::new(clients.into_iter().map(|client| client.stream).collect())
+    };
     let (mut of_one, mut of_many) = (crowd(of_one)?, crowd(of_many)?);
     let (mut one, mut many) = (Vec::new(), Vec::new());
     for round in 0..=setting("BENCH_ROUNDS", 5)? {
-        let runs = [side.rounds(&mut of_one, most..most + 1)?, side.rounds(&mut of_many, 0..most)?];
+        let runs = [
+            side.rounds(&mut of_one, most..most + 1)?,
+            side.rounds(&mut of_many, 0..most)?,
+        ];
         if round > 0 {
             let [first, second] = runs;
             one.push(first);
@@ -221,27 +265,46 @@ fn subscriptions() -> Outcome<Vec<Row>> {
     let cost = |runs: &[Run]| median(runs.iter().map(Run::cost).collect()) / CLIENTS as f64;
     let share = |runs: &[Run]| median(runs.iter().map(|run| run.share).collect()) * 100.0;
     Ok(vec![
-        Row::new(format!("CPU a frame, {CLIENTS} clients with {most} subscriptions each"), cost(&many), "µs")
-            .beside("with one each", cost(&one))
-            .at_most(1.3)
-            .remark(format!("{:.0} % and {:.0} % of a core", share(&many), share(&one))),
-        Row::new("RSS a subscription", memory * 1_024.0, "B").remark(format!("{} of them", CLIENTS * most)),
+        Row::new(
+            format!("CPU a frame, {CLIENTS} clients with {most} subscriptions each"),
+            cost(&many),
+            "µs",
+        )
+        .beside("with one each", cost(&one))
+        .at_most(1.3)
+        .remark(format!(
+            "{:.0} % and {:.0} % of a core",
+            share(&many),
+            share(&one)
+        )),
+        Row::new("RSS a subscription", memory * 1_024.0, "B")
+            .remark(format!("{} of them", CLIENTS * most)),
     ])
 }
 
 impl Side {
-    /// One update after the other, of these events in turn. Every client gets a frame of each before the next one.
+    /// One update after the other, of these events in turn. Every client gets a frame of each
+    /// before the next one.
     fn rounds(&mut self, clients: &mut ClientPool, events: std::ops::Range<usize>) -> Outcome<Run> {
         let (cpu, began) = (self.server.cpu()?, Instant::now());
         for number in 0..UPDATES_TO_ALL {
             let event = events.start + number % events.len();
             self.sent += 1;
-            self.feed.send([update(&name_of(event), "1x2", self.sent as u64, Timestamp::now())])?;
+            self.feed.send([update(
+                &name_of(event),
+                "1x2",
+                self.sent as u64,
+                Timestamp::now(),
+            )])?;
             clients.take(1)?;
         }
         let share = (self.server.cpu()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
         self.settle()?;
-        Ok(Run { updates: UPDATES_TO_ALL, cpu: (self.server.cpu()? - cpu).as_secs_f64(), share })
+        Ok(Run {
+            updates: UPDATES_TO_ALL,
+            cpu: (self.server.cpu()? - cpu).as_secs_f64(),
+            share,
+        })
     }
 }
 

@@ -1,15 +1,19 @@
-//! A thousand clients on one event, without and with one more that reads nothing: how late the others get each update,
-//! whether they get all, and whether the server's memory is what it was, once it has given the stalled one up.
+//! A thousand clients on one event, without and with one more that reads nothing: how late the
+//! others get each update, whether they get all, and whether the server's memory is what it was,
+//! once it has given the stalled one up.
 //!
-//! Open loop: the delay is from when an update was due, which it carries as `updated_at`, to when a client has read it.
-//! Before each run comes a flood on another event, which nobody but the stalled client wants: it fills its socket and
-//! its queue, so that it is stalled from the beginning of the run and given up in the middle of it.
+//! Open loop: the delay is from when an update was due, which it carries as `updated_at`, to when a
+//! client has read it. Before each run comes a flood on another event, which nobody but the stalled
+//! client wants: it fills its socket and its queue, so that it is stalled from the beginning of the
+//! run and given up in the middle of it.
 //!
-//! A third run has abusers beside the clients: one that floods with pongs as fast as it is taken and comes again when it
-//! is closed, and 4,000 requests whose head never ends.
+//! A third run has abusers beside the clients: one that floods with pongs as fast as it is taken
+//! and comes again when it is closed, and 4,000 requests whose head never ends.
 //!
-//! `cargo bench --bench slow`. Settable: `BENCH_CLIENTS`, `BENCH_RATE` (updates a second), `BENCH_SECONDS` (of a run),
-//! `BENCH_ROUNDS` (each is a run without, one with a stalled client, and one with abusers), `BENCH_HALF` (half requests), and every setting of the server by its own name.
+//! `cargo bench --bench slow`. Settable: `BENCH_CLIENTS`, `BENCH_RATE` (updates a second),
+//! `BENCH_SECONDS` (of a run), `BENCH_ROUNDS` (each is a run without, one with a stalled client,
+//! and one with abusers), `BENCH_HALF` (half requests), and every setting of the server by its own
+//! name.
 
 mod support;
 
@@ -49,7 +53,10 @@ fn main() -> Outcome<()> {
     let clients = usize::try_from(setting("BENCH_CLIENTS", 1_000)?)?;
     let half = usize::try_from(setting("BENCH_HALF", 4_000)?)?;
     machine::open_files(2 * clients as u64 + half as u64 + 500)?;
-    let load = Load { rate: setting("BENCH_RATE", 50)?, seconds: setting("BENCH_SECONDS", 5)? };
+    let load = Load {
+        rate: setting("BENCH_RATE", 50)?,
+        seconds: setting("BENCH_SECONDS", 5)?,
+    };
     let rounds = setting("BENCH_ROUNDS", 5)?;
     let mut bench = Bench::start(clients)?;
     let (mut without, mut with, mut abused) = (Vec::new(), Vec::new(), Vec::new());
@@ -71,13 +78,24 @@ fn main() -> Outcome<()> {
     let of = |runs: &[Run], figure: fn(&Run) -> f64| median(runs.iter().map(figure).collect());
     let delay = |quantile: f64| {
         let of = |runs: &[Run]| median(runs.iter().map(|run| run.milliseconds(quantile)).collect());
-        Row::new(format!("{clients} clients, p{} with one stalled", quantile * 100.0), of(&with), "ms")
-            .beside("none stalled", of(&without))
+        Row::new(
+            format!("{clients} clients, p{} with one stalled", quantile * 100.0),
+            of(&with),
+            "ms",
+        )
+        .beside("none stalled", of(&without))
     };
-    let lost = with.iter().chain(&without).chain(&abused).map(|run| run.lost).sum::<u64>();
+    let lost = with
+        .iter()
+        .chain(&without)
+        .chain(&abused)
+        .map(|run| run.lost)
+        .sum::<u64>();
     let spread = |runs: &[Run]| {
         let figures = runs.iter().map(|run| run.milliseconds(0.99));
-        let (least, most) = figures.fold((f64::MAX, 0.0_f64), |(least, most), of| (least.min(of), most.max(of)));
+        let (least, most) = figures.fold((f64::MAX, 0.0_f64), |(least, most), of| {
+            (least.min(of), most.max(of))
+        });
         format!("{least:.1} to {most:.1}")
     };
     print(
@@ -123,7 +141,11 @@ fn main() -> Outcome<()> {
 
 /// What was busy, and whether it says more about this client than about the server.
 fn limit(server: f64, own: f64, late: f64) -> String {
-    let verdict = if late > LATE { ": the bench is a part of the delay" } else { "" };
+    let verdict = if late > LATE {
+        ": the bench is a part of the delay"
+    } else {
+        ""
+    };
     format!(
         "the server took {:.0} % of its core, the bench {:.0} % of its own; updates sent {late:.2} ms late (p99){verdict}",
         server * 100.0,
@@ -154,28 +176,46 @@ impl Abusers {
             Ok(stream)
         };
         let half = (0..half).map(begin).collect::<Outcome<_>>()?;
-        let (stops, floods, frames) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::default());
-        let (until, begun, sent) = (stops.clone(), floods.clone(), Arc::<AtomicU64>::clone(&frames));
+        let (stops, floods, frames) = (
+            Arc::<AtomicBool>::default(),
+            Arc::<AtomicU64>::default(),
+            Arc::default(),
+        );
+        let (until, begun, sent) = (
+            stops.clone(),
+            floods.clone(),
+            Arc::<AtomicU64>::clone(&frames),
+        );
         let thread = std::thread::spawn(move || {
             let pongs = [0x8a, 0x80, 0, 0, 0, 0].repeat(Abusers::AT_ONCE);
             while !until.load(Ordering::Relaxed) {
                 if let Ok(mut client) = Client::connect(address) {
                     begun.fetch_add(1, Ordering::Relaxed);
-                    while !until.load(Ordering::Relaxed) && client.stream.write_all(&pongs).is_ok() {
+                    while !until.load(Ordering::Relaxed) && client.stream.write_all(&pongs).is_ok()
+                    {
                         sent.fetch_add(Abusers::AT_ONCE as u64, Ordering::Relaxed);
                     }
                 }
                 std::thread::sleep(Abusers::PAUSE);
             }
         });
-        Ok(Abusers { stops, floods, frames, thread, _half: half })
+        Ok(Abusers {
+            stops,
+            floods,
+            frames,
+            thread,
+            _half: half,
+        })
     }
 
     /// Ends them; gives how many floods and frames there were.
     fn stop(self) -> (u64, u64) {
         self.stops.store(true, Ordering::Relaxed);
         let _ = self.thread.join();
-        (self.floods.load(Ordering::Relaxed), self.frames.load(Ordering::Relaxed))
+        (
+            self.floods.load(Ordering::Relaxed),
+            self.frames.load(Ordering::Relaxed),
+        )
     }
 }
 
@@ -229,8 +269,17 @@ impl Bench {
         let folder = Folder::embedded();
         let supplier = Supplier::listen()?;
         // The clients answer no pings.
-        let variables = [("SUPPLIER_URLS", &*supplier.url()?), ("SLOW_CLIENT_LIMIT", "2s"), ("WS_SILENCE_LIMIT", "2h")];
-        let server = Server::start("ingest,processor,odds", &folder, &variables, Some(machine::server_core()))?;
+        let variables = [
+            ("SUPPLIER_URLS", &*supplier.url()?),
+            ("SLOW_CLIENT_LIMIT", "2s"),
+            ("WS_SILENCE_LIMIT", "2h"),
+        ];
+        let server = Server::start(
+            "ingest,processor,odds",
+            &folder,
+            &variables,
+            Some(machine::server_core()),
+        )?;
         let mut feed = supplier.accept()?;
         server.until_ready()?;
         feed.send([EVENT, FLOODED].map(|event| update(event, "1x2", 1, Timestamp::now())))?;
@@ -241,12 +290,23 @@ impl Bench {
         };
         let begun = vec![Vec::new(); clients];
         let clients = ClientPool::new((0..clients).map(connect).collect::<Outcome<_>>()?)?;
-        Ok(Bench { server, _folder: folder, feed, clients, begun, version: 1 })
+        Ok(Bench {
+            server,
+            _folder: folder,
+            feed,
+            clients,
+            begun,
+            version: 1,
+        })
     }
 
     fn run(&mut self, load: Load, with_stalled: bool) -> Outcome<Run> {
         let (before, evictions) = (self.server.rss()?, self.evictions()?);
-        let stalled = if with_stalled { Some(self.stalled_client()?) } else { None };
+        let stalled = if with_stalled {
+            Some(self.stalled_client()?)
+        } else {
+            None
+        };
         self.flood(with_stalled)?;
         let (cpu, own, began) = (self.server.cpu()?, machine::cpu("self")?, Instant::now());
         let mut run = self.send_and_read(load)?;
@@ -254,7 +314,10 @@ impl Bench {
         run.server_share = (self.server.cpu()? - cpu).as_secs_f64() / elapsed;
         run.own_share = (machine::cpu("self")? - own).as_secs_f64() / elapsed;
         if self.evictions()? - evictions != f64::from(u8::from(with_stalled)) {
-            return Err("not one was evicted that had to be; the run is too short, or a healthy client was".into());
+            return Err(
+                "not one was evicted that had to be; the run is too short, or a healthy client was"
+                    .into(),
+            );
         }
         drop(stalled);
         run.grown = (self.server.rss()? - before) / 1_024.0;
@@ -276,7 +339,8 @@ impl Bench {
                 lateness.saturating_record((Timestamp::now().micros() - due).max(1).unsigned_abs());
                 let updated_at = Timestamp::from_micros(due).ok_or("no time")?;
                 (sent, self.version) = (sent + 1, self.version + 1);
-                self.feed.send([update(EVENT, "1x2", self.version, updated_at)])?;
+                self.feed
+                    .send([update(EVENT, "1x2", self.version, updated_at)])?;
             }
             let begun = &mut self.begun;
             let any = self.clients.look(|client, bytes| {
@@ -297,7 +361,15 @@ impl Bench {
             }
         }
         let late_p99 = lateness.value_at_quantile(0.99) as f64 / 1_000.0;
-        Ok(Run { delays, lost: missing, grown: 0.0, highest, server_share: 0.0, own_share: 0.0, late_p99 })
+        Ok(Run {
+            delays,
+            lost: missing,
+            grown: 0.0,
+            highest,
+            server_share: 0.0,
+            own_share: 0.0,
+            late_p99,
+        })
     }
 
     fn evictions(&self) -> Outcome<f64> {
@@ -312,21 +384,24 @@ impl Bench {
         Ok(client)
     }
 
-    /// Many updates of the event that only the stalled client wants: first what fills its socket, then, one by one,
-    /// what fills its queue.
+    /// Many updates of the event that only the stalled client wants: first what fills its socket,
+    /// then, one by one, what fills its queue.
     fn flood(&mut self, has_stalled: bool) -> Outcome<()> {
         let feed = &mut self.feed;
         let first = self.version + 1;
         self.version += FLOOD;
-        feed.send((first..first + FLOOD).map(|version| update(FLOODED, "1x2", version, Timestamp::now())))?;
+        feed.send(
+            (first..first + FLOOD).map(|version| update(FLOODED, "1x2", version, Timestamp::now())),
+        )?;
         for _ in 0..200 {
             self.version += 1;
             feed.send([update(FLOODED, "1x2", self.version, Timestamp::now())])?;
             std::thread::sleep(Duration::from_millis(2));
         }
         until("it is stalled", || {
-            Ok((self.server.metric("odds", "odds_ws_stalled_sessions")? == f64::from(u8::from(has_stalled)))
-                .then_some(()))
+            Ok((self.server.metric("odds", "odds_ws_stalled_sessions")?
+                == f64::from(u8::from(has_stalled)))
+            .then_some(()))
         })
     }
 }

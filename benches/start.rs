@@ -1,5 +1,6 @@
-//! From the start of a process with every role, on an empty folder, to the first price that a client of it reads. Its
-//! supplier is the simulator in it. And what it takes: on disk, and in memory when it runs.
+//! From the start of a process with every role, on an empty folder, to the first price that a
+//! client of it reads. Its supplier is the simulator in it. And what it takes: on disk, and in
+//! memory when it runs.
 //!
 //! `cargo bench --bench start`. Settable: `BENCH_ROUNDS`.
 
@@ -21,8 +22,14 @@ fn main() -> Outcome<()> {
     machine::pin(machine::CLIENT_CORE)?;
     let rounds = setting("BENCH_ROUNDS", 7)?;
     // The first is to have the binary in memory.
-    Server::start(EVERY_ROLE, &Folder::embedded(), &[], Some(machine::server_core()))?;
-    let (mut invitations, mut prices, mut memory, mut shares) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    Server::start(
+        EVERY_ROLE,
+        &Folder::embedded(),
+        &[],
+        Some(machine::server_core()),
+    )?;
+    let (mut invitations, mut prices, mut memory, mut shares) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let folder = Folder::embedded();
         let server = Server::start(EVERY_ROLE, &folder, &[], Some(machine::server_core()))?;
@@ -43,15 +50,22 @@ fn main() -> Outcome<()> {
     print(
         "start",
         &[
-            Row::new(format!("start to the first price on a socket, {rounds} starts"), median(prices), "ms")
-                .at_most(300.0)
-                .remark(format!(
-                    "all roles on one core, a new SQLite file; invited after {:.0} ms",
-                    median(invitations)
-                )),
+            Row::new(
+                format!("start to the first price on a socket, {rounds} starts"),
+                median(prices),
+                "ms",
+            )
+            .at_most(300.0)
+            .remark(format!(
+                "all roles on one core, a new SQLite file; invited after {:.0} ms",
+                median(invitations)
+            )),
             Row::new("RSS at rest", median(memory), "MiB")
                 .at_most(40.0)
-                .remark(format!("all roles, the simulator runs: {:.1} % of a core", median(shares))),
+                .remark(format!(
+                    "all roles, the simulator runs: {:.1} % of a core",
+                    median(shares)
+                )),
             Row::new("the binary", binary, "MB"),
         ],
     )

@@ -1,8 +1,9 @@
 //! A real-time sports-betting platform on actix actors.
 //!
-//! Suppliers stream odds; feeds normalise them onto a bus; one book per event keeps them in order; the store keeps the
-//! current state and the history; a registry fans every change out to the clients that subscribed. Wallets, bets and their
-//! confirmation stand on top. `ARCHITECTURE.md` is the map; [`platform`] is the one place that wires.
+//! Suppliers stream odds; feeds normalise them onto a bus; one book per event keeps them in order;
+//! the store keeps the current state and the history; a registry fans every change out to the
+//! clients that subscribed. Wallets, bets and their confirmation stand on top. `ARCHITECTURE.md` is
+//! the map; [`platform`] is the one place that wires.
 
 pub mod actors;
 pub mod bus;

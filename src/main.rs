@@ -23,7 +23,9 @@ fn main() -> ExitCode {
         Ok(task) => task.run(&doubtful),
         Err(stop) => {
             // One of these may be why a setting is missing.
-            doubtful.iter().for_each(|name| tell(&format!("warning: {name}")));
+            doubtful
+                .iter()
+                .for_each(|name| tell(&format!("warning: {name}")));
             stop.report()
         }
     }
@@ -51,11 +53,13 @@ fn prepare(doubtful: &[Doubtful]) -> Result<Task, ConfigExit> {
             Task::Dlq(args)
         }
         Command::Ledger(args) => {
-            let engine = engines::store(&args.store, &given).map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
+            let engine = engines::store(&args.store, &given)
+                .map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
             Task::Ledger(args, engine)
         }
         Command::Migrate(args) => {
-            let engine = engines::store(&args.store, &given).map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
+            let engine = engines::store(&args.store, &given)
+                .map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
             Task::Migrate(engine)
         }
         Command::CheckConfig(args) => Task::Print(args.output(given, doubtful)?),
@@ -75,23 +79,28 @@ impl Task {
                 Ok(()) => finish(replay::serve(args), |failure| failed(failure, exit::FAILED)),
                 Err(failure) => failed(&failure, exit::FAILED),
             },
-            // Only what keeps it from its work: its lines stand beside an output that is read by programs.
+            // Only what keeps it from its work: its lines stand beside an output that is read by
+            // programs.
             Task::Dlq(args) => match logging::init(LogFormat::Text, "error") {
-                Ok(()) => finish(async move { dlq::run(&args, &mut std::io::stdout()).await }, |failure| {
-                    failed(failure, failure.exit_code())
+                Ok(()) => finish(
+                    async move { dlq::run(&args, &mut std::io::stdout()).await },
+                    |failure| failed(failure, failure.exit_code()),
+                ),
+                Err(failure) => failed(&failure, exit::FAILED),
+            },
+            Task::Ledger(args, engine) => finish(
+                async move { ledger::run(&args, &engine, &mut std::io::stdout()) },
+                |failure| failed(failure, failure.exit_code()),
+            ),
+            Task::Migrate(engine) => match logging::init(LogFormat::Text, "info") {
+                Ok(()) => finish(async move { migrate::run(&engine) }, |failure| {
+                    failed(failure, exit::FAILED)
                 }),
                 Err(failure) => failed(&failure, exit::FAILED),
             },
-            Task::Ledger(args, engine) => {
-                finish(async move { ledger::run(&args, &engine, &mut std::io::stdout()) }, |failure| {
-                    failed(failure, failure.exit_code())
-                })
-            }
-            Task::Migrate(engine) => match logging::init(LogFormat::Text, "info") {
-                Ok(()) => finish(async move { migrate::run(&engine) }, |failure| failed(failure, exit::FAILED)),
-                Err(failure) => failed(&failure, exit::FAILED),
-            },
-            Task::Watch(args) => finish(watch::run(args), |failure| failed(failure, failure.exit_code())),
+            Task::Watch(args) => finish(watch::run(args), |failure| {
+                failed(failure, failure.exit_code())
+            }),
         }
     }
 }
@@ -101,7 +110,10 @@ fn serve(config: Box<Config>, doubtful: &[Doubtful]) -> ExitCode {
     if let Err(failure) = logging::init(process.log_format, &process.rust_log) {
         return failed(&failure, exit::FAILED);
     }
-    let warnings = doubtful.iter().map(ToString::to_string).chain(config.warnings());
+    let warnings = doubtful
+        .iter()
+        .map(ToString::to_string)
+        .chain(config.warnings());
     warnings.for_each(|warning| log::warn!("{warning}"));
     let format = process.log_format;
     finish(serve::run(*config), |failure| match format {

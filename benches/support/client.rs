@@ -1,4 +1,5 @@
-//! A client of `/ws/odds` that reads frames by hand, in the thread that asks: it costs less than what it measures.
+//! A client of `/ws/odds` that reads frames by hand, in the thread that asks: it costs less than
+//! what it measures.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -40,7 +41,11 @@ impl Client {
     /// Reads frames from a connection as it is.
     pub fn on(stream: TcpStream) -> Outcome<Client> {
         stream.set_nodelay(true)?;
-        Ok(Client { stream, bytes: Vec::new(), taken: 0 })
+        Ok(Client {
+            stream,
+            bytes: Vec::new(),
+            taken: 0,
+        })
     }
 
     fn upgrade(mut stream: TcpStream, address: SocketAddr, path: &str) -> Outcome<Client> {
@@ -51,9 +56,17 @@ impl Client {
             "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )?;
-        let mut client = Client { stream, bytes: Vec::new(), taken: 0 };
+        let mut client = Client {
+            stream,
+            bytes: Vec::new(),
+            taken: 0,
+        };
         loop {
-            if let Some(end) = client.bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(end) = client
+                .bytes
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 client.taken = end + 4;
                 return Ok(client);
             }
@@ -70,8 +83,13 @@ impl Client {
 
     /// Sends a text of at most 125 bytes, masked with zeros.
     pub fn send(&mut self, text: &str) -> Outcome<()> {
-        let length = u8::try_from(text.len()).ok().filter(|length| *length < 126).ok_or("too long")?;
-        Ok(self.stream.write_all(&[&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat())?)
+        let length = u8::try_from(text.len())
+            .ok()
+            .filter(|length| *length < 126)
+            .ok_or("too long")?;
+        Ok(self
+            .stream
+            .write_all(&[&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat())?)
     }
 
     /// The content of the next frame.
@@ -119,8 +137,14 @@ impl Client {
 /// Where the content of the first whole frame of a server begins and ends.
 pub fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
     let (start, length) = match *bytes.get(1)? {
-        126 => (4, usize::from(u16::from_be_bytes(*bytes.get(2..4)?.first_chunk()?))),
-        127 => (10, usize::try_from(u64::from_be_bytes(*bytes.get(2..10)?.first_chunk()?)).ok()?),
+        126 => (
+            4,
+            usize::from(u16::from_be_bytes(*bytes.get(2..4)?.first_chunk()?)),
+        ),
+        127 => (
+            10,
+            usize::try_from(u64::from_be_bytes(*bytes.get(2..10)?.first_chunk()?)).ok()?,
+        ),
         length => (2, usize::from(length)),
     };
     (bytes.len() >= start + length).then_some((start, start + length))
@@ -128,7 +152,9 @@ pub fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
 
 /// The time that an update carries, in microseconds of the epoch. `None` where it is none.
 pub fn updated_at(content: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(content).ok().filter(|text| text.starts_with(r#"{"type":"update""#))?;
+    let text = std::str::from_utf8(content)
+        .ok()
+        .filter(|text| text.starts_with(r#"{"type":"update""#))?;
     let (_, rest) = text.split_once(r#""updated_at":""#)?;
     Some(rest.split('"').next()?.parse::<Timestamp>().ok()?.micros())
 }

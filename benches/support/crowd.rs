@@ -1,7 +1,8 @@
-//! Many sockets that are all sent the same, read by one thread in the order in which the server writes to them.
+//! Many sockets that are all sent the same, read by one thread in the order in which the server
+//! writes to them.
 //!
-//! Nobody waits in the kernel for any of them: who sleeps on a socket has to be woken by whoever writes to it, which can
-//! cost the writer more than the write.
+//! Nobody waits in the kernel for any of them: who sleeps on a socket has to be woken by whoever
+//! writes to it, which can cost the writer more than the write.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
@@ -32,9 +33,17 @@ pub struct ClientPool {
 impl ClientPool {
     /// Sockets on which nothing waits to be read.
     pub fn new(sockets: Vec<TcpStream>) -> Outcome<ClientPool> {
-        sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
+        sockets
+            .iter()
+            .try_for_each(|socket| socket.set_nonblocking(true))?;
         let (order, got) = ((0..sockets.len()).collect(), vec![0; sockets.len()]);
-        Ok(ClientPool { sockets, order, got, buffer: vec![0; 262_144], rounds: 0 })
+        Ok(ClientPool {
+            sockets,
+            order,
+            got,
+            buffer: vec![0; 262_144],
+            rounds: 0,
+        })
     }
 
     /// How many there are.
@@ -46,12 +55,18 @@ impl ClientPool {
     pub fn take(&mut self, frames: usize) -> Outcome<()> {
         let began = Instant::now();
         let mut left = std::mem::take(&mut self.order).into_iter();
-        let Some(first) = left.next() else { return Ok(()) };
+        let Some(first) = left.next() else {
+            return Ok(());
+        };
         let mut left: Vec<usize> = left.collect();
         let length = self.take_first(first, frames, began)?;
         let mut done = Vec::with_capacity(self.sockets.len());
         done.push(first);
-        let most_misses = if self.rounds < LOOKS_AT_ALL { usize::MAX } else { MISSES };
+        let most_misses = if self.rounds < LOOKS_AT_ALL {
+            usize::MAX
+        } else {
+            MISSES
+        };
         loop {
             let (mut waiting, mut misses) = (Vec::new(), 0);
             let mut looks = left.iter();
@@ -65,7 +80,9 @@ impl ClientPool {
                     self.got[*socket] = 0;
                     done.push(*socket);
                 } else {
-                    return Err(format!("{} bytes where others got {length}", self.got[*socket]).into());
+                    return Err(
+                        format!("{} bytes where others got {length}", self.got[*socket]).into(),
+                    );
                 }
                 if misses == most_misses {
                     break;
@@ -83,15 +100,21 @@ impl ClientPool {
         Ok(())
     }
 
-    /// Reads once from each that has something, and gives what it has with its number: first from that which has waited
-    /// longest. Says whether anything came.
+    /// Reads once from each that has something, and gives what it has with its number: first from
+    /// that which has waited longest. Says whether anything came.
     pub fn look(&mut self, mut each: impl FnMut(usize, &[u8])) -> Outcome<bool> {
         self.rounds += 1;
         // One that gets nothing any more must not hide those behind it.
-        let most_misses = if self.rounds.is_multiple_of(LOOKS_AT_ALL) { usize::MAX } else { MISSES };
+        let most_misses = if self.rounds.is_multiple_of(LOOKS_AT_ALL) {
+            usize::MAX
+        } else {
+            MISSES
+        };
         let (mut missed, mut misses, mut any) = (Vec::new(), 0, false);
         for _ in 0..self.order.len() {
-            let Some(socket) = self.order.pop_front() else { break };
+            let Some(socket) = self.order.pop_front() else {
+                break;
+            };
             let read = read(&mut self.sockets[socket], &mut self.buffer)?;
             if read > 0 {
                 each(socket, &self.buffer[..read]);
@@ -105,7 +128,10 @@ impl ClientPool {
                 break;
             }
         }
-        missed.into_iter().rev().for_each(|socket| self.order.push_front(socket));
+        missed
+            .into_iter()
+            .rev()
+            .for_each(|socket| self.order.push_front(socket));
         Ok(any)
     }
 
@@ -122,7 +148,11 @@ impl ClientPool {
                 seen += 1;
             }
         }
-        if seen == frames && taken == end { Ok(end) } else { Err("more came than was sent".into()) }
+        if seen == frames && taken == end {
+            Ok(end)
+        } else {
+            Err("more came than was sent".into())
+        }
     }
 }
 
@@ -138,5 +168,9 @@ fn read(socket: &mut TcpStream, buffer: &mut [u8]) -> Outcome<usize> {
 
 fn nap(began: Instant) -> Outcome<()> {
     std::thread::sleep(NAP);
-    if began.elapsed() < WAIT_LIMIT { Ok(()) } else { Err(format!("not all frames came within {WAIT_LIMIT:?}").into()) }
+    if began.elapsed() < WAIT_LIMIT {
+        Ok(())
+    } else {
+        Err(format!("not all frames came within {WAIT_LIMIT:?}").into())
+    }
 }

@@ -35,7 +35,9 @@ impl Connection {
             if read == 0 {
                 return Err(format!("closed behind `{}`", String::from_utf8_lossy(&answer)).into());
             }
-            let Some(end) = end_of_head(&answer) else { continue };
+            let Some(end) = end_of_head(&answer) else {
+                continue;
+            };
             if answer.len() >= end + length_of_body(&answer[..end]) {
                 return Ok(answer);
             }
@@ -58,12 +60,17 @@ impl Connection {
 
 /// Where the body of an answer begins, once its head is there.
 pub fn end_of_head(answer: &[u8]) -> Option<usize> {
-    answer.windows(4).position(|window| window == b"\r\n\r\n").map(|end| end + 4)
+    answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .map(|end| end + 4)
 }
 
 fn length_of_body(head: &[u8]) -> usize {
     let head = std::str::from_utf8(head).unwrap_or_default();
     let mut headers = head.lines().filter_map(|line| line.split_once(": "));
     let length = headers.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    length.and_then(|(_, length)| length.parse().ok()).unwrap_or(0)
+    length
+        .and_then(|(_, length)| length.parse().ok())
+        .unwrap_or(0)
 }

@@ -42,7 +42,12 @@ pub fn cpu(process: &str) -> Outcome<Duration> {
     /// Milliseconds of what the kernel counts in, on every Linux of today.
     const TICK: u64 = 10;
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit_once(')').ok_or("no such process")?.1.split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .ok_or("no such process")?
+        .1
+        .split_whitespace()
+        .collect();
     let ticks = |at: usize| -> Outcome<u64> { Ok(fields.get(at).ok_or("no such field")?.parse()?) };
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * TICK))
 }
@@ -50,25 +55,47 @@ pub fn cpu(process: &str) -> Outcome<Duration> {
 /// The CPU time that was taken on all cores by whatever ran on them, since the machine began.
 pub fn busy() -> Outcome<Duration> {
     let stat = std::fs::read_to_string("/proc/stat")?;
-    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).ok_or("no line of all cores")?;
-    let ticks: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-    // user nice system idle iowait irq softirq steal; the guests behind are counted as user already.
-    let working = ticks.iter().take(8).enumerate().filter(|(place, _)| !matches!(place, 3 | 4));
-    Ok(Duration::from_millis(working.map(|(_, ticks)| ticks * 10).sum()))
+    let line = stat
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("cpu "))
+        .ok_or("no line of all cores")?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    // user nice system idle iowait irq softirq steal; the guests behind are counted as user
+    // already.
+    let working = ticks
+        .iter()
+        .take(8)
+        .enumerate()
+        .filter(|(place, _)| !matches!(place, 3 | 4));
+    Ok(Duration::from_millis(
+        working.map(|(_, ticks)| ticks * 10).sum(),
+    ))
 }
 
 /// A figure of a process's memory, as `VmRSS` or `VmHWM`, in KiB.
 pub fn memory(process: &str, name: &str) -> Outcome<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).ok_or("no such figure")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .ok_or("no such figure")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// Lets this process, and whatever it starts, open so many files, or as many as it may. Gives how many.
+/// Lets this process, and whatever it starts, open so many files, or as many as it may. Gives how
+/// many.
 pub fn open_files(wanted: u64) -> Outcome<u64> {
     let (_, hard) = Resource::NOFILE.get()?;
     // Who may raise the hard limit does so.
-    let most = if hard >= wanted || Resource::NOFILE.set(wanted, wanted).is_err() { hard } else { wanted };
+    let most = if hard >= wanted || Resource::NOFILE.set(wanted, wanted).is_err() {
+        hard
+    } else {
+        wanted
+    };
     Resource::NOFILE.set(most, most)?;
     Ok(most)
 }
@@ -77,12 +104,24 @@ pub fn open_files(wanted: u64) -> Outcome<u64> {
 pub fn description() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default()
+            .to_owned();
         line.trim_start_matches([' ', '\t', ':']).to_owned()
     };
     let memory = field(&read("/proc/meminfo"), "MemTotal:");
-    let gib = memory.trim_end_matches(" kB").parse::<f64>().unwrap_or_default() / 1_048_576.0;
+    let gib = memory
+        .trim_end_matches(" kB")
+        .parse::<f64>()
+        .unwrap_or_default()
+        / 1_048_576.0;
     let processor = field(&read("/proc/cpuinfo"), "model name");
     let kernel = read("/proc/sys/kernel/osrelease");
-    format!("{} cores of {processor}, {gib:.0} GiB, Linux {}", cores(), kernel.trim())
+    format!(
+        "{} cores of {processor}, {gib:.0} GiB, Linux {}",
+        cores(),
+        kernel.trim()
+    )
 }

@@ -1,5 +1,5 @@
-//! What the benches share: the real binary in a process of its own, sockets that cost little, a supplier, the machine,
-//! and the table. Each bench uses a part of it.
+//! What the benches share: the real binary in a process of its own, sockets that cost little, a
+//! supplier, the machine, and the table. Each bench uses a part of it.
 #![allow(dead_code)]
 
 pub mod client;
@@ -25,14 +25,25 @@ const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A number of the environment, as `BENCH_ROUNDS`, or what it is without.
 pub fn setting(name: &str, default: u64) -> Outcome<u64> {
-    let read = |value: String| value.parse().map_err(|error| format!("{name}: {error}").into());
+    let read = |value: String| {
+        value
+            .parse()
+            .map_err(|error| format!("{name}: {error}").into())
+    };
     std::env::var(name).map_or(Ok(default), read)
 }
 
-/// Fails, and says how they are to be had, where the addresses of Kafka, Redis and PostgreSQL are not in the environment.
+/// Fails, and says how they are to be had, where the addresses of Kafka, Redis and PostgreSQL are
+/// not in the environment.
 pub fn need_engines(bench: &str) -> Outcome<()> {
-    match ["KAFKA_BROKERS", "REDIS_URL", "DATABASE_URL"].iter().find(|name| std::env::var_os(name).is_none()) {
-        Some(name) => Err(format!("{name} is not set: run `scripts/engines with cargo bench --bench {bench}`").into()),
+    match ["KAFKA_BROKERS", "REDIS_URL", "DATABASE_URL"]
+        .iter()
+        .find(|name| std::env::var_os(name).is_none())
+    {
+        Some(name) => Err(format!(
+            "{name} is not set: run `scripts/engines with cargo bench --bench {bench}`"
+        )
+        .into()),
         None => Ok(()),
     }
 }

@@ -20,40 +20,79 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it with these roles and settings, on free ports, on one core or on all, and waits for its invitation.
-    pub fn start(roles: &str, folder: &Folder, variables: &[(&str, &str)], core: Option<usize>) -> Outcome<Server> {
+    /// Starts it with these roles and settings, on free ports, on one core or on all, and waits for
+    /// its invitation.
+    pub fn start(
+        roles: &str,
+        folder: &Folder,
+        variables: &[(&str, &str)],
+        core: Option<usize>,
+    ) -> Outcome<Server> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
         command.current_dir(folder.path()).env("NO_COLOR", "1");
         for port in ["ODDS", "SUPPLIER", "WALLET", "BET"] {
             command.env(format!("HTTP_PORT_{port}"), "0");
         }
-        for port in ["SUPPLIER", "ODDS", "INGEST", "PROCESSOR", "WALLET", "BET", "CONFIRMATION"] {
+        for port in [
+            "SUPPLIER",
+            "ODDS",
+            "INGEST",
+            "PROCESSOR",
+            "WALLET",
+            "BET",
+            "CONFIRMATION",
+        ] {
             command.env(format!("METRICS_PORT_{port}"), "0");
         }
         // The supplier of a bench answers no pings.
-        command.env("SUPPLIER_READ_TIMEOUT", "10m").env("SUPPLIER_STALE_AFTER", "10m");
+        command
+            .env("SUPPLIER_READ_TIMEOUT", "10m")
+            .env("SUPPLIER_STALE_AFTER", "10m");
         command.env("LOG_LEVEL", "info").env("ROLE", roles);
-        // The folder says which engines. Those of the environment are there for whoever has made a sandbox on them.
-        for engine in ["KAFKA_BROKERS", "REDIS_URL", "REDIS_ADDR", "DATABASE_URL", "DATABASE_RO_URL", "POSTGRES_DSN"] {
+        // The folder says which engines. Those of the environment are there for whoever has made a
+        // sandbox on them.
+        for engine in [
+            "KAFKA_BROKERS",
+            "REDIS_URL",
+            "REDIS_ADDR",
+            "DATABASE_URL",
+            "DATABASE_RO_URL",
+            "POSTGRES_DSN",
+        ] {
             command.env_remove(engine);
         }
-        command.envs(folder.variables()).envs(variables.iter().copied());
+        command
+            .envs(folder.variables())
+            .envs(variables.iter().copied());
         // A child runs where its parent's thread does.
         core.map_or_else(machine::unpin, machine::pin)?;
         let started = Instant::now();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
         machine::pin(machine::CLIENT_CORE)?;
         let mut child = child?;
         let mut lines = BufReader::new(child.stderr.take().ok_or("no stderr")?).lines();
         let (mut log, mut health) = (String::new(), None);
         // No line is waited for beyond the invitation: the next one may never come.
         while health.is_none() {
-            let Some(line) = lines.next().transpose()? else { return Err(log.into()) };
-            health = line.split_once("/healthz and /metrics: ").map(|(_, addresses)| by_role(addresses));
+            let Some(line) = lines.next().transpose()? else {
+                return Err(log.into());
+            };
+            health = line
+                .split_once("/healthz and /metrics: ")
+                .map(|(_, addresses)| by_role(addresses));
             log += &format!("{line}\n");
         }
         std::thread::spawn(move || lines.for_each(drop));
-        Ok(Server { child, started, log, health: health.unwrap_or_default() })
+        Ok(Server {
+            child,
+            started,
+            log,
+            health: health.unwrap_or_default(),
+        })
     }
 
     /// Waits until each of its roles is ready, but for suppliers that it may have none of.
@@ -61,8 +100,8 @@ impl Server {
         for (role, address) in &self.health {
             until(&format!("{role} is ready"), || {
                 let (status, body) = get(*address, "/healthz")?;
-                let only_suppliers =
-                    body.matches("\"name\":").count() == body.matches("\"name\":\"suppliers\"").count();
+                let only_suppliers = body.matches("\"name\":").count()
+                    == body.matches("\"name\":\"suppliers\"").count();
                 Ok((status == 200 || (status == 503 && only_suppliers)).then_some(()))
             })?;
         }
@@ -71,8 +110,15 @@ impl Server {
 
     /// An address that the log tells behind a mark.
     fn address(&self, mark: &str) -> Outcome<SocketAddr> {
-        let (_, rest) = self.log.split_once(mark).ok_or_else(|| format!("no `{mark}` in the log:\n{}", self.log))?;
-        Ok(rest.split(['/', ',', '\n', ' ']).next().unwrap_or_default().parse()?)
+        let (_, rest) = self
+            .log
+            .split_once(mark)
+            .ok_or_else(|| format!("no `{mark}` in the log:\n{}", self.log))?;
+        Ok(rest
+            .split(['/', ',', '\n', ' '])
+            .next()
+            .unwrap_or_default()
+            .parse()?)
     }
 
     /// REST and `/ws/odds`.
@@ -97,9 +143,14 @@ impl Server {
 
     /// A metric of a role; labels as they stand on the page.
     pub fn metric(&self, role: &str, name: &str) -> Outcome<f64> {
-        let address = self.health.get(role).ok_or_else(|| format!("the role {role} does not run"))?;
+        let address = self
+            .health
+            .get(role)
+            .ok_or_else(|| format!("the role {role} does not run"))?;
         let (_, page) = get(*address, "/metrics")?;
-        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         value.ok_or_else(|| format!("{role} has no metric {name}").into())
     }
 
@@ -137,10 +188,20 @@ fn by_role(addresses: &str) -> BTreeMap<String, SocketAddr> {
 /// `GET`: the status and the body.
 pub fn get(address: SocketAddr, path: &str) -> Outcome<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no HTTP")?;
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .ok_or("no HTTP")?;
+    let body = answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .unwrap_or_default();
     Ok((status, body))
 }

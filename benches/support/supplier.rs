@@ -15,7 +15,9 @@ pub struct Supplier {
 impl Supplier {
     /// Listens on a free port.
     pub fn listen() -> Outcome<Supplier> {
-        Ok(Supplier { listener: TcpListener::bind("127.0.0.1:0")? })
+        Ok(Supplier {
+            listener: TcpListener::bind("127.0.0.1:0")?,
+        })
     }
 
     /// What goes into `SUPPLIER_URLS`.
@@ -27,7 +29,9 @@ impl Supplier {
     pub fn accept(&self) -> Outcome<Feed> {
         let (stream, _) = self.listener.accept()?;
         stream.set_nodelay(true)?;
-        Ok(Feed { socket: tungstenite::accept(stream).map_err(|error| error.to_string())? })
+        Ok(Feed {
+            socket: tungstenite::accept(stream).map_err(|error| error.to_string())?,
+        })
     }
 }
 

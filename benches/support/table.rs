@@ -28,7 +28,14 @@ pub struct Row {
 impl Row {
     /// A figure, with its unit.
     pub fn new(figure: impl Into<String>, value: f64, unit: &'static str) -> Row {
-        Row { figure: figure.into(), value, unit, beside: None, target: None, remark: String::new() }
+        Row {
+            figure: figure.into(),
+            value,
+            unit,
+            beside: None,
+            target: None,
+            remark: String::new(),
+        }
     }
 
     /// What it is measured against, in the same unit. The target is one of the ratio from now on.
@@ -39,22 +46,34 @@ impl Row {
 
     /// The figure, or its ratio, is to be this or less.
     pub fn at_most(self, limit: f64) -> Row {
-        Row { target: Some(Target::AtMost(limit)), ..self }
+        Row {
+            target: Some(Target::AtMost(limit)),
+            ..self
+        }
     }
 
     /// The figure, or its ratio, is to be this or more.
     pub fn at_least(self, limit: f64) -> Row {
-        Row { target: Some(Target::AtLeast(limit)), ..self }
+        Row {
+            target: Some(Target::AtLeast(limit)),
+            ..self
+        }
     }
 
     /// The figure itself is to be this or less, whatever stands beside it.
     pub fn itself_at_most(self, limit: f64) -> Row {
-        Row { target: Some(Target::ItselfAtMost(limit)), ..self }
+        Row {
+            target: Some(Target::ItselfAtMost(limit)),
+            ..self
+        }
     }
 
     /// The figure itself is to be this or more, whatever stands beside it.
     pub fn itself_at_least(self, limit: f64) -> Row {
-        Row { target: Some(Target::ItselfAtLeast(limit)), ..self }
+        Row {
+            target: Some(Target::ItselfAtLeast(limit)),
+            ..self
+        }
     }
 
     /// What has to be known with it.
@@ -68,18 +87,31 @@ impl Row {
     }
 
     fn line(&self, bench: &str) -> String {
-        let Row { figure, value, unit, beside, target, remark } = self;
+        let Row {
+            figure,
+            value,
+            unit,
+            beside,
+            target,
+            remark,
+        } = self;
         let ratio = beside.as_ref().map(|(_, limit)| value / limit);
         let judged = ratio.unwrap_or(*value);
         let (wanted, reached) = match target {
             Some(Target::AtMost(most)) => (format!("≤ {}", short(*most)), yes(judged <= *most)),
             Some(Target::AtLeast(least)) => (format!("≥ {}", short(*least)), yes(judged >= *least)),
-            Some(Target::ItselfAtMost(most)) => (format!("≤ {} {unit}", short(*most)), yes(*value <= *most)),
-            Some(Target::ItselfAtLeast(least)) => (format!("≥ {} {unit}", short(*least)), yes(*value >= *least)),
+            Some(Target::ItselfAtMost(most)) => {
+                (format!("≤ {} {unit}", short(*most)), yes(*value <= *most))
+            }
+            Some(Target::ItselfAtLeast(least)) => {
+                (format!("≥ {} {unit}", short(*least)), yes(*value >= *least))
+            }
             None => Default::default(),
         };
-        let beside =
-            beside.as_ref().map(|(what, limit)| format!("{what}: {} {unit}", short(*limit))).unwrap_or_default();
+        let beside = beside
+            .as_ref()
+            .map(|(what, limit)| format!("{what}: {} {unit}", short(*limit)))
+            .unwrap_or_default();
         let ratio = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
         format!(
             "| `{bench}` | {figure} | {} {unit} | {beside} | {ratio} | {wanted} | {reached} | {remark} |",
@@ -99,7 +131,10 @@ fn short(value: f64) -> String {
         size if size >= 10_000.0 => format!("{:.0}k", value / 1_000.0),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}").trim_end_matches(".0").to_owned(),
-        _ => format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned(),
+        _ => format!("{value:.2}")
+            .trim_end_matches('0')
+            .trim_end_matches('.')
+            .to_owned(),
     }
 }
 

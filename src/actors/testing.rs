@@ -20,7 +20,9 @@ use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::store::events::{EventPage, EventQuery};
-use crate::store::{BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
+use crate::store::{
+    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
+};
 use crate::telemetry::metrics::ProcessorMetrics;
 
 /// A store that only knows the current states it was given, or is down.
@@ -35,7 +37,12 @@ pub struct ProbeStore {
 
 impl ProbeStore {
     pub fn keep(&self, state: MarketState) {
-        self.states.lock().unwrap().entry(state.update.event_id.clone()).or_default().push(Arc::new(state));
+        self.states
+            .lock()
+            .unwrap()
+            .entry(state.update.event_id.clone())
+            .or_default()
+            .push(Arc::new(state));
     }
 }
 
@@ -54,13 +61,25 @@ impl Store for ProbeStore {
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
         self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        while self.held.lock().unwrap().iter().any(|held| event_id.as_str().starts_with(held)) {
+        while self
+            .held
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|held| event_id.as_str().starts_with(held))
+        {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         if self.down.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(StoreError::Unavailable("down".to_owned()));
         }
-        Ok(self.states.lock().unwrap().get(event_id).cloned().unwrap_or_default())
+        Ok(self
+            .states
+            .lock()
+            .unwrap()
+            .get(event_id)
+            .cloned()
+            .unwrap_or_default())
     }
 
     fn list_events(&self, _: &EventQuery) -> Result<EventPage, StoreError> {
@@ -98,9 +117,16 @@ impl Handler<BookChanged> for ProbeListener {
     type Result = ();
 
     fn handle(&mut self, changed: BookChanged, _: &mut Context<Self>) {
-        let told = changed.states.iter().map(|state| (state.update.market.to_string(), state.seq));
+        let told = changed
+            .states
+            .iter()
+            .map(|state| (state.update.market.to_string(), state.seq));
         self.told.lock().unwrap().extend(told);
-        let conflated = changed.states.iter().filter(|_| changed.conflated).map(|state| state.seq);
+        let conflated = changed
+            .states
+            .iter()
+            .filter(|_| changed.conflated)
+            .map(|state| state.seq);
         self.conflated.lock().unwrap().extend(conflated);
     }
 }
@@ -124,10 +150,21 @@ pub fn probe_edges() -> ProbeEdges {
 pub fn probe_edges_with(cache: Arc<dyn OddsCache>, is_mirror: bool) -> ProbeEdges {
     let metrics = ProcessorMetrics::new().unwrap();
     let store = Arc::new(ProbeStore::default());
-    let (told, conflated) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
-    let listener = ProbeListener { told: told.clone(), conflated: conflated.clone() }.start();
+    let (told, conflated) = (
+        Arc::<Mutex<Vec<_>>>::default(),
+        Arc::<Mutex<Vec<_>>>::default(),
+    );
+    let listener = ProbeListener {
+        told: told.clone(),
+        conflated: conflated.clone(),
+    }
+    .start();
     let depth = metrics.mailbox_depth.with_label_values(&["probe"]);
-    let limits = ReadLimits { at_once: 2, waiting: 8, unknown_ttl: std::time::Duration::from_secs(60) };
+    let limits = ReadLimits {
+        at_once: 2,
+        waiting: 8,
+        unknown_ttl: std::time::Duration::from_secs(60),
+    };
     let refused = prometheus::IntCounter::new("refused", "test").unwrap();
     let clients = Arc::new(ClientReads::new(limits, refused.clone()));
     let edges = BookEdges {
@@ -137,5 +174,12 @@ pub fn probe_edges_with(cache: Arc<dyn OddsCache>, is_mirror: bool) -> ProbeEdge
         is_mirror,
         metrics: metrics.book_metrics(),
     };
-    ProbeEdges { edges: Arc::new(edges), store, told, conflated, refused, metrics }
+    ProbeEdges {
+        edges: Arc::new(edges),
+        store,
+        told,
+        conflated,
+        refused,
+        metrics,
+    }
 }

@@ -35,7 +35,11 @@ pub mod header {
 /// The record of a dead letter that a supplier sent.
 pub fn of_supplier(letter: &DeadLetter) -> NewRecord {
     let key = Bytes::copy_from_slice(letter.origin.as_bytes());
-    NewRecord { key, payload: letter.raw.clone(), headers: headers(letter) }
+    NewRecord {
+        key,
+        payload: letter.raw.clone(),
+        headers: headers(letter),
+    }
 }
 
 /// The record of a dead letter that was read from a topic, under the key that it had there.
@@ -46,7 +50,11 @@ pub fn of_record(letter: &DeadLetter, topic: &str, record: &Record) -> NewRecord
         entry(header::SOURCE_PARTITION, &record.partition.to_string()),
         entry(header::SOURCE_OFFSET, &record.offset.to_string()),
     ]);
-    NewRecord { key: record.record.key.clone(), payload: letter.raw.clone(), headers }
+    NewRecord {
+        key: record.record.key.clone(),
+        payload: letter.raw.clone(),
+        headers,
+    }
 }
 
 /// What is left of a dead letter that its topic does not take: tried in turn.
@@ -59,8 +67,8 @@ const HEADER: usize = 1024;
 /// Letters that are cut are logged so often at most, of each topic.
 static CUT_LOG: LogLimit = LogLimit::every(Duration::from_secs(60));
 
-/// Publishes dead letters. One that the topic does not take for its size is cut: a record that can neither be read nor
-/// put away would be tried without end, and hold up everything behind it.
+/// Publishes dead letters. One that the topic does not take for its size is cut: a record that can
+/// neither be read nor put away would be tried without end, and hold up everything behind it.
 pub async fn publish(topic: &dyn Topic, letters: Vec<NewRecord>) -> Result<(), BusError> {
     let is_large = |letter: &NewRecord| letter.payload.len() + letter.key.len() > LARGE;
     let (mut large, small): (Vec<_>, Vec<_>) = letters.into_iter().partition(is_large);
@@ -79,7 +87,9 @@ pub async fn publish(topic: &dyn Topic, letters: Vec<NewRecord>) -> Result<(), B
 async fn publish_or_cut(topic: &dyn Topic, letter: NewRecord) -> Result<(), BusError> {
     let mut published = topic.publish(vec![letter.clone()]).await;
     for most in CUTS {
-        let Err(BusError::TooLarge(text)) = &published else { break };
+        let Err(BusError::TooLarge(text)) = &published else {
+            break;
+        };
         if let Some(repeated) = CUT_LOG.check(topic.name()) {
             warn!(topic = topic.name(), repeated; "a dead letter is cut to {most} bytes: {text}");
         }
@@ -93,16 +103,35 @@ fn cut(letter: &NewRecord, most: usize) -> NewRecord {
         Some(first) => String::from_utf8_lossy(first).into_owned().into(),
         None => bytes.clone(),
     };
-    let mut headers: Vec<_> = letter.headers.iter().map(|(name, value)| (name.clone(), short(value))).collect();
-    headers.push(entry(header::TRUNCATED_FROM, &letter.payload.len().to_string()));
+    let mut headers: Vec<_> = letter
+        .headers
+        .iter()
+        .map(|(name, value)| (name.clone(), short(value)))
+        .collect();
+    headers.push(entry(
+        header::TRUNCATED_FROM,
+        &letter.payload.len().to_string(),
+    ));
     let first = |bytes: &Bytes| bytes.slice(..bytes.len().min(most));
-    NewRecord { key: first(&letter.key), payload: first(&letter.payload), headers }
+    NewRecord {
+        key: first(&letter.key),
+        payload: first(&letter.payload),
+        headers,
+    }
 }
 
 /// Reads a dead letter from its record. What a header should say and does not is `unknown`.
 pub fn read(record: &Record) -> DeadLetter {
-    let text = |name: &str| record.header(name).filter(|text| !text.is_empty()).unwrap_or("unknown").to_owned();
-    let received_at = record.header(header::RECEIVED_AT).and_then(|text| text.parse().ok());
+    let text = |name: &str| {
+        record
+            .header(name)
+            .filter(|text| !text.is_empty())
+            .unwrap_or("unknown")
+            .to_owned()
+    };
+    let received_at = record
+        .header(header::RECEIVED_AT)
+        .and_then(|text| text.parse().ok());
     DeadLetter {
         received_at: received_at.unwrap_or_else(Timestamp::now),
         origin: text(header::ORIGIN),

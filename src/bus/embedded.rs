@@ -1,5 +1,5 @@
-//! The bus within one process: bounded, in memory, with the promises of a Kafka topic except that it ends with the
-//! process.
+//! The bus within one process: bounded, in memory, with the promises of a Kafka topic except that
+//! it ends with the process.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
@@ -62,9 +62,17 @@ impl EmbeddedTopic {
 
     /// A topic whose partitions count from `first`, as if so many records had been there before.
     pub fn starting_at(name: &str, first: u64, partitions: u32, capacity: usize) -> EmbeddedTopic {
-        let partition = |_| Partition { base: first, records: VecDeque::new() };
+        let partition = |_| Partition {
+            base: first,
+            records: VecDeque::new(),
+        };
         let partitions = (0..partitions.max(1)).map(partition).collect();
-        let state = State { partitions, groups: HashMap::new(), records: 0, bytes: 0 };
+        let state = State {
+            partitions,
+            groups: HashMap::new(),
+            records: 0,
+            bytes: 0,
+        };
         EmbeddedTopic {
             shared: Arc::new(Shared {
                 name: name.to_owned(),
@@ -90,7 +98,11 @@ impl Shared {
     fn records_behind(&self, group: &str, read: impl Fn(&Group) -> &[u64]) -> u64 {
         let state = self.state();
         let ends = state.partitions.iter().map(Partition::end);
-        let read = state.groups.get(group).map(|group| read(group).to_vec()).unwrap_or_default();
+        let read = state
+            .groups
+            .get(group)
+            .map(|group| read(group).to_vec())
+            .unwrap_or_default();
         ends.zip(read).map(|(end, read)| end - read).sum()
     }
 
@@ -118,9 +130,18 @@ impl State {
     fn trim(&mut self) -> bool {
         let mut trimmed = false;
         for (index, partition) in self.partitions.iter_mut().enumerate() {
-            let Some(done) = self.groups.values().map(|group| group.committed[index]).min() else { return false };
+            let Some(done) = self
+                .groups
+                .values()
+                .map(|group| group.committed[index])
+                .min()
+            else {
+                return false;
+            };
             while partition.base < done {
-                let Some(record) = partition.records.pop_front() else { break };
+                let Some(record) = partition.records.pop_front() else {
+                    break;
+                };
                 partition.base += 1;
                 self.records -= 1;
                 self.bytes -= size_of(&record);
@@ -131,7 +152,9 @@ impl State {
     }
 
     fn take(&mut self, group: &str, first_partition: usize, room: usize, batch: &mut Vec<Record>) {
-        let Some(group) = self.groups.get_mut(group) else { return };
+        let Some(group) = self.groups.get_mut(group) else {
+            return;
+        };
         let count = self.partitions.len();
         for step in 0..count {
             let index = (first_partition + step) % count;
@@ -141,7 +164,12 @@ impl State {
             for record in partition.records.iter().skip(from).take(wanted) {
                 let (partition, offset) = (index as u32, group.given[index]);
                 // Within one process nothing waits long enough for its time to come.
-                batch.push(Record { partition, offset, published_at: None, record: record.clone() });
+                batch.push(Record {
+                    partition,
+                    offset,
+                    published_at: None,
+                    record: record.clone(),
+                });
                 group.given[index] += 1;
             }
         }
@@ -149,7 +177,11 @@ impl State {
 }
 
 fn size_of(record: &NewRecord) -> usize {
-    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let headers: usize = record
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     record.key.len() + record.payload.len() + headers
 }
 
@@ -188,13 +220,26 @@ impl Topic for EmbeddedTopic {
 
     fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
         let mut state = self.shared.state();
-        let start: Vec<u64> = state.partitions.iter().map(|partition| partition.base).collect();
-        let group_state =
-            state.groups.entry(group.to_owned()).or_insert_with(|| Group { given: start.clone(), committed: start });
+        let start: Vec<u64> = state
+            .partitions
+            .iter()
+            .map(|partition| partition.base)
+            .collect();
+        let group_state = state
+            .groups
+            .entry(group.to_owned())
+            .or_insert_with(|| Group {
+                given: start.clone(),
+                committed: start,
+            });
         // What was given to a reader before this one and not committed is given again.
         group_state.given.clone_from(&group_state.committed);
         drop(state);
-        Ok(Box::new(EmbeddedSubscription { shared: self.shared.clone(), group: group.to_owned(), first_partition: 0 }))
+        Ok(Box::new(EmbeddedSubscription {
+            shared: self.shared.clone(),
+            group: group.to_owned(),
+            first_partition: 0,
+        }))
     }
 
     fn depth(&self) -> usize {
@@ -206,8 +251,8 @@ impl Topic for EmbeddedTopic {
     }
 }
 
-/// A topic that nobody within the process reads: what is published to it has served its purpose. On a real bus other
-/// programs read it.
+/// A topic that nobody within the process reads: what is published to it has served its purpose. On
+/// a real bus other programs read it.
 pub struct UnreadTopic {
     name: String,
 }
@@ -215,7 +260,9 @@ pub struct UnreadTopic {
 impl UnreadTopic {
     /// A topic of this name.
     pub fn new(name: &str) -> UnreadTopic {
-        UnreadTopic { name: name.to_owned() }
+        UnreadTopic {
+            name: name.to_owned(),
+        }
     }
 }
 
@@ -229,7 +276,10 @@ impl Topic for UnreadTopic {
     }
 
     fn subscribe(&self, _: &str) -> Result<Box<dyn Subscription>, BusError> {
-        Err(BusError::Refused(format!("the topic {} keeps nothing to be read", self.name)))
+        Err(BusError::Refused(format!(
+            "the topic {} keeps nothing to be read",
+            self.name
+        )))
     }
 
     fn depth(&self) -> usize {
@@ -252,16 +302,23 @@ impl EmbeddedSubscription {
     fn take(&mut self, max: usize, batch: &mut Vec<Record>) {
         // A busy partition must not starve the others: each batch starts at the next one.
         self.first_partition = self.first_partition.wrapping_add(1);
-        self.shared.state().take(&self.group, self.first_partition, max, batch);
+        self.shared
+            .state()
+            .take(&self.group, self.first_partition, max, batch);
     }
 
     fn lag_to_give(&self) -> u64 {
-        self.shared.records_behind(&self.group, |group| &group.given)
+        self.shared
+            .records_behind(&self.group, |group| &group.given)
     }
 }
 
 impl Subscription for EmbeddedSubscription {
-    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
+    fn next_batch(
+        &mut self,
+        max: usize,
+        linger: Duration,
+    ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
         async move {
             let shared = self.shared.clone();
             loop {
@@ -271,7 +328,8 @@ impl Subscription for EmbeddedSubscription {
                 }
                 published.await;
             }
-            // Nothing is taken before the last await, so a caller may give up waiting and lose nothing.
+            // Nothing is taken before the last await, so a caller may give up waiting and lose
+            // nothing.
             if !linger.is_zero() && self.lag_to_give() < max as u64 {
                 tokio::time::sleep(linger).await;
             }
@@ -287,7 +345,9 @@ impl Subscription for EmbeddedSubscription {
         if let Some(group) = state.groups.get_mut(&self.group) {
             for (partition, next) in done.iter() {
                 let index = partition as usize;
-                if let (Some(committed), Some(given)) = (group.committed.get_mut(index), group.given.get(index)) {
+                if let (Some(committed), Some(given)) =
+                    (group.committed.get_mut(index), group.given.get(index))
+                {
                     *committed = next.clamp(*committed, *given);
                 }
             }
@@ -300,7 +360,8 @@ impl Subscription for EmbeddedSubscription {
     }
 
     fn lag(&self) -> u64 {
-        self.shared.records_behind(&self.group, |group| &group.committed)
+        self.shared
+            .records_behind(&self.group, |group| &group.committed)
     }
 
     fn health(&self) -> SubscriptionHealth {
@@ -328,7 +389,11 @@ mod tests {
 
     fn record(key: &str, value: u32) -> NewRecord {
         let payload = Bytes::from(value.to_string());
-        NewRecord { key: Bytes::from(key.to_owned()), payload, headers: Vec::new() }
+        NewRecord {
+            key: Bytes::from(key.to_owned()),
+            payload,
+            headers: Vec::new(),
+        }
     }
 
     fn records(given: Result<ConsumerEvent, BusError>) -> Vec<Record> {
@@ -346,14 +411,20 @@ mod tests {
     }
 
     fn values(batch: &[Record]) -> Vec<String> {
-        batch.iter().map(|record| String::from_utf8(record.record.payload.to_vec()).unwrap()).collect()
+        batch
+            .iter()
+            .map(|record| String::from_utf8(record.record.payload.to_vec()).unwrap())
+            .collect()
     }
 
     #[tokio::test]
     async fn a_reader_after_another_goes_on_behind_what_is_committed() {
         let topic = EmbeddedTopic::new("t", 1, 100);
         let mut group = topic.subscribe("g").unwrap();
-        topic.publish((0..4).map(|n| record("k", n)).collect()).await.unwrap();
+        topic
+            .publish((0..4).map(|n| record("k", n)).collect())
+            .await
+            .unwrap();
         assert_eq!(values(&take(&mut group, 2).await), ["0", "1"]);
         assert_eq!(values(&records(group.next_batch(2, NOW).await)), ["2", "3"]);
         assert_eq!(group.lag(), 2);
@@ -368,7 +439,10 @@ mod tests {
     #[tokio::test]
     async fn a_full_topic_makes_the_publisher_wait_for_the_slowest_group_and_drops_nothing() {
         let topic = EmbeddedTopic::new("t", 2, 10);
-        let (mut fast, mut slow) = (topic.subscribe("fast").unwrap(), topic.subscribe("slow").unwrap());
+        let (mut fast, mut slow) = (
+            topic.subscribe("fast").unwrap(),
+            topic.subscribe("slow").unwrap(),
+        );
         let publishing = tokio::spawn(topic.publish((0..25).map(|n| record("k", n)).collect()));
         let mut seen = Vec::new();
         while seen.len() < 10 {
@@ -400,13 +474,20 @@ mod tests {
         let mut group = topic.subscribe("g").unwrap();
         topic.publish(vec![record("k", 0)]).await.unwrap();
         let linger = Duration::from_millis(5);
-        assert!(tokio::time::timeout(Duration::from_millis(1), group.next_batch(10, linger)).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(1), group.next_batch(10, linger))
+                .await
+                .is_err()
+        );
         let publisher = topic.clone();
         let later = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(2)).await;
             publisher.publish(vec![record("k", 1)]).await
         });
-        assert_eq!(values(&records(group.next_batch(10, linger).await)), ["0", "1"]);
+        assert_eq!(
+            values(&records(group.next_batch(10, linger).await)),
+            ["0", "1"]
+        );
         later.await.unwrap().unwrap();
     }
 
@@ -424,11 +505,18 @@ mod tests {
                 break;
             }
         }
-        topic.publish((0..1_000).map(|n| record(&key_of[&0], n)).collect()).await.unwrap();
+        topic
+            .publish((0..1_000).map(|n| record(&key_of[&0], n)).collect())
+            .await
+            .unwrap();
         topic.publish(vec![record(&key_of[&1], 7)]).await.unwrap();
         let mut partitions = Vec::new();
         for _ in 0..2 {
-            partitions.extend(records(group.next_batch(10, NOW).await).iter().map(|record| record.partition));
+            partitions.extend(
+                records(group.next_batch(10, NOW).await)
+                    .iter()
+                    .map(|record| record.partition),
+            );
         }
         assert!(partitions.contains(&1));
     }

@@ -12,14 +12,18 @@ pub struct SubscriptionHealth {
 #[derive(Debug, Default)]
 struct State {
     joined: bool,
-    /// What went wrong since the last time that the group gave it a share, which may be an empty one.
+    /// What went wrong since the last time that the group gave it a share, which may be an empty
+    /// one.
     failure: Option<String>,
 }
 
 impl SubscriptionHealth {
     /// A member that has not joined yet.
     pub fn joining(group: &str) -> SubscriptionHealth {
-        SubscriptionHealth { group: group.into(), state: Arc::default() }
+        SubscriptionHealth {
+            group: group.into(),
+            state: Arc::default(),
+        }
     }
 
     /// A member that reads.
@@ -44,7 +48,8 @@ impl SubscriptionHealth {
         is_news
     }
 
-    /// Why it does not read, where it does not. A group that shares its partitions out anew is no problem.
+    /// Why it does not read, where it does not. A group that shares its partitions out anew is no
+    /// problem.
     pub fn problem(&self) -> Option<String> {
         let (state, group) = (self.lock(), &self.group);
         match (state.joined, &state.failure) {
@@ -74,6 +79,9 @@ mod tests {
         assert!(health.join() && !health.join());
         assert_eq!(health.problem(), None);
         assert!(health.clone().fail("not any more".to_owned()));
-        assert_eq!(health.problem().as_deref(), Some("the group g: not any more"));
+        assert_eq!(
+            health.problem().as_deref(),
+            Some("the group g: not any more")
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The bus that carries updates from the suppliers to the books and the store: ordered within a key, read by groups,
-//! each with its own position.
+//! The bus that carries updates from the suppliers to the books and the store: ordered within a
+//! key, read by groups, each with its own position.
 
 pub mod dead_letter;
 pub mod embedded;
@@ -36,7 +36,8 @@ pub struct Record {
     pub partition: u32,
     /// Its place in the partition, from 0. Places may be missing.
     pub offset: u64,
-    /// When it was published, by its publisher's clock or the broker's; none where the bus does not say.
+    /// When it was published, by its publisher's clock or the broker's; none where the bus does not
+    /// say.
     pub published_at: Option<Timestamp>,
     /// The record as it was published.
     pub record: NewRecord,
@@ -45,7 +46,11 @@ pub struct Record {
 impl Record {
     /// The value of a header as text.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.record.headers.iter().find(|(header, _)| header == name)?;
+        let (_, value) = self
+            .record
+            .headers
+            .iter()
+            .find(|(header, _)| header == name)?;
         std::str::from_utf8(value).ok()
     }
 }
@@ -72,12 +77,15 @@ impl Position {
 
     /// Moves on to wherever `other` is further.
     pub fn merge(&mut self, other: &Position) {
-        other.iter().for_each(|(partition, next)| self.advance(partition, next));
+        other
+            .iter()
+            .for_each(|(partition, next)| self.advance(partition, next));
     }
 
     /// Says nothing of these partitions any more.
     pub fn forget(&mut self, partitions: &[u32]) {
-        self.0.retain(|partition, _| !partitions.contains(partition));
+        self.0
+            .retain(|partition, _| !partitions.contains(partition));
     }
 
     /// Each partition with the offset that comes next.
@@ -96,7 +104,8 @@ impl Position {
 pub enum ConsumerEvent {
     /// Records, at least one; those of a partition in their order.
     Records(Vec<Record>),
-    /// Partitions that another member of the group reads from now on. Nothing of them is given out before they come back.
+    /// Partitions that another member of the group reads from now on. Nothing of them is given out
+    /// before they come back.
     Revoked(Vec<u32>),
 }
 
@@ -125,17 +134,18 @@ pub trait Topic: Send + Sync {
     /// The topic's name.
     fn name(&self) -> &str;
 
-    /// Publishes records; those of a key in their order. Waits while the topic is full or away, nothing is dropped:
-    /// answered when every record is on the bus for good. [`BusError::Refused`] and
-    /// [`BusError::TooLarge`] say that trying again does not help.
+    /// Publishes records; those of a key in their order. Waits while the topic is full or away,
+    /// nothing is dropped: answered when every record is on the bus for good. [`BusError::Refused`]
+    /// and [`BusError::TooLarge`] say that trying again does not help.
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>>;
 
-    /// Reads the topic as a group. A group keeps its position for as long as the topic lives; a new one starts at the
-    /// beginning. Several members of one group, also in other processes, share the partitions.
+    /// Reads the topic as a group. A group keeps its position for as long as the topic lives; a new
+    /// one starts at the beginning. Several members of one group, also in other processes, share
+    /// the partitions.
     fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError>;
 
-    /// How many records of this process wait: on the embedded bus for the slowest group, in front of a real one to be
-    /// taken by it.
+    /// How many records of this process wait: on the embedded bus for the slowest group, in front
+    /// of a real one to be taken by it.
     fn depth(&self) -> usize;
 
     /// Whether the bus answers and has the topic.
@@ -144,11 +154,16 @@ pub trait Topic: Send + Sync {
 
 /// A group's reading of a topic, as one of its members.
 pub trait Subscription: Send {
-    /// Waits for at least one record, then `linger` longer for up to `max` records. A caller may give up waiting (drop
-    /// the future) and loses nothing.
-    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<ConsumerEvent, BusError>>;
+    /// Waits for at least one record, then `linger` longer for up to `max` records. A caller may
+    /// give up waiting (drop the future) and loses nothing.
+    fn next_batch(
+        &mut self,
+        max: usize,
+        linger: Duration,
+    ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>>;
 
-    /// Everything before this position is done. Partitions that were revoked meanwhile are passed over.
+    /// Everything before this position is done. Partitions that were revoked meanwhile are passed
+    /// over.
     fn commit(&mut self, done: &Position);
 
     /// How many records of this member's partitions are not committed yet, as far as is known.

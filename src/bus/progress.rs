@@ -1,10 +1,12 @@
-//! How far a reader has come that works on many records at once: up to where everything is done. Pure.
+//! How far a reader has come that works on many records at once: up to where everything is done.
+//! Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Position;
 
-/// A record in work. Of a partition that was revoked meanwhile it counts for nothing, also when the partition is back.
+/// A record in work. Of a partition that was revoked meanwhile it counts for nothing, also when the
+/// partition is back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InFlight {
     /// The record's partition.
@@ -42,11 +44,19 @@ impl CommitTracker {
         let terms = &mut self.terms;
         let known = self.partitions.entry(partition).or_insert_with(|| {
             *terms += 1;
-            Partition { term: *terms, in_work: BTreeSet::new(), next: offset }
+            Partition {
+                term: *terms,
+                in_work: BTreeSet::new(),
+                next: offset,
+            }
         });
         known.in_work.insert(offset);
         known.next = known.next.max(offset.saturating_add(1));
-        InFlight { partition, offset, term: known.term }
+        InFlight {
+            partition,
+            offset,
+            term: known.term,
+        }
     }
 
     /// Work on a record is done.
@@ -61,18 +71,24 @@ impl CommitTracker {
     /// Up to where everything is done, of each partition.
     pub fn position(&self) -> Position {
         let mut position = Position::default();
-        self.partitions.iter().for_each(|(partition, known)| position.advance(*partition, known.done()));
+        self.partitions
+            .iter()
+            .for_each(|(partition, known)| position.advance(*partition, known.done()));
         position
     }
 
     /// Says nothing of these partitions any more.
     pub fn forget(&mut self, partitions: &[u32]) {
-        self.partitions.retain(|partition, _| !partitions.contains(partition));
+        self.partitions
+            .retain(|partition, _| !partitions.contains(partition));
     }
 
     /// How far, in offsets, the reader is ahead of what may be committed.
     pub fn ahead(&self) -> u64 {
-        self.partitions.values().map(|known| known.next - known.done()).sum()
+        self.partitions
+            .values()
+            .map(|known| known.next - known.done())
+            .sum()
     }
 }
 
@@ -91,13 +107,24 @@ mod tests {
         let mut progress = CommitTracker::default();
         let tickets: Vec<_> = (5..9).map(|offset| progress.begin(1, offset)).collect();
         let other = progress.begin(2, 0);
-        assert_eq!((position(&progress), progress.ahead()), (vec![(1, 5), (2, 0)], 5));
-        [tickets[1], tickets[3], other].into_iter().for_each(|ticket| progress.done(ticket));
-        assert_eq!((position(&progress), progress.ahead()), (vec![(1, 5), (2, 1)], 4));
+        assert_eq!(
+            (position(&progress), progress.ahead()),
+            (vec![(1, 5), (2, 0)], 5)
+        );
+        [tickets[1], tickets[3], other]
+            .into_iter()
+            .for_each(|ticket| progress.done(ticket));
+        assert_eq!(
+            (position(&progress), progress.ahead()),
+            (vec![(1, 5), (2, 1)], 4)
+        );
         progress.done(tickets[0]);
         assert_eq!(position(&progress), [(1, 7), (2, 1)]);
         progress.done(tickets[2]);
-        assert_eq!((position(&progress), progress.ahead()), (vec![(1, 9), (2, 1)], 0));
+        assert_eq!(
+            (position(&progress), progress.ahead()),
+            (vec![(1, 9), (2, 1)], 0)
+        );
     }
 
     #[test]
@@ -133,7 +160,8 @@ mod tests {
         ]
     }
 
-    /// A record of the model: its partition, its offset, and whether it is done. A revoked one is taken out.
+    /// A record of the model: its partition, its offset, and whether it is done. A revoked one is
+    /// taken out.
     type Model = Vec<(usize, u32, u64, bool)>;
 
     proptest! {

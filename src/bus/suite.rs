@@ -9,8 +9,8 @@ use pretty_assertions::assert_eq;
 
 use super::*;
 
-/// Makes a test of each check. `$open` gives a topic of four partitions with nothing in it; the attribute, where there is
-/// one, stands before each test.
+/// Makes a test of each check. `$open` gives a topic of four partitions with nothing in it; the
+/// attribute, where there is one, stands before each test.
 macro_rules! bus_suite {
     ($check:ident, $open:expr $(, $ignore:meta)?) => {
         #[tokio::test]
@@ -38,7 +38,9 @@ type Bus = Arc<dyn Topic>;
 
 /// No check may hang.
 pub async fn bounded(check: impl Future<Output = ()>) {
-    tokio::time::timeout(Duration::from_secs(60), check).await.expect("the check ends in time");
+    tokio::time::timeout(Duration::from_secs(60), check)
+        .await
+        .expect("the check ends in time");
 }
 
 /// A group of its own: a bus may outlive the test, and its groups with it.
@@ -48,17 +50,25 @@ pub fn group_name() -> String {
 
 pub fn record(key: &str, value: u32) -> NewRecord {
     let payload = Bytes::from(value.to_string());
-    NewRecord { key: Bytes::from(key.to_owned()), payload, headers: Vec::new() }
+    NewRecord {
+        key: Bytes::from(key.to_owned()),
+        payload,
+        headers: Vec::new(),
+    }
 }
 
 pub fn value(record: &Record) -> u32 {
-    String::from_utf8_lossy(&record.record.payload).parse().unwrap()
+    String::from_utf8_lossy(&record.record.payload)
+        .parse()
+        .unwrap()
 }
 
 /// The next records, however often partitions come and go before.
 pub async fn next(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> {
     loop {
-        if let ConsumerEvent::Records(records) = group.next_batch(max, Duration::ZERO).await.unwrap() {
+        if let ConsumerEvent::Records(records) =
+            group.next_batch(max, Duration::ZERO).await.unwrap()
+        {
             return records;
         }
     }
@@ -77,7 +87,9 @@ pub async fn take(group: &mut Box<dyn Subscription>, count: usize) -> Vec<Record
 
 /// Records of some keys, numbered from 0.
 pub fn numbered(count: u32) -> Vec<NewRecord> {
-    (0..count).map(|n| record(&format!("k{}", n % 7), n)).collect()
+    (0..count)
+        .map(|n| record(&format!("k{}", n % 7), n))
+        .collect()
 }
 
 /// Each key is in one partition, and its values grow with its offsets.
@@ -98,7 +110,10 @@ pub fn values(batch: &[Record]) -> BTreeSet<u32> {
 
 pub fn every_group_reads_all_and_a_key_keeps_its_order(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let (mut live, mut store) = (bus.subscribe(&group_name()).unwrap(), bus.subscribe(&group_name()).unwrap());
+        let (mut live, mut store) = (
+            bus.subscribe(&group_name()).unwrap(),
+            bus.subscribe(&group_name()).unwrap(),
+        );
         bus.publish(numbered(100)).await.unwrap();
         for group in [&mut live, &mut store] {
             let batch = take(group, 100).await;
@@ -113,12 +128,24 @@ pub fn bytes_headers_and_empty_keys_come_back_exactly(bus: Bus) -> BoxFuture<'st
         let bytes: Bytes = (0..=255_u8).collect();
         let header = |name: &str, value: &Bytes| (name.to_owned(), value.clone());
         let sent = [
-            NewRecord { key: Bytes::new(), payload: bytes.clone(), headers: vec![header("h", &bytes)] },
-            NewRecord { key: bytes.clone(), payload: Bytes::new(), headers: Vec::new() },
+            NewRecord {
+                key: Bytes::new(),
+                payload: bytes.clone(),
+                headers: vec![header("h", &bytes)],
+            },
+            NewRecord {
+                key: bytes.clone(),
+                payload: Bytes::new(),
+                headers: Vec::new(),
+            },
             NewRecord {
                 key: Bytes::from_static(b"k"),
                 payload: Bytes::from_static(b"\xff\xfe\0"),
-                headers: vec![header("twice", &bytes), header("twice", &Bytes::new()), header("ção", &bytes)],
+                headers: vec![
+                    header("twice", &bytes),
+                    header("twice", &Bytes::new()),
+                    header("ção", &bytes),
+                ],
             },
         ];
         let mut group = bus.subscribe(&group_name()).unwrap();
@@ -137,7 +164,9 @@ pub fn what_is_not_committed_is_given_out_again(bus: Bus) -> BoxFuture<'static, 
     Box::pin(async move {
         let name = group_name();
         let mut group = bus.subscribe(&name).unwrap();
-        bus.publish((0..4).map(|n| record("k", n)).collect()).await.unwrap();
+        bus.publish((0..4).map(|n| record("k", n)).collect())
+            .await
+            .unwrap();
         assert_eq!(values(&take(&mut group, 2).await), BTreeSet::from([0, 1]));
         let mut uncommitted = Vec::new();
         while uncommitted.len() < 2 {
@@ -166,7 +195,10 @@ pub fn giving_up_a_wait_loses_nothing(bus: Bus) -> BoxFuture<'static, ()> {
             }
         }
         publishing.await.unwrap().unwrap();
-        assert_eq!(read.iter().map(value).collect::<Vec<_>>(), (0..50).collect::<Vec<_>>());
+        assert_eq!(
+            read.iter().map(value).collect::<Vec<_>>(),
+            (0..50).collect::<Vec<_>>()
+        );
     })
 }
 
@@ -218,8 +250,14 @@ pub fn the_lag_goes_to_nothing(bus: Bus) -> BoxFuture<'static, ()> {
 pub fn publishers_at_once_lose_nothing(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
-        let publisher = |p: u32| (0..50).map(move |n| record(&format!("p{p}"), 50 * p + n)).collect::<Vec<_>>();
-        let publishing: Vec<_> = (0..4).map(|p| tokio::spawn(bus.publish(publisher(p)))).collect();
+        let publisher = |p: u32| {
+            (0..50)
+                .map(move |n| record(&format!("p{p}"), 50 * p + n))
+                .collect::<Vec<_>>()
+        };
+        let publishing: Vec<_> = (0..4)
+            .map(|p| tokio::spawn(bus.publish(publisher(p))))
+            .collect();
         let batch = take(&mut group, 200).await;
         assert_ordered(&batch);
         assert_eq!(values(&batch), (0..200).collect());

@@ -36,7 +36,10 @@ struct Event {
 impl EmbeddedCache {
     /// A cache that holds an event for `ttl` after its last change.
     pub fn new(ttl: Duration) -> EmbeddedCache {
-        EmbeddedCache { ttl, state: Arc::default() }
+        EmbeddedCache {
+            ttl,
+            state: Arc::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -53,8 +56,14 @@ impl OddsCache for EmbeddedCache {
             let event = state
                 .events
                 .entry(market.update.event_id.clone())
-                .or_insert_with(|| Event { markets: BTreeMap::new(), expires: now });
-            let held = event.markets.get(&market.update.market).filter(|_| event.expires > now);
+                .or_insert_with(|| Event {
+                    markets: BTreeMap::new(),
+                    expires: now,
+                });
+            let held = event
+                .markets
+                .get(&market.update.market)
+                .filter(|_| event.expires > now);
             if let Some(market) = kept(held.map(Arc::as_ref), &market) {
                 if event.expires <= now {
                     event.markets.clear();
@@ -71,10 +80,18 @@ impl OddsCache for EmbeddedCache {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn read_book(&self, event_id: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
+    fn read_book(
+        &self,
+        event_id: &EventId,
+    ) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
         let state = self.state();
-        let event = state.events.get(event_id).filter(|event| event.expires > Instant::now());
-        let markets = event.map(|event| event.markets.values().cloned().collect()).unwrap_or_default();
+        let event = state
+            .events
+            .get(event_id)
+            .filter(|event| event.expires > Instant::now());
+        let markets = event
+            .map(|event| event.markets.values().cloned().collect())
+            .unwrap_or_default();
         std::future::ready(Ok(markets)).boxed()
     }
 
@@ -94,7 +111,10 @@ mod tests {
     use crate::domain::odds::update::testing::*;
 
     fn state(market: &str, seq: u64) -> Arc<MarketState> {
-        Arc::new(MarketState { update: market_update("E", market, None, seq as i64, 1), seq })
+        Arc::new(MarketState {
+            update: market_update("E", market, None, seq as i64, 1),
+            seq,
+        })
     }
 
     cache_suite!((EmbeddedCache::new(Duration::from_secs(60)), ()));
@@ -103,9 +123,13 @@ mod tests {
     async fn holds_the_latest_of_each_market_until_it_expires() {
         let cache = EmbeddedCache::new(Duration::from_secs(60));
         let event = EventId::new("E").unwrap();
-        cache.write(vec![state("a", 1), state("b", 2), state("a", 3)]).await.unwrap();
+        cache
+            .write(vec![state("a", 1), state("b", 2), state("a", 3)])
+            .await
+            .unwrap();
         cache.write(vec![state("a", 2)]).await.unwrap();
-        let seqs = |book: Vec<Arc<MarketState>>| book.iter().map(|state| state.seq).collect::<Vec<_>>();
+        let seqs =
+            |book: Vec<Arc<MarketState>>| book.iter().map(|state| state.seq).collect::<Vec<_>>();
         assert_eq!(seqs(cache.read_book(&event).await.unwrap()), [3, 2]);
         tokio::time::advance(Duration::from_secs(61)).await;
         assert!(cache.read_book(&event).await.unwrap().is_empty());
@@ -118,7 +142,13 @@ mod tests {
         tokio::time::advance(Duration::from_secs(61)).await;
         for n in 0..WRITES_BETWEEN_SWEEPS {
             let update = market_update("F", "a", None, n as i64, 1);
-            cache.write(vec![Arc::new(MarketState { update, seq: n as u64 })]).await.unwrap();
+            cache
+                .write(vec![Arc::new(MarketState {
+                    update,
+                    seq: n as u64,
+                })])
+                .await
+                .unwrap();
         }
         assert_eq!(cache.state().events.len(), 1);
     }

@@ -21,7 +21,8 @@ pub enum CacheError {
     /// The cache cannot be reached.
     #[error("the cache is unavailable: {0}")]
     Unavailable(String),
-    /// The entry of one event is damaged: of another type, or it holds what cannot be read. The others are not affected.
+    /// The entry of one event is damaged: of another type, or it holds what cannot be read. The
+    /// others are not affected.
     #[error("the cache entry of `{event_id}` is damaged: {problem}")]
     Damaged {
         /// The event.
@@ -36,36 +37,47 @@ pub enum CacheError {
     Misconfigured(String),
 }
 
-/// What a cache keeps of a market: the state with the later revision, whoever wrote it and when, so that a process that
-/// lags behind never takes a market back. Of one revision the larger number stays. The number of a market never goes back:
-/// where a later revision has a smaller one, it is counted on. `None` where what is held stays.
+/// What a cache keeps of a market: the state with the later revision, whoever wrote it and when, so
+/// that a process that lags behind never takes a market back. Of one revision the larger number
+/// stays. The number of a market never goes back: where a later revision has a smaller one, it is
+/// counted on. `None` where what is held stays.
 pub(crate) fn kept(held: Option<&MarketState>, new: &Arc<MarketState>) -> Option<Arc<MarketState>> {
-    let Some(held) = held else { return Some(new.clone()) };
+    let Some(held) = held else {
+        return Some(new.clone());
+    };
     let rank = |state: &MarketState| (state.update.revision, state.seq);
     if rank(held) >= rank(new) {
         None
     } else if new.seq > held.seq {
         Some(new.clone())
     } else {
-        Some(Arc::new(MarketState { update: new.update.clone(), seq: held.seq.saturating_add(1) }))
+        Some(Arc::new(MarketState {
+            update: new.update.clone(),
+            seq: held.seq.saturating_add(1),
+        }))
     }
 }
 
 /// A cache of market states.
 pub trait OddsCache: Send + Sync {
-    /// Keeps these states, each in place of an older one of its market, and tells the other instances of those that it
-    /// kept. A state that is older than what the cache holds changes nothing and is not told. Safe to repeat.
+    /// Keeps these states, each in place of an older one of its market, and tells the other
+    /// instances of those that it kept. A state that is older than what the cache holds changes
+    /// nothing and is not told. Safe to repeat.
     fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>>;
 
-    /// As [`OddsCache::write`], and tells with each what may have been left out before it. A cache that tells nobody has no
-    /// use for that. Gives the events whose damaged entry was removed on the way: their other markets are to be written
-    /// again.
-    fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
+    /// As [`OddsCache::write`], and tells with each what may have been left out before it. A cache
+    /// that tells nobody has no use for that. Gives the events whose damaged entry was removed on
+    /// the way: their other markets are to be written again.
+    fn write_changes(
+        &self,
+        changes: Vec<Change>,
+    ) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
         let writing = self.write(changes.into_iter().map(|change| change.state).collect());
         async move { writing.await.map(|()| Vec::new()) }.boxed()
     }
 
-    /// Events whose entries some reader found damaged, until they are removed. Fails as [`OddsCache::ping`] does.
+    /// Events whose entries some reader found damaged, until they are removed. Fails as
+    /// [`OddsCache::ping`] does.
     fn damaged(&self) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
         let answer = self.ping();
         async move { answer.await.map(|()| Vec::new()) }.boxed()
@@ -77,24 +89,28 @@ pub trait OddsCache: Send + Sync {
     }
 
     /// The states of an event's markets.
-    fn read_book(&self, event_id: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>>;
+    fn read_book(
+        &self,
+        event_id: &EventId,
+    ) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>>;
 
     /// Whether the cache answers.
     fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>>;
 
-    /// Tells the other instances that this one follows the bus, though it may have no change to tell. Nothing to do for a
-    /// cache within one process.
+    /// Tells the other instances that this one follows the bus, though it may have no change to
+    /// tell. Nothing to do for a cache within one process.
     fn publish_heartbeat(&self) -> BoxFuture<'static, Result<(), CacheError>> {
         std::future::ready(Ok(())).boxed()
     }
 
-    /// Which connection it works over, by a number that changes with each new one: what was written over an earlier one may
-    /// be gone. Always the same where there is none.
+    /// Which connection it works over, by a number that changes with each new one: what was written
+    /// over an earlier one may be gone. Always the same where there is none.
     fn connection(&self) -> u64 {
         0
     }
 
-    /// What the other instances tell, from now on. `None` for a cache within one process: there are no others.
+    /// What the other instances tell, from now on. `None` for a cache within one process: there are
+    /// no others.
     fn listen(&self) -> Option<Box<dyn BroadcastStream>>;
 }
 
@@ -132,8 +148,8 @@ pub struct RefusedBroadcasts {
 pub enum BroadcastEvent {
     /// Changes, at least one, in the order in which they were told.
     Changes(Vec<Broadcast>),
-    /// No change, but some instance follows the bus and would tell of one. Whether the heartbeat is that of our own
-    /// deployment; else it names no deployment, as those of earlier versions.
+    /// No change, but some instance follows the bus and would tell of one. Whether the heartbeat is
+    /// that of our own deployment; else it names no deployment, as those of earlier versions.
     Alive {
         /// Whether it is our own deployment's.
         is_own: bool,
@@ -146,8 +162,8 @@ pub enum BroadcastEvent {
     Lost(String),
     /// Nothing will be heard any more: the listening has ended in the middle. Why, for people.
     Ended(String),
-    /// Everything is heard from now on; something may have been missed before. The first thing to be heard, where nothing
-    /// is in the way of it.
+    /// Everything is heard from now on; something may have been missed before. The first thing to
+    /// be heard, where nothing is in the way of it.
     Listening,
 }
 

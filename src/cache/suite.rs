@@ -1,4 +1,5 @@
-//! What every cache must do: written against the trait, run for each implementation by [`cache_suite`].
+//! What every cache must do: written against the trait, run for each implementation by
+//! [`cache_suite`].
 
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::testing::{any_update, market_update};
 
-/// Makes a test of each check. `$open` gives an empty cache, and what must live as long as it; `$attribute` marks the tests.
+/// Makes a test of each check. `$open` gives an empty cache, and what must live as long as it;
+/// `$attribute` marks the tests.
 macro_rules! cache_suite {
     ($open:expr $(, #[$attribute:meta])?) => {
         macro_rules! check {
@@ -35,13 +37,22 @@ macro_rules! cache_suite {
 pub(crate) use cache_suite;
 
 fn state(event: &str, market: &str, time: i64, version: i64, seq: u64) -> Arc<MarketState> {
-    Arc::new(MarketState { update: market_update(event, market, None, time, version), seq })
+    Arc::new(MarketState {
+        update: market_update(event, market, None, time, version),
+        seq,
+    })
 }
 
 async fn read(cache: &dyn OddsCache, event: &str) -> Vec<MarketState> {
-    let mut states = cache.read_book(&EventId::new(event).unwrap()).await.unwrap();
+    let mut states = cache
+        .read_book(&EventId::new(event).unwrap())
+        .await
+        .unwrap();
     states.sort_by(|one, other| one.update.market.cmp(&other.update.market));
-    states.iter().map(|state| MarketState::clone(state)).collect()
+    states
+        .iter()
+        .map(|state| MarketState::clone(state))
+        .collect()
 }
 
 pub async fn it_answers(cache: &dyn OddsCache) {
@@ -55,10 +66,18 @@ pub async fn an_event_that_nobody_wrote_has_no_states(cache: &dyn OddsCache) {
 }
 
 pub async fn markets_and_lines_stand_beside_each_other(cache: &dyn OddsCache) {
-    let lines =
-        [("1x2", None), ("goals", Some("2.5")), ("goals", Some("-0.25")), ("goals@2.5", None), ("goals%402.5", None)];
+    let lines = [
+        ("1x2", None),
+        ("goals", Some("2.5")),
+        ("goals", Some("-0.25")),
+        ("goals@2.5", None),
+        ("goals%402.5", None),
+    ];
     let states = (1..).zip(lines).map(|(seq, (name, line))| {
-        Arc::new(MarketState { update: market_update("São Paulo v \"Grêmio\"", name, line, 1, 1), seq })
+        Arc::new(MarketState {
+            update: market_update("São Paulo v \"Grêmio\"", name, line, 1, 1),
+            seq,
+        })
     });
     let states: Vec<_> = states.collect();
     cache.write(states.clone()).await.unwrap();
@@ -68,33 +87,71 @@ pub async fn markets_and_lines_stand_beside_each_other(cache: &dyn OddsCache) {
 }
 
 pub async fn the_later_revision_stays_whoever_writes_last(cache: &dyn OddsCache) {
-    cache.write(vec![state("E", "1x2", 10, 7, 100)]).await.unwrap();
+    cache
+        .write(vec![state("E", "1x2", 10, 7, 100)])
+        .await
+        .unwrap();
     // One that lags behind, with whatever number; and the very same once more.
-    for late in [state("E", "1x2", 9, 99, 100), state("E", "1x2", 10, 6, 500), state("E", "1x2", 10, 7, 100)] {
+    for late in [
+        state("E", "1x2", 9, 99, 100),
+        state("E", "1x2", 10, 6, 500),
+        state("E", "1x2", 10, 7, 100),
+    ] {
         cache.write(vec![late]).await.unwrap();
         assert_eq!(read(cache, "E").await[0], *state("E", "1x2", 10, 7, 100));
     }
     // A supplier that restarted counts from 1 again.
-    cache.write(vec![state("E", "1x2", 11, 1, 101)]).await.unwrap();
+    cache
+        .write(vec![state("E", "1x2", 11, 1, 101)])
+        .await
+        .unwrap();
     assert_eq!(read(cache, "E").await[0], *state("E", "1x2", 11, 1, 101));
 }
 
 pub async fn a_number_never_goes_back(cache: &dyn OddsCache) {
-    cache.write(vec![state("E", "1x2", 10, 1, 1_763_000_000_000_000)]).await.unwrap();
-    cache.write(vec![state("E", "1x2", 11, 1, 3)]).await.unwrap();
-    assert_eq!(read(cache, "E").await[0], *state("E", "1x2", 11, 1, 1_763_000_000_000_001));
-    cache.write(vec![state("E", "1x2", 11, 1, 1_763_000_000_000_009)]).await.unwrap();
-    assert_eq!(read(cache, "E").await[0].seq, 1_763_000_000_000_009, "the same change, counted further");
+    cache
+        .write(vec![state("E", "1x2", 10, 1, 1_763_000_000_000_000)])
+        .await
+        .unwrap();
+    cache
+        .write(vec![state("E", "1x2", 11, 1, 3)])
+        .await
+        .unwrap();
+    assert_eq!(
+        read(cache, "E").await[0],
+        *state("E", "1x2", 11, 1, 1_763_000_000_000_001)
+    );
+    cache
+        .write(vec![state("E", "1x2", 11, 1, 1_763_000_000_000_009)])
+        .await
+        .unwrap();
+    assert_eq!(
+        read(cache, "E").await[0].seq,
+        1_763_000_000_000_009,
+        "the same change, counted further"
+    );
 }
 
 pub async fn whatever_is_written_in_whatever_order_the_model_agrees(cache: &dyn OddsCache) {
     let mut random = fastrand::Rng::with_seed(7);
     let mut model: Option<Arc<MarketState>> = None;
     for _ in 0..200 {
-        let new = state("E", "1x2", random.i64(-3..3), random.i64(-2..3), random.u64(0..12));
+        let new = state(
+            "E",
+            "1x2",
+            random.i64(-3..3),
+            random.i64(-2..3),
+            random.u64(0..12),
+        );
         model = kept(model.as_deref(), &new).or(model);
         cache.write(vec![new]).await.unwrap();
-        assert_eq!(read(cache, "E").await[..], model.iter().map(|state| MarketState::clone(state)).collect::<Vec<_>>());
+        assert_eq!(
+            read(cache, "E").await[..],
+            model
+                .iter()
+                .map(|state| MarketState::clone(state))
+                .collect::<Vec<_>>()
+        );
     }
 }
 
@@ -111,7 +168,15 @@ pub async fn every_update_reads_back_exactly(cache: &dyn OddsCache) {
 }
 
 pub async fn many_states_are_written_at_once(cache: &dyn OddsCache) {
-    let states = (0..1_000).map(|n| state(&format!("E{}", n % 250), &format!("m{}", n / 250), 1, 1, n + 1));
+    let states = (0..1_000).map(|n| {
+        state(
+            &format!("E{}", n % 250),
+            &format!("m{}", n / 250),
+            1,
+            1,
+            n + 1,
+        )
+    });
     cache.write(states.collect()).await.unwrap();
     for event in [0, 123, 249] {
         assert_eq!(read(cache, &format!("E{event}")).await.len(), 4);

@@ -1,4 +1,5 @@
-//! `sports-bet ledger verify`: holds the ledger, the reservations and the bets against each other, while they are in use.
+//! `sports-bet ledger verify`: holds the ledger, the reservations and the bets against each other,
+//! while they are in use.
 
 use std::io::{ErrorKind, Write};
 use std::sync::Arc;
@@ -21,15 +22,16 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// What is done with the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Action {
-    /// Proves that debits are credits, that balances are what their transfers sum up to, and that bets, reservations and
-    /// transfers match
+    /// Proves that debits are credits, that balances are what their transfers sum up to, and that
+    /// bets, reservations and transfers match
     Verify,
 }
 
 /// Proves that no money was lost or made
 ///
-/// Reads the database of the server, also while it is in use, in one snapshot. Prints what was checked, a line each, and
-/// every violation; exits with 1 where there is one, and with another code where it could not look.
+/// Reads the database of the server, also while it is in use, in one snapshot. Prints what was
+/// checked, a line each, and every violation; exits with 1 where there is one, and with another
+/// code where it could not look.
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| only_shown(arg, &["database_url", "postgres_dsn"])))]
 pub struct LedgerArgs {
@@ -73,10 +75,18 @@ impl LedgerError {
 }
 
 /// Carries the command out on this database.
-pub fn run(args: &LedgerArgs, engine: &StoreEngine, out: &mut dyn Write) -> Result<(), LedgerError> {
+pub fn run(
+    args: &LedgerArgs,
+    engine: &StoreEngine,
+    out: &mut dyn Write,
+) -> Result<(), LedgerError> {
     let Action::Verify = args.action;
     let verification = open(engine)?.verify(Timestamp::now(), args.grace)?;
-    let written = if args.json { write_json(&verification, out) } else { write_text(&verification, out) };
+    let written = if args.json {
+        write_json(&verification, out)
+    } else {
+        write_text(&verification, out)
+    };
     match written {
         // Whoever closed the pipe has read enough; the verdict is the exit code's all the same.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
@@ -106,7 +116,11 @@ fn open(engine: &StoreEngine) -> Result<Arc<dyn MoneyStore>, StoreError> {
 
 fn write_text(verification: &Verification, out: &mut dyn Write) -> std::io::Result<()> {
     for check in &verification.checks {
-        let verdict = if check.violations == 0 { "ok   " } else { "WRONG" };
+        let verdict = if check.violations == 0 {
+            "ok   "
+        } else {
+            "WRONG"
+        };
         write!(out, "{verdict} {}: {} checked", check.rule, check.checked)?;
         if check.violations > 0 {
             write!(out, ", {} violations", check.violations)?;
@@ -121,7 +135,11 @@ fn write_text(verification: &Verification, out: &mut dyn Write) -> std::io::Resu
         }
     }
     match verification.violations() {
-        0 => writeln!(out, "the ledger is right: {} rules hold", verification.checks.len()),
+        0 => writeln!(
+            out,
+            "the ledger is right: {} rules hold",
+            verification.checks.len()
+        ),
         violations => writeln!(out, "the ledger is WRONG: {violations} violations"),
     }
 }
@@ -136,5 +154,9 @@ fn write_json(verification: &Verification, out: &mut dyn Write) -> std::io::Resu
         })
     };
     let checks: Vec<_> = verification.checks.iter().map(check).collect();
-    writeln!(out, "{}", serde_json::json!({ "violations": verification.violations(), "checks": checks }))
+    writeln!(
+        out,
+        "{}",
+        serde_json::json!({ "violations": verification.violations(), "checks": checks })
+    )
 }

@@ -1,5 +1,5 @@
-//! `sports-bet migrate`: brings the tables to this version and ends, so that the roles can run as a login that owns no
-//! table and cannot change one.
+//! `sports-bet migrate`: brings the tables to this version and ends, so that the roles can run as a
+//! login that owns no table and cannot change one.
 
 use clap::Args;
 
@@ -11,8 +11,9 @@ use crate::store::{Store, StoreError};
 
 /// Brings the database's tables to this version, and ends
 ///
-/// Runs every migration that is missing, under a lock in the database. Use it with the login that owns the tables, before
-/// roles start whose login may only read and write rows. Exits with 0 if nothing is missing any more.
+/// Runs every migration that is missing, under a lock in the database. Use it with the login that
+/// owns the tables, before roles start whose login may only read and write rows. Exits with 0 if
+/// nothing is missing any more.
 #[derive(Args, Clone, Debug)]
 pub struct MigrateArgs {
     /// The database.
@@ -35,7 +36,10 @@ pub fn run(engine: &StoreEngine) -> Result<(), MigrateError> {
             store.migrate()?;
         }
         StoreEngine::Postgres { url, .. } => {
-            let options = PgOptions { application_name: "sports-bet-migrate".to_owned(), ..PgOptions::default() };
+            let options = PgOptions {
+                application_name: "sports-bet-migrate".to_owned(),
+                ..PgOptions::default()
+            };
             PgStore::open(url, &options)?.migrate()?;
         }
     }

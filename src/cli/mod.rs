@@ -32,7 +32,8 @@ pub mod exit {
     pub const OUTPUT: u8 = 4;
 }
 
-/// Real-time sports-betting platform: suppliers stream odds, books keep them, clients watch them change.
+/// Real-time sports-betting platform: suppliers stream odds, books keep them, clients watch them
+/// change.
 #[derive(Parser, Debug)]
 #[command(
     name = "sports-bet",
@@ -53,18 +54,25 @@ struct Cli {
 pub enum Command {
     /// Runs the platform, every role in one process unless told otherwise [what no command means]
     ///
-    /// Runs the platform until SIGTERM, SIGHUP, SIGQUIT or Ctrl-C: a simulated supplier, the ingest of suppliers' odds, the processor with
-    /// its books and database, and the odds served to clients over REST and WebSocket. With no option it needs nothing
-    /// installed. Each option is also the environment variable behind it; an empty variable counts as not set.
-    #[command(after_help = "Exit codes: 0 stopped by a signal, 1 did not start or could not go on, 2 wrong settings.")]
+    /// Runs the platform until SIGTERM, SIGHUP, SIGQUIT or Ctrl-C: a simulated supplier, the ingest
+    /// of suppliers' odds, the processor with its books and database, and the odds served to
+    /// clients over REST and WebSocket. With no option it needs nothing installed. Each option is
+    /// also the environment variable behind it; an empty variable counts as not set.
+    #[command(
+        after_help = "Exit codes: 0 stopped by a signal, 1 did not start or could not go on, 2 wrong settings."
+    )]
     Serve(Box<Settings>),
     /// Serves recordings of the Betfair Exchange Stream, as the exchange does
-    #[command(after_help = "Exit codes: 0 stopped by a signal, 1 a recording or the address cannot be used, \
-                            2 wrong command line.")]
+    #[command(
+        after_help = "Exit codes: 0 stopped by a signal, 1 a recording or the address cannot be used, \
+                            2 wrong command line."
+    )]
     Replay(crate::cli::replay::ReplayArgs),
     /// Subscribes to events and prints each change as a line
-    #[command(after_help = "Exit codes: 0 the wanted lines are printed, the reader closed the pipe, or Ctrl-C; 1 the \
-                            server refuses; 2 wrong command line; 4 the output cannot be written.")]
+    #[command(
+        after_help = "Exit codes: 0 the wanted lines are printed, the reader closed the pipe, or Ctrl-C; 1 the \
+                            server refuses; 2 wrong command line; 4 the output cannot be written."
+    )]
     Watch(crate::cli::watch::WatchArgs),
     /// Lists, shows and publishes again what could not be read
     #[command(
@@ -84,9 +92,10 @@ pub enum Command {
     Migrate(Box<crate::cli::migrate::MigrateArgs>),
     /// Prints the settings in force, or everything that is wrong with them
     ///
-    /// Takes the options and variables of `serve`. Prints each setting with its value, secrets masked, and where the value
-    /// comes from: default, environment (or .env), flag. Where something is wrong it names each wrong setting, what it
-    /// got and what it wants, and exits with 2.
+    /// Takes the options and variables of `serve`. Prints each setting with its value, secrets
+    /// masked, and where the value comes from: default, environment (or .env), flag. Where
+    /// something is wrong it names each wrong setting, what it got and what it wants, and exits
+    /// with 2.
     #[command(
         after_help = "Exit codes: 0 the settings can be used, also where the reader closed the pipe; 2 they cannot."
     )]
@@ -110,13 +119,14 @@ impl CheckConfigArgs {
         if self.example {
             return Ok(show::example());
         }
-        Config::new(self.settings, given).map(|config| show::effective(&config) + &show::warnings(doubtful, &config))
+        Config::new(self.settings, given)
+            .map(|config| show::effective(&config) + &show::warnings(doubtful, &config))
     }
 }
 
-/// Reads a command line, the program's name first, over an environment. [`ConfigInput`] goes on to [`Config::new`] or
-/// [`CheckConfigArgs::output`], which report its wrong values with their own findings; any other command comes only when
-/// none is wrong.
+/// Reads a command line, the program's name first, over an environment. [`ConfigInput`] goes on to
+/// [`Config::new`] or [`CheckConfigArgs::output`], which report its wrong values with their own
+/// findings; any other command comes only when none is wrong.
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     environment: Environment<'_>,
@@ -124,18 +134,25 @@ pub fn parse(
     let (cli, given) = load::load::<Cli>(with_command(args.into_iter().collect()), environment)?;
     match &cli.command {
         Command::Serve(_) | Command::CheckConfig(_) => {}
-        Command::Replay(_) | Command::Watch(_) | Command::Dlq(_) | Command::Ledger(_) | Command::Migrate(_) => {
-            given.complete()?
-        }
+        Command::Replay(_)
+        | Command::Watch(_)
+        | Command::Dlq(_)
+        | Command::Ledger(_)
+        | Command::Migrate(_) => given.complete()?,
     }
     Ok((cli.command, given))
 }
 
-/// Hides a setting from the help of a command that does not use it. It is still taken: a shared script may give it.
+/// Hides a setting from the help of a command that does not use it. It is still taken: a shared
+/// script may give it.
 pub(crate) fn only_shown(arg: clap::Arg, used: &[&str]) -> clap::Arg {
     let is_setting = arg.get_env().is_some();
     let is_used = used.contains(&arg.get_id().as_str());
-    if is_setting && !is_used { arg.hide(true) } else { arg }
+    if is_setting && !is_used {
+        arg.hide(true)
+    } else {
+        arg
+    }
 }
 
 /// Writes the output of a command. Whoever closed the pipe has read enough: that is no error.
@@ -152,7 +169,8 @@ pub fn process_environment(variable: &str) -> Option<OsString> {
 /// Puts `serve` where no command stands.
 fn with_command(mut args: Vec<OsString>) -> Vec<OsString> {
     let first = args.get(1).map(|arg| arg.to_string_lossy());
-    let serves = first.is_none_or(|arg| arg.starts_with('-') && !OF_THE_PROGRAM.contains(&arg.as_ref()));
+    let serves =
+        first.is_none_or(|arg| arg.starts_with('-') && !OF_THE_PROGRAM.contains(&arg.as_ref()));
     if serves {
         args.insert(args.len().min(1), OsString::from("serve"));
     }
@@ -184,11 +202,23 @@ mod tests {
 
     #[test]
     fn no_command_means_serve() {
-        for args in [&["sports-bet"][..], &["sports-bet", "serve"], &["sports-bet", "--http-port-odds=1"]] {
-            assert!(matches!(parsed(args), Ok((Command::Serve(_), _))), "{args:?}");
+        for args in [
+            &["sports-bet"][..],
+            &["sports-bet", "serve"],
+            &["sports-bet", "--http-port-odds=1"],
+        ] {
+            assert!(
+                matches!(parsed(args), Ok((Command::Serve(_), _))),
+                "{args:?}"
+            );
         }
-        for args in [&["sports-bet", "--role", "odds"][..], &["sports-bet", "serve", "--role", "odds"]] {
-            let Ok((Command::Serve(settings), _)) = parsed(args) else { panic!("{args:?}") };
+        for args in [
+            &["sports-bet", "--role", "odds"][..],
+            &["sports-bet", "serve", "--role", "odds"],
+        ] {
+            let Ok((Command::Serve(settings), _)) = parsed(args) else {
+                panic!("{args:?}")
+            };
             assert_eq!(settings.roles, [Role::Odds]);
         }
     }
@@ -202,15 +232,24 @@ mod tests {
         for words in ["serve", "check-config", "Without a command it serves"] {
             assert!(text.contains(words), "{text}");
         }
-        assert_eq!(usage(&["sports-bet", "-V"]).kind(), ErrorKind::DisplayVersion);
+        assert_eq!(
+            usage(&["sports-bet", "-V"]).kind(),
+            ErrorKind::DisplayVersion
+        );
     }
 
     #[test]
     fn help_names_every_variable_and_shows_none_of_their_values() {
-        for args in [&["sports-bet", "serve", "--help"][..], &["sports-bet", "--role", "odds", "--help"]] {
+        for args in [
+            &["sports-bet", "serve", "--help"][..],
+            &["sports-bet", "--role", "odds", "--help"],
+        ] {
             let text = usage(args).to_string();
             for variable in show::variables() {
-                assert!(text.contains(&format!("[env: {variable}]")), "{variable} is not in\n{text}");
+                assert!(
+                    text.contains(&format!("[env: {variable}]")),
+                    "{variable} is not in\n{text}"
+                );
             }
         }
     }
@@ -221,8 +260,14 @@ mod tests {
         assert_eq!(unknown.kind(), ErrorKind::InvalidSubcommand);
         assert!(unknown.to_string().contains("'serve'"), "{unknown}");
         let unknown = usage(&["sports-bet", "--http-port-ods", "1"]);
-        assert_eq!((unknown.kind(), unknown.exit_code()), (ErrorKind::UnknownArgument, 2));
-        assert!(unknown.to_string().contains("--http-port-odds"), "{unknown}");
+        assert_eq!(
+            (unknown.kind(), unknown.exit_code()),
+            (ErrorKind::UnknownArgument, 2)
+        );
+        assert!(
+            unknown.to_string().contains("--http-port-odds"),
+            "{unknown}"
+        );
         assert_eq!(usage(&["sports-bet", "serve", "--role"]).exit_code(), 2);
     }
 
@@ -230,15 +275,33 @@ mod tests {
     fn check_config_prints_the_settings_or_everything_wrong() {
         let run = |args: &[&str], environment: Environment<'_>| {
             let (command, given) = parse(args.iter().map(OsString::from), environment)?;
-            let Command::CheckConfig(args) = command else { panic!("{command:?}") };
+            let Command::CheckConfig(args) = command else {
+                panic!("{command:?}")
+            };
             args.output(given, &[])
         };
-        let text = run(&["sports-bet", "check-config", "--http-port-odds", "1"], &|_| None).unwrap();
-        assert!(text.contains("HTTP_PORT_ODDS=1                                 # flag\n"), "{text}");
+        let text = run(
+            &["sports-bet", "check-config", "--http-port-odds", "1"],
+            &|_| None,
+        )
+        .unwrap();
+        assert!(
+            text.contains("HTTP_PORT_ODDS=1                                 # flag\n"),
+            "{text}"
+        );
         let example = run(&["sports-bet", "check-config", "--example"], &|_| None).unwrap();
         assert_eq!(example, show::example());
         let environment = |name: &str| (name == "HTTP_PORT_ODDS").then(|| "abc".into());
-        let stop = run(&["sports-bet", "check-config", "--role=odds", "--ws-max-sessions", "-"], &environment);
+        let stop = run(
+            &[
+                "sports-bet",
+                "check-config",
+                "--role=odds",
+                "--ws-max-sessions",
+                "-",
+            ],
+            &environment,
+        );
         insta::assert_snapshot!(stop.unwrap_err(), @r##"
 WS_MAX_SESSIONS (--ws-max-sessions): got "-", want a whole number 1 to 10000000
 HTTP_PORT_ODDS: got "abc", want a port number 0 to 65535

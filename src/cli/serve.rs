@@ -41,8 +41,9 @@ pub enum ServeError {
     CutOff,
 }
 
-/// The signals that stop the process in good order. There is no configuration to reload and no log file to reopen, so
-/// SIGHUP, which a closing terminal sends, stops as SIGTERM does. SIGQUIT would leave a core dump and cut everything off.
+/// The signals that stop the process in good order. There is no configuration to reload and no log
+/// file to reopen, so SIGHUP, which a closing terminal sends, stops as SIGTERM does. SIGQUIT would
+/// leave a core dump and cut everything off.
 const STOPS: [(SignalKind, &str); 4] = [
     (SignalKind::terminate(), "SIGTERM"),
     (SignalKind::interrupt(), "SIGINT"),
@@ -55,20 +56,26 @@ struct StopSignals(Vec<(Signal, &'static str)>);
 
 impl StopSignals {
     fn listen() -> std::io::Result<StopSignals> {
-        let listeners = STOPS.into_iter().map(|(kind, name)| Ok((signal(kind)?, name)));
+        let listeners = STOPS
+            .into_iter()
+            .map(|(kind, name)| Ok((signal(kind)?, name)));
         listeners.collect::<std::io::Result<_>>().map(StopSignals)
     }
 
     /// Waits for the next one, and names it.
     async fn next(&mut self) -> &'static str {
-        let waits = self.0.iter_mut().map(|(signal, name)| Box::pin(async { signal.recv().await.map(|()| *name) }));
+        let waits = self
+            .0
+            .iter_mut()
+            .map(|(signal, name)| Box::pin(async { signal.recv().await.map(|()| *name) }));
         let (received, ..) = select_all(waits).await;
         // The channel of a signal never closes.
         received.unwrap_or("a signal")
     }
 
-    /// Waits for whoever insists: a second SIGINT or SIGQUIT, which only a person at a terminal sends, ends the process
-    /// at once. Supervisors may repeat SIGTERM, and a closing terminal sends several signals; those change nothing.
+    /// Waits for whoever insists: a second SIGINT or SIGQUIT, which only a person at a terminal
+    /// sends, ends the process at once. Supervisors may repeat SIGTERM, and a closing terminal
+    /// sends several signals; those change nothing.
     async fn insist(&mut self) {
         loop {
             let name = self.next().await;
@@ -120,51 +127,77 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     }
 }
 
-/// Which roles run, and on which engines: a misspelt address would otherwise run on an embedded one unnoticed.
+/// Which roles run, and on which engines: a misspelt address would otherwise run on an embedded one
+/// unnoticed.
 fn start_line(config: &Config) -> String {
     let roles: Vec<_> = config.roles.iter().map(|role| role.name()).collect();
     let [bus, cache, database] = config.engines.names();
-    format!("running: roles {}; bus: {bus}; cache: {cache}; database: {database}", roles.join(", "))
+    format!(
+        "running: roles {}; bus: {bus}; cache: {cache}; database: {database}",
+        roles.join(", ")
+    )
 }
 
-/// How this program was called. A path that was typed is typed again: the bare name may not be on the PATH.
+/// How this program was called. A path that was typed is typed again: the bare name may not be on
+/// the PATH.
 fn program() -> String {
     let called = std::env::args().next().filter(|called| !called.is_empty());
     shell_word(&called.unwrap_or_else(|| "sports-bet".to_owned()))
 }
 
 fn shell_word(text: &str) -> String {
-    let is_plain = text.chars().all(|letter| letter.is_alphanumeric() || "/._-+@%:,=~".contains(letter));
-    if is_plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    let is_plain = text
+        .chars()
+        .all(|letter| letter.is_alphanumeric() || "/._-+@%:,=~".contains(letter));
+    if is_plain {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 /// What a person may do now: a line each.
 fn invitation(addresses: &Addresses, program: &str) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(odds) = addresses.odds {
-        let url = if odds.port() == DEFAULT_ODDS_PORT { String::new() } else { format!(" --url ws://{odds}/ws/odds") };
-        lines.push(format!("REST at http://{odds}/v1/events, WebSocket at ws://{odds}/ws/odds"));
+        let url = if odds.port() == DEFAULT_ODDS_PORT {
+            String::new()
+        } else {
+            format!(" --url ws://{odds}/ws/odds")
+        };
+        lines.push(format!(
+            "REST at http://{odds}/v1/events, WebSocket at ws://{odds}/ws/odds"
+        ));
         lines.push(format!("try:  curl http://{odds}/v1/events/MATCH_001/odds"));
         lines.push(format!("try:  {program} watch MATCH_001{url}"));
     }
     if let Some(simulator) = addresses.simulator {
-        lines.push(format!("simulator at ws://{simulator}/ws and http://{simulator}/supplier/confirm"));
+        lines.push(format!(
+            "simulator at ws://{simulator}/ws and http://{simulator}/supplier/confirm"
+        ));
     }
     if let (Some(wallet), Some(bets)) = (addresses.wallet, addresses.bets) {
-        lines.push(format!("wallets at http://{wallet}/wallet, bets at http://{bets}/bets"));
+        lines.push(format!(
+            "wallets at http://{wallet}/wallet, bets at http://{bets}/bets"
+        ));
     } else if let Some(wallet) = addresses.wallet {
         lines.push(format!("wallets at http://{wallet}/wallet"));
     } else if let Some(bets) = addresses.bets {
         lines.push(format!("bets at http://{bets}/bets"));
     }
-    let health = Role::ALL.iter().filter_map(|role| Some((role, addresses.health.get(role)?)));
-    let health: Vec<_> = health.map(|(role, address)| format!("{} http://{address}", role.name())).collect();
+    let health = Role::ALL
+        .iter()
+        .filter_map(|role| Some((role, addresses.health.get(role)?)));
+    let health: Vec<_> = health
+        .map(|(role, address)| format!("{} http://{address}", role.name()))
+        .collect();
     lines.push(format!("/healthz and /metrics: {}", health.join(", ")));
     lines
 }
 
-/// Raises the soft limit of open files to the hard one: it is far too low on most systems, and a client takes two.
-/// Worker threads cannot start without them, so a limit that is too low for the roles is an error.
+/// Raises the soft limit of open files to the hard one: it is far too low on most systems, and a
+/// client takes two. Worker threads cannot start without them, so a limit that is too low for the
+/// roles is an error.
 fn check_open_files(config: &Config) -> Result<(), ServeError> {
     let limit = match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => limit,
@@ -173,13 +206,20 @@ fn check_open_files(config: &Config) -> Result<(), ServeError> {
             return Ok(());
         }
     };
-    let needed = needed_files(config, std::thread::available_parallelism().map_or(1, |cores| cores.get()) as u64);
+    let needed = needed_files(
+        config,
+        std::thread::available_parallelism().map_or(1, |cores| cores.get()) as u64,
+    );
     log::debug!("up to {limit} open files, {needed} are needed");
-    if limit < needed { Err(ServeError::OpenFiles { limit, needed }) } else { Ok(()) }
+    if limit < needed {
+        Err(ServeError::OpenFiles { limit, needed })
+    } else {
+        Ok(())
+    }
 }
 
-/// Open files that the roles need before the first client: half as many again as were counted, so that some clients
-/// have room.
+/// Open files that the roles need before the first client: half as many again as were counted, so
+/// that some clients have room.
 fn needed_files(config: &Config, cores: u64) -> u64 {
     /// The process, its log, the database file and the signals.
     const PROCESS: u64 = 32;
@@ -188,12 +228,19 @@ fn needed_files(config: &Config, cores: u64) -> u64 {
     /// A thread of a REST port.
     const WORKER: u64 = 6;
     let workers = |role: Role| match role {
-        Role::Odds => config.settings.clients.http_workers_odds.map_or(cores, |workers| workers as u64),
+        Role::Odds => config
+            .settings
+            .clients
+            .http_workers_odds
+            .map_or(cores, |workers| workers as u64),
         Role::Wallet | Role::Bets => cores,
         Role::Simulator => 1,
         Role::Ingest | Role::Processor | Role::Confirmation => 0,
     };
-    let roles = config.roles.iter().map(|role| ROLE + WORKER * workers(*role));
+    let roles = config
+        .roles
+        .iter()
+        .map(|role| ROLE + WORKER * workers(*role));
     PROCESS + 2 * u64::from(config.settings.store.database_pool_size) + roles.sum::<u64>()
 }
 
@@ -210,8 +257,12 @@ mod tests {
             bets: "127.0.0.1:8083".parse().ok(),
             ..Addresses::default()
         };
-        addresses.health.insert(Role::Odds, "127.0.0.1:9095".parse().unwrap());
-        addresses.health.insert(Role::Ingest, "127.0.0.1:9096".parse().unwrap());
+        addresses
+            .health
+            .insert(Role::Odds, "127.0.0.1:9095".parse().unwrap());
+        addresses
+            .health
+            .insert(Role::Ingest, "127.0.0.1:9096".parse().unwrap());
         insta::assert_snapshot!(invitation(&addresses, "sports-bet").join("\n"), @r"
         REST at http://127.0.0.1:8080/v1/events, WebSocket at ws://127.0.0.1:8080/ws/odds
         try:  curl http://127.0.0.1:8080/v1/events/MATCH_001/odds
@@ -222,16 +273,26 @@ mod tests {
         ");
         addresses.odds = "127.0.0.1:41234".parse().ok();
         assert!(
-            invitation(&addresses, "sports-bet")[2].ends_with("watch MATCH_001 --url ws://127.0.0.1:41234/ws/odds")
+            invitation(&addresses, "sports-bet")[2]
+                .ends_with("watch MATCH_001 --url ws://127.0.0.1:41234/ws/odds")
         );
     }
 
     #[test]
     fn the_command_to_copy_is_the_one_that_was_typed() {
-        assert_eq!(shell_word("target/debug/sports-bet"), "target/debug/sports-bet");
+        assert_eq!(
+            shell_word("target/debug/sports-bet"),
+            "target/debug/sports-bet"
+        );
         assert_eq!(shell_word("/opt/my apps/it's"), "'/opt/my apps/it'\\''s'");
-        let addresses = Addresses { odds: "127.0.0.1:8080".parse().ok(), ..Addresses::default() };
-        assert_eq!(invitation(&addresses, "./sports-bet")[2], "try:  ./sports-bet watch MATCH_001");
+        let addresses = Addresses {
+            odds: "127.0.0.1:8080".parse().ok(),
+            ..Addresses::default()
+        };
+        assert_eq!(
+            invitation(&addresses, "./sports-bet")[2],
+            "try:  ./sports-bet watch MATCH_001"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Addresses that may hold a login: parsed strictly, so that parsers cannot disagree about where the password ends, and
-//! shown without anything secret.
+//! Addresses that may hold a login: parsed strictly, so that parsers cannot disagree about where
+//! the password ends, and shown without anything secret.
 
 use std::fmt;
 
@@ -25,7 +25,8 @@ const BAD_PERCENT: AddressError =
 pub struct SecretUrl(Url);
 
 impl SecretUrl {
-    /// Parses an address with one of these schemes. Refuses whatever two parsers may read differently.
+    /// Parses an address with one of these schemes. Refuses whatever two parsers may read
+    /// differently.
     pub fn parse(text: &str, schemes: &[&str]) -> Result<SecretUrl, AddressError> {
         let url = parse(text)?;
         if !schemes.contains(&url.scheme()) {
@@ -69,19 +70,30 @@ impl fmt::Debug for SecretUrl {
 
 /// Scheme, host, port and path.
 pub fn write_public(url: &Url, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(out, "{}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
+    write!(
+        out,
+        "{}://{}",
+        url.scheme(),
+        url.host_str().unwrap_or_default()
+    )?;
     if let Some(port) = url.port() {
         write!(out, ":{port}")?;
     }
     out.write_str(url.path())
 }
 
-/// Parses an absolute URL. Stricter than the standard of the web, which guesses at what a browser's user meant.
+/// Parses an absolute URL. Stricter than the standard of the web, which guesses at what a browser's
+/// user meant.
 pub fn parse(text: &str) -> Result<Url, AddressError> {
     let text = text.trim();
     check_characters(text)?;
-    let (scheme, rest) = text.split_once("://").ok_or(AddressError("it has no scheme, as the `ws` of ws://host"))?;
-    if !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) {
+    let (scheme, rest) = text
+        .split_once("://")
+        .ok_or(AddressError("it has no scheme, as the `ws` of ws://host"))?;
+    if !scheme
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    {
         return Err(AddressError("it has no scheme, as the `ws` of ws://host"));
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -104,15 +116,20 @@ pub(crate) fn check_characters(text: &str) -> Result<(), AddressError> {
         return Err(AddressError("it is empty"));
     }
     if text.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
-        return Err(AddressError("it contains white space or a control character (a literal space is %20)"));
+        return Err(AddressError(
+            "it contains white space or a control character (a literal space is %20)",
+        ));
     }
     if text.contains('\\') {
-        return Err(AddressError("it contains a backslash (a literal one is %5C)"));
+        return Err(AddressError(
+            "it contains a backslash (a literal one is %5C)",
+        ));
     }
     decode(text).map(drop)
 }
 
-/// Refuses an `@` that is not the one behind the login: then the password has an unescaped `@`, `/` or `?`.
+/// Refuses an `@` that is not the one behind the login: then the password has an unescaped `@`, `/`
+/// or `?`.
 pub(crate) fn check_ats(authority: &str, rest: &str) -> Result<(), AddressError> {
     if authority.matches('@').count() > 1 || rest.contains('@') {
         return Err(AddressError(
@@ -125,7 +142,8 @@ pub(crate) fn check_ats(authority: &str, rest: &str) -> Result<(), AddressError>
 
 /// Decodes percent-encoding. The result is text without NUL.
 pub(crate) fn decode(text: &str) -> Result<String, AddressError> {
-    let is_encoded = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    let is_encoded =
+        |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
     if !text.split('%').skip(1).all(is_encoded) {
         return Err(BAD_PERCENT);
     }
@@ -146,11 +164,22 @@ pub fn without_login(url: &Url) -> Url {
     bare
 }
 
-/// Removes the secrets of a URL: the password, a user without one (it may be a token), and the values of the query.
+/// Removes the secrets of a URL: the password, a user without one (it may be a token), and the
+/// values of the query.
 pub fn redaction(url: &Url) -> Redaction {
-    let mut secrets: Vec<String> = url.query_pairs().map(|(_, value)| value.into_owned()).collect();
+    let mut secrets: Vec<String> = url
+        .query_pairs()
+        .map(|(_, value)| value.into_owned())
+        .collect();
     if let Some(login) = Login::of(url) {
-        secrets.push(login.password.as_ref().unwrap_or(&login.user).expose_secret().to_owned());
+        secrets.push(
+            login
+                .password
+                .as_ref()
+                .unwrap_or(&login.user)
+                .expose_secret()
+                .to_owned(),
+        );
         secrets.push(login.encoded());
     }
     Redaction::of(secrets.iter().map(String::as_str))
@@ -169,14 +198,22 @@ impl Login {
         if url.username().is_empty() && url.password().is_none() {
             return None;
         }
-        let decoded = |text: &str| SecretString::from(percent_decode_str(text).decode_utf8_lossy().into_owned());
-        Some(Login { user: decoded(url.username()), password: url.password().map(decoded) })
+        let decoded = |text: &str| {
+            SecretString::from(percent_decode_str(text).decode_utf8_lossy().into_owned())
+        };
+        Some(Login {
+            user: decoded(url.username()),
+            password: url.password().map(decoded),
+        })
     }
 
-    /// The value of the header `Authorization` that sends it (RFC 7617). Its Debug form shows nothing.
+    /// The value of the header `Authorization` that sends it (RFC 7617). Its Debug form shows
+    /// nothing.
     pub fn authorization(&self) -> Result<HeaderValue, AddressError> {
         if self.user.expose_secret().contains(':') {
-            return Err(AddressError("the user of an HTTP login cannot contain a `:`"));
+            return Err(AddressError(
+                "the user of an HTTP login cannot contain a `:`",
+            ));
         }
         let mut value = HeaderValue::from_str(&format!("Basic {}", self.encoded()))
             .map_err(|_| AddressError("its login cannot be sent"))?;
@@ -185,7 +222,11 @@ impl Login {
     }
 
     fn encoded(&self) -> String {
-        let password = self.password.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
+        let password = self
+            .password
+            .as_ref()
+            .map(ExposeSecret::expose_secret)
+            .unwrap_or_default();
         BASE64_STANDARD.encode(format!("{}:{password}", self.user.expose_secret()))
     }
 }
@@ -208,14 +249,17 @@ const SCHEMES: [&str; 14] = [
     "file",
 ];
 
-/// An address for people: without its password, a user that stands alone, and the values of its query. Of one that
-/// cannot be parsed only the scheme is shown: where its password begins and ends is not known.
+/// An address for people: without its password, a user that stands alone, and the values of its
+/// query. Of one that cannot be parsed only the scheme is shown: where its password begins and ends
+/// is not known.
 pub fn shown(text: &str) -> String {
     let text = text.trim();
     match text.split_once("://") {
         Some((scheme, _)) => match parse(text) {
             Ok(url) => shown_url(&url, text),
-            Err(_) if SCHEMES.contains(&scheme) && text.len() > scheme.len() + 3 => format!("{scheme}://{MASK}"),
+            Err(_) if SCHEMES.contains(&scheme) && text.len() > scheme.len() + 3 => {
+                format!("{scheme}://{MASK}")
+            }
             Err(_) if SCHEMES.contains(&scheme) => text.to_owned(),
             Err(_) => MASK.to_owned(),
         },
@@ -231,19 +275,37 @@ fn shown_url(url: &Url, text: &str) -> String {
         (user, Some(_)) => format!("{user}:{MASK}@"),
     };
     let host = url.host_str().unwrap_or_default();
-    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    let port = url
+        .port()
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
     // Not even its names: an unescaped `&` makes one of a part of a secret.
     let query = url.query().map(|_| format!("?{MASK}")).unwrap_or_default();
     // The parser adds a `/` for an empty path of some schemes.
-    let path = if url.path() == "/" && text.matches('/').count() < 3 { "" } else { url.path() };
+    let path = if url.path() == "/" && text.matches('/').count() < 3 {
+        ""
+    } else {
+        url.path()
+    };
     format!("{}://{login}{host}{port}{path}{query}", url.scheme())
 }
 
 /// Whether a text without a scheme holds no login: a path, a host, or hosts with ports.
 fn is_plain(text: &str) -> bool {
     let no_login = !text.contains(['@', '=', '&', '\'', '"']);
-    let is_port = |rest: &str| rest.split(['/', ',']).next().is_some_and(|port| port.trim().parse::<u16>().is_ok());
-    no_login && text.rsplit(']').next().unwrap_or(text).split(':').skip(1).all(is_port)
+    let is_port = |rest: &str| {
+        rest.split(['/', ','])
+            .next()
+            .is_some_and(|port| port.trim().parse::<u16>().is_ok())
+    };
+    no_login
+        && text
+            .rsplit(']')
+            .next()
+            .unwrap_or(text)
+            .split(':')
+            .skip(1)
+            .all(is_port)
 }
 
 #[cfg(test)]
@@ -300,10 +362,18 @@ mod tests {
     fn a_login_becomes_a_basic_header() {
         let url = SecretUrl::parse("ws://a%40b:p%3Aq%C3%A9@h/ws?t=1", &["ws"]).unwrap();
         let header = url.login().unwrap().authorization().unwrap();
-        assert_eq!(header.to_str().unwrap(), format!("Basic {}", BASE64_STANDARD.encode("a@b:p:qé")));
+        assert_eq!(
+            header.to_str().unwrap(),
+            format!("Basic {}", BASE64_STANDARD.encode("a@b:p:qé"))
+        );
         assert!(!format!("{header:?} {url:?} {url} {:?}", url.login()).contains("QGI6"));
         assert_eq!(url.without_login().as_str(), "ws://h/ws?t=1");
-        assert!(SecretUrl::parse("ws://h", &["ws"]).unwrap().login().is_none());
+        assert!(
+            SecretUrl::parse("ws://h", &["ws"])
+                .unwrap()
+                .login()
+                .is_none()
+        );
         let colon = SecretUrl::parse("ws://a%3Ab:c@h", &["ws"]).unwrap();
         assert!(colon.login().unwrap().authorization().is_err());
     }

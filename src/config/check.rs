@@ -18,21 +18,36 @@ pub(super) fn check(settings: Settings, given: ConfigInput) -> Result<Config, Co
     wrong.extend(amounts(&settings, &given));
     wrong.extend(equal_names(&settings, &given));
     wrong.extend(equal_ports(&roles, &settings.ports, &given));
-    let engines = engines::choose(&settings, &given).map_err(|errors| wrong.extend(errors)).ok();
-    if let Some(engines) = engines.as_ref().filter(|_| !given.wrong.iter().any(|error| error.variable == "ROLE")) {
+    let engines = engines::choose(&settings, &given)
+        .map_err(|errors| wrong.extend(errors))
+        .ok();
+    if let Some(engines) = engines
+        .as_ref()
+        .filter(|_| !given.wrong.iter().any(|error| error.variable == "ROLE"))
+    {
         wrong.extend(engines::split_roles(&roles, engines, &given));
     }
-    let suppliers = suppliers(&roles, &settings.suppliers, &given).map_err(|error| wrong.push(error)).ok();
+    let suppliers = suppliers(&roles, &settings.suppliers, &given)
+        .map_err(|error| wrong.push(error))
+        .ok();
     match (engines, suppliers) {
-        (Some(engines), Some(suppliers)) if wrong.is_empty() => {
-            Ok(Config { roles, suppliers, engines, settings, shown: given.settings })
-        }
+        (Some(engines), Some(suppliers)) if wrong.is_empty() => Ok(Config {
+            roles,
+            suppliers,
+            engines,
+            settings,
+            shown: given.settings,
+        }),
         _ => Err(ConfigExit::Wrong(wrong)),
     }
 }
 
 fn roles_of(settings: &Settings) -> BTreeSet<Role> {
-    if settings.roles.is_empty() { BTreeSet::from(Role::ALL) } else { settings.roles.iter().copied().collect() }
+    if settings.roles.is_empty() {
+        BTreeSet::from(Role::ALL)
+    } else {
+        settings.roles.iter().copied().collect()
+    }
 }
 
 /// Settings of which one must be smaller than the other.
@@ -45,7 +60,12 @@ fn orders(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
             "below",
             "SHUTDOWN_TIMEOUT",
         ),
-        (clients.ws_ping_interval < clients.ws_silence_limit, "WS_PING_INTERVAL", "below", "WS_SILENCE_LIMIT"),
+        (
+            clients.ws_ping_interval < clients.ws_silence_limit,
+            "WS_PING_INTERVAL",
+            "below",
+            "WS_SILENCE_LIMIT",
+        ),
         (
             suppliers.supplier_ping_interval < suppliers.supplier_read_timeout,
             "SUPPLIER_PING_INTERVAL",
@@ -71,7 +91,8 @@ fn orders(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
             "BET_CONFIRM_DEADLINE",
         ),
         (
-            settings.confirmation.bet_confirm_retry_min <= settings.confirmation.bet_confirm_retry_max,
+            settings.confirmation.bet_confirm_retry_min
+                <= settings.confirmation.bet_confirm_retry_max,
             "BET_CONFIRM_RETRY_MIN",
             "at most",
             "BET_CONFIRM_RETRY_MAX",
@@ -91,17 +112,29 @@ fn amounts(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     let money = &settings.money;
     let (least, most) = (money.bet_min_stake_cents, money.bet_max_stake_cents);
     let pairs = [
-        (least <= most, "BET_MIN_STAKE_CENTS", "at most", "BET_MAX_STAKE_CENTS"),
+        (
+            least <= most,
+            "BET_MIN_STAKE_CENTS",
+            "at most",
+            "BET_MAX_STAKE_CENTS",
+        ),
         // A payout is more than its stake.
-        (least < money.bet_max_payout_cents, "BET_MIN_STAKE_CENTS", "below", "BET_MAX_PAYOUT_CENTS"),
+        (
+            least < money.bet_max_payout_cents,
+            "BET_MIN_STAKE_CENTS",
+            "below",
+            "BET_MAX_PAYOUT_CENTS",
+        ),
     ];
     compare("number of cents", &pairs, given)
 }
 
-/// Whether the first one's value is as it must be to the second one's; the first one, how it must be, the second one.
+/// Whether the first one's value is as it must be to the second one's; the first one, how it must
+/// be, the second one.
 type Pair = (bool, &'static str, &'static str, &'static str);
 
-/// The pairs that are not as they must be. One with a value that could not be read is left out: it has its error.
+/// The pairs that are not as they must be. One with a value that could not be read is left out: it
+/// has its error.
 fn compare(what: &str, pairs: &[Pair], given: &ConfigInput) -> Vec<ConfigError> {
     let known = |variable: &str| given.wrong.iter().any(|error| error.variable == variable);
     pairs
@@ -109,19 +142,25 @@ fn compare(what: &str, pairs: &[Pair], given: &ConfigInput) -> Vec<ConfigError> 
         .filter(|(holds, lower, _, upper)| !holds && !known(lower) && !known(upper))
         .map(|(_, lower, relation, upper)| {
             // Whoever set only the upper one is told about the one they set.
-            let (variable, relation, other) = match (*relation, given.is_set(lower), given.is_set(upper)) {
-                ("below", false, true) => (upper, "above", lower),
-                (_, false, true) => (upper, "at least", lower),
-                (relation, ..) => (lower, relation, upper),
-            };
-            let value = given.setting(other).map_or("", |setting| setting.value.as_str());
-            given.error(variable, format!("a {what} {relation} {other}, which is {value}"))
+            let (variable, relation, other) =
+                match (*relation, given.is_set(lower), given.is_set(upper)) {
+                    ("below", false, true) => (upper, "above", lower),
+                    (_, false, true) => (upper, "at least", lower),
+                    (relation, ..) => (lower, relation, upper),
+                };
+            let value = given
+                .setting(other)
+                .map_or("", |setting| setting.value.as_str());
+            given.error(
+                variable,
+                format!("a {what} {relation} {other}, which is {value}"),
+            )
         })
         .collect()
 }
 
-/// Topics that must differ, or records of one kind are read as another; and groups, or two readers share what each needs
-/// as a whole.
+/// Topics that must differ, or records of one kind are read as another; and groups, or two readers
+/// share what each needs as a whole.
 fn equal_names(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     let bus = &settings.bus;
     let dead_letters = bus.dead_letter_topic();
@@ -130,8 +169,14 @@ fn equal_names(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
         ("KAFKA_TOPIC_BET_PLACED", &bus.kafka_topic_bet_placed),
         ("KAFKA_TOPIC_BET_CONFIRMED", &bus.kafka_topic_bet_confirmed),
         ("KAFKA_TOPIC_ODDS_DLQ", &dead_letters),
-        ("KAFKA_TOPIC_BET_PLACED_DLQ", &bus.kafka_topic_bet_placed_dlq),
-        ("KAFKA_TOPIC_BET_CONFIRMED_DLQ", &bus.kafka_topic_bet_confirmed_dlq),
+        (
+            "KAFKA_TOPIC_BET_PLACED_DLQ",
+            &bus.kafka_topic_bet_placed_dlq,
+        ),
+        (
+            "KAFKA_TOPIC_BET_CONFIRMED_DLQ",
+            &bus.kafka_topic_bet_confirmed_dlq,
+        ),
     ];
     let groups = [
         ("KAFKA_GROUP_LIVE", bus.kafka_group_live.as_str()),
@@ -139,12 +184,20 @@ fn equal_names(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
         ("KAFKA_GROUP_CONFIRMATION", &bus.kafka_group_confirmation),
     ];
     let equal = |names: &[(&'static str, &str)], what: &str| -> Vec<ConfigError> {
-        let place_of_equal = |place: usize| names[..place].iter().find(|(_, other)| *other == names[place].1);
+        let place_of_equal = |place: usize| {
+            names[..place]
+                .iter()
+                .find(|(_, other)| *other == names[place].1)
+        };
         (1..names.len())
             .filter_map(|place| {
                 let ((earlier, _), (later, _)) = (place_of_equal(place)?, names[place]);
                 let is_earlier = given.is_set(earlier) && !given.is_set(later);
-                let (variable, other) = if is_earlier { (*earlier, later) } else { (later, *earlier) };
+                let (variable, other) = if is_earlier {
+                    (*earlier, later)
+                } else {
+                    (later, *earlier)
+                };
                 Some(given.error(variable, format!("a {what} that {other} does not have")))
             })
             .collect()
@@ -158,29 +211,71 @@ fn equal_names(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
 pub(crate) fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'static str, u16)> {
     let all = [
         (Role::Odds, "HTTP_PORT_ODDS", ports.http_port_odds),
-        (Role::Simulator, "HTTP_PORT_SUPPLIER", ports.http_port_supplier),
-        (Role::Simulator, "METRICS_PORT_SUPPLIER", ports.metrics_port_supplier),
+        (
+            Role::Simulator,
+            "HTTP_PORT_SUPPLIER",
+            ports.http_port_supplier,
+        ),
+        (
+            Role::Simulator,
+            "METRICS_PORT_SUPPLIER",
+            ports.metrics_port_supplier,
+        ),
         (Role::Odds, "METRICS_PORT_ODDS", ports.metrics_port_odds),
-        (Role::Ingest, "METRICS_PORT_INGEST", ports.metrics_port_ingest),
-        (Role::Processor, "METRICS_PORT_PROCESSOR", ports.metrics_port_processor),
+        (
+            Role::Ingest,
+            "METRICS_PORT_INGEST",
+            ports.metrics_port_ingest,
+        ),
+        (
+            Role::Processor,
+            "METRICS_PORT_PROCESSOR",
+            ports.metrics_port_processor,
+        ),
         (Role::Wallet, "HTTP_PORT_WALLET", ports.http_port_wallet),
-        (Role::Wallet, "METRICS_PORT_WALLET", ports.metrics_port_wallet),
+        (
+            Role::Wallet,
+            "METRICS_PORT_WALLET",
+            ports.metrics_port_wallet,
+        ),
         (Role::Bets, "HTTP_PORT_BET", ports.http_port_bet),
         (Role::Bets, "METRICS_PORT_BET", ports.metrics_port_bet),
-        (Role::Confirmation, "METRICS_PORT_CONFIRMATION", ports.metrics_port_confirmation),
+        (
+            Role::Confirmation,
+            "METRICS_PORT_CONFIRMATION",
+            ports.metrics_port_confirmation,
+        ),
     ];
-    all.iter().filter(|(role, ..)| roles.contains(role)).map(|(_, variable, port)| (*variable, *port)).collect()
+    all.iter()
+        .filter(|(role, ..)| roles.contains(role))
+        .map(|(_, variable, port)| (*variable, *port))
+        .collect()
 }
 
-fn equal_ports(roles: &BTreeSet<Role>, ports: &PortSettings, given: &ConfigInput) -> Vec<ConfigError> {
+fn equal_ports(
+    roles: &BTreeSet<Role>,
+    ports: &PortSettings,
+    given: &ConfigInput,
+) -> Vec<ConfigError> {
     let ports = ports_of(roles, ports);
     let mut wrong = Vec::new();
     for (place, (later, port)) in ports.iter().enumerate() {
-        let earlier = ports.iter().take(place).find(|(_, other)| other == port && *port != 0);
-        let Some((earlier, _)) = earlier else { continue };
-        let (variable, other) =
-            if given.is_set(earlier) && !given.is_set(later) { (earlier, later) } else { (later, earlier) };
-        wrong.push(given.error(variable, format!("a port that {other} does not have, or 0 for a free one")));
+        let earlier = ports
+            .iter()
+            .take(place)
+            .find(|(_, other)| other == port && *port != 0);
+        let Some((earlier, _)) = earlier else {
+            continue;
+        };
+        let (variable, other) = if given.is_set(earlier) && !given.is_set(later) {
+            (earlier, later)
+        } else {
+            (later, earlier)
+        };
+        wrong.push(given.error(
+            variable,
+            format!("a port that {other} does not have, or 0 for a free one"),
+        ));
     }
     wrong
 }
@@ -213,12 +308,21 @@ mod tests {
 
     #[test]
     fn suppliers_are_the_list_else_the_one_else_the_simulator_else_the_default() {
-        let suppliers = |variables: &[(&str, &str)]| match Config::from_variables(variables).unwrap().suppliers {
-            Suppliers::OwnSimulator => "own".to_owned(),
-            Suppliers::At(urls) => urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
-        };
+        let suppliers =
+            |variables: &[(&str, &str)]| match Config::from_variables(variables).unwrap().suppliers
+            {
+                Suppliers::OwnSimulator => "own".to_owned(),
+                Suppliers::At(urls) => urls
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            };
         assert_eq!(
-            suppliers(&[("SUPPLIER_URLS", "ws://a,betfairs://b:1"), ("SUPPLIER_WS_URL", "ws://c")]),
+            suppliers(&[
+                ("SUPPLIER_URLS", "ws://a,betfairs://b:1"),
+                ("SUPPLIER_WS_URL", "ws://c")
+            ]),
             "ws://a/ betfairs://b:1"
         );
         assert_eq!(suppliers(&[("SUPPLIER_WS_URL", "ws://c/ws")]), "ws://c/ws");
@@ -247,11 +351,18 @@ SUPPLIER_RECONNECT_MIN: got "2s", want a duration at most SUPPLIER_RECONNECT_MAX
     #[test]
     fn a_duration_that_drives_a_timer_is_never_zero() {
         let config = Config::from_variables(&[]).unwrap();
-        let durations = config.shown.iter().filter(|setting| humantime::parse_duration(&setting.value).is_ok());
+        let durations = config
+            .shown
+            .iter()
+            .filter(|setting| humantime::parse_duration(&setting.value).is_ok());
         for setting in durations.filter(|setting| setting.value.parse::<u64>().is_err()) {
             let zero = Config::from_variables(&[(&setting.variable, "0s")]);
-            let may_be_zero = ["STORE_BATCH_WAIT", "SUPPLIER_MAX_CLOCK_SKEW", "SIMULATOR_CONFIRM_DELAY"]
-                .contains(&setting.variable.as_str());
+            let may_be_zero = [
+                "STORE_BATCH_WAIT",
+                "SUPPLIER_MAX_CLOCK_SKEW",
+                "SIMULATOR_CONFIRM_DELAY",
+            ]
+            .contains(&setting.variable.as_str());
             assert_eq!(zero.is_ok(), may_be_zero, "{}", setting.variable);
         }
     }
@@ -262,9 +373,13 @@ SUPPLIER_RECONNECT_MIN: got "2s", want a duration at most SUPPLIER_RECONNECT_MAX
 HTTP_PORT_ODDS: got "9095", want a port that METRICS_PORT_ODDS does not have, or 0 for a free one
 METRICS_PORT_INGEST: got "9097", want a port that METRICS_PORT_PROCESSOR does not have, or 0 for a free one
 "#);
-        assert!(Config::from_variables(&[("HTTP_PORT_ODDS", "0"), ("METRICS_PORT_ODDS", "0")]).is_ok());
+        assert!(
+            Config::from_variables(&[("HTTP_PORT_ODDS", "0"), ("METRICS_PORT_ODDS", "0")]).is_ok()
+        );
         // Roles that do not run bind nothing.
-        assert!(Config::from_variables(&[("ROLE", "simulator"), ("HTTP_PORT_ODDS", "8081")]).is_ok());
+        assert!(
+            Config::from_variables(&[("ROLE", "simulator"), ("HTTP_PORT_ODDS", "8081")]).is_ok()
+        );
     }
 
     #[test]
@@ -277,10 +392,16 @@ METRICS_PORT_INGEST: got "9097", want a port that METRICS_PORT_PROCESSOR does no
         "#
         );
         insta::assert_snapshot!(wrong(&[("BET_MAX_STAKE_CENTS", "10")]), @r#"BET_MAX_STAKE_CENTS: got "10", want a number of cents at least BET_MIN_STAKE_CENTS, which is 50"#);
-        assert!(Config::from_variables(&[("BET_MIN_STAKE_CENTS", "10"), ("BET_MAX_STAKE_CENTS", "10")]).is_ok());
         assert!(
-            wrong(&[("BET_CONFIRM_RETRY_MIN", "10s"), ("BET_CONFIRM_RETRY_MAX", "20s")])
-                .contains("BET_CONFIRM_DEADLINE")
+            Config::from_variables(&[("BET_MIN_STAKE_CENTS", "10"), ("BET_MAX_STAKE_CENTS", "10")])
+                .is_ok()
+        );
+        assert!(
+            wrong(&[
+                ("BET_CONFIRM_RETRY_MIN", "10s"),
+                ("BET_CONFIRM_RETRY_MAX", "20s")
+            ])
+            .contains("BET_CONFIRM_DEADLINE")
         );
     }
 
@@ -302,7 +423,10 @@ METRICS_PORT_INGEST: got "9097", want a port that METRICS_PORT_PROCESSOR does no
 
     #[test]
     fn settings_without_effect_are_warned_of() {
-        let config = Config::from_variables(&[("KAFKA_SECURITY_PROTOCOL", "ssl"), ("REDIS_PUBSUB_CHANNEL", "x")]);
+        let config = Config::from_variables(&[
+            ("KAFKA_SECURITY_PROTOCOL", "ssl"),
+            ("REDIS_PUBSUB_CHANNEL", "x"),
+        ]);
         assert_eq!(
             config.unwrap().warnings(),
             [

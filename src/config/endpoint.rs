@@ -7,7 +7,8 @@ use url::{Host, Url};
 
 use super::address::{self, AddressError, Login};
 
-/// Where a supplier is, and which wire form it speaks. Shown without credentials and without its query.
+/// Where a supplier is, and which wire form it speaks. Shown without credentials and without its
+/// query.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// The native form over WebSocket: `ws://` or `wss://`.
@@ -27,7 +28,9 @@ pub enum Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
     /// The text is no URL, or one that parsers read differently.
-    #[error("not a URL ({0}); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted")]
+    #[error(
+        "not a URL ({0}); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted"
+    )]
     Address(AddressError),
     /// The scheme names no wire form.
     #[error(
@@ -41,7 +44,9 @@ pub enum EndpointError {
     #[error("`betfair://{0}` without a port; betfair://host:port is wanted")]
     NoPort(String),
     /// A `betfair` URL with a user, path, query or fragment, which would mean nothing.
-    #[error("`{0}://` takes only host and port; {0}://host:port is wanted, and the key in BETFAIR_APP_KEY")]
+    #[error(
+        "`{0}://` takes only host and port; {0}://host:port is wanted, and the key in BETFAIR_APP_KEY"
+    )]
     TooMuch(String),
 }
 
@@ -56,7 +61,10 @@ impl TryFrom<&Url> for Endpoint {
         match scheme {
             "ws" | "wss" => {
                 // Found here, and not at each connect.
-                Login::of(url).map(|login| login.authorization()).transpose().map_err(EndpointError::Address)?;
+                Login::of(url)
+                    .map(|login| login.authorization())
+                    .transpose()
+                    .map_err(EndpointError::Address)?;
                 Ok(Endpoint::Native(url.clone()))
             }
             "betfair" | "betfairs" => betfair_endpoint(url, scheme == "betfairs"),
@@ -80,7 +88,8 @@ fn betfair_endpoint(url: &Url, tls: bool) -> Result<Endpoint, EndpointError> {
         Some(host) if !host.to_string().is_empty() => host.to_string(),
         _ => return Err(EndpointError::NoHost(scheme)),
     };
-    let bare = url.username().is_empty() && url.password().is_none() && matches!(url.path(), "" | "/");
+    let bare =
+        url.username().is_empty() && url.password().is_none() && matches!(url.path(), "" | "/");
     if !bare || url.query().is_some() || url.fragment().is_some() {
         return Err(EndpointError::TooMuch(scheme));
     }
@@ -118,23 +127,46 @@ mod tests {
     use super::*;
 
     fn shown(url: &str) -> String {
-        url.parse::<Endpoint>().map_or_else(|error| format!("error: {error}"), |endpoint| endpoint.to_string())
+        url.parse::<Endpoint>().map_or_else(
+            |error| format!("error: {error}"),
+            |endpoint| endpoint.to_string(),
+        )
     }
 
     #[test]
     fn the_scheme_names_the_wire_form() {
         assert_eq!(shown("ws://127.0.0.1:8081/ws"), "ws://127.0.0.1:8081/ws");
-        assert_eq!(shown("betfair://localhost:8085"), "betfair://localhost:8085");
-        assert_eq!(shown("betfairs://stream-api.betfair.com"), "betfairs://stream-api.betfair.com:443");
+        assert_eq!(
+            shown("betfair://localhost:8085"),
+            "betfair://localhost:8085"
+        );
+        assert_eq!(
+            shown("betfairs://stream-api.betfair.com"),
+            "betfairs://stream-api.betfair.com:443"
+        );
         assert_eq!(shown("betfair://[::1]:8085"), "betfair://[::1]:8085");
         let endpoint: Endpoint = "betfair://[::1]:8085".parse().unwrap();
-        assert_eq!(endpoint, Endpoint::Betfair { host: "::1".to_owned(), port: 8085, tls: false });
+        assert_eq!(
+            endpoint,
+            Endpoint::Betfair {
+                host: "::1".to_owned(),
+                port: 8085,
+                tls: false
+            }
+        );
     }
 
     #[test]
     fn a_wrong_url_is_told_what_is_wanted() {
-        let wrong =
-            ["localhost", "http://a/", "betfair://a", "betfair://:1", "betfairs://a:1/x", "betfair://k:s@a:1", "ws://"];
+        let wrong = [
+            "localhost",
+            "http://a/",
+            "betfair://a",
+            "betfair://:1",
+            "betfairs://a:1/x",
+            "betfair://k:s@a:1",
+            "ws://",
+        ];
         insta::assert_snapshot!(wrong.map(shown).join("\n"), @"
         error: not a URL (it has no scheme, as the `ws` of ws://host); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted
         error: `http://` names no supplier; ws:// or wss:// (native), betfair:// or betfairs:// (Exchange Stream) is wanted
@@ -148,7 +180,9 @@ mod tests {
 
     #[test]
     fn credentials_are_never_shown() {
-        let endpoint: Endpoint = "wss://user:secret@feed.example/ws?token=secret".parse().unwrap();
+        let endpoint: Endpoint = "wss://user:secret@feed.example/ws?token=secret"
+            .parse()
+            .unwrap();
         assert_eq!(endpoint.to_string(), "wss://feed.example/ws");
         assert_eq!(format!("{endpoint:?}"), "Endpoint(wss://feed.example/ws)");
     }

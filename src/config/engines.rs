@@ -36,7 +36,8 @@ pub enum StoreEngine {
     Sqlite(PathBuf),
     /// PostgreSQL.
     Postgres {
-        /// Where it is written, and read where `read_url` is not set: a URL or libpq's `host=… user=…`.
+        /// Where it is written, and read where `read_url` is not set: a URL or libpq's `host=…
+        /// user=…`.
         url: SecretString,
         /// Where the role `odds` reads.
         read_url: SecretString,
@@ -80,19 +81,31 @@ impl Engines {
 }
 
 /// The engines that the settings choose, or what is wrong with them.
-pub(super) fn choose(settings: &Settings, given: &ConfigInput) -> Result<Engines, Vec<ConfigError>> {
+pub(super) fn choose(
+    settings: &Settings,
+    given: &ConfigInput,
+) -> Result<Engines, Vec<ConfigError>> {
     let mut wrong = Vec::new();
     let bus = bus(&settings.bus, given, &mut wrong);
-    let cache = cache(settings, given).map_err(|error| wrong.push(error)).ok();
-    let store = store(&settings.store, given).map_err(|error| wrong.push(error)).ok();
+    let cache = cache(settings, given)
+        .map_err(|error| wrong.push(error))
+        .ok();
+    let store = store(&settings.store, given)
+        .map_err(|error| wrong.push(error))
+        .ok();
     match (cache, store) {
         (Some(cache), Some(store)) if wrong.is_empty() => Ok(Engines { bus, cache, store }),
         _ => Err(wrong),
     }
 }
 
-/// Roles that need each other are joined within one process by the embedded engines; apart they need real ones.
-pub(super) fn split_roles(roles: &BTreeSet<Role>, engines: &Engines, given: &ConfigInput) -> Vec<ConfigError> {
+/// Roles that need each other are joined within one process by the embedded engines; apart they
+/// need real ones.
+pub(super) fn split_roles(
+    roles: &BTreeSet<Role>,
+    engines: &Engines,
+    given: &ConfigInput,
+) -> Vec<ConfigError> {
     let embedded_bus = engines.bus == BusEngine::Embedded;
     let embedded_cache = matches!(engines.cache, CacheEngine::Embedded);
     let sqlite = matches!(engines.store, StoreEngine::Sqlite(_));
@@ -102,16 +115,56 @@ pub(super) fn split_roles(roles: &BTreeSet<Role>, engines: &Engines, given: &Con
         (Role::Ingest, Role::Processor, embedded_bus, "KAFKA_BROKERS"),
         (Role::Processor, Role::Ingest, embedded_bus, "KAFKA_BROKERS"),
         (Role::Odds, Role::Processor, embedded_cache, "REDIS_URL"),
-        (Role::Odds, Role::Processor, sqlite, "a DATABASE_URL of PostgreSQL"),
-        (Role::Processor, Role::Odds, embedded_cache && processor_alone, "REDIS_URL"),
-        (Role::Processor, Role::Odds, sqlite && processor_alone, "a DATABASE_URL of PostgreSQL"),
+        (
+            Role::Odds,
+            Role::Processor,
+            sqlite,
+            "a DATABASE_URL of PostgreSQL",
+        ),
+        (
+            Role::Processor,
+            Role::Odds,
+            embedded_cache && processor_alone,
+            "REDIS_URL",
+        ),
+        (
+            Role::Processor,
+            Role::Odds,
+            sqlite && processor_alone,
+            "a DATABASE_URL of PostgreSQL",
+        ),
         (Role::Bets, Role::Processor, embedded_cache, "REDIS_URL"),
-        (Role::Bets, Role::Wallet, sqlite, "a DATABASE_URL of PostgreSQL"),
-        (Role::Bets, Role::Confirmation, embedded_bus, "KAFKA_BROKERS"),
-        (Role::Confirmation, Role::Bets, embedded_bus, "KAFKA_BROKERS"),
-        (Role::Confirmation, Role::Bets, sqlite, "a DATABASE_URL of PostgreSQL"),
+        (
+            Role::Bets,
+            Role::Wallet,
+            sqlite,
+            "a DATABASE_URL of PostgreSQL",
+        ),
+        (
+            Role::Bets,
+            Role::Confirmation,
+            embedded_bus,
+            "KAFKA_BROKERS",
+        ),
+        (
+            Role::Confirmation,
+            Role::Bets,
+            embedded_bus,
+            "KAFKA_BROKERS",
+        ),
+        (
+            Role::Confirmation,
+            Role::Bets,
+            sqlite,
+            "a DATABASE_URL of PostgreSQL",
+        ),
         // It keeps the dead letters of the embedded bus.
-        (Role::Confirmation, Role::Processor, embedded_bus, "KAFKA_BROKERS"),
+        (
+            Role::Confirmation,
+            Role::Processor,
+            embedded_bus,
+            "KAFKA_BROKERS",
+        ),
     ];
     let mut wrong: Vec<ConfigError> = Vec::new();
     for (role, needed, is_embedded, variable) in needs {
@@ -133,14 +186,22 @@ fn bus(settings: &BusSettings, given: &ConfigInput, wrong: &mut Vec<ConfigError>
     if settings.kafka_brokers.is_none() {
         return BusEngine::Embedded;
     }
-    wrong.extend(kafka::check(settings).into_iter().map(|(variable, want)| given.error(variable, want)));
+    wrong.extend(
+        kafka::check(settings)
+            .into_iter()
+            .map(|(variable, want)| given.error(variable, want)),
+    );
     BusEngine::Kafka
 }
 
 fn is_broker(text: &str) -> bool {
     let text = text.trim();
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    !host.is_empty() && !host.contains([' ', '/', '@']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    !host.is_empty()
+        && !host.contains([' ', '/', '@'])
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, ConfigError> {
@@ -157,11 +218,19 @@ fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, Config
         None => Ok(CacheEngine::Embedded),
         Some(address) if is_broker(address.expose_secret()) => {
             let url = SecretString::from(format!("redis://{}/", address.expose_secret().trim()));
-            let bad = |problem| given.error("REDIS_ADDR", format!("an address as host:port; here {problem}"));
+            let bad = |problem| {
+                given.error(
+                    "REDIS_ADDR",
+                    format!("an address as host:port; here {problem}"),
+                )
+            };
             RedisCache::check_address(&url).map_err(bad)?;
             Ok(CacheEngine::Redis(url))
         }
-        Some(_) => Err(given.error("REDIS_ADDR", "an address as host:port; anything else goes into REDIS_URL")),
+        Some(_) => Err(given.error(
+            "REDIS_ADDR",
+            "an address as host:port; anything else goes into REDIS_URL",
+        )),
     }
 }
 
@@ -183,16 +252,23 @@ pub fn store(settings: &StoreSettings, given: &ConfigInput) -> Result<StoreEngin
         check(variable, url)?;
         let read_url = settings.database_ro_url.as_ref().unwrap_or(url);
         check("DATABASE_RO_URL", read_url)?;
-        return Ok(StoreEngine::Postgres { url: url.clone(), read_url: read_url.clone() });
+        return Ok(StoreEngine::Postgres {
+            url: url.clone(),
+            read_url: read_url.clone(),
+        });
     }
     if variable == "POSTGRES_DSN" {
         check(variable, url)?;
     }
     if settings.database_ro_url.is_some() {
-        return Err(given.error("DATABASE_RO_URL", "it unset, or a DATABASE_URL of PostgreSQL"));
+        return Err(given.error(
+            "DATABASE_RO_URL",
+            "it unset, or a DATABASE_URL of PostgreSQL",
+        ));
     }
     let path = sqlite_path(url.expose_secret());
-    path.map(StoreEngine::Sqlite).ok_or_else(|| given.error("DATABASE_URL", format!("{POSTGRES}, or {SQLITE}")))
+    path.map(StoreEngine::Sqlite)
+        .ok_or_else(|| given.error("DATABASE_URL", format!("{POSTGRES}, or {SQLITE}")))
 }
 
 /// The SQLite file of the embedded engines, of commands that work on nothing else.
@@ -200,8 +276,8 @@ pub fn sqlite_file(url: &SecretString, given: &ConfigInput) -> Result<PathBuf, C
     sqlite_path(url.expose_secret()).ok_or_else(|| given.error("DATABASE_URL", SQLITE))
 }
 
-/// The SQLite file, as the diesel CLI reads it. What looks like the address of a server is none: it may hold a password,
-/// and a path is shown.
+/// The SQLite file, as the diesel CLI reads it. What looks like the address of a server is none: it
+/// may hold a password, and a path is shown.
 fn sqlite_path(url: &str) -> Option<PathBuf> {
     let path = match url.split_once("://") {
         Some(("sqlite", path)) if !path.contains(['?', '#', '%']) => path,
@@ -210,7 +286,8 @@ fn sqlite_path(url: &str) -> Option<PathBuf> {
     };
     let (first, _) = path.split_once('/').unwrap_or((path, ""));
     let is_server = first.contains([':', '@']) || (path.contains('@') && path.contains(':'));
-    let is_file = !path.is_empty() && !path.contains(":memory:") && !path.contains(['\0', '"', '\'']);
+    let is_file =
+        !path.is_empty() && !path.contains(":memory:") && !path.contains(['\0', '"', '\'']);
     (is_file && !is_server).then(|| PathBuf::from(path))
 }
 
@@ -235,17 +312,38 @@ mod tests {
     #[test]
     fn each_engine_is_chosen_by_its_own_address() {
         let chosen = engines(&[]);
-        assert_eq!(chosen.summary(), "# bus: embedded\n# cache: embedded\n# database: SQLite, data/sports-bet.db\n");
-        let chosen = engines(&[("KAFKA_BROKERS", "a:9092, b:9092,,[::1]:9092"), ("REDIS_ADDR", "localhost:6379")]);
-        assert_eq!(chosen.summary(), "# bus: Kafka\n# cache: Redis\n# database: SQLite, data/sports-bet.db\n");
+        assert_eq!(
+            chosen.summary(),
+            "# bus: embedded\n# cache: embedded\n# database: SQLite, data/sports-bet.db\n"
+        );
+        let chosen = engines(&[
+            ("KAFKA_BROKERS", "a:9092, b:9092,,[::1]:9092"),
+            ("REDIS_ADDR", "localhost:6379"),
+        ]);
+        assert_eq!(
+            chosen.summary(),
+            "# bus: Kafka\n# cache: Redis\n# database: SQLite, data/sports-bet.db\n"
+        );
         for (variable, url) in [
             ("DATABASE_URL", POSTGRES),
             ("POSTGRES_DSN", POSTGRES),
-            ("POSTGRES_DSN", "host=localhost port=5433 user=bet password=hunter2"),
+            (
+                "POSTGRES_DSN",
+                "host=localhost port=5433 user=bet password=hunter2",
+            ),
             ("DATABASE_URL", "postgresql:///name"),
         ] {
-            let StoreEngine::Postgres { url: chosen, read_url } = engines(&[(variable, url)]).store else { panic!() };
-            assert_eq!((chosen.expose_secret(), read_url.expose_secret()), (url, url));
+            let StoreEngine::Postgres {
+                url: chosen,
+                read_url,
+            } = engines(&[(variable, url)]).store
+            else {
+                panic!()
+            };
+            assert_eq!(
+                (chosen.expose_secret(), read_url.expose_secret()),
+                (url, url)
+            );
         }
     }
 
@@ -273,9 +371,14 @@ POSTGRES_DSN: got "file.db", want a PostgreSQL, as postgres://user:password@host
         let with = |more: &[(&str, &str)]| {
             let mut all = vec![("KAFKA_BROKERS", "kafka:9092")];
             all.extend_from_slice(more);
-            Config::from_variables(&all).map(drop).map_err(|stop| stop.to_string())
+            Config::from_variables(&all)
+                .map(drop)
+                .map_err(|stop| stop.to_string())
         };
-        let login = [("KAFKA_SASL_USERNAME", "u"), ("KAFKA_SASL_PASSWORD", "hunter2")];
+        let login = [
+            ("KAFKA_SASL_USERNAME", "u"),
+            ("KAFKA_SASL_PASSWORD", "hunter2"),
+        ];
         let mut whole = vec![("KAFKA_SECURITY_PROTOCOL", "sasl_plaintext")];
         insta::assert_snapshot!(with(&whole).unwrap_err(), @r##"
 KAFKA_SASL_USERNAME: got "", want a value: KAFKA_SECURITY_PROTOCOL asks for a login
@@ -301,15 +404,25 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
             ("/var/lib/a b.db", "/var/lib/a b.db"),
         ] {
             // The original's variable does not count beside ours.
-            let StoreEngine::Sqlite(chosen) = engines(&[("DATABASE_URL", url), ("POSTGRES_DSN", POSTGRES)]).store
+            let StoreEngine::Sqlite(chosen) =
+                engines(&[("DATABASE_URL", url), ("POSTGRES_DSN", POSTGRES)]).store
             else {
                 panic!("{url}")
             };
             assert_eq!(chosen, PathBuf::from(path));
         }
-        for bad in [":memory:", "sqlite://", "sqlite://:memory:", "file:a.db", "mysql://h/db", "sqlite://a.db?mode=ro"]
-        {
-            assert!(wrong(&[("DATABASE_URL", bad)]).contains("or a SQLite file"), "{bad}");
+        for bad in [
+            ":memory:",
+            "sqlite://",
+            "sqlite://:memory:",
+            "file:a.db",
+            "mysql://h/db",
+            "sqlite://a.db?mode=ro",
+        ] {
+            assert!(
+                wrong(&[("DATABASE_URL", bad)]).contains("or a SQLite file"),
+                "{bad}"
+            );
         }
     }
 
@@ -331,10 +444,19 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
             "h/x?password=Secret",
         ] {
             let text = wrong(&[("DATABASE_URL", bad)]);
-            assert!(text.starts_with("DATABASE_URL: got ") && !text.contains("Secret"), "{bad}: {text}");
+            assert!(
+                text.starts_with("DATABASE_URL: got ") && !text.contains("Secret"),
+                "{bad}: {text}"
+            );
         }
         for good in ["/srv/@app/x.db", "data/a@b.db"] {
-            assert!(matches!(engines(&[("DATABASE_URL", good)]).store, StoreEngine::Sqlite(_)), "{good}");
+            assert!(
+                matches!(
+                    engines(&[("DATABASE_URL", good)]).store,
+                    StoreEngine::Sqlite(_)
+                ),
+                "{good}"
+            );
         }
     }
 
@@ -343,7 +465,9 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
         let roles = |roles: &str, more: &[(&str, &str)]| {
             let mut all = vec![("ROLE", roles)];
             all.extend_from_slice(more);
-            Config::from_variables(&all).map(drop).map_err(|stop| stop.to_string())
+            Config::from_variables(&all)
+                .map(drop)
+                .map_err(|stop| stop.to_string())
         };
         for good in [
             "simulator",
@@ -356,8 +480,11 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
         ] {
             assert_eq!(roles(good, &[]), Ok(()), "{good}");
         }
-        let (kafka, redis, postgres) =
-            (("KAFKA_BROKERS", "k:9092"), ("REDIS_URL", "redis://r"), ("DATABASE_URL", POSTGRES));
+        let (kafka, redis, postgres) = (
+            ("KAFKA_BROKERS", "k:9092"),
+            ("REDIS_URL", "redis://r"),
+            ("DATABASE_URL", POSTGRES),
+        );
         for (split, needed) in [
             ("ingest", &[kafka][..]),
             ("processor", &[kafka, redis, postgres]),
@@ -370,12 +497,18 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
             ("bets,confirmation", &[kafka, redis, postgres]),
         ] {
             let text = roles(split, &[]).unwrap_err();
-            assert!(text.starts_with(&format!("ROLE: got \"{split}\"")), "{text}");
+            assert!(
+                text.starts_with(&format!("ROLE: got \"{split}\"")),
+                "{text}"
+            );
             assert_eq!(roles(split, needed), Ok(()), "{split}");
             for missing in 0..needed.len() {
                 let mut less = needed.to_vec();
                 let (variable, _) = less.remove(missing);
-                assert!(roles(split, &less).unwrap_err().contains(variable), "{split} without {variable}");
+                assert!(
+                    roles(split, &less).unwrap_err().contains(variable),
+                    "{split} without {variable}"
+                );
             }
         }
         insta::assert_snapshot!(roles("odds,ingest", &[]).unwrap_err(), @r##"

@@ -1,8 +1,10 @@
-//! Reads a command line and an environment with clap, and collects every wrong value instead of stopping at the first.
+//! Reads a command line and an environment with clap, and collects every wrong value instead of
+//! stopping at the first.
 //!
-//! clap looks into the environment of the process by itself. Here it may not: what an environment says is handed in as
-//! a look-up, checked value by value with clap's own readers, and then joins the command line. So a test brings its own
-//! environment, an empty variable counts as unset, and each wrong value is reported beside the others.
+//! clap looks into the environment of the process by itself. Here it may not: what an environment
+//! says is handed in as a look-up, checked value by value with clap's own readers, and then joins
+//! the command line. So a test brings its own environment, an empty variable counts as unset, and
+//! each wrong value is reported beside the others.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -144,12 +146,15 @@ pub struct ConfigInput {
 impl ConfigInput {
     /// A setting by its variable.
     pub fn setting(&self, variable: &str) -> Option<&EffectiveSetting> {
-        self.settings.iter().find(|setting| setting.variable == variable)
+        self.settings
+            .iter()
+            .find(|setting| setting.variable == variable)
     }
 
     /// Whether someone said what the setting is.
     pub fn is_set(&self, variable: &str) -> bool {
-        self.setting(variable).is_some_and(|setting| setting.source != Source::Default)
+        self.setting(variable)
+            .is_some_and(|setting| setting.source != Source::Default)
     }
 
     /// An error about a setting as it was given; what was given is shown masked.
@@ -157,7 +162,9 @@ impl ConfigInput {
         let setting = self.setting(variable);
         ConfigError {
             variable: variable.to_owned(),
-            flag: setting.filter(|setting| setting.source == Source::Flag).map(|setting| setting.flag.clone()),
+            flag: setting
+                .filter(|setting| setting.source == Source::Flag)
+                .map(|setting| setting.flag.clone()),
             got: setting.map_or_else(|| "nothing".to_owned(), |setting| quoted(&setting.value)),
             want: want.into(),
         }
@@ -165,12 +172,17 @@ impl ConfigInput {
 
     /// Stops where a value was wrong.
     pub fn complete(&self) -> Result<(), ConfigExit> {
-        if self.wrong.is_empty() { Ok(()) } else { Err(ConfigExit::Wrong(self.wrong.clone())) }
+        if self.wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigExit::Wrong(self.wrong.clone()))
+        }
     }
 }
 
-/// Reads `args`, the program's name first, over `environment` over the defaults, for a command or its subcommand.
-/// Wrong values are found in [`ConfigInput::wrong`]; they stop the reading only where nothing can stand in their place.
+/// Reads `args`, the program's name first, over `environment` over the defaults, for a command or
+/// its subcommand. Wrong values are found in [`ConfigInput::wrong`]; they stop the reading only
+/// where nothing can stand in their place.
 pub fn load<C: CommandFactory + FromArgMatches>(
     args: impl IntoIterator<Item = OsString>,
     environment: Environment<'_>,
@@ -183,27 +195,39 @@ pub fn load<C: CommandFactory + FromArgMatches>(
     let mut wrong = Vec::new();
     let flagged = read_flags::<C>(command, &mut args, &mut wrong)?;
     let from_environment = read_environment(command, &flagged, environment, &mut wrong);
-    let tokens: Vec<OsString> = from_environment.iter().filter_map(|(arg, text)| as_flag(arg, text)).collect();
+    let tokens: Vec<OsString> = from_environment
+        .iter()
+        .filter_map(|(arg, text)| as_flag(arg, text))
+        .collect();
     args.splice(place.min(args.len())..place.min(args.len()), tokens);
 
-    let read = detached(C::command(), false).try_get_matches_from(&args).and_then(|matches| {
-        let typed = C::from_arg_matches(&matches)?;
-        Ok((typed, matches))
-    });
+    let read = detached(C::command(), false)
+        .try_get_matches_from(&args)
+        .and_then(|matches| {
+            let typed = C::from_arg_matches(&matches)?;
+            Ok((typed, matches))
+        });
     let (typed, matches) = match read {
         Ok(read) => read,
         Err(_) if !wrong.is_empty() => return Err(ConfigExit::Wrong(wrong)),
         Err(usage) => return Err(ConfigExit::Usage(Box::new(usage))),
     };
     let matches = innermost_matches(&matches);
-    let settings = command.get_arguments().filter_map(|arg| shown(arg, matches, &flagged)).collect();
+    let settings = command
+        .get_arguments()
+        .filter_map(|arg| shown(arg, matches, &flagged))
+        .collect();
     Ok((typed, ConfigInput { settings, wrong }))
 }
 
-/// The subcommand that the arguments name, and how many of them do that, the program's name included.
+/// The subcommand that the arguments name, and how many of them do that, the program's name
+/// included.
 fn innermost<'a>(program: &'a Command, args: &[OsString]) -> (&'a Command, usize) {
     let (mut command, mut place) = (program, 1);
-    while let Some(subcommand) = args.get(place).and_then(|name| command.find_subcommand(name)) {
+    while let Some(subcommand) = args
+        .get(place)
+        .and_then(|name| command.find_subcommand(name))
+    {
         (command, place) = (subcommand, place + 1);
     }
     (command, place)
@@ -230,7 +254,9 @@ fn detached(command: Command, environment_may_give: bool) -> Command {
 
 /// The command as its help shows it: with the names of variables, never with their values.
 fn discreet(command: Command) -> Command {
-    command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(discreet)
+    command
+        .mut_args(|arg| arg.hide_env_values(true))
+        .mut_subcommands(discreet)
 }
 
 /// Reads the flags alone. Takes wrong ones out of `args` and gives the ids of all that were there.
@@ -245,7 +271,13 @@ fn read_flags<C: CommandFactory>(
             Ok(matches) => {
                 let matches = innermost_matches(&matches);
                 let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
-                flagged.extend(matches.ids().map(clap::Id::as_str).filter(given).map(str::to_owned));
+                flagged.extend(
+                    matches
+                        .ids()
+                        .map(clap::Id::as_str)
+                        .filter(given)
+                        .map(str::to_owned),
+                );
                 return Ok(flagged);
             }
             Err(error) => error,
@@ -257,7 +289,11 @@ fn read_flags<C: CommandFactory>(
                 wrong.push(from_clap(&error));
                 return Err(ConfigExit::Wrong(std::mem::take(wrong)));
             }
-            None => return Err(ConfigExit::Usage(Box::new(with_help_text::<C>(error, args)))),
+            None => {
+                return Err(ConfigExit::Usage(Box::new(with_help_text::<C>(
+                    error, args,
+                ))));
+            }
         };
     }
 }
@@ -265,13 +301,19 @@ fn read_flags<C: CommandFactory>(
 /// Help that clap wrote for the detached command misses the variables: it is written anew.
 fn with_help_text<C: CommandFactory>(error: clap::Error, args: &[OsString]) -> clap::Error {
     match error.kind() {
-        ErrorKind::DisplayHelp => discreet(C::command()).try_get_matches_from(args).err().unwrap_or(error),
+        ErrorKind::DisplayHelp => discreet(C::command())
+            .try_get_matches_from(args)
+            .err()
+            .unwrap_or(error),
         _ => error,
     }
 }
 
 fn is_about_a_value(error: &clap::Error) -> bool {
-    matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::InvalidUtf8)
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::InvalidUtf8
+    )
 }
 
 /// The argument that clap finds a wrong value in.
@@ -279,14 +321,21 @@ fn wrong_arg<'a>(command: &'a Command, error: &clap::Error) -> Option<&'a Arg> {
     if !is_about_a_value(error) {
         return None;
     }
-    let Some(ContextValue::String(usage)) = error.get(ContextKind::InvalidArg) else { return None };
+    let Some(ContextValue::String(usage)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
     let flag = usage.split([' ', '=']).next()?.strip_prefix("--")?;
-    command.get_arguments().find(|arg| arg.get_long() == Some(flag))
+    command
+        .get_arguments()
+        .find(|arg| arg.get_long() == Some(flag))
 }
 
-/// Takes an argument's wrong values out of `args` and notes them. False where none was found, so that no caller loops.
+/// Takes an argument's wrong values out of `args` and notes them. False where none was found, so
+/// that no caller loops.
 fn remove_wrong(arg: &Arg, args: &mut Vec<OsString>, wrong: &mut Vec<ConfigError>) -> bool {
-    let Some(long) = arg.get_long() else { return false };
+    let Some(long) = arg.get_long() else {
+        return false;
+    };
     let (flag, flag_with_value) = (OsString::from(format!("--{long}")), format!("--{long}="));
     let before = wrong.len();
     let mut kept = Vec::with_capacity(args.len());
@@ -295,7 +344,10 @@ fn remove_wrong(arg: &Arg, args: &mut Vec<OsString>, wrong: &mut Vec<ConfigError
         let value = if token == flag {
             rest.next()
         } else {
-            token.as_encoded_bytes().strip_prefix(flag_with_value.as_bytes()).map(|value| text_of(value).into())
+            token
+                .as_encoded_bytes()
+                .strip_prefix(flag_with_value.as_bytes())
+                .map(|value| text_of(value).into())
         };
         match value {
             Some(value) => wrong.extend(wrong_values(arg, &value, Source::Flag)),
@@ -313,7 +365,8 @@ fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The variables that are set to something, for arguments that no flag gave. Wrong ones are noted instead.
+/// The variables that are set to something, for arguments that no flag gave. Wrong ones are noted
+/// instead.
 fn read_environment<'a>(
     command: &'a Command,
     flagged: &BTreeSet<String>,
@@ -321,8 +374,13 @@ fn read_environment<'a>(
     wrong: &mut Vec<ConfigError>,
 ) -> Vec<(&'a Arg, OsString)> {
     let mut good = Vec::new();
-    for arg in command.get_arguments().filter(|arg| !flagged.contains(arg.get_id().as_str())) {
-        let Some(text) = arg.get_env().and_then(OsStr::to_str).and_then(environment) else { continue };
+    for arg in command
+        .get_arguments()
+        .filter(|arg| !flagged.contains(arg.get_id().as_str()))
+    {
+        let Some(text) = arg.get_env().and_then(OsStr::to_str).and_then(environment) else {
+            continue;
+        };
         if text.is_empty() {
             continue;
         }
@@ -334,7 +392,8 @@ fn read_environment<'a>(
     good
 }
 
-/// The value of a variable as if it had been a flag; nothing where a flag without value is not to be set.
+/// The value of a variable as if it had been a flag; nothing where a flag without value is not to
+/// be set.
 fn as_flag(arg: &Arg, text: &OsStr) -> Option<OsString> {
     let mut flag = OsString::from(format!("--{}", arg.get_long()?));
     if arg.get_action().takes_values() {
@@ -343,14 +402,19 @@ fn as_flag(arg: &Arg, text: &OsStr) -> Option<OsString> {
         return Some(flag);
     }
     let yes = ["true", "yes", "on", "y", "t", "1"];
-    text.to_str().is_some_and(|text| yes.contains(&text.to_ascii_lowercase().as_str())).then_some(flag)
+    text.to_str()
+        .is_some_and(|text| yes.contains(&text.to_ascii_lowercase().as_str()))
+        .then_some(flag)
 }
 
 /// What is wrong with a value of an argument, piece by piece where it is a list.
 fn wrong_values(arg: &Arg, text: &OsStr, source: Source) -> Vec<ConfigError> {
     let error = |piece: &str, want: String| ConfigError {
         variable: variable_of(arg),
-        flag: arg.get_long().filter(|_| source == Source::Flag).map(|long| format!("--{long}")),
+        flag: arg
+            .get_long()
+            .filter(|_| source == Source::Flag)
+            .map(|long| format!("--{long}")),
         got: quoted(&masked(arg, piece)),
         want,
     };
@@ -363,7 +427,9 @@ fn wrong_values(arg: &Arg, text: &OsStr, source: Source) -> Vec<ConfigError> {
     };
     let mut wrong = Vec::new();
     for piece in pieces {
-        let Some(want) = unwanted(arg.get_value_parser(), piece) else { continue };
+        let Some(want) = unwanted(arg.get_value_parser(), piece) else {
+            continue;
+        };
         // A password may hold the delimiter: then a piece of it would not be known for one.
         if whole.contains('@') {
             return vec![error(whole, want)];
@@ -374,18 +440,27 @@ fn wrong_values(arg: &Arg, text: &OsStr, source: Source) -> Vec<ConfigError> {
     wrong
 }
 
-/// Reads one value with the reader of its argument. Gives what is wanted instead, where it cannot be read.
+/// Reads one value with the reader of its argument. Gives what is wanted instead, where it cannot
+/// be read.
 fn unwanted(reader: &ValueParser, text: &str) -> Option<String> {
     let value = Arg::new("value").long("value").value_parser(reader.clone());
-    let command = Command::new("value").no_binary_name(true).disable_help_flag(true).arg(value);
-    let error = command.try_get_matches_from([format!("--value={text}")]).err()?;
+    let command = Command::new("value")
+        .no_binary_name(true)
+        .disable_help_flag(true)
+        .arg(value);
+    let error = command
+        .try_get_matches_from([format!("--value={text}")])
+        .err()?;
     Some(want_of(&error))
 }
 
 fn want_of(error: &clap::Error) -> String {
     match error.get(ContextKind::ValidValue) {
-        Some(ContextValue::Strings(names)) if !names.is_empty() => format!("one of {}", names.join(", ")),
-        _ => std::error::Error::source(error).map_or_else(|| "another value".to_owned(), ToString::to_string),
+        Some(ContextValue::Strings(names)) if !names.is_empty() => {
+            format!("one of {}", names.join(", "))
+        }
+        _ => std::error::Error::source(error)
+            .map_or_else(|| "another value".to_owned(), ToString::to_string),
     }
 }
 
@@ -412,12 +487,17 @@ fn variable_of(arg: &Arg) -> String {
     }
 }
 
-/// A value of an argument without its secrets. Of an address that cannot be parsed nothing is shown but its scheme.
+/// A value of an argument without its secrets. Of an address that cannot be parsed nothing is shown
+/// but its scheme.
 fn masked(arg: &Arg, text: &str) -> String {
     if ADDRESSES.contains(&arg.get_id().as_str()) {
         return PgStore::shown_address(text).unwrap_or_else(|| address::shown(text));
     }
-    if text.is_empty() || !arg.is_hide_env_values_set() { text.to_owned() } else { MASK.to_owned() }
+    if text.is_empty() || !arg.is_hide_env_values_set() {
+        text.to_owned()
+    } else {
+        MASK.to_owned()
+    }
 }
 
 fn quoted(text: &str) -> String {
@@ -428,9 +508,16 @@ fn shown(arg: &Arg, matches: &ArgMatches, flagged: &BTreeSet<String>) -> Option<
     let variable = arg.get_env()?.to_str()?.to_owned();
     let id = arg.get_id().as_str();
     let mut delimiter = [0; 4];
-    let delimiter = arg.get_value_delimiter().unwrap_or(',').encode_utf8(&mut delimiter);
-    let values: Vec<String> =
-        matches.get_raw(id).into_iter().flatten().map(|value| masked(arg, &value.to_string_lossy())).collect();
+    let delimiter = arg
+        .get_value_delimiter()
+        .unwrap_or(',')
+        .encode_utf8(&mut delimiter);
+    let values: Vec<String> = matches
+        .get_raw(id)
+        .into_iter()
+        .flatten()
+        .map(|value| masked(arg, &value.to_string_lossy()))
+        .collect();
     let source = match matches.value_source(id) {
         Some(ValueSource::CommandLine) if flagged.contains(id) => Source::Flag,
         Some(ValueSource::CommandLine) => Source::Environment,
@@ -464,16 +551,32 @@ mod tests {
         numbers: Vec<u32>,
     }
 
-    fn player(args: &[&str], variables: &[(&str, &str)]) -> Result<(Player, ConfigInput), ConfigExit> {
+    fn player(
+        args: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<(Player, ConfigInput), ConfigExit> {
         let args = ["player"].iter().chain(args).map(OsString::from);
-        load(args, &|name| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into()))
+        load(args, &|name| {
+            variables
+                .iter()
+                .find(|(other, _)| *other == name)
+                .map(|(_, value)| value.into())
+        })
     }
 
     #[test]
     fn a_variable_stands_in_for_a_flag_that_is_required_or_has_no_value() {
         for (value, plays) in [("true", true), ("false", false), ("", false)] {
-            let (player, _) = player(&["1", "2"], &[("PLAYER_SPEED", "3"), ("PLAYER_LOOP", value)]).unwrap();
-            assert_eq!((player.r#loop, player.speed, player.numbers), (plays, 3, vec![1, 2]), "{value}");
+            let (player, _) = player(
+                &["1", "2"],
+                &[("PLAYER_SPEED", "3"), ("PLAYER_LOOP", value)],
+            )
+            .unwrap();
+            assert_eq!(
+                (player.r#loop, player.speed, player.numbers),
+                (plays, 3, vec![1, 2]),
+                "{value}"
+            );
         }
         assert!(
             matches!(player(&[], &[]), Err(ConfigExit::Usage(error)) if error.kind() == ErrorKind::MissingRequiredArgument)
@@ -483,11 +586,20 @@ mod tests {
     #[test]
     fn a_wrong_value_is_named_as_it_was_given() {
         let (_, given) = player(&["--speed", "1", "--limit=x"], &[]).unwrap();
-        assert_eq!(given.wrong[0].to_string(), "--limit: got \"x\", want invalid digit found in string");
+        assert_eq!(
+            given.wrong[0].to_string(),
+            "--limit: got \"x\", want invalid digit found in string"
+        );
         assert!(given.complete().is_err());
-        // What stands alone cannot be left out, so the reading stops, but not without what was found before.
-        let stop = player(&["--limit", "x", "y"], &[("PLAYER_SPEED", "1")]).unwrap_err().to_string();
-        assert!(stop.contains("--limit: got \"x\"") && stop.contains("[NUMBERS]...: got \"y\""), "{stop}");
+        // What stands alone cannot be left out, so the reading stops, but not without what was
+        // found before.
+        let stop = player(&["--limit", "x", "y"], &[("PLAYER_SPEED", "1")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            stop.contains("--limit: got \"x\"") && stop.contains("[NUMBERS]...: got \"y\""),
+            "{stop}"
+        );
     }
 
     #[test]

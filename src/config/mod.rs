@@ -1,4 +1,5 @@
-//! Configuration: the command line over the environment over defaults, checked as a whole before anything starts.
+//! Configuration: the command line over the environment over defaults, checked as a whole before
+//! anything starts.
 
 pub mod address;
 pub mod check;
@@ -55,7 +56,8 @@ struct Alone {
 }
 
 impl Config {
-    /// Checks settings as a whole. Wrong values that were found before are reported with what is found now.
+    /// Checks settings as a whole. Wrong values that were found before are reported with what is
+    /// found now.
     pub fn new(settings: Settings, given: ConfigInput) -> Result<Config, ConfigExit> {
         check::check(settings, given)
     }
@@ -63,7 +65,10 @@ impl Config {
     /// Settings that have no effect beside the others, a sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let is_set = |variable: &&&str| {
-            let setting = self.shown.iter().find(|setting| setting.variable == **variable);
+            let setting = self
+                .shown
+                .iter()
+                .find(|setting| setting.variable == **variable);
             setting.is_some_and(|setting| setting.source != load::Source::Default)
         };
         let mut warnings = Vec::new();
@@ -83,10 +88,16 @@ impl Config {
                 "KAFKA_TOPIC_PARTITIONS",
                 "KAFKA_TOPIC_REPLICATION",
             ];
-            idle(&kafka, "KAFKA_BROKERS is not set, the bus is the embedded one");
+            idle(
+                &kafka,
+                "KAFKA_BROKERS is not set, the bus is the embedded one",
+            );
         }
         if matches!(self.engines.cache, CacheEngine::Embedded) {
-            idle(&["REDIS_CA_FILE", "REDIS_PUBSUB_CHANNEL"], "REDIS_URL is not set, the cache is the embedded one");
+            idle(
+                &["REDIS_CA_FILE", "REDIS_PUBSUB_CHANNEL"],
+                "REDIS_URL is not set, the cache is the embedded one",
+            );
         }
         warnings
     }
@@ -96,7 +107,8 @@ impl Config {
         self.roles.contains(&role)
     }
 
-    /// Reads the flags of `serve`, without the program's name, over an environment. Looks at no other environment.
+    /// Reads the flags of `serve`, without the program's name, over an environment. Looks at no
+    /// other environment.
     pub fn from_args_and_env(
         args: impl Iterator<Item = OsString>,
         environment: Environment<'_>,
@@ -106,8 +118,8 @@ impl Config {
         Config::new(alone.settings, given)
     }
 
-    /// Makes a configuration from a few variables, and defaults for all others: for tests and for programs that embed
-    /// the platform. A name that no setting has is an error.
+    /// Makes a configuration from a few variables, and defaults for all others: for tests and for
+    /// programs that embed the platform. A name that no setting has is an error.
     pub fn from_variables(variables: &[(&str, &str)]) -> Result<Config, ConfigExit> {
         let known: BTreeSet<String> = show::variables().collect();
         let unknown: Vec<ConfigError> = variables
@@ -125,14 +137,18 @@ impl Config {
         }
         let value = |name: &str| {
             // The last one wins, as in an environment.
-            variables.iter().rev().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+            variables
+                .iter()
+                .rev()
+                .find(|(variable, _)| *variable == name)
+                .map(|(_, value)| OsString::from(value))
         };
         Config::from_args_and_env(std::iter::empty(), &value)
     }
 }
 
-/// Reads `.env` of the working directory into the environment; what is set already wins. Call it first in `main`,
-/// before there is any thread. A missing file is fine.
+/// Reads `.env` of the working directory into the environment; what is set already wins. Call it
+/// first in `main`, before there is any thread. A missing file is fine.
 pub fn read_dotenv() -> Result<(), ConfigExit> {
     let path = Path::new(".env");
     match dotenvy::from_path(path) {
@@ -146,13 +162,28 @@ pub fn read_dotenv() -> Result<(), ConfigExit> {
 fn dotenv_error(path: &Path, error: &dotenvy::Error) -> ConfigError {
     let (got, want) = match error {
         dotenvy::Error::LineParse(..) => {
-            let good = dotenvy::from_path_iter(path).into_iter().flatten().map_while(Result::ok);
-            let place = good.last().map_or("the first line".to_owned(), |(name, _)| format!("the line after {name}"));
-            (place, "NAME=value on a line, the value in quotes where it holds spaces or #")
+            let good = dotenvy::from_path_iter(path)
+                .into_iter()
+                .flatten()
+                .map_while(Result::ok);
+            let place = good
+                .last()
+                .map_or("the first line".to_owned(), |(name, _)| {
+                    format!("the line after {name}")
+                });
+            (
+                place,
+                "NAME=value on a line, the value in quotes where it holds spaces or #",
+            )
         }
         other => (other.to_string(), "a file that can be read"),
     };
-    ConfigError { variable: ".env".to_owned(), flag: None, got, want: want.to_owned() }
+    ConfigError {
+        variable: ".env".to_owned(),
+        flag: None,
+        got,
+        want: want.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -170,7 +201,10 @@ mod tests {
 
     fn flags(flags: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigExit> {
         let value = |name: &str| {
-            variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+            variables
+                .iter()
+                .find(|(variable, _)| *variable == name)
+                .map(|(_, value)| OsString::from(value))
         };
         Config::from_args_and_env(flags.iter().map(OsString::from), &value)
     }
@@ -181,7 +215,12 @@ mod tests {
         assert_eq!(config.roles, BTreeSet::from(Role::ALL));
         assert_eq!(config.suppliers, Suppliers::OwnSimulator);
         assert_eq!(config.settings.ports.http_port_odds, 8080);
-        assert!(config.shown.iter().all(|setting| setting.source == load::Source::Default));
+        assert!(
+            config
+                .shown
+                .iter()
+                .all(|setting| setting.source == load::Source::Default)
+        );
     }
 
     #[test]
@@ -196,9 +235,23 @@ mod tests {
         assert_eq!(config.settings.clients.ws_max_sessions, 5);
         let sources: Vec<_> = ["HTTP_PORT_ODDS", "HTTP_PORT_SUPPLIER", "METRICS_PORT_ODDS"]
             .iter()
-            .map(|name| config.shown.iter().find(|setting| setting.variable == *name).unwrap().source)
+            .map(|name| {
+                config
+                    .shown
+                    .iter()
+                    .find(|setting| setting.variable == *name)
+                    .unwrap()
+                    .source
+            })
             .collect();
-        assert_eq!(sources, [load::Source::Flag, load::Source::Environment, load::Source::Default]);
+        assert_eq!(
+            sources,
+            [
+                load::Source::Flag,
+                load::Source::Environment,
+                load::Source::Default
+            ]
+        );
     }
 
     #[test]
@@ -213,14 +266,23 @@ mod tests {
         let empty: Vec<(&str, &str)> = every.iter().map(|name| (name.as_str(), "")).collect();
         let config = Config::from_variables(&empty).unwrap();
         assert_eq!(config.shown, Config::from_variables(&[]).unwrap().shown);
-        assert_eq!(config.settings.suppliers.betfair_market_ids, Vec::<String>::new());
+        assert_eq!(
+            config.settings.suppliers.betfair_market_ids,
+            Vec::<String>::new()
+        );
         assert!(config.settings.suppliers.betfair_app_key.is_none());
     }
 
     #[test]
     fn all_wrong_values_are_reported_at_once() {
         let Err(stop) = flags(
-            &["--log-format", "xml", "--simulator-rate=0", "--role", "odds,bogus"],
+            &[
+                "--log-format",
+                "xml",
+                "--simulator-rate=0",
+                "--role",
+                "odds,bogus",
+            ],
             &[
                 ("HTTP_PORT_ODDS", "abc"),
                 ("ROLE", "nonsense under a flag"),
@@ -248,7 +310,10 @@ WS_PING_INTERVAL: got "1h", want a duration below WS_SILENCE_LIMIT, which is 45s
         let config = Config::from_variables(&[
             ("BETFAIR_APP_KEY", "hunter2"),
             ("BETFAIR_SESSION_TOKEN", "hunter2"),
-            ("SUPPLIER_URLS", "wss://user:hunter2@host/ws,wss://other/?key=hunter2"),
+            (
+                "SUPPLIER_URLS",
+                "wss://user:hunter2@host/ws,wss://other/?key=hunter2",
+            ),
         ])
         .unwrap();
         assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
@@ -262,7 +327,10 @@ WS_PING_INTERVAL: got "1h", want a duration below WS_SILENCE_LIMIT, which is 45s
             ("SUPPLIER_URLS", "http://user:hun,ter2@host"),
             ("SUPPLIER_WS_URL", "betfair://user:hunter2@host"),
         ]);
-        assert!(!wrong.concat().contains("hunter2") && !wrong.concat().contains("ter2"), "{wrong:#?}");
+        assert!(
+            !wrong.concat().contains("hunter2") && !wrong.concat().contains("ter2"),
+            "{wrong:#?}"
+        );
         insta::assert_snapshot!(wrong.join("\n"), @r##"
 SUPPLIER_URLS: got "http://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port; here its host or port cannot be read
 SUPPLIER_WS_URL: got "betfair://user:***@host", want betfair://host:port and nothing else: its protocol has no such login, the key goes into BETFAIR_APP_KEY and BETFAIR_SESSION_TOKEN
@@ -270,18 +338,30 @@ REDIS_URL: got "http://user:***@host", want redis://user:password@host:6379/0, o
 DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL, as postgres://user:password@host:5432/name, or a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db
 "##);
 
-        let wrong = flags(&["--supplier-urls", "http://user:hun,ter2@host"], &[]).unwrap_err().to_string();
+        let wrong = flags(&["--supplier-urls", "http://user:hun,ter2@host"], &[])
+            .unwrap_err()
+            .to_string();
         assert!(!wrong.contains("hun") && !wrong.contains("ter2"), "{wrong}");
     }
 
     #[test]
     fn a_reader_s_error_always_says_what_is_wanted() {
-        // No text is a good value everywhere; every setting that refuses this one must say why in our own words.
+        // No text is a good value everywhere; every setting that refuses this one must say why in
+        // our own words.
         for variable in show::variables() {
-            let Err(stop) = Config::from_variables(&[(&variable, "\u{1}?")]) else { continue };
+            let Err(stop) = Config::from_variables(&[(&variable, "\u{1}?")]) else {
+                continue;
+            };
             let text = stop.to_string();
-            let wants = ["a ", "an ", "one of ", "* or ", "ws://", "redis://", "it unset", "log "];
-            assert!(wants.iter().any(|want| text.contains(&format!("want {want}"))), "{text}");
+            let wants = [
+                "a ", "an ", "one of ", "* or ", "ws://", "redis://", "it unset", "log ",
+            ];
+            assert!(
+                wants
+                    .iter()
+                    .any(|want| text.contains(&format!("want {want}"))),
+                "{text}"
+            );
             assert!(text.starts_with(&format!("{variable}: got ")), "{text}");
         }
     }
@@ -291,7 +371,8 @@ DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL, as postgres://u
         #[cfg(unix)]
         {
             use std::os::unix::ffi::OsStringExt;
-            let value = |name: &str| (name == "RUST_LOG").then(|| OsString::from_vec(vec![b'a', 0xff]));
+            let value =
+                |name: &str| (name == "RUST_LOG").then(|| OsString::from_vec(vec![b'a', 0xff]));
             let stop = Config::from_args_and_env(std::iter::empty(), &value).unwrap_err();
             insta::assert_snapshot!(stop, @r#"RUST_LOG: got "a�", want text in UTF-8"#);
         }
@@ -308,7 +389,14 @@ DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL, as postgres://u
         let path = directory.path().join(".env");
         let problem = |content: &str| {
             std::fs::write(&path, content).unwrap();
-            dotenv_error(&path, &dotenvy::from_path_iter(&path).unwrap().find_map(Result::err).unwrap()).to_string()
+            dotenv_error(
+                &path,
+                &dotenvy::from_path_iter(&path)
+                    .unwrap()
+                    .find_map(Result::err)
+                    .unwrap(),
+            )
+            .to_string()
         };
         insta::assert_snapshot!(problem("RUST_LOG=info\n\nBETFAIR_APP_KEY=hunter2 hunter2=hunter2\n"), @r##".env: got the line after RUST_LOG, want NAME=value on a line, the value in quotes where it holds spaces or #"##);
         insta::assert_snapshot!(problem("hunter2 hunter2\n"), @r##".env: got the first line, want NAME=value on a line, the value in quotes where it holds spaces or #"##);

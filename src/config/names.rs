@@ -1,5 +1,6 @@
-//! Variables that no setting has, but that look as if one was meant: a misspelt name would otherwise be ignored silently.
-//! They are warned of and never refused: a container's environment holds names that nobody chose.
+//! Variables that no setting has, but that look as if one was meant: a misspelt name would
+//! otherwise be ignored silently. They are warned of and never refused: a container's environment
+//! holds names that nobody chose.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -30,8 +31,14 @@ const PREFIXES: [&str; 19] = [
     "WS_",
 ];
 /// Names that others read: the image of PostgreSQL, and programs of Rust.
-const OTHERS: [&str; 6] =
-    ["POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE", "LOG_FILE"];
+const OTHERS: [&str; 6] = [
+    "POSTGRES_USER",
+    "POSTGRES_PASSWORD",
+    "POSTGRES_DB",
+    "RUST_BACKTRACE",
+    "RUST_LIB_BACKTRACE",
+    "LOG_FILE",
+];
 
 /// A variable that is set and that no setting has. Only its name: its value may be secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +52,10 @@ impl fmt::Display for Doubtful {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name.escape_debug();
         match &self.meant {
-            Some(meant) => write!(out, "{name} is not a setting and is ignored; did you mean {meant}?"),
+            Some(meant) => write!(
+                out,
+                "{name} is not a setting and is ignored; did you mean {meant}?"
+            ),
             None => write!(out, "{name} is not a setting and is ignored"),
         }
     }
@@ -66,17 +76,24 @@ fn judge(name: &str, known: &BTreeSet<String>) -> Option<Doubtful> {
     let upper = name.to_ascii_uppercase();
     let meant = nearest(&upper, known);
     let has_prefix = PREFIXES.iter().any(|prefix| upper.starts_with(prefix));
-    (meant.is_some() || has_prefix).then(|| Doubtful { name: name.to_owned(), meant })
+    (meant.is_some() || has_prefix).then(|| Doubtful {
+        name: name.to_owned(),
+        meant,
+    })
 }
 
-/// Whether another program reads it. Kubernetes gives every container the addresses of its services, and one that is
-/// called `redis` or `kafka` has these names.
+/// Whether another program reads it. Kubernetes gives every container the addresses of its
+/// services, and one that is called `redis` or `kafka` has these names.
 fn is_of_others(name: &str) -> bool {
-    let is_link = ["_SERVICE_HOST", "_SERVICE_PORT"].iter().any(|end| name.ends_with(end))
+    let is_link = ["_SERVICE_HOST", "_SERVICE_PORT"]
+        .iter()
+        .any(|end| name.ends_with(end))
         || name.contains("_SERVICE_PORT_")
         || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| {
             let before = name.find(protocol).and_then(|place| name.get(..place));
-            before.and_then(|before| before.rsplit_once("_PORT_")).is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+            before
+                .and_then(|before| before.rsplit_once("_PORT_"))
+                .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
         });
     is_link || OTHERS.contains(&name)
 }
@@ -84,7 +101,9 @@ fn is_of_others(name: &str) -> bool {
 /// The known name that differs by a slip of the fingers, or only in the order of its words.
 fn nearest(name: &str, known: &BTreeSet<String>) -> Option<String> {
     let most = if name.len() < 16 { 1 } else { 2 };
-    let near = known.iter().map(|other| (strsim::osa_distance(name, other), other));
+    let near = known
+        .iter()
+        .map(|other| (strsim::osa_distance(name, other), other));
     let near = near.filter(|(distance, _)| *distance <= most).min();
     let words = |name: &str| name.split('_').map(str::to_owned).collect::<BTreeSet<_>>();
     let same_words = || known.iter().find(|other| words(other) == words(name));
@@ -96,7 +115,10 @@ mod tests {
     use super::*;
 
     fn told(names: &[&str]) -> Vec<String> {
-        doubtful(names.iter().map(OsString::from)).iter().map(ToString::to_string).collect()
+        doubtful(names.iter().map(OsString::from))
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -118,8 +140,17 @@ mod tests {
 
     #[test]
     fn a_stranger_with_our_prefix_is_named() {
-        for name in ["KAFKA_RETENTION", "REDIS_PORT", "REDIS_PASSWORD", "SIMULATOR_COLOUR", "WS_COLOUR"] {
-            assert_eq!(told(&[name]), [format!("{name} is not a setting and is ignored")]);
+        for name in [
+            "KAFKA_RETENTION",
+            "REDIS_PORT",
+            "REDIS_PASSWORD",
+            "SIMULATOR_COLOUR",
+            "WS_COLOUR",
+        ] {
+            assert_eq!(
+                told(&[name]),
+                [format!("{name} is not a setting and is ignored")]
+            );
         }
     }
 
@@ -147,7 +178,10 @@ mod tests {
         ];
         assert_eq!(told(&of_others), [""; 0]);
         let known: Vec<String> = show::variables().collect();
-        assert_eq!(told(&known.iter().map(String::as_str).collect::<Vec<_>>()), [""; 0]);
+        assert_eq!(
+            told(&known.iter().map(String::as_str).collect::<Vec<_>>()),
+            [""; 0]
+        );
     }
 
     #[test]

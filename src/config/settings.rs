@@ -1,4 +1,5 @@
-//! Every setting: a struct a concern. A field's name is its flag and, in capitals, its environment variable.
+//! Every setting: a struct a concern. A field's name is its flag and, in capitals, its environment
+//! variable.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -14,8 +15,9 @@ use crate::domain::wallet::amount::Amount;
 
 use super::limits::LimitSettings;
 use super::values::{
-    amount, currency, deployment, duration, duration_above_a_second, duration_above_zero, exact_origin, host_name,
-    http_url, ip_address, log_filter, origin, port, rate, secret, share, size, supplier_url, topic, whole,
+    amount, currency, deployment, duration, duration_above_a_second, duration_above_zero,
+    exact_origin, host_name, http_url, ip_address, log_filter, origin, port, rate, secret, share,
+    size, supplier_url, topic, whole,
 };
 
 /// A part of the platform that can run in a process of its own.
@@ -39,8 +41,15 @@ pub enum Role {
 
 impl Role {
     /// Every role, suppliers first.
-    pub const ALL: [Role; 7] =
-        [Role::Simulator, Role::Ingest, Role::Processor, Role::Odds, Role::Wallet, Role::Bets, Role::Confirmation];
+    pub const ALL: [Role; 7] = [
+        Role::Simulator,
+        Role::Ingest,
+        Role::Processor,
+        Role::Odds,
+        Role::Wallet,
+        Role::Bets,
+        Role::Confirmation,
+    ];
 
     /// The role's name on the command line and in logs.
     pub fn name(self) -> &'static str {
@@ -68,7 +77,8 @@ pub enum LogFormat {
 /// Everything that `serve` can be told.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// A role that this process runs; repeat it, or give several with commas. All of them by default
+    /// A role that this process runs; repeat it, or give several with commas. All of them by
+    /// default
     #[arg(
         long = "role",
         env = "ROLE",
@@ -120,19 +130,22 @@ pub struct ProcessSettings {
     /// Address that every port binds to; 0.0.0.0 is reachable from other machines
     #[arg(long, env, default_value = "127.0.0.1", value_parser = ip_address)]
     pub bind_address: IpAddr,
-    /// Names that clients call the REST and WebSocket ports by (header Host), with commas; * for any. IP addresses,
-    /// names without a dot and those under localhost, internal, svc, local, home.arpa or test are always taken. Unless
-    /// set, odds take any other name too, and wallets, bets and the simulator take none
+    /// Names that clients call the REST and WebSocket ports by (header Host), with commas; * for
+    /// any. IP addresses, names without a dot and those under localhost, internal, svc, local,
+    /// home.arpa or test are always taken. Unless set, odds take any other name too, and wallets,
+    /// bets and the simulator take none
     #[arg(long, env, value_delimiter = ',', value_parser = host_name)]
     pub allowed_hosts: Vec<String>,
-    /// Foreign origins whose pages may move money, place bets and open /ws/odds, with commas, as `https://example.com`.
-    /// A page may do so whose host is the one it calls, and so may clients that are no browsers
+    /// Foreign origins whose pages may move money, place bets and open /ws/odds, with commas, as
+    /// `https://example.com`. A page may do so whose host is the one it calls, and so may clients
+    /// that are no browsers
     #[arg(long, env, value_delimiter = ',', value_parser = exact_origin)]
     pub allowed_origins: Vec<String>,
     /// Log lines for people, or JSON for machines
     #[arg(long, env, value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace or off, also by module, as info,sports_bet_platform::bus=debug
+    /// What is logged: error, warn, info, debug, trace or off, also by module, as
+    /// info,sports_bet_platform::bus=debug
     #[arg(long, env, default_value = "info", value_parser = log_filter)]
     pub rust_log: String,
     /// How long a stop may take before whatever still runs is cut off
@@ -232,7 +245,8 @@ pub struct BusSettings {
     /// Topic of what could not be published of those
     #[arg(long, env, default_value = "bet_confirmed_dlq", value_parser = topic)]
     pub kafka_topic_bet_confirmed_dlq: String,
-    /// Partitions of a topic that is made because it is missing; topics that are there stay as they are
+    /// Partitions of a topic that is made because it is missing; topics that are there stay as they
+    /// are
     #[arg(long, env, default_value_t = 12, value_parser = whole(1_u32, 10_000))]
     pub kafka_topic_partitions: u32,
     /// Replicas of a topic that is made because it is missing; the brokers' default unless said
@@ -265,7 +279,8 @@ pub struct BusSettings {
     /// PEM file of the certificate authorities that Kafka is trusted by; the system's by default
     #[arg(long, env)]
     pub kafka_ca_file: Option<PathBuf>,
-    /// How many records the embedded bus holds until every group has done them; then publishers wait
+    /// How many records the embedded bus holds until every group has done them; then publishers
+    /// wait
     #[arg(long, env, default_value_t = 10_000, value_parser = whole(1_usize, 10_000_000))]
     pub embedded_bus_capacity: usize,
     /// Partitions of the embedded bus
@@ -279,7 +294,9 @@ pub struct BusSettings {
 impl BusSettings {
     /// The name of the topic of what could not be read.
     pub fn dead_letter_topic(&self) -> String {
-        self.kafka_topic_odds_dlq.clone().unwrap_or_else(|| format!("{}_dlq", self.kafka_topic_odds))
+        self.kafka_topic_odds_dlq
+            .clone()
+            .unwrap_or_else(|| format!("{}_dlq", self.kafka_topic_odds))
     }
 }
 
@@ -299,21 +316,23 @@ pub struct CacheSettings {
     /// Channel of the broadcast
     #[arg(long, env, default_value = "odds_updates_broadcast")]
     pub redis_pubsub_channel: String,
-    /// Name of this deployment, part of its own channel and of its broadcasts; the same in all its processes. db and the number
-    /// of the Redis database by default, as db0
+    /// Name of this deployment, part of its own channel and of its broadcasts; the same in all its
+    /// processes. db and the number of the Redis database by default, as db0
     #[arg(long, env, value_parser = deployment)]
     pub deployment: Option<String>,
-    /// Whether to publish on and listen to REDIS_PUBSUB_CHANNEL itself too, for services of the original and earlier versions;
-    /// false: only the deployment's own channel
+    /// Whether to publish on and listen to REDIS_PUBSUB_CHANNEL itself too, for services of the
+    /// original and earlier versions; false: only the deployment's own channel
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub redis_original_channel: bool,
-    /// Where no processor is heard for so long, odds says that prices may be stale; each speaks at least once a second
+    /// Where no processor is heard for so long, odds says that prices may be stale; each speaks at
+    /// least once a second
     #[arg(long, env, value_parser = duration_above_a_second, default_value = "5s")]
     pub feed_stale_after: Duration,
     /// How long the hot copy outlives an event's last change
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
     pub cache_ttl: Duration,
-    /// An event's book leaves memory after so long without a change or a reader; the database keeps its state
+    /// An event's book leaves memory after so long without a change or a reader; the database keeps
+    /// its state
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10m")]
     pub book_idle_limit: Duration,
 }
@@ -322,8 +341,8 @@ pub struct CacheSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Database")]
 pub struct StoreSettings {
-    /// PostgreSQL, as postgres://user:password@host:5432/name?sslmode=verify-full, or a SQLite file, as data/sports-bet.db or
-    /// sqlite://data/sports-bet.db
+    /// PostgreSQL, as postgres://user:password@host:5432/name?sslmode=verify-full, or a SQLite
+    /// file, as data/sports-bet.db or sqlite://data/sports-bet.db
     #[arg(long, env, hide_env_values = true, value_parser = secret, default_value = "data/sports-bet.db")]
     pub database_url: SecretString,
     /// PostgreSQL, read where DATABASE_URL is not set (the original's name)
@@ -332,7 +351,8 @@ pub struct StoreSettings {
     /// A replica of PostgreSQL that the role odds reads from; DATABASE_URL by default
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub database_ro_url: Option<SecretString>,
-    /// Connections that read PostgreSQL, at most, of each role, and as many that move money; those that write odds are three more
+    /// Connections that read PostgreSQL, at most, of each role, and as many that move money; those
+    /// that write odds are three more
     #[arg(long, env, default_value_t = 8, value_parser = whole(1_u32, 1_000))]
     pub database_pool_size: u32,
     /// How long a batch of writes waits to fill up
@@ -350,8 +370,9 @@ pub struct StoreSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Suppliers")]
 pub struct SupplierSettings {
-    /// Suppliers, with commas: ws:// wss:// for the native form (user:password@ is sent as HTTP Basic), betfair:// betfairs:// for the Exchange Stream over TCP or TLS.
-    /// The simulator of this process by default, else ws://127.0.0.1:8081/ws
+    /// Suppliers, with commas: ws:// wss:// for the native form (user:password@ is sent as HTTP
+    /// Basic), betfair:// betfairs:// for the Exchange Stream over TCP or TLS. The simulator of
+    /// this process by default, else ws://127.0.0.1:8081/ws
     #[arg(long, env, hide_env_values = true, value_delimiter = ',', value_parser = supplier_url)]
     pub supplier_urls: Vec<Endpoint>,
     /// One supplier, read where SUPPLIER_URLS is not set (the original's name)
@@ -360,7 +381,8 @@ pub struct SupplierSettings {
     /// A supplier that sends nothing for so long, not even a pong, is connected to anew
     #[arg(long, env, value_parser = duration_above_zero, default_value = "15s")]
     pub supplier_read_timeout: Duration,
-    /// A supplier that has said nothing for so long, connected or not, has its open markets suspended until it speaks again
+    /// A supplier that has said nothing for so long, connected or not, has its open markets
+    /// suspended until it speaks again
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub supplier_stale_after: Duration,
     /// How often a native supplier is pinged
@@ -375,8 +397,9 @@ pub struct SupplierSettings {
     /// The largest frame of a supplier
     #[arg(long, env, default_value = "1MiB", value_parser = size(ByteSize::kib(1), ByteSize::mib(64)))]
     pub supplier_max_frame: ByteSize,
-    /// An update whose time is further ahead of the clock is refused, from a supplier, Kafka, Redis or the database: it would
-    /// shut out every later one. The same in all processes of a deployment
+    /// An update whose time is further ahead of the clock is refused, from a supplier, Kafka, Redis
+    /// or the database: it would shut out every later one. The same in all processes of a
+    /// deployment
     #[arg(long, env, value_parser = duration, default_value = "5m")]
     pub supplier_max_clock_skew: Duration,
     /// Betfair application key
@@ -429,14 +452,16 @@ pub struct SimulatorSettings {
     /// How long the answer to a bet takes
     #[arg(long, env, value_parser = duration, default_value = "0s")]
     pub simulator_confirm_delay: Duration,
-    /// Of all questions about bets so many get no answer, 0 to 1; the bet is in the supplier's books all the same
+    /// Of all questions about bets so many get no answer, 0 to 1; the bet is in the supplier's
+    /// books all the same
     #[arg(long, env, default_value_t = 0.0, value_parser = share)]
     pub simulator_confirm_silent_share: f64,
-    /// Of all questions about bets so many get an answer that cannot be read, 0 to 1; the bet is in the supplier's books
-    /// all the same
+    /// Of all questions about bets so many get an answer that cannot be read, 0 to 1; the bet is in
+    /// the supplier's books all the same
     #[arg(long, env, default_value_t = 0.0, value_parser = share)]
     pub simulator_confirm_garbage_share: f64,
-    /// Of all questions about bets so many get a 500, 0 to 1; the bet is not in the supplier's books
+    /// Of all questions about bets so many get a 500, 0 to 1; the bet is not in the supplier's
+    /// books
     #[arg(long, env, default_value_t = 0.0, value_parser = share)]
     pub simulator_confirm_error_share: f64,
 }
@@ -466,11 +491,12 @@ pub struct ClientSettings {
     /// Deliveries that wait for one session before it counts as slow
     #[arg(long, env, default_value_t = 64, value_parser = whole(1_usize, 1_000_000))]
     pub ws_session_queue: usize,
-    /// Database reads for clients (books, lists, history) that wait at a time; more are refused with 503 ODDS_UNAVAILABLE
-    /// or SNAPSHOT_UNAVAILABLE
+    /// Database reads for clients (books, lists, history) that wait at a time; more are refused
+    /// with 503 ODDS_UNAVAILABLE or SNAPSHOT_UNAVAILABLE
     #[arg(long, env, default_value_t = 1_000, value_parser = whole(1_usize, 100_000))]
     pub client_read_queue: usize,
-    /// An event that does not exist is not looked up in the database again for this long, unless an update of it arrives
+    /// An event that does not exist is not looked up in the database again for this long, unless an
+    /// update of it arrives
     #[arg(long, env, value_parser = duration_above_zero, default_value = "3s")]
     pub unknown_event_ttl: Duration,
     /// A slow client that takes nothing for so long is closed
@@ -492,7 +518,8 @@ pub struct MoneySettings {
     /// The one currency of this deployment; amounts are whole cents of it
     #[arg(long, env, default_value = "BRL", value_parser = currency)]
     pub currency: String,
-    /// A reservation that nobody committed or refunded for so long expires; one that is held for a bet ends with the bet
+    /// A reservation that nobody committed or refunded for so long expires; one that is held for a
+    /// bet ends with the bet
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
     pub reservation_ttl: Duration,
     /// How often the whole ledger is held against itself, as `sports-bet ledger verify` does
@@ -516,7 +543,8 @@ pub struct MoneySettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Confirmation")]
 pub struct ConfirmationSettings {
-    /// Where the supplier confirms bets, http:// or https://, with user:password@ where it wants a login; the simulator of this process by default, else http://127.0.0.1:8081
+    /// Where the supplier confirms bets, http:// or https://, with user:password@ where it wants a
+    /// login; the simulator of this process by default, else http://127.0.0.1:8081
     #[arg(long, env, hide_env_values = true, value_parser = http_url)]
     pub supplier_url: Option<SecretUrl>,
     /// How long one question to the supplier may take

@@ -29,7 +29,11 @@ fn summary(config: &Config) -> String {
     let roles: Vec<&str> = config.roles.iter().map(|role| role.name()).collect();
     let suppliers = match &config.suppliers {
         Suppliers::OwnSimulator => "the simulator of this process".to_owned(),
-        Suppliers::At(urls) => urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        Suppliers::At(urls) => urls
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" "),
     };
     let (roles, engines) = (roles.join(" "), config.engines.summary());
     format!("\n# In all\n# roles: {roles}\n# suppliers: {suppliers}\n{engines}")
@@ -38,8 +42,15 @@ fn summary(config: &Config) -> String {
 /// What may not be as it was meant, a comment each; empty where nothing is.
 pub fn warnings(doubtful: &[Doubtful], config: &Config) -> String {
     let names = doubtful.iter().map(ToString::to_string);
-    let lines: Vec<String> = names.chain(config.warnings()).map(|line| format!("# {line}\n")).collect();
-    if lines.is_empty() { String::new() } else { format!("\n# Warnings\n{}", lines.concat()) }
+    let lines: Vec<String> = names
+        .chain(config.warnings())
+        .map(|line| format!("# {line}\n"))
+        .collect();
+    if lines.is_empty() {
+        String::new()
+    } else {
+        format!("\n# Warnings\n{}", lines.concat())
+    }
 }
 
 /// Every setting with its default and its help, as a `.env` file in which nothing is set.
@@ -60,8 +71,11 @@ pub fn example() -> String {
         for line in wrapped(&format!("{help}.{}", choices(arg))) {
             text += &format!("# {line}\n");
         }
-        let default: Vec<String> =
-            arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
+        let default: Vec<String> = arg
+            .get_default_values()
+            .iter()
+            .map(|value| value.to_string_lossy().into_owned())
+            .collect();
         text += &format!("#{}={}\n", variable(arg), in_quotes(&default.join(",")));
     }
     text
@@ -70,7 +84,10 @@ pub fn example() -> String {
 /// The variable of every setting.
 pub fn variables() -> impl Iterator<Item = String> {
     let command = settings_command();
-    settings(&command).map(variable).collect::<Vec<_>>().into_iter()
+    settings(&command)
+        .map(variable)
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 fn settings_command() -> Command {
@@ -80,22 +97,41 @@ fn settings_command() -> Command {
 }
 
 fn settings(command: &Command) -> impl Iterator<Item = &Arg> {
-    command.get_arguments().filter(|arg| arg.get_env().is_some())
+    command
+        .get_arguments()
+        .filter(|arg| arg.get_env().is_some())
 }
 
 fn variable(arg: &Arg) -> String {
-    arg.get_env().unwrap_or_default().to_string_lossy().into_owned()
+    arg.get_env()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn choices(arg: &Arg) -> String {
-    let names: Vec<String> = arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-    if names.is_empty() { String::new() } else { format!(" One of: {}", names.join(", ")) }
+    let names: Vec<String> = arg
+        .get_possible_values()
+        .iter()
+        .map(|value| value.get_name().to_owned())
+        .collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(" One of: {}", names.join(", "))
+    }
 }
 
 /// A value that `.env` reads back as it is.
 fn in_quotes(value: &str) -> String {
     if value.contains('\'') {
-        format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$"))
+        format!(
+            "\"{}\"",
+            value
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('$', "\\$")
+        )
     } else if value.contains(|letter: char| letter.is_whitespace() || "#\"$\\".contains(letter)) {
         format!("'{value}'")
     } else {
@@ -122,21 +158,43 @@ mod tests {
     #[test]
     fn the_example_in_the_repository_is_the_one_of_the_code() {
         let file = include_str!("../../.env.example");
-        assert_eq!(file, example(), "write it anew: cargo run -- check-config --example > .env.example");
+        assert_eq!(
+            file,
+            example(),
+            "write it anew: cargo run -- check-config --example > .env.example"
+        );
     }
 
     #[test]
     fn the_example_uncommented_is_the_default_configuration() {
         let uncommented: String = example()
             .lines()
-            .map(|line| line.strip_prefix('#').filter(|line| line.starts_with(char::is_uppercase)).unwrap_or(line))
+            .map(|line| {
+                line.strip_prefix('#')
+                    .filter(|line| line.starts_with(char::is_uppercase))
+                    .unwrap_or(line)
+            })
             .map(|line| format!("{line}\n"))
             .collect();
-        let read: Vec<(String, String)> = dotenvy::from_read_iter(uncommented.as_bytes()).map(Result::unwrap).collect();
-        let pairs: Vec<(&str, &str)> = read.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let read: Vec<(String, String)> = dotenvy::from_read_iter(uncommented.as_bytes())
+            .map(Result::unwrap)
+            .collect();
+        let pairs: Vec<(&str, &str)> = read
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         assert_eq!(pairs.len(), variables().count());
-        let values = |config: &Config| config.shown.iter().map(|shown| shown.value.clone()).collect::<Vec<_>>();
-        assert_eq!(values(&Config::from_variables(&pairs).unwrap()), values(&Config::from_variables(&[]).unwrap()));
+        let values = |config: &Config| {
+            config
+                .shown
+                .iter()
+                .map(|shown| shown.value.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            values(&Config::from_variables(&pairs).unwrap()),
+            values(&Config::from_variables(&[]).unwrap())
+        );
     }
 
     #[test]
@@ -149,7 +207,10 @@ mod tests {
         ])
         .unwrap();
         let text = effective(&config);
-        let told: Vec<&str> = text.lines().filter(|line| !line.ends_with("# default")).collect();
+        let told: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.ends_with("# default"))
+            .collect();
         insta::assert_snapshot!(told.join("\n"), @r#"
 # Process
 ROLE=ingest,processor                            # environment
@@ -184,6 +245,9 @@ BETFAIR_APP_KEY=***                              # environment
 # cache: embedded
 # database: SQLite, /srv/a b.db
 "#);
-        assert!(text.contains("WS_MAX_MESSAGE=64KiB                             # default\n"), "{text}");
+        assert!(
+            text.contains("WS_MAX_MESSAGE=64KiB                             # default\n"),
+            "{text}"
+        );
     }
 }

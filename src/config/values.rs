@@ -19,7 +19,8 @@ use crate::domain::wallet::amount::Amount;
 /// The longest duration: 100 years. Longer ones would overflow the clocks that they are added to.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// Reads a supplier's address: a scheme that names a wire format, a host, and a port where the scheme has none of its own.
+/// Reads a supplier's address: a scheme that names a wire format, a host, and a port where the
+/// scheme has none of its own.
 pub(super) fn supplier_url(text: &str) -> Result<Endpoint, String> {
     let want = "ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port";
     match text.trim().parse() {
@@ -51,13 +52,19 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
         return Err(want());
     }
     let origin = url.origin();
-    Ok(if origin.is_tuple() { origin.ascii_serialization() } else { url.as_str().trim_end_matches('/').to_owned() })
+    Ok(if origin.is_tuple() {
+        origin.ascii_serialization()
+    } else {
+        url.as_str().trim_end_matches('/').to_owned()
+    })
 }
 
 /// Reads an origin that may change something, so not all of them at once.
 pub(super) fn exact_origin(text: &str) -> Result<String, String> {
     match origin(text) {
-        Ok(all) if all == "*" => Err("an origin as https://example.com; * would let any page move money".to_owned()),
+        Ok(all) if all == "*" => {
+            Err("an origin as https://example.com; * would let any page move money".to_owned())
+        }
         read => read,
     }
 }
@@ -66,7 +73,9 @@ pub(super) fn exact_origin(text: &str) -> Result<String, String> {
 pub(super) fn host_name(text: &str) -> Result<String, String> {
     let text = text.trim().trim_end_matches('.');
     let is_known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let is_name = !text.is_empty() && text.split('.').all(|label| !label.is_empty()) && text.bytes().all(is_known);
+    let is_name = !text.is_empty()
+        && text.split('.').all(|label| !label.is_empty())
+        && text.bytes().all(is_known);
     if text == "*" || is_name {
         Ok(text.to_ascii_lowercase())
     } else {
@@ -81,19 +90,23 @@ pub(super) fn secret(text: &str) -> Result<SecretString, std::convert::Infallibl
 
 /// Reads an address to bind to.
 pub(super) fn ip_address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| "an IP address, as 127.0.0.1, 0.0.0.0 or ::1".to_owned())
+    text.parse()
+        .map_err(|_| "an IP address, as 127.0.0.1, 0.0.0.0 or ::1".to_owned())
 }
 
 /// Reads an address or a network.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse().or_else(|_| address()).map_err(|_| "an address or a network, as 10.0.0.7 or 10.0.0.0/8".to_owned())
+    text.parse()
+        .or_else(|_| address())
+        .map_err(|_| "an address or a network, as 10.0.0.7 or 10.0.0.0/8".to_owned())
 }
 
 /// Reads a port.
 pub(super) fn port(text: &str) -> Result<u16, String> {
-    text.parse().map_err(|_| "a port number 0 to 65535".to_owned())
+    text.parse()
+        .map_err(|_| "a port number 0 to 65535".to_owned())
 }
 
 /// Reads a filter of log lines.
@@ -111,13 +124,17 @@ pub(super) fn topic(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads the name of a deployment, which becomes part of a channel's name. `alive` is the channel of an earlier version.
+/// Reads the name of a deployment, which becomes part of a channel's name. `alive` is the channel
+/// of an earlier version.
 pub(super) fn deployment(text: &str) -> Result<String, String> {
     let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
     if (1..=64).contains(&text.len()) && text.chars().all(legal) && text != "alive" {
         Ok(text.to_owned())
     } else {
-        Err("a name other than alive: up to 64 letters, digits, dots, underscores and hyphens".to_owned())
+        Err(
+            "a name other than alive: up to 64 letters, digits, dots, underscores and hyphens"
+                .to_owned(),
+        )
     }
 }
 
@@ -129,7 +146,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads a duration that may not be zero: an interval, a limit or a delay that would turn into a hot loop.
+/// Reads a duration that may not be zero: an interval, a limit or a delay that would turn into a
+/// hot loop.
 pub(super) fn duration_above_zero(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
@@ -146,7 +164,10 @@ pub(super) fn duration_above_a_second(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads a whole number from `least` to `most`.
-pub(super) fn whole<T>(least: T, most: T) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+pub(super) fn whole<T>(
+    least: T,
+    most: T,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
     T: std::str::FromStr + PartialOrd + fmt::Display + Copy + Send + Sync + 'static,
 {
@@ -163,40 +184,64 @@ pub(super) fn size(
 ) -> impl Fn(&str) -> Result<ByteSize, String> + Clone + Send + Sync + 'static {
     move |text| match text.parse::<ByteSize>() {
         Ok(size) if size >= least && size <= most => Ok(size),
-        _ => Err(format!("a size from {least} to {most}, as 65536, 64KiB or 1MiB")),
+        _ => Err(format!(
+            "a size from {least} to {most}, as 65536, 64KiB or 1MiB"
+        )),
     }
 }
 
 /// An amount of money, in cents.
 pub(super) fn amount(text: &str) -> Result<Amount, String> {
-    let amount = text.trim().parse().ok().and_then(|cents| Amount::new(cents).ok());
+    let amount = text
+        .trim()
+        .parse()
+        .ok()
+        .and_then(|cents| Amount::new(cents).ok());
     amount.ok_or_else(|| "a whole number of cents, at least 1".to_owned())
 }
 
 /// A currency by its ISO 4217 code.
 pub(super) fn currency(text: &str) -> Result<String, String> {
     let is_code = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
-    if is_code { Ok(text.to_owned()) } else { Err("a code of three capital letters, as BRL".to_owned()) }
+    if is_code {
+        Ok(text.to_owned())
+    } else {
+        Err("a code of three capital letters, as BRL".to_owned())
+    }
 }
 
 /// An address to send requests to, with a login or without.
 pub(super) fn http_url(text: &str) -> Result<SecretUrl, String> {
-    let url = url_of(text, &["http", "https"], "an address as http://host:port or https://user:password@host")?;
+    let url = url_of(
+        text,
+        &["http", "https"],
+        "an address as http://host:port or https://user:password@host",
+    )?;
     if url.without_login().query().is_some() {
-        return Err("an address as http://host:port or https://user:password@host, without a query".to_owned());
+        return Err(
+            "an address as http://host:port or https://user:password@host, without a query"
+                .to_owned(),
+        );
     }
     Ok(url)
 }
 
 /// A server's WebSocket address, with a login or without.
 pub fn websocket_url(text: &str) -> Result<SecretUrl, String> {
-    url_of(text, &["ws", "wss"], "a ws:// or wss:// address, as ws://127.0.0.1:8080/ws/odds")
+    url_of(
+        text,
+        &["ws", "wss"],
+        "a ws:// or wss:// address, as ws://127.0.0.1:8080/ws/odds",
+    )
 }
 
 fn url_of(text: &str, schemes: &[&str], want: &str) -> Result<SecretUrl, String> {
-    let url = SecretUrl::parse(text, schemes).map_err(|problem| format!("{want}; here {problem}"))?;
+    let url =
+        SecretUrl::parse(text, schemes).map_err(|problem| format!("{want}; here {problem}"))?;
     if let Some(login) = url.login() {
-        login.authorization().map_err(|problem| format!("{want}; here {problem}"))?;
+        login
+            .authorization()
+            .map_err(|problem| format!("{want}; here {problem}"))?;
     }
     Ok(url)
 }
@@ -217,17 +262,26 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Whether a filter can be read; the error says what is wanted. env_logger would only warn, and log the rest.
+/// Whether a filter can be read; the error says what is wanted. env_logger would only warn, and log
+/// the rest.
 pub fn check_filter(filter: &str) -> Result<(), String> {
     let want = || "log levels, as info or warn,sports_bet_platform::bus=debug".to_owned();
     let (levels, words) = filter.split_once('/').unwrap_or((filter, ""));
     let good = levels.split(',').all(|part| is_directive(part.trim()));
-    if good && !words.contains('/') { Ok(()) } else { Err(want()) }
+    if good && !words.contains('/') {
+        Ok(())
+    } else {
+        Err(want())
+    }
 }
 
 /// `level`, `target` or `target=level`. An empty part is skipped, as env_logger does.
 fn is_directive(part: &str) -> bool {
-    let is_target = |target: &str| target.chars().all(|letter| letter.is_alphanumeric() || "_:-".contains(letter));
+    let is_target = |target: &str| {
+        target
+            .chars()
+            .all(|letter| letter.is_alphanumeric() || "_:-".contains(letter))
+    };
     match part.split_once('=') {
         Some((target, level)) => {
             let level = level.trim();
@@ -244,14 +298,32 @@ mod tests {
 
     #[test]
     fn a_supplier_needs_a_known_scheme_a_host_and_a_port_where_no_default_is() {
-        for good in ["ws://h", "wss://h/ws", "betfair://h:1", "betfairs://h:443", " ws://h "] {
+        for good in [
+            "ws://h",
+            "wss://h/ws",
+            "betfair://h:1",
+            "betfairs://h:443",
+            " ws://h ",
+        ] {
             assert!(supplier_url(good).is_ok(), "{good}");
         }
-        for bad in ["", "h:1", "http://h", "ws://", "betfair://h", "betfair://:1", "betfair:h:1", "betfair://h:0"] {
+        for bad in [
+            "",
+            "h:1",
+            "http://h",
+            "ws://",
+            "betfair://h",
+            "betfair://:1",
+            "betfair:h:1",
+            "betfair://h:0",
+        ] {
             assert!(supplier_url(bad).is_err(), "{bad}");
         }
         let url = supplier_url("wss://user:hunter2@host:1/ws?token=hunter2").unwrap();
-        assert_eq!(format!("{url:?} {url}"), "Endpoint(wss://host:1/ws) wss://host:1/ws");
+        assert_eq!(
+            format!("{url:?} {url}"),
+            "Endpoint(wss://host:1/ws) wss://host:1/ws"
+        );
     }
 
     #[test]
@@ -264,7 +336,16 @@ mod tests {
         ] {
             assert_eq!(origin(text).as_deref(), Ok(read));
         }
-        for bad in ["", "example.com", "https://", "https://a/b", "https://a?b", "https://a#b", "https://u@a", "**"] {
+        for bad in [
+            "",
+            "example.com",
+            "https://",
+            "https://a/b",
+            "https://a?b",
+            "https://a#b",
+            "https://u@a",
+            "**",
+        ] {
             assert!(origin(bad).is_err(), "{bad}");
         }
     }
@@ -277,13 +358,18 @@ mod tests {
         assert!(duration("101years").is_err());
         assert!(duration_above_zero("0s").is_err());
         assert!(duration_above_zero("0").is_err());
-        assert!(duration_above_a_second("1s").is_err() && duration_above_a_second("1001ms").is_ok());
+        assert!(
+            duration_above_a_second("1s").is_err() && duration_above_a_second("1001ms").is_ok()
+        );
     }
 
     #[test]
     fn numbers_have_both_ends() {
         assert_eq!(whole(1_usize, 10)("10"), Ok(10));
-        assert_eq!(whole(1_usize, 10)("0"), Err("a whole number 1 to 10".to_owned()));
+        assert_eq!(
+            whole(1_usize, 10)("0"),
+            Err("a whole number 1 to 10".to_owned())
+        );
         assert!(whole(1_usize, 10)("11").is_err());
         assert!(size(ByteSize::kib(1), ByteSize::mib(16))("16MiB").is_ok());
         assert_eq!(
@@ -294,7 +380,10 @@ mod tests {
         for bad in ["0", "-1", "NaN", "inf", "1e7"] {
             assert!(rate(bad).is_err(), "{bad}");
         }
-        assert_eq!((share("0"), share("0.25"), share("1")), (Ok(0.0), Ok(0.25), Ok(1.0)));
+        assert_eq!(
+            (share("0"), share("0.25"), share("1")),
+            (Ok(0.0), Ok(0.25), Ok(1.0))
+        );
         for bad in ["-0.1", "1.1", "NaN", "20%", ""] {
             assert!(share(bad).is_err(), "{bad}");
         }
@@ -312,16 +401,37 @@ mod tests {
 
     #[test]
     fn addresses_of_servers_may_have_a_login() {
-        assert_eq!(http_url("https://u:hunter2@h/x").unwrap().to_string(), "https://h/x");
-        for bad in
-            ["ftp://h", "http://h?token=hunter2", "http://u:hunter2 x@h", "u:hunter2@h", "http://a%3Ab:hunter2@h"]
-        {
+        assert_eq!(
+            http_url("https://u:hunter2@h/x").unwrap().to_string(),
+            "https://h/x"
+        );
+        for bad in [
+            "ftp://h",
+            "http://h?token=hunter2",
+            "http://u:hunter2 x@h",
+            "u:hunter2@h",
+            "http://a%3Ab:hunter2@h",
+        ] {
             assert!(!http_url(bad).unwrap_err().contains("hunter2"));
         }
-        assert_eq!(websocket_url("ws://u:hunter2@h/ws?x=1").unwrap().to_string(), "ws://h/ws");
-        for bad in ["foo", "127.0.0.1:8080", "localhost:8080/ws/odds", "http://u:hunter2@h", ""] {
+        assert_eq!(
+            websocket_url("ws://u:hunter2@h/ws?x=1")
+                .unwrap()
+                .to_string(),
+            "ws://h/ws"
+        );
+        for bad in [
+            "foo",
+            "127.0.0.1:8080",
+            "localhost:8080/ws/odds",
+            "http://u:hunter2@h",
+            "",
+        ] {
             let error = websocket_url(bad).unwrap_err();
-            assert!(error.starts_with("a ws:// or wss:// address") && !error.contains("hunter2"), "{error}");
+            assert!(
+                error.starts_with("a ws:// or wss:// address") && !error.contains("hunter2"),
+                "{error}"
+            );
         }
     }
 }

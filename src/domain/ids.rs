@@ -33,7 +33,8 @@ macro_rules! id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Takes a text of 1 to [`MAX_ID_BYTES`] bytes without control characters or outer white space.
+            /// Takes a text of 1 to [`MAX_ID_BYTES`] bytes without control characters or outer
+            /// white space.
             pub fn new(text: &str) -> Result<$name, IdError> {
                 check(text, $called)?;
                 Ok($name(text.into()))
@@ -95,7 +96,8 @@ id!(
     "userId"
 );
 id!(
-    /// What a movement of money is known by to whoever asked for it. The same reference is the same movement, for ever.
+    /// What a movement of money is known by to whoever asked for it. The same reference is the same
+    /// movement, for ever.
     Reference,
     "external_ref"
 );
@@ -118,7 +120,8 @@ fn check(text: &str, called: &'static str) -> Result<(), IdError> {
     Ok(())
 }
 
-/// Which market of an event: its name and, where it has one, its line. Several lines of one name are several markets.
+/// Which market of an event: its name and, where it has one, its line. Several lines of one name
+/// are several markets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MarketKey {
     /// The kind of market.
@@ -133,8 +136,9 @@ pub struct MarketKey {
 pub struct BadMarketKey(String);
 
 impl fmt::Display for MarketKey {
-    /// `1x2`, or `total_goals@2.5` with a line. Two keys never have the same text: an `@` and a `%` of the name are written
-    /// as `%40` and `%25`, so the name `total@2.5` differs from the line 2.5 of `total`.
+    /// `1x2`, or `total_goals@2.5` with a line. Two keys never have the same text: an `@` and a `%`
+    /// of the name are written as `%40` and `%25`, so the name `total@2.5` differs from the line
+    /// 2.5 of `total`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in self.name.as_str().split_inclusive(['@', '%']) {
             match (part.strip_suffix('@'), part.strip_suffix('%')) {
@@ -168,7 +172,10 @@ impl FromStr for MarketKey {
             plain.push(character);
             plain.push_str(rest);
         }
-        Ok(MarketKey { name: MarketName::new(&plain).map_err(|_| bad())?, line })
+        Ok(MarketKey {
+            name: MarketName::new(&plain).map_err(|_| bad())?,
+            line,
+        })
     }
 }
 
@@ -178,13 +185,20 @@ mod tests {
 
     use super::*;
 
-    /// Names that hold the characters that the text form treats specially more often than by chance.
+    /// Names that hold the characters that the text form treats specially more often than by
+    /// chance.
     fn any_key() -> impl Strategy<Value = MarketKey> {
         let name = prop_oneof!["[@%0-9a.]{1,8}", "\\PC{1,12}"];
-        (name, proptest::option::of(-Line::LIMIT..=Line::LIMIT)).prop_filter_map("not a name", |(name, line)| {
-            let name = MarketName::new(&name).ok()?;
-            Some(MarketKey { name, line: line.and_then(Line::from_thousandths) })
-        })
+        (name, proptest::option::of(-Line::LIMIT..=Line::LIMIT)).prop_filter_map(
+            "not a name",
+            |(name, line)| {
+                let name = MarketName::new(&name).ok()?;
+                Some(MarketKey {
+                    name,
+                    line: line.and_then(Line::from_thousandths),
+                })
+            },
+        )
     }
 
     #[test]
@@ -216,17 +230,32 @@ mod tests {
     #[test]
     fn an_id_is_a_short_printable_text() {
         assert_eq!(EventId::new("1.197931750").unwrap().as_str(), "1.197931750");
-        assert_eq!(EventId::new("São Paulo v Grêmio").unwrap().to_string(), "São Paulo v Grêmio");
+        assert_eq!(
+            EventId::new("São Paulo v Grêmio").unwrap().to_string(),
+            "São Paulo v Grêmio"
+        );
         assert_eq!(EventId::new(""), Err(IdError::Empty("event id")));
-        assert_eq!(EventId::new(&"x".repeat(129)), Err(IdError::TooLong("event id")));
+        assert_eq!(
+            EventId::new(&"x".repeat(129)),
+            Err(IdError::TooLong("event id"))
+        );
         for text in ["a\nb", " a", "a ", "\u{7f}"] {
-            assert_eq!(MarketName::new(text), Err(IdError::BadCharacter("market")), "{text:?}");
+            assert_eq!(
+                MarketName::new(text),
+                Err(IdError::BadCharacter("market")),
+                "{text:?}"
+            );
         }
     }
 
     #[test]
     fn an_escaped_id_reads_from_json() {
-        assert_eq!(serde_json::from_str::<EventId>(r#""Gr\u00eamio""#).unwrap().as_str(), "Grêmio");
+        assert_eq!(
+            serde_json::from_str::<EventId>(r#""Gr\u00eamio""#)
+                .unwrap()
+                .as_str(),
+            "Grêmio"
+        );
         assert!(serde_json::from_str::<EventId>(r#""""#).is_err());
     }
 

@@ -1,5 +1,6 @@
-//! Strict JSON objects. Derived readers also accept an array for a struct (`["MATCH_001","1x2"]`, field by field), so a
-//! message that lost its names would be read by position. Everything that comes from outside is read by these functions.
+//! Strict JSON objects. Derived readers also accept an array for a struct (`["MATCH_001","1x2"]`,
+//! field by field), so a message that lost its names would be read by position. Everything that
+//! comes from outside is read by these functions.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -33,7 +34,9 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
 }
 
 /// Reads a field that holds a list of objects: `#[serde(deserialize_with = "json::objects")]`.
-pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     let objects = Vec::<Object<T>>::deserialize(deserializer)?;
     Ok(objects.into_iter().map(|Object(value)| value).collect())
 }
@@ -69,25 +72,48 @@ mod tests {
 
     #[test]
     fn object_is_read_by_name() {
-        let read: Outer = from_str(r#"{"id":1,"text":1.50,"inner":{"name":"a"},"more":[]}"#).unwrap();
-        assert_eq!((read.id, read.text.get(), read.inner.unwrap().0.name.as_str()), (1, "1.50", "a"));
-        assert!(from_slice::<Outer>(br#"{"id":1,"text":1.50}"#).unwrap().inner.is_none());
+        let read: Outer =
+            from_str(r#"{"id":1,"text":1.50,"inner":{"name":"a"},"more":[]}"#).unwrap();
+        assert_eq!(
+            (
+                read.id,
+                read.text.get(),
+                read.inner.unwrap().0.name.as_str()
+            ),
+            (1, "1.50", "a")
+        );
+        assert!(
+            from_slice::<Outer>(br#"{"id":1,"text":1.50}"#)
+                .unwrap()
+                .inner
+                .is_none()
+        );
     }
 
     #[test]
     fn array_in_place_of_object_is_refused() {
-        assert!(serde_json::from_str::<Inner>(r#"["a"]"#).is_ok(), "what derived readers accept");
+        assert!(
+            serde_json::from_str::<Inner>(r#"["a"]"#).is_ok(),
+            "what derived readers accept"
+        );
         for json in [r#"[1,1.50]"#, r#"[1,1.50,null]"#, "null", "1", r#""a""#] {
             let error = from_str::<Outer>(json).unwrap_err().to_string();
             assert!(error.contains("expected a JSON object"), "{json}: {error}");
         }
-        let nested = from_str::<Outer>(r#"{"id":1,"text":1,"inner":["a"]}"#).unwrap_err().to_string();
-        assert!(nested.contains("invalid type: sequence, expected a JSON object"), "{nested}");
+        let nested = from_str::<Outer>(r#"{"id":1,"text":1,"inner":["a"]}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            nested.contains("invalid type: sequence, expected a JSON object"),
+            "{nested}"
+        );
     }
 
     #[test]
     fn field_given_twice_is_refused() {
-        let error = from_str::<Inner>(r#"{"name":"a","name":"b"}"#).unwrap_err().to_string();
+        let error = from_str::<Inner>(r#"{"name":"a","name":"b"}"#)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("duplicate field `name`"), "{error}");
     }
 }

@@ -1,4 +1,5 @@
-//! A moment in time, cut to microseconds: what PostgreSQL keeps, so that a time reads back as it was stored.
+//! A moment in time, cut to microseconds: what PostgreSQL keeps, so that a time reads back as it
+//! was stored.
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,7 +28,9 @@ impl Timestamp {
 
     /// A moment from microseconds since 1970; `None` outside of the years 0 to 9999.
     pub fn from_micros(micros: i64) -> Option<Timestamp> {
-        (Timestamp::MIN_MICROS..=Timestamp::MAX_MICROS).contains(&micros).then_some(Timestamp(micros))
+        (Timestamp::MIN_MICROS..=Timestamp::MAX_MICROS)
+            .contains(&micros)
+            .then_some(Timestamp(micros))
     }
 
     /// A moment from milliseconds since 1970; `None` outside of the years 0 to 9999.
@@ -84,7 +87,9 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
-        std::borrow::Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        std::borrow::Cow::<'de, str>::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -104,7 +109,13 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_time() {
-        for text in ["", "yesterday", "2025-11-09", "2025-13-09T21:07:45Z", "2025-11-09 21:07"] {
+        for text in [
+            "",
+            "yesterday",
+            "2025-11-09",
+            "2025-13-09T21:07:45Z",
+            "2025-11-09 21:07",
+        ] {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");
         }
         assert!(Timestamp::from_millis(i64::MAX).is_none());
@@ -114,8 +125,14 @@ mod tests {
     fn a_moment_before_another_is_never_before_the_first() {
         let one = Timestamp::from_micros(5_000_000).unwrap();
         let before = |duration| one.earlier_by(duration);
-        assert_eq!(before(std::time::Duration::from_millis(1_500)).to_string(), "1970-01-01T00:00:03.500Z");
-        assert_eq!(before(std::time::Duration::MAX).to_string(), "0000-01-01T00:00:00Z");
+        assert_eq!(
+            before(std::time::Duration::from_millis(1_500)).to_string(),
+            "1970-01-01T00:00:03.500Z"
+        );
+        assert_eq!(
+            before(std::time::Duration::MAX).to_string(),
+            "0000-01-01T00:00:00Z"
+        );
     }
 
     proptest! {

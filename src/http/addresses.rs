@@ -17,7 +17,8 @@ static REFUSED: LogLimit = LogLimit::every(Duration::from_secs(60));
 /// How many connections and sessions an address may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressLimit {
-    /// As many as this, by default. Loopback is exempt: there stand development, benches and a proxy of the same host.
+    /// As many as this, by default. Loopback is exempt: there stand development, benches and a
+    /// proxy of the same host.
     Default(usize),
     /// As many as this from every address but trusted proxies; 0 for any number.
     Set(usize),
@@ -96,17 +97,23 @@ impl Addresses {
         if self.is_trusted(client) {
             return Ok(None);
         }
-        take(&self.sessions, client).inspect_err(|most| log_refusal("WS_MAX_SESSIONS_PER_ADDRESS", client, *most))
+        take(&self.sessions, client)
+            .inspect_err(|most| log_refusal("WS_MAX_SESSIONS_PER_ADDRESS", client, *most))
     }
 
-    /// The client behind a connection: of a trusted proxy, the last address in `X-Forwarded-For` that is no trusted
-    /// proxy. What others send there is ignored.
+    /// The client behind a connection: of a trusted proxy, the last address in `X-Forwarded-For`
+    /// that is no trusted proxy. What others send there is ignored.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.is_trusted(peer) {
             return peer;
         }
-        let forwarded = headers.get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
-        let mut addresses: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
+        let forwarded = headers
+            .get_all("x-forwarded-for")
+            .filter_map(|value| value.to_str().ok());
+        let mut addresses: Vec<&str> = forwarded
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+            .collect();
         let mut client = peer;
         while let Some(address) = addresses.pop().and_then(|text| text.parse::<IpAddr>().ok()) {
             client = address.to_canonical();
@@ -118,12 +125,19 @@ impl Addresses {
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {
-        self.trusted.iter().any(|network| network.contains(&address))
+        self.trusted
+            .iter()
+            .any(|network| network.contains(&address))
     }
 }
 
-fn take((limit, counts): &(AddressLimit, Counts), address: IpAddr) -> Result<Option<AddressPermit>, TooMany> {
-    let Some(most) = limit.of(address) else { return Ok(None) };
+fn take(
+    (limit, counts): &(AddressLimit, Counts),
+    address: IpAddr,
+) -> Result<Option<AddressPermit>, TooMany> {
+    let Some(most) = limit.of(address) else {
+        return Ok(None);
+    };
     let address = counted(address);
     let mut held = counts.lock().unwrap_or_else(PoisonError::into_inner);
     let count = held.entry(address).or_insert(0);
@@ -131,7 +145,10 @@ fn take((limit, counts): &(AddressLimit, Counts), address: IpAddr) -> Result<Opt
         return Err(TooMany(most));
     }
     *count += 1;
-    Ok(Some(AddressPermit { counts: counts.clone(), address }))
+    Ok(Some(AddressPermit {
+        counts: counts.clone(),
+        address,
+    }))
 }
 
 fn log_refusal(setting: &'static str, address: IpAddr, TooMany(most): TooMany) {
@@ -145,7 +162,9 @@ fn log_refusal(setting: &'static str, address: IpAddr, TooMany(most): TooMany) {
 fn counted(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
     }
 }
 
@@ -160,7 +179,10 @@ mod tests {
     }
 
     fn behind(trusted: &[&str], limit: AddressLimit) -> Addresses {
-        let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().unwrap()).collect();
+        let trusted: Vec<IpNet> = trusted
+            .iter()
+            .map(|network| network.parse().unwrap())
+            .collect();
         Addresses::new(&trusted, limit, limit)
     }
 
@@ -169,7 +191,10 @@ mod tests {
         let addresses = behind(&["10.0.0.0/8"], AddressLimit::Set(1));
         let held = addresses.take_connection(address("192.0.2.1")).unwrap();
         assert!(held.is_some());
-        assert_eq!(addresses.take_connection(address("192.0.2.1")).err(), Some(TooMany(1)));
+        assert_eq!(
+            addresses.take_connection(address("192.0.2.1")).err(),
+            Some(TooMany(1))
+        );
         assert!(addresses.take_connection(address("192.0.2.2")).is_ok());
         assert!(addresses.take_session(address("192.0.2.1")).is_ok());
         assert!((0..3).all(|_| matches!(addresses.take_connection(address("10.1.2.3")), Ok(None))));
@@ -177,7 +202,11 @@ mod tests {
         assert!(addresses.take_connection(address("192.0.2.1")).is_ok());
         let held = addresses.take_connection(address("2001:db8::1")).unwrap();
         assert!(addresses.take_connection(address("2001:db8::2")).is_err());
-        assert!(addresses.take_connection(address("2001:db8:0:1::1")).is_ok());
+        assert!(
+            addresses
+                .take_connection(address("2001:db8:0:1::1"))
+                .is_ok()
+        );
         drop(held);
         assert!(addresses.connections.1.lock().unwrap().is_empty());
     }
@@ -199,14 +228,23 @@ mod tests {
         let client = |peer: &str, forwarded: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in forwarded {
-                headers.append(HeaderName::from_static("x-forwarded-for"), HeaderValue::from_static(value));
+                headers.append(
+                    HeaderName::from_static("x-forwarded-for"),
+                    HeaderValue::from_static(value),
+                );
             }
             addresses.client(address(peer), &headers).to_string()
         };
         assert_eq!(client("192.0.2.9", &["198.51.100.1"]), "192.0.2.9");
         assert_eq!(client("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
-        assert_eq!(client("10.0.0.1", &["203.0.113.7, 198.51.100.1, 10.0.0.2"]), "198.51.100.1");
-        assert_eq!(client("10.0.0.1", &["203.0.113.7", "198.51.100.1"]), "198.51.100.1");
+        assert_eq!(
+            client("10.0.0.1", &["203.0.113.7, 198.51.100.1, 10.0.0.2"]),
+            "198.51.100.1"
+        );
+        assert_eq!(
+            client("10.0.0.1", &["203.0.113.7", "198.51.100.1"]),
+            "198.51.100.1"
+        );
         assert_eq!(client("10.0.0.1", &["203.0.113.7, rubbish"]), "10.0.0.1");
         assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
     }

@@ -1,7 +1,8 @@
 //! Deadlines and bounds of a server thread's connections.
 //!
-//! Each connection says which phase it is in. One sweep per thread looks at all of them a few times a second and ends
-//! those that keep the server waiting for too long, so no request or session needs a timer or reads the clock.
+//! Each connection says which phase it is in. One sweep per thread looks at all of them a few times
+//! a second and ends those that keep the server waiting for too long, so no request or session
+//! needs a timer or reads the clock.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,7 +25,8 @@ const MIN_AGE: Duration = Duration::from_secs(1);
 /// What a client of one server may keep waiting, and for how long.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimits {
-    /// For the rest of a request's head, once it has begun; for the first byte of a new connection too.
+    /// For the rest of a request's head, once it has begun; for the first byte of a new connection
+    /// too.
     pub head: Duration,
     /// For a request's body.
     pub body: Duration,
@@ -36,7 +38,8 @@ pub struct ConnectionLimits {
     pub message: Duration,
     /// Connections of this server that are no WebSockets. Beyond it the longest waiting are closed.
     pub most: usize,
-    /// Whether connections are closed for new ones however short they have waited: for ports that must always answer.
+    /// Whether connections are closed for new ones however short they have waited: for ports that
+    /// must always answer.
     pub always_admits: bool,
 }
 
@@ -75,8 +78,15 @@ pub enum Ended {
 
 impl Ended {
     /// Every reason.
-    pub const ALL: [Ended; 7] =
-        [Ended::Head, Ended::HeadTooLarge, Ended::Body, Ended::Idle, Ended::Write, Ended::Crowded, Ended::Address];
+    pub const ALL: [Ended; 7] = [
+        Ended::Head,
+        Ended::HeadTooLarge,
+        Ended::Body,
+        Ended::Idle,
+        Ended::Write,
+        Ended::Crowded,
+        Ended::Address,
+    ];
 
     /// The metric's label.
     pub fn label(self) -> &'static str {
@@ -94,14 +104,26 @@ impl Ended {
     /// What the client is answered, if it waits for an answer.
     fn answer(self) -> Option<String> {
         let (status, code, message) = match self {
-            Ended::Head => ("408 Request Timeout", "REQUEST_TIMEOUT", "the request's head did not arrive in time"),
+            Ended::Head => (
+                "408 Request Timeout",
+                "REQUEST_TIMEOUT",
+                "the request's head did not arrive in time",
+            ),
             Ended::HeadTooLarge => (
                 "431 Request Header Fields Too Large",
                 "REQUEST_HEAD_TOO_LARGE",
                 "the request's head is larger than 32 KiB",
             ),
-            Ended::Body => ("408 Request Timeout", "REQUEST_TIMEOUT", "the request's body did not arrive in time"),
-            Ended::Address => ("429 Too Many Requests", "TOO_MANY_CONNECTIONS", "too many connections of one address"),
+            Ended::Body => (
+                "408 Request Timeout",
+                "REQUEST_TIMEOUT",
+                "the request's body did not arrive in time",
+            ),
+            Ended::Address => (
+                "429 Too Many Requests",
+                "TOO_MANY_CONNECTIONS",
+                "too many connections of one address",
+            ),
             Ended::Idle | Ended::Write | Ended::Crowded => return None,
         };
         let body = format!("{{\"code\":\"{code}\",\"message\":\"{message}\"}}");
@@ -130,8 +152,14 @@ pub(super) enum Phase {
     Closing,
 }
 
-/// Whether a connection is to be ended. `age` is how long it has been in this phase, or has written nothing.
-fn verdict(phase: Phase, is_blocked: bool, age: Duration, limits: &ConnectionLimits) -> Option<Ended> {
+/// Whether a connection is to be ended. `age` is how long it has been in this phase, or has written
+/// nothing.
+fn verdict(
+    phase: Phase,
+    is_blocked: bool,
+    age: Duration,
+    limits: &ConnectionLimits,
+) -> Option<Ended> {
     let (limit, ended) = match phase {
         Phase::Upgraded => return None,
         Phase::Closing => (limits.write, Ended::Write),
@@ -154,8 +182,8 @@ pub struct Connection {
     is_blocked: Cell<bool>,
     /// Grows with each change of phase and all that is written while writing is blocked.
     turn: Cell<u64>,
-    /// Bytes that may still be read while requests are handled: what is read then may be many more requests. Renewed when
-    /// all that was read is answered.
+    /// Bytes that may still be read while requests are handled: what is read then may be many more
+    /// requests. Renewed when all that was read is answered.
     credit: Cell<usize>,
     /// Bytes received since the last request began that may belong to the next one's head.
     head: Cell<usize>,
@@ -174,8 +202,8 @@ impl Connection {
         self.handle.clone()
     }
 
-    /// From now on a WebSocket. It is no longer counted among the server's and its address's connections: sessions have
-    /// limits of their own.
+    /// From now on a WebSocket. It is no longer counted among the server's and its address's
+    /// connections: sessions have limits of their own.
     pub fn upgrade(&self) {
         self.set(Phase::Upgraded);
         drop(self.permit.take());
@@ -187,8 +215,8 @@ impl Connection {
         }
     }
 
-    /// The session of this WebSocket has ended. What is still unsent must not keep the connection open: it is counted
-    /// and swept again.
+    /// The session of this WebSocket has ended. What is still unsent must not keep the connection
+    /// open: it is counted and swept again.
     pub fn session_ended(self: &Rc<Connection>) {
         if self.phase.get() != Phase::Upgraded {
             return;
@@ -210,7 +238,10 @@ impl Connection {
 
     /// What watches the deadline of this WebSocket's unfinished messages.
     pub fn unfinished(self: &Rc<Connection>) -> Rc<Unfinished> {
-        Rc::new(Unfinished { table: self.table.clone(), ..Unfinished::default() })
+        Rc::new(Unfinished {
+            table: self.table.clone(),
+            ..Unfinished::default()
+        })
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -225,7 +256,11 @@ impl Connection {
     /// A request is handled from now on.
     pub(super) fn begin(&self, has_body: bool) {
         self.head.set(0);
-        self.set(if has_body { Phase::Body } else { Phase::Serving });
+        self.set(if has_body {
+            Phase::Body
+        } else {
+            Phase::Serving
+        });
     }
 
     /// The body of the request that is handled has arrived.
@@ -241,7 +276,11 @@ impl Connection {
             return;
         }
         // Part of the next request may have been read.
-        self.set(if self.head.get() > 0 { Phase::Head } else { Phase::Idle });
+        self.set(if self.head.get() > 0 {
+            Phase::Head
+        } else {
+            Phase::Idle
+        });
         self.wake_reader();
     }
 
@@ -252,10 +291,12 @@ impl Connection {
             return Ok(());
         }
         if phase == Phase::Serving {
-            self.credit.set(self.credit.get().saturating_sub(bytes.len()));
+            self.credit
+                .set(self.credit.get().saturating_sub(bytes.len()));
         }
         // Empty lines may stand before a request, and begin none.
-        let is_blank = self.head.get() == 0 && bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
+        let is_blank =
+            self.head.get() == 0 && bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
         if !is_blank {
             self.head.set(self.head.get() + bytes.len());
         }
@@ -267,7 +308,11 @@ impl Connection {
             Phase::Head => self.credit.set(READ_AHEAD),
             _ => {}
         }
-        if phase == Phase::Head && self.head.get() > MAX_HEAD { Err(Ended::HeadTooLarge) } else { Ok(()) }
+        if phase == Phase::Head && self.head.get() > MAX_HEAD {
+            Err(Ended::HeadTooLarge)
+        } else {
+            Ok(())
+        }
     }
 
     /// How many bytes may be read now; `None` while the reader is held back, which is woken then.
@@ -312,7 +357,8 @@ impl Connection {
         if self.is_blocked.get() || self.phase.get() == Phase::Closing {
             return handle.close();
         }
-        // A client that has sent nothing waits for no answer, and would take it for that of its next request.
+        // A client that has sent nothing waits for no answer, and would take it for that of its
+        // next request.
         let is_unasked = ended == Ended::Head && self.head.get() == 0;
         let answer = ended.answer().filter(|_| !is_unasked);
         handle.close_with(answer.unwrap_or_default().as_bytes());
@@ -326,7 +372,8 @@ struct Entry {
     since: Instant,
 }
 
-/// The connections of one server thread that are no WebSockets, and the unfinished messages of those that are.
+/// The connections of one server thread that are no WebSockets, and the unfinished messages of
+/// those that are.
 pub struct Connections {
     limits: ConnectionLimits,
     addresses: Addresses,
@@ -339,7 +386,11 @@ pub struct Connections {
 
 impl Connections {
     /// Starts the sweep of this thread. It ends with the table.
-    pub fn start(limits: ConnectionLimits, addresses: Addresses, ended: IntCounterVec) -> Rc<Connections> {
+    pub fn start(
+        limits: ConnectionLimits,
+        addresses: Addresses,
+        ended: IntCounterVec,
+    ) -> Rc<Connections> {
         let table = Rc::new(Connections {
             limits,
             addresses,
@@ -363,7 +414,9 @@ impl Connections {
 
     /// Takes a connection in. `None` if its address holds too many; it is answered so.
     pub fn admit(self: &Rc<Connections>, stream: &TcpStream) -> Option<Rc<Connection>> {
-        let handle = ConnectionHandle::of(stream).inspect_err(|error| debug!("no second handle: {error}")).ok();
+        let handle = ConnectionHandle::of(stream)
+            .inspect_err(|error| debug!("no second handle: {error}"))
+            .ok();
         let address = stream.peer_addr().ok().map(|peer| peer.ip().to_canonical());
         let permit = address.map(|address| self.addresses.take_connection(address));
         let key = self.next_key.replace(self.next_key.get() + 1);
@@ -396,7 +449,11 @@ impl Connections {
 
     fn insert(&self, connection: &Rc<Connection>) {
         let (seen, since) = (connection.turn.get(), Instant::now());
-        let entry = Entry { connection: Rc::downgrade(connection), seen, since };
+        let entry = Entry {
+            connection: Rc::downgrade(connection),
+            seen,
+            since,
+        };
         self.entries.borrow_mut().insert(connection.key, entry);
     }
 
@@ -410,9 +467,14 @@ impl Connections {
         connection.finish(ended);
     }
 
-    /// Closes the connections that have kept the server waiting longest: an unfinished request rather than an idle one.
+    /// Closes the connections that have kept the server waiting longest: an unfinished request
+    /// rather than an idle one.
     fn make_room(&self, count: usize, now: Instant) {
-        let min_age = if self.limits.always_admits { Duration::ZERO } else { MIN_AGE };
+        let min_age = if self.limits.always_admits {
+            Duration::ZERO
+        } else {
+            MIN_AGE
+        };
         let waiting = |entry: &Entry| {
             let connection = entry.connection.upgrade()?;
             let rank = match connection.phase.get() {
@@ -421,7 +483,11 @@ impl Connections {
                 Phase::Idle => 1,
                 Phase::Serving | Phase::Upgraded => return None,
             };
-            let since = if entry.seen == connection.turn.get() { entry.since } else { now };
+            let since = if entry.seen == connection.turn.get() {
+                entry.since
+            } else {
+                now
+            };
             (now.duration_since(since) >= min_age).then_some((rank, since, connection))
         };
         let mut first: Vec<_> = self.entries.borrow().values().filter_map(waiting).collect();
@@ -438,12 +504,19 @@ impl Connections {
     fn sweep(&self, now: Instant) {
         let mut overdue = Vec::new();
         for entry in self.entries.borrow_mut().values_mut() {
-            let Some(connection) = entry.connection.upgrade() else { continue };
+            let Some(connection) = entry.connection.upgrade() else {
+                continue;
+            };
             if entry.seen != connection.turn.get() {
                 (entry.seen, entry.since) = (connection.turn.get(), now);
             }
             let age = now.duration_since(entry.since);
-            if let Some(ended) = verdict(connection.phase.get(), connection.is_blocked.get(), age, &self.limits) {
+            if let Some(ended) = verdict(
+                connection.phase.get(),
+                connection.is_blocked.get(),
+                age,
+                &self.limits,
+            ) {
                 overdue.push((connection, ended));
             }
         }
@@ -459,21 +532,25 @@ impl Connections {
     }
 
     fn sweep_unfinished(&self, now: Instant) {
-        self.unfinished.borrow_mut().retain_mut(|(message, seen, since)| {
-            let Some(message) = message.upgrade() else { return false };
-            if !message.is_active.get() {
-                message.is_listed.set(false);
-                return false;
-            }
-            if *seen != message.turn.get() {
-                (*seen, *since) = (message.turn.get(), now);
-            }
-            let is_overdue = now.duration_since(*since) >= self.limits.message;
-            if is_overdue {
-                message.expire();
-            }
-            !is_overdue
-        });
+        self.unfinished
+            .borrow_mut()
+            .retain_mut(|(message, seen, since)| {
+                let Some(message) = message.upgrade() else {
+                    return false;
+                };
+                if !message.is_active.get() {
+                    message.is_listed.set(false);
+                    return false;
+                }
+                if *seen != message.turn.get() {
+                    (*seen, *since) = (message.turn.get(), now);
+                }
+                let is_overdue = now.duration_since(*since) >= self.limits.message;
+                if is_overdue {
+                    message.expire();
+                }
+                !is_overdue
+            });
     }
 }
 
@@ -505,7 +582,11 @@ impl Unfinished {
             && let Some(table) = self.table.upgrade()
         {
             *self.waker.borrow_mut() = Some(waker.clone());
-            table.unfinished.borrow_mut().push((Rc::downgrade(self), self.turn.get(), Instant::now()));
+            table.unfinished.borrow_mut().push((
+                Rc::downgrade(self),
+                self.turn.get(),
+                Instant::now(),
+            ));
         }
     }
 
@@ -551,33 +632,55 @@ mod tests {
         assert_eq!(ended(Phase::Serving, true, day), Some(Ended::Write));
         assert_eq!(ended(Phase::Upgraded, true, day), None);
         for is_blocked in [false, true] {
-            assert_eq!(ended(Phase::Closing, is_blocked, just_before(limits.write)), None);
-            assert_eq!(ended(Phase::Closing, is_blocked, limits.write), Some(Ended::Write));
+            assert_eq!(
+                ended(Phase::Closing, is_blocked, just_before(limits.write)),
+                None
+            );
+            assert_eq!(
+                ended(Phase::Closing, is_blocked, limits.write),
+                Some(Ended::Write)
+            );
         }
     }
 
     fn table() -> Rc<Connections> {
-        let ended = IntCounterVec::new(prometheus::Opts::new("ended", "ended"), &["reason"]).unwrap();
+        let ended =
+            IntCounterVec::new(prometheus::Opts::new("ended", "ended"), &["reason"]).unwrap();
         let any = crate::http::addresses::AddressLimit::Set(0);
-        Connections::start(ConnectionLimits::default(), Addresses::new(&[], any, any), ended)
+        Connections::start(
+            ConnectionLimits::default(),
+            Addresses::new(&[], any, any),
+            ended,
+        )
     }
 
     /// The server's side of a connection, and the client's.
     async fn connect(table: &Rc<Connections>) -> (Rc<Connection>, TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (table.admit(&listener.accept().await.unwrap().0).unwrap(), client)
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        (
+            table.admit(&listener.accept().await.unwrap().0).unwrap(),
+            client,
+        )
     }
 
     fn receive(connection: &Connection, bytes: &[u8]) {
         assert_eq!(connection.received(bytes), Ok(()));
     }
 
-    async fn last_answer(table: &Connections, connection: Rc<Connection>, mut client: TcpStream) -> String {
+    async fn last_answer(
+        table: &Connections,
+        connection: Rc<Connection>,
+        mut client: TcpStream,
+    ) -> String {
         table.end(&connection, Ended::Head);
         drop(connection);
         let mut answer = String::new();
-        tokio::io::AsyncReadExt::read_to_string(&mut client, &mut answer).await.unwrap();
+        tokio::io::AsyncReadExt::read_to_string(&mut client, &mut answer)
+            .await
+            .unwrap();
         answer
     }
 
@@ -589,7 +692,10 @@ mod tests {
         connection.upgrade();
         assert!(table.entries.borrow().is_empty());
         connection.session_ended();
-        assert_eq!((connection.phase(), table.entries.borrow().len()), (Phase::Closing, 1));
+        assert_eq!(
+            (connection.phase(), table.entries.borrow().len()),
+            (Phase::Closing, 1)
+        );
         connection.end();
         assert_eq!(connection.phase(), Phase::Closing);
         table.sweep(Instant::now() + table.limits.write);
@@ -633,7 +739,11 @@ mod tests {
         assert_eq!(last_answer(&table, connection, client).await, "");
         let (connection, client) = connect(&table).await;
         receive(&connection, b"GET");
-        assert!(last_answer(&table, connection, client).await.starts_with("HTTP/1.1 408 "));
+        assert!(
+            last_answer(&table, connection, client)
+                .await
+                .starts_with("HTTP/1.1 408 ")
+        );
     }
 
     #[actix_web::test]
@@ -658,6 +768,9 @@ mod tests {
             held.push(connect(&table).await);
         }
         table.make_room(3, Instant::now() + MIN_AGE);
-        assert_eq!(table.entries.borrow().keys().copied().collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(
+            table.entries.borrow().keys().copied().collect::<Vec<_>>(),
+            [3, 4]
+        );
     }
 }

@@ -64,7 +64,9 @@ pub enum ApiError {
     #[error("a body with Content-Encoding `{0}` is not taken; send it as it is")]
     UnsupportedEncoding(String),
     /// The request comes from a page of a foreign origin.
-    #[error("pages of `{0}` may not do this; ALLOWED_ORIGINS, and WS_ALLOWED_ORIGINS for sockets, list those that may")]
+    #[error(
+        "pages of `{0}` may not do this; ALLOWED_ORIGINS, and WS_ALLOWED_ORIGINS for sockets, list those that may"
+    )]
     OriginNotAllowed(String),
     /// The server is not known by this name.
     #[error("this server may not be called `{0}`; ALLOWED_HOSTS lists its names")]
@@ -146,17 +148,29 @@ impl ApiError {
             ApiError::EventNotFound(_) => ("EVENT_NOT_FOUND", StatusCode::NOT_FOUND),
             ApiError::MarketNotFound { .. } => ("MARKET_NOT_FOUND", StatusCode::NOT_FOUND),
             ApiError::NotFound(_) => ("NOT_FOUND", StatusCode::NOT_FOUND),
-            ApiError::MethodNotAllowed { .. } => ("METHOD_NOT_ALLOWED", StatusCode::METHOD_NOT_ALLOWED),
+            ApiError::MethodNotAllowed { .. } => {
+                ("METHOD_NOT_ALLOWED", StatusCode::METHOD_NOT_ALLOWED)
+            }
             ApiError::BadQuery { .. } => ("BAD_QUERY", StatusCode::BAD_REQUEST),
             ApiError::BadRequest(_) => ("BAD_REQUEST", StatusCode::BAD_REQUEST),
             ApiError::PayloadTooLarge(_) => ("PAYLOAD_TOO_LARGE", StatusCode::PAYLOAD_TOO_LARGE),
-            ApiError::UnsupportedMediaType(_) => ("UNSUPPORTED_MEDIA_TYPE", StatusCode::UNSUPPORTED_MEDIA_TYPE),
-            ApiError::UnsupportedEncoding(_) => ("UNSUPPORTED_MEDIA_TYPE", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            ApiError::UnsupportedMediaType(_) => {
+                ("UNSUPPORTED_MEDIA_TYPE", StatusCode::UNSUPPORTED_MEDIA_TYPE)
+            }
+            ApiError::UnsupportedEncoding(_) => {
+                ("UNSUPPORTED_MEDIA_TYPE", StatusCode::UNSUPPORTED_MEDIA_TYPE)
+            }
             ApiError::HostNotAllowed(_) => ("HOST_NOT_ALLOWED", StatusCode::MISDIRECTED_REQUEST),
             ApiError::OriginNotAllowed(_) => ("ORIGIN_NOT_ALLOWED", StatusCode::FORBIDDEN),
             ApiError::BadHandshake(_) => ("BAD_HANDSHAKE", StatusCode::BAD_REQUEST),
-            ApiError::WebSocketVersion => ("UNSUPPORTED_WEBSOCKET_VERSION", StatusCode::UPGRADE_REQUIRED),
-            ApiError::TooManySessionsOfAddress(_) => ("TOO_MANY_SESSIONS_OF_ADDRESS", StatusCode::TOO_MANY_REQUESTS),
+            ApiError::WebSocketVersion => (
+                "UNSUPPORTED_WEBSOCKET_VERSION",
+                StatusCode::UPGRADE_REQUIRED,
+            ),
+            ApiError::TooManySessionsOfAddress(_) => (
+                "TOO_MANY_SESSIONS_OF_ADDRESS",
+                StatusCode::TOO_MANY_REQUESTS,
+            ),
             ApiError::TooManySessions(_) => ("TOO_MANY_SESSIONS", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::BooksUnavailable(_) => ("ODDS_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::StoreUnavailable => ("STORE_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
@@ -168,7 +182,9 @@ impl ApiError {
             ApiError::BetNotFound(_) => ("BET_NOT_FOUND", StatusCode::NOT_FOUND),
             ApiError::KeyReused => ("IDEMPOTENCY_KEY_REUSED", StatusCode::UNPROCESSABLE_ENTITY),
             ApiError::RequestInFlight => ("REQUEST_IN_FLIGHT", StatusCode::CONFLICT),
-            ApiError::WalletBusy | ApiError::WalletHeld => ("WALLET_BUSY", StatusCode::SERVICE_UNAVAILABLE),
+            ApiError::WalletBusy | ApiError::WalletHeld => {
+                ("WALLET_BUSY", StatusCode::SERVICE_UNAVAILABLE)
+            }
         }
     }
 }
@@ -179,8 +195,12 @@ fn wallet_code(error: &WalletError) -> (&'static str, StatusCode) {
         WalletError::ReservationNotFound => ("RESERVATION_NOT_FOUND", StatusCode::NOT_FOUND),
         WalletError::InsufficientFunds => ("INSUFFICIENT_FUNDS", StatusCode::CONFLICT),
         WalletError::BalanceTooHigh => ("BALANCE_TOO_HIGH", StatusCode::CONFLICT),
-        WalletError::AlreadySettled(ReservationStatus::Committed) => ("ALREADY_COMMITTED", StatusCode::CONFLICT),
-        WalletError::AlreadySettled(ReservationStatus::Refunded) => ("ALREADY_REFUNDED", StatusCode::CONFLICT),
+        WalletError::AlreadySettled(ReservationStatus::Committed) => {
+            ("ALREADY_COMMITTED", StatusCode::CONFLICT)
+        }
+        WalletError::AlreadySettled(ReservationStatus::Refunded) => {
+            ("ALREADY_REFUNDED", StatusCode::CONFLICT)
+        }
         WalletError::AlreadySettled(_) => ("ALREADY_EXPIRED", StatusCode::CONFLICT),
         WalletError::HeldByBet => ("RESERVATION_HELD_BY_BET", StatusCode::CONFLICT),
         WalletError::IdempotencyConflict => ("IDEMPOTENCY_CONFLICT", StatusCode::CONFLICT),
@@ -225,12 +245,16 @@ impl From<ApplyError> for ApiError {
 const CAUSE_INTERVAL: Duration = Duration::from_secs(60);
 static CAUSES: LogLimit = LogLimit::every(CAUSE_INTERVAL);
 
-/// Logs why requests fail or a component is down, since no answer says it: once a cause and interval. What a start has not
-/// done yet is no fault.
+/// Logs why requests fail or a component is down, since no answer says it: once a cause and
+/// interval. What a start has not done yet is no fault.
 pub fn log_cause(component: &'static str, cause: &dyn std::fmt::Display) {
     let cause = cause.to_string();
     if let Some(repeated) = CAUSES.check(&format!("{component}: {cause}")) {
-        let level = if cause.contains(" yet") { Level::Info } else { Level::Warn };
+        let level = if cause.contains(" yet") {
+            Level::Info
+        } else {
+            Level::Warn
+        };
         log!(level, component, repeated; "{cause}");
     }
 }
@@ -258,7 +282,12 @@ impl Body {
             ) => (None, Some(*limit_cents)),
             _ => (None, None),
         };
-        Body { code: error.code().0, message: error.to_string(), odd_value, limit_cents }
+        Body {
+            code: error.code().0,
+            message: error.to_string(),
+            odd_value,
+            limit_cents,
+        }
     }
 }
 
@@ -291,6 +320,12 @@ pub async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
 }
 
 /// Answers a method that a known path does not take.
-pub async fn method_not_allowed(request: HttpRequest, allowed: &'static str) -> Result<HttpResponse, ApiError> {
-    Err(ApiError::MethodNotAllowed { method: request.method().clone(), allowed })
+pub async fn method_not_allowed(
+    request: HttpRequest,
+    allowed: &'static str,
+) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::MethodNotAllowed {
+        method: request.method().clone(),
+        allowed,
+    })
 }

@@ -33,7 +33,10 @@ impl Check {
     where
         F: Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static,
     {
-        Check { name: name.into(), run: Box::new(run) }
+        Check {
+            name: name.into(),
+            run: Box::new(run),
+        }
     }
 }
 
@@ -50,13 +53,20 @@ pub struct Liveness {
 impl Liveness {
     /// Watches an actor; `runs` says whether its mailbox is open.
     pub fn watch(&self, actor: &'static str, runs: impl Fn() -> bool + Send + Sync + 'static) {
-        self.actors.lock().unwrap_or_else(PoisonError::into_inner).push((actor, Box::new(runs)));
+        self.actors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((actor, Box::new(runs)));
     }
 
     /// The actors that have ended.
     pub fn ended(&self) -> Vec<&'static str> {
         let actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
-        actors.iter().filter(|(_, runs)| !runs()).map(|(actor, _)| *actor).collect()
+        actors
+            .iter()
+            .filter(|(_, runs)| !runs())
+            .map(|(actor, _)| *actor)
+            .collect()
     }
 
     /// From now on the process is not ready: it stops.
@@ -80,22 +90,39 @@ pub struct RoleHealth {
 
 impl RoleHealth {
     /// The checks and metrics of a role, and the actors of its process.
-    pub fn new(checks: Vec<Check>, liveness: Arc<Liveness>, registry: Registry) -> prometheus::Result<RoleHealth> {
-        let ready = Opts::new("process_ready", "Whether the role is ready, by component as /healthz names it: 1 or 0");
+    pub fn new(
+        checks: Vec<Check>,
+        liveness: Arc<Liveness>,
+        registry: Registry,
+    ) -> prometheus::Result<RoleHealth> {
+        let ready = Opts::new(
+            "process_ready",
+            "Whether the role is ready, by component as /healthz names it: 1 or 0",
+        );
         let ready = IntGaugeVec::new(ready, &["component"])?;
         registry.register(Box::new(ready.clone()))?;
         // 0 until the first check is done.
-        for component in checks.iter().map(|check| check.name.as_str()).chain([PROCESS]) {
+        for component in checks
+            .iter()
+            .map(|check| check.name.as_str())
+            .chain([PROCESS])
+        {
             ready.with_label_values(&[component]);
         }
-        Ok(RoleHealth { checks, liveness, registry, ready })
+        Ok(RoleHealth {
+            checks,
+            liveness,
+            registry,
+            ready,
+        })
     }
 
     /// Checks everything at once, and sets the gauges.
     async fn down(&self) -> Vec<Down> {
         let runs = self.checks.iter().map(|check| async {
             let result = tokio::time::timeout(CHECK_TIMEOUT, (check.run)()).await;
-            let result = result.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}")));
+            let result =
+                result.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}")));
             (check.name.as_str(), result)
         });
         let stopping = self.liveness.is_stopping().then(|| "stopping".to_owned());
@@ -103,13 +130,19 @@ impl RoleHealth {
         let results = join_all(runs).await.into_iter().chain([process]);
         results
             .filter_map(|(name, result)| {
-                self.ready.with_label_values(&[name]).set(i64::from(result.is_ok()));
-                result.err().map(|reason| Down { name: name.to_owned(), reason })
+                self.ready
+                    .with_label_values(&[name])
+                    .set(i64::from(result.is_ok()));
+                result.err().map(|reason| Down {
+                    name: name.to_owned(),
+                    reason,
+                })
             })
             .collect()
     }
 
-    /// Keeps the gauges up to date, so that an alert needs nobody who asks /healthz, and a scrape waits for no check.
+    /// Keeps the gauges up to date, so that an alert needs nobody who asks /healthz, and a scrape
+    /// waits for no check.
     pub async fn watch(&self) {
         let mut ticks = tokio::time::interval(READY_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -148,7 +181,14 @@ async fn readiness(health: web::Data<RoleHealth>) -> HttpResponse {
 /// 200 `ok` while the actors run; 503 means that only a restart helps.
 async fn liveness(health: web::Data<RoleHealth>) -> HttpResponse {
     let ended = health.liveness.ended().into_iter();
-    answer(ended.map(|actor| Down { name: actor.to_owned(), reason: "the actor has ended".to_owned() }).collect())
+    answer(
+        ended
+            .map(|actor| Down {
+                name: actor.to_owned(),
+                reason: "the actor has ended".to_owned(),
+            })
+            .collect(),
+    )
 }
 
 fn no_store() -> header::CacheControl {
@@ -157,9 +197,17 @@ fn no_store() -> header::CacheControl {
 
 fn answer(down: Vec<Down>) -> HttpResponse {
     if down.is_empty() {
-        HttpResponse::Ok().insert_header(no_store()).content_type(header::ContentType::plaintext()).body("ok")
+        HttpResponse::Ok()
+            .insert_header(no_store())
+            .content_type(header::ContentType::plaintext())
+            .body("ok")
     } else {
-        HttpResponse::ServiceUnavailable().insert_header(no_store()).json(Unavailable { status: "unavailable", down })
+        HttpResponse::ServiceUnavailable()
+            .insert_header(no_store())
+            .json(Unavailable {
+                status: "unavailable",
+                down,
+            })
     }
 }
 
@@ -168,10 +216,15 @@ async fn metrics(health: web::Data<RoleHealth>) -> HttpResponse {
     let encoder = TextEncoder::new();
     let mut text = Vec::new();
     match encoder.encode(&health.registry.gather(), &mut text) {
-        Ok(()) => HttpResponse::Ok().insert_header(no_store()).content_type(encoder.format_type()).body(text),
+        Ok(()) => HttpResponse::Ok()
+            .insert_header(no_store())
+            .content_type(encoder.format_type())
+            .body(text),
         Err(failure) => {
             error!("metrics cannot be written: {failure}");
-            HttpResponse::InternalServerError().insert_header(no_store()).finish()
+            HttpResponse::InternalServerError()
+                .insert_header(no_store())
+                .finish()
         }
     }
 }

@@ -10,8 +10,8 @@ const MAX_KEY: usize = 255;
 const HEADER: &str = "Idempotency-Key";
 const FIELD: &str = "requestId";
 
-/// The key of a request. Two keys that differ are refused: with either of them, a retry that keeps only the other one
-/// would be a second request.
+/// The key of a request. Two keys that differ are refused: with either of them, a retry that keeps
+/// only the other one would be a second request.
 pub fn key(headers: &HeaderMap, request_id: &Field) -> Result<Option<String>, ApiError> {
     let header = header_key(headers)?;
     let field = body::optional::<String>(FIELD, request_id)?;
@@ -34,16 +34,23 @@ pub fn key(headers: &HeaderMap, request_id: &Field) -> Result<Option<String>, Ap
 
 fn header_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let mut keys = headers.get_all(HEADER.to_ascii_lowercase());
-    let Some(key) = keys.next() else { return Ok(None) };
+    let Some(key) = keys.next() else {
+        return Ok(None);
+    };
     if keys.next().is_some() {
         return Err(bad(HEADER, "it is given twice"));
     }
-    let key = key.to_str().map_err(|_| bad(HEADER, "it holds what is not visible ASCII"))?;
+    let key = key
+        .to_str()
+        .map_err(|_| bad(HEADER, "it holds what is not visible ASCII"))?;
     Ok(Some(key.to_owned()))
 }
 
 fn bad(field: &'static str, problem: &str) -> ApiError {
-    ApiError::BadField { field, problem: problem.to_owned() }
+    ApiError::BadField {
+        field,
+        problem: problem.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -55,7 +62,10 @@ mod tests {
     fn read(headers: &[&[u8]], request_id: &str) -> String {
         let mut map = HeaderMap::new();
         for value in headers {
-            map.append(HeaderName::from_static("idempotency-key"), HeaderValue::from_bytes(value).unwrap());
+            map.append(
+                HeaderName::from_static("idempotency-key"),
+                HeaderValue::from_bytes(value).unwrap(),
+            );
         }
         let field: Field = serde_json::from_str(request_id).unwrap();
         match key(&map, &field) {
@@ -71,22 +81,43 @@ mod tests {
         assert_eq!(read(&[b"a"], "null"), r#"Some("a")"#);
         assert_eq!(read(&[], r#""b""#), r#"Some("b")"#);
         assert_eq!(read(&[b"a"], r#""a""#), r#"Some("a")"#);
-        assert_eq!(read(&[b"a"], r#""b""#), "requestId: it differs from the header Idempotency-Key");
+        assert_eq!(
+            read(&[b"a"], r#""b""#),
+            "requestId: it differs from the header Idempotency-Key"
+        );
     }
 
     #[test]
     fn two_header_keys_are_refused() {
-        assert_eq!(read(&[b"a", b"b"], "null"), "Idempotency-Key: it is given twice");
-        assert_eq!(read(&[b"a", b"a"], "null"), "Idempotency-Key: it is given twice");
+        assert_eq!(
+            read(&[b"a", b"b"], "null"),
+            "Idempotency-Key: it is given twice"
+        );
+        assert_eq!(
+            read(&[b"a", b"a"], "null"),
+            "Idempotency-Key: it is given twice"
+        );
     }
 
     #[test]
     fn key_that_cannot_be_kept_is_refused() {
-        assert_eq!(read(&[b""], "null"), "Idempotency-Key: 1 to 255 characters are wanted");
-        assert_eq!(read(&[&[b'k'; 256]], "null"), "Idempotency-Key: 1 to 255 characters are wanted");
+        assert_eq!(
+            read(&[b""], "null"),
+            "Idempotency-Key: 1 to 255 characters are wanted"
+        );
+        assert_eq!(
+            read(&[&[b'k'; 256]], "null"),
+            "Idempotency-Key: 1 to 255 characters are wanted"
+        );
         assert_eq!(read(&[&[b'k'; 255]], "null").len(), 255 + 8);
-        assert_eq!(read(&["é".as_bytes()], "null"), "Idempotency-Key: it holds what is not visible ASCII");
-        assert_eq!(read(&[], r#""a\u0000""#), "requestId: it holds a control character");
+        assert_eq!(
+            read(&["é".as_bytes()], "null"),
+            "Idempotency-Key: it holds what is not visible ASCII"
+        );
+        assert_eq!(
+            read(&[], r#""a\u0000""#),
+            "requestId: it holds a control character"
+        );
         assert_eq!(read(&[], "7"), "requestId: a text is wanted");
     }
 }

@@ -26,8 +26,8 @@ pub fn known(routes: &'static [RouteLabels]) -> impl Iterator<Item = [&'static s
     all.flat_map(|(route, method)| EXPECTED.map(|status| [route, method, status]))
 }
 
-/// The histograms of one route on one server thread. Attached to the resource as its data, so that the hot path neither
-/// matches the path again nor looks labels up.
+/// The histograms of one route on one server thread. Attached to the resource as its data, so that
+/// the hot path neither matches the path again nor looks labels up.
 pub struct Route {
     template: &'static str,
     method: &'static str,
@@ -37,7 +37,11 @@ pub struct Route {
 impl Route {
     /// The data of the resource with this template. Requests with `method` are the frequent ones.
     pub fn new(template: &'static str, method: &'static str) -> Route {
-        Route { template, method, classes: Default::default() }
+        Route {
+            template,
+            method,
+            classes: Default::default(),
+        }
     }
 }
 
@@ -56,7 +60,10 @@ pub struct Timer {
 impl Timer {
     /// Starts with the head of a request.
     pub fn start(request: &ServiceRequest) -> Timer {
-        Timer { started: Instant::now(), method: label_of(request.method()) }
+        Timer {
+            started: Instant::now(),
+            method: label_of(request.method()),
+        }
     }
 
     /// Records the time to the head of the answer.
@@ -66,12 +73,16 @@ impl Timer {
             Ok(response) => response.status(),
             Err(error) => error.as_response_error().status_code(),
         });
-        let route = answer.as_ref().ok().and_then(|response| response.request().app_data::<Route>());
-        let other = |template| histograms.with_label_values(&[template, self.method, CLASSES[class]]);
+        let route = answer
+            .as_ref()
+            .ok()
+            .and_then(|response| response.request().app_data::<Route>());
+        let other =
+            |template| histograms.with_label_values(&[template, self.method, CLASSES[class]]);
         match route {
-            Some(route) if route.method == self.method => {
-                route.classes[class].get_or_init(|| other(route.template)).observe(seconds)
-            }
+            Some(route) if route.method == self.method => route.classes[class]
+                .get_or_init(|| other(route.template))
+                .observe(seconds),
             Some(route) => other(route.template).observe(seconds),
             None => other(OTHER).observe(seconds),
         }
@@ -113,8 +124,14 @@ mod tests {
     #[test]
     fn methods_and_statuses_are_bounded() {
         let method = |text: &str| label_of(&text.parse().unwrap());
-        assert_eq!(["GET", "HEAD", "POST", "PUT", "INVENTED"].map(method), ["GET", "HEAD", "POST", OTHER, OTHER]);
+        assert_eq!(
+            ["GET", "HEAD", "POST", "PUT", "INVENTED"].map(method),
+            ["GET", "HEAD", "POST", OTHER, OTHER]
+        );
         let class = |status| CLASSES[class_of(StatusCode::from_u16(status).unwrap())];
-        assert_eq!([101, 200, 304, 404, 503, 599, 999].map(class), ["1xx", "2xx", "3xx", "4xx", "5xx", "5xx", "5xx"]);
+        assert_eq!(
+            [101, 200, 304, 404, 503, 599, 999].map(class),
+            ["1xx", "2xx", "3xx", "4xx", "5xx", "5xx", "5xx"]
+        );
     }
 }

@@ -1,6 +1,7 @@
-//! Who may call a public port. A web page can reach any server that its user can reach, so a request is checked before
-//! it is routed: the name it calls the server by (`Host`; a foreign name is a sign of DNS rebinding), and for a request
-//! that changes something or opens a socket the page it comes from (`Origin`, `Sec-Fetch-Site`).
+//! Who may call a public port. A web page can reach any server that its user can reach, so a
+//! request is checked before it is routed: the name it calls the server by (`Host`; a foreign name
+//! is a sign of DNS rebinding), and for a request that changes something or opens a socket the page
+//! it comes from (`Origin`, `Sec-Fetch-Site`).
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -14,8 +15,16 @@ use super::errors::ApiError;
 use crate::telemetry::log_limit::LogLimit;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// Names under these cannot be registered in the public DNS, so no foreign page can be served from them.
-const PRIVATE_SUFFIXES: [&str; 6] = [".localhost", ".internal", ".svc", ".local", ".home.arpa", ".test"];
+/// Names under these cannot be registered in the public DNS, so no foreign page can be served from
+/// them.
+const PRIVATE_SUFFIXES: [&str; 6] = [
+    ".localhost",
+    ".internal",
+    ".svc",
+    ".local",
+    ".home.arpa",
+    ".test",
+];
 /// The longest text of a header in a message or a log line, in characters.
 const MAX_SHOWN: usize = 120;
 
@@ -37,8 +46,16 @@ impl<'a> Authority<'a> {
         if let Some(rest) = text.strip_prefix('[') {
             let (name, rest) = rest.split_once(']')?;
             let ip = name.parse::<Ipv6Addr>().ok()?;
-            let port = if rest.is_empty() { None } else { Some(parse_port(rest.strip_prefix(':')?)?) };
-            return Some(Authority { name, ip: Some(ip.into()), port });
+            let port = if rest.is_empty() {
+                None
+            } else {
+                Some(parse_port(rest.strip_prefix(':')?)?)
+            };
+            return Some(Authority {
+                name,
+                ip: Some(ip.into()),
+                port,
+            });
         }
         let (name, port) = match text.split_once(':') {
             Some((name, port)) => (name, Some(parse_port(port)?)),
@@ -46,10 +63,17 @@ impl<'a> Authority<'a> {
         };
         let name = name.strip_suffix('.').unwrap_or(name);
         let is_label = |label: &str| {
-            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            !label.is_empty()
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         };
         let is_name = name.len() <= 253 && name.split('.').all(is_label);
-        is_name.then(|| Authority { name, ip: name.parse().ok(), port })
+        is_name.then(|| Authority {
+            name,
+            ip: name.parse().ok(),
+            port,
+        })
     }
 
     fn is_same_host(&self, other: &Authority) -> bool {
@@ -72,44 +96,58 @@ pub fn host(headers: &HeaderMap) -> Result<Authority<'_>, ApiError> {
     match (hosts.next(), hosts.next()) {
         (None, _) => Err(bad("is missing")),
         (_, Some(_)) => Err(bad("is given twice")),
-        (Some(host), None) => {
-            host.to_str().ok().and_then(Authority::parse).ok_or_else(|| bad("is not a name or address with a port"))
-        }
+        (Some(host), None) => host
+            .to_str()
+            .ok()
+            .and_then(Authority::parse)
+            .ok_or_else(|| bad("is not a name or address with a port")),
     }
 }
 
-/// Whether two origins are the same, or an origin is that of a host. A default port may be written or left out. Which
-/// scheme a host is called by is not known behind a proxy that ends TLS: it is taken to be that of the origin.
+/// Whether two origins are the same, or an origin is that of a host. A default port may be written
+/// or left out. Which scheme a host is called by is not known behind a proxy that ends TLS: it is
+/// taken to be that of the origin.
 fn is_same_origin(origin: &str, other: Authority) -> bool {
-    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let Some((scheme, authority)) = origin.split_once("://") else {
+        return false;
+    };
     let default_port = match scheme {
         _ if scheme.eq_ignore_ascii_case("https") => 443,
         _ if scheme.eq_ignore_ascii_case("http") => 80,
         _ => return false,
     };
     let port = |authority: Authority| authority.port.unwrap_or(default_port);
-    Authority::parse(authority).is_some_and(|own| own.is_same_host(&other) && port(own) == port(other))
+    Authority::parse(authority)
+        .is_some_and(|own| own.is_same_host(&other) && port(own) == port(other))
 }
 
 fn is_listed(origin: &str, allowed: &[String]) -> bool {
     allowed.iter().any(|allowed| {
         allowed == "*"
             || allowed.eq_ignore_ascii_case(origin)
-            || allowed.split_once("://").is_some_and(|(scheme, authority)| {
-                let has_scheme = origin.get(..scheme.len()).is_some_and(|own| own.eq_ignore_ascii_case(scheme));
-                has_scheme && Authority::parse(authority).is_some_and(|authority| is_same_origin(origin, authority))
-            })
+            || allowed
+                .split_once("://")
+                .is_some_and(|(scheme, authority)| {
+                    let has_scheme = origin
+                        .get(..scheme.len())
+                        .is_some_and(|own| own.eq_ignore_ascii_case(scheme));
+                    has_scheme
+                        && Authority::parse(authority)
+                            .is_some_and(|authority| is_same_origin(origin, authority))
+                })
     })
 }
 
-/// Allows pages of this server and of the `allowed` origins. A request with neither `Origin` nor `Sec-Fetch-Site` does
-/// not come from a page: browsers send both with every request that changes something, and `Origin` with every
-/// handshake.
+/// Allows pages of this server and of the `allowed` origins. A request with neither `Origin` nor
+/// `Sec-Fetch-Site` does not come from a page: browsers send both with every request that changes
+/// something, and `Origin` with every handshake.
 pub fn check_page(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
     let mut origins = headers.get_all(header::ORIGIN);
     if let Some(origin) = origins.next() {
         if origins.next().is_some() {
-            return Err(ApiError::BadRequest("the header Origin is given twice".to_owned()));
+            return Err(ApiError::BadRequest(
+                "the header Origin is given twice".to_owned(),
+            ));
         }
         let text = origin.to_str().unwrap_or("");
         if is_listed(text, allowed) {
@@ -122,13 +160,20 @@ pub fn check_page(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiErro
     let mut sites = headers.get_all(SEC_FETCH_SITE);
     match sites.find(|site| !matches!(site.as_bytes(), b"same-origin" | b"none")) {
         None => Ok(()),
-        Some(site) => Err(ApiError::OriginNotAllowed(format!("Sec-Fetch-Site: {}", shown(site.as_bytes())))),
+        Some(site) => Err(ApiError::OriginNotAllowed(format!(
+            "Sec-Fetch-Site: {}",
+            shown(site.as_bytes())
+        ))),
     }
 }
 
 /// A text from outside as it is shown and logged: short, and in visible ASCII.
 fn shown(text: &[u8]) -> String {
-    text.escape_ascii().to_string().chars().take(MAX_SHOWN).collect()
+    text.escape_ascii()
+        .to_string()
+        .chars()
+        .take(MAX_SHOWN)
+        .collect()
 }
 
 /// The names that a server may be called by.
@@ -136,28 +181,34 @@ fn shown(text: &[u8]) -> String {
 pub struct HostRule {
     /// `ALLOWED_HOSTS`.
     pub listed: Vec<String>,
-    /// Whether any name will do while none is listed: right where everything that is served is public.
+    /// Whether any name will do while none is listed: right where everything that is served is
+    /// public.
     pub any_unless_listed: bool,
 }
 
 impl HostRule {
-    /// IP addresses and private names cannot be taken over by DNS rebinding: a page of theirs is not foreign.
+    /// IP addresses and private names cannot be taken over by DNS rebinding: a page of theirs is
+    /// not foreign.
     fn allows(&self, host: &Authority) -> bool {
         let name = host.name;
         let ends_with = |suffix: &str| {
             name.len() > suffix.len()
-                && name.as_bytes()[name.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
+                && name.as_bytes()[name.len() - suffix.len()..]
+                    .eq_ignore_ascii_case(suffix.as_bytes())
         };
         host.ip.is_some()
             || !name.contains('.')
             || PRIVATE_SUFFIXES.into_iter().any(ends_with)
-            || self.listed.iter().any(|listed| listed == "*" || listed.eq_ignore_ascii_case(name))
+            || self
+                .listed
+                .iter()
+                .any(|listed| listed == "*" || listed.eq_ignore_ascii_case(name))
             || self.any_unless_listed && self.listed.is_empty()
     }
 }
 
-/// Checks every request of a public port before it is routed. Ports for health and metrics have none: probes and
-/// scrapers call them by any name, and nothing there is private or can be changed.
+/// Checks every request of a public port before it is routed. Ports for health and metrics have
+/// none: probes and scrapers call them by any name, and nothing there is private or can be changed.
 pub struct FrontDoor {
     /// The names that the server may be called by.
     pub hosts: HostRule,
@@ -181,13 +232,19 @@ impl FrontDoor {
     fn decide(&self, request: &ServiceRequest) -> Result<(), ApiError> {
         let uri = request.uri();
         if uri.scheme().is_some() || uri.authority().is_some() {
-            return Err(ApiError::BadRequest("the request target must be a path, without scheme and host".to_owned()));
+            return Err(ApiError::BadRequest(
+                "the request target must be a path, without scheme and host".to_owned(),
+            ));
         }
         let host = host(request.headers())?;
         if !self.hosts.allows(&host) {
             return Err(ApiError::HostNotAllowed(shown(host.name.as_bytes())));
         }
-        if request.method().is_safe() { Ok(()) } else { check_page(request.headers(), &self.origins) }
+        if request.method().is_safe() {
+            Ok(())
+        } else {
+            check_page(request.headers(), &self.origins)
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use url::form_urlencoded;
 
 use super::errors::ApiError;
 
-/// Refuses a `%` that begins no escape, and escapes that are no UTF-8: a reader would replace them and answer for another
-/// id than the one that was asked for.
+/// Refuses a `%` that begins no escape, and escapes that are no UTF-8: a reader would replace them
+/// and answer for another id than the one that was asked for.
 pub fn check_escapes(text: &str) -> Result<(), ApiError> {
     if !text.contains('%') {
         return Ok(());
@@ -38,7 +38,11 @@ pub fn check_escapes(text: &str) -> Result<(), ApiError> {
             _ => return refuse("a % that is not followed by two hexadecimal digits"),
         }
     }
-    if std::str::from_utf8(&decoded).is_err() { refuse("escapes that are not UTF-8") } else { Ok(()) }
+    if std::str::from_utf8(&decoded).is_err() {
+        refuse("escapes that are not UTF-8")
+    } else {
+        Ok(())
+    }
 }
 
 /// The parameters of a request, each given once.
@@ -54,7 +58,10 @@ impl FromRequest for Query {
 }
 
 fn bad(parameter: &str, problem: String) -> ApiError {
-    ApiError::BadQuery { parameter: parameter.chars().take(40).collect(), problem }
+    ApiError::BadQuery {
+        parameter: parameter.chars().take(40).collect(),
+        problem,
+    }
 }
 
 impl Query {
@@ -69,17 +76,24 @@ impl Query {
         Ok(Query(parameters))
     }
 
-    /// Refuses every other parameter: a misspelt filter that is ignored would answer more than was asked for.
+    /// Refuses every other parameter: a misspelt filter that is ignored would answer more than was
+    /// asked for.
     pub fn only(self, known: &[&str]) -> Result<Query, ApiError> {
         match self.0.keys().find(|name| !known.contains(&name.as_str())) {
             None => Ok(self),
-            Some(unknown) => Err(bad(unknown, format!("it is unknown; known are {}", known.join(", ")))),
+            Some(unknown) => Err(bad(
+                unknown,
+                format!("it is unknown; known are {}", known.join(", ")),
+            )),
         }
     }
 
     /// The text of a parameter, where it stands and is not empty.
     pub fn text(&self, parameter: &str) -> Option<&str> {
-        self.0.get(parameter).map(String::as_str).filter(|text| !text.is_empty())
+        self.0
+            .get(parameter)
+            .map(String::as_str)
+            .filter(|text| !text.is_empty())
     }
 
     /// A parameter, where it stands and is not empty.
@@ -93,8 +107,18 @@ impl Query {
     }
 
     /// A whole number from `least` to `most`.
-    pub fn number(&self, parameter: &'static str, least: usize, most: usize) -> Result<Option<usize>, ApiError> {
-        let problem = || bad(parameter, format!("a whole number {least} to {most} is wanted"));
+    pub fn number(
+        &self,
+        parameter: &'static str,
+        least: usize,
+        most: usize,
+    ) -> Result<Option<usize>, ApiError> {
+        let problem = || {
+            bad(
+                parameter,
+                format!("a whole number {least} to {most} is wanted"),
+            )
+        };
         let number: Option<usize> = self.parsed(parameter).map_err(|_| problem())?;
         match number {
             Some(number) if !(least..=most).contains(&number) => Err(problem()),
@@ -109,8 +133,15 @@ mod tests {
 
     #[test]
     fn parameter_given_twice_is_refused() {
-        let read = |text: &str| Query::read(text).map(|query| query.0.len()).map_err(|error| error.to_string());
-        assert_eq!((read(""), read("a=1&b=2"), read("a=%201+2")), (Ok(0), Ok(2), Ok(1)));
+        let read = |text: &str| {
+            Query::read(text)
+                .map(|query| query.0.len())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            (read(""), read("a=1&b=2"), read("a=%201+2")),
+            (Ok(0), Ok(2), Ok(1))
+        );
         for text in ["a=1&a=1", "a=1&b=2&a=3", "a&a", "a=1&%61=2"] {
             assert_eq!(read(text), Err("a: it is given twice".to_owned()), "{text}");
         }
@@ -118,7 +149,11 @@ mod tests {
 
     #[test]
     fn unknown_parameter_is_named() {
-        let only = |text: &str| Query::read(text).and_then(|query| query.only(&["userId", "limit"])).map(|_| ());
+        let only = |text: &str| {
+            Query::read(text)
+                .and_then(|query| query.only(&["userId", "limit"]))
+                .map(|_| ())
+        };
         assert_eq!(only("userId=u&limit=1"), Ok(()));
         let refused = only("userId=u&Limit=1").unwrap_err();
         assert_eq!(
@@ -129,11 +164,22 @@ mod tests {
 
     #[test]
     fn an_escape_is_two_digits_and_all_of_them_together_are_utf_8() {
-        for good in ["", "/v1/events", "a%2Fb", "%25", "S%C3%A3o", "%e2%9a%bd", "100%25"] {
+        for good in [
+            "",
+            "/v1/events",
+            "a%2Fb",
+            "%25",
+            "S%C3%A3o",
+            "%e2%9a%bd",
+            "100%25",
+        ] {
             assert_eq!(check_escapes(good), Ok(()), "{good}");
         }
         for bad in ["%", "a%", "a%2", "%zz", "%+1", "%C3", "%ff", "%C3%28"] {
-            assert!(matches!(check_escapes(bad), Err(ApiError::BadRequest(_))), "{bad}");
+            assert!(
+                matches!(check_escapes(bad), Err(ApiError::BadRequest(_))),
+                "{bad}"
+            );
         }
     }
 }

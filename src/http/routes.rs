@@ -29,14 +29,16 @@ pub(super) trait CountsRequests: Timed {
     fn count(&self, status: StatusCode);
 }
 
-/// Refuses an address that cannot be read, counts answers by their status, and measures their latency.
+/// Refuses an address that cannot be read, counts answers by their status, and measures their
+/// latency.
 pub(super) async fn count_requests<S: CountsRequests>(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let state = request.app_data::<web::Data<S>>().cloned();
     let timer = Timer::start(&request);
-    let readable = check_escapes(request.uri().path()).and_then(|()| check_escapes(request.query_string()));
+    let readable =
+        check_escapes(request.uri().path()).and_then(|()| check_escapes(request.query_string()));
     let answer = match readable {
         Ok(()) => next.call(request).await,
         Err(error) => Err(error.into()),
@@ -88,5 +90,7 @@ where
 
 /// The parameter `userId`, which must be there.
 pub(super) fn required_user(query: &Query) -> Result<UserId, ApiError> {
-    query.parsed("userId")?.ok_or_else(|| missing_query("userId"))
+    query
+        .parsed("userId")?
+        .ok_or_else(|| missing_query("userId"))
 }

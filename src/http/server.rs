@@ -7,7 +7,9 @@ use std::sync::Arc;
 use actix_http::error::{DispatchError, PayloadError};
 use actix_http::{HttpService, KeepAlive, Payload, Request};
 use actix_server::Server;
-use actix_service::{IntoServiceFactory, Service, ServiceFactoryExt, apply_fn_factory, fn_service, map_config};
+use actix_service::{
+    IntoServiceFactory, Service, ServiceFactoryExt, apply_fn_factory, fn_service, map_config,
+};
 use actix_web::dev::{AppConfig, Extensions, ServerHandle};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, web};
@@ -69,14 +71,21 @@ pub struct Bounds {
 impl Bounds {
     fn metric(prefix: &str, port: &str) -> prometheus::Result<IntCounterVec> {
         let help = "Connections ended by the server because of a limit, by port and reason";
-        let opts = Opts::new(format!("{prefix}_http_connections_ended_total"), help).const_label("port", port);
+        let opts = Opts::new(format!("{prefix}_http_connections_ended_total"), help)
+            .const_label("port", port);
         let ended = IntCounterVec::new(opts, &["reason"])?;
-        Ended::ALL.iter().for_each(|reason| drop(ended.with_label_values(&[reason.label()])));
+        Ended::ALL
+            .iter()
+            .for_each(|reason| drop(ended.with_label_values(&[reason.label()])));
         Ok(ended)
     }
 
     /// Makes the metric of a port's bounds, on its role's page.
-    pub fn registered(registry: &Registry, prefix: &str, port: &str) -> prometheus::Result<IntCounterVec> {
+    pub fn registered(
+        registry: &Registry,
+        prefix: &str,
+        port: &str,
+    ) -> prometheus::Result<IntCounterVec> {
         let ended = Bounds::metric(prefix, port)?;
         registry.register(Box::new(ended.clone()))?;
         Ok(ended)
@@ -119,13 +128,22 @@ where
 
 /// Starts a server with these routes and bounds.
 ///
-/// Built from actix-web's parts and not by its `HttpServer`, which gives no access to the stream of a connection.
-pub fn start_within<F>(bounds: Bounds, listen: Listen, routes: F) -> Result<RunningServer, BindError>
+/// Built from actix-web's parts and not by its `HttpServer`, which gives no access to the stream of
+/// a connection.
+pub fn start_within<F>(
+    bounds: Bounds,
+    listen: Listen,
+    routes: F,
+) -> Result<RunningServer, BindError>
 where
     F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 {
     let wanted = SocketAddr::new(listen.ip, listen.port);
-    let bind_error = |cause| BindError { variable: listen.variable, address: wanted, cause };
+    let bind_error = |cause| BindError {
+        variable: listen.variable,
+        address: wanted,
+        cause,
+    };
     let listener = bind(wanted).map_err(bind_error)?;
     let address = listener.local_addr().unwrap_or(wanted);
     let builder = Server::build()
@@ -138,10 +156,16 @@ where
     let mut limits = bounds.connections.clone();
     limits.most = limits.most.div_ceil(listen.workers);
     let factory = move || {
-        let table = Connections::start(limits.clone(), bounds.addresses.clone(), bounds.ended.clone());
+        let table = Connections::start(
+            limits.clone(),
+            bounds.addresses.clone(),
+            bounds.ended.clone(),
+        );
         let door = bounds.door.clone();
-        let app =
-            App::new().default_service(web::to(not_found)).configure(routes.clone()).wrap_fn(move |request, next| {
+        let app = App::new()
+            .default_service(web::to(not_found))
+            .configure(routes.clone())
+            .wrap_fn(move |request, next| {
                 match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
                     Ok(()) => Either::Left(next.call(request)),
                     Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
@@ -163,13 +187,19 @@ where
             .local_addr(address)
             .on_connect_ext(|stream: &GuardedStream, data: &mut Extensions| {
                 data.insert(stream.connection().clone());
-                stream.connection().handle().map(|handle| data.insert(handle));
+                stream
+                    .connection()
+                    .handle()
+                    .map(|handle| data.insert(handle));
             })
             .h1(app.map_err(|failure: actix_web::Error| failure.error_response()));
         let admit = fn_service(move |stream: TcpStream| std::future::ready(admit(&table, stream)));
         admit.and_then(http)
     };
-    let server = builder.listen(format!("http {address}"), listener, factory).map_err(bind_error)?.run();
+    let server = builder
+        .listen(format!("http {address}"), listener, factory)
+        .map_err(bind_error)?
+        .run();
     let handle = server.handle();
     actix_web::rt::spawn(async move {
         if let Err(failure) = server.await {
@@ -180,7 +210,11 @@ where
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -188,7 +222,10 @@ fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 }
 
 /// Takes a connection in, or ends it.
-fn admit(table: &Rc<Connections>, stream: TcpStream) -> Result<(GuardedStream, Option<SocketAddr>), DispatchError> {
+fn admit(
+    table: &Rc<Connections>,
+    stream: TcpStream,
+) -> Result<(GuardedStream, Option<SocketAddr>), DispatchError> {
     prepare(&stream);
     let peer = stream.peer_addr().ok();
     let refused = || DispatchError::Io(std::io::ErrorKind::ConnectionRefused.into());
@@ -196,9 +233,13 @@ fn admit(table: &Rc<Connections>, stream: TcpStream) -> Result<(GuardedStream, O
     Ok((GuardedStream::new(stream, connection, table.clone()), peer))
 }
 
-/// Follows a request through its phases for the sake of its connection's deadlines. Boxed, because every connection has
-/// room for the future of a request, and WebSockets stay for hours without one.
-fn track<S: Service<Request>>(mut request: Request, app: &S) -> LocalBoxFuture<'static, Result<S::Response, S::Error>>
+/// Follows a request through its phases for the sake of its connection's deadlines. Boxed, because
+/// every connection has room for the future of a request, and WebSockets stay for hours without
+/// one.
+fn track<S: Service<Request>>(
+    mut request: Request,
+    app: &S,
+) -> LocalBoxFuture<'static, Result<S::Response, S::Error>>
 where
     S::Future: 'static,
 {
@@ -206,11 +247,17 @@ where
     if let Some(connection) = &connection {
         let has_body = matches!(request.payload(), Payload::H1 { .. });
         connection.begin(has_body);
-        // Of an upgrade too: the offer may be passed over (h2c), and a WebSocket leaves the phase that this ends.
+        // Of an upgrade too: the offer may be passed over (h2c), and a WebSocket leaves the phase
+        // that this ends.
         if has_body {
             let payload = request.take_payload();
-            let body = Body { payload, handling: Some(connection.clone()) };
-            *request.payload() = Payload::Stream { payload: Box::pin(body) };
+            let body = Body {
+                payload,
+                handling: Some(connection.clone()),
+            };
+            *request.payload() = Payload::Stream {
+                payload: Box::pin(body),
+            };
         }
     }
     let handled = Handled(connection);

@@ -1,4 +1,5 @@
-//! An accepted connection's stream: bounds what is read ahead of the answers, and notices a client that takes nothing.
+//! An accepted connection's stream: bounds what is read ahead of the answers, and notices a client
+//! that takes nothing.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connections::{Connection, Connections, Phase};
 
-/// Bytes that are read before the server looks for requests in them. Without this it buffers 128 KiB and decodes all of
-/// it at once: thousands of pipelined requests.
+/// Bytes that are read before the server looks for requests in them. Without this it buffers 128
+/// KiB and decodes all of it at once: thousands of pipelined requests.
 const READ_RUN: usize = 4_096;
 
 /// A stream that reports to its [`Connection`].
@@ -25,8 +26,17 @@ pub struct GuardedStream {
 }
 
 impl GuardedStream {
-    pub(super) fn new(stream: TcpStream, connection: Rc<Connection>, table: Rc<Connections>) -> GuardedStream {
-        GuardedStream { stream, connection, table, run: 0 }
+    pub(super) fn new(
+        stream: TcpStream,
+        connection: Rc<Connection>,
+        table: Rc<Connections>,
+    ) -> GuardedStream {
+        GuardedStream {
+            stream,
+            connection,
+            table,
+            run: 0,
+        }
     }
 
     pub(super) fn connection(&self) -> &Rc<Connection> {
@@ -41,9 +51,15 @@ impl Drop for GuardedStream {
 }
 
 impl AsyncRead for GuardedStream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let Some(limit) = this.connection.read_limit(context.waker()) else { return Poll::Pending };
+        let Some(limit) = this.connection.read_limit(context.waker()) else {
+            return Poll::Pending;
+        };
         if this.connection.phase() == Phase::Upgraded {
             return Pin::new(&mut this.stream).poll_read(context, into);
         }
@@ -53,8 +69,8 @@ impl AsyncRead for GuardedStream {
             return Poll::Pending;
         }
         let room = into.remaining().min(limit).min(READ_RUN - this.run);
-        // By way of the stack: to limit the read in place, that much of the connection's buffer would have to be
-        // initialized, and so be held in memory.
+        // By way of the stack: to limit the read in place, that much of the connection's buffer
+        // would have to be initialized, and so be held in memory.
         let mut part = [MaybeUninit::uninit(); READ_RUN];
         let mut part = ReadBuf::uninit(&mut part[..room]);
         let polled = Pin::new(&mut this.stream).poll_read(context, &mut part);
@@ -74,7 +90,11 @@ impl AsyncRead for GuardedStream {
 }
 
 impl AsyncWrite for GuardedStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(context, bytes);
         match &polled {

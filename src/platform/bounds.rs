@@ -21,8 +21,9 @@ const ADMIN_CONNECTIONS: usize = 64;
 const ADMIN_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long a request's head may take there.
 const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Frames that a session may send for each message that it may: pings, pongs, and fragments. Twice the number of messages
-/// that end a session: text messages are refused one by one before this ends it at once.
+/// Frames that a session may send for each message that it may: pings, pongs, and fragments. Twice
+/// the number of messages that end a session: text messages are refused one by one before this ends
+/// it at once.
 const FRAMES_PER_MESSAGE: u32 = 20;
 
 /// How the names of a role's metrics begin.
@@ -72,14 +73,27 @@ pub(super) fn rest(
     };
     let addresses = Addresses::new(
         &limits.trusted_proxies,
-        AddressLimit::or(limits.http_max_connections_per_address, CONNECTIONS_PER_ADDRESS),
+        AddressLimit::or(
+            limits.http_max_connections_per_address,
+            CONNECTIONS_PER_ADDRESS,
+        ),
         AddressLimit::or(limits.ws_max_sessions_per_address, SESSIONS_PER_ADDRESS),
     );
-    Ok(Bounds { connections, addresses, ended: Bounds::registered(registry, prefix(role), "rest")?, door: Some(door) })
+    Ok(Bounds {
+        connections,
+        addresses,
+        ended: Bounds::registered(registry, prefix(role), "rest")?,
+        door: Some(door),
+    })
 }
 
-/// Bounds of a role's health and metrics port. They always admit: whatever others hold open there, a probe is answered.
-pub(super) fn admin(settings: &Settings, role: Role, registry: &prometheus::Registry) -> Result<Bounds, StartError> {
+/// Bounds of a role's health and metrics port. They always admit: whatever others hold open there,
+/// a probe is answered.
+pub(super) fn admin(
+    settings: &Settings,
+    role: Role,
+    registry: &prometheus::Registry,
+) -> Result<Bounds, StartError> {
     let limits = &settings.limits;
     let connections = ConnectionLimits {
         head: limits.http_head_timeout.min(ADMIN_HEAD_TIMEOUT),
@@ -91,7 +105,12 @@ pub(super) fn admin(settings: &Settings, role: Role, registry: &prometheus::Regi
         always_admits: true,
     };
     let addresses = Addresses::new(&[], AddressLimit::Set(0), AddressLimit::Set(0));
-    Ok(Bounds { connections, addresses, ended: Bounds::registered(registry, prefix(role), "metrics")?, door: None })
+    Ok(Bounds {
+        connections,
+        addresses,
+        ended: Bounds::registered(registry, prefix(role), "metrics")?,
+        door: None,
+    })
 }
 
 /// What a session may send.
@@ -99,7 +118,10 @@ pub(super) fn frames(settings: &Settings) -> Arc<FrameLimits> {
     let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     Arc::new(FrameLimits {
         largest: bytes(settings.clients.ws_max_message),
-        frames_per_second: settings.clients.ws_max_messages_per_second.saturating_mul(FRAMES_PER_MESSAGE),
+        frames_per_second: settings
+            .clients
+            .ws_max_messages_per_second
+            .saturating_mul(FRAMES_PER_MESSAGE),
         bytes_per_second: settings.limits.ws_max_bytes_per_second.as_u64(),
         unfinished: UnfinishedBytes::new(bytes(settings.limits.ws_max_unfinished)),
     })

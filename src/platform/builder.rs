@@ -1,4 +1,5 @@
-//! Starts the parts, each with the edges to those that stand already: what every role needs. Each role has a file.
+//! Starts the parts, each with the edges to those that stand already: what every role needs. Each
+//! role has a file.
 
 use std::sync::Arc;
 
@@ -25,10 +26,12 @@ pub(super) const HUB_MAILBOX: usize = 1_024;
 pub(super) struct PlatformBuilder<'a> {
     pub settings: &'a Settings,
     pub parts: Parts,
-    /// Made, but not started: they connect last, when nothing else can keep the platform from starting.
+    /// Made, but not started: they connect last, when nothing else can keep the platform from
+    /// starting.
     pub feeds: Vec<SupplierFeed>,
     pub liveness: Arc<Liveness>,
-    /// Of what goes together to the store of money, of all roles. The other connections are for those who go by themselves.
+    /// Of what goes together to the store of money, of all roles. The other connections are for
+    /// those who go by themselves.
     pub turns: ConcurrencyLimit,
     /// Turns of calls that move one user's money by themselves, of all roles.
     pub user_turns: Arc<UserTurns>,
@@ -60,7 +63,13 @@ impl<'a> PlatformBuilder<'a> {
     }
 
     /// Starts an actor with room for `mailbox` messages, and watches it.
-    pub(super) fn start<A>(&mut self, name: &'static str, arbiter: &ArbiterHandle, mailbox: usize, actor: A) -> Addr<A>
+    pub(super) fn start<A>(
+        &mut self,
+        name: &'static str,
+        arbiter: &ArbiterHandle,
+        mailbox: usize,
+        actor: A,
+    ) -> Addr<A>
     where
         A: Actor<Context = Context<A>> + Send,
     {
@@ -79,7 +88,12 @@ impl<'a> PlatformBuilder<'a> {
     }
 
     /// What a role's health and metrics port will serve.
-    pub(super) fn serve_health(&mut self, role: Role, checks: Vec<Check>, registry: prometheus::Registry) {
+    pub(super) fn serve_health(
+        &mut self,
+        role: Role,
+        checks: Vec<Check>,
+        registry: prometheus::Registry,
+    ) {
         self.health.push((role, checks, registry));
     }
 
@@ -105,11 +119,15 @@ impl<'a> PlatformBuilder<'a> {
         Ok(())
     }
 
-    /// What checks each request of a public port. `is_public`: all that the port serves may be read by anybody.
+    /// What checks each request of a public port. `is_public`: all that the port serves may be read
+    /// by anybody.
     pub(super) fn front_door(&self, is_public: bool, refused: &IntCounterVec) -> Arc<FrontDoor> {
         let process = &self.settings.process;
         Arc::new(FrontDoor {
-            hosts: HostRule { listed: process.allowed_hosts.clone(), any_unless_listed: is_public },
+            hosts: HostRule {
+                listed: process.allowed_hosts.clone(),
+                any_unless_listed: is_public,
+            },
             origins: process.allowed_origins.clone(),
             refused: refused.clone(),
         })
@@ -123,12 +141,20 @@ impl<'a> PlatformBuilder<'a> {
             let watched = health.clone();
             let (variable, port) = health_port(role, self.settings);
             let ip = self.settings.process.bind_address;
-            let listen = Listen { variable, ip, port, workers: 1, max_connections: bounds::admin_accepted() };
+            let listen = Listen {
+                variable,
+                ip,
+                port,
+                workers: 1,
+                max_connections: bounds::admin_accepted(),
+            };
             let server = server::start_within(limits, listen, move |config| {
                 config.app_data(health.clone());
                 crate::http::health::routes(config);
             })?;
-            self.parts.readiness.spawn(async move { watched.watch().await });
+            self.parts
+                .readiness
+                .spawn(async move { watched.watch().await });
             self.parts.addresses.health.insert(role, server.address);
             self.parts.servers.push(server);
         }
@@ -137,18 +163,31 @@ impl<'a> PlatformBuilder<'a> {
 
     pub(super) fn finish(self) -> Platform {
         let shutdown_timeout = self.settings.process.shutdown_timeout;
-        Platform { parts: self.parts, liveness: self.liveness, shutdown_timeout }
+        Platform {
+            parts: self.parts,
+            liveness: self.liveness,
+            shutdown_timeout,
+        }
     }
 }
 
 fn health_port(role: Role, settings: &Settings) -> (&'static str, u16) {
     match role {
-        Role::Simulator => ("METRICS_PORT_SUPPLIER", settings.ports.metrics_port_supplier),
+        Role::Simulator => (
+            "METRICS_PORT_SUPPLIER",
+            settings.ports.metrics_port_supplier,
+        ),
         Role::Odds => ("METRICS_PORT_ODDS", settings.ports.metrics_port_odds),
         Role::Ingest => ("METRICS_PORT_INGEST", settings.ports.metrics_port_ingest),
-        Role::Processor => ("METRICS_PORT_PROCESSOR", settings.ports.metrics_port_processor),
+        Role::Processor => (
+            "METRICS_PORT_PROCESSOR",
+            settings.ports.metrics_port_processor,
+        ),
         Role::Wallet => ("METRICS_PORT_WALLET", settings.ports.metrics_port_wallet),
         Role::Bets => ("METRICS_PORT_BET", settings.ports.metrics_port_bet),
-        Role::Confirmation => ("METRICS_PORT_CONFIRMATION", settings.ports.metrics_port_confirmation),
+        Role::Confirmation => (
+            "METRICS_PORT_CONFIRMATION",
+            settings.ports.metrics_port_confirmation,
+        ),
     }
 }

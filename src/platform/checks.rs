@@ -23,24 +23,38 @@ pub(super) fn check_store(store: &Arc<dyn Store>) -> Check {
     let store = store.clone();
     Check::new("database", move || {
         let store = store.clone();
-        blocking(move || store.ping()).map(|result| result.map_err(|error| reasons::database(&error))).boxed()
+        blocking(move || store.ping())
+            .map(|result| result.map_err(|error| reasons::database(&error)))
+            .boxed()
     })
 }
 
-/// Whether the database answers, and takes what it is given: with a full disk it does the one and not the other.
+/// Whether the database answers, and takes what it is given: with a full disk it does the one and
+/// not the other.
 pub(super) fn check_writes(store: &Arc<dyn Store>, last: Arc<LastBatch>) -> Check {
     let store = store.clone();
     Check::new("database", move || {
         let (store, last) = (store.clone(), last.clone());
-        let answered = blocking(move || store.ping()).map(|result| result.map_err(|error| reasons::database(&error)));
-        let written = move || last.problem().map_or(Ok(()), |problem| Err(reasons::database(&problem)));
-        answered.map(move |result| result.and_then(|()| written())).boxed()
+        let answered = blocking(move || store.ping())
+            .map(|result| result.map_err(|error| reasons::database(&error)));
+        let written = move || {
+            last.problem()
+                .map_or(Ok(()), |problem| Err(reasons::database(&problem)))
+        };
+        answered
+            .map(move |result| result.and_then(|()| written()))
+            .boxed()
     })
 }
 
 pub(super) fn check_cache(cache: &Arc<dyn OddsCache>) -> Check {
     let cache = cache.clone();
-    Check::new("cache", move || cache.ping().map(|result| result.map_err(|error| reasons::cache(&error))).boxed())
+    Check::new("cache", move || {
+        cache
+            .ping()
+            .map(|result| result.map_err(|error| reasons::cache(&error)))
+            .boxed()
+    })
 }
 
 /// Answering is not enough where the cache is written: the last write must have been taken.
@@ -48,9 +62,13 @@ pub(super) fn check_written_cache(cache: &Arc<dyn OddsCache>, health: &Arc<Cache
     let (cache, health) = (cache.clone(), health.clone());
     Check::new("cache", move || {
         let problem = health.problem();
-        let pinged = cache.ping().map(|result| result.map_err(|error| reasons::cache(&error)));
+        let pinged = cache
+            .ping()
+            .map(|result| result.map_err(|error| reasons::cache(&error)));
         let written = move || problem.map_or(Ok(()), |problem| Err(reasons::cache(&problem)));
-        pinged.map(move |result| result.and_then(|()| written())).boxed()
+        pinged
+            .map(move |result| result.and_then(|()| written()))
+            .boxed()
     })
 }
 
@@ -58,13 +76,22 @@ pub(super) fn check_written_cache(cache: &Arc<dyn OddsCache>, health: &Arc<Cache
 pub(super) fn check_feed(feed: &Arc<FeedState>) -> Check {
     let feed = feed.clone();
     Check::new("feed", move || {
-        std::future::ready(feed.problem().map_or(Ok(()), |why| Err(reasons::feed(&why)))).boxed()
+        std::future::ready(
+            feed.problem()
+                .map_or(Ok(()), |why| Err(reasons::feed(&why))),
+        )
+        .boxed()
     })
 }
 
 pub(super) fn check_bus(topic: &Arc<dyn Topic>) -> Check {
     let topic = topic.clone();
-    Check::new("bus", move || topic.ping().map(|result| result.map_err(|error| reasons::bus(&error))).boxed())
+    Check::new("bus", move || {
+        topic
+            .ping()
+            .map(|result| result.map_err(|error| reasons::bus(&error)))
+            .boxed()
+    })
 }
 
 /// Not ready before the group has given this process a share, or while it cannot read.
@@ -74,7 +101,12 @@ pub(super) fn check_group(name: &str, health: SubscriptionHealth) -> Check {
         Some(problem) => {
             // What comes after the group's name is the bus's own text, which the log has.
             let joining = problem.starts_with("joining ");
-            Err(if joining { "joining the group" } else { "the group cannot be read" }.to_owned())
+            Err(if joining {
+                "joining the group"
+            } else {
+                "the group cannot be read"
+            }
+            .to_owned())
         }
     };
     Check::new(name, move || std::future::ready(check()).boxed())
@@ -84,18 +116,32 @@ pub(super) fn check_group(name: &str, health: SubscriptionHealth) -> Check {
 pub(super) fn check_suppliers(statuses: Vec<Arc<SupplierConnection>>) -> Check {
     Check::new("suppliers", move || {
         let connected = statuses.iter().any(|status| status.is_connected());
-        let names = || statuses.iter().map(|status| status.supplier.as_str()).collect::<Vec<_>>().join(", ");
-        let result = if connected { Ok(()) } else { Err(format!("none is connected: {}", names())) };
+        let names = || {
+            statuses
+                .iter()
+                .map(|status| status.supplier.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let result = if connected {
+            Ok(())
+        } else {
+            Err(format!("none is connected: {}", names()))
+        };
         std::future::ready(result).boxed()
     })
 }
 
 /// Not ready while an actor cannot do its work.
 pub(super) fn check_trouble(name: &str, trouble: Arc<HealthCell>) -> Check {
-    Check::new(name, move || std::future::ready(trouble.problem().map_or(Ok(()), Err)).boxed())
+    Check::new(name, move || {
+        std::future::ready(trouble.problem().map_or(Ok(()), Err)).boxed()
+    })
 }
 
 /// Not ready while the supplier that confirms bets is left alone.
 pub(super) fn check_supplier(supplier: Arc<SupplierClient>) -> Check {
-    Check::new("supplier", move || std::future::ready(supplier.problem().map_or(Ok(()), Err)).boxed())
+    Check::new("supplier", move || {
+        std::future::ready(supplier.problem().map_or(Ok(()), Err)).boxed()
+    })
 }

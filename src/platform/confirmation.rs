@@ -25,7 +25,8 @@ use crate::telemetry::metrics::ConfirmationMetrics;
 
 /// Where the supplier is, where nobody says so and no simulator runs in this process.
 const DEFAULT_SUPPLIER: &str = "http://127.0.0.1:8081";
-/// Records that are read on beyond one whose bet waits for its supplier, for each bet that may be in work.
+/// Records that are read on beyond one whose bet waits for its supplier, for each bet that may be
+/// in work.
 const AHEAD: u64 = 16;
 /// Behind its time, so long is left to whoever is about to decide a bet before it is swept.
 const SWEEP_GRACE: Duration = Duration::from_secs(1);
@@ -36,16 +37,24 @@ const CANCELS_AT_ONCE: usize = 8;
 /// A bet that is being cancelled is this process's for so long.
 const CANCEL_HOLD: Duration = Duration::from_secs(30);
 /// Delays between tries to cancel a bet.
-const CANCEL_RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(200), most: Duration::from_secs(60) };
+const CANCEL_RETRY: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(200),
+    most: Duration::from_secs(60),
+};
 
 impl PlatformBuilder<'_> {
     /// Has bets confirmed.
-    pub(super) fn start_confirmation(&mut self, stores: &Stores, topics: &BetTopics) -> Result<(), StartError> {
+    pub(super) fn start_confirmation(
+        &mut self,
+        stores: &Stores,
+        topics: &BetTopics,
+    ) -> Result<(), StartError> {
         let metrics = ConfirmationMetrics::new()?;
         let (settings, clock) = (&self.settings.confirmation, Clock::system());
         let url = self.supplier_url()?;
         let ca_file = self.settings.suppliers.supplier_ca_file.as_deref();
-        let supplier = HttpSupplier::new(&url, settings.bet_confirm_timeout, ca_file).map_err(StartError::Confirm)?;
+        let supplier = HttpSupplier::new(&url, settings.bet_confirm_timeout, ca_file)
+            .map_err(StartError::Confirm)?;
         let guard = GuardSettings {
             timeout: settings.bet_confirm_timeout,
             breaker: BreakerPolicy {
@@ -53,30 +62,78 @@ impl PlatformBuilder<'_> {
                 pause: settings.bet_confirm_breaker_pause,
             },
         };
-        let supplier = Arc::new(SupplierClient::new(Arc::new(supplier), guard, clock.clone(), metrics.clone()));
-        let retry = BackoffPolicy { first: settings.bet_confirm_retry_min, most: settings.bet_confirm_retry_max };
+        let supplier = Arc::new(SupplierClient::new(
+            Arc::new(supplier),
+            guard,
+            clock.clone(),
+            metrics.clone(),
+        ));
+        let retry = BackoffPolicy {
+            first: settings.bet_confirm_retry_min,
+            most: settings.bet_confirm_retry_max,
+        };
         let at_once = settings.bet_confirm_concurrency;
         let (turns, users) = (self.turns.clone(), self.user_turns.clone());
 
-        let (relay, relay_trouble) = self.start_relay("confirmation relay", stores, topics, metrics.outbox_metrics());
+        let (relay, relay_trouble) = self.start_relay(
+            "confirmation relay",
+            stores,
+            topics,
+            metrics.outbox_metrics(),
+        );
         let arbiter = self.arbiter();
-        let cancelling = CancellerSettings { at_once: CANCELS_AT_ONCE, retry: CANCEL_RETRY, hold: CANCEL_HOLD };
-        let canceller =
-            Canceller::new(stores.money.clone(), supplier.clone(), cancelling, clock.clone(), metrics.clone());
+        let cancelling = CancellerSettings {
+            at_once: CANCELS_AT_ONCE,
+            retry: CANCEL_RETRY,
+            hold: CANCEL_HOLD,
+        };
+        let canceller = Canceller::new(
+            stores.money.clone(),
+            supplier.clone(),
+            cancelling,
+            clock.clone(),
+            metrics.clone(),
+        );
         let canceller = self.start("canceller", &arbiter, HUB_MAILBOX, canceller);
         let decider = || {
             let (relay, canceller) = (relay.clone().recipient(), canceller.clone().recipient());
             let (turns, users, together) = (turns.clone(), users.clone(), MAX_TOGETHER);
-            let deciding = DeciderSettings { turns, together, users, lease: OUTBOX_LEASE };
-            BetDecisions::new(deciding, stores.money.clone(), relay, canceller, clock.clone(), metrics.clone())
+            let deciding = DeciderSettings {
+                turns,
+                together,
+                users,
+                lease: OUTBOX_LEASE,
+            };
+            BetDecisions::new(
+                deciding,
+                stores.money.clone(),
+                relay,
+                canceller,
+                clock.clone(),
+                metrics.clone(),
+            )
         };
-        let sweeping = SweeperSettings { grace: SWEEP_GRACE, batch: SWEEP_BATCH };
-        let sweeper = BetSweeper::new(stores.money.clone(), decider(), sweeping, clock.clone(), metrics.clone());
+        let sweeping = SweeperSettings {
+            grace: SWEEP_GRACE,
+            batch: SWEEP_BATCH,
+        };
+        let sweeper = BetSweeper::new(
+            stores.money.clone(),
+            decider(),
+            sweeping,
+            clock.clone(),
+            metrics.clone(),
+        );
         self.start("bet sweeper", &arbiter, 1, sweeper);
 
         let topic = topics.placed.name().to_owned();
         let desk = BetConfirmation::new(
-            ConfirmationSettings { topic, retry, turns: turns.clone(), together: MAX_TOGETHER },
+            ConfirmationSettings {
+                topic,
+                retry,
+                turns: turns.clone(),
+                together: MAX_TOGETHER,
+            },
             stores.money.clone(),
             supplier.clone(),
             decider(),
@@ -84,10 +141,16 @@ impl PlatformBuilder<'_> {
             clock,
             metrics.clone(),
         );
-        let subscription = topics.placed.subscribe(&self.settings.bus.kafka_group_confirmation)?;
+        let subscription = topics
+            .placed
+            .subscribe(&self.settings.bus.kafka_group_confirmation)?;
         let group = subscription.health();
         let drain_limit = self.settings.process.shutdown_timeout / 4;
-        let reading = ConfirmerSettings { at_once, ahead: AHEAD * at_once as u64, drain_limit };
+        let reading = ConfirmerSettings {
+            at_once,
+            ahead: AHEAD * at_once as u64,
+            drain_limit,
+        };
         let confirmer = Confirmer::new(reading, subscription, desk, metrics.clone());
         let trouble = confirmer.trouble();
         let confirmer = self.start("confirmer", &arbiter, HUB_MAILBOX, confirmer);
@@ -109,8 +172,13 @@ impl PlatformBuilder<'_> {
         if let Some(url) = &self.settings.confirmation.supplier_url {
             return Ok(url.expose().clone());
         }
-        let own = self.parts.addresses.simulator.map(|address| format!("http://{address}"));
+        let own = self
+            .parts
+            .addresses
+            .simulator
+            .map(|address| format!("http://{address}"));
         let url = own.as_deref().unwrap_or(DEFAULT_SUPPLIER);
-        url.parse().map_err(|error: url::ParseError| StartError::SupplierUrl(error.to_string()))
+        url.parse()
+            .map_err(|error: url::ParseError| StartError::SupplierUrl(error.to_string()))
     }
 }

@@ -1,5 +1,5 @@
-//! Opens the engines that the configuration chooses. None of the real ones needs to be there yet: each is waited for
-//! where it is used. Only a SQLite file that cannot be used ends the start.
+//! Opens the engines that the configuration chooses. None of the real ones needs to be there yet:
+//! each is waited for where it is used. Only a SQLite file that cannot be used ends the start.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,13 +26,19 @@ use super::StartError;
 
 /// Dead letters that the embedded bus holds at most.
 const DEAD_LETTER_CAPACITY: usize = 1_000;
-/// How long a dense stream gathers before it is published. Kafka, and all who read from it, do many records in one request
-/// with little more work than one: at 10,000 updates a second Kafka took a third of a core for requests of a few records, and
-/// half of that for these. A stream of a thousand a second is not dense.
+/// How long a dense stream gathers before it is published. Kafka, and all who read from it, do many
+/// records in one request with little more work than one: at 10,000 updates a second Kafka took a
+/// third of a core for requests of a few records, and half of that for these. A stream of a
+/// thousand a second is not dense.
 const KAFKA_GATHERING: Duration = Duration::from_millis(10);
 
 /// Roles that bring the tables of PostgreSQL to this version.
-pub(super) const MIGRATING: [Role; 4] = [Role::Processor, Role::Wallet, Role::Bets, Role::Confirmation];
+pub(super) const MIGRATING: [Role; 4] = [
+    Role::Processor,
+    Role::Wallet,
+    Role::Bets,
+    Role::Confirmation,
+];
 
 /// The topics of the bus.
 #[derive(Clone)]
@@ -77,9 +83,12 @@ impl Bus {
                 let (name, capacity) = (&settings.kafka_topic_odds, settings.embedded_bus_capacity);
                 let dead_letters: Arc<dyn Topic> =
                     Arc::new(EmbeddedTopic::new("dead_letters", 1, DEAD_LETTER_CAPACITY));
-                let placed = EmbeddedTopic::new(&settings.kafka_topic_bet_placed, partitions, capacity);
+                let placed =
+                    EmbeddedTopic::new(&settings.kafka_topic_bet_placed, partitions, capacity);
                 Ok(Bus {
-                    updates: Arc::new(EmbeddedTopic::starting_at(name, first, partitions, capacity)),
+                    updates: Arc::new(EmbeddedTopic::starting_at(
+                        name, first, partitions, capacity,
+                    )),
                     bets: has_bets.then(|| BetTopics {
                         placed: Arc::new(placed),
                         placed_dead_letters: dead_letters.clone(),
@@ -102,7 +111,8 @@ impl Bus {
                         placed: kafka.topic(&settings.kafka_topic_bet_placed),
                         placed_dead_letters: kafka.topic(&settings.kafka_topic_bet_placed_dlq),
                         confirmed: kafka.topic(&settings.kafka_topic_bet_confirmed),
-                        confirmed_dead_letters: kafka.topic(&settings.kafka_topic_bet_confirmed_dlq),
+                        confirmed_dead_letters: kafka
+                            .topic(&settings.kafka_topic_bet_confirmed_dlq),
                     }),
                 })
             }
@@ -139,9 +149,11 @@ pub(super) struct Stores {
     pub money: Arc<dyn MoneyStore>,
 }
 
-/// Opens the stores. A SQLite file is claimed and migrated at once; PostgreSQL is migrated once it is there, by
-/// [`crate::platform::waiting`].
-pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<DatabaseLock>), StartError> {
+/// Opens the stores. A SQLite file is claimed and migrated at once; PostgreSQL is migrated once it
+/// is there, by [`crate::platform::waiting`].
+pub(super) async fn open_stores(
+    config: &Config,
+) -> Result<(Stores, Option<DatabaseLock>), StartError> {
     let limits = Plausibility::within(config.settings.suppliers.supplier_max_clock_skew);
     match &config.engines.store {
         StoreEngine::Sqlite(path) => {
@@ -153,27 +165,52 @@ pub(super) async fn open_stores(config: &Config) -> Result<(Stores, Option<Datab
                 store.migrate()?;
                 Ok((Arc::new(store), claim))
             });
-            let (store, claim) = opened.await.map_err(|cause| StartError::Store { name: shown, cause })?;
-            Ok((Stores { main: store.clone(), read: store.clone(), money: store }, Some(claim)))
+            let (store, claim) = opened
+                .await
+                .map_err(|cause| StartError::Store { name: shown, cause })?;
+            Ok((
+                Stores {
+                    main: store.clone(),
+                    read: store.clone(),
+                    money: store,
+                },
+                Some(claim),
+            ))
         }
         StoreEngine::Postgres { url, read_url } => {
             let size = config.settings.store.database_pool_size;
-            let options = PgOptions { readers: size, money: size, limits, ..PgOptions::default() };
-            let failed = |cause| StartError::Store { name: "PostgreSQL".to_owned(), cause };
+            let options = PgOptions {
+                readers: size,
+                money: size,
+                limits,
+                ..PgOptions::default()
+            };
+            let failed = |cause| StartError::Store {
+                name: "PostgreSQL".to_owned(),
+                cause,
+            };
             let main = PgStore::open(url, &options).map_err(failed)?;
             let mut read = PgStore::reader(read_url, &options).map_err(failed)?;
             if MIGRATING.iter().any(|role| config.runs(*role)) {
                 main.expect_migration(&mut read);
             }
             let main = Arc::new(main);
-            Ok((Stores { main: main.clone(), read: Arc::new(read), money: main }, None))
+            Ok((
+                Stores {
+                    main: main.clone(),
+                    read: Arc::new(read),
+                    money: main,
+                },
+                None,
+            ))
         }
     }
 }
 
-/// Where the embedded bus begins to count: the time in microseconds. The bus ends with the process, and clients were told
-/// numbers that the store had not yet written down if the process was killed. Fewer than a million records a second and
-/// partition, so whatever a process before this one counted to lies below.
+/// Where the embedded bus begins to count: the time in microseconds. The bus ends with the process,
+/// and clients were told numbers that the store had not yet written down if the process was killed.
+/// Fewer than a million records a second and partition, so whatever a process before this one
+/// counted to lies below.
 fn first_position() -> u64 {
     Timestamp::now().micros().unsigned_abs()
 }

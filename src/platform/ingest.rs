@@ -19,7 +19,13 @@ impl PlatformBuilder<'_> {
     pub(super) fn start_ingest(&mut self, config: &Config, bus: &Bus) -> Result<(), StartError> {
         let metrics = IngestMetrics::new()?;
         // One a topic, so that one that is full does not hold the other up.
-        let publisher = || BusPublisher::new(bus.updates.clone(), bus.dead_letters.clone(), metrics.clone());
+        let publisher = || {
+            BusPublisher::new(
+                bus.updates.clone(),
+                bus.dead_letters.clone(),
+                metrics.clone(),
+            )
+        };
         let arbiter = self.arbiter();
         let updates = self.start("bus publisher", &arbiter, HUB_MAILBOX, publisher());
         let dead_letters = self.start("dead letter publisher", &arbiter, HUB_MAILBOX, publisher());
@@ -29,8 +35,18 @@ impl PlatformBuilder<'_> {
         let mut statuses = Vec::new();
         for endpoint in endpoints {
             let settings = self.settings.suppliers.clone();
-            let (updates, dead_letters) = (updates.clone().recipient(), dead_letters.clone().recipient());
-            let feed = SupplierFeed::new(endpoint, settings, updates, dead_letters, bus.gathering, metrics.clone());
+            let (updates, dead_letters) = (
+                updates.clone().recipient(),
+                dead_letters.clone().recipient(),
+            );
+            let feed = SupplierFeed::new(
+                endpoint,
+                settings,
+                updates,
+                dead_letters,
+                bus.gathering,
+                metrics.clone(),
+            );
             statuses.push(feed.status());
             self.feeds.push(feed);
         }
@@ -42,7 +58,9 @@ impl PlatformBuilder<'_> {
     fn endpoints(&self, suppliers: &Suppliers) -> Result<Vec<Endpoint>, StartError> {
         match (suppliers, self.parts.addresses.simulator) {
             (Suppliers::At(urls), _) => Ok(urls.clone()),
-            (Suppliers::OwnSimulator, Some(address)) => Ok(vec![format!("ws://{address}/ws").parse()?]),
+            (Suppliers::OwnSimulator, Some(address)) => {
+                Ok(vec![format!("ws://{address}/ws").parse()?])
+            }
             (Suppliers::OwnSimulator, None) => Ok(vec!["ws://127.0.0.1:8081/ws".parse()?]),
         }
     }

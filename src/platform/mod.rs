@@ -1,4 +1,5 @@
-//! The one place that wires: starts the actors, downstream first, and stops them in the other direction.
+//! The one place that wires: starts the actors, downstream first, and stops them in the other
+//! direction.
 
 mod bounds;
 mod builder;
@@ -135,13 +136,29 @@ impl Platform {
         let mut wiring = PlatformBuilder::new(&config.settings);
         let runs = |role| config.runs(role);
         let runs_any = |roles: &[Role]| roles.iter().any(|role| config.runs(*role));
-        let has_bus = runs_any(&[Role::Ingest, Role::Processor, Role::Bets, Role::Confirmation]);
-        let bus = if has_bus { Some(Bus::open(config)?) } else { None };
-        // Before whoever asks it: the address that it got is where bets are confirmed, unless said otherwise.
+        let has_bus = runs_any(&[
+            Role::Ingest,
+            Role::Processor,
+            Role::Bets,
+            Role::Confirmation,
+        ]);
+        let bus = if has_bus {
+            Some(Bus::open(config)?)
+        } else {
+            None
+        };
+        // Before whoever asks it: the address that it got is where bets are confirmed, unless said
+        // otherwise.
         if runs(Role::Simulator) {
             wiring.start_simulator()?;
         }
-        if runs_any(&[Role::Processor, Role::Odds, Role::Wallet, Role::Bets, Role::Confirmation]) {
+        if runs_any(&[
+            Role::Processor,
+            Role::Odds,
+            Role::Wallet,
+            Role::Bets,
+            Role::Confirmation,
+        ]) {
             let (stores, claim) = open_stores(config).await?;
             if claim.is_none() {
                 if runs_any(&MIGRATING) {
@@ -181,8 +198,8 @@ impl Platform {
         }
     }
 
-    /// Stops: leaves the suppliers, finishes what the bus holds, closes every session, then the ports. What takes
-    /// longer than the shutdown timeout is cut off; `false` then.
+    /// Stops: leaves the suppliers, finishes what the bus holds, closes every session, then the
+    /// ports. What takes longer than the shutdown timeout is cut off; `false` then.
     pub async fn stop(self) -> bool {
         self.liveness.stop();
         // Half of the time for what is under way; clients are told in any case.
@@ -194,23 +211,36 @@ impl Platform {
             if let Some(simulator) = &self.parts.simulator {
                 simulator.stop().await;
             }
-            join_all(self.parts.consumers.iter().map(|consumer| consumer.send(Drain))).await;
+            join_all(
+                self.parts
+                    .consumers
+                    .iter()
+                    .map(|consumer| consumer.send(Drain)),
+            )
+            .await;
             // After the others, which may still find what cannot be read.
             if let Some(dead_letters) = &self.parts.dead_letter_consumer {
                 let _ = dead_letters.send(Drain).await;
             }
         };
-        let finished = tokio::time::timeout(self.shutdown_timeout / 2, finishing).await.is_ok();
+        let finished = tokio::time::timeout(self.shutdown_timeout / 2, finishing)
+            .await
+            .is_ok();
         let closing = async {
             if let Some(registry) = &self.parts.registry {
                 let _ = registry.send(EndAllSessions(CloseReason::GoingAway)).await;
             }
             join_all(self.parts.servers.iter().map(RunningServer::stop)).await;
         };
-        let closed = tokio::time::timeout(self.shutdown_timeout / 2, closing).await.is_ok();
+        let closed = tokio::time::timeout(self.shutdown_timeout / 2, closing)
+            .await
+            .is_ok();
         let in_time = finished && closed;
         if !in_time {
-            warn!("not everything stopped within {:?}; the rest is cut off", self.shutdown_timeout);
+            warn!(
+                "not everything stopped within {:?}; the rest is cut off",
+                self.shutdown_timeout
+            );
         }
         in_time
     }

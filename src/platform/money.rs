@@ -29,12 +29,14 @@ use crate::telemetry::metrics::{BetsMetrics, OutboxMetrics, WalletMetrics};
 
 /// Messages that may wait for the keeper, which is sent none.
 const KEEPER_MAILBOX: usize = 1;
-/// For how long the record of a change is left to the process that made it. Well below the time that a bet has, so that
-/// another process still publishes what a killed one left; a record that was published twice does no harm.
+/// For how long the record of a change is left to the process that made it. Well below the time
+/// that a bet has, so that another process still publishes what a killed one left; a record that
+/// was published twice does no harm.
 pub(super) const OUTBOX_LEASE: Duration = Duration::from_secs(3);
 
-/// Bets that are placed, decided or looked up in one call. Most of what is gained is gained by 16 (PostgreSQL placed and
-/// decided 2,200 a second one by one and 7,800 so); but with calls of 32 deciding did not catch up once it was behind.
+/// Bets that are placed, decided or looked up in one call. Most of what is gained is gained by 16
+/// (PostgreSQL placed and decided 2,200 a second one by one and 7,800 so); but with calls of 32
+/// deciding did not catch up once it was behind.
 pub(super) const MAX_TOGETHER: usize = 128;
 
 /// Records of the outbox that are published at a time.
@@ -54,7 +56,9 @@ impl PlatformBuilder<'_> {
         if config.runs(Role::Wallet) {
             self.start_wallet(stores)?;
         }
-        let Some(topics) = bus.and_then(|bus| bus.bets.as_ref()) else { return Ok(()) };
+        let Some(topics) = bus.and_then(|bus| bus.bets.as_ref()) else {
+            return Ok(());
+        };
         if config.runs(Role::Confirmation) {
             self.start_confirmation(stores, topics)?;
         }
@@ -114,7 +118,11 @@ impl PlatformBuilder<'_> {
         let arbiter = self.arbiter();
         self.start("ledger keeper", &arbiter, KEEPER_MAILBOX, keeper);
         let currency = money.currency.clone();
-        let state = web::Data::new(WalletState { desk: self.desk(stores), currency, metrics: metrics.clone() });
+        let state = web::Data::new(WalletState {
+            desk: self.desk(stores),
+            currency,
+            metrics: metrics.clone(),
+        });
         let listen = Listen {
             variable: "HTTP_PORT_WALLET",
             ip: self.settings.process.bind_address,
@@ -130,16 +138,30 @@ impl PlatformBuilder<'_> {
         })?;
         self.parts.addresses.wallet = Some(server.address);
         self.parts.servers.push(server);
-        self.serve_health(Role::Wallet, vec![check_store(&stores.main)], metrics.registry);
+        self.serve_health(
+            Role::Wallet,
+            vec![check_store(&stores.main)],
+            metrics.registry,
+        );
         Ok(())
     }
 
     /// Takes bets at these prices.
-    pub(super) fn start_bets(&mut self, stores: &Stores, topics: &BetTopics, prices: Prices) -> Result<(), StartError> {
+    pub(super) fn start_bets(
+        &mut self,
+        stores: &Stores,
+        topics: &BetTopics,
+        prices: Prices,
+    ) -> Result<(), StartError> {
         let metrics = BetsMetrics::new()?;
-        let (relay, trouble) = self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
+        let (relay, trouble) =
+            self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
         let money = &self.settings.money;
-        let checks = vec![check_store(&stores.main), check_feed(&prices.feed), check_trouble("outbox", trouble)];
+        let checks = vec![
+            check_store(&stores.main),
+            check_feed(&prices.feed),
+            check_trouble("outbox", trouble),
+        ];
         let store = stores.money.clone();
         let place = move |slips: &[BetPlacement]| store.place_bets(slips);
         let state = web::Data::from(Arc::new(BetsState {

@@ -45,7 +45,8 @@ const LISTENER_MAILBOX: usize = 1;
 /// What the role `odds` starts with.
 pub(super) struct OddsRuntime {
     pub registry: Addr<Registry>,
-    /// The registry's thread. The books that tell it run there as well: a change crosses threads once, to the sessions.
+    /// The registry's thread. The books that tell it run there as well: a change crosses threads
+    /// once, to the sessions.
     pub thread: ArbiterHandle,
     pub feed: Arc<FeedState>,
     /// Reads of the database for clients.
@@ -55,18 +56,32 @@ pub(super) struct OddsRuntime {
 
 impl PlatformBuilder<'_> {
     /// Starts the registry; `feed` makes the state of the feed that it tells of.
-    fn start_registry(&mut self, feed: impl Fn(IntGauge) -> FeedState) -> Result<OddsRuntime, StartError> {
+    fn start_registry(
+        &mut self,
+        feed: impl Fn(IntGauge) -> FeedState,
+    ) -> Result<OddsRuntime, StartError> {
         let metrics = OddsMetrics::new()?;
         let feed = Arc::new(feed(metrics.feed_live.clone()));
         let thread = self.arbiter();
-        let registry = self.start("registry", &thread, HUB_MAILBOX, Registry::new(metrics.clone()));
+        let registry = self.start(
+            "registry",
+            &thread,
+            HUB_MAILBOX,
+            Registry::new(metrics.clone()),
+        );
         self.parts.registry = Some(registry.clone());
         let reads = self.client_reads(metrics.client_reads_refused.clone());
-        Ok(OddsRuntime { registry, thread, feed, reads, metrics })
+        Ok(OddsRuntime {
+            registry,
+            thread,
+            feed,
+            reads,
+            metrics,
+        })
     }
 
-    /// The queue of the reads that clients cause; `refused` counts those that find no place. A quarter of the connections:
-    /// the others serve the live path.
+    /// The queue of the reads that clients cause; `refused` counts those that find no place. A
+    /// quarter of the connections: the others serve the live path.
     pub(super) fn client_reads(&self, refused: IntCounter) -> Arc<ClientReads> {
         let limits = ReadLimits {
             at_once: self.settings.store.database_pool_size as usize / 4,
@@ -76,9 +91,10 @@ impl PlatformBuilder<'_> {
         Arc::new(ClientReads::new(limits, refused))
     }
 
-    /// Starts the books, and serves clients from them. Where the cache tells of every change, clients are served from
-    /// books that follow it: then it does not matter which process reads which partition of the bus. Gives where the
-    /// prices are to be had, for bets: the very books that clients are shown.
+    /// Starts the books, and serves clients from them. Where the cache tells of every change,
+    /// clients are served from books that follow it: then it does not matter which process reads
+    /// which partition of the bus. Gives where the prices are to be had, for bets: the very books
+    /// that clients are shown.
     pub(super) fn start_books(
         &mut self,
         config: &Config,
@@ -93,7 +109,11 @@ impl PlatformBuilder<'_> {
             _ => FeedState::in_process,
         };
         let shows = config.runs(Role::Odds) || config.runs(Role::Bets);
-        let odds = if shows { Some(self.start_registry(feed)?) } else { None };
+        let odds = if shows {
+            Some(self.start_registry(feed)?)
+        } else {
+            None
+        };
         let mut books = None;
         if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
             let told = odds.as_ref().filter(|_| broadcasts.is_none());
@@ -107,12 +127,16 @@ impl PlatformBuilder<'_> {
                 self.start_mirror(&odds, broadcasts, cache, &stores.read)
             }
             (None, Some(books)) => books,
-            // The configuration does not let them run without a processor where the cache tells nobody.
+            // The configuration does not let them run without a processor where the cache tells
+            // nobody.
             (None, None) => return Ok(None),
         };
         checks.push(check_feed(&odds.feed));
-        let prices =
-            Prices { snapshots: books.clone().recipient(), timeout: SNAPSHOT_TIMEOUT, feed: odds.feed.clone() };
+        let prices = Prices {
+            snapshots: books.clone().recipient(),
+            timeout: SNAPSHOT_TIMEOUT,
+            feed: odds.feed.clone(),
+        };
         if config.runs(Role::Odds) {
             self.start_odds(odds, &books, &stores.read, checks)?;
         }
@@ -127,12 +151,26 @@ impl PlatformBuilder<'_> {
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
     ) -> Addr<BookRouter> {
-        let OddsRuntime { registry, thread, feed, reads, metrics } = odds;
+        let OddsRuntime {
+            registry,
+            thread,
+            feed,
+            reads,
+            metrics,
+        } = odds;
         let edges = Arc::new(BookEdges {
             first_position: None,
-            source: BookSource::new(cache.clone(), store.clone(), reads.clone(), metrics.book_metrics())
-                .within(self.limits()),
-            listeners: vec![ChangeSubscriber::new(registry.clone().recipient(), metrics.registry_depth.clone())],
+            source: BookSource::new(
+                cache.clone(),
+                store.clone(),
+                reads.clone(),
+                metrics.book_metrics(),
+            )
+            .within(self.limits()),
+            listeners: vec![ChangeSubscriber::new(
+                registry.clone().recipient(),
+                metrics.registry_depth.clone(),
+            )],
             is_mirror: true,
             metrics: metrics.book_metrics(),
         });
@@ -144,7 +182,13 @@ impl PlatformBuilder<'_> {
             feed: registry.clone().recipient(),
         };
         let stale_after = self.settings.cache.feed_stale_after;
-        let listener = BroadcastListener::new(broadcasts, edges, feed.clone(), stale_after, metrics.clone());
+        let listener = BroadcastListener::new(
+            broadcasts,
+            edges,
+            feed.clone(),
+            stale_after,
+            metrics.clone(),
+        );
         self.start("broadcast listener", thread, LISTENER_MAILBOX, listener);
         router
     }
@@ -158,7 +202,13 @@ impl PlatformBuilder<'_> {
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
         let clients = &self.settings.clients;
-        let OddsRuntime { registry, feed, reads, metrics, .. } = odds;
+        let OddsRuntime {
+            registry,
+            feed,
+            reads,
+            metrics,
+            ..
+        } = odds;
         let snapshots: Recipient<GetSnapshot> = books.clone().recipient();
         let limits = session_limits(self.settings);
         let settings = DistributorSettings {
@@ -177,7 +227,11 @@ impl PlatformBuilder<'_> {
             open_sessions: Arc::new(AtomicUsize::new(0)),
             next_session: AtomicU64::new(1),
             max_sessions: clients.ws_max_sessions,
-            allowed_origins: [clients.ws_allowed_origins.as_slice(), &self.settings.process.allowed_origins].concat(),
+            allowed_origins: [
+                clients.ws_allowed_origins.as_slice(),
+                &self.settings.process.allowed_origins,
+            ]
+            .concat(),
             addresses: client_bounds.addresses.clone(),
             metrics: metrics.clone(),
         });
@@ -195,15 +249,26 @@ impl PlatformBuilder<'_> {
             ),
         };
         let failures = Arc::new(LogLimit::every(SNAPSHOT_FAILURE_INTERVAL));
-        // Each of the server's threads configures its own: it begins with a distributor for its sessions.
+        // Each of the server's threads configures its own: it begins with a distributor for its
+        // sessions.
         let server = server::start_within(client_bounds, listen, move |config| {
             let distributor = Distributor::start_here(settings, registry.clone(), told.clone());
             let watched = distributor.clone();
             liveness.watch("distributor", move || watched.connected());
             let (snapshots, metrics, frames) = (snapshots.clone(), told.clone(), frames.clone());
             let failures = failures.clone();
-            let sessions = SessionEdges { distributor, snapshots, limits, frames, queue, failures, metrics };
-            config.app_data(state.clone()).app_data(web::Data::new(sessions));
+            let sessions = SessionEdges {
+                distributor,
+                snapshots,
+                limits,
+                frames,
+                queue,
+                failures,
+                metrics,
+            };
+            config
+                .app_data(state.clone())
+                .app_data(web::Data::new(sessions));
             odds_routes(config);
         })?;
         self.parts.addresses.odds = Some(server.address);

@@ -33,8 +33,8 @@ const CONSUMER_MAILBOX: usize = 16;
 const HEARTBEAT_MAILBOX: usize = 1;
 
 impl PlatformBuilder<'_> {
-    /// Starts the books, the writers and what reads the bus for them. Gives the books; `odds` is told of changes where
-    /// the cache tells nobody.
+    /// Starts the books, the writers and what reads the bus for them. Gives the books; `odds` is
+    /// told of changes where the cache tells nobody.
     pub(super) fn start_processor(
         &mut self,
         bus: &Bus,
@@ -44,22 +44,37 @@ impl PlatformBuilder<'_> {
     ) -> Result<Addr<BookRouter>, StartError> {
         let metrics = ProcessorMetrics::new()?;
         let live = odds.map_or_else(|| self.arbiter(), |odds| odds.thread.clone());
-        let cache_writer = CacheWriter::new(cache.clone(), metrics.clone()).repairing_from(store.clone());
+        let cache_writer =
+            CacheWriter::new(cache.clone(), metrics.clone()).repairing_from(store.clone());
         let cache_health = cache_writer.health();
         let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);
         let depth = metrics.mailbox_depth.with_label_values(&["cache_writer"]);
-        let mut listeners = vec![ChangeSubscriber::new(cache_writer.clone().recipient(), depth)];
+        let mut listeners = vec![ChangeSubscriber::new(
+            cache_writer.clone().recipient(),
+            depth,
+        )];
         if let Some(odds) = odds {
-            listeners
-                .push(ChangeSubscriber::new(odds.registry.clone().recipient(), odds.metrics.registry_depth.clone()));
+            listeners.push(ChangeSubscriber::new(
+                odds.registry.clone().recipient(),
+                odds.metrics.registry_depth.clone(),
+            ));
         }
         // Clients ask the books that they are shown.
         let clients = match odds {
             Some(odds) => odds.reads.clone(),
-            None => self.client_reads(prometheus::IntCounter::new("unused", "no client asks this process")?),
+            None => self.client_reads(prometheus::IntCounter::new(
+                "unused",
+                "no client asks this process",
+            )?),
         };
         let limits = self.limits();
-        let source = BookSource::new(cache.clone(), store.clone(), clients, metrics.book_metrics()).within(limits);
+        let source = BookSource::new(
+            cache.clone(),
+            store.clone(),
+            clients,
+            metrics.book_metrics(),
+        )
+        .within(limits);
         let edges = Arc::new(BookEdges {
             first_position: bus.first_position,
             source,
@@ -77,7 +92,9 @@ impl PlatformBuilder<'_> {
         };
         let writer = StoreWriter::new(store.clone(), retention, metrics.clone());
         let last_batch = writer.last_batch();
-        let writer: Recipient<StoreBatch> = self.start("store writer", &storing, HUB_MAILBOX, writer).recipient();
+        let writer: Recipient<StoreBatch> = self
+            .start("store writer", &storing, HUB_MAILBOX, writer)
+            .recipient();
 
         let work = Work::Books {
             books: router.clone().recipient(),
@@ -85,31 +102,63 @@ impl PlatformBuilder<'_> {
             cache: cache_writer.recipient(),
         };
         let settings = &self.settings.bus;
-        let (group_live, group_store) = (settings.kafka_group_live.clone(), settings.kafka_group_store.clone());
+        let (group_live, group_store) = (
+            settings.kafka_group_live.clone(),
+            settings.kafka_group_store.clone(),
+        );
         let batch_wait = self.settings.store.store_batch_wait;
         let reading = self.reading(group_live, &bus.updates, Duration::ZERO);
-        let (consumer, (life, backlog), live_group) =
-            self.start_consumer("live consumer", &live, &bus.updates, reading, work, &metrics)?;
+        let (consumer, (life, backlog), live_group) = self.start_consumer(
+            "live consumer",
+            &live,
+            &bus.updates,
+            reading,
+            work,
+            &metrics,
+        )?;
         self.parts.consumers.push(consumer);
         let told = match odds {
             Some(OddsRuntime { registry, feed, .. }) => {
                 feed.follow(backlog.clone(), self.settings.cache.feed_stale_after);
-                HeartbeatTarget::Local { state: feed.clone(), feed: registry.clone().recipient() }
+                HeartbeatTarget::Local {
+                    state: feed.clone(),
+                    feed: registry.clone().recipient(),
+                }
             }
             None => HeartbeatTarget::Broadcast(cache.clone(), cache_health.clone()),
         };
-        let heartbeat = Heartbeat::new(bus.updates.clone(), (life, backlog), live_group.clone(), told);
+        let heartbeat = Heartbeat::new(
+            bus.updates.clone(),
+            (life, backlog),
+            live_group.clone(),
+            told,
+        );
         self.start("heartbeat", &live, HEARTBEAT_MAILBOX, heartbeat);
-        let work = Work::Store { store: writer.clone(), dead_letters: bus.dead_letters.clone() };
+        let work = Work::Store {
+            store: writer.clone(),
+            dead_letters: bus.dead_letters.clone(),
+        };
         let reading = self.reading(group_store, &bus.updates, batch_wait);
-        let (consumer, _, store_group) =
-            self.start_consumer("store consumer", &storing, &bus.updates, reading, work, &metrics)?;
+        let (consumer, _, store_group) = self.start_consumer(
+            "store consumer",
+            &storing,
+            &bus.updates,
+            reading,
+            work,
+            &metrics,
+        )?;
         self.parts.consumers.push(consumer);
         if !bus.keeps_dead_letters() {
             let work = Work::DeadLetters(writer);
             let reading = self.reading(DEAD_LETTER_GROUP.to_owned(), &bus.dead_letters, batch_wait);
-            let (consumer, ..) =
-                self.start_consumer("dead letters", &storing, &bus.dead_letters, reading, work, &metrics)?;
+            let (consumer, ..) = self.start_consumer(
+                "dead letters",
+                &storing,
+                &bus.dead_letters,
+                reading,
+                work,
+                &metrics,
+            )?;
             self.parts.dead_letter_consumer = Some(consumer);
         }
 
@@ -126,7 +175,13 @@ impl PlatformBuilder<'_> {
 
     fn reading(&self, group: String, topic: &Arc<dyn Topic>, linger: Duration) -> ConsumerSettings {
         let batch_size = self.settings.bus.bus_batch_size;
-        ConsumerSettings { group, topic: topic.name().to_owned(), batch_size, linger, limits: self.limits() }
+        ConsumerSettings {
+            group,
+            topic: topic.name().to_owned(),
+            batch_size,
+            linger,
+            limits: self.limits(),
+        }
     }
 
     fn start_consumer(
@@ -142,6 +197,10 @@ impl PlatformBuilder<'_> {
         let health = subscription.health();
         let consumer = BusConsumer::new(settings, subscription, work, metrics.clone());
         let life = (consumer.life(), consumer.backlog());
-        Ok((self.start(name, arbiter, CONSUMER_MAILBOX, consumer), life, health))
+        Ok((
+            self.start(name, arbiter, CONSUMER_MAILBOX, consumer),
+            life,
+            health,
+        ))
     }
 }

@@ -10,21 +10,35 @@ use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::runtime::blocking::blocking;
 use crate::store::{Store, StoreError};
 
-/// Delays between tries while a database is away. Its store spares the server: most of these do not reach it.
-const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(200), most: Duration::from_millis(500) };
+/// Delays between tries while a database is away. Its store spares the server: most of these do not
+/// reach it.
+const RETRY: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(200),
+    most: Duration::from_millis(500),
+};
 
-/// Brings the tables to this version, as soon as the database lets it. Until then whoever uses the store is told that
-/// it is unavailable, and tries again.
+/// Brings the tables to this version, as soon as the database lets it. Until then whoever uses the
+/// store is told that it is unavailable, and tries again.
 pub(super) async fn migrate(store: Arc<dyn Store>) {
-    until(store, "the database is there, its tables are up to date", |store| store.migrate()).await;
+    until(
+        store,
+        "the database is there, its tables are up to date",
+        |store| store.migrate(),
+    )
+    .await;
 }
 
-/// Says in the log that the database is waited for, where nobody else does: `odds` only reads it when it is asked.
+/// Says in the log that the database is waited for, where nobody else does: `odds` only reads it
+/// when it is asked.
 pub(super) async fn log_when_available(store: Arc<dyn Store>) {
     until(store, "the database is there", |store| store.ping()).await;
 }
 
-async fn until(store: Arc<dyn Store>, there: &'static str, step: fn(&dyn Store) -> Result<(), StoreError>) {
+async fn until(
+    store: Arc<dyn Store>,
+    there: &'static str,
+    step: fn(&dyn Store) -> Result<(), StoreError>,
+) {
     let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
     let mut said = None;
     loop {

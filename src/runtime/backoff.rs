@@ -13,7 +13,8 @@ pub struct BackoffPolicy {
     pub most: Duration,
 }
 
-/// The delays of one row of failures. Each is up to twice its base: the jitter keeps many from trying in step.
+/// The delays of one row of failures. Each is up to twice its base: the jitter keeps many from
+/// trying in step.
 #[derive(Debug)]
 pub struct Backoff {
     policy: BackoffPolicy,
@@ -25,7 +26,12 @@ pub struct Backoff {
 impl Backoff {
     /// Delays within `policy`, their jitter drawn from `seed`.
     pub fn new(policy: BackoffPolicy, seed: u64) -> Backoff {
-        Backoff { policy, seed, delays: delays(policy, seed), failures: 0 }
+        Backoff {
+            policy,
+            seed,
+            delays: delays(policy, seed),
+            failures: 0,
+        }
     }
 
     /// Counts a failure and gives the delay before the next try.
@@ -63,7 +69,10 @@ mod tests {
 
     use super::*;
 
-    const POLICY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+    const POLICY: BackoffPolicy = BackoffPolicy {
+        first: Duration::from_millis(100),
+        most: Duration::from_secs(5),
+    };
 
     #[test]
     fn a_success_starts_it_over() {

@@ -15,6 +15,8 @@ pub async fn blocking_with<T: Send + 'static, E: From<StoreError> + Send + 'stat
 ) -> Result<T, E> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(failure) => Err(StoreError::Unavailable(format!("the database thread failed: {failure}")).into()),
+        Err(failure) => {
+            Err(StoreError::Unavailable(format!("the database thread failed: {failure}")).into())
+        }
     }
 }

@@ -41,7 +41,12 @@ pub struct Breaker {
 impl Breaker {
     /// A closed one.
     pub fn new(policy: BreakerPolicy) -> Breaker {
-        Breaker { policy, failures: 0, since: None, is_trying: false }
+        Breaker {
+            policy,
+            failures: 0,
+            since: None,
+            is_trying: false,
+        }
     }
 
     /// How it stands.
@@ -53,8 +58,9 @@ impl Breaker {
         }
     }
 
-    /// Whether a call may be made now; one that may has to be followed by [`Breaker::succeeded`] or [`Breaker::failed`].
-    /// A call that is let through to see and never reports holds nobody up: after another pause the next one is.
+    /// Whether a call may be made now; one that may has to be followed by [`Breaker::succeeded`] or
+    /// [`Breaker::failed`]. A call that is let through to see and never reports holds nobody up:
+    /// after another pause the next one is.
     pub fn permits(&mut self, now: Timestamp) -> bool {
         let Some(since) = self.since else { return true };
         if now.seconds_since(since) < self.policy.pause.as_secs_f64() {
@@ -87,7 +93,10 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    const POLICY: BreakerPolicy = BreakerPolicy { failures: 3, pause: Duration::from_secs(2) };
+    const POLICY: BreakerPolicy = BreakerPolicy {
+        failures: 3,
+        pause: Duration::from_secs(2),
+    };
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1_000).unwrap()
@@ -112,7 +121,10 @@ mod tests {
             assert_eq!(breaker.state(), BreakerState::Closed);
         }
         breaker.failed(at(0));
-        assert_eq!((breaker.state(), breaker.permits(at(1))), (BreakerState::Open, false));
+        assert_eq!(
+            (breaker.state(), breaker.permits(at(1))),
+            (BreakerState::Open, false)
+        );
     }
 
     #[test]
@@ -123,10 +135,16 @@ mod tests {
         assert_eq!(breaker.state(), BreakerState::HalfOpen);
         assert!(!breaker.permits(at(2)), "only one");
         breaker.failed(at(3));
-        assert_eq!((breaker.state(), breaker.permits(at(4))), (BreakerState::Open, false));
+        assert_eq!(
+            (breaker.state(), breaker.permits(at(4))),
+            (BreakerState::Open, false)
+        );
         assert!(breaker.permits(at(5)));
         breaker.succeeded();
-        assert_eq!((breaker.state(), breaker.permits(at(5))), (BreakerState::Closed, true));
+        assert_eq!(
+            (breaker.state(), breaker.permits(at(5))),
+            (BreakerState::Closed, true)
+        );
     }
 
     #[test]

@@ -49,7 +49,8 @@ impl Clock {
     pub fn of_tokio() -> Clock {
         let (start, began) = (Timestamp::now(), tokio::time::Instant::now());
         Clock(Arc::new(move || {
-            Timestamp::from_micros(start.micros() + began.elapsed().as_micros() as i64).unwrap_or(start)
+            Timestamp::from_micros(start.micros() + began.elapsed().as_micros() as i64)
+                .unwrap_or(start)
         }))
     }
 }
@@ -62,10 +63,19 @@ mod tests {
     async fn moments_before_and_after() {
         let clock = Clock::of_tokio();
         let (now, second) = (clock.now(), Duration::from_secs(1));
-        assert_eq!((clock.after(second).seconds_since(now), clock.before(second).seconds_since(now)), (1.0, -1.0));
+        assert_eq!(
+            (
+                clock.after(second).seconds_since(now),
+                clock.before(second).seconds_since(now)
+            ),
+            (1.0, -1.0)
+        );
         let later = clock.after(3 * second);
         tokio::time::advance(second).await;
-        assert_eq!((clock.until(later), clock.until(now)), (2 * second, Duration::ZERO));
+        assert_eq!(
+            (clock.until(later), clock.until(now)),
+            (2 * second, Duration::ZERO)
+        );
         assert_eq!(clock.after(Duration::MAX), clock.now());
     }
 }

@@ -11,15 +11,17 @@ use socket2::{SockRef, Socket};
 /// Unsent bytes that the kernel holds of a connection.
 const MAX_UNSENT: u32 = 16 * 1024;
 
-/// A second handle to a client's socket. Needed because a client that stops reading freezes the session that would
-/// close it.
+/// A second handle to a client's socket. Needed because a client that stops reading freezes the
+/// session that would close it.
 #[derive(Clone, Debug)]
 pub struct ConnectionHandle(Arc<Socket>);
 
 impl ConnectionHandle {
     /// A second handle to a stream.
     pub fn of(stream: &TcpStream) -> std::io::Result<ConnectionHandle> {
-        Ok(ConnectionHandle(Arc::new(SockRef::from(stream).try_clone()?)))
+        Ok(ConnectionHandle(Arc::new(
+            SockRef::from(stream).try_clone()?,
+        )))
     }
 
     /// Ends the connection at once, without a close frame.
@@ -38,9 +40,14 @@ impl ConnectionHandle {
         }
     }
 
-    /// Ends the connection in order, with a last answer that is sent only if there is room for it at once.
+    /// Ends the connection in order, with a last answer that is sent only if there is room for it
+    /// at once.
     pub fn close_with(&self, answer: &[u8]) {
-        if let Err(error) = self.0.send(answer).and_then(|_| self.0.shutdown(Shutdown::Both)) {
+        if let Err(error) = self
+            .0
+            .send(answer)
+            .and_then(|_| self.0.shutdown(Shutdown::Both))
+        {
             debug!("no last answer: {error}");
             self.close();
         }
@@ -52,7 +59,8 @@ pub fn prepare(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!("TCP_NODELAY not set: {error}");
     }
-    // The kernel takes no megabytes ahead of a client that does not read, and writing shows whether it reads.
+    // The kernel takes no megabytes ahead of a client that does not read, and writing shows whether
+    // it reads.
     if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT) {
         debug!("TCP_NOTSENT_LOWAT not set: {error}");
     }

@@ -2,7 +2,8 @@
 
 use actix::prelude::*;
 
-/// To a consumer: finish what would be lost with the process, read nothing more, leave the group, and answer.
+/// To a consumer: finish what would be lost with the process, read nothing more, leave the group,
+/// and answer.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Drain;

@@ -33,7 +33,11 @@ impl FeedState {
     }
 
     fn new(gauge: IntGauge, lost: Option<&str>) -> FeedState {
-        let state = FeedState { lost: Mutex::default(), backlog: OnceLock::new(), gauge };
+        let state = FeedState {
+            lost: Mutex::default(),
+            backlog: OnceLock::new(),
+            gauge,
+        };
         state.set(lost);
         state
     }
@@ -45,7 +49,8 @@ impl FeedState {
         self.gauge.set(i64::from(lost.is_none()));
     }
 
-    /// Judges the feed by the age of what is not applied, too: prices are old once a record waits for `limit`.
+    /// Judges the feed by the age of what is not applied, too: prices are old once a record waits
+    /// for `limit`.
     pub(crate) fn follow(&self, backlog: Arc<Backlog>, limit: Duration) {
         // Once in a life.
         let _ = self.backlog.set((backlog, limit));
@@ -60,12 +65,20 @@ impl FeedState {
 
     /// Whether every change arrives.
     pub fn is_live(&self) -> bool {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).is_none() && self.behind().is_none()
+        self.lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+            && self.behind().is_none()
     }
 
     /// What is in the way, for readiness; none while live.
     pub fn problem(&self) -> Option<String> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(|| self.behind())
+        self.lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .or_else(|| self.behind())
     }
 
     /// What is shown is current.

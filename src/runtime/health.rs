@@ -1,5 +1,6 @@
-//! What keeps an actor from its work: known to a check of readiness, and logged once a cause, however often it occurs. A
-//! fault that comes and goes is logged in growing intervals, with the number of times it occurred between.
+//! What keeps an actor from its work: known to a check of readiness, and logged once a cause,
+//! however often it occurs. A fault that comes and goes is logged in growing intervals, with the
+//! number of times it occurred between.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +18,11 @@ pub struct HealthCell {
 impl HealthCell {
     /// None yet. `what` is what cannot be done then, as `bets cannot be decided`.
     pub const fn new(what: &'static str) -> HealthCell {
-        HealthCell { what, cause: Mutex::new(None), log: FaultLog::new() }
+        HealthCell {
+            what,
+            cause: Mutex::new(None),
+            log: FaultLog::new(),
+        }
     }
 
     /// It was tried, and failed.

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A sign of life that a session gives whenever it is to ping, and a consumer whenever it looks at the bus, in milliseconds
-/// since `start`; and whether its distributor has given the session up.
+/// A sign of life that a session gives whenever it is to ping, and a consumer whenever it looks at
+/// the bus, in milliseconds since `start`; and whether its distributor has given the session up.
 #[derive(Debug)]
 pub struct LivenessProbe {
     start: Instant,
@@ -15,12 +15,17 @@ pub struct LivenessProbe {
 impl LivenessProbe {
     /// Alive now.
     pub fn new() -> LivenessProbe {
-        LivenessProbe { start: Instant::now(), millis: AtomicU64::new(0), evicted: AtomicBool::new(false) }
+        LivenessProbe {
+            start: Instant::now(),
+            millis: AtomicU64::new(0),
+            evicted: AtomicBool::new(false),
+        }
     }
 
     /// Still alive.
     pub fn touch(&self) {
-        self.millis.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.millis
+            .store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Ended from outside.
@@ -35,7 +40,9 @@ impl LivenessProbe {
 
     /// How long ago the last one was given.
     pub fn age(&self) -> Duration {
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.millis.load(Ordering::Relaxed)))
+        self.start
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.millis.load(Ordering::Relaxed)))
     }
 }
 

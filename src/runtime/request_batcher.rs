@@ -1,10 +1,12 @@
-//! Calls to the store that come at the same time, made as one. A database does many small things much sooner together than
-//! one by one; so whoever comes while others are at it waits for them with all who come meanwhile, and goes in one call
-//! with those. Whoever comes alone goes at once. Where the database refuses a call because of one of its questions, each is
-//! asked by itself, so that nobody is told of another's.
+//! Calls to the store that come at the same time, made as one. A database does many small things
+//! much sooner together than one by one; so whoever comes while others are at it waits for them
+//! with all who come meanwhile, and goes in one call with those. Whoever comes alone goes at once.
+//! Where the database refuses a call because of one of its questions, each is asked by itself, so
+//! that nobody is told of another's.
 //!
-//! Questions of several kinds take turns at the database. A kind of which more wait asks more of them in its turn, so that
-//! none is left behind by another that comes faster: bets are decided as fast as they are placed.
+//! Questions of several kinds take turns at the database. A kind of which more wait asks more of
+//! them in its turn, so that none is left behind by another that comes faster: bets are decided as
+//! fast as they are placed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +16,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::store::StoreError;
 
-/// Calls that may be under way at once, of all kinds that share these turns. Whoever waits longest is next.
+/// Calls that may be under way at once, of all kinds that share these turns. Whoever waits longest
+/// is next.
 #[derive(Clone, Debug)]
 pub struct ConcurrencyLimit {
     turns: Arc<Semaphore>,
@@ -25,7 +28,10 @@ pub struct ConcurrencyLimit {
 impl ConcurrencyLimit {
     /// So many calls at once; half of them, at least one, may be of one kind.
     pub fn new(turns: usize) -> ConcurrencyLimit {
-        ConcurrencyLimit { turns: Arc::new(Semaphore::new(turns.max(1))), calls: (turns / 2).max(1) }
+        ConcurrencyLimit {
+            turns: Arc::new(Semaphore::new(turns.max(1))),
+            calls: (turns / 2).max(1),
+        }
     }
 }
 
@@ -37,7 +43,8 @@ pub struct RequestBatcher<Q, A> {
     call: Box<Call<Q, A>>,
     turns: ConcurrencyLimit,
     most: usize,
-    /// Whose questions are asked does not depend on the thread that asked first, which may end before them.
+    /// Whose questions are asked does not depend on the thread that asked first, which may end
+    /// before them.
     runtime: Handle,
     state: Mutex<State<Q, A>>,
 }
@@ -56,9 +63,18 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
         most: usize,
         call: impl Fn(&[Q]) -> Result<Vec<A>, StoreError> + Send + Sync + 'static,
     ) -> Arc<RequestBatcher<Q, A>> {
-        let state = Mutex::new(State { waiting: VecDeque::new(), workers: 0 });
+        let state = Mutex::new(State {
+            waiting: VecDeque::new(),
+            workers: 0,
+        });
         let (turns, runtime) = (turns.clone(), Handle::current());
-        Arc::new(RequestBatcher { call: Box::new(call), turns, most: most.max(1), runtime, state })
+        Arc::new(RequestBatcher {
+            call: Box::new(call),
+            turns,
+            most: most.max(1),
+            runtime,
+            state,
+        })
     }
 
     /// The answer to a question. Whoever does not wait for it has it asked all the same.
@@ -67,7 +83,9 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
         if self.enqueue(question, asker) {
             self.runtime.spawn(self.clone().work());
         }
-        answer.await.unwrap_or_else(|_| Err(failed("it gave no answer")))
+        answer
+            .await
+            .unwrap_or_else(|_| Err(failed("it gave no answer")))
     }
 
     /// Says whether another worker is needed, which is counted already.
@@ -84,19 +102,26 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
         loop {
             // Never closed.
             let turn = self.turns.turns.acquire().await;
-            let Some((questions, askers)) = self.take() else { return };
+            let Some((questions, askers)) = self.take() else {
+                return;
+            };
             let this = self.clone();
             let called = tokio::task::spawn_blocking(move || this.answers(&questions)).await;
             drop(turn);
             match called {
-                Ok(answers) => askers.into_iter().zip(answers).for_each(|(asker, answer)| tell(asker, answer)),
-                Err(failure) => askers.into_iter().for_each(|asker| tell(asker, Err(failed(&failure.to_string())))),
+                Ok(answers) => askers
+                    .into_iter()
+                    .zip(answers)
+                    .for_each(|(asker, answer)| tell(asker, answer)),
+                Err(failure) => askers
+                    .into_iter()
+                    .for_each(|asker| tell(asker, Err(failed(&failure.to_string())))),
             }
         }
     }
 
-    /// As much of what waits as goes into a call. Where that is nothing the worker is counted no more: who comes now needs
-    /// another.
+    /// As much of what waits as goes into a call. Where that is nothing the worker is counted no
+    /// more: who comes now needs another.
     fn take(&self) -> Option<(Vec<Q>, Vec<Asker<A>>)> {
         let mut state = self.state();
         let size = state.waiting.len().min(self.most);
@@ -112,7 +137,10 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
         match (self.call)(questions) {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
             Err(StoreError::Refused(_) | StoreError::Unreadable(_)) if questions.len() > 1 => {
-                questions.chunks(1).flat_map(|question| self.answers(question)).collect()
+                questions
+                    .chunks(1)
+                    .flat_map(|question| self.answers(question))
+                    .collect()
             }
             Err(error) => questions.iter().map(|_| Err(error.clone())).collect(),
         }
@@ -151,16 +179,26 @@ mod tests {
         let (lets, is_let) = mpsc::channel();
         let (noted, is_let): (Arc<Mutex<Vec<Vec<u32>>>>, _) = (Arc::default(), Mutex::new(is_let));
         let notes = noted.clone();
-        let together = RequestBatcher::new(&ConcurrencyLimit::new(turns), most, move |numbers: &[u32]| {
-            notes.lock().unwrap().push(numbers.to_vec());
-            is_let.lock().unwrap().recv().unwrap();
-            match numbers {
-                numbers if numbers.contains(&13) => panic!("thirteen"),
-                numbers if numbers.contains(&0) => Err(StoreError::Refused("nought".to_owned())),
-                numbers => Ok(numbers.iter().map(|number| number * 2).collect()),
-            }
-        });
-        Doubler { together, calls: noted, lets }
+        let together = RequestBatcher::new(
+            &ConcurrencyLimit::new(turns),
+            most,
+            move |numbers: &[u32]| {
+                notes.lock().unwrap().push(numbers.to_vec());
+                is_let.lock().unwrap().recv().unwrap();
+                match numbers {
+                    numbers if numbers.contains(&13) => panic!("thirteen"),
+                    numbers if numbers.contains(&0) => {
+                        Err(StoreError::Refused("nought".to_owned()))
+                    }
+                    numbers => Ok(numbers.iter().map(|number| number * 2).collect()),
+                }
+            },
+        );
+        Doubler {
+            together,
+            calls: noted,
+            lets,
+        }
     }
 
     impl Doubler {
@@ -194,9 +232,16 @@ mod tests {
         }
         (0..3).for_each(|_| doubler.lets.send(()).unwrap());
         assert_eq!(first.await.unwrap(), Ok(2));
-        let answers: Vec<_> = join_all(others).await.into_iter().map(|answer| answer.unwrap().unwrap()).collect();
+        let answers: Vec<_> = join_all(others)
+            .await
+            .into_iter()
+            .map(|answer| answer.unwrap().unwrap())
+            .collect();
         assert_eq!(answers, [4, 6, 8, 10, 12]);
-        assert_eq!(*doubler.calls.lock().unwrap(), [vec![1], vec![2, 3, 4], vec![5, 6]]);
+        assert_eq!(
+            *doubler.calls.lock().unwrap(),
+            [vec![1], vec![2, 3, 4], vec![5, 6]]
+        );
     }
 
     #[tokio::test]
@@ -205,12 +250,24 @@ mod tests {
         let asked: Vec<_> = (1..=3).map(|number| doubler.submit(number)).collect();
         doubler.until_calls(2).await;
         doubler.until_waiting(1).await;
-        assert_eq!((doubler.calls.lock().unwrap().len(), doubler.together.state().workers), (2, 2));
+        assert_eq!(
+            (
+                doubler.calls.lock().unwrap().len(),
+                doubler.together.state().workers
+            ),
+            (2, 2)
+        );
         (0..3).for_each(|_| doubler.lets.send(()).unwrap());
-        assert!(join_all(asked).await.into_iter().all(|answer| answer.unwrap().is_ok()));
+        assert!(
+            join_all(asked)
+                .await
+                .into_iter()
+                .all(|answer| answer.unwrap().is_ok())
+        );
     }
 
-    /// Two kinds at one turn: as long as both have something to ask, they ask in turn, and the slower one asks all it has.
+    /// Two kinds at one turn: as long as both have something to ask, they ask in turn, and the
+    /// slower one asks all it has.
     #[tokio::test]
     async fn kinds_take_turns() {
         let (turns, calls) = (ConcurrencyLimit::new(1), Arc::new(Mutex::new(Vec::new())));
@@ -234,8 +291,15 @@ mod tests {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         (0..3).for_each(|_| lets.send(()).unwrap());
-        join_all(asked).await.into_iter().flat_map(Result::unwrap).for_each(|answer| assert!(answer.is_ok()));
-        assert_eq!(*calls.lock().unwrap(), [("few", 2), ("many", 50), ("few", 2)]);
+        join_all(asked)
+            .await
+            .into_iter()
+            .flat_map(Result::unwrap)
+            .for_each(|answer| assert!(answer.is_ok()));
+        assert_eq!(
+            *calls.lock().unwrap(),
+            [("few", 2), ("many", 50), ("few", 2)]
+        );
     }
 
     #[tokio::test]
@@ -250,9 +314,23 @@ mod tests {
         }
         (0..5).for_each(|_| doubler.lets.send(()).unwrap());
         assert_eq!(first.await.unwrap(), Ok(2));
-        let answers: Vec<_> = join_all(others).await.into_iter().map(Result::unwrap).collect();
-        assert_eq!(answers, [Ok(10), Err(StoreError::Refused("nought".to_owned())), Ok(14)]);
-        assert_eq!(doubler.calls.lock().unwrap()[1..], [vec![5, 0, 7], vec![5], vec![0], vec![7]]);
+        let answers: Vec<_> = join_all(others)
+            .await
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(
+            answers,
+            [
+                Ok(10),
+                Err(StoreError::Refused("nought".to_owned())),
+                Ok(14)
+            ]
+        );
+        assert_eq!(
+            doubler.calls.lock().unwrap()[1..],
+            [vec![5, 0, 7], vec![5], vec![0], vec![7]]
+        );
     }
 
     #[tokio::test]

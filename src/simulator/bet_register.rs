@@ -1,4 +1,5 @@
-//! What the supplier knows about bets: which it took, which it rejected, which were cancelled. A bet is decided once.
+//! What the supplier knows about bets: which it took, which it rejected, which were cancelled. A
+//! bet is decided once.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -69,13 +70,26 @@ impl BetRegister {
     /// Empty books of a supplier that rejects a share of all bets, 0 to 1.
     pub fn new(reject_share: f64) -> BetRegister {
         let most_bets = MAX_BETS;
-        BetRegister { reject_share, most_bets, bets: HashMap::new(), oldest_first: VecDeque::new(), bytes: 0 }
+        BetRegister {
+            reject_share,
+            most_bets,
+            bets: HashMap::new(),
+            oldest_first: VecDeque::new(),
+            bytes: 0,
+        }
     }
 
     /// Decides a bet, or says again what was decided.
     pub fn confirm(&mut self, bet_id: &str) -> ConfirmResponse {
         let rejected = confirm::is_rejected(bet_id, self.reject_share);
-        let entry = self.entry(bet_id, if rejected { BookedStatus::Rejected } else { BookedStatus::Confirmed });
+        let entry = self.entry(
+            bet_id,
+            if rejected {
+                BookedStatus::Rejected
+            } else {
+                BookedStatus::Confirmed
+            },
+        );
         entry.asked += 1;
         let reason = match entry.status {
             BookedStatus::Confirmed => None,
@@ -85,7 +99,8 @@ impl BetRegister {
         ConfirmResponse::new(bet_id, reason)
     }
 
-    /// Cancels a bet, whatever it is; also one that is not known, so that a confirmation which comes later finds it so.
+    /// Cancels a bet, whatever it is; also one that is not known, so that a confirmation which
+    /// comes later finds it so.
     pub fn cancel(&mut self, bet_id: &str) {
         self.entry(bet_id, BookedStatus::Cancelled).status = BookedStatus::Cancelled;
     }
@@ -93,7 +108,11 @@ impl BetRegister {
     /// What is known of a bet.
     pub fn bet(&self, bet_id: &str) -> Option<BookedBet> {
         let Entry { status, asked } = *self.bets.get(bet_id)?;
-        Some(BookedBet { bet_id: bet_id.to_owned(), status, asked })
+        Some(BookedBet {
+            bet_id: bet_id.to_owned(),
+            status,
+            asked,
+        })
     }
 
     fn entry(&mut self, bet_id: &str, first: BookedStatus) -> &mut Entry {
@@ -101,12 +120,17 @@ impl BetRegister {
             self.bytes += bet_id.len();
             self.oldest_first.push_back(bet_id.to_owned());
             while self.oldest_first.len() > self.most_bets || self.bytes > MAX_BYTES {
-                let Some(oldest) = self.oldest_first.pop_front() else { break };
+                let Some(oldest) = self.oldest_first.pop_front() else {
+                    break;
+                };
                 self.bytes -= oldest.len();
                 self.bets.remove(&oldest);
             }
         }
-        self.bets.entry(bet_id.to_owned()).or_insert(Entry { status: first, asked: 0 })
+        self.bets.entry(bet_id.to_owned()).or_insert(Entry {
+            status: first,
+            asked: 0,
+        })
     }
 }
 
@@ -122,32 +146,55 @@ mod tests {
         let mut books = BetRegister::new(0.0);
         assert_eq!(books.bet("a"), None);
         assert_eq!(books.confirm("a"), books.confirm("a"));
-        let booked = |books: &BetRegister, bet: &str| serde_json::to_string(&books.bet(bet)).unwrap();
-        assert_eq!(booked(&books, "a"), r#"{"betId":"a","status":"CONFIRMED","asked":2}"#);
+        let booked =
+            |books: &BetRegister, bet: &str| serde_json::to_string(&books.bet(bet)).unwrap();
+        assert_eq!(
+            booked(&books, "a"),
+            r#"{"betId":"a","status":"CONFIRMED","asked":2}"#
+        );
         books.cancel("a");
         books.cancel("never seen");
         for bet in ["a", "never seen"] {
             let answer = books.confirm(bet);
-            assert_eq!((answer.status, answer.reason), (ConfirmStatus::Rejected, Some(CANCELLED)));
+            assert_eq!(
+                (answer.status, answer.reason),
+                (ConfirmStatus::Rejected, Some(CANCELLED))
+            );
         }
-        assert_eq!(booked(&books, "a"), r#"{"betId":"a","status":"CANCELLED","asked":3}"#);
-        assert_eq!(booked(&books, "never seen"), r#"{"betId":"never seen","status":"CANCELLED","asked":1}"#);
+        assert_eq!(
+            booked(&books, "a"),
+            r#"{"betId":"a","status":"CANCELLED","asked":3}"#
+        );
+        assert_eq!(
+            booked(&books, "never seen"),
+            r#"{"betId":"never seen","status":"CANCELLED","asked":1}"#
+        );
         assert_eq!(BetRegister::new(1.0).confirm("a").reason, Some(REJECTED));
     }
 
     #[test]
     fn the_oldest_are_forgotten_when_there_are_too_many_or_their_ids_are_too_long() {
-        let mut books = BetRegister { most_bets: 3, ..BetRegister::new(0.0) };
+        let mut books = BetRegister {
+            most_bets: 3,
+            ..BetRegister::new(0.0)
+        };
         for bet in ["a", "b", "a", "c", "d"] {
             books.confirm(bet);
         }
-        assert_eq!((books.bets.len(), books.oldest_first.len(), books.bytes), (3, 3, 3));
+        assert_eq!(
+            (books.bets.len(), books.oldest_first.len(), books.bytes),
+            (3, 3, 3)
+        );
         assert!(books.bet("a").is_none() && books.bet("b").is_some());
         let mut books = BetRegister::new(0.0);
         for bet in 0..3_000 {
             books.cancel(&format!("{bet}{}", "x".repeat(16_000)));
         }
-        assert!(books.bytes <= MAX_BYTES && books.bets.len() == books.oldest_first.len() && books.bets.len() > 900);
+        assert!(
+            books.bytes <= MAX_BYTES
+                && books.bets.len() == books.oldest_first.len()
+                && books.bets.len() > 900
+        );
     }
 
     proptest! {

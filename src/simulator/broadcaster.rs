@@ -1,8 +1,9 @@
 //! The actor that makes the updates at the set rate and hands each one to every consumer.
 //!
-//! Nothing is left out for a consumer, and nobody is waited for: one whose mailbox is full has fallen too far behind and
-//! is closed. It connects again and gets the current state. A consumer that has stopped reading altogether cannot close
-//! itself (its actor is frozen), so its socket is shut from here once it had its chance.
+//! Nothing is left out for a consumer, and nobody is waited for: one whose mailbox is full has
+//! fallen too far behind and is closed. It connects again and gets the current state. A consumer
+//! that has stopped reading altogether cannot close itself (its actor is frozen), so its socket is
+//! shut from here once it had its chance.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use crate::telemetry::metrics::SimulatorMetrics;
 
 /// How long a consumer has to take its close frame before its socket is shut.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(1);
-/// The most updates in one message to a consumer; with the bound of its mailbox, how far behind it may fall.
+/// The most updates in one message to a consumer; with the bound of its mailbox, how far behind it
+/// may fall.
 pub(super) const MAX_IN_A_PUSH: usize = 1_024;
 
 /// What a consumer's session is handed.
@@ -80,7 +82,11 @@ pub(super) struct Broadcaster {
 
 impl Broadcaster {
     pub(super) fn new(maker: MarketMaker, pace: Pace, metrics: SimulatorMetrics) -> Broadcaster {
-        let latest = maker.current().iter().map(|update| update.to_json().into()).collect();
+        let latest = maker
+            .current()
+            .iter()
+            .map(|update| update.to_json().into())
+            .collect();
         Broadcaster {
             maker,
             pace,
@@ -111,8 +117,12 @@ impl Broadcaster {
     fn make(&mut self, count: usize) -> Vec<ByteString> {
         let mut frames = Vec::with_capacity(count);
         for _ in 0..count {
-            let Some(place) = self.maker.advance(Timestamp::now()) else { break };
-            let Some(update) = self.maker.market(place) else { break };
+            let Some(place) = self.maker.advance(Timestamp::now()) else {
+                break;
+            };
+            let Some(update) = self.maker.market(place) else {
+                break;
+            };
             let frame = ByteString::from(update.to_json());
             if let Some(latest) = self.latest.get_mut(place) {
                 latest.clone_from(&frame);
@@ -124,12 +134,14 @@ impl Broadcaster {
 
     fn hand_out(&mut self, frames: Arc<[ByteString]>) {
         let mut lagging = Vec::new();
-        self.consumers.retain(|id, consumer| match consumer.outlet.try_send(Push::Updates(frames.clone())) {
-            Ok(()) => true,
-            Err(SendError::Closed(_)) => false,
-            Err(SendError::Full(_)) => {
-                lagging.push(*id);
-                true
+        self.consumers.retain(|id, consumer| {
+            match consumer.outlet.try_send(Push::Updates(frames.clone())) {
+                Ok(()) => true,
+                Err(SendError::Closed(_)) => false,
+                Err(SendError::Full(_)) => {
+                    lagging.push(*id);
+                    true
+                }
             }
         });
         for id in lagging {
@@ -139,12 +151,21 @@ impl Broadcaster {
         }
     }
 
-    /// Sends no more to a consumer and tells it why. It comes behind what is in its mailbox already.
+    /// Sends no more to a consumer and tells it why. It comes behind what is in its mailbox
+    /// already.
     fn close(&mut self, id: u64, code: CloseCode) {
-        let Some(consumer) = self.consumers.remove(&id) else { return };
+        let Some(consumer) = self.consumers.remove(&id) else {
+            return;
+        };
         // Past the bound of the mailbox: once in the life of a consumer.
         consumer.outlet.do_send(Push::Close(code));
-        self.closing.insert(id, Closing { socket: consumer.socket, deadline: Instant::now() + CLOSE_GRACE });
+        self.closing.insert(
+            id,
+            Closing {
+                socket: consumer.socket,
+                deadline: Instant::now() + CLOSE_GRACE,
+            },
+        );
     }
 
     fn shut_overdue(&mut self, now: Instant) {
@@ -176,12 +197,24 @@ impl Handler<Join> for Broadcaster {
         if !join.outlet.connected() {
             return;
         }
-        self.consumers.insert(join.id, Consumer { outlet: join.outlet, socket: join.socket });
+        self.consumers.insert(
+            join.id,
+            Consumer {
+                outlet: join.outlet,
+                socket: join.socket,
+            },
+        );
         if self.stopping {
             return self.close(join.id, CloseCode::Away);
         }
-        let Some(consumer) = self.consumers.get(&join.id) else { return };
-        if consumer.outlet.try_send(Push::Updates(self.latest.clone().into())).is_err() {
+        let Some(consumer) = self.consumers.get(&join.id) else {
+            return;
+        };
+        if consumer
+            .outlet
+            .try_send(Push::Updates(self.latest.clone().into()))
+            .is_err()
+        {
             // Its mailbox is new and empty: it can only have ended.
             self.consumers.remove(&join.id);
         }

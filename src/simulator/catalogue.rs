@@ -1,11 +1,13 @@
-//! The fixtures that the simulator makes prices for: the original's four first, then as many more as asked.
+//! The fixtures that the simulator makes prices for: the original's four first, then as many more
+//! as asked.
 
 use crate::domain::ids::EventId;
 
 /// The most fixtures there are: a bound on what a mistyped setting can ask for.
 pub const MAX_FIXTURES: usize = 100_000;
 
-/// The clubs, two and two as they meet in the first round; the first four pairs are the original's matches.
+/// The clubs, two and two as they meet in the first round; the first four pairs are the original's
+/// matches.
 const CLUBS: [&str; 40] = [
     "Flamengo",
     "Palmeiras",
@@ -60,8 +62,9 @@ pub struct Fixture {
     pub away_team: &'static str,
 }
 
-/// The first `count` fixtures, at most [`MAX_FIXTURES`]. Each club plays once a round and each other club once a leg;
-/// the second leg is played the other way round, and after that the season starts again, always under new ids.
+/// The first `count` fixtures, at most [`MAX_FIXTURES`]. Each club plays once a round and each
+/// other club once a leg; the second leg is played the other way round, and after that the season
+/// starts again, always under new ids.
 pub fn fixtures(count: usize) -> Vec<Fixture> {
     (0..count.min(MAX_FIXTURES)).filter_map(fixture).collect()
 }
@@ -73,18 +76,35 @@ fn fixture(number: usize) -> Option<Fixture> {
     let (leg, round) = (round / rounds_a_leg, round % rounds_a_leg);
     let last = CLUBS.len() - 1;
     let (one, other) = (club_at(place, round), club_at(last - place, round));
-    let (home_team, away_team) = if leg.is_multiple_of(2) { (one, other) } else { (other, one) };
+    let (home_team, away_team) = if leg.is_multiple_of(2) {
+        (one, other)
+    } else {
+        (other, one)
+    };
     let event_id = EventId::new(&format!("MATCH_{:03}", number + 1)).ok()?;
-    Some(Fixture { event_id, home_team, away_team })
+    Some(Fixture {
+        event_id,
+        home_team,
+        away_team,
+    })
 }
 
-/// Who sits at a place of the table in a round: the first club keeps its seat, the others move on by one each round,
-/// and whoever sit across from each other play. In the first round these are neighbours in the list.
+/// Who sits at a place of the table in a round: the first club keeps its seat, the others move on
+/// by one each round, and whoever sit across from each other play. In the first round these are
+/// neighbours in the list.
 fn club_at(place: usize, round: usize) -> &'static str {
     let others = CLUBS.len() - 1;
-    let seat = if place == 0 { 0 } else { 1 + (place - 1 + others - round % others) % others };
+    let seat = if place == 0 {
+        0
+    } else {
+        1 + (place - 1 + others - round % others) % others
+    };
     let across = CLUBS.len() - 1 - seat;
-    if seat < across { CLUBS[2 * seat] } else { CLUBS[2 * across + 1] }
+    if seat < across {
+        CLUBS[2 * seat]
+    } else {
+        CLUBS[2 * across + 1]
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +117,12 @@ mod tests {
     fn the_originals_four_come_first() {
         let first: Vec<_> = fixtures(6)
             .into_iter()
-            .map(|fixture| format!("{} {} v {}", fixture.event_id, fixture.home_team, fixture.away_team))
+            .map(|fixture| {
+                format!(
+                    "{} {} v {}",
+                    fixture.event_id, fixture.home_team, fixture.away_team
+                )
+            })
             .collect();
         assert_eq!(
             first,
@@ -116,8 +141,17 @@ mod tests {
     fn ids_never_repeat_and_nobody_plays_himself() {
         let all = fixtures(5_000);
         assert_eq!(all.len(), 5_000);
-        assert_eq!(all.iter().map(|fixture| &fixture.event_id).collect::<HashSet<_>>().len(), 5_000);
-        assert!(all.iter().all(|fixture| fixture.home_team != fixture.away_team));
+        assert_eq!(
+            all.iter()
+                .map(|fixture| &fixture.event_id)
+                .collect::<HashSet<_>>()
+                .len(),
+            5_000
+        );
+        assert!(
+            all.iter()
+                .all(|fixture| fixture.home_team != fixture.away_team)
+        );
         assert_eq!(all[999].event_id.as_str(), "MATCH_1000");
         assert_eq!(fixtures(usize::MAX).len(), MAX_FIXTURES);
     }
@@ -126,10 +160,16 @@ mod tests {
     fn each_club_plays_once_a_round_and_each_other_club_home_and_away_in_a_season() {
         let all = fixtures(40 * 39);
         for round in all.chunks(20) {
-            let clubs: HashSet<_> = round.iter().flat_map(|one| [one.home_team, one.away_team]).collect();
+            let clubs: HashSet<_> = round
+                .iter()
+                .flat_map(|one| [one.home_team, one.away_team])
+                .collect();
             assert_eq!(clubs.len(), 40);
         }
-        let pairs: HashSet<_> = all.iter().map(|one| (one.home_team, one.away_team)).collect();
+        let pairs: HashSet<_> = all
+            .iter()
+            .map(|one| (one.home_team, one.away_team))
+            .collect();
         assert_eq!(pairs.len(), 40 * 39);
     }
 }

@@ -1,10 +1,12 @@
-//! Whether the supplier takes a bet: four of five unless told otherwise, and the same answer again for the same bet.
+//! Whether the supplier takes a bet: four of five unless told otherwise, and the same answer again
+//! for the same bet.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::json;
 
-/// A question of `POST /supplier/confirm`. As in the original only the shape is looked at, except that a bet has an id.
+/// A question of `POST /supplier/confirm`. As in the original only the shape is looked at, except
+/// that a bet has an id.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ConfirmRequest {
     /// The bet.
@@ -74,14 +76,18 @@ pub struct ConfirmResponse {
 impl ConfirmRequest {
     /// Reads a body. Unknown fields are ignored: each platform sends more than the original does.
     pub fn from_json(body: &[u8]) -> Result<ConfirmRequest, BadConfirmRequest> {
-        let request: ConfirmRequest =
-            json::from_slice(body).map_err(|error| BadConfirmRequest::Malformed(error.to_string()))?;
-        if request.bet_id.is_empty() { Err(BadConfirmRequest::NoBetId) } else { Ok(request) }
+        let request: ConfirmRequest = json::from_slice(body)
+            .map_err(|error| BadConfirmRequest::Malformed(error.to_string()))?;
+        if request.bet_id.is_empty() {
+            Err(BadConfirmRequest::NoBetId)
+        } else {
+            Ok(request)
+        }
     }
 }
 
-/// Whether a bet is one of those that are rejected, which are this share of all. Decided by its id alone, so that the
-/// answer outlives restarts and does not depend on a seed.
+/// Whether a bet is one of those that are rejected, which are this share of all. Decided by its id
+/// alone, so that the answer outlives restarts and does not depend on a seed.
 pub fn is_rejected(bet_id: &str, reject_share: f64) -> bool {
     let hash = stable_hash(bet_id.as_bytes());
     // In hundredths of all bets, and ten thousandths of those.
@@ -93,19 +99,23 @@ impl ConfirmResponse {
     /// What is answered for a bet; `rejected` says why, where it is not taken.
     pub fn new(bet_id: &str, rejected: Option<&'static str>) -> ConfirmResponse {
         ConfirmResponse {
-            status: if rejected.is_none() { ConfirmStatus::Confirmed } else { ConfirmStatus::Rejected },
+            status: if rejected.is_none() {
+                ConfirmStatus::Confirmed
+            } else {
+                ConfirmStatus::Rejected
+            },
             provider_ref: format!("SUP-{}", bet_id.chars().take(8).collect::<String>()),
             reason: rejected,
         }
     }
 }
 
-/// FNV-1a, stirred at the end so that ids which differ only in their last characters spread too. The standard library's
-/// hasher may change with its version; this one stays.
+/// FNV-1a, stirred at the end so that ids which differ only in their last characters spread too.
+/// The standard library's hasher may change with its version; this one stays.
 fn stable_hash(bytes: &[u8]) -> u64 {
-    let mut hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)
@@ -120,7 +130,10 @@ mod tests {
     const SHARE: f64 = 0.2;
 
     fn confirm(bet_id: &str) -> ConfirmResponse {
-        ConfirmResponse::new(bet_id, is_rejected(bet_id, SHARE).then_some("supplier_reject_mock"))
+        ConfirmResponse::new(
+            bet_id,
+            is_rejected(bet_id, SHARE).then_some("supplier_reject_mock"),
+        )
     }
 
     fn json(bet_id: &str) -> String {
@@ -154,13 +167,19 @@ mod tests {
 
     #[test]
     fn four_of_five_are_taken() {
-        let taken = (0..10_000).filter(|bet| confirm(&format!("bet-{bet}")).status == ConfirmStatus::Confirmed).count();
+        let taken = (0..10_000)
+            .filter(|bet| confirm(&format!("bet-{bet}")).status == ConfirmStatus::Confirmed)
+            .count();
         assert!((7_800..8_200).contains(&taken), "{taken}");
     }
 
     #[test]
     fn any_share_is_rejected_and_a_greater_one_rejects_those_of_a_smaller_one_too() {
-        let rejected = |share| (0..10_000).filter(|bet| is_rejected(&format!("bet-{bet}"), share)).collect::<Vec<_>>();
+        let rejected = |share| {
+            (0..10_000)
+                .filter(|bet| is_rejected(&format!("bet-{bet}"), share))
+                .collect::<Vec<_>>()
+        };
         assert_eq!((rejected(0.0).len(), rejected(1.0).len()), (0, 10_000));
         let (small, great) = (rejected(0.005), rejected(0.5));
         assert!((20..90).contains(&small.len()), "{}", small.len());
@@ -172,16 +191,30 @@ mod tests {
     fn reads_what_the_original_sends() {
         let body = br#"{"betId":"b","userId":"u","eventId":"MATCH_001","stake_cents":500,"odd_value":1.87,"more":[]}"#;
         let request = ConfirmRequest::from_json(body).unwrap();
-        assert_eq!((request.bet_id.as_str(), request.stake_cents, request.odd_value), ("b", Some(500), Some(1.87)));
+        assert_eq!(
+            (
+                request.bet_id.as_str(),
+                request.stake_cents,
+                request.odd_value
+            ),
+            ("b", Some(500), Some(1.87))
+        );
         assert!(ConfirmRequest::from_json(br#"{"betId":"b"}"#).is_ok());
         assert!(
-            ConfirmRequest::from_json(br#"{"betId":"b","stakeCents":500,"oddValue":1.87,"odd_value":1.87}"#).is_ok()
+            ConfirmRequest::from_json(
+                br#"{"betId":"b","stakeCents":500,"oddValue":1.87,"odd_value":1.87}"#
+            )
+            .is_ok()
         );
     }
 
     #[test]
     fn refuses_what_is_no_question() {
-        let refuse = |body: &str| ConfirmRequest::from_json(body.as_bytes()).unwrap_err().to_string();
+        let refuse = |body: &str| {
+            ConfirmRequest::from_json(body.as_bytes())
+                .unwrap_err()
+                .to_string()
+        };
         assert_eq!(refuse(r#"{"betId":""}"#), "betId is empty");
         assert!(refuse("").starts_with("not a confirmation request"));
         assert!(refuse("[]").starts_with("not a confirmation request"));

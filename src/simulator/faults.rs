@@ -1,4 +1,5 @@
-//! How the supplier fails those who ask it for a confirmation: for each question anew, so that the next may succeed.
+//! How the supplier fails those who ask it for a confirmation: for each question anew, so that the
+//! next may succeed.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ string_enum! {
 pub struct FaultPlan {
     /// Before each answer.
     pub delay: Duration,
-    /// Of all questions so many meet a fault, 0 to 1; each is drawn by itself, in the order of [`Fault::ALL`].
+    /// Of all questions so many meet a fault, 0 to 1; each is drawn by itself, in the order of
+    /// [`Fault::ALL`].
     shares: [(Fault, f64); 3],
 }
 
@@ -34,7 +36,10 @@ impl FaultPlan {
             (Fault::Garbage, settings.simulator_confirm_garbage_share),
             (Fault::Error, settings.simulator_confirm_error_share),
         ];
-        FaultPlan { delay: settings.simulator_confirm_delay, shares }
+        FaultPlan {
+            delay: settings.simulator_confirm_delay,
+            shares,
+        }
     }
 
     /// What goes wrong with a question.
@@ -46,7 +51,13 @@ impl FaultPlan {
 
 /// What cannot be read, of several kinds.
 pub fn garbage(random: &mut fastrand::Rng) -> &'static str {
-    const KINDS: [&str; 5] = ["", "{\"status\":\"CONF", "<html>oops</html>", "{\"status\":\"MAYBE\"}", "[]"];
+    const KINDS: [&str; 5] = [
+        "",
+        "{\"status\":\"CONF",
+        "<html>oops</html>",
+        "{\"status\":\"MAYBE\"}",
+        "[]",
+    ];
     KINDS[random.usize(..KINDS.len())]
 }
 
@@ -55,19 +66,33 @@ mod tests {
     use super::*;
 
     fn plan(silent: f64, garbage: f64, error: f64) -> FaultPlan {
-        let shares = [(Fault::Silent, silent), (Fault::Garbage, garbage), (Fault::Error, error)];
-        FaultPlan { delay: Duration::ZERO, shares }
+        let shares = [
+            (Fault::Silent, silent),
+            (Fault::Garbage, garbage),
+            (Fault::Error, error),
+        ];
+        FaultPlan {
+            delay: Duration::ZERO,
+            shares,
+        }
     }
 
     #[test]
     fn faults_come_as_often_as_they_should() {
         let mut random = fastrand::Rng::with_seed(7);
-        let mut count = |plan: FaultPlan, fault| (0..10_000).filter(|_| plan.draw(&mut random) == fault).count();
+        let mut count = |plan: FaultPlan, fault| {
+            (0..10_000)
+                .filter(|_| plan.draw(&mut random) == fault)
+                .count()
+        };
         assert_eq!(count(plan(0.0, 0.0, 0.0), None), 10_000);
         assert_eq!(count(plan(0.0, 0.0, 1.0), Some(Fault::Error)), 10_000);
         assert_eq!(count(plan(1.0, 1.0, 1.0), Some(Fault::Silent)), 10_000);
         let garbage = count(plan(0.0, 0.25, 0.0), Some(Fault::Garbage));
         assert!((2_200..2_800).contains(&garbage), "{garbage}");
-        assert!(count(plan(0.3, 0.3, 0.3), None) > 3_000, "a retry may succeed");
+        assert!(
+            count(plan(0.3, 0.3, 0.3), None) > 3_000,
+            "a retry may succeed"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The market maker: which market moves next, and what its prices become. Pure: time is given in, chance is seeded.
+//! The market maker: which market moves next, and what its prices become. Pure: time is given in,
+//! chance is seeded.
 
 use fastrand::Rng;
 
@@ -43,8 +44,14 @@ pub struct MarketMaker {
 
 impl MarketMaker {
     /// Opens these markets for the first `events` fixtures of the catalogue (at most
-    /// [`catalogue::MAX_FIXTURES`]), each in version 1 as of `now`. A market that is named twice counts once.
-    pub fn new(events: usize, markets: &[SimulatedMarket], seed: u64, now: Timestamp) -> MarketMaker {
+    /// [`catalogue::MAX_FIXTURES`]), each in version 1 as of `now`. A market that is named twice
+    /// counts once.
+    pub fn new(
+        events: usize,
+        markets: &[SimulatedMarket],
+        seed: u64,
+        now: Timestamp,
+    ) -> MarketMaker {
         let mut random = Rng::with_seed(seed);
         let mut kinds: Vec<SimulatedMarket> = Vec::new();
         for kind in markets {
@@ -61,7 +68,13 @@ impl MarketMaker {
             }
             truths.push(truth);
         }
-        MarketMaker { truths, markets: quoted, round: Vec::new(), random, clock: now }
+        MarketMaker {
+            truths,
+            markets: quoted,
+            round: Vec::new(),
+            random,
+            clock: now,
+        }
     }
 
     /// Moves the next market and gives its new state; `None` where there is no market at all.
@@ -74,7 +87,10 @@ impl MarketMaker {
 
     /// The latest state of each market.
     pub fn current(&self) -> Vec<OddsUpdate> {
-        self.markets.iter().map(|market| market.latest.clone()).collect()
+        self.markets
+            .iter()
+            .map(|market| market.latest.clone())
+            .collect()
     }
 
     /// Moves the next market and gives its place among all markets.
@@ -109,7 +125,10 @@ impl MarketMaker {
 
 impl QuotedMarket {
     fn move_on(&mut self, truth: &mut Truth, random: &mut Rng, now: Timestamp) {
-        self.latest.revision = Revision { updated_at: now, version: self.latest.revision.version.saturating_add(1) };
+        self.latest.revision = Revision {
+            updated_at: now,
+            version: self.latest.revision.version.saturating_add(1),
+        };
         match self.reopens_in {
             None if random.u32(0..SUSPENDED_ONCE_IN) == 0 => {
                 self.latest.status = MarketStatus::Suspended;
@@ -151,16 +170,25 @@ fn offers(kind: SimulatedMarket, fixture: &Fixture) -> Vec<Offer> {
             question: Question::Winner,
             name: "1x2",
             line: None,
-            selections: vec![named("home", fixture.home_team), named("draw", "Draw"), named("away", fixture.away_team)],
+            selections: vec![
+                named("home", fixture.home_team),
+                named("draw", "Draw"),
+                named("away", fixture.away_team),
+            ],
         }],
         SimulatedMarket::TotalGoals => {
-            let lines = GOAL_LINES.iter().filter_map(|(line, usual)| Some((Line::from_thousandths(*line)?, *usual)));
+            let lines = GOAL_LINES
+                .iter()
+                .filter_map(|(line, usual)| Some((Line::from_thousandths(*line)?, *usual)));
             lines
                 .map(|(line, usual)| Offer {
                     question: Question::MoreGoals(usual),
                     name: "total_goals",
                     line: Some(line),
-                    selections: vec![("over", format!("Over {line}")), ("under", format!("Under {line}"))],
+                    selections: vec![
+                        ("over", format!("Over {line}")),
+                        ("under", format!("Under {line}")),
+                    ],
                 })
                 .collect()
         }
@@ -182,11 +210,17 @@ fn open(
     random: &mut Rng,
     now: Timestamp,
 ) -> Option<QuotedMarket> {
-    // Well inside of 1.03 to 1.10: rounding each price to thousandths moves the sum by less than 0.002.
+    // Well inside of 1.03 to 1.10: rounding each price to thousandths moves the sum by less than
+    // 0.002.
     let margin = Walk::new(1.05 + 0.03 * random.f64(), 0.012, 0.002);
     let selection = |((id, name), probability): ((&str, String), f64)| {
         let price = Some(walk::price(probability, margin.at()));
-        Some(Selection { id: SelectionId::new(id).ok()?, name, price, status: SelectionStatus::Active })
+        Some(Selection {
+            id: SelectionId::new(id).ok()?,
+            name,
+            price,
+            status: SelectionStatus::Active,
+        })
     };
     let probabilities = truth.probabilities(offer.question);
     let latest = OddsUpdate {
@@ -195,14 +229,31 @@ fn open(
         away_team: fixture.away_team.to_owned(),
         sport: None,
         start_time: None,
-        market: MarketKey { name: MarketName::new(offer.name).ok()?, line: offer.line },
+        market: MarketKey {
+            name: MarketName::new(offer.name).ok()?,
+            line: offer.line,
+        },
         status: MarketStatus::Open,
         in_play: false,
-        selections: offer.selections.into_iter().zip(probabilities).map(selection).collect::<Option<_>>()?,
-        revision: Revision { updated_at: now, version: 1 },
+        selections: offer
+            .selections
+            .into_iter()
+            .zip(probabilities)
+            .map(selection)
+            .collect::<Option<_>>()?,
+        revision: Revision {
+            updated_at: now,
+            version: 1,
+        },
         source: Source::new(SOURCE).ok()?,
     };
-    Some(QuotedMarket { event, question: offer.question, margin, reopens_in: None, latest })
+    Some(QuotedMarket {
+        event,
+        question: offer.question,
+        margin,
+        reopens_in: None,
+        latest,
+    })
 }
 
 #[cfg(test)]
@@ -213,8 +264,11 @@ mod tests {
 
     use super::*;
 
-    const ALL: [SimulatedMarket; 3] =
-        [SimulatedMarket::OneXTwo, SimulatedMarket::TotalGoals, SimulatedMarket::BothTeamsToScore];
+    const ALL: [SimulatedMarket; 3] = [
+        SimulatedMarket::OneXTwo,
+        SimulatedMarket::TotalGoals,
+        SimulatedMarket::BothTeamsToScore,
+    ];
 
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_millis(1_762_722_465_000 + millis).unwrap()
@@ -225,7 +279,11 @@ mod tests {
     }
 
     fn implied(update: &OddsUpdate) -> f64 {
-        update.selections.iter().map(|one| 1_000.0 / f64::from(one.price.unwrap().thousandths())).sum()
+        update
+            .selections
+            .iter()
+            .map(|one| 1_000.0 / f64::from(one.price.unwrap().thousandths()))
+            .sum()
     }
 
     fn key(update: &OddsUpdate) -> String {
@@ -243,10 +301,22 @@ mod tests {
         let maker = MarketMaker::new(2, &[ALL[0], ALL[1], ALL[2], ALL[0]], 1, at(0));
         let keys: Vec<_> = maker.current().iter().map(key).collect();
         let of = |event: &str| {
-            ["1x2", "total_goals@1.5", "total_goals@2.5", "total_goals@3.5", "btts"].map(|one| format!("{event} {one}"))
+            [
+                "1x2",
+                "total_goals@1.5",
+                "total_goals@2.5",
+                "total_goals@3.5",
+                "btts",
+            ]
+            .map(|one| format!("{event} {one}"))
         };
         assert_eq!(keys, [of("MATCH_001"), of("MATCH_002")].concat());
-        assert!(maker.current().iter().all(|one| one.revision.version == 1 && one.status == MarketStatus::Open));
+        assert!(
+            maker
+                .current()
+                .iter()
+                .all(|one| one.revision.version == 1 && one.status == MarketStatus::Open)
+        );
         assert_eq!(maker.len(), 10);
     }
 
@@ -259,18 +329,29 @@ mod tests {
     #[test]
     fn a_clock_that_goes_back_does_not_take_the_time_back() {
         let mut maker = maker(1, 3);
-        let times: Vec<_> =
-            [500, 100, 600].into_iter().map(|now| maker.next(at(now)).unwrap().revision.updated_at).collect();
+        let times: Vec<_> = [500, 100, 600]
+            .into_iter()
+            .map(|now| maker.next(at(now)).unwrap().revision.updated_at)
+            .collect();
         assert_eq!(times, [at(500), at(500), at(600)]);
     }
 
     #[test]
     fn markets_are_suspended_now_and_then_and_open_again() {
         let mut maker = maker(4, 11);
-        let updates: Vec<_> = (0..20_000).map(|now| maker.next(at(now)).unwrap()).collect();
-        let suspended = updates.iter().filter(|one| one.status == MarketStatus::Suspended).count();
+        let updates: Vec<_> = (0..20_000)
+            .map(|now| maker.next(at(now)).unwrap())
+            .collect();
+        let suspended = updates
+            .iter()
+            .filter(|one| one.status == MarketStatus::Suspended)
+            .count();
         assert!((200..2_000).contains(&suspended), "{suspended}");
-        let open = maker.current().iter().filter(|one| one.status == MarketStatus::Open).count();
+        let open = maker
+            .current()
+            .iter()
+            .filter(|one| one.status == MarketStatus::Open)
+            .count();
         assert!(open >= maker.len() / 2, "{open}");
     }
 
@@ -278,13 +359,20 @@ mod tests {
     fn prices_go_up_and_down_but_not_far_at_once() {
         let mut maker = MarketMaker::new(1, &ALL[..1], 5, at(0));
         let homes: Vec<_> = (1..2_000)
-            .filter_map(|now| maker.next(at(now)).filter(|one| one.status == MarketStatus::Open))
+            .filter_map(|now| {
+                maker
+                    .next(at(now))
+                    .filter(|one| one.status == MarketStatus::Open)
+            })
             .map(|one| f64::from(one.price_of("home").unwrap().thousandths()))
             .collect();
         let ups = homes.windows(2).filter(|pair| pair[1] > pair[0]).count();
         let downs = homes.windows(2).filter(|pair| pair[1] < pair[0]).count();
         assert!(ups > 700 && downs > 700, "{ups} up, {downs} down");
-        let far = homes.windows(2).filter(|pair| (pair[1] / pair[0] - 1.0).abs() > 0.1).count();
+        let far = homes
+            .windows(2)
+            .filter(|pair| (pair[1] / pair[0] - 1.0).abs() > 0.1)
+            .count();
         assert!(far < 30, "{far} leaps");
     }
 

@@ -1,4 +1,5 @@
-//! A supplier for development: streams odds that move to any number of consumers, and answers for bets.
+//! A supplier for development: streams odds that move to any number of consumers, and answers for
+//! bets.
 
 pub mod bet_register;
 mod broadcaster;
@@ -31,7 +32,8 @@ use crate::http::latency::RouteLabels;
 use crate::http::streaming::frame_limit::FrameLimits;
 use crate::telemetry::metrics::SimulatorMetrics;
 
-/// What the server's threads have in common. The address stands here once: each clone of one would add to its mailbox.
+/// What the server's threads have in common. The address stands here once: each clone of one would
+/// add to its mailbox.
 struct Shared {
     broadcaster: Addr<Broadcaster>,
     metrics: SimulatorMetrics,
@@ -69,10 +71,20 @@ pub struct SimulatorHandle {
     shared: Arc<Shared>,
 }
 
-/// Starts the market maker on an arbiter. It makes updates from now on, whether or not anybody listens.
-pub fn start(settings: &SimulatorSettings, metrics: SimulatorMetrics, arbiter: &ArbiterHandle) -> SimulatorHandle {
+/// Starts the market maker on an arbiter. It makes updates from now on, whether or not anybody
+/// listens.
+pub fn start(
+    settings: &SimulatorSettings,
+    metrics: SimulatorMetrics,
+    arbiter: &ArbiterHandle,
+) -> SimulatorHandle {
     let seed = settings.simulator_seed.unwrap_or_else(|| fastrand::u64(..));
-    let maker = MarketMaker::new(settings.simulator_events, &settings.simulator_markets, seed, Timestamp::now());
+    let maker = MarketMaker::new(
+        settings.simulator_events,
+        &settings.simulator_markets,
+        seed,
+        Timestamp::now(),
+    );
     let pace = Pace::new(settings.simulator_rate, Instant::now());
     log::debug!(markets = maker.len(), rate = settings.simulator_rate, seed = seed; "the simulator makes prices");
     for status in ConfirmStatus::ALL {
@@ -91,21 +103,24 @@ pub fn start(settings: &SimulatorSettings, metrics: SimulatorMetrics, arbiter: &
         random: Mutex::new(fastrand::Rng::with_seed(seed)),
         frames: Arc::new(server::frame_limits()),
     };
-    SimulatorHandle { shared: Arc::new(shared) }
+    SimulatorHandle {
+        shared: Arc::new(shared),
+    }
 }
 
 impl SimulatorHandle {
     /// Registers `GET /ws` and what is under `/supplier/`, and a 404 for the rest.
     ///
-    /// A consumer that has stopped reading can be ended only where the server keeps an `Arc<socket2::Socket>` of each
-    /// connection as its connection data.
+    /// A consumer that has stopped reading can be ended only where the server keeps an
+    /// `Arc<socket2::Socket>` of each connection as its connection data.
     pub fn routes(&self) -> impl FnOnce(&mut ServiceConfig) + Clone + Send + 'static + use<> {
         let shared = self.shared.clone();
         move |config| server::configure(config, shared)
     }
 
-    /// Makes no more updates, closes every consumer with 1001, and waits until they have gone: at most about two
-    /// seconds, since one that does not take its close frame is cut off. Consumers that come later are closed at once.
+    /// Makes no more updates, closes every consumer with 1001, and waits until they have gone: at
+    /// most about two seconds, since one that does not take its close frame is cut off. Consumers
+    /// that come later are closed at once.
     pub async fn stop(&self) {
         let mut sessions = self.shared.sessions.subscribe();
         if self.shared.broadcaster.send(Stop).await.is_err() {

@@ -9,7 +9,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 /// ...nor less often: it is also how soon other work of the asker gets its turn.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
-/// Counts from the start on, not from question to question, so that it does not drift however it is asked.
+/// Counts from the start on, not from question to question, so that it does not drift however it is
+/// asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     rate: f64,
@@ -21,7 +22,11 @@ pub struct Pace {
 impl Pace {
     /// `rate` a second from `start` on. A rate that is no number above 0 means never.
     pub fn new(rate: f64, start: Instant) -> Pace {
-        Pace { rate: if rate.is_finite() { rate.max(0.0) } else { 0.0 }, start, counted: 0 }
+        Pace {
+            rate: if rate.is_finite() { rate.max(0.0) } else { 0.0 },
+            start,
+            counted: 0,
+        }
     }
 
     /// How many fell due since the last question, up to [`Pace::burst`].
@@ -56,7 +61,9 @@ mod tests {
     fn a_slow_rate_adds_up() {
         let start = Instant::now();
         let mut pace = Pace::new(0.1, start);
-        let due: Vec<_> = (1..=4).map(|half| pace.due(start + Duration::from_secs(half * 5))).collect();
+        let due: Vec<_> = (1..=4)
+            .map(|half| pace.due(start + Duration::from_secs(half * 5)))
+            .collect();
         assert_eq!(due, [0, 1, 0, 1]);
         assert_eq!(pace.wait(start + Duration::from_secs(20)), LONGEST_WAIT);
     }

@@ -1,4 +1,5 @@
-//! The simulator's addresses: `GET /ws`, `POST /supplier/confirm`, `POST /supplier/cancel` and `GET /supplier/bets/{id}`.
+//! The simulator's addresses: `GET /ws`, `POST /supplier/confirm`, `POST /supplier/cancel` and `GET
+//! /supplier/bets/{id}`.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,8 +39,12 @@ pub(super) fn frame_limits() -> FrameLimits {
 }
 
 /// The routes whose latency is measured.
-pub(super) const ROUTES: &[RouteLabels] =
-    &[("/ws", "GET"), ("/supplier/confirm", "POST"), ("/supplier/cancel", "POST"), ("/supplier/bets/{id}", "GET")];
+pub(super) const ROUTES: &[RouteLabels] = &[
+    ("/ws", "GET"),
+    ("/supplier/confirm", "POST"),
+    ("/supplier/cancel", "POST"),
+    ("/supplier/bets/{id}", "GET"),
+];
 
 impl Timed for Shared {
     fn request_seconds(&self) -> &HistogramVec {
@@ -52,14 +57,29 @@ pub(super) fn configure(config: &mut web::ServiceConfig, shared: Arc<Shared>) {
     let get_only = web::to(|request| method_not_allowed(request, "GET"));
     let get_a_bet_only = web::to(|request| method_not_allowed(request, "GET"));
     let post_only = || web::to(|request| method_not_allowed(request, "POST"));
-    let timed =
-        |path, method| web::resource(path).app_data(Route::new(path, method)).wrap(from_fn(time_requests::<Shared>));
+    let timed = |path, method| {
+        web::resource(path)
+            .app_data(Route::new(path, method))
+            .wrap(from_fn(time_requests::<Shared>))
+    };
     config
         .app_data(web::Data::from(shared))
         .service(timed("/ws", "GET").get(connect).default_service(get_only))
-        .service(timed("/supplier/confirm", "POST").post(confirm_bet).default_service(post_only()))
-        .service(timed("/supplier/cancel", "POST").post(cancel_bet).default_service(post_only()))
-        .service(timed("/supplier/bets/{id}", "GET").get(booked_bet).default_service(get_a_bet_only))
+        .service(
+            timed("/supplier/confirm", "POST")
+                .post(confirm_bet)
+                .default_service(post_only()),
+        )
+        .service(
+            timed("/supplier/cancel", "POST")
+                .post(cancel_bet)
+                .default_service(post_only()),
+        )
+        .service(
+            timed("/supplier/bets/{id}", "GET")
+                .get(booked_bet)
+                .default_service(get_a_bet_only),
+        )
         .default_service(web::to(not_found).wrap(from_fn(time_requests::<Shared>)));
 }
 
@@ -70,7 +90,8 @@ async fn connect(
 ) -> Result<HttpResponse, ApiError> {
     check_page(request.headers(), &[])?;
     let mut answer = handshake::accept(&request)?;
-    // Put there when the connection was accepted; without it a consumer that has stopped reading is only forgotten.
+    // Put there when the connection was accepted; without it a consumer that has stopped reading is
+    // only forgotten.
     let connection = request.conn_data::<ConnectionHandle>().cloned();
     let guarded = request.conn_data::<Rc<Connection>>();
     let from_client = FrameLimiter::new(payload, shared.frames.clone(), guarded);
@@ -78,7 +99,12 @@ async fn connect(
         connection.upgrade();
     }
     let codec = Codec::new().max_size(shared.frames.largest);
-    let session = Session::new(shared.into_inner(), connection, guarded.cloned(), from_client.violation());
+    let session = Session::new(
+        shared.into_inner(),
+        connection,
+        guarded.cloned(),
+        from_client.violation(),
+    );
     Ok(answer.streaming(WebsocketContext::with_codec(session, from_client, codec)))
 }
 
@@ -88,29 +114,47 @@ async fn confirm_bet(
     shared: web::Data<Shared>,
 ) -> Result<HttpResponse, ApiError> {
     let body = body::bytes(&request, payload).await?;
-    let request = ConfirmRequest::from_json(&body).map_err(|error| ApiError::BadRequest(error.to_string()))?;
+    let request = ConfirmRequest::from_json(&body)
+        .map_err(|error| ApiError::BadRequest(error.to_string()))?;
     let (fault, garbage) = {
         let mut random = shared.random();
-        (shared.faults.draw(&mut random), faults::garbage(&mut random))
+        (
+            shared.faults.draw(&mut random),
+            faults::garbage(&mut random),
+        )
     };
     if let Some(fault) = fault {
-        shared.metrics.faults.with_label_values(&[fault.as_str()]).inc();
+        shared
+            .metrics
+            .faults
+            .with_label_values(&[fault.as_str()])
+            .inc();
     }
     // Before the wait: a bet whose answer is lost or late is in the books all the same.
     let answer = (fault != Some(Fault::Error)).then(|| shared.books().confirm(&request.bet_id));
     tokio::time::sleep(shared.faults.delay).await;
     let answer = match (fault, answer) {
         (Some(Fault::Error), _) | (_, None) => {
-            return Ok(HttpResponse::InternalServerError().body("the supplier fails, as it was told to"));
+            return Ok(
+                HttpResponse::InternalServerError().body("the supplier fails, as it was told to")
+            );
         }
         (Some(Fault::Silent), _) => {
             tokio::time::sleep(SILENCE).await;
             return Ok(HttpResponse::GatewayTimeout().finish());
         }
-        (Some(Fault::Garbage), _) => return Ok(HttpResponse::Ok().content_type("application/json").body(garbage)),
+        (Some(Fault::Garbage), _) => {
+            return Ok(HttpResponse::Ok()
+                .content_type("application/json")
+                .body(garbage));
+        }
         (None, Some(answer)) => answer,
     };
-    shared.metrics.confirmations.with_label_values(&[answer.status.label()]).inc();
+    shared
+        .metrics
+        .confirmations
+        .with_label_values(&[answer.status.label()])
+        .inc();
     log::debug!(
         bet = request.bet_id.as_str(),
         user = request.user_id.as_deref(),
@@ -139,7 +183,12 @@ async fn cancel_bet(
     Ok(HttpResponse::Ok().json(serde_json::json!({ "status": BookedStatus::Cancelled })))
 }
 
-async fn booked_bet(bet_id: web::Path<String>, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
+async fn booked_bet(
+    bet_id: web::Path<String>,
+    shared: web::Data<Shared>,
+) -> Result<HttpResponse, ApiError> {
     let booked = shared.books().bet(&bet_id);
-    booked.map(|bet| HttpResponse::Ok().json(bet)).ok_or_else(|| ApiError::NotFound(format!("/supplier/bets/{bet_id}")))
+    booked
+        .map(|bet| HttpResponse::Ok().json(bet))
+        .ok_or_else(|| ApiError::NotFound(format!("/supplier/bets/{bet_id}")))
 }

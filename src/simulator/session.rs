@@ -1,11 +1,14 @@
-//! The actor of one consumer of `/ws`: writes what it is handed, answers pings, listens to nothing else.
+//! The actor of one consumer of `/ws`: writes what it is handed, answers pings, listens to nothing
+//! else.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use actix_web_actors::ws::{self, CloseCode, CloseReason, Message, ProtocolError, WebsocketContext};
+use actix_web_actors::ws::{
+    self, CloseCode, CloseReason, Message, ProtocolError, WebsocketContext,
+};
 
 use super::Shared;
 use super::broadcaster::{Join, Leave, Push};
@@ -21,7 +24,8 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 /// One that says nothing for so long, not even a pong, is gone without a word.
 const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 
-/// A consumer's place: counted as long as it is held, and given up with the session however that ends.
+/// A consumer's place: counted as long as it is held, and given up with the session however that
+/// ends.
 struct Seat {
     id: u64,
     shared: Arc<Shared>,
@@ -31,7 +35,10 @@ impl Seat {
     fn take(shared: Arc<Shared>) -> Seat {
         shared.metrics.connections.inc();
         shared.sessions.send_modify(|sessions| *sessions += 1);
-        Seat { id: shared.next_id(), shared }
+        Seat {
+            id: shared.next_id(),
+            shared,
+        }
     }
 }
 
@@ -40,7 +47,9 @@ impl Drop for Seat {
         // Once in the life of a consumer, so past the bound of the mailbox.
         self.shared.broadcaster.do_send(Leave(self.id));
         self.shared.metrics.connections.dec();
-        self.shared.sessions.send_modify(|sessions| *sessions = sessions.saturating_sub(1));
+        self.shared
+            .sessions
+            .send_modify(|sessions| *sessions = sessions.saturating_sub(1));
     }
 }
 
@@ -60,7 +69,13 @@ impl Session {
         connection: Option<Rc<Connection>>,
         violation: Violation,
     ) -> Session {
-        Session { seat: Seat::take(shared), socket, connection, heard: Instant::now(), violation }
+        Session {
+            seat: Seat::take(shared),
+            socket,
+            connection,
+            heard: Instant::now(),
+            violation,
+        }
     }
 
     fn beat(&mut self, ctx: &mut WebsocketContext<Session>) {
@@ -74,7 +89,10 @@ impl Session {
 
 /// Says good-bye and writes nothing after it.
 fn end(ctx: &mut WebsocketContext<Session>, code: CloseCode) {
-    ctx.close(Some(CloseReason { code, description: None }));
+    ctx.close(Some(CloseReason {
+        code,
+        description: None,
+    }));
     ctx.stop();
 }
 
@@ -84,7 +102,11 @@ impl Actor for Session {
     fn started(&mut self, ctx: &mut WebsocketContext<Session>) {
         ctx.set_mailbox_capacity(QUEUE);
         ctx.run_interval(PING_EVERY, Session::beat);
-        let join = Join { id: self.seat.id, outlet: ctx.address().recipient(), socket: self.socket.take() };
+        let join = Join {
+            id: self.seat.id,
+            outlet: ctx.address().recipient(),
+            socket: self.socket.take(),
+        };
         let joining = self.seat.shared.broadcaster.send(join).into_actor(self);
         ctx.spawn(joining.map(|joined, _, ctx| {
             if joined.is_err() {
@@ -110,7 +132,11 @@ impl Handler<Push> for Session {
                 for frame in frames.iter() {
                     ctx.text(frame.clone());
                 }
-                self.seat.shared.metrics.messages_sent.inc_by(frames.len() as u64);
+                self.seat
+                    .shared
+                    .metrics
+                    .messages_sent
+                    .inc_by(frames.len() as u64);
             }
             Push::Close(code) => end(ctx, code),
         }
@@ -118,15 +144,23 @@ impl Handler<Push> for Session {
 }
 
 impl StreamHandler<Result<Message, ProtocolError>> for Session {
-    fn handle(&mut self, message: Result<Message, ProtocolError>, ctx: &mut WebsocketContext<Session>) {
+    fn handle(
+        &mut self,
+        message: Result<Message, ProtocolError>,
+        ctx: &mut WebsocketContext<Session>,
+    ) {
         self.heard = Instant::now();
         match message {
             Ok(Message::Ping(data)) => ctx.pong(&data),
             Ok(Message::Close(reason)) => {
-                ctx.close(reason.map(|reason| CloseReason { code: reason.code, description: None }));
+                ctx.close(reason.map(|reason| CloseReason {
+                    code: reason.code,
+                    description: None,
+                }));
                 ctx.stop();
             }
-            // A supplier only speaks: whatever else a consumer says is passed over, as in the original.
+            // A supplier only speaks: whatever else a consumer says is passed over, as in the
+            // original.
             Ok(_) => {}
             Err(ProtocolError::Overflow) => end(ctx, CloseCode::Size),
             Err(ws::ProtocolError::Io(_)) => match self.violation.get().map(Reason::code) {

@@ -69,14 +69,22 @@ fn run_with(settings: SimulatorSettings) -> Running {
         .unwrap();
     let address = server.addrs()[0];
     let server = server.run();
-    let running = Running { handle, metrics, address, server: server.handle() };
+    let running = Running {
+        handle,
+        metrics,
+        address,
+        server: server.handle(),
+    };
     actix::spawn(server);
     running
 }
 
 impl Running {
     async fn connect(&self) -> Client {
-        connect_async(format!("ws://{}/ws", self.address)).await.unwrap().0
+        connect_async(format!("ws://{}/ws", self.address))
+            .await
+            .unwrap()
+            .0
     }
 
     fn url(&self, path: &str) -> String {
@@ -90,7 +98,9 @@ impl Running {
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, future).await.expect("in time")
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .expect("in time")
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -177,7 +187,10 @@ async fn two_consumers_get_the_same() {
     let first = next(&mut other).await.unwrap();
     while next(&mut one).await.unwrap() != first {}
     for _ in 0..200 {
-        assert_eq!(next(&mut one).await.unwrap(), next(&mut other).await.unwrap());
+        assert_eq!(
+            next(&mut one).await.unwrap(),
+            next(&mut other).await.unwrap()
+        );
     }
     assert!(running.metrics.messages_sent.get() >= 2 * 206);
     assert!(running.metrics.updates.get() >= 200);
@@ -191,7 +204,9 @@ async fn a_consumer_that_stops_reading_is_ended_and_the_other_misses_nothing() {
     let running = run(5_000.0);
     let mut good = running.connect().await;
     let mut stalled = TcpStream::connect(running.address).await.unwrap();
-    SockRef::from(&stalled).set_recv_buffer_size(4 * 1024).unwrap();
+    SockRef::from(&stalled)
+        .set_recv_buffer_size(4 * 1024)
+        .unwrap();
     let upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stalled.write_all(upgrade.as_bytes()).await.unwrap();
@@ -208,7 +223,13 @@ async fn a_consumer_that_stops_reading_is_ended_and_the_other_misses_nothing() {
         ledger.take(&next_update(&mut good).await);
     }
     assert_eq!(running.metrics.lagging_closed.get(), 1);
-    assert_eq!((running.handle.consumers(), running.metrics.connections.get()), (1, 1));
+    assert_eq!(
+        (
+            running.handle.consumers(),
+            running.metrics.connections.get()
+        ),
+        (1, 1)
+    );
     // The stalled one finds its connection cut.
     let mut left = vec![0; 64 * 1024];
     within(async { while stalled.read(&mut left).await.is_ok_and(|count| count > 0) {} }).await;
@@ -226,7 +247,10 @@ async fn a_stop_closes_everyone_with_1001_and_lets_nobody_in() {
     let stop = running.handle.clone();
     let (code, ()) = tokio::join!(close_code(&mut client), async move { stop.stop().await });
     assert_eq!(code, CloseCode::Away);
-    assert!(next(&mut client).await.is_none(), "the connection ends behind the close frame");
+    assert!(
+        next(&mut client).await.is_none(),
+        "the connection ends behind the close frame"
+    );
     assert_eq!(running.handle.consumers(), 0);
     let made = running.metrics.updates.get();
     let mut late = running.connect().await;
@@ -259,7 +283,10 @@ async fn pings_are_answered_and_talk_is_passed_over() {
 async fn a_frame_that_is_too_big_ends_its_consumer() {
     let running = run(0.1);
     let mut client = running.connect().await;
-    client.send(Message::text("x".repeat(20_000))).await.unwrap();
+    client
+        .send(Message::text("x".repeat(20_000)))
+        .await
+        .unwrap();
     assert_eq!(close_code(&mut client).await, CloseCode::Size);
     until(|| running.handle.consumers() == 0).await;
     running.end().await;
@@ -270,7 +297,9 @@ async fn confirming_a_bet() {
     let running = run(1.0);
     let http = reqwest::Client::new();
     let ask = |body: &str| {
-        let request = http.post(running.url("/supplier/confirm")).header("Content-Type", "application/json");
+        let request = http
+            .post(running.url("/supplier/confirm"))
+            .header("Content-Type", "application/json");
         let request = request.body(body.to_owned());
         async { within(request.send()).await.unwrap() }
     };
@@ -279,14 +308,27 @@ async fn confirming_a_bet() {
         let response =
             ask(r#"{"betId":"bet-1","userId":"u","eventId":"MATCH_001","stake_cents":500,"odd_value":1.87}"#).await;
         assert_eq!(
-            (response.status().as_u16(), response.headers()["content-type"].to_str().unwrap()),
+            (
+                response.status().as_u16(),
+                response.headers()["content-type"].to_str().unwrap()
+            ),
             (200, "application/json")
         );
         answers.push(response.text().await.unwrap());
     }
-    assert_eq!(answers[0], r#"{"status":"REJECTED","providerRef":"SUP-bet-1","reason":"supplier_reject_mock"}"#);
+    assert_eq!(
+        answers[0],
+        r#"{"status":"REJECTED","providerRef":"SUP-bet-1","reason":"supplier_reject_mock"}"#
+    );
     assert_eq!(answers[0], answers[1]);
-    assert_eq!(running.metrics.confirmations.with_label_values(&["rejected"]).get(), 2);
+    assert_eq!(
+        running
+            .metrics
+            .confirmations
+            .with_label_values(&["rejected"])
+            .get(),
+        2
+    );
 
     let code = async |response: reqwest::Response| {
         let status = response.status().as_u16();
@@ -295,14 +337,26 @@ async fn confirming_a_bet() {
         (status, body["code"].as_str().unwrap().to_owned())
     };
     assert_eq!(code(ask("{").await).await, (400, "BAD_REQUEST".to_owned()));
-    assert_eq!(code(ask(r#"{"betId":""}"#).await).await, (400, "BAD_REQUEST".to_owned()));
-    assert_eq!(code(ask(&"x".repeat(100_000)).await).await, (413, "PAYLOAD_TOO_LARGE".to_owned()));
+    assert_eq!(
+        code(ask(r#"{"betId":""}"#).await).await,
+        (400, "BAD_REQUEST".to_owned())
+    );
+    assert_eq!(
+        code(ask(&"x".repeat(100_000)).await).await,
+        (413, "PAYLOAD_TOO_LARGE".to_owned())
+    );
     let get = async |path: &str| within(http.get(running.url(path)).send()).await.unwrap();
     let response = get("/supplier/confirm").await;
     assert_eq!(response.headers()["allow"], "POST");
     assert_eq!(code(response).await, (405, "METHOD_NOT_ALLOWED".to_owned()));
-    assert_eq!(code(get("/elsewhere").await).await, (404, "NOT_FOUND".to_owned()));
-    assert_eq!(code(get("/ws").await).await, (400, "BAD_HANDSHAKE".to_owned()));
+    assert_eq!(
+        code(get("/elsewhere").await).await,
+        (404, "NOT_FOUND".to_owned())
+    );
+    assert_eq!(
+        code(get("/ws").await).await,
+        (400, "BAD_HANDSHAKE".to_owned())
+    );
     let posted = within(http.post(running.url("/ws")).send()).await.unwrap();
     assert_eq!(code(posted).await, (405, "METHOD_NOT_ALLOWED".to_owned()));
     assert_eq!(running.handle.consumers(), 0);
@@ -340,29 +394,50 @@ async fn a_lagging_consumer_keeps_what_it_was_handed_is_told_1013_and_is_cut_off
     let handle = start(&settings(500.0), metrics.clone(), &Arbiter::current());
     let (let_go, held) = tokio::sync::oneshot::channel();
     let (taken, mut pushes) = tokio::sync::mpsc::unbounded_channel();
-    let probe = Probe { held: Some(held), taken }.start();
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let probe = Probe {
+        held: Some(held),
+        taken,
+    }
+    .start();
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
     let (ours, _) = listener.accept().await.unwrap();
     let socket = Some(ConnectionHandle::of(&ours).unwrap());
-    let join = Join { id: 7, outlet: probe.recipient(), socket };
+    let join = Join {
+        id: 7,
+        outlet: probe.recipient(),
+        socket,
+    };
     handle.shared.broadcaster.send(join).await.unwrap();
 
     until(|| metrics.lagging_closed.get() == 1).await;
     let mut byte = [0];
-    assert_eq!(within(peer.read(&mut byte)).await.unwrap_or(0), 0, "cut off");
+    assert_eq!(
+        within(peer.read(&mut byte)).await.unwrap_or(0),
+        0,
+        "cut off"
+    );
     let_go.send(()).unwrap();
     let mut ledger = Ledger::default();
     let closed = loop {
         match within(pushes.recv()).await.expect("a close before the end") {
             Push::Updates(frames) => {
-                frames.iter().for_each(|text| ledger.take(&OddsUpdate::from_json(text.as_bytes()).unwrap()));
+                frames
+                    .iter()
+                    .for_each(|text| ledger.take(&OddsUpdate::from_json(text.as_bytes()).unwrap()));
             }
             Push::Close(code) => break code,
         }
     };
     assert_eq!(u16::from(closed), 1013);
-    assert!(within(pushes.recv()).await.is_none(), "nothing behind the close, and nobody holds it any more");
+    assert!(
+        within(pushes.recv()).await.is_none(),
+        "nothing behind the close, and nobody holds it any more"
+    );
     handle.stop().await;
 }
 

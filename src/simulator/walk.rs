@@ -7,7 +7,8 @@ use crate::domain::odds::price::Price;
 /// How much of the way back to its centre a walk goes with each step.
 const PULL: f64 = 0.02;
 
-/// A number that wanders around a centre: pulled back a little with each step, and never further away than its reach.
+/// A number that wanders around a centre: pulled back a little with each step, and never further
+/// away than its reach.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
     centre: f64,
@@ -19,7 +20,12 @@ pub struct Walk {
 impl Walk {
     /// A walk that starts at its centre.
     pub fn new(centre: f64, reach: f64, stride: f64) -> Walk {
-        Walk { centre, reach, stride, at: centre }
+        Walk {
+            centre,
+            reach,
+            stride,
+            at: centre,
+        }
     }
 
     /// Takes a step as long as `times` the usual.
@@ -40,7 +46,8 @@ fn noise(random: &mut Rng) -> f64 {
     2.0 * (random.f64() + random.f64() + random.f64() - 1.5)
 }
 
-/// What an event's markets follow, as log-odds. One truth for all of its markets: the lines of total goals agree.
+/// What an event's markets follow, as log-odds. One truth for all of its markets: the lines of
+/// total goals agree.
 #[derive(Clone, Copy, Debug)]
 pub struct Truth {
     home: Walk,
@@ -62,14 +69,16 @@ pub enum Question {
 }
 
 impl Truth {
-    /// The truth of a new event: who is stronger, and by how much, and how many goals there are usually.
+    /// The truth of a new event: who is stronger, and by how much, and how many goals there are
+    /// usually.
     pub fn draw(random: &mut Rng) -> Truth {
         let mut around = |middle: f64, spread: f64| middle + spread * (2.0 * random.f64() - 1.0);
         Truth {
             home: Walk::new(around(0.2, 0.6), 0.5, 0.03),
             draw: Walk::new(around(-0.05, 0.15), 0.25, 0.015),
             away: Walk::new(around(-0.2, 0.6), 0.5, 0.03),
-            // A narrow reach: the lines of one match stay in order even when one of them was priced long ago.
+            // A narrow reach: the lines of one match stay in order even when one of them was priced
+            // long ago.
             goals: Walk::new(around(0.0, 0.4), 0.2, 0.02),
             both_score: Walk::new(around(0.1, 0.4), 0.5, 0.03),
         }
@@ -108,7 +117,10 @@ impl Truth {
 /// The price of an outcome when the market's implied probabilities shall sum to `margin`.
 pub fn price(probability: f64, margin: f64) -> Price {
     let thousandths = (1_000.0 / (probability * margin)).round();
-    let held = thousandths.clamp(f64::from(Price::MIN.thousandths()), f64::from(Price::MAX.thousandths()));
+    let held = thousandths.clamp(
+        f64::from(Price::MIN.thousandths()),
+        f64::from(Price::MAX.thousandths()),
+    );
     Price::from_thousandths(held as u32).unwrap_or(Price::MAX)
 }
 

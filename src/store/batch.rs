@@ -1,5 +1,5 @@
-//! What a batch of updates makes of the markets it touches: the part of a write that needs no database, the same for
-//! every one.
+//! What a batch of updates makes of the markets it touches: the part of a write that needs no
+//! database, the same for every one.
 
 use std::collections::HashMap;
 
@@ -9,8 +9,8 @@ use crate::domain::odds::book::{MAX_MARKETS, decide};
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
-/// How many rows of one table [`Store::prune`](crate::store::Store::prune) removes at most a call, so that a write never waits
-/// long behind it.
+/// How many rows of one table [`Store::prune`](crate::store::Store::prune) removes at most a call,
+/// so that a write never waits long behind it.
 pub const PRUNE_LIMIT: usize = 10_000;
 
 /// A batch, and the events and markets it touches, each once.
@@ -22,7 +22,8 @@ pub struct Batch<'a> {
     places: Vec<(usize, usize)>,
 }
 
-/// What the database holds of a batch's events and markets, in the order of [`Batch::events`] and [`Batch::markets`].
+/// What the database holds of a batch's events and markets, in the order of [`Batch::events`] and
+/// [`Batch::markets`].
 pub struct Heads {
     /// The last sequence number of each event; 0 where it has none.
     pub last_seqs: Vec<u64>,
@@ -43,7 +44,10 @@ pub struct Details<'a> {
 
 impl<'a> Details<'a> {
     fn after(self, update: &'a OddsUpdate) -> Details<'a> {
-        Details { sport: update.sport.as_deref().or(self.sport), start_time: update.start_time.or(self.start_time) }
+        Details {
+            sport: update.sport.as_deref().or(self.sport),
+            start_time: update.start_time.or(self.start_time),
+        }
     }
 }
 
@@ -52,9 +56,11 @@ impl<'a> Details<'a> {
 pub struct Folded<'a> {
     /// How many updates were taken.
     pub applied: usize,
-    /// Of each update the sequence number, if the update is the state of its market behind the batch.
+    /// Of each update the sequence number, if the update is the state of its market behind the
+    /// batch.
     pub current: Vec<Option<i64>>,
-    /// Of each update that is the state of its market the details that it or an update before it in the batch told.
+    /// Of each update that is the state of its market the details that it or an update before it in
+    /// the batch told.
     pub details: Vec<Details<'a>>,
 }
 
@@ -67,10 +73,22 @@ impl<'a> Batch<'a> {
             .iter()
             .map(|PositionedUpdate { update, .. }| {
                 let event = place(&mut events, &mut event_places, &update.event_id);
-                (event, place(&mut markets, &mut market_places, (&update.event_id, &update.market)))
+                (
+                    event,
+                    place(
+                        &mut markets,
+                        &mut market_places,
+                        (&update.event_id, &update.market),
+                    ),
+                )
             })
             .collect();
-        Batch { updates, events, markets, places }
+        Batch {
+            updates,
+            events,
+            markets,
+            places,
+        }
     }
 
     /// The events, in the order of their first updates.
@@ -86,15 +104,22 @@ impl<'a> Batch<'a> {
     /// Heads as of an empty database, to be filled in.
     pub fn no_heads(&self) -> Heads {
         let events = self.events.len();
-        Heads { last_seqs: vec![0; events], revisions: vec![None; self.markets.len()], market_counts: vec![0; events] }
+        Heads {
+            last_seqs: vec![0; events],
+            revisions: vec![None; self.markets.len()],
+            market_counts: vec![0; events],
+        }
     }
 
-    /// Takes the updates in their order, as the books of the live path do. `heads` must be of this batch.
+    /// Takes the updates in their order, as the books of the live path do. `heads` must be of this
+    /// batch.
     pub fn fold(&self, mut heads: Heads) -> Result<Folded<'a>, StoreError> {
         let mut applied = 0;
         let mut winners: Vec<Option<(usize, u64)>> = vec![None; self.markets.len()];
         let mut told = vec![Details::default(); self.markets.len()];
-        for (index, (positioned, &(event, market))) in self.updates.iter().zip(&self.places).enumerate() {
+        for (index, (positioned, &(event, market))) in
+            self.updates.iter().zip(&self.places).enumerate()
+        {
             // The number is made from the position, and must fit the column.
             fit(positioned.position)?;
             let revision = positioned.update.revision;
@@ -103,7 +128,12 @@ impl<'a> Batch<'a> {
             if is_new && heads.market_counts[event] >= MAX_MARKETS {
                 continue;
             }
-            if let Ok(seq) = decide(heads.revisions[market], heads.last_seqs[event], revision, positioned.position) {
+            if let Ok(seq) = decide(
+                heads.revisions[market],
+                heads.last_seqs[event],
+                revision,
+                positioned.position,
+            ) {
                 applied += 1;
                 heads.market_counts[event] += usize::from(is_new);
                 heads.revisions[market] = Some(revision);
@@ -120,12 +150,20 @@ impl<'a> Batch<'a> {
                 details[index] = told;
             }
         }
-        Ok(Folded { applied, current, details })
+        Ok(Folded {
+            applied,
+            current,
+            details,
+        })
     }
 }
 
 /// The place of `item` in `list`, where it is put if it is new.
-fn place<T: Copy + Eq + std::hash::Hash>(list: &mut Vec<T>, places: &mut HashMap<T, usize>, item: T) -> usize {
+fn place<T: Copy + Eq + std::hash::Hash>(
+    list: &mut Vec<T>,
+    places: &mut HashMap<T, usize>,
+    item: T,
+) -> usize {
     *places.entry(item).or_insert_with(|| {
         list.push(item);
         list.len() - 1
@@ -134,7 +172,8 @@ fn place<T: Copy + Eq + std::hash::Hash>(list: &mut Vec<T>, places: &mut HashMap
 
 /// A number of the bus or of an event as databases keep it: signed.
 fn fit(number: u64) -> Result<i64, StoreError> {
-    i64::try_from(number).map_err(|_| StoreError::Refused(format!("{number} is beyond the largest sequence number")))
+    i64::try_from(number)
+        .map_err(|_| StoreError::Refused(format!("{number} is beyond the largest sequence number")))
 }
 
 #[cfg(test)]
@@ -144,8 +183,15 @@ mod tests {
     use super::*;
     use crate::domain::odds::update::testing::*;
 
-    fn positioned(update: crate::domain::odds::update::OddsUpdate, position: u64) -> PositionedUpdate {
-        PositionedUpdate { update, partition: 0, position }
+    fn positioned(
+        update: crate::domain::odds::update::OddsUpdate,
+        position: u64,
+    ) -> PositionedUpdate {
+        PositionedUpdate {
+            update,
+            partition: 0,
+            position,
+        }
     }
 
     #[test]
@@ -159,10 +205,20 @@ mod tests {
             positioned(market_update("B", "1x2", None, 1, 1), 15),
         ];
         let batch = Batch::of(&updates);
-        assert_eq!(batch.events().iter().map(|event| event.as_str()).collect::<Vec<_>>(), ["A", "B"]);
+        assert_eq!(
+            batch
+                .events()
+                .iter()
+                .map(|event| event.as_str())
+                .collect::<Vec<_>>(),
+            ["A", "B"]
+        );
         assert_eq!(batch.markets().len(), 3);
         let folded = batch.fold(batch.no_heads()).unwrap();
-        assert_eq!((folded.applied, folded.current), (4, vec![None, Some(12), Some(13), None, Some(15), None]));
+        assert_eq!(
+            (folded.applied, folded.current),
+            (4, vec![None, Some(12), Some(13), None, Some(15), None])
+        );
     }
 
     #[test]
@@ -172,17 +228,30 @@ mod tests {
             start_time: Timestamp::from_millis(start).filter(|_| start > 0),
             ..update(1, time, 1)
         };
-        let updates =
-            [told(1, Some("tennis"), 7), told(3, Some("soccer"), 0), told(4, None, 0), told(2, Some("late"), 9)];
+        let updates = [
+            told(1, Some("tennis"), 7),
+            told(3, Some("soccer"), 0),
+            told(4, None, 0),
+            told(2, Some("late"), 9),
+        ];
         let updates = updates.map(|update| positioned(update, 0));
         let batch = Batch::of(&updates);
         let details = batch.fold(batch.no_heads()).unwrap().details;
-        assert_eq!(details[2], Details { sport: Some("soccer"), start_time: Timestamp::from_millis(7) });
+        assert_eq!(
+            details[2],
+            Details {
+                sport: Some("soccer"),
+                start_time: Timestamp::from_millis(7)
+            }
+        );
     }
 
     #[test]
     fn heads_of_the_database_count() {
-        let updates = [positioned(update(1, 5, 1), 0), positioned(update(1, 6, 1), 1)];
+        let updates = [
+            positioned(update(1, 5, 1), 0),
+            positioned(update(1, 6, 1), 1),
+        ];
         let batch = Batch::of(&updates);
         let heads = || Heads {
             last_seqs: vec![1_000],
@@ -190,12 +259,18 @@ mod tests {
             market_counts: vec![1],
         };
         let folded = batch.fold(heads()).unwrap();
-        assert_eq!((folded.applied, folded.current), (1, vec![None, Some(1_001)]));
+        assert_eq!(
+            (folded.applied, folded.current),
+            (1, vec![None, Some(1_001)])
+        );
     }
 
     #[test]
     fn a_new_market_beyond_the_limit_is_not_taken() {
-        let updates = [positioned(update(1, 5, 1), 0), positioned(market_update("MATCH_001", "new", None, 5, 1), 1)];
+        let updates = [
+            positioned(update(1, 5, 1), 0),
+            positioned(market_update("MATCH_001", "new", None, 5, 1), 1),
+        ];
         let batch = Batch::of(&updates);
         let heads = |count| Heads {
             last_seqs: vec![0],
@@ -212,7 +287,10 @@ mod tests {
         for position in [i64::MAX as u64, u64::MAX] {
             let updates = [positioned(update(1, 5, 1), position)];
             let batch = Batch::of(&updates);
-            assert!(matches!(batch.fold(batch.no_heads()), Err(StoreError::Refused(_))), "{position}");
+            assert!(
+                matches!(batch.fold(batch.no_heads()), Err(StoreError::Refused(_))),
+                "{position}"
+            );
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The list of events: filters, and pages of what passes them.
 //!
-//! A page is read in two steps, the same on every engine: ids of candidates from an index, then what the markets of these
-//! say, filtered by the database. A filter that few events pass would read the whole table for one page, so a page
-//! examines a bounded number of candidates. Then it may hold fewer events than asked for and still have a next page.
+//! A page is read in two steps, the same on every engine: ids of candidates from an index, then
+//! what the markets of these say, filtered by the database. A filter that few events pass would
+//! read the whole table for one page, so a page examines a bounded number of candidates. Then it
+//! may hold fewer events than asked for and still have a next page.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -76,7 +77,10 @@ impl FromStr for StatusFilter {
     fn from_str(text: &str) -> Result<StatusFilter, &'static str> {
         match text {
             "all" => Ok(StatusFilter::All),
-            one => one.parse().map(StatusFilter::Only).map_err(|_| "upcoming, live, ended or all is wanted"),
+            one => one
+                .parse()
+                .map(StatusFilter::Only)
+                .map_err(|_| "upcoming, live, ended or all is wanted"),
         }
     }
 }
@@ -90,12 +94,14 @@ impl FromStr for Sport {
 
     fn from_str(text: &str) -> Result<Sport, String> {
         let sport = read_sport(text).map_err(|error| error.to_string())?;
-        sport.map(Sport).ok_or_else(|| "the name of a sport is wanted".to_owned())
+        sport
+            .map(Sport)
+            .ok_or_else(|| "the name of a sport is wanted".to_owned())
     }
 }
 
-/// A part of a name, compared without regard to case. The databases fold the case of some letters only, each of others;
-/// so the pattern for them lists both cases of every letter.
+/// A part of a name, compared without regard to case. The databases fold the case of some letters
+/// only, each of others; so the pattern for them lists both cases of every letter.
 #[derive(Clone, Debug)]
 pub struct NamePart(String);
 
@@ -104,7 +110,9 @@ impl FromStr for NamePart {
 
     fn from_str(text: &str) -> Result<NamePart, String> {
         if text.chars().count() > MAX_NAME_PART || text.chars().any(char::is_control) {
-            return Err(format!("at most {MAX_NAME_PART} characters and no control characters are taken"));
+            return Err(format!(
+                "at most {MAX_NAME_PART} characters and no control characters are taken"
+            ));
         }
         Ok(NamePart(text.to_owned()))
     }
@@ -140,7 +148,11 @@ impl NamePart {
     fn pattern(&self, plain: impl Fn(char) -> String) -> String {
         let one = |letter: char| {
             let cases = cases(letter);
-            if cases.len() == 1 { plain(letter) } else { format!("[{}]", cases.into_iter().collect::<String>()) }
+            if cases.len() == 1 {
+                plain(letter)
+            } else {
+                format!("[{}]", cases.into_iter().collect::<String>())
+            }
         };
         self.0.chars().map(one).collect()
     }
@@ -151,7 +163,14 @@ fn cases(letter: char) -> BTreeSet<char> {
     fn single(mut letters: impl Iterator<Item = char>) -> Option<char> {
         letters.next().filter(|_| letters.next().is_none())
     }
-    [Some(letter), single(letter.to_lowercase()), single(letter.to_uppercase())].into_iter().flatten().collect()
+    [
+        Some(letter),
+        single(letter.to_lowercase()),
+        single(letter.to_uppercase()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// A page of events.
@@ -172,12 +191,20 @@ impl EventQuery {
                 StatusFilter::All => true,
                 StatusFilter::Only(wanted) => status == wanted,
             };
-            by_status && self.in_play.is_none_or(|wanted| wanted == status.is_in_play())
+            by_status
+                && self
+                    .in_play
+                    .is_none_or(|wanted| wanted == status.is_in_play())
         };
-        EventStatus::ALL.iter().filter(|status| passes(**status)).map(|status| status.as_str()).collect()
+        EventStatus::ALL
+            .iter()
+            .filter(|status| passes(**status))
+            .map(|status| status.as_str())
+            .collect()
     }
 
-    /// Whether only events with a market that is not finished can pass: the database finds them by an index.
+    /// Whether only events with a market that is not finished can pass: the database finds them by
+    /// an index.
     pub(super) fn only_unfinished(&self) -> bool {
         !self.statuses().contains(&EventStatus::Ended.as_str())
     }
@@ -192,7 +219,8 @@ impl EventQuery {
         self.from.is_none() && self.to.is_none()
     }
 
-    /// Reads a page. `candidates` gives the ids behind an event, at most so many; `read` gives those of a list that pass.
+    /// Reads a page. `candidates` gives the ids behind an event, at most so many; `read` gives
+    /// those of a list that pass.
     pub(super) fn page<C, E>(
         &self,
         connection: &mut C,
@@ -247,10 +275,20 @@ mod tests {
 
     #[test]
     fn statuses_follow_both_filters() {
-        let statuses = |status, in_play| EventQuery { status, in_play, ..EventQuery::default() }.statuses();
+        let statuses = |status, in_play| {
+            EventQuery {
+                status,
+                in_play,
+                ..EventQuery::default()
+            }
+            .statuses()
+        };
         assert_eq!(statuses(StatusFilter::NotEnded, None), ["upcoming", "live"]);
         assert_eq!(statuses(StatusFilter::NotEnded, Some(false)), ["upcoming"]);
-        assert_eq!(statuses(StatusFilter::All, Some(false)), ["upcoming", "ended"]);
+        assert_eq!(
+            statuses(StatusFilter::All, Some(false)),
+            ["upcoming", "ended"]
+        );
         assert_eq!(statuses("ended".parse().unwrap(), None), ["ended"]);
         assert_eq!(statuses("ended".parse().unwrap(), Some(true)), [""; 0]);
         assert!("Live".parse::<StatusFilter>().is_err());
@@ -258,7 +296,10 @@ mod tests {
 
     /// The database has events 0 to 99,999, and every `nth` of them passes.
     fn page(limit: usize, nth: usize, events: usize) -> (usize, Option<String>, usize) {
-        let query = EventQuery { limit, ..EventQuery::default() };
+        let query = EventQuery {
+            limit,
+            ..EventQuery::default()
+        };
         let examined = std::cell::Cell::new(0);
         let name = |number: usize| format!("{number:05}");
         let candidates = |(): &mut (), after: Option<&EventId>, size: usize| {
@@ -280,13 +321,28 @@ mod tests {
             };
             Ok(ids.iter().filter(passes).map(event).collect())
         };
-        let page = query.page(&mut (), candidates, read, |id| Ok(EventId::new(id).unwrap())).unwrap();
-        (page.events.len(), page.next.map(|next| next.to_string()), examined.get())
+        let page = query
+            .page(
+                &mut (),
+                candidates,
+                read,
+                |id| Ok(EventId::new(id).unwrap()),
+            )
+            .unwrap();
+        (
+            page.events.len(),
+            page.next.map(|next| next.to_string()),
+            examined.get(),
+        )
     }
 
     #[test]
     fn page_examines_bounded_number() {
-        assert_eq!(page(4, 1, 100_000), (4, Some("00003".to_owned()), 4), "no more than needed");
+        assert_eq!(
+            page(4, 1, 100_000),
+            (4, Some("00003".to_owned()), 4),
+            "no more than needed"
+        );
         assert_eq!(page(4, 1, 3), (3, None, 3));
         assert_eq!(page(2, 50, 100_000).1.as_deref(), Some("00050"));
         assert_eq!(

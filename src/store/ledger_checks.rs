@@ -1,8 +1,9 @@
-//! What must hold between the tables of money, whatever has happened: rules that both databases are held against.
+//! What must hold between the tables of money, whatever has happened: rules that both databases are
+//! held against.
 //!
-//! Each rule is SQL that both engines understand, and that needs none of the functions and none of the columns' checks that
-//! it is there to distrust. Sums are of billions and of the rest, each on its own: the cents of all users may be more than
-//! 64 bits hold, and SQLite's `sum` fails there.
+//! Each rule is SQL that both engines understand, and that needs none of the functions and none of
+//! the columns' checks that it is there to distrust. Sums are of billions and of the rest, each on
+//! its own: the cents of all users may be more than 64 bits hold, and SQLite's `sum` fails there.
 
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Text};
@@ -34,9 +35,12 @@ pub(super) struct Row {
     line: String,
 }
 
-/// Holds every rule against what `ask` answers, which must all be of one snapshot. `too_late` is SQL for the moment before
-/// which a bet's time to be decided must not have been over.
-pub(super) fn run<E>(too_late: &str, mut ask: impl FnMut(&str) -> Result<Vec<Row>, E>) -> Result<Verification, E> {
+/// Holds every rule against what `ask` answers, which must all be of one snapshot. `too_late` is
+/// SQL for the moment before which a bet's time to be decided must not have been over.
+pub(super) fn run<E>(
+    too_late: &str,
+    mut ask: impl FnMut(&str) -> Result<Vec<Row>, E>,
+) -> Result<Verification, E> {
     let checks = RULES.iter().map(|rule| {
         let over = ask(&format!("SELECT COUNT(*) AS number, '' AS line FROM {}", rule.over))?;
         let violations = rule.violations.replace(TOO_LATE, too_late);
@@ -50,7 +54,9 @@ pub(super) fn run<E>(too_late: &str, mut ask: impl FnMut(&str) -> Result<Vec<Row
             examples: found.into_iter().map(|row| row.line).collect(),
         })
     });
-    Ok(Verification { checks: checks.collect::<Result<_, E>>()? })
+    Ok(Verification {
+        checks: checks.collect::<Result<_, E>>()?,
+    })
 }
 
 /// What was counted; no row, nothing.

@@ -40,8 +40,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether another transaction held a lock for longer than is waited. The text is the engines' own: of PostgreSQL's
-    /// `lock_timeout` and of SQLite's `busy_timeout`.
+    /// Whether another transaction held a lock for longer than is waited. The text is the engines'
+    /// own: of PostgreSQL's `lock_timeout` and of SQLite's `busy_timeout`.
     pub fn is_lock_timeout(&self) -> bool {
         matches!(self, StoreError::Unavailable(text) if text.contains("lock timeout") || text.contains("is locked"))
     }
@@ -50,7 +50,8 @@ impl StoreError {
 /// What a batch did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchReport {
-    /// Updates that are the current state of their market now, or were for a moment within the batch.
+    /// Updates that are the current state of their market now, or were for a moment within the
+    /// batch.
     pub applied: usize,
     /// Rows added to the history.
     pub recorded: usize,
@@ -117,8 +118,9 @@ pub trait Store: Send + Sync {
     /// Whether the database answers.
     fn ping(&self) -> Result<(), StoreError>;
 
-    /// Applies updates to the current state and adds them to the history, in one transaction. An update that is older
-    /// than its market's state changes only the history; one that is known changes nothing. Safe to repeat.
+    /// Applies updates to the current state and adds them to the history, in one transaction. An
+    /// update that is older than its market's state changes only the history; one that is known
+    /// changes nothing. Safe to repeat.
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError>;
 
     /// The current state of an event's markets; none for an event that is not known.
@@ -136,6 +138,11 @@ pub trait Store: Send + Sync {
     /// The newest dead letters, newest first.
     fn list_dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError>;
 
-    /// Removes the rows of the history and the dead letters that came before these moments, a bounded number a call.
-    fn prune(&self, history_before: Timestamp, dead_letters_before: Timestamp) -> Result<PruneReport, StoreError>;
+    /// Removes the rows of the history and the dead letters that came before these moments, a
+    /// bounded number a call.
+    fn prune(
+        &self,
+        history_before: Timestamp,
+        dead_letters_before: Timestamp,
+    ) -> Result<PruneReport, StoreError>;
 }

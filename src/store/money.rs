@@ -1,7 +1,8 @@
-//! The store of money: wallets with their ledger, bets, and what is on its way to the bus and to the supplier.
+//! The store of money: wallets with their ledger, bets, and what is on its way to the bus and to
+//! the supplier.
 //!
-//! Every operation is one transaction, holds the user's wallet locked while it decides, and is safe to repeat: the same
-//! reference is the same movement, for ever. Time is given in.
+//! Every operation is one transaction, holds the user's wallet locked while it decides, and is safe
+//! to repeat: the same reference is the same movement, for ever. Time is given in.
 
 use uuid::Uuid;
 
@@ -12,7 +13,9 @@ use crate::domain::ids::{Reference, UserId};
 use crate::domain::odds::price::Price;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
-use crate::domain::wallet::ledger::{Account, Balance, HoldResolution, ReservationStatus, TransferKind};
+use crate::domain::wallet::ledger::{
+    Account, Balance, HoldResolution, ReservationStatus, TransferKind,
+};
 
 /// Why a movement of money was not made. Nothing has changed then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -276,8 +279,8 @@ pub trait MoneyStore: Send + Sync {
     /// A user's wallet; both balances of one moment.
     fn wallet(&self, user_id: &UserId) -> Result<Option<Wallet>, StoreError>;
 
-    /// Puts money in, and makes the wallet where there is none. Gives the wallet as it was behind this deposit, also
-    /// when it is asked for again.
+    /// Puts money in, and makes the wallet where there is none. Gives the wallet as it was behind
+    /// this deposit, also when it is asked for again.
     fn deposit(&self, order: &TransferRequest) -> Result<Wallet, WalletError>;
 
     /// Takes money out.
@@ -301,19 +304,29 @@ pub trait MoneyStore: Send + Sync {
             Movement::Deposit(order) => self.deposit(order).map(Moved::Wallet),
             Movement::Withdraw(order) => self.withdraw(order).map(Moved::Wallet),
             Movement::Reserve(order) => self.reserve(order).map(Moved::Reservation),
-            Movement::Settle { user_id, reference, settlement, at } => {
-                self.settle(user_id, reference, *settlement, *at).map(Moved::Reservation)
-            }
+            Movement::Settle {
+                user_id,
+                reference,
+                settlement,
+                at,
+            } => self
+                .settle(user_id, reference, *settlement, *at)
+                .map(Moved::Reservation),
         }
     }
 
-    /// Makes a movement and keeps its answer, a refusal too, in one transaction, unless the key has an answer: then
-    /// gives that. Keys are the user's, and each operation has its own.
+    /// Makes a movement and keeps its answer, a refusal too, in one transaction, unless the key has
+    /// an answer: then gives that. Keys are the user's, and each operation has its own.
     fn apply_once(&self, movement: &Movement, key: &RequestKey) -> Result<Moved, WalletError>;
 
-    /// Ends pending reservations that were made before a moment, at most `limit`, each in a transaction of its own;
-    /// never one that is held for a bet. Gives how many.
-    fn expire_reservations(&self, made_before: Timestamp, limit: usize, at: Timestamp) -> Result<usize, StoreError>;
+    /// Ends pending reservations that were made before a moment, at most `limit`, each in a
+    /// transaction of its own; never one that is held for a bet. Gives how many.
+    fn expire_reservations(
+        &self,
+        made_before: Timestamp,
+        limit: usize,
+        at: Timestamp,
+    ) -> Result<usize, StoreError>;
 
     /// A user's transfers, newest first.
     fn transfers(&self, user_id: &UserId, page: Page<i64>) -> Result<Vec<Transfer>, StoreError>;
@@ -326,14 +339,21 @@ pub trait MoneyStore: Send + Sync {
         page: Page<Uuid>,
     ) -> Result<Vec<Reservation>, StoreError>;
 
-    /// Places a bet that is pending: the bet, its reservation (whose reference is the bet's id), the answer to its key
-    /// and its record for the bus in one transaction. Where the key was answered before, gives that answer.
-    fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &OutboxMessage) -> Result<BetAnswer, StoreError>;
+    /// Places a bet that is pending: the bet, its reservation (whose reference is the bet's id),
+    /// the answer to its key and its record for the bus in one transaction. Where the key was
+    /// answered before, gives that answer.
+    fn place_bet(
+        &self,
+        bet: &Bet,
+        key: Option<&RequestKey>,
+        notice: &OutboxMessage,
+    ) -> Result<BetAnswer, StoreError>;
 
-    /// Places bets as [`MoneyStore::place_bet`] does, for little more than one of them costs: all in one transaction, so
-    /// that an error leaves none of them placed. Gives the answers in the same order. Nobody waits for another's wallet
-    /// here: a bet whose wallet is in use at this moment, or for which another of these bets uses it, has no answer, and
-    /// is to be placed by itself.
+    /// Places bets as [`MoneyStore::place_bet`] does, for little more than one of them costs: all
+    /// in one transaction, so that an error leaves none of them placed. Gives the answers in the
+    /// same order. Nobody waits for another's wallet here: a bet whose wallet is in use at this
+    /// moment, or for which another of these bets uses it, has no answer, and is to be placed by
+    /// itself.
     fn place_bets(&self, slips: &[BetPlacement]) -> Result<Vec<Option<BetAnswer>>, StoreError>;
 
     /// Keeps a refusal as the answer to a key, unless there is one already; gives the first one.
@@ -346,10 +366,15 @@ pub trait MoneyStore: Send + Sync {
     ) -> Result<BetAnswer, StoreError>;
 
     /// The first answer to a key.
-    fn first_answer(&self, user_id: &UserId, key: &RequestKey) -> Result<Option<BetAnswer>, StoreError>;
+    fn first_answer(
+        &self,
+        user_id: &UserId,
+        key: &RequestKey,
+    ) -> Result<Option<BetAnswer>, StoreError>;
 
-    /// Decides a bet: its status (only from pending), its history, commit or refund of its reservation, the order to
-    /// cancel where it timed out, and its record for the bus in one transaction.
+    /// Decides a bet: its status (only from pending), its history, commit or refund of its
+    /// reservation, the order to cancel where it timed out, and its record for the bus in one
+    /// transaction.
     fn decide_bet(
         &self,
         bet_id: BetId,
@@ -371,13 +396,24 @@ pub trait MoneyStore: Send + Sync {
     fn bet_history(&self, bet_id: BetId) -> Result<Vec<BetStep>, StoreError>;
 
     /// A user's bets, newest first.
-    fn bets(&self, user_id: &UserId, status: Option<BetStatus>, page: Page<BetId>) -> Result<Vec<Bet>, StoreError>;
+    fn bets(
+        &self,
+        user_id: &UserId,
+        status: Option<BetStatus>,
+        page: Page<BetId>,
+    ) -> Result<Vec<Bet>, StoreError>;
 
     /// Pending bets whose time was over at a moment, the oldest first.
     fn overdue_bets(&self, at: Timestamp, limit: usize) -> Result<Vec<Bet>, StoreError>;
 
-    /// Rows of the outbox that nobody publishes, the oldest first. They are the caller's until `leased_until`.
-    fn take_outbox(&self, at: Timestamp, leased_until: Timestamp, limit: usize) -> Result<Vec<OutboxRow>, StoreError>;
+    /// Rows of the outbox that nobody publishes, the oldest first. They are the caller's until
+    /// `leased_until`.
+    fn take_outbox(
+        &self,
+        at: Timestamp,
+        leased_until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OutboxRow>, StoreError>;
 
     /// These rows of the outbox are on the bus.
     fn published(&self, rows: &[i64]) -> Result<(), StoreError>;
@@ -385,9 +421,14 @@ pub trait MoneyStore: Send + Sync {
     /// How much waits in the outbox.
     fn outbox_depth(&self) -> Result<OutboxDepth, StoreError>;
 
-    /// Bets that the supplier is to be told to cancel now. Until `next_attempt_at` nobody else is given them; each is
-    /// counted as tried once more.
-    fn take_cancels(&self, at: Timestamp, next_attempt_at: Timestamp, limit: usize) -> Result<Vec<Cancel>, StoreError>;
+    /// Bets that the supplier is to be told to cancel now. Until `next_attempt_at` nobody else is
+    /// given them; each is counted as tried once more.
+    fn take_cancels(
+        &self,
+        at: Timestamp,
+        next_attempt_at: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Cancel>, StoreError>;
 
     /// The supplier has cancelled a bet.
     fn cancelled(&self, bet_id: BetId, at: Timestamp) -> Result<(), StoreError>;
@@ -395,17 +436,20 @@ pub trait MoneyStore: Send + Sync {
     /// How many bets the supplier has still to be told to cancel.
     fn open_cancels(&self) -> Result<u64, StoreError>;
 
-    /// Holds the ledger, the reservations and the bets against each other, in one snapshot of the database, while it is
-    /// in use. A bet is too late where its time was over `grace` before `at`.
-    fn verify(&self, at: Timestamp, grace: std::time::Duration) -> Result<Verification, StoreError>;
+    /// Holds the ledger, the reservations and the bets against each other, in one snapshot of the
+    /// database, while it is in use. A bet is too late where its time was over `grace` before `at`.
+    fn verify(&self, at: Timestamp, grace: std::time::Duration)
+    -> Result<Verification, StoreError>;
 }
 
 /// A refusal as its column holds it.
 pub(super) fn refusal_text(refusal: &BetRefusal) -> Result<String, StoreError> {
-    serde_json::to_string(refusal).map_err(|error| StoreError::Refused(format!("cannot write a refusal: {error}")))
+    serde_json::to_string(refusal)
+        .map_err(|error| StoreError::Refused(format!("cannot write a refusal: {error}")))
 }
 
 /// A refusal out of its column.
 pub(super) fn read_refusal(text: &str) -> Result<BetRefusal, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::Unreadable(format!("refusal {text}: {error}")))
+    serde_json::from_str(text)
+        .map_err(|error| StoreError::Unreadable(format!("refusal {text}: {error}")))
 }

@@ -1,5 +1,5 @@
-//! Movements of money that a client asks for, and the answer that an idempotency key keeps: written once, and read by
-//! both databases. PostgreSQL writes it in its function `wallet_apply_once`.
+//! Movements of money that a client asks for, and the answer that an idempotency key keeps: written
+//! once, and read by both databases. PostgreSQL writes it in its function `wallet_apply_once`.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -46,7 +46,9 @@ impl Movement {
     /// Whose money moves.
     pub fn user_id(&self) -> &UserId {
         match self {
-            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => &order.user_id,
+            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => {
+                &order.user_id
+            }
             Movement::Settle { user_id, .. } => user_id,
         }
     }
@@ -64,7 +66,9 @@ impl Movement {
     /// When it is asked for.
     pub fn at(&self) -> Timestamp {
         match self {
-            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => order.at,
+            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => {
+                order.at
+            }
             Movement::Settle { at, .. } => *at,
         }
     }
@@ -72,7 +76,9 @@ impl Movement {
     /// What it is known by.
     pub fn reference(&self) -> &Reference {
         match self {
-            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => &order.reference,
+            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => {
+                &order.reference
+            }
             Movement::Settle { reference, .. } => reference,
         }
     }
@@ -80,14 +86,17 @@ impl Movement {
     /// How much; the amount of a reservation that ends is the reservation's.
     pub fn amount(&self) -> Option<Amount> {
         match self {
-            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => Some(order.amount),
+            Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => {
+                Some(order.amount)
+            }
             Movement::Settle { .. } => None,
         }
     }
 
     /// Reads the kept answer to this movement.
     pub(super) fn read_answer(&self, json: &str) -> Result<Result<Moved, WalletError>, StoreError> {
-        let unreadable = || StoreError::Unreadable(format!("answer to {}: {json}", self.operation()));
+        let unreadable =
+            || StoreError::Unreadable(format!("answer to {}: {json}", self.operation()));
         let kept: KeptAnswer = serde_json::from_str(json).map_err(|_| unreadable())?;
         if kept.outcome != DONE {
             return refusal_of(&kept.outcome).map(Err).ok_or_else(unreadable);
@@ -122,8 +131,14 @@ struct KeptAnswer {
 
 impl KeptAnswer {
     fn wallet(&self) -> Option<Wallet> {
-        let balance = Balance { available: self.available?, reserved: self.reserved? };
-        Some(Wallet { wallet_id: self.wallet?, balance })
+        let balance = Balance {
+            available: self.available?,
+            reserved: self.reserved?,
+        };
+        Some(Wallet {
+            wallet_id: self.wallet?,
+            balance,
+        })
     }
 
     fn reservation(&self, reference: &Reference) -> Option<Reservation> {
@@ -163,9 +178,13 @@ pub(super) fn answer_text(answer: &Result<Moved, WalletError>) -> Result<String,
             ..KeptAnswer::default()
         },
         Err(WalletError::Store(failure)) => return Err(failure.clone()),
-        Err(refusal) => KeptAnswer { outcome: outcome_of(refusal), ..KeptAnswer::default() },
+        Err(refusal) => KeptAnswer {
+            outcome: outcome_of(refusal),
+            ..KeptAnswer::default()
+        },
     };
-    serde_json::to_string(&kept).map_err(|error| StoreError::Refused(format!("cannot write an answer: {error}")))
+    serde_json::to_string(&kept)
+        .map_err(|error| StoreError::Refused(format!("cannot write an answer: {error}")))
 }
 
 fn outcome_of(refusal: &WalletError) -> String {
@@ -203,7 +222,13 @@ mod tests {
 
     #[test]
     fn kept_answer_reads_back() {
-        let wallet = Wallet { wallet_id: Uuid::from_u128(7), balance: Balance { available: 5, reserved: 2 } };
+        let wallet = Wallet {
+            wallet_id: Uuid::from_u128(7),
+            balance: Balance {
+                available: 5,
+                reserved: 2,
+            },
+        };
         let reservation = Reservation {
             id: Uuid::from_u128(8),
             reference: reference("r"),
@@ -212,13 +237,26 @@ mod tests {
             created_at: at(1),
             settled_at: Some(at(2)),
         };
-        let settle =
-            |settlement| Movement::Settle { user_id: user("A"), reference: reference("r"), settlement, at: at(3) };
+        let settle = |settlement| Movement::Settle {
+            user_id: user("A"),
+            reference: reference("r"),
+            settlement,
+            at: at(3),
+        };
         let refused = |error: WalletError| (Movement::Withdraw(order("A", 1, "w")), Err(error));
         let answers = [
-            (Movement::Deposit(order("A", 1, "d")), Ok(Moved::Wallet(wallet))),
-            (Movement::Reserve(order("A", 3, "r")), Ok(Moved::Reservation(reservation.clone()))),
-            (settle(HoldResolution::Commit), Ok(Moved::Reservation(reservation.clone()))),
+            (
+                Movement::Deposit(order("A", 1, "d")),
+                Ok(Moved::Wallet(wallet)),
+            ),
+            (
+                Movement::Reserve(order("A", 3, "r")),
+                Ok(Moved::Reservation(reservation.clone())),
+            ),
+            (
+                settle(HoldResolution::Commit),
+                Ok(Moved::Reservation(reservation.clone())),
+            ),
             (
                 settle(HoldResolution::Refund),
                 Ok(Moved::Reservation(Reservation {
@@ -243,10 +281,20 @@ mod tests {
 
     #[test]
     fn failure_is_never_kept() {
-        let failed = Err(WalletError::Store(StoreError::Unavailable("away".to_owned())));
-        assert_eq!(answer_text(&failed), Err(StoreError::Unavailable("away".to_owned())));
+        let failed = Err(WalletError::Store(StoreError::Unavailable(
+            "away".to_owned(),
+        )));
+        assert_eq!(
+            answer_text(&failed),
+            Err(StoreError::Unavailable("away".to_owned()))
+        );
         for text in ["", "{}", r#"{"outcome":"DONE"}"#, r#"{"outcome":"STORE"}"#] {
-            assert!(Movement::Deposit(order("A", 1, "d")).read_answer(text).is_err(), "{text}");
+            assert!(
+                Movement::Deposit(order("A", 1, "d"))
+                    .read_answer(text)
+                    .is_err(),
+                "{text}"
+            );
         }
     }
 }

@@ -16,8 +16,8 @@ use crate::domain::ids::Source;
 use crate::domain::odds::book::Book;
 use crate::domain::odds::update::testing::{any_update, market_update, update};
 
-/// Makes a test of each check. `$open` gives a store with its tables, and what must live as long as it. Attributes behind
-/// it are those of the tests.
+/// Makes a test of each check. `$open` gives a store with its tables, and what must live as long as
+/// it. Attributes behind it are those of the tests.
 macro_rules! store_suite {
     ($open:expr $(, #[$attribute:meta])*) => {
         #[rstest::rstest]
@@ -52,14 +52,27 @@ macro_rules! store_suite {
 pub(crate) use store_suite;
 
 /// Updates at positions from `first` on.
-pub fn positioned(first: u64, updates: impl IntoIterator<Item = OddsUpdate>) -> Vec<PositionedUpdate> {
-    (first..).zip(updates).map(|(position, update)| PositionedUpdate { update, partition: 0, position }).collect()
+pub fn positioned(
+    first: u64,
+    updates: impl IntoIterator<Item = OddsUpdate>,
+) -> Vec<PositionedUpdate> {
+    (first..)
+        .zip(updates)
+        .map(|(position, update)| PositionedUpdate {
+            update,
+            partition: 0,
+            position,
+        })
+        .collect()
 }
 
 /// The states of an event, as the store has them.
 pub fn states(store: &dyn Store, event: &str) -> Vec<MarketState> {
     let states = store.load_event(&EventId::new(event).unwrap()).unwrap();
-    states.iter().map(|state| MarketState::clone(state)).collect()
+    states
+        .iter()
+        .map(|state| MarketState::clone(state))
+        .collect()
 }
 
 /// The whole history of a market, read page by page.
@@ -68,7 +81,14 @@ pub fn history(store: &dyn Store, event: &EventId, market: &MarketKey) -> Vec<Hi
 }
 
 fn all_of(event: &EventId, market: &MarketKey, limit: usize) -> HistoryQuery {
-    HistoryQuery { event_id: event.clone(), market: market.clone(), from: None, to: None, after: None, limit }
+    HistoryQuery {
+        event_id: event.clone(),
+        market: market.clone(),
+        from: None,
+        to: None,
+        after: None,
+        limit,
+    }
 }
 
 fn pages(store: &dyn Store, mut query: HistoryQuery) -> Vec<HistoryEntry> {
@@ -76,7 +96,9 @@ fn pages(store: &dyn Store, mut query: HistoryQuery) -> Vec<HistoryEntry> {
     loop {
         let page = store.history(&query).unwrap();
         assert!(page.len() <= query.limit);
-        let Some(last) = page.last() else { return entries };
+        let Some(last) = page.last() else {
+            return entries;
+        };
         query.after = Some(last.cursor);
         entries.extend(page);
     }
@@ -84,17 +106,29 @@ fn pages(store: &dyn Store, mut query: HistoryQuery) -> Vec<HistoryEntry> {
 
 /// The history of the market that `update` is of, as its revisions.
 fn revisions(store: &dyn Store, update: &OddsUpdate) -> Vec<Revision> {
-    history(store, &update.event_id, &update.market).into_iter().map(|entry| entry.update.revision).collect()
+    history(store, &update.event_id, &update.market)
+        .into_iter()
+        .map(|entry| entry.update.revision)
+        .collect()
 }
 
 /// An update as the history gives it back.
 fn without_teams(update: &OddsUpdate) -> OddsUpdate {
-    OddsUpdate { home_team: String::new(), away_team: String::new(), ..without_details(update) }
+    OddsUpdate {
+        home_team: String::new(),
+        away_team: String::new(),
+        ..without_details(update)
+    }
 }
 
-/// An update as a book gets it back: what is told about the event is kept for the list of events alone.
+/// An update as a book gets it back: what is told about the event is kept for the list of events
+/// alone.
 fn without_details(update: &OddsUpdate) -> OddsUpdate {
-    OddsUpdate { sport: None, start_time: None, ..update.clone() }
+    OddsUpdate {
+        sport: None,
+        start_time: None,
+        ..update.clone()
+    }
 }
 
 /// The whole list of events, read page by page.
@@ -117,7 +151,11 @@ fn report(applied: usize, recorded: usize) -> BatchReport {
 /// Runs a property with an event of its own for each case.
 fn for_all<S: Strategy>(strategy: S, check: impl Fn(&str, S::Value) -> Result<(), TestCaseError>) {
     let case = Cell::new(0);
-    let mut runner = TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config {
+        cases: 48,
+        failure_persistence: None,
+        ..Config::default()
+    });
     let outcome = runner.run(&strategy, |value| {
         case.set(case.get() + 1);
         check(&format!("CASE_{}", case.get()), value)
@@ -133,12 +171,20 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 }
 
 fn made(event: &str, (market, time, version): Move) -> OddsUpdate {
-    let (name, line) = [("1x2", None), ("goals", Some("2.5")), ("goals", Some("-0.25"))][usize::from(market)];
+    let (name, line) = [
+        ("1x2", None),
+        ("goals", Some("2.5")),
+        ("goals", Some("-0.25")),
+    ][usize::from(market)];
     market_update(event, name, line, time, version)
 }
 
 /// Writes updates in batches of the sizes given, over and over.
-fn write_in_batches(store: &dyn Store, updates: &[PositionedUpdate], sizes: &[usize]) -> BatchReport {
+fn write_in_batches(
+    store: &dyn Store,
+    updates: &[PositionedUpdate],
+    sizes: &[usize],
+) -> BatchReport {
     let (mut rest, mut total) = (updates, report(0, 0));
     for size in sizes.iter().cycle() {
         if rest.is_empty() {
@@ -153,7 +199,9 @@ fn write_in_batches(store: &dyn Store, updates: &[PositionedUpdate], sizes: &[us
 }
 
 pub fn migrate_again(store: &dyn Store) {
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
     store.migrate().unwrap();
     store.ping().unwrap();
     assert_eq!(states(store, "MATCH_001").len(), 1);
@@ -165,28 +213,67 @@ pub fn nothing_is_nothing(store: &dyn Store) {
     assert_eq!(store.write_dead_letters(&[]), Ok(()));
     assert_eq!(store.load_event(&event), Ok(vec![]));
     assert_eq!(listed(store, EventQuery::default()), []);
-    assert_eq!(store.history(&all_of(&event, &update(1, 1, 1).market, 10)), Ok(vec![]));
+    assert_eq!(
+        store.history(&all_of(&event, &update(1, 1, 1).market, 10)),
+        Ok(vec![])
+    );
     assert_eq!(store.list_dead_letters(10), Ok(vec![]));
-    assert_eq!(store.prune(Timestamp::now(), Timestamp::now()), Ok(PruneReport::default()));
+    assert_eq!(
+        store.prune(Timestamp::now(), Timestamp::now()),
+        Ok(PruneReport::default())
+    );
 }
 
 pub fn newer_wins_and_older_is_only_recorded(store: &dyn Store) {
-    let write = |position, update| store.write_updates(&positioned(position, [update])).unwrap();
+    let write = |position, update| {
+        store
+            .write_updates(&positioned(position, [update]))
+            .unwrap()
+    };
     assert_eq!(write(0, update(1, 10, 5)), report(1, 1));
     assert_eq!(write(1, update(1, 10, 6)), report(1, 1), "newer by version");
     assert_eq!(write(2, update(1, 10, 6)), report(0, 0), "duplicate");
     assert_eq!(write(3, update(1, 9, 99)), report(0, 1), "older by time");
     assert_eq!(write(4, update(1, 11, 1)), report(1, 1), "newer by time");
-    assert_eq!(states(store, "MATCH_001"), [MarketState { update: update(1, 11, 1), seq: 5 }]);
-    let expected: Vec<_> = [(9, 99), (10, 5), (10, 6), (11, 1)].map(|(t, v)| update(1, t, v).revision).into();
+    assert_eq!(
+        states(store, "MATCH_001"),
+        [MarketState {
+            update: update(1, 11, 1),
+            seq: 5
+        }]
+    );
+    let expected: Vec<_> = [(9, 99), (10, 5), (10, 6), (11, 1)]
+        .map(|(t, v)| update(1, t, v).revision)
+        .into();
     assert_eq!(revisions(store, &update(1, 1, 1)), expected);
 }
 
 pub fn within_one_batch_the_last_taken_stays(store: &dyn Store) {
-    let batch = positioned(7, [update(1, 1, 1), update(1, 3, 1), update(1, 2, 1), update(1, 3, 1), update(2, 1, 1)]);
+    let batch = positioned(
+        7,
+        [
+            update(1, 1, 1),
+            update(1, 3, 1),
+            update(1, 2, 1),
+            update(1, 3, 1),
+            update(2, 1, 1),
+        ],
+    );
     assert_eq!(store.write_updates(&batch), Ok(report(3, 4)));
-    assert_eq!(states(store, "MATCH_001"), [MarketState { update: update(1, 3, 1), seq: 9 }]);
-    assert_eq!(states(store, "MATCH_002"), [MarketState { update: update(2, 1, 1), seq: 12 }]);
+    assert_eq!(
+        states(store, "MATCH_001"),
+        [MarketState {
+            update: update(1, 3, 1),
+            seq: 9
+        }]
+    );
+    assert_eq!(
+        states(store, "MATCH_002"),
+        [MarketState {
+            update: update(2, 1, 1),
+            seq: 12
+        }]
+    );
 }
 
 pub fn markets_and_lines_stand_beside_each_other(store: &dyn Store) {
@@ -205,101 +292,193 @@ pub fn markets_and_lines_stand_beside_each_other(store: &dyn Store) {
             update.revision.version += round;
             update
         });
-        assert_eq!(store.write_updates(&positioned(10 * round as u64, newer)), Ok(report(7, 7)));
+        assert_eq!(
+            store.write_updates(&positioned(10 * round as u64, newer)),
+            Ok(report(7, 7))
+        );
     }
-    let keys: Vec<_> = states(store, "MATCH_001").iter().map(|state| state.update.market.to_string()).collect();
-    assert_eq!(keys, ["1x2", "goals", "goals@0", "goals@2.5", "goals@3.5", "goals%402.5", "handicap@-1"]);
+    let keys: Vec<_> = states(store, "MATCH_001")
+        .iter()
+        .map(|state| state.update.market.to_string())
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "1x2",
+            "goals",
+            "goals@0",
+            "goals@2.5",
+            "goals@3.5",
+            "goals%402.5",
+            "handicap@-1"
+        ]
+    );
     for update in &updates {
         assert_eq!(revisions(store, update).len(), 2, "{}", update.market);
     }
 }
 
 pub fn a_replay_changes_nothing(store: &dyn Store) {
-    for_all((moves(), proptest::collection::vec(1usize..9, 1..4)), |event, (moves, sizes)| {
-        let updates = positioned(0, moves.into_iter().map(|one| made(event, one)));
-        write_in_batches(store, &updates, &[500]);
-        let before = states(store, event);
-        prop_assert_eq!(write_in_batches(store, &updates, &sizes), report(0, 0));
-        prop_assert_eq!(states(store, event), before);
-        Ok(())
-    });
+    for_all(
+        (moves(), proptest::collection::vec(1usize..9, 1..4)),
+        |event, (moves, sizes)| {
+            let updates = positioned(0, moves.into_iter().map(|one| made(event, one)));
+            write_in_batches(store, &updates, &[500]);
+            let before = states(store, event);
+            prop_assert_eq!(write_in_batches(store, &updates, &sizes), report(0, 0));
+            prop_assert_eq!(states(store, event), before);
+            Ok(())
+        },
+    );
 }
 
 pub fn any_order_gives_the_same_state_and_history(store: &dyn Store) {
     let sizes = || proptest::collection::vec(1usize..9, 1..4);
-    for_all((moves(), sizes(), any::<u64>()), |event, (moves, sizes, seed)| {
-        let mut shuffled = moves.clone();
-        fastrand::Rng::with_seed(seed).shuffle(&mut shuffled);
-        let write = |event: &str, moves: &[Move]| {
-            let updates = positioned(0, moves.iter().map(|one| made(event, *one)));
-            write_in_batches(store, &updates, &sizes);
-            states(store, event).into_iter().map(|state| state.update).collect::<Vec<_>>()
-        };
-        let other = format!("{event}_SHUFFLED");
-        let renamed = |mut update: OddsUpdate| {
-            update.event_id = EventId::new(event).unwrap();
-            update
-        };
-        let current = write(event, &moves);
-        prop_assert_eq!(write(&other, &shuffled).into_iter().map(renamed).collect::<Vec<_>>(), current);
+    for_all(
+        (moves(), sizes(), any::<u64>()),
+        |event, (moves, sizes, seed)| {
+            let mut shuffled = moves.clone();
+            fastrand::Rng::with_seed(seed).shuffle(&mut shuffled);
+            let write = |event: &str, moves: &[Move]| {
+                let updates = positioned(0, moves.iter().map(|one| made(event, *one)));
+                write_in_batches(store, &updates, &sizes);
+                states(store, event)
+                    .into_iter()
+                    .map(|state| state.update)
+                    .collect::<Vec<_>>()
+            };
+            let other = format!("{event}_SHUFFLED");
+            let renamed = |mut update: OddsUpdate| {
+                update.event_id = EventId::new(event).unwrap();
+                update
+            };
+            let current = write(event, &moves);
+            prop_assert_eq!(
+                write(&other, &shuffled)
+                    .into_iter()
+                    .map(renamed)
+                    .collect::<Vec<_>>(),
+                current
+            );
 
-        let mut distinct: BTreeMap<u8, BTreeSet<Revision>> = BTreeMap::new();
-        for one in &moves {
-            distinct.entry(one.0).or_default().insert(made(event, *one).revision);
-        }
-        for (market, expected) in distinct {
-            let expected: Vec<_> = expected.into_iter().collect();
-            prop_assert_eq!(&revisions(store, &made(event, (market, 0, 0))), &expected);
-            prop_assert_eq!(&revisions(store, &made(&other, (market, 0, 0))), &expected);
-        }
-        Ok(())
-    });
+            let mut distinct: BTreeMap<u8, BTreeSet<Revision>> = BTreeMap::new();
+            for one in &moves {
+                distinct
+                    .entry(one.0)
+                    .or_default()
+                    .insert(made(event, *one).revision);
+            }
+            for (market, expected) in distinct {
+                let expected: Vec<_> = expected.into_iter().collect();
+                prop_assert_eq!(&revisions(store, &made(event, (market, 0, 0))), &expected);
+                prop_assert_eq!(&revisions(store, &made(&other, (market, 0, 0))), &expected);
+            }
+            Ok(())
+        },
+    );
 }
 
 pub fn numbers_and_states_are_those_of_the_book(store: &dyn Store) {
     let sizes = proptest::collection::vec(1usize..9, 1..4);
     // Positions that jump ahead, and that start again.
     let positions = proptest::collection::vec(0u64..200, 40);
-    for_all((moves(), sizes, positions), |event, (moves, sizes, positions)| {
-        let updates: Vec<_> = moves
-            .into_iter()
-            .zip(positions)
-            .map(|(one, position)| PositionedUpdate { update: made(event, one), partition: 0, position })
-            .collect();
-        let mut book = Book::new(EventId::new(event).unwrap());
-        let taken = updates.iter().filter(|one| book.apply(one.update.clone(), one.position).is_ok()).count();
-        prop_assert_eq!(write_in_batches(store, &updates, &sizes).applied, taken);
-        prop_assert_eq!(store.load_event(&EventId::new(event).unwrap()).unwrap(), book.snapshot().markets);
-        Ok(())
-    });
+    for_all(
+        (moves(), sizes, positions),
+        |event, (moves, sizes, positions)| {
+            let updates: Vec<_> = moves
+                .into_iter()
+                .zip(positions)
+                .map(|(one, position)| PositionedUpdate {
+                    update: made(event, one),
+                    partition: 0,
+                    position,
+                })
+                .collect();
+            let mut book = Book::new(EventId::new(event).unwrap());
+            let taken = updates
+                .iter()
+                .filter(|one| book.apply(one.update.clone(), one.position).is_ok())
+                .count();
+            prop_assert_eq!(write_in_batches(store, &updates, &sizes).applied, taken);
+            prop_assert_eq!(
+                store.load_event(&EventId::new(event).unwrap()).unwrap(),
+                book.snapshot().markets
+            );
+            Ok(())
+        },
+    );
 }
 
 pub fn a_bus_that_starts_again_does_not_take_the_number_back(store: &dyn Store) {
-    let seqs = |store: &dyn Store| states(store, "MATCH_001").into_iter().map(|state| state.seq).collect::<Vec<_>>();
-    store.write_updates(&positioned(999, [market_update("MATCH_001", "1x2", None, 1, 1)])).unwrap();
-    store.write_updates(&positioned(0, [market_update("MATCH_001", "btts", None, 1, 1)])).unwrap();
-    assert_eq!(seqs(store), [1_000, 1_001], "the number is the event's, not the market's");
-    let batch = [market_update("MATCH_001", "1x2", None, 2, 1), market_update("MATCH_001", "btts", None, 2, 1)];
+    let seqs = |store: &dyn Store| {
+        states(store, "MATCH_001")
+            .into_iter()
+            .map(|state| state.seq)
+            .collect::<Vec<_>>()
+    };
+    store
+        .write_updates(&positioned(
+            999,
+            [market_update("MATCH_001", "1x2", None, 1, 1)],
+        ))
+        .unwrap();
+    store
+        .write_updates(&positioned(
+            0,
+            [market_update("MATCH_001", "btts", None, 1, 1)],
+        ))
+        .unwrap();
+    assert_eq!(
+        seqs(store),
+        [1_000, 1_001],
+        "the number is the event's, not the market's"
+    );
+    let batch = [
+        market_update("MATCH_001", "1x2", None, 2, 1),
+        market_update("MATCH_001", "btts", None, 2, 1),
+    ];
     store.write_updates(&positioned(1, batch)).unwrap();
     assert_eq!(seqs(store), [1_002, 1_003]);
-    store.write_updates(&positioned(5_000, [market_update("MATCH_001", "1x2", None, 3, 1)])).unwrap();
+    store
+        .write_updates(&positioned(
+            5_000,
+            [market_update("MATCH_001", "1x2", None, 3, 1)],
+        ))
+        .unwrap();
     assert_eq!(seqs(store), [5_001, 1_003]);
 }
 
 pub fn a_supplier_that_restarts_is_followed(store: &dyn Store) {
-    store.write_updates(&positioned(0, [update(1, 10, 978)])).unwrap();
-    assert_eq!(store.write_updates(&positioned(1, [update(1, 11, 1)])), Ok(report(1, 1)));
+    store
+        .write_updates(&positioned(0, [update(1, 10, 978)]))
+        .unwrap();
+    assert_eq!(
+        store.write_updates(&positioned(1, [update(1, 11, 1)])),
+        Ok(report(1, 1))
+    );
     assert_eq!(states(store, "MATCH_001")[0].update.revision.version, 1);
 }
 
 pub fn two_sources_with_one_revision_are_both_recorded(store: &dyn Store) {
-    let other = OddsUpdate { source: Source::new("other").unwrap(), ..update(1, 1, 1) };
-    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1), other.clone()])), Ok(report(1, 2)));
+    let other = OddsUpdate {
+        source: Source::new("other").unwrap(),
+        ..update(1, 1, 1)
+    };
+    assert_eq!(
+        store.write_updates(&positioned(0, [update(1, 1, 1), other.clone()])),
+        Ok(report(1, 2))
+    );
     let entries = history(store, &other.event_id, &other.market);
-    let sources: Vec<_> = entries.iter().map(|entry| entry.update.source.as_str()).collect();
+    let sources: Vec<_> = entries
+        .iter()
+        .map(|entry| entry.update.source.as_str())
+        .collect();
     assert_eq!(sources, ["test", "other"]);
     assert!(entries[0].cursor < entries[1].cursor);
-    let page = HistoryQuery { after: Some(entries[0].cursor), ..all_of(&other.event_id, &other.market, 5) };
+    let page = HistoryQuery {
+        after: Some(entries[0].cursor),
+        ..all_of(&other.event_id, &other.market, 5)
+    };
     assert_eq!(store.history(&page).unwrap(), [entries[1].clone()]);
 }
 
@@ -308,7 +487,13 @@ pub fn every_update_reads_back_exactly(store: &dyn Store) {
         update.event_id = EventId::new(event).unwrap();
         let batch = positioned(0, [update.clone()]);
         prop_assert_eq!(store.write_updates(&batch).unwrap(), report(1, 1));
-        prop_assert_eq!(states(store, event), [MarketState { update: without_details(&update), seq: 1 }]);
+        prop_assert_eq!(
+            states(store, event),
+            [MarketState {
+                update: without_details(&update),
+                seq: 1
+            }]
+        );
 
         let entries = history(store, &update.event_id, &update.market);
         prop_assert_eq!(entries.len(), 1);
@@ -326,70 +511,142 @@ pub fn extremes_read_back(store: &dyn Store) {
         "line\nbreak\ttab",
         "'); DROP TABLE odds_current; --",
     ];
-    let times = ["0000-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"];
+    let times = [
+        "0000-01-01T00:00:00Z",
+        "1969-12-31T23:59:59.999999Z",
+        "9999-12-31T23:59:59.999999Z",
+    ];
     for (index, (text, version)) in texts.iter().zip([i64::MIN, i64::MAX, 0, -1]).enumerate() {
-        let mut update =
-            market_update("É 'x' \"y\" 1.2", "1x2", Some(["-100000", "100000", "0.001", "-0.5"][index]), 1, 1);
+        let mut update = market_update(
+            "É 'x' \"y\" 1.2",
+            "1x2",
+            Some(["-100000", "100000", "0.001", "-0.5"][index]),
+            1,
+            1,
+        );
         update.home_team = (*text).to_owned();
         update.away_team = text.repeat(50);
         update.selections[0].name = (*text).to_owned();
-        update.selections[0].price =
-            [1_001, 1_000_000, 999_999, 10_000].map(crate::domain::odds::price::Price::from_thousandths)[index];
+        update.selections[0].price = [1_001, 1_000_000, 999_999, 10_000]
+            .map(crate::domain::odds::price::Price::from_thousandths)[index];
         update.selections[1].price = None;
-        update.revision = Revision { updated_at: times[index % 3].parse().unwrap(), version };
+        update.revision = Revision {
+            updated_at: times[index % 3].parse().unwrap(),
+            version,
+        };
         written.push(update);
     }
-    store.write_updates(&positioned(0, written.clone())).unwrap();
-    let mut read: Vec<_> =
-        states(store, "É 'x' \"y\" 1.2").into_iter().map(|state| (state.seq, state.update)).collect();
+    store
+        .write_updates(&positioned(0, written.clone()))
+        .unwrap();
+    let mut read: Vec<_> = states(store, "É 'x' \"y\" 1.2")
+        .into_iter()
+        .map(|state| (state.seq, state.update))
+        .collect();
     read.sort_by_key(|(seq, _)| *seq);
-    assert_eq!(read.into_iter().map(|(_, update)| update).collect::<Vec<_>>(), written);
+    assert_eq!(
+        read.into_iter()
+            .map(|(_, update)| update)
+            .collect::<Vec<_>>(),
+        written
+    );
     for update in &written {
-        assert_eq!(history(store, &update.event_id, &update.market)[0].update, without_teams(update));
+        assert_eq!(
+            history(store, &update.event_id, &update.market)[0].update,
+            without_teams(update)
+        );
     }
 }
 
 pub fn history_pages_are_complete_and_without_repeats(store: &dyn Store) {
     let second = |time: Option<i64>| time.map(|time| update(1, time, 0).revision.updated_at);
     let bound = || proptest::option::of(-1i64..8);
-    for_all((moves(), bound(), bound(), 1usize..6), |event, (moves, from, to, limit)| {
-        write_in_batches(store, &positioned(0, moves.iter().map(|one| made(event, *one))), &[3]);
-        let expected: BTreeSet<_> = moves
-            .iter()
-            .filter(|(market, time, _)| *market == 0 && from.is_none_or(|from| *time >= from))
-            .filter(|(_, time, _)| to.is_none_or(|to| *time < to))
-            .map(|one| made(event, *one).revision)
-            .collect();
-        let market = made(event, (0, 0, 0)).market;
-        let query = HistoryQuery {
-            from: second(from),
-            to: second(to),
-            ..all_of(&EventId::new(event).unwrap(), &market, limit)
-        };
-        let read: Vec<_> = pages(store, query.clone()).into_iter().map(|entry| entry.update.revision).collect();
-        prop_assert_eq!(read, expected.into_iter().collect::<Vec<_>>());
-        prop_assert_eq!(store.history(&HistoryQuery { limit: 0, ..query }).unwrap(), vec![]);
-        Ok(())
-    });
+    for_all(
+        (moves(), bound(), bound(), 1usize..6),
+        |event, (moves, from, to, limit)| {
+            write_in_batches(
+                store,
+                &positioned(0, moves.iter().map(|one| made(event, *one))),
+                &[3],
+            );
+            let expected: BTreeSet<_> = moves
+                .iter()
+                .filter(|(market, time, _)| *market == 0 && from.is_none_or(|from| *time >= from))
+                .filter(|(_, time, _)| to.is_none_or(|to| *time < to))
+                .map(|one| made(event, *one).revision)
+                .collect();
+            let market = made(event, (0, 0, 0)).market;
+            let query = HistoryQuery {
+                from: second(from),
+                to: second(to),
+                ..all_of(&EventId::new(event).unwrap(), &market, limit)
+            };
+            let read: Vec<_> = pages(store, query.clone())
+                .into_iter()
+                .map(|entry| entry.update.revision)
+                .collect();
+            prop_assert_eq!(read, expected.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(
+                store.history(&HistoryQuery { limit: 0, ..query }).unwrap(),
+                vec![]
+            );
+            Ok(())
+        },
+    );
 }
 
 pub fn event_pages_are_complete_and_name_the_sides(store: &dyn Store) {
-    let ids = ["1.197931750", "MATCH_1", "MATCH_10", "MATCH_2", "Zürich", "match_1", "Ábc", "ábc"];
-    let updates = ids.iter().rev().map(|id| market_update(id, "1x2", None, 1, 1));
+    let ids = [
+        "1.197931750",
+        "MATCH_1",
+        "MATCH_10",
+        "MATCH_2",
+        "Zürich",
+        "match_1",
+        "Ábc",
+        "ábc",
+    ];
+    let updates = ids
+        .iter()
+        .rev()
+        .map(|id| market_update(id, "1x2", None, 1, 1));
     store.write_updates(&positioned(0, updates)).unwrap();
     // The market that changed last tells the sides, whichever market that is.
     let sides = |market: &str, time, home: &str| OddsUpdate {
         home_team: home.to_owned(),
         ..market_update("MATCH_1", market, None, time, 1)
     };
-    let changes = [sides("zz", 1, "Flamengo B"), sides("1x2", 2, "Flamengo A"), sides("zz", 0, "late")];
+    let changes = [
+        sides("zz", 1, "Flamengo B"),
+        sides("1x2", 2, "Flamengo A"),
+        sides("zz", 0, "late"),
+    ];
     store.write_updates(&positioned(100, changes)).unwrap();
 
-    let read = listed(store, EventQuery { limit: 3, ..EventQuery::default() });
-    assert_eq!(read.iter().map(|event| event.event_id.as_str()).collect::<Vec<_>>(), ids, "in the order of bytes");
-    assert_eq!((read[1].home_team.as_str(), read[1].away_team.as_str()), ("Flamengo A", "Palmeiras"));
+    let read = listed(
+        store,
+        EventQuery {
+            limit: 3,
+            ..EventQuery::default()
+        },
+    );
+    assert_eq!(
+        read.iter()
+            .map(|event| event.event_id.as_str())
+            .collect::<Vec<_>>(),
+        ids,
+        "in the order of bytes"
+    );
+    assert_eq!(
+        (read[1].home_team.as_str(), read[1].away_team.as_str()),
+        ("Flamengo A", "Palmeiras")
+    );
     assert_eq!(read[0].home_team, "Flamengo");
-    assert_eq!(store.list_events(&EventQuery::default()), Ok(EventPage::default()), "no room on the page");
+    assert_eq!(
+        store.list_events(&EventQuery::default()),
+        Ok(EventPage::default()),
+        "no room on the page"
+    );
 }
 
 fn letter(index: usize, raw: Vec<u8>) -> DeadLetter {
@@ -403,20 +660,40 @@ fn letter(index: usize, raw: Vec<u8>) -> DeadLetter {
 }
 
 pub fn dead_letters_keep_every_byte(store: &dyn Store) {
-    let letters = [letter(0, (0..=255).collect()), letter(1, vec![]), letter(2, b"\xff\xfe\0\0".repeat(5_000))];
-    store.write_dead_letters(&[letters[2].clone(), letters[0].clone()]).unwrap();
+    let letters = [
+        letter(0, (0..=255).collect()),
+        letter(1, vec![]),
+        letter(2, b"\xff\xfe\0\0".repeat(5_000)),
+    ];
+    store
+        .write_dead_letters(&[letters[2].clone(), letters[0].clone()])
+        .unwrap();
     store.write_dead_letters(&letters[1..2]).unwrap();
     let read = store.list_dead_letters(10).unwrap();
     let expected = [letters[2].clone(), letters[1].clone(), letters[0].clone()];
-    assert_eq!(read.iter().map(|stored| stored.letter.clone()).collect::<Vec<_>>(), expected);
+    assert_eq!(
+        read.iter()
+            .map(|stored| stored.letter.clone())
+            .collect::<Vec<_>>(),
+        expected
+    );
     assert_eq!(store.list_dead_letters(1).unwrap(), read[..1]);
-    assert_eq!(read.iter().map(|stored| stored.id).collect::<BTreeSet<_>>().len(), 3);
+    assert_eq!(
+        read.iter()
+            .map(|stored| stored.id)
+            .collect::<BTreeSet<_>>()
+            .len(),
+        3
+    );
 }
 
 pub fn prune_takes_the_oldest_and_a_bounded_number(store: &dyn Store) {
     const MORE: usize = 7;
     let event = EventId::new("MATCH_001").unwrap();
-    let old = positioned(0, (0..PRUNE_LIMIT + MORE).map(|time| update(1, time as i64, 1)));
+    let old = positioned(
+        0,
+        (0..PRUNE_LIMIT + MORE).map(|time| update(1, time as i64, 1)),
+    );
     write_in_batches(store, &old, &[500]);
     let between = Timestamp::now();
     while Timestamp::now() <= between {
@@ -424,30 +701,81 @@ pub fn prune_takes_the_oldest_and_a_bounded_number(store: &dyn Store) {
     }
     // Late by the supplier's time, but recorded now.
     let young = update(1, -1_000, 1);
-    store.write_updates(&positioned(99_999, [young.clone()])).unwrap();
-    let letters: Vec<_> = (0..PRUNE_LIMIT + MORE).map(|index| letter(index, vec![1])).collect();
+    store
+        .write_updates(&positioned(99_999, [young.clone()]))
+        .unwrap();
+    let letters: Vec<_> = (0..PRUNE_LIMIT + MORE)
+        .map(|index| letter(index, vec![1]))
+        .collect();
     store.write_dead_letters(&letters).unwrap();
     let current = states(store, "MATCH_001");
 
     let letters_before = letters[letters.len() - 2].received_at;
-    let prune = || store.prune(Timestamp::from_micros(between.micros() + 1).unwrap(), letters_before).unwrap();
-    assert_eq!(prune(), PruneReport { history: PRUNE_LIMIT, dead_letters: PRUNE_LIMIT });
-    assert_eq!(prune(), PruneReport { history: MORE, dead_letters: MORE - 2 }, "the moment itself stays");
+    let prune = || {
+        store
+            .prune(
+                Timestamp::from_micros(between.micros() + 1).unwrap(),
+                letters_before,
+            )
+            .unwrap()
+    };
+    assert_eq!(
+        prune(),
+        PruneReport {
+            history: PRUNE_LIMIT,
+            dead_letters: PRUNE_LIMIT
+        }
+    );
+    assert_eq!(
+        prune(),
+        PruneReport {
+            history: MORE,
+            dead_letters: MORE - 2
+        },
+        "the moment itself stays"
+    );
     assert_eq!(prune(), PruneReport::default());
     let left = history(store, &event, &young.market);
-    assert_eq!(left.into_iter().map(|entry| entry.update).collect::<Vec<_>>(), [without_teams(&young)]);
-    let left: Vec<_> = store.list_dead_letters(10).unwrap().into_iter().map(|stored| stored.letter).collect();
-    assert_eq!(left, [letters[letters.len() - 1].clone(), letters[letters.len() - 2].clone()]);
-    assert_eq!(states(store, "MATCH_001"), current, "the current state is never touched");
+    assert_eq!(
+        left.into_iter()
+            .map(|entry| entry.update)
+            .collect::<Vec<_>>(),
+        [without_teams(&young)]
+    );
+    let left: Vec<_> = store
+        .list_dead_letters(10)
+        .unwrap()
+        .into_iter()
+        .map(|stored| stored.letter)
+        .collect();
+    assert_eq!(
+        left,
+        [
+            letters[letters.len() - 1].clone(),
+            letters[letters.len() - 2].clone()
+        ]
+    );
+    assert_eq!(
+        states(store, "MATCH_001"),
+        current,
+        "the current state is never touched"
+    );
 }
 
 pub fn a_batch_that_does_not_fit_leaves_nothing(store: &dyn Store) {
     let mut batch = positioned(0, [update(1, 1, 1), update(2, 1, 1)]);
     batch[1].position = u64::MAX;
-    assert!(matches!(store.write_updates(&batch), Err(StoreError::Refused(_))));
+    assert!(matches!(
+        store.write_updates(&batch),
+        Err(StoreError::Refused(_))
+    ));
     assert_eq!(listed(store, EventQuery::default()), []);
     assert_eq!(revisions(store, &update(1, 1, 1)), []);
-    assert_eq!(store.write_updates(&batch[..1]), Ok(report(1, 1)), "the store goes on");
+    assert_eq!(
+        store.write_updates(&batch[..1]),
+        Ok(report(1, 1)),
+        "the store goes on"
+    );
 }
 
 pub fn writers_at_once_agree(store: &dyn Store) {
@@ -455,13 +783,18 @@ pub fn writers_at_once_agree(store: &dyn Store) {
     std::thread::scope(|scope| {
         for writer in 0..4u8 {
             scope.spawn(move || {
-                let updates =
-                    positioned(0, (0..EACH).map(|time| made("MATCH_001", (time as u8 % 3, time, writer.into()))));
+                let updates = positioned(
+                    0,
+                    (0..EACH).map(|time| made("MATCH_001", (time as u8 % 3, time, writer.into()))),
+                );
                 write_in_batches(store, &updates, &[5]);
             });
         }
     });
-    let current: Vec<_> = states(store, "MATCH_001").into_iter().map(|state| state.update).collect();
+    let current: Vec<_> = states(store, "MATCH_001")
+        .into_iter()
+        .map(|state| state.update)
+        .collect();
     assert_eq!(current.len(), 3);
     for market in 0..3u8 {
         let newest = made("MATCH_001", (market, EACH - 3 + i64::from(market), 3));

@@ -1,6 +1,7 @@
-//! Serialises the calls that move one user's money, and limits how many run at once. The database would serialise them
-//! by the lock of the wallet's row, with a connection in use for each one that waits. Here one user's calls use one
-//! connection at most, however many there are, and nobody waits for another user's wallet.
+//! Serialises the calls that move one user's money, and limits how many run at once. The database
+//! would serialise them by the lock of the wallet's row, with a connection in use for each one that
+//! waits. Here one user's calls use one connection at most, however many there are, and nobody
+//! waits for another user's wallet.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,8 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::ids::UserId;
 
-/// Users with calls, each with a queue. A user without calls has no entry, so the map is as large as what is in flight.
+/// Users with calls, each with a queue. A user without calls has no entry, so the map is as large
+/// as what is in flight.
 #[derive(Debug)]
 pub struct UserTurns {
     users: Mutex<HashMap<UserId, UserQueue>>,
@@ -27,7 +29,10 @@ struct UserQueue {
 impl UserTurns {
     /// At most `calls` at once, of any number of users.
     pub fn new(calls: usize) -> Arc<UserTurns> {
-        Arc::new(UserTurns { users: Mutex::default(), calls: Arc::new(Semaphore::new(calls.max(1))) })
+        Arc::new(UserTurns {
+            users: Mutex::default(),
+            calls: Arc::new(Semaphore::new(calls.max(1))),
+        })
     }
 
     /// Takes a place in a user's queue, unless `max` of its calls are there already.
@@ -44,10 +49,18 @@ impl UserTurns {
         self.place(&mut self.lock(), user_id)
     }
 
-    fn place(self: &Arc<Self>, users: &mut HashMap<UserId, UserQueue>, user_id: &UserId) -> UserTurn {
+    fn place(
+        self: &Arc<Self>,
+        users: &mut HashMap<UserId, UserQueue>,
+        user_id: &UserId,
+    ) -> UserTurn {
         let queue = users.entry(user_id.clone()).or_default();
         queue.calls += 1;
-        UserTurn { turns: self.clone(), user_id: user_id.clone(), turn: queue.turn.clone() }
+        UserTurn {
+            turns: self.clone(),
+            user_id: user_id.clone(),
+            turn: queue.turn.clone(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UserId, UserQueue>> {
@@ -65,12 +78,14 @@ pub struct UserTurn {
 }
 
 impl UserTurn {
-    /// Waits for the user's earlier calls. Until the guard is dropped, none of the user's other calls runs.
+    /// Waits for the user's earlier calls. Until the guard is dropped, none of the user's other
+    /// calls runs.
     pub async fn turn(&self) -> OwnedMutexGuard<()> {
         self.turn.clone().lock_owned().await
     }
 
-    /// Waits until a call may run; it runs until this is dropped. To be waited for within the user's turn.
+    /// Waits until a call may run; it runs until this is dropped. To be waited for within the
+    /// user's turn.
     pub async fn call(&self) -> Option<OwnedSemaphorePermit> {
         // Never closed.
         self.turns.calls.clone().acquire_owned().await.ok()
@@ -100,7 +115,10 @@ mod tests {
     #[tokio::test]
     async fn calls_of_one_user_run_in_order() {
         let turns = UserTurns::new(8);
-        let (first, second) = (turns.queue(&user("a"), 2).unwrap(), turns.queue(&user("a"), 2).unwrap());
+        let (first, second) = (
+            turns.queue(&user("a"), 2).unwrap(),
+            turns.queue(&user("a"), 2).unwrap(),
+        );
         assert!(turns.queue(&user("a"), 2).is_none(), "its queue is full");
         let held = first.turn().await;
         assert!(futures_util::FutureExt::now_or_never(second.turn()).is_none());
@@ -113,7 +131,9 @@ mod tests {
     #[tokio::test]
     async fn idle_users_leave_no_entry() {
         let turns = UserTurns::new(1);
-        let places: Vec<_> = (0..100).map(|n| turns.queue(&user(&format!("u{}", n % 10)), 100).unwrap()).collect();
+        let places: Vec<_> = (0..100)
+            .map(|n| turns.queue(&user(&format!("u{}", n % 10)), 100).unwrap())
+            .collect();
         assert_eq!(turns.lock().len(), 10);
         drop(places);
         assert_eq!(turns.lock().len(), 0);
@@ -129,7 +149,10 @@ mod tests {
         let mut third = Box::pin(places[2].call());
         assert!(futures_util::FutureExt::now_or_never(third.as_mut()).is_none());
         drop(running);
-        assert!(futures_util::FutureExt::now_or_never(third.as_mut()).is_none(), "the second came first");
+        assert!(
+            futures_util::FutureExt::now_or_never(third.as_mut()).is_none(),
+            "the second came first"
+        );
         drop(second.await);
         assert!(third.await.is_some());
     }

@@ -50,10 +50,20 @@ impl From<Answer> for BetOutcome {
         match answer {
             Answer::Confirmed { provider_ref } => BetOutcome::Confirmed { provider_ref },
             // The word for what we decide ourselves, and tell the supplier to cancel, is ours.
-            Answer::Rejected { reason, provider_ref } if reason == SUPPLIER_TIMEOUT => {
-                BetOutcome::Rejected { reason: format!("supplier: {reason}"), provider_ref }
-            }
-            Answer::Rejected { reason, provider_ref } => BetOutcome::Rejected { reason, provider_ref },
+            Answer::Rejected {
+                reason,
+                provider_ref,
+            } if reason == SUPPLIER_TIMEOUT => BetOutcome::Rejected {
+                reason: format!("supplier: {reason}"),
+                provider_ref,
+            },
+            Answer::Rejected {
+                reason,
+                provider_ref,
+            } => BetOutcome::Rejected {
+                reason,
+                provider_ref,
+            },
         }
     }
 }
@@ -83,7 +93,14 @@ pub enum SupplierError {
 
 impl SupplierError {
     /// Every kind.
-    pub const KINDS: [&str; 6] = ["timeout", "unreachable", "status", "too_large", "unreadable", "unknown_word"];
+    pub const KINDS: [&str; 6] = [
+        "timeout",
+        "unreachable",
+        "status",
+        "too_large",
+        "unreadable",
+        "unknown_word",
+    ];
 
     /// A word for metrics.
     pub fn kind(&self) -> &'static str {
@@ -102,12 +119,15 @@ impl SupplierError {
         match self {
             SupplierError::Unreachable(_) => "the supplier cannot be reached".to_owned(),
             SupplierError::Unreadable(_) => "the supplier's answer cannot be read".to_owned(),
-            SupplierError::UnknownVariant(_) => "the supplier answered with an unknown word".to_owned(),
+            SupplierError::UnknownVariant(_) => {
+                "the supplier answered with an unknown word".to_owned()
+            }
             other => other.to_string(),
         }
     }
 
-    /// Whether it may be only this one question that the supplier does not like, while it answers others.
+    /// Whether it may be only this one question that the supplier does not like, while it answers
+    /// others.
     pub fn is_about_the_question(&self) -> bool {
         matches!(self, SupplierError::Status(400 | 409 | 413 | 422))
     }
@@ -119,7 +139,11 @@ pub trait BetSupplier: Send + Sync {
     fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>>;
 
     /// Has it cancel a bet, whatever it made of it.
-    fn cancel(&self, bet_id: BetId, user_id: &UserId) -> BoxFuture<'static, Result<(), SupplierError>>;
+    fn cancel(
+        &self,
+        bet_id: BetId,
+        user_id: &UserId,
+    ) -> BoxFuture<'static, Result<(), SupplierError>>;
 }
 
 /// Why there is no client.
@@ -143,15 +167,26 @@ pub struct HttpSupplier {
 }
 
 impl HttpSupplier {
-    /// The supplier whose paths are below `base`, as `http://127.0.0.1:8081`. Each question may take so long. Reads files
-    /// where `base` is https, so not for an async thread.
-    pub fn new(base: &Url, timeout: Duration, ca_file: Option<&Path>) -> Result<HttpSupplier, SetupError> {
+    /// The supplier whose paths are below `base`, as `http://127.0.0.1:8081`. Each question may
+    /// take so long. Reads files where `base` is https, so not for an async thread.
+    pub fn new(
+        base: &Url,
+        timeout: Duration,
+        ca_file: Option<&Path>,
+    ) -> Result<HttpSupplier, SetupError> {
         let is_encrypted = base.scheme() == "https";
-        let tls = if is_encrypted { tls::client_config("SUPPLIER_CA_FILE", ca_file)? } else { tls::trusting_nobody()? };
+        let tls = if is_encrypted {
+            tls::client_config("SUPPLIER_CA_FILE", ca_file)?
+        } else {
+            tls::trusting_nobody()?
+        };
         let address = |error: &dyn std::error::Error| SetupError::Address(causes(error));
         let mut headers = HeaderMap::new();
         if let Some(login) = Login::of(base) {
-            headers.insert(AUTHORIZATION, login.authorization().map_err(|error| address(&error))?);
+            headers.insert(
+                AUTHORIZATION,
+                login.authorization().map_err(|error| address(&error))?,
+            );
         }
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(Arc::unwrap_or_clone(tls))
@@ -164,7 +199,9 @@ impl HttpSupplier {
             .build();
         let below = |path: &str| {
             let mut url = address::without_login(base);
-            let mut segments = url.path_segments_mut().map_err(|()| SetupError::Address("no base".to_owned()))?;
+            let mut segments = url
+                .path_segments_mut()
+                .map_err(|()| SetupError::Address("no base".to_owned()))?;
             segments.pop_if_empty().extend(["supplier", path]);
             drop(segments);
             Ok::<_, SetupError>(url)
@@ -180,21 +217,34 @@ impl HttpSupplier {
 
 impl BetSupplier for HttpSupplier {
     fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>> {
-        let request = self.http.post(self.confirm.clone()).header("Idempotency-Key", bet.id.to_string());
+        let request = self
+            .http
+            .post(self.confirm.clone())
+            .header("Idempotency-Key", bet.id.to_string());
         let request = request.json(&ConfirmJson::of(bet));
         let asked = ask(request, self.redaction.clone());
         async move { read_answer(&asked.await?) }.boxed()
     }
 
-    fn cancel(&self, bet_id: BetId, user_id: &UserId) -> BoxFuture<'static, Result<(), SupplierError>> {
-        let request = self.http.post(self.cancel.clone()).header("Idempotency-Key", format!("cancel-{bet_id}"));
+    fn cancel(
+        &self,
+        bet_id: BetId,
+        user_id: &UserId,
+    ) -> BoxFuture<'static, Result<(), SupplierError>> {
+        let request = self
+            .http
+            .post(self.cancel.clone())
+            .header("Idempotency-Key", format!("cancel-{bet_id}"));
         let request = request.json(&CancelJson { bet_id, user_id });
         let asked = ask(request, self.redaction.clone());
         async move { read_cancellation(&asked.await?) }.boxed()
     }
 }
 
-async fn ask(request: reqwest::RequestBuilder, redaction: Redaction) -> Result<Bytes, SupplierError> {
+async fn ask(
+    request: reqwest::RequestBuilder,
+    redaction: Redaction,
+) -> Result<Bytes, SupplierError> {
     let failure = |error| failure(error, &redaction);
     let mut response = request.send().await.map_err(failure)?;
     if !response.status().is_success() {
@@ -281,14 +331,25 @@ struct AnswerJson {
 
 /// Reads the answer to a confirmation.
 fn read_answer(body: &[u8]) -> Result<Answer, SupplierError> {
-    let AnswerJson { status, provider_ref, reason } = read_json(body)?;
+    let AnswerJson {
+        status,
+        provider_ref,
+        reason,
+    } = read_json(body)?;
     let provider_ref = clean(&provider_ref.unwrap_or_default());
     if status.eq_ignore_ascii_case("CONFIRMED") {
         Ok(Answer::Confirmed { provider_ref })
     } else if status.eq_ignore_ascii_case("REJECTED") {
         let reason = clean(&reason.unwrap_or_default());
-        let reason = if reason.is_empty() { NO_REASON.to_owned() } else { reason };
-        Ok(Answer::Rejected { reason, provider_ref })
+        let reason = if reason.is_empty() {
+            NO_REASON.to_owned()
+        } else {
+            reason
+        };
+        Ok(Answer::Rejected {
+            reason,
+            provider_ref,
+        })
     } else {
         Err(SupplierError::UnknownVariant(clean(&status)))
     }
@@ -297,14 +358,19 @@ fn read_answer(body: &[u8]) -> Result<Answer, SupplierError> {
 /// Reads the answer to a cancellation.
 fn read_cancellation(body: &[u8]) -> Result<(), SupplierError> {
     let AnswerJson { status, .. } = read_json(body)?;
-    if status.eq_ignore_ascii_case("CANCELLED") { Ok(()) } else { Err(SupplierError::UnknownVariant(clean(&status))) }
+    if status.eq_ignore_ascii_case("CANCELLED") {
+        Ok(())
+    } else {
+        Err(SupplierError::UnknownVariant(clean(&status)))
+    }
 }
 
 fn read_json(body: &[u8]) -> Result<AnswerJson, SupplierError> {
     json::from_slice(body).map_err(|error| SupplierError::Unreadable(clean(&error.to_string())))
 }
 
-/// A foreign text that is kept, logged and published: cut, and without what a database would refuse, as NUL.
+/// A foreign text that is kept, logged and published: cut, and without what a database would
+/// refuse, as NUL.
 fn clean(text: &str) -> String {
     let visible = |letter: char| if letter.is_control() { ' ' } else { letter };
     text.trim().chars().take(MAX_TEXT).map(visible).collect()

@@ -13,8 +13,11 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// What came, in its order; at least one.
 pub type FrameBatch = Vec<Result<Inbound, TransportError>>;
 
-/// Gives what is there, and waits for nothing more. A frame that comes alone is given alone, at once.
-pub fn batches(inbound: BoxStream<'static, Result<Inbound, TransportError>>) -> impl Stream<Item = FrameBatch> {
+/// Gives what is there, and waits for nothing more. A frame that comes alone is given alone, at
+/// once.
+pub fn batches(
+    inbound: BoxStream<'static, Result<Inbound, TransportError>>,
+) -> impl Stream<Item = FrameBatch> {
     let mut inbound = inbound.fuse();
     stream::poll_fn(move |context| {
         let (mut items, mut bytes) = (Vec::new(), 0);
@@ -46,22 +49,36 @@ mod tests {
         Ok(Inbound::Frame(Bytes::from(vec![b'x'; size])))
     }
 
-    fn pipe() -> (mpsc::UnboundedSender<Result<Inbound, TransportError>>, impl Stream<Item = FrameBatch> + Unpin) {
+    fn pipe() -> (
+        mpsc::UnboundedSender<Result<Inbound, TransportError>>,
+        impl Stream<Item = FrameBatch> + Unpin,
+    ) {
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        (sender, batches(stream::poll_fn(move |context| receiver.poll_recv(context)).boxed()))
+        (
+            sender,
+            batches(stream::poll_fn(move |context| receiver.poll_recv(context)).boxed()),
+        )
     }
 
     #[tokio::test]
     async fn what_is_there_is_given_at_once_and_in_order_and_the_end_comes_last() {
         let (sender, mut joined) = pipe();
         sender.send(frame(1)).unwrap();
-        assert_eq!(joined.next().await.unwrap().len(), 1, "nothing more is waited for");
+        assert_eq!(
+            joined.next().await.unwrap().len(),
+            1,
+            "nothing more is waited for"
+        );
         sender.send(frame(2)).unwrap();
         sender.send(Ok(Inbound::Alive)).unwrap();
-        sender.send(Err(TransportError::Read("gone".to_owned()))).unwrap();
+        sender
+            .send(Err(TransportError::Read("gone".to_owned())))
+            .unwrap();
         drop(sender);
         let items = joined.next().await.unwrap();
-        assert!(matches!(&items[..], [Ok(Inbound::Frame(frame)), Ok(Inbound::Alive), Err(_)] if frame.len() == 2));
+        assert!(
+            matches!(&items[..], [Ok(Inbound::Frame(frame)), Ok(Inbound::Alive), Err(_)] if frame.len() == 2)
+        );
         assert!(joined.next().await.is_none());
     }
 

@@ -1,6 +1,7 @@
 //! The suppliers: where they are, what they send, and how that becomes updates.
 //!
-//! A [`Decoder`] is the wire form of one supplier, free of sockets and clocks; [`transport`] carries its frames.
+//! A [`Decoder`] is the wire form of one supplier, free of sockets and clocks; [`transport`]
+//! carries its frames.
 
 pub mod betfair;
 /// In one place, for the tests of the decoder and of the replay server.
@@ -25,37 +26,40 @@ use crate::domain::timestamp::Timestamp;
 ///
 /// A decoder lives as long as its supplier is configured and sees every connection to it.
 pub trait Decoder: Send {
-    /// What to send as soon as a connection stands; empty where the supplier speaks first. Called at every connect;
-    /// forgets what belongs to a connection only.
+    /// What to send as soon as a connection stands; empty where the supplier speaks first. Called
+    /// at every connect; forgets what belongs to a connection only.
     fn on_connected(&mut self) -> Vec<String>;
 
     /// Reads one frame.
     fn on_frame(&mut self, frame: &[u8]) -> Result<Decoded, FrameFault>;
 
-    /// From now on what is later than this moment is refused, as from a clock that is wrong: it would shut out every true
-    /// change that comes after it.
+    /// From now on what is later than this moment is refused, as from a clock that is wrong: it
+    /// would shut out every true change that comes after it.
     fn refuse_after(&mut self, latest: Timestamp);
 
-    /// Nothing has come for so long that the prices are not to be taken for live: the suspension of every market that is
-    /// open. What the supplier says next about a market, or of all of them, opens it again.
+    /// Nothing has come for so long that the prices are not to be taken for live: the suspension of
+    /// every market that is open. What the supplier says next about a market, or of all of them,
+    /// opens it again.
     fn on_stale(&mut self) -> Vec<OddsUpdate>;
 
-    /// The connection ended. The suspension of every open market that a message may have changed which was not taken as a
-    /// whole; `missed`: the transport dropped one. What the supplier says on its next connection opens them again.
+    /// The connection ended. The suspension of every open market that a message may have changed
+    /// which was not taken as a whole; `missed`: the transport dropped one. What the supplier says
+    /// on its next connection opens them again.
     fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate>;
 
-    /// The bus did not take a batch of updates that were read. Gives what must be published when it can be: the
-    /// suspension of the markets that may have been among them. A decoder whose next connection begins with a whole image
-    /// gives none, and forgets what it has read.
+    /// The bus did not take a batch of updates that were read. Gives what must be published when it
+    /// can be: the suspension of the markets that may have been among them. A decoder whose next
+    /// connection begins with a whole image gives none, and forgets what it has read.
     fn on_unpublished(&mut self) -> Vec<OddsUpdate>;
 
-    /// Counts the refused updates that may have been about any market, since no market could be read of them.
+    /// Counts the refused updates that may have been about any market, since no market could be
+    /// read of them.
     fn unnamed_refusals(&self) -> u64 {
         0
     }
 
-    /// Suspends the open markets about which nothing that can be read has come since there were `refusals` of
-    /// [`Decoder::unnamed_refusals`].
+    /// Suspends the open markets about which nothing that can be read has come since there were
+    /// `refusals` of [`Decoder::unnamed_refusals`].
     fn suspend_unconfirmed(&mut self, refusals: u64) -> Vec<OddsUpdate> {
         let _ = refusals;
         Vec::new()
@@ -138,7 +142,8 @@ pub(crate) mod testing {
 
     /// The default settings, but for `arguments`, as `["--supplier-max-frame", "1KiB"]`.
     pub fn settings(arguments: &[&str]) -> SupplierSettings {
-        let command = SupplierSettings::augment_args(clap::Command::new("test").no_binary_name(true));
+        let command =
+            SupplierSettings::augment_args(clap::Command::new("test").no_binary_name(true));
         SupplierSettings::from_arg_matches(&command.get_matches_from(arguments)).unwrap()
     }
 }
@@ -149,7 +154,10 @@ mod tests {
 
     #[test]
     fn what_is_sent_to_a_supplier_is_never_shown() {
-        let decoded = Decoded { send: vec!["secret".to_owned()], ..Decoded::default() };
+        let decoded = Decoded {
+            send: vec!["secret".to_owned()],
+            ..Decoded::default()
+        };
         assert!(!format!("{decoded:?}").contains("secret"), "{decoded:?}");
     }
 }

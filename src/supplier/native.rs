@@ -12,7 +12,8 @@ use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::{OddsUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
-/// Open markets that are kept track of, to be suspended when the supplier is gone. Those beyond stay as they are.
+/// Open markets that are kept track of, to be suspended when the supplier is gone. Those beyond
+/// stay as they are.
 const MAX_TRACKED: usize = 100_000;
 
 /// Reads the native form. It keeps the open markets, so that it can suspend them.
@@ -39,7 +40,8 @@ struct OpenMarket {
     unnamed_before: u64,
 }
 
-/// The market named by an update that cannot be read as a whole. A part that cannot be read may be any.
+/// The market named by an update that cannot be read as a whole. A part that cannot be read may be
+/// any.
 struct Named {
     event: EventId,
     market: Option<MarketName>,
@@ -60,21 +62,31 @@ impl Named {
         let wire: WireNames<'_> = serde_json::from_slice(frame).ok()?;
         Some(Named {
             event: wire.event_id,
-            market: wire.market.and_then(|text| serde_json::from_str(text.get()).ok()),
-            line: wire.line.map_or(Some(None), |text| serde_json::from_str(text.get()).ok().map(Some)),
+            market: wire
+                .market
+                .and_then(|text| serde_json::from_str(text.get()).ok()),
+            line: wire.line.map_or(Some(None), |text| {
+                serde_json::from_str(text.get()).ok().map(Some)
+            }),
         })
     }
 
     fn may_be(&self, key: &MarketKey) -> bool {
-        let Some(market) = &self.market else { return true };
+        let Some(market) = &self.market else {
+            return true;
+        };
         *market == key.name && self.line.is_none_or(|line| line == key.line)
     }
 }
 
 /// The first revision after another one that no supplier's later change comes before.
 fn just_after(revision: Revision) -> Revision {
-    let updated_at = Timestamp::from_micros(revision.updated_at.micros() + 1).unwrap_or(revision.updated_at);
-    Revision { updated_at, ..revision }
+    let updated_at =
+        Timestamp::from_micros(revision.updated_at.micros() + 1).unwrap_or(revision.updated_at);
+    Revision {
+        updated_at,
+        ..revision
+    }
 }
 
 impl OpenMarket {
@@ -89,11 +101,15 @@ impl OpenMarket {
 }
 
 impl NativeDecoder {
-    /// Keeps track of an update. What a supplier sends after we suspended its market, were it the very same again,
-    /// opens the market: it needs a revision after the suspension's, or it would look old.
+    /// Keeps track of an update. What a supplier sends after we suspended its market, were it the
+    /// very same again, opens the market: it needs a revision after the suspension's, or it would
+    /// look old.
     fn track(&mut self, mut update: OddsUpdate) -> OddsUpdate {
         let told = update.revision;
-        let known = self.open.get_mut(&update.event_id).and_then(|markets| markets.get_mut(&update.market));
+        let known = self
+            .open
+            .get_mut(&update.event_id)
+            .and_then(|markets| markets.get_mut(&update.market));
         let is_known = known.is_some();
         if let Some(market) = known {
             let opens_again = market.shown.status == MarketStatus::Suspended && !market.in_doubt;
@@ -108,8 +124,16 @@ impl NativeDecoder {
             if is_known || self.tracked < MAX_TRACKED {
                 self.tracked += usize::from(!is_known);
                 let unnamed_before = self.unnamed;
-                let market = OpenMarket { told, shown: update.clone(), in_doubt: false, unnamed_before };
-                self.open.entry(update.event_id.clone()).or_default().insert(update.market.clone(), market);
+                let market = OpenMarket {
+                    told,
+                    shown: update.clone(),
+                    in_doubt: false,
+                    unnamed_before,
+                };
+                self.open
+                    .entry(update.event_id.clone())
+                    .or_default()
+                    .insert(update.market.clone(), market);
             }
         } else if is_known {
             self.forget(&update);
@@ -118,7 +142,9 @@ impl NativeDecoder {
     }
 
     fn forget(&mut self, update: &OddsUpdate) {
-        let Some(markets) = self.open.get_mut(&update.event_id) else { return };
+        let Some(markets) = self.open.get_mut(&update.event_id) else {
+            return;
+        };
         self.tracked -= usize::from(markets.remove(&update.market).is_some());
         if markets.is_empty() {
             self.open.remove(&update.event_id);
@@ -144,7 +170,11 @@ impl NativeDecoder {
     }
 
     fn refuse(&mut self, reason: &'static str, detail: String, frame: &[u8]) -> Decoded {
-        Decoded { updates: self.doubt(reason, frame), send: Vec::new(), refused: vec![Refused { reason, detail }] }
+        Decoded {
+            updates: self.doubt(reason, frame),
+            send: Vec::new(),
+            refused: vec![Refused { reason, detail }],
+        }
     }
 }
 
@@ -160,7 +190,10 @@ impl Decoder for NativeDecoder {
         };
         match from_the_future(update.revision.updated_at, self.latest) {
             Some(detail) => Ok(self.refuse("future", detail, frame)),
-            None => Ok(Decoded { updates: vec![self.track(update)], ..Decoded::default() }),
+            None => Ok(Decoded {
+                updates: vec![self.track(update)],
+                ..Decoded::default()
+            }),
         }
     }
 
@@ -169,7 +202,11 @@ impl Decoder for NativeDecoder {
     }
 
     fn on_stale(&mut self) -> Vec<OddsUpdate> {
-        self.open.values_mut().flat_map(HashMap::values_mut).filter_map(OpenMarket::suspend).collect()
+        self.open
+            .values_mut()
+            .flat_map(HashMap::values_mut)
+            .filter_map(OpenMarket::suspend)
+            .collect()
     }
 
     fn unnamed_refusals(&self) -> u64 {
@@ -186,10 +223,15 @@ impl Decoder for NativeDecoder {
         unconfirmed.filter_map(suspend).collect()
     }
 
-    // The supplier does not send everything again. The suspensions may not have been taken either, so all are sent.
+    // The supplier does not send everything again. The suspensions may not have been taken either,
+    // so all are sent.
     fn on_unpublished(&mut self) -> Vec<OddsUpdate> {
         let _ = self.on_stale();
-        self.open.values().flat_map(HashMap::values).map(|market| market.shown.clone()).collect()
+        self.open
+            .values()
+            .flat_map(HashMap::values)
+            .map(|market| market.shown.clone())
+            .collect()
     }
 
     // Each frame is a whole market: what was missed is not the base of what follows.
@@ -205,7 +247,11 @@ mod tests {
     use crate::domain::odds::update::testing::{market_update, update};
 
     fn read(decoder: &mut NativeDecoder, update: &OddsUpdate) -> OddsUpdate {
-        decoder.on_frame(update.to_json().as_bytes()).unwrap().updates.remove(0)
+        decoder
+            .on_frame(update.to_json().as_bytes())
+            .unwrap()
+            .updates
+            .remove(0)
     }
 
     #[test]
@@ -221,7 +267,10 @@ mod tests {
         let mut decoder = NativeDecoder::default();
         for frame in [&b"hello"[..], b"\xff"] {
             let decoded = decoder.on_frame(frame).unwrap();
-            assert_eq!((decoded.updates.len(), decoded.refused[0].reason), (0, "malformed"));
+            assert_eq!(
+                (decoded.updates.len(), decoded.refused[0].reason),
+                (0, "malformed")
+            );
         }
     }
 
@@ -230,11 +279,24 @@ mod tests {
         let mut decoder = NativeDecoder::default();
         read(&mut decoder, &update(1, 10, 5));
         decoder.refuse_after(update(1, 20, 1).revision.updated_at);
-        let future = decoder.on_frame(update(1, 21, 1).to_json().as_bytes()).unwrap();
+        let future = decoder
+            .on_frame(update(1, 21, 1).to_json().as_bytes())
+            .unwrap();
         assert_eq!(future.refused[0].reason, "future");
-        assert_eq!(future.updates[0].status, MarketStatus::Suspended, "it may have been a suspension");
-        assert_eq!(read(&mut decoder, &update(1, 11, 1)), update(1, 11, 1), "the true one goes on");
-        assert!(decoder.on_stale()[0].revision < update(1, 12, 1).revision, "of what was taken, not what was refused");
+        assert_eq!(
+            future.updates[0].status,
+            MarketStatus::Suspended,
+            "it may have been a suspension"
+        );
+        assert_eq!(
+            read(&mut decoder, &update(1, 11, 1)),
+            update(1, 11, 1),
+            "the true one goes on"
+        );
+        assert!(
+            decoder.on_stale()[0].revision < update(1, 12, 1).revision,
+            "of what was taken, not what was refused"
+        );
     }
 
     #[test]
@@ -244,25 +306,51 @@ mod tests {
         let mut position = 0;
         let mut status = |book: &mut Book, update: OddsUpdate| {
             position += 1;
-            book.apply(update, position).map(|state| state.update.status)
+            book.apply(update, position)
+                .map(|state| state.update.status)
         };
-        let (same, changed) = (update(1, 10, 5), market_update("MATCH_001", "btts", None, 10, 5));
-        let closed = OddsUpdate { status: MarketStatus::Closed, ..market_update("MATCH_001", "over", None, 10, 5) };
+        let (same, changed) = (
+            update(1, 10, 5),
+            market_update("MATCH_001", "btts", None, 10, 5),
+        );
+        let closed = OddsUpdate {
+            status: MarketStatus::Closed,
+            ..market_update("MATCH_001", "over", None, 10, 5)
+        };
         for sent in [&same, &changed, &closed] {
             status(&mut book, read(&mut decoder, sent)).unwrap();
         }
         for round in 0..3 {
             let suspended = decoder.on_stale();
-            assert_eq!(suspended.len(), 2, "round {round}: a market that is closed is not touched");
+            assert_eq!(
+                suspended.len(),
+                2,
+                "round {round}: a market that is closed is not touched"
+            );
             for update in suspended {
                 assert_eq!(status(&mut book, update), Ok(MarketStatus::Suspended));
             }
             assert!(decoder.on_stale().is_empty(), "once a loss");
-            assert!(status(&mut book, read(&mut decoder, &update(1, 9, 9))).is_err(), "an old word opens nothing");
-            assert_eq!(status(&mut book, read(&mut decoder, &same)), Ok(MarketStatus::Open), "the same again");
-            assert_eq!(status(&mut book, read(&mut decoder, &same)), Err(Rejection::Older), "but only once");
+            assert!(
+                status(&mut book, read(&mut decoder, &update(1, 9, 9))).is_err(),
+                "an old word opens nothing"
+            );
+            assert_eq!(
+                status(&mut book, read(&mut decoder, &same)),
+                Ok(MarketStatus::Open),
+                "the same again"
+            );
+            assert_eq!(
+                status(&mut book, read(&mut decoder, &same)),
+                Err(Rejection::Older),
+                "but only once"
+            );
             let next = market_update("MATCH_001", "btts", None, 11 + round, 1);
-            assert_eq!(status(&mut book, read(&mut decoder, &next)), Ok(MarketStatus::Open), "a new one");
+            assert_eq!(
+                status(&mut book, read(&mut decoder, &next)),
+                Ok(MarketStatus::Open),
+                "a new one"
+            );
         }
     }
 
@@ -294,7 +382,11 @@ mod tests {
             r#"{"event_id":"MATCH_001","market":"1x2"}"#.to_owned(),
             r#"{"event_id":"MATCH_001"}"#.to_owned(),
             json(&next, r#""market":"1x2""#, r#""market":7"#),
-            json(&next, r#""market":"1x2""#, r#""market":"1x2","line":"none""#),
+            json(
+                &next,
+                r#""market":"1x2""#,
+                r#""market":"1x2","line":"none""#,
+            ),
         ];
         for frame in unreadable {
             let mut decoder = NativeDecoder::default();
@@ -302,30 +394,68 @@ mod tests {
             read(&mut decoder, &update(2, 10, 5));
             let decoded = decoder.on_frame(frame.as_bytes()).unwrap();
             assert_eq!(decoded.refused.len(), 1, "{frame}");
-            let shown: Vec<_> = decoded.updates.iter().map(|u| (u.event_id.as_str(), u.status)).collect();
+            let shown: Vec<_> = decoded
+                .updates
+                .iter()
+                .map(|u| (u.event_id.as_str(), u.status))
+                .collect();
             assert_eq!(shown, [("MATCH_001", MarketStatus::Suspended)], "{frame}");
             assert!(decoded.updates[0].revision > update(1, 10, 5).revision);
-            assert!(decoder.on_frame(frame.as_bytes()).unwrap().updates.is_empty(), "once: {frame}");
+            assert!(
+                decoder
+                    .on_frame(frame.as_bytes())
+                    .unwrap()
+                    .updates
+                    .is_empty(),
+                "once: {frame}"
+            );
             let repeated = read(&mut decoder, &update(1, 10, 5));
-            assert!(repeated.revision < decoded.updates[0].revision, "an earlier word opens nothing: {frame}");
-            assert_eq!(read(&mut decoder, &next), next, "a later word does: {frame}");
+            assert!(
+                repeated.revision < decoded.updates[0].revision,
+                "an earlier word opens nothing: {frame}"
+            );
+            assert_eq!(
+                read(&mut decoder, &next),
+                next,
+                "a later word does: {frame}"
+            );
         }
     }
 
     #[test]
     fn unreadable_line_suspends_every_line() {
         let mut decoder = NativeDecoder::default();
-        for (market, line) in [("total", Some("1.5")), ("total", Some("2.5")), ("total", None), ("btts", None)] {
+        for (market, line) in [
+            ("total", Some("1.5")),
+            ("total", Some("2.5")),
+            ("total", None),
+            ("btts", None),
+        ] {
             read(&mut decoder, &market_update("E", market, line, 10, 5));
         }
         let suspended = |decoder: &mut NativeDecoder, frame: &str| {
             let updates = decoder.on_frame(frame.as_bytes()).unwrap().updates;
-            let mut keys: Vec<_> = updates.iter().map(|update| update.market.to_string()).collect();
+            let mut keys: Vec<_> = updates
+                .iter()
+                .map(|update| update.market.to_string())
+                .collect();
             keys.sort();
             keys
         };
-        assert_eq!(suspended(&mut decoder, r#"{"event_id":"E","market":"total","line":2.5}"#), ["total@2.5"]);
-        assert_eq!(suspended(&mut decoder, r#"{"event_id":"E","market":"total","line":"x"}"#), ["total", "total@1.5"]);
+        assert_eq!(
+            suspended(
+                &mut decoder,
+                r#"{"event_id":"E","market":"total","line":2.5}"#
+            ),
+            ["total@2.5"]
+        );
+        assert_eq!(
+            suspended(
+                &mut decoder,
+                r#"{"event_id":"E","market":"total","line":"x"}"#
+            ),
+            ["total", "total@1.5"]
+        );
         assert_eq!(suspended(&mut decoder, r#"{"event_id":"F"}"#), [""; 0]);
         assert_eq!(suspended(&mut decoder, r#"{"event_id":"E"}"#), ["btts"]);
     }
@@ -333,7 +463,10 @@ mod tests {
     fn unreadable_frame_without_an_event_is_about_any_market_until_it_is_heard_of() {
         let mut decoder = NativeDecoder::default();
         let names = |updates: Vec<OddsUpdate>| {
-            let mut names: Vec<_> = updates.iter().map(|update| update.event_id.as_str().to_owned()).collect();
+            let mut names: Vec<_> = updates
+                .iter()
+                .map(|update| update.event_id.as_str().to_owned())
+                .collect();
             names.sort();
             names
         };
@@ -341,9 +474,20 @@ mod tests {
             read(&mut decoder, &market_update(event, "1x2", None, 10, 1));
         }
         // Another kind of message is no update.
-        assert_eq!(decoder.on_frame(br#"{"type":"heartbeat"}"#).unwrap().refused[0].reason, "unknown_type");
+        assert_eq!(
+            decoder
+                .on_frame(br#"{"type":"heartbeat"}"#)
+                .unwrap()
+                .refused[0]
+                .reason,
+            "unknown_type"
+        );
         assert_eq!(decoder.unnamed_refusals(), 0);
-        for frame in ["{garbage", r#"{"market":"1x2"}"#, r#"{"event_id":7,"market":"1x2"}"#] {
+        for frame in [
+            "{garbage",
+            r#"{"market":"1x2"}"#,
+            r#"{"event_id":7,"market":"1x2"}"#,
+        ] {
             assert_eq!(decoder.on_frame(frame.as_bytes()).unwrap().refused.len(), 1);
         }
         assert_eq!(decoder.unnamed_refusals(), 3);
@@ -351,7 +495,11 @@ mod tests {
         assert_eq!(names(decoder.suspend_unconfirmed(3)), ["A"]);
         assert_eq!(names(decoder.suspend_unconfirmed(3)), [""; 0], "once");
         let repeated = read(&mut decoder, &market_update("A", "1x2", None, 10, 1));
-        assert_eq!(repeated.revision.updated_at, update(1, 10, 1).revision.updated_at, "the same opens nothing");
+        assert_eq!(
+            repeated.revision.updated_at,
+            update(1, 10, 1).revision.updated_at,
+            "the same opens nothing"
+        );
         decoder.on_frame(b"{garbage").unwrap();
         assert_eq!(names(decoder.suspend_unconfirmed(4)), ["B"]);
     }

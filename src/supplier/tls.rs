@@ -1,4 +1,5 @@
-//! TLS towards suppliers and Redis: rustls on ring, the system's authorities and those of a file of the settings.
+//! TLS towards suppliers and Redis: rustls on ring, the system's authorities and those of a file of
+//! the settings.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,8 +37,12 @@ pub fn install_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// The client's side of TLS; `variable` is the one that names `ca_file`. Reads files, so not for an async thread.
-pub fn client_config(variable: &'static str, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsSetupError> {
+/// The client's side of TLS; `variable` is the one that names `ca_file`. Reads files, so not for an
+/// async thread.
+pub fn client_config(
+    variable: &'static str,
+    ca_file: Option<&Path>,
+) -> Result<Arc<ClientConfig>, TlsSetupError> {
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
         log::debug!("a certificate authority of the system cannot be read: {error}");
@@ -52,10 +57,11 @@ pub fn trusting_nobody() -> Result<Arc<ClientConfig>, TlsSetupError> {
 
 /// The provider is named, so that no process-wide default is needed.
 fn config_with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsSetupError> {
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
     Ok(Arc::new(config))
 }
 
@@ -67,7 +73,11 @@ fn roots(
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(system);
     if let Some(file) = ca_file {
-        let fault = |cause: String| TlsSetupError::CaFile { variable, file: file.to_owned(), cause };
+        let fault = |cause: String| TlsSetupError::CaFile {
+            variable,
+            file: file.to_owned(),
+            cause,
+        };
         let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
             .and_then(Iterator::collect)
             .map_err(|error: rustls::pki_types::pem::Error| fault(error.to_string()))?;
@@ -75,10 +85,16 @@ fn roots(
             return Err(fault("it holds no certificate".to_owned()));
         }
         for certificate in certificates {
-            roots.add(certificate).map_err(|error| fault(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| fault(error.to_string()))?;
         }
     }
-    if roots.is_empty() { Err(TlsSetupError::NoAuthorities(variable)) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err(TlsSetupError::NoAuthorities(variable))
+    } else {
+        Ok(roots)
+    }
 }
 
 #[cfg(test)]
@@ -100,12 +116,13 @@ pub(crate) mod testing {
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(made.cert.pem().as_bytes()).unwrap();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
+        let config =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![made.cert.der().clone()], key)
+                .unwrap();
         (TlsAcceptor::from(Arc::new(config)), file)
     }
 }
@@ -118,7 +135,10 @@ mod tests {
 
     #[test]
     fn nobody_to_trust_is_an_error() {
-        assert!(matches!(roots("CA", Vec::new(), None), Err(TlsSetupError::NoAuthorities("CA"))));
+        assert!(matches!(
+            roots("CA", Vec::new(), None),
+            Err(TlsSetupError::NoAuthorities("CA"))
+        ));
     }
 
     #[test]
@@ -129,12 +149,22 @@ mod tests {
 
     #[test]
     fn a_wrong_ca_file_is_named() {
-        let missing =
-            roots("SUPPLIER_CA_FILE", Vec::new(), Some(Path::new("/no/such/file.pem"))).unwrap_err().to_string();
-        assert!(missing.starts_with("SUPPLIER_CA_FILE /no/such/file.pem: "), "{missing}");
+        let missing = roots(
+            "SUPPLIER_CA_FILE",
+            Vec::new(),
+            Some(Path::new("/no/such/file.pem")),
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(
+            missing.starts_with("SUPPLIER_CA_FILE /no/such/file.pem: "),
+            "{missing}"
+        );
         let mut empty = tempfile::NamedTempFile::new().unwrap();
         empty.write_all(b"hello").unwrap();
-        let empty = roots("CA", Vec::new(), Some(empty.path())).unwrap_err().to_string();
+        let empty = roots("CA", Vec::new(), Some(empty.path()))
+            .unwrap_err()
+            .to_string();
         assert!(empty.contains("holds no certificate"), "{empty}");
     }
 }

@@ -1,7 +1,8 @@
-//! Carries the frames of a supplier: WebSocket for the native form, CRLF-delimited lines over TCP or TLS for Betfair.
+//! Carries the frames of a supplier: WebSocket for the native form, CRLF-delimited lines over TCP
+//! or TLS for Betfair.
 //!
-//! Reading is lazy. Beyond small fixed buffers nothing leaves the socket unless `inbound` is polled, so a feed that
-//! waits for the bus holds its supplier back by TCP.
+//! Reading is lazy. Beyond small fixed buffers nothing leaves the socket unless `inbound` is
+//! polled, so a feed that waits for the bus holds its supplier back by TCP.
 
 #[cfg(test)]
 mod tests;
@@ -54,7 +55,8 @@ pub enum Outbound {
 pub struct Connection {
     /// What comes in. An error is the last item; an end without one is a supplier that closed.
     pub inbound: BoxStream<'static, Result<Inbound, TransportError>>,
-    /// What goes out: a short queue in front of the writer, which ends the connection when the supplier takes nothing.
+    /// What goes out: a short queue in front of the writer, which ends the connection when the
+    /// supplier takes nothing.
     pub outbound: mpsc::Sender<Outbound>,
 }
 
@@ -92,8 +94,16 @@ pub enum TransportError {
 
 impl TransportError {
     /// Every value of [`TransportError::reason`].
-    pub const REASONS: [&str; 8] =
-        ["connect_timeout", "connect", "tls", "handshake", "frame_too_large", "read", "write", "write_timeout"];
+    pub const REASONS: [&str; 8] = [
+        "connect_timeout",
+        "connect",
+        "tls",
+        "handshake",
+        "frame_too_large",
+        "read",
+        "write",
+        "write_timeout",
+    ];
 
     /// A small fixed word, for metrics.
     pub fn reason(&self) -> &'static str {
@@ -117,22 +127,37 @@ const CLOSE_GRACE: Duration = Duration::from_millis(500);
 const READ_BUFFER: usize = 16 * 1024;
 const WRITE_BUFFER: usize = 16 * 1024;
 
-/// Connects, speaks TLS and upgrades where the endpoint wants it, all of it within the read timeout.
-pub async fn connect(endpoint: &Endpoint, settings: &SupplierSettings) -> Result<Connection, TransportError> {
+/// Connects, speaks TLS and upgrades where the endpoint wants it, all of it within the read
+/// timeout.
+pub async fn connect(
+    endpoint: &Endpoint,
+    settings: &SupplierSettings,
+) -> Result<Connection, TransportError> {
     let limit = settings.supplier_read_timeout;
-    timeout(limit, open(endpoint, settings)).await.map_err(|_| TransportError::ConnectTimeout(limit))?
+    timeout(limit, open(endpoint, settings))
+        .await
+        .map_err(|_| TransportError::ConnectTimeout(limit))?
 }
 
-async fn open(endpoint: &Endpoint, settings: &SupplierSettings) -> Result<Connection, TransportError> {
+async fn open(
+    endpoint: &Endpoint,
+    settings: &SupplierSettings,
+) -> Result<Connection, TransportError> {
     match endpoint {
         Endpoint::Native(url) => {
             let host = match url.host() {
                 Some(Host::Ipv6(address)) => address.to_string(),
                 Some(host) => host.to_string(),
-                None => return Err(TransportError::Connect(io::Error::other("the URL has no host"))),
+                None => {
+                    return Err(TransportError::Connect(io::Error::other(
+                        "the URL has no host",
+                    )));
+                }
             };
             let secure = url.scheme() == "wss";
-            let port = url.port_or_known_default().unwrap_or(if secure { 443 } else { 80 });
+            let port = url
+                .port_or_known_default()
+                .unwrap_or(if secure { 443 } else { 80 });
             let io = open_io(&host, port, secure, settings).await?;
             open_websocket(url, io, settings).await
         }
@@ -147,35 +172,58 @@ async fn open(endpoint: &Endpoint, settings: &SupplierSettings) -> Result<Connec
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-async fn open_io(host: &str, port: u16, tls: bool, settings: &SupplierSettings) -> Result<Box<dyn Io>, TransportError> {
-    let stream = TcpStream::connect((host, port)).await.map_err(TransportError::Connect)?;
+async fn open_io(
+    host: &str,
+    port: u16,
+    tls: bool,
+    settings: &SupplierSettings,
+) -> Result<Box<dyn Io>, TransportError> {
+    let stream = TcpStream::connect((host, port))
+        .await
+        .map_err(TransportError::Connect)?;
     stream.set_nodelay(true).map_err(TransportError::Connect)?;
     if !tls {
         return Ok(Box::new(stream));
     }
     let ca_file = settings.supplier_ca_file.clone();
-    let config = tokio::task::spawn_blocking(move || tls::client_config("SUPPLIER_CA_FILE", ca_file.as_deref()))
+    let config = tokio::task::spawn_blocking(move || {
+        tls::client_config("SUPPLIER_CA_FILE", ca_file.as_deref())
+    })
+    .await
+    .map_err(|error| TransportError::Tls(error.to_string()))??;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+        TransportError::Tls(format!("`{host}` is neither a host name nor an IP address"))
+    })?;
+    let stream = TlsConnector::from(config)
+        .connect(name, stream)
         .await
-        .map_err(|error| TransportError::Tls(error.to_string()))??;
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| TransportError::Tls(format!("`{host}` is neither a host name nor an IP address")))?;
-    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| explain_tls(&error))?;
+        .map_err(|error| explain_tls(&error))?;
     Ok(Box::new(stream))
 }
 
 /// Says what a failed TLS handshake most likely means.
 fn explain_tls(error: &io::Error) -> TransportError {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<rustls::Error>());
     TransportError::Tls(match cause {
-        Some(rustls::Error::InvalidMessage(_)) => format!("the server does not speak TLS on this port ({error})"),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            format!("the server does not speak TLS on this port ({error})")
+        }
         Some(rustls::Error::InvalidCertificate(_)) => {
-            format!("the server's certificate is not trusted ({error}); SUPPLIER_CA_FILE adds an authority")
+            format!(
+                "the server's certificate is not trusted ({error}); SUPPLIER_CA_FILE adds an authority"
+            )
         }
         _ => error.to_string(),
     })
 }
 
-async fn open_websocket(url: &Url, io: Box<dyn Io>, settings: &SupplierSettings) -> Result<Connection, TransportError> {
+async fn open_websocket(
+    url: &Url,
+    io: Box<dyn Io>,
+    settings: &SupplierSettings,
+) -> Result<Connection, TransportError> {
     let max = max_frame(settings);
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
@@ -190,22 +238,29 @@ async fn open_websocket(url: &Url, io: Box<dyn Io>, settings: &SupplierSettings)
     let (sink, stream) = socket.split();
     let (outbound, queue) = mpsc::channel(OUTBOUND_QUEUE);
     let writer = Writer::start(write_messages(sink, queue, settings.supplier_read_timeout).boxed());
-    let inbound = until_closed(stream.boxed()).filter_map(move |message| async move { read_message(message, max) });
-    Ok(Connection { inbound: guarded(inbound.boxed(), writer), outbound })
+    let inbound = until_closed(stream.boxed())
+        .filter_map(move |message| async move { read_message(message, max) });
+    Ok(Connection {
+        inbound: guarded(inbound.boxed(), writer),
+        outbound,
+    })
 }
 
-/// The request that opens a WebSocket. A login in the address is sent as HTTP Basic; tungstenite would leave it out.
+/// The request that opens a WebSocket. A login in the address is sent as HTTP Basic; tungstenite
+/// would leave it out.
 pub fn upgrade_request(url: &Url) -> Result<Request, tungstenite::Error> {
     let mut request = address::without_login(url).as_str().into_client_request()?;
     if let Some(login) = Login::of(url) {
-        let value = login.authorization().map_err(|error| tungstenite::Error::Io(io::Error::other(error)))?;
+        let value = login
+            .authorization()
+            .map_err(|error| tungstenite::Error::Io(io::Error::other(error)))?;
         request.headers_mut().insert(AUTHORIZATION, value);
     }
     Ok(request)
 }
 
-/// The stream until the supplier's close frame. The look at what follows it answers the frame; a supplier that leaves
-/// the connection standing all the same is not waited for.
+/// The stream until the supplier's close frame. The look at what follows it answers the frame; a
+/// supplier that leaves the connection standing all the same is not waited for.
 fn until_closed(
     stream: BoxStream<'static, Result<Message, tungstenite::Error>>,
 ) -> impl Stream<Item = Result<Message, tungstenite::Error>> + Send {
@@ -224,7 +279,10 @@ fn max_frame(settings: &SupplierSettings) -> usize {
     usize::try_from(settings.supplier_max_frame.as_u64()).unwrap_or(usize::MAX)
 }
 
-fn read_message(message: Result<Message, tungstenite::Error>, max: usize) -> Option<Result<Inbound, TransportError>> {
+fn read_message(
+    message: Result<Message, tungstenite::Error>,
+    max: usize,
+) -> Option<Result<Inbound, TransportError>> {
     match message {
         Ok(Message::Text(text)) => Some(Ok(Inbound::Frame(text.into()))),
         Ok(Message::Binary(bytes)) => Some(Ok(Inbound::Frame(bytes))),
@@ -249,7 +307,9 @@ where
             Outbound::Text(text) => Message::text(text),
             Outbound::Ping => Message::Ping(Bytes::new()),
         };
-        let written = timeout(limit, sink.send(message)).await.map_err(|_| TransportError::WriteTimeout(limit))?;
+        let written = timeout(limit, sink.send(message))
+            .await
+            .map_err(|_| TransportError::WriteTimeout(limit))?;
         written.map_err(|error| TransportError::Write(error.to_string()))?;
     }
     Ok(())
@@ -260,12 +320,22 @@ fn open_lines(io: Box<dyn Io>, settings: &SupplierSettings) -> Connection {
     let (read, write) = tokio::io::split(io);
     let (outbound, queue) = mpsc::channel(OUTBOUND_QUEUE);
     let writer = Writer::start(write_lines(write, queue, settings.supplier_read_timeout).boxed());
-    let inbound = FramedRead::with_capacity(read, Lines::new(max), READ_BUFFER.min(max)).map(move |line| match line {
-        Ok(line) => Ok(Inbound::Frame(line)),
-        Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => Err(TransportError::FrameTooLarge(max)),
-        Err(AnyDelimiterCodecError::Io(error)) => Err(TransportError::Read(error.to_string())),
-    });
-    Connection { inbound: guarded(inbound.boxed(), writer), outbound }
+    let inbound =
+        FramedRead::with_capacity(read, Lines::new(max), READ_BUFFER.min(max)).map(move |line| {
+            match line {
+                Ok(line) => Ok(Inbound::Frame(line)),
+                Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => {
+                    Err(TransportError::FrameTooLarge(max))
+                }
+                Err(AnyDelimiterCodecError::Io(error)) => {
+                    Err(TransportError::Read(error.to_string()))
+                }
+            }
+        });
+    Connection {
+        inbound: guarded(inbound.boxed(), writer),
+        outbound,
+    }
 }
 
 async fn write_lines(
@@ -274,13 +344,17 @@ async fn write_lines(
     limit: Duration,
 ) -> Result<(), TransportError> {
     while let Some(outbound) = queue.recv().await {
-        let Outbound::Text(mut line) = outbound else { continue };
+        let Outbound::Text(mut line) = outbound else {
+            continue;
+        };
         line.push_str("\r\n");
         let write_line = async {
             write.write_all(line.as_bytes()).await?;
             write.flush().await
         };
-        let written = timeout(limit, write_line).await.map_err(|_| TransportError::WriteTimeout(limit))?;
+        let written = timeout(limit, write_line)
+            .await
+            .map_err(|_| TransportError::WriteTimeout(limit))?;
         written.map_err(|error| TransportError::Write(error.to_string()))?;
     }
     Ok(())
@@ -292,7 +366,11 @@ struct Lines(AnyDelimiterCodec);
 impl Lines {
     fn new(max: usize) -> Lines {
         // One byte more for the CR.
-        Lines(AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), Vec::new(), max.saturating_add(1)))
+        Lines(AnyDelimiterCodec::new_with_max_length(
+            b"\n".to_vec(),
+            Vec::new(),
+            max.saturating_add(1),
+        ))
     }
 }
 
@@ -309,7 +387,10 @@ impl Decoder for Lines {
     }
 
     /// A line that a lost connection cut off is no frame.
-    fn decode_eof(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, AnyDelimiterCodecError> {
+    fn decode_eof(
+        &mut self,
+        buffer: &mut BytesMut,
+    ) -> Result<Option<Bytes>, AnyDelimiterCodecError> {
         let line = self.decode(buffer)?;
         if line.is_none() {
             buffer.clear();
@@ -318,7 +399,8 @@ impl Decoder for Lines {
     }
 }
 
-/// The task that writes. It is ended with the connection, and tells why when it ends the connection.
+/// The task that writes. It is ended with the connection, and tells why when it ends the
+/// connection.
 struct Writer {
     task: JoinHandle<()>,
     failed: mpsc::Receiver<TransportError>,

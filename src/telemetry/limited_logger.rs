@@ -1,4 +1,5 @@
-//! Lines that clients can cause at will: one a minute per cause, with the number of those that were left out.
+//! Lines that clients can cause at will: one a minute per cause, with the number of those that were
+//! left out.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -33,7 +34,11 @@ struct Window {
 impl<L: Log> LimitedLogger<L> {
     /// Limits the lines of these crates.
     pub fn new(inner: L, limited: &'static [&'static str]) -> LimitedLogger<L> {
-        LimitedLogger { inner, limited, causes: Mutex::default() }
+        LimitedLogger {
+            inner,
+            limited,
+            causes: Mutex::default(),
+        }
     }
 
     fn is_limited(&self, target: &str) -> bool {
@@ -50,7 +55,12 @@ impl<L: Log> LimitedLogger<L> {
                 return true;
             }
             if window.left_out > 0 {
-                over.push((target.clone(), window.level, window.left_out, std::mem::take(&mut window.last)));
+                over.push((
+                    target.clone(),
+                    window.level,
+                    window.left_out,
+                    std::mem::take(&mut window.last),
+                ));
             }
             false
         });
@@ -65,7 +75,12 @@ impl<L: Log> LimitedLogger<L> {
         let none: [(&str, u64); 0] = [];
         let fields: &dyn log::kv::Source = if left_out > 0 { &fields } else { &none };
         self.inner.log(
-            &Record::builder().level(level).target(target).key_values(&fields).args(format_args!("{message}")).build(),
+            &Record::builder()
+                .level(level)
+                .target(target)
+                .key_values(&fields)
+                .args(format_args!("{message}"))
+                .build(),
         );
     }
 
@@ -74,7 +89,11 @@ impl<L: Log> LimitedLogger<L> {
             return self.inner.log(record);
         }
         // What the protocol's parser reports is a client's fault, not an error of the server.
-        let level = if record.target().starts_with(PARSER) { Level::Warn } else { record.level() };
+        let level = if record.target().starts_with(PARSER) {
+            Level::Warn
+        } else {
+            record.level()
+        };
         let message = record.args().to_string();
         let cause = (record.target().to_owned(), record.line().unwrap_or(0));
         let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +108,15 @@ impl<L: Log> LimitedLogger<L> {
                 std::mem::take(&mut window.left_out)
             }
             None => {
-                causes.insert(cause, Window { level, since: now, left_out: 0, last: String::new() });
+                causes.insert(
+                    cause,
+                    Window {
+                        level,
+                        since: now,
+                        left_out: 0,
+                        last: String::new(),
+                    },
+                );
                 0
             }
         };
@@ -127,7 +154,10 @@ mod tests {
         }
 
         fn log(&self, record: &Record<'_>) {
-            let left_out = record.key_values().get("left_out".into()).and_then(|count| count.to_u64());
+            let left_out = record
+                .key_values()
+                .get("left_out".into())
+                .and_then(|count| count.to_u64());
             let line = format!("{} {} {left_out:?}", record.level(), record.args());
             self.0.lock().unwrap().push(line);
         }

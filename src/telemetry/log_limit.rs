@@ -1,6 +1,7 @@
-//! Limits how often one event is logged. The first occurrence of a cause is logged at once, later ones are counted, and
-//! the next line says how many there were. The interval between lines grows while the cause persists, so a fault that
-//! repeats thousands of times a second costs a few lines an hour, and a new cause is never hidden by another one.
+//! Limits how often one event is logged. The first occurrence of a cause is logged at once, later
+//! ones are counted, and the next line says how many there were. The interval between lines grows
+//! while the cause persists, so a fault that repeats thousands of times a second costs a few lines
+//! an hour, and a new cause is never hidden by another one.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,13 +10,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Causes that are told apart. Causes may contain text from outside, so their number is bounded; further ones share one
-/// entry.
+/// Causes that are told apart. Causes may contain text from outside, so their number is bounded;
+/// further ones share one entry.
 const MAX_CAUSES: usize = 32;
 /// The entry of all further causes.
 const OTHER_CAUSES: &str = "";
 
-/// Decides which occurrences of an event are logged. Shared by reference; `const`, so that it can be a `static`.
+/// Decides which occurrences of an event are logged. Shared by reference; `const`, so that it can
+/// be a `static`.
 #[derive(Debug)]
 pub struct LogLimit {
     first: Duration,
@@ -32,10 +34,14 @@ struct Cause {
 }
 
 impl LogLimit {
-    /// One line a cause; the next one after `first`, then after twice that, up to `max`. A cause that did not occur for
-    /// `max` starts over.
+    /// One line a cause; the next one after `first`, then after twice that, up to `max`. A cause
+    /// that did not occur for `max` starts over.
     pub const fn growing(first: Duration, max: Duration) -> LogLimit {
-        LogLimit { first, max, causes: Mutex::new(BTreeMap::new()) }
+        LogLimit {
+            first,
+            max,
+            causes: Mutex::new(BTreeMap::new()),
+        }
     }
 
     /// One line a cause and interval.
@@ -43,9 +49,9 @@ impl LogLimit {
         LogLimit::growing(interval, interval)
     }
 
-    /// Records an occurrence. Returns how many occurrences of this cause were suppressed since its last line if this one
-    /// is to be logged, `None` if it is to be suppressed. `cause` must not contain what differs from one occurrence to the
-    /// next, such as ids or ports.
+    /// Records an occurrence. Returns how many occurrences of this cause were suppressed since its
+    /// last line if this one is to be logged, `None` if it is to be suppressed. `cause` must not
+    /// contain what differs from one occurrence to the next, such as ids or ports.
     pub fn check(&self, cause: &str) -> Option<u64> {
         self.check_at(cause, Instant::now())
     }
@@ -54,7 +60,12 @@ impl LogLimit {
         let mut causes = self.lock();
         let key = self.entry_for(cause, &mut causes, now);
         let Some(known) = causes.get_mut(key) else {
-            let known = Cause { last_seen: now, next_line: now + self.first, interval: self.first, suppressed: 0 };
+            let known = Cause {
+                last_seen: now,
+                next_line: now + self.first,
+                interval: self.first,
+                suppressed: 0,
+            };
             causes.insert(key.to_owned(), known);
             return Some(0);
         };
@@ -71,13 +82,23 @@ impl LogLimit {
         Some(std::mem::take(&mut known.suppressed))
     }
 
-    /// The key of a cause. Makes room among causes that have not occurred for a while if there is none.
-    fn entry_for<'a>(&self, cause: &'a str, causes: &mut BTreeMap<String, Cause>, now: Instant) -> &'a str {
+    /// The key of a cause. Makes room among causes that have not occurred for a while if there is
+    /// none.
+    fn entry_for<'a>(
+        &self,
+        cause: &'a str,
+        causes: &mut BTreeMap<String, Cause>,
+        now: Instant,
+    ) -> &'a str {
         if causes.contains_key(cause) || causes.len() < MAX_CAUSES {
             return cause;
         }
         causes.retain(|_, known| now.saturating_duration_since(known.last_seen) < self.max);
-        if causes.len() < MAX_CAUSES { cause } else { OTHER_CAUSES }
+        if causes.len() < MAX_CAUSES {
+            cause
+        } else {
+            OTHER_CAUSES
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Cause>> {
@@ -86,8 +107,8 @@ impl LogLimit {
     }
 }
 
-/// Decides which lines are written of a fault that comes and goes: its causes are limited, and its end is logged if its
-/// beginning was.
+/// Decides which lines are written of a fault that comes and goes: its causes are limited, and its
+/// end is logged if its beginning was.
 #[derive(Debug)]
 pub struct FaultLog {
     causes: LogLimit,
@@ -98,7 +119,10 @@ impl FaultLog {
     /// A cause that comes back is logged again after ten seconds, growing to ten minutes.
     pub const fn new() -> FaultLog {
         let causes = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
-        FaultLog { causes, is_logged: AtomicBool::new(false) }
+        FaultLog {
+            causes,
+            is_logged: AtomicBool::new(false),
+        }
     }
 
     /// It failed. As [`LogLimit::check`].
@@ -137,7 +161,19 @@ mod tests {
                 lines.push((tenth / 10, suppressed));
             }
         }
-        assert_eq!(lines, [(0, 0), (1, 9), (3, 19), (7, 39), (15, 79), (23, 79), (31, 79), (39, 79)]);
+        assert_eq!(
+            lines,
+            [
+                (0, 0),
+                (1, 9),
+                (3, 19),
+                (7, 39),
+                (15, 79),
+                (23, 79),
+                (31, 79),
+                (39, 79)
+            ]
+        );
     }
 
     #[test]
@@ -147,7 +183,10 @@ mod tests {
             ["a", "b", "a", "a", "b"].map(|cause| limit.check_at(cause, start)),
             [Some(0), Some(0), None, None, None]
         );
-        assert_eq!(["a", "b"].map(|cause| limit.check_at(cause, start + 60 * SECOND)), [Some(2), Some(1)]);
+        assert_eq!(
+            ["a", "b"].map(|cause| limit.check_at(cause, start + 60 * SECOND)),
+            [Some(2), Some(1)]
+        );
     }
 
     #[test]
@@ -173,8 +212,13 @@ mod tests {
     #[test]
     fn number_of_causes_is_bounded() {
         let (limit, start) = (LogLimit::every(SECOND), Instant::now());
-        let logged = (0..1_000).filter(|n| limit.check_at(&n.to_string(), start).is_some()).count();
-        assert_eq!((logged, limit.lock().len()), (MAX_CAUSES + 1, MAX_CAUSES + 1));
+        let logged = (0..1_000)
+            .filter(|n| limit.check_at(&n.to_string(), start).is_some())
+            .count();
+        assert_eq!(
+            (logged, limit.lock().len()),
+            (MAX_CAUSES + 1, MAX_CAUSES + 1)
+        );
         // Those that did not occur for a while make room.
         assert_eq!(limit.check_at("new", start + SECOND), Some(0));
         assert_eq!(limit.lock().len(), 1);

@@ -20,7 +20,8 @@ const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
 /// The members that every JSON line has.
 const MEMBERS: [&str; 4] = ["ts", "level", "target", "message"];
 
-/// The role that a module works for, told in every line of it. Modules of no one role, as the server, are not here.
+/// The role that a module works for, told in every line of it. Modules of no one role, as the
+/// server, are not here.
 const ROLES: [(&str, Role); 16] = [
     ("simulator", Role::Simulator),
     ("supplier::confirm", Role::Confirmation),
@@ -41,10 +42,11 @@ const ROLES: [(&str, Role); 16] = [
 ];
 /// The logger of this process, once it is set up.
 static LIMITED: OnceLock<&'static LimitedLogger<Logger>> = OnceLock::new();
-/// Crates whose lines tell of worker threads and the like, in the middle of what a person wants to read: from warnings on,
-/// unless the filter names them.
+/// Crates whose lines tell of worker threads and the like, in the middle of what a person wants to
+/// read: from warnings on, unless the filter names them.
 const OF_THE_SERVER: [&str; 2] = ["actix_server", "actix_http"];
-/// Crates whose debug and trace lines hold what they send and receive: addresses with their tokens among it.
+/// Crates whose debug and trace lines hold what they send and receive: addresses with their tokens
+/// among it.
 const TALKATIVE: [&str; 3] = ["tungstenite", "tokio_tungstenite", "rustls"];
 
 /// Why logging was not set up.
@@ -75,11 +77,14 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
             let level = format!("{style}{:<5}{style:#}", record.level());
             writeln!(out, "{}", text_line(record, Utc::now(), &level))
         }),
-        LogFormat::Json => builder.format(|out, record| writeln!(out, "{}", json_line(record, Utc::now()))),
+        LogFormat::Json => {
+            builder.format(|out, record| writeln!(out, "{}", json_line(record, Utc::now())))
+        }
     };
     let inner = builder.build();
     log::set_max_level(inner.filter());
-    let logger: &'static LimitedLogger<Logger> = Box::leak(Box::new(LimitedLogger::new(inner, &OF_THE_SERVER)));
+    let logger: &'static LimitedLogger<Logger> =
+        Box::leak(Box::new(LimitedLogger::new(inner, &OF_THE_SERVER)));
     log::set_logger(logger)?;
     let _ = LIMITED.set(logger);
     Ok(())
@@ -92,9 +97,13 @@ pub fn report_left_out() {
     }
 }
 
-/// A record for people: time, level, target, message, fields. `level` is given in because it may be coloured.
+/// A record for people: time, level, target, message, fields. `level` is given in because it may be
+/// coloured.
 pub fn text_line(record: &Record<'_>, now: DateTime<Utc>, level: &dyn Display) -> String {
-    let target = record.target().strip_prefix(OWN_PREFIX).unwrap_or(record.target());
+    let target = record
+        .target()
+        .strip_prefix(OWN_PREFIX)
+        .unwrap_or(record.target());
     let mut line = format!("{} {level} {target}: ", time_of(now));
     push_escaped(&mut line, &record.args().to_string());
     let mut fields = TextFields { line };
@@ -107,9 +116,13 @@ pub fn text_line(record: &Record<'_>, now: DateTime<Utc>, level: &dyn Display) -
     fields.line
 }
 
-/// A record for machines: one JSON object. A field that is named like a member that is there gets a `_` in front.
+/// A record for machines: one JSON object. A field that is named like a member that is there gets a
+/// `_` in front.
 pub fn json_line(record: &Record<'_>, now: DateTime<Utc>) -> String {
-    let mut object = JsonObject { text: "{".to_owned(), names: BTreeSet::new() };
+    let mut object = JsonObject {
+        text: "{".to_owned(),
+        names: BTreeSet::new(),
+    };
     let values = [
         json_text(&time_of(now)),
         json_text(&record.level().as_str().to_ascii_lowercase()),
@@ -129,16 +142,23 @@ pub fn json_line(record: &Record<'_>, now: DateTime<Utc>) -> String {
 
 fn role_of(target: &str) -> Option<Role> {
     let module = target.strip_prefix(OWN_PREFIX)?;
-    let is_within =
-        |part: &str| module.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-    ROLES.iter().find(|(part, _)| is_within(part)).map(|(_, role)| *role)
+    let is_within = |part: &str| {
+        module
+            .strip_prefix(part)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    ROLES
+        .iter()
+        .find(|(part, _)| is_within(part))
+        .map(|(_, role)| *role)
 }
 
 fn time_of(now: DateTime<Utc>) -> String {
     now.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// Control characters are written as escapes: what a client or a supplier sent cannot forge a line or colour a screen.
+/// Control characters are written as escapes: what a client or a supplier sent cannot forge a line
+/// or colour a screen.
 fn push_escaped(line: &mut String, text: &str) {
     for letter in text.chars() {
         if letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') {
@@ -160,7 +180,9 @@ impl<'kvs> VisitSource<'kvs> for TextFields {
         self.line.push(' ');
         push_escaped(&mut self.line, key.as_str());
         self.line.push('=');
-        let plain = |letter: char| !letter.is_whitespace() && !letter.is_control() && !"\"='\\".contains(letter);
+        let plain = |letter: char| {
+            !letter.is_whitespace() && !letter.is_control() && !"\"='\\".contains(letter)
+        };
         if !value.is_empty() && value.chars().all(plain) {
             self.line.push_str(&value);
         } else {
@@ -237,7 +259,11 @@ impl<'v> VisitValue<'v> for JsonValue {
     }
 
     fn visit_f64(&mut self, value: f64) -> Result<(), Error> {
-        if value.is_finite() { self.put(value) } else { self.put(json_text(&value.to_string())) }
+        if value.is_finite() {
+            self.put(value)
+        } else {
+            self.put(json_text(&value.to_string()))
+        }
     }
 
     fn visit_bool(&mut self, value: bool) -> Result<(), Error> {
@@ -277,7 +303,9 @@ mod tests {
     }
 
     fn text(message: &str, fields: &dyn Source) -> String {
-        with_record(message, fields, |record| text_line(record, now(), &record.level()))
+        with_record(message, fields, |record| {
+            text_line(record, now(), &record.level())
+        })
     }
 
     fn json(message: &str, fields: &dyn Source) -> String {
@@ -320,10 +348,21 @@ mod tests {
     #[test]
     fn a_line_tells_the_role_of_its_module() {
         let role = |target| role_of(target).map(Role::name);
-        assert_eq!(role("sports_bet_platform::supplier::betfair::decoder"), Some("ingest"));
+        assert_eq!(
+            role("sports_bet_platform::supplier::betfair::decoder"),
+            Some("ingest")
+        );
         assert_eq!(role("sports_bet_platform::simulator"), Some("simulator"));
-        assert_eq!(role("sports_bet_platform::store::sqlite"), Some("processor"));
-        for other in ["sports_bet_platform::cli::serve", "sports_bet_platform::storehouse", "actix_server", "store"] {
+        assert_eq!(
+            role("sports_bet_platform::store::sqlite"),
+            Some("processor")
+        );
+        for other in [
+            "sports_bet_platform::cli::serve",
+            "sports_bet_platform::storehouse",
+            "actix_server",
+            "store",
+        ] {
             assert_eq!(role(other), None, "{other}");
         }
     }
@@ -336,12 +375,25 @@ mod tests {
 
     #[test]
     fn a_filter_is_read_or_refused() {
-        for good in
-            ["info", "INFO", "off", "", "warn,sports_bet_platform::bus=debug", "actix_web", "info/word", "a=, b"]
-        {
+        for good in [
+            "info",
+            "INFO",
+            "off",
+            "",
+            "warn,sports_bet_platform::bus=debug",
+            "actix_web",
+            "info/word",
+            "a=, b",
+        ] {
             assert!(check_filter(good).is_ok(), "{good}");
         }
-        for bad in ["info=loud", "a=b=c", "info/a/b", "no level", "a=debug;b=info"] {
+        for bad in [
+            "info=loud",
+            "a=b=c",
+            "info/a/b",
+            "no level",
+            "a=debug;b=info",
+        ] {
             assert!(check_filter(bad).is_err(), "{bad}");
         }
     }

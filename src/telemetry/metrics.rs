@@ -2,8 +2,8 @@
 //! of a label that are known stand there from the start, at 0: a rate over a metric that is not there yet is no rate.
 
 use prometheus::{
-    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 use crate::actors::bets::{confirmation, decision, outbox_relay};
@@ -24,10 +24,14 @@ use crate::supplier::confirm::SupplierError;
 use crate::supplier::transport::TransportError;
 
 /// From a tenth of a millisecond to half a minute, in seconds.
-const LATENCY_BUCKETS: &[f64] =
-    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const LATENCY_BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0,
+];
 /// Of requests, in seconds. Fewer than of other times, since each route, method and status class has its own.
-const REQUEST_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const REQUEST_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+];
 /// Rows in a batch.
 const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
 
@@ -154,7 +158,9 @@ role_metrics! {
 /// Each path of the bus with each reason for which it refuses a record.
 fn refused_records() -> impl Iterator<Item = [&'static str; 2]> {
     let reasons = || DecodeError::REASONS.into_iter().chain(["future"]);
-    ["live", "store"].into_iter().flat_map(move |path| reasons().map(move |reason| [path, reason]))
+    ["live", "store"]
+        .into_iter()
+        .flat_map(move |path| reasons().map(move |reason| [path, reason]))
 }
 
 role_metrics! {
@@ -198,7 +204,9 @@ role_metrics! {
 /// Each movement of money that can be asked for, with each of its outcomes.
 fn wallet_operations() -> impl Iterator<Item = [&'static str; 2]> {
     let operations = ["deposit", "withdraw", "reserve", "commit", "refund"];
-    operations.into_iter().flat_map(|operation| ["done", "refused", "failed"].map(|outcome| [operation, outcome]))
+    operations
+        .into_iter()
+        .flat_map(|operation| ["done", "refused", "failed"].map(|outcome| [operation, outcome]))
 }
 
 role_metrics! {
@@ -433,7 +441,10 @@ impl OddsMetrics {
             rejected: self.mirror_rejected.clone(),
             hydrate_errors: self.mirror_hydrate_errors.clone(),
             implausible: self.mirror_implausible.clone(),
-            verifications: Some((self.mirror_verifications.clone(), self.mirror_corrections.clone())),
+            verifications: Some((
+                self.mirror_verifications.clone(),
+                self.mirror_corrections.clone(),
+            )),
         }
     }
 }
@@ -446,8 +457,13 @@ fn register<M: Metric>(registry: &Registry, metric: M) -> prometheus::Result<M> 
 fn registry_of_process() -> prometheus::Result<Registry> {
     let registry = Registry::new();
     #[cfg(target_os = "linux")]
-    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-    let build = IntGaugeVec::new(Opts::new("sports_bet_build_info", "The version that runs; always 1"), &["version"])?;
+    registry.register(Box::new(
+        prometheus::process_collector::ProcessCollector::for_self(),
+    ))?;
+    let build = IntGaugeVec::new(
+        Opts::new("sports_bet_build_info", "The version that runs; always 1"),
+        &["version"],
+    )?;
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     registry.register(Box::new(build))?;
     Ok(registry)

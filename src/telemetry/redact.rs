@@ -1,4 +1,5 @@
-//! Removes credentials from texts that libraries and servers write, before such a text is logged, printed or sent.
+//! Removes credentials from texts that libraries and servers write, before such a text is logged,
+//! printed or sent.
 
 use std::fmt::Write;
 
@@ -6,12 +7,13 @@ use regex::Regex;
 
 /// Replaces a secret that is shown.
 pub const MASK: &str = "***";
-/// Replaces a whole text. A secret of one to three characters occurs in ordinary words too: a mask at each of these places
-/// would tell the reader which characters are missing.
+/// Replaces a whole text. A secret of one to three characters occurs in ordinary words too: a mask
+/// at each of these places would tell the reader which characters are missing.
 const WITHHELD: &str = "(text withheld: it contains a credential that is too short to mask)";
 /// Shorter secrets have the whole text withheld.
 const SHORTEST_MASKED: usize = 4;
-/// A server may cut what it repeats: of a longer secret this many characters are enough to recognise it.
+/// A server may cut what it repeats: of a longer secret this many characters are enough to
+/// recognise it.
 const PREFIX: usize = 12;
 
 /// Knows the secrets of one address, in every notation that a library may repeat them in.
@@ -46,12 +48,19 @@ impl Redaction {
         }
         // The longest first: an alternation takes the first that matches.
         long.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
-        Redaction { masked: any_of(long.into_iter().map(|(_, pattern)| pattern).collect()), withheld: any_of(short) }
+        Redaction {
+            masked: any_of(long.into_iter().map(|(_, pattern)| pattern).collect()),
+            withheld: any_of(short),
+        }
     }
 
     /// The text without the secrets.
     pub fn apply(&self, text: &str) -> String {
-        if self.withheld.as_ref().is_some_and(|short| short.is_match(text)) {
+        if self
+            .withheld
+            .as_ref()
+            .is_some_and(|short| short.is_match(text))
+        {
             return WITHHELD.to_owned();
         }
         match &self.masked {
@@ -61,15 +70,19 @@ impl Redaction {
     }
 }
 
-/// None without patterns. A pattern too large to compile would leave its secret readable: then every text is withheld.
+/// None without patterns. A pattern too large to compile would leave its secret readable: then
+/// every text is withheld.
 fn any_of(patterns: Vec<String>) -> Option<Regex> {
     if patterns.is_empty() {
         return None;
     }
-    Regex::new(&patterns.join("|")).or_else(|_| Regex::new("")).ok()
+    Regex::new(&patterns.join("|"))
+        .or_else(|_| Regex::new(""))
+        .ok()
 }
 
-/// Matches a secret whose characters stand as they are, percent-encoded, behind backslashes, or as `\x..` and `\u..`.
+/// Matches a secret whose characters stand as they are, percent-encoded, behind backslashes, or as
+/// `\x..` and `\u..`.
 fn pattern(secret: &str) -> String {
     let mut pattern = String::new();
     for letter in secret.chars() {
@@ -77,9 +90,13 @@ fn pattern(secret: &str) -> String {
         let _ = write!(pattern, r"(?:\\*{plain}|");
         let mut utf8 = [0; 4];
         let bytes = letter.encode_utf8(&mut utf8).as_bytes();
-        bytes.iter().for_each(|byte| pattern.push_str(&format!("%{}", hex(u32::from(*byte), 2))));
+        bytes
+            .iter()
+            .for_each(|byte| pattern.push_str(&format!("%{}", hex(u32::from(*byte), 2))));
         pattern.push('|');
-        bytes.iter().for_each(|byte| pattern.push_str(&format!(r"\\x{}", hex(u32::from(*byte), 2))));
+        bytes
+            .iter()
+            .for_each(|byte| pattern.push_str(&format!(r"\\x{}", hex(u32::from(*byte), 2))));
         let mut utf16 = [0; 2];
         pattern.push('|');
         letter.encode_utf16(&mut utf16).iter().for_each(|unit| {
@@ -102,7 +119,11 @@ fn pattern(secret: &str) -> String {
 fn hex(number: u32, digits: usize) -> String {
     let text = format!("{number:0digits$x}");
     let either = |digit: char| {
-        if digit.is_ascii_digit() { digit.to_string() } else { format!("[{digit}{}]", digit.to_ascii_uppercase()) }
+        if digit.is_ascii_digit() {
+            digit.to_string()
+        } else {
+            format!("[{digit}{}]", digit.to_ascii_uppercase())
+        }
     };
     text.chars().map(either).collect()
 }
@@ -117,7 +138,10 @@ mod tests {
     #[test]
     fn every_occurrence_is_masked() {
         let redaction = Redaction::of(["hunter2", "", "it's"]);
-        assert_eq!(redaction.apply("hunter2, hunter2 and it\\'s"), "***, *** and ***");
+        assert_eq!(
+            redaction.apply("hunter2, hunter2 and it\\'s"),
+            "***, *** and ***"
+        );
         assert_eq!(redaction.apply("nothing of it"), "nothing of it");
         assert_eq!(Redaction::default().apply("a text"), "a text");
         assert!(!format!("{redaction:?}").contains("hunter2"));
@@ -125,7 +149,10 @@ mod tests {
 
     #[test]
     fn a_longer_secret_wins_over_its_part() {
-        assert_eq!(Redaction::of(["hunter2", "hunter2-and-more"]).apply("x hunter2-and-more y"), "x *** y");
+        assert_eq!(
+            Redaction::of(["hunter2", "hunter2-and-more"]).apply("x hunter2-and-more y"),
+            "x *** y"
+        );
     }
 
     #[test]

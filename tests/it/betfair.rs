@@ -1,5 +1,5 @@
-//! Recordings of the Betfair Exchange Stream, replayed over real sockets beside the simulator, against a fold that
-//! shares no line with the platform.
+//! Recordings of the Betfair Exchange Stream, replayed over real sockets beside the simulator,
+//! against a fold that shares no line with the platform.
 
 #[path = "../support/betfair_fold.rs"]
 mod betfair_fold;
@@ -19,15 +19,23 @@ const GREYHOUNDS: &str = "1.197931750";
 const HORSES: &str = "1.132153978";
 
 fn recording(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/betfair").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/betfair")
+        .join(name)
 }
 
 fn recordings() -> Vec<PathBuf> {
-    vec![recording("1.197931750.jsonl"), recording("BASIC-1.132153978.jsonl")]
+    vec![
+        recording("1.197931750.jsonl"),
+        recording("BASIC-1.132153978.jsonl"),
+    ]
 }
 
 fn expected() -> History {
-    let texts: Vec<String> = recordings().iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let texts: Vec<String> = recordings()
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
     fold_all(&texts.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
@@ -43,7 +51,8 @@ fn without_teams(mut seen: Seen) -> Seen {
     seen
 }
 
-/// The history of an event's market as REST answers it, once the store knows the event: it reads the bus on its own.
+/// The history of an event's market as REST answers it, once the store knows the event: it reads
+/// the bus on its own.
 async fn rest_history(platform: &TestPlatform, event: &str) -> Option<Vec<Seen>> {
     let mut states = Vec::new();
     let mut cursor = String::new();
@@ -66,15 +75,17 @@ async fn rest_history(platform: &TestPlatform, event: &str) -> Option<Vec<Seen>>
 async fn until_history_is(platform: &TestPlatform, event: &str, states: &[Seen]) {
     let wanted: Vec<Seen> = states.iter().cloned().map(without_teams).collect();
     let history = until("the history is complete", || async {
-        rest_history(platform, event).await.filter(|history| history.len() >= wanted.len())
+        rest_history(platform, event)
+            .await
+            .filter(|history| history.len() >= wanted.len())
     })
     .await;
     assert_eq!(history, wanted, "the history of {event}");
 }
 
-/// Reads a client until its market has reached a final state; gives every state that it was shown. On real engines the
-/// first states of an event that nobody knew may be left out, and then it is told so: the store may have read the bus further
-/// than the books.
+/// Reads a client until its market has reached a final state; gives every state that it was shown.
+/// On real engines the first states of an event that nobody knew may be left out, and then it is
+/// told so: the store may have read the bus further than the books.
 async fn watch_to_the_end(client: &mut OddsClient, expected: &[Seen]) {
     let (mut states, mut is_whole) = (Vec::new(), true);
     let mut last_seq = 0;
@@ -89,8 +100,15 @@ async fn watch_to_the_end(client: &mut OddsClient, expected: &[Seen]) {
         states.push(seen_in(&update["payload"]));
         if update["payload"]["status"] == "settled" {
             let missing = expected.len() - states.len();
-            assert!(!is_whole || missing == 0, "{missing} states are missing, and nothing says so");
-            assert_eq!(states, expected[missing..], "every state, in order, over WebSocket");
+            assert!(
+                !is_whole || missing == 0,
+                "{missing} states are missing, and nothing says so"
+            );
+            assert_eq!(
+                states,
+                expected[missing..],
+                "every state, in order, over WebSocket"
+            );
             return;
         }
     }
@@ -101,31 +119,58 @@ async fn both_recordings_beside_the_simulator_end_as_an_independent_fold_says() 
     let simulator = TestPlatform::start(&[("ROLE", "simulator"), ("SIMULATOR_RATE", "200")]).await;
     // Nobody listens on it yet, so that clients can subscribe before the first message.
     let port = ReservedPort::take();
-    let suppliers = [format!("ws://{}/ws", simulator.simulator()), format!("betfair://{}", port.address)];
+    let suppliers = [
+        format!("ws://{}/ws", simulator.simulator()),
+        format!("betfair://{}", port.address),
+    ];
     let platform = TestPlatform::fed_by(&suppliers, &[]).await;
     let mut greyhounds = platform.subscriber(GREYHOUNDS).await;
     let mut horses = platform.subscriber(HORSES).await;
     let mut football = platform.subscriber("MATCH_001").await;
 
     let files = recordings();
-    let replay = replay::start(ReplayConfig { listen: port.address, ..ReplayConfig::at_once(files) }).await.unwrap();
+    let replay = replay::start(ReplayConfig {
+        listen: port.address,
+        ..ReplayConfig::at_once(files)
+    })
+    .await
+    .unwrap();
     let expected = expected();
     watch_to_the_end(&mut greyhounds, &expected[GREYHOUNDS]).await;
     watch_to_the_end(&mut horses, &expected[HORSES]).await;
-    assert_eq!(football.next_of("update").await["eventId"], "MATCH_001", "the simulator goes on beside it");
+    assert_eq!(
+        football.next_of("update").await["eventId"],
+        "MATCH_001",
+        "the simulator goes on beside it"
+    );
 
     for event in [GREYHOUNDS, HORSES] {
         let states = &expected[event];
         let (_, odds) = get_json(&platform.url(&format!("/v1/events/{event}/odds"))).await;
         assert_eq!(odds.as_array().unwrap().len(), 1);
-        assert_eq!(rest_seen(&odds[0]), without_teams(states.last().unwrap().clone()), "the book");
+        assert_eq!(
+            rest_seen(&odds[0]),
+            without_teams(states.last().unwrap().clone()),
+            "the book"
+        );
         until_history_is(&platform, event, states).await;
     }
     let (_, events) = get_json(&platform.url("/v1/events?status=all")).await;
-    let ids: Vec<_> = events.as_array().unwrap().iter().map(|event| event["eventId"].as_str().unwrap()).collect();
-    assert!(ids.contains(&GREYHOUNDS) && ids.contains(&HORSES) && ids.contains(&"MATCH_012"), "{ids:?}");
+    let ids: Vec<_> = events
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["eventId"].as_str().unwrap())
+        .collect();
+    assert!(
+        ids.contains(&GREYHOUNDS) && ids.contains(&HORSES) && ids.contains(&"MATCH_012"),
+        "{ids:?}"
+    );
     let ingest = platform.metrics(Role::Ingest).await;
-    assert_eq!(metric(&ingest, "odds_ingest_suppliers_connected"), Some(2.0));
+    assert_eq!(
+        metric(&ingest, "odds_ingest_suppliers_connected"),
+        Some(2.0)
+    );
     replay.stop().await;
     platform.stop().await;
     simulator.stop().await;
@@ -136,19 +181,36 @@ async fn a_recording_that_breaks_off_again_and_again_is_taken_up_where_it_was() 
     let files = vec![recording("1.197931750.jsonl")];
     // Under two seconds; real engines are waited for, and the recording must not be over by then.
     let speed: Speed = if are_real() { "20" } else { "200" }.parse().unwrap();
-    let replay = replay::start(ReplayConfig { speed, ..ReplayConfig::at_once(files.clone()) }).await.unwrap();
+    let replay = replay::start(ReplayConfig {
+        speed,
+        ..ReplayConfig::at_once(files.clone())
+    })
+    .await
+    .unwrap();
     let platform = TestPlatform::fed_by(&[format!("betfair://{}", replay.addr)], &[]).await;
     let connects = "odds_ingest_connects_total";
     for round in 1..=4 {
         let wanted = f64::from(round);
-        platform.until_metric(Role::Ingest, connects, |connects| connects >= wanted).await;
-        let frames = metric(&platform.metrics(Role::Ingest).await, "odds_ingest_frames_total").unwrap();
-        platform.until_metric(Role::Ingest, "odds_ingest_frames_total", |now| now > frames + 5.0).await;
+        platform
+            .until_metric(Role::Ingest, connects, |connects| connects >= wanted)
+            .await;
+        let frames = metric(
+            &platform.metrics(Role::Ingest).await,
+            "odds_ingest_frames_total",
+        )
+        .unwrap();
+        platform
+            .until_metric(Role::Ingest, "odds_ingest_frames_total", |now| {
+                now > frames + 5.0
+            })
+            .await;
         replay.hang_up();
     }
     let odds = platform.url(&format!("/v1/events/{GREYHOUNDS}/odds"));
-    until("the market is settled", || async { (get_json(&odds).await.1[0]["status"] == "settled").then_some(()) })
-        .await;
+    until("the market is settled", || async {
+        (get_json(&odds).await.1[0]["status"] == "settled").then_some(())
+    })
+    .await;
     let expected = fold(&std::fs::read_to_string(&files[0]).unwrap());
     until_history_is(&platform, GREYHOUNDS, &expected[GREYHOUNDS]).await;
     platform.stop().await;
@@ -159,7 +221,9 @@ async fn a_recording_that_breaks_off_again_and_again_is_taken_up_where_it_was() 
 async fn a_recording_that_is_played_again_changes_nothing() {
     let files = recordings();
     let expected = expected();
-    let first = replay::start(ReplayConfig::at_once(files.clone())).await.unwrap();
+    let first = replay::start(ReplayConfig::at_once(files.clone()))
+        .await
+        .unwrap();
     let platform = TestPlatform::fed_by(&[format!("betfair://{}", first.addr)], &[]).await;
     let odds = platform.url(&format!("/v1/events/{HORSES}/odds"));
     let before = until("the market is settled", || async {
@@ -176,21 +240,37 @@ async fn a_recording_that_is_played_again_changes_nothing() {
     let second = replay::start(ReplayConfig::at_once(files)).await.unwrap();
     let suppliers = format!("betfair://{}", second.addr);
     let platform = TestPlatform::start_in(folder, &TestPlatform::fed(&suppliers, &[])).await;
-    platform.until_metric(Role::Ingest, "odds_ingest_frames_total", |frames| frames >= 640.0).await;
+    platform
+        .until_metric(Role::Ingest, "odds_ingest_frames_total", |frames| {
+            frames >= 640.0
+        })
+        .await;
     // As many as the first time: the histories hold them all.
     let updates = expected.values().map(Vec::len).sum::<usize>() as f64;
     let published = "odds_ingest_updates_published_total";
-    platform.until_metric(Role::Ingest, published, |published| published >= updates).await;
+    platform
+        .until_metric(Role::Ingest, published, |published| published >= updates)
+        .await;
     let rejected = "odds_proc_updates_rejected_total{reason=\"duplicate\"}";
-    platform.until_metric(Role::Processor, rejected, |rejected| rejected >= 1.0).await;
+    platform
+        .until_metric(Role::Processor, rejected, |rejected| rejected >= 1.0)
+        .await;
     // The lag alone does not tell it: it is 0 too before the first look at the bus.
     let stored = "odds_proc_store_batch_size_sum";
-    platform.until_metric(Role::Processor, stored, |stored| stored >= updates).await;
+    platform
+        .until_metric(Role::Processor, stored, |stored| stored >= updates)
+        .await;
     for lag in [platform.store_lag(), platform.live_lag()] {
-        platform.until_metric(Role::Processor, &lag, |lag| lag == 0.0).await;
+        platform
+            .until_metric(Role::Processor, &lag, |lag| lag == 0.0)
+            .await;
     }
     let odds = platform.url(&format!("/v1/events/{HORSES}/odds"));
-    assert_eq!(get_json(&odds).await.1, before, "the same state with the same seq");
+    assert_eq!(
+        get_json(&odds).await.1,
+        before,
+        "the same state with the same seq"
+    );
     for event in [GREYHOUNDS, HORSES] {
         until_history_is(&platform, event, &expected[event]).await;
     }

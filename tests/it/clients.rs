@@ -1,4 +1,5 @@
-//! Clients of `/ws/odds`: what they are told, what they may do, and what becomes of those that misbehave.
+//! Clients of `/ws/odds`: what they are told, what they may do, and what becomes of those that
+//! misbehave.
 
 mod crowd;
 mod floods;
@@ -52,8 +53,8 @@ fn change(version: u64) -> String {
     change_of(EVENT, "1x2", version, 1)
 }
 
-/// Sends a first change of an event and waits until a client has it. From then on the event's book runs, and nobody is
-/// told of changes by what the book has read from the database.
+/// Sends a first change of an event and waits until a client has it. From then on the event's book
+/// runs, and nobody is told of changes by what the book has read from the database.
 async fn first_change(supplier: &mut SupplierLink, event: &str, client: &mut RawClient) {
     supplier.send(change_of(event, "1x2", 1, 1)).await;
     assert_eq!(client.next_text().await.number("version"), 1);
@@ -61,19 +62,34 @@ async fn first_change(supplier: &mut SupplierLink, event: &str, client: &mut Raw
 
 /// Waits until the role `odds` counts no session and no subscription.
 async fn until_nobody_is_left(platform: &TestPlatform) {
-    platform.until_metric(Role::Odds, "odds_ws_sessions", |sessions| sessions == 0.0).await;
-    platform.until_metric(Role::Odds, "odds_ws_subscriptions", |subscriptions| subscriptions == 0.0).await;
+    platform
+        .until_metric(Role::Odds, "odds_ws_sessions", |sessions| sessions == 0.0)
+        .await;
+    platform
+        .until_metric(Role::Odds, "odds_ws_subscriptions", |subscriptions| {
+            subscriptions == 0.0
+        })
+        .await;
 }
 
 /// What a metric of the role `odds` counts, all its labels together.
 async fn total(platform: &TestPlatform, name: &str) -> f64 {
     let page = platform.metrics(Role::Odds).await;
-    let of_metric = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-    let values = page.lines().filter(of_metric).filter_map(|line| line.rsplit_once(' '));
+    let of_metric = |line: &&str| {
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(['{', ' ']))
+    };
+    let values = page
+        .lines()
+        .filter(of_metric)
+        .filter_map(|line| line.rsplit_once(' '));
     values.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
 }
 
 /// Waits until a metric of the role `odds`, all its labels together, is what is wanted.
 async fn until_total(platform: &TestPlatform, name: &str, wanted: f64) {
-    until(name, || async { (total(platform, name).await == wanted).then_some(()) }).await;
+    until(name, || async {
+        (total(platform, name).await == wanted).then_some(())
+    })
+    .await;
 }

@@ -1,4 +1,5 @@
-//! The platform as a whole: the same builder that `serve` uses, or the real binary, over real sockets.
+//! The platform as a whole: the same builder that `serve` uses, or the real binary, over real
+//! sockets.
 
 // Helpers may fail loudly; clippy.toml allows it within test functions only.
 #![allow(clippy::unwrap_used, clippy::expect_used)]

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use super::support::{FakeSupplier, SupplierLink, TestPlatform, until, within};
 
-/// A platform with every role of money, and the supplier of its prices. Bets are confirmed by a simulator of its own.
+/// A platform with every role of money, and the supplier of its prices. Bets are confirmed by a
+/// simulator of its own.
 struct BetsHarness {
     platform: TestPlatform,
     link: SupplierLink,
@@ -32,7 +33,8 @@ struct Answer {
 
 impl Answer {
     fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text))
+        serde_json::from_str(&self.text)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text))
     }
 
     /// `409 ODDS_CHANGED`, or `200` where there is no code.
@@ -40,7 +42,12 @@ impl Answer {
         let body: Value = serde_json::from_str(&self.text).unwrap_or_default();
         match body["code"].as_str() {
             Some(code) => {
-                assert!(body["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+                assert!(
+                    body["message"]
+                        .as_str()
+                        .is_some_and(|message| !message.is_empty()),
+                    "{body}"
+                );
                 format!("{} {code}", self.status)
             }
             None => self.status.to_string(),
@@ -50,7 +57,8 @@ impl Answer {
 
 /// Home 1.5, draw 3.2, away 4.5, but for what a test says.
 fn market(event: &str, version: i64, change: impl Fn(&mut Value)) -> String {
-    let selection = |id: &str, price: f64| json!({"id": id, "name": id, "price": price, "status": "active"});
+    let selection =
+        |id: &str, price: f64| json!({"id": id, "name": id, "price": price, "status": "active"});
     let mut frame = json!({
         "event_id": event, "home_team": "Flamengo", "away_team": "Palmeiras", "market": "1x2", "status": "open",
         "selections": [selection("home", 1.5), selection("draw", 3.2), selection("away", 4.5)],
@@ -62,12 +70,15 @@ fn market(event: &str, version: i64, change: impl Fn(&mut Value)) -> String {
 
 impl BetsHarness {
     async fn open(simulated: &[(&str, &str)], variables: &[(&str, &str)]) -> BetsHarness {
-        let simulated: Vec<_> = [("ROLE", "simulator"), ("SIMULATOR_CONFIRM_REJECT_SHARE", "0")]
-            .iter()
-            .filter(|(name, _)| !simulated.iter().any(|(own, _)| own == name))
-            .chain(simulated)
-            .copied()
-            .collect();
+        let simulated: Vec<_> = [
+            ("ROLE", "simulator"),
+            ("SIMULATOR_CONFIRM_REJECT_SHARE", "0"),
+        ]
+        .iter()
+        .filter(|(name, _)| !simulated.iter().any(|(own, _)| own == name))
+        .chain(simulated)
+        .copied()
+        .collect();
         let simulator = TestPlatform::start(&simulated).await;
         let supplier = FakeSupplier::start().await;
         let (prices, confirms) = (supplier.url(), format!("http://{}", simulator.simulator()));
@@ -79,7 +90,13 @@ impl BetsHarness {
         all.extend_from_slice(variables);
         let platform = TestPlatform::start(&all).await;
         let link = supplier.accept().await;
-        BetsHarness { platform, link, simulator, client: reqwest::Client::new(), _supplier: supplier }
+        BetsHarness {
+            platform,
+            link,
+            simulator,
+            client: reqwest::Client::new(),
+            _supplier: supplier,
+        }
     }
 
     /// Opens a market, and waits until bets are taken at it.
@@ -99,16 +116,29 @@ impl BetsHarness {
         .await;
     }
 
-    async fn post(&self, address: SocketAddr, path: &str, body: impl Into<String>, key: Option<&str>) -> Answer {
+    async fn post(
+        &self,
+        address: SocketAddr,
+        path: &str,
+        body: impl Into<String>,
+        key: Option<&str>,
+    ) -> Answer {
         post(&self.client, address, path, body, key).await
     }
 
     async fn wallet(&self, path: &str, body: Value) -> Answer {
-        self.post(self.platform.wallet(), &format!("/wallet/{path}"), body.to_string(), None).await
+        self.post(
+            self.platform.wallet(),
+            &format!("/wallet/{path}"),
+            body.to_string(),
+            None,
+        )
+        .await
     }
 
     async fn bet(&self, body: &Value, key: Option<&str>) -> Answer {
-        self.post(self.platform.bets(), "/bets", body.to_string(), key).await
+        self.post(self.platform.bets(), "/bets", body.to_string(), key)
+            .await
     }
 
     async fn get(&self, address: SocketAddr, path: &str) -> Answer {
@@ -122,15 +152,24 @@ impl BetsHarness {
 
     /// Available and reserved.
     async fn balance(&self, user: &str) -> (i64, i64) {
-        let wallet = self.get(self.platform.wallet(), &format!("/wallet?userId={user}")).await.json();
-        (wallet["balance_cents"].as_i64().unwrap(), wallet["reserved_cents"].as_i64().unwrap())
+        let wallet = self
+            .get(self.platform.wallet(), &format!("/wallet?userId={user}"))
+            .await
+            .json();
+        (
+            wallet["balance_cents"].as_i64().unwrap(),
+            wallet["reserved_cents"].as_i64().unwrap(),
+        )
     }
 
     /// Waits until a bet is decided, and gives it.
     async fn decided(&self, bet: &Value) -> Value {
         let id = bet["betId"].as_str().unwrap();
         until("a decision", || async {
-            let bet = self.get(self.platform.bets(), &format!("/bets/{id}")).await.json();
+            let bet = self
+                .get(self.platform.bets(), &format!("/bets/{id}"))
+                .await
+                .json();
             (bet["status"] != "PENDING_CONFIRMATION").then_some(bet)
         })
         .await
@@ -145,7 +184,10 @@ impl BetsHarness {
 async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let answer = within("an answer", request.send()).await.unwrap();
     let status = answer.status().as_u16();
-    Answer { status, text: answer.text().await.unwrap() }
+    Answer {
+        status,
+        text: answer.text().await.unwrap(),
+    }
 }
 
 async fn post(
@@ -155,8 +197,10 @@ async fn post(
     body: impl Into<String>,
     key: Option<&str>,
 ) -> Answer {
-    let mut request =
-        client.post(format!("http://{address}{path}")).header("Content-Type", "application/json").body(body.into());
+    let mut request = client
+        .post(format!("http://{address}{path}"))
+        .header("Content-Type", "application/json")
+        .body(body.into());
     if let Some(key) = key {
         request = request.header("Idempotency-Key", key);
     }

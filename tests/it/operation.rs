@@ -1,4 +1,5 @@
-//! What `docker/` and `docs/operations.md` say of the metrics, held against the roles' own `/metrics`.
+//! What `docker/` and `docs/operations.md` say of the metrics, held against the roles' own
+//! `/metrics`.
 
 mod compose;
 mod logins;
@@ -29,7 +30,9 @@ fn file(path: &str) -> String {
 
 /// The values of a key in a YAML file, of which each stands on a line of its own.
 fn yaml_values(text: &str, key: &str) -> Vec<String> {
-    let lines = text.lines().map(|line| line.trim_start().trim_start_matches("- "));
+    let lines = text
+        .lines()
+        .map(|line| line.trim_start().trim_start_matches("- "));
     let values = lines.filter_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
     values
         .map(|value| value.trim().to_owned())
@@ -40,8 +43,13 @@ fn yaml_values(text: &str, key: &str) -> Vec<String> {
 fn dashboard_expressions(value: &Value) -> Vec<String> {
     match value {
         Value::Object(fields) => {
-            let own = fields.get("expr").and_then(Value::as_str).map(str::to_owned);
-            own.into_iter().chain(fields.values().flat_map(dashboard_expressions)).collect()
+            let own = fields
+                .get("expr")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+            own.into_iter()
+                .chain(fields.values().flat_map(dashboard_expressions))
+                .collect()
         }
         Value::Array(items) => items.iter().flat_map(dashboard_expressions).collect(),
         _ => Vec::new(),
@@ -50,9 +58,13 @@ fn dashboard_expressions(value: &Value) -> Vec<String> {
 
 /// Every expression of the rules and of the dashboard.
 fn expressions() -> Vec<String> {
-    let dashboard: Value = serde_json::from_str(&file("docker/grafana/dashboards/platform.json")).unwrap();
+    let dashboard: Value =
+        serde_json::from_str(&file("docker/grafana/dashboards/platform.json")).unwrap();
     let rules = yaml_values(&file("docker/prometheus/alerts.yml"), "expr");
-    rules.into_iter().chain(dashboard_expressions(&dashboard)).collect()
+    rules
+        .into_iter()
+        .chain(dashboard_expressions(&dashboard))
+        .collect()
 }
 
 /// The health and metrics port of a role.
@@ -82,14 +94,20 @@ impl Metrics {
         for role in Role::ALL {
             pages.push((role, platform.metrics(role).await));
         }
-        Metrics { pages, recorded: yaml_values(&file("docker/prometheus/alerts.yml"), "record") }
+        Metrics {
+            pages,
+            recorded: yaml_values(&file("docker/prometheus/alerts.yml"), "record"),
+        }
     }
 
     /// Everything in an expression that no role could answer.
     fn complaints(&self, expression: &str) -> Vec<String> {
         match selectors(expression) {
             Ok(found) if found.is_empty() => vec![format!("{expression}: asks for no metric")],
-            Ok(found) => found.iter().flat_map(|selector| self.complaints_of(selector)).collect(),
+            Ok(found) => found
+                .iter()
+                .flat_map(|selector| self.complaints_of(selector))
+                .collect(),
             Err(error) => vec![error],
         }
     }
@@ -99,14 +117,20 @@ impl Metrics {
         if self.recorded.contains(name) || name == "ALERTS" {
             return Vec::new();
         }
-        let Some((_, operator, jobs)) = selector.matchers.iter().find(|(label, ..)| label == "job") else {
+        let Some((_, operator, jobs)) = selector.matchers.iter().find(|(label, ..)| label == "job")
+        else {
             return vec![format!("{name}: names no job")];
         };
         if !["=", "=~"].contains(&operator.as_str()) {
-            return vec![format!("{name}: {operator} says of no role that it has the metric")];
+            return vec![format!(
+                "{name}: {operator} says of no role that it has the metric"
+            )];
         }
         let ask = |job: &str| match self.pages.iter().find(|(role, _)| role.name() == job) {
-            Some((_, page)) => complaints_on(page, selector).into_iter().map(|text| format!("{job}: {text}")).collect(),
+            Some((_, page)) => complaints_on(page, selector)
+                .into_iter()
+                .map(|text| format!("{job}: {text}"))
+                .collect(),
             None => vec![format!("{name}: there is no role {job}")],
         };
         jobs.split('|').flat_map(ask).collect()
@@ -118,22 +142,35 @@ fn complaints_on(page: &str, selector: &Selector) -> Vec<String> {
     if OF_PROMETHEUS.contains(&name.as_str()) {
         return Vec::new();
     }
-    let has_name = |line: &&str| line.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(['{', ' ']));
+    let has_name = |line: &&str| {
+        line.strip_prefix(name.as_str())
+            .is_some_and(|rest| rest.starts_with(['{', ' ']))
+    };
     let series: Vec<&str> = page.lines().filter(has_name).collect();
     if series.is_empty() {
         return vec![format!("no metric {name}")];
     }
-    let labels = selector.matchers.iter().filter(|(label, ..)| !LABELS_OF_PROMETHEUS.contains(&label.as_str()));
+    let labels = selector
+        .matchers
+        .iter()
+        .filter(|(label, ..)| !LABELS_OF_PROMETHEUS.contains(&label.as_str()));
     labels
         .flat_map(|(label, _, value)| {
             // What is a pattern and no list of words asks only for the label.
-            let plain = value.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-|".contains(letter));
+            let plain = value
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || "_-|".contains(letter));
             let wanted = if plain {
-                value.split('|').map(|value| format!(r#"{label}="{value}""#)).collect()
+                value
+                    .split('|')
+                    .map(|value| format!(r#"{label}="{value}""#))
+                    .collect()
             } else {
                 vec![format!("{label}=\"")]
             };
-            wanted.into_iter().filter(|wanted| !series.iter().any(|line| line.contains(wanted.as_str())))
+            wanted
+                .into_iter()
+                .filter(|wanted| !series.iter().any(|line| line.contains(wanted.as_str())))
         })
         .map(|missing| format!("no {name} with {missing}"))
         .collect()
@@ -145,11 +182,24 @@ async fn every_metric_of_alerts_and_dashboards_is_there_in_the_role_it_is_asked_
     let metrics = Metrics::of(&platform).await;
     let alerts = file("docker/prometheus/alerts.yml");
     let rules = yaml_values(&alerts, "expr");
-    assert_eq!(rules.len(), yaml_values(&alerts, "alert").len() + yaml_values(&alerts, "record").len());
-    let dashboard: Value = serde_json::from_str(&file("docker/grafana/dashboards/platform.json")).unwrap();
+    assert_eq!(
+        rules.len(),
+        yaml_values(&alerts, "alert").len() + yaml_values(&alerts, "record").len()
+    );
+    let dashboard: Value =
+        serde_json::from_str(&file("docker/grafana/dashboards/platform.json")).unwrap();
     let shown = dashboard_expressions(&dashboard);
-    assert!(rules.len() > 10 && shown.len() > 30, "{} rules, {} queries", rules.len(), shown.len());
-    let complaints: Vec<_> = rules.iter().chain(&shown).flat_map(|expression| metrics.complaints(expression)).collect();
+    assert!(
+        rules.len() > 10 && shown.len() > 30,
+        "{} rules, {} queries",
+        rules.len(),
+        shown.len()
+    );
+    let complaints: Vec<_> = rules
+        .iter()
+        .chain(&shown)
+        .flat_map(|expression| metrics.complaints(expression))
+        .collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
     platform.stop().await;
 }
@@ -159,24 +209,42 @@ async fn an_invented_metric_label_or_role_is_found() {
     let platform = TestPlatform::start(&[]).await;
     let metrics = Metrics::of(&platform).await;
     for (expression, complaint) in [
-        (r#"rate(odds_invented_total{job="odds"}[5m]) > 0"#, "odds: no metric odds_invented_total"),
+        (
+            r#"rate(odds_invented_total{job="odds"}[5m]) > 0"#,
+            "odds: no metric odds_invented_total",
+        ),
         // A name that another one begins with.
-        (r#"sum(odds_proc_bus{job="processor"})"#, "processor: no metric odds_proc_bus"),
+        (
+            r#"sum(odds_proc_bus{job="processor"})"#,
+            "processor: no metric odds_proc_bus",
+        ),
         (
             r#"histogram_quantile(0.9, rate(odds_ws_sessions_bucket{job="odds"}[5m]))"#,
             "odds: no metric odds_ws_sessions_bucket",
         ),
         // There, but in another role.
-        (r#"sum by (group) (odds_proc_bus_lag{job="odds"})"#, "odds: no metric odds_proc_bus_lag"),
-        (r#"process_open_fds{job=~"odds|cashier"}"#, "process_open_fds: there is no role cashier"),
+        (
+            r#"sum by (group) (odds_proc_bus_lag{job="odds"})"#,
+            "odds: no metric odds_proc_bus_lag",
+        ),
+        (
+            r#"process_open_fds{job=~"odds|cashier"}"#,
+            "process_open_fds: there is no role cashier",
+        ),
         (r#"up{job="nobody"} == 0"#, "up: there is no role nobody"),
         ("odds_proc_bus_lag > 1", "odds_proc_bus_lag: names no job"),
-        (r#"odds_ws_sessions{job!="odds"}"#, "odds_ws_sessions: != says of no role that it has the metric"),
+        (
+            r#"odds_ws_sessions{job!="odds"}"#,
+            "odds_ws_sessions: != says of no role that it has the metric",
+        ),
         (
             r#"odds_proc_errors_total{job="processor", stage=~"store|stoer"}"#,
             r#"processor: no odds_proc_errors_total with stage="stoer""#,
         ),
-        (r#"odds_http_requests_total{job="odds", code=~"5.."}"#, r#"odds: no odds_http_requests_total with code=""#),
+        (
+            r#"odds_http_requests_total{job="odds", code=~"5.."}"#,
+            r#"odds: no odds_http_requests_total with code=""#,
+        ),
         ("1 > 2", "1 > 2: asks for no metric"),
     ] {
         assert_eq!(metrics.complaints(expression), [complaint], "{expression}");
@@ -194,7 +262,13 @@ async fn an_invented_metric_label_or_role_is_found() {
 #[case::no_space("sum(a)by(b)+a{x='\\''}", &["a", "a"])]
 fn the_metrics_of_an_expression_are_found(#[case] expression: &str, #[case] names: &[&str]) {
     let found = selectors(expression).unwrap();
-    assert_eq!(found.iter().map(|selector| selector.name.as_str()).collect::<Vec<_>>(), names);
+    assert_eq!(
+        found
+            .iter()
+            .map(|selector| selector.name.as_str())
+            .collect::<Vec<_>>(),
+        names
+    );
 }
 
 #[rstest]
@@ -215,35 +289,57 @@ fn prometheus_asks_each_role_on_its_default_port() {
         if let Some((_, job)) = line.split_once("job_name: ") {
             asked.push((job.to_owned(), 0));
         } else if let Some((_, port)) = line.split_once("port: ") {
-            let names = line.split_once("names: [").unwrap().1.split(']').next().unwrap();
+            let names = line
+                .split_once("names: [")
+                .unwrap()
+                .1
+                .split(']')
+                .next()
+                .unwrap();
             let last = asked.last_mut().unwrap();
             assert_eq!(last.0, names, "job and name differ");
             last.1 = port.split(',').next().unwrap().parse().unwrap();
         }
     }
     let config = Config::from_variables(&[]).unwrap();
-    let wanted: Vec<_> = asked.iter().map(|(job, _)| (job.clone(), health_port(job, &config))).collect();
+    let wanted: Vec<_> = asked
+        .iter()
+        .map(|(job, _)| (job.clone(), health_port(job, &config)))
+        .collect();
     assert_eq!(asked, wanted);
     let jobs: BTreeSet<_> = asked.iter().map(|(job, _)| job.as_str()).collect();
     assert_eq!(jobs, Role::ALL.map(Role::name).into());
     // The same targets where no DNS server knows the names.
-    let targets: serde_norway::Value = serde_norway::from_str(&file("docker/prometheus/targets.yml")).unwrap();
+    let targets: serde_norway::Value =
+        serde_norway::from_str(&file("docker/prometheus/targets.yml")).unwrap();
     let listed = targets.as_sequence().unwrap().iter().map(|group| {
         let target = group["targets"][0].as_str().unwrap();
-        (group["labels"]["job"].as_str().unwrap().to_owned(), target.rsplit(':').next().unwrap().parse().unwrap())
+        (
+            group["labels"]["job"].as_str().unwrap().to_owned(),
+            target.rsplit(':').next().unwrap().parse().unwrap(),
+        )
     });
     assert_eq!(listed.collect::<Vec<(String, u16)>>(), asked);
 }
 
 #[test]
 fn every_alert_is_tested_and_explained() {
-    let names = |path: &str, key: &str| yaml_values(&file(path), key).into_iter().collect::<BTreeSet<_>>();
+    let names = |path: &str, key: &str| {
+        yaml_values(&file(path), key)
+            .into_iter()
+            .collect::<BTreeSet<_>>()
+    };
     let alerts = names("docker/prometheus/alerts.yml", "alert");
     let tests = file("docker/prometheus/alerts_test.yml");
     let page = file("docs/operations.md");
     // Other tables have settings and metrics in their first column, all of one case.
-    let is_alert = |name: &&str| name.starts_with(char::is_uppercase) && name.contains(char::is_lowercase);
-    let firsts = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |").map(|(name, _)| name));
+    let is_alert =
+        |name: &&str| name.starts_with(char::is_uppercase) && name.contains(char::is_lowercase);
+    let firsts = page.lines().filter_map(|line| {
+        line.strip_prefix("| `")?
+            .split_once("` |")
+            .map(|(name, _)| name)
+    });
     let explained: BTreeSet<_> = firsts.filter(is_alert).collect();
     assert_eq!(explained, alerts.iter().map(String::as_str).collect());
     for alert in &alerts {

@@ -1,6 +1,6 @@
-//! What the original's programs wrote (`tests/data/original`, captured from them) is read by ours, and what ours write
-//! is read as the original reads it. Its structs stand here field by field; like Go's decoder they pass over what they
-//! do not know.
+//! What the original's programs wrote (`tests/data/original`, captured from them) is read by ours,
+//! and what ours write is read as the original reads it. Its structs stand here field by field;
+//! like Go's decoder they pass over what they do not know.
 
 use pretty_assertions::assert_eq;
 use serde::Deserialize;
@@ -123,32 +123,50 @@ struct TheirConfirmed {
 }
 
 fn theirs<T: DeserializeOwned>(json: &str) -> T {
-    serde_json::from_str(json).unwrap_or_else(|error| panic!("the original cannot read this ({error}): {json}"))
+    serde_json::from_str(json)
+        .unwrap_or_else(|error| panic!("the original cannot read this ({error}): {json}"))
 }
 
 /// As ours passes an update on: prices to the thousandth, times to the microsecond.
 fn as_passed_on(mut update: TheirUpdate) -> TheirUpdate {
     let rounded = |price: f64| (price * 1_000.0).round() / 1_000.0;
     let TheirOdds { home, draw, away } = update.odds;
-    update.odds = TheirOdds { home: rounded(home), draw: rounded(draw), away: rounded(away) };
-    let (second, fraction) = update.updated_at.trim_end_matches('Z').split_once('.').unwrap();
+    update.odds = TheirOdds {
+        home: rounded(home),
+        draw: rounded(draw),
+        away: rounded(away),
+    };
+    let (second, fraction) = update
+        .updated_at
+        .trim_end_matches('Z')
+        .split_once('.')
+        .unwrap();
     update.updated_at = format!("{second}.{}Z", &fraction[..6]);
     update
 }
 
 #[test]
 fn its_frame_and_its_record_are_read_and_written_on_for_it() {
-    assert_eq!(FRAME, RECORD, "its ingest passes on what its simulator sent");
+    assert_eq!(
+        FRAME, RECORD,
+        "its ingest passes on what its simulator sent"
+    );
     let update = OddsUpdate::from_json(RECORD.as_bytes()).unwrap();
     insta::assert_snapshot!(update.to_json(), @r#"{"event_id":"MATCH_002","home_team":"Grêmio","away_team":"Internacional","market":"1x2","odds":{"home":2.345,"draw":4.282,"away":2.751},"selections":[{"id":"home","name":"Grêmio","price":2.345,"status":"active"},{"id":"draw","name":"Draw","price":4.282,"status":"active"},{"id":"away","name":"Internacional","price":2.751,"status":"active"}],"status":"open","updated_at":"2026-11-23T00:03:39.563529Z","source":"supplier-simulator","version":3}"#);
-    assert_eq!(theirs::<TheirUpdate>(&update.to_json()), as_passed_on(theirs(RECORD)));
+    assert_eq!(
+        theirs::<TheirUpdate>(&update.to_json()),
+        as_passed_on(theirs(RECORD))
+    );
 }
 
 #[test]
 fn its_record_of_a_bet_is_read_and_ours_is_read_by_it() {
     let read = BetPlaced::from_json(BET_PLACED.as_bytes()).unwrap();
     let placed: TheirPlaced = theirs(BET_PLACED);
-    assert_eq!((read.bet_id.to_string(), read.stake.cents()), (placed.bet_id.clone(), placed.stake_cents));
+    assert_eq!(
+        (read.bet_id.to_string(), read.stake.cents()),
+        (placed.bet_id.clone(), placed.stake_cents)
+    );
     assert_eq!(
         (read.price.to_string(), read.reserved_ref.clone()),
         ("1.63".to_owned(), Some(placed.reserved_ref.clone()))
@@ -175,30 +193,65 @@ fn its_record_of_a_bet_is_read_and_ours_is_read_by_it() {
     assert_eq!(theirs::<TheirPlaced>(&ours), placed);
     // And what its worker cannot find in a record of its own service it finds in ours.
     let of_worker = |json| theirs::<TheirWorkersPlaced>(json);
-    assert_eq!((of_worker(BET_PLACED).stake_cents, of_worker(BET_PLACED).odd_value), (0, 0.0));
-    assert_eq!((of_worker(&ours).stake_cents, of_worker(&ours).odd_value), (1_000, 1.63));
+    assert_eq!(
+        (
+            of_worker(BET_PLACED).stake_cents,
+            of_worker(BET_PLACED).odd_value
+        ),
+        (0, 0.0)
+    );
+    assert_eq!(
+        (of_worker(&ours).stake_cents, of_worker(&ours).odd_value),
+        (1_000, 1.63)
+    );
     // So what it gives up is no bet any more.
-    assert_eq!(BetPlaced::from_json(BET_PLACED_DLQ.as_bytes()).unwrap_err().reason(), "invalid_field");
+    assert_eq!(
+        BetPlaced::from_json(BET_PLACED_DLQ.as_bytes())
+            .unwrap_err()
+            .reason(),
+        "invalid_field"
+    );
 
     let confirmed: TheirConfirmed = theirs(BET_CONFIRMED);
-    let verdict = BetOutcome::Confirmed { provider_ref: confirmed.provider_ref.clone().unwrap() };
-    let ours = theirs::<TheirConfirmed>(&bet_confirmed(&bet, &verdict, confirmed.ts.parse().unwrap()));
+    let verdict = BetOutcome::Confirmed {
+        provider_ref: confirmed.provider_ref.clone().unwrap(),
+    };
+    let ours = theirs::<TheirConfirmed>(&bet_confirmed(
+        &bet,
+        &verdict,
+        confirmed.ts.parse().unwrap(),
+    ));
     // Ours has microseconds.
     assert_eq!(ours.ts, "2026-11-25T22:47:17.860017Z");
-    assert_eq!(TheirConfirmed { ts: confirmed.ts.clone(), ..ours }, confirmed);
+    assert_eq!(
+        TheirConfirmed {
+            ts: confirmed.ts.clone(),
+            ..ours
+        },
+        confirmed
+    );
 }
 
 #[test]
 fn its_health_check_is_no_update() {
-    assert_eq!(OddsUpdate::from_json(HEALTH_CHECK.as_bytes()).unwrap_err().reason(), "malformed");
+    assert_eq!(
+        OddsUpdate::from_json(HEALTH_CHECK.as_bytes())
+            .unwrap_err()
+            .reason(),
+        "malformed"
+    );
 }
 
 #[test]
 fn what_its_documents_tell_clients_to_send_is_understood() {
-    let subscribe = ClientMessage::parse(r#"{ "type": "subscribe", "eventId": "MATCH_002" }"#).unwrap();
+    let subscribe =
+        ClientMessage::parse(r#"{ "type": "subscribe", "eventId": "MATCH_002" }"#).unwrap();
     assert!(matches!(subscribe, ClientMessage::Subscribe(event) if event.as_str() == "MATCH_002"));
     // Go's own clients write every field of the struct, also where it is empty.
-    assert_eq!(ClientMessage::parse(r#"{"type":"ping","eventId":""}"#).unwrap(), ClientMessage::Ping);
+    assert_eq!(
+        ClientMessage::parse(r#"{"type":"ping","eventId":""}"#).unwrap(),
+        ClientMessage::Ping
+    );
     assert_eq!(pong_message().trim(), WS_PONG.trim());
 }
 
@@ -211,16 +264,29 @@ async fn its_clients_are_told_by_ours_what_its_own_odds_service_tells_them() {
     link.send(FRAME).await;
     let told = client.next_of("update").await.to_string();
     let TheirPush { event_id, payload } = theirs(WS_UPDATE);
-    assert_eq!(theirs::<TheirPush>(&told), TheirPush { event_id, payload: as_passed_on(payload) });
+    assert_eq!(
+        theirs::<TheirPush>(&told),
+        TheirPush {
+            event_id,
+            payload: as_passed_on(payload)
+        }
+    );
 
-    platform.until_metric(Role::Processor, "odds_proc_db_writes_total", |written| written >= 1.0).await;
+    platform
+        .until_metric(Role::Processor, "odds_proc_db_writes_total", |written| {
+            written >= 1.0
+        })
+        .await;
     let body = async |path: &str| {
         let (status, body) = get_text(&platform.url(path)).await;
         assert_eq!(status, 200, "{path}: {body}");
         body
     };
     let events: Vec<TheirEvent> = theirs(&body("/v1/events").await);
-    assert!(theirs::<Vec<TheirEvent>>(REST_EVENTS).contains(&events[0]), "{events:?}");
+    assert!(
+        theirs::<Vec<TheirEvent>>(REST_EVENTS).contains(&events[0]),
+        "{events:?}"
+    );
     let markets: Vec<TheirMarket> = theirs(&body("/v1/events/MATCH_002/markets").await);
     assert_eq!(markets, theirs::<Vec<TheirMarket>>(REST_MARKETS));
     let mut odds: Vec<TheirRow> = theirs(&body("/v1/events/MATCH_002/odds").await);
@@ -235,7 +301,11 @@ async fn its_clients_are_told_by_ours_what_its_own_odds_service_tells_them() {
 #[actix_web::test]
 async fn its_metrics_are_there_by_name() {
     let platform = TestPlatform::start(&[]).await;
-    let text = async |role| get_text(&format!("http://{}/metrics", platform.health(role))).await.1;
+    let text = async |role| {
+        get_text(&format!("http://{}/metrics", platform.health(role)))
+            .await
+            .1
+    };
     let (processor, simulator) = (text(Role::Processor).await, text(Role::Simulator).await);
     for (page, name, kind) in [
         (&processor, "odds_proc_messages_consumed_total", "counter"),
@@ -247,7 +317,10 @@ async fn its_metrics_are_there_by_name() {
     ] {
         assert!(page.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
     }
-    assert!(processor.contains("odds_proc_errors_total{stage=\"decode\"}"), "the label of the original, and its stage");
+    assert!(
+        processor.contains("odds_proc_errors_total{stage=\"decode\"}"),
+        "the label of the original, and its stage"
+    );
     platform.stop().await;
 }
 

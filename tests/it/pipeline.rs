@@ -1,5 +1,6 @@
-//! From supplier to socket: what a supplier sends reaches the clients, REST and the history, once and in order,
-//! whatever goes wrong on the way. A test that is named after a mistake of the original says so.
+//! From supplier to socket: what a supplier sends reaches the clients, REST and the history, once
+//! and in order, whatever goes wrong on the way. A test that is named after a mistake of the
+//! original says so.
 
 mod burst;
 mod feed;
@@ -16,9 +17,12 @@ use sports_bet_platform::domain::ids::{EventId, MarketKey, MarketName};
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Database, FakeSupplier, Folder, OddsClient, SupplierLink, TestPlatform, get_json, until, within};
+use crate::support::{
+    Database, FakeSupplier, Folder, OddsClient, SupplierLink, TestPlatform, get_json, until, within,
+};
 
-/// A supplier's connection that is served in the background: it sends what it is told to, and answers pings.
+/// A supplier's connection that is served in the background: it sends what it is told to, and
+/// answers pings.
 struct LiveLink {
     frames: mpsc::UnboundedSender<Message>,
     sent: watch::Receiver<usize>,
@@ -56,7 +60,12 @@ impl LiveLink {
             }
             let _ = tell_over.send(true);
         });
-        LiveLink { frames, sent, pings, over }
+        LiveLink {
+            frames,
+            sent,
+            pings,
+            over,
+        }
     }
 
     /// Queues a frame.
@@ -71,7 +80,9 @@ impl LiveLink {
 
     /// Waits until the feed has left.
     async fn until_over(&self) {
-        within("the feed leaves", self.over.clone().wait_for(|over| *over)).await.unwrap();
+        within("the feed leaves", self.over.clone().wait_for(|over| *over))
+            .await
+            .unwrap();
     }
 
     fn is_over(&self) -> bool {
@@ -103,20 +114,33 @@ fn market_frame(event: &str, market: &str, line: Option<f64>, second: i64, versi
 }
 
 fn market_key(market: &str, line: Option<&str>) -> MarketKey {
-    MarketKey { name: MarketName::new(market).unwrap(), line: line.map(|line| line.parse().unwrap()) }
+    MarketKey {
+        name: MarketName::new(market).unwrap(),
+        line: line.map(|line| line.parse().unwrap()),
+    }
 }
 
 /// The odds of an event as REST tells them; empty where it does not know the event.
 async fn rest_odds(platform: &TestPlatform, event: &str) -> Vec<Value> {
     let (status, body) = get_json(&platform.url(&format!("/v1/events/{event}/odds"))).await;
-    if status == 404 { Vec::new() } else { body.as_array().unwrap().clone() }
+    if status == 404 {
+        Vec::new()
+    } else {
+        body.as_array().unwrap().clone()
+    }
 }
 
 /// Waits until REST shows an event's first market in this version.
 async fn until_rest(platform: &TestPlatform, event: &str, version: i64) -> Value {
-    until(&format!("version {version} of {event} at REST"), async || {
-        rest_odds(platform, event).await.into_iter().find(|odds| odds["version"] == version)
-    })
+    until(
+        &format!("version {version} of {event} at REST"),
+        async || {
+            rest_odds(platform, event)
+                .await
+                .into_iter()
+                .find(|odds| odds["version"] == version)
+        },
+    )
     .await
 }
 
@@ -125,15 +149,19 @@ async fn updates_until(client: &mut OddsClient, version: i64) -> Vec<(u64, i64)>
     let mut seen = Vec::new();
     loop {
         let update = client.next_of("update").await;
-        seen.push((update["seq"].as_u64().unwrap(), update["payload"]["version"].as_i64().unwrap()));
+        seen.push((
+            update["seq"].as_u64().unwrap(),
+            update["payload"]["version"].as_i64().unwrap(),
+        ));
         if update["payload"]["version"] == version {
             return seen;
         }
     }
 }
 
-/// Lets the book of a new event start, and waits until its client knows. A book that starts in the middle of a flood may
-/// find the store ahead of it, and tells only the latest then; tests that count every change begin behind that.
+/// Lets the book of a new event start, and waits until its client knows. A book that starts in the
+/// middle of a flood may find the store ahead of it, and tells only the latest then; tests that
+/// count every change begin behind that.
 async fn appear(link: &LiveLink, client: &mut OddsClient, event: &str) {
     link.send(market_frame(event, "appears", None, 0, 0));
     let update = client.next_of("update").await;
@@ -146,5 +174,8 @@ fn versions_of(seen: &[(u64, i64)]) -> Vec<i64> {
 
 fn assert_grows(seqs: impl IntoIterator<Item = u64>) {
     let seqs: Vec<_> = seqs.into_iter().collect();
-    assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "the numbers do not grow: {seqs:?}");
+    assert!(
+        seqs.windows(2).all(|pair| pair[0] < pair[1]),
+        "the numbers do not grow: {seqs:?}"
+    );
 }

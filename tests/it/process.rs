@@ -1,4 +1,5 @@
-//! What the binary promises as a process: starting, stopping, being killed, and what it says when it cannot run.
+//! What the binary promises as a process: starting, stopping, being killed, and what it says when
+//! it cannot run.
 
 mod commands;
 mod keyed;
@@ -16,20 +17,25 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::support::{
-    FakeSupplier, LoggedChild, OddsClient, ServerProcess, command, get_json, get_text, metric, original_frame, until,
-    within,
+    FakeSupplier, LoggedChild, OddsClient, ServerProcess, command, get_json, get_text, metric,
+    original_frame, until, within,
 };
 
 /// Runs the binary until it ends by itself.
 async fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = command(folder, variables);
-    within("the process ends", command.args(arguments).output()).await.unwrap()
+    within("the process ends", command.args(arguments).output())
+        .await
+        .unwrap()
 }
 
 /// Exit code and what was said on standard error.
 async fn fails(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
     let output = run(folder, arguments, variables).await;
-    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
 }
 
 /// A connection to the default database of a server that ran in a folder.
@@ -47,5 +53,8 @@ struct Number {
 
 /// The answer to `SELECT … AS number`.
 fn number(database: &mut SqliteConnection, sql: &str) -> i64 {
-    sql_query(sql).get_result::<Number>(database).unwrap().number
+    sql_query(sql)
+        .get_result::<Number>(database)
+        .unwrap()
+        .number
 }

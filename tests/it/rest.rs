@@ -14,7 +14,9 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 use sports_bet_platform::config::settings::Role;
 
-use super::support::{Database, FakeSupplier, SupplierLink, TestPlatform, get_json, original_frame, until, within};
+use super::support::{
+    Database, FakeSupplier, SupplierLink, TestPlatform, get_json, original_frame, until, within,
+};
 
 /// A platform and the supplier that feeds it.
 struct Fed {
@@ -28,20 +30,28 @@ impl Fed {
     async fn start(variables: &[(&str, &str)]) -> Fed {
         let supplier = FakeSupplier::start().await;
         let platform = TestPlatform::fed_by(&[supplier.url()], variables).await;
-        Fed { link: supplier.accept().await, platform, _supplier: supplier }
+        Fed {
+            link: supplier.accept().await,
+            platform,
+            _supplier: supplier,
+        }
     }
 
     /// Sends a frame for each version of an event, a second of the supplier's time apart.
     async fn send(&mut self, event: &str, versions: impl IntoIterator<Item = i64>) {
         for version in versions {
-            self.link.send(original_frame(event, &time(version), version)).await;
+            self.link
+                .send(original_frame(event, &time(version), version))
+                .await;
         }
     }
 
     /// Waits until so many updates are in the database since the start.
     async fn stored(&self, updates: u64) {
         let enough = |stored| stored >= updates as f64;
-        self.platform.until_metric(Role::Processor, "odds_proc_db_writes_total", enough).await;
+        self.platform
+            .until_metric(Role::Processor, "odds_proc_db_writes_total", enough)
+            .await;
     }
 
     fn url(&self, path: &str) -> String {
@@ -63,11 +73,22 @@ impl Fed {
 
 /// The supplier's time of a version: so many seconds after a moment.
 fn time(version: i64) -> String {
-    format!("2025-11-09T{:02}:{:02}:{:02}Z", version / 3_600, version / 60 % 60, version % 60)
+    format!(
+        "2025-11-09T{:02}:{:02}:{:02}Z",
+        version / 3_600,
+        version / 60 % 60,
+        version % 60
+    )
 }
 
 /// A market with selections, in the form of a native supplier.
-fn market_frame(event: &str, market: &str, line: Option<f64>, prices: &[(&str, f64)], version: i64) -> String {
+fn market_frame(
+    event: &str,
+    market: &str,
+    line: Option<f64>,
+    prices: &[(&str, f64)],
+    version: i64,
+) -> String {
     let selections: Vec<_> = prices
         .iter()
         .map(|(id, price)| json!({"id": id, "name": id.to_uppercase(), "price": price, "status": "active"}))
@@ -93,7 +114,11 @@ impl Answer {
     async fn of(request: reqwest::RequestBuilder) -> Answer {
         let answer = within("an answer", request.send()).await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Answer { status, headers, body: answer.bytes().await.unwrap().to_vec() }
+        Answer {
+            status,
+            headers,
+            body: answer.bytes().await.unwrap().to_vec(),
+        }
     }
 
     async fn get(url: &str) -> Answer {
@@ -109,7 +134,8 @@ impl Answer {
     }
 
     fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
     }
 }
 

@@ -1,5 +1,6 @@
-//! What a client must see of a recorded Betfair stream, worked out without a line of the platform's own code: whole
-//! JSON values, prices as doubles, everything computed anew at each message. Slow and plain on purpose.
+//! What a client must see of a recorded Betfair stream, worked out without a line of the platform's
+//! own code: whole JSON values, prices as doubles, everything computed anew at each message. Slow
+//! and plain on purpose.
 //!
 //! Included by `#[path]` from unit tests and from the integration tests.
 #![allow(dead_code)]
@@ -52,7 +53,10 @@ pub fn fold(recording: &str) -> History {
 
 /// Folds several recordings, each with markets of its own.
 pub fn fold_all(recordings: &[&str]) -> History {
-    recordings.iter().flat_map(|recording| fold(recording)).collect()
+    recordings
+        .iter()
+        .flat_map(|recording| fold(recording))
+        .collect()
 }
 
 /// The distinct states that updates show, from their JSON form.
@@ -60,7 +64,11 @@ pub fn history_of<'a>(updates: impl IntoIterator<Item = &'a str>) -> History {
     let mut history = History::new();
     for json in updates {
         let update: Value = serde_json::from_str(json).unwrap();
-        record(&mut history, update["event_id"].as_str().unwrap(), seen_in(&update));
+        record(
+            &mut history,
+            update["event_id"].as_str().unwrap(),
+            seen_in(&update),
+        );
     }
     history
 }
@@ -69,8 +77,14 @@ pub fn history_of<'a>(updates: impl IntoIterator<Item = &'a str>) -> History {
 pub fn seen_in(update: &Value) -> Seen {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let selections = update["selections"].as_array().unwrap();
-    let selection =
-        |s: &Value| (text(&s["id"]), text(&s["name"]), s["price"].as_f64().map(thousandths), text(&s["status"]));
+    let selection = |s: &Value| {
+        (
+            text(&s["id"]),
+            text(&s["name"]),
+            s["price"].as_f64().map(thousandths),
+            text(&s["status"]),
+        )
+    };
     Seen {
         market: text(&update["market"]),
         teams: (text(&update["home_team"]), text(&update["away_team"])),
@@ -94,7 +108,10 @@ fn thousandths(price: f64) -> u64 {
 impl FoldedMarket {
     fn change(&mut self, change: &Value) {
         if change["img"] == Value::Bool(true) {
-            *self = FoldedMarket { definition: self.definition.take(), ..FoldedMarket::default() };
+            *self = FoldedMarket {
+                definition: self.definition.take(),
+                ..FoldedMarket::default()
+            };
         }
         if change["marketDefinition"].is_object() {
             self.definition = change["marketDefinition"].clone();
@@ -103,11 +120,20 @@ impl FoldedMarket {
             let id = runner["id"].as_i64().unwrap();
             for level in runner["atb"].as_array().into_iter().flatten() {
                 let price = thousandths(level[0].as_f64().unwrap());
-                self.back.entry(id).or_default().insert(price, level[1].as_f64().unwrap());
+                self.back
+                    .entry(id)
+                    .or_default()
+                    .insert(price, level[1].as_f64().unwrap());
             }
             for level in runner["batb"].as_array().into_iter().flatten() {
-                let offer = (thousandths(level[1].as_f64().unwrap()), level[2].as_f64().unwrap());
-                self.best.entry(id).or_default().insert(level[0].as_u64().unwrap(), offer);
+                let offer = (
+                    thousandths(level[1].as_f64().unwrap()),
+                    level[2].as_f64().unwrap(),
+                );
+                self.best
+                    .entry(id)
+                    .or_default()
+                    .insert(level[0].as_u64().unwrap(), offer);
             }
             if let Some(price) = runner["ltp"].as_f64() {
                 self.last.insert(id, thousandths(price));
@@ -116,18 +142,39 @@ impl FoldedMarket {
     }
 
     fn price(&self, id: i64) -> Option<u64> {
-        let back = self.back.get(&id).into_iter().flatten().filter(|(_, size)| **size > 0.0).map(|(price, _)| *price);
-        let best = self.best.get(&id).and_then(|levels| levels.get(&0)).filter(|(_, size)| *size > 0.0);
-        back.max().or(best.map(|(price, _)| *price)).or(self.last.get(&id).copied())
+        let back = self
+            .back
+            .get(&id)
+            .into_iter()
+            .flatten()
+            .filter(|(_, size)| **size > 0.0)
+            .map(|(price, _)| *price);
+        let best = self
+            .best
+            .get(&id)
+            .and_then(|levels| levels.get(&0))
+            .filter(|(_, size)| *size > 0.0);
+        back.max()
+            .or(best.map(|(price, _)| *price))
+            .or(self.last.get(&id).copied())
     }
 
     fn seen(&self, id: &str) -> Seen {
         let definition = &self.definition;
         let mut runners: Vec<&Value> = definition["runners"].as_array().unwrap().iter().collect();
         runners.sort_by_key(|runner| runner["sortPriority"].as_i64());
-        let selections: Vec<_> = runners.iter().map(|runner| self.selection(runner)).collect();
-        let title = ["eventName", "name", "venue"].iter().find_map(|name| definition[name].as_str()).unwrap_or(id);
-        let teams = title.split_once(" v ").or(title.split_once(" vs ")).unwrap_or((title, ""));
+        let selections: Vec<_> = runners
+            .iter()
+            .map(|runner| self.selection(runner))
+            .collect();
+        let title = ["eventName", "name", "venue"]
+            .iter()
+            .find_map(|name| definition[name].as_str())
+            .unwrap_or(id);
+        let teams = title
+            .split_once(" v ")
+            .or(title.split_once(" vs "))
+            .unwrap_or((title, ""));
         let all = |status: &str| selections.iter().all(|selection| selection.3 == status);
         let status = match definition["status"].as_str().unwrap() {
             "OPEN" => "open",
@@ -137,7 +184,10 @@ impl FoldedMarket {
             _ => "suspended",
         };
         Seen {
-            market: definition["marketType"].as_str().unwrap_or("market").to_lowercase(),
+            market: definition["marketType"]
+                .as_str()
+                .unwrap_or("market")
+                .to_lowercase(),
             teams: (teams.0.to_owned(), teams.1.to_owned()),
             status: status.to_owned(),
             in_play: definition["inPlay"] == Value::Bool(true),
@@ -154,7 +204,9 @@ impl FoldedMarket {
             _ => "removed",
         };
         let price = self.price(id).filter(|_| status != "removed");
-        let name = runner["name"].as_str().map_or(id.to_string(), str::to_owned);
+        let name = runner["name"]
+            .as_str()
+            .map_or(id.to_string(), str::to_owned);
         (id.to_string(), name, price, status.to_owned())
     }
 }

@@ -1,5 +1,6 @@
-//! Reads `bet_placed` and has every bet decided: asks the supplier until it answers or the bet's time is over, many bets
-//! at once. A record is done when its bet is decided in the database, or when it is a dead letter.
+//! Reads `bet_placed` and has every bet decided: asks the supplier until it answers or the bet's
+//! time is over, many bets at once. A record is done when its bet is decided in the database, or
+//! when it is a dead letter.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,7 +71,13 @@ impl Confirmer {
             finish,
             metrics,
         };
-        Confirmer { reader: Some(reader), life, trouble, stopping, finished }
+        Confirmer {
+            reader: Some(reader),
+            life,
+            trouble,
+            stopping,
+            finished,
+        }
     }
 
     /// A sign of life whenever it looks at the bus, which is often.
@@ -88,14 +95,22 @@ impl Actor for Confirmer {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        let Some(reader) = self.reader.take() else { return };
-        context.spawn(reader.read_until_the_end().into_actor(self).map(|end, _, context| {
-            // One that has drained stays, and does nothing any more: it did not end by a fault.
-            if let Err(end) = end {
-                warn!("the confirmer ends: {end}");
-                context.stop();
-            }
-        }));
+        let Some(reader) = self.reader.take() else {
+            return;
+        };
+        context.spawn(
+            reader
+                .read_until_the_end()
+                .into_actor(self)
+                .map(|end, _, context| {
+                    // One that has drained stays, and does nothing any more: it did not end by a
+                    // fault.
+                    if let Err(end) = end {
+                        warn!("the confirmer ends: {end}");
+                        context.stop();
+                    }
+                }),
+        );
     }
 }
 
@@ -179,10 +194,18 @@ impl Reader {
         self.life.touch();
         self.tell();
         let is_ahead = self.progress.ahead() >= self.settings.ahead;
-        let room = if reads && !is_ahead { self.settings.at_once.saturating_sub(self.working.len()) } else { 0 };
+        let room = if reads && !is_ahead {
+            self.settings.at_once.saturating_sub(self.working.len())
+        } else {
+            0
+        };
         let (subscription, working) = (&mut self.subscription, &mut self.working);
         let reading = async {
-            if room == 0 { std::future::pending().await } else { subscription.next_batch(room, Duration::ZERO).await }
+            if room == 0 {
+                std::future::pending().await
+            } else {
+                subscription.next_batch(room, Duration::ZERO).await
+            }
         };
         let worked = async {
             match working.next().await {
@@ -202,7 +225,9 @@ impl Reader {
             }
             Event::Worked(Err(Aborted)) | Event::Nothing => {}
             Event::ConsumerEvent(given) => match given? {
-                ConsumerEvent::Records(records) => records.into_iter().for_each(|record| self.begin(record)),
+                ConsumerEvent::Records(records) => {
+                    records.into_iter().for_each(|record| self.begin(record))
+                }
                 ConsumerEvent::Revoked(partitions) => self.let_go(&partitions),
             },
         }
@@ -218,10 +243,12 @@ impl Reader {
             ticket
         };
         self.handles.insert(ticket, handle);
-        self.working.push(Abortable::new(work.boxed(), registration));
+        self.working
+            .push(Abortable::new(work.boxed(), registration));
     }
 
-    /// Others read these partitions now. What is cut off is safe to be done again, and by two at once.
+    /// Others read these partitions now. What is cut off is safe to be done again, and by two at
+    /// once.
     fn let_go(&mut self, partitions: &[u32]) {
         info!("partitions {partitions:?} of placed bets are read elsewhere now");
         self.progress.forget(partitions);

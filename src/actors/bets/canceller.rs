@@ -1,4 +1,5 @@
-//! Tells the supplier to cancel bets that were rejected without its answer, until it says that it has.
+//! Tells the supplier to cancel bets that were rejected without its answer, until it says that it
+//! has.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -66,8 +67,20 @@ impl Canceller {
         metrics: ConfirmationMetrics,
     ) -> Canceller {
         let trouble = Arc::new(HealthCell::new("bets cannot be cancelled"));
-        let desk = CancelTask { store, supplier, settings, trouble, clock, metrics };
-        Canceller { desk: Arc::new(desk), in_work: HashSet::new(), is_taking: false, is_wanted: false }
+        let desk = CancelTask {
+            store,
+            supplier,
+            settings,
+            trouble,
+            clock,
+            metrics,
+        };
+        Canceller {
+            desk: Arc::new(desk),
+            in_work: HashSet::new(),
+            is_taking: false,
+            is_wanted: false,
+        }
     }
 
     /// What keeps it from its work, for a check of readiness.
@@ -76,27 +89,41 @@ impl Canceller {
     }
 
     fn take(&mut self, context: &mut Context<Self>) {
-        let room = self.desk.settings.at_once.saturating_sub(self.in_work.len());
+        let room = self
+            .desk
+            .settings
+            .at_once
+            .saturating_sub(self.in_work.len());
         if self.is_taking || room == 0 {
             self.is_wanted = true;
             return;
         }
         (self.is_taking, self.is_wanted) = (true, false);
-        let (store, clock, hold) = (self.desk.store.clone(), &self.desk.clock, self.desk.settings.hold);
+        let (store, clock, hold) = (
+            self.desk.store.clone(),
+            &self.desk.clock,
+            self.desk.settings.hold,
+        );
         let (now, until) = (clock.now(), clock.after(hold));
         let taking = blocking(move || store.take_cancels(now, until, room));
-        context.spawn(taking.into_actor(self).map(move |taken, canceller, context| {
-            canceller.is_taking = false;
-            match taken {
-                Ok(cancels) => {
-                    canceller.desk.trouble.over();
-                    canceller.is_wanted |= cancels.len() == room;
-                    cancels.into_iter().for_each(|cancel| canceller.cancel(cancel, until, context));
-                }
-                Err(error) => canceller.desk.trouble.met(&error),
-            }
-            canceller.take_what_is_wanted(context);
-        }));
+        context.spawn(
+            taking
+                .into_actor(self)
+                .map(move |taken, canceller, context| {
+                    canceller.is_taking = false;
+                    match taken {
+                        Ok(cancels) => {
+                            canceller.desk.trouble.over();
+                            canceller.is_wanted |= cancels.len() == room;
+                            cancels
+                                .into_iter()
+                                .for_each(|cancel| canceller.cancel(cancel, until, context));
+                        }
+                        Err(error) => canceller.desk.trouble.met(&error),
+                    }
+                    canceller.take_what_is_wanted(context);
+                }),
+        );
     }
 
     fn take_what_is_wanted(&mut self, context: &mut Context<Self>) {
@@ -118,7 +145,10 @@ impl Canceller {
     }
 
     fn tell_open(&self, context: &mut Context<Self>) {
-        let (store, gauge) = (self.desk.store.clone(), self.desk.metrics.cancels_open.clone());
+        let (store, gauge) = (
+            self.desk.store.clone(),
+            self.desk.metrics.cancels_open.clone(),
+        );
         let open = blocking(move || store.open_cancels()).into_actor(self);
         context.spawn(open.map(move |open, _, _| {
             // A failure is told by whoever takes.
@@ -179,7 +209,9 @@ impl CancelTask {
                 Err(failure) => {
                     match failure {
                         Failure::Store(error) => self.trouble.met(&error),
-                        Failure::Supplier(error) => debug!(bet = id.to_string(); "a bet is not cancelled yet: {error}"),
+                        Failure::Supplier(error) => {
+                            debug!(bet = id.to_string(); "a bet is not cancelled yet: {error}")
+                        }
                         Failure::CircuitOpen => {}
                     }
                     tokio::time::sleep(backoff.next_delay().min(self.clock.until(until))).await;
@@ -190,7 +222,10 @@ impl CancelTask {
 
     async fn try_to_cancel(&self, id: BetId, patience: Duration) -> Result<(), Failure> {
         let store = self.store.clone();
-        let Some(bet) = blocking(move || store.bet(id)).await.map_err(Failure::Store)? else {
+        let Some(bet) = blocking(move || store.bet(id))
+            .await
+            .map_err(Failure::Store)?
+        else {
             if let Some(repeated) = NO_BET.check("") {
                 warn!(bet = id.to_string(), repeated; "there is no bet to be cancelled");
             }
@@ -201,7 +236,9 @@ impl CancelTask {
             answer => answer.map_err(Failure::Supplier)?,
         }
         let (store, now) = (self.store.clone(), self.clock.now());
-        blocking(move || store.cancelled(id, now)).await.map_err(Failure::Store)
+        blocking(move || store.cancelled(id, now))
+            .await
+            .map_err(Failure::Store)
     }
 }
 
@@ -231,14 +268,45 @@ mod tests {
         let (store, clock) = (Arc::new(FakeMoney::default()), Clock::of_tokio());
         let supplier = Arc::new(ProbeSupplier::new(|_, _| Behaviour::Silent));
         let metrics = ConfirmationMetrics::new().unwrap();
-        let breaker = BreakerPolicy { failures: failures_to_open, pause: 5 * SECOND };
-        let guard = GuardSettings { timeout: SECOND, breaker };
-        let guarded = Arc::new(SupplierClient::new(supplier.clone(), guard, clock.clone(), metrics.clone()));
-        let retry = BackoffPolicy { first: SECOND, most: 16 * SECOND };
-        let settings = CancellerSettings { at_once: 3, retry, hold: 40 * SECOND };
-        let canceller = Canceller::new(store.clone(), guarded, settings, clock.clone(), metrics.clone());
+        let breaker = BreakerPolicy {
+            failures: failures_to_open,
+            pause: 5 * SECOND,
+        };
+        let guard = GuardSettings {
+            timeout: SECOND,
+            breaker,
+        };
+        let guarded = Arc::new(SupplierClient::new(
+            supplier.clone(),
+            guard,
+            clock.clone(),
+            metrics.clone(),
+        ));
+        let retry = BackoffPolicy {
+            first: SECOND,
+            most: 16 * SECOND,
+        };
+        let settings = CancellerSettings {
+            at_once: 3,
+            retry,
+            hold: 40 * SECOND,
+        };
+        let canceller = Canceller::new(
+            store.clone(),
+            guarded,
+            settings,
+            clock.clone(),
+            metrics.clone(),
+        );
         let trouble = canceller.trouble();
-        Cancelling { store, supplier, metrics, trouble, clock, canceller: canceller.start() }
+        Cancelling {
+            store,
+            supplier,
+            metrics,
+            trouble,
+            clock,
+            canceller: canceller.start(),
+        }
     }
 
     impl Cancelling {
@@ -258,10 +326,22 @@ mod tests {
         cancelling.open(10);
         cancelling.canceller.send(CancelsWait).await.unwrap();
         tokio::time::sleep(SECOND / 2).await;
-        assert_eq!((cancelling.store.open_cancels().unwrap(), cancelling.supplier.cancels()), (0, 10));
+        assert_eq!(
+            (
+                cancelling.store.open_cancels().unwrap(),
+                cancelling.supplier.cancels()
+            ),
+            (0, 10)
+        );
         assert_eq!(cancelling.supplier.most_at_once(), 3);
         tokio::time::sleep(2 * SECOND).await;
-        assert_eq!((cancelling.metrics.cancels_done.get(), cancelling.metrics.cancels_open.get()), (10, 0));
+        assert_eq!(
+            (
+                cancelling.metrics.cancels_done.get(),
+                cancelling.metrics.cancels_open.get()
+            ),
+            (10, 0)
+        );
     }
 
     #[actix_web::test]
@@ -289,7 +369,14 @@ mod tests {
         let gaps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(gaps[1] > gaps[0] && gaps[2] > gaps[1], "{gaps:?}");
         assert!(gaps.iter().all(|gap| *gap <= 41 * SECOND), "{gaps:?}");
-        assert_eq!(cancelling.metrics.cancel_calls.with_label_values(&["unknown_word"]).get(), 1);
+        assert_eq!(
+            cancelling
+                .metrics
+                .cancel_calls
+                .with_label_values(&["unknown_word"])
+                .get(),
+            1
+        );
         assert_eq!(cancelling.metrics.cancels_done.get(), 1);
     }
 
@@ -307,16 +394,32 @@ mod tests {
         assert!(cancelling.trouble.problem().is_some());
         cancelling.store.come_back();
         tokio::time::sleep(60 * SECOND).await;
-        assert_eq!((cancelling.store.open_cancels().unwrap(), cancelling.trouble.problem()), (0, None));
-        assert!(cancelling.supplier.cancels() >= 2, "saying it twice does no harm");
+        assert_eq!(
+            (
+                cancelling.store.open_cancels().unwrap(),
+                cancelling.trouble.problem()
+            ),
+            (0, None)
+        );
+        assert!(
+            cancelling.supplier.cancels() >= 2,
+            "saying it twice does no harm"
+        );
     }
 
     #[actix_web::test]
     async fn a_supplier_that_is_left_alone_is_not_told_before_it_may_be() {
         let cancelling = start(2);
-        cancelling
-            .supplier
-            .cancel_with(|attempt| if attempt < 4 { Err(SupplierError::Timeout) } else { Ok(()) }, SECOND / 10);
+        cancelling.supplier.cancel_with(
+            |attempt| {
+                if attempt < 4 {
+                    Err(SupplierError::Timeout)
+                } else {
+                    Ok(())
+                }
+            },
+            SECOND / 10,
+        );
         cancelling.open(3);
         tokio::time::sleep(4 * SECOND).await;
         let before = cancelling.supplier.cancels();

@@ -22,18 +22,23 @@ use crate::store::money::MoneyStore;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
-/// Why a record that can be read is a dead letter all the same: the database has no such bet, or holds what cannot be
-/// read.
+/// Why a record that can be read is a dead letter all the same: the database has no such bet, or
+/// holds what cannot be read.
 pub const REASONS: [&str; 2] = [UNKNOWN_BET, "unreadable_bet"];
 const UNKNOWN_BET: &str = "unknown_bet";
-/// Bets in a row that the database does not know each wait so much longer than the one before, up to the second.
+/// Bets in a row that the database does not know each wait so much longer than the one before, up
+/// to the second.
 const UNKNOWN_DELAY: Duration = Duration::from_millis(10);
 const MAX_UNKNOWN_DELAY: Duration = Duration::from_secs(1);
 /// Dead letters are logged so often, each reason.
-static DEAD_LETTERS: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
+static DEAD_LETTERS: LogLimit =
+    LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
 
 /// Delays between tries of what the database or the topic of dead letters did not take.
-const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_secs(1) };
+const RETRY: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(1),
+};
 
 /// How a bet is worked on.
 #[derive(Clone, Debug)]
@@ -98,7 +103,11 @@ impl BetConfirmation {
         self.metrics.consumed.inc();
         let placed = match BetPlaced::from_json(&record.record.payload) {
             Ok(placed) => placed,
-            Err(error) => return self.send_to_dead_letters(record, error.reason(), &error.to_string()).await,
+            Err(error) => {
+                return self
+                    .send_to_dead_letters(record, error.reason(), &error.to_string())
+                    .await;
+            }
         };
         let id = placed.bet_id;
         let mut backoff = self.backoff(id);
@@ -109,11 +118,15 @@ impl BetConfirmation {
                     break bet;
                 }
                 Ok(None) => {
-                    return self.send_to_dead_letters(record, UNKNOWN_BET, &format!("there is no bet {id}")).await;
+                    return self
+                        .send_to_dead_letters(record, UNKNOWN_BET, &format!("there is no bet {id}"))
+                        .await;
                 }
                 // Another try changes nothing, and would hold up everything behind it.
                 Err(error @ StoreError::Unreadable(_)) => {
-                    return self.send_to_dead_letters(record, "unreadable_bet", &error.to_string()).await;
+                    return self
+                        .send_to_dead_letters(record, "unreadable_bet", &error.to_string())
+                        .await;
                 }
                 Err(error) => self.wait(&error, &mut backoff).await,
             }
@@ -142,7 +155,8 @@ impl BetConfirmation {
                 Err(CallError::CircuitOpen) => self.supplier.wait_until_closed(left).await,
                 Err(CallError::Failed(error)) => {
                     debug!(bet = bet.id.to_string(); "no answer about a bet, it is asked again: {error}");
-                    tokio::time::sleep(backoff.next_delay().min(self.clock.until(bet.decide_by))).await;
+                    tokio::time::sleep(backoff.next_delay().min(self.clock.until(bet.decide_by)))
+                        .await;
                 }
             }
         }
@@ -158,16 +172,26 @@ impl BetConfirmation {
             raw: record.record.payload.clone(),
         };
         self.tell_of(&letter);
-        // Bets that are all unknown are another deployment's: they are let go slowly, so that somebody may notice.
-        let unknown = if reason == UNKNOWN_BET { self.unknown.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        // Bets that are all unknown are another deployment's: they are let go slowly, so that
+        // somebody may notice.
+        let unknown = if reason == UNKNOWN_BET {
+            self.unknown.fetch_add(1, Ordering::Relaxed)
+        } else {
+            0
+        };
         if unknown > 0 {
             tokio::time::sleep(UNKNOWN_DELAY.saturating_mul(unknown).min(MAX_UNKNOWN_DELAY)).await;
         }
         let letter = dead_letter::of_record(&letter, topic, record);
         let mut backoff = Backoff::new(RETRY, record.offset);
-        while let Err(error) = dead_letter::publish(&*self.dead_letters, vec![letter.clone()]).await {
-            self.metrics.errors.with_label_values(&["dead_letter"]).inc();
-            self.trouble.met(&format_args!("{}: {error}", self.dead_letters.name()));
+        while let Err(error) = dead_letter::publish(&*self.dead_letters, vec![letter.clone()]).await
+        {
+            self.metrics
+                .errors
+                .with_label_values(&["dead_letter"])
+                .inc();
+            self.trouble
+                .met(&format_args!("{}: {error}", self.dead_letters.name()));
             tokio::time::sleep(backoff.next_delay()).await;
         }
         self.trouble.over();
@@ -175,14 +199,20 @@ impl BetConfirmation {
     }
 
     fn tell_of(&self, letter: &DeadLetter) {
-        let Some(repeated) = DEAD_LETTERS.check(&letter.reason) else { return };
+        let Some(repeated) = DEAD_LETTERS.check(&letter.reason) else {
+            return;
+        };
         let hint = match letter.reason.as_str() {
             UNKNOWN_BET => {
                 "; is DATABASE_URL the one of the role bets, and KAFKA_TOPIC_BET_PLACED not shared with another deployment?"
             }
             _ => "",
         };
-        let (origin, reason, detail) = (letter.origin.as_str(), letter.reason.as_str(), &letter.detail);
+        let (origin, reason, detail) = (
+            letter.origin.as_str(),
+            letter.reason.as_str(),
+            &letter.detail,
+        );
         warn!(origin, reason, repeated; "a record is no bet that can be decided: {detail}{hint}");
     }
 

@@ -1,4 +1,5 @@
-//! Decides bets in the database, and tells those who have to know: the outbox relay, and the canceller.
+//! Decides bets in the database, and tells those who have to know: the outbox relay, and the
+//! canceller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,28 +58,66 @@ impl BetDecisions {
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> BetDecisions {
-        let DeciderSettings { turns, together, users, lease } = settings;
+        let DeciderSettings {
+            turns,
+            together,
+            users,
+            lease,
+        } = settings;
         let decides = store.clone();
-        let together =
-            RequestBatcher::new(&turns, together, move |decisions: &[DecideBet]| decides.decide_bets(decisions));
-        BetDecisions { store, together, users, relay, canceller, lease, clock, metrics }
+        let together = RequestBatcher::new(&turns, together, move |decisions: &[DecideBet]| {
+            decides.decide_bets(decisions)
+        });
+        BetDecisions {
+            store,
+            together,
+            users,
+            relay,
+            canceller,
+            lease,
+            clock,
+            metrics,
+        }
     }
 
     /// Decides a bet, unless it is decided. Safe to repeat.
     pub async fn decide(&self, bet: &Bet, verdict: &BetOutcome) -> Result<Decided, StoreError> {
         let now = self.clock.now();
         let payload = bet_confirmed(bet, verdict, now);
-        let notice = OutboxMessage { payload: payload.clone(), leased_until: self.clock.after(self.lease) };
+        let notice = OutboxMessage {
+            payload: payload.clone(),
+            leased_until: self.clock.after(self.lease),
+        };
         let id = bet.id;
-        let decided =
-            self.write(&bet.user_id, DecideBet { bet_id: id, verdict: verdict.clone(), notice, at: now }).await?;
+        let decided = self
+            .write(
+                &bet.user_id,
+                DecideBet {
+                    bet_id: id,
+                    verdict: verdict.clone(),
+                    notice,
+                    at: now,
+                },
+            )
+            .await?;
         match decided {
             Decided::Now { outbox } => {
-                self.metrics.decided.with_label_values(&[outcome(verdict)]).inc();
-                self.metrics.decision_seconds.observe(now.seconds_since(bet.placed_at).max(0.0));
+                self.metrics
+                    .decided
+                    .with_label_values(&[outcome(verdict)])
+                    .inc();
+                self.metrics
+                    .decision_seconds
+                    .observe(now.seconds_since(bet.placed_at).max(0.0));
                 debug!(bet = id.to_string(), outcome = outcome(verdict); "a bet is decided");
-                let row = OutboxRow { id: outbox, topic: OutboxTopic::BetConfirmed, key: id.to_string(), payload };
-                // Where there is no room, the row's lease ends and the relay finds it in the outbox.
+                let row = OutboxRow {
+                    id: outbox,
+                    topic: OutboxTopic::BetConfirmed,
+                    key: id.to_string(),
+                    payload,
+                };
+                // Where there is no room, the row's lease ends and the relay finds it in the
+                // outbox.
                 let _ = self.relay.try_send(PublishOutbox(vec![row]));
                 if *verdict == BetOutcome::TimedOut {
                     // Without this word the canceller looks by itself.
@@ -100,7 +139,15 @@ impl BetDecisions {
         let place = self.users.queue_unbounded(user_id);
         let _turn = place.turn().await;
         let _call = place.call().await;
-        let (store, DecideBet { bet_id, verdict, notice, at }) = (self.store.clone(), decision);
+        let (
+            store,
+            DecideBet {
+                bet_id,
+                verdict,
+                notice,
+                at,
+            },
+        ) = (self.store.clone(), decision);
         blocking(move || store.decide_bet(bet_id, &verdict, &notice, at)).await
     }
 }

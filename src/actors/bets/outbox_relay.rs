@@ -1,5 +1,6 @@
-//! Publishes the outbox: what was committed here at once, and what others left there within a second or when its lease
-//! ends. At least once, never lost: a row leaves the outbox only when the bus has its record.
+//! Publishes the outbox: what was committed here at once, and what others left there within a
+//! second or when its lease ends. At least once, never lost: a row leaves the outbox only when the
+//! bus has its record.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -29,7 +30,10 @@ pub const STAGES: [&str; 4] = ["take", "publish", "mark", "refused"];
 /// How often it looks into the outbox.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Delays between tries of a batch that the bus did not take.
-const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(1) };
+const RETRY: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(100),
+    most: Duration::from_secs(1),
+};
 
 /// Whether the bus takes what is in the outbox, of all relays of this process.
 static PUBLISHING: HealthCell = HealthCell::new("the outbox cannot be published");
@@ -63,7 +67,8 @@ pub struct OutboxRelay {
     store: Arc<dyn MoneyStore>,
     lanes: [TopicQueue; 2],
     settings: RelaySettings,
-    /// Rows that wait, are being published, or are published and not marked so: given again, they are passed over.
+    /// Rows that wait, are being published, or are published and not marked so: given again, they
+    /// are passed over.
     known: HashSet<i64>,
     /// Rows that were marked while a look into the outbox was under way, which may still give them.
     marked_meanwhile: Vec<i64>,
@@ -103,10 +108,18 @@ impl OutboxRelay {
         clock: Clock,
         metrics: OutboxMetrics,
     ) -> OutboxRelay {
-        let lane = |of, target| TopicQueue { of, target, waiting: VecDeque::new(), is_publishing: false };
+        let lane = |of, target| TopicQueue {
+            of,
+            target,
+            waiting: VecDeque::new(),
+            is_publishing: false,
+        };
         OutboxRelay {
             store,
-            lanes: [lane(OutboxTopic::BetPlaced, bet_placed), lane(OutboxTopic::BetConfirmed, bet_confirmed)],
+            lanes: [
+                lane(OutboxTopic::BetPlaced, bet_placed),
+                lane(OutboxTopic::BetConfirmed, bet_confirmed),
+            ],
             settings,
             known: HashSet::new(),
             marked_meanwhile: Vec::new(),
@@ -121,14 +134,17 @@ impl OutboxRelay {
         }
     }
 
-    /// What keeps it from its work, for a check of readiness. Whether the bus answers is not its to say.
+    /// What keeps it from its work, for a check of readiness. Whether the bus answers is not its to
+    /// say.
     pub fn trouble(&self) -> Arc<HealthCell> {
         self.trouble.clone()
     }
 
     fn enqueue(&mut self, rows: Vec<OutboxRow>, context: &mut Context<Self>) {
         for row in rows {
-            let Some(lane) = self.lanes.iter_mut().find(|lane| lane.of == row.topic) else { continue };
+            let Some(lane) = self.lanes.iter_mut().find(|lane| lane.of == row.topic) else {
+                continue;
+            };
             if lane.waiting.len() < self.settings.waiting && self.known.insert(row.id) {
                 lane.waiting.push_back(row);
             }
@@ -139,27 +155,41 @@ impl OutboxRelay {
         self.tell_idle();
     }
 
-    /// Publishes what waits for a topic, unless that is under way. Topics do not wait for each other.
+    /// Publishes what waits for a topic, unless that is under way. Topics do not wait for each
+    /// other.
     fn publish(&mut self, index: usize, context: &mut Context<Self>) {
-        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let Some(lane) = self.lanes.get_mut(index) else {
+            return;
+        };
         if lane.is_publishing || lane.waiting.is_empty() {
             return;
         }
         lane.is_publishing = true;
-        let rows: Vec<_> = lane.waiting.drain(..lane.waiting.len().min(self.settings.batch.max(1))).collect();
+        let rows: Vec<_> = lane
+            .waiting
+            .drain(..lane.waiting.len().min(self.settings.batch.max(1)))
+            .collect();
         let publishing = publish_rows(lane.target.clone(), rows, self.metrics.clone());
         let name = lane.of.as_str();
-        context.spawn(publishing.into_actor(self).map(move |published, relay, context| {
-            relay.lanes[index].is_publishing = false;
-            relay.metrics.published.with_label_values(&[name]).inc_by(published.done.len() as u64);
-            for id in &published.left {
-                relay.known.remove(id);
-            }
-            relay.unmarked.extend(published.done);
-            relay.mark(context);
-            relay.publish(index, context);
-            relay.tell_idle();
-        }));
+        context.spawn(
+            publishing
+                .into_actor(self)
+                .map(move |published, relay, context| {
+                    relay.lanes[index].is_publishing = false;
+                    relay
+                        .metrics
+                        .published
+                        .with_label_values(&[name])
+                        .inc_by(published.done.len() as u64);
+                    for id in &published.left {
+                        relay.known.remove(id);
+                    }
+                    relay.unmarked.extend(published.done);
+                    relay.mark(context);
+                    relay.publish(index, context);
+                    relay.tell_idle();
+                }),
+        );
     }
 
     fn mark(&mut self, context: &mut Context<Self>) {
@@ -180,7 +210,8 @@ impl OutboxRelay {
                     relay.trouble.over();
                     relay.mark(context);
                 }
-                // Known, so that this process does not publish them again; the timer tries to mark them again.
+                // Known, so that this process does not publish them again; the timer tries to mark
+                // them again.
                 Ok((Err(error), rows)) => {
                     relay.failed("mark", &error);
                     relay.unmarked.extend(rows);
@@ -194,13 +225,26 @@ impl OutboxRelay {
 
     /// Takes what nobody publishes, as much as there is room for.
     fn take(&mut self, context: &mut Context<Self>) {
-        let waiting: usize = self.lanes.iter().map(|lane| lane.waiting.len()).max().unwrap_or_default();
-        let room = self.settings.waiting.saturating_sub(waiting).min(self.settings.batch);
+        let waiting: usize = self
+            .lanes
+            .iter()
+            .map(|lane| lane.waiting.len())
+            .max()
+            .unwrap_or_default();
+        let room = self
+            .settings
+            .waiting
+            .saturating_sub(waiting)
+            .min(self.settings.batch);
         if self.is_taking || self.is_draining || room == 0 {
             return;
         }
         self.is_taking = true;
-        let (store, now, leased_until) = (self.store.clone(), self.clock.now(), self.clock.after(self.settings.lease));
+        let (store, now, leased_until) = (
+            self.store.clone(),
+            self.clock.now(),
+            self.clock.after(self.settings.lease),
+        );
         let taking = blocking(move || store.take_outbox(now, leased_until, room));
         context.spawn(taking.into_actor(self).map(move |taken, relay, context| {
             relay.is_taking = false;
@@ -235,7 +279,9 @@ impl OutboxRelay {
             // A failure is told by whoever takes.
             if let Ok(depth) = depth {
                 relay.metrics.rows.set(depth.rows as i64);
-                let age = depth.oldest.map_or(0.0, |oldest| relay.clock.now().seconds_since(oldest).max(0.0));
+                let age = depth.oldest.map_or(0.0, |oldest| {
+                    relay.clock.now().seconds_since(oldest).max(0.0)
+                });
                 relay.metrics.oldest.set(age);
             }
         }));
@@ -247,9 +293,13 @@ impl OutboxRelay {
     }
 
     fn tell_idle(&self) {
-        let is_busy = self.lanes.iter().any(|lane| lane.is_publishing || !lane.waiting.is_empty());
+        let is_busy = self
+            .lanes
+            .iter()
+            .any(|lane| lane.is_publishing || !lane.waiting.is_empty());
         let is_idle = !is_busy && !self.is_marking && self.unmarked.is_empty();
-        self.idle.send_if_modified(|idle| std::mem::replace(idle, is_idle) != is_idle);
+        self.idle
+            .send_if_modified(|idle| std::mem::replace(idle, is_idle) != is_idle);
     }
 }
 
@@ -281,7 +331,10 @@ impl Handler<Drain> for OutboxRelay {
         self.is_draining = true;
         let (mut idle, limit) = (self.idle.subscribe(), self.settings.drain_limit);
         Box::pin(async move {
-            if tokio::time::timeout(limit, idle.wait_for(|idle| *idle)).await.is_err() {
+            if tokio::time::timeout(limit, idle.wait_for(|idle| *idle))
+                .await
+                .is_err()
+            {
                 warn!("stops before the bus took everything: the rest stays in the outbox");
             }
         })
@@ -289,7 +342,11 @@ impl Handler<Drain> for OutboxRelay {
 }
 
 /// Publishes rows of one topic, however long the bus is away.
-async fn publish_rows(target: OutboxTarget, rows: Vec<OutboxRow>, metrics: OutboxMetrics) -> Published {
+async fn publish_rows(
+    target: OutboxTarget,
+    rows: Vec<OutboxRow>,
+    metrics: OutboxMetrics,
+) -> Published {
     let mut published = Published::default();
     match publish(&target, &rows, &metrics).await {
         Ok(()) => published.done.extend(rows.iter().map(|row| row.id)),
@@ -301,7 +358,11 @@ async fn publish_rows(target: OutboxTarget, rows: Vec<OutboxRow>, metrics: Outbo
                     Ok(()) => true,
                     Err(refusal) => send_to_dead_letters(&target, &row, &refusal, &metrics).await,
                 };
-                if is_done { published.done.push(row.id) } else { published.left.push(row.id) }
+                if is_done {
+                    published.done.push(row.id)
+                } else {
+                    published.left.push(row.id)
+                }
             }
         }
     }
@@ -309,10 +370,18 @@ async fn publish_rows(target: OutboxTarget, rows: Vec<OutboxRow>, metrics: Outbo
 }
 
 /// Publishes until the bus takes or refuses it for good.
-async fn publish(target: &OutboxTarget, rows: &[OutboxRow], metrics: &OutboxMetrics) -> Result<(), BusError> {
+async fn publish(
+    target: &OutboxTarget,
+    rows: &[OutboxRow],
+    metrics: &OutboxMetrics,
+) -> Result<(), BusError> {
     let mut backoff = Backoff::new(RETRY, rows.first().map_or(0, |row| row.id as u64));
     loop {
-        match target.topic.publish(rows.iter().map(record).collect()).await {
+        match target
+            .topic
+            .publish(rows.iter().map(record).collect())
+            .await
+        {
             Err(error @ (BusError::Unavailable(_) | BusError::Unreachable(_))) => {
                 metrics.failures.with_label_values(&["publish"]).inc();
                 PUBLISHING.met(&error);
@@ -327,7 +396,11 @@ async fn publish(target: &OutboxTarget, rows: &[OutboxRow], metrics: &OutboxMetr
 }
 
 fn record(row: &OutboxRow) -> NewRecord {
-    NewRecord { key: row.key.clone().into(), payload: row.payload.clone().into(), headers: Vec::new() }
+    NewRecord {
+        key: row.key.clone().into(),
+        payload: row.payload.clone().into(),
+        headers: Vec::new(),
+    }
 }
 
 /// Keeps as a dead letter what its topic refuses; says whether that was done.
@@ -352,7 +425,10 @@ async fn send_to_dead_letters(
     };
     let mut record = dead_letter::of_supplier(&letter);
     record.key = row.key.clone().into();
-    record.headers.push((header::SOURCE_TOPIC.to_owned(), Bytes::copy_from_slice(target.topic.name().as_bytes())));
+    record.headers.push((
+        header::SOURCE_TOPIC.to_owned(),
+        Bytes::copy_from_slice(target.topic.name().as_bytes()),
+    ));
     let mut backoff = Backoff::new(RETRY, row.id as u64);
     loop {
         match dead_letter::publish(&*target.dead_letters, vec![record.clone()]).await {
@@ -362,7 +438,9 @@ async fn send_to_dead_letters(
                 }
                 return true;
             }
-            Err(BusError::Unavailable(_) | BusError::Unreachable(_)) => tokio::time::sleep(backoff.next_delay()).await,
+            Err(BusError::Unavailable(_) | BusError::Unreachable(_)) => {
+                tokio::time::sleep(backoff.next_delay()).await
+            }
             Err(error) => {
                 if let Some(repeated) = DEAD_LETTERS.check("not kept") {
                     warn!(row = row.id, repeated; "a record can neither be published nor kept as a dead letter: {error}");

@@ -53,8 +53,18 @@ impl BetSweeper {
         metrics: ConfirmationMetrics,
     ) -> BetSweeper {
         let trouble = Arc::new(HealthCell::new("overdue bets cannot be decided"));
-        let sweep = Sweep { store, decider, settings, trouble, clock, metrics };
-        BetSweeper { sweep: Arc::new(sweep), is_sweeping: false }
+        let sweep = Sweep {
+            store,
+            decider,
+            settings,
+            trouble,
+            clock,
+            metrics,
+        };
+        BetSweeper {
+            sweep: Arc::new(sweep),
+            is_sweeping: false,
+        }
     }
 
     /// What keeps it from its work, for a check of readiness.
@@ -100,14 +110,16 @@ impl Sweep {
         }
     }
 
-    /// Decides some bets, and gives how many it did. One that cannot be decided does not keep the others from it.
+    /// Decides some bets, and gives how many it did. One that cannot be decided does not keep the
+    /// others from it.
     async fn step(&self) -> Result<usize, StoreError> {
         let (store, batch) = (self.store.clone(), self.settings.batch);
         let overdue_at = self.clock.before(self.settings.grace);
         let overdue = blocking(move || store.overdue_bets(overdue_at, batch)).await?;
         let (mut swept, mut failure, mut held) = (0, None, HashSet::new());
         for bet in &overdue {
-            // Each of its bets would wait for the lock again, and the other users' bets behind them.
+            // Each of its bets would wait for the lock again, and the other users' bets behind
+            // them.
             if held.contains(&bet.user_id) {
                 continue;
             }
@@ -119,7 +131,8 @@ impl Sweep {
             }
         }
         self.metrics.overdue.inc_by(swept as u64);
-        // The next look is the timer's where one failed: the same bets would be given again at once.
+        // The next look is the timer's where one failed: the same bets would be given again at
+        // once.
         let is_more_there = overdue.len() == batch && held.is_empty();
         failure.map_or(Ok(if is_more_there { swept } else { 0 }), Err)
     }
@@ -145,52 +158,98 @@ mod tests {
 
     fn start(batch: usize) -> Swept {
         tokio::time::pause();
-        let (store, metrics, clock) =
-            (Arc::new(FakeMoney::default()), ConfirmationMetrics::new().unwrap(), Clock::of_tokio());
+        let (store, metrics, clock) = (
+            Arc::new(FakeMoney::default()),
+            ConfirmationMetrics::new().unwrap(),
+            Clock::of_tokio(),
+        );
         let edges = ProbeEdges::new();
         let decider = edges.decider(&store, &clock, &metrics);
-        let settings = SweeperSettings { grace: SECOND / 2, batch };
-        let sweeper = BetSweeper::new(store.clone(), decider, settings, clock.clone(), metrics.clone());
+        let settings = SweeperSettings {
+            grace: SECOND / 2,
+            batch,
+        };
+        let sweeper = BetSweeper::new(
+            store.clone(),
+            decider,
+            settings,
+            clock.clone(),
+            metrics.clone(),
+        );
         let trouble = sweeper.trouble();
-        Swept { store, edges, metrics, trouble, clock, _sweeper: sweeper.start() }
+        Swept {
+            store,
+            edges,
+            metrics,
+            trouble,
+            clock,
+            _sweeper: sweeper.start(),
+        }
     }
 
     #[actix_web::test]
     async fn what_nobody_decided_in_time_is_rejected_published_and_cancelled() {
         let swept = start(2);
         let (now, store) = (swept.clock.now(), swept.store.clone());
-        let overdue: Vec<_> = (0..5).map(|_| store.place(pending_bet(now, 2 * SECOND))).collect();
+        let overdue: Vec<_> = (0..5)
+            .map(|_| store.place(pending_bet(now, 2 * SECOND)))
+            .collect();
         let in_time = store.place(pending_bet(now, 60 * SECOND));
         tokio::time::sleep(2 * SECOND).await;
-        assert!(overdue.iter().all(|id| store.status(*id) == BetStatus::Pending), "its grace is not over");
+        assert!(
+            overdue
+                .iter()
+                .all(|id| store.status(*id) == BetStatus::Pending),
+            "its grace is not over"
+        );
         tokio::time::sleep(2 * SECOND).await;
         for id in &overdue {
             assert_eq!(store.get(*id).reason.as_deref(), Some(SUPPLIER_TIMEOUT));
         }
         assert_eq!(store.status(in_time), BetStatus::Pending);
-        assert_eq!((swept.metrics.overdue.get(), store.open_cancels().unwrap()), (5, 5));
+        assert_eq!(
+            (swept.metrics.overdue.get(), store.open_cancels().unwrap()),
+            (5, 5)
+        );
         assert_eq!(swept.edges.rows().len(), 5);
         assert_eq!(swept.edges.cancels_told(), 5);
-        assert_eq!(swept.metrics.decided.with_label_values(&["supplier_timeout"]).get(), 5);
+        assert_eq!(
+            swept
+                .metrics
+                .decided
+                .with_label_values(&["supplier_timeout"])
+                .get(),
+            5
+        );
     }
 
     #[actix_web::test]
-    async fn a_database_that_is_away_is_tried_again_and_a_bet_that_fails_keeps_no_other_from_its_end() {
+    async fn a_database_that_is_away_is_tried_again_and_a_bet_that_fails_keeps_no_other_from_its_end()
+     {
         let swept = start(10);
         let (now, store) = (swept.clock.now(), swept.store.clone());
         let bad = store.place(pending_bet(now, SECOND));
         let good = store.place(pending_bet(now, SECOND));
         store.go_away();
         tokio::time::sleep(3 * SECOND).await;
-        assert_eq!(swept.trouble.problem().as_deref(), Some("overdue bets cannot be decided"));
+        assert_eq!(
+            swept.trouble.problem().as_deref(),
+            Some("overdue bets cannot be decided")
+        );
         assert_eq!(store.status(good), BetStatus::Pending);
         store.refuse_to_decide(Some(bad));
         store.come_back();
         tokio::time::sleep(2 * SECOND).await;
-        assert_eq!((store.status(good), store.status(bad)), (BetStatus::Rejected, BetStatus::Pending));
+        assert_eq!(
+            (store.status(good), store.status(bad)),
+            (BetStatus::Rejected, BetStatus::Pending)
+        );
         assert!(swept.trouble.problem().is_some());
         store.refuse_to_decide(None);
         tokio::time::sleep(2 * SECOND).await;
-        assert_eq!((store.status(bad), swept.trouble.problem()), (BetStatus::Rejected, None));
+        assert_eq!(
+            (store.status(bad), swept.trouble.problem()),
+            (BetStatus::Rejected, None)
+        );
     }
 }

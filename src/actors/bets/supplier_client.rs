@@ -1,4 +1,5 @@
-//! The supplier behind one breaker: whoever wants something of it asks here, so that nobody calls while it is left alone.
+//! The supplier behind one breaker: whoever wants something of it asks here, so that nobody calls
+//! while it is left alone.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -72,9 +73,20 @@ impl SupplierClient {
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> SupplierClient {
-        let guard = Mutex::new(Guard { breaker: Breaker::new(settings.breaker), last_failure: None });
+        let guard = Mutex::new(Guard {
+            breaker: Breaker::new(settings.breaker),
+            last_failure: None,
+        });
         let (closed, log) = (watch::Sender::new(()), FaultLog::new());
-        let guarded = SupplierClient { supplier, settings, guard, closed, clock, log, metrics };
+        let guarded = SupplierClient {
+            supplier,
+            settings,
+            guard,
+            closed,
+            clock,
+            log,
+            metrics,
+        };
         guarded.tell(BreakerState::Closed);
         guarded
     }
@@ -85,13 +97,25 @@ impl SupplierClient {
             Answer::Confirmed { .. } => "confirmed",
             Answer::Rejected { .. } => "rejected",
         };
-        self.call(|| self.supplier.confirm(bet), timeout, &self.metrics.supplier_calls, outcome).await
+        self.call(
+            || self.supplier.confirm(bet),
+            timeout,
+            &self.metrics.supplier_calls,
+            outcome,
+        )
+        .await
     }
 
     /// Has the supplier cancel a bet; waits no longer than `timeout`.
-    pub async fn cancel(&self, bet_id: BetId, user_id: &UserId, timeout: Duration) -> Result<(), CallError> {
+    pub async fn cancel(
+        &self,
+        bet_id: BetId,
+        user_id: &UserId,
+        timeout: Duration,
+    ) -> Result<(), CallError> {
         let call = || self.supplier.cancel(bet_id, user_id);
-        self.call(call, timeout, &self.metrics.cancel_calls, |()| "cancelled").await
+        self.call(call, timeout, &self.metrics.cancel_calls, |()| "cancelled")
+            .await
     }
 
     /// Waits, no longer than `timeout`, until it is worth while to try a call again.
@@ -100,7 +124,8 @@ impl SupplierClient {
         let _ = tokio::time::timeout(timeout.min(POLL_INTERVAL), closed.changed()).await;
     }
 
-    /// What is wrong with the supplier, for a check of readiness. The log has the text of its last failure.
+    /// What is wrong with the supplier, for a check of readiness. The log has the text of its last
+    /// failure.
     pub fn problem(&self) -> Option<String> {
         let guard = self.guard();
         (guard.breaker.state() != BreakerState::Closed).then(|| match &guard.last_failure {
@@ -126,7 +151,9 @@ impl SupplierClient {
             Err(_) if timeout < self.settings.timeout => Called::GivenUp,
             Err(_) => Called::Failed(SupplierError::Timeout),
         };
-        self.metrics.supplier_call_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics
+            .supplier_call_seconds
+            .observe(started.elapsed().as_secs_f64());
         let kind = match &called {
             Called::Answered(answer) => outcome(answer),
             Called::Failed(error) => error.kind(),
@@ -184,7 +211,10 @@ impl SupplierClient {
 
     fn tell(&self, now: BreakerState) {
         for state in BreakerState::ALL {
-            self.metrics.breaker.with_label_values(&[state.as_str()]).set(i64::from(*state == now));
+            self.metrics
+                .breaker
+                .with_label_values(&[state.as_str()])
+                .set(i64::from(*state == now));
         }
     }
 
@@ -204,13 +234,28 @@ mod tests {
 
     fn guarded(supplier: &Arc<ProbeSupplier>) -> (SupplierClient, ConfirmationMetrics) {
         let metrics = ConfirmationMetrics::new().unwrap();
-        let breaker = BreakerPolicy { failures: 3, pause: 2 * SECOND };
-        let settings = GuardSettings { timeout: SECOND, breaker };
-        (SupplierClient::new(supplier.clone(), settings, Clock::of_tokio(), metrics.clone()), metrics)
+        let breaker = BreakerPolicy {
+            failures: 3,
+            pause: 2 * SECOND,
+        };
+        let settings = GuardSettings {
+            timeout: SECOND,
+            breaker,
+        };
+        (
+            SupplierClient::new(
+                supplier.clone(),
+                settings,
+                Clock::of_tokio(),
+                metrics.clone(),
+            ),
+            metrics,
+        )
     }
 
     fn state(metrics: &ConfirmationMetrics) -> &'static str {
-        let is_at = |state: &&BreakerState| metrics.breaker.with_label_values(&[state.as_str()]).get() == 1;
+        let is_at =
+            |state: &&BreakerState| metrics.breaker.with_label_values(&[state.as_str()]).get() == 1;
         let at: Vec<_> = BreakerState::ALL.iter().filter(is_at).collect();
         assert_eq!(at.len(), 1);
         at[0].as_str()
@@ -218,21 +263,42 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_calls_while_the_breaker_is_open_and_the_first_answer_closes_it() {
-        let supplier = Arc::new(ProbeSupplier::new(|_, _| Behaviour::Fail(SupplierError::Status(500))));
+        let supplier = Arc::new(ProbeSupplier::new(|_, _| {
+            Behaviour::Fail(SupplierError::Status(500))
+        }));
         let (guarded, metrics) = guarded(&supplier);
         let bet = pending_bet(Clock::of_tokio().now(), 60 * SECOND);
         assert_eq!((state(&metrics), guarded.problem()), ("closed", None));
         for _ in 0..3 {
-            assert_eq!(guarded.confirm(&bet, 9 * SECOND).await, Err(SupplierError::Status(500).into()));
+            assert_eq!(
+                guarded.confirm(&bet, 9 * SECOND).await,
+                Err(SupplierError::Status(500).into())
+            );
         }
         assert_eq!(state(&metrics), "open");
-        assert_eq!(guarded.problem().unwrap(), "left alone for a while: the supplier answered with status 500");
-        assert_eq!(guarded.confirm(&bet, 9 * SECOND).await, Err(CallError::CircuitOpen));
-        assert_eq!(guarded.cancel(bet.id, &bet.user_id, SECOND).await, Err(CallError::CircuitOpen));
+        assert_eq!(
+            guarded.problem().unwrap(),
+            "left alone for a while: the supplier answered with status 500"
+        );
+        assert_eq!(
+            guarded.confirm(&bet, 9 * SECOND).await,
+            Err(CallError::CircuitOpen)
+        );
+        assert_eq!(
+            guarded.cancel(bet.id, &bet.user_id, SECOND).await,
+            Err(CallError::CircuitOpen)
+        );
         assert_eq!((supplier.asked(), supplier.cancels()), (3, 0));
 
         tokio::time::advance(2 * SECOND).await;
-        supplier.behave(|_, _| Behaviour::After(SECOND / 2, Answer::Confirmed { provider_ref: String::new() }));
+        supplier.behave(|_, _| {
+            Behaviour::After(
+                SECOND / 2,
+                Answer::Confirmed {
+                    provider_ref: String::new(),
+                },
+            )
+        });
         let (tried, others) = tokio::join!(guarded.confirm(&bet, 9 * SECOND), async {
             tokio::time::sleep(SECOND / 4).await;
             assert_eq!(state(&metrics), "half_open");
@@ -249,7 +315,10 @@ mod tests {
         assert_eq!(others, Err(CallError::CircuitOpen), "one call at a time");
         assert_eq!((state(&metrics), guarded.problem()), ("closed", None));
         let calls = |outcome| metrics.supplier_calls.with_label_values(&[outcome]).get();
-        assert_eq!((calls("status"), calls("confirmed"), calls("timeout")), (3, 1, 0));
+        assert_eq!(
+            (calls("status"), calls("confirmed"), calls("timeout")),
+            (3, 1, 0)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -258,12 +327,18 @@ mod tests {
         let (guarded, metrics) = guarded(&supplier);
         let bet = pending_bet(Clock::of_tokio().now(), 60 * SECOND);
         for _ in 0..9 {
-            assert_eq!(guarded.confirm(&bet, SECOND / 2).await, Err(SupplierError::Timeout.into()));
+            assert_eq!(
+                guarded.confirm(&bet, SECOND / 2).await,
+                Err(SupplierError::Timeout.into())
+            );
         }
         assert_eq!(state(&metrics), "closed");
         for _ in 0..3 {
             let started = Instant::now();
-            assert_eq!(guarded.confirm(&bet, 9 * SECOND).await, Err(SupplierError::Timeout.into()));
+            assert_eq!(
+                guarded.confirm(&bet, 9 * SECOND).await,
+                Err(SupplierError::Timeout.into())
+            );
             assert_eq!(started.elapsed(), SECOND);
         }
         assert_eq!(state(&metrics), "open");
@@ -271,11 +346,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_question_that_is_not_liked_opens_nothing() {
-        let supplier = Arc::new(ProbeSupplier::new(|_, _| Behaviour::Fail(SupplierError::Status(422))));
+        let supplier = Arc::new(ProbeSupplier::new(|_, _| {
+            Behaviour::Fail(SupplierError::Status(422))
+        }));
         let (guarded, metrics) = guarded(&supplier);
         let bet = pending_bet(Clock::of_tokio().now(), 60 * SECOND);
         for _ in 0..9 {
-            assert_eq!(guarded.confirm(&bet, 9 * SECOND).await, Err(SupplierError::Status(422).into()));
+            assert_eq!(
+                guarded.confirm(&bet, 9 * SECOND).await,
+                Err(SupplierError::Status(422).into())
+            );
         }
         assert_eq!(state(&metrics), "closed");
     }

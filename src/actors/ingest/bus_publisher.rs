@@ -1,4 +1,5 @@
-//! Writes what the feeds read to the bus. Answers once the bus has taken it, so a full bus holds the feeds back.
+//! Writes what the feeds read to the bus. Answers once the bus has taken it, so a full bus holds
+//! the feeds back.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,8 +25,16 @@ pub struct BusPublisher {
 
 impl BusPublisher {
     /// Publishes updates to one topic and what could not be read to another.
-    pub fn new(updates: Arc<dyn Topic>, dead_letters: Arc<dyn Topic>, metrics: IngestMetrics) -> BusPublisher {
-        BusPublisher { updates, dead_letters, metrics }
+    pub fn new(
+        updates: Arc<dyn Topic>,
+        dead_letters: Arc<dyn Topic>,
+        metrics: IngestMetrics,
+    ) -> BusPublisher {
+        BusPublisher {
+            updates,
+            dead_letters,
+            metrics,
+        }
     }
 
     fn tell_depth(&self) {
@@ -50,8 +59,14 @@ impl Handler<Publish> for BusPublisher {
         self.metrics.publisher_depth.dec();
         self.tell_depth();
         let published = message.updates.len() as u64;
-        let updates = self.updates.publish(message.updates.iter().map(update_record).collect());
-        let letters = message.dead_letters.iter().map(dead_letter::of_supplier).collect();
+        let updates = self
+            .updates
+            .publish(message.updates.iter().map(update_record).collect());
+        let letters = message
+            .dead_letters
+            .iter()
+            .map(dead_letter::of_supplier)
+            .collect();
         let dead_letters = self.dead_letters.clone();
         let metrics = self.metrics.clone();
         let publishing = async move {
@@ -104,18 +119,30 @@ mod tests {
 
     #[actix_web::test]
     async fn updates_and_dead_letters_reach_their_topics_whole() {
-        let (updates, dead) = (Arc::new(EmbeddedTopic::new("t", 2, 10)), Arc::new(EmbeddedTopic::new("t", 1, 10)));
-        let (mut update_group, mut dead_group) = (updates.subscribe("g").unwrap(), dead.subscribe("g").unwrap());
+        let (updates, dead) = (
+            Arc::new(EmbeddedTopic::new("t", 2, 10)),
+            Arc::new(EmbeddedTopic::new("t", 1, 10)),
+        );
+        let (mut update_group, mut dead_group) = (
+            updates.subscribe("g").unwrap(),
+            dead.subscribe("g").unwrap(),
+        );
         let publisher = BusPublisher::new(updates, dead, IngestMetrics::new().unwrap()).start();
         let sent = update(1, 1, 1);
-        let message = Publish { updates: vec![sent.clone()], dead_letters: vec![letter()] };
+        let message = Publish {
+            updates: vec![sent.clone()],
+            dead_letters: vec![letter()],
+        };
         publisher.send(message).await.unwrap().unwrap();
         let read = next(&mut update_group).await.remove(0);
         assert_eq!(&read.record.key[..], b"MATCH_001");
         assert_eq!(OddsUpdate::from_json(&read.record.payload).unwrap(), sent);
         let dead = next(&mut dead_group).await.remove(0);
         let kept = dead_letter::read(&dead);
-        assert_eq!((&kept.origin, &kept.reason, &kept.raw), (&letter().origin, &letter().reason, &letter().raw));
+        assert_eq!(
+            (&kept.origin, &kept.reason, &kept.raw),
+            (&letter().origin, &letter().reason, &letter().raw)
+        );
     }
 
     #[actix_web::test]
@@ -123,8 +150,12 @@ mod tests {
         let updates = Arc::new(EmbeddedTopic::new("t", 1, 1));
         let mut group = updates.subscribe("g").unwrap();
         let dead = Arc::new(EmbeddedTopic::new("t", 1, 1));
-        let publisher = BusPublisher::new(updates.clone(), dead, IngestMetrics::new().unwrap()).start();
-        let publish = |version| Publish { updates: vec![update(1, 1, version)], dead_letters: Vec::new() };
+        let publisher =
+            BusPublisher::new(updates.clone(), dead, IngestMetrics::new().unwrap()).start();
+        let publish = |version| Publish {
+            updates: vec![update(1, 1, version)],
+            dead_letters: Vec::new(),
+        };
         publisher.send(publish(1)).await.unwrap().unwrap();
         let second = actix_web::rt::spawn(publisher.send(publish(2)));
         let third = actix_web::rt::spawn(publisher.send(publish(3)));

@@ -6,7 +6,8 @@ use crate::bus::BusError;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::update::OddsUpdate;
 
-/// A feed to the bus publisher: what frames held that came together. Answered when the bus has taken it.
+/// A feed to the bus publisher: what frames held that came together. Answered when the bus has
+/// taken it.
 #[derive(Message, Debug, Default)]
 #[rtype(result = "Result<(), BusError>")]
 pub struct Publish {

@@ -1,8 +1,10 @@
-//! One actor a supplier: keeps the connection, reads its frames, and hands what they hold to the bus publisher.
+//! One actor a supplier: keeps the connection, reads its frames, and hands what they hold to the
+//! bus publisher.
 //!
-//! While the bus is full the feed reads nothing, so that the supplier is held back by TCP and nothing is dropped. What
-//! came in while it waited is handed over together: a way to the bus and back for each frame would be the limit of a
-//! fast supplier. Where that way is long, a dense stream is given a moment to gather before the next one.
+//! While the bus is full the feed reads nothing, so that the supplier is held back by TCP and
+//! nothing is dropped. What came in while it waited is handed over together: a way to the bus and
+//! back for each frame would be the limit of a fast supplier. Where that way is long, a dense
+//! stream is given a moment to gather before the next one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,8 +92,8 @@ struct Link {
 }
 
 impl SupplierFeed {
-    /// Reads `endpoint`, hands updates to `publisher`, and what cannot be read to `dead_letters`: two ways, so that a full
-    /// one holds up only the feeds that need it.
+    /// Reads `endpoint`, hands updates to `publisher`, and what cannot be read to `dead_letters`:
+    /// two ways, so that a full one holds up only the feeds that need it.
     pub fn new(
         endpoint: Endpoint,
         settings: SupplierSettings,
@@ -100,12 +102,18 @@ impl SupplierFeed {
         gathering: Duration,
         metrics: IngestMetrics,
     ) -> SupplierFeed {
-        let policy = BackoffPolicy { first: settings.supplier_reconnect_min, most: settings.supplier_reconnect_max };
+        let policy = BackoffPolicy {
+            first: settings.supplier_reconnect_min,
+            most: settings.supplier_reconnect_max,
+        };
         // Two feeds that lose their suppliers in one moment must not come back in step.
         let seed = fastrand::u64(..);
         SupplierFeed {
             decoder: endpoint.decoder(&settings),
-            status: Arc::new(SupplierConnection { supplier: endpoint.to_string(), connected: AtomicBool::new(false) }),
+            status: Arc::new(SupplierConnection {
+                supplier: endpoint.to_string(),
+                connected: AtomicBool::new(false),
+            }),
             endpoint,
             settings,
             publisher,
@@ -134,10 +142,12 @@ impl SupplierFeed {
     fn connect(&mut self, context: &mut Context<Self>) {
         let (endpoint, settings) = (self.endpoint.clone(), self.settings.clone());
         let connecting = async move { transport::connect(&endpoint, &settings).await };
-        context.spawn(connecting.into_actor(self).map(|connected, feed, context| match connected {
-            Ok(connection) => feed.take_up(connection, context),
-            Err(error) => feed.try_again(error.reason(), &error, context),
-        }));
+        context.spawn(connecting.into_actor(self).map(
+            |connected, feed, context| match connected {
+                Ok(connection) => feed.take_up(connection, context),
+                Err(error) => feed.try_again(error.reason(), &error, context),
+            },
+        ));
     }
 
     fn take_up(&mut self, connection: Connection, context: &mut Context<Self>) {
@@ -149,13 +159,24 @@ impl SupplierFeed {
         self.status.connected.store(true, Ordering::Relaxed);
         let now = Instant::now();
         let stream = context.add_stream(batches(connection.inbound));
-        self.link = Some(Link { since: now, stream, outbound: connection.outbound, last_heard: now, last_ping: now });
+        self.link = Some(Link {
+            since: now,
+            stream,
+            outbound: connection.outbound,
+            last_heard: now,
+            last_ping: now,
+        });
         let greetings = self.decoder.on_connected();
         self.send_all(greetings, context);
     }
 
     /// Gives the connection up and tries again later.
-    fn lose(&mut self, reason: &'static str, cause: &dyn std::fmt::Display, context: &mut Context<Self>) {
+    fn lose(
+        &mut self,
+        reason: &'static str,
+        cause: &dyn std::fmt::Display,
+        context: &mut Context<Self>,
+    ) {
         let Some(link) = self.link.take() else { return };
         context.cancel_future(link.stream);
         if link.since.elapsed() > self.settings.supplier_reconnect_max {
@@ -164,9 +185,13 @@ impl SupplierFeed {
         }
         self.metrics.suppliers_connected.dec();
         self.status.connected.store(false, Ordering::Relaxed);
-        let suspended = self.decoder.on_lost(reason == TransportError::FrameTooLarge(0).reason());
+        let suspended = self
+            .decoder
+            .on_lost(reason == TransportError::FrameTooLarge(0).reason());
         if !suspended.is_empty() {
-            self.metrics.suspended_after_loss.inc_by(suspended.len() as u64);
+            self.metrics
+                .suspended_after_loss
+                .inc_by(suspended.len() as u64);
             warn!(supplier = self.status.supplier.as_str(), reason, markets = suspended.len(); "markets suspended: changes are missing");
             self.gathered.updates.extend(suspended);
         }
@@ -179,7 +204,12 @@ impl SupplierFeed {
         self.lose("bus", cause, context);
     }
 
-    fn try_again(&mut self, reason: &'static str, cause: &dyn std::fmt::Display, context: &mut Context<Self>) {
+    fn try_again(
+        &mut self,
+        reason: &'static str,
+        cause: &dyn std::fmt::Display,
+        context: &mut Context<Self>,
+    ) {
         self.metrics.disconnects.with_label_values(&[reason]).inc();
         let delay = self.backoff.next_delay();
         let supplier = self.status.supplier.as_str();
@@ -227,7 +257,9 @@ impl SupplierFeed {
 
     fn look_at_deadlines(&mut self, context: &mut Context<Self>) {
         let now = Instant::now();
-        if !self.told_stale && now.duration_since(self.last_word) >= self.settings.supplier_stale_after {
+        if !self.told_stale
+            && now.duration_since(self.last_word) >= self.settings.supplier_stale_after
+        {
             self.told_stale = true;
             self.suspend_markets(context);
         }
@@ -263,7 +295,8 @@ impl SupplierFeed {
         }
     }
 
-    /// Starts the time within which each open market must be heard of again, if the frame may have been about any.
+    /// Starts the time within which each open market must be heard of again, if the frame may have
+    /// been about any.
     fn note_unnamed(&mut self) {
         let refusals = self.decoder.unnamed_refusals();
         if self.unnamed.is_none() && refusals > self.unnamed_handled {
@@ -276,7 +309,9 @@ impl SupplierFeed {
         self.unnamed_handled = refusals;
         let suspended = self.decoder.suspend_unconfirmed(refusals);
         if !suspended.is_empty() {
-            self.metrics.suspended_as_stale.inc_by(suspended.len() as u64);
+            self.metrics
+                .suspended_as_stale
+                .inc_by(suspended.len() as u64);
             warn!(supplier = self.status.supplier.as_str(), markets = suspended.len(); "markets suspended: an update that names no event could not be read, and nothing came about them for {:?}", self.settings.supplier_stale_after);
             self.gathered.updates.extend(suspended);
         }
@@ -294,9 +329,20 @@ impl SupplierFeed {
                 self.gather(decoded, frame, context);
             }
             Err(FrameFault::Unreadable { reason, detail }) => {
-                let refused = vec![Refused { reason, detail: detail.clone() }];
-                self.gather(Decoded { refused, ..Decoded::default() }, frame, context);
-                // A stream of differences has a gap now; the next connection begins with a whole image.
+                let refused = vec![Refused {
+                    reason,
+                    detail: detail.clone(),
+                }];
+                self.gather(
+                    Decoded {
+                        refused,
+                        ..Decoded::default()
+                    },
+                    frame,
+                    context,
+                );
+                // A stream of differences has a gap now; the next connection begins with a whole
+                // image.
                 self.lose("unreadable", &detail, context);
             }
             Err(FrameFault::Refused { reason, detail }) => self.lose(reason, &detail, context),
@@ -304,9 +350,16 @@ impl SupplierFeed {
     }
 
     fn gather(&mut self, decoded: Decoded, frame: Bytes, context: &mut Context<Self>) {
-        let Decoded { updates, send, refused } = decoded;
+        let Decoded {
+            updates,
+            send,
+            refused,
+        } = decoded;
         self.send_all(send, context);
-        let dead_letters: Vec<_> = refused.iter().map(|refused| self.dead_letter(refused, &frame)).collect();
+        let dead_letters: Vec<_> = refused
+            .iter()
+            .map(|refused| self.dead_letter(refused, &frame))
+            .collect();
         self.gathered.updates.extend(updates);
         self.gathered.dead_letters.extend(dead_letters);
         if let Some(first) = refused.first() {
@@ -314,10 +367,15 @@ impl SupplierFeed {
         }
     }
 
-    /// How long the next frames gather behind so many that came in together. One after the other they wait for nothing,
-    /// and neither does a backlog: no more than those could be taken together.
+    /// How long the next frames gather behind so many that came in together. One after the other
+    /// they wait for nothing, and neither does a backlog: no more than those could be taken
+    /// together.
     fn gathering_after(&self, frames: usize) -> Duration {
-        if (DENSE..frame_batch::MAX_FRAMES).contains(&frames) { self.gathering } else { Duration::ZERO }
+        if (DENSE..frame_batch::MAX_FRAMES).contains(&frames) {
+            self.gathering
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// The supplier's prices must not look live any more.
@@ -328,8 +386,17 @@ impl SupplierFeed {
         }
         let supplier = self.status.supplier.as_str();
         warn!(supplier, markets = suspended.len(); "markets suspended: nothing came for {:?}", self.settings.supplier_stale_after);
-        self.metrics.suspended_as_stale.inc_by(suspended.len() as u64);
-        self.publish(Publish { updates: suspended, dead_letters: Vec::new() }, Duration::ZERO, context);
+        self.metrics
+            .suspended_as_stale
+            .inc_by(suspended.len() as u64);
+        self.publish(
+            Publish {
+                updates: suspended,
+                dead_letters: Vec::new(),
+            },
+            Duration::ZERO,
+            context,
+        );
     }
 
     fn publish_gathered(&mut self, gathering: Duration, context: &mut Context<Self>) {
@@ -339,13 +406,28 @@ impl SupplierFeed {
 
     /// Hands a message over, and waits for the answer and so much longer.
     fn publish(&mut self, message: Publish, gathering: Duration, context: &mut Context<Self>) {
-        let Publish { updates, dead_letters } = message;
+        let Publish {
+            updates,
+            dead_letters,
+        } = message;
         if updates.is_empty() && dead_letters.is_empty() {
             return;
         }
         let is_good = dead_letters.is_empty();
-        let keeping = self.hand_over(&self.dead_letters, Publish { updates: Vec::new(), dead_letters });
-        let publishing = self.hand_over(&self.publisher, Publish { updates, dead_letters: Vec::new() });
+        let keeping = self.hand_over(
+            &self.dead_letters,
+            Publish {
+                updates: Vec::new(),
+                dead_letters,
+            },
+        );
+        let publishing = self.hand_over(
+            &self.publisher,
+            Publish {
+                updates,
+                dead_letters: Vec::new(),
+            },
+        );
         let publishing = async move {
             let published = keeping.await.and(publishing.await);
             if !gathering.is_zero() {
@@ -355,15 +437,20 @@ impl SupplierFeed {
         };
         let asked = Instant::now();
         // Pauses the stream too: nothing is read while the bus is full.
-        context.wait(publishing.into_actor(self).map(move |published, feed, context| {
-            feed.forgive(asked.elapsed());
-            match published {
-                // Only now: what the bus refuses for good must not have the supplier come back without a pause.
-                Ok(()) if is_good => feed.backoff.reset(),
-                Ok(()) => {}
-                Err(error) => feed.lose_unpublished(&error, context),
-            }
-        }));
+        context.wait(
+            publishing
+                .into_actor(self)
+                .map(move |published, feed, context| {
+                    feed.forgive(asked.elapsed());
+                    match published {
+                        // Only now: what the bus refuses for good must not have the supplier come
+                        // back without a pause.
+                        Ok(()) if is_good => feed.backoff.reset(),
+                        Ok(()) => {}
+                        Err(error) => feed.lose_unpublished(&error, context),
+                    }
+                }),
+        );
     }
 
     /// Sends a message unless there is nothing in it. Whoever takes it counts it down.
@@ -379,7 +466,9 @@ impl SupplierFeed {
             to.send(message)
         });
         async move {
-            let Some(sending) = sending else { return Ok(()) };
+            let Some(sending) = sending else {
+                return Ok(());
+            };
             sending.await.unwrap_or_else(|error| {
                 depth.dec();
                 Err(BusError::Unreachable(error.to_string()))
@@ -388,7 +477,10 @@ impl SupplierFeed {
     }
 
     fn dead_letter(&self, refused: &Refused, frame: &Bytes) -> DeadLetter {
-        self.metrics.refused.with_label_values(&[refused.reason]).inc();
+        self.metrics
+            .refused
+            .with_label_values(&[refused.reason])
+            .inc();
         DeadLetter {
             received_at: Timestamp::now(),
             origin: self.status.supplier.clone(),
@@ -400,7 +492,10 @@ impl SupplierFeed {
 
     fn log_refusal(&mut self, refused: &Refused, count: u64) {
         let now = Instant::now();
-        if self.refusal_logged.is_some_and(|last| now.duration_since(last) < REFUSAL_LOG_INTERVAL) {
+        if self
+            .refusal_logged
+            .is_some_and(|last| now.duration_since(last) < REFUSAL_LOG_INTERVAL)
+        {
             self.refusals_held_back += count;
             return;
         }
@@ -415,7 +510,10 @@ impl Actor for SupplierFeed {
 
     fn started(&mut self, context: &mut Context<Self>) {
         self.connect(context);
-        let shortest = self.settings.supplier_ping_interval.min(self.settings.supplier_read_timeout);
+        let shortest = self
+            .settings
+            .supplier_ping_interval
+            .min(self.settings.supplier_read_timeout);
         context.run_interval(shortest / CHECKS_PER_TIMEOUT, |feed, context| {
             feed.look_at_deadlines(context);
             feed.publish_gathered(Duration::ZERO, context);
@@ -479,7 +577,9 @@ mod tests {
         type Result = Result<(), BusError>;
 
         fn handle(&mut self, message: Publish, _: &mut Context<Self>) -> Self::Result {
-            self.0.send((Instant::now(), message.updates.len())).unwrap();
+            self.0
+                .send((Instant::now(), message.updates.len()))
+                .unwrap();
             Ok(())
         }
     }
@@ -496,12 +596,28 @@ mod tests {
             let update = update(1, 1, versions.next().unwrap());
             Ok(Inbound::Frame(update.to_json().into()))
         };
-        let rows: Vec<FrameBatch> = rows.iter().map(|row| (0..*row).map(|_| frame()).collect()).collect();
+        let rows: Vec<FrameBatch> = rows
+            .iter()
+            .map(|row| (0..*row).map(|_| frame()).collect())
+            .collect();
         SupplierFeed::create(|context| {
-            let mut feed = SupplierFeed::new(endpoint, settings, publisher.clone(), publisher, gathering, metrics);
+            let mut feed = SupplierFeed::new(
+                endpoint,
+                settings,
+                publisher.clone(),
+                publisher,
+                gathering,
+                metrics,
+            );
             let stream = context.add_stream(futures_util::stream::iter(rows));
             let (now, (outbound, _)) = (Instant::now(), mpsc::channel(1));
-            feed.link = Some(Link { since: now, stream, outbound, last_heard: now, last_ping: now });
+            feed.link = Some(Link {
+                since: now,
+                stream,
+                outbound,
+                last_heard: now,
+                last_ping: now,
+            });
             feed
         });
         handed_over

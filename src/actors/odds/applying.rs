@@ -1,5 +1,5 @@
-//! The batches of the live path that are being applied. Pure: a batch of a slow event does not hold up the next one, and
-//! the position moves on only past batches that are done.
+//! The batches of the live path that are being applied. Pure: a batch of a slow event does not hold
+//! up the next one, and the position moves on only past batches that are done.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -36,7 +36,12 @@ impl Applying {
     /// At most 16 full batches of this size, or as many records in more batches.
     pub fn new(batch_size: usize) -> Applying {
         let most_records = batch_size.max(1).saturating_mul(MAX_BATCHES);
-        Applying { batches: VecDeque::new(), next_number: 0, records: 0, most_records }
+        Applying {
+            batches: VecDeque::new(),
+            next_number: 0,
+            records: 0,
+            most_records,
+        }
     }
 
     /// Whether another batch may begin.
@@ -49,7 +54,13 @@ impl Applying {
         let number = self.next_number;
         self.next_number += 1;
         self.records += records;
-        self.batches.push_back(Batch { number, position, records, since, is_done: false });
+        self.batches.push_back(Batch {
+            number,
+            position,
+            records,
+            since,
+            is_done: false,
+        });
         number
     }
 
@@ -75,12 +86,15 @@ impl Applying {
     }
 }
 
-/// When the oldest record of a batch was published: a consumer that reads a long backlog is as far behind as its records
-/// are old. Now, where the bus does not say.
+/// When the oldest record of a batch was published: a consumer that reads a long backlog is as far
+/// behind as its records are old. Now, where the bus does not say.
 pub(super) fn oldest_of(batch: &[Record]) -> Instant {
     let (now, clock) = (Instant::now(), Timestamp::now());
-    let ages = batch.iter().filter_map(|record| record_age(record.published_at?, clock));
-    now.checked_sub(ages.max().unwrap_or_default()).unwrap_or(now)
+    let ages = batch
+        .iter()
+        .filter_map(|record| record_age(record.published_at?, clock));
+    now.checked_sub(ages.max().unwrap_or_default())
+        .unwrap_or(now)
 }
 
 /// How old the oldest record is that is not applied, for those who judge the live path by it.
@@ -96,16 +110,21 @@ const NOTHING: i64 = i64::MAX;
 
 impl Default for Backlog {
     fn default() -> Backlog {
-        Backlog { start: Instant::now(), oldest: AtomicI64::new(NOTHING) }
+        Backlog {
+            start: Instant::now(),
+            oldest: AtomicI64::new(NOTHING),
+        }
     }
 }
 
 impl Backlog {
     /// The oldest unapplied record was published at this time.
     pub(super) fn set(&self, oldest: Option<Instant>) {
-        let micros = oldest.map_or(NOTHING, |oldest| match oldest.checked_duration_since(self.start) {
-            Some(after) => signed_micros(after),
-            None => -signed_micros(self.start.duration_since(oldest)),
+        let micros = oldest.map_or(NOTHING, |oldest| {
+            match oldest.checked_duration_since(self.start) {
+                Some(after) => signed_micros(after),
+                None => -signed_micros(self.start.duration_since(oldest)),
+            }
         });
         self.oldest.store(micros, Ordering::Relaxed);
     }
@@ -159,7 +178,11 @@ mod tests {
             partition: 0,
             offset: 0,
             published_at,
-            record: NewRecord { key: Bytes::new(), payload: Bytes::new(), headers: Vec::new() },
+            record: NewRecord {
+                key: Bytes::new(),
+                payload: Bytes::new(),
+                headers: Vec::new(),
+            },
         };
         let hours = |count: u64| Duration::from_secs(3_600 * count);
         let backlog = Backlog::default();
@@ -167,7 +190,12 @@ mod tests {
             backlog.set(Some(oldest_of(batch)));
             backlog.age()
         };
-        let old = age_of(&[at(None), at(Some(now)), at(Some(now.earlier_by(hours(2)))), at(Some(now))]);
+        let old = age_of(&[
+            at(None),
+            at(Some(now)),
+            at(Some(now.earlier_by(hours(2)))),
+            at(Some(now)),
+        ]);
         assert!(old >= hours(2) && old < hours(3), "{old:?}");
         // What is no time, or is not said, has no age.
         let unusable = [

@@ -1,7 +1,7 @@
 //! Loads the state of a book: from the later of the hot copy and the store, market by market.
 //!
-//! Reads of the live path, of clients' requests and of running books wait in separate lanes: nobody's question delays
-//! an update.
+//! Reads of the live path, of clients' requests and of running books wait in separate lanes:
+//! nobody's question delays an update.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ use crate::telemetry::metrics::BookMetrics;
 const LIVE_READS: usize = 4;
 /// Concurrent store reads of running books that load their state again.
 const BACKGROUND_READS: usize = 2;
-/// A store read of the live path that takes longer, with the wait for its turn, counts as failed: the book starts without
-/// the store and loads the rest later, as it does while the store is down.
+/// A store read of the live path that takes longer, with the wait for its turn, counts as failed:
+/// the book starts without the store and loads the rest later, as it does while the store is down.
 const LIVE_READ_LIMIT: Duration = Duration::from_secs(1);
 /// After a failed read, the store is read again only after this pause.
 const STORE_PAUSE: Duration = Duration::from_millis(900);
@@ -57,8 +57,8 @@ pub struct BookSource {
     metrics: BookMetrics,
 }
 
-/// A store that failed is left alone for a moment: books that start meanwhile start without it at once, so that the live
-/// path does not wait once per book for a store that is down.
+/// A store that failed is left alone for a moment: books that start meanwhile start without it at
+/// once, so that the live path does not wait once per book for a store that is down.
 #[derive(Default)]
 struct RetryGate {
     /// The error, and when it occurred.
@@ -73,7 +73,9 @@ impl RetryGate {
     /// The last error, if it is too early to read again.
     fn too_early(&self) -> Option<String> {
         let last = self.last();
-        last.as_ref().filter(|(_, since)| since.elapsed() < STORE_PAUSE).map(|(why, _)| why.clone())
+        last.as_ref()
+            .filter(|(_, since)| since.elapsed() < STORE_PAUSE)
+            .map(|(why, _)| why.clone())
     }
 
     fn remember(&self, answer: Result<(), String>) {
@@ -81,24 +83,31 @@ impl RetryGate {
     }
 }
 
-/// The sequence number up to which a new book loads stored state. Later rows are left to the bus, so that each change is
-/// published exactly once even if the store is ahead.
+/// The sequence number up to which a new book loads stored state. Later rows are left to the bus,
+/// so that each change is published exactly once even if the store is ahead.
 #[derive(Clone, Copy)]
 pub struct ReplayBoundary {
     beyond: u64,
-    /// If true, later rows are always skipped. On Kafka, which can be replayed from the start, they are skipped only for
-    /// markets that the cache holds; for the others the stored row is needed to reject replayed updates.
+    /// If true, later rows are always skipped. On Kafka, which can be replayed from the start, they
+    /// are skipped only for markets that the cache holds; for the others the stored row is needed
+    /// to reject replayed updates.
     always: bool,
 }
 
 impl ReplayBoundary {
     /// Everything is loaded.
-    pub const NOTHING: ReplayBoundary = ReplayBoundary { beyond: u64::MAX, always: true };
+    pub const NOTHING: ReplayBoundary = ReplayBoundary {
+        beyond: u64::MAX,
+        always: true,
+    };
 
-    /// `next_position`: the bus position of the update that the book starts for; in a mirror, the number below the
-    /// broadcast's. `None` if a client asks for the book.
+    /// `next_position`: the bus position of the update that the book starts for; in a mirror, the
+    /// number below the broadcast's. `None` if a client asks for the book.
     pub fn from(next_position: Option<u64>, always: bool) -> ReplayBoundary {
-        ReplayBoundary { beyond: next_position.unwrap_or(u64::MAX), always }
+        ReplayBoundary {
+            beyond: next_position.unwrap_or(u64::MAX),
+            always,
+        }
     }
 
     /// The number of the update that the book starts for.
@@ -107,7 +116,10 @@ impl ReplayBoundary {
     }
 
     fn leaves(self, stored: &MarketState, hot: &[Arc<MarketState>]) -> bool {
-        let is_hot = || hot.iter().any(|state| state.update.market == stored.update.market);
+        let is_hot = || {
+            hot.iter()
+                .any(|state| state.update.market == stored.update.market)
+        };
         stored.seq > self.beyond && (self.always || is_hot())
     }
 }
@@ -123,7 +135,8 @@ pub struct LoadedState {
     /// Whether an empty result means that the event does not exist.
     pub is_complete: bool,
     is_store_asked: bool,
-    /// The largest number that cache and store hold of the event. The store may be ahead of the cache.
+    /// The largest number that cache and store hold of the event. The store may be ahead of the
+    /// cache.
     pub read_seq: u64,
 }
 
@@ -135,7 +148,11 @@ impl LoadedState {
 
     /// When to load again, if something is missing.
     pub fn next_look(&self, after_failure: Duration) -> Option<Duration> {
-        let delay = if self.is_store_asked { after_failure } else { Duration::ZERO };
+        let delay = if self.is_store_asked {
+            after_failure
+        } else {
+            Duration::ZERO
+        };
         (!self.is_complete).then_some(delay)
     }
 }
@@ -161,19 +178,31 @@ impl BookSource {
         }
     }
 
-    /// Takes no state beyond `limits`: one that an earlier version kept must not shut out every true update.
+    /// Takes no state beyond `limits`: one that an earlier version kept must not shut out every
+    /// true update.
     pub fn within(self, limits: Plausibility) -> BookSource {
         BookSource { limits, ..self }
     }
 
     /// Leaves out states beyond the limits.
-    fn plausible(&self, event_id: &EventId, mut states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
+    fn plausible(
+        &self,
+        event_id: &EventId,
+        mut states: Vec<Arc<MarketState>>,
+    ) -> Vec<Arc<MarketState>> {
         let now = Timestamp::now();
         states.retain(|state| match self.limits.check_state(state, now) {
             Ok(()) => true,
             Err(why) => {
-                self.metrics.implausible.with_label_values(&[why.reason()]).inc();
-                self.log_skipped("state", event_id, &format!("market {}: {why}", state.update.market));
+                self.metrics
+                    .implausible
+                    .with_label_values(&[why.reason()])
+                    .inc();
+                self.log_skipped(
+                    "state",
+                    event_id,
+                    &format!("market {}: {why}", state.update.market),
+                );
                 false
             }
         });
@@ -185,17 +214,23 @@ impl BookSource {
         &self.clients
     }
 
-    /// The state of an event, except what is left to the bus. Failed reads are skipped: the live path does not wait for a
-    /// cache or a store that is down.
-    pub async fn load(&self, event_id: &EventId, left: ReplayBoundary, lane: ReadPriority) -> LoadedState {
+    /// The state of an event, except what is left to the bus. Failed reads are skipped: the live
+    /// path does not wait for a cache or a store that is down.
+    pub async fn load(
+        &self,
+        event_id: &EventId,
+        left: ReplayBoundary,
+        lane: ReadPriority,
+    ) -> LoadedState {
         let hot = self.load_hot(event_id).await;
         let stored = self.load_stored(event_id, lane).await;
         self.merge(hot, stored, left)
     }
 
-    /// The state of an event of a mirrored book. Unless `is_store_wanted`, the cache is enough if it holds the event, and for
-    /// the live path if it can be read: a flood of broadcasts of events that do not exist must not become a flood of store
-    /// reads before true ones. The book then loads the rest later.
+    /// The state of an event of a mirrored book. Unless `is_store_wanted`, the cache is enough if
+    /// it holds the event, and for the live path if it can be read: a flood of broadcasts of events
+    /// that do not exist must not become a flood of store reads before true ones. The book then
+    /// loads the rest later.
     pub async fn load_mirrored(
         &self,
         event_id: &EventId,
@@ -204,15 +239,17 @@ impl BookSource {
         is_store_wanted: bool,
     ) -> LoadedState {
         let hot = self.load_hot(event_id).await;
-        if !is_store_wanted && (!hot.states.is_empty() || (hot.is_read && lane == ReadPriority::Live)) {
+        if !is_store_wanted
+            && (!hot.states.is_empty() || (hot.is_read && lane == ReadPriority::Live))
+        {
             return only_hot(hot, left);
         }
         let stored = self.load_stored(event_id, lane).await;
         merge_mirrored(hot, stored, left)
     }
 
-    /// The state of an event that a client asks for. Waits for a turn among the clients' reads; an error if there is none
-    /// in time.
+    /// The state of an event that a client asks for. Waits for a turn among the clients' reads; an
+    /// error if there is none in time.
     pub async fn load_for_client(
         &self,
         event_id: &EventId,
@@ -223,12 +260,24 @@ impl BookSource {
         if is_mirror && !hot.states.is_empty() {
             return Ok(only_hot(hot, left));
         }
-        let _turn = place.turn().await.map_err(|_| ApplyError::Busy(event_id.clone()))?;
+        let _turn = place
+            .turn()
+            .await
+            .map_err(|_| ApplyError::Busy(event_id.clone()))?;
         let stored = self.read_store(event_id, None).await;
-        Ok(if is_mirror { merge_mirrored(hot, stored, left) } else { self.merge(hot, stored, left) })
+        Ok(if is_mirror {
+            merge_mirrored(hot, stored, left)
+        } else {
+            self.merge(hot, stored, left)
+        })
     }
 
-    fn merge(&self, hot: Hot, (mut stored, is_store_read): Read, left: ReplayBoundary) -> LoadedState {
+    fn merge(
+        &self,
+        hot: Hot,
+        (mut stored, is_store_read): Read,
+        left: ReplayBoundary,
+    ) -> LoadedState {
         let read_seq = largest_seq(&hot.states).max(largest_seq(&stored));
         stored.retain(|state| !left.leaves(state, &hot.states));
         let states = hot.states.into_iter().chain(stored).collect();
@@ -242,23 +291,39 @@ impl BookSource {
         }
     }
 
-    /// Whether loading again may find more. While the store is down and the cache was read there is nothing to find, and
-    /// all books would read the cache and publish their state again and again.
+    /// Whether loading again may find more. While the store is down and the cache was read there is
+    /// nothing to find, and all books would read the cache and publish their state again and again.
     pub async fn may_know_more(&self, event_id: &EventId, is_cache_read: bool) -> bool {
         let is_store_down = self.outage.last().is_some();
-        !is_cache_read || !is_store_down || self.load_stored(event_id, ReadPriority::Background).await.1
+        !is_cache_read
+            || !is_store_down
+            || self.load_stored(event_id, ReadPriority::Background).await.1
     }
 
     /// What the cache holds.
     pub async fn load_hot(&self, event_id: &EventId) -> Hot {
         match self.cache.read_book(event_id).await {
-            Ok(states) => Hot { states: self.plausible(event_id, states), is_read: true, is_damaged: false },
+            Ok(states) => Hot {
+                states: self.plausible(event_id, states),
+                is_read: true,
+                is_damaged: false,
+            },
             // This event alone: it counts as old until a processor has written its entry again.
-            Err(CacheError::Damaged { readable, problem, .. }) => {
+            Err(CacheError::Damaged {
+                readable, problem, ..
+            }) => {
                 self.skip("cache entry", event_id, &problem);
-                Hot { states: self.plausible(event_id, readable), is_read: false, is_damaged: true }
+                Hot {
+                    states: self.plausible(event_id, readable),
+                    is_read: false,
+                    is_damaged: true,
+                }
             }
-            Err(error) => Hot { states: self.skip("cache", event_id, &error).0, is_read: false, is_damaged: false },
+            Err(error) => Hot {
+                states: self.skip("cache", event_id, &error).0,
+                is_read: false,
+                is_damaged: false,
+            },
         }
     }
 
@@ -293,7 +358,8 @@ impl BookSource {
             }),
             None => reading.await,
         };
-        self.outage.remember(read.as_ref().map(drop).map_err(ToString::to_string));
+        self.outage
+            .remember(read.as_ref().map(drop).map_err(ToString::to_string));
         match read {
             Ok(stored) => (self.plausible(event_id, stored), true),
             Err(error) => self.skip("store", event_id, &error),
@@ -351,12 +417,26 @@ fn only_hot(mut hot: Hot, left: ReplayBoundary) -> LoadedState {
     }
 }
 
-/// The store may be ahead of what was published: changes of the markets in the cache come by broadcast, one by one.
-fn merge_mirrored(hot: Hot, (mut stored, is_store_read): Read, left: ReplayBoundary) -> LoadedState {
+/// The store may be ahead of what was published: changes of the markets in the cache come by
+/// broadcast, one by one.
+fn merge_mirrored(
+    hot: Hot,
+    (mut stored, is_store_read): Read,
+    left: ReplayBoundary,
+) -> LoadedState {
     let read_seq = largest_seq(&hot.states).max(largest_seq(&stored));
-    let is_hot = |state: &MarketState| hot.states.iter().any(|held| held.update.market == state.update.market);
+    let is_hot = |state: &MarketState| {
+        hot.states
+            .iter()
+            .any(|held| held.update.market == state.update.market)
+    };
     stored.retain(|state| !is_hot(state) && !left.leaves(state, &[]));
-    let states = hot.states.into_iter().filter(|state| !left.leaves(state, &[])).chain(stored).collect();
+    let states = hot
+        .states
+        .into_iter()
+        .filter(|state| !left.leaves(state, &[]))
+        .chain(stored)
+        .collect();
     LoadedState {
         states,
         is_cache_read: hot.is_read,
@@ -378,10 +458,14 @@ mod tests {
         let (source, event) = (&probe.edges.source, EventId::new("E").unwrap());
         let turns = source.live.acquire_many(LIVE_READS as u32).await.unwrap();
         let loading = source.load(&event, ReplayBoundary::NOTHING, ReadPriority::Live);
-        let known = tokio::time::timeout(10 * LIVE_READ_LIMIT, loading).await.unwrap();
+        let known = tokio::time::timeout(10 * LIVE_READ_LIMIT, loading)
+            .await
+            .unwrap();
         assert!(!known.is_complete);
         drop(turns);
-        let known = source.load(&event, ReplayBoundary::NOTHING, ReadPriority::Live).await;
+        let known = source
+            .load(&event, ReplayBoundary::NOTHING, ReadPriority::Live)
+            .await;
         assert!(known.is_complete, "the wait says nothing against the store");
     }
 }

@@ -1,4 +1,5 @@
-//! Feeds the books of an `odds` process with what other processes tell, and says when that may be incomplete.
+//! Feeds the books of an `odds` process with what other processes tell, and says when that may be
+//! incomplete.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,9 +20,11 @@ use crate::telemetry::metrics::OddsMetrics;
 
 /// Hydration that could not be read again are tried again after this.
 const RELOAD_DELAY: Duration = Duration::from_millis(200);
-/// Batches that may be in work before the next one is heard: a batch of an event that takes long does not hold up others.
+/// Batches that may be in work before the next one is heard: a batch of an event that takes long
+/// does not hold up others.
 const BATCHES_AT_ONCE: usize = 16;
-/// A batch whose book ended in the middle is applied again: the book starts anew, and takes each change once.
+/// A batch whose book ended in the middle is applied again: the book starts anew, and takes each
+/// change once.
 const TRIES: usize = 3;
 /// It is logged so often at most that changes are not applied.
 static NOT_APPLIED: LogLimit = LogLimit::every(Duration::from_secs(10));
@@ -60,8 +63,8 @@ pub struct BroadcastListener {
     suspects: BTreeSet<EventId>,
     /// Whether it was never live.
     is_new: bool,
-    /// Whether a heartbeat of our own deployment was ever heard. From then on nothing else is a sign of life: a message that
-    /// names no deployment may come from another one.
+    /// Whether a heartbeat of our own deployment was ever heard. From then on nothing else is a
+    /// sign of life: a message that names no deployment may come from another one.
     has_own: bool,
     /// Batches in work.
     in_work: usize,
@@ -81,7 +84,8 @@ enum Hydration {
 }
 
 impl BroadcastListener {
-    /// Feeds the books behind `edges`, and keeps `state`: live while some processor is heard at least every `stale_after`.
+    /// Feeds the books behind `edges`, and keeps `state`: live while some processor is heard at
+    /// least every `stale_after`.
     pub fn new(
         broadcasts: Box<dyn BroadcastStream>,
         edges: ListenerEdges,
@@ -108,7 +112,9 @@ impl BroadcastListener {
     }
 
     fn listen(&mut self, context: &mut Context<Self>) {
-        let Some(mut broadcasts) = self.broadcasts.take() else { return };
+        let Some(mut broadcasts) = self.broadcasts.take() else {
+            return;
+        };
         let silence = self.heard.map(|at| at + self.stale_after);
         let hearing = async move {
             let next = broadcasts.next();
@@ -118,28 +124,37 @@ impl BroadcastListener {
             };
             (heard, broadcasts)
         };
-        context.spawn(hearing.into_actor(self).map(|(heard, broadcasts), listener, context| {
-            listener.broadcasts = Some(broadcasts);
-            match heard {
-                Some(heard) => listener.on_heard(heard, context),
-                // It was heard, or lost, meanwhile.
-                None if listener.heard.is_none_or(|at| at.elapsed() < listener.stale_after) => {
-                    listener.listen(context);
-                }
-                None => {
-                    let limit = humantime::format_duration(listener.stale_after);
-                    listener.lose(&format!("no processor has been heard for {limit}"), context);
-                }
-            }
-        }));
+        context.spawn(
+            hearing
+                .into_actor(self)
+                .map(|(heard, broadcasts), listener, context| {
+                    listener.broadcasts = Some(broadcasts);
+                    match heard {
+                        Some(heard) => listener.on_heard(heard, context),
+                        // It was heard, or lost, meanwhile.
+                        None if listener
+                            .heard
+                            .is_none_or(|at| at.elapsed() < listener.stale_after) =>
+                        {
+                            listener.listen(context);
+                        }
+                        None => {
+                            let limit = humantime::format_duration(listener.stale_after);
+                            listener
+                                .lose(&format!("no processor has been heard for {limit}"), context);
+                        }
+                    }
+                }),
+        );
     }
 
     fn on_heard(&mut self, heard: BroadcastEvent, context: &mut Context<Self>) {
         match heard {
             BroadcastEvent::Changes(changes) => {
                 self.metrics.broadcasts.inc_by(changes.len() as u64);
-                // A processor of ours says by itself that it follows the bus, and stays silent if it is behind. One event's
-                // change says nothing of the others. The original has nothing but its changes.
+                // A processor of ours says by itself that it follows the bus, and stays silent if
+                // it is behind. One event's change says nothing of the others. The original has
+                // nothing but its changes.
                 if !self.has_own && changes.iter().any(|change| change.seq.is_none()) {
                     self.sign_of_life(context);
                 }
@@ -162,7 +177,10 @@ impl BroadcastListener {
             }
             BroadcastEvent::Refused(refused) => {
                 for (reason, count) in refused.counts {
-                    self.metrics.broadcasts_refused.with_label_values(&[reason]).inc_by(count);
+                    self.metrics
+                        .broadcasts_refused
+                        .with_label_values(&[reason])
+                        .inc_by(count);
                 }
                 self.suspect(refused.events, context);
                 self.listen(context);
@@ -205,7 +223,8 @@ impl BroadcastListener {
         }));
     }
 
-    /// Some processor follows the bus. The first sign after a silence: then the books are read again, unless they are already.
+    /// Some processor follows the bus. The first sign after a silence: then the books are read
+    /// again, unless they are already.
     fn sign_of_life(&mut self, context: &mut Context<Self>) {
         if !self.is_listening {
             return;
@@ -218,8 +237,8 @@ impl BroadcastListener {
         }
     }
 
-    /// Has the books of these events read the hot copy, all of them together and at most once a pause: a flood of refused
-    /// messages must not become a flood of reads.
+    /// Has the books of these events read the hot copy, all of them together and at most once a
+    /// pause: a flood of refused messages must not become a flood of reads.
     fn suspect(&mut self, events: BTreeSet<EventId>, context: &mut Context<Self>) {
         let is_due = self.suspects.is_empty();
         for event in events {
@@ -261,55 +280,73 @@ impl BroadcastListener {
         context.spawn(telling.into_actor(self).map(|_, _, _| ()));
     }
 
-    /// Tells the registry how the feed stands, and only then hears on: every loss is told before the return.
+    /// Tells the registry how the feed stands, and only then hears on: every loss is told before
+    /// the return.
     fn tell(&self, status: FeedStatus, context: &mut Context<Self>) {
         let edges = self.edges.clone();
         let telling = async move {
-            // Without the registry nobody is to be told; the platform's watch over its actors ends the process.
+            // Without the registry nobody is to be told; the platform's watch over its actors ends
+            // the process.
             let _ = edges.feed.send(FeedChanged(status)).await;
         };
-        context.spawn(telling.into_actor(self).map(|(), listener, context| listener.listen(context)));
+        context.spawn(
+            telling
+                .into_actor(self)
+                .map(|(), listener, context| listener.listen(context)),
+        );
     }
 
-    /// Has these books, or all, read again. When all have told what they missed, and a processor is heard, the feed is live.
+    /// Has these books, or all, read again. When all have told what they missed, and a processor is
+    /// heard, the feed is live.
     fn reload(&mut self, which: Option<Vec<EventId>>, context: &mut Context<Self>) {
         self.hydration = Hydration::Loading;
         let turn = self.turn;
         let reloading = self.edges.reload.send(ReloadBooks(which.clone()));
-        context.spawn(reloading.into_actor(self).map(move |reloaded, listener, context| {
-            if listener.turn != turn {
-                return;
-            }
-            let (behind, why) = match reloaded {
-                Ok(behind) => {
-                    let first = behind.first().cloned();
-                    (Some(behind), first.map(|first| ApplyError::NotLoaded(first).to_string()))
-                }
-                // Not known which: the same again.
-                Err(error) => (which, Some(ApplyError::RouterEnded(error.to_string()).to_string())),
-            };
-            match why {
-                None => {
-                    listener.hydration = Hydration::Current;
-                    match listener.heard {
-                        Some(_) => listener.live(context),
-                        None => listener.state.set_lost("no processor has been heard yet"),
+        context.spawn(
+            reloading
+                .into_actor(self)
+                .map(move |reloaded, listener, context| {
+                    if listener.turn != turn {
+                        return;
                     }
-                }
-                Some(why) => {
-                    listener.state.set_lost(&why);
-                    context.run_later(RELOAD_DELAY, move |listener, context| {
-                        if listener.turn == turn {
-                            listener.reload(behind, context);
+                    let (behind, why) = match reloaded {
+                        Ok(behind) => {
+                            let first = behind.first().cloned();
+                            (
+                                Some(behind),
+                                first.map(|first| ApplyError::NotLoaded(first).to_string()),
+                            )
                         }
-                    });
-                }
-            }
-        }));
+                        // Not known which: the same again.
+                        Err(error) => (
+                            which,
+                            Some(ApplyError::RouterEnded(error.to_string()).to_string()),
+                        ),
+                    };
+                    match why {
+                        None => {
+                            listener.hydration = Hydration::Current;
+                            match listener.heard {
+                                Some(_) => listener.live(context),
+                                None => listener.state.set_lost("no processor has been heard yet"),
+                            }
+                        }
+                        Some(why) => {
+                            listener.state.set_lost(&why);
+                            context.run_later(RELOAD_DELAY, move |listener, context| {
+                                if listener.turn == turn {
+                                    listener.reload(behind, context);
+                                }
+                            });
+                        }
+                    }
+                }),
+        );
     }
 }
 
-/// Applies changes, which were sent once as `first`; answered when the books have told everyone, or why they have not.
+/// Applies changes, which were sent once as `first`; answered when the books have told everyone, or
+/// why they have not.
 async fn apply(
     edges: Arc<ListenerEdges>,
     first: impl Future<Output = Result<(), ApplyError>>,
@@ -317,7 +354,12 @@ async fn apply(
     limit: Duration,
 ) -> Result<(), String> {
     // They have them, and may take them yet.
-    let late = || format!("the books took no change for {}", humantime::format_duration(limit));
+    let late = || {
+        format!(
+            "the books took no change for {}",
+            humantime::format_duration(limit)
+        )
+    };
     let mut applied = timeout(limit, first).await.map_err(|_| late())?;
     for _ in 1..TRIES {
         match &applied {
@@ -400,11 +442,16 @@ mod tests {
     impl Handler<InOrder<ApplyBroadcasts>> for Probe {
         type Result = ();
 
-        fn handle(&mut self, InOrder { message, done }: InOrder<ApplyBroadcasts>, _: &mut Context<Self>) {
+        fn handle(
+            &mut self,
+            InOrder { message, done }: InOrder<ApplyBroadcasts>,
+            _: &mut Context<Self>,
+        ) {
             let event = message.0[0].update.event_id.clone();
             self.say(format!("apply {}", message.0.len()));
             let left = self.apply_fails.load(Ordering::SeqCst);
-            self.apply_fails.store(left.saturating_sub(1), Ordering::SeqCst);
+            self.apply_fails
+                .store(left.saturating_sub(1), Ordering::SeqCst);
             if self.apply_hangs.load(Ordering::SeqCst) {
                 actix::spawn(async move {
                     std::future::pending::<()>().await;
@@ -412,7 +459,11 @@ mod tests {
                 });
                 return;
             }
-            let answer = if left > 0 { Err(ApplyError::BookEnded(event)) } else { Ok(()) };
+            let answer = if left > 0 {
+                Err(ApplyError::BookEnded(event))
+            } else {
+                Ok(())
+            };
             let _ = done.send(answer);
         }
     }
@@ -420,14 +471,27 @@ mod tests {
     impl Handler<ReloadBooks> for Probe {
         type Result = ResponseFuture<Vec<EventId>>;
 
-        fn handle(&mut self, ReloadBooks(which): ReloadBooks, _: &mut Context<Self>) -> Self::Result {
-            self.say(which.map_or("reload".to_owned(), |which| format!("reload {}", which.len())));
-            let (fails, hangs) = (self.reload_fails.load(Ordering::SeqCst), self.reload_hangs.clone());
+        fn handle(
+            &mut self,
+            ReloadBooks(which): ReloadBooks,
+            _: &mut Context<Self>,
+        ) -> Self::Result {
+            self.say(which.map_or("reload".to_owned(), |which| {
+                format!("reload {}", which.len())
+            }));
+            let (fails, hangs) = (
+                self.reload_fails.load(Ordering::SeqCst),
+                self.reload_hangs.clone(),
+            );
             Box::pin(async move {
                 while hangs.load(Ordering::SeqCst) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                if fails { vec![EventId::new("E").unwrap()] } else { Vec::new() }
+                if fails {
+                    vec![EventId::new("E").unwrap()]
+                } else {
+                    Vec::new()
+                }
             })
         }
     }
@@ -459,12 +523,29 @@ mod tests {
             feed: address.recipient(),
         };
         let broadcasts = Box::new(ProbeBroadcasts(heard));
-        let listener = BroadcastListener::new(broadcasts, edges, state.clone(), STALE_AFTER, metrics.clone()).start();
-        Fixture { listener, probe, say, state, metrics }
+        let listener = BroadcastListener::new(
+            broadcasts,
+            edges,
+            state.clone(),
+            STALE_AFTER,
+            metrics.clone(),
+        )
+        .start();
+        Fixture {
+            listener,
+            probe,
+            say,
+            state,
+            metrics,
+        }
     }
 
     fn changes() -> BroadcastEvent {
-        BroadcastEvent::Changes(vec![Broadcast { update: update(1, 1, 1), seq: None, conflated: false }])
+        BroadcastEvent::Changes(vec![Broadcast {
+            update: update(1, 1, 1),
+            seq: None,
+            conflated: false,
+        }])
     }
 
     async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -494,20 +575,40 @@ mod tests {
     async fn the_feed_is_live_when_every_book_has_read_again_and_stale_from_the_loss_on() {
         let bench = bench();
         bench.until_told(&["Stale"]).await;
-        assert_eq!(bench.state.problem().unwrap(), "broadcasts are not heard yet");
+        assert_eq!(
+            bench.state.problem().unwrap(),
+            "broadcasts are not heard yet"
+        );
         bench.probe.reload_hangs.store(true, Ordering::SeqCst);
         bench.say.send(BroadcastEvent::Listening).unwrap();
         bench.say.send(changes()).unwrap();
         bench.until_told(&["Stale", "reload", "apply 1"]).await;
         assert!(!bench.state.is_live(), "the books still read");
         bench.probe.reload_hangs.store(false, Ordering::SeqCst);
-        bench.until_told(&["Stale", "reload", "apply 1", "Live"]).await;
+        bench
+            .until_told(&["Stale", "reload", "apply 1", "Live"])
+            .await;
         assert_eq!((bench.state.is_live(), bench.state.problem()), (true, None));
-        bench.say.send(BroadcastEvent::Lost("refused".to_owned())).unwrap();
-        bench.until_told(&["Stale", "reload", "apply 1", "Live", "Stale"]).await;
-        assert_eq!((bench.state.is_live(), bench.state.problem().unwrap()), (false, "refused".to_owned()));
+        bench
+            .say
+            .send(BroadcastEvent::Lost("refused".to_owned()))
+            .unwrap();
+        bench
+            .until_told(&["Stale", "reload", "apply 1", "Live", "Stale"])
+            .await;
+        assert_eq!(
+            (bench.state.is_live(), bench.state.problem().unwrap()),
+            (false, "refused".to_owned())
+        );
         let metrics = &bench.metrics;
-        assert_eq!((metrics.broadcasts.get(), metrics.broadcast_losses.get(), metrics.feed_live.get()), (1, 1, 0));
+        assert_eq!(
+            (
+                metrics.broadcasts.get(),
+                metrics.broadcast_losses.get(),
+                metrics.feed_live.get()
+            ),
+            (1, 1, 0)
+        );
     }
 
     #[actix_web::test]
@@ -516,22 +617,40 @@ mod tests {
         tokio::time::pause();
         bench.say.send(BroadcastEvent::Listening).unwrap();
         bench.until_told(&["Stale", "reload"]).await;
-        until("it says why", || bench.state.problem().unwrap() == "no processor has been heard yet").await;
+        until("it says why", || {
+            bench.state.problem().unwrap() == "no processor has been heard yet"
+        })
+        .await;
         bench.say.send(BroadcastEvent::Unreadable(3)).unwrap();
-        bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: false })
+            .unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         assert_eq!(bench.metrics.broadcasts_unreadable.get(), 3);
         for _ in 0..5 {
             tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
-            bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
+            bench
+                .say
+                .send(BroadcastEvent::Alive { is_own: false })
+                .unwrap();
         }
         bench.until_told(&["Stale", "reload", "Live"]).await;
         tokio::time::sleep(STALE_AFTER + Duration::from_secs(1)).await;
-        bench.until_told(&["Stale", "reload", "Live", "Stale"]).await;
-        assert_eq!(bench.state.problem().unwrap(), "no processor has been heard for 1m");
+        bench
+            .until_told(&["Stale", "reload", "Live", "Stale"])
+            .await;
+        assert_eq!(
+            bench.state.problem().unwrap(),
+            "no processor has been heard for 1m"
+        );
         // A change of the original is a sign of life too.
         bench.say.send(changes()).unwrap();
-        bench.until_told(&["Stale", "reload", "Live", "Stale", "reload", "apply 1", "Live"]).await;
+        bench
+            .until_told(&[
+                "Stale", "reload", "Live", "Stale", "reload", "apply 1", "Live",
+            ])
+            .await;
         assert!(bench.state.is_live());
     }
 
@@ -540,14 +659,28 @@ mod tests {
         let bench = bench();
         tokio::time::pause();
         bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: true })
+            .unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
-        let numbered = Broadcast { update: update(1, 1, 1), seq: Some(1), conflated: false };
-        bench.say.send(BroadcastEvent::Changes(vec![numbered])).unwrap();
-        bench.until_told(&["Stale", "reload", "Live", "apply 1"]).await;
+        let numbered = Broadcast {
+            update: update(1, 1, 1),
+            seq: Some(1),
+            conflated: false,
+        };
+        bench
+            .say
+            .send(BroadcastEvent::Changes(vec![numbered]))
+            .unwrap();
+        bench
+            .until_told(&["Stale", "reload", "Live", "apply 1"])
+            .await;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale"]).await;
+        bench
+            .until_told(&["Stale", "reload", "Live", "apply 1", "Stale"])
+            .await;
     }
 
     #[actix_web::test]
@@ -555,22 +688,47 @@ mod tests {
         let bench = bench();
         tokio::time::pause();
         bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: false })
+            .unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
-        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: true })
+            .unwrap();
         tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
         // An earlier version of another deployment, and an original there.
-        bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: false })
+            .unwrap();
         bench.say.send(changes()).unwrap();
-        bench.until_told(&["Stale", "reload", "Live", "apply 1"]).await;
+        bench
+            .until_told(&["Stale", "reload", "Live", "apply 1"])
+            .await;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale"]).await;
-        bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
+        bench
+            .until_told(&["Stale", "reload", "Live", "apply 1", "Stale"])
+            .await;
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: false })
+            .unwrap();
         bench.say.send(changes()).unwrap();
-        bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1"]).await;
+        bench
+            .until_told(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1"])
+            .await;
         assert!(!bench.state.is_live());
-        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
-        bench.until_told(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1", "reload", "Live"]).await;
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: true })
+            .unwrap();
+        bench
+            .until_told(&[
+                "Stale", "reload", "Live", "apply 1", "Stale", "apply 1", "reload", "Live",
+            ])
+            .await;
     }
 
     #[actix_web::test]
@@ -580,16 +738,36 @@ mod tests {
         bench.say.send(BroadcastEvent::Listening).unwrap();
         bench.until_told(&["Stale", "reload"]).await;
         for flood in 0..10_u32 {
-            let events = (0..50).map(|event| EventId::new(&format!("E{}", 50 * flood + event)).unwrap()).collect();
+            let events = (0..50)
+                .map(|event| EventId::new(&format!("E{}", 50 * flood + event)).unwrap())
+                .collect();
             let counts = BTreeMap::from([("future", 50), ("deployment", 1)]);
-            bench.say.send(BroadcastEvent::Refused(RefusedBroadcasts { counts, events })).unwrap();
+            bench
+                .say
+                .send(BroadcastEvent::Refused(RefusedBroadcasts {
+                    counts,
+                    events,
+                }))
+                .unwrap();
         }
         bench.until_told(&["Stale", "reload", "reload 64"]).await;
-        let count = |reason| bench.metrics.broadcasts_refused.with_label_values(&[reason]).get();
+        let count = |reason| {
+            bench
+                .metrics
+                .broadcasts_refused
+                .with_label_values(&[reason])
+                .get()
+        };
         assert_eq!((count("future"), count("deployment")), (500, 10));
-        assert!(!bench.state.is_live(), "a refused message is no sign of life");
+        assert!(
+            !bench.state.is_live(),
+            "a refused message is no sign of life"
+        );
         // Messages without an event, as of a stranger, have nothing read.
-        bench.say.send(BroadcastEvent::Refused(RefusedBroadcasts::default())).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Refused(RefusedBroadcasts::default()))
+            .unwrap();
         tokio::time::sleep(3 * SUSPECT_PAUSE).await;
         bench.until_told(&["Stale", "reload", "reload 64"]).await;
     }
@@ -598,10 +776,18 @@ mod tests {
     async fn a_listening_that_ends_by_a_fault_ends_the_actor_so_that_the_process_is_started_anew() {
         let bench = bench();
         bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: true })
+            .unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
-        bench.say.send(BroadcastEvent::Ended("fault".to_owned())).unwrap();
-        bench.until_told(&["Stale", "reload", "Live", "Stale"]).await;
+        bench
+            .say
+            .send(BroadcastEvent::Ended("fault".to_owned()))
+            .unwrap();
+        bench
+            .until_told(&["Stale", "reload", "Live", "Stale"])
+            .await;
         until("it ends", || !bench.listener.connected()).await;
         assert_eq!(bench.state.problem().unwrap(), "fault");
     }
@@ -610,14 +796,29 @@ mod tests {
     async fn changes_that_no_try_applies_make_the_feed_stale_until_the_books_have_read_again() {
         let bench = bench();
         bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: true })
+            .unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         bench.probe.apply_fails.store(TRIES, Ordering::SeqCst);
         bench.say.send(changes()).unwrap();
-        bench.until_told(&["Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale"]).await;
-        assert_eq!(bench.state.problem().unwrap(), "the book of `MATCH_001` ended in the middle");
-        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
-        let told = ["Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale", "reload", "Live"];
+        bench
+            .until_told(&[
+                "Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale",
+            ])
+            .await;
+        assert_eq!(
+            bench.state.problem().unwrap(),
+            "the book of `MATCH_001` ended in the middle"
+        );
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: true })
+            .unwrap();
+        let told = [
+            "Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale", "reload", "Live",
+        ];
         bench.until_told(&told).await;
     }
 
@@ -626,14 +827,24 @@ mod tests {
         let bench = bench();
         bench.probe.reload_hangs.store(true, Ordering::SeqCst);
         bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.say.send(BroadcastEvent::Lost("again".to_owned())).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Lost("again".to_owned()))
+            .unwrap();
         bench.until_told(&["Stale", "reload", "Stale"]).await;
         bench.probe.reload_hangs.store(false, Ordering::SeqCst);
         bench.say.send(changes()).unwrap();
-        bench.until_told(&["Stale", "reload", "Stale", "apply 1"]).await;
+        bench
+            .until_told(&["Stale", "reload", "Stale", "apply 1"])
+            .await;
         bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
-        bench.until_told(&["Stale", "reload", "Stale", "apply 1", "reload", "Live"]).await;
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: true })
+            .unwrap();
+        bench
+            .until_told(&["Stale", "reload", "Stale", "apply 1", "reload", "Live"])
+            .await;
     }
 
     #[actix_web::test]
@@ -641,14 +852,21 @@ mod tests {
         let bench = bench();
         bench.probe.reload_fails.store(true, Ordering::SeqCst);
         bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.say.send(BroadcastEvent::Alive { is_own: true }).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: true })
+            .unwrap();
         bench.until_told(&["Stale", "reload", "reload 1"]).await;
         assert!(!bench.state.is_live());
         bench.probe.reload_fails.store(false, Ordering::SeqCst);
-        bench.until_told(&["Stale", "reload", "reload 1", "reload 1", "Live"]).await;
+        bench
+            .until_told(&["Stale", "reload", "reload 1", "reload 1", "Live"])
+            .await;
         bench.probe.apply_fails.store(1, Ordering::SeqCst);
         bench.say.send(changes()).unwrap();
-        let told = ["Stale", "reload", "reload 1", "reload 1", "Live", "apply 1", "apply 1"];
+        let told = [
+            "Stale", "reload", "reload 1", "reload 1", "Live", "apply 1", "apply 1",
+        ];
         bench.until_told(&told).await;
     }
 
@@ -656,7 +874,10 @@ mod tests {
     async fn batch_that_hangs_does_not_hold_up_next() {
         let bench = bench();
         bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.say.send(BroadcastEvent::Alive { is_own: false }).unwrap();
+        bench
+            .say
+            .send(BroadcastEvent::Alive { is_own: false })
+            .unwrap();
         bench.until_told(&["Stale", "reload", "Live"]).await;
         bench.probe.apply_hangs.store(true, Ordering::SeqCst);
         for _ in 0..2 * BATCHES_AT_ONCE {
@@ -669,7 +890,16 @@ mod tests {
         tokio::time::pause();
         bench.probe.apply_hangs.store(false, Ordering::SeqCst);
         tokio::time::sleep(STALE_AFTER).await;
-        let told = |what: &str| bench.probe.told.lock().unwrap().iter().filter(|told| *told == what).count();
+        let told = |what: &str| {
+            bench
+                .probe
+                .told
+                .lock()
+                .unwrap()
+                .iter()
+                .filter(|told| *told == what)
+                .count()
+        };
         until("clients are told", || told("Stale") == 2).await;
         // The books read what they did not take, and the other batches follow.
         until("live again", || told("Live") == 2 && bench.state.is_live()).await;

@@ -1,6 +1,7 @@
-//! Writes changes to the cache, one pipeline in flight. Every change is written and told in its order, for as long as the
-//! cache keeps up. While it is away or far behind, only the latest state of each market is kept for it, so memory is
-//! bounded by the markets and the live path never waits.
+//! Writes changes to the cache, one pipeline in flight. Every change is written and told in its
+//! order, for as long as the cache keeps up. While it is away or far behind, only the latest state
+//! of each market is kept for it, so memory is bounded by the markets and the live path never
+//! waits.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -24,13 +25,16 @@ use crate::telemetry::metrics::ProcessorMetrics;
 const MAX_PIPELINE: usize = 1_000;
 /// More changes than these do not wait one by one: only the latest of each market does.
 const MAX_PENDING: usize = 20_000;
-/// Delays between tries while the cache is away, before jitter, which at most doubles them: clients are right again soon
-/// after its return.
-const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_millis(400) };
+/// Delays between tries while the cache is away, before jitter, which at most doubles them: clients
+/// are right again soon after its return.
+const RETRY: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(50),
+    most: Duration::from_millis(400),
+};
 /// How often it looks whether the cache is there while nothing changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Looks after which a damaged entry that no other processor has repaired is written again from the database, though no book
-/// of this process holds its event.
+/// Looks after which a damaged entry that no other processor has repaired is written again from the
+/// database, though no book of this process holds its event.
 const LOOKS_BEFORE_STORE: u32 = 5;
 /// How often states are forgotten that no book holds any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -42,7 +46,10 @@ pub struct CacheHealth(Mutex<Option<String>>);
 impl CacheHealth {
     /// Why the last write failed; none where it did not.
     pub fn problem(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, problem: Option<String>) {
@@ -70,7 +77,8 @@ pub struct CacheWriter {
     connection: u64,
     /// Where the states are that no book holds.
     store: Option<Arc<dyn Store>>,
-    /// Damaged events that no book of this process holds, with the number of looks that found them so.
+    /// Damaged events that no book of this process holds, with the number of looks that found them
+    /// so.
     unheld: HashMap<EventId, u32>,
     backoff: Backoff,
     log: FaultLog,
@@ -102,7 +110,10 @@ impl CacheWriter {
 
     /// Repairs damaged entries whose event no processor's book holds from `store`.
     pub fn repairing_from(self, store: Arc<dyn Store>) -> CacheWriter {
-        CacheWriter { store: Some(store), ..self }
+        CacheWriter {
+            store: Some(store),
+            ..self
+        }
     }
 
     /// What became of its last write.
@@ -131,7 +142,9 @@ impl CacheWriter {
     }
 
     fn tell_pending(&self) {
-        self.metrics.cache_pending.set((self.pending.len() + self.round.len()) as i64);
+        self.metrics
+            .cache_pending
+            .set((self.pending.len() + self.round.len()) as i64);
     }
 
     /// Begins a round with everything that is pending.
@@ -160,7 +173,9 @@ impl CacheWriter {
             self.begin_round();
         }
         self.in_flight = true;
-        let changes = self.round.split_off(self.round.len().saturating_sub(MAX_PIPELINE));
+        let changes = self
+            .round
+            .split_off(self.round.len().saturating_sub(MAX_PIPELINE));
         let changes: Vec<_> = changes.into_iter().rev().collect();
         let writing = self.cache.write_changes(changes.clone()).into_actor(self);
         context.spawn(writing.map(move |written, writer, context| {
@@ -173,8 +188,9 @@ impl CacheWriter {
         }));
     }
 
-    /// Asks whether the cache is there, while there is nothing to write: one that was away and came back empty would be
-    /// noticed only by the next change, and what does not change would be missing for as long.
+    /// Asks whether the cache is there, while there is nothing to write: one that was away and came
+    /// back empty would be noticed only by the next change, and what does not change would be
+    /// missing for as long.
     fn look(&mut self, context: &mut Context<Self>) {
         if self.in_flight {
             return;
@@ -191,16 +207,30 @@ impl CacheWriter {
         }));
     }
 
-    /// Writes the entries of damaged events again: those that books of this process hold at once, the others from the
-    /// database when no other processor has written them for some looks.
+    /// Writes the entries of damaged events again: those that books of this process hold at once,
+    /// the others from the database when no other processor has written them for some looks.
     fn repair(&mut self, damaged: Vec<EventId>, context: &mut Context<Self>) {
         let is_held = |event_id: &EventId| {
-            self.written.iter().any(|((held, _), state)| held == event_id && state.strong_count() > 0)
+            self.written
+                .iter()
+                .any(|((held, _), state)| held == event_id && state.strong_count() > 0)
         };
         let (held, unheld): (Vec<_>, Vec<_>) = damaged.into_iter().partition(is_held);
-        let looks = |event_id: EventId| (self.unheld.get(&event_id).map_or(1, |looks| looks + 1), event_id);
-        self.unheld = unheld.into_iter().map(looks).map(|(looks, event_id)| (event_id, looks)).collect();
-        let due = self.unheld.iter().filter(|(_, looks)| **looks > LOOKS_BEFORE_STORE);
+        let looks = |event_id: EventId| {
+            (
+                self.unheld.get(&event_id).map_or(1, |looks| looks + 1),
+                event_id,
+            )
+        };
+        self.unheld = unheld
+            .into_iter()
+            .map(looks)
+            .map(|(looks, event_id)| (event_id, looks))
+            .collect();
+        let due = self
+            .unheld
+            .iter()
+            .filter(|(_, looks)| **looks > LOOKS_BEFORE_STORE);
         let due: Vec<_> = due.map(|(event_id, _)| event_id.clone()).collect();
         if held.is_empty() && due.is_empty() {
             return self.took(Vec::new(), &[], context);
@@ -209,15 +239,24 @@ impl CacheWriter {
         let (cache, store) = (self.cache.clone(), self.store.clone());
         let removing = async move {
             let stored = load(store, due).await;
-            let removed: Vec<_> = held.into_iter().chain(stored.iter().map(|(event_id, _)| event_id.clone())).collect();
-            cache.remove(removed.clone()).await.map(|()| (removed, stored))
+            let removed: Vec<_> = held
+                .into_iter()
+                .chain(stored.iter().map(|(event_id, _)| event_id.clone()))
+                .collect();
+            cache
+                .remove(removed.clone())
+                .await
+                .map(|()| (removed, stored))
         };
         context.spawn(removing.into_actor(self).map(|removed, writer, context| {
             writer.in_flight = false;
             match removed {
                 Ok((removed, stored)) => {
                     let states = stored.into_iter().flat_map(|(_, states)| states);
-                    writer.pending.extend(states.map(|state| Change { state, conflated: true }));
+                    writer.pending.extend(states.map(|state| Change {
+                        state,
+                        conflated: true,
+                    }));
                     writer.took(Vec::new(), &removed, context);
                 }
                 Err(error) => writer.failed(Vec::new(), &error, context),
@@ -231,8 +270,16 @@ impl CacheWriter {
         if removed.is_empty() {
             return;
         }
-        let held = self.written.iter().filter(|((event_id, _), _)| removed.contains(event_id));
-        let held = held.filter_map(|(_, state)| Some(Change { state: state.upgrade()?, conflated: true }));
+        let held = self
+            .written
+            .iter()
+            .filter(|((event_id, _), _)| removed.contains(event_id));
+        let held = held.filter_map(|(_, state)| {
+            Some(Change {
+                state: state.upgrade()?,
+                conflated: true,
+            })
+        });
         self.pending.extend(held);
         self.conflate();
     }
@@ -242,7 +289,8 @@ impl CacheWriter {
         // Whoever else uses the cache may have met the loss, and made the new connection.
         let connection = self.cache.connection();
         let before = std::mem::replace(&mut self.connection, connection);
-        // The first one is no return: nothing was written before, and what is pending is told change by change.
+        // The first one is no return: nothing was written before, and what is pending is told
+        // change by change.
         let is_anew = before != 0 && before != connection;
         if self.backoff.failures() > 0 || is_anew {
             if self.log.recovered() {
@@ -253,24 +301,45 @@ impl CacheWriter {
             // It may have come back empty.
             let fresh: HashSet<_> = changes.iter().map(|change| key_of(&change.state)).collect();
             let held = self.written.iter().filter(|(key, _)| !fresh.contains(key));
-            let held = held.filter_map(|(_, state)| Some(Change { state: state.upgrade()?, conflated: true }));
+            let held = held.filter_map(|(_, state)| {
+                Some(Change {
+                    state: state.upgrade()?,
+                    conflated: true,
+                })
+            });
             self.pending.extend(held);
             self.conflate();
         }
-        self.written.extend(changes.iter().map(|change| (key_of(&change.state), Arc::downgrade(&change.state))));
+        self.written.extend(
+            changes
+                .iter()
+                .map(|change| (key_of(&change.state), Arc::downgrade(&change.state))),
+        );
         self.write_again(removed);
         self.flush(context);
     }
 
-    fn failed(&mut self, changes: Vec<Change>, error: &dyn std::fmt::Display, context: &mut Context<Self>) {
+    fn failed(
+        &mut self,
+        changes: Vec<Change>,
+        error: &dyn std::fmt::Display,
+        context: &mut Context<Self>,
+    ) {
         self.metrics.errors.with_label_values(&["cache"]).inc();
         self.health.set(Some(error.to_string()));
-        // The round ends unwritten. What is left of it joins what came since, and whoever waits for it waits for that.
+        // The round ends unwritten. What is left of it joins what came since, and whoever waits for
+        // it waits for that.
         let left = std::mem::take(&mut self.round);
         let since = std::mem::take(&mut self.pending);
-        self.pending = changes.into_iter().chain(left.into_iter().rev()).chain(since).collect();
+        self.pending = changes
+            .into_iter()
+            .chain(left.into_iter().rev())
+            .chain(since)
+            .collect();
         self.conflate();
-        self.waiting.iter_mut().for_each(|(round, _)| *round = self.begun + 1);
+        self.waiting
+            .iter_mut()
+            .for_each(|(round, _)| *round = self.begun + 1);
         if self.backoff.failures() == 0
             && let Some(repeated) = self.log.failed(&error.to_string())
         {
@@ -294,8 +363,13 @@ impl CacheWriter {
 }
 
 /// The states of these events in the database, without the events that cannot be read now.
-async fn load(store: Option<Arc<dyn Store>>, events: Vec<EventId>) -> Vec<(EventId, Vec<Arc<MarketState>>)> {
-    let Some(store) = store.filter(|_| !events.is_empty()) else { return Vec::new() };
+async fn load(
+    store: Option<Arc<dyn Store>>,
+    events: Vec<EventId>,
+) -> Vec<(EventId, Vec<Arc<MarketState>>)> {
+    let Some(store) = store.filter(|_| !events.is_empty()) else {
+        return Vec::new();
+    };
     let loading = tokio::task::spawn_blocking(move || {
         let load = |event_id: EventId| store.load_event(&event_id).map(|states| (event_id, states));
         events.into_iter().map(load).collect::<Result<Vec<_>, _>>()
@@ -332,9 +406,16 @@ impl Handler<BookChanged> for CacheWriter {
     type Result = ();
 
     fn handle(&mut self, changed: BookChanged, context: &mut Context<Self>) {
-        self.metrics.mailbox_depth.with_label_values(&["cache_writer"]).dec();
+        self.metrics
+            .mailbox_depth
+            .with_label_values(&["cache_writer"])
+            .dec();
         let conflated = changed.conflated;
-        self.pending.extend(changed.states.iter().map(|state| Change { state: state.clone(), conflated }));
+        self.pending
+            .extend(changed.states.iter().map(|state| Change {
+                state: state.clone(),
+                conflated,
+            }));
         // Not each time while the cache is away: only when it has doubled since.
         if self.pending.len() > MAX_PENDING && self.pending.len() > 2 * self.conflated {
             self.conflate();
@@ -349,13 +430,15 @@ impl Handler<FlushCache> for CacheWriter {
 
     fn handle(&mut self, _: FlushCache, context: &mut Context<Self>) -> Self::Result {
         let (done, waiting) = oneshot::channel();
-        // What is pending is written by the next round, else the one under way is the last that matters.
+        // What is pending is written by the next round, else the one under way is the last that
+        // matters.
         let round = self.begun + u64::from(!self.pending.is_empty());
         self.waiting.push((round, done));
         self.flush(context);
         Box::pin(async move {
             if waiting.await.is_err() {
-                // The writer ends in the middle. No answer: whoever asks learns it from the mailbox.
+                // The writer ends in the middle. No answer: whoever asks learns it from the
+                // mailbox.
                 std::future::pending::<()>().await;
             }
         })
@@ -383,23 +466,37 @@ mod tests {
     }
 
     impl OddsCache for ProbeCache {
-        fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
+        fn write(
+            &self,
+            states: Vec<Arc<MarketState>>,
+        ) -> BoxFuture<'static, Result<(), CacheError>> {
             if self.away.load(Ordering::SeqCst) {
                 return std::future::ready(Err(CacheError::Unavailable("away".to_owned()))).boxed();
             }
-            let states = states.iter().map(|state| (state.update.market.to_string(), state.seq));
+            let states = states
+                .iter()
+                .map(|state| (state.update.market.to_string(), state.seq));
             self.written.lock().unwrap().extend(states);
             std::future::ready(Ok(())).boxed()
         }
 
-        fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
-            let conflated = changes.iter().filter(|change| change.conflated).map(|change| change.state.seq);
+        fn write_changes(
+            &self,
+            changes: Vec<Change>,
+        ) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
+            let conflated = changes
+                .iter()
+                .filter(|change| change.conflated)
+                .map(|change| change.state.seq);
             *self.conflated.lock().unwrap() = conflated.collect();
             let writing = self.write(changes.into_iter().map(|change| change.state).collect());
             async move { writing.await.map(|()| Vec::new()) }.boxed()
         }
 
-        fn read_book(&self, _: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
+        fn read_book(
+            &self,
+            _: &EventId,
+        ) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
             std::future::ready(Ok(Vec::new())).boxed()
         }
 
@@ -418,7 +515,10 @@ mod tests {
 
     fn changed(market: &str, seq: u64) -> BookChanged {
         let update = market_update("E", market, None, seq as i64, 1);
-        BookChanged { states: Arc::new([Arc::new(MarketState { update, seq })]), conflated: false }
+        BookChanged {
+            states: Arc::new([Arc::new(MarketState { update, seq })]),
+            conflated: false,
+        }
     }
 
     #[actix_web::test]
@@ -435,11 +535,22 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
         assert!(metrics.errors.with_label_values(&["cache"]).get() > 0);
-        assert_eq!(health.problem().unwrap(), "the cache is unavailable: away", "though it answers pings");
+        assert_eq!(
+            health.problem().unwrap(),
+            "the cache is unavailable: away",
+            "though it answers pings"
+        );
         cache.away.store(false, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert_eq!(*cache.written.lock().unwrap(), [("b".to_owned(), 2), ("a".to_owned(), 4)]);
-        assert_eq!(*cache.conflated.lock().unwrap(), [4], "it is told that changes of a were left out, and none of b");
+        assert_eq!(
+            *cache.written.lock().unwrap(),
+            [("b".to_owned(), 2), ("a".to_owned(), 4)]
+        );
+        assert_eq!(
+            *cache.conflated.lock().unwrap(),
+            [4],
+            "it is told that changes of a were left out, and none of b"
+        );
         assert_eq!((metrics.cache_sets.get(), health.problem()), (2, None));
     }
 
@@ -505,6 +616,9 @@ mod tests {
         cache.away.store(false, Ordering::SeqCst);
         writer.send(FlushCache).await.unwrap();
         writer.send(FlushCache).await.unwrap();
-        assert_eq!(*cache.written.lock().unwrap(), [("new".to_owned(), 3), ("held".to_owned(), 1)]);
+        assert_eq!(
+            *cache.written.lock().unwrap(),
+            [("new".to_owned(), 3), ("held".to_owned(), 1)]
+        );
     }
 }

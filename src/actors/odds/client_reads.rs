@@ -1,7 +1,8 @@
-//! Database reads for clients' requests: a bounded queue of their own, and a memory of events that do not exist.
+//! Database reads for clients' requests: a bounded queue of their own, and a memory of events that
+//! do not exist.
 //!
-//! Anonymous clients choose what is read. Their reads use a share of the connections, so that books that start for an
-//! update always find one.
+//! Anonymous clients choose what is read. Their reads use a share of the connections, so that books
+//! that start for an update always find one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use tokio::time::timeout;
 use crate::domain::ids::EventId;
 use crate::domain::odds::unknown::UnknownEvents;
 
-/// A read that has no turn within this time is refused: the client gets an answer before it gives up.
+/// A read that has no turn within this time is refused: the client gets an answer before it gives
+/// up.
 const WAIT: Duration = Duration::from_secs(2);
 /// Events that are remembered not to exist, at most.
 const UNKNOWN_EVENTS: usize = 20_000;
@@ -63,7 +65,11 @@ impl ClientReads {
     /// Takes a place in the queue, if there is one.
     pub fn enter(&self) -> Result<ReadPermit, Busy> {
         match self.places.clone().try_acquire_owned() {
-            Ok(place) => Ok(ReadPermit { _place: place, turns: self.turns.clone(), refused: self.refused.clone() }),
+            Ok(place) => Ok(ReadPermit {
+                _place: place,
+                turns: self.turns.clone(),
+                refused: self.refused.clone(),
+            }),
             Err(_) => {
                 self.refused.inc();
                 Err(Busy)
@@ -82,12 +88,14 @@ impl ClientReads {
 
     /// An event does not exist.
     pub fn remember_unknown(&self, event_id: &EventId) {
-        self.unknown().insert(event_id, Duration::MAX, Instant::now());
+        self.unknown()
+            .insert(event_id, Duration::MAX, Instant::now());
     }
 
     /// An event is not stored. It may be stored soon, and nobody says when.
     pub fn remember_not_stored(&self, event_id: &EventId) {
-        self.unknown().insert(event_id, Duration::from_secs(1), Instant::now());
+        self.unknown()
+            .insert(event_id, Duration::from_secs(1), Instant::now());
     }
 
     /// An event exists.
@@ -105,7 +113,10 @@ impl ReadPermit {
     /// Waits for the turn to read.
     pub async fn turn(self) -> Result<Turn, Busy> {
         match timeout(WAIT, self.turns.clone().acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(Turn { _turn: turn, _place: self }),
+            Ok(Ok(turn)) => Ok(Turn {
+                _turn: turn,
+                _place: self,
+            }),
             _ => {
                 self.refused.inc();
                 Err(Busy)
@@ -127,7 +138,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn reads_beyond_queue_are_refused() {
         let refused = IntCounter::new("refused", "test").unwrap();
-        let limits = ReadLimits { at_once: 1, waiting: 1, unknown_ttl: Duration::from_secs(3) };
+        let limits = ReadLimits {
+            at_once: 1,
+            waiting: 1,
+            unknown_ttl: Duration::from_secs(3),
+        };
         let reads = ClientReads::new(limits, refused.clone());
         let turn = reads.enter().unwrap().turn().await.unwrap();
         let waiting = reads.enter().unwrap();

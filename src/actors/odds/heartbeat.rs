@@ -1,5 +1,6 @@
-//! Says once a second that this process follows the bus, for as long as its live consumer works, its group lets it read, and
-//! the bus answers. Whoever shows prices takes them for stale when nobody says so any more.
+//! Says once a second that this process follows the bus, for as long as its live consumer works,
+//! its group lets it read, and the bus answers. Whoever shows prices takes them for stale when
+//! nobody says so any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(250);
 /// The bus and the cache answer within this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A consumer that has not looked at the bus, or has not applied a record, for so long does not keep up.
+/// A consumer that has not looked at the bus, or has not applied a record, for so long does not
+/// keep up.
 const CONSUMER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Who is told.
@@ -63,20 +65,33 @@ pub type ConsumerSigns = (Arc<LivenessProbe>, Arc<Backlog>);
 type Problem = (&'static str, String);
 
 impl Heartbeat {
-    /// Says to `told` that `bus` is followed while `consumer` gives signs of life, is well in its `group`, and has no old
-    /// `backlog`.
+    /// Says to `told` that `bus` is followed while `consumer` gives signs of life, is well in its
+    /// `group`, and has no old `backlog`.
     pub fn new(
         bus: Arc<dyn Topic>,
         (consumer, backlog): ConsumerSigns,
         group: SubscriptionHealth,
         told: HeartbeatTarget,
     ) -> Heartbeat {
-        Heartbeat { bus, consumer, backlog, group, told, in_the_way: None, has_followed: false, log: FaultLog::new() }
+        Heartbeat {
+            bus,
+            consumer,
+            backlog,
+            group,
+            told,
+            in_the_way: None,
+            has_followed: false,
+            log: FaultLog::new(),
+        }
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
         let (bus, told) = (self.bus.clone(), self.told.clone());
-        let (consumer, backlog, group) = (self.consumer.clone(), self.backlog.clone(), self.group.clone());
+        let (consumer, backlog, group) = (
+            self.consumer.clone(),
+            self.backlog.clone(),
+            self.group.clone(),
+        );
         let beating = async move {
             let follows = follows(&*bus, &consumer, &backlog, &group).await;
             told.tell(follows).await
@@ -100,7 +115,11 @@ impl Heartbeat {
             Some((what, why)) => {
                 if let Some(repeated) = self.log.failed(what) {
                     // Joining a group takes seconds at every start.
-                    let level = if self.has_followed { Level::Warn } else { Level::Info };
+                    let level = if self.has_followed {
+                        Level::Warn
+                    } else {
+                        Level::Info
+                    };
                     log!(level, repeated; "waiting for the {what}, prices may be stale until then: {why}");
                 }
             }
@@ -133,7 +152,10 @@ async fn follows(
     if behind < CONSUMER_LIMIT {
         Ok(())
     } else {
-        Err(("live consumer", format!("it is {} s behind", behind.as_secs())))
+        Err((
+            "live consumer",
+            format!("it is {} s behind", behind.as_secs()),
+        ))
     }
 }
 
@@ -143,7 +165,10 @@ async fn answer<E: std::fmt::Display>(
 ) -> Result<(), Problem> {
     match timeout(ANSWER_LIMIT, answer).await {
         Ok(answer) => answer.map_err(|error| (what, error.to_string())),
-        Err(_) => Err((what, format!("no answer within {} s", ANSWER_LIMIT.as_secs()))),
+        Err(_) => Err((
+            what,
+            format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
+        )),
     }
 }
 
@@ -168,7 +193,8 @@ impl HeartbeatTarget {
                         FeedStatus::Stale
                     }
                 };
-                // Without the registry nobody is to be told; the platform's watch over its actors ends the process.
+                // Without the registry nobody is to be told; the platform's watch over its actors
+                // ends the process.
                 let _ = feed.send(FeedChanged(status)).await;
                 follows
             }
@@ -217,7 +243,11 @@ mod tests {
         fn ping(&self) -> BoxFuture<'static, Result<(), BusError>> {
             self.pings.fetch_add(1, Ordering::SeqCst);
             let is_away = self.is_away.load(Ordering::SeqCst);
-            let answer = if is_away { Err(BusError::Unavailable("away".to_owned())) } else { Ok(()) };
+            let answer = if is_away {
+                Err(BusError::Unavailable("away".to_owned()))
+            } else {
+                Ok(())
+            };
             std::future::ready(answer).boxed()
         }
     }
@@ -231,7 +261,10 @@ mod tests {
             std::future::ready(Ok(())).boxed()
         }
 
-        fn read_book(&self, _: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
+        fn read_book(
+            &self,
+            _: &EventId,
+        ) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
             std::future::ready(Ok(Vec::new())).boxed()
         }
 
@@ -275,14 +308,23 @@ mod tests {
 
     #[actix_web::test]
     async fn it_is_said_while_the_bus_answers_and_the_consumer_works_and_not_otherwise() {
-        let (bus, cache) = (Arc::new(ProbeBus::default()), Arc::new(ProbeCache::default()));
+        let (bus, cache) = (
+            Arc::new(ProbeBus::default()),
+            Arc::new(ProbeCache::default()),
+        );
         let life = Arc::new(LivenessProbe::new());
         let said = || cache.0.load(Ordering::SeqCst);
         let asked = || bus.pings.load(Ordering::SeqCst);
         bus.is_away.store(true, Ordering::SeqCst);
         let group = SubscriptionHealth::joining("g");
         let told = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
-        Heartbeat::new(bus.clone(), (life.clone(), Arc::default()), group.clone(), told).start();
+        Heartbeat::new(
+            bus.clone(),
+            (life.clone(), Arc::default()),
+            group.clone(),
+            told,
+        )
+        .start();
         until("the bus is asked", || asked() >= 3).await;
         assert_eq!(said(), 0, "the bus is away");
         bus.is_away.store(false, Ordering::SeqCst);
@@ -292,7 +334,10 @@ mod tests {
         group.join();
         life.touch();
         until("it is said", || said() > 0).await;
-        until("the consumer counts as stuck", || life.age() >= CONSUMER_LIMIT).await;
+        until("the consumer counts as stuck", || {
+            life.age() >= CONSUMER_LIMIT
+        })
+        .await;
         let (said_before, asked_before) = (said(), asked());
         until("the bus is asked", || asked() >= asked_before + 2).await;
         assert!(said() <= said_before + 1, "one may have been under way");
@@ -304,10 +349,21 @@ mod tests {
     async fn where_the_cache_tells_nobody_the_clients_of_this_process_are_told() {
         let (bus, told) = (Arc::new(ProbeBus::default()), Arc::default());
         let registry = ProbeRegistry(Arc::clone(&told)).start();
-        let state = Arc::new(FeedState::not_heard_yet(OddsMetrics::new().unwrap().feed_live));
-        let here = HeartbeatTarget::Local { state: state.clone(), feed: registry.recipient() };
+        let state = Arc::new(FeedState::not_heard_yet(
+            OddsMetrics::new().unwrap().feed_live,
+        ));
+        let here = HeartbeatTarget::Local {
+            state: state.clone(),
+            feed: registry.recipient(),
+        };
         let life = Arc::new(LivenessProbe::new());
-        Heartbeat::new(bus.clone(), (life.clone(), Arc::default()), SubscriptionHealth::joined("g"), here).start();
+        Heartbeat::new(
+            bus.clone(),
+            (life.clone(), Arc::default()),
+            SubscriptionHealth::joined("g"),
+            here,
+        )
+        .start();
         let last = || told.lock().unwrap().last().copied();
         let feed_is = |status| {
             life.touch();
@@ -317,7 +373,10 @@ mod tests {
         assert!(state.is_live());
         bus.is_away.store(true, Ordering::SeqCst);
         until("stale", || feed_is(FeedStatus::Stale)).await;
-        assert_eq!(state.problem().unwrap(), "the bus: the bus is unavailable: away");
+        assert_eq!(
+            state.problem().unwrap(),
+            "the bus: the bus is unavailable: away"
+        );
         bus.is_away.store(false, Ordering::SeqCst);
         until("live again", || feed_is(FeedStatus::Live)).await;
     }

@@ -13,18 +13,21 @@ use crate::domain::odds::book::Snapshot;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::store::StoreError;
 
-/// A consumer to the router, the router to a book: answered when every book has applied its part and told everyone.
+/// A consumer to the router, the router to a book: answered when every book has applied its part
+/// and told everyone.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ApplyUpdates(pub Vec<PositionedUpdate>);
 
-/// The broadcast listener to the router, the router to a book: what other processes told. Answered as [`ApplyUpdates`].
+/// The broadcast listener to the router, the router to a book: what other processes told. Answered
+/// as [`ApplyUpdates`].
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ApplyBroadcasts(pub Vec<Broadcast>);
 
-/// The broadcast listener to the router: changes may have been missed; have these books, or all, read what is known. What
-/// is new is told before the answer: the books that could not read the cache.
+/// The broadcast listener to the router: changes may have been missed; have these books, or all,
+/// read what is known. What is new is told before the answer: the books that could not read the
+/// cache.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "Vec<EventId>")]
 pub struct ReloadBooks(pub Option<Vec<EventId>>);
@@ -63,8 +66,8 @@ impl ApplyError {
     }
 }
 
-/// The live path to the router: takes its place in the mailbox at once, even if clients' questions fill it, so that
-/// records of one event stay in their order. The sender bounds how many there are.
+/// The live path to the router: takes its place in the mailbox at once, even if clients' questions
+/// fill it, so that records of one event stay in their order. The sender bounds how many there are.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct InOrder<M> {
@@ -76,10 +79,17 @@ pub struct InOrder<M> {
 
 impl<M: Send + 'static> InOrder<M> {
     /// Sends a message to the router, and gives what answers it.
-    pub fn send(to: &Recipient<InOrder<M>>, message: M) -> impl Future<Output = Result<(), ApplyError>> + use<M> {
+    pub fn send(
+        to: &Recipient<InOrder<M>>,
+        message: M,
+    ) -> impl Future<Output = Result<(), ApplyError>> + use<M> {
         let (done, answer) = oneshot::channel();
         to.do_send(InOrder { message, done });
-        async move { answer.await.unwrap_or_else(|_| Err(ApplyError::RouterEnded("it has ended".to_owned()))) }
+        async move {
+            answer
+                .await
+                .unwrap_or_else(|_| Err(ApplyError::RouterEnded("it has ended".to_owned())))
+        }
     }
 }
 
@@ -88,7 +98,8 @@ impl<M: Send + 'static> InOrder<M> {
 #[rtype(result = "Result<Snapshot, ApplyError>")]
 pub struct GetSnapshot(pub EventId);
 
-/// A book to whoever wants to know: markets of one event that changed, in the order of their numbers.
+/// A book to whoever wants to know: markets of one event that changed, in the order of their
+/// numbers.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct BookChanged {
@@ -113,7 +124,8 @@ pub struct StoreBatch {
 #[rtype(result = "()")]
 pub struct PartitionsRevoked(pub Vec<u32>);
 
-/// A consumer to the cache writer: answered when the cache holds every change that was handed in before.
+/// A consumer to the cache writer: answered when the cache holds every change that was handed in
+/// before.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct FlushCache;

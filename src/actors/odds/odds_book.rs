@@ -11,7 +11,9 @@ use prometheus::IntGauge;
 
 use self::doubts::Doubts;
 use super::book_source::{BookSource, LoadedState, ReadPriority, ReplayBoundary};
-use crate::actors::odds::messages::{ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBook};
+use crate::actors::odds::messages::{
+    ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBook,
+};
 use crate::cache::{Broadcast, Change};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::{Book, MarketState, Rejection, Snapshot};
@@ -37,8 +39,9 @@ impl ChangeSubscriber {
 
 /// What every book needs; one for all of them.
 pub struct BookEdges {
-    /// Where the bus of this process begins, where it begins with the process. Whatever was told before it began has a
-    /// smaller number. None for a bus that lasts: it may be read anew from its beginning.
+    /// Where the bus of this process begins, where it begins with the process. Whatever was told
+    /// before it began has a smaller number. None for a bus that lasts: it may be read anew from
+    /// its beginning.
     pub first_position: Option<u64>,
     /// Where the state comes from.
     pub source: BookSource,
@@ -51,11 +54,15 @@ pub struct BookEdges {
 }
 
 impl BookEdges {
-    /// Tells every listener, and waits until each has room: nothing is left out, and a full mailbox holds the bus back.
+    /// Tells every listener, and waits until each has room: nothing is left out, and a full mailbox
+    /// holds the bus back.
     async fn tell(&self, changes: Vec<Change>) {
         for alike in changes.chunk_by(|one, next| one.conflated == next.conflated) {
             let states = alike.iter().map(|change| change.state.clone()).collect();
-            let changed = BookChanged { states, conflated: alike[0].conflated };
+            let changed = BookChanged {
+                states,
+                conflated: alike[0].conflated,
+            };
             for listener in &self.listeners {
                 listener.depth.inc();
                 if listener.to.send(changed.clone()).await.is_err() {
@@ -77,7 +84,8 @@ pub struct OddsBook {
     loaded: Option<LoadedState>,
     /// Whether the store said what it holds of the event.
     is_loaded: bool,
-    /// Whether the cache could be read at the last look. It is what a mirrored book shows; the store lags behind.
+    /// Whether the cache could be read at the last look. It is what a mirrored book shows; the
+    /// store lags behind.
     is_cache_read: bool,
     /// The next look of a mirrored book at what is known elsewhere.
     next_look: Option<SpawnHandle>,
@@ -89,7 +97,12 @@ pub struct OddsBook {
 
 impl OddsBook {
     /// A book that starts with `loaded`, which was read up to `left`.
-    pub fn new(event_id: EventId, edges: Arc<BookEdges>, left: ReplayBoundary, loaded: LoadedState) -> OddsBook {
+    pub fn new(
+        event_id: EventId,
+        edges: Arc<BookEdges>,
+        left: ReplayBoundary,
+        loaded: LoadedState,
+    ) -> OddsBook {
         OddsBook {
             book: Book::new(event_id.clone()),
             event_id,
@@ -106,9 +119,14 @@ impl OddsBook {
 }
 
 impl OddsBook {
-    /// Takes over loaded state, and publishes the whole book: the store may hold a change that no client has seen.
-    /// Clients that know it drop it by its number. Loads again later if something could not be read.
-    fn take(&mut self, known: LoadedState, context: &mut Context<Self>) -> impl ActorFuture<Self, Output = ()> + use<> {
+    /// Takes over loaded state, and publishes the whole book: the store may hold a change that no
+    /// client has seen. Clients that know it drop it by its number. Loads again later if something
+    /// could not be read.
+    fn take(
+        &mut self,
+        known: LoadedState,
+        context: &mut Context<Self>,
+    ) -> impl ActorFuture<Self, Output = ()> + use<> {
         self.doubts.looked(known.read_seq);
         self.is_loaded = known.is_complete;
         self.is_cache_read = known.is_cache_read;
@@ -116,14 +134,22 @@ impl OddsBook {
             self.look_again(delay, context);
         }
         self.book.restore(known.states);
-        self.book.continue_from(self.edges.first_position.unwrap_or(0));
+        self.book
+            .continue_from(self.edges.first_position.unwrap_or(0));
         self.generation.changed();
         let mut states = self.book.snapshot().markets;
         states.sort_by_key(|state| state.seq);
-        // In a mirror every loaded state may follow changes that were missed. Elsewhere nothing is missing before the
-        // very update that the book starts for, if the store has it.
-        let next = if self.edges.is_mirror { None } else { self.left.next() };
-        let change = |state: Arc<MarketState>| Change { conflated: Some(state.seq) != next, state };
+        // In a mirror every loaded state may follow changes that were missed. Elsewhere nothing is
+        // missing before the very update that the book starts for, if the store has it.
+        let next = if self.edges.is_mirror {
+            None
+        } else {
+            self.left.next()
+        };
+        let change = |state: Arc<MarketState>| Change {
+            conflated: Some(state.seq) != next,
+            state,
+        };
         let changes = states.into_iter().map(change).collect();
         let edges = self.edges.clone();
         async move { edges.tell(changes).await }.into_actor(self)
@@ -132,18 +158,28 @@ impl OddsBook {
     /// Loads the state again, if it could not be read when the book started.
     fn load(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
-        async move { edges.source.load(&event_id, left, ReadPriority::Background).await }
-            .into_actor(self)
-            .then(|known, book, context| book.take(known, context))
+        async move {
+            edges
+                .source
+                .load(&event_id, left, ReadPriority::Background)
+                .await
+        }
+        .into_actor(self)
+        .then(|known, book, context| book.take(known, context))
     }
 }
 
 impl OddsBook {
-    /// Loads the state of a mirrored book again, and publishes what is newer. Gives whether the cache answers.
+    /// Loads the state of a mirrored book again, and publishes what is newer. Gives whether the
+    /// cache answers.
     fn mirror(&self, is_store_wanted: bool) -> impl ActorFuture<Self, Output = bool> + 'static {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
-        let reading =
-            async move { edges.source.load_mirrored(&event_id, left, ReadPriority::Background, is_store_wanted).await };
+        let reading = async move {
+            edges
+                .source
+                .load_mirrored(&event_id, left, ReadPriority::Background, is_store_wanted)
+                .await
+        };
         reading.into_actor(self).then(|known, book, context| {
             book.doubts.looked(known.read_seq);
             book.is_loaded |= known.is_complete;
@@ -163,7 +199,13 @@ impl OddsBook {
             let edges = book.edges.clone();
             // Of a damaged entry this event alone suffers.
             let is_cache_read = known.is_cache_read || known.is_damaged;
-            let news = news.into_iter().map(|state| Change { state, conflated: true }).collect();
+            let news = news
+                .into_iter()
+                .map(|state| Change {
+                    state,
+                    conflated: true,
+                })
+                .collect();
             async move {
                 edges.tell(news).await;
                 is_cache_read
@@ -187,7 +229,11 @@ impl OddsBook {
     }
 
     fn look(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
-        let (edges, event_id, is_cache_read) = (self.edges.clone(), self.event_id.clone(), self.is_cache_read);
+        let (edges, event_id, is_cache_read) = (
+            self.edges.clone(),
+            self.event_id.clone(),
+            self.is_cache_read,
+        );
         let asking = async move { edges.source.may_know_more(&event_id, is_cache_read).await };
         asking.into_actor(self).map(|may_know_more, book, context| {
             if !may_know_more {
@@ -223,7 +269,11 @@ impl Handler<ApplyBroadcasts> for OddsBook {
     fn handle(&mut self, message: ApplyBroadcasts, context: &mut Context<Self>) -> Self::Result {
         let latest = Doubts::latest();
         let take = |told: Broadcast| {
-            let Broadcast { update, seq, conflated } = told;
+            let Broadcast {
+                update,
+                seq,
+                conflated,
+            } = told;
             let (market, revision) = (update.market.clone(), update.revision);
             let differs = self.book.contradicts(&update);
             let taken = self.book.mirror(update, seq);
@@ -238,7 +288,8 @@ impl Handler<ApplyBroadcasts> for OddsBook {
         if verifies {
             // Before the next message: what is told afterwards is applied to what was put right.
             return AtomicResponse::new(Box::pin(
-                telling.then(|told, book: &mut OddsBook, _| book.verify().map(move |(), _, _| told)),
+                telling
+                    .then(|told, book: &mut OddsBook, _| book.verify().map(move |(), _, _| told)),
             ));
         }
         AtomicResponse::new(Box::pin(telling))
@@ -252,9 +303,15 @@ impl Handler<ReloadBook> for OddsBook {
     fn handle(&mut self, _: ReloadBook, _: &mut Context<Self>) -> Self::Result {
         // What followed may have been missed: nothing is left to it any more.
         self.left = ReplayBoundary::NOTHING;
-        AtomicResponse::new(Box::pin(self.mirror(false).map(|is_cache_read, book, _| {
-            if is_cache_read { Ok(()) } else { Err(ApplyError::NotLoaded(book.event_id.clone())) }
-        })))
+        AtomicResponse::new(Box::pin(self.mirror(false).map(
+            |is_cache_read, book, _| {
+                if is_cache_read {
+                    Ok(())
+                } else {
+                    Err(ApplyError::NotLoaded(book.event_id.clone()))
+                }
+            },
+        )))
     }
 }
 
@@ -263,14 +320,20 @@ impl Handler<ApplyUpdates> for OddsBook {
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
-        let apply = |positioned: PositionedUpdate| (self.book.apply(positioned.update, positioned.position), false);
+        let apply = |positioned: PositionedUpdate| {
+            (
+                self.book.apply(positioned.update, positioned.position),
+                false,
+            )
+        };
         let taken = message.0.into_iter().map(apply).collect();
         AtomicResponse::new(Box::pin(self.tell_taken(taken)))
     }
 }
 
 impl OddsBook {
-    /// Counts what was taken and what was not, and tells of the changes: each with whether some may be missing before it.
+    /// Counts what was taken and what was not, and tells of the changes: each with whether some may
+    /// be missing before it.
     fn tell_taken(
         &self,
         taken: Vec<(Result<Arc<MarketState>, Rejection>, bool)>,
@@ -282,7 +345,11 @@ impl OddsBook {
             match taken {
                 Ok(state) => changes.push(Change { state, conflated }),
                 Err(rejection) => {
-                    self.edges.metrics.rejected.with_label_values(&[rejection.reason()]).inc();
+                    self.edges
+                        .metrics
+                        .rejected
+                        .with_label_values(&[rejection.reason()])
+                        .inc();
                     debug!(event = self.event_id.as_str(); "update not taken: {rejection}");
                 }
             }
@@ -306,7 +373,11 @@ impl Handler<GetSnapshot> for OddsBook {
             return Err(ApplyError::NotLoaded(self.event_id.clone()));
         }
         let is_stale = self.edges.is_mirror && !self.is_cache_read;
-        Ok(Snapshot { is_stale, validity: self.generation.stamp(), ..self.book.snapshot() })
+        Ok(Snapshot {
+            is_stale,
+            validity: self.generation.stamp(),
+            ..self.book.snapshot()
+        })
     }
 }
 

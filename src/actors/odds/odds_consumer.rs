@@ -1,4 +1,5 @@
-//! Reads the bus as one group, hands each batch to whoever works on it, and commits once the work is done.
+//! Reads the bus as one group, hands each batch to whoever works on it, and commits once the work
+//! is done.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +14,9 @@ use prometheus::IntGauge;
 use tokio::sync::watch;
 
 use super::applying::{Applying, Backlog, oldest_of};
-use crate::actors::odds::messages::{ApplyUpdates, FlushCache, InOrder, PartitionsRevoked, StoreBatch};
+use crate::actors::odds::messages::{
+    ApplyUpdates, FlushCache, InOrder, PartitionsRevoked, StoreBatch,
+};
 use crate::bus::dead_letter;
 use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription, Topic};
 use crate::domain::dead_letter::DeadLetter;
@@ -28,14 +31,20 @@ use crate::telemetry::metrics::ProcessorMetrics;
 
 /// An idle consumer looks up this often, to tell its lag and to give a sign of life.
 const IDLE_LOOK: Duration = Duration::from_millis(250);
-/// Beside a batch under way it tells its lag this often, and sees whether the batch is to be given up.
+/// Beside a batch under way it tells its lag this often, and sees whether the batch is to be given
+/// up.
 const BUSY_LOOK: Duration = Duration::from_millis(100);
 /// Delays between tries of a batch that failed.
-const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(1) };
-/// When the process stops, the batch that is under way may take so long, where the bus keeps it: a database that is
-/// locked answers only when its patience is over, and the time for stopping may be over before.
+const RETRY: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(100),
+    most: Duration::from_secs(1),
+};
+/// When the process stops, the batch that is under way may take so long, where the bus keeps it: a
+/// database that is locked answers only when its patience is over, and the time for stopping may be
+/// over before.
 const LAST_BATCH: Duration = Duration::from_secs(2);
-/// How long a consumer that stops waits for the cache. What the cache did not take by then is read again by the next one.
+/// How long a consumer that stops waits for the cache. What the cache did not take by then is read
+/// again by the next one.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
 /// What becomes of a batch.
@@ -46,7 +55,8 @@ pub enum Work {
         books: Recipient<InOrder<ApplyUpdates>>,
         /// Who lets the books of revoked partitions go.
         revoked: Recipient<PartitionsRevoked>,
-        /// Who says that the cache holds what was applied. The bus gives a batch out again until it does.
+        /// Who says that the cache holds what was applied. The bus gives a batch out again until it
+        /// does.
         cache: Recipient<FlushCache>,
     },
     /// The store path: to the database; what cannot be read becomes a dead letter.
@@ -61,7 +71,8 @@ pub enum Work {
 }
 
 impl Work {
-    /// What the group is for. Alerts and dashboards select by it, since an operator may rename the group.
+    /// What the group is for. Alerts and dashboards select by it, since an operator may rename the
+    /// group.
     fn purpose(&self) -> &'static str {
         match self {
             Work::Books { .. } => "live",
@@ -104,8 +115,8 @@ impl BadRecord {
     }
 }
 
-/// The actor that reads for one group. A batch that fails is tried again until it is done: the group's lag grows, and
-/// nothing is lost or passed over.
+/// The actor that reads for one group. A batch that fails is tried again until it is done: the
+/// group's lag grows, and nothing is lost or passed over.
 pub struct BusConsumer {
     reader: Option<Reader>,
     life: Arc<LivenessProbe>,
@@ -124,11 +135,23 @@ impl BusConsumer {
     ) -> BusConsumer {
         let (stopping, stop) = watch::channel(false);
         let (finish, finished) = watch::channel(false);
-        let lag = metrics.bus_lag.with_label_values(&[&settings.group, work.purpose()]);
+        let lag = metrics
+            .bus_lag
+            .with_label_values(&[&settings.group, work.purpose()]);
         let applying = Applying::new(settings.batch_size);
-        let worker = Arc::new(Worker { settings, work, lag, stop, log: FaultLog::new(), metrics });
-        let (unflushed, life, backlog) =
-            (Position::default(), Arc::new(LivenessProbe::new()), Arc::<Backlog>::default());
+        let worker = Arc::new(Worker {
+            settings,
+            work,
+            lag,
+            stop,
+            log: FaultLog::new(),
+            metrics,
+        });
+        let (unflushed, life, backlog) = (
+            Position::default(),
+            Arc::new(LivenessProbe::new()),
+            Arc::<Backlog>::default(),
+        );
         let reader = Reader {
             subscription,
             worker,
@@ -139,7 +162,13 @@ impl BusConsumer {
             backlog: backlog.clone(),
             finish,
         };
-        BusConsumer { reader: Some(reader), life, backlog, stopping, finished }
+        BusConsumer {
+            reader: Some(reader),
+            life,
+            backlog,
+            stopping,
+            finished,
+        }
     }
 
     /// How old the oldest record of the live path is that is not applied yet.
@@ -147,7 +176,8 @@ impl BusConsumer {
         self.backlog.clone()
     }
 
-    /// A sign of life whenever it looks at the bus: with each batch that is done, and often while there is none.
+    /// A sign of life whenever it looks at the bus: with each batch that is done, and often while
+    /// there is none.
     pub fn life(&self) -> Arc<LivenessProbe> {
         self.life.clone()
     }
@@ -157,14 +187,22 @@ impl Actor for BusConsumer {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        let Some(reader) = self.reader.take() else { return };
-        context.spawn(reader.read_until_the_end().into_actor(self).map(|end, _, context| {
-            // One that has drained stays, and does nothing any more: it did not end by a fault.
-            if let Err((group, end)) = end {
-                warn!(group; "consumer ends: {end}");
-                context.stop();
-            }
-        }));
+        let Some(reader) = self.reader.take() else {
+            return;
+        };
+        context.spawn(
+            reader
+                .read_until_the_end()
+                .into_actor(self)
+                .map(|end, _, context| {
+                    // One that has drained stays, and does nothing any more: it did not end by a
+                    // fault.
+                    if let Err((group, end)) = end {
+                        warn!(group; "consumer ends: {end}");
+                        context.stop();
+                    }
+                }),
+        );
     }
 }
 
@@ -200,8 +238,8 @@ struct Reader {
     finish: watch::Sender<bool>,
 }
 
-/// Work on batches of the live path, each with its number and whether it was done. Beside the reader and not in it, since
-/// it need not move between threads.
+/// Work on batches of the live path, each with its number and whether it was done. Beside the
+/// reader and not in it, since it need not move between threads.
 type InWork = FuturesUnordered<LocalBoxFuture<'static, (u64, bool)>>;
 
 /// The stage that failed, and why.
@@ -226,7 +264,10 @@ impl Reader {
             self.show_backlog(lag);
             // What the bus keeps is left to the next process.
             if *self.worker.stop.borrow() && (lag == 0 || self.subscription.is_durable()) {
-                if tokio::time::timeout(LAST_BATCH, self.finish_all(&mut in_work)).await.is_err() {
+                if tokio::time::timeout(LAST_BATCH, self.finish_all(&mut in_work))
+                    .await
+                    .is_err()
+                {
                     info!(group = self.worker.settings.group.as_str(); "stops before everything was applied: the next consumer reads it again");
                 }
                 self.flush_for_the_last_time().await;
@@ -237,21 +278,26 @@ impl Reader {
                 self.finish.send_replace(true);
                 return Ok(());
             }
-            self.step(&mut in_work).await.map_err(|end| (self.worker.settings.group.clone(), end))?;
+            self.step(&mut in_work)
+                .await
+                .map_err(|end| (self.worker.settings.group.clone(), end))?;
         }
     }
 
-    /// Waits for the next batch and begins to work on it, or takes note of one that is done, or commits what the cache has
-    /// taken meanwhile.
+    /// Waits for the next batch and begins to work on it, or takes note of one that is done, or
+    /// commits what the cache has taken meanwhile.
     async fn step(&mut self, in_work: &mut InWork) -> Result<(), BusError> {
         self.ask_for_flush();
         let settings = &self.worker.settings;
-        // The wait for a batch to fill up comes on top: cut short, it would begin again for ever and read nothing.
+        // The wait for a batch to fill up comes on top: cut short, it would begin again for ever
+        // and read nothing.
         let look = IDLE_LOOK.saturating_add(settings.linger);
         let has_room = self.applying.has_room();
         let reading = async {
             if has_room {
-                self.subscription.next_batch(settings.batch_size, settings.linger).await
+                self.subscription
+                    .next_batch(settings.batch_size, settings.linger)
+                    .await
             } else {
                 std::future::pending().await
             }
@@ -294,9 +340,12 @@ impl Reader {
         }
     }
 
-    /// Begins to apply a batch. The next one need not wait for it: one event that takes long holds up nobody else.
+    /// Begins to apply a batch. The next one need not wait for it: one event that takes long holds
+    /// up nobody else.
     fn begin(&mut self, batch: Vec<Record>, in_work: &mut InWork) {
-        let number = self.applying.begin(Position::after(&batch), batch.len(), oldest_of(&batch));
+        let number = self
+            .applying
+            .begin(Position::after(&batch), batch.len(), oldest_of(&batch));
         self.backlog.set(self.applying.oldest());
         let (worker, bus_keeps_it) = (self.worker.clone(), self.subscription.is_durable());
         // At once, so that batches come to the books in their order.
@@ -305,7 +354,11 @@ impl Reader {
         in_work.push(Box::pin(async move {
             let is_done = match first.await {
                 Ok(()) => true,
-                Err(failure) => worker.try_again(&batch, &mut progress, bus_keeps_it, failure).await,
+                Err(failure) => {
+                    worker
+                        .try_again(&batch, &mut progress, bus_keeps_it, failure)
+                        .await
+                }
             };
             (number, is_done)
         }));
@@ -318,8 +371,8 @@ impl Reader {
         }
     }
 
-    /// Tells how old the first batch in work is. With none in work, and records left on the bus, those are as old as the
-    /// last ones that were read, until others are read.
+    /// Tells how old the first batch in work is. With none in work, and records left on the bus,
+    /// those are as old as the last ones that were read, until others are read.
     fn show_backlog(&self, lag: u64) {
         let oldest = self.applying.oldest();
         if oldest.is_some() || lag == 0 {
@@ -337,7 +390,8 @@ impl Reader {
     async fn work_on(&mut self, batch: &[Record]) {
         let (subscription, worker) = (&self.subscription, &self.worker);
         let mut working = std::pin::pin!(worker.finish(batch, subscription.is_durable()));
-        // A batch may take as long as a database is away, and what waits behind it is the lag that tells of it.
+        // A batch may take as long as a database is away, and what waits behind it is the lag that
+        // tells of it.
         let mut stops_since = None;
         let done = loop {
             worker.lag.set(subscription.lag() as i64);
@@ -364,12 +418,17 @@ impl Reader {
             && !self.unflushed.is_empty()
         {
             let until = std::mem::take(&mut self.unflushed);
-            self.flushing = Some(Flushing { until, answer: Box::pin(cache.send(FlushCache)) });
+            self.flushing = Some(Flushing {
+                until,
+                answer: Box::pin(cache.send(FlushCache)),
+            });
         }
     }
 
     fn end_of_flush(&mut self, answer: Result<(), MailboxError>) {
-        let Some(Flushing { until, .. }) = self.flushing.take() else { return };
+        let Some(Flushing { until, .. }) = self.flushing.take() else {
+            return;
+        };
         match answer {
             Ok(()) => self.subscription.commit(&until),
             // The cache writer is gone; the platform's watch over its actors ends the process.
@@ -411,8 +470,8 @@ struct BatchProgress {
 }
 
 impl Worker {
-    /// Works on a batch until it is done; `false` where it was given up, because the process stops and the bus still has
-    /// the batch.
+    /// Works on a batch until it is done; `false` where it was given up, because the process stops
+    /// and the bus still has the batch.
     async fn finish(&self, batch: &[Record], bus_keeps_it: bool) -> bool {
         if matches!(self.work, Work::Store { .. }) {
             self.metrics.consumed.inc_by(batch.len() as u64);
@@ -420,7 +479,10 @@ impl Worker {
         let mut progress = BatchProgress::default();
         match self.work_on(batch, &mut progress, bus_keeps_it).await {
             Ok(()) => true,
-            Err(failure) => self.try_again(batch, &mut progress, bus_keeps_it, failure).await,
+            Err(failure) => {
+                self.try_again(batch, &mut progress, bus_keeps_it, failure)
+                    .await
+            }
         }
     }
 
@@ -493,24 +555,44 @@ impl Worker {
         warn!(group, records = batch.len(); "stops in the middle of a batch: it is read again by the next one");
     }
 
-    async fn work_on(&self, batch: &[Record], progress: &mut BatchProgress, bus_keeps_it: bool) -> Result<(), Failure> {
+    async fn work_on(
+        &self,
+        batch: &[Record],
+        progress: &mut BatchProgress,
+        bus_keeps_it: bool,
+    ) -> Result<(), Failure> {
         match &self.work {
             Work::Books { .. } => self.apply(batch, progress).await,
-            Work::Store { store, dead_letters } => {
+            Work::Store {
+                store,
+                dead_letters,
+            } => {
                 let (updates, bad) = self.read_updates(batch, "store", progress);
-                let unreadable: Vec<_> = bad.iter().map(|(record, why)| self.dead_letter(record, why)).collect();
+                let unreadable: Vec<_> = bad
+                    .iter()
+                    .map(|(record, why)| self.dead_letter(record, why))
+                    .collect();
                 if !updates.is_empty() && !progress.stored {
-                    let batch = StoreBatch { updates, dead_letters: Vec::new() };
+                    let batch = StoreBatch {
+                        updates,
+                        dead_letters: Vec::new(),
+                    };
                     answered(store.send(batch).await).map_err(|failure| ("store", failure))?;
                 }
                 progress.stored = true;
                 let count = unreadable.len() as u64;
                 if count > 0 {
                     let published = dead_letter::publish(&**dead_letters, unreadable).await;
-                    published.map_err(|error| ("dead_letter", format!("{}: {error}", dead_letters.name())))?;
-                    self.metrics.errors.with_label_values(&["decode"]).inc_by(count);
+                    published.map_err(|error| {
+                        ("dead_letter", format!("{}: {error}", dead_letters.name()))
+                    })?;
+                    self.metrics
+                        .errors
+                        .with_label_values(&["decode"])
+                        .inc_by(count);
                     if bus_keeps_it {
-                        // They stay where they are now; elsewhere they are counted when they are stored.
+                        // They stay where they are now; elsewhere they are counted when they are
+                        // stored.
                         self.metrics.dead_letters.inc_by(count);
                     }
                 }
@@ -518,13 +600,17 @@ impl Worker {
             }
             Work::DeadLetters(store) => {
                 let dead_letters = batch.iter().map(dead_letter::read).collect();
-                let batch = StoreBatch { updates: Vec::new(), dead_letters };
+                let batch = StoreBatch {
+                    updates: Vec::new(),
+                    dead_letters,
+                };
                 answered(store.send(batch).await).map_err(|failure| ("dead_letter", failure))
             }
         }
     }
 
-    /// The updates of a batch, and the records that hold none. Counts those once, however often the batch is tried.
+    /// The updates of a batch, and the records that hold none. Counts those once, however often the
+    /// batch is tried.
     fn read_updates<'a>(
         &self,
         batch: &'a [Record],
@@ -541,7 +627,10 @@ impl Worker {
         }
         if !std::mem::replace(&mut progress.counted, true) {
             for (_, why) in &bad {
-                self.metrics.refused.with_label_values(&[path, why.reason()]).inc();
+                self.metrics
+                    .refused
+                    .with_label_values(&[path, why.reason()])
+                    .inc();
             }
         }
         (updates, bad)
@@ -562,21 +651,34 @@ impl Worker {
     async fn let_go(&self, partitions: Vec<u32>) {
         info!(group = self.settings.group.as_str(); "partitions {partitions:?} are read elsewhere now");
         if let Work::Books { revoked, .. } = &self.work {
-            // An error means that the router is gone; the platform's watch over its actors ends the process.
+            // An error means that the router is gone; the platform's watch over its actors ends the
+            // process.
             let _ = revoked.send(PartitionsRevoked(partitions)).await;
         }
     }
 }
 
 /// The answer of an actor as one result.
-fn answered<E: std::fmt::Display>(answer: Result<Result<(), E>, MailboxError>) -> Result<(), String> {
-    answer.map_err(|gone| gone.to_string()).and_then(|result| result.map_err(|error| error.to_string()))
+fn answered<E: std::fmt::Display>(
+    answer: Result<Result<(), E>, MailboxError>,
+) -> Result<(), String> {
+    answer
+        .map_err(|gone| gone.to_string())
+        .and_then(|result| result.map_err(|error| error.to_string()))
 }
 
-fn read_update(record: &Record, limits: Plausibility, now: Timestamp) -> Result<PositionedUpdate, BadRecord> {
+fn read_update(
+    record: &Record,
+    limits: Plausibility,
+    now: Timestamp,
+) -> Result<PositionedUpdate, BadRecord> {
     let update = OddsUpdate::from_json(&record.record.payload)?;
     limits.check_record(update.revision.updated_at, record.published_at, now)?;
-    Ok(PositionedUpdate { update, partition: record.partition, position: record.offset })
+    Ok(PositionedUpdate {
+        update,
+        partition: record.partition,
+        position: record.offset,
+    })
 }
 
 #[cfg(test)]
@@ -618,11 +720,21 @@ mod tests {
 
     fn settings(linger: Duration) -> ConsumerSettings {
         let limits = Plausibility::within(Duration::from_secs(300));
-        ConsumerSettings { group: "g".to_owned(), topic: "t".to_owned(), batch_size: 10, linger, limits }
+        ConsumerSettings {
+            group: "g".to_owned(),
+            topic: "t".to_owned(),
+            batch_size: 10,
+            linger,
+            limits,
+        }
     }
 
     fn record(payload: impl Into<Bytes>) -> NewRecord {
-        NewRecord { key: Bytes::from_static(b"k"), payload: payload.into(), headers: Vec::new() }
+        NewRecord {
+            key: Bytes::from_static(b"k"),
+            payload: payload.into(),
+            headers: Vec::new(),
+        }
     }
 
     #[actix_web::test]
@@ -630,16 +742,33 @@ mod tests {
         tokio::time::pause();
         let topic = EmbeddedTopic::new("t", 1, 100);
         let kept = Arc::new(Mutex::new(Vec::new()));
-        let store = Probe { failures: 4, kept: kept.clone() }.start();
+        let store = Probe {
+            failures: 4,
+            kept: kept.clone(),
+        }
+        .start();
         let dead = EmbeddedTopic::new("dead", 1, 100);
         let mut dead_group = dead.subscribe("g").unwrap();
         let metrics = ProcessorMetrics::new().unwrap();
-        let work = Work::Store { store: store.recipient(), dead_letters: Arc::new(dead) };
+        let work = Work::Store {
+            store: store.recipient(),
+            dead_letters: Arc::new(dead),
+        };
         let subscription = topic.subscribe("g").unwrap();
-        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics.clone()).start();
+        let consumer = BusConsumer::new(
+            settings(Duration::ZERO),
+            subscription,
+            work,
+            metrics.clone(),
+        )
+        .start();
         let garbage = record(&b"{garbage"[..]);
         topic
-            .publish(vec![record(update(1, 1, 1).to_json()), garbage, record(update(1, 2, 2).to_json())])
+            .publish(vec![
+                record(update(1, 1, 1).to_json()),
+                garbage,
+                record(update(1, 2, 2).to_json()),
+            ])
             .await
             .unwrap();
         consumer.send(Drain).await.unwrap();
@@ -651,15 +780,28 @@ mod tests {
             .map(|one| (one.position, one.update.revision.version))
             .collect();
         assert_eq!(updates, [(0, 1), (2, 2)]);
-        let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else {
+        let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap()
+        else {
             panic!("revoked")
         };
         assert_eq!(dead.len(), 1, "once, however often the batch was tried");
         let letter = dead_letter::read(&dead[0]);
-        assert_eq!((&letter.raw[..], &letter.reason[..], &letter.origin[..]), (&b"{garbage"[..], "malformed", "t/0/1"));
-        assert_eq!((&dead[0].record.key[..], dead[0].header("source_offset")), (&b"k"[..], Some("1")));
+        assert_eq!(
+            (&letter.raw[..], &letter.reason[..], &letter.origin[..]),
+            (&b"{garbage"[..], "malformed", "t/0/1")
+        );
+        assert_eq!(
+            (&dead[0].record.key[..], dead[0].header("source_offset")),
+            (&b"k"[..], Some("1"))
+        );
         assert_eq!(metrics.errors.with_label_values(&["store"]).get(), 4);
-        assert_eq!((metrics.errors.with_label_values(&["decode"]).get(), metrics.consumed.get()), (1, 3));
+        assert_eq!(
+            (
+                metrics.errors.with_label_values(&["decode"]).get(),
+                metrics.consumed.get()
+            ),
+            (1, 3)
+        );
     }
 
     fn ahead(version: i64) -> crate::domain::odds::update::OddsUpdate {
@@ -672,24 +814,47 @@ mod tests {
     async fn a_record_from_the_future_is_a_dead_letter() {
         let topic = EmbeddedTopic::new("t", 1, 100);
         let kept = Arc::new(Mutex::new(Vec::new()));
-        let store = Probe { failures: 2, kept: kept.clone() }.start();
+        let store = Probe {
+            failures: 2,
+            kept: kept.clone(),
+        }
+        .start();
         let dead = EmbeddedTopic::new("dead", 1, 100);
         let mut dead_group = dead.subscribe("g").unwrap();
         let metrics = ProcessorMetrics::new().unwrap();
-        let work = Work::Store { store: store.recipient(), dead_letters: Arc::new(dead) };
+        let work = Work::Store {
+            store: store.recipient(),
+            dead_letters: Arc::new(dead),
+        };
         let subscription = topic.subscribe("g").unwrap();
-        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics.clone()).start();
-        let settlement = ahead(1).to_json().replacen('{', r#"{"type":"settlement","#, 1);
+        let consumer = BusConsumer::new(
+            settings(Duration::ZERO),
+            subscription,
+            work,
+            metrics.clone(),
+        )
+        .start();
+        let settlement = ahead(1)
+            .to_json()
+            .replacen('{', r#"{"type":"settlement","#, 1);
         let payloads = [ahead(1).to_json(), update(1, 2, 2).to_json(), settlement];
         topic.publish(payloads.map(record).into()).await.unwrap();
         consumer.send(Drain).await.unwrap();
         let kept = std::mem::take(&mut *kept.lock().unwrap());
-        let positions: Vec<_> = kept.iter().flat_map(|batch| &batch.updates).map(|one| one.position).collect();
+        let positions: Vec<_> = kept
+            .iter()
+            .flat_map(|batch| &batch.updates)
+            .map(|one| one.position)
+            .collect();
         assert_eq!(positions, [1]);
-        let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap() else {
+        let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap()
+        else {
             panic!("revoked")
         };
-        let reasons: Vec<_> = dead.iter().map(|one| dead_letter::read(one).reason).collect();
+        let reasons: Vec<_> = dead
+            .iter()
+            .map(|one| dead_letter::read(one).reason)
+            .collect();
         assert_eq!(reasons, ["future", "unknown_type"]);
         for reason in reasons {
             let count = metrics.refused.with_label_values(&["store", &reason]).get();
@@ -733,7 +898,10 @@ mod tests {
     async fn the_live_path_reads_on_without_the_cache_and_commits_what_the_cache_has_taken() {
         let topic = EmbeddedTopic::new("t", 1, 100);
         let (cache_is_away, away) = watch::channel(true);
-        let books = ProbeBooks { cache_is_away: away }.start();
+        let books = ProbeBooks {
+            cache_is_away: away,
+        }
+        .start();
         let metrics = ProcessorMetrics::new().unwrap();
         let refused = metrics.refused.clone();
         let work = Work::Books {
@@ -742,10 +910,17 @@ mod tests {
             cache: books.recipient(),
         };
         let subscription = topic.subscribe("g").unwrap();
-        let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics).start();
-        topic.publish(vec![record(ahead(9).to_json())]).await.unwrap();
+        let consumer =
+            BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics).start();
+        topic
+            .publish(vec![record(ahead(9).to_json())])
+            .await
+            .unwrap();
         for version in 1..=3 {
-            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+            topic
+                .publish(vec![record(update(1, 1, version).to_json())])
+                .await
+                .unwrap();
             tokio::time::timeout(Duration::from_secs(10), async {
                 while topic.unread("g") > 0 {
                     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -755,7 +930,11 @@ mod tests {
             .unwrap();
         }
         assert_eq!(topic.depth(), 4, "all are read, none is committed");
-        assert_eq!(refused.with_label_values(&["live", "future"]).get(), 1, "passed over");
+        assert_eq!(
+            refused.with_label_values(&["live", "future"]).get(),
+            1,
+            "passed over"
+        );
         cache_is_away.send_replace(false);
         consumer.send(Drain).await.unwrap();
         assert_eq!(topic.depth(), 0);
@@ -766,15 +945,29 @@ mod tests {
         tokio::time::pause();
         let topic = EmbeddedTopic::new("t", 1, 100);
         let kept = Arc::new(Mutex::new(Vec::new()));
-        let store = Probe { failures: 0, kept: kept.clone() }.start();
+        let store = Probe {
+            failures: 0,
+            kept: kept.clone(),
+        }
+        .start();
         let metrics = ProcessorMetrics::new().unwrap();
         let dead_letters = Arc::new(EmbeddedTopic::new("dead", 1, 100));
-        let work = Work::Store { store: store.recipient(), dead_letters };
+        let work = Work::Store {
+            store: store.recipient(),
+            dead_letters,
+        };
         let subscription = topic.subscribe("g").unwrap();
-        let consumer = BusConsumer::new(settings(3 * IDLE_LOOK), subscription, work, metrics).start();
-        topic.publish(vec![record(update(1, 1, 1).to_json())]).await.unwrap();
+        let consumer =
+            BusConsumer::new(settings(3 * IDLE_LOOK), subscription, work, metrics).start();
+        topic
+            .publish(vec![record(update(1, 1, 1).to_json())])
+            .await
+            .unwrap();
         let drained = tokio::time::timeout(20 * IDLE_LOOK, consumer.send(Drain)).await;
-        assert!(drained.is_ok(), "one record is no full batch, and is not left lying for that");
+        assert!(
+            drained.is_ok(),
+            "one record is no full batch, and is not left lying for that"
+        );
         assert_eq!(kept.lock().unwrap().len(), 1);
     }
 
@@ -793,7 +986,12 @@ mod tests {
 
         fn handle(&mut self, apply: InOrder<ApplyUpdates>, _: &mut Context<Self>) {
             let (mut stuck, applied) = (self.stuck.clone(), self.applied.clone());
-            let versions: Vec<_> = apply.message.0.iter().map(|one| one.update.revision.version).collect();
+            let versions: Vec<_> = apply
+                .message
+                .0
+                .iter()
+                .map(|one| one.update.revision.version)
+                .collect();
             actix::spawn(async move {
                 if versions.contains(&1) {
                     drop(stuck.wait_for(|stuck| !stuck).await);
@@ -822,7 +1020,11 @@ mod tests {
         let topic = EmbeddedTopic::new("t", 1, 1_000);
         let (release, stuck) = watch::channel(true);
         let applied = Arc::new(Mutex::new(Vec::new()));
-        let books = StuckBooks { stuck, applied: applied.clone() }.start();
+        let books = StuckBooks {
+            stuck,
+            applied: applied.clone(),
+        }
+        .start();
         let work = Work::Books {
             books: books.clone().recipient(),
             revoked: books.clone().recipient(),
@@ -843,17 +1045,32 @@ mod tests {
             panic!("not within 10 s: {what}");
         };
         for version in 1..=3 {
-            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+            topic
+                .publish(vec![record(update(1, 1, version).to_json())])
+                .await
+                .unwrap();
             until("it is read", &|| topic.unread("g") == 0).await;
         }
-        until("the others are applied", &|| *applied.lock().unwrap() == [2, 3]).await;
-        until("its age is known", &|| backlog.age() > Duration::from_millis(20)).await;
+        until("the others are applied", &|| {
+            *applied.lock().unwrap() == [2, 3]
+        })
+        .await;
+        until("its age is known", &|| {
+            backlog.age() > Duration::from_millis(20)
+        })
+        .await;
         assert_eq!(topic.depth(), 3, "none is committed");
         // More than may be in work waits on the bus.
         for version in 4..=400 {
-            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+            topic
+                .publish(vec![record(update(1, 1, version).to_json())])
+                .await
+                .unwrap();
         }
-        until("the bound is reached", &|| applied.lock().unwrap().len() >= 159).await;
+        until("the bound is reached", &|| {
+            applied.lock().unwrap().len() >= 159
+        })
+        .await;
         assert!(topic.unread("g") > 200, "{} are left", topic.unread("g"));
         release.send_replace(false);
         consumer.send(Drain).await.unwrap();
@@ -868,7 +1085,11 @@ mod tests {
     }
 
     impl Subscription for OldRecords {
-        fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
+        fn next_batch(
+            &mut self,
+            max: usize,
+            linger: Duration,
+        ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
             Box::pin(async move {
                 if !self.is_first {
                     drop(self.may_give.wait_for(|may| *may).await);
@@ -877,7 +1098,9 @@ mod tests {
                 self.is_first = false;
                 if let ConsumerEvent::Records(records) = &mut given {
                     let hour_ago = Timestamp::now().earlier_by(Duration::from_secs(3_600));
-                    records.iter_mut().for_each(|record| record.published_at = Some(hour_ago));
+                    records
+                        .iter_mut()
+                        .for_each(|record| record.published_at = Some(hour_ago));
                 }
                 Ok(given)
             })
@@ -904,26 +1127,45 @@ mod tests {
         }
     }
 
-    /// A process that starts with a backlog is as far behind as its records are old, until the last one is applied. That
-    /// this is old as well does not matter then.
+    /// A process that starts with a backlog is as far behind as its records are old, until the last
+    /// one is applied. That this is old as well does not matter then.
     #[actix_web::test]
     async fn old_backlog_is_behind_until_read() {
         let topic = EmbeddedTopic::new("t", 1, 1_000);
         let subscription = topic.subscribe("g").unwrap();
         for version in [2, 3, 1] {
-            topic.publish(vec![record(update(1, 1, version).to_json())]).await.unwrap();
+            topic
+                .publish(vec![record(update(1, 1, version).to_json())])
+                .await
+                .unwrap();
         }
         let ((release, stuck), (give, may_give)) = (watch::channel(true), watch::channel(false));
         let applied = Arc::new(Mutex::new(Vec::new()));
-        let books = StuckBooks { stuck, applied: applied.clone() }.start();
+        let books = StuckBooks {
+            stuck,
+            applied: applied.clone(),
+        }
+        .start();
         let work = Work::Books {
             books: books.clone().recipient(),
             revoked: books.clone().recipient(),
             cache: books.recipient(),
         };
-        let subscription = Box::new(OldRecords { topic: subscription, may_give, is_first: true });
-        let settings = ConsumerSettings { batch_size: 1, ..settings(Duration::ZERO) };
-        let consumer = BusConsumer::new(settings, subscription, work, ProcessorMetrics::new().unwrap());
+        let subscription = Box::new(OldRecords {
+            topic: subscription,
+            may_give,
+            is_first: true,
+        });
+        let settings = ConsumerSettings {
+            batch_size: 1,
+            ..settings(Duration::ZERO)
+        };
+        let consumer = BusConsumer::new(
+            settings,
+            subscription,
+            work,
+            ProcessorMetrics::new().unwrap(),
+        );
         let (backlog, life) = (consumer.backlog(), consumer.life());
         let _consumer = consumer.start();
         let until = async |what: &str, holds: &dyn Fn() -> bool| {
@@ -936,11 +1178,23 @@ mod tests {
             panic!("not within 10 s: {what}");
         };
         let is_behind = || backlog.age() >= Duration::from_secs(3_000);
-        until("the first one is applied and committed", &|| topic.depth() == 2).await;
-        until("it looks at the bus again", &|| life.age() > Duration::from_millis(50)).await;
-        assert!(is_behind(), "nothing is in work, and the rest waits on the bus");
+        until("the first one is applied and committed", &|| {
+            topic.depth() == 2
+        })
+        .await;
+        until("it looks at the bus again", &|| {
+            life.age() > Duration::from_millis(50)
+        })
+        .await;
+        assert!(
+            is_behind(),
+            "nothing is in work, and the rest waits on the bus"
+        );
         give.send_replace(true);
-        until("the last one is in work", &|| topic.unread("g") == 0 && *applied.lock().unwrap() == [2, 3]).await;
+        until("the last one is in work", &|| {
+            topic.unread("g") == 0 && *applied.lock().unwrap() == [2, 3]
+        })
+        .await;
         assert!(is_behind());
         release.send_replace(false);
         until("it has caught up", &|| backlog.age().is_zero()).await;

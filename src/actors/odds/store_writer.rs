@@ -27,18 +27,23 @@ pub struct Retention {
     pub dead_letters: Duration,
 }
 
-/// How the last batch went: a database that answers may still take nothing, when its disk is full for instance.
+/// How the last batch went: a database that answers may still take nothing, when its disk is full
+/// for instance.
 #[derive(Default)]
 pub struct LastBatch(Mutex<Option<String>>);
 
 impl LastBatch {
     /// Why the last batch was not written; none where it was.
     pub fn problem(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn tell<T>(&self, written: &Result<T, StoreError>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = written.as_ref().err().map(StoreError::to_string);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            written.as_ref().err().map(StoreError::to_string);
     }
 }
 
@@ -52,8 +57,17 @@ pub struct StoreWriter {
 
 impl StoreWriter {
     /// Writes to `store`.
-    pub fn new(store: Arc<dyn Store>, retention: Retention, metrics: ProcessorMetrics) -> StoreWriter {
-        StoreWriter { store, retention, last: Arc::default(), metrics }
+    pub fn new(
+        store: Arc<dyn Store>,
+        retention: Retention,
+        metrics: ProcessorMetrics,
+    ) -> StoreWriter {
+        StoreWriter {
+            store,
+            retention,
+            last: Arc::default(),
+            metrics,
+        }
     }
 
     /// How its last batch went, for a check of readiness.
@@ -62,7 +76,8 @@ impl StoreWriter {
     }
 
     fn prune(&mut self, context: &mut Context<Self>) {
-        let (store, retention, metrics) = (self.store.clone(), self.retention, self.metrics.clone());
+        let (store, retention, metrics) =
+            (self.store.clone(), self.retention, self.metrics.clone());
         let pruning = prune_all(store, retention).into_actor(self);
         context.spawn(pruning.map(move |report, _, context| {
             context.run_later(PRUNE_INTERVAL, |writer, context| writer.prune(context));
@@ -81,11 +96,15 @@ impl StoreWriter {
 /// Removes in bounded steps with pauses between, so that batches find their way to the database.
 async fn prune_all(store: Arc<dyn Store>, retention: Retention) -> Result<PruneReport, StoreError> {
     let before = |age: Duration| {
-        let micros = Timestamp::now().micros().saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        let micros = Timestamp::now()
+            .micros()
+            .saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
         Timestamp::from_micros(micros)
     };
     let mut total = PruneReport::default();
-    let (Some(history), Some(dead_letters)) = (before(retention.history), before(retention.dead_letters)) else {
+    let (Some(history), Some(dead_letters)) =
+        (before(retention.history), before(retention.dead_letters))
+    else {
         return Ok(total);
     };
     loop {
@@ -118,19 +137,25 @@ impl Handler<StoreBatch> for StoreWriter {
             let started = Instant::now();
             let (updates, letters) = (batch.updates.len(), batch.dead_letters.len());
             let written = blocking(move || {
-                // Dead letters first: should the updates fail, the batch is tried again and a letter may stand twice,
-                // but none is lost.
+                // Dead letters first: should the updates fail, the batch is tried again and a
+                // letter may stand twice, but none is lost.
                 if !batch.dead_letters.is_empty() {
                     store.write_dead_letters(&batch.dead_letters)?;
                 }
-                if batch.updates.is_empty() { Ok(None) } else { store.write_updates(&batch.updates).map(Some) }
+                if batch.updates.is_empty() {
+                    Ok(None)
+                } else {
+                    store.write_updates(&batch.updates).map(Some)
+                }
             });
             let written = written.await;
             last.tell(&written);
             if let Some(report) = written? {
                 metrics.db_writes.inc_by(report.recorded as u64);
                 metrics.batch_size.observe(updates as f64);
-                metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
+                metrics
+                    .batch_seconds
+                    .observe(started.elapsed().as_secs_f64());
             }
             metrics.dead_letters.inc_by(letters as u64);
             Ok(())
@@ -175,13 +200,25 @@ mod tests {
         }
 
         fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
-            assert!(!self.panics.swap(false, Ordering::SeqCst), "the probe panics as it was told to");
-            self.most_writing.fetch_max(self.writing.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            assert!(
+                !self.panics.swap(false, Ordering::SeqCst),
+                "the probe panics as it was told to"
+            );
+            self.most_writing.fetch_max(
+                self.writing.fetch_add(1, Ordering::SeqCst) + 1,
+                Ordering::SeqCst,
+            );
             // Long enough for another one to come in between, if it may.
             std::thread::sleep(Duration::from_millis(2));
-            self.written.lock().unwrap().extend(updates.iter().map(|one| format!("update {}", one.position)));
+            self.written
+                .lock()
+                .unwrap()
+                .extend(updates.iter().map(|one| format!("update {}", one.position)));
             self.writing.fetch_sub(1, Ordering::SeqCst);
-            Ok(BatchReport { applied: updates.len(), recorded: updates.len() })
+            Ok(BatchReport {
+                applied: updates.len(),
+                recorded: updates.len(),
+            })
         }
 
         fn load_event(&self, _: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
@@ -197,7 +234,11 @@ mod tests {
         }
 
         fn write_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
-            self.written.lock().unwrap().extend(letters.iter().map(|letter| format!("letter {}", letter.reason)));
+            self.written.lock().unwrap().extend(
+                letters
+                    .iter()
+                    .map(|letter| format!("letter {}", letter.reason)),
+            );
             Ok(())
         }
 
@@ -205,21 +246,36 @@ mod tests {
             Ok(Vec::new())
         }
 
-        fn prune(&self, history_before: Timestamp, dead_letters_before: Timestamp) -> Result<PruneReport, StoreError> {
-            assert!(history_before < dead_letters_before, "history is kept longer here");
+        fn prune(
+            &self,
+            history_before: Timestamp,
+            dead_letters_before: Timestamp,
+        ) -> Result<PruneReport, StoreError> {
+            assert!(
+                history_before < dead_letters_before,
+                "history is kept longer here"
+            );
             let left = self.prunable.load(Ordering::SeqCst);
             let history = left.min(10);
             self.prunable.store(left - history, Ordering::SeqCst);
-            Ok(PruneReport { history, dead_letters: 0 })
+            Ok(PruneReport {
+                history,
+                dead_letters: 0,
+            })
         }
     }
 
-    const RETENTION: Retention =
-        Retention { history: Duration::from_secs(7_200), dead_letters: Duration::from_secs(3_600) };
+    const RETENTION: Retention = Retention {
+        history: Duration::from_secs(7_200),
+        dead_letters: Duration::from_secs(3_600),
+    };
 
     fn start(store: &Arc<ProbeStore>) -> (Addr<StoreWriter>, ProcessorMetrics) {
         let metrics = ProcessorMetrics::new().unwrap();
-        (StoreWriter::new(store.clone(), RETENTION, metrics.clone()).start(), metrics)
+        (
+            StoreWriter::new(store.clone(), RETENTION, metrics.clone()).start(),
+            metrics,
+        )
     }
 
     fn batch(position: u64, letters: &[&str]) -> StoreBatch {
@@ -230,8 +286,15 @@ mod tests {
             detail: String::new(),
             raw: bytes::Bytes::new(),
         };
-        let updates = vec![PositionedUpdate { update: update(1, 1, 1), partition: 0, position }];
-        StoreBatch { updates, dead_letters: letters.iter().map(letter).collect() }
+        let updates = vec![PositionedUpdate {
+            update: update(1, 1, 1),
+            partition: 0,
+            position,
+        }];
+        StoreBatch {
+            updates,
+            dead_letters: letters.iter().map(letter).collect(),
+        }
     }
 
     #[actix_web::test]
@@ -240,7 +303,9 @@ mod tests {
         let (writer, metrics) = start(&store);
         let answers = join_all((0..10).map(|position| writer.send(batch(position, &[])))).await;
         assert!(answers.into_iter().all(|answer| answer.unwrap().is_ok()));
-        let expected: Vec<_> = (0..10).map(|position| format!("update {position}")).collect();
+        let expected: Vec<_> = (0..10)
+            .map(|position| format!("update {position}"))
+            .collect();
         assert_eq!(*store.written.lock().unwrap(), expected);
         assert_eq!(store.most_writing.load(Ordering::SeqCst), 1);
         assert_eq!(metrics.db_writes.get(), 10);
@@ -252,12 +317,28 @@ mod tests {
         store.panics.store(true, Ordering::SeqCst);
         let (writer, metrics) = start(&store);
         let answer = writer.send(batch(0, &["malformed"])).await.unwrap();
-        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
-        assert_eq!((metrics.db_writes.get(), metrics.dead_letters.get()), (0, 0));
-        writer.send(batch(0, &["malformed"])).await.unwrap().unwrap();
+        assert!(
+            matches!(answer, Err(StoreError::Unavailable(_))),
+            "{answer:?}"
+        );
+        assert_eq!(
+            (metrics.db_writes.get(), metrics.dead_letters.get()),
+            (0, 0)
+        );
+        writer
+            .send(batch(0, &["malformed"]))
+            .await
+            .unwrap()
+            .unwrap();
         // The letter came first both times: it may stand twice, but is never lost.
-        assert_eq!(*store.written.lock().unwrap(), ["letter malformed", "letter malformed", "update 0"]);
-        assert_eq!((metrics.db_writes.get(), metrics.dead_letters.get()), (1, 1));
+        assert_eq!(
+            *store.written.lock().unwrap(),
+            ["letter malformed", "letter malformed", "update 0"]
+        );
+        assert_eq!(
+            (metrics.db_writes.get(), metrics.dead_letters.get()),
+            (1, 1)
+        );
     }
 
     #[actix_web::test]
@@ -269,7 +350,13 @@ mod tests {
         assert_eq!(last.problem(), None);
         store.panics.store(true, Ordering::SeqCst);
         assert!(writer.send(batch(0, &[])).await.unwrap().is_err());
-        assert!(last.problem().unwrap().contains("the database thread failed"), "{:?}", last.problem());
+        assert!(
+            last.problem()
+                .unwrap()
+                .contains("the database thread failed"),
+            "{:?}",
+            last.problem()
+        );
         writer.send(batch(0, &[])).await.unwrap().unwrap();
         assert_eq!(last.problem(), None);
     }

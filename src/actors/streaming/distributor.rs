@@ -1,8 +1,8 @@
 //! Fans changes out to the sessions of its thread: offered without waiting.
 //!
-//! One a thread, so that a change crosses threads once and not once a session. A session that does not take what it is
-//! offered is dealt with here, from outside: a client that stops reading freezes its session actor, whose own timers then
-//! do not fire either.
+//! One a thread, so that a change crosses threads once and not once a session. A session that does
+//! not take what it is offered is dealt with here, from outside: a client that stops reading
+//! freezes its session actor, whose own timers then do not fire either.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use log::info;
 use super::registry::{DistributorId, Registry};
 use super::session_handle::SessionHandle;
 use crate::actors::streaming::messages::{
-    Connect, Deliver, Disconnect, EndAllSessions, FeedChanged, Follow, Join, Subscribe, Unfollow, Unsubscribe,
+    Connect, Deliver, Disconnect, EndAllSessions, FeedChanged, Follow, Join, Subscribe, Unfollow,
+    Unsubscribe,
 };
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::{Fanout, Report, SessionId};
@@ -34,7 +35,8 @@ pub struct DistributorSettings {
     pub ping_interval: Duration,
     /// A session that takes nothing for so long is ended.
     pub slow_client_limit: Duration,
-    /// A session that has not come to ping its client for so long is ended when it is to ping again.
+    /// A session that has not come to ping its client for so long is ended when it is to ping
+    /// again.
     pub frozen_limit: Duration,
 }
 
@@ -45,7 +47,8 @@ pub struct Distributor {
     /// Given by the registry.
     id: DistributorId,
     fanout: Fanout<SessionHandle>,
-    /// When whose client is pinged next. One queue, and not a timer a session: of idle clients those were most of the cost.
+    /// When whose client is pinged next. One queue, and not a timer a session: of idle clients
+    /// those were most of the cost.
     pings: VecDeque<(Instant, SessionId)>,
     /// The events whose changes the registry sends here.
     followed: HashSet<EventId>,
@@ -95,10 +98,17 @@ impl Distributor {
     }
 
     fn count_sessions(&mut self) {
-        let now = Counted { subscriptions: self.fanout.subscriptions(), stalled: self.fanout.stalled() };
+        let now = Counted {
+            subscriptions: self.fanout.subscriptions(),
+            stalled: self.fanout.stalled(),
+        };
         let before = std::mem::replace(&mut self.counted, now);
-        self.metrics.subscriptions.add(now.subscriptions as i64 - before.subscriptions as i64);
-        self.metrics.stalled.add(now.stalled as i64 - before.stalled as i64);
+        self.metrics
+            .subscriptions
+            .add(now.subscriptions as i64 - before.subscriptions as i64);
+        self.metrics
+            .stalled
+            .add(now.stalled as i64 - before.stalled as i64);
     }
 
     /// Has slow sessions, where there are any, be offered again what they have not taken.
@@ -117,18 +127,33 @@ impl Distributor {
     fn offer_again(&mut self) {
         let report = self.fanout.offer_again();
         self.count(&report);
-        let evicted = self.fanout.evict_stalled(Instant::now(), self.settings.slow_client_limit);
-        evicted.into_iter().for_each(|(id, outlet)| self.evict(id, &outlet, "takes nothing"));
+        let evicted = self
+            .fanout
+            .evict_stalled(Instant::now(), self.settings.slow_client_limit);
+        evicted
+            .into_iter()
+            .for_each(|(id, outlet)| self.evict(id, &outlet, "takes nothing"));
     }
 
     /// Has sessions ping their clients, and ends those that have frozen without anything to take.
     fn ping(&mut self) {
-        let (now, DistributorSettings { ping_interval, frozen_limit, .. }) = (Instant::now(), self.settings);
+        let (
+            now,
+            DistributorSettings {
+                ping_interval,
+                frozen_limit,
+                ..
+            },
+        ) = (Instant::now(), self.settings);
         let turns = (ping_interval.as_millis() / PING_TURN.as_millis()).max(1) as usize;
         // Those that came together are not pinged together for ever.
         for _ in 0..=2 * self.fanout.sessions() / turns {
-            let Some((_, id)) = self.pings.pop_front_if(|(due, _)| *due <= now) else { return };
-            let Some(outlet) = self.fanout.outlet(id) else { continue };
+            let Some((_, id)) = self.pings.pop_front_if(|(due, _)| *due <= now) else {
+                return;
+            };
+            let Some(outlet) = self.fanout.outlet(id) else {
+                continue;
+            };
             if outlet.life.age() < frozen_limit {
                 outlet.ping();
                 self.pings.push_back((now + ping_interval, id));
@@ -154,16 +179,22 @@ impl Actor for Distributor {
 
     fn started(&mut self, context: &mut Context<Self>) {
         let address = context.address();
-        let join =
-            Join { deliver: address.clone().recipient(), feed: address.clone().recipient(), end: address.recipient() };
+        let join = Join {
+            deliver: address.clone().recipient(),
+            feed: address.clone().recipient(),
+            end: address.recipient(),
+        };
         // No session is taken before the registry knows where its changes go.
-        context.wait(self.registry.send(join).into_actor(self).map(|joined, distributor, context| match joined {
-            Ok(joined) => {
-                (distributor.id, distributor.feed, distributor.ending) = (joined.id, joined.feed, joined.ending);
-            }
-            // The registry is gone, and the process ends with it.
-            Err(_) => context.stop(),
-        }));
+        context.wait(self.registry.send(join).into_actor(self).map(
+            |joined, distributor, context| match joined {
+                Ok(joined) => {
+                    (distributor.id, distributor.feed, distributor.ending) =
+                        (joined.id, joined.feed, joined.ending);
+                }
+                // The registry is gone, and the process ends with it.
+                Err(_) => context.stop(),
+            },
+        ));
         context.run_interval(PING_TURN, |distributor, _| distributor.ping());
     }
 }
@@ -175,10 +206,12 @@ impl Handler<Connect> for Distributor {
         if let Some(reason) = self.ending {
             connect.outlet.end(reason);
         }
-        self.pings.push_back((Instant::now() + self.settings.ping_interval, connect.id));
+        self.pings
+            .push_back((Instant::now() + self.settings.ping_interval, connect.id));
         self.fanout.connect(connect.id, connect.outlet);
         if self.feed == FeedStatus::Stale {
-            self.fanout.announce(self.feed, Some(connect.id), Instant::now());
+            self.fanout
+                .announce(self.feed, Some(connect.id), Instant::now());
             self.plan_offer(context);
         }
     }
@@ -196,14 +229,21 @@ impl Handler<Disconnect> for Distributor {
 impl Handler<Subscribe> for Distributor {
     type Result = ResponseActFuture<Self, bool>;
 
-    fn handle(&mut self, Subscribe { id, event_id }: Subscribe, _: &mut Context<Self>) -> Self::Result {
+    fn handle(
+        &mut self,
+        Subscribe { id, event_id }: Subscribe,
+        _: &mut Context<Self>,
+    ) -> Self::Result {
         let is_known = self.fanout.subscribe(id, &event_id);
         self.count_sessions();
         if !is_known || self.followed.contains(&event_id) {
             return Box::pin(fut::ready(is_known));
         }
         // Two sessions may ask at once: following twice is following.
-        let following = self.registry.send(Follow { distributor: self.id, event_id: event_id.clone() });
+        let following = self.registry.send(Follow {
+            distributor: self.id,
+            event_id: event_id.clone(),
+        });
         Box::pin(following.into_actor(self).map(|followed, distributor, _| {
             let is_followed = followed.is_ok();
             if is_followed {
@@ -218,7 +258,8 @@ impl Handler<Unsubscribe> for Distributor {
     type Result = ();
 
     fn handle(&mut self, unsubscribe: Unsubscribe, _: &mut Context<Self>) {
-        self.fanout.unsubscribe(unsubscribe.id, &unsubscribe.event_id);
+        self.fanout
+            .unsubscribe(unsubscribe.id, &unsubscribe.event_id);
         self.count_sessions();
     }
 }
@@ -232,9 +273,12 @@ impl Handler<Deliver> for Distributor {
             self.count(&report);
             self.plan_offer(context);
         } else if self.followed.remove(&event_id) {
-            // At most once for each time that it was followed, so past the mailbox bound. Whoever subscribes later asks to
-            // follow behind it.
-            self.registry.do_send(Unfollow { distributor: self.id, event_id });
+            // At most once for each time that it was followed, so past the mailbox bound. Whoever
+            // subscribes later asks to follow behind it.
+            self.registry.do_send(Unfollow {
+                distributor: self.id,
+                event_id,
+            });
         }
     }
 }
@@ -294,7 +338,10 @@ mod tests {
         fn handle(&mut self, message: SessionMessage, context: &mut Context<Self>) {
             match message {
                 SessionMessage::Deliver(delivery) => {
-                    let taken = delivery.frames().iter().map(|frame| (frame.seq, delivery.conflated));
+                    let taken = delivery
+                        .frames()
+                        .iter()
+                        .map(|frame| (frame.seq, delivery.conflated));
                     self.taken.lock().unwrap().extend(taken);
                     self.feed.lock().unwrap().extend(delivery.feed);
                     if self.stalls {
@@ -317,7 +364,10 @@ mod tests {
 
     async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Probe {
         let life = Arc::new(LivenessProbe::new());
-        let session = ProbeSession { stalls, ..ProbeSession::default() };
+        let session = ProbeSession {
+            stalls,
+            ..ProbeSession::default()
+        };
         let probe = Probe {
             taken: session.taken.clone(),
             feed: session.feed.clone(),
@@ -325,16 +375,31 @@ mod tests {
             pings: session.pings.clone(),
             life: life.clone(),
         };
-        let outlet = SessionHandle { session: session.start().recipient(), connection: None, life };
+        let outlet = SessionHandle {
+            session: session.start().recipient(),
+            connection: None,
+            life,
+        };
         let id = SessionId(id);
         distributor.send(Connect { id, outlet }).await.unwrap();
-        assert!(distributor.send(Subscribe { id, event_id: EventId::new("E").unwrap() }).await.unwrap());
+        assert!(
+            distributor
+                .send(Subscribe {
+                    id,
+                    event_id: EventId::new("E").unwrap()
+                })
+                .await
+                .unwrap()
+        );
         probe
     }
 
     fn changed(seq: u64) -> BookChanged {
         let update = market_update("E", "1x2", None, seq as i64, 1);
-        BookChanged { states: Arc::new([Arc::new(MarketState { update, seq })]), conflated: false }
+        BookChanged {
+            states: Arc::new([Arc::new(MarketState { update, seq })]),
+            conflated: false,
+        }
     }
 
     struct Fixture {
@@ -346,9 +411,17 @@ mod tests {
     fn house(slow: Duration, frozen: Duration) -> Fixture {
         let metrics = OddsMetrics::new().unwrap();
         let ping_interval = Duration::from_millis(100);
-        let settings = DistributorSettings { ping_interval, slow_client_limit: slow, frozen_limit: frozen };
+        let settings = DistributorSettings {
+            ping_interval,
+            slow_client_limit: slow,
+            frozen_limit: frozen,
+        };
         let registry = Registry::new(metrics.clone()).start();
-        Fixture { here: Distributor::start_here(settings, registry.clone(), metrics.clone()), registry, metrics }
+        Fixture {
+            here: Distributor::start_here(settings, registry.clone(), metrics.clone()),
+            registry,
+            metrics,
+        }
     }
 
     /// Waits until something holds, and fails loudly when it does not within a deadline.
@@ -364,12 +437,19 @@ mod tests {
 
     #[actix_web::test]
     async fn a_stalled_session_is_ended_and_the_others_get_everything() {
-        let Fixture { registry, here, metrics } = house(Duration::from_millis(200), Duration::from_secs(60));
+        let Fixture {
+            registry,
+            here,
+            metrics,
+        } = house(Duration::from_millis(200), Duration::from_secs(60));
         let stalled = session(&here, 1, true).await;
         let fast = session(&here, 2, false).await;
         for seq in 1..=20 {
             registry.send(changed(seq)).await.unwrap();
-            until("the fast one has it", || fast.taken.lock().unwrap().len() as u64 == seq).await;
+            until("the fast one has it", || {
+                fast.taken.lock().unwrap().len() as u64 == seq
+            })
+            .await;
         }
         until("the stalled one is ended", || metrics.evictions.get() == 1).await;
         assert_eq!(stalled.taken.lock().unwrap().len(), 1);
@@ -380,7 +460,11 @@ mod tests {
 
     #[actix_web::test]
     async fn a_session_that_gives_no_sign_of_life_is_ended_though_nothing_was_sent_to_it() {
-        let Fixture { registry, here, metrics } = house(Duration::from_secs(60), Duration::from_millis(300));
+        let Fixture {
+            registry,
+            here,
+            metrics,
+        } = house(Duration::from_secs(60), Duration::from_millis(300));
         let _frozen = session(&here, 1, false).await;
         let alive = session(&here, 2, false).await;
         until("the frozen one is ended", || {
@@ -389,7 +473,10 @@ mod tests {
         })
         .await;
         registry.send(changed(1)).await.unwrap();
-        until("the other one still gets changes", || alive.taken.lock().unwrap().len() == 1).await;
+        until("the other one still gets changes", || {
+            alive.taken.lock().unwrap().len() == 1
+        })
+        .await;
     }
 
     #[actix_web::test]
@@ -401,14 +488,21 @@ mod tests {
         }
         here.send(Disconnect(SessionId(0))).await.unwrap();
         let before = *probes[0].pings.lock().unwrap();
-        until("each was told so", || probes[1..].iter().all(|probe| *probe.pings.lock().unwrap() >= 3)).await;
+        until("each was told so", || {
+            probes[1..]
+                .iter()
+                .all(|probe| *probe.pings.lock().unwrap() >= 3)
+        })
+        .await;
         // One may have been on its way.
         assert!(*probes[0].pings.lock().unwrap() <= before + 1);
     }
 
     #[actix_web::test]
-    async fn every_session_is_told_once_how_the_feed_stands_and_one_that_comes_while_it_is_lost_as_well() {
-        let Fixture { registry, here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+    async fn every_session_is_told_once_how_the_feed_stands_and_one_that_comes_while_it_is_lost_as_well()
+     {
+        let Fixture { registry, here, .. } =
+            house(Duration::from_secs(60), Duration::from_secs(60));
         let early = session(&here, 1, false).await;
         for status in [FeedStatus::Live, FeedStatus::Stale, FeedStatus::Stale] {
             registry.send(FeedChanged(status)).await.unwrap();
@@ -417,25 +511,39 @@ mod tests {
         registry.send(FeedChanged(FeedStatus::Live)).await.unwrap();
         let after = session(&here, 3, false).await;
         for probe in [early, late] {
-            until("it is told", || *probe.feed.lock().unwrap() == [FeedStatus::Stale, FeedStatus::Live]).await;
+            until("it is told", || {
+                *probe.feed.lock().unwrap() == [FeedStatus::Stale, FeedStatus::Live]
+            })
+            .await;
         }
         assert!(after.feed.lock().unwrap().is_empty());
     }
 
     #[actix_web::test]
     async fn every_session_is_told_when_the_server_goes_and_so_are_those_that_come_later() {
-        let Fixture { registry, here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let Fixture { registry, here, .. } =
+            house(Duration::from_secs(60), Duration::from_secs(60));
         let early = session(&here, 1, false).await;
-        registry.send(EndAllSessions(CloseReason::GoingAway)).await.unwrap();
+        registry
+            .send(EndAllSessions(CloseReason::GoingAway))
+            .await
+            .unwrap();
         let late = session(&here, 2, false).await;
         for probe in [early, late] {
-            until("it is told", || *probe.ended.lock().unwrap() == [CloseReason::GoingAway]).await;
+            until("it is told", || {
+                *probe.ended.lock().unwrap() == [CloseReason::GoingAway]
+            })
+            .await;
         }
     }
 
     #[actix_web::test]
     async fn an_event_that_nobody_wants_any_more_is_followed_again_by_the_next_who_does() {
-        let Fixture { registry, here, metrics } = house(Duration::from_secs(60), Duration::from_secs(60));
+        let Fixture {
+            registry,
+            here,
+            metrics,
+        } = house(Duration::from_secs(60), Duration::from_secs(60));
         let first = session(&here, 1, false).await;
         here.send(Disconnect(SessionId(1))).await.unwrap();
         // The first change that nobody wants ends it.
@@ -444,7 +552,10 @@ mod tests {
         }
         let second = session(&here, 2, false).await;
         registry.send(changed(4)).await.unwrap();
-        until("the second has it", || *second.taken.lock().unwrap() == [(4, false)]).await;
+        until("the second has it", || {
+            *second.taken.lock().unwrap() == [(4, false)]
+        })
+        .await;
         assert!(first.taken.lock().unwrap().is_empty());
         assert_eq!(metrics.deliveries.get(), 1);
     }

@@ -1,7 +1,7 @@
 //! What a session has yet to write: WebSocket frames that are ready, in order.
 //!
-//! The library would encode each frame again for each session, and copy it twice. A frame that is ready is copied once, to
-//! the connection's buffer.
+//! The library would encode each frame again for each session, and copy it twice. A frame that is
+//! ready is copied once, to the connection's buffer.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -62,11 +62,12 @@ impl FrameQueue {
     }
 }
 
-/// The body of the response: what is in the outbox, and where it is empty, what `session` puts in when it is polled: the
-/// actor, which sends nothing in another way. While the client takes nothing the body is not polled, and so the actor is
-/// not.
+/// The body of the response: what is in the outbox, and where it is empty, what `session` puts in
+/// when it is polled: the actor, which sends nothing in another way. While the client takes nothing
+/// the body is not polled, and so the actor is not.
 pub struct Outgoing<S> {
-    /// None once it has ended: what it holds is given back while the client has yet to take the rest.
+    /// None once it has ended: what it holds is given back while the client has yet to take the
+    /// rest.
     session: Option<S>,
     outbox: FrameQueue,
 }
@@ -74,7 +75,10 @@ pub struct Outgoing<S> {
 impl<S> Outgoing<S> {
     /// The body of a session that writes to `outbox`.
     pub fn new(session: S, outbox: FrameQueue) -> Outgoing<S> {
-        Outgoing { session: Some(session), outbox }
+        Outgoing {
+            session: Some(session),
+            outbox,
+        }
     }
 }
 
@@ -88,7 +92,9 @@ where
         if let Some(frame) = self.outbox.next() {
             return Poll::Ready(Some(Ok(frame)));
         }
-        let Some(session) = &mut self.session else { return Poll::Ready(None) };
+        let Some(session) = &mut self.session else {
+            return Poll::Ready(None);
+        };
         let polled = session.poll_next_unpin(context);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             self.session = None;
@@ -113,7 +119,8 @@ mod tests {
     fn what_is_in_it_goes_out_in_order_before_the_session_is_asked_for_more_and_after_it_ended() {
         let (outbox, asked) = (FrameQueue::new(), Rc::new(Cell::new(0)));
         let (from_actor, count) = (outbox.clone(), asked.clone());
-        // An actor that sends something when it is polled for the first time, and a last word when it ends.
+        // An actor that sends something when it is polled for the first time, and a last word when
+        // it ends.
         let actor = poll_fn(move |_| {
             count.set(count.get() + 1);
             match count.get() {
@@ -136,13 +143,27 @@ mod tests {
             Poll::Ready(None) => Some(b"end".to_vec()),
             Poll::Pending => None,
         };
-        assert_eq!([poll(), poll()], [Some(vec![0x81, 1, b'a']), Some(vec![0x8a, 1, b'b'])]);
-        assert_eq!(asked.get(), 1, "not asked for more while there was something to send");
+        assert_eq!(
+            [poll(), poll()],
+            [Some(vec![0x81, 1, b'a']), Some(vec![0x8a, 1, b'b'])]
+        );
+        assert_eq!(
+            asked.get(),
+            1,
+            "not asked for more while there was something to send"
+        );
         assert_eq!(poll(), None);
         outbox.ping();
         assert_eq!(poll(), Some(vec![0x89, 0]));
         assert_eq!(asked.get(), 2);
-        assert_eq!([poll(), poll(), poll()], [Some(vec![0x88, 0]), Some(b"end".to_vec()), Some(b"end".to_vec())]);
+        assert_eq!(
+            [poll(), poll(), poll()],
+            [
+                Some(vec![0x88, 0]),
+                Some(b"end".to_vec()),
+                Some(b"end".to_vec())
+            ]
+        );
         assert_eq!(asked.get(), 3, "an actor that ended is not polled again");
     }
 }

@@ -10,12 +10,14 @@ use crate::domain::streaming::fanout::SessionId;
 use crate::domain::streaming::protocol::CloseReason;
 use crate::domain::streaming::protocol::FeedStatus;
 
-/// The broadcast listener to the registry, the registry to a distributor: how the feed stands from now on.
+/// The broadcast listener to the registry, the registry to a distributor: how the feed stands from
+/// now on.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct FeedChanged(pub FeedStatus);
 
-/// A distributor to the registry, once: it takes changes from now on. Answered with what it has to know.
+/// A distributor to the registry, once: it takes changes from now on. Answered with what it has to
+/// know.
 #[derive(Message)]
 #[rtype(result = "Registration")]
 pub struct Join {
@@ -38,7 +40,8 @@ pub struct Registration {
     pub ending: Option<CloseReason>,
 }
 
-/// A distributor to the registry: changes of an event from now on. Answered when none is left out any more.
+/// A distributor to the registry: changes of an event from now on. Answered when none is left out
+/// any more.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Follow {
@@ -78,7 +81,8 @@ pub struct Connect {
     pub outlet: SessionHandle,
 }
 
-/// A session to its distributor: `true` where it was taken; `false` where the distributor does not know the session.
+/// A session to its distributor: `true` where it was taken; `false` where the distributor does not
+/// know the session.
 #[derive(Message, Debug)]
 #[rtype(result = "bool")]
 pub struct Subscribe {

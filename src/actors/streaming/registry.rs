@@ -1,4 +1,5 @@
-//! Knows which threads have sessions that want an event, and hands each change to them: encoded once.
+//! Knows which threads have sessions that want an event, and hands each change to them: encoded
+//! once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +8,9 @@ use actix::prelude::*;
 use futures_util::future::join_all;
 
 use crate::actors::odds::messages::BookChanged;
-use crate::actors::streaming::messages::{Deliver, EndAllSessions, FeedChanged, Follow, Join, Registration, Unfollow};
+use crate::actors::streaming::messages::{
+    Deliver, EndAllSessions, FeedChanged, Follow, Join, Registration, Unfollow,
+};
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::Delivery;
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus, UpdateFrame};
@@ -49,8 +52,8 @@ impl Registry {
     }
 }
 
-/// Hands a message over; where there is no room, nothing else is handled until there is. `false` where nobody takes it any
-/// more.
+/// Hands a message over; where there is no room, nothing else is handled until there is. `false`
+/// where nobody takes it any more.
 fn hand<M>(to: &Recipient<M>, message: M, context: &mut Context<Registry>) -> bool
 where
     M: Message<Result = ()> + Send + 'static,
@@ -59,7 +62,9 @@ where
         Ok(()) => true,
         Err(SendError::Full(message)) => {
             let waiting = to.send(message);
-            context.wait(fut::wrap_future::<_, Registry>(async move { _ = waiting.await }));
+            context.wait(fut::wrap_future::<_, Registry>(
+                async move { _ = waiting.await },
+            ));
             true
         }
         Err(SendError::Closed(_)) => false,
@@ -77,14 +82,25 @@ impl Handler<Join> for Registry {
         self.joined += 1;
         let id = DistributorId(self.joined);
         self.distributors.insert(id, join);
-        MessageResult(Registration { id, feed: self.feed, ending: self.ending })
+        MessageResult(Registration {
+            id,
+            feed: self.feed,
+            ending: self.ending,
+        })
     }
 }
 
 impl Handler<Follow> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Follow { distributor, event_id }: Follow, _: &mut Context<Self>) {
+    fn handle(
+        &mut self,
+        Follow {
+            distributor,
+            event_id,
+        }: Follow,
+        _: &mut Context<Self>,
+    ) {
         let followers = self.followers.entry(event_id).or_default();
         if !followers.contains(&distributor) {
             followers.push(distributor);
@@ -95,8 +111,17 @@ impl Handler<Follow> for Registry {
 impl Handler<Unfollow> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Unfollow { distributor, event_id }: Unfollow, _: &mut Context<Self>) {
-        let Some(followers) = self.followers.get_mut(&event_id) else { return };
+    fn handle(
+        &mut self,
+        Unfollow {
+            distributor,
+            event_id,
+        }: Unfollow,
+        _: &mut Context<Self>,
+    ) {
+        let Some(followers) = self.followers.get_mut(&event_id) else {
+            return;
+        };
         followers.retain(|follower| *follower != distributor);
         if followers.is_empty() {
             self.followers.remove(&event_id);
@@ -109,13 +134,24 @@ impl Handler<BookChanged> for Registry {
 
     fn handle(&mut self, changed: BookChanged, context: &mut Context<Self>) {
         self.metrics.registry_depth.dec();
-        let Some(first) = changed.states.first() else { return };
-        let Some(followers) = self.followers.get(&first.update.event_id) else { return };
-        let frames = changed.states.iter().map(|state| Arc::new(UpdateFrame::new(state))).collect();
+        let Some(first) = changed.states.first() else {
+            return;
+        };
+        let Some(followers) = self.followers.get(&first.update.event_id) else {
+            return;
+        };
+        let frames = changed
+            .states
+            .iter()
+            .map(|state| Arc::new(UpdateFrame::new(state)))
+            .collect();
         let delivery = Delivery::of(frames, changed.conflated);
         let mut gone = Vec::new();
         for follower in followers {
-            let deliver = Deliver { event_id: first.update.event_id.clone(), delivery: delivery.clone() };
+            let deliver = Deliver {
+                event_id: first.update.event_id.clone(),
+                delivery: delivery.clone(),
+            };
             let edges = self.distributors.get(follower);
             if !edges.is_some_and(|edges| hand(&edges.deliver, deliver, context)) {
                 gone.push(*follower);
@@ -132,7 +168,9 @@ impl Handler<FeedChanged> for Registry {
         if self.feed != changed.0 {
             self.feed = changed.0;
             // One that is gone leaves with the next change.
-            self.distributors.values().for_each(|edges| _ = hand(&edges.feed, changed, context));
+            self.distributors
+                .values()
+                .for_each(|edges| _ = hand(&edges.feed, changed, context));
         }
     }
 }
@@ -142,7 +180,11 @@ impl Handler<EndAllSessions> for Registry {
 
     fn handle(&mut self, end: EndAllSessions, _: &mut Context<Self>) -> Self::Result {
         self.ending = Some(end.0);
-        let telling: Vec<_> = self.distributors.values().map(|edges| edges.end.send(end)).collect();
+        let telling: Vec<_> = self
+            .distributors
+            .values()
+            .map(|edges| edges.end.send(end))
+            .collect();
         Box::pin(async move { drop(join_all(telling).await) })
     }
 }
@@ -174,7 +216,11 @@ mod tests {
         type Result = ();
 
         fn handle(&mut self, deliver: Deliver, context: &mut Context<Self>) {
-            let taken = deliver.delivery.frames().iter().map(|frame| (deliver.event_id.to_string(), frame.seq));
+            let taken = deliver
+                .delivery
+                .frames()
+                .iter()
+                .map(|frame| (deliver.event_id.to_string(), frame.seq));
             self.taken.lock().unwrap().extend(taken);
             context.wait(tokio::time::sleep(self.takes).into_actor(self));
         }
@@ -208,7 +254,11 @@ mod tests {
 
     async fn joined(registry: &Addr<Registry>, takes: Duration) -> Probe {
         let taken = Arc::default();
-        let address = ProbeDistributor { taken: Arc::clone(&taken), takes }.start();
+        let address = ProbeDistributor {
+            taken: Arc::clone(&taken),
+            takes,
+        }
+        .start();
         let join = Join {
             deliver: address.clone().recipient(),
             feed: address.clone().recipient(),
@@ -220,13 +270,25 @@ mod tests {
 
     async fn follow(registry: &Addr<Registry>, probe: &Probe, event: &str) {
         let event_id = EventId::new(event).unwrap();
-        registry.send(Follow { distributor: probe.id, event_id }).await.unwrap();
+        registry
+            .send(Follow {
+                distributor: probe.id,
+                event_id,
+            })
+            .await
+            .unwrap();
     }
 
     async fn change(registry: &Addr<Registry>, event: &str, seq: u64) {
         let update = market_update(event, "1x2", None, seq as i64, 1);
         let states = Arc::new([Arc::new(MarketState { update, seq })]);
-        registry.send(BookChanged { states, conflated: false }).await.unwrap();
+        registry
+            .send(BookChanged {
+                states,
+                conflated: false,
+            })
+            .await
+            .unwrap();
     }
 
     /// Waits until a probe has taken these.
@@ -238,13 +300,19 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("not within 10 s: {:?}, and {expected:?} was wanted", probe.taken());
+        panic!(
+            "not within 10 s: {:?}, and {expected:?} was wanted",
+            probe.taken()
+        );
     }
 
     #[actix_web::test]
     async fn a_thread_gets_the_changes_of_the_events_that_it_follows_for_as_long_as_it_does() {
         let registry = Registry::new(OddsMetrics::new().unwrap()).start();
-        let (one, other) = (joined(&registry, Duration::ZERO).await, joined(&registry, Duration::ZERO).await);
+        let (one, other) = (
+            joined(&registry, Duration::ZERO).await,
+            joined(&registry, Duration::ZERO).await,
+        );
         assert_ne!(one.id, other.id);
         follow(&registry, &one, "A").await;
         follow(&registry, &one, "A").await;
@@ -254,7 +322,13 @@ mod tests {
         change(&registry, "C", 3).await;
         until_taken(&one, "A", 1..=1).await;
         until_taken(&other, "B", 2..=2).await;
-        registry.send(Unfollow { distributor: one.id, event_id: EventId::new("A").unwrap() }).await.unwrap();
+        registry
+            .send(Unfollow {
+                distributor: one.id,
+                event_id: EventId::new("A").unwrap(),
+            })
+            .await
+            .unwrap();
         change(&registry, "A", 4).await;
         follow(&registry, &one, "A").await;
         change(&registry, "A", 2).await;
@@ -270,17 +344,26 @@ mod tests {
         for seq in 1..=40 {
             change(&registry, "A", seq).await;
         }
-        assert!(slow.taken().len() > 10, "the books are let go on only when there is room");
+        assert!(
+            slow.taken().len() > 10,
+            "the books are let go on only when there is room"
+        );
         until_taken(&slow, "A", 1..=40).await;
     }
 
     #[actix_web::test]
     async fn a_thread_that_ended_is_forgotten_and_the_others_go_on() {
         let registry = Registry::new(OddsMetrics::new().unwrap()).start();
-        let (gone, other) = (joined(&registry, Duration::ZERO).await, joined(&registry, Duration::ZERO).await);
+        let (gone, other) = (
+            joined(&registry, Duration::ZERO).await,
+            joined(&registry, Duration::ZERO).await,
+        );
         follow(&registry, &gone, "A").await;
         follow(&registry, &other, "A").await;
-        gone.address.send(EndAllSessions(CloseReason::GoingAway)).await.unwrap();
+        gone.address
+            .send(EndAllSessions(CloseReason::GoingAway))
+            .await
+            .unwrap();
         for seq in 1..=3 {
             change(&registry, "A", seq).await;
         }

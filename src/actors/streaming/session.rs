@@ -1,6 +1,8 @@
-//! One actor a WebSocket client: moves messages between the socket, the session's state and the distributor.
+//! One actor a WebSocket client: moves messages between the socket, the session's state and the
+//! distributor.
 //!
-//! The only file that knows actix-web-actors. What is to be done is decided in [`crate::domain::streaming::session`].
+//! The only file that knows actix-web-actors. What is to be done is decided in
+//! [`crate::domain::streaming::session`].
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -25,7 +27,9 @@ use crate::domain::streaming::fanout::{Delivery, SessionId};
 use crate::domain::streaming::protocol::{
     CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, snapshot_message,
 };
-use crate::domain::streaming::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
+use crate::domain::streaming::session::{
+    Attempt, Effect, SessionLimits, SessionState, SnapshotFrame,
+};
 use crate::domain::timestamp::Timestamp;
 use crate::http::streaming::frame_limit::{FrameLimiter, FrameLimits, Violation};
 use crate::runtime::connection::ConnectionHandle;
@@ -108,26 +112,49 @@ impl Session {
     }
 
     /// Starts it on what its client sends; gives what the client is sent.
-    pub fn start<S>(mut self, from_client: FrameLimiter<S>) -> impl Stream<Item = Result<Bytes, actix_web::Error>>
+    pub fn start<S>(
+        mut self,
+        from_client: FrameLimiter<S>,
+    ) -> impl Stream<Item = Result<Bytes, actix_web::Error>>
     where
         S: Stream<Item = Result<Bytes, PayloadError>> + Unpin + 'static,
     {
         self.violation = from_client.violation();
-        let (outbox, codec) = (self.outbox.clone(), Codec::new().max_size(self.edges.frames.largest));
-        Outgoing::new(WebsocketContext::with_codec(self, from_client, codec), outbox)
+        let (outbox, codec) = (
+            self.outbox.clone(),
+            Codec::new().max_size(self.edges.frames.largest),
+        );
+        Outgoing::new(
+            WebsocketContext::with_codec(self, from_client, codec),
+            outbox,
+        )
     }
 
-    fn act(&mut self, effects: impl IntoIterator<Item = Effect>, context: &mut WebsocketContext<Self>) {
+    fn act(
+        &mut self,
+        effects: impl IntoIterator<Item = Effect>,
+        context: &mut WebsocketContext<Self>,
+    ) {
         for effect in effects {
             match effect {
                 Effect::Send(text) => self.outbox.text(&text),
                 Effect::Refuse(refusal) => {
-                    self.edges.metrics.refused_messages.with_label_values(&[refusal.code()]).inc();
+                    self.edges
+                        .metrics
+                        .refused_messages
+                        .with_label_values(&[refusal.code()])
+                        .inc();
                     self.outbox.text(&error_message(&refusal));
                 }
-                Effect::SendUpdate(frame, conflated) => self.outbox.ready(frame.wire(conflated).clone()),
-                Effect::Subscribe(event_id, attempt) => self.requests.push_back(Request::Subscribe(event_id, attempt)),
-                Effect::Unsubscribe(event_id) => self.requests.push_back(Request::Unsubscribe(event_id)),
+                Effect::SendUpdate(frame, conflated) => {
+                    self.outbox.ready(frame.wire(conflated).clone())
+                }
+                Effect::Subscribe(event_id, attempt) => self
+                    .requests
+                    .push_back(Request::Subscribe(event_id, attempt)),
+                Effect::Unsubscribe(event_id) => {
+                    self.requests.push_back(Request::Unsubscribe(event_id))
+                }
                 Effect::Ping => self.outbox.ping(),
                 Effect::Close(reason) => self.close(reason, context),
             }
@@ -136,9 +163,13 @@ impl Session {
     }
 
     fn deliver(&mut self, delivery: &Delivery) {
-        self.state.on_delivery(delivery, |frames| self.outbox.ready(frames));
+        self.state
+            .on_delivery(delivery, |frames| self.outbox.ready(frames));
         if delivery.measured {
-            delivery.frames().iter().for_each(|frame| self.measure(frame));
+            delivery
+                .frames()
+                .iter()
+                .for_each(|frame| self.measure(frame));
         }
         if let Some(status) = delivery.feed {
             self.feed = status;
@@ -182,7 +213,13 @@ impl Session {
                     None
                 }
                 Request::Subscribe(event_id, attempt) => {
-                    let asked = edges.distributor.send(Subscribe { id, event_id: event_id.clone() }).await;
+                    let asked = edges
+                        .distributor
+                        .send(Subscribe {
+                            id,
+                            event_id: event_id.clone(),
+                        })
+                        .await;
                     Some((event_id, attempt, asked.unwrap_or(false)))
                 }
             }
@@ -201,18 +238,27 @@ impl Session {
         }));
     }
 
-    fn ask_snapshot(&mut self, event_id: EventId, attempt: Attempt, context: &mut WebsocketContext<Self>) {
+    fn ask_snapshot(
+        &mut self,
+        event_id: EventId,
+        attempt: Attempt,
+        context: &mut WebsocketContext<Self>,
+    ) {
         let edges = self.edges.clone();
         let asked = event_id.clone();
         let asking = async move {
-            let answer = edges.snapshots.send(GetSnapshot(asked)).timeout(SNAPSHOT_TIMEOUT).await;
+            let answer = edges
+                .snapshots
+                .send(GetSnapshot(asked))
+                .timeout(SNAPSHOT_TIMEOUT)
+                .await;
             answer.unwrap_or_else(|error| Err(ApplyError::RouterEnded(error.to_string())))
         };
         context.spawn(asking.into_actor(self).map(move |answer, session, context| {
             let snapshot = match answer {
                 Ok(snapshot) => {
-                    // Marked by what the client was told, not by what is so: `live` comes behind the changes that were
-                    // missed, and they follow this snapshot.
+                    // Marked by what the client was told, not by what is so: `live` comes behind
+                    // the changes that were missed, and they follow this snapshot.
                     let text = snapshot_message(&snapshot, snapshot.is_stale || session.feed == FeedStatus::Stale);
                     Some(SnapshotFrame { seq: snapshot.seq, text })
                 }
@@ -245,7 +291,9 @@ impl Session {
             Item::Continue(bytes) => (bytes, false),
             Item::Last(bytes) => (bytes, true),
         };
-        let Some(fragments) = &mut self.fragments else { return self.close(CloseReason::ProtocolError, context) };
+        let Some(fragments) = &mut self.fragments else {
+            return self.close(CloseReason::ProtocolError, context);
+        };
         if fragments.len() + bytes.len() > self.edges.frames.largest {
             return self.close(CloseReason::MessageTooBig, context);
         }
@@ -274,17 +322,29 @@ impl Actor for Session {
         let (edges, id) = (self.edges.clone(), self.id);
         // Nothing is read from the client before the distributor knows it.
         let connecting = async move { edges.distributor.send(Connect { id, outlet }).await };
-        context.wait(connecting.into_actor(self).map(|connected, session, context| {
-            if connected.is_err() {
-                session.close(CloseReason::GoingAway, context);
-            }
-        }));
+        context.wait(
+            connecting
+                .into_actor(self)
+                .map(|connected, session, context| {
+                    if connected.is_err() {
+                        session.close(CloseReason::GoingAway, context);
+                    }
+                }),
+        );
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.edges.metrics.sessions.dec();
-        let closed_as = if self.life.is_evicted() { "slow" } else { self.closed_as };
-        self.edges.metrics.closes.with_label_values(&[closed_as]).inc();
+        let closed_as = if self.life.is_evicted() {
+            "slow"
+        } else {
+            self.closed_as
+        };
+        self.edges
+            .metrics
+            .closes
+            .with_label_values(&[closed_as])
+            .inc();
         // Once in a session's life, so past the mailbox bound: it must arrive.
         self.edges.distributor.do_send(Disconnect(self.id));
     }
@@ -320,13 +380,15 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
                 context.stop();
             }
             Err(ProtocolError::Overflow) => self.close(CloseReason::MessageTooBig, context),
-            Err(ProtocolError::Io(error)) => match self.violation.get().or_else(|| reason_of(&error)) {
-                Some(reason) => self.close(reason, context),
-                None => {
-                    self.closed_as = "connection lost";
-                    context.stop();
+            Err(ProtocolError::Io(error)) => {
+                match self.violation.get().or_else(|| reason_of(&error)) {
+                    Some(reason) => self.close(reason, context),
+                    None => {
+                        self.closed_as = "connection lost";
+                        context.stop();
+                    }
                 }
-            },
+            }
             Err(_) => self.close(CloseReason::ProtocolError, context),
         }
     }
@@ -337,7 +399,8 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
     }
 }
 
-/// What a client did that the library hands over as an I/O error; none where the connection is lost.
+/// What a client did that the library hands over as an I/O error; none where the connection is
+/// lost.
 fn reason_of(error: &std::io::Error) -> Option<CloseReason> {
     let text = error.to_string();
     if error.kind() == ErrorKind::InvalidData {

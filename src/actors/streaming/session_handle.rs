@@ -32,7 +32,8 @@ pub struct SessionHandle {
 }
 
 impl SessionHandle {
-    /// Has it ping its client. One without room for that is slow, or frozen, and known by other signs.
+    /// Has it ping its client. One without room for that is slow, or frozen, and known by other
+    /// signs.
     pub fn ping(&self) {
         let _ = self.session.try_send(SessionMessage::Ping);
     }
@@ -45,9 +46,11 @@ impl SessionHandle {
 
 impl DeliverySink for SessionHandle {
     fn push(&self, delivery: Delivery) -> Result<(), PushError> {
-        self.session.try_send(SessionMessage::Deliver(delivery)).map_err(|error| match error {
-            SendError::Full(_) => PushError::Full,
-            SendError::Closed(_) => PushError::Gone,
-        })
+        self.session
+            .try_send(SessionMessage::Deliver(delivery))
+            .map_err(|error| match error {
+                SendError::Full(_) => PushError::Full,
+                SendError::Closed(_) => PushError::Gone,
+            })
     }
 }

@@ -43,9 +43,16 @@ struct State {
 pub struct FakeMoney(Mutex<State>);
 
 impl FakeMoney {
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut state = self.0.lock().unwrap();
-        if state.is_away { Err(StoreError::Unavailable("away".to_owned())) } else { work(&mut state) }
+        if state.is_away {
+            Err(StoreError::Unavailable("away".to_owned()))
+        } else {
+            work(&mut state)
+        }
     }
 
     pub fn place(&self, bet: Bet) -> BetId {
@@ -89,8 +96,20 @@ impl FakeMoney {
         self.0.lock().unwrap().decisions
     }
 
-    pub fn write_outbox(&self, topic: OutboxTopic, payload: &str, at: Timestamp, leased_until: Timestamp) -> OutboxRow {
-        self.0.lock().unwrap().write_outbox(topic, format!("key of {payload}"), payload, at, leased_until)
+    pub fn write_outbox(
+        &self,
+        topic: OutboxTopic,
+        payload: &str,
+        at: Timestamp,
+        leased_until: Timestamp,
+    ) -> OutboxRow {
+        self.0.lock().unwrap().write_outbox(
+            topic,
+            format!("key of {payload}"),
+            payload,
+            at,
+            leased_until,
+        )
     }
 
     pub fn key_of(&self, payload: &str) -> Bytes {
@@ -108,7 +127,12 @@ impl State {
         leased_until: Timestamp,
     ) -> OutboxRow {
         self.written += 1;
-        let row = OutboxRow { id: self.written, topic, key, payload: payload.to_owned() };
+        let row = OutboxRow {
+            id: self.written,
+            topic,
+            key,
+            payload: payload.to_owned(),
+        };
         self.outbox.insert(row.id, (row.clone(), at, leased_until));
         row
     }
@@ -127,7 +151,9 @@ impl MoneyStore for FakeMoney {
             if state.refuses == Some(id) {
                 return Err(StoreError::Refused("this bet".to_owned()));
             }
-            let Some(bet) = state.bets.get_mut(&id) else { return Ok(Decided::Unknown) };
+            let Some(bet) = state.bets.get_mut(&id) else {
+                return Ok(Decided::Unknown);
+            };
             if bet.status != BetStatus::Pending {
                 return Ok(Decided::Before(bet.status));
             }
@@ -139,13 +165,24 @@ impl MoneyStore for FakeMoney {
                 state.cancels.insert(id, (at, 0));
             }
             let topic = OutboxTopic::BetConfirmed;
-            let row = state.write_outbox(topic, id.to_string(), &notice.payload, at, notice.leased_until);
+            let row = state.write_outbox(
+                topic,
+                id.to_string(),
+                &notice.payload,
+                at,
+                notice.leased_until,
+            );
             Ok(Decided::Now { outbox: row.id })
         })
     }
 
     fn decide_bets(&self, decisions: &[DecideBet]) -> Result<Vec<Option<Decided>>, StoreError> {
-        let decide = |DecideBet { bet_id, verdict, notice, at }: &DecideBet| {
+        let decide = |DecideBet {
+                          bet_id,
+                          verdict,
+                          notice,
+                          at,
+                      }: &DecideBet| {
             self.decide_bet(*bet_id, verdict, notice, *at).map(Some)
         };
         decisions.iter().map(decide).collect()
@@ -165,14 +202,31 @@ impl MoneyStore for FakeMoney {
     fn overdue_bets(&self, at: Timestamp, limit: usize) -> Result<Vec<Bet>, StoreError> {
         self.with(|state| {
             let is_overdue = |bet: &&Bet| bet.status == BetStatus::Pending && bet.decide_by < at;
-            Ok(state.bets.values().filter(is_overdue).take(limit).cloned().collect())
+            Ok(state
+                .bets
+                .values()
+                .filter(is_overdue)
+                .take(limit)
+                .cloned()
+                .collect())
         })
     }
 
-    fn take_outbox(&self, at: Timestamp, leased_until: Timestamp, limit: usize) -> Result<Vec<OutboxRow>, StoreError> {
+    fn take_outbox(
+        &self,
+        at: Timestamp,
+        leased_until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
         self.with(|state| {
-            let free = state.outbox.values_mut().filter(|(_, _, until)| *until <= at).take(limit);
-            Ok(free.map(|(row, _, until)| (*until = leased_until, row.clone()).1).collect())
+            let free = state
+                .outbox
+                .values_mut()
+                .filter(|(_, _, until)| *until <= at)
+                .take(limit);
+            Ok(free
+                .map(|(row, _, until)| (*until = leased_until, row.clone()).1)
+                .collect())
         })
     }
 
@@ -186,18 +240,33 @@ impl MoneyStore for FakeMoney {
     fn outbox_depth(&self) -> Result<OutboxDepth, StoreError> {
         self.with(|state| {
             let oldest = state.outbox.values().map(|(_, at, _)| *at).min();
-            Ok(OutboxDepth { rows: state.outbox.len() as u64, oldest })
+            Ok(OutboxDepth {
+                rows: state.outbox.len() as u64,
+                oldest,
+            })
         })
     }
 
-    fn take_cancels(&self, at: Timestamp, next_attempt_at: Timestamp, limit: usize) -> Result<Vec<Cancel>, StoreError> {
+    fn take_cancels(
+        &self,
+        at: Timestamp,
+        next_attempt_at: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Cancel>, StoreError> {
         self.with(|state| {
-            let due = state.cancels.iter_mut().filter(|(_, (next, _))| *next <= at).take(limit);
+            let due = state
+                .cancels
+                .iter_mut()
+                .filter(|(_, (next, _))| *next <= at)
+                .take(limit);
             Ok(due
                 .map(|(bet_id, (next, attempts))| {
                     *next = next_attempt_at;
                     *attempts += 1;
-                    Cancel { bet_id: *bet_id, attempts: *attempts - 1 }
+                    Cancel {
+                        bet_id: *bet_id,
+                        attempts: *attempts - 1,
+                    }
                 })
                 .collect())
         })
@@ -230,7 +299,13 @@ impl MoneyStore for FakeMoney {
         unimplemented!()
     }
 
-    fn settle(&self, _: &UserId, _: &Reference, _: HoldResolution, _: Timestamp) -> Result<Reservation, WalletError> {
+    fn settle(
+        &self,
+        _: &UserId,
+        _: &Reference,
+        _: HoldResolution,
+        _: Timestamp,
+    ) -> Result<Reservation, WalletError> {
         unimplemented!()
     }
 
@@ -238,7 +313,12 @@ impl MoneyStore for FakeMoney {
         unimplemented!()
     }
 
-    fn expire_reservations(&self, _: Timestamp, _: usize, _: Timestamp) -> Result<usize, StoreError> {
+    fn expire_reservations(
+        &self,
+        _: Timestamp,
+        _: usize,
+        _: Timestamp,
+    ) -> Result<usize, StoreError> {
         unimplemented!()
     }
 
@@ -255,7 +335,12 @@ impl MoneyStore for FakeMoney {
         unimplemented!()
     }
 
-    fn place_bet(&self, _: &Bet, _: Option<&RequestKey>, _: &OutboxMessage) -> Result<BetAnswer, StoreError> {
+    fn place_bet(
+        &self,
+        _: &Bet,
+        _: Option<&RequestKey>,
+        _: &OutboxMessage,
+    ) -> Result<BetAnswer, StoreError> {
         unimplemented!()
     }
 
@@ -263,7 +348,13 @@ impl MoneyStore for FakeMoney {
         unimplemented!()
     }
 
-    fn refuse_bet(&self, _: &UserId, _: &RequestKey, _: &BetRefusal, _: Timestamp) -> Result<BetAnswer, StoreError> {
+    fn refuse_bet(
+        &self,
+        _: &UserId,
+        _: &RequestKey,
+        _: &BetRefusal,
+        _: Timestamp,
+    ) -> Result<BetAnswer, StoreError> {
         unimplemented!()
     }
 
@@ -275,7 +366,12 @@ impl MoneyStore for FakeMoney {
         unimplemented!()
     }
 
-    fn bets(&self, _: &UserId, _: Option<BetStatus>, _: Page<BetId>) -> Result<Vec<Bet>, StoreError> {
+    fn bets(
+        &self,
+        _: &UserId,
+        _: Option<BetStatus>,
+        _: Page<BetId>,
+    ) -> Result<Vec<Bet>, StoreError> {
         unimplemented!()
     }
 
@@ -322,18 +418,36 @@ pub struct ProbeEdges {
 impl ProbeEdges {
     pub fn new() -> ProbeEdges {
         let noted: Arc<Mutex<Noted>> = Arc::default();
-        ProbeEdges { noted: noted.clone(), probe: Probe(noted).start() }
+        ProbeEdges {
+            noted: noted.clone(),
+            probe: Probe(noted).start(),
+        }
     }
 
-    pub fn decider(&self, store: &Arc<FakeMoney>, clock: &Clock, metrics: &ConfirmationMetrics) -> BetDecisions {
-        let (relay, canceller) = (self.probe.clone().recipient(), self.probe.clone().recipient());
+    pub fn decider(
+        &self,
+        store: &Arc<FakeMoney>,
+        clock: &Clock,
+        metrics: &ConfirmationMetrics,
+    ) -> BetDecisions {
+        let (relay, canceller) = (
+            self.probe.clone().recipient(),
+            self.probe.clone().recipient(),
+        );
         let settings = DeciderSettings {
             turns: ConcurrencyLimit::new(2),
             together: 16,
             users: UserTurns::new(4),
             lease: Duration::from_secs(30),
         };
-        BetDecisions::new(settings, store.clone(), relay, canceller, clock.clone(), metrics.clone())
+        BetDecisions::new(
+            settings,
+            store.clone(),
+            relay,
+            canceller,
+            clock.clone(),
+            metrics.clone(),
+        )
     }
 
     pub fn rows(&self) -> Vec<OutboxRow> {

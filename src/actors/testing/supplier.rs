@@ -20,11 +20,16 @@ pub enum Behaviour {
 }
 
 pub fn confirmed() -> Behaviour {
-    Behaviour::Answer(Answer::Confirmed { provider_ref: "SUP-1".to_owned() })
+    Behaviour::Answer(Answer::Confirmed {
+        provider_ref: "SUP-1".to_owned(),
+    })
 }
 
 pub fn rejected(reason: &str) -> Behaviour {
-    Behaviour::Answer(Answer::Rejected { reason: reason.to_owned(), provider_ref: "SUP-1".to_owned() })
+    Behaviour::Answer(Answer::Rejected {
+        reason: reason.to_owned(),
+        provider_ref: "SUP-1".to_owned(),
+    })
 }
 
 type Behave = Box<dyn Fn(&Bet, usize) -> Behaviour + Send>;
@@ -74,7 +79,11 @@ impl ProbeSupplier {
     }
 
     /// Answers to cancellations, by how many there were before, after a delay.
-    pub fn cancel_with(&self, answer: impl Fn(usize) -> Result<(), SupplierError> + Send + 'static, delay: Duration) {
+    pub fn cancel_with(
+        &self,
+        answer: impl Fn(usize) -> Result<(), SupplierError> + Send + 'static,
+        delay: Duration,
+    ) {
         *self.cancel.lock().unwrap() = (Box::new(answer), delay);
     }
 
@@ -83,7 +92,13 @@ impl ProbeSupplier {
     }
 
     pub fn asked_of(&self, bet: BetId) -> Vec<Instant> {
-        self.asked.lock().unwrap().iter().filter(|(id, _)| *id == bet).map(|(_, at)| *at).collect()
+        self.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(id, _)| *id == bet)
+            .map(|(_, at)| *at)
+            .collect()
     }
 
     pub fn cancels(&self) -> usize {
@@ -103,7 +118,10 @@ impl BetSupplier for ProbeSupplier {
     fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>> {
         let attempt = self.asked_of(bet.id).len();
         self.asked.lock().unwrap().push((bet.id, Instant::now()));
-        let (behaviour, at_work) = ((self.behave.lock().unwrap())(bet, attempt), AtWork::new(&self.at_once));
+        let (behaviour, at_work) = (
+            (self.behave.lock().unwrap())(bet, attempt),
+            AtWork::new(&self.at_once),
+        );
         async move {
             let _at_work = at_work;
             match behaviour {

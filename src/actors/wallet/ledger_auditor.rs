@@ -1,4 +1,5 @@
-//! Keeps the ledger: ends reservations that nobody decides, and looks at the whole from time to time.
+//! Keeps the ledger: ends reservations that nobody decides, and looks at the whole from time to
+//! time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,8 @@ use crate::telemetry::metrics::WalletMetrics;
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
 /// How many are ended at a time.
 const EXPIRE_LIMIT: usize = 100;
-/// The first look at the whole comes so long after the start, when the database has had time to be there.
+/// The first look at the whole comes so long after the start, when the database has had time to be
+/// there.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// What is kept, and how often it is looked at.
@@ -42,8 +44,18 @@ pub struct LedgerAuditor {
 
 impl LedgerAuditor {
     /// Keeps the ledger in `store`.
-    pub fn new(store: Arc<dyn MoneyStore>, settings: KeeperSettings, metrics: WalletMetrics) -> LedgerAuditor {
-        LedgerAuditor { store, settings, metrics, trouble: None, log: FaultLog::new() }
+    pub fn new(
+        store: Arc<dyn MoneyStore>,
+        settings: KeeperSettings,
+        metrics: WalletMetrics,
+    ) -> LedgerAuditor {
+        LedgerAuditor {
+            store,
+            settings,
+            metrics,
+            trouble: None,
+            log: FaultLog::new(),
+        }
     }
 
     fn expire(&mut self, context: &mut Context<Self>) {
@@ -60,15 +72,29 @@ impl LedgerAuditor {
                 Err(_) => {}
             }
             // More are waiting: go on at once.
-            let is_full = expired.as_ref().is_ok_and(|expired| *expired == EXPIRE_LIMIT);
-            keeper.tell("reservations that are too old were not ended", expired.err().map(|error| error.to_string()));
-            let pause = if is_full { Duration::ZERO } else { EXPIRE_INTERVAL };
+            let is_full = expired
+                .as_ref()
+                .is_ok_and(|expired| *expired == EXPIRE_LIMIT);
+            keeper.tell(
+                "reservations that are too old were not ended",
+                expired.err().map(|error| error.to_string()),
+            );
+            let pause = if is_full {
+                Duration::ZERO
+            } else {
+                EXPIRE_INTERVAL
+            };
             context.run_later(pause, LedgerAuditor::expire);
         }));
     }
 
     fn verify(&mut self, context: &mut Context<Self>) {
-        let (store, now, grace, began) = (self.store.clone(), Timestamp::now(), self.settings.grace, Instant::now());
+        let (store, now, grace, began) = (
+            self.store.clone(),
+            Timestamp::now(),
+            self.settings.grace,
+            Instant::now(),
+        );
         let verifying = blocking(move || store.verify(now, grace));
         context.spawn(verifying.into_actor(self).map(move |verified, keeper, context| {
             let metrics = &keeper.metrics;
@@ -93,7 +119,9 @@ impl LedgerAuditor {
     }
 
     fn tell(&mut self, what: &str, trouble: Option<String>) {
-        if let Some(why) = trouble.as_ref().filter(|why| self.trouble.as_ref() != Some(why))
+        if let Some(why) = trouble
+            .as_ref()
+            .filter(|why| self.trouble.as_ref() != Some(why))
             && let Some(repeated) = self.log.failed(why)
         {
             warn!(repeated; "{what}: {why}");
@@ -107,6 +135,9 @@ impl Actor for LedgerAuditor {
 
     fn started(&mut self, context: &mut Context<Self>) {
         context.run_later(EXPIRE_INTERVAL, LedgerAuditor::expire);
-        context.run_later(FIRST_LOOK.min(self.settings.verify_interval), LedgerAuditor::verify);
+        context.run_later(
+            FIRST_LOOK.min(self.settings.verify_interval),
+            LedgerAuditor::verify,
+        );
     }
 }

@@ -14,12 +14,14 @@ use crate::store::user_turns::UserTurns;
 
 /// Requests of one user that may wait.
 const MAX_WAITING: usize = 256;
-/// How long a request may wait for the user's earlier ones, and then again for a lock that others hold on the wallet.
+/// How long a request may wait for the user's earlier ones, and then again for a lock that others
+/// hold on the wallet.
 const WAIT_LIMIT: Duration = Duration::from_secs(3);
 /// Between two tries to lock a wallet that others hold.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// The store of money. What moves one user's money goes through one after the other; users do not wait for each other.
+/// The store of money. What moves one user's money goes through one after the other; users do not
+/// wait for each other.
 pub struct WalletExecutor {
     store: Arc<dyn MoneyStore>,
     users: Arc<UserTurns>,
@@ -40,8 +42,9 @@ impl WalletExecutor {
         Ok(blocking_with(move || work(&*store)).await?)
     }
 
-    /// Moves a user's money in its turn. A wallet that somebody else holds is tried again: between two tries its
-    /// connection serves others, so any number of such wallets leaves room for everybody else.
+    /// Moves a user's money in its turn. A wallet that somebody else holds is tried again: between
+    /// two tries its connection serves others, so any number of such wallets leaves room for
+    /// everybody else.
     pub async fn for_user<T, E>(
         &self,
         user_id: &UserId,
@@ -51,15 +54,25 @@ impl WalletExecutor {
         T: Send + 'static,
         E: From<StoreError> + Into<ApiError> + Send + 'static,
     {
-        let place = self.users.queue(user_id, MAX_WAITING).ok_or(ApiError::WalletBusy)?;
-        let turn = timeout_at(Instant::now() + WAIT_LIMIT, place.turn()).await.map_err(|_| ApiError::WalletBusy)?;
-        // A client that goes away ends this future and not the call: the call itself holds what it uses until it returns.
+        let place = self
+            .users
+            .queue(user_id, MAX_WAITING)
+            .ok_or(ApiError::WalletBusy)?;
+        let turn = timeout_at(Instant::now() + WAIT_LIMIT, place.turn())
+            .await
+            .map_err(|_| ApiError::WalletBusy)?;
+        // A client that goes away ends this future and not the call: the call itself holds what it
+        // uses until it returns.
         let place = Arc::new((turn, place));
         let (work, until) = (Arc::new(work), Instant::now() + WAIT_LIMIT);
         let mut is_held = false;
         loop {
             let (store, work) = (self.store.clone(), work.clone());
-            let late = if is_held { ApiError::WalletHeld } else { ApiError::WalletBusy };
+            let late = if is_held {
+                ApiError::WalletHeld
+            } else {
+                ApiError::WalletBusy
+            };
             let call = timeout_at(until, place.1.call()).await.map_err(|_| late)?;
             let held = (place.clone(), call);
             let done = blocking_with(move || {
@@ -92,7 +105,10 @@ mod tests {
     fn desk(calls: usize) -> (Arc<WalletExecutor>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("money.db").to_string_lossy()).unwrap();
-        (Arc::new(WalletExecutor::new(Arc::new(store), UserTurns::new(calls))), folder)
+        (
+            Arc::new(WalletExecutor::new(Arc::new(store), UserTurns::new(calls))),
+            folder,
+        )
     }
 
     fn user(name: &str) -> UserId {
@@ -107,7 +123,11 @@ mod tests {
         let started = Mutex::new(Some(started));
         actix_web::rt::spawn(async move {
             let wait = move |_: &dyn MoneyStore| {
-                started.lock().unwrap().take().map(|started| started.send(()));
+                started
+                    .lock()
+                    .unwrap()
+                    .take()
+                    .map(|started| started.send(()));
                 let _ = held.lock().unwrap().recv();
                 Ok::<_, StoreError>(())
             };
@@ -122,8 +142,15 @@ mod tests {
         let (desk, _folder) = desk(2);
         let _release = occupy(&desk, "slow").await;
         let names: Vec<_> = (0..200).map(|n| user(&format!("user {n}"))).collect();
-        let others = names.iter().map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
-        assert!(join_all(others).await.into_iter().all(|done| done == Ok(())));
+        let others = names
+            .iter()
+            .map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
+        assert!(
+            join_all(others)
+                .await
+                .into_iter()
+                .all(|done| done == Ok(()))
+        );
     }
 
     #[actix_web::test]
@@ -133,7 +160,11 @@ mod tests {
         let (started, is_started) = tokio::sync::oneshot::channel();
         let (held, started) = (Mutex::new(held), Mutex::new(Some(started)));
         let wait = move |_: &dyn MoneyStore| {
-            started.lock().unwrap().take().map(|started| started.send(()));
+            started
+                .lock()
+                .unwrap()
+                .take()
+                .map(|started| started.send(()));
             let _ = held.lock().unwrap().recv();
             Ok::<_, StoreError>(())
         };
@@ -145,7 +176,10 @@ mod tests {
         // The turn of its user, and the only call that may run.
         let place = desk.users.queue(&user("a"), MAX_WAITING).unwrap();
         assert!(place.turn().now_or_never().is_none() && place.call().now_or_never().is_none());
-        assert!(desk.users.queue(&user("a"), 2).is_none(), "its place in the queue");
+        assert!(
+            desk.users.queue(&user("a"), 2).is_none(),
+            "its place in the queue"
+        );
         drop(release);
         let _turn = place.turn().await;
         assert!(place.call().await.is_some());
@@ -156,16 +190,23 @@ mod tests {
         let (desk, _folder) = desk(4);
         let _release = occupy(&desk, "slow").await;
         let slow = user("slow");
-        let waiting = (0..MAX_WAITING + 10).map(|_| desk.for_user(&slow, |_| Ok::<_, StoreError>(())));
+        let waiting =
+            (0..MAX_WAITING + 10).map(|_| desk.for_user(&slow, |_| Ok::<_, StoreError>(())));
         let refused = join_all(waiting).await;
-        assert!(refused.iter().all(|answer| *answer == Err(ApiError::WalletBusy)));
+        assert!(
+            refused
+                .iter()
+                .all(|answer| *answer == Err(ApiError::WalletBusy))
+        );
     }
 
-    /// More wallets are held by others than there are connections. Everybody else is served all the same.
+    /// More wallets are held by others than there are connections. Everybody else is served all the
+    /// same.
     #[actix_web::test]
     async fn held_wallets_leave_room_for_others() {
         let (desk, _folder) = desk(2);
-        let is_held = || StoreError::Unavailable("canceling statement due to lock timeout".to_owned());
+        let is_held =
+            || StoreError::Unavailable("canceling statement due to lock timeout".to_owned());
         let tries = Arc::new(AtomicUsize::new(0));
         let held: Vec<_> = (0..8)
             .map(|n| {
@@ -184,9 +225,19 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let names: Vec<_> = (0..20).map(|n| user(&format!("user {n}"))).collect();
-        let others = names.iter().map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
-        assert!(join_all(others).await.into_iter().all(|done| done == Ok(())));
-        assert!(held.iter().all(|held| !held.is_finished()), "the others did not wait for them");
+        let others = names
+            .iter()
+            .map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
+        assert!(
+            join_all(others)
+                .await
+                .into_iter()
+                .all(|done| done == Ok(()))
+        );
+        assert!(
+            held.iter().all(|held| !held.is_finished()),
+            "the others did not wait for them"
+        );
         for held in held {
             assert_eq!(held.await.unwrap(), Err(ApiError::WalletHeld));
         }

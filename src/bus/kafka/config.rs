@@ -1,4 +1,5 @@
-//! From the settings to what librdkafka is told. Whatever is wrong is found here, before anything connects.
+//! From the settings to what librdkafka is told. Whatever is wrong is found here, before anything
+//! connects.
 
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use crate::bus::BusError;
 use crate::config::settings::{BusSettings, KafkaMechanism, KafkaSecurity};
 use crate::telemetry::redact::Redaction;
 
-/// The largest record, key and headers included. Topics that are made here take as much, twice what a broker takes by
-/// default: a supplier's largest frame becomes a dead letter with its headers, and that must fit.
+/// The largest record, key and headers included. Topics that are made here take as much, twice what
+/// a broker takes by default: a supplier's largest frame becomes a dead letter with its headers,
+/// and that must fit.
 pub(super) const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
 /// librdkafka's `max.poll.interval.ms`: it refuses a session that is longer.
 const LONGEST_SESSION: Duration = Duration::from_secs(300);
@@ -40,19 +42,31 @@ impl Clients {
         base.set("bootstrap.servers", &brokers)
             .set("client.id", client_id)
             .set("allow.auto.create.topics", "false")
-            // Tries often enough to be back within a second, rarely enough to cost nothing while Kafka is away.
+            // Tries often enough to be back within a second, rarely enough to cost nothing while
+            // Kafka is away.
             .set("reconnect.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.connection.setup.timeout.ms", "5000")
             .set("socket.keepalive.enable", "true")
-            // What answers too late is asked again; half a minute less of standing still than by default.
+            // What answers too late is asked again; half a minute less of standing still than by
+            // default.
             .set("socket.timeout.ms", "20000")
             // Short, so that a topic that was deleted and made again is noticed.
             .set("topic.metadata.refresh.interval.ms", "2000")
             .set_log_level(RDKafkaLogLevel::Info);
         set_security(&mut base, settings);
-        let redaction = Redaction::of(settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret));
-        Ok(Clients { redaction, brokers, session_timeout: settings.kafka_session_timeout, base })
+        let redaction = Redaction::of(
+            settings
+                .kafka_sasl_password
+                .as_ref()
+                .map(ExposeSecret::expose_secret),
+        );
+        Ok(Clients {
+            redaction,
+            brokers,
+            session_timeout: settings.kafka_session_timeout,
+            base,
+        })
     }
 
     /// A client for questions and for making topics.
@@ -66,10 +80,12 @@ impl Clients {
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            // What Java clients use, and librdkafka does not by default: a key has one partition, whoever writes it.
+            // What Java clients use, and librdkafka does not by default: a key has one partition,
+            // whoever writes it.
             .set("partitioner", "murmur2_random")
-            // What is published together is in the queue within a fraction of it. More would be a delay for nothing: whoever
-            // publishes waits for the answer, and what comes meanwhile goes together next.
+            // What is published together is in the queue within a fraction of it. More would be a
+            // delay for nothing: whoever publishes waits for the answer, and what comes meanwhile
+            // goes together next.
             .set("linger.ms", "1")
             // Waits for as long as Kafka is away.
             .set("message.timeout.ms", "0")
@@ -77,7 +93,10 @@ impl Clients {
             .set("statistics.interval.ms", "1000")
             .set("queue.buffering.max.messages", "20000")
             .set("queue.buffering.max.kbytes", "65536")
-            .set("message.max.bytes", (MAX_RECORD_BYTES + OVERHEAD_BYTES).to_string());
+            .set(
+                "message.max.bytes",
+                (MAX_RECORD_BYTES + OVERHEAD_BYTES).to_string(),
+            );
         config
     }
 
@@ -92,7 +111,8 @@ impl Clients {
             .set("auto.offset.reset", "earliest")
             // Members keep what stays theirs while others come and go.
             .set("partition.assignment.strategy", "cooperative-sticky")
-            // A member that was killed gives its partitions up after this: soon, but not for a pause of a second or two.
+            // A member that was killed gives its partitions up after this: soon, but not for a
+            // pause of a second or two.
             .set("session.timeout.ms", session.to_string())
             .set("heartbeat.interval.ms", (session / 4).max(1).to_string())
             // Tells its lag, and which brokers it knows.
@@ -103,7 +123,8 @@ impl Clients {
         config
     }
 
-    /// A reader of partitions that it chooses itself. librdkafka wants a group's name, and nobody joins it.
+    /// A reader of partitions that it chooses itself. librdkafka wants a group's name, and nobody
+    /// joins it.
     pub(super) fn reader(&self, group: &str) -> ClientConfig {
         let mut config = self.base.clone();
         config
@@ -123,33 +144,54 @@ impl Clients {
 /// Whether this binary can speak TLS to Kafka, and SCRAM.
 const HAS_TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
 
-/// What is wrong with the settings: each variable with what is wanted of it. The one place that knows; reads a file, and
-/// connects nowhere.
+/// What is wrong with the settings: each variable with what is wanted of it. The one place that
+/// knows; reads a file, and connects nowhere.
 pub fn check(settings: &BusSettings) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     let mut want = |variable, text: &str| wrong.push((variable, text.to_owned()));
     let brokers = brokers(settings);
     if brokers.is_empty() || !brokers.iter().all(|broker| is_address(broker)) {
-        want("KAFKA_BROKERS", "a list of addresses as host:port, with commas");
+        want(
+            "KAFKA_BROKERS",
+            "a list of addresses as host:port, with commas",
+        );
     }
     let (_, tls, login) = protocol(settings);
     let feature = "in this binary, which was built without the feature tls-system or tls-vendored";
     if tls && !HAS_TLS {
-        want("KAFKA_SECURITY_PROTOCOL", &format!("plaintext or sasl_plaintext {feature}"));
+        want(
+            "KAFKA_SECURITY_PROTOCOL",
+            &format!("plaintext or sasl_plaintext {feature}"),
+        );
     }
     if login && settings.kafka_sasl_mechanism != KafkaMechanism::Plain && !HAS_TLS {
         want("KAFKA_SASL_MECHANISM", &format!("plain {feature}"));
     }
     if settings.kafka_session_timeout > LONGEST_SESSION {
-        want("KAFKA_SESSION_TIMEOUT", "a duration up to 5m, within which a consumer has to poll");
+        want(
+            "KAFKA_SESSION_TIMEOUT",
+            "a duration up to 5m, within which a consumer has to poll",
+        );
     }
     let name = settings.kafka_sasl_username.as_deref();
-    let password = settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret);
-    for (variable, value) in [("KAFKA_SASL_USERNAME", name), ("KAFKA_SASL_PASSWORD", password)] {
+    let password = settings
+        .kafka_sasl_password
+        .as_ref()
+        .map(ExposeSecret::expose_secret);
+    for (variable, value) in [
+        ("KAFKA_SASL_USERNAME", name),
+        ("KAFKA_SASL_PASSWORD", password),
+    ] {
         if login && value.is_none_or(str::is_empty) {
-            want(variable, "a value: KAFKA_SECURITY_PROTOCOL asks for a login");
+            want(
+                variable,
+                "a value: KAFKA_SECURITY_PROTOCOL asks for a login",
+            );
         } else if !login && value.is_some() {
-            want(variable, "it unset, or KAFKA_SECURITY_PROTOCOL sasl_ssl or sasl_plaintext");
+            want(
+                variable,
+                "it unset, or KAFKA_SECURITY_PROTOCOL sasl_ssl or sasl_plaintext",
+            );
         }
     }
     if tls && let Some(file) = &settings.kafka_ca_file {
@@ -163,15 +205,24 @@ pub fn check(settings: &BusSettings) -> Vec<(&'static str, String)> {
 
 fn brokers(settings: &BusSettings) -> Vec<&str> {
     let text = settings.kafka_brokers.as_deref().unwrap_or_default();
-    text.split(',').map(str::trim).filter(|broker| !broker.is_empty()).collect()
+    text.split(',')
+        .map(str::trim)
+        .filter(|broker| !broker.is_empty())
+        .collect()
 }
 
 fn is_address(broker: &str) -> bool {
-    let Some((host, port)) = broker.rsplit_once(':') else { return false };
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let Some((host, port)) = broker.rsplit_once(':') else {
+        return false;
+    };
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     let legal = match bare {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => host.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_')),
+        None => host
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_')),
     };
     !host.is_empty() && legal && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
@@ -189,7 +240,12 @@ fn protocol(settings: &BusSettings) -> (&'static str, bool, bool) {
 fn set_security(base: &mut ClientConfig, settings: &BusSettings) {
     let (protocol, tls, login) = protocol(settings);
     base.set("security.protocol", protocol);
-    if tls && let Some(path) = settings.kafka_ca_file.as_ref().and_then(|file| file.to_str()) {
+    if tls
+        && let Some(path) = settings
+            .kafka_ca_file
+            .as_ref()
+            .and_then(|file| file.to_str())
+    {
         base.set("ssl.ca.location", path);
     }
     if !login {
@@ -201,8 +257,14 @@ fn set_security(base: &mut ClientConfig, settings: &BusSettings) {
         KafkaMechanism::ScramSha512 => "SCRAM-SHA-512",
     };
     let name = settings.kafka_sasl_username.as_deref().unwrap_or_default();
-    let password = settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
-    base.set("sasl.mechanism", mechanism).set("sasl.username", name).set("sasl.password", password);
+    let password = settings
+        .kafka_sasl_password
+        .as_ref()
+        .map(ExposeSecret::expose_secret)
+        .unwrap_or_default();
+    base.set("sasl.mechanism", mechanism)
+        .set("sasl.username", name)
+        .set("sasl.password", password);
 }
 
 #[cfg(test)]
@@ -222,20 +284,36 @@ mod tests {
 
     #[test]
     fn addresses_are_read_or_refused() {
-        let read = |text: &str| Clients::new(&settings(text), "test").map(|clients| clients.brokers);
-        assert_eq!(read("a:1, b.c-d:65535,,[::1]:9092").as_deref(), Ok("a:1,b.c-d:65535,[::1]:9092"));
-        for bad in
-            ["", " , ", "kafka", "kafka:", ":9092", "kafka:0", "kafka:70000", "ssl://kafka:1", "u:hunter2@kafka:1"]
-        {
+        let read =
+            |text: &str| Clients::new(&settings(text), "test").map(|clients| clients.brokers);
+        assert_eq!(
+            read("a:1, b.c-d:65535,,[::1]:9092").as_deref(),
+            Ok("a:1,b.c-d:65535,[::1]:9092")
+        );
+        for bad in [
+            "",
+            " , ",
+            "kafka",
+            "kafka:",
+            ":9092",
+            "kafka:0",
+            "kafka:70000",
+            "ssl://kafka:1",
+            "u:hunter2@kafka:1",
+        ] {
             let text = refused(|settings| settings.kafka_brokers = Some(bad.to_owned()));
-            assert!(text.starts_with("KAFKA_BROKERS: want a list of addresses"), "{bad}: {text}");
+            assert!(
+                text.starts_with("KAFKA_BROKERS: want a list of addresses"),
+                "{bad}: {text}"
+            );
             assert!(!text.contains("hunter2"), "{text}");
         }
     }
 
     #[test]
     fn a_login_needs_a_name_and_a_password() {
-        let text = refused(|settings| settings.kafka_security_protocol = KafkaSecurity::SaslPlaintext);
+        let text =
+            refused(|settings| settings.kafka_security_protocol = KafkaSecurity::SaslPlaintext);
         assert!(text.starts_with("KAFKA_SASL_USERNAME: want"), "{text}");
         let text = refused(|settings| {
             settings.kafka_security_protocol = KafkaSecurity::SaslPlaintext;
@@ -250,7 +328,8 @@ mod tests {
         for protocol in [KafkaSecurity::Ssl, KafkaSecurity::SaslSsl] {
             let text = refused(|settings| settings.kafka_security_protocol = protocol);
             assert!(
-                text.starts_with("KAFKA_SECURITY_PROTOCOL: want plaintext") && text.contains("tls-vendored"),
+                text.starts_with("KAFKA_SECURITY_PROTOCOL: want plaintext")
+                    && text.contains("tls-vendored"),
                 "{text}"
             );
         }
@@ -258,7 +337,10 @@ mod tests {
             settings.kafka_security_protocol = KafkaSecurity::SaslPlaintext;
             settings.kafka_sasl_mechanism = KafkaMechanism::ScramSha256;
         });
-        assert!(text.starts_with("KAFKA_SASL_MECHANISM: want plain") && text.contains("tls-system"), "{text}");
+        assert!(
+            text.starts_with("KAFKA_SASL_MECHANISM: want plain") && text.contains("tls-system"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -267,7 +349,11 @@ mod tests {
         settings.kafka_ca_file = Some("/nowhere/ca.pem".into());
         assert_eq!(check(&settings), []);
         settings.kafka_security_protocol = KafkaSecurity::Ssl;
-        assert!(check(&settings).iter().any(|(variable, _)| *variable == "KAFKA_CA_FILE"));
+        assert!(
+            check(&settings)
+                .iter()
+                .any(|(variable, _)| *variable == "KAFKA_CA_FILE")
+        );
     }
 
     #[test]
@@ -277,7 +363,12 @@ mod tests {
         settings.kafka_sasl_username = Some("me".to_owned());
         settings.kafka_sasl_password = Some("hunter2".into());
         let clients = Clients::new(&settings, "test").unwrap();
-        for config in [clients.admin(), clients.producer(), clients.consumer("g"), clients.reader("g")] {
+        for config in [
+            clients.admin(),
+            clients.producer(),
+            clients.consumer("g"),
+            clients.reader("g"),
+        ] {
             assert!(config.create_native_config().is_ok());
             assert!(!format!("{config:?}").contains("hunter2"));
         }
@@ -300,7 +391,9 @@ mod tests {
             let address = listener.local_addr().unwrap();
             std::thread::spawn(move || {
                 for stream in listener.incoming() {
-                    let (Ok(mut stream), mut sent) = (stream, [0; 4096]) else { return };
+                    let (Ok(mut stream), mut sent) = (stream, [0; 4096]) else {
+                        return;
+                    };
                     if let Ok(count) = stream.read(&mut sent) {
                         let _ = stream.write_all(&sent[..count]);
                     }
@@ -311,7 +404,8 @@ mod tests {
 
         proptest! {
             #![proptest_config(ProptestConfig::with_cases(12))]
-            /// What librdkafka says of a broker that repeats what it is sent, and of one that is away, shows no password.
+            /// What librdkafka says of a broker that repeats what it is sent, and of one that is
+            /// away, shows no password.
             #[test]
             fn what_the_library_says_holds_no_password(password in "[ -~é]{4,20}") {
                 let said = Arc::new(Mutex::new(Vec::new()));

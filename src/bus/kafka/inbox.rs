@@ -1,4 +1,5 @@
-//! What was read and not given out yet, and how far each partition has come. Pure: it knows no Kafka.
+//! What was read and not given out yet, and how far each partition has come. Pure: it knows no
+//! Kafka.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,10 +24,11 @@ struct PartitionOffsets {
     first: Option<u64>,
     /// The offset behind the last one that was read.
     read: Option<u64>,
-    /// Where the reader stands on the bus: after `read`, if what follows it are no records but the markers of
-    /// transactions, or records of aborted ones.
+    /// Where the reader stands on the bus: after `read`, if what follows it are no records but the
+    /// markers of transactions, or records of aborted ones.
     passed: Option<u64>,
-    /// Set back to the beginning, and nothing was read since: the reader's place may still be the one before that.
+    /// Set back to the beginning, and nothing was read since: the reader's place may still be the
+    /// one before that.
     is_set_back: bool,
     /// The offset behind the last one that was given out.
     given: Option<u64>,
@@ -42,13 +44,23 @@ struct PartitionOffsets {
 impl PartitionOffsets {
     fn lag(&self) -> u64 {
         let end = self.end.max(self.read).max(self.passed).unwrap_or(0);
-        let from = self.all_done().max(self.on_bus).or(self.first).max(self.low).unwrap_or(0);
+        let from = self
+            .all_done()
+            .max(self.on_bus)
+            .or(self.first)
+            .max(self.low)
+            .unwrap_or(0);
         end.saturating_sub(from)
     }
 
-    /// The offset up to which nothing is left to do. With every record done that is where the reader stands.
+    /// The offset up to which nothing is left to do. With every record done that is where the
+    /// reader stands.
     fn all_done(&self) -> Option<u64> {
-        if self.done >= self.read { self.done.max(self.passed) } else { self.done }
+        if self.done >= self.read {
+            self.done.max(self.passed)
+        } else {
+            self.done
+        }
     }
 }
 
@@ -63,16 +75,28 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn new(limits: Limits) -> Inbox {
-        Inbox { limits, items: VecDeque::new(), records: 0, bytes: 0, assigned: BTreeMap::new() }
+        Inbox {
+            limits,
+            items: VecDeque::new(),
+            records: 0,
+            bytes: 0,
+            assigned: BTreeMap::new(),
+        }
     }
 
     pub(super) fn assign(&mut self, partitions: &[u32]) {
-        self.assigned.extend(partitions.iter().map(|partition| (*partition, PartitionOffsets::default())));
+        self.assigned.extend(
+            partitions
+                .iter()
+                .map(|partition| (*partition, PartitionOffsets::default())),
+        );
     }
 
     /// Puts a record in. One of a partition that is not assigned is passed over.
     pub(super) fn push(&mut self, record: Record) {
-        let Some(known) = self.assigned.get(&record.partition) else { return };
+        let Some(known) = self.assigned.get(&record.partition) else {
+            return;
+        };
         if known.read.is_some_and(|read| record.offset < read) {
             self.go_back(record.partition, record.offset);
         }
@@ -100,13 +124,19 @@ impl Inbox {
 
     /// How many records wait; none beyond a revocation is counted.
     pub(super) fn ready(&self, most: usize) -> usize {
-        self.items.iter().take(most).take_while(|item| matches!(item, Item::Record(_))).count()
+        self.items
+            .iter()
+            .take(most)
+            .take_while(|item| matches!(item, Item::Record(_)))
+            .count()
     }
 
     /// Gives out records up to the next revocation, or that.
     pub(super) fn take(&mut self, max: usize) -> Option<ConsumerEvent> {
         if let Some(Item::Revoked(_)) = self.items.front() {
-            let Some(Item::Revoked(partitions)) = self.items.pop_front() else { return None };
+            let Some(Item::Revoked(partitions)) = self.items.pop_front() else {
+                return None;
+            };
             return Some(ConsumerEvent::Revoked(partitions));
         }
         let count = self.ready(max.max(1));
@@ -123,8 +153,8 @@ impl Inbox {
         (!batch.is_empty()).then_some(ConsumerEvent::Records(batch))
     }
 
-    /// Notes what is done. Partitions that are not assigned are passed over, and so is what was given out before they
-    /// came back or began anew.
+    /// Notes what is done. Partitions that are not assigned are passed over, and so is what was
+    /// given out before they came back or began anew.
     pub(super) fn commit(&mut self, done: &Position) {
         for (partition, next) in done.iter() {
             if let Some(progress) = self.assigned.get_mut(&partition)
@@ -138,9 +168,11 @@ impl Inbox {
     /// What is done and not on the bus yet.
     pub(super) fn to_commit(&self, of: impl Fn(u32) -> bool) -> Vec<(u32, u64)> {
         let due = |(partition, progress): (&u32, &PartitionOffsets)| {
-            // Before the first record the reader may still stand where it was when it last had the partition.
+            // Before the first record the reader may still stand where it was when it last had the
+            // partition.
             let done = progress.read.and_then(|_| progress.all_done())?;
-            (of(*partition) && progress.on_bus.is_none_or(|on_bus| on_bus < done)).then_some((*partition, done))
+            (of(*partition) && progress.on_bus.is_none_or(|on_bus| on_bus < done))
+                .then_some((*partition, done))
         };
         self.assigned.iter().filter_map(due).collect()
     }
@@ -165,8 +197,15 @@ impl Inbox {
         }
     }
 
-    /// What is known of a partition from elsewhere: what it holds, and the group's position on the bus.
-    pub(super) fn observe(&mut self, partition: u32, low: Option<u64>, end: Option<u64>, on_bus: Option<u64>) {
+    /// What is known of a partition from elsewhere: what it holds, and the group's position on the
+    /// bus.
+    pub(super) fn observe(
+        &mut self,
+        partition: u32,
+        low: Option<u64>,
+        end: Option<u64>,
+        on_bus: Option<u64>,
+    ) {
         if let Some(progress) = self.assigned.get_mut(&partition) {
             (progress.low, progress.end) = (low, end);
             if progress.done.is_none() && progress.first.is_none() {
@@ -177,15 +216,24 @@ impl Inbox {
 
     /// Whether everything that was given out of these partitions is done.
     pub(super) fn is_done(&self, partitions: &[u32]) -> bool {
-        partitions.iter().filter_map(|partition| self.assigned.get(partition)).all(|it| it.done >= it.given)
+        partitions
+            .iter()
+            .filter_map(|partition| self.assigned.get(partition))
+            .all(|it| it.done >= it.given)
     }
 
-    /// The partition goes on at an offset before what was read: it was made again, or its end was lost. What was read from
-    /// there on is no longer so.
+    /// The partition goes on at an offset before what was read: it was made again, or its end was
+    /// lost. What was read from there on is no longer so.
     fn go_back(&mut self, partition: u32, offset: u64) {
         self.drop_where(|record| record.partition == partition && record.offset >= offset);
         self.items.push_back(Item::Revoked(vec![partition]));
-        self.assigned.insert(partition, PartitionOffsets { is_set_back: true, ..PartitionOffsets::default() });
+        self.assigned.insert(
+            partition,
+            PartitionOffsets {
+                is_set_back: true,
+                ..PartitionOffsets::default()
+            },
+        );
     }
 
     /// Drops what was not given out of these partitions.
@@ -217,12 +265,15 @@ impl Inbox {
         }
     }
 
-    /// The partitions begin anew: whoever keeps something of them lets it go, as if they had been away.
+    /// The partitions begin anew: whoever keeps something of them lets it go, as if they had been
+    /// away.
     pub(super) fn begin_anew(&mut self) {
         let partitions = self.assigned();
         self.revoke(partitions.clone());
         self.assign(&partitions);
-        self.assigned.values_mut().for_each(|progress| progress.is_set_back = true);
+        self.assigned
+            .values_mut()
+            .for_each(|progress| progress.is_set_back = true);
     }
 
     pub(super) fn assigned(&self) -> Vec<u32> {
@@ -235,7 +286,12 @@ impl Inbox {
 }
 
 fn size_of(record: &Record) -> usize {
-    let headers: usize = record.record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let headers: usize = record
+        .record
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     record.record.key.len() + record.record.payload.len() + headers
 }
 
@@ -247,12 +303,24 @@ mod tests {
     use crate::bus::NewRecord;
 
     fn record(partition: u32, offset: u64) -> Record {
-        let record = NewRecord { key: Bytes::new(), payload: Bytes::from_static(b"0123456789"), headers: Vec::new() };
-        Record { partition, offset, published_at: None, record }
+        let record = NewRecord {
+            key: Bytes::new(),
+            payload: Bytes::from_static(b"0123456789"),
+            headers: Vec::new(),
+        };
+        Record {
+            partition,
+            offset,
+            published_at: None,
+            record,
+        }
     }
 
     fn inbox() -> Inbox {
-        let mut inbox = Inbox::new(Limits { records: 4, bytes: 1_000 });
+        let mut inbox = Inbox::new(Limits {
+            records: 4,
+            bytes: 1_000,
+        });
         inbox.assign(&[0, 1]);
         inbox
     }
@@ -272,7 +340,10 @@ mod tests {
         assert!(!inbox.is_full() && !inbox.has_room());
         inbox.take(1);
         assert!(inbox.has_room());
-        let mut heavy = Inbox::new(Limits { records: 100, bytes: 20 });
+        let mut heavy = Inbox::new(Limits {
+            records: 100,
+            bytes: 20,
+        });
         heavy.assign(&[0]);
         (0..2).for_each(|offset| heavy.push(record(0, offset)));
         assert!(heavy.is_full());
@@ -283,11 +354,17 @@ mod tests {
         let mut inbox = inbox();
         inbox.push(record(0, 5));
         inbox.push(record(1, 8));
-        assert_eq!(inbox.take(1), Some(ConsumerEvent::Records(vec![record(0, 5)])));
+        assert_eq!(
+            inbox.take(1),
+            Some(ConsumerEvent::Records(vec![record(0, 5)]))
+        );
         inbox.push(record(0, 6));
         assert!(!inbox.is_done(&[0]) && inbox.is_done(&[1]));
         inbox.revoke(vec![0]);
-        assert_eq!(inbox.take(9), Some(ConsumerEvent::Records(vec![record(1, 8)])));
+        assert_eq!(
+            inbox.take(9),
+            Some(ConsumerEvent::Records(vec![record(1, 8)]))
+        );
         assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
         assert_eq!((inbox.take(9), inbox.records, inbox.bytes), (None, 0, 0));
         inbox.commit(&behind(0, 6));
@@ -319,16 +396,26 @@ mod tests {
     #[test]
     fn a_partition_that_goes_back_is_given_out_as_a_new_one() {
         let mut inbox = inbox();
-        [7, 8, 9].into_iter().for_each(|offset| inbox.push(record(0, offset)));
+        [7, 8, 9]
+            .into_iter()
+            .for_each(|offset| inbox.push(record(0, offset)));
         inbox.take(1);
-        [8, 9].into_iter().for_each(|offset| inbox.push(record(0, offset)));
+        [8, 9]
+            .into_iter()
+            .for_each(|offset| inbox.push(record(0, offset)));
         assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
-        assert_eq!(inbox.take(9), Some(ConsumerEvent::Records(vec![record(0, 8), record(0, 9)])));
+        assert_eq!(
+            inbox.take(9),
+            Some(ConsumerEvent::Records(vec![record(0, 8), record(0, 9)]))
+        );
         inbox.push(record(0, 0));
         inbox.commit(&behind(0, 10));
         assert_eq!(inbox.to_commit(|_| true), [], "of the one before");
         assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
-        assert_eq!(inbox.take(9), Some(ConsumerEvent::Records(vec![record(0, 0)])));
+        assert_eq!(
+            inbox.take(9),
+            Some(ConsumerEvent::Records(vec![record(0, 0)]))
+        );
     }
 
     /// A transaction's marker takes an offset and is no record.
@@ -338,7 +425,11 @@ mod tests {
         inbox.push(record(0, 0));
         inbox.observe(0, Some(0), Some(2), None);
         inbox.passed(0, 2);
-        assert_eq!((inbox.lag(), inbox.to_commit(|_| true)), (2, vec![]), "the record is not done");
+        assert_eq!(
+            (inbox.lag(), inbox.to_commit(|_| true)),
+            (2, vec![]),
+            "the record is not done"
+        );
         inbox.take(1);
         assert_eq!(inbox.lag(), 2);
         inbox.commit(&behind(0, 1));
@@ -353,7 +444,11 @@ mod tests {
         inbox.observe(1, Some(0), Some(9), Some(8));
         assert_eq!(inbox.lag(), 2);
         inbox.passed(1, 9);
-        assert_eq!((inbox.lag(), inbox.to_commit(|partition| partition == 1)), (1, vec![]), "no record came yet");
+        assert_eq!(
+            (inbox.lag(), inbox.to_commit(|partition| partition == 1)),
+            (1, vec![]),
+            "no record came yet"
+        );
     }
 
     #[test]
@@ -377,7 +472,11 @@ mod tests {
         let mut inbox = inbox();
         assert_eq!(inbox.lag(), 0);
         inbox.observe(0, Some(30), Some(50), None);
-        assert_eq!(inbox.lag(), 20, "a new group begins with what is still there");
+        assert_eq!(
+            inbox.lag(),
+            20,
+            "a new group begins with what is still there"
+        );
         inbox.observe(0, Some(30), Some(50), Some(40));
         assert_eq!(inbox.lag(), 10);
         inbox.push(record(0, 40));

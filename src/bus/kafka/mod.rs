@@ -1,7 +1,8 @@
 //! The bus on Apache Kafka.
 //!
-//! One [`KafkaBus`] a process: its topics share a producer and a thread that watches over them. Each subscription has a
-//! thread of its own, because librdkafka must be polled however slow the work on its records is.
+//! One [`KafkaBus`] a process: its topics share a producer and a thread that watches over them.
+//! Each subscription has a thread of its own, because librdkafka must be polled however slow the
+//! work on its records is.
 
 mod config;
 mod events;
@@ -51,33 +52,52 @@ impl Drop for Inner {
 }
 
 impl KafkaBus {
-    /// Checks the settings and makes ready; never waits for Kafka. `client_id` is how the brokers name this process.
+    /// Checks the settings and makes ready; never waits for Kafka. `client_id` is how the brokers
+    /// name this process.
     pub fn new(settings: &BusSettings, client_id: &str) -> Result<KafkaBus, BusError> {
         let clients = Clients::new(settings, client_id)?;
         let producers = ProducerHandle::new(clients.clone())?;
-        let making =
-            TopicConfig { partitions: settings.kafka_topic_partitions, replication: settings.kafka_topic_replication };
+        let making = TopicConfig {
+            partitions: settings.kafka_topic_partitions,
+            replication: settings.kafka_topic_replication,
+        };
         let keeper = TopicMonitor::start(clients.clone(), making, producers.clone())?;
-        Ok(KafkaBus { inner: Arc::new(Inner { clients, producers, keeper }) })
+        Ok(KafkaBus {
+            inner: Arc::new(Inner {
+                clients,
+                producers,
+                keeper,
+            }),
+        })
     }
 
-    /// A topic. It is made in the background where it is missing, also when it is deleted later; one that is there stays
-    /// as it is.
+    /// A topic. It is made in the background where it is missing, also when it is deleted later;
+    /// one that is there stays as it is.
     pub fn topic(&self, name: &str) -> Arc<dyn Topic> {
         Arc::new(self.kafka_topic(name))
     }
 
-    /// Reads what a topic holds now, or only some of its places, without a group. Blocks; waits for Kafka no longer than
-    /// ten seconds a step.
+    /// Reads what a topic holds now, or only some of its places, without a group. Blocks; waits for
+    /// Kafka no longer than ten seconds a step.
     pub fn scan(&self, topic: &str, only: Option<&[(u32, u64)]>) -> Result<Scan, BusError> {
         Scan::new(&self.inner.clients, topic, only)
     }
 
     fn kafka_topic(&self, name: &str) -> KafkaTopic {
-        let Inner { producers, keeper, .. } = &*self.inner;
+        let Inner {
+            producers, keeper, ..
+        } = &*self.inner;
         let kept = keeper.keep(name);
-        let outbox = Arc::new(TopicPublisher::new(kept.clone(), keeper.clone(), producers.clone()));
-        KafkaTopic { inner: self.inner.clone(), kept, outbox }
+        let outbox = Arc::new(TopicPublisher::new(
+            kept.clone(),
+            keeper.clone(),
+            producers.clone(),
+        ));
+        KafkaTopic {
+            inner: self.inner.clone(),
+            kept,
+            outbox,
+        }
     }
 }
 
@@ -89,11 +109,25 @@ struct KafkaTopic {
 
 impl KafkaTopic {
     fn member(&self, group: &str) -> Result<KafkaSubscription, BusError> {
-        let Inner { clients, producers, keeper } = &*self.inner;
+        let Inner {
+            clients,
+            producers,
+            keeper,
+        } = &*self.inner;
         let shared = Arc::new(Shared::new(&self.kept.name, group));
         let trouble = producers.events.trouble.clone();
-        let ended = Reader::start(clients.clone(), shared.clone(), keeper.clone(), self.kept.clone(), trouble)?;
-        Ok(KafkaSubscription { shared, ended, _inner: self.inner.clone() })
+        let ended = Reader::start(
+            clients.clone(),
+            shared.clone(),
+            keeper.clone(),
+            self.kept.clone(),
+            trouble,
+        )?;
+        Ok(KafkaSubscription {
+            shared,
+            ended,
+            _inner: self.inner.clone(),
+        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! Publishes: in order, acknowledged by every replica in sync, tried again for as long as trying again helps.
+//! Publishes: in order, acknowledged by every replica in sync, tried again for as long as trying
+//! again helps.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +12,9 @@ use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config::{Clients, MAX_RECORD_BYTES};
@@ -21,8 +24,12 @@ use crate::bus::{BusError, NewRecord};
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
 /// Delays between tries of records that failed.
-const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(100), most: Duration::from_secs(2) };
-/// How long a full queue is waited for before it is looked at again, where no record of ours is on its way.
+const RETRY: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(100),
+    most: Duration::from_secs(2),
+};
+/// How long a full queue is waited for before it is looked at again, where no record of ours is on
+/// its way.
 const FULL: Duration = Duration::from_millis(20);
 
 /// Where the answer to a record goes.
@@ -90,7 +97,11 @@ pub(super) struct ProducerHandle {
 impl ProducerHandle {
     pub(super) fn new(clients: Clients) -> Result<Arc<ProducerHandle>, BusError> {
         let events = Events::new(clients.redaction.clone());
-        let producers = ProducerHandle { clients, events, current: Mutex::default() };
+        let producers = ProducerHandle {
+            clients,
+            events,
+            current: Mutex::default(),
+        };
         producers.current()?;
         Ok(Arc::new(producers))
     }
@@ -98,10 +109,14 @@ impl ProducerHandle {
     /// The producer, made where there is none, or one that is lost.
     pub(super) fn current(&self) -> Result<Arc<BaseProducer<ProducerEvents>>, BusError> {
         let mut current = self.lock();
-        if let Some(polled) = current.take_if(|polled| polled.producer.context().bearings.has_lost_brokers()) {
+        if let Some(polled) =
+            current.take_if(|polled| polled.producer.context().bearings.has_lost_brokers())
+        {
             warn!("the Kafka producer knows no broker any more and is made anew");
             // Whoever waits for its answers would wait for ever.
-            polled.producer.purge(PurgeConfig::default().queue().inflight());
+            polled
+                .producer
+                .purge(PurgeConfig::default().queue().inflight());
         }
         if let Some(polled) = &*current {
             return Ok(polled.producer.clone());
@@ -115,8 +130,14 @@ impl ProducerHandle {
     /// Lets go of a producer that takes nothing any more.
     fn discard(&self, failed: &Arc<BaseProducer<ProducerEvents>>) {
         let mut current = self.lock();
-        if current.as_ref().is_some_and(|polled| Arc::ptr_eq(&polled.producer, failed)) {
-            warn!("the Kafka producer failed for good and is made anew: {}", fatal_reason(failed));
+        if current
+            .as_ref()
+            .is_some_and(|polled| Arc::ptr_eq(&polled.producer, failed))
+        {
+            warn!(
+                "the Kafka producer failed for good and is made anew: {}",
+                fatal_reason(failed)
+            );
             *current = None;
         }
     }
@@ -126,28 +147,34 @@ impl ProducerHandle {
     }
 
     fn make(&self) -> Result<PolledProducer, BusError> {
-        let context = ProducerEvents { events: self.events.clone(), bearings: BrokerVisibility::default() };
+        let context = ProducerEvents {
+            events: self.events.clone(),
+            bearings: BrokerVisibility::default(),
+        };
         let producer = BaseProducer::from_config_and_context(&self.clients.producer(), context);
         let producer = Arc::new(producer.map_err(|error| BusError::Refused(error.to_string()))?);
         let stop = Arc::new(AtomicBool::new(false));
         let (polled, stopped) = (producer.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("kafka producer".to_owned());
         let poll = move || {
-            // Others may wait for reports of one that was let go: it is polled until nobody has it any more.
+            // Others may wait for reports of one that was let go: it is polled until nobody has it
+            // any more.
             while !stopped.load(Ordering::Relaxed) || Arc::strong_count(&polled) > 1 {
                 polled.poll(Duration::from_millis(100));
             }
         };
-        thread.spawn(poll).map_err(|failure| BusError::Unavailable(failure.to_string()))?;
+        thread
+            .spawn(poll)
+            .map_err(|failure| BusError::Unavailable(failure.to_string()))?;
         Ok(PolledProducer { producer, stop })
     }
 }
 
 fn fatal_reason(producer: &BaseProducer<ProducerEvents>) -> String {
-    producer
-        .client()
-        .fatal_error()
-        .map_or_else(|| "no reason given".to_owned(), |(code, text)| format!("{code}: {text}"))
+    producer.client().fatal_error().map_or_else(
+        || "no reason given".to_owned(),
+        |(code, text)| format!("{code}: {text}"),
+    )
 }
 
 /// The way of records to one topic.
@@ -155,7 +182,8 @@ pub(super) struct TopicPublisher {
     pub(super) kept: Arc<TopicState>,
     pub(super) keeper: Arc<TopicMonitor>,
     pub(super) producers: Arc<ProducerHandle>,
-    /// Whose turn it is. One publisher after the other, so that a record that is sent again cannot be overtaken.
+    /// Whose turn it is. One publisher after the other, so that a record that is sent again cannot
+    /// be overtaken.
     turn: tokio::sync::Mutex<()>,
     waiting: AtomicUsize,
 }
@@ -175,14 +203,21 @@ impl TopicPublisher {
         keeper: Arc<TopicMonitor>,
         producers: Arc<ProducerHandle>,
     ) -> TopicPublisher {
-        TopicPublisher { kept, keeper, producers, turn: tokio::sync::Mutex::default(), waiting: AtomicUsize::new(0) }
+        TopicPublisher {
+            kept,
+            keeper,
+            producers,
+            turn: tokio::sync::Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Publishes; answered when every record that Kafka takes is there. What it refuses is named after the others are in.
+    /// Publishes; answered when every record that Kafka takes is there. What it refuses is named
+    /// after the others are in.
     pub(super) async fn publish(&self, records: Vec<NewRecord>) -> Result<(), BusError> {
         if records.is_empty() {
             return Ok(());
@@ -220,13 +255,21 @@ impl TopicPublisher {
     }
 
     /// Sends the records at `left` in their order and waits for every answer.
-    async fn attempt(&self, producer: &BaseProducer<ProducerEvents>, records: &[NewRecord], left: &[usize]) -> Outcome {
+    async fn attempt(
+        &self,
+        producer: &BaseProducer<ProducerEvents>,
+        records: &[NewRecord],
+        left: &[usize],
+    ) -> Outcome {
         let (answers, mut answered) = unbounded_channel();
         let mut outcome = Outcome::default();
         let mut under_way = 0_usize;
         for (place, index) in left.iter().enumerate() {
             loop {
-                let ticket = Box::new(DeliveryToken { index: *index, answers: answers.clone() });
+                let ticket = Box::new(DeliveryToken {
+                    index: *index,
+                    answers: answers.clone(),
+                });
                 match self.send(producer, &records[*index], ticket) {
                     Ok(()) => under_way += 1,
                     Err(RDKafkaErrorCode::QueueFull) => {
@@ -244,7 +287,9 @@ impl TopicPublisher {
             }
         }
         while under_way > 0 {
-            let Some(answer) = answered.recv().await else { break };
+            let Some(answer) = answered.recv().await else {
+                break;
+            };
             outcome.take(answer);
             under_way -= 1;
         }
@@ -259,11 +304,19 @@ impl TopicPublisher {
     ) -> Result<(), RDKafkaErrorCode> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in &record.headers {
-            headers = headers.insert(Header { key, value: Some(&value[..]) });
+            headers = headers.insert(Header {
+                key,
+                value: Some(&value[..]),
+            });
         }
-        let message =
-            BaseRecord::with_opaque_to(&self.kept.name, ticket).key(&record.key[..]).payload(&record.payload[..]);
-        let message = if record.headers.is_empty() { message } else { message.headers(headers) };
+        let message = BaseRecord::with_opaque_to(&self.kept.name, ticket)
+            .key(&record.key[..])
+            .payload(&record.payload[..]);
+        let message = if record.headers.is_empty() {
+            message
+        } else {
+            message.headers(headers)
+        };
         producer.send(message).map_err(|(error, _)| code_of(&error))
     }
 }
@@ -288,9 +341,13 @@ impl Outcome {
         }
     }
 
-    /// Waits until a record of this publisher was answered, or for a moment where others fill the queue; says how many
-    /// were answered.
-    async fn wait_for_room(&mut self, answered: &mut UnboundedReceiver<Answer>, under_way: usize) -> usize {
+    /// Waits until a record of this publisher was answered, or for a moment where others fill the
+    /// queue; says how many were answered.
+    async fn wait_for_room(
+        &mut self,
+        answered: &mut UnboundedReceiver<Answer>,
+        under_way: usize,
+    ) -> usize {
         if under_way == 0 {
             tokio::time::sleep(FULL).await;
             return 0;
@@ -318,8 +375,8 @@ fn is_refusal(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Which records are to be sent again, in their order: those that failed, and those of the same key behind them, which
-/// would stand before them otherwise.
+/// Which records are to be sent again, in their order: those that failed, and those of the same key
+/// behind them, which would stand before them otherwise.
 fn to_repeat(records: &[NewRecord], sent: &[usize], failed: &HashSet<usize>) -> Vec<usize> {
     let mut keys: HashSet<&Bytes> = HashSet::new();
     let mut again = Vec::new();
@@ -334,14 +391,21 @@ fn to_repeat(records: &[NewRecord], sent: &[usize], failed: &HashSet<usize>) -> 
 }
 
 fn size_of(record: &NewRecord) -> usize {
-    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let headers: usize = record
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     record.key.len() + record.payload.len() + headers
 }
 
 fn too_large(record: &NewRecord, topic: &str) -> Option<BusError> {
     let size = size_of(record);
-    let text =
-        || format!("a record of {size} bytes is too large for {topic}: at most {MAX_RECORD_BYTES} are published");
+    let text = || {
+        format!(
+            "a record of {size} bytes is too large for {topic}: at most {MAX_RECORD_BYTES} are published"
+        )
+    };
     (size > MAX_RECORD_BYTES).then(|| BusError::TooLarge(text()))
 }
 
@@ -349,7 +413,9 @@ fn refusal(record: &NewRecord, topic: &str, code: RDKafkaErrorCode) -> BusError 
     match code {
         RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
             let size = size_of(record);
-            let text = format!("a record of {size} bytes is too large for {topic}: its max.message.bytes is less");
+            let text = format!(
+                "a record of {size} bytes is too large for {topic}: its max.message.bytes is less"
+            );
             BusError::TooLarge(text)
         }
         code => BusError::Refused(format!("{topic}: {code}")),
@@ -362,12 +428,18 @@ mod tests {
     use crate::bus::kafka::testing::settings;
 
     fn record(key: &'static str, size: usize) -> NewRecord {
-        NewRecord { key: Bytes::from_static(key.as_bytes()), payload: vec![b'x'; size].into(), headers: Vec::new() }
+        NewRecord {
+            key: Bytes::from_static(key.as_bytes()),
+            payload: vec![b'x'; size].into(),
+            headers: Vec::new(),
+        }
     }
 
     #[test]
     fn what_stands_behind_a_failed_record_of_its_key_is_sent_again_too() {
-        let records: Vec<_> = ["a", "b", "a", "c", "b", "a"].map(|key| record(key, 1)).into();
+        let records: Vec<_> = ["a", "b", "a", "c", "b", "a"]
+            .map(|key| record(key, 1))
+            .into();
         let all: Vec<usize> = (0..6).collect();
         let again = |failed: &[usize]| to_repeat(&records, &all, &failed.iter().copied().collect());
         assert_eq!(again(&[]), [0; 0]);
@@ -389,7 +461,11 @@ mod tests {
         let (answers, mut answered) = unbounded_channel();
         let ticket = Box::new(DeliveryToken { index: 3, answers });
         producer
-            .send(BaseRecord::with_opaque_to("t", ticket).key("k").payload("p"))
+            .send(
+                BaseRecord::with_opaque_to("t", ticket)
+                    .key("k")
+                    .payload("p"),
+            )
             .map_err(|(error, _)| error)
             .unwrap();
         let answer = tokio::time::timeout(Duration::from_secs(20), answered.recv()).await;
@@ -399,7 +475,9 @@ mod tests {
     #[test]
     fn a_record_that_is_too_large_is_named_with_size_and_limit() {
         assert_eq!(too_large(&record("k", MAX_RECORD_BYTES - 1), "t"), None);
-        let text = too_large(&record("k", MAX_RECORD_BYTES), "t").unwrap().to_string();
+        let text = too_large(&record("k", MAX_RECORD_BYTES), "t")
+            .unwrap()
+            .to_string();
         assert_eq!(
             text,
             "the bus refused: a record of 2097153 bytes is too large for t: at most 2097152 are published"

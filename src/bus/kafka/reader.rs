@@ -1,4 +1,5 @@
-//! The thread that reads for one member of a group: it never waits for whoever works on what it reads.
+//! The thread that reads for one member of a group: it never waits for whoever works on what it
+//! reads.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,9 +26,13 @@ use crate::domain::timestamp::Timestamp;
 use crate::telemetry::log_limit::FaultLog;
 
 /// What waits to be given out at most.
-const LIMITS: Limits = Limits { records: 10_000, bytes: 32 * 1024 * 1024 };
-/// So long it is waited for room before the flow is stopped. What librdkafka has fetched of a partition is gone when it is
-/// paused, and fetched again; a backlog would stand still for longer than it takes to work on what waits.
+const LIMITS: Limits = Limits {
+    records: 10_000,
+    bytes: 32 * 1024 * 1024,
+};
+/// So long it is waited for room before the flow is stopped. What librdkafka has fetched of a
+/// partition is gone when it is paused, and fetched again; a backlog would stand still for longer
+/// than it takes to work on what waits.
 const ROOM: Duration = Duration::from_millis(500);
 /// How long a look for records takes where there are none; nothing else is done meanwhile.
 const POLL: Duration = Duration::from_millis(50);
@@ -54,16 +59,19 @@ pub(super) struct Shared {
     moved: Condvar,
     pub(super) closing: AtomicBool,
     log: FaultLog,
-    /// The topic's id, as far as is known, and whether it has changed since the partitions were set to their beginning.
+    /// The topic's id, as far as is known, and whether it has changed since the partitions were set
+    /// to their beginning.
     id: Mutex<Option<String>>,
     made_again: AtomicBool,
-    /// The topic is missing: what is committed now could be taken for a place in the one that comes after it.
+    /// The topic is missing: what is committed now could be taken for a place in the one that comes
+    /// after it.
     gone: AtomicBool,
     committing: Mutex<Option<Instant>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks; if it did, each step leaves the state whole.
+    // Nothing panics while it holds one of these locks; if it did, each step leaves the state
+    // whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -113,7 +121,9 @@ impl Shared {
     /// Waits a while until there is room; gives whether there is.
     fn wait_for_room(&self) -> bool {
         let inbox = self.inbox();
-        let waiting = self.moved.wait_timeout_while(inbox, ROOM, |inbox| inbox.is_full() && !self.is_closing());
+        let waiting = self
+            .moved
+            .wait_timeout_while(inbox, ROOM, |inbox| inbox.is_full() && !self.is_closing());
         let (inbox, _) = waiting.unwrap_or_else(PoisonError::into_inner);
         !inbox.is_full()
     }
@@ -128,7 +138,10 @@ impl Shared {
                 warn!(group, partitions:? = partitions; "partitions move before their work is done: it is done again");
                 return;
             }
-            inbox = self.moved.wait_timeout(inbox, left).map_or_else(|error| error.into_inner().0, |(inbox, _)| inbox);
+            inbox = self
+                .moved
+                .wait_timeout(inbox, left)
+                .map_or_else(|error| error.into_inner().0, |(inbox, _)| inbox);
         }
     }
 
@@ -146,22 +159,28 @@ impl Shared {
             return None;
         }
         let due = self.inbox().to_commit(of);
-        let offsets = due.into_iter().map(|(partition, offset)| (partition, Offset::Offset(offset as i64)));
+        let offsets = due
+            .into_iter()
+            .map(|(partition, offset)| (partition, Offset::Offset(offset as i64)));
         let list = self.list(offsets);
         (list.count() > 0).then_some(list)
     }
 
-    /// Notes where the reader stands. To be called on the reading thread, between polls: what it has passed is put in. Not
-    /// while the consumer closes: it polls until it is closed, and what that returns is dropped, not put in.
+    /// Notes where the reader stands. To be called on the reading thread, between polls: what it
+    /// has passed is put in. Not while the consumer closes: it polls until it is closed, and what
+    /// that returns is dropped, not put in.
     fn note_places(&self, consumer: &BaseConsumer<ReaderEvents>) {
         if self.made_again.load(Ordering::Relaxed) || self.is_closing() {
             return;
         }
-        let Ok(places) = consumer.position() else { return };
+        let Ok(places) = consumer.position() else {
+            return;
+        };
         let mut inbox = self.inbox();
         for element in places.elements() {
             if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset())
-                && let (Ok(partition), Ok(offset)) = (u32::try_from(element.partition()), u64::try_from(offset))
+                && let (Ok(partition), Ok(offset)) =
+                    (u32::try_from(element.partition()), u64::try_from(offset))
             {
                 inbox.passed(partition, offset);
             }
@@ -219,9 +238,12 @@ impl ReaderEvents {
         debug!(group = shared.group.as_str(), partitions:?; "gives partitions up");
         shared.inbox().drop_unread(&partitions);
         if consumer.assignment_lost() || self.bearings.has_lost_brokers() {
-            // Nothing is read until the group takes it in again, which may be a session timeout after Kafka is back: a
-            // group that Kafka had to read from its disk first waits for the member that this was.
-            shared.health.fail("the session ended, joining again".to_owned());
+            // Nothing is read until the group takes it in again, which may be a session timeout
+            // after Kafka is back: a group that Kafka had to read from its disk first waits for the
+            // member that this was.
+            shared
+                .health
+                .fail("the session ended, joining again".to_owned());
         } else {
             shared.wait_for_work(&partitions);
             self.commit_now(consumer, &partitions);
@@ -236,7 +258,9 @@ impl ReaderEvents {
     /// Waits until the bus has what is done, where it can be reached.
     fn commit_now(&self, consumer: &BaseConsumer<Self>, partitions: &[u32]) {
         self.shared.note_places(consumer);
-        let Some(list) = self.shared.due(|partition| partitions.contains(&partition)) else { return };
+        let Some(list) = self.shared.due(|partition| partitions.contains(&partition)) else {
+            return;
+        };
         let group = self.shared.group.as_str();
         if !self.kept.is_there() {
             info!(group; "the last positions are not committed, Kafka is away: some is read again");
@@ -244,13 +268,18 @@ impl ReaderEvents {
         }
         match consumer.commit(&list, CommitMode::Sync) {
             Ok(()) => self.shared.note_commit(&list),
-            Err(error) => info!(group; "the last positions are not committed, some is read again: {error}"),
+            Err(error) => {
+                info!(group; "the last positions are not committed, some is read again: {error}")
+            }
         }
     }
 }
 
 fn partitions_of(list: &TopicPartitionList) -> Vec<u32> {
-    list.elements().iter().map(|element| element.partition() as u32).collect()
+    list.elements()
+        .iter()
+        .map(|element| element.partition() as u32)
+        .collect()
 }
 
 /// Whether every partition that was here already came again.
@@ -261,7 +290,9 @@ fn all_in(here: &[u32], came: &[u32]) -> bool {
 impl ClientContext for ReaderEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.trouble.log_line(level, facility, line);
-        let Some(id) = events::new_id(&self.shared.topic, line) else { return };
+        let Some(id) = events::new_id(&self.shared.topic, line) else {
+            return;
+        };
         let before = lock(&self.shared.id).replace(id.to_owned());
         if before.is_some_and(|before| before != id) {
             warn!(topic = self.shared.topic.as_str(), group = self.shared.group.as_str(); "the topic was made again: reads it from its beginning");
@@ -274,12 +305,18 @@ impl ClientContext for ReaderEvents {
             return;
         }
         self.bearings.look(&statistics);
-        let Some(topic) = statistics.topics.get(&self.shared.topic) else { return };
+        let Some(topic) = statistics.topics.get(&self.shared.topic) else {
+            return;
+        };
         let known = |offset: i64| u64::try_from(offset).ok();
         let mut inbox = self.shared.inbox();
         for (partition, found) in &topic.partitions {
             if let Ok(partition) = u32::try_from(*partition) {
-                let (low, end, on_bus) = (found.lo_offset, found.ls_offset, known(found.committed_offset));
+                let (low, end, on_bus) = (
+                    found.lo_offset,
+                    found.ls_offset,
+                    known(found.committed_offset),
+                );
                 inbox.observe(partition, known(low), known(end), on_bus);
                 if let Some(on_bus) = on_bus {
                     inbox.committed(partition, on_bus);
@@ -287,8 +324,9 @@ impl ClientContext for ReaderEvents {
             }
         }
         drop(inbox);
-        // librdkafka tells the end of an asynchronous commit to nobody who takes events and not callbacks, as rdkafka
-        // does. These figures are what tells of it. One that is under way still is made again, which does no harm.
+        // librdkafka tells the end of an asynchronous commit to nobody who takes events and not
+        // callbacks, as rdkafka does. These figures are what tells of it. One that is under way
+        // still is made again, which does no harm.
         *lock(&self.shared.committing) = None;
     }
 
@@ -298,7 +336,12 @@ impl ClientContext for ReaderEvents {
 }
 
 impl ConsumerContext for ReaderEvents {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        error: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
         match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
             // What was its share is nothing to the one that reads now.
@@ -315,7 +358,9 @@ impl ConsumerContext for ReaderEvents {
         match result {
             Ok(()) => self.shared.note_commit(offsets),
             // It is tried again with the next one.
-            Err(error) => debug!(group = self.shared.group.as_str(); "positions not committed: {error}"),
+            Err(error) => {
+                debug!(group = self.shared.group.as_str(); "positions not committed: {error}")
+            }
         }
     }
 }
@@ -373,7 +418,9 @@ pub(super) fn spawn(
         let _end = end;
         run();
     };
-    thread.spawn(run).map_err(|failure| BusError::Unavailable(failure.to_string()))?;
+    thread
+        .spawn(run)
+        .map_err(|failure| BusError::Unavailable(failure.to_string()))?;
     Ok(ended)
 }
 
@@ -386,16 +433,30 @@ impl Reader {
         kept: Arc<TopicState>,
         trouble: Arc<LastError>,
     ) -> Result<watch::Receiver<bool>, BusError> {
-        let reader =
-            Reader { clients, shared, keeper, kept, trouble, paused: BTreeSet::new(), last_commit: Instant::now() };
+        let reader = Reader {
+            clients,
+            shared,
+            keeper,
+            kept,
+            trouble,
+            paused: BTreeSet::new(),
+            last_commit: Instant::now(),
+        };
         let consumer = reader.consumer()?;
         spawn(reader.shared.clone(), move || reader.run(consumer))
     }
 
     fn consumer(&self) -> Result<BaseConsumer<ReaderEvents>, BusError> {
-        let (shared, kept, trouble) = (self.shared.clone(), self.kept.clone(), self.trouble.clone());
+        let (shared, kept, trouble) =
+            (self.shared.clone(), self.kept.clone(), self.trouble.clone());
         let (bearings, is_over) = (BrokerVisibility::default(), AtomicBool::new(false));
-        let events = ReaderEvents { shared, kept, trouble, bearings, is_over };
+        let events = ReaderEvents {
+            shared,
+            kept,
+            trouble,
+            bearings,
+            is_over,
+        };
         BaseConsumer::from_config_and_context(&self.clients.consumer(&self.shared.group), events)
             .map_err(|error| BusError::Refused(error.to_string()))
     }
@@ -441,7 +502,9 @@ impl Reader {
             match consumer.poll(POLL) {
                 None => next_look = now,
                 Some(Ok(message)) => self.put(consumer, &message),
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => return self.give_up(&code.to_string()),
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                    return self.give_up(&code.to_string());
+                }
                 Some(Err(error)) => self.failed(&error),
             }
             if consumer.context().bearings.has_lost_brokers() {
@@ -452,8 +515,8 @@ impl Reader {
         consumer.context().commit_now(consumer, &assigned);
     }
 
-    /// Ends a consumer; it leaves its group. Nothing waits for one that failed: librdkafka may wait for an answer that cannot
-    /// come, and then it ends with the process.
+    /// Ends a consumer; it leaves its group. Nothing waits for one that failed: librdkafka may wait
+    /// for an answer that cannot come, and then it ends with the process.
     fn let_go(&self, consumer: BaseConsumer<ReaderEvents>) {
         if self.shared.is_closing() && !consumer.context().bearings.has_lost_brokers() {
             return drop(consumer);
@@ -467,22 +530,35 @@ impl Reader {
 
     /// Nothing is read until a new consumer is in the group.
     fn give_up(&self, why: &str) {
-        self.shared.health.fail(format!("the consumer is made anew: {why}"));
-        let Some(repeated) = self.shared.log.failed(why) else { return };
+        self.shared
+            .health
+            .fail(format!("the consumer is made anew: {why}"));
+        let Some(repeated) = self.shared.log.failed(why) else {
+            return;
+        };
         warn!(group = self.shared.group.as_str(), repeated; "the Kafka consumer failed for good and is made anew: {why}");
     }
 
     fn failed(&mut self, error: &KafkaError) {
-        let missing = [RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::UnknownTopic];
-        if error.rdkafka_error_code().is_some_and(|code| missing.contains(&code)) {
+        let missing = [
+            RDKafkaErrorCode::UnknownTopicOrPartition,
+            RDKafkaErrorCode::UnknownTopic,
+        ];
+        if error
+            .rdkafka_error_code()
+            .is_some_and(|code| missing.contains(&code))
+        {
             self.shared.gone.store(true, Ordering::Relaxed);
         }
         // What the keeper cannot see: the topic is there, and the group does not let us read it.
-        if let Some(code) = error.rdkafka_error_code().filter(|code| concerns_the_group(*code))
+        if let Some(code) = error
+            .rdkafka_error_code()
+            .filter(|code| concerns_the_group(*code))
             && self.shared.health.fail(code.to_string())
             && let Some(repeated) = self.shared.log.failed(&code.to_string())
         {
-            // The original's members divide the partitions in another way, and Kafka does not mix the two.
+            // The original's members divide the partitions in another way, and Kafka does not mix
+            // the two.
             let hint = match code {
                 RDKafkaErrorCode::InconsistentGroupProtocol => {
                     ": another program's members are in the group, and not of our kind; nothing is read until they leave. To read beside them, take a group of our own (KAFKA_GROUP_STORE, KAFKA_GROUP_LIVE, KAFKA_GROUP_CONFIRMATION)"
@@ -519,10 +595,15 @@ impl Reader {
         }
     }
 
-    /// Stops the flow while the queue stays full. The thread goes on polling, so that the group does not take it for dead.
+    /// Stops the flow while the queue stays full. The thread goes on polling, so that the group
+    /// does not take it for dead.
     fn pause(&mut self, consumer: &BaseConsumer<ReaderEvents>) {
         let assigned = self.shared.inbox().assigned();
-        let list = self.shared.list(assigned.iter().map(|partition| (*partition, Offset::Invalid)));
+        let list = self.shared.list(
+            assigned
+                .iter()
+                .map(|partition| (*partition, Offset::Invalid)),
+        );
         if let Err(error) = consumer.pause(&list) {
             debug!(group = self.shared.group.as_str(); "not paused: {error}");
         }
@@ -531,8 +612,13 @@ impl Reader {
 
     fn look_around(&mut self, consumer: &BaseConsumer<ReaderEvents>, now: Instant) {
         if !self.paused.is_empty() && self.shared.inbox().has_room() {
-            // Also those that are another's by now: librdkafka keeps a pause until they come back, and longer.
-            let list = self.shared.list(self.paused.iter().map(|partition| (*partition, Offset::Invalid)));
+            // Also those that are another's by now: librdkafka keeps a pause until they come back,
+            // and longer.
+            let list = self.shared.list(
+                self.paused
+                    .iter()
+                    .map(|partition| (*partition, Offset::Invalid)),
+            );
             match consumer.resume(&list) {
                 Ok(()) => self.paused.clear(),
                 Err(error) => debug!(group = self.shared.group.as_str(); "not resumed: {error}"),
@@ -549,11 +635,14 @@ impl Reader {
     }
 
     fn commit(&self, consumer: &BaseConsumer<ReaderEvents>, now: Instant) {
-        let waits = lock(&self.shared.committing).is_some_and(|since| now.duration_since(since) < COMMIT_ANSWER);
+        let waits = lock(&self.shared.committing)
+            .is_some_and(|since| now.duration_since(since) < COMMIT_ANSWER);
         if waits {
             return;
         }
-        let Some(list) = self.shared.due(|_| true) else { return };
+        let Some(list) = self.shared.due(|_| true) else {
+            return;
+        };
         *lock(&self.shared.committing) = Some(now);
         if let Err(error) = consumer.commit(&list, CommitMode::Async) {
             *lock(&self.shared.committing) = None;
@@ -569,16 +658,27 @@ impl Reader {
             self.shared.made_again.store(false, Ordering::Relaxed);
             return;
         }
-        let list = self.shared.list(assigned.iter().map(|partition| (*partition, Offset::Beginning)));
+        let list = self.shared.list(
+            assigned
+                .iter()
+                .map(|partition| (*partition, Offset::Beginning)),
+        );
         match consumer.seek_partitions(list, SEEK_TIMEOUT) {
-            Ok(list) if list.elements().iter().all(|element| element.error().is_ok()) => {
+            Ok(list)
+                if list
+                    .elements()
+                    .iter()
+                    .all(|element| element.error().is_ok()) =>
+            {
                 self.shared.inbox().begin_anew();
                 self.shared.made_again.store(false, Ordering::Relaxed);
                 self.shared.filled.notify_one();
             }
             // Tried again at the next look.
             Ok(_) => debug!(group = self.shared.group.as_str(); "not at the beginning yet"),
-            Err(error) => debug!(group = self.shared.group.as_str(); "not at the beginning yet: {error}"),
+            Err(error) => {
+                debug!(group = self.shared.group.as_str(); "not at the beginning yet: {error}")
+            }
         }
     }
 }
@@ -586,13 +686,19 @@ impl Reader {
 /// A record as it came. A key or a value that is missing is an empty one.
 pub(super) fn read_record(message: &BorrowedMessage<'_>) -> Record {
     let bytes = |part: Option<&[u8]>| part.map(Bytes::copy_from_slice).unwrap_or_default();
-    let headers = message
-        .headers()
-        .map(|headers| headers.iter().map(|header| (header.key.to_owned(), bytes(header.value))).collect());
+    let headers = message.headers().map(|headers| {
+        headers
+            .iter()
+            .map(|header| (header.key.to_owned(), bytes(header.value)))
+            .collect()
+    });
     Record {
         partition: u32::try_from(message.partition()).unwrap_or_default(),
         offset: u64::try_from(message.offset()).unwrap_or_default(),
-        published_at: message.timestamp().to_millis().and_then(Timestamp::from_millis),
+        published_at: message
+            .timestamp()
+            .to_millis()
+            .and_then(Timestamp::from_millis),
         record: NewRecord {
             key: bytes(message.key()),
             payload: bytes(message.payload()),
@@ -620,8 +726,14 @@ mod tests {
         let bus = KafkaBus::new(&settings("127.0.0.1:9"), "test").unwrap();
         let shared = Arc::new(Shared::new("t", "g"));
         let ended = spawn(shared.clone(), || panic!("on purpose")).unwrap();
-        let mut group = KafkaSubscription { shared, ended, _inner: bus.inner.clone() };
-        let given = tokio::time::timeout(Duration::from_secs(10), group.next_batch(1, Duration::ZERO)).await;
+        let mut group = KafkaSubscription {
+            shared,
+            ended,
+            _inner: bus.inner.clone(),
+        };
+        let given =
+            tokio::time::timeout(Duration::from_secs(10), group.next_batch(1, Duration::ZERO))
+                .await;
         assert_eq!(given, Ok(Err(BusError::Closed)));
     }
 }

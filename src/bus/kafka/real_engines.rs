@@ -28,12 +28,17 @@ fn brokers() -> String {
 }
 
 fn here() -> BusSettings {
-    BusSettings { kafka_topic_partitions: 4, ..settings(&brokers()) }
+    BusSettings {
+        kafka_topic_partitions: 4,
+        ..settings(&brokers())
+    }
 }
 
 /// A topic of its own with four partitions.
 fn topic() -> Arc<dyn Topic> {
-    KafkaBus::new(&here(), "test").unwrap().topic(&name("suite"))
+    KafkaBus::new(&here(), "test")
+        .unwrap()
+        .topic(&name("suite"))
 }
 
 mod every_bus {
@@ -50,7 +55,10 @@ fn admin() -> AdminClient<DefaultClientContext> {
 }
 
 async fn delete(topic: &str) {
-    let deleted = admin().delete_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    let deleted = admin()
+        .delete_topics(&[topic], &AdminOptions::new())
+        .await
+        .unwrap();
     assert!(deleted[0].is_ok(), "{deleted:?}");
 }
 
@@ -58,7 +66,12 @@ async fn delete(topic: &str) {
 type Log = Arc<Mutex<Vec<Record>>>;
 
 /// A member that works and commits until it is told to stop.
-fn member(mut group: Box<dyn Subscription>, gracefully: bool, stop: Arc<Notify>, log: Log) -> JoinHandle<()> {
+fn member(
+    mut group: Box<dyn Subscription>,
+    gracefully: bool,
+    stop: Arc<Notify>,
+    log: Log,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             let given = tokio::select! {
@@ -84,7 +97,14 @@ fn assert_keys_end_in_order(read: &[Record], count: u32) {
         last.insert(record.record.key.clone(), value(record));
     }
     for (key, value) in last {
-        assert_eq!(value, (0..count).rev().find(|n| key == format!("k{}", n % 7)).unwrap(), "{key:?}");
+        assert_eq!(
+            value,
+            (0..count)
+                .rev()
+                .find(|n| key == format!("k{}", n % 7))
+                .unwrap(),
+            "{key:?}"
+        );
     }
 }
 
@@ -92,12 +112,28 @@ async fn two_members_and_one_leaves(gracefully: bool) {
     const ROUND: u32 = 70;
     let topic = bus(&here()).topic(&name("members"));
     let group = name("group");
-    let (log, stop, never) = (Log::default(), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (log, stop, never) = (
+        Log::default(),
+        Arc::new(Notify::new()),
+        Arc::new(Notify::new()),
+    );
     let _first = member(topic.subscribe(&group).unwrap(), true, never, log.clone());
-    let second = member(topic.subscribe(&group).unwrap(), gracefully, stop.clone(), log.clone());
+    let second = member(
+        topic.subscribe(&group).unwrap(),
+        gracefully,
+        stop.clone(),
+        log.clone(),
+    );
     let mut sent = 0;
     for round in 0..30 {
-        topic.publish((sent..sent + ROUND).map(|n| record(&format!("k{}", n % 7), n)).collect()).await.unwrap();
+        topic
+            .publish(
+                (sent..sent + ROUND)
+                    .map(|n| record(&format!("k{}", n % 7), n))
+                    .collect(),
+            )
+            .await
+            .unwrap();
         sent += ROUND;
         if round == 15 {
             stop.notify_one();
@@ -141,14 +177,22 @@ async fn a_partition_moves_only_after_the_work_on_it_is_committed() {
         let early = tokio::time::timeout(Duration::from_secs(3), next(&mut second, 9)).await;
         assert!(early.is_err(), "read by two at once: {early:?}");
         first.commit(&Position::after(&held));
-        let ConsumerEvent::Revoked(moved) = first.next_batch(9, Duration::ZERO).await.unwrap() else {
+        let ConsumerEvent::Revoked(moved) = first.next_batch(9, Duration::ZERO).await.unwrap()
+        else {
             panic!("records")
         };
         assert!(!moved.is_empty() && moved.len() < 4, "some stay: {moved:?}");
         // Everything was committed before they moved: the second begins with what comes now.
-        topic.publish((200..400).map(|n| record(&format!("k{n}"), n)).collect()).await.unwrap();
+        topic
+            .publish((200..400).map(|n| record(&format!("k{n}"), n)).collect())
+            .await
+            .unwrap();
         let read = next(&mut second, 9).await;
-        assert!(read.iter().all(|record| value(record) >= 200 && moved.contains(&record.partition)), "{read:?}");
+        assert!(
+            read.iter()
+                .all(|record| value(record) >= 200 && moved.contains(&record.partition)),
+            "{read:?}"
+        );
     }))
     .await;
 }
@@ -164,7 +208,10 @@ async fn a_reader_that_takes_nothing_holds_a_bounded_part_and_loses_nothing() {
         let mut group: Box<dyn Subscription> = Box::new(group);
         for part in 0..6 {
             let values = part * 5_000..(part + 1) * 5_000;
-            topic.publish(values.map(|n| record(&format!("k{}", n % 7), n)).collect()).await.unwrap();
+            topic
+                .publish(values.map(|n| record(&format!("k{}", n % 7), n)).collect())
+                .await
+                .unwrap();
         }
         while !shared.inbox().is_full() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -183,13 +230,26 @@ async fn a_reader_that_takes_nothing_holds_a_bounded_part_and_loses_nothing() {
 #[ignore = "needs the real engines: make test"]
 async fn a_member_without_a_partition_has_joined_all_the_same() {
     bounded(Box::pin(async {
-        let topic = bus(&BusSettings { kafka_topic_partitions: 1, ..here() }).topic(&name("one"));
+        let topic = bus(&BusSettings {
+            kafka_topic_partitions: 1,
+            ..here()
+        })
+        .topic(&name("one"));
         let group = name("group");
-        let members = [topic.subscribe(&group).unwrap(), topic.subscribe(&group).unwrap()];
+        let members = [
+            topic.subscribe(&group).unwrap(),
+            topic.subscribe(&group).unwrap(),
+        ];
         for member in &members {
-            assert_eq!(member.health().problem(), Some(format!("joining the group {group}")));
+            assert_eq!(
+                member.health().problem(),
+                Some(format!("joining the group {group}"))
+            );
         }
-        while members.iter().any(|member| member.health().problem().is_some()) {
+        while members
+            .iter()
+            .any(|member| member.health().problem().is_some())
+        {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }))
@@ -201,9 +261,17 @@ async fn a_member_without_a_partition_has_joined_all_the_same() {
 async fn a_session_timeout_that_the_brokers_do_not_take_is_a_problem() {
     bounded(Box::pin(async {
         // Less than brokers take, 6 s unless told otherwise; those of scripts/engines are told 1 s.
-        let topic = bus(&BusSettings { kafka_session_timeout: Duration::from_millis(500), ..here() }).topic(&name("t"));
+        let topic = bus(&BusSettings {
+            kafka_session_timeout: Duration::from_millis(500),
+            ..here()
+        })
+        .topic(&name("t"));
         let group = topic.subscribe(&name("group")).unwrap();
-        while !group.health().problem().is_some_and(|text| text.contains("InvalidSessionTimeout")) {
+        while !group
+            .health()
+            .problem()
+            .is_some_and(|text| text.contains("InvalidSessionTimeout"))
+        {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }))
@@ -222,7 +290,10 @@ async fn a_partition_that_moves_while_it_is_paused_is_read_when_it_comes_back() 
         let mut first: Box<dyn Subscription> = Box::new(first);
         for part in 0..6 {
             let values = part * 5_000..(part + 1) * 5_000;
-            topic.publish(values.map(|n| record(&format!("k{}", n % 7), n)).collect()).await.unwrap();
+            topic
+                .publish(values.map(|n| record(&format!("k{}", n % 7), n)).collect())
+                .await
+                .unwrap();
         }
         while !shared.inbox().is_full() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -235,7 +306,9 @@ async fn a_partition_that_moves_while_it_is_paused_is_read_when_it_comes_back() 
         let mut read = Vec::new();
         // The first resumes what it has; then the others come back.
         while !shared.inbox().is_empty() {
-            if let ConsumerEvent::Records(batch) = first.next_batch(1_000, Duration::ZERO).await.unwrap() {
+            if let ConsumerEvent::Records(batch) =
+                first.next_batch(1_000, Duration::ZERO).await.unwrap()
+            {
                 read.extend(batch);
             }
         }
@@ -268,7 +341,11 @@ async fn a_topic_that_is_deleted_while_all_run_is_made_again_and_flows() {
             }
         }
         assert_eq!(values(&read), (50..60).collect());
-        assert_eq!(read.iter().map(|record| record.offset).min(), Some(0), "from the start of the new one");
+        assert_eq!(
+            read.iter().map(|record| record.offset).min(),
+            Some(0),
+            "from the start of the new one"
+        );
     }))
     .await;
 }
@@ -279,13 +356,29 @@ async fn a_new_topic_that_is_longer_than_the_old_one_is_read_from_its_start() {
     bounded(Box::pin(async {
         let topic = bus(&here()).topic(&name("longer"));
         let mut group = topic.subscribe(&name("group")).unwrap();
-        topic.publish((0..5).map(|n| record("k", n)).collect()).await.unwrap();
+        topic
+            .publish((0..5).map(|n| record("k", n)).collect())
+            .await
+            .unwrap();
         take(&mut group, 5).await;
         delete(topic.name()).await;
-        // As fast as it can be: the old offsets are places in the new topic before the reader looks.
-        let (admin, made) = (admin(), NewTopic::new(topic.name(), 4, TopicReplication::Fixed(1)));
-        while admin.create_topics([&made], &AdminOptions::new()).await.unwrap()[0].is_err() {}
-        bus(&here()).topic(topic.name()).publish((5..105).map(|n| record("k", n)).collect()).await.unwrap();
+        // As fast as it can be: the old offsets are places in the new topic before the reader
+        // looks.
+        let (admin, made) = (
+            admin(),
+            NewTopic::new(topic.name(), 4, TopicReplication::Fixed(1)),
+        );
+        while admin
+            .create_topics([&made], &AdminOptions::new())
+            .await
+            .unwrap()[0]
+            .is_err()
+        {}
+        bus(&here())
+            .topic(topic.name())
+            .publish((5..105).map(|n| record("k", n)).collect())
+            .await
+            .unwrap();
         let mut read = Vec::new();
         while values(&read).len() < 100 {
             let batch = next(&mut group, 99).await;
@@ -303,20 +396,52 @@ async fn a_record_that_is_too_large_is_refused_and_the_others_are_published() {
     bounded(Box::pin(async {
         let topic = topic();
         let mut group = topic.subscribe(&name("group")).unwrap();
-        let large = NewRecord { payload: vec![b'x'; 3_000_000].into(), ..record("k", 0) };
-        let refused = topic.publish(vec![record("k", 1), large, record("k", 2)]).await;
-        let Err(BusError::TooLarge(text)) = refused else { panic!("{refused:?}") };
-        assert!(text.contains("3000001 bytes") && text.contains("2097152"), "{text}");
-        assert_eq!(take(&mut group, 2).await.iter().map(value).collect::<Vec<_>>(), [1, 2]);
+        let large = NewRecord {
+            payload: vec![b'x'; 3_000_000].into(),
+            ..record("k", 0)
+        };
+        let refused = topic
+            .publish(vec![record("k", 1), large, record("k", 2)])
+            .await;
+        let Err(BusError::TooLarge(text)) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(
+            text.contains("3000001 bytes") && text.contains("2097152"),
+            "{text}"
+        );
+        assert_eq!(
+            take(&mut group, 2)
+                .await
+                .iter()
+                .map(value)
+                .collect::<Vec<_>>(),
+            [1, 2]
+        );
         // One that this program takes and the broker does not: the topic was made by somebody else.
         let other = name("small");
-        let made = NewTopic::new(&other, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "2000");
-        assert!(admin().create_topics([&made], &AdminOptions::new()).await.unwrap()[0].is_ok());
+        let made =
+            NewTopic::new(&other, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "2000");
+        assert!(
+            admin()
+                .create_topics([&made], &AdminOptions::new())
+                .await
+                .unwrap()[0]
+                .is_ok()
+        );
         let topic = bus(&here()).topic(&other);
-        let large = NewRecord { payload: vec![b'x'; 5_000].into(), ..record("k", 0) };
+        let large = NewRecord {
+            payload: vec![b'x'; 5_000].into(),
+            ..record("k", 0)
+        };
         let refused = topic.publish(vec![large]).await;
-        let Err(BusError::TooLarge(text)) = refused else { panic!("{refused:?}") };
-        assert!(text.contains("5001 bytes") && text.contains("max.message.bytes"), "{text}");
+        let Err(BusError::TooLarge(text)) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(
+            text.contains("5001 bytes") && text.contains("max.message.bytes"),
+            "{text}"
+        );
         topic.publish(vec![record("k", 3)]).await.unwrap();
     }))
     .await;
@@ -328,11 +453,20 @@ async fn a_topic_that_is_there_stays_as_it_is() {
     bounded(Box::pin(async {
         let there = name("there");
         let made = NewTopic::new(&there, 3, TopicReplication::Fixed(1));
-        assert!(admin().create_topics([&made], &AdminOptions::new()).await.unwrap()[0].is_ok());
+        assert!(
+            admin()
+                .create_topics([&made], &AdminOptions::new())
+                .await
+                .unwrap()[0]
+                .is_ok()
+        );
         let topic = bus(&here()).topic(&there);
         topic.publish(vec![record("k", 1)]).await.unwrap();
         let found = admin();
-        let found = found.inner().fetch_metadata(Some(&there), Duration::from_secs(5)).unwrap();
+        let found = found
+            .inner()
+            .fetch_metadata(Some(&there), Duration::from_secs(5))
+            .unwrap();
         assert_eq!(found.topics()[0].partitions().len(), 3);
     }))
     .await;
@@ -358,19 +492,30 @@ async fn an_unreachable_broker_is_told_by_ping_and_waited_for() {
         let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = reserved.local_addr().unwrap();
         drop(reserved);
-        let topic = bus(&BusSettings { kafka_brokers: Some(address.to_string()), ..here() }).topic(&name("late"));
+        let topic = bus(&BusSettings {
+            kafka_brokers: Some(address.to_string()),
+            ..here()
+        })
+        .topic(&name("late"));
         let mut group = topic.subscribe(&name("group")).unwrap();
         let publishing = tokio::spawn(topic.publish(numbered(10)));
         let text = loop {
-            let Err(BusError::Unavailable(text)) = topic.ping().await else { panic!("it answers") };
+            let Err(BusError::Unavailable(text)) = topic.ping().await else {
+                panic!("it answers")
+            };
             if text != "no answer in time" {
                 break text;
             }
         };
-        assert!(text.contains(&address.port().to_string()) && text.contains("Connection refused"), "{text}");
+        assert!(
+            text.contains(&address.port().to_string()) && text.contains("Connection refused"),
+            "{text}"
+        );
         assert!(!publishing.is_finished());
         assert_eq!(topic.depth(), 10);
-        tokio::spawn(forward(tokio::net::TcpListener::bind(address).await.unwrap()));
+        tokio::spawn(forward(
+            tokio::net::TcpListener::bind(address).await.unwrap(),
+        ));
         publishing.await.unwrap().unwrap();
         assert_eq!(topic.ping().await, Ok(()));
         assert_eq!(values(&take(&mut group, 10).await), (0..10).collect());
@@ -393,41 +538,90 @@ async fn dead_letters_are_listed_shown_and_published_again() {
             detail: "no JSON".to_owned(),
             raw: Bytes::from_static(raw),
         };
-        let source = Record { partition: 0, offset: 7, published_at: None, record: record("MATCH_001", 0) };
+        let source = Record {
+            partition: 0,
+            offset: 7,
+            published_at: None,
+            record: record("MATCH_001", 0),
+        };
         // Twice: its writer was killed before it had committed.
         let twice = dead_letter::of_record(&letter(b"\xff\x00{]"), &odds, &source);
         letters.publish(vec![twice.clone(), twice]).await.unwrap();
-        letters.publish(vec![dead_letter::of_supplier(&letter(b"{\"event_id\":\"MATCH_002\"}"))]).await.unwrap();
+        letters
+            .publish(vec![dead_letter::of_supplier(&letter(
+                b"{\"event_id\":\"MATCH_002\"}",
+            ))])
+            .await
+            .unwrap();
         let run = async |words: &[&str]| {
             let brokers = brokers();
-            let of = ["--kafka-brokers", &brokers, "--kafka-topic-odds", &odds, "--kafka-topic-odds-dlq", &dead];
+            let of = [
+                "--kafka-brokers",
+                &brokers,
+                "--kafka-topic-odds",
+                &odds,
+                "--kafka-topic-odds-dlq",
+                &dead,
+            ];
             let words: Vec<&str> = words.iter().copied().chain(of).collect();
             let mut out = Vec::new();
             let done = dlq::run(&dlq::testing::args(&words), &mut out).await;
             done.map(|()| out).map_err(|error| error.to_string())
         };
         let text = String::from_utf8(run(&["list"]).await.unwrap()).unwrap();
-        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split('\t').collect())
+            .collect();
         assert_eq!(lines.len(), 2, "{text}");
-        assert_eq!((lines[0][2], lines[0][4]), ("malformed", "\\xff\\x00{]"), "the newest last: {text}");
+        assert_eq!(
+            (lines[0][2], lines[0][4]),
+            ("malformed", "\\xff\\x00{]"),
+            "the newest last: {text}"
+        );
         let id = lines[0][0];
         assert_eq!(run(&["show", id, "--raw"]).await.unwrap(), b"\xff\x00{]");
         let page = String::from_utf8(run(&["show", id]).await.unwrap()).unwrap();
-        assert!(page.contains("source_offset: 7\n") && page.contains("ff 00 7b 5d"), "{page}");
-        assert_eq!(run(&["show", "0:999999"]).await.unwrap_err(), "there is no dead letter 0:999999");
+        assert!(
+            page.contains("source_offset: 7\n") && page.contains("ff 00 7b 5d"),
+            "{page}"
+        );
+        assert_eq!(
+            run(&["show", "0:999999"]).await.unwrap_err(),
+            "there is no dead letter 0:999999"
+        );
         let said = run(&["replay", "--all", "--dry-run"]).await.unwrap();
         assert!(String::from_utf8_lossy(&said).contains("2 would be published"));
-        let said = run(&["replay", "--all", "--reason", "other"]).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(&said), format!("0 published to {odds}\n"));
+        let said = run(&["replay", "--all", "--reason", "other"])
+            .await
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&said),
+            format!("0 published to {odds}\n")
+        );
         let said = run(&["replay", "--all"]).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(&said), format!("2 published to {odds}\n"));
+        assert_eq!(
+            String::from_utf8_lossy(&said),
+            format!("2 published to {odds}\n")
+        );
         run(&["replay", id]).await.unwrap();
         let mut group = topic.subscribe(&name("group")).unwrap();
-        let mut read: Vec<_> = take(&mut group, 3).await.into_iter().map(|record| record.record).collect();
+        let mut read: Vec<_> = take(&mut group, 3)
+            .await
+            .into_iter()
+            .map(|record| record.record)
+            .collect();
         read.sort_by(|one, other| one.key.cmp(&other.key));
-        assert_eq!(read.iter().map(|it| &it.key[..]).collect::<Vec<_>>(), [b"MATCH_001", b"MATCH_001", b"MATCH_002"]);
+        assert_eq!(
+            read.iter().map(|it| &it.key[..]).collect::<Vec<_>>(),
+            [b"MATCH_001", b"MATCH_001", b"MATCH_002"]
+        );
         assert_eq!(read[0].payload, &b"\xff\x00{]"[..]);
-        assert!(read[0].headers[0].1.starts_with(dead.as_bytes()), "{:?}", read[0].headers);
+        assert!(
+            read[0].headers[0].1.starts_with(dead.as_bytes()),
+            "{:?}",
+            read[0].headers
+        );
     }))
     .await;
 }
@@ -437,9 +631,19 @@ async fn dead_letters_are_listed_shown_and_published_again() {
 async fn dead_letters_of_a_kafka_that_is_away_are_an_error_in_time() {
     bounded(Box::pin(async {
         for words in [&["list"][..], &["replay", "--all"]] {
-            let words: Vec<&str> = words.iter().copied().chain(["--kafka-brokers", "127.0.0.1:9"]).collect();
-            let failure = dlq::run(&dlq::testing::args(&words), &mut Vec::new()).await.unwrap_err().to_string();
-            assert!(failure.starts_with("KAFKA_BROKERS: ") && failure.contains("127.0.0.1:9"), "{failure}");
+            let words: Vec<&str> = words
+                .iter()
+                .copied()
+                .chain(["--kafka-brokers", "127.0.0.1:9"])
+                .collect();
+            let failure = dlq::run(&dlq::testing::args(&words), &mut Vec::new())
+                .await
+                .unwrap_err()
+                .to_string();
+            assert!(
+                failure.starts_with("KAFKA_BROKERS: ") && failure.contains("127.0.0.1:9"),
+                "{failure}"
+            );
         }
     }))
     .await;
@@ -449,10 +653,17 @@ async fn dead_letters_of_a_kafka_that_is_away_are_an_error_in_time() {
 #[ignore = "needs the real engines: make test"]
 async fn closing_while_kafka_is_away_ends_in_time() {
     bounded(Box::pin(async {
-        let topic = bus(&BusSettings { kafka_brokers: Some("127.0.0.1:9".to_owned()), ..here() }).topic("never");
+        let topic = bus(&BusSettings {
+            kafka_brokers: Some("127.0.0.1:9".to_owned()),
+            ..here()
+        })
+        .topic("never");
         let mut group = topic.subscribe("g").unwrap();
         group.close().await;
-        assert_eq!(group.next_batch(1, Duration::ZERO).await, Err(BusError::Closed));
+        assert_eq!(
+            group.next_batch(1, Duration::ZERO).await,
+            Err(BusError::Closed)
+        );
     }))
     .await;
 }
@@ -462,13 +673,18 @@ fn publish_in_transactions(topic: &str, committed: u32) {
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
     let patience = Duration::from_secs(30);
     let mut config = rdkafka::ClientConfig::new();
-    config.set("bootstrap.servers", brokers()).set("transactional.id", name("transactions"));
+    config
+        .set("bootstrap.servers", brokers())
+        .set("transactional.id", name("transactions"));
     let producer: BaseProducer = config.create().unwrap();
     producer.init_transactions(patience).unwrap();
     for n in 0..=committed {
         producer.begin_transaction().unwrap();
         let payload = n.to_string();
-        producer.send(BaseRecord::to(topic).key("k").payload(&payload)).map_err(|(error, _)| error).unwrap();
+        producer
+            .send(BaseRecord::to(topic).key("k").payload(&payload))
+            .map_err(|(error, _)| error)
+            .unwrap();
         producer.flush(patience).unwrap();
         if n < committed {
             producer.commit_transaction(patience).unwrap();
@@ -484,17 +700,34 @@ fn places(topic: &str, group: &str) -> Vec<(i64, i64)> {
     use rdkafka::{Offset, TopicPartitionList};
     let patience = Duration::from_secs(10);
     let mut config = rdkafka::ClientConfig::new();
-    let consumer: BaseConsumer = config.set("bootstrap.servers", brokers()).set("group.id", group).create().unwrap();
+    let consumer: BaseConsumer = config
+        .set("bootstrap.servers", brokers())
+        .set("group.id", group)
+        .create()
+        .unwrap();
     let mut asked = TopicPartitionList::new();
     for partition in 0..4 {
         asked.add_partition(topic, partition);
     }
     let committed = consumer.committed_offsets(asked, patience).unwrap();
     let place = |partition: i32, offset| {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, patience).unwrap();
-        (if let Offset::Offset(offset) = offset { offset } else { low }, high)
+        let (low, high) = consumer
+            .fetch_watermarks(topic, partition, patience)
+            .unwrap();
+        (
+            if let Offset::Offset(offset) = offset {
+                offset
+            } else {
+                low
+            },
+            high,
+        )
     };
-    committed.elements().iter().map(|element| place(element.partition(), element.offset())).collect()
+    committed
+        .elements()
+        .iter()
+        .map(|element| place(element.partition(), element.offset()))
+        .collect()
 }
 
 /// Markers of transactions take offsets, and an aborted record is never read.
@@ -508,12 +741,20 @@ async fn transaction_markers_leave_no_lag() {
         topic.publish(vec![record("k", 0)]).await.unwrap();
         take(&mut member, 1).await;
         let of = topic.name().to_owned();
-        tokio::task::spawn_blocking(move || publish_in_transactions(&of, 2)).await.unwrap();
+        tokio::task::spawn_blocking(move || publish_in_transactions(&of, 2))
+            .await
+            .unwrap();
         let read = take(&mut member, 2).await;
         assert_eq!(values(&read), (0..2).collect(), "and not the aborted one");
         let is_done = |topic: String, group: String| {
             let places = tokio::task::spawn_blocking(move || places(&topic, &group));
-            async { places.await.unwrap().iter().all(|(committed, end)| committed == end) }
+            async {
+                places
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(|(committed, end)| committed == end)
+            }
         };
         while member.lag() > 0 || !is_done(topic.name().to_owned(), group.clone()).await {
             tokio::time::sleep(Duration::from_millis(50)).await;

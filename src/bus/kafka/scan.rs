@@ -31,25 +31,42 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Begins at the beginning of each partition, or reads only these places. A topic that is missing has no records.
-    pub(super) fn new(clients: &Clients, topic: &str, only: Option<&[(u32, u64)]>) -> Result<Scan, BusError> {
+    /// Begins at the beginning of each partition, or reads only these places. A topic that is
+    /// missing has no records.
+    pub(super) fn new(
+        clients: &Clients,
+        topic: &str,
+        only: Option<&[(u32, u64)]>,
+    ) -> Result<Scan, BusError> {
         let events = Events::new(clients.redaction.clone());
         let mut config = clients.reader(NAME);
         config.set("enable.partition.eof", "true");
         let consumer = BaseConsumer::from_config_and_context(&config, events.clone());
         let consumer = consumer.map_err(|error| BusError::Refused(error.to_string()))?;
-        let mut scan = Scan { consumer, events, left: BTreeMap::new() };
+        let mut scan = Scan {
+            consumer,
+            events,
+            left: BTreeMap::new(),
+        };
         let partitions = scan.partitions(topic)?;
         let mut list = TopicPartitionList::new();
         for partition in partitions {
-            let watermarks = scan.consumer.fetch_watermarks(topic, partition as i32, READ_TIMEOUT);
+            let watermarks = scan
+                .consumer
+                .fetch_watermarks(topic, partition as i32, READ_TIMEOUT);
             let (low, high) = watermarks.map_err(|error| scan.unavailable(&error))?;
-            let Some((from, to)) = range(only, partition, low.max(0) as u64, high.max(0) as u64) else { continue };
+            let Some((from, to)) = range(only, partition, low.max(0) as u64, high.max(0) as u64)
+            else {
+                continue;
+            };
             scan.left.insert(partition, to);
-            let added = list.add_partition_offset(topic, partition as i32, Offset::Offset(from as i64));
+            let added =
+                list.add_partition_offset(topic, partition as i32, Offset::Offset(from as i64));
             added.map_err(|error| scan.unavailable(&error))?;
         }
-        scan.consumer.assign(&list).map_err(|error| scan.unavailable(&error))?;
+        scan.consumer
+            .assign(&list)
+            .map_err(|error| scan.unavailable(&error))?;
         Ok(scan)
     }
 
@@ -58,7 +75,10 @@ impl Scan {
         // Asks again: the first answer may come from before the connection stood.
         let found = loop {
             self.consumer.poll(Duration::ZERO);
-            match self.consumer.fetch_metadata(Some(topic), Duration::from_secs(2)) {
+            match self
+                .consumer
+                .fetch_metadata(Some(topic), Duration::from_secs(2))
+            {
                 Ok(found) => break found,
                 Err(error) if Instant::now() >= deadline => {
                     self.consumer.poll(Duration::ZERO);
@@ -67,16 +87,32 @@ impl Scan {
                 Err(_) => {}
             }
         };
-        let Some(topic) = found.topics().iter().find(|found| found.name() == topic) else { return Ok(Vec::new()) };
+        let Some(topic) = found.topics().iter().find(|found| found.name() == topic) else {
+            return Ok(Vec::new());
+        };
         match topic.error().map(RDKafkaErrorCode::from) {
-            None => Ok(topic.partitions().iter().map(|partition| partition.id() as u32).collect()),
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(Vec::new()),
-            Some(code) => Err(BusError::Unavailable(format!("the topic {}: {code}", topic.name()))),
+            None => Ok(topic
+                .partitions()
+                .iter()
+                .map(|partition| partition.id() as u32)
+                .collect()),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                Ok(Vec::new())
+            }
+            Some(code) => Err(BusError::Unavailable(format!(
+                "the topic {}: {code}",
+                topic.name()
+            ))),
         }
     }
 
     fn unavailable(&self, error: &KafkaError) -> BusError {
-        BusError::Unavailable(self.events.trouble.last().unwrap_or_else(|| error.to_string()))
+        BusError::Unavailable(
+            self.events
+                .trouble
+                .last()
+                .unwrap_or_else(|| error.to_string()),
+        )
     }
 
     fn step(&mut self) -> Result<Option<Record>, BusError> {
@@ -85,7 +121,9 @@ impl Scan {
             match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     let record = read_record(&message);
-                    let Some(end) = self.left.get(&record.partition).copied() else { continue };
+                    let Some(end) = self.left.get(&record.partition).copied() else {
+                        continue;
+                    };
                     if record.offset + 1 >= end {
                         self.left.remove(&record.partition);
                     }
@@ -96,9 +134,15 @@ impl Scan {
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     self.left.remove(&(partition as u32));
                 }
-                Some(Err(error)) if Instant::now() >= deadline => return Err(self.unavailable(&error)),
+                Some(Err(error)) if Instant::now() >= deadline => {
+                    return Err(self.unavailable(&error));
+                }
                 None if Instant::now() >= deadline => {
-                    let reason = self.events.trouble.last().unwrap_or_else(|| "no answer in time".to_owned());
+                    let reason = self
+                        .events
+                        .trouble
+                        .last()
+                        .unwrap_or_else(|| "no answer in time".to_owned());
                     return Err(BusError::Unavailable(reason));
                 }
                 Some(Err(_)) | None => {}
@@ -121,8 +165,16 @@ fn range(only: Option<&[(u32, u64)]>, partition: u32, low: u64, high: u64) -> Op
     let (from, to) = match only {
         None => (low, high),
         Some(places) => {
-            let wanted = || places.iter().filter(|(of, _)| *of == partition).map(|(_, offset)| *offset);
-            (wanted().min()?.max(low), wanted().max()?.saturating_add(1).min(high))
+            let wanted = || {
+                places
+                    .iter()
+                    .filter(|(of, _)| *of == partition)
+                    .map(|(_, offset)| *offset)
+            };
+            (
+                wanted().min()?.max(low),
+                wanted().max()?.saturating_add(1).min(high),
+            )
         }
     };
     (from < to).then_some((from, to))

@@ -11,8 +11,8 @@ use super::reader::Shared;
 use crate::bus::health::SubscriptionHealth;
 use crate::bus::{BusError, ConsumerEvent, Position, Subscription};
 
-/// How long leaving the group may take before it is left to the thread. With the last flush before it, it fits into the
-/// half of the shutdown timeout that is there for it.
+/// How long leaving the group may take before it is left to the thread. With the last flush before
+/// it, it fits into the half of the shutdown timeout that is there for it.
 const LEAVING: Duration = Duration::from_secs(2);
 
 /// Reads a topic of Kafka. Dropped, it leaves its group in the background.
@@ -33,7 +33,11 @@ impl KafkaSubscription {
 }
 
 impl Subscription for KafkaSubscription {
-    fn next_batch(&mut self, max: usize, linger: Duration) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
+    fn next_batch(
+        &mut self,
+        max: usize,
+        linger: Duration,
+    ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
         async move {
             loop {
                 self.fill(|shared| !shared.inbox().is_empty()).await;
@@ -44,8 +48,8 @@ impl Subscription for KafkaSubscription {
                 if !linger.is_zero() && 0 < ready && ready < max {
                     tokio::time::sleep(linger).await;
                 }
-                // Nothing is taken before the last wait, so a caller may give up waiting and lose nothing. What was there
-                // before the wait may be gone: its partitions were revoked.
+                // Nothing is taken before the last wait, so a caller may give up waiting and lose
+                // nothing. What was there before the wait may be gone: its partitions were revoked.
                 let taken = self.shared.inbox().take(max);
                 if let Some(given) = taken {
                     self.shared.tell_moved();
@@ -79,7 +83,8 @@ impl Subscription for KafkaSubscription {
     fn close(&mut self) -> BoxFuture<'_, ()> {
         async move {
             self.shared.close();
-            // Either it has ended, or it takes too long: Kafka is away, and the thread ends by itself.
+            // Either it has ended, or it takes too long: Kafka is away, and the thread ends by
+            // itself.
             let _ = tokio::time::timeout(LEAVING, self.ended.wait_for(|ended| *ended)).await;
         }
         .boxed()

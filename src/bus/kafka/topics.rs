@@ -1,4 +1,5 @@
-//! Watches over the topics: makes those that are missing, also one that is deleted later, and knows whether Kafka answers.
+//! Watches over the topics: makes those that are missing, also one that is deleted later, and knows
+//! whether Kafka answers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -25,7 +26,8 @@ const MAKING: Duration = Duration::from_secs(10);
 /// How often it looks while something is missing, and while nothing is.
 const LOOK_MISSING: Duration = Duration::from_millis(500);
 const HEALTHY_PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// Another reason is logged only so long after the last one: librdkafka tells of one fault in several ways, in turn.
+/// Another reason is logged only so long after the last one: librdkafka tells of one fault in
+/// several ways, in turn.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a ping waits. Somewhat longer than the question that it waits for.
 const PING: Duration = Duration::from_millis(1_500);
@@ -56,7 +58,10 @@ impl TopicState {
     /// Waits until the topic is there, for as long as it takes.
     pub(super) async fn wait(&self) {
         let mut standing = self.standing.subscribe();
-        let keeper_is_gone = standing.wait_for(|standing| standing.state == Some(Ok(()))).await.is_err();
+        let keeper_is_gone = standing
+            .wait_for(|standing| standing.state == Some(Ok(())))
+            .await
+            .is_err();
         if keeper_is_gone {
             std::future::pending::<()>().await;
         }
@@ -104,10 +109,19 @@ impl TopicMonitor {
             stop: AtomicBool::new(false),
             trouble: trouble.clone(),
         });
-        let look = TopicProbe { clients, making, producers, trouble, away: None, log: FaultLog::new() };
+        let look = TopicProbe {
+            clients,
+            making,
+            producers,
+            trouble,
+            away: None,
+            log: FaultLog::new(),
+        };
         let kept = keeper.clone();
         let thread = std::thread::Builder::new().name("kafka topics".to_owned());
-        thread.spawn(move || kept.run(look, &woken)).map_err(|failure| BusError::Unavailable(failure.to_string()))?;
+        thread
+            .spawn(move || kept.run(look, &woken))
+            .map_err(|failure| BusError::Unavailable(failure.to_string()))?;
         Ok(keeper)
     }
 
@@ -117,7 +131,10 @@ impl TopicMonitor {
         if let Some(known) = topics.iter().find(|kept| kept.name == name) {
             return known.clone();
         }
-        let kept = Arc::new(TopicState { name: name.to_owned(), standing: watch::Sender::default() });
+        let kept = Arc::new(TopicState {
+            name: name.to_owned(),
+            standing: watch::Sender::default(),
+        });
         topics.push(kept.clone());
         drop(topics);
         self.look();
@@ -130,22 +147,31 @@ impl TopicMonitor {
         let _ = self.wake.try_send(());
     }
 
-    /// Whether Kafka answers and has the topic. Never waits longer than [`PING`], and blocks no thread.
+    /// Whether Kafka answers and has the topic. Never waits longer than [`PING`], and blocks no
+    /// thread.
     pub(super) async fn ping(&self, kept: &TopicState) -> Result<(), BusError> {
         let mut standing = kept.standing.subscribe();
         let looks = standing.borrow().looks;
         self.look();
-        let looked = tokio::time::timeout(PING, standing.wait_for(|standing| standing.looks > looks)).await;
+        let looked =
+            tokio::time::timeout(PING, standing.wait_for(|standing| standing.looks > looks)).await;
         let state = match looked {
-            Ok(Ok(standing)) => standing.limps.clone().map_or(standing.state.clone(), |text| Some(Err(text))),
+            Ok(Ok(standing)) => standing
+                .limps
+                .clone()
+                .map_or(standing.state.clone(), |text| Some(Err(text))),
             _ => None,
         };
-        state.unwrap_or_else(|| Err(self.reason())).map_err(BusError::Unavailable)
+        state
+            .unwrap_or_else(|| Err(self.reason()))
+            .map_err(BusError::Unavailable)
     }
 
     /// Why Kafka does not answer, as far as is known.
     pub(super) fn reason(&self) -> String {
-        self.trouble.last().unwrap_or_else(|| "no answer in time".to_owned())
+        self.trouble
+            .last()
+            .unwrap_or_else(|| "no answer in time".to_owned())
     }
 
     pub(super) fn stop(&self) {
@@ -162,7 +188,11 @@ impl TopicMonitor {
             let topics = self.topics().clone();
             look.at(&topics);
             let well = topics.iter().all(|kept| kept.is_there());
-            match woken.recv_timeout(if well { HEALTHY_PROBE_INTERVAL } else { LOOK_MISSING }) {
+            match woken.recv_timeout(if well {
+                HEALTHY_PROBE_INTERVAL
+            } else {
+                LOOK_MISSING
+            }) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -206,7 +236,9 @@ impl TopicProbe {
         }
         match (&failure, &self.away) {
             (Some(text), away)
-                if away.as_ref().is_none_or(|(said, at)| said != text && at.elapsed() >= LOG_INTERVAL) =>
+                if away
+                    .as_ref()
+                    .is_none_or(|(said, at)| said != text && at.elapsed() >= LOG_INTERVAL) =>
             {
                 if let Some(repeated) = self.log.failed(text) {
                     warn!(brokers = self.clients.brokers.as_str(), repeated; "waiting for Kafka: {text}");
@@ -241,43 +273,86 @@ impl TopicProbe {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        Err(format!("the topic {} was made and is not there yet", kept.name))
+        Err(format!(
+            "the topic {} was made and is not there yet",
+            kept.name
+        ))
     }
 
     fn find(&self, kept: &TopicState) -> Result<Found, String> {
-        let producer = self.producers.current().map_err(|failure| failure.to_string())?;
+        let producer = self
+            .producers
+            .current()
+            .map_err(|failure| failure.to_string())?;
         let found = producer.client().fetch_metadata(Some(&kept.name), ANSWER);
-        let found = found.map_err(|error| self.trouble.last().unwrap_or_else(|| format!("no answer: {error}")))?;
+        let found = found.map_err(|error| {
+            self.trouble
+                .last()
+                .unwrap_or_else(|| format!("no answer: {error}"))
+        })?;
         self.trouble.clear();
-        let topic = found.topics().iter().find(|topic| topic.name() == kept.name);
-        let leaderless = topic.and_then(|topic| topic.partitions().iter().find(|partition| partition.leader() < 0));
+        let topic = found
+            .topics()
+            .iter()
+            .find(|topic| topic.name() == kept.name);
+        let leaderless = topic.and_then(|topic| {
+            topic
+                .partitions()
+                .iter()
+                .find(|partition| partition.leader() < 0)
+        });
         match topic.map(|topic| (topic.error(), topic.partitions().is_empty())) {
             Some((None, false)) => Ok(leaderless.map_or(Found::There, |partition| {
-                Found::Degraded(format!("partition {} of the topic {} has no leader", partition.id(), kept.name))
+                Found::Degraded(format!(
+                    "partition {} of the topic {} has no leader",
+                    partition.id(),
+                    kept.name
+                ))
             })),
             None | Some((None, true)) => Ok(Found::Missing),
             Some((Some(error), _)) => match RDKafkaErrorCode::from(error) {
-                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => Ok(Found::Missing),
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+                    Ok(Found::Missing)
+                }
                 // It is there, and elects a leader.
-                RDKafkaErrorCode::LeaderNotAvailable => Err(format!("the topic {} has no leader yet", kept.name)),
+                RDKafkaErrorCode::LeaderNotAvailable => {
+                    Err(format!("the topic {} has no leader yet", kept.name))
+                }
                 code => Err(format!("the topic {}: {code}", kept.name)),
             },
         }
     }
 
     fn make(&self, kept: &TopicState) -> Result<(), String> {
-        let TopicConfig { partitions, replication } = self.making;
+        let TopicConfig {
+            partitions,
+            replication,
+        } = self.making;
         let limit = MAX_RECORD_BYTES.to_string();
         let copies = TopicReplication::Fixed(replication.map_or(-1, i32::from));
-        let topic = NewTopic::new(&kept.name, partitions as i32, copies).set("max.message.bytes", &limit);
-        let failed = |failure: &dyn std::fmt::Display| format!("the topic {} cannot be made: {failure}", kept.name);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let topic =
+            NewTopic::new(&kept.name, partitions as i32, copies).set("max.message.bytes", &limit);
+        let failed = |failure: &dyn std::fmt::Display| {
+            format!("the topic {} cannot be made: {failure}", kept.name)
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
         let runtime = runtime.map_err(|failure| failed(&failure))?;
-        let admin: AdminClient<DefaultClientContext> = self.clients.admin().create().map_err(|error| failed(&error))?;
-        let options = AdminOptions::new().request_timeout(Some(MAKING)).operation_timeout(Some(MAKING));
-        let made = runtime
-            .block_on(async { tokio::time::timeout(MAKING + ANSWER, admin.create_topics([&topic], &options)).await });
-        let results = made.map_err(|_| failed(&"no answer"))?.map_err(|error| failed(&error))?;
+        let admin: AdminClient<DefaultClientContext> = self
+            .clients
+            .admin()
+            .create()
+            .map_err(|error| failed(&error))?;
+        let options = AdminOptions::new()
+            .request_timeout(Some(MAKING))
+            .operation_timeout(Some(MAKING));
+        let made = runtime.block_on(async {
+            tokio::time::timeout(MAKING + ANSWER, admin.create_topics([&topic], &options)).await
+        });
+        let results = made
+            .map_err(|_| failed(&"no answer"))?
+            .map_err(|error| failed(&error))?;
         match results.into_iter().next() {
             Some(Ok(_)) => {
                 info!(topic = kept.name.as_str(), partitions; "made the topic");

@@ -1,4 +1,5 @@
-//! Where Redis is and how to log in; a connection to it; and what is wrong where there is none, without the password.
+//! Where Redis is and how to log in; a connection to it; and what is wrong where there is none,
+//! without the password.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,8 +7,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
-    RedisError,
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    RedisConnectionInfo, RedisError,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -51,30 +52,44 @@ impl Drop for Driver {
     }
 }
 
-/// An old server repeats in its error what it was sent, and may cut that in the middle of the password.
+/// An old server repeats in its error what it was sent, and may cut that in the middle of the
+/// password.
 fn without_arguments(text: &str) -> &str {
-    text.split("with args").next().unwrap_or(text).trim_end_matches([' ', ','])
+    text.split("with args")
+        .next()
+        .unwrap_or(text)
+        .trim_end_matches([' ', ','])
 }
 
-/// Reads `redis://user:password@host:port/database`, `rediss://...` or `host:port`. No error repeats a part of it.
+/// Reads `redis://user:password@host:port/database`, `rediss://...` or `host:port`. No error
+/// repeats a part of it.
 fn read(url: &SecretString) -> Result<ConnectionInfo, String> {
     let text = url.expose_secret().trim();
-    let full = if text.contains("://") { text.to_owned() } else { format!("redis://{text}") };
+    let full = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("redis://{text}")
+    };
     let parsed = crate::config::address::parse(&full).map_err(|error| error.to_string())?;
     if !["redis", "rediss"].contains(&parsed.scheme()) {
         return Err("it is neither redis:// nor rediss://".to_owned());
     }
     if parsed.query_pairs().any(|(name, _)| name != "protocol") {
-        return Err("its query is not read: user and password stand in front of the host".to_owned());
+        return Err(
+            "its query is not read: user and password stand in front of the host".to_owned(),
+        );
     }
     let database = parsed.path().trim_start_matches('/');
     if !database.is_empty() && database.parse::<u32>().is_err() {
         return Err("its database is not a number".to_owned());
     }
     // The library's words for a wrong address hold no part of it.
-    parsed
-        .into_connection_info()
-        .map_err(|error| format!("it cannot be read: {}", error.detail().unwrap_or("host or database is wrong")))
+    parsed.into_connection_info().map_err(|error| {
+        format!(
+            "it cannot be read: {}",
+            error.detail().unwrap_or("host or database is wrong")
+        )
+    })
 }
 
 /// What is wrong with an address, if something is. Repeats no part of it.
@@ -85,20 +100,33 @@ pub(super) fn check(url: &SecretString) -> Result<(), String> {
 impl Address {
     /// Reads an address, and the file of authorities.
     pub fn parse(url: &SecretString, ca_file: Option<&Path>) -> Result<Address, CacheError> {
-        const WANTED: &str = "wanted is redis://user:password@host:6379/0, rediss:// for TLS, or host:port";
-        let bad = |problem: &str| CacheError::Misconfigured(format!("REDIS_URL: {problem}; {WANTED}"));
+        const WANTED: &str =
+            "wanted is redis://user:password@host:6379/0, rediss:// for TLS, or host:port";
+        let bad =
+            |problem: &str| CacheError::Misconfigured(format!("REDIS_URL: {problem}; {WANTED}"));
         let info = read(url).map_err(|problem| bad(&problem))?;
         let (host, port, has_tls) = match info.addr() {
             ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
             ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port, true),
             _ => return Err(bad("neither a host nor a port")),
         };
-        let tls = has_tls.then(|| tls::client_config("REDIS_CA_FILE", ca_file)).transpose();
+        let tls = has_tls
+            .then(|| tls::client_config("REDIS_CA_FILE", ca_file))
+            .transpose();
         let tls = tls.map_err(|error| CacheError::Misconfigured(error.to_string()))?;
-        let login = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let login = info
+            .redis_settings()
+            .clone()
+            .set_protocol(ProtocolVersion::RESP3);
         // A user without a password is likely a password without its colon.
         let redaction = Redaction::of(login.password().or(login.username()));
-        Ok(Address { host, port, login, tls, redaction })
+        Ok(Address {
+            host,
+            port,
+            login,
+            tls,
+            redaction,
+        })
     }
 
     /// The number of the database.
@@ -110,21 +138,39 @@ impl Address {
     pub async fn connect(&self, config: AsyncConnectionConfig) -> Result<Link, CacheError> {
         let config = config.set_response_timeout(Some(RESPONSE_TIMEOUT));
         let stream = TcpStream::connect((self.host.as_str(), self.port));
-        let stream =
-            self.within(stream, "no connection").await?.map_err(|error| self.unavailable(&error.to_string()))?;
+        let stream = self
+            .within(stream, "no connection")
+            .await?
+            .map_err(|error| self.unavailable(&error.to_string()))?;
         // One that cannot is only slower.
         let _ = stream.set_nodelay(true);
-        let Some(tls) = &self.tls else { return self.log_in(stream, config, "no answer to the login").await };
-        let name = ServerName::try_from(self.host.clone()).map_err(|error| self.unavailable(&error.to_string()))?;
+        let Some(tls) = &self.tls else {
+            return self.log_in(stream, config, "no answer to the login").await;
+        };
+        let name = ServerName::try_from(self.host.clone())
+            .map_err(|error| self.unavailable(&error.to_string()))?;
         let shaking = TlsConnector::from(tls.clone()).connect(name, stream);
-        let stream = self.within(shaking, "no TLS handshake (does the port speak TLS?)").await?.map_err(|error| {
-            let hint = if error.to_string().contains("corrupt message") { " (does the port speak TLS?)" } else { "" };
-            self.unavailable(&format!("TLS: {error}{hint}"))
-        })?;
-        self.log_in(stream, config, "no answer to the login behind TLS").await
+        let stream = self
+            .within(shaking, "no TLS handshake (does the port speak TLS?)")
+            .await?
+            .map_err(|error| {
+                let hint = if error.to_string().contains("corrupt message") {
+                    " (does the port speak TLS?)"
+                } else {
+                    ""
+                };
+                self.unavailable(&format!("TLS: {error}{hint}"))
+            })?;
+        self.log_in(stream, config, "no answer to the login behind TLS")
+            .await
     }
 
-    async fn log_in<S>(&self, stream: S, config: AsyncConnectionConfig, silence: &str) -> Result<Link, CacheError>
+    async fn log_in<S>(
+        &self,
+        stream: S,
+        config: AsyncConnectionConfig,
+        silence: &str,
+    ) -> Result<Link, CacheError>
     where
         S: Unpin + tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
     {
@@ -132,11 +178,18 @@ impl Address {
         let made = self.within(logging_in, silence).await?;
         let (connection, driver) = made.map_err(|error| self.error(&error))?;
         let driver = Arc::new(Driver(tokio::spawn(driver).abort_handle()));
-        Ok(Link { connection, _driver: driver })
+        Ok(Link {
+            connection,
+            _driver: driver,
+        })
     }
 
     /// What comes in time, else what did not.
-    async fn within<T>(&self, work: impl Future<Output = T>, silence: &str) -> Result<T, CacheError> {
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = T>,
+        silence: &str,
+    ) -> Result<T, CacheError> {
         let late = |_| self.unavailable(&format!("{silence} within a second"));
         timeout(STEP_TIMEOUT, work).await.map_err(late)
     }
@@ -145,7 +198,9 @@ impl Address {
     pub fn error(&self, error: &RedisError) -> CacheError {
         let text = error.to_string();
         let hint = match error.kind() {
-            _ if text.contains("WRONGPASS") || text.contains("NOAUTH") => " (is the password of REDIS_URL right?)",
+            _ if text.contains("WRONGPASS") || text.contains("NOAUTH") => {
+                " (is the password of REDIS_URL right?)"
+            }
             redis::ErrorKind::AuthenticationFailed => " (is the password of REDIS_URL right?)",
             redis::ErrorKind::RESP3NotSupported => " (Redis 6 or later is wanted)",
             redis::ErrorKind::Server(redis::ServerErrorKind::ReadOnly) => " (it is a replica)",
@@ -173,10 +228,19 @@ mod tests {
     #[test]
     fn reads_urls_and_the_originals_host_and_port() {
         let address = parse("redis://me:s%40fe@redis.example:6380/3").unwrap();
-        assert_eq!((address.host.as_str(), address.port, address.login.db()), ("redis.example", 6380, 3));
-        assert_eq!((address.login.username(), address.login.password()), (Some("me"), Some("s@fe")));
+        assert_eq!(
+            (address.host.as_str(), address.port, address.login.db()),
+            ("redis.example", 6380, 3)
+        );
+        assert_eq!(
+            (address.login.username(), address.login.password()),
+            (Some("me"), Some("s@fe"))
+        );
         let address = parse("localhost:6379").unwrap();
-        assert_eq!((address.host.as_str(), address.port, address.tls.is_none()), ("localhost", 6379, true));
+        assert_eq!(
+            (address.host.as_str(), address.port, address.tls.is_none()),
+            ("localhost", 6379, true)
+        );
         assert_eq!(parse("redis://[::1]").unwrap().host, "::1");
     }
 
@@ -199,18 +263,33 @@ mod tests {
             "unix:///run/redis.sock?pass=topsecret",
             "u:topsecret@x@host:6379",
         ] {
-            let error = parse(bad).err().unwrap_or_else(|| panic!("{bad} was taken"));
-            assert!(error.starts_with("REDIS_URL: ") && !error.contains("topsecret"), "{error}");
+            let error = parse(bad)
+                .err()
+                .unwrap_or_else(|| panic!("{bad} was taken"));
+            assert!(
+                error.starts_with("REDIS_URL: ") && !error.contains("topsecret"),
+                "{error}"
+            );
         }
-        let missing = Address::parse(&SecretString::from("rediss://host"), Some(Path::new("/no/such.pem")));
-        let missing = missing.err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(missing.starts_with("REDIS_CA_FILE /no/such.pem: "), "{missing}");
+        let missing = Address::parse(
+            &SecretString::from("rediss://host"),
+            Some(Path::new("/no/such.pem")),
+        );
+        let missing = missing
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert!(
+            missing.starts_with("REDIS_CA_FILE /no/such.pem: "),
+            "{missing}"
+        );
     }
 
     #[test]
     fn an_error_that_repeats_the_password_is_told_without_it() {
         let address = parse("redis://:topsecret@host").unwrap();
-        let error = address.unavailable("unknown command `HELLO`, with args `3` `AUTH` `default` `topsecret`");
+        let error = address
+            .unavailable("unknown command `HELLO`, with args `3` `AUTH` `default` `topsecret`");
         assert!(!error.to_string().contains("topsecret"), "{error}");
     }
 
@@ -227,7 +306,9 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut sent = vec![0; 4096];
-                let read = tokio::io::AsyncReadExt::read(&mut stream, &mut sent).await.unwrap_or(0);
+                let read = tokio::io::AsyncReadExt::read(&mut stream, &mut sent)
+                    .await
+                    .unwrap_or(0);
                 let words = String::from_utf8_lossy(&sent[..read]).replace(['\r', '\n'], " ");
                 let answer = format!("-ERR unknown command {words}\r\n").repeat(4);
                 let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await;
@@ -238,7 +319,8 @@ mod tests {
 
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
-        /// What redis-rs says of a server that repeats the login, and of one that is not there, shows no password.
+        /// What redis-rs says of a server that repeats the login, and of one that is not there,
+        /// shows no password.
         #[test]
         fn what_the_library_says_holds_no_password(password in "[ -~é]{1,20}", with_user in proptest::bool::ANY) {
             let encoded = percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);

@@ -1,11 +1,15 @@
 //! The channels of a deployment, and what comes over them.
 //!
-//! Redis channels know no database numbers, so that two deployments on one server share every channel that both name alike.
-//! - `{channel}:{deployment}` carries our broadcasts, and `{channel}:{deployment}:alive` our heartbeats.
-//! - `{channel}` and `{channel}:alive` carry them too, for the original's services and earlier versions of ours, unless
-//!   `REDIS_ORIGINAL_CHANNEL` is false. What those publish there has no deployment name and is taken.
+//! Redis channels know no database numbers, so that two deployments on one server share every
+//! channel that both name alike.
+//! - `{channel}:{deployment}` carries our broadcasts, and `{channel}:{deployment}:alive` our
+//!   heartbeats.
+//! - `{channel}` and `{channel}:alive` carry them too, for the original's services and earlier
+//!   versions of ours, unless `REDIS_ORIGINAL_CHANNEL` is false. What those publish there has no
+//!   deployment name and is taken.
 //!
-//! Each of our messages names its deployment. A message that names another one is refused wherever it comes.
+//! Each of our messages names its deployment. A message that names another one is refused wherever
+//! it comes.
 
 use serde::Deserialize;
 
@@ -26,7 +30,8 @@ pub(super) struct Channels {
     pub own: String,
     /// Our heartbeats.
     pub own_alive: String,
-    /// The original's broadcasts, and ours once more, where it is used; and the heartbeats of earlier versions.
+    /// The original's broadcasts, and ours once more, where it is used; and the heartbeats of
+    /// earlier versions.
     pub original: Option<(String, String)>,
     /// How each of our messages ends.
     pub ending: String,
@@ -74,8 +79,14 @@ impl Channels {
 
     /// Every channel to listen to.
     pub fn all(&self) -> Vec<&str> {
-        let original = self.original.iter().flat_map(|(changes, alive)| [changes.as_str(), alive.as_str()]);
-        [self.own.as_str(), self.own_alive.as_str()].into_iter().chain(original).collect()
+        let original = self
+            .original
+            .iter()
+            .flat_map(|(changes, alive)| [changes.as_str(), alive.as_str()]);
+        [self.own.as_str(), self.own_alive.as_str()]
+            .into_iter()
+            .chain(original)
+            .collect()
     }
 
     /// The content of a heartbeat.
@@ -83,20 +94,34 @@ impl Channels {
         format!(r#"{{"deployment":"{}"}}"#, self.deployment)
     }
 
-    /// Whether a message is the copy of one that comes over our own channel. It needs no reading: an object ends with its
-    /// last field.
+    /// Whether a message is the copy of one that comes over our own channel. It needs no reading:
+    /// an object ends with its last field.
     pub fn is_copy(&self, channel: &[u8], message: &[u8]) -> bool {
         channel != self.own.as_bytes() && message.ends_with(self.ending.as_bytes())
     }
 
     /// Reads a message of `channel`.
-    pub fn read(&self, channel: &str, message: &[u8], limits: Plausibility, now: Timestamp) -> Incoming {
+    pub fn read(
+        &self,
+        channel: &str,
+        message: &[u8],
+        limits: Plausibility,
+        now: Timestamp,
+    ) -> Incoming {
         let is_own = channel == self.own || channel == self.own_alive;
-        let is_alive = channel == self.own_alive || self.original.as_ref().is_some_and(|(_, alive)| channel == alive);
+        let is_alive = channel == self.own_alive
+            || self
+                .original
+                .as_ref()
+                .is_some_and(|(_, alive)| channel == alive);
         if is_alive {
             // Earlier versions send any content.
-            let named = serde_json::from_slice::<Named<'_>>(message).unwrap_or_default().deployment;
-            return self.admit(named.as_deref(), is_own).unwrap_or(Incoming::Alive { is_own });
+            let named = serde_json::from_slice::<Named<'_>>(message)
+                .unwrap_or_default()
+                .deployment;
+            return self
+                .admit(named.as_deref(), is_own)
+                .unwrap_or(Incoming::Alive { is_own });
         }
         let broadcast = match Envelope::open(message) {
             Ok(envelope) => match self.admit(envelope.deployment.as_deref(), is_own) {
@@ -106,10 +131,12 @@ impl Channels {
             Err(problem) => Err(problem),
         };
         match broadcast {
-            Ok(broadcast) => match limits.check(broadcast.update.revision.updated_at, broadcast.seq, now) {
-                Ok(()) => Incoming::Change(Box::new(broadcast)),
-                Err(why) => Incoming::Implausible(broadcast.update.event_id, why),
-            },
+            Ok(broadcast) => {
+                match limits.check(broadcast.update.revision.updated_at, broadcast.seq, now) {
+                    Ok(()) => Incoming::Change(Box::new(broadcast)),
+                    Err(why) => Incoming::Implausible(broadcast.update.event_id, why),
+                }
+            }
             Err(problem) => Incoming::Unreadable(problem),
         }
     }
@@ -120,7 +147,9 @@ impl Channels {
             Some(name) if name == self.deployment && is_own => None,
             Some(name) if name == self.deployment => Some(Incoming::Copy),
             None if !is_own => None,
-            named => Some(Incoming::Stranger(named.unwrap_or_default().chars().take(MAX_NAME).collect())),
+            named => Some(Incoming::Stranger(
+                named.unwrap_or_default().chars().take(MAX_NAME).collect(),
+            )),
         }
     }
 }
@@ -145,57 +174,102 @@ mod tests {
 
     fn read(channel: &str, message: &str) -> Incoming {
         let now = update(1, 1, 1).revision.updated_at;
-        channels().read(channel, message.as_bytes(), Plausibility::within(Duration::from_secs(300)), now)
+        channels().read(
+            channel,
+            message.as_bytes(),
+            Plausibility::within(Duration::from_secs(300)),
+            now,
+        )
     }
 
     #[test]
     fn each_deployment_hears_its_own() {
         let (ours, theirs, unnamed) = (r#","deployment":"db0""#, r#","deployment":"db1""#, "");
         let stranger = |name: &str| Incoming::Stranger(name.to_owned());
-        assert!(matches!(read("odds:db0", &message(ours, "")), Incoming::Change(_)));
-        assert_eq!(read("odds", &message(ours, "")), Incoming::Copy, "never applied twice");
+        assert!(matches!(
+            read("odds:db0", &message(ours, "")),
+            Incoming::Change(_)
+        ));
+        assert_eq!(
+            read("odds", &message(ours, "")),
+            Incoming::Copy,
+            "never applied twice"
+        );
         assert!(channels().is_copy(b"odds", message(ours, "").as_bytes()));
         assert!(!channels().is_copy(b"odds:db0", message(ours, "").as_bytes()));
         assert!(!channels().is_copy(b"odds", message(theirs, "").as_bytes()));
         assert_eq!(read("odds", &message(theirs, "")), stranger("db1"));
         assert_eq!(read("odds:db0", &message(theirs, "")), stranger("db1"));
         // The original names nobody.
-        assert!(matches!(read("odds", &message(unnamed, "")), Incoming::Change(_)));
+        assert!(matches!(
+            read("odds", &message(unnamed, "")),
+            Incoming::Change(_)
+        ));
         assert_eq!(read("odds:db0", &message(unnamed, "")), stranger(""));
         // A name that is written in another way is the same name.
         let spaced = message(r#", "deployment" : "db0" "#, "");
         assert_eq!(read("odds", &spaced), Incoming::Copy);
-        assert_eq!(read("odds", &message(r#","deployment":7"#, "")).kind(), "unreadable");
+        assert_eq!(
+            read("odds", &message(r#","deployment":7"#, "")).kind(),
+            "unreadable"
+        );
     }
 
     #[test]
     fn a_heartbeat_counts_for_its_own_deployment() {
         let ours = channels().heartbeat();
         let theirs = Channels::new("odds", "db1", true).heartbeat();
-        assert_eq!(read("odds:db0:alive", &ours), Incoming::Alive { is_own: true });
+        assert_eq!(
+            read("odds:db0:alive", &ours),
+            Incoming::Alive { is_own: true }
+        );
         assert_eq!(read("odds:alive", &ours), Incoming::Copy);
         for channel in ["odds:db0:alive", "odds:alive"] {
-            assert_eq!(read(channel, &theirs), Incoming::Stranger("db1".to_owned()), "{channel}");
+            assert_eq!(
+                read(channel, &theirs),
+                Incoming::Stranger("db1".to_owned()),
+                "{channel}"
+            );
         }
-        assert_eq!(read("odds:alive", "1"), Incoming::Alive { is_own: false }, "an earlier version's");
+        assert_eq!(
+            read("odds:alive", "1"),
+            Incoming::Alive { is_own: false },
+            "an earlier version's"
+        );
     }
 
     #[test]
     fn a_message_beyond_belief_is_refused() {
         let at = |time: &str| message("", "").replace("2025-11-09T21:07:46Z", time);
-        for time in ["2099-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2025-11-09T21:12:47Z"] {
+        for time in [
+            "2099-01-01T00:00:00Z",
+            "9999-12-31T23:59:59Z",
+            "2025-11-09T21:12:47Z",
+        ] {
             assert_eq!(read("odds", &at(time)).kind(), "future", "{time}");
         }
-        assert!(matches!(read("odds", &at("2025-11-09T21:12:46Z")), Incoming::Change(_)));
+        assert!(matches!(
+            read("odds", &at("2025-11-09T21:12:46Z")),
+            Incoming::Change(_)
+        ));
         for seq in [u64::MAX, i64::MAX as u64, 9_007_199_254_740_991] {
-            assert_eq!(read("odds", &message("", &format!(r#","seq":{seq}"#))).kind(), "seq", "{seq}");
+            assert_eq!(
+                read("odds", &message("", &format!(r#","seq":{seq}"#))).kind(),
+                "seq",
+                "{seq}"
+            );
         }
         for seq in ["-1", "1e30", "18446744073709551616"] {
-            assert_eq!(read("odds", &message("", &format!(r#","seq":{seq}"#))).kind(), "unreadable", "{seq}");
+            assert_eq!(
+                read("odds", &message("", &format!(r#","seq":{seq}"#))).kind(),
+                "unreadable",
+                "{seq}"
+            );
         }
         let settlement = message(r#","type":"settlement""#, "");
         assert_eq!(read("odds", &settlement).kind(), "unreadable");
-        let inside = message("", "").replacen(r#""payload":{"#, r#""payload":{"type":"settlement","#, 1);
+        let inside =
+            message("", "").replacen(r#""payload":{"#, r#""payload":{"type":"settlement","#, 1);
         assert_eq!(read("odds", &inside).kind(), "unreadable");
     }
 
@@ -203,7 +277,10 @@ mod tests {
     fn without_the_originals_channel_only_ours_are_heard() {
         let apart = Channels::new("odds", "db0", false);
         assert_eq!(apart.all(), ["odds:db0", "odds:db0:alive"]);
-        assert_eq!(channels().all(), ["odds:db0", "odds:db0:alive", "odds", "odds:alive"]);
+        assert_eq!(
+            channels().all(),
+            ["odds:db0", "odds:db0:alive", "odds", "odds:alive"]
+        );
     }
 
     impl Incoming {

@@ -1,4 +1,5 @@
-//! Listens on the channel of the broadcast, over a connection of its own that is made anew after every gap.
+//! Listens on the channel of the broadcast, over a connection of its own that is made anew after
+//! every gap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,11 +21,17 @@ use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
 /// Delays between tries, before jitter, which at most doubles them.
-const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_millis(250) };
+const RETRY: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(50),
+    most: Duration::from_millis(250),
+};
 /// A connection that ends sooner than this after it was made counts as a failed try.
 const LASTING: Duration = Duration::from_secs(5);
 /// Delays after connections that did not last.
-const FLAPPING: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(50), most: Duration::from_secs(5) };
+const FLAPPING: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(50),
+    most: Duration::from_secs(5),
+};
 /// How often the connection is asked for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Messages that may wait to be read; one more is a gap.
@@ -48,7 +55,12 @@ impl RedisBroadcasts {
         RedisBroadcasts::with_queue(address, channels, limits, QUEUE)
     }
 
-    pub fn with_queue(address: Address, channels: Channels, limits: Plausibility, queue: usize) -> RedisBroadcasts {
+    pub fn with_queue(
+        address: Address,
+        channels: Channels,
+        limits: Plausibility,
+        queue: usize,
+    ) -> RedisBroadcasts {
         let ear = SubscriberTask {
             address,
             channels,
@@ -57,7 +69,10 @@ impl RedisBroadcasts {
             unreadable: HeldBack::default(),
             strangers: HeldBack::default(),
         };
-        RedisBroadcasts { ear: Some(ear), heard: None }
+        RedisBroadcasts {
+            ear: Some(ear),
+            heard: None,
+        }
     }
 }
 
@@ -81,7 +96,9 @@ impl BroadcastStream for RedisBroadcasts {
                 Some((heard, _)) => match heard.recv().await {
                     Some(heard) => heard,
                     // The task does not end while it is listened to, but by a fault.
-                    None => BroadcastEvent::Ended("what listens to Redis has ended in the middle".to_owned()),
+                    None => BroadcastEvent::Ended(
+                        "what listens to Redis has ended in the middle".to_owned(),
+                    ),
                 },
                 None => std::future::pending().await,
             }
@@ -140,7 +157,9 @@ impl Batch {
         }
         // Changes with a number are no sign of life, so a heartbeat among them counts by itself.
         if self.is_own_alive || self.is_alive {
-            heard.push(BroadcastEvent::Alive { is_own: self.is_own_alive });
+            heard.push(BroadcastEvent::Alive {
+                is_own: self.is_own_alive,
+            });
         }
         if !self.changes.is_empty() {
             heard.push(BroadcastEvent::Changes(self.changes));
@@ -184,7 +203,12 @@ impl SubscriberTask {
                 }
                 Err(error) => error,
             };
-            if !is_lost_told && tell.send(BroadcastEvent::Lost(why.to_string())).await.is_err() {
+            if !is_lost_told
+                && tell
+                    .send(BroadcastEvent::Lost(why.to_string()))
+                    .await
+                    .is_err()
+            {
                 return;
             }
             is_lost_told = true;
@@ -198,16 +222,27 @@ impl SubscriberTask {
         let full = overflowed.clone();
         let channels = self.channels.clone();
         let sender = move |pushed: PushInfo| match pushed.kind {
-            // Not put into the queue: where the original's channel is used, each of our messages comes twice.
+            // Not put into the queue: where the original's channel is used, each of our messages
+            // comes twice.
             PushKind::Message if is_copy(&channels, &pushed) => Ok(()),
-            PushKind::Message | PushKind::Disconnection => {
-                push.try_send(pushed).map_err(|_| full.store(true, Ordering::Release))
-            }
+            PushKind::Message | PushKind::Disconnection => push
+                .try_send(pushed)
+                .map_err(|_| full.store(true, Ordering::Release)),
             _ => Ok(()),
         };
-        let mut link = self.address.connect(AsyncConnectionConfig::new().set_push_sender(sender)).await?;
-        link.connection.subscribe(self.channels.all()).await.map_err(|error| self.address.error(&error))?;
-        Ok(SubscriberConnection { link, pushes, overflowed })
+        let mut link = self
+            .address
+            .connect(AsyncConnectionConfig::new().set_push_sender(sender))
+            .await?;
+        link.connection
+            .subscribe(self.channels.all())
+            .await
+            .map_err(|error| self.address.error(&error))?;
+        Ok(SubscriberConnection {
+            link,
+            pushes,
+            overflowed,
+        })
     }
 
     /// Hands on what comes until there is a gap, and says what it was.
@@ -216,7 +251,9 @@ impl SubscriberTask {
         mut line: SubscriberConnection,
         tell: &Sender<BroadcastEvent>,
     ) -> Result<CacheError, ReceiverDropped> {
-        tell.send(BroadcastEvent::Listening).await.map_err(|_| ReceiverDropped)?;
+        tell.send(BroadcastEvent::Listening)
+            .await
+            .map_err(|_| ReceiverDropped)?;
         let mut pinging = std::pin::pin!(ping(line.link.clone()));
         let mut pushed = Vec::with_capacity(BATCH);
         loop {
@@ -228,9 +265,13 @@ impl SubscriberTask {
                 },
             }
             if line.overflowed.load(Ordering::Acquire) {
-                return Ok(self.address.unavailable("more broadcasts came than could be taken"));
+                return Ok(self
+                    .address
+                    .unavailable("more broadcasts came than could be taken"));
             }
-            let is_closed = pushed.iter().any(|push| push.kind == PushKind::Disconnection);
+            let is_closed = pushed
+                .iter()
+                .any(|push| push.kind == PushKind::Disconnection);
             let (now, mut batch) = (Timestamp::now(), Batch::default());
             for message in pushed.drain(..).filter_map(Msg::from_push_info) {
                 self.read(&message, now, &mut batch);
@@ -245,7 +286,12 @@ impl SubscriberTask {
     }
 
     fn read(&mut self, message: &Msg, now: Timestamp, batch: &mut Batch) {
-        match self.channels.read(message.get_channel_name(), message.get_payload_bytes(), self.limits, now) {
+        match self.channels.read(
+            message.get_channel_name(),
+            message.get_payload_bytes(),
+            self.limits,
+            now,
+        ) {
             Incoming::Change(change) => batch.changes.push(*change),
             Incoming::Alive { is_own: true } => batch.is_own_alive = true,
             Incoming::Alive { is_own: false } => batch.is_alive = true,
@@ -300,7 +346,10 @@ mod tests {
     async fn a_listening_that_ends_by_a_fault_is_told() {
         let (tell, heard) = mpsc::channel(1);
         let listening = tokio::spawn(std::future::pending());
-        let mut broadcasts = RedisBroadcasts { ear: None, heard: Some((heard, listening)) };
+        let mut broadcasts = RedisBroadcasts {
+            ear: None,
+            heard: Some((heard, listening)),
+        };
         drop(tell);
         assert!(matches!(broadcasts.next().await, BroadcastEvent::Ended(_)));
     }

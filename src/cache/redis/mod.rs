@@ -16,7 +16,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use log::warn;
-use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value};
+use redis::{
+    AsyncConnectionConfig, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value,
+};
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -55,7 +57,8 @@ pub struct RedisOptions<'a> {
     pub ca_file: Option<&'a Path>,
     /// The name that the channels begin with, and the original's channel itself.
     pub channel: &'a str,
-    /// The name of the deployment; by default `db` and the number of the database, in which the keys are.
+    /// The name of the deployment; by default `db` and the number of the database, in which the
+    /// keys are.
     pub deployment: Option<&'a str>,
     /// Whether broadcasts go over the original's channel as well, and are heard there.
     pub uses_original_channel: bool,
@@ -71,7 +74,8 @@ struct Shared {
     limits: Plausibility,
     ttl_millis: u64,
     script: Script,
-    /// The connection that everyone uses. Held while one is made, so that one try is made at a time.
+    /// The connection that everyone uses. Held while one is made, so that one try is made at a
+    /// time.
     link: Mutex<Held>,
     /// How many connections were made.
     connections: AtomicU64,
@@ -80,7 +84,8 @@ struct Shared {
 #[derive(Default)]
 struct Held {
     link: Option<Link>,
-    /// Tells one connection from the next, so that a late failure of one does not take the next down.
+    /// Tells one connection from the next, so that a late failure of one does not take the next
+    /// down.
     number: u64,
     failed: Option<(Instant, CacheError)>,
 }
@@ -91,10 +96,13 @@ impl RedisCache {
         address::check(url)
     }
 
-    /// A cache at `url`. Does not connect, so Redis may be away; reads the file of authorities, so it is for the start.
+    /// A cache at `url`. Does not connect, so Redis may be away; reads the file of authorities, so
+    /// it is for the start.
     pub fn new(url: &SecretString, options: &RedisOptions<'_>) -> Result<RedisCache, CacheError> {
         let address = Address::parse(url, options.ca_file)?;
-        let deployment = options.deployment.map_or_else(|| format!("db{}", address.database()), str::to_owned);
+        let deployment = options
+            .deployment
+            .map_or_else(|| format!("db{}", address.database()), str::to_owned);
         let shared = Shared {
             address,
             channels: Channels::new(options.channel, &deployment, options.uses_original_channel),
@@ -106,7 +114,9 @@ impl RedisCache {
             link: Mutex::default(),
             connections: AtomicU64::new(0),
         };
-        Ok(RedisCache { shared: Arc::new(shared) })
+        Ok(RedisCache {
+            shared: Arc::new(shared),
+        })
     }
 }
 
@@ -123,7 +133,11 @@ impl Shared {
         }
         match self.address.connect(AsyncConnectionConfig::new()).await {
             Ok(link) => {
-                *held = Held { link: Some(link.clone()), number: held.number + 1, failed: None };
+                *held = Held {
+                    link: Some(link.clone()),
+                    number: held.number + 1,
+                    failed: None,
+                };
                 self.connections.store(held.number, Ordering::Relaxed);
                 Ok((link, held.number))
             }
@@ -134,10 +148,15 @@ impl Shared {
         }
     }
 
-    /// Sends a pipeline. A connection on which it failed is made anew, unless Redis answered and may answer otherwise next time.
+    /// Sends a pipeline. A connection on which it failed is made anew, unless Redis answered and
+    /// may answer otherwise next time.
     async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
         let (mut link, number) = self.link().await.map_err(Failed::Cache)?;
-        match pipeline.query_async::<Vec<Value>>(&mut link.connection).await.and_then(unless_all_are_concerned) {
+        match pipeline
+            .query_async::<Vec<Value>>(&mut link.connection)
+            .await
+            .and_then(unless_all_are_concerned)
+        {
             Ok(values) => Ok(values),
             Err(error) => {
                 if !is_answer(&error) || is_of_no_use(&error) {
@@ -167,17 +186,28 @@ impl Shared {
         let is_damaged = |(change, value): (&Change, &Value)| {
             matches!(value, Value::ServerError(_)).then(|| change.state.update.event_id.clone())
         };
-        let damaged: BTreeSet<EventId> = changes.iter().zip(&values).filter_map(is_damaged).collect();
+        let damaged: BTreeSet<EventId> =
+            changes.iter().zip(&values).filter_map(is_damaged).collect();
         if damaged.is_empty() {
             return Ok(Vec::new());
         }
         let damaged: Vec<_> = damaged.into_iter().collect();
         self.remove(&damaged).await?;
         // Changes of them that went through before belong to what was removed.
-        let again = changes.into_iter().filter(|change| damaged.contains(&change.state.update.event_id));
-        let again: Vec<_> = again.map(|change| Change { conflated: true, ..change }).collect();
+        let again = changes
+            .into_iter()
+            .filter(|change| damaged.contains(&change.state.update.event_id));
+        let again: Vec<_> = again
+            .map(|change| Change {
+                conflated: true,
+                ..change
+            })
+            .collect();
         let values = self.send_changes(&again).await?;
-        match values.into_iter().find_map(|value| value.extract_error().err()) {
+        match values
+            .into_iter()
+            .find_map(|value| value.extract_error().err())
+        {
             Some(error) => Err(self.address.error(&error)),
             None => Ok(damaged),
         }
@@ -185,19 +215,31 @@ impl Shared {
 
     /// Removes entries that cannot be used.
     async fn remove(&self, events: &[EventId]) -> Result<(), CacheError> {
-        let Some(first) = events.first() else { return Ok(()) };
+        let Some(first) = events.first() else {
+            return Ok(());
+        };
         if let Some(repeated) = REMOVED.check("") {
             let count = events.len();
             warn!(event = first.as_str(), count, repeated; "damaged cache entries are removed and written again");
         }
         let mut pipeline = Pipeline::new();
         for event_id in events {
-            pipeline.cmd("UNLINK").arg(wire::book_key(event_id)).arg(wire::current_key(event_id));
+            pipeline
+                .cmd("UNLINK")
+                .arg(wire::book_key(event_id))
+                .arg(wire::current_key(event_id));
         }
         // If the key has another type, the next look removes it.
         let ids: Vec<&str> = events.iter().map(EventId::as_str).collect();
-        pipeline.ignore_errors().cmd("SREM").arg(wire::DAMAGED).arg(ids);
-        self.send(&pipeline).await.map(drop).map_err(|failed| self.error(failed))
+        pipeline
+            .ignore_errors()
+            .cmd("SREM")
+            .arg(wire::DAMAGED)
+            .arg(ids);
+        self.send(&pipeline)
+            .await
+            .map(drop)
+            .map_err(|failed| self.error(failed))
     }
 
     /// The answers to the writes: an error in the place of those whose key is of another type.
@@ -216,10 +258,14 @@ impl Shared {
             pipeline.add_command(wire::write_command(change, &writing));
         }
         match self.send(&pipeline).await {
-            Err(Failed::Redis(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            Err(Failed::Redis(error))
+                if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) =>
+            {
                 let mut load = Pipeline::new();
                 load.cmd("SCRIPT").arg("LOAD").arg(wire::SCRIPT);
-                self.send(&load).await.map_err(|failed| self.error(failed))?;
+                self.send(&load)
+                    .await
+                    .map_err(|failed| self.error(failed))?;
                 self.send(&pipeline).await
             }
             sent => sent,
@@ -230,10 +276,19 @@ impl Shared {
     /// Has a processor write an entry again. It is asked again with each read that fails.
     async fn report_damaged(&self, event_id: &EventId) {
         let mut report = Pipeline::new();
-        // If the key has another type, the cache writer removes it, and the next read reports again.
+        // If the key has another type, the cache writer removes it, and the next read reports
+        // again.
         report.ignore_errors();
-        report.cmd("SADD").arg(wire::DAMAGED).arg(event_id.as_str()).ignore();
-        report.cmd("PEXPIRE").arg(wire::DAMAGED).arg(DAMAGED_TTL.as_millis() as u64).ignore();
+        report
+            .cmd("SADD")
+            .arg(wire::DAMAGED)
+            .arg(event_id.as_str())
+            .ignore();
+        report
+            .cmd("PEXPIRE")
+            .arg(wire::DAMAGED)
+            .arg(DAMAGED_TTL.as_millis() as u64)
+            .ignore();
         // Whoever reads gets the error of the read in any case.
         let _ = self.send(&report).await;
     }
@@ -241,30 +296,58 @@ impl Shared {
     async fn damaged(&self) -> Result<Vec<EventId>, CacheError> {
         let mut asking = Pipeline::new();
         asking.ignore_errors();
-        asking.cmd("SRANDMEMBER").arg(wire::DAMAGED).arg(MAX_DAMAGED);
-        let values = self.send(&asking).await.map_err(|failed| self.error(failed))?;
+        asking
+            .cmd("SRANDMEMBER")
+            .arg(wire::DAMAGED)
+            .arg(MAX_DAMAGED);
+        let values = self
+            .send(&asking)
+            .await
+            .map_err(|failed| self.error(failed))?;
         // The key has another type. It must not stop the cache, so it is removed.
-        if values.iter().any(|value| matches!(value, Value::ServerError(_))) {
+        if values
+            .iter()
+            .any(|value| matches!(value, Value::ServerError(_)))
+        {
             let mut removing = Pipeline::new();
             removing.cmd("UNLINK").arg(wire::DAMAGED);
-            return self.send(&removing).await.map(|_| Vec::new()).map_err(|failed| self.error(failed));
+            return self
+                .send(&removing)
+                .await
+                .map(|_| Vec::new())
+                .map_err(|failed| self.error(failed));
         }
-        let ids: Vec<Vec<String>> =
-            values.into_iter().filter_map(|value| redis::from_redis_value(value).ok()).collect();
-        Ok(ids.iter().flatten().filter_map(|id| EventId::new(id).ok()).collect())
+        let ids: Vec<Vec<String>> = values
+            .into_iter()
+            .filter_map(|value| redis::from_redis_value(value).ok())
+            .collect();
+        Ok(ids
+            .iter()
+            .flatten()
+            .filter_map(|id| EventId::new(id).ok())
+            .collect())
     }
 
     async fn read_book(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, CacheError> {
         let mut pipeline = Pipeline::new();
         pipeline.ignore_errors();
-        pipeline.cmd("HGETALL").arg(wire::book_key(event_id)).cmd("GET").arg(wire::current_key(event_id));
-        let values = self.send(&pipeline).await.map_err(|failed| self.error(failed))?;
+        pipeline
+            .cmd("HGETALL")
+            .arg(wire::book_key(event_id))
+            .cmd("GET")
+            .arg(wire::current_key(event_id));
+        let values = self
+            .send(&pipeline)
+            .await
+            .map_err(|failed| self.error(failed))?;
         let mut values = values.into_iter();
         let mut next = || values.next().unwrap_or(Value::Nil);
         let (book, current) = (next(), next());
         let mut unreadable = Vec::new();
         let fields: Vec<(Vec<u8>, Vec<u8>)> = match book.extract_error() {
-            Ok(book) => redis::from_redis_value(book).map_err(|error| self.address.error(&error.into()))?,
+            Ok(book) => {
+                redis::from_redis_value(book).map_err(|error| self.address.error(&error.into()))?
+            }
             Err(error) => {
                 unreadable.push(error.to_string());
                 Vec::new()
@@ -273,15 +356,26 @@ impl Shared {
         let mut states: Vec<_> = fields
             .iter()
             .filter_map(|(field, value)| {
-                let name = || String::from_utf8_lossy(field).chars().take(80).collect::<String>();
+                let name = || {
+                    String::from_utf8_lossy(field)
+                        .chars()
+                        .take(80)
+                        .collect::<String>()
+                };
                 let state = wire::read_state(event_id, field, value);
-                state.map_err(|problem| unreadable.push(format!("{}: {problem}", name()))).ok()
+                state
+                    .map_err(|problem| unreadable.push(format!("{}: {problem}", name())))
+                    .ok()
             })
             .map(Arc::new)
             .collect();
         if let Some(problem) = unreadable.into_iter().next() {
             self.report_damaged(event_id).await;
-            return Err(CacheError::Damaged { event_id: event_id.clone(), readable: states, problem });
+            return Err(CacheError::Damaged {
+                event_id: event_id.clone(),
+                readable: states,
+                problem,
+            });
         }
         // The original keeps no hash.
         if let (true, Value::BulkString(current)) = (states.is_empty(), current)
@@ -317,19 +411,34 @@ fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
-/// Whether whoever answered cannot do the work of a cache: another one may stand behind the name by now.
+/// Whether whoever answered cannot do the work of a cache: another one may stand behind the name by
+/// now.
 fn is_of_no_use(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
-    matches!(error.kind(), ErrorKind::Server(ReadOnly | MasterDown | BusyLoading | ClusterDown))
+    matches!(
+        error.kind(),
+        ErrorKind::Server(ReadOnly | MasterDown | BusyLoading | ClusterDown)
+    )
 }
 
 impl OddsCache for RedisCache {
     fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
-        let writing = self.write_changes(states.into_iter().map(|state| Change { state, conflated: false }).collect());
+        let writing = self.write_changes(
+            states
+                .into_iter()
+                .map(|state| Change {
+                    state,
+                    conflated: false,
+                })
+                .collect(),
+        );
         async move { writing.await.map(drop) }.boxed()
     }
 
-    fn write_changes(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
+    fn write_changes(
+        &self,
+        changes: Vec<Change>,
+    ) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
         let shared = self.shared.clone();
         async move { shared.write(changes).await }.boxed()
     }
@@ -344,7 +453,10 @@ impl OddsCache for RedisCache {
         async move { shared.remove(&events).await }.boxed()
     }
 
-    fn read_book(&self, event_id: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
+    fn read_book(
+        &self,
+        event_id: &EventId,
+    ) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
         let (shared, event_id) = (self.shared.clone(), event_id.clone());
         async move { shared.read_book(&event_id).await }.boxed()
     }
@@ -354,7 +466,11 @@ impl OddsCache for RedisCache {
         async move {
             let mut ping = Pipeline::new();
             ping.cmd("PING");
-            shared.send(&ping).await.map(drop).map_err(|failed| shared.error(failed))
+            shared
+                .send(&ping)
+                .await
+                .map(drop)
+                .map_err(|failed| shared.error(failed))
         }
         .boxed()
     }
@@ -368,7 +484,11 @@ impl OddsCache for RedisCache {
             for channel in [&channels.own_alive].into_iter().chain(original) {
                 saying.cmd("PUBLISH").arg(channel).arg(&heartbeat);
             }
-            shared.send(&saying).await.map(drop).map_err(|failed| shared.error(failed))
+            shared
+                .send(&saying)
+                .await
+                .map(drop)
+                .map_err(|failed| shared.error(failed))
         }
         .boxed()
     }
@@ -378,7 +498,16 @@ impl OddsCache for RedisCache {
     }
 
     fn listen(&self) -> Option<Box<dyn BroadcastStream>> {
-        let Shared { address, channels, limits, .. } = &*self.shared;
-        Some(Box::new(RedisBroadcasts::new(address.clone(), channels.clone(), *limits)))
+        let Shared {
+            address,
+            channels,
+            limits,
+            ..
+        } = &*self.shared;
+        Some(Box::new(RedisBroadcasts::new(
+            address.clone(),
+            channels.clone(),
+            *limits,
+        )))
     }
 }

@@ -41,17 +41,37 @@ impl Database {
         url.set_path("0");
         let client = redis::Client::open(url.clone()).unwrap();
         let mut connection = client.get_connection().unwrap();
-        let count: Vec<String> = redis::cmd("CONFIG").arg("GET").arg("databases").query(&mut connection).unwrap();
+        let count: Vec<String> = redis::cmd("CONFIG")
+            .arg("GET")
+            .arg("databases")
+            .query(&mut connection)
+            .unwrap();
         let count: i64 = count[1].parse().unwrap();
         for _ in 0..3_000 {
             let number = fastrand::i64(1..count);
             let claim = format!("test:database:{number}");
             let mut claiming = redis::cmd("SET");
-            claiming.arg(&claim).arg("taken").arg("NX").arg("EX").arg(120);
-            if claiming.query::<Option<String>>(&mut connection).unwrap().is_some() {
+            claiming
+                .arg(&claim)
+                .arg("taken")
+                .arg("NX")
+                .arg("EX")
+                .arg(120);
+            if claiming
+                .query::<Option<String>>(&mut connection)
+                .unwrap()
+                .is_some()
+            {
                 url.set_path(&number.to_string());
-                let database = Database { client, claim, number, url: url.to_string() };
-                redis::cmd("FLUSHDB").exec(&mut database.connection()).unwrap();
+                let database = Database {
+                    client,
+                    claim,
+                    number,
+                    url: url.to_string(),
+                };
+                redis::cmd("FLUSHDB")
+                    .exec(&mut database.connection())
+                    .unwrap();
                 return database;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -62,7 +82,10 @@ impl Database {
     /// For looking behind the cache.
     fn connection(&self) -> redis::Connection {
         let mut connection = self.client.get_connection().unwrap();
-        redis::cmd("SELECT").arg(self.number).exec(&mut connection).unwrap();
+        redis::cmd("SELECT")
+            .arg(self.number)
+            .exec(&mut connection)
+            .unwrap();
         connection
     }
 }
@@ -109,17 +132,40 @@ struct Server {
 
 impl Server {
     fn start(options: &[&'static str]) -> Server {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let folder = TempDir::new().unwrap();
         let child = Server::spawn(port, options, &folder);
-        Server { child, port, options: options.to_vec(), folder }
+        Server {
+            child,
+            port,
+            options: options.to_vec(),
+            folder,
+        }
     }
 
     fn spawn(port: u16, options: &[&str], folder: &TempDir) -> Child {
         let mut command = Command::new("redis-server");
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-        command.args(options).current_dir(folder.path()).stdout(Stdio::null());
-        let mut child = command.spawn().expect("redis-server is needed: apt-get install redis-server");
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
+        command
+            .args(options)
+            .current_dir(folder.path())
+            .stdout(Stdio::null());
+        let mut child = command
+            .spawn()
+            .expect("redis-server is needed: apt-get install redis-server");
         for _ in 0..1_000 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return child;
@@ -145,7 +191,10 @@ impl Server {
     }
 
     fn command(&self, words: &[&str]) -> String {
-        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        let mut connection = redis::Client::open(self.url())
+            .unwrap()
+            .get_connection()
+            .unwrap();
         redis::cmd(words[0])
             .arg(&words[1..])
             .query::<redis::Value>(&mut connection)
@@ -161,7 +210,8 @@ impl Drop for Server {
     }
 }
 
-/// Stands between a cache and Redis; forwards until it is told to stop, and keeps the connections open then.
+/// Stands between a cache and Redis; forwards until it is told to stop, and keeps the connections
+/// open then.
 struct Proxy {
     address: SocketAddr,
     forwards: Arc<AtomicBool>,
@@ -169,7 +219,10 @@ struct Proxy {
 
 async fn proxy(to: u16, tls: Option<TlsAcceptor>) -> Proxy {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, forwards) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(true)));
+    let (address, forwards) = (
+        listener.local_addr().unwrap(),
+        Arc::new(AtomicBool::new(true)),
+    );
     let is_forwarding = forwards.clone();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
@@ -187,11 +240,21 @@ async fn proxy(to: u16, tls: Option<TlsAcceptor>) -> Proxy {
 
 async fn forward<S: AsyncRead + AsyncWrite + Unpin>(client: S, to: u16, forwards: Arc<AtomicBool>) {
     let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (mut from_redis, mut to_redis) = TcpStream::connect(("127.0.0.1", to)).await.unwrap().into_split();
-    tokio::join!(copy(&mut from_client, &mut to_redis, &forwards), copy(&mut from_redis, &mut to_client, &forwards));
+    let (mut from_redis, mut to_redis) = TcpStream::connect(("127.0.0.1", to))
+        .await
+        .unwrap()
+        .into_split();
+    tokio::join!(
+        copy(&mut from_client, &mut to_redis, &forwards),
+        copy(&mut from_redis, &mut to_client, &forwards)
+    );
 }
 
-async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), forwards: &AtomicBool) {
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    forwards: &AtomicBool,
+) {
     let mut bytes = [0; 4_096];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
         if forwards.load(Ordering::SeqCst) && to.write_all(&bytes[..count]).await.is_err() {
@@ -201,14 +264,18 @@ async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + U
 }
 
 async fn next(broadcasts: &mut Box<dyn BroadcastStream>) -> BroadcastEvent {
-    timeout(DEADLINE, broadcasts.next()).await.expect("nothing was heard within the deadline")
+    timeout(DEADLINE, broadcasts.next())
+        .await
+        .expect("nothing was heard within the deadline")
 }
 
 async fn next_loss(broadcasts: &mut Box<dyn BroadcastStream>) -> String {
     loop {
         match next(broadcasts).await {
             BroadcastEvent::Lost(why) => return why,
-            BroadcastEvent::Changes(_) | BroadcastEvent::Alive { .. } | BroadcastEvent::Unreadable(_) => {}
+            BroadcastEvent::Changes(_)
+            | BroadcastEvent::Alive { .. }
+            | BroadcastEvent::Unreadable(_) => {}
             other => panic!("no loss: {other:?}"),
         }
     }
@@ -219,7 +286,9 @@ async fn next_seqs(broadcasts: &mut Box<dyn BroadcastStream>, count: usize) -> V
     let mut seqs = Vec::new();
     while seqs.len() < count {
         match next(broadcasts).await {
-            BroadcastEvent::Changes(changes) => seqs.extend(changes.iter().map(|change| change.seq)),
+            BroadcastEvent::Changes(changes) => {
+                seqs.extend(changes.iter().map(|change| change.seq))
+            }
             other => panic!("no changes: {other:?}"),
         }
     }
@@ -233,7 +302,10 @@ async fn listening(cache: &RedisCache) -> Box<dyn BroadcastStream> {
 }
 
 fn state(time: i64, seq: u64) -> Vec<Arc<MarketState>> {
-    vec![Arc::new(MarketState { update: update(1, time, 1), seq })]
+    vec![Arc::new(MarketState {
+        update: update(1, time, 1),
+        seq,
+    })]
 }
 
 fn event() -> EventId {
@@ -246,24 +318,37 @@ async fn write_until_taken(cache: &RedisCache, states: Vec<Arc<MarketState>>) {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(DEADLINE, writing).await.expect("not written within the deadline");
+    timeout(DEADLINE, writing)
+        .await
+        .expect("not written within the deadline");
 }
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn what_stands_in_redis_and_goes_over_the_channel() {
     let (database, channel) = (Database::claim(), random_channel());
-    let named = RedisOptions { deployment: Some("db0"), ..options(&channel) };
+    let named = RedisOptions {
+        deployment: Some("db0"),
+        ..options(&channel)
+    };
     let cache = RedisCache::new(&SecretString::from(database.url.as_str()), &named).unwrap();
     let mut connection = database.connection();
     let mut listener = database.client.get_connection().unwrap();
     let mut channel_itself = listener.as_pubsub();
     channel_itself.subscribe(&channel).unwrap();
-    let other = Arc::new(MarketState { update: market_update("MATCH_001", "goals", Some("2.5"), 1, 1), seq: 43 });
-    cache.write([state(1, 42), vec![other.clone()]].concat()).await.unwrap();
+    let other = Arc::new(MarketState {
+        update: market_update("MATCH_001", "goals", Some("2.5"), 1, 1),
+        seq: 43,
+    });
+    cache
+        .write([state(1, 42), vec![other.clone()]].concat())
+        .await
+        .unwrap();
 
     let book = |connection: &mut redis::Connection, field| {
-        connection.hget::<_, _, String>("odds:book:MATCH_001", field).unwrap()
+        connection
+            .hget::<_, _, String>("odds:book:MATCH_001", field)
+            .unwrap()
     };
     // A hash has no order of its own.
     let mut fields: Vec<String> = connection.hkeys("odds:book:MATCH_001").unwrap();
@@ -276,11 +361,17 @@ async fn what_stands_in_redis_and_goes_over_the_channel() {
     insta::assert_snapshot!(message, @r#"{"eventId":"MATCH_001","payload":{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.201,"draw":3.2,"away":4.5},"selections":[{"id":"home","name":"home","price":1.201,"status":"active"},{"id":"draw","name":"draw","price":3.2,"status":"active"},{"id":"away","name":"away","price":4.5,"status":"active"}],"status":"open","updated_at":"2025-11-09T21:07:46Z","source":"test","version":1},"seq":42,"deployment":"db0"}"#);
     for key in ["odds:book:MATCH_001", "odds:current:MATCH_001"] {
         let left: i64 = connection.pttl(key).unwrap();
-        assert!((1..=TTL.as_millis() as i64).contains(&left), "{key}: {left}");
+        assert!(
+            (1..=TTL.as_millis() as i64).contains(&left),
+            "{key}: {left}"
+        );
     }
     // What may have been left out before a change is told with it.
     let mut broadcasts = listening(&cache).await;
-    let change = Change { state: state(2, 44).remove(0), conflated: true };
+    let change = Change {
+        state: state(2, 44).remove(0),
+        conflated: true,
+    };
     cache.write_changes(vec![change]).await.unwrap();
     let heard = tokio::time::timeout(DEADLINE, async {
         loop {
@@ -289,28 +380,48 @@ async fn what_stands_in_redis_and_goes_over_the_channel() {
             }
         }
     });
-    let heard: Vec<_> = heard.await.unwrap().iter().map(|told| (told.seq, told.conflated)).collect();
+    let heard: Vec<_> = heard
+        .await
+        .unwrap()
+        .iter()
+        .map(|told| (told.seq, told.conflated))
+        .collect();
     assert_eq!(heard, [(Some(44), true)]);
     // An event without a `1x2` shows its last market.
-    let only = MarketState { update: market_update("E", "goals", Some("2.5"), 1, 1), seq: 1 };
+    let only = MarketState {
+        update: market_update("E", "goals", Some("2.5"), 1, 1),
+        seq: 1,
+    };
     cache.write(vec![Arc::new(only.clone())]).await.unwrap();
-    assert_eq!(connection.get::<_, String>("odds:current:E").unwrap(), only.update.to_json());
+    assert_eq!(
+        connection.get::<_, String>("odds:current:E").unwrap(),
+        only.update.to_json()
+    );
 }
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn a_state_is_told_once_and_one_that_is_not_newer_never() {
     let (database, channel) = (Database::claim(), random_channel());
-    let (cache, zombie) = (cache_at(&database.url, &channel), cache_at(&database.url, &channel));
+    let (cache, zombie) = (
+        cache_at(&database.url, &channel),
+        cache_at(&database.url, &channel),
+    );
     let mut broadcasts = listening(&cache).await;
     cache.write(state(10, 10)).await.unwrap();
     cache.write(state(10, 10)).await.unwrap();
     zombie.write(state(9, 9)).await.unwrap();
     zombie.write(state(9, 99)).await.unwrap();
     zombie.write(state(10, 11)).await.unwrap();
-    cache.write([state(11, 12), state(12, 13)].concat()).await.unwrap();
+    cache
+        .write([state(11, 12), state(12, 13)].concat())
+        .await
+        .unwrap();
     cache.write(state(13, 5)).await.unwrap();
-    assert_eq!(next_seqs(&mut broadcasts, 4).await, [10, 12, 13, 14].map(Some));
+    assert_eq!(
+        next_seqs(&mut broadcasts, 4).await,
+        [10, 12, 13, 14].map(Some)
+    );
 }
 
 #[tokio::test]
@@ -323,14 +434,26 @@ async fn what_cannot_be_read_is_passed_over_and_the_originals_is_read() {
     let _: () = connection.set("odds:current:MATCH_001", original).unwrap();
     let read = cache.read_book(&event()).await.unwrap();
     assert_eq!((read.len(), read[0].update.revision.version), (1, 978));
-    let _: () = connection.hset("odds:book:MATCH_001", "btts", "{garbage").unwrap();
+    let _: () = connection
+        .hset("odds:book:MATCH_001", "btts", "{garbage")
+        .unwrap();
     cache.write(state(100, 7)).await.unwrap();
-    let Err(CacheError::Damaged { readable, .. }) = cache.read_book(&event()).await else { panic!("not damaged") };
-    assert_eq!(readable.iter().map(|state| state.seq).collect::<Vec<_>>(), [7]);
+    let Err(CacheError::Damaged { readable, .. }) = cache.read_book(&event()).await else {
+        panic!("not damaged")
+    };
+    assert_eq!(
+        readable.iter().map(|state| state.seq).collect::<Vec<_>>(),
+        [7]
+    );
     assert_eq!(cache.damaged().await.unwrap(), [event()]);
 
     let mut broadcasts = listening(&cache).await;
-    for message in ["", "{}", "\u{0}", &format!(r#"{{"eventId":"MATCH_001","payload":{original}}}"#)] {
+    for message in [
+        "",
+        "{}",
+        "\u{0}",
+        &format!(r#"{{"eventId":"MATCH_001","payload":{original}}}"#),
+    ] {
         let _: () = connection.publish(&channel, message).unwrap();
     }
     let mut unreadable = 0;
@@ -340,15 +463,21 @@ async fn what_cannot_be_read_is_passed_over_and_the_originals_is_read() {
             other => break other,
         }
     };
-    assert!(matches!(change, BroadcastEvent::Changes(changes) if changes.len() == 1 && changes[0].seq.is_none()));
+    assert!(
+        matches!(change, BroadcastEvent::Changes(changes) if changes.len() == 1 && changes[0].seq.is_none())
+    );
     assert_eq!(unreadable, 3);
     // An entry that cannot be read is replaced.
-    let btts = MarketState { update: market_update("MATCH_001", "btts", None, 1, 1), seq: 8 };
+    let btts = MarketState {
+        update: market_update("MATCH_001", "btts", None, 1, 1),
+        seq: 8,
+    };
     cache.write(vec![Arc::new(btts)]).await.unwrap();
     assert_eq!(cache.read_book(&event()).await.unwrap().len(), 2);
 }
 
-/// Keys of other types, and a hash with a field that cannot be replaced, concern one event, and a write repairs it.
+/// Keys of other types, and a hash with a field that cannot be replaced, concern one event, and a
+/// write repairs it.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn damaged_key_concerns_one_event() {
@@ -356,7 +485,12 @@ async fn damaged_key_concerns_one_event() {
     let cache = cache_at(&database.url, &channel);
     let mut connection = database.connection();
     let mut broadcasts = listening(&cache).await;
-    let other = |seq| Arc::new(MarketState { update: update(2, seq as i64, 1), seq });
+    let other = |seq| {
+        Arc::new(MarketState {
+            update: update(2, seq as i64, 1),
+            seq,
+        })
+    };
     for (round, command) in [
         vec!["SET", "odds:book:MATCH_001", "x"],
         vec!["LPUSH", "odds:book:MATCH_001", "x"],
@@ -367,21 +501,43 @@ async fn damaged_key_concerns_one_event() {
     .enumerate()
     {
         let seq = round as u64 + 1;
-        let _: () =
-            redis::cmd("DEL").arg(&["odds:book:MATCH_001", "odds:current:MATCH_001"]).query(&mut connection).unwrap();
+        let _: () = redis::cmd("DEL")
+            .arg(&["odds:book:MATCH_001", "odds:current:MATCH_001"])
+            .query(&mut connection)
+            .unwrap();
         let mut break_it = redis::cmd(command[0]);
-        command[1..].iter().for_each(|argument| _ = break_it.arg(argument));
+        command[1..]
+            .iter()
+            .for_each(|argument| _ = break_it.arg(argument));
         let _: redis::Value = break_it.query(&mut connection).unwrap();
         let is_book = command[1].starts_with("odds:book");
         let read = cache.read_book(&event()).await;
-        assert_eq!(matches!(read, Err(CacheError::Damaged { .. })), is_book, "{command:?}: {read:?}");
+        assert_eq!(
+            matches!(read, Err(CacheError::Damaged { .. })),
+            is_book,
+            "{command:?}: {read:?}"
+        );
         assert_eq!(cache.damaged().await.unwrap().len(), usize::from(is_book));
-        let changes = [other(seq), state(seq as i64, seq).remove(0)].map(|state| Change { state, conflated: false });
+        let changes = [other(seq), state(seq as i64, seq).remove(0)].map(|state| Change {
+            state,
+            conflated: false,
+        });
         let repaired = cache.write_changes(changes.into()).await.unwrap();
         assert_eq!(repaired.len(), usize::from(is_book), "{command:?}");
-        assert_eq!(next_seqs(&mut broadcasts, 2).await, [Some(seq), Some(seq)], "both are told");
+        assert_eq!(
+            next_seqs(&mut broadcasts, 2).await,
+            [Some(seq), Some(seq)],
+            "both are told"
+        );
         assert_eq!(cache.read_book(&event()).await.unwrap()[0].seq, seq);
-        assert_eq!(cache.read_book(&EventId::new("MATCH_002").unwrap()).await.unwrap()[0].seq, seq);
+        assert_eq!(
+            cache
+                .read_book(&EventId::new("MATCH_002").unwrap())
+                .await
+                .unwrap()[0]
+                .seq,
+            seq
+        );
     }
 }
 
@@ -392,15 +548,32 @@ async fn damaged_list_of_wrong_type_is_removed() {
     let cache = cache_at(&database.url, &channel);
     let mut connection = database.connection();
     for command in [["SET", "x"], ["LPUSH", "x"]] {
-        let _: () = redis::cmd("DEL").arg("odds:damaged").query(&mut connection).unwrap();
-        let _: redis::Value =
-            redis::cmd(command[0]).arg("odds:damaged").arg(command[1]).query(&mut connection).unwrap();
-        let _: () = redis::cmd("SET").arg("odds:book:MATCH_001").arg("x").query(&mut connection).unwrap();
+        let _: () = redis::cmd("DEL")
+            .arg("odds:damaged")
+            .query(&mut connection)
+            .unwrap();
+        let _: redis::Value = redis::cmd(command[0])
+            .arg("odds:damaged")
+            .arg(command[1])
+            .query(&mut connection)
+            .unwrap();
+        let _: () = redis::cmd("SET")
+            .arg("odds:book:MATCH_001")
+            .arg("x")
+            .query(&mut connection)
+            .unwrap();
         let read = cache.read_book(&event()).await;
-        assert!(matches!(read, Err(CacheError::Damaged { .. })), "{command:?}: {read:?}");
+        assert!(
+            matches!(read, Err(CacheError::Damaged { .. })),
+            "{command:?}: {read:?}"
+        );
         assert_eq!(cache.damaged().await, Ok(Vec::new()), "{command:?}");
         assert!(cache.read_book(&event()).await.is_err());
-        assert_eq!(cache.damaged().await, Ok(vec![event()]), "{command:?}: the next report is kept");
+        assert_eq!(
+            cache.damaged().await,
+            Ok(vec![event()]),
+            "{command:?}: the next report is kept"
+        );
     }
 }
 
@@ -411,7 +584,10 @@ async fn a_sign_of_life_is_heard_and_nothing_of_it_comes_over_the_originals_chan
     let cache = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
     cache.publish_heartbeat().await.unwrap();
-    assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Alive { is_own: true });
+    assert_eq!(
+        next(&mut broadcasts).await,
+        BroadcastEvent::Alive { is_own: true }
+    );
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
     // Who subscribed to the channel alone, as the original does, gets the change first.
@@ -435,9 +611,16 @@ async fn a_redis_that_comes_back_empty_is_listened_to_and_written_again() {
     server.kill();
     next_loss(&mut broadcasts).await;
     let error = cache.write(state(2, 2)).await.unwrap_err().to_string();
-    assert!(error.contains(&format!("127.0.0.1:{}", server.port)), "{error}");
+    assert!(
+        error.contains(&format!("127.0.0.1:{}", server.port)),
+        "{error}"
+    );
     server.start_again();
-    assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening, "the loss is told once");
+    assert_eq!(
+        next(&mut broadcasts).await,
+        BroadcastEvent::Listening,
+        "the loss is told once"
+    );
     write_until_taken(&cache, state(2, 2)).await;
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(2)]);
     assert_eq!(cache.read_book(&event()).await.unwrap().len(), 1);
@@ -450,17 +633,33 @@ async fn a_wrong_password_is_named_and_not_shown_and_works_once_it_is_right() {
     for (login, code) in [(":wrong-one@", "WRONGPASS"), ("", "NOAUTH")] {
         let cache = cache_at(&format!("redis://{login}127.0.0.1:{}", server.port), "test");
         let error = cache.ping().await.unwrap_err().to_string();
-        assert!(error.contains("password") && !error.contains("wrong-one"), "{code}: {error}");
+        assert!(
+            error.contains("password") && !error.contains("wrong-one"),
+            "{code}: {error}"
+        );
         let why = next_loss(&mut cache.listen().unwrap()).await;
-        assert!(why.contains("password") && !why.contains("wrong-one"), "{code}: {why}");
+        assert!(
+            why.contains("password") && !why.contains("wrong-one"),
+            "{code}: {why}"
+        );
     }
-    let later = cache_at(&format!("redis://:new-one@127.0.0.1:{}", server.port), "test");
+    let later = cache_at(
+        &format!("redis://:new-one@127.0.0.1:{}", server.port),
+        "test",
+    );
     let mut broadcasts = later.listen().unwrap();
     next_loss(&mut broadcasts).await;
     assert!(later.ping().await.is_err());
-    let mut admin =
-        redis::Client::open(format!("redis://:right-one@127.0.0.1:{}", server.port)).unwrap().get_connection().unwrap();
-    redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("new-one").exec(&mut admin).unwrap();
+    let mut admin = redis::Client::open(format!("redis://:right-one@127.0.0.1:{}", server.port))
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("requirepass")
+        .arg("new-one")
+        .exec(&mut admin)
+        .unwrap();
     assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening);
     write_until_taken(&later, state(1, 1)).await;
 }
@@ -471,13 +670,29 @@ async fn what_is_wrong_with_a_server_is_named() {
     let server = Server::start(&[]);
     let (_, ca) = crate::supplier::tls::testing::localhost();
     let url = SecretString::from(format!("rediss://localhost:{}", server.port));
-    let tls = RedisCache::new(&url, &RedisOptions { ca_file: Some(ca.path()), ..options("test") }).unwrap();
-    for error in [tls.ping().await.unwrap_err().to_string(), next_loss(&mut tls.listen().unwrap()).await] {
+    let tls = RedisCache::new(
+        &url,
+        &RedisOptions {
+            ca_file: Some(ca.path()),
+            ..options("test")
+        },
+    )
+    .unwrap();
+    for error in [
+        tls.ping().await.unwrap_err().to_string(),
+        next_loss(&mut tls.listen().unwrap()).await,
+    ] {
         assert!(error.contains("TLS"), "{error}");
     }
     let cache = cache_at(&server.url(), "test");
     cache.write(state(1, 1)).await.unwrap();
-    let error = async |time| cache.write(state(time, time as u64)).await.unwrap_err().to_string();
+    let error = async |time| {
+        cache
+            .write(state(time, time as u64))
+            .await
+            .unwrap_err()
+            .to_string()
+    };
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     let full = error(2).await;
     assert!(full.contains("memory"), "{full}");
@@ -485,7 +700,10 @@ async fn what_is_wrong_with_a_server_is_named() {
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let replica = error(3).await;
     assert!(replica.contains("replica"), "{replica}");
-    assert!(cache.shared.link.lock().await.link.is_none(), "another server may stand behind the name by now");
+    assert!(
+        cache.shared.link.lock().await.link.is_none(),
+        "another server may stand behind the name by now"
+    );
     server.command(&["REPLICAOF", "NO", "ONE"]);
     write_until_taken(&cache, state(4, 4)).await;
 }
@@ -497,7 +715,14 @@ async fn tls_with_an_authority_of_ones_own() {
     let (tls, ca) = crate::supplier::tls::testing::localhost();
     let proxy = proxy(server.port, Some(tls)).await;
     let url = SecretString::from(format!("rediss://localhost:{}", proxy.address.port()));
-    let cache = RedisCache::new(&url, &RedisOptions { ca_file: Some(ca.path()), ..options("test") }).unwrap();
+    let cache = RedisCache::new(
+        &url,
+        &RedisOptions {
+            ca_file: Some(ca.path()),
+            ..options("test")
+        },
+    )
+    .unwrap();
     let mut broadcasts = listening(&cache).await;
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
@@ -517,7 +742,14 @@ async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
     assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening);
     // Nobody takes what is heard meanwhile.
     for round in 0..20 {
-        cache.write((1..100).flat_map(|n| state(round * 100 + n, (round * 100 + n) as u64)).collect()).await.unwrap();
+        cache
+            .write(
+                (1..100)
+                    .flat_map(|n| state(round * 100 + n, (round * 100 + n) as u64))
+                    .collect(),
+            )
+            .await
+            .unwrap();
     }
     let why = next_loss(&mut broadcasts).await;
     assert!(why.contains("more broadcasts"), "{why}");
@@ -529,7 +761,11 @@ async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
                 last += 1;
                 cache.write(state(last, last as u64)).await.unwrap();
             }
-            BroadcastEvent::Changes(changes) if changes.iter().any(|change| change.seq == Some(last as u64)) => break,
+            BroadcastEvent::Changes(changes)
+                if changes.iter().any(|change| change.seq == Some(last as u64)) =>
+            {
+                break;
+            }
             BroadcastEvent::Ended(why) => panic!("{why}"),
             BroadcastEvent::Changes(_)
             | BroadcastEvent::Alive { .. }
@@ -571,7 +807,9 @@ async fn two_deployments_on_one_redis_hear_their_own() {
         let (mut seqs, mut strangers) = (Vec::new(), 0);
         while seqs.is_empty() || strangers == 0 {
             match next(broadcasts).await {
-                BroadcastEvent::Changes(changes) => seqs.extend(changes.iter().map(|change| change.seq)),
+                BroadcastEvent::Changes(changes) => {
+                    seqs.extend(changes.iter().map(|change| change.seq))
+                }
                 BroadcastEvent::Refused(refused) => strangers += refused.counts["deployment"],
                 BroadcastEvent::Alive { .. } => assert_eq!(own, 1, "the other says so over there"),
                 heard => panic!("{heard:?}"),
@@ -591,7 +829,10 @@ async fn two_deployments_on_one_redis_hear_their_own() {
                 heard => panic!("{heard:?}"),
             }
         };
-        assert_eq!(change.iter().map(|change| change.seq).collect::<Vec<_>>(), [None]);
+        assert_eq!(
+            change.iter().map(|change| change.seq).collect::<Vec<_>>(),
+            [None]
+        );
     }
 }
 
@@ -599,36 +840,61 @@ async fn two_deployments_on_one_redis_hear_their_own() {
 #[ignore = "needs the real engines: make test"]
 async fn without_the_originals_channel_nothing_goes_over_it() {
     let (database, channel) = (Database::claim(), random_channel());
-    let apart = RedisOptions { uses_original_channel: false, deployment: Some("apart"), ..options(&channel) };
+    let apart = RedisOptions {
+        uses_original_channel: false,
+        deployment: Some("apart"),
+        ..options(&channel)
+    };
     let cache = RedisCache::new(&SecretString::from(database.url.as_str()), &apart).unwrap();
     let mut broadcasts = listening(&cache).await;
     let mut client = database.connection();
     let mut original = client.as_pubsub();
     original.subscribe(&channel).unwrap();
-    let forged = format!(r#"{{"eventId":"MATCH_001","payload":{},"seq":9}}"#, update(1, 9, 9).to_json());
+    let forged = format!(
+        r#"{{"eventId":"MATCH_001","payload":{},"seq":9}}"#,
+        update(1, 9, 9).to_json()
+    );
     let receivers: i64 = database.connection().publish(&channel, forged).unwrap();
     assert_eq!(receivers, 1, "only the one that asked for it");
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
     cache.publish_heartbeat().await.unwrap();
-    assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Alive { is_own: true });
+    assert_eq!(
+        next(&mut broadcasts).await,
+        BroadcastEvent::Alive { is_own: true }
+    );
     original.get_message().unwrap();
-    original.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    assert!(original.get_message().is_err(), "nothing but the forged one");
+    original
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    assert!(
+        original.get_message().is_err(),
+        "nothing but the forged one"
+    );
 }
 
-/// States that an earlier version kept, or somebody wrote: they give way, and are not broadcast again.
+/// States that an earlier version kept, or somebody wrote: they give way, and are not broadcast
+/// again.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn a_poisoned_hot_copy_gives_way_to_the_next_update() {
     let (database, channel) = (Database::claim(), random_channel());
     let cache = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
-    let careless = RedisOptions { limits: Plausibility::any_time(), ..options(&channel) };
+    let careless = RedisOptions {
+        limits: Plausibility::any_time(),
+        ..options(&channel)
+    };
     let careless = RedisCache::new(&SecretString::from(database.url.as_str()), &careless).unwrap();
     let mut ahead = update(1, 1, 1);
     ahead.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
-    careless.write(vec![Arc::new(MarketState { update: ahead, seq: 7 })]).await.unwrap();
+    careless
+        .write(vec![Arc::new(MarketState {
+            update: ahead,
+            seq: 7,
+        })])
+        .await
+        .unwrap();
     match next(&mut broadcasts).await {
         BroadcastEvent::Refused(refused) => {
             assert_eq!(refused.counts["future"], 1);
@@ -641,7 +907,9 @@ async fn a_poisoned_hot_copy_gives_way_to_the_next_update() {
     assert_eq!(cache.read_book(&event()).await.unwrap()[0], state(2, 8)[0]);
     // A number that no bus counts to does not stop the numbers.
     careless.write(state(3, u64::MAX)).await.unwrap();
-    assert!(matches!(next(&mut broadcasts).await, BroadcastEvent::Refused(refused) if refused.counts["seq"] == 1));
+    assert!(
+        matches!(next(&mut broadcasts).await, BroadcastEvent::Refused(refused) if refused.counts["seq"] == 1)
+    );
     cache.write(state(4, 9)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(9)]);
 }
@@ -651,16 +919,46 @@ async fn a_poisoned_hot_copy_gives_way_to_the_next_update() {
 async fn a_market_named_like_a_line_has_a_field_of_its_own() {
     let (database, channel) = (Database::claim(), random_channel());
     let cache = cache_at(&database.url, &channel);
-    let named = MarketState { update: market_update("MATCH_001", "total@2.5", None, 1, 1), seq: 1 };
-    let lined = MarketState { update: market_update("MATCH_001", "total", Some("2.5"), 2, 1), seq: 2 };
-    cache.write([&named, &lined].map(|state| Arc::new(state.clone())).into()).await.unwrap();
-    let mut read: Vec<_> = cache.read_book(&event()).await.unwrap().iter().map(|state| state.seq).collect();
+    let named = MarketState {
+        update: market_update("MATCH_001", "total@2.5", None, 1, 1),
+        seq: 1,
+    };
+    let lined = MarketState {
+        update: market_update("MATCH_001", "total", Some("2.5"), 2, 1),
+        seq: 2,
+    };
+    cache
+        .write([&named, &lined].map(|state| Arc::new(state.clone())).into())
+        .await
+        .unwrap();
+    let mut read: Vec<_> = cache
+        .read_book(&event())
+        .await
+        .unwrap()
+        .iter()
+        .map(|state| state.seq)
+        .collect();
     read.sort();
     assert_eq!(read, [1, 2]);
     // The field that an earlier version wrote is read until a later state is there.
     let mut connection = database.connection();
-    let earlier = MarketState { update: market_update("MATCH_001", "a@b", None, 1, 1), seq: 3 };
-    let value = format!(r#"{{"order":"0","seq":3,"payload":{}}}"#, earlier.update.to_json());
-    let _: () = connection.hset("odds:book:MATCH_001", "a@b", value).unwrap();
-    assert!(cache.read_book(&event()).await.unwrap().iter().any(|state| **state == earlier));
+    let earlier = MarketState {
+        update: market_update("MATCH_001", "a@b", None, 1, 1),
+        seq: 3,
+    };
+    let value = format!(
+        r#"{{"order":"0","seq":3,"payload":{}}}"#,
+        earlier.update.to_json()
+    );
+    let _: () = connection
+        .hset("odds:book:MATCH_001", "a@b", value)
+        .unwrap();
+    assert!(
+        cache
+            .read_book(&event())
+            .await
+            .unwrap()
+            .iter()
+            .any(|state| **state == earlier)
+    );
 }

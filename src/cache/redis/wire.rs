@@ -1,10 +1,13 @@
 //! What stands in Redis and what goes over its channel; and the script that writes it.
 //!
 //! - `odds:book:{event_id}`, a hash: market key -> `{"order":…,"seq":…,"payload":{…}}`
-//! - `odds:current:{event_id}`: the event's last `1x2`, else its last market, in the original's shape
-//! - `odds:damaged`, a set: the events whose entries a reader could not read, until a processor takes note
-//! - the channels (see [`crate::cache::redis::channels`]): `{"eventId":…,"payload":{…},"seq":…,"deployment":…}`, with `"conflated":true`
-//!   where changes before it may have been left out; the original's has neither `seq` nor `deployment`
+//! - `odds:current:{event_id}`: the event's last `1x2`, else its last market, in the original's
+//!   shape
+//! - `odds:damaged`, a set: the events whose entries a reader could not read, until a processor
+//!   takes note
+//! - the channels (see [`crate::cache::redis::channels`]):
+//!   `{"eventId":…,"payload":{…},"seq":…,"deployment":…}`, with `"conflated":true` where changes
+//!   before it may have been left out; the original's has neither `seq` nor `deployment`
 
 use std::borrow::Cow;
 
@@ -22,9 +25,9 @@ use crate::domain::timestamp::Timestamp;
 
 /// Keeps one state where it is newer than what is held, and tells it, in one step.
 ///
-/// Decides as [`crate::cache::kept`] does, but what is held with an order or a number that is not believed counts as nothing.
-/// Orders are texts of one length, so that comparing texts compares numbers that Lua has no type for. Gives 0 where nothing
-/// changed.
+/// Decides as [`crate::cache::kept`] does, but what is held with an order or a number that is not
+/// believed counts as nothing. Orders are texts of one length, so that comparing texts compares
+/// numbers that Lua has no type for. Gives 0 where nothing changed.
 pub(super) const SCRIPT: &str = r#"
 local field, order, seq, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ttl, channel, event, main, more = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
@@ -79,25 +82,68 @@ pub(super) struct Writing<'a> {
 
 /// The call of the script for one state.
 pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
-    let Writing { hash, ttl_millis, channels, latest, largest_seq } = writing;
+    let Writing {
+        hash,
+        ttl_millis,
+        channels,
+        latest,
+        largest_seq,
+    } = writing;
     let Change { state, conflated } = change;
     let update = &state.update;
     let event = serde_json::to_string(&update.event_id).unwrap_or_default();
     let mut command = redis::cmd("EVALSHA");
-    command.arg(hash).arg(2).arg(book_key(&update.event_id)).arg(current_key(&update.event_id));
-    command.arg(update.market.to_string()).arg(order(update.revision)).arg(state.seq.to_string());
-    command.arg(update.to_json()).arg(ttl_millis).arg(&channels.own).arg(event);
-    command.arg(if update.market.name.as_str() == "1x2" { "1" } else { "0" });
-    command.arg(format!("{}{}", if *conflated { r#","conflated":true"# } else { "" }, channels.ending));
-    command.arg(channels.original.as_ref().map_or("", |(original, _)| original.as_str()));
-    command.arg(order(Revision { updated_at: *latest, version: i64::MAX })).arg(largest_seq.to_string());
+    command
+        .arg(hash)
+        .arg(2)
+        .arg(book_key(&update.event_id))
+        .arg(current_key(&update.event_id));
+    command
+        .arg(update.market.to_string())
+        .arg(order(update.revision))
+        .arg(state.seq.to_string());
+    command
+        .arg(update.to_json())
+        .arg(ttl_millis)
+        .arg(&channels.own)
+        .arg(event);
+    command.arg(if update.market.name.as_str() == "1x2" {
+        "1"
+    } else {
+        "0"
+    });
+    command.arg(format!(
+        "{}{}",
+        if *conflated {
+            r#","conflated":true"#
+        } else {
+            ""
+        },
+        channels.ending
+    ));
+    command.arg(
+        channels
+            .original
+            .as_ref()
+            .map_or("", |(original, _)| original.as_str()),
+    );
+    command
+        .arg(order(Revision {
+            updated_at: *latest,
+            version: i64::MAX,
+        }))
+        .arg(largest_seq.to_string());
     command
 }
 
 /// A revision as a text of 40 digits; a later one is the larger text.
 fn order(revision: Revision) -> String {
     let unsigned = |number: i64| (number as u64) ^ (1 << 63);
-    format!("{:020}{:020}", unsigned(revision.updated_at.micros()), unsigned(revision.version))
+    format!(
+        "{:020}{:020}",
+        unsigned(revision.updated_at.micros()),
+        unsigned(revision.version)
+    )
 }
 
 #[derive(Deserialize)]
@@ -128,7 +174,8 @@ pub(super) struct Envelope<'a> {
 impl Envelope<'_> {
     /// Reads the parts of a message of a channel.
     pub fn open(message: &[u8]) -> Result<Envelope<'_>, String> {
-        let envelope: Envelope<'_> = json::from_slice(message).map_err(|error| error.to_string())?;
+        let envelope: Envelope<'_> =
+            json::from_slice(message).map_err(|error| error.to_string())?;
         check_kind(envelope.kind).map_err(|error| error.to_string())?;
         Ok(envelope)
     }
@@ -136,23 +183,35 @@ impl Envelope<'_> {
     /// Reads the update as well.
     pub fn read(self) -> Result<Broadcast, String> {
         let update = read_update(&self.event_id, self.payload)?;
-        Ok(Broadcast { update, seq: self.seq, conflated: self.conflated })
+        Ok(Broadcast {
+            update,
+            seq: self.seq,
+            conflated: self.conflated,
+        })
     }
 }
 
 /// Reads a field of the hash of an event.
-pub(super) fn read_state(event_id: &EventId, field: &[u8], value: &[u8]) -> Result<MarketState, String> {
+pub(super) fn read_state(
+    event_id: &EventId,
+    field: &[u8],
+    value: &[u8],
+) -> Result<MarketState, String> {
     let wire: WireState = json::from_slice(value).map_err(|error| error.to_string())?;
     let update = read_update(event_id, wire.payload)?;
-    let names_market = std::str::from_utf8(field).is_ok_and(|field| is_field_of(field, &update.market));
+    let names_market =
+        std::str::from_utf8(field).is_ok_and(|field| is_field_of(field, &update.market));
     if !names_market {
         return Err(format!("the payload is of the market `{}`", update.market));
     }
-    Ok(MarketState { update, seq: wire.seq })
+    Ok(MarketState {
+        update,
+        seq: wire.seq,
+    })
 }
 
-/// Whether a field of the hash is of this market. Earlier versions did not escape the name; their fields are read as well,
-/// and the later state counts where a market has both.
+/// Whether a field of the hash is of this market. Earlier versions did not escape the name; their
+/// fields are read as well, and the later state counts where a market has both.
 fn is_field_of(field: &str, market: &MarketKey) -> bool {
     let unescaped = || match market.line {
         Some(line) => format!("{}@{line}", market.name),
@@ -168,8 +227,9 @@ struct WireCurrent<'a> {
     selections: Option<&'a RawValue>,
 }
 
-/// Reads what the original keeps of an event, which has no number. Ours may outlive the hash that knows its number, as Redis
-/// lets go key by key when its memory is full: it is refused, since the number of the original's lies beyond any of ours.
+/// Reads what the original keeps of an event, which has no number. Ours may outlive the hash that
+/// knows its number, as Redis lets go key by key when its memory is full: it is refused, since the
+/// number of the original's lies beyond any of ours.
 pub(super) fn read_current(event_id: &EventId, value: &[u8]) -> Result<MarketState, String> {
     let payload: &RawValue = serde_json::from_slice(value).map_err(|error| error.to_string())?;
     let current: WireCurrent = json::from_str(payload.get()).map_err(|error| error.to_string())?;
@@ -177,11 +237,15 @@ pub(super) fn read_current(event_id: &EventId, value: &[u8]) -> Result<MarketSta
         return Err("it is not the original's".to_owned());
     }
     let update = read_update(event_id, payload)?;
-    Ok(MarketState { seq: number_of(update.revision), update })
+    Ok(MarketState {
+        seq: number_of(update.revision),
+        update,
+    })
 }
 
 fn read_update(event_id: &EventId, payload: &RawValue) -> Result<OddsUpdate, String> {
-    let update = OddsUpdate::from_json(payload.get().as_bytes()).map_err(|error| error.to_string())?;
+    let update =
+        OddsUpdate::from_json(payload.get().as_bytes()).map_err(|error| error.to_string())?;
     if update.event_id == *event_id {
         Ok(update)
     } else {
@@ -204,7 +268,10 @@ mod tests {
     #[test]
     fn reads_the_originals_broadcast_and_ours() {
         let broadcast = read_broadcast(ORIGINAL.as_bytes()).unwrap();
-        assert_eq!((broadcast.seq, broadcast.update.revision.version), (None, 978));
+        assert_eq!(
+            (broadcast.seq, broadcast.update.revision.version),
+            (None, 978)
+        );
         let ours = format!("{},\"seq\":42}}", &ORIGINAL[..ORIGINAL.len() - 1]);
         assert_eq!(read_broadcast(ours.as_bytes()).unwrap().seq, Some(42));
     }
@@ -212,14 +279,23 @@ mod tests {
     /// Captured from the original's processor; the README beside them says how.
     #[test]
     fn reads_what_the_originals_processor_wrote() {
-        let told = read_broadcast(include_bytes!("../../../tests/data/original/redis-broadcast.json")).unwrap();
+        let told = read_broadcast(include_bytes!(
+            "../../../tests/data/original/redis-broadcast.json"
+        ))
+        .unwrap();
         let event = EventId::new("MATCH_002").unwrap();
         let kept = include_bytes!("../../../tests/data/original/redis-odds-current.json");
         let kept = read_current(&event, kept).unwrap();
         assert_eq!((told.seq, &told.update), (None, &kept.update));
-        // The time of the change in milliseconds: the same number in every process, and a later change has a larger one.
+        // The time of the change in milliseconds: the same number in every process, and a later
+        // change has a larger one.
         assert_eq!(kept.seq, 1_795_392_219_563);
-        assert_eq!(kept.update.price_of("home").map(|price| price.thousandths()), Some(2_345));
+        assert_eq!(
+            kept.update
+                .price_of("home")
+                .map(|price| price.thousandths()),
+            Some(2_345)
+        );
     }
 
     #[test]
@@ -235,16 +311,20 @@ mod tests {
         assert!(read_current(&event, b"[null]").is_err());
     }
 
-    /// A market whose name holds the delimiter has a field of its own; the field of an earlier version is read as well.
+    /// A market whose name holds the delimiter has a field of its own; the field of an earlier
+    /// version is read as well.
     #[test]
     fn a_field_names_one_market() {
         let event = EventId::new("E").unwrap();
         let state = |market: &str, line: Option<&str>| {
-            let update = crate::domain::odds::update::testing::market_update("E", market, line, 1, 1);
+            let update =
+                crate::domain::odds::update::testing::market_update("E", market, line, 1, 1);
             format!(r#"{{"order":"0","seq":7,"payload":{}}}"#, update.to_json())
         };
         let (named, lined) = (state("total@2.5", None), state("total", Some("2.5")));
-        let read = |field: &str, state: &str| read_state(&event, field.as_bytes(), state.as_bytes()).is_ok();
+        let read = |field: &str, state: &str| {
+            read_state(&event, field.as_bytes(), state.as_bytes()).is_ok()
+        };
         assert!(read("total%402.5", &named) && read("total@2.5", &lined));
         assert!(read("total@2.5", &named), "an earlier version's");
         assert!(!read("total%402.5", &lined) && !read("total", &named) && !read("total", &lined));

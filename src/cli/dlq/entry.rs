@@ -35,8 +35,16 @@ impl FromStr for Id {
 
     fn from_str(text: &str) -> Result<Id, Self::Err> {
         let id = match text.split_once(':') {
-            Some((partition, offset)) => partition.parse().ok().zip(offset.parse().ok()).map(|(p, o)| Id::Place(p, o)),
-            None => text.parse().ok().filter(|number| *number > 0).map(Id::Number),
+            Some((partition, offset)) => partition
+                .parse()
+                .ok()
+                .zip(offset.parse().ok())
+                .map(|(p, o)| Id::Place(p, o)),
+            None => text
+                .parse()
+                .ok()
+                .filter(|number| *number > 0)
+                .map(Id::Number),
         };
         id.ok_or("partition:offset as 0:12, or a number as 12")
     }
@@ -61,7 +69,9 @@ pub(super) struct DeadLetterEntry {
 impl DeadLetterEntry {
     /// Whether its bytes are only the beginning: it was too large for the topic of dead letters.
     pub(super) fn is_cut(&self) -> bool {
-        self.headers.iter().any(|(name, _)| name == header::TRUNCATED_FROM)
+        self.headers
+            .iter()
+            .any(|(name, _)| name == header::TRUNCATED_FROM)
     }
 
     pub(super) fn of_record(record: Record) -> DeadLetterEntry {
@@ -72,8 +82,12 @@ impl DeadLetterEntry {
             .zip(part(header::SOURCE_OFFSET))
             .map(|((topic, partition), offset)| format!("{topic}/{partition}/{offset}"));
         let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
-        let mut headers: Vec<_> =
-            record.record.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
+        let mut headers: Vec<_> = record
+            .record
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), text(value)))
+            .collect();
         headers.push(("key".to_owned(), text(&record.record.key)));
         DeadLetterEntry {
             id: Id::Place(record.partition, record.offset),
@@ -109,7 +123,9 @@ impl DeadLetterEntry {
 
     /// What two records of one letter have in common: the place that it was read from.
     pub(super) fn identity(&self) -> String {
-        self.source.clone().unwrap_or_else(|| format!("at {}", self.id))
+        self.source
+            .clone()
+            .unwrap_or_else(|| format!("at {}", self.id))
     }
 
     /// Leaves away all but the first bytes of what it holds.
@@ -117,21 +133,33 @@ impl DeadLetterEntry {
         self.raw = Bytes::copy_from_slice(&self.raw[..self.raw.len().min(bytes)]);
     }
 
-    /// The record that is published again. What came from a supplier has no key yet but its address; an update tells its
-    /// event.
+    /// The record that is published again. What came from a supplier has no key yet but its
+    /// address; an update tells its event.
     pub(super) fn again(&self, topic: &str) -> NewRecord {
         #[derive(Deserialize)]
         struct Event {
             event_id: String,
         }
         let had_key = self.source.is_some() && !self.key.is_empty();
-        let event = || json::from_slice::<Event>(&self.raw).ok().map(|event| Bytes::from(event.event_id));
-        let key = if had_key { self.key.clone() } else { event().unwrap_or_else(|| self.key.clone()) };
+        let event = || {
+            json::from_slice::<Event>(&self.raw)
+                .ok()
+                .map(|event| Bytes::from(event.event_id))
+        };
+        let key = if had_key {
+            self.key.clone()
+        } else {
+            event().unwrap_or_else(|| self.key.clone())
+        };
         let from = match self.id {
             Id::Place(partition, offset) => format!("{topic}/{partition}/{offset}"),
             Id::Number(number) => number.to_string(),
         };
-        NewRecord { key, payload: self.raw.clone(), headers: vec![(header::REPLAYED_FROM.to_owned(), from.into())] }
+        NewRecord {
+            key,
+            payload: self.raw.clone(),
+            headers: vec![(header::REPLAYED_FROM.to_owned(), from.into())],
+        }
     }
 }
 
@@ -150,11 +178,25 @@ mod tests {
     }
 
     fn letter(key: &'static str, payload: &'static str, from_bus: bool) -> DeadLetterEntry {
-        let source = [(header::SOURCE_TOPIC, "t"), (header::SOURCE_PARTITION, "1"), (header::SOURCE_OFFSET, "2")];
+        let source = [
+            (header::SOURCE_TOPIC, "t"),
+            (header::SOURCE_PARTITION, "1"),
+            (header::SOURCE_OFFSET, "2"),
+        ];
         let headers = source.iter().filter(|_| from_bus);
-        let headers = headers.map(|(name, value)| ((*name).to_owned(), Bytes::from_static(value.as_bytes())));
-        let record = NewRecord { key: key.into(), payload: payload.into(), headers: headers.collect() };
-        DeadLetterEntry::of_record(Record { partition: 3, offset: 4, published_at: None, record })
+        let headers =
+            headers.map(|(name, value)| ((*name).to_owned(), Bytes::from_static(value.as_bytes())));
+        let record = NewRecord {
+            key: key.into(),
+            payload: payload.into(),
+            headers: headers.collect(),
+        };
+        DeadLetterEntry::of_record(Record {
+            partition: 3,
+            offset: 4,
+            published_at: None,
+            record,
+        })
     }
 
     #[test]
@@ -167,7 +209,10 @@ mod tests {
         assert_eq!(key(&letter("ws://supplier", "{]", false)), "ws://supplier");
         let again = letter("k", update, true).again("t_dlq");
         assert_eq!(again.payload, update);
-        assert_eq!(again.headers, [("replayed_from".to_owned(), Bytes::from_static(b"t_dlq/3/4"))]);
+        assert_eq!(
+            again.headers,
+            [("replayed_from".to_owned(), Bytes::from_static(b"t_dlq/3/4"))]
+        );
         assert_eq!(letter("k", "", true).identity(), "t/1/2");
         assert_eq!(letter("k", "", false).identity(), "at 3:4");
     }
@@ -175,10 +220,23 @@ mod tests {
     #[test]
     fn one_that_was_cut_is_known() {
         let cut = |headers| {
-            let record = NewRecord { key: Bytes::new(), payload: Bytes::new(), headers };
-            DeadLetterEntry::of_record(Record { partition: 0, offset: 0, published_at: None, record }).is_cut()
+            let record = NewRecord {
+                key: Bytes::new(),
+                payload: Bytes::new(),
+                headers,
+            };
+            DeadLetterEntry::of_record(Record {
+                partition: 0,
+                offset: 0,
+                published_at: None,
+                record,
+            })
+            .is_cut()
         };
         assert!(!cut(Vec::new()));
-        assert!(cut(vec![("truncated_from".to_owned(), Bytes::from_static(b"3000000"))]));
+        assert!(cut(vec![(
+            "truncated_from".to_owned(),
+            Bytes::from_static(b"3000000")
+        )]));
     }
 }

@@ -1,4 +1,5 @@
-//! `sports-bet dlq`: looks at what could not be read, and publishes it again once the fault is mended.
+//! `sports-bet dlq`: looks at what could not be read, and publishes it again once the fault is
+//! mended.
 
 mod entry;
 mod replay;
@@ -32,9 +33,10 @@ pub enum DlqTopic {
 
 /// Lists, shows and publishes again what could not be read
 ///
-/// Works on Kafka's topic of dead letters where KAFKA_BROKERS is set, else on those that the server keeps in its SQLite
-/// file, also beside a running server. An ID is the first column of the list: partition:offset on Kafka, a number in
-/// the file. A letter that stands there twice, because its writer was killed, is taken once.
+/// Works on Kafka's topic of dead letters where KAFKA_BROKERS is set, else on those that the server
+/// keeps in its SQLite file, also beside a running server. An ID is the first column of the list:
+/// partition:offset on Kafka, a number in the file. A letter that stands there twice, because its
+/// writer was killed, is taken once.
 #[derive(Args, Clone, Debug)]
 pub struct DlqArgs {
     /// What to do.
@@ -119,7 +121,11 @@ pub struct ShowArgs {
 #[command(mut_args(|arg| only_shown(arg, &PUBLISHING)))]
 pub struct ReplayArgs {
     /// The dead letters, as the list has them in its first column
-    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(
+        value_name = "ID",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
     pub ids: Vec<Id>,
     /// Every dead letter that is there now
     #[arg(long)]
@@ -145,7 +151,13 @@ pub struct Place {
     #[command(flatten)]
     pub bus: BusSettings,
     /// Where KAFKA_BROKERS is not set: the server's SQLite file
-    #[arg(long, env, hide_env_values = true, default_value = "data/sports-bet.db", help_heading = "Database")]
+    #[arg(
+        long,
+        env,
+        hide_env_values = true,
+        default_value = "data/sports-bet.db",
+        help_heading = "Database"
+    )]
     pub database_url: SecretString,
 }
 
@@ -206,13 +218,23 @@ impl DlqArgs {
             Action::Replay(args) => (&args.place, false),
         };
         let wrong: Vec<ConfigError> = if place.bus.kafka_brokers.is_some() {
-            kafka::check(&place.bus).into_iter().map(|(variable, want)| given.error(variable, want)).collect()
+            kafka::check(&place.bus)
+                .into_iter()
+                .map(|(variable, want)| given.error(variable, want))
+                .collect()
         } else if reads {
-            engines::sqlite_file(&place.database_url, given).err().into_iter().collect()
+            engines::sqlite_file(&place.database_url, given)
+                .err()
+                .into_iter()
+                .collect()
         } else {
             Vec::new()
         };
-        if wrong.is_empty() { Ok(()) } else { Err(ConfigExit::Wrong(wrong)) }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigExit::Wrong(wrong))
+        }
     }
 }
 
@@ -244,8 +266,9 @@ fn list(args: &ListArgs, out: &mut dyn Write) -> Result<(), DlqError> {
 }
 
 fn show(args: &ShowArgs, out: &mut dyn Write) -> Result<(), DlqError> {
-    let letter: DeadLetterEntry =
-        Source::open(&args.place)?.one(&args.id)?.ok_or_else(|| DlqError::Unknown(args.id.clone()))?;
+    let letter: DeadLetterEntry = Source::open(&args.place)?
+        .one(&args.id)?
+        .ok_or_else(|| DlqError::Unknown(args.id.clone()))?;
     if args.raw {
         out.write_all(&letter.raw)?;
     } else {
@@ -261,7 +284,10 @@ pub(crate) mod testing {
 
     /// What follows `sports-bet dlq`, read with no environment.
     pub(crate) fn args(words: &[&str]) -> DlqArgs {
-        let words = ["sports-bet", "dlq"].iter().chain(words).map(std::ffi::OsString::from);
+        let words = ["sports-bet", "dlq"]
+            .iter()
+            .chain(words)
+            .map(std::ffi::OsString::from);
         match cli::parse(words, &|_| None) {
             Ok((Command::Dlq(args), _)) => *args,
             other => panic!("{other:?}"),
@@ -279,14 +305,22 @@ mod tests {
 
     async fn said(words: &[&str]) -> Result<String, String> {
         let mut out = Vec::new();
-        run(&args(words), &mut out).await.map_err(|error| error.to_string())?;
+        run(&args(words), &mut out)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&out).into_owned())
     }
 
     /// What is said of a command line that is not taken.
     fn refused(words: &[&str]) -> String {
-        let words = ["sports-bet", "dlq"].iter().chain(words).map(std::ffi::OsString::from);
-        crate::cli::parse(words, &|_| None).map(drop).unwrap_err().to_string()
+        let words = ["sports-bet", "dlq"]
+            .iter()
+            .chain(words)
+            .map(std::ffi::OsString::from);
+        crate::cli::parse(words, &|_| None)
+            .map(drop)
+            .unwrap_err()
+            .to_string()
     }
 
     fn place(words: &[&str]) -> Place {
@@ -330,14 +364,30 @@ mod tests {
     fn help_shows_only_what_is_used() {
         let help = |action: &str| refused(&[action, "--help"]);
         for (action, used, unused) in [
-            ("list", &["--limit", "--reason", "--database-url", "KAFKA_BROKERS"][..], &["--raw", "--all", "GROUP"][..]),
-            ("show", &["--raw", "<ID>", "--database-url"], &["--limit", "--all", "KAFKA_TOPIC_PARTITIONS"]),
-            ("replay", &["--all", "--dry-run", "KAFKA_TOPIC_ODDS"], &["--raw", "--limit", "DATABASE_URL", "EMBEDDED"]),
+            (
+                "list",
+                &["--limit", "--reason", "--database-url", "KAFKA_BROKERS"][..],
+                &["--raw", "--all", "GROUP"][..],
+            ),
+            (
+                "show",
+                &["--raw", "<ID>", "--database-url"],
+                &["--limit", "--all", "KAFKA_TOPIC_PARTITIONS"],
+            ),
+            (
+                "replay",
+                &["--all", "--dry-run", "KAFKA_TOPIC_ODDS"],
+                &["--raw", "--limit", "DATABASE_URL", "EMBEDDED"],
+            ),
         ] {
             let help = help(action);
             assert!(used.iter().all(|word| help.contains(word)), "{help}");
             assert!(!unused.iter().any(|word| help.contains(word)), "{help}");
-            assert!(help.lines().count() < 130, "{} lines: {help}", help.lines().count());
+            assert!(
+                help.lines().count() < 130,
+                "{} lines: {help}",
+                help.lines().count()
+            );
         }
         // A shared script may give them all the same.
         args(&["list", "--kafka-group-live", "x"]);
@@ -349,26 +399,36 @@ mod tests {
         let path = folder.path().join("odds.db");
         let path = path.to_str().unwrap();
         let missing = said(&["list", "--database-url", path]).await.unwrap_err();
-        assert!(missing.contains("there is no file") && missing.starts_with("DATABASE_URL: "), "{missing}");
+        assert!(
+            missing.contains("there is no file") && missing.starts_with("DATABASE_URL: "),
+            "{missing}"
+        );
         assert!(!std::path::Path::new(path).exists(), "it only looks");
         let _server = crate::store::sqlite::DatabaseLock::of(std::path::Path::new(path)).unwrap();
         let store = SqliteStore::open(path).unwrap();
         store.migrate().unwrap();
         let letter = |index: i64, reason: &str, raw: &'static [u8]| DeadLetter {
-            received_at: crate::domain::timestamp::Timestamp::from_micros(1_762_722_465_000_000 + index).unwrap(),
+            received_at: crate::domain::timestamp::Timestamp::from_micros(
+                1_762_722_465_000_000 + index,
+            )
+            .unwrap(),
             origin: format!("odds_updates/0/{index}"),
             reason: reason.to_owned(),
             detail: "no\nJSON".to_owned(),
             raw: bytes::Bytes::from_static(raw),
         };
-        store.write_dead_letters(&[letter(1, "malformed", b"{]"), letter(2, "price", b"\xff\0")]).unwrap();
+        store
+            .write_dead_letters(&[letter(1, "malformed", b"{]"), letter(2, "price", b"\xff\0")])
+            .unwrap();
         let list = said(&["list", "--database-url", path]).await.unwrap();
         assert_eq!(
             list,
             "1\t2025-11-09T21:07:45.000001Z\tmalformed\todds_updates/0/1\t{]\n\
              2\t2025-11-09T21:07:45.000002Z\tprice\todds_updates/0/2\t\\xff\\x00\n"
         );
-        let list = said(&["list", "--database-url", path, "--reason", "price"]).await.unwrap();
+        let list = said(&["list", "--database-url", path, "--reason", "price"])
+            .await
+            .unwrap();
         assert_eq!(list.lines().count(), 1);
         insta::assert_snapshot!(said(&["show", "2", "--database-url", path]).await.unwrap(), @r"
         id: 2
@@ -381,10 +441,25 @@ mod tests {
         00000000  ff 00                                            ..
         ");
         let mut out = Vec::new();
-        run(&args(&["show", "2", "--raw", "--database-url", path]), &mut out).await.unwrap();
+        run(
+            &args(&["show", "2", "--raw", "--database-url", path]),
+            &mut out,
+        )
+        .await
+        .unwrap();
         assert_eq!(out, b"\xff\0");
-        assert_eq!(said(&["show", "9", "--database-url", path]).await.unwrap_err(), "there is no dead letter 9");
-        let refused = said(&["replay", "2", "--database-url", path]).await.unwrap_err();
-        assert!(refused.contains("KAFKA_BROKERS") && refused.contains("serving process"), "{refused}");
+        assert_eq!(
+            said(&["show", "9", "--database-url", path])
+                .await
+                .unwrap_err(),
+            "there is no dead letter 9"
+        );
+        let refused = said(&["replay", "2", "--database-url", path])
+            .await
+            .unwrap_err();
+        assert!(
+            refused.contains("KAFKA_BROKERS") && refused.contains("serving process"),
+            "{refused}"
+        );
     }
 }

@@ -19,10 +19,13 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
     if args.place.bus.kafka_brokers.is_none() {
         return Err(DlqError::Embedded);
     }
-    let Source::Kafka(bus, dead_letters) = Source::open(&args.place)? else { return Err(DlqError::Embedded) };
+    let Source::Kafka(bus, dead_letters) = Source::open(&args.place)? else {
+        return Err(DlqError::Embedded);
+    };
     let places = places(&args.ids)?;
     let topic = bus.topic(args.place.target());
-    let (mut seen, mut found, mut batch, mut count) = (HashSet::new(), HashSet::new(), Vec::new(), 0_usize);
+    let (mut seen, mut found, mut batch, mut count) =
+        (HashSet::new(), HashSet::new(), Vec::new(), 0_usize);
     let mut cut = 0_usize;
     let only = (!args.all).then_some(&places[..]);
     for record in bus.scan(&dead_letters, only)? {
@@ -33,7 +36,10 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
         }
         found.insert(place);
         let letter = DeadLetterEntry::of_record(record);
-        let wanted = args.reason.as_ref().is_none_or(|reason| letter.reason == *reason);
+        let wanted = args
+            .reason
+            .as_ref()
+            .is_none_or(|reason| letter.reason == *reason);
         if !wanted || !seen.insert(letter.identity()) {
             continue;
         }
@@ -52,11 +58,17 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
         }
     }
     publish(&*topic, batch).await?;
-    let verb = if args.dry_run { "would be published" } else { "published" };
+    let verb = if args.dry_run {
+        "would be published"
+    } else {
+        "published"
+    };
     let name = topic.name();
     let mut summary = format!("{count} {verb} to {name}\n");
     if cut > 0 {
-        summary += &format!("{cut} passed over: only their beginning was kept, because they were too large\n");
+        summary += &format!(
+            "{cut} passed over: only their beginning was kept, because they were too large\n"
+        );
     }
     match out.write_all(summary.as_bytes()) {
         // Whoever closed the pipe learns from the exit code whether one is missing.
@@ -82,7 +94,9 @@ async fn publish(topic: &dyn Topic, batch: Vec<NewRecord>) -> Result<(), DlqErro
         Ok(published) => Ok(published?),
         Err(_) => {
             let reason = topic.ping().await.err();
-            Err(reason.unwrap_or_else(|| BusError::Unavailable("no acknowledgement in time".to_owned())).into())
+            Err(reason
+                .unwrap_or_else(|| BusError::Unavailable("no acknowledgement in time".to_owned()))
+                .into())
         }
     }
 }

@@ -23,15 +23,28 @@ pub(super) enum Source {
 impl Source {
     pub(super) fn open(place: &Place) -> Result<Source, DlqError> {
         if place.bus.kafka_brokers.is_some() {
-            return Ok(Source::Kafka(KafkaBus::new(&place.bus, "sports-bet-dlq")?, place.topic()));
+            return Ok(Source::Kafka(
+                KafkaBus::new(&place.bus, "sports-bet-dlq")?,
+                place.topic(),
+            ));
         }
         // Reads only, and takes no claim: the server that has it goes on.
-        Ok(Source::Store(Box::new(SqliteStore::open_existing(place.database_url.expose_secret())?)))
+        Ok(Source::Store(Box::new(SqliteStore::open_existing(
+            place.database_url.expose_secret(),
+        )?)))
     }
 
     /// The newest with this reason, the newest last. Only their first bytes are kept.
-    pub(super) fn newest(&self, limit: usize, reason: Option<&str>) -> Result<Vec<DeadLetterEntry>, DlqError> {
-        let mut newest = Newest { limit, letters: BTreeMap::new(), seen: HashSet::new() };
+    pub(super) fn newest(
+        &self,
+        limit: usize,
+        reason: Option<&str>,
+    ) -> Result<Vec<DeadLetterEntry>, DlqError> {
+        let mut newest = Newest {
+            limit,
+            letters: BTreeMap::new(),
+            seen: HashSet::new(),
+        };
         let mut add = |letter: DeadLetterEntry| {
             if reason.is_none_or(|reason| letter.reason == reason) {
                 newest.add(letter);
@@ -45,7 +58,11 @@ impl Source {
             }
             Source::Store(store) => {
                 let rows = if reason.is_some() { ROWS } else { limit };
-                store.list_dead_letters(rows)?.into_iter().map(DeadLetterEntry::of_store).for_each(add);
+                store
+                    .list_dead_letters(rows)?
+                    .into_iter()
+                    .map(DeadLetterEntry::of_store)
+                    .for_each(add);
             }
         }
         Ok(newest.letters.into_values().collect())
@@ -55,11 +72,19 @@ impl Source {
     pub(super) fn one(&self, id: &Id) -> Result<Option<DeadLetterEntry>, DlqError> {
         match (self, id) {
             (Source::Kafka(bus, topic), Id::Place(partition, offset)) => {
-                let record = bus.scan(topic, Some(&[(*partition, *offset)]))?.next().transpose()?;
-                Ok(record.filter(|record| record.offset == *offset).map(DeadLetterEntry::of_record))
+                let record = bus
+                    .scan(topic, Some(&[(*partition, *offset)]))?
+                    .next()
+                    .transpose()?;
+                Ok(record
+                    .filter(|record| record.offset == *offset)
+                    .map(DeadLetterEntry::of_record))
             }
             (Source::Store(store), Id::Number(number)) => {
-                let found = store.list_dead_letters(ROWS)?.into_iter().find(|stored| stored.id == *number);
+                let found = store
+                    .list_dead_letters(ROWS)?
+                    .into_iter()
+                    .find(|stored| stored.id == *number);
                 Ok(found.map(DeadLetterEntry::of_store))
             }
             _ => Ok(None),
@@ -84,7 +109,8 @@ impl Newest {
             Id::Number(number) => (0, number.unsigned_abs()),
         };
         letter.shorten(SHOWN_BYTES);
-        self.letters.insert((letter.received_at.micros(), place.0, place.1), letter);
+        self.letters
+            .insert((letter.received_at.micros(), place.0, place.1), letter);
         if self.letters.len() > self.limit {
             self.letters.pop_first();
         }

@@ -1,4 +1,5 @@
-//! Serves recordings as the Betfair Exchange Stream API does, so that a supplier can be seen again at any speed.
+//! Serves recordings as the Betfair Exchange Stream API does, so that a supplier can be seen again
+//! at any speed.
 
 pub mod playback;
 pub mod recording;
@@ -84,14 +85,32 @@ impl ReplayConfig {
     /// Plays `files` once, as fast as they are read, on a free port of this machine.
     pub fn at_once(files: Vec<PathBuf>) -> ReplayConfig {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        ReplayConfig { files, speed: Speed::Max, listen, looping: false, write_timeout: WRITE_TIMEOUT }
+        ReplayConfig {
+            files,
+            speed: Speed::Max,
+            listen,
+            looping: false,
+            write_timeout: WRITE_TIMEOUT,
+        }
     }
 }
 
 impl From<ReplayArgs> for ReplayConfig {
     fn from(args: ReplayArgs) -> ReplayConfig {
-        let ReplayArgs { format: ReplayFormat::Betfair, speed, listen, looping, files } = args;
-        ReplayConfig { files, speed, listen, looping, write_timeout: WRITE_TIMEOUT }
+        let ReplayArgs {
+            format: ReplayFormat::Betfair,
+            speed,
+            listen,
+            looping,
+            files,
+        } = args;
+        ReplayConfig {
+            files,
+            speed,
+            listen,
+            looping,
+            write_timeout: WRITE_TIMEOUT,
+        }
     }
 }
 

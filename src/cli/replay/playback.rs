@@ -1,4 +1,5 @@
-//! One client's way through a recording: which message comes next, when, and how it is written. Time is given in.
+//! One client's way through a recording: which message comes next, when, and how it is written.
+//! Time is given in.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Write as _;
@@ -74,7 +75,11 @@ impl Playback {
         subscription: Subscription,
         now: Instant,
     ) -> Result<Playback, InvalidClock> {
-        let resumed = subscription.clocks.as_ref().map(|clocks| resume(&recording, clocks)).transpose()?;
+        let resumed = subscription
+            .clocks
+            .as_ref()
+            .map(|clocks| resume(&recording, clocks))
+            .transpose()?;
         let mut playback = Playback {
             last_pt: recording.steps.first().map_or(0, |step| step.pt),
             recording,
@@ -89,7 +94,12 @@ impl Playback {
             base_ms: 0,
             last_sent: now,
         };
-        playback.looping = looping && playback.recording.steps.iter().any(|step| playback.wants(step));
+        playback.looping = looping
+            && playback
+                .recording
+                .steps
+                .iter()
+                .any(|step| playback.wants(step));
         if resumed.is_none() {
             playback.open_with_image();
         } else if let Some(next) = playback.skip_unwanted() {
@@ -114,11 +124,21 @@ impl Playback {
         }
         let recording = self.recording.clone();
         let step = recording.steps.get(next.step)?;
-        self.position = Position { step: next.step + 1, ..next };
+        self.position = Position {
+            step: next.step + 1,
+            ..next
+        };
         self.last_sent = now;
         self.last_pt = self.pt(step, next.round);
         let ct = std::mem::take(&mut self.resumes).then_some("RESUB_DELTA");
-        self.push(&[Part { pt: self.last_pt, round: next.round, step }], ct);
+        self.push(
+            &[Part {
+                pt: self.last_pt,
+                round: next.round,
+                step,
+            }],
+            ct,
+        );
         self.pending.pop_front()
     }
 
@@ -137,14 +157,25 @@ impl Playback {
             return self.started;
         }
         let heartbeat = self.heartbeat_due();
-        self.skip_unwanted().map_or(heartbeat, |next| self.due(next).min(heartbeat))
+        self.skip_unwanted()
+            .map_or(heartbeat, |next| self.due(next).min(heartbeat))
     }
 
     /// The first message of every file, together as one image.
     fn open_with_image(&mut self) {
         let recording = self.recording.clone();
-        let heads = recording.steps.iter().take(recording.heads).filter(|step| self.wants(step));
-        let heads: Vec<_> = heads.map(|step| Part { pt: step.pt, round: 0, step }).collect();
+        let heads = recording
+            .steps
+            .iter()
+            .take(recording.heads)
+            .filter(|step| self.wants(step));
+        let heads: Vec<_> = heads
+            .map(|step| Part {
+                pt: step.pt,
+                round: 0,
+                step,
+            })
+            .collect();
         self.position.step = recording.heads;
         self.last_pt = heads.last().map_or(self.last_pt, |head| head.pt);
         self.push(&heads, Some("SUB_IMAGE"));
@@ -173,13 +204,20 @@ impl Playback {
         let mut segments: Vec<(Option<&Part<'_>>, String)> = Vec::new();
         for part in parts {
             let mut starts = self.subscription.segmented || segments.is_empty();
-            let mut markets = part.step.markets.iter().filter(|market| self.wants_market(&market.id)).peekable();
+            let mut markets = part
+                .step
+                .markets
+                .iter()
+                .filter(|market| self.wants_market(&market.id))
+                .peekable();
             if starts && markets.peek().is_none() {
                 segments.push((Some(part), String::new()));
             }
             for market in markets {
                 let changes = self.change(market, part.round);
-                let full = |text: &String| self.subscription.segmented && text.len() + changes.len() > SEGMENT_BYTES;
+                let full = |text: &String| {
+                    self.subscription.segmented && text.len() + changes.len() > SEGMENT_BYTES
+                };
                 match segments.last_mut() {
                     Some((_, text)) if !starts && !full(text) => {
                         text.push_str(if text.is_empty() { "" } else { "," });
@@ -207,11 +245,18 @@ impl Playback {
     }
 
     fn wants(&self, step: &Step) -> bool {
-        step.status.is_some() || step.markets.iter().any(|market| self.wants_market(&market.id))
+        step.status.is_some()
+            || step
+                .markets
+                .iter()
+                .any(|market| self.wants_market(&market.id))
     }
 
     fn wants_market(&self, id: &str) -> bool {
-        self.subscription.markets.as_ref().is_none_or(|markets| markets.contains(id))
+        self.subscription
+            .markets
+            .as_ref()
+            .is_none_or(|markets| markets.contains(id))
     }
 
     /// The next step that the client wants; none at the end.
@@ -220,7 +265,12 @@ impl Playback {
             match self.recording.steps.get(self.position.step) {
                 Some(step) if self.wants(step) => return Some(self.position),
                 Some(_) => self.position.step += 1,
-                None if self.looping => self.position = Position { round: self.position.round + 1, step: 0 },
+                None if self.looping => {
+                    self.position = Position {
+                        round: self.position.round + 1,
+                        step: 0,
+                    }
+                }
                 None => return None,
             }
         }
@@ -228,21 +278,32 @@ impl Playback {
 
     /// The recording's time of a step, rounds counted in.
     fn virtual_ms(&self, position: Position) -> u64 {
-        let offset = self.recording.steps.get(position.step).map_or(0, |step| step.offset_ms);
-        position.round.saturating_mul(self.recording.period_ms).saturating_add(offset)
+        let offset = self
+            .recording
+            .steps
+            .get(position.step)
+            .map_or(0, |step| step.offset_ms);
+        position
+            .round
+            .saturating_mul(self.recording.period_ms)
+            .saturating_add(offset)
     }
 
     fn due(&self, position: Position) -> Instant {
-        let Speed::Times(times) = self.speed else { return self.started };
+        let Speed::Times(times) = self.speed else {
+            return self.started;
+        };
         let millis = self.virtual_ms(position).saturating_sub(self.base_ms);
         let wait = Duration::try_from_secs_f64(millis as f64 / 1_000.0 / times).ok();
         // A wait that no clock can hold: the heartbeats come first anyway.
-        wait.and_then(|wait| self.started.checked_add(wait)).unwrap_or(self.heartbeat_due())
+        wait.and_then(|wait| self.started.checked_add(wait))
+            .unwrap_or(self.heartbeat_due())
     }
 
     fn pt(&self, step: &Step, round: u64) -> i64 {
         let shift = round.saturating_mul(self.recording.period_ms);
-        step.pt.saturating_add(i64::try_from(shift).unwrap_or(i64::MAX))
+        step.pt
+            .saturating_add(i64::try_from(shift).unwrap_or(i64::MAX))
     }
 
     /// A message of a time, a status and changes. The image of an empty subscription has none.
@@ -269,12 +330,19 @@ impl Playback {
 
     /// The fields in front of the changes; `clocks`: the position behind the message is told.
     fn envelope(&self, pt: i64, ct: Option<&str>, segment: Option<&str>, clocks: bool) -> String {
-        let mut json = format!("{{\"op\":\"mcm\",\"id\":{},\"pt\":{pt}", self.subscription.id);
+        let mut json = format!(
+            "{{\"op\":\"mcm\",\"id\":{},\"pt\":{pt}",
+            self.subscription.id
+        );
         if clocks && matches!(ct, Some("SUB_IMAGE" | "RESUB_DELTA")) {
             let _ = write!(json, ",\"initialClk\":\"{}\"", initial_clk(&self.recording));
         }
         if clocks {
-            let _ = write!(json, ",\"clk\":\"{}.{}\"", self.position.round, self.position.step);
+            let _ = write!(
+                json,
+                ",\"clk\":\"{}.{}\"",
+                self.position.round, self.position.step
+            );
         }
         if let Some(ct) = ct {
             let _ = write!(json, ",\"ct\":\"{ct}\"");
@@ -290,11 +358,21 @@ fn initial_clk(recording: &Recording) -> String {
     format!("replay-{:016x}", recording.fingerprint)
 }
 
-fn resume(recording: &Recording, (initial, clk): &(String, String)) -> Result<Position, InvalidClock> {
+fn resume(
+    recording: &Recording,
+    (initial, clk): &(String, String),
+) -> Result<Position, InvalidClock> {
     let (round, step) = clk.split_once('.').ok_or(InvalidClock)?;
-    let position =
-        Position { round: round.parse().map_err(|_| InvalidClock)?, step: step.parse().map_err(|_| InvalidClock)? };
-    let known =
-        *initial == initial_clk(recording) && position.step <= recording.steps.len() && position.round < u64::MAX;
-    if known { Ok(position) } else { Err(InvalidClock) }
+    let position = Position {
+        round: round.parse().map_err(|_| InvalidClock)?,
+        step: step.parse().map_err(|_| InvalidClock)?,
+    };
+    let known = *initial == initial_clk(recording)
+        && position.step <= recording.steps.len()
+        && position.round < u64::MAX;
+    if known {
+        Ok(position)
+    } else {
+        Err(InvalidClock)
+    }
 }

@@ -1,4 +1,5 @@
-//! Recordings as they are read from files: Betfair `mcm` messages, one a line, merged into one timeline.
+//! Recordings as they are read from files: Betfair `mcm` messages, one a line, merged into one
+//! timeline.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -20,7 +21,8 @@ const PAUSE_BETWEEN_ROUNDS_MS: u64 = 1_000;
 pub struct Recording {
     /// The messages by their offset; the first of each file come first.
     pub steps: Vec<Step>,
-    /// How many steps are the first of their file: together they are the image of a new subscription.
+    /// How many steps are the first of their file: together they are the image of a new
+    /// subscription.
     pub heads: usize,
     /// From the start of one round to the start of the next.
     pub period_ms: u64,
@@ -85,7 +87,12 @@ impl Recording {
         let mut loaded = Vec::new();
         for file in files {
             let steps = load_file(file, &mut fingerprint)?;
-            loaded.extend(steps.into_iter().enumerate().map(|(index, step)| (index > 0, step)));
+            loaded.extend(
+                steps
+                    .into_iter()
+                    .enumerate()
+                    .map(|(index, step)| (index > 0, step)),
+            );
         }
         loaded.sort_by_key(|(later, step)| (step.offset_ms, *later));
         let heads = loaded.iter().take_while(|(later, _)| !later).count();
@@ -111,44 +118,78 @@ impl Recording {
             }
             market.version = version_in(&market.json);
         }
-        let versions = || self.steps.iter().flat_map(|step| &step.markets).filter_map(|market| market.version.as_ref());
+        let versions = || {
+            self.steps
+                .iter()
+                .flat_map(|step| &step.markets)
+                .filter_map(|market| market.version.as_ref())
+        };
         let first = versions().map(|found| found.version).min();
         let last = versions().map(|found| found.version).max();
-        self.versions = last.zip(first).map_or(0, |(last, first)| last.saturating_sub(first).saturating_add(1));
+        self.versions = last.zip(first).map_or(0, |(last, first)| {
+            last.saturating_sub(first).saturating_add(1)
+        });
         Ok(())
     }
 
     /// Writes the change of a market as it is in a round.
     pub fn write(&self, market: &MarketStep, round: u64, out: &mut String) {
         let version = market.version.as_ref().filter(|_| round > 0);
-        let parts = version.and_then(|found| Some((found, market.json.split_at_checked(found.place.start)?)));
-        let Some((found, (before, after))) = parts else { return out.push_str(&market.json) };
+        let parts = version
+            .and_then(|found| Some((found, market.json.split_at_checked(found.place.start)?)));
+        let Some((found, (before, after))) = parts else {
+            return out.push_str(&market.json);
+        };
         let rounds = i64::try_from(round).unwrap_or(i64::MAX);
-        let version = found.version.saturating_add(self.versions.saturating_mul(rounds));
+        let version = found
+            .version
+            .saturating_add(self.versions.saturating_mul(rounds));
         // Writing to a string has no way to fail.
-        let _ = write!(out, "{before}{version}{}", after.get(found.place.len()..).unwrap_or_default());
+        let _ = write!(
+            out,
+            "{before}{version}{}",
+            after.get(found.place.len()..).unwrap_or_default()
+        );
     }
 }
 
 fn load_file(file: &Path, fingerprint: &mut Fingerprint) -> Result<Vec<Step>, ReplayError> {
-    let fault = |cause: std::io::Error| ReplayError::File { file: file.to_owned(), cause };
+    let fault = |cause: std::io::Error| ReplayError::File {
+        file: file.to_owned(),
+        cause,
+    };
     let mut steps: Vec<Step> = Vec::new();
     let mut start = None;
-    for (index, line) in BufReader::new(File::open(file).map_err(fault)?).lines().enumerate() {
-        let fault = |cause: String| ReplayError::Line { file: file.to_owned(), line: index + 1, cause };
+    for (index, line) in BufReader::new(File::open(file).map_err(fault)?)
+        .lines()
+        .enumerate()
+    {
+        let fault = |cause: String| ReplayError::Line {
+            file: file.to_owned(),
+            line: index + 1,
+            cause,
+        };
         let line = line.map_err(|error| fault(error.to_string()))?;
         if line.trim().is_empty() {
             continue;
         }
         fingerprint.add(line.as_bytes());
-        let Some(mut step) = read_line(&line).map_err(fault)? else { continue };
+        let Some(mut step) = read_line(&line).map_err(fault)? else {
+            continue;
+        };
         let start = *start.get_or_insert(step.pt);
         let offset = u64::try_from(step.pt.saturating_sub(start)).unwrap_or(0);
         // Time within a file only goes on: the order of its lines counts.
         step.offset_ms = offset.max(steps.last().map_or(0, |last| last.offset_ms));
         steps.push(step);
     }
-    if steps.is_empty() { Err(ReplayError::Empty { file: file.to_owned() }) } else { Ok(steps) }
+    if steps.is_empty() {
+        Err(ReplayError::Empty {
+            file: file.to_owned(),
+        })
+    } else {
+        Ok(steps)
+    }
 }
 
 /// Reads a line; a heartbeat is none: the server makes its own.
@@ -161,15 +202,34 @@ fn read_line(line: &str) -> Result<Option<Step>, String> {
         return Ok(None);
     }
     let is_image = message.ct.as_deref() == Some("SUB_IMAGE");
-    let markets = message.mc.unwrap_or_default().into_iter().map(|text| read_market(text.get(), is_image));
-    let markets = markets.collect::<Result<_, serde_json::Error>>().map_err(|error| format!("mc: {error}"))?;
-    Ok(Some(Step { offset_ms: 0, pt: message.pt, status: message.status, markets }))
+    let markets = message
+        .mc
+        .unwrap_or_default()
+        .into_iter()
+        .map(|text| read_market(text.get(), is_image));
+    let markets = markets
+        .collect::<Result<_, serde_json::Error>>()
+        .map_err(|error| format!("mc: {error}"))?;
+    Ok(Some(Step {
+        offset_ms: 0,
+        pt: message.pt,
+        status: message.status,
+        markets,
+    }))
 }
 
 fn read_market(json: &str, is_image: bool) -> Result<MarketStep, serde_json::Error> {
     let MarketId { id } = serde_json::from_str(json)?;
-    let json = if is_image { as_image(json)? } else { json.into() };
-    Ok(MarketStep { id: id.into(), json, version: None })
+    let json = if is_image {
+        as_image(json)?
+    } else {
+        json.into()
+    };
+    Ok(MarketStep {
+        id: id.into(),
+        json,
+        version: None,
+    })
 }
 
 /// Where a change says the version of its definition.
@@ -180,7 +240,10 @@ fn version_in(json: &str) -> Option<DefinitionVersion> {
     let text = fields.get("version")?.get();
     // Both are parts of one text.
     let start = (text.as_ptr() as usize).checked_sub(json.as_ptr() as usize)?;
-    Some(DefinitionVersion { place: start..start + text.len(), version: text.parse().ok()? })
+    Some(DefinitionVersion {
+        place: start..start + text.len(),
+        version: text.parse().ok()?,
+    })
 }
 
 /// The change with `"img":true`, the text of every other field as it was.
@@ -190,7 +253,8 @@ fn as_image(json: &str) -> Result<Box<str>, serde_json::Error> {
     Ok(serde_json::to_string(&fields)?.into())
 }
 
-/// FNV-1a: the same on every machine and in every version, which the standard library's hasher does not promise.
+/// FNV-1a: the same on every machine and in every version, which the standard library's hasher does
+/// not promise.
 struct Fingerprint(u64);
 
 impl Fingerprint {
@@ -228,19 +292,43 @@ mod tests {
             "{\"op\":\"mcm\",\"pt\":9000,\"status\":503,\"mc\":[{\"id\":\"1.2\",\"img\":false,\"rc\":[{\"ltp\":1.10}]}]}\n{\"op\":\"mcm\",\"pt\":9100}\n{\"op\":\"mcm\",\"ct\":\"HEARTBEAT\",\"pt\":9150}",
         );
         let recording = Recording::load(&[one.path().to_owned(), two.path().to_owned()]).unwrap();
-        let steps: Vec<_> = recording.steps.iter().map(|step| (step.offset_ms, step.pt, step.markets.len())).collect();
-        assert_eq!(steps, [(0, 100, 1), (0, 9_000, 1), (0, 100, 1), (100, 9_100, 0), (200, 300, 1)]);
+        let steps: Vec<_> = recording
+            .steps
+            .iter()
+            .map(|step| (step.offset_ms, step.pt, step.markets.len()))
+            .collect();
+        assert_eq!(
+            steps,
+            [
+                (0, 100, 1),
+                (0, 9_000, 1),
+                (0, 100, 1),
+                (100, 9_100, 0),
+                (200, 300, 1)
+            ]
+        );
         assert_eq!((recording.heads, recording.period_ms), (2, 1_200));
-        assert_eq!(&*recording.steps[0].markets[0].json, r#"{"id":"1.1","img":true}"#);
-        assert_eq!(&*recording.steps[1].markets[0].json, r#"{"id":"1.2","img":true,"rc":[{"ltp":1.10}]}"#);
-        assert_eq!(&*recording.steps[2].markets[0].json, r#"{"id":"1.1","rc":[]}"#);
+        assert_eq!(
+            &*recording.steps[0].markets[0].json,
+            r#"{"id":"1.1","img":true}"#
+        );
+        assert_eq!(
+            &*recording.steps[1].markets[0].json,
+            r#"{"id":"1.2","img":true,"rc":[{"ltp":1.10}]}"#
+        );
+        assert_eq!(
+            &*recording.steps[2].markets[0].json,
+            r#"{"id":"1.1","rc":[]}"#
+        );
         assert_eq!(recording.steps[1].status, Some(503));
     }
 
     #[test]
     fn versions_grow_with_each_round() {
         let line = |version: &str| {
-            format!(r#"{{"op":"mcm","pt":1,"mc":[{{"id":"1.1","marketDefinition":{{"version": {version},"x":1}}}}]}}"#)
+            format!(
+                r#"{{"op":"mcm","pt":1,"mc":[{{"id":"1.1","marketDefinition":{{"version": {version},"x":1}}}}]}}"#
+            )
         };
         let file = file(&[line("10"), line("12"), line("\"x\"")].join("\n"));
         let recording = Recording::load(&[file.path().to_owned()]).unwrap();
@@ -249,9 +337,15 @@ mod tests {
             recording.write(&recording.steps[step].markets[0], round, &mut text);
             text
         };
-        let image =
-            |version: &str| format!(r#"{{"id":"1.1","img":true,"marketDefinition":{{"version": {version},"x":1}}}}"#);
-        assert_eq!([written(0, 0), written(0, 1), written(0, 2)], [image("10"), image("13"), image("16")]);
+        let image = |version: &str| {
+            format!(
+                r#"{{"id":"1.1","img":true,"marketDefinition":{{"version": {version},"x":1}}}}"#
+            )
+        };
+        assert_eq!(
+            [written(0, 0), written(0, 1), written(0, 2)],
+            [image("10"), image("13"), image("16")]
+        );
         assert_eq!(written(1, 1), image("15").replace(r#""img":true,"#, ""));
         assert_eq!(written(2, 1), written(2, 0), "no number");
     }
@@ -260,15 +354,30 @@ mod tests {
     fn an_unreadable_line_is_named() {
         let error = |lines: &str| {
             let file = file(lines);
-            let error = Recording::load(&[file.path().to_owned()]).unwrap_err().to_string();
+            let error = Recording::load(&[file.path().to_owned()])
+                .unwrap_err()
+                .to_string();
             error.replace(&file.path().display().to_string(), "FILE")
         };
-        assert_eq!(error("{\"pt\":1}\n\n{oops}"), "FILE, line 3: key must be a string at line 1 column 2");
-        assert_eq!(error("{\"op\":\"ocm\",\"pt\":1}"), "FILE, line 1: op `ocm` is not `mcm`");
-        assert_eq!(error("{\"op\":\"mcm\"}"), "FILE, line 1: missing field `pt` at line 1 column 12");
-        assert!(error("{\"pt\":1,\"mc\":[{}]}").starts_with("FILE, line 1: mc: missing field `id`"));
+        assert_eq!(
+            error("{\"pt\":1}\n\n{oops}"),
+            "FILE, line 3: key must be a string at line 1 column 2"
+        );
+        assert_eq!(
+            error("{\"op\":\"ocm\",\"pt\":1}"),
+            "FILE, line 1: op `ocm` is not `mcm`"
+        );
+        assert_eq!(
+            error("{\"op\":\"mcm\"}"),
+            "FILE, line 1: missing field `pt` at line 1 column 12"
+        );
+        assert!(
+            error("{\"pt\":1,\"mc\":[{}]}").starts_with("FILE, line 1: mc: missing field `id`")
+        );
         assert_eq!(error("\n"), "FILE holds no message");
-        let missing = Recording::load(&["no-such-file".into()]).unwrap_err().to_string();
+        let missing = Recording::load(&["no-such-file".into()])
+            .unwrap_err()
+            .to_string();
         assert!(missing.starts_with("no-such-file: "), "{missing}");
     }
 }

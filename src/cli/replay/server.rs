@@ -32,7 +32,8 @@ pub struct ReplayHandle {
 impl ReplayHandle {
     /// Closes every connection; clients may connect again.
     pub fn hang_up(&self) {
-        self.hang_up.send_modify(|times| *times = times.wrapping_add(1));
+        self.hang_up
+            .send_modify(|times| *times = times.wrapping_add(1));
     }
 
     /// How many clients are connected.
@@ -75,7 +76,10 @@ pub async fn start(config: ReplayConfig) -> Result<ReplayHandle, ReplayError> {
     let recording = tokio::task::spawn_blocking(move || Recording::load(&files))
         .await
         .map_err(|error| ReplayError::System(io::Error::other(error)))??;
-    let fault = |cause| ReplayError::Listen { addr: config.listen, cause };
+    let fault = |cause| ReplayError::Listen {
+        addr: config.listen,
+        cause,
+    };
     let listener = TcpListener::bind(config.listen).await.map_err(fault)?;
     let addr = listener.local_addr().map_err(fault)?;
     announce(addr, &recording, &config);
@@ -87,7 +91,11 @@ pub async fn start(config: ReplayConfig) -> Result<ReplayHandle, ReplayError> {
     });
     let (hang_up, hung_up) = watch::channel(0);
     let task = tokio::spawn(accept(listener, served, hung_up));
-    Ok(ReplayHandle { addr, hang_up, task })
+    Ok(ReplayHandle {
+        addr,
+        hang_up,
+        task,
+    })
 }
 
 fn announce(addr: SocketAddr, recording: &Recording, config: &ReplayConfig) {
@@ -101,7 +109,11 @@ fn announce(addr: SocketAddr, recording: &Recording, config: &ReplayConfig) {
         recording.markets.len(),
         recording.steps.len(),
         humantime::format_duration(length),
-        if config.looping { ", again and again" } else { "" },
+        if config.looping {
+            ", again and again"
+        } else {
+            ""
+        },
     );
     log::info!("replay listens on {addr}: SUPPLIER_URLS=betfair://{addr}");
 }

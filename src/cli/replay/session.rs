@@ -90,17 +90,29 @@ impl Session {
     pub fn new(served: Arc<Served>, stream: TcpStream) -> Session {
         let (read, writer) = tokio::io::split(stream);
         let requests = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_REQUEST));
-        Session { served, requests, writer, out: String::new(), authenticated: false, playback: None }
+        Session {
+            served,
+            requests,
+            writer,
+            out: String::new(),
+            authenticated: false,
+            playback: None,
+        }
     }
 
     /// Serves the client until it goes, is refused, or takes nothing any more.
     pub async fn run(mut self, connection_id: &str) -> io::Result<()> {
-        self.push(&format!("{{\"op\":\"connection\",\"connectionId\":\"{connection_id}\"}}"));
+        self.push(&format!(
+            "{{\"op\":\"connection\",\"connectionId\":\"{connection_id}\"}}"
+        ));
         let subscribe_by = Instant::now() + SUBSCRIBE_LIMIT;
         loop {
             self.gather();
             self.write().await?;
-            let wakes_at = self.playback.as_mut().map_or(subscribe_by, Playback::wakes_at);
+            let wakes_at = self
+                .playback
+                .as_mut()
+                .map_or(subscribe_by, Playback::wakes_at);
             tokio::select! {
                 biased;
                 line = self.requests.next() => match line {
@@ -126,10 +138,17 @@ impl Session {
 
     /// Takes what is due into the output, else a heartbeat.
     fn gather(&mut self) {
-        let Some(playback) = &mut self.playback else { return };
+        let Some(playback) = &mut self.playback else {
+            return;
+        };
         let now = Instant::now();
         while self.out.len() < WRITE_CHUNK {
-            let Some(message) = playback.next_message(now).or_else(|| playback.heartbeat(now)) else { break };
+            let Some(message) = playback
+                .next_message(now)
+                .or_else(|| playback.heartbeat(now))
+            else {
+                break;
+            };
             self.out.push_str(&message);
             self.out.push_str("\r\n");
         }
@@ -140,7 +159,9 @@ impl Session {
         let mut rest = self.out.as_bytes();
         while !rest.is_empty() {
             let write = timeout(self.served.write_timeout, self.writer.write(rest));
-            let written = write.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it takes nothing"))??;
+            let written = write
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it takes nothing"))??;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -159,8 +180,8 @@ impl Session {
         if line.trim().is_empty() {
             return Ok(());
         }
-        let request: Request =
-            json::from_str(line).map_err(|error| (None, Failure("INVALID_INPUT", error.to_string())))?;
+        let request: Request = json::from_str(line)
+            .map_err(|error| (None, Failure("INVALID_INPUT", error.to_string())))?;
         let id = request.id;
         self.on_request(request).map_err(|failure| (id, failure))
     }
@@ -170,7 +191,10 @@ impl Session {
         match request.op.as_str() {
             "authentication" => self.authenticated = true,
             "heartbeat" | "marketSubscription" if !self.authenticated => {
-                return Err(Failure("NOT_AUTHORIZED", "authentication comes first".to_owned()));
+                return Err(Failure(
+                    "NOT_AUTHORIZED",
+                    "authentication comes first".to_owned(),
+                ));
             }
             "heartbeat" => {}
             "marketSubscription" => self.playback = Some(self.subscribe(request)?),
@@ -187,27 +211,57 @@ impl Session {
         let clocks = match (request.initial_clk, request.clk) {
             (Some(initial), Some(clk)) => Some((initial, clk)),
             (None, None) => None,
-            _ => return Err(Failure("INVALID_CLOCK", "initialClk and clk go together".to_owned())),
+            _ => {
+                return Err(Failure(
+                    "INVALID_CLOCK",
+                    "initialClk and clk go together".to_owned(),
+                ));
+            }
         };
-        let markets = request.market_filter.and_then(|filter| filter.market_ids).filter(|ids| !ids.is_empty());
+        let markets = request
+            .market_filter
+            .and_then(|filter| filter.market_ids)
+            .filter(|ids| !ids.is_empty());
         let heartbeat = request.heartbeat_ms.unwrap_or(*HEARTBEAT_MS.end());
         let subscription = Subscription {
             id: request.id.unwrap_or(0),
             markets: markets.map(HashSet::from_iter),
-            heartbeat: Duration::from_millis(heartbeat.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end())),
+            heartbeat: Duration::from_millis(
+                heartbeat.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end()),
+            ),
             segmented: request.segmentation_enabled.unwrap_or(false),
             clocks,
         };
-        let Served { recording, speed, looping, .. } = &*self.served;
-        Playback::start(recording.clone(), *speed, *looping, subscription, Instant::now())
-            .map_err(|_| Failure("INVALID_CLOCK", "these clocks are of another recording".to_owned()))
+        let Served {
+            recording,
+            speed,
+            looping,
+            ..
+        } = &*self.served;
+        Playback::start(
+            recording.clone(),
+            *speed,
+            *looping,
+            subscription,
+            Instant::now(),
+        )
+        .map_err(|_| {
+            Failure(
+                "INVALID_CLOCK",
+                "these clocks are of another recording".to_owned(),
+            )
+        })
     }
 
     fn push_status(&mut self, id: Option<i64>, failure: Option<&Failure>) {
         let status = Status {
             op: "status",
             id,
-            status_code: if failure.is_some() { "FAILURE" } else { "SUCCESS" },
+            status_code: if failure.is_some() {
+                "FAILURE"
+            } else {
+                "SUCCESS"
+            },
             connection_closed: failure.is_some(),
             error_code: failure.map(|Failure(code, _)| *code),
             error_message: failure.map(|Failure(_, message)| message.as_str()),

@@ -22,7 +22,9 @@ const HORSES: &str = include_str!("../../../tests/data/betfair/BASIC-1.132153978
 
 fn recordings() -> Vec<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/betfair");
-    ["1.197931750.jsonl", "BASIC-1.132153978.jsonl"].map(|name| folder.join(name)).to_vec()
+    ["1.197931750.jsonl", "BASIC-1.132153978.jsonl"]
+        .map(|name| folder.join(name))
+        .to_vec()
 }
 
 async fn both_at_once() -> ReplayHandle {
@@ -38,29 +40,47 @@ struct Client {
 impl Client {
     async fn connect(addr: SocketAddr) -> Client {
         let (reader, writer) = TcpStream::connect(addr).await.unwrap().into_split();
-        let mut client = Client { lines: BufReader::new(reader).lines(), writer };
+        let mut client = Client {
+            lines: BufReader::new(reader).lines(),
+            writer,
+        };
         assert_eq!(client.next().await["op"], "connection");
         client
     }
 
     async fn subscribed(addr: SocketAddr, fields: Value) -> Client {
         let mut client = Client::connect(addr).await;
-        assert_eq!(client.ask(json!({"op":"authentication","id":1})).await["statusCode"], "SUCCESS");
+        assert_eq!(
+            client.ask(json!({"op":"authentication","id":1})).await["statusCode"],
+            "SUCCESS"
+        );
         let mut request = json!({"op":"marketSubscription","id":7,"heartbeatMs":500});
-        request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        request
+            .as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
         let status = client.ask(request).await;
-        assert_eq!((&status["statusCode"], &status["id"]), (&json!("SUCCESS"), &json!(7)));
+        assert_eq!(
+            (&status["statusCode"], &status["id"]),
+            (&json!("SUCCESS"), &json!(7))
+        );
         client
     }
 
     async fn ask(&mut self, request: Value) -> Value {
-        self.writer.write_all(format!("{request}\r\n").as_bytes()).await.unwrap();
+        self.writer
+            .write_all(format!("{request}\r\n").as_bytes())
+            .await
+            .unwrap();
         self.next().await
     }
 
     /// The next message; null at the end.
     async fn next(&mut self) -> Value {
-        let line = timeout(DEADLINE, self.lines.next_line()).await.unwrap().unwrap();
+        let line = timeout(DEADLINE, self.lines.next_line())
+            .await
+            .unwrap()
+            .unwrap();
         line.map_or(Value::Null, |line| serde_json::from_str(&line).unwrap())
     }
 
@@ -77,10 +97,18 @@ impl Client {
     }
 }
 
-/// Reads from the server through transport and decoder, and calls `each` with every frame's updates until it says so.
-async fn read_through(addr: SocketAddr, decoder: &mut dyn Decoder, mut each: impl FnMut(Vec<OddsUpdate>) -> bool) {
+/// Reads from the server through transport and decoder, and calls `each` with every frame's updates
+/// until it says so.
+async fn read_through(
+    addr: SocketAddr,
+    decoder: &mut dyn Decoder,
+    mut each: impl FnMut(Vec<OddsUpdate>) -> bool,
+) {
     let endpoint: Endpoint = format!("betfair://{addr}").parse().unwrap();
-    let Connection { mut inbound, outbound } = connect(&endpoint, &settings(&[])).await.unwrap();
+    let Connection {
+        mut inbound,
+        outbound,
+    } = connect(&endpoint, &settings(&[])).await.unwrap();
     for text in decoder.on_connected() {
         outbound.send(Outbound::Text(text)).await.unwrap();
     }
@@ -108,13 +136,21 @@ fn history(updates: &[OddsUpdate]) -> History {
 }
 
 fn settled(updates: &[OddsUpdate]) -> usize {
-    updates.iter().filter(|update| update.status.as_str() == "settled").count()
+    updates
+        .iter()
+        .filter(|update| update.status.as_str() == "settled")
+        .count()
 }
 
 #[tokio::test]
 async fn read_over_a_socket_the_recordings_show_what_an_independent_fold_shows() {
     let server = both_at_once().await;
-    let mut decoder = Endpoint::Betfair { host: String::new(), port: 0, tls: false }.decoder(&settings(&[]));
+    let mut decoder = Endpoint::Betfair {
+        host: String::new(),
+        port: 0,
+        tls: false,
+    }
+    .decoder(&settings(&[]));
     let mut updates = Vec::new();
     read_through(server.addr, &mut *decoder, |more| {
         updates.extend(more);
@@ -126,9 +162,15 @@ async fn read_over_a_socket_the_recordings_show_what_an_independent_fold_shows()
 }
 
 #[tokio::test]
-async fn a_decoder_that_loses_its_connection_again_and_again_misses_nothing_and_sees_nothing_twice() {
+async fn a_decoder_that_loses_its_connection_again_and_again_misses_nothing_and_sees_nothing_twice()
+{
     let server = both_at_once().await;
-    let mut decoder = Endpoint::Betfair { host: String::new(), port: 0, tls: false }.decoder(&settings(&[]));
+    let mut decoder = Endpoint::Betfair {
+        host: String::new(),
+        port: 0,
+        tls: false,
+    }
+    .decoder(&settings(&[]));
     let mut updates = Vec::new();
     let mut connections = 0;
     while settled(&updates) < 2 {
@@ -149,37 +191,78 @@ async fn a_decoder_that_loses_its_connection_again_and_again_misses_nothing_and_
 async fn an_image_comes_first_and_each_market_begins_with_one() {
     let server = both_at_once().await;
     let segmented = json!({"segmentationEnabled":true});
-    let messages = Client::subscribed(server.addr, segmented).await.until_heartbeat().await;
+    let messages = Client::subscribed(server.addr, segmented)
+        .await
+        .until_heartbeat()
+        .await;
     assert_eq!(messages.len(), 166 + 480);
     let heads: Vec<_> = messages[..3]
         .iter()
-        .map(|m| json!([m["ct"], m["segmentType"], m["id"], m["pt"], m["mc"][0]["id"], m["mc"][0]["img"], m["clk"]]))
+        .map(|m| {
+            json!([
+                m["ct"],
+                m["segmentType"],
+                m["id"],
+                m["pt"],
+                m["mc"][0]["id"],
+                m["mc"][0]["img"],
+                m["clk"]
+            ])
+        })
         .collect();
     assert_eq!(
         heads,
         [
-            json!(["SUB_IMAGE", "SEG_START", 7, 1_650_392_673_420_i64, "1.197931750", true, null]),
-            json!(["SUB_IMAGE", "SEG_END", 7, 1_497_351_220_318_i64, "1.132153978", true, "0.2"]),
+            json!([
+                "SUB_IMAGE",
+                "SEG_START",
+                7,
+                1_650_392_673_420_i64,
+                "1.197931750",
+                true,
+                null
+            ]),
+            json!([
+                "SUB_IMAGE",
+                "SEG_END",
+                7,
+                1_497_351_220_318_i64,
+                "1.132153978",
+                true,
+                "0.2"
+            ]),
             json!([null, null, 7, messages[2]["pt"], "1.197931750", null, "0.3"]),
         ]
     );
-    assert!(messages[1]["initialClk"].as_str().unwrap().starts_with("replay-"));
+    assert!(
+        messages[1]["initialClk"]
+            .as_str()
+            .unwrap()
+            .starts_with("replay-")
+    );
     // Only a client that asks for segments gets them.
-    let whole = Client::subscribed(server.addr, json!({})).await.until_heartbeat().await;
+    let whole = Client::subscribed(server.addr, json!({}))
+        .await
+        .until_heartbeat()
+        .await;
     assert_eq!(whole.len(), 1 + messages.len() - 2);
     assert_eq!(
         (&whole[0]["ct"], &whole[0]["segmentType"], &whole[0]["clk"]),
         (&json!("SUB_IMAGE"), &Value::Null, &json!("0.2"))
     );
-    assert_eq!(whole[0]["mc"], json!([messages[0]["mc"][0], messages[1]["mc"][0]]));
+    assert_eq!(
+        whole[0]["mc"],
+        json!([messages[0]["mc"][0], messages[1]["mc"][0]])
+    );
     assert_eq!(whole[1..], messages[2..]);
 }
 
 /// A market of 24 runners, and its prices.
 fn large_market(market: u32) -> String {
     let runners: Vec<_> = (1..=24).map(|id| format!(r#"{{"status":"ACTIVE","sortPriority":{id},"id":{id},"name":"Runner {id} of a market with long names"}}"#)).collect();
-    let prices: Vec<_> =
-        (1..=24).map(|id| format!(r#"{{"id":{id},"ltp":{id}.5,"batb":[[0,{id}.4,100.0]]}}"#)).collect();
+    let prices: Vec<_> = (1..=24)
+        .map(|id| format!(r#"{{"id":{id},"ltp":{id}.5,"batb":[[0,{id}.4,100.0]]}}"#))
+        .collect();
     format!(
         r#"{{"id":"1.{market}","img":true,"marketDefinition":{{"status":"OPEN","marketType":"WIN","version":1,"runners":[{}]}},"rc":[{}]}}"#,
         runners.join(","),
@@ -197,19 +280,48 @@ async fn large_messages_come_in_segments() {
     let lines = [line(1_000), line(1_001)];
     assert!(lines[0].len() > 1024 * 1024);
     std::fs::write(file.path(), lines.join("\n")).unwrap();
-    let server = start(ReplayConfig::at_once(vec![file.path().to_owned()])).await.unwrap();
-    let whole = Client::subscribed(server.addr, json!({})).await.until_heartbeat().await;
+    let server = start(ReplayConfig::at_once(vec![file.path().to_owned()]))
+        .await
+        .unwrap();
+    let whole = Client::subscribed(server.addr, json!({}))
+        .await
+        .until_heartbeat()
+        .await;
     assert_eq!(whole.len(), 2);
-    let segments = Client::subscribed(server.addr, json!({"segmentationEnabled":true})).await.until_heartbeat().await;
-    let ends: Vec<_> = (0..segments.len()).filter(|index| segments[*index]["segmentType"] == "SEG_END").collect();
+    let segments = Client::subscribed(server.addr, json!({"segmentationEnabled":true}))
+        .await
+        .until_heartbeat()
+        .await;
+    let ends: Vec<_> = (0..segments.len())
+        .filter(|index| segments[*index]["segmentType"] == "SEG_END")
+        .collect();
     assert_eq!((ends.len(), ends[1]), (2, segments.len() - 1));
-    for (message, segments) in whole.iter().zip([&segments[..=ends[0]], &segments[ends[0] + 1..]]) {
-        assert!(segments.len() > 10 && segments.iter().all(|segment| segment.to_string().len() < 70 * 1024));
+    for (message, segments) in whole
+        .iter()
+        .zip([&segments[..=ends[0]], &segments[ends[0] + 1..]])
+    {
+        assert!(
+            segments.len() > 10
+                && segments
+                    .iter()
+                    .all(|segment| segment.to_string().len() < 70 * 1024)
+        );
         assert_eq!(segments[0]["segmentType"], "SEG_START");
-        assert!(segments.iter().all(|segment| segment["ct"] == message["ct"] && segment["pt"] == message["pt"]));
-        assert!(segments[..segments.len() - 1].iter().all(|segment| segment["clk"] == Value::Null));
+        assert!(
+            segments
+                .iter()
+                .all(|segment| segment["ct"] == message["ct"] && segment["pt"] == message["pt"])
+        );
+        assert!(
+            segments[..segments.len() - 1]
+                .iter()
+                .all(|segment| segment["clk"] == Value::Null)
+        );
         assert_eq!(segments.last().unwrap()["clk"], message["clk"]);
-        let changes: Vec<_> = segments.iter().flat_map(|segment| segment["mc"].as_array().unwrap().clone()).collect();
+        let changes: Vec<_> = segments
+            .iter()
+            .flat_map(|segment| segment["mc"].as_array().unwrap().clone())
+            .collect();
         assert_eq!(json!(changes), message["mc"]);
     }
 }
@@ -217,27 +329,50 @@ async fn large_messages_come_in_segments() {
 #[tokio::test]
 async fn a_filter_gives_only_its_markets() {
     let server = both_at_once().await;
-    let mut client = Client::subscribed(server.addr, json!({"marketFilter":{"marketIds":["1.132153978"]}})).await;
+    let mut client = Client::subscribed(
+        server.addr,
+        json!({"marketFilter":{"marketIds":["1.132153978"]}}),
+    )
+    .await;
     let messages = client.until_heartbeat().await;
     assert_eq!(messages.len(), 480);
-    assert_eq!((&messages[0]["ct"], &messages[0]["segmentType"]), (&json!("SUB_IMAGE"), &Value::Null));
-    let mut client = Client::subscribed(server.addr, json!({"marketFilter":{"marketIds":["1.0"]}})).await;
+    assert_eq!(
+        (&messages[0]["ct"], &messages[0]["segmentType"]),
+        (&json!("SUB_IMAGE"), &Value::Null)
+    );
+    let mut client =
+        Client::subscribed(server.addr, json!({"marketFilter":{"marketIds":["1.0"]}})).await;
     let messages = client.until_heartbeat().await;
-    assert_eq!((messages.len(), &messages[0]["ct"], &messages[0]["mc"]), (1, &json!("SUB_IMAGE"), &Value::Null));
+    assert_eq!(
+        (messages.len(), &messages[0]["ct"], &messages[0]["mc"]),
+        (1, &json!("SUB_IMAGE"), &Value::Null)
+    );
 }
 
 #[tokio::test]
 async fn behind_a_known_clock_it_goes_on() {
     let server = both_at_once().await;
     let segmented = json!({"segmentationEnabled":true});
-    let all = Client::subscribed(server.addr, segmented).await.until_heartbeat().await;
+    let all = Client::subscribed(server.addr, segmented)
+        .await
+        .until_heartbeat()
+        .await;
     let clocks = |at: usize| json!({"initialClk": all[1]["initialClk"], "clk": all[at]["clk"]});
-    let rest = Client::subscribed(server.addr, clocks(99)).await.until_heartbeat().await;
+    let rest = Client::subscribed(server.addr, clocks(99))
+        .await
+        .until_heartbeat()
+        .await;
     assert_eq!(rest[0]["ct"], "RESUB_DELTA");
     assert_eq!(rest[0]["mc"], all[100]["mc"]);
     assert_eq!(rest[1..], all[101..]);
-    let nothing = Client::subscribed(server.addr, clocks(all.len() - 1)).await.until_heartbeat().await;
-    assert_eq!((nothing.len(), &nothing[0]["ct"]), (1, &json!("RESUB_DELTA")));
+    let nothing = Client::subscribed(server.addr, clocks(all.len() - 1))
+        .await
+        .until_heartbeat()
+        .await;
+    assert_eq!(
+        (nothing.len(), &nothing[0]["ct"]),
+        (1, &json!("RESUB_DELTA"))
+    );
 }
 
 #[tokio::test]
@@ -249,18 +384,34 @@ async fn what_is_out_of_order_is_refused_and_closed() {
         for request in requests {
             answer = client.ask(request.clone()).await;
         }
-        assert_eq!((&answer["statusCode"], &answer["connectionClosed"]), (&json!("FAILURE"), &json!(true)));
+        assert_eq!(
+            (&answer["statusCode"], &answer["connectionClosed"]),
+            (&json!("FAILURE"), &json!(true))
+        );
         assert_eq!(client.next().await, Value::Null);
         format!("{} {}", answer["id"], answer["errorCode"].as_str().unwrap())
     };
     let authentication = json!({"op":"authentication","id":1});
-    assert_eq!(refused(&[json!({"op":"marketSubscription","id":2})]).await, "2 NOT_AUTHORIZED");
-    assert_eq!(refused(&[authentication.clone(), json!({"op":"dance","id":3})]).await, "3 INVALID_REQUEST");
+    assert_eq!(
+        refused(&[json!({"op":"marketSubscription","id":2})]).await,
+        "2 NOT_AUTHORIZED"
+    );
+    assert_eq!(
+        refused(&[authentication.clone(), json!({"op":"dance","id":3})]).await,
+        "3 INVALID_REQUEST"
+    );
     assert_eq!(refused(&[json!("hello")]).await, "null INVALID_INPUT");
-    for clocks in [json!(["x", "0.2"]), json!([null, "0.2"]), json!(["x", null])] {
+    for clocks in [
+        json!(["x", "0.2"]),
+        json!([null, "0.2"]),
+        json!(["x", null]),
+    ] {
         let [initial, clk] = [&clocks[0], &clocks[1]];
         let request = json!({"op":"marketSubscription","id":2,"initialClk":initial,"clk":clk});
-        assert_eq!(refused(&[authentication.clone(), request]).await, "2 INVALID_CLOCK");
+        assert_eq!(
+            refused(&[authentication.clone(), request]).await,
+            "2 INVALID_CLOCK"
+        );
     }
     let mut client = Client::connect(server.addr).await;
     client.ask(authentication).await;
@@ -272,7 +423,10 @@ fn short_recording(gap: u32) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     let line = |index: u32| {
         let pt = 1_000 + index * gap;
-        format!(r#"{{"op":"mcm","pt":{pt},"mc":[{{"id":"1.5","rc":[{{"id":7,"ltp":{}.50}}]}}]}}"#, index + 2)
+        format!(
+            r#"{{"op":"mcm","pt":{pt},"mc":[{{"id":"1.5","rc":[{{"id":7,"ltp":{}.50}}]}}]}}"#,
+            index + 2
+        )
     };
     std::fs::write(file.path(), [0, 1, 2].map(line).join("\n")).unwrap();
     file
@@ -281,20 +435,30 @@ fn short_recording(gap: u32) -> tempfile::NamedTempFile {
 #[tokio::test]
 async fn messages_are_paced_by_their_time() {
     let file = short_recording(4_000);
-    let config = ReplayConfig { speed: Speed::Times(20.0), ..ReplayConfig::at_once(vec![file.path().to_owned()]) };
+    let config = ReplayConfig {
+        speed: Speed::Times(20.0),
+        ..ReplayConfig::at_once(vec![file.path().to_owned()])
+    };
     let server = start(config).await.unwrap();
     let mut client = Client::subscribed(server.addr, json!({})).await;
     let start = Instant::now();
     let messages = client.until_heartbeat().await;
     assert_eq!(messages.len(), 3);
     // The third is due after 400 ms, the heartbeat 500 ms later.
-    assert!(start.elapsed() >= Duration::from_millis(890), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(890),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn a_loop_goes_on_in_time() {
     let file = short_recording(10);
-    let config = ReplayConfig { looping: true, ..ReplayConfig::at_once(vec![file.path().to_owned()]) };
+    let config = ReplayConfig {
+        looping: true,
+        ..ReplayConfig::at_once(vec![file.path().to_owned()])
+    };
     let server = start(config).await.unwrap();
     let mut client = Client::subscribed(server.addr, json!({})).await;
     let mut times = Vec::new();
@@ -302,19 +466,26 @@ async fn a_loop_goes_on_in_time() {
     for _ in 0..7 {
         let message = client.next().await;
         times.push(message["pt"].as_i64().unwrap());
-        clocks.push((message["clk"].as_str().unwrap().to_owned(), message["mc"][0]["img"] == true));
+        clocks.push((
+            message["clk"].as_str().unwrap().to_owned(),
+            message["mc"][0]["img"] == true,
+        ));
     }
     assert_eq!(times, [1_000, 1_010, 1_020, 2_020, 2_030, 2_040, 3_040]);
     assert_eq!(clocks[3], ("1.1".to_owned(), true));
     // A client that nothing is for gets heartbeats, and does not spin.
-    let mut client = Client::subscribed(server.addr, json!({"marketFilter":{"marketIds":["1.0"]}})).await;
+    let mut client =
+        Client::subscribed(server.addr, json!({"marketFilter":{"marketIds":["1.0"]}})).await;
     assert_eq!(client.until_heartbeat().await.len(), 1);
 }
 
 #[tokio::test]
 async fn a_client_that_stops_reading_holds_up_nobody_and_is_closed() {
-    let config =
-        ReplayConfig { looping: true, write_timeout: Duration::from_secs(2), ..ReplayConfig::at_once(recordings()) };
+    let config = ReplayConfig {
+        looping: true,
+        write_timeout: Duration::from_secs(2),
+        ..ReplayConfig::at_once(recordings())
+    };
     let server = start(config).await.unwrap();
     let mut stalled = Client::subscribed(server.addr, json!({})).await;
     let mut other = Client::subscribed(server.addr, json!({})).await;
@@ -349,11 +520,27 @@ async fn hanging_up_closes_the_clients_and_lets_them_come_back() {
 async fn what_cannot_be_served_is_an_error_at_the_start() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "{\"op\":\"mcm\",\"pt\":1}\nBZh91AY").unwrap();
-    let error = start(ReplayConfig::at_once(vec![file.path().to_owned()])).await.unwrap_err().to_string();
-    assert!(error.starts_with(&format!("{}, line 2: ", file.path().display())), "{error}");
+    let error = start(ReplayConfig::at_once(vec![file.path().to_owned()]))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with(&format!("{}, line 2: ", file.path().display())),
+        "{error}"
+    );
     let server = both_at_once().await;
-    let error = start(ReplayConfig { listen: server.addr, ..ReplayConfig::at_once(recordings()) }).await.unwrap_err();
-    assert!(error.to_string().starts_with(&format!("cannot listen on {}: ", server.addr)), "{error}");
+    let error = start(ReplayConfig {
+        listen: server.addr,
+        ..ReplayConfig::at_once(recordings())
+    })
+    .await
+    .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("cannot listen on {}: ", server.addr)),
+        "{error}"
+    );
 }
 
 #[test]
@@ -363,13 +550,23 @@ fn the_command_line() {
         #[command(flatten)]
         args: ReplayArgs,
     }
-    let parse = |line: &str| <Cli as clap::Parser>::try_parse_from(line.split(' ')).map(|cli| cli.args);
+    let parse =
+        |line: &str| <Cli as clap::Parser>::try_parse_from(line.split(' ')).map(|cli| cli.args);
     let args = parse("replay a.jsonl b.jsonl").unwrap();
-    assert_eq!((args.speed, args.looping, args.files.len()), (Speed::Times(1.0), false, 2));
+    assert_eq!(
+        (args.speed, args.looping, args.files.len()),
+        (Speed::Times(1.0), false, 2)
+    );
     let args = parse("replay --format betfair --speed max --loop --listen 127.0.0.1:0 a").unwrap();
-    assert_eq!((args.speed, args.looping, args.listen.port()), (Speed::Max, true, 0));
+    assert_eq!(
+        (args.speed, args.looping, args.listen.port()),
+        (Speed::Max, true, 0)
+    );
     assert!(parse("replay").is_err());
     for speed in ["0", "-1", "NaN", "inf", "fast", "1e9"] {
-        assert!(parse(&format!("replay --speed={speed} a")).is_err(), "{speed}");
+        assert!(
+            parse(&format!("replay --speed={speed} a")).is_err(),
+            "{speed}"
+        );
     }
 }

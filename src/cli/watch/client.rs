@@ -90,7 +90,16 @@ impl<O: Write, N: Write> Watcher<O, N> {
     pub(super) fn new(plan: WatchOptions, out: O, notices: N) -> Watcher<O, N> {
         let backoff = Backoff::new(plan.backoff, fastrand::u64(..));
         let view = View::new(&plan.events);
-        Watcher { plan, view, out, notices, printed: 0, backoff, ever_heard: false, loss_told: false }
+        Watcher {
+            plan,
+            view,
+            out,
+            notices,
+            printed: 0,
+            backoff,
+            ever_heard: false,
+            loss_told: false,
+        }
     }
 
     /// Watches until there is nothing more to do.
@@ -108,7 +117,9 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 }
                 Err(loss) => Ending::Lost(loss),
             };
-            let Ending::Lost(loss) = ending else { return Ok(()) };
+            let Ending::Lost(loss) = ending else {
+                return Ok(());
+            };
             if !self.loss_told {
                 self.loss_told = true;
                 self.notice(&format!("{}: {loss}; connecting again", self.plan.url));
@@ -128,17 +139,24 @@ impl<O: Write, N: Write> Watcher<O, N> {
             .max_frame_size(Some(MAX_MESSAGE))
             .max_write_buffer_size(1024 * 1024);
         let opening = async {
-            let request = upgrade_request(self.plan.url.expose()).map_err(ConnectionLoss::Connect)?;
-            let (mut socket, _) =
-                connect_async_with_config(request, Some(config), true).await.map_err(ConnectionLoss::Connect)?;
+            let request =
+                upgrade_request(self.plan.url.expose()).map_err(ConnectionLoss::Connect)?;
+            let (mut socket, _) = connect_async_with_config(request, Some(config), true)
+                .await
+                .map_err(ConnectionLoss::Connect)?;
             for event in &self.plan.events {
-                socket.feed(subscribe(event)).await.map_err(ConnectionLoss::Broken)?;
+                socket
+                    .feed(subscribe(event))
+                    .await
+                    .map_err(ConnectionLoss::Broken)?;
             }
             socket.flush().await.map_err(ConnectionLoss::Broken)?;
             Ok(socket)
         };
         let limit = self.plan.connect_limit;
-        timeout(limit, opening).await.unwrap_or(Err(ConnectionLoss::NoAnswer(limit)))
+        timeout(limit, opening)
+            .await
+            .unwrap_or(Err(ConnectionLoss::NoAnswer(limit)))
     }
 
     async fn converse(&mut self, mut socket: Socket) -> Result<Ending, WatchError> {
@@ -161,7 +179,11 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 message = timeout_at(silent_at, socket.next()) => message,
             };
             let text = match message {
-                Err(_) => return Ok(Ending::Lost(ConnectionLoss::Silent(self.plan.silence_limit))),
+                Err(_) => {
+                    return Ok(Ending::Lost(ConnectionLoss::Silent(
+                        self.plan.silence_limit,
+                    )));
+                }
                 Ok(None) => return Ok(Ending::Lost(ConnectionLoss::Closed(String::new()))),
                 Ok(Some(Err(error))) => return Ok(Ending::Lost(ConnectionLoss::Broken(error))),
                 Ok(Some(Ok(Message::Close(frame)))) => {
@@ -183,9 +205,14 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 return Ok(Ending::Done);
             }
             if !refused.is_empty() {
-                let (_, events) =
-                    ask_again.get_or_insert_with(|| (Instant::now() + self.plan.ask_again_after, Vec::new()));
-                events.extend(refused.into_iter().filter(|event| self.plan.events.contains(event)));
+                let (_, events) = ask_again.get_or_insert_with(|| {
+                    (Instant::now() + self.plan.ask_again_after, Vec::new())
+                });
+                events.extend(
+                    refused
+                        .into_iter()
+                        .filter(|event| self.plan.events.contains(event)),
+                );
                 // Each stands once: the list is no longer than that of the events.
                 events.sort();
                 events.dedup();
@@ -218,7 +245,11 @@ impl<O: Write, N: Write> Watcher<O, N> {
         let mut ask_again = Vec::new();
         for one in said {
             match one {
-                ViewEvent::Refused { code, message, event_id } => {
+                ViewEvent::Refused {
+                    code,
+                    message,
+                    event_id,
+                } => {
                     if !self.plan.json {
                         self.notice(&format!("{code}: {message}"));
                     }
@@ -229,10 +260,16 @@ impl<O: Write, N: Write> Watcher<O, N> {
                     self.print(&line(&change, style, style.width()))?;
                 }
                 ViewEvent::NothingKnown(event) if !self.plan.json => {
-                    self.notice(&format!("{event}: nothing is known of it yet; its odds are shown when they come"));
+                    self.notice(&format!(
+                        "{event}: nothing is known of it yet; its odds are shown when they come"
+                    ));
                 }
                 ViewEvent::Stale(is_stale) if !self.plan.json => {
-                    let notice = if is_stale { "prices may be old from here on" } else { "prices are live again" };
+                    let notice = if is_stale {
+                        "prices may be old from here on"
+                    } else {
+                        "prices are live again"
+                    };
                     self.notice(&format!("{}: {notice}", self.plan.url));
                 }
                 ViewEvent::Change(_) | ViewEvent::NothingKnown(_) | ViewEvent::Stale(_) => {}
@@ -255,13 +292,23 @@ impl<O: Write, N: Write> Watcher<O, N> {
     fn notice(&mut self, text: &str) {
         // A server may repeat what it was sent.
         let text = self.plan.url.redaction().apply(text);
-        let _ = writeln!(self.notices, "watch: {}", self.plan.style.text(&printable(&text)));
+        let _ = writeln!(
+            self.notices,
+            "watch: {}",
+            self.plan.style.text(&printable(&text))
+        );
     }
 }
 
 fn subscribe(event_id: &EventId) -> Message {
     // Writing two strings to memory has no way to fail.
-    Message::text(serde_json::to_string(&Subscribe { kind: "subscribe", event_id }).unwrap_or_default())
+    Message::text(
+        serde_json::to_string(&Subscribe {
+            kind: "subscribe",
+            event_id,
+        })
+        .unwrap_or_default(),
+    )
 }
 
 fn closing_words(frame: Option<CloseFrame>) -> String {

@@ -24,8 +24,8 @@ pub struct Change {
     pub conflated: bool,
 }
 
-/// The line of a change, without its end: time (UTC), event, teams, market and each price with an arrow where it has
-/// moved. Longer than `width` it is continued below.
+/// The line of a change, without its end: time (UTC), event, teams, market and each price with an
+/// arrow where it has moved. Longer than `width` it is continued below.
 pub fn line(change: &Change, style: Style, width: Option<usize>) -> String {
     let update = &change.update;
     let mut teams = printable(&update.home_team).into_owned();
@@ -39,7 +39,11 @@ pub fn line(change: &Change, style: Style, width: Option<usize>) -> String {
         ("  ", update.market.to_string()),
     ];
     for selection in &update.selections {
-        let mut part = format!("{} {}", printable(label(selection)), priced(selection, change, style.colour));
+        let mut part = format!(
+            "{} {}",
+            printable(label(selection)),
+            priced(selection, change, style.colour)
+        );
         if selection.status != SelectionStatus::Active {
             let _ = write!(part, " ({})", selection.status);
         }
@@ -54,7 +58,9 @@ pub fn line(change: &Change, style: Style, width: Option<usize>) -> String {
     if change.conflated {
         parts.push(("  ", "[conflated]".to_owned()));
     }
-    let shown = parts.into_iter().map(|(separator, part)| (separator, style.text(&part).into_owned()));
+    let shown = parts
+        .into_iter()
+        .map(|(separator, part)| (separator, style.text(&part).into_owned()));
     fold(&shown.collect::<Vec<_>>(), width)
 }
 
@@ -71,25 +77,43 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 fn label(selection: &Selection) -> &str {
     let id = selection.id.as_str();
     let number = id.bytes().all(|byte| byte.is_ascii_digit());
-    if number && !selection.name.is_empty() { &selection.name } else { id }
+    if number && !selection.name.is_empty() {
+        &selection.name
+    } else {
+        id
+    }
 }
 
 fn priced(selection: &Selection, change: &Change, colour: bool) -> String {
-    let Some(price) = selection.price else { return "-".to_owned() };
-    let before = change.before.as_ref().and_then(|before| before.price_of(selection.id.as_str()));
+    let Some(price) = selection.price else {
+        return "-".to_owned();
+    };
+    let before = change
+        .before
+        .as_ref()
+        .and_then(|before| before.price_of(selection.id.as_str()));
     let (tint, arrow) = match before.map(|before| price.cmp(&before)) {
         Some(Ordering::Greater) => (GREEN, "▲"),
         Some(Ordering::Less) => (RED, "▼"),
         Some(Ordering::Equal) | None => return price.to_string(),
     };
-    if colour { format!("{tint}{price}{arrow}{PLAIN}") } else { format!("{price}{arrow}") }
+    if colour {
+        format!("{tint}{price}{arrow}{PLAIN}")
+    } else {
+        format!("{price}{arrow}")
+    }
 }
 
 /// `21:07:45.123Z`.
 fn time_of_day(time: Timestamp) -> String {
     let millis = time.micros().div_euclid(1_000).rem_euclid(86_400_000);
     let (seconds, millis) = (millis / 1_000, millis % 1_000);
-    format!("{:02}:{:02}:{:02}.{millis:03}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+    format!(
+        "{:02}:{:02}:{:02}.{millis:03}Z",
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
 }
 
 #[cfg(test)]
@@ -101,10 +125,18 @@ mod tests {
     use crate::domain::odds::price::Price;
     use crate::domain::odds::update::testing::*;
 
-    const COLOUR: Style = Style { colour: true, ascii: false, folds: false };
+    const COLOUR: Style = Style {
+        colour: true,
+        ascii: false,
+        folds: false,
+    };
 
     fn first() -> Change {
-        Change { update: update(1, 0, 1), before: None, conflated: false }
+        Change {
+            update: update(1, 0, 1),
+            before: None,
+            conflated: false,
+        }
     }
 
     fn moved() -> Change {
@@ -141,7 +173,10 @@ mod tests {
 
     #[test]
     fn a_narrow_terminal_and_another_locale_lose_nothing() {
-        let ascii = Style { ascii: true, ..Style::default() };
+        let ascii = Style {
+            ascii: true,
+            ..Style::default()
+        };
         insta::assert_snapshot!(line(&moved(), ascii, Some(60)), @r"
         21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2
             home 1.15^  draw 3.2  away 4.2v

@@ -1,4 +1,5 @@
-//! `sports-bet watch`: a terminal client of `/ws/odds` that prints each change as a line and reconnects by itself.
+//! `sports-bet watch`: a terminal client of `/ws/odds` that prints each change as a line and
+//! reconnects by itself.
 
 mod client;
 pub mod line;
@@ -20,13 +21,14 @@ use crate::runtime::backoff::BackoffPolicy;
 
 /// Prints each change of the odds of some events as a line
 ///
-/// A line shows the time of the change (UTC), the event, its teams, the market and each price; an arrow says which way a
-/// price has moved since it was last printed. The first lines are the odds as they are now. Lines go to standard output,
-/// everything else to standard error. A lost connection is made again, for as long as it takes; Ctrl-C ends it.
+/// A line shows the time of the change (UTC), the event, its teams, the market and each price; an
+/// arrow says which way a price has moved since it was last printed. The first lines are the odds
+/// as they are now. Lines go to standard output, everything else to standard error. A lost
+/// connection is made again, for as long as it takes; Ctrl-C ends it.
 ///
-/// On a terminal a long line is continued below, indented, and arrows have colours, unless NO_COLOR is set or TERM is
-/// dumb. Where the locale (LC_ALL, LC_CTYPE, LANG) is not UTF-8 everything is ASCII: ^ and v are the arrows, other
-/// letters become ?, and --json escapes them.
+/// On a terminal a long line is continued below, indented, and arrows have colours, unless NO_COLOR
+/// is set or TERM is dumb. Where the locale (LC_ALL, LC_CTYPE, LANG) is not UTF-8 everything is
+/// ASCII: ^ and v are the arrows, other letters become ?, and --json escapes them.
 #[derive(Args, Clone, Debug)]
 pub struct WatchArgs {
     /// Events to watch, as MATCH_001. One that is not known yet is shown as soon as it is
@@ -72,7 +74,11 @@ impl WatchError {
 /// Watches until `--count` changes are printed, nobody reads them any more, or Ctrl-C.
 pub async fn run(args: WatchArgs) -> Result<(), WatchError> {
     let is_terminal = std::io::stdout().is_terminal();
-    let watcher = Watcher::new(plan(args, Style::of(is_terminal, &variable)), std::io::stdout(), std::io::stderr());
+    let watcher = Watcher::new(
+        plan(args, Style::of(is_terminal, &variable)),
+        std::io::stdout(),
+        std::io::stderr(),
+    );
     let interrupt = async {
         if tokio::signal::ctrl_c().await.is_err() {
             // It cannot be listened for; then it ends the process without us.
@@ -105,7 +111,10 @@ fn plan(args: WatchArgs, style: Style) -> WatchOptions {
         silence_limit: Duration::from_secs(60),
         connect_limit: Duration::from_secs(10),
         ask_again_after: Duration::from_secs(1),
-        backoff: BackoffPolicy { first: Duration::from_millis(200), most: Duration::from_secs(10) },
+        backoff: BackoffPolicy {
+            first: Duration::from_millis(200),
+            most: Duration::from_secs(10),
+        },
     }
 }
 

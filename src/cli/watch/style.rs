@@ -23,7 +23,10 @@ impl Style {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let is_dumb = set("TERM").is_none_or(|term| term == "dumb");
         // The first that is set counts; without any the locale is C.
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| set(name)).unwrap_or_default();
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .iter()
+            .find_map(|name| set(name))
+            .unwrap_or_default();
         let locale = locale.to_ascii_lowercase();
         Style {
             colour: is_terminal && !is_dumb && set("NO_COLOR").is_none(),
@@ -32,9 +35,13 @@ impl Style {
         }
     }
 
-    /// The columns of a line; none where lines are not folded. Asked for each line: a terminal changes its size.
+    /// The columns of a line; none where lines are not folded. Asked for each line: a terminal
+    /// changes its size.
     pub fn width(self) -> Option<usize> {
-        let size = self.folds.then(|| terminal_size::terminal_size_of(std::io::stdout())).flatten();
+        let size = self
+            .folds
+            .then(|| terminal_size::terminal_size_of(std::io::stdout()))
+            .flatten();
         size.map(|(width, _)| usize::from(width.0))
     }
 
@@ -52,7 +59,8 @@ impl Style {
         Cow::Owned(text.chars().map(ascii).collect())
     }
 
-    /// JSON, which can say every letter in ASCII: within strings, the only place where another one stands.
+    /// JSON, which can say every letter in ASCII: within strings, the only place where another one
+    /// stands.
     pub fn json(self, json: &str) -> Cow<'_, str> {
         if !self.ascii || json.is_ascii() {
             return Cow::Borrowed(json);
@@ -71,8 +79,8 @@ impl Style {
     }
 }
 
-/// Joins the parts of a line, each with what separates it from the one before. Where that is wider than `width`, the line
-/// is continued below, between two parts.
+/// Joins the parts of a line, each with what separates it from the one before. Where that is wider
+/// than `width`, the line is continued below, between two parts.
 pub fn fold(parts: &[(&str, String)], width: Option<usize>) -> String {
     let (mut text, mut used) = (String::new(), 0);
     for (separator, part) in parts {
@@ -110,15 +118,24 @@ mod tests {
 
     fn style(is_terminal: bool, variables: &[(&str, &str)]) -> Style {
         Style::of(is_terminal, &|name| {
-            variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
+            variables
+                .iter()
+                .find(|(other, _)| *other == name)
+                .map(|(_, value)| (*value).to_owned())
         })
     }
 
     #[test]
     fn colours_need_a_terminal_that_knows_them() {
         let colour = |is_terminal, variables: &[(&str, &str)]| style(is_terminal, variables).colour;
-        assert!(colour(true, &[("TERM", "xterm")]) && colour(true, &[("TERM", "xterm"), ("NO_COLOR", "")]));
-        assert!(!colour(false, &[("TERM", "xterm")]) && !colour(true, &[("TERM", "xterm"), ("NO_COLOR", "1")]));
+        assert!(
+            colour(true, &[("TERM", "xterm")])
+                && colour(true, &[("TERM", "xterm"), ("NO_COLOR", "")])
+        );
+        assert!(
+            !colour(false, &[("TERM", "xterm")])
+                && !colour(true, &[("TERM", "xterm"), ("NO_COLOR", "1")])
+        );
         assert!(!colour(true, &[("TERM", "dumb")]) && !colour(true, &[]));
     }
 
@@ -129,7 +146,10 @@ mod tests {
             (&[("LANG", "pt_BR.utf8")], false),
             (&[("LANG", "C")], true),
             (&[("LANG", "pt_BR.UTF-8"), ("LC_ALL", "C")], true),
-            (&[("LANG", "C"), ("LC_CTYPE", "en_US.UTF-8"), ("LC_ALL", "")], false),
+            (
+                &[("LANG", "C"), ("LC_CTYPE", "en_US.UTF-8"), ("LC_ALL", "")],
+                false,
+            ),
             (&[("LANG", "pt_BR.ISO-8859-1")], true),
             (&[], true),
         ] {
@@ -139,18 +159,38 @@ mod tests {
 
     #[test]
     fn ascii_keeps_what_can_be_kept() {
-        let ascii = Style { ascii: true, ..Style::default() };
-        assert_eq!(ascii.text("Gr\u{ea}mio 1.15\u{25b2} 4.2\u{25bc}"), "Gr?mio 1.15^ 4.2v");
-        assert_eq!(ascii.json("{\"a\":\"Gr\u{ea}mio \u{1f3c7}\"}"), r#"{"a":"Gr\u00eamio \ud83c\udfc7"}"#);
+        let ascii = Style {
+            ascii: true,
+            ..Style::default()
+        };
+        assert_eq!(
+            ascii.text("Gr\u{ea}mio 1.15\u{25b2} 4.2\u{25bc}"),
+            "Gr?mio 1.15^ 4.2v"
+        );
+        assert_eq!(
+            ascii.json("{\"a\":\"Gr\u{ea}mio \u{1f3c7}\"}"),
+            r#"{"a":"Gr\u00eamio \ud83c\udfc7"}"#
+        );
         assert_eq!(Style::default().text("Gr\u{ea}mio"), "Gr\u{ea}mio");
     }
 
     #[test]
     fn a_long_line_is_continued_between_its_parts() {
-        let parts = [("", "21:07:45.000Z"), (" ", "E"), ("  ", "home \u{1b}[32m1.15^\u{1b}[0m"), ("  ", "draw 3.2")];
+        let parts = [
+            ("", "21:07:45.000Z"),
+            (" ", "E"),
+            ("  ", "home \u{1b}[32m1.15^\u{1b}[0m"),
+            ("  ", "draw 3.2"),
+        ];
         let parts = parts.map(|(separator, part)| (separator, part.to_owned()));
-        assert_eq!(fold(&parts, None), "21:07:45.000Z E  home \u{1b}[32m1.15^\u{1b}[0m  draw 3.2");
-        assert_eq!(fold(&parts, Some(27)), "21:07:45.000Z E  home \u{1b}[32m1.15^\u{1b}[0m\n    draw 3.2");
+        assert_eq!(
+            fold(&parts, None),
+            "21:07:45.000Z E  home \u{1b}[32m1.15^\u{1b}[0m  draw 3.2"
+        );
+        assert_eq!(
+            fold(&parts, Some(27)),
+            "21:07:45.000Z E  home \u{1b}[32m1.15^\u{1b}[0m\n    draw 3.2"
+        );
         assert_eq!(fold(&parts, Some(1)).lines().count(), 4);
     }
 

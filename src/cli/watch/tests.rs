@@ -19,7 +19,9 @@ use crate::domain::streaming::protocol::{Refusal, UpdateFrame, error_message, sn
 const DEADLINE: Duration = Duration::from_secs(30);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, future).await.expect("in time")
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .expect("in time")
 }
 
 /// Where a client prints to, to be looked at.
@@ -67,27 +69,56 @@ type Client = WebSocketStream<TcpStream>;
 impl Server {
     async fn start() -> Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        Server { listener, book: Book::new("MATCH_001".parse().unwrap()), position: 0 }
+        Server {
+            listener,
+            book: Book::new("MATCH_001".parse().unwrap()),
+            position: 0,
+        }
     }
 
     fn plan(&self) -> WatchOptions {
-        let url = websocket_url(&format!("ws://{}/ws/odds", self.listener.local_addr().unwrap())).unwrap();
+        let url = websocket_url(&format!(
+            "ws://{}/ws/odds",
+            self.listener.local_addr().unwrap()
+        ))
+        .unwrap();
         let events = vec!["MATCH_001".parse().unwrap(), "MATCH_001".parse().unwrap()];
-        let plan = plan(WatchArgs { events, url, count: None, json: false }, Style::default());
-        let backoff = BackoffPolicy { first: Duration::from_millis(1), most: Duration::from_millis(5) };
-        WatchOptions { backoff, ask_again_after: Duration::from_millis(1), ..plan }
+        let plan = plan(
+            WatchArgs {
+                events,
+                url,
+                count: None,
+                json: false,
+            },
+            Style::default(),
+        );
+        let backoff = BackoffPolicy {
+            first: Duration::from_millis(1),
+            most: Duration::from_millis(5),
+        };
+        WatchOptions {
+            backoff,
+            ask_again_after: Duration::from_millis(1),
+            ..plan
+        }
     }
 
     /// A client that has subscribed.
     async fn client(&self) -> Client {
         let (stream, _) = within(self.listener.accept()).await.unwrap();
         let mut client = within(accept_async(stream)).await.unwrap();
-        assert_eq!(heard(&mut client).await, Message::text(r#"{"type":"subscribe","eventId":"MATCH_001"}"#));
+        assert_eq!(
+            heard(&mut client).await,
+            Message::text(r#"{"type":"subscribe","eventId":"MATCH_001"}"#)
+        );
         client
     }
 
     fn change(&mut self, version: i64) -> Message {
-        let state = self.book.apply(update(1, version, version), self.position).unwrap();
+        let state = self
+            .book
+            .apply(update(1, version, version), self.position)
+            .unwrap();
         self.position += 1;
         Message::text(UpdateFrame::new(&state).text(false).to_string())
     }
@@ -112,7 +143,10 @@ fn watch(plan: WatchOptions) -> (Ended, Paper, Paper) {
 #[tokio::test]
 async fn prints_the_snapshot_then_each_change_and_answers_pings() {
     let mut server = Server::start().await;
-    let (ended, out, notices) = watch(WatchOptions { count: Some(3), ..server.plan() });
+    let (ended, out, notices) = watch(WatchOptions {
+        count: Some(3),
+        ..server.plan()
+    });
     let mut client = server.client().await;
     client.send(server.snapshot()).await.unwrap();
     let first = server.change(1);
@@ -137,13 +171,22 @@ async fn prints_the_snapshot_then_each_change_and_answers_pings() {
 #[tokio::test]
 async fn a_lost_connection_is_made_again_and_told_once() {
     let mut server = Server::start().await;
-    let plan = WatchOptions { count: Some(2), ..server.plan() };
+    let plan = WatchOptions {
+        count: Some(2),
+        ..server.plan()
+    };
     let name = plan.url.to_string();
     let (ended, out, notices) = watch(plan);
     server.change(1);
     let mut client = server.client().await;
     client.send(server.snapshot()).await.unwrap();
-    client.close(Some(CloseFrame { code: CloseCode::Away, reason: "server is going away".into() })).await.unwrap();
+    client
+        .close(Some(CloseFrame {
+            code: CloseCode::Away,
+            reason: "server is going away".into(),
+        }))
+        .await
+        .unwrap();
     // Twice there is nobody to talk to.
     for _ in 0..2 {
         drop(within(server.listener.accept()).await.unwrap());
@@ -153,7 +196,11 @@ async fn a_lost_connection_is_made_again_and_told_once() {
     client.send(server.snapshot()).await.unwrap();
     within(ended).await.unwrap().unwrap();
     assert_eq!(out.text().lines().count(), 2);
-    assert!(out.text().lines().last().unwrap().contains("home 1.302▲"), "{}", out.text());
+    assert!(
+        out.text().lines().last().unwrap().contains("home 1.302▲"),
+        "{}",
+        out.text()
+    );
     insta::assert_snapshot!(notices.text().replace(&name, "URL"), @r"
     watch: URL: the server closed the connection (1001 server is going away); connecting again
     watch: URL: connected
@@ -164,7 +211,11 @@ async fn a_lost_connection_is_made_again_and_told_once() {
 async fn a_silent_server_is_connected_to_anew() {
     let mut server = Server::start().await;
     server.change(1);
-    let plan = WatchOptions { count: Some(1), silence_limit: Duration::from_millis(100), ..server.plan() };
+    let plan = WatchOptions {
+        count: Some(1),
+        silence_limit: Duration::from_millis(100),
+        ..server.plan()
+    };
     let (ended, _, notices) = watch(plan);
     let silent = server.client().await;
     let speaking = async {
@@ -178,14 +229,24 @@ async fn a_silent_server_is_connected_to_anew() {
         ended = within(ended) => ended.unwrap().unwrap(),
         () = speaking => {}
     }
-    assert!(notices.text().contains("the server was silent for 100ms; connecting again"), "{}", notices.text());
+    assert!(
+        notices
+            .text()
+            .contains("the server was silent for 100ms; connecting again"),
+        "{}",
+        notices.text()
+    );
     drop(silent);
 }
 
 #[tokio::test]
 async fn json_is_printed_as_it_came() {
     let mut server = Server::start().await;
-    let (ended, out, notices) = watch(WatchOptions { count: Some(4), json: true, ..server.plan() });
+    let (ended, out, notices) = watch(WatchOptions {
+        count: Some(4),
+        json: true,
+        ..server.plan()
+    });
     let mut client = server.client().await;
     let messages = [
         server.snapshot(),
@@ -197,7 +258,10 @@ async fn json_is_printed_as_it_came() {
         client.send(message).await.unwrap();
     }
     within(ended).await.unwrap().unwrap();
-    let lines: Vec<_> = messages.iter().map(|message| message.to_text().unwrap()).collect();
+    let lines: Vec<_> = messages
+        .iter()
+        .map(|message| message.to_text().unwrap())
+        .collect();
     assert_eq!(out.text().lines().collect::<Vec<_>>(), lines);
     assert_eq!(notices.text(), "");
 }
@@ -206,12 +270,21 @@ async fn json_is_printed_as_it_came() {
 async fn refusals_are_told_and_a_snapshot_that_could_not_be_had_is_asked_for_again() {
     let mut server = Server::start().await;
     server.change(1);
-    let (ended, _, notices) = watch(WatchOptions { count: Some(1), ..server.plan() });
+    let (ended, _, notices) = watch(WatchOptions {
+        count: Some(1),
+        ..server.plan()
+    });
     let mut client = server.client().await;
     let refusal = Refusal::SnapshotUnavailable("MATCH_001".parse().unwrap());
     client.send(Message::text("gibberish")).await.unwrap();
-    client.send(Message::text(error_message(&refusal).to_string())).await.unwrap();
-    assert_eq!(heard(&mut client).await, Message::text(r#"{"type":"subscribe","eventId":"MATCH_001"}"#));
+    client
+        .send(Message::text(error_message(&refusal).to_string()))
+        .await
+        .unwrap();
+    assert_eq!(
+        heard(&mut client).await,
+        Message::text(r#"{"type":"subscribe","eventId":"MATCH_001"}"#)
+    );
     client.send(server.snapshot()).await.unwrap();
     within(ended).await.unwrap().unwrap();
     insta::assert_snapshot!(notices.text(), @r"
@@ -222,11 +295,15 @@ async fn refusals_are_told_and_a_snapshot_that_could_not_be_had_is_asked_for_aga
 
 #[tokio::test]
 async fn a_closed_pipe_is_a_quiet_end_and_a_full_disk_is_not() {
-    for (kind, quiet) in [(io::ErrorKind::BrokenPipe, true), (io::ErrorKind::StorageFull, false)] {
+    for (kind, quiet) in [
+        (io::ErrorKind::BrokenPipe, true),
+        (io::ErrorKind::StorageFull, false),
+    ] {
         let mut server = Server::start().await;
         server.change(1);
         let notices = Paper::default();
-        let ended = tokio::spawn(Watcher::new(server.plan(), Broken(kind), notices.clone()).watch());
+        let ended =
+            tokio::spawn(Watcher::new(server.plan(), Broken(kind), notices.clone()).watch());
         let mut client = server.client().await;
         client.send(server.snapshot()).await.unwrap();
         assert_eq!(within(ended).await.unwrap().is_ok(), quiet, "{kind}");
@@ -238,17 +315,26 @@ async fn a_closed_pipe_is_a_quiet_end_and_a_full_disk_is_not() {
 async fn a_server_that_says_no_is_believed_unless_it_is_only_busy() {
     let server = Server::start().await;
     let (ended, _, notices) = watch(server.plan());
-    for status in ["503 Service Unavailable", "429 Too Many Requests", "404 Not Found"] {
+    for status in [
+        "503 Service Unavailable",
+        "429 Too Many Requests",
+        "404 Not Found",
+    ] {
         let (mut stream, _) = within(server.listener.accept()).await.unwrap();
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             request.push(within(stream.read_u8()).await.unwrap());
         }
-        stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
     }
     let error = within(ended).await.unwrap().unwrap_err();
     assert!(
-        error.to_string().ends_with("answered 404: no WebSocket is served there, or not to this client"),
+        error
+            .to_string()
+            .ends_with("answered 404: no WebSocket is served there, or not to this client"),
         "{error}"
     );
     assert_eq!(notices.text().lines().count(), 1, "{}", notices.text());
@@ -258,20 +344,43 @@ async fn a_server_that_says_no_is_believed_unless_it_is_only_busy() {
 async fn a_login_is_sent_and_never_told() {
     let server = Server::start().await;
     let place = server.listener.local_addr().unwrap();
-    let url = websocket_url(&format!("ws://a%40b:hunter2%3A@{place}/ws/odds?token=hunter3")).unwrap();
-    let (ended, _, notices) = watch(WatchOptions { url, ..server.plan() });
+    let url = websocket_url(&format!(
+        "ws://a%40b:hunter2%3A@{place}/ws/odds?token=hunter3"
+    ))
+    .unwrap();
+    let (ended, _, notices) = watch(WatchOptions {
+        url,
+        ..server.plan()
+    });
     let (mut stream, _) = within(server.listener.accept()).await.unwrap();
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         request.push(within(stream.read_u8()).await.unwrap());
     }
     let request = String::from_utf8(request).unwrap();
-    assert!(request.to_ascii_lowercase().contains("authorization: basic yubiomh1bnrlcji6\r\n"), "{request}");
-    assert!(request.starts_with("GET /ws/odds?token=hunter3 HTTP/1.1\r\n"), "{request}");
-    stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    assert!(
+        request
+            .to_ascii_lowercase()
+            .contains("authorization: basic yubiomh1bnrlcji6\r\n"),
+        "{request}"
+    );
+    assert!(
+        request.starts_with("GET /ws/odds?token=hunter3 HTTP/1.1\r\n"),
+        "{request}"
+    );
+    stream
+        .write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        .await
+        .unwrap();
     let error = within(ended).await.unwrap().unwrap_err().to_string();
-    assert!(error.starts_with(&format!("ws://{place}/ws/odds answered 401")), "{error}");
-    assert!(!format!("{error}{}", notices.text()).contains("hunter"), "{error}");
+    assert!(
+        error.starts_with(&format!("ws://{place}/ws/odds answered 401")),
+        "{error}"
+    );
+    assert!(
+        !format!("{error}{}", notices.text()).contains("hunter"),
+        "{error}"
+    );
 }
 
 #[derive(Parser)]
@@ -284,13 +393,28 @@ struct Cli {
 fn the_command_line() {
     Cli::command().debug_assert();
     let args = Cli::parse_from(["watch", "A", "B", "--count", "3", "--json"]).args;
-    assert_eq!((args.events.len(), args.count, args.json), (2, Some(3), true));
+    assert_eq!(
+        (args.events.len(), args.count, args.json),
+        (2, Some(3), true)
+    );
     assert_eq!(args.url.to_string(), "ws://127.0.0.1:8080/ws/odds");
-    for wrong in [&["watch"][..], &["watch", ""], &["watch", "A", "--count", "0"]] {
+    for wrong in [
+        &["watch"][..],
+        &["watch", ""],
+        &["watch", "A", "--count", "0"],
+    ] {
         assert!(Cli::try_parse_from(wrong).is_err(), "{wrong:?}");
     }
-    for url in ["foo", "127.0.0.1:8080", "http://me:secret@localhost:8080/ws/odds", "ws://me:secret x@h", ""] {
-        let error = Cli::try_parse_from(["watch", "A", &format!("--url={url}")]).err().unwrap();
+    for url in [
+        "foo",
+        "127.0.0.1:8080",
+        "http://me:secret@localhost:8080/ws/odds",
+        "ws://me:secret x@h",
+        "",
+    ] {
+        let error = Cli::try_parse_from(["watch", "A", &format!("--url={url}")])
+            .err()
+            .unwrap();
         assert_eq!(error.exit_code(), 2, "{url}");
     }
 }

@@ -78,7 +78,8 @@ struct Printed {
     update: OddsUpdate,
 }
 
-/// What was printed so far. It outlives a connection, so that only what has changed meanwhile is printed after it.
+/// What was printed so far. It outlives a connection, so that only what has changed meanwhile is
+/// printed after it.
 pub struct View {
     events: HashMap<EventId, Known>,
 }
@@ -86,12 +87,18 @@ pub struct View {
 impl View {
     /// Nothing is printed yet. Messages of other events than these are passed over.
     pub fn new(events: &[EventId]) -> View {
-        View { events: events.iter().map(|event| (event.clone(), Known::default())).collect() }
+        View {
+            events: events
+                .iter()
+                .map(|event| (event.clone(), Known::default()))
+                .collect(),
+        }
     }
 
     /// Takes a server message. What is not newer than its snapshot is dropped.
     pub fn take(&mut self, text: &str) -> Result<Vec<ViewEvent>, Unreadable> {
-        let wire: WireMessage<'_> = json::from_str(text).map_err(|error| Unreadable(error.to_string()))?;
+        let wire: WireMessage<'_> =
+            json::from_str(text).map_err(|error| Unreadable(error.to_string()))?;
         match wire.kind.as_deref() {
             Some("snapshot") => self.snapshot(&wire),
             Some("update") | None => self.update(&wire),
@@ -111,42 +118,83 @@ impl View {
     }
 
     fn snapshot(&mut self, wire: &WireMessage<'_>) -> Result<Vec<ViewEvent>, Unreadable> {
-        let event_id = wire.event_id.clone().ok_or_else(|| Unreadable("a snapshot without eventId".to_owned()))?;
-        let markets = wire.markets.iter().flatten().map(|market| Ok((market.seq, read(market.payload)?)));
+        let event_id = wire
+            .event_id
+            .clone()
+            .ok_or_else(|| Unreadable("a snapshot without eventId".to_owned()))?;
+        let markets = wire
+            .markets
+            .iter()
+            .flatten()
+            .map(|market| Ok((market.seq, read(market.payload)?)));
         let markets = markets.collect::<Result<Vec<_>, Unreadable>>()?;
-        let Some(known) = self.events.get_mut(&event_id) else { return Ok(Vec::new()) };
+        let Some(known) = self.events.get_mut(&event_id) else {
+            return Ok(Vec::new());
+        };
         // The snapshot is the truth, also where the server has begun to count anew.
         known.snapshot_seq = wire.seq.unwrap_or(0);
-        known.markets.values_mut().for_each(|printed| printed.seq = 0);
+        known
+            .markets
+            .values_mut()
+            .for_each(|printed| printed.seq = 0);
         if markets.is_empty() {
             return Ok(vec![ViewEvent::NothingKnown(event_id)]);
         }
-        Ok(markets.into_iter().filter_map(|(seq, update)| known.print(seq, update, false, true)).collect())
+        Ok(markets
+            .into_iter()
+            .filter_map(|(seq, update)| known.print(seq, update, false, true))
+            .collect())
     }
 
     fn update(&mut self, wire: &WireMessage<'_>) -> Result<Vec<ViewEvent>, Unreadable> {
-        let payload = wire.payload.ok_or_else(|| Unreadable("an update without payload".to_owned()))?;
+        let payload = wire
+            .payload
+            .ok_or_else(|| Unreadable("an update without payload".to_owned()))?;
         let update = read(payload)?;
-        let Some(known) = self.events.get_mut(&update.event_id) else { return Ok(Vec::new()) };
+        let Some(known) = self.events.get_mut(&update.event_id) else {
+            return Ok(Vec::new());
+        };
         if let Some(seq) = wire.seq {
-            let last = known.markets.get(&update.market).map_or(0, |printed| printed.seq);
+            let last = known
+                .markets
+                .get(&update.market)
+                .map_or(0, |printed| printed.seq);
             if seq <= known.snapshot_seq || seq <= last {
                 return Ok(Vec::new());
             }
         }
-        Ok(known.print(wire.seq.unwrap_or(0), update, wire.conflated, false).into_iter().collect())
+        Ok(known
+            .print(wire.seq.unwrap_or(0), update, wire.conflated, false)
+            .into_iter()
+            .collect())
     }
 }
 
 impl Known {
     /// Notes the market's state; tells it unless `only_if_new` and the same was printed before.
-    fn print(&mut self, seq: u64, update: OddsUpdate, conflated: bool, only_if_new: bool) -> Option<ViewEvent> {
-        let printed = Printed { seq, update: update.clone() };
-        let before = self.markets.insert(update.market.clone(), printed).map(|printed| printed.update);
+    fn print(
+        &mut self,
+        seq: u64,
+        update: OddsUpdate,
+        conflated: bool,
+        only_if_new: bool,
+    ) -> Option<ViewEvent> {
+        let printed = Printed {
+            seq,
+            update: update.clone(),
+        };
+        let before = self
+            .markets
+            .insert(update.market.clone(), printed)
+            .map(|printed| printed.update);
         if only_if_new && before.as_ref() == Some(&update) {
             return None;
         }
-        Some(ViewEvent::Change(Box::new(Change { update, before, conflated })))
+        Some(ViewEvent::Change(Box::new(Change {
+            update,
+            before,
+            conflated,
+        })))
     }
 }
 
@@ -162,8 +210,8 @@ mod tests {
     use crate::domain::odds::book::Book;
     use crate::domain::odds::update::testing::*;
     use crate::domain::streaming::protocol::{
-        FeedStatus, Refusal, UpdateFrame, error_message, feed_message, pong_message, snapshot_message,
-        unsubscribed_message,
+        FeedStatus, Refusal, UpdateFrame, error_message, feed_message, pong_message,
+        snapshot_message, unsubscribed_message,
     };
 
     fn event() -> EventId {
@@ -178,7 +226,11 @@ mod tests {
     fn told(view: &mut View, text: &str) -> Vec<(i64, bool, bool)> {
         let said = view.take(text).unwrap();
         let change = |one: ViewEvent| match one {
-            ViewEvent::Change(change) => (change.update.revision.version, change.before.is_some(), change.conflated),
+            ViewEvent::Change(change) => (
+                change.update.revision.version,
+                change.before.is_some(),
+                change.conflated,
+            ),
             other => panic!("{other:?}"),
         };
         said.into_iter().map(change).collect()
@@ -188,10 +240,17 @@ mod tests {
     fn a_snapshot_then_what_is_newer_than_it() {
         let (mut view, mut book) = (view(), Book::new(event()));
         let nothing = vec![ViewEvent::NothingKnown(event())];
-        assert_eq!(view.take(&snapshot_message(&book.snapshot(), false)).unwrap(), nothing);
+        assert_eq!(
+            view.take(&snapshot_message(&book.snapshot(), false))
+                .unwrap(),
+            nothing
+        );
         let first = UpdateFrame::new(&book.apply(update(1, 1, 1), 10).unwrap());
         let second = UpdateFrame::new(&book.apply(update(1, 1, 2), 11).unwrap());
-        assert_eq!(told(&mut view, &snapshot_message(&book.snapshot(), false)), [(2, false, false)]);
+        assert_eq!(
+            told(&mut view, &snapshot_message(&book.snapshot(), false)),
+            [(2, false, false)]
+        );
         assert_eq!(told(&mut view, first.text(false)), []);
         assert_eq!(told(&mut view, second.text(false)), []);
         let third = UpdateFrame::new(&book.apply(update(1, 1, 3), 12).unwrap());
@@ -202,14 +261,26 @@ mod tests {
     #[test]
     fn after_a_reconnect_only_what_changed_meanwhile_is_told() {
         let (mut view, mut book) = (view(), Book::new(event()));
-        book.apply(market_update("MATCH_001", "1x2", None, 1, 1), 100).unwrap();
-        book.apply(market_update("MATCH_001", "btts", None, 1, 2), 101).unwrap();
-        assert_eq!(told(&mut view, &snapshot_message(&book.snapshot(), false)).len(), 2);
+        book.apply(market_update("MATCH_001", "1x2", None, 1, 1), 100)
+            .unwrap();
+        book.apply(market_update("MATCH_001", "btts", None, 1, 2), 101)
+            .unwrap();
+        assert_eq!(
+            told(&mut view, &snapshot_message(&book.snapshot(), false)).len(),
+            2
+        );
         // The server comes back with a count that starts anew.
         let mut again = Book::new(event());
-        again.apply(market_update("MATCH_001", "1x2", None, 1, 1), 0).unwrap();
-        again.apply(market_update("MATCH_001", "btts", None, 2, 7), 1).unwrap();
-        assert_eq!(told(&mut view, &snapshot_message(&again.snapshot(), false)), [(7, true, false)]);
+        again
+            .apply(market_update("MATCH_001", "1x2", None, 1, 1), 0)
+            .unwrap();
+        again
+            .apply(market_update("MATCH_001", "btts", None, 2, 7), 1)
+            .unwrap();
+        assert_eq!(
+            told(&mut view, &snapshot_message(&again.snapshot(), false)),
+            [(7, true, false)]
+        );
         let next = UpdateFrame::new(&again.apply(update(1, 3, 9), 2).unwrap());
         assert_eq!(told(&mut view, next.text(false)), [(9, true, false)]);
     }
@@ -217,18 +288,27 @@ mod tests {
     #[test]
     fn says_when_prices_may_be_old_and_when_they_are_live_again() {
         let mut view = view();
-        for (status, said) in [(FeedStatus::Stale, ViewEvent::Stale(true)), (FeedStatus::Live, ViewEvent::Stale(false))]
-        {
+        for (status, said) in [
+            (FeedStatus::Stale, ViewEvent::Stale(true)),
+            (FeedStatus::Live, ViewEvent::Stale(false)),
+        ] {
             assert_eq!(view.take(&feed_message(status)).unwrap(), [said]);
         }
-        assert_eq!(view.take(r#"{"type":"feed","status":"of a later server"}"#).unwrap(), []);
+        assert_eq!(
+            view.take(r#"{"type":"feed","status":"of a later server"}"#)
+                .unwrap(),
+            []
+        );
     }
 
     #[test]
     fn reads_the_originals_updates() {
         let mut view = view();
         for version in [1, 2] {
-            let text = format!(r#"{{"eventId":"MATCH_001","payload":{}}}"#, update(1, 1, version).to_json());
+            let text = format!(
+                r#"{{"eventId":"MATCH_001","payload":{}}}"#,
+                update(1, 1, version).to_json()
+            );
             assert_eq!(told(&mut view, &text), [(version, version == 2, false)]);
         }
     }
@@ -239,7 +319,10 @@ mod tests {
         let mut book = Book::new(event());
         let frame = UpdateFrame::new(&book.apply(update(1, 1, 1), 0).unwrap());
         assert_eq!(told(&mut view, frame.text(false)), []);
-        assert_eq!(told(&mut view, &snapshot_message(&book.snapshot(), false)), []);
+        assert_eq!(
+            told(&mut view, &snapshot_message(&book.snapshot(), false)),
+            []
+        );
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::domain::string_enum::string_enum;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 
-/// A bet's id: a UUID, of version 7 where it is ours. Also the key of its records on the bus, the reference of its
-/// reservation, and what the supplier knows it by.
+/// A bet's id: a UUID, of version 7 where it is ours. Also the key of its records on the bus, the
+/// reference of its reservation, and what the supplier knows it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BetId(pub Uuid);
@@ -85,7 +85,8 @@ pub struct BetRequest {
     pub event_id: EventId,
     /// On which of its markets.
     pub market: MarketKey,
-    /// On which selection; `1`, `X`, `2` stand for home, draw and away where the market has no such ids.
+    /// On which selection; `1`, `X`, `2` stand for home, draw and away where the market has no such
+    /// ids.
     pub selection: SelectionId,
     /// How much.
     pub stake: Amount,
@@ -154,7 +155,8 @@ pub enum BetOutcome {
         /// The supplier's reference.
         provider_ref: String,
     },
-    /// No answer came in time: it is rejected, and the supplier is told to cancel whatever it may have taken.
+    /// No answer came in time: it is rejected, and the supplier is told to cancel whatever it may
+    /// have taken.
     TimedOut,
 }
 
@@ -308,53 +310,88 @@ pub struct Offer {
 }
 
 /// Whether a bet may be taken at what the book of its event shows, and at what price.
-pub fn check(request: &BetRequest, book: &Snapshot, limits: &BetLimits) -> Result<Offer, BetRefusal> {
+pub fn check(
+    request: &BetRequest,
+    book: &Snapshot,
+    limits: &BetLimits,
+) -> Result<Offer, BetRefusal> {
     check_stake(request.stake, limits)?;
     if book.markets.is_empty() {
-        return Err(BetRefusal::EventNotFound { event: request.event_id.to_string() });
+        return Err(BetRefusal::EventNotFound {
+            event: request.event_id.to_string(),
+        });
     }
-    let market = book.markets.iter().find(|state| state.update.market == request.market);
-    let market = market.ok_or_else(|| BetRefusal::MarketNotFound { market: request.market.to_string() })?;
+    let market = book
+        .markets
+        .iter()
+        .find(|state| state.update.market == request.market);
+    let market = market.ok_or_else(|| BetRefusal::MarketNotFound {
+        market: request.market.to_string(),
+    })?;
     let offer = offer(request, market)?;
     if request.stake.payout_at(offer.price) > i128::from(limits.max_payout.cents()) {
-        return Err(BetRefusal::PayoutTooHigh { limit_cents: limits.max_payout });
+        return Err(BetRefusal::PayoutTooHigh {
+            limit_cents: limits.max_payout,
+        });
     }
     Ok(offer)
 }
 
 fn check_stake(stake: Amount, limits: &BetLimits) -> Result<(), BetRefusal> {
     if stake < limits.min_stake {
-        return Err(BetRefusal::StakeTooLow { limit_cents: limits.min_stake });
+        return Err(BetRefusal::StakeTooLow {
+            limit_cents: limits.min_stake,
+        });
     }
     if stake > limits.max_stake {
-        return Err(BetRefusal::StakeTooHigh { limit_cents: limits.max_stake });
+        return Err(BetRefusal::StakeTooHigh {
+            limit_cents: limits.max_stake,
+        });
     }
     Ok(())
 }
 
 fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal> {
     let selections = &market.update.selections;
-    let named = |id: &str| selections.iter().find(|selection| selection.id.as_str() == id);
+    let named = |id: &str| {
+        selections
+            .iter()
+            .find(|selection| selection.id.as_str() == id)
+    };
     let asked = request.selection.as_str();
     let selection = named(asked).or_else(|| named(long_name(asked)?));
-    let selection = selection.ok_or_else(|| BetRefusal::SelectionNotFound { selection: asked.to_owned() })?;
-    if market.update.status != MarketStatus::Open {
-        return Err(BetRefusal::MarketSuspended { status: market.update.status });
-    }
-    let price = selection.price.filter(|_| selection.status == SelectionStatus::Active).ok_or({
-        // Without a price nothing can be bought, whatever its status says.
-        let status = selection.status;
-        BetRefusal::SelectionSuspended {
-            status: if status == SelectionStatus::Active { SelectionStatus::Suspended } else { status },
-        }
+    let selection = selection.ok_or_else(|| BetRefusal::SelectionNotFound {
+        selection: asked.to_owned(),
     })?;
+    if market.update.status != MarketStatus::Open {
+        return Err(BetRefusal::MarketSuspended {
+            status: market.update.status,
+        });
+    }
+    let price = selection
+        .price
+        .filter(|_| selection.status == SelectionStatus::Active)
+        .ok_or({
+            // Without a price nothing can be bought, whatever its status says.
+            let status = selection.status;
+            BetRefusal::SelectionSuspended {
+                status: if status == SelectionStatus::Active {
+                    SelectionStatus::Suspended
+                } else {
+                    status
+                },
+            }
+        })?;
     let is_taken = match request.odds_change {
         OddsChange::None => price == request.price,
         OddsChange::Higher => price >= request.price,
         OddsChange::Any => true,
     };
     if is_taken {
-        Ok(Offer { selection: selection.id.clone(), price })
+        Ok(Offer {
+            selection: selection.id.clone(),
+            price,
+        })
     } else {
         Err(BetRefusal::OddsChanged { odd_value: price })
     }
@@ -383,8 +420,11 @@ mod tests {
     use crate::domain::odds::update::testing::market_update;
     use crate::domain::odds::version_stamp::VersionStamp;
 
-    static LIMITS: LazyLock<BetLimits> =
-        LazyLock::new(|| BetLimits { min_stake: cents(100), max_stake: cents(100_000), max_payout: cents(1_000_000) });
+    static LIMITS: LazyLock<BetLimits> = LazyLock::new(|| BetLimits {
+        min_stake: cents(100),
+        max_stake: cents(100_000),
+        max_payout: cents(1_000_000),
+    });
 
     fn cents(cents: i64) -> Amount {
         Amount::new(cents).unwrap()
@@ -394,7 +434,10 @@ mod tests {
         BetRequest {
             user_id: UserId::new("USER_001").unwrap(),
             event_id: EventId::new("E").unwrap(),
-            market: MarketKey { name: MarketName::new("1x2").unwrap(), line: None },
+            market: MarketKey {
+                name: MarketName::new("1x2").unwrap(),
+                line: None,
+            },
             selection: SelectionId::new("draw").unwrap(),
             stake: cents(1_000),
             price: "3.2".parse().unwrap(),
@@ -405,7 +448,13 @@ mod tests {
     fn book(update: OddsUpdate) -> Snapshot {
         let markets = vec![Arc::new(MarketState { update, seq: 1 })];
         let event_id = EventId::new("E").unwrap();
-        Snapshot { event_id, seq: 1, markets, is_stale: false, validity: VersionStamp::default() }
+        Snapshot {
+            event_id,
+            seq: 1,
+            markets,
+            is_stale: false,
+            validity: VersionStamp::default(),
+        }
     }
 
     /// home 1.201, draw 3.2, away 4.5
@@ -442,7 +491,11 @@ mod tests {
     #[case("Home", "1.201", "SELECTION_NOT_FOUND")]
     fn a_selection_has_a_short_name(#[case] asked: &str, #[case] price: &str, #[case] taken: &str) {
         let selection = SelectionId::new(asked).unwrap();
-        let request = BetRequest { selection, price: price.parse().unwrap(), ..request() };
+        let request = BetRequest {
+            selection,
+            price: price.parse().unwrap(),
+            ..request()
+        };
         assert_eq!(code(check(&request, &book(open()), &LIMITS)), taken);
     }
 
@@ -450,11 +503,18 @@ mod tests {
     #[case(OddsChange::None, ["ODDS_CHANGED", "draw 3.2", "ODDS_CHANGED"])]
     #[case(OddsChange::Higher, ["draw 3.2", "draw 3.2", "ODDS_CHANGED"])]
     #[case(OddsChange::Any, ["draw 3.2", "draw 3.2", "draw 3.2"])]
-    fn the_user_says_which_prices_are_taken(#[case] odds_change: OddsChange, #[case] taken: [&str; 3]) {
+    fn the_user_says_which_prices_are_taken(
+        #[case] odds_change: OddsChange,
+        #[case] taken: [&str; 3],
+    ) {
         // The screen showed a lower price, the same, a higher one; by a thousandth.
         let prices = ["3.199", "3.2", "3.201"];
         let check = |price: &str| {
-            let request = BetRequest { price: price.parse().unwrap(), odds_change, ..request() };
+            let request = BetRequest {
+                price: price.parse().unwrap(),
+                odds_change,
+                ..request()
+            };
             code(check(&request, &book(open()), &LIMITS))
         };
         assert_eq!(prices.map(check), taken);
@@ -462,37 +522,82 @@ mod tests {
 
     #[test]
     fn the_price_now_is_told() {
-        let request = BetRequest { price: "3".parse().unwrap(), ..request() };
+        let request = BetRequest {
+            price: "3".parse().unwrap(),
+            ..request()
+        };
         let refused = check(&request, &book(open()), &LIMITS).unwrap_err();
-        assert_eq!(serde_json::to_string(&refused).unwrap(), r#"{"ODDS_CHANGED":{"odd_value":3.2}}"#);
+        assert_eq!(
+            serde_json::to_string(&refused).unwrap(),
+            r#"{"ODDS_CHANGED":{"odd_value":3.2}}"#
+        );
         assert_eq!(refused.to_string(), "the price is 3.2 now");
         for kept in ["\"INSUFFICIENT_FUNDS\"", "\"WALLET_NOT_FOUND\""] {
-            assert_eq!(format!("\"{}\"", serde_json::from_str::<BetRefusal>(kept).unwrap().code()), kept);
+            assert_eq!(
+                format!(
+                    "\"{}\"",
+                    serde_json::from_str::<BetRefusal>(kept).unwrap().code()
+                ),
+                kept
+            );
         }
     }
 
     #[test]
     fn what_is_not_open_and_active_takes_no_bet() {
-        for status in MarketStatus::ALL.iter().copied().filter(|status| *status != MarketStatus::Open) {
+        for status in MarketStatus::ALL
+            .iter()
+            .copied()
+            .filter(|status| *status != MarketStatus::Open)
+        {
             let refused = check(&request(), &book(OddsUpdate { status, ..open() }), &LIMITS);
             assert_eq!(refused, Err(BetRefusal::MarketSuspended { status }));
         }
-        for status in SelectionStatus::ALL.iter().copied().filter(|status| *status != SelectionStatus::Active) {
+        for status in SelectionStatus::ALL
+            .iter()
+            .copied()
+            .filter(|status| *status != SelectionStatus::Active)
+        {
             let mut update = open();
             update.selections[1].status = status;
-            assert_eq!(check(&request(), &book(update), &LIMITS), Err(BetRefusal::SelectionSuspended { status }));
+            assert_eq!(
+                check(&request(), &book(update), &LIMITS),
+                Err(BetRefusal::SelectionSuspended { status })
+            );
         }
         let mut update = open();
         update.selections[1].price = None;
-        assert_eq!(code(check(&request(), &book(update), &LIMITS)), "SELECTION_SUSPENDED");
+        assert_eq!(
+            code(check(&request(), &book(update), &LIMITS)),
+            "SELECTION_SUSPENDED"
+        );
     }
 
     #[test]
     fn what_is_not_offered_is_named() {
-        let nothing = Snapshot { markets: Vec::new(), ..book(open()) };
-        assert_eq!(code(check(&request(), &nothing, &LIMITS)), "EVENT_NOT_FOUND");
-        let line = MarketKey { line: "2.5".parse().ok(), ..request().market };
-        assert_eq!(code(check(&BetRequest { market: line, ..request() }, &book(open()), &LIMITS)), "MARKET_NOT_FOUND");
+        let nothing = Snapshot {
+            markets: Vec::new(),
+            ..book(open())
+        };
+        assert_eq!(
+            code(check(&request(), &nothing, &LIMITS)),
+            "EVENT_NOT_FOUND"
+        );
+        let line = MarketKey {
+            line: "2.5".parse().ok(),
+            ..request().market
+        };
+        assert_eq!(
+            code(check(
+                &BetRequest {
+                    market: line,
+                    ..request()
+                },
+                &book(open()),
+                &LIMITS
+            )),
+            "MARKET_NOT_FOUND"
+        );
     }
 
     #[rstest]
@@ -501,14 +606,37 @@ mod tests {
     #[case(100_000, "draw 3.2")]
     #[case(100_001, "STAKE_TOO_HIGH")]
     fn the_stake_has_limits(#[case] stake: i64, #[case] taken: &str) {
-        assert_eq!(code(check(&BetRequest { stake: cents(stake), ..request() }, &book(open()), &LIMITS)), taken);
+        assert_eq!(
+            code(check(
+                &BetRequest {
+                    stake: cents(stake),
+                    ..request()
+                },
+                &book(open()),
+                &LIMITS
+            )),
+            taken
+        );
     }
 
     #[rstest]
     #[case(31_250, "draw 3.2")]
     #[case(31_251, "PAYOUT_TOO_HIGH")]
     fn the_payout_has_a_limit(#[case] stake: i64, #[case] taken: &str) {
-        let limits = BetLimits { max_payout: cents(100_000), ..*LIMITS };
-        assert_eq!(code(check(&BetRequest { stake: cents(stake), ..request() }, &book(open()), &limits)), taken);
+        let limits = BetLimits {
+            max_payout: cents(100_000),
+            ..*LIMITS
+        };
+        assert_eq!(
+            code(check(
+                &BetRequest {
+                    stake: cents(stake),
+                    ..request()
+                },
+                &book(open()),
+                &limits
+            )),
+            taken
+        );
     }
 }

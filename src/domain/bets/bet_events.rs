@@ -1,7 +1,8 @@
-//! What is told about bets on the bus: `bet_placed` and `bet_confirmed`, each keyed by the bet's id.
+//! What is told about bets on the bus: `bet_placed` and `bet_confirmed`, each keyed by the bet's
+//! id.
 //!
-//! Both are the original's JSON. Its writer of `bet_placed` writes camelCase and its reader wants snake_case for two of
-//! the fields, so those stand there in both.
+//! Both are the original's JSON. Its writer of `bet_placed` writes camelCase and its reader wants
+//! snake_case for two of the fields, so those stand there in both.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,8 @@ use crate::domain::wallet::amount::Amount;
 /// The most of a foreign text that an error repeats, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// A record of `bet_placed`, as it was read. The bet itself is in the database; what stands here is what its writer said.
+/// A record of `bet_placed`, as it was read. The bet itself is in the database; what stands here is
+/// what its writer said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BetPlaced {
     /// The bet.
@@ -80,14 +82,22 @@ impl BadBetPlaced {
 impl BetPlaced {
     /// Reads a record in camelCase or snake_case, or a mixture. Unknown fields are passed over.
     pub fn from_json(json: &[u8]) -> Result<BetPlaced, BadBetPlaced> {
-        let fields = serde_json::from_slice(json).map_err(|error| BadBetPlaced::Malformed(shorten(&error)))?;
+        let fields = serde_json::from_slice(json)
+            .map_err(|error| BadBetPlaced::Malformed(shorten(&error)))?;
         let fields = Fields(fields);
-        // A record of another kind is not read as a bet: neither ours nor the original's says what it is.
-        if fields.0.get("type").is_some_and(|kind| kind.get() != "null") {
+        // A record of another kind is not read as a bet: neither ours nor the original's says what
+        // it is.
+        if fields
+            .0
+            .get("type")
+            .is_some_and(|kind| kind.get() != "null")
+        {
             return Err(invalid("type", &"a placed bet has none"));
         }
         let bet_id: String = fields.required("betId", "bet_id")?;
-        let bet_id = bet_id.parse().map_err(|error| invalid("betId", &format_args!("not a UUID: {error}")))?;
+        let bet_id = bet_id
+            .parse()
+            .map_err(|error| invalid("betId", &format_args!("not a UUID: {error}")))?;
         Ok(BetPlaced {
             bet_id,
             user_id: fields.required("userId", "user_id")?,
@@ -122,7 +132,8 @@ impl<'a> Fields<'a> {
         camel: &'static str,
         snake: &'static str,
     ) -> Result<T, BadBetPlaced> {
-        self.optional(camel, snake)?.ok_or(BadBetPlaced::Missing(camel))
+        self.optional(camel, snake)?
+            .ok_or(BadBetPlaced::Missing(camel))
     }
 
     fn optional<T: Deserialize<'a> + PartialEq>(
@@ -137,15 +148,25 @@ impl<'a> Fields<'a> {
     }
 
     fn one<T: Deserialize<'a>>(&self, field: &'static str) -> Result<Option<T>, BadBetPlaced> {
-        let Some(text) = self.0.get(field).map(|value| value.get()).filter(|text| *text != "null") else {
+        let Some(text) = self
+            .0
+            .get(field)
+            .map(|value| value.get())
+            .filter(|text| *text != "null")
+        else {
             return Ok(None);
         };
-        serde_json::from_str(text).map(Some).map_err(|error| invalid(field, &error))
+        serde_json::from_str(text)
+            .map(Some)
+            .map_err(|error| invalid(field, &error))
     }
 }
 
 fn invalid(field: &'static str, problem: &dyn std::fmt::Display) -> BadBetPlaced {
-    BadBetPlaced::Invalid { field, problem: shorten(problem) }
+    BadBetPlaced::Invalid {
+        field,
+        problem: shorten(problem),
+    }
 }
 
 fn shorten(text: &dyn std::fmt::Display) -> String {
@@ -244,7 +265,10 @@ pub(crate) mod testing {
             id: BetId::new(),
             user_id: UserId::new("USER_001").unwrap(),
             event_id: EventId::new("MATCH_001").unwrap(),
-            market: MarketKey { name: MarketName::new("total_goals").unwrap(), line: "2.5".parse().ok() },
+            market: MarketKey {
+                name: MarketName::new("total_goals").unwrap(),
+                line: "2.5".parse().ok(),
+            },
             selection: SelectionId::new("over").unwrap(),
             stake: Amount::new(1_500).unwrap(),
             price: "1.63".parse().unwrap(),
@@ -271,14 +295,24 @@ mod tests {
     fn bet() -> Bet {
         let placed_at = "2026-11-09T21:07:45.123456Z".parse().unwrap();
         let id = "0192f0c1-7a9e-7000-8000-000000000001".parse().unwrap();
-        Bet { id, ..testing::pending_bet(placed_at, Duration::from_secs(10)) }
+        Bet {
+            id,
+            ..testing::pending_bet(placed_at, Duration::from_secs(10))
+        }
     }
 
     #[test]
     fn a_placed_bet_on_the_wire() {
         let with_line = bet_placed(&bet());
-        let market = MarketKey { name: MarketName::new("1x2").unwrap(), line: None };
-        let without = bet_placed(&Bet { market, selection: SelectionId::new("home").unwrap(), ..bet() });
+        let market = MarketKey {
+            name: MarketName::new("1x2").unwrap(),
+            line: None,
+        };
+        let without = bet_placed(&Bet {
+            market,
+            selection: SelectionId::new("home").unwrap(),
+            ..bet()
+        });
         insta::assert_snapshot!(format!("{with_line}\n{without}"), @r#"
         {"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"USER_001","eventId":"MATCH_001","market":"total_goals","line":2.5,"selection":"over","stakeCents":1500,"oddValue":1.63,"reservedRef":"0192f0c1-7a9e-7000-8000-000000000001","tsUnixMs":1794258465123,"stake_cents":1500,"odd_value":1.63}
         {"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"USER_001","eventId":"MATCH_001","market":"1x2","selection":"home","stakeCents":1500,"oddValue":1.63,"reservedRef":"0192f0c1-7a9e-7000-8000-000000000001","tsUnixMs":1794258465123,"stake_cents":1500,"odd_value":1.63}
@@ -289,9 +323,16 @@ mod tests {
     fn a_decided_bet_on_the_wire() {
         let now = "2026-11-09T21:07:46Z".parse().unwrap();
         let verdicts = [
-            BetOutcome::Confirmed { provider_ref: "SUP-1".to_owned() },
-            BetOutcome::Confirmed { provider_ref: String::new() },
-            BetOutcome::Rejected { reason: "odds \"moved\"".to_owned(), provider_ref: "SUP-2".to_owned() },
+            BetOutcome::Confirmed {
+                provider_ref: "SUP-1".to_owned(),
+            },
+            BetOutcome::Confirmed {
+                provider_ref: String::new(),
+            },
+            BetOutcome::Rejected {
+                reason: "odds \"moved\"".to_owned(),
+                provider_ref: "SUP-2".to_owned(),
+            },
             BetOutcome::TimedOut,
         ];
         let all = verdicts.map(|verdict| bet_confirmed(&bet(), &verdict, now));
@@ -306,11 +347,29 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         let read = BetPlaced::from_json(bet_placed(&bet()).as_bytes()).unwrap();
-        let Bet { id, user_id, event_id, market, selection, stake, price, .. } = bet();
+        let Bet {
+            id,
+            user_id,
+            event_id,
+            market,
+            selection,
+            stake,
+            price,
+            ..
+        } = bet();
         let placed_at = "2026-11-09T21:07:45.123Z".parse().ok();
         let reserved_ref = Some(id.to_string());
-        let expected =
-            BetPlaced { bet_id: id, user_id, event_id, market, selection, stake, price, reserved_ref, placed_at };
+        let expected = BetPlaced {
+            bet_id: id,
+            user_id,
+            event_id,
+            market,
+            selection,
+            stake,
+            price,
+            reserved_ref,
+            placed_at,
+        };
         assert_eq!(read, expected);
     }
 
@@ -320,9 +379,21 @@ mod tests {
     #[case::snake(r#"{"bet_id":"0192f0c1-7a9e-7000-8000-000000000001","user_id":"u","event_id":"MATCH_001","market":"1x2","selection":"home","stake_cents":500,"odd_value":1.870000,"reserved_ref":"r","ts_unix_ms":1000,"line":null,"more":[{}]}"#)]
     fn either_spelling_is_read(#[case] json: &str) {
         let read = BetPlaced::from_json(json.as_bytes()).unwrap();
-        assert_eq!((read.bet_id.to_string(), read.stake.cents()), ("0192f0c1-7a9e-7000-8000-000000000001".into(), 500));
-        assert_eq!((read.price.to_string(), read.market.to_string()), ("1.87".to_owned(), "1x2".to_owned()));
-        assert_eq!((read.reserved_ref.as_deref(), read.placed_at.map(Timestamp::micros)), (Some("r"), Some(1_000_000)));
+        assert_eq!(
+            (read.bet_id.to_string(), read.stake.cents()),
+            ("0192f0c1-7a9e-7000-8000-000000000001".into(), 500)
+        );
+        assert_eq!(
+            (read.price.to_string(), read.market.to_string()),
+            ("1.87".to_owned(), "1x2".to_owned())
+        );
+        assert_eq!(
+            (
+                read.reserved_ref.as_deref(),
+                read.placed_at.map(Timestamp::micros)
+            ),
+            (Some("r"), Some(1_000_000))
+        );
     }
 
     #[test]
@@ -341,7 +412,10 @@ mod tests {
             refuse("{garbage"),
             refuse("[]"),
             refuse("{}"),
-            with(r#""betId":"0192f0c1-7a9e-7000-8000-000000000001""#, r#""betId":"bet-1""#),
+            with(
+                r#""betId":"0192f0c1-7a9e-7000-8000-000000000001""#,
+                r#""betId":"bet-1""#,
+            ),
             with(r#""userId":"USER_001""#, r#""userId":"""#),
             with(r#""eventId":"MATCH_001","#, ""),
             with(r#""market":"total_goals""#, r#""market":7"#),
@@ -369,7 +443,10 @@ mod tests {
         conflict: oddValue and odd_value differ
         invalid_field: type: a placed bet has none
         "#);
-        assert!(with("\"over\"", &"7".repeat(5_000)).len() < 300, "a foreign text is cut");
+        assert!(
+            with("\"over\"", &"7".repeat(5_000)).len() < 300,
+            "a foreign text is cut"
+        );
     }
 
     proptest! {

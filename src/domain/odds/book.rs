@@ -1,4 +1,5 @@
-//! The odds book of one event: the latest state of each of its markets, and the one number that orders its changes.
+//! The odds book of one event: the latest state of each of its markets, and the one number that
+//! orders its changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,8 +41,12 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every rejection.
-    pub const ALL: [Rejection; 4] =
-        [Rejection::Older, Rejection::Duplicate, Rejection::WrongEvent, Rejection::TooManyMarkets];
+    pub const ALL: [Rejection; 4] = [
+        Rejection::Older,
+        Rejection::Duplicate,
+        Rejection::WrongEvent,
+        Rejection::TooManyMarkets,
+    ];
 
     /// A word for metrics.
     pub fn reason(self) -> &'static str {
@@ -56,10 +61,16 @@ impl Rejection {
 
 /// Whether an update replaces what a market holds, and with which sequence number.
 ///
-/// `head` is the market's revision so far, `last_seq` the event's last number, `position` where the update stands in its
-/// partition of the bus. The number only grows, is the same wherever the same records are read, and survives a bus that
-/// starts counting from 0 again. The live path and the store path both decide here, so they agree.
-pub fn decide(head: Option<Revision>, last_seq: u64, update: Revision, position: u64) -> Result<u64, Rejection> {
+/// `head` is the market's revision so far, `last_seq` the event's last number, `position` where the
+/// update stands in its partition of the bus. The number only grows, is the same wherever the same
+/// records are read, and survives a bus that starts counting from 0 again. The live path and the
+/// store path both decide here, so they agree.
+pub fn decide(
+    head: Option<Revision>,
+    last_seq: u64,
+    update: Revision,
+    position: u64,
+) -> Result<u64, Rejection> {
     match head.map(|head| update.cmp(&head)) {
         Some(std::cmp::Ordering::Less) => Err(Rejection::Older),
         Some(std::cmp::Ordering::Equal) => Err(Rejection::Duplicate),
@@ -67,8 +78,9 @@ pub fn decide(head: Option<Revision>, last_seq: u64, update: Revision, position:
     }
 }
 
-/// The number of a change that came without one, as the original tells them: its time in milliseconds. It grows with the
-/// revision, is the same in every process, and does not begin anew with a book.
+/// The number of a change that came without one, as the original tells them: its time in
+/// milliseconds. It grows with the revision, is the same in every process, and does not begin anew
+/// with a book.
 pub fn number_of(revision: Revision) -> u64 {
     u64::try_from(revision.updated_at.micros() / 1_000).unwrap_or(0)
 }
@@ -97,22 +109,31 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The market that the original would show for the event: the last `1x2`, else the one that changed last.
+    /// The market that the original would show for the event: the last `1x2`, else the one that
+    /// changed last.
     pub fn headline(&self) -> Option<&Arc<MarketState>> {
         let by_seq = |state: &&Arc<MarketState>| state.seq;
         let main = |state: &&Arc<MarketState>| state.update.market.name.as_str() == "1x2";
-        self.markets.iter().filter(main).max_by_key(by_seq).or_else(|| self.markets.iter().max_by_key(by_seq))
+        self.markets
+            .iter()
+            .filter(main)
+            .max_by_key(by_seq)
+            .or_else(|| self.markets.iter().max_by_key(by_seq))
     }
 }
 
 impl Book {
     /// An empty book.
     pub fn new(event_id: EventId) -> Book {
-        Book { event_id, seq: 0, markets: BTreeMap::new() }
+        Book {
+            event_id,
+            seq: 0,
+            markets: BTreeMap::new(),
+        }
     }
 
-    /// Takes states that were kept elsewhere. Of two states of one market the later revision stays; of two that agree on
-    /// it, the higher number. States of another event are passed over.
+    /// Takes states that were kept elsewhere. Of two states of one market the later revision stays;
+    /// of two that agree on it, the higher number. States of another event are passed over.
     pub fn restore(&mut self, states: impl IntoIterator<Item = Arc<MarketState>>) {
         for state in states {
             if state.update.event_id != self.event_id {
@@ -130,16 +151,21 @@ impl Book {
         }
     }
 
-    /// Nothing that the book tells from now on has a number below `seq`: one with more may have been told of it before.
-    /// A book that holds nothing has nothing to number.
+    /// Nothing that the book tells from now on has a number below `seq`: one with more may have
+    /// been told of it before. A book that holds nothing has nothing to number.
     pub fn continue_from(&mut self, seq: u64) {
         if !self.is_empty() {
             self.seq = self.seq.max(seq);
         }
     }
 
-    /// Takes an update that stands at `position` in its partition of the bus, and gives the market's new state.
-    pub fn apply(&mut self, update: OddsUpdate, position: u64) -> Result<Arc<MarketState>, Rejection> {
+    /// Takes an update that stands at `position` in its partition of the bus, and gives the
+    /// market's new state.
+    pub fn apply(
+        &mut self,
+        update: OddsUpdate,
+        position: u64,
+    ) -> Result<Arc<MarketState>, Rejection> {
         if update.event_id != self.event_id {
             return Err(Rejection::WrongEvent);
         }
@@ -159,14 +185,23 @@ impl Book {
 
     /// Makes an update the state of its market, under the book's current number.
     fn set(&mut self, update: OddsUpdate) -> Arc<MarketState> {
-        let state = Arc::new(MarketState { update, seq: self.seq });
-        self.markets.insert(state.update.market.clone(), state.clone());
+        let state = Arc::new(MarketState {
+            update,
+            seq: self.seq,
+        });
+        self.markets
+            .insert(state.update.market.clone(), state.clone());
         state
     }
 
-    /// Takes a change that another process told with its number, and gives the market's new state. The later revision is
-    /// taken, as by [`Book::apply`]. Its number is the other's, but never one that does not grow: clients would drop it.
-    pub fn mirror(&mut self, update: OddsUpdate, seq: Option<u64>) -> Result<Arc<MarketState>, Rejection> {
+    /// Takes a change that another process told with its number, and gives the market's new state.
+    /// The later revision is taken, as by [`Book::apply`]. Its number is the other's, but never one
+    /// that does not grow: clients would drop it.
+    pub fn mirror(
+        &mut self,
+        update: OddsUpdate,
+        seq: Option<u64>,
+    ) -> Result<Arc<MarketState>, Rejection> {
         if update.event_id != self.event_id {
             return Err(Rejection::WrongEvent);
         }
@@ -176,27 +211,38 @@ impl Book {
         Ok(self.set(update))
     }
 
-    /// Puts the states of a source that is believed more than the broadcasts in place of these markets, earlier revisions
-    /// as well, and gives what changed. A market that the source does not know is suspended: it was broadcast, and nobody
-    /// vouches for it. Where the source may know only a part, as the original's, which keeps one market of an event, only one
-    /// with a time after `latest` is.
+    /// Puts the states of a source that is believed more than the broadcasts in place of these
+    /// markets, earlier revisions as well, and gives what changed. A market that the source does
+    /// not know is suspended: it was broadcast, and nobody vouches for it. Where the source may
+    /// know only a part, as the original's, which keeps one market of an event, only one with a
+    /// time after `latest` is.
     pub fn correct(
         &mut self,
         doubtful: &BTreeSet<MarketKey>,
         known: &[Arc<MarketState>],
         latest: Timestamp,
     ) -> Vec<Arc<MarketState>> {
-        let is_partial = known.iter().all(|state| state.seq == number_of(state.update.revision));
+        let is_partial = known
+            .iter()
+            .all(|state| state.seq == number_of(state.update.revision));
         let mut changed = Vec::new();
         for market in doubtful {
-            let Some(held) = self.markets.get(market).cloned() else { continue };
+            let Some(held) = self.markets.get(market).cloned() else {
+                continue;
+            };
             let found = known.iter().find(|state| state.update.market == *market);
             let (update, told) = match found {
                 Some(state) if state.update == held.update => continue,
                 Some(state) => (state.update.clone(), state.seq.saturating_sub(1)),
                 None if held.update.status != MarketStatus::Open => continue,
                 None if is_partial && held.update.revision.updated_at <= latest => continue,
-                None => (OddsUpdate { status: MarketStatus::Suspended, ..held.update.clone() }, 0),
+                None => (
+                    OddsUpdate {
+                        status: MarketStatus::Suspended,
+                        ..held.update.clone()
+                    },
+                    0,
+                ),
             };
             self.seq = self.seq.max(told).saturating_add(1);
             changed.push(self.set(update));
@@ -215,15 +261,19 @@ impl Book {
         self.markets.get(market).map(|state| state.update.revision)
     }
 
-    /// Takes states that were kept elsewhere while changes may have been missed, and gives those that are new, in the
-    /// order of their numbers. Each number is larger than what was told before.
+    /// Takes states that were kept elsewhere while changes may have been missed, and gives those
+    /// that are new, in the order of their numbers. Each number is larger than what was told
+    /// before.
     pub fn catch_up(&mut self, mut states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
         // Of two states of one market only the later is told.
         states.sort_by_key(|state| std::cmp::Reverse(state.update.revision));
         let mut seen = BTreeSet::new();
         states.retain(|state| seen.insert(state.update.market.clone()));
         states.sort_by_key(|state| state.seq);
-        states.iter().filter_map(|state| self.mirror(state.update.clone(), Some(state.seq)).ok()).collect()
+        states
+            .iter()
+            .filter_map(|state| self.mirror(state.update.clone(), Some(state.seq)).ok())
+            .collect()
     }
 
     /// Whether the book holds no market.
@@ -235,7 +285,13 @@ impl Book {
     pub fn snapshot(&self) -> Snapshot {
         let markets = self.markets.values().cloned().collect();
         let (event_id, validity) = (self.event_id.clone(), VersionStamp::default());
-        Snapshot { event_id, seq: self.seq, markets, is_stale: false, validity }
+        Snapshot {
+            event_id,
+            seq: self.seq,
+            markets,
+            is_stale: false,
+            validity,
+        }
     }
 }
 
@@ -275,14 +331,30 @@ mod tests {
     #[test]
     fn markets_and_lines_of_one_event_stand_beside_each_other() {
         let mut book = book();
-        book.apply(market_update("MATCH_001", "1x2", None, 1, 1), 0).unwrap();
-        book.apply(market_update("MATCH_001", "total_goals", Some("2.5"), 1, 1), 1).unwrap();
-        book.apply(market_update("MATCH_001", "total_goals", Some("3.5"), 1, 1), 2).unwrap();
+        book.apply(market_update("MATCH_001", "1x2", None, 1, 1), 0)
+            .unwrap();
+        book.apply(
+            market_update("MATCH_001", "total_goals", Some("2.5"), 1, 1),
+            1,
+        )
+        .unwrap();
+        book.apply(
+            market_update("MATCH_001", "total_goals", Some("3.5"), 1, 1),
+            2,
+        )
+        .unwrap();
         let snapshot = book.snapshot();
-        let keys: Vec<_> = snapshot.markets.iter().map(|state| state.update.market.to_string()).collect();
+        let keys: Vec<_> = snapshot
+            .markets
+            .iter()
+            .map(|state| state.update.market.to_string())
+            .collect();
         assert_eq!(keys, ["1x2", "total_goals@2.5", "total_goals@3.5"]);
         assert_eq!(snapshot.seq, 3);
-        assert_eq!(snapshot.headline().unwrap().update.market.to_string(), "1x2");
+        assert_eq!(
+            snapshot.headline().unwrap().update.market.to_string(),
+            "1x2"
+        );
     }
 
     #[test]
@@ -298,10 +370,17 @@ mod tests {
     fn a_book_that_continues_never_tells_a_smaller_number() {
         let mut book = book();
         book.continue_from(500);
-        assert_eq!(book.snapshot().seq, 0, "nothing is known, so nothing was changed");
+        assert_eq!(
+            book.snapshot().seq,
+            0,
+            "nothing is known, so nothing was changed"
+        );
         book.restore([held(update(1, 10, 1), 7)]);
         book.continue_from(500);
-        assert_eq!((book.snapshot().seq, book.snapshot().markets[0].seq), (500, 7));
+        assert_eq!(
+            (book.snapshot().seq, book.snapshot().markets[0].seq),
+            (500, 7)
+        );
         assert_eq!(book.apply(update(1, 11, 1), 3).unwrap().seq, 501);
         book.continue_from(100);
         assert_eq!(book.snapshot().seq, 501);
@@ -317,17 +396,37 @@ mod tests {
             held(update(2, 99, 1), 99),
         ]);
         let snapshot = book.snapshot();
-        assert_eq!((snapshot.seq, snapshot.markets.len(), snapshot.markets[0].seq), (9, 1, 9));
+        assert_eq!(
+            (
+                snapshot.seq,
+                snapshot.markets.len(),
+                snapshot.markets[0].seq
+            ),
+            (9, 1, 9)
+        );
     }
 
     #[test]
     fn a_mirror_takes_the_number_it_is_told_but_never_one_that_does_not_grow() {
         let mut book = book();
         assert_eq!(book.mirror(update(1, 10, 1), Some(700)).unwrap().seq, 700);
-        assert_eq!(book.mirror(update(1, 10, 1), Some(701)), Err(Rejection::Duplicate));
-        assert_eq!(book.mirror(update(1, 9, 1), Some(702)), Err(Rejection::Older));
-        assert_eq!(book.mirror(update(2, 11, 1), Some(703)), Err(Rejection::WrongEvent));
-        assert_eq!(book.mirror(update(1, 11, 1), Some(3)).unwrap().seq, 701, "the topic was made anew");
+        assert_eq!(
+            book.mirror(update(1, 10, 1), Some(701)),
+            Err(Rejection::Duplicate)
+        );
+        assert_eq!(
+            book.mirror(update(1, 9, 1), Some(702)),
+            Err(Rejection::Older)
+        );
+        assert_eq!(
+            book.mirror(update(2, 11, 1), Some(703)),
+            Err(Rejection::WrongEvent)
+        );
+        assert_eq!(
+            book.mirror(update(1, 11, 1), Some(3)).unwrap().seq,
+            701,
+            "the topic was made anew"
+        );
         assert_eq!(book.mirror(update(1, 12, 1), Some(800)).unwrap().seq, 800);
     }
 
@@ -337,7 +436,11 @@ mod tests {
         early.mirror(update(1, 10, 1), None).unwrap();
         let number = early.mirror(update(1, 11, 1), None).unwrap().seq;
         assert_eq!(late.mirror(update(1, 11, 1), None).unwrap().seq, number);
-        assert_eq!(late.mirror(update(1, 11, 2), None).unwrap().seq, number + 1, "within one millisecond");
+        assert_eq!(
+            late.mirror(update(1, 11, 2), None).unwrap().seq,
+            number + 1,
+            "within one millisecond"
+        );
     }
 
     #[test]
@@ -345,7 +448,11 @@ mod tests {
         let mut book = book();
         let other = |time| market_update("MATCH_001", "btts", None, time, 1);
         book.restore([held(update(1, 10, 1), 5), held(other(10), 6)]);
-        let kept = vec![held(other(12), 9), held(update(1, 10, 1), 5), held(other(11), 8)];
+        let kept = vec![
+            held(other(12), 9),
+            held(update(1, 10, 1), 5),
+            held(other(11), 8),
+        ];
         let told = book.catch_up(kept.clone());
         assert_eq!(told.iter().map(|state| state.seq).collect::<Vec<_>>(), [9]);
         assert!(book.catch_up(kept).is_empty());
@@ -354,20 +461,31 @@ mod tests {
         assert_eq!(book.catch_up(vec![held(update(1, 11, 1), 12)])[0].seq, 16);
     }
 
-    /// A forged revision, then the true one that is earlier: what the hot copy holds replaces it, under a larger number.
+    /// A forged revision, then the true one that is earlier: what the hot copy holds replaces it,
+    /// under a larger number.
     #[test]
     fn a_correction_puts_the_known_state_back() {
         let mut book = book();
         book.mirror(update(1, 10, 1), Some(5)).unwrap();
         book.mirror(update(1, 400, 1), Some(6)).unwrap();
-        assert_eq!(book.mirror(update(1, 11, 1), Some(6)), Err(Rejection::Older));
+        assert_eq!(
+            book.mirror(update(1, 11, 1), Some(6)),
+            Err(Rejection::Older)
+        );
         let doubtful = BTreeSet::from([update(1, 0, 0).market]);
         let known = [held(update(1, 11, 1), 6)];
         let latest = update(1, 100, 1).revision.updated_at;
         let changed = book.correct(&doubtful, &known, latest);
-        assert_eq!((changed[0].update.clone(), changed[0].seq), (update(1, 11, 1), 7));
+        assert_eq!(
+            (changed[0].update.clone(), changed[0].seq),
+            (update(1, 11, 1), 7)
+        );
         assert_eq!(book.correct(&doubtful, &known, latest), [], "once");
-        assert_eq!(book.mirror(update(1, 12, 1), Some(7)).unwrap().seq, 8, "the next true one is followed");
+        assert_eq!(
+            book.mirror(update(1, 12, 1), Some(7)).unwrap().seq,
+            8,
+            "the next true one is followed"
+        );
     }
 
     #[test]
@@ -378,14 +496,25 @@ mod tests {
         let doubtful = BTreeSet::from([made_up.market.clone()]);
         let latest = update(1, 20, 1).revision.updated_at;
         let changed = book.correct(&doubtful, &[held(update(1, 9, 1), 3)], latest);
-        assert_eq!((changed[0].update.status, changed[0].seq), (MarketStatus::Suspended, 6));
+        assert_eq!(
+            (changed[0].update.status, changed[0].seq),
+            (MarketStatus::Suspended, 6)
+        );
         // The original keeps one market of an event: the others are not in doubt for that.
         let originals = held(update(1, 9, 1), number_of(update(1, 9, 1).revision));
-        book.mirror(market_update("MATCH_001", "made_up", None, 11, 1), None).unwrap();
-        assert_eq!(book.correct(&doubtful, std::slice::from_ref(&originals), latest), []);
+        book.mirror(market_update("MATCH_001", "made_up", None, 11, 1), None)
+            .unwrap();
+        assert_eq!(
+            book.correct(&doubtful, std::slice::from_ref(&originals), latest),
+            []
+        );
         assert_eq!(book.correct(&doubtful, &[], latest), []);
         let earlier = update(1, 10, 1).revision.updated_at;
-        assert_eq!(book.correct(&doubtful, &[originals], earlier).len(), 1, "ahead of the clock");
+        assert_eq!(
+            book.correct(&doubtful, &[originals], earlier).len(),
+            1,
+            "ahead of the clock"
+        );
     }
 
     #[test]
@@ -395,11 +524,21 @@ mod tests {
         for number in 0..MAX_MARKETS {
             book.apply(market(number), number as u64).unwrap();
         }
-        assert_eq!(book.apply(market(MAX_MARKETS), 20_000), Err(Rejection::TooManyMarkets));
-        assert_eq!(book.mirror(market(MAX_MARKETS), Some(20_000)), Err(Rejection::TooManyMarkets));
+        assert_eq!(
+            book.apply(market(MAX_MARKETS), 20_000),
+            Err(Rejection::TooManyMarkets)
+        );
+        assert_eq!(
+            book.mirror(market(MAX_MARKETS), Some(20_000)),
+            Err(Rejection::TooManyMarkets)
+        );
         book.restore([held(market(MAX_MARKETS), 20_000)]);
         assert_eq!(book.snapshot().markets.len(), MAX_MARKETS);
-        assert!(book.apply(market_update("MATCH_001", "m0", None, 2, 1), 20_001).is_ok(), "a known one goes on");
+        assert!(
+            book.apply(market_update("MATCH_001", "m0", None, 2, 1), 20_001)
+                .is_ok(),
+            "a known one goes on"
+        );
     }
 
     /// (market, time, version) of a random update.
@@ -435,8 +574,8 @@ mod tests {
             prop_assert_eq!(fold(&moves), fold(&shuffled));
         }
 
-        /// Whatever is told, with whatever numbers, lost or late: the mirror ends at the latest of each market, and the
-        /// numbers that it tells only grow.
+        /// Whatever is told, with whatever numbers, lost or late: the mirror ends at the latest of
+        /// each market, and the numbers that it tells only grow.
         #[test]
         fn a_mirror_ends_at_the_latest_and_its_numbers_grow(
             moves in proptest::collection::vec(((0u8..3, 0i64..6, 0i64..3), proptest::option::of(0u64..100), 0u8..3), 0..40)

@@ -1,16 +1,18 @@
-//! Which times and sequence numbers are believed, whoever they come from: a supplier, Kafka, Redis or the database.
+//! Which times and sequence numbers are believed, whoever they come from: a supplier, Kafka, Redis
+//! or the database.
 //!
-//! A market follows the later revision, so one update with a time far ahead would shut out every true update until that
-//! time. Only times ahead are refused: an old time loses against any newer update. A version needs no bound, because it
-//! only orders updates of the same microsecond.
+//! A market follows the later revision, so one update with a time far ahead would shut out every
+//! true update until that time. Only times ahead are refused: an old time loses against any newer
+//! update. A version needs no bound, because it only orders updates of the same microsecond.
 
 use std::time::Duration;
 
 use super::book::MarketState;
 use crate::domain::timestamp::Timestamp;
 
-/// A sequence number may be this many microseconds ahead of the clock, counted since 1970. The largest true numbers are
-/// those of the embedded bus: it starts at the clock's microseconds and counts slower than the clock.
+/// A sequence number may be this many microseconds ahead of the clock, counted since 1970. The
+/// largest true numbers are those of the embedded bus: it starts at the clock's microseconds and
+/// counts slower than the clock.
 const SEQ_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
 /// Record times are cut to milliseconds: an update of the same millisecond is not ahead.
 const RECORD_STEP: Duration = Duration::from_millis(1);
@@ -21,7 +23,9 @@ const EARLIEST_RECORD: i64 = 946_684_800_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Implausible {
     /// The time is too far ahead.
-    #[error("the time {time} is later than {latest}, further ahead than SUPPLIER_MAX_CLOCK_SKEW allows")]
+    #[error(
+        "the time {time} is later than {latest}, further ahead than SUPPLIER_MAX_CLOCK_SKEW allows"
+    )]
     Future {
         /// The time.
         time: Timestamp,
@@ -53,13 +57,21 @@ impl Implausible {
 
 /// Refuses a time after `latest`.
 pub fn check_time(time: Timestamp, latest: Timestamp) -> Result<(), Implausible> {
-    if time > latest { Err(Implausible::Future { time, latest }) } else { Ok(()) }
+    if time > latest {
+        Err(Implausible::Future { time, latest })
+    } else {
+        Ok(())
+    }
 }
 
 /// How long ago a record was published; none where its time is not a time, or is ahead.
 pub fn record_age(published_at: Timestamp, now: Timestamp) -> Option<Duration> {
     let micros = now.micros().saturating_sub(published_at.micros());
-    if published_at.micros() < EARLIEST_RECORD { None } else { u64::try_from(micros).ok().map(Duration::from_micros) }
+    if published_at.micros() < EARLIEST_RECORD {
+        None
+    } else {
+        u64::try_from(micros).ok().map(Duration::from_micros)
+    }
 }
 
 /// The limits of one process, the same behind every door.
@@ -91,16 +103,27 @@ impl Plausibility {
 
     /// Checks the time of an update on the bus, which was published at `recorded`.
     ///
-    /// The record's own time makes the decision the same for every group and every replay: an update that was ahead of
-    /// its publication stays refused when its time has come. Without a usable time only the clock counts.
-    pub fn check_record(self, time: Timestamp, recorded: Option<Timestamp>, now: Timestamp) -> Result<(), Implausible> {
+    /// The record's own time makes the decision the same for every group and every replay: an
+    /// update that was ahead of its publication stays refused when its time has come. Without a
+    /// usable time only the clock counts.
+    pub fn check_record(
+        self,
+        time: Timestamp,
+        recorded: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(), Implausible> {
         let recorded = recorded.filter(|recorded| recorded.micros() >= EARLIEST_RECORD);
         let published = recorded.map_or(now, |recorded| recorded.later_by(RECORD_STEP).min(now));
         check_time(time, self.latest(published))
     }
 
     /// Checks what an update says of itself, and the number that another process gave it.
-    pub fn check(self, time: Timestamp, seq: Option<u64>, now: Timestamp) -> Result<(), Implausible> {
+    pub fn check(
+        self,
+        time: Timestamp,
+        seq: Option<u64>,
+        now: Timestamp,
+    ) -> Result<(), Implausible> {
         check_time(time, self.latest(now))?;
         let largest = Plausibility::largest_seq(now);
         match seq {
@@ -133,10 +156,23 @@ mod tests {
     fn times_within_the_skew_are_believed() {
         let limits = Plausibility::within(SKEW);
         assert_eq!(limits.check(at(300), None, at(0)), Ok(()));
-        assert_eq!(limits.check(at(301), None, at(0)).unwrap_err().reason(), "future");
-        let (first, last) = ("0000-01-01T00:00:00Z".parse().unwrap(), "9999-12-31T23:59:59.999999Z".parse().unwrap());
-        assert_eq!(limits.check(first, None, at(0)), Ok(()), "an old time shuts nothing out");
-        assert_eq!(limits.check(last, None, at(0)).unwrap_err().reason(), "future");
+        assert_eq!(
+            limits.check(at(301), None, at(0)).unwrap_err().reason(),
+            "future"
+        );
+        let (first, last) = (
+            "0000-01-01T00:00:00Z".parse().unwrap(),
+            "9999-12-31T23:59:59.999999Z".parse().unwrap(),
+        );
+        assert_eq!(
+            limits.check(first, None, at(0)),
+            Ok(()),
+            "an old time shuts nothing out"
+        );
+        assert_eq!(
+            limits.check(last, None, at(0)).unwrap_err().reason(),
+            "future"
+        );
         assert_eq!(Plausibility::any_time().check(last, None, at(0)), Ok(()));
     }
 
@@ -148,26 +184,43 @@ mod tests {
             assert_eq!(limits.check(at(0), Some(seq), at(0)), Ok(()), "{seq}");
         }
         for seq in [2 * now, i64::MAX as u64, u64::MAX - 1, u64::MAX] {
-            assert_eq!(limits.check(at(0), Some(seq), at(0)).unwrap_err().reason(), "seq", "{seq}");
+            assert_eq!(
+                limits.check(at(0), Some(seq), at(0)).unwrap_err().reason(),
+                "seq",
+                "{seq}"
+            );
         }
     }
 
     #[test]
     fn a_record_ahead_of_its_publication_stays_refused() {
         let limits = Plausibility::within(SKEW);
-        // Published at 0 with a time an hour ahead; read at once, and by a group that is two hours behind.
+        // Published at 0 with a time an hour ahead; read at once, and by a group that is two hours
+        // behind.
         for now in [at(0), at(7_200)] {
             assert!(limits.check_record(at(3_600), Some(at(0)), now).is_err());
         }
         // A publisher whose clock is ahead as well changes nothing.
-        assert!(limits.check_record(at(3_600), Some(at(3_600)), at(0)).is_err());
+        assert!(
+            limits
+                .check_record(at(3_600), Some(at(3_600)), at(0))
+                .is_err()
+        );
         // Without any skew, an update of the millisecond of its publication is still taken.
         let micros = |micros| Timestamp::from_micros(at(0).micros() + micros).unwrap();
         let exact = Plausibility::within(Duration::ZERO);
         assert_eq!(exact.check_record(micros(789), Some(at(0)), at(1)), Ok(()));
-        assert!(exact.check_record(micros(1_001), Some(at(0)), at(1)).is_err());
+        assert!(
+            exact
+                .check_record(micros(1_001), Some(at(0)), at(1))
+                .is_err()
+        );
         // What is no time does not refuse a true update.
-        for recorded in [None, Timestamp::from_micros(0), Timestamp::from_millis(1_762_722)] {
+        for recorded in [
+            None,
+            Timestamp::from_micros(0),
+            Timestamp::from_millis(1_762_722),
+        ] {
             assert_eq!(limits.check_record(at(10), recorded, at(0)), Ok(()));
         }
     }

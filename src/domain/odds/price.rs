@@ -11,11 +11,13 @@ use serde_json::value::RawValue;
 
 /// Decimal odds, counted in thousandths: 1.528 is held as 1528.
 ///
-/// Valid prices are 1.001 to 1000.000. More decimals are rounded to the nearest thousandth, a tie upwards.
+/// Valid prices are 1.001 to 1000.000. More decimals are rounded to the nearest thousandth, a tie
+/// upwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Price(u32);
 
-/// The line of a market, as the 2.5 of "total goals over/under 2.5", counted in thousandths. May be negative (a handicap).
+/// The line of a market, as the 2.5 of "total goals over/under 2.5", counted in thousandths. May be
+/// negative (a handicap).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Line(i32);
 
@@ -45,7 +47,9 @@ impl Price {
 
     /// A price from its thousandths; `None` outside of the valid range.
     pub fn from_thousandths(thousandths: u32) -> Option<Price> {
-        (Price::MIN.0..=Price::MAX.0).contains(&thousandths).then_some(Price(thousandths))
+        (Price::MIN.0..=Price::MAX.0)
+            .contains(&thousandths)
+            .then_some(Price(thousandths))
     }
 
     /// The price in thousandths, 1001 to 1000000.
@@ -60,7 +64,9 @@ impl Line {
 
     /// A line from its thousandths; `None` beyond ±[`Line::LIMIT`].
     pub fn from_thousandths(thousandths: i32) -> Option<Line> {
-        (-Line::LIMIT..=Line::LIMIT).contains(&thousandths).then_some(Line(thousandths))
+        (-Line::LIMIT..=Line::LIMIT)
+            .contains(&thousandths)
+            .then_some(Line(thousandths))
     }
 
     /// The line in thousandths.
@@ -73,9 +79,16 @@ impl FromStr for Price {
     type Err = DecimalError;
 
     fn from_str(text: &str) -> Result<Price, DecimalError> {
-        let out_of_range = || DecimalError::OutOfRange { got: shorten(text), low: "1.001", high: "1000.000" };
+        let out_of_range = || DecimalError::OutOfRange {
+            got: shorten(text),
+            low: "1.001",
+            high: "1000.000",
+        };
         let thousandths = parse_thousandths(text)?.ok_or_else(out_of_range)?;
-        u32::try_from(thousandths).ok().and_then(Price::from_thousandths).ok_or_else(out_of_range)
+        u32::try_from(thousandths)
+            .ok()
+            .and_then(Price::from_thousandths)
+            .ok_or_else(out_of_range)
     }
 }
 
@@ -83,9 +96,16 @@ impl FromStr for Line {
     type Err = DecimalError;
 
     fn from_str(text: &str) -> Result<Line, DecimalError> {
-        let out_of_range = || DecimalError::OutOfRange { got: shorten(text), low: "-100000", high: "100000" };
+        let out_of_range = || DecimalError::OutOfRange {
+            got: shorten(text),
+            low: "-100000",
+            high: "100000",
+        };
         let thousandths = parse_thousandths(text)?.ok_or_else(out_of_range)?;
-        i32::try_from(thousandths).ok().and_then(Line::from_thousandths).ok_or_else(out_of_range)
+        i32::try_from(thousandths)
+            .ok()
+            .and_then(Line::from_thousandths)
+            .ok_or_else(out_of_range)
     }
 }
 
@@ -117,19 +137,29 @@ impl Serialize for Line {
 
 impl<'de> Deserialize<'de> for Price {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Price, D::Error> {
-        <&RawValue>::deserialize(deserializer)?.get().parse().map_err(D::Error::custom)
+        <&RawValue>::deserialize(deserializer)?
+            .get()
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
 impl<'de> Deserialize<'de> for Line {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Line, D::Error> {
-        <&RawValue>::deserialize(deserializer)?.get().parse().map_err(D::Error::custom)
+        <&RawValue>::deserialize(deserializer)?
+            .get()
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
-/// Writes thousandths as a JSON number. The division is the correctly rounded quotient, so the shortest text that
-/// reads back as the same double is the decimal itself: a test goes through every valid price.
-fn serialize_thousandths<S: Serializer>(thousandths: i64, serializer: S) -> Result<S::Ok, S::Error> {
+/// Writes thousandths as a JSON number. The division is the correctly rounded quotient, so the
+/// shortest text that reads back as the same double is the decimal itself: a test goes through
+/// every valid price.
+fn serialize_thousandths<S: Serializer>(
+    thousandths: i64,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     if thousandths % 1_000 == 0 {
         serializer.serialize_i64(thousandths / 1_000)
     } else {
@@ -139,7 +169,10 @@ fn serialize_thousandths<S: Serializer>(thousandths: i64, serializer: S) -> Resu
 
 fn write_thousandths(thousandths: i64, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     let sign = if thousandths < 0 { "-" } else { "" };
-    let (whole, rest) = (thousandths.unsigned_abs() / 1_000, thousandths.unsigned_abs() % 1_000);
+    let (whole, rest) = (
+        thousandths.unsigned_abs() / 1_000,
+        thousandths.unsigned_abs() % 1_000,
+    );
     match rest {
         0 => write!(out, "{sign}{whole}"),
         rest if rest % 100 == 0 => write!(out, "{sign}{whole}.{}", rest / 100),
@@ -148,8 +181,8 @@ fn write_thousandths(thousandths: i64, out: &mut fmt::Formatter<'_>) -> fmt::Res
     }
 }
 
-/// Reads a JSON number (sign, digits, fraction, exponent) as thousandths, rounded to the nearest, a tie away from zero.
-/// `Ok(None)` is a number that does not fit.
+/// Reads a JSON number (sign, digits, fraction, exponent) as thousandths, rounded to the nearest, a
+/// tie away from zero. `Ok(None)` is a number that does not fit.
 fn parse_thousandths(text: &str) -> Result<Option<i64>, DecimalError> {
     let not_a_number = || DecimalError::NotANumber(shorten(text));
     let (negative, unsigned) = match text.strip_prefix('-') {
@@ -157,11 +190,15 @@ fn parse_thousandths(text: &str) -> Result<Option<i64>, DecimalError> {
         None => (false, text),
     };
     let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().map_err(|_| not_a_number())?),
+        Some((mantissa, exponent)) => (
+            mantissa,
+            exponent.parse::<i32>().map_err(|_| not_a_number())?,
+        ),
         None => (unsigned, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
-    let digits_only = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let digits_only =
+        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     if !digits_only(whole) || !digits_only(fraction) {
         return Err(not_a_number());
     }
@@ -174,7 +211,10 @@ fn parse_thousandths(text: &str) -> Result<Option<i64>, DecimalError> {
     let mut rounds_up = false;
     for digit in digits.map(|byte| i64::from(byte - b'0')) {
         if seen < point + 3 {
-            match thousandths.checked_mul(10).and_then(|value| value.checked_add(digit)) {
+            match thousandths
+                .checked_mul(10)
+                .and_then(|value| value.checked_add(digit))
+            {
                 Some(value) => thousandths = value,
                 None => return Ok(None),
             }
@@ -230,17 +270,36 @@ mod tests {
 
     #[test]
     fn refuses_what_is_out_of_range_and_never_clamps() {
-        for text in ["1", "1.0004", "0", "-2", "1000.0005", "1001", "1e400", "99999999999999999999999", "1e-9"] {
+        for text in [
+            "1",
+            "1.0004",
+            "0",
+            "-2",
+            "1000.0005",
+            "1001",
+            "1e400",
+            "99999999999999999999999",
+            "1e-9",
+        ] {
             let error = text.parse::<Price>().unwrap_err();
-            assert!(matches!(error, DecimalError::OutOfRange { .. }), "{text}: {error}");
+            assert!(
+                matches!(error, DecimalError::OutOfRange { .. }),
+                "{text}: {error}"
+            );
         }
     }
 
     #[test]
     fn refuses_what_is_no_number() {
-        for text in ["", "-", ".", "1.", ".5", "1,5", "NaN", "inf", "\"2\"", "2 ", "1e", "1e1.5", "0x10", "null"] {
+        for text in [
+            "", "-", ".", "1.", ".5", "1,5", "NaN", "inf", "\"2\"", "2 ", "1e", "1e1.5", "0x10",
+            "null",
+        ] {
             let error = text.parse::<Price>().unwrap_err();
-            assert!(matches!(error, DecimalError::NotANumber(_)), "{text}: {error}");
+            assert!(
+                matches!(error, DecimalError::NotANumber(_)),
+                "{text}: {error}"
+            );
         }
     }
 

@@ -64,13 +64,22 @@ mod tests {
     #[test]
     fn the_word_is_the_same_in_json_and_in_the_database() {
         for status in MarketStatus::ALL {
-            assert_eq!(serde_json::to_string(status).unwrap(), format!("\"{status}\""));
+            assert_eq!(
+                serde_json::to_string(status).unwrap(),
+                format!("\"{status}\"")
+            );
             assert_eq!(status.as_str().parse::<MarketStatus>().unwrap(), *status);
         }
         for status in SelectionStatus::ALL {
-            assert_eq!(serde_json::to_string(status).unwrap(), format!("\"{status}\""));
+            assert_eq!(
+                serde_json::to_string(status).unwrap(),
+                format!("\"{status}\"")
+            );
             assert_eq!(status.as_str().parse::<SelectionStatus>().unwrap(), *status);
         }
-        assert_eq!("OPEN".parse::<MarketStatus>().unwrap_err().to_string(), "`OPEN` is not a market status");
+        assert_eq!(
+            "OPEN".parse::<MarketStatus>().unwrap_err().to_string(),
+            "`OPEN` is not a market status"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Event ids that were looked up and do not exist, kept for a short time so that asking again costs no read.
+//! Event ids that were looked up and do not exist, kept for a short time so that asking again costs
+//! no read.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,7 +19,12 @@ pub struct UnknownEvents {
 impl UnknownEvents {
     /// Keeps each id for `ttl`, and at most `capacity` ids.
     pub fn new(ttl: Duration, capacity: usize) -> UnknownEvents {
-        UnknownEvents { ttl, capacity: capacity.max(1), until: HashMap::new(), order: VecDeque::new() }
+        UnknownEvents {
+            ttl,
+            capacity: capacity.max(1),
+            until: HashMap::new(),
+            order: VecDeque::new(),
+        }
     }
 
     /// Remembers that an event does not exist, for at most `limit`.

@@ -1,7 +1,9 @@
-//! One change of one market, and its JSON form: the frames of a native supplier and the records on the bus.
+//! One change of one market, and its JSON form: the frames of a native supplier and the records on
+//! the bus.
 //!
-//! The form is the original's, with `selections`, `status`, `line`, `in_play`, `sport` and `start_time` added. A reader takes `selections`
-//! first and `odds` where there are none; a writer writes `odds` only for a market with priced home, draw and away.
+//! The form is the original's, with `selections`, `status`, `line`, `in_play`, `sport` and
+//! `start_time` added. A reader takes `selections` first and `odds` where there are none; a writer
+//! writes `odds` only for a market with priced home, draw and away.
 
 use std::sync::Arc;
 
@@ -19,7 +21,8 @@ use crate::domain::timestamp::Timestamp;
 pub const MAX_SELECTIONS: usize = 1_000;
 /// The longest name of a team or a selection, in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
-/// The longest JSON form that is read, in bytes. The largest valid update, with every character escaped, is shorter.
+/// The longest JSON form that is read, in bytes. The largest valid update, with every character
+/// escaped, is shorter.
 pub const MAX_UPDATE_BYTES: usize = 4 * 1024 * 1024;
 
 /// One change of one market, as a supplier sent it: the whole market, not a difference.
@@ -113,7 +116,8 @@ pub enum DecodeError {
     /// More than [`MAX_SELECTIONS`].
     #[error("{0} selections, at most {MAX_SELECTIONS} are taken")]
     TooManySelections(usize),
-    /// A name holds a control character, or is longer than [`MAX_NAME_BYTES`]. (PostgreSQL keeps no U+0000 in a text.)
+    /// A name holds a control character, or is longer than [`MAX_NAME_BYTES`]. (PostgreSQL keeps no
+    /// U+0000 in a text.)
     #[error("{0} holds a control character or is longer than {MAX_NAME_BYTES} bytes")]
     BadName(&'static str),
 }
@@ -146,25 +150,33 @@ impl DecodeError {
     }
 }
 
-/// What kind of message it is. Read on its own where the message is not an update, since other kinds lack its fields.
+/// What kind of message it is. Read on its own where the message is not an update, since other
+/// kinds lack its fields.
 #[derive(Deserialize)]
 struct WireKind<'a> {
     #[serde(default, rename = "type", borrow)]
     kind: Option<&'a RawValue>,
 }
 
-/// Refuses a message that says what kind it is: updates do not, and a kind of later versions must not be read as one.
+/// Refuses a message that says what kind it is: updates do not, and a kind of later versions must
+/// not be read as one.
 pub fn check_kind(kind: Option<&RawValue>) -> Result<(), DecodeError> {
     match kind {
-        Some(kind) => Err(DecodeError::UnknownType(kind.get().chars().take(40).collect())),
+        Some(kind) => Err(DecodeError::UnknownType(
+            kind.get().chars().take(40).collect(),
+        )),
         None => Ok(()),
     }
 }
 
 /// Why a text is not an update: another kind of message, or a fault.
 fn refusal(text: &str, error: &serde_json::Error) -> DecodeError {
-    let kind = json::from_str::<WireKind<'_>>(text).ok().and_then(|wire| wire.kind);
-    check_kind(kind).err().unwrap_or_else(|| DecodeError::Malformed(error.to_string()))
+    let kind = json::from_str::<WireKind<'_>>(text)
+        .ok()
+        .and_then(|wire| wire.kind);
+    check_kind(kind)
+        .err()
+        .unwrap_or_else(|| DecodeError::Malformed(error.to_string()))
 }
 
 #[derive(Deserialize)]
@@ -223,12 +235,16 @@ impl OddsUpdate {
         if json.len() > MAX_UPDATE_BYTES {
             return Err(DecodeError::TooLarge(json.len()));
         }
-        let text = std::str::from_utf8(json).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let text =
+            std::str::from_utf8(json).map_err(|error| DecodeError::Malformed(error.to_string()))?;
         let wire: WireUpdate = json::from_str(text).map_err(|error| refusal(text, &error))?;
         check_kind(wire.kind)?;
 
         let selections = match (wire.selections.filter(|list| !list.is_empty()), wire.odds) {
-            (Some(list), _) => list.into_iter().map(|Object(one)| one.read()).collect::<Result<Vec<_>, _>>()?,
+            (Some(list), _) => list
+                .into_iter()
+                .map(|Object(one)| one.read())
+                .collect::<Result<Vec<_>, _>>()?,
             (None, Some(Object(odds))) => odds.read(&wire.home_team, &wire.away_team)?,
             (None, None) => Vec::new(),
         };
@@ -243,11 +259,17 @@ impl OddsUpdate {
             away_team: wire.away_team,
             sport,
             start_time: wire.start_time,
-            market: MarketKey { name: wire.market, line: wire.line },
+            market: MarketKey {
+                name: wire.market,
+                line: wire.line,
+            },
             status: wire.status,
             in_play: wire.in_play,
             selections,
-            revision: Revision { updated_at: wire.updated_at, version: wire.version },
+            revision: Revision {
+                updated_at: wire.updated_at,
+                version: wire.version,
+            },
             source: wire.source,
         })
     }
@@ -260,7 +282,10 @@ impl OddsUpdate {
 
     /// The price of a selection, where the market has it and it has one.
     pub fn price_of(&self, selection: &str) -> Option<Price> {
-        self.selections.iter().find(|candidate| candidate.id.as_str() == selection)?.price
+        self.selections
+            .iter()
+            .find(|candidate| candidate.id.as_str() == selection)?
+            .price
     }
 
     /// Whether two updates show the same to a client: everything but the revision.
@@ -289,48 +314,84 @@ impl WireSelection<'_> {
     fn read(self) -> Result<Selection, DecodeError> {
         let price = read_price(&self.id, self.price)?;
         let name = self.name.unwrap_or_else(|| self.id.to_string());
-        Ok(Selection { id: self.id, name, price, status: self.status })
+        Ok(Selection {
+            id: self.id,
+            name,
+            price,
+            status: self.status,
+        })
     }
 }
 
 impl WireOdds<'_> {
     fn read(self, home_team: &str, away_team: &str) -> Result<Vec<Selection>, DecodeError> {
-        let outcomes = [("home", home_team, self.home), ("draw", "Draw", self.draw), ("away", away_team, self.away)];
+        let outcomes = [
+            ("home", home_team, self.home),
+            ("draw", "Draw", self.draw),
+            ("away", away_team, self.away),
+        ];
         outcomes
             .into_iter()
             .filter_map(|(id, name, price)| price.map(|price| (id, name, price)))
             .map(|(id, name, price)| {
-                let id = SelectionId::new(id).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+                let id = SelectionId::new(id)
+                    .map_err(|error| DecodeError::Malformed(error.to_string()))?;
                 let price = read_price(&id, Some(price))?;
-                let name = if name.is_empty() { id.to_string() } else { name.to_owned() };
-                Ok(Selection { id, name, price, status: SelectionStatus::Active })
+                let name = if name.is_empty() {
+                    id.to_string()
+                } else {
+                    name.to_owned()
+                };
+                Ok(Selection {
+                    id,
+                    name,
+                    price,
+                    status: SelectionStatus::Active,
+                })
             })
             .collect()
     }
 }
 
-fn read_price(selection: &SelectionId, price: Option<&RawValue>) -> Result<Option<Price>, DecodeError> {
+fn read_price(
+    selection: &SelectionId,
+    price: Option<&RawValue>,
+) -> Result<Option<Price>, DecodeError> {
     price
         .map(|text| text.get().parse())
         .transpose()
-        .map_err(|cause| DecodeError::BadPrice { selection: selection.to_string(), cause })
+        .map_err(|cause| DecodeError::BadPrice {
+            selection: selection.to_string(),
+            cause,
+        })
 }
 
-/// The sport in the form that is kept and compared: trimmed and in lower case. An empty text says nothing.
+/// The sport in the form that is kept and compared: trimmed and in lower case. An empty text says
+/// nothing.
 pub fn read_sport(text: &str) -> Result<Option<Arc<str>>, DecodeError> {
     check_name("sport", text)?;
     let sport = text.trim().to_lowercase();
     check_name("sport", &sport)?;
-    Ok(if sport.is_empty() { None } else { Some(sport.into()) })
+    Ok(if sport.is_empty() {
+        None
+    } else {
+        Some(sport.into())
+    })
 }
 
 fn check_name(what: &'static str, name: &str) -> Result<(), DecodeError> {
     let bad = name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control);
-    if bad { Err(DecodeError::BadName(what)) } else { Ok(()) }
+    if bad {
+        Err(DecodeError::BadName(what))
+    } else {
+        Ok(())
+    }
 }
 
 fn check_selections(selections: &[Selection]) -> Result<(), DecodeError> {
-    selections.iter().try_for_each(|selection| check_name("a selection's name", &selection.name))?;
+    selections
+        .iter()
+        .try_for_each(|selection| check_name("a selection's name", &selection.name))?;
     if selections.is_empty() {
         return Err(DecodeError::NoSelections);
     }
@@ -338,7 +399,10 @@ fn check_selections(selections: &[Selection]) -> Result<(), DecodeError> {
         return Err(DecodeError::TooManySelections(selections.len()));
     }
     let mut seen = std::collections::HashSet::with_capacity(selections.len());
-    match selections.iter().find(|selection| !seen.insert(&selection.id)) {
+    match selections
+        .iter()
+        .find(|selection| !seen.insert(&selection.id))
+    {
         Some(twice) => Err(DecodeError::DuplicateSelection(twice.id.clone())),
         None => Ok(()),
     }
@@ -353,7 +417,11 @@ struct HomeDrawAway {
 
 impl Serialize for OddsUpdate {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let odds = match (self.price_of("home"), self.price_of("draw"), self.price_of("away")) {
+        let odds = match (
+            self.price_of("home"),
+            self.price_of("draw"),
+            self.price_of("away"),
+        ) {
             (Some(home), Some(draw), Some(away)) => Some(HomeDrawAway { home, draw, away }),
             _ => None,
         };
@@ -394,13 +462,20 @@ pub mod testing {
 
     use super::*;
 
-    /// A `1x2` update of `MATCH_00<event>` at second `time` in version `version`, its home price telling both.
+    /// A `1x2` update of `MATCH_00<event>` at second `time` in version `version`, its home price
+    /// telling both.
     pub fn update(event: u32, time: i64, version: i64) -> OddsUpdate {
         market_update(&format!("MATCH_{event:03}"), "1x2", None, time, version)
     }
 
     /// An update of any market.
-    pub fn market_update(event: &str, market: &str, line: Option<&str>, time: i64, version: i64) -> OddsUpdate {
+    pub fn market_update(
+        event: &str,
+        market: &str,
+        line: Option<&str>,
+        time: i64,
+        version: i64,
+    ) -> OddsUpdate {
         let home = 1_100 + (time.rem_euclid(500) * 100 + version.rem_euclid(100)) as u32;
         let selection = |id: &str, price: u32| Selection {
             id: SelectionId::new(id).unwrap(),
@@ -414,10 +489,17 @@ pub mod testing {
             away_team: "Palmeiras".to_owned(),
             sport: None,
             start_time: None,
-            market: MarketKey { name: MarketName::new(market).unwrap(), line: line.map(|line| line.parse().unwrap()) },
+            market: MarketKey {
+                name: MarketName::new(market).unwrap(),
+                line: line.map(|line| line.parse().unwrap()),
+            },
             status: MarketStatus::Open,
             in_play: false,
-            selections: vec![selection("home", home), selection("draw", 3_200), selection("away", 4_500)],
+            selections: vec![
+                selection("home", home),
+                selection("draw", 3_200),
+                selection("away", 4_500),
+            ],
             revision: Revision {
                 updated_at: Timestamp::from_millis(1_762_722_465_000 + time * 1_000).unwrap(),
                 version,
@@ -428,7 +510,12 @@ pub mod testing {
 
     /// Any valid update.
     pub fn any_update() -> impl Strategy<Value = OddsUpdate> {
-        let selection = ("[a-zA-Z0-9_. ]{0,8}x", "\\PC{0,12}", proptest::option::of(1_001u32..=1_000_000), 0usize..6)
+        let selection = (
+            "[a-zA-Z0-9_. ]{0,8}x",
+            "\\PC{0,12}",
+            proptest::option::of(1_001u32..=1_000_000),
+            0usize..6,
+        )
             .prop_map(|(id, name, price, status)| Selection {
                 id: SelectionId::new(id.trim_start()).unwrap(),
                 name,
@@ -438,14 +525,28 @@ pub mod testing {
         (
             "[A-Z0-9._]{1,20}",
             ("\\PC{0,20}", "\\PC{0,20}"),
-            ("[a-z0-9_]{1,12}", proptest::option::of(-100_000i32..100_000)),
+            (
+                "[a-z0-9_]{1,12}",
+                proptest::option::of(-100_000i32..100_000),
+            ),
             (0usize..5, any::<bool>()),
             proptest::collection::vec(selection, 1..6),
             (0i64..4_000_000_000_000_000, any::<i64>()),
-            (proptest::option::of("[a-z]{1,8}( [a-z]{1,8})?"), proptest::option::of(0i64..4_000_000_000_000_000)),
+            (
+                proptest::option::of("[a-z]{1,8}( [a-z]{1,8})?"),
+                proptest::option::of(0i64..4_000_000_000_000_000),
+            ),
         )
             .prop_map(
-                |(event, teams, market, (status, in_play), mut selections, (micros, version), (sport, start))| {
+                |(
+                    event,
+                    teams,
+                    market,
+                    (status, in_play),
+                    mut selections,
+                    (micros, version),
+                    (sport, start),
+                )| {
                     let mut seen = std::collections::HashSet::new();
                     selections.retain(|selection| seen.insert(selection.id.clone()));
                     OddsUpdate {
@@ -461,7 +562,10 @@ pub mod testing {
                         status: MarketStatus::ALL[status],
                         in_play,
                         selections,
-                        revision: Revision { updated_at: Timestamp::from_micros(micros).unwrap(), version },
+                        revision: Revision {
+                            updated_at: Timestamp::from_micros(micros).unwrap(),
+                            version,
+                        },
                         source: Source::new("any").unwrap(),
                     }
                 },
@@ -485,8 +589,11 @@ mod tests {
         assert_eq!(update.event_id.as_str(), "MATCH_001");
         assert_eq!(update.market.to_string(), "1x2");
         assert_eq!(update.status, MarketStatus::Open);
-        let prices: Vec<_> =
-            update.selections.iter().map(|s| (s.id.as_str(), s.price.unwrap().thousandths())).collect();
+        let prices: Vec<_> = update
+            .selections
+            .iter()
+            .map(|s| (s.id.as_str(), s.price.unwrap().thousandths()))
+            .collect();
         assert_eq!(prices, [("home", 1_528), ("draw", 2_574), ("away", 3_144)]);
         assert_eq!(update.selections[0].name, "Flamengo");
         assert_eq!(update.revision.version, 978);
@@ -494,19 +601,36 @@ mod tests {
 
     #[test]
     fn sport_and_start_time_are_read() {
-        let with = |fields: &str| OddsUpdate::from_json(ORIGINAL.replacen('{', &format!("{{{fields},"), 1).as_bytes());
-        let told = with(r#""sport":" Horse Racing ","start_time":"2026-12-01T18:30:00+01:00""#).unwrap();
+        let with = |fields: &str| {
+            OddsUpdate::from_json(
+                ORIGINAL
+                    .replacen('{', &format!("{{{fields},"), 1)
+                    .as_bytes(),
+            )
+        };
+        let told =
+            with(r#""sport":" Horse Racing ","start_time":"2026-12-01T18:30:00+01:00""#).unwrap();
         assert_eq!(told.sport.as_deref(), Some("horse racing"));
         assert_eq!(told.start_time.unwrap().to_string(), "2026-12-01T17:30:00Z");
-        assert_eq!(OddsUpdate::from_json(told.to_json().as_bytes()), Ok(told.clone()));
+        assert_eq!(
+            OddsUpdate::from_json(told.to_json().as_bytes()),
+            Ok(told.clone())
+        );
         for nothing in [r#""sport":null,"start_time":null"#, r#""sport":" ""#] {
             let update = with(nothing).unwrap();
-            assert_eq!((&update.sport, update.start_time), (&None, None), "{nothing}");
+            assert_eq!(
+                (&update.sport, update.start_time),
+                (&None, None),
+                "{nothing}"
+            );
             assert!(!update.to_json().contains("sport\":"), "{nothing}");
             assert!(!update.shows_the_same_as(&told));
         }
         let reason = |fields: &str| with(fields).unwrap_err().reason();
-        assert_eq!(reason(&format!(r#""sport":"{}""#, "x".repeat(MAX_NAME_BYTES + 1))), "bad_name");
+        assert_eq!(
+            reason(&format!(r#""sport":"{}""#, "x".repeat(MAX_NAME_BYTES + 1))),
+            "bad_name"
+        );
         assert_eq!(reason(r#""sport":"soc\u0000cer""#), "bad_name");
         assert_eq!(reason(r#""sport":7"#), "malformed");
         assert_eq!(reason(r#""start_time":"soon""#), "malformed");
@@ -524,7 +648,12 @@ mod tests {
         let json = serde_json::to_string(&update.selections).unwrap();
         assert_eq!(read_selections(&json).unwrap(), update.selections);
         assert_eq!(read_selections("[]").unwrap(), []);
-        assert_eq!(read_selections(&json.replace("1.528", "0.5")).unwrap_err().reason(), "bad_price");
+        assert_eq!(
+            read_selections(&json.replace("1.528", "0.5"))
+                .unwrap_err()
+                .reason(),
+            "bad_price"
+        );
         assert_eq!(read_selections("{}").unwrap_err().reason(), "malformed");
     }
 
@@ -546,29 +675,73 @@ mod tests {
     fn a_refusal_names_what_was_wrong() {
         let refuse = |json: String| OddsUpdate::from_json(json.as_bytes()).unwrap_err();
         let bad_price = refuse(ORIGINAL.replace("2.574", "0.5"));
-        assert_eq!(bad_price.to_string(), "bad price of selection `draw`: 0.5 is outside of 1.001 to 1000.000");
+        assert_eq!(
+            bad_price.to_string(),
+            "bad price of selection `draw`: 0.5 is outside of 1.001 to 1000.000"
+        );
         assert_eq!(bad_price.reason(), "bad_price");
-        assert_eq!(refuse(ORIGINAL.replace("1.528", "\"1.5\"")).reason(), "bad_price");
-        assert_eq!(refuse(ORIGINAL.replace("\"event_id\"", "\"id\"")).reason(), "malformed");
-        assert_eq!(refuse(ORIGINAL.replace("MATCH_001", "")).reason(), "malformed");
+        assert_eq!(
+            refuse(ORIGINAL.replace("1.528", "\"1.5\"")).reason(),
+            "bad_price"
+        );
+        assert_eq!(
+            refuse(ORIGINAL.replace("\"event_id\"", "\"id\"")).reason(),
+            "malformed"
+        );
+        assert_eq!(
+            refuse(ORIGINAL.replace("MATCH_001", "")).reason(),
+            "malformed"
+        );
         assert_eq!(refuse(ORIGINAL.replace("978", "9.5")).reason(), "malformed");
-        assert_eq!(refuse(ORIGINAL.replace("\"odds\"", "\"sods\"")), DecodeError::NoSelections);
+        assert_eq!(
+            refuse(ORIGINAL.replace("\"odds\"", "\"sods\"")),
+            DecodeError::NoSelections
+        );
         assert_eq!(refuse(ORIGINAL[..50].to_owned()).reason(), "malformed");
         let twice = r#""selections":[{"id":"a","price":2},{"id":"a","price":3}],"version""#;
-        assert_eq!(refuse(ORIGINAL.replace("\"version\"", twice)).reason(), "duplicate_selection");
-        let many: Vec<_> = (0..=MAX_SELECTIONS).map(|id| format!(r#"{{"id":"{id}"}}"#)).collect();
+        assert_eq!(
+            refuse(ORIGINAL.replace("\"version\"", twice)).reason(),
+            "duplicate_selection"
+        );
+        let many: Vec<_> = (0..=MAX_SELECTIONS)
+            .map(|id| format!(r#"{{"id":"{id}"}}"#))
+            .collect();
         let many = format!(r#""selections":[{}],"version""#, many.join(","));
-        assert_eq!(refuse(ORIGINAL.replace("\"version\"", &many)), DecodeError::TooManySelections(MAX_SELECTIONS + 1));
-        assert_eq!(OddsUpdate::from_json(b"\xff\xfe").unwrap_err().reason(), "malformed");
-        assert_eq!(refuse(ORIGINAL.replace("Flamengo", r"Fla\u0000mengo")), DecodeError::BadName("home_team"));
-        assert_eq!(refuse(ORIGINAL.replace("Palmeiras", &"x".repeat(257))), DecodeError::BadName("away_team"));
+        assert_eq!(
+            refuse(ORIGINAL.replace("\"version\"", &many)),
+            DecodeError::TooManySelections(MAX_SELECTIONS + 1)
+        );
+        assert_eq!(
+            OddsUpdate::from_json(b"\xff\xfe").unwrap_err().reason(),
+            "malformed"
+        );
+        assert_eq!(
+            refuse(ORIGINAL.replace("Flamengo", r"Fla\u0000mengo")),
+            DecodeError::BadName("home_team")
+        );
+        assert_eq!(
+            refuse(ORIGINAL.replace("Palmeiras", &"x".repeat(257))),
+            DecodeError::BadName("away_team")
+        );
     }
 
-    /// The native feed will carry other kinds of messages. None of them opens a market, even with every field of an update.
+    /// The native feed will carry other kinds of messages. None of them opens a market, even with
+    /// every field of an update.
     #[test]
     fn another_kind_of_message_is_no_update() {
-        let kinds = ["settlement", "rollback_settlement", "cancel", "rollback_cancel", "alive", "recover", "recovered"];
-        let kinds = kinds.iter().chain(&["bet_stop", "odds_update", ""]).map(|kind| format!("\"{kind}\""));
+        let kinds = [
+            "settlement",
+            "rollback_settlement",
+            "cancel",
+            "rollback_cancel",
+            "alive",
+            "recover",
+            "recovered",
+        ];
+        let kinds = kinds
+            .iter()
+            .chain(&["bet_stop", "odds_update", ""])
+            .map(|kind| format!("\"{kind}\""));
         for kind in kinds.chain(["7", "true", "{}", "[\"odds\"]"].map(str::to_owned)) {
             for json in [
                 ORIGINAL.replacen('{', &format!(r#"{{"type":{kind},"#), 1),
@@ -583,7 +756,10 @@ mod tests {
             }
         }
         let null = ORIGINAL.replacen('{', r#"{"type":null,"#, 1);
-        assert!(OddsUpdate::from_json(null.as_bytes()).is_ok(), "a field without a value is one that is not there");
+        assert!(
+            OddsUpdate::from_json(null.as_bytes()).is_ok(),
+            "a field without a value is one that is not there"
+        );
     }
 
     #[test]
@@ -599,7 +775,13 @@ mod tests {
             r#""selections":[{"id":"a","price":2,"status":"halted"}]"#,
             r#""selections":{"a":2}"#,
         ] {
-            assert_eq!(OddsUpdate::from_json(with(field).as_bytes()).unwrap_err().reason(), "malformed", "{field}");
+            assert_eq!(
+                OddsUpdate::from_json(with(field).as_bytes())
+                    .unwrap_err()
+                    .reason(),
+                "malformed",
+                "{field}"
+            );
         }
     }
 
@@ -614,16 +796,25 @@ mod tests {
     #[test]
     fn array_in_place_of_object_is_refused() {
         let refuse = |json: &str| OddsUpdate::from_json(json.as_bytes()).unwrap_err().reason();
-        let by_position =
-            r#"["E","H","A","1x2",null,"open",false,[["home","H",2.5,"active"]],null,"2025-11-09T21:07:45Z","s",1]"#;
+        let by_position = r#"["E","H","A","1x2",null,"open",false,[["home","H",2.5,"active"]],null,"2025-11-09T21:07:45Z","s",1]"#;
         assert_eq!(refuse(by_position), "malformed");
         let with = |field: &str| ORIGINAL.replace("\"version\"", &format!("{field},\"version\""));
-        assert_eq!(refuse(&with(r#""selections":[["home","H",2.5,"active"]]"#)), "malformed");
         assert_eq!(
-            refuse(&ORIGINAL.replace(r#"{"home":1.528,"draw":2.574,"away":3.144}"#, "[1.528,2.574,3.144]")),
+            refuse(&with(r#""selections":[["home","H",2.5,"active"]]"#)),
             "malformed"
         );
-        assert_eq!(refuse(&with(r#""market":"other""#)), "malformed", "a field given twice");
+        assert_eq!(
+            refuse(&ORIGINAL.replace(
+                r#"{"home":1.528,"draw":2.574,"away":3.144}"#,
+                "[1.528,2.574,3.144]"
+            )),
+            "malformed"
+        );
+        assert_eq!(
+            refuse(&with(r#""market":"other""#)),
+            "malformed",
+            "a field given twice"
+        );
         assert!(read_selections(r#"[["home","H",2.5,"active"]]"#).is_err());
     }
 

@@ -1,4 +1,5 @@
-//! Whether a copy of something that changes is still current, to be known without asking its keeper.
+//! Whether a copy of something that changes is still current, to be known without asking its
+//! keeper.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,10 @@ impl VersionCounter {
 
     /// For a copy of what is kept now.
     pub fn stamp(&self) -> VersionStamp {
-        VersionStamp { generation: self.0.clone(), of: self.0.load(Ordering::Acquire) }
+        VersionStamp {
+            generation: self.0.clone(),
+            of: self.0.load(Ordering::Acquire),
+        }
     }
 }
 

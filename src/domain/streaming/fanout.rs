@@ -1,8 +1,8 @@
 //! Who gets which change, and what becomes of a client that is too slow for it.
 //!
-//! A client that cannot take a delivery is not waited for: from then on only the latest change of each market is kept
-//! for it and offered again. One that takes nothing for long enough is given up. Memory a client is bounded by the
-//! markets it subscribed to.
+//! A client that cannot take a delivery is not waited for: from then on only the latest change of
+//! each market is kept for it and offered again. One that takes nothing for long enough is given
+//! up. Memory a client is bounded by the markets it subscribed to.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -26,8 +26,8 @@ pub struct Delivery {
     pub conflated: bool,
     /// To be told after the changes.
     pub feed: Option<FeedStatus>,
-    /// Whether the session measures how old the changes are when it sends them: the last one that a change goes to, so that
-    /// it costs once and not once a session.
+    /// Whether the session measures how old the changes are when it sends them: the last one that a
+    /// change goes to, so that it costs once and not once a session.
     pub measured: bool,
 }
 
@@ -42,11 +42,19 @@ impl Delivery {
     /// Changes and nothing else.
     pub fn of(frames: Vec<Arc<UpdateFrame>>, conflated: bool) -> Delivery {
         let joined = join(&frames, conflated);
-        Delivery { changes: Arc::new(Changes { frames, joined }), conflated, feed: None, measured: false }
+        Delivery {
+            changes: Arc::new(Changes { frames, joined }),
+            conflated,
+            feed: None,
+            measured: false,
+        }
     }
 
     fn feed(status: FeedStatus) -> Delivery {
-        Delivery { feed: Some(status), ..Delivery::of(Vec::new(), false) }
+        Delivery {
+            feed: Some(status),
+            ..Delivery::of(Vec::new(), false)
+        }
     }
 
     /// The changes.
@@ -54,7 +62,8 @@ impl Delivery {
         &self.changes.frames
     }
 
-    /// All of them as they go to the socket, where they are of one event: one who lacks them all is sent them by one write.
+    /// All of them as they go to the socket, where they are of one event: one who lacks them all is
+    /// sent them by one write.
     pub fn joined(&self) -> Option<&Bytes> {
         self.changes.joined.as_ref()
     }
@@ -67,8 +76,11 @@ fn join(frames: &[Arc<UpdateFrame>], conflated: bool) -> Option<Bytes> {
     }
     let is_of_one_event = rest.iter().all(|frame| frame.event_id == first.event_id);
     is_of_one_event.then(|| {
-        let mut joined = BytesMut::with_capacity(frames.iter().map(|frame| frame.wire(conflated).len()).sum());
-        frames.iter().for_each(|frame| joined.extend_from_slice(frame.wire(conflated)));
+        let mut joined =
+            BytesMut::with_capacity(frames.iter().map(|frame| frame.wire(conflated).len()).sum());
+        frames
+            .iter()
+            .for_each(|frame| joined.extend_from_slice(frame.wire(conflated)));
         joined.freeze()
     })
 }
@@ -103,18 +115,23 @@ struct Pending {
 
 impl Pending {
     fn since(now: Instant) -> Box<Pending> {
-        Box::new(Pending { since: now, changes: BTreeMap::new(), feed: None })
+        Box::new(Pending {
+            since: now,
+            changes: BTreeMap::new(),
+            feed: None,
+        })
     }
 }
 
-/// Of numbers that are given here, which nobody can choose so that they collide, and of the few hundred events of a session.
+/// Of numbers that are given here, which nobody can choose so that they collide, and of the few
+/// hundred events of a session.
 type Hasher = foldhash::fast::RandomState;
 
 /// The sessions, their subscriptions, and what slow ones have yet to take.
 pub struct Fanout<O> {
     sessions: HashMap<SessionId, Entry<O>, Hasher>,
-    /// In the order in which they came, and in the places of those that left: about as their memory lies, so that a write to
-    /// thousands of them finds the next one near.
+    /// In the order in which they came, and in the places of those that left: about as their memory
+    /// lies, so that a write to thousands of them finds the next one near.
     subscribers: HashMap<EventId, IndexSet<SessionId, Hasher>>,
     stalled: HashSet<SessionId, Hasher>,
     subscriptions: usize,
@@ -145,7 +162,14 @@ impl<O: DeliverySink> Default for Fanout<O> {
 impl<O: DeliverySink> Fanout<O> {
     /// Takes a session in.
     pub fn connect(&mut self, id: SessionId, outlet: O) {
-        self.sessions.insert(id, Entry { outlet, subscriptions: HashSet::default(), pending: None });
+        self.sessions.insert(
+            id,
+            Entry {
+                outlet,
+                subscriptions: HashSet::default(),
+                pending: None,
+            },
+        );
     }
 
     /// Forgets a session; gives its outlet.
@@ -159,17 +183,25 @@ impl<O: DeliverySink> Fanout<O> {
         Some(entry.outlet)
     }
 
-    /// Sends the changes of an event to a session from now on. `false` where the session is not known.
+    /// Sends the changes of an event to a session from now on. `false` where the session is not
+    /// known.
     pub fn subscribe(&mut self, id: SessionId, event_id: &EventId) -> bool {
-        let Some(entry) = self.sessions.get_mut(&id) else { return false };
+        let Some(entry) = self.sessions.get_mut(&id) else {
+            return false;
+        };
         self.subscriptions += usize::from(entry.subscriptions.insert(event_id.clone()));
-        self.subscribers.entry(event_id.clone()).or_default().insert(id);
+        self.subscribers
+            .entry(event_id.clone())
+            .or_default()
+            .insert(id);
         true
     }
 
     /// Sends no more of them.
     pub fn unsubscribe(&mut self, id: SessionId, event_id: &EventId) {
-        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        let Some(entry) = self.sessions.get_mut(&id) else {
+            return;
+        };
         if entry.subscriptions.remove(event_id) {
             self.subscriptions -= 1;
             if let Some(pending) = &mut entry.pending {
@@ -182,12 +214,19 @@ impl<O: DeliverySink> Fanout<O> {
     /// Offers changes of one event to each subscriber.
     pub fn publish(&mut self, event_id: &EventId, delivery: &Delivery, now: Instant) -> Report {
         let mut report = Report::default();
-        let Some(subscribers) = self.subscribers.get(event_id) else { return report };
+        let Some(subscribers) = self.subscribers.get(event_id) else {
+            return report;
+        };
         for (turn, id) in subscribers.iter().enumerate() {
-            let Some(entry) = self.sessions.get_mut(id) else { continue };
+            let Some(entry) = self.sessions.get_mut(id) else {
+                continue;
+            };
             if entry.pending.is_none() {
                 let measured = turn + 1 == subscribers.len();
-                match entry.outlet.push(Delivery { measured, ..delivery.clone() }) {
+                match entry.outlet.push(Delivery {
+                    measured,
+                    ..delivery.clone()
+                }) {
                     Ok(()) => {
                         report.delivered += delivery.frames().len();
                         continue;
@@ -202,14 +241,16 @@ impl<O: DeliverySink> Fanout<O> {
             let pending = entry.pending.get_or_insert_with(|| Pending::since(now));
             for frame in delivery.frames() {
                 let key = (frame.event_id.clone(), frame.market.clone());
-                report.conflated += usize::from(pending.changes.insert(key, frame.clone()).is_some());
+                report.conflated +=
+                    usize::from(pending.changes.insert(key, frame.clone()).is_some());
             }
         }
         self.forget(&report.gone);
         report
     }
 
-    /// Tells one session, or all, how the feed stands. One that is slow is told the last of it, once it takes anything.
+    /// Tells one session, or all, how the feed stands. One that is slow is told the last of it,
+    /// once it takes anything.
     pub fn announce(&mut self, status: FeedStatus, only: Option<SessionId>, now: Instant) {
         let mut gone = Vec::new();
         let mut tell = |id: SessionId, entry: &mut Entry<O>| {
@@ -220,12 +261,22 @@ impl<O: DeliverySink> Fanout<O> {
                     Err(PushError::Full) => _ = self.stalled.insert(id),
                 }
             }
-            entry.pending.get_or_insert_with(|| Pending::since(now)).feed = Some(status);
+            entry
+                .pending
+                .get_or_insert_with(|| Pending::since(now))
+                .feed = Some(status);
         };
         match only {
             // Each session that connects while the feed is stale: not by way of all the others.
-            Some(id) => self.sessions.get_mut(&id).into_iter().for_each(|entry| tell(id, entry)),
-            None => self.sessions.iter_mut().for_each(|(id, entry)| tell(*id, entry)),
+            Some(id) => self
+                .sessions
+                .get_mut(&id)
+                .into_iter()
+                .for_each(|entry| tell(id, entry)),
+            None => self
+                .sessions
+                .iter_mut()
+                .for_each(|(id, entry)| tell(*id, entry)),
         }
         self.forget(&gone);
     }
@@ -235,13 +286,20 @@ impl<O: DeliverySink> Fanout<O> {
         let mut report = Report::default();
         let mut caught_up = Vec::new();
         for id in &self.stalled {
-            let Some(entry) = self.sessions.get_mut(id) else { continue };
-            let Some(pending) = &entry.pending else { continue };
+            let Some(entry) = self.sessions.get_mut(id) else {
+                continue;
+            };
+            let Some(pending) = &entry.pending else {
+                continue;
+            };
             let mut frames: Vec<_> = pending.changes.values().cloned().collect();
             frames.sort_by_key(|frame| frame.seq);
             let delivered = frames.len();
             let feed = pending.feed;
-            match entry.outlet.push(Delivery { feed, ..Delivery::of(frames, true) }) {
+            match entry.outlet.push(Delivery {
+                feed,
+                ..Delivery::of(frames, true)
+            }) {
                 Ok(()) => {
                     report.delivered += delivered;
                     entry.pending = None;
@@ -258,14 +316,21 @@ impl<O: DeliverySink> Fanout<O> {
         report
     }
 
-    /// Forgets the sessions that have taken nothing for `limit`, and gives their outlets, to be closed.
+    /// Forgets the sessions that have taken nothing for `limit`, and gives their outlets, to be
+    /// closed.
     pub fn evict_stalled(&mut self, now: Instant, limit: Duration) -> Vec<(SessionId, O)> {
         let over = |id: &&SessionId| {
-            let pending = self.sessions.get(id).and_then(|entry| entry.pending.as_ref());
+            let pending = self
+                .sessions
+                .get(id)
+                .and_then(|entry| entry.pending.as_ref());
             pending.is_some_and(|pending| now.duration_since(pending.since) >= limit)
         };
         let evicted: Vec<SessionId> = self.stalled.iter().filter(over).copied().collect();
-        evicted.into_iter().filter_map(|id| Some((id, self.disconnect(id)?))).collect()
+        evicted
+            .into_iter()
+            .filter_map(|id| Some((id, self.disconnect(id)?)))
+            .collect()
     }
 
     /// Whether anyone wants an event.
@@ -343,7 +408,10 @@ mod tests {
                 return Err(PushError::Full);
             }
             self.room.set(self.room.get() - 1);
-            let taken = delivery.frames().iter().map(|frame| (frame.market.to_string(), frame.seq, delivery.conflated));
+            let taken = delivery
+                .frames()
+                .iter()
+                .map(|frame| (frame.market.to_string(), frame.seq, delivery.conflated));
             self.taken.borrow_mut().extend(taken);
             self.feed.borrow_mut().extend(delivery.feed);
             Ok(())
@@ -396,7 +464,10 @@ mod tests {
         assert_eq!(fanout.offer_again().delivered, 2);
         assert_eq!(fanout.stalled(), 0);
         let expected = [("a", 1, false), ("b", 3, true), ("a", 4, true)];
-        assert_eq!(taken(&slow), expected.map(|(market, seq, conflated)| (market.to_owned(), seq, conflated)));
+        assert_eq!(
+            taken(&slow),
+            expected.map(|(market, seq, conflated)| (market.to_owned(), seq, conflated))
+        );
         assert_eq!(taken(&fast).len(), 4);
         assert!(taken(&fast).iter().all(|(_, _, conflated)| !conflated));
     }
@@ -410,11 +481,25 @@ mod tests {
         fanout.publish(&event(), &frames(&[("a", 1)]), start);
         slow.room.set(1);
         fanout.offer_again();
-        fanout.publish(&event(), &frames(&[("a", 2)]), start + Duration::from_secs(9));
-        assert!(fanout.evict_stalled(start + Duration::from_secs(9), limit).is_empty());
+        fanout.publish(
+            &event(),
+            &frames(&[("a", 2)]),
+            start + Duration::from_secs(9),
+        );
+        assert!(
+            fanout
+                .evict_stalled(start + Duration::from_secs(9), limit)
+                .is_empty()
+        );
         let evicted = fanout.evict_stalled(start + Duration::from_secs(10), limit);
-        assert_eq!(evicted.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [SessionId(0)]);
-        assert_eq!((fanout.sessions(), fanout.subscriptions(), fanout.stalled()), (1, 1, 1));
+        assert_eq!(
+            evicted.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+            [SessionId(0)]
+        );
+        assert_eq!(
+            (fanout.sessions(), fanout.subscriptions(), fanout.stalled()),
+            (1, 1, 1)
+        );
     }
 
     #[test]
@@ -456,11 +541,15 @@ mod tests {
         slow.room.set(9);
         fanout.offer_again();
         assert!(taken(&slow).is_empty());
-        assert_eq!(fanout.publish(&event(), &frames(&[("a", 2)]), Instant::now()), Report::default());
+        assert_eq!(
+            fanout.publish(&event(), &frames(&[("a", 2)]), Instant::now()),
+            Report::default()
+        );
     }
 
     proptest! {
-        /// Whenever a client stalls and recovers, it ends with the latest change of each market, in growing order.
+        /// Whenever a client stalls and recovers, it ends with the latest change of each market, in
+        /// growing order.
         #[test]
         fn every_client_ends_with_the_latest_of_each_market(steps in proptest::collection::vec((0u8..4, 0u8..3), 1..80)) {
             let client = probe(0);

@@ -1,7 +1,7 @@
 //! The WebSocket protocol of `/ws/odds`: what a client says, and what it is told.
 //!
-//! Every server message has a `type`. `snapshot` and `update` carry `eventId` and `payload`, which is all that a client
-//! of the original reads; `seq`, `markets` and `conflated` are ours.
+//! Every server message has a `type`. `snapshot` and `update` carry `eventId` and `payload`, which
+//! is all that a client of the original reads; `seq`, `markets` and `conflated` are ours.
 
 use std::sync::{Arc, OnceLock};
 
@@ -61,8 +61,14 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every code.
-    pub const CODES: [&str; 6] =
-        ["BAD_JSON", "UNKNOWN_TYPE", "BAD_EVENT_ID", "TOO_MANY_SUBSCRIPTIONS", "RATE_LIMITED", "SNAPSHOT_UNAVAILABLE"];
+    pub const CODES: [&str; 6] = [
+        "BAD_JSON",
+        "UNKNOWN_TYPE",
+        "BAD_EVENT_ID",
+        "TOO_MANY_SUBSCRIPTIONS",
+        "RATE_LIMITED",
+        "SNAPSHOT_UNAVAILABLE",
+    ];
 
     /// The code on the wire.
     pub fn code(&self) -> &'static str {
@@ -163,10 +169,11 @@ struct WireClientMessage {
 }
 
 impl ClientMessage {
-    /// Reads a client's text message. A field given twice is refused; an unknown one is ignored, so that a client of a
-    /// later version can talk to this one.
+    /// Reads a client's text message. A field given twice is refused; an unknown one is ignored, so
+    /// that a client of a later version can talk to this one.
     pub fn parse(text: &str) -> Result<ClientMessage, Refusal> {
-        let wire: WireClientMessage = json::from_str(text).map_err(|error| Refusal::BadJson(error.to_string()))?;
+        let wire: WireClientMessage =
+            json::from_str(text).map_err(|error| Refusal::BadJson(error.to_string()))?;
         let event_id = || match &wire.event_id {
             Some(serde_json::Value::String(id)) => {
                 EventId::new(id).map_err(|error| Refusal::BadEventId(error.to_string()))
@@ -184,7 +191,11 @@ impl ClientMessage {
 }
 
 #[derive(Serialize)]
-#[serde(tag = "type", rename_all = "lowercase", rename_all_fields = "camelCase")]
+#[serde(
+    tag = "type",
+    rename_all = "lowercase",
+    rename_all_fields = "camelCase"
+)]
 enum WireServerMessage<'a> {
     Snapshot {
         event_id: &'a EventId,
@@ -230,11 +241,14 @@ impl WireServerMessage<'_> {
     }
 }
 
-/// The `snapshot` message of a book. `payload` is the market that the original would show; an empty book has none.
-/// `stale` where changes cannot arrive at the moment.
+/// The `snapshot` message of a book. `payload` is the market that the original would show; an empty
+/// book has none. `stale` where changes cannot arrive at the moment.
 pub fn snapshot_message(snapshot: &Snapshot, stale: bool) -> ByteString {
     let market = |state: &'_ Arc<MarketState>| state.seq;
-    let markets = snapshot.markets.iter().map(|state| WireMarket { seq: market(state), payload: &state.update });
+    let markets = snapshot.markets.iter().map(|state| WireMarket {
+        seq: market(state),
+        payload: &state.update,
+    });
     WireServerMessage::Snapshot {
         event_id: &snapshot.event_id,
         seq: snapshot.seq,
@@ -263,10 +277,18 @@ pub fn feed_message(status: FeedStatus) -> ByteString {
 /// The `error` message of a refusal.
 pub fn error_message(refusal: &Refusal) -> ByteString {
     let event_id = match refusal {
-        Refusal::SnapshotUnavailable(event_id) | Refusal::SnapshotsLimited { event: event_id, .. } => Some(event_id),
+        Refusal::SnapshotUnavailable(event_id)
+        | Refusal::SnapshotsLimited {
+            event: event_id, ..
+        } => Some(event_id),
         _ => None,
     };
-    WireServerMessage::Error { code: refusal.code(), message: refusal.to_string(), event_id }.encode()
+    WireServerMessage::Error {
+        code: refusal.code(),
+        message: refusal.to_string(),
+        event_id,
+    }
+    .encode()
 }
 
 /// A text message as the server's frame of it: final, not masked (RFC 6455, section 5.2).
@@ -300,12 +322,18 @@ impl UpdateFrame {
             market: update.market.clone(),
             seq: state.seq,
             updated_at: update.revision.updated_at,
-            plain: Encoded::new(encode_update(&update.event_id, state.seq, false, &update.to_json())),
+            plain: Encoded::new(encode_update(
+                &update.event_id,
+                state.seq,
+                false,
+                &update.to_json(),
+            )),
             conflated: OnceLock::new(),
         }
     }
 
-    /// The message; with `conflated`, the one which says that changes before it may have been left out.
+    /// The message; with `conflated`, the one which says that changes before it may have been left
+    /// out.
     pub fn text(&self, conflated: bool) -> &ByteString {
         &self.encoded(conflated).text
     }
@@ -337,7 +365,10 @@ struct Encoded {
 
 impl Encoded {
     fn new(text: ByteString) -> Encoded {
-        Encoded { wire: text_frame(&text), text }
+        Encoded {
+            wire: text_frame(&text),
+            text,
+        }
     }
 }
 
@@ -349,7 +380,13 @@ struct PlainUpdate<'a> {
 
 fn encode_update(event_id: &EventId, seq: u64, conflated: bool, payload: &str) -> ByteString {
     match serde_json::from_str::<&RawValue>(payload) {
-        Ok(payload) => WireServerMessage::Update { event_id, seq, conflated, payload }.encode(),
+        Ok(payload) => WireServerMessage::Update {
+            event_id,
+            seq,
+            conflated,
+            payload,
+        }
+        .encode(),
         Err(_) => ByteString::new(),
     }
 }
@@ -364,11 +401,24 @@ mod tests {
 
     #[test]
     fn reads_the_originals_client() {
-        let subscribe = ClientMessage::parse(r#"{ "type": "subscribe", "eventId": "MATCH_002" }"#).unwrap();
-        assert_eq!(subscribe, ClientMessage::Subscribe(EventId::new("MATCH_002").unwrap()));
-        assert_eq!(ClientMessage::parse(r#"{"type":"ping"}"#).unwrap(), ClientMessage::Ping);
-        let later = ClientMessage::parse(r#"{"type":"subscribe","eventId":"A","since":7,"token":["x"]}"#).unwrap();
-        assert_eq!(later, ClientMessage::Subscribe(EventId::new("A").unwrap()), "fields of later versions");
+        let subscribe =
+            ClientMessage::parse(r#"{ "type": "subscribe", "eventId": "MATCH_002" }"#).unwrap();
+        assert_eq!(
+            subscribe,
+            ClientMessage::Subscribe(EventId::new("MATCH_002").unwrap())
+        );
+        assert_eq!(
+            ClientMessage::parse(r#"{"type":"ping"}"#).unwrap(),
+            ClientMessage::Ping
+        );
+        let later =
+            ClientMessage::parse(r#"{"type":"subscribe","eventId":"A","since":7,"token":["x"]}"#)
+                .unwrap();
+        assert_eq!(
+            later,
+            ClientMessage::Subscribe(EventId::new("A").unwrap()),
+            "fields of later versions"
+        );
     }
 
     #[test]
@@ -378,13 +428,22 @@ mod tests {
         assert_eq!(code("[]"), "BAD_JSON");
         assert_eq!(code(r#"["subscribe","A"]"#), "BAD_JSON");
         assert_eq!(code(r#"["ping"]"#), "BAD_JSON");
-        assert_eq!(code(r#"{"type":"subscribe","eventId":"A","eventId":"B"}"#), "BAD_JSON");
+        assert_eq!(
+            code(r#"{"type":"subscribe","eventId":"A","eventId":"B"}"#),
+            "BAD_JSON"
+        );
         assert_eq!(code(r#"{"eventId":"A"}"#), "BAD_JSON");
-        assert_eq!(code(r#"{"type":"Subscribe","eventId":"A"}"#), "UNKNOWN_TYPE");
+        assert_eq!(
+            code(r#"{"type":"Subscribe","eventId":"A"}"#),
+            "UNKNOWN_TYPE"
+        );
         assert_eq!(code(r#"{"type":"subscribe"}"#), "BAD_EVENT_ID");
         assert_eq!(code(r#"{"type":"subscribe","eventId":""}"#), "BAD_EVENT_ID");
         assert_eq!(code(r#"{"type":"subscribe","eventId":7}"#), "BAD_EVENT_ID");
-        assert_eq!(code(r#"{"type":"unsubscribe","eventId":null}"#), "BAD_EVENT_ID");
+        assert_eq!(
+            code(r#"{"type":"unsubscribe","eventId":null}"#),
+            "BAD_EVENT_ID"
+        );
     }
 
     #[test]
@@ -400,11 +459,18 @@ mod tests {
         );
         assert_eq!(
             frame.text(true),
-            &format!(r#"{{"type":"update","eventId":"MATCH_001","seq":42,"conflated":true,"payload":{payload}}}"#)
+            &format!(
+                r#"{{"type":"update","eventId":"MATCH_001","seq":42,"conflated":true,"payload":{payload}}}"#
+            )
         );
         let text = frame.text(false).as_bytes();
-        let head = [0x81, 126].into_iter().chain((text.len() as u16).to_be_bytes());
-        assert_eq!(frame.wire(false)[..], head.chain(text.iter().copied()).collect::<Vec<_>>()[..]);
+        let head = [0x81, 126]
+            .into_iter()
+            .chain((text.len() as u16).to_be_bytes());
+        assert_eq!(
+            frame.wire(false)[..],
+            head.chain(text.iter().copied()).collect::<Vec<_>>()[..]
+        );
         assert_eq!(
             snapshot_message(&book.snapshot(), false),
             format!(
@@ -412,13 +478,22 @@ mod tests {
             )
         );
         assert_eq!(pong_message(), r#"{"type":"pong"}"#);
-        assert_eq!(feed_message(FeedStatus::Stale), r#"{"type":"feed","status":"stale"}"#);
-        assert_eq!(feed_message(FeedStatus::Live), r#"{"type":"feed","status":"live"}"#);
+        assert_eq!(
+            feed_message(FeedStatus::Stale),
+            r#"{"type":"feed","status":"stale"}"#
+        );
+        assert_eq!(
+            feed_message(FeedStatus::Live),
+            r#"{"type":"feed","status":"live"}"#
+        );
         let empty = Book::new(EventId::new("E").unwrap()).snapshot();
         let marked = r#"{"type":"snapshot","eventId":"E","seq":0,"stale":true,"markets":[]}"#;
         assert_eq!(snapshot_message(&empty, true), marked);
         let event = EventId::new("E").unwrap();
-        assert_eq!(unsubscribed_message(&event), r#"{"type":"unsubscribed","eventId":"E"}"#);
+        assert_eq!(
+            unsubscribed_message(&event),
+            r#"{"type":"unsubscribed","eventId":"E"}"#
+        );
         insta::assert_snapshot!(error_message(&Refusal::SnapshotUnavailable(event)), @r#"{"type":"error","code":"SNAPSHOT_UNAVAILABLE","message":"the odds of `E` cannot be read now; subscribe again","eventId":"E"}"#);
         insta::assert_snapshot!(error_message(&Refusal::TooManySubscriptions(200)), @r#"{"type":"error","code":"TOO_MANY_SUBSCRIPTIONS","message":"a session may hold 200 subscriptions"}"#);
     }

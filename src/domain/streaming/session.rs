@@ -1,4 +1,5 @@
-//! The state of one client's session: inputs in, effects out. The socket, the timers and the registry are elsewhere.
+//! The state of one client's session: inputs in, effects out. The socket, the timers and the
+//! registry are elsewhere.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,7 +9,9 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::fanout::Delivery;
-use super::protocol::{ClientMessage, CloseReason, Refusal, UpdateFrame, pong_message, unsubscribed_message};
+use super::protocol::{
+    ClientMessage, CloseReason, Refusal, UpdateFrame, pong_message, unsubscribed_message,
+};
 use crate::domain::ids::{EventId, MarketKey};
 
 /// What a session may do.
@@ -16,7 +19,8 @@ use crate::domain::ids::{EventId, MarketKey};
 pub struct SessionLimits {
     /// The most subscriptions at a time.
     pub max_subscriptions: usize,
-    /// The most messages within a second. What comes beyond is refused; ten times as many end the session.
+    /// The most messages within a second. What comes beyond is refused; ten times as many end the
+    /// session.
     pub max_messages_per_second: u32,
     /// Bytes of snapshots per second, after a burst of eight times as many.
     pub max_snapshot_bytes_per_second: u64,
@@ -24,7 +28,8 @@ pub struct SessionLimits {
     pub silence_limit: Duration,
 }
 
-/// Seconds of snapshots that a session may be sent at once: clients subscribe to all that they show when they start.
+/// Seconds of snapshots that a session may be sent at once: clients subscribe to all that they show
+/// when they start.
 const SNAPSHOT_BURST: u64 = 8;
 
 /// What is to be done after an input.
@@ -36,7 +41,8 @@ pub enum Effect {
     Refuse(Refusal),
     /// Send this change.
     SendUpdate(Arc<UpdateFrame>, bool),
-    /// Take a subscription, then get a snapshot and give it to [`SessionState::on_snapshot`] with this attempt.
+    /// Take a subscription, then get a snapshot and give it to [`SessionState::on_snapshot`] with
+    /// this attempt.
     Subscribe(EventId, Attempt),
     /// Give a subscription up.
     Unsubscribe(EventId),
@@ -89,7 +95,8 @@ pub struct SessionState {
     window_start: Instant,
     window_messages: u32,
     last_heard: Instant,
-    /// Bytes of snapshots that were sent, less what their rate has allowed since. Known as of `snapshots_at`.
+    /// Bytes of snapshots that were sent, less what their rate has allowed since. Known as of
+    /// `snapshots_at`.
     snapshot_bytes: u64,
     snapshots_at: Instant,
 }
@@ -134,9 +141,16 @@ impl SessionState {
     }
 
     /// The snapshot of a subscription came; `None` where it could not be had.
-    pub fn on_snapshot(&mut self, event_id: EventId, attempt: Attempt, snapshot: Option<SnapshotFrame>) -> Vec<Effect> {
+    pub fn on_snapshot(
+        &mut self,
+        event_id: EventId,
+        attempt: Attempt,
+        snapshot: Option<SnapshotFrame>,
+    ) -> Vec<Effect> {
         let held = match self.subscriptions.get_mut(&event_id) {
-            Some(Subscription::Awaiting(awaiting)) if awaiting.attempt == attempt => std::mem::take(&mut awaiting.held),
+            Some(Subscription::Awaiting(awaiting)) if awaiting.attempt == attempt => {
+                std::mem::take(&mut awaiting.held)
+            }
             _ => return Vec::new(),
         };
         let Some(snapshot) = snapshot else {
@@ -144,26 +158,39 @@ impl SessionState {
             let refusal = Refusal::SnapshotUnavailable(event_id.clone());
             return vec![Effect::Unsubscribe(event_id), Effect::Refuse(refusal)];
         };
-        self.snapshot_bytes = self.snapshot_bytes.saturating_add(snapshot.text.len() as u64);
-        self.subscriptions.insert(event_id, Subscription::Live { last_seq: snapshot.seq });
+        self.snapshot_bytes = self
+            .snapshot_bytes
+            .saturating_add(snapshot.text.len() as u64);
+        self.subscriptions.insert(
+            event_id,
+            Subscription::Live {
+                last_seq: snapshot.seq,
+            },
+        );
         let mut held: Vec<Held> = held.into_values().collect();
         held.sort_by_key(|held| held.frame.seq);
         let mut effects = vec![Effect::Send(snapshot.text)];
-        effects.extend(held.into_iter().flat_map(|held| self.on_update(&held.frame, held.conflated)));
+        effects.extend(
+            held.into_iter()
+                .flat_map(|held| self.on_update(&held.frame, held.conflated)),
+        );
         effects
     }
 
     /// Changes of subscribed events came. Gives `send` the frames that are to be sent, in order.
     pub fn on_delivery(&mut self, delivery: &Delivery, mut send: impl FnMut(Bytes)) {
         if let (Some(joined), [first, rest @ ..]) = (delivery.joined(), delivery.frames())
-            && let Some(Subscription::Live { last_seq }) = self.subscriptions.get_mut(&first.event_id)
+            && let Some(Subscription::Live { last_seq }) =
+                self.subscriptions.get_mut(&first.event_id)
             && *last_seq < first.seq
         {
             *last_seq = rest.last().unwrap_or(first).seq;
             return send(joined.clone());
         }
         for frame in delivery.frames() {
-            if let Some(Effect::SendUpdate(frame, conflated)) = self.on_update(frame, delivery.conflated) {
+            if let Some(Effect::SendUpdate(frame, conflated)) =
+                self.on_update(frame, delivery.conflated)
+            {
                 send(frame.wire(conflated).clone());
             }
         }
@@ -180,7 +207,10 @@ impl SessionState {
             Subscription::Awaiting(awaiting) => {
                 let held = &mut awaiting.held;
                 let replaces = held.contains_key(&frame.market);
-                let newest = Held { frame: frame.clone(), conflated: conflated || replaces };
+                let newest = Held {
+                    frame: frame.clone(),
+                    conflated: conflated || replaces,
+                };
                 held.insert(frame.market.clone(), newest);
                 None
             }
@@ -212,12 +242,13 @@ impl SessionState {
         }
     }
 
-    /// Whether the session was sent as many bytes of snapshots as it may be. A snapshot's size is known only once it is
-    /// sent, so the last one may exceed the limit.
+    /// Whether the session was sent as many bytes of snapshots as it may be. A snapshot's size is
+    /// known only once it is sent, so the last one may exceed the limit.
     fn is_over_snapshot_limit(&mut self, now: Instant) -> bool {
         let rate = self.limits.max_snapshot_bytes_per_second;
         let elapsed = now.duration_since(self.snapshots_at).as_millis();
-        let allowed = u64::try_from(elapsed.saturating_mul(u128::from(rate)) / 1_000).unwrap_or(u64::MAX);
+        let allowed =
+            u64::try_from(elapsed.saturating_mul(u128::from(rate)) / 1_000).unwrap_or(u64::MAX);
         if allowed > 0 {
             self.snapshot_bytes = self.snapshot_bytes.saturating_sub(allowed);
             self.snapshots_at = now;
@@ -236,12 +267,19 @@ impl SessionState {
         }
         if self.is_over_snapshot_limit(now) {
             let bytes = self.limits.max_snapshot_bytes_per_second;
-            return vec![Effect::Refuse(Refusal::SnapshotsLimited { event: event_id, bytes })];
+            return vec![Effect::Refuse(Refusal::SnapshotsLimited {
+                event: event_id,
+                bytes,
+            })];
         }
         self.next_attempt += 1;
         let attempt = Attempt(self.next_attempt);
-        let awaiting = Box::new(Awaiting { attempt, held: BTreeMap::new() });
-        self.subscriptions.insert(event_id.clone(), Subscription::Awaiting(awaiting));
+        let awaiting = Box::new(Awaiting {
+            attempt,
+            held: BTreeMap::new(),
+        });
+        self.subscriptions
+            .insert(event_id.clone(), Subscription::Awaiting(awaiting));
         vec![Effect::Subscribe(event_id, attempt)]
     }
 
@@ -276,11 +314,17 @@ mod tests {
     }
 
     fn snapshot(seq: u64) -> Option<SnapshotFrame> {
-        Some(SnapshotFrame { seq, text: format!("snapshot {seq}").into() })
+        Some(SnapshotFrame {
+            seq,
+            text: format!("snapshot {seq}").into(),
+        })
     }
 
     fn subscribe(session: &mut SessionState, event: &str, now: Instant) -> Vec<Effect> {
-        session.on_text(&format!(r#"{{"type":"subscribe","eventId":"{event}"}}"#), now)
+        session.on_text(
+            &format!(r#"{{"type":"subscribe","eventId":"{event}"}}"#),
+            now,
+        )
     }
 
     fn attempt(effects: &[Effect]) -> Attempt {
@@ -297,9 +341,12 @@ mod tests {
             .filter_map(|effect| match effect {
                 Effect::Send(text) => Some(text.to_string()),
                 Effect::Refuse(refusal) => Some(refusal.code().to_owned()),
-                Effect::SendUpdate(frame, conflated) => {
-                    Some(format!("{} {}{}", frame.market, frame.seq, if conflated { " conflated" } else { "" }))
-                }
+                Effect::SendUpdate(frame, conflated) => Some(format!(
+                    "{} {}{}",
+                    frame.market,
+                    frame.seq,
+                    if conflated { " conflated" } else { "" }
+                )),
                 _ => None,
             })
             .collect()
@@ -314,7 +361,13 @@ mod tests {
         let now = Instant::now();
         let mut session = SessionState::new(LIMITS, now);
         let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
-        for early in [frame(4, "a"), frame(5, "b"), frame(6, "c"), frame(7, "b"), frame(8, "b")] {
+        for early in [
+            frame(4, "a"),
+            frame(5, "b"),
+            frame(6, "c"),
+            frame(7, "b"),
+            frame(8, "b"),
+        ] {
             assert!(session.on_update(&early, false).is_none());
         }
         let effects = session.on_snapshot(event(), attempt, snapshot(5));
@@ -328,12 +381,22 @@ mod tests {
         let now = Instant::now();
         let mut session = SessionState::new(LIMITS, now);
         let first = attempt(&subscribe(&mut session, "MATCH_001", now));
-        assert!(subscribe(&mut session, "MATCH_001", now).is_empty(), "the snapshot is on its way");
+        assert!(
+            subscribe(&mut session, "MATCH_001", now).is_empty(),
+            "the snapshot is on its way"
+        );
         session.on_snapshot(event(), first, snapshot(5));
         let second = attempt(&subscribe(&mut session, "MATCH_001", now));
         assert_eq!(session.subscriptions(), 1);
-        assert_eq!(sent(session.on_snapshot(event(), first, snapshot(5))), [""; 0], "an old answer");
-        assert_eq!(sent(session.on_snapshot(event(), second, snapshot(6))), ["snapshot 6"]);
+        assert_eq!(
+            sent(session.on_snapshot(event(), first, snapshot(5))),
+            [""; 0],
+            "an old answer"
+        );
+        assert_eq!(
+            sent(session.on_snapshot(event(), second, snapshot(6))),
+            ["snapshot 6"]
+        );
         assert_eq!(sent(session.on_update(&frame(7, "a"), false)), ["a 7"]);
     }
 
@@ -343,11 +406,17 @@ mod tests {
         let mut session = SessionState::new(LIMITS, now);
         let first = attempt(&subscribe(&mut session, "MATCH_001", now));
         let unsubscribe = session.on_text(r#"{"type":"unsubscribe","eventId":"MATCH_001"}"#, now);
-        assert!(matches!(&unsubscribe[..], [Effect::Unsubscribe(_), Effect::Send(_)]), "{unsubscribe:?}");
+        assert!(
+            matches!(&unsubscribe[..], [Effect::Unsubscribe(_), Effect::Send(_)]),
+            "{unsubscribe:?}"
+        );
         assert!(session.on_update(&frame(6, "a"), false).is_none());
         let second = attempt(&subscribe(&mut session, "MATCH_001", now));
         assert!(session.on_snapshot(event(), first, snapshot(5)).is_empty());
-        assert_eq!(sent(session.on_snapshot(event(), second, snapshot(6))), ["snapshot 6"]);
+        assert_eq!(
+            sent(session.on_snapshot(event(), second, snapshot(6))),
+            ["snapshot 6"]
+        );
     }
 
     #[test]
@@ -372,22 +441,38 @@ mod tests {
         session.on_text(r#"{"type":"ping"}"#, now);
         assert!(sent(session.on_text(r#"{"type":"ping"}"#, now))[0].contains("RATE_LIMITED"));
         let later = now + Duration::from_secs(1);
-        assert_eq!(sent(session.on_text(r#"{"type":"ping"}"#, later)), [r#"{"type":"pong"}"#]);
+        assert_eq!(
+            sent(session.on_text(r#"{"type":"ping"}"#, later)),
+            [r#"{"type":"pong"}"#]
+        );
         let mut flood = Vec::new();
         for _ in 0..50 {
             flood = session.on_text("x", later);
         }
-        assert!(matches!(flood[..], [Effect::Close(CloseReason::TooManyMessages)]), "{flood:?}");
+        assert!(
+            matches!(flood[..], [Effect::Close(CloseReason::TooManyMessages)]),
+            "{flood:?}"
+        );
     }
 
     #[test]
     fn snapshots_are_limited_by_their_size() {
         let start = Instant::now();
-        let mut session = SessionState::new(SessionLimits { max_messages_per_second: 1_000, ..LIMITS }, start);
+        let mut session = SessionState::new(
+            SessionLimits {
+                max_messages_per_second: 1_000,
+                ..LIMITS
+            },
+            start,
+        );
         let mut again = |now| match &subscribe(&mut session, "MATCH_001", now)[..] {
             [Effect::Subscribe(event_id, attempt)] => {
                 let text = ByteString::from("x".repeat(1_000));
-                session.on_snapshot(event_id.clone(), *attempt, Some(SnapshotFrame { seq: 1, text }));
+                session.on_snapshot(
+                    event_id.clone(),
+                    *attempt,
+                    Some(SnapshotFrame { seq: 1, text }),
+                );
                 true
             }
             refused => {
@@ -397,8 +482,18 @@ mod tests {
         };
         // A burst of 8,000 bytes, then 1,000 a second.
         assert_eq!((0..100).filter(|_| again(start)).count(), 8);
-        assert_eq!((1..=50).filter(|tenth| again(start + Duration::from_millis(100 * tenth))).count(), 5);
-        assert_eq!((0..100).filter(|_| again(start + Duration::from_secs(60))).count(), 8);
+        assert_eq!(
+            (1..=50)
+                .filter(|tenth| again(start + Duration::from_millis(100 * tenth)))
+                .count(),
+            5
+        );
+        assert_eq!(
+            (0..100)
+                .filter(|_| again(start + Duration::from_secs(60)))
+                .count(),
+            8
+        );
     }
 
     #[test]
@@ -406,9 +501,15 @@ mod tests {
         let now = Instant::now();
         let mut session = SessionState::new(LIMITS, now);
         assert!(sent(session.on_text("{}", now))[0].contains("BAD_JSON"));
-        assert_eq!(sent(session.on_text(r#"{"type":"ping"}"#, now)), [r#"{"type":"pong"}"#]);
+        assert_eq!(
+            sent(session.on_text(r#"{"type":"ping"}"#, now)),
+            [r#"{"type":"pong"}"#]
+        );
         let never = session.on_text(r#"{"type":"unsubscribe","eventId":"NEVER"}"#, now);
-        assert_eq!(sent(never), [r#"{"type":"unsubscribed","eventId":"NEVER"}"#]);
+        assert_eq!(
+            sent(never),
+            [r#"{"type":"unsubscribed","eventId":"NEVER"}"#]
+        );
     }
 
     #[test]
@@ -419,7 +520,10 @@ mod tests {
         assert!(matches!(session.on_ping_due(at(10)), Effect::Ping));
         session.on_heard(at(12));
         assert!(matches!(session.on_ping_due(at(40)), Effect::Ping));
-        assert!(matches!(session.on_ping_due(at(42)), Effect::Close(CloseReason::NoAnswer)));
+        assert!(matches!(
+            session.on_ping_due(at(42)),
+            Effect::Close(CloseReason::NoAnswer)
+        ));
     }
 
     /// A session that stands at this number.
@@ -449,7 +553,8 @@ mod tests {
             }
         }
 
-        /// However pushes, snapshots and subscribes interleave, the client ends with what the book holds.
+        /// However pushes, snapshots and subscribes interleave, the client ends with what the book
+        /// holds.
         #[test]
         fn the_client_ends_where_the_book_ends(steps in proptest::collection::vec((0u8..3, 0u8..3), 1..60)) {
             let now = Instant::now();

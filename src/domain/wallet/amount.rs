@@ -18,7 +18,8 @@ pub enum AmountError {
     /// Less than a cent.
     #[error("{0} is not at least 1 cent")]
     TooLow(i64),
-    /// Not a whole number of cents that fits 64 bits: a fraction, an exponent, a text, or far too many digits.
+    /// Not a whole number of cents that fits 64 bits: a fraction, an exponent, a text, or far too
+    /// many digits.
     #[error("`{0}` is not a whole number of cents")]
     NotWhole(String),
 }
@@ -26,7 +27,11 @@ pub enum AmountError {
 impl Amount {
     /// An amount of so many cents.
     pub const fn new(cents: i64) -> Result<Amount, AmountError> {
-        if cents >= 1 { Ok(Amount(cents)) } else { Err(AmountError::TooLow(cents)) }
+        if cents >= 1 {
+            Ok(Amount(cents))
+        } else {
+            Err(AmountError::TooLow(cents))
+        }
     }
 
     /// The cents, at least 1.
@@ -34,8 +39,8 @@ impl Amount {
         self.0
     }
 
-    /// What a stake of this amount pays at a price, the stake included: stake × price, cut to the cent. As wide as both
-    /// ends of the range need.
+    /// What a stake of this amount pays at a price, the stake included: stake × price, cut to the
+    /// cent. As wide as both ends of the range need.
     pub fn payout_at(self, price: Price) -> i128 {
         i128::from(self.0) * i128::from(price.thousandths()) / 1_000
     }
@@ -54,10 +59,13 @@ impl Serialize for Amount {
 }
 
 impl<'de> Deserialize<'de> for Amount {
-    /// Takes a JSON number without fraction and exponent: the text is looked at, so nothing is rounded on the way.
+    /// Takes a JSON number without fraction and exponent: the text is looked at, so nothing is
+    /// rounded on the way.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
-        let cents = text.parse().map_err(|_| AmountError::NotWhole(text.chars().take(40).collect()));
+        let cents = text
+            .parse()
+            .map_err(|_| AmountError::NotWhole(text.chars().take(40).collect()));
         cents.and_then(Amount::new).map_err(D::Error::custom)
     }
 }
@@ -70,21 +78,44 @@ mod tests {
 
     #[test]
     fn an_amount_is_a_whole_number_of_cents_above_zero() {
-        let read = |json: &str| serde_json::from_str::<Amount>(json).map_err(|error| error.to_string());
+        let read =
+            |json: &str| serde_json::from_str::<Amount>(json).map_err(|error| error.to_string());
         assert_eq!(read("1").map(Amount::cents), Ok(1));
         assert_eq!(read("9223372036854775807").map(Amount::cents), Ok(i64::MAX));
         for bad in ["0", "-1", "-9223372036854775808"] {
-            assert!(read(bad).unwrap_err().contains("is not at least 1 cent"), "{bad}");
+            assert!(
+                read(bad).unwrap_err().contains("is not at least 1 cent"),
+                "{bad}"
+            );
         }
-        for bad in ["1.0", "1.5", "1e3", "\"1\"", "true", "null", "[]", "9223372036854775808", "1e400"] {
-            assert!(read(bad).unwrap_err().contains("is not a whole number of cents"), "{bad}");
+        for bad in [
+            "1.0",
+            "1.5",
+            "1e3",
+            "\"1\"",
+            "true",
+            "null",
+            "[]",
+            "9223372036854775808",
+            "1e400",
+        ] {
+            assert!(
+                read(bad)
+                    .unwrap_err()
+                    .contains("is not a whole number of cents"),
+                "{bad}"
+            );
         }
         assert!(read("NaN").is_err() && read("Infinity").is_err() && read("").is_err());
     }
 
     #[test]
     fn a_payout_is_cut_to_the_cent_and_never_overflows() {
-        let payout = |cents, price: &str| Amount::new(cents).unwrap().payout_at(price.parse().unwrap());
+        let payout = |cents, price: &str| {
+            Amount::new(cents)
+                .unwrap()
+                .payout_at(price.parse().unwrap())
+        };
         assert_eq!(payout(1_000, "1.63"), 1_630);
         assert_eq!(payout(333, "1.528"), 508);
         assert_eq!(payout(1, "1.001"), 1);

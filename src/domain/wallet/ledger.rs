@@ -1,8 +1,8 @@
-//! The ledger: double entry. Every movement of money is a transfer from one account to another, and is never changed
-//! afterwards. A balance is what its transfers sum up to.
+//! The ledger: double entry. Every movement of money is a transfer from one account to another, and
+//! is never changed afterwards. A balance is what its transfers sum up to.
 //!
-//! The rules are here, and hold for both databases: in SQLite these functions decide, in PostgreSQL the functions of
-//! `migrations/postgres` do, and one suite with one model is run against both.
+//! The rules are here, and hold for both databases: in SQLite these functions decide, in PostgreSQL
+//! the functions of `migrations/postgres` do, and one suite with one model is run against both.
 
 use super::amount::Amount;
 use crate::domain::string_enum::string_enum;
@@ -56,7 +56,8 @@ string_enum! {
 }
 
 impl TransferKind {
-    /// The account that is debited, and the one that is credited. A user's balance is credits less debits.
+    /// The account that is debited, and the one that is credited. A user's balance is credits less
+    /// debits.
     pub fn accounts(self) -> (Account, Account) {
         match self {
             TransferKind::Deposit => (Account::Cash, Account::Available),
@@ -120,8 +121,9 @@ pub enum SettlementRefusal {
 }
 
 impl HoldResolution {
-    /// What comes of this settlement where a reservation is of this status and held for this bet, and this bet asks: one
-    /// that has ended stays so, and one that is held for a bet is ended by that bet's own decision only.
+    /// What comes of this settlement where a reservation is of this status and held for this bet,
+    /// and this bet asks: one that has ended stays so, and one that is held for a bet is ended by
+    /// that bet's own decision only.
     pub fn of<Bet: PartialEq>(
         self,
         status: ReservationStatus,
@@ -158,8 +160,9 @@ pub enum TransferRefusal {
 }
 
 impl Balance {
-    /// The balances after a transfer, or why it is not made. What a user has in all never exceeds `i64::MAX`, so no
-    /// later transfer between the user's own accounts can be refused for its size.
+    /// The balances after a transfer, or why it is not made. What a user has in all never exceeds
+    /// `i64::MAX`, so no later transfer between the user's own accounts can be refused for its
+    /// size.
     pub fn after(self, kind: TransferKind, amount: Amount) -> Result<Balance, TransferRefusal> {
         let (debit, credit) = kind.accounts();
         let (mut available, mut reserved) = (self.available, self.reserved);
@@ -169,13 +172,24 @@ impl Balance {
                 Account::Reserved => &mut reserved,
                 Account::Cash | Account::Stakes | Account::Payouts => return Ok(()),
             };
-            *balance = balance.checked_add(cents).ok_or(TransferRefusal::BalanceTooHigh)?;
-            if *balance < 0 { Err(TransferRefusal::InsufficientFunds) } else { Ok(()) }
+            *balance = balance
+                .checked_add(cents)
+                .ok_or(TransferRefusal::BalanceTooHigh)?;
+            if *balance < 0 {
+                Err(TransferRefusal::InsufficientFunds)
+            } else {
+                Ok(())
+            }
         };
         move_by(debit, -amount.cents())?;
         move_by(credit, amount.cents())?;
-        available.checked_add(reserved).ok_or(TransferRefusal::BalanceTooHigh)?;
-        Ok(Balance { available, reserved })
+        available
+            .checked_add(reserved)
+            .ok_or(TransferRefusal::BalanceTooHigh)?;
+        Ok(Balance {
+            available,
+            reserved,
+        })
     }
 }
 
@@ -191,9 +205,17 @@ mod tests {
 
     #[test]
     fn money_goes_from_one_account_to_the_other_and_never_below_zero() {
-        let start = Balance { available: 100, reserved: 20 };
+        let start = Balance {
+            available: 100,
+            reserved: 20,
+        };
         let after = |kind, cents| start.after(kind, amount(cents));
-        let balance = |available, reserved| Ok(Balance { available, reserved });
+        let balance = |available, reserved| {
+            Ok(Balance {
+                available,
+                reserved,
+            })
+        };
         assert_eq!(after(TransferKind::Deposit, 5), balance(105, 20));
         assert_eq!(after(TransferKind::Withdraw, 100), balance(0, 20));
         assert_eq!(after(TransferKind::Reserve, 100), balance(0, 120));
@@ -206,27 +228,56 @@ mod tests {
             (TransferKind::Commit, 21),
             (TransferKind::Refund, 21),
         ] {
-            assert_eq!(after(kind, cents), Err(TransferRefusal::InsufficientFunds), "{kind}");
+            assert_eq!(
+                after(kind, cents),
+                Err(TransferRefusal::InsufficientFunds),
+                "{kind}"
+            );
         }
     }
 
     #[test]
     fn what_a_user_has_in_all_fits_64_bits() {
-        let rich = Balance { available: i64::MAX - 10, reserved: 5 };
+        let rich = Balance {
+            available: i64::MAX - 10,
+            reserved: 5,
+        };
         assert!(rich.after(TransferKind::Deposit, amount(5)).is_ok());
-        assert_eq!(rich.after(TransferKind::Deposit, amount(6)), Err(TransferRefusal::BalanceTooHigh));
-        assert_eq!(rich.after(TransferKind::Deposit, amount(i64::MAX)), Err(TransferRefusal::BalanceTooHigh));
-        assert!(rich.after(TransferKind::Reserve, amount(i64::MAX - 10)).is_ok());
+        assert_eq!(
+            rich.after(TransferKind::Deposit, amount(6)),
+            Err(TransferRefusal::BalanceTooHigh)
+        );
+        assert_eq!(
+            rich.after(TransferKind::Deposit, amount(i64::MAX)),
+            Err(TransferRefusal::BalanceTooHigh)
+        );
+        assert!(
+            rich.after(TransferKind::Reserve, amount(i64::MAX - 10))
+                .is_ok()
+        );
     }
 
     #[test]
     fn a_reservation_ends_once_and_that_of_a_bet_by_the_bet() {
         use ReservationStatus::{Committed, Expired, Pending, Refunded};
-        for settlement in [HoldResolution::Commit, HoldResolution::Refund, HoldResolution::Expire] {
-            assert_eq!(settlement.of::<u8>(Pending, None, None), Ok(ResolveHold::Now));
-            assert_eq!(settlement.of(Pending, Some(1), Some(1)), Ok(ResolveHold::Now));
+        for settlement in [
+            HoldResolution::Commit,
+            HoldResolution::Refund,
+            HoldResolution::Expire,
+        ] {
+            assert_eq!(
+                settlement.of::<u8>(Pending, None, None),
+                Ok(ResolveHold::Now)
+            );
+            assert_eq!(
+                settlement.of(Pending, Some(1), Some(1)),
+                Ok(ResolveHold::Now)
+            );
             for (held_for, asked_by) in [(Some(1), None), (None, Some(1)), (Some(1), Some(2))] {
-                assert_eq!(settlement.of(Pending, held_for, asked_by), Err(SettlementRefusal::HeldByBet));
+                assert_eq!(
+                    settlement.of(Pending, held_for, asked_by),
+                    Err(SettlementRefusal::HeldByBet)
+                );
             }
             for ended in [Committed, Refunded, Expired] {
                 let expected = if settlement.status() == ended {

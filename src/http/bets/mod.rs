@@ -1,4 +1,5 @@
-//! `/bets…`: bets at the price of the moment. The original's paths, bodies and field names, and ours.
+//! `/bets…`: bets at the price of the moment. The original's paths, bodies and field names, and
+//! ours.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,9 @@ use super::routes::{CountsRequests, PageBody, count_requests, required_user};
 use crate::actors::bets::messages::PublishOutbox;
 use crate::actors::odds::messages::GetSnapshot;
 use crate::actors::wallet::wallet_executor::WalletExecutor;
-use crate::domain::bets::bet::{self, Bet, BetId, BetLimits, BetRequest, BetStatus, BetStep, Offer};
+use crate::domain::bets::bet::{
+    self, Bet, BetId, BetLimits, BetRequest, BetStatus, BetStep, Offer,
+};
 use crate::domain::bets::bet_events;
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId, UserId};
 use crate::domain::odds::book::Snapshot;
@@ -52,13 +55,22 @@ pub struct Prices {
 impl Prices {
     /// The book of an event, or why its prices cannot be known now.
     async fn book(&self, event_id: &EventId) -> Result<Snapshot, ApiError> {
-        let stale = || ApiError::BooksUnavailable("changes do not arrive, prices may be old".to_owned());
+        let stale =
+            || ApiError::BooksUnavailable("changes do not arrive, prices may be old".to_owned());
         if !self.feed.is_live() {
             return Err(stale());
         }
-        let asked = self.snapshots.send(GetSnapshot(event_id.clone())).timeout(self.timeout).await;
+        let asked = self
+            .snapshots
+            .send(GetSnapshot(event_id.clone()))
+            .timeout(self.timeout)
+            .await;
         let book = asked.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
-        if book.is_stale || !self.feed.is_live() { Err(stale()) } else { Ok(book) }
+        if book.is_stale || !self.feed.is_live() {
+            Err(stale())
+        } else {
+            Ok(book)
+        }
     }
 }
 
@@ -93,10 +105,17 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .route(web::post().to(place))
         .route(web::get().to(list))
         .route(web::head().to(list))
-        .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST")));
-    let bet = read("/bets/{id}").get(get_bet).app_data(Route::new("/bets/{id}", "GET"));
+        .default_service(web::to(|request| {
+            method_not_allowed(request, "GET, HEAD, POST")
+        }));
+    let bet = read("/bets/{id}")
+        .get(get_bet)
+        .app_data(Route::new("/bets/{id}", "GET"));
     let unknown = web::to(not_found).wrap(from_fn(time_requests::<BetsState>));
-    config.service(bets).service(bet.wrap(from_fn(count_requests::<BetsState>))).default_service(unknown);
+    config
+        .service(bets)
+        .service(bet.wrap(from_fn(count_requests::<BetsState>)))
+        .default_service(unknown);
 }
 
 impl Timed for BetsState {
@@ -107,7 +126,10 @@ impl Timed for BetsState {
 
 impl CountsRequests for BetsState {
     fn count(&self, status: StatusCode) {
-        self.metrics.requests.with_label_values(&[status.as_str()]).inc();
+        self.metrics
+            .requests
+            .with_label_values(&[status.as_str()])
+            .inc();
     }
 }
 
@@ -130,11 +152,15 @@ struct BetBody {
 
 impl BetBody {
     fn request(&self) -> Result<BetRequest, ApiError> {
-        let price = body::number("odd_value", &self.odd_value)?.ok_or_else(|| body::missing("odd_value"))?;
+        let price = body::number("odd_value", &self.odd_value)?
+            .ok_or_else(|| body::missing("odd_value"))?;
         Ok(BetRequest {
             user_id: body::text("userId", &self.user_id)?,
             event_id: body::text("eventId", &self.event_id)?,
-            market: MarketKey { name: body::text("market", &self.market)?, line: body::number("line", &self.line)? },
+            market: MarketKey {
+                name: body::text("market", &self.market)?,
+                line: body::number("line", &self.line)?,
+            },
             selection: body::text("selection", &self.selection)?,
             stake: body::amount("stake_cents", &self.stake_cents)?,
             price,
@@ -143,15 +169,39 @@ impl BetBody {
     }
 }
 
-fn key_of(request: &HttpRequest, body: &BetBody, bet: &BetRequest) -> Result<Option<RequestKey>, ApiError> {
+fn key_of(
+    request: &HttpRequest,
+    body: &BetBody,
+    bet: &BetRequest,
+) -> Result<Option<RequestKey>, ApiError> {
     let key = idempotency::key(request.headers(), &body.request_id)?;
-    Ok(key.map(|key| RequestKey { key, fingerprint: fingerprint(bet) }))
+    Ok(key.map(|key| RequestKey {
+        key,
+        fingerprint: fingerprint(bet),
+    }))
 }
 
 /// What is asked for, in one form, however the body was written.
 fn fingerprint(bet: &BetRequest) -> String {
-    let BetRequest { user_id: _, event_id, market, selection, stake, price, odds_change } = bet;
-    serde_json::json!([event_id, market.name, market.line, selection, stake, price, odds_change]).to_string()
+    let BetRequest {
+        user_id: _,
+        event_id,
+        market,
+        selection,
+        stake,
+        price,
+        odds_change,
+    } = bet;
+    serde_json::json!([
+        event_id,
+        market.name,
+        market.line,
+        selection,
+        stake,
+        price,
+        odds_change
+    ])
+    .to_string()
 }
 
 #[derive(Serialize)]
@@ -203,8 +253,12 @@ struct StepBody<'a> {
 }
 
 fn view<'a>(bet: &'a Bet, history: Option<&'a [BetStep]>) -> BetView<'a> {
-    let step =
-        |step: &'a BetStep| StepBody { from: step.from, to: step.to, reason: step.reason.as_deref(), at: step.at };
+    let step = |step: &'a BetStep| StepBody {
+        from: step.from,
+        to: step.to,
+        reason: step.reason.as_deref(),
+        at: step.at,
+    };
     BetView {
         bet_id: bet.id,
         status: bet.status,
@@ -225,8 +279,9 @@ fn view<'a>(bet: &'a Bet, history: Option<&'a [BetStep]>) -> BetView<'a> {
     }
 }
 
-/// `POST /bets {userId, eventId, market, line, selection, stake_cents, odd_value, oddsChange}`: takes a bet at the price
-/// that clients are shown now. With a key (header `Idempotency-Key`, else `requestId`) the first answer is the answer.
+/// `POST /bets {userId, eventId, market, line, selection, stake_cents, odd_value, oddsChange}`:
+/// takes a bet at the price that clients are shown now. With a key (header `Idempotency-Key`, else
+/// `requestId`) the first answer is the answer.
 async fn place(
     state: web::Data<BetsState>,
     request: HttpRequest,
@@ -241,7 +296,9 @@ async fn place(
             Err(refusal) => match key {
                 Some(key) => {
                     let (user_id, at) = (bet.user_id.clone(), Timestamp::now());
-                    let refuse = move |store: &dyn MoneyStore| store.refuse_bet(&user_id, &key, &refusal, at);
+                    let refuse = move |store: &dyn MoneyStore| {
+                        store.refuse_bet(&user_id, &key, &refusal, at)
+                    };
                     state.desk.for_user(&bet.user_id, refuse).await?
                 }
                 None => BetAnswer::Refused(refusal),
@@ -251,7 +308,10 @@ async fn place(
         Err(unavailable) => match key {
             Some(key) => {
                 let user_id = bet.user_id.clone();
-                let first = state.desk.read(move |store| store.first_answer(&user_id, &key)).await?;
+                let first = state
+                    .desk
+                    .read(move |store| store.first_answer(&user_id, &key))
+                    .await?;
                 first.ok_or(unavailable)?
             }
             None => return Err(unavailable),
@@ -261,7 +321,12 @@ async fn place(
 }
 
 impl BetsState {
-    async fn place(&self, request: BetRequest, offer: Offer, key: Option<RequestKey>) -> Result<BetAnswer, ApiError> {
+    async fn place(
+        &self,
+        request: BetRequest,
+        offer: Offer,
+        key: Option<RequestKey>,
+    ) -> Result<BetAnswer, ApiError> {
         let now = Timestamp::now();
         let bet = Bet {
             id: BetId::new(),
@@ -278,42 +343,67 @@ impl BetsState {
             decide_by: now.later_by(self.deadline),
             decided_at: None,
         };
-        let notice = OutboxMessage { payload: bet_events::bet_placed(&bet), leased_until: now.later_by(self.lease) };
+        let notice = OutboxMessage {
+            payload: bet_events::bet_placed(&bet),
+            leased_until: now.later_by(self.lease),
+        };
         let (record_key, payload) = (bet.id.to_string(), notice.payload.clone());
         let has_key = key.is_some();
-        let placed = self.write(BetPlacement { bet, key, notice }).await.map_err(|error| match error {
-            // The wallet's row is held by another request of this user: a twin, as far as can be known.
-            ApiError::WalletHeld if has_key => ApiError::RequestInFlight,
-            other => other,
-        })?;
-        if let BetAnswer::Placed { outbox: Some(id), .. } = &placed {
-            let row = OutboxRow { id: *id, topic: OutboxTopic::BetPlaced, key: record_key, payload };
+        let placed = self
+            .write(BetPlacement { bet, key, notice })
+            .await
+            .map_err(|error| match error {
+                // The wallet's row is held by another request of this user: a twin, as far as can
+                // be known.
+                ApiError::WalletHeld if has_key => ApiError::RequestInFlight,
+                other => other,
+            })?;
+        if let BetAnswer::Placed {
+            outbox: Some(id), ..
+        } = &placed
+        {
+            let row = OutboxRow {
+                id: *id,
+                topic: OutboxTopic::BetPlaced,
+                key: record_key,
+                payload,
+            };
             // Where its mailbox is full, the relay finds the row itself once the lease is over.
             let _ = self.relay.try_send(PublishOutbox(vec![row]));
         }
         Ok(placed)
     }
 
-    /// Together with others; where the user's wallet is in use at this moment, by itself when its turn comes.
+    /// Together with others; where the user's wallet is in use at this moment, by itself when its
+    /// turn comes.
     async fn write(&self, slip: BetPlacement) -> Result<BetAnswer, ApiError> {
         if let Some(placed) = self.slips.submit(slip.clone()).await? {
             return Ok(placed);
         }
         let user_id = slip.bet.user_id.clone();
-        let place = move |store: &dyn MoneyStore| store.place_bet(&slip.bet, slip.key.as_ref(), &slip.notice);
+        let place = move |store: &dyn MoneyStore| {
+            store.place_bet(&slip.bet, slip.key.as_ref(), &slip.notice)
+        };
         self.desk.for_user(&user_id, place).await
     }
 
     fn answer(&self, answer: BetAnswer) -> Result<HttpResponse, ApiError> {
         let code = match &answer {
-            BetAnswer::Placed { outbox: Some(_), .. } => "placed",
+            BetAnswer::Placed {
+                outbox: Some(_), ..
+            } => "placed",
             BetAnswer::Placed { outbox: None, .. } => "repeated",
             BetAnswer::Refused(refusal) => refusal.code(),
             BetAnswer::KeyReused => "IDEMPOTENCY_KEY_REUSED",
         };
         self.metrics.bets.with_label_values(&[code]).inc();
         match answer {
-            BetAnswer::Placed { bet_id, price, new_balance, .. } => Ok(HttpResponse::Ok().json(PlacedBody {
+            BetAnswer::Placed {
+                bet_id,
+                price,
+                new_balance,
+                ..
+            } => Ok(HttpResponse::Ok().json(PlacedBody {
                 bet_id,
                 status: BetStatus::Pending,
                 new_balance,
@@ -326,15 +416,25 @@ impl BetsState {
 }
 
 /// `GET /bets/{id}`: a bet and its steps.
-async fn get_bet(state: web::Data<BetsState>, path: web::Path<String>) -> Result<HttpResponse, ApiError> {
+async fn get_bet(
+    state: web::Data<BetsState>,
+    path: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let not_found = || ApiError::BetNotFound(path.chars().take(80).collect());
     let bet_id: BetId = path.parse().map_err(|_| not_found())?;
     let read = state.desk.read(move |store| {
-        let Some(bet) = store.bet(bet_id)? else { return Ok(None) };
+        let Some(bet) = store.bet(bet_id)? else {
+            return Ok(None);
+        };
         let history = store.bet_history(bet_id)?;
         // Decided between the two: the bet as the history has it.
         let is_behind = history.last().is_some_and(|step| step.to != bet.status);
-        Ok(if is_behind { store.bet(bet_id)? } else { Some(bet) }.map(|bet| (bet, history)))
+        Ok(if is_behind {
+            store.bet(bet_id)?
+        } else {
+            Some(bet)
+        }
+        .map(|bet| (bet, history)))
     });
     let (bet, history) = read.await?.ok_or_else(not_found)?;
     Ok(HttpResponse::Ok().json(view(&bet, Some(&history))))
@@ -346,8 +446,20 @@ async fn list(state: web::Data<BetsState>, query: Query) -> Result<HttpResponse,
     let user_id = required_user(&query)?;
     let status: Option<BetStatus> = query.parsed("status")?;
     let limit = query.number("limit", 1, MAX_BETS)?.unwrap_or(BETS);
-    let page = Page { before: query.parsed("cursor")?, limit };
-    let bets = state.desk.read(move |store| store.bets(&user_id, status, page)).await?;
-    let next_cursor = bets.last().filter(|_| bets.len() == limit).map(|last| last.id.to_string());
-    Ok(HttpResponse::Ok().json(PageBody { entries: bets.iter().map(|bet| view(bet, None)).collect(), next_cursor }))
+    let page = Page {
+        before: query.parsed("cursor")?,
+        limit,
+    };
+    let bets = state
+        .desk
+        .read(move |store| store.bets(&user_id, status, page))
+        .await?;
+    let next_cursor = bets
+        .last()
+        .filter(|_| bets.len() == limit)
+        .map(|last| last.id.to_string());
+    Ok(HttpResponse::Ok().json(PageBody {
+        entries: bets.iter().map(|bet| view(bet, None)).collect(),
+        next_cursor,
+    }))
 }

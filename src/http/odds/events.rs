@@ -1,4 +1,5 @@
-//! `/v1/events…`: reads of events, markets, current odds and their history. The original's paths and fields, and ours.
+//! `/v1/events…`: reads of events, markets, current odds and their history. The original's paths
+//! and fields, and ours.
 
 use actix_web::http::header::{self, EntityTag, IfNoneMatch};
 use actix_web::{HttpResponse, web};
@@ -25,7 +26,8 @@ const MAX_EVENTS: usize = 10_000;
 const MAX_HISTORY: usize = 1_000;
 /// How many rows of history there are unless the client says otherwise.
 const DEFAULT_HISTORY: usize = 100;
-/// Stands as `true` in an answer whose odds may be old, because changes do not arrive at the moment.
+/// Stands as `true` in an answer whose odds may be old, because changes do not arrive at the
+/// moment.
 const STALE_HEADER: header::HeaderName = header::HeaderName::from_static("odds-stale");
 
 #[derive(Serialize)]
@@ -105,9 +107,13 @@ struct HistoryBody<'a> {
 /// The filters of the list of events.
 const EVENT_FILTERS: [&str; 6] = ["status", "sport", "inPlay", "from", "to", "q"];
 
-/// `GET /v1/events?status&sport&inPlay&from&to&q&after&limit`: the events, ordered by id; without `status` those that have
-/// not ended. Where there may be more, a `Link` header leads to the next page, also from a page that is not full.
-pub async fn list_events(state: web::Data<OddsState>, query: Query) -> Result<HttpResponse, ApiError> {
+/// `GET /v1/events?status&sport&inPlay&from&to&q&after&limit`: the events, ordered by id; without
+/// `status` those that have not ended. Where there may be more, a `Link` header leads to the next
+/// page, also from a page that is not full.
+pub async fn list_events(
+    state: web::Data<OddsState>,
+    query: Query,
+) -> Result<HttpResponse, ApiError> {
     let asked = EventQuery {
         after: query.parsed("after")?,
         limit: query.number("limit", 1, MAX_EVENTS)?.unwrap_or(MAX_EVENTS),
@@ -127,31 +133,46 @@ pub async fn list_events(state: web::Data<OddsState>, query: Query) -> Result<Ht
         let mut next = url::form_urlencoded::Serializer::new(String::new());
         next.append_pair("limit", &limit.to_string());
         for filter in EVENT_FILTERS {
-            query.text(filter).map(|text| next.append_pair(filter, text));
+            query
+                .text(filter)
+                .map(|text| next.append_pair(filter, text));
         }
         next.append_pair("after", after.as_str());
-        response.insert_header((header::LINK, format!("</v1/events?{}>; rel=\"next\"", next.finish())));
+        response.insert_header((
+            header::LINK,
+            format!("</v1/events?{}>; rel=\"next\"", next.finish()),
+        ));
     }
     let body: Vec<_> = page.events.into_iter().map(EventBody::of).collect();
     Ok(response.json(body))
 }
 
 /// `GET /v1/events/{id}/markets`: the markets of an event, ordered by name and line.
-pub async fn list_markets(state: web::Data<OddsState>, path: web::Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn list_markets(
+    state: web::Data<OddsState>,
+    path: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let (snapshot, stale) = known_event(&state, &path).await?;
-    let market = |state: &'_ MarketState| (state.update.market.clone(), state.update.status, state.seq);
+    let market =
+        |state: &'_ MarketState| (state.update.market.clone(), state.update.status, state.seq);
     let markets: Vec<_> = snapshot.markets.iter().map(|state| market(state)).collect();
     let body: Vec<_> = markets
         .iter()
-        .map(|(key, status, seq)| MarketBody { market: &key.name, line: key.line, status: *status, seq: *seq, stale })
+        .map(|(key, status, seq)| MarketBody {
+            market: &key.name,
+            line: key.line,
+            status: *status,
+            seq: *seq,
+            stale,
+        })
         .collect();
     let mut response = HttpResponse::Ok();
     mark(&mut response, stale);
     Ok(response.insert_header(revalidate()).json(body))
 }
 
-/// `GET /v1/events/{id}/odds`: the current odds of every market of an event. With an `ETag`: ask with `If-None-Match` to
-/// be told 304 while nothing changed.
+/// `GET /v1/events/{id}/odds`: the current odds of every market of an event. With an `ETag`: ask
+/// with `If-None-Match` to be told 304 while nothing changed.
 pub async fn get_odds(
     state: web::Data<OddsState>,
     answers: web::Data<ResponseCache>,
@@ -166,12 +187,16 @@ pub async fn get_odds(
         return Ok(ready.answer(known.as_ref(), |_| ()));
     }
     let (snapshot, stale) = known_event(&state, &path).await?;
-    let odds = snapshot.markets.iter().map(|state| OddsBody { stale, ..odds_of(&state.update, Some(state.seq)) });
+    let odds = snapshot.markets.iter().map(|state| OddsBody {
+        stale,
+        ..odds_of(&state.update, Some(state.seq))
+    });
     let odds: Vec<_> = odds.collect();
     let unavailable = |error: &dyn std::fmt::Display| ApiError::BooksUnavailable(error.to_string());
     let body = serde_json::to_string(&odds).map_err(|error| unavailable(&error))?;
     let tag = EntityTag::new_weak(format!("{}-{:016x}", snapshot.seq, fingerprint(&body)));
-    let ready = CachedResponse::new(body, tag, snapshot.validity).map_err(|error| unavailable(&error))?;
+    let ready =
+        CachedResponse::new(body, tag, snapshot.validity).map_err(|error| unavailable(&error))?;
     let response = ready.answer(known.as_ref(), |response| mark(response, stale));
     if !stale {
         answers.keep(&path, ready);
@@ -179,21 +204,30 @@ pub async fn get_odds(
     Ok(response)
 }
 
-/// `GET /v1/events/{id}/markets/{market}/history?line&from&to&limit&cursor`: what was offered, in the supplier's order.
-/// `from` is included, `to` is not; `nextCursor` leads on while there is more.
+/// `GET /v1/events/{id}/markets/{market}/history?line&from&to&limit&cursor`: what was offered, in
+/// the supplier's order. `from` is included, `to` is not; `nextCursor` leads on while there is
+/// more.
 pub async fn get_history(
     state: web::Data<OddsState>,
     path: web::Path<(String, String)>,
     query: Query,
 ) -> Result<HttpResponse, ApiError> {
     let (event, market) = path.into_inner();
-    let not_found = |_| ApiError::MarketNotFound { event: event.clone(), market: market.clone() };
+    let not_found = |_| ApiError::MarketNotFound {
+        event: event.clone(),
+        market: market.clone(),
+    };
     let event_id = EventId::new(&event).map_err(|_| ApiError::EventNotFound(event.clone()))?;
     let name = MarketName::new(&market).map_err(not_found)?;
-    let limit = query.number("limit", 1, MAX_HISTORY)?.unwrap_or(DEFAULT_HISTORY);
+    let limit = query
+        .number("limit", 1, MAX_HISTORY)?
+        .unwrap_or(DEFAULT_HISTORY);
     let asked = HistoryQuery {
         event_id,
-        market: MarketKey { name, line: query.parsed("line")? },
+        market: MarketKey {
+            name,
+            line: query.parsed("line")?,
+        },
         from: query.parsed("from")?,
         to: query.parsed("to")?,
         after: query.parsed("cursor")?,
@@ -202,13 +236,24 @@ pub async fn get_history(
     let mut rows = read_history(&state, asked).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
-    let next_cursor = rows.last().filter(|_| more).map(|row| row.cursor.to_string());
+    let next_cursor = rows
+        .last()
+        .filter(|_| more)
+        .map(|row| row.cursor.to_string());
     let entries = rows.iter().map(|row| odds_of(&row.update, None)).collect();
-    Ok(HttpResponse::Ok().insert_header(revalidate()).json(HistoryBody { entries, next_cursor }))
+    Ok(HttpResponse::Ok()
+        .insert_header(revalidate())
+        .json(HistoryBody {
+            entries,
+            next_cursor,
+        }))
 }
 
 /// The rows; an error where there are none because the event or the market is not known.
-async fn read_history(state: &OddsState, asked: HistoryQuery) -> Result<Vec<HistoryEntry>, ApiError> {
+async fn read_history(
+    state: &OddsState,
+    asked: HistoryQuery,
+) -> Result<Vec<HistoryEntry>, ApiError> {
     if state.reads.is_unknown(&asked.event_id) {
         return Err(ApiError::EventNotFound(asked.event_id.to_string()));
     }
@@ -216,7 +261,11 @@ async fn read_history(state: &OddsState, asked: HistoryQuery) -> Result<Vec<Hist
     let (store, query) = (state.store.clone(), asked.clone());
     let (rows, markets) = blocking(move || {
         let rows = store.history(&query)?;
-        let markets = if rows.is_empty() { store.load_event(&query.event_id)? } else { Vec::new() };
+        let markets = if rows.is_empty() {
+            store.load_event(&query.event_id)?
+        } else {
+            Vec::new()
+        };
         Ok((rows, markets))
     })
     .await?;
@@ -226,8 +275,14 @@ async fn read_history(state: &OddsState, asked: HistoryQuery) -> Result<Vec<Hist
             state.reads.remember_not_stored(&asked.event_id);
             return Err(ApiError::EventNotFound(event));
         }
-        if !markets.iter().any(|state| state.update.market == asked.market) {
-            return Err(ApiError::MarketNotFound { event, market: asked.market.to_string() });
+        if !markets
+            .iter()
+            .any(|state| state.update.market == asked.market)
+        {
+            return Err(ApiError::MarketNotFound {
+                event,
+                market: asked.market.to_string(),
+            });
         }
     }
     Ok(rows)
@@ -238,7 +293,11 @@ async fn known_event(state: &OddsState, id: &str) -> Result<(Snapshot, bool), Ap
     let not_found = || ApiError::EventNotFound(id.to_owned());
     let event_id = EventId::new(id).map_err(|_| not_found())?;
     let was_live = state.feed.is_live();
-    let asked = state.snapshots.send(GetSnapshot(event_id)).timeout(state.snapshot_timeout).await;
+    let asked = state
+        .snapshots
+        .send(GetSnapshot(event_id))
+        .timeout(state.snapshot_timeout)
+        .await;
     let snapshot = asked.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
     if snapshot.markets.is_empty() {
         return Err(not_found());
@@ -282,7 +341,13 @@ fn fingerprint(body: &str) -> u64 {
 
 impl std::fmt::Display for HistoryCursor {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{}_{}_{}", self.revision.updated_at.micros(), self.revision.version, self.row)
+        write!(
+            out,
+            "{}_{}_{}",
+            self.revision.updated_at.micros(),
+            self.revision.version,
+            self.row
+        )
     }
 }
 
@@ -291,10 +356,18 @@ impl std::str::FromStr for HistoryCursor {
 
     fn from_str(text: &str) -> Result<HistoryCursor, &'static str> {
         const WANTED: &str = "not a cursor; use the nextCursor of the page before";
-        let mut parts = text.split('_').map(|part| part.parse::<i64>().map_err(|_| WANTED));
+        let mut parts = text
+            .split('_')
+            .map(|part| part.parse::<i64>().map_err(|_| WANTED));
         let mut next = || parts.next().unwrap_or(Err(WANTED));
         let updated_at = Timestamp::from_micros(next()?).ok_or(WANTED)?;
-        let revision = crate::domain::odds::update::Revision { updated_at, version: next()? };
-        Ok(HistoryCursor { revision, row: next()? })
+        let revision = crate::domain::odds::update::Revision {
+            updated_at,
+            version: next()?,
+        };
+        Ok(HistoryCursor {
+            revision,
+            row: next()?,
+        })
     }
 }

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use actix_web::http::header::{
-    self, ETag, EntityTag, HeaderName, HeaderValue, IfNoneMatch, InvalidHeaderValue, TryIntoHeaderValue,
+    self, ETag, EntityTag, HeaderName, HeaderValue, IfNoneMatch, InvalidHeaderValue,
+    TryIntoHeaderValue,
 };
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -29,28 +30,47 @@ pub struct CachedResponse {
 }
 
 impl CachedResponse {
-    /// An answer with this JSON, for as long as its book does not change. The tag tells it from every other of the event; an
-    /// error where no header can hold it.
-    pub fn new(body: String, tag: EntityTag, version: VersionStamp) -> Result<CachedResponse, InvalidHeaderValue> {
+    /// An answer with this JSON, for as long as its book does not change. The tag tells it from
+    /// every other of the event; an error where no header can hold it.
+    pub fn new(
+        body: String,
+        tag: EntityTag,
+        version: VersionStamp,
+    ) -> Result<CachedResponse, InvalidHeaderValue> {
         let tag_header = ETag(tag.clone()).try_into_value()?;
-        Ok(CachedResponse { body: body.into(), tag, tag_header, version })
+        Ok(CachedResponse {
+            body: body.into(),
+            tag,
+            tag_header,
+            version,
+        })
     }
 
     /// The answer to a client that may know it already; `adorn` adds what else is to be said.
-    pub fn answer(&self, known: Option<&IfNoneMatch>, adorn: impl FnOnce(&mut HttpResponseBuilder)) -> HttpResponse {
+    pub fn answer(
+        &self,
+        known: Option<&IfNoneMatch>,
+        adorn: impl FnOnce(&mut HttpResponseBuilder),
+    ) -> HttpResponse {
         let unchanged = match known {
             Some(IfNoneMatch::Any) => true,
             Some(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&self.tag)),
             None => false,
         };
-        let mut response = if unchanged { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+        let mut response = if unchanged {
+            HttpResponse::NotModified()
+        } else {
+            HttpResponse::Ok()
+        };
         adorn(&mut response);
         response.insert_header((header::ETAG, self.tag_header.clone()));
         response.insert_header(revalidate());
         if unchanged {
             response.finish()
         } else {
-            response.content_type(HeaderValue::from_static("application/json")).body(self.body.clone())
+            response
+                .content_type(HeaderValue::from_static("application/json"))
+                .body(self.body.clone())
         }
     }
 }
@@ -62,10 +82,15 @@ pub struct ResponseCache(RefCell<HashMap<String, CachedResponse>>);
 impl ResponseCache {
     /// The answer for an event, where it is still right.
     pub fn get(&self, event: &str) -> Option<CachedResponse> {
-        self.0.borrow().get(event).filter(|ready| ready.version.is_current()).cloned()
+        self.0
+            .borrow()
+            .get(event)
+            .filter(|ready| ready.version.is_current())
+            .cloned()
     }
 
-    /// Keeps an answer. Where there is no room, those go that are right no more, and all of them if need be.
+    /// Keeps an answer. Where there is no room, those go that are right no more, and all of them if
+    /// need be.
     pub fn keep(&self, event: &str, ready: CachedResponse) {
         let mut answers = self.0.borrow_mut();
         if answers.len() >= MOST {
@@ -84,7 +109,12 @@ mod tests {
     use crate::domain::odds::version_stamp::VersionCounter;
 
     fn ready(generation: &VersionCounter) -> CachedResponse {
-        CachedResponse::new("[]".to_owned(), EntityTag::new_weak("1".to_owned()), generation.stamp()).unwrap()
+        CachedResponse::new(
+            "[]".to_owned(),
+            EntityTag::new_weak("1".to_owned()),
+            generation.stamp(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -98,7 +128,11 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_only_so_many_and_lets_the_old_ones_go_first() {
-        let (answers, old, new) = (ResponseCache::default(), VersionCounter::default(), VersionCounter::default());
+        let (answers, old, new) = (
+            ResponseCache::default(),
+            VersionCounter::default(),
+            VersionCounter::default(),
+        );
         for event in 0..MOST - 1 {
             answers.keep(&event.to_string(), ready(&old));
         }

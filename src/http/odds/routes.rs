@@ -34,17 +34,28 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
         .wrap(Compress::default())
         .wrap(from_fn(check_request))
         .wrap(from_fn(count_requests::<OddsState>))
-        .service(read("/events").get(events::list_events).app_data(Route::new("/v1/events", "GET")))
+        .service(
+            read("/events")
+                .get(events::list_events)
+                .app_data(Route::new("/v1/events", "GET")),
+        )
         .service(
             read("/events/{id}/markets")
                 .get(events::list_markets)
                 .app_data(Route::new("/v1/events/{id}/markets", "GET")),
         )
-        .service(read("/events/{id}/odds").get(events::get_odds).app_data(Route::new("/v1/events/{id}/odds", "GET")))
+        .service(
+            read("/events/{id}/odds")
+                .get(events::get_odds)
+                .app_data(Route::new("/v1/events/{id}/odds", "GET")),
+        )
         .service(
             read("/events/{id}/markets/{market}/history")
                 .get(events::get_history)
-                .app_data(Route::new("/v1/events/{id}/markets/{market}/history", "GET")),
+                .app_data(Route::new(
+                    "/v1/events/{id}/markets/{market}/history",
+                    "GET",
+                )),
         )
         .default_service(web::to(not_found));
     let socket = web::resource("/ws/odds")
@@ -54,7 +65,11 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
         .default_service(web::to(|request| method_not_allowed(request, "GET")));
     // A thread's own: each configures its routes.
     let unknown = web::to(not_found).wrap(from_fn(time_requests::<OddsState>));
-    config.app_data(web::Data::new(ResponseCache::default())).service(rest).service(socket).default_service(unknown);
+    config
+        .app_data(web::Data::new(ResponseCache::default()))
+        .service(rest)
+        .service(socket)
+        .default_service(unknown);
 }
 
 impl Timed for OddsState {
@@ -65,7 +80,10 @@ impl Timed for OddsState {
 
 impl CountsRequests for OddsState {
     fn count(&self, status: StatusCode) {
-        self.metrics.requests.with_label_values(&[status.as_str()]).inc();
+        self.metrics
+            .requests
+            .with_label_values(&[status.as_str()])
+            .inc();
     }
 }
 
@@ -74,8 +92,15 @@ async fn check_request(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let header = |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
-    let length = header(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
+    let header = |name| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value: &header::HeaderValue| value.to_str().ok())
+    };
+    let length = header(header::CONTENT_LENGTH)
+        .and_then(|length| length.parse::<usize>().ok())
+        .unwrap_or(0);
     if length > MAX_BODY {
         return Err(ApiError::PayloadTooLarge(MAX_BODY).into());
     }

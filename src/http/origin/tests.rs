@@ -7,7 +7,10 @@ use super::*;
 
 fn door(listed: &[&str], any_unless_listed: bool) -> FrontDoor {
     FrontDoor {
-        hosts: HostRule { listed: listed.iter().map(|name| (*name).to_owned()).collect(), any_unless_listed },
+        hosts: HostRule {
+            listed: listed.iter().map(|name| (*name).to_owned()).collect(),
+            any_unless_listed,
+        },
         origins: vec!["https://shop.example".to_owned()],
         refused: IntCounterVec::new(Opts::new("refused", "refused"), &["code"]).unwrap(),
     }
@@ -18,7 +21,8 @@ fn ask(door: &FrontDoor, method: Method, target: &str, headers: &[(&str, &str)])
     for header in headers {
         request = request.append_header(*header);
     }
-    door.check(&request.to_srv_request()).map_or_else(|error| error.code().0, |()| "ok")
+    door.check(&request.to_srv_request())
+        .map_or_else(|error| error.code().0, |()| "ok")
 }
 
 #[rstest]
@@ -64,13 +68,26 @@ fn ask(door: &FrontDoor, method: Method, target: &str, headers: &[(&str, &str)])
 #[case("127.0.0.1, evil.example", "BAD_REQUEST")]
 fn host_must_be_own(#[case] host: &str, #[case] expected: &str) {
     let door = door(&["bets.example"], false);
-    assert_eq!(ask(&door, Method::GET, "/wallet?userId=u", &[("host", host)]), expected);
-    assert_eq!(door.refused.with_label_values(&[expected]).get(), u64::from(expected != "ok"));
+    assert_eq!(
+        ask(&door, Method::GET, "/wallet?userId=u", &[("host", host)]),
+        expected
+    );
+    assert_eq!(
+        door.refused.with_label_values(&[expected]).get(),
+        u64::from(expected != "ok")
+    );
 }
 
 #[test]
 fn public_port_takes_any_name_unless_listed() {
-    let ask = |listed: &[&str], host| ask(&door(listed, true), Method::GET, "/v1/events", &[("host", host)]);
+    let ask = |listed: &[&str], host| {
+        ask(
+            &door(listed, true),
+            Method::GET,
+            "/v1/events",
+            &[("host", host)],
+        )
+    };
     assert_eq!(ask(&[], "odds.example"), "ok");
     assert_eq!(ask(&[], "user@odds.example"), "BAD_REQUEST");
     assert_eq!(ask(&["odds.example"], "odds.example:443"), "ok");
@@ -82,9 +99,16 @@ fn public_port_takes_any_name_unless_listed() {
 fn request_without_one_host_is_bad() {
     let door = door(&[], true);
     assert_eq!(ask(&door, Method::GET, "/", &[]), "BAD_REQUEST");
-    assert_eq!(ask(&door, Method::GET, "/", &[("host", "x"), ("host", "x")]), "BAD_REQUEST");
+    assert_eq!(
+        ask(&door, Method::GET, "/", &[("host", "x"), ("host", "x")]),
+        "BAD_REQUEST"
+    );
     for target in ["http://evil.example/wallet", "https://127.0.0.1/wallet"] {
-        assert_eq!(ask(&door, Method::GET, target, &[("host", "127.0.0.1")]), "BAD_REQUEST", "{target}");
+        assert_eq!(
+            ask(&door, Method::GET, target, &[("host", "127.0.0.1")]),
+            "BAD_REQUEST",
+            "{target}"
+        );
     }
 }
 
@@ -111,12 +135,23 @@ fn request_without_one_host_is_bad() {
 #[case(&[("origin", "http://127.0.0.1:8082"), ("sec-fetch-site", "cross-site")], "ORIGIN_NOT_ALLOWED")]
 #[case(&[("origin", "http://127.0.0.1:8082"), ("origin", "https://evil.example")], "BAD_REQUEST")]
 fn page_must_be_own_or_listed(#[case] headers: &[(&str, &str)], #[case] expected: &str) {
-    let all: Vec<_> = [("host", "127.0.0.1:8082")].into_iter().chain(headers.iter().copied()).collect();
+    let all: Vec<_> = [("host", "127.0.0.1:8082")]
+        .into_iter()
+        .chain(headers.iter().copied())
+        .collect();
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
-        assert_eq!(ask(&door(&[], false), method, "/wallet/withdraw", &all), expected, "{headers:?}");
+        assert_eq!(
+            ask(&door(&[], false), method, "/wallet/withdraw", &all),
+            expected,
+            "{headers:?}"
+        );
     }
     // What only reads cannot be read by a foreign page: no answer allows one to.
-    assert_eq!(ask(&door(&[], false), Method::GET, "/wallet", &all), "ok", "{headers:?}");
+    assert_eq!(
+        ask(&door(&[], false), Method::GET, "/wallet", &all),
+        "ok",
+        "{headers:?}"
+    );
 }
 
 #[rstest]
@@ -144,16 +179,33 @@ fn page_must_be_own_or_listed(#[case] headers: &[(&str, &str)], #[case] expected
 fn default_ports_are_equal(#[case] origin: &str, #[case] host: &str, #[case] is_same: bool) {
     let headers = [("host", host), ("origin", origin)];
     let expected = if is_same { "ok" } else { "ORIGIN_NOT_ALLOWED" };
-    assert_eq!(ask(&door(&[], true), Method::POST, "/", &headers), expected, "{origin} {host}");
+    assert_eq!(
+        ask(&door(&[], true), Method::POST, "/", &headers),
+        expected,
+        "{origin} {host}"
+    );
 }
 
 #[test]
 fn refusal_shows_no_control_characters() {
     let request = TestRequest::default().insert_header(("host", "x"));
     let origin = header::HeaderValue::from_bytes(b"http://\xff\tevil").unwrap();
-    let request = request.insert_header((header::ORIGIN, origin)).to_http_request();
+    let request = request
+        .insert_header((header::ORIGIN, origin))
+        .to_http_request();
     let refusal = check_page(request.headers(), &[]).unwrap_err();
-    assert!(refusal.to_string().contains(r"`http://\xff\tevil`"), "{refusal}");
-    let long = TestRequest::default().insert_header(("host", "x")).insert_header(("origin", "a".repeat(5_000)));
-    assert!(check_page(long.to_http_request().headers(), &[]).unwrap_err().to_string().len() < 400);
+    assert!(
+        refusal.to_string().contains(r"`http://\xff\tevil`"),
+        "{refusal}"
+    );
+    let long = TestRequest::default()
+        .insert_header(("host", "x"))
+        .insert_header(("origin", "a".repeat(5_000)));
+    assert!(
+        check_page(long.to_http_request().headers(), &[])
+            .unwrap_err()
+            .to_string()
+            .len()
+            < 400
+    );
 }

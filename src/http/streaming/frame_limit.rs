@@ -1,7 +1,8 @@
 //! Checks and counts a WebSocket client's frames before the frame parser buffers them.
 //!
-//! Needed because actix-web-actors reads everything that has arrived into a buffer without a bound, and decodes a few
-//! frames of it at a time. A frame's size is known there only when all of the frame is buffered.
+//! Needed because actix-web-actors reads everything that has arrived into a buffer without a bound,
+//! and decodes a few frames of it at a time. A frame's size is known there only when all of the
+//! frame is buffered.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -20,7 +21,8 @@ use crate::http::connections::{Connection, Unfinished};
 
 const MASK_BYTES: u64 = 4;
 const MAX_CONTROL_PAYLOAD: u64 = 125;
-/// A read that is shorter than this counts as a frame even if it begins none: each costs about as much.
+/// A read that is shorter than this counts as a frame even if it begins none: each costs about as
+/// much.
 const TINY_READ: usize = 128;
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -47,15 +49,22 @@ pub struct UnfinishedBytes {
 impl UnfinishedBytes {
     /// Allows `most` bytes.
     pub fn new(most: usize) -> Arc<UnfinishedBytes> {
-        Arc::new(UnfinishedBytes { held: AtomicUsize::new(0), most })
+        Arc::new(UnfinishedBytes {
+            held: AtomicUsize::new(0),
+            most,
+        })
     }
 
     /// Replaces one session's part. `false` if the total is now too large.
     fn replace(&self, before: usize, now: usize) -> bool {
         let total = if now >= before {
-            self.held.fetch_add(now - before, Ordering::Relaxed).saturating_add(now - before)
+            self.held
+                .fetch_add(now - before, Ordering::Relaxed)
+                .saturating_add(now - before)
         } else {
-            self.held.fetch_sub(before - now, Ordering::Relaxed).saturating_sub(before - now)
+            self.held
+                .fetch_sub(before - now, Ordering::Relaxed)
+                .saturating_sub(before - now)
         };
         now <= before || total <= self.most
     }
@@ -64,7 +73,8 @@ impl UnfinishedBytes {
 /// Why the guard ended a client's bytes. Shared with the session, which closes for this reason.
 pub type Violation = Rc<Cell<Option<CloseReason>>>;
 
-/// A client's bytes, up to the first violation. There it ends with an error, and the reason is in [`FrameLimiter::violation`].
+/// A client's bytes, up to the first violation. There it ends with an error, and the reason is in
+/// [`FrameLimiter::violation`].
 pub struct FrameLimiter<S> {
     bytes: S,
     limits: Arc<FrameLimits>,
@@ -72,7 +82,8 @@ pub struct FrameLimiter<S> {
     rate: Rate,
     /// This session's part of [`FrameLimits::unfinished`].
     held: usize,
-    /// Made with the first message that does not end with the bytes it began in. Most sessions never have one.
+    /// Made with the first message that does not end with the bytes it began in. Most sessions
+    /// never have one.
     deadline: Option<Rc<Unfinished>>,
     connection: Option<Rc<Connection>>,
     violation: Violation,
@@ -80,7 +91,11 @@ pub struct FrameLimiter<S> {
 
 impl<S> FrameLimiter<S> {
     /// Guards these bytes. The connection's sweep watches the deadline of unfinished messages.
-    pub fn new(bytes: S, limits: Arc<FrameLimits>, connection: Option<&Rc<Connection>>) -> FrameLimiter<S> {
+    pub fn new(
+        bytes: S,
+        limits: Arc<FrameLimits>,
+        connection: Option<&Rc<Connection>>,
+    ) -> FrameLimiter<S> {
         FrameLimiter {
             bytes,
             heads: FrameHeads::new(limits.largest),
@@ -101,7 +116,8 @@ impl<S> FrameLimiter<S> {
     fn check(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<(), CloseReason> {
         let frames = self.heads.feed(bytes)?;
         let frames = frames.max(u32::from(bytes.len() < TINY_READ));
-        self.rate.count(frames, bytes.len() as u64, &self.limits, Instant::now())?;
+        self.rate
+            .count(frames, bytes.len() as u64, &self.limits, Instant::now())?;
         let pending = usize::try_from(self.heads.pending()).unwrap_or(usize::MAX);
         if (pending > 0 || self.held > 0) && !self.limits.unfinished.replace(self.held, pending) {
             self.held = pending;
@@ -142,7 +158,11 @@ where
         if self.violation.get().is_some() {
             return Poll::Ready(Some(Err(PayloadError::Overflow)));
         }
-        if self.deadline.as_ref().is_some_and(|deadline| deadline.is_expired()) {
+        if self
+            .deadline
+            .as_ref()
+            .is_some_and(|deadline| deadline.is_expired())
+        {
             self.violation.set(Some(CloseReason::MessageTimeout));
             return Poll::Ready(Some(Err(PayloadError::Overflow)));
         }
@@ -166,16 +186,33 @@ struct Rate {
 }
 
 impl Rate {
-    fn count(&mut self, frames: u32, bytes: u64, limits: &FrameLimits, now: Instant) -> Result<(), CloseReason> {
-        if self.window.is_none_or(|start| now.duration_since(start) >= WINDOW) {
-            *self = Rate { window: Some(now), frames: 0, bytes: 0 };
+    fn count(
+        &mut self,
+        frames: u32,
+        bytes: u64,
+        limits: &FrameLimits,
+        now: Instant,
+    ) -> Result<(), CloseReason> {
+        if self
+            .window
+            .is_none_or(|start| now.duration_since(start) >= WINDOW)
+        {
+            *self = Rate {
+                window: Some(now),
+                frames: 0,
+                bytes: 0,
+            };
         }
         self.frames = self.frames.saturating_add(frames);
         self.bytes = self.bytes.saturating_add(bytes);
         // Room for the largest message and what may come before it.
         let most = limits.bytes_per_second.max(2 * limits.largest as u64);
         let is_flood = self.frames > limits.frames_per_second || self.bytes > most;
-        if is_flood { Err(CloseReason::TooManyMessages) } else { Ok(()) }
+        if is_flood {
+            Err(CloseReason::TooManyMessages)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -273,7 +310,11 @@ impl FrameHeads {
 
     /// The bytes that are buffered for what is unfinished, or will be.
     fn pending(&self) -> u64 {
-        if self.is_unfinished() { self.frame + self.fragments } else { 0 }
+        if self.is_unfinished() {
+            self.frame + self.fragments
+        } else {
+            0
+        }
     }
 }
 
@@ -283,13 +324,21 @@ fn check_head(first: u8, second: u8) -> Result<(), CloseReason> {
     let is_masked = second & 0x80 != 0;
     let is_known = matches!(opcode, 0x0..=0x2 | 0x8..=0xa);
     let is_control = opcode & 0x08 != 0;
-    let control_is_whole = !is_control || (is_last && u64::from(second & 0x7f) <= MAX_CONTROL_PAYLOAD);
-    if is_masked && reserved == 0 && is_known && control_is_whole { Ok(()) } else { Err(CloseReason::ProtocolError) }
+    let control_is_whole =
+        !is_control || (is_last && u64::from(second & 0x7f) <= MAX_CONTROL_PAYLOAD);
+    if is_masked && reserved == 0 && is_known && control_is_whole {
+        Ok(())
+    } else {
+        Err(CloseReason::ProtocolError)
+    }
 }
 
-/// The length that a head announces, `None` while it is incomplete. It must be encoded in the fewest bytes.
+/// The length that a head announces, `None` while it is incomplete. It must be encoded in the
+/// fewest bytes.
 fn announced(head: &[u8]) -> Result<Option<u64>, CloseReason> {
-    let (Some(second), Some(extended)) = (head.get(1), head.get(2..)) else { return Ok(None) };
+    let (Some(second), Some(extended)) = (head.get(1), head.get(2..)) else {
+        return Ok(None);
+    };
     let (length, least) = match (second & 0x7f, extended) {
         (126, [a, b]) => (u64::from(u16::from_be_bytes([*a, *b])), 126),
         (127, length) => match length.try_into().map(u64::from_be_bytes) {
@@ -299,7 +348,11 @@ fn announced(head: &[u8]) -> Result<Option<u64>, CloseReason> {
         (126, _) => return Ok(None),
         (length, _) => (u64::from(length), 0),
     };
-    if length < least { Err(CloseReason::ProtocolError) } else { Ok(Some(length)) }
+    if length < least {
+        Err(CloseReason::ProtocolError)
+    } else {
+        Ok(Some(length))
+    }
 }
 
 #[cfg(test)]
@@ -311,8 +364,16 @@ mod tests {
     fn frame(first: u8, length: usize) -> Vec<u8> {
         let mut frame = match length {
             0..=125 => vec![first, 0x80 | length as u8],
-            126..=0xffff => [vec![first, 0x80 | 126], (length as u16).to_be_bytes().to_vec()].concat(),
-            _ => [vec![first, 0x80 | 127], (length as u64).to_be_bytes().to_vec()].concat(),
+            126..=0xffff => [
+                vec![first, 0x80 | 126],
+                (length as u16).to_be_bytes().to_vec(),
+            ]
+            .concat(),
+            _ => [
+                vec![first, 0x80 | 127],
+                (length as u64).to_be_bytes().to_vec(),
+            ]
+            .concat(),
         };
         // Content that would be a head of a large frame.
         frame.resize(frame.len() + length + 4, 0xff);
@@ -326,15 +387,25 @@ mod tests {
     #[test]
     fn announcing_too_much_ends_it_at_once() {
         assert_eq!(feed(&frame(0x81, 1_000)), Ok(1));
-        assert_eq!(feed(&frame(0x81, 1_001)[..4]), Err(CloseReason::MessageTooBig));
-        assert_eq!(feed(&[0x81, 0xff, 255, 255, 255, 255, 255, 255, 255, 255]), Err(CloseReason::MessageTooBig));
+        assert_eq!(
+            feed(&frame(0x81, 1_001)[..4]),
+            Err(CloseReason::MessageTooBig)
+        );
+        assert_eq!(
+            feed(&[0x81, 0xff, 255, 255, 255, 255, 255, 255, 255, 255]),
+            Err(CloseReason::MessageTooBig)
+        );
     }
 
     #[test]
     fn lengths_are_minimally_encoded() {
         for length in [0_u16, 1, 125] {
             let [a, b] = length.to_be_bytes();
-            assert_eq!(feed(&[0x81, 0xfe, a, b]), Err(CloseReason::ProtocolError), "{length}");
+            assert_eq!(
+                feed(&[0x81, 0xfe, a, b]),
+                Err(CloseReason::ProtocolError),
+                "{length}"
+            );
         }
         assert_eq!(feed(&[0x81, 0xfe, 0, 126]), Ok(1));
         for length in [0_u64, 125, 126, 65_535] {
@@ -347,7 +418,15 @@ mod tests {
 
     #[test]
     fn malformed_heads_break_the_protocol() {
-        let heads = [[0x81, 0x01], [0xc1, 0x81], [0x83, 0x80], [0x8b, 0x80], [0x09, 0x80], [0x89, 0xfe], [0x08, 0x80]];
+        let heads = [
+            [0x81, 0x01],
+            [0xc1, 0x81],
+            [0x83, 0x80],
+            [0x8b, 0x80],
+            [0x09, 0x80],
+            [0x89, 0xfe],
+            [0x08, 0x80],
+        ];
         for head in heads {
             assert_eq!(feed(&head), Err(CloseReason::ProtocolError), "{head:?}");
         }
@@ -356,14 +435,25 @@ mod tests {
     #[test]
     fn unfinished_messages_are_counted_whole() {
         let mut heads = FrameHeads::new(1_000);
-        let fed = [frame(0x01, 100), frame(0x89, 5), frame(0x00, 50), frame(0x80, 30)[..20].to_vec()];
+        let fed = [
+            frame(0x01, 100),
+            frame(0x89, 5),
+            frame(0x00, 50),
+            frame(0x80, 30)[..20].to_vec(),
+        ];
         let pending = fed.map(|bytes| {
             heads.feed(&bytes).unwrap();
             (heads.is_unfinished(), heads.pending())
         });
-        assert_eq!(pending, [(true, 100), (true, 105), (true, 155), (true, 185)]);
+        assert_eq!(
+            pending,
+            [(true, 100), (true, 105), (true, 155), (true, 185)]
+        );
         heads.feed(&frame(0x80, 30)[20..]).unwrap();
-        assert_eq!((heads.is_unfinished(), heads.pending(), heads.messages), (false, 0, 1));
+        assert_eq!(
+            (heads.is_unfinished(), heads.pending(), heads.messages),
+            (false, 0, 1)
+        );
     }
 
     #[test]
@@ -377,10 +467,16 @@ mod tests {
         let start = Instant::now();
         let mut rate = Rate::default();
         assert_eq!(rate.count(10, 100, &limits, start), Ok(()));
-        assert_eq!(rate.count(1, 1, &limits, start), Err(CloseReason::TooManyMessages));
+        assert_eq!(
+            rate.count(1, 1, &limits, start),
+            Err(CloseReason::TooManyMessages)
+        );
         let later = start + WINDOW;
         assert_eq!(rate.count(10, 5_000, &limits, later), Ok(()));
-        assert_eq!(rate.count(0, 1, &limits, later), Err(CloseReason::TooManyMessages));
+        assert_eq!(
+            rate.count(0, 1, &limits, later),
+            Err(CloseReason::TooManyMessages)
+        );
     }
 
     #[test]

@@ -16,9 +16,17 @@ pub fn accept(request: &HttpRequest) -> Result<HttpResponseBuilder, ApiError> {
     if request.method() == Method::GET && request.version() != Version::HTTP_11 {
         return bad("HTTP/1.1 is required");
     }
-    let single =
-        [header::HOST, header::ORIGIN, header::UPGRADE, header::SEC_WEBSOCKET_KEY, header::SEC_WEBSOCKET_VERSION];
-    if let Some(name) = single.iter().find(|name| headers.get_all(*name).count() > 1) {
+    let single = [
+        header::HOST,
+        header::ORIGIN,
+        header::UPGRADE,
+        header::SEC_WEBSOCKET_KEY,
+        header::SEC_WEBSOCKET_VERSION,
+    ];
+    if let Some(name) = single
+        .iter()
+        .find(|name| headers.get_all(*name).count() > 1)
+    {
         return bad(&format!("more than one `{name}` header"));
     }
     if !headers.contains_key(header::HOST) {
@@ -28,7 +36,9 @@ pub fn accept(request: &HttpRequest) -> Result<HttpResponseBuilder, ApiError> {
         return bad("`Upgrade` does not offer `websocket`");
     }
     match verify_handshake(request.head()) {
-        Ok(()) if !has_token(headers, &header::CONNECTION, "upgrade") => bad("`Connection` does not offer `upgrade`"),
+        Ok(()) if !has_token(headers, &header::CONNECTION, "upgrade") => {
+            bad("`Connection` does not offer `upgrade`")
+        }
         Ok(()) => handshake(request).or_else(|error| bad(&error.to_string())),
         Err(HandshakeError::UnsupportedVersion) => Err(ApiError::WebSocketVersion),
         Err(error) => bad(&error.to_string()),
@@ -37,8 +47,12 @@ pub fn accept(request: &HttpRequest) -> Result<HttpResponseBuilder, ApiError> {
 
 /// Whether a header lists a token, in any case.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
+    let values = headers
+        .get_all(name)
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]
@@ -61,11 +75,16 @@ mod tests {
         for (name, value) in changes {
             match value.strip_prefix('+') {
                 Some(more) => headers.push((name, more)),
-                None => headers.iter_mut().filter(|(other, _)| other == name).for_each(|header| header.1 = value),
+                None => headers
+                    .iter_mut()
+                    .filter(|(other, _)| other == name)
+                    .for_each(|header| header.1 = value),
             }
         }
         let request = headers.into_iter().filter(|(_, value)| !value.is_empty());
-        let request = request.fold(TestRequest::default(), |request, header| request.append_header(header));
+        let request = request.fold(TestRequest::default(), |request, header| {
+            request.append_header(header)
+        });
         accept(&request.to_http_request()).map_or_else(|error| error.code().0, |_| "taken")
     }
 
@@ -86,13 +105,21 @@ mod tests {
     #[case::two_origins("BAD_HANDSHAKE", &[("Origin", "+https://a.example"), ("Origin", "+https://b.example")])]
     #[case::two_hosts("BAD_HANDSHAKE", &[("Host", "+other.example")])]
     #[case::no_host("BAD_HANDSHAKE", &[("Host", "")])]
-    fn handshakes_are_strict(#[case] wanted: &str, #[case] changes: &[(&'static str, &'static str)]) {
+    fn handshakes_are_strict(
+        #[case] wanted: &str,
+        #[case] changes: &[(&'static str, &'static str)],
+    ) {
         assert_eq!(code(changes), wanted);
     }
 
     #[test]
     fn old_http_is_refused() {
-        let request = TestRequest::default().version(Version::HTTP_10).to_http_request();
-        assert_eq!(accept(&request).map_or_else(|error| error.code().0, |_| "taken"), "BAD_HANDSHAKE");
+        let request = TestRequest::default()
+            .version(Version::HTTP_10)
+            .to_http_request();
+        assert_eq!(
+            accept(&request).map_or_else(|error| error.code().0, |_| "taken"),
+            "BAD_HANDSHAKE"
+        );
     }
 }

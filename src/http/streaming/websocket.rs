@@ -23,7 +23,9 @@ struct SessionPermit(Arc<AtomicUsize>, Option<AddressPermit>);
 
 impl SessionPermit {
     fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<SessionPermit> {
-        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1));
+        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
+            (open < most).then_some(open + 1)
+        });
         taken.is_ok().then(|| SessionPermit(open.clone(), None))
     }
 }
@@ -43,7 +45,11 @@ pub async fn open(
 ) -> Result<HttpResponse, actix_web::Error> {
     let refuse = |error: ApiError| {
         log_refusal(&error);
-        state.metrics.refused_upgrades.with_label_values(&[error.code().0]).inc();
+        state
+            .metrics
+            .refused_upgrades
+            .with_label_values(&[error.code().0])
+            .inc();
         actix_web::Error::from(error)
     };
     check_page(request.headers(), &state.allowed_origins).map_err(refuse)?;
@@ -64,10 +70,20 @@ pub async fn open(
 }
 
 /// Counts the session among those of its client's address.
-fn address_permit(request: &HttpRequest, state: &OddsState) -> Result<Option<AddressPermit>, ApiError> {
-    let Some(peer) = request.peer_addr() else { return Ok(None) };
-    let client = state.addresses.client(peer.ip().to_canonical(), request.headers());
-    state.addresses.take_session(client).map_err(|TooMany(most)| ApiError::TooManySessionsOfAddress(most))
+fn address_permit(
+    request: &HttpRequest,
+    state: &OddsState,
+) -> Result<Option<AddressPermit>, ApiError> {
+    let Some(peer) = request.peer_addr() else {
+        return Ok(None);
+    };
+    let client = state
+        .addresses
+        .client(peer.ip().to_canonical(), request.headers());
+    state
+        .addresses
+        .take_session(client)
+        .map_err(|TooMany(most)| ApiError::TooManySessionsOfAddress(most))
 }
 
 #[cfg(test)]

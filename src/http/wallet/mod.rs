@@ -19,7 +19,9 @@ use crate::domain::ids::{IdError, Reference, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::domain::wallet::ledger::{Account, HoldResolution, ReservationStatus, TransferKind};
-use crate::store::money::{MoneyStore, Page, RequestKey, Reservation, Transfer, TransferRequest, Wallet, WalletError};
+use crate::store::money::{
+    MoneyStore, Page, RequestKey, Reservation, Transfer, TransferRequest, Wallet, WalletError,
+};
 use crate::store::movements::{Moved, Movement};
 use crate::telemetry::metrics::WalletMetrics;
 
@@ -54,16 +56,30 @@ pub const ROUTES: &[RouteLabels] = &[
 pub fn routes(config: &mut web::ServiceConfig) {
     let scope = web::scope("/wallet")
         .wrap(from_fn(count_requests::<WalletState>))
-        .service(read("").get(get_wallet).app_data(Route::new("/wallet", "GET")))
-        .service(read("/ledger").get(get_ledger).app_data(Route::new("/wallet/ledger", "GET")))
-        .service(read("/reservations").get(get_reservations).app_data(Route::new("/wallet/reservations", "GET")))
+        .service(
+            read("")
+                .get(get_wallet)
+                .app_data(Route::new("/wallet", "GET")),
+        )
+        .service(
+            read("/ledger")
+                .get(get_ledger)
+                .app_data(Route::new("/wallet/ledger", "GET")),
+        )
+        .service(
+            read("/reservations")
+                .get(get_reservations)
+                .app_data(Route::new("/wallet/reservations", "GET")),
+        )
         .service(post("/deposit", deposit).app_data(Route::new("/wallet/deposit", "POST")))
         .service(post("/withdraw", withdraw).app_data(Route::new("/wallet/withdraw", "POST")))
         .service(post("/reserve", reserve).app_data(Route::new("/wallet/reserve", "POST")))
         .service(post("/commit", commit).app_data(Route::new("/wallet/commit", "POST")))
         .service(post("/refund", refund).app_data(Route::new("/wallet/refund", "POST")))
         .default_service(web::to(not_found));
-    config.service(scope).default_service(web::to(not_found).wrap(from_fn(time_requests::<WalletState>)));
+    config
+        .service(scope)
+        .default_service(web::to(not_found).wrap(from_fn(time_requests::<WalletState>)));
 }
 
 impl Timed for WalletState {
@@ -74,7 +90,10 @@ impl Timed for WalletState {
 
 impl CountsRequests for WalletState {
     fn count(&self, status: StatusCode) {
-        self.metrics.requests.with_label_values(&[status.as_str()]).inc();
+        self.metrics
+            .requests
+            .with_label_values(&[status.as_str()])
+            .inc();
     }
 }
 
@@ -114,8 +133,8 @@ struct TransferBody {
     at: Timestamp,
 }
 
-/// What a movement of money is asked for with. The amount of `commit` and `refund` is the reservation's: theirs is
-/// accepted, since the original's worker sends it, and not used.
+/// What a movement of money is asked for with. The amount of `commit` and `refund` is the
+/// reservation's: theirs is accepted, since the original's worker sends it, and not used.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OrderBody {
@@ -138,16 +157,26 @@ impl OrderBody {
 
     fn order(&self, reference: Reference) -> Result<TransferRequest, ApiError> {
         let amount = body::amount("amount_cents", &self.amount_cents)?;
-        Ok(TransferRequest { user_id: self.user()?, amount, reference, at: Timestamp::now() })
+        Ok(TransferRequest {
+            user_id: self.user()?,
+            amount,
+            reference,
+            at: Timestamp::now(),
+        })
     }
 
-    /// Reads the movement. `made` is the reference of a deposit or a withdrawal that names none: without one, and
-    /// without a key, each request is a movement of its own, as in the original.
+    /// Reads the movement. `made` is the reference of a deposit or a withdrawal that names none:
+    /// without one, and without a key, each request is a movement of its own, as in the original.
     fn movement(&self, kind: TransferKind, made: Uuid) -> Result<Movement, ApiError> {
         let named = self.reference()?;
         let wanted = || named.clone().ok_or_else(|| body::missing("external_ref"));
         let settle = |settlement| -> Result<Movement, ApiError> {
-            Ok(Movement::Settle { user_id: self.user()?, reference: wanted()?, settlement, at: Timestamp::now() })
+            Ok(Movement::Settle {
+                user_id: self.user()?,
+                reference: wanted()?,
+                settlement,
+                at: Timestamp::now(),
+            })
         };
         let order = || {
             let reference = named.clone().map_or_else(|| made.to_string().parse(), Ok);
@@ -162,17 +191,27 @@ impl OrderBody {
         }
     }
 
-    /// The key, with what is asked for in one form, however the body is written. A reference that was made for this
-    /// request is no part of it.
-    fn key(&self, request: &HttpRequest, movement: &Movement) -> Result<Option<RequestKey>, ApiError> {
+    /// The key, with what is asked for in one form, however the body is written. A reference that
+    /// was made for this request is no part of it.
+    fn key(
+        &self,
+        request: &HttpRequest,
+        movement: &Movement,
+    ) -> Result<Option<RequestKey>, ApiError> {
         let key = idempotency::key(request.headers(), &self.request_id)?;
         let asked = serde_json::json!([movement.amount(), self.reference()?]);
-        Ok(key.map(|key| RequestKey { key, fingerprint: asked.to_string() }))
+        Ok(key.map(|key| RequestKey {
+            key,
+            fingerprint: asked.to_string(),
+        }))
     }
 }
 
 fn bad_reference(error: &IdError) -> ApiError {
-    ApiError::BadField { field: "external_ref", problem: error.to_string() }
+    ApiError::BadField {
+        field: "external_ref",
+        problem: error.to_string(),
+    }
 }
 
 fn wallet_answer(state: &WalletState, user_id: &UserId, wallet: &Wallet) -> HttpResponse {
@@ -205,7 +244,8 @@ fn reservation_body(reservation: &Reservation) -> ReservationBody<'_> {
     }
 }
 
-/// `POST /wallet/deposit {userId, amount_cents, external_ref}`: makes the wallet where there is none.
+/// `POST /wallet/deposit {userId, amount_cents, external_ref}`: makes the wallet where there is
+/// none.
 async fn deposit(
     state: web::Data<WalletState>,
     request: HttpRequest,
@@ -255,9 +295,18 @@ async fn get_ledger(state: web::Data<WalletState>, query: Query) -> Result<HttpR
     let query = query.only(&["userId", "limit", "cursor"])?;
     let user_id = required_user(&query)?;
     let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(ROWS);
-    let page = Page { before: query.parsed("cursor")?, limit };
-    let transfers = state.desk.read(move |store| store.transfers(&user_id, page)).await?;
-    let next_cursor = transfers.last().filter(|_| transfers.len() == limit).map(|last| last.id.to_string());
+    let page = Page {
+        before: query.parsed("cursor")?,
+        limit,
+    };
+    let transfers = state
+        .desk
+        .read(move |store| store.transfers(&user_id, page))
+        .await?;
+    let next_cursor = transfers
+        .last()
+        .filter(|_| transfers.len() == limit)
+        .map(|last| last.id.to_string());
     let entry = |transfer: &'_ Transfer| TransferBody {
         id: transfer.id,
         kind: transfer.kind,
@@ -270,24 +319,43 @@ async fn get_ledger(state: web::Data<WalletState>, query: Query) -> Result<HttpR
         at: transfer.at,
     };
     let entries = transfers.iter().map(entry).collect();
-    Ok(HttpResponse::Ok().json(PageBody { entries, next_cursor }))
+    Ok(HttpResponse::Ok().json(PageBody {
+        entries,
+        next_cursor,
+    }))
 }
 
 /// `GET /wallet/reservations?userId&status&limit&cursor`: the user's reservations, newest first.
-async fn get_reservations(state: web::Data<WalletState>, query: Query) -> Result<HttpResponse, ApiError> {
+async fn get_reservations(
+    state: web::Data<WalletState>,
+    query: Query,
+) -> Result<HttpResponse, ApiError> {
     let query = query.only(&["userId", "status", "limit", "cursor"])?;
     let user_id = required_user(&query)?;
     let status: Option<ReservationStatus> = query.parsed("status")?;
     let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(ROWS);
-    let page = Page { before: query.parsed("cursor")?, limit };
-    let reservations = state.desk.read(move |store| store.reservations(&user_id, status, page)).await?;
-    let next_cursor = reservations.last().filter(|_| reservations.len() == limit).map(|last| last.id.to_string());
+    let page = Page {
+        before: query.parsed("cursor")?,
+        limit,
+    };
+    let reservations = state
+        .desk
+        .read(move |store| store.reservations(&user_id, status, page))
+        .await?;
+    let next_cursor = reservations
+        .last()
+        .filter(|_| reservations.len() == limit)
+        .map(|last| last.id.to_string());
     let entries = reservations.iter().map(reservation_body).collect();
-    Ok(HttpResponse::Ok().json(PageBody { entries, next_cursor }))
+    Ok(HttpResponse::Ok().json(PageBody {
+        entries,
+        next_cursor,
+    }))
 }
 
 impl WalletState {
-    /// Makes a movement; with a key (header `Idempotency-Key`, else `requestId`) the first answer is the answer.
+    /// Makes a movement; with a key (header `Idempotency-Key`, else `requestId`) the first answer
+    /// is the answer.
     async fn apply(
         &self,
         kind: TransferKind,
@@ -302,15 +370,22 @@ impl WalletState {
             Some(key) => store.apply_once(&movement, key),
             None => store.apply(&movement),
         };
-        let moved = self.desk.for_user(&user_id, apply).await.map_err(|error| match error {
-            // The wallet's row is held by another request of this user: a twin, as far as can be known.
-            ApiError::WalletHeld if has_key => ApiError::RequestInFlight,
-            other => other,
-        });
+        let moved = self
+            .desk
+            .for_user(&user_id, apply)
+            .await
+            .map_err(|error| match error {
+                // The wallet's row is held by another request of this user: a twin, as far as can
+                // be known.
+                ApiError::WalletHeld if has_key => ApiError::RequestInFlight,
+                other => other,
+            });
         self.count(kind.as_str(), &moved);
         Ok(match moved? {
             Moved::Wallet(wallet) => wallet_answer(self, &user_id, &wallet),
-            Moved::Reservation(reservation) => HttpResponse::Ok().json(reservation_body(&reservation)),
+            Moved::Reservation(reservation) => {
+                HttpResponse::Ok().json(reservation_body(&reservation))
+            }
         })
     }
 
@@ -320,6 +395,9 @@ impl WalletState {
             Err(ApiError::Wallet(_) | ApiError::KeyReused) => "refused",
             Err(_) => "failed",
         };
-        self.metrics.operations.with_label_values(&[operation, outcome]).inc();
+        self.metrics
+            .operations
+            .with_label_values(&[operation, outcome])
+            .inc();
     }
 }

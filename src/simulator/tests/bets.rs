@@ -10,18 +10,36 @@ struct Asker {
 
 impl Asker {
     fn of(running: &Running) -> Asker {
-        Asker { http: reqwest::Client::new(), base: running.url("/supplier") }
+        Asker {
+            http: reqwest::Client::new(),
+            base: running.url("/supplier"),
+        }
     }
 
     async fn post(&self, path: &str, bet: &str) -> (u16, String) {
         let body = serde_json::json!({ "betId": bet, "userId": "u" });
-        let answer = within(self.http.post(format!("{}/{path}", self.base)).json(&body).send()).await.unwrap();
-        (answer.status().as_u16(), within(answer.text()).await.unwrap())
+        let answer = within(
+            self.http
+                .post(format!("{}/{path}", self.base))
+                .json(&body)
+                .send(),
+        )
+        .await
+        .unwrap();
+        (
+            answer.status().as_u16(),
+            within(answer.text()).await.unwrap(),
+        )
     }
 
     async fn booked(&self, bet: &str) -> (u16, String) {
-        let answer = within(self.http.get(format!("{}/bets/{bet}", self.base)).send()).await.unwrap();
-        (answer.status().as_u16(), within(answer.text()).await.unwrap())
+        let answer = within(self.http.get(format!("{}/bets/{bet}", self.base)).send())
+            .await
+            .unwrap();
+        (
+            answer.status().as_u16(),
+            within(answer.text()).await.unwrap(),
+        )
     }
 }
 
@@ -30,22 +48,43 @@ async fn a_bet_that_is_cancelled_is_not_taken_whichever_came_first() {
     let running = run(1.0);
     let asker = Asker::of(&running);
     let taken = r#"{"status":"CONFIRMED","providerRef":"SUP-bet-3"}"#;
-    let asks = futures_util::future::join_all((0..20).map(|_| asker.post("confirm", "bet-3"))).await;
-    assert!(asks.iter().all(|answer| *answer == (200, taken.to_owned())), "{asks:?}");
-    assert_eq!(asker.booked("bet-3").await, (200, r#"{"betId":"bet-3","status":"CONFIRMED","asked":20}"#.to_owned()));
+    let asks =
+        futures_util::future::join_all((0..20).map(|_| asker.post("confirm", "bet-3"))).await;
+    assert!(
+        asks.iter().all(|answer| *answer == (200, taken.to_owned())),
+        "{asks:?}"
+    );
+    assert_eq!(
+        asker.booked("bet-3").await,
+        (
+            200,
+            r#"{"betId":"bet-3","status":"CONFIRMED","asked":20}"#.to_owned()
+        )
+    );
     for bet in ["bet-3", "bet-4"] {
-        assert_eq!(asker.booked(bet).await.0, if bet == "bet-3" { 200 } else { 404 });
+        assert_eq!(
+            asker.booked(bet).await.0,
+            if bet == "bet-3" { 200 } else { 404 }
+        );
         for _ in 0..2 {
-            assert_eq!(asker.post("cancel", bet).await, (200, r#"{"status":"CANCELLED"}"#.to_owned()));
+            assert_eq!(
+                asker.post("cancel", bet).await,
+                (200, r#"{"status":"CANCELLED"}"#.to_owned())
+            );
         }
-        let answer = format!(r#"{{"status":"REJECTED","providerRef":"SUP-{bet}","reason":"cancelled"}}"#);
+        let answer =
+            format!(r#"{{"status":"REJECTED","providerRef":"SUP-{bet}","reason":"cancelled"}}"#);
         assert_eq!(asker.post("confirm", bet).await, (200, answer));
         assert!(asker.booked(bet).await.1.contains("CANCELLED"));
     }
     assert_eq!(running.metrics.cancellations.get(), 4);
     assert_eq!(asker.post("cancel", "").await.0, 400);
-    let get = within(asker.http.get(running.url("/supplier/cancel")).send()).await.unwrap();
-    let post = within(asker.http.post(running.url("/supplier/bets/bet-3")).send()).await.unwrap();
+    let get = within(asker.http.get(running.url("/supplier/cancel")).send())
+        .await
+        .unwrap();
+    let post = within(asker.http.post(running.url("/supplier/bets/bet-3")).send())
+        .await
+        .unwrap();
     assert_eq!((get.status().as_u16(), post.status().as_u16()), (405, 405));
     running.end().await;
 }
@@ -62,16 +101,23 @@ async fn a_supplier_that_is_told_to_fails_and_what_it_took_is_in_its_books() {
             ..settings(1.0)
         });
         let asker = Asker::of(&running);
-        let answer = tokio::time::timeout(Duration::from_millis(300), asker.post("confirm", "bet-3")).await;
+        let answer =
+            tokio::time::timeout(Duration::from_millis(300), asker.post("confirm", "bet-3")).await;
         match fault {
             "error" => assert_eq!(answer.unwrap().0, 500),
             "garbage" => {
                 let (status, text) = answer.unwrap();
-                assert!(status == 200 && !text.contains("CONFIRMED") && !text.contains("REJECTED"), "{text}");
+                assert!(
+                    status == 200 && !text.contains("CONFIRMED") && !text.contains("REJECTED"),
+                    "{text}"
+                );
             }
             _ => assert!(answer.is_err(), "{answer:?}"),
         }
-        assert_eq!(asker.booked("bet-3").await.0, if is_booked { 200 } else { 404 });
+        assert_eq!(
+            asker.booked("bet-3").await.0,
+            if is_booked { 200 } else { 404 }
+        );
         assert_eq!(running.metrics.faults.with_label_values(&[fault]).get(), 1);
         // Cancelling knows no faults.
         assert_eq!(asker.post("cancel", "bet-3").await.0, 200);
@@ -94,7 +140,10 @@ async fn answers_take_as_long_as_they_are_told_to_and_a_retry_may_succeed() {
         let started = Instant::now();
         let (status, text) = asker.post("confirm", "bet-3").await;
         assert!(started.elapsed() >= delay);
-        assert!(status == 500 || text.contains("supplier_reject_mock"), "{text}");
+        assert!(
+            status == 500 || text.contains("supplier_reject_mock"),
+            "{text}"
+        );
         statuses.insert(status);
     }
     running.end().await;

@@ -18,7 +18,10 @@ pub fn at_once<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec
             })
         };
         let threads: Vec<_> = (0..threads).map(begin).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     })
 }
 
@@ -27,7 +30,9 @@ pub fn one_wallet_under_64_threads_never_goes_below_zero(store: &dyn MoneyStore)
     store.deposit(&order("A", 100, "d")).unwrap();
     // 192 want 1 each of 100, in three ways; what is held is given to the house.
     let outcomes = at_once(THREADS, |index| {
-        let withdrawn = store.withdraw(&order("A", 1, &format!("w{index}"))).map(|_| ());
+        let withdrawn = store
+            .withdraw(&order("A", 1, &format!("w{index}")))
+            .map(|_| ());
         let text = format!("r{index}");
         let held = store.reserve(&order("A", 1, &text)).map(|_| ());
         if held.is_ok() {
@@ -43,24 +48,61 @@ pub fn one_wallet_under_64_threads_never_goes_below_zero(store: &dyn MoneyStore)
         };
         [withdrawn, held, placed]
     });
-    let done = outcomes.iter().flatten().filter(|outcome| outcome.is_ok()).count();
-    let refused = outcomes.iter().flatten().filter(|outcome| **outcome == Err(WalletError::InsufficientFunds)).count();
+    let done = outcomes
+        .iter()
+        .flatten()
+        .filter(|outcome| outcome.is_ok())
+        .count();
+    let refused = outcomes
+        .iter()
+        .flatten()
+        .filter(|outcome| **outcome == Err(WalletError::InsufficientFunds))
+        .count();
     assert_eq!((done, refused), (100, 3 * THREADS - 100));
-    let bets = store.bets(&user("A"), None, Page { before: None, limit: 1_000 }).unwrap().len();
+    let bets = store
+        .bets(
+            &user("A"),
+            None,
+            Page {
+                before: None,
+                limit: 1_000,
+            },
+        )
+        .unwrap()
+        .len();
     assert_eq!(balances(store, "A"), (0, bets as i64));
 }
 
 pub fn one_reference_at_once_is_one_movement(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let deposits = at_once(16, |_| store.deposit(&order("A", 10, "d2")).unwrap());
-    assert!(deposits.iter().all(|wallet| *wallet == deposits[0]), "{deposits:?}");
+    assert!(
+        deposits.iter().all(|wallet| *wallet == deposits[0]),
+        "{deposits:?}"
+    );
     let withdrawals = at_once(16, |_| store.withdraw(&order("A", 10, "w")).unwrap());
-    assert!(withdrawals.iter().all(|wallet| *wallet == withdrawals[0]), "{withdrawals:?}");
+    assert!(
+        withdrawals.iter().all(|wallet| *wallet == withdrawals[0]),
+        "{withdrawals:?}"
+    );
     let held = at_once(16, |_| store.reserve(&order("A", 10, "r")).unwrap());
-    assert!(held.iter().all(|reservation| *reservation == held[0]), "{held:?}");
-    let ended = at_once(16, |_| store.settle(&user("A"), &reference("r"), HoldResolution::Commit, at(2)).unwrap());
-    assert!(ended.iter().all(|reservation| *reservation == ended[0]), "{ended:?}");
-    assert_eq!((balances(store, "A"), transfers(store, "A").len()), ((990, 0), 5));
+    assert!(
+        held.iter().all(|reservation| *reservation == held[0]),
+        "{held:?}"
+    );
+    let ended = at_once(16, |_| {
+        store
+            .settle(&user("A"), &reference("r"), HoldResolution::Commit, at(2))
+            .unwrap()
+    });
+    assert!(
+        ended.iter().all(|reservation| *reservation == ended[0]),
+        "{ended:?}"
+    );
+    assert_eq!(
+        (balances(store, "A"), transfers(store, "A").len()),
+        ((990, 0), 5)
+    );
 }
 
 pub fn one_key_100_times_at_once_is_one_bet(store: &dyn MoneyStore) {
@@ -68,28 +110,69 @@ pub fn one_key_100_times_at_once_is_one_bet(store: &dyn MoneyStore) {
     let key = key("k", "f");
     let answers = at_once(100, |index| {
         // Each request comes with a bet of its own; only one of them is the answer.
-        match store.place_bet(&bet("A", bet_id(index as u128), 7), Some(&key), &notice("")).unwrap() {
-            BetAnswer::Placed { bet_id, price, new_balance, outbox } => ((bet_id, price, new_balance), outbox),
+        match store
+            .place_bet(&bet("A", bet_id(index as u128), 7), Some(&key), &notice(""))
+            .unwrap()
+        {
+            BetAnswer::Placed {
+                bet_id,
+                price,
+                new_balance,
+                outbox,
+            } => ((bet_id, price, new_balance), outbox),
             other => panic!("{other:?}"),
         }
     });
-    assert!(answers.iter().all(|(answer, _)| *answer == answers[0].0), "{answers:?}");
-    assert_eq!(answers.iter().filter(|(_, outbox)| outbox.is_some()).count(), 1);
-    assert_eq!(store.bets(&user("A"), None, Page { before: None, limit: 10 }).unwrap().len(), 1);
+    assert!(
+        answers.iter().all(|(answer, _)| *answer == answers[0].0),
+        "{answers:?}"
+    );
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|(_, outbox)| outbox.is_some())
+            .count(),
+        1
+    );
+    assert_eq!(
+        store
+            .bets(
+                &user("A"),
+                None,
+                Page {
+                    before: None,
+                    limit: 10
+                }
+            )
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(reservations(store, "A").len(), 1);
-    assert_eq!((balances(store, "A"), store.outbox_depth().unwrap().rows), ((993, 7), 1));
+    assert_eq!(
+        (balances(store, "A"), store.outbox_depth().unwrap().rows),
+        ((993, 7), 1)
+    );
 
     // Without a wallet there is nothing to hold on to, and the first answer is still the only one.
     let refused = at_once(16, |index| {
         if index % 2 == 0 {
             store.deposit(&order("B", 1_000, "d")).unwrap();
         }
-        store.place_bet(&bet("B", bet_id(1_000 + index as u128), 7), Some(&key), &notice("")).unwrap()
+        store
+            .place_bet(
+                &bet("B", bet_id(1_000 + index as u128), 7),
+                Some(&key),
+                &notice(""),
+            )
+            .unwrap()
     });
     let first = store.first_answer(&user("B"), &key).unwrap().unwrap();
     for answer in refused {
         match (&answer, &first) {
-            (BetAnswer::Placed { bet_id, .. }, BetAnswer::Placed { bet_id: first, .. }) => assert_eq!(bet_id, first),
+            (BetAnswer::Placed { bet_id, .. }, BetAnswer::Placed { bet_id: first, .. }) => {
+                assert_eq!(bet_id, first)
+            }
             _ => assert_eq!(answer, first),
         }
     }
@@ -102,13 +185,20 @@ pub fn of_commit_and_refund_at_once_one_wins(store: &dyn MoneyStore) {
         store.reserve(&order("A", 10, &number.to_string())).unwrap();
     }
     let outcomes = at_once(6, |index| -> Vec<_> {
-        let settlement = [HoldResolution::Commit, HoldResolution::Refund, HoldResolution::Expire][index % 3];
-        (0..RESERVATIONS).map(|number| settle(store, "A", &number.to_string(), settlement)).collect()
+        let settlement = [
+            HoldResolution::Commit,
+            HoldResolution::Refund,
+            HoldResolution::Expire,
+        ][index % 3];
+        (0..RESERVATIONS)
+            .map(|number| settle(store, "A", &number.to_string(), settlement))
+            .collect()
     });
     let mut committed = 0;
     for (number, held) in reservations(store, "A").iter().enumerate() {
         for outcome in outcomes.iter().map(|outcomes| &outcomes[number]) {
-            let as_it_is = *outcome == Ok(held.status) || *outcome == Err(WalletError::AlreadySettled(held.status));
+            let as_it_is = *outcome == Ok(held.status)
+                || *outcome == Err(WalletError::AlreadySettled(held.status));
             assert!(as_it_is, "{held:?} {outcome:?}");
         }
         committed += i64::from(held.status == ReservationStatus::Committed);
@@ -122,47 +212,91 @@ pub fn of_two_verdicts_at_once_one_wins(store: &dyn MoneyStore) {
     delivery::placed(store, BETS);
     let outcomes = at_once(6, |index| -> Vec<_> {
         let verdict = [confirmed(), rejected(), BetOutcome::TimedOut][index % 3].clone();
-        (0..BETS).map(|number| store.decide_bet(bet_id(number), &verdict, &notice(""), at(1)).unwrap()).collect()
+        (0..BETS)
+            .map(|number| {
+                store
+                    .decide_bet(bet_id(number), &verdict, &notice(""), at(1))
+                    .unwrap()
+            })
+            .collect()
     });
     for number in 0..BETS {
-        let mine: Vec<_> = outcomes.iter().map(|outcomes| outcomes[number as usize]).collect();
+        let mine: Vec<_> = outcomes
+            .iter()
+            .map(|outcomes| outcomes[number as usize])
+            .collect();
         let status = store.bet(bet_id(number)).unwrap().unwrap().status;
-        assert_eq!(mine.iter().filter(|decided| matches!(decided, Decided::Now { .. })).count(), 1, "{mine:?}");
-        assert_eq!(mine.iter().filter(|decided| **decided == Decided::Before(status)).count(), 5, "{mine:?}");
+        assert_eq!(
+            mine.iter()
+                .filter(|decided| matches!(decided, Decided::Now { .. }))
+                .count(),
+            1,
+            "{mine:?}"
+        );
+        assert_eq!(
+            mine.iter()
+                .filter(|decided| **decided == Decided::Before(status))
+                .count(),
+            5,
+            "{mine:?}"
+        );
         assert_eq!(store.bet_history(bet_id(number)).unwrap().len(), 2);
     }
     assert_eq!(store.outbox_depth().unwrap().rows, 2 * BETS as u64);
 }
 
 pub fn first_deposits_at_once_make_one_wallet(store: &dyn MoneyStore) {
-    let wallets: BTreeSet<_> =
-        at_once(16, |index| store.deposit(&order("A", 1, &index.to_string())).unwrap().wallet_id).into_iter().collect();
+    let wallets: BTreeSet<_> = at_once(16, |index| {
+        store
+            .deposit(&order("A", 1, &index.to_string()))
+            .unwrap()
+            .wallet_id
+    })
+    .into_iter()
+    .collect();
     assert_eq!((wallets.len(), balances(store, "A")), (1, (16, 0)));
 }
 
 pub fn takers_at_once_share_the_outbox(store: &dyn MoneyStore) {
     let rows = delivery::placed(store, 60);
     for number in 0..60 {
-        store.decide_bet(bet_id(number), &BetOutcome::TimedOut, &notice(""), at(1)).unwrap();
+        store
+            .decide_bet(bet_id(number), &BetOutcome::TimedOut, &notice(""), at(1))
+            .unwrap();
     }
     let taken = at_once(6, |_| {
         let (mut rows, mut cancels) = (Vec::new(), Vec::new());
         // What another holds at this moment is left to it, so nothing is no sign of the end.
         for _ in 0..30 {
-            rows.extend(store.take_outbox(at(5), at(9), 7).unwrap().into_iter().map(|row| row.id));
-            cancels.extend(store.take_cancels(at(5), at(9), 7).unwrap().into_iter().map(|cancel| cancel.bet_id));
+            rows.extend(
+                store
+                    .take_outbox(at(5), at(9), 7)
+                    .unwrap()
+                    .into_iter()
+                    .map(|row| row.id),
+            );
+            cancels.extend(
+                store
+                    .take_cancels(at(5), at(9), 7)
+                    .unwrap()
+                    .into_iter()
+                    .map(|cancel| cancel.bet_id),
+            );
         }
         (rows, cancels)
     });
     let (all_rows, cancels): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
     let (all_rows, cancels) = (all_rows.concat(), cancels.concat());
     assert_eq!((all_rows.len(), cancels.len()), (2 * rows.len(), 60));
-    assert_eq!(all_rows.into_iter().collect::<BTreeSet<_>>().len(), 2 * rows.len());
+    assert_eq!(
+        all_rows.into_iter().collect::<BTreeSet<_>>().len(),
+        2 * rows.len()
+    );
     assert_eq!(cancels.into_iter().collect::<BTreeSet<_>>().len(), 60);
 }
 
-/// Random operations on a few users, references and bets, so that they meet. Whatever each of them is answered, the rules
-/// hold afterwards, and hold while they go on.
+/// Random operations on a few users, references and bets, so that they meet. Whatever each of them
+/// is answered, the rules hold afterwards, and hold while they go on.
 pub fn anything_at_once_leaves_nothing_amiss(store: &dyn MoneyStore) {
     const USERS: [&str; 2] = ["A", "B"];
     let put_in: i64 = 2 * 50;
@@ -180,10 +314,18 @@ pub fn anything_at_once_leaves_nothing_amiss(store: &dyn MoneyStore) {
                 2 => drop(store.reserve(&order(name, 10, &text))),
                 3 => drop(settle(store, name, &text, HoldResolution::Commit)),
                 4 => drop(settle(store, name, &text, HoldResolution::Refund)),
-                5 => drop(store.place_bet(&bet(name, bet_id(number), 7), Some(&key(&text, "f")), &notice(""))),
+                5 => drop(store.place_bet(
+                    &bet(name, bet_id(number), 7),
+                    Some(&key(&text, "f")),
+                    &notice(""),
+                )),
                 6 => {
-                    let verdict = random.choice([confirmed(), rejected(), BetOutcome::TimedOut]).unwrap();
-                    store.decide_bet(bet_id(number), &verdict, &notice(""), at(1)).unwrap();
+                    let verdict = random
+                        .choice([confirmed(), rejected(), BetOutcome::TimedOut])
+                        .unwrap();
+                    store
+                        .decide_bet(bet_id(number), &verdict, &notice(""), at(1))
+                        .unwrap();
                 }
                 _ => drop(store.expire_reservations(at(1), 3, at(2)).unwrap()),
             }

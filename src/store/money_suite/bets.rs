@@ -8,7 +8,12 @@ use crate::store::StoreError;
 
 fn placed(answer: BetAnswer) -> (BetId, i64, Option<i64>) {
     match answer {
-        BetAnswer::Placed { bet_id, price, new_balance, outbox } => {
+        BetAnswer::Placed {
+            bet_id,
+            price,
+            new_balance,
+            outbox,
+        } => {
             assert_eq!(price, bet("A", bet_id, 1).price);
             (bet_id, new_balance, outbox)
         }
@@ -16,12 +21,33 @@ fn placed(answer: BetAnswer) -> (BetId, i64, Option<i64>) {
     }
 }
 
-/// The places where something would show: balances, transfers, reservations, bets, outbox and cancels.
+/// The places where something would show: balances, transfers, reservations, bets, outbox and
+/// cancels.
 fn everything(store: &dyn MoneyStore) -> String {
-    let bets = store.bets(&user("A"), None, Page { before: None, limit: 100 }).unwrap();
-    let steps: Vec<_> = bets.iter().map(|bet| store.bet_history(bet.id).unwrap()).collect();
-    let wallet = (store.wallet(&user("A")).unwrap(), transfers(store, "A"), reservations(store, "A"));
-    format!("{wallet:?} {bets:?} {steps:?} {:?} {:?}", store.outbox_depth().unwrap(), store.open_cancels().unwrap())
+    let bets = store
+        .bets(
+            &user("A"),
+            None,
+            Page {
+                before: None,
+                limit: 100,
+            },
+        )
+        .unwrap();
+    let steps: Vec<_> = bets
+        .iter()
+        .map(|bet| store.bet_history(bet.id).unwrap())
+        .collect();
+    let wallet = (
+        store.wallet(&user("A")).unwrap(),
+        transfers(store, "A"),
+        reservations(store, "A"),
+    );
+    format!(
+        "{wallet:?} {bets:?} {steps:?} {:?} {:?}",
+        store.outbox_depth().unwrap(),
+        store.open_cancels().unwrap()
+    )
 }
 
 pub fn a_bet_is_placed_with_all_that_belongs_to_it(store: &dyn MoneyStore) {
@@ -31,10 +57,18 @@ pub fn a_bet_is_placed_with_all_that_belongs_to_it(store: &dyn MoneyStore) {
     assert_eq!((id, new_balance), (bet.id, 600));
     assert_eq!(balances(store, "A"), (600, 400));
     assert_eq!(store.bet(bet.id).unwrap(), Some(bet.clone()));
-    let step = BetStep { from: None, to: BetStatus::Pending, reason: None, at: at(0) };
+    let step = BetStep {
+        from: None,
+        to: BetStatus::Pending,
+        reason: None,
+        at: at(0),
+    };
     assert_eq!(store.bet_history(bet.id).unwrap(), [step]);
     let held = reservations(store, "A").remove(0);
-    assert_eq!((held.reference.to_string(), held.amount.cents()), (bet.id.to_string(), 400));
+    assert_eq!(
+        (held.reference.to_string(), held.amount.cents()),
+        (bet.id.to_string(), 400)
+    );
     let row = OutboxRow {
         id: outbox.unwrap(),
         topic: OutboxTopic::BetPlaced,
@@ -51,29 +85,61 @@ pub fn a_key_gets_its_first_answer_for_ever(store: &dyn MoneyStore) {
     store.deposit(&order("B", 1_000, "d")).unwrap();
     let key = key("k", "home at 1.528");
     assert_eq!(store.first_answer(&user("A"), &key), Ok(None));
-    let first = store.place_bet(&bet("A", bet_id(1), 400), Some(&key), &notice("")).unwrap();
+    let first = store
+        .place_bet(&bet("A", bet_id(1), 400), Some(&key), &notice(""))
+        .unwrap();
     assert!(placed(first.clone()).2.is_some());
     store.deposit(&order("A", 5, "d2")).unwrap();
     let after = everything(store);
-    let again = |id| store.place_bet(&bet("A", bet_id(id), 400), Some(&key), &notice("")).unwrap();
+    let again = |id| {
+        store
+            .place_bet(&bet("A", bet_id(id), 400), Some(&key), &notice(""))
+            .unwrap()
+    };
     for _ in 0..2 {
         assert_eq!(placed(again(2)), (bet_id(1), 600, None));
-        assert_eq!(store.first_answer(&user("A"), &key).unwrap(), Some(again(3)));
+        assert_eq!(
+            store.first_answer(&user("A"), &key).unwrap(),
+            Some(again(3))
+        );
     }
-    let other = RequestKey { fingerprint: "away at 4".to_owned(), ..key.clone() };
-    assert_eq!(store.place_bet(&bet("A", bet_id(4), 1), Some(&other), &notice("")), Ok(BetAnswer::KeyReused));
-    assert_eq!(store.first_answer(&user("A"), &other), Ok(Some(BetAnswer::KeyReused)));
+    let other = RequestKey {
+        fingerprint: "away at 4".to_owned(),
+        ..key.clone()
+    };
+    assert_eq!(
+        store.place_bet(&bet("A", bet_id(4), 1), Some(&other), &notice("")),
+        Ok(BetAnswer::KeyReused)
+    );
+    assert_eq!(
+        store.first_answer(&user("A"), &other),
+        Ok(Some(BetAnswer::KeyReused))
+    );
     assert_eq!(everything(store), after);
     // Decided or not, the answer is the first one.
-    store.decide_bet(bet_id(1), &rejected(), &notice(""), at(1)).unwrap();
+    store
+        .decide_bet(bet_id(1), &rejected(), &notice(""), at(1))
+        .unwrap();
     assert_eq!(placed(again(5)), (bet_id(1), 600, None));
     // Another user's key is another one.
-    assert_eq!(placed(store.place_bet(&bet("B", bet_id(6), 400), Some(&key), &notice("")).unwrap()).0, bet_id(6));
+    assert_eq!(
+        placed(
+            store
+                .place_bet(&bet("B", bet_id(6), 400), Some(&key), &notice(""))
+                .unwrap()
+        )
+        .0,
+        bet_id(6)
+    );
 }
 
 pub fn what_the_wallet_refuses_is_kept_with_the_key(store: &dyn MoneyStore) {
     let (no_wallet, poor) = (key("k1", "f"), key("k2", "f"));
-    let place = |id, key| store.place_bet(&bet("A", bet_id(id), 100), key, &notice("")).unwrap();
+    let place = |id, key| {
+        store
+            .place_bet(&bet("A", bet_id(id), 100), key, &notice(""))
+            .unwrap()
+    };
     let refused = BetAnswer::Refused(BetRefusal::WalletNotFound);
     assert_eq!(place(1, Some(&no_wallet)), refused);
     assert_eq!(place(1, None), refused);
@@ -84,41 +150,75 @@ pub fn what_the_wallet_refuses_is_kept_with_the_key(store: &dyn MoneyStore) {
     assert_eq!(place(1, None), too_poor);
     store.deposit(&order("A", 1, "d2")).unwrap();
     assert_eq!(place(1, Some(&poor)), too_poor, "it was answered");
-    assert_eq!(store.first_answer(&user("A"), &poor).unwrap(), Some(too_poor));
+    assert_eq!(
+        store.first_answer(&user("A"), &poor).unwrap(),
+        Some(too_poor)
+    );
     assert_eq!(balances(store, "A"), (100, 0));
-    assert_eq!((store.outbox_depth().unwrap(), store.bet(bet_id(1)).unwrap()), (OutboxDepth::default(), None));
-    assert_eq!(placed(place(1, None)).1, 0, "without a key it is asked anew");
+    assert_eq!(
+        (store.outbox_depth().unwrap(), store.bet(bet_id(1)).unwrap()),
+        (OutboxDepth::default(), None)
+    );
+    assert_eq!(
+        placed(place(1, None)).1,
+        0,
+        "without a key it is asked anew"
+    );
 }
 
 pub fn a_refusal_is_kept_unless_there_is_an_answer(store: &dyn MoneyStore) {
     let (key, price) = (key("k", "f"), "3.2".parse().unwrap());
-    let (first, second) =
-        (BetRefusal::OddsChanged { odd_value: price }, BetRefusal::StakeTooLow { limit_cents: amount(9) });
-    let refuse = |key: &RequestKey, refusal: &BetRefusal| store.refuse_bet(&user("A"), key, refusal, at(0)).unwrap();
+    let (first, second) = (
+        BetRefusal::OddsChanged { odd_value: price },
+        BetRefusal::StakeTooLow {
+            limit_cents: amount(9),
+        },
+    );
+    let refuse = |key: &RequestKey, refusal: &BetRefusal| {
+        store.refuse_bet(&user("A"), key, refusal, at(0)).unwrap()
+    };
     assert_eq!(refuse(&key, &first), BetAnswer::Refused(first.clone()));
     assert_eq!(refuse(&key, &second), BetAnswer::Refused(first.clone()));
-    let other = RequestKey { fingerprint: "g".to_owned(), ..key.clone() };
+    let other = RequestKey {
+        fingerprint: "g".to_owned(),
+        ..key.clone()
+    };
     assert_eq!(refuse(&other, &second), BetAnswer::KeyReused);
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    let answer = store.place_bet(&bet("A", bet_id(1), 100), Some(&key), &notice("")).unwrap();
+    let answer = store
+        .place_bet(&bet("A", bet_id(1), 100), Some(&key), &notice(""))
+        .unwrap();
     assert_eq!(answer, BetAnswer::Refused(first));
     let taken = super::key("k2", "f");
-    store.place_bet(&bet("A", bet_id(1), 100), Some(&taken), &notice("")).unwrap();
+    store
+        .place_bet(&bet("A", bet_id(1), 100), Some(&taken), &notice(""))
+        .unwrap();
     assert_eq!(placed(refuse(&taken, &second)), (bet_id(1), 900, None));
 }
 
 pub fn the_same_bet_is_not_placed_twice(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    store.place_bet(&bet("A", bet_id(1), 100), None, &notice("")).unwrap();
+    store
+        .place_bet(&bet("A", bet_id(1), 100), None, &notice(""))
+        .unwrap();
     let after = everything(store);
     // As where the connection was lost before the answer came.
-    let again = store.place_bet(&bet("A", bet_id(1), 100), None, &notice("")).unwrap();
+    let again = store
+        .place_bet(&bet("A", bet_id(1), 100), None, &notice(""))
+        .unwrap();
     assert_eq!(placed(again), (bet_id(1), 900, None));
     // Another stake, a key that it did not come with, another user: no such bet is made by us.
     store.deposit(&order("B", 1_000, "d")).unwrap();
-    for (name, cents, key) in [("A", 99, None), ("A", 100, Some(key("k", "f"))), ("B", 100, None)] {
+    for (name, cents, key) in [
+        ("A", 99, None),
+        ("A", 100, Some(key("k", "f"))),
+        ("B", 100, None),
+    ] {
         let refused = store.place_bet(&bet(name, bet_id(1), cents), key.as_ref(), &notice(""));
-        assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(StoreError::Refused(_))),
+            "{refused:?}"
+        );
     }
     assert_eq!(store.first_answer(&user("A"), &key("k", "f")), Ok(None));
     assert_eq!(everything(store), after);
@@ -126,10 +226,15 @@ pub fn the_same_bet_is_not_placed_twice(store: &dyn MoneyStore) {
 
 pub fn a_bet_never_takes_over_a_reservation(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    store.reserve(&order("A", 100, &bet_id(1).to_string())).unwrap();
+    store
+        .reserve(&order("A", 100, &bet_id(1).to_string()))
+        .unwrap();
     let after = everything(store);
     let refused = store.place_bet(&bet("A", bet_id(1), 100), Some(&key("k", "f")), &notice(""));
-    assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::Refused(_))),
+        "{refused:?}"
+    );
     assert_eq!(everything(store), after);
 }
 
@@ -141,10 +246,17 @@ pub fn a_bet_is_decided_once(store: &dyn MoneyStore) {
         let bet = bet("A", bet_id(number), 100);
         store.place_bet(&bet, None, &notice("")).unwrap();
         let before = balances(store, "A");
-        let decided = store.decide_bet(bet.id, &verdict, &notice("told"), at(1)).unwrap();
-        let Decided::Now { outbox } = decided else { panic!("{decided:?}") };
+        let decided = store
+            .decide_bet(bet.id, &verdict, &notice("told"), at(1))
+            .unwrap();
+        let Decided::Now { outbox } = decided else {
+            panic!("{decided:?}")
+        };
         let row = store.take_outbox(at(5), at(6), 10).unwrap().pop().unwrap();
-        assert_eq!((row.id, row.topic, row.payload.as_str()), (outbox, OutboxTopic::BetConfirmed, "told"));
+        assert_eq!(
+            (row.id, row.topic, row.payload.as_str()),
+            (outbox, OutboxTopic::BetConfirmed, "told")
+        );
         let expected = Bet {
             status: verdict.status(),
             reason: verdict.reason().map(str::to_owned),
@@ -153,7 +265,11 @@ pub fn a_bet_is_decided_once(store: &dyn MoneyStore) {
             ..bet.clone()
         };
         assert_eq!(store.bet(bet.id).unwrap().unwrap(), expected);
-        let back = if verdict.status() == BetStatus::Confirmed { 0 } else { 100 };
+        let back = if verdict.status() == BetStatus::Confirmed {
+            0
+        } else {
+            100
+        };
         assert_eq!(balances(store, "A"), (before.0 + back, before.1 - 100));
         let steps = store.bet_history(bet.id).unwrap();
         let step = BetStep {
@@ -175,48 +291,89 @@ pub fn a_bet_is_decided_once(store: &dyn MoneyStore) {
 pub fn a_bet_that_timed_out_is_to_be_cancelled(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for (number, verdict) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
-        store.place_bet(&bet("A", bet_id(number), 100), None, &notice("")).unwrap();
-        store.decide_bet(bet_id(number), &verdict, &notice(""), at(10)).unwrap();
+        store
+            .place_bet(&bet("A", bet_id(number), 100), None, &notice(""))
+            .unwrap();
+        store
+            .decide_bet(bet_id(number), &verdict, &notice(""), at(10))
+            .unwrap();
     }
     assert_eq!(store.open_cancels(), Ok(1));
     assert_eq!(store.take_cancels(at(9), at(20), 10), Ok(vec![]));
-    assert_eq!(store.take_cancels(at(10), at(20), 10), Ok(vec![Cancel { bet_id: bet_id(3), attempts: 1 }]));
+    assert_eq!(
+        store.take_cancels(at(10), at(20), 10),
+        Ok(vec![Cancel {
+            bet_id: bet_id(3),
+            attempts: 1
+        }])
+    );
 }
 
 pub fn only_the_bet_ends_its_reservation(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    store.place_bet(&bet("A", bet_id(1), 100), None, &notice("")).unwrap();
+    store
+        .place_bet(&bet("A", bet_id(1), 100), None, &notice(""))
+        .unwrap();
     let text = bet_id(1).to_string();
     let after = everything(store);
-    for settlement in [HoldResolution::Commit, HoldResolution::Refund, HoldResolution::Expire] {
-        assert_eq!(settle(store, "A", &text, settlement), Err(WalletError::HeldByBet));
+    for settlement in [
+        HoldResolution::Commit,
+        HoldResolution::Refund,
+        HoldResolution::Expire,
+    ] {
+        assert_eq!(
+            settle(store, "A", &text, settlement),
+            Err(WalletError::HeldByBet)
+        );
     }
-    assert_eq!(store.reserve(&order("A", 100, &text)).unwrap().status, ReservationStatus::Pending);
+    assert_eq!(
+        store.reserve(&order("A", 100, &text)).unwrap().status,
+        ReservationStatus::Pending
+    );
     assert_eq!(everything(store), after);
-    store.decide_bet(bet_id(1), &confirmed(), &notice(""), at(1)).unwrap();
+    store
+        .decide_bet(bet_id(1), &confirmed(), &notice(""), at(1))
+        .unwrap();
     // It is over: now it is told as any other.
-    assert_eq!(settle(store, "A", &text, HoldResolution::Commit), Ok(ReservationStatus::Committed));
+    assert_eq!(
+        settle(store, "A", &text, HoldResolution::Commit),
+        Ok(ReservationStatus::Committed)
+    );
     let already = WalletError::AlreadySettled(ReservationStatus::Committed);
-    assert_eq!(settle(store, "A", &text, HoldResolution::Refund), Err(already));
+    assert_eq!(
+        settle(store, "A", &text, HoldResolution::Refund),
+        Err(already)
+    );
 }
 
 pub fn bets_are_read_in_pages(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     store.deposit(&order("B", 1_000, "d")).unwrap();
     for number in 0..6 {
-        store.place_bet(&bet("A", bet_id(number), 1), None, &notice("")).unwrap();
-        store.place_bet(&bet("B", bet_id(100 + number), 1), None, &notice("")).unwrap();
+        store
+            .place_bet(&bet("A", bet_id(number), 1), None, &notice(""))
+            .unwrap();
+        store
+            .place_bet(&bet("B", bet_id(100 + number), 1), None, &notice(""))
+            .unwrap();
     }
     for number in [1, 4] {
-        store.decide_bet(bet_id(number), &confirmed(), &notice(""), at(1)).unwrap();
+        store
+            .decide_bet(bet_id(number), &confirmed(), &notice(""), at(1))
+            .unwrap();
     }
     let pages = |status, limit| {
         let (mut read, mut before) = (Vec::new(), None);
         loop {
-            let page = store.bets(&user("A"), status, Page { before, limit }).unwrap();
+            let page = store
+                .bets(&user("A"), status, Page { before, limit })
+                .unwrap();
             let Some(last) = page.last() else { return read };
             before = Some(last.id);
-            read.extend(page.iter().map(|bet| bet.id.0.as_u128() - bet_id(0).0.as_u128()));
+            read.extend(
+                page.iter()
+                    .map(|bet| bet.id.0.as_u128() - bet_id(0).0.as_u128()),
+            );
         }
     };
     assert_eq!(pages(None, 4), [5, 4, 3, 2, 1, 0]);
@@ -228,15 +385,29 @@ pub fn bets_are_read_in_pages(store: &dyn MoneyStore) {
 pub fn overdue_are_the_pending_whose_time_is_over(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for (number, seconds) in [(1, 12), (2, 10), (3, 11), (4, 9)] {
-        let bet = Bet { decide_by: at(seconds), ..bet("A", bet_id(number), 1) };
+        let bet = Bet {
+            decide_by: at(seconds),
+            ..bet("A", bet_id(number), 1)
+        };
         store.place_bet(&bet, None, &notice("")).unwrap();
     }
-    store.decide_bet(bet_id(4), &confirmed(), &notice(""), at(1)).unwrap();
+    store
+        .decide_bet(bet_id(4), &confirmed(), &notice(""), at(1))
+        .unwrap();
     let overdue = |seconds, limit| -> Vec<_> {
-        store.overdue_bets(at(seconds), limit).unwrap().into_iter().map(|bet| bet.id).collect()
+        store
+            .overdue_bets(at(seconds), limit)
+            .unwrap()
+            .into_iter()
+            .map(|bet| bet.id)
+            .collect()
     };
     assert_eq!(overdue(9, 10), []);
-    assert_eq!(overdue(10, 10), [bet_id(2)], "its time is over at the moment itself");
+    assert_eq!(
+        overdue(10, 10),
+        [bet_id(2)],
+        "its time is over at the moment itself"
+    );
     assert_eq!(overdue(99, 10), [bet_id(2), bet_id(3), bet_id(1)]);
     assert_eq!(overdue(99, 2), [bet_id(2), bet_id(3)]);
 }
@@ -246,7 +417,10 @@ pub fn every_bet_reads_back_exactly(store: &dyn MoneyStore) {
     store.deposit(&order(name, 1_000, "d ' é")).unwrap();
     let strange = Bet {
         event_id: EventId::new("1.197 ' São Paulo").unwrap(),
-        market: MarketKey { name: MarketName::new("goals '").unwrap(), line: "-0.25".parse().ok() },
+        market: MarketKey {
+            name: MarketName::new("goals '").unwrap(),
+            line: "-0.25".parse().ok(),
+        },
         selection: SelectionId::new("über 2½").unwrap(),
         price: "1000".parse().unwrap(),
         placed_at: Timestamp::from_micros(at(0).micros() + 1).unwrap(),
@@ -254,14 +428,33 @@ pub fn every_bet_reads_back_exactly(store: &dyn MoneyStore) {
         ..bet(name, bet_id(1), 1_000)
     };
     let payload = "{\"a\":\"' ü \\u0000\"}";
-    store.place_bet(&strange, Some(&key("k ' 👤", "{\"f\": '")), &notice(payload)).unwrap();
+    store
+        .place_bet(
+            &strange,
+            Some(&key("k ' 👤", "{\"f\": '")),
+            &notice(payload),
+        )
+        .unwrap();
     assert_eq!(store.bet(strange.id).unwrap(), Some(strange.clone()));
-    assert_eq!(store.take_outbox(at(5), at(6), 1).unwrap()[0].payload, payload);
-    let first = store.first_answer(&user(name), &key("k ' 👤", "{\"f\": '")).unwrap();
+    assert_eq!(
+        store.take_outbox(at(5), at(6), 1).unwrap()[0].payload,
+        payload
+    );
+    let first = store
+        .first_answer(&user(name), &key("k ' 👤", "{\"f\": '"))
+        .unwrap();
     assert!(matches!(first, Some(BetAnswer::Placed { price, .. }) if price == strange.price));
     let reason = "it's « no »".to_owned();
-    let verdict = BetOutcome::Rejected { reason, provider_ref: String::new() };
-    store.decide_bet(strange.id, &verdict, &notice(payload), at(1)).unwrap();
+    let verdict = BetOutcome::Rejected {
+        reason,
+        provider_ref: String::new(),
+    };
+    store
+        .decide_bet(strange.id, &verdict, &notice(payload), at(1))
+        .unwrap();
     let decided = store.bet(strange.id).unwrap().unwrap();
-    assert_eq!((decided.reason.as_deref(), decided.provider_ref), (verdict.reason(), None));
+    assert_eq!(
+        (decided.reason.as_deref(), decided.provider_ref),
+        (verdict.reason(), None)
+    );
 }

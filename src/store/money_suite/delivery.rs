@@ -7,7 +7,10 @@ use super::*;
 /// Places so many bets; gives their rows of the outbox.
 pub fn placed(store: &dyn MoneyStore, bets: u128) -> Vec<i64> {
     store.deposit(&order("A", 100_000, "d")).unwrap();
-    let place = |number| match store.place_bet(&bet("A", bet_id(number), 1), None, &notice("")).unwrap() {
+    let place = |number| match store
+        .place_bet(&bet("A", bet_id(number), 1), None, &notice(""))
+        .unwrap()
+    {
         BetAnswer::Placed { outbox, .. } => outbox.unwrap(),
         other => panic!("{other:?}"),
     };
@@ -22,8 +25,15 @@ pub fn a_row_of_the_outbox_has_one_owner_at_a_time(store: &dyn MoneyStore) {
     assert_eq!(store.outbox_depth(), Ok(OutboxDepth::default()));
     let rows = placed(store, 5);
     assert!(rows.is_sorted());
-    assert_eq!(store.outbox_depth(), Ok(OutboxDepth { rows: 5, oldest: Some(at(0)) }));
-    let take = |seconds, until, limit| ids(store.take_outbox(at(seconds), at(until), limit).unwrap());
+    assert_eq!(
+        store.outbox_depth(),
+        Ok(OutboxDepth {
+            rows: 5,
+            oldest: Some(at(0))
+        })
+    );
+    let take =
+        |seconds, until, limit| ids(store.take_outbox(at(seconds), at(until), limit).unwrap());
     assert_eq!(take(4, 9, 10), [0; 0], "whoever wrote them publishes them");
     assert_eq!(take(5, 9, 2), rows[..2]);
     assert_eq!(take(5, 9, 10), rows[2..]);
@@ -31,7 +41,11 @@ pub fn a_row_of_the_outbox_has_one_owner_at_a_time(store: &dyn MoneyStore) {
     store.published(&rows[1..2]).unwrap();
     store.published(&[]).unwrap();
     store.published(&[rows[1], i64::MAX]).unwrap();
-    assert_eq!(take(9, 20, 10), [rows[0], rows[2], rows[3], rows[4]], "their owner has gone");
+    assert_eq!(
+        take(9, 20, 10),
+        [rows[0], rows[2], rows[3], rows[4]],
+        "their owner has gone"
+    );
     store.published(&rows).unwrap();
     assert_eq!(take(99, 100, 10), [0; 0]);
     assert_eq!(store.outbox_depth(), Ok(OutboxDepth::default()));
@@ -40,8 +54,12 @@ pub fn a_row_of_the_outbox_has_one_owner_at_a_time(store: &dyn MoneyStore) {
 pub fn a_number_of_the_outbox_is_never_given_again(store: &dyn MoneyStore) {
     let rows = placed(store, 2);
     store.published(&rows).unwrap();
-    let decided = store.decide_bet(bet_id(0), &confirmed(), &notice(""), at(1)).unwrap();
-    let Decided::Now { outbox } = decided else { panic!("{decided:?}") };
+    let decided = store
+        .decide_bet(bet_id(0), &confirmed(), &notice(""), at(1))
+        .unwrap();
+    let Decided::Now { outbox } = decided else {
+        panic!("{decided:?}")
+    };
     assert!(outbox > rows[1], "{outbox} {rows:?}");
     // Whoever is late with what was published takes nothing away that was not.
     store.published(&rows).unwrap();
@@ -51,15 +69,29 @@ pub fn a_number_of_the_outbox_is_never_given_again(store: &dyn MoneyStore) {
 pub fn a_cancel_is_tried_until_it_is_done(store: &dyn MoneyStore) {
     placed(store, 3);
     for number in 0..3 {
-        store.decide_bet(bet_id(number), &BetOutcome::TimedOut, &notice(""), at(number as i64)).unwrap();
+        store
+            .decide_bet(
+                bet_id(number),
+                &BetOutcome::TimedOut,
+                &notice(""),
+                at(number as i64),
+            )
+            .unwrap();
     }
     let take = |seconds, next, limit| -> Vec<_> {
         let mut taken = store.take_cancels(at(seconds), at(next), limit).unwrap();
         taken.sort_by_key(|cancel| cancel.bet_id);
-        taken.into_iter().map(|cancel| (cancel.bet_id, cancel.attempts)).collect()
+        taken
+            .into_iter()
+            .map(|cancel| (cancel.bet_id, cancel.attempts))
+            .collect()
     };
     assert_eq!(take(0, 50, 10), [(bet_id(0), 1)]);
-    assert_eq!(take(9, 60, 1), [(bet_id(1), 1)], "the longest waiting first");
+    assert_eq!(
+        take(9, 60, 1),
+        [(bet_id(1), 1)],
+        "the longest waiting first"
+    );
     assert_eq!(take(9, 70, 10), [(bet_id(2), 1)]);
     assert_eq!(take(49, 99, 10), []);
     assert_eq!(take(60, 80, 10), [(bet_id(0), 2), (bet_id(1), 2)]);
@@ -71,5 +103,8 @@ pub fn a_cancel_is_tried_until_it_is_done(store: &dyn MoneyStore) {
     assert_eq!(take(99, 100, 10), [(bet_id(1), 3), (bet_id(2), 2)]);
     store.cancelled(bet_id(1), at(100)).unwrap();
     store.cancelled(bet_id(2), at(100)).unwrap();
-    assert_eq!((store.open_cancels(), take(999, 1_000, 10)), (Ok(0), vec![]));
+    assert_eq!(
+        (store.open_cancels(), take(999, 1_000, 10)),
+        (Ok(0), vec![])
+    );
 }

@@ -1,4 +1,5 @@
-//! What every store of money must do: written against the trait, run for each database by [`money_suite`].
+//! What every store of money must do: written against the trait, run for each database by
+//! [`money_suite`].
 
 pub mod at_once;
 pub mod bets;
@@ -22,15 +23,16 @@ use crate::domain::wallet::ledger::{Balance, HoldResolution, ReservationStatus};
 
 /// A database, beside the store.
 pub trait Raw {
-    /// SQL that takes away, for its connection or for good, what keeps rows from contradicting themselves.
+    /// SQL that takes away, for its connection or for good, what keeps rows from contradicting
+    /// themselves.
     const UNGUARD: &'static str;
 
     /// Runs statements on a connection of its own.
     fn run(&self, sql: &str) -> Result<(), String>;
 }
 
-/// Makes a test of each check. `$open` gives a migrated store, and what must live as long as it and is its [`Raw`].
-/// Attributes behind it are those of the tests.
+/// Makes a test of each check. `$open` gives a migrated store, and what must live as long as it and
+/// is its [`Raw`]. Attributes behind it are those of the tests.
 macro_rules! money_suite {
     ($open:expr $(, #[$attribute:meta])*) => {
         #[rstest::rstest]
@@ -105,7 +107,11 @@ pub(crate) use money_suite;
 pub fn assert_clean(store: &dyn MoneyStore) {
     let found = store.verify(at(0), Duration::ZERO).unwrap();
     assert!(found.checks.len() >= 14, "{found:?}");
-    let broken: Vec<_> = found.checks.iter().filter(|check| check.violations > 0).collect();
+    let broken: Vec<_> = found
+        .checks
+        .iter()
+        .filter(|check| check.violations > 0)
+        .collect();
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
@@ -127,15 +133,26 @@ pub fn amount(cents: i64) -> Amount {
 }
 
 pub fn order(name: &str, cents: i64, text: &str) -> TransferRequest {
-    TransferRequest { user_id: user(name), amount: amount(cents), reference: reference(text), at: at(0) }
+    TransferRequest {
+        user_id: user(name),
+        amount: amount(cents),
+        reference: reference(text),
+        at: at(0),
+    }
 }
 
 pub fn key(key: &str, fingerprint: &str) -> RequestKey {
-    RequestKey { key: key.to_owned(), fingerprint: fingerprint.to_owned() }
+    RequestKey {
+        key: key.to_owned(),
+        fingerprint: fingerprint.to_owned(),
+    }
 }
 
 pub fn notice(payload: &str) -> OutboxMessage {
-    OutboxMessage { payload: payload.to_owned(), leased_until: at(5) }
+    OutboxMessage {
+        payload: payload.to_owned(),
+        leased_until: at(5),
+    }
 }
 
 /// A pending bet, with ten seconds to be decided.
@@ -144,7 +161,10 @@ pub fn bet(name: &str, id: BetId, cents: i64) -> Bet {
         id,
         user_id: user(name),
         event_id: EventId::new("MATCH_001").unwrap(),
-        market: MarketKey { name: MarketName::new("1x2").unwrap(), line: None },
+        market: MarketKey {
+            name: MarketName::new("1x2").unwrap(),
+            line: None,
+        },
         selection: SelectionId::new("home").unwrap(),
         stake: amount(cents),
         price: "1.528".parse().unwrap(),
@@ -159,33 +179,60 @@ pub fn bet(name: &str, id: BetId, cents: i64) -> Bet {
 
 /// Ids of bets that grow with their number.
 pub fn bet_id(number: u128) -> BetId {
-    BetId(Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + number))
+    BetId(Uuid::from_u128(
+        0x0199_0000_0000_7000_8000_0000_0000_0000 + number,
+    ))
 }
 
 pub fn confirmed() -> BetOutcome {
-    BetOutcome::Confirmed { provider_ref: "P-1".to_owned() }
+    BetOutcome::Confirmed {
+        provider_ref: "P-1".to_owned(),
+    }
 }
 
 pub fn rejected() -> BetOutcome {
-    BetOutcome::Rejected { reason: "LIMIT_EXCEEDED".to_owned(), provider_ref: "P-2".to_owned() }
+    BetOutcome::Rejected {
+        reason: "LIMIT_EXCEEDED".to_owned(),
+        provider_ref: "P-2".to_owned(),
+    }
 }
 
 /// The balances of a wallet, as (available, reserved).
 pub fn balances(store: &dyn MoneyStore, name: &str) -> (i64, i64) {
-    let Balance { available, reserved } = store.wallet(&user(name)).unwrap().unwrap().balance;
+    let Balance {
+        available,
+        reserved,
+    } = store.wallet(&user(name)).unwrap().unwrap().balance;
     (available, reserved)
 }
 
 /// All transfers of a user, the oldest first.
 pub fn transfers(store: &dyn MoneyStore, name: &str) -> Vec<Transfer> {
-    let mut all = store.transfers(&user(name), Page { before: None, limit: 100_000 }).unwrap();
+    let mut all = store
+        .transfers(
+            &user(name),
+            Page {
+                before: None,
+                limit: 100_000,
+            },
+        )
+        .unwrap();
     all.reverse();
     all
 }
 
 /// All reservations of a user, the oldest first.
 pub fn reservations(store: &dyn MoneyStore, name: &str) -> Vec<Reservation> {
-    let mut all = store.reservations(&user(name), None, Page { before: None, limit: 100_000 }).unwrap();
+    let mut all = store
+        .reservations(
+            &user(name),
+            None,
+            Page {
+                before: None,
+                limit: 100_000,
+            },
+        )
+        .unwrap();
     all.reverse();
     all
 }
@@ -196,5 +243,7 @@ pub fn settle(
     text: &str,
     settlement: HoldResolution,
 ) -> Result<ReservationStatus, WalletError> {
-    store.settle(&user(name), &reference(text), settlement, at(2)).map(|reservation| reservation.status)
+    store
+        .settle(&user(name), &reference(text), settlement, at(2))
+        .map(|reservation| reservation.status)
 }

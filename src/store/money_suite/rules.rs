@@ -4,7 +4,8 @@ use pretty_assertions::assert_eq;
 
 use super::*;
 
-/// A rule, by what it is told as; how it is broken, without what keeps rows from it; and what is said of it.
+/// A rule, by what it is told as; how it is broken, without what keeps rows from it; and what is
+/// said of it.
 pub struct Broken {
     rule: &'static str,
     by: &'static str,
@@ -137,7 +138,12 @@ fn scene(store: &dyn MoneyStore) {
     store.deposit(&order("A", 10_000, "d")).unwrap();
     store.deposit(&order("B", 700, "d")).unwrap();
     store.withdraw(&order("A", 500, "w")).unwrap();
-    for (cents, text) in [(300, "committed"), (200, "refunded"), (100, "pending"), (50, "expired")] {
+    for (cents, text) in [
+        (300, "committed"),
+        (200, "refunded"),
+        (100, "pending"),
+        (50, "expired"),
+    ] {
         store.reserve(&order("A", cents, text)).unwrap();
     }
     settle(store, "A", "committed", HoldResolution::Commit).unwrap();
@@ -145,12 +151,19 @@ fn scene(store: &dyn MoneyStore) {
     settle(store, "A", "expired", HoldResolution::Expire).unwrap();
     for number in 1..=4 {
         let bet = bet("A", bet_id(number), 10 + number as i64);
-        store.place_bet(&bet, Some(&key(&format!("k{number}"), "f")), &notice("")).unwrap();
+        store
+            .place_bet(&bet, Some(&key(&format!("k{number}"), "f")), &notice(""))
+            .unwrap();
     }
     for (number, verdict) in [(1, confirmed()), (2, rejected()), (4, BetOutcome::TimedOut)] {
-        store.decide_bet(bet_id(number), &verdict, &notice(""), at(1)).unwrap();
+        store
+            .decide_bet(bet_id(number), &verdict, &notice(""), at(1))
+            .unwrap();
     }
-    assert_eq!(balances(store, "A"), (9_500 - 300 - 100 - 11 - 13, 100 + 13));
+    assert_eq!(
+        balances(store, "A"),
+        (9_500 - 300 - 100 - 11 - 13, 100 + 13)
+    );
 }
 
 /// Each rule finds what breaks it, and says so.
@@ -165,7 +178,10 @@ pub fn are_found<R: Raw>(store: &dyn MoneyStore, raw: &R) {
         "ledger_transfers",
         "wallets",
     ];
-    let nothing: String = TABLES.iter().map(|table| format!("; DELETE FROM {table}")).collect();
+    let nothing: String = TABLES
+        .iter()
+        .map(|table| format!("; DELETE FROM {table}"))
+        .collect();
     for broken in BROKEN {
         scene(store);
         is_found(store, raw, broken);
@@ -181,21 +197,37 @@ fn is_found<R: Raw>(store: &dyn MoneyStore, raw: &R, broken: &Broken) {
     raw.run(&format!("{}; {}", R::UNGUARD, broken.by)).unwrap();
     let after = verify();
     assert_eq!(before.checks.len(), after.checks.len());
-    let check = after.checks.iter().find(|check| check.rule.starts_with(broken.rule)).unwrap();
-    assert!(check.violations > 0 && check.checked > 0, "{}: {after:#?}", broken.by);
+    let check = after
+        .checks
+        .iter()
+        .find(|check| check.rule.starts_with(broken.rule))
+        .unwrap();
+    assert!(
+        check.violations > 0 && check.checked > 0,
+        "{}: {after:#?}",
+        broken.by
+    );
     assert_eq!(check.examples.len() as u64, check.violations.min(20));
-    assert!(check.examples.iter().any(|line| line.contains(broken.said)), "{}: {check:#?}", broken.by);
+    assert!(
+        check.examples.iter().any(|line| line.contains(broken.said)),
+        "{}: {check:#?}",
+        broken.by
+    );
 }
 
 /// Nobody changes what has moved; and every rule was looked at, whether it holds or not.
 pub fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
     scene(store);
     let before = transfers(store, "A");
-    for change in ["UPDATE ledger_transfers SET amount_cents = 1", "DELETE FROM ledger_transfers WHERE user_id = 'A'"] {
+    for change in [
+        "UPDATE ledger_transfers SET amount_cents = 1",
+        "DELETE FROM ledger_transfers WHERE user_id = 'A'",
+    ] {
         let refused = raw.run(change).unwrap_err();
         assert!(refused.contains("transfers are never changed"), "{refused}");
     }
-    // Also without the look at what is there: no reference is a movement, and no key an answer, twice.
+    // Also without the look at what is there: no reference is a movement, and no key an answer,
+    // twice.
     for again in [
         "INSERT INTO ledger_transfers (user_id, kind, debit_account, credit_account, amount_cents, reference,
             available_after, reserved_after, at)
@@ -211,25 +243,55 @@ pub fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
         assert!(refused.contains("unique"), "{refused}");
     }
     for below in ["available_cents", "reserved_cents"] {
-        raw.run(&format!("UPDATE wallets SET {below} = -1")).unwrap_err();
+        raw.run(&format!("UPDATE wallets SET {below} = -1"))
+            .unwrap_err();
     }
     assert_eq!(transfers(store, "A"), before);
 
     // A moment later the bet is too late.
-    let late = store.verify(Timestamp::from_micros(at(15).micros() + 1).unwrap(), Duration::from_secs(5)).unwrap();
+    let late = store
+        .verify(
+            Timestamp::from_micros(at(15).micros() + 1).unwrap(),
+            Duration::from_secs(5),
+        )
+        .unwrap();
     assert_eq!(late.violations(), 1, "{late:#?}");
     // More than are shown are counted.
-    raw.run(&format!("{}; UPDATE ledger_transfers SET amount_cents = amount_cents + 1", R::UNGUARD)).unwrap();
+    raw.run(&format!(
+        "{}; UPDATE ledger_transfers SET amount_cents = amount_cents + 1",
+        R::UNGUARD
+    ))
+    .unwrap();
     for number in 0..30 {
-        store.deposit(&order(&format!("U{number:02}"), 5, "d")).unwrap();
+        store
+            .deposit(&order(&format!("U{number:02}"), 5, "d"))
+            .unwrap();
     }
-    raw.run(&format!("{}; UPDATE wallets SET available_cents = 6 WHERE user_id LIKE 'U%'", R::UNGUARD)).unwrap();
+    raw.run(&format!(
+        "{}; UPDATE wallets SET available_cents = 6 WHERE user_id LIKE 'U%'",
+        R::UNGUARD
+    ))
+    .unwrap();
     let found = store.verify(at(0), Duration::ZERO).unwrap();
-    let last = found.checks.iter().find(|check| check.rule.starts_with(LAST)).unwrap();
-    assert_eq!((last.checked, last.violations, last.examples.len()), (32, 30, 20));
-    assert_eq!(last.examples[0], "U00: the wallet holds 6 and 0, the last transfer left 5 and 0");
+    let last = found
+        .checks
+        .iter()
+        .find(|check| check.rule.starts_with(LAST))
+        .unwrap();
+    assert_eq!(
+        (last.checked, last.violations, last.examples.len()),
+        (32, 30, 20)
+    );
+    assert_eq!(
+        last.examples[0],
+        "U00: the wallet holds 6 and 0, the last transfer left 5 and 0"
+    );
     let scope: Vec<_> = BROKEN.iter().map(|broken| broken.rule).collect();
     for check in &found.checks {
-        assert!(scope.iter().any(|rule| check.rule.starts_with(rule)), "nothing breaks: {}", check.rule);
+        assert!(
+            scope.iter().any(|rule| check.rule.starts_with(rule)),
+            "nothing breaks: {}",
+            check.rule
+        );
     }
 }

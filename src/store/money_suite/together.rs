@@ -6,28 +6,53 @@ use super::at_once::at_once;
 use super::*;
 
 fn slip(name: &str, number: u128, cents: i64, key: Option<RequestKey>) -> BetPlacement {
-    BetPlacement { bet: bet(name, bet_id(number), cents), key, notice: notice("{}") }
+    BetPlacement {
+        bet: bet(name, bet_id(number), cents),
+        key,
+        notice: notice("{}"),
+    }
 }
 
 fn decision(number: u128, verdict: BetOutcome) -> DecideBet {
-    DecideBet { bet_id: bet_id(number), verdict, notice: notice("{}"), at: at(1) }
+    DecideBet {
+        bet_id: bet_id(number),
+        verdict,
+        notice: notice("{}"),
+        at: at(1),
+    }
 }
 
 /// As the platform does: what is not answered together is asked by itself.
 fn place(store: &dyn MoneyStore, slips: &[BetPlacement]) -> Vec<BetAnswer> {
     let answers = store.place_bets(slips).unwrap();
     assert_eq!(answers.len(), slips.len());
-    let alone = |slip: &BetPlacement| store.place_bet(&slip.bet, slip.key.as_ref(), &slip.notice).unwrap();
-    answers.into_iter().zip(slips).map(|(answer, slip)| answer.unwrap_or_else(|| alone(slip))).collect()
+    let alone = |slip: &BetPlacement| {
+        store
+            .place_bet(&slip.bet, slip.key.as_ref(), &slip.notice)
+            .unwrap()
+    };
+    answers
+        .into_iter()
+        .zip(slips)
+        .map(|(answer, slip)| answer.unwrap_or_else(|| alone(slip)))
+        .collect()
 }
 
 fn decide(store: &dyn MoneyStore, decisions: &[DecideBet]) -> Vec<Decided> {
     let answers = store.decide_bets(decisions).unwrap();
     assert_eq!(answers.len(), decisions.len());
-    let alone = |DecideBet { bet_id, verdict, notice, at }: &DecideBet| {
-        store.decide_bet(*bet_id, verdict, notice, *at).unwrap()
-    };
-    answers.into_iter().zip(decisions).map(|(answer, decision)| answer.unwrap_or_else(|| alone(decision))).collect()
+    let alone =
+        |DecideBet {
+             bet_id,
+             verdict,
+             notice,
+             at,
+         }: &DecideBet| { store.decide_bet(*bet_id, verdict, notice, *at).unwrap() };
+    answers
+        .into_iter()
+        .zip(decisions)
+        .map(|(answer, decision)| answer.unwrap_or_else(|| alone(decision)))
+        .collect()
 }
 
 pub fn bets_are_placed_together_each_with_its_own_answer(store: &dyn MoneyStore) {
@@ -52,24 +77,52 @@ pub fn bets_are_placed_together_each_with_its_own_answer(store: &dyn MoneyStore)
         ],
     );
     let taken = |answer: &BetAnswer| match answer {
-        BetAnswer::Placed { bet_id, new_balance, outbox, .. } => Some((*bet_id, *new_balance, outbox.is_some())),
+        BetAnswer::Placed {
+            bet_id,
+            new_balance,
+            outbox,
+            ..
+        } => Some((*bet_id, *new_balance, outbox.is_some())),
         _ => None,
     };
     assert_eq!(taken(&answers[0]), Some((bet_id(1), 900, true)));
-    assert_eq!(answers[1], BetAnswer::Refused(crate::domain::bets::bet::BetRefusal::InsufficientFunds));
-    assert_eq!(answers[2], BetAnswer::Refused(crate::domain::bets::bet::BetRefusal::WalletNotFound));
+    assert_eq!(
+        answers[1],
+        BetAnswer::Refused(crate::domain::bets::bet::BetRefusal::InsufficientFunds)
+    );
+    assert_eq!(
+        answers[2],
+        BetAnswer::Refused(crate::domain::bets::bet::BetRefusal::WalletNotFound)
+    );
     assert_eq!(taken(&answers[3]), Some((bet_id(4), 790, true)));
     assert_eq!(taken(&answers[4]), Some((bet_id(1), 900, false)));
     assert_eq!(answers[5], BetAnswer::KeyReused);
-    assert_eq!((taken(&first), taken(&answers[6])), (Some((bet_id(9), 990, true)), Some((bet_id(9), 990, false))));
+    assert_eq!(
+        (taken(&first), taken(&answers[6])),
+        (Some((bet_id(9), 990, true)), Some((bet_id(9), 990, false)))
+    );
     assert_eq!(taken(&answers[7]), Some((bet_id(8), 0, true)));
-    assert_eq!(["A", "B", "C"].map(|name| balances(store, name)), [(0, 1_000), (790, 210), (99, 0)]);
-    assert_eq!(store.first_answer(&user("D"), &key("k", "f")).unwrap().as_ref(), Some(&answers[2]));
+    assert_eq!(
+        ["A", "B", "C"].map(|name| balances(store, name)),
+        [(0, 1_000), (790, 210), (99, 0)]
+    );
+    assert_eq!(
+        store
+            .first_answer(&user("D"), &key("k", "f"))
+            .unwrap()
+            .as_ref(),
+        Some(&answers[2])
+    );
     assert_eq!(store.outbox_depth().unwrap().rows, 4);
     // Bets are read in the order in which they are asked for.
-    let found = store.bets_by_id(&[bet_id(8), bet_id(2), bet_id(1), bet_id(8)]).unwrap();
+    let found = store
+        .bets_by_id(&[bet_id(8), bet_id(2), bet_id(1), bet_id(8)])
+        .unwrap();
     let found: Vec<_> = found.into_iter().map(|bet| bet.map(|bet| bet.id)).collect();
-    assert_eq!(found, [Some(bet_id(8)), None, Some(bet_id(1)), Some(bet_id(8))]);
+    assert_eq!(
+        found,
+        [Some(bet_id(8)), None, Some(bet_id(1)), Some(bet_id(8))]
+    );
 }
 
 /// One that cannot be placed leaves none of them placed.
@@ -77,10 +130,26 @@ pub fn of_bets_in_one_call_all_are_placed_or_none(store: &dyn MoneyStore) {
     for name in ["A", "B"] {
         store.deposit(&order(name, 1_000, "d")).unwrap();
     }
-    store.reserve(&order("B", 5, &bet_id(2).to_string())).unwrap();
-    store.place_bets(&[slip("A", 1, 100, Some(key("k", "f"))), slip("B", 2, 100, None)]).unwrap_err();
-    assert_eq!((balances(store, "A"), balances(store, "B")), ((1_000, 0), (995, 5)));
-    assert_eq!((store.bet(bet_id(1)), store.first_answer(&user("A"), &key("k", "f"))), (Ok(None), Ok(None)));
+    store
+        .reserve(&order("B", 5, &bet_id(2).to_string()))
+        .unwrap();
+    store
+        .place_bets(&[
+            slip("A", 1, 100, Some(key("k", "f"))),
+            slip("B", 2, 100, None),
+        ])
+        .unwrap_err();
+    assert_eq!(
+        (balances(store, "A"), balances(store, "B")),
+        ((1_000, 0), (995, 5))
+    );
+    assert_eq!(
+        (
+            store.bet(bet_id(1)),
+            store.first_answer(&user("A"), &key("k", "f"))
+        ),
+        (Ok(None), Ok(None))
+    );
 }
 
 pub fn bets_are_decided_together_each_with_its_own_outcome(store: &dyn MoneyStore) {
@@ -91,7 +160,9 @@ pub fn bets_are_decided_together_each_with_its_own_outcome(store: &dyn MoneyStor
     for (name, number) in [("A", 1), ("A", 2), ("B", 3), ("B", 4)] {
         place(store, &[slip(name, number, 100, None)]);
     }
-    store.decide_bet(bet_id(4), &rejected(), &notice(""), at(1)).unwrap();
+    store
+        .decide_bet(bet_id(4), &rejected(), &notice(""), at(1))
+        .unwrap();
     let decided = decide(
         store,
         &[
@@ -104,18 +175,34 @@ pub fn bets_are_decided_together_each_with_its_own_outcome(store: &dyn MoneyStor
             decision(1, rejected()),
         ],
     );
-    assert!([0, 2, 4].iter().all(|index| matches!(decided[*index], Decided::Now { .. })), "{decided:?}");
+    assert!(
+        [0, 2, 4]
+            .iter()
+            .all(|index| matches!(decided[*index], Decided::Now { .. })),
+        "{decided:?}"
+    );
     assert_eq!(decided[1], Decided::Unknown);
     assert_eq!(decided[3], Decided::Before(BetStatus::Rejected));
     assert_eq!(decided[5], Decided::Before(BetStatus::Confirmed));
-    assert_eq!((balances(store, "A"), balances(store, "B")), ((900, 0), (1_000, 0)));
+    assert_eq!(
+        (balances(store, "A"), balances(store, "B")),
+        ((900, 0), (1_000, 0))
+    );
     let reasons = [1, 2, 3].map(|number| store.bet(bet_id(number)).unwrap().unwrap().reason);
-    assert_eq!(reasons, [None, Some("LIMIT_EXCEEDED".to_owned()), Some("SUPPLIER_TIMEOUT".to_owned())]);
+    assert_eq!(
+        reasons,
+        [
+            None,
+            Some("LIMIT_EXCEEDED".to_owned()),
+            Some("SUPPLIER_TIMEOUT".to_owned())
+        ]
+    );
     assert_eq!(store.open_cancels(), Ok(1));
     assert_eq!(store.bet_history(bet_id(3)).unwrap().len(), 2);
 }
 
-/// Calls that overlap in users, keys and bets: each key is one bet, each bet is decided once, and no cent is lost.
+/// Calls that overlap in users, keys and bets: each key is one bet, each bet is decided once, and
+/// no cent is lost.
 pub fn calls_at_once_get_in_nobodys_way(store: &dyn MoneyStore) {
     const THREADS: usize = 6;
     const ROUNDS: u128 = 12;
@@ -130,7 +217,14 @@ pub fn calls_at_once_get_in_nobodys_way(store: &dyn MoneyStore) {
             let slip = |index: u128| {
                 let name = random.choice(USERS).unwrap();
                 let number = (thread as u128 * ROUNDS + round) * 10 + index;
-                slip(name, number, 7, random.bool().then(|| key(&random.u8(0..30).to_string(), "f")))
+                slip(
+                    name,
+                    number,
+                    7,
+                    random
+                        .bool()
+                        .then(|| key(&random.u8(0..30).to_string(), "f")),
+                )
             };
             let slips: Vec<_> = (0..5).map(slip).collect();
             let mut placed: Vec<_> = place(store, &slips)
@@ -142,17 +236,35 @@ pub fn calls_at_once_get_in_nobodys_way(store: &dyn MoneyStore) {
                 .collect();
             placed.dedup();
             let verdicts = [confirmed(), rejected(), BetOutcome::TimedOut];
-            let decision = |id| DecideBet { bet_id: id, ..decision(0, random.choice(&verdicts).unwrap().clone()) };
+            let decision = |id| DecideBet {
+                bet_id: id,
+                ..decision(0, random.choice(&verdicts).unwrap().clone())
+            };
             let decisions: Vec<_> = placed.into_iter().map(decision).collect();
-            decided += decide(store, &decisions).iter().filter(|one| matches!(one, Decided::Now { .. })).count();
+            decided += decide(store, &decisions)
+                .iter()
+                .filter(|one| matches!(one, Decided::Now { .. }))
+                .count();
         }
         decided
     });
     let mut bets = 0;
     for name in USERS {
-        let all = store.bets(&user(name), None, Page { before: None, limit: 10_000 }).unwrap();
+        let all = store
+            .bets(
+                &user(name),
+                None,
+                Page {
+                    before: None,
+                    limit: 10_000,
+                },
+            )
+            .unwrap();
         assert!(all.iter().all(|bet| bet.status != BetStatus::Pending));
-        let lost = all.iter().filter(|bet| bet.status == BetStatus::Confirmed).count() as i64;
+        let lost = all
+            .iter()
+            .filter(|bet| bet.status == BetStatus::Confirmed)
+            .count() as i64;
         assert_eq!(balances(store, name), (1_000 - 7 * lost, 0));
         bets += all.len();
     }

@@ -5,14 +5,27 @@ use pretty_assertions::assert_eq;
 use super::*;
 use crate::domain::wallet::ledger::{Account, TransferKind};
 
-const ALL: [HoldResolution; 3] = [HoldResolution::Commit, HoldResolution::Refund, HoldResolution::Expire];
+const ALL: [HoldResolution; 3] = [
+    HoldResolution::Commit,
+    HoldResolution::Refund,
+    HoldResolution::Expire,
+];
 
 pub fn without_a_wallet_nothing_moves(store: &dyn MoneyStore) {
     assert_eq!(store.wallet(&user("A")), Ok(None));
-    assert_eq!(store.withdraw(&order("A", 1, "x")), Err(WalletError::WalletNotFound));
-    assert_eq!(store.reserve(&order("A", 1, "x")), Err(WalletError::WalletNotFound));
+    assert_eq!(
+        store.withdraw(&order("A", 1, "x")),
+        Err(WalletError::WalletNotFound)
+    );
+    assert_eq!(
+        store.reserve(&order("A", 1, "x")),
+        Err(WalletError::WalletNotFound)
+    );
     for settlement in ALL {
-        assert_eq!(settle(store, "A", "x", settlement), Err(WalletError::WalletNotFound));
+        assert_eq!(
+            settle(store, "A", "x", settlement),
+            Err(WalletError::WalletNotFound)
+        );
     }
     assert_eq!(transfers(store, "A"), []);
     assert_eq!(reservations(store, "A"), []);
@@ -21,14 +34,35 @@ pub fn without_a_wallet_nothing_moves(store: &dyn MoneyStore) {
 
 pub fn a_deposit_makes_the_wallet_and_is_made_once(store: &dyn MoneyStore) {
     let first = store.deposit(&order("A", 500, "d1")).unwrap();
-    assert_eq!(first.balance, Balance { available: 500, reserved: 0 });
+    assert_eq!(
+        first.balance,
+        Balance {
+            available: 500,
+            reserved: 0
+        }
+    );
     assert_eq!(store.wallet(&user("A")).unwrap(), Some(first.clone()));
     let second = store.deposit(&order("A", 20, "d2")).unwrap();
-    assert_eq!(second, Wallet { balance: Balance { available: 520, reserved: 0 }, ..first });
+    assert_eq!(
+        second,
+        Wallet {
+            balance: Balance {
+                available: 520,
+                reserved: 0
+            },
+            ..first
+        }
+    );
     // Asked again, later: what was answered then, and nothing moves.
-    let again = TransferRequest { at: at(1_000), ..order("A", 500, "d1") };
+    let again = TransferRequest {
+        at: at(1_000),
+        ..order("A", 500, "d1")
+    };
     assert_eq!(store.deposit(&again).unwrap(), first);
-    assert_eq!(store.deposit(&order("A", 501, "d1")), Err(WalletError::IdempotencyConflict));
+    assert_eq!(
+        store.deposit(&order("A", 501, "d1")),
+        Err(WalletError::IdempotencyConflict)
+    );
     assert_eq!(balances(store, "A"), (520, 0));
 
     let made = transfers(store, "A");
@@ -48,24 +82,42 @@ pub fn a_deposit_makes_the_wallet_and_is_made_once(store: &dyn MoneyStore) {
 
 pub fn a_withdrawal_is_made_once_and_never_of_more_than_there_is(store: &dyn MoneyStore) {
     store.deposit(&order("A", 500, "d")).unwrap();
-    assert_eq!(store.withdraw(&order("A", 501, "w")), Err(WalletError::InsufficientFunds));
+    assert_eq!(
+        store.withdraw(&order("A", 501, "w")),
+        Err(WalletError::InsufficientFunds)
+    );
     // What was refused is not kept: the money may have come meanwhile.
     let first = store.withdraw(&order("A", 300, "w")).unwrap();
-    assert_eq!(first.balance, Balance { available: 200, reserved: 0 });
+    assert_eq!(
+        first.balance,
+        Balance {
+            available: 200,
+            reserved: 0
+        }
+    );
     store.deposit(&order("A", 7, "d2")).unwrap();
     assert_eq!(store.withdraw(&order("A", 300, "w")).unwrap(), first);
-    assert_eq!(store.withdraw(&order("A", 299, "w")), Err(WalletError::IdempotencyConflict));
+    assert_eq!(
+        store.withdraw(&order("A", 299, "w")),
+        Err(WalletError::IdempotencyConflict)
+    );
     store.withdraw(&order("A", 207, "w2")).unwrap();
     assert_eq!(balances(store, "A"), (0, 0));
     // Done is done, also where the money would not do any more.
     assert_eq!(store.withdraw(&order("A", 300, "w")).unwrap(), first);
-    assert_eq!(store.withdraw(&order("A", 1, "w3")), Err(WalletError::InsufficientFunds));
+    assert_eq!(
+        store.withdraw(&order("A", 1, "w3")),
+        Err(WalletError::InsufficientFunds)
+    );
     assert_eq!(transfers(store, "A").len(), 4);
 }
 
 pub fn a_reservation_is_made_once_and_told_as_it_stands(store: &dyn MoneyStore) {
     store.deposit(&order("A", 100, "d")).unwrap();
-    assert_eq!(store.reserve(&order("A", 101, "r")), Err(WalletError::InsufficientFunds));
+    assert_eq!(
+        store.reserve(&order("A", 101, "r")),
+        Err(WalletError::InsufficientFunds)
+    );
     let held = store.reserve(&order("A", 80, "r")).unwrap();
     let expected = Reservation {
         id: held.id,
@@ -77,13 +129,32 @@ pub fn a_reservation_is_made_once_and_told_as_it_stands(store: &dyn MoneyStore) 
     };
     assert_eq!(held, expected);
     assert_eq!(balances(store, "A"), (20, 80));
-    let again = TransferRequest { at: at(50), ..order("A", 80, "r") };
+    let again = TransferRequest {
+        at: at(50),
+        ..order("A", 80, "r")
+    };
     assert_eq!(store.reserve(&again).unwrap(), held);
-    assert_eq!(store.reserve(&order("A", 79, "r")), Err(WalletError::IdempotencyConflict));
-    assert_eq!(store.withdraw(&order("A", 21, "w")), Err(WalletError::InsufficientFunds), "what is held stays");
+    assert_eq!(
+        store.reserve(&order("A", 79, "r")),
+        Err(WalletError::IdempotencyConflict)
+    );
+    assert_eq!(
+        store.withdraw(&order("A", 21, "w")),
+        Err(WalletError::InsufficientFunds),
+        "what is held stays"
+    );
 
-    let ended = store.settle(&user("A"), &reference("r"), HoldResolution::Refund, at(3)).unwrap();
-    assert_eq!(ended, Reservation { status: ReservationStatus::Refunded, settled_at: Some(at(3)), ..held });
+    let ended = store
+        .settle(&user("A"), &reference("r"), HoldResolution::Refund, at(3))
+        .unwrap();
+    assert_eq!(
+        ended,
+        Reservation {
+            status: ReservationStatus::Refunded,
+            settled_at: Some(at(3)),
+            ..held
+        }
+    );
     assert_eq!(store.reserve(&again).unwrap(), ended);
     assert_eq!(balances(store, "A"), (100, 0));
     assert_eq!(transfers(store, "A").len(), 3);
@@ -91,12 +162,19 @@ pub fn a_reservation_is_made_once_and_told_as_it_stands(store: &dyn MoneyStore) 
 
 pub fn a_reservation_ends_in_one_way(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    assert_eq!(settle(store, "A", "none", HoldResolution::Commit), Err(WalletError::ReservationNotFound));
+    assert_eq!(
+        settle(store, "A", "none", HoldResolution::Commit),
+        Err(WalletError::ReservationNotFound)
+    );
     for (index, first) in ALL.into_iter().enumerate() {
         let text = format!("r{index}");
         store.reserve(&order("A", 10, &text)).unwrap();
         assert_eq!(settle(store, "A", &text, first), Ok(first.status()));
-        let after = (store.wallet(&user("A")).unwrap(), transfers(store, "A"), reservations(store, "A"));
+        let after = (
+            store.wallet(&user("A")).unwrap(),
+            transfers(store, "A"),
+            reservations(store, "A"),
+        );
         for second in ALL {
             let expected = match second == first {
                 true => Ok(first.status()),
@@ -104,11 +182,26 @@ pub fn a_reservation_ends_in_one_way(store: &dyn MoneyStore) {
             };
             assert_eq!(settle(store, "A", &text, second), expected);
         }
-        assert_eq!((store.wallet(&user("A")).unwrap(), transfers(store, "A"), reservations(store, "A")), after);
+        assert_eq!(
+            (
+                store.wallet(&user("A")).unwrap(),
+                transfers(store, "A"),
+                reservations(store, "A")
+            ),
+            after
+        );
     }
     assert_eq!(balances(store, "A"), (990, 0));
-    let kinds: Vec<_> = transfers(store, "A").into_iter().map(|transfer| transfer.kind.as_str()).collect();
-    assert_eq!(kinds, ["deposit", "reserve", "commit", "reserve", "refund", "reserve", "expire"]);
+    let kinds: Vec<_> = transfers(store, "A")
+        .into_iter()
+        .map(|transfer| transfer.kind.as_str())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "deposit", "reserve", "commit", "reserve", "refund", "reserve", "expire"
+        ]
+    );
 }
 
 pub fn a_reference_is_of_one_user_and_one_kind(store: &dyn MoneyStore) {
@@ -117,8 +210,14 @@ pub fn a_reference_is_of_one_user_and_one_kind(store: &dyn MoneyStore) {
         store.withdraw(&order(name, 10, "x")).unwrap();
         store.reserve(&order(name, 5, "x")).unwrap();
     }
-    assert_eq!(settle(store, "B", "x", HoldResolution::Commit), Ok(ReservationStatus::Committed));
-    assert_eq!((balances(store, "A"), balances(store, "B")), ((85, 5), (85, 0)));
+    assert_eq!(
+        settle(store, "B", "x", HoldResolution::Commit),
+        Ok(ReservationStatus::Committed)
+    );
+    assert_eq!(
+        (balances(store, "A"), balances(store, "B")),
+        ((85, 5), (85, 0))
+    );
     // References are told apart to the letter.
     store.deposit(&order("A", 1, "X")).unwrap();
     assert_eq!(store.wallet(&user("a")), Ok(None));
@@ -126,36 +225,77 @@ pub fn a_reference_is_of_one_user_and_one_kind(store: &dyn MoneyStore) {
 
 pub fn the_largest_balance_is_held_and_nothing_above(store: &dyn MoneyStore) {
     store.deposit(&order("A", i64::MAX, "d")).unwrap();
-    assert_eq!(store.deposit(&order("A", 1, "d2")), Err(WalletError::BalanceTooHigh));
+    assert_eq!(
+        store.deposit(&order("A", 1, "d2")),
+        Err(WalletError::BalanceTooHigh)
+    );
     store.reserve(&order("A", i64::MAX - 1, "r")).unwrap();
     assert_eq!(balances(store, "A"), (1, i64::MAX - 1));
     // What is held would come back: it counts.
-    assert_eq!(store.deposit(&order("A", 1, "d2")), Err(WalletError::BalanceTooHigh));
-    assert_eq!(settle(store, "A", "r", HoldResolution::Refund), Ok(ReservationStatus::Refunded));
+    assert_eq!(
+        store.deposit(&order("A", 1, "d2")),
+        Err(WalletError::BalanceTooHigh)
+    );
+    assert_eq!(
+        settle(store, "A", "r", HoldResolution::Refund),
+        Ok(ReservationStatus::Refunded)
+    );
     store.withdraw(&order("A", i64::MAX, "w")).unwrap();
     assert_eq!(balances(store, "A"), (0, 0));
     store.deposit(&order("A", i64::MAX, "d3")).unwrap();
     // More than 64 bits hold in all: the sums of the rules do not give in.
     store.deposit(&order("B", i64::MAX, "d")).unwrap();
     assert_clean(store);
-    assert_eq!(store.deposit(&order("A", i64::MAX, "d")).unwrap().balance.available, i64::MAX);
+    assert_eq!(
+        store
+            .deposit(&order("A", i64::MAX, "d"))
+            .unwrap()
+            .balance
+            .available,
+        i64::MAX
+    );
 }
 
 pub fn what_is_old_expires_but_never_what_a_bet_holds(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for second in 0..5 {
-        store.reserve(&TransferRequest { at: at(second), ..order("A", 10, &format!("r{second}")) }).unwrap();
+        store
+            .reserve(&TransferRequest {
+                at: at(second),
+                ..order("A", 10, &format!("r{second}"))
+            })
+            .unwrap();
     }
-    let bet = Bet { decide_by: at(1_000), ..bet("A", bet_id(1), 100) };
+    let bet = Bet {
+        decide_by: at(1_000),
+        ..bet("A", bet_id(1), 100)
+    };
     store.place_bet(&bet, None, &notice("")).unwrap();
-    assert_eq!(settle(store, "A", "r1", HoldResolution::Commit), Ok(ReservationStatus::Committed));
-    assert_eq!(store.expire_reservations(at(0), 10, at(9)), Ok(0), "the moment itself stays");
-    assert_eq!(store.expire_reservations(at(4), 1, at(9)), Ok(1), "no more than asked for");
+    assert_eq!(
+        settle(store, "A", "r1", HoldResolution::Commit),
+        Ok(ReservationStatus::Committed)
+    );
+    assert_eq!(
+        store.expire_reservations(at(0), 10, at(9)),
+        Ok(0),
+        "the moment itself stays"
+    );
+    assert_eq!(
+        store.expire_reservations(at(4), 1, at(9)),
+        Ok(1),
+        "no more than asked for"
+    );
     assert_eq!(store.expire_reservations(at(4), 10, at(9)), Ok(2));
     assert_eq!(store.expire_reservations(at(4), 10, at(9)), Ok(0));
     let stand: Vec<_> = reservations(store, "A")
         .into_iter()
-        .map(|held| (held.reference.to_string(), held.status.as_str(), held.settled_at))
+        .map(|held| {
+            (
+                held.reference.to_string(),
+                held.status.as_str(),
+                held.settled_at,
+            )
+        })
         .collect();
     let expected = [
         ("r0".to_owned(), "EXPIRED", Some(at(9))),
@@ -166,26 +306,45 @@ pub fn what_is_old_expires_but_never_what_a_bet_holds(store: &dyn MoneyStore) {
         (bet.id.to_string(), "PENDING", None),
     ];
     assert_eq!(stand, expected);
-    assert_eq!(store.expire_reservations(at(100_000), 10, at(100_000)), Ok(1), "r4, and never the bet's");
+    assert_eq!(
+        store.expire_reservations(at(100_000), 10, at(100_000)),
+        Ok(1),
+        "r4, and never the bet's"
+    );
     assert_eq!(balances(store, "A"), (890, 100));
 }
 
 pub fn transfers_are_read_in_pages(store: &dyn MoneyStore) {
     for number in 1..=7 {
-        store.deposit(&order("A", number, &number.to_string())).unwrap();
+        store
+            .deposit(&order("A", number, &number.to_string()))
+            .unwrap();
         store.deposit(&order("B", 1, &number.to_string())).unwrap();
     }
     let mut read = Vec::new();
     let mut before = None;
     loop {
-        let page = store.transfers(&user("A"), Page { before, limit: 3 }).unwrap();
+        let page = store
+            .transfers(&user("A"), Page { before, limit: 3 })
+            .unwrap();
         assert!(page.len() <= 3);
         let Some(last) = page.last() else { break };
         before = Some(last.id);
         read.extend(page.into_iter().map(|transfer| transfer.amount.cents()));
     }
     assert_eq!(read, [7, 6, 5, 4, 3, 2, 1]);
-    assert_eq!(store.transfers(&user("A"), Page { before: None, limit: 0 }).unwrap(), []);
+    assert_eq!(
+        store
+            .transfers(
+                &user("A"),
+                Page {
+                    before: None,
+                    limit: 0
+                }
+            )
+            .unwrap(),
+        []
+    );
 }
 
 pub fn reservations_are_read_in_pages(store: &dyn MoneyStore) {
@@ -199,8 +358,12 @@ pub fn reservations_are_read_in_pages(store: &dyn MoneyStore) {
     let pages = |status, limit| {
         let (mut read, mut before) = (Vec::new(), None);
         loop {
-            let page = store.reservations(&user("A"), status, Page { before, limit }).unwrap();
-            let Some(last) = page.last() else { return read.join(" ") };
+            let page = store
+                .reservations(&user("A"), status, Page { before, limit })
+                .unwrap();
+            let Some(last) = page.last() else {
+                return read.join(" ");
+            };
             before = Some(last.id);
             read.extend(page.into_iter().map(|held| held.reference.to_string()));
         }

@@ -1,5 +1,6 @@
-//! Where the server is, and as whom to log in. An address is parsed strictly and handed to libpq as `key='value'` pairs,
-//! so that both sides agree about where the password ends; libpq's own errors pass through [`Redaction`].
+//! Where the server is, and as whom to log in. An address is parsed strictly and handed to libpq as
+//! `key='value'` pairs, so that both sides agree about where the password ends; libpq's own errors
+//! pass through [`Redaction`].
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -9,7 +10,8 @@ use super::StoreError;
 use crate::config::address::{AddressError, check_ats, check_characters, decode};
 use crate::telemetry::redact::{MASK, Redaction};
 
-/// Every parameter of libpq, which is compiled in. It refuses others, and so does this, at start and not at each connect.
+/// Every parameter of libpq, which is compiled in. It refuses others, and so does this, at start
+/// and not at each connect.
 const KEYWORDS: &str =
     " application_name channel_binding client_encoding connect_timeout dbname fallback_application_name
     gssdelegation gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval
@@ -20,18 +22,30 @@ const KEYWORDS: &str =
     oauth_issuer oauth_client_id oauth_client_secret oauth_scope ";
 
 /// Parameters whose values are secret, or may hold something secret.
-const SECRET: [&str; 6] =
-    ["password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret", "options"];
+const SECRET: [&str; 6] = [
+    "password",
+    "sslpassword",
+    "scram_client_key",
+    "scram_server_key",
+    "oauth_client_secret",
+    "options",
+];
 
 /// Parameters with few values. libpq repeats a wrong one in its error.
 const CHOICES: [(&str, &str); 7] = [
-    ("sslmode", "disable allow prefer require verify-ca verify-full"),
+    (
+        "sslmode",
+        "disable allow prefer require verify-ca verify-full",
+    ),
     ("sslnegotiation", "postgres direct"),
     ("sslcertmode", "disable allow require"),
     ("channel_binding", "disable prefer require"),
     ("gssencmode", "disable prefer require"),
     ("load_balance_hosts", "disable random"),
-    ("target_session_attrs", "any read-write read-only primary standby prefer-standby"),
+    (
+        "target_session_attrs",
+        "any read-write read-only primary standby prefer-standby",
+    ),
 ];
 
 /// Parameters whose values are whole numbers.
@@ -46,7 +60,8 @@ const NUMBERS: [&str; 8] = [
     "sslcompression",
 ];
 
-/// Used where the address does not say otherwise. Without them a server that vanished is noticed after two hours.
+/// Used where the address does not say otherwise. Without them a server that vanished is noticed
+/// after two hours.
 const DEFAULTS: [(&str, &str); 5] = [
     ("connect_timeout", "3"),
     ("keepalives_idle", "10"),
@@ -72,38 +87,80 @@ impl std::fmt::Debug for PgAddress {
 }
 
 impl PgAddress {
-    /// Reads an address and adds defaults for what it does not say. No error repeats any part of it.
-    pub(super) fn parse(address: &SecretString, application: &str) -> Result<PgAddress, StoreError> {
+    /// Reads an address and adds defaults for what it does not say. No error repeats any part of
+    /// it.
+    pub(super) fn parse(
+        address: &SecretString,
+        application: &str,
+    ) -> Result<PgAddress, StoreError> {
         let parameters = parameters(address.expose_secret()).map_err(|error| refused(&error))?;
-        let secrets = parameters.0.iter().filter(|(key, _)| SECRET.contains(&key.as_str()));
+        let secrets = parameters
+            .0
+            .iter()
+            .filter(|(key, _)| SECRET.contains(&key.as_str()));
         let redaction = Redaction::of(secrets.map(|(_, value)| value.as_str()));
         let application: String = application
             .chars()
-            .map(|one| if one.is_ascii_alphanumeric() || "-_.".contains(one) { one } else { '_' })
+            .map(|one| {
+                if one.is_ascii_alphanumeric() || "-_.".contains(one) {
+                    one
+                } else {
+                    '_'
+                }
+            })
             .collect();
-        let defaults = DEFAULTS.into_iter().chain([("fallback_application_name", application.as_str())]);
-        let own = parameters.0.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let defaults = DEFAULTS
+            .into_iter()
+            .chain([("fallback_application_name", application.as_str())]);
+        let own = parameters
+            .0
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
         // libpq takes the last value of a parameter.
-        let pairs: Vec<_> = defaults.chain(own).map(|(key, value)| format!("{key}={}", quoted(value))).collect();
+        let pairs: Vec<_> = defaults
+            .chain(own)
+            .map(|(key, value)| format!("{key}={}", quoted(value)))
+            .collect();
         let has = |wanted: &str| parameters.0.iter().any(|(key, _)| key == wanted);
-        let hosts = parameters.0.iter().filter(|(key, _)| key == "host" || key == "hostaddr");
-        let is_ambiguous = hosts.into_iter().any(|(_, value)| value.contains(',')) && !has("target_session_attrs");
-        Ok(PgAddress { text: pairs.join(" ").into(), has_options: has("options"), is_ambiguous, redaction })
+        let hosts = parameters
+            .0
+            .iter()
+            .filter(|(key, _)| key == "host" || key == "hostaddr");
+        let is_ambiguous =
+            hosts.into_iter().any(|(_, value)| value.contains(',')) && !has("target_session_attrs");
+        Ok(PgAddress {
+            text: pairs.join(" ").into(),
+            has_options: has("options"),
+            is_ambiguous,
+            redaction,
+        })
     }
 
-    /// The address with the server that takes writes chosen if it names several. libpq would take the first that answers.
+    /// The address with the server that takes writes chosen if it names several. libpq would take
+    /// the first that answers.
     pub(super) fn writable(self) -> PgAddress {
         if !self.is_ambiguous || std::env::var_os("PGTARGETSESSIONATTRS").is_some() {
             return self;
         }
-        let text = format!("{} target_session_attrs='read-write'", self.text.expose_secret());
-        PgAddress { text: text.into(), is_ambiguous: false, ..self }
+        let text = format!(
+            "{} target_session_attrs='read-write'",
+            self.text.expose_secret()
+        );
+        PgAddress {
+            text: text.into(),
+            is_ambiguous: false,
+            ..self
+        }
     }
 
-    /// The same address with command-line options for the server; none if it has options of its own, which are kept.
+    /// The same address with command-line options for the server; none if it has options of its
+    /// own, which are kept.
     pub(super) fn with_options(&self, options: &str) -> Option<PgAddress> {
         let text = format!("{} options={}", self.text.expose_secret(), quoted(options));
-        (!self.has_options).then(|| PgAddress { text: text.into(), ..self.clone() })
+        (!self.has_options).then(|| PgAddress {
+            text: text.into(),
+            ..self.clone()
+        })
     }
 
     /// Connects. The error is libpq's, without credentials.
@@ -124,8 +181,11 @@ fn quoted(value: &str) -> String {
 /// Whether an address is meant for PostgreSQL, right or wrong.
 pub(super) fn is_postgres(address: &str) -> bool {
     let address = address.trim();
-    let scheme = address.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
-    scheme.is_some_and(|scheme| scheme == "postgres" || scheme == "postgresql") || parameters(address).is_ok()
+    let scheme = address
+        .split_once(':')
+        .map(|(scheme, _)| scheme.to_ascii_lowercase());
+    scheme.is_some_and(|scheme| scheme == "postgres" || scheme == "postgresql")
+        || parameters(address).is_ok()
 }
 
 /// What is wrong with an address, if something is. Repeats no part of it.
@@ -137,10 +197,15 @@ pub(super) fn check(address: &str) -> Result<(), AddressError> {
 pub(super) fn shown(address: &str) -> Option<String> {
     let address = address.trim();
     parameters(address).ok()?;
-    let Some((scheme, rest)) = address.split_once("://").filter(|(scheme, _)| scheme.starts_with("postgres")) else {
+    let Some((scheme, rest)) = address
+        .split_once("://")
+        .filter(|(scheme, _)| scheme.starts_with("postgres"))
+    else {
         return Some(MASK.to_owned());
     };
-    let (place, query) = rest.split_once('?').map_or((rest, ""), |(place, _)| (place, "?***"));
+    let (place, query) = rest
+        .split_once('?')
+        .map_or((rest, ""), |(place, _)| (place, "?***"));
     let place = match place.split_once('@') {
         Some((login, place)) => match login.split_once(':') {
             Some((user, _)) => format!("{user}:{MASK}@{place}"),
@@ -159,9 +224,9 @@ fn parameters(address: &str) -> Result<Parameters, AddressError> {
     let address = address.trim();
     match address.split_once("://") {
         Some(("postgres" | "postgresql", rest)) => of_url(address, rest),
-        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
-            Err(AddressError("its scheme is not postgres:// (in small letters)"))
-        }
+        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => Err(
+            AddressError("its scheme is not postgres:// (in small letters)"),
+        ),
         _ => of_pairs(address),
     }
 }
@@ -169,7 +234,9 @@ fn parameters(address: &str) -> Result<Parameters, AddressError> {
 impl Parameters {
     fn add(&mut self, key: &str, value: String) -> Result<(), AddressError> {
         if !KEYWORDS.split_ascii_whitespace().any(|known| known == key) {
-            return Err(AddressError("one of its parameters is none that PostgreSQL's client library knows"));
+            return Err(AddressError(
+                "one of its parameters is none that PostgreSQL's client library knows",
+            ));
         }
         let (key, value) = match (key, value.as_str()) {
             ("ssl", "true") => ("sslmode", "require".to_owned()),
@@ -191,17 +258,25 @@ fn check_value(key: &str, value: &str) -> Result<(), AddressError> {
     }
     let choices = CHOICES.iter().find(|(known, _)| *known == key);
     if choices.is_some_and(|(_, choices)| !choices.split(' ').any(|choice| choice == value)) {
-        return Err(AddressError("a parameter has a value that PostgreSQL's client library does not know"));
+        return Err(AddressError(
+            "a parameter has a value that PostgreSQL's client library does not know",
+        ));
     }
     let is_number = |one: &str| one.is_empty() || one.trim().parse::<i32>().is_ok();
     if NUMBERS.contains(&key) && !value.split(',').all(is_number) {
-        return Err(AddressError("a parameter that takes a number, as `port`, has another value"));
+        return Err(AddressError(
+            "a parameter that takes a number, as `port`, has another value",
+        ));
     }
-    if ["host", "dbname", "user", "hostaddr"].contains(&key) && (value.contains("://") || value.contains('\n')) {
+    if ["host", "dbname", "user", "hostaddr"].contains(&key)
+        && (value.contains("://") || value.contains('\n'))
+    {
         return Err(AddressError("its host, user or database contains `://`"));
     }
     if key == "host" && !value.split(',').all(is_host) {
-        return Err(AddressError("its host contains a character that no host name has"));
+        return Err(AddressError(
+            "its host contains a character that no host name has",
+        ));
     }
     Ok(())
 }
@@ -225,7 +300,12 @@ fn of_url(address: &str, rest: &str) -> Result<Parameters, AddressError> {
     let (login, hosts) = authority.split_once('@').unwrap_or(("", authority));
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
     let (hosts, ports) = hosts_of(hosts)?;
-    let decoded = [("user", user), ("password", password), ("host", hosts.as_str()), ("dbname", database)];
+    let decoded = [
+        ("user", user),
+        ("password", password),
+        ("host", hosts.as_str()),
+        ("dbname", database),
+    ];
     for (key, value) in decoded.into_iter().filter(|(_, value)| !value.is_empty()) {
         parameters.add(key, decode(value)?)?;
     }
@@ -233,9 +313,13 @@ fn of_url(address: &str, rest: &str) -> Result<Parameters, AddressError> {
         parameters.add("port", ports)?;
     }
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').ok_or(AddressError("a part of its query has no `=`"))?;
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or(AddressError("a part of its query has no `=`"))?;
         if value.contains('=') {
-            return Err(AddressError("a value of its query contains a `=` (a literal one is %3D)"));
+            return Err(AddressError(
+                "a value of its query contains a `=` (a literal one is %3D)",
+            ));
         }
         parameters.add(&decode(key)?, decode(value)?)?;
     }
@@ -250,13 +334,19 @@ fn hosts_of(text: &str) -> Result<(String, String), AddressError> {
     let (mut hosts, mut ports) = (Vec::new(), Vec::new());
     for one in text.split(',') {
         let (host, rest) = match one.strip_prefix('[') {
-            Some(bracketed) => bracketed.split_once(']').ok_or(AddressError("a `]` is missing behind its host"))?,
+            Some(bracketed) => bracketed
+                .split_once(']')
+                .ok_or(AddressError("a `]` is missing behind its host"))?,
             None => one.split_at(one.find(':').unwrap_or(one.len())),
         };
         let port = match rest.strip_prefix(':') {
             Some(port) => port,
             None if rest.is_empty() => "",
-            None => return Err(AddressError("a `]` of its host is followed by something other than a port")),
+            None => {
+                return Err(AddressError(
+                    "a `]` of its host is followed by something other than a port",
+                ));
+            }
         };
         let is_digits = port.bytes().all(|byte| byte.is_ascii_digit());
         let is_port = is_digits && port.parse::<u16>().is_ok_and(|port| port > 0);
@@ -269,7 +359,8 @@ fn hosts_of(text: &str) -> Result<(String, String), AddressError> {
     Ok((hosts.join(","), ports.join(",")))
 }
 
-/// Reads `key = value` pairs by libpq's rules: white space around `=`, values in single quotes, `\` before a quote.
+/// Reads `key = value` pairs by libpq's rules: white space around `=`, values in single quotes, `\`
+/// before a quote.
 fn of_pairs(text: &str) -> Result<Parameters, AddressError> {
     let mut parameters = Parameters::default();
     let mut characters = text.chars().peekable();
@@ -281,21 +372,36 @@ fn of_pairs(text: &str) -> Result<Parameters, AddressError> {
         while let Some(one) = characters.next_if(|one| *one != '=' && !one.is_ascii_whitespace()) {
             key.push(one);
         }
-        while characters.next_if(|one| one.is_ascii_whitespace()).is_some() {}
+        while characters
+            .next_if(|one| one.is_ascii_whitespace())
+            .is_some()
+        {}
         if characters.next() != Some('=') {
             return Err(AddressError(
                 "it is no URL, and not all of it is `keyword=value`; a value with white space stands in single quotes",
             ));
         }
-        while characters.next_if(|one| one.is_ascii_whitespace()).is_some() {}
+        while characters
+            .next_if(|one| one.is_ascii_whitespace())
+            .is_some()
+        {}
         let value = value_of_pair(&mut characters)?;
         parameters.add(&key, value)?;
-        while characters.next_if(|one| one.is_ascii_whitespace()).is_some() {}
+        while characters
+            .next_if(|one| one.is_ascii_whitespace())
+            .is_some()
+        {}
     }
-    if parameters.0.is_empty() { Err(AddressError("it is empty")) } else { Ok(parameters) }
+    if parameters.0.is_empty() {
+        Err(AddressError("it is empty"))
+    } else {
+        Ok(parameters)
+    }
 }
 
-fn value_of_pair(characters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String, AddressError> {
+fn value_of_pair(
+    characters: &mut std::iter::Peekable<std::str::Chars<'_>>,
+) -> Result<String, AddressError> {
     let quoted = characters.next_if_eq(&'\'').is_some();
     let mut value = String::new();
     while let Some(one) = characters.next_if(|one| quoted || !one.is_ascii_whitespace()) {
@@ -305,7 +411,11 @@ fn value_of_pair(characters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> R
             other => value.push(other),
         }
     }
-    if quoted { Err(AddressError("a value's closing quote is missing")) } else { Ok(value) }
+    if quoted {
+        Err(AddressError("a value's closing quote is missing"))
+    } else {
+        Ok(value)
+    }
 }
 
 fn refused(error: &AddressError) -> StoreError {
@@ -332,9 +442,18 @@ mod tests {
     }
 
     #[rstest]
-    #[case("postgres://odds:secret@db:5432/odds", "user='odds' password='secret' host='db' dbname='odds' port='5432'")]
-    #[case("postgresql://db/odds?connect_timeout=9", "host='db' dbname='odds' connect_timeout='9'")]
-    #[case("postgres:///odds?host=/var/run/postgresql", "dbname='odds' host='/var/run/postgresql'")]
+    #[case(
+        "postgres://odds:secret@db:5432/odds",
+        "user='odds' password='secret' host='db' dbname='odds' port='5432'"
+    )]
+    #[case(
+        "postgresql://db/odds?connect_timeout=9",
+        "host='db' dbname='odds' connect_timeout='9'"
+    )]
+    #[case(
+        "postgres:///odds?host=/var/run/postgresql",
+        "dbname='odds' host='/var/run/postgresql'"
+    )]
     #[case("postgres://%2Fvar%2Frun/odds", "host='/var/run' dbname='odds'")]
     #[case(
         "postgres://u:p%40ss%2F@[::1]:5432,db:/odds",
@@ -345,12 +464,20 @@ mod tests {
         r"user='u' password='a:b\'c' host='db' dbname='odds' password='x\\'"
     )]
     #[case("postgres://db?ssl=true", "host='db' sslmode='require'")]
-    #[case("host=db port=5432 user=odds password=secret", "host='db' port='5432' user='odds' password='secret'")]
-    #[case("host = db  password = 'it\\'s = here'", r"host='db' password='it\'s = here'")]
+    #[case(
+        "host=db port=5432 user=odds password=secret",
+        "host='db' port='5432' user='odds' password='secret'"
+    )]
+    #[case(
+        "host = db  password = 'it\\'s = here'",
+        r"host='db' password='it\'s = here'"
+    )]
     #[case("user=odds password=", "user='odds' password=''")]
     #[case("password=a\\ b@c", "password='a b@c'")]
     fn an_address_becomes_quoted_pairs(#[case] address: &str, #[case] pairs: &str) {
-        if pairs.contains("require") && cfg!(not(any(feature = "tls-system", feature = "tls-vendored"))) {
+        if pairs.contains("require")
+            && cfg!(not(any(feature = "tls-system", feature = "tls-vendored")))
+        {
             return;
         }
         assert_eq!(read(address), Ok(pairs.to_owned()));
@@ -379,14 +506,20 @@ mod tests {
     #[case("postgres:odds:hunter2@db/odds", "not all of it")]
     #[case("odds:hunter2@db/odds", "not all of it")]
     #[case("\"postgres://odds:hunter2@db/odds\"", "not all of it")]
-    #[case("jdbc:postgresql://db/odds?user=u&password=hunter2", "none that PostgreSQL")]
+    #[case(
+        "jdbc:postgresql://db/odds?user=u&password=hunter2",
+        "none that PostgreSQL"
+    )]
     #[case("host=db password=a hunter2", "not all of it")]
     #[case("host=db password=a hunter2=x", "none that PostgreSQL")]
     #[case("host=db password='hunter2", "closing quote")]
     #[case("dbname='postgres://u:hunter2@db/odds'", "`://`")]
     #[case("data/sports-bet.db", "not all of it")]
     #[case("", "is empty")]
-    fn what_cannot_connect_is_refused_without_its_password(#[case] address: &str, #[case] why: &str) {
+    fn what_cannot_connect_is_refused_without_its_password(
+        #[case] address: &str,
+        #[case] why: &str,
+    ) {
         let error = read(address).unwrap_err().to_string();
         assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
         assert!(!shown(address).unwrap_or_default().contains("hunter2"));
@@ -395,8 +528,18 @@ mod tests {
     #[cfg(not(any(feature = "tls-system", feature = "tls-vendored")))]
     #[test]
     fn without_tls_an_address_that_wants_it_is_refused() {
-        for address in ["postgres://db/odds?sslmode=require", "host=db sslmode=verify-full", "postgres://db?ssl=true"] {
-            assert!(read(address).unwrap_err().to_string().contains("--features tls-vendored"), "{address}");
+        for address in [
+            "postgres://db/odds?sslmode=require",
+            "host=db sslmode=verify-full",
+            "postgres://db?ssl=true",
+        ] {
+            assert!(
+                read(address)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("--features tls-vendored"),
+                "{address}"
+            );
         }
         assert!(read("postgres://db/odds?sslmode=prefer").is_ok());
     }
@@ -404,7 +547,10 @@ mod tests {
     #[test]
     fn an_address_is_shown_without_secrets() {
         for (address, wanted) in [
-            ("postgres://u:hunter2@db:1,[::1]/odds?sslpassword=hunter2", "postgres://u:***@db:1,[::1]/odds?***"),
+            (
+                "postgres://u:hunter2@db:1,[::1]/odds?sslpassword=hunter2",
+                "postgres://u:***@db:1,[::1]/odds?***",
+            ),
             ("postgres://u@db", "postgres://u@db"),
             ("host=db password=hunter2", "***"),
         ] {
@@ -455,7 +601,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
-        /// libpq itself reads what this hands to it, fails to connect, and its words show no password.
+        /// libpq itself reads what this hands to it, fails to connect, and its words show no
+        /// password.
         #[test]
         fn what_libpq_says_holds_no_password(password in "[\\x20-\\x7eäß€\\n\\t]{1,16}", place in 0_usize..8) {
             let form = &forms(&password)[place];
@@ -492,15 +639,27 @@ mod tests {
     #[test]
     fn one_of_several_hosts_must_take_writes() {
         let is_chosen = |address: &str| {
-            let address = PgAddress::parse(&address.to_owned().into(), "test").unwrap().writable();
-            address.text.expose_secret().ends_with(" target_session_attrs='read-write'")
+            let address = PgAddress::parse(&address.to_owned().into(), "test")
+                .unwrap()
+                .writable();
+            address
+                .text
+                .expose_secret()
+                .ends_with(" target_session_attrs='read-write'")
         };
-        for several in ["postgresql://u:p@a:1,b:2/odds", "postgresql:///odds?host=a,b", "user=u host=a,b"] {
+        for several in [
+            "postgresql://u:p@a:1,b:2/odds",
+            "postgresql:///odds?host=a,b",
+            "user=u host=a,b",
+        ] {
             assert!(is_chosen(several), "{several}");
         }
-        for unchanged in
-            ["postgresql://u:p,q@a:1/odds", "host=a password=p,q", "host=a,b target_session_attrs=any", "host=a"]
-        {
+        for unchanged in [
+            "postgresql://u:p,q@a:1/odds",
+            "host=a password=p,q",
+            "host=a,b target_session_attrs=any",
+            "host=a",
+        ] {
             assert!(!is_chosen(unchanged), "{unchanged}");
         }
     }
@@ -509,12 +668,25 @@ mod tests {
     fn options_are_added_unless_the_address_has_some() {
         let with = |address: &str| {
             let address = PgAddress::parse(&address.to_owned().into(), "test").unwrap();
-            address.with_options("-c a.b=on -c c=1").map(|address| address.text.expose_secret().to_owned())
+            address
+                .with_options("-c a.b=on -c c=1")
+                .map(|address| address.text.expose_secret().to_owned())
         };
-        for address in ["postgresql://db/odds?connect_timeout=3", "connect_timeout=3 host=db"] {
-            assert!(with(address).unwrap().ends_with(" options='-c a.b=on -c c=1'"), "{address}");
+        for address in [
+            "postgresql://db/odds?connect_timeout=3",
+            "connect_timeout=3 host=db",
+        ] {
+            assert!(
+                with(address)
+                    .unwrap()
+                    .ends_with(" options='-c a.b=on -c c=1'"),
+                "{address}"
+            );
         }
-        assert_eq!(with("postgresql://db/odds?options=-c%20search_path%3Da"), None);
+        assert_eq!(
+            with("postgresql://db/odds?options=-c%20search_path%3Da"),
+            None
+        );
         assert_eq!(with("host=db options='-c search_path=a'"), None);
     }
 }

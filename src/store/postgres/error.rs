@@ -34,9 +34,9 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// Texts for what passes, or what an operator puts right, with nothing wrong in the statement. Diesel hands on a few
-/// kinds and otherwise the text, not the code. A server that speaks another language than English has these taken for
-/// refusals, which are tried again all the same.
+/// Texts for what passes, or what an operator puts right, with nothing wrong in the statement.
+/// Diesel hands on a few kinds and otherwise the text, not the code. A server that speaks another
+/// language than English has these taken for refusals, which are tried again all the same.
 const PASSING: [&str; 25] = [
     "deadlock detected",
     "could not serialize access",
@@ -65,8 +65,9 @@ const PASSING: [&str; 25] = [
     "could not send data",
 ];
 
-/// Texts of a connection that lives and is of no use: another one may do better. It leads to a server that became a
-/// standby, waits for its end, or belongs to a pooler that runs the next statement on another server connection.
+/// Texts of a connection that lives and is of no use: another one may do better. It leads to a
+/// server that became a standby, waits for its end, or belongs to a pooler that runs the next
+/// statement on another server connection.
 const USELESS_CONNECTION: [&str; 8] = [
     "terminating connection",
     "read-only transaction",
@@ -79,17 +80,24 @@ const USELESS_CONNECTION: [&str; 8] = [
 ];
 
 /// Texts for data that is damaged.
-const DAMAGED: [&str; 4] = ["invalid page in block", "could not read block", "missing chunk number", "found toasted"];
+const DAMAGED: [&str; 4] = [
+    "invalid page in block",
+    "could not read block",
+    "missing chunk number",
+    "found toasted",
+];
 
 /// What a server that takes no writes is reported as.
 pub(super) const ONLY_READS: &str = "cannot write in a read-only transaction: the server only reads (it is a standby, or \
                                      default_transaction_read_only is on)";
 
-/// A key that was answered in between: a refusal is kept without the lock of a wallet, since there may be none.
+/// A key that was answered in between: a refusal is kept without the lock of a wallet, since there
+/// may be none.
 const FIRST_ANSWERS: &str = "bet_requests_pkey";
 
 impl Failure {
-    /// What another transaction did in between was not yet there for the first statement, and was for the last.
+    /// What another transaction did in between was not yet there for the first statement, and was
+    /// for the last.
     pub(super) fn came_between() -> Failure {
         let why = Box::new("another transaction came in between, again and again".to_owned());
         Error::DatabaseError(DatabaseErrorKind::SerializationFailure, why).into()
@@ -99,9 +107,15 @@ impl Failure {
     pub(super) fn is_lost(&self) -> bool {
         use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
         match self {
-            Failure::Database(Error::DatabaseError(ClosedConnection | UnableToSendCommand, _)) => true,
-            Failure::Database(Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. }) => true,
-            Failure::Database(Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _)) => true,
+            Failure::Database(Error::DatabaseError(ClosedConnection | UnableToSendCommand, _)) => {
+                true
+            }
+            Failure::Database(
+                Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. },
+            ) => true,
+            Failure::Database(Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _)) => {
+                true
+            }
             Failure::Database(error) => {
                 let text = error.to_string();
                 self.is_of_a_pooler() || USELESS_CONNECTION.iter().any(|known| text.contains(known))
@@ -110,10 +124,12 @@ impl Failure {
         }
     }
 
-    /// Whether a pooler in transaction mode has run a statement on another server connection than the one it was prepared
-    /// on.
+    /// Whether a pooler in transaction mode has run a statement on another server connection than
+    /// the one it was prepared on.
     pub(super) fn is_of_a_pooler(&self) -> bool {
-        let Failure::Database(error) = self else { return false };
+        let Failure::Database(error) = self else {
+            return false;
+        };
         let text = error.to_string();
         let says = |end: &str| text.contains("prepared statement") && text.contains(end);
         says("does not exist") || says("already exists") || text.contains("bind message supplies")
@@ -121,13 +137,19 @@ impl Failure {
 
     /// The server takes no writes.
     pub(super) fn only_reads() -> Failure {
-        Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, Box::new(ONLY_READS.to_owned())).into()
+        Error::DatabaseError(
+            DatabaseErrorKind::ReadOnlyTransaction,
+            Box::new(ONLY_READS.to_owned()),
+        )
+        .into()
     }
 
     /// Whether another transaction came in between, so that the same work may be done now.
     pub(super) fn is_collision(&self) -> bool {
         match self {
-            Failure::Database(Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _)) => true,
+            Failure::Database(Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _)) => {
+                true
+            }
             Failure::Database(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, about)) => {
                 about.constraint_name() == Some(FIRST_ANSWERS)
             }
@@ -151,7 +173,9 @@ pub(super) fn meaning(error: Error) -> StoreError {
         Error::DatabaseError(Unknown, _) => meaning_of_text(text),
         Error::DatabaseError(..) => StoreError::Refused(text),
         Error::DeserializationError(_) => StoreError::Unreadable(text),
-        Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. } => StoreError::Unavailable(text),
+        Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. } => {
+            StoreError::Unavailable(text)
+        }
         _ => meaning_of_text(text),
     }
 }
@@ -170,8 +194,16 @@ pub(super) fn meaning_of_text(text: String) -> StoreError {
 
 /// libpq tells each address that it tried on a line of its own.
 pub(super) fn one_line(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    if lines.is_empty() { "no reason was given".to_owned() } else { lines.join("; ") }
+    let lines: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    if lines.is_empty() {
+        "no reason was given".to_owned()
+    } else {
+        lines.join("; ")
+    }
 }
 
 #[cfg(test)]
@@ -193,16 +225,28 @@ mod tests {
     #[case("the database system is shutting down")]
     #[case("sorry, too many clients already")]
     fn what_passes_is_unavailable(#[case] text: &str) {
-        assert_eq!(meaning(of_kind(DatabaseErrorKind::Unknown, text)), StoreError::Unavailable(text.to_owned()));
+        assert_eq!(
+            meaning(of_kind(DatabaseErrorKind::Unknown, text)),
+            StoreError::Unavailable(text.to_owned())
+        );
     }
 
     #[test]
     fn what_is_wrong_in_a_statement_is_refused_and_damage_is_unreadable() {
         let missing = "relation \"odds_current\" does not exist";
-        assert_eq!(meaning(of_kind(DatabaseErrorKind::Unknown, missing)), StoreError::Refused(missing.to_owned()));
-        let check = of_kind(DatabaseErrorKind::CheckViolation, "violates: could not write");
+        assert_eq!(
+            meaning(of_kind(DatabaseErrorKind::Unknown, missing)),
+            StoreError::Refused(missing.to_owned())
+        );
+        let check = of_kind(
+            DatabaseErrorKind::CheckViolation,
+            "violates: could not write",
+        );
         assert!(matches!(meaning(check), StoreError::Refused(_)));
-        let damaged = of_kind(DatabaseErrorKind::Unknown, "invalid page in block 7 of relation base/5/16396");
+        let damaged = of_kind(
+            DatabaseErrorKind::Unknown,
+            "invalid page in block 7 of relation base/5/16396",
+        );
         assert!(matches!(meaning(damaged), StoreError::Unreadable(_)));
     }
 
@@ -210,8 +254,20 @@ mod tests {
     fn what_may_be_tried_again_is_told_from_what_may_not() {
         let failure = |kind, text| Failure::from(of_kind(kind, text));
         assert!(failure(DatabaseErrorKind::UnableToSendCommand, "").is_lost());
-        assert!(failure(DatabaseErrorKind::Unknown, "terminating connection due to administrator command").is_lost());
-        assert!(!failure(DatabaseErrorKind::Unknown, "canceling statement due to lock timeout").is_lost());
+        assert!(
+            failure(
+                DatabaseErrorKind::Unknown,
+                "terminating connection due to administrator command"
+            )
+            .is_lost()
+        );
+        assert!(
+            !failure(
+                DatabaseErrorKind::Unknown,
+                "canceling statement due to lock timeout"
+            )
+            .is_lost()
+        );
         for useless in [
             "cannot execute INSERT in a read-only transaction",
             "cannot set transaction read-write mode during recovery",
@@ -221,15 +277,26 @@ mod tests {
             "cached plan must not change result type",
             "current transaction is aborted, commands ignored until end of transaction block",
         ] {
-            assert!(failure(DatabaseErrorKind::Unknown, useless).is_lost(), "{useless}");
-            assert!(matches!(meaning(of_kind(DatabaseErrorKind::Unknown, useless)), StoreError::Unavailable(_)));
+            assert!(
+                failure(DatabaseErrorKind::Unknown, useless).is_lost(),
+                "{useless}"
+            );
+            assert!(matches!(
+                meaning(of_kind(DatabaseErrorKind::Unknown, useless)),
+                StoreError::Unavailable(_)
+            ));
         }
-        assert!(failure(DatabaseErrorKind::ReadOnlyTransaction, "").is_lost() && Failure::only_reads().is_lost());
+        assert!(
+            failure(DatabaseErrorKind::ReadOnlyTransaction, "").is_lost()
+                && Failure::only_reads().is_lost()
+        );
         assert!(failure(DatabaseErrorKind::Unknown, "deadlock detected").is_collision());
         assert!(failure(DatabaseErrorKind::SerializationFailure, "").is_collision());
         assert!(Failure::came_between().is_collision());
         assert!(!failure(DatabaseErrorKind::CheckViolation, "").is_collision());
-        assert!(!failure(DatabaseErrorKind::UniqueViolation, "of another constraint").is_collision());
+        assert!(
+            !failure(DatabaseErrorKind::UniqueViolation, "of another constraint").is_collision()
+        );
     }
 
     #[test]

@@ -13,7 +13,11 @@ pub(super) struct Gate {
 impl Gate {
     pub(super) fn new(size: u32) -> Gate {
         let size = size.max(1);
-        Gate { size, free: Mutex::new(size), left: Condvar::new() }
+        Gate {
+            size,
+            free: Mutex::new(size),
+            left: Condvar::new(),
+        }
     }
 
     pub(super) fn size(&self) -> u32 {
@@ -23,7 +27,9 @@ impl Gate {
     /// Waits for a place until then.
     pub(super) fn enter(&self, until: Instant) -> Option<Entry<'_>> {
         let patience = until.saturating_duration_since(Instant::now());
-        let waited = self.left.wait_timeout_while(self.lock(), patience, |free| *free == 0);
+        let waited = self
+            .left
+            .wait_timeout_while(self.lock(), patience, |free| *free == 0);
         let (mut free, _) = waited.unwrap_or_else(PoisonError::into_inner);
         *free = free.checked_sub(1)?;
         Some(Entry(self))
@@ -61,9 +67,15 @@ mod tests {
         let gate = Gate::new(1);
         let held = gate.try_enter().unwrap();
         assert!(gate.try_enter().is_none());
-        assert!(gate.enter(Instant::now() + Duration::from_millis(5)).is_none());
+        assert!(
+            gate.enter(Instant::now() + Duration::from_millis(5))
+                .is_none()
+        );
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| gate.enter(Instant::now() + Duration::from_secs(60)).is_some());
+            let waiting = scope.spawn(|| {
+                gate.enter(Instant::now() + Duration::from_secs(60))
+                    .is_some()
+            });
             drop(held);
             assert!(waiting.join().unwrap());
         });

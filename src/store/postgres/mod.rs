@@ -29,7 +29,9 @@ use self::connections::{Connections, Share};
 use self::error::Failure;
 use self::tables::Tables;
 use super::events::{EventPage, EventQuery};
-use super::{BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
+use super::{
+    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
+};
 use crate::config::address::AddressError;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
@@ -39,12 +41,14 @@ use crate::domain::odds::price::Line;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 
-/// Connections that write: one batch of updates, one of dead letters, and one step of removing what is old.
+/// Connections that write: one batch of updates, one of dead letters, and one step of removing what
+/// is old.
 const WRITERS: u32 = 3;
 /// How a [`PgStore`] talks to its server.
 #[derive(Clone, Debug)]
 pub struct PgOptions {
-    /// The most connections that read. Those that write are three more, made only when something is written.
+    /// The most connections that read. Those that write are three more, made only when something is
+    /// written.
     pub readers: u32,
     /// The most connections that move money, made only when some is moved.
     pub money: u32,
@@ -54,8 +58,8 @@ pub struct PgOptions {
     pub statement_timeout: Duration,
     /// How long a statement within a transaction waits for a lock that another transaction holds.
     pub lock_timeout: Duration,
-    /// The same for a statement that is a transaction of its own, as those that move money are. Short: it holds a
-    /// connection, and is tried again.
+    /// The same for a statement that is a transaction of its own, as those that move money are.
+    /// Short: it holds a connection, and is tried again.
     pub row_lock_timeout: Duration,
     /// How the server's list of connections names this program, where the address does not.
     pub application_name: String,
@@ -78,7 +82,8 @@ impl Default for PgOptions {
     }
 }
 
-/// A store in a PostgreSQL server. Any number of stores, in one process or many, may work on one database.
+/// A store in a PostgreSQL server. Any number of stores, in one process or many, may work on one
+/// database.
 pub struct PgStore {
     readers: Share,
     /// None in a store that only reads.
@@ -91,21 +96,30 @@ pub struct PgStore {
 }
 
 impl PgStore {
-    /// A store at `address`: a URL (`postgres://user:password@host:5432/database`) or libpq's keywords (`host=… user=…`).
-    /// Fails where the address is none. It does not connect before the first call, so the server may come up later.
+    /// A store at `address`: a URL (`postgres://user:password@host:5432/database`) or libpq's
+    /// keywords (`host=… user=…`). Fails where the address is none. It does not connect before the
+    /// first call, so the server may come up later.
     pub fn open(address: &SecretString, options: &PgOptions) -> Result<PgStore, StoreError> {
         PgStore::with(address, options, true)
     }
 
-    /// A store that only reads, from a replica for instance. [`Store::migrate`] leaves the tables to a store that
-    /// writes, and [`Store::ping`] says so while they are not there.
+    /// A store that only reads, from a replica for instance. [`Store::migrate`] leaves the tables
+    /// to a store that writes, and [`Store::ping`] says so while they are not there.
     pub fn reader(address: &SecretString, options: &PgOptions) -> Result<PgStore, StoreError> {
         PgStore::with(address, options, false)
     }
 
-    fn with(address: &SecretString, options: &PgOptions, writes: bool) -> Result<PgStore, StoreError> {
+    fn with(
+        address: &SecretString,
+        options: &PgOptions,
+        writes: bool,
+    ) -> Result<PgStore, StoreError> {
         let address = PgAddress::parse(address, &options.application_name)?;
-        let size = if writes { options.readers + WRITERS + options.money } else { options.readers };
+        let size = if writes {
+            options.readers + WRITERS + options.money
+        } else {
+            options.readers
+        };
         let connections = Connections::to(address, size, options, !writes);
         let share = |size, writes| Share::of(&connections, size, writes);
         Ok(PgStore {
@@ -117,7 +131,8 @@ impl PgStore {
         })
     }
 
-    /// From now on, calls of this store and of `reader` wait until [`Store::migrate`] of this store was tried.
+    /// From now on, calls of this store and of `reader` wait until [`Store::migrate`] of this store
+    /// was tried.
     pub fn expect_migration(&self, reader: &mut PgStore) {
         self.tables.expect();
         reader.tables = self.tables.clone();
@@ -156,16 +171,23 @@ impl PgStore {
 
 impl Store for PgStore {
     fn migrate(&self) -> Result<(), StoreError> {
-        let Some(writers) = &self.writers else { return Ok(()) };
+        let Some(writers) = &self.writers else {
+            return Ok(());
+        };
         let migrated = migrate::run(&self.readers, writers);
         self.tables.tried(&migrated);
         migrated
     }
 
-    /// Asks the connections that move money. If all are in use they were fine a moment ago, and those that write are asked.
+    /// Asks the connections that move money. If all are in use they were fine a moment ago, and
+    /// those that write are asked.
     fn ping(&self) -> Result<(), StoreError> {
-        let (Some(writers), Some(money)) = (&self.writers, &self.money) else { return self.ping_reader() };
-        money.run_if_free(check_writes).unwrap_or_else(|| writers.run(check_writes))?;
+        let (Some(writers), Some(money)) = (&self.writers, &self.money) else {
+            return self.ping_reader();
+        };
+        money
+            .run_if_free(check_writes)
+            .unwrap_or_else(|| writers.run(check_writes))?;
         if !self.tables.are_there() {
             return Err(tables::not_yet());
         }
@@ -178,37 +200,49 @@ impl Store for PgStore {
         }
         let now = Timestamp::now();
         let latest = self.limits.latest(now);
-        self.writers()?.transaction(|connection| write::updates(connection, updates, now, latest))
+        self.writers()?
+            .transaction(|connection| write::updates(connection, updates, now, latest))
     }
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
-        self.readers()?.run(|connection| read::event(connection, event_id))
+        self.readers()?
+            .run(|connection| read::event(connection, event_id))
     }
 
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {
-        self.readers()?.run(|connection| read::events(connection, query))
+        self.readers()?
+            .run(|connection| read::events(connection, query))
     }
 
     fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.readers()?.run(|connection| read::history(connection, query))
+        self.readers()?
+            .run(|connection| read::history(connection, query))
     }
 
-    /// Should an answer get lost and the letters be written again, one may stand twice, but none is lost.
+    /// Should an answer get lost and the letters be written again, one may stand twice, but none is
+    /// lost.
     fn write_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
         if letters.is_empty() {
             return Ok(());
         }
-        self.writers()?.transaction(|connection| write::dead_letters(connection, letters))
+        self.writers()?
+            .transaction(|connection| write::dead_letters(connection, letters))
     }
 
     fn list_dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError> {
-        self.readers()?.run(|connection| read::dead_letters(connection, limit))
+        self.readers()?
+            .run(|connection| read::dead_letters(connection, limit))
     }
 
     /// The age of a row of the history is counted from when it was recorded, as in SQLite.
-    fn prune(&self, history_before: Timestamp, dead_letters_before: Timestamp) -> Result<PruneReport, StoreError> {
+    fn prune(
+        &self,
+        history_before: Timestamp,
+        dead_letters_before: Timestamp,
+    ) -> Result<PruneReport, StoreError> {
         self.writers()?.transaction(|connection| {
-            // At the first start of all the tables may still be in the making: nothing is old in what is not there.
+            // At the first start of all the tables may still be in the making: nothing is old in
+            // what is not there.
             let are_there = "SELECT to_regclass('odds_history') IS NOT NULL AS yes";
             if !sql_query(are_there).get_result::<Yes>(connection)?.yes {
                 return Ok(PruneReport::default());
@@ -222,22 +256,31 @@ impl PgStore {
     fn ping_reader(&self) -> Result<(), StoreError> {
         self.readers.run(|connection| {
             let lacking = |what: &str| Err(StoreError::Unavailable(what.to_owned()).into());
-            if !is(connection, "SELECT to_regclass('odds_current') IS NOT NULL AS yes")? {
-                return lacking("it has no tables yet; the role processor makes them when it starts");
+            if !is(
+                connection,
+                "SELECT to_regclass('odds_current') IS NOT NULL AS yes",
+            )? {
+                return lacking(
+                    "it has no tables yet; the role processor makes them when it starts",
+                );
             }
             migrate::strangers_tables(connection)?.map_or(Ok(()), lacking)
         })
     }
 }
 
-/// Fails if the server takes no writes, as a lost connection: another one may lead to a server that does.
+/// Fails if the server takes no writes, as a lost connection: another one may lead to a server that
+/// does.
 fn check_writes(connection: &mut PgConnection) -> Result<(), Failure> {
-    let only_reads = "SELECT current_setting('transaction_read_only')::boolean OR pg_is_in_recovery() AS yes";
+    let only_reads =
+        "SELECT current_setting('transaction_read_only')::boolean OR pg_is_in_recovery() AS yes";
     if is(connection, only_reads)? {
         return Err(Failure::only_reads());
     }
     let why = migrate::strangers_tables(connection)?;
-    why.map_or(Ok(()), |why| Err(StoreError::Unavailable(why.to_owned()).into()))
+    why.map_or(Ok(()), |why| {
+        Err(StoreError::Unavailable(why.to_owned()).into())
+    })
 }
 
 fn is(connection: &mut PgConnection, sql: &str) -> Result<bool, Failure> {

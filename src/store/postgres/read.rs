@@ -25,8 +25,8 @@ statement! {
 }
 
 statement! {
-    /// The ids of events. It steps from one event to the next within the key's index: PostgreSQL's `DISTINCT` would read
-    /// every market of the table for it.
+    /// The ids of events. It steps from one event to the next within the key's index: PostgreSQL's
+    /// `DISTINCT` would read every market of the table for it.
     EventIds<'a> returns (Text):
     "WITH RECURSIVE page (event_id, place) AS (
         SELECT min(event_id), 1::bigint FROM odds_current WHERE event_id > " { after: &'a str as Text } "
@@ -54,8 +54,8 @@ statement! {
 }
 
 statement! {
-    /// Those of a list that pass, with the sides that the market changed last gives them. The sport and the start time are
-    /// those told last.
+    /// Those of a list that pass, with the sides that the market changed last gives them. The sport
+    /// and the start time are those told last.
     Events<'a> returns (Text, Text, Text, Nullable<Text>, Nullable<Timestamptz>, Text, BigInt):
     "SELECT wanted.event_id, event.home_team, event.away_team, event.sport, event.start_time, event.status,
         event.open_markets
@@ -80,8 +80,8 @@ statement! {
 }
 
 statement! {
-    /// A page of a market's history. Where it begins is one comparison of the columns that the index is ordered by, so
-    /// that every page starts where the one before ended.
+    /// A page of a market's history. Where it begins is one comparison of the columns that the
+    /// index is ordered by, so that every page starts where the one before ended.
     HistoryPage<'a> returns (BigInt, Text, Bool, Text, Text, BigInt, Timestamptz):
     "SELECT id, status, in_play, selections::text, source, version, updated_at
     FROM odds_history
@@ -120,49 +120,120 @@ impl Stored {
     /// The update, or an error that names the row.
     fn read(self, event_id: &EventId) -> Result<OddsUpdate, StoreError> {
         let PgTimestamp(updated_at) = self.updated_at;
-        let row = format!("{event_id} {} {} at {updated_at} v{}", self.market, self.line, self.version);
-        self.parse(event_id).map_err(|error| StoreError::Unreadable(format!("row {row}: {error}")))
+        let row = format!(
+            "{event_id} {} {} at {updated_at} v{}",
+            self.market, self.line, self.version
+        );
+        self.parse(event_id)
+            .map_err(|error| StoreError::Unreadable(format!("row {row}: {error}")))
     }
 
     fn parse(self, event_id: &EventId) -> Result<OddsUpdate, Box<dyn std::error::Error>> {
-        let line = if self.line.is_empty() { None } else { Some(self.line.parse()?) };
+        let line = if self.line.is_empty() {
+            None
+        } else {
+            Some(self.line.parse()?)
+        };
         Ok(OddsUpdate {
             event_id: event_id.clone(),
             home_team: self.home_team,
             away_team: self.away_team,
             sport: None,
             start_time: None,
-            market: MarketKey { name: self.market.parse()?, line },
+            market: MarketKey {
+                name: self.market.parse()?,
+                line,
+            },
             status: self.status.parse()?,
             in_play: self.in_play,
             selections: read_selections(&self.selections)?,
-            revision: Revision { updated_at: super::time(self.updated_at)?, version: self.version },
+            revision: Revision {
+                updated_at: super::time(self.updated_at)?,
+                version: self.version,
+            },
             source: self.source.parse()?,
         })
     }
 }
 
-type MarketRow = (String, String, String, bool, String, String, i64, PgTimestamp, String, String, i64);
+type MarketRow = (
+    String,
+    String,
+    String,
+    bool,
+    String,
+    String,
+    i64,
+    PgTimestamp,
+    String,
+    String,
+    i64,
+);
 
 /// The markets of an event, ordered by key.
-pub(super) fn event(connection: &mut PgConnection, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, Failure> {
-    let rows = EventMarkets { event_id: event_id.as_str() }.load::<MarketRow>(connection)?;
+pub(super) fn event(
+    connection: &mut PgConnection,
+    event_id: &EventId,
+) -> Result<Vec<Arc<MarketState>>, Failure> {
+    let rows = EventMarkets {
+        event_id: event_id.as_str(),
+    }
+    .load::<MarketRow>(connection)?;
     let read = |row: MarketRow| {
-        let (market, line, status, in_play, selections, source, version, updated_at, home_team, away_team, seq) = row;
-        let stored =
-            Stored { market, line, status, in_play, selections, source, version, updated_at, home_team, away_team };
+        let (
+            market,
+            line,
+            status,
+            in_play,
+            selections,
+            source,
+            version,
+            updated_at,
+            home_team,
+            away_team,
+            seq,
+        ) = row;
+        let stored = Stored {
+            market,
+            line,
+            status,
+            in_play,
+            selections,
+            source,
+            version,
+            updated_at,
+            home_team,
+            away_team,
+        };
         let seq = u64::try_from(seq).map_err(|_| super::unreadable("seq", seq))?;
-        Ok(Arc::new(MarketState { update: stored.read(event_id)?, seq }))
+        Ok(Arc::new(MarketState {
+            update: stored.read(event_id)?,
+            seq,
+        }))
     };
-    let mut states = rows.into_iter().map(read).collect::<Result<Vec<_>, StoreError>>()?;
+    let mut states = rows
+        .into_iter()
+        .map(read)
+        .collect::<Result<Vec<_>, StoreError>>()?;
     states.sort_by(|one, other| one.update.market.cmp(&other.update.market));
     Ok(states)
 }
 
-type EventRow = (String, String, String, Option<String>, Option<PgTimestamp>, String, i64);
+type EventRow = (
+    String,
+    String,
+    String,
+    Option<String>,
+    Option<PgTimestamp>,
+    String,
+    i64,
+);
 
 /// A page of events.
-pub(super) fn events(connection: &mut PgConnection, query: &EventQuery) -> Result<EventPage, Failure> {
+pub(super) fn events(
+    connection: &mut PgConnection,
+    query: &EventQuery,
+) -> Result<EventPage, Failure> {
     let candidates = |connection: &mut PgConnection, after: Option<&EventId>, limit| {
         let (after, limit) = (after.map_or("", EventId::as_str), rows_at_most(limit));
         let ids = if query.only_unfinished() {
@@ -184,7 +255,11 @@ pub(super) fn events(connection: &mut PgConnection, query: &EventQuery) -> Resul
             untimed: query.takes_untimed(),
             name: &name,
         };
-        events.load::<EventRow>(connection)?.into_iter().map(read_event).collect()
+        events
+            .load::<EventRow>(connection)?
+            .into_iter()
+            .map(read_event)
+            .collect()
     };
     query.page(connection, candidates, read, event_id)
 }
@@ -197,24 +272,36 @@ fn read_event(row: EventRow) -> Result<EventSummary, Failure> {
         away_team,
         sport,
         start_time: start_time.map(super::time).transpose()?,
-        status: status.parse().map_err(|_| super::unreadable("status", &status))?,
+        status: status
+            .parse()
+            .map_err(|_| super::unreadable("status", &status))?,
         open_markets: u64::try_from(open_markets).unwrap_or(0),
     })
 }
 
 fn event_id(text: &str) -> Result<EventId, Failure> {
-    Ok(text.parse().map_err(|_| super::unreadable("event_id", text))?)
+    Ok(text
+        .parse()
+        .map_err(|_| super::unreadable("event_id", text))?)
 }
 
 type HistoryRow = (i64, String, bool, String, String, i64, PgTimestamp);
 
 /// A page of a market's history.
-pub(super) fn history(connection: &mut PgConnection, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, Failure> {
+pub(super) fn history(
+    connection: &mut PgConnection,
+    query: &HistoryQuery,
+) -> Result<Vec<HistoryEntry>, Failure> {
     let line = super::line_text(query.market.line);
     // Row numbers are above zero, so this lies before all rows of its time.
-    let from = query.from.map(|from| (super::stamp(from), i64::MIN, i64::MIN));
+    let from = query
+        .from
+        .map(|from| (super::stamp(from), i64::MIN, i64::MIN));
     let after = query.after.map(|HistoryCursor { revision, row }| {
-        let Revision { updated_at, version } = revision;
+        let Revision {
+            updated_at,
+            version,
+        } = revision;
         (super::stamp(updated_at), version, row)
     });
     let (time, version, row) = from
@@ -247,20 +334,41 @@ pub(super) fn history(connection: &mut PgConnection, query: &HistoryQuery) -> Re
             away_team: String::new(),
         };
         let update = stored.read(&query.event_id)?;
-        Ok(HistoryEntry { cursor: HistoryCursor { revision: update.revision, row: id }, update })
+        Ok(HistoryEntry {
+            cursor: HistoryCursor {
+                revision: update.revision,
+                row: id,
+            },
+            update,
+        })
     };
     let rows = page.load::<HistoryRow>(connection)?;
-    Ok(rows.into_iter().map(read).collect::<Result<_, StoreError>>()?)
+    Ok(rows
+        .into_iter()
+        .map(read)
+        .collect::<Result<_, StoreError>>()?)
 }
 
 type DeadLetterRow = (i64, PgTimestamp, String, String, String, Vec<u8>);
 
 /// The newest dead letters.
-pub(super) fn dead_letters(connection: &mut PgConnection, limit: usize) -> Result<Vec<StoredDeadLetter>, Failure> {
-    let rows = NewestDeadLetters { limit: rows_at_most(limit) }.load::<DeadLetterRow>(connection)?;
+pub(super) fn dead_letters(
+    connection: &mut PgConnection,
+    limit: usize,
+) -> Result<Vec<StoredDeadLetter>, Failure> {
+    let rows = NewestDeadLetters {
+        limit: rows_at_most(limit),
+    }
+    .load::<DeadLetterRow>(connection)?;
     rows.into_iter()
         .map(|(id, received_at, origin, reason, detail, raw)| {
-            let letter = DeadLetter { received_at: super::time(received_at)?, origin, reason, detail, raw: raw.into() };
+            let letter = DeadLetter {
+                received_at: super::time(received_at)?,
+                origin,
+                reason,
+                detail,
+                raw: raw.into(),
+            };
             Ok(StoredDeadLetter { id, letter })
         })
         .collect()

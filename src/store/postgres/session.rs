@@ -1,10 +1,11 @@
-//! What a connection is told before it is used, so that defaults of the database, the role or the server do not change
-//! what our statements mean.
+//! What a connection is told before it is used, so that defaults of the database, the role or the
+//! server do not change what our statements mean.
 //!
-//! On a connection of our own that is done once. A connection pooler in transaction mode (PgBouncer) runs each
-//! transaction on whatever server connection is free: what a session sets or prepares is not there for the next
-//! statement, and changes other clients' sessions. Behind one, each piece of work is a transaction that brings its
-//! settings along, and statements are not kept prepared.
+//! On a connection of our own that is done once. A connection pooler in transaction mode
+//! (PgBouncer) runs each transaction on whatever server connection is free: what a session sets or
+//! prepares is not there for the next statement, and changes other clients' sessions. Behind one,
+//! each piece of work is a transaction that brings its settings along, and statements are not kept
+//! prepared.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,15 +20,20 @@ use diesel::sql_types::Bool;
 use super::PgOptions;
 use super::address::PgAddress;
 
-/// A transaction whose process stands still is ended by the server after this, and with it its locks, on which the
-/// process that took over its events may be waiting.
+/// A transaction whose process stands still is ended by the server after this, and with it its
+/// locks, on which the process that took over its events may be waiting.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(15);
-/// How long a migration waits for a lock: whoever waits for a table's lock holds up all who come later.
+/// How long a migration waits for a lock: whoever waits for a table's lock holds up all who come
+/// later.
 const MIGRATION_LOCK: Duration = Duration::from_secs(30);
 /// A parameter of our own that a new connection is given, and has if no pooler is in between.
 const MARK: &str = "sports_bet.direct";
 /// How poolers refuse parameters that they do not track.
-const REFUSES_OPTIONS: [&str; 3] = ["unsupported startup parameter", "command-line options", "startup options"];
+const REFUSES_OPTIONS: [&str; 3] = [
+    "unsupported startup parameter",
+    "command-line options",
+    "startup options",
+];
 
 /// What a transaction is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +67,9 @@ struct Settings {
 
 impl std::fmt::Debug for Sessions {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Sessions").field("settings", &self.settings).finish_non_exhaustive()
+        out.debug_struct("Sessions")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -90,16 +98,33 @@ impl Sessions {
             only_reads,
             is_pooled: AtomicBool::new(false),
         });
-        let address = if only_reads { address } else { address.writable() };
+        let address = if only_reads {
+            address
+        } else {
+            address.writable()
+        };
         let has_options = std::env::var_os("PGOPTIONS").is_some();
-        let marked_address = if has_options { None } else { marked(&address, options.statement_timeout) };
-        Sessions { address, marked_address, settings }
+        let marked_address = if has_options {
+            None
+        } else {
+            marked(&address, options.statement_timeout)
+        };
+        Sessions {
+            address,
+            marked_address,
+            settings,
+        }
     }
 
     /// A connection that is ready for use. The text says why there is none.
     pub(super) fn connect(&self) -> Result<(PgConnection, Session), String> {
-        let marked = self.marked_address.as_ref().filter(|_| !self.settings.is_pooled());
-        let Some(marked) = marked else { return self.set_up(self.address.connect()?, false) };
+        let marked = self
+            .marked_address
+            .as_ref()
+            .filter(|_| !self.settings.is_pooled());
+        let Some(marked) = marked else {
+            return self.set_up(self.address.connect()?, false);
+        };
         match marked.connect() {
             Err(why) if REFUSES_OPTIONS.iter().any(|known| why.contains(known)) => {
                 self.settings.found_pooler();
@@ -109,14 +134,20 @@ impl Sessions {
         }
     }
 
-    fn set_up(&self, mut connection: PgConnection, wants_mark: bool) -> Result<(PgConnection, Session), String> {
+    fn set_up(
+        &self,
+        mut connection: PgConnection,
+        wants_mark: bool,
+    ) -> Result<(PgConnection, Session), String> {
         let facts = format!(
             "SELECT current_setting('transaction_read_only')::boolean OR pg_is_in_recovery() AS only_reads,
             COALESCE(current_setting('{MARK}', true), '') = 'on' AS is_marked"
         );
         // A transaction, since a pooler keeps to one server connection only within one.
-        let facts: QueryResult<Facts> =
-            connection.build_transaction().read_committed().run(|connection| sql_query(facts).get_result(connection));
+        let facts: QueryResult<Facts> = connection
+            .build_transaction()
+            .read_committed()
+            .run(|connection| sql_query(facts).get_result(connection));
         let facts = facts.map_err(|error| self.address.redacted(&error))?;
         if wants_mark && !facts.is_marked {
             self.settings.found_pooler();
@@ -125,17 +156,26 @@ impl Sessions {
         if is_pooled {
             connection.set_prepared_statement_cache_size(CacheSize::Disabled);
         } else {
-            connection.batch_execute(&self.settings.once()).map_err(|error| self.address.redacted(&error))?;
+            connection
+                .batch_execute(&self.settings.once())
+                .map_err(|error| self.address.redacted(&error))?;
         }
-        let session = Session { only_reads: facts.only_reads, is_pooled, settings: self.settings.clone() };
+        let session = Session {
+            only_reads: facts.only_reads,
+            is_pooled,
+            settings: self.settings.clone(),
+        };
         Ok((connection, session))
     }
 }
 
-/// The address with our mark, and a time limit that is in force before the first statement; none if it has options of its
-/// own.
+/// The address with our mark, and a time limit that is in force before the first statement; none if
+/// it has options of its own.
 fn marked(address: &PgAddress, statement_timeout: Duration) -> Option<PgAddress> {
-    address.with_options(&format!("-c {MARK}=on -c statement_timeout={}", millis(statement_timeout)))
+    address.with_options(&format!(
+        "-c {MARK}=on -c statement_timeout={}",
+        millis(statement_timeout)
+    ))
 }
 
 impl Settings {
@@ -169,18 +209,24 @@ impl Settings {
 }
 
 impl Session {
-    /// A pooler betrayed itself by losing a prepared statement. New connections are used as it needs it.
+    /// A pooler betrayed itself by losing a prepared statement. New connections are used as it
+    /// needs it.
     pub(super) fn found_pooler(&self) {
         self.settings.found_pooler();
     }
 
-    /// The statements that begin a transaction of this kind, sent as one message; `None` if it needs none.
+    /// The statements that begin a transaction of this kind, sent as one message; `None` if it
+    /// needs none.
     pub(super) fn begin(&self, scope: Scope) -> Option<String> {
         if scope == Scope::Statement && !self.is_pooled {
             return None;
         }
         let settings = &self.settings;
-        let isolation = if scope == Scope::Snapshot { "REPEATABLE READ READ ONLY" } else { "READ COMMITTED" };
+        let isolation = if scope == Scope::Snapshot {
+            "REPEATABLE READ READ ONLY"
+        } else {
+            "READ COMMITTED"
+        };
         let mut begin = format!("BEGIN ISOLATION LEVEL {isolation}");
         if self.is_pooled && settings.only_reads && scope != Scope::Snapshot {
             begin.push_str(" READ ONLY");
@@ -202,7 +248,10 @@ impl Session {
             }
             _ if self.is_pooled => {
                 set("statement_timeout", millis(settings.statement_timeout));
-                set("idle_in_transaction_session_timeout", millis(IDLE_IN_TRANSACTION));
+                set(
+                    "idle_in_transaction_session_timeout",
+                    millis(IDLE_IN_TRANSACTION),
+                );
             }
             _ => {}
         }
@@ -225,7 +274,11 @@ mod tests {
             &PgOptions::default(),
             only_reads,
         );
-        Session { only_reads: false, is_pooled, settings: sessions.settings }
+        Session {
+            only_reads: false,
+            is_pooled,
+            settings: sessions.settings,
+        }
     }
 
     #[test]
@@ -233,13 +286,25 @@ mod tests {
         for is_pooled in [false, true] {
             let begin = |scope| session(is_pooled, false).begin(scope);
             for scope in [Scope::Transaction, Scope::Migration] {
-                assert!(begin(scope).unwrap().starts_with("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL"));
+                assert!(
+                    begin(scope)
+                        .unwrap()
+                        .starts_with("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL")
+                );
             }
             let snapshot = begin(Scope::Snapshot).unwrap();
-            assert!(snapshot.starts_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"), "{snapshot}");
+            assert!(
+                snapshot.starts_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"),
+                "{snapshot}"
+            );
             assert_eq!(begin(Scope::Statement).is_some(), is_pooled);
         }
-        assert!(session(false, false).settings.once().contains("ISOLATION LEVEL READ COMMITTED"));
+        assert!(
+            session(false, false)
+                .settings
+                .once()
+                .contains("ISOLATION LEVEL READ COMMITTED")
+        );
     }
 
     #[test]
@@ -252,7 +317,8 @@ mod tests {
         );
         let migration = session(true, false).begin(Scope::Migration).unwrap();
         assert!(
-            migration.contains("lock_timeout = 30000") && migration.contains("statement_timeout = 0"),
+            migration.contains("lock_timeout = 30000")
+                && migration.contains("statement_timeout = 0"),
             "{migration}"
         );
     }

@@ -1,6 +1,8 @@
-//! Statements of a fixed text, prepared once a connection. Diesel prepares those of `sql_query` anew each time.
+//! Statements of a fixed text, prepared once a connection. Diesel prepares those of `sql_query`
+//! anew each time.
 
-/// Makes a query of SQL text and named values between. `returns` gives the types of a row, for those that give rows.
+/// Makes a query of SQL text and named values between. `returns` gives the types of a row, for
+/// those that give rows.
 macro_rules! statement {
     (
         $(#[$doc:meta])*

@@ -22,7 +22,8 @@ enum State {
     Unknown,
     /// They are about to be made.
     Expected,
-    /// That failed. It is tried again; until then a call would find no tables, or those of another version.
+    /// That failed. It is tried again; until then a call would find no tables, or those of another
+    /// version.
     Failed(StoreError),
     /// They are of this version.
     There,
@@ -51,7 +52,9 @@ impl Tables {
 
     /// Waits while they are about to be made.
     pub(super) fn wait(&self) -> Result<(), StoreError> {
-        let waited = self.changed.wait_timeout_while(self.lock(), WAIT_LIMIT, |state| *state == State::Expected);
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), WAIT_LIMIT, |state| *state == State::Expected);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         match &*state {
             State::Unknown | State::There => Ok(()),
@@ -89,7 +92,10 @@ mod tests {
 
     #[test]
     fn failed_migration_is_the_answer() {
-        let (tables, away) = (Tables::default(), StoreError::Unavailable("away".to_owned()));
+        let (tables, away) = (
+            Tables::default(),
+            StoreError::Unavailable("away".to_owned()),
+        );
         tables.expect();
         tables.tried(&Err(away.clone()));
         assert_eq!(tables.wait(), Err(away.clone()));

@@ -16,13 +16,15 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{Batch, Folded, Heads, PRUNE_LIMIT};
 use crate::store::{BatchReport, PruneReport};
 
-/// A batch of more events takes one lock for all: the server's table of locks has room for some thousands.
+/// A batch of more events takes one lock for all: the server's table of locks has room for some
+/// thousands.
 const MAX_LOCKS: usize = 1_000;
 
 statement! {
-    /// Takes a lock for each event until the transaction ends, in the order of their numbers, so that two writers never
-    /// wait for each other in a circle. It holds for events that have no row yet too, which `FOR UPDATE` would not.
-    /// Before that a share of the lock that large batches take as a whole; its number says "oddsbatc" in ASCII.
+    /// Takes a lock for each event until the transaction ends, in the order of their numbers, so
+    /// that two writers never wait for each other in a circle. It holds for events that have no row
+    /// yet too, which `FOR UPDATE` would not. Before that a share of the lock that large batches
+    /// take as a whole; its number says "oddsbatc" in ASCII.
     LockEvents<'a>:
     "SELECT pg_advisory_xact_lock_shared(8026650882615637091)::text
     UNION ALL
@@ -39,7 +41,8 @@ statement! {
 }
 
 statement! {
-    /// The last number of each event in the list, and how many markets it has; `place` counts from 1.
+    /// The last number of each event in the list, and how many markets it has; `place` counts from
+    /// 1.
     LastSeqs<'a> returns (BigInt, BigInt, BigInt):
     "SELECT wanted.place, last.seq, last.markets
     FROM unnest(" { events: &'a [&'a str] as Array<Text> } ") WITH ORDINALITY AS wanted (event_id, place)
@@ -60,9 +63,9 @@ statement! {
 }
 
 statement! {
-    /// Takes the rows. They were decided on under the locks; the guard says once more that a state never gives way to an
-    /// older one, unless its time is later than what is believed. An update without a sport or a start time leaves the
-    /// known ones.
+    /// Takes the rows. They were decided on under the locks; the guard says once more that a state
+    /// never gives way to an older one, unless its time is later than what is believed. An update
+    /// without a sport or a start time leaves the known ones.
     UpsertCurrent<'a>:
     "INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
         home_team, away_team, seq, sport, start_time)
@@ -114,8 +117,8 @@ statement! {
 }
 
 statement! {
-    /// Removes the oldest rows of the history. Rows that another process is about to remove are left to it: two that
-    /// wait for each other's rows could wait in a circle.
+    /// Removes the oldest rows of the history. Rows that another process is about to remove are
+    /// left to it: two that wait for each other's rows could wait in a circle.
     PruneHistory:
     "DELETE FROM odds_history WHERE id = ANY (ARRAY(
         SELECT id FROM odds_history WHERE recorded_at < " { before: PgTimestamp as Timestamptz }
@@ -138,9 +141,13 @@ struct Texts {
 
 impl Texts {
     fn of(update: &OddsUpdate) -> Result<Texts, StoreError> {
-        let selections = serde_json::to_string(&update.selections)
-            .map_err(|error| StoreError::Refused(format!("cannot write selections as JSON: {error}")))?;
-        Ok(Texts { line: super::line_text(update.market.line), selections })
+        let selections = serde_json::to_string(&update.selections).map_err(|error| {
+            StoreError::Refused(format!("cannot write selections as JSON: {error}"))
+        })?;
+        Ok(Texts {
+            line: super::line_text(update.market.line),
+            selections,
+        })
     }
 }
 
@@ -168,7 +175,8 @@ impl<'a> Columns<'a> {
         self.selections.push(&texts.selections);
         self.source.push(update.source.as_str());
         self.version.push(update.revision.version);
-        self.updated_at.push(super::stamp(update.revision.updated_at));
+        self.updated_at
+            .push(super::stamp(update.revision.updated_at));
     }
 }
 
@@ -187,12 +195,18 @@ pub(super) fn updates(
         LockEvents { events: &events }.execute(connection)?;
     }
     let folded = batch.fold(heads(connection, &batch, &events, latest)?)?;
-    let texts = updates.iter().map(|one| Texts::of(&one.update)).collect::<Result<Vec<_>, _>>()?;
+    let texts = updates
+        .iter()
+        .map(|one| Texts::of(&one.update))
+        .collect::<Result<Vec<_>, _>>()?;
     if folded.applied > 0 {
         upsert(connection, updates, &texts, &folded, latest)?;
     }
     let mut all = Columns::default();
-    updates.iter().zip(&texts).for_each(|(one, texts)| all.push(&one.update, texts));
+    updates
+        .iter()
+        .zip(&texts)
+        .for_each(|(one, texts)| all.push(&one.update, texts));
     let append = AppendHistory {
         now: super::stamp(now),
         event_id: &all.event_id,
@@ -205,7 +219,10 @@ pub(super) fn updates(
         version: &all.version,
         updated_at: &all.updated_at,
     };
-    Ok(BatchReport { applied: folded.applied, recorded: append.execute(connection)? })
+    Ok(BatchReport {
+        applied: folded.applied,
+        recorded: append.execute(connection)?,
+    })
 }
 
 fn heads(
@@ -229,9 +246,16 @@ fn heads(
         markets.push(market.name.as_str());
         lines.push(super::line_text(market.line));
     }
-    let revisions = Revisions { events: &market_events, markets: &markets, lines: &lines };
+    let revisions = Revisions {
+        events: &market_events,
+        markets: &markets,
+        lines: &lines,
+    };
     for (place, updated_at, version) in revisions.load::<(i64, PgTimestamp, i64)>(connection)? {
-        let revision = Revision { updated_at: super::time(updated_at)?, version };
+        let revision = Revision {
+            updated_at: super::time(updated_at)?,
+            version,
+        };
         if let Some(head) = at(&mut heads.revisions, place) {
             *head = Some(revision).filter(|revision| revision.updated_at <= latest);
         }
@@ -241,7 +265,10 @@ fn heads(
 
 /// `place` counts from 1.
 fn at<T>(list: &mut [T], place: i64) -> Option<&mut T> {
-    usize::try_from(place).ok()?.checked_sub(1).and_then(|place| list.get_mut(place))
+    usize::try_from(place)
+        .ok()?
+        .checked_sub(1)
+        .and_then(|place| list.get_mut(place))
 }
 
 fn upsert(
@@ -251,10 +278,13 @@ fn upsert(
     folded: &Folded<'_>,
     latest: Timestamp,
 ) -> Result<usize, Failure> {
-    let (mut rows, mut home_team, mut away_team, mut seqs) = (Columns::default(), Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut home_team, mut away_team, mut seqs) =
+        (Columns::default(), Vec::new(), Vec::new(), Vec::new());
     let (mut sport, mut start_time) = (Vec::new(), Vec::new());
     let states = folded.current.iter().zip(&folded.details);
-    for ((PositionedUpdate { update, .. }, texts), (seq, details)) in updates.iter().zip(texts).zip(states) {
+    for ((PositionedUpdate { update, .. }, texts), (seq, details)) in
+        updates.iter().zip(texts).zip(states)
+    {
         if let Some(seq) = seq {
             rows.push(update, texts);
             home_team.push(update.home_team.as_str());
@@ -284,23 +314,48 @@ fn upsert(
     Ok(upsert.execute(connection)?)
 }
 
-/// A text as PostgreSQL can hold it. What tells of a fault may repeat the character U+0000 of the bytes at fault, and a
-/// dead letter that can never be stored would hold up all that comes behind it. The bytes themselves stay as they are.
-/// Updates need no such care: those with control characters are refused when they are decoded.
+/// A text as PostgreSQL can hold it. What tells of a fault may repeat the character U+0000 of the
+/// bytes at fault, and a dead letter that can never be stored would hold up all that comes behind
+/// it. The bytes themselves stay as they are. Updates need no such care: those with control
+/// characters are refused when they are decoded.
 fn holdable(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// Keeps dead letters.
-pub(super) fn dead_letters(connection: &mut PgConnection, letters: &[DeadLetter]) -> Result<(), Failure> {
-    let texts = |field: fn(&DeadLetter) -> &str| letters.iter().map(|one| holdable(field(one))).collect::<Vec<_>>();
+pub(super) fn dead_letters(
+    connection: &mut PgConnection,
+    letters: &[DeadLetter],
+) -> Result<(), Failure> {
+    let texts = |field: fn(&DeadLetter) -> &str| {
+        letters
+            .iter()
+            .map(|one| holdable(field(one)))
+            .collect::<Vec<_>>()
+    };
     let append = AppendDeadLetters {
-        received_at: &letters.iter().map(|one| super::stamp(one.received_at)).collect::<Vec<_>>(),
+        received_at: &letters
+            .iter()
+            .map(|one| super::stamp(one.received_at))
+            .collect::<Vec<_>>(),
         origin: &texts(|one| &one.origin),
         // Every letter has a reason; a producer that gives none must not hold up the others'.
-        reason: &texts(|one| if one.reason.is_empty() { "unknown" } else { &one.reason }),
+        reason: &texts(|one| {
+            if one.reason.is_empty() {
+                "unknown"
+            } else {
+                &one.reason
+            }
+        }),
         detail: &texts(|one| &one.detail),
-        raw: &letters.iter().map(|one| one.raw.as_ref()).collect::<Vec<_>>(),
+        raw: &letters
+            .iter()
+            .map(|one| one.raw.as_ref())
+            .collect::<Vec<_>>(),
     };
     append.execute(connection)?;
     Ok(())
@@ -314,7 +369,15 @@ pub(super) fn prune(
 ) -> Result<PruneReport, Failure> {
     let limit = PRUNE_LIMIT as i64;
     Ok(PruneReport {
-        history: PruneHistory { before: super::stamp(history_before), limit }.execute(connection)?,
-        dead_letters: PruneDeadLetters { before: super::stamp(dead_letters_before), limit }.execute(connection)?,
+        history: PruneHistory {
+            before: super::stamp(history_before),
+            limit,
+        }
+        .execute(connection)?,
+        dead_letters: PruneDeadLetters {
+            before: super::stamp(dead_letters_before),
+            limit,
+        }
+        .execute(connection)?,
     })
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
-use diesel::r2d2::{ConnectionManager, CustomizeConnection, NopErrorHandler, Pool, PooledConnection};
+use diesel::r2d2::{
+    ConnectionManager, CustomizeConnection, NopErrorHandler, Pool, PooledConnection,
+};
 use diesel::sqlite::SqliteConnection;
 
 use super::StoreError;
@@ -17,26 +19,31 @@ const READERS: u32 = 4;
 /// A connection out of a pool.
 pub(super) type Connection = PooledConnection<ConnectionManager<SqliteConnection>>;
 
-/// The writer and the readers. SQLite takes one writer at a time: with one connection for it they queue here, in order,
-/// where SQLite would have them poll for the lock.
+/// The writer and the readers. SQLite takes one writer at a time: with one connection for it they
+/// queue here, in order, where SQLite would have them poll for the lock.
 pub(super) struct Connections {
     writer: Pool<ConnectionManager<SqliteConnection>>,
     readers: Pool<ConnectionManager<SqliteConnection>>,
 }
 
 impl Connections {
-    /// Pools to the file at `path`. They connect in the background and try again until they can, so this never fails.
+    /// Pools to the file at `path`. They connect in the background and try again until they can, so
+    /// this never fails.
     pub(super) fn to(path: &str) -> Connections {
-        Connections { writer: pool(path, 1, Pragmas::Writer), readers: pool(path, READERS, Pragmas::Reader) }
+        Connections {
+            writer: pool(path, 1, Pragmas::Writer),
+            readers: pool(path, READERS, Pragmas::Reader),
+        }
     }
 
-    /// The connection that writes. Where another caller had it all the time, that is a lock like any other.
+    /// The connection that writes. Where another caller had it all the time, that is a lock like
+    /// any other.
     pub(super) fn writer(&self) -> Result<Connection, StoreError> {
         connection(&self.writer).map_err(|error| match self.writer.state().connections {
             0 => error,
-            _ => {
-                StoreError::Unavailable("the database is locked by this process: other writes take too long".to_owned())
-            }
+            _ => StoreError::Unavailable(
+                "the database is locked by this process: other writes take too long".to_owned(),
+            ),
         })
     }
 
@@ -45,8 +52,8 @@ impl Connections {
         connection(&self.readers)
     }
 
-    /// Does `work` in one transaction that holds the write lock from its beginning, so that what it reads stays true
-    /// until it has written.
+    /// Does `work` in one transaction that holds the write lock from its beginning, so that what it
+    /// reads stays true until it has written.
     pub(super) fn write<T>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure>,
@@ -59,8 +66,8 @@ impl Connections {
                 Failure::Database(diesel::result::Error::RollbackTransaction)
             })
         });
-        // SQLite rolls back by itself on a full disk and the like, and diesel's own rollback then fails: the reason
-        // that counts is the first one.
+        // SQLite rolls back by itself on a full disk and the like, and diesel's own rollback then
+        // fails: the reason that counts is the first one.
         done.map_err(|failure| cause.unwrap_or_else(|| failure.into()))
     }
 }
@@ -80,7 +87,8 @@ fn pool(path: &str, size: u32, pragmas: Pragmas) -> Pool<ConnectionManager<Sqlit
 }
 
 fn connection(pool: &Pool<ConnectionManager<SqliteConnection>>) -> Result<Connection, StoreError> {
-    pool.get().map_err(|error| StoreError::Unavailable(error.to_string()))
+    pool.get()
+        .map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 
 /// How a new connection is set up.
@@ -93,11 +101,12 @@ enum Pragmas {
 impl Pragmas {
     /// `busy_timeout` stands first: the others may find the file locked.
     ///
-    /// `synchronous = NORMAL` in a WAL file: a commit is in the operating system's hands before it is answered, so a
-    /// process that is killed, even by SIGKILL, loses nothing it has committed. A machine that loses power may lose the
-    /// last commits since a checkpoint, never the file's integrity. `FULL` would wait for the disk on every batch, and
-    /// the embedded bus in front of this store would lose more in that moment anyway; PostgreSQL is the choice where
-    /// power matters.
+    /// `synchronous = NORMAL` in a WAL file: a commit is in the operating system's hands before it
+    /// is answered, so a process that is killed, even by SIGKILL, loses nothing it has committed. A
+    /// machine that loses power may lose the last commits since a checkpoint, never the file's
+    /// integrity. `FULL` would wait for the disk on every batch, and the embedded bus in front of
+    /// this store would lose more in that moment anyway; PostgreSQL is the choice where power
+    /// matters.
     fn sql(&self) -> &'static str {
         match self {
             Pragmas::Writer => {
@@ -118,6 +127,8 @@ impl Pragmas {
 
 impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for Pragmas {
     fn on_acquire(&self, connection: &mut SqliteConnection) -> Result<(), diesel::r2d2::Error> {
-        connection.batch_execute(self.sql()).map_err(diesel::r2d2::Error::QueryError)
+        connection
+            .batch_execute(self.sql())
+            .map_err(diesel::r2d2::Error::QueryError)
     }
 }

@@ -34,8 +34,9 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// Texts of SQLite for what passes, or what an operator puts right, with nothing wrong in the statement. Diesel hands on
-/// the text and not the code; the texts are part of SQLite's interface (`sqlite3_errstr`).
+/// Texts of SQLite for what passes, or what an operator puts right, with nothing wrong in the
+/// statement. Diesel hands on the text and not the code; the texts are part of SQLite's interface
+/// (`sqlite3_errstr`).
 const PASSING: [&str; 9] = [
     "is locked",
     "is full",
@@ -59,7 +60,9 @@ pub(super) fn meaning(error: Error) -> StoreError {
         Error::DatabaseError(..) => StoreError::Refused(text),
         Error::DeserializationError(_) => StoreError::Unreadable(text),
         // The pool replaces a connection whose transaction broke.
-        Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. } => StoreError::Unavailable(text),
+        Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. } => {
+            StoreError::Unavailable(text)
+        }
         _ => meaning_of_text(text),
     }
 }

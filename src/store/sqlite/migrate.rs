@@ -17,8 +17,9 @@ const TRIES: usize = 10;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Runs what has not run yet, all of it or nothing. `diesel_migrations` takes no lock of its own: here whoever comes
-/// first holds the write lock through all of them, and whoever comes later finds nothing left to do.
+/// Runs what has not run yet, all of it or nothing. `diesel_migrations` takes no lock of its own:
+/// here whoever comes first holds the write lock through all of them, and whoever comes later finds
+/// nothing left to do.
 pub(super) fn run(connections: &Connections) -> Result<(), StoreError> {
     let mut tries = 1;
     loop {
@@ -33,7 +34,9 @@ pub(super) fn run(connections: &Connections) -> Result<(), StoreError> {
 }
 
 fn pending(connection: &mut SqliteConnection) -> Result<(), Failure> {
-    let ran = connection.run_pending_migrations(MIGRATIONS).map_err(failure)?;
+    let ran = connection
+        .run_pending_migrations(MIGRATIONS)
+        .map_err(failure)?;
     for version in ran {
         log::debug!("database: migration {version} done");
     }

@@ -22,7 +22,9 @@ use self::connections::Connections;
 pub use self::database_lock::DatabaseLock;
 use self::error::Failure;
 use super::events::{EventPage, EventQuery};
-use super::{BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter};
+use super::{
+    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
+};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
@@ -41,17 +43,24 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// A store in the file at `path_or_url`: a path, or a path behind `sqlite://` or `sqlite:`. Makes the directory that
-    /// it lies in. Whether the file itself can be opened shows with the first call.
+    /// A store in the file at `path_or_url`: a path, or a path behind `sqlite://` or `sqlite:`.
+    /// Makes the directory that it lies in. Whether the file itself can be opened shows with the
+    /// first call.
     pub fn open(path_or_url: &str) -> Result<SqliteStore, StoreError> {
         let path = address::path_of(path_or_url)?;
         address::make_directory(path)?;
         address::make_private(path);
         let connections = Connections::to(path);
-        Ok(SqliteStore { connections, path: path.into(), file: OnceLock::new(), limits: Plausibility::any_time() })
+        Ok(SqliteStore {
+            connections,
+            path: path.into(),
+            file: OnceLock::new(),
+            limits: Plausibility::any_time(),
+        })
     }
 
-    /// A store in which states beyond `limits`, which an earlier version took, give way to any update.
+    /// A store in which states beyond `limits`, which an earlier version took, give way to any
+    /// update.
     pub fn within(self, limits: Plausibility) -> SqliteStore {
         SqliteStore { limits, ..self }
     }
@@ -65,18 +74,26 @@ impl SqliteStore {
         SqliteStore::open(path_or_url)
     }
 
-    /// Whether the path still leads to the file that is open. One that was moved or removed takes every write and gives
-    /// every read, and all of it is gone with the process.
+    /// Whether the path still leads to the file that is open. One that was moved or removed takes
+    /// every write and gives every read, and all of it is gone with the process.
     fn check_file(&self) -> Result<(), StoreError> {
         let unavailable = |what: &dyn std::fmt::Display| {
             StoreError::Unavailable(format!("the file {} {what}; restart", self.path.display()))
         };
-        let found = std::fs::metadata(&self.path).map_err(|error| unavailable(&format_args!("is gone ({error})")))?;
+        let found = std::fs::metadata(&self.path)
+            .map_err(|error| unavailable(&format_args!("is gone ({error})")))?;
         let found = (found.dev(), found.ino());
-        if *self.file.get_or_init(|| found) == found { Ok(()) } else { Err(unavailable(&"was replaced by another")) }
+        if *self.file.get_or_init(|| found) == found {
+            Ok(())
+        } else {
+            Err(unavailable(&"was replaced by another"))
+        }
     }
 
-    fn read<T>(&self, work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure>) -> Result<T, StoreError> {
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
         Ok(work(&mut *self.connections.reader()?)?)
     }
 }
@@ -103,7 +120,8 @@ impl Store for SqliteStore {
         }
         let now = Timestamp::now();
         let latest = self.limits.latest(now);
-        self.connections.write(|connection| write::updates(connection, updates, now, latest))
+        self.connections
+            .write(|connection| write::updates(connection, updates, now, latest))
     }
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
@@ -122,18 +140,25 @@ impl Store for SqliteStore {
         if letters.is_empty() {
             return Ok(());
         }
-        self.connections.write(|connection| write::dead_letters(connection, letters))
+        self.connections
+            .write(|connection| write::dead_letters(connection, letters))
     }
 
     fn list_dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError> {
         self.read(|connection| read::dead_letters(connection, limit))
     }
 
-    /// The age of a row of the history is counted from when it was recorded, not from the supplier's time: a recording
-    /// of years ago that is replayed today is kept as long as everything else of today, and a supplier's wrong clock
-    /// neither removes its history at once nor keeps it for ever.
-    fn prune(&self, history_before: Timestamp, dead_letters_before: Timestamp) -> Result<PruneReport, StoreError> {
-        self.connections.write(|connection| write::prune(connection, history_before, dead_letters_before))
+    /// The age of a row of the history is counted from when it was recorded, not from the
+    /// supplier's time: a recording of years ago that is replayed today is kept as long as
+    /// everything else of today, and a supplier's wrong clock neither removes its history at once
+    /// nor keeps it for ever.
+    fn prune(
+        &self,
+        history_before: Timestamp,
+        dead_letters_before: Timestamp,
+    ) -> Result<PruneReport, StoreError> {
+        self.connections
+            .write(|connection| write::prune(connection, history_before, dead_letters_before))
     }
 }
 

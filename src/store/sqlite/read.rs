@@ -37,23 +37,37 @@ struct Stored {
 impl Stored {
     /// The update, or an error that names the row.
     fn read(self) -> Result<OddsUpdate, StoreError> {
-        let row = format!("{} {} {} at {} v{}", self.event_id, self.market, self.line, self.updated_at, self.version);
-        self.parse().map_err(|error| StoreError::Unreadable(format!("row {row}: {error}")))
+        let row = format!(
+            "{} {} {} at {} v{}",
+            self.event_id, self.market, self.line, self.updated_at, self.version
+        );
+        self.parse()
+            .map_err(|error| StoreError::Unreadable(format!("row {row}: {error}")))
     }
 
     fn parse(self) -> Result<OddsUpdate, Box<dyn std::error::Error>> {
-        let line = if self.line.is_empty() { None } else { Some(self.line.parse()?) };
+        let line = if self.line.is_empty() {
+            None
+        } else {
+            Some(self.line.parse()?)
+        };
         Ok(OddsUpdate {
             event_id: self.event_id.parse()?,
             home_team: self.home_team,
             away_team: self.away_team,
             sport: None,
             start_time: None,
-            market: MarketKey { name: self.market.parse()?, line },
+            market: MarketKey {
+                name: self.market.parse()?,
+                line,
+            },
             status: self.status.parse()?,
             in_play: self.in_play,
             selections: read_selections(&self.selections)?,
-            revision: Revision { updated_at: super::time(self.updated_at)?, version: self.version },
+            revision: Revision {
+                updated_at: super::time(self.updated_at)?,
+                version: self.version,
+            },
             source: self.source.parse()?,
         })
     }
@@ -78,8 +92,24 @@ struct CurrentRow {
 
 impl CurrentRow {
     fn read(self) -> Result<Arc<MarketState>, StoreError> {
-        let CurrentRow { event_id, market, line, home_team, away_team, status, in_play, selections, .. } = self;
-        let CurrentRow { source, version, updated_at, seq, .. } = self;
+        let CurrentRow {
+            event_id,
+            market,
+            line,
+            home_team,
+            away_team,
+            status,
+            in_play,
+            selections,
+            ..
+        } = self;
+        let CurrentRow {
+            source,
+            version,
+            updated_at,
+            seq,
+            ..
+        } = self;
         let stored = Stored {
             event_id,
             home_team,
@@ -94,17 +124,26 @@ impl CurrentRow {
             updated_at,
         };
         let seq = u64::try_from(seq).map_err(|_| super::unreadable("seq", seq))?;
-        Ok(Arc::new(MarketState { update: stored.read()?, seq }))
+        Ok(Arc::new(MarketState {
+            update: stored.read()?,
+            seq,
+        }))
     }
 }
 
 /// The markets of an event, ordered by key.
-pub(super) fn event(connection: &mut SqliteConnection, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, Failure> {
+pub(super) fn event(
+    connection: &mut SqliteConnection,
+    event_id: &EventId,
+) -> Result<Vec<Arc<MarketState>>, Failure> {
     let rows = odds_current::table
         .filter(odds_current::event_id.eq(event_id.as_str()))
         .select(CurrentRow::as_select())
         .load(connection)?;
-    let mut states = rows.into_iter().map(CurrentRow::read).collect::<Result<Vec<_>, _>>()?;
+    let mut states = rows
+        .into_iter()
+        .map(CurrentRow::read)
+        .collect::<Result<Vec<_>, _>>()?;
     states.sort_by(|one, other| one.update.market.cmp(&other.update.market));
     Ok(states)
 }
@@ -116,8 +155,9 @@ const UNFINISHED_EVENT_IDS: &str = "
     SELECT DISTINCT event_id FROM odds_current INDEXED BY odds_current_unfinished
     WHERE event_id > ? AND status IN ('open', 'suspended') ORDER BY event_id LIMIT ?";
 
-/// Those of a list that pass, with the sides that the market changed last gives them: in SQLite a bare column beside
-/// `max()` is that of the row with the maximum. The sport and the start time are those told last.
+/// Those of a list that pass, with the sides that the market changed last gives them: in SQLite a
+/// bare column beside `max()` is that of the row with the maximum. The sport and the start time are
+/// those told last.
 const EVENTS: &str = "
     WITH summary AS (
         SELECT market.event_id, home_team, away_team, max(seq) AS seq, sum(status = 'open') AS open_markets,
@@ -171,19 +211,31 @@ impl EventRow {
             away_team: self.away_team,
             sport: self.sport,
             start_time: self.start_time.map(super::time).transpose()?,
-            status: self.event_status.parse().map_err(|_| super::unreadable("status", &self.event_status))?,
+            status: self
+                .event_status
+                .parse()
+                .map_err(|_| super::unreadable("status", &self.event_status))?,
             open_markets: u64::try_from(self.open_markets).unwrap_or(0),
         })
     }
 }
 
 fn event_id(text: &str) -> Result<EventId, Failure> {
-    Ok(text.parse().map_err(|_| super::unreadable("event_id", text))?)
+    Ok(text
+        .parse()
+        .map_err(|_| super::unreadable("event_id", text))?)
 }
 
 /// A page of events.
-pub(super) fn events(connection: &mut SqliteConnection, query: &EventQuery) -> Result<EventPage, Failure> {
-    let statement = if query.only_unfinished() { UNFINISHED_EVENT_IDS } else { EVENT_IDS };
+pub(super) fn events(
+    connection: &mut SqliteConnection,
+    query: &EventQuery,
+) -> Result<EventPage, Failure> {
+    let statement = if query.only_unfinished() {
+        UNFINISHED_EVENT_IDS
+    } else {
+        EVENT_IDS
+    };
     let candidates = |connection: &mut SqliteConnection, after: Option<&EventId>, limit| {
         let ids = sql_query(statement)
             .bind::<Text, _>(after.map_or("", EventId::as_str))
@@ -191,7 +243,10 @@ pub(super) fn events(connection: &mut SqliteConnection, query: &EventQuery) -> R
             .load::<IdRow>(connection)?;
         Ok(ids.into_iter().map(|row| row.event_id).collect())
     };
-    let name = query.name.as_ref().map_or_else(|| "*".to_owned(), NamePart::glob);
+    let name = query
+        .name
+        .as_ref()
+        .map_or_else(|| "*".to_owned(), NamePart::glob);
     let read = |connection: &mut SqliteConnection, ids: &[String]| {
         let rows = sql_query(EVENTS)
             .bind::<Text, _>(super::write::json(&ids)?)
@@ -224,7 +279,18 @@ struct HistoryRow {
 
 impl HistoryRow {
     fn read(self) -> Result<HistoryEntry, StoreError> {
-        let HistoryRow { id, event_id, market, line, status, in_play, selections, source, version, updated_at } = self;
+        let HistoryRow {
+            id,
+            event_id,
+            market,
+            line,
+            status,
+            in_play,
+            selections,
+            source,
+            version,
+            updated_at,
+        } = self;
         let (home_team, away_team) = (String::new(), String::new());
         let stored = Stored {
             event_id,
@@ -240,23 +306,40 @@ impl HistoryRow {
             updated_at,
         };
         let update = stored.read()?;
-        Ok(HistoryEntry { cursor: HistoryCursor { revision: update.revision, row: id }, update })
+        Ok(HistoryEntry {
+            cursor: HistoryCursor {
+                revision: update.revision,
+                row: id,
+            },
+            update,
+        })
     }
 }
 
 /// A page of a market's history.
-pub(super) fn history(connection: &mut SqliteConnection, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, Failure> {
+pub(super) fn history(
+    connection: &mut SqliteConnection,
+    query: &HistoryQuery,
+) -> Result<Vec<HistoryEntry>, Failure> {
     let mut rows = odds_history::table
         .filter(odds_history::event_id.eq(query.event_id.as_str()))
         .filter(odds_history::market.eq(query.market.name.as_str()))
         .filter(odds_history::line.eq(super::line_text(query.market.line)))
-        .order((odds_history::updated_at, odds_history::version, odds_history::id))
+        .order((
+            odds_history::updated_at,
+            odds_history::version,
+            odds_history::id,
+        ))
         .limit(rows_at_most(query.limit))
         .select(HistoryRow::as_select())
         .into_boxed();
-    // Behind a place that lies behind `from` the place alone says it. Given both, SQLite may start each page at `from`.
+    // Behind a place that lies behind `from` the place alone says it. Given both, SQLite may start
+    // each page at `from`.
     let place = query.after.map(|after| after.revision.updated_at);
-    if let Some(from) = query.from.filter(|from| place.is_none_or(|place| place < *from)) {
+    if let Some(from) = query
+        .from
+        .filter(|from| place.is_none_or(|place| place < *from))
+    {
         rows = rows.filter(odds_history::updated_at.ge(from.micros()));
     }
     if let Some(to) = query.to {
@@ -272,7 +355,11 @@ pub(super) fn history(connection: &mut SqliteConnection, query: &HistoryQuery) -
             .sql(")");
         rows = rows.filter(behind);
     }
-    Ok(rows.load(connection)?.into_iter().map(HistoryRow::read).collect::<Result<_, _>>()?)
+    Ok(rows
+        .load(connection)?
+        .into_iter()
+        .map(HistoryRow::read)
+        .collect::<Result<_, _>>()?)
 }
 
 #[derive(Queryable, Selectable)]
@@ -287,17 +374,35 @@ struct DeadLetterRow {
 }
 
 /// The newest dead letters.
-pub(super) fn dead_letters(connection: &mut SqliteConnection, limit: usize) -> Result<Vec<StoredDeadLetter>, Failure> {
+pub(super) fn dead_letters(
+    connection: &mut SqliteConnection,
+    limit: usize,
+) -> Result<Vec<StoredDeadLetter>, Failure> {
     let rows = dead_letters::table
         .order((dead_letters::received_at.desc(), dead_letters::id.desc()))
         .limit(rows_at_most(limit))
         .select(DeadLetterRow::as_select())
         .load(connection)?;
     rows.into_iter()
-        .map(|DeadLetterRow { id, received_at, origin, reason, detail, raw }| {
-            let letter = DeadLetter { received_at: super::time(received_at)?, origin, reason, detail, raw: raw.into() };
-            Ok(StoredDeadLetter { id, letter })
-        })
+        .map(
+            |DeadLetterRow {
+                 id,
+                 received_at,
+                 origin,
+                 reason,
+                 detail,
+                 raw,
+             }| {
+                let letter = DeadLetter {
+                    received_at: super::time(received_at)?,
+                    origin,
+                    reason,
+                    detail,
+                    raw: raw.into(),
+                };
+                Ok(StoredDeadLetter { id, letter })
+            },
+        )
         .collect()
 }
 

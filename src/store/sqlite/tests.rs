@@ -24,7 +24,9 @@ mod money {
             DROP INDEX IF EXISTS ledger_transfers_by_reference";
 
         fn run(&self, sql: &str) -> Result<(), String> {
-            beside(&self.path().join("odds.db")).batch_execute(sql).map_err(|error| error.to_string())
+            beside(&self.path().join("odds.db"))
+                .batch_execute(sql)
+                .map_err(|error| error.to_string())
         }
     }
 
@@ -43,7 +45,12 @@ fn migrated() -> (SqliteStore, TempDir) {
 }
 
 fn writer_does(store: &SqliteStore, sql: &str) {
-    store.connections.writer().unwrap().batch_execute(sql).unwrap();
+    store
+        .connections
+        .writer()
+        .unwrap()
+        .batch_execute(sql)
+        .unwrap();
 }
 
 /// A connection beside the store's, as the diesel CLI's would be.
@@ -57,7 +64,9 @@ fn opening_makes_the_directory_and_a_second_store_finds_what_the_first_wrote() {
     let path = directory.path().join("a/b/odds.db");
     let store = SqliteStore::open(&format!("sqlite://{}", path.display())).unwrap();
     store.migrate().unwrap();
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
     drop(store);
     assert_eq!(states(&opened(&path), "MATCH_001").len(), 1);
 }
@@ -66,12 +75,21 @@ fn opening_makes_the_directory_and_a_second_store_finds_what_the_first_wrote() {
 fn a_file_that_cannot_be_opened_is_unavailable_and_is_told_with_the_call() {
     let directory = TempDir::new().unwrap();
     let store = opened(directory.path());
-    assert!(matches!(store.ping(), Err(StoreError::Unavailable(_))), "{:?}", store.ping());
+    assert!(
+        matches!(store.ping(), Err(StoreError::Unavailable(_))),
+        "{:?}",
+        store.ping()
+    );
 
     let file = directory.path().join("file");
     std::fs::write(&file, "x").unwrap();
-    let below = SqliteStore::open(file.join("odds.db").to_str().unwrap()).err().unwrap();
-    assert!(matches!(&below, StoreError::Unavailable(text) if text.contains("cannot make the directory")), "{below}");
+    let below = SqliteStore::open(file.join("odds.db").to_str().unwrap())
+        .err()
+        .unwrap();
+    assert!(
+        matches!(&below, StoreError::Unavailable(text) if text.contains("cannot make the directory")),
+        "{below}"
+    );
 }
 
 #[test]
@@ -80,7 +98,10 @@ fn without_its_tables_it_refuses() {
     let store = opened(&directory.path().join("odds.db"));
     store.ping().unwrap();
     let refused = StoreError::Refused("no such table: odds_current".to_owned());
-    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])), Err(refused.clone()));
+    assert_eq!(
+        store.write_updates(&positioned(0, [update(1, 1, 1)])),
+        Err(refused.clone())
+    );
     assert_eq!(store.load_event(&update(1, 1, 1).event_id), Err(refused));
 }
 
@@ -88,16 +109,45 @@ fn without_its_tables_it_refuses() {
 fn migrations_run_and_revert_and_run_again() {
     let directory = TempDir::new().unwrap();
     let mut connection = beside(&directory.path().join("odds.db"));
-    let all = connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len();
-    assert_eq!(connection.revert_all_migrations(migrate::MIGRATIONS).unwrap().len(), all);
+    let all = connection
+        .run_pending_migrations(migrate::MIGRATIONS)
+        .unwrap()
+        .len();
+    assert_eq!(
+        connection
+            .revert_all_migrations(migrate::MIGRATIONS)
+            .unwrap()
+            .len(),
+        all
+    );
     // SQLite's own note of the numbers that were given cannot be dropped.
     let left = "SELECT name AS text FROM sqlite_schema
         WHERE name NOT LIKE '%diesel_schema_migrations%' AND name <> 'sqlite_sequence'";
     assert_eq!(texts(&mut connection, left), [""; 0]);
-    assert_eq!(connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len(), all);
-    let last = MigrationSource::<Sqlite>::migrations(&migrate::MIGRATIONS).unwrap().pop().unwrap();
-    assert_eq!(connection.revert_last_migration(migrate::MIGRATIONS).unwrap(), last.name().version());
-    assert_eq!(connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len(), 1);
+    assert_eq!(
+        connection
+            .run_pending_migrations(migrate::MIGRATIONS)
+            .unwrap()
+            .len(),
+        all
+    );
+    let last = MigrationSource::<Sqlite>::migrations(&migrate::MIGRATIONS)
+        .unwrap()
+        .pop()
+        .unwrap();
+    assert_eq!(
+        connection
+            .revert_last_migration(migrate::MIGRATIONS)
+            .unwrap(),
+        last.name().version()
+    );
+    assert_eq!(
+        connection
+            .run_pending_migrations(migrate::MIGRATIONS)
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -106,12 +156,26 @@ fn many_may_migrate_one_new_file_at_once() {
         let directory = TempDir::new().unwrap();
         let path = &directory.path().join("odds.db");
         let outcomes: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| opened(path).migrate())).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| opened(path).migrate()))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
         });
         assert_eq!(outcomes, vec![Ok(()); 4]);
-        let all = MigrationSource::<Sqlite>::migrations(&migrate::MIGRATIONS).unwrap().len();
-        assert_eq!(texts(&mut beside(path), "SELECT version AS text FROM __diesel_schema_migrations").len(), all);
+        let all = MigrationSource::<Sqlite>::migrations(&migrate::MIGRATIONS)
+            .unwrap()
+            .len();
+        assert_eq!(
+            texts(
+                &mut beside(path),
+                "SELECT version AS text FROM __diesel_schema_migrations"
+            )
+            .len(),
+            all
+        );
     }
 }
 
@@ -123,30 +187,49 @@ fn two_stores_may_write_one_file_at_once() {
         for (version, store) in [&store, &other].into_iter().enumerate() {
             scope.spawn(move || {
                 for time in 0..40 {
-                    store.write_updates(&positioned(0, [update(1, time, version as i64)])).unwrap();
+                    store
+                        .write_updates(&positioned(0, [update(1, time, version as i64)]))
+                        .unwrap();
                 }
             });
         }
     });
     assert_eq!(states(&store, "MATCH_001")[0].update, update(1, 39, 1));
     assert_eq!(states(&other, "MATCH_001"), states(&store, "MATCH_001"));
-    assert_eq!(suite::history(&store, &update(1, 0, 0).event_id, &update(1, 0, 0).market).len(), 80);
+    assert_eq!(
+        suite::history(&store, &update(1, 0, 0).event_id, &update(1, 0, 0).market).len(),
+        80
+    );
 }
 
 #[test]
 fn a_full_disk_leaves_nothing_half_written_and_is_got_over() {
     let (store, _directory) = migrated();
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
     let before = states(&store, "MATCH_001");
     writer_does(&store, "PRAGMA max_page_count = 1");
     let large = positioned(1, (0..2_000).map(|time| update(1, 2 + time, 1)));
     let error = store.write_updates(&large).unwrap_err();
-    assert_eq!(error, StoreError::Unavailable("database or disk is full".to_owned()));
+    assert_eq!(
+        error,
+        StoreError::Unavailable("database or disk is full".to_owned())
+    );
     assert_eq!(states(&store, "MATCH_001"), before);
-    assert_eq!(suite::history(&store, &update(1, 0, 0).event_id, &update(1, 0, 0).market).len(), 1);
+    assert_eq!(
+        suite::history(&store, &update(1, 0, 0).event_id, &update(1, 0, 0).market).len(),
+        1
+    );
 
     writer_does(&store, "PRAGMA max_page_count = 1000000");
-    assert_eq!(store.write_updates(&large).unwrap(), BatchReport { applied: 2_000, recorded: 2_000 });
+    assert_eq!(
+        store.write_updates(&large).unwrap(),
+        BatchReport {
+            applied: 2_000,
+            recorded: 2_000
+        }
+    );
 }
 
 #[test]
@@ -156,11 +239,19 @@ fn a_statement_that_fails_behind_another_takes_it_back() {
         &store,
         "CREATE TRIGGER broken BEFORE INSERT ON odds_history BEGIN SELECT RAISE(ABORT, 'broken on purpose'); END",
     );
-    let error = store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap_err();
+    let error = store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap_err();
     assert_eq!(error, StoreError::Refused("broken on purpose".to_owned()));
     assert_eq!(states(&store, "MATCH_001"), []);
     writer_does(&store, "DROP TRIGGER broken");
-    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap().applied, 1);
+    assert_eq!(
+        store
+            .write_updates(&positioned(0, [update(1, 1, 1)]))
+            .unwrap()
+            .applied,
+        1
+    );
 }
 
 #[test]
@@ -175,7 +266,10 @@ fn a_database_that_only_reads_is_unavailable_for_writes() {
         raw: Default::default(),
     };
     let read_only = StoreError::Unavailable("attempt to write a readonly database".to_owned());
-    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])), Err(read_only.clone()));
+    assert_eq!(
+        store.write_updates(&positioned(0, [update(1, 1, 1)])),
+        Err(read_only.clone())
+    );
     assert_eq!(store.write_dead_letters(&[letter]), Err(read_only));
     assert_eq!(states(&store, "MATCH_001"), []);
 }
@@ -183,27 +277,43 @@ fn a_database_that_only_reads_is_unavailable_for_writes() {
 #[test]
 fn a_lock_held_by_another_makes_writes_unavailable_but_not_reads() {
     let (store, directory) = migrated();
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
     writer_does(&store, "PRAGMA busy_timeout = 20");
     let mut other = beside(&directory.path().join("odds.db"));
     other.batch_execute("BEGIN IMMEDIATE").unwrap();
     let locked = StoreError::Unavailable("database is locked".to_owned());
-    assert_eq!(store.write_updates(&positioned(1, [update(1, 2, 1)])), Err(locked));
+    assert_eq!(
+        store.write_updates(&positioned(1, [update(1, 2, 1)])),
+        Err(locked)
+    );
     assert_eq!(states(&store, "MATCH_001")[0].update, update(1, 1, 1));
     other.batch_execute("COMMIT").unwrap();
-    assert_eq!(store.write_updates(&positioned(1, [update(1, 2, 1)])).unwrap().applied, 1);
+    assert_eq!(
+        store
+            .write_updates(&positioned(1, [update(1, 2, 1)]))
+            .unwrap()
+            .applied,
+        1
+    );
 }
 
 #[test]
 fn what_was_committed_is_in_the_files_at_once() {
     let (store, directory) = migrated();
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
     // What a killed process leaves behind: the files as they are, nothing closed.
     let copies = TempDir::new().unwrap();
     for file in ["odds.db", "odds.db-wal"] {
         std::fs::copy(directory.path().join(file), copies.path().join(file)).unwrap();
     }
-    assert_eq!(states(&opened(&copies.path().join("odds.db")), "MATCH_001"), states(&store, "MATCH_001"));
+    assert_eq!(
+        states(&opened(&copies.path().join("odds.db")), "MATCH_001"),
+        states(&store, "MATCH_001")
+    );
 }
 
 #[test]
@@ -212,12 +322,23 @@ fn the_statement_itself_guards_against_older_states() {
     let held = update(1, 10, 5);
     store.write_updates(&positioned(0, [held.clone()])).unwrap();
     let micros = held.revision.updated_at.micros();
-    for (updated_at, version, changes) in [(micros, 4, 0), (micros, 5, 0), (micros - 1, 6, 0), (micros + 1, 1, 1)] {
-        let row = format!(r#"[["MATCH_001","1x2","","open",false,[],"test",{version},{updated_at},"a","b",9]]"#);
+    for (updated_at, version, changes) in [
+        (micros, 4, 0),
+        (micros, 5, 0),
+        (micros - 1, 6, 0),
+        (micros + 1, 1, 1),
+    ] {
+        let row = format!(
+            r#"[["MATCH_001","1x2","","open",false,[],"test",{version},{updated_at},"a","b",9]]"#
+        );
         let upsert = diesel::sql_query(write::UPSERT_CURRENT)
             .bind::<diesel::sql_types::Text, _>(row)
             .bind::<diesel::sql_types::BigInt, _>(i64::MAX);
-        assert_eq!(upsert.execute(&mut *store.connections.writer().unwrap()), Ok(changes), "{updated_at} {version}");
+        assert_eq!(
+            upsert.execute(&mut *store.connections.writer().unwrap()),
+            Ok(changes),
+            "{updated_at} {version}"
+        );
     }
 }
 
@@ -232,28 +353,49 @@ fn every_page_of_a_history_begins_where_the_one_before_ended() {
         );
         details(&mut reader, &sql).join("; ")
     };
-    for bounds in ["(updated_at, version, id) > (1, 2, 3)", "(updated_at, version, id) > (1, 2, 3) AND updated_at < 4"]
-    {
-        assert!(plan(bounds).contains("odds_history_of_market (event_id=? AND market=? AND line=? AND"), "{bounds}");
-        assert!(plan(bounds).contains("(updated_at,version)>(?,?)"), "{bounds}: {}", plan(bounds));
+    for bounds in [
+        "(updated_at, version, id) > (1, 2, 3)",
+        "(updated_at, version, id) > (1, 2, 3) AND updated_at < 4",
+    ] {
+        assert!(
+            plan(bounds).contains("odds_history_of_market (event_id=? AND market=? AND line=? AND"),
+            "{bounds}"
+        );
+        assert!(
+            plan(bounds).contains("(updated_at,version)>(?,?)"),
+            "{bounds}: {}",
+            plan(bounds)
+        );
     }
 }
 
 #[test]
 fn a_row_that_cannot_be_read_is_named() {
     let (store, _directory) = migrated();
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
-    writer_does(&store, "UPDATE odds_current SET selections = '[{\"id\":\"home\",\"price\":0.5}]'");
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
+    writer_does(
+        &store,
+        "UPDATE odds_current SET selections = '[{\"id\":\"home\",\"price\":0.5}]'",
+    );
     let error = store.load_event(&update(1, 1, 1).event_id).unwrap_err();
-    assert!(matches!(&error, StoreError::Unreadable(text) if text.contains("MATCH_001 1x2")), "{error}");
-    assert!(error.to_string().contains("bad price of selection `home`"), "{error}");
+    assert!(
+        matches!(&error, StoreError::Unreadable(text) if text.contains("MATCH_001 1x2")),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("bad price of selection `home`"),
+        "{error}"
+    );
 }
 
 #[test]
 fn connections_are_set_up_as_they_should() {
     let (store, _directory) = migrated();
     let mut writer = store.connections.writer().unwrap();
-    let ask = "SELECT journal_mode || ' ' || synchronous || ' ' || foreign_keys || ' ' || timeout AS text
+    let ask =
+        "SELECT journal_mode || ' ' || synchronous || ' ' || foreign_keys || ' ' || timeout AS text
         FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys, pragma_busy_timeout";
     assert_eq!(texts(&mut writer, ask), ["wal 1 1 2000"]);
     let mut reader = store.connections.reader().unwrap();
@@ -266,7 +408,12 @@ fn texts(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
         #[diesel(sql_type = diesel::sql_types::Text)]
         text: String,
     }
-    diesel::sql_query(sql).load::<Row>(connection).unwrap().into_iter().map(|row| row.text).collect()
+    diesel::sql_query(sql)
+        .load::<Row>(connection)
+        .unwrap()
+        .into_iter()
+        .map(|row| row.text)
+        .collect()
 }
 
 fn details(connection: &mut SqliteConnection, explain: &str) -> Vec<String> {
@@ -275,7 +422,12 @@ fn details(connection: &mut SqliteConnection, explain: &str) -> Vec<String> {
         #[diesel(sql_type = diesel::sql_types::Text)]
         detail: String,
     }
-    diesel::sql_query(explain).load::<Row>(connection).unwrap().into_iter().map(|row| row.detail).collect()
+    diesel::sql_query(explain)
+        .load::<Row>(connection)
+        .unwrap()
+        .into_iter()
+        .map(|row| row.detail)
+        .collect()
 }
 
 #[test]
@@ -286,17 +438,30 @@ fn new_files_are_for_their_owner_alone() {
     let store = SqliteStore::open(path.to_str().unwrap()).unwrap();
     let _claim = super::DatabaseLock::of(&path).unwrap();
     store.migrate().unwrap();
-    let files: Vec<_> = std::fs::read_dir(folder.path().join("data")).unwrap().map(Result::unwrap).collect();
+    let files: Vec<_> = std::fs::read_dir(folder.path().join("data"))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
     assert!(files.len() >= 3, "database, WAL and lock: {files:?}");
     for file in files {
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+        assert_eq!(
+            file.metadata().unwrap().permissions().mode() & 0o777,
+            0o600,
+            "{file:?}"
+        );
     }
     // A file of before keeps what its owner gave it.
     let old = folder.path().join("old.db");
     std::fs::write(&old, "").unwrap();
     std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o640)).unwrap();
-    SqliteStore::open(old.to_str().unwrap()).unwrap().migrate().unwrap();
-    assert_eq!(std::fs::metadata(&old).unwrap().permissions().mode() & 0o777, 0o640);
+    SqliteStore::open(old.to_str().unwrap())
+        .unwrap()
+        .migrate()
+        .unwrap();
+    assert_eq!(
+        std::fs::metadata(&old).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
 }
 
 /// A row that an earlier version took must not freeze its market for ever.
@@ -308,12 +473,18 @@ fn a_row_from_the_future_gives_way() {
     store.migrate().unwrap();
     let mut ahead = update(1, 1, 99);
     ahead.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
-    store.write_updates(&positioned(0, [ahead.clone()])).unwrap();
+    store
+        .write_updates(&positioned(0, [ahead.clone()]))
+        .unwrap();
     let limits = Plausibility::within(std::time::Duration::from_secs(300));
     let careful = opened(&path).within(limits);
-    careful.write_updates(&positioned(1, [update(1, 2, 1)])).unwrap();
+    careful
+        .write_updates(&positioned(1, [update(1, 2, 1)]))
+        .unwrap();
     assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
     // And what is believed is guarded as ever.
-    careful.write_updates(&positioned(2, [update(1, 1, 1)])).unwrap();
+    careful
+        .write_updates(&positioned(2, [update(1, 1, 1)]))
+        .unwrap();
     assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
 }

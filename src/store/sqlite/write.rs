@@ -17,7 +17,8 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{Batch, Details, Heads, PRUNE_LIMIT};
 use crate::store::{BatchReport, PruneReport};
 
-/// The last number of each event in the list, and how many markets it has; `place` is its place there.
+/// The last number of each event in the list, and how many markets it has; `place` is its place
+/// there.
 const LAST_SEQS: &str = "
     SELECT wanted.key AS place, max(current.seq) AS seq, count(*) AS markets
     FROM jsonb_each(?) AS wanted CROSS JOIN odds_current AS current ON current.event_id = wanted.value
@@ -31,9 +32,9 @@ const REVISIONS: &str = "
         AND current.market = wanted.value ->> 1
         AND current.line = wanted.value ->> 2";
 
-/// Takes the rows that have a number. They were decided on under the same lock; the guard says once more that a state
-/// never gives way to an older one, unless its time is later than what is believed. An update without a sport or a start
-/// time leaves the known ones.
+/// Takes the rows that have a number. They were decided on under the same lock; the guard says once
+/// more that a state never gives way to an older one, unless its time is later than what is
+/// believed. An update without a sport or a start time leaves the known ones.
 pub(super) const UPSERT_CURRENT: &str = "
     INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
         home_team, away_team, seq, sport, start_time)
@@ -48,8 +49,8 @@ pub(super) const UPSERT_CURRENT: &str = "
     WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)
         OR odds_current.updated_at > ?";
 
-/// Takes every row that is not known yet, in the order of the batch. `WHERE true` lets SQLite tell `ON CONFLICT` from
-/// the `ON` of a join.
+/// Takes every row that is not known yet, in the order of the batch. `WHERE true` lets SQLite tell
+/// `ON CONFLICT` from the `ON` of a join.
 const APPEND_HISTORY: &str = "
     INSERT INTO odds_history (event_id, market, line, status, in_play, selections, source, version, updated_at,
         recorded_at)
@@ -66,8 +67,9 @@ const PRUNE_DEAD_LETTERS: &str = "
     DELETE FROM dead_letters
     WHERE id IN (SELECT id FROM dead_letters WHERE received_at < ? ORDER BY received_at, id LIMIT ?)";
 
-/// A batch as one JSON text: one bind and one statement a table, many times faster than a statement a row. `jsonb_each`
-/// (SQLite 3.51, ours is compiled in) halves the time of `json_each`, which writes a row out and parses it again.
+/// A batch as one JSON text: one bind and one statement a table, many times faster than a statement
+/// a row. `jsonb_each` (SQLite 3.51, ours is compiled in) halves the time of `json_each`, which
+/// writes a row out and parses it again.
 #[derive(Serialize)]
 struct Row<'a>(
     &'a EventId,
@@ -117,15 +119,25 @@ pub(super) fn updates(
     let batch = Batch::of(updates);
     let folded = batch.fold(heads(connection, &batch, latest)?)?;
     let states = folded.current.iter().zip(&folded.details);
-    let rows = updates.iter().zip(states).map(|(one, (seq, details))| Row::of(&one.update, *seq, *details));
+    let rows = updates
+        .iter()
+        .zip(states)
+        .map(|(one, (seq, details))| Row::of(&one.update, *seq, *details));
     let rows: Vec<_> = rows.collect();
     let rows = json(&rows)?;
     if folded.applied > 0 {
-        let upsert = sql_query(UPSERT_CURRENT).bind::<Text, _>(&rows).bind::<BigInt, _>(latest.micros());
+        let upsert = sql_query(UPSERT_CURRENT)
+            .bind::<Text, _>(&rows)
+            .bind::<BigInt, _>(latest.micros());
         upsert.execute(connection)?;
     }
-    let append = sql_query(APPEND_HISTORY).bind::<BigInt, _>(now.micros()).bind::<Text, _>(&rows);
-    Ok(BatchReport { applied: folded.applied, recorded: append.execute(connection)? })
+    let append = sql_query(APPEND_HISTORY)
+        .bind::<BigInt, _>(now.micros())
+        .bind::<Text, _>(&rows);
+    Ok(BatchReport {
+        applied: folded.applied,
+        recorded: append.execute(connection)?,
+    })
 }
 
 #[derive(QueryableByName)]
@@ -148,10 +160,17 @@ struct MarketRevision {
     version: i64,
 }
 
-fn heads(connection: &mut SqliteConnection, batch: &Batch<'_>, latest: Timestamp) -> Result<Heads, Failure> {
+fn heads(
+    connection: &mut SqliteConnection,
+    batch: &Batch<'_>,
+    latest: Timestamp,
+) -> Result<Heads, Failure> {
     let mut heads = batch.no_heads();
     let events = json(batch.events())?;
-    for row in sql_query(LAST_SEQS).bind::<Text, _>(events).load::<LastSeq>(connection)? {
+    for row in sql_query(LAST_SEQS)
+        .bind::<Text, _>(events)
+        .load::<LastSeq>(connection)?
+    {
         if let Some(head) = at(&mut heads.last_seqs, row.place) {
             *head = u64::try_from(row.seq).map_err(|_| super::unreadable("seq", row.seq))?;
         }
@@ -159,10 +178,19 @@ fn heads(connection: &mut SqliteConnection, batch: &Batch<'_>, latest: Timestamp
             *count = usize::try_from(row.markets).unwrap_or(usize::MAX);
         }
     }
-    let markets: Vec<_> =
-        batch.markets().iter().map(|(event, market)| (event, &market.name, super::line_text(market.line))).collect();
-    for row in sql_query(REVISIONS).bind::<Text, _>(json(&markets)?).load::<MarketRevision>(connection)? {
-        let revision = Revision { updated_at: super::time(row.updated_at)?, version: row.version };
+    let markets: Vec<_> = batch
+        .markets()
+        .iter()
+        .map(|(event, market)| (event, &market.name, super::line_text(market.line)))
+        .collect();
+    for row in sql_query(REVISIONS)
+        .bind::<Text, _>(json(&markets)?)
+        .load::<MarketRevision>(connection)?
+    {
+        let revision = Revision {
+            updated_at: super::time(row.updated_at)?,
+            version: row.version,
+        };
         if let Some(head) = at(&mut heads.revisions, row.place) {
             *head = Some(revision).filter(|revision| revision.updated_at <= latest);
         }
@@ -171,11 +199,14 @@ fn heads(connection: &mut SqliteConnection, batch: &Batch<'_>, latest: Timestamp
 }
 
 fn at<T>(list: &mut [T], place: i64) -> Option<&mut T> {
-    usize::try_from(place).ok().and_then(|place| list.get_mut(place))
+    usize::try_from(place)
+        .ok()
+        .and_then(|place| list.get_mut(place))
 }
 
 pub(super) fn json(rows: &(impl Serialize + ?Sized)) -> Result<String, StoreError> {
-    serde_json::to_string(rows).map_err(|error| StoreError::Refused(format!("cannot write the batch as JSON: {error}")))
+    serde_json::to_string(rows)
+        .map_err(|error| StoreError::Refused(format!("cannot write the batch as JSON: {error}")))
 }
 
 #[derive(Insertable)]
@@ -189,10 +220,26 @@ struct NewDeadLetter<'a> {
 }
 
 /// Keeps dead letters. They are few: a statement each.
-pub(super) fn dead_letters(connection: &mut SqliteConnection, letters: &[DeadLetter]) -> Result<(), Failure> {
-    for DeadLetter { received_at, origin, reason, detail, raw } in letters {
+pub(super) fn dead_letters(
+    connection: &mut SqliteConnection,
+    letters: &[DeadLetter],
+) -> Result<(), Failure> {
+    for DeadLetter {
+        received_at,
+        origin,
+        reason,
+        detail,
+        raw,
+    } in letters
+    {
         diesel::insert_into(dead_letters::table)
-            .values(NewDeadLetter { received_at: received_at.micros(), origin, reason, detail, raw })
+            .values(NewDeadLetter {
+                received_at: received_at.micros(),
+                origin,
+                reason,
+                detail,
+                raw,
+            })
             .execute(connection)?;
     }
     Ok(())
@@ -205,7 +252,10 @@ pub(super) fn prune(
     dead_letters_before: Timestamp,
 ) -> Result<PruneReport, Failure> {
     let mut remove = |sql: &str, before: Timestamp| {
-        sql_query(sql).bind::<BigInt, _>(before.micros()).bind::<BigInt, _>(PRUNE_LIMIT as i64).execute(connection)
+        sql_query(sql)
+            .bind::<BigInt, _>(before.micros())
+            .bind::<BigInt, _>(PRUNE_LIMIT as i64)
+            .execute(connection)
     };
     Ok(PruneReport {
         history: remove(PRUNE_HISTORY, history_before)?,

@@ -7,33 +7,89 @@ use crate::domain::odds::status::{EventStatus, MarketStatus};
 use crate::store::events::StatusFilter;
 
 fn told(sport: Option<&str>, start: Option<i64>, update: OddsUpdate) -> OddsUpdate {
-    OddsUpdate { sport: sport.map(Into::into), start_time: start.and_then(Timestamp::from_millis), ..update }
+    OddsUpdate {
+        sport: sport.map(Into::into),
+        start_time: start.and_then(Timestamp::from_millis),
+        ..update
+    }
 }
 
 pub fn details_stay_known(store: &dyn Store) {
-    let write = |position, updates: Vec<OddsUpdate>| store.write_updates(&positioned(position, updates)).unwrap();
+    let write = |position, updates: Vec<OddsUpdate>| {
+        store.write_updates(&positioned(position, updates)).unwrap()
+    };
     let details = || {
         let events = listed(store, EventQuery::default());
-        (events[0].sport.clone(), events[0].start_time.map(|time| time.micros() / 1_000))
+        (
+            events[0].sport.clone(),
+            events[0].start_time.map(|time| time.micros() / 1_000),
+        )
     };
     write(0, vec![update(1, 1, 1)]);
     assert_eq!(details(), (None, None));
-    write(1, vec![told(Some("tennis"), Some(7), update(1, 2, 1)), update(1, 3, 1)]);
-    assert_eq!(details(), (Some("tennis".to_owned()), Some(7)), "an update behind it in the batch tells nothing");
+    write(
+        1,
+        vec![
+            told(Some("tennis"), Some(7), update(1, 2, 1)),
+            update(1, 3, 1),
+        ],
+    );
+    assert_eq!(
+        details(),
+        (Some("tennis".to_owned()), Some(7)),
+        "an update behind it in the batch tells nothing"
+    );
     write(3, vec![update(1, 4, 1)]);
     write(4, vec![market_update("MATCH_001", "btts", None, 5, 1)]);
-    assert_eq!(details(), (Some("tennis".to_owned()), Some(7)), "nor do a later batch and another market");
-    write(5, vec![told(None, Some(8), market_update("MATCH_001", "btts", None, 6, 1))]);
-    assert_eq!(details(), (Some("tennis".to_owned()), Some(8)), "the market that told it last");
+    assert_eq!(
+        details(),
+        (Some("tennis".to_owned()), Some(7)),
+        "nor do a later batch and another market"
+    );
+    write(
+        5,
+        vec![told(
+            None,
+            Some(8),
+            market_update("MATCH_001", "btts", None, 6, 1),
+        )],
+    );
+    assert_eq!(
+        details(),
+        (Some("tennis".to_owned()), Some(8)),
+        "the market that told it last"
+    );
     write(6, vec![told(Some("soccer"), Some(9), update(1, 2, 9))]);
-    assert_eq!(details(), (Some("tennis".to_owned()), Some(8)), "a late update is only history");
+    assert_eq!(
+        details(),
+        (Some("tennis".to_owned()), Some(8)),
+        "a late update is only history"
+    );
     assert_eq!(states(store, "MATCH_001").len(), 2);
 }
 
-const SIDES: [(&str, &str); 4] =
-    [("São Paulo", "Grêmio"), ("a.b*c?", "[x]^"), ("50% (a|b)", "back\\slash {2}"), ("Ølve", "")];
-const PARTS: [&str; 14] =
-    ["são", "SÃO P", "grêmio", "*", "?", "[X]", "a.b", "aXb", "%", "\\S", "(A|B)", "{2}", "øLV", "paulo\u{a0}"];
+const SIDES: [(&str, &str); 4] = [
+    ("São Paulo", "Grêmio"),
+    ("a.b*c?", "[x]^"),
+    ("50% (a|b)", "back\\slash {2}"),
+    ("Ølve", ""),
+];
+const PARTS: [&str; 14] = [
+    "são",
+    "SÃO P",
+    "grêmio",
+    "*",
+    "?",
+    "[X]",
+    "a.b",
+    "aXb",
+    "%",
+    "\\S",
+    "(A|B)",
+    "{2}",
+    "øLV",
+    "paulo\u{a0}",
+];
 const SPORTS: [&str; 2] = ["soccer", "horse racing"];
 
 /// Event, market, status, in play, sides, sport, start.
@@ -42,7 +98,15 @@ type Told = (u8, u8, usize, bool, usize, Option<usize>, Option<i64>);
 fn tellings() -> impl Strategy<Value = Vec<Told>> {
     let sport = proptest::option::weighted(0.4, 0usize..2);
     let start = proptest::option::weighted(0.4, 0i64..6);
-    let one = (0u8..4, 0u8..3, 0usize..5, any::<bool>(), 0usize..4, sport, start);
+    let one = (
+        0u8..4,
+        0u8..3,
+        0usize..5,
+        any::<bool>(),
+        0usize..4,
+        sport,
+        start,
+    );
     proptest::collection::vec(one, 1..30)
 }
 
@@ -55,18 +119,26 @@ fn filters() -> impl Strategy<Value = EventQuery> {
     ];
     let in_play = proptest::option::weighted(0.3, any::<bool>());
     let times = (often_none(7), often_none(7));
-    (status, in_play, often_none(2), times, often_none(PARTS.len() as i64), 1usize..12).prop_map(
-        |(status, in_play, sport, (from, to), part, limit)| EventQuery {
-            after: None,
-            limit,
-            status,
-            in_play,
-            sport: sport.map(|sport| SPORTS[sport as usize].to_uppercase().parse().unwrap()),
-            from: from.and_then(Timestamp::from_millis),
-            to: to.and_then(Timestamp::from_millis),
-            name: part.map(|part| PARTS[part as usize].parse().unwrap()),
-        },
+    (
+        status,
+        in_play,
+        often_none(2),
+        times,
+        often_none(PARTS.len() as i64),
+        1usize..12,
     )
+        .prop_map(
+            |(status, in_play, sport, (from, to), part, limit)| EventQuery {
+                after: None,
+                limit,
+                status,
+                in_play,
+                sport: sport.map(|sport| SPORTS[sport as usize].to_uppercase().parse().unwrap()),
+                from: from.and_then(Timestamp::from_millis),
+                to: to.and_then(Timestamp::from_millis),
+                name: part.map(|part| PARTS[part as usize].parse().unwrap()),
+            },
+        )
 }
 
 /// What the list must tell of an event, from all that was told, in its order.
@@ -85,18 +157,30 @@ fn expected(event: &str, number: u8, tellings: &[Told]) -> Option<EventSummary> 
     };
     // The market that changed last, of those that were ever told it.
     let last = |knows: fn(&Told) -> bool| {
-        let knowing: BTreeSet<_> = of_event().filter(|one| knows(one)).map(|one| one.1).collect();
+        let knowing: BTreeSet<_> = of_event()
+            .filter(|one| knows(one))
+            .map(|one| one.1)
+            .collect();
         let market = of_event().rfind(|one| knowing.contains(&one.1))?.1;
-        of_event().rfind(|one| one.1 == market && knows(one)).copied()
+        of_event()
+            .rfind(|one| one.1 == market && knows(one))
+            .copied()
     };
     Some(EventSummary {
         event_id: EventId::new(&format!("{event}_{number}")).unwrap(),
         home_team: SIDES[*sides].0.to_owned(),
         away_team: SIDES[*sides].1.to_owned(),
-        sport: last(|one| one.5.is_some()).and_then(|one| one.5).map(|sport| SPORTS[sport].to_owned()),
-        start_time: last(|one| one.6.is_some()).and_then(|one| one.6).and_then(Timestamp::from_millis),
+        sport: last(|one| one.5.is_some())
+            .and_then(|one| one.5)
+            .map(|sport| SPORTS[sport].to_owned()),
+        start_time: last(|one| one.6.is_some())
+            .and_then(|one| one.6)
+            .and_then(Timestamp::from_millis),
         status,
-        open_markets: markets.values().filter(|(status, _)| *status == MarketStatus::Open).count() as u64,
+        open_markets: markets
+            .values()
+            .filter(|(status, _)| *status == MarketStatus::Open)
+            .count() as u64,
     })
 }
 
@@ -108,44 +192,66 @@ fn passes(event: &EventSummary, query: &EventQuery) -> bool {
     };
     let part = query.name.as_ref().map(|name| name.as_str().to_lowercase());
     by_status
-        && query.in_play.is_none_or(|wanted| wanted == (event.status == EventStatus::Live))
+        && query
+            .in_play
+            .is_none_or(|wanted| wanted == (event.status == EventStatus::Live))
         && (query.sport.is_none() || event.sport.as_deref() == Some(query.sport_or_empty()))
-        && query.from.is_none_or(|from| event.start_time.is_some_and(|start| start >= from))
-        && query.to.is_none_or(|to| event.start_time.is_some_and(|start| start < to))
+        && query
+            .from
+            .is_none_or(|from| event.start_time.is_some_and(|start| start >= from))
+        && query
+            .to
+            .is_none_or(|to| event.start_time.is_some_and(|start| start < to))
         && part.is_none_or(|part| {
-            [&event.home_team, &event.away_team].iter().any(|side| side.to_lowercase().contains(&part))
+            [&event.home_team, &event.away_team]
+                .iter()
+                .any(|side| side.to_lowercase().contains(&part))
         })
 }
 
 pub fn filters_agree_with_memory(store: &dyn Store) {
     let sizes = proptest::collection::vec(1usize..9, 1..4);
     let known = std::cell::RefCell::new(BTreeMap::new());
-    for_all((tellings(), sizes, proptest::collection::vec(filters(), 8)), |event, (tellings, sizes, filters)| {
-        let made = |(time, one): (usize, &Told)| {
-            let (number, market, status, in_play, sides, sport, start) = *one;
-            let made = market_update(
-                &format!("{event}_{number}"),
-                ["1x2", "btts", "zz"][usize::from(market)],
-                None,
-                time as i64,
-                1,
-            );
-            let update = OddsUpdate {
-                status: MarketStatus::ALL[status],
-                in_play,
-                home_team: SIDES[sides].0.to_owned(),
-                away_team: SIDES[sides].1.to_owned(),
-                ..made
+    for_all(
+        (tellings(), sizes, proptest::collection::vec(filters(), 8)),
+        |event, (tellings, sizes, filters)| {
+            let made = |(time, one): (usize, &Told)| {
+                let (number, market, status, in_play, sides, sport, start) = *one;
+                let made = market_update(
+                    &format!("{event}_{number}"),
+                    ["1x2", "btts", "zz"][usize::from(market)],
+                    None,
+                    time as i64,
+                    1,
+                );
+                let update = OddsUpdate {
+                    status: MarketStatus::ALL[status],
+                    in_play,
+                    home_team: SIDES[sides].0.to_owned(),
+                    away_team: SIDES[sides].1.to_owned(),
+                    ..made
+                };
+                told(sport.map(|sport| SPORTS[sport]), start, update)
             };
-            told(sport.map(|sport| SPORTS[sport]), start, update)
-        };
-        write_in_batches(store, &positioned(0, tellings.iter().enumerate().map(made)), &sizes);
-        let summaries = (0..4).filter_map(|number| expected(event, number, &tellings));
-        known.borrow_mut().extend(summaries.map(|summary| (summary.event_id.to_string(), summary)));
-        for query in filters {
-            let wanted: Vec<_> = known.borrow().values().filter(|event| passes(event, &query)).cloned().collect();
-            prop_assert_eq!(listed(store, query.clone()), wanted, "{:?}", query);
-        }
-        Ok(())
-    });
+            write_in_batches(
+                store,
+                &positioned(0, tellings.iter().enumerate().map(made)),
+                &sizes,
+            );
+            let summaries = (0..4).filter_map(|number| expected(event, number, &tellings));
+            known
+                .borrow_mut()
+                .extend(summaries.map(|summary| (summary.event_id.to_string(), summary)));
+            for query in filters {
+                let wanted: Vec<_> = known
+                    .borrow()
+                    .values()
+                    .filter(|event| passes(event, &query))
+                    .cloned()
+                    .collect();
+                prop_assert_eq!(listed(store, query.clone()), wanted, "{:?}", query);
+            }
+            Ok(())
+        },
+    );
 }

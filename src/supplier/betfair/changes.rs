@@ -58,9 +58,12 @@ impl Changes {
         self.refused.push(Refused { reason, detail });
     }
 
-    /// A change that cannot be taken may have been a suspension of its market, and if no market can be read, of any.
+    /// A change that cannot be taken may have been a suspension of its market, and if no market can
+    /// be read, of any.
     pub fn lose(&mut self, text: &RawValue, reason: &'static str, error: &dyn Display) {
-        let id = serde_json::from_str::<MarketId<'_>>(text.get()).ok().and_then(|named| EventId::new(&named.id).ok());
+        let id = serde_json::from_str::<MarketId<'_>>(text.get())
+            .ok()
+            .and_then(|named| EventId::new(&named.id).ok());
         let Some(id) = id else {
             self.unnamed = true;
             return self.refuse(reason, format!("change of a market: {error}"));

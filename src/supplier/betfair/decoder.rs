@@ -11,8 +11,8 @@ use super::changes::Changes;
 use super::market::{Market, Scope};
 use super::segments::{Segments, Whole};
 use super::wire::{
-    Authentication, ChangeMessage, ChangeType, MarketChange, MarketDataFilter, MarketFilter, MarketSubscription, Op,
-    SegmentType, StatusMessage,
+    Authentication, ChangeMessage, ChangeType, MarketChange, MarketDataFilter, MarketFilter,
+    MarketSubscription, Op, SegmentType, StatusMessage,
 };
 use crate::config::settings::SupplierSettings;
 use crate::domain::ids::EventId;
@@ -23,7 +23,8 @@ use crate::supplier::{Decoded, Decoder, FrameFault, from_the_future};
 
 const AUTHENTICATION: i64 = 1;
 const SUBSCRIPTION: i64 = 2;
-/// Best offers one level deep, the last traded price, and the definitions: all that a price is made of.
+/// Best offers one level deep, the last traded price, and the definitions: all that a price is made
+/// of.
 const FIELDS: &[&str] = &["EX_BEST_OFFERS", "EX_LTP", "EX_MARKET_DEF"];
 /// The stream's bounds of `heartbeatMs`.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 500..=5_000;
@@ -37,12 +38,14 @@ const MAX_RETIRED: usize = 1_000;
 const MAX_SEGMENTS: usize = 64;
 /// Refused parts told of one frame.
 const MAX_REFUSED: usize = 32;
-/// An image repairs what a lost change left in doubt. It is asked for at once, then at most this often; the time doubles,
-/// six times at most, while the images themselves hold what cannot be read.
+/// An image repairs what a lost change left in doubt. It is asked for at once, then at most this
+/// often; the time doubles, six times at most, while the images themselves hold what cannot be
+/// read.
 const IMAGE_INTERVAL: Duration = Duration::from_secs(10);
 const IMAGE_DOUBLINGS: u32 = 6;
 
-/// Reads the Exchange Stream. Its markets outlive a connection, so that a reconnect only has to tell what changed.
+/// Reads the Exchange Stream. Its markets outlive a connection, so that a reconnect only has to
+/// tell what changed.
 pub struct BetfairDecoder {
     app_key: SecretString,
     session: SecretString,
@@ -84,9 +87,16 @@ struct Clocks {
 impl BetfairDecoder {
     /// A decoder that knows no market yet. Without key and session it sends empty ones.
     pub fn new(settings: &SupplierSettings) -> BetfairDecoder {
-        let secret = |secret: &Option<SecretString>| secret.clone().unwrap_or_else(|| SecretString::from(""));
-        let ids = settings.betfair_market_ids.iter().map(|id| id.trim().to_owned());
-        let silence = settings.supplier_read_timeout.min(settings.supplier_stale_after);
+        let secret = |secret: &Option<SecretString>| {
+            secret.clone().unwrap_or_else(|| SecretString::from(""))
+        };
+        let ids = settings
+            .betfair_market_ids
+            .iter()
+            .map(|id| id.trim().to_owned());
+        let silence = settings
+            .supplier_read_timeout
+            .min(settings.supplier_stale_after);
         let third_of_silence = u64::try_from(silence.as_millis() / 3).unwrap_or(u64::MAX);
         let frame = usize::try_from(settings.supplier_max_frame.as_u64()).unwrap_or(usize::MAX);
         BetfairDecoder {
@@ -122,12 +132,21 @@ impl BetfairDecoder {
     }
 
     fn subscription(&self) -> Result<String, FrameFault> {
-        let clocks = self.clocks.initial.as_deref().zip(self.clocks.last.as_deref());
+        let clocks = self
+            .clocks
+            .initial
+            .as_deref()
+            .zip(self.clocks.last.as_deref());
         to_json(&MarketSubscription {
             op: "marketSubscription",
             id: SUBSCRIPTION,
-            market_filter: MarketFilter { market_ids: &self.market_ids },
-            market_data_filter: MarketDataFilter { fields: FIELDS, ladder_levels: 1 },
+            market_filter: MarketFilter {
+                market_ids: &self.market_ids,
+            },
+            market_data_filter: MarketDataFilter {
+                fields: FIELDS,
+                ladder_levels: 1,
+            },
             heartbeat_ms: self.heartbeat_ms,
             conflate_ms: 0,
             segmentation_enabled: true,
@@ -145,17 +164,29 @@ impl BetfairDecoder {
             }
             let message = status.error_message.as_deref().unwrap_or_default();
             let detail = self.without_secrets(&format!("{} {code} {message}", status.status_code));
-            return Err(FrameFault::Refused { reason: reason_of(code), detail });
+            return Err(FrameFault::Refused {
+                reason: reason_of(code),
+                detail,
+            });
         }
-        let send = if status.id == Some(AUTHENTICATION) { vec![self.subscription()?] } else { Vec::new() };
-        Ok(Decoded { send, ..Decoded::default() })
+        let send = if status.id == Some(AUTHENTICATION) {
+            vec![self.subscription()?]
+        } else {
+            Vec::new()
+        };
+        Ok(Decoded {
+            send,
+            ..Decoded::default()
+        })
     }
 
     /// A supplier's words, cut short, and without what we told it.
     fn without_secrets(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        for secret in
-            [&self.app_key, &self.session].map(ExposeSecret::expose_secret).into_iter().filter(|s| !s.is_empty())
+        for secret in [&self.app_key, &self.session]
+            .map(ExposeSecret::expose_secret)
+            .into_iter()
+            .filter(|s| !s.is_empty())
         {
             text = text.replace(secret, "***");
         }
@@ -168,7 +199,10 @@ impl BetfairDecoder {
             Some(ChangeType::Heartbeat) => return self.apply(&[message]),
             Some(ChangeType::Other) => {
                 let detail = "a change type (`ct`) that is not known".to_owned();
-                return Err(FrameFault::Unreadable { reason: "unknown_type", detail });
+                return Err(FrameFault::Unreadable {
+                    reason: "unknown_type",
+                    detail,
+                });
             }
             _ => {}
         }
@@ -181,7 +215,10 @@ impl BetfairDecoder {
             Whole::NotYet => Ok(Decoded::default()),
             Whole::Alone => self.apply(&[message]),
             Whole::RequestBatcher(frames) => {
-                let messages = frames.iter().map(|frame| read(frame)).collect::<Result<Vec<_>, _>>()?;
+                let messages = frames
+                    .iter()
+                    .map(|frame| read(frame))
+                    .collect::<Result<Vec<_>, _>>()?;
                 self.apply(&messages)
             }
         }
@@ -189,13 +226,28 @@ impl BetfairDecoder {
 
     /// Applies the messages as one, and gives out each market at most once.
     fn apply(&mut self, messages: &[ChangeMessage<'_>]) -> Result<Decoded, FrameFault> {
-        let times = messages.iter().map(time_of).collect::<Result<Vec<_>, _>>()?;
-        if let Some(detail) = times.iter().flatten().find_map(|time| from_the_future(*time, self.latest)) {
+        let times = messages
+            .iter()
+            .map(time_of)
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(detail) = times
+            .iter()
+            .flatten()
+            .find_map(|time| from_the_future(*time, self.latest))
+        {
             // Nothing of it is applied, and the clock stands: the next connection tells it again.
-            return Err(FrameFault::Refused { reason: "future", detail });
+            return Err(FrameFault::Refused {
+                reason: "future",
+                detail,
+            });
         }
-        let is_image = messages.iter().any(|message| message.ct == Some(ChangeType::SubImage));
-        let mut changes = Changes { latest: times.iter().copied().flatten().max(), ..Changes::default() };
+        let is_image = messages
+            .iter()
+            .any(|message| message.ct == Some(ChangeType::SubImage));
+        let mut changes = Changes {
+            latest: times.iter().copied().flatten().max(),
+            ..Changes::default()
+        };
         for (message, time) in messages.iter().zip(times) {
             for text in message.mc.iter().flatten() {
                 self.apply_market(text, is_image, time, &mut changes);
@@ -207,17 +259,32 @@ impl BetfairDecoder {
         if is_image {
             self.suspend_what_is_missing(&mut changes);
             self.wants_image = false;
-            self.asking.failures = if changes.needs_image { self.asking.failures.saturating_add(1) } else { 0 };
+            self.asking.failures = if changes.needs_image {
+                self.asking.failures.saturating_add(1)
+            } else {
+                0
+            };
         }
         self.wants_image |= changes.needs_image || unnamed;
-        let resumed = messages.iter().any(|message| message.ct == Some(ChangeType::ResubDelta));
+        let resumed = messages
+            .iter()
+            .any(|message| message.ct == Some(ChangeType::ResubDelta));
         let gap = unnamed || (self.gap && !is_image && (self.wants_image || !resumed));
-        let unreliable = messages.iter().any(|message| message.status == Some(UNRELIABLE));
-        // A heartbeat between segments vouches for nothing that is still to come, and is ahead of what is applied.
+        let unreliable = messages
+            .iter()
+            .any(|message| message.status == Some(UNRELIABLE));
+        // A heartbeat between segments vouches for nothing that is still to come, and is ahead of
+        // what is applied.
         let is_whole = self.segments.is_empty();
-        self.set_trust((self.unreliable && !is_whole) || unreliable, gap, &mut changes);
+        self.set_trust(
+            (self.unreliable && !is_whole) || unreliable,
+            gap,
+            &mut changes,
+        );
         if is_whole {
-            messages.iter().for_each(|message| self.clocks.remember(message));
+            messages
+                .iter()
+                .for_each(|message| self.clocks.remember(message));
         }
         let mut decoded = self.publish(changes);
         decoded.send.extend(self.ask_for_image()?);
@@ -226,18 +293,29 @@ impl BetfairDecoder {
 
     /// A new subscription replaces the one that runs and is answered with an image.
     fn ask_for_image(&mut self) -> Result<Option<String>, FrameFault> {
-        let too_early = self.latest.zip(self.asking.next).is_some_and(|(now, next)| now < next);
+        let too_early = self
+            .latest
+            .zip(self.asking.next)
+            .is_some_and(|(now, next)| now < next);
         if !(self.wants_image || self.gap) || !self.segments.is_empty() || too_early {
             return Ok(None);
         }
         let interval = IMAGE_INTERVAL * (1 << self.asking.failures.min(IMAGE_DOUBLINGS));
         let micros = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX);
-        self.asking.next = self.latest.and_then(|now| Timestamp::from_micros(now.micros().saturating_add(micros)));
+        self.asking.next = self
+            .latest
+            .and_then(|now| Timestamp::from_micros(now.micros().saturating_add(micros)));
         self.clocks = Clocks::default();
         self.subscription().map(Some)
     }
 
-    fn apply_market(&mut self, text: &RawValue, is_image: bool, time: Option<Timestamp>, changes: &mut Changes) {
+    fn apply_market(
+        &mut self,
+        text: &RawValue,
+        is_image: bool,
+        time: Option<Timestamp>,
+        changes: &mut Changes,
+    ) {
         let change: MarketChange<'_> = match json::from_str(text.get()) {
             Ok(change) => change,
             Err(error) => return changes.lose(text, "bad_market", &error),
@@ -257,33 +335,49 @@ impl BetfairDecoder {
         };
         if !self.markets.contains_key(&id) {
             if scope == Scope::Difference && change.market_definition.is_none() {
-                return changes.refuse("unknown_market", format!("market {id}: a change before its first image"));
+                return changes.refuse(
+                    "unknown_market",
+                    format!("market {id}: a change before its first image"),
+                );
             }
             if self.markets.len() >= MAX_MARKETS {
-                return changes
-                    .refuse("too_many_markets", format!("market {id}: {MAX_MARKETS} markets are kept already"));
+                return changes.refuse(
+                    "too_many_markets",
+                    format!("market {id}: {MAX_MARKETS} markets are kept already"),
+                );
             }
         }
         changes.touch(&id, time);
         changes.read.insert(id.clone());
-        let market = self.markets.entry(id.clone()).or_insert_with(|| Market::new(id));
+        let market = self
+            .markets
+            .entry(id.clone())
+            .or_insert_with(|| Market::new(id));
         market.apply(&change, scope, &mut changes.refused);
         changes.needs_image |= market.needs_image();
     }
 
-    /// After all changes of the frame: whatever else it says about the market, the lost change may say otherwise.
+    /// After all changes of the frame: whatever else it says about the market, the lost change may
+    /// say otherwise.
     fn doubt_what_is_lost(&mut self, changes: &mut Changes) {
         for id in std::mem::take(&mut changes.lost) {
-            let Some(market) = self.markets.get_mut(&id) else { continue };
+            let Some(market) = self.markets.get_mut(&id) else {
+                continue;
+            };
             market.set_in_doubt();
             changes.needs_image |= market.needs_image();
             changes.touch(&id, changes.latest);
         }
     }
 
-    /// An image is the whole subscription. What we knew and it does not hold must not look live any more.
+    /// An image is the whole subscription. What we knew and it does not hold must not look live any
+    /// more.
     fn suspend_what_is_missing(&mut self, changes: &mut Changes) {
-        for (id, market) in self.markets.iter_mut().filter(|(_, market)| !market.is_retired()) {
+        for (id, market) in self
+            .markets
+            .iter_mut()
+            .filter(|(_, market)| !market.is_retired())
+        {
             if !changes.touches(id) {
                 market.set_absent();
                 changes.touch(id, changes.latest);
@@ -291,7 +385,8 @@ impl BetfairDecoder {
         }
     }
 
-    /// A message could not be taken. It may have been a suspension, so a whole image must come where it is not repeated.
+    /// A message could not be taken. It may have been a suspension, so a whole image must come
+    /// where it is not repeated.
     fn miss(&mut self, fault: &FrameFault) {
         self.missed = true;
         if let FrameFault::Unreadable { .. } = fault {
@@ -303,12 +398,17 @@ impl BetfairDecoder {
         !self.unreliable && !self.gap
     }
 
-    /// While the stream does not vouch for its data, or changes are missing, every open market is shown suspended.
+    /// While the stream does not vouch for its data, or changes are missing, every open market is
+    /// shown suspended.
     fn set_trust(&mut self, unreliable: bool, gap: bool, changes: &mut Changes) {
         let before = self.is_trusted();
         (self.unreliable, self.gap) = (unreliable, gap);
         if self.is_trusted() != before {
-            for (id, _) in self.markets.iter().filter(|(_, market)| !market.has_ended()) {
+            for (id, _) in self
+                .markets
+                .iter()
+                .filter(|(_, market)| !market.has_ended())
+            {
                 changes.touch(id, changes.latest);
             }
         }
@@ -318,14 +418,18 @@ impl BetfairDecoder {
         let mut updates = Vec::new();
         let trusted = self.is_trusted();
         for id in changes.order {
-            let Some(market) = self.markets.get_mut(&id) else { continue };
+            let Some(market) = self.markets.get_mut(&id) else {
+                continue;
+            };
             updates.extend(market.publish(changes.times.get(&id).copied().flatten(), trusted));
             if market.is_retired() && !self.retired.contains(&id) {
                 self.retired.push_back(id);
             }
         }
         while self.retired.len() > MAX_RETIRED {
-            let Some(id) = self.retired.pop_front() else { break };
+            let Some(id) = self.retired.pop_front() else {
+                break;
+            };
             if self.markets.get(&id).is_some_and(Market::is_retired) {
                 self.markets.remove(&id);
             }
@@ -335,7 +439,11 @@ impl BetfairDecoder {
         if let Some(last) = changes.refused.last_mut().filter(|_| beyond > 0) {
             last.detail = format!("{}; and {beyond} parts more", last.detail);
         }
-        Decoded { updates, send: Vec::new(), refused: changes.refused }
+        Decoded {
+            updates,
+            send: Vec::new(),
+            refused: changes.refused,
+        }
     }
 }
 
@@ -355,12 +463,18 @@ impl Decoder for BetfairDecoder {
         }
         let op = read::<Op<'_>>(frame).inspect_err(|fault| self.miss(fault))?;
         match op.op.as_ref() {
-            "connection" => Ok(Decoded { send: vec![self.authentication()?], ..Decoded::default() }),
+            "connection" => Ok(Decoded {
+                send: vec![self.authentication()?],
+                ..Decoded::default()
+            }),
             "status" => self.on_status(&read(frame)?),
             "mcm" => self.on_change(frame).inspect_err(|fault| self.miss(fault)),
             op => {
                 let op: String = op.chars().take(40).collect();
-                Err(FrameFault::Unreadable { reason: "unknown_op", detail: format!("op `{op}` is not known") })
+                Err(FrameFault::Unreadable {
+                    reason: "unknown_op",
+                    detail: format!("op `{op}` is not known"),
+                })
             }
         }
     }
@@ -369,7 +483,8 @@ impl Decoder for BetfairDecoder {
         self.latest = Some(latest);
     }
 
-    // As if the stream had said that it does not vouch for its data; its next message, a heartbeat too, says otherwise.
+    // As if the stream had said that it does not vouch for its data; its next message, a heartbeat
+    // too, says otherwise.
     fn on_stale(&mut self) -> Vec<OddsUpdate> {
         let mut changes = Changes::default();
         self.set_trust(true, self.gap, &mut changes);
@@ -412,19 +527,30 @@ impl Clocks {
 }
 
 fn time_of(message: &ChangeMessage<'_>) -> Result<Option<Timestamp>, FrameFault> {
-    let bad = |pt| FrameFault::Unreadable { reason: "bad_time", detail: format!("pt {pt} is no time in milliseconds") };
-    message.pt.map(|pt| Timestamp::from_millis(pt).ok_or_else(|| bad(pt))).transpose()
+    let bad = |pt| FrameFault::Unreadable {
+        reason: "bad_time",
+        detail: format!("pt {pt} is no time in milliseconds"),
+    };
+    message
+        .pt
+        .map(|pt| Timestamp::from_millis(pt).ok_or_else(|| bad(pt)))
+        .transpose()
 }
 
 fn read<'a, T: Deserialize<'a>>(frame: &'a [u8]) -> Result<T, FrameFault> {
-    json::from_slice(frame)
-        .map_err(|error| FrameFault::Unreadable { reason: "malformed", detail: format!("malformed message: {error}") })
+    json::from_slice(frame).map_err(|error| FrameFault::Unreadable {
+        reason: "malformed",
+        detail: format!("malformed message: {error}"),
+    })
 }
 
-/// Writing strings, numbers and lists to memory has no way to fail; were there one, the connection is of no use.
+/// Writing strings, numbers and lists to memory has no way to fail; were there one, the connection
+/// is of no use.
 fn to_json(request: &impl serde::Serialize) -> Result<String, FrameFault> {
-    serde_json::to_string(request)
-        .map_err(|_| FrameFault::Refused { reason: "unwritable", detail: "a request cannot be written".to_owned() })
+    serde_json::to_string(request).map_err(|_| FrameFault::Refused {
+        reason: "unwritable",
+        detail: "a request cannot be written".to_owned(),
+    })
 }
 
 /// The error codes of the stream as fixed words: a metric must not grow with what a stranger sends.

@@ -57,12 +57,19 @@ pub struct Runner {
 }
 
 impl Definition {
-    /// Reads a definition. A part of it that cannot be read makes all of it unreadable. The exceptions are the sport and
-    /// the start time: no bet depends on them, so an unreadable one counts as not sent.
+    /// Reads a definition. A part of it that cannot be read makes all of it unreadable. The
+    /// exceptions are the sport and the start time: no bet depends on them, so an unreadable one
+    /// counts as not sent.
     pub fn read(market: &EventId, text: &RawValue) -> Result<Definition, Refused> {
-        let wire: MarketDefinition<'_> = json::from_str(text.get())
-            .map_err(|error| Refused { reason: "bad_definition", detail: format!("definition: {error}") })?;
-        if let Some(kind) = wire.betting_type.as_deref().filter(|kind| matches!(*kind, "LINE" | "RANGE")) {
+        let wire: MarketDefinition<'_> = json::from_str(text.get()).map_err(|error| Refused {
+            reason: "bad_definition",
+            detail: format!("definition: {error}"),
+        })?;
+        if let Some(kind) = wire
+            .betting_type
+            .as_deref()
+            .filter(|kind| matches!(*kind, "LINE" | "RANGE"))
+        {
             return Err(Refused {
                 reason: UNSUPPORTED,
                 detail: format!("the prices of bettingType {kind} are no odds"),
@@ -71,11 +78,16 @@ impl Definition {
         let runners = read_runners(&wire.runners)?;
         let (home_team, away_team) = sides(title(&wire, market));
         Ok(Definition {
-            key: MarketKey { name: market_name(wire.market_type.as_deref())?, line: None },
+            key: MarketKey {
+                name: market_name(wire.market_type.as_deref())?,
+                line: None,
+            },
             home_team: home_team.to_owned(),
             away_team: away_team.to_owned(),
             sport: wire.event_type_id.and_then(sport),
-            start_time: [wire.market_time, wire.open_date].into_iter().find_map(|text| start_time(text?)),
+            start_time: [wire.market_time, wire.open_date]
+                .into_iter()
+                .find_map(|text| start_time(text?)),
             status: market_status(&wire.status, &runners)?,
             version: wire.version,
             in_play: wire.in_play.unwrap_or(false),
@@ -86,7 +98,9 @@ impl Definition {
 
 /// The version of a definition, also of one that cannot be read otherwise.
 pub fn read_version(text: &RawValue) -> Option<i64> {
-    serde_json::from_str::<DefinitionVersion>(text.get()).ok()?.version
+    serde_json::from_str::<DefinitionVersion>(text.get())
+        .ok()?
+        .version
 }
 
 /// Reads a handicap; 0 is none.
@@ -94,20 +108,29 @@ pub fn read_handicap(text: Option<&RawValue>) -> Result<Option<Line>, Refused> {
     let line: Option<Line> = text
         .map(|text| text.get().parse())
         .transpose()
-        .map_err(|error| Refused { reason: "bad_handicap", detail: format!("handicap: {error}") })?;
+        .map_err(|error| Refused {
+            reason: "bad_handicap",
+            detail: format!("handicap: {error}"),
+        })?;
     Ok(line.filter(|line| line.thousandths() != 0))
 }
 
 fn market_name(kind: Option<&str>) -> Result<MarketName, Refused> {
-    let kind = kind.map(str::trim).filter(|kind| !kind.is_empty()).unwrap_or("market");
-    MarketName::new(&kind.to_lowercase())
-        .map_err(|error| Refused { reason: "bad_definition", detail: format!("marketType: {error}") })
+    let kind = kind
+        .map(str::trim)
+        .filter(|kind| !kind.is_empty())
+        .unwrap_or("market");
+    MarketName::new(&kind.to_lowercase()).map_err(|error| Refused {
+        reason: "bad_definition",
+        detail: format!("marketType: {error}"),
+    })
 }
 
 /// The sport of an `eventTypeId`. The stream sends a text; a number is read as well.
 fn sport(id: &RawValue) -> Option<Arc<str>> {
-    let id =
-        serde_json::from_str::<String>(id.get()).or_else(|_| serde_json::from_str(id.get()).map(number_text)).ok()?;
+    let id = serde_json::from_str::<String>(id.get())
+        .or_else(|_| serde_json::from_str(id.get()).map(number_text))
+        .ok()?;
     let name = match id.trim() {
         "1" => "soccer",
         "2" => "tennis",
@@ -138,7 +161,9 @@ fn title<'a>(wire: &'a MarketDefinition<'_>, market: &'a EventId) -> &'a str {
 
 /// The two sides of `Home v Away`; a title without two sides stands whole at the first.
 fn sides(title: &str) -> (&str, &str) {
-    let split = [" v ", " vs "].into_iter().find_map(|between| title.split_once(between));
+    let split = [" v ", " vs "]
+        .into_iter()
+        .find_map(|between| title.split_once(between));
     match split.map(|(home, away)| (home.trim(), away.trim())) {
         Some((home, away)) if !home.is_empty() && !away.is_empty() => (home, away),
         _ => (title, ""),
@@ -146,8 +171,12 @@ fn sides(title: &str) -> (&str, &str) {
 }
 
 fn market_status(status: &str, runners: &[Runner]) -> Result<MarketStatus, Refused> {
-    let any_won = runners.iter().any(|runner| runner.status == SelectionStatus::Winner);
-    let all_removed = runners.iter().all(|runner| runner.status == SelectionStatus::Removed);
+    let any_won = runners
+        .iter()
+        .any(|runner| runner.status == SelectionStatus::Winner);
+    let all_removed = runners
+        .iter()
+        .all(|runner| runner.status == SelectionStatus::Removed);
     match status {
         "OPEN" => Ok(MarketStatus::Open),
         "SUSPENDED" | "INACTIVE" => Ok(MarketStatus::Suspended),
@@ -160,30 +189,50 @@ fn market_status(status: &str, runners: &[Runner]) -> Result<MarketStatus, Refus
 
 fn read_runners(wire: &[RunnerDefinition<'_>]) -> Result<Vec<Runner>, Refused> {
     if wire.is_empty() {
-        return Err(Refused { reason: "no_selections", detail: "the definition has no runners".to_owned() });
+        return Err(Refused {
+            reason: "no_selections",
+            detail: "the definition has no runners".to_owned(),
+        });
     }
     if wire.len() > MAX_SELECTIONS {
         let detail = format!("{} runners, at most {MAX_SELECTIONS} are taken", wire.len());
-        return Err(Refused { reason: "too_many_selections", detail });
+        return Err(Refused {
+            reason: "too_many_selections",
+            detail,
+        });
     }
     let mut ordered: Vec<_> = wire.iter().collect();
     ordered.sort_by_key(|runner| runner.sort_priority.unwrap_or(i64::MAX));
-    let runners = ordered.into_iter().map(read_runner).collect::<Result<Vec<_>, _>>()?;
+    let runners = ordered
+        .into_iter()
+        .map(read_runner)
+        .collect::<Result<Vec<_>, _>>()?;
     let mut seen = HashSet::with_capacity(runners.len());
     match runners.iter().find(|runner| !seen.insert(runner.key)) {
-        Some(twice) => {
-            Err(Refused { reason: "duplicate_selection", detail: format!("runner {} stands twice", twice.id) })
-        }
+        Some(twice) => Err(Refused {
+            reason: "duplicate_selection",
+            detail: format!("runner {} stands twice", twice.id),
+        }),
         None => Ok(runners),
     }
 }
 
 fn read_runner(wire: &RunnerDefinition<'_>) -> Result<Runner, Refused> {
     let handicap = read_handicap(wire.hc)?;
-    let suffix = |mark| handicap.map(|line| format!("{mark}{line}")).unwrap_or_default();
-    let id = SelectionId::new(&format!("{}{}", wire.id, suffix("@")))
-        .map_err(|error| Refused { reason: "bad_definition", detail: format!("runner: {error}") })?;
-    let name = wire.name.as_deref().map(str::trim).filter(|name| !name.is_empty());
+    let suffix = |mark| {
+        handicap
+            .map(|line| format!("{mark}{line}"))
+            .unwrap_or_default()
+    };
+    let id = SelectionId::new(&format!("{}{}", wire.id, suffix("@"))).map_err(|error| Refused {
+        reason: "bad_definition",
+        detail: format!("runner: {error}"),
+    })?;
+    let name = wire
+        .name
+        .as_deref()
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
     Ok(Runner {
         key: (wire.id, handicap),
         name: name.map_or_else(|| id.to_string(), |name| format!("{name}{}", suffix(" "))),
@@ -204,7 +253,10 @@ fn runner_status(status: &str) -> Result<SelectionStatus, Refused> {
 
 fn unknown_status(of: &str, status: &str) -> Refused {
     let status: String = status.chars().take(40).collect();
-    Refused { reason: "unknown_status", detail: format!("`{status}` is no status of a {of}") }
+    Refused {
+        reason: "unknown_status",
+        detail: format!("`{status}` is no status of a {of}"),
+    }
 }
 
 #[cfg(test)]
@@ -212,14 +264,23 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<Definition, Refused> {
-        Definition::read(&EventId::new("1.5").unwrap(), &RawValue::from_string(json.to_owned()).unwrap())
+        Definition::read(
+            &EventId::new("1.5").unwrap(),
+            &RawValue::from_string(json.to_owned()).unwrap(),
+        )
     }
 
     fn status(market: &str, runners: &[&str]) -> &'static str {
         let runner = |(id, status)| format!(r#"{{"id":{id},"status":"{status}"}}"#);
         let runners: Vec<_> = runners.iter().enumerate().map(runner).collect();
-        let json = format!(r#"{{"status":"{market}","runners":[{}]}}"#, runners.join(","));
-        read(&json).map_or_else(|fault| fault.reason, |definition| definition.status.as_str())
+        let json = format!(
+            r#"{{"status":"{market}","runners":[{}]}}"#,
+            runners.join(",")
+        );
+        read(&json).map_or_else(
+            |fault| fault.reason,
+            |definition| definition.status.as_str(),
+        )
     }
 
     #[test]
@@ -229,7 +290,10 @@ mod tests {
         assert_eq!(status("INACTIVE", &["ACTIVE"]), "suspended");
         assert_eq!(status("CLOSED", &["REMOVED", "WINNER", "LOSER"]), "settled");
         assert_eq!(status("CLOSED", &["PLACED", "LOSER"]), "settled");
-        assert_eq!(status("CLOSED", &["REMOVED", "REMOVED_VACANT", "HIDDEN"]), "cancelled");
+        assert_eq!(
+            status("CLOSED", &["REMOVED", "REMOVED_VACANT", "HIDDEN"]),
+            "cancelled"
+        );
         assert_eq!(status("CLOSED", &["LOSER", "LOSER"]), "closed");
         assert_eq!(status("CLOSED", &["REMOVED", "ACTIVE"]), "closed");
         assert_eq!(status("ASLEEP", &["ACTIVE"]), "unknown_status");
@@ -244,9 +308,16 @@ mod tests {
         assert_eq!(sides("Ham 14th Jun"), ("Ham 14th Jun", ""));
         assert_eq!(sides(" v Bills"), (" v Bills", ""));
         let titled = |fields: &str| {
-            read(&format!(r#"{{"status":"OPEN","runners":[{{"id":1,"status":"ACTIVE"}}]{fields}}}"#)).unwrap().home_team
+            read(&format!(
+                r#"{{"status":"OPEN","runners":[{{"id":1,"status":"ACTIVE"}}]{fields}}}"#
+            ))
+            .unwrap()
+            .home_team
         };
-        assert_eq!(titled(r#","eventName":"Ham 14th Jun","name":"1m Hcap","venue":"Hamilton""#), "Ham 14th Jun");
+        assert_eq!(
+            titled(r#","eventName":"Ham 14th Jun","name":"1m Hcap","venue":"Hamilton""#),
+            "Ham 14th Jun"
+        );
         assert_eq!(titled(r#","name":"1m Hcap","venue":"Hamilton""#), "1m Hcap");
         assert_eq!(titled(r#","eventName":" ","venue":"Hamilton""#), "Hamilton");
         assert_eq!(titled(""), "1.5");
@@ -261,9 +332,15 @@ mod tests {
                 {"id":5,"hc":0.0,"status":"REMOVED","sortPriority":1}]}"#,
         )
         .unwrap();
-        let shown: Vec<_> =
-            definition.runners.iter().map(|runner| (runner.id.as_str(), runner.name.as_str())).collect();
-        assert_eq!(shown, [("5", "5"), ("5@-1.5", "Home -1.5"), ("7@1.5", "Away 1.5")]);
+        let shown: Vec<_> = definition
+            .runners
+            .iter()
+            .map(|runner| (runner.id.as_str(), runner.name.as_str()))
+            .collect();
+        assert_eq!(
+            shown,
+            [("5", "5"), ("5@-1.5", "Home -1.5"), ("7@1.5", "Away 1.5")]
+        );
         assert_eq!(definition.key.to_string(), "asian_handicap");
         assert!(definition.in_play);
     }
@@ -271,23 +348,48 @@ mod tests {
     #[test]
     fn sport_and_start_come_from_definition() {
         let told = |fields: &str| {
-            let definition =
-                read(&format!(r#"{{"status":"OPEN","runners":[{{"id":1,"status":"ACTIVE"}}]{fields}}}"#)).unwrap();
-            let start = definition.start_time.map(|time| time.to_string()).unwrap_or_default();
-            (definition.sport.as_deref().unwrap_or_default().to_owned(), start)
+            let definition = read(&format!(
+                r#"{{"status":"OPEN","runners":[{{"id":1,"status":"ACTIVE"}}]{fields}}}"#
+            ))
+            .unwrap();
+            let start = definition
+                .start_time
+                .map(|time| time.to_string())
+                .unwrap_or_default();
+            (
+                definition.sport.as_deref().unwrap_or_default().to_owned(),
+                start,
+            )
         };
-        let both =
-            r#","eventTypeId":"7","marketTime":"2026-12-01T18:35:00.000Z","openDate":"2026-12-01T13:00:00.000Z""#;
-        assert_eq!(told(both), ("horse racing".to_owned(), "2026-12-01T18:35:00Z".to_owned()));
-        let sports =
-            [("1", "soccer"), ("2", "tennis"), ("4", "cricket"), ("4339", "greyhound racing"), ("7522", "basketball")];
-        for (id, name) in sports.into_iter().chain([("26420387", "26420387"), (" ", "")]) {
+        let both = r#","eventTypeId":"7","marketTime":"2026-12-01T18:35:00.000Z","openDate":"2026-12-01T13:00:00.000Z""#;
+        assert_eq!(
+            told(both),
+            ("horse racing".to_owned(), "2026-12-01T18:35:00Z".to_owned())
+        );
+        let sports = [
+            ("1", "soccer"),
+            ("2", "tennis"),
+            ("4", "cricket"),
+            ("4339", "greyhound racing"),
+            ("7522", "basketball"),
+        ];
+        for (id, name) in sports
+            .into_iter()
+            .chain([("26420387", "26420387"), (" ", "")])
+        {
             assert_eq!(told(&format!(r#","eventTypeId":"{id}""#)).0, name);
         }
-        assert_eq!(told(r#","eventTypeId":1,"openDate":"2026-12-01T13:00:00.000Z""#).0, "soccer");
+        assert_eq!(
+            told(r#","eventTypeId":1,"openDate":"2026-12-01T13:00:00.000Z""#).0,
+            "soccer"
+        );
         let open_date = r#","marketTime":"soon","openDate":"2026-12-01T13:00:00.000Z""#;
         assert_eq!(told(open_date).1, "2026-12-01T13:00:00Z");
-        for nothing in ["", r#","eventTypeId":null,"marketTime":null"#, r#","eventTypeId":{},"marketTime":7"#] {
+        for nothing in [
+            "",
+            r#","eventTypeId":null,"marketTime":null"#,
+            r#","eventTypeId":{},"marketTime":7"#,
+        ] {
             assert_eq!(told(nothing), (String::new(), String::new()), "{nothing}");
         }
     }
@@ -296,9 +398,15 @@ mod tests {
     fn a_refusal_names_its_reason() {
         let reason = |json| read(json).unwrap_err().reason;
         assert_eq!(reason(r#"{"runners":[]}"#), "bad_definition");
-        assert_eq!(reason(r#"{"status":"OPEN","bettingType":"LINE","runners":[]}"#), UNSUPPORTED);
+        assert_eq!(
+            reason(r#"{"status":"OPEN","bettingType":"LINE","runners":[]}"#),
+            UNSUPPORTED
+        );
         let twice = r#"{"status":"OPEN","runners":[{"id":1,"status":"ACTIVE"},{"id":1,"status":"ACTIVE"}]}"#;
         assert_eq!(reason(twice), "duplicate_selection");
-        assert_eq!(reason(r#"{"status":"OPEN","runners":[{"id":1,"hc":"x","status":"ACTIVE"}]}"#), "bad_handicap");
+        assert_eq!(
+            reason(r#"{"status":"OPEN","runners":[{"id":1,"hc":"x","status":"ACTIVE"}]}"#),
+            "bad_handicap"
+        );
     }
 }

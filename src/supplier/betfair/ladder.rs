@@ -11,7 +11,8 @@ use crate::supplier::Refused;
 /// Price points of one ladder; the finest real ladder rarely holds more than some hundreds.
 const MAX_LEVELS: usize = 5_000;
 
-/// The prices at which somebody offers to back. Ordered by exact price; a size of 0 takes a price away.
+/// The prices at which somebody offers to back. Ordered by exact price; a size of 0 takes a price
+/// away.
 #[derive(Debug, Default)]
 pub struct Ladder {
     prices: BTreeSet<Price>,
@@ -29,8 +30,14 @@ impl Ladder {
                 self.prices.insert(price);
             }
             Ok(price) => {
-                let detail = format!("{price} would be price number {} of a ladder", MAX_LEVELS + 1);
-                return Err(Refused { reason: "too_many_levels", detail });
+                let detail = format!(
+                    "{price} would be price number {} of a ladder",
+                    MAX_LEVELS + 1
+                );
+                return Err(Refused {
+                    reason: "too_many_levels",
+                    detail,
+                });
             }
             // A price that is never taken needs no removal.
             Err(DecimalError::OutOfRange { .. }) if size == 0.0 => {}
@@ -74,7 +81,11 @@ impl RunnerPrices {
         }
         if let Some(last) = change.ltp {
             // A last traded price of 0 is one that was taken back.
-            let size = if matches!(last.get(), "0" | "0.0") { 0.0 } else { 1.0 };
+            let size = if matches!(last.get(), "0" | "0.0") {
+                0.0
+            } else {
+                1.0
+            };
             refused.extend(set_single(&mut self.last, last, size).err());
         }
     }
@@ -91,11 +102,21 @@ fn set_single(slot: &mut Option<Price>, price: &RawValue, size: f64) -> Result<(
 }
 
 fn check_size(size: f64) -> Result<(), Refused> {
-    if size >= 0.0 { Ok(()) } else { Err(Refused { reason: "bad_size", detail: format!("size {size} is below 0") }) }
+    if size >= 0.0 {
+        Ok(())
+    } else {
+        Err(Refused {
+            reason: "bad_size",
+            detail: format!("size {size} is below 0"),
+        })
+    }
 }
 
 fn bad_price(error: &DecimalError) -> Refused {
-    Refused { reason: "bad_price", detail: error.to_string() }
+    Refused {
+        reason: "bad_price",
+        detail: error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -122,11 +143,17 @@ mod tests {
         assert_eq!(prices.price(), None);
         let mut price_after = |change| {
             assert!(apply(&mut prices, change).is_empty());
-            prices.price().map(|price| price.to_string()).unwrap_or_default()
+            prices
+                .price()
+                .map(|price| price.to_string())
+                .unwrap_or_default()
         };
         assert_eq!(price_after(r#"{"id":1,"ltp":4.4}"#), "4.4");
         assert_eq!(price_after(r#"{"id":1,"batb":[[1,4.8,1],[0,5,2.5]]}"#), "5");
-        assert_eq!(price_after(r#"{"id":1,"atb":[[4.7,1],[4.9,0.5],[1.01,13002]]}"#), "4.9");
+        assert_eq!(
+            price_after(r#"{"id":1,"atb":[[4.7,1],[4.9,0.5],[1.01,13002]]}"#),
+            "4.9"
+        );
         assert_eq!(price_after(r#"{"id":1,"atb":[[4.9,0]]}"#), "4.7");
         assert_eq!(price_after(r#"{"id":1,"atb":[[4.70,0],[1.010,0]]}"#), "5");
         assert_eq!(price_after(r#"{"id":1,"batb":[[0,0,0]]}"#), "4.4");
@@ -137,11 +164,25 @@ mod tests {
     #[test]
     fn a_price_out_of_range_is_refused_and_never_clamped() {
         let mut prices = RunnerPrices::default();
-        let refused =
-            apply(&mut prices, r#"{"id":1,"atb":[[1001,5],[1.0,5],[2,-1],[3,5],["4",5],[1001,0]],"ltp":0.5}"#);
-        assert_eq!(refused, ["bad_price", "bad_price", "bad_size", "bad_price", "bad_price"]);
+        let refused = apply(
+            &mut prices,
+            r#"{"id":1,"atb":[[1001,5],[1.0,5],[2,-1],[3,5],["4",5],[1001,0]],"ltp":0.5}"#,
+        );
+        assert_eq!(
+            refused,
+            [
+                "bad_price",
+                "bad_price",
+                "bad_size",
+                "bad_price",
+                "bad_price"
+            ]
+        );
         assert_eq!(prices.price(), Price::from_thousandths(3_000));
-        assert_eq!(apply(&mut prices, r#"{"id":1,"atb":[[3,0]],"batb":[[0,2000,1]]}"#), ["bad_price"]);
+        assert_eq!(
+            apply(&mut prices, r#"{"id":1,"atb":[[3,0]],"batb":[[0,2000,1]]}"#),
+            ["bad_price"]
+        );
         assert_eq!(prices.price(), None);
     }
 
@@ -149,10 +190,15 @@ mod tests {
     fn a_ladder_is_bounded() {
         let mut ladder = Ladder::default();
         for thousandths in 0..MAX_LEVELS {
-            ladder.set(&raw(&format!("2{thousandths:04}e-3")), 1.0).unwrap();
+            ladder
+                .set(&raw(&format!("2{thousandths:04}e-3")), 1.0)
+                .unwrap();
         }
         assert_eq!(ladder.set(&raw("20"), 1.0), Ok(()));
-        assert_eq!(ladder.set(&raw("999"), 1.0).unwrap_err().reason, "too_many_levels");
+        assert_eq!(
+            ladder.set(&raw("999"), 1.0).unwrap_err().reason,
+            "too_many_levels"
+        );
     }
 
     proptest! {

@@ -34,18 +34,22 @@ pub struct Market {
 /// Why a market is suspended although its definition may say open.
 #[derive(Default)]
 struct Doubt {
-    /// The last definition could not be read: it might have been a suspension. A definition that can be read ends it.
+    /// The last definition could not be read: it might have been a suspension. A definition that
+    /// can be read ends it.
     definition: bool,
-    /// A change could not be read: the prices may be old. Only an image ends it, since the stream sends differences.
+    /// A change could not be read: the prices may be old. Only an image ends it, since the stream
+    /// sends differences.
     prices: bool,
 }
 
 /// What a change replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The first word about the market in an image of the subscription: it replaces everything, the version too.
+    /// The first word about the market in an image of the subscription: it replaces everything, the
+    /// version too.
     Subscription,
-    /// A further word about the market in an image of the subscription: it replaces an entry with a lower version.
+    /// A further word about the market in an image of the subscription: it replaces an entry with a
+    /// lower version.
     Further,
     /// An image of this market: it replaces the prices.
     Market,
@@ -71,18 +75,26 @@ impl Market {
 
     /// Takes a change. What cannot be read goes to `refused`, and casts doubt on the market.
     ///
-    /// A definition with a lower version than the one held is old, and so are the prices beside it. The stream sends one
-    /// after a market moved to another event: both copies are in the image, and only the newer one changes later.
+    /// A definition with a lower version than the one held is old, and so are the prices beside it.
+    /// The stream sends one after a market moved to another event: both copies are in the image,
+    /// and only the newer one changes later.
     pub fn apply(&mut self, change: &MarketChange<'_>, scope: Scope, refused: &mut Vec<Refused>) {
-        let definition = change.market_definition.map(|text| Definition::read(&self.id, text));
+        let definition = change
+            .market_definition
+            .map(|text| Definition::read(&self.id, text));
         let version = match (&definition, change.market_definition) {
             (Some(Ok(definition)), _) => definition.version,
             (_, Some(text)) => read_version(text),
             (_, None) => None,
         };
-        if scope != Scope::Subscription && version.is_some_and(|version| Some(version) < self.version) {
-            let detail =
-                format!("version {} of the definition is older than {}", or_none(version), or_none(self.version));
+        if scope != Scope::Subscription
+            && version.is_some_and(|version| Some(version) < self.version)
+        {
+            let detail = format!(
+                "version {} of the definition is older than {}",
+                or_none(version),
+                or_none(self.version)
+            );
             return refused.push(self.refuse("old_version", &detail));
         }
         let image = match scope {
@@ -102,7 +114,9 @@ impl Market {
         }
         match version {
             Some(_) => (self.version, self.highest) = (version, self.highest.max(version)),
-            None if image && change.market_definition.is_some() => (self.version, self.highest) = (None, None),
+            None if image && change.market_definition.is_some() => {
+                (self.version, self.highest) = (None, None)
+            }
             None => {}
         }
         if self.unsupported {
@@ -117,7 +131,11 @@ impl Market {
         self.doubt.prices |= refused.len() > faults;
     }
 
-    fn take_definition(&mut self, definition: Result<Definition, Refused>, refused: &mut Vec<Refused>) {
+    fn take_definition(
+        &mut self,
+        definition: Result<Definition, Refused>,
+        refused: &mut Vec<Refused>,
+    ) {
         match definition {
             Ok(mut definition) => {
                 // The key is what a client subscribed to: it stays for the market's life.
@@ -149,8 +167,9 @@ impl Market {
         !self.unsupported && (self.doubt.prices || self.doubt.definition)
     }
 
-    /// An image held an older version than one seen before. It is the base of the changes that follow, but clients keep
-    /// what they were shown, suspended, until the version is reached again.
+    /// An image held an older version than one seen before. It is the base of the changes that
+    /// follow, but clients keep what they were shown, suspended, until the version is reached
+    /// again.
     fn is_behind(&self) -> bool {
         self.version < self.highest
     }
@@ -168,17 +187,30 @@ impl Market {
     /// Whether Betfair has closed it.
     pub fn has_ended(&self) -> bool {
         let ended = |status| !matches!(status, MarketStatus::Open | MarketStatus::Suspended);
-        self.definition.as_ref().is_some_and(|definition| ended(definition.status))
+        self.definition
+            .as_ref()
+            .is_some_and(|definition| ended(definition.status))
     }
 
-    /// The update that shows the market as it is now, where clients see another one. `reliable`: the stream vouches for
-    /// its data. The time never goes back, so that no update is older than one given out before.
+    /// The update that shows the market as it is now, where clients see another one. `reliable`:
+    /// the stream vouches for its data. The time never goes back, so that no update is older than
+    /// one given out before.
     pub fn publish(&mut self, time: Option<Timestamp>, reliable: bool) -> Option<OddsUpdate> {
         let last = self.shown.as_ref().map(|shown| shown.revision);
         let updated_at = last.map(|last| last.updated_at).max(time)?;
         let version = last.map_or(1, |last| last.version.saturating_add(1));
-        let update = self.view(Revision { updated_at, version }, reliable)?;
-        if self.shown.as_ref().is_some_and(|shown| shown.shows_the_same_as(&update)) {
+        let update = self.view(
+            Revision {
+                updated_at,
+                version,
+            },
+            reliable,
+        )?;
+        if self
+            .shown
+            .as_ref()
+            .is_some_and(|shown| shown.shows_the_same_as(&update))
+        {
             return None;
         }
         self.shown = Some(update.clone());
@@ -187,12 +219,25 @@ impl Market {
 
     fn view(&self, revision: Revision, reliable: bool) -> Option<OddsUpdate> {
         let definition = self.definition.as_ref()?;
-        let open_or =
-            |status, stale| if stale && status == MarketStatus::Open { MarketStatus::Suspended } else { status };
+        let open_or = |status, stale| {
+            if stale && status == MarketStatus::Open {
+                MarketStatus::Suspended
+            } else {
+                status
+            }
+        };
         if let Some(shown) = self.shown.as_ref().filter(|_| self.is_behind()) {
-            return Some(OddsUpdate { status: open_or(shown.status, true), revision, ..shown.clone() });
+            return Some(OddsUpdate {
+                status: open_or(shown.status, true),
+                revision,
+                ..shown.clone()
+            });
         }
-        let stale = !reliable || self.absent || self.doubt.definition || self.doubt.prices || self.is_behind();
+        let stale = !reliable
+            || self.absent
+            || self.doubt.definition
+            || self.doubt.prices
+            || self.is_behind();
         let status = open_or(definition.status, stale);
         Some(OddsUpdate {
             event_id: self.id.clone(),
@@ -203,7 +248,11 @@ impl Market {
             market: definition.key.clone(),
             status,
             in_play: definition.in_play,
-            selections: definition.runners.iter().map(|runner| self.selection(runner)).collect(),
+            selections: definition
+                .runners
+                .iter()
+                .map(|runner| self.selection(runner))
+                .collect(),
             revision,
             source: Source::new("betfair").ok()?,
         })
@@ -214,16 +263,26 @@ impl Market {
             SelectionStatus::Removed => None,
             _ => self.prices.get(&runner.key).and_then(RunnerPrices::price),
         };
-        Selection { id: runner.id.clone(), name: runner.name.clone(), price, status: runner.status }
+        Selection {
+            id: runner.id.clone(),
+            name: runner.name.clone(),
+            price,
+            status: runner.status,
+        }
     }
 
     fn apply_runner(&mut self, text: &RawValue, refused: &mut Vec<Refused>) -> Result<(), Refused> {
-        let change: RunnerChange<'_> = json::from_str(text.get())
-            .map_err(|error| self.refuse("bad_runner", &format_args!("change of a runner: {error}")))?;
-        let handicap = read_handicap(change.hc).map_err(|fault| self.refuse(fault.reason, &fault.detail))?;
+        let change: RunnerChange<'_> = json::from_str(text.get()).map_err(|error| {
+            self.refuse("bad_runner", &format_args!("change of a runner: {error}"))
+        })?;
+        let handicap =
+            read_handicap(change.hc).map_err(|fault| self.refuse(fault.reason, &fault.detail))?;
         let key: RunnerKey = (change.id, handicap);
         if !self.prices.contains_key(&key) && self.prices.len() >= MAX_SELECTIONS {
-            return Err(self.refuse("too_many_runners", &format_args!("more than {MAX_SELECTIONS} runners")));
+            return Err(self.refuse(
+                "too_many_runners",
+                &format_args!("more than {MAX_SELECTIONS} runners"),
+            ));
         }
         let first = refused.len();
         self.prices.entry(key).or_default().apply(&change, refused);
@@ -234,7 +293,10 @@ impl Market {
     }
 
     fn refuse(&self, reason: &'static str, detail: &dyn std::fmt::Display) -> Refused {
-        Refused { reason, detail: format!("market {}: {detail}", self.id) }
+        Refused {
+            reason,
+            detail: format!("market {}: {detail}", self.id),
+        }
     }
 }
 

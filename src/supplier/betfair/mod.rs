@@ -1,6 +1,7 @@
 //! The Betfair Exchange Stream: messages in, markets kept, updates out.
 //!
-//! One Betfair market becomes one event whose id is the market id, with one market named after its `marketType`.
+//! One Betfair market becomes one event whose id is the market id, with one market named after its
+//! `marketType`.
 
 mod changes;
 pub mod decoder;

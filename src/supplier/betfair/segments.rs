@@ -25,7 +25,10 @@ pub enum Whole {
 impl Segments {
     /// Holds at most `limit` bytes.
     pub fn new(limit: usize) -> Segments {
-        Segments { limit, ..Segments::default() }
+        Segments {
+            limit,
+            ..Segments::default()
+        }
     }
 
     /// Forgets what is held.
@@ -39,9 +42,14 @@ impl Segments {
         self.held.is_empty()
     }
 
-    /// Takes a frame that changes something. Segments out of order mean that changes are lost, so the connection is
-    /// made anew: the position of the last whole message is still known, and the stream goes on from there.
-    pub fn take(&mut self, segment: Option<SegmentType>, frame: &[u8]) -> Result<Whole, FrameFault> {
+    /// Takes a frame that changes something. Segments out of order mean that changes are lost, so
+    /// the connection is made anew: the position of the last whole message is still known, and the
+    /// stream goes on from there.
+    pub fn take(
+        &mut self,
+        segment: Option<SegmentType>,
+        frame: &[u8],
+    ) -> Result<Whole, FrameFault> {
         let expected = match segment {
             None | Some(SegmentType::SegStart) => self.held.is_empty(),
             Some(SegmentType::Seg | SegmentType::SegEnd) => !self.held.is_empty(),
@@ -49,7 +57,10 @@ impl Segments {
         if !expected {
             let detail = format!("{segment:?} with {} segments held", self.held.len());
             self.clear();
-            return Err(FrameFault::Refused { reason: "broken_segments", detail });
+            return Err(FrameFault::Refused {
+                reason: "broken_segments",
+                detail,
+            });
         }
         if segment.is_none() {
             return Ok(Whole::Alone);
@@ -61,7 +72,10 @@ impl Segments {
                 "the segments of one message are larger than {} bytes (64 times SUPPLIER_MAX_FRAME)",
                 self.limit
             );
-            return Err(FrameFault::Refused { reason: "segments_too_large", detail });
+            return Err(FrameFault::Refused {
+                reason: "segments_too_large",
+                detail,
+            });
         }
         self.held.push(frame.to_vec());
         if segment == Some(SegmentType::SegEnd) {
@@ -80,10 +94,19 @@ mod tests {
     fn segments_come_out_together_and_in_order() {
         let mut segments = Segments::new(100);
         assert_eq!(segments.take(None, b"a").unwrap(), Whole::Alone);
-        assert_eq!(segments.take(Some(SegmentType::SegStart), b"b").unwrap(), Whole::NotYet);
-        assert_eq!(segments.take(Some(SegmentType::Seg), b"c").unwrap(), Whole::NotYet);
+        assert_eq!(
+            segments.take(Some(SegmentType::SegStart), b"b").unwrap(),
+            Whole::NotYet
+        );
+        assert_eq!(
+            segments.take(Some(SegmentType::Seg), b"c").unwrap(),
+            Whole::NotYet
+        );
         let whole = segments.take(Some(SegmentType::SegEnd), b"d").unwrap();
-        assert_eq!(whole, Whole::RequestBatcher(vec![b"b".to_vec(), b"c".to_vec(), b"d".to_vec()]));
+        assert_eq!(
+            whole,
+            Whole::RequestBatcher(vec![b"b".to_vec(), b"c".to_vec(), b"d".to_vec()])
+        );
         assert_eq!(segments.take(None, b"e").unwrap(), Whole::Alone);
     }
 
@@ -93,11 +116,20 @@ mod tests {
             FrameFault::Refused { reason, .. } | FrameFault::Unreadable { reason, .. } => reason,
         };
         let mut segments = Segments::new(3);
-        assert_eq!(refused(segments.take(Some(SegmentType::Seg), b"a").unwrap_err()), "broken_segments");
+        assert_eq!(
+            refused(segments.take(Some(SegmentType::Seg), b"a").unwrap_err()),
+            "broken_segments"
+        );
         segments.take(Some(SegmentType::SegStart), b"a").unwrap();
-        assert_eq!(refused(segments.take(None, b"b").unwrap_err()), "broken_segments");
+        assert_eq!(
+            refused(segments.take(None, b"b").unwrap_err()),
+            "broken_segments"
+        );
         segments.take(Some(SegmentType::SegStart), b"ab").unwrap();
-        assert_eq!(refused(segments.take(Some(SegmentType::Seg), b"cd").unwrap_err()), "segments_too_large");
+        assert_eq!(
+            refused(segments.take(Some(SegmentType::Seg), b"cd").unwrap_err()),
+            "segments_too_large"
+        );
         segments.take(Some(SegmentType::SegStart), b"abc").unwrap();
     }
 }

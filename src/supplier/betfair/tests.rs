@@ -30,12 +30,22 @@ fn shown(decoder: &mut BetfairDecoder, json: &str) -> Vec<String> {
 }
 
 fn line(update: &OddsUpdate) -> String {
-    let price =
-        |price: Option<crate::domain::odds::price::Price>| price.map_or("-".to_owned(), |price| price.to_string());
-    let selections: Vec<_> =
-        update.selections.iter().map(|s| format!("{}={} {}", s.id, price(s.price), s.status)).collect();
+    let price = |price: Option<crate::domain::odds::price::Price>| {
+        price.map_or("-".to_owned(), |price| price.to_string())
+    };
+    let selections: Vec<_> = update
+        .selections
+        .iter()
+        .map(|s| format!("{}={} {}", s.id, price(s.price), s.status))
+        .collect();
     let time = update.revision.updated_at.micros() / 1_000;
-    format!("{} {} {time}.{}: {}", update.event_id, update.status, update.revision.version, selections.join(" "))
+    format!(
+        "{} {} {time}.{}: {}",
+        update.event_id,
+        update.status,
+        update.revision.version,
+        selections.join(" ")
+    )
 }
 
 fn refusal(decoder: &mut BetfairDecoder, json: &str) -> (&'static str, String) {
@@ -53,18 +63,27 @@ fn definition(status: &str) -> String {
 
 /// A change of market `1.<market>`: its only runner was last traded at `price`.
 fn change(market: u32, status: &str, price: &str) -> String {
-    format!(r#"{{"id":"1.{market}",{},"rc":[{{"id":7,"ltp":{price}}}]}}"#, definition(status))
+    format!(
+        r#"{{"id":"1.{market}",{},"rc":[{{"id":7,"ltp":{price}}}]}}"#,
+        definition(status)
+    )
 }
 
 fn mcm(pt: u32, fields: &str, changes: &[String]) -> String {
-    format!(r#"{{"op":"mcm","id":2,"pt":{pt}{fields},"mc":[{}]}}"#, changes.join(","))
+    format!(
+        r#"{{"op":"mcm","id":2,"pt":{pt}{fields},"mc":[{}]}}"#,
+        changes.join(",")
+    )
 }
 
 const IMAGE: &str = r#","ct":"SUB_IMAGE","initialClk":"i","clk":"c0""#;
 
 fn decode(recording: &str) -> Vec<OddsUpdate> {
     let mut decoder = decoder();
-    recording.lines().flat_map(|line| frame(&mut decoder, line).updates).collect()
+    recording
+        .lines()
+        .flat_map(|line| frame(&mut decoder, line).updates)
+        .collect()
 }
 
 #[test]
@@ -83,10 +102,20 @@ fn recordings_show_what_an_independent_fold_shows() {
 fn revisions_of_a_recording_only_grow() {
     for recording in [GREYHOUNDS, HORSES] {
         let updates = decode(recording);
-        assert!(updates.windows(2).all(|pair| pair[0].revision < pair[1].revision));
-        assert_eq!(updates.last().unwrap().revision.version, updates.len() as i64);
+        assert!(
+            updates
+                .windows(2)
+                .all(|pair| pair[0].revision < pair[1].revision)
+        );
+        assert_eq!(
+            updates.last().unwrap().revision.version,
+            updates.len() as i64
+        );
         for update in &updates {
-            assert_eq!(OddsUpdate::from_json(update.to_json().as_bytes()).unwrap(), *update);
+            assert_eq!(
+                OddsUpdate::from_json(update.to_json().as_bytes()).unwrap(),
+                *update
+            );
         }
     }
 }
@@ -102,60 +131,138 @@ fn the_horses_end_settled_and_removed_runners_have_no_price() {
     let updates = decode(HORSES);
     let last = updates.last().unwrap();
     insta::assert_snapshot!(line(last), @"1.132153978 settled 1497466782073.479: 11198538=- removed 9606433=- removed 12115648=1.01 winner 10299545=1000 loser 7330488=1000 loser 4090765=1000 loser 8504171=1000 loser 11313015=1000 loser 8873527=1000 loser 11267360=1000 loser 12321972=1000 loser 11695059=1000 loser 8560724=1000 loser 12314194=1000 loser");
-    let in_play: Vec<_> = updates.iter().filter(|update| update.in_play).map(|update| update.status.as_str()).collect();
-    assert_eq!((in_play.first(), in_play.last()), (Some(&"open"), Some(&"settled")));
+    let in_play: Vec<_> = updates
+        .iter()
+        .filter(|update| update.in_play)
+        .map(|update| update.status.as_str())
+        .collect();
+    assert_eq!(
+        (in_play.first(), in_play.last()),
+        (Some(&"open"), Some(&"settled"))
+    );
 }
 
 #[test]
 fn a_suspension_shows_in_the_update_of_its_very_message() {
     for recording in [GREYHOUNDS, HORSES] {
         let mut decoder = decoder();
-        let suspended = recording.lines().find(|line| line.contains(r#""status":"SUSPENDED""#)).unwrap();
+        let suspended = recording
+            .lines()
+            .find(|line| line.contains(r#""status":"SUSPENDED""#))
+            .unwrap();
         for line in recording.lines().take_while(|line| *line != suspended) {
-            assert!(frame(&mut decoder, line).updates.iter().all(|update| update.status.as_str() == "open"));
+            assert!(
+                frame(&mut decoder, line)
+                    .updates
+                    .iter()
+                    .all(|update| update.status.as_str() == "open")
+            );
         }
         let updates = frame(&mut decoder, suspended).updates;
-        assert_eq!(updates.iter().map(|update| update.status.as_str()).collect::<Vec<_>>(), ["suspended"]);
+        assert_eq!(
+            updates
+                .iter()
+                .map(|update| update.status.as_str())
+                .collect::<Vec<_>>(),
+            ["suspended"]
+        );
     }
 }
 
 #[test]
 fn the_conversation() {
-    let arguments =
-        ["--betfair-app-key", "key", "--betfair-session-token", "token", "--betfair-market-ids", "1.1, 1.2,"];
+    let arguments = [
+        "--betfair-app-key",
+        "key",
+        "--betfair-session-token",
+        "token",
+        "--betfair-market-ids",
+        "1.1, 1.2,",
+    ];
     let mut decoder = BetfairDecoder::new(&settings(&arguments));
     assert!(decoder.on_connected().is_empty());
-    let said = frame(&mut decoder, r#"{"op":"connection","connectionId":"206-1"}"#).send;
+    let said = frame(
+        &mut decoder,
+        r#"{"op":"connection","connectionId":"206-1"}"#,
+    )
+    .send;
     insta::assert_snapshot!(said.join("\n"), @r#"{"op":"authentication","id":1,"appKey":"key","session":"token"}"#);
-    let said = frame(&mut decoder, r#"{"op":"status","id":1,"statusCode":"SUCCESS","connectionClosed":false}"#).send;
+    let said = frame(
+        &mut decoder,
+        r#"{"op":"status","id":1,"statusCode":"SUCCESS","connectionClosed":false}"#,
+    )
+    .send;
     insta::assert_snapshot!(said.join("\n"), @r#"{"op":"marketSubscription","id":2,"marketFilter":{"marketIds":["1.1","1.2"]},"marketDataFilter":{"fields":["EX_BEST_OFFERS","EX_LTP","EX_MARKET_DEF"],"ladderLevels":1},"heartbeatMs":3333,"conflateMs":0,"segmentationEnabled":true}"#);
-    assert!(frame(&mut decoder, r#"{"op":"status","id":2,"statusCode":"SUCCESS"}"#).send.is_empty());
-    assert_eq!(shown(&mut decoder, &mcm(1, IMAGE, &[change(1, "OPEN", "2.5")])).len(), 1);
-    let heartbeat = frame(&mut decoder, r#"{"op":"mcm","id":2,"pt":9,"clk":"c1","ct":"HEARTBEAT"}"#);
-    assert!(heartbeat.updates.is_empty() && heartbeat.refused.is_empty() && heartbeat.send.is_empty());
+    assert!(
+        frame(
+            &mut decoder,
+            r#"{"op":"status","id":2,"statusCode":"SUCCESS"}"#
+        )
+        .send
+        .is_empty()
+    );
+    assert_eq!(
+        shown(&mut decoder, &mcm(1, IMAGE, &[change(1, "OPEN", "2.5")])).len(),
+        1
+    );
+    let heartbeat = frame(
+        &mut decoder,
+        r#"{"op":"mcm","id":2,"pt":9,"clk":"c1","ct":"HEARTBEAT"}"#,
+    );
+    assert!(
+        heartbeat.updates.is_empty() && heartbeat.refused.is_empty() && heartbeat.send.is_empty()
+    );
     assert!(decoder.on_connected().is_empty());
-    let said = frame(&mut decoder, r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#).send;
-    assert!(said[0].ends_with(r#""initialClk":"i","clk":"c1"}"#), "{said:?}");
+    let said = frame(
+        &mut decoder,
+        r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
+    )
+    .send;
+    assert!(
+        said[0].ends_with(r#""initialClk":"i","clk":"c1"}"#),
+        "{said:?}"
+    );
 }
 
 #[test]
 fn without_filter_and_key_empty_ones_are_sent_and_heartbeats_stay_below_the_read_timeout() {
     let mut decoder = BetfairDecoder::new(&settings(&["--supplier-read-timeout", "3s"]));
     let said = frame(&mut decoder, r#"{"op":"connection"}"#).send;
-    assert_eq!(said, [r#"{"op":"authentication","id":1,"appKey":"","session":""}"#]);
-    let said = frame(&mut decoder, r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#).send;
-    assert!(said[0].contains(r#""marketFilter":{}"#) && said[0].contains(r#""heartbeatMs":1000"#), "{said:?}");
+    assert_eq!(
+        said,
+        [r#"{"op":"authentication","id":1,"appKey":"","session":""}"#]
+    );
+    let said = frame(
+        &mut decoder,
+        r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
+    )
+    .send;
+    assert!(
+        said[0].contains(r#""marketFilter":{}"#) && said[0].contains(r#""heartbeatMs":1000"#),
+        "{said:?}"
+    );
 }
 
 #[test]
 fn a_failure_is_a_reason_to_connect_anew_and_tells_no_secret() {
-    let arguments = ["--betfair-app-key", "thekey", "--betfair-session-token", "thetoken"];
+    let arguments = [
+        "--betfair-app-key",
+        "thekey",
+        "--betfair-session-token",
+        "thetoken",
+    ];
     let mut decoder = BetfairDecoder::new(&settings(&arguments));
     let status = r#"{"op":"status","id":1,"statusCode":"FAILURE","errorCode":"INVALID_SESSION_INFORMATION","errorMessage":"session thetoken of thekey","connectionClosed":true}"#;
     let (reason, detail) = refusal(&mut decoder, status);
     assert_eq!(reason, "invalid_session");
-    assert_eq!(detail, "FAILURE INVALID_SESSION_INFORMATION session *** of ***");
-    let (reason, _) = refusal(&mut decoder, r#"{"op":"status","statusCode":"FAILURE","errorCode":"SOMETHING_NEW"}"#);
+    assert_eq!(
+        detail,
+        "FAILURE INVALID_SESSION_INFORMATION session *** of ***"
+    );
+    let (reason, _) = refusal(
+        &mut decoder,
+        r#"{"op":"status","statusCode":"FAILURE","errorCode":"SOMETHING_NEW"}"#,
+    );
     assert_eq!(reason, "refused");
 }
 
@@ -167,46 +274,114 @@ fn an_invalid_clock_is_forgotten() {
     assert!(frame(&mut decoder, subscribe).send[0].contains("clk"));
     let status = r#"{"op":"status","id":2,"statusCode":"FAILURE","errorCode":"INVALID_CLOCK","connectionClosed":true}"#;
     assert_eq!(refusal(&mut decoder, status).0, "invalid_clock");
-    assert!(!frame(&mut decoder, subscribe).send[0].to_lowercase().contains("clk"));
+    assert!(
+        !frame(&mut decoder, subscribe).send[0]
+            .to_lowercase()
+            .contains("clk")
+    );
 }
 
 #[test]
 fn an_image_replaces_and_what_it_does_not_hold_is_suspended() {
     let mut decoder = decoder();
-    let first = [change(1, "OPEN", "2.5"), change(2, "OPEN", "3.5"), change(3, "CLOSED", "4")];
+    let first = [
+        change(1, "OPEN", "2.5"),
+        change(2, "OPEN", "3.5"),
+        change(3, "CLOSED", "4"),
+    ];
     assert_eq!(shown(&mut decoder, &mcm(10, IMAGE, &first)).len(), 3);
-    shown(&mut decoder, &mcm(20, "", &[r#"{"id":"1.1","rc":[{"id":7,"batb":[[0,9.8,1]]}]}"#.to_owned()]));
+    shown(
+        &mut decoder,
+        &mcm(
+            20,
+            "",
+            &[r#"{"id":"1.1","rc":[{"id":7,"batb":[[0,9.8,1]]}]}"#.to_owned()],
+        ),
+    );
     decoder.on_connected();
     // The clock of the stream went back: ours does not.
     let seen = shown(&mut decoder, &mcm(15, IMAGE, &[change(1, "OPEN", "2.6")]));
-    assert_eq!(seen, ["1.1 open 20.3: 7=2.6 active", "1.2 suspended 15.2: 7=3.5 active"]);
-    let seen = shown(&mut decoder, &mcm(16, "", &[change(2, "OPEN", "3.5").replacen('{', r#"{"img":true,"#, 1)]));
+    assert_eq!(
+        seen,
+        [
+            "1.1 open 20.3: 7=2.6 active",
+            "1.2 suspended 15.2: 7=3.5 active"
+        ]
+    );
+    let seen = shown(
+        &mut decoder,
+        &mcm(
+            16,
+            "",
+            &[change(2, "OPEN", "3.5").replacen('{', r#"{"img":true,"#, 1)],
+        ),
+    );
     assert_eq!(seen, ["1.2 open 16.3: 7=3.5 active"]);
     // An empty image: nothing is subscribed any more.
-    let seen = shown(&mut decoder, r#"{"op":"mcm","pt":30,"ct":"SUB_IMAGE","initialClk":"i","clk":"c"}"#);
-    assert_eq!(seen, ["1.1 suspended 30.4: 7=2.6 active", "1.2 suspended 30.4: 7=3.5 active"]);
+    let seen = shown(
+        &mut decoder,
+        r#"{"op":"mcm","pt":30,"ct":"SUB_IMAGE","initialClk":"i","clk":"c"}"#,
+    );
+    assert_eq!(
+        seen,
+        [
+            "1.1 suspended 30.4: 7=2.6 active",
+            "1.2 suspended 30.4: 7=3.5 active"
+        ]
+    );
 }
 
 #[test]
 fn changes_within_one_pt_keep_their_order() {
     let mut decoder = decoder();
     shown(&mut decoder, &mcm(10, IMAGE, &[change(1, "OPEN", "2.5")]));
-    assert_eq!(shown(&mut decoder, &mcm(10, "", &[change(1, "OPEN", "2.6")])), ["1.1 open 10.2: 7=2.6 active"]);
-    assert_eq!(shown(&mut decoder, &mcm(10, "", &[change(1, "OPEN", "2.60")])), [""; 0]);
-    assert_eq!(shown(&mut decoder, &mcm(9, "", &[change(1, "OPEN", "2.5")])), ["1.1 open 10.3: 7=2.5 active"]);
+    assert_eq!(
+        shown(&mut decoder, &mcm(10, "", &[change(1, "OPEN", "2.6")])),
+        ["1.1 open 10.2: 7=2.6 active"]
+    );
+    assert_eq!(
+        shown(&mut decoder, &mcm(10, "", &[change(1, "OPEN", "2.60")])),
+        [""; 0]
+    );
+    assert_eq!(
+        shown(&mut decoder, &mcm(9, "", &[change(1, "OPEN", "2.5")])),
+        ["1.1 open 10.3: 7=2.5 active"]
+    );
 }
 
 #[test]
 fn data_that_the_stream_does_not_vouch_for_is_shown_suspended() {
     let mut decoder = decoder();
-    let first = [change(1, "OPEN", "2.5"), change(2, "OPEN", "3.5"), change(3, "CLOSED", "4")];
+    let first = [
+        change(1, "OPEN", "2.5"),
+        change(2, "OPEN", "3.5"),
+        change(3, "CLOSED", "4"),
+    ];
     shown(&mut decoder, &mcm(10, IMAGE, &first));
     let late = mcm(20, r#","status":503"#, &[change(2, "OPEN", "3.6")]);
-    assert_eq!(shown(&mut decoder, &late), ["1.2 suspended 20.2: 7=3.6 active", "1.1 suspended 20.2: 7=2.5 active"]);
-    assert_eq!(shown(&mut decoder, r#"{"op":"mcm","pt":21,"ct":"HEARTBEAT","status":503}"#), [""; 0]);
+    assert_eq!(
+        shown(&mut decoder, &late),
+        [
+            "1.2 suspended 20.2: 7=3.6 active",
+            "1.1 suspended 20.2: 7=2.5 active"
+        ]
+    );
+    assert_eq!(
+        shown(
+            &mut decoder,
+            r#"{"op":"mcm","pt":21,"ct":"HEARTBEAT","status":503}"#
+        ),
+        [""; 0]
+    );
     let restored = shown(&mut decoder, r#"{"op":"mcm","pt":22,"ct":"HEARTBEAT"}"#);
-    assert_eq!(restored, ["1.1 open 22.3: 7=2.5 active", "1.2 open 22.3: 7=3.6 active"]);
-    let suspended = shown(&mut decoder, r#"{"op":"mcm","ct":"HEARTBEAT","status":503}"#);
+    assert_eq!(
+        restored,
+        ["1.1 open 22.3: 7=2.5 active", "1.2 open 22.3: 7=3.6 active"]
+    );
+    let suspended = shown(
+        &mut decoder,
+        r#"{"op":"mcm","ct":"HEARTBEAT","status":503}"#,
+    );
     assert_eq!(suspended.len(), 2, "{suspended:?}");
 }
 
@@ -215,25 +390,63 @@ fn segments_are_held_and_applied_as_one() {
     let mut decoder = decoder();
     let start = r#","ct":"SUB_IMAGE","initialClk":"i","segmentType":"SEG_START""#;
     let end = r#","ct":"SUB_IMAGE","clk":"c","segmentType":"SEG_END""#;
-    assert_eq!(shown(&mut decoder, &mcm(10, start, &[change(1, "OPEN", "2.5")])), [""; 0]);
+    assert_eq!(
+        shown(&mut decoder, &mcm(10, start, &[change(1, "OPEN", "2.5")])),
+        [""; 0]
+    );
     let held = mcm(10, r#","segmentType":"SEG""#, &[change(2, "OPEN", "3.5")]);
     assert_eq!(shown(&mut decoder, &held), [""; 0]);
-    assert_eq!(shown(&mut decoder, r#"{"op":"mcm","pt":11,"clk":"h","ct":"HEARTBEAT"}"#), [""; 0]);
-    let seen = shown(&mut decoder, &mcm(12, end, &[change(1, "OPEN", "2.6"), change(3, "OPEN", "4")]));
-    assert_eq!(seen, ["1.1 open 12.1: 7=2.6 active", "1.2 open 10.1: 7=3.5 active", "1.3 open 12.1: 7=4 active"]);
+    assert_eq!(
+        shown(
+            &mut decoder,
+            r#"{"op":"mcm","pt":11,"clk":"h","ct":"HEARTBEAT"}"#
+        ),
+        [""; 0]
+    );
+    let seen = shown(
+        &mut decoder,
+        &mcm(12, end, &[change(1, "OPEN", "2.6"), change(3, "OPEN", "4")]),
+    );
+    assert_eq!(
+        seen,
+        [
+            "1.1 open 12.1: 7=2.6 active",
+            "1.2 open 10.1: 7=3.5 active",
+            "1.3 open 12.1: 7=4 active"
+        ]
+    );
     // Cut off by a lost connection: the position is still that of the last whole message.
-    shown(&mut decoder, &mcm(13, r#","clk":"d","segmentType":"SEG_START""#, &[change(1, "SUSPENDED", "2.6")]));
+    shown(
+        &mut decoder,
+        &mcm(
+            13,
+            r#","clk":"d","segmentType":"SEG_START""#,
+            &[change(1, "SUSPENDED", "2.6")],
+        ),
+    );
     decoder.on_connected();
-    let said = frame(&mut decoder, r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#).send;
-    assert!(said[0].ends_with(r#""initialClk":"i","clk":"c"}"#), "{said:?}");
-    assert_eq!(refusal(&mut decoder, &mcm(13, r#","segmentType":"SEG_END""#, &[])).0, "broken_segments");
+    let said = frame(
+        &mut decoder,
+        r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
+    )
+    .send;
+    assert!(
+        said[0].ends_with(r#""initialClk":"i","clk":"c"}"#),
+        "{said:?}"
+    );
+    assert_eq!(
+        refusal(&mut decoder, &mcm(13, r#","segmentType":"SEG_END""#, &[])).0,
+        "broken_segments"
+    );
 }
 
 #[test]
 fn what_cannot_be_taken_is_refused_and_the_rest_is_kept() {
     let mut decoder = decoder();
-    let bad_price =
-        change(1, "OPEN", "2.5").replace(r#""rc":["#, r#""rc":[{"id":8,"ltp":1001},{"id":"x"},[7,null,9],"#);
+    let bad_price = change(1, "OPEN", "2.5").replace(
+        r#""rc":["#,
+        r#""rc":[{"id":8,"ltp":1001},{"id":"x"},[7,null,9],"#,
+    );
     let changes = [
         bad_price,
         r#"{"id":""}"#.to_owned(),
@@ -242,15 +455,39 @@ fn what_cannot_be_taken_is_refused_and_the_rest_is_kept() {
         r#"{"id":"1.9","rc":[]}"#.to_owned(),
         change(2, "OPEN", "3"),
     ];
-    let decoded = frame(&mut decoder, &mcm(10, IMAGE, &changes).replace(r#""SUB_IMAGE""#, r#""RESUB_DELTA""#));
-    let reasons: Vec<_> = decoded.refused.iter().map(|refused| refused.reason).collect();
+    let decoded = frame(
+        &mut decoder,
+        &mcm(10, IMAGE, &changes).replace(r#""SUB_IMAGE""#, r#""RESUB_DELTA""#),
+    );
+    let reasons: Vec<_> = decoded
+        .refused
+        .iter()
+        .map(|refused| refused.reason)
+        .collect();
     assert_eq!(
         reasons,
-        ["bad_price", "bad_runner", "bad_runner", "bad_market", "bad_market", "bad_market", "unknown_market"]
+        [
+            "bad_price",
+            "bad_runner",
+            "bad_runner",
+            "bad_market",
+            "bad_market",
+            "bad_market",
+            "unknown_market"
+        ]
     );
-    assert_eq!(decoded.refused[0].detail, "market 1.1, runner 8: 1001 is outside of 1.001 to 1000.000");
+    assert_eq!(
+        decoded.refused[0].detail,
+        "market 1.1, runner 8: 1001 is outside of 1.001 to 1000.000"
+    );
     let seen: Vec<_> = decoded.updates.iter().map(line).collect();
-    assert_eq!(seen, ["1.1 suspended 10.1: 7=2.5 active", "1.2 suspended 10.1: 7=3 active"]);
+    assert_eq!(
+        seen,
+        [
+            "1.1 suspended 10.1: 7=2.5 active",
+            "1.2 suspended 10.1: 7=3 active"
+        ]
+    );
 }
 
 #[test]
@@ -258,19 +495,42 @@ fn a_definition_that_cannot_be_read_might_be_a_suspension() {
     let mut decoder = decoder();
     shown(&mut decoder, &mcm(10, IMAGE, &[change(1, "OPEN", "2.5")]));
     let decoded = frame(&mut decoder, &mcm(11, "", &[change(1, "ASLEEP", "2.6")]));
-    assert_eq!(decoded.refused[0].detail, "market 1.1: `ASLEEP` is no status of a market");
-    assert_eq!(decoded.updates.iter().map(line).collect::<Vec<_>>(), ["1.1 suspended 11.2: 7=2.6 active"]);
-    assert_eq!(shown(&mut decoder, &mcm(12, "", &[change(1, "OPEN", "2.6")])), ["1.1 open 12.3: 7=2.6 active"]);
+    assert_eq!(
+        decoded.refused[0].detail,
+        "market 1.1: `ASLEEP` is no status of a market"
+    );
+    assert_eq!(
+        decoded.updates.iter().map(line).collect::<Vec<_>>(),
+        ["1.1 suspended 11.2: 7=2.6 active"]
+    );
+    assert_eq!(
+        shown(&mut decoder, &mcm(12, "", &[change(1, "OPEN", "2.6")])),
+        ["1.1 open 12.3: 7=2.6 active"]
+    );
 }
 
 #[test]
 fn a_market_whose_prices_are_no_odds_is_told_once_and_never_shown() {
     let mut decoder = decoder();
-    let line = change(1, "OPEN", "250.5").replace(r#""marketType""#, r#""bettingType":"LINE","marketType""#);
+    let line = change(1, "OPEN", "250.5")
+        .replace(r#""marketType""#, r#""bettingType":"LINE","marketType""#);
     let decoded = frame(&mut decoder, &mcm(10, IMAGE, std::slice::from_ref(&line)));
-    assert_eq!((decoded.updates.len(), decoded.refused[0].reason), (0, "unsupported_betting_type"));
+    assert_eq!(
+        (decoded.updates.len(), decoded.refused[0].reason),
+        (0, "unsupported_betting_type")
+    );
     assert_eq!(shown(&mut decoder, &mcm(11, "", &[line])), [""; 0]);
-    assert_eq!(shown(&mut decoder, &mcm(12, "", &[r#"{"id":"1.1","rc":[{"id":7,"ltp":2000}]}"#.to_owned()])), [""; 0]);
+    assert_eq!(
+        shown(
+            &mut decoder,
+            &mcm(
+                12,
+                "",
+                &[r#"{"id":"1.1","rc":[{"id":7,"ltp":2000}]}"#.to_owned()]
+            )
+        ),
+        [""; 0]
+    );
 }
 
 #[test]
@@ -294,7 +554,10 @@ fn garbage_is_unreadable_and_the_next_line_is_read() {
         }
     }
     assert!(frame(&mut decoder, " ").updates.is_empty());
-    assert_eq!(shown(&mut decoder, &mcm(10, IMAGE, &[change(1, "OPEN", "2.5")])).len(), 1);
+    assert_eq!(
+        shown(&mut decoder, &mcm(10, IMAGE, &[change(1, "OPEN", "2.5")])).len(),
+        1
+    );
 }
 
 #[test]
@@ -307,10 +570,22 @@ fn going_on_behind_a_clock_shows_what_an_uninterrupted_stream_shows() {
             if index == cut {
                 decoder.on_connected();
             }
-            let line = if index == cut { line.replacen('{', r#"{"ct":"RESUB_DELTA","#, 1) } else { (*line).to_owned() };
-            json.extend(frame(&mut decoder, &line).updates.iter().map(OddsUpdate::to_json));
+            let line = if index == cut {
+                line.replacen('{', r#"{"ct":"RESUB_DELTA","#, 1)
+            } else {
+                (*line).to_owned()
+            };
+            json.extend(
+                frame(&mut decoder, &line)
+                    .updates
+                    .iter()
+                    .map(OddsUpdate::to_json),
+            );
         }
-        assert_eq!(history_of(json.iter().map(String::as_str)), fold(GREYHOUNDS));
+        assert_eq!(
+            history_of(json.iter().map(String::as_str)),
+            fold(GREYHOUNDS)
+        );
     }
 }
 
@@ -318,10 +593,17 @@ fn going_on_behind_a_clock_shows_what_an_uninterrupted_stream_shows() {
 fn markets_that_ended_long_ago_are_let_go() {
     let mut decoder = decoder();
     for market in 0..3_000 {
-        let seen = shown(&mut decoder, &mcm(10 + market, "", &[change(market, "CLOSED", "2.5")]));
+        let seen = shown(
+            &mut decoder,
+            &mcm(10 + market, "", &[change(market, "CLOSED", "2.5")]),
+        );
         assert_eq!(seen.len(), 1);
     }
-    assert!(decoder.kept_markets() <= 1_000, "{}", decoder.kept_markets());
+    assert!(
+        decoder.kept_markets() <= 1_000,
+        "{}",
+        decoder.kept_markets()
+    );
 }
 
 proptest! {

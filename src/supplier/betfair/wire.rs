@@ -1,7 +1,7 @@
 //! The messages of the Exchange Stream, as far as they are read here. Unknown fields are ignored.
 //!
-//! Parts that may be wrong on their own (a market's change, a runner's change, a price) stay raw text, so that the rest
-//! of their message can be taken, and prices are read from their exact text.
+//! Parts that may be wrong on their own (a market's change, a runner's change, a price) stay raw
+//! text, so that the rest of their message can be taken, and prices are read from their exact text.
 
 use std::borrow::Cow;
 
@@ -118,7 +118,8 @@ pub struct DefinitionVersion {
 pub struct MarketDefinition<'a> {
     /// `OPEN`, `SUSPENDED`, `INACTIVE` or `CLOSED`.
     pub status: String,
-    /// Grows with every change of the definition. Of two definitions of one market, the higher version is valid.
+    /// Grows with every change of the definition. Of two definitions of one market, the higher
+    /// version is valid.
     pub version: Option<i64>,
     /// Whether the event is under way.
     pub in_play: Option<bool>,

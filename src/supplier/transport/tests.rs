@@ -33,7 +33,12 @@ async fn says(bytes: &'static [u8]) -> (SocketAddr, JoinHandle<String>) {
 }
 
 async fn open_at(url: String, arguments: &[&str]) -> Result<Connection, TransportError> {
-    timeout(DEADLINE, connect(&url.parse().unwrap(), &settings(arguments))).await.unwrap()
+    timeout(
+        DEADLINE,
+        connect(&url.parse().unwrap(), &settings(arguments)),
+    )
+    .await
+    .unwrap()
 }
 
 async fn next(connection: &mut Connection) -> Option<Result<Inbound, TransportError>> {
@@ -62,8 +67,15 @@ async fn lines_come_as_frames_and_go_with_crlf() {
     assert_eq!(&next_frame(&mut connection).await[..], b"\xff\xfe");
     assert_eq!(next_frame(&mut connection).await, "two");
     connection.outbound.send(Outbound::Ping).await.unwrap();
-    connection.outbound.send(Outbound::Text("hello".to_owned())).await.unwrap();
-    assert_eq!(timeout(DEADLINE, server).await.unwrap().unwrap(), "hello\r\n");
+    connection
+        .outbound
+        .send(Outbound::Text("hello".to_owned()))
+        .await
+        .unwrap();
+    assert_eq!(
+        timeout(DEADLINE, server).await.unwrap().unwrap(),
+        "hello\r\n"
+    );
     // The server is gone: what it cut off is no frame.
     match next(&mut connection).await {
         None | Some(Err(TransportError::Read(_))) => {}
@@ -76,21 +88,45 @@ async fn a_line_that_is_too_long_is_an_error_and_then_the_end() {
     let (longest, too_long) = ("x".repeat(1024), "y".repeat(1025));
     let lines = format!("{longest}\r\n{too_long}\r\nnext\r\n");
     let (addr, _server) = says(lines.leak().as_bytes()).await;
-    let mut connection = open_at(format!("betfair://{addr}"), &["--supplier-max-frame", "1KiB"]).await.unwrap();
+    let mut connection = open_at(
+        format!("betfair://{addr}"),
+        &["--supplier-max-frame", "1KiB"],
+    )
+    .await
+    .unwrap();
     assert_eq!(next_frame(&mut connection).await, longest);
     let error = next(&mut connection).await.unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "a frame is larger than 1024 bytes (SUPPLIER_MAX_FRAME)");
+    assert_eq!(
+        error.to_string(),
+        "a frame is larger than 1024 bytes (SUPPLIER_MAX_FRAME)"
+    );
     assert!(next(&mut connection).await.is_none());
 }
 
 #[tokio::test]
 async fn a_silent_server_is_given_up() {
     let (_listener, addr) = listener().await;
-    for url in [format!("ws://{addr}/ws"), format!("wss://{addr}/ws"), format!("betfairs://{addr}")] {
+    for url in [
+        format!("ws://{addr}/ws"),
+        format!("wss://{addr}/ws"),
+        format!("betfairs://{addr}"),
+    ] {
         let (_, ca) = localhost();
         let ca = ca.path().to_str().unwrap().to_owned();
-        let error = failure(url, &["--supplier-read-timeout", "100ms", "--supplier-ca-file", &ca]).await;
-        assert_eq!((error.reason(), error.to_string().as_str()), ("connect_timeout", "no connection within 100ms"));
+        let error = failure(
+            url,
+            &[
+                "--supplier-read-timeout",
+                "100ms",
+                "--supplier-ca-file",
+                &ca,
+            ],
+        )
+        .await;
+        assert_eq!(
+            (error.reason(), error.to_string().as_str()),
+            ("connect_timeout", "no connection within 100ms")
+        );
     }
 }
 
@@ -102,7 +138,8 @@ async fn nobody_there_is_an_error() {
     assert_eq!(error.reason(), "connect");
 }
 
-/// A TLS server on `localhost` that says a line, or upgrades and says it as a message; and the file to trust it by.
+/// A TLS server on `localhost` that says a line, or upgrades and says it as a message; and the file
+/// to trust it by.
 async fn tls_server(websocket: bool) -> (u16, tempfile::NamedTempFile) {
     let (acceptor, ca) = localhost();
     let (listener, addr) = listener().await;
@@ -111,7 +148,9 @@ async fn tls_server(websocket: bool) -> (u16, tempfile::NamedTempFile) {
             let (stream, _) = listener.accept().await.unwrap();
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    return;
+                };
                 if websocket {
                     let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
                     socket.send(Message::text("secret")).await.unwrap();
@@ -138,7 +177,12 @@ async fn tls_with_a_ca_file_and_without() {
         let (_, other) = localhost();
         let error = failure(url, &["--supplier-ca-file", other.path().to_str().unwrap()]).await;
         assert_eq!(error.reason(), "tls");
-        assert!(error.to_string().starts_with("TLS: the server's certificate is not trusted ("), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("TLS: the server's certificate is not trusted ("),
+            "{error}"
+        );
 
         // The certificate is for `localhost`, not for its address.
         let error = failure(format!("{scheme}://127.0.0.1:{port}"), &trusts).await;
@@ -152,14 +196,28 @@ async fn tls_to_a_plain_port_says_so() {
     let (_, ca) = localhost();
     let url = format!("betfairs://{addr}");
     let error = failure(url, &["--supplier-ca-file", ca.path().to_str().unwrap()]).await;
-    assert!(error.to_string().starts_with("TLS: the server does not speak TLS on this port ("), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("TLS: the server does not speak TLS on this port ("),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn a_missing_ca_file_is_named() {
     let (_listener, addr) = listener().await;
-    let error = failure(format!("betfairs://{addr}"), &["--supplier-ca-file", "/no/such.pem"]).await;
-    assert!(error.to_string().starts_with("SUPPLIER_CA_FILE /no/such.pem: "), "{error}");
+    let error = failure(
+        format!("betfairs://{addr}"),
+        &["--supplier-ca-file", "/no/such.pem"],
+    )
+    .await;
+    assert!(
+        error
+            .to_string()
+            .starts_with("SUPPLIER_CA_FILE /no/such.pem: "),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -169,8 +227,14 @@ async fn websocket_messages_are_frames_and_pings_are_life() {
         let (stream, _) = listener.accept().await.unwrap();
         let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
         socket.send(Message::text("text")).await.unwrap();
-        socket.send(Message::binary(b"binary".to_vec())).await.unwrap();
-        socket.send(Message::Ping(Bytes::from_static(b"p"))).await.unwrap();
+        socket
+            .send(Message::binary(b"binary".to_vec()))
+            .await
+            .unwrap();
+        socket
+            .send(Message::Ping(Bytes::from_static(b"p")))
+            .await
+            .unwrap();
         let mut heard = Vec::new();
         while heard.len() < 3 {
             heard.push(socket.next().await.unwrap().unwrap());
@@ -182,15 +246,28 @@ async fn websocket_messages_are_frames_and_pings_are_life() {
     let mut connection = open_at(format!("ws://{addr}/ws"), &[]).await.unwrap();
     assert_eq!(next_frame(&mut connection).await, "text");
     assert_eq!(next_frame(&mut connection).await, "binary");
-    assert!(matches!(next(&mut connection).await, Some(Ok(Inbound::Alive))));
+    assert!(matches!(
+        next(&mut connection).await,
+        Some(Ok(Inbound::Alive))
+    ));
     connection.outbound.send(Outbound::Ping).await.unwrap();
-    connection.outbound.send(Outbound::Text("hello".to_owned())).await.unwrap();
+    connection
+        .outbound
+        .send(Outbound::Text("hello".to_owned()))
+        .await
+        .unwrap();
     // The server's answer to the ping, then its close.
-    assert!(matches!(next(&mut connection).await, Some(Ok(Inbound::Alive))));
+    assert!(matches!(
+        next(&mut connection).await,
+        Some(Ok(Inbound::Alive))
+    ));
     assert!(next(&mut connection).await.is_none());
     let heard = timeout(DEADLINE, server).await.unwrap().unwrap();
     assert!(heard.contains(&Message::text("hello")), "{heard:?}");
-    assert!(heard.contains(&Message::Pong(Bytes::from_static(b"p"))), "{heard:?}");
+    assert!(
+        heard.contains(&Message::Pong(Bytes::from_static(b"p"))),
+        "{heard:?}"
+    );
 }
 
 #[tokio::test]
@@ -202,13 +279,21 @@ async fn a_websocket_message_that_is_too_large_and_a_refused_upgrade_are_errors(
         socket.send(Message::text("x".repeat(1025))).await.unwrap();
         let _ = socket.next().await;
     });
-    let mut connection = open_at(format!("ws://{addr}/ws"), &["--supplier-max-frame", "1KiB"]).await.unwrap();
-    assert!(matches!(next(&mut connection).await, Some(Err(TransportError::FrameTooLarge(1024)))));
+    let mut connection = open_at(format!("ws://{addr}/ws"), &["--supplier-max-frame", "1KiB"])
+        .await
+        .unwrap();
+    assert!(matches!(
+        next(&mut connection).await,
+        Some(Err(TransportError::FrameTooLarge(1024)))
+    ));
     assert!(next(&mut connection).await.is_none());
 
     let (addr, _server) = says(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
     let error = failure(format!("ws://{addr}/ws"), &[]).await;
-    assert_eq!(error.to_string(), "WebSocket handshake: HTTP error: 404 Not Found");
+    assert_eq!(
+        error.to_string(),
+        "WebSocket handshake: HTTP error: 404 Not Found"
+    );
 }
 
 /// Waits until the counter stands still.
@@ -254,9 +339,20 @@ async fn a_supplier_that_takes_nothing_is_let_go() {
         tokio::time::sleep(DEADLINE).await;
         drop(stream);
     });
-    let mut connection = open_at(format!("betfair://{addr}"), &["--supplier-read-timeout", "200ms"]).await.unwrap();
+    let mut connection = open_at(
+        format!("betfair://{addr}"),
+        &["--supplier-read-timeout", "200ms"],
+    )
+    .await
+    .unwrap();
     let outbound = connection.outbound.clone();
-    let sender = tokio::spawn(async move { while outbound.send(Outbound::Text("x".repeat(1 << 20))).await.is_ok() {} });
+    let sender = tokio::spawn(async move {
+        while outbound
+            .send(Outbound::Text("x".repeat(1 << 20)))
+            .await
+            .is_ok()
+        {}
+    });
     let error = next(&mut connection).await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "the supplier took nothing for 200ms");
     assert!(next(&mut connection).await.is_none());
@@ -266,7 +362,10 @@ async fn a_supplier_that_takes_nothing_is_let_go() {
 #[tokio::test]
 async fn dropping_inbound_ends_the_connection_and_dropping_outbound_does_not() {
     let (addr, server) = says(b"one\r\ntwo\r\n").await;
-    let Connection { mut inbound, outbound } = open_at(format!("betfair://{addr}"), &[]).await.unwrap();
+    let Connection {
+        mut inbound,
+        outbound,
+    } = open_at(format!("betfair://{addr}"), &[]).await.unwrap();
     assert!(matches!(inbound.next().await, Some(Ok(Inbound::Frame(_)))));
     drop(outbound);
     assert!(matches!(inbound.next().await, Some(Ok(Inbound::Frame(_)))));
@@ -288,23 +387,39 @@ async fn a_login_in_the_address_is_sent_as_basic() {
                 assert!(stream.read_line(&mut head).await.unwrap() > 0);
             }
             seen.push(head);
-            stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")
+                .await
+                .unwrap();
         }
         seen
     });
     for login in ["a%40b:p%3A%C3%A9@", "token@", ""] {
         let error = failure(format!("ws://{login}{addr}/ws?x=1"), &[]).await;
-        assert_eq!(error.to_string(), "WebSocket handshake: HTTP error: 401 Unauthorized");
+        assert_eq!(
+            error.to_string(),
+            "WebSocket handshake: HTTP error: 401 Unauthorized"
+        );
     }
     let seen = timeout(DEADLINE, served).await.unwrap().unwrap();
     let header = |head: &String| {
-        let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with("authorization: "));
+        let line = head
+            .lines()
+            .find(|line| line.to_ascii_lowercase().starts_with("authorization: "));
         line.map(|line| line.split_once(' ').unwrap().1.to_owned())
     };
     // `a@b:p:é` and `token:`
-    let sent = [Some("Basic YUBiOnA6w6k=".to_owned()), Some("Basic dG9rZW46".to_owned()), None];
+    let sent = [
+        Some("Basic YUBiOnA6w6k=".to_owned()),
+        Some("Basic dG9rZW46".to_owned()),
+        None,
+    ];
     assert_eq!(seen.iter().map(header).collect::<Vec<_>>(), sent);
-    assert!(seen.iter().all(|head| head.starts_with("GET /ws?x=1 HTTP/1.1\r\n") && !head.contains('@')), "{seen:?}");
+    assert!(
+        seen.iter()
+            .all(|head| head.starts_with("GET /ws?x=1 HTTP/1.1\r\n") && !head.contains('@')),
+        "{seen:?}"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! An exchange held by the test: what cannot be read, or is old, leaves no price on offer that a bet could be placed at.
+//! An exchange held by the test: what cannot be read, or is old, leaves no price on offer that a
+//! bet could be placed at.
 
 use std::time::Duration;
 
@@ -26,7 +27,9 @@ struct Link {
 
 impl Exchange {
     async fn start() -> Exchange {
-        Exchange { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+        Exchange {
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        }
     }
 
     fn url(&self) -> String {
@@ -35,9 +38,16 @@ impl Exchange {
 
     /// The feed's next connection, up to its subscription.
     async fn accept(&self) -> Link {
-        let stream: TcpStream = within("a connection of the feed", self.listener.accept()).await.unwrap().0;
+        let stream: TcpStream = within("a connection of the feed", self.listener.accept())
+            .await
+            .unwrap()
+            .0;
         let (read, writer) = stream.into_split();
-        let mut link = Link { requests: BufReader::new(read).lines(), writer, subscription: Value::Null };
+        let mut link = Link {
+            requests: BufReader::new(read).lines(),
+            writer,
+            subscription: Value::Null,
+        };
         link.send(r#"{"op":"connection","connectionId":"1"}"#).await;
         link.answer("authentication").await;
         link.subscription = link.answer("marketSubscription").await;
@@ -47,64 +57,100 @@ impl Exchange {
 
 impl Link {
     async fn send(&mut self, line: &str) {
-        within("the feed takes a line", self.writer.write_all(format!("{line}\r\n").as_bytes())).await.unwrap();
+        within(
+            "the feed takes a line",
+            self.writer.write_all(format!("{line}\r\n").as_bytes()),
+        )
+        .await
+        .unwrap();
     }
 
     /// The next request, answered with success.
     async fn answer(&mut self, op: &str) -> Value {
-        let line = within(op, self.requests.next_line()).await.unwrap().unwrap();
+        let line = within(op, self.requests.next_line())
+            .await
+            .unwrap()
+            .unwrap();
         let request: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(request["op"], op, "{request}");
-        self.send(&json!({"op": "status", "id": request["id"], "statusCode": "SUCCESS"}).to_string()).await;
+        self.send(
+            &json!({"op": "status", "id": request["id"], "statusCode": "SUCCESS"}).to_string(),
+        )
+        .await;
         request
     }
 }
 
 /// The change of a market with the runner 11.
 fn market(id: &str, status: &str, version: u64, price: f64) -> Value {
-    let definition =
-        json!({"status": status, "version": version, "marketType": "WIN", "runners": [{"id": 11, "status": "ACTIVE"}]});
+    let definition = json!({"status": status, "version": version, "marketType": "WIN", "runners": [{"id": 11, "status": "ACTIVE"}]});
     json!({"id": id, "img": true, "marketDefinition": definition, "rc": [{"id": 11, "batb": [[0, price, 10.0]]}]})
 }
 
 fn message(fields: Value, changes: Value) -> String {
     let mut message = json!({"op": "mcm", "id": 2, "pt": 1_700_000_000_000_u64, "mc": changes});
-    message.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    message
+        .as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
     message.to_string()
 }
 
 fn image(changes: Value) -> String {
-    message(json!({"ct": "SUB_IMAGE", "initialClk": "i", "clk": "c"}), changes)
+    message(
+        json!({"ct": "SUB_IMAGE", "initialClk": "i", "clk": "c"}),
+        changes,
+    )
 }
 
 /// Every role but the simulator, with a user who has money.
 async fn shop(supplier: String, variables: &[(&str, &str)]) -> TestPlatform {
-    let mut all =
-        vec![("ROLE", "ingest,processor,odds,wallet,bets,confirmation"), ("SUPPLIER_URLS", supplier.as_str())];
+    let mut all = vec![
+        ("ROLE", "ingest,processor,odds,wallet,bets,confirmation"),
+        ("SUPPLIER_URLS", supplier.as_str()),
+    ];
     all.extend_from_slice(variables);
     let platform = TestPlatform::start(&all).await;
     let url = format!("http://{}/wallet/deposit", platform.wallet());
     let body = json!({"userId": "u", "amount_cents": 1_000_000, "external_ref": "first"});
-    let answer = reqwest::Client::new().post(url).json(&body).send().await.unwrap();
+    let answer = reqwest::Client::new()
+        .post(url)
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     platform
 }
 
 /// `200`, or `409 MARKET_SUSPENDED`.
-async fn bet(platform: &TestPlatform, event: &str, market: &str, selection: &str, price: f64) -> String {
+async fn bet(
+    platform: &TestPlatform,
+    event: &str,
+    market: &str,
+    selection: &str,
+    price: f64,
+) -> String {
     let body = json!({"userId": "u", "eventId": event, "market": market, "selection": selection, "stake_cents": 100, "odd_value": price});
-    let request = reqwest::Client::new().post(format!("http://{}/bets", platform.bets())).json(&body);
+    let request = reqwest::Client::new()
+        .post(format!("http://{}/bets", platform.bets()))
+        .json(&body);
     let answer = within("an answer", request.send()).await.unwrap();
     let status = answer.status().as_u16();
     let body: Value = answer.json().await.unwrap();
-    body["code"].as_str().map_or(status.to_string(), |code| format!("{status} {code}"))
+    body["code"]
+        .as_str()
+        .map_or(status.to_string(), |code| format!("{status} {code}"))
 }
 
 /// Waits until the only market of an event is shown so, its first selection at this price.
 async fn until_shown(platform: &TestPlatform, event: &str, status: &str, price: f64) {
     until(&format!("{event} {status} {price}"), || async {
         let (_, odds) = get_json(&platform.url(&format!("/v1/events/{event}/odds"))).await;
-        let shown = (odds[0]["status"].as_str(), odds[0]["selections"][0]["price"].as_f64());
+        let shown = (
+            odds[0]["status"].as_str(),
+            odds[0]["selections"][0]["price"].as_f64(),
+        );
         (shown == (Some(status), Some(price))).then_some(())
     })
     .await;
@@ -116,42 +162,82 @@ async fn refused_change_takes_the_price_off_offer() {
     let platform = shop(exchange.url(), &[]).await;
     let mut link = exchange.accept().await;
     assert_eq!(link.subscription["segmentationEnabled"], true);
-    link.send(&image(json!([market("1.1", "OPEN", 1, 3.0), market("1.2", "OPEN", 1, 4.0)]))).await;
+    link.send(&image(json!([
+        market("1.1", "OPEN", 1, 3.0),
+        market("1.2", "OPEN", 1, 4.0)
+    ])))
+    .await;
     until_shown(&platform, "1.1", "open", 3.0).await;
     assert_eq!(bet(&platform, "1.1", "win", "11", 3.0).await, "200");
 
-    link.send(&message(json!({"clk": "d"}), json!([{"id": "1.1", "rc": [{"id": 11, "batb": [[], [0, 2.0, 10]]}]}])))
-        .await;
+    link.send(&message(
+        json!({"clk": "d"}),
+        json!([{"id": "1.1", "rc": [{"id": 11, "batb": [[], [0, 2.0, 10]]}]}]),
+    ))
+    .await;
     until_shown(&platform, "1.1", "suspended", 3.0).await;
-    assert_eq!(bet(&platform, "1.1", "win", "11", 3.0).await, "409 MARKET_SUSPENDED");
-    assert_eq!(bet(&platform, "1.2", "win", "11", 4.0).await, "200", "the other market goes on");
+    assert_eq!(
+        bet(&platform, "1.1", "win", "11", 3.0).await,
+        "409 MARKET_SUSPENDED"
+    );
+    assert_eq!(
+        bet(&platform, "1.2", "win", "11", 4.0).await,
+        "200",
+        "the other market goes on"
+    );
     let again = link.answer("marketSubscription").await;
     assert_eq!(again["initialClk"], Value::Null);
-    link.send(&image(json!([market("1.1", "OPEN", 1, 2.0), market("1.2", "OPEN", 1, 4.0)]))).await;
+    link.send(&image(json!([
+        market("1.1", "OPEN", 1, 2.0),
+        market("1.2", "OPEN", 1, 4.0)
+    ])))
+    .await;
     until_shown(&platform, "1.1", "open", 2.0).await;
     assert_eq!(bet(&platform, "1.1", "win", "11", 2.0).await, "200");
 
     // What cannot be read at all may be about any market.
-    link.send(r#"{"op":"mcm","id":2,"pt":1700000000001,"mc":[{"id":"1.1","marketDef"#).await;
+    link.send(r#"{"op":"mcm","id":2,"pt":1700000000001,"mc":[{"id":"1.1","marketDef"#)
+        .await;
     until_shown(&platform, "1.1", "suspended", 2.0).await;
     until_shown(&platform, "1.2", "suspended", 4.0).await;
-    assert_eq!(bet(&platform, "1.2", "win", "11", 4.0).await, "409 MARKET_SUSPENDED");
+    assert_eq!(
+        bet(&platform, "1.2", "win", "11", 4.0).await,
+        "409 MARKET_SUSPENDED"
+    );
     let name = "odds_ingest_suspended_after_loss_total";
-    platform.until_metric(Role::Ingest, name, |count| count == 2.0).await;
+    platform
+        .until_metric(Role::Ingest, name, |count| count == 2.0)
+        .await;
     let mut link = exchange.accept().await;
     assert_eq!(link.subscription["initialClk"], Value::Null);
-    link.send(&image(json!([market("1.1", "OPEN", 1, 2.0), market("1.2", "OPEN", 1, 4.0)]))).await;
+    link.send(&image(json!([
+        market("1.1", "OPEN", 1, 2.0),
+        market("1.2", "OPEN", 1, 4.0)
+    ])))
+    .await;
     until_shown(&platform, "1.2", "open", 4.0).await;
 
     // A connection that is lost in the middle of a message.
     let start = json!({"segmentType": "SEG_START", "clk": "e"});
-    link.send(&message(start, json!([market("1.2", "SUSPENDED", 2, 4.0)]))).await;
-    platform.until_metric(Role::Ingest, "odds_ingest_frames_total", |frames| frames >= 11.0).await;
+    link.send(&message(start, json!([market("1.2", "SUSPENDED", 2, 4.0)])))
+        .await;
+    platform
+        .until_metric(Role::Ingest, "odds_ingest_frames_total", |frames| {
+            frames >= 11.0
+        })
+        .await;
     drop(link);
     until_shown(&platform, "1.1", "suspended", 2.0).await;
     let mut link = exchange.accept().await;
-    assert_eq!(link.subscription["clk"], "c", "after the last whole message");
-    link.send(&message(json!({"ct": "RESUB_DELTA"}), json!([market("1.2", "SUSPENDED", 2, 4.0)]))).await;
+    assert_eq!(
+        link.subscription["clk"], "c",
+        "after the last whole message"
+    );
+    link.send(&message(
+        json!({"ct": "RESUB_DELTA"}),
+        json!([market("1.2", "SUSPENDED", 2, 4.0)]),
+    ))
+    .await;
     until_shown(&platform, "1.1", "open", 2.0).await;
     until_shown(&platform, "1.2", "suspended", 4.0).await;
     platform.stop().await;
@@ -162,15 +248,38 @@ async fn older_copy_of_a_market_is_not_offered() {
     let exchange = Exchange::start().await;
     let platform = shop(exchange.url(), &[]).await;
     let mut link = exchange.accept().await;
-    let copies = |id: &str| [market(id, "SUSPENDED", 3_179_930_626, 3.0), market(id, "OPEN", 3_179_830_612, 9.0)];
+    let copies = |id: &str| {
+        [
+            market(id, "SUSPENDED", 3_179_930_626, 3.0),
+            market(id, "OPEN", 3_179_830_612, 9.0),
+        ]
+    };
     let ([new, old], [new_last, old_first]) = (copies("1.100"), copies("1.101"));
-    link.send(&image(json!([new, old, old_first, new_last, market("1.102", "OPEN", 1, 5.0)]))).await;
+    link.send(&image(json!([
+        new,
+        old,
+        old_first,
+        new_last,
+        market("1.102", "OPEN", 1, 5.0)
+    ])))
+    .await;
     for event in ["1.100", "1.101"] {
         until_shown(&platform, event, "suspended", 3.0).await;
-        assert_eq!(bet(&platform, event, "win", "11", 9.0).await, "409 MARKET_SUSPENDED");
+        assert_eq!(
+            bet(&platform, event, "win", "11", 9.0).await,
+            "409 MARKET_SUSPENDED"
+        );
     }
-    link.send(&message(json!({}), json!([market("1.100", "OPEN", 3_179_830_613, 9.0)]))).await;
-    link.send(&message(json!({}), json!([market("1.102", "OPEN", 2, 6.0)]))).await;
+    link.send(&message(
+        json!({}),
+        json!([market("1.100", "OPEN", 3_179_830_613, 9.0)]),
+    ))
+    .await;
+    link.send(&message(
+        json!({}),
+        json!([market("1.102", "OPEN", 2, 6.0)]),
+    ))
+    .await;
     until_shown(&platform, "1.102", "open", 6.0).await;
     until_shown(&platform, "1.100", "suspended", 3.0).await;
     platform.stop().await;
@@ -180,20 +289,27 @@ async fn older_copy_of_a_market_is_not_offered() {
 async fn image_beyond_the_frame_limit_comes_in_segments() {
     let large = |market: usize| {
         let name = |id: usize| {
-            format!("Runner {id} of market {market} with a name that is neither short nor very long, in Portuguese")
+            format!(
+                "Runner {id} of market {market} with a name that is neither short nor very long, in Portuguese"
+            )
         };
-        let runners: Vec<_> =
-            (1..=24).map(|id| json!({"id": id, "status": "ACTIVE", "sortPriority": id, "name": name(id)})).collect();
-        let prices: Vec<_> =
-            (1..=24).map(|id| json!({"id": id, "batb": [[0, 1.5 + id as f64, 120.5]], "ltp": 2.5})).collect();
-        let definition = json!({"status": "OPEN", "version": 1, "marketType": "WIN", "runners": runners});
+        let runners: Vec<_> = (1..=24)
+            .map(|id| json!({"id": id, "status": "ACTIVE", "sortPriority": id, "name": name(id)}))
+            .collect();
+        let prices: Vec<_> = (1..=24)
+            .map(|id| json!({"id": id, "batb": [[0, 1.5 + id as f64, 120.5]], "ltp": 2.5}))
+            .collect();
+        let definition =
+            json!({"status": "OPEN", "version": 1, "marketType": "WIN", "runners": runners});
         json!({"id": format!("1.{}", 1_000 + market), "marketDefinition": definition, "rc": prices})
     };
     let line = image(json!((0..250).map(large).collect::<Vec<_>>()));
     assert!(line.len() > 1024 * 1024, "{}", line.len());
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), line).unwrap();
-    let replay = replay::start(ReplayConfig::at_once(vec![file.path().to_owned()])).await.unwrap();
+    let replay = replay::start(ReplayConfig::at_once(vec![file.path().to_owned()]))
+        .await
+        .unwrap();
     let platform = TestPlatform::fed_by(&[format!("betfair://{}", replay.addr)], &[]).await;
     // In steps, each with a deadline of its own.
     for known in (10..=250).step_by(10) {
@@ -206,7 +322,13 @@ async fn image_beyond_the_frame_limit_comes_in_segments() {
     for market in [0, 124, 249] {
         until_shown(&platform, &format!("1.{}", 1_000 + market), "open", 2.5).await;
     }
-    assert_eq!(metric(&platform.metrics(Role::Ingest).await, "odds_ingest_connects_total"), Some(1.0));
+    assert_eq!(
+        metric(
+            &platform.metrics(Role::Ingest).await,
+            "odds_ingest_connects_total"
+        ),
+        Some(1.0)
+    );
     platform.stop().await;
     replay.stop().await;
 }
@@ -230,11 +352,18 @@ async fn unreadable_native_update_takes_the_price_off_offer() {
     halted["status"] = json!("halted");
     link.send(halted.to_string()).await;
     until_shown(&platform, "A", "suspended", 1.5).await;
-    assert_eq!(bet(&platform, "A", "1x2", "home", 1.5).await, "409 MARKET_SUSPENDED");
+    assert_eq!(
+        bet(&platform, "A", "1x2", "home", 1.5).await,
+        "409 MARKET_SUSPENDED"
+    );
     link.send(native("A", 3).to_string()).await;
     until_shown(&platform, "A", "open", 1.5).await;
     assert_eq!(bet(&platform, "A", "1x2", "home", 1.5).await, "200");
-    assert_eq!(bet(&platform, "B", "1x2", "home", 1.5).await, "200", "the other market goes on");
+    assert_eq!(
+        bet(&platform, "B", "1x2", "home", 1.5).await,
+        "200",
+        "the other market goes on"
+    );
     platform.stop().await;
 }
 
@@ -242,7 +371,10 @@ async fn unreadable_native_update_takes_the_price_off_offer() {
 #[actix_web::test]
 async fn pongs_after_garbage_keep_no_price() {
     let supplier = FakeSupplier::start().await;
-    let quick = [("SUPPLIER_STALE_AFTER", "3s"), ("SUPPLIER_PING_INTERVAL", "100ms")];
+    let quick = [
+        ("SUPPLIER_STALE_AFTER", "3s"),
+        ("SUPPLIER_PING_INTERVAL", "100ms"),
+    ];
     let platform = shop(supplier.url(), &quick).await;
     let mut link = supplier.accept().await;
     link.send(native("A", 1).to_string()).await;
@@ -257,9 +389,14 @@ async fn pongs_after_garbage_keep_no_price() {
     });
     until_shown(&platform, "A", "suspended", 1.5).await;
     until_shown(&platform, "B", "open", 1.5).await;
-    assert_eq!(bet(&platform, "A", "1x2", "home", 1.5).await, "409 MARKET_SUSPENDED");
+    assert_eq!(
+        bet(&platform, "A", "1x2", "home", 1.5).await,
+        "409 MARKET_SUSPENDED"
+    );
     let name = "odds_ingest_suspended_as_stale_total";
-    platform.until_metric(Role::Ingest, name, |count| count == 1.0).await;
+    platform
+        .until_metric(Role::Ingest, name, |count| count == 1.0)
+        .await;
     pongs.abort();
     platform.stop().await;
 }

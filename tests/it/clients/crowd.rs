@@ -10,7 +10,8 @@ const CROWD: usize = 1_000;
 const CHANGES: u64 = 20;
 
 async fn crowd(platform: &TestPlatform) -> Vec<RawClient> {
-    // A client takes three descriptors of this process: its own, the server's, and the server's second handle.
+    // A client takes three descriptors of this process: its own, the server's, and the server's
+    // second handle.
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let mut clients = Vec::with_capacity(CROWD);
     while clients.len() < CROWD {
@@ -20,7 +21,8 @@ async fn crowd(platform: &TestPlatform) -> Vec<RawClient> {
     clients
 }
 
-/// Reads the changes `from..=to`: each once, in order, with a seq that grows, and none of them conflated.
+/// Reads the changes `from..=to`: each once, in order, with a seq that grows, and none of them
+/// conflated.
 async fn read_all(client: &mut RawClient, from: u64, to: u64) {
     let mut last_seq = 0;
     for version in from..=to {
@@ -44,10 +46,27 @@ async fn a_thousand_clients_get_every_change_in_order_whether_one_of_them_stalls
             supplier.send(change(version)).await;
         }
     };
-    tokio::join!(sending, join_all(clients.iter_mut().map(|client| read_all(client, 2, CHANGES))));
-    until_total(&platform, "odds_ws_deliveries_total", (CROWD as u64 * CHANGES) as f64).await;
+    tokio::join!(
+        sending,
+        join_all(
+            clients
+                .iter_mut()
+                .map(|client| read_all(client, 2, CHANGES))
+        )
+    );
+    until_total(
+        &platform,
+        "odds_ws_deliveries_total",
+        (CROWD as u64 * CHANGES) as f64,
+    )
+    .await;
     // Once a change and thread; the crowd is spread over two.
-    until_total(&platform, "odds_end_to_end_seconds_count", (2 * CHANGES) as f64).await;
+    until_total(
+        &platform,
+        "odds_end_to_end_seconds_count",
+        (2 * CHANGES) as f64,
+    )
+    .await;
 
     // One more, which a second event with large changes fills up until it freezes.
     let mut stalled = RawClient::connect_narrow(platform.odds()).await;
@@ -65,10 +84,20 @@ async fn a_thousand_clients_get_every_change_in_order_whether_one_of_them_stalls
         for version in from..=version {
             supplier.send(change(version)).await;
         }
-        join_all(clients.iter_mut().map(|client| read_all(client, from, version))).await;
+        join_all(
+            clients
+                .iter_mut()
+                .map(|client| read_all(client, from, version)),
+        )
+        .await;
     }
     assert_eq!(stalled.end().await, End::BrokenOff);
     until_total(&platform, "odds_ws_sessions", CROWD as f64).await;
     supplier.send(change(version + 1)).await;
-    join_all(clients.iter_mut().map(|client| read_all(client, version + 1, version + 1))).await;
+    join_all(
+        clients
+            .iter_mut()
+            .map(|client| read_all(client, version + 1, version + 1)),
+    )
+    .await;
 }

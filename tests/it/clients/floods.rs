@@ -11,7 +11,8 @@ use super::raw::{CONTINUATION, End, FIN, PING, PONG, RawClient, TEXT, announceme
 use super::{EVENT, change_of, start, until_total};
 use crate::support::{ServerProcess, get_text, metric, until, within};
 
-/// Far above what a flood adds where it is bounded, far below what it added before: 145 MiB in 10 s.
+/// Far above what a flood adds where it is bounded, far below what it added before: 145 MiB in 10
+/// s.
 const FLAT: u64 = 24 * 1024 * 1024;
 
 /// Sends a frame as often as the server takes it, until it takes no more; gives the bytes.
@@ -31,7 +32,10 @@ async fn flood(client: &mut RawClient, unit: &[u8], at_once: usize) -> usize {
 async fn close_code(client: &mut RawClient) -> Option<u16> {
     let mut bytes = Vec::new();
     let _ = within("the end", client.stream.read_to_end(&mut bytes)).await;
-    let close = bytes.windows(4).rev().find(|four| four[0] == 0x88 && four[1] >= 2)?;
+    let close = bytes
+        .windows(4)
+        .rev()
+        .find(|four| four[0] == 0x88 && four[1] >= 2)?;
     Some(u16::from_be_bytes([close[2], close[3]]))
 }
 
@@ -55,7 +59,10 @@ async fn floods_are_closed_and_memory_stays_flat(#[case] unit: Vec<u8>, #[case] 
     assert!(grown < FLAT, "{grown} bytes more");
     let metrics = format!("http://{}/metrics", server.health["odds"]);
     until("all are closed for it", || async {
-        let closed = metric(&get_text(&metrics).await.1, r#"odds_ws_closes_total{reason="too many messages"}"#);
+        let closed = metric(
+            &get_text(&metrics).await.1,
+            r#"odds_ws_closes_total{reason="too many messages"}"#,
+        );
         (closed == Some(5.0)).then_some(())
     })
     .await;
@@ -68,8 +75,11 @@ async fn floods_are_closed_and_memory_stays_flat(#[case] unit: Vec<u8>, #[case] 
 #[case::bytes(text(&"x".repeat(900)).repeat(4))]
 #[actix_web::test]
 async fn floods_are_told_1008(#[case] bytes: Vec<u8>) {
-    let limits =
-        [("WS_MAX_MESSAGES_PER_SECOND", "10"), ("WS_MAX_BYTES_PER_SECOND", "3KiB"), ("WS_MAX_MESSAGE", "1KiB")];
+    let limits = [
+        ("WS_MAX_MESSAGES_PER_SECOND", "10"),
+        ("WS_MAX_BYTES_PER_SECOND", "3KiB"),
+        ("WS_MAX_MESSAGE", "1KiB"),
+    ];
     let (platform, _supplier) = start(&limits).await;
     let mut client = RawClient::connect(platform.odds()).await;
     client.send(&bytes).await;
@@ -121,7 +131,10 @@ async fn unfinished_messages_are_closed_in_time(#[case] begin: Vec<u8>, #[case] 
     })
     .await;
     assert_eq!(ended, End::Closed(1008));
-    assert!(began.elapsed() >= Duration::from_secs(2), "not before its time");
+    assert!(
+        began.elapsed() >= Duration::from_secs(2),
+        "not before its time"
+    );
     // Whole messages keep a session open, however long they go on.
     assert_eq!(healthy.next_text().await.text(), r#"{"type":"pong"}"#);
     until_total(&platform, "odds_ws_sessions", 1.0).await;
@@ -159,12 +172,19 @@ async fn snapshots_are_limited_by_their_bytes() {
         client.send(&subscribe).await;
         let answer = client.next_text().await;
         let is_refused = answer.text().contains("RATE_LIMITED");
-        assert!(is_refused || answer.text().contains("snapshot"), "{}", answer.text());
+        assert!(
+            is_refused || answer.text().contains("snapshot"),
+            "{}",
+            answer.text()
+        );
         refused += usize::from(is_refused);
         bytes += answer.payload.len();
     }
     // A burst of 80 KiB, the last snapshot above it, and a little for the time that this took.
-    assert!(refused > 20 && bytes < 400_000, "{refused} refused, {bytes} bytes");
+    assert!(
+        refused > 20 && bytes < 400_000,
+        "{refused} refused, {bytes} bytes"
+    );
     until("subscribing works again", || async {
         let mut other = RawClient::connect(platform.odds()).await;
         other.subscribe(EVENT).await;

@@ -3,7 +3,9 @@
 use pretty_assertions::assert_eq;
 use rstest::rstest;
 
-use super::raw::{BINARY, CLOSE, CONTINUATION, End, FIN, PING, PONG, RawClient, TEXT, frame, text, unmasked_frame};
+use super::raw::{
+    BINARY, CLOSE, CONTINUATION, End, FIN, PING, PONG, RawClient, TEXT, frame, text, unmasked_frame,
+};
 use super::{start, until_nobody_is_left};
 
 const RESERVED_BIT: u8 = 0x40;
@@ -23,7 +25,11 @@ async fn fragments_are_put_together_and_pings_between_them_are_answered() {
         client.send(&frame(CONTINUATION, b"")).await;
         client.send(&frame(FIN | PING, after.as_bytes())).await;
         client.send(&frame(FIN | CONTINUATION, end)).await;
-        for (opcode, content) in [(PONG, before.as_str()), (PONG, after.as_str()), (TEXT, r#"{"type":"pong"}"#)] {
+        for (opcode, content) in [
+            (PONG, before.as_str()),
+            (PONG, after.as_str()),
+            (TEXT, r#"{"type":"pong"}"#),
+        ] {
             let frame = client.next().await.unwrap();
             assert_eq!((frame.opcode, frame.text()), (opcode, content));
         }
@@ -73,10 +79,15 @@ async fn the_largest_ping_is_answered_with_its_content() {
 #[case::a_close_with_half_a_code(1002, frame(FIN | CLOSE, &[3]))]
 #[case::a_close_with_a_code_that_must_not_be_sent(1002, frame(FIN | CLOSE, &1005_u16.to_be_bytes()))]
 #[actix_web::test]
-async fn what_breaks_the_protocol_is_closed_with_its_code(#[case] code: u16, #[case] bytes: Vec<u8>) {
+async fn what_breaks_the_protocol_is_closed_with_its_code(
+    #[case] code: u16,
+    #[case] bytes: Vec<u8>,
+) {
     let (platform, _supplier) = start(&[]).await;
     let mut client = RawClient::connect(platform.odds()).await;
-    client.send(&text(r#"{"type":"subscribe","eventId":"E"}"#)).await;
+    client
+        .send(&text(r#"{"type":"subscribe","eventId":"E"}"#))
+        .await;
     client.next_text().await;
     // More comes behind it: the close must reach a client that goes on sending.
     client.send(&[bytes, text(PING_MESSAGE)].concat()).await;

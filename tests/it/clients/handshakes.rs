@@ -26,12 +26,22 @@ const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket";
 #[case::other_connection(400, "1.1", &["Connection: notupgrade\r\nUpgrade: websocket", VERSION, KEY])]
 #[case::two_hosts(400, "1.1", &["Host: other.example", UPGRADE, VERSION, KEY])]
 #[actix_web::test]
-async fn handshakes_are_strict(#[case] status: u16, #[case] version: &str, #[case] headers: &[&str]) {
+async fn handshakes_are_strict(
+    #[case] status: u16,
+    #[case] version: &str,
+    #[case] headers: &[&str],
+) {
     let (platform, _supplier) = start(&[]).await;
     let address = platform.odds();
-    let request = format!("GET /ws/odds HTTP/{version}\r\nHost: {address}\r\n{}\r\n\r\n", headers.join("\r\n"));
+    let request = format!(
+        "GET /ws/odds HTTP/{version}\r\nHost: {address}\r\n{}\r\n\r\n",
+        headers.join("\r\n")
+    );
     let answer = raw_request(address, &request).await;
-    assert!(answer.starts_with(&format!("HTTP/{version} {status} ")), "{answer}");
+    assert!(
+        answer.starts_with(&format!("HTTP/{version} {status} ")),
+        "{answer}"
+    );
     let offers = answer.to_lowercase().contains("sec-websocket-version: 13");
     assert_eq!(offers, status == 426, "{answer}");
 }
@@ -53,8 +63,9 @@ async fn two_origins_are_refused() {
 async fn the_simulator_is_as_strict() {
     let platform = crate::support::TestPlatform::start(&[("ROLE", "simulator")]).await;
     let address = platform.simulator();
-    let request =
-        format!("GET /ws HTTP/1.1\r\nHost: {address}\r\n{UPGRADE}\r\nSec-WebSocket-Version: 8\r\n{KEY}\r\n\r\n");
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nHost: {address}\r\n{UPGRADE}\r\nSec-WebSocket-Version: 8\r\n{KEY}\r\n\r\n"
+    );
     let answer = raw_request(address, &request).await;
     assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
 }

@@ -11,7 +11,10 @@ use crate::support::{TestPlatform, until, within};
 /// A ping of exactly so many bytes.
 fn ping_of(bytes: usize) -> String {
     let (start, end) = (r#"{"type":"ping","room":""#, r#""}"#);
-    format!("{start}{}{end}", "x".repeat(bytes - start.len() - end.len()))
+    format!(
+        "{start}{}{end}",
+        "x".repeat(bytes - start.len() - end.len())
+    )
 }
 
 fn fragmented(message: &str, size: usize) -> Vec<u8> {
@@ -29,7 +32,9 @@ fn fragmented(message: &str, size: usize) -> Vec<u8> {
 #[case::two_fragments(1_000)]
 #[case::many_fragments(7)]
 #[actix_web::test]
-async fn a_message_of_exactly_the_limit_is_taken_and_a_byte_more_is_too_big(#[case] fragment: usize) {
+async fn a_message_of_exactly_the_limit_is_taken_and_a_byte_more_is_too_big(
+    #[case] fragment: usize,
+) {
     let (platform, _supplier) = start(&[("WS_MAX_MESSAGE", "1KiB")]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     for _ in 0..2 {
@@ -76,11 +81,17 @@ async fn sessions_beyond_the_limit_are_refused_until_one_has_left() {
     let first = platform.subscriber(EVENT).await;
     let mut second = platform.subscriber(EVENT).await;
     let (status, body, headers) = get(upgrade(&platform)).await;
-    assert_eq!((status, &body["code"]), (503, &Value::from("TOO_MANY_SESSIONS")));
+    assert_eq!(
+        (status, &body["code"]),
+        (503, &Value::from("TOO_MANY_SESSIONS"))
+    );
     assert!(headers.contains_key("retry-after"));
     until_total(&platform, "odds_ws_refused_upgrades_total", 1.0).await;
     drop(first);
-    until("the place is free", || async { (get(upgrade(&platform)).await.0 == 101).then_some(()) }).await;
+    until("the place is free", || async {
+        (get(upgrade(&platform)).await.0 == 101).then_some(())
+    })
+    .await;
     second.send(r#"{"type":"ping"}"#).await;
     assert_eq!(second.next().await["type"], "pong");
 }
@@ -88,10 +99,20 @@ async fn sessions_beyond_the_limit_are_refused_until_one_has_left() {
 #[actix_web::test]
 async fn a_foreign_page_is_refused_and_ones_own_and_allowed_ones_are_taken() {
     let (platform, _supplier) = start(&[("WS_ALLOWED_ORIGINS", "https://allowed.example")]).await;
-    let (status, body, _) = get(upgrade(&platform).header("Origin", "https://foreign.example")).await;
-    assert_eq!((status, &body["code"]), (403, &Value::from("ORIGIN_NOT_ALLOWED")));
-    for origin in [format!("http://{}", platform.odds()), "https://allowed.example".to_owned()] {
-        assert_eq!(get(upgrade(&platform).header("Origin", origin)).await.0, 101);
+    let (status, body, _) =
+        get(upgrade(&platform).header("Origin", "https://foreign.example")).await;
+    assert_eq!(
+        (status, &body["code"]),
+        (403, &Value::from("ORIGIN_NOT_ALLOWED"))
+    );
+    for origin in [
+        format!("http://{}", platform.odds()),
+        "https://allowed.example".to_owned(),
+    ] {
+        assert_eq!(
+            get(upgrade(&platform).header("Origin", origin)).await.0,
+            101
+        );
     }
 }
 
@@ -101,8 +122,14 @@ async fn what_is_no_handshake_is_refused_in_json() {
     let url = platform.url("/ws/odds");
     let client = reqwest::Client::new();
     let (status, body, _) = get(client.get(&url)).await;
-    assert_eq!((status, &body["code"]), (400, &Value::from("BAD_HANDSHAKE")));
+    assert_eq!(
+        (status, &body["code"]),
+        (400, &Value::from("BAD_HANDSHAKE"))
+    );
     let (status, body, headers) = get(client.post(&url)).await;
-    assert_eq!((status, &body["code"]), (405, &Value::from("METHOD_NOT_ALLOWED")));
+    assert_eq!(
+        (status, &body["code"]),
+        (405, &Value::from("METHOD_NOT_ALLOWED"))
+    );
     assert_eq!(headers["allow"], "GET");
 }

@@ -12,7 +12,10 @@ use crate::support::within;
 
 /// The status of a handshake's answer, and the code in its body.
 async fn handshake(address: SocketAddr, headers: &[&str]) -> String {
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let headers: String = headers
+        .iter()
+        .map(|header| format!("{header}\r\n"))
+        .collect();
     let request = format!(
         "GET /ws/odds HTTP/1.1\r\n{headers}Connection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -22,17 +25,26 @@ async fn handshake(address: SocketAddr, headers: &[&str]) -> String {
     let mut answer = Vec::new();
     let is_whole = |answer: &[u8]| {
         let text = String::from_utf8_lossy(answer);
-        text.split_once("\r\n\r\n").is_some_and(|(head, body)| head.contains(" 101 ") || body.ends_with('}'))
+        text.split_once("\r\n\r\n")
+            .is_some_and(|(head, body)| head.contains(" 101 ") || body.ends_with('}'))
     };
     within("the answer to a handshake", async {
         while !is_whole(&answer) {
-            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+            assert!(
+                stream.read_buf(&mut answer).await.unwrap() > 0,
+                "{}",
+                String::from_utf8_lossy(&answer)
+            );
         }
     })
     .await;
     let text = String::from_utf8_lossy(&answer).into_owned();
-    let code = text.split_once("\"code\":\"").map_or("", |(_, rest)| rest.split('"').next().unwrap_or(""));
-    format!("{} {code}", text.split(' ').nth(1).unwrap()).trim().to_owned()
+    let code = text
+        .split_once("\"code\":\"")
+        .map_or("", |(_, rest)| rest.split('"').next().unwrap_or(""));
+    format!("{} {code}", text.split(' ').nth(1).unwrap())
+        .trim()
+        .to_owned()
 }
 
 #[rstest]
@@ -49,14 +61,26 @@ async fn handshake(address: SocketAddr, headers: &[&str]) -> String {
 #[case("odds.example", "https://odds.example:8443", "403 ORIGIN_NOT_ALLOWED")]
 #[case("odds.example:80", "https://odds.example", "403 ORIGIN_NOT_ALLOWED")]
 #[case("odds.example:443", "http://odds.example", "403 ORIGIN_NOT_ALLOWED")]
-#[case("odds.example", "https://odds.example.evil.example", "403 ORIGIN_NOT_ALLOWED")]
+#[case(
+    "odds.example",
+    "https://odds.example.evil.example",
+    "403 ORIGIN_NOT_ALLOWED"
+)]
 #[case("odds.example", "https://evil.example", "403 ORIGIN_NOT_ALLOWED")]
 #[case("odds.example", "null", "403 ORIGIN_NOT_ALLOWED")]
 #[case("a@odds.example", "https://odds.example", "400 BAD_REQUEST")]
 #[actix_web::test]
-async fn default_port_may_be_written(#[case] host: &str, #[case] origin: &str, #[case] expected: &str) {
+async fn default_port_may_be_written(
+    #[case] host: &str,
+    #[case] origin: &str,
+    #[case] expected: &str,
+) {
     let (platform, _supplier) = start(&[]).await;
-    let answer = handshake(platform.odds(), &[&format!("Host: {host}"), &format!("Origin: {origin}")]).await;
+    let answer = handshake(
+        platform.odds(),
+        &[&format!("Host: {host}"), &format!("Origin: {origin}")],
+    )
+    .await;
     assert_eq!(answer, expected);
 }
 
@@ -66,17 +90,35 @@ async fn foreign_page_opens_no_socket() {
     let host = format!("Host: {}", platform.odds());
     let own = format!("Origin: http://{}", platform.odds());
     let refused: &[&[&str]] = &[
-        &["Origin: https://evil.example", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: websocket"],
+        &[
+            "Origin: https://evil.example",
+            "Sec-Fetch-Site: cross-site",
+            "Sec-Fetch-Mode: websocket",
+        ],
         &["Sec-Fetch-Site: cross-site"],
         &[&own, "Sec-Fetch-Site: cross-site"],
         &["Origin: http://shop.example"],
     ];
     for headers in refused {
-        let headers: Vec<_> = [host.as_str()].into_iter().chain(headers.iter().copied()).collect();
-        assert_eq!(handshake(platform.odds(), &headers).await, "403 ORIGIN_NOT_ALLOWED", "{headers:?}");
+        let headers: Vec<_> = [host.as_str()]
+            .into_iter()
+            .chain(headers.iter().copied())
+            .collect();
+        assert_eq!(
+            handshake(platform.odds(), &headers).await,
+            "403 ORIGIN_NOT_ALLOWED",
+            "{headers:?}"
+        );
     }
     until_total(&platform, "odds_ws_refused_upgrades_total", 4.0).await;
-    assert_eq!(handshake(platform.odds(), &[&host, &own, "Origin: https://evil.example"]).await, "400 BAD_REQUEST");
+    assert_eq!(
+        handshake(
+            platform.odds(),
+            &[&host, &own, "Origin: https://evil.example"]
+        )
+        .await,
+        "400 BAD_REQUEST"
+    );
     let allowed: &[&[&str]] = &[
         &[],
         &[&own, "Sec-Fetch-Site: same-origin"],
@@ -84,8 +126,15 @@ async fn foreign_page_opens_no_socket() {
         &["Origin: https://Shop.Example:443"],
     ];
     for headers in allowed {
-        let headers: Vec<_> = [host.as_str()].into_iter().chain(headers.iter().copied()).collect();
-        assert_eq!(handshake(platform.odds(), &headers).await, "101", "{headers:?}");
+        let headers: Vec<_> = [host.as_str()]
+            .into_iter()
+            .chain(headers.iter().copied())
+            .collect();
+        assert_eq!(
+            handshake(platform.odds(), &headers).await,
+            "101",
+            "{headers:?}"
+        );
     }
 }
 
@@ -93,10 +142,23 @@ async fn foreign_page_opens_no_socket() {
 #[actix_web::test]
 async fn listed_hosts_are_the_only_ones() {
     let (platform, _supplier) = start(&[("ALLOWED_HOSTS", "odds.example, other.example")]).await;
-    for host in ["odds.example:443", "Other.Example", "127.0.0.1", "odds:8080"] {
-        assert_eq!(handshake(platform.odds(), &[&format!("Host: {host}")]).await, "101", "{host}");
+    for host in [
+        "odds.example:443",
+        "Other.Example",
+        "127.0.0.1",
+        "odds:8080",
+    ] {
+        assert_eq!(
+            handshake(platform.odds(), &[&format!("Host: {host}")]).await,
+            "101",
+            "{host}"
+        );
     }
-    for host in ["evil.example", "sub.odds.example", "odds.example.evil.example:443"] {
+    for host in [
+        "evil.example",
+        "sub.odds.example",
+        "odds.example.evil.example:443",
+    ] {
         let answer = handshake(platform.odds(), &[&format!("Host: {host}")]).await;
         assert_eq!(answer, "421 HOST_NOT_ALLOWED", "{host}");
     }

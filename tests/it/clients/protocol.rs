@@ -20,12 +20,21 @@ async fn a_subscriber_gets_a_snapshot_then_each_change_until_it_unsubscribes() {
     let (platform, mut supplier) = start(&[]).await;
     let mut client = platform.client().await;
     client.subscribe(EVENT).await;
-    assert_eq!(client.next().await, json!({"type": "snapshot", "eventId": EVENT, "seq": 0, "markets": []}));
+    assert_eq!(
+        client.next().await,
+        json!({"type": "snapshot", "eventId": EVENT, "seq": 0, "markets": []})
+    );
 
     supplier.send(change(1)).await;
     let update = client.next().await;
-    assert_eq!((&update["type"], &update["eventId"]), (&json!("update"), &json!(EVENT)));
-    assert_eq!((&update["payload"]["version"], update.get("conflated")), (&json!(1), None));
+    assert_eq!(
+        (&update["type"], &update["eventId"]),
+        (&json!("update"), &json!(EVENT))
+    );
+    assert_eq!(
+        (&update["payload"]["version"], update.get("conflated")),
+        (&json!(1), None)
+    );
     let seq = update["seq"].as_u64().unwrap();
 
     let mut second = platform.client().await;
@@ -36,8 +45,13 @@ async fn a_subscriber_gets_a_snapshot_then_each_change_until_it_unsubscribes() {
         json!({"type": "snapshot", "eventId": EVENT, "seq": seq, "markets": [market], "payload": update["payload"]})
     );
 
-    client.send(json!({"type": "unsubscribe", "eventId": EVENT}).to_string()).await;
-    assert_eq!(client.next().await, json!({"type": "unsubscribed", "eventId": EVENT}));
+    client
+        .send(json!({"type": "unsubscribe", "eventId": EVENT}).to_string())
+        .await;
+    assert_eq!(
+        client.next().await,
+        json!({"type": "unsubscribed", "eventId": EVENT})
+    );
     supplier.send(change(2)).await;
     let update = second.next().await;
     assert_eq!(update["payload"]["version"], 2);
@@ -67,7 +81,11 @@ async fn subscribing_twice_sends_the_snapshot_again_and_each_change_once() {
         assert_eq!(client.next().await["payload"]["version"], version);
     }
     assert_open(&mut client).await;
-    platform.until_metric(Role::Odds, "odds_ws_subscriptions", |subscriptions| subscriptions == 1.0).await;
+    platform
+        .until_metric(Role::Odds, "odds_ws_subscriptions", |subscriptions| {
+            subscriptions == 1.0
+        })
+        .await;
 }
 
 #[actix_web::test]
@@ -79,23 +97,43 @@ async fn what_is_refused_is_named_and_the_socket_stays() {
         (r#"{"eventId":"A"}"#, "BAD_JSON"),
         (r#"["subscribe","A"]"#, "BAD_JSON"),
         (r#"["ping"]"#, "BAD_JSON"),
-        (r#"{"type":"subscribe","eventId":"A","eventId":"B"}"#, "BAD_JSON"),
-        (r#"{"type":"ping","type":"subscribe","eventId":"A"}"#, "BAD_JSON"),
+        (
+            r#"{"type":"subscribe","eventId":"A","eventId":"B"}"#,
+            "BAD_JSON",
+        ),
+        (
+            r#"{"type":"ping","type":"subscribe","eventId":"A"}"#,
+            "BAD_JSON",
+        ),
         (r#"{"type":"shout"}"#, "UNKNOWN_TYPE"),
         (r#"{"type":"subscribe"}"#, "BAD_EVENT_ID"),
         (r#"{"type":"unsubscribe","eventId":7}"#, "BAD_EVENT_ID"),
-        (r#"{"type":"subscribe","eventId":"SECOND"}"#, "TOO_MANY_SUBSCRIPTIONS"),
+        (
+            r#"{"type":"subscribe","eventId":"SECOND"}"#,
+            "TOO_MANY_SUBSCRIPTIONS",
+        ),
     ];
     for (message, code) in refused {
         client.send(message).await;
         let error = client.next().await;
-        assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!(code)), "{message}");
+        assert_eq!(
+            (&error["type"], &error["code"]),
+            (&json!("error"), &json!(code)),
+            "{message}"
+        );
         assert!(!error["message"].as_str().unwrap().is_empty());
         assert_open(&mut client).await;
     }
-    until_total(&platform, "odds_ws_refused_messages_total", refused.len() as f64).await;
+    until_total(
+        &platform,
+        "odds_ws_refused_messages_total",
+        refused.len() as f64,
+    )
+    .await;
     // A place that was given up is free again.
-    client.send(json!({"type": "unsubscribe", "eventId": EVENT}).to_string()).await;
+    client
+        .send(json!({"type": "unsubscribe", "eventId": EVENT}).to_string())
+        .await;
     client.subscribe("SECOND").await;
     assert_eq!(client.next_of("snapshot").await["eventId"], "SECOND");
 }
@@ -149,7 +187,8 @@ async fn deliveries_and_their_latency_are_counted() {
     for _ in 0..3 {
         clients.push(platform.subscriber(EVENT).await);
     }
-    // The first alone: an event's first changes may be told as one, by what its book reads when it starts.
+    // The first alone: an event's first changes may be told as one, by what its book reads when it
+    // starts.
     for versions in [1..=1, 2..=10] {
         for version in versions.clone() {
             supplier.send(change(version)).await;

@@ -42,8 +42,15 @@ impl Frame {
     /// The number behind `"name":` in a text, without reading all of it.
     pub fn number(&self, name: &str) -> u64 {
         let text = self.text();
-        let rest = text.split_once(&format!("\"{name}\":")).unwrap_or_else(|| panic!("no {name} in {text}")).1;
-        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+        let rest = text
+            .split_once(&format!("\"{name}\":"))
+            .unwrap_or_else(|| panic!("no {name} in {text}"))
+            .1;
+        rest.split(|c: char| !c.is_ascii_digit())
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 }
 
@@ -52,7 +59,12 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x12, 0x34, 0x56, 0x78];
     let mut frame = head(first, 0x80, payload.len() as u64);
     frame.extend(mask);
-    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
     frame
 }
 
@@ -109,7 +121,11 @@ impl RawClient {
 
     async fn handshake(stream: TcpStream, address: SocketAddr) -> RawClient {
         stream.set_nodelay(true).unwrap();
-        let mut client = RawClient { stream, buffer: Vec::new(), read: 0 };
+        let mut client = RawClient {
+            stream,
+            buffer: Vec::new(),
+            read: 0,
+        };
         let request = format!(
             "GET /ws/odds HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -117,7 +133,11 @@ impl RawClient {
         client.send(request.as_bytes()).await;
         let head = within("the handshake's answer", async {
             loop {
-                if let Some(end) = client.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                if let Some(end) = client
+                    .buffer
+                    .windows(4)
+                    .position(|four| four == b"\r\n\r\n")
+                {
                     return client.buffer.drain(..end + 4).collect::<Vec<u8>>();
                 }
                 assert!(client.read_some().await, "closed within the handshake");
@@ -126,20 +146,33 @@ impl RawClient {
         .await;
         let head = String::from_utf8(head).unwrap();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        assert!(head.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
+        assert!(
+            head.to_lowercase()
+                .contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+            "{head}"
+        );
         client
     }
 
     /// Sends bytes as they are.
     pub async fn send(&mut self, bytes: &[u8]) {
-        within("the server takes bytes", self.stream.write_all(bytes)).await.unwrap();
+        within("the server takes bytes", self.stream.write_all(bytes))
+            .await
+            .unwrap();
     }
 
     /// Subscribes and reads the snapshot.
     pub async fn subscribe(&mut self, event: &str) {
-        self.send(&text(&format!(r#"{{"type":"subscribe","eventId":"{event}"}}"#))).await;
+        self.send(&text(&format!(
+            r#"{{"type":"subscribe","eventId":"{event}"}}"#
+        )))
+        .await;
         let snapshot = self.next_text().await;
-        assert!(snapshot.text().starts_with(r#"{"type":"snapshot""#), "{}", snapshot.text());
+        assert!(
+            snapshot.text().starts_with(r#"{"type":"snapshot""#),
+            "{}",
+            snapshot.text()
+        );
     }
 
     /// The next frame; none where the connection has ended.
@@ -162,19 +195,25 @@ impl RawClient {
         loop {
             match self.next().await {
                 Some(frame) if frame.opcode == TEXT => return frame,
-                Some(frame) if frame.opcode == CLOSE => panic!("closed instead of a text: {:?}", frame.payload),
+                Some(frame) if frame.opcode == CLOSE => {
+                    panic!("closed instead of a text: {:?}", frame.payload)
+                }
                 Some(_) => {}
                 None => panic!("broken off instead of a text"),
             }
         }
     }
 
-    /// Reads until the connection has ended, the server's TCP side too. Ends its own when it reads a close.
+    /// Reads until the connection has ended, the server's TCP side too. Ends its own when it reads
+    /// a close.
     pub async fn end(&mut self) -> End {
         let mut end = End::BrokenOff;
         while let Some(frame) = self.next().await {
             if frame.opcode == CLOSE {
-                let code = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                let code = frame
+                    .payload
+                    .first_chunk()
+                    .map(|code| u16::from_be_bytes(*code));
                 end = code.map_or(End::ClosedWithoutCode, End::Closed);
                 let _ = self.stream.shutdown().await;
             }
@@ -191,13 +230,25 @@ impl RawClient {
         let bytes = &self.buffer[self.read..];
         let (first, second) = (*bytes.first()?, *bytes.get(1)?);
         let (start, length) = match second {
-            126 => (4, usize::from(u16::from_be_bytes(*bytes.get(2..4)?.first_chunk()?))),
-            127 => (10, u64::from_be_bytes(*bytes.get(2..10)?.first_chunk()?) as usize),
+            126 => (
+                4,
+                usize::from(u16::from_be_bytes(*bytes.get(2..4)?.first_chunk()?)),
+            ),
+            127 => (
+                10,
+                u64::from_be_bytes(*bytes.get(2..10)?.first_chunk()?) as usize,
+            ),
             length => (2, usize::from(length)),
         };
-        assert!(first & FIN != 0 && first & 0x70 == 0, "the server sends whole frames");
+        assert!(
+            first & FIN != 0 && first & 0x70 == 0,
+            "the server sends whole frames"
+        );
         let payload = bytes.get(start..start + length)?.to_vec();
         self.read += start + length;
-        Some(Frame { opcode: first & 0xf, payload })
+        Some(Frame {
+            opcode: first & 0xf,
+            payload,
+        })
     }
 }

@@ -11,7 +11,8 @@ use crate::support::{SupplierLink, TestPlatform};
 const MARKETS: [&str; 3] = ["1x2", "btts", "totals"];
 /// So large that a socket is full after some.
 const LARGE: usize = 5_000;
-/// Enough of them to fill what the kernel takes ahead of a client, and more than the session's queue.
+/// Enough of them to fill what the kernel takes ahead of a client, and more than the session's
+/// queue.
 const CHANGES: u64 = 241;
 
 const NARROW: &[(&str, &str)] = &[("WS_SESSION_QUEUE", "4"), ("SLOW_CLIENT_LIMIT", "60s")];
@@ -34,16 +35,24 @@ impl Seen {
         self.last_seq = seq;
         self.updates += 1;
         self.conflated += u64::from(update.text().contains(r#""conflated":true"#));
-        let market = MARKETS.iter().find(|market| update.text().contains(&format!(r#""market":"{market}""#)));
+        let market = MARKETS
+            .iter()
+            .find(|market| update.text().contains(&format!(r#""market":"{market}""#)));
         self.last.insert(market.unwrap(), update.number("version"));
     }
 
-    /// Reads until the last change of each market is there, and checks that it was not given every one.
+    /// Reads until the last change of each market is there, and checks that it was not given every
+    /// one.
     async fn read_to_the_end(&mut self, client: &mut RawClient) {
         while self.last != end_state() {
             self.read_one(client).await;
         }
-        assert!(self.conflated > 0 && self.updates < CHANGES, "{} of {} conflated", self.conflated, self.updates);
+        assert!(
+            self.conflated > 0 && self.updates < CHANGES,
+            "{} of {} conflated",
+            self.conflated,
+            self.updates
+        );
     }
 }
 
@@ -53,12 +62,16 @@ fn market(version: u64) -> &'static str {
 
 /// The version that each market has in the end.
 fn end_state() -> BTreeMap<&'static str, u64> {
-    (2..=CHANGES).map(|version| (market(version), version)).collect()
+    (2..=CHANGES)
+        .map(|version| (market(version), version))
+        .collect()
 }
 
 /// Sends a change, and waits until a client that keeps up has it, unconflated.
 async fn send(supplier: &mut SupplierLink, version: u64, fast: &mut RawClient) {
-    supplier.send(change_of(EVENT, market(version), version, LARGE)).await;
+    supplier
+        .send(change_of(EVENT, market(version), version, LARGE))
+        .await;
     let update = fast.next_text().await;
     assert_eq!(update.number("version"), version);
     assert!(!update.text().contains("conflated"));
@@ -81,13 +94,23 @@ async fn a_client_that_pauses_gets_the_latest_of_each_market_and_the_others_get_
         send(&mut supplier, version, &mut fast).await;
     }
     // The fast one has everything, so the rest waits for the other.
-    platform.until_metric(Role::Odds, "odds_ws_stalled_sessions", |stalled| stalled == 1.0).await;
+    platform
+        .until_metric(Role::Odds, "odds_ws_stalled_sessions", |stalled| {
+            stalled == 1.0
+        })
+        .await;
     let mut seen = Seen::default();
     seen.read_to_the_end(&mut pausing).await;
-    platform.until_metric(Role::Odds, "odds_ws_stalled_sessions", |stalled| stalled == 0.0).await;
+    platform
+        .until_metric(Role::Odds, "odds_ws_stalled_sessions", |stalled| {
+            stalled == 0.0
+        })
+        .await;
     // Every change was either delivered or replaced by a later one.
-    let (delivered, replaced) =
-        (total(&platform, "odds_ws_deliveries_total").await, total(&platform, "odds_ws_conflations_total").await);
+    let (delivered, replaced) = (
+        total(&platform, "odds_ws_deliveries_total").await,
+        total(&platform, "odds_ws_conflations_total").await,
+    );
     assert_eq!(delivered, (CHANGES + seen.updates) as f64);
     assert_eq!(replaced, (CHANGES - seen.updates) as f64);
     assert_eq!(total(&platform, "odds_ws_evictions_total").await, 0.0);

@@ -17,7 +17,11 @@ async fn stalled_client(platform: &TestPlatform) -> RawClient {
 }
 
 /// Sends large changes, each read by `reader` before the next, until `done`; gives how many.
-async fn send_until(supplier: &mut SupplierLink, reader: &mut RawClient, done: impl AsyncFn() -> bool) -> u64 {
+async fn send_until(
+    supplier: &mut SupplierLink,
+    reader: &mut RawClient,
+    done: impl AsyncFn() -> bool,
+) -> u64 {
     let mut last_seq = 0;
     for version in 1..=2_000 {
         supplier.send(change_of(EVENT, "1x2", version, LARGE)).await;
@@ -34,7 +38,11 @@ async fn send_until(supplier: &mut SupplierLink, reader: &mut RawClient, done: i
 
 #[actix_web::test]
 async fn a_client_that_reads_nothing_is_ended_and_the_others_get_every_change() {
-    let limits = [("SLOW_CLIENT_LIMIT", "500ms"), ("WS_SESSION_QUEUE", "8"), ("WS_MAX_SESSIONS", "2")];
+    let limits = [
+        ("SLOW_CLIENT_LIMIT", "500ms"),
+        ("WS_SESSION_QUEUE", "8"),
+        ("WS_MAX_SESSIONS", "2"),
+    ];
     let (platform, mut supplier) = start(&limits).await;
     let mut stalled = stalled_client(&platform).await;
     let mut reader = RawClient::connect(platform.odds()).await;
@@ -48,11 +56,18 @@ async fn a_client_that_reads_nothing_is_ended_and_the_others_get_every_change() 
     until_total(&platform, "odds_ws_subscriptions", 1.0).await;
     until_total(&platform, "odds_ws_stalled_sessions", 0.0).await;
     until_total(&platform, "odds_ws_closes_total", 1.0).await;
-    platform.until_metric(Role::Odds, r#"odds_ws_closes_total{reason="slow"}"#, |count| count == 1.0).await;
+    platform
+        .until_metric(
+            Role::Odds,
+            r#"odds_ws_closes_total{reason="slow"}"#,
+            |count| count == 1.0,
+        )
+        .await;
     // The place is given back with the session itself, and so with everything that waited in it.
     let mut next = RawClient::connect(platform.odds()).await;
     next.subscribe(EVENT).await;
-    // Its connection is really closed: reading ends, without a close frame that it would not have taken.
+    // Its connection is really closed: reading ends, without a close frame that it would not have
+    // taken.
     assert_eq!(stalled.end().await, End::BrokenOff);
     supplier.send(change_of(EVENT, "btts", 1, 1)).await;
     for client in [&mut reader, &mut next] {
@@ -63,7 +78,11 @@ async fn a_client_that_reads_nothing_is_ended_and_the_others_get_every_change() 
 #[actix_web::test]
 async fn a_client_that_froze_before_its_event_went_quiet_is_ended_too() {
     // Room for everything: nothing is ever refused, so only the missing sign of life tells.
-    let limits = [("SLOW_CLIENT_LIMIT", "500ms"), ("WS_SESSION_QUEUE", "100000"), ("WS_PING_INTERVAL", "600ms")];
+    let limits = [
+        ("SLOW_CLIENT_LIMIT", "500ms"),
+        ("WS_SESSION_QUEUE", "100000"),
+        ("WS_PING_INTERVAL", "600ms"),
+    ];
     let (platform, mut supplier) = start(&limits).await;
     let mut stalled = stalled_client(&platform).await;
     first_change(&mut supplier, EVENT, &mut stalled).await;
@@ -82,8 +101,15 @@ async fn a_client_that_froze_before_its_event_went_quiet_is_ended_too() {
 #[case::nothing(1, 0.0)]
 #[case::more_than_fits(300, 1.0)]
 #[actix_web::test]
-async fn closed_session_does_not_outlast_the_write_timeout(#[case] changes: u64, #[case] timeouts: f64) {
-    let limits = [("HTTP_WRITE_TIMEOUT", "2s"), ("SLOW_CLIENT_LIMIT", "10m"), ("WS_SESSION_QUEUE", "1000")];
+async fn closed_session_does_not_outlast_the_write_timeout(
+    #[case] changes: u64,
+    #[case] timeouts: f64,
+) {
+    let limits = [
+        ("HTTP_WRITE_TIMEOUT", "2s"),
+        ("SLOW_CLIENT_LIMIT", "10m"),
+        ("WS_SESSION_QUEUE", "1000"),
+    ];
     let (platform, mut supplier) = start(&limits).await;
     let mut stalled = stalled_client(&platform).await;
     first_change(&mut supplier, EVENT, &mut stalled).await;
@@ -91,18 +117,27 @@ async fn closed_session_does_not_outlast_the_write_timeout(#[case] changes: u64,
         supplier.send(change_of(EVENT, "1x2", version, LARGE)).await;
     }
     until_total(&platform, "odds_ws_deliveries_total", changes as f64).await;
-    stalled.send(&frame(FIN | CLOSE, &1_000_u16.to_be_bytes())).await;
-    // A frozen session sees the close when the client has read a part, and ends while the rest is unsent.
+    stalled
+        .send(&frame(FIN | CLOSE, &1_000_u16.to_be_bytes()))
+        .await;
+    // A frozen session sees the close when the client has read a part, and ends while the rest is
+    // unsent.
     let part = std::cell::RefCell::new([0; 16_384]);
     until("the session ends", || async {
         let _ = stalled.stream.try_read(&mut *part.borrow_mut());
         (total(&platform, "odds_ws_sessions").await == 0.0).then_some(())
     })
     .await;
-    // It reads nothing and closes nothing. What it writes is refused as soon as the server holds no socket.
-    until("the server closes the connection", || async { stalled.stream.try_write(b"x").is_err().then_some(()) }).await;
+    // It reads nothing and closes nothing. What it writes is refused as soon as the server holds no
+    // socket.
+    until("the server closes the connection", || async {
+        stalled.stream.try_write(b"x").is_err().then_some(())
+    })
+    .await;
     let ended = r#"odds_http_connections_ended_total{port="rest",reason="write_timeout"}"#;
-    platform.until_metric(Role::Odds, ended, |count| count == timeouts).await;
+    platform
+        .until_metric(Role::Odds, ended, |count| count == timeouts)
+        .await;
 }
 
 #[actix_web::test]

@@ -66,7 +66,8 @@ impl Handler<GetSnapshot> for Holding {
     fn handle(&mut self, asked: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
         const UPDATE: &str = r#"{"event_id":"E","market":"1x2","odds":{"home":1.5,"draw":2.5,"away":3.5},"updated_at":"2025-11-09T21:07:45Z","source":"s","version":1}"#;
         let mut book = Book::new(asked.0);
-        book.apply(OddsUpdate::from_json(UPDATE.as_bytes()).unwrap(), 0).unwrap();
+        book.apply(OddsUpdate::from_json(UPDATE.as_bytes()).unwrap(), 0)
+            .unwrap();
         Ok(book.snapshot())
     }
 }
@@ -78,13 +79,20 @@ struct Served {
     _folder: TempDir,
 }
 
-fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) -> FeedState) -> Served {
+fn serve(
+    snapshots: Recipient<GetSnapshot>,
+    feed: impl Fn(prometheus::IntGauge) -> FeedState,
+) -> Served {
     let folder = TempDir::new().unwrap();
-    let store = Arc::new(SqliteStore::open(&folder.path().join("test.db").to_string_lossy()).unwrap());
+    let store =
+        Arc::new(SqliteStore::open(&folder.path().join("test.db").to_string_lossy()).unwrap());
     let metrics = OddsMetrics::new().unwrap();
     let seconds = Duration::from_secs;
-    let settings =
-        DistributorSettings { ping_interval: seconds(10), slow_client_limit: seconds(10), frozen_limit: seconds(10) };
+    let settings = DistributorSettings {
+        ping_interval: seconds(10),
+        slow_client_limit: seconds(10),
+        frozen_limit: seconds(10),
+    };
     let registry = Registry::new(metrics.clone()).start();
     let limits = SessionLimits {
         max_subscriptions: 1,
@@ -92,8 +100,15 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
         max_snapshot_bytes_per_second: 1_000_000,
         silence_limit: Duration::from_secs(60),
     };
-    let read_limits = ReadLimits { at_once: 1, waiting: 10, unknown_ttl: Duration::from_secs(1) };
-    let reads = Arc::new(ClientReads::new(read_limits, metrics.client_reads_refused.clone()));
+    let read_limits = ReadLimits {
+        at_once: 1,
+        waiting: 10,
+        unknown_ttl: Duration::from_secs(1),
+    };
+    let reads = Arc::new(ClientReads::new(
+        read_limits,
+        metrics.client_reads_refused.clone(),
+    ));
     let state = web::Data::new(OddsState {
         reads,
         snapshots: snapshots.clone(),
@@ -108,7 +123,13 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
         metrics: metrics.clone(),
     });
     let ip = std::net::Ipv4Addr::LOCALHOST.into();
-    let listen = Listen { variable: "HTTP_PORT_ODDS", ip, port: 0, workers: 1, max_connections: 10 };
+    let listen = Listen {
+        variable: "HTTP_PORT_ODDS",
+        ip,
+        port: 0,
+        workers: 1,
+        max_connections: 10,
+    };
     let frames = Arc::new(FrameLimits {
         largest: 1_024,
         frames_per_second: 1_000,
@@ -128,22 +149,34 @@ fn serve(snapshots: Recipient<GetSnapshot>, feed: impl Fn(prometheus::IntGauge) 
             failures: Arc::new(LogLimit::every(Duration::from_secs(10))),
             metrics,
         };
-        config.app_data(state.clone()).app_data(web::Data::new(sessions));
+        config
+            .app_data(state.clone())
+            .app_data(web::Data::new(sessions));
         odds_routes(config);
     })
     .unwrap();
-    Served { server, registry, _folder: folder }
+    Served {
+        server,
+        registry,
+        _folder: folder,
+    }
 }
 
 #[actix_web::test]
 async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps() {
-    let served = serve(Failing { asked: 0 }.start().recipient(), FeedState::in_process);
+    let served = serve(
+        Failing { asked: 0 }.start().recipient(),
+        FeedState::in_process,
+    );
     let server = &served.server;
 
     let mut client = OddsClient::connect(server.address).await;
     client.subscribe("E").await;
     let error = client.next().await;
-    assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("SNAPSHOT_UNAVAILABLE")));
+    assert_eq!(
+        (&error["type"], &error["code"]),
+        (&json!("error"), &json!("SNAPSHOT_UNAVAILABLE"))
+    );
     assert_eq!(error["eventId"], "E");
     // The place of the subscription is free again, for another event too.
     client.subscribe("E").await;
@@ -158,16 +191,30 @@ async fn while_the_feed_is_lost_everything_that_may_be_stale_says_so() {
     let mut early = OddsClient::connect(served.server.address).await;
     early.send(r#"{"type":"ping"}"#).await;
     assert_eq!(early.next().await["type"], "pong");
-    served.registry.send(FeedChanged(FeedStatus::Stale)).await.unwrap();
+    served
+        .registry
+        .send(FeedChanged(FeedStatus::Stale))
+        .await
+        .unwrap();
     let mut late = OddsClient::connect(served.server.address).await;
     for client in [&mut early, &mut late] {
-        assert_eq!(client.next().await, json!({"type": "feed", "status": "stale"}));
+        assert_eq!(
+            client.next().await,
+            json!({"type": "feed", "status": "stale"})
+        );
         client.subscribe("E").await;
         assert_eq!(client.next().await["stale"], true);
     }
-    served.registry.send(FeedChanged(FeedStatus::Live)).await.unwrap();
+    served
+        .registry
+        .send(FeedChanged(FeedStatus::Live))
+        .await
+        .unwrap();
     for client in [&mut early, &mut late] {
-        assert_eq!(client.next().await, json!({"type": "feed", "status": "live"}));
+        assert_eq!(
+            client.next().await,
+            json!({"type": "feed", "status": "live"})
+        );
         client.subscribe("E").await;
         assert_eq!(client.next().await.get("stale"), None);
     }

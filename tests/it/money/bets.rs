@@ -15,30 +15,68 @@ async fn a_bet_that_is_confirmed_costs_its_stake() {
     shop.deposit("u", 1_000).await;
     let placed = shop.bet(&slip("u", "E", 300), None).await.json();
     assert_eq!(placed["status"], "PENDING_CONFIRMATION", "{placed}");
-    assert_eq!((&placed["new_balance"], &placed["odd_value"]), (&json!(700), &json!(1.5)));
+    assert_eq!(
+        (&placed["new_balance"], &placed["odd_value"]),
+        (&json!(700), &json!(1.5))
+    );
     let bet = shop.decided(&placed).await;
     assert_eq!(bet["status"], "CONFIRMED", "{bet}");
-    assert!(bet["providerRef"].as_str().unwrap().starts_with("SUP-"), "{bet}");
+    assert!(
+        bet["providerRef"].as_str().unwrap().starts_with("SUP-"),
+        "{bet}"
+    );
     assert_eq!(bet["potential_payout_cents"], 450);
-    let steps: Vec<_> = bet["history"].as_array().unwrap().iter().map(|step| (&step["from"], &step["to"])).collect();
+    let steps: Vec<_> = bet["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| (&step["from"], &step["to"]))
+        .collect();
     assert_eq!(
         steps,
-        [(&Value::Null, &json!("PENDING_CONFIRMATION")), (&json!("PENDING_CONFIRMATION"), &json!("CONFIRMED"))]
+        [
+            (&Value::Null, &json!("PENDING_CONFIRMATION")),
+            (&json!("PENDING_CONFIRMATION"), &json!("CONFIRMED"))
+        ]
     );
     assert_eq!(shop.balance("u").await, (700, 0));
     let id = placed["betId"].as_str().unwrap();
     // The bet alone decides what is held for it.
     for path in ["commit", "refund"] {
-        let end = shop.wallet(path, json!({"userId": "u", "external_ref": id})).await;
-        let ended = if path == "commit" { "200" } else { "409 ALREADY_COMMITTED" };
+        let end = shop
+            .wallet(path, json!({"userId": "u", "external_ref": id}))
+            .await;
+        let ended = if path == "commit" {
+            "200"
+        } else {
+            "409 ALREADY_COMMITTED"
+        };
         assert_eq!(end.code(), ended);
     }
-    let list = shop.get(shop.platform.bets(), "/bets?userId=u&status=CONFIRMED").await.json();
-    assert_eq!((&list["entries"][0]["betId"], list["entries"].as_array().unwrap().len()), (&placed["betId"], 1));
-    let none = shop.get(shop.platform.bets(), "/bets?userId=u&status=REJECTED").await.json();
+    let list = shop
+        .get(shop.platform.bets(), "/bets?userId=u&status=CONFIRMED")
+        .await
+        .json();
+    assert_eq!(
+        (
+            &list["entries"][0]["betId"],
+            list["entries"].as_array().unwrap().len()
+        ),
+        (&placed["betId"], 1)
+    );
+    let none = shop
+        .get(shop.platform.bets(), "/bets?userId=u&status=REJECTED")
+        .await
+        .json();
     assert_eq!(none, json!({"entries": [], "nextCursor": null}));
-    let books = shop.get(shop.simulator.simulator(), &format!("/supplier/bets/{id}")).await.json();
-    assert_eq!((&books["status"], &books["asked"]), (&json!("CONFIRMED"), &json!(1)));
+    let books = shop
+        .get(shop.simulator.simulator(), &format!("/supplier/bets/{id}"))
+        .await
+        .json();
+    assert_eq!(
+        (&books["status"], &books["asked"]),
+        (&json!("CONFIRMED"), &json!(1))
+    );
     shop.close().await;
 }
 
@@ -49,7 +87,11 @@ async fn a_bet_that_is_rejected_gives_its_stake_back() {
     shop.deposit("u", 1_000).await;
     let placed = shop.bet(&slip("u", "E", 300), None).await.json();
     let bet = shop.decided(&placed).await;
-    assert_eq!((&bet["status"], bet["reason"].is_string()), (&json!("REJECTED"), true), "{bet}");
+    assert_eq!(
+        (&bet["status"], bet["reason"].is_string()),
+        (&json!("REJECTED"), true),
+        "{bet}"
+    );
     assert_eq!(shop.balance("u").await, (1_000, 0));
     shop.close().await;
 }
@@ -57,23 +99,37 @@ async fn a_bet_that_is_rejected_gives_its_stake_back() {
 #[actix_web::test]
 async fn a_supplier_that_says_nothing_loses_the_bet_and_is_told_to_cancel() {
     let silent = [("SIMULATOR_CONFIRM_SILENT_SHARE", "1")];
-    let mut shop =
-        BetsHarness::open(&silent, &[("BET_CONFIRM_DEADLINE", "2s"), ("BET_CONFIRM_TIMEOUT", "500ms")]).await;
+    let mut shop = BetsHarness::open(
+        &silent,
+        &[
+            ("BET_CONFIRM_DEADLINE", "2s"),
+            ("BET_CONFIRM_TIMEOUT", "500ms"),
+        ],
+    )
+    .await;
     shop.offer("E").await;
     shop.deposit("u", 1_000).await;
     let placed = shop.bet(&slip("u", "E", 300), None).await.json();
     let id = placed["betId"].as_str().unwrap();
     // While it is undecided its stake can be moved by nobody else.
     for path in ["commit", "refund"] {
-        let end = shop.wallet(path, json!({"userId": "u", "external_ref": id})).await;
+        let end = shop
+            .wallet(path, json!({"userId": "u", "external_ref": id}))
+            .await;
         assert_eq!(end.code(), "409 RESERVATION_HELD_BY_BET");
     }
     assert_eq!(shop.balance("u").await, (700, 300));
     let bet = shop.decided(&placed).await;
-    assert_eq!((&bet["status"], &bet["reason"]), (&json!("REJECTED"), &json!("SUPPLIER_TIMEOUT")), "{bet}");
+    assert_eq!(
+        (&bet["status"], &bet["reason"]),
+        (&json!("REJECTED"), &json!("SUPPLIER_TIMEOUT")),
+        "{bet}"
+    );
     assert_eq!(shop.balance("u").await, (1_000, 0));
     until("the supplier has cancelled", || async {
-        let books = shop.get(shop.simulator.simulator(), &format!("/supplier/bets/{id}")).await;
+        let books = shop
+            .get(shop.simulator.simulator(), &format!("/supplier/bets/{id}"))
+            .await;
         (books.status == 200 && books.json()["status"] == "CANCELLED").then_some(())
     })
     .await;
@@ -82,7 +138,11 @@ async fn a_supplier_that_says_nothing_loses_the_bet_and_is_told_to_cancel() {
 
 #[actix_web::test]
 async fn what_is_not_offered_is_refused_by_its_reason() {
-    let limits = [("BET_MIN_STAKE_CENTS", "100"), ("BET_MAX_STAKE_CENTS", "50000"), ("BET_MAX_PAYOUT_CENTS", "60000")];
+    let limits = [
+        ("BET_MIN_STAKE_CENTS", "100"),
+        ("BET_MAX_STAKE_CENTS", "50000"),
+        ("BET_MAX_PAYOUT_CENTS", "60000"),
+    ];
     let mut shop = BetsHarness::open(&[], &limits).await;
     shop.deposit("u", 100_000).await;
     shop.offer("E").await;
@@ -97,13 +157,28 @@ async fn what_is_not_offered_is_refused_by_its_reason() {
         (with(&[("eventId", json!("F"))]), "409 EVENT_NOT_FOUND"),
         (with(&[("market", json!("2x3"))]), "409 MARKET_NOT_FOUND"),
         (with(&[("line", json!(2.5))]), "409 MARKET_NOT_FOUND"),
-        (with(&[("selection", json!("nobody"))]), "409 SELECTION_NOT_FOUND"),
+        (
+            with(&[("selection", json!("nobody"))]),
+            "409 SELECTION_NOT_FOUND",
+        ),
         (with(&[("odd_value", json!(1.6))]), "409 ODDS_CHANGED"),
-        (with(&[("odd_value", json!(1.6)), ("oddsChange", json!("higher"))]), "409 ODDS_CHANGED"),
+        (
+            with(&[("odd_value", json!(1.6)), ("oddsChange", json!("higher"))]),
+            "409 ODDS_CHANGED",
+        ),
         (with(&[("stake_cents", json!(99))]), "409 STAKE_TOO_LOW"),
-        (with(&[("stake_cents", json!(50_001))]), "409 STAKE_TOO_HIGH"),
-        (with(&[("stake_cents", json!(40_001))]), "409 PAYOUT_TOO_HIGH"),
-        (with(&[("userId", json!("stranger"))]), "409 WALLET_NOT_FOUND"),
+        (
+            with(&[("stake_cents", json!(50_001))]),
+            "409 STAKE_TOO_HIGH",
+        ),
+        (
+            with(&[("stake_cents", json!(40_001))]),
+            "409 PAYOUT_TOO_HIGH",
+        ),
+        (
+            with(&[("userId", json!("stranger"))]),
+            "409 WALLET_NOT_FOUND",
+        ),
         (with(&[("oddsChange", json!("lower"))]), "400 BAD_REQUEST"),
         (with(&[("odd_value", json!(1.0))]), "400 BAD_REQUEST"),
         (with(&[("odd_value", json!("1.5"))]), "400 BAD_REQUEST"),
@@ -111,15 +186,24 @@ async fn what_is_not_offered_is_refused_by_its_reason() {
         (with(&[("stake_cents", json!(0))]), "400 INVALID_AMOUNT"),
         (with(&[("stake_cents", json!(-100))]), "400 INVALID_AMOUNT"),
         (with(&[("stake_cents", json!(100.5))]), "400 INVALID_AMOUNT"),
-        (with(&[("requestId", json!("x".repeat(256)))]), "400 BAD_REQUEST"),
+        (
+            with(&[("requestId", json!("x".repeat(256)))]),
+            "400 BAD_REQUEST",
+        ),
         (with(&[("market", json!(""))]), "400 BAD_REQUEST"),
         (with(&[("line", json!("2.5"))]), "400 BAD_REQUEST"),
     ] {
         assert_eq!(shop.bet(&change, None).await.code(), code, "{change}");
     }
-    let changed = shop.bet(&with(&[("odd_value", json!(1.6))]), None).await.json();
+    let changed = shop
+        .bet(&with(&[("odd_value", json!(1.6))]), None)
+        .await
+        .json();
     assert_eq!(changed["odd_value"], 1.5);
-    let stake = shop.bet(&with(&[("stake_cents", json!(99))]), None).await.json();
+    let stake = shop
+        .bet(&with(&[("stake_cents", json!(99))]), None)
+        .await
+        .json();
     assert_eq!(stake["limit_cents"], 100);
     let unknown = shop.bet(&with(&[("more", json!({"x": [1]}))]), None).await;
     assert_eq!(unknown.code(), "400 BAD_REQUEST");
@@ -133,27 +217,52 @@ async fn what_is_not_offered_is_refused_by_its_reason() {
         assert_eq!(shop.bet(&taken, None).await.code(), "200", "{taken}");
     }
     shop.deposit("poor", 100).await;
-    assert_eq!(shop.bet(&with(&[("userId", json!("poor"))]), None).await.code(), "409 INSUFFICIENT_FUNDS");
+    assert_eq!(
+        shop.bet(&with(&[("userId", json!("poor"))]), None)
+            .await
+            .code(),
+        "409 INSUFFICIENT_FUNDS"
+    );
 
-    shop.show(market("E", 2, |frame| frame["status"] = json!("suspended"))).await;
-    assert_eq!(shop.bet(&with(&[]), None).await.code(), "409 MARKET_SUSPENDED");
-    shop.show(market("E", 3, |frame| frame["selections"][0]["status"] = json!("suspended"))).await;
-    assert_eq!(shop.bet(&with(&[]), None).await.code(), "409 SELECTION_SUSPENDED");
+    shop.show(market("E", 2, |frame| frame["status"] = json!("suspended")))
+        .await;
+    assert_eq!(
+        shop.bet(&with(&[]), None).await.code(),
+        "409 MARKET_SUSPENDED"
+    );
+    shop.show(market("E", 3, |frame| {
+        frame["selections"][0]["status"] = json!("suspended")
+    }))
+    .await;
+    assert_eq!(
+        shop.bet(&with(&[]), None).await.code(),
+        "409 SELECTION_SUSPENDED"
+    );
     let bets = shop.platform.bets();
     for (path, code) in [
         ("/bets", "400 BAD_QUERY"),
         ("/bets?userId=u&status=WON", "400 BAD_QUERY"),
         ("/bets?userId=u&cursor=1", "400 BAD_QUERY"),
         ("/bets/nothing", "404 BET_NOT_FOUND"),
-        ("/bets/00000000-0000-7000-8000-000000000000", "404 BET_NOT_FOUND"),
+        (
+            "/bets/00000000-0000-7000-8000-000000000000",
+            "404 BET_NOT_FOUND",
+        ),
         ("/nothing", "404 NOT_FOUND"),
     ] {
         assert_eq!(shop.get(bets, path).await.code(), code, "{path}");
     }
-    for (key, code) in
-        [("", "400 BAD_REQUEST"), (&"k".repeat(256), "400 BAD_REQUEST"), (&"k".repeat(255), "409 SELECTION_SUSPENDED")]
-    {
-        assert_eq!(shop.bet(&with(&[]), Some(key)).await.code(), code, "{} characters", key.len());
+    for (key, code) in [
+        ("", "400 BAD_REQUEST"),
+        (&"k".repeat(256), "400 BAD_REQUEST"),
+        (&"k".repeat(255), "409 SELECTION_SUSPENDED"),
+    ] {
+        assert_eq!(
+            shop.bet(&with(&[]), Some(key)).await.code(),
+            code,
+            "{} characters",
+            key.len()
+        );
     }
     shop.close().await;
 }
@@ -166,34 +275,69 @@ async fn the_same_key_a_hundred_times_is_one_bet() {
     let body = slip("u", "E", 100);
     let answers = join_all((0..100).map(|_| shop.bet(&body, Some("key")))).await;
     assert_eq!(answers[0].code(), "200", "{:?}", answers[0]);
-    assert!(answers.iter().all(|answer| *answer == answers[0]), "100 equal answers");
+    assert!(
+        answers.iter().all(|answer| *answer == answers[0]),
+        "100 equal answers"
+    );
     shop.decided(&answers[0].json()).await;
     assert_eq!(shop.balance("u").await, (9_900, 0));
-    let bets = shop.get(shop.platform.bets(), "/bets?userId=u").await.json();
+    let bets = shop
+        .get(shop.platform.bets(), "/bets?userId=u")
+        .await
+        .json();
     assert_eq!(bets["entries"].as_array().unwrap().len(), 1);
-    let reservations = shop.get(shop.platform.wallet(), "/wallet/reservations?userId=u").await.json();
+    let reservations = shop
+        .get(shop.platform.wallet(), "/wallet/reservations?userId=u")
+        .await
+        .json();
     assert_eq!(reservations["entries"].as_array().unwrap().len(), 1);
 
     // In another order, with other white space, by the body's field: still the same.
     let mut again = body.clone();
     again["requestId"] = json!("key");
     assert_eq!(shop.bet(&again, None).await, answers[0]);
-    assert_eq!(shop.bet(&slip("u", "E", 101), Some("key")).await.code(), "422 IDEMPOTENCY_KEY_REUSED");
+    assert_eq!(
+        shop.bet(&slip("u", "E", 101), Some("key")).await.code(),
+        "422 IDEMPOTENCY_KEY_REUSED"
+    );
     // Another user's key is another key.
     shop.deposit("v", 1_000).await;
-    assert_eq!(shop.bet(&slip("v", "E", 100), Some("key")).await.code(), "200");
+    assert_eq!(
+        shop.bet(&slip("v", "E", 100), Some("key")).await.code(),
+        "200"
+    );
     // A refusal is an answer, too, and stays one when the reason has gone.
     let refused = shop.bet(&slip("v", "E", 5_000), Some("other")).await;
     assert_eq!(refused.code(), "409 INSUFFICIENT_FUNDS");
-    shop.wallet("deposit", json!({"userId": "v", "amount_cents": 10_000, "external_ref": "more"})).await;
-    assert_eq!(shop.bet(&slip("v", "E", 5_000), Some("other")).await, refused);
-    shop.show(market("E", 2, |frame| frame["selections"][0]["price"] = json!(1.7))).await;
-    assert_eq!(shop.bet(&body, Some("key")).await, answers[0], "the price of then");
+    shop.wallet(
+        "deposit",
+        json!({"userId": "v", "amount_cents": 10_000, "external_ref": "more"}),
+    )
+    .await;
+    assert_eq!(
+        shop.bet(&slip("v", "E", 5_000), Some("other")).await,
+        refused
+    );
+    shop.show(market("E", 2, |frame| {
+        frame["selections"][0]["price"] = json!(1.7)
+    }))
+    .await;
+    assert_eq!(
+        shop.bet(&body, Some("key")).await,
+        answers[0],
+        "the price of then"
+    );
     let changed = shop.bet(&slip("u", "E", 100), Some("third")).await;
-    assert_eq!((changed.code().as_str(), &changed.json()["odd_value"]), ("409 ODDS_CHANGED", &json!(1.7)));
+    assert_eq!(
+        (changed.code().as_str(), &changed.json()["odd_value"]),
+        ("409 ODDS_CHANGED", &json!(1.7))
+    );
     shop.show(market("E", 3, |_| {})).await;
     assert_eq!(shop.bet(&slip("u", "E", 100), Some("third")).await, changed);
     let page = shop.platform.metrics(Role::Bets).await;
-    assert_eq!(crate::support::metric(&page, "bets_requests_total{outcome=\"placed\"}"), Some(2.0));
+    assert_eq!(
+        crate::support::metric(&page, "bets_requests_total{outcome=\"placed\"}"),
+        Some(2.0)
+    );
     shop.close().await;
 }

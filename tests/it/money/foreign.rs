@@ -1,4 +1,5 @@
-//! Requests that a page of a foreign origin can have a browser send: by its own origin, or by DNS rebinding.
+//! Requests that a page of a foreign origin can have a browser send: by its own origin, or by DNS
+//! rebinding.
 
 use std::net::SocketAddr;
 
@@ -11,8 +12,14 @@ use crate::support::{ServerProcess, raw, until, within};
 
 /// `POST` with exactly these headers beside the length.
 fn request(path: &str, headers: &[&str], body: &str) -> String {
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-    format!("POST {path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    let headers: String = headers
+        .iter()
+        .map(|header| format!("{header}\r\n"))
+        .collect();
+    format!(
+        "POST {path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// `403 ORIGIN_NOT_ALLOWED`, or the status alone.
@@ -20,12 +27,16 @@ fn code(answer: &str) -> String {
     let status = answer.split(' ').nth(1).unwrap_or("none");
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-    body["code"].as_str().map_or(status.to_owned(), |code| format!("{status} {code}"))
+    body["code"]
+        .as_str()
+        .map_or(status.to_owned(), |code| format!("{status} {code}"))
 }
 
 /// Every path that changes something, with its port and a body that would be taken.
 fn writes(shop: &BetsHarness) -> Vec<(SocketAddr, &'static str, String)> {
-    let order = |reference: &str| json!({"userId": "u", "amount_cents": 10, "external_ref": reference}).to_string();
+    let order = |reference: &str| {
+        json!({"userId": "u", "amount_cents": 10, "external_ref": reference}).to_string()
+    };
     let wallet = shop.platform.wallet();
     let bet = json!({"userId": "u", "eventId": "E", "market": "1x2", "selection": "home", "stake_cents": 100,
         "odd_value": 1.5, "oddsChange": "any"});
@@ -36,8 +47,16 @@ fn writes(shop: &BetsHarness) -> Vec<(SocketAddr, &'static str, String)> {
         (wallet, "/wallet/commit", order("held")),
         (wallet, "/wallet/refund", order("held")),
         (shop.platform.bets(), "/bets", bet.to_string()),
-        (shop.simulator.simulator(), "/supplier/confirm", json!({"betId": "foreign"}).to_string()),
-        (shop.simulator.simulator(), "/supplier/cancel", json!({"betId": "foreign"}).to_string()),
+        (
+            shop.simulator.simulator(),
+            "/supplier/confirm",
+            json!({"betId": "foreign"}).to_string(),
+        ),
+        (
+            shop.simulator.simulator(),
+            "/supplier/cancel",
+            json!({"betId": "foreign"}).to_string(),
+        ),
     ]
 }
 
@@ -52,25 +71,55 @@ async fn shop(variables: &[(&str, &str)]) -> BetsHarness {
 }
 
 async fn assert_untouched(shop: &BetsHarness) {
-    let ledger = shop.get(shop.platform.wallet(), "/wallet/ledger?userId=u").await.json();
-    assert_eq!((shop.balance("u").await, ledger["entries"].as_array().unwrap().len()), ((900, 100), 2));
-    let bets = shop.get(shop.platform.bets(), "/bets?userId=u").await.json();
+    let ledger = shop
+        .get(shop.platform.wallet(), "/wallet/ledger?userId=u")
+        .await
+        .json();
+    assert_eq!(
+        (
+            shop.balance("u").await,
+            ledger["entries"].as_array().unwrap().len()
+        ),
+        ((900, 100), 2)
+    );
+    let bets = shop
+        .get(shop.platform.bets(), "/bets?userId=u")
+        .await
+        .json();
     assert_eq!(bets["entries"], json!([]));
-    assert_eq!(shop.get(shop.simulator.simulator(), "/supplier/bets/foreign").await.status, 404);
+    assert_eq!(
+        shop.get(shop.simulator.simulator(), "/supplier/bets/foreign")
+            .await
+            .status,
+        404
+    );
 }
 
-/// What Chrome sends for `fetch(url, {method: "POST", mode: "no-cors", body})`, and what other pages may have it send.
+/// What Chrome sends for `fetch(url, {method: "POST", mode: "no-cors", body})`, and what other
+/// pages may have it send.
 #[actix_web::test]
 async fn foreign_page_moves_no_money() {
     let shop = shop(&[]).await;
-    let (json, text) = ("Content-Type: application/json", "Content-Type: text/plain;charset=UTF-8");
+    let (json, text) = (
+        "Content-Type: application/json",
+        "Content-Type: text/plain;charset=UTF-8",
+    );
     let (evil, cross) = ("Origin: https://evil.example", "Sec-Fetch-Site: cross-site");
     for (address, path, body) in writes(&shop) {
         let host = format!("Host: {address}");
         let other_port = format!("Origin: http://{}:1", address.ip());
         let own = format!("Origin: http://{address}");
         for (headers, expected) in [
-            (vec![evil, cross, "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: empty", text], "403 ORIGIN_NOT_ALLOWED"),
+            (
+                vec![
+                    evil,
+                    cross,
+                    "Sec-Fetch-Mode: no-cors",
+                    "Sec-Fetch-Dest: empty",
+                    text,
+                ],
+                "403 ORIGIN_NOT_ALLOWED",
+            ),
             (vec![evil, text], "403 ORIGIN_NOT_ALLOWED"),
             (vec![evil, json], "403 ORIGIN_NOT_ALLOWED"),
             // A body without a type is a Blob without one.
@@ -78,31 +127,58 @@ async fn foreign_page_moves_no_money() {
             (vec!["Origin: null", cross, json], "403 ORIGIN_NOT_ALLOWED"),
             (vec!["Origin: null", json], "403 ORIGIN_NOT_ALLOWED"),
             (vec![cross, json], "403 ORIGIN_NOT_ALLOWED"),
-            (vec!["Sec-Fetch-Site: same-site", json], "403 ORIGIN_NOT_ALLOWED"),
-            (vec![&other_port, "Sec-Fetch-Site: same-site", json], "403 ORIGIN_NOT_ALLOWED"),
+            (
+                vec!["Sec-Fetch-Site: same-site", json],
+                "403 ORIGIN_NOT_ALLOWED",
+            ),
+            (
+                vec![&other_port, "Sec-Fetch-Site: same-site", json],
+                "403 ORIGIN_NOT_ALLOWED",
+            ),
             (vec![&own, evil, json], "400 BAD_REQUEST"),
             (vec![&own, text], "415 UNSUPPORTED_MEDIA_TYPE"),
             (vec![text], "415 UNSUPPORTED_MEDIA_TYPE"),
-            (vec!["Content-Type: application/x-www-form-urlencoded"], "415 UNSUPPORTED_MEDIA_TYPE"),
-            (vec!["Content-Type: multipart/form-data; boundary=x"], "415 UNSUPPORTED_MEDIA_TYPE"),
+            (
+                vec!["Content-Type: application/x-www-form-urlencoded"],
+                "415 UNSUPPORTED_MEDIA_TYPE",
+            ),
+            (
+                vec!["Content-Type: multipart/form-data; boundary=x"],
+                "415 UNSUPPORTED_MEDIA_TYPE",
+            ),
             (vec![], "415 UNSUPPORTED_MEDIA_TYPE"),
         ] {
             let headers: Vec<_> = [host.as_str()].into_iter().chain(headers).collect();
-            assert_eq!(code(&raw(address, request(path, &headers, &body)).await), expected, "{path} {headers:?}");
+            assert_eq!(
+                code(&raw(address, request(path, &headers, &body)).await),
+                expected,
+                "{path} {headers:?}"
+            );
         }
     }
     assert_untouched(&shop).await;
     for (platform, role, name) in [
         (&shop.platform, Role::Wallet, "wallet_http_refused_total"),
         (&shop.platform, Role::Bets, "bets_http_refused_total"),
-        (&shop.simulator, Role::Simulator, "supplier_http_refused_total"),
+        (
+            &shop.simulator,
+            Role::Simulator,
+            "supplier_http_refused_total",
+        ),
     ] {
-        platform.until_metric(role, &format!("{name}{{code=\"ORIGIN_NOT_ALLOWED\"}}"), |count| count >= 9.0).await;
+        platform
+            .until_metric(
+                role,
+                &format!("{name}{{code=\"ORIGIN_NOT_ALLOWED\"}}"),
+                |count| count >= 9.0,
+            )
+            .await;
     }
     shop.close().await;
 }
 
-/// After DNS rebinding a page is of the same origin as the server, under a name that is not the server's.
+/// After DNS rebinding a page is of the same origin as the server, under a name that is not the
+/// server's.
 #[actix_web::test]
 async fn foreign_host_reaches_no_wallet() {
     let shop = shop(&[]).await;
@@ -118,17 +194,32 @@ async fn foreign_host_reaches_no_wallet() {
         for (headers, expected) in [
             (rebound.as_slice(), "421 HOST_NOT_ALLOWED"),
             (&["Host: evil.example", json], "421 HOST_NOT_ALLOWED"),
-            (&["Host: 127.0.0.1.evil.example", json], "421 HOST_NOT_ALLOWED"),
+            (
+                &["Host: 127.0.0.1.evil.example", json],
+                "421 HOST_NOT_ALLOWED",
+            ),
             (&[&user, json], "400 BAD_REQUEST"),
             (&["Host: 127.0.0.1:x", json], "400 BAD_REQUEST"),
             // Refused by the server's own reader, without a code.
             (&["Host: 127.0.0.1", "Host: evil.example", json], "400"),
             (&[json], "400"),
         ] {
-            assert_eq!(code(&raw(address, request(path, headers, &body)).await), expected, "{path} {headers:?}");
+            assert_eq!(
+                code(&raw(address, request(path, headers, &body)).await),
+                expected,
+                "{path} {headers:?}"
+            );
         }
-        let absolute = request(&format!("http://{address}{path}"), &[&format!("Host: {address}"), json], &body);
-        assert_eq!(code(&raw(address, absolute).await), "400 BAD_REQUEST", "{path}");
+        let absolute = request(
+            &format!("http://{address}{path}"),
+            &[&format!("Host: {address}"), json],
+            &body,
+        );
+        assert_eq!(
+            code(&raw(address, absolute).await),
+            "400 BAD_REQUEST",
+            "{path}"
+        );
     }
     assert_untouched(&shop).await;
     // And reads nothing.
@@ -141,21 +232,36 @@ async fn foreign_host_reaches_no_wallet() {
         let get = format!("GET {path} HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
         let answer = raw(address, get).await;
         assert_eq!(code(&answer), "421 HOST_NOT_ALLOWED", "{path}");
-        assert!(!answer.contains("balance") && !answer.to_lowercase().contains("access-control"), "{answer}");
+        assert!(
+            !answer.contains("balance") && !answer.to_lowercase().contains("access-control"),
+            "{answer}"
+        );
     }
     // Probes call the ports of health and metrics by any name.
-    let health = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", "probe.example");
-    assert_eq!(code(&raw(shop.platform.health(Role::Wallet), health).await), "200");
+    let health = format!(
+        "GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        "probe.example"
+    );
+    assert_eq!(
+        code(&raw(shop.platform.health(Role::Wallet), health).await),
+        "200"
+    );
     shop.close().await;
 }
 
 #[actix_web::test]
 async fn own_and_listed_callers_are_served() {
-    let listed = [("ALLOWED_HOSTS", "bets.example.com"), ("ALLOWED_ORIGINS", "https://shop.example")];
+    let listed = [
+        ("ALLOWED_HOSTS", "bets.example.com"),
+        ("ALLOWED_ORIGINS", "https://shop.example"),
+    ];
     let shop = shop(&listed).await;
     let address = shop.platform.wallet();
     let own = format!("Host: {address}");
-    let (own_origin, local) = (format!("Origin: http://{address}"), format!("Host: localhost:{}", address.port()));
+    let (own_origin, local) = (
+        format!("Origin: http://{address}"),
+        format!("Host: localhost:{}", address.port()),
+    );
     let local_origin = format!("Origin: http://localhost:{}", address.port());
     let callers: &[&[&str]] = &[
         &[&own],
@@ -164,13 +270,30 @@ async fn own_and_listed_callers_are_served() {
         &[&local, &local_origin, "Sec-Fetch-Site: same-origin"],
         &["Host: wallet:8082"],
         &["Host: [::1]:8082", "Origin: http://[0::1]:8082"],
-        &["Host: Bets.Example.COM.:443", "Origin: https://bets.example.com", "Sec-Fetch-Site: same-origin"],
-        &[&own, "Origin: https://shop.example", "Sec-Fetch-Site: cross-site"],
+        &[
+            "Host: Bets.Example.COM.:443",
+            "Origin: https://bets.example.com",
+            "Sec-Fetch-Site: same-origin",
+        ],
+        &[
+            &own,
+            "Origin: https://shop.example",
+            "Sec-Fetch-Site: cross-site",
+        ],
     ];
     for (number, headers) in callers.iter().enumerate() {
-        let headers: Vec<_> = headers.iter().copied().chain(["Content-Type: application/json"]).collect();
-        let body = json!({"userId": "v", "amount_cents": 1, "external_ref": format!("d{number}")}).to_string();
-        assert_eq!(code(&raw(address, request("/wallet/deposit", &headers, &body)).await), "200", "{headers:?}");
+        let headers: Vec<_> = headers
+            .iter()
+            .copied()
+            .chain(["Content-Type: application/json"])
+            .collect();
+        let body = json!({"userId": "v", "amount_cents": 1, "external_ref": format!("d{number}")})
+            .to_string();
+        assert_eq!(
+            code(&raw(address, request("/wallet/deposit", &headers, &body)).await),
+            "200",
+            "{headers:?}"
+        );
     }
     assert_eq!(shop.balance("v").await, (callers.len() as i64, 0));
     shop.close().await;
@@ -182,16 +305,42 @@ async fn refused_caller_is_logged_once() {
     let process = ServerProcess::start(folder.path(), &[("SIMULATOR_RATE", "1")]).await;
     let address = process.wallet();
     for number in 0..120 {
-        let name = if number < 20 { "evil.example".to_owned() } else { format!("evil{number}.example") };
+        let name = if number < 20 {
+            "evil.example".to_owned()
+        } else {
+            format!("evil{number}.example")
+        };
         let origin = format!("Origin: https://{name}\u{e9}\tx");
-        let headers = [&format!("Host: {address}"), "Content-Type: text/plain", &origin];
-        within("an answer", raw(address, request("/wallet/withdraw", &headers, "{}"))).await;
+        let headers = [
+            &format!("Host: {address}"),
+            "Content-Type: text/plain",
+            &origin,
+        ];
+        within(
+            "an answer",
+            raw(address, request("/wallet/withdraw", &headers, "{}")),
+        )
+        .await;
     }
     let line = r"request refused: origin `https://evil.example\xc3\xa9\tx` is not allowed";
-    until("the refusal is logged", || async { process.log().contains(line).then_some(()) }).await;
-    let refusals: Vec<_> =
-        process.log().lines().filter(|line| line.contains("request refused")).map(str::to_owned).collect();
-    assert_eq!(refusals.iter().filter(|logged| logged.contains(line)).count(), 1, "{refusals:#?}");
+    until("the refusal is logged", || async {
+        process.log().contains(line).then_some(())
+    })
+    .await;
+    let refusals: Vec<_> = process
+        .log()
+        .lines()
+        .filter(|line| line.contains("request refused"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        refusals
+            .iter()
+            .filter(|logged| logged.contains(line))
+            .count(),
+        1,
+        "{refusals:#?}"
+    );
     // So many names are told apart, and the others share a line.
     assert_eq!(refusals.len(), 33, "{refusals:#?}");
 }

@@ -19,7 +19,13 @@ async fn key_gives_the_same_answer() {
     };
     let end = |reference: &str| json!({"userId": "u", "external_ref": reference});
     let ask = async |path: &str, body: &Value, key: &str| {
-        shop.post(wallet, &format!("/wallet/{path}"), body.to_string(), Some(key)).await
+        shop.post(
+            wallet,
+            &format!("/wallet/{path}"),
+            body.to_string(),
+            Some(key),
+        )
+        .await
     };
     // Refused first: the same answer, though there is money later.
     let poor = ask("withdraw", &order(5, None), "poor").await;
@@ -41,9 +47,18 @@ async fn key_gives_the_same_answer() {
     }
     let codes: Vec<_> = first.iter().map(super::Answer::code).collect();
     assert_eq!(codes[..7], ["200"; 7]);
-    assert_eq!(codes[7..], ["409 INSUFFICIENT_FUNDS", "409 ALREADY_COMMITTED"]);
+    assert_eq!(
+        codes[7..],
+        ["409 INSUFFICIENT_FUNDS", "409 ALREADY_COMMITTED"]
+    );
     assert_eq!(shop.balance("u").await, (660, 0));
-    shop.post(wallet, "/wallet/deposit", order(5_000, None).to_string(), None).await;
+    shop.post(
+        wallet,
+        "/wallet/deposit",
+        order(5_000, None).to_string(),
+        None,
+    )
+    .await;
     for (number, (path, body)) in steps.iter().enumerate() {
         let key = format!("k{number}");
         assert_eq!(ask(path, body, &key).await, first[number], "{path} {body}");
@@ -52,20 +67,37 @@ async fn key_gives_the_same_answer() {
             Some(_) => other["amount_cents"] = json!(7),
             None => other["external_ref"] = json!("another"),
         }
-        assert_eq!(ask(path, &other, &key).await.code(), "422 IDEMPOTENCY_KEY_REUSED", "{path} {other}");
+        assert_eq!(
+            ask(path, &other, &key).await.code(),
+            "422 IDEMPOTENCY_KEY_REUSED",
+            "{path} {other}"
+        );
     }
     assert_eq!(ask("withdraw", &order(5, None), "poor").await, poor);
     // `requestId` in the body is the same key; the order of fields does not matter.
     let body = r#"{"requestId":"k0","amount_cents":1000,"userId":"u"}"#;
-    assert_eq!(shop.post(wallet, "/wallet/deposit", body, None).await, first[0]);
+    assert_eq!(
+        shop.post(wallet, "/wallet/deposit", body, None).await,
+        first[0]
+    );
     // A key that cannot be kept, and a request that cannot be read, leave nothing behind.
-    assert_eq!(ask("deposit", &order(5, None), &"x".repeat(256)).await.code(), "400 BAD_REQUEST");
-    assert_eq!(ask("deposit", &order(0, None), "zero").await.code(), "400 INVALID_AMOUNT");
+    assert_eq!(
+        ask("deposit", &order(5, None), &"x".repeat(256))
+            .await
+            .code(),
+        "400 BAD_REQUEST"
+    );
+    assert_eq!(
+        ask("deposit", &order(0, None), "zero").await.code(),
+        "400 INVALID_AMOUNT"
+    );
     assert_eq!(ask("deposit", &order(5, None), "zero").await.code(), "200");
     assert_eq!(shop.balance("u").await, (5_665, 0));
-    // Without a key and without a reference each request is a deposit of its own, as in the original.
+    // Without a key and without a reference each request is a deposit of its own, as in the
+    // original.
     for _ in 0..2 {
-        shop.post(wallet, "/wallet/deposit", order(1, None).to_string(), None).await;
+        shop.post(wallet, "/wallet/deposit", order(1, None).to_string(), None)
+            .await;
     }
     assert_eq!(shop.balance("u").await, (5_667, 0));
     shop.close().await;
@@ -78,11 +110,21 @@ async fn same_key_at_once_moves_once() {
     for (path, cents) in [("deposit", 1_000), ("withdraw", 100)] {
         let body = json!({"userId": "u", "amount_cents": cents}).to_string();
         let path = format!("/wallet/{path}");
-        let answers = join_all((0..16).map(|_| shop.post(wallet, &path, body.clone(), Some("k")))).await;
+        let answers =
+            join_all((0..16).map(|_| shop.post(wallet, &path, body.clone(), Some("k")))).await;
         assert_eq!(answers[0].status, 200, "{answers:?}");
-        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+        assert!(
+            answers.iter().all(|answer| *answer == answers[0]),
+            "{answers:?}"
+        );
     }
     let ledger = shop.get(wallet, "/wallet/ledger?userId=u").await.json();
-    assert_eq!((shop.balance("u").await, ledger["entries"].as_array().unwrap().len()), ((900, 0), 2));
+    assert_eq!(
+        (
+            shop.balance("u").await,
+            ledger["entries"].as_array().unwrap().len()
+        ),
+        ((900, 0), 2)
+    );
     shop.close().await;
 }

@@ -28,7 +28,11 @@ async fn body_that_is_no_plain_object_is_refused() {
     shop.deposit("u", 1_000).await;
     let deposit = format!("http://{}/wallet/deposit", shop.platform.wallet());
     let bets = format!("http://{}/bets", shop.platform.bets());
-    let deep = format!(r#"{{"userId":{}"u"{},"amount_cents":1}}"#, "[".repeat(7_000), "]".repeat(7_000));
+    let deep = format!(
+        r#"{{"userId":{}"u"{},"amount_cents":1}}"#,
+        "[".repeat(7_000),
+        "]".repeat(7_000)
+    );
     let digits = format!(r#"{{"userId":"u","amount_cents":{}}}"#, "9".repeat(10_000));
     let cases: &[(&[u8], &str)] = &[
         (br#"["u",5,"a",null]"#, "400 BAD_REQUEST"),
@@ -38,12 +42,30 @@ async fn body_that_is_no_plain_object_is_refused() {
         (b"null", "400 BAD_REQUEST"),
         (br#"{"userId":"u","amount_cents":5}{}"#, "400 BAD_REQUEST"),
         (br#"{"userId":"u","amount_cents":5} x"#, "400 BAD_REQUEST"),
-        (b"\xef\xbb\xbf{\"userId\":\"u\",\"amount_cents\":5}", "400 BAD_REQUEST"),
-        (b"{\"userId\":\"u\xff\",\"amount_cents\":5}", "400 BAD_REQUEST"),
-        (b"{\"userId\":\"u\0\",\"amount_cents\":5}", "400 BAD_REQUEST"),
-        (br#"{"userId":"u\u0000","amount_cents":5}"#, "400 BAD_REQUEST"),
-        (br#"{"userId":"\ud800","amount_cents":5}"#, "400 BAD_REQUEST"),
-        (br#"{"userId":"u","amount_cents":1e999}"#, "400 INVALID_AMOUNT"),
+        (
+            b"\xef\xbb\xbf{\"userId\":\"u\",\"amount_cents\":5}",
+            "400 BAD_REQUEST",
+        ),
+        (
+            b"{\"userId\":\"u\xff\",\"amount_cents\":5}",
+            "400 BAD_REQUEST",
+        ),
+        (
+            b"{\"userId\":\"u\0\",\"amount_cents\":5}",
+            "400 BAD_REQUEST",
+        ),
+        (
+            br#"{"userId":"u\u0000","amount_cents":5}"#,
+            "400 BAD_REQUEST",
+        ),
+        (
+            br#"{"userId":"\ud800","amount_cents":5}"#,
+            "400 BAD_REQUEST",
+        ),
+        (
+            br#"{"userId":"u","amount_cents":1e999}"#,
+            "400 INVALID_AMOUNT",
+        ),
         (br#"{'userId':'u','amount_cents':5}"#, "400 BAD_REQUEST"),
         (br#"{"userId":"u","amount_cents":5,}"#, "400 BAD_REQUEST"),
         (deep.as_bytes(), "400 BAD_REQUEST"),
@@ -51,14 +73,31 @@ async fn body_that_is_no_plain_object_is_refused() {
     ];
     for (body, code) in cases {
         let answer = post(&shop, &deposit, &[JSON], body.to_vec()).await;
-        assert_eq!(answer.code(), *code, "{}", String::from_utf8_lossy(&body[..body.len().min(80)]));
+        assert_eq!(
+            answer.code(),
+            *code,
+            "{}",
+            String::from_utf8_lossy(&body[..body.len().min(80)])
+        );
     }
     let bet = br#"["u","E","1x2",null,"home",100,1.5,"any",null]"#;
-    assert_eq!(post(&shop, &bets, &[JSON], bet.to_vec()).await.code(), "400 BAD_REQUEST");
+    assert_eq!(
+        post(&shop, &bets, &[JSON], bet.to_vec()).await.code(),
+        "400 BAD_REQUEST"
+    );
     for path in ["confirm", "cancel"] {
         let url = format!("http://{}/supplier/{path}", shop.simulator.simulator());
-        for body in [r#"["b"]"#, r#"["b","u","E",1,1.5]"#, r#"{"betId":"a","betId":"b"}"#, r#"{"betId":"b"}]"#] {
-            assert_eq!(post(&shop, &url, &[JSON], body).await.code(), "400 BAD_REQUEST", "{path} {body}");
+        for body in [
+            r#"["b"]"#,
+            r#"["b","u","E",1,1.5]"#,
+            r#"{"betId":"a","betId":"b"}"#,
+            r#"{"betId":"b"}]"#,
+        ] {
+            assert_eq!(
+                post(&shop, &url, &[JSON], body).await.code(),
+                "400 BAD_REQUEST",
+                "{path} {body}"
+            );
         }
     }
     assert_eq!(shop.balance("u").await, (1_000, 0));
@@ -82,25 +121,54 @@ async fn unknown_and_repeated_fields_are_named() {
         (wallet, "/wallet/refund", end),
         (bets, "/bets", bet),
     ] {
-        for field in ["externalRef", "external_Ref", "user_id", "currency", "idempotencyKey", "request_id", "x"] {
-            let answer = shop.post(address, path, format!(r#"{body},"{field}":"a"}}"#), None).await;
+        for field in [
+            "externalRef",
+            "external_Ref",
+            "user_id",
+            "currency",
+            "idempotencyKey",
+            "request_id",
+            "x",
+        ] {
+            let answer = shop
+                .post(address, path, format!(r#"{body},"{field}":"a"}}"#), None)
+                .await;
             assert_eq!(answer.code(), "400 BAD_REQUEST", "{path} {field}");
-            assert!(answer.text.contains(&format!("unknown field `{field}`")), "{answer:?}");
+            assert!(
+                answer.text.contains(&format!("unknown field `{field}`")),
+                "{answer:?}"
+            );
         }
-        let twice = shop.post(address, path, format!(r#"{body},"userId":"v"}}"#), None).await;
+        let twice = shop
+            .post(address, path, format!(r#"{body},"userId":"v"}}"#), None)
+            .await;
         assert_eq!(twice.code(), "400 BAD_REQUEST", "{path}");
         assert!(twice.text.contains("duplicate field `userId`"), "{twice:?}");
     }
     assert_eq!(shop.balance("u").await, (1_000, 0));
     // The bodies of the original's documents and clients.
     let documented = [
-        ("deposit", r#"{"userId": "USER_001", "amount_cents": 30000, "external_ref": "string"}"#),
-        ("deposit", r#"{"userId": "USER_001", "amount_cents": 30000}"#),
-        ("reserve", r#"{"userId":"USER_001","amount_cents":1000,"external_ref":"cfe1a384"}"#),
-        ("refund", r#"{"amount_cents":1000,"external_ref":"cfe1a384","userId":"USER_001"}"#),
+        (
+            "deposit",
+            r#"{"userId": "USER_001", "amount_cents": 30000, "external_ref": "string"}"#,
+        ),
+        (
+            "deposit",
+            r#"{"userId": "USER_001", "amount_cents": 30000}"#,
+        ),
+        (
+            "reserve",
+            r#"{"userId":"USER_001","amount_cents":1000,"external_ref":"cfe1a384"}"#,
+        ),
+        (
+            "refund",
+            r#"{"amount_cents":1000,"external_ref":"cfe1a384","userId":"USER_001"}"#,
+        ),
     ];
     for (path, body) in documented {
-        let answer = shop.post(wallet, &format!("/wallet/{path}"), body, None).await;
+        let answer = shop
+            .post(wallet, &format!("/wallet/{path}"), body, None)
+            .await;
         assert_eq!(answer.code(), "200", "{path} {body}");
     }
     let slip = r#"{"userId": "USER_001", "eventId": "E", "market": "1x2", "selection": "1", "stake_cents": 1000, "odd_value": 1.5}"#;
@@ -122,27 +190,62 @@ async fn two_keys_are_refused() {
         body.to_string()
     };
     let (wallet, bets) = (shop.platform.wallet(), shop.platform.bets());
-    for (address, path, body) in
-        [(wallet, "/wallet/deposit", &order), (wallet, "/wallet/withdraw", &order), (bets, "/bets", &bet)]
-    {
+    for (address, path, body) in [
+        (wallet, "/wallet/deposit", &order),
+        (wallet, "/wallet/withdraw", &order),
+        (bets, "/bets", &bet),
+    ] {
         let url = format!("http://{address}{path}");
         for keys in [["a", "b"], ["a", "a"]] {
-            let headers = [JSON, ("idempotency-key", keys[0]), ("idempotency-key", keys[1])];
+            let headers = [
+                JSON,
+                ("idempotency-key", keys[0]),
+                ("idempotency-key", keys[1]),
+            ];
             let answer = post(&shop, &url, &headers, body.to_string()).await;
             assert_eq!(answer.code(), "400 BAD_REQUEST", "{path}");
-            assert!(answer.text.contains("Idempotency-Key: it is given twice"), "{answer:?}");
+            assert!(
+                answer.text.contains("Idempotency-Key: it is given twice"),
+                "{answer:?}"
+            );
         }
-        let differs = post(&shop, &url, &[JSON, ("idempotency-key", "a")], with(body, "b")).await;
+        let differs = post(
+            &shop,
+            &url,
+            &[JSON, ("idempotency-key", "a")],
+            with(body, "b"),
+        )
+        .await;
         assert_eq!(differs.code(), "400 BAD_REQUEST", "{path}");
-        assert!(differs.text.contains("requestId: it differs from the header Idempotency-Key"), "{differs:?}");
+        assert!(
+            differs
+                .text
+                .contains("requestId: it differs from the header Idempotency-Key"),
+            "{differs:?}"
+        );
     }
     assert_eq!(shop.balance("u").await, (1_000, 0));
     // The same key in both places is one key.
     let url = format!("http://{bets}/bets");
-    let both = post(&shop, &url, &[JSON, ("idempotency-key", "a")], with(&bet, "a")).await;
+    let both = post(
+        &shop,
+        &url,
+        &[JSON, ("idempotency-key", "a")],
+        with(&bet, "a"),
+    )
+    .await;
     assert_eq!(both.status, 200, "{both:?}");
     assert_eq!(post(&shop, &url, &[JSON], with(&bet, "a")).await, both);
-    assert_eq!(post(&shop, &url, &[JSON, ("idempotency-key", "a")], bet.to_string()).await, both);
+    assert_eq!(
+        post(
+            &shop,
+            &url,
+            &[JSON, ("idempotency-key", "a")],
+            bet.to_string()
+        )
+        .await,
+        both
+    );
     shop.close().await;
 }
 
@@ -158,16 +261,33 @@ async fn compressed_body_is_refused() {
     ] {
         let url = format!("http://{address}{path}");
         for encoding in ["br", "gzip", "deflate", "zstd", "identity, br", "GZIP"] {
-            let answer = post(&shop, &url, &[JSON, ("content-encoding", encoding)], body.clone()).await;
-            assert_eq!(answer.code(), "415 UNSUPPORTED_MEDIA_TYPE", "{path} {encoding}");
+            let answer = post(
+                &shop,
+                &url,
+                &[JSON, ("content-encoding", encoding)],
+                body.clone(),
+            )
+            .await;
+            assert_eq!(
+                answer.code(),
+                "415 UNSUPPORTED_MEDIA_TYPE",
+                "{path} {encoding}"
+            );
             assert!(answer.text.contains(encoding), "{answer:?}");
         }
     }
     let deposit = format!("http://{}/wallet/deposit", shop.platform.wallet());
     let types = ["application/json; charset=utf-8", "Application/Json"];
     for content_type in types {
-        let plain = [("content-type", content_type), ("content-encoding", "identity")];
-        assert_eq!(post(&shop, &deposit, &plain, body.clone()).await.code(), "200", "{content_type}");
+        let plain = [
+            ("content-type", content_type),
+            ("content-encoding", "identity"),
+        ];
+        assert_eq!(
+            post(&shop, &deposit, &plain, body.clone()).await.code(),
+            "200",
+            "{content_type}"
+        );
     }
     assert_eq!(shop.balance("u").await, (10, 0));
     shop.close().await;

@@ -9,48 +9,107 @@ use super::BetsHarness;
 #[actix_web::test]
 async fn the_walk_of_a_wallet() {
     let shop = BetsHarness::open(&[], &[]).await;
-    let order =
-        |cents: i64, reference: &str| json!({"userId": "USER_001", "amount_cents": cents, "external_ref": reference});
+    let order = |cents: i64, reference: &str| json!({"userId": "USER_001", "amount_cents": cents, "external_ref": reference});
     let get = |path: &'static str| shop.get(shop.platform.wallet(), path);
-    assert_eq!(get("/wallet?userId=USER_001").await.code(), "404 WALLET_NOT_FOUND");
+    assert_eq!(
+        get("/wallet?userId=USER_001").await.code(),
+        "404 WALLET_NOT_FOUND"
+    );
     // A new user's first deposit, which the original answers with 500.
     let first = shop.wallet("deposit", order(30_000, "d1")).await;
-    assert_eq!((first.status, &first.json()["balance_cents"]), (200, &json!(30_000)), "{first:?}");
-    assert_eq!(shop.wallet("deposit", order(30_000, "d1")).await, first, "the same again changes nothing");
-    assert_eq!(shop.wallet("deposit", order(30_001, "d1")).await.code(), "409 IDEMPOTENCY_CONFLICT");
+    assert_eq!(
+        (first.status, &first.json()["balance_cents"]),
+        (200, &json!(30_000)),
+        "{first:?}"
+    );
+    assert_eq!(
+        shop.wallet("deposit", order(30_000, "d1")).await,
+        first,
+        "the same again changes nothing"
+    );
+    assert_eq!(
+        shop.wallet("deposit", order(30_001, "d1")).await.code(),
+        "409 IDEMPOTENCY_CONFLICT"
+    );
     let id = first.json()["walletId"].clone();
     let withdrawn = shop.wallet("withdraw", order(10_000, "w1")).await;
-    assert_eq!((&withdrawn.json()["balance_cents"], &withdrawn.json()["walletId"]), (&json!(20_000), &id));
-    assert_eq!(shop.wallet("withdraw", order(20_001, "w2")).await.code(), "409 INSUFFICIENT_FUNDS");
+    assert_eq!(
+        (
+            &withdrawn.json()["balance_cents"],
+            &withdrawn.json()["walletId"]
+        ),
+        (&json!(20_000), &id)
+    );
+    assert_eq!(
+        shop.wallet("withdraw", order(20_001, "w2")).await.code(),
+        "409 INSUFFICIENT_FUNDS"
+    );
 
     let reserved = shop.wallet("reserve", order(5_000, "r1")).await;
     assert_eq!(reserved.json()["status"], "PENDING", "{reserved:?}");
     assert_eq!(shop.wallet("reserve", order(5_000, "r1")).await, reserved);
-    assert_eq!(shop.wallet("reserve", order(5_001, "r1")).await.code(), "409 IDEMPOTENCY_CONFLICT");
-    assert_eq!(shop.wallet("reserve", order(15_001, "r2")).await.code(), "409 INSUFFICIENT_FUNDS");
+    assert_eq!(
+        shop.wallet("reserve", order(5_001, "r1")).await.code(),
+        "409 IDEMPOTENCY_CONFLICT"
+    );
+    assert_eq!(
+        shop.wallet("reserve", order(15_001, "r2")).await.code(),
+        "409 INSUFFICIENT_FUNDS"
+    );
     assert_eq!(shop.balance("USER_001").await, (15_000, 5_000));
     let end = |reference: &str| json!({"userId": "USER_001", "external_ref": reference});
     let committed = shop.wallet("commit", end("r1")).await;
-    assert_eq!((committed.status, &committed.json()["status"]), (200, &json!("COMMITTED")));
+    assert_eq!(
+        (committed.status, &committed.json()["status"]),
+        (200, &json!("COMMITTED"))
+    );
     assert_eq!(shop.wallet("commit", end("r1")).await, committed);
-    assert_eq!(shop.wallet("refund", end("r1")).await.code(), "409 ALREADY_COMMITTED");
+    assert_eq!(
+        shop.wallet("refund", end("r1")).await.code(),
+        "409 ALREADY_COMMITTED"
+    );
     shop.wallet("reserve", order(700, "r3")).await;
     // The original's worker sends the amount, too.
-    let refunded =
-        shop.wallet("refund", json!({"userId": "USER_001", "external_ref": "r3", "amount_cents": 700})).await;
+    let refunded = shop
+        .wallet(
+            "refund",
+            json!({"userId": "USER_001", "external_ref": "r3", "amount_cents": 700}),
+        )
+        .await;
     assert_eq!(refunded.json()["status"], "REFUNDED");
     assert_eq!(shop.wallet("refund", end("r3")).await, refunded);
-    assert_eq!(shop.wallet("commit", end("r3")).await.code(), "409 ALREADY_REFUNDED");
-    assert_eq!(shop.wallet("commit", end("nothing")).await.code(), "404 RESERVATION_NOT_FOUND");
+    assert_eq!(
+        shop.wallet("commit", end("r3")).await.code(),
+        "409 ALREADY_REFUNDED"
+    );
+    assert_eq!(
+        shop.wallet("commit", end("nothing")).await.code(),
+        "404 RESERVATION_NOT_FOUND"
+    );
     assert_eq!(shop.balance("USER_001").await, (15_000, 0));
 
     let ledger = get("/wallet/ledger?userId=USER_001&limit=4").await.json();
     let kinds = |page: &serde_json::Value| -> Vec<String> {
         let entries = page["entries"].as_array().unwrap();
-        entries.iter().map(|entry| format!("{} {}", entry["kind"].as_str().unwrap(), entry["amount_cents"])).collect()
+        entries
+            .iter()
+            .map(|entry| {
+                format!(
+                    "{} {}",
+                    entry["kind"].as_str().unwrap(),
+                    entry["amount_cents"]
+                )
+            })
+            .collect()
     };
-    assert_eq!(kinds(&ledger), ["refund 700", "reserve 700", "commit 5000", "reserve 5000"]);
-    let next = format!("/wallet/ledger?userId=USER_001&limit=4&cursor={}", ledger["nextCursor"].as_str().unwrap());
+    assert_eq!(
+        kinds(&ledger),
+        ["refund 700", "reserve 700", "commit 5000", "reserve 5000"]
+    );
+    let next = format!(
+        "/wallet/ledger?userId=USER_001&limit=4&cursor={}",
+        ledger["nextCursor"].as_str().unwrap()
+    );
     let rest = shop.get(shop.platform.wallet(), &next).await.json();
     assert_eq!(
         (kinds(&rest), rest["nextCursor"].is_null()),
@@ -58,7 +117,9 @@ async fn the_walk_of_a_wallet() {
     );
     let reservations = get("/wallet/reservations?userId=USER_001").await.json();
     assert_eq!(reservations["entries"].as_array().unwrap().len(), 2);
-    let of = get("/wallet/reservations?userId=USER_001&status=REFUNDED").await.json();
+    let of = get("/wallet/reservations?userId=USER_001&status=REFUNDED")
+        .await
+        .json();
     assert_eq!(of["entries"][0]["external_ref"], "r3");
     shop.close().await;
 }
@@ -77,37 +138,89 @@ async fn a_body_that_is_wrong_is_told_what_is_wrong_with_it() {
         (r#"{"userId":7,"amount_cents":1}"#, "400 BAD_REQUEST"),
         (r#"{"userId":"","amount_cents":1}"#, "400 BAD_REQUEST"),
         (r#"{"userId":"u"}"#, "400 INVALID_AMOUNT"),
-        (r#"{"userId":"u","amount_cents":null}"#, "400 INVALID_AMOUNT"),
+        (
+            r#"{"userId":"u","amount_cents":null}"#,
+            "400 INVALID_AMOUNT",
+        ),
         (r#"{"userId":"u","amount_cents":0}"#, "400 INVALID_AMOUNT"),
         (r#"{"userId":"u","amount_cents":-1}"#, "400 INVALID_AMOUNT"),
         (r#"{"userId":"u","amount_cents":1.5}"#, "400 INVALID_AMOUNT"),
         (r#"{"userId":"u","amount_cents":1e3}"#, "400 INVALID_AMOUNT"),
-        (r#"{"userId":"u","amount_cents":"100"}"#, "400 INVALID_AMOUNT"),
+        (
+            r#"{"userId":"u","amount_cents":"100"}"#,
+            "400 INVALID_AMOUNT",
+        ),
         (r#"{"userId":"u","amount_cents":NaN}"#, "400 BAD_REQUEST"),
-        (r#"{"userId":"u","amount_cents":9223372036854775808}"#, "400 INVALID_AMOUNT"),
-        (r#"{"userId":"u","amount_cents":1,"external_ref":{}}"#, "400 BAD_REQUEST"),
-        (r#"{"userId":"u","amount_cents":1,"external_ref":"a","more":[1,{"x":null}]}"#, "400 BAD_REQUEST"),
-        (r#"{"userId":"u","amount_cents":1,"external_ref":"a"}"#, "200"),
+        (
+            r#"{"userId":"u","amount_cents":9223372036854775808}"#,
+            "400 INVALID_AMOUNT",
+        ),
+        (
+            r#"{"userId":"u","amount_cents":1,"external_ref":{}}"#,
+            "400 BAD_REQUEST",
+        ),
+        (
+            r#"{"userId":"u","amount_cents":1,"external_ref":"a","more":[1,{"x":null}]}"#,
+            "400 BAD_REQUEST",
+        ),
+        (
+            r#"{"userId":"u","amount_cents":1,"external_ref":"a"}"#,
+            "200",
+        ),
     ] {
         assert_eq!(post("/wallet/deposit", body).await.code(), code, "{body}");
     }
     let long = |field: &str, length: usize| {
-        json!({"userId": "u", "amount_cents": 1, "external_ref": "b", field: "x".repeat(length)}).to_string()
+        json!({"userId": "u", "amount_cents": 1, "external_ref": "b", field: "x".repeat(length)})
+            .to_string()
     };
-    assert_eq!(post("/wallet/deposit", &long("external_ref", 129)).await.code(), "400 BAD_REQUEST");
-    assert_eq!(post("/wallet/deposit", &long("userId", 129)).await.code(), "400 BAD_REQUEST");
-    assert_eq!(post("/wallet/deposit", &long("more", 10_000)).await.code(), "400 BAD_REQUEST");
-    assert_eq!(post("/wallet/deposit", &long("more", 20_000)).await.code(), "413 PAYLOAD_TOO_LARGE");
+    assert_eq!(
+        post("/wallet/deposit", &long("external_ref", 129))
+            .await
+            .code(),
+        "400 BAD_REQUEST"
+    );
+    assert_eq!(
+        post("/wallet/deposit", &long("userId", 129)).await.code(),
+        "400 BAD_REQUEST"
+    );
+    assert_eq!(
+        post("/wallet/deposit", &long("more", 10_000)).await.code(),
+        "400 BAD_REQUEST"
+    );
+    assert_eq!(
+        post("/wallet/deposit", &long("more", 20_000)).await.code(),
+        "413 PAYLOAD_TOO_LARGE"
+    );
     let most = |reference: &str| {
-        format!(r#"{{"userId":"u","amount_cents":9223372036854775800,"external_ref":"{reference}"}}"#)
+        format!(
+            r#"{{"userId":"u","amount_cents":9223372036854775800,"external_ref":"{reference}"}}"#
+        )
     };
     assert_eq!(post("/wallet/deposit", &most("c")).await.code(), "200");
-    assert_eq!(post("/wallet/deposit", &most("d")).await.code(), "409 BALANCE_TOO_HIGH");
+    assert_eq!(
+        post("/wallet/deposit", &most("d")).await.code(),
+        "409 BALANCE_TOO_HIGH"
+    );
     // What holds money back needs a name; whose money it is must be known.
-    assert_eq!(post("/wallet/reserve", r#"{"userId":"u","amount_cents":1}"#).await.code(), "400 BAD_REQUEST");
+    assert_eq!(
+        post("/wallet/reserve", r#"{"userId":"u","amount_cents":1}"#)
+            .await
+            .code(),
+        "400 BAD_REQUEST"
+    );
     let stranger = r#"{"userId":"stranger","amount_cents":1,"external_ref":"a"}"#;
-    for path in ["/wallet/reserve", "/wallet/withdraw", "/wallet/commit", "/wallet/refund"] {
-        assert_eq!(post(path, stranger).await.code(), "404 WALLET_NOT_FOUND", "{path}");
+    for path in [
+        "/wallet/reserve",
+        "/wallet/withdraw",
+        "/wallet/commit",
+        "/wallet/refund",
+    ] {
+        assert_eq!(
+            post(path, stranger).await.code(),
+            "404 WALLET_NOT_FOUND",
+            "{path}"
+        );
     }
     for (path, code) in [
         ("/wallet", "400 BAD_QUERY"),
@@ -121,7 +234,10 @@ async fn a_body_that_is_wrong_is_told_what_is_wrong_with_it() {
         ("/wallet?userId=u&userId=v", "400 BAD_QUERY"),
         ("/wallet?userId=u&user=v", "400 BAD_QUERY"),
         ("/wallet/ledger?userId=u&limt=5", "400 BAD_QUERY"),
-        ("/wallet/reservations?userId=u&State=PENDING", "400 BAD_QUERY"),
+        (
+            "/wallet/reservations?userId=u&State=PENDING",
+            "400 BAD_QUERY",
+        ),
     ] {
         assert_eq!(shop.get(address, path).await.code(), code, "{path}");
     }
@@ -134,24 +250,41 @@ async fn a_wallet_that_everybody_moves_is_never_below_zero() {
     shop.deposit("hot", 1_000).await;
     // 64 clients want 50 each; there is enough for 20.
     let wanted = (0..64).map(|client| {
-        let body = json!({"userId": "hot", "amount_cents": 50, "external_ref": format!("r{client}")});
+        let body =
+            json!({"userId": "hot", "amount_cents": 50, "external_ref": format!("r{client}")});
         shop.wallet("reserve", body)
     });
     let answers = join_all(wanted).await;
     let taken = answers.iter().filter(|answer| answer.status == 200).count();
     assert_eq!(taken, 20);
-    assert!(answers.iter().all(|answer| ["200", "409 INSUFFICIENT_FUNDS"].contains(&answer.code().as_str())));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| ["200", "409 INSUFFICIENT_FUNDS"].contains(&answer.code().as_str()))
+    );
     assert_eq!(shop.balance("hot").await, (0, 1_000));
     // Commit and refund of each, at once: one of the two.
     let ends = (0..64).flat_map(|client| {
         let body = json!({"userId": "hot", "external_ref": format!("r{client}")});
-        [shop.wallet("commit", body.clone()), shop.wallet("refund", body)]
+        [
+            shop.wallet("commit", body.clone()),
+            shop.wallet("refund", body),
+        ]
     });
     let answers = join_all(ends).await;
-    assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 20);
-    assert_eq!(answers.iter().filter(|answer| answer.status == 404).count(), 88);
+    assert_eq!(
+        answers.iter().filter(|answer| answer.status == 200).count(),
+        20
+    );
+    assert_eq!(
+        answers.iter().filter(|answer| answer.status == 404).count(),
+        88
+    );
     let (available, reserved) = shop.balance("hot").await;
-    let refunded = answers.iter().filter(|answer| answer.text.contains("REFUNDED") && answer.status == 200).count();
+    let refunded = answers
+        .iter()
+        .filter(|answer| answer.text.contains("REFUNDED") && answer.status == 200)
+        .count();
     assert_eq!((available, reserved), (50 * refunded as i64, 0));
     shop.close().await;
 }
@@ -162,9 +295,18 @@ async fn a_reservation_that_nobody_decides_expires() {
     shop.deposit("u", 100).await;
     let order = json!({"userId": "u", "amount_cents": 60, "external_ref": "r"});
     assert_eq!(shop.wallet("reserve", order).await.code(), "200");
-    crate::support::until("the money is back", || async { (shop.balance("u").await == (100, 0)).then_some(()) }).await;
+    crate::support::until("the money is back", || async {
+        (shop.balance("u").await == (100, 0)).then_some(())
+    })
+    .await;
     let end = json!({"userId": "u", "external_ref": "r"});
-    assert_eq!(shop.wallet("commit", end.clone()).await.code(), "409 ALREADY_EXPIRED");
-    assert_eq!(shop.wallet("refund", end).await.code(), "409 ALREADY_EXPIRED");
+    assert_eq!(
+        shop.wallet("commit", end.clone()).await.code(),
+        "409 ALREADY_EXPIRED"
+    );
+    assert_eq!(
+        shop.wallet("refund", end).await.code(),
+        "409 ALREADY_EXPIRED"
+    );
     shop.close().await;
 }

@@ -1,4 +1,5 @@
-//! The logins of `docker/compose.yaml` and `docker/postgres/roles.sql`, on real engines that demand them.
+//! The logins of `docker/compose.yaml` and `docker/postgres/roles.sql`, on real engines that demand
+//! them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -34,8 +35,20 @@ fn psql(url: &str, set: &Variables) -> Output {
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap()).find_map(program);
     let variable = |name: &str, password: &str| format!("{name}={}", set[password]);
     let mut psql = Command::new(found.expect("psql, which comes with PostgreSQL"));
-    psql.arg(url).args(["-X", "-q", "-v", &variable("owner_password", "POSTGRES_OWNER_PASSWORD")]);
-    psql.args(["-v", &variable("app_password", "POSTGRES_APP_PASSWORD"), "-f"]).arg(roles).output().unwrap()
+    psql.arg(url).args([
+        "-X",
+        "-q",
+        "-v",
+        &variable("owner_password", "POSTGRES_OWNER_PASSWORD"),
+    ]);
+    psql.args([
+        "-v",
+        &variable("app_password", "POSTGRES_APP_PASSWORD"),
+        "-f",
+    ])
+    .arg(roles)
+    .output()
+    .unwrap()
 }
 
 fn as_login(url: &str, name: &str, password: &str) -> String {
@@ -47,10 +60,15 @@ fn as_login(url: &str, name: &str, password: &str) -> String {
 
 async fn migrate(url: &str) -> Output {
     let folder = tempfile::TempDir::new().unwrap();
-    command(folder.path(), &[("DATABASE_URL", url)]).arg("migrate").output().await.unwrap()
+    command(folder.path(), &[("DATABASE_URL", url)])
+        .arg("migrate")
+        .output()
+        .await
+        .unwrap()
 }
 
-/// The login of the roles moves money, and can neither change a table nor switch the ledger's guard off.
+/// The login of the roles moves money, and can neither change a table nor switch the ledger's guard
+/// off.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn app_login_moves_money_without_ddl() {
@@ -59,62 +77,113 @@ async fn app_login_moves_money_without_ddl() {
     assert!(migrate(server.address()).await.status.success());
     for _ in 0..2 {
         let done = psql(server.address(), &set);
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     }
-    let owner = as_login(server.address(), "sports_bet_owner", &set["POSTGRES_OWNER_PASSWORD"]);
-    let app = as_login(server.address(), "sports_bet_app", &set["POSTGRES_APP_PASSWORD"]);
+    let owner = as_login(
+        server.address(),
+        "sports_bet_owner",
+        &set["POSTGRES_OWNER_PASSWORD"],
+    );
+    let app = as_login(
+        server.address(),
+        "sports_bet_app",
+        &set["POSTGRES_APP_PASSWORD"],
+    );
     // The owner owns all of it: it can take everything down and bring it up again.
     let mut connection = PgConnection::establish(&owner).unwrap();
     use diesel_migrations::{FileBasedMigrations, MigrationHarness};
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
-    let all = connection.revert_all_migrations(FileBasedMigrations::from_path(path).unwrap()).unwrap().len();
+    let all = connection
+        .revert_all_migrations(FileBasedMigrations::from_path(path).unwrap())
+        .unwrap()
+        .len();
     assert!(all >= 4);
     let early = migrate(&app).await;
     let text = String::from_utf8_lossy(&early.stderr).into_owned();
     assert_eq!(early.status.code(), Some(1), "{text}");
-    assert!(text.contains("permission denied") && text.contains("sports-bet migrate"), "{text}");
+    assert!(
+        text.contains("permission denied") && text.contains("sports-bet migrate"),
+        "{text}"
+    );
     assert!(migrate(&owner).await.status.success());
     assert!(migrate(&app).await.status.success(), "nothing is missing");
 
     let folder = tempfile::TempDir::new().unwrap();
-    let process = ServerProcess::start(folder.path(), &[("DATABASE_URL", app.as_str()), ("ROLE", "wallet")]).await;
+    let process = ServerProcess::start(
+        folder.path(),
+        &[("DATABASE_URL", app.as_str()), ("ROLE", "wallet")],
+    )
+    .await;
     process.until_ready().await;
     install_provider();
     for (path, amount) in [("deposit", 700), ("withdraw", 200), ("reserve", 100)] {
         let body = format!(r#"{{"userId":"A","amount_cents":{amount},"external_ref":"{path}"}}"#);
-        let request = reqwest::Client::new().post(format!("http://{}/wallet/{path}", process.wallet()));
-        let answer = request.header("content-type", "application/json").body(body).send().await.unwrap();
+        let request =
+            reqwest::Client::new().post(format!("http://{}/wallet/{path}", process.wallet()));
+        let answer = request
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(answer.status(), 200, "{path}: {}", process.log());
     }
     let mut connection = PgConnection::establish(&app).unwrap();
     for statement in FORBIDDEN {
         let refused = connection.batch_execute(statement).unwrap_err().to_string();
         let is_right = refused.contains("permission denied") || refused.contains("must be owner");
-        assert!(is_right || refused.to_lowercase().contains("admin option"), "{statement}: {refused}");
+        assert!(
+            is_right || refused.to_lowercase().contains("admin option"),
+            "{statement}: {refused}"
+        );
     }
     // The guard itself is there for this login too.
-    for change in ["UPDATE ledger_transfers SET amount_cents = 1", "DELETE FROM ledger_transfers"] {
+    for change in [
+        "UPDATE ledger_transfers SET amount_cents = 1",
+        "DELETE FROM ledger_transfers",
+    ] {
         assert!(connection.batch_execute(change).is_err(), "{change}");
     }
 }
 
-/// Kafka and Redis are configured by the lines of compose, and all roles log in by the variables of compose.
+/// Kafka and Redis are configured by the lines of compose, and all roles log in by the variables of
+/// compose.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn all_roles_log_in_as_compose_says() {
     let (services, set) = (services(), passwords());
-    let redis = services["redis"]["command"].as_sequence().unwrap().iter().map(|word| word.as_str().unwrap());
-    let redis = redis.map(|word| interpolated(word, &set).unwrap()).collect::<Vec<_>>().join(" ");
-    let users: String =
-        redis.split("--").filter(|option| option.starts_with("user ")).flat_map(|l| [l, "\n"]).collect();
+    let redis = services["redis"]["command"]
+        .as_sequence()
+        .unwrap()
+        .iter()
+        .map(|word| word.as_str().unwrap());
+    let redis = redis
+        .map(|word| interpolated(word, &set).unwrap())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let users: String = redis
+        .split("--")
+        .filter(|option| option.starts_with("user "))
+        .flat_map(|l| [l, "\n"])
+        .collect();
     assert_eq!(users.lines().count(), 2, "{redis}");
     let redis = PrivateEngine::configured("redis", &users).await;
     let kafka = environment(&services, "kafka");
     let value = |name: &str| interpolated(&kafka[name], &set).unwrap();
     let lines = [
         "listener.security.protocol.map=PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned(),
-        format!("sasl.enabled.mechanisms={}", value("KAFKA_SASL_ENABLED_MECHANISMS")),
-        format!("sasl.mechanism.inter.broker.protocol={}", value("KAFKA_SASL_MECHANISM_INTER_BROKER_PROTOCOL")),
+        format!(
+            "sasl.enabled.mechanisms={}",
+            value("KAFKA_SASL_ENABLED_MECHANISMS")
+        ),
+        format!(
+            "sasl.mechanism.inter.broker.protocol={}",
+            value("KAFKA_SASL_MECHANISM_INTER_BROKER_PROTOCOL")
+        ),
         format!(
             "listener.name.plaintext.plain.sasl.jaas.config={}",
             value("KAFKA_LISTENER_NAME_INTERNAL_PLAIN_SASL_JAAS_CONFIG").trim()
@@ -126,24 +195,42 @@ async fn all_roles_log_in_as_compose_says() {
     let folder = tempfile::TempDir::new().unwrap();
     let variables = environment_of("odds", &set).unwrap();
     set.insert("KAFKA_BROKERS".to_owned(), kafka.address().to_owned());
-    let redis_url = variables["REDIS_URL"].replace("redis:6379", redis.address().trim_start_matches("redis://"));
+    let redis_url = variables["REDIS_URL"]
+        .replace("redis:6379", redis.address().trim_start_matches("redis://"));
     set.insert("REDIS_URL".to_owned(), redis_url.replace("/0/0", "/0"));
     set.insert("DATABASE_URL".to_owned(), "data/test.db".to_owned());
     let variables = environment_of("odds", &set).unwrap();
     // Ports are those of a container, and the supplier is its neighbour.
-    let is_of_containers =
-        |name: &str| name.contains("_PORT") || name.starts_with("SUPPLIER_URL") || name == "LOG_FORMAT";
-    let mut variables: Vec<_> = variables.iter().filter(|(name, _)| !is_of_containers(name)).collect();
+    let is_of_containers = |name: &str| {
+        name.contains("_PORT") || name.starts_with("SUPPLIER_URL") || name == "LOG_FORMAT"
+    };
+    let mut variables: Vec<_> = variables
+        .iter()
+        .filter(|(name, _)| !is_of_containers(name))
+        .collect();
     let one = ("KAFKA_TOPIC_PARTITIONS".to_owned(), "2".to_owned());
     variables.push((&one.0, &one.1));
-    let variables: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let variables: Vec<_> = variables
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     let process = ServerProcess::start(folder.path(), &variables).await;
     process.until_ready().await;
 
     let stranger = redis::Client::open(redis.address()).unwrap();
-    let refused = stranger.get_connection().and_then(|mut redis| redis::cmd("PING").query::<String>(&mut redis));
+    let refused = stranger
+        .get_connection()
+        .and_then(|mut redis| redis::cmd("PING").query::<String>(&mut redis));
     assert!(refused.unwrap_err().to_string().contains("NOAUTH"));
     let mut config = rdkafka::ClientConfig::new();
-    let stranger: BaseConsumer = config.set("bootstrap.servers", kafka.address()).create().unwrap();
-    assert!(stranger.fetch_metadata(None, std::time::Duration::from_secs(2)).is_err(), "Kafka takes a stranger");
+    let stranger: BaseConsumer = config
+        .set("bootstrap.servers", kafka.address())
+        .create()
+        .unwrap();
+    assert!(
+        stranger
+            .fetch_metadata(None, std::time::Duration::from_secs(2))
+            .is_err(),
+        "Kafka takes a stranger"
+    );
 }

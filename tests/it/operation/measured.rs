@@ -22,19 +22,37 @@ async fn readiness_is_measured_without_probes() {
     let platform = TestPlatform::fed_by(std::slice::from_ref(&url), &[]).await;
     let suppliers = r#"process_ready{component="suppliers"}"#;
     let bus = r#"process_ready{component="bus"}"#;
-    platform.until_metric(Role::Ingest, bus, |ready| ready == 1.0).await;
-    assert_eq!(metric(&platform.metrics(Role::Ingest).await, suppliers), Some(0.0), "no supplier is connected");
-    let address = url.strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap();
+    platform
+        .until_metric(Role::Ingest, bus, |ready| ready == 1.0)
+        .await;
+    assert_eq!(
+        metric(&platform.metrics(Role::Ingest).await, suppliers),
+        Some(0.0),
+        "no supplier is connected"
+    );
+    let address = url
+        .strip_prefix("ws://")
+        .unwrap()
+        .strip_suffix("/ws")
+        .unwrap();
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let accepting = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         tokio_tungstenite::accept_async(stream).await.unwrap()
     });
-    platform.until_metric(Role::Ingest, suppliers, |ready| ready == 1.0).await;
+    platform
+        .until_metric(Role::Ingest, suppliers, |ready| ready == 1.0)
+        .await;
     drop(accepting.await.unwrap());
-    platform.until_metric(Role::Ingest, suppliers, |ready| ready == 0.0).await;
+    platform
+        .until_metric(Role::Ingest, suppliers, |ready| ready == 0.0)
+        .await;
     for role in [Role::Ingest, Role::Processor, Role::Odds] {
-        platform.until_metric(role, r#"process_ready{component="process"}"#, |ready| ready == 1.0).await;
+        platform
+            .until_metric(role, r#"process_ready{component="process"}"#, |ready| {
+                ready == 1.0
+            })
+            .await;
     }
     platform.stop().await;
 }
@@ -45,10 +63,18 @@ async fn readiness_is_measured_without_probes() {
 async fn lost_redis_shows_in_metrics() {
     let redis = PrivateEngine::up("redis").await;
     let cluster = Cluster::new(1, &redis.variables()).await;
-    let (_processor, odds) = (cluster.start("processor").await, cluster.start("odds").await);
+    let (_processor, odds) = (
+        cluster.start("processor").await,
+        cluster.start("odds").await,
+    );
     let (cache, feed) = (r#"process_ready{component="cache"}"#, "odds_feed_live");
     let becomes = async |name: &str, wanted: f64| {
-        until(name, async || odds.metric("odds", name).await.filter(|value| *value == wanted)).await;
+        until(name, async || {
+            odds.metric("odds", name)
+                .await
+                .filter(|value| *value == wanted)
+        })
+        .await;
     };
     becomes(cache, 1.0).await;
     becomes(feed, 1.0).await;
@@ -63,8 +89,11 @@ async fn lost_redis_shows_in_metrics() {
 /// Embedded, since on the real engines every test has groups of its own names anyway.
 #[actix_web::test]
 async fn embedded_renamed_groups_keep_their_alerts() {
-    let groups =
-        [("KAFKA_GROUP_LIVE", "b-live"), ("KAFKA_GROUP_STORE", "b-store"), ("KAFKA_GROUP_CONFIRMATION", "b-confirm")];
+    let groups = [
+        ("KAFKA_GROUP_LIVE", "b-live"),
+        ("KAFKA_GROUP_STORE", "b-store"),
+        ("KAFKA_GROUP_CONFIRMATION", "b-confirm"),
+    ];
     let platform = TestPlatform::start(&groups).await;
     let page = platform.metrics(Role::Processor).await;
     for (group, purpose) in [("b-live", "live"), ("b-store", "store")] {
@@ -72,7 +101,10 @@ async fn embedded_renamed_groups_keep_their_alerts() {
         assert!(metric(&page, &series).is_some(), "{series}");
     }
     let metrics = Metrics::of(&platform).await;
-    let complaints: Vec<_> = expressions().iter().flat_map(|expression| metrics.complaints(expression)).collect();
+    let complaints: Vec<_> = expressions()
+        .iter()
+        .flat_map(|expression| metrics.complaints(expression))
+        .collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
     platform.stop().await;
 }
@@ -88,13 +120,17 @@ fn no_expression_names_a_group_or_topic() {
 }
 
 async fn send(method: &Method, url: &str, body: &str) {
-    let request = reqwest::Client::new().request(method.clone(), url).header("content-type", "application/json");
+    let request = reqwest::Client::new()
+        .request(method.clone(), url)
+        .header("content-type", "application/json");
     request.body(body.to_owned()).send().await.unwrap();
 }
 
 /// The labels of the latency series that have counted something.
 fn measured(page: &str) -> BTreeSet<String> {
-    let series = page.lines().filter_map(|line| line.split_once("_http_request_duration_seconds_count{"));
+    let series = page
+        .lines()
+        .filter_map(|line| line.split_once("_http_request_duration_seconds_count{"));
     series
         .filter(|(_, rest)| !rest.ends_with(" 0"))
         .map(|(_, rest)| rest.rsplit_once("} ").unwrap().0.to_owned())
@@ -118,22 +154,53 @@ async fn latency_is_measured_by_route_template() {
     ];
     for (role, address, routes) in all {
         for (template, method) in routes {
-            let path = template.replace("{id}", "secret-id").replace("{market}", "secret-market");
-            send(&method.parse().unwrap(), &format!("http://{address}{path}?userId=secret-user"), "{}").await;
+            let path = template
+                .replace("{id}", "secret-id")
+                .replace("{market}", "secret-market");
+            send(
+                &method.parse().unwrap(),
+                &format!("http://{address}{path}?userId=secret-user"),
+                "{}",
+            )
+            .await;
         }
-        for path in ["/secret-path", "/v1/secret-path", "/wallet/secret-path", "/bets/secret/path"] {
+        for path in [
+            "/secret-path",
+            "/v1/secret-path",
+            "/wallet/secret-path",
+            "/bets/secret/path",
+        ] {
             send(&Method::GET, &format!("http://{address}{path}"), "").await;
         }
-        send(&"INVENTED".parse().unwrap(), &format!("http://{address}/secret-path"), "").await;
+        send(
+            &"INVENTED".parse().unwrap(),
+            &format!("http://{address}/secret-path"),
+            "",
+        )
+        .await;
         let page = platform.metrics(role).await;
         let measured = measured(&page);
         for (template, method) in routes {
-            let mut statuses = ["2xx", "4xx", "5xx"].iter().map(|status| labels(method, template, status));
-            assert!(statuses.any(|labels| measured.contains(&labels)), "{role:?}: {method} {template}: {measured:#?}");
+            let mut statuses = ["2xx", "4xx", "5xx"]
+                .iter()
+                .map(|status| labels(method, template, status));
+            assert!(
+                statuses.any(|labels| measured.contains(&labels)),
+                "{role:?}: {method} {template}: {measured:#?}"
+            );
         }
-        assert!(measured.contains(&labels("GET", "other", "4xx")), "{role:?}: {measured:#?}");
-        assert!(measured.contains(&labels("other", "other", "4xx")), "{role:?}: {measured:#?}");
-        assert!(!page.contains("secret") && !page.contains("INVENTED"), "{role:?}: a client chooses labels");
+        assert!(
+            measured.contains(&labels("GET", "other", "4xx")),
+            "{role:?}: {measured:#?}"
+        );
+        assert!(
+            measured.contains(&labels("other", "other", "4xx")),
+            "{role:?}: {measured:#?}"
+        );
+        assert!(
+            !page.contains("secret") && !page.contains("INVENTED"),
+            "{role:?}: a client chooses labels"
+        );
     }
     let client = platform.client().await;
     let socket = labels("GET", "/ws/odds", "1xx");
@@ -150,8 +217,15 @@ async fn every_metric_is_seen_somewhere() {
     let mut unseen = BTreeSet::new();
     for role in Role::ALL {
         let page = platform.metrics(role).await;
-        let names = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned));
-        unseen.extend(names.filter(|name| !name.starts_with("process_") && !places.contains(name.as_str())));
+        let names = page.lines().filter_map(|line| {
+            line.strip_prefix("# TYPE ")?
+                .split(' ')
+                .next()
+                .map(str::to_owned)
+        });
+        unseen.extend(
+            names.filter(|name| !name.starts_with("process_") && !places.contains(name.as_str())),
+        );
     }
     assert_eq!(unseen, BTreeSet::new());
     platform.stop().await;
@@ -160,7 +234,12 @@ async fn every_metric_is_seen_somewhere() {
 #[test]
 fn diesel_commands_overwrite_no_schema() {
     for path in ["diesel.toml", "migrations/diesel.postgres.toml"] {
-        let writes = file(path).lines().any(|line| line.trim_start().starts_with("file"));
-        assert!(!writes, "{path}: `migration revert --all` would empty the schema");
+        let writes = file(path)
+            .lines()
+            .any(|line| line.trim_start().starts_with("file"));
+        assert!(
+            !writes,
+            "{path}: `migration revert --all` would empty the schema"
+        );
     }
 }

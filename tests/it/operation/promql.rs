@@ -1,4 +1,5 @@
-//! Which metrics a PromQL expression asks for. Not a parser of the language, which promtool is: it only finds the selectors.
+//! Which metrics a PromQL expression asks for. Not a parser of the language, which promtool is: it
+//! only finds the selectors.
 
 /// Label, operator and value.
 pub type Matcher = (String, String, String);
@@ -13,9 +14,18 @@ pub struct Selector {
 }
 
 /// Words that are neither metrics nor followed by labels in brackets.
-const WORDS: &[&str] = &["and", "or", "unless", "bool", "offset", "atan2", "inf", "nan"];
+const WORDS: &[&str] = &[
+    "and", "or", "unless", "bool", "offset", "atan2", "inf", "nan",
+];
 /// Words that a list of labels follows.
-const LABELLED: &[&str] = &["by", "without", "on", "ignoring", "group_left", "group_right"];
+const LABELLED: &[&str] = &[
+    "by",
+    "without",
+    "on",
+    "ignoring",
+    "group_left",
+    "group_right",
+];
 
 /// Every selector of an expression.
 pub fn selectors(expression: &str) -> Result<Vec<Selector>, String> {
@@ -26,7 +36,9 @@ pub fn selectors(expression: &str) -> Result<Vec<Selector>, String> {
             '"' | '\'' | '`' => string(rest)?.1,
             '[' => behind(rest, ']')?,
             '{' => return Err(format!("a selector without a name: {rest}")),
-            '0'..='9' | '$' => rest[1..].trim_start_matches(|letter: char| is_name(letter) || letter == '.'),
+            '0'..='9' | '$' => {
+                rest[1..].trim_start_matches(|letter: char| is_name(letter) || letter == '.')
+            }
             _ if is_name(first) => {
                 let (name, after) = split(rest, is_name);
                 word(name, after, &mut found)?
@@ -43,7 +55,11 @@ fn word<'a>(name: &str, after: &'a str, found: &mut Vec<Selector>) -> Result<&'a
     let after = after.trim_start();
     let lower = name.to_lowercase();
     if LABELLED.contains(&lower.as_str()) {
-        return if after.starts_with('(') { behind(after, ')') } else { Ok(after) };
+        return if after.starts_with('(') {
+            behind(after, ')')
+        } else {
+            Ok(after)
+        };
     }
     // A function or an aggregation; what it is about follows, and its labels may stand in between.
     if WORDS.contains(&lower.as_str()) || after.starts_with('(') || begins_with_labels(after) {
@@ -53,11 +69,15 @@ fn word<'a>(name: &str, after: &'a str, found: &mut Vec<Selector>) -> Result<&'a
         Some(labels) => matchers(labels)?,
         None => (Vec::new(), after),
     };
-    found.push(Selector { name: name.to_owned(), matchers });
+    found.push(Selector {
+        name: name.to_owned(),
+        matchers,
+    });
     Ok(after)
 }
 
-/// `by (…)` and `without (…)` may stand between an aggregation and its bracket, and nowhere else behind a name.
+/// `by (…)` and `without (…)` may stand between an aggregation and its bracket, and nowhere else
+/// behind a name.
 fn begins_with_labels(after: &str) -> bool {
     ["by", "without"].iter().any(|word| {
         let behind = after.strip_prefix(word).map(str::trim_start);
@@ -99,7 +119,9 @@ fn string(text: &str) -> Result<(&str, &str), String> {
 }
 
 fn behind(text: &str, end: char) -> Result<&str, String> {
-    text.split_once(end).map(|(_, rest)| rest).ok_or_else(|| format!("no {end} in {text}"))
+    text.split_once(end)
+        .map(|(_, rest)| rest)
+        .ok_or_else(|| format!("no {end} in {text}"))
 }
 
 fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-const MARKETS: [(&str, Option<f64>); 3] = [("1x2", None), ("total_goals", Some(2.5)), ("total_goals", Some(3.5))];
+const MARKETS: [(&str, Option<f64>); 3] = [
+    ("1x2", None),
+    ("total_goals", Some(2.5)),
+    ("total_goals", Some(3.5)),
+];
 const ROUNDS: i64 = 400;
 const CLIENTS: usize = 60;
 
@@ -15,12 +19,19 @@ type Folded = BTreeMap<String, (u64, i64, Value)>;
 fn fold(folded: &mut Folded, seq: &Value, payload: &Value) -> (i64, i64) {
     let key = format!("{} {}", payload["market"], payload["line"]);
     let version = payload["version"].as_i64().unwrap();
-    let before = folded.insert(key, (seq.as_u64().unwrap(), version, payload["selections"].clone()));
+    let before = folded.insert(
+        key,
+        (
+            seq.as_u64().unwrap(),
+            version,
+            payload["selections"].clone(),
+        ),
+    );
     (before.map_or(0, |(_, version, _)| version), version)
 }
 
-/// Joins, and follows until every market stands at its last version. No change of a market may be missing, unless the
-/// one that comes in its place says that it may.
+/// Joins, and follows until every market stands at its last version. No change of a market may be
+/// missing, unless the one that comes in its place says that it may.
 async fn follow(address: std::net::SocketAddr) -> Folded {
     let mut client = OddsClient::connect(address).await;
     client.subscribe("BURST").await;
@@ -39,8 +50,15 @@ async fn follow(address: std::net::SocketAddr) -> Folded {
         assert!(seq > last, "{seq} after {last}");
         last = seq;
         let (before, after) = fold(&mut folded, &update["seq"], &update["payload"]);
-        let follows = if update["conflated"] == true { after > before } else { after == before + 1 };
-        assert!(follows, "a gap: version {before} of the market, then {update}");
+        let follows = if update["conflated"] == true {
+            after > before
+        } else {
+            after == before + 1
+        };
+        assert!(
+            follows,
+            "a gap: version {before} of the market, then {update}"
+        );
     }
     folded
 }
@@ -59,7 +77,9 @@ async fn joins_during_a_burst(variables: &[(&str, &str)]) {
         let (mut sent, address) = (link.sent.clone(), platform.odds());
         clients.push(actix_web::rt::spawn(async move {
             // The first before anything was sent, the last when all but the end was.
-            sent.wait_for(|sent| *sent >= number * total / CLIENTS).await.unwrap();
+            sent.wait_for(|sent| *sent >= number * total / CLIENTS)
+                .await
+                .unwrap();
             follow(address).await
         }));
     }

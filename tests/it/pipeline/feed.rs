@@ -14,21 +14,42 @@ async fn an_original_frame_reaches_the_subscriber_rest_and_the_history() {
     link.send(original_frame("MATCH_001", &at(0), 978));
 
     let update = client.next().await;
-    assert_eq!((&update["type"], &update["eventId"]), (&json!("update"), &json!("MATCH_001")));
+    assert_eq!(
+        (&update["type"], &update["eventId"]),
+        (&json!("update"), &json!("MATCH_001"))
+    );
     assert!(update["seq"].as_u64().unwrap() > 0);
     let payload = &update["payload"];
-    assert_eq!(payload["odds"], json!({"home": 2.478, "draw": 3.2, "away": 4.5}));
-    assert_eq!((&payload["version"], &payload["updated_at"]), (&json!(978), &json!(at(0))));
+    assert_eq!(
+        payload["odds"],
+        json!({"home": 2.478, "draw": 3.2, "away": 4.5})
+    );
+    assert_eq!(
+        (&payload["version"], &payload["updated_at"]),
+        (&json!(978), &json!(at(0)))
+    );
     assert_eq!(payload["selections"][0]["name"], "Flamengo");
 
     let odds = rest_odds(&platform, "MATCH_001").await;
     assert_eq!(odds.len(), 1);
-    assert_eq!((&odds[0]["homeOdd"], &odds[0]["drawOdd"]), (&json!(2.478), &json!(3.2)));
-    assert_eq!((&odds[0]["seq"], &odds[0]["version"]), (&update["seq"], &json!(978)));
+    assert_eq!(
+        (&odds[0]["homeOdd"], &odds[0]["drawOdd"]),
+        (&json!(2.478), &json!(3.2))
+    );
+    assert_eq!(
+        (&odds[0]["seq"], &odds[0]["version"]),
+        (&update["seq"], &json!(978))
+    );
 
-    Database::of(&platform.folder).until_versions("MATCH_001", &[978]).await;
-    let (status, history) = get_json(&platform.url("/v1/events/MATCH_001/markets/1x2/history")).await;
-    assert_eq!((status, history["entries"].as_array().unwrap().len()), (200, 1));
+    Database::of(&platform.folder)
+        .until_versions("MATCH_001", &[978])
+        .await;
+    let (status, history) =
+        get_json(&platform.url("/v1/events/MATCH_001/markets/1x2/history")).await;
+    assert_eq!(
+        (status, history["entries"].as_array().unwrap().len()),
+        (200, 1)
+    );
     assert_eq!(history["entries"][0]["homeOdd"], 2.478);
     let (_, events) = get_json(&platform.url("/v1/events")).await;
     let event = json!({"eventId": "MATCH_001", "homeTeam": "Flamengo", "awayTeam": "Palmeiras", "status": "upcoming",
@@ -83,20 +104,43 @@ async fn a_plain_client_of_the_original_works_unchanged() {
     link.send(original_frame("MATCH_002", &at(1), 7));
     // A market that the original cannot read must not take the place of the one that it can.
     link.send(market_frame("MATCH_002", "btts", None, 2, 1));
-    until("both markets", async || (rest_odds(&platform, "MATCH_002").await.len() == 2).then_some(())).await;
+    until("both markets", async || {
+        (rest_odds(&platform, "MATCH_002").await.len() == 2).then_some(())
+    })
+    .await;
 
     let mut late = platform.client().await;
-    late.send(r#"{"type":"subscribe","eventId":"MATCH_002"}"#).await;
+    late.send(r#"{"type":"subscribe","eventId":"MATCH_002"}"#)
+        .await;
     for (client, what) in [(&mut early, "an update"), (&mut late, "a snapshot")] {
         let OriginalMessage { event_id, payload } = next_as_the_original_reads(client).await;
-        assert_eq!((event_id.as_str(), payload.event_id.as_str()), ("MATCH_002", "MATCH_002"), "{what}");
-        assert_eq!((payload.home_team.as_str(), payload.away_team.as_str()), ("Flamengo", "Palmeiras"), "{what}");
-        assert_eq!((payload.market.as_str(), payload.source.as_str()), ("1x2", "test-supplier"), "{what}");
+        assert_eq!(
+            (event_id.as_str(), payload.event_id.as_str()),
+            ("MATCH_002", "MATCH_002"),
+            "{what}"
+        );
+        assert_eq!(
+            (payload.home_team.as_str(), payload.away_team.as_str()),
+            ("Flamengo", "Palmeiras"),
+            "{what}"
+        );
+        assert_eq!(
+            (payload.market.as_str(), payload.source.as_str()),
+            ("1x2", "test-supplier"),
+            "{what}"
+        );
         assert_eq!((payload.version, payload.updated_at), (7, at(1)), "{what}");
-        assert_eq!((payload.odds.home, payload.odds.draw, payload.odds.away), (1.507, 3.2, 4.5), "{what}");
+        assert_eq!(
+            (payload.odds.home, payload.odds.draw, payload.odds.away),
+            (1.507, 3.2, 4.5),
+            "{what}"
+        );
     }
     link.send(original_frame("MATCH_002", &at(3), 8));
-    assert_eq!(next_as_the_original_reads(&mut late).await.payload.version, 8);
+    assert_eq!(
+        next_as_the_original_reads(&mut late).await.payload.version,
+        8
+    );
     platform.stop().await;
 }
 
@@ -113,10 +157,22 @@ async fn a_late_subscriber_gets_the_state_at_once() {
     let mut client = platform.client().await;
     client.subscribe("M").await;
     let snapshot = client.next().await;
-    assert_eq!((&snapshot["type"], &snapshot["eventId"]), (&json!("snapshot"), &json!("M")));
+    assert_eq!(
+        (&snapshot["type"], &snapshot["eventId"]),
+        (&json!("snapshot"), &json!("M"))
+    );
     let markets = snapshot["markets"].as_array().unwrap();
-    let versions: Vec<_> = markets.iter().map(|one| (&one["payload"]["market"], &one["payload"]["version"])).collect();
-    assert_eq!(versions, [(&json!("1x2"), &json!(2)), (&json!("total_goals"), &json!(1))]);
+    let versions: Vec<_> = markets
+        .iter()
+        .map(|one| (&one["payload"]["market"], &one["payload"]["version"]))
+        .collect();
+    assert_eq!(
+        versions,
+        [
+            (&json!("1x2"), &json!(2)),
+            (&json!("total_goals"), &json!(1))
+        ]
+    );
     assert_eq!(snapshot["payload"], markets[0]["payload"]);
     assert_eq!(snapshot["seq"], markets[0]["seq"]);
     platform.stop().await;
@@ -130,13 +186,19 @@ async fn an_unknown_event_has_an_empty_snapshot_and_updates_once_it_appears() {
     let mut client = platform.client().await;
     client.subscribe("NEW").await;
     let snapshot = client.next().await;
-    assert_eq!(snapshot, json!({"type": "snapshot", "eventId": "NEW", "seq": 0, "markets": []}));
+    assert_eq!(
+        snapshot,
+        json!({"type": "snapshot", "eventId": "NEW", "seq": 0, "markets": []})
+    );
     let (status, body) = get_json(&platform.url("/v1/events/NEW/odds")).await;
     assert_eq!((status, body["code"].is_string()), (404, true), "{body}");
     link.send(original_frame("OTHER", &at(1), 1));
     link.send(original_frame("NEW", &at(1), 1));
     let update = client.next().await;
-    assert_eq!((&update["type"], &update["eventId"]), (&json!("update"), &json!("NEW")));
+    assert_eq!(
+        (&update["type"], &update["eventId"]),
+        (&json!("update"), &json!("NEW"))
+    );
     // What was answered while it was unknown was not kept.
     assert_eq!(rest_odds(&platform, "NEW").await.len(), 1);
     platform.stop().await;
@@ -153,14 +215,23 @@ async fn one_update_has_one_number_at_rest_in_snapshots_and_in_updates() {
         let update = client.next_of("update").await;
         let (seq, payload) = (&update["seq"], &update["payload"]);
         let odds = rest_odds(&platform, "M").await;
-        assert_eq!((&odds[0]["seq"], &odds[0]["version"]), (seq, &json!(version)));
+        assert_eq!(
+            (&odds[0]["seq"], &odds[0]["version"]),
+            (seq, &json!(version))
+        );
         let (_, markets) = get_json(&platform.url("/v1/events/M/markets")).await;
         assert_eq!(&markets[0]["seq"], seq);
         let mut late = platform.client().await;
         late.subscribe("M").await;
         let snapshot = late.next().await;
-        assert_eq!((&snapshot["seq"], &snapshot["markets"][0]["seq"]), (seq, seq));
-        assert_eq!((&snapshot["payload"], &snapshot["markets"][0]["payload"]), (payload, payload));
+        assert_eq!(
+            (&snapshot["seq"], &snapshot["markets"][0]["seq"]),
+            (seq, seq)
+        );
+        assert_eq!(
+            (&snapshot["payload"], &snapshot["markets"][0]["payload"]),
+            (payload, payload)
+        );
     }
     platform.stop().await;
 }
@@ -176,7 +247,10 @@ async fn rest_is_never_behind_what_a_client_was_told() {
         link.send(original_frame("M", &at(version), version));
         let update = client.next_of("update").await;
         let odds = rest_odds(&platform, "M").await;
-        assert!(odds[0]["seq"].as_u64().unwrap() >= update["seq"].as_u64().unwrap(), "{odds:?} after {update}");
+        assert!(
+            odds[0]["seq"].as_u64().unwrap() >= update["seq"].as_u64().unwrap(),
+            "{odds:?} after {update}"
+        );
     }
     platform.stop().await;
 }

@@ -24,7 +24,9 @@ fn hours_ahead(hours: i64) -> String {
 fn bad_frames() -> Vec<(Message, &'static str)> {
     let text = |text: &str, reason| (Message::text(text.to_owned()), reason);
     let selection = |id: &str| json!({"id": id, "name": id, "price": 2.5, "status": "active"});
-    let many: Vec<_> = (0..1_001).map(|number| selection(&number.to_string())).collect();
+    let many: Vec<_> = (0..1_001)
+        .map(|number| selection(&number.to_string()))
+        .collect();
     let odds = |home: Value| changed("odds", json!({"home": home, "draw": 3.2, "away": 4.5}));
     vec![
         text("hello", "malformed"),
@@ -41,18 +43,36 @@ fn bad_frames() -> Vec<(Message, &'static str)> {
         text(&odds(json!(-2.5)), "bad_price"),
         text(&odds(json!("2.5")), "bad_price"),
         text(&changed("home_team", json!("Fla\u{0}mengo")), "bad_name"),
-        text(&changed("selections", json!([{"id": "a", "name": "A\u{0}", "price": 2.5}])), "bad_name"),
+        text(
+            &changed(
+                "selections",
+                json!([{"id": "a", "name": "A\u{0}", "price": 2.5}]),
+            ),
+            "bad_name",
+        ),
         text(&changed("odds", json!({})), "no_selections"),
-        text(&changed("selections", json!([selection("a"), selection("a")])), "duplicate_selection"),
+        text(
+            &changed("selections", json!([selection("a"), selection("a")])),
+            "duplicate_selection",
+        ),
         text(&changed("selections", json!(many)), "too_many_selections"),
         text(&changed("status", json!("halted")), "malformed"),
         text(&changed("type", json!("settlement")), "unknown_type"),
         text(&changed("type", json!("odds_update")), "unknown_type"),
         text(&changed("type", json!(7)), "unknown_type"),
-        text(r#"{"type":"alive","at":"2026-12-01T21:52:10Z"}"#, "unknown_type"),
-        text(r#"{"type":"bet_stop","event_id":"BAD","status":"suspended"}"#, "unknown_type"),
+        text(
+            r#"{"type":"alive","at":"2026-12-01T21:52:10Z"}"#,
+            "unknown_type",
+        ),
+        text(
+            r#"{"type":"bet_stop","event_id":"BAD","status":"suspended"}"#,
+            "unknown_type",
+        ),
         text(&changed("updated_at", json!(hours_ahead(1))), "future"),
-        text(&changed("updated_at", json!("9999-12-31T23:59:59Z")), "future"),
+        text(
+            &changed("updated_at", json!("9999-12-31T23:59:59Z")),
+            "future",
+        ),
     ]
 }
 
@@ -68,20 +88,35 @@ async fn a_frame_that_cannot_be_taken_is_counted_and_kept_and_the_next_good_one_
         let version = number as i64 + 1;
         link.send_message(frame.clone());
         link.send(original_frame("GOOD", &at(version), version));
-        assert_eq!(versions_of(&updates_until(&mut client, version).await), [version], "after {frame:?}");
+        assert_eq!(
+            versions_of(&updates_until(&mut client, version).await),
+            [version],
+            "after {frame:?}"
+        );
     }
     assert!(!link.is_over(), "all on one connection");
 
     let mut wanted = BTreeMap::<&str, f64>::new();
-    frames.iter().for_each(|(_, reason)| *wanted.entry(*reason).or_default() += 1.0);
+    frames
+        .iter()
+        .for_each(|(_, reason)| *wanted.entry(*reason).or_default() += 1.0);
     for (reason, count) in wanted {
         let name = format!("odds_ingest_refused_total{{reason=\"{reason}\"}}");
-        platform.until_metric(Role::Ingest, &name, |value| value == count).await;
+        platform
+            .until_metric(Role::Ingest, &name, |value| value == count)
+            .await;
     }
-    let kept = Database::of(&platform.folder).until_dead_letters(frames.len()).await;
-    let kept: Vec<_> = kept.iter().map(|one| (one.raw.to_vec(), one.reason.clone())).collect();
-    let sent: Vec<_> =
-        frames.iter().map(|(frame, why)| (frame.clone().into_data().to_vec(), why.to_string())).collect();
+    let kept = Database::of(&platform.folder)
+        .until_dead_letters(frames.len())
+        .await;
+    let kept: Vec<_> = kept
+        .iter()
+        .map(|one| (one.raw.to_vec(), one.reason.clone()))
+        .collect();
+    let sent: Vec<_> = frames
+        .iter()
+        .map(|(frame, why)| (frame.clone().into_data().to_vec(), why.to_string()))
+        .collect();
     assert_eq!(kept, sent);
 
     // None of it became odds.
@@ -89,7 +124,10 @@ async fn a_frame_that_cannot_be_taken_is_counted_and_kept_and_the_next_good_one_
     link.send(original_frame("BAD", &at(1), 1));
     assert_eq!(updates_until(&mut bad, 1).await.len(), 1);
     let folder = platform.stop().await;
-    assert_eq!(Database::of(&folder).dead_letters()[0].origin, supplier.url());
+    assert_eq!(
+        Database::of(&folder).dead_letters()[0].origin,
+        supplier.url()
+    );
     assert_eq!(Database::of(&folder).versions("BAD"), [1]);
 }
 
@@ -107,33 +145,43 @@ async fn a_frame_beyond_the_limit_ends_the_connection_and_the_next_one_works() {
     link.send(original_frame("M", &at(2), 2));
     updates_until(&mut client, 2).await;
     let name = "odds_ingest_disconnects_total{reason=\"frame_too_large\"}";
-    platform.until_metric(Role::Ingest, name, |count| count == 1.0).await;
+    platform
+        .until_metric(Role::Ingest, name, |count| count == 1.0)
+        .await;
     platform.stop().await;
 }
 
 #[actix_web::test]
 async fn an_update_from_the_far_future_does_not_shut_out_those_that_follow() {
     let supplier = FakeSupplier::start().await;
-    let platform = TestPlatform::fed_by(&[supplier.url()], &[("SUPPLIER_MAX_CLOCK_SKEW", "1m")]).await;
+    let platform =
+        TestPlatform::fed_by(&[supplier.url()], &[("SUPPLIER_MAX_CLOCK_SKEW", "1m")]).await;
     let link = LiveLink::accept(&supplier).await;
     let mut client = platform.subscriber("M").await;
     link.send(original_frame("M", &hours_ahead(24), 1));
     link.send(original_frame("M", &Timestamp::now().to_string(), 2));
     assert_eq!(versions_of(&updates_until(&mut client, 2).await), [2]);
-    Database::of(&platform.folder).until_versions("M", &[2]).await;
+    Database::of(&platform.folder)
+        .until_versions("M", &[2])
+        .await;
     platform.stop().await;
 }
 
-/// Mistake 6: the health check of the original published a message into the topic of the odds. Nothing of the kind is
-/// taken for odds, and a health check of ours publishes nothing.
+/// Mistake 6: the health check of the original published a message into the topic of the odds.
+/// Nothing of the kind is taken for odds, and a health check of ours publishes nothing.
 #[actix_web::test]
 async fn health_checks_put_nothing_among_the_odds() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
-    platform.until_metric(Role::Ingest, "odds_ingest_suppliers_connected", |count| count == 1.0).await;
+    platform
+        .until_metric(Role::Ingest, "odds_ingest_suppliers_connected", |count| {
+            count == 1.0
+        })
+        .await;
     for role in [Role::Ingest, Role::Processor, Role::Odds] {
-        let (status, body) = crate::support::get_text(&format!("http://{}/healthz", platform.health(role))).await;
+        let (status, body) =
+            crate::support::get_text(&format!("http://{}/healthz", platform.health(role))).await;
         assert_eq!((status, body.trim()), (200, "ok"));
     }
     link.send(r#"{"type":"health_check","status":"ok"}"#);
@@ -147,6 +195,12 @@ async fn health_checks_put_nothing_among_the_odds() {
     .await;
     assert_eq!(events.as_array().unwrap().len(), 1, "{events}");
     Database::of(&platform.folder).until_dead_letters(2).await;
-    platform.until_metric(Role::Ingest, "odds_ingest_updates_published_total", |count| count == 1.0).await;
+    platform
+        .until_metric(
+            Role::Ingest,
+            "odds_ingest_updates_published_total",
+            |count| count == 1.0,
+        )
+        .await;
     platform.stop().await;
 }

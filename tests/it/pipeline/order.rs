@@ -13,9 +13,15 @@ async fn duplicates_and_late_updates_change_nothing_that_a_client_sees() {
     let link = LiveLink::accept(&supplier).await;
     let mut client = platform.subscriber("M").await;
     appear(&link, &mut client, "M").await;
-    let rejected = |reason: &str| format!("odds_proc_updates_rejected_total{{reason=\"{reason}\"}}");
-    // The book that just started may have found its first update in the store, and passed it over as known.
-    let known = metric(&platform.metrics(Role::Processor).await, &rejected("duplicate")).unwrap_or_default();
+    let rejected =
+        |reason: &str| format!("odds_proc_updates_rejected_total{{reason=\"{reason}\"}}");
+    // The book that just started may have found its first update in the store, and passed it over
+    // as known.
+    let known = metric(
+        &platform.metrics(Role::Processor).await,
+        &rejected("duplicate"),
+    )
+    .unwrap_or_default();
     for version in [1, 3, 1, 2, 3, 3, 2, 4] {
         link.send(original_frame("M", &at(version), version));
     }
@@ -23,10 +29,18 @@ async fn duplicates_and_late_updates_change_nothing_that_a_client_sees() {
     assert_eq!(versions_of(&seen), [1, 3, 4]);
     assert_grows(seen.iter().map(|(seq, _)| *seq));
     until_rest(&platform, "M", 4).await;
-    platform.until_metric(Role::Processor, &rejected("duplicate"), |count| count >= known + 2.0).await;
-    platform.until_metric(Role::Processor, &rejected("older"), |count| count == 3.0).await;
+    platform
+        .until_metric(Role::Processor, &rejected("duplicate"), |count| {
+            count >= known + 2.0
+        })
+        .await;
+    platform
+        .until_metric(Role::Processor, &rejected("older"), |count| count == 3.0)
+        .await;
     // The one that came late was offered once: the history has it, once.
-    Database::of(&platform.folder).until_versions("M", &[1, 2, 3, 4]).await;
+    Database::of(&platform.folder)
+        .until_versions("M", &[1, 2, 3, 4])
+        .await;
     let folder = platform.stop().await;
     assert_eq!(Database::of(&folder).versions("M"), [1, 2, 3, 4]);
 }
@@ -41,7 +55,10 @@ async fn of_one_moment_the_higher_version_stays() {
     for version in [10, 12, 11, 13] {
         link.send(original_frame("M", &at(5), version));
     }
-    assert_eq!(versions_of(&updates_until(&mut client, 13).await), [10, 12, 13]);
+    assert_eq!(
+        versions_of(&updates_until(&mut client, 13).await),
+        [10, 12, 13]
+    );
     platform.stop().await;
 }
 
@@ -61,7 +78,9 @@ async fn a_supplier_that_restarts_and_counts_from_one_again_is_followed() {
     let after = updates_until(&mut client, 2).await;
     assert_eq!(versions_of(&after), [1, 2]);
     assert_grows(before.iter().chain(&after).map(|(seq, _)| *seq));
-    Database::of(&platform.folder).until_versions("M", &[977, 978, 1, 2]).await;
+    Database::of(&platform.folder)
+        .until_versions("M", &[977, 978, 1, 2])
+        .await;
     platform.stop().await;
 }
 
@@ -73,7 +92,12 @@ async fn markets_and_lines_of_one_event_stand_beside_each_other_and_history_has_
     let link = LiveLink::accept(&supplier).await;
     let mut client = platform.subscriber("M").await;
     appear(&link, &mut client, "M").await;
-    let markets = [("1x2", None), ("btts", None), ("total_goals", Some(2.5)), ("total_goals", Some(3.5))];
+    let markets = [
+        ("1x2", None),
+        ("btts", None),
+        ("total_goals", Some(2.5)),
+        ("total_goals", Some(3.5)),
+    ];
     // Each is sent twice, as a supplier does that sends its state again.
     for _ in 0..2 {
         for version in 1..=3 {
@@ -88,7 +112,10 @@ async fn markets_and_lines_of_one_event_stand_beside_each_other_and_history_has_
     assert_grows(seen.iter().map(|(seq, _)| *seq));
 
     let odds = rest_odds(&platform, "M").await;
-    let shown: Vec<_> = odds.iter().map(|one| (one["market"].as_str().unwrap(), one["line"].as_f64())).collect();
+    let shown: Vec<_> = odds
+        .iter()
+        .map(|one| (one["market"].as_str().unwrap(), one["line"].as_f64()))
+        .collect();
     let expected = [
         ("1x2", None),
         ("appears", None),
@@ -99,15 +126,26 @@ async fn markets_and_lines_of_one_event_stand_beside_each_other_and_history_has_
     ];
     assert_eq!(shown, expected);
     assert!(
-        odds.iter().all(|one| ["appears", "end"].contains(&one["market"].as_str().unwrap()) || one["version"] == 3),
+        odds.iter().all(
+            |one| ["appears", "end"].contains(&one["market"].as_str().unwrap())
+                || one["version"] == 3
+        ),
         "{odds:?}"
     );
 
     let folder = platform.stop().await;
     let database = Database::of(&folder);
-    for (market, line) in [("1x2", None), ("btts", None), ("total_goals", Some("2.5")), ("total_goals", Some("3.5"))] {
+    for (market, line) in [
+        ("1x2", None),
+        ("btts", None),
+        ("total_goals", Some("2.5")),
+        ("total_goals", Some("3.5")),
+    ] {
         let history = database.history("M", market_key(market, line));
-        let versions: Vec<_> = history.iter().map(|entry| entry.cursor.revision.version).collect();
+        let versions: Vec<_> = history
+            .iter()
+            .map(|entry| entry.cursor.revision.version)
+            .collect();
         assert_eq!(versions, [1, 2, 3], "{market} {line:?}");
     }
 }
@@ -118,7 +156,11 @@ async fn with_many_partitions_every_event_keeps_its_order() {
     const EVENTS: i64 = 12;
     const VERSIONS: i64 = 40;
     let supplier = FakeSupplier::start().await;
-    let variables = [("EMBEDDED_BUS_PARTITIONS", "8"), ("BUS_BATCH_SIZE", "7"), ("WS_SESSION_QUEUE", "1000")];
+    let variables = [
+        ("EMBEDDED_BUS_PARTITIONS", "8"),
+        ("BUS_BATCH_SIZE", "7"),
+        ("WS_SESSION_QUEUE", "1000"),
+    ];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     let link = LiveLink::accept(&supplier).await;
     let mut client = platform.client().await;
@@ -129,13 +171,19 @@ async fn with_many_partitions_every_event_keeps_its_order() {
         appear(&link, &mut client, &event(number)).await;
     }
     for version in 1..=VERSIONS {
-        (0..EVENTS).for_each(|number| link.send(original_frame(&event(number), &at(version), version)));
+        (0..EVENTS)
+            .for_each(|number| link.send(original_frame(&event(number), &at(version), version)));
     }
     let mut seen = std::collections::BTreeMap::<String, Vec<(u64, i64)>>::new();
     for _ in 0..EVENTS * VERSIONS {
         let update = client.next_of("update").await;
-        let one = (update["seq"].as_u64().unwrap(), update["payload"]["version"].as_i64().unwrap());
-        seen.entry(update["eventId"].as_str().unwrap().to_owned()).or_default().push(one);
+        let one = (
+            update["seq"].as_u64().unwrap(),
+            update["payload"]["version"].as_i64().unwrap(),
+        );
+        seen.entry(update["eventId"].as_str().unwrap().to_owned())
+            .or_default()
+            .push(one);
     }
     let folder = platform.stop().await;
     let database = Database::of(&folder);
@@ -145,7 +193,10 @@ async fn with_many_partitions_every_event_keeps_its_order() {
         assert_eq!(versions_of(seen), all, "{}", event(number));
         assert_grows(seen.iter().map(|(seq, _)| *seq));
         let history = database.history(&event(number), market_key("1x2", None));
-        assert!(history.is_sorted_by_key(|entry| entry.cursor.row), "written in another order than sent");
+        assert!(
+            history.is_sorted_by_key(|entry| entry.cursor.row),
+            "written in another order than sent"
+        );
         assert_eq!(database.versions(&event(number)), all);
     }
 }
@@ -154,14 +205,28 @@ async fn with_many_partitions_every_event_keeps_its_order() {
 async fn two_suppliers_that_send_the_same_give_each_update_once() {
     let suppliers = [FakeSupplier::start().await, FakeSupplier::start().await];
     let platform = TestPlatform::fed_by(&[suppliers[0].url(), suppliers[1].url()], &[]).await;
-    let links = [LiveLink::accept(&suppliers[0]).await, LiveLink::accept(&suppliers[1]).await];
+    let links = [
+        LiveLink::accept(&suppliers[0]).await,
+        LiveLink::accept(&suppliers[1]).await,
+    ];
     let mut client = platform.subscriber("M").await;
     for version in 1..=20 {
-        links.iter().for_each(|link| link.send(original_frame("M", &at(version), version)));
+        links
+            .iter()
+            .for_each(|link| link.send(original_frame("M", &at(version), version)));
     }
     let seen = updates_until(&mut client, 20).await;
     assert_grows(seen.iter().map(|(_, version)| *version as u64));
-    platform.until_metric(Role::Ingest, "odds_ingest_updates_published_total", |count| count == 40.0).await;
+    platform
+        .until_metric(
+            Role::Ingest,
+            "odds_ingest_updates_published_total",
+            |count| count == 40.0,
+        )
+        .await;
     let folder = platform.stop().await;
-    assert_eq!(Database::of(&folder).versions("M"), (1..=20).collect::<Vec<_>>());
+    assert_eq!(
+        Database::of(&folder).versions("M"),
+        (1..=20).collect::<Vec<_>>()
+    );
 }

@@ -13,7 +13,9 @@ async fn a_second_start_continues_where_the_first_ended() {
     let platform = TestPlatform::start(&variables).await;
     let link = LiveLink::accept(&supplier).await;
     let mut client = platform.subscriber("M").await;
-    let frames: Vec<_> = (1..=30).map(|version| original_frame("M", &at(version), version)).collect();
+    let frames: Vec<_> = (1..=30)
+        .map(|version| original_frame("M", &at(version), version))
+        .collect();
     frames.iter().for_each(|frame| link.send(frame.as_str()));
     link.send(market_frame("M", "btts", None, 31, 31));
     let before = updates_until(&mut client, 31).await;
@@ -21,7 +23,11 @@ async fn a_second_start_continues_where_the_first_ended() {
     let folder = platform.stop().await;
     assert_eq!(client.close_code().await, 1001);
     link.until_over().await;
-    assert_eq!(Database::of(&folder).versions("M"), (1..=30).collect::<Vec<_>>(), "everything was finished first");
+    assert_eq!(
+        Database::of(&folder).versions("M"),
+        (1..=30).collect::<Vec<_>>(),
+        "everything was finished first"
+    );
 
     let platform = TestPlatform::start_in(folder, &variables).await;
     // The supplier has not answered yet: this comes from the database.
@@ -29,9 +35,20 @@ async fn a_second_start_continues_where_the_first_ended() {
     let mut client = platform.client().await;
     client.subscribe("M").await;
     let snapshot = client.next_of("snapshot").await;
-    let numbers = snapshot["markets"].as_array().unwrap().iter().map(|market| &market["seq"]).collect::<Vec<_>>();
-    assert_eq!(numbers, shown.iter().map(|odds| &odds["seq"]).collect::<Vec<_>>());
-    assert!(snapshot["seq"].as_u64().unwrap() >= before.last().unwrap().0, "{snapshot}");
+    let numbers = snapshot["markets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|market| &market["seq"])
+        .collect::<Vec<_>>();
+    assert_eq!(
+        numbers,
+        shown.iter().map(|odds| &odds["seq"]).collect::<Vec<_>>()
+    );
+    assert!(
+        snapshot["seq"].as_u64().unwrap() >= before.last().unwrap().0,
+        "{snapshot}"
+    );
 
     // The supplier sends everything again, then something new.
     let link = LiveLink::accept(&supplier).await;
@@ -40,16 +57,27 @@ async fn a_second_start_continues_where_the_first_ended() {
     link.send(original_frame("M", &at(32), 32));
     let after = updates_until(&mut client, 32).await;
     assert_eq!(versions_of(&after), [32], "nothing is told twice");
-    assert!(after[0].0 > before.last().unwrap().0, "{after:?} after {before:?}");
+    assert!(
+        after[0].0 > before.last().unwrap().0,
+        "{after:?} after {before:?}"
+    );
     let duplicates = "odds_proc_updates_rejected_total{reason=\"duplicate\"}";
-    platform.until_metric(Role::Processor, duplicates, |count| count == 2.0).await;
+    platform
+        .until_metric(Role::Processor, duplicates, |count| count == 2.0)
+        .await;
 
     let folder = platform.stop().await;
     let database = Database::of(&folder);
-    assert_eq!(database.versions("M"), (1..=30).chain([32]).collect::<Vec<_>>());
+    assert_eq!(
+        database.versions("M"),
+        (1..=30).chain([32]).collect::<Vec<_>>()
+    );
     assert_eq!(database.history("M", market_key("btts", None)).len(), 1);
     // The store counted as the books did.
-    let stored = database.store.load_event(&EventId::new("M").unwrap()).unwrap();
+    let stored = database
+        .store
+        .load_event(&EventId::new("M").unwrap())
+        .unwrap();
     assert_eq!(stored.iter().map(|state| state.seq).max(), Some(after[0].0));
 }
 
@@ -75,7 +103,10 @@ async fn numbers_grow_over_many_starts() {
     }
     assert_eq!(versions_of(&seen), (1..=20).collect::<Vec<_>>());
     assert_grows(seen.iter().map(|(seq, _)| *seq));
-    assert_eq!(Database::of(&folder).versions("M"), (1..=20).collect::<Vec<_>>());
+    assert_eq!(
+        Database::of(&folder).versions("M"),
+        (1..=20).collect::<Vec<_>>()
+    );
 }
 
 #[actix_web::test]
@@ -87,16 +118,35 @@ async fn a_stop_in_the_middle_of_a_flood_keeps_everything_that_was_published() {
     let link = LiveLink::accept(&supplier).await;
     (1..=2_000).for_each(|version| link.send(original_frame("M", &at(version), version)));
     let mut client = platform.subscriber("M").await;
-    let told = client.next_of("update").await["payload"]["version"].as_i64().unwrap();
-    let published =
-        platform.until_metric(Role::Ingest, "odds_ingest_updates_published_total", |count| count > 300.0).await;
+    let told = client.next_of("update").await["payload"]["version"]
+        .as_i64()
+        .unwrap();
+    let published = platform
+        .until_metric(
+            Role::Ingest,
+            "odds_ingest_updates_published_total",
+            |count| count > 300.0,
+        )
+        .await;
     let folder = platform.stop().await;
     let mut told = told;
     while let Ok(message) = client.next_or_close().await {
         told = message["payload"]["version"].as_i64().unwrap_or(told);
     }
     let versions = Database::of(&folder).versions("M");
-    assert!(versions.len() as f64 >= published, "{} of {published} kept", versions.len());
-    assert!(versions.len() as i64 >= told, "a client was told {told}, kept are {}", versions.len());
-    assert_eq!(versions, (1..=versions.len() as i64).collect::<Vec<_>>(), "without a hole");
+    assert!(
+        versions.len() as f64 >= published,
+        "{} of {published} kept",
+        versions.len()
+    );
+    assert!(
+        versions.len() as i64 >= told,
+        "a client was told {told}, kept are {}",
+        versions.len()
+    );
+    assert_eq!(
+        versions,
+        (1..=versions.len() as i64).collect::<Vec<_>>(),
+        "without a hole"
+    );
 }

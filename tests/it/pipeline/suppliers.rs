@@ -15,7 +15,10 @@ fn disconnects(reason: &str) -> String {
 #[actix_web::test]
 async fn a_supplier_that_closes_cleanly_again_and_again_is_come_back_to_ever_more_slowly() {
     let supplier = FakeSupplier::start().await;
-    let variables = [("SUPPLIER_RECONNECT_MIN", "50ms"), ("SUPPLIER_RECONNECT_MAX", "400ms")];
+    let variables = [
+        ("SUPPLIER_RECONNECT_MIN", "50ms"),
+        ("SUPPLIER_RECONNECT_MAX", "400ms"),
+    ];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     let mut link = supplier.accept().await;
     for least in [50, 100, 200, 400, 400] {
@@ -25,10 +28,19 @@ async fn a_supplier_that_closes_cleanly_again_and_again_is_come_back_to_ever_mor
         drop(link);
         link = supplier.accept().await;
         let waited = closed.elapsed();
-        assert!(waited >= Duration::from_millis(least), "back after {waited:?}, before {least} ms");
+        assert!(
+            waited >= Duration::from_millis(least),
+            "back after {waited:?}, before {least} ms"
+        );
     }
-    platform.until_metric(Role::Ingest, &disconnects("closed"), |count| count == 5.0).await;
-    platform.until_metric(Role::Ingest, "odds_ingest_connects_total", |count| count == 6.0).await;
+    platform
+        .until_metric(Role::Ingest, &disconnects("closed"), |count| count == 5.0)
+        .await;
+    platform
+        .until_metric(Role::Ingest, "odds_ingest_connects_total", |count| {
+            count == 6.0
+        })
+        .await;
     // It is as good as any other connection.
     let mut client = platform.subscriber("M").await;
     link.send(original_frame("M", &at(1), 1)).await;
@@ -40,14 +52,23 @@ async fn a_supplier_that_closes_cleanly_again_and_again_is_come_back_to_ever_mor
 async fn a_supplier_that_says_good_bye_and_leaves_the_connection_standing_is_not_waited_for() {
     let supplier = FakeSupplier::start().await;
     // Neither a ping nor the read timeout ends it: that would take longer than this test waits.
-    let variables = [("SUPPLIER_READ_TIMEOUT", "3m"), ("SUPPLIER_STALE_AFTER", "2m"), ("SUPPLIER_PING_INTERVAL", "1m")];
+    let variables = [
+        ("SUPPLIER_READ_TIMEOUT", "3m"),
+        ("SUPPLIER_STALE_AFTER", "2m"),
+        ("SUPPLIER_PING_INTERVAL", "1m"),
+    ];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     let mut standing = supplier.accept().await;
     standing.socket.close(None).await.unwrap();
     let link = LiveLink::accept(&supplier).await;
-    platform.until_metric(Role::Ingest, &disconnects("closed"), |count| count == 1.0).await;
+    platform
+        .until_metric(Role::Ingest, &disconnects("closed"), |count| count == 1.0)
+        .await;
     // The close frame was answered, and nothing was sent after it.
-    assert!(matches!(within("an answer", standing.socket.next()).await, Some(Ok(Message::Close(_)))));
+    assert!(matches!(
+        within("an answer", standing.socket.next()).await,
+        Some(Ok(Message::Close(_)))
+    ));
     let mut client = platform.subscriber("M").await;
     link.send(original_frame("M", &at(1), 1));
     updates_until(&mut client, 1).await;
@@ -70,25 +91,42 @@ async fn a_supplier_that_breaks_off_is_come_back_to_and_nothing_is_lost_or_doubl
         }
         let seen = updates_until(&mut client, round * 10 + 10).await;
         let first = if round == 0 { 0 } else { round * 10 + 1 };
-        assert_eq!(versions_of(&seen), (first..=round * 10 + 10).collect::<Vec<_>>());
+        assert_eq!(
+            versions_of(&seen),
+            (first..=round * 10 + 10).collect::<Vec<_>>()
+        );
     }
-    platform.until_metric(Role::Ingest, &disconnects("read"), |count| count >= 4.0).await;
+    platform
+        .until_metric(Role::Ingest, &disconnects("read"), |count| count >= 4.0)
+        .await;
     let folder = platform.stop().await;
-    assert_eq!(Database::of(&folder).versions("M"), (0..=50).collect::<Vec<_>>());
+    assert_eq!(
+        Database::of(&folder).versions("M"),
+        (0..=50).collect::<Vec<_>>()
+    );
 }
 
 /// Mistake 8: no read deadline, so a silent supplier looked alive.
 #[actix_web::test]
 async fn a_supplier_that_says_nothing_not_even_a_pong_is_left_and_connected_anew_embedded() {
     let supplier = FakeSupplier::start().await;
-    let variables = [("SUPPLIER_READ_TIMEOUT", "1s"), ("SUPPLIER_PING_INTERVAL", "100ms")];
+    let variables = [
+        ("SUPPLIER_READ_TIMEOUT", "1s"),
+        ("SUPPLIER_PING_INTERVAL", "100ms"),
+    ];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     // Its socket stays open and unread.
     let accepted = Instant::now();
     let _silent = supplier.accept().await;
     let link = LiveLink::accept(&supplier).await;
-    assert!(accepted.elapsed() >= Duration::from_millis(900), "left after {:?} already", accepted.elapsed());
-    platform.until_metric(Role::Ingest, &disconnects("silent"), |count| count >= 1.0).await;
+    assert!(
+        accepted.elapsed() >= Duration::from_millis(900),
+        "left after {:?} already",
+        accepted.elapsed()
+    );
+    platform
+        .until_metric(Role::Ingest, &disconnects("silent"), |count| count >= 1.0)
+        .await;
     let mut client = platform.subscriber("M").await;
     link.send(original_frame("M", &at(1), 1));
     updates_until(&mut client, 1).await;
@@ -98,23 +136,35 @@ async fn a_supplier_that_says_nothing_not_even_a_pong_is_left_and_connected_anew
 #[actix_web::test]
 async fn a_supplier_that_never_finishes_its_handshake_is_given_up_and_tried_again() {
     let supplier = FakeSupplier::start().await;
-    let variables = [("SUPPLIER_READ_TIMEOUT", "1s"), ("SUPPLIER_PING_INTERVAL", "100ms")];
+    let variables = [
+        ("SUPPLIER_READ_TIMEOUT", "1s"),
+        ("SUPPLIER_PING_INTERVAL", "100ms"),
+    ];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     let _mute = supplier.accept_raw().await;
     let _link = LiveLink::accept(&supplier).await;
-    platform.until_metric(Role::Ingest, &disconnects("connect_timeout"), |count| count == 1.0).await;
+    platform
+        .until_metric(Role::Ingest, &disconnects("connect_timeout"), |count| {
+            count == 1.0
+        })
+        .await;
     platform.stop().await;
 }
 
 #[actix_web::test]
 async fn a_quiet_supplier_that_answers_pings_is_kept() {
     let supplier = FakeSupplier::start().await;
-    let variables = [("SUPPLIER_READ_TIMEOUT", "1s"), ("SUPPLIER_PING_INTERVAL", "100ms")];
+    let variables = [
+        ("SUPPLIER_READ_TIMEOUT", "1s"),
+        ("SUPPLIER_PING_INTERVAL", "100ms"),
+    ];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     let link = LiveLink::accept(&supplier).await;
     // Twenty pings take twice the read timeout.
     let mut pings = link.pings.clone();
-    within("twenty pings", pings.wait_for(|count| *count >= 20)).await.unwrap();
+    within("twenty pings", pings.wait_for(|count| *count >= 20))
+        .await
+        .unwrap();
     assert!(!link.is_over());
     let page = platform.metrics(Role::Ingest).await;
     assert_eq!(metric(&page, "odds_ingest_connects_total"), Some(1.0));
@@ -130,11 +180,17 @@ async fn suppliers_that_refuse_talk_garbage_or_stay_silent_do_not_disturb_the_on
     let refusing = FakeSupplier::start().await.url();
     let (garbage, silent) = (FakeSupplier::start().await, FakeSupplier::start().await);
     let good = FakeSupplier::start().await;
-    let variables =
-        [("SUPPLIER_READ_TIMEOUT", "2s"), ("SUPPLIER_PING_INTERVAL", "100ms"), ("WS_SESSION_QUEUE", "1000")];
+    let variables = [
+        ("SUPPLIER_READ_TIMEOUT", "2s"),
+        ("SUPPLIER_PING_INTERVAL", "100ms"),
+        ("WS_SESSION_QUEUE", "1000"),
+    ];
     let suppliers = [refusing, garbage.url(), silent.url(), good.url()];
     let platform = TestPlatform::fed_by(&suppliers, &variables).await;
-    let (garbage, link) = (LiveLink::accept(&garbage).await, LiveLink::accept(&good).await);
+    let (garbage, link) = (
+        LiveLink::accept(&garbage).await,
+        LiveLink::accept(&good).await,
+    );
     let _silent = silent.accept().await;
     let mut client = platform.subscriber("M").await;
     appear(&link, &mut client, "M").await;
@@ -144,11 +200,20 @@ async fn suppliers_that_refuse_talk_garbage_or_stay_silent_do_not_disturb_the_on
     }
     let seen = updates_until(&mut client, FRAMES).await;
     assert_eq!(versions_of(&seen), (1..=FRAMES).collect::<Vec<_>>());
-    platform.until_metric(Role::Ingest, &disconnects("silent"), |count| count >= 1.0).await;
-    platform.until_metric(Role::Ingest, &disconnects("connect"), |count| count >= 3.0).await;
+    platform
+        .until_metric(Role::Ingest, &disconnects("silent"), |count| count >= 1.0)
+        .await;
+    platform
+        .until_metric(Role::Ingest, &disconnects("connect"), |count| count >= 3.0)
+        .await;
     let refused = "odds_ingest_refused_total{reason=\"malformed\"}";
-    platform.until_metric(Role::Ingest, refused, |count| count == 5.0 * FRAMES as f64).await;
-    assert!(!link.is_over() && !garbage.is_over(), "both were kept all the while");
+    platform
+        .until_metric(Role::Ingest, refused, |count| count == 5.0 * FRAMES as f64)
+        .await;
+    assert!(
+        !link.is_over() && !garbage.is_over(),
+        "both were kept all the while"
+    );
     link.send(original_frame("M", &at(FRAMES + 1), FRAMES + 1));
     updates_until(&mut client, FRAMES + 1).await;
     let folder = platform.stop().await;

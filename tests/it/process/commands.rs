@@ -16,12 +16,23 @@ async fn wrong_settings_are_all_named_and_nothing_starts() {
     for arguments in [&["serve"][..], &[], &["check-config"]] {
         let (code, text) = fails(folder.path(), arguments, &wrong).await;
         assert_eq!(code, 2, "{text}");
-        for variable in ["HTTP_PORT_ODDS", "CACHE_TTL", "SIMULATOR_RATE", "SUPPLIER_URLS", "WS_PING_INTERVAL"] {
-            let line =
-                text.lines().find(|line| line.starts_with(variable)).unwrap_or_else(|| panic!("{variable}: {text}"));
+        for variable in [
+            "HTTP_PORT_ODDS",
+            "CACHE_TTL",
+            "SIMULATOR_RATE",
+            "SUPPLIER_URLS",
+            "WS_PING_INTERVAL",
+        ] {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(variable))
+                .unwrap_or_else(|| panic!("{variable}: {text}"));
             assert!(line.contains("got ") && line.contains("want "), "{line}");
         }
-        assert!(!text.contains("BETFAIR_MARKET_IDS") && !text.contains("hunter2"), "{text}");
+        assert!(
+            !text.contains("BETFAIR_MARKET_IDS") && !text.contains("hunter2"),
+            "{text}"
+        );
     }
     assert!(!folder.path().join("data").exists(), "nothing was made");
 }
@@ -37,11 +48,17 @@ async fn roles_that_the_embedded_engines_do_not_allow_name_the_variable_to_set()
     ] {
         let (code, text) = fails(folder.path(), &["serve", "--role", roles], &[]).await;
         assert_eq!(code, 2, "{text}");
-        assert!(text.contains("ROLE") && text.contains(variable), "{roles}: {text}");
+        assert!(
+            text.contains("ROLE") && text.contains(variable),
+            "{roles}: {text}"
+        );
     }
     let (code, text) = fails(folder.path(), &["--role", "none"], &[]).await;
     assert_eq!(code, 2);
-    assert!(text.contains("simulator, ingest, processor, odds"), "{text}");
+    assert!(
+        text.contains("simulator, ingest, processor, odds"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -49,11 +66,21 @@ async fn a_port_that_is_taken_is_named_by_its_variable() {
     let folder = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for variable in ["HTTP_PORT_ODDS", "HTTP_PORT_SUPPLIER", "METRICS_PORT_PROCESSOR", "METRICS_PORT_SUPPLIER"] {
+    for variable in [
+        "HTTP_PORT_ODDS",
+        "HTTP_PORT_SUPPLIER",
+        "METRICS_PORT_PROCESSOR",
+        "METRICS_PORT_SUPPLIER",
+    ] {
         let (code, text) = fails(folder.path(), &["serve"], &[(variable, &port)]).await;
         assert_eq!(code, 1, "{text}");
         let last = text.lines().last().unwrap();
-        assert!(last.starts_with(&format!("sports-bet: {variable}: cannot listen on 127.0.0.1:{port}: ")), "{text}");
+        assert!(
+            last.starts_with(&format!(
+                "sports-bet: {variable}: cannot listen on 127.0.0.1:{port}: "
+            )),
+            "{text}"
+        );
     }
 }
 
@@ -62,21 +89,34 @@ async fn a_database_that_cannot_be_used_is_named_with_its_path() {
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     std::fs::create_dir(path("directory.db")).unwrap();
-    std::fs::write(path("text.db"), "this is no database, however long it goes on. ".repeat(100)).unwrap();
+    std::fs::write(
+        path("text.db"),
+        "this is no database, however long it goes on. ".repeat(100),
+    )
+    .unwrap();
     for (database, cause) in [
         (path("directory.db"), "is a directory"),
         (path("text.db"), "file is not a database"),
         (path("text.db/under-a-file.db"), "cannot make the directory"),
-        ("/proc/nowhere/odds.db".to_owned(), "cannot make the directory"),
+        (
+            "/proc/nowhere/odds.db".to_owned(),
+            "cannot make the directory",
+        ),
     ] {
         let (code, text) = fails(folder.path(), &["serve"], &[("DATABASE_URL", &database)]).await;
         assert_eq!(code, 1, "{text}");
         let last = text.lines().last().unwrap();
-        assert!(last.starts_with("sports-bet: DATABASE_URL: ") && last.contains(cause), "{last}");
+        assert!(
+            last.starts_with("sports-bet: DATABASE_URL: ") && last.contains(cause),
+            "{last}"
+        );
         assert!(last.contains(&database), "{last}");
     }
     let kept = std::fs::read_to_string(path("text.db")).unwrap();
-    assert!(kept.starts_with("this is no database"), "a file of somebody else is left as it is");
+    assert!(
+        kept.starts_with("this is no database"),
+        "a file of somebody else is left as it is"
+    );
 }
 
 #[tokio::test]
@@ -91,12 +131,15 @@ async fn a_second_server_on_one_database_is_refused_and_the_first_is_not_disturb
     let last = text.lines().last().unwrap();
     assert!(
         last.contains("DATABASE_URL")
-            && last.contains("data/sports-bet.db: the database is unavailable: another process uses it"),
+            && last.contains(
+                "data/sports-bet.db: the database is unavailable: another process uses it"
+            ),
         "{last}"
     );
     client.next_of("update").await;
     // With a file of its own it runs.
-    let mut second = ServerProcess::start(folder.path(), &[("DATABASE_URL", "data/second.db")]).await;
+    let mut second =
+        ServerProcess::start(folder.path(), &[("DATABASE_URL", "data/second.db")]).await;
     second.signal("TERM").await;
     assert!(second.ended().await.success());
     // The claim ends with its process, even one that had no time to give it back.
@@ -121,11 +164,19 @@ async fn check_config_prints_what_is_in_force_and_masks_secrets() {
         ("SUPPLIER_URLS", "wss://user:hunter2@host/ws?token=hunter2"),
         ("CACHE_TTL", "2h"),
     ];
-    let output = run(folder.path(), &["check-config", "--simulator-events", "7"], &variables).await;
+    let output = run(
+        folder.path(),
+        &["check-config", "--simulator-events", "7"],
+        &variables,
+    )
+    .await;
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    let line =
-        |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"));
+    let line = |start: &str| {
+        text.lines()
+            .find(|line| line.starts_with(start))
+            .unwrap_or_else(|| panic!("{start}: {text}"))
+    };
     assert!(line("CACHE_TTL=2h").ends_with("# environment"));
     assert!(line("SIMULATOR_EVENTS=7").ends_with("# flag"));
     assert!(line("WS_MAX_SUBSCRIPTIONS=200").ends_with("# default"));
@@ -142,11 +193,17 @@ async fn help_and_version_answer_and_end_well() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!(said(&["--version"]).await.trim(), concat!("sports-bet ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        said(&["--version"]).await.trim(),
+        concat!("sports-bet ", env!("CARGO_PKG_VERSION"))
+    );
     let help = said(&["--help"]).await;
     for word in ["serve", "replay", "watch", "dlq", "check-config"] {
         assert!(help.contains(word), "{help}");
-        assert!(said(&[word, "--help"]).await.contains("Usage: sports-bet"), "{word}");
+        assert!(
+            said(&[word, "--help"]).await.contains("Usage: sports-bet"),
+            "{word}"
+        );
     }
     assert!(said(&["serve", "--help"]).await.contains("DATABASE_URL"));
     let (code, text) = fails(folder.path(), &["sevre"], &[]).await;
@@ -157,10 +214,23 @@ async fn help_and_version_answer_and_end_well() {
 #[tokio::test]
 async fn dotenv_is_read_and_the_real_environment_wins() {
     let folder = TempDir::new().unwrap();
-    std::fs::write(folder.path().join(".env"), "CACHE_TTL=3h\nSIMULATOR_EVENTS=5\nBOOK_IDLE_LIMIT=\n").unwrap();
-    let output = run(folder.path(), &["check-config"], &[("SIMULATOR_EVENTS", "6")]).await;
+    std::fs::write(
+        folder.path().join(".env"),
+        "CACHE_TTL=3h\nSIMULATOR_EVENTS=5\nBOOK_IDLE_LIMIT=\n",
+    )
+    .unwrap();
+    let output = run(
+        folder.path(),
+        &["check-config"],
+        &[("SIMULATOR_EVENTS", "6")],
+    )
+    .await;
     let text = String::from_utf8(output.stdout).unwrap();
-    for line in ["CACHE_TTL=3h ", "SIMULATOR_EVENTS=6 ", "BOOK_IDLE_LIMIT=10m "] {
+    for line in [
+        "CACHE_TTL=3h ",
+        "SIMULATOR_EVENTS=6 ",
+        "BOOK_IDLE_LIMIT=10m ",
+    ] {
         assert!(text.contains(line), "{line}: {text}");
     }
     let server = ServerProcess::start(folder.path(), &[("SIMULATOR_EVENTS", "6")]).await;

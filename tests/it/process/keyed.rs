@@ -22,7 +22,9 @@ async fn kill_before_the_answer_moves_once() {
             server.wallet(),
             body.len()
         );
-        let mut stream = tokio::net::TcpStream::connect(server.wallet()).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(server.wallet())
+            .await
+            .unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let database = &mut database(folder.path());
         let deposits = "SELECT count(*) AS number FROM ledger_transfers";
@@ -38,8 +40,12 @@ async fn kill_before_the_answer_moves_once() {
         let mut server = ServerProcess::start(folder.path(), &[("SIMULATOR_RATE", "1")]).await;
         for _ in 0..2 {
             let again = client.post(format!("http://{}/wallet/deposit", server.wallet()));
-            let again = again.header("Content-Type", "application/json").header("Idempotency-Key", &key);
-            let again = within("an answer", again.body(body.clone()).send()).await.unwrap();
+            let again = again
+                .header("Content-Type", "application/json")
+                .header("Idempotency-Key", &key);
+            let again = within("an answer", again.body(body.clone()).send())
+                .await
+                .unwrap();
             assert_eq!(again.status(), 200);
             let again: Value = again.json().await.unwrap();
             assert_eq!(again["balance_cents"], json!(100 * round), "round {round}");

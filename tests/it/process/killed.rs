@@ -20,7 +20,8 @@ const NOT_THE_NEWEST: &str = "SELECT count(*) AS number FROM odds_current AS cur
 const WITHOUT_STATE: &str = "SELECT count(*) AS number FROM odds_history AS row WHERE NOT EXISTS (
     SELECT 1 FROM odds_current AS current
     WHERE current.event_id = row.event_id AND current.market = row.market AND current.line = row.line)";
-const BROKEN: &str = "SELECT count(*) AS number FROM pragma_integrity_check WHERE integrity_check <> 'ok'";
+const BROKEN: &str =
+    "SELECT count(*) AS number FROM pragma_integrity_check WHERE integrity_check <> 'ok'";
 
 #[tokio::test]
 async fn killed_at_any_moment_it_comes_back_whole_and_never_counts_backwards() {
@@ -29,7 +30,8 @@ async fn killed_at_any_moment_it_comes_back_whole_and_never_counts_backwards() {
         ("SIMULATOR_RATE", "3000"),
         ("SIMULATOR_EVENTS", "8"),
         ("SIMULATOR_MARKETS", "1x2,total_goals"),
-        // A store that stays behind, so that each kill takes numbers with it that clients were told.
+        // A store that stays behind, so that each kill takes numbers with it that clients were
+        // told.
         ("STORE_BATCH_WAIT", "80ms"),
     ];
     let (mut seen, mut rows) = (0, 0);
@@ -44,7 +46,10 @@ async fn killed_at_any_moment_it_comes_back_whole_and_never_counts_backwards() {
             let seq = message["seq"].as_u64().unwrap();
             // An event of which nothing was stored is not known again, and nothing has no number.
             let nothing = message["type"] == "snapshot" && message["markets"] == json!([]);
-            assert!(nothing || seq >= seen, "round {round}: {seen} was told before {message}");
+            assert!(
+                nothing || seq >= seen,
+                "round {round}: {seen} was told before {message}"
+            );
             seen = seen.max(seq);
             told += u64::from(message["type"] == "update");
         }
@@ -66,7 +71,11 @@ async fn killed_at_any_moment_it_comes_back_whole_and_never_counts_backwards() {
     }
     assert!(rows > 0);
     let mut server = ServerProcess::start(folder.path(), &load).await;
-    let (status, odds) = get_json(&format!("http://{}/v1/events/MATCH_001/odds", server.odds())).await;
+    let (status, odds) = get_json(&format!(
+        "http://{}/v1/events/MATCH_001/odds",
+        server.odds()
+    ))
+    .await;
     assert_eq!((status, odds.as_array().unwrap().len()), (200, 4));
     server.signal("TERM").await;
     assert!(server.ended().await.success());

@@ -17,46 +17,89 @@ async fn serve_alone_invites_with_lines_that_work() {
     let server = ServerProcess::start(folder.path(), &[]).await;
     let log = server.log();
     let copied = |command: &str| {
-        let line = log.lines().find_map(|line| line.split_once("try:  ")?.1.strip_prefix(command));
-        line.unwrap_or_else(|| panic!("no line to copy for {command}: {log}")).split_whitespace().collect::<Vec<_>>()
+        let line = log
+            .lines()
+            .find_map(|line| line.split_once("try:  ")?.1.strip_prefix(command));
+        line.unwrap_or_else(|| panic!("no line to copy for {command}: {log}"))
+            .split_whitespace()
+            .collect::<Vec<_>>()
     };
     let first = log.lines().next().unwrap();
-    assert!(first.contains("REST at "), "the first line invites: {first}");
+    assert!(
+        first.contains("REST at "),
+        "the first line invites: {first}"
+    );
     let odds = until("the first thing that a person tries", || async {
         let (status, odds) = get_json(copied("curl ")[0]).await;
         (status == 200).then_some(odds)
     })
     .await;
-    assert_eq!((&odds[0]["eventId"], &odds[0]["market"]), (&json!("MATCH_001"), &json!("1x2")));
+    assert_eq!(
+        (&odds[0]["eventId"], &odds[0]["market"]),
+        (&json!("MATCH_001"), &json!("1x2"))
+    );
     let mut watch = vec!["watch"];
     watch.extend(copied(concat!(env!("CARGO_BIN_EXE_sports-bet"), " watch ")));
     watch.extend(["--count", "3"]);
     let output = run(folder.path(), &watch, &[]).await;
     assert!(output.status.success());
     let lines = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(lines.lines().filter(|line| line.contains("MATCH_001")).count(), 3, "{lines}");
+    assert_eq!(
+        lines
+            .lines()
+            .filter(|line| line.contains("MATCH_001"))
+            .count(),
+        3,
+        "{lines}"
+    );
 
-    let rest = log.split_once("REST at ").unwrap().1.split(',').next().unwrap();
+    let rest = log
+        .split_once("REST at ")
+        .unwrap()
+        .1
+        .split(',')
+        .next()
+        .unwrap();
     assert_eq!(get_text(rest).await.0, 200);
     for (role, address) in &server.health {
         until(role, || async {
-            (get_text(&format!("http://{address}/healthz")).await == (200, "ok".to_owned())).then_some(())
+            (get_text(&format!("http://{address}/healthz")).await == (200, "ok".to_owned()))
+                .then_some(())
         })
         .await;
         assert_eq!(get_text(&format!("http://{address}/metrics")).await.0, 200);
     }
     assert_eq!(
         server.health.keys().map(String::as_str).collect::<Vec<_>>(),
-        ["bets", "confirmation", "ingest", "odds", "processor", "simulator", "wallet"]
+        [
+            "bets",
+            "confirmation",
+            "ingest",
+            "odds",
+            "processor",
+            "simulator",
+            "wallet"
+        ]
     );
-    let confirm = log.split_once("/ws and ").unwrap().1.lines().next().unwrap();
+    let confirm = log
+        .split_once("/ws and ")
+        .unwrap()
+        .1
+        .lines()
+        .next()
+        .unwrap();
     assert_eq!(confirm_a_bet(confirm).await, confirm_a_bet(confirm).await);
     assert!(folder.path().join("data/sports-bet.db").exists());
 }
 
 async fn confirm_a_bet(url: &str) -> Value {
     install_provider();
-    let answer = reqwest::Client::new().post(url).json(&serde_json::json!({"betId": "b-1"})).send().await.unwrap();
+    let answer = reqwest::Client::new()
+        .post(url)
+        .json(&serde_json::json!({"betId": "b-1"}))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     answer.json().await.unwrap()
 }
@@ -64,18 +107,49 @@ async fn confirm_a_bet(url: &str) -> Value {
 #[tokio::test]
 async fn the_simulator_alone_serves_its_two_addresses() {
     let folder = TempDir::new().unwrap();
-    let child = LoggedChild::start(command(folder.path(), &[("SIMULATOR_RATE", "100")]).args(["--role", "simulator"]));
+    let child = LoggedChild::start(
+        command(folder.path(), &[("SIMULATOR_RATE", "100")]).args(["--role", "simulator"]),
+    );
     let log = child.until_logged("/healthz and /metrics: ").await;
     assert!(!log.contains("REST at"), "{log}");
-    let addresses = log.split_once("simulator at ").unwrap().1.lines().next().unwrap().to_owned();
+    let addresses = log
+        .split_once("simulator at ")
+        .unwrap()
+        .1
+        .lines()
+        .next()
+        .unwrap()
+        .to_owned();
     let (socket, confirm) = addresses.split_once(" and ").unwrap();
     assert_eq!(confirm_a_bet(confirm).await, confirm_a_bet(confirm).await);
-    let (mut socket, _) = within("the simulator's socket", tokio_tungstenite::connect_async(socket)).await.unwrap();
-    let frame = within("a frame", socket.next()).await.unwrap().unwrap().into_text().unwrap();
+    let (mut socket, _) = within(
+        "the simulator's socket",
+        tokio_tungstenite::connect_async(socket),
+    )
+    .await
+    .unwrap();
+    let frame = within("a frame", socket.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .into_text()
+        .unwrap();
     let frame: Value = serde_json::from_str(&frame).unwrap();
-    assert!(frame["event_id"].is_string() && frame["odds"]["home"].is_f64(), "{frame}");
-    let health = log.split_once("/healthz and /metrics: simulator ").unwrap().1.lines().next().unwrap();
-    assert_eq!(get_text(&format!("{health}/healthz")).await, (200, "ok".to_owned()));
+    assert!(
+        frame["event_id"].is_string() && frame["odds"]["home"].is_f64(),
+        "{frame}"
+    );
+    let health = log
+        .split_once("/healthz and /metrics: simulator ")
+        .unwrap()
+        .1
+        .lines()
+        .next()
+        .unwrap();
+    assert_eq!(
+        get_text(&format!("{health}/healthz")).await,
+        (200, "ok".to_owned())
+    );
     assert!(!folder.path().join("data").exists(), "it needs no database");
     child.signal("TERM").await;
     assert!(child.ended().await.success());
@@ -83,14 +157,23 @@ async fn the_simulator_alone_serves_its_two_addresses() {
 
 /// Versions of `1x2` of an event in the history, in their order.
 fn versions(folder: &Path, event: &str) -> Vec<i64> {
-    let query = sql_query("SELECT version AS number FROM odds_history WHERE event_id = ? ORDER BY updated_at, version");
-    let rows: Vec<Number> = query.bind::<sql_types::Text, _>(event).load(&mut database(folder)).unwrap();
+    let query = sql_query(
+        "SELECT version AS number FROM odds_history WHERE event_id = ? ORDER BY updated_at, version",
+    );
+    let rows: Vec<Number> = query
+        .bind::<sql_types::Text, _>(event)
+        .load(&mut database(folder))
+        .unwrap();
     rows.into_iter().map(|row| row.number).collect()
 }
 
 /// A supplier's frame of a version: a second of its time apart.
 fn frame(event: &str, version: i64) -> String {
-    original_frame(event, &format!("2025-11-09T21:{:02}:{:02}Z", version / 60, version % 60), version)
+    original_frame(
+        event,
+        &format!("2025-11-09T21:{:02}:{:02}Z", version / 60, version % 60),
+        version,
+    )
 }
 
 async fn stops_well_on(signal: &str) {
@@ -118,7 +201,9 @@ async fn stops_well_on(signal: &str) {
     // Taken by the feed, whatever of it is stored: the supplier's ping is answered behind them.
     link.socket.send(Message::Ping("all".into())).await.unwrap();
     until("the feed has read everything", || async {
-        let page = get_text(&format!("http://{}/metrics", server.health["ingest"])).await.1;
+        let page = get_text(&format!("http://{}/metrics", server.health["ingest"]))
+            .await
+            .1;
         metric(&page, "odds_ingest_updates_published_total").filter(|published| *published == 900.0)
     })
     .await;
@@ -131,14 +216,26 @@ async fn stops_well_on(signal: &str) {
             Err(frame) => break frame.map(|frame| u16::from(frame.code)),
         }
     };
-    assert_eq!((last, code), (900, Some(1001)), "every change, then the close frame");
+    assert_eq!(
+        (last, code),
+        (900, Some(1001)),
+        "every change, then the close frame"
+    );
     assert_eq!(idle.close_code().await, 1001);
     let status = server.ended().await;
     assert_eq!(status.code(), Some(0), "{}", server.log());
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
     drop(stalled);
     assert_eq!(versions(folder.path(), "E"), (1..=900).collect::<Vec<_>>());
-    assert!(server.log().trim_end().ends_with("stopped"), "{}", server.log());
+    assert!(
+        server.log().trim_end().ends_with("stopped"),
+        "{}",
+        server.log()
+    );
 
     // A second start continues where the first ended.
     let seq = |odds: &Value| odds[0]["seq"].as_u64().unwrap();
@@ -156,7 +253,10 @@ async fn stops_well_on(signal: &str) {
     let update = client.next_of("update").await;
     assert_eq!(update["payload"]["version"], 901);
     assert!(update["seq"].as_u64().unwrap() > snapshot["seq"].as_u64().unwrap().max(seq(&odds)));
-    until("it is stored", || async { (versions(folder.path(), "E").len() == 901).then_some(()) }).await;
+    until("it is stored", || async {
+        (versions(folder.path(), "E").len() == 901).then_some(())
+    })
+    .await;
 }
 
 /// A client that subscribes and then reads nothing: its updates fill every buffer.
@@ -194,37 +294,62 @@ async fn sigquit_ends_it_well_with_everything_finished() {
     stops_well_on("QUIT").await;
 }
 
-/// Readiness ends with the signal; the log names the signal and ends with the word that says that all is done.
+/// Readiness ends with the signal; the log names the signal and ends with the word that says that
+/// all is done.
 #[tokio::test]
 async fn every_stop_signal_is_named_in_the_log() {
     for name in ["TERM", "INT", "HUP", "QUIT"] {
         let folder = TempDir::new().unwrap();
         let mut server = ServerProcess::start(folder.path(), &[("ROLE", "simulator")]).await;
         server.signal(name).await;
-        assert_eq!(server.ended().await.code(), Some(0), "{name}: {}", server.log());
-        let log = until("the last line", || async { Some(server.log()).filter(|log| log.contains(" stopped")) }).await;
+        assert_eq!(
+            server.ended().await.code(),
+            Some(0),
+            "{name}: {}",
+            server.log()
+        );
+        let log = until("the last line", || async {
+            Some(server.log()).filter(|log| log.contains(" stopped"))
+        })
+        .await;
         assert!(log.contains(&format!("stopping signal=SIG{name}")), "{log}");
     }
 }
 
-/// A supervisor may repeat SIGTERM, and a closing terminal sends SIGHUP beside it; only a second Ctrl-C cuts off.
+/// A supervisor may repeat SIGTERM, and a closing terminal sends SIGHUP beside it; only a second
+/// Ctrl-C cuts off.
 #[tokio::test]
 async fn second_interrupt_stops_at_once() {
     let folder = TempDir::new().unwrap();
     // The database answers nothing, so a stop takes as long as it may.
-    let variables =
-        [("ROLE", "ingest,processor,odds,simulator"), ("SIMULATOR_RATE", "50"), ("SHUTDOWN_TIMEOUT", "60s")];
+    let variables = [
+        ("ROLE", "ingest,processor,odds,simulator"),
+        ("SIMULATOR_RATE", "50"),
+        ("SHUTDOWN_TIMEOUT", "60s"),
+    ];
     let mut server = ServerProcess::start(folder.path(), &variables).await;
     server.until_ready().await;
     let mut lock = database(folder.path());
     diesel::connection::SimpleConnection::batch_execute(&mut lock, "BEGIN IMMEDIATE").unwrap();
     until("something waits for the database", || async {
-        let page = get_text(&format!("http://{}/metrics", server.health["processor"])).await.1;
-        metric(&page, r#"odds_proc_bus_lag{group="odds-processor",purpose="store"}"#).filter(|lag| *lag > 10.0)
+        let page = get_text(&format!("http://{}/metrics", server.health["processor"]))
+            .await
+            .1;
+        metric(
+            &page,
+            r#"odds_proc_bus_lag{group="odds-processor",purpose="store"}"#,
+        )
+        .filter(|lag| *lag > 10.0)
     })
     .await;
     server.signal("INT").await;
-    until("it stops", async || server.log().contains("stopping signal=SIGINT").then_some(())).await;
+    until("it stops", async || {
+        server
+            .log()
+            .contains("stopping signal=SIGINT")
+            .then_some(())
+    })
+    .await;
     let address = server.health["odds"];
     until("it is not ready", || async {
         (get_text(&format!("http://{address}/healthz")).await.0 == 503).then_some(())
@@ -237,8 +362,15 @@ async fn second_interrupt_stops_at_once() {
     let insisted = Instant::now();
     server.signal("INT").await;
     assert_eq!(server.ended().await.code(), Some(1), "{}", server.log());
-    assert!(insisted.elapsed() < Duration::from_secs(10), "{:?}", insisted.elapsed());
-    until("the reason", async || server.log().contains("stops at once").then_some(())).await;
+    assert!(
+        insisted.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        insisted.elapsed()
+    );
+    until("the reason", async || {
+        server.log().contains("stops at once").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -256,7 +388,9 @@ async fn a_client_that_takes_nothing_does_not_hold_the_stop_up() {
         stalled.subscribe(event).await;
     }
     until("it is stalled", || async {
-        let page = get_text(&format!("http://{}/metrics", server.health["odds"])).await.1;
+        let page = get_text(&format!("http://{}/metrics", server.health["odds"]))
+            .await
+            .1;
         metric(&page, "odds_ws_stalled_sessions").filter(|stalled| *stalled == 1.0)
     })
     .await;
@@ -265,7 +399,11 @@ async fn a_client_that_takes_nothing_does_not_hold_the_stop_up() {
     server.signal("TERM").await;
     assert_eq!(client.close_code().await, 1001);
     assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -273,17 +411,28 @@ async fn watch_goes_on_when_its_server_comes_back() {
     let folder = TempDir::new().unwrap();
     let reserved = ReservedPort::take();
     let port = reserved.address.port().to_string();
-    let variables = [("HTTP_PORT_ODDS", port.as_str()), ("SIMULATOR_EVENTS", "1"), ("SIMULATOR_RATE", "50")];
+    let variables = [
+        ("HTTP_PORT_ODDS", port.as_str()),
+        ("SIMULATOR_EVENTS", "1"),
+        ("SIMULATOR_RATE", "50"),
+    ];
     let mut server = ServerProcess::start(folder.path(), &variables).await;
     let url = format!("ws://127.0.0.1:{port}/ws/odds");
-    let watch = LoggedChild::start(command(folder.path(), &[]).args(["watch", "MATCH_001", "--url", &url]));
-    let printed = watch.until_printed(|out| out.lines().count() >= 3).await.lines().count();
+    let watch =
+        LoggedChild::start(command(folder.path(), &[]).args(["watch", "MATCH_001", "--url", &url]));
+    let printed = watch
+        .until_printed(|out| out.lines().count() >= 3)
+        .await
+        .lines()
+        .count();
     server.signal("TERM").await;
     server.ended().await;
     watch.until_logged("connecting again").await;
     let _server = ServerProcess::start(folder.path(), &variables).await;
     watch.until_logged("connected").await;
-    watch.until_printed(|out| out.lines().count() >= printed + 3).await;
+    watch
+        .until_printed(|out| out.lines().count() >= printed + 3)
+        .await;
     watch.signal("INT").await;
     assert!(watch.ended().await.success());
 }

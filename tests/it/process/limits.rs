@@ -12,11 +12,23 @@ async fn with_open_files(folder: &Path, roles: &str, files: u32) -> Output {
     let binary = env!("CARGO_BIN_EXE_sports-bet");
     let limited = format!("ulimit -n {files}; exec {binary} serve --role {roles}");
     let mut command = tokio::process::Command::new("sh");
-    command.args(["-c", &limited]).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .args(["-c", &limited])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     for port in ["ODDS", "SUPPLIER", "WALLET", "BET"] {
         command.env(format!("HTTP_PORT_{port}"), "0");
     }
-    for port in ["SUPPLIER", "ODDS", "INGEST", "PROCESSOR", "WALLET", "BET", "CONFIRMATION"] {
+    for port in [
+        "SUPPLIER",
+        "ODDS",
+        "INGEST",
+        "PROCESSOR",
+        "WALLET",
+        "BET",
+        "CONFIRMATION",
+    ] {
         command.env(format!("METRICS_PORT_{port}"), "0");
     }
     within("the process ends", command.output()).await.unwrap()
@@ -25,12 +37,25 @@ async fn with_open_files(folder: &Path, roles: &str, files: u32) -> Output {
 #[tokio::test]
 async fn too_few_open_files_end_the_start() {
     let all = "simulator,ingest,processor,odds,wallet,bets,confirmation";
-    for (roles, files) in [(all, 32), (all, 64), (all, 72), (all, 84), (all, 128), ("wallet", 32), ("simulator", 24)] {
+    for (roles, files) in [
+        (all, 32),
+        (all, 64),
+        (all, 72),
+        (all, 84),
+        (all, 128),
+        ("wallet", 32),
+        ("simulator", 24),
+    ] {
         let folder = TempDir::new().unwrap();
         let output = with_open_files(folder.path(), roles, files).await;
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{files}: {said}");
-        assert!(said.contains(&format!("{files} files may be open (ulimit -n, RLIMIT_NOFILE)")), "{files}: {said}");
+        assert!(
+            said.contains(&format!(
+                "{files} files may be open (ulimit -n, RLIMIT_NOFILE)"
+            )),
+            "{files}: {said}"
+        );
         assert!(!said.contains("panicked"), "{files}: {said}");
     }
 }
@@ -40,7 +65,11 @@ async fn bad_requests_do_not_fill_the_log() {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), &[]).await;
     let ports = [server.odds(), server.wallet(), server.health["odds"]];
-    for bad in ["GARBAGE\r\n\r\n", "GET / HTTP/1.1\r\nHost x\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"] {
+    for bad in [
+        "GARBAGE\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost x\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+    ] {
         for _ in 0..100 {
             for address in ports {
                 let mut stream = TcpStream::connect(address).await.unwrap();
@@ -51,9 +80,23 @@ async fn bad_requests_do_not_fill_the_log() {
     }
     // What was logged last is in the log.
     server.signal("TERM").await;
-    until("it stops", || async { server.log().contains("stopped").then_some(()) }).await;
+    until("it stops", || async {
+        server.log().contains("stopped").then_some(())
+    })
+    .await;
     let log = server.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("ERROR") || line.contains("WARN")).collect();
-    assert!(lines.len() < 10, "{} lines: {:?}", lines.len(), lines.first());
-    assert!(!log.contains("ERROR"), "a stranger's fault is no error of the server's");
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("ERROR") || line.contains("WARN"))
+        .collect();
+    assert!(
+        lines.len() < 10,
+        "{} lines: {:?}",
+        lines.len(),
+        lines.first()
+    );
+    assert!(
+        !log.contains("ERROR"),
+        "a stranger's fault is no error of the server's"
+    );
 }

@@ -4,7 +4,8 @@ use super::*;
 
 /// The lines of a log, each read as JSON.
 fn objects(log: &str) -> Vec<Value> {
-    let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let read =
+        |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     log.lines().map(read).collect()
 }
 
@@ -22,10 +23,20 @@ async fn json_lines_are_objects_with_the_fields_of_what_they_tell() {
     let child = LoggedChild::start(&mut command(folder.path(), &variables));
     let mut link = supplier.accept().await;
     let log = child.until_logged("/healthz and /metrics: ").await;
-    let address = log.split_once("REST at http://").unwrap().1.split('/').next().unwrap().parse().unwrap();
+    let address = log
+        .split_once("REST at http://")
+        .unwrap()
+        .1
+        .split('/')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     link.send("{garbage").await;
-    link.send(original_frame("E", "2025-11-09T21:07:45Z", 2)).await;
-    link.send(original_frame("E", "2025-11-09T21:07:45Z", 1)).await;
+    link.send(original_frame("E", "2025-11-09T21:07:45Z", 2))
+        .await;
+    link.send(original_frame("E", "2025-11-09T21:07:45Z", 1))
+        .await;
     child.until_logged("update not taken").await;
     child.until_logged("frame refused").await;
     let mut client = OddsClient::connect(address).await;
@@ -36,21 +47,43 @@ async fn json_lines_are_objects_with_the_fields_of_what_they_tell() {
     assert!(child.ended().await.success());
     let lines = objects(&child.log());
     for line in &lines {
-        assert!(["ts", "level", "target", "message"].iter().all(|field| line[field].is_string()), "{line}");
+        assert!(
+            ["ts", "level", "target", "message"]
+                .iter()
+                .all(|field| line[field].is_string()),
+            "{line}"
+        );
         assert!(line["ts"].as_str().unwrap().ends_with('Z'), "{line}");
-        assert!(["error", "warn", "info", "debug"].contains(&line["level"].as_str().unwrap()), "{line}");
+        assert!(
+            ["error", "warn", "info", "debug"].contains(&line["level"].as_str().unwrap()),
+            "{line}"
+        );
     }
     let told = |message: &str| {
-        let found = lines.iter().find(|line| line["message"].as_str().unwrap().contains(message));
-        found.unwrap_or_else(|| panic!("no line of {message}")).clone()
+        let found = lines
+            .iter()
+            .find(|line| line["message"].as_str().unwrap().contains(message));
+        found
+            .unwrap_or_else(|| panic!("no line of {message}"))
+            .clone()
     };
     let refused = told("frame refused");
-    assert_eq!((&refused["role"], &refused["reason"]), (&json!("ingest"), &json!("malformed")));
+    assert_eq!(
+        (&refused["role"], &refused["reason"]),
+        (&json!("ingest"), &json!("malformed"))
+    );
     assert_eq!(refused["supplier"], url);
     let older = told("update not taken");
-    assert_eq!((&older["role"], &older["event"], &older["level"]), (&json!("processor"), &json!("E"), &json!("debug")));
+    assert_eq!(
+        (&older["role"], &older["event"], &older["level"]),
+        (&json!("processor"), &json!("E"), &json!("debug"))
+    );
     let closes = told("session closes");
-    assert_eq!((&closes["role"], closes["session"].is_u64()), (&json!("odds"), true), "{closes}");
+    assert_eq!(
+        (&closes["role"], closes["session"].is_u64()),
+        (&json!("odds"), true),
+        "{closes}"
+    );
 }
 
 #[tokio::test]
@@ -63,7 +96,13 @@ async fn what_keeps_it_from_starting_is_json_too() {
     assert_eq!(code, 1);
     let last = objects(&text).pop().unwrap();
     assert_eq!(last["level"], "error");
-    assert!(last["message"].as_str().unwrap().starts_with("HTTP_PORT_ODDS: cannot listen"), "{last}");
+    assert!(
+        last["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("HTTP_PORT_ODDS: cannot listen"),
+        "{last}"
+    );
 }
 
 #[tokio::test]
@@ -71,7 +110,9 @@ async fn nothing_is_logged_for_each_update_above_debug() {
     let folder = TempDir::new().unwrap();
     let mut server = ServerProcess::start(folder.path(), &[("SIMULATOR_RATE", "2000")]).await;
     until("thousands of updates", || async {
-        let page = get_text(&format!("http://{}/metrics", server.health["processor"])).await.1;
+        let page = get_text(&format!("http://{}/metrics", server.health["processor"]))
+            .await
+            .1;
         metric(&page, "odds_proc_db_writes_total").filter(|written| *written > 2_000.0)
     })
     .await;
@@ -87,7 +128,10 @@ async fn no_secret_is_ever_logged() {
     for format in ["text", "json"] {
         let supplier = FakeSupplier::start().await;
         let betfair = FakeSupplier::start().await;
-        let native = format!("ws://user:hunter2-user@{}/ws?token=hunter2-token", supplier.address());
+        let native = format!(
+            "ws://user:hunter2-user@{}/ws?token=hunter2-token",
+            supplier.address()
+        );
         let urls = format!("{native},betfair://{}", betfair.address());
         let variables = [
             ("RUST_LOG", "trace"),
@@ -101,14 +145,20 @@ async fn no_secret_is_ever_logged() {
         let child = LoggedChild::start(&mut command(folder.path(), &variables));
         let mut link = supplier.accept().await;
         let mut stream = betfair.accept_raw().await;
-        let said = talk(&mut stream, "{\"op\":\"connection\",\"connectionId\":\"1\"}\r\n").await;
+        let said = talk(
+            &mut stream,
+            "{\"op\":\"connection\",\"connectionId\":\"1\"}\r\n",
+        )
+        .await;
         assert!(
             said.contains("hunter2-key") && said.contains("hunter2-session"),
             "it has to reach the supplier: {said}"
         );
         let refusal = "{\"op\":\"status\",\"id\":1,\"statusCode\":\"FAILURE\",\"errorCode\":\"INVALID_SESSION_INFORMATION\",\
             \"errorMessage\":\"hunter2-session is no session of hunter2-key\",\"connectionClosed\":true}\r\n";
-        tokio::io::AsyncWriteExt::write_all(&mut stream, refusal.as_bytes()).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, refusal.as_bytes())
+            .await
+            .unwrap();
         link.send("{garbage").await;
         child.until_logged("frame refused").await;
         drop(link);
@@ -118,10 +168,14 @@ async fn no_secret_is_ever_logged() {
         child.signal("TERM").await;
         child.ended().await;
         let log = child.log();
-        assert!(log.to_lowercase().contains("trace"), "the most talkative level is on");
+        assert!(
+            log.to_lowercase().contains("trace"),
+            "the most talkative level is on"
+        );
         assert_eq!(log.lines().find(|line| line.contains("hunter2")), None);
         assert_eq!(
-            log.lines().find(|line| line.contains(&encoded("user:hunter2-user"))),
+            log.lines()
+                .find(|line| line.contains(&encoded("user:hunter2-user"))),
             None,
             "nor as basic credentials"
         );
@@ -133,7 +187,12 @@ async fn talk(stream: &mut tokio::net::TcpStream, line: &str) -> String {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     stream.write_all(line.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    within("an answer of the feed", BufReader::new(stream).read_line(&mut answer)).await.unwrap();
+    within(
+        "an answer of the feed",
+        BufReader::new(stream).read_line(&mut answer),
+    )
+    .await
+    .unwrap();
     answer
 }
 
@@ -141,14 +200,19 @@ async fn talk(stream: &mut tokio::net::TcpStream, line: &str) -> String {
 fn encoded(text: &str) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digits = |chunk: &[u8]| {
-        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        let letters = (0..=chunk.len()).map(move |place| LETTERS[(bits >> (18 - 6 * place)) as usize & 63] as char);
+        let bits = chunk
+            .iter()
+            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
+        let letters = (0..=chunk.len())
+            .map(move |place| LETTERS[(bits >> (18 - 6 * place)) as usize & 63] as char);
         letters.collect::<String>()
     };
     text.as_bytes().chunks(3).map(digits).collect()
 }
 
-/// A supplier that accepts and hangs up does so for hours: one line of it, and no line for each return.
+/// A supplier that accepts and hangs up does so for hours: one line of it, and no line for each
+/// return.
 #[tokio::test]
 async fn flapping_supplier_is_logged_once() {
     const TIMES: usize = 12;
@@ -171,6 +235,12 @@ async fn flapping_supplier_is_logged_once() {
     let log = child.log();
     let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     // On a slow machine the ten seconds to the next line may be over.
-    assert!((1..TIMES / 2).contains(&count("supplier not connected")), "{log}");
-    assert!(count("supplier connected") <= 1 + count("supplier not connected"), "{log}");
+    assert!(
+        (1..TIMES / 2).contains(&count("supplier not connected")),
+        "{log}"
+    );
+    assert!(
+        count("supplier connected") <= 1 + count("supplier not connected"),
+        "{log}"
+    );
 }

@@ -20,16 +20,41 @@ const CARELESS: [&str; 10] = [
 
 async fn is_refused(arguments: &[&str], variable: &str, value: &str) {
     let folder = TempDir::new().unwrap();
-    let output = run(folder.path(), arguments, &[(variable, value), ("RUST_LOG", "debug")]).await;
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(2), "{arguments:?} {variable}={value}: {said}");
-    assert!(said.contains(&format!("{variable}: got ")) && !said.contains("Secret"), "{variable}={value}: {said}");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made");
+    let output = run(
+        folder.path(),
+        arguments,
+        &[(variable, value), ("RUST_LOG", "debug")],
+    )
+    .await;
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "{arguments:?} {variable}={value}: {said}"
+    );
+    assert!(
+        said.contains(&format!("{variable}: got ")) && !said.contains("Secret"),
+        "{variable}={value}: {said}"
+    );
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "nothing was made"
+    );
 }
 
 #[tokio::test]
 async fn a_careless_database_address_is_refused_unquoted() {
-    let doors = [&["serve"][..], &["check-config"], &["ledger", "verify"], &["dlq", "list"]];
+    let doors = [
+        &["serve"][..],
+        &["check-config"],
+        &["ledger", "verify"],
+        &["dlq", "list"],
+    ];
     for arguments in doors {
         is_refused(arguments, "DATABASE_URL", CARELESS[0]).await;
     }
@@ -60,23 +85,38 @@ async fn every_careless_address_is_refused_unquoted() {
         is_refused(&[["serve", "check-config"][place % 2]], variable, value).await;
     }
     let folder = TempDir::new().unwrap();
-    for url in ["foo", "u:Secret@h", "http://u:Secret@h", "ws://u:Secret x@h/ws"] {
+    for url in [
+        "foo",
+        "u:Secret@h",
+        "http://u:Secret@h",
+        "ws://u:Secret x@h/ws",
+    ] {
         let (code, text) = fails(folder.path(), &["watch", "E", "--url", url], &[]).await;
         assert_eq!(code, 2, "{text}");
-        assert!(text.contains("--url: got ") && text.contains("ws://") && !text.contains("Secret"), "{text}");
+        assert!(
+            text.contains("--url: got ") && text.contains("ws://") && !text.contains("Secret"),
+            "{text}"
+        );
     }
 }
 
 /// A port that nobody listens on.
 fn closed() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 #[tokio::test]
 async fn answers_say_nothing_of_a_database_that_is_away() {
     let (folder, place) = (TempDir::new().unwrap(), closed());
     let url = format!("postgres://me:Secret%20pw@{place}/money?connect_timeout=1");
-    let variables = [("DATABASE_URL", url.as_str()), ("RUST_LOG", "debug"), ("SIMULATOR_RATE", "1")];
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("RUST_LOG", "debug"),
+        ("SIMULATOR_RATE", "1"),
+    ];
     let mut server = ServerProcess::start(folder.path(), &variables).await;
     let (wallet, bets, odds) = (server.wallet(), server.bets(), server.odds());
     sports_bet_platform::supplier::tls::install_provider();
@@ -84,14 +124,26 @@ async fn answers_say_nothing_of_a_database_that_is_away() {
     let post = |url: String, body: Value| client.post(url).json(&body);
     let requests = [
         client.get(format!("http://{wallet}/wallet?userId=u")),
-        post(format!("http://{wallet}/wallet/deposit"), json!({"userId": "u", "amount_cents": 1, "external_ref": "r"})),
+        post(
+            format!("http://{wallet}/wallet/deposit"),
+            json!({"userId": "u", "amount_cents": 1, "external_ref": "r"}),
+        ),
         client.get(format!("http://{bets}/bets?userId=u")),
-        client.get(format!("http://{bets}/bets/00000000-0000-7000-8000-000000000000")),
+        client.get(format!(
+            "http://{bets}/bets/00000000-0000-7000-8000-000000000000"
+        )),
         client.get(format!("http://{odds}/v1/events")),
         client.get(format!("http://{odds}/v1/events/E/markets/1x2/history")),
     ];
     let is_neutral = |text: &str| {
-        let telling = ["Secret", "127.0.0.1", "connection to server", "libpq", "money", &place.port().to_string()];
+        let telling = [
+            "Secret",
+            "127.0.0.1",
+            "connection to server",
+            "libpq",
+            "money",
+            &place.port().to_string(),
+        ];
         assert!(!telling.iter().any(|word| text.contains(word)), "{text}");
     };
     for request in requests {
@@ -101,23 +153,37 @@ async fn answers_say_nothing_of_a_database_that_is_away() {
         is_neutral(&text);
         let body: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(body["code"], "STORE_UNAVAILABLE", "{text}");
-        assert_eq!(body["message"], "the database cannot be used now; try again");
+        assert_eq!(
+            body["message"],
+            "the database cannot be used now; try again"
+        );
     }
     for role in ["wallet", "bets", "processor", "odds", "confirmation"] {
         let url = format!("http://{}/healthz", server.health[role]);
         until("a reason", || async {
             let (status, text) = get_text(&url).await;
             is_neutral(&text);
-            (status == 503 && text.contains("\"database\"") && text.contains("connection refused")).then_some(())
+            (status == 503 && text.contains("\"database\"") && text.contains("connection refused"))
+                .then_some(())
         })
         .await;
-        assert!(!get_text(&format!("http://{}/metrics", server.health[role])).await.1.contains("Secret"));
+        assert!(
+            !get_text(&format!("http://{}/metrics", server.health[role]))
+                .await
+                .1
+                .contains("Secret")
+        );
     }
     server.signal("TERM").await;
     server.ended().await;
     let log = server.log();
-    let causes = log.lines().filter(|line| line.contains("component=database") && line.contains("Connection refused"));
-    assert!((1..=3).contains(&causes.count()), "the cause, once an interval: {log}");
+    let causes = log
+        .lines()
+        .filter(|line| line.contains("component=database") && line.contains("Connection refused"));
+    assert!(
+        (1..=3).contains(&causes.count()),
+        "the cause, once an interval: {log}"
+    );
     assert!(!log.contains("Secret"), "{log}");
 }
 
@@ -125,34 +191,70 @@ async fn answers_say_nothing_of_a_database_that_is_away() {
 async fn the_verdict_is_an_exit_code_of_its_own() {
     let folder = TempDir::new().unwrap();
     let away = format!("postgres://me:Secret@{}/x?connect_timeout=1", closed());
-    let (code, text) = fails(folder.path(), &["ledger", "verify"], &[("DATABASE_URL", &away)]).await;
+    let (code, text) = fails(
+        folder.path(),
+        &["ledger", "verify"],
+        &[("DATABASE_URL", &away)],
+    )
+    .await;
     assert!(code == 3 && !text.contains("Secret"), "{code}: {text}");
     let (code, text) = fails(folder.path(), &["ledger", "verify"], &[]).await;
-    assert!(code == 3 && text.contains("there is no file"), "{code}: {text}");
+    assert!(
+        code == 3 && text.contains("there is no file"),
+        "{code}: {text}"
+    );
     assert_eq!(fails(folder.path(), &["dlq", "list"], &[]).await.0, 3);
-    assert_eq!(fails(folder.path(), &["dlq", "replay", "1"], &[]).await.0, 2, "it needs KAFKA_BROKERS");
+    assert_eq!(
+        fails(folder.path(), &["dlq", "replay", "1"], &[]).await.0,
+        2,
+        "it needs KAFKA_BROKERS"
+    );
     let mut server = ServerProcess::start(folder.path(), &[]).await;
     server.signal("TERM").await;
     server.ended().await;
     assert_eq!(fails(folder.path(), &["dlq", "show", "7"], &[]).await.0, 1);
-    assert_eq!(run(folder.path(), &["ledger", "verify"], &[]).await.status.code(), Some(0));
+    assert_eq!(
+        run(folder.path(), &["ledger", "verify"], &[])
+            .await
+            .status
+            .code(),
+        Some(0)
+    );
     assert_eq!(unread(folder.path(), &["ledger", "verify"]).await, 0);
-    assert_eq!(unread(folder.path(), &["ledger", "verify", "--json"]).await, 0);
+    assert_eq!(
+        unread(folder.path(), &["ledger", "verify", "--json"]).await,
+        0
+    );
     assert_eq!(unread(folder.path(), &["dlq", "list"]).await, 0);
     assert_eq!(unread(folder.path(), &["check-config"]).await, 0);
     use diesel::connection::SimpleConnection;
     // Money that no transfer brought.
-    let wallet = "INSERT INTO wallets VALUES ('u', '00000000-0000-7000-8000-000000000000', 5, 0, 0)";
+    let wallet =
+        "INSERT INTO wallets VALUES ('u', '00000000-0000-7000-8000-000000000000', 5, 0, 0)";
     database(folder.path()).batch_execute(wallet).unwrap();
-    assert_eq!(run(folder.path(), &["ledger", "verify"], &[]).await.status.code(), Some(1));
-    assert_eq!(unread(folder.path(), &["ledger", "verify"]).await, 1, "the code is the verdict, read or not");
+    assert_eq!(
+        run(folder.path(), &["ledger", "verify"], &[])
+            .await
+            .status
+            .code(),
+        Some(1)
+    );
+    assert_eq!(
+        unread(folder.path(), &["ledger", "verify"]).await,
+        1,
+        "the code is the verdict, read or not"
+    );
 }
 
 /// The exit code of a command whose output nobody reads.
 async fn unread(folder: &Path, arguments: &[&str]) -> i32 {
     let mut child = command(folder, &[]).args(arguments).spawn().unwrap();
     drop(child.stdout.take());
-    within("the process ends", child.wait()).await.unwrap().code().unwrap()
+    within("the process ends", child.wait())
+        .await
+        .unwrap()
+        .code()
+        .unwrap()
 }
 
 #[tokio::test]
@@ -160,7 +262,11 @@ async fn what_may_not_be_meant_is_said_at_the_start() {
     use std::os::unix::fs::PermissionsExt;
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join(".env"), "SIMULATOR_EVENT=3\n").unwrap();
-    let variables = [("KAFKA_BROKER", ""), ("REDIS_PORT", "6379"), ("REDIS_SERVICE_HOST", "10.0.0.1")];
+    let variables = [
+        ("KAFKA_BROKER", ""),
+        ("REDIS_PORT", "6379"),
+        ("REDIS_SERVICE_HOST", "10.0.0.1"),
+    ];
     let mut server = ServerProcess::start(folder.path(), &variables).await;
     server.signal("TERM").await;
     assert!(server.ended().await.success());
@@ -168,36 +274,72 @@ async fn what_may_not_be_meant_is_said_at_the_start() {
     let output = run(folder.path(), &["check-config"], &variables).await;
     assert!(output.status.success());
     for text in [log.as_str(), &String::from_utf8(output.stdout).unwrap()] {
-        assert!(text.contains("KAFKA_BROKER is not a setting and is ignored; did you mean KAFKA_BROKERS?"), "{text}");
         assert!(
-            text.contains("SIMULATOR_EVENT is not a setting and is ignored; did you mean SIMULATOR_EVENTS?"),
+            text.contains(
+                "KAFKA_BROKER is not a setting and is ignored; did you mean KAFKA_BROKERS?"
+            ),
             "{text}"
         );
-        assert!(text.contains("REDIS_PORT is not a setting and is ignored"), "{text}");
+        assert!(
+            text.contains(
+                "SIMULATOR_EVENT is not a setting and is ignored; did you mean SIMULATOR_EVENTS?"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("REDIS_PORT is not a setting and is ignored"),
+            "{text}"
+        );
         assert!(!text.contains("REDIS_SERVICE_HOST"), "{text}");
     }
-    assert!(log.contains("bus: embedded; cache: embedded; database: SQLite, data/sports-bet.db"), "{log}");
-    assert!(log.contains(&format!("try:  {} watch MATCH_001", env!("CARGO_BIN_EXE_sports-bet"))), "{log}");
+    assert!(
+        log.contains("bus: embedded; cache: embedded; database: SQLite, data/sports-bet.db"),
+        "{log}"
+    );
+    assert!(
+        log.contains(&format!(
+            "try:  {} watch MATCH_001",
+            env!("CARGO_BIN_EXE_sports-bet")
+        )),
+        "{log}"
+    );
     for file in ["sports-bet.db", "sports-bet.db.lock"] {
-        let mode = std::fs::metadata(folder.path().join("data").join(file)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(folder.path().join("data").join(file))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o077, 0, "{file} is for its owner alone");
     }
-    let stakes = [("BET_MIN_STAKE_CENTS", "100"), ("BET_MAX_STAKE_CENTS", "10")];
+    let stakes = [
+        ("BET_MIN_STAKE_CENTS", "100"),
+        ("BET_MAX_STAKE_CENTS", "10"),
+    ];
     let (code, text) = fails(folder.path(), &["serve"], &stakes).await;
-    assert!(code == 2 && text.contains("BET_MIN_STAKE_CENTS: got \"100\""), "{text}");
+    assert!(
+        code == 2 && text.contains("BET_MIN_STAKE_CENTS: got \"100\""),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn every_busy_port_is_named_at_once() {
     let folder = TempDir::new().unwrap();
     let taken = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    let [odds, wallet, metrics] = taken.each_ref().map(|one| one.local_addr().unwrap().port().to_string());
-    let variables =
-        [("HTTP_PORT_ODDS", odds.as_str()), ("HTTP_PORT_WALLET", &wallet), ("METRICS_PORT_CONFIRMATION", &metrics)];
+    let [odds, wallet, metrics] = taken
+        .each_ref()
+        .map(|one| one.local_addr().unwrap().port().to_string());
+    let variables = [
+        ("HTTP_PORT_ODDS", odds.as_str()),
+        ("HTTP_PORT_WALLET", &wallet),
+        ("METRICS_PORT_CONFIRMATION", &metrics),
+    ];
     let (code, text) = fails(folder.path(), &["serve"], &variables).await;
     assert_eq!(code, 1, "{text}");
     for (variable, port) in variables {
-        assert!(text.contains(&format!("{variable}: cannot listen on 127.0.0.1:{port}: ")), "{variable}: {text}");
+        assert!(
+            text.contains(&format!("{variable}: cannot listen on 127.0.0.1:{port}: ")),
+            "{variable}: {text}"
+        );
     }
     assert!(!folder.path().join("data").exists(), "nothing was made");
 }

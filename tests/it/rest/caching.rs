@@ -11,7 +11,12 @@ use super::*;
 use crate::support::metric;
 
 async fn ask(url: &str, if_none_match: &str) -> Answer {
-    Answer::of(reqwest::Client::new().get(url).header("If-None-Match", if_none_match)).await
+    Answer::of(
+        reqwest::Client::new()
+            .get(url)
+            .header("If-None-Match", if_none_match),
+    )
+    .await
 }
 
 #[actix_web::test]
@@ -23,7 +28,12 @@ async fn odds_that_a_client_knows_are_answered_304_until_they_change() {
     let first = Answer::get(&url).await;
     let tag = first.header("etag").unwrap().to_owned();
     let strong = tag.strip_prefix("W/").unwrap_or(&tag).to_owned();
-    for known in [tag.clone(), strong, format!("\"other\", {tag}"), "*".to_owned()] {
+    for known in [
+        tag.clone(),
+        strong,
+        format!("\"other\", {tag}"),
+        "*".to_owned(),
+    ] {
         let answer = ask(&url, &known).await;
         assert_eq!((answer.status, answer.body.len()), (304, 0), "{known}");
         assert_eq!(answer.header("etag"), Some(tag.as_str()));
@@ -32,8 +42,9 @@ async fn odds_that_a_client_knows_are_answered_304_until_they_change() {
     for unknown in ["\"other\"", "W/\"other\", \"more\"", "garbage"] {
         assert_eq!(ask(&url, unknown).await.status, 200, "{unknown}");
     }
-    // Each of the two threads asks the book once; once more where the book hears of its change twice, as from the store and
-    // from the bus. Nothing changes from then on, and every answer is one that is ready.
+    // Each of the two threads asks the book once; once more where the book hears of its change
+    // twice, as from the store and from the bus. Nothing changes from then on, and every answer is
+    // one that is ready.
     until("answers that are ready", || async {
         assert_eq!(ask(&url, &tag).await.status, 304);
         let page = fed.platform.metrics(Role::Odds).await;
@@ -87,12 +98,23 @@ async fn gzip_is_given_when_it_is_asked_for_and_holds_the_same() {
     let url = fed.url("/v1/events");
     let plain = Answer::get(&url).await;
     assert_eq!(plain.header("content-encoding"), None);
-    let packed = Answer::of(reqwest::Client::new().get(&url).header("Accept-Encoding", "br;q=0.1, gzip")).await;
+    let packed = Answer::of(
+        reqwest::Client::new()
+            .get(&url)
+            .header("Accept-Encoding", "br;q=0.1, gzip"),
+    )
+    .await;
     assert_eq!(packed.header("content-encoding"), Some("gzip"));
-    assert_eq!(packed.header("vary").unwrap().to_ascii_lowercase(), "accept-encoding");
+    assert_eq!(
+        packed.header("vary").unwrap().to_ascii_lowercase(),
+        "accept-encoding"
+    );
     assert!(packed.body.len() < plain.body.len() / 2);
     let stream = futures_util::stream::iter([Ok::<_, PayloadError>(Bytes::from(packed.body))]);
-    let unpacked: Vec<Bytes> = Decoder::new(stream, ContentEncoding::Gzip).try_collect().await.unwrap();
+    let unpacked: Vec<Bytes> = Decoder::new(stream, ContentEncoding::Gzip)
+        .try_collect()
+        .await
+        .unwrap();
     assert_eq!(unpacked.concat(), plain.body);
 }
 
@@ -113,7 +135,11 @@ async fn every_answer_tells_caches_what_to_do() {
         ("/ws/odds", "no-store"),
         ("/v1/events/%zz/odds", "no-store"),
     ] {
-        assert_eq!(Answer::get(&fed.url(path)).await.header("cache-control"), Some(cache), "{path}");
+        assert_eq!(
+            Answer::get(&fed.url(path)).await.header("cache-control"),
+            Some(cache),
+            "{path}"
+        );
     }
     for role in [Role::Ingest, Role::Processor, Role::Odds] {
         for path in ["healthz", "livez", "metrics", "nothing"] {

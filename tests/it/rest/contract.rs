@@ -13,13 +13,20 @@ fn numbered(text: &str) -> String {
     seqs.dedup();
     let mut out = text.to_owned();
     for (place, seq) in seqs.iter().enumerate() {
-        out = out.replace(&format!("\"seq\":{seq}"), &format!("\"seq\":#{}", place + 1));
+        out = out.replace(
+            &format!("\"seq\":{seq}"),
+            &format!("\"seq\":#{}", place + 1),
+        );
     }
     out
 }
 
 fn number(text: &str) -> u64 {
-    text.split(|letter: char| !letter.is_ascii_digit()).next().unwrap().parse().unwrap()
+    text.split(|letter: char| !letter.is_ascii_digit())
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 async fn three_markets() -> Fed {
@@ -28,9 +35,33 @@ async fn three_markets() -> Fed {
         .send(r#"{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.528,"draw":2.574,"away":3.393131547636627},"updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":978}"#)
         .await;
     let goals = &[("over", 1.9), ("under", 1.95)];
-    fed.link.send(market_frame("MATCH_001", "total_goals", Some(2.5), goals, 1)).await;
-    fed.link.send(market_frame("MATCH_001", "total_goals", Some(3.5), goals, 2)).await;
-    fed.link.send(market_frame("MATCH_001", "btts", None, &[("yes", 1.7), ("no", 2.1)], 3)).await;
+    fed.link
+        .send(market_frame(
+            "MATCH_001",
+            "total_goals",
+            Some(2.5),
+            goals,
+            1,
+        ))
+        .await;
+    fed.link
+        .send(market_frame(
+            "MATCH_001",
+            "total_goals",
+            Some(3.5),
+            goals,
+            2,
+        ))
+        .await;
+    fed.link
+        .send(market_frame(
+            "MATCH_001",
+            "btts",
+            None,
+            &[("yes", 1.7), ("no", 2.1)],
+            3,
+        ))
+        .await;
     fed.stored(4).await;
     fed
 }
@@ -56,7 +87,12 @@ async fn the_reads_answer_in_the_shape_of_the_contract() {
 async fn the_fields_of_the_original_are_there_and_of_its_kinds() {
     let fed = three_markets().await;
     let events = fed.get("/v1/events").await;
-    assert!(["eventId", "homeTeam", "awayTeam"].iter().all(|field| events[0][field].is_string()), "{events}");
+    assert!(
+        ["eventId", "homeTeam", "awayTeam"]
+            .iter()
+            .all(|field| events[0][field].is_string()),
+        "{events}"
+    );
     assert!(fed.get("/v1/events/MATCH_001/markets").await[0]["market"].is_string());
     let odds = fed.get("/v1/events/MATCH_001/odds").await;
     for field in ["eventId", "market", "updatedAt"] {
@@ -75,10 +111,15 @@ async fn the_fields_of_the_original_are_there_and_of_its_kinds() {
 #[actix_web::test]
 async fn the_home_price_of_a_market_with_one_priced_side_stands_alone() {
     let mut fed = Fed::start(&[]).await;
-    fed.link.send(market_frame("E", "1x2", None, &[("home", 1.5)], 1)).await;
+    fed.link
+        .send(market_frame("E", "1x2", None, &[("home", 1.5)], 1))
+        .await;
     fed.stored(1).await;
     let odds = &fed.get("/v1/events/E/odds").await[0];
-    assert_eq!((&odds["homeOdd"], odds.get("drawOdd"), odds.get("awayOdd")), (&json!(1.5), None, None));
+    assert_eq!(
+        (&odds["homeOdd"], odds.get("drawOdd"), odds.get("awayOdd")),
+        (&json!(1.5), None, None)
+    );
 }
 
 #[actix_web::test]
@@ -90,15 +131,29 @@ async fn a_market_that_is_suspended_in_play_says_so() {
     fed.link.send(frame.to_string()).await;
     fed.stored(1).await;
     let odds = &fed.get("/v1/events/E/odds").await[0];
-    assert_eq!((&odds["status"], &odds["inPlay"]), (&json!("suspended"), &json!(true)));
-    assert_eq!(fed.get("/v1/events/E/markets").await[0]["status"], "suspended");
+    assert_eq!(
+        (&odds["status"], &odds["inPlay"]),
+        (&json!("suspended"), &json!(true))
+    );
+    assert_eq!(
+        fed.get("/v1/events/E/markets").await[0]["status"],
+        "suspended"
+    );
 }
 
 #[actix_web::test]
 async fn ids_of_any_letters_are_found() {
     let mut fed = Fed::start(&[]).await;
     let long = "x".repeat(128);
-    let ids = ["São Paulo v Grêmio", "a/b", "100%", "1.197931750", "q?x=1&y=2#z", "⚽+⚽", &long];
+    let ids = [
+        "São Paulo v Grêmio",
+        "a/b",
+        "100%",
+        "1.197931750",
+        "q?x=1&y=2#z",
+        "⚽+⚽",
+        &long,
+    ];
     for id in ids {
         fed.send(id, [1]).await;
     }
@@ -107,10 +162,15 @@ async fn ids_of_any_letters_are_found() {
         let escaped: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let odds = fed.get(&format!("/v1/events/{escaped}/odds")).await;
         assert_eq!(odds[0]["eventId"], id);
-        let history = fed.get(&format!("/v1/events/{escaped}/markets/1x2/history")).await;
+        let history = fed
+            .get(&format!("/v1/events/{escaped}/markets/1x2/history"))
+            .await;
         assert_eq!(history["entries"][0]["eventId"], id);
     }
-    assert_eq!(fed.get("/v1/events").await.as_array().unwrap().len(), ids.len());
+    assert_eq!(
+        fed.get("/v1/events").await.as_array().unwrap().len(),
+        ids.len()
+    );
 }
 
 #[actix_web::test]
@@ -122,9 +182,15 @@ async fn rest_is_as_fresh_as_what_a_client_was_pushed() {
         let pushed = client.next_of("update").await;
         assert_eq!(pushed["payload"]["version"], version);
         let odds = &fed.get("/v1/events/E/odds").await[0];
-        assert!(odds["seq"].as_u64() >= pushed["seq"].as_u64(), "{odds} is older than {pushed}");
+        assert!(
+            odds["seq"].as_u64() >= pushed["seq"].as_u64(),
+            "{odds} is older than {pushed}"
+        );
         let market = &fed.get("/v1/events/E/markets").await[0];
-        assert!(market["seq"].as_u64() >= pushed["seq"].as_u64(), "{market} is older than {pushed}");
+        assert!(
+            market["seq"].as_u64() >= pushed["seq"].as_u64(),
+            "{market} is older than {pushed}"
+        );
     }
 }
 
@@ -134,12 +200,21 @@ async fn a_late_update_is_history_and_does_not_change_the_odds() {
     fed.send("E", [1, 9, 5, 9, 10]).await;
     fed.stored(4).await;
     // The live path and the store path do not wait for each other.
-    until("the last one at REST", async || (fed.get("/v1/events/E/odds").await[0]["version"] == 10).then_some(()))
-        .await;
+    until("the last one at REST", async || {
+        (fed.get("/v1/events/E/odds").await[0]["version"] == 10).then_some(())
+    })
+    .await;
     let history = fed.get("/v1/events/E/markets/1x2/history").await;
-    let versions: Vec<_> = history["entries"].as_array().unwrap().iter().map(|row| &row["version"]).collect();
+    let versions: Vec<_> = history["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| &row["version"])
+        .collect();
     assert_eq!(versions, [1, 5, 9, 10]);
     let older = r#"odds_proc_updates_rejected_total{reason="older"}"#;
     // More where the store was faster than the book, which then starts with a later one.
-    fed.platform.until_metric(Role::Processor, older, |count| count >= 1.0).await;
+    fed.platform
+        .until_metric(Role::Processor, older, |count| count >= 1.0)
+        .await;
 }

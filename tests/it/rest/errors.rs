@@ -9,7 +9,11 @@ use crate::support::raw;
 /// Asserts the status and code of an error, and gives its message.
 fn refused(answer: &Answer, status: u16, code: &str) -> String {
     let body = answer.json();
-    assert_eq!((answer.status, body["code"].as_str()), (status, Some(code)), "{body}");
+    assert_eq!(
+        (answer.status, body["code"].as_str()),
+        (status, Some(code)),
+        "{body}"
+    );
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     assert_eq!(body.as_object().unwrap().len(), 2, "{body}");
@@ -19,7 +23,11 @@ fn refused(answer: &Answer, status: u16, code: &str) -> String {
 #[actix_web::test]
 async fn an_event_is_404_until_it_appears_and_200_at_once_then() {
     let mut fed = Fed::start(&[]).await;
-    for path in ["/v1/events/E/odds", "/v1/events/E/markets", "/v1/events/E/markets/1x2/history"] {
+    for path in [
+        "/v1/events/E/odds",
+        "/v1/events/E/markets",
+        "/v1/events/E/markets/1x2/history",
+    ] {
         let message = refused(&Answer::get(&fed.url(path)).await, 404, "EVENT_NOT_FOUND");
         assert!(message.contains("`E`"), "{message}");
     }
@@ -30,7 +38,10 @@ async fn an_event_is_404_until_it_appears_and_200_at_once_then() {
     assert_eq!(fed.get("/v1/events/E/odds").await[0]["version"], 1);
     assert_eq!(fed.get("/v1/events/E/markets").await[0]["market"], "1x2");
     fed.stored(1).await;
-    assert_eq!(fed.get("/v1/events/E/markets/1x2/history").await["entries"][0]["version"], 1);
+    assert_eq!(
+        fed.get("/v1/events/E/markets/1x2/history").await["entries"][0]["version"],
+        1
+    );
 }
 
 #[actix_web::test]
@@ -40,19 +51,51 @@ async fn what_is_not_there_says_which_part_is_not_there() {
     fed.stored(1).await;
     let get = async |path: &str| Answer::get(&fed.url(path)).await;
     let history = "/v1/events/E/markets";
-    refused(&get(&format!("{history}/none/history")).await, 404, "MARKET_NOT_FOUND");
-    refused(&get(&format!("{history}/1x2/history?line=2.5")).await, 404, "MARKET_NOT_FOUND");
-    refused(&get(&format!("{history}/%20x/history")).await, 404, "MARKET_NOT_FOUND");
-    refused(&get("/v1/events/none/markets/1x2/history").await, 404, "EVENT_NOT_FOUND");
-    for path in ["/", "/v1", "/v1/", "/v1/event", "/v2/events", "/v1/events/", "/v1/events/E", "/v1/events/E/odds/more"]
-    {
+    refused(
+        &get(&format!("{history}/none/history")).await,
+        404,
+        "MARKET_NOT_FOUND",
+    );
+    refused(
+        &get(&format!("{history}/1x2/history?line=2.5")).await,
+        404,
+        "MARKET_NOT_FOUND",
+    );
+    refused(
+        &get(&format!("{history}/%20x/history")).await,
+        404,
+        "MARKET_NOT_FOUND",
+    );
+    refused(
+        &get("/v1/events/none/markets/1x2/history").await,
+        404,
+        "EVENT_NOT_FOUND",
+    );
+    for path in [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/event",
+        "/v2/events",
+        "/v1/events/",
+        "/v1/events/E",
+        "/v1/events/E/odds/more",
+    ] {
         let message = refused(&get(path).await, 404, "NOT_FOUND");
         assert!(message.contains(&format!("`{path}`")), "{message}");
     }
     // No id: too long, and one that holds a control character or white space at an end.
     for id in [&"x".repeat(129), "%00", "%0A", "%20E", "E%20"] {
-        refused(&get(&format!("/v1/events/{id}/odds")).await, 404, "EVENT_NOT_FOUND");
-        refused(&get(&format!("/v1/events/{id}/markets/1x2/history")).await, 404, "EVENT_NOT_FOUND");
+        refused(
+            &get(&format!("/v1/events/{id}/odds")).await,
+            404,
+            "EVENT_NOT_FOUND",
+        );
+        refused(
+            &get(&format!("/v1/events/{id}/markets/1x2/history")).await,
+            404,
+            "EVENT_NOT_FOUND",
+        );
     }
 }
 
@@ -62,7 +105,17 @@ async fn a_wrong_parameter_is_named() {
     fed.send("E", [1]).await;
     fed.stored(1).await;
     for (path, wrong) in [
-        ("/v1/events", &["limit=0", "limit=10001", "limit=x", "limit=-1", "limit=1.5", "after=%20x"][..]),
+        (
+            "/v1/events",
+            &[
+                "limit=0",
+                "limit=10001",
+                "limit=x",
+                "limit=-1",
+                "limit=1.5",
+                "after=%20x",
+            ][..],
+        ),
         (
             "/v1/events/E/markets/1x2/history",
             &[
@@ -82,12 +135,23 @@ async fn a_wrong_parameter_is_named() {
         ),
     ] {
         for query in wrong {
-            let message = refused(&Answer::get(&fed.url(&format!("{path}?{query}"))).await, 400, "BAD_QUERY");
+            let message = refused(
+                &Answer::get(&fed.url(&format!("{path}?{query}"))).await,
+                400,
+                "BAD_QUERY",
+            );
             let parameter = query.split('=').next().unwrap();
-            assert!(message.starts_with(&format!("{parameter}: ")), "{query}: {message}");
+            assert!(
+                message.starts_with(&format!("{parameter}: ")),
+                "{query}: {message}"
+            );
         }
     }
-    assert_eq!(Answer::get(&fed.url("/v1/events?unknown=1")).await.status, 200, "unknown parameters are passed over");
+    assert_eq!(
+        Answer::get(&fed.url("/v1/events?unknown=1")).await.status,
+        200,
+        "unknown parameters are passed over"
+    );
 }
 
 #[actix_web::test]
@@ -103,21 +167,41 @@ async fn an_address_whose_escapes_are_broken_is_refused() {
         "/v1/events?limit=1%",
     ] {
         // Past reqwest, which mends addresses.
-        let answer =
-            raw(fed.platform.odds(), &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
+        let answer = raw(
+            fed.platform.odds(),
+            &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+        )
+        .await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
-        assert!(answer.contains(r#"{"code":"BAD_REQUEST","message":"the address holds "#), "{path}: {answer}");
-        assert!(answer.contains("cache-control: no-store"), "{path}: {answer}");
+        assert!(
+            answer.contains(r#"{"code":"BAD_REQUEST","message":"the address holds "#),
+            "{path}: {answer}"
+        );
+        assert!(
+            answer.contains("cache-control: no-store"),
+            "{path}: {answer}"
+        );
     }
 }
 
 #[actix_web::test]
 async fn what_is_no_http_ends_its_connection_and_nothing_else() {
     let fed = Fed::start(&[]).await;
-    let long = format!("GET /v1/events/{}/odds HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(300_000));
-    for garbage in ["\0\0\0\0\r\n\r\n", "GET /v1/events\r\n\r\n", "GET /v1/ev ents HTTP/1.1\r\n\r\n", &long] {
+    let long = format!(
+        "GET /v1/events/{}/odds HTTP/1.1\r\nHost: x\r\n\r\n",
+        "x".repeat(300_000)
+    );
+    for garbage in [
+        "\0\0\0\0\r\n\r\n",
+        "GET /v1/events\r\n\r\n",
+        "GET /v1/ev ents HTTP/1.1\r\n\r\n",
+        &long,
+    ] {
         let answer = raw(fed.platform.odds(), garbage).await;
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+            "{answer}"
+        );
     }
     assert_eq!(fed.get("/v1/events").await, json!([]));
 }
@@ -141,8 +225,16 @@ async fn another_method_is_405_and_says_which_are_taken() {
         }
     }
     let health = format!("http://{}/healthz", fed.platform.health(Role::Odds));
-    refused(&Answer::of(client.post(&health)).await, 405, "METHOD_NOT_ALLOWED");
-    assert_eq!(Answer::of(client.head(&health)).await.status, 200, "load balancers ask by HEAD");
+    refused(
+        &Answer::of(client.post(&health)).await,
+        405,
+        "METHOD_NOT_ALLOWED",
+    );
+    assert_eq!(
+        Answer::of(client.head(&health)).await.status,
+        200,
+        "load balancers ask by HEAD"
+    );
 }
 
 #[actix_web::test]
@@ -150,17 +242,31 @@ async fn a_body_is_refused_by_its_size_and_its_kind() {
     let fed = Fed::start(&[]).await;
     let client = reqwest::Client::new();
     let ask = |kind: &str, size: usize| {
-        let request = client.get(fed.url("/v1/events")).header("Content-Type", kind);
+        let request = client
+            .get(fed.url("/v1/events"))
+            .header("Content-Type", kind);
         Answer::of(request.body(vec![b' '; size]))
     };
-    refused(&ask("application/json", 64 * 1024 + 1).await, 413, "PAYLOAD_TOO_LARGE");
+    refused(
+        &ask("application/json", 64 * 1024 + 1).await,
+        413,
+        "PAYLOAD_TOO_LARGE",
+    );
     let message = refused(&ask("text/xml", 1).await, 415, "UNSUPPORTED_MEDIA_TYPE");
     assert!(message.contains("text/xml"), "{message}");
-    assert_eq!(ask("application/json; charset=utf-8", 64 * 1024).await.status, 200);
+    assert_eq!(
+        ask("application/json; charset=utf-8", 64 * 1024)
+            .await
+            .status,
+        200
+    );
     // Said to be huge and never sent: refused by what it says.
     let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 99999999999\r\n\r\n";
     let answer = raw(fed.platform.odds(), head).await;
-    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("PAYLOAD_TOO_LARGE"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 413 ") && answer.contains("PAYLOAD_TOO_LARGE"),
+        "{answer}"
+    );
 }
 
 #[actix_web::test]
@@ -169,7 +275,9 @@ async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
     fed.send("E", [1]).await;
     fed.stored(1).await;
     let database = fed.database();
-    database.execute("ALTER TABLE odds_current RENAME TO away; ALTER TABLE odds_history RENAME TO also_away");
+    database.execute(
+        "ALTER TABLE odds_current RENAME TO away; ALTER TABLE odds_history RENAME TO also_away",
+    );
     for path in ["/v1/events", "/v1/events/E/markets/1x2/history"] {
         let answer = Answer::get(&fed.url(path)).await;
         refused(&answer, 503, "STORE_UNAVAILABLE");
@@ -183,11 +291,19 @@ async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
     })
     .await;
     let failures = r#"odds_proc_errors_total{stage="store"}"#;
-    fed.platform.until_metric(Role::Processor, failures, |count| count >= 1.0).await;
-    database.execute("ALTER TABLE away RENAME TO odds_current; ALTER TABLE also_away RENAME TO odds_history");
+    fed.platform
+        .until_metric(Role::Processor, failures, |count| count >= 1.0)
+        .await;
+    database.execute(
+        "ALTER TABLE away RENAME TO odds_current; ALTER TABLE also_away RENAME TO odds_history",
+    );
     fed.stored(2).await;
     let history = fed.get("/v1/events/E/markets/1x2/history").await;
-    assert_eq!(history["entries"].as_array().unwrap().len(), 2, "what came while it was away is there");
+    assert_eq!(
+        history["entries"].as_array().unwrap().len(),
+        2,
+        "what came while it was away is there"
+    );
     assert_eq!(fed.get("/v1/events").await.as_array().unwrap().len(), 1);
 }
 
@@ -201,7 +317,11 @@ async fn an_embedded_event_that_cannot_be_looked_up_is_unavailable_and_not_unkno
     let fed = TestPlatform::fed("ws://127.0.0.1:1/ws", &[]);
     let platform = TestPlatform::start_at_once_in(folder, &fed).await;
     for path in ["/v1/events/E/odds", "/v1/events/E/markets"] {
-        refused(&Answer::get(&platform.url(path)).await, 503, "ODDS_UNAVAILABLE");
+        refused(
+            &Answer::get(&platform.url(path)).await,
+            503,
+            "ODDS_UNAVAILABLE",
+        );
     }
     Database::of(&platform.folder).execute("ALTER TABLE away RENAME TO odds_current");
     let odds = until("the odds", async || {

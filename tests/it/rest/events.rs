@@ -5,15 +5,24 @@ use pretty_assertions::assert_eq;
 use super::*;
 
 fn frame(event: &str, version: i64, fields: Value) -> String {
-    let mut frame: Value = serde_json::from_str(&original_frame(event, &time(version), version)).unwrap();
-    frame.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let mut frame: Value =
+        serde_json::from_str(&original_frame(event, &time(version), version)).unwrap();
+    frame
+        .as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
     frame.to_string()
 }
 
 /// Ids of the events that a query lists.
 async fn ids(fed: &Fed, query: &str) -> Vec<String> {
     let events = fed.get(&format!("/v1/events?{query}")).await;
-    events.as_array().unwrap().iter().map(|event| event["eventId"].as_str().unwrap().to_owned()).collect()
+    events
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["eventId"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 async fn four_events() -> Fed {
@@ -32,7 +41,15 @@ async fn four_events() -> Fed {
     for frame in &frames {
         fed.link.send(frame.clone()).await;
     }
-    fed.link.send(market_frame("B", "btts", None, &[("yes", 1.7), ("no", 2.1)], 3)).await;
+    fed.link
+        .send(market_frame(
+            "B",
+            "btts",
+            None,
+            &[("yes", 1.7), ("no", 2.1)],
+            3,
+        ))
+        .await;
     fed.stored(7).await;
     fed
 }
@@ -79,7 +96,10 @@ async fn filters_select_events() {
         ("q=S%C3%83O%20p", &["A"]),
         ("q=palm", &["A", "B", "D"]),
         ("q=%25", &[]),
-        ("q=palm&sport=tennis&status=live&inPlay=true&from=2026-12-01T00:00:00Z&to=2027-01-01T00:00:00Z", &["B"]),
+        (
+            "q=palm&sport=tennis&status=live&inPlay=true&from=2026-12-01T00:00:00Z&to=2027-01-01T00:00:00Z",
+            &["B"],
+        ),
         ("status=all&after=B", &["C", "D"]),
     ];
     for (query, wanted) in cases {
@@ -91,20 +111,39 @@ async fn filters_select_events() {
 async fn next_page_keeps_filters() {
     let mut fed = Fed::start(&[]).await;
     for place in 0..12 {
-        let sport = if place % 2 == 0 { "beach volleyball & more" } else { "tennis" };
-        fed.link.send(frame(&format!("E{place:02}"), 1, json!({"sport": sport, "status": "settled"}))).await;
+        let sport = if place % 2 == 0 {
+            "beach volleyball & more"
+        } else {
+            "tennis"
+        };
+        fed.link
+            .send(frame(
+                &format!("E{place:02}"),
+                1,
+                json!({"sport": sport, "status": "settled"}),
+            ))
+            .await;
     }
     fed.stored(12).await;
-    let mut path =
-        Some("/v1/events?limit=2&status=ended&sport=Beach+volleyball+%26+more&q=FLA&inPlay=false".to_owned());
+    let mut path = Some(
+        "/v1/events?limit=2&status=ended&sport=Beach+volleyball+%26+more&q=FLA&inPlay=false"
+            .to_owned(),
+    );
     let mut seen = Vec::new();
     while let Some(page) = path {
         let answer = Answer::get(&fed.url(&page)).await;
         assert_eq!(answer.status, 200, "{page}");
         seen.extend(
-            answer.json().as_array().unwrap().iter().map(|event| event["eventId"].as_str().unwrap().to_owned()),
+            answer
+                .json()
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|event| event["eventId"].as_str().unwrap().to_owned()),
         );
-        path = answer.header("link").map(|link| link.split(['<', '>']).nth(1).unwrap().to_owned());
+        path = answer
+            .header("link")
+            .map(|link| link.split(['<', '>']).nth(1).unwrap().to_owned());
     }
     assert_eq!(seen, ["E00", "E02", "E04", "E06", "E08", "E10"]);
 }
@@ -112,13 +151,31 @@ async fn next_page_keeps_filters() {
 #[actix_web::test]
 async fn event_leaves_list_when_it_ends() {
     let mut fed = Fed::start(&[]).await;
-    fed.link.send(frame("E", 1, json!({"sport": "soccer"}))).await;
-    fed.link.send(market_frame("E", "btts", None, &[("yes", 1.7), ("no", 2.1)], 1)).await;
-    fed.link.send(frame("E", 2, json!({"status": "settled"}))).await;
+    fed.link
+        .send(frame("E", 1, json!({"sport": "soccer"})))
+        .await;
+    fed.link
+        .send(market_frame(
+            "E",
+            "btts",
+            None,
+            &[("yes", 1.7), ("no", 2.1)],
+            1,
+        ))
+        .await;
+    fed.link
+        .send(frame("E", 2, json!({"status": "settled"})))
+        .await;
     fed.stored(3).await;
     assert_eq!(ids(&fed, "").await, ["E"], "one market is still open");
-    let mut last: Value =
-        serde_json::from_str(&market_frame("E", "btts", None, &[("yes", 1.7), ("no", 2.1)], 2)).unwrap();
+    let mut last: Value = serde_json::from_str(&market_frame(
+        "E",
+        "btts",
+        None,
+        &[("yes", 1.7), ("no", 2.1)],
+        2,
+    ))
+    .unwrap();
     last["status"] = json!("cancelled");
     fed.link.send(last.to_string()).await;
     fed.stored(4).await;
@@ -146,7 +203,15 @@ async fn bad_filters_are_refused_by_name() {
     for query in bad {
         let answer = Answer::get(&fed.url(&format!("/v1/events?{query}"))).await;
         let (parameter, _) = query.split_once('=').unwrap();
-        assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("BAD_QUERY")), "{query}");
-        assert!(answer.text().contains(parameter), "{query}: {}", answer.text());
+        assert_eq!(
+            (answer.status, &answer.json()["code"]),
+            (400, &json!("BAD_QUERY")),
+            "{query}"
+        );
+        assert!(
+            answer.text().contains(parameter),
+            "{query}: {}",
+            answer.text()
+        );
     }
 }

@@ -13,25 +13,45 @@ async fn down(platform: &TestPlatform, role: Role) -> Vec<String> {
 
 fn names(answer: &Answer) -> Vec<String> {
     if answer.status == 200 {
-        assert_eq!((answer.text(), answer.header("content-type")), ("ok", Some("text/plain; charset=utf-8")));
+        assert_eq!(
+            (answer.text(), answer.header("content-type")),
+            ("ok", Some("text/plain; charset=utf-8"))
+        );
         return Vec::new();
     }
     let body = answer.json();
-    assert_eq!((answer.status, &body["status"]), (503, &json!("unavailable")), "{body}");
+    assert_eq!(
+        (answer.status, &body["status"]),
+        (503, &json!("unavailable")),
+        "{body}"
+    );
     let down = body["down"].as_array().unwrap();
-    assert!(down.iter().all(|one| one["reason"].as_str().is_some_and(|reason| !reason.is_empty())), "{body}");
-    down.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+    assert!(
+        down.iter().all(|one| one["reason"]
+            .as_str()
+            .is_some_and(|reason| !reason.is_empty())),
+        "{body}"
+    );
+    down.iter()
+        .map(|one| one["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[actix_web::test]
 async fn every_role_is_ok_on_a_port_of_its_own() {
     let platform = TestPlatform::start(&[]).await;
     for role in Role::ALL {
-        until(role.name(), || async { (down(&platform, role).await.is_empty()).then_some(()) }).await;
+        until(role.name(), || async {
+            (down(&platform, role).await.is_empty()).then_some(())
+        })
+        .await;
         let alive = Answer::get(&format!("http://{}/livez", platform.health(role))).await;
         assert_eq!((alive.status, alive.text()), (200, "ok"));
     }
-    let ports: std::collections::BTreeSet<_> = Role::ALL.iter().map(|role| platform.health(*role).port()).collect();
+    let ports: std::collections::BTreeSet<_> = Role::ALL
+        .iter()
+        .map(|role| platform.health(*role).port())
+        .collect();
     assert_eq!(ports.len(), Role::ALL.len());
     platform.stop().await;
 }
@@ -44,31 +64,64 @@ async fn ingest_is_ready_while_any_supplier_is_connected() {
     let platform = TestPlatform::fed_by(&[first_url.clone(), second_url.clone()], &[]).await;
     let answer = healthz(platform.health(Role::Ingest)).await;
     assert_eq!(names(&answer), ["suppliers"]);
-    let reason = answer.json()["down"][0]["reason"].as_str().unwrap().to_owned();
-    assert!(reason.contains(&first_url) && reason.contains(&second_url), "{reason}");
-    assert_eq!(down(&platform, Role::Odds).await, [""; 0], "a supplier is not what odds need to be served");
-    let listener =
-        tokio::net::TcpListener::bind(second_url.strip_prefix("ws://").unwrap().strip_suffix("/ws").unwrap());
+    let reason = answer.json()["down"][0]["reason"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        reason.contains(&first_url) && reason.contains(&second_url),
+        "{reason}"
+    );
+    assert_eq!(
+        down(&platform, Role::Odds).await,
+        [""; 0],
+        "a supplier is not what odds need to be served"
+    );
+    let listener = tokio::net::TcpListener::bind(
+        second_url
+            .strip_prefix("ws://")
+            .unwrap()
+            .strip_suffix("/ws")
+            .unwrap(),
+    );
     let listener = listener.await.unwrap();
     let (stream, _) = within("the feed", listener.accept()).await.unwrap();
     let link = tokio_tungstenite::accept_async(stream).await.unwrap();
-    until("ready", || async { down(&platform, Role::Ingest).await.is_empty().then_some(()) }).await;
+    until("ready", || async {
+        down(&platform, Role::Ingest).await.is_empty().then_some(())
+    })
+    .await;
     drop((link, listener));
-    until("not ready again", || async { (!down(&platform, Role::Ingest).await.is_empty()).then_some(()) }).await;
+    until("not ready again", || async {
+        (!down(&platform, Role::Ingest).await.is_empty()).then_some(())
+    })
+    .await;
     let alive = Answer::get(&format!("http://{}/livez", platform.health(Role::Ingest))).await;
-    assert_eq!(alive.status, 200, "a restart of ours would not bring the supplier back");
+    assert_eq!(
+        alive.status, 200,
+        "a restart of ours would not bring the supplier back"
+    );
 }
 
 #[actix_web::test]
 async fn an_embedded_database_file_that_is_gone_or_replaced_is_named_until_it_is_back() {
     let fed = Fed::start(&[]).await;
-    let (path, aside) = (fed.platform.folder.path().join("test.db"), fed.platform.folder.path().join("aside.db"));
+    let (path, aside) = (
+        fed.platform.folder.path().join("test.db"),
+        fed.platform.folder.path().join("aside.db"),
+    );
     let all_ok = || async {
         for role in FED_ROLES {
             assert_eq!(down(&fed.platform, role).await, [""; 0], "{}", role.name());
         }
     };
-    until("ready", || async { down(&fed.platform, Role::Ingest).await.is_empty().then_some(()) }).await;
+    until("ready", || async {
+        down(&fed.platform, Role::Ingest)
+            .await
+            .is_empty()
+            .then_some(())
+    })
+    .await;
     all_ok().await;
     std::fs::rename(&path, &aside).unwrap();
     for role in [Role::Processor, Role::Odds] {
@@ -77,7 +130,10 @@ async fn an_embedded_database_file_that_is_gone_or_replaced_is_named_until_it_is
     assert_eq!(down(&fed.platform, Role::Ingest).await, [""; 0]);
     std::fs::write(&path, "not what was opened").unwrap();
     let answer = healthz(fed.platform.health(Role::Processor)).await;
-    let reason = answer.json()["down"][0]["reason"].as_str().unwrap().to_owned();
+    let reason = answer.json()["down"][0]["reason"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(reason.contains("was replaced"), "{reason}");
     std::fs::rename(&aside, &path).unwrap();
     all_ok().await;
@@ -92,12 +148,18 @@ async fn a_process_that_stops_is_not_ready_while_it_finishes() {
     let database = fed.database();
     let lock = database.lock();
     fed.send("E", [2]).await;
-    fed.platform.until_metric(Role::Processor, &fed.platform.store_lag(), |lag| lag >= 1.0).await;
+    fed.platform
+        .until_metric(Role::Processor, &fed.platform.store_lag(), |lag| lag >= 1.0)
+        .await;
     let addresses = FED_ROLES.map(|role| fed.platform.health(role));
     let stopping = actix_web::rt::spawn(fed.platform.stop());
     for address in addresses {
-        until("stopping", || async { names(&healthz(address).await).contains(&"process".to_owned()).then_some(()) })
-            .await;
+        until("stopping", || async {
+            names(&healthz(address).await)
+                .contains(&"process".to_owned())
+                .then_some(())
+        })
+        .await;
     }
     drop(lock);
     let _folder = within("it stops", stopping).await.unwrap();
@@ -111,16 +173,29 @@ async fn health_checks_only_look() {
     fed.send("E", [1]).await;
     fed.stored(1).await;
     let mut client = fed.platform.subscriber("E").await;
-    until("ready", || async { down(&fed.platform, Role::Ingest).await.is_empty().then_some(()) }).await;
+    until("ready", || async {
+        down(&fed.platform, Role::Ingest)
+            .await
+            .is_empty()
+            .then_some(())
+    })
+    .await;
     let odds = fed.get("/v1/events/E/odds").await;
     let counts = async || {
         let mut counts = Vec::new();
         for role in FED_ROLES {
             let page = fed.platform.metrics(role).await;
-            let names =
-                ["published_total", "frames_total", "consumed_total", "writes_total", "applied_total", "deliveries"];
-            let counted =
-                page.lines().filter(|line| names.iter().any(|name| line.contains(name)) && !line.starts_with('#'));
+            let names = [
+                "published_total",
+                "frames_total",
+                "consumed_total",
+                "writes_total",
+                "applied_total",
+                "deliveries",
+            ];
+            let counted = page.lines().filter(|line| {
+                names.iter().any(|name| line.contains(name)) && !line.starts_with('#')
+            });
             counts.extend(counted.map(str::to_owned));
         }
         counts

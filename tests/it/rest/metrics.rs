@@ -17,25 +17,46 @@ struct Page {
 impl Page {
     fn read(text: &str) -> Page {
         assert!(text.ends_with('\n'));
-        let mut page = Page { help: BTreeMap::new(), kinds: BTreeMap::new(), samples: BTreeMap::new() };
+        let mut page = Page {
+            help: BTreeMap::new(),
+            kinds: BTreeMap::new(),
+            samples: BTreeMap::new(),
+        };
         for line in text.lines() {
             if let Some(help) = line.strip_prefix("# HELP ") {
                 let (name, help) = help.split_once(' ').unwrap_or((help, ""));
-                assert_eq!(page.help.insert(name.to_owned(), help.to_owned()), None, "{name} twice");
+                assert_eq!(
+                    page.help.insert(name.to_owned(), help.to_owned()),
+                    None,
+                    "{name} twice"
+                );
             } else if let Some(kind) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = kind.split_once(' ').unwrap();
                 assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
                 page.kinds.insert(name.to_owned(), kind.to_owned());
             } else {
-                let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
-                let value: f64 = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
-                assert_eq!(page.samples.insert(series.to_owned(), value), None, "{series} twice");
+                let (series, value) = line
+                    .rsplit_once(' ')
+                    .unwrap_or_else(|| panic!("no sample: {line}"));
+                let value: f64 = value
+                    .parse()
+                    .unwrap_or_else(|_| panic!("no number: {line}"));
+                assert_eq!(
+                    page.samples.insert(series.to_owned(), value),
+                    None,
+                    "{series} twice"
+                );
             }
         }
         for series in page.samples.keys() {
             let family = page.family(series);
             assert!(page.kinds.contains_key(&family), "{series} has no type");
-            assert!(page.help.get(&family).is_some_and(|help| !help.trim().is_empty()), "{series} has no help");
+            assert!(
+                page.help
+                    .get(&family)
+                    .is_some_and(|help| !help.trim().is_empty()),
+                "{series} has no help"
+            );
         }
         page
     }
@@ -44,14 +65,26 @@ impl Page {
     fn family(&self, series: &str) -> String {
         let name = series.split('{').next().unwrap();
         let legal = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-        assert!(name.chars().all(legal) && (series == name || series.ends_with('}')), "{series}");
-        let parts = ["_bucket", "_sum", "_count"].iter().filter_map(|part| name.strip_suffix(part));
-        let histogram = parts.into_iter().find(|name| self.kinds.get(*name).is_some_and(|kind| kind == "histogram"));
+        assert!(
+            name.chars().all(legal) && (series == name || series.ends_with('}')),
+            "{series}"
+        );
+        let parts = ["_bucket", "_sum", "_count"]
+            .iter()
+            .filter_map(|part| name.strip_suffix(part));
+        let histogram = parts.into_iter().find(|name| {
+            self.kinds
+                .get(*name)
+                .is_some_and(|kind| kind == "histogram")
+        });
         histogram.unwrap_or(name).to_owned()
     }
 
     fn families(&self) -> BTreeSet<String> {
-        self.samples.keys().map(|series| self.family(series)).collect()
+        self.samples
+            .keys()
+            .map(|series| self.family(series))
+            .collect()
     }
 }
 
@@ -84,7 +117,12 @@ async fn every_role_serves_its_own_metrics_and_those_of_the_process() {
     };
     for role in Role::ALL {
         let answer = Answer::get(&format!("http://{}/metrics", platform.health(role))).await;
-        assert!(answer.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+        assert!(
+            answer
+                .header("content-type")
+                .unwrap()
+                .starts_with("text/plain; version=0.0.4")
+        );
         let families = Page::read(answer.text()).families();
         for name in &families {
             let process = name.starts_with("process_") || name == "sports_bet_build_info";
@@ -94,9 +132,16 @@ async fn every_role_serves_its_own_metrics_and_those_of_the_process() {
                 role.name()
             );
         }
-        assert!(families.contains("process_resident_memory_bytes") && families.contains("sports_bet_build_info"));
+        assert!(
+            families.contains("process_resident_memory_bytes")
+                && families.contains("sports_bet_build_info")
+        );
         for prefix in own(role) {
-            assert!(families.iter().any(|name| name.starts_with(prefix)), "{prefix} on the page of {}", role.name());
+            assert!(
+                families.iter().any(|name| name.starts_with(prefix)),
+                "{prefix} on the page of {}",
+                role.name()
+            );
         }
     }
 }
@@ -109,10 +154,18 @@ async fn the_metrics_of_the_original_are_there_by_name_and_count() {
     let before = page(&platform, Role::Processor).await.samples[STORE_ERRORS];
     let more_than_none = |value| value > 0.0;
     for name in ["supplier_ws_connections", "supplier_ws_messages_sent_total"] {
-        platform.until_metric(Role::Simulator, name, more_than_none).await;
+        platform
+            .until_metric(Role::Simulator, name, more_than_none)
+            .await;
     }
-    for name in ["odds_proc_messages_consumed_total", "odds_proc_cache_sets_total", "odds_proc_db_writes_total"] {
-        platform.until_metric(Role::Processor, name, more_than_none).await;
+    for name in [
+        "odds_proc_messages_consumed_total",
+        "odds_proc_cache_sets_total",
+        "odds_proc_db_writes_total",
+    ] {
+        platform
+            .until_metric(Role::Processor, name, more_than_none)
+            .await;
     }
     let processor = page(&platform, Role::Processor).await;
     assert_eq!(processor.samples[STORE_ERRORS], before);
@@ -124,20 +177,67 @@ async fn label_values_that_are_known_stand_at_0_from_the_start() {
     let fed = Fed::start(&[]).await;
     let sandbox = fed.platform.folder.sandbox();
     for (role, name, label, values) in [
-        (Role::Ingest, "odds_ingest_refused_total", "reason", &["malformed", "bad_price", "future"][..]),
-        (Role::Ingest, "odds_ingest_disconnects_total", "reason", &["connect", "closed", "silent", "read", "bus"]),
+        (
+            Role::Ingest,
+            "odds_ingest_refused_total",
+            "reason",
+            &["malformed", "bad_price", "future"][..],
+        ),
+        (
+            Role::Ingest,
+            "odds_ingest_disconnects_total",
+            "reason",
+            &["connect", "closed", "silent", "read", "bus"],
+        ),
         (
             Role::Processor,
             "odds_proc_errors_total",
             "stage",
-            &["decode", "cache", "store", "dead_letter", "hydrate", "apply"],
+            &[
+                "decode",
+                "cache",
+                "store",
+                "dead_letter",
+                "hydrate",
+                "apply",
+            ],
         ),
-        (Role::Processor, "odds_proc_updates_rejected_total", "reason", &["older", "duplicate", "wrong_event"]),
-        (Role::Processor, "odds_proc_pruned_rows_total", "table", &["odds_history", "dead_letters"]),
-        (Role::Odds, "odds_ws_closes_total", "reason", &["slow", "client", "connection lost", "server is going away"]),
-        (Role::Odds, "odds_ws_refused_upgrades_total", "reason", &["ORIGIN_NOT_ALLOWED", "TOO_MANY_SESSIONS"]),
-        (Role::Odds, "odds_ws_refused_messages_total", "code", &["BAD_JSON", "RATE_LIMITED"]),
-        (Role::Odds, "odds_http_requests_total", "status", &["200", "404", "503"]),
+        (
+            Role::Processor,
+            "odds_proc_updates_rejected_total",
+            "reason",
+            &["older", "duplicate", "wrong_event"],
+        ),
+        (
+            Role::Processor,
+            "odds_proc_pruned_rows_total",
+            "table",
+            &["odds_history", "dead_letters"],
+        ),
+        (
+            Role::Odds,
+            "odds_ws_closes_total",
+            "reason",
+            &["slow", "client", "connection lost", "server is going away"],
+        ),
+        (
+            Role::Odds,
+            "odds_ws_refused_upgrades_total",
+            "reason",
+            &["ORIGIN_NOT_ALLOWED", "TOO_MANY_SESSIONS"],
+        ),
+        (
+            Role::Odds,
+            "odds_ws_refused_messages_total",
+            "code",
+            &["BAD_JSON", "RATE_LIMITED"],
+        ),
+        (
+            Role::Odds,
+            "odds_http_requests_total",
+            "status",
+            &["200", "404", "503"],
+        ),
     ] {
         let page = page(&fed.platform, role).await;
         for value in values {
@@ -188,12 +288,17 @@ async fn depths_fall_back_to_0_when_all_is_done() {
         (Role::Ingest, "odds_ingest_publisher_depth"),
         (Role::Processor, &fed.platform.live_lag()),
         (Role::Processor, &fed.platform.store_lag()),
-        (Role::Processor, r#"odds_proc_mailbox_depth{actor="cache_writer"}"#),
+        (
+            Role::Processor,
+            r#"odds_proc_mailbox_depth{actor="cache_writer"}"#,
+        ),
         (Role::Processor, "odds_proc_cache_pending"),
         (Role::Odds, "odds_registry_depth"),
         (Role::Odds, "odds_ws_stalled_sessions"),
     ] {
-        fed.platform.until_metric(role, name, |depth| depth == 0.0).await;
+        fed.platform
+            .until_metric(role, name, |depth| depth == 0.0)
+            .await;
     }
     let odds = page(&fed.platform, Role::Odds).await;
     assert_eq!(odds.samples["odds_ws_sessions"], 1.0);
@@ -201,22 +306,38 @@ async fn depths_fall_back_to_0_when_all_is_done() {
     // Where the store was faster than the book, the book starts with what others bring it again.
     let known: f64 = ["older", "duplicate"]
         .iter()
-        .map(|reason| processor.samples[&format!("odds_proc_updates_rejected_total{{reason=\"{reason}\"}}")])
+        .map(|reason| {
+            processor.samples[&format!("odds_proc_updates_rejected_total{{reason=\"{reason}\"}}")]
+        })
         .sum();
-    assert_eq!(processor.samples["odds_proc_updates_applied_total"] + known, 300.0);
-    assert_eq!(processor.samples["odds_proc_messages_consumed_total"], 300.0);
+    assert_eq!(
+        processor.samples["odds_proc_updates_applied_total"] + known,
+        300.0
+    );
+    assert_eq!(
+        processor.samples["odds_proc_messages_consumed_total"],
+        300.0
+    );
     assert_eq!(processor.samples["odds_proc_books"], 1.0);
 }
 
 #[actix_web::test]
 async fn an_embedded_bus_is_told_as_full_while_the_database_holds_it_up() {
-    let mut fed = Fed::start(&[("EMBEDDED_BUS_CAPACITY", "20"), ("EMBEDDED_BUS_PARTITIONS", "1")]).await;
+    let mut fed = Fed::start(&[
+        ("EMBEDDED_BUS_CAPACITY", "20"),
+        ("EMBEDDED_BUS_PARTITIONS", "1"),
+    ])
+    .await;
     let lock = fed.database().lock();
     fed.send("E", 1..=100).await;
-    fed.platform.until_metric(Role::Ingest, "odds_ingest_bus_depth", |depth| depth >= 19.0).await;
+    fed.platform
+        .until_metric(Role::Ingest, "odds_ingest_bus_depth", |depth| depth >= 19.0)
+        .await;
     drop(lock);
     fed.stored(100).await;
-    fed.platform.until_metric(Role::Ingest, "odds_ingest_bus_depth", |depth| depth == 0.0).await;
+    fed.platform
+        .until_metric(Role::Ingest, "odds_ingest_bus_depth", |depth| depth == 0.0)
+        .await;
     let page = page(&fed.platform, Role::Ingest).await;
     assert!(page.samples["odds_ingest_bus_wait_seconds_total"] > 0.0);
     assert_eq!(page.samples["odds_ingest_updates_published_total"], 100.0);

@@ -28,7 +28,13 @@ async fn pages_of_events_are_complete_while_new_ones_come_in() {
         let answer = Answer::get(&fed.url(&page)).await;
         assert_eq!(answer.status, 200, "{page}");
         let events = answer.json();
-        seen.extend(events.as_array().unwrap().iter().map(|event| event["eventId"].as_str().unwrap().to_owned()));
+        seen.extend(
+            events
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|event| event["eventId"].as_str().unwrap().to_owned()),
+        );
         assert!(events.as_array().unwrap().len() <= 4);
         path = next_link(&answer);
         pages += 1;
@@ -39,19 +45,33 @@ async fn pages_of_events_are_complete_while_new_ones_come_in() {
         assert!(pages < 30, "the pages have no end");
     }
     let once: BTreeSet<_> = seen.iter().cloned().collect();
-    assert_eq!(once.len(), seen.len(), "an event stood on two pages: {seen:?}");
-    assert!(ids.iter().all(|id| once.contains(id)), "an event was left out: {seen:?}");
+    assert_eq!(
+        once.len(),
+        seen.len(),
+        "an event stood on two pages: {seen:?}"
+    );
+    assert!(
+        ids.iter().all(|id| once.contains(id)),
+        "an event was left out: {seen:?}"
+    );
     assert!(seen.is_sorted());
 }
 
 #[actix_web::test]
 async fn events_that_fit_one_page_have_no_link() {
     let mut fed = Fed::start(&[]).await;
-    assert_eq!(fed.get("/v1/events").await, json!([]), "nothing is known: an empty list");
+    assert_eq!(
+        fed.get("/v1/events").await,
+        json!([]),
+        "nothing is known: an empty list"
+    );
     fed.send("A", [1]).await;
     fed.send("B", [1]).await;
     fed.stored(2).await;
-    assert_eq!(next_link(&Answer::get(&fed.url("/v1/events?limit=3")).await), None);
+    assert_eq!(
+        next_link(&Answer::get(&fed.url("/v1/events?limit=3")).await),
+        None
+    );
     let after = fed.get("/v1/events?after=A").await;
     assert_eq!(after.as_array().unwrap().len(), 1);
     assert_eq!(after[0]["eventId"], "B");
@@ -68,11 +88,17 @@ async fn pages_of_history_are_complete_while_new_rows_come_in() {
     fed.stored(70).await;
     let (mut versions, mut cursor, mut newest) = (Vec::new(), String::new(), 100);
     loop {
-        let page = fed.get(&format!("/v1/events/E/markets/1x2/history?limit=7&cursor={cursor}")).await;
+        let page = fed
+            .get(&format!(
+                "/v1/events/E/markets/1x2/history?limit=7&cursor={cursor}"
+            ))
+            .await;
         let rows = page["entries"].as_array().unwrap();
         assert!(rows.len() <= 7);
         versions.extend(rows.iter().map(|row| row["version"].as_i64().unwrap()));
-        let Some(next) = page["nextCursor"].as_str() else { break };
+        let Some(next) = page["nextCursor"].as_str() else {
+            break;
+        };
         cursor = next.to_owned();
         if newest < 105 {
             newest += 1;
@@ -90,18 +116,42 @@ async fn from_is_included_and_to_is_not() {
     fed.send("E", 1..=9).await;
     fed.stored(9).await;
     let versions = async |query: String| {
-        let page = fed.get(&format!("/v1/events/E/markets/1x2/history?{query}")).await;
-        page["entries"].as_array().unwrap().iter().map(|row| row["version"].as_i64().unwrap()).collect::<Vec<_>>()
+        let page = fed
+            .get(&format!("/v1/events/E/markets/1x2/history?{query}"))
+            .await;
+        page["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["version"].as_i64().unwrap())
+            .collect::<Vec<_>>()
     };
-    assert_eq!(versions(format!("from={}&to={}", time(3), time(6))).await, [3, 4, 5]);
+    assert_eq!(
+        versions(format!("from={}&to={}", time(3), time(6))).await,
+        [3, 4, 5]
+    );
     assert_eq!(versions(format!("from={}", time(8))).await, [8, 9]);
     assert_eq!(versions(format!("to={}", time(2))).await, [1]);
-    assert_eq!(versions(format!("from={}&to={}", time(4), time(4))).await, [0_i64; 0]);
+    assert_eq!(
+        versions(format!("from={}&to={}", time(4), time(4))).await,
+        [0_i64; 0]
+    );
     // The same moment told in another zone.
-    assert_eq!(versions("from=2025-11-08T22:00:08-02:00".to_owned()).await, [8, 9]);
-    assert_eq!(versions(format!("from={}&to={}&limit=2", time(3), time(6))).await, [3, 4]);
+    assert_eq!(
+        versions("from=2025-11-08T22:00:08-02:00".to_owned()).await,
+        [8, 9]
+    );
+    assert_eq!(
+        versions(format!("from={}&to={}&limit=2", time(3), time(6))).await,
+        [3, 4]
+    );
     // Empty counts as not said.
-    assert_eq!(versions("from=&to=&limit=&cursor=&line=".to_owned()).await.len(), 9);
+    assert_eq!(
+        versions("from=&to=&limit=&cursor=&line=".to_owned())
+            .await
+            .len(),
+        9
+    );
 }
 
 #[actix_web::test]
@@ -111,8 +161,18 @@ async fn a_cursor_keeps_to_the_range_it_was_given_for() {
     fed.stored(9).await;
     let range = format!("/v1/events/E/markets/1x2/history?to={}&limit=4", time(7));
     let page = fed.get(&range).await;
-    let rest = fed.get(&format!("{range}&cursor={}", page["nextCursor"].as_str().unwrap())).await;
-    let versions: Vec<_> = rest["entries"].as_array().unwrap().iter().map(|row| &row["version"]).collect();
+    let rest = fed
+        .get(&format!(
+            "{range}&cursor={}",
+            page["nextCursor"].as_str().unwrap()
+        ))
+        .await;
+    let versions: Vec<_> = rest["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| &row["version"])
+        .collect();
     assert_eq!(versions, [5, 6]);
     assert_eq!(rest["nextCursor"], json!(null));
 }
@@ -121,13 +181,28 @@ async fn a_cursor_keeps_to_the_range_it_was_given_for() {
 async fn lines_of_one_market_have_histories_of_their_own() {
     let mut fed = Fed::start(&[]).await;
     for (version, line) in [(1, 1.5), (2, 2.5), (3, 2.5)] {
-        fed.link.send(market_frame("E", "total_goals", Some(line), &[("over", 1.9), ("under", 1.9)], version)).await;
+        fed.link
+            .send(market_frame(
+                "E",
+                "total_goals",
+                Some(line),
+                &[("over", 1.9), ("under", 1.9)],
+                version,
+            ))
+            .await;
     }
     fed.stored(3).await;
     let count = async |query: &str| {
-        fed.get(&format!("/v1/events/E/markets/total_goals/history{query}")).await["entries"].as_array().unwrap().len()
+        fed.get(&format!("/v1/events/E/markets/total_goals/history{query}"))
+            .await["entries"]
+            .as_array()
+            .unwrap()
+            .len()
     };
     assert_eq!((count("?line=1.5").await, count("?line=2.5").await), (1, 2));
     let without = Answer::get(&fed.url("/v1/events/E/markets/total_goals/history")).await;
-    assert_eq!((without.status, &without.json()["code"]), (404, &json!("MARKET_NOT_FOUND")));
+    assert_eq!(
+        (without.status, &without.json()["code"]),
+        (404, &json!("MARKET_NOT_FOUND"))
+    );
 }

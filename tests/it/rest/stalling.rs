@@ -67,30 +67,44 @@ async fn trickle(address: SocketAddr, begin: &str, byte: &[u8]) -> String {
 async fn bodies_have_a_deadline_on_every_port(#[case] head: &str, #[case] byte: &[u8]) {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), SHORT).await;
-    let ends = ports(&server).into_iter().map(|(address, path)| async move {
-        let begin = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{head}");
-        let answer = trickle(address, &begin, byte).await;
-        let status = answer.split(' ').nth(1).unwrap_or_default().to_owned();
-        // A port that takes no bodies may answer at once, but must let go as well.
-        assert!(["408", "404", "405"].contains(&&*status), "{path}: {answer}");
-        if ["/wallet/deposit", "/bets", "/supplier/confirm"].contains(&path) {
-            assert!(answer.contains("REQUEST_TIMEOUT"), "{path}: {answer}");
-        }
-    });
+    let ends = ports(&server)
+        .into_iter()
+        .map(|(address, path)| async move {
+            let begin = format!(
+                "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{head}"
+            );
+            let answer = trickle(address, &begin, byte).await;
+            let status = answer.split(' ').nth(1).unwrap_or_default().to_owned();
+            // A port that takes no bodies may answer at once, but must let go as well.
+            assert!(
+                ["408", "404", "405"].contains(&&*status),
+                "{path}: {answer}"
+            );
+            if ["/wallet/deposit", "/bets", "/supplier/confirm"].contains(&path) {
+                assert!(answer.contains("REQUEST_TIMEOUT"), "{path}: {answer}");
+            }
+        });
     futures_util::future::join_all(ends).await;
 }
 
 #[rstest]
 #[case::first("GET / HTTP/1.1\r\nHost: x\r\nX: ")]
 #[case::after_another("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nX: ")]
-#[case::after_a_body("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\nX: ")]
+#[case::after_a_body(
+    "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\nX: "
+)]
 #[tokio::test]
 async fn heads_have_a_deadline_on_every_port(#[case] begin: &str) {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), SHORT).await;
-    let ends = ports(&server).into_iter().map(|(address, _)| trickle(address, begin, b"x"));
+    let ends = ports(&server)
+        .into_iter()
+        .map(|(address, _)| trickle(address, begin, b"x"));
     for answer in futures_util::future::join_all(ends).await {
-        assert!(answer.contains("HTTP/1.1 408 ") || answer.contains("connection: close"), "{answer}");
+        assert!(
+            answer.contains("HTTP/1.1 408 ") || answer.contains("connection: close"),
+            "{answer}"
+        );
     }
 }
 
@@ -101,7 +115,10 @@ async fn large_heads_are_refused_on_every_port() {
     for (address, path) in ports(&server) {
         let begin = format!("GET {path} HTTP/1.1\r\nHost: x\r\nX: ");
         let answer = raw_request(address, &format!("{begin}{}", "x".repeat(33 * 1024))).await;
-        assert!(answer.starts_with("HTTP/1.1 431 ") && answer.contains("REQUEST_HEAD_TOO_LARGE"), "{path}: {answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 431 ") && answer.contains("REQUEST_HEAD_TOO_LARGE"),
+            "{path}: {answer}"
+        );
         let smaller = format!("{begin}{}\r\nConnection: close\r\n\r\n", "x".repeat(24_000));
         let answer = raw_request(address, &smaller).await;
         assert!(!answer.starts_with("HTTP/1.1 431 "), "{path}");
@@ -120,9 +137,15 @@ async fn offer_of_http_2_is_passed_over() {
         body.len()
     );
     let mut stream = TcpStream::connect(server.wallet()).await.unwrap();
-    stream.write_all(format!("{request}{body}").as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("{request}{body}").as_bytes())
+        .await
+        .unwrap();
     let answer = rest_of(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("408"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && !answer.contains("408"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -130,9 +153,13 @@ async fn silent_connections_are_ended_on_every_port() {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), SHORT).await;
     let ends = ports(&server).into_iter().map(|(address, _)| async move {
-        let (mut fresh, mut used) =
-            (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
-        used.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let (mut fresh, mut used) = (
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+        );
+        used.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
         (rest_of(&mut fresh).await, rest_of(&mut used).await)
     });
     for (fresh, used) in futures_util::future::join_all(ends).await {
@@ -160,7 +187,10 @@ async fn unread_answers_end_the_connection() {
         let mut stream = narrow(address).await;
         ends.push(async move {
             let (_reader, mut writer) = stream.split();
-            within("the server ends it", async { while writer.write_all(many.as_bytes()).await.is_ok() {} }).await;
+            within("the server ends it", async {
+                while writer.write_all(many.as_bytes()).await.is_ok() {}
+            })
+            .await;
         });
     }
     let connections = ends.len() as u64;
@@ -176,8 +206,11 @@ async fn unread_answers_end_the_connection() {
     let grown = (peak - before) / connections;
     assert!(grown < 3 * 1024 * 1024, "{grown} bytes for each connection");
     for (address, path) in ports(&server) {
-        let answer =
-            raw_request(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
+        let answer = raw_request(
+            address,
+            &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+        )
+        .await;
         assert!(answer.starts_with("HTTP/1.1 "), "{path}: {answer}");
     }
 }
@@ -191,7 +224,10 @@ async fn slow_readers_get_all_of_it() {
     let mut stream = narrow(address).await;
     let requests = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(9);
     let last = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    stream.write_all(format!("{requests}{last}").as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("{requests}{last}").as_bytes())
+        .await
+        .unwrap();
     let (mut answer, mut part) = (Vec::new(), [0; 8_192]);
     within("all of it", async {
         loop {
@@ -203,27 +239,52 @@ async fn slow_readers_get_all_of_it() {
         }
     })
     .await;
-    assert_eq!(String::from_utf8(answer).unwrap().matches("HTTP/1.1 200 OK").count(), 10);
+    assert_eq!(
+        String::from_utf8(answer)
+            .unwrap()
+            .matches("HTTP/1.1 200 OK")
+            .count(),
+        10
+    );
 }
 
 #[tokio::test]
 async fn half_requests_keep_nobody_from_being_served() {
     let folder = TempDir::new().unwrap();
     // Their deadline is far away: what serves the others is that there is room for them.
-    let variables = [("HTTP_BODY_TIMEOUT", "10m"), ("HTTP_HEAD_TIMEOUT", "10m"), ("HTTP_MAX_CONNECTIONS", "64")];
+    let variables = [
+        ("HTTP_BODY_TIMEOUT", "10m"),
+        ("HTTP_HEAD_TIMEOUT", "10m"),
+        ("HTTP_MAX_CONNECTIONS", "64"),
+    ];
     let server = ServerProcess::start(folder.path(), &variables).await;
     let before = server.memory();
     for (address, path) in ports(&server) {
         let mut stalled = Vec::new();
         for count in 0..400 {
-            let mut stream = within("it is accepted", TcpStream::connect(address)).await.unwrap();
-            let rest = if count % 2 == 0 { "Content-Length: 9\r\n\r\n{" } else { "Transfer-Enc" };
-            let _ = stream.write_all(format!("POST {path} HTTP/1.1\r\nHost: x\r\n{rest}").as_bytes()).await;
+            let mut stream = within("it is accepted", TcpStream::connect(address))
+                .await
+                .unwrap();
+            let rest = if count % 2 == 0 {
+                "Content-Length: 9\r\n\r\n{"
+            } else {
+                "Transfer-Enc"
+            };
+            let _ = stream
+                .write_all(format!("POST {path} HTTP/1.1\r\nHost: x\r\n{rest}").as_bytes())
+                .await;
             stalled.push(stream);
         }
         for _ in 0..3 {
-            let answer = raw_request(address, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-            assert!(answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
+            let answer = raw_request(
+                address,
+                "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            )
+            .await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.1 404 "),
+                "{path}: {answer}"
+            );
         }
     }
     let grown = server.memory().saturating_sub(before);
@@ -237,41 +298,71 @@ async fn probes_are_answered_beside_idle_connections() {
     for address in server.health.values() {
         let mut idle = Vec::new();
         for _ in 0..600 {
-            idle.push(within("it is accepted", TcpStream::connect(address)).await.unwrap());
+            idle.push(
+                within("it is accepted", TcpStream::connect(address))
+                    .await
+                    .unwrap(),
+            );
         }
         let mut answer = String::new();
         for path in ["livez", "healthz", "metrics"] {
             let request = format!("GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
             answer = raw_request(*address, &request).await;
             // Ready or not: what counts is that it is answered.
-            let is_answered = ["HTTP/1.1 200 ", "HTTP/1.1 503 "].iter().any(|head| answer.starts_with(head));
+            let is_answered = ["HTTP/1.1 200 ", "HTTP/1.1 503 "]
+                .iter()
+                .any(|head| answer.starts_with(head));
             assert!(is_answered, "{answer}");
         }
         // It did not wait for the others' deadline.
-        let crowded = answer.lines().find(|line| line.contains(r#"port="metrics",reason="crowded""#)).unwrap();
-        assert!(crowded.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap() > 100, "{crowded}");
+        let crowded = answer
+            .lines()
+            .find(|line| line.contains(r#"port="metrics",reason="crowded""#))
+            .unwrap();
+        assert!(
+            crowded.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap() > 100,
+            "{crowded}"
+        );
     }
 }
 
 #[tokio::test]
 async fn connections_are_limited_by_address() {
     let folder = TempDir::new().unwrap();
-    let server = ServerProcess::start(folder.path(), &[("HTTP_MAX_CONNECTIONS_PER_ADDRESS", "3")]).await;
-    for address in [server.odds(), server.wallet(), server.bets(), server.simulator()] {
+    let server =
+        ServerProcess::start(folder.path(), &[("HTTP_MAX_CONNECTIONS_PER_ADDRESS", "3")]).await;
+    for address in [
+        server.odds(),
+        server.wallet(),
+        server.bets(),
+        server.simulator(),
+    ] {
         let mut held = Vec::new();
         for _ in 0..3 {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .unwrap();
             let mut first = [0; 12];
-            within("an answer", stream.read_exact(&mut first)).await.unwrap();
+            within("an answer", stream.read_exact(&mut first))
+                .await
+                .unwrap();
             held.push(stream);
         }
         let mut refused = TcpStream::connect(address).await.unwrap();
         let answer = rest_of(&mut refused).await;
-        assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("TOO_MANY_CONNECTIONS"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 429 ") && answer.contains("TOO_MANY_CONNECTIONS"),
+            "{answer}"
+        );
         drop(held);
         until("there is room again", || async {
-            let answer = raw_request(address, "GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+            let answer = raw_request(
+                address,
+                "GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            )
+            .await;
             answer.starts_with("HTTP/1.1 404 ").then_some(())
         })
         .await;
@@ -287,7 +378,9 @@ async fn session(address: SocketAddr, more: &str) -> (TcpStream, String) {
     let request = format!("GET /ws/odds HTTP/1.1\r\nHost: {address}\r\n{UPGRADE}\r\n{more}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut first = [0; 12];
-    within("an answer", stream.read_exact(&mut first)).await.unwrap();
+    within("an answer", stream.read_exact(&mut first))
+        .await
+        .unwrap();
     (stream, String::from_utf8_lossy(&first[9..]).into_owned())
 }
 
@@ -301,13 +394,25 @@ async fn sessions_are_limited_by_address() {
     let (_second, status) = session(server.odds(), "X-Forwarded-For: 192.0.2.7\r\n").await;
     assert_eq!(status, "101");
     for _ in 0..3 {
-        assert_eq!(session(server.odds(), "X-Forwarded-For: 192.0.2.8\r\n").await.1, "429");
+        assert_eq!(
+            session(server.odds(), "X-Forwarded-For: 192.0.2.8\r\n")
+                .await
+                .1,
+            "429"
+        );
     }
-    let hint =
-        "client refused: WS_MAX_SESSIONS_PER_ADDRESS is reached. If this is a proxy, TRUSTED_PROXIES must name it";
-    assert_eq!(server.log().matches(hint).count(), 1, "logged once: {}", server.log());
+    let hint = "client refused: WS_MAX_SESSIONS_PER_ADDRESS is reached. If this is a proxy, TRUSTED_PROXIES must name it";
+    assert_eq!(
+        server.log().matches(hint).count(),
+        1,
+        "logged once: {}",
+        server.log()
+    );
     drop(first);
-    until("there is room again", || async { (session(server.odds(), "").await.1 == "101").then_some(()) }).await;
+    until("there is room again", || async {
+        (session(server.odds(), "").await.1 == "101").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -320,10 +425,14 @@ async fn trusted_proxies_name_their_clients() {
     ];
     let server = ServerProcess::start(folder.path(), &variables).await;
     let mut held = Vec::new();
-    for (client, wanted) in
-        [("192.0.2.1", "101"), ("192.0.2.2", "101"), ("192.0.2.1", "429"), ("evil, 192.0.2.2", "429")]
-    {
-        let (stream, status) = session(server.odds(), &format!("X-Forwarded-For: {client}\r\n")).await;
+    for (client, wanted) in [
+        ("192.0.2.1", "101"),
+        ("192.0.2.2", "101"),
+        ("192.0.2.1", "429"),
+        ("evil, 192.0.2.2", "429"),
+    ] {
+        let (stream, status) =
+            session(server.odds(), &format!("X-Forwarded-For: {client}\r\n")).await;
         assert_eq!(status, wanted, "{client}");
         held.push(stream);
     }

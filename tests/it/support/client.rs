@@ -22,7 +22,12 @@ impl OddsClient {
     pub async fn connect(address: SocketAddr) -> OddsClient {
         let url = format!("ws://{address}/ws/odds");
         let connecting = tokio_tungstenite::connect_async(url);
-        OddsClient { socket: within("a WebSocket connection", connecting).await.unwrap().0 }
+        OddsClient {
+            socket: within("a WebSocket connection", connecting)
+                .await
+                .unwrap()
+                .0,
+        }
     }
 
     /// Sends a text.
@@ -32,7 +37,8 @@ impl OddsClient {
 
     /// Sends `subscribe`.
     pub async fn subscribe(&mut self, event: &str) {
-        self.send(json!({"type": "subscribe", "eventId": event}).to_string()).await;
+        self.send(json!({"type": "subscribe", "eventId": event}).to_string())
+            .await;
     }
 
     /// The next message of the server that is no control frame.
@@ -59,7 +65,9 @@ impl OddsClient {
         within("a message of the server", async {
             loop {
                 match self.socket.next().await {
-                    Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
+                    Some(Ok(Message::Text(text))) => {
+                        return Ok(serde_json::from_str(&text).unwrap());
+                    }
                     Some(Ok(Message::Close(frame))) => return Err(frame),
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => return Err(None),
@@ -91,5 +99,9 @@ pub async fn get_text(url: &str) -> (u16, String) {
 /// Status and JSON body of a GET.
 pub async fn get_json(url: &str) -> (u16, Value) {
     let (status, text) = get_text(url).await;
-    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{url} gave no JSON ({error}): {text}")))
+    (
+        status,
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("{url} gave no JSON ({error}): {text}")),
+    )
 }

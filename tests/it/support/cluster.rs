@@ -15,15 +15,26 @@ pub struct Cluster {
 impl Cluster {
     /// Nothing runs yet but the supplier. `variables` win over those that lead to the sandbox.
     pub async fn new(events: usize, variables: &[(&str, &str)]) -> Cluster {
-        assert!(super::are_real(), "roles apart need the real engines: run this by `make test`");
+        assert!(
+            super::are_real(),
+            "roles apart need the real engines: run this by `make test`"
+        );
         let supplier = SteadySupplier::start(events).await;
         let folder = Folder::new();
         let mut all = folder.variables();
         all.push(("SUPPLIER_URLS".to_owned(), supplier.url().to_owned()));
         // A process that was killed holds its partitions for so long.
         all.push(("KAFKA_SESSION_TIMEOUT".to_owned(), "3s".to_owned()));
-        all.extend(variables.iter().map(|(variable, value)| ((*variable).to_owned(), (*value).to_owned())));
-        Cluster { folder, supplier, variables: all }
+        all.extend(
+            variables
+                .iter()
+                .map(|(variable, value)| ((*variable).to_owned(), (*value).to_owned())),
+        );
+        Cluster {
+            folder,
+            supplier,
+            variables: all,
+        }
     }
 
     /// The settings of its processes.
@@ -36,8 +47,8 @@ impl Cluster {
         self.variables.push((variable.to_owned(), value.to_owned()));
     }
 
-    /// Starts a process with these roles, and waits until it is ready. `odds` is so once it hears a processor, which comes
-    /// first.
+    /// Starts a process with these roles, and waits until it is ready. `odds` is so once it hears a
+    /// processor, which comes first.
     pub async fn start(&self, roles: &str) -> ServerProcess {
         let process = self.start_at_once(roles).await;
         process.until_ready().await;
@@ -46,7 +57,11 @@ impl Cluster {
 
     /// Starts a process with these roles, which may have to wait for its engines.
     pub async fn start_at_once(&self, roles: &str) -> ServerProcess {
-        let mut all: Vec<_> = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut all: Vec<_> = self
+            .variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         all.push(("ROLE", roles));
         ServerProcess::start(self.folder.path(), &all).await
     }
@@ -65,7 +80,9 @@ impl ServerProcess {
 
     /// A role's page of metrics; empty while it cannot be had.
     pub async fn metrics(&self, role: &str) -> String {
-        get_text(&format!("http://{}/metrics", self.health[role])).await.1
+        get_text(&format!("http://{}/metrics", self.health[role]))
+            .await
+            .1
     }
 
     /// A metric of a role.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
-use diesel::{Connection, PgConnection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types};
+use diesel::{
+    Connection, PgConnection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -45,7 +47,8 @@ impl Database {
         Database::open(folder, folder.sandbox().clone())
     }
 
-    /// The database that the processes of a cluster are led to, which may be an engine of the test's own.
+    /// The database that the processes of a cluster are led to, which may be an engine of the
+    /// test's own.
     pub fn of_cluster(cluster: &Cluster) -> Database {
         let mut sandbox = cluster.folder.sandbox().clone();
         // The last of two settings of one name is in force.
@@ -56,18 +59,30 @@ impl Database {
     fn open(folder: &Folder, sandbox: Sandbox) -> Database {
         let path = folder.path().join("test.db").to_string_lossy().into_owned();
         let store: Box<dyn Store> = match sandbox.value("DATABASE_URL") {
-            Some(url) => Box::new(PgStore::open(&SecretString::from(url), &PgOptions::default()).unwrap()),
+            Some(url) => {
+                Box::new(PgStore::open(&SecretString::from(url), &PgOptions::default()).unwrap())
+            }
             None => Box::new(SqliteStore::open(&path).unwrap()),
         };
-        Database { store, sandbox, path }
+        Database {
+            store,
+            sandbox,
+            path,
+        }
     }
 
     /// The database of a platform that keeps it elsewhere than in its sandbox.
     pub fn at(folder: &Folder, url: &str) -> Database {
         let mut sandbox = folder.sandbox().clone();
         sandbox.set("DATABASE_URL", url);
-        let store = Box::new(PgStore::open(&SecretString::from(url.to_owned()), &PgOptions::default()).unwrap());
-        Database { store, sandbox, path: String::new() }
+        let store = Box::new(
+            PgStore::open(&SecretString::from(url.to_owned()), &PgOptions::default()).unwrap(),
+        );
+        Database {
+            store,
+            sandbox,
+            path: String::new(),
+        }
     }
 
     fn connect(&self) -> AnyConnection {
@@ -75,7 +90,9 @@ impl Database {
             Some(url) => AnyConnection::Postgres(PgConnection::establish(url).unwrap()),
             None => {
                 let mut connection = SqliteConnection::establish(&self.path).unwrap();
-                connection.batch_execute("PRAGMA busy_timeout = 20000").unwrap();
+                connection
+                    .batch_execute("PRAGMA busy_timeout = 20000")
+                    .unwrap();
                 AnyConnection::Sqlite(connection)
             }
         }
@@ -92,8 +109,12 @@ impl Database {
     /// The answer to `SELECT … AS number`.
     pub fn number(&self, sql: &str) -> i64 {
         let answer: Number = match self.connect() {
-            AnyConnection::Sqlite(mut connection) => sql_query(sql).get_result(&mut connection).unwrap(),
-            AnyConnection::Postgres(mut connection) => sql_query(sql).get_result(&mut connection).unwrap(),
+            AnyConnection::Sqlite(mut connection) => {
+                sql_query(sql).get_result(&mut connection).unwrap()
+            }
+            AnyConnection::Postgres(mut connection) => {
+                sql_query(sql).get_result(&mut connection).unwrap()
+            }
         };
         answer.number
     }
@@ -113,23 +134,42 @@ impl Database {
     /// Holds the locks of users' wallets until it is dropped. In PostgreSQL only.
     pub fn hold_wallets(&self, users: &[String]) -> DatabaseLock {
         let mut connection = self.connect();
-        let AnyConnection::Postgres(postgres) = &mut connection else { panic!("SQLite has no locks of rows") };
+        let AnyConnection::Postgres(postgres) = &mut connection else {
+            panic!("SQLite has no locks of rows")
+        };
         let users = users.join("', '");
-        postgres.batch_execute(&format!("BEGIN; SELECT FROM wallets WHERE user_id IN ('{users}') FOR UPDATE")).unwrap();
+        postgres
+            .batch_execute(&format!(
+                "BEGIN; SELECT FROM wallets WHERE user_id IN ('{users}') FOR UPDATE"
+            ))
+            .unwrap();
         DatabaseLock(connection)
     }
 
     /// The whole history of a market, in the supplier's order.
     pub fn history(&self, event: &str, market: MarketKey) -> Vec<HistoryEntry> {
         let event_id = EventId::new(event).unwrap();
-        let query = HistoryQuery { event_id, market, from: None, to: None, after: None, limit: 1_000_000 };
+        let query = HistoryQuery {
+            event_id,
+            market,
+            from: None,
+            to: None,
+            after: None,
+            limit: 1_000_000,
+        };
         self.store.history(&query).unwrap()
     }
 
     /// The versions of an event's `1x2` in its history, in the supplier's order.
     pub fn versions(&self, event: &str) -> Vec<i64> {
-        let market = MarketKey { name: MarketName::new("1x2").unwrap(), line: None };
-        self.history(event, market).iter().map(|entry| entry.cursor.revision.version).collect()
+        let market = MarketKey {
+            name: MarketName::new("1x2").unwrap(),
+            line: None,
+        };
+        self.history(event, market)
+            .iter()
+            .map(|entry| entry.cursor.revision.version)
+            .collect()
     }
 
     /// Waits until an event's `1x2` has exactly these versions in its history.
@@ -145,7 +185,10 @@ impl Database {
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         if let Some(brokers) = self.sandbox.value("KAFKA_BROKERS") {
             let topic = format!("{}_dlq", self.sandbox.value("KAFKA_TOPIC_ODDS").unwrap());
-            let mut letters: Vec<_> = records(brokers, &topic).iter().map(dead_letter::read).collect();
+            let mut letters: Vec<_> = records(brokers, &topic)
+                .iter()
+                .map(dead_letter::read)
+                .collect();
             letters.sort_by_key(|letter| letter.received_at);
             return letters;
         }
@@ -186,25 +229,40 @@ pub fn records(brokers: &str, topic: &str) -> Vec<Record> {
         .unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), KAFKA_WAIT).unwrap();
     let mut read = Vec::new();
-    for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
-        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), KAFKA_WAIT).unwrap();
+    for partition in metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+    {
+        let (low, high) = consumer
+            .fetch_watermarks(topic, partition.id(), KAFKA_WAIT)
+            .unwrap();
         if low == high {
             continue;
         }
         let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(topic, partition.id(), Offset::Offset(low)).unwrap();
+        assignment
+            .add_partition_offset(topic, partition.id(), Offset::Offset(low))
+            .unwrap();
         consumer.assign(&assignment).unwrap();
         loop {
-            let message = consumer.poll(KAFKA_WAIT).expect("the topic's next record").unwrap();
+            let message = consumer
+                .poll(KAFKA_WAIT)
+                .expect("the topic's next record")
+                .unwrap();
             let headers = message.headers().map(|headers| {
                 headers
                     .iter()
                     .map(|header| {
-                        (header.key.to_owned(), bytes::Bytes::copy_from_slice(header.value.unwrap_or_default()))
+                        (
+                            header.key.to_owned(),
+                            bytes::Bytes::copy_from_slice(header.value.unwrap_or_default()),
+                        )
                     })
                     .collect()
             });
-            let bytes = |part: Option<&[u8]>| bytes::Bytes::copy_from_slice(part.unwrap_or_default());
+            let bytes =
+                |part: Option<&[u8]>| bytes::Bytes::copy_from_slice(part.unwrap_or_default());
             read.push(Record {
                 partition: message.partition() as u32,
                 offset: message.offset() as u64,

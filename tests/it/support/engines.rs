@@ -1,6 +1,6 @@
-//! The engines that the tests run on: the embedded ones, or with `TEST_ENGINES=real` those whose addresses are in the
-//! environment (`eval "$(scripts/engines export)"`). On real ones each test has a database, topics, groups, a cache and
-//! a channel of its own.
+//! The engines that the tests run on: the embedded ones, or with `TEST_ENGINES=real` those whose
+//! addresses are in the environment (`eval "$(scripts/engines export)"`). On real ones each test
+//! has a database, topics, groups, a cache and a channel of its own.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,14 +38,19 @@ pub struct Sandbox {
 
 impl Sandbox {
     fn embedded() -> Sandbox {
-        Sandbox { name: String::new(), variables: Vec::new() }
+        Sandbox {
+            name: String::new(),
+            variables: Vec::new(),
+        }
     }
 
     fn make() -> Sandbox {
         let name = format!("test_{:016x}", fastrand::u64(..));
         let postgres = address("DATABASE_URL");
         let mut admin = PgConnection::establish(&postgres).unwrap();
-        admin.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .unwrap();
         let mut database = url::Url::parse(&postgres).unwrap();
         database.set_path(&name);
         let variables = [
@@ -57,13 +62,18 @@ impl Sandbox {
             ("KAFKA_TOPIC_BET_PLACED", format!("{name}_placed")),
             ("KAFKA_TOPIC_BET_PLACED_DLQ", format!("{name}_placed_dlq")),
             ("KAFKA_TOPIC_BET_CONFIRMED", format!("{name}_confirmed")),
-            ("KAFKA_TOPIC_BET_CONFIRMED_DLQ", format!("{name}_confirmed_dlq")),
+            (
+                "KAFKA_TOPIC_BET_CONFIRMED_DLQ",
+                format!("{name}_confirmed_dlq"),
+            ),
             ("KAFKA_GROUP_CONFIRMATION", format!("{name}-confirmation")),
             ("REDIS_URL", own_cache(&address("REDIS_URL"))),
             ("REDIS_PUBSUB_CHANNEL", name.clone()),
             ("DATABASE_URL", database.to_string()),
         ];
-        let variables = variables.map(|(variable, value)| (variable.to_owned(), value)).into();
+        let variables = variables
+            .map(|(variable, value)| (variable.to_owned(), value))
+            .into();
         Sandbox { name, variables }
     }
 
@@ -91,29 +101,48 @@ impl Sandbox {
 
     /// The lag of the live path, as a metric.
     pub fn live_lag(&self) -> String {
-        format!(r#"odds_proc_bus_lag{{group="{}",purpose="live"}}"#, self.live_group())
+        format!(
+            r#"odds_proc_bus_lag{{group="{}",purpose="live"}}"#,
+            self.live_group()
+        )
     }
 
     /// The lag of the store path, as a metric.
     pub fn store_lag(&self) -> String {
-        format!(r#"odds_proc_bus_lag{{group="{}",purpose="store"}}"#, self.store_group())
+        format!(
+            r#"odds_proc_bus_lag{{group="{}",purpose="store"}}"#,
+            self.store_group()
+        )
     }
 
     fn remove(&self) {
         let admin = PgConnection::establish(&address("DATABASE_URL"));
         let _ = admin.and_then(|mut admin| {
             admin
-                .batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name))
+                .batch_execute(&format!(
+                    "DROP DATABASE IF EXISTS {} WITH (FORCE)",
+                    self.name
+                ))
                 .map_err(|error| diesel::ConnectionError::BadConnection(error.to_string()))
         });
-        let topics = ["", "_dlq", "_placed", "_placed_dlq", "_confirmed", "_confirmed_dlq"];
+        let topics = [
+            "",
+            "_dlq",
+            "_placed",
+            "_placed_dlq",
+            "_confirmed",
+            "_confirmed_dlq",
+        ];
         let topics = topics.map(|ending| format!("{}{ending}", self.name));
         let brokers = address("KAFKA_BROKERS");
         // A thread of its own: this may be called from within a runtime.
         let removal = std::thread::spawn(move || {
             let admin = kafka_admin(&brokers);
             let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             let _ = runtime.block_on(admin.delete_topics(&topics, &AdminOptions::new()));
         });
         let _ = removal.join();
@@ -128,17 +157,30 @@ pub fn kafka_admin(brokers: &str) -> AdminClient<DefaultClientContext> {
 /// A database number that no other test uses, and that is empty.
 fn own_cache(redis_url: &str) -> String {
     let mut url = url::Url::parse(redis_url).unwrap();
-    let mut connection = redis::Client::open(url.as_str()).unwrap().get_connection().unwrap();
-    let (_, databases): (String, u64) =
-        redis::cmd("CONFIG").arg("GET").arg("databases").query(&mut connection).unwrap();
-    let turn: u64 = redis::cmd("INCR").arg("tests:turn").query(&mut connection).unwrap();
+    let mut connection = redis::Client::open(url.as_str())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    let (_, databases): (String, u64) = redis::cmd("CONFIG")
+        .arg("GET")
+        .arg("databases")
+        .query(&mut connection)
+        .unwrap();
+    let turn: u64 = redis::cmd("INCR")
+        .arg("tests:turn")
+        .query(&mut connection)
+        .unwrap();
     url.set_path(&format!("/{}", 1 + turn % (databases - 1)));
-    let mut own = redis::Client::open(url.as_str()).unwrap().get_connection().unwrap();
+    let mut own = redis::Client::open(url.as_str())
+        .unwrap()
+        .get_connection()
+        .unwrap();
     let () = redis::cmd("FLUSHDB").query(&mut own).unwrap();
     url.to_string()
 }
 
-/// A folder for what a platform keeps, and the sandbox that belongs to it. Both are removed with it.
+/// A folder for what a platform keeps, and the sandbox that belongs to it. Both are removed with
+/// it.
 pub struct Folder {
     directory: TempDir,
     sandbox: Arc<Sandbox>,
@@ -147,17 +189,27 @@ pub struct Folder {
 impl Folder {
     /// An empty folder, with a new sandbox where the engines are real.
     pub fn new() -> Folder {
-        if are_real() { Folder::on_real_engines() } else { Folder::embedded() }
+        if are_real() {
+            Folder::on_real_engines()
+        } else {
+            Folder::embedded()
+        }
     }
 
     /// An empty folder that needs no engine.
     pub fn embedded() -> Folder {
-        Folder { directory: TempDir::new().unwrap(), sandbox: Arc::new(Sandbox::embedded()) }
+        Folder {
+            directory: TempDir::new().unwrap(),
+            sandbox: Arc::new(Sandbox::embedded()),
+        }
     }
 
     /// An empty folder with a new sandbox on the engines of the environment.
     pub fn on_real_engines() -> Folder {
-        Folder { directory: TempDir::new().unwrap(), sandbox: Arc::new(Sandbox::make()) }
+        Folder {
+            directory: TempDir::new().unwrap(),
+            sandbox: Arc::new(Sandbox::make()),
+        }
     }
 
     /// Where it is.

@@ -17,7 +17,8 @@ pub struct Gate {
     open: Option<JoinHandle<()>>,
 }
 
-/// Ports below those that the system hands out: while the gate is closed, nobody gets its port by chance.
+/// Ports below those that the system hands out: while the gate is closed, nobody gets its port by
+/// chance.
 const PORTS: std::ops::Range<u16> = 27_000..28_000;
 
 impl Gate {
@@ -26,7 +27,11 @@ impl Gate {
         for _ in 0..100 {
             let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(PORTS)));
             if TcpListener::bind(address).await.is_ok() {
-                return Gate { address, to: to.to_owned(), open: None };
+                return Gate {
+                    address,
+                    to: to.to_owned(),
+                    open: None,
+                };
             }
         }
         panic!("no free port in {PORTS:?}");
@@ -46,8 +51,12 @@ impl Gate {
         let to = self.to.clone();
         self.open = Some(tokio::spawn(async move {
             while let Ok((mut inside, _)) = listener.accept().await {
-                let Ok(mut outside) = TcpStream::connect(&to).await else { continue };
-                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut inside, &mut outside).await });
+                let Ok(mut outside) = TcpStream::connect(&to).await else {
+                    continue;
+                };
+                tokio::spawn(async move {
+                    tokio::io::copy_bidirectional(&mut inside, &mut outside).await
+                });
             }
         }));
     }
@@ -74,7 +83,9 @@ impl SlowGate {
         let (address, to) = (listener.local_addr().unwrap(), to.to_owned());
         let open = tokio::spawn(async move {
             while let Ok((inside, _)) = listener.accept().await {
-                let Ok(outside) = TcpStream::connect(&to).await else { continue };
+                let Ok(outside) = TcpStream::connect(&to).await else {
+                    continue;
+                };
                 let (ask, answer) = inside.into_split();
                 let (answers, asks) = outside.into_split();
                 tokio::spawn(delayed(ask, asks, Duration::ZERO));
@@ -97,12 +108,20 @@ impl Drop for SlowGate {
 }
 
 /// Copies bytes, each `delay` after it came.
-async fn delayed(mut from: impl AsyncRead + Unpin + Send + 'static, mut to: impl AsyncWrite + Unpin, delay: Duration) {
+async fn delayed(
+    mut from: impl AsyncRead + Unpin + Send + 'static,
+    mut to: impl AsyncWrite + Unpin,
+    delay: Duration,
+) {
     let (send, mut sent) = mpsc::channel::<(Instant, Vec<u8>)>(1_024);
     tokio::spawn(async move {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
-            if send.send((Instant::now() + delay, buffer[..count].to_vec())).await.is_err() {
+            if send
+                .send((Instant::now() + delay, buffer[..count].to_vec()))
+                .await
+                .is_err()
+            {
                 return;
             }
         }

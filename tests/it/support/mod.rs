@@ -76,7 +76,8 @@ pub fn original_frame(event: &str, updated_at: &str, version: i64) -> String {
     )
 }
 
-/// Sends a request as it is, and gives what is answered until the server ends the connection, or an upgrade's head.
+/// Sends a request as it is, and gives what is answered until the server ends the connection, or an
+/// upgrade's head.
 pub async fn raw_request(address: std::net::SocketAddr, request: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     within("an answer", async {
@@ -97,5 +98,6 @@ pub async fn raw_request(address: std::net::SocketAddr, request: &str) -> String
 
 /// A metric's value on a page of metrics; labels as they stand there, as `name{label="x"}`.
 pub fn metric(page: &str, name: &str) -> Option<f64> {
-    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    page.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }

@@ -45,8 +45,14 @@ impl TestPlatform {
     }
 
     /// The variables of [`TestPlatform::fed_by`], for a start in a folder of one's own.
-    pub fn fed<'a>(suppliers: &'a str, variables: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-        let mut all = vec![("ROLE", "ingest,processor,odds"), ("SUPPLIER_URLS", suppliers)];
+    pub fn fed<'a>(
+        suppliers: &'a str,
+        variables: &[(&'a str, &'a str)],
+    ) -> Vec<(&'a str, &'a str)> {
+        let mut all = vec![
+            ("ROLE", "ingest,processor,odds"),
+            ("SUPPLIER_URLS", suppliers),
+        ];
         all.extend_from_slice(variables);
         all
     }
@@ -64,29 +70,46 @@ impl TestPlatform {
     pub async fn start_at_once_in(folder: Folder, variables: &[(&str, &str)]) -> TestPlatform {
         let own = folder.variables();
         let mut all = [DEFAULTS, &PATIENT].concat();
-        all.extend(own.iter().map(|(variable, value)| (variable.as_str(), value.as_str())));
+        all.extend(
+            own.iter()
+                .map(|(variable, value)| (variable.as_str(), value.as_str())),
+        );
         all.extend_from_slice(variables);
         let config = Config::from_variables(&all).unwrap();
-        TestPlatform { platform: Platform::start(&config).await.unwrap(), folder }
+        TestPlatform {
+            platform: Platform::start(&config).await.unwrap(),
+            folder,
+        }
     }
 
-    /// The real engines are connected to in the background. Waits until nothing is missing but suppliers.
+    /// The real engines are connected to in the background. Waits until nothing is missing but
+    /// suppliers.
     async fn until_the_engines_are_there(&self) {
         for address in self.platform.addresses().health.values() {
             until("the engines", || async {
                 let (_, body) = get_text(&format!("http://{address}/healthz")).await;
                 let down: Value = serde_json::from_str(&body).unwrap_or_default();
                 let down = down["down"].as_array().cloned().unwrap_or_default();
-                down.iter().all(|one| one["name"] == "suppliers").then_some(())
+                down.iter()
+                    .all(|one| one["name"] == "suppliers")
+                    .then_some(())
             })
             .await;
         }
     }
 
-    /// Stops gracefully and gives the folder, for a second start. Fails when something had to be cut off.
+    /// Stops gracefully and gives the folder, for a second start. Fails when something had to be
+    /// cut off.
     pub async fn stop(self) -> Folder {
-        assert!(self.platform.stop().await, "something was cut off when it stopped");
-        if are_real() { finished(self.folder).await } else { self.folder }
+        assert!(
+            self.platform.stop().await,
+            "something was cut off when it stopped"
+        );
+        if are_real() {
+            finished(self.folder).await
+        } else {
+            self.folder
+        }
     }
 
     /// REST and `/ws/odds`.
@@ -145,7 +168,9 @@ impl TestPlatform {
 
     /// A role's page of metrics.
     pub async fn metrics(&self, role: Role) -> String {
-        get_text(&format!("http://{}/metrics", self.health(role))).await.1
+        get_text(&format!("http://{}/metrics", self.health(role)))
+            .await
+            .1
     }
 
     /// Waits until a metric of a role is what is wanted.
@@ -158,16 +183,23 @@ impl TestPlatform {
     }
 }
 
-/// Kafka keeps what a processor that stops has not done. The next one does it: here, so that a test finds everything
-/// done after a stop, whatever it runs on.
+/// Kafka keeps what a processor that stops has not done. The next one does it: here, so that a test
+/// finds everything done after a stop, whatever it runs on.
 async fn finished(folder: Folder) -> Folder {
     let sandbox = folder.sandbox().clone();
-    let is_done = || positions(&sandbox, sandbox.store_group()).values().all(|(next, end)| next == end);
+    let is_done = || {
+        positions(&sandbox, sandbox.store_group())
+            .values()
+            .all(|(next, end)| next == end)
+    };
     if is_done() {
         return folder;
     }
     let next = TestPlatform::start_in(folder, &[("ROLE", "processor")]).await;
     until("the rest is done", || async { is_done().then_some(()) }).await;
-    assert!(next.platform.stop().await, "something was cut off when it stopped");
+    assert!(
+        next.platform.stop().await,
+        "something was cut off when it stopped"
+    );
     next.folder
 }

@@ -9,14 +9,16 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-/// Ports below those that the system hands out: while an engine is away, nobody else must get its port by chance.
+/// Ports below those that the system hands out: while an engine is away, nobody else must get its
+/// port by chance.
 const PORTS: std::ops::Range<u16> = 26_000..27_000;
 /// Somebody else may be faster with a port.
 const TRIES: usize = 3;
 /// How long the script may take for one thing.
 const WAIT_LIMIT: Duration = Duration::from_secs(150);
 
-/// Kafka, Redis or PostgreSQL, which `scripts/engines` brought up for one test. Ended when it is dropped, its data removed.
+/// Kafka, Redis or PostgreSQL, which `scripts/engines` brought up for one test. Ended when it is
+/// dropped, its data removed.
 pub struct PrivateEngine {
     kind: &'static str,
     variable: &'static str,
@@ -47,11 +49,20 @@ impl PrivateEngine {
             if let Some(path) = &config {
                 std::fs::write(path, lines).unwrap();
             }
-            let mut engine = PrivateEngine { kind, variable, address: String::new(), port, directory, config };
+            let mut engine = PrivateEngine {
+                kind,
+                variable,
+                address: String::new(),
+                port,
+                directory,
+                config,
+            };
             match engine.run("up").await {
                 Ok(_) => {
                     let told = engine.run("env").await.unwrap();
-                    let address = told.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
+                    let address = told
+                        .lines()
+                        .find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
                     engine.address = address.expect("the engine's address").to_owned();
                     return engine;
                 }
@@ -88,22 +99,39 @@ impl PrivateEngine {
 
     fn environment(&self) -> [(String, OsString); 4] {
         [
-            (format!("ENGINES_{}_CONFIG", self.kind.to_uppercase()), self.config.clone().unwrap_or_default().into()),
+            (
+                format!("ENGINES_{}_CONFIG", self.kind.to_uppercase()),
+                self.config.clone().unwrap_or_default().into(),
+            ),
             ("ENGINES_WITH".to_owned(), "native".into()),
-            ("ENGINES_DIR".to_owned(), self.directory.path().join("engines").into()),
-            (format!("ENGINES_{}_PORT", self.kind.to_uppercase()), self.port.to_string().into()),
+            (
+                "ENGINES_DIR".to_owned(),
+                self.directory.path().join("engines").into(),
+            ),
+            (
+                format!("ENGINES_{}_PORT", self.kind.to_uppercase()),
+                self.port.to_string().into(),
+            ),
         ]
     }
 
     async fn run(&self, what: &str) -> Result<String, String> {
         let mut command = Command::new(script());
-        command.args([what, self.kind]).envs(self.environment()).stdin(Stdio::null());
+        command
+            .args([what, self.kind])
+            .envs(self.environment())
+            .stdin(Stdio::null());
         let output = tokio::time::timeout(WAIT_LIMIT, command.output()).await;
-        let output = output.map_err(|_| format!("`engines {what}` takes longer than {WAIT_LIMIT:?}"))?.unwrap();
+        let output = output
+            .map_err(|_| format!("`engines {what}` takes longer than {WAIT_LIMIT:?}"))?
+            .unwrap();
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         } else {
-            Err(format!("`engines {what}`: {}", String::from_utf8_lossy(&output.stderr)))
+            Err(format!(
+                "`engines {what}`: {}",
+                String::from_utf8_lossy(&output.stderr)
+            ))
         }
     }
 }
@@ -113,7 +141,11 @@ impl Drop for PrivateEngine {
         // Killed first: what it would write down in good order is removed at once.
         for what in ["kill", "wipe"] {
             let mut command = std::process::Command::new(script());
-            command.args([what, self.kind]).envs(self.environment()).stdin(Stdio::null()).stdout(Stdio::null());
+            command
+                .args([what, self.kind])
+                .envs(self.environment())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null());
             let _ = command.status();
         }
     }
@@ -124,5 +156,8 @@ fn script() -> PathBuf {
 }
 
 fn free_port() -> u16 {
-    (0..100).map(|_| fastrand::u16(PORTS)).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+    (0..100)
+        .map(|_| fastrand::u16(PORTS))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
 }

@@ -14,7 +14,8 @@ use super::{OddsClient, within};
 /// The last lines of a process's log that are shown where its test fails.
 const LAST_LINES: usize = 40;
 
-/// A `sports-bet serve` that runs. Killed when it is dropped; where the test fails, it shows what the process logged last.
+/// A `sports-bet serve` that runs. Killed when it is dropped; where the test fails, it shows what
+/// the process logged last.
 pub struct ServerProcess {
     child: Child,
     log: watch::Receiver<String>,
@@ -27,19 +28,39 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts the binary with free ports, in a folder that holds its database, and waits for its invitation.
+    /// Starts the binary with free ports, in a folder that holds its database, and waits for its
+    /// invitation.
     pub async fn start(folder: &Path, variables: &[(&str, &str)]) -> ServerProcess {
         let mut child = command(folder, variables).spawn().unwrap();
         let log = follow(&mut child);
         let ready = |log: &String| log.contains("/healthz and /metrics: ");
-        let invitation = within("the invitation", log.clone().wait_for(ready)).await.unwrap().clone();
+        let invitation = within("the invitation", log.clone().wait_for(ready))
+            .await
+            .unwrap()
+            .clone();
         let address = |mark: &str| after(&invitation, mark).map(|address| address.parse().unwrap());
         let (odds, simulator) = (address("REST at http://"), address("simulator at ws://"));
         let (wallet, bets) = (address("wallets at http://"), address("bets at http://"));
-        let health = invitation.lines().find_map(|line| line.split_once("/healthz and /metrics: ")).unwrap().1;
-        let health = health.split(", ").map(|one| one.split_once(" http://").unwrap());
-        let health = health.map(|(role, address)| (role.to_owned(), address.trim().parse().unwrap())).collect();
-        ServerProcess { child, log, odds, simulator, wallet, bets, health }
+        let health = invitation
+            .lines()
+            .find_map(|line| line.split_once("/healthz and /metrics: "))
+            .unwrap()
+            .1;
+        let health = health
+            .split(", ")
+            .map(|one| one.split_once(" http://").unwrap());
+        let health = health
+            .map(|(role, address)| (role.to_owned(), address.trim().parse().unwrap()))
+            .collect();
+        ServerProcess {
+            child,
+            log,
+            odds,
+            simulator,
+            wallet,
+            bets,
+            health,
+        }
     }
 
     /// REST and `/ws/odds`, of a process that has the role.
@@ -70,7 +91,10 @@ impl ServerProcess {
     /// Bytes of memory that it holds.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
     }
 
@@ -91,7 +115,12 @@ impl ServerProcess {
 
     /// Sends a signal by its name, as `TERM`.
     pub async fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status().await.unwrap();
+        let sent = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.id().to_string())
+            .status()
+            .await
+            .unwrap();
         assert!(sent.success());
     }
 
@@ -116,11 +145,24 @@ impl Drop for ServerProcess {
 /// The binary with a clean environment of settings.
 pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
-    command.current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .current_dir(folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     for port in ["ODDS", "SUPPLIER", "WALLET", "BET"] {
         command.env(format!("HTTP_PORT_{port}"), "0");
     }
-    for port in ["SUPPLIER", "ODDS", "INGEST", "PROCESSOR", "WALLET", "BET", "CONFIRMATION"] {
+    for port in [
+        "SUPPLIER",
+        "ODDS",
+        "INGEST",
+        "PROCESSOR",
+        "WALLET",
+        "BET",
+        "CONFIRMATION",
+    ] {
         command.env(format!("METRICS_PORT_{port}"), "0");
     }
     command.env("NO_COLOR", "1");
@@ -133,7 +175,9 @@ fn follow(child: &mut Child) -> watch::Receiver<String> {
     follow_stream(child.stderr.take().unwrap())
 }
 
-fn follow_stream(stream: impl tokio::io::AsyncRead + Unpin + Send + 'static) -> watch::Receiver<String> {
+fn follow_stream(
+    stream: impl tokio::io::AsyncRead + Unpin + Send + 'static,
+) -> watch::Receiver<String> {
     let (sender, receiver) = watch::channel(String::new());
     tokio::spawn(async move {
         let mut lines = BufReader::new(stream).lines();
@@ -166,7 +210,12 @@ impl LoggedChild {
         let mut child = command.spawn().unwrap();
         let log = follow(&mut child);
         let out = follow_stream(child.stdout.take().unwrap());
-        LoggedChild { id: child.id().unwrap(), child: tokio::sync::Mutex::new(child), log, out }
+        LoggedChild {
+            id: child.id().unwrap(),
+            child: tokio::sync::Mutex::new(child),
+            log,
+            out,
+        }
     }
 
     /// What it has logged so far.
@@ -176,25 +225,50 @@ impl LoggedChild {
 
     /// Waits until a text stands in its log, and gives the log.
     pub async fn until_logged(&self, text: &str) -> String {
-        let logged = async { self.log.clone().wait_for(|log| log.contains(text)).await.map(|log| log.clone()) };
-        within(text, logged).await.unwrap_or_else(|_| panic!("ended before it logged `{text}`: {}", self.log()))
+        let logged = async {
+            self.log
+                .clone()
+                .wait_for(|log| log.contains(text))
+                .await
+                .map(|log| log.clone())
+        };
+        within(text, logged)
+            .await
+            .unwrap_or_else(|_| panic!("ended before it logged `{text}`: {}", self.log()))
     }
 
     /// Waits until what it printed is as wanted, and gives it.
     pub async fn until_printed(&self, wanted: impl Fn(&str) -> bool) -> String {
-        let printed = async { self.out.clone().wait_for(|out| wanted(out)).await.map(|out| out.clone()) };
-        within("what it prints", printed).await.unwrap_or_else(|_| panic!("ended before: {}", self.log()))
+        let printed = async {
+            self.out
+                .clone()
+                .wait_for(|out| wanted(out))
+                .await
+                .map(|out| out.clone())
+        };
+        within("what it prints", printed)
+            .await
+            .unwrap_or_else(|_| panic!("ended before: {}", self.log()))
     }
 
     /// Sends a signal by its name, as `TERM`.
     pub async fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id.to_string()).status().await.unwrap();
+        let sent = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.id.to_string())
+            .status()
+            .await
+            .unwrap();
         assert!(sent.success());
     }
 
     /// Waits until it has ended and everything it said is read.
     pub async fn ended(&self) -> ExitStatus {
-        let status = within("the process ends", async { self.child.lock().await.wait().await }).await.unwrap();
+        let status = within("the process ends", async {
+            self.child.lock().await.wait().await
+        })
+        .await
+        .unwrap();
         let mut log = self.log.clone();
         let read = async { while log.changed().await.is_ok() {} };
         within("the end of its log", read).await;

@@ -32,7 +32,10 @@ impl OddsTopic {
         let (brokers, name) = (value("KAFKA_BROKERS"), value("KAFKA_TOPIC_ODDS"));
         let partitions = value("KAFKA_TOPIC_PARTITIONS").parse().unwrap();
         let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
-        let made = kafka_admin(&brokers).create_topics([&topic], &AdminOptions::new()).await.unwrap();
+        let made = kafka_admin(&brokers)
+            .create_topics([&topic], &AdminOptions::new())
+            .await
+            .unwrap();
         made.into_iter().next().unwrap().unwrap();
         OddsTopic { brokers, name }
     }
@@ -48,7 +51,10 @@ impl OddsTopic {
                 .create()
                 .unwrap();
             for (key, payload) in &records {
-                producer.send(BaseRecord::to(&name).key(key).payload(payload)).map_err(|(error, _)| error).unwrap();
+                producer
+                    .send(BaseRecord::to(&name).key(key).payload(payload))
+                    .map_err(|(error, _)| error)
+                    .unwrap();
             }
             producer.flush(WAIT).unwrap();
         });
@@ -57,18 +63,25 @@ impl OddsTopic {
 
     /// Waits until a group has committed everything that the topic holds.
     pub async fn until_done(&self, group: &str) {
-        let consumer: BaseConsumer =
-            ClientConfig::new().set("bootstrap.servers", &self.brokers).set("group.id", group).create().unwrap();
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", group)
+            .create()
+            .unwrap();
         let metadata = consumer.fetch_metadata(Some(&self.name), WAIT).unwrap();
         let mut ends = HashMap::new();
         let mut partitions = TopicPartitionList::new();
         for partition in metadata.topics()[0].partitions() {
-            let (_, end) = consumer.fetch_watermarks(&self.name, partition.id(), WAIT).unwrap();
+            let (_, end) = consumer
+                .fetch_watermarks(&self.name, partition.id(), WAIT)
+                .unwrap();
             ends.insert(partition.id(), end);
             partitions.add_partition(&self.name, partition.id());
         }
         until(&format!("{group} has committed everything"), async || {
-            let committed = consumer.committed_offsets(partitions.clone(), WAIT).unwrap();
+            let committed = consumer
+                .committed_offsets(partitions.clone(), WAIT)
+                .unwrap();
             let is_done = committed.elements().iter().all(|one| {
                 let end = ends[&one.partition()];
                 end == 0 || one.offset() == Offset::Offset(end)
@@ -84,17 +97,33 @@ pub type Positions = BTreeMap<i32, (i64, i64)>;
 
 /// What a group has committed of the topic of updates; nothing where there is no topic.
 pub fn positions(sandbox: &Sandbox, group: &str) -> Positions {
-    let (brokers, topic) = (sandbox.value("KAFKA_BROKERS").unwrap(), sandbox.value("KAFKA_TOPIC_ODDS").unwrap());
-    let consumer: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", group).create().unwrap();
+    let (brokers, topic) = (
+        sandbox.value("KAFKA_BROKERS").unwrap(),
+        sandbox.value("KAFKA_TOPIC_ODDS").unwrap(),
+    );
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", group)
+        .create()
+        .unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), WAIT).unwrap();
-    let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
+    let partitions: Vec<i32> = metadata.topics()[0]
+        .partitions()
+        .iter()
+        .map(|partition| partition.id())
+        .collect();
     let mut asked = TopicPartitionList::new();
     for partition in &partitions {
         asked.add_partition(topic, *partition);
     }
     let committed = consumer.committed_offsets(asked, WAIT).unwrap();
-    let next = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+    let next = |offset| {
+        if let Offset::Offset(offset) = offset {
+            offset
+        } else {
+            0
+        }
+    };
     let position = |partition| {
         let end = consumer.fetch_watermarks(topic, partition, WAIT).unwrap().1;
         let next = next(committed.find_partition(topic, partition).unwrap().offset());

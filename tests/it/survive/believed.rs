@@ -1,4 +1,5 @@
-//! What somebody else writes into Kafka, Redis or the database is believed no more than what a supplier sends.
+//! What somebody else writes into Kafka, Redis or the database is believed no more than what a
+//! supplier sends.
 
 use redis::Commands;
 use serde_json::{Value, json};
@@ -6,13 +7,17 @@ use sports_bet_platform::bus::dead_letter;
 use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::domain::timestamp::Timestamp;
 
-use crate::support::{Database, Folder, OddsTopic, TestPlatform, get_json, original_frame, records, until};
+use crate::support::{
+    Database, Folder, OddsTopic, TestPlatform, get_json, original_frame, records, until,
+};
 
 const EVENT: &str = "M";
 const ROLES: [(&str, &str); 1] = [("ROLE", "processor,odds")];
 
 fn ago(seconds: i64) -> String {
-    Timestamp::from_micros(Timestamp::now().micros() - seconds * 1_000_000).unwrap().to_string()
+    Timestamp::from_micros(Timestamp::now().micros() - seconds * 1_000_000)
+        .unwrap()
+        .to_string()
 }
 
 fn frame(updated_at: &str, version: i64) -> Value {
@@ -26,7 +31,10 @@ fn suspended(updated_at: &str, version: i64) -> Value {
 }
 
 async fn publish(topic: &OddsTopic, frames: &[Value]) {
-    let records = frames.iter().map(|frame| (EVENT.into(), frame.to_string().into_bytes())).collect();
+    let records = frames
+        .iter()
+        .map(|frame| (EVENT.into(), frame.to_string().into_bytes()))
+        .collect();
     topic.publish(records).await;
 }
 
@@ -35,21 +43,34 @@ async fn shown(platform: &TestPlatform) -> Vec<(String, Value, i64, String)> {
     let (_, odds) = get_json(&platform.url(&format!("/v1/events/{EVENT}/odds"))).await;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let market = |odds: &Value| {
-        (text(&odds["market"]), odds["line"].clone(), odds["version"].as_i64().unwrap(), text(&odds["status"]))
+        (
+            text(&odds["market"]),
+            odds["line"].clone(),
+            odds["version"].as_i64().unwrap(),
+            text(&odds["status"]),
+        )
     };
-    odds.as_array().map(|all| all.iter().map(market).collect()).unwrap_or_default()
+    odds.as_array()
+        .map(|all| all.iter().map(market).collect())
+        .unwrap_or_default()
 }
 
 async fn until_shown(platform: &TestPlatform, version: i64, status: &str) {
     until(&format!("version {version}, {status}"), async || {
         let shown = shown(platform).await;
-        shown.iter().any(|market| (market.2, market.3.as_str()) == (version, status)).then_some(())
+        shown
+            .iter()
+            .any(|market| (market.2, market.3.as_str()) == (version, status))
+            .then_some(())
     })
     .await;
 }
 
 fn redis_of(folder: &Folder) -> redis::Connection {
-    redis::Client::open(folder.sandbox().value("REDIS_URL").unwrap()).unwrap().get_connection().unwrap()
+    redis::Client::open(folder.sandbox().value("REDIS_URL").unwrap())
+        .unwrap()
+        .get_connection()
+        .unwrap()
 }
 
 /// A8 and A11: other producers write to the topic as well.
@@ -72,17 +93,37 @@ async fn records_beyond_belief_become_dead_letters() {
     publish(&topic, &bad).await;
     publish(&topic, &[suspended(&ago(30), 3)]).await;
     until_shown(&platform, 3, "suspended").await;
-    for (path, reason) in [("live", "future"), ("store", "future"), ("live", "unknown_type"), ("store", "unknown_type")]
-    {
-        let name = format!("odds_proc_records_refused_total{{path=\"{path}\",reason=\"{reason}\"}}");
-        platform.until_metric(Role::Processor, &name, |count| count == 2.0).await;
+    for (path, reason) in [
+        ("live", "future"),
+        ("store", "future"),
+        ("live", "unknown_type"),
+        ("store", "unknown_type"),
+    ] {
+        let name =
+            format!("odds_proc_records_refused_total{{path=\"{path}\",reason=\"{reason}\"}}");
+        platform
+            .until_metric(Role::Processor, &name, |count| count == 2.0)
+            .await;
     }
-    topic.until_done(platform.folder.sandbox().store_group()).await;
-    let brokers = platform.folder.sandbox().value("KAFKA_BROKERS").unwrap().to_owned();
+    topic
+        .until_done(platform.folder.sandbox().store_group())
+        .await;
+    let brokers = platform
+        .folder
+        .sandbox()
+        .value("KAFKA_BROKERS")
+        .unwrap()
+        .to_owned();
     let letters = records(&brokers, &format!("{}_dlq", topic.name));
-    let mut reasons: Vec<_> = letters.iter().map(|letter| dead_letter::read(letter).reason).collect();
+    let mut reasons: Vec<_> = letters
+        .iter()
+        .map(|letter| dead_letter::read(letter).reason)
+        .collect();
     reasons.sort();
-    assert_eq!(reasons, ["future", "future", "unknown_type", "unknown_type"]);
+    assert_eq!(
+        reasons,
+        ["future", "future", "unknown_type", "unknown_type"]
+    );
 
     // Restarted, on the same database and the same topic: the same.
     let folder = platform.stop().await;
@@ -102,24 +143,38 @@ async fn a_poisoned_row_and_hot_copy_give_way() {
     let platform = TestPlatform::start_in(folder, &ROLES).await;
     publish(&topic, &[frame(&ago(60), 1)]).await;
     until_shown(&platform, 1, "open").await;
-    topic.until_done(platform.folder.sandbox().store_group()).await;
+    topic
+        .until_done(platform.folder.sandbox().store_group())
+        .await;
     let folder = platform.stop().await;
-    Database::of(&folder).execute("UPDATE odds_current SET updated_at = '2099-01-01T00:00:00Z', version = 99");
+    Database::of(&folder)
+        .execute("UPDATE odds_current SET updated_at = '2099-01-01T00:00:00Z', version = 99");
     let mut redis = redis_of(&folder);
     let held: String = redis.hget(format!("odds:book:{EVENT}"), "1x2").unwrap();
     let mut held: Value = serde_json::from_str(&held).unwrap();
     held["payload"]["updated_at"] = json!("2099-01-01T00:00:00Z");
     held["payload"]["version"] = json!(99);
     let seq = held["seq"].clone();
-    let (order, payload) = (format!("{:0>40}", "9".repeat(39)), held["payload"].to_string());
+    let (order, payload) = (
+        format!("{:0>40}", "9".repeat(39)),
+        held["payload"].to_string(),
+    );
     let poisoned = format!(r#"{{"order":"{order}","seq":{seq},"payload":{payload}}}"#);
-    let _: () = redis.hset(format!("odds:book:{EVENT}"), "1x2", poisoned).unwrap();
+    let _: () = redis
+        .hset(format!("odds:book:{EVENT}"), "1x2", poisoned)
+        .unwrap();
 
     let platform = TestPlatform::start_in(folder, &ROLES).await;
-    assert_eq!(shown(&platform).await, [], "what is not believed is not shown");
+    assert_eq!(
+        shown(&platform).await,
+        [],
+        "what is not believed is not shown"
+    );
     publish(&topic, &[suspended(&ago(30), 2)]).await;
     until_shown(&platform, 2, "suspended").await;
-    topic.until_done(platform.folder.sandbox().store_group()).await;
+    topic
+        .until_done(platform.folder.sandbox().store_group())
+        .await;
     let stored = "SELECT version AS number FROM odds_current";
     assert_eq!(Database::of(&platform.folder).number(stored), 2);
     platform.stop().await;
@@ -134,7 +189,12 @@ async fn forged_broadcasts_shut_no_true_price_out() {
     let platform = TestPlatform::start_in(folder, &ROLES).await;
     publish(&topic, &[frame(&ago(60), 1)]).await;
     until_shown(&platform, 1, "open").await;
-    let channel = platform.folder.sandbox().value("REDIS_PUBSUB_CHANNEL").unwrap().to_owned();
+    let channel = platform
+        .folder
+        .sandbox()
+        .value("REDIS_PUBSUB_CHANNEL")
+        .unwrap()
+        .to_owned();
     let mut redis = redis_of(&platform.folder);
     let mut forge = |payload: &Value, seq: &str| {
         let message = format!(r#"{{"eventId":"{EVENT}","payload":{payload}{seq}}}"#);
@@ -144,12 +204,18 @@ async fn forged_broadcasts_shut_no_true_price_out() {
     forge(&frame(&ago(10), 901), &format!(r#","seq":{}"#, u64::MAX));
     for reason in ["future", "seq"] {
         let name = format!("odds_broadcasts_refused_total{{reason=\"{reason}\"}}");
-        platform.until_metric(Role::Odds, &name, |count| count == 1.0).await;
+        platform
+            .until_metric(Role::Odds, &name, |count| count == 1.0)
+            .await;
     }
     assert_eq!(shown(&platform).await[0].2, 1);
     // Within the skew: the hot copy puts it right, without any true price.
     forge(&frame(&ago(-240), 902), r#","seq":50"#);
-    platform.until_metric(Role::Odds, "odds_mirror_corrections_total", |count| count == 1.0).await;
+    platform
+        .until_metric(Role::Odds, "odds_mirror_corrections_total", |count| {
+            count == 1.0
+        })
+        .await;
     until_shown(&platform, 1, "open").await;
     // In the past, under a large number: the next true price contradicts it.
     forge(&frame(&ago(5), 903), r#","seq":1700000000000"#);
@@ -181,7 +247,9 @@ async fn two_deployments_on_one_redis_show_their_own_prices() {
     for (platform, _, version) in &both {
         until_shown(platform, *version, "open").await;
         let name = "odds_broadcasts_refused_total{reason=\"deployment\"}";
-        platform.until_metric(Role::Odds, name, |count| count >= 1.0).await;
+        platform
+            .until_metric(Role::Odds, name, |count| count >= 1.0)
+            .await;
         assert_eq!(shown(platform).await[0].2, *version);
     }
     // A writer of the original names no deployment, and is heard.
@@ -208,19 +276,29 @@ async fn a_market_named_like_a_line_is_kept_beside_it() {
     lined["market"] = json!("total");
     lined["line"] = json!(2.5);
     publish(&topic, &[named, lined]).await;
-    let wanted = [("total".to_owned(), json!(2.5), 2), ("total@2.5".to_owned(), Value::Null, 1)];
+    let wanted = [
+        ("total".to_owned(), json!(2.5), 2),
+        ("total@2.5".to_owned(), Value::Null, 1),
+    ];
     let until_both = async |platform: &TestPlatform| {
         until("both markets", async || {
             let shown = shown(platform).await;
-            let markets: Vec<_> = shown.into_iter().map(|(market, line, version, _)| (market, line, version)).collect();
+            let markets: Vec<_> = shown
+                .into_iter()
+                .map(|(market, line, version, _)| (market, line, version))
+                .collect();
             (markets == wanted).then_some(())
         })
         .await;
     };
     until_both(&platform).await;
-    let fields: Vec<String> = redis_of(&platform.folder).hkeys(format!("odds:book:{EVENT}")).unwrap();
+    let fields: Vec<String> = redis_of(&platform.folder)
+        .hkeys(format!("odds:book:{EVENT}"))
+        .unwrap();
     assert_eq!(fields.len(), 2, "{fields:?}");
-    topic.until_done(platform.folder.sandbox().store_group()).await;
+    topic
+        .until_done(platform.folder.sandbox().store_group())
+        .await;
     let stored = "SELECT count(*) AS number FROM odds_current";
     assert_eq!(Database::of(&platform.folder).number(stored), 2);
     let folder = platform.stop().await;

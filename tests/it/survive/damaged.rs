@@ -7,7 +7,8 @@ use crate::support::{PrivateEngine, get_json};
 
 const EVENTS: usize = 3;
 
-/// A string in the place of the hash, and a field that no later state replaces. Nothing changes meanwhile.
+/// A string in the place of the hash, and a field that no later state replaces. Nothing changes
+/// meanwhile.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
 async fn damaged_redis_entry_is_repaired() {
@@ -22,19 +23,31 @@ async fn damaged_redis_entry_is_repaired() {
     follower.until_told(&events, 5).await;
     cluster.supplier.send_at(0);
     let last = outage::fall_silent(&cluster, &follower).await;
-    let mut connection = redis::Client::open(redis.address()).unwrap().get_connection().unwrap();
+    let mut connection = redis::Client::open(redis.address())
+        .unwrap()
+        .get_connection()
+        .unwrap();
     let key = format!("odds:book:{}", events[0]);
     let unbeatable = format!(r#"{{"order":"{}","seq":9,"payload":{{}}}}"#, "9".repeat(40));
-    for damage in [vec!["SET", &key, "x"], vec!["HSET", &key, "1x2", &unbeatable]] {
+    for damage in [
+        vec!["SET", &key, "x"],
+        vec!["HSET", &key, "1x2", &unbeatable],
+    ] {
         let mut command = redis::cmd(damage[0]);
-        damage[1..].iter().for_each(|argument| _ = command.arg(argument));
+        damage[1..]
+            .iter()
+            .for_each(|argument| _ = command.arg(argument));
         let _: redis::Value = command.query(&mut connection).unwrap();
         // One that starts now reads what is there.
         let late = cluster.start("odds").await;
         let of = |event: &str| format!("http://{}/v1/events/{event}/odds", late.odds());
         for event in &events[1..] {
             let (status, odds) = get_json(&of(event)).await;
-            assert_eq!((status, &odds[0]["stale"]), (200, &Value::Null), "the others are not affected: {odds}");
+            assert_eq!(
+                (status, &odds[0]["stale"]),
+                (200, &Value::Null),
+                "the others are not affected: {odds}"
+            );
         }
         let is_marked = get_json(&of(&events[0])).await.1[0]["stale"] == true;
         eprintln!("{damage:?}: marked {is_marked}");
@@ -48,10 +61,15 @@ async fn damaged_redis_entry_is_repaired() {
         let newcomer = Follower::of(late.odds(), events.clone()).await;
         newcomer.until_at(&last).await;
     }
-    // A processor that starts now holds no book of a quiet event. It has the states from the database.
+    // A processor that starts now holds no book of a quiet event. It has the states from the
+    // database.
     processor.kill().await;
     let _processor = cluster.start("processor").await;
-    let _: () = redis::cmd("SET").arg(&key).arg("x").query(&mut connection).unwrap();
+    let _: () = redis::cmd("SET")
+        .arg(&key)
+        .arg("x")
+        .query(&mut connection)
+        .unwrap();
     let late = cluster.start("odds").await;
     let of = format!("http://{}/v1/events/{}/odds", late.odds(), events[0]);
     eventually("it is repaired from the database", async || {

@@ -1,4 +1,5 @@
-//! Anonymous clients ask for events that do not exist, while the database is some way off: nobody else notices.
+//! Anonymous clients ask for events that do not exist, while the database is some way off: nobody
+//! else notices.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +12,9 @@ use sports_bet_platform::config::settings::Role;
 use tokio::time::{interval, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{FakeSupplier, Folder, OddsClient, SlowGate, SupplierLink, TestPlatform, get_json, until, within};
+use crate::support::{
+    FakeSupplier, Folder, OddsClient, SlowGate, SupplierLink, TestPlatform, get_json, until, within,
+};
 
 /// Sessions that ask, and how often each does in a second.
 const FLOODING: usize = 8;
@@ -22,7 +25,8 @@ const FLOOD: Duration = Duration::from_secs(3);
 const SUSPENDED_WITHIN: Duration = Duration::from_secs(3);
 
 fn market(event: &str, version: u64, status: &str) -> String {
-    let selection = |id: &str, price: f64| json!({"id": id, "name": id, "price": price, "status": "active"});
+    let selection =
+        |id: &str, price: f64| json!({"id": id, "name": id, "price": price, "status": "active"});
     json!({
         "event_id": event, "home_team": "Flamengo", "away_team": "Palmeiras", "market": "1x2", "status": status,
         "selections": [selection("home", 1.5), selection("away", 4.5)],
@@ -48,8 +52,13 @@ async fn flood(address: std::net::SocketAddr, session: usize, asked: Arc<AtomicU
     }
 }
 
-/// The supplier: a new event each half second, and a price of `LIVE` each tenth of a second. Suspends `E` when told.
-async fn supply(mut link: SupplierLink, sent: Arc<Mutex<HashMap<u64, Instant>>>, suspend: Arc<AtomicBool>) {
+/// The supplier: a new event each half second, and a price of `LIVE` each tenth of a second.
+/// Suspends `E` when told.
+async fn supply(
+    mut link: SupplierLink,
+    sent: Arc<Mutex<HashMap<u64, Instant>>>,
+    suspend: Arc<AtomicBool>,
+) {
     let mut ticks = interval(Duration::from_millis(100));
     let mut is_suspended = false;
     for n in 1_u64.. {
@@ -67,12 +76,19 @@ async fn supply(mut link: SupplierLink, sent: Arc<Mutex<HashMap<u64, Instant>>>,
 }
 
 /// The delays of the changes of `LIVE` at a client, by version.
-async fn follow(mut client: OddsClient, sent: Arc<Mutex<HashMap<u64, Instant>>>, delays: Arc<Mutex<Vec<Duration>>>) {
+async fn follow(
+    mut client: OddsClient,
+    sent: Arc<Mutex<HashMap<u64, Instant>>>,
+    delays: Arc<Mutex<Vec<Duration>>>,
+) {
     while let Some(Ok(message)) = client.socket.next().await {
-        let Message::Text(text) = message else { continue };
+        let Message::Text(text) = message else {
+            continue;
+        };
         let update: Value = serde_json::from_str(&text).unwrap();
-        if let Some(at) =
-            update["payload"]["version"].as_u64().and_then(|version| sent.lock().unwrap().remove(&version))
+        if let Some(at) = update["payload"]["version"]
+            .as_u64()
+            .and_then(|version| sent.lock().unwrap().remove(&version))
         {
             delays.lock().unwrap().push(at.elapsed());
         }
@@ -84,7 +100,11 @@ async fn follow(mut client: OddsClient, sent: Arc<Mutex<HashMap<u64, Instant>>>,
 async fn flood_of_unknown_ids_delays_no_suspension() {
     let folder = Folder::on_real_engines();
     let mut database = url::Url::parse(folder.sandbox().value("DATABASE_URL").unwrap()).unwrap();
-    let engine = format!("{}:{}", database.host_str().unwrap(), database.port().unwrap_or(5432));
+    let engine = format!(
+        "{}:{}",
+        database.host_str().unwrap(),
+        database.port().unwrap_or(5432)
+    );
     let gate = SlowGate::to(&engine, Duration::from_millis(10)).await;
     database.set_ip_host(gate.address().ip()).unwrap();
     database.set_port(Some(gate.address().port())).unwrap();
@@ -101,7 +121,10 @@ async fn flood_of_unknown_ids_delays_no_suspension() {
     let platform = TestPlatform::start_at_once_in(folder, &variables).await;
     let client = reqwest::Client::new();
     let post = async |address, path: &str, body: Value| {
-        let sending = client.post(format!("http://{address}{path}")).json(&body).send();
+        let sending = client
+            .post(format!("http://{address}{path}"))
+            .json(&body)
+            .send();
         let answer = within("an answer", sending).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
@@ -117,8 +140,14 @@ async fn flood_of_unknown_ids_delays_no_suspension() {
         "userId": "u", "eventId": "E", "market": "1x2", "selection": "home", "stake_cents": 100, "odd_value": 1.5,
     });
     let bets = platform.bets();
-    until("bets are taken", async || (post(bets, "/bets", bet.clone()).await.0 == 200).then_some(())).await;
-    let (sent, delays) = (Arc::<Mutex<HashMap<_, _>>>::default(), Arc::<Mutex<Vec<Duration>>>::default());
+    until("bets are taken", async || {
+        (post(bets, "/bets", bet.clone()).await.0 == 200).then_some(())
+    })
+    .await;
+    let (sent, delays) = (
+        Arc::<Mutex<HashMap<_, _>>>::default(),
+        Arc::<Mutex<Vec<Duration>>>::default(),
+    );
     let suspend = Arc::new(AtomicBool::new(false));
     actix_web::rt::spawn(supply(link, sent.clone(), suspend.clone()));
     let healthy = platform.subscriber("LIVE").await;
@@ -140,26 +169,47 @@ async fn flood_of_unknown_ids_delays_no_suspension() {
         assert!([200, 409, 503].contains(&status), "{status}: {text}");
         if status == 200 {
             last = asked_at;
-            *if asked_at < SUSPENDED_WITHIN { &mut early } else { &mut late } += 1;
+            *if asked_at < SUSPENDED_WITHIN {
+                &mut early
+            } else {
+                &mut late
+            } += 1;
         }
         sleep_until(tokio::time::Instant::now() + Duration::from_millis(60)).await;
     }
-    eprintln!("bets taken after the suspension: {}, the last one after {last:?}", early + late);
+    eprintln!(
+        "bets taken after the suspension: {}, the last one after {last:?}",
+        early + late
+    );
     assert!(!delays.lock().unwrap().is_empty(), "changes arrive");
     report("in the flood", &delays);
     eprintln!("{} ids asked for", asked.load(Ordering::Relaxed));
     assert_eq!(late, 0, "bets at a suspended market");
     let (status, odds) = get_json(&platform.url("/v1/events/LIVE/odds")).await;
-    assert_eq!((status, &odds[0]["status"]), (200, &json!("open")), "REST answers");
+    assert_eq!(
+        (status, &odds[0]["status"]),
+        (200, &json!("open")),
+        "REST answers"
+    );
     let (status, text) = post(bets, "/bets", bet.clone()).await;
     assert_eq!(status, 409, "{text}");
-    let refused = platform.until_metric(Role::Odds, "odds_client_reads_refused_total", |count| count > 0.0);
-    timeout(Duration::from_secs(20), refused).await.expect("the queue was full");
+    let refused = platform.until_metric(Role::Odds, "odds_client_reads_refused_total", |count| {
+        count > 0.0
+    });
+    timeout(Duration::from_secs(20), refused)
+        .await
+        .expect("the queue was full");
 }
 
 fn report(when: &str, delays: &Mutex<Vec<Duration>>) {
     let mut delays = std::mem::take(&mut *delays.lock().unwrap());
     delays.sort();
-    let at = |share: usize| delays.get((delays.len() * share / 100).min(delays.len().saturating_sub(1)));
-    eprintln!("{when}: {} changes, p50 {:?}, p99 {:?}", delays.len(), at(50), at(99));
+    let at =
+        |share: usize| delays.get((delays.len() * share / 100).min(delays.len().saturating_sub(1)));
+    eprintln!(
+        "{when}: {} changes, p50 {:?}, p99 {:?}",
+        delays.len(),
+        at(50),
+        at(99)
+    );
 }

@@ -13,13 +13,24 @@ async fn first_start_logs_no_fault() {
     let process = ServerProcess::start(folder.path(), &[("DATABASE_URL", &database)]).await;
     let client = reqwest::Client::new();
     let body = json!({"userId": "u", "amount_cents": 100, "external_ref": "r"});
-    let deposit = || client.post(format!("http://{}/wallet/deposit", process.wallet())).json(&body).send();
+    let deposit = || {
+        client
+            .post(format!("http://{}/wallet/deposit", process.wallet()))
+            .json(&body)
+            .send()
+    };
     until("the database is used", || async {
-        deposit().await.is_ok_and(|answer| answer.status() == 200).then_some(())
+        deposit()
+            .await
+            .is_ok_and(|answer| answer.status() == 200)
+            .then_some(())
     })
     .await;
     let log = process.log();
-    let faults: Vec<_> = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect();
+    let faults: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
+        .collect();
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
@@ -43,11 +54,21 @@ async fn bets_of_another_deployment_are_logged_once() {
     topic.publish((0..BETS).map(bet).collect()).await;
     let name = "bets_dead_letters_total{reason=\"unknown_bet\"}";
     until("they are dead letters", || async {
-        confirmation.metric("confirmation", name).await.filter(|count| *count >= BETS as f64)
+        confirmation
+            .metric("confirmation", name)
+            .await
+            .filter(|count| *count >= BETS as f64)
     })
     .await;
     let log = confirmation.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("no bet that can be decided")).collect();
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("no bet that can be decided"))
+        .collect();
     assert!((1..=3).contains(&lines.len()), "{lines:#?}");
-    assert!(lines[0].contains("is DATABASE_URL the one of the role bets"), "{}", lines[0]);
+    assert!(
+        lines[0].contains("is DATABASE_URL the one of the role bets"),
+        "{}",
+        lines[0]
+    );
 }

@@ -1,4 +1,5 @@
-//! Several processors and several odds processes: partitions move, and every client is told the same.
+//! Several processors and several odds processes: partitions move, and every client is told the
+//! same.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +9,18 @@ use crate::support::{Cluster, Database, PATIENT, ServerProcess, until};
 
 /// Waits until a processor has stored and told something.
 async fn until_works(process: &ServerProcess) {
-    for name in ["odds_proc_messages_consumed_total", "odds_proc_updates_applied_total"] {
+    for name in [
+        "odds_proc_messages_consumed_total",
+        "odds_proc_updates_applied_total",
+    ] {
         let now = process.metric("processor", name).await.unwrap();
-        until(name, async || process.metric("processor", name).await.filter(|count| *count > now)).await;
+        until(name, async || {
+            process
+                .metric("processor", name)
+                .await
+                .filter(|count| *count > now)
+        })
+        .await;
     }
 }
 
@@ -18,7 +28,10 @@ async fn until_works(process: &ServerProcess) {
 #[ignore = "needs the real engines: make test"]
 async fn partitions_move_between_processors_and_nothing_is_lost_doubled_or_out_of_order() {
     let cluster = Cluster::new(20, &PATIENT).await;
-    let (mut first, mut second) = (cluster.start("processor").await, cluster.start("processor").await);
+    let (mut first, mut second) = (
+        cluster.start("processor").await,
+        cluster.start("processor").await,
+    );
     let odds = cluster.start("odds").await;
     let _ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), &cluster.supplier).await;
@@ -53,17 +66,27 @@ async fn partitions_move_between_processors_and_nothing_is_lost_doubled_or_out_o
     }
     for process in [&third, &fourth] {
         let page = process.metrics("processor").await;
-        let told =
-            |line: &&str| line.starts_with("odds_proc_updates_") || line.starts_with("odds_proc_messages_consumed");
-        println!("{}", page.lines().filter(told).collect::<Vec<_>>().join("\n"));
+        let told = |line: &&str| {
+            line.starts_with("odds_proc_updates_")
+                || line.starts_with("odds_proc_messages_consumed")
+        };
+        println!(
+            "{}",
+            page.lines().filter(told).collect::<Vec<_>>().join("\n")
+        );
     }
     let seen = witness.seen();
-    println!("{} updates told, {} conflated, silent for {:.1?} at most", seen.updates, seen.conflated, seen.silence);
+    println!(
+        "{} updates told, {} conflated, silent for {:.1?} at most",
+        seen.updates, seen.conflated, seen.silence
+    );
 }
 
 /// Fails where the two know different numbers of one change. Gives how many both know.
 fn assert_same(one: &BTreeMap<(String, i64), u64>, other: &BTreeMap<(String, i64), u64>) -> usize {
-    let both = one.iter().filter_map(|(change, number)| Some((change, number, other.get(change)?)));
+    let both = one
+        .iter()
+        .filter_map(|(change, number)| Some((change, number, other.get(change)?)));
     let both: Vec<_> = both.collect();
     for (change, one, other) in &both {
         assert_eq!(one, other, "{change:?} has two numbers");
@@ -107,13 +130,24 @@ async fn every_client_of_every_odds_process_is_told_the_same_number_for_the_same
     for witness in &witnesses[1..] {
         let other = witness.seen();
         let both = assert_same(&first.numbers, &other.numbers);
-        println!("{both} changes of {} and {} have the same number", first.numbers.len(), other.numbers.len());
+        println!(
+            "{both} changes of {} and {} have the same number",
+            first.numbers.len(),
+            other.numbers.len()
+        );
         assert!(both * 2 > other.numbers.len());
         assert_eq!(first.last, other.last);
     }
     for event in supplier.events() {
         let stored = format!("SELECT seq AS number FROM odds_current WHERE event_id = '{event}'");
         let (told, _) = first.last[&event];
-        assert_eq!((hot_copy(&cluster, &event).2, database.number(&stored) as u64), (told, told), "{event}");
+        assert_eq!(
+            (
+                hot_copy(&cluster, &event).2,
+                database.number(&stored) as u64
+            ),
+            (told, told),
+            "{event}"
+        );
     }
 }

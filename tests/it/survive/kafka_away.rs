@@ -1,9 +1,11 @@
-//! Kafka goes away under load: the supplier is held back, nothing of what it sent is lost, and nothing old looks new.
+//! Kafka goes away under load: the supplier is held back, nothing of what it sent is lost, and
+//! nothing old looks new.
 
 use std::time::{Duration, Instant};
 
 use super::outage::{
-    self, Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored, until_up,
+    self, Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored,
+    until_up,
 };
 use crate::support::{Cluster, Database, PrivateEngine, SteadySupplier, get_json};
 
@@ -33,7 +35,11 @@ async fn away(is_killed: bool) {
     let follower = Follower::of(odds.odds(), events.clone()).await;
     follower.until_told(&events, 5).await;
 
-    let costs = Costs::of(&[("ingest", &ingest), ("processor", &processor), ("odds", &odds)]);
+    let costs = Costs::of(&[
+        ("ingest", &ingest),
+        ("processor", &processor),
+        ("odds", &odds),
+    ]);
     if is_killed {
         kafka.kill().await
     } else {
@@ -41,21 +47,37 @@ async fn away(is_killed: bool) {
     }
     let since = Instant::now();
     eprintln!("readiness: {}", until_down(&ingest, "ingest", "bus").await);
-    eprintln!("readiness: {}", until_down(&processor, "processor", "bus").await);
+    eprintln!(
+        "readiness: {}",
+        until_down(&processor, "processor", "bus").await
+    );
     let sent = cluster.supplier.sent();
     // It has left its group, as far as it knows, and reads nothing before it is in it again.
-    eprintln!("readiness: {}", until_down(&processor, "processor", "live group").await);
+    eprintln!(
+        "readiness: {}",
+        until_down(&processor, "processor", "live group").await
+    );
     // No processor follows the bus, so prices may be old: marked, and still to be had.
     eprintln!("readiness: {}", until_down(&odds, "odds", "feed").await);
     let newcomer = Follower::of(odds.odds(), events.clone()).await;
     newcomer.until_at(&[1; EVENTS]).await;
     while since.elapsed() < OUTAGE {
-        let (status, shown) = get_json(&format!("http://{}/v1/events/{}/odds", odds.odds(), events[0])).await;
+        let (status, shown) = get_json(&format!(
+            "http://{}/v1/events/{}/odds",
+            odds.odds(),
+            events[0]
+        ))
+        .await;
         assert_eq!((status, &shown[0]["stale"]), (200, &true.into()), "{shown}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let (buffered, connections) = (cluster.supplier.sent() - sent, cluster.supplier.connections());
-    eprintln!("while Kafka was away the supplier sent {buffered} updates, over {connections} connections so far");
+    let (buffered, connections) = (
+        cluster.supplier.sent() - sent,
+        cluster.supplier.connections(),
+    );
+    eprintln!(
+        "while Kafka was away the supplier sent {buffered} updates, over {connections} connections so far"
+    );
     costs.report("Kafka away").await;
 
     let known: Vec<i64> = events.iter().map(|event| follower.last(event).1).collect();
@@ -63,18 +85,42 @@ async fn away(is_killed: bool) {
     let back = Instant::now();
     // Prices are not said to be new again before the processor reads on.
     let asking = until_up(&odds, "odds");
-    if tokio::time::timeout(Duration::from_secs(80), asking).await.is_err() {
-        let (of_odds, of_processor) = (readiness(&odds, "odds").await, readiness(&processor, "processor").await);
-        panic!("{of_odds:?}, {of_processor:?}\n{}\n{}", odds.log(), processor.log());
+    if tokio::time::timeout(Duration::from_secs(80), asking)
+        .await
+        .is_err()
+    {
+        let (of_odds, of_processor) = (
+            readiness(&odds, "odds").await,
+            readiness(&processor, "processor").await,
+        );
+        panic!(
+            "{of_odds:?}, {of_processor:?}\n{}\n{}",
+            odds.log(),
+            processor.log()
+        );
     }
     let (_, body) = readiness(&processor, "processor").await;
-    assert!(!body.contains("live group"), "odds is ready after {:?}: {body}", back.elapsed());
-    eprintln!("prices count as new {:?} after Kafka is back", back.elapsed());
+    assert!(
+        !body.contains("live group"),
+        "odds is ready after {:?}: {body}",
+        back.elapsed()
+    );
+    eprintln!(
+        "prices count as new {:?} after Kafka is back",
+        back.elapsed()
+    );
     eventually("new prices", async || {
-        events.iter().zip(&known).all(|(event, known)| follower.last(event).1 > *known).then_some(())
+        events
+            .iter()
+            .zip(&known)
+            .all(|(event, known)| follower.last(event).1 > *known)
+            .then_some(())
     })
     .await;
-    eprintln!("new prices of every event {:?} after Kafka is back", back.elapsed());
+    eprintln!(
+        "new prices of every event {:?} after Kafka is back",
+        back.elapsed()
+    );
     until_up(&ingest, "ingest").await;
     until_up(&processor, "processor").await;
     eprintln!("all are ready {:?} after Kafka is back", back.elapsed());
@@ -90,7 +136,8 @@ async fn away(is_killed: bool) {
     costs.report("Kafka back").await;
 }
 
-/// All that the supplier sent over its last connection is in the history once, and nothing else twice.
+/// All that the supplier sent over its last connection is in the history once, and nothing else
+/// twice.
 async fn stored_since_it_reconnected(cluster: &Cluster, database: &Database, last: &[i64]) {
     let sent = cluster.supplier.sent_last();
     for (number, last) in last.iter().enumerate() {
@@ -100,9 +147,17 @@ async fn stored_since_it_reconnected(cluster: &Cluster, database: &Database, las
         })
         .await;
         let versions = database.versions(&event);
-        assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "{event}: {versions:?}");
-        let missing: Vec<_> =
-            sent.iter().filter(|one| one.0 == number && versions.binary_search(&one.1).is_err()).collect();
-        assert!(missing.is_empty(), "{event}: sent after reconnecting and lost: {missing:?}");
+        assert!(
+            versions.windows(2).all(|pair| pair[0] < pair[1]),
+            "{event}: {versions:?}"
+        );
+        let missing: Vec<_> = sent
+            .iter()
+            .filter(|one| one.0 == number && versions.binary_search(&one.1).is_err())
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "{event}: sent after reconnecting and lost: {missing:?}"
+        );
     }
 }

@@ -10,9 +10,15 @@ const KILLS: usize = 20;
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_never_counts_backwards() {
-    // What a killed member holds comes free after this. Shorter, and a busy machine takes the living for dead.
-    let cluster = Cluster::new(20, &[&PATIENT[..], &[("KAFKA_SESSION_TIMEOUT", "2s")]].concat()).await;
+async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_never_counts_backwards()
+ {
+    // What a killed member holds comes free after this. Shorter, and a busy machine takes the
+    // living for dead.
+    let cluster = Cluster::new(
+        20,
+        &[&PATIENT[..], &[("KAFKA_SESSION_TIMEOUT", "2s")]].concat(),
+    )
+    .await;
     let mut processor = cluster.start("processor").await;
     let odds = cluster.start("odds").await;
     let ingest = cluster.start("ingest").await;
@@ -22,12 +28,15 @@ async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_n
     let began = Instant::now();
     witness.until_more(&cluster.supplier, 500).await;
     for kill in 0..KILLS {
-        // In the midst of work; while the database takes nothing, and the live path goes on; wherever the start has come to.
+        // In the midst of work; while the database takes nothing, and the live path goes on;
+        // wherever the start has come to.
         let lock = (kill % 3 == 1).then(|| database.lock());
         if kill % 3 == 2 {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..1_500))).await;
         } else {
-            witness.until_more(&cluster.supplier, 1 + fastrand::usize(..400)).await;
+            witness
+                .until_more(&cluster.supplier, 1 + fastrand::usize(..400))
+                .await;
         }
         if lock.is_some() {
             // What counts as done is committed by now.
@@ -45,7 +54,9 @@ async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_n
     until_everywhere(&cluster, &database, odds.odds()).await;
     let (sent, after) = (cluster.supplier.sent(), stopped.elapsed());
     let rate = sent as f64 / took.as_secs_f64();
-    println!("{KILLS} kills and {sent} updates in {took:.1?}, {rate:.0} a second; all is done after {after:.1?}");
+    println!(
+        "{KILLS} kills and {sent} updates in {took:.1?}, {rate:.0} a second; all is done after {after:.1?}"
+    );
     {
         let seen = witness.seen();
         println!(
@@ -55,7 +66,11 @@ async fn a_processor_that_is_killed_20_times_loses_nothing_doubles_nothing_and_n
     }
     assert!(!rest.is_finished(), "{:?}", rest.await);
     rest.abort();
-    for (name, process) in [("odds", &odds), ("processor", &processor), ("ingest", &ingest)] {
+    for (name, process) in [
+        ("odds", &odds),
+        ("processor", &processor),
+        ("ingest", &ingest),
+    ] {
         print_idle(name, process).await;
         assert_quiet_log(name, process, 100);
     }

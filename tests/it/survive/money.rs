@@ -1,4 +1,5 @@
-//! Bets under everything at once: killed processes, engines that go away, and a supplier that fails in every way it can.
+//! Bets under everything at once: killed processes, engines that go away, and a supplier that fails
+//! in every way it can.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,7 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::outage::eventually;
-use crate::support::{Cluster, Database, PATIENT, PrivateEngine, ServerProcess, SteadySupplier, command, within};
+use crate::support::{
+    Cluster, Database, PATIENT, PrivateEngine, ServerProcess, SteadySupplier, command, within,
+};
 
 const EVENTS: usize = 4;
 const CLIENTS: usize = 16;
@@ -74,13 +77,19 @@ impl Client {
         let asking = async {
             loop {
                 if let Some(address) = place() {
-                    let request = self.http.post(format!("http://{address}{path}")).header("Idempotency-Key", key);
+                    let request = self
+                        .http
+                        .post(format!("http://{address}{path}"))
+                        .header("Idempotency-Key", key);
                     let request = request.header("Content-Type", "application/json");
                     let heard = match request.body(body.to_string()).send().await {
                         Ok(answer) => {
                             let status = answer.status().as_u16();
                             let text = answer.text().await.unwrap_or_default();
-                            if status < 500 && !text.contains("REQUEST_IN_FLIGHT") && !text.is_empty() {
+                            if status < 500
+                                && !text.contains("REQUEST_IN_FLIGHT")
+                                && !text.is_empty()
+                            {
                                 return (status, serde_json::from_str(&text).unwrap());
                             }
                             format!("{status} {text}")
@@ -94,15 +103,24 @@ impl Client {
             }
         };
         let answer = tokio::time::timeout(Duration::from_secs(120), asking).await;
-        answer.unwrap_or_else(|_| panic!("{key}, {path}: no answer in two minutes, the last: {}", last.lock().unwrap()))
+        answer.unwrap_or_else(|_| {
+            panic!(
+                "{key}, {path}: no answer in two minutes, the last: {}",
+                last.lock().unwrap()
+            )
+        })
     }
 
     async fn deposit(&self, cents: i64, reference: &str) {
         let body = json!({"userId": self.user(), "amount_cents": cents, "external_ref": reference});
         let wallet = || *self.places.wallet.lock().unwrap();
-        let (status, answer) = self.certain(wallet, "/wallet/deposit", &body, reference).await;
+        let (status, answer) = self
+            .certain(wallet, "/wallet/deposit", &body, reference)
+            .await;
         assert_eq!(status, 200, "{answer}");
-        self.account.deposited.fetch_add(cents as usize, Ordering::Relaxed);
+        self.account
+            .deposited
+            .fetch_add(cents as usize, Ordering::Relaxed);
     }
 
     async fn run(self, is_over: Arc<AtomicBool>) {
@@ -121,8 +139,16 @@ impl Client {
             match status {
                 200 => {
                     let again = self.certain(bets, "/bets", &body, &key).await;
-                    assert_eq!(again, (200, answer.clone()), "the first answer is the answer");
-                    self.account.placed.lock().unwrap().insert(key.clone(), answer);
+                    assert_eq!(
+                        again,
+                        (200, answer.clone()),
+                        "the first answer is the answer"
+                    );
+                    self.account
+                        .placed
+                        .lock()
+                        .unwrap()
+                        .insert(key.clone(), answer);
                 }
                 409 => _ = self.account.refused.fetch_add(1, Ordering::Relaxed),
                 _ => panic!("{status} {answer}"),
@@ -146,7 +172,10 @@ impl Client {
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
 async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
-    let (kafka, redis) = (PrivateEngine::up("kafka").await, PrivateEngine::up("redis").await);
+    let (kafka, redis) = (
+        PrivateEngine::up("kafka").await,
+        PrivateEngine::up("redis").await,
+    );
     let fails = [
         ("SIMULATOR_CONFIRM_REJECT_SHARE", "0.2"),
         ("SIMULATOR_CONFIRM_SILENT_SHARE", "0.05"),
@@ -177,15 +206,22 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
         process.until_ready().await;
     }
 
-    let (account, is_over) = (Arc::new(Account::default()), Arc::new(AtomicBool::new(false)));
+    let (account, is_over) = (
+        Arc::new(Account::default()),
+        Arc::new(AtomicBool::new(false)),
+    );
     let client = |number| Client {
         number,
-        http: reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap(),
+        http: reqwest::Client::builder()
+            .timeout(Duration::from_secs(10))
+            .build()
+            .unwrap(),
         places: places.clone(),
         account: account.clone(),
     };
-    let clients: Vec<_> =
-        (0..CLIENTS).map(|number| actix_web::rt::spawn(client(number).run(is_over.clone()))).collect();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| actix_web::rt::spawn(client(number).run(is_over.clone())))
+        .collect();
     let began = Instant::now();
     for kill in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(200..1_200))).await;
@@ -204,39 +240,66 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
     }
     let placed = || account.placed.lock().unwrap().len();
     let before = placed();
-    eventually("bets are taken again", async || (placed() > before + 50).then_some(())).await;
+    eventually("bets are taken again", async || {
+        (placed() > before + 50).then_some(())
+    })
+    .await;
     is_over.store(true, Ordering::Relaxed);
     for client in clients {
         within("a client ends", client).await.unwrap();
     }
     let took = began.elapsed();
-    assert!(!account.gave_up.load(Ordering::Relaxed), "some client was hardly served");
+    assert!(
+        !account.gave_up.load(Ordering::Relaxed),
+        "some client was hardly served"
+    );
 
     let database = Database::of_cluster(&cluster);
     let pending = "SELECT count(*) AS number FROM bets WHERE status = 'PENDING_CONFIRMATION'";
-    eventually("every bet is final", async || (database.number(pending) == 0).then_some(())).await;
-    let open = "SELECT (SELECT count(*) FROM supplier_cancels WHERE done_at IS NULL) + (SELECT count(*) FROM outbox) AS number";
-    eventually("everything is told to the bus and to the supplier", async || {
-        (database.number(open) == 0).then_some(())
+    eventually("every bet is final", async || {
+        (database.number(pending) == 0).then_some(())
     })
     .await;
+    let open = "SELECT (SELECT count(*) FROM supplier_cancels WHERE done_at IS NULL) + (SELECT count(*) FROM outbox) AS number";
+    eventually(
+        "everything is told to the bus and to the supplier",
+        async || (database.number(open) == 0).then_some(()),
+    )
+    .await;
 
-    let variables: Vec<_> = cluster.variables().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let verify = command(cluster.folder.path(), &variables).args(["ledger", "verify"]).output();
+    let variables: Vec<_> = cluster
+        .variables()
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let verify = command(cluster.folder.path(), &variables)
+        .args(["ledger", "verify"])
+        .output();
     let verified = within("ledger verify", verify).await.unwrap();
     let report = String::from_utf8_lossy(&verified.stdout).into_owned();
     println!("{report}");
-    assert!(verified.status.success(), "{report}{}", String::from_utf8_lossy(&verified.stderr));
+    assert!(
+        verified.status.success(),
+        "{report}{}",
+        String::from_utf8_lossy(&verified.stderr)
+    );
 
     // What clients were told is what there is: no more bets, and no fewer.
-    let number = |sql: &str| database.number(&format!("SELECT coalesce({sql}, 0)::bigint AS number"));
+    let number =
+        |sql: &str| database.number(&format!("SELECT coalesce({sql}, 0)::bigint AS number"));
     let placed = account.placed.lock().unwrap().clone();
     assert_eq!(number("(SELECT count(*) FROM bets)"), placed.len() as i64);
     let held = number("(SELECT sum(available_cents + reserved_cents) FROM wallets)");
     let staked = number("(SELECT sum(stake_cents) FROM bets WHERE status = 'CONFIRMED')");
-    let (deposited, withdrawn) =
-        (account.deposited.load(Ordering::Relaxed) as i64, account.withdrawn.load(Ordering::Relaxed) as i64);
-    assert_eq!(held + staked, deposited - withdrawn, "no money made or lost");
+    let (deposited, withdrawn) = (
+        account.deposited.load(Ordering::Relaxed) as i64,
+        account.withdrawn.load(Ordering::Relaxed) as i64,
+    );
+    assert_eq!(
+        held + staked,
+        deposited - withdrawn,
+        "no money made or lost"
+    );
 
     // What the supplier's books say of each bet is what ours say.
     let (mut ends, http) = (BTreeMap::new(), reqwest::Client::new());
@@ -245,7 +308,14 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
         let id = answer["betId"].as_str().unwrap();
         let get = |url: String| {
             let http = http.clone();
-            async move { within("an answer", http.get(url).send()).await.unwrap().json::<Value>().await.unwrap() }
+            async move {
+                within("an answer", http.get(url).send())
+                    .await
+                    .unwrap()
+                    .json::<Value>()
+                    .await
+                    .unwrap()
+            }
         };
         let ours = get(format!("http://{}/bets/{id}", bets.unwrap())).await;
         let theirs = get(format!("{supplier}/supplier/bets/{id}")).await;

@@ -1,4 +1,5 @@
-//! What is watched while an engine is away: a client that keeps account, and what each process costs.
+//! What is watched while an engine is away: a client that keeps account, and what each process
+//! costs.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,10 +18,14 @@ const WAIT_LIMIT: Duration = Duration::from_secs(90);
 /// The most lines that a process may log in an outage.
 const MAX_LINES: usize = 80;
 
-/// A cluster whose supplier is not taken for gone when it falls silent: its markets would be suspended, by updates that it
-/// did not send.
+/// A cluster whose supplier is not taken for gone when it falls silent: its markets would be
+/// suspended, by updates that it did not send.
 pub async fn cluster(events: usize, variables: &[(&str, &str)]) -> Cluster {
-    Cluster::new(events, &[variables, &[("SUPPLIER_STALE_AFTER", "5m")]].concat()).await
+    Cluster::new(
+        events,
+        &[variables, &[("SUPPLIER_STALE_AFTER", "5m")]].concat(),
+    )
+    .await
 }
 
 /// As [`crate::support::until`], with more patience.
@@ -69,17 +74,26 @@ impl Account {
                 }
                 &message["markets"][0]["payload"]
             }
-            "feed" => return self.feed.push(message["status"].as_str().unwrap_or_default().to_owned()),
+            "feed" => {
+                return self
+                    .feed
+                    .push(message["status"].as_str().unwrap_or_default().to_owned());
+            }
             _ => return self.faults.push(message.to_string()),
         };
         let event = message["eventId"].as_str().unwrap_or_default().to_owned();
-        let (seq, version) = (message["seq"].as_u64().unwrap_or(0), payload["version"].as_i64().unwrap_or(0));
+        let (seq, version) = (
+            message["seq"].as_u64().unwrap_or(0),
+            payload["version"].as_i64().unwrap_or(0),
+        );
         let (last_seq, last_version) = self.last.get(&event).copied().unwrap_or_default();
         // The same again is what a client drops by its number.
         let is_again = seq == last_seq && version == last_version;
         let grows = seq > last_seq && version >= last_version;
         if !is_again && !grows {
-            self.faults.push(format!("{event}: seq {last_seq} version {last_version}, then {message}"));
+            self.faults.push(format!(
+                "{event}: seq {last_seq} version {last_version}, then {message}"
+            ));
         }
         if kind == "update" {
             *self.updates.entry(event.clone()).or_default() += 1;
@@ -131,7 +145,11 @@ impl Follower {
         let count = |event: &String| self.account().updates.get(event).copied().unwrap_or(0);
         let wanted: Vec<usize> = events.iter().map(|event| count(event) + more).collect();
         eventually(&format!("{more} updates of every event"), async || {
-            events.iter().zip(&wanted).all(|(event, wanted)| count(event) >= *wanted).then_some(())
+            events
+                .iter()
+                .zip(&wanted)
+                .all(|(event, wanted)| count(event) >= *wanted)
+                .then_some(())
         })
         .await;
         self.check();
@@ -140,7 +158,9 @@ impl Follower {
     /// Waits until it knows at least these versions of events 0, 1, ….
     pub async fn until_at(&self, versions: &[i64]) {
         eventually(&format!("versions {versions:?}"), async || {
-            let known = |(number, version): (usize, &i64)| self.last(&SteadySupplier::event(number)).1 >= *version;
+            let known = |(number, version): (usize, &i64)| {
+                self.last(&SteadySupplier::event(number)).1 >= *version
+            };
             versions.iter().enumerate().all(known).then_some(())
         })
         .await;
@@ -150,7 +170,12 @@ impl Follower {
     /// Fails where it was told something old as new, or cut off.
     pub fn check(&self) {
         let faults = &self.account().faults;
-        assert!(faults.is_empty(), "{} faults, the first: {}", faults.len(), faults[0]);
+        assert!(
+            faults.is_empty(),
+            "{} faults, the first: {}",
+            faults.len(),
+            faults[0]
+        );
     }
 }
 
@@ -170,24 +195,45 @@ impl<'a> Costs<'a> {
     /// From now on.
     pub fn of(processes: &[(&'static str, &'a ServerProcess)]) -> Costs<'a> {
         let begin = |(name, process): &(&'static str, &'a ServerProcess)| {
-            (*name, *process, cpu_seconds(process.id()), process.log().lines().count())
+            (
+                *name,
+                *process,
+                cpu_seconds(process.id()),
+                process.log().lines().count(),
+            )
         };
-        Costs { since: Instant::now(), of: processes.iter().map(begin).collect() }
+        Costs {
+            since: Instant::now(),
+            of: processes.iter().map(begin).collect(),
+        }
     }
 
     /// Prints what they cost, and fails where one has ended or flooded its log.
     pub async fn report(&self, what: &str) {
         for (name, process, cpu, lines) in &self.of {
-            let share = (cpu_seconds(process.id()) - cpu) / self.since.elapsed().as_secs_f64() * 100.0;
+            let share =
+                (cpu_seconds(process.id()) - cpu) / self.since.elapsed().as_secs_f64() * 100.0;
             let log = process.log();
             let new: Vec<&str> = log.lines().skip(*lines).collect();
-            eprintln!("{what}: {name}: CPU {share:.1} %, {} MiB, {} log lines", resident_mib(process.id()), new.len());
-            assert!(new.len() < MAX_LINES, "{name} logs without end:\n{}", new.join("\n"));
+            eprintln!(
+                "{what}: {name}: CPU {share:.1} %, {} MiB, {} log lines",
+                resident_mib(process.id()),
+                new.len()
+            );
+            assert!(
+                new.len() < MAX_LINES,
+                "{name} logs without end:\n{}",
+                new.join("\n")
+            );
             for line in new {
                 eprintln!("    {}", line.chars().take(220).collect::<String>());
             }
             for address in process.health.values() {
-                assert_eq!(get_text(&format!("http://{address}/livez")).await.0, 200, "{name} is not alive");
+                assert_eq!(
+                    get_text(&format!("http://{address}/livez")).await.0,
+                    200,
+                    "{name} is not alive"
+                );
             }
         }
     }
@@ -203,8 +249,16 @@ fn cpu_seconds(id: u32) -> f64 {
 
 fn resident_mib(id: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .next()
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        / 1024
 }
 
 /// Status and body of a role's readiness.
@@ -215,19 +269,26 @@ pub async fn readiness(process: &ServerProcess, role: &str) -> (u16, String) {
 /// Waits until a role is not ready and names what is down; gives the body.
 pub async fn until_down(process: &ServerProcess, role: &str, what: &str) -> String {
     let named = format!("\"{what}\"");
-    eventually(&format!("{role} says that the {what} is down"), async || {
-        let (status, body) = readiness(process, role).await;
-        (status == 503 && body.contains(&named)).then_some(body)
-    })
+    eventually(
+        &format!("{role} says that the {what} is down"),
+        async || {
+            let (status, body) = readiness(process, role).await;
+            (status == 503 && body.contains(&named)).then_some(body)
+        },
+    )
     .await
 }
 
 /// Waits until a role is ready.
 pub async fn until_up(process: &ServerProcess, role: &str) {
-    eventually(&format!("{role} is ready"), async || (readiness(process, role).await.0 == 200).then_some(())).await;
+    eventually(&format!("{role} is ready"), async || {
+        (readiness(process, role).await.0 == 200).then_some(())
+    })
+    .await;
 }
 
-/// The supplier falls silent; gives the last versions, when the platform has taken everything that was sent.
+/// The supplier falls silent; gives the last versions, when the platform has taken everything that
+/// was sent.
 pub async fn fall_silent(cluster: &Cluster, follower: &Follower) -> Vec<i64> {
     cluster.supplier.send_at(0);
     let mut before = cluster.supplier.sent();
@@ -241,8 +302,8 @@ pub async fn fall_silent(cluster: &Cluster, follower: &Follower) -> Vec<i64> {
     last
 }
 
-/// Waits until the history has all versions from the first to the last of each event, each once, and the current odds
-/// are the last.
+/// Waits until the history has all versions from the first to the last of each event, each once,
+/// and the current odds are the last.
 pub async fn until_stored(database: &Database, last: &[i64]) {
     for (number, version) in last.iter().enumerate() {
         let event = SteadySupplier::event(number);

@@ -9,47 +9,93 @@ use serde_json::Value;
 use super::witness::{rest_version, until_all};
 use crate::support::{Cluster, Database, Positions, ServerProcess, SteadySupplier};
 
-/// The version in `odds:book:{event}`, that in `odds:current:{event}`, and the number in the former; 0 where there is none.
+/// The version in `odds:book:{event}`, that in `odds:current:{event}`, and the number in the
+/// former; 0 where there is none.
 pub fn hot_copy(cluster: &Cluster, event: &str) -> (i64, i64, u64) {
-    let url = cluster.variables().iter().rev().find(|(name, _)| name == "REDIS_URL").unwrap();
-    let mut redis = redis::Client::open(url.1.as_str()).unwrap().get_connection().unwrap();
+    let url = cluster
+        .variables()
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "REDIS_URL")
+        .unwrap();
+    let mut redis = redis::Client::open(url.1.as_str())
+        .unwrap()
+        .get_connection()
+        .unwrap();
     let book: Option<String> = redis.hget(format!("odds:book:{event}"), "1x2").unwrap();
     let current: Option<String> = redis.get(format!("odds:current:{event}")).unwrap();
-    let read = |text: Option<String>| text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
+    let read = |text: Option<String>| {
+        text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
+    };
     let (book, current) = (read(book), read(current));
     let version = |payload: &Value| payload["version"].as_i64().unwrap_or_default();
-    (version(&book["payload"]), version(&current), book["seq"].as_u64().unwrap_or_default())
+    (
+        version(&book["payload"]),
+        version(&current),
+        book["seq"].as_u64().unwrap_or_default(),
+    )
 }
 
 /// The version in `odds_current`.
 fn current(database: &Database, event: &str) -> i64 {
-    database.number(&format!("SELECT coalesce(max(version), 0) AS number FROM odds_current WHERE event_id = '{event}'"))
+    database.number(&format!(
+        "SELECT coalesce(max(version), 0) AS number FROM odds_current WHERE event_id = '{event}'"
+    ))
 }
 
-/// Waits until hot copy, database and REST are at the supplier's last version of each event, and until the history holds
-/// every version that was sent, once and in order.
+/// Waits until hot copy, database and REST are at the supplier's last version of each event, and
+/// until the history holds every version that was sent, once and in order.
 pub async fn until_everywhere(cluster: &Cluster, database: &Database, odds: SocketAddr) {
     let supplier = &cluster.supplier;
-    assert_eq!(supplier.connections(), 1, "the supplier's connection was lost on the way");
+    assert_eq!(
+        supplier.connections(),
+        1,
+        "the supplier's connection was lost on the way"
+    );
     let mut sent: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
     for (event, version) in supplier.sent_last() {
         sent.entry(event).or_default().push(version);
     }
-    until_all(supplier, "in the database", async |event| current(database, event)).await;
-    until_all(supplier, "in Redis", async |event| hot_copy(cluster, event).0).await;
-    until_all(supplier, "in the original's key", async |event| hot_copy(cluster, event).1).await;
-    until_all(supplier, "over REST", async |event| rest_version(odds, event).await).await;
+    until_all(supplier, "in the database", async |event| {
+        current(database, event)
+    })
+    .await;
+    until_all(supplier, "in Redis", async |event| {
+        hot_copy(cluster, event).0
+    })
+    .await;
+    until_all(supplier, "in the original's key", async |event| {
+        hot_copy(cluster, event).1
+    })
+    .await;
+    until_all(supplier, "over REST", async |event| {
+        rest_version(odds, event).await
+    })
+    .await;
     for (number, versions) in &sent {
         let event = SteadySupplier::event(*number);
         let stored = database.versions(&event);
-        assert!(stored == *versions, "{event}: {} versions sent, {} rows", versions.len(), stored.len());
+        assert!(
+            stored == *versions,
+            "{event}: {} versions sent, {} rows",
+            versions.len(),
+            stored.len()
+        );
     }
     let rows = "SELECT count(*) AS number FROM odds_history";
-    assert_eq!(database.number(rows), sent.values().map(Vec::len).sum::<usize>() as i64, "the history");
+    assert_eq!(
+        database.number(rows),
+        sent.values().map(Vec::len).sum::<usize>() as i64,
+        "the history"
+    );
     let disorder =
         "SELECT count(*) AS number FROM (SELECT version, lag(version) OVER (PARTITION BY event_id ORDER BY id)
         AS before FROM odds_history) AS rows WHERE version <= before";
-    assert_eq!(database.number(disorder), 0, "rows that were written after a later one");
+    assert_eq!(
+        database.number(disorder),
+        0,
+        "rows that were written after a later one"
+    );
 }
 
 /// What a group has committed.
@@ -69,7 +115,10 @@ pub async fn print_idle(name: &str, process: &ServerProcess) {
     let (before, began) = (cpu_seconds(process), std::time::Instant::now());
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     let used = (cpu_seconds(process) - before) / began.elapsed().as_secs_f64();
-    println!("{name}: {:.1} % of a core while nothing happens", used * 100.0);
+    println!(
+        "{name}: {:.1} % of a core while nothing happens",
+        used * 100.0
+    );
 }
 
 /// No more lines than these, and none of a panic.
@@ -77,5 +126,8 @@ pub fn assert_quiet_log(name: &str, process: &ServerProcess, most: usize) {
     let log = process.log();
     let lines = log.lines().count();
     println!("{name}: {lines} lines of log");
-    assert!(lines <= most && !log.contains("panicked"), "{name}: {lines} lines:\n{log}");
+    assert!(
+        lines <= most && !log.contains("panicked"),
+        "{name}: {lines} lines:\n{log}"
+    );
 }

@@ -1,11 +1,15 @@
-//! PostgreSQL goes away under load: the live path does not notice, and the store path makes up for it.
+//! PostgreSQL goes away under load: the live path does not notice, and the store path makes up for
+//! it.
 
 use std::time::Instant;
 
 use super::outage::{
-    self, Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored, until_up,
+    self, Costs, Follower, OUTAGE, eventually, fall_silent, readiness, until_down, until_stored,
+    until_up,
 };
-use crate::support::{Database, FakeSupplier, PrivateEngine, SteadySupplier, get_json, get_text, original_frame};
+use crate::support::{
+    Database, FakeSupplier, PrivateEngine, SteadySupplier, get_json, get_text, original_frame,
+};
 
 const EVENTS: usize = 20;
 const NEW: &str = "NEW";
@@ -39,16 +43,28 @@ async fn away(is_killed: bool) {
     let follower = Follower::of(odds.odds(), events.clone()).await;
     follower.until_told(&events, 5).await;
 
-    let costs = Costs::of(&[("ingest", &ingest), ("processor", &processor), ("odds", &odds)]);
+    let costs = Costs::of(&[
+        ("ingest", &ingest),
+        ("processor", &processor),
+        ("odds", &odds),
+    ]);
     if is_killed {
         postgres.kill().await
     } else {
         postgres.stop().await
     }
     let since = Instant::now();
-    eprintln!("readiness: {}", until_down(&processor, "processor", "database").await);
-    assert_eq!(readiness(&ingest, "ingest").await.0, 200, "ingest needs no database");
-    link.send(original_frame(NEW, "2026-01-01T00:00:00Z", 7)).await;
+    eprintln!(
+        "readiness: {}",
+        until_down(&processor, "processor", "database").await
+    );
+    assert_eq!(
+        readiness(&ingest, "ingest").await.0,
+        200,
+        "ingest needs no database"
+    );
+    link.send(original_frame(NEW, "2026-01-01T00:00:00Z", 7))
+        .await;
     tokio::spawn(async move { link.serve_pings().await });
     let of_new = format!("http://{}/v1/events/{NEW}/odds", odds.odds());
     eventually("a book that starts without the database", async || {
@@ -63,14 +79,29 @@ async fn away(is_killed: bool) {
         let newcomer = Follower::of(process.odds(), events.clone()).await;
         eventually("a snapshot of every event", async || {
             let account = newcomer.account();
-            events.iter().all(|event| account.last.get(event).is_some_and(|last| last.1 > 0)).then_some(())
+            events
+                .iter()
+                .all(|event| account.last.get(event).is_some_and(|last| last.1 > 0))
+                .then_some(())
         })
         .await;
         assert!(newcomer.last(&events[0]).1 >= known);
         newcomer.until_told(&events, 2).await;
-        let (status, odds) = get_json(&format!("http://{}/v1/events/{}/odds", process.odds(), events[0])).await;
-        assert_eq!((status, odds[0]["version"].as_i64() >= Some(known)), (200, true), "{odds}");
-        for list in ["/v1/events".to_owned(), format!("/v1/events/{}/markets/1x2/history", events[0])] {
+        let (status, odds) = get_json(&format!(
+            "http://{}/v1/events/{}/odds",
+            process.odds(),
+            events[0]
+        ))
+        .await;
+        assert_eq!(
+            (status, odds[0]["version"].as_i64() >= Some(known)),
+            (200, true),
+            "{odds}"
+        );
+        for list in [
+            "/v1/events".to_owned(),
+            format!("/v1/events/{}/markets/1x2/history", events[0]),
+        ] {
             let (status, body) = get_text(&format!("http://{}{list}", process.odds())).await;
             assert_eq!(status, 503, "{list}: {body}");
         }
@@ -84,7 +115,10 @@ async fn away(is_killed: bool) {
     postgres.start().await;
     let back = Instant::now();
     until_up(&processor, "processor").await;
-    eprintln!("the processor is ready {:?} after PostgreSQL", back.elapsed());
+    eprintln!(
+        "the processor is ready {:?} after PostgreSQL",
+        back.elapsed()
+    );
     let behind = SteadySupplier::event(0);
     let version = follower.last(&behind).1;
     eventually("the store path has caught up", async || {
@@ -92,11 +126,18 @@ async fn away(is_killed: bool) {
         (stored.last() >= Some(&version)).then_some(())
     })
     .await;
-    eprintln!("the history has caught up {:?} after PostgreSQL", back.elapsed());
+    eprintln!(
+        "the history has caught up {:?} after PostgreSQL",
+        back.elapsed()
+    );
     let last = fall_silent(&cluster, &follower).await;
     until_stored(&database, &last).await;
     until_up(&odds, "odds").await;
     until_up(&late, "odds").await;
-    assert_eq!(cluster.supplier.connections(), 1, "the supplier was never held back");
+    assert_eq!(
+        cluster.supplier.connections(),
+        1,
+        "the supplier was never held back"
+    );
     costs.report("PostgreSQL back").await;
 }

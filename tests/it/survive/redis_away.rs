@@ -5,8 +5,12 @@ use std::time::{Duration, Instant};
 
 use redis::Commands;
 
-use super::outage::{self, Costs, Follower, OUTAGE, eventually, fall_silent, until_down, until_stored, until_up};
-use crate::support::{Database, FakeSupplier, PrivateEngine, ServerProcess, get_json, original_frame};
+use super::outage::{
+    self, Costs, Follower, OUTAGE, eventually, fall_silent, until_down, until_stored, until_up,
+};
+use crate::support::{
+    Database, FakeSupplier, PrivateEngine, ServerProcess, get_json, original_frame,
+};
 
 const EVENTS: usize = 20;
 const QUIET: &str = "QUIET";
@@ -25,33 +29,55 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
     let odds = cluster.start("odds").await;
     let ingest = cluster.start("ingest").await;
     let mut link = quiet.accept().await;
-    link.send(original_frame(QUIET, "2026-01-01T00:00:00Z", 7)).await;
+    link.send(original_frame(QUIET, "2026-01-01T00:00:00Z", 7))
+        .await;
     tokio::spawn(async move { link.serve_pings().await });
     let events: Vec<String> = cluster.supplier.events().collect();
     let all: Vec<String> = events.iter().cloned().chain([QUIET.to_owned()]).collect();
     cluster.supplier.send_at(300);
     let follower = Follower::of(odds.odds(), all.clone()).await;
     follower.until_told(&events, 5).await;
-    eventually("the quiet market", async || (follower.last(QUIET).1 == 7).then_some(())).await;
+    eventually("the quiet market", async || {
+        (follower.last(QUIET).1 == 7).then_some(())
+    })
+    .await;
 
-    let costs = Costs::of(&[("ingest", &ingest), ("processor", &processor), ("odds", &odds)]);
+    let costs = Costs::of(&[
+        ("ingest", &ingest),
+        ("processor", &processor),
+        ("odds", &odds),
+    ]);
     redis.stop().await;
     let since = Instant::now();
-    eprintln!("readiness: {}", until_down(&processor, "processor", "cache").await);
+    eprintln!(
+        "readiness: {}",
+        until_down(&processor, "processor", "cache").await
+    );
     eprintln!("readiness: {}", until_down(&odds, "odds", "feed").await);
-    eventually("stale", async || (follower.account().feed == ["stale"]).then_some(())).await;
+    eventually("stale", async || {
+        (follower.account().feed == ["stale"]).then_some(())
+    })
+    .await;
     assert_eq!(is_stale(&odds, &events[0]).await, Some(true));
     assert_eq!(is_stale(&odds, QUIET).await, Some(true));
     let late = Follower::of(odds.odds(), all.clone()).await;
     eventually("snapshots that are marked", async || {
-        let marked = late.account().feed.iter().filter(|told| *told == "stale snapshot").count();
+        let marked = late
+            .account()
+            .feed
+            .iter()
+            .filter(|told| *told == "stale snapshot")
+            .count();
         (marked == all.len()).then_some(())
     })
     .await;
     while since.elapsed() < OUTAGE {
         // The store path goes on.
         let stored = database.versions(&events[0]).len();
-        eventually("rows of history", async || (database.versions(&events[0]).len() > stored).then_some(())).await;
+        eventually("rows of history", async || {
+            (database.versions(&events[0]).len() > stored).then_some(())
+        })
+        .await;
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     costs.report("Redis away").await;
@@ -67,7 +93,13 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
     eprintln!("clients are right {took:?} after Redis is back");
     assert!(took < Duration::from_secs(10));
     eventually("live", async || {
-        let told = |follower: &Follower| follower.account().feed.last().is_some_and(|status| status == "live");
+        let told = |follower: &Follower| {
+            follower
+                .account()
+                .feed
+                .last()
+                .is_some_and(|status| status == "live")
+        };
         (told(&follower) && told(&late)).then_some(())
     })
     .await;
@@ -75,10 +107,16 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
     until_up(&processor, "processor").await;
     until_up(&odds, "odds").await;
     until_kept(&redis, &all).await;
-    eprintln!("everything is in Redis {:?} after it is back", back.elapsed());
+    eprintln!(
+        "everything is in Redis {:?} after it is back",
+        back.elapsed()
+    );
     let after = Follower::of(odds.odds(), all.clone()).await;
     after.until_at(&last).await;
-    eventually("the quiet market", async || (after.last(QUIET).1 == 7).then_some(())).await;
+    eventually("the quiet market", async || {
+        (after.last(QUIET).1 == 7).then_some(())
+    })
+    .await;
     assert_eq!(is_stale(&odds, &events[0]).await, None);
     assert!(after.account().feed.is_empty());
     until_stored(&database, &last).await;
@@ -92,7 +130,11 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
         assert_eq!(follower.last(QUIET).1, 7);
         follower.check();
     }
-    assert_eq!(cluster.supplier.connections(), 1, "the supplier was never held back");
+    assert_eq!(
+        cluster.supplier.connections(),
+        1,
+        "the supplier was never held back"
+    );
     costs.report("Redis back").await;
 }
 
@@ -119,11 +161,17 @@ async fn redis_that_comes_back_empty_is_filled_even_when_nothing_changed_meanwhi
         redis.start().await;
         let back = Instant::now();
         until_kept(&redis, &events).await;
-        eprintln!("everything is in Redis {:?} after it is back", back.elapsed());
+        eprintln!(
+            "everything is in Redis {:?} after it is back",
+            back.elapsed()
+        );
     }
     // One that starts now reads it there.
     let second = cluster.start("odds").await;
-    Follower::of(second.odds(), events.clone()).await.until_at(&last).await;
+    Follower::of(second.odds(), events.clone())
+        .await
+        .until_at(&last)
+        .await;
     until_up(&processor, "processor").await;
     follower.check();
 }
@@ -138,15 +186,26 @@ async fn is_stale(odds: &ServerProcess, event: &str) -> Option<bool> {
 /// When a Redis accepts connections again.
 async fn answers(url: &str) -> Instant {
     let url = url::Url::parse(url).unwrap();
-    let address: SocketAddr = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap()).parse().unwrap();
-    eventually("Redis answers", async || tokio::net::TcpStream::connect(address).await.ok()).await;
+    let address: SocketAddr = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())
+        .parse()
+        .unwrap();
+    eventually("Redis answers", async || {
+        tokio::net::TcpStream::connect(address).await.ok()
+    })
+    .await;
     Instant::now()
 }
 
 /// Waits until a Redis holds the hot copy of every event.
 async fn until_kept(redis: &PrivateEngine, events: &[String]) {
-    let mut connection = redis::Client::open(redis.address()).unwrap().get_connection().unwrap();
-    let keys: Vec<String> = events.iter().map(|event| format!("odds:book:{event}")).collect();
+    let mut connection = redis::Client::open(redis.address())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    let keys: Vec<String> = events
+        .iter()
+        .map(|event| format!("odds:book:{event}"))
+        .collect();
     eventually("every book in Redis", async || {
         let count: usize = connection.exists(&keys).unwrap();
         (count == keys.len()).then_some(())

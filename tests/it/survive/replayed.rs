@@ -29,11 +29,21 @@ impl Pair {
 
     /// Starts a processor whose groups have this name, and waits until they have done everything.
     async fn process(&self, groups: &str) -> ServerProcess {
-        let (live, store) =
-            (format!("{}-live-{groups}", self.topic.name), format!("{}-store-{groups}", self.topic.name));
-        let mut all: Vec<_> =
-            self.cluster.variables().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        all.extend([("KAFKA_GROUP_LIVE", live.as_str()), ("KAFKA_GROUP_STORE", &store), ("ROLE", "processor")]);
+        let (live, store) = (
+            format!("{}-live-{groups}", self.topic.name),
+            format!("{}-store-{groups}", self.topic.name),
+        );
+        let mut all: Vec<_> = self
+            .cluster
+            .variables()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        all.extend([
+            ("KAFKA_GROUP_LIVE", live.as_str()),
+            ("KAFKA_GROUP_STORE", &store),
+            ("ROLE", "processor"),
+        ]);
         let processor = ServerProcess::start(self.cluster.folder.path(), &all).await;
         processor.until_ready().await;
         self.done(groups).await;
@@ -41,8 +51,12 @@ impl Pair {
     }
 
     async fn done(&self, groups: &str) {
-        self.topic.until_done(&format!("{}-store-{groups}", self.topic.name)).await;
-        self.topic.until_done(&format!("{}-live-{groups}", self.topic.name)).await;
+        self.topic
+            .until_done(&format!("{}-store-{groups}", self.topic.name))
+            .await;
+        self.topic
+            .until_done(&format!("{}-live-{groups}", self.topic.name))
+            .await;
     }
 
     fn state(&self) -> State {
@@ -50,7 +64,12 @@ impl Pair {
     }
 
     fn dead_letters(&self) -> Vec<sports_bet_platform::bus::Record> {
-        let brokers = self.cluster.folder.sandbox().value("KAFKA_BROKERS").unwrap();
+        let brokers = self
+            .cluster
+            .folder
+            .sandbox()
+            .value("KAFKA_BROKERS")
+            .unwrap();
         records(brokers, &format!("{}_dlq", self.topic.name))
     }
 }
@@ -104,12 +123,23 @@ async fn the_whole_topic_read_again_changes_nothing_and_tells_nobody_what_is_old
     broadcasts.until_marked(&marks);
     // What was told is how the markets stand, each at most once.
     let told = broadcasts.heard();
-    assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), told.len(), "something was told twice");
+    assert_eq!(
+        told.iter().collect::<BTreeSet<_>>().len(),
+        told.len(),
+        "something was told twice"
+    );
     let known: BTreeSet<_> = state.books().chain(pair.state().books()).collect();
     for one in told {
-        assert!(known.contains(one), "told, and never the state since: {one:?}");
+        assert!(
+            known.contains(one),
+            "told, and never the state since: {one:?}"
+        );
     }
-    println!("{} updates read three times; {} changes told after the flush", UPDATES, told.len());
+    println!(
+        "{} updates read three times; {} changes told after the flush",
+        UPDATES,
+        told.len()
+    );
     assert_eq!(pair.dead_letters().len(), 0);
     stop(fresh).await;
 }
@@ -141,35 +171,55 @@ async fn shuffled_across_events_and_duplicated_and_between_garbage_it_is_the_sam
     with_garbage.assert_cache_agrees();
 
     assert_dead_letters(&spoilt, &garbage);
-    println!("{} dead letters of {} records", garbage.records.len(), UPDATES * 112 / 100);
+    println!(
+        "{} dead letters of {} records",
+        garbage.records.len(),
+        UPDATES * 112 / 100
+    );
 }
 
 /// Exactly the garbage, each once, as it came, and each says where it was and why it is here.
 fn assert_dead_letters(pair: &Pair, garbage: &Garbage) {
-    let brokers = pair.cluster.folder.sandbox().value("KAFKA_BROKERS").unwrap();
+    let brokers = pair
+        .cluster
+        .folder
+        .sandbox()
+        .value("KAFKA_BROKERS")
+        .unwrap();
     let letters = pair.dead_letters();
     let count = |all: &mut dyn Iterator<Item = KeyAndPayload>| {
         let mut counted: BTreeMap<KeyAndPayload, usize> = BTreeMap::new();
         all.for_each(|one| *counted.entry(one).or_default() += 1);
         counted
     };
-    let record =
-        |record: &sports_bet_platform::bus::Record| (record.record.key.to_vec(), record.record.payload.to_vec());
+    let record = |record: &sports_bet_platform::bus::Record| {
+        (record.record.key.to_vec(), record.record.payload.to_vec())
+    };
     let wanted = count(&mut garbage.records.iter().map(|(record, _)| record.clone()));
     assert_eq!(count(&mut letters.iter().map(record)), wanted);
 
-    let sources: BTreeMap<_, _> =
-        records(brokers, &pair.topic.name).into_iter().map(|one| ((one.partition, one.offset), record(&one))).collect();
+    let sources: BTreeMap<_, _> = records(brokers, &pair.topic.name)
+        .into_iter()
+        .map(|one| ((one.partition, one.offset), record(&one)))
+        .collect();
     let reasons: BTreeMap<_, _> = garbage.records.iter().cloned().collect();
     let mut places = BTreeSet::new();
     for letter in &letters {
-        let header = |name: &str| letter.header(name).unwrap_or_else(|| panic!("no header {name}: {letter:?}"));
+        let header = |name: &str| {
+            letter
+                .header(name)
+                .unwrap_or_else(|| panic!("no header {name}: {letter:?}"))
+        };
         assert_eq!(header("reason"), reasons[&record(letter)], "{letter:?}");
         assert_eq!(header("source_topic"), pair.topic.name);
-        let place = (header("source_partition").parse().unwrap(), header("source_offset").parse().unwrap());
+        let place = (
+            header("source_partition").parse().unwrap(),
+            header("source_offset").parse().unwrap(),
+        );
         assert_eq!(sources[&place], record(letter), "{place:?}");
         assert!(places.insert(place), "twice: {place:?}");
-        let at: sports_bet_platform::domain::timestamp::Timestamp = header("received_at").parse().unwrap();
+        let at: sports_bet_platform::domain::timestamp::Timestamp =
+            header("received_at").parse().unwrap();
         assert!(at <= sports_bet_platform::domain::timestamp::Timestamp::now());
         assert!(!header("detail").is_empty());
     }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::outcome::{assert_quiet_log, hot_copy, positions, until_everywhere};
 use super::witness::{Witness, until_all};
-use crate::support::{Cluster, Database, PATIENT, Positions, PrivateEngine, ServerProcess, records, until};
+use crate::support::{
+    Cluster, Database, PATIENT, Positions, PrivateEngine, ServerProcess, records, until,
+};
 
 const IN_TIME: Duration = Duration::from_secs(10);
 
@@ -24,7 +26,8 @@ async fn ends_well(name: &str, process: &mut ServerProcess) {
     assert_quiet_log(name, process, 100);
 }
 
-/// What the groups have committed is what is done, no more and no less. Gives how many records the store group has left.
+/// What the groups have committed is what is done, no more and no less. Gives how many records the
+/// store group has left.
 fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
     let sandbox = cluster.folder.sandbox();
     let stored = positions(cluster, sandbox.store_group());
@@ -32,10 +35,17 @@ fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
     // What the supplier says again on a new connection is one more record, and no more history.
     let mut rows = HashSet::new();
     let mut last: HashMap<String, i64> = HashMap::new();
-    for record in records(sandbox.value("KAFKA_BROKERS").unwrap(), sandbox.value("KAFKA_TOPIC_ODDS").unwrap()) {
+    for record in records(
+        sandbox.value("KAFKA_BROKERS").unwrap(),
+        sandbox.value("KAFKA_TOPIC_ODDS").unwrap(),
+    ) {
         let update: serde_json::Value = serde_json::from_slice(&record.record.payload).unwrap();
-        let (event, version) = (update["event_id"].as_str().unwrap().to_owned(), update["version"].as_i64().unwrap());
-        let is_before = |group: &Positions| (record.offset as i64) < group[&(record.partition as i32)].0;
+        let (event, version) = (
+            update["event_id"].as_str().unwrap().to_owned(),
+            update["version"].as_i64().unwrap(),
+        );
+        let is_before =
+            |group: &Positions| (record.offset as i64) < group[&(record.partition as i32)].0;
         if is_before(&told) {
             last.insert(event.clone(), version);
         }
@@ -44,10 +54,18 @@ fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
         }
     }
     let history = database.number("SELECT count(*) AS number FROM odds_history");
-    assert_eq!(rows.len() as i64, history, "the store group's positions and the history");
+    assert_eq!(
+        rows.len() as i64,
+        history,
+        "the store group's positions and the history"
+    );
     for event in cluster.supplier.events() {
         let done = last.get(&event).copied().unwrap_or_default();
-        assert_eq!(hot_copy(cluster, &event).0, done, "the live group's position and the hot copy of {event}");
+        assert_eq!(
+            hot_copy(cluster, &event).0,
+            done,
+            "the live group's position and the hot copy of {event}"
+        );
     }
     stored.values().map(|(next, end)| end - next).sum()
 }
@@ -57,7 +75,10 @@ fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
 async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_half_done() {
     let cluster = Cluster::new(20, &PATIENT).await;
     let supplier = &cluster.supplier;
-    let (mut processor, mut odds) = (cluster.start("processor").await, cluster.start("odds").await);
+    let (mut processor, mut odds) = (
+        cluster.start("processor").await,
+        cluster.start("odds").await,
+    );
     let mut ingest = cluster.start("ingest").await;
     let database = Database::of_cluster(&cluster);
     let witness = Witness::of(odds.odds(), supplier).await;
@@ -65,24 +86,38 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
 
     stop("processor", &mut processor).await;
     assert_committed_is_done(&cluster, &database);
-    let done: i64 = positions(&cluster, cluster.folder.sandbox().store_group()).values().map(|(next, _)| next).sum();
+    let done: i64 = positions(&cluster, cluster.folder.sandbox().store_group())
+        .values()
+        .map(|(next, _)| next)
+        .sum();
     let mut processor = cluster.start("processor").await;
     witness.until_more(supplier, 1_000).await;
 
     stop("odds", &mut odds).await;
     let (code, seen) = witness.close_code().await;
     assert_eq!(code, Some(1001));
-    println!("{} updates told, {} conflated, silent for {:.1?} at most", seen.updates, seen.conflated, seen.silence);
+    println!(
+        "{} updates told, {} conflated, silent for {:.1?} at most",
+        seen.updates, seen.conflated, seen.silence
+    );
     let mut odds = cluster.start("odds").await;
     let witness = Witness::of(odds.odds(), supplier).await;
     witness.until_more(supplier, 1_000).await;
 
-    // So far nothing was lost, and the second processor has read what the first had not done, and only that.
+    // So far nothing was lost, and the second processor has read what the first had not done, and
+    // only that.
     supplier.send_at(0);
     witness.until_last(supplier).await;
     until_everywhere(&cluster, &database, odds.odds()).await;
-    let read = processor.metric("processor", "odds_proc_messages_consumed_total").await.unwrap();
-    assert_eq!(read as i64, supplier.sent() as i64 - done, "what the second processor has read");
+    let read = processor
+        .metric("processor", "odds_proc_messages_consumed_total")
+        .await
+        .unwrap();
+    assert_eq!(
+        read as i64,
+        supplier.sent() as i64 - done,
+        "what the second processor has read"
+    );
 
     witness.until_more(supplier, 1_000).await;
     stop("ingest", &mut ingest).await;
@@ -93,26 +128,42 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     for process in [&ingest, &processor, &odds] {
         process.signal("TERM").await;
     }
-    for (name, process) in [("ingest", &mut ingest), ("processor", &mut processor), ("odds", &mut odds)] {
+    for (name, process) in [
+        ("ingest", &mut ingest),
+        ("processor", &mut processor),
+        ("odds", &mut odds),
+    ] {
         ends_well(name, process).await;
     }
     assert_eq!(witness.close_code().await.0, Some(1001));
     let left = assert_committed_is_done(&cluster, &database);
     println!("{left} records are left on the bus");
 
-    let (_processor, odds) = (cluster.start("processor").await, cluster.start("odds").await);
+    let (_processor, odds) = (
+        cluster.start("processor").await,
+        cluster.start("odds").await,
+    );
     let _ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), supplier).await;
     witness.until_more(supplier, 500).await;
     supplier.send_at(0);
     witness.until_last(supplier).await;
     // Of each connection of ingest a first part was taken without a gap, and of the last one all.
-    until_all(supplier, "in the history", async |event| database.versions(event).last().copied().unwrap_or(0)).await;
+    until_all(supplier, "in the history", async |event| {
+        database.versions(event).last().copied().unwrap_or(0)
+    })
+    .await;
     assert_eq!(supplier.connections(), 3);
     for event in supplier.events() {
         let versions = database.versions(&event);
-        let gaps: Vec<_> = versions.windows(2).filter(|pair| pair[1] != pair[0] + 1).collect();
-        assert!(gaps.len() <= 2 && gaps.iter().all(|pair| pair[1] > pair[0]), "{event}: {gaps:?}");
+        let gaps: Vec<_> = versions
+            .windows(2)
+            .filter(|pair| pair[1] != pair[0] + 1)
+            .collect();
+        assert!(
+            gaps.len() <= 2 && gaps.iter().all(|pair| pair[1] > pair[0]),
+            "{event}: {gaps:?}"
+        );
     }
 }
 
@@ -121,13 +172,22 @@ async fn stops_without(kind: &'static str, stage: &str) {
     let engine = PrivateEngine::up(kind).await;
     let cluster = Cluster::new(20, &[&PATIENT[..], &engine.variables()].concat()).await;
     let supplier = &cluster.supplier;
-    let (mut processor, odds) = (cluster.start("processor").await, cluster.start("odds").await);
+    let (mut processor, odds) = (
+        cluster.start("processor").await,
+        cluster.start("odds").await,
+    );
     let _ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), supplier).await;
     witness.until_more(supplier, 1_000).await;
     engine.kill().await;
     let failures = format!("odds_proc_errors_total{{stage=\"{stage}\"}}");
-    until(&failures, async || processor.metric("processor", &failures).await.filter(|count| *count > 0.0)).await;
+    until(&failures, async || {
+        processor
+            .metric("processor", &failures)
+            .await
+            .filter(|count| *count > 0.0)
+    })
+    .await;
     stop("processor", &mut processor).await;
     // One that starts while it is away waits for it, and is stopped as well.
     let mut second = cluster.start_at_once("processor").await;
@@ -157,7 +217,10 @@ async fn a_processor_ends_well_while_the_cache_is_away_and_loses_nothing() {
 async fn a_processor_ends_well_while_the_database_answers_nothing_and_loses_nothing() {
     let cluster = Cluster::new(20, &PATIENT).await;
     let supplier = &cluster.supplier;
-    let (mut processor, odds) = (cluster.start("processor").await, cluster.start("odds").await);
+    let (mut processor, odds) = (
+        cluster.start("processor").await,
+        cluster.start("odds").await,
+    );
     let _ingest = cluster.start("ingest").await;
     let database = Database::of_cluster(&cluster);
     let witness = Witness::of(odds.odds(), supplier).await;
@@ -165,7 +228,13 @@ async fn a_processor_ends_well_while_the_database_answers_nothing_and_loses_noth
     let lock = database.lock();
     let lag = cluster.folder.sandbox().store_lag();
     // The batch in its hands waits for the lock longer than there is time for stopping.
-    until(&lag, async || processor.metric("processor", &lag).await.filter(|lag| *lag > 100.0)).await;
+    until(&lag, async || {
+        processor
+            .metric("processor", &lag)
+            .await
+            .filter(|lag| *lag > 100.0)
+    })
+    .await;
     processor.signal("TERM").await;
     let began = Instant::now();
     let status = processor.ended().await;

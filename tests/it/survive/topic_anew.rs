@@ -35,7 +35,8 @@ async fn anew(processors: usize) {
     stayed.until_told(&events, 30).await;
     // The other way round, too: what is flushed and what is deleted first makes a difference.
     for round in 0..2 {
-        // Alone, a processor knows by itself what it told last: the store is behind, and what is in Redis will be gone.
+        // Alone, a processor knows by itself what it told last: the store is behind, and what is in
+        // Redis will be gone.
         let lock = (processors == 1).then(|| database.lock());
         if lock.is_some() {
             stayed.until_told(&events, 20).await;
@@ -49,16 +50,25 @@ async fn anew(processors: usize) {
             flush(&cluster);
             delete_topic(&cluster).await;
         }
-        eprintln!("round {round}: deleted and flushed in {:?}", since.elapsed());
+        eprintln!(
+            "round {round}: deleted and flushed in {:?}",
+            since.elapsed()
+        );
         stayed.until_told(&events, 20).await;
-        eprintln!("round {round}: prices of every event flow {:?} after the topic was deleted", since.elapsed());
+        eprintln!(
+            "round {round}: prices of every event flow {:?} after the topic was deleted",
+            since.elapsed()
+        );
         drop(lock);
         check_new(&cluster, &running[0], &before, &stayed).await;
     }
     let last = fall_silent(&cluster, &stayed).await;
     broadcasts.check();
     let lost = until_followed(&database, &last).await;
-    eprintln!("{lost} of {} versions went with the old topics", last.iter().sum::<i64>());
+    eprintln!(
+        "{lost} of {} versions went with the old topics",
+        last.iter().sum::<i64>()
+    );
 
     let before: Vec<_> = events.iter().map(|event| stayed.last(event)).collect();
     stayed.check();
@@ -71,13 +81,21 @@ async fn anew(processors: usize) {
     let after = Follower::of(running[0].odds(), events.clone()).await;
     after.until_at(&last).await;
     for (event, (seq, _)) in events.iter().zip(&before) {
-        assert!(after.last(event).0 >= *seq, "{event}: {seq} before the restart, then {:?}", after.last(event));
+        assert!(
+            after.last(event).0 >= *seq,
+            "{event}: {seq} before the restart, then {:?}",
+            after.last(event)
+        );
     }
     cluster.supplier.send_at(400);
     after.until_told(&events, 20).await;
     check_new(&cluster, &running[0], &before, &after).await;
     let last = fall_silent(&cluster, &after).await;
-    assert_eq!(until_followed(&database, &last).await, lost, "nothing more is lost");
+    assert_eq!(
+        until_followed(&database, &last).await,
+        lost,
+        "nothing more is lost"
+    );
     broadcasts.check();
 }
 
@@ -98,7 +116,10 @@ async fn delete_topic(cluster: &Cluster) {
     let sandbox = cluster.folder.sandbox();
     let topic = sandbox.value("KAFKA_TOPIC_ODDS").unwrap();
     let admin = kafka_admin(sandbox.value("KAFKA_BROKERS").unwrap());
-    let deleted = admin.delete_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    let deleted = admin
+        .delete_topics(&[topic], &AdminOptions::new())
+        .await
+        .unwrap();
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
 }
 
@@ -108,27 +129,43 @@ fn flush(cluster: &Cluster) {
     let () = redis::cmd("FLUSHDB").query(&mut connection).unwrap();
 }
 
-/// Whoever comes new, over a socket, by REST or to a process that starts just now, is shown no number and no version
-/// below what was told before.
-async fn check_new(cluster: &Cluster, odds: &ServerProcess, before: &[(u64, i64)], stayed: &Follower) {
+/// Whoever comes new, over a socket, by REST or to a process that starts just now, is shown no
+/// number and no version below what was told before.
+async fn check_new(
+    cluster: &Cluster,
+    odds: &ServerProcess,
+    before: &[(u64, i64)],
+    stayed: &Follower,
+) {
     let events: Vec<String> = cluster.supplier.events().collect();
     let fresh = cluster.start("odds").await;
     for process in [odds, &fresh] {
         let newcomer = Follower::of(process.odds(), events.clone()).await;
         newcomer.until_told(&events, 2).await;
         for (event, (seq, version)) in events.iter().zip(before) {
-            let (status, odds) = get_json(&format!("http://{}/v1/events/{event}/odds", process.odds())).await;
+            let (status, odds) =
+                get_json(&format!("http://{}/v1/events/{event}/odds", process.odds())).await;
             assert_eq!(status, 200, "{odds}");
-            let now = (odds[0]["seq"].as_u64().unwrap(), odds[0]["version"].as_i64().unwrap());
-            assert!(now.0 >= *seq && now.1 >= *version, "{event}: ({seq}, {version}) before, {now:?} by REST");
+            let now = (
+                odds[0]["seq"].as_u64().unwrap(),
+                odds[0]["version"].as_i64().unwrap(),
+            );
+            assert!(
+                now.0 >= *seq && now.1 >= *version,
+                "{event}: ({seq}, {version}) before, {now:?} by REST"
+            );
             let now = newcomer.last(event);
-            assert!(now.0 >= *seq && now.1 >= *version, "{event}: ({seq}, {version}) before, {now:?} told");
+            assert!(
+                now.0 >= *seq && now.1 >= *version,
+                "{event}: ({seq}, {version}) before, {now:?} told"
+            );
         }
     }
     stayed.check();
 }
 
-/// Waits until the history of each event ends at the last version; gives how many versions it has not.
+/// Waits until the history of each event ends at the last version; gives how many versions it has
+/// not.
 async fn until_followed(database: &Database, last: &[i64]) -> i64 {
     let mut missing = 0;
     for (number, last) in last.iter().enumerate() {
@@ -138,7 +175,10 @@ async fn until_followed(database: &Database, last: &[i64]) -> i64 {
             (versions.last() == Some(last)).then_some(versions)
         })
         .await;
-        assert!(versions.windows(2).all(|pair| pair[0] < pair[1]), "{event}: {versions:?}");
+        assert!(
+            versions.windows(2).all(|pair| pair[0] < pair[1]),
+            "{event}: {versions:?}"
+        );
         missing += last - versions.len() as i64;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -163,16 +203,25 @@ impl Broadcasts {
         let sandbox = cluster.folder.sandbox();
         let client = redis::Client::open(sandbox.value("REDIS_URL").unwrap()).unwrap();
         let channel = sandbox.value("REDIS_PUBSUB_CHANNEL").unwrap().to_owned();
-        let broadcasts = Broadcasts { told: Arc::default(), stop: Arc::default() };
+        let broadcasts = Broadcasts {
+            told: Arc::default(),
+            stop: Arc::default(),
+        };
         let (told, stop) = (broadcasts.told.clone(), broadcasts.stop.clone());
         let mut connection = client.get_connection().unwrap();
         std::thread::spawn(move || {
-            connection.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            connection
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
             let mut listening = connection.as_pubsub();
             listening.subscribe(&channel).unwrap();
             while !stop.load(Ordering::Relaxed) {
-                let Ok(message) = listening.get_message() else { continue };
-                told.lock().unwrap().take(&serde_json::from_slice(message.get_payload_bytes()).unwrap());
+                let Ok(message) = listening.get_message() else {
+                    continue;
+                };
+                told.lock()
+                    .unwrap()
+                    .take(&serde_json::from_slice(message.get_payload_bytes()).unwrap());
             }
         });
         broadcasts
@@ -182,7 +231,12 @@ impl Broadcasts {
     fn check(&self) {
         let told = self.told.lock().unwrap();
         assert!(told.count > 0);
-        assert!(told.faults.is_empty(), "{} faults, the first: {}", told.faults.len(), told.faults[0]);
+        assert!(
+            told.faults.is_empty(),
+            "{} faults, the first: {}",
+            told.faults.len(),
+            told.faults[0]
+        );
     }
 }
 

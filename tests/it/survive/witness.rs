@@ -12,9 +12,11 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{OddsClient, SteadySupplier, get_json, within};
 
-/// How long a test waits for something to come: machines may be busy, and partitions must first come free.
+/// How long a test waits for something to come: machines may be busy, and partitions must first
+/// come free.
 const WAIT_LIMIT: Duration = Duration::from_secs(90);
-/// What the supplier may have sent and no client been told: what comes in while partitions come free, many times over.
+/// What the supplier may have sent and no client been told: what comes in while partitions come
+/// free, many times over.
 const MAX_ON_THE_WAY: i64 = 30_000;
 
 /// What a witness has seen.
@@ -43,7 +45,11 @@ impl Seen {
             }
             Some("snapshot") => {
                 for market in message["markets"].as_array().unwrap() {
-                    self.change(event.clone(), market["seq"].as_u64().unwrap(), &market["payload"]);
+                    self.change(
+                        event.clone(),
+                        market["seq"].as_u64().unwrap(),
+                        &market["payload"],
+                    );
                 }
             }
             Some("feed") => {}
@@ -56,7 +62,8 @@ impl Seen {
         let version = payload["version"].as_i64().unwrap();
         let price = payload["odds"]["home"].as_f64().unwrap();
         if (price - (1.5 + (version % 1_000) as f64 / 1_000.0)).abs() > 0.000_1 {
-            self.wrong.push(format!("{event}: version {version} at the price {price}"));
+            self.wrong
+                .push(format!("{event}: version {version} at the price {price}"));
         }
         let (last_seq, last_version) = self.last.get(&event).copied().unwrap_or_default();
         if seq <= last_seq || version <= last_version {
@@ -107,14 +114,21 @@ impl Witness {
     pub fn seen(&self) -> MutexGuard<'_, Seen> {
         let seen = self.seen.lock().unwrap();
         let wrong = &seen.wrong[..seen.wrong.len().min(10)];
-        assert!(wrong.is_empty(), "{} times, as {wrong:#?}", seen.wrong.len());
+        assert!(
+            wrong.is_empty(),
+            "{} times, as {wrong:#?}",
+            seen.wrong.len()
+        );
         seen
     }
 
     /// Waits until it has seen the supplier's last of each event.
     pub async fn until_last(&self, supplier: &SteadySupplier) {
         until_all(supplier, "told to a client", async |event| {
-            self.seen().last.get(event).map_or(0, |(_, version)| *version)
+            self.seen()
+                .last
+                .get(event)
+                .map_or(0, |(_, version)| *version)
         })
         .await;
     }
@@ -122,26 +136,37 @@ impl Witness {
     /// Waits until it has seen so many updates more, while the supplier sends.
     pub async fn until_more(&self, supplier: &SteadySupplier, more: usize) {
         let wanted = self.seen().updates + more;
-        self.until_seen(supplier, "updates are told", |seen| seen.updates >= wanted).await;
+        self.until_seen(supplier, "updates are told", |seen| seen.updates >= wanted)
+            .await;
     }
 
-    /// Waits until it has seen a change of each event that was not sent yet, and gives how long that took.
+    /// Waits until it has seen a change of each event that was not sent yet, and gives how long
+    /// that took.
     pub async fn until_every_event_moves(&self, supplier: &SteadySupplier) -> Duration {
         let began = Instant::now();
         let sent = supplier.last();
         let moved = |seen: &Seen, event, sent| {
-            seen.last.get(&SteadySupplier::event(event)).is_some_and(|(_, version)| *version > sent)
+            seen.last
+                .get(&SteadySupplier::event(event))
+                .is_some_and(|(_, version)| *version > sent)
         };
         self.until_seen(supplier, "every event is told anew", |seen| {
-            sent.iter().enumerate().all(|(event, sent)| moved(seen, event, *sent))
+            sent.iter()
+                .enumerate()
+                .all(|(event, sent)| moved(seen, event, *sent))
         })
         .await;
         began.elapsed()
     }
 
-    /// The supplier sends 1,000 a second, but for as long as too much is on its way: where the machine is slower than
-    /// that, the end stays near.
-    async fn until_seen(&self, supplier: &SteadySupplier, what: &str, wanted: impl Fn(&Seen) -> bool) {
+    /// The supplier sends 1,000 a second, but for as long as too much is on its way: where the
+    /// machine is slower than that, the end stays near.
+    async fn until_seen(
+        &self,
+        supplier: &SteadySupplier,
+        what: &str,
+        wanted: impl Fn(&Seen) -> bool,
+    ) {
         let deadline = Instant::now() + WAIT_LIMIT;
         loop {
             {
@@ -151,16 +176,25 @@ impl Witness {
                 }
                 let told: i64 = seen.last.values().map(|(_, version)| version).sum();
                 let on_the_way = supplier.last().iter().sum::<i64>() - told;
-                supplier.send_at(if on_the_way > MAX_ON_THE_WAY { 0 } else { 1_000 });
+                supplier.send_at(if on_the_way > MAX_ON_THE_WAY {
+                    0
+                } else {
+                    1_000
+                });
             }
-            assert!(Instant::now() < deadline, "not within {WAIT_LIMIT:?}: {what}");
+            assert!(
+                Instant::now() < deadline,
+                "not within {WAIT_LIMIT:?}: {what}"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     /// Waits until the server has closed the socket, and gives the code.
     pub async fn close_code(self) -> (Option<u16>, Seen) {
-        let code = within("the end of the connection", self.task).await.unwrap();
+        let code = within("the end of the connection", self.task)
+            .await
+            .unwrap();
         drop(self.seen.lock().unwrap());
         let seen = std::mem::take(&mut *self.seen.lock().unwrap());
         (code, seen)
@@ -174,16 +208,26 @@ pub fn poll_rest(address: SocketAddr, supplier: &SteadySupplier) -> JoinHandle<(
         let mut last: HashMap<&str, (u64, i64)> = HashMap::new();
         loop {
             for event in &events {
-                let (status, odds) = get_json(&format!("http://{address}/v1/events/{event}/odds")).await;
-                assert!(status != 404 || !last.contains_key(event.as_str()), "{event} was known before");
+                let (status, odds) =
+                    get_json(&format!("http://{address}/v1/events/{event}/odds")).await;
+                assert!(
+                    status != 404 || !last.contains_key(event.as_str()),
+                    "{event} was known before"
+                );
                 if status != 200 {
                     // Not known yet, or not readable in time on a busy machine.
                     assert!(status == 404 || status == 503, "{event}: {status} {odds}");
                     continue;
                 }
-                let now = (odds[0]["seq"].as_u64().unwrap(), odds[0]["version"].as_i64().unwrap());
+                let now = (
+                    odds[0]["seq"].as_u64().unwrap(),
+                    odds[0]["version"].as_i64().unwrap(),
+                );
                 let before = last.insert(event, now).unwrap_or_default();
-                assert!(before.0 <= now.0 && before.1 <= now.1, "{event}: {before:?} became {now:?}");
+                assert!(
+                    before.0 <= now.0 && before.1 <= now.1,
+                    "{event}: {before:?} became {now:?}"
+                );
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
@@ -210,7 +254,10 @@ pub async fn until_all(supplier: &SteadySupplier, what: &str, version: impl Asyn
         if behind.is_empty() {
             return;
         }
-        assert!(Instant::now() < deadline, "not within {WAIT_LIMIT:?} {what}: {behind:#?}");
+        assert!(
+            Instant::now() < deadline,
+            "not within {WAIT_LIMIT:?} {what}: {behind:#?}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

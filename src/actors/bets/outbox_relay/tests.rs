@@ -35,12 +35,20 @@ struct ProbeTopic {
 
 impl ProbeTopic {
     fn new(mood: TopicBehaviour) -> Arc<ProbeTopic> {
-        Arc::new(ProbeTopic { mood: watch::Sender::new(mood), taken: Arc::default() })
+        Arc::new(ProbeTopic {
+            mood: watch::Sender::new(mood),
+            taken: Arc::default(),
+        })
     }
 
     fn payloads(&self) -> Vec<Vec<String>> {
         let text = |record: &NewRecord| String::from_utf8(record.payload.to_vec()).unwrap();
-        self.taken.lock().unwrap().iter().map(|batch| batch.iter().map(text).collect()).collect()
+        self.taken
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|batch| batch.iter().map(text).collect())
+            .collect()
     }
 }
 
@@ -52,11 +60,18 @@ impl Topic for ProbeTopic {
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
         let (mut mood, taken) = (self.mood.subscribe(), self.taken.clone());
         async move {
-            let mood = *mood.wait_for(|mood| *mood != TopicBehaviour::Waits).await.unwrap();
-            let refuses = |record: &NewRecord, word: &str| String::from_utf8_lossy(&record.payload).contains(word);
+            let mood = *mood
+                .wait_for(|mood| *mood != TopicBehaviour::Waits)
+                .await
+                .unwrap();
+            let refuses = |record: &NewRecord, word: &str| {
+                String::from_utf8_lossy(&record.payload).contains(word)
+            };
             match mood {
                 TopicBehaviour::Away => return Err(BusError::Unavailable("away".to_owned())),
-                TopicBehaviour::Refuses(word) if records.iter().any(|record| refuses(record, word)) => {
+                TopicBehaviour::Refuses(word)
+                    if records.iter().any(|record| refuses(record, word)) =>
+                {
                     return Err(BusError::TooLarge("too large".to_owned()));
                 }
                 _ => taken.lock().unwrap().push(records),
@@ -93,28 +108,68 @@ struct Relayed {
 fn start(mood: TopicBehaviour) -> Relayed {
     tokio::time::pause();
     let store = Arc::new(FakeMoney::default());
-    let (placed, confirmed, dead) =
-        (ProbeTopic::new(mood), ProbeTopic::new(TopicBehaviour::Takes), ProbeTopic::new(TopicBehaviour::Takes));
-    let (clock, metrics) = (Clock::of_tokio(), ConfirmationMetrics::new().unwrap().outbox_metrics());
-    let settings = RelaySettings { batch: 3, waiting: 6, lease: LEASE, drain_limit: 5 * SECOND };
-    let target = |topic: &Arc<ProbeTopic>| OutboxTarget { topic: topic.clone(), dead_letters: dead.clone() };
-    let relay =
-        OutboxRelay::new(store.clone(), target(&placed), target(&confirmed), settings, clock.clone(), metrics.clone());
+    let (placed, confirmed, dead) = (
+        ProbeTopic::new(mood),
+        ProbeTopic::new(TopicBehaviour::Takes),
+        ProbeTopic::new(TopicBehaviour::Takes),
+    );
+    let (clock, metrics) = (
+        Clock::of_tokio(),
+        ConfirmationMetrics::new().unwrap().outbox_metrics(),
+    );
+    let settings = RelaySettings {
+        batch: 3,
+        waiting: 6,
+        lease: LEASE,
+        drain_limit: 5 * SECOND,
+    };
+    let target = |topic: &Arc<ProbeTopic>| OutboxTarget {
+        topic: topic.clone(),
+        dead_letters: dead.clone(),
+    };
+    let relay = OutboxRelay::new(
+        store.clone(),
+        target(&placed),
+        target(&confirmed),
+        settings,
+        clock.clone(),
+        metrics.clone(),
+    );
     let trouble = relay.trouble();
-    Relayed { store, placed, confirmed, dead, metrics, clock, trouble, relay: relay.start() }
+    Relayed {
+        store,
+        placed,
+        confirmed,
+        dead,
+        metrics,
+        clock,
+        trouble,
+        relay: relay.start(),
+    }
 }
 
 impl Relayed {
     /// Writes rows as whoever commits a change does: leased to this process.
     fn write(&self, topic: OutboxTopic, payloads: &[&str]) -> Vec<OutboxRow> {
         let until = self.clock.after(LEASE);
-        payloads.iter().map(|text| self.store.write_outbox(topic, text, self.clock.now(), until)).collect()
+        payloads
+            .iter()
+            .map(|text| {
+                self.store
+                    .write_outbox(topic, text, self.clock.now(), until)
+            })
+            .collect()
     }
 
     /// Writes rows that a dead process left.
     fn leave(&self, payloads: &[&str]) {
         let now = self.clock.now();
-        payloads.iter().for_each(|text| drop(self.store.write_outbox(OutboxTopic::BetPlaced, text, now, now)));
+        payloads.iter().for_each(|text| {
+            drop(
+                self.store
+                    .write_outbox(OutboxTopic::BetPlaced, text, now, now),
+            )
+        });
     }
 
     async fn publish(&self, rows: Vec<OutboxRow>) {
@@ -135,7 +190,9 @@ async fn what_is_committed_is_published_at_once_and_in_order_and_leaves_the_outb
     let relayed = start(TopicBehaviour::Takes);
     let rows = relayed.write(OutboxTopic::BetPlaced, &["a", "b", "c", "d"]);
     relayed.publish(rows).await;
-    relayed.publish(relayed.write(OutboxTopic::BetConfirmed, &["x"])).await;
+    relayed
+        .publish(relayed.write(OutboxTopic::BetConfirmed, &["x"]))
+        .await;
     relayed.relay.send(Drain).await.unwrap();
     assert_eq!(relayed.placed.payloads(), [vec!["a", "b", "c"], vec!["d"]]);
     assert_eq!(relayed.confirmed.payloads(), [vec!["x"]]);
@@ -143,7 +200,10 @@ async fn what_is_committed_is_published_at_once_and_in_order_and_leaves_the_outb
     assert_eq!(key, relayed.store.key_of("a"));
     assert_eq!(relayed.rows_left(), 0);
     let published = |topic| relayed.metrics.published.with_label_values(&[topic]).get();
-    assert_eq!((published("bet_placed"), published("bet_confirmed")), (4, 1));
+    assert_eq!(
+        (published("bet_placed"), published("bet_confirmed")),
+        (4, 1)
+    );
 }
 
 #[actix_web::test]
@@ -152,10 +212,19 @@ async fn what_a_dead_process_left_is_found_and_more_than_there_is_room_for_comes
     relayed.leave(&["a", "b", "c", "d", "e", "f", "g", "h"]);
     let kept = relayed.write(OutboxTopic::BetPlaced, &["of another process"]);
     tokio::time::sleep(2 * SECOND).await;
-    assert_eq!(relayed.placed.payloads().concat(), ["a", "b", "c", "d", "e", "f", "g", "h"]);
+    assert_eq!(
+        relayed.placed.payloads().concat(),
+        ["a", "b", "c", "d", "e", "f", "g", "h"]
+    );
     assert_eq!(relayed.rows_left(), 1, "it is leased");
     tokio::time::sleep(LEASE).await;
-    assert_eq!((relayed.rows_left(), relayed.placed.payloads().concat().len()), (0, 9));
+    assert_eq!(
+        (
+            relayed.rows_left(),
+            relayed.placed.payloads().concat().len()
+        ),
+        (0, 9)
+    );
     // Its writer comes back to it: once more, which readers know.
     relayed.publish(kept).await;
     relayed.relay.send(Drain).await.unwrap();
@@ -171,22 +240,44 @@ async fn while_a_topic_is_away_the_other_goes_on_and_nothing_is_lost_or_publishe
 ) {
     let relayed = start(mood);
     let names: Vec<String> = (0..20).map(|number| format!("row {number:02}")).collect();
-    let rows = relayed.write(OutboxTopic::BetPlaced, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let rows = relayed.write(
+        OutboxTopic::BetPlaced,
+        &names.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
     relayed.publish(rows.clone()).await;
     relayed.publish(rows).await;
-    relayed.publish(relayed.write(OutboxTopic::BetConfirmed, &["x"])).await;
+    relayed
+        .publish(relayed.write(OutboxTopic::BetConfirmed, &["x"]))
+        .await;
     // Longer than a lease: the rows are given out again, and this process has them already.
     tokio::time::sleep(3 * LEASE).await;
-    assert_eq!((relayed.placed.payloads().len(), relayed.confirmed.payloads().len()), (0, 1), "{mood:?}");
+    assert_eq!(
+        (
+            relayed.placed.payloads().len(),
+            relayed.confirmed.payloads().len()
+        ),
+        (0, 1),
+        "{mood:?}"
+    );
     assert_eq!(relayed.rows_left(), 20);
     assert!(relayed.metrics.rows.get() == 20 && relayed.metrics.oldest.get() > 80.0);
-    assert_eq!(relayed.failures("publish") > 0, mood == TopicBehaviour::Away);
+    assert_eq!(
+        relayed.failures("publish") > 0,
+        mood == TopicBehaviour::Away
+    );
     relayed.placed.mood.send_replace(TopicBehaviour::Takes);
     tokio::time::sleep(2 * LEASE).await;
     let mut published = relayed.placed.payloads().concat();
     published.sort();
     assert_eq!(published, names, "{mood:?}");
-    assert_eq!((relayed.rows_left(), relayed.metrics.rows.get(), relayed.metrics.oldest.get()), (0, 0, 0.0));
+    assert_eq!(
+        (
+            relayed.rows_left(),
+            relayed.metrics.rows.get(),
+            relayed.metrics.oldest.get()
+        ),
+        (0, 0, 0.0)
+    );
 }
 
 #[actix_web::test]
@@ -198,9 +289,23 @@ async fn what_its_topic_refuses_is_a_dead_letter_and_holds_up_nobody() {
     relayed.relay.send(Drain).await.unwrap();
     assert_eq!(relayed.placed.payloads(), [vec!["a"], vec!["b"]]);
     let dead = relayed.dead.taken.lock().unwrap().concat();
-    assert_eq!((dead.len(), &dead[0].key[..], &dead[0].payload[..]), (1, bad.key.as_bytes(), &b"bad one"[..]));
-    let header = |name: &str| dead[0].headers.iter().find(|(header, _)| header == name).unwrap().1.clone();
-    assert_eq!((&header("reason")[..], &header("source_topic")[..]), (&b"too_large"[..], &b"probe"[..]));
+    assert_eq!(
+        (dead.len(), &dead[0].key[..], &dead[0].payload[..]),
+        (1, bad.key.as_bytes(), &b"bad one"[..])
+    );
+    let header = |name: &str| {
+        dead[0]
+            .headers
+            .iter()
+            .find(|(header, _)| header == name)
+            .unwrap()
+            .1
+            .clone()
+    };
+    assert_eq!(
+        (&header("reason")[..], &header("source_topic")[..]),
+        (&b"too_large"[..], &b"probe"[..])
+    );
     assert_eq!(header("origin"), format!("outbox/{}", bad.id));
     assert_eq!((relayed.rows_left(), relayed.failures("refused")), (0, 1));
 }
@@ -209,9 +314,14 @@ async fn what_its_topic_refuses_is_a_dead_letter_and_holds_up_nobody() {
 async fn what_can_go_nowhere_stays_in_the_outbox() {
     let relayed = start(TopicBehaviour::Refuses("bad"));
     relayed.dead.mood.send_replace(TopicBehaviour::Refuses(""));
-    relayed.publish(relayed.write(OutboxTopic::BetPlaced, &["bad one", "good one"])).await;
+    relayed
+        .publish(relayed.write(OutboxTopic::BetPlaced, &["bad one", "good one"]))
+        .await;
     relayed.relay.send(Drain).await.unwrap();
-    assert_eq!((relayed.placed.payloads().concat(), relayed.rows_left()), (vec!["good one".to_owned()], 1));
+    assert_eq!(
+        (relayed.placed.payloads().concat(), relayed.rows_left()),
+        (vec!["good one".to_owned()], 1)
+    );
 }
 
 #[actix_web::test]
@@ -222,17 +332,25 @@ async fn a_database_that_is_away_delays_the_mark_and_nothing_is_published_again_
     relayed.publish(rows).await;
     tokio::time::sleep(2 * LEASE).await;
     assert!(relayed.failures("mark") > 10 && relayed.failures("take") > 10);
-    assert_eq!(relayed.trouble.problem().as_deref(), Some("the outbox cannot be read or written"));
+    assert_eq!(
+        relayed.trouble.problem().as_deref(),
+        Some("the outbox cannot be read or written")
+    );
     relayed.store.come_back();
     tokio::time::sleep(3 * SECOND).await;
-    assert_eq!((relayed.rows_left(), relayed.placed.payloads().concat()), (0, vec!["a".to_owned()]));
+    assert_eq!(
+        (relayed.rows_left(), relayed.placed.payloads().concat()),
+        (0, vec!["a".to_owned()])
+    );
     assert_eq!(relayed.trouble.problem(), None);
 }
 
 #[actix_web::test]
 async fn a_stop_waits_no_longer_than_its_limit_for_a_bus_that_is_away() {
     let relayed = start(TopicBehaviour::Waits);
-    relayed.publish(relayed.write(OutboxTopic::BetPlaced, &["a"])).await;
+    relayed
+        .publish(relayed.write(OutboxTopic::BetPlaced, &["a"]))
+        .await;
     let started = tokio::time::Instant::now();
     relayed.relay.send(Drain).await.unwrap();
     assert!(started.elapsed() >= 5 * SECOND && started.elapsed() < 6 * SECOND);

@@ -1,8 +1,10 @@
-//! What speaks against a mirrored book: broadcasts that contradict it, or that are ahead of the clock.
+//! What speaks against a mirrored book: broadcasts that contradict it, or that are ahead of the
+//! clock.
 //!
-//! Anybody who may publish on the channel can forge a broadcast. One whose time is a few minutes ahead is within the skew
-//! that a supplier is allowed, and would shut out every true price until then. The hot copy is written in one step with
-//! each true broadcast, so a book that has doubts reads it and takes it for right.
+//! Anybody who may publish on the channel can forge a broadcast. One whose time is a few minutes
+//! ahead is within the skew that a supplier is allowed, and would shut out every true price until
+//! then. The hot copy is written in one step with each true broadcast, so a book that has doubts
+//! reads it and takes it for right.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,8 +22,9 @@ use crate::domain::timestamp::Timestamp;
 
 /// A book compares with the hot copy at most this often, however many doubts come.
 const VERIFY_PAUSE: Duration = Duration::from_secs(1);
-/// A broadcast whose time is further ahead of the clock is compared with the hot copy, though it is within the skew that a
-/// supplier is allowed: if it is forged, every true price is shut out until then.
+/// A broadcast whose time is further ahead of the clock is compared with the hot copy, though it is
+/// within the skew that a supplier is allowed: if it is forged, every true price is shut out until
+/// then.
 const DOUBTFUL_AHEAD: Duration = Duration::from_secs(2);
 
 /// What speaks against a mirrored book.
@@ -29,8 +32,9 @@ const DOUBTFUL_AHEAD: Duration = Duration::from_secs(2);
 pub(super) struct Doubts {
     /// The markets in doubt; no more than the book holds.
     markets: BTreeSet<MarketKey>,
-    /// The largest number that the hot copy or the store had so far. An older broadcast with a larger one contradicts the
-    /// book: a true one is published when the hot copy takes it, and that takes later revisions only.
+    /// The largest number that the hot copy or the store had so far. An older broadcast with a
+    /// larger one contradicts the book: a true one is published when the hot copy takes it, and
+    /// that takes later revisions only.
     read_seq: u64,
     /// When the last comparison began.
     verified: Option<Instant>,
@@ -45,12 +49,23 @@ impl Doubts {
     }
 
     /// Whether a broadcast is older than what is held, though it was numbered after the last look.
-    pub fn is_unexplained(&self, taken: &Result<Arc<MarketState>, Rejection>, seq: Option<u64>) -> bool {
+    pub fn is_unexplained(
+        &self,
+        taken: &Result<Arc<MarketState>, Rejection>,
+        seq: Option<u64>,
+    ) -> bool {
         *taken == Err(Rejection::Older) && seq.is_some_and(|seq| seq > self.read_seq)
     }
 
-    /// Remembers a market where a broadcast speaks against what is held of it, or where that is ahead of the clock.
-    pub fn consider(&mut self, market: MarketKey, held: Revision, contradicts: bool, latest: Timestamp) {
+    /// Remembers a market where a broadcast speaks against what is held of it, or where that is
+    /// ahead of the clock.
+    pub fn consider(
+        &mut self,
+        market: MarketKey,
+        held: Revision,
+        contradicts: bool,
+        latest: Timestamp,
+    ) {
         if contradicts || held.updated_at > latest {
             self.markets.insert(market);
         }
@@ -63,12 +78,15 @@ impl Doubts {
 }
 
 impl OddsBook {
-    /// Whether doubts are to be settled now. If it is too early, they are later, however many come until then.
+    /// Whether doubts are to be settled now. If it is too early, they are later, however many come
+    /// until then.
     pub(super) fn verify_when_due(&mut self, context: &mut Context<Self>) -> bool {
         if self.doubts.markets.is_empty() || self.doubts.next.is_some() {
             return false;
         }
-        let pause = self.doubts.verified.map_or(Duration::ZERO, |at| VERIFY_PAUSE.saturating_sub(at.elapsed()));
+        let pause = self.doubts.verified.map_or(Duration::ZERO, |at| {
+            VERIFY_PAUSE.saturating_sub(at.elapsed())
+        });
         if pause.is_zero() {
             return true;
         }
@@ -81,7 +99,8 @@ impl OddsBook {
         false
     }
 
-    /// Compares the markets in doubt with the hot copy, which counts. It is written before each broadcast, in one step.
+    /// Compares the markets in doubt with the hot copy, which counts. It is written before each
+    /// broadcast, in one step.
     pub(super) fn verify(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
         self.doubts.verified = Some(Instant::now());
         let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
@@ -135,16 +154,27 @@ mod tests {
     }
 
     impl OddsCache for HotCopy {
-        fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
+        fn write(
+            &self,
+            states: Vec<Arc<MarketState>>,
+        ) -> BoxFuture<'static, Result<(), CacheError>> {
             *self.states.lock().unwrap() = states;
             std::future::ready(Ok(())).boxed()
         }
 
-        fn read_book(&self, _: &EventId) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
+        fn read_book(
+            &self,
+            _: &EventId,
+        ) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
             self.reads.fetch_add(1, Ordering::SeqCst);
             let is_away = self.is_away.load(Ordering::SeqCst);
             let read = Ok(self.states.lock().unwrap().clone());
-            std::future::ready(if is_away { Err(CacheError::Unavailable("away".to_owned())) } else { read }).boxed()
+            std::future::ready(if is_away {
+                Err(CacheError::Unavailable("away".to_owned()))
+            } else {
+                read
+            })
+            .boxed()
         }
 
         fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>> {
@@ -167,7 +197,11 @@ mod tests {
         hot.write(states).await.unwrap();
         let probe = probe_edges_with(hot.clone(), true);
         let (event, left) = (update(1, 1, 1).event_id, ReplayBoundary::NOTHING);
-        let loaded = probe.edges.source.load_mirrored(&event, left, ReadPriority::Live, false).await;
+        let loaded = probe
+            .edges
+            .source
+            .load_mirrored(&event, left, ReadPriority::Live, false)
+            .await;
         let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
         let bench = Fixture { book, hot, probe };
         bench.snapshot().await;
@@ -176,12 +210,24 @@ mod tests {
 
     impl Fixture {
         async fn hear(&self, update: OddsUpdate, seq: Option<u64>) {
-            let told = Broadcast { update, seq, conflated: false };
-            self.book.send(ApplyBroadcasts(vec![told])).await.unwrap().unwrap();
+            let told = Broadcast {
+                update,
+                seq,
+                conflated: false,
+            };
+            self.book
+                .send(ApplyBroadcasts(vec![told]))
+                .await
+                .unwrap()
+                .unwrap();
         }
 
         async fn snapshot(&self) -> Snapshot {
-            self.book.send(GetSnapshot(update(1, 1, 1).event_id)).await.unwrap().unwrap()
+            self.book
+                .send(GetSnapshot(update(1, 1, 1).event_id))
+                .await
+                .unwrap()
+                .unwrap()
         }
 
         async fn shown(&self) -> OddsUpdate {
@@ -218,9 +264,16 @@ mod tests {
     async fn store_ahead_of_broadcasts_is_no_contradiction() {
         let hot = Arc::new(HotCopy::default());
         let probe = probe_edges_with(hot.clone(), true);
-        probe.store.keep(MarketState { update: update(1, 3, 3), seq: 28 });
+        probe.store.keep(MarketState {
+            update: update(1, 3, 3),
+            seq: 28,
+        });
         let (event, left) = (update(1, 1, 1).event_id, ReplayBoundary::NOTHING);
-        let loaded = probe.edges.source.load_mirrored(&event, left, ReadPriority::Background, true).await;
+        let loaded = probe
+            .edges
+            .source
+            .load_mirrored(&event, left, ReadPriority::Background, true)
+            .await;
         let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
         let bench = Fixture { book, hot, probe };
         bench.hot.write(state(update(1, 2, 2), 27)).await.unwrap();
@@ -232,9 +285,24 @@ mod tests {
     async fn a_forged_price_some_minutes_ahead_is_put_right() {
         let bench = bench(state(update(1, 1, 1), 5)).await;
         bench.hear(minutes_ahead(4), Some(6)).await;
-        assert_eq!(bench.shown().await, update(1, 1, 1), "at once, with the answer");
-        let told = bench.probe.told.lock().unwrap().iter().map(|(_, seq)| *seq).collect::<Vec<_>>();
-        assert_eq!(told, [5, 6, 7], "every client is told, under a number that grows");
+        assert_eq!(
+            bench.shown().await,
+            update(1, 1, 1),
+            "at once, with the answer"
+        );
+        let told = bench
+            .probe
+            .told
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(_, seq)| *seq)
+            .collect::<Vec<_>>();
+        assert_eq!(
+            told,
+            [5, 6, 7],
+            "every client is told, under a number that grows"
+        );
         // The next true price is followed, though its time is before the forged one's.
         bench.hear(update(1, 2, 1), Some(6)).await;
         assert_eq!(bench.shown().await, update(1, 2, 1));
@@ -245,8 +313,15 @@ mod tests {
         let bench = bench(state(update(1, 1, 1), 5)).await;
         // Forged, in the past, under a number far beyond the others.
         bench.hear(update(1, 50, 1), Some(1_700_000_000_000)).await;
-        assert_eq!(bench.shown().await, update(1, 50, 1), "nothing speaks against it yet");
-        let suspended = OddsUpdate { status: MarketStatus::Suspended, ..update(1, 2, 1) };
+        assert_eq!(
+            bench.shown().await,
+            update(1, 50, 1),
+            "nothing speaks against it yet"
+        );
+        let suspended = OddsUpdate {
+            status: MarketStatus::Suspended,
+            ..update(1, 2, 1)
+        };
         bench.hot.write(state(suspended.clone(), 6)).await.unwrap();
         bench.hear(suspended.clone(), Some(6)).await;
         bench.until_shown(&suspended).await;
@@ -258,11 +333,18 @@ mod tests {
         let mut forged = market_update("MATCH_001", "made_up", None, 1, 1);
         forged.revision = minutes_ahead(3).revision;
         bench.hear(forged, Some(6)).await;
-        let statuses: Vec<_> = bench.snapshot().await.markets.iter().map(|state| state.update.status).collect();
+        let statuses: Vec<_> = bench
+            .snapshot()
+            .await
+            .markets
+            .iter()
+            .map(|state| state.update.status)
+            .collect();
         assert_eq!(statuses, [MarketStatus::Open, MarketStatus::Suspended]);
     }
 
-    /// A market that the hot copy did not have is suspended under its own revision, and opens again once the hot copy has it.
+    /// A market that the hot copy did not have is suspended under its own revision, and opens again
+    /// once the hot copy has it.
     #[actix_web::test]
     async fn suspended_market_opens_under_same_revision() {
         let bench = bench(state(update(1, 1, 1), 5)).await;
@@ -292,7 +374,11 @@ mod tests {
             bench.hear(minutes_ahead(4), Some(seq)).await;
         }
         let most = 2 + before.1.elapsed().as_secs() as usize;
-        assert!(bench.reads() - before.0 <= most, "{} reads", bench.reads() - before.0);
+        assert!(
+            bench.reads() - before.0 <= most,
+            "{} reads",
+            bench.reads() - before.0
+        );
         bench.until_shown(&update(1, 1, 1)).await;
     }
 

@@ -1,5 +1,5 @@
-//! Any operations, in any order and repeated, do what a simple model does: maps, written without a look at how the
-//! databases do it.
+//! Any operations, in any order and repeated, do what a simple model does: maps, written without a
+//! look at how the databases do it.
 
 mod operations;
 mod state;
@@ -22,7 +22,10 @@ pub struct Names {
 
 impl Names {
     fn of(case: u64) -> Names {
-        Names { case, ids: (0..operations::BETS).map(|_| BetId::new()).collect() }
+        Names {
+            case,
+            ids: (0..operations::BETS).map(|_| BetId::new()).collect(),
+        }
     }
 
     fn user(&self, number: u8) -> String {
@@ -36,7 +39,11 @@ impl Names {
 
 pub fn any_operations_do_what_the_model_does(store: &dyn MoneyStore) {
     let case = Cell::new(0);
-    let mut runner = TestRunner::new(Config { cases: 40, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config {
+        cases: 40,
+        failure_persistence: None,
+        ..Config::default()
+    });
     let outcome = runner.run(&any_operations(), |operations| {
         case.set(case.get() + 1);
         let outcome = follow(store, &Names::of(case.get()), &operations);
@@ -55,7 +62,11 @@ fn fail(error: impl std::fmt::Debug) -> TestCaseError {
 }
 
 /// Does the operations on both, and compares each answer and what stands behind all of them.
-fn follow(store: &dyn MoneyStore, names: &Names, operations: &[Operation]) -> Result<(), TestCaseError> {
+fn follow(
+    store: &dyn MoneyStore,
+    names: &Names,
+    operations: &[Operation],
+) -> Result<(), TestCaseError> {
     let mut model = Model::default();
     let mut now = 0;
     for operation in operations {
@@ -72,13 +83,26 @@ fn follow(store: &dyn MoneyStore, names: &Names, operations: &[Operation]) -> Re
 fn finish(store: &dyn MoneyStore) {
     let late = at(1_000_000);
     for bet in store.overdue_bets(late, 1_000).unwrap() {
-        store.decide_bet(bet.id, &BetOutcome::TimedOut, &notice(""), late).unwrap();
+        store
+            .decide_bet(bet.id, &BetOutcome::TimedOut, &notice(""), late)
+            .unwrap();
     }
     store.expire_reservations(late, 1_000, late).unwrap();
-    let rows: Vec<_> = store.take_outbox(late, late, 10_000).unwrap().into_iter().map(|row| row.id).collect();
+    let rows: Vec<_> = store
+        .take_outbox(late, late, 10_000)
+        .unwrap()
+        .into_iter()
+        .map(|row| row.id)
+        .collect();
     store.published(&rows).unwrap();
     for cancel in store.take_cancels(late, late, 10_000).unwrap() {
         store.cancelled(cancel.bet_id, late).unwrap();
     }
-    assert_eq!((store.outbox_depth().unwrap().rows, store.open_cancels().unwrap()), (0, 0));
+    assert_eq!(
+        (
+            store.outbox_depth().unwrap().rows,
+            store.open_cancels().unwrap()
+        ),
+        (0, 0)
+    );
 }

@@ -118,7 +118,10 @@ pub enum Answer {
 /// Any operations; some of them are done again, at once or later.
 pub fn any_operations() -> impl Strategy<Value = Vec<Operation>> {
     let one = (any_what(), 0u8..4).prop_map(|(what, pause)| Operation { what, pause });
-    let again = proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..12);
+    let again = proptest::collection::vec(
+        (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+        0..12,
+    );
     (proptest::collection::vec(one, 1..50), again).prop_map(|(mut operations, again)| {
         for (which, place) in again {
             let one = operations[which.index(operations.len())].clone();
@@ -132,17 +135,46 @@ fn any_what() -> impl Strategy<Value = What> {
     let (user, reference, bet) = (0..USERS, 0..REFERENCES, 0..BETS);
     let cents = prop_oneof![8 => 1i64..40, 1 => Just(i64::MAX), 1 => Just(1_000)];
     let key = (0..KEYS, prop_oneof![9 => Just(0u8), 1 => Just(1u8)]);
-    let by = prop_oneof![Just(HoldResolution::Commit), Just(HoldResolution::Refund), Just(HoldResolution::Expire)];
-    let verdict = prop_oneof![Just(confirmed()), Just(rejected()), Just(BetOutcome::TimedOut)];
+    let by = prop_oneof![
+        Just(HoldResolution::Commit),
+        Just(HoldResolution::Refund),
+        Just(HoldResolution::Expire)
+    ];
+    let verdict = prop_oneof![
+        Just(confirmed()),
+        Just(rejected()),
+        Just(BetOutcome::TimedOut)
+    ];
     let few = 0usize..4;
-    let movement = (0..4u8, user.clone(), reference.clone(), cents.clone(), by.clone()).prop_map(
-        |(kind, user, reference, cents, by)| match kind {
-            0 => What::Deposit { user, reference, cents },
-            1 => What::Withdraw { user, reference, cents },
-            2 => What::Reserve { user, reference, cents },
-            _ => What::Settle { user, reference, by },
-        },
-    );
+    let movement = (
+        0..4u8,
+        user.clone(),
+        reference.clone(),
+        cents.clone(),
+        by.clone(),
+    )
+        .prop_map(|(kind, user, reference, cents, by)| match kind {
+            0 => What::Deposit {
+                user,
+                reference,
+                cents,
+            },
+            1 => What::Withdraw {
+                user,
+                reference,
+                cents,
+            },
+            2 => What::Reserve {
+                user,
+                reference,
+                cents,
+            },
+            _ => What::Settle {
+                user,
+                reference,
+                by,
+            },
+        });
     // All or none, where those of one moment have no order among themselves.
     let all = prop_oneof![1 => Just(0usize), 5 => Just(1_000)];
     prop_oneof![
@@ -170,7 +202,10 @@ fn any_what() -> impl Strategy<Value = What> {
 }
 
 pub fn order_of(names: &Names, user: u8, cents: i64, text: u8, now: i64) -> TransferRequest {
-    TransferRequest { at: at(now), ..order(&names.user(user), cents, &format!("r{text}")) }
+    TransferRequest {
+        at: at(now),
+        ..order(&names.user(user), cents, &format!("r{text}"))
+    }
 }
 
 /// A key says with which request it comes.
@@ -180,24 +215,58 @@ pub fn key_of((number, fingerprint): (u8, u8)) -> RequestKey {
 
 impl What {
     /// Does it on a database.
-    pub fn on(&self, store: &dyn MoneyStore, names: &Names, now: i64) -> Result<Answer, StoreError> {
+    pub fn on(
+        &self,
+        store: &dyn MoneyStore,
+        names: &Names,
+        now: i64,
+    ) -> Result<Answer, StoreError> {
         let order = |user, cents, text| order_of(names, user, cents, text, now);
-        let number = |bet: BetId| (0..BETS).find(|number| names.bet(*number) == bet).unwrap_or(u8::MAX);
-        let notice = OutboxMessage { payload: String::new(), leased_until: at(now + 3) };
+        let number = |bet: BetId| {
+            (0..BETS)
+                .find(|number| names.bet(*number) == bet)
+                .unwrap_or(u8::MAX)
+        };
+        let notice = OutboxMessage {
+            payload: String::new(),
+            leased_until: at(now + 3),
+        };
         let answered = |answer| match answer {
-            BetAnswer::Placed { bet_id, new_balance, outbox, .. } => {
-                Answer::Placed(number(bet_id), new_balance, outbox.is_some())
-            }
+            BetAnswer::Placed {
+                bet_id,
+                new_balance,
+                outbox,
+                ..
+            } => Answer::Placed(number(bet_id), new_balance, outbox.is_some()),
             BetAnswer::Refused(refusal) => Answer::BetRefused(refusal.code()),
             BetAnswer::KeyReused => Answer::KeyReused,
         };
         match self {
-            What::Deposit { user, reference, cents } => moved(store.deposit(&order(*user, *cents, *reference))),
-            What::Withdraw { user, reference, cents } => moved(store.withdraw(&order(*user, *cents, *reference))),
-            What::Reserve { user, reference, cents } => held(store.reserve(&order(*user, *cents, *reference))),
-            What::Settle { user, reference: text, by } => {
-                held(store.settle(&user_of(names, *user), &reference(&format!("r{text}")), *by, at(now)))
-            }
+            What::Deposit {
+                user,
+                reference,
+                cents,
+            } => moved(store.deposit(&order(*user, *cents, *reference))),
+            What::Withdraw {
+                user,
+                reference,
+                cents,
+            } => moved(store.withdraw(&order(*user, *cents, *reference))),
+            What::Reserve {
+                user,
+                reference,
+                cents,
+            } => held(store.reserve(&order(*user, *cents, *reference))),
+            What::Settle {
+                user,
+                reference: text,
+                by,
+            } => held(store.settle(
+                &user_of(names, *user),
+                &reference(&format!("r{text}")),
+                *by,
+                at(now),
+            )),
             What::Once { movement, key } => {
                 let movement = movement.as_movement(names, now);
                 match store.apply_once(&movement, &key_of(*key)) {
@@ -210,30 +279,45 @@ impl What {
                 let text = reference(&names.bet(*bet).to_string());
                 held(store.settle(&user_of(names, *user), &text, *by, at(now)))
             }
-            What::Expire { older_than, limit } => {
-                Ok(Answer::Count(store.expire_reservations(at(now - older_than), *limit, at(now))?))
-            }
-            What::Place { user, bet: number, cents, key } => {
+            What::Expire { older_than, limit } => Ok(Answer::Count(store.expire_reservations(
+                at(now - older_than),
+                *limit,
+                at(now),
+            )?)),
+            What::Place {
+                user,
+                bet: number,
+                cents,
+                key,
+            } => {
                 let bet = Bet {
                     placed_at: at(now),
                     decide_by: at(now + TO_DECIDE),
                     ..bet(&names.user(*user), names.bet(*number), *cents)
                 };
-                Ok(match store.place_bet(&bet, key.map(key_of).as_ref(), &notice) {
-                    // The bet is there already, and nothing has changed.
-                    Err(StoreError::Refused(_)) => Answer::Refused("taken"),
-                    answer => answered(answer?),
-                })
+                Ok(
+                    match store.place_bet(&bet, key.map(key_of).as_ref(), &notice) {
+                        // The bet is there already, and nothing has changed.
+                        Err(StoreError::Refused(_)) => Answer::Refused("taken"),
+                        answer => answered(answer?),
+                    },
+                )
             }
             What::Refuse { user, key } => {
-                let refusal = BetRefusal::EventNotFound { event: "E".to_owned() };
-                store.refuse_bet(&user_of(names, *user), &key_of(*key), &refusal, at(now)).map(answered)
+                let refusal = BetRefusal::EventNotFound {
+                    event: "E".to_owned(),
+                };
+                store
+                    .refuse_bet(&user_of(names, *user), &key_of(*key), &refusal, at(now))
+                    .map(answered)
             }
             What::FirstAnswer { user, key } => {
                 let first = store.first_answer(&user_of(names, *user), &key_of(*key))?;
                 Ok(first.map_or(Answer::None, answered))
             }
-            What::Decide { bet, verdict } => store.decide_bet(names.bet(*bet), verdict, &notice, at(now)).map(decided),
+            What::Decide { bet, verdict } => store
+                .decide_bet(names.bet(*bet), verdict, &notice, at(now))
+                .map(decided),
             What::DecideOverdue { limit } => {
                 let overdue = store.overdue_bets(at(now), *limit)?;
                 for bet in &overdue {
@@ -241,11 +325,16 @@ impl What {
                 }
                 Ok(Answer::Count(overdue.len()))
             }
-            What::Publish { limit, publish, lease } => {
+            What::Publish {
+                limit,
+                publish,
+                lease,
+            } => {
                 let rows = store.take_outbox(at(now), at(now + lease), *limit)?;
                 let publish: Vec<_> = rows.iter().take(*publish).map(|row| row.id).collect();
                 store.published(&publish)?;
-                let told = |row: &OutboxRow| (row.key.parse().map_or(u8::MAX, number), row.topic.as_str());
+                let told =
+                    |row: &OutboxRow| (row.key.parse().map_or(u8::MAX, number), row.topic.as_str());
                 Ok(Answer::Rows(rows.iter().map(told).collect()))
             }
             What::Cancel { limit, done, pause } => {
@@ -254,7 +343,12 @@ impl What {
                 for cancel in taken.iter().take(*done) {
                     store.cancelled(cancel.bet_id, at(now))?;
                 }
-                Ok(Answer::Cancels(taken.iter().map(|cancel| (number(cancel.bet_id), cancel.attempts)).collect()))
+                Ok(Answer::Cancels(
+                    taken
+                        .iter()
+                        .map(|cancel| (number(cancel.bet_id), cancel.attempts))
+                        .collect(),
+                ))
             }
         }
     }
@@ -264,10 +358,26 @@ impl What {
     fn as_movement(&self, names: &Names, now: i64) -> Movement {
         let order = |user, cents, text| order_of(names, user, cents, text, now);
         match *self {
-            What::Deposit { user, reference, cents } => Movement::Deposit(order(user, cents, reference)),
-            What::Withdraw { user, reference, cents } => Movement::Withdraw(order(user, cents, reference)),
-            What::Reserve { user, reference, cents } => Movement::Reserve(order(user, cents, reference)),
-            What::Settle { user, reference: text, by } => Movement::Settle {
+            What::Deposit {
+                user,
+                reference,
+                cents,
+            } => Movement::Deposit(order(user, cents, reference)),
+            What::Withdraw {
+                user,
+                reference,
+                cents,
+            } => Movement::Withdraw(order(user, cents, reference)),
+            What::Reserve {
+                user,
+                reference,
+                cents,
+            } => Movement::Reserve(order(user, cents, reference)),
+            What::Settle {
+                user,
+                reference: text,
+                by,
+            } => Movement::Settle {
                 user_id: user_of(names, user),
                 reference: reference(&format!("r{text}")),
                 settlement: by,
@@ -284,7 +394,10 @@ fn user_of(names: &Names, number: u8) -> UserId {
 
 fn moved(outcome: Result<Wallet, WalletError>) -> Result<Answer, StoreError> {
     match outcome {
-        Ok(wallet) => Ok(Answer::Balance(wallet.balance.available, wallet.balance.reserved)),
+        Ok(wallet) => Ok(Answer::Balance(
+            wallet.balance.available,
+            wallet.balance.reserved,
+        )),
         Err(error) => refused(error),
     }
 }
@@ -292,7 +405,11 @@ fn moved(outcome: Result<Wallet, WalletError>) -> Result<Answer, StoreError> {
 fn held(outcome: Result<Reservation, WalletError>) -> Result<Answer, StoreError> {
     let seconds = |moment: Timestamp| (moment.micros() - at(0).micros()) / 1_000_000;
     match outcome {
-        Ok(held) => Ok(Answer::Reservation(held.status, seconds(held.created_at), held.settled_at.map(seconds))),
+        Ok(held) => Ok(Answer::Reservation(
+            held.status,
+            seconds(held.created_at),
+            held.settled_at.map(seconds),
+        )),
         Err(error) => refused(error),
     }
 }

@@ -3,7 +3,9 @@
 use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{
+    Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
+};
 use uuid::Uuid;
 
 use super::{Wait, amount, given, parsed, size};
@@ -12,13 +14,23 @@ use crate::domain::ids::{MarketKey, UserId};
 use crate::domain::odds::price::Price;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
-use crate::store::money::{BetAnswer, BetPlacement, DecideBet, Decided, Page, RequestKey, read_refusal, refusal_text};
+use crate::store::money::{
+    BetAnswer, BetPlacement, DecideBet, Decided, Page, RequestKey, read_refusal, refusal_text,
+};
 use crate::store::postgres::error::Failure;
 use crate::store::postgres::statement::statement;
 use crate::store::postgres::{line_text, stamp, time, unreadable};
 
 /// A row of an answer to bets that are placed: its place among them, from 1, and the answer.
-type PlaceRow = (i32, String, Option<Uuid>, Option<i32>, Option<i64>, Option<String>, Option<i64>);
+type PlaceRow = (
+    i32,
+    String,
+    Option<Uuid>,
+    Option<i32>,
+    Option<i64>,
+    Option<String>,
+    Option<i64>,
+);
 
 statement! {
     /// Places bets.
@@ -136,7 +148,9 @@ pub(super) fn place(
         lines: &each(bets(), |bet| line_text(bet.market.line)),
         selections: &each(bets(), |bet| bet.selection.as_str()),
         stakes: &each(bets(), |bet| bet.stake.cents()),
-        prices: &each(bets(), |bet| i32::try_from(bet.price.thousandths()).unwrap_or(i32::MAX)),
+        prices: &each(bets(), |bet| {
+            i32::try_from(bet.price.thousandths()).unwrap_or(i32::MAX)
+        }),
         decide_by: &each(bets(), |bet| stamp(bet.decide_by)),
         reservations,
         keys: &each(keys(), |key| key.map(|key| key.key.as_str())),
@@ -147,10 +161,27 @@ pub(super) fn place(
     };
     let read = |(place, outcome, bet, price, balance, refused, outbox): PlaceRow| {
         let is_busy = outcome == BUSY;
-        let answer = (!is_busy).then(|| answer(Answer { outcome, bet, price, balance, refused }, outbox));
+        let answer = (!is_busy).then(|| {
+            answer(
+                Answer {
+                    outcome,
+                    bet,
+                    price,
+                    balance,
+                    refused,
+                },
+                outbox,
+            )
+        });
         Ok((place, answer.transpose()?))
     };
-    in_places(slips.len(), statement.load::<PlaceRow>(connection)?.into_iter().map(read))
+    in_places(
+        slips.len(),
+        statement
+            .load::<PlaceRow>(connection)?
+            .into_iter()
+            .map(read),
+    )
 }
 
 /// What stands for a bet that is to be placed or decided by itself.
@@ -168,8 +199,12 @@ fn in_places<T>(
     let mut placed: Vec<Option<T>> = std::iter::repeat_with(|| None).take(size).collect();
     for answer in answers {
         let (place, answer) = answer?;
-        let index = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
-        *index.and_then(|index| placed.get_mut(index)).ok_or_else(|| unreadable("place", place))? = answer;
+        let index = usize::try_from(place)
+            .ok()
+            .and_then(|place| place.checked_sub(1));
+        *index
+            .and_then(|index| placed.get_mut(index))
+            .ok_or_else(|| unreadable("place", place))? = answer;
     }
     Ok(placed)
 }
@@ -197,15 +232,37 @@ pub(super) fn first_answer(
     user_id: &UserId,
     key: &RequestKey,
 ) -> Result<Option<BetAnswer>, Failure> {
-    let statement = FirstAnswer { user: user_id.as_str(), key: &key.key, fingerprint: &key.fingerprint };
+    let statement = FirstAnswer {
+        user: user_id.as_str(),
+        key: &key.key,
+        fingerprint: &key.fingerprint,
+    };
     first(statement.get_result::<AnswerRow>(connection)?)
 }
 
-type AnswerRow = (Option<String>, Option<Uuid>, Option<i32>, Option<i64>, Option<String>);
+type AnswerRow = (
+    Option<String>,
+    Option<Uuid>,
+    Option<i32>,
+    Option<i64>,
+    Option<String>,
+);
 
 fn first((outcome, bet, price, balance, refused): AnswerRow) -> Result<Option<BetAnswer>, Failure> {
-    let Some(outcome) = outcome else { return Ok(None) };
-    answer(Answer { outcome, bet, price, balance, refused }, None).map(Some)
+    let Some(outcome) = outcome else {
+        return Ok(None);
+    };
+    answer(
+        Answer {
+            outcome,
+            bet,
+            price,
+            balance,
+            refused,
+        },
+        None,
+    )
+    .map(Some)
 }
 
 struct Answer {
@@ -242,7 +299,9 @@ pub(super) fn decide(
         statuses: &each(decisions, |decision| decision.verdict.status().as_str()),
         reasons: &each(decisions, |decision| decision.verdict.reason()),
         provider_refs: &each(decisions, |decision| decision.verdict.provider_ref()),
-        cancels: &each(decisions, |decision| decision.verdict == BetOutcome::TimedOut),
+        cancels: &each(decisions, |decision| {
+            decision.verdict == BetOutcome::TimedOut
+        }),
         payloads: &each(decisions, |decision| decision.notice.payload.as_str()),
         leased_until: &each(decisions, |decision| stamp(decision.notice.leased_until)),
         now: &each(decisions, |decision| stamp(decision.at)),
@@ -250,19 +309,30 @@ pub(super) fn decide(
     type Row = (i32, String, Option<String>, Option<i64>);
     let read = |(place, outcome, status, record): Row| {
         let decided = match outcome.as_str() {
-            "DECIDED" => Some(Decided::Now { outbox: given("record", record)? }),
-            "ALREADY" => Some(Decided::Before(parsed("status", &given("status", status)?)?)),
+            "DECIDED" => Some(Decided::Now {
+                outbox: given("record", record)?,
+            }),
+            "ALREADY" => Some(Decided::Before(parsed(
+                "status",
+                &given("status", status)?,
+            )?)),
             "UNKNOWN" => Some(Decided::Unknown),
             BUSY => None,
             other => return Err(unreadable("outcome", other).into()),
         };
         Ok((place, decided))
     };
-    in_places(decisions.len(), statement.load::<Row>(connection)?.into_iter().map(read))
+    in_places(
+        decisions.len(),
+        statement.load::<Row>(connection)?.into_iter().map(read),
+    )
 }
 
 /// Bets, in the order of these ids.
-pub(super) fn read(connection: &mut PgConnection, bet_ids: &[BetId]) -> Result<Vec<Option<Bet>>, Failure> {
+pub(super) fn read(
+    connection: &mut PgConnection,
+    bet_ids: &[BetId],
+) -> Result<Vec<Option<Bet>>, Failure> {
     let ids = each(bet_ids, |bet_id| bet_id.0);
     let mut found = std::collections::HashMap::new();
     for row in (ReadBets { ids: &ids }).load::<BetRow>(connection)? {
@@ -287,15 +357,30 @@ pub(super) fn of_user(
     bets(statement.load::<BetRow>(connection)?)
 }
 
-pub(super) fn overdue(connection: &mut PgConnection, at: Timestamp, limit: usize) -> Result<Vec<Bet>, Failure> {
-    bets(OverdueBets { now: stamp(at), limit: size(limit) }.load::<BetRow>(connection)?)
+pub(super) fn overdue(
+    connection: &mut PgConnection,
+    at: Timestamp,
+    limit: usize,
+) -> Result<Vec<Bet>, Failure> {
+    bets(
+        OverdueBets {
+            now: stamp(at),
+            limit: size(limit),
+        }
+        .load::<BetRow>(connection)?,
+    )
 }
 
-pub(super) fn history(connection: &mut PgConnection, bet_id: BetId) -> Result<Vec<BetStep>, Failure> {
+pub(super) fn history(
+    connection: &mut PgConnection,
+    bet_id: BetId,
+) -> Result<Vec<BetStep>, Failure> {
     type Row = (Option<String>, String, Option<String>, PgTimestamp);
     let read = |(from, to, reason, at): Row| {
         Ok::<_, StoreError>(BetStep {
-            from: from.map(|status| parsed("old_status", &status)).transpose()?,
+            from: from
+                .map(|status| parsed("old_status", &status))
+                .transpose()?,
             to: parsed("new_status", &to)?,
             reason,
             at: time(at)?,
@@ -310,8 +395,22 @@ fn bets(rows: Vec<BetRow>) -> Result<Vec<Bet>, Failure> {
 }
 
 fn bet(row: BetRow) -> Result<Bet, StoreError> {
-    let (id, user, event, market, line, selection, stake, thousandths, status, reason, provider, placed, by, decided) =
-        row;
+    let (
+        id,
+        user,
+        event,
+        market,
+        line,
+        selection,
+        stake,
+        thousandths,
+        status,
+        reason,
+        provider,
+        placed,
+        by,
+        decided,
+    ) = row;
     let line = Some(line).filter(|line| !line.is_empty());
     Ok(Bet {
         id: BetId(id),
@@ -334,6 +433,8 @@ fn bet(row: BetRow) -> Result<Bet, StoreError> {
 }
 
 fn price(thousandths: i32) -> Result<Price, StoreError> {
-    let price = u32::try_from(thousandths).ok().and_then(Price::from_thousandths);
+    let price = u32::try_from(thousandths)
+        .ok()
+        .and_then(Price::from_thousandths);
     price.ok_or_else(|| unreadable("price_thousandths", thousandths))
 }

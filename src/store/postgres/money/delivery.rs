@@ -16,7 +16,8 @@ use crate::store::postgres::statement::statement;
 use crate::store::postgres::{stamp, time, unreadable};
 
 statement! {
-    /// Takes rows whose lease is over. Those that another process takes at this moment are left to it.
+    /// Takes rows whose lease is over. Those that another process takes at this moment are left to
+    /// it.
     TakeOutbox returns (BigInt, Text, Text, Text):
     "WITH due AS (
         SELECT id FROM outbox WHERE leased_until <= " { now: PgTimestamp as Timestamptz }
@@ -73,13 +74,28 @@ pub(super) fn take(
     limit: usize,
 ) -> Result<Vec<OutboxRow>, Failure> {
     type Row = (i64, String, String, String);
-    let statement = TakeOutbox { now: stamp(at), limit: size(limit), leased_until: stamp(leased_until) };
-    let read = |(id, topic, key, payload): Row| {
-        let known = OutboxTopic::ALL.into_iter().find(|known| known.as_str() == topic);
-        let topic = known.ok_or_else(|| unreadable("topic", topic))?;
-        Ok::<_, StoreError>(OutboxRow { id, topic, key, payload })
+    let statement = TakeOutbox {
+        now: stamp(at),
+        limit: size(limit),
+        leased_until: stamp(leased_until),
     };
-    Ok(statement.load::<Row>(connection)?.into_iter().map(read).collect::<Result<_, _>>()?)
+    let read = |(id, topic, key, payload): Row| {
+        let known = OutboxTopic::ALL
+            .into_iter()
+            .find(|known| known.as_str() == topic);
+        let topic = known.ok_or_else(|| unreadable("topic", topic))?;
+        Ok::<_, StoreError>(OutboxRow {
+            id,
+            topic,
+            key,
+            payload,
+        })
+    };
+    Ok(statement
+        .load::<Row>(connection)?
+        .into_iter()
+        .map(read)
+        .collect::<Result<_, _>>()?)
 }
 
 pub(super) fn published(connection: &mut PgConnection, rows: &[i64]) -> Result<(), Failure> {
@@ -89,7 +105,10 @@ pub(super) fn published(connection: &mut PgConnection, rows: &[i64]) -> Result<(
 
 pub(super) fn depth(connection: &mut PgConnection) -> Result<OutboxDepth, Failure> {
     let (rows, oldest) = Depth {}.get_result::<(i64, Option<PgTimestamp>)>(connection)?;
-    Ok(OutboxDepth { rows: rows.unsigned_abs(), oldest: oldest.map(time).transpose()? })
+    Ok(OutboxDepth {
+        rows: rows.unsigned_abs(),
+        oldest: oldest.map(time).transpose()?,
+    })
 }
 
 pub(super) fn take_cancels(
@@ -98,19 +117,37 @@ pub(super) fn take_cancels(
     next_attempt_at: Timestamp,
     limit: usize,
 ) -> Result<Vec<Cancel>, Failure> {
-    let statement = TakeCancels { now: stamp(at), limit: size(limit), next: stamp(next_attempt_at) };
+    let statement = TakeCancels {
+        now: stamp(at),
+        limit: size(limit),
+        next: stamp(next_attempt_at),
+    };
     let rows = statement.load::<(Uuid, i32)>(connection)?;
     Ok(rows
         .into_iter()
-        .map(|(bet, attempts)| Cancel { bet_id: BetId(bet), attempts: attempts.unsigned_abs() })
+        .map(|(bet, attempts)| Cancel {
+            bet_id: BetId(bet),
+            attempts: attempts.unsigned_abs(),
+        })
         .collect())
 }
 
-pub(super) fn cancelled(connection: &mut PgConnection, bet_id: BetId, at: Timestamp) -> Result<(), Failure> {
-    Cancelled { now: stamp(at), bet: bet_id.0 }.execute(connection)?;
+pub(super) fn cancelled(
+    connection: &mut PgConnection,
+    bet_id: BetId,
+    at: Timestamp,
+) -> Result<(), Failure> {
+    Cancelled {
+        now: stamp(at),
+        bet: bet_id.0,
+    }
+    .execute(connection)?;
     Ok(())
 }
 
 pub(super) fn open_cancels(connection: &mut PgConnection) -> Result<u64, Failure> {
-    Ok(OpenCancels {}.get_result::<(i64,)>(connection)?.0.unsigned_abs())
+    Ok(OpenCancels {}
+        .get_result::<(i64,)>(connection)?
+        .0
+        .unsigned_abs())
 }

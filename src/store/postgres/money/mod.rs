@@ -21,27 +21,32 @@ use crate::domain::wallet::amount::Amount;
 use crate::domain::wallet::ledger::{HoldResolution, ReservationStatus};
 use crate::store::StoreError;
 use crate::store::money::{
-    BetAnswer, BetPlacement, Cancel, DecideBet, Decided, MoneyStore, OutboxDepth, OutboxMessage, OutboxRow, Page,
-    RequestKey, Reservation, Transfer, TransferRequest, Verification, Wallet, WalletError,
+    BetAnswer, BetPlacement, Cancel, DecideBet, Decided, MoneyStore, OutboxDepth, OutboxMessage,
+    OutboxRow, Page, RequestKey, Reservation, Transfer, TransferRequest, Verification, Wallet,
+    WalletError,
 };
 use crate::store::movements::{Moved, Movement, refusal_of};
 
 impl MoneyStore for PgStore {
     fn wallet(&self, user_id: &UserId) -> Result<Option<Wallet>, StoreError> {
-        self.readers()?.run(|connection| wallet::read(connection, user_id))
+        self.readers()?
+            .run(|connection| wallet::read(connection, user_id))
     }
 
     fn deposit(&self, order: &TransferRequest) -> Result<Wallet, WalletError> {
-        self.money()?.run(|connection| wallet::deposit(connection, order))?
+        self.money()?
+            .run(|connection| wallet::deposit(connection, order))?
     }
 
     fn withdraw(&self, order: &TransferRequest) -> Result<Wallet, WalletError> {
-        self.money()?.run(|connection| wallet::withdraw(connection, order))?
+        self.money()?
+            .run(|connection| wallet::withdraw(connection, order))?
     }
 
     fn reserve(&self, order: &TransferRequest) -> Result<Reservation, WalletError> {
         let id = Uuid::now_v7();
-        self.money()?.run(|connection| wallet::reserve(connection, order, id))?
+        self.money()?
+            .run(|connection| wallet::reserve(connection, order, id))?
     }
 
     fn settle(
@@ -51,15 +56,22 @@ impl MoneyStore for PgStore {
         settlement: HoldResolution,
         at: Timestamp,
     ) -> Result<Reservation, WalletError> {
-        self.money()?.run(|connection| wallet::settle(connection, user_id, reference, settlement, at))?
+        self.money()?
+            .run(|connection| wallet::settle(connection, user_id, reference, settlement, at))?
     }
 
     fn apply_once(&self, movement: &Movement, key: &RequestKey) -> Result<Moved, WalletError> {
         let id = Uuid::now_v7();
-        self.money()?.run(|connection| requests::apply_once(connection, movement, key, id))?
+        self.money()?
+            .run(|connection| requests::apply_once(connection, movement, key, id))?
     }
 
-    fn expire_reservations(&self, made_before: Timestamp, limit: usize, at: Timestamp) -> Result<usize, StoreError> {
+    fn expire_reservations(
+        &self,
+        made_before: Timestamp,
+        limit: usize,
+        at: Timestamp,
+    ) -> Result<usize, StoreError> {
         let pool = self.money()?;
         let due = pool.run(|connection| wallet::to_expire(connection, made_before, limit))?;
         let (mut expired, mut held) = (0, HashSet::new());
@@ -68,7 +80,9 @@ impl MoneyStore for PgStore {
             if held.contains(&user_id) {
                 continue;
             }
-            match pool.run(|connection| wallet::settle(connection, &user_id, &reference, HoldResolution::Expire, at)) {
+            match pool.run(|connection| {
+                wallet::settle(connection, &user_id, &reference, HoldResolution::Expire, at)
+            }) {
                 Ok(Ok(_)) => expired += 1,
                 Err(error) if error.is_lock_timeout() => drop(held.insert(user_id)),
                 Err(failure) | Ok(Err(WalletError::Store(failure))) => return Err(failure),
@@ -80,7 +94,8 @@ impl MoneyStore for PgStore {
     }
 
     fn transfers(&self, user_id: &UserId, page: Page<i64>) -> Result<Vec<Transfer>, StoreError> {
-        self.readers()?.run(|connection| wallet::transfers(connection, user_id, page))
+        self.readers()?
+            .run(|connection| wallet::transfers(connection, user_id, page))
     }
 
     fn reservations(
@@ -89,18 +104,37 @@ impl MoneyStore for PgStore {
         status: Option<ReservationStatus>,
         page: Page<Uuid>,
     ) -> Result<Vec<Reservation>, StoreError> {
-        self.readers()?.run(|connection| wallet::reservations(connection, user_id, status, page))
+        self.readers()?
+            .run(|connection| wallet::reservations(connection, user_id, status, page))
     }
 
-    fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &OutboxMessage) -> Result<BetAnswer, StoreError> {
-        let slip = BetPlacement { bet: bet.clone(), key: key.cloned(), notice: notice.clone() };
+    fn place_bet(
+        &self,
+        bet: &Bet,
+        key: Option<&RequestKey>,
+        notice: &OutboxMessage,
+    ) -> Result<BetAnswer, StoreError> {
+        let slip = BetPlacement {
+            bet: bet.clone(),
+            key: key.cloned(),
+            notice: notice.clone(),
+        };
         let reservation = Uuid::now_v7();
-        self.money()?.run(|connection| alone(bets::place(connection, &[&slip], &[reservation], Wait::ForWallets)?))
+        self.money()?.run(|connection| {
+            alone(bets::place(
+                connection,
+                &[&slip],
+                &[reservation],
+                Wait::ForWallets,
+            )?)
+        })
     }
 
     fn place_bets(&self, slips: &[BetPlacement]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
-        let (slips, reservations): (Vec<_>, Vec<_>) = slips.iter().map(|slip| (slip, Uuid::now_v7())).unzip();
-        self.money()?.run(|connection| bets::place(connection, &slips, &reservations, Wait::ForNobody))
+        let (slips, reservations): (Vec<_>, Vec<_>) =
+            slips.iter().map(|slip| (slip, Uuid::now_v7())).unzip();
+        self.money()?
+            .run(|connection| bets::place(connection, &slips, &reservations, Wait::ForNobody))
     }
 
     fn refuse_bet(
@@ -110,11 +144,17 @@ impl MoneyStore for PgStore {
         refusal: &BetRefusal,
         at: Timestamp,
     ) -> Result<BetAnswer, StoreError> {
-        self.money()?.run(|connection| bets::refuse(connection, user_id, key, refusal, at))
+        self.money()?
+            .run(|connection| bets::refuse(connection, user_id, key, refusal, at))
     }
 
-    fn first_answer(&self, user_id: &UserId, key: &RequestKey) -> Result<Option<BetAnswer>, StoreError> {
-        self.money()?.run(|connection| bets::first_answer(connection, user_id, key))
+    fn first_answer(
+        &self,
+        user_id: &UserId,
+        key: &RequestKey,
+    ) -> Result<Option<BetAnswer>, StoreError> {
+        self.money()?
+            .run(|connection| bets::first_answer(connection, user_id, key))
     }
 
     fn decide_bet(
@@ -124,54 +164,91 @@ impl MoneyStore for PgStore {
         notice: &OutboxMessage,
         at: Timestamp,
     ) -> Result<Decided, StoreError> {
-        let decision = DecideBet { bet_id, verdict: verdict.clone(), notice: notice.clone(), at };
-        self.money()?.run(|connection| alone(bets::decide(connection, &[&decision], Wait::ForWallets)?))
+        let decision = DecideBet {
+            bet_id,
+            verdict: verdict.clone(),
+            notice: notice.clone(),
+            at,
+        };
+        self.money()?
+            .run(|connection| alone(bets::decide(connection, &[&decision], Wait::ForWallets)?))
     }
 
     fn decide_bets(&self, decisions: &[DecideBet]) -> Result<Vec<Option<Decided>>, StoreError> {
         let decisions: Vec<_> = decisions.iter().collect();
-        self.money()?.run(|connection| bets::decide(connection, &decisions, Wait::ForNobody))
+        self.money()?
+            .run(|connection| bets::decide(connection, &decisions, Wait::ForNobody))
     }
 
     fn bet(&self, bet_id: BetId) -> Result<Option<Bet>, StoreError> {
         // Not from a pool that may lead to a replica: a bet is looked up just after it was placed.
-        self.money()?.run(|connection| alone(bets::read(connection, &[bet_id])?.into_iter().map(Some).collect()))
+        self.money()?.run(|connection| {
+            alone(
+                bets::read(connection, &[bet_id])?
+                    .into_iter()
+                    .map(Some)
+                    .collect(),
+            )
+        })
     }
 
     fn bets_by_id(&self, bet_ids: &[BetId]) -> Result<Vec<Option<Bet>>, StoreError> {
-        self.money()?.run(|connection| bets::read(connection, bet_ids))
+        self.money()?
+            .run(|connection| bets::read(connection, bet_ids))
     }
 
     fn bet_history(&self, bet_id: BetId) -> Result<Vec<BetStep>, StoreError> {
-        self.money()?.run(|connection| bets::history(connection, bet_id))
+        self.money()?
+            .run(|connection| bets::history(connection, bet_id))
     }
 
-    fn bets(&self, user_id: &UserId, status: Option<BetStatus>, page: Page<BetId>) -> Result<Vec<Bet>, StoreError> {
-        self.readers()?.run(|connection| bets::of_user(connection, user_id, status, page))
+    fn bets(
+        &self,
+        user_id: &UserId,
+        status: Option<BetStatus>,
+        page: Page<BetId>,
+    ) -> Result<Vec<Bet>, StoreError> {
+        self.readers()?
+            .run(|connection| bets::of_user(connection, user_id, status, page))
     }
 
     fn overdue_bets(&self, at: Timestamp, limit: usize) -> Result<Vec<Bet>, StoreError> {
-        self.money()?.run(|connection| bets::overdue(connection, at, limit))
+        self.money()?
+            .run(|connection| bets::overdue(connection, at, limit))
     }
 
-    fn take_outbox(&self, at: Timestamp, leased_until: Timestamp, limit: usize) -> Result<Vec<OutboxRow>, StoreError> {
-        self.money()?.run(|connection| delivery::take(connection, at, leased_until, limit))
+    fn take_outbox(
+        &self,
+        at: Timestamp,
+        leased_until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
+        self.money()?
+            .run(|connection| delivery::take(connection, at, leased_until, limit))
     }
 
     fn published(&self, rows: &[i64]) -> Result<(), StoreError> {
-        self.money()?.run(|connection| delivery::published(connection, rows))
+        self.money()?
+            .run(|connection| delivery::published(connection, rows))
     }
 
     fn outbox_depth(&self) -> Result<OutboxDepth, StoreError> {
         self.money()?.run(delivery::depth)
     }
 
-    fn take_cancels(&self, at: Timestamp, next_attempt_at: Timestamp, limit: usize) -> Result<Vec<Cancel>, StoreError> {
-        self.money()?.run(|connection| delivery::take_cancels(connection, at, next_attempt_at, limit))
+    fn take_cancels(
+        &self,
+        at: Timestamp,
+        next_attempt_at: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Cancel>, StoreError> {
+        self.money()?
+            .run(|connection| delivery::take_cancels(connection, at, next_attempt_at, limit))
     }
 
     fn cancelled(&self, bet_id: BetId, at: Timestamp) -> Result<(), StoreError> {
-        self.money()?.run(|connection| delivery::cancelled(connection, bet_id, at))
+        self.money()?
+            .run(|connection| delivery::cancelled(connection, bet_id, at))
     }
 
     fn open_cancels(&self) -> Result<u64, StoreError> {
@@ -179,7 +256,8 @@ impl MoneyStore for PgStore {
     }
 
     fn verify(&self, at: Timestamp, grace: Duration) -> Result<Verification, StoreError> {
-        self.readers()?.snapshot(|connection| verify::run(connection, at, grace))
+        self.readers()?
+            .snapshot(|connection| verify::run(connection, at, grace))
     }
 }
 
@@ -190,10 +268,14 @@ enum Wait {
     ForNobody,
 }
 
-/// The answer to the only one that was asked for. There is none where it came into being meanwhile: the bet was not there
-/// yet when wallets were locked.
+/// The answer to the only one that was asked for. There is none where it came into being meanwhile:
+/// the bet was not there yet when wallets were locked.
 fn alone<T>(answers: Vec<Option<T>>) -> Result<T, Failure> {
-    answers.into_iter().next().flatten().ok_or_else(Failure::came_between)
+    answers
+        .into_iter()
+        .next()
+        .flatten()
+        .ok_or_else(Failure::came_between)
 }
 
 /// What a function of the database refused by a word.

@@ -11,8 +11,18 @@ use crate::store::ledger_checks;
 use crate::store::money::Verification;
 use crate::store::postgres::error::Failure;
 
-/// Checks every rule within the snapshot of the transaction; writers do not wait, and are not waited for.
-pub(super) fn run(connection: &mut PgConnection, at: Timestamp, grace: Duration) -> Result<Verification, Failure> {
-    let too_late = format!("(TIMESTAMPTZ 'epoch' + INTERVAL '{} microseconds')", at.earlier_by(grace).micros());
-    ledger_checks::run(&too_late, |sql| sql_query(sql).load(connection).map_err(Failure::from))
+/// Checks every rule within the snapshot of the transaction; writers do not wait, and are not
+/// waited for.
+pub(super) fn run(
+    connection: &mut PgConnection,
+    at: Timestamp,
+    grace: Duration,
+) -> Result<Verification, Failure> {
+    let too_late = format!(
+        "(TIMESTAMPTZ 'epoch' + INTERVAL '{} microseconds')",
+        at.earlier_by(grace).micros()
+    );
+    ledger_checks::run(&too_late, |sql| {
+        sql_query(sql).load(connection).map_err(Failure::from)
+    })
 }

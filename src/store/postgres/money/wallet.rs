@@ -74,9 +74,22 @@ statement! {
     ORDER BY id DESC LIMIT " { limit: i64 as BigInt } ""
 }
 
-pub(super) fn read(connection: &mut PgConnection, user_id: &UserId) -> Result<Option<Wallet>, Failure> {
-    let row = ReadWallet { user: user_id.as_str() }.get_result::<(Uuid, i64, i64)>(connection).optional()?;
-    Ok(row.map(|(wallet_id, available, reserved)| Wallet { wallet_id, balance: Balance { available, reserved } }))
+pub(super) fn read(
+    connection: &mut PgConnection,
+    user_id: &UserId,
+) -> Result<Option<Wallet>, Failure> {
+    let row = ReadWallet {
+        user: user_id.as_str(),
+    }
+    .get_result::<(Uuid, i64, i64)>(connection)
+    .optional()?;
+    Ok(row.map(|(wallet_id, available, reserved)| Wallet {
+        wallet_id,
+        balance: Balance {
+            available,
+            reserved,
+        },
+    }))
 }
 
 pub(super) fn deposit(connection: &mut PgConnection, order: &TransferRequest) -> Outcome<Wallet> {
@@ -87,7 +100,11 @@ pub(super) fn withdraw(connection: &mut PgConnection, order: &TransferRequest) -
     move_money(connection, "withdraw", order)
 }
 
-fn move_money(connection: &mut PgConnection, kind: &str, order: &TransferRequest) -> Outcome<Wallet> {
+fn move_money(
+    connection: &mut PgConnection,
+    kind: &str,
+    order: &TransferRequest,
+) -> Outcome<Wallet> {
     let statement = Move {
         user: order.user_id.as_str(),
         kind,
@@ -96,17 +113,34 @@ fn move_money(connection: &mut PgConnection, kind: &str, order: &TransferRequest
         new_wallet: Uuid::now_v7(),
         now: stamp(order.at),
     };
-    let row = statement.get_result::<(String, Option<Uuid>, Option<i64>, Option<i64>)>(connection)?;
+    let row =
+        statement.get_result::<(String, Option<Uuid>, Option<i64>, Option<i64>)>(connection)?;
     let (outcome, wallet, available, reserved) = row;
     if outcome != "DONE" {
         return Ok(Err(refused(&outcome)?));
     }
-    let balance = Balance { available: given("available", available)?, reserved: given("reserved", reserved)? };
-    Ok(Ok(Wallet { wallet_id: given("wallet", wallet)?, balance }))
+    let balance = Balance {
+        available: given("available", available)?,
+        reserved: given("reserved", reserved)?,
+    };
+    Ok(Ok(Wallet {
+        wallet_id: given("wallet", wallet)?,
+        balance,
+    }))
 }
 
-pub(super) fn reserve(connection: &mut PgConnection, order: &TransferRequest, id: Uuid) -> Outcome<Reservation> {
-    type Row = (String, Option<Uuid>, Option<String>, Option<PgTimestamp>, Option<PgTimestamp>);
+pub(super) fn reserve(
+    connection: &mut PgConnection,
+    order: &TransferRequest,
+    id: Uuid,
+) -> Outcome<Reservation> {
+    type Row = (
+        String,
+        Option<Uuid>,
+        Option<String>,
+        Option<PgTimestamp>,
+        Option<PgTimestamp>,
+    );
     let statement = Reserve {
         user: order.user_id.as_str(),
         amount: order.amount.cents(),
@@ -135,7 +169,14 @@ pub(super) fn settle(
     settlement: HoldResolution,
     at: Timestamp,
 ) -> Outcome<Reservation> {
-    type Row = (String, Option<Uuid>, Option<i64>, Option<String>, Option<PgTimestamp>, Option<PgTimestamp>);
+    type Row = (
+        String,
+        Option<Uuid>,
+        Option<i64>,
+        Option<String>,
+        Option<PgTimestamp>,
+        Option<PgTimestamp>,
+    );
     let statement = Settle {
         user: user_id.as_str(),
         reference: reference.as_str(),
@@ -161,8 +202,14 @@ pub(super) fn to_expire(
     made_before: Timestamp,
     limit: usize,
 ) -> Result<Vec<(UserId, Reference)>, Failure> {
-    let rows = ToExpire { before: stamp(made_before), limit: size(limit) }.load::<(String, String)>(connection)?;
-    let read = |(user, reference): (String, String)| Ok((parsed("user_id", &user)?, parsed("reference", &reference)?));
+    let rows = ToExpire {
+        before: stamp(made_before),
+        limit: size(limit),
+    }
+    .load::<(String, String)>(connection)?;
+    let read = |(user, reference): (String, String)| {
+        Ok((parsed("user_id", &user)?, parsed("reference", &reference)?))
+    };
     rows.into_iter().map(read).collect()
 }
 
@@ -171,9 +218,24 @@ pub(super) fn transfers(
     user_id: &UserId,
     page: Page<i64>,
 ) -> Result<Vec<Transfer>, Failure> {
-    type Row = (i64, String, String, String, i64, String, i64, i64, PgTimestamp);
+    type Row = (
+        i64,
+        String,
+        String,
+        String,
+        i64,
+        String,
+        i64,
+        i64,
+        PgTimestamp,
+    );
     let before = page.before.unwrap_or(i64::MAX);
-    let rows = Transfers { user: user_id.as_str(), before, limit: size(page.limit) }.load::<Row>(connection)?;
+    let rows = Transfers {
+        user: user_id.as_str(),
+        before,
+        limit: size(page.limit),
+    }
+    .load::<Row>(connection)?;
     let read = |(id, kind, debit, credit, cents, reference, available, reserved, at): Row| {
         Ok::<_, StoreError>(Transfer {
             id,
@@ -182,7 +244,10 @@ pub(super) fn transfers(
             credit: parsed("credit_account", &credit)?,
             amount: amount(cents)?,
             reference: parsed("reference", &reference)?,
-            balance: Balance { available, reserved },
+            balance: Balance {
+                available,
+                reserved,
+            },
             at: time(at)?,
         })
     };
@@ -212,5 +277,9 @@ pub(super) fn reservations(
             settled_at: settled.map(time).transpose()?,
         })
     };
-    Ok(statement.load::<Row>(connection)?.into_iter().map(read).collect::<Result<_, _>>()?)
+    Ok(statement
+        .load::<Row>(connection)?
+        .into_iter()
+        .map(read)
+        .collect::<Result<_, _>>()?)
 }

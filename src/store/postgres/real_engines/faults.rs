@@ -1,4 +1,5 @@
-//! What operators do to a database: defaults that change what statements mean, a switch-over, a pooler, few connections.
+//! What operators do to a database: defaults that change what statements mean, a switch-over, a
+//! pooler, few connections.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,11 +17,19 @@ use crate::store::money_suite::{balances, bet, bet_id, confirmed, notice, order}
 fn deposit_at_once(store: &PgStore, clients: usize, each: usize) -> Vec<String> {
     let deposits = |client: usize| {
         let deposit = move |n: usize| store.deposit(&order("A", 1, &format!("{client} {n}")));
-        (0..each).filter_map(move |n| deposit(n).err()).map(|error| error.to_string()).collect::<Vec<_>>()
+        (0..each)
+            .filter_map(move |n| deposit(n).err())
+            .map(|error| error.to_string())
+            .collect::<Vec<_>>()
     };
     std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..clients).map(|client| scope.spawn(move || deposits(client))).collect();
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+        let clients: Vec<_> = (0..clients)
+            .map(|client| scope.spawn(move || deposits(client)))
+            .collect();
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().unwrap())
+            .collect()
     })
 }
 
@@ -35,15 +44,28 @@ fn database_defaults_change_nothing(#[case] defaults: &str) {
     let (store, database) = Database::migrated();
     drop(store);
     for default in defaults.split(", ") {
-        execute(&mut database.connection(), &format!("ALTER DATABASE {} SET {default}", database.name));
+        execute(
+            &mut database.connection(),
+            &format!("ALTER DATABASE {} SET {default}", database.name),
+        );
     }
-    let store = PgStore::open(&database.address(), &PgOptions { money: 16, ..PgOptions::default() }).unwrap();
+    let store = PgStore::open(
+        &database.address(),
+        &PgOptions {
+            money: 16,
+            ..PgOptions::default()
+        },
+    )
+    .unwrap();
     assert_eq!(deposit_at_once(&store, 16, 25), Vec::<String>::new());
     assert_eq!(balances(&store, "A"), (400, 0));
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
 }
 
-/// A server that is gone, and a standby behind the same address. The connections to it live, and are of no use.
+/// A server that is gone, and a standby behind the same address. The connections to it live, and
+/// are of no use.
 #[test]
 #[ignore = "needs the real engines: make test"]
 fn switch_over_leaves_no_useless_connection() {
@@ -79,7 +101,12 @@ fn sessions_that_became_read_only_are_dropped() {
     let (store, database) = Database::migrated();
     store.deposit(&order("A", 1, "first")).unwrap();
     let only_read = "SET default_transaction_read_only = on";
-    store.money.as_ref().unwrap().run(|connection| Ok(connection.batch_execute(only_read)?)).unwrap();
+    store
+        .money
+        .as_ref()
+        .unwrap()
+        .run(|connection| Ok(connection.batch_execute(only_read)?))
+        .unwrap();
     store.deposit(&order("A", 1, "second")).unwrap();
     store.ping().unwrap();
     drop(database);
@@ -97,19 +124,32 @@ fn five_connections_serve_everybody() {
         ALTER ROLE {role} CONNECTION LIMIT 5"
     );
     execute(&mut database.connection(), &grants);
-    let options = PgOptions { readers: 20, money: 20, ..PgOptions::default() };
+    let options = PgOptions {
+        readers: 20,
+        money: 20,
+        ..PgOptions::default()
+    };
     let store = PgStore::open(&database.address_as(&role, "secret"), &options).unwrap();
     store.migrate().unwrap();
     let failures = std::thread::scope(|scope| {
-        let reading = scope
-            .spawn(|| (0..200).filter_map(|_| store.load_event(&update(1, 1, 1).event_id).err()).collect::<Vec<_>>());
+        let reading = scope.spawn(|| {
+            (0..200)
+                .filter_map(|_| store.load_event(&update(1, 1, 1).event_id).err())
+                .collect::<Vec<_>>()
+        });
         let writing = scope.spawn(|| {
             let write = |n| store.write_updates(&positioned(n, [update(1, n as i64 + 1, 1)]));
             (0..50).filter_map(|n| write(n).err()).collect::<Vec<_>>()
         });
-        let ready = scope.spawn(|| (0..50).filter_map(|_| store.ping().err()).collect::<Vec<_>>());
+        let ready = scope.spawn(|| {
+            (0..50)
+                .filter_map(|_| store.ping().err())
+                .collect::<Vec<_>>()
+        });
         let mut failures = deposit_at_once(&store, 50, 3);
-        let others = [reading, writing, ready].into_iter().flat_map(|other| other.join().unwrap());
+        let others = [reading, writing, ready]
+            .into_iter()
+            .flat_map(|other| other.join().unwrap());
         failures.extend(others.map(|error| error.to_string()));
         failures
     });
@@ -126,11 +166,24 @@ struct Pooler {
 
 impl Pooler {
     fn start(to: &url::Url, settings: &str) -> Pooler {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
-        let program =
-            program.into_iter().find(|path| Path::new(path).exists()).expect("pgbouncer is missing: install it");
-        let directory = tempfile::Builder::new().prefix("pgbouncer-").tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let program = [
+            "/usr/sbin/pgbouncer",
+            "/usr/bin/pgbouncer",
+            "/usr/local/bin/pgbouncer",
+        ];
+        let program = program
+            .into_iter()
+            .find(|path| Path::new(path).exists())
+            .expect("pgbouncer is missing: install it");
+        let directory = tempfile::Builder::new()
+            .prefix("pgbouncer-")
+            .tempdir()
+            .unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let (user, password) = (to.username(), to.password().unwrap_or_default());
         let host = to.host_str().unwrap();
         let config = format!(
@@ -149,20 +202,36 @@ default_pool_size = 3
             to.port().unwrap(),
             directory.path().join("users").display()
         );
-        std::fs::write(directory.path().join("users"), format!("\"{user}\" \"{password}\"\n")).unwrap();
+        std::fs::write(
+            directory.path().join("users"),
+            format!("\"{user}\" \"{password}\"\n"),
+        )
+        .unwrap();
         std::fs::write(directory.path().join("ini"), config).unwrap();
         let mut command = super::support::as_unprivileged(Path::new(program), directory.path());
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let child = command.arg(directory.path().join("ini")).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let pooler = Pooler { child, port, _directory: directory };
-        wait_until("the pooler answers", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let child = command
+            .arg(directory.path().join("ini"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let pooler = Pooler {
+            child,
+            port,
+            _directory: directory,
+        };
+        wait_until("the pooler answers", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
         pooler
     }
 }
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        // It ends at once with the one that it runs under, which may have passed its place on to it.
+        // It ends at once with the one that it runs under, which may have passed its place on to
+        // it.
         let id = self.child.id().to_string();
         let _ = Command::new("kill").arg("-TERM").arg(id).status();
         let _ = self.child.wait();
@@ -178,13 +247,22 @@ fn pooler_in_transaction_mode_works(#[case] settings: &str) {
     let database = Database::new();
     execute(
         &mut database.connection(),
-        &format!("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'", database.name),
+        &format!(
+            "ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'",
+            database.name
+        ),
     );
     let mut address = database.url();
     let pooler = Pooler::start(&address, settings);
     address.set_host(Some("127.0.0.1")).unwrap();
     address.set_port(Some(pooler.port)).unwrap();
-    let store = PgStore::open(&String::from(address.clone()).into(), &PgOptions { money: 16, ..PgOptions::default() });
+    let store = PgStore::open(
+        &String::from(address.clone()).into(),
+        &PgOptions {
+            money: 16,
+            ..PgOptions::default()
+        },
+    );
     let store = store.unwrap();
     store.migrate().unwrap();
     store.ping().unwrap();
@@ -192,12 +270,25 @@ fn pooler_in_transaction_mode_works(#[case] settings: &str) {
     reader.ping().unwrap();
     assert_eq!(deposit_at_once(&store, 16, 25), Vec::<String>::new());
     assert_eq!(balances(&store, "A"), (400, 0));
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
     assert_eq!(states(&reader, "MATCH_001"), states(&store, "MATCH_001"));
-    store.place_bet(&bet("A", bet_id(1), 10), None, &notice("")).unwrap();
-    store.decide_bet(bet_id(1), &confirmed(), &notice(""), Timestamp::now()).unwrap();
-    assert_eq!(store.verify(Timestamp::now(), Duration::from_secs(60)).unwrap().violations(), 0);
-    // No session setting stays behind on the server's connections, where other programs would meet it.
+    store
+        .place_bet(&bet("A", bet_id(1), 10), None, &notice(""))
+        .unwrap();
+    store
+        .decide_bet(bet_id(1), &confirmed(), &notice(""), Timestamp::now())
+        .unwrap();
+    assert_eq!(
+        store
+            .verify(Timestamp::now(), Duration::from_secs(60))
+            .unwrap()
+            .violations(),
+        0
+    );
+    // No session setting stays behind on the server's connections, where other programs would meet
+    // it.
     let lock_timeout = "SELECT current_setting('lock_timeout') AS text";
     let mut other = PgConnection::establish(&database.address_by(pooler.port)).unwrap();
     // The pooler keeps to one connection within it.

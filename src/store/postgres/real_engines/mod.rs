@@ -1,4 +1,5 @@
-//! Tests on a real server: `make test` runs them, with its address in `DATABASE_URL`. Each makes a database of its own.
+//! Tests on a real server: `make test` runs them, with its address in `DATABASE_URL`. Each makes a
+//! database of its own.
 
 mod faults;
 mod support;
@@ -45,7 +46,9 @@ mod money {
             DROP INDEX IF EXISTS ledger_transfers_by_reference";
 
         fn run(&self, sql: &str) -> Result<(), String> {
-            self.connection().batch_execute(sql).map_err(|error| error.to_string())
+            self.connection()
+                .batch_execute(sql)
+                .map_err(|error| error.to_string())
         }
     }
 
@@ -68,14 +71,21 @@ mod money {
             )
             .unwrap();
         let answer = std::thread::scope(|scope| {
-            let placing = scope.spawn(|| store.place_bet(&bet("A", bet_id(1), 10), Some(&key("k", "f")), &notice("")));
+            let placing = scope.spawn(|| {
+                store.place_bet(&bet("A", bet_id(1), 10), Some(&key("k", "f")), &notice(""))
+            });
             let waits = "SELECT count(*)::text AS text FROM pg_stat_activity
                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            support::wait_until("the bet waits for the answer", || column(&mut looker, waits) == ["1"]);
+            support::wait_until("the bet waits for the answer", || {
+                column(&mut looker, waits) == ["1"]
+            });
             other.batch_execute("COMMIT").unwrap();
             placing.join().unwrap()
         });
-        assert_eq!(answer, Ok(BetAnswer::Refused(BetRefusal::InsufficientFunds)));
+        assert_eq!(
+            answer,
+            Ok(BetAnswer::Refused(BetRefusal::InsufficientFunds))
+        );
         assert_eq!(balances(&store, "A"), (1_000, 0));
     }
 
@@ -88,17 +98,24 @@ mod money {
         let (store, database) = Database::migrated();
         for (name, number) in [("A", 1), ("B", 2)] {
             store.deposit(&order(name, 1_000, "d")).unwrap();
-            store.place_bet(&bet(name, bet_id(number), 10), None, &notice("")).unwrap();
+            store
+                .place_bet(&bet(name, bet_id(number), 10), None, &notice(""))
+                .unwrap();
         }
         let mut other = database.connection();
-        other.batch_execute("BEGIN; SELECT FROM wallets WHERE user_id = 'A' FOR UPDATE").unwrap();
+        other
+            .batch_execute("BEGIN; SELECT FROM wallets WHERE user_id = 'A' FOR UPDATE")
+            .unwrap();
         let slips = [("A", 3), ("B", 4)].map(|(name, number)| BetPlacement {
             bet: bet(name, bet_id(number), 10),
             key: None,
             notice: notice(""),
         });
         let placed = store.place_bets(&slips).unwrap();
-        assert_eq!(placed.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(
+            placed.iter().map(Option::is_some).collect::<Vec<_>>(),
+            [false, true]
+        );
         let decisions = [1, 2].map(|number| DecideBet {
             bet_id: bet_id(number),
             verdict: confirmed(),
@@ -106,8 +123,14 @@ mod money {
             at: at(1),
         });
         let decided = store.decide_bets(&decisions).unwrap();
-        assert!(matches!(decided[..], [None, Some(Decided::Now { .. })]), "{decided:?}");
-        assert_eq!((balances(&store, "A"), balances(&store, "B")), ((990, 10), (980, 10)));
+        assert!(
+            matches!(decided[..], [None, Some(Decided::Now { .. })]),
+            "{decided:?}"
+        );
+        assert_eq!(
+            (balances(&store, "A"), balances(&store, "B")),
+            ((990, 10), (980, 10))
+        );
         other.batch_execute("COMMIT").unwrap();
         assert!(store.place_bets(&slips[..1]).unwrap()[0].is_some());
         assert!(matches!(
@@ -123,7 +146,9 @@ fn what_the_ledger_refers_to_stays() {
     use diesel::connection::SimpleConnection;
     let database = Database::new();
     let mut connection = database.connection();
-    connection.run_pending_migrations(migrate::MIGRATIONS).unwrap();
+    connection
+        .run_pending_migrations(migrate::MIGRATIONS)
+        .unwrap();
     for change in [
         "DELETE FROM wallets",
         "UPDATE wallets SET user_id = 'other'",
@@ -134,7 +159,10 @@ fn what_the_ledger_refers_to_stays() {
         "TRUNCATE bets",
     ] {
         let refused = connection.batch_execute(change).unwrap_err().to_string();
-        assert!(refused.contains("wallets and bets are kept"), "{change}: {refused}");
+        assert!(
+            refused.contains("wallets and bets are kept"),
+            "{change}: {refused}"
+        );
     }
 }
 
@@ -149,21 +177,38 @@ fn letter(detail: &str, reason: &str) -> DeadLetter {
 }
 
 fn history_of(store: &dyn Store, one: &OddsUpdate) -> Vec<OddsUpdate> {
-    suite::history(store, &one.event_id, &one.market).into_iter().map(|entry| entry.update).collect()
+    suite::history(store, &one.event_id, &one.market)
+        .into_iter()
+        .map(|entry| entry.update)
+        .collect()
 }
 
 #[test]
 #[ignore = "needs the real engines: make test"]
 fn many_may_migrate_one_new_database_at_once() {
-    let all = MigrationSource::<Pg>::migrations(&migrate::MIGRATIONS).unwrap().len();
+    let all = MigrationSource::<Pg>::migrations(&migrate::MIGRATIONS)
+        .unwrap()
+        .len();
     for _ in 0..3 {
         let database = Database::new();
         let outcomes: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| database.store().migrate())).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| database.store().migrate()))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
         });
         assert_eq!(outcomes, vec![Ok(()); 8]);
-        assert_eq!(column(&mut database.connection(), "SELECT version FROM __diesel_schema_migrations").len(), all);
+        assert_eq!(
+            column(
+                &mut database.connection(),
+                "SELECT version FROM __diesel_schema_migrations"
+            )
+            .len(),
+            all
+        );
     }
 }
 
@@ -172,11 +217,29 @@ fn many_may_migrate_one_new_database_at_once() {
 fn migrations_run_and_revert_and_run_again() {
     let database = Database::new();
     let mut connection = database.connection();
-    let all = connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len();
-    assert_eq!(connection.revert_all_migrations(migrate::MIGRATIONS).unwrap().len(), all);
+    let all = connection
+        .run_pending_migrations(migrate::MIGRATIONS)
+        .unwrap()
+        .len();
+    assert_eq!(
+        connection
+            .revert_all_migrations(migrate::MIGRATIONS)
+            .unwrap()
+            .len(),
+        all
+    );
     let left = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'";
-    assert_eq!(column(&mut connection, left), ["__diesel_schema_migrations"]);
-    assert_eq!(connection.run_pending_migrations(migrate::MIGRATIONS).unwrap().len(), all);
+    assert_eq!(
+        column(&mut connection, left),
+        ["__diesel_schema_migrations"]
+    );
+    assert_eq!(
+        connection
+            .run_pending_migrations(migrate::MIGRATIONS)
+            .unwrap()
+            .len(),
+        all
+    );
 }
 
 #[test]
@@ -184,7 +247,8 @@ fn migrations_run_and_revert_and_run_again() {
 fn a_role_that_may_make_no_tables_starts_where_they_stand_and_says_so_where_they_do_not() {
     let database = Database::new();
     let role = role_without_rights(&database);
-    let store = PgStore::open(&database.address_as(&role, "secret"), &PgOptions::default()).unwrap();
+    let store =
+        PgStore::open(&database.address_as(&role, "secret"), &PgOptions::default()).unwrap();
     let refused = store.migrate().unwrap_err().to_string();
     assert!(refused.contains("permission denied"), "{refused}");
     database.store().migrate().unwrap();
@@ -196,26 +260,43 @@ fn a_role_that_may_make_no_tables_starts_where_they_stand_and_says_so_where_they
 fn a_database_of_another_encoding_is_refused_by_name() {
     let database = Database::with("ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
     let refused = database.store().migrate().unwrap_err().to_string();
-    assert!(refused.contains("LATIN1") && refused.contains("UTF8"), "{refused}");
+    assert!(
+        refused.contains("LATIN1") && refused.contains("UTF8"),
+        "{refused}"
+    );
 }
 
-/// Two processes that both hold a partition for a moment: each writes all of it, in its own order and batches, twice.
+/// Two processes that both hold a partition for a moment: each writes all of it, in its own order
+/// and batches, twice.
 #[rstest]
 #[case(1)]
 #[case(2)]
 #[case(3)]
 #[ignore = "needs the real engines: make test"]
-fn writers_of_the_same_events_neither_block_each_other_nor_bring_an_old_state_back(#[case] seed: u64) {
+fn writers_of_the_same_events_neither_block_each_other_nor_bring_an_old_state_back(
+    #[case] seed: u64,
+) {
     const EVENTS: usize = 7;
     let database = Database::new();
     database.store().migrate().unwrap();
     let all: Vec<_> = (0..400i64)
-        .map(|n| market_update(&format!("E{}", n as usize % EVENTS), ["1x2", "btts"][n as usize % 2], None, n / 3, n))
+        .map(|n| {
+            market_update(
+                &format!("E{}", n as usize % EVENTS),
+                ["1x2", "btts"][n as usize % 2],
+                None,
+                n / 3,
+                n,
+            )
+        })
         .collect();
     let updates = positioned(0, all.clone());
     std::thread::scope(|scope| {
         for writer in 0..4 {
-            let (store, mut own) = (database.store(), [updates.clone(), updates.clone()].concat());
+            let (store, mut own) = (
+                database.store(),
+                [updates.clone(), updates.clone()].concat(),
+            );
             scope.spawn(move || {
                 let mut random = fastrand::Rng::with_seed(seed * 100 + writer);
                 random.shuffle(&mut own);
@@ -235,15 +316,24 @@ fn writers_of_the_same_events_neither_block_each_other_nor_bring_an_old_state_ba
         for state in states {
             let mut expected: Vec<_> = all
                 .iter()
-                .filter(|one| (&one.event_id, &one.market) == (&state.update.event_id, &state.update.market))
+                .filter(|one| {
+                    (&one.event_id, &one.market) == (&state.update.event_id, &state.update.market)
+                })
                 .collect();
             expected.sort_by_key(|one| one.revision);
             assert_eq!(&&state.update, expected.last().unwrap());
             let revisions: Vec<_> = expected.iter().map(|one| one.revision).collect();
-            assert_eq!(history_of(&store, &state.update).iter().map(|one| one.revision).collect::<Vec<_>>(), revisions);
+            assert_eq!(
+                history_of(&store, &state.update)
+                    .iter()
+                    .map(|one| one.revision)
+                    .collect::<Vec<_>>(),
+                revisions
+            );
         }
     }
-    let deadlocks = "SELECT deadlocks::text FROM pg_stat_database WHERE datname = current_database()";
+    let deadlocks =
+        "SELECT deadlocks::text FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(column(&mut database.connection(), deadlocks), ["0"]);
 }
 
@@ -253,7 +343,10 @@ fn a_writer_that_was_overtaken_while_it_waited_sees_what_the_other_wrote() {
     let (store, database) = Database::migrated();
     execute(
         &mut database.connection(),
-        &format!("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'", database.name),
+        &format!(
+            "ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'",
+            database.name
+        ),
     );
     let store = {
         drop(store);
@@ -266,9 +359,14 @@ fn a_writer_that_was_overtaken_while_it_waited_sees_what_the_other_wrote() {
         "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(hashtextextended('MATCH_001', 0))",
     );
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| store.write_updates(&positioned(0, [update(1, 5, 1)])).unwrap());
+        let waiting = scope.spawn(|| {
+            store
+                .write_updates(&positioned(0, [update(1, 5, 1)]))
+                .unwrap()
+        });
         support::wait_until("the writer waits", || {
-            let waits = "SELECT count(*)::text FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+            let waits =
+                "SELECT count(*)::text FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
             column(&mut database.connection(), waits) == ["1"]
         });
@@ -278,10 +376,24 @@ fn a_writer_that_was_overtaken_while_it_waited_sees_what_the_other_wrote() {
             selections, source, version, updated_at, seq)
             VALUES ('MATCH_001', '1x2', '', '', '', 'open', false, '[]', 'x', 1, '2300-01-01', 900); COMMIT",
         );
-        assert_eq!(waiting.join().unwrap(), BatchReport { applied: 0, recorded: 1 });
+        assert_eq!(
+            waiting.join().unwrap(),
+            BatchReport {
+                applied: 0,
+                recorded: 1
+            }
+        );
     });
-    store.write_updates(&positioned(0, [market_update("MATCH_001", "btts", None, 1, 1)])).unwrap();
-    let seqs: Vec<_> = states(&store, "MATCH_001").iter().map(|state| state.seq).collect();
+    store
+        .write_updates(&positioned(
+            0,
+            [market_update("MATCH_001", "btts", None, 1, 1)],
+        ))
+        .unwrap();
+    let seqs: Vec<_> = states(&store, "MATCH_001")
+        .iter()
+        .map(|state| state.seq)
+        .collect();
     assert_eq!(seqs, [900, 901]);
 }
 
@@ -289,8 +401,17 @@ fn a_writer_that_was_overtaken_while_it_waited_sees_what_the_other_wrote() {
 #[ignore = "needs the real engines: make test"]
 fn a_batch_of_more_events_than_the_server_has_locks_for_is_written() {
     let (store, _database) = Database::migrated();
-    let batch = positioned(0, (0..30_000).map(|event| market_update(&format!("E{event}"), "1x2", None, 1, 1)));
-    assert_eq!(store.write_updates(&batch).unwrap(), BatchReport { applied: 30_000, recorded: 30_000 });
+    let batch = positioned(
+        0,
+        (0..30_000).map(|event| market_update(&format!("E{event}"), "1x2", None, 1, 1)),
+    );
+    assert_eq!(
+        store.write_updates(&batch).unwrap(),
+        BatchReport {
+            applied: 30_000,
+            recorded: 30_000
+        }
+    );
 }
 
 #[test]
@@ -301,7 +422,12 @@ fn the_statement_itself_guards_against_older_states() {
     store.write_updates(&positioned(0, [held.clone()])).unwrap();
     let micros = held.revision.updated_at.micros();
     let mut connection = database.connection();
-    for (updated_at, version, changes) in [(micros, 4, 0), (micros, 5, 0), (micros - 1, 6, 0), (micros + 1, 1, 1)] {
+    for (updated_at, version, changes) in [
+        (micros, 4, 0),
+        (micros, 5, 0),
+        (micros - 1, 6, 0),
+        (micros + 1, 1, 1),
+    ] {
         let upsert = write::UpsertCurrent {
             event_id: &["MATCH_001"],
             market: &["1x2"],
@@ -319,7 +445,11 @@ fn the_statement_itself_guards_against_older_states() {
             start_time: &[None],
             latest: PgTimestamp(i64::MAX),
         };
-        assert_eq!(upsert.execute(&mut connection), Ok(changes), "{updated_at} {version}");
+        assert_eq!(
+            upsert.execute(&mut connection),
+            Ok(changes),
+            "{updated_at} {version}"
+        );
     }
 }
 
@@ -332,10 +462,21 @@ fn a_row_from_the_future_gives_way() {
     ahead.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
     store.write_updates(&positioned(0, [ahead])).unwrap();
     let limits = Plausibility::within(Duration::from_secs(300));
-    let careful = PgStore::open(&database.address(), &PgOptions { limits, ..PgOptions::default() }).unwrap();
-    careful.write_updates(&positioned(1, [update(1, 2, 1)])).unwrap();
+    let careful = PgStore::open(
+        &database.address(),
+        &PgOptions {
+            limits,
+            ..PgOptions::default()
+        },
+    )
+    .unwrap();
+    careful
+        .write_updates(&positioned(1, [update(1, 2, 1)]))
+        .unwrap();
     assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
-    careful.write_updates(&positioned(2, [update(1, 1, 1)])).unwrap();
+    careful
+        .write_updates(&positioned(2, [update(1, 1, 1)]))
+        .unwrap();
     assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
 }
 
@@ -347,8 +488,15 @@ fn a_dead_letter_whose_texts_postgresql_cannot_hold_is_kept() {
     let json = br#"{"event_id":"A","market":"1x2","status":"op\u0000en","updated_at":"2025-11-09T21:07:45Z","source":"s","version":1}"#;
     let detail = OddsUpdate::from_json(json).unwrap_err().to_string();
     assert!(detail.contains('\0'), "{detail:?}");
-    store.write_dead_letters(&[letter(&detail, ""), letter("fine", "malformed")]).unwrap();
-    let kept: Vec<_> = store.list_dead_letters(10).unwrap().into_iter().map(|stored| stored.letter).collect();
+    store
+        .write_dead_letters(&[letter(&detail, ""), letter("fine", "malformed")])
+        .unwrap();
+    let kept: Vec<_> = store
+        .list_dead_letters(10)
+        .unwrap()
+        .into_iter()
+        .map(|stored| stored.letter)
+        .collect();
     assert_eq!(
         (kept[1].detail.as_str(), kept[1].reason.as_str()),
         (detail.replace('\0', "\u{fffd}").as_str(), "unknown")
@@ -375,13 +523,23 @@ fn connections_that_were_ended_fail_no_call() {
             for event in 0..3 {
                 let store = &store;
                 scope.spawn(move || {
-                    let report = store.write_updates(&positioned(0, [update(event, round.into(), 1)])).unwrap();
-                    assert_eq!(report, BatchReport { applied: 1, recorded: 1 });
+                    let report = store
+                        .write_updates(&positioned(0, [update(event, round.into(), 1)]))
+                        .unwrap();
+                    assert_eq!(
+                        report,
+                        BatchReport {
+                            applied: 1,
+                            recorded: 1
+                        }
+                    );
                     assert_eq!(states(store, &format!("MATCH_{event:03}")).len(), 1);
                 });
             }
         });
-        store.write_dead_letters(&[letter("", "malformed")]).unwrap();
+        store
+            .write_dead_letters(&[letter("", "malformed")])
+            .unwrap();
         end_all(true);
     }
     assert_eq!(store.list_dead_letters(10).unwrap().len(), 4);
@@ -392,35 +550,66 @@ fn connections_that_were_ended_fail_no_call() {
 fn a_statement_fails_whose_time_is_over_and_leaves_nothing() {
     let (store, database) = Database::migrated();
     drop(store);
-    let hurried = PgOptions { lock_timeout: Duration::from_millis(50), ..PgOptions::default() };
+    let hurried = PgOptions {
+        lock_timeout: Duration::from_millis(50),
+        ..PgOptions::default()
+    };
     let store = PgStore::open(&database.address(), &hurried).unwrap();
     let mut holder = database.connection();
     execute(&mut holder, "BEGIN; LOCK TABLE odds_history");
     let late = StoreError::Unavailable("canceling statement due to lock timeout".to_owned());
-    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])), Err(late));
-    let hurried = PgOptions { statement_timeout: Duration::from_millis(50), ..PgOptions::default() };
+    assert_eq!(
+        store.write_updates(&positioned(0, [update(1, 1, 1)])),
+        Err(late)
+    );
+    let hurried = PgOptions {
+        statement_timeout: Duration::from_millis(50),
+        ..PgOptions::default()
+    };
     let store = PgStore::open(&database.address(), &hurried).unwrap();
     let late = StoreError::Unavailable("canceling statement due to statement timeout".to_owned());
-    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])), Err(late));
+    assert_eq!(
+        store.write_updates(&positioned(0, [update(1, 1, 1)])),
+        Err(late)
+    );
     execute(&mut holder, "ROLLBACK");
     assert_eq!(states(&store, "MATCH_001"), []);
-    assert_eq!(store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap().applied, 1);
+    assert_eq!(
+        store
+            .write_updates(&positioned(0, [update(1, 1, 1)]))
+            .unwrap()
+            .applied,
+        1
+    );
 }
 
 #[test]
 #[ignore = "needs the real engines: make test"]
 fn a_database_that_only_reads_is_unavailable_for_writes_and_says_so() {
     let (store, database) = Database::migrated();
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
     drop(store);
     execute(
         &mut database.connection(),
-        &format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name),
+        &format!(
+            "ALTER DATABASE {} SET default_transaction_read_only = on",
+            database.name
+        ),
     );
     let store = database.store();
-    let error = store.write_updates(&positioned(1, [update(1, 2, 1)])).unwrap_err();
-    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("read-only transaction")), "{error}");
-    assert!(matches!(store.write_dead_letters(&[letter("", "x")]), Err(StoreError::Unavailable(_))));
+    let error = store
+        .write_updates(&positioned(1, [update(1, 2, 1)]))
+        .unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Unavailable(text) if text.contains("read-only transaction")),
+        "{error}"
+    );
+    assert!(matches!(
+        store.write_dead_letters(&[letter("", "x")]),
+        Err(StoreError::Unavailable(_))
+    ));
     assert!(store.ping().unwrap_err().to_string().contains("only reads"));
     store.migrate().unwrap();
     assert_eq!(states(&store, "MATCH_001").len(), 1);
@@ -440,7 +629,10 @@ fn a_database_with_the_originals_tables_is_named_and_left_alone() {
     let reader = PgStore::reader(&database.address(), &PgOptions::default()).unwrap();
     for refused in [store.migrate(), store.ping(), reader.ping()] {
         let error = refused.unwrap_err();
-        assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("of another program")), "{error}");
+        assert!(
+            matches!(&error, StoreError::Unavailable(text) if text.contains("of another program")),
+            "{error}"
+        );
     }
     // Nothing of ours was made beside it.
     execute(&mut database.connection(), "DROP TABLE odds_current");
@@ -454,14 +646,25 @@ fn a_reader_reads_waits_for_the_tables_and_writes_nothing() {
     let database = Database::new();
     let reader = PgStore::reader(&database.address(), &PgOptions::default()).unwrap();
     reader.migrate().unwrap();
-    assert!(reader.ping().unwrap_err().to_string().contains("no tables yet"));
+    assert!(
+        reader
+            .ping()
+            .unwrap_err()
+            .to_string()
+            .contains("no tables yet")
+    );
     let store = database.store();
     store.migrate().unwrap();
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
     reader.ping().unwrap();
     assert_eq!(states(&reader, "MATCH_001"), states(&store, "MATCH_001"));
     let refused = StoreError::Refused("this store only reads".to_owned());
-    assert_eq!(reader.write_updates(&positioned(1, [update(1, 2, 1)])), Err(refused));
+    assert_eq!(
+        reader.write_updates(&positioned(1, [update(1, 2, 1)])),
+        Err(refused)
+    );
 }
 
 #[test]
@@ -469,10 +672,19 @@ fn a_reader_reads_waits_for_the_tables_and_writes_nothing() {
 fn a_wrong_password_is_told_with_the_user_and_without_the_password() {
     let database = Database::new();
     let role = role_without_rights(&database);
-    let store = PgStore::open(&database.address_as(&role, "hunter2"), &PgOptions::default()).unwrap();
+    let store = PgStore::open(
+        &database.address_as(&role, "hunter2"),
+        &PgOptions::default(),
+    )
+    .unwrap();
     for _ in 0..2 {
         let error = store.ping().unwrap_err().to_string();
-        assert!(error.contains(&format!("password authentication failed for user \"{role}\"")), "{error}");
+        assert!(
+            error.contains(&format!(
+                "password authentication failed for user \"{role}\""
+            )),
+            "{error}"
+        );
         assert!(!error.contains("hunter2"), "{error}");
     }
 }
@@ -485,26 +697,41 @@ fn without_its_tables_it_refuses_and_a_damaged_row_is_named() {
     let refused = StoreError::Refused("relation \"odds_current\" does not exist".to_owned());
     assert_eq!(store.load_event(&update(1, 1, 1).event_id), Err(refused));
     store.migrate().unwrap();
-    store.write_updates(&positioned(0, [update(1, 1, 1)])).unwrap();
-    execute(&mut database.connection(), r#"UPDATE odds_current SET selections = '[{"id":"home","price":0.5}]'"#);
+    store
+        .write_updates(&positioned(0, [update(1, 1, 1)]))
+        .unwrap();
+    execute(
+        &mut database.connection(),
+        r#"UPDATE odds_current SET selections = '[{"id":"home","price":0.5}]'"#,
+    );
     let error = store.load_event(&update(1, 1, 1).event_id).unwrap_err();
-    assert!(matches!(&error, StoreError::Unreadable(text) if text.contains("MATCH_001 1x2")), "{error}");
+    assert!(
+        matches!(&error, StoreError::Unreadable(text) if text.contains("MATCH_001 1x2")),
+        "{error}"
+    );
 }
 
 #[test]
 #[ignore = "needs the real engines: make test"]
 fn readers_of_the_originals_columns_find_the_prices() {
     let (store, database) = Database::migrated();
-    store.write_updates(&positioned(0, [update(1, 1, 28)])).unwrap();
+    store
+        .write_updates(&positioned(0, [update(1, 1, 28)]))
+        .unwrap();
     let prices = "SELECT home_odd || ' ' || draw_odd || ' ' || away_odd FROM odds_current";
-    assert_eq!(column(&mut database.connection(), prices), ["1.228 3.200 4.500"]);
+    assert_eq!(
+        column(&mut database.connection(), prices),
+        ["1.228 3.200 4.500"]
+    );
 }
 
 #[test]
 #[ignore = "needs the real engines: make test"]
 fn pages_are_read_from_the_index_where_they_begin() {
     let (store, database) = Database::migrated();
-    store.write_updates(&positioned(0, (0..20_000).map(|time| update(1, time, 1)))).unwrap();
+    store
+        .write_updates(&positioned(0, (0..20_000).map(|time| update(1, time, 1))))
+        .unwrap();
     let mut connection = database.connection();
     execute(&mut connection, "ANALYZE");
     let plan = column(
@@ -514,7 +741,10 @@ fn pages_are_read_from_the_index_where_they_begin() {
         ORDER BY updated_at, version, id LIMIT 100",
     )
     .join("; ");
-    assert!(plan.contains("Index Scan using odds_history_of_market"), "{plan}");
+    assert!(
+        plan.contains("Index Scan using odds_history_of_market"),
+        "{plan}"
+    );
     assert!(plan.contains("ROW(updated_at, version) >="), "{plan}");
 }
 
@@ -530,7 +760,10 @@ fn a_server_that_stops_and_starts_under_load_loses_nothing() {
             let mut texts = std::collections::BTreeSet::new();
             let mut time = 0;
             while !stop.load(Ordering::SeqCst) {
-                match store.write_updates(&positioned(time as u64, [update(1, time, 1), update(2, time, 1)])) {
+                match store.write_updates(&positioned(
+                    time as u64,
+                    [update(1, time, 1), update(2, time, 1)],
+                )) {
                     Ok(_) => {
                         time += 1;
                         written.store(time, Ordering::SeqCst);
@@ -547,7 +780,9 @@ fn a_server_that_stops_and_starts_under_load_loses_nothing() {
         });
         for mode in ["fast", "immediate"] {
             let before = written.load(Ordering::SeqCst);
-            support::wait_until("some are written", || written.load(Ordering::SeqCst) > before + 20);
+            support::wait_until("some are written", || {
+                written.load(Ordering::SeqCst) > before + 20
+            });
             server.stop(mode);
             let before = failed.load(Ordering::SeqCst);
             support::wait_until("it is noticed", || {
@@ -557,18 +792,38 @@ fn a_server_that_stops_and_starts_under_load_loses_nothing() {
             support::wait_until("it is back", || store.ping().is_ok());
         }
         let before = written.load(Ordering::SeqCst);
-        support::wait_until("some more are written", || written.load(Ordering::SeqCst) > before + 20);
+        support::wait_until("some more are written", || {
+            written.load(Ordering::SeqCst) > before + 20
+        });
         stop.store(true, Ordering::SeqCst);
         writing.join().unwrap()
     });
-    assert!(texts.iter().any(|text| text.contains("Connection refused") || text.contains("No such file")), "{texts:?}");
-    assert!(texts.iter().all(|text| !text.contains("secret")), "{texts:?}");
+    assert!(
+        texts
+            .iter()
+            .any(|text| text.contains("Connection refused") || text.contains("No such file")),
+        "{texts:?}"
+    );
+    assert!(
+        texts.iter().all(|text| !text.contains("secret")),
+        "{texts:?}"
+    );
     let all = written.load(Ordering::SeqCst);
     for event in [1, 2] {
-        assert_eq!(states(&store, &format!("MATCH_{event:03}"))[0].update, update(event, all - 1, 1));
+        assert_eq!(
+            states(&store, &format!("MATCH_{event:03}"))[0].update,
+            update(event, all - 1, 1)
+        );
         assert_eq!(history_of(&store, &update(event, 0, 1)).len() as i64, all);
     }
     server.stop("fast");
     server.start_again();
-    assert_eq!(store.write_updates(&positioned(0, [update(1, all, 1)])).unwrap().applied, 1, "a restart between calls");
+    assert_eq!(
+        store
+            .write_updates(&positioned(0, [update(1, all, 1)]))
+            .unwrap()
+            .applied,
+        1,
+        "a restart between calls"
+    );
 }

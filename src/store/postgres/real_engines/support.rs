@@ -49,13 +49,17 @@ pub fn column(connection: &mut PgConnection, sql: &str) -> Vec<String> {
         }
         None => format!("SELECT text FROM ({sql}) AS asked (text)"),
     };
-    diesel::sql_query(sql).load::<Row>(connection).unwrap().into_iter().map(|row| row.text).collect()
+    diesel::sql_query(sql)
+        .load::<Row>(connection)
+        .unwrap()
+        .into_iter()
+        .map(|row| row.text)
+        .collect()
 }
 
 /// The server's address, as a URL without a query.
 fn server() -> url::Url {
-    let lacking =
-        "DATABASE_URL must be the URL of a PostgreSQL server: run `make test`, or `eval \"$(scripts/engines env)\"`";
+    let lacking = "DATABASE_URL must be the URL of a PostgreSQL server: run `make test`, or `eval \"$(scripts/engines env)\"`";
     let address = std::env::var("DATABASE_URL").expect(lacking);
     assert!(address.starts_with("postgres"), "{lacking}");
     url::Url::parse(&address).expect(lacking)
@@ -73,9 +77,19 @@ impl Database {
 
     pub fn with(options: &str) -> Database {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
-        let name = format!("test_{}_{}_{unique}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
-        execute(&mut connect(server().as_str()), &format!("CREATE DATABASE {name} {options}"));
+        let unique = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_micros();
+        let name = format!(
+            "test_{}_{}_{unique}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::SeqCst)
+        );
+        execute(
+            &mut connect(server().as_str()),
+            &format!("CREATE DATABASE {name} {options}"),
+        );
         Database { name }
     }
 
@@ -123,9 +137,15 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        let roles = format!("SELECT rolname::text FROM pg_roles WHERE rolname = '{}_role'", self.name);
+        let roles = format!(
+            "SELECT rolname::text FROM pg_roles WHERE rolname = '{}_role'",
+            self.name
+        );
         let mut connection = connect(server().as_str());
-        execute(&mut connection, &format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+        execute(
+            &mut connection,
+            &format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name),
+        );
         for role in column(&mut connection, &roles) {
             execute(&mut connection, &format!("DROP ROLE {role}"));
         }
@@ -133,7 +153,8 @@ impl Drop for Database {
 }
 
 fn connect(url: &str) -> PgConnection {
-    PgConnection::establish(url).unwrap_or_else(|error| panic!("no PostgreSQL at DATABASE_URL: {error}"))
+    PgConnection::establish(url)
+        .unwrap_or_else(|error| panic!("no PostgreSQL at DATABASE_URL: {error}"))
 }
 
 /// A role with the password `secret` that may log in, read and write what stands, and make nothing.
@@ -151,8 +172,8 @@ pub fn role_without_rights(database: &Database) -> String {
     role
 }
 
-/// A server of one test, which it may stop. Needs the server's programs: those that `pg_config` or the usual places of
-/// Debian know, or those in `PG_BIN`.
+/// A server of one test, which it may stop. Needs the server's programs: those that `pg_config` or
+/// the usual places of Debian know, or those in `PG_BIN`.
 pub struct OwnServer {
     directory: TempDir,
     port: u16,
@@ -161,11 +182,19 @@ pub struct OwnServer {
 impl OwnServer {
     fn prepare() -> OwnServer {
         let directory = tempfile::Builder::new().prefix("pg-").tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let server = OwnServer { directory, port };
         if is_root() {
             // PostgreSQL does not run as root.
-            let owned = Command::new("chown").arg("postgres").arg(server.directory.path()).status().unwrap();
+            let owned = Command::new("chown")
+                .arg("postgres")
+                .arg(server.directory.path())
+                .status()
+                .unwrap();
             assert!(owned.success());
         }
         server
@@ -176,10 +205,25 @@ impl OwnServer {
         std::fs::write(server.directory.path().join("password"), "secret").unwrap();
         open_to_all(&server.directory.path().join("password"));
         let data = server.data();
-        let password = format!("--pwfile={}", server.directory.path().join("password").display());
+        let password = format!(
+            "--pwfile={}",
+            server.directory.path().join("password").display()
+        );
         server.program(
             "initdb",
-            &["-D", &data, "-U", "odds", "-A", "scram-sha-256", &password, "-E", "UTF8", "--locale=C", "-N"],
+            &[
+                "-D",
+                &data,
+                "-U",
+                "odds",
+                "-A",
+                "scram-sha-256",
+                &password,
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "-N",
+            ],
         );
         server.start_again();
         server
@@ -202,7 +246,20 @@ impl OwnServer {
     pub fn standby(&self) -> OwnServer {
         let standby = OwnServer::prepare();
         let to = self.replication();
-        standby.program("pg_basebackup", &["-d", &to, "-D", &standby.data(), "-R", "-X", "stream", "-c", "fast"]);
+        standby.program(
+            "pg_basebackup",
+            &[
+                "-d",
+                &to,
+                "-D",
+                &standby.data(),
+                "-R",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+            ],
+        );
         standby.start_again();
         standby
     }
@@ -218,25 +275,49 @@ impl OwnServer {
         let data = PathBuf::from(self.data());
         std::fs::write(data.join("standby.signal"), "").unwrap();
         open_to_all(&data.join("standby.signal"));
-        let mut settings = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf")).unwrap();
+        let mut settings = std::fs::OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.auto.conf"))
+            .unwrap();
         writeln!(settings, "primary_conninfo = '{}'", primary.replication()).unwrap();
         self.start_again();
     }
 
     fn replication(&self) -> String {
-        format!("host=127.0.0.1 port={} user=odds password=secret", self.port)
+        format!(
+            "host=127.0.0.1 port={} user=odds password=secret",
+            self.port
+        )
     }
 
     /// Whether so many deposits have come.
     pub fn has_deposits(&self, count: usize) -> bool {
         let mut connection = connect(self.address().expose_secret());
-        column(&mut connection, "SELECT count(*)::text FROM ledger_transfers") == [count.to_string()]
+        column(
+            &mut connection,
+            "SELECT count(*)::text FROM ledger_transfers",
+        ) == [count.to_string()]
     }
 
     pub fn start_again(&self) {
         let log = self.directory.path().join("data/log").display().to_string();
-        let options = format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories=", self.port);
-        self.program("pg_ctl", &["-D", &self.data(), "-l", &log, "-o", &options, "-w", "start"]);
+        let options = format!(
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories=",
+            self.port
+        );
+        self.program(
+            "pg_ctl",
+            &[
+                "-D",
+                &self.data(),
+                "-l",
+                &log,
+                "-o",
+                &options,
+                "-w",
+                "start",
+            ],
+        );
     }
 
     pub fn stop(&self, mode: &str) {
@@ -269,7 +350,8 @@ impl OwnServer {
 impl Drop for OwnServer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.stop("immediate")));
+            let _ =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.stop("immediate")));
         } else {
             self.stop("immediate");
         }
@@ -289,14 +371,23 @@ fn unprivileged(program: &Path) -> Command {
 /// The same, with a folder of its own.
 pub fn as_unprivileged(program: &Path, folder: &Path) -> Command {
     if is_root() {
-        assert!(Command::new("chown").arg("-R").arg("postgres").arg(folder).status().unwrap().success());
+        assert!(
+            Command::new("chown")
+                .arg("-R")
+                .arg("postgres")
+                .arg(folder)
+                .status()
+                .unwrap()
+                .success()
+        );
     }
     let mut command = unprivileged(program);
     command.current_dir("/");
     command
 }
 
-/// A port of this machine that leads to another one, which may change. What is connected stays connected.
+/// A port of this machine that leads to another one, which may change. What is connected stays
+/// connected.
 pub struct Relay {
     port: u16,
     to: Arc<AtomicU16>,
@@ -305,15 +396,23 @@ pub struct Relay {
 impl Relay {
     pub fn to(port: u16) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let relay = Relay { port: listener.local_addr().unwrap().port(), to: Arc::new(port.into()) };
+        let relay = Relay {
+            port: listener.local_addr().unwrap().port(),
+            to: Arc::new(port.into()),
+        };
         let to = relay.to.clone();
         std::thread::spawn(move || {
             for inside in listener.incoming() {
-                let (Ok(inside), to) = (inside, to.load(Ordering::SeqCst)) else { return };
-                let Ok(outside) = TcpStream::connect(("127.0.0.1", to)) else { continue };
-                for (mut from, mut to) in
-                    [(inside.try_clone().unwrap(), outside.try_clone().unwrap()), (outside, inside)]
-                {
+                let (Ok(inside), to) = (inside, to.load(Ordering::SeqCst)) else {
+                    return;
+                };
+                let Ok(outside) = TcpStream::connect(("127.0.0.1", to)) else {
+                    continue;
+                };
+                for (mut from, mut to) in [
+                    (inside.try_clone().unwrap(), outside.try_clone().unwrap()),
+                    (outside, inside),
+                ] {
                     std::thread::spawn(move || {
                         let _ = std::io::copy(&mut from, &mut to);
                         let _ = to.shutdown(std::net::Shutdown::Both);
@@ -351,9 +450,12 @@ fn programs(name: &str) -> PathBuf {
     }
     let has_them = |folder: &PathBuf| folder.join(name).exists();
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let debian = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
     let mut folders = std::env::split_paths(&path).chain(debian.map(|one| one.path().join("bin")));
-    folders
-        .find(has_them)
-        .unwrap_or_else(|| panic!("{name} is missing: install the PostgreSQL server, or set PG_BIN to its folder"))
+    folders.find(has_them).unwrap_or_else(|| {
+        panic!("{name} is missing: install the PostgreSQL server, or set PG_BIN to its folder")
+    })
 }

@@ -3,7 +3,9 @@
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::{Stop, StoreError, amount, contradiction, delivery, keys, optional, parsed, reservations, wallet};
+use super::{
+    Stop, StoreError, amount, contradiction, delivery, keys, optional, parsed, reservations, wallet,
+};
 use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetRefusal, BetStatus, BetStep};
 use crate::domain::ids::{MarketKey, Reference, UserId};
 use crate::domain::odds::price::Price;
@@ -29,14 +31,17 @@ pub(super) fn place(
     {
         return Ok(first);
     }
-    if let Some(reservation) = reservations::find(connection, &bet.user_id, &reference_of(bet.id)?)? {
+    if let Some(reservation) = reservations::find(connection, &bet.user_id, &reference_of(bet.id)?)?
+    {
         return again(connection, bet, &reservation, key);
     }
     let refusal = match stake(connection, bet) {
         Ok(new_balance) => return keep(connection, bet, new_balance, key, notice),
         Err(Stop::Refused(WalletError::WalletNotFound)) => BetRefusal::WalletNotFound,
         Err(Stop::Refused(WalletError::InsufficientFunds)) => BetRefusal::InsufficientFunds,
-        Err(Stop::Refused(other)) => return Err(contradiction(format_args!("bet {}: {other}", bet.id)).into()),
+        Err(Stop::Refused(other)) => {
+            return Err(contradiction(format_args!("bet {}: {other}", bet.id)).into());
+        }
         Err(Stop::Failed(failure)) => return Err(failure),
     };
     match key {
@@ -45,7 +50,8 @@ pub(super) fn place(
     }
 }
 
-/// A bet that is there already: without a key it may be asked for again because the first answer was lost on the way.
+/// A bet that is there already: without a key it may be asked for again because the first answer
+/// was lost on the way.
 fn again(
     connection: &mut SqliteConnection,
     bet: &Bet,
@@ -54,10 +60,23 @@ fn again(
 ) -> Result<BetAnswer, Failure> {
     match one(connection, bet.id)? {
         Some(first) if key.is_none() && held.bet_id == Some(bet.id) && first.stake == bet.stake => {
-            let new_balance = reservations::available_behind(connection, &bet.user_id, &held.reservation.reference)?;
-            Ok(BetAnswer::Placed { bet_id: first.id, price: first.price, new_balance, outbox: None })
+            let new_balance = reservations::available_behind(
+                connection,
+                &bet.user_id,
+                &held.reservation.reference,
+            )?;
+            Ok(BetAnswer::Placed {
+                bet_id: first.id,
+                price: first.price,
+                new_balance,
+                outbox: None,
+            })
         }
-        _ => Err(contradiction(format_args!("bet {} is there already, or its reservation", bet.id)).into()),
+        _ => Err(contradiction(format_args!(
+            "bet {} is there already, or its reservation",
+            bet.id
+        ))
+        .into()),
     }
 }
 
@@ -100,12 +119,35 @@ fn keep(
             bets::decide_by.eq(bet.decide_by.micros()),
         ))
         .execute(connection)?;
-    step(connection, bet.id, None, (BetStatus::Pending, None), bet.placed_at)?;
+    step(
+        connection,
+        bet.id,
+        None,
+        (BetStatus::Pending, None),
+        bet.placed_at,
+    )?;
     if let Some(key) = key {
-        keys::keep_bet(connection, &bet.user_id, key, (bet.id, new_balance), bet.placed_at)?;
+        keys::keep_bet(
+            connection,
+            &bet.user_id,
+            key,
+            (bet.id, new_balance),
+            bet.placed_at,
+        )?;
     }
-    let outbox = delivery::put(connection, OutboxTopic::BetPlaced, bet.id, notice, bet.placed_at)?;
-    Ok(BetAnswer::Placed { bet_id: bet.id, price: bet.price, new_balance, outbox: Some(outbox) })
+    let outbox = delivery::put(
+        connection,
+        OutboxTopic::BetPlaced,
+        bet.id,
+        notice,
+        bet.placed_at,
+    )?;
+    Ok(BetAnswer::Placed {
+        bet_id: bet.id,
+        price: bet.price,
+        new_balance,
+        outbox: Some(outbox),
+    })
 }
 
 fn step(
@@ -140,12 +182,20 @@ pub(super) fn decide(
         .select((bets::user_id, bets::status))
         .first::<(String, String)>(connection)
         .optional()?;
-    let Some((user_id, status)) = found else { return Ok(Decided::Unknown) };
+    let Some((user_id, status)) = found else {
+        return Ok(Decided::Unknown);
+    };
     let status: BetStatus = parsed("status", &status)?;
     if status != BetStatus::Pending {
         return Ok(Decided::Before(status));
     }
-    give(connection, &parsed("user_id", &user_id)?, bet_id, verdict, at)?;
+    give(
+        connection,
+        &parsed("user_id", &user_id)?,
+        bet_id,
+        verdict,
+        at,
+    )?;
     let (status, reason) = (verdict.status(), verdict.reason());
     diesel::update(bets::table.find(bet_id.to_string()))
         .set((
@@ -155,11 +205,19 @@ pub(super) fn decide(
             bets::decided_at.eq(at.micros()),
         ))
         .execute(connection)?;
-    step(connection, bet_id, Some(BetStatus::Pending), (status, reason), at)?;
+    step(
+        connection,
+        bet_id,
+        Some(BetStatus::Pending),
+        (status, reason),
+        at,
+    )?;
     if *verdict == BetOutcome::TimedOut {
         delivery::order_cancel(connection, bet_id, at)?;
     }
-    Ok(Decided::Now { outbox: delivery::put(connection, OutboxTopic::BetConfirmed, bet_id, notice, at)? })
+    Ok(Decided::Now {
+        outbox: delivery::put(connection, OutboxTopic::BetConfirmed, bet_id, notice, at)?,
+    })
 }
 
 /// Gives the stake to the house or back to the user.
@@ -174,10 +232,18 @@ fn give(
         BetStatus::Confirmed => HoldResolution::Commit,
         BetStatus::Rejected | BetStatus::Pending => HoldResolution::Refund,
     };
-    match reservations::settle(connection, user_id, &reference_of(bet_id)?, settlement, Some(bet_id), at) {
+    match reservations::settle(
+        connection,
+        user_id,
+        &reference_of(bet_id)?,
+        settlement,
+        Some(bet_id),
+        at,
+    ) {
         Ok(_) => Ok(()),
         Err(Stop::Refused(refusal)) => {
-            let what = format_args!("bet {bet_id} is pending and its reservation is not: {refusal}");
+            let what =
+                format_args!("bet {bet_id} is pending and its reservation is not: {refusal}");
             Err(contradiction(what).into())
         }
         Err(Stop::Failed(failure)) => Err(failure),
@@ -186,7 +252,9 @@ fn give(
 
 /// A price as its column holds it.
 pub(super) fn price(thousandths: i32) -> Result<Price, StoreError> {
-    let price = u32::try_from(thousandths).ok().and_then(Price::from_thousandths);
+    let price = u32::try_from(thousandths)
+        .ok()
+        .and_then(Price::from_thousandths);
     price.ok_or_else(|| unreadable("price_thousandths", thousandths))
 }
 
@@ -217,7 +285,10 @@ impl BetRow {
             id: parsed("id", &self.id)?,
             user_id: parsed("user_id", &self.user_id)?,
             event_id: parsed("event_id", &self.event_id)?,
-            market: MarketKey { name: parsed("market", &self.market)?, line },
+            market: MarketKey {
+                name: parsed("market", &self.market)?,
+                line,
+            },
             selection: parsed("selection", &self.selection)?,
             stake: amount("stake_cents", self.stake_cents)?,
             price: price(self.price_thousandths)?,
@@ -232,26 +303,49 @@ impl BetRow {
 }
 
 fn read(rows: Vec<BetRow>) -> Result<Vec<Bet>, Failure> {
-    Ok(rows.into_iter().map(BetRow::read).collect::<Result<_, _>>()?)
+    Ok(rows
+        .into_iter()
+        .map(BetRow::read)
+        .collect::<Result<_, _>>()?)
 }
 
 /// A bet.
-pub(super) fn one(connection: &mut SqliteConnection, bet_id: BetId) -> Result<Option<Bet>, Failure> {
-    let row = bets::table.find(bet_id.to_string()).select(BetRow::as_select()).first(connection).optional()?;
+pub(super) fn one(
+    connection: &mut SqliteConnection,
+    bet_id: BetId,
+) -> Result<Option<Bet>, Failure> {
+    let row = bets::table
+        .find(bet_id.to_string())
+        .select(BetRow::as_select())
+        .first(connection)
+        .optional()?;
     Ok(optional(row, BetRow::read)?)
 }
 
 /// The steps of a bet.
-pub(super) fn history(connection: &mut SqliteConnection, bet_id: BetId) -> Result<Vec<BetStep>, Failure> {
+pub(super) fn history(
+    connection: &mut SqliteConnection,
+    bet_id: BetId,
+) -> Result<Vec<BetStep>, Failure> {
     type Row = (Option<String>, String, Option<String>, i64);
     let rows = bet_history::table
         .filter(bet_history::bet_id.eq(bet_id.to_string()))
         .order(bet_history::id)
-        .select((bet_history::old_status, bet_history::new_status, bet_history::reason, bet_history::at))
+        .select((
+            bet_history::old_status,
+            bet_history::new_status,
+            bet_history::reason,
+            bet_history::at,
+        ))
         .load::<Row>(connection)?;
     let read = |(from, to, reason, at): Row| -> Result<BetStep, StoreError> {
         let from = optional(from, |from| parsed("old_status", &from))?;
-        Ok(BetStep { from, to: parsed("new_status", &to)?, reason, at: time(at)? })
+        Ok(BetStep {
+            from,
+            to: parsed("new_status", &to)?,
+            reason,
+            at: time(at)?,
+        })
     };
     Ok(rows.into_iter().map(read).collect::<Result<_, _>>()?)
 }
@@ -279,10 +373,16 @@ pub(super) fn of(
 }
 
 /// Pending bets whose time is over.
-pub(super) fn overdue(connection: &mut SqliteConnection, at: Timestamp, limit: usize) -> Result<Vec<Bet>, Failure> {
+pub(super) fn overdue(
+    connection: &mut SqliteConnection,
+    at: Timestamp,
+    limit: usize,
+) -> Result<Vec<Bet>, Failure> {
     let rows = bets::table
         // As a literal: only so the partial index is seen to hold every such row.
-        .filter(diesel::dsl::sql::<diesel::sql_types::Bool>("status = 'PENDING_CONFIRMATION'"))
+        .filter(diesel::dsl::sql::<diesel::sql_types::Bool>(
+            "status = 'PENDING_CONFIRMATION'",
+        ))
         .filter(bets::decide_by.le(at.micros()))
         .order((bets::decide_by, bets::id))
         .limit(rows_at_most(limit))

@@ -54,9 +54,16 @@ struct TakenRow {
 
 impl TakenRow {
     fn read(self) -> Result<OutboxRow, StoreError> {
-        let topic = OutboxTopic::ALL.into_iter().find(|topic| topic.as_str() == self.topic);
+        let topic = OutboxTopic::ALL
+            .into_iter()
+            .find(|topic| topic.as_str() == self.topic);
         let topic = topic.ok_or_else(|| unreadable("topic", &self.topic))?;
-        Ok(OutboxRow { id: self.id, topic, key: self.key, payload: self.payload })
+        Ok(OutboxRow {
+            id: self.id,
+            topic,
+            key: self.key,
+            payload: self.payload,
+        })
     }
 }
 
@@ -72,7 +79,10 @@ pub(super) fn take_outbox(
         .bind::<BigInt, _>(at.micros())
         .bind::<BigInt, _>(rows_at_most(limit))
         .load::<TakenRow>(connection)?;
-    let mut rows = rows.into_iter().map(TakenRow::read).collect::<Result<Vec<_>, _>>()?;
+    let mut rows = rows
+        .into_iter()
+        .map(TakenRow::read)
+        .collect::<Result<Vec<_>, _>>()?;
     // What RETURNING gives has no order.
     rows.sort_unstable_by_key(|row| row.id);
     Ok(rows)
@@ -89,13 +99,21 @@ pub(super) fn published(connection: &mut SqliteConnection, rows: &[i64]) -> Resu
 
 /// How much waits in the outbox.
 pub(super) fn outbox_depth(connection: &mut SqliteConnection) -> Result<OutboxDepth, Failure> {
-    let (rows, oldest) =
-        outbox::table.select((count_star(), min(outbox::created_at))).first::<(i64, Option<i64>)>(connection)?;
-    Ok(OutboxDepth { rows: count("outbox", rows)?, oldest: optional(oldest, time)? })
+    let (rows, oldest) = outbox::table
+        .select((count_star(), min(outbox::created_at)))
+        .first::<(i64, Option<i64>)>(connection)?;
+    Ok(OutboxDepth {
+        rows: count("outbox", rows)?,
+        oldest: optional(oldest, time)?,
+    })
 }
 
 /// Notes that the supplier is to be told to cancel a bet, at once.
-pub(super) fn order_cancel(connection: &mut SqliteConnection, bet_id: BetId, at: Timestamp) -> Result<(), Failure> {
+pub(super) fn order_cancel(
+    connection: &mut SqliteConnection,
+    bet_id: BetId,
+    at: Timestamp,
+) -> Result<(), Failure> {
     diesel::insert_into(supplier_cancels::table)
         .values((
             supplier_cancels::bet_id.eq(bet_id.to_string()),
@@ -123,8 +141,12 @@ struct CancelRow {
 
 impl CancelRow {
     fn read(self) -> Result<Cancel, StoreError> {
-        let attempts = u32::try_from(self.attempts).map_err(|_| unreadable("attempts", self.attempts))?;
-        Ok(Cancel { bet_id: parsed("bet_id", &self.bet_id)?, attempts })
+        let attempts =
+            u32::try_from(self.attempts).map_err(|_| unreadable("attempts", self.attempts))?;
+        Ok(Cancel {
+            bet_id: parsed("bet_id", &self.bet_id)?,
+            attempts,
+        })
     }
 }
 
@@ -140,13 +162,20 @@ pub(super) fn take_cancels(
         .bind::<BigInt, _>(at.micros())
         .bind::<BigInt, _>(rows_at_most(limit))
         .load::<CancelRow>(connection)?;
-    let mut rows = rows.into_iter().map(CancelRow::read).collect::<Result<Vec<_>, _>>()?;
+    let mut rows = rows
+        .into_iter()
+        .map(CancelRow::read)
+        .collect::<Result<Vec<_>, _>>()?;
     rows.sort_unstable_by_key(|cancel| cancel.bet_id);
     Ok(rows)
 }
 
 /// Notes that the supplier has cancelled a bet.
-pub(super) fn cancelled(connection: &mut SqliteConnection, bet_id: BetId, at: Timestamp) -> Result<(), Failure> {
+pub(super) fn cancelled(
+    connection: &mut SqliteConnection,
+    bet_id: BetId,
+    at: Timestamp,
+) -> Result<(), Failure> {
     diesel::update(supplier_cancels::table.find(bet_id.to_string()))
         .filter(supplier_cancels::done_at.is_null())
         .set(supplier_cancels::done_at.eq(at.micros()))
@@ -156,7 +185,9 @@ pub(super) fn cancelled(connection: &mut SqliteConnection, bet_id: BetId, at: Ti
 
 /// How many bets the supplier has still to be told to cancel.
 pub(super) fn open_cancels(connection: &mut SqliteConnection) -> Result<u64, Failure> {
-    let open: i64 =
-        supplier_cancels::table.filter(supplier_cancels::done_at.is_null()).count().get_result(connection)?;
+    let open: i64 = supplier_cancels::table
+        .filter(supplier_cancels::done_at.is_null())
+        .count()
+        .get_result(connection)?;
     Ok(count("supplier_cancels", open)?)
 }

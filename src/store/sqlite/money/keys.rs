@@ -18,7 +18,13 @@ pub(super) fn first_answer(
     user_id: &UserId,
     key: &RequestKey,
 ) -> Result<Option<BetAnswer>, Failure> {
-    type Row = (String, Option<String>, Option<i64>, Option<String>, Option<i32>);
+    type Row = (
+        String,
+        Option<String>,
+        Option<i64>,
+        Option<String>,
+        Option<i32>,
+    );
     let row = bet_requests::table
         .left_join(bets::table.on(bet_requests::bet_id.eq(bets::id.nullable())))
         .filter(bet_requests::user_id.eq(user_id.as_str()))
@@ -32,7 +38,9 @@ pub(super) fn first_answer(
         ))
         .first::<Row>(connection)
         .optional()?;
-    let Some((fingerprint, bet_id, new_balance, refusal, price)) = row else { return Ok(None) };
+    let Some((fingerprint, bet_id, new_balance, refusal, price)) = row else {
+        return Ok(None);
+    };
     Ok(Some(match (bet_id, new_balance, price, refusal) {
         _ if fingerprint != key.fingerprint => BetAnswer::KeyReused,
         (Some(bet_id), Some(new_balance), Some(price), None) => BetAnswer::Placed {

@@ -1,5 +1,6 @@
-//! The store of money in SQLite. What is decided is decided by [`crate::domain::wallet::ledger`]; here it is read and written, each
-//! operation in one transaction that holds the write lock from its beginning.
+//! The store of money in SQLite. What is decided is decided by [`crate::domain::wallet::ledger`];
+//! here it is read and written, each operation in one transaction that holds the write lock from
+//! its beginning.
 
 mod bets;
 mod delivery;
@@ -22,10 +23,13 @@ use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetRefusal, BetStatus, Be
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
-use crate::domain::wallet::ledger::{HoldResolution, ReservationStatus, SettlementRefusal, TransferRefusal};
+use crate::domain::wallet::ledger::{
+    HoldResolution, ReservationStatus, SettlementRefusal, TransferRefusal,
+};
 use crate::store::money::{
-    BetAnswer, BetPlacement, Cancel, DecideBet, Decided, MoneyStore, OutboxDepth, OutboxMessage, OutboxRow, Page,
-    RequestKey, Reservation, Transfer, TransferRequest, Verification, Wallet, WalletError,
+    BetAnswer, BetPlacement, Cancel, DecideBet, Decided, MoneyStore, OutboxDepth, OutboxMessage,
+    OutboxRow, Page, RequestKey, Reservation, Transfer, TransferRequest, Verification, Wallet,
+    WalletError,
 };
 use crate::store::movements::{Moved, Movement};
 
@@ -79,12 +83,16 @@ impl From<SettlementRefusal> for Stop {
 
 impl SqliteStore {
     /// Does what may be refused.
-    fn asked<T>(&self, work: impl FnOnce(&mut SqliteConnection) -> Result<T, Stop>) -> Result<T, WalletError> {
-        self.connections.write(|connection| match work(connection) {
-            Ok(done) => Ok(Ok(done)),
-            Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
-            Err(Stop::Failed(failure)) => Err(failure),
-        })?
+    fn asked<T>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, Stop>,
+    ) -> Result<T, WalletError> {
+        self.connections
+            .write(|connection| match work(connection) {
+                Ok(done) => Ok(Ok(done)),
+                Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
+                Err(Stop::Failed(failure)) => Err(failure),
+            })?
     }
 }
 
@@ -112,19 +120,31 @@ impl MoneyStore for SqliteStore {
         settlement: HoldResolution,
         at: Timestamp,
     ) -> Result<Reservation, WalletError> {
-        let settled =
-            self.asked(|connection| reservations::settle(connection, user_id, reference, settlement, None, at));
+        let settled = self.asked(|connection| {
+            reservations::settle(connection, user_id, reference, settlement, None, at)
+        });
         settled.map(|(reservation, _)| reservation)
     }
 
     fn apply_once(&self, movement: &Movement, key: &RequestKey) -> Result<Moved, WalletError> {
-        self.connections.write(|connection| requests::apply_once(connection, movement, key))?
+        self.connections
+            .write(|connection| requests::apply_once(connection, movement, key))?
     }
 
-    fn expire_reservations(&self, made_before: Timestamp, limit: usize, at: Timestamp) -> Result<usize, StoreError> {
+    fn expire_reservations(
+        &self,
+        made_before: Timestamp,
+        limit: usize,
+        at: Timestamp,
+    ) -> Result<usize, StoreError> {
         let mut expired = 0;
-        for (user_id, reference) in self.read(|connection| reservations::to_expire(connection, made_before, limit))? {
-            if self.connections.write(|connection| reservations::expire(connection, &user_id, &reference, at))? {
+        for (user_id, reference) in
+            self.read(|connection| reservations::to_expire(connection, made_before, limit))?
+        {
+            if self
+                .connections
+                .write(|connection| reservations::expire(connection, &user_id, &reference, at))?
+            {
                 expired += 1;
             }
         }
@@ -144,14 +164,21 @@ impl MoneyStore for SqliteStore {
         self.read(|connection| reservations::of(connection, user_id, status, page))
     }
 
-    fn place_bet(&self, bet: &Bet, key: Option<&RequestKey>, notice: &OutboxMessage) -> Result<BetAnswer, StoreError> {
-        self.connections.write(|connection| bets::place(connection, bet, key, notice))
+    fn place_bet(
+        &self,
+        bet: &Bet,
+        key: Option<&RequestKey>,
+        notice: &OutboxMessage,
+    ) -> Result<BetAnswer, StoreError> {
+        self.connections
+            .write(|connection| bets::place(connection, bet, key, notice))
     }
 
     fn place_bets(&self, slips: &[BetPlacement]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
         self.connections.write(|connection| {
-            let place =
-                |slip: &BetPlacement| bets::place(connection, &slip.bet, slip.key.as_ref(), &slip.notice).map(Some);
+            let place = |slip: &BetPlacement| {
+                bets::place(connection, &slip.bet, slip.key.as_ref(), &slip.notice).map(Some)
+            };
             slips.iter().map(place).collect()
         })
     }
@@ -163,10 +190,15 @@ impl MoneyStore for SqliteStore {
         refusal: &BetRefusal,
         at: Timestamp,
     ) -> Result<BetAnswer, StoreError> {
-        self.connections.write(|connection| keys::refuse(connection, user_id, key, refusal, at))
+        self.connections
+            .write(|connection| keys::refuse(connection, user_id, key, refusal, at))
     }
 
-    fn first_answer(&self, user_id: &UserId, key: &RequestKey) -> Result<Option<BetAnswer>, StoreError> {
+    fn first_answer(
+        &self,
+        user_id: &UserId,
+        key: &RequestKey,
+    ) -> Result<Option<BetAnswer>, StoreError> {
         self.read(|connection| keys::first_answer(connection, user_id, key))
     }
 
@@ -177,12 +209,18 @@ impl MoneyStore for SqliteStore {
         notice: &OutboxMessage,
         at: Timestamp,
     ) -> Result<Decided, StoreError> {
-        self.connections.write(|connection| bets::decide(connection, bet_id, verdict, notice, at))
+        self.connections
+            .write(|connection| bets::decide(connection, bet_id, verdict, notice, at))
     }
 
     fn decide_bets(&self, decisions: &[DecideBet]) -> Result<Vec<Option<Decided>>, StoreError> {
         self.connections.write(|connection| {
-            let decide = |DecideBet { bet_id, verdict, notice, at }: &DecideBet| {
+            let decide = |DecideBet {
+                              bet_id,
+                              verdict,
+                              notice,
+                              at,
+                          }: &DecideBet| {
                 bets::decide(connection, *bet_id, verdict, notice, *at).map(Some)
             };
             decisions.iter().map(decide).collect()
@@ -194,14 +232,24 @@ impl MoneyStore for SqliteStore {
     }
 
     fn bets_by_id(&self, bet_ids: &[BetId]) -> Result<Vec<Option<Bet>>, StoreError> {
-        self.read(|connection| bet_ids.iter().map(|bet_id| bets::one(connection, *bet_id)).collect())
+        self.read(|connection| {
+            bet_ids
+                .iter()
+                .map(|bet_id| bets::one(connection, *bet_id))
+                .collect()
+        })
     }
 
     fn bet_history(&self, bet_id: BetId) -> Result<Vec<BetStep>, StoreError> {
         self.read(|connection| bets::history(connection, bet_id))
     }
 
-    fn bets(&self, user_id: &UserId, status: Option<BetStatus>, page: Page<BetId>) -> Result<Vec<Bet>, StoreError> {
+    fn bets(
+        &self,
+        user_id: &UserId,
+        status: Option<BetStatus>,
+        page: Page<BetId>,
+    ) -> Result<Vec<Bet>, StoreError> {
         self.read(|connection| bets::of(connection, user_id, status, page))
     }
 
@@ -209,27 +257,41 @@ impl MoneyStore for SqliteStore {
         self.read(|connection| bets::overdue(connection, at, limit))
     }
 
-    fn take_outbox(&self, at: Timestamp, leased_until: Timestamp, limit: usize) -> Result<Vec<OutboxRow>, StoreError> {
-        self.connections.write(|connection| delivery::take_outbox(connection, at, leased_until, limit))
+    fn take_outbox(
+        &self,
+        at: Timestamp,
+        leased_until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
+        self.connections
+            .write(|connection| delivery::take_outbox(connection, at, leased_until, limit))
     }
 
     fn published(&self, rows: &[i64]) -> Result<(), StoreError> {
         if rows.is_empty() {
             return Ok(());
         }
-        self.connections.write(|connection| delivery::published(connection, rows))
+        self.connections
+            .write(|connection| delivery::published(connection, rows))
     }
 
     fn outbox_depth(&self) -> Result<OutboxDepth, StoreError> {
         self.read(delivery::outbox_depth)
     }
 
-    fn take_cancels(&self, at: Timestamp, next_attempt_at: Timestamp, limit: usize) -> Result<Vec<Cancel>, StoreError> {
-        self.connections.write(|connection| delivery::take_cancels(connection, at, next_attempt_at, limit))
+    fn take_cancels(
+        &self,
+        at: Timestamp,
+        next_attempt_at: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Cancel>, StoreError> {
+        self.connections
+            .write(|connection| delivery::take_cancels(connection, at, next_attempt_at, limit))
     }
 
     fn cancelled(&self, bet_id: BetId, at: Timestamp) -> Result<(), StoreError> {
-        self.connections.write(|connection| delivery::cancelled(connection, bet_id, at))
+        self.connections
+            .write(|connection| delivery::cancelled(connection, bet_id, at))
     }
 
     fn open_cancels(&self) -> Result<u64, StoreError> {
@@ -247,7 +309,10 @@ fn parsed<T: FromStr>(column: &str, text: &str) -> Result<T, StoreError> {
 }
 
 /// A column that may be empty.
-fn optional<F, T>(value: Option<F>, read: impl FnOnce(F) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+fn optional<F, T>(
+    value: Option<F>,
+    read: impl FnOnce(F) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
     value.map(read).transpose()
 }
 

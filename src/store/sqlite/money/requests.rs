@@ -15,14 +15,20 @@ pub(super) fn apply_once(
     movement: &Movement,
     key: &RequestKey,
 ) -> Result<Result<Moved, WalletError>, Failure> {
-    let of = (movement.user_id().as_str(), movement.operation(), key.key.as_str());
+    let of = (
+        movement.user_id().as_str(),
+        movement.operation(),
+        key.key.as_str(),
+    );
     let first = wallet_requests::table
         .find(of)
         .select((wallet_requests::fingerprint, wallet_requests::answer))
         .first::<(String, String)>(connection)
         .optional()?;
     match first {
-        Some((fingerprint, _)) if fingerprint != key.fingerprint => return Ok(Err(WalletError::KeyReused)),
+        Some((fingerprint, _)) if fingerprint != key.fingerprint => {
+            return Ok(Err(WalletError::KeyReused));
+        }
         Some((_, answer)) => return Ok(movement.read_answer(&answer)?),
         None => {}
     }
@@ -49,9 +55,17 @@ fn apply(connection: &mut SqliteConnection, movement: &Movement) -> Result<Moved
     match movement {
         Movement::Deposit(order) => wallet::deposit(connection, order).map(Moved::Wallet),
         Movement::Withdraw(order) => wallet::withdraw(connection, order).map(Moved::Wallet),
-        Movement::Reserve(order) => reservations::reserve(connection, order).map(Moved::Reservation),
-        Movement::Settle { user_id, reference, settlement, at } => {
-            let settled = reservations::settle(connection, user_id, reference, *settlement, None, *at)?;
+        Movement::Reserve(order) => {
+            reservations::reserve(connection, order).map(Moved::Reservation)
+        }
+        Movement::Settle {
+            user_id,
+            reference,
+            settlement,
+            at,
+        } => {
+            let settled =
+                reservations::settle(connection, user_id, reference, *settlement, None, *at)?;
             Ok(Moved::Reservation(settled.0))
         }
     }

@@ -8,7 +8,9 @@ use super::{Stop, StoreError, amount, optional, parsed, wallet};
 use crate::domain::bets::bet::BetId;
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::wallet::ledger::{Balance, HoldResolution, ReservationStatus, ResolveHold, TransferKind};
+use crate::domain::wallet::ledger::{
+    Balance, HoldResolution, ReservationStatus, ResolveHold, TransferKind,
+};
 use crate::store::money::{Page, Reservation, TransferRequest, WalletError};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::read::rows_at_most;
@@ -43,7 +45,10 @@ impl ReservationRow {
             created_at: time(self.created_at)?,
             settled_at: optional(self.settled_at, time)?,
         };
-        Ok(Held { reservation, bet_id: optional(self.bet_id, |id| parsed("bet_id", &id))? })
+        Ok(Held {
+            reservation,
+            bet_id: optional(self.bet_id, |id| parsed("bet_id", &id))?,
+        })
     }
 }
 
@@ -77,7 +82,10 @@ pub(super) fn available_behind(
 }
 
 /// Holds money, unless it was held before.
-pub(super) fn reserve(connection: &mut SqliteConnection, order: &TransferRequest) -> Result<Reservation, Stop> {
+pub(super) fn reserve(
+    connection: &mut SqliteConnection,
+    order: &TransferRequest,
+) -> Result<Reservation, Stop> {
     let wallet = wallet::known(connection, &order.user_id)?;
     match find(connection, &order.user_id, &order.reference)? {
         Some(held) if held.reservation.amount == order.amount => Ok(held.reservation),
@@ -116,7 +124,8 @@ pub(super) fn hold(
     Ok((reservation, after))
 }
 
-/// Ends a reservation, for a bet that asks or for anyone; gives it as it is then, and whether it ended only now.
+/// Ends a reservation, for a bet that asks or for anyone; gives it as it is then, and whether it
+/// ended only now.
 pub(super) fn settle(
     connection: &mut SqliteConnection,
     user_id: &UserId,
@@ -127,15 +136,26 @@ pub(super) fn settle(
 ) -> Result<(Reservation, ResolveHold), Stop> {
     let wallet = wallet::known(connection, user_id)?;
     let held = find(connection, user_id, reference)?.ok_or(WalletError::ReservationNotFound)?;
-    let Held { mut reservation, bet_id } = held;
+    let Held {
+        mut reservation,
+        bet_id,
+    } = held;
     let settling = settlement.of(reservation.status, bet_id, asked_by)?;
     if settling == ResolveHold::Now {
         let (user_id, reference) = (user_id.clone(), reference.clone());
-        let order = TransferRequest { user_id, amount: reservation.amount, reference, at };
+        let order = TransferRequest {
+            user_id,
+            amount: reservation.amount,
+            reference,
+            at,
+        };
         wallet::transfer(connection, wallet.balance, settlement.kind(), &order)?;
         (reservation.status, reservation.settled_at) = (settlement.status(), Some(at));
         diesel::update(reservations::table.find(reservation.id.to_string()))
-            .set((reservations::status.eq(reservation.status.as_str()), reservations::settled_at.eq(at.micros())))
+            .set((
+                reservations::status.eq(reservation.status.as_str()),
+                reservations::settled_at.eq(at.micros()),
+            ))
             .execute(connection)?;
     }
     Ok((reservation, settling))
@@ -149,14 +169,19 @@ pub(super) fn to_expire(
 ) -> Result<Vec<(UserId, Reference)>, Failure> {
     let rows = reservations::table
         // As a literal: only so the partial index is seen to hold every such row.
-        .filter(diesel::dsl::sql::<diesel::sql_types::Bool>("status = 'PENDING' AND bet_id IS NULL"))
+        .filter(diesel::dsl::sql::<diesel::sql_types::Bool>(
+            "status = 'PENDING' AND bet_id IS NULL",
+        ))
         .filter(reservations::created_at.lt(made_before.micros()))
         .order(reservations::created_at)
         .limit(rows_at_most(limit))
         .select((reservations::user_id, reservations::reference))
         .load::<(String, String)>(connection)?;
     let read = |(user_id, reference): (String, String)| -> Result<_, StoreError> {
-        Ok((parsed("user_id", &user_id)?, parsed("reference", &reference)?))
+        Ok((
+            parsed("user_id", &user_id)?,
+            parsed("reference", &reference)?,
+        ))
     };
     Ok(rows.into_iter().map(read).collect::<Result<_, _>>()?)
 }
@@ -168,7 +193,14 @@ pub(super) fn expire(
     reference: &Reference,
     at: Timestamp,
 ) -> Result<bool, Failure> {
-    match settle(connection, user_id, reference, HoldResolution::Expire, None, at) {
+    match settle(
+        connection,
+        user_id,
+        reference,
+        HoldResolution::Expire,
+        None,
+        at,
+    ) {
         Ok((_, settling)) => Ok(settling == ResolveHold::Now),
         Err(Stop::Refused(WalletError::AlreadySettled(_))) => Ok(false),
         Err(Stop::Refused(refusal)) => {
@@ -198,5 +230,7 @@ pub(super) fn of(
         rows = rows.filter(reservations::id.lt(before.to_string()));
     }
     let rows = rows.load(connection)?.into_iter();
-    Ok(rows.map(|row| row.read().map(|held| held.reservation)).collect::<Result<_, _>>()?)
+    Ok(rows
+        .map(|row| row.read().map(|held| held.reservation))
+        .collect::<Result<_, _>>()?)
 }

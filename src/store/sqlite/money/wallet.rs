@@ -15,14 +15,29 @@ use crate::store::sqlite::schema::{ledger_transfers, wallets};
 use crate::store::sqlite::time;
 
 /// A user's wallet.
-pub(super) fn of(connection: &mut SqliteConnection, user_id: &UserId) -> Result<Option<Wallet>, Failure> {
+pub(super) fn of(
+    connection: &mut SqliteConnection,
+    user_id: &UserId,
+) -> Result<Option<Wallet>, Failure> {
     let row = wallets::table
         .find(user_id.as_str())
-        .select((wallets::wallet_id, wallets::available_cents, wallets::reserved_cents))
+        .select((
+            wallets::wallet_id,
+            wallets::available_cents,
+            wallets::reserved_cents,
+        ))
         .first::<(String, i64, i64)>(connection)
         .optional()?;
-    let Some((wallet_id, available, reserved)) = row else { return Ok(None) };
-    Ok(Some(Wallet { wallet_id: parsed("wallet_id", &wallet_id)?, balance: Balance { available, reserved } }))
+    let Some((wallet_id, available, reserved)) = row else {
+        return Ok(None);
+    };
+    Ok(Some(Wallet {
+        wallet_id: parsed("wallet_id", &wallet_id)?,
+        balance: Balance {
+            available,
+            reserved,
+        },
+    }))
 }
 
 /// The wallet of a user who must have one.
@@ -30,7 +45,10 @@ pub(super) fn known(connection: &mut SqliteConnection, user_id: &UserId) -> Resu
     Ok(of(connection, user_id)?.ok_or(WalletError::WalletNotFound)?)
 }
 
-pub(super) fn deposit(connection: &mut SqliteConnection, order: &TransferRequest) -> Result<Wallet, Stop> {
+pub(super) fn deposit(
+    connection: &mut SqliteConnection,
+    order: &TransferRequest,
+) -> Result<Wallet, Stop> {
     let wallet = match of(connection, &order.user_id)? {
         Some(wallet) => wallet,
         None => new(connection, &order.user_id, order.at)?,
@@ -38,13 +56,23 @@ pub(super) fn deposit(connection: &mut SqliteConnection, order: &TransferRequest
     once(connection, wallet, TransferKind::Deposit, order)
 }
 
-pub(super) fn withdraw(connection: &mut SqliteConnection, order: &TransferRequest) -> Result<Wallet, Stop> {
+pub(super) fn withdraw(
+    connection: &mut SqliteConnection,
+    order: &TransferRequest,
+) -> Result<Wallet, Stop> {
     let wallet = known(connection, &order.user_id)?;
     once(connection, wallet, TransferKind::Withdraw, order)
 }
 
-fn new(connection: &mut SqliteConnection, user_id: &UserId, at: Timestamp) -> Result<Wallet, Failure> {
-    let wallet = Wallet { wallet_id: Uuid::now_v7(), balance: Balance::default() };
+fn new(
+    connection: &mut SqliteConnection,
+    user_id: &UserId,
+    at: Timestamp,
+) -> Result<Wallet, Failure> {
+    let wallet = Wallet {
+        wallet_id: Uuid::now_v7(),
+        balance: Balance::default(),
+    };
     diesel::insert_into(wallets::table)
         .values((
             wallets::user_id.eq(user_id.as_str()),
@@ -68,11 +96,18 @@ fn once(
         .filter(ledger_transfers::user_id.eq(order.user_id.as_str()))
         .filter(ledger_transfers::kind.eq(kind.as_str()))
         .filter(ledger_transfers::reference.eq(order.reference.as_str()))
-        .select((ledger_transfers::amount_cents, ledger_transfers::available_after, ledger_transfers::reserved_after))
+        .select((
+            ledger_transfers::amount_cents,
+            ledger_transfers::available_after,
+            ledger_transfers::reserved_after,
+        ))
         .first::<(i64, i64, i64)>(connection)
         .optional()?;
     let balance = match made {
-        Some((cents, available, reserved)) if cents == order.amount.cents() => Balance { available, reserved },
+        Some((cents, available, reserved)) if cents == order.amount.cents() => Balance {
+            available,
+            reserved,
+        },
         Some(_) => return Err(WalletError::IdempotencyConflict.into()),
         None => transfer(connection, wallet.balance, kind, order)?,
     };
@@ -89,7 +124,10 @@ pub(super) fn transfer(
     let after = before.after(kind, order.amount)?;
     let (debit, credit) = kind.accounts();
     diesel::update(wallets::table.find(order.user_id.as_str()))
-        .set((wallets::available_cents.eq(after.available), wallets::reserved_cents.eq(after.reserved)))
+        .set((
+            wallets::available_cents.eq(after.available),
+            wallets::reserved_cents.eq(after.reserved),
+        ))
         .execute(connection)?;
     diesel::insert_into(ledger_transfers::table)
         .values((
@@ -130,7 +168,10 @@ impl TransferRow {
             credit: parsed("credit_account", &self.credit_account)?,
             amount: amount("amount_cents", self.amount_cents)?,
             reference: parsed("reference", &self.reference)?,
-            balance: Balance { available: self.available_after, reserved: self.reserved_after },
+            balance: Balance {
+                available: self.available_after,
+                reserved: self.reserved_after,
+            },
             at: time(self.at)?,
         })
     }
@@ -149,5 +190,8 @@ pub(super) fn transfers(
         .limit(rows_at_most(page.limit))
         .select(TransferRow::as_select())
         .load(connection)?;
-    Ok(rows.into_iter().map(TransferRow::read).collect::<Result<_, _>>()?)
+    Ok(rows
+        .into_iter()
+        .map(TransferRow::read)
+        .collect::<Result<_, _>>()?)
 }

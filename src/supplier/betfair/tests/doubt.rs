@@ -7,7 +7,9 @@ use crate::domain::timestamp::Timestamp;
 
 /// Of market 1.1, runner 11 at 3.0 and runner 12 at 5.0.
 fn two_runners(status: &str, version: Option<u32>, price: &str) -> String {
-    let version = version.map(|version| format!(r#""version":{version},"#)).unwrap_or_default();
+    let version = version
+        .map(|version| format!(r#""version":{version},"#))
+        .unwrap_or_default();
     format!(
         r#"{{"id":"1.1","img":true,"marketDefinition":{{{version}"status":"{status}","marketType":"WIN","runners":[{{"id":11,"status":"ACTIVE"}},{{"id":12,"status":"ACTIVE"}}]}},"rc":[{{"id":11,"batb":[[0,{price},10]]}},{{"id":12,"ltp":5.0}}]}}"#
     )
@@ -15,19 +17,36 @@ fn two_runners(status: &str, version: Option<u32>, price: &str) -> String {
 
 fn after_an_image(pt: u32) -> BetfairDecoder {
     let mut decoder = decoder();
-    let seen = shown(&mut decoder, &mcm(pt, IMAGE, &[two_runners("OPEN", None, "3.0"), change(2, "OPEN", "2.5")]));
+    let seen = shown(
+        &mut decoder,
+        &mcm(
+            pt,
+            IMAGE,
+            &[two_runners("OPEN", None, "3.0"), change(2, "OPEN", "2.5")],
+        ),
+    );
     assert_eq!(seen[0], format!("1.1 open {pt}.1: 11=3 active 12=5 active"));
     decoder
 }
 
 /// Event and status of each update.
 fn statuses(updates: &[OddsUpdate]) -> Vec<String> {
-    updates.iter().map(|update| format!("{} {}", update.event_id, update.status)).collect()
+    updates
+        .iter()
+        .map(|update| format!("{} {}", update.event_id, update.status))
+        .collect()
 }
 
 fn asks_for_an_image(decoded: &Decoded) -> bool {
-    let asked = decoded.send.iter().any(|text| text.contains("marketSubscription"));
-    assert!(!asked || !decoded.send[0].contains("initialClk"), "{:?}", decoded.send);
+    let asked = decoded
+        .send
+        .iter()
+        .any(|text| text.contains("marketSubscription"));
+    assert!(
+        !asked || !decoded.send[0].contains("initialClk"),
+        "{:?}",
+        decoded.send
+    );
     asked
 }
 
@@ -68,55 +87,118 @@ fn refused_delta_suspends_its_market() {
         market(r#""marketDefinition":{}"#),
         market(r#""marketDefinition":[]"#),
         market(r#""marketDefinition":{"status":"SUSPENDED","runners":[]}"#),
-        market(r#""marketDefinition":{"status":"SUSPENDED","version":"7","runners":[{"id":11,"status":"ACTIVE"}]}"#),
+        market(
+            r#""marketDefinition":{"status":"SUSPENDED","version":"7","runners":[{"id":11,"status":"ACTIVE"}]}"#,
+        ),
         market(r#""marketDefinition":{"status":"ASLEEP","runners":[{"id":11,"status":"ACTIVE"}]}"#),
         market(r#""marketDefinition":{"status":"OPEN","runners":[{"id":11,"status":"ASLEEP"}]}"#),
-        market(r#""marketDefinition":{"status":"OPEN","runners":[{"id":11,"hc":"-","status":"ACTIVE"}]}"#),
+        market(
+            r#""marketDefinition":{"status":"OPEN","runners":[{"id":11,"hc":"-","status":"ACTIVE"}]}"#,
+        ),
         market(r#""marketDefinition":{"status":"OPEN","runners":[{"status":"ACTIVE"}]}"#),
     ];
     for delta in deltas {
         let mut decoder = after_an_image(10);
-        let decoded = frame(&mut decoder, &mcm(11, r#","clk":"c1""#, std::slice::from_ref(&delta)));
+        let decoded = frame(
+            &mut decoder,
+            &mcm(11, r#","clk":"c1""#, std::slice::from_ref(&delta)),
+        );
         assert_eq!(statuses(&decoded.updates), ["1.1 suspended"], "{delta}");
         assert_eq!(decoded.refused.len(), 1, "{delta}");
         assert!(asks_for_an_image(&decoded), "{delta}");
         // A good price of the same runner does not say what the lost part was.
-        let decoded = frame(&mut decoder, &mcm(12, "", &[r#"{"id":"1.1","rc":[{"id":12,"ltp":5.5}]}"#.to_owned()]));
-        assert!(statuses(&decoded.updates).iter().all(|status| status == "1.1 suspended"), "{delta}");
-        let image = mcm(13, IMAGE, &[two_runners("OPEN", None, "2.0"), change(2, "OPEN", "2.5")]);
+        let decoded = frame(
+            &mut decoder,
+            &mcm(
+                12,
+                "",
+                &[r#"{"id":"1.1","rc":[{"id":12,"ltp":5.5}]}"#.to_owned()],
+            ),
+        );
+        assert!(
+            statuses(&decoded.updates)
+                .iter()
+                .all(|status| status == "1.1 suspended"),
+            "{delta}"
+        );
+        let image = mcm(
+            13,
+            IMAGE,
+            &[two_runners("OPEN", None, "2.0"), change(2, "OPEN", "2.5")],
+        );
         let seen = frame(&mut decoder, &image);
         assert_eq!(
             (statuses(&seen.updates), asks_for_an_image(&seen)),
             (vec!["1.1 open".to_owned()], false),
             "{delta}"
         );
-        assert_eq!(seen.updates[0].price_of("11").map(|price| price.thousandths()), Some(2_000));
+        assert_eq!(
+            seen.updates[0]
+                .price_of("11")
+                .map(|price| price.thousandths()),
+            Some(2_000)
+        );
     }
 }
 
 #[test]
 fn delta_without_a_time_suspends_its_market() {
     let mut decoder = after_an_image(10);
-    let decoded = frame(&mut decoder, r#"{"op":"mcm","mc":[{"id":"1.1","rc":[{"id":11,"batb":[[0,2.0,10]]}]}]}"#);
-    assert_eq!((statuses(&decoded.updates), decoded.refused[0].reason), (vec!["1.1 suspended".to_owned()], "no_time"));
+    let decoded = frame(
+        &mut decoder,
+        r#"{"op":"mcm","mc":[{"id":"1.1","rc":[{"id":11,"batb":[[0,2.0,10]]}]}]}"#,
+    );
+    assert_eq!(
+        (statuses(&decoded.updates), decoded.refused[0].reason),
+        (vec!["1.1 suspended".to_owned()], "no_time")
+    );
 }
 
 #[test]
 fn change_of_no_market_suspends_all() {
-    let changes = ["7", "{}", "null", r#"{"id":7}"#, r#"{"id":""}"#, r#"{"rc":[{"id":11,"batb":[[0,2.0,10]]}]}"#];
+    let changes = [
+        "7",
+        "{}",
+        "null",
+        r#"{"id":7}"#,
+        r#"{"id":""}"#,
+        r#"{"rc":[{"id":11,"batb":[[0,2.0,10]]}]}"#,
+    ];
     for change_of_none in changes {
         let mut decoder = after_an_image(10);
-        let decoded = frame(&mut decoder, &mcm(11, r#","clk":"c1""#, &[change_of_none.to_owned()]));
-        assert_eq!(statuses(&decoded.updates), ["1.1 suspended", "1.2 suspended"], "{change_of_none}");
+        let decoded = frame(
+            &mut decoder,
+            &mcm(11, r#","clk":"c1""#, &[change_of_none.to_owned()]),
+        );
+        assert_eq!(
+            statuses(&decoded.updates),
+            ["1.1 suspended", "1.2 suspended"],
+            "{change_of_none}"
+        );
         assert!(asks_for_an_image(&decoded), "{change_of_none}");
-        let heartbeat = frame(&mut decoder, r#"{"op":"mcm","pt":12,"ct":"HEARTBEAT","clk":"c2"}"#);
+        let heartbeat = frame(
+            &mut decoder,
+            r#"{"op":"mcm","pt":12,"ct":"HEARTBEAT","clk":"c2"}"#,
+        );
         assert!(heartbeat.updates.is_empty(), "{change_of_none}");
         // A resumed stream would not repeat it.
         decoder.on_connected();
-        let said = frame(&mut decoder, r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#).send;
+        let said = frame(
+            &mut decoder,
+            r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
+        )
+        .send;
         assert!(!said[0].contains("initialClk"), "{said:?}");
-        let image = mcm(13, IMAGE, &[two_runners("OPEN", None, "2.0"), change(2, "OPEN", "2.5")]);
-        assert_eq!(statuses(&frame(&mut decoder, &image).updates), ["1.1 open", "1.2 open"], "{change_of_none}");
+        let image = mcm(
+            13,
+            IMAGE,
+            &[two_runners("OPEN", None, "2.0"), change(2, "OPEN", "2.5")],
+        );
+        assert_eq!(
+            statuses(&frame(&mut decoder, &image).updates),
+            ["1.1 open", "1.2 open"],
+            "{change_of_none}"
+        );
     }
 }
 
@@ -131,7 +213,10 @@ fn one_bad_entry_of_an_image_stops_nobody_else() {
         change(2, "OPEN", "2.5").replace("2.5", "1001"),
     ];
     let decoded = frame(&mut decoder, &mcm(10, IMAGE, &image));
-    assert_eq!(statuses(&decoded.updates), ["1.1 open", "1.3 suspended", "1.2 suspended"]);
+    assert_eq!(
+        statuses(&decoded.updates),
+        ["1.1 open", "1.3 suspended", "1.2 suspended"]
+    );
     assert!(asks_for_an_image(&decoded));
 }
 
@@ -148,13 +233,27 @@ fn lost_message_suspends_all_until_an_image() {
     for bytes in lost {
         let mut decoder = after_an_image(10);
         decoder.on_frame(bytes).unwrap_err();
-        assert_eq!(statuses(&decoder.on_lost(false)), ["1.1 suspended", "1.2 suspended"]);
+        assert_eq!(
+            statuses(&decoder.on_lost(false)),
+            ["1.1 suspended", "1.2 suspended"]
+        );
         assert!(decoder.on_lost(false).is_empty());
         decoder.on_connected();
-        let said = frame(&mut decoder, r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#).send;
+        let said = frame(
+            &mut decoder,
+            r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
+        )
+        .send;
         assert!(!said[0].contains("initialClk"), "{said:?}");
-        let image = mcm(13, IMAGE, &[two_runners("OPEN", None, "2.0"), change(2, "OPEN", "2.5")]);
-        assert_eq!(statuses(&frame(&mut decoder, &image).updates), ["1.1 open", "1.2 open"]);
+        let image = mcm(
+            13,
+            IMAGE,
+            &[two_runners("OPEN", None, "2.0"), change(2, "OPEN", "2.5")],
+        );
+        assert_eq!(
+            statuses(&frame(&mut decoder, &image).updates),
+            ["1.1 open", "1.2 open"]
+        );
     }
     let mut decoder = after_an_image(10);
     assert!(decoder.on_lost(false).is_empty(), "nothing is missing");
@@ -165,13 +264,31 @@ fn lost_message_suspends_all_until_an_image() {
 fn message_from_the_future_suspends_until_it_is_repeated() {
     let mut decoder = after_an_image(10);
     decoder.refuse_after(Timestamp::from_millis(20).unwrap());
-    assert_eq!(refusal(&mut decoder, &mcm(21, r#","clk":"c1""#, &[change(2, "SUSPENDED", "2.5")])).0, "future");
+    assert_eq!(
+        refusal(
+            &mut decoder,
+            &mcm(21, r#","clk":"c1""#, &[change(2, "SUSPENDED", "2.5")])
+        )
+        .0,
+        "future"
+    );
     assert_eq!(decoder.on_lost(false).len(), 2);
     decoder.on_connected();
-    let said = frame(&mut decoder, r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#).send;
+    let said = frame(
+        &mut decoder,
+        r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
+    )
+    .send;
     assert!(said[0].ends_with(r#""clk":"c0"}"#), "{said:?}");
-    let resumed = mcm(19, r#","ct":"RESUB_DELTA""#, &[change(2, "SUSPENDED", "2.5")]);
-    assert_eq!(statuses(&frame(&mut decoder, &resumed).updates), ["1.1 open"]);
+    let resumed = mcm(
+        19,
+        r#","ct":"RESUB_DELTA""#,
+        &[change(2, "SUSPENDED", "2.5")],
+    );
+    assert_eq!(
+        statuses(&frame(&mut decoder, &resumed).updates),
+        ["1.1 open"]
+    );
 }
 
 #[test]
@@ -179,11 +296,26 @@ fn loss_within_segments_suspends_until_they_are_repeated() {
     let start = r#","clk":"d","segmentType":"SEG_START""#;
     for again in [r#","ct":"RESUB_DELTA""#, IMAGE] {
         let mut decoder = after_an_image(10);
-        assert_eq!(shown(&mut decoder, &mcm(11, start, &[change(2, "SUSPENDED", "2.5")])), [""; 0]);
-        assert_eq!(statuses(&decoder.on_lost(false)), ["1.1 suspended", "1.2 suspended"]);
+        assert_eq!(
+            shown(
+                &mut decoder,
+                &mcm(11, start, &[change(2, "SUSPENDED", "2.5")])
+            ),
+            [""; 0]
+        );
+        assert_eq!(
+            statuses(&decoder.on_lost(false)),
+            ["1.1 suspended", "1.2 suspended"]
+        );
         decoder.on_connected();
-        let changes = [change(2, "SUSPENDED", "2.5"), two_runners("OPEN", None, "3.0")];
-        assert_eq!(statuses(&frame(&mut decoder, &mcm(12, again, &changes)).updates), ["1.1 open"]);
+        let changes = [
+            change(2, "SUSPENDED", "2.5"),
+            two_runners("OPEN", None, "3.0"),
+        ];
+        assert_eq!(
+            statuses(&frame(&mut decoder, &mcm(12, again, &changes)).updates),
+            ["1.1 open"]
+        );
     }
 }
 
@@ -191,10 +323,21 @@ fn loss_within_segments_suspends_until_they_are_repeated() {
 fn image_that_was_asked_for_ends_unfinished_segments() {
     let mut decoder = after_an_image(10);
     let bad = r#"{"id":"1.1","rc":[7]}"#.to_owned();
-    assert!(asks_for_an_image(&frame(&mut decoder, &mcm(11, "", &[bad]))));
-    let old = mcm(12, r#","segmentType":"SEG_START""#, &[change(2, "SUSPENDED", "2.5")]);
+    assert!(asks_for_an_image(&frame(
+        &mut decoder,
+        &mcm(11, "", &[bad])
+    )));
+    let old = mcm(
+        12,
+        r#","segmentType":"SEG_START""#,
+        &[change(2, "SUSPENDED", "2.5")],
+    );
     assert_eq!(shown(&mut decoder, &old), [""; 0]);
-    let image = mcm(13, IMAGE, &[two_runners("OPEN", None, "2.0"), change(2, "OPEN", "2.5")]);
+    let image = mcm(
+        13,
+        IMAGE,
+        &[two_runners("OPEN", None, "2.0"), change(2, "OPEN", "2.5")],
+    );
     assert_eq!(statuses(&frame(&mut decoder, &image).updates), ["1.1 open"]);
 }
 
@@ -210,16 +353,28 @@ fn images_are_asked_for_at_intervals_that_grow() {
         }
     }
     let waits: Vec<_> = asked_at.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    assert_eq!((asked_at[0], &waits[..]), (1, &[20, 640, 640, 640, 640][..]));
-    frame(&mut decoder, &mcm(12, IMAGE, &[two_runners("OPEN", None, "3.0")]));
+    assert_eq!(
+        (asked_at[0], &waits[..]),
+        (1, &[20, 640, 640, 640, 640][..])
+    );
+    frame(
+        &mut decoder,
+        &mcm(12, IMAGE, &[two_runners("OPEN", None, "3.0")]),
+    );
     let bad = mcm(13, "", &[r#"{"id":"1.1","rc":[7]}"#.to_owned()]);
     decoder.refuse_after(Timestamp::from_millis(4_000_000).unwrap());
-    assert!(asks_for_an_image(&frame(&mut decoder, &bad)), "at once after a good image");
+    assert!(
+        asks_for_an_image(&frame(&mut decoder, &bad)),
+        "at once after a good image"
+    );
     decoder.refuse_after(Timestamp::from_millis(4_009_999).unwrap());
     assert!(!asks_for_an_image(&frame(&mut decoder, &bad)));
     decoder.refuse_after(Timestamp::from_millis(4_010_000).unwrap());
     assert!(
-        asks_for_an_image(&frame(&mut decoder, r#"{"op":"mcm","pt":14,"ct":"HEARTBEAT"}"#)),
+        asks_for_an_image(&frame(
+            &mut decoder,
+            r#"{"op":"mcm","pt":14,"ct":"HEARTBEAT"}"#
+        )),
         "a heartbeat is enough"
     );
 }
@@ -227,8 +382,10 @@ fn images_are_asked_for_at_intervals_that_grow() {
 /// betcode-org/betfair#295: after a market moved to another event, an image holds both copies.
 #[test]
 fn higher_version_wins_in_any_order() {
-    let (new, old) =
-        (two_runners("SUSPENDED", Some(3_179_930_626), "3.0"), two_runners("OPEN", Some(3_179_830_612), "9.0"));
+    let (new, old) = (
+        two_runners("SUSPENDED", Some(3_179_930_626), "3.0"),
+        two_runners("OPEN", Some(3_179_830_612), "9.0"),
+    );
     let without_img = |change: &String| change.replace(r#""img":true,"#, "");
     for image in [[new.clone(), old.clone()], [old.clone(), new.clone()]] {
         for image in [image.clone(), image.each_ref().map(without_img)] {
@@ -243,34 +400,71 @@ fn higher_version_wins_in_any_order() {
     frame(&mut decoder, &mcm(10, IMAGE, std::slice::from_ref(&new)));
     for late in [old.clone(), without_img(&old)] {
         let decoded = frame(&mut decoder, &mcm(11, "", &[late]));
-        assert_eq!((decoded.updates.len(), decoded.refused[0].reason), (0, "old_version"));
+        assert_eq!(
+            (decoded.updates.len(), decoded.refused[0].reason),
+            (0, "old_version")
+        );
         assert!(!asks_for_an_image(&decoded));
     }
-    let changed = mcm(12, "", &[r#"{"id":"1.1","rc":[{"id":11,"batb":[[0,3.1,10]]}]}"#.to_owned()]);
-    assert_eq!(shown(&mut decoder, &changed), ["1.1 suspended 12.2: 11=3.1 active 12=5 active"]);
+    let changed = mcm(
+        12,
+        "",
+        &[r#"{"id":"1.1","rc":[{"id":11,"batb":[[0,3.1,10]]}]}"#.to_owned()],
+    );
+    assert_eq!(
+        shown(&mut decoder, &changed),
+        ["1.1 suspended 12.2: 11=3.1 active 12=5 active"]
+    );
     let opened = mcm(13, "", &[two_runners("OPEN", Some(3_179_930_626), "3.2")]);
-    assert_eq!(shown(&mut decoder, &opened), ["1.1 open 13.3: 11=3.2 active 12=5 active"], "an equal version is taken");
+    assert_eq!(
+        shown(&mut decoder, &opened),
+        ["1.1 open 13.3: 11=3.2 active 12=5 active"],
+        "an equal version is taken"
+    );
 }
 
-/// An image of a later connection that is behind: its changes are followed, and clients keep what is newer, suspended.
+/// An image of a later connection that is behind: its changes are followed, and clients keep what
+/// is newer, suspended.
 #[test]
 fn older_image_opens_nothing_until_it_catches_up() {
     let mut decoder = decoder();
-    shown(&mut decoder, &mcm(10, IMAGE, &[two_runners("OPEN", Some(7), "3.0")]));
+    shown(
+        &mut decoder,
+        &mcm(10, IMAGE, &[two_runners("OPEN", Some(7), "3.0")]),
+    );
     decoder.on_connected();
     let older = mcm(11, IMAGE, &[two_runners("OPEN", Some(5), "9.0")]);
-    assert_eq!(shown(&mut decoder, &older), ["1.1 suspended 11.2: 11=3 active 12=5 active"]);
-    let changed = mcm(12, "", &[r#"{"id":"1.1","rc":[{"id":12,"ltp":6.0}]}"#.to_owned()]);
+    assert_eq!(
+        shown(&mut decoder, &older),
+        ["1.1 suspended 11.2: 11=3 active 12=5 active"]
+    );
+    let changed = mcm(
+        12,
+        "",
+        &[r#"{"id":"1.1","rc":[{"id":12,"ltp":6.0}]}"#.to_owned()],
+    );
     assert_eq!(shown(&mut decoder, &changed), [""; 0]);
-    let status =
-        |status: &str, version| mcm(13, "", &[two_runners(status, Some(version), "9.0").replace(r#""img":true,"#, "")]);
+    let status = |status: &str, version| {
+        mcm(
+            13,
+            "",
+            &[two_runners(status, Some(version), "9.0").replace(r#""img":true,"#, "")],
+        )
+    };
     assert_eq!(shown(&mut decoder, &status("OPEN", 6)), [""; 0]);
-    let caught_up = status("OPEN", 7).replace(r#","rc":[{"id":11,"batb":[[0,9.0,10]]},{"id":12,"ltp":5.0}]"#, "");
-    assert_eq!(shown(&mut decoder, &caught_up), ["1.1 open 13.3: 11=9 active 12=5 active"]);
+    let caught_up = status("OPEN", 7).replace(
+        r#","rc":[{"id":11,"batb":[[0,9.0,10]]},{"id":12,"ltp":5.0}]"#,
+        "",
+    );
+    assert_eq!(
+        shown(&mut decoder, &caught_up),
+        ["1.1 open 13.3: 11=9 active 12=5 active"]
+    );
 }
 
 proptest! {
-    /// However the entries of an image are ordered and cut into segments, the one with the highest version counts.
+    /// However the entries of an image are ordered and cut into segments, the one with the highest
+    /// version counts.
     #[test]
     fn order_of_versions_does_not_matter(
         versions in proptest::sample::subsequence((1u32..9).collect::<Vec<_>>(), 1..8).prop_shuffle(),
@@ -303,7 +497,8 @@ proptest! {
         prop_assert_eq!(updates, expected);
     }
 
-    /// Whatever a delta holds instead of a valid one, the price before it is not on offer beside a refusal.
+    /// Whatever a delta holds instead of a valid one, the price before it is not on offer beside a
+    /// refusal.
     #[test]
     fn damaged_delta_leaves_no_refused_market_open(at in any::<proptest::sample::Index>(), byte in 0x20u8..0x7f) {
         let mut bytes = mcm(11, "", &[r#"{"id":"1.1","rc":[{"id":11,"hc":0,"batb":[[0,2.0,10]],"ltp":2.5}]}"#.to_owned()]).into_bytes();

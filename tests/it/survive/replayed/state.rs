@@ -34,7 +34,10 @@ fn selections(update: &OddsUpdate) -> String {
 }
 
 fn revision(update: &OddsUpdate) -> (String, i64) {
-    (update.revision.updated_at.to_string(), update.revision.version)
+    (
+        update.revision.updated_at.to_string(),
+        update.revision.version,
+    )
 }
 
 impl MarketRow {
@@ -53,12 +56,21 @@ impl MarketRow {
 impl HistoryKey {
     pub fn of(update: &OddsUpdate) -> HistoryKey {
         let (event, market) = (update.event_id.to_string(), update.market.to_string());
-        HistoryKey(event, market, revision(update), update.source.to_string(), selections(update))
+        HistoryKey(
+            event,
+            market,
+            revision(update),
+            update.source.to_string(),
+            selections(update),
+        )
     }
 
     /// What may stand once only.
     pub fn unique(update: &OddsUpdate) -> HistoryKey {
-        HistoryKey { 4: String::new(), ..HistoryKey::of(update) }
+        HistoryKey {
+            4: String::new(),
+            ..HistoryKey::of(update)
+        }
     }
 }
 
@@ -91,14 +103,25 @@ const AS_UPDATE: &str = "jsonb_build_object('event_id', event_id, 'market', mark
      || CASE line WHEN '' THEN '{}'::jsonb ELSE jsonb_build_object('line', line::numeric) END";
 
 fn rows(folder: &Folder, seq: &str, table: &str) -> Vec<(OddsUpdate, u64)> {
-    let mut database = PgConnection::establish(folder.sandbox().value("DATABASE_URL").unwrap()).unwrap();
+    let mut database =
+        PgConnection::establish(folder.sandbox().value("DATABASE_URL").unwrap()).unwrap();
     let sql = format!("SELECT ({AS_UPDATE})::text AS json, {seq} AS seq FROM {table}");
     let rows: Vec<Row> = sql_query(sql).load(&mut database).unwrap();
-    rows.into_iter().map(|row| (OddsUpdate::from_json(row.json.as_bytes()).unwrap(), row.seq as u64)).collect()
+    rows.into_iter()
+        .map(|row| {
+            (
+                OddsUpdate::from_json(row.json.as_bytes()).unwrap(),
+                row.seq as u64,
+            )
+        })
+        .collect()
 }
 
 fn redis_of(folder: &Folder) -> redis::Connection {
-    redis::Client::open(folder.sandbox().value("REDIS_URL").unwrap()).unwrap().get_connection().unwrap()
+    redis::Client::open(folder.sandbox().value("REDIS_URL").unwrap())
+        .unwrap()
+        .get_connection()
+        .unwrap()
 }
 
 /// Takes everything away from Redis.
@@ -121,17 +144,25 @@ impl State {
                 continue;
             }
             assert!(key.starts_with("odds:book:"), "{key}");
-            let fields: BTreeMap<String, String> = redis::cmd("HGETALL").arg(&key).query(&mut redis).unwrap();
+            let fields: BTreeMap<String, String> =
+                redis::cmd("HGETALL").arg(&key).query(&mut redis).unwrap();
             for (market, value) in fields {
                 let value: Value = serde_json::from_str(&value).unwrap();
-                let update = OddsUpdate::from_json(value["payload"].to_string().as_bytes()).unwrap();
+                let update =
+                    OddsUpdate::from_json(value["payload"].to_string().as_bytes()).unwrap();
                 assert_eq!(update.market.to_string(), market);
                 books.insert(MarketRow::of(&update), value["seq"].as_u64().unwrap());
             }
         }
         State {
-            current: current.iter().map(|(update, seq)| (MarketRow::of(update), *seq)).collect(),
-            history: history.iter().map(|(update, _)| HistoryKey::of(update)).collect(),
+            current: current
+                .iter()
+                .map(|(update, seq)| (MarketRow::of(update), *seq))
+                .collect(),
+            history: history
+                .iter()
+                .map(|(update, _)| HistoryKey::of(update))
+                .collect(),
             history_rows: history.len(),
             books,
             hot,
@@ -148,7 +179,8 @@ impl State {
         &self.hot
     }
 
-    /// Redis holds what the database holds, with the same numbers; and the history holds nothing twice.
+    /// Redis holds what the database holds, with the same numbers; and the history holds nothing
+    /// twice.
     pub fn assert_cache_agrees(&self) {
         pretty_assertions::assert_eq!(self.books, self.current);
         assert_eq!(self.history_rows, self.history.len());
@@ -156,7 +188,14 @@ impl State {
 
     /// What Redis holds, as it is told.
     pub fn books(&self) -> impl Iterator<Item = Told> {
-        self.books.iter().map(|(row, seq)| (row.event.clone(), row.market.clone(), row.revision.clone(), *seq))
+        self.books.iter().map(|(row, seq)| {
+            (
+                row.event.clone(),
+                row.market.clone(),
+                row.revision.clone(),
+                *seq,
+            )
+        })
     }
 }
 
@@ -170,8 +209,14 @@ impl Broadcasts {
     /// From now on.
     pub fn of(folder: &Folder) -> Broadcasts {
         let mut connection = redis_of(folder);
-        connection.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let channel = folder.sandbox().value("REDIS_PUBSUB_CHANNEL").unwrap().to_owned();
+        connection
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
+        let channel = folder
+            .sandbox()
+            .value("REDIS_PUBSUB_CHANNEL")
+            .unwrap()
+            .to_owned();
         let (tell, messages) = mpsc::channel();
         // The first is empty: it listens.
         std::thread::spawn(move || {
@@ -179,7 +224,11 @@ impl Broadcasts {
             listening.subscribe(channel).unwrap();
             let mut heard = Some(Vec::new());
             let end = Instant::now() + 10 * DEADLINE;
-            while Instant::now() < end && heard.take().is_none_or(|message| tell.send(message).is_ok()) {
+            while Instant::now() < end
+                && heard
+                    .take()
+                    .is_none_or(|message| tell.send(message).is_ok())
+            {
                 match listening.get_message() {
                     Ok(message) => heard = Some(message.get_payload_bytes().to_vec()),
                     Err(error) => assert!(error.is_timeout(), "{error}"),
@@ -187,19 +236,30 @@ impl Broadcasts {
             }
         });
         assert_eq!(messages.recv_timeout(DEADLINE), Ok(Vec::new()));
-        Broadcasts { messages, heard: Vec::new() }
+        Broadcasts {
+            messages,
+            heard: Vec::new(),
+        }
     }
 
     /// Reads until all these were told.
     pub fn until_marked(&mut self, marks: &[KeyAndPayload]) {
         let mut missing = revisions(marks);
         while !missing.is_empty() {
-            let message = self.messages.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("never told: {missing:?}"));
+            let message = self
+                .messages
+                .recv_timeout(DEADLINE)
+                .unwrap_or_else(|_| panic!("never told: {missing:?}"));
             let told: Value = serde_json::from_slice(&message).unwrap();
             let update = OddsUpdate::from_json(told["payload"].to_string().as_bytes()).unwrap();
             missing.remove(&(update.event_id.to_string(), revision(&update)));
             let seq = told["seq"].as_u64().unwrap();
-            self.heard.push((update.event_id.to_string(), update.market.to_string(), revision(&update), seq));
+            self.heard.push((
+                update.event_id.to_string(),
+                update.market.to_string(),
+                revision(&update),
+                seq,
+            ));
         }
     }
 
@@ -211,7 +271,11 @@ impl Broadcasts {
 
 fn revisions(marks: &[KeyAndPayload]) -> BTreeSet<(String, (String, i64))> {
     let read = |(_, payload): &KeyAndPayload| OddsUpdate::from_json(payload).unwrap();
-    marks.iter().map(read).map(|update| (update.event_id.to_string(), revision(&update))).collect()
+    marks
+        .iter()
+        .map(read)
+        .map(|update| (update.event_id.to_string(), revision(&update)))
+        .collect()
 }
 
 /// A client that is subscribed to every event, and what it knows.
@@ -227,13 +291,23 @@ impl Known {
     /// Subscribes, and reads the snapshots.
     pub async fn everything(odds: &ServerProcess, scenario: &Scenario) -> Known {
         let client = odds.client().await;
-        let mut known = Known { client, markets: BTreeMap::new(), seqs: BTreeMap::new(), updates: 0 };
+        let mut known = Known {
+            client,
+            markets: BTreeMap::new(),
+            seqs: BTreeMap::new(),
+            updates: 0,
+        };
         for event in &scenario.events {
             known.client.subscribe(event).await;
             let snapshot = known.client.next_of("snapshot").await;
             assert_eq!(snapshot["eventId"], event.as_str());
-            known.seqs.insert(event.clone(), snapshot["seq"].as_u64().unwrap());
-            for market in snapshot["markets"].as_array().unwrap_or_else(|| panic!("{snapshot}")) {
+            known
+                .seqs
+                .insert(event.clone(), snapshot["seq"].as_u64().unwrap());
+            for market in snapshot["markets"]
+                .as_array()
+                .unwrap_or_else(|| panic!("{snapshot}"))
+            {
                 known.take(market.get("payload").unwrap_or(market), None);
             }
         }
@@ -257,18 +331,33 @@ impl Known {
     }
 
     fn take(&mut self, payload: &Value, seq: Option<u64>) -> (String, (String, i64)) {
-        let update =
-            OddsUpdate::from_json(payload.to_string().as_bytes()).unwrap_or_else(|error| panic!("{error}: {payload}"));
-        let (event, market, revision) = (update.event_id.to_string(), update.market.to_string(), revision(&update));
+        let update = OddsUpdate::from_json(payload.to_string().as_bytes())
+            .unwrap_or_else(|error| panic!("{error}: {payload}"));
+        let (event, market, revision) = (
+            update.event_id.to_string(),
+            update.market.to_string(),
+            revision(&update),
+        );
         if let Some(seq) = seq {
             let last = self.seqs.insert(event.clone(), seq).unwrap_or_default();
             assert!(seq > last, "number {seq} after {last}: {payload}");
         }
-        let before = self.markets.insert((event.clone(), market), revision.clone());
+        let before = self
+            .markets
+            .insert((event.clone(), market), revision.clone());
         let order = |(at, version): &(String, i64)| {
-            (at.parse::<sports_bet_platform::domain::timestamp::Timestamp>().unwrap(), *version)
+            (
+                at.parse::<sports_bet_platform::domain::timestamp::Timestamp>()
+                    .unwrap(),
+                *version,
+            )
         };
-        assert!(before.as_ref().is_none_or(|before| order(before) < order(&revision)), "{before:?}, then {revision:?}");
+        assert!(
+            before
+                .as_ref()
+                .is_none_or(|before| order(before) < order(&revision)),
+            "{before:?}, then {revision:?}"
+        );
         (event, revision)
     }
 }

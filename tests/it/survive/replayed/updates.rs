@@ -1,4 +1,5 @@
-//! What is published: updates of many events, markets, lines and sources, late and equal ones among them; and garbage.
+//! What is published: updates of many events, markets, lines and sources, late and equal ones among
+//! them; and garbage.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +30,9 @@ impl Scenario {
     /// The same each time.
     pub fn new(events: usize, updates: usize) -> Scenario {
         let mut random = fastrand::Rng::with_seed(5);
-        let events: Vec<_> = (0..events).map(|number| format!("EVENT_{number:03}")).collect();
+        let events: Vec<_> = (0..events)
+            .map(|number| format!("EVENT_{number:03}"))
+            .collect();
         let mut made: Vec<OddsUpdate> = Vec::new();
         while made.len() < updates {
             let step = made.len() as i64;
@@ -38,15 +41,29 @@ impl Scenario {
             let has_main = events.iter().position(|one| one == event).unwrap() % 7 != 0;
             let (market, line) = MARKETS[random.usize(usize::from(!has_main)..MARKETS.len())];
             let source = if random.u8(..10) < 7 { "alpha" } else { "beta" };
-            let earlier = made.iter().rev().find(|one| one.event_id.as_str() == event.as_str());
+            let earlier = made
+                .iter()
+                .rev()
+                .find(|one| one.event_id.as_str() == event.as_str());
             let update = match (random.u8(..100), earlier) {
                 // The same again.
                 (0..4, Some(earlier)) => earlier.clone(),
                 // The same revision from another source, or with another price.
-                (4..7, Some(earlier)) => OddsUpdate { source: "gamma".parse().unwrap(), ..repriced(earlier, step) },
+                (4..7, Some(earlier)) => OddsUpdate {
+                    source: "gamma".parse().unwrap(),
+                    ..repriced(earlier, step)
+                },
                 (7..9, Some(earlier)) => repriced(earlier, step),
                 // Late: of a time that has passed.
-                (9..20, _) => update(event, market, line, source, random.i64(0..=step.max(1)) * 100, step, step),
+                (9..20, _) => update(
+                    event,
+                    market,
+                    line,
+                    source,
+                    random.i64(0..=step.max(1)) * 100,
+                    step,
+                    step,
+                ),
                 // A supplier that started again counts from 1.
                 (20..23, _) => update(event, market, line, source, step * 100, 1 + step % 3, step),
                 // Several within one second are told apart by their version alone.
@@ -54,7 +71,10 @@ impl Scenario {
             };
             made.push(update);
         }
-        Scenario { updates: made, events }
+        Scenario {
+            updates: made,
+            events,
+        }
     }
 
     /// Everything, in its order.
@@ -64,7 +84,10 @@ impl Scenario {
 
     /// Another order, in which each event keeps its own.
     pub fn shuffled(&self, seed: u64) -> Vec<KeyAndPayload> {
-        self.in_another_order(seed).iter().map(|index| record(&self.updates[*index])).collect()
+        self.in_another_order(seed)
+            .iter()
+            .map(|index| record(&self.updates[*index]))
+            .collect()
     }
 
     /// Another order, and so many of the updates a second time, anywhere behind the first.
@@ -83,24 +106,46 @@ impl Scenario {
         let mut queues: BTreeMap<&str, std::collections::VecDeque<usize>> = BTreeMap::new();
         let mut turns = Vec::new();
         for (index, update) in self.updates.iter().enumerate() {
-            queues.entry(update.event_id.as_str()).or_default().push_back(index);
+            queues
+                .entry(update.event_id.as_str())
+                .or_default()
+                .push_back(index);
             turns.push(update.event_id.as_str());
         }
         fastrand::Rng::with_seed(seed).shuffle(&mut turns);
-        turns.iter().map(|event| queues.get_mut(event).unwrap().pop_front().unwrap()).collect()
+        turns
+            .iter()
+            .map(|event| queues.get_mut(event).unwrap().pop_front().unwrap())
+            .collect()
     }
 
-    /// A change of each event that is later than all others; with it a listener knows that it has heard what was before.
+    /// A change of each event that is later than all others; with it a listener knows that it has
+    /// heard what was before.
     pub fn marks(&self, round: i64) -> Vec<KeyAndPayload> {
-        let mark = |event: &String| update(event, "mark", None, "alpha", 10_000_000 + round * 1_000, round, round);
-        self.events.iter().map(|event| record(&mark(event))).collect()
+        let mark = |event: &String| {
+            update(
+                event,
+                "mark",
+                None,
+                "alpha",
+                10_000_000 + round * 1_000,
+                round,
+                round,
+            )
+        };
+        self.events
+            .iter()
+            .map(|event| record(&mark(event)))
+            .collect()
     }
 
     /// How each market must stand in the end: the first of its latest revision.
     pub fn state(&self) -> BTreeSet<MarketRow> {
         let mut latest: BTreeMap<_, &OddsUpdate> = BTreeMap::new();
         for update in &self.updates {
-            let held = latest.entry((&update.event_id, &update.market)).or_insert(update);
+            let held = latest
+                .entry((&update.event_id, &update.market))
+                .or_insert(update);
             if held.revision < update.revision {
                 *held = update;
             }
@@ -111,13 +156,19 @@ impl Scenario {
     /// What the history must hold.
     pub fn history(&self) -> BTreeSet<HistoryKey> {
         let mut seen = BTreeSet::new();
-        let first = self.updates.iter().filter(|update| seen.insert(HistoryKey::unique(update)));
+        let first = self
+            .updates
+            .iter()
+            .filter(|update| seen.insert(HistoryKey::unique(update)));
         first.map(HistoryKey::of).collect()
     }
 }
 
 fn record(update: &OddsUpdate) -> KeyAndPayload {
-    (update.event_id.as_str().into(), update.to_json().into_bytes())
+    (
+        update.event_id.as_str().into(),
+        update.to_json().into_bytes(),
+    )
 }
 
 fn update(
@@ -133,13 +184,21 @@ fn update(
     let at = sports_bet_platform::domain::timestamp::Timestamp::from_micros(micros).unwrap();
     let line = line.map_or(String::new(), |line| format!(r#""line":{line},"#));
     let price = 1_100 + price % 90_000;
-    let ids = if market == "1x2" { ["home", "draw", "away"] } else { ["yes", "no", "void"] };
+    let ids = if market == "1x2" {
+        ["home", "draw", "away"]
+    } else {
+        ["yes", "no", "void"]
+    };
     let selections: Vec<_> = ids
         .iter()
         .enumerate()
         .map(|(place, id)| {
             let price = price + place as i64;
-            format!(r#"{{"id":"{id}","name":"{id}","price":{}.{:03},"status":"active"}}"#, price / 1_000, price % 1_000)
+            format!(
+                r#"{{"id":"{id}","name":"{id}","price":{}.{:03},"status":"active"}}"#,
+                price / 1_000,
+                price % 1_000
+            )
         })
         .collect();
     let json = format!(
@@ -150,10 +209,21 @@ fn update(
 }
 
 fn repriced(earlier: &OddsUpdate, step: i64) -> OddsUpdate {
-    let (market, line) = (earlier.market.name.as_str(), earlier.market.line.map(|line| line.to_string()));
+    let (market, line) = (
+        earlier.market.name.as_str(),
+        earlier.market.line.map(|line| line.to_string()),
+    );
     let millis = earlier.revision.updated_at.micros() / 1_000 - BEGIN * 1_000;
     let version = earlier.revision.version;
-    update(earlier.event_id.as_str(), market, line.as_deref(), &earlier.source.to_string(), millis, version, step)
+    update(
+        earlier.event_id.as_str(),
+        market,
+        line.as_deref(),
+        &earlier.source.to_string(),
+        millis,
+        version,
+        step,
+    )
 }
 
 /// What nobody can read.
@@ -167,23 +237,35 @@ impl Garbage {
     pub fn among(count: usize) -> Garbage {
         let made = (0..count).map(|number| match number {
             // What the original's health check writes, word for word.
-            0 => (("healthcheck".into(), r#"{"ping":"ok"}"#.into()), "malformed"),
+            0 => (
+                ("healthcheck".into(), r#"{"ping":"ok"}"#.into()),
+                "malformed",
+            ),
             1 => ((Vec::new(), Vec::new()), "malformed"),
-            2 => (("EVENT_002".into(), vec![0, 255, 254, 0, 13, 10]), "malformed"),
+            2 => (
+                ("EVENT_002".into(), vec![0, 255, 254, 0, 13, 10]),
+                "malformed",
+            ),
             _ => {
                 let (event, kind) = (format!("EVENT_{:03}", number % 10), number % 5);
-                let good = update(&event, "1x2", None, "alpha", 99_000_000, number as i64, 1).to_json();
+                let good =
+                    update(&event, "1x2", None, "alpha", 99_000_000, number as i64, 1).to_json();
                 let (payload, reason) = match kind {
                     0 => (good[..good.len() / 2].to_owned(), "malformed"),
                     1 => (good.replace("1.101", "0.5"), "bad_price"),
                     2 => (good.replace("1.101", r#""dear""#), "bad_price"),
-                    3 => (good.replace(r#""id":"home""#, r#""id":"draw""#), "duplicate_selection"),
+                    3 => (
+                        good.replace(r#""id":"home""#, r#""id":"draw""#),
+                        "duplicate_selection",
+                    ),
                     _ => (good.replace("Gr\u{ea}mio", r"Gr\u0000mio"), "bad_name"),
                 };
                 ((event.into_bytes(), payload.into_bytes()), reason)
             }
         });
-        Garbage { records: made.collect() }
+        Garbage {
+            records: made.collect(),
+        }
     }
 
     /// Puts it between the others, anywhere.

@@ -18,7 +18,11 @@ struct SmallDisk {
 impl SmallDisk {
     fn mount(name: &str) -> Option<SmallDisk> {
         // PostgreSQL's user must be able to go there.
-        let directory = tempfile::Builder::new().prefix("small-disk").permissions(open()).tempdir_in("/tmp").ok()?;
+        let directory = tempfile::Builder::new()
+            .prefix("small-disk")
+            .permissions(open())
+            .tempdir_in("/tmp")
+            .ok()?;
         let disk = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=16m,mode=755", "tmpfs"])
             .arg(directory.path())
@@ -26,9 +30,16 @@ impl SmallDisk {
         if !disk.ok()?.status.success() {
             return None;
         }
-        let disk = SmallDisk { directory, name: format!("{name}_disk") };
+        let disk = SmallDisk {
+            directory,
+            name: format!("{name}_disk"),
+        };
         std::fs::create_dir(disk.folder()).unwrap();
-        let given = Command::new("chown").arg("postgres:").arg(disk.folder()).status().unwrap();
+        let given = Command::new("chown")
+            .arg("postgres:")
+            .arg(disk.folder())
+            .status()
+            .unwrap();
         given.success().then_some(disk)
     }
 
@@ -43,7 +54,10 @@ impl SmallDisk {
     /// Moves what the processor writes onto the disk, and fills that up.
     fn fill(&self, database: &Database) {
         let (name, folder) = (&self.name, self.folder());
-        database.execute(&format!("CREATE TABLESPACE {name} LOCATION '{}'", folder.display()));
+        database.execute(&format!(
+            "CREATE TABLESPACE {name} LOCATION '{}'",
+            folder.display()
+        ));
         for table in ["odds_history", "odds_current"] {
             database.execute(&format!("ALTER TABLE {table} SET TABLESPACE {name}"));
         }
@@ -65,7 +79,10 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.directory.path()).status();
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(self.directory.path())
+            .status();
     }
 }
 
@@ -103,15 +120,25 @@ async fn a_full_disk_of_the_database() {
     work.topic.publish((0..2_000).map(more).collect()).await;
 
     let full = &["No space left on device"];
-    let waits = Waits { role: "processor", check: "database", says: full, logs: full };
+    let waits = Waits {
+        role: "processor",
+        check: "database",
+        says: full,
+        logs: full,
+    };
     waits.patiently(&processor).await;
     match &disk {
         Some(disk) => disk.make_room(),
         None => database.execute("DROP TRIGGER full_disk ON odds_history"),
     }
     waits.no_more(&processor).await;
-    work.topic.until_done(work.cluster.folder.sandbox().store_group()).await;
-    assert_eq!(database.number("SELECT count(*) AS number FROM odds_history"), 2_200);
+    work.topic
+        .until_done(work.cluster.folder.sandbox().store_group())
+        .await;
+    assert_eq!(
+        database.number("SELECT count(*) AS number FROM odds_history"),
+        2_200
+    );
     drop(processor);
     if let Some(disk) = disk {
         disk.remove(&database);
