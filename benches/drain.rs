@@ -1,9 +1,9 @@
-//! A backlog: updates that wait on Kafka while no processor runs, and how fast one gets through
-//! them, to the last row in PostgreSQL and the last key in Redis. Beside it the same rows into the
-//! same tables by one statement for each 500.
+//! Backlog throughput: how fast one processor works through updates that collected in Kafka while
+//! no processor ran, up to the last row in PostgreSQL and the last key in Redis. The baseline
+//! writes the same rows to the same tables with one statement per 500 rows.
 //!
-//! `scripts/engines with cargo bench --bench drain`. Settable: `BENCH_UPDATES`, `BENCH_EVENTS`,
-//! `BENCH_ROUNDS`, and every setting of the server by its own name.
+//! Run with `scripts/engines with cargo bench --bench drain`. Settings: `BENCH_UPDATES`,
+//! `BENCH_EVENTS`, `BENCH_ROUNDS`, and every setting of the server under its own name.
 
 mod support;
 
@@ -30,7 +30,7 @@ use support::supplier::update;
 use support::table::{Row, median, print};
 use support::{Outcome, machine, need_engines, setting, until};
 
-/// Rows of a statement.
+/// Rows per statement.
 const ROWS: usize = 500;
 const PARTITIONS: i32 = 4;
 const WAIT_LIMIT: Duration = Duration::from_secs(30);
@@ -81,10 +81,10 @@ fn main() -> Outcome<()> {
     )
 }
 
-/// The updates, in the order in which they came.
+/// The updates, in the order in which they were received.
 struct Backlog {
     updates: Vec<OddsUpdate>,
-    /// As `ingest` writes them.
+    /// The records as `ingest` writes them.
     records: Vec<String>,
     events: usize,
 }
@@ -121,7 +121,7 @@ fn name_of(event: usize) -> String {
 }
 
 struct Drained {
-    /// From the start of the process to the first row.
+    /// From process start to the first row.
     first: Duration,
     /// From the first row to the last row and key.
     rest: Duration,
@@ -157,7 +157,7 @@ fn drain(backlog: &Backlog) -> Outcome<Drained> {
     let (cpu, busy) = (server.cpu()?, machine::busy()?);
     let mut cache = redis::Client::open(value("REDIS_URL")?)?.get_connection()?;
     let mut progress = (0, Instant::now());
-    // Each row has a number, from 1 on; to count them all would take the server's time.
+    // Row ids count from 1, so the last id is enough; counting all rows would load the database.
     while last_id(&mut database)? < backlog.updates.len() as i64
         && progress.1.elapsed() < WAIT_LIMIT
     {
@@ -179,7 +179,7 @@ fn drain(backlog: &Backlog) -> Outcome<Drained> {
         share(server.cpu()? - cpu),
         share(machine::busy()? - busy) / machine::cores() as f64,
     );
-    // Committed is said a moment after it is done.
+    // The commit becomes visible shortly after the work is done.
     let group = folder.sandbox().store_group();
     until("the lag is 0", || {
         Ok((lag(value("KAFKA_BROKERS")?, value("KAFKA_TOPIC_ODDS")?, group)? == 0).then_some(()))
@@ -198,7 +198,7 @@ fn drain(backlog: &Backlog) -> Outcome<Drained> {
     })
 }
 
-/// Puts the backlog on a topic, as `ingest` would.
+/// Publishes the backlog to a topic, as `ingest` does.
 fn publish(backlog: &Backlog, brokers: &str, topic: &str) -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -226,7 +226,7 @@ fn publish(backlog: &Backlog, brokers: &str, topic: &str) -> Outcome<()> {
     Ok(producer.flush(WAIT_LIMIT)?)
 }
 
-/// A connection to a database that has the tables.
+/// A connection to a database with the migrations applied.
 fn migrated(url: &str) -> Outcome<PgConnection> {
     PgStore::open(&SecretString::from(url), &PgOptions::default())?.migrate()?;
     Ok(PgConnection::establish(url)?)
@@ -251,8 +251,8 @@ fn last_id(database: &mut PgConnection) -> Outcome<i64> {
     )
 }
 
-/// How many rows of the history are missing, and how many events stand at another version than
-/// their last.
+/// The number of missing history rows plus the number of events whose stored version is not their
+/// last.
 fn lost_rows(backlog: &Backlog, database: &mut PgConnection) -> Outcome<u64> {
     let rows = number(database, "SELECT count(*) AS number FROM odds_history")?;
     let (events, versions): (Vec<String>, Vec<i64>) = backlog.last_versions().unzip();
@@ -267,7 +267,7 @@ fn lost_rows(backlog: &Backlog, database: &mut PgConnection) -> Outcome<u64> {
         + (events.len() as i64 - current).unsigned_abs())
 }
 
-/// How many events do not stand at their last version in Redis.
+/// The number of events whose version in Redis is not their last.
 fn stale_keys(backlog: &Backlog, cache: &mut redis::Connection) -> Outcome<u64> {
     let mut pipeline = redis::pipe();
     for (event, _) in backlog.last_versions() {
@@ -307,7 +307,7 @@ fn lag(brokers: &str, topic: &str, group: &str) -> Outcome<i64> {
     Ok(lag)
 }
 
-/// The rows of one statement, a list a column.
+/// The rows of one statement, one list per column.
 struct Columns {
     event_id: Vec<String>,
     market: Vec<String>,
@@ -348,8 +348,8 @@ impl Columns {
     }
 }
 
-/// What PostgreSQL cannot do without for these rows: one statement, its own transaction, with
-/// nothing asked before it.
+/// The minimum PostgreSQL needs for these rows: one statement in its own transaction, with no query
+/// before it.
 const STATEMENT: &str = "
 WITH taken AS (
     SELECT event_id, market, '' AS line, status, in_play, selections::jsonb AS selections, source, version,
@@ -372,7 +372,7 @@ ON CONFLICT (event_id, market, line) DO UPDATE SET
     home_team = excluded.home_team, away_team = excluded.away_team, seq = excluded.seq
 WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)";
 
-/// The same rows by nothing but statements; rows a second.
+/// Writes the same rows with plain statements; returns rows per second.
 fn write_alone(backlog: &Backlog) -> Outcome<f64> {
     let folder = Folder::on_real_engines();
     let mut database = migrated(
@@ -381,7 +381,7 @@ fn write_alone(backlog: &Backlog) -> Outcome<f64> {
             .value("DATABASE_URL")
             .ok_or("no database")?,
     )?;
-    // Made before the time is taken.
+    // Built before the clock starts.
     let batches = backlog
         .updates
         .chunks(ROWS)
@@ -406,6 +406,6 @@ fn write_alone(backlog: &Backlog) -> Outcome<f64> {
     let rate = backlog.updates.len() as f64 / began.elapsed().as_secs_f64();
     match lost_rows(backlog, &mut database)? {
         0 => Ok(rate),
-        lost => Err(format!("{lost} rows are not there").into()),
+        lost => Err(format!("{lost} rows are missing").into()),
     }
 }

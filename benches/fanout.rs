@@ -1,14 +1,14 @@
-//! One event, 1,000 and 10,000 sockets: what a frame to one of them costs. Closed loop: the
-//! supplier sends 1 or 16 changes at once, of 16 markets of the event, and sends the next when
-//! every socket has got them all.
+//! CPU cost of one frame to one socket: one event with 1,000 and 10,000 sockets. Closed loop: the
+//! supplier sends 1 or 16 changes at once, to 16 markets of the event, and sends the next when
+//! every socket has received them all.
 //!
-//! Beside it this program again, in processes of its own on the same core, with frames of the same
-//! length that are ready: a tokio writer (one write a frame, and 16 frames joined to one write),
-//! and sessions of actix-web-actors that are given them by `try_send` from the thread that they run
-//! on.
+//! The baselines run this program again in separate processes on the same core, with prebuilt
+//! frames of the same length: a tokio writer (one write per frame, or 16 frames joined into one
+//! write), and actix-web-actors sessions that receive the frames by `try_send` from the thread they
+//! run on.
 //!
-//! `cargo bench --bench fanout`. Settable: `BENCH_SECONDS` of a run, `BENCH_ROUNDS`,
-//! `BENCH_SOCKETS` for one number of them only.
+//! Run with `cargo bench --bench fanout`. Settings: `BENCH_SECONDS` per run, `BENCH_ROUNDS`,
+//! `BENCH_SOCKETS` to measure a single number of sockets.
 
 mod support;
 
@@ -28,7 +28,7 @@ use sports_bet_platform::domain::timestamp::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use support::client::Client;
-use support::crowd::ClientPool;
+use support::client_pool::ClientPool;
 use support::engines::Folder;
 use support::server::Server;
 use support::supplier::{Supplier, update};
@@ -36,12 +36,12 @@ use support::table::{Row, median, print};
 use support::{Outcome, machine, setting};
 
 const EVENT: &str = "MATCH_001";
-/// Changes of one goal.
+/// Changes caused by one goal.
 const BURST: usize = 16;
-/// Tells this program to be what stands beside, and the length of the frames.
+/// Makes this program run as the baseline; the value is the frame length.
 const BE_WRITER: &str = "BENCH_WRITER";
 const BE_SESSIONS: &str = "BENCH_SESSIONS";
-/// From this share of its core on a server is what limits.
+/// A server that uses at least this share of its core is the bottleneck.
 const FULL: f64 = 0.9;
 
 fn main() -> Outcome<()> {
@@ -52,7 +52,7 @@ fn main() -> Outcome<()> {
         return bare_sessions("x".repeat(length.parse()?).into());
     }
     machine::pin(machine::CLIENT_CORE)?;
-    // Two a client in the server; here one a client of each of the two sides.
+    // The server needs two descriptors per client; this process needs one per client of each side.
     let most = (usize::try_from(machine::open_files(21_000)?)? - 500) / 2;
     let sizes = match setting("BENCH_SOCKETS", 0)? {
         0 => vec![1_000, 10_000],
@@ -74,7 +74,7 @@ fn main() -> Outcome<()> {
 
 fn measure(sockets: usize) -> Outcome<Vec<Row>> {
     let (mut ours, length) = Side::ours(sockets)?;
-    // One after the other: sockets of all three would be more than some systems let a process have.
+    // One after the other: some systems do not allow a process the sockets of all three at once.
     let [writer, writer_16] = pairs(&mut ours, &mut Side::bare(BE_WRITER, length, sockets)?)?;
     let [actors, actors_16] = pairs(&mut ours, &mut Side::bare(BE_SESSIONS, length, sockets)?)?;
     let row = |what: &str, value, unit| Row::new(format!("{sockets} sockets, {what}"), value, unit);
@@ -106,20 +106,20 @@ fn measure(sockets: usize) -> Outcome<Vec<Row>> {
     ])
 }
 
-/// The figures of both sides, in runs that took turns.
+/// The figures of both sides, from alternating runs.
 struct Pairs {
     ours: Runs,
     bare: Runs,
 }
 
-/// With 1 a round, and with 16.
+/// With 1 frame per round, and with 16.
 fn pairs(ours: &mut Side, bare: &mut Side) -> Outcome<[Pairs; 2]> {
     let (time, rounds) = (
         Duration::from_secs(setting("BENCH_SECONDS", 1)?),
         setting("BENCH_ROUNDS", 5)?,
     );
     let mut measure = |burst| {
-        // Neither begins cold.
+        // Both sides warm up first.
         ours.run(burst, time / 2)?;
         bare.run(burst, time / 2)?;
         let mut pairs = Pairs {
@@ -136,7 +136,7 @@ fn pairs(ours: &mut Side, bare: &mut Side) -> Outcome<[Pairs; 2]> {
 }
 
 impl Pairs {
-    /// What each server took of its core, and whether it was what limited.
+    /// How much of its core each server used, and whether the server was the bottleneck.
     fn limits(&self) -> String {
         let of = |runs: &Runs| {
             (
@@ -176,7 +176,7 @@ impl Runs {
         median(self.0.iter().map(figure).collect())
     }
 
-    /// Microseconds of the server a frame.
+    /// Server CPU per frame, in microseconds.
     fn cost(&self) -> f64 {
         self.of(|run| run.server_cpu * 1e6 / run.frames as f64)
     }
@@ -186,7 +186,7 @@ impl Runs {
     }
 }
 
-/// A server, the sockets that it writes to, and how it is told to write so many frames to each.
+/// A server, its sockets, and the command that makes it write a given number of frames to each.
 struct Side {
     process: String,
     sockets: ClientPool,
@@ -194,13 +194,13 @@ struct Side {
 }
 
 impl Side {
-    /// The real thing; and how long its frames are.
+    /// The real server, and the length of its frames.
     fn ours(sockets: usize) -> Outcome<(Side, usize)> {
         let folder = Folder::embedded();
         let supplier = Supplier::listen()?;
         let most = (sockets + 10).to_string();
-        // Nothing is pinged: the bare ones ping nobody either, and what that costs is another
-        // bench.
+        // Pings are disabled: the baselines send none either, and another bench measures their
+        // cost.
         let variables = [
             ("SUPPLIER_URLS", &*supplier.url()?),
             ("HTTP_WORKERS_ODDS", "1"),
@@ -229,7 +229,7 @@ impl Side {
         let process = server.id();
         let mut version = 1_000_000;
         let tell = move |burst| {
-            // They live as long as the server is told anything.
+            // Both live as long as commands are sent to the server.
             let _kept = (&server, &folder);
             version += 1;
             let now = Timestamp::now();
@@ -292,7 +292,7 @@ impl Side {
     }
 }
 
-/// This program again. Killed when it is dropped.
+/// This program as a baseline. Killed on drop.
 struct Bare {
     child: Child,
     address: SocketAddr,
@@ -328,8 +328,8 @@ impl Drop for Bare {
     }
 }
 
-/// Upgrades whoever comes, and writes to all of them when it is told: a byte is how many frames,
-/// joined to one write.
+/// Upgrades every connection, and writes to all of them on command: one byte gives the number of
+/// frames, joined into one write.
 fn bare_writer(content: &str) -> Outcome<()> {
     let ready = [
         &[0x81, 126],
@@ -381,7 +381,7 @@ async fn upgrade(socket: &mut tokio::net::TcpStream) -> Outcome<()> {
     Ok(socket.write_all(answer).await?)
 }
 
-/// A session that writes what it is given.
+/// A session that writes every frame it receives.
 struct Session;
 
 #[derive(Message)]
@@ -421,13 +421,13 @@ async fn open(
     Ok(answer)
 }
 
-/// Gives the frame to each session when it is told: a byte is how often.
+/// Sends the frame to each session on command: one byte gives the number of repetitions.
 fn bare_sessions(content: ByteString) -> Outcome<()> {
     let commands = std::net::TcpListener::bind("127.0.0.1:0")?;
     commands.set_nonblocking(true)?;
     let (control, commands) = (commands.local_addr()?, Arc::new(commands));
     actix_web::rt::System::new().block_on(async move {
-        // Made once, in the one thread where the sessions will be.
+        // Created once, in the only thread that runs sessions.
         let app = move || {
             let sessions = web::Data::new(Sessions::default());
             let given = give(commands.try_clone(), sessions.clone(), content.clone());

@@ -1,8 +1,8 @@
-//! 10,000 sockets, each subscribed to an event on which nothing happens, pinged by the server and
-//! answering it: what one costs in memory, and all of them in CPU.
+//! Cost of idle sockets: 10,000 sockets, each subscribed to an event without changes, pinged by the
+//! server and answering. Measures memory per socket and CPU of all of them.
 //!
-//! `cargo bench --bench idle`. Settable: `BENCH_SOCKETS`, `BENCH_SECONDS` that they are watched,
-//! and every setting of the server by its own name.
+//! Run with `cargo bench --bench idle`. Settings: `BENCH_SOCKETS`, `BENCH_SECONDS` of observation,
+//! and every setting of the server under its own name.
 
 mod support;
 
@@ -20,11 +20,11 @@ use support::table::{Row, print};
 use support::{Outcome, machine, setting, until};
 
 const EVENT: &str = "MATCH_001";
-/// What the original takes a socket.
+/// KiB that the original uses per socket.
 const ORIGINAL: f64 = 21.6;
-/// How long it is looked at without them.
+/// How long the server is observed without sockets.
 const ALONE: Duration = Duration::from_secs(10);
-/// How often the sockets are looked at.
+/// How often the sockets are read.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const PING: u8 = 0x89;
 /// A pong without content, masked with zeros.
@@ -32,10 +32,10 @@ const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
 
 fn main() -> Outcome<()> {
     machine::pin(machine::CLIENT_CORE)?;
-    // Two a client in the server.
+    // The server needs two descriptors per client.
     let most = usize::try_from(machine::open_files(30_000)? - 500)? / 2;
     let sockets = usize::try_from(setting("BENCH_SOCKETS", 10_000)?)?.min(most);
-    // A whole round of pings by default.
+    // The default covers a whole round of pings.
     let time = Duration::from_secs(setting("BENCH_SECONDS", 30)?);
     let folder = Folder::embedded();
     let supplier = Supplier::listen()?;
@@ -53,7 +53,7 @@ fn main() -> Outcome<()> {
     let mut feed = supplier.accept()?;
     server.until_ready()?;
     feed.send([update(EVENT, "1x2", 1, Timestamp::now())])?;
-    // One that comes and goes, so that what is made once is there.
+    // One connection first, so that everything allocated once exists already.
     Client::connect(server.odds()?)?.subscribe(EVENT)?;
     std::thread::sleep(Duration::from_secs(2));
     let (before, cpu) = (server.rss()?, server.cpu()?);
@@ -67,7 +67,7 @@ fn main() -> Outcome<()> {
         client.stream.set_nonblocking(true)?;
         streams.push(client.stream);
     }
-    // The first round of pings: from then on they come evenly.
+    // After the first round of pings, they are spread evenly.
     let mut first = 0;
     until("each socket is pinged", || {
         std::thread::sleep(POLL_INTERVAL);
@@ -112,7 +112,7 @@ fn main() -> Outcome<()> {
     )
 }
 
-/// Answers each ping that came; gives how many.
+/// Answers each ping received; returns how many.
 fn answer(streams: &mut [TcpStream]) -> Outcome<usize> {
     let (mut buffer, mut pings) = ([0; 4_096], 0);
     for stream in streams {

@@ -1,17 +1,18 @@
-//! Supplier to socket: how late a client reads an update, from when it was due. 10 clients with 10
-//! events each, open loop: an update carries the time when it was due as `updated_at`, whether or
-//! not those before it have arrived.
+//! Latency from supplier to socket: the time from when an update is due to when a client reads it.
+//! 10 clients with 10 events each, open loop: an update carries its due time as `updated_at` and is
+//! sent whether or not earlier updates have arrived.
 //!
-//! Embedded in one process, and split over four (ingest, processor, two of odds) with Kafka, Redis
-//! and PostgreSQL. Beside it the same frames at the same rate over what neither can do without: a
-//! socket in and a socket out, and for the split a topic of Kafka between them.
+//! Measured embedded in one process, and split over four (ingest, processor, two of odds) with
+//! Kafka, Redis and PostgreSQL. The baseline sends the same frames at the same rate over the
+//! minimum that both need: one socket in and one socket out, and for the split a Kafka topic
+//! between them.
 //!
-//! A broker that has just started compiles its own code for half a minute, and takes two to three
-//! times as much of the machine as afterwards: the split begins with `BENCH_WARM_UP` seconds (20)
-//! that are not counted.
+//! A broker that has just started compiles its own code for half a minute and uses two to three
+//! times as much CPU as afterwards: the split begins with `BENCH_WARM_UP` seconds (20) that are not
+//! counted.
 //!
-//! `scripts/engines with cargo bench --bench latency`. Settable: `BENCH_SECONDS` of a run,
-//! `BENCH_ROUNDS`, and every setting of the server by its own name.
+//! Run with `scripts/engines with cargo bench --bench latency`. Settings: `BENCH_SECONDS` per run,
+//! `BENCH_ROUNDS`, and every setting of the server under its own name.
 
 mod support;
 
@@ -42,9 +43,9 @@ const CLIENTS: usize = 10;
 const EVENTS_EACH: usize = 10;
 const EVENTS: usize = CLIENTS * EVENTS_EACH;
 const RATES: [u64; 3] = [50, 1_000, 10_000];
-/// An update that takes longer than this behind the last one counts as missing.
+/// An update that arrives later than this after the last one counts as missing.
 const LAST_CALL: Duration = Duration::from_secs(5);
-/// Above this share of one core our own work delays what it measures.
+/// Above this share of one core the bench itself delays what it measures.
 const BUSY: f64 = 0.5;
 
 fn main() -> Outcome<()> {
@@ -105,7 +106,7 @@ fn main() -> Outcome<()> {
     print("latency", &rows)
 }
 
-/// Each rate, both sides in turn.
+/// Measures each rate on both sides, alternating.
 fn measure(
     platform: &mut Platform,
     bare: &mut Bare,
@@ -161,7 +162,7 @@ fn measure(
     Ok(rows)
 }
 
-/// What was the limit beside the server, as far as can be told.
+/// The most likely bottleneck other than the server.
 fn remark_of(runs: &[Run]) -> String {
     let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure).collect());
     let (own, all) = (of(|run| run.own_share), of(|run| run.machine_share));
@@ -196,7 +197,7 @@ impl Load {
     }
 }
 
-/// What became of the updates of a run.
+/// The result of a run.
 struct Run {
     delays: Histogram<u64>,
     missing: u64,
@@ -212,10 +213,11 @@ impl Run {
     }
 }
 
-/// What updates go into, and come out of.
+/// The path under test: updates go in and come out.
 trait Side {
     fn send(&mut self, updates: Vec<(usize, String)>) -> Outcome<()>;
-    /// What reads them, each with the events that it gets: one after the other from the first on.
+    /// The readers, each with the number of consecutive events it receives, starting from the
+    /// first.
     fn readers(&mut self) -> Vec<(Client, usize)>;
     fn give_back(&mut self, readers: Vec<Client>);
 }
@@ -253,7 +255,7 @@ fn run(side: &mut impl Side, load: Load) -> Outcome<Run> {
     })
 }
 
-/// How many updates of a run an event gets.
+/// The number of updates that an event receives in a run.
 fn updates_of(event: usize, load: Load) -> u64 {
     let (rounds, rest) = (
         load.updates() / EVENTS as u64,
@@ -262,7 +264,7 @@ fn updates_of(event: usize, load: Load) -> u64 {
     rounds + u64::from((event as u64) < rest)
 }
 
-/// Sends each update when it is due, and tells how late.
+/// Sends each update when it is due; returns how late each was sent.
 fn supply(side: &mut impl Side, load: Load) -> Outcome<Histogram<u64>> {
     let mut lateness = histogram()?;
     let begin = Timestamp::now().micros() + 20_000;
@@ -298,7 +300,8 @@ struct Reading {
     conflated: u64,
 }
 
-/// Reads until each event has got its updates. What it gets beyond them makes up for nothing.
+/// Reads until each event has received its updates. Surplus updates of one event do not make up for
+/// missing ones of another.
 fn read(mut client: Client, mut expected: BTreeMap<usize, u64>) -> Outcome<(Client, Reading)> {
     client.stream.set_read_timeout(Some(LAST_CALL))?;
     let mut reading = Reading {
@@ -307,7 +310,7 @@ fn read(mut client: Client, mut expected: BTreeMap<usize, u64>) -> Outcome<(Clie
         conflated: 0,
     };
     while reading.missing > 0 {
-        // Nothing came for so long: what is missing is missing.
+        // Read timeout: whatever has not arrived is missing.
         let Ok(content) = client.next() else { break };
         let Some(due) = updated_at(content) else {
             continue;
@@ -332,7 +335,7 @@ fn read(mut client: Client, mut expected: BTreeMap<usize, u64>) -> Outcome<(Clie
     Ok((client, reading))
 }
 
-/// Which event an update tells of.
+/// The event of an update.
 fn event_of(content: &[u8]) -> Option<usize> {
     const HEAD: &[u8] = br#"{"type":"update","eventId":"MATCH_"#;
     let digits = content.strip_prefix(HEAD)?.get(..3)?;
@@ -347,7 +350,7 @@ fn name_of(event: usize) -> String {
     format!("MATCH_{event:03}")
 }
 
-/// The real thing.
+/// The real platform.
 struct Platform {
     name: &'static str,
     _servers: Vec<Server>,
@@ -356,8 +359,8 @@ struct Platform {
 }
 
 impl Platform {
-    /// Starts processes of these roles. Updates have gone all the way through them before it is
-    /// given.
+    /// Starts processes with these roles. Updates have passed through all of them before this
+    /// returns.
     fn start(
         name: &'static str,
         folder: &Folder,
@@ -366,7 +369,7 @@ impl Platform {
     ) -> Outcome<Platform> {
         let supplier = Supplier::listen()?;
         let url = supplier.url()?;
-        // Our clients answer no pings.
+        // The bench clients do not answer pings.
         let variables = [("SUPPLIER_URLS", &*url), ("WS_SILENCE_LIMIT", "1h")];
         let start = |roles: &&str| Server::start(roles, folder, &variables, core);
         let servers = roles.iter().map(start).collect::<Outcome<Vec<_>>>()?;
@@ -419,7 +422,7 @@ impl Side for Platform {
     }
 }
 
-/// Frames over sockets, and a topic between them where there is one.
+/// Frames over sockets, optionally with a topic between them.
 struct Bare {
     into: TcpStream,
     out: Option<Client>,
@@ -427,7 +430,7 @@ struct Bare {
 }
 
 impl Bare {
-    /// A thread that writes on what it reads.
+    /// A thread that forwards everything it reads.
     fn sockets() -> Outcome<Bare> {
         let (into, mut taken) = pair()?;
         let (mut given, out) = pair()?;
@@ -447,7 +450,7 @@ impl Bare {
         })
     }
 
-    /// A thread that puts frames on a topic, and one that writes on what it reads there.
+    /// One thread that writes frames to a topic, and one that forwards the records read from it.
     fn sockets_and_topic(folder: &Folder) -> Outcome<Bare> {
         let brokers = folder
             .sandbox()
@@ -477,7 +480,7 @@ impl Bare {
         let mut partitions = TopicPartitionList::new();
         partitions.add_partition_offset(&topic, 0, Offset::End)?;
         consumer.assign(&partitions)?;
-        // Asked once, so that it knows its place before anything is written.
+        // Polled once, so that the consumer has its offset before anything is written.
         consumer.poll(Duration::from_secs(1));
 
         let (into, taken) = pair()?;
@@ -538,7 +541,7 @@ impl Side for Bare {
     }
 }
 
-/// An update as the server tells it.
+/// An update in the form in which the server publishes it.
 fn as_told(event: usize, update: &str) -> String {
     format!(
         r#"{{"type":"update","eventId":"{}","seq":1,"payload":{update}}}"#,
@@ -546,7 +549,7 @@ fn as_told(event: usize, update: &str) -> String {
     )
 }
 
-/// A text as a frame of a server.
+/// A text as a server's WebSocket frame.
 fn framed(content: &[u8]) -> Vec<u8> {
     let length = u16::try_from(content.len())
         .unwrap_or(u16::MAX)
@@ -571,7 +574,7 @@ fn make_topic(brokers: &str, topic: &str) -> Outcome<()> {
         .enable_all()
         .build()?;
     let wanted = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
-    // It may be there already: the processor makes it.
+    // The topic may exist already: the processor creates it.
     runtime.block_on(kafka_admin(brokers).create_topics(&[wanted], &AdminOptions::new()))?;
     Ok(())
 }

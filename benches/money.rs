@@ -1,13 +1,13 @@
-//! Wallets and bets, on Kafka, Redis and PostgreSQL, all roles in one process: how many of them a
-//! second at 16 clients, and how soon a bet is decided by a supplier that answers at once. Beside
-//! them stands the same work by `pgbench`: the same functions of the database, with nobody in front
-//! of them, and for bets one in each call where the platform places and decides together what comes
-//! together. PostgreSQL, Kafka, the platform and its clients share the machine; `pgbench` has it
-//! for PostgreSQL alone.
+//! Wallet and bet throughput on Kafka, Redis and PostgreSQL with all roles in one process: requests
+//! per second with 16 clients, and the time until a bet is decided by a supplier that answers at
+//! once. The baseline is `pgbench` calling the same database functions directly; for bets it passes
+//! one bet per call, whereas the platform batches concurrent bets. PostgreSQL, Kafka, the platform
+//! and its clients share the machine; `pgbench` runs beside PostgreSQL alone.
 //!
-//! `scripts/engines with cargo bench --bench money`. Settable: `BENCH_CLIENTS`, `BENCH_USERS`,
-//! `BENCH_SECONDS` of a run, `BENCH_ROUNDS`, `BENCH_BET_RATE`, `BENCH_WARM_UP` (seconds before the
-//! first run: see `latency`), and every setting of the server by its own name.
+//! Run with `scripts/engines with cargo bench --bench money`. Settings: `BENCH_CLIENTS`,
+//! `BENCH_USERS`, `BENCH_SECONDS` per run, `BENCH_ROUNDS`, `BENCH_BET_RATE`, `BENCH_WARM_UP`
+//! (seconds before the first run: see `latency`), and every setting of the server under its own
+//! name.
 
 mod support;
 
@@ -31,7 +31,7 @@ use support::table::{Row, median, print};
 use support::{Outcome, machine, need_engines, setting, until};
 
 const ROLES: &str = "simulator,ingest,processor,odds,wallet,bets,confirmation";
-/// How uneven the skewed users are: the first takes about an eighth of all.
+/// Exponent of the skewed distribution: the first user receives about an eighth of all requests.
 const SKEW: f64 = 1.1;
 
 fn main() -> Outcome<()> {
@@ -40,8 +40,8 @@ fn main() -> Outcome<()> {
     let clients = usize::try_from(setting("BENCH_CLIENTS", 16)?)?;
     let users = setting("BENCH_USERS", 10_000)?;
     let folder = Folder::on_real_engines();
-    // The simulator confirms bets; the prices are ours, since its own markets are suspended now and
-    // then.
+    // The simulator confirms bets, but the bench supplies the prices: the simulator suspends its
+    // own markets from time to time.
     let supplier = Supplier::listen()?;
     let server = Server::start(ROLES, &folder, &[("SUPPLIER_URLS", &supplier.url()?)], None)?;
     machine::unpin()?;
@@ -56,7 +56,7 @@ fn main() -> Outcome<()> {
     )?;
     fill_wallets(&mut database, users)?;
     let bets = server.bets()?;
-    until("a bet is taken", || {
+    until("a bet is accepted", || {
         Ok(Connection::open(bets)?.post("/bets", &bet(1)).ok())
     })?;
 
@@ -83,14 +83,14 @@ fn main() -> Outcome<()> {
     print("money", &rows)
 }
 
-/// Everyone has more than they can lose here.
+/// Gives every user more money than they can lose here.
 fn fill_wallets(database: &mut PgConnection, users: u64) -> Outcome<()> {
     let statement = "SELECT count(*) AS number FROM generate_series(1, $1) AS user_number, LATERAL
         wallet_move('user-' || user_number, 'deposit', 1000000000000, 'first', gen_random_uuid(), now())";
     let done = diesel::sql_query(statement)
         .bind::<BigInt, _>(i64::try_from(users)?)
         .get_result::<Number>(database)?;
-    // Not the tables that are empty: plans that were made for those would stay.
+    // Empty tables are left out: their plans would be cached.
     diesel::sql_query("ANALYZE wallets, ledger_transfers").execute(database)?;
     if done.number == i64::try_from(users)? {
         Ok(())
@@ -111,7 +111,7 @@ fn bet(user: u64) -> String {
     )
 }
 
-/// What became of bets.
+/// The outcome of the placed bets.
 struct Placed {
     answers: Answers,
     decided: Decisions,
@@ -146,7 +146,7 @@ fn place(
     })
 }
 
-/// Bets as fast as the clients can, and at a rate that leaves room.
+/// Bets as fast as the clients can place them, and at a rate that leaves headroom.
 fn bet_rows(
     server: &Server,
     folder: &Folder,
@@ -180,7 +180,7 @@ fn bet_rows(
             seconds,
             &[("bet", script)],
         )?);
-        // Nobody is to publish these; they are known by their lease.
+        // These rows must not be published; their long lease identifies them.
         diesel::sql_query("DELETE FROM outbox WHERE leased_until > now() + interval '30 min'")
             .execute(database)?;
     }
@@ -264,7 +264,7 @@ fn latest_bet(database: &mut PgConnection) -> Outcome<i64> {
         .number)
 }
 
-/// How bets ended.
+/// How the bets were decided.
 #[derive(QueryableByName)]
 struct Decisions {
     #[diesel(sql_type = BigInt)]
@@ -278,7 +278,7 @@ struct Decisions {
 }
 
 impl Decisions {
-    /// Waits until the bets that were placed later than this are decided.
+    /// Waits until all bets placed after this time are decided.
     fn since(micros: i64, database: &mut PgConnection) -> Outcome<Decisions> {
         let pending = "SELECT count(*) AS number FROM bets WHERE status = 'PENDING_CONFIRMATION'";
         until("every bet is decided", || {
@@ -302,16 +302,16 @@ impl Decisions {
     }
 }
 
-/// Which users are asked for, here and by `pgbench`.
+/// The distribution of users, here and in `pgbench`.
 struct Load {
     name: &'static str,
     pick: Pick,
-    /// The same in `pgbench`'s words.
+    /// The same distribution as a `pgbench` expression.
     expression: String,
 }
 
 type Pick = Arc<dyn Fn() -> u64 + Send + Sync>;
-/// The requests of a step, for a user.
+/// The requests of one step, for one user.
 type Step = Arc<dyn Fn(u64) -> Vec<(&'static str, String)> + Send + Sync>;
 
 fn uniform(users: u64) -> Pick {
@@ -366,7 +366,7 @@ FROM wallet_settle('user-' || :user, 'bench-' || :reference, '{end}', NULL, now(
     }
 }
 
-/// Reserve, then commit or refund: by REST, and by `pgbench`.
+/// Reserve, then commit or refund: over REST, and by `pgbench`.
 fn wallet_row(
     server: &Server,
     folder: &Folder,
@@ -408,7 +408,7 @@ fn wallet_row(
         ours.push(answers.rate);
         p99s.push(answers.milliseconds(0.99));
         let scripts = ["commit", "refund"].map(|end| (end, load.script(end)));
-        // Two operations a transaction of the script.
+        // Each transaction of the script contains two operations.
         alone.push(2.0 * run_pgbench(pgbench, folder, clients, seconds, &scripts)?);
     }
     let name = format!(
@@ -423,7 +423,7 @@ fn wallet_row(
         .remark(remark))
 }
 
-/// How often a second one of the scripts is run.
+/// Runs of one of the scripts per second.
 fn run_pgbench(
     program: &PathBuf,
     folder: &Folder,
@@ -473,8 +473,8 @@ fn run_pgbench(
     }
 }
 
-/// Where `pgbench` is: in PostgreSQL's own folder, which is on the path only where a package put it
-/// there.
+/// Locates `pgbench`: it is in PostgreSQL's own directory, which is on the path only if a package
+/// manager put it there.
 fn pgbench() -> Outcome<PathBuf> {
     let folder = Command::new("pg_config").arg("--bindir").output();
     let folder = folder
@@ -496,7 +496,7 @@ fn pgbench() -> Outcome<PathBuf> {
     })
 }
 
-/// What became of the requests of a run.
+/// The answers to the requests of a run.
 struct Answers {
     rate: f64,
     times: Histogram<u64>,
@@ -508,8 +508,8 @@ impl Answers {
     }
 }
 
-/// So many clients, each with a connection, that ask one after the other; with a pause a step for
-/// whoever is in time.
+/// Runs this many clients, each on its own connection with one request at a time; with a pause per
+/// step for clients that are on schedule.
 fn ask_all(
     address: SocketAddr,
     clients: usize,
@@ -553,7 +553,7 @@ fn ask_all(
     })
 }
 
-/// What `ledger verify` says of the database that was left behind.
+/// The number of violations that `ledger verify` reports for the resulting database.
 fn violations(folder: &Folder) -> Outcome<f64> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
     let output = command

@@ -1,7 +1,7 @@
-//! The pure parts, each alone: what an update costs in each of them.
+//! The pure functions in isolation: the cost per update of each.
 //!
-//! `cargo bench --bench pure`. Criterion takes the time and says how much it varies; the table has
-//! its medians.
+//! Run with `cargo bench --bench pure`. Criterion measures the time and its variance; the table
+//! shows its medians.
 
 mod support;
 
@@ -29,7 +29,7 @@ use support::{Outcome, machine, setting, supplier};
 const EVENT: &str = "MATCH_001";
 const RECIPIENTS: u64 = 1_000;
 
-/// Its name, and what it is.
+/// Name and description.
 const PARTS: [(&str, &str); 6] = [
     (
         "decode_frame",
@@ -64,7 +64,7 @@ fn main() -> Outcome<()> {
     print("pure", &rows)
 }
 
-/// What criterion found, where it was run.
+/// Criterion's result, if this benchmark was run.
 fn row(folder: &Path, name: &str, what: &str) -> Outcome<Row> {
     let text = std::fs::read_to_string(folder.join(name).join("new/estimates.json"))?;
     let estimates: serde_json::Value = serde_json::from_str(&text)?;
@@ -81,7 +81,7 @@ fn row(folder: &Path, name: &str, what: &str) -> Outcome<Row> {
         .remark(if name == "publish" { &each } else { "" }))
 }
 
-/// The frame of a version of a market; what is later has a later time.
+/// A supplier's frame for a version of a market; later versions have later times.
 fn frame(market: &str, version: u64) -> Outcome<String> {
     let at = Timestamp::from_micros(1_762_722_465_000_000 + version as i64).ok_or("no time")?;
     Ok(supplier::update(EVENT, market, version, at))
@@ -106,8 +106,8 @@ fn decode(criterion: &mut Criterion) -> Outcome<()> {
     criterion.bench_function("decode_frame", |bencher| {
         let mut decoder = NativeDecoder::default();
         let mut frames = frames.iter().cycle();
-        // What comes round again is older by then: it is decoded just the same, and not tracked. So
-        // each round is anew.
+        // A repeated frame would be stale: decoded all the same, but not tracked. So each round
+        // starts with a new tracker.
         let mut left = 0;
         bencher.iter(|| {
             if left == 0 {
@@ -128,7 +128,7 @@ fn decode(criterion: &mut Criterion) -> Outcome<()> {
 
 fn apply(criterion: &mut Criterion) -> Outcome<()> {
     let (event, updates) = (EventId::new(EVENT)?, updates(16, 64)?);
-    // Once through them all in a book, which begins empty. Per update.
+    // Applies all updates once to an empty book. The time is per update.
     criterion.bench_function("book_apply", |bencher| {
         bencher.iter_custom(|iterations| {
             let mut took = Duration::ZERO;
@@ -161,7 +161,7 @@ fn encode(criterion: &mut Criterion) -> Outcome<()> {
     Ok(())
 }
 
-/// Takes everything, and does nothing with it.
+/// Accepts everything and discards it.
 struct Sink(Cell<usize>);
 
 impl DeliverySink for Sink {

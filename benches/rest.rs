@@ -1,8 +1,8 @@
-//! `GET /v1/events/{id}/odds` of an event that is in memory, over 32 kept connections, the server
-//! on one core. Beside it a handler of actix-web that answers the same bytes and does nothing else,
-//! in a process of its own on the same core.
+//! `GET /v1/events/{id}/odds` for an event held in memory, over 32 keep-alive connections, with the
+//! server on one core. The baseline is an actix-web handler that returns the same bytes and does
+//! nothing else, in a separate process on the same core.
 //!
-//! `cargo bench --bench rest`. Settable: `BENCH_CONNECTIONS`, `BENCH_SECONDS` of a run,
+//! Run with `cargo bench --bench rest`. Settings: `BENCH_CONNECTIONS`, `BENCH_SECONDS` per run,
 //! `BENCH_ROUNDS`.
 
 mod support;
@@ -25,9 +25,9 @@ use support::table::{Row, median, print};
 use support::{Outcome, machine, setting, until};
 
 const PATH: &str = "/v1/events/MATCH_001/odds";
-/// Tells this program to be the handler beside, with the answer of this file.
+/// Makes this program run as the baseline handler, with the response in this file.
 const BE_BARE: &str = "BENCH_BARE";
-/// From this share of its core on a server is what limits.
+/// A server that uses at least this share of its core is the bottleneck.
 const FULL: f64 = 0.95;
 
 fn main() -> Outcome<()> {
@@ -63,7 +63,7 @@ fn main() -> Outcome<()> {
     if without_date(&same) != without_date(&answer) {
         let [same, answer] =
             [&same, &answer].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        return Err(format!("the handler beside answers\n{same}\nand not\n{answer}").into());
+        return Err(format!("the baseline handler returns\n{same}\nexpected\n{answer}").into());
     }
 
     let mut ours = Side::new(server.odds()?, server.id(), connections, answer.len())?;
@@ -74,7 +74,7 @@ fn main() -> Outcome<()> {
         answer.len(),
     )?;
     let time = Duration::from_secs(seconds);
-    // Neither begins cold.
+    // Both sides warm up first.
     ours.run(time / 2)?;
     alone.run(time / 2)?;
     let (mut rates, mut rates_alone) = (Vec::new(), Vec::new());
@@ -115,7 +115,7 @@ fn main() -> Outcome<()> {
 
 const REQUEST: &[u8] = b"GET /v1/events/MATCH_001/odds HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n\r\n";
 
-/// The lines of an answer in one order, but for the one that changes.
+/// The header lines of a response, sorted, without the date.
 fn without_date(answer: &[u8]) -> Vec<&[u8]> {
     let mut lines: Vec<_> = answer
         .split(|byte| *byte == b'\n')
@@ -157,8 +157,8 @@ impl Side {
         })
     }
 
-    /// Asks on every connection, and asks again on each as soon as it has answered: one after the
-    /// other, which costs a write and a read an answer and nothing else.
+    /// Keeps one request in flight on every connection, one connection after the other: this costs
+    /// one write and one read per response and nothing else.
     fn run(&mut self, time: Duration) -> Outcome<Run> {
         for connection in &mut self.connections {
             connection.stream.write_all(REQUEST)?;
@@ -168,7 +168,7 @@ impl Side {
         let mut buffer = vec![0; self.length];
         while began.elapsed() < time {
             for connection in &mut self.connections {
-                // Every answer is as long as the first: only the date in it changes.
+                // All responses have the same length: only the date changes.
                 connection.stream.read_exact(&mut buffer)?;
                 connection.stream.write_all(REQUEST)?;
                 answers += 1;
@@ -195,7 +195,7 @@ impl Side {
     }
 }
 
-/// This program again, as the handler beside. Killed when it is dropped.
+/// This program as the baseline handler. Killed on drop.
 struct Bare {
     child: Child,
     address: SocketAddr,
@@ -237,7 +237,7 @@ fn serve_bare(answer: &[u8]) -> Outcome<()> {
         .lines()
         .filter_map(|line| line.split_once(": "))
     {
-        // Those that actix-web writes itself.
+        // Headers that actix-web writes itself.
         if !matches!(name, "content-length" | "date") {
             headers.push((
                 HeaderName::from_bytes(name.as_bytes())?,
@@ -257,7 +257,7 @@ fn serve_bare(answer: &[u8]) -> Outcome<()> {
         let server =
             HttpServer::new(move || App::new().route(PATH, web::get().to(handler.clone())))
                 .workers(1)
-                // Each side waits for as long as the other is asked.
+                // A connection stays idle while the other side is measured.
                 .keep_alive(Duration::from_secs(75))
                 .on_connect(|stream, _| {
                     let stream = stream.downcast_ref::<actix_web::rt::net::TcpStream>();

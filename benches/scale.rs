@@ -1,10 +1,10 @@
-//! What an update costs the server as there are more events, and a frame as a client holds more
-//! subscriptions. The same load each time, so that a flat cost is one and the same figure: first
-//! 20,000 updates at the same rate, spread over all the events, each of which is known already;
-//! then updates of one event after the other, each to 100 clients.
+//! Server cost per update as the number of events grows, and per frame as the number of
+//! subscriptions of a client grows. The load is the same each time, so a flat cost shows as the
+//! same figure: first 20,000 updates at the same rate, spread over all events, which are all known
+//! already; then updates of one event after the other, each to 100 clients.
 //!
-//! `cargo bench --bench scale`. Settable: `BENCH_EVENTS` (the most), `BENCH_RATE`, `BENCH_UPDATES`,
-//! `BENCH_SUBSCRIPTIONS` (the most), `BENCH_ROUNDS`.
+//! Run with `cargo bench --bench scale`. Settings: `BENCH_EVENTS` (the largest number),
+//! `BENCH_RATE`, `BENCH_UPDATES`, `BENCH_SUBSCRIPTIONS` (the largest number), `BENCH_ROUNDS`.
 
 mod support;
 
@@ -13,23 +13,24 @@ use std::time::{Duration, Instant};
 use sports_bet_platform::domain::timestamp::Timestamp;
 
 use support::client::Client;
-use support::crowd::ClientPool;
+use support::client_pool::ClientPool;
 use support::engines::Folder;
 use support::server::Server;
 use support::supplier::{Feed, Supplier, update};
 use support::table::{Row, median, print};
 use support::{Outcome, machine, setting};
 
-/// Events that a client wants.
+/// Events that each client subscribes to.
 const WANTED: usize = 5;
-/// Clients with many subscriptions, and as many with one.
+/// Clients with many subscriptions, and the same number with one.
 const CLIENTS: usize = 100;
-/// Rounds of a run: an update each, of which every client gets a frame.
+/// Rounds per run: in each, every client receives one frame of one update.
 const UPDATES_TO_ALL: usize = 1_000;
-/// How often the server is asked how far it is: it costs the server something.
+/// How often the server's progress is queried: each query costs the server CPU.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const WAIT_LIMIT: Duration = Duration::from_secs(120);
-/// From this share of its core on a server may join what it would do one by one.
+/// A server that uses at least this share of its core may batch work it would otherwise do one by
+/// one.
 const FULL: f64 = 0.9;
 
 fn main() -> Outcome<()> {
@@ -39,14 +40,14 @@ fn main() -> Outcome<()> {
     print("scale", &rows)
 }
 
-/// A server with books of so many events.
+/// A server that holds this many books.
 struct Side {
     events: usize,
     server: Server,
     _folder: Folder,
     feed: Feed,
     sent: usize,
-    /// KiB, once all events are known.
+    /// KiB, after all events are known.
     rss: f64,
 }
 
@@ -100,7 +101,7 @@ impl Side {
         Ok(side)
     }
 
-    /// Sends the updates up to this number at once: one event after the other, again and again.
+    /// Sends all updates up to this number at once, cycling through the events.
     fn send(&mut self, until: usize) -> Outcome<()> {
         let (first, events) = (self.sent, self.events);
         self.sent = until.max(first);
@@ -144,7 +145,7 @@ impl Side {
     }
 }
 
-/// Clients answer no pings here.
+/// The bench clients do not answer pings.
 const QUIET: &[(&str, &str)] = &[
     ("WS_PING_INTERVAL", "30m"),
     ("WS_SILENCE_LIMIT", "2h"),
@@ -167,7 +168,7 @@ fn events() -> Outcome<Vec<Row>> {
     let mut runs: Vec<Vec<Run>> = sides.iter().map(|_| Vec::new()).collect();
     for round in 0..=setting("BENCH_ROUNDS", 5)? {
         for (side, runs) in sides.iter_mut().zip(&mut runs) {
-            // The first round is to get warm.
+            // The first round is a warm-up.
             let run = side.run(if round > 0 { updates } else { updates / 4 }, rate)?;
             if round > 0 {
                 runs.push(run);
@@ -214,7 +215,7 @@ fn events() -> Outcome<Vec<Row>> {
 
 fn subscriptions() -> Outcome<Vec<Row>> {
     let most = usize::try_from(setting("BENCH_SUBSCRIPTIONS", 1_000)?)?;
-    // One event more than the many: the one of those that want one.
+    // One event more than the many: the one that single-subscription clients subscribe to.
     let mut side = Side::start(most + 1)?;
     let address = side.server.odds()?;
     let mut of_one = Vec::new();
@@ -232,7 +233,7 @@ fn subscriptions() -> Outcome<Vec<Row>> {
     std::thread::sleep(Duration::from_secs(1));
     let before = side.server.rss()?;
     for client in &mut of_many {
-        // Some at a time: their answers do not fill a socket.
+        // In chunks, so that the replies do not fill a socket.
         for some in (1..most).collect::<Vec<_>>().chunks(50) {
             for event in some {
                 client.send(&format!(
@@ -246,10 +247,10 @@ fn subscriptions() -> Outcome<Vec<Row>> {
     std::thread::sleep(Duration::from_secs(1));
     let memory = (side.server.rss()? - before) / (CLIENTS * (most - 1)) as f64;
 
-    let crowd = |clients: Vec<Client>| {
+    let pool = |clients: Vec<Client>| {
         ClientPool::new(clients.into_iter().map(|client| client.stream).collect())
     };
-    let (mut of_one, mut of_many) = (crowd(of_one)?, crowd(of_many)?);
+    let (mut of_one, mut of_many) = (pool(of_one)?, pool(of_many)?);
     let (mut one, mut many) = (Vec::new(), Vec::new());
     for round in 0..=setting("BENCH_ROUNDS", 5)? {
         let runs = [
@@ -283,8 +284,8 @@ fn subscriptions() -> Outcome<Vec<Row>> {
 }
 
 impl Side {
-    /// One update after the other, of these events in turn. Every client gets a frame of each
-    /// before the next one.
+    /// Sends one update after the other, cycling through these events. Every client receives a
+    /// frame of each before the next is sent.
     fn rounds(&mut self, clients: &mut ClientPool, events: std::ops::Range<usize>) -> Outcome<Run> {
         let (cpu, began) = (self.server.cpu()?, Instant::now());
         for number in 0..UPDATES_TO_ALL {

@@ -1,19 +1,19 @@
-//! A thousand clients on one event, without and with one more that reads nothing: how late the
-//! others get each update, whether they get all, and whether the server's memory is what it was,
-//! once it has given the stalled one up.
+//! A thousand clients on one event, with and without one stalled client that reads nothing: how
+//! late the others receive each update, whether they receive all of them, and whether the server's
+//! memory returns to its earlier level after it evicts the stalled client.
 //!
-//! Open loop: the delay is from when an update was due, which it carries as `updated_at`, to when a
-//! client has read it. Before each run comes a flood on another event, which nobody but the stalled
-//! client wants: it fills its socket and its queue, so that it is stalled from the beginning of the
-//! run and given up in the middle of it.
+//! Open loop: the delay is from when an update is due, which it carries as `updated_at`, to when a
+//! client has read it. Before each run the bench floods another event, to which only the stalled
+//! client is subscribed: this fills its socket and its queue, so that it is stalled from the
+//! beginning of the run and evicted in the middle of it.
 //!
-//! A third run has abusers beside the clients: one that floods with pongs as fast as it is taken
-//! and comes again when it is closed, and 4,000 requests whose head never ends.
+//! A third run adds abusers: one that floods with pongs as fast as the server reads them and
+//! reconnects when it is closed, and 4,000 requests whose head never ends.
 //!
-//! `cargo bench --bench slow`. Settable: `BENCH_CLIENTS`, `BENCH_RATE` (updates a second),
-//! `BENCH_SECONDS` (of a run), `BENCH_ROUNDS` (each is a run without, one with a stalled client,
-//! and one with abusers), `BENCH_HALF` (half requests), and every setting of the server by its own
-//! name.
+//! Run with `cargo bench --bench slow`. Settings: `BENCH_CLIENTS`, `BENCH_RATE` (updates per
+//! second), `BENCH_SECONDS` (per run), `BENCH_ROUNDS` (each round is one run without a stalled
+//! client, one with it, and one with abusers), `BENCH_HALF` (half requests), and every setting of
+//! the server under its own name.
 
 mod support;
 
@@ -28,7 +28,7 @@ use hdrhistogram::Histogram;
 use sports_bet_platform::domain::timestamp::Timestamp;
 
 use support::client::{Client, frame, updated_at};
-use support::crowd::ClientPool;
+use support::client_pool::ClientPool;
 use support::engines::Folder;
 use support::server::Server;
 use support::supplier::{Feed, Supplier, update};
@@ -37,15 +37,15 @@ use support::{Outcome, machine, setting, until};
 
 const EVENT: &str = "MATCH_001";
 const FLOODED: &str = "MATCH_002";
-/// More than the sockets of a client hold that does not read.
+/// More than the socket buffers of a client that does not read can hold.
 const FLOOD: u64 = 1_000;
 /// How long the last update may take before it counts as lost.
 const LAST_CALL: Duration = Duration::from_secs(5);
-/// How long the bench sleeps where there is nothing to read.
+/// How long the bench sleeps if there is nothing to read.
 const NAP: Duration = Duration::from_micros(50);
-/// How often the server's memory is looked at.
+/// How often the server's memory is sampled.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Later than this the bench delays what it measures.
+/// Above this lateness, in milliseconds, the bench itself delays what it measures.
 const LATE: f64 = 2.0;
 
 fn main() -> Outcome<()> {
@@ -66,7 +66,7 @@ fn main() -> Outcome<()> {
         let abusers = Abusers::start(bench.server.odds()?, half)?;
         let third = bench.run(load, false);
         let flooded = abusers.stop();
-        // The first round is to get warm.
+        // The first round is a warm-up.
         if round > 0 {
             let [one, other] = runs;
             without.push(one);
@@ -139,7 +139,8 @@ fn main() -> Outcome<()> {
     )
 }
 
-/// What was busy, and whether it says more about this client than about the server.
+/// The load of server and bench, and whether the result says more about the bench client than about
+/// the server.
 fn limit(server: f64, own: f64, late: f64) -> String {
     let verdict = if late > LATE {
         ": the bench is a part of the delay"
@@ -153,7 +154,7 @@ fn limit(server: f64, own: f64, late: f64) -> String {
     )
 }
 
-/// Clients that only send, in a thread of their own.
+/// Clients that only send, in their own thread.
 struct Abusers {
     stops: Arc<AtomicBool>,
     floods: Arc<AtomicU64>,
@@ -163,15 +164,15 @@ struct Abusers {
 }
 
 impl Abusers {
-    /// Pongs that are sent at once.
+    /// Pongs sent per write.
     const AT_ONCE: usize = 1_000;
-    /// Before a flood comes again: the bench's core is the clients' too.
+    /// Pause before the flood reconnects: the bench shares its core with the clients.
     const PAUSE: Duration = Duration::from_millis(10);
 
     fn start(address: SocketAddr, half: usize) -> Outcome<Abusers> {
         let begin = |_| {
             let mut stream = TcpStream::connect(address)?;
-            // It may have been closed to make room.
+            // The connection may have been closed to make room.
             let _ = stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: bench\r\nX: ");
             Ok(stream)
         };
@@ -208,7 +209,7 @@ impl Abusers {
         })
     }
 
-    /// Ends them; gives how many floods and frames there were.
+    /// Stops them; returns the number of floods and of frames.
     fn stop(self) -> (u64, u64) {
         self.stops.store(true, Ordering::Relaxed);
         let _ = self.thread.join();
@@ -239,9 +240,9 @@ impl Load {
 struct Run {
     delays: Histogram<u64>,
     lost: u64,
-    /// MiB at the end above the beginning.
+    /// MiB at the end of the run above the start.
     grown: f64,
-    /// MiB above the beginning, at most, as it was seen.
+    /// Highest sampled MiB above the start.
     highest: f64,
     server_share: f64,
     own_share: f64,
@@ -259,7 +260,7 @@ struct Bench {
     _folder: Folder,
     feed: Feed,
     clients: ClientPool,
-    /// What there is of a frame that has not come as a whole, by client.
+    /// The incomplete frame of each client.
     begun: Vec<Vec<u8>>,
     version: u64,
 }
@@ -268,7 +269,7 @@ impl Bench {
     fn start(clients: usize) -> Outcome<Bench> {
         let folder = Folder::embedded();
         let supplier = Supplier::listen()?;
-        // The clients answer no pings.
+        // The bench clients do not answer pings.
         let variables = [
             ("SUPPLIER_URLS", &*supplier.url()?),
             ("SLOW_CLIENT_LIMIT", "2s"),
@@ -315,7 +316,7 @@ impl Bench {
         run.own_share = (machine::cpu("self")? - own).as_secs_f64() / elapsed;
         if self.evictions()? - evictions != f64::from(u8::from(with_stalled)) {
             return Err(
-                "not one was evicted that had to be; the run is too short, or a healthy client was"
+                "the stalled client was not evicted, or a healthy one was: the run may be too short"
                     .into(),
             );
         }
@@ -325,7 +326,7 @@ impl Bench {
         Ok(run)
     }
 
-    /// Sends each update when it is due, and reads what comes.
+    /// Sends each update when it is due, and reads whatever arrives.
     fn send_and_read(&mut self, load: Load) -> Outcome<Run> {
         let histogram = || Histogram::new_with_bounds(1, 120_000_000, 3);
         let (mut delays, mut lateness, mut highest) = (histogram()?, histogram()?, 0.0_f64);
@@ -343,7 +344,7 @@ impl Bench {
                     .send([update(EVENT, "1x2", self.version, updated_at)])?;
             }
             let begun = &mut self.begun;
-            let any = self.clients.look(|client, bytes| {
+            let any = self.clients.read_available(|client, bytes| {
                 let now = Timestamp::now().micros();
                 frames(&mut begun[client], bytes, |content| {
                     if let Some(due) = updated_at(content) {
@@ -376,7 +377,7 @@ impl Bench {
         self.server.metric("odds", "odds_ws_evictions_total")
     }
 
-    /// One that reads its snapshots and nothing behind them.
+    /// A client that reads its snapshots and nothing after them.
     fn stalled_client(&self) -> Outcome<Client> {
         let mut client = Client::connect_narrow(self.server.odds()?)?;
         client.subscribe(EVENT)?;
@@ -384,8 +385,8 @@ impl Bench {
         Ok(client)
     }
 
-    /// Many updates of the event that only the stalled client wants: first what fills its socket,
-    /// then, one by one, what fills its queue.
+    /// Sends many updates of the event that only the stalled client is subscribed to: first enough
+    /// to fill its socket, then, one by one, enough to fill its queue.
     fn flood(&mut self, has_stalled: bool) -> Outcome<()> {
         let feed = &mut self.feed;
         let first = self.version + 1;
@@ -406,7 +407,7 @@ impl Bench {
     }
 }
 
-/// Takes whole frames, and keeps the rest for what comes next.
+/// Passes on whole frames, and keeps the incomplete rest for the next read.
 fn frames(begun: &mut Vec<u8>, bytes: &[u8], mut each: impl FnMut(&[u8])) {
     let is_begun = !begun.is_empty();
     begun.extend_from_slice(if is_begun { bytes } else { &[] });

@@ -1,8 +1,8 @@
-//! From the start of a process with every role, on an empty folder, to the first price that a
-//! client of it reads. Its supplier is the simulator in it. And what it takes: on disk, and in
-//! memory when it runs.
+//! Startup time: from the start of a process with every role, in an empty folder, to the first
+//! price that one of its clients reads. The supplier is the built-in simulator. Also measures disk
+//! and memory use while it runs.
 //!
-//! `cargo bench --bench start`. Settable: `BENCH_ROUNDS`.
+//! Run with `cargo bench --bench start`. Settings: `BENCH_ROUNDS`.
 
 mod support;
 
@@ -15,13 +15,13 @@ use support::table::{Row, median, print};
 use support::{Outcome, machine, setting};
 
 const EVERY_ROLE: &str = "simulator,ingest,processor,odds,wallet,bets,confirmation";
-/// After this nothing is left of the start.
+/// Startup work is finished after this time.
 const AT_REST: Duration = Duration::from_secs(3);
 
 fn main() -> Outcome<()> {
     machine::pin(machine::CLIENT_CORE)?;
     let rounds = setting("BENCH_ROUNDS", 7)?;
-    // The first is to have the binary in memory.
+    // The first start loads the binary into the page cache.
     Server::start(
         EVERY_ROLE,
         &Folder::embedded(),

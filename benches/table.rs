@@ -1,4 +1,4 @@
-//! Prints what the benches have left behind as one table: the last thing that `make bench` does.
+//! Prints the saved results of all benches as one table: the last step of `make bench`.
 
 mod support;
 

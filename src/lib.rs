@@ -1,9 +1,9 @@
 //! A real-time sports-betting platform on actix actors.
 //!
 //! Suppliers stream odds; feeds normalise them onto a bus; one book per event keeps them in order;
-//! the store keeps the current state and the history; a registry fans every change out to the
-//! clients that subscribed. Wallets, bets and their confirmation stand on top. `ARCHITECTURE.md` is
-//! the map; [`platform`] is the one place that wires.
+//! the store keeps the current state and the history; a registry delivers every change to the
+//! subscribed clients. Wallets, bets and their confirmation build on top of this. `ARCHITECTURE.md`
+//! gives an overview; all components are wired together in [`platform`].
 
 pub mod actors;
 pub mod bus;

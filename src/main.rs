@@ -1,4 +1,4 @@
-//! `sports-bet`: the commands of the platform.
+//! The `sports-bet` binary: runs the commands of the platform.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,16 +22,16 @@ fn main() -> ExitCode {
     match prepare(&doubtful) {
         Ok(task) => task.run(&doubtful),
         Err(stop) => {
-            // One of these may be why a setting is missing.
+            // A misspelt name may be the reason for the error, so print these first.
             doubtful
                 .iter()
-                .for_each(|name| tell(&format!("warning: {name}")));
+                .for_each(|name| print_error(&format!("warning: {name}")));
             stop.report()
         }
     }
 }
 
-/// What is to be run, once everything that was said about it has been checked.
+/// The command to run, with all its arguments and settings checked.
 enum Task {
     Serve(Box<Config>),
     Replay(replay::ReplayArgs),
@@ -79,8 +79,7 @@ impl Task {
                 Ok(()) => finish(replay::serve(args), |failure| failed(failure, exit::FAILED)),
                 Err(failure) => failed(&failure, exit::FAILED),
             },
-            // Only what keeps it from its work: its lines stand beside an output that is read by
-            // programs.
+            // Log errors only: the log lines appear next to output that programs parse.
             Task::Dlq(args) => match logging::init(LogFormat::Text, "error") {
                 Ok(()) => finish(
                     async move { dlq::run(&args, &mut std::io::stdout()).await },
@@ -117,7 +116,7 @@ fn serve(config: Box<Config>, doubtful: &[Doubtful]) -> ExitCode {
     warnings.for_each(|warning| log::warn!("{warning}"));
     let format = process.log_format;
     finish(serve::run(*config), |failure| match format {
-        // Whoever reads the log by machine reads this line too.
+        // A program that parses the log must see this line too.
         LogFormat::Json if log::log_enabled!(log::Level::Error) => {
             log::error!("{failure}");
             ExitCode::from(exit::FAILED)
@@ -128,20 +127,21 @@ fn serve(config: Box<Config>, doubtful: &[Doubtful]) -> ExitCode {
 
 fn finish<E: std::error::Error>(
     work: impl Future<Output = Result<(), E>>,
-    tell: impl FnOnce(&E) -> ExitCode,
+    on_failure: impl FnOnce(&E) -> ExitCode,
 ) -> ExitCode {
     match actix::System::new().block_on(work) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => tell(&failure),
+        Err(failure) => on_failure(&failure),
     }
 }
 
 fn failed(failure: &dyn std::error::Error, code: u8) -> ExitCode {
-    tell(&failure.to_string());
+    print_error(&failure.to_string());
     ExitCode::from(code)
 }
 
-/// Writes a line to standard error. Nothing is left to do if that fails; `eprintln` would panic.
-fn tell(text: &str) {
+/// Writes a line to standard error. A failure is ignored, because nothing more can be done;
+/// `eprintln` would panic.
+fn print_error(text: &str) {
     let _ = writeln!(std::io::stderr(), "sports-bet: {text}");
 }

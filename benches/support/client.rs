@@ -1,5 +1,5 @@
-//! A client of `/ws/odds` that reads frames by hand, in the thread that asks: it costs less than
-//! what it measures.
+//! A client of `/ws/odds` that parses frames by hand in the calling thread, so that it costs less
+//! than what it measures.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,26 +10,25 @@ use sports_bet_platform::domain::timestamp::Timestamp;
 
 use super::Outcome;
 
-/// Bytes that are read at a time.
+/// Bytes per read.
 const READ_AT_ONCE: usize = 16_384;
-/// How long a frame may take.
+/// Maximum wait for a frame.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// A client's socket.
+/// A client's WebSocket connection.
 pub struct Client {
-    /// The connection.
     pub stream: TcpStream,
     bytes: Vec<u8>,
     taken: usize,
 }
 
 impl Client {
-    /// Connects, and upgrades to WebSocket.
+    /// Connects and upgrades to WebSocket.
     pub fn connect(address: SocketAddr) -> Outcome<Client> {
         Client::upgrade(TcpStream::connect(address)?, address, "/ws/odds")
     }
 
-    /// Connects with small buffers, so that it stalls soon.
+    /// Connects with small buffers, so that the connection stalls early.
     pub fn connect_narrow(address: SocketAddr) -> Outcome<Client> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_recv_buffer_size(4_096)?;
@@ -38,7 +37,7 @@ impl Client {
         Client::upgrade(socket.into(), address, "/ws/odds")
     }
 
-    /// Reads frames from a connection as it is.
+    /// Reads frames from a connection without an upgrade.
     pub fn on(stream: TcpStream) -> Outcome<Client> {
         stream.set_nodelay(true)?;
         Ok(Client {
@@ -74,7 +73,7 @@ impl Client {
         }
     }
 
-    /// Subscribes to an event, and reads its snapshot.
+    /// Subscribes to an event and reads its snapshot.
     pub fn subscribe(&mut self, event: &str) -> Outcome<()> {
         self.send(&format!(r#"{{"type":"subscribe","eventId":"{event}"}}"#))?;
         while !self.next()?.starts_with(br#"{"type":"snapshot""#) {}
@@ -92,7 +91,7 @@ impl Client {
             .write_all(&[&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat())?)
     }
 
-    /// The content of the next frame.
+    /// The payload of the next frame.
     pub fn next(&mut self) -> Outcome<&[u8]> {
         loop {
             if let Some((start, end)) = frame(&self.bytes[self.taken..]) {
@@ -104,7 +103,7 @@ impl Client {
         }
     }
 
-    /// Reads past so many frames.
+    /// Skips this many frames.
     pub fn skip(&mut self, frames: usize) -> Outcome<()> {
         for _ in 0..frames {
             self.next()?;
@@ -124,7 +123,7 @@ impl Client {
             0 => Err("the server has closed the connection".into()),
             read => {
                 self.bytes.extend_from_slice(&buffer[..read]);
-                // Ten thousand of them: what a long frame took is not kept.
+                // There are ten thousand clients, so the buffer grown for a long frame is released.
                 if self.bytes.capacity() > 4 * READ_AT_ONCE {
                     self.bytes.shrink_to(READ_AT_ONCE);
                 }
@@ -134,7 +133,7 @@ impl Client {
     }
 }
 
-/// Where the content of the first whole frame of a server begins and ends.
+/// Start and end of the payload of the first complete server frame.
 pub fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
     let (start, length) = match *bytes.get(1)? {
         126 => (
@@ -150,7 +149,7 @@ pub fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
     (bytes.len() >= start + length).then_some((start, start + length))
 }
 
-/// The time that an update carries, in microseconds of the epoch. `None` where it is none.
+/// The `updated_at` of an update, in microseconds since the epoch. `None` if it has none.
 pub fn updated_at(content: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(content)
         .ok()

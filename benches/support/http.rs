@@ -1,4 +1,4 @@
-//! A kept HTTP connection, asked in the thread that waits for the answer.
+//! A keep-alive HTTP connection with blocking requests.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use super::Outcome;
 
-/// How long an answer may take.
+/// Maximum wait for a response.
 const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
-/// A kept connection.
+/// A keep-alive connection.
 pub struct Connection {
-    /// The connection.
     pub stream: TcpStream,
 }
 
 impl Connection {
-    /// Connects.
+    /// Opens a connection.
     pub fn open(address: SocketAddr) -> Outcome<Connection> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
@@ -24,7 +23,7 @@ impl Connection {
         Ok(Connection { stream })
     }
 
-    /// Asks, and reads the whole answer: head and body.
+    /// Sends a request and reads the whole response: head and body.
     pub fn ask(&mut self, request: &[u8]) -> Outcome<Vec<u8>> {
         self.stream.write_all(request)?;
         let mut answer = Vec::new();
@@ -44,7 +43,7 @@ impl Connection {
         }
     }
 
-    /// `POST`s JSON; an error where the answer is not a 200.
+    /// `POST`s JSON; fails if the status is not 200.
     pub fn post(&mut self, path: &str, body: &str) -> Outcome<()> {
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -58,7 +57,7 @@ impl Connection {
     }
 }
 
-/// Where the body of an answer begins, once its head is there.
+/// Where the body begins, once the head is complete.
 pub fn end_of_head(answer: &[u8]) -> Option<usize> {
     answer
         .windows(4)

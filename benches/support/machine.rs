@@ -1,4 +1,4 @@
-//! Cores, CPU time and memory, by Linux's `/proc`.
+//! Cores, CPU time and memory, from Linux's `/proc`.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -8,21 +8,21 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Outcome;
 
-/// How many cores there are: as many as this process may use before it keeps itself on one of them.
+/// The number of cores this process may use, read before it pins itself to one of them.
 pub fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |cores| cores.get()))
 }
 
-/// Where the measured server runs: alone where there is more than one core.
+/// The core of the measured server: its own if there is more than one.
 pub fn server_core() -> usize {
     cores() - 1
 }
 
-/// Where the clients, the supplier and the bench itself run.
+/// The core of the clients, the supplier and the bench itself.
 pub const CLIENT_CORE: usize = 0;
 
-/// Keeps this thread, and whatever it starts from now on, on one core.
+/// Pins this thread, and everything it starts from now on, to one core.
 pub fn pin(core: usize) -> Outcome<()> {
     cores();
     let mut set = CpuSet::new();
@@ -30,16 +30,16 @@ pub fn pin(core: usize) -> Outcome<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Lets this thread, and whatever it starts from now on, run on every core again.
+/// Lets this thread, and everything it starts from now on, run on all cores again.
 pub fn unpin() -> Outcome<()> {
     let mut set = CpuSet::new();
     (0..cores()).for_each(|core| set.set(core));
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// The CPU time that a process has taken; `self` is this one. In steps of 10 ms.
+/// The CPU time a process has used, in steps of 10 ms; `self` is this process.
 pub fn cpu(process: &str) -> Outcome<Duration> {
-    /// Milliseconds of what the kernel counts in, on every Linux of today.
+    /// Milliseconds per kernel clock tick, on every current Linux.
     const TICK: u64 = 10;
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let fields: Vec<&str> = stat
@@ -52,20 +52,20 @@ pub fn cpu(process: &str) -> Outcome<Duration> {
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * TICK))
 }
 
-/// The CPU time that was taken on all cores by whatever ran on them, since the machine began.
+/// The CPU time used on all cores by all processes since boot.
 pub fn busy() -> Outcome<Duration> {
     let stat = std::fs::read_to_string("/proc/stat")?;
     let line = stat
         .lines()
         .next()
         .and_then(|line| line.strip_prefix("cpu "))
-        .ok_or("no line of all cores")?;
+        .ok_or("no line for all cores")?;
     let ticks: Vec<u64> = line
         .split_whitespace()
         .map(str::parse)
         .collect::<Result<_, _>>()?;
-    // user nice system idle iowait irq softirq steal; the guests behind are counted as user
-    // already.
+    // user nice system idle iowait irq softirq steal; the guest columns after them are already
+    // included in user.
     let working = ticks
         .iter()
         .take(8)
@@ -76,21 +76,21 @@ pub fn busy() -> Outcome<Duration> {
     ))
 }
 
-/// A figure of a process's memory, as `VmRSS` or `VmHWM`, in KiB.
+/// A memory figure of a process, such as `VmRSS` or `VmHWM`, in KiB.
 pub fn memory(process: &str, name: &str) -> Outcome<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .ok_or("no such figure")?;
+        .ok_or("no such memory figure")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// Lets this process, and whatever it starts, open so many files, or as many as it may. Gives how
-/// many.
+/// Raises the open-file limit of this process, and of everything it starts, to the wanted number or
+/// as far as allowed. Returns the limit.
 pub fn open_files(wanted: u64) -> Outcome<u64> {
     let (_, hard) = Resource::NOFILE.get()?;
-    // Who may raise the hard limit does so.
+    // Raises the hard limit too, if permitted.
     let most = if hard >= wanted || Resource::NOFILE.set(wanted, wanted).is_err() {
         hard
     } else {
@@ -100,7 +100,7 @@ pub fn open_files(wanted: u64) -> Outcome<u64> {
     Ok(most)
 }
 
-/// One line that names the machine.
+/// One line that describes the machine.
 pub fn description() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {

@@ -1,29 +1,29 @@
-//! What the benches share: the real binary in a process of its own, sockets that cost little, a
-//! supplier, the machine, and the table. Each bench uses a part of it.
+//! Shared helpers of the benches: the real binary in a separate process, low-cost sockets, a
+//! supplier, machine figures, and the table. Each bench uses some of them.
 #![allow(dead_code)]
 
 pub mod client;
-pub mod crowd;
+pub mod client_pool;
 pub mod http;
 pub mod machine;
 pub mod server;
 pub mod supplier;
 pub mod table;
 
-// The databases, topics and caches of a test serve a bench as well.
+// The benches use the same per-test databases, topics and caches as the tests.
 #[allow(clippy::unwrap_used)]
 #[path = "../../tests/it/support/engines.rs"]
 pub mod engines;
 
 use std::time::{Duration, Instant};
 
-/// What a bench ends with.
+/// The result of a bench.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// How long a bench waits for what must come.
+/// Maximum wait for an expected condition.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// A number of the environment, as `BENCH_ROUNDS`, or what it is without.
+/// A number from the environment, such as `BENCH_ROUNDS`, or its default.
 pub fn setting(name: &str, default: u64) -> Outcome<u64> {
     let read = |value: String| {
         value
@@ -33,8 +33,7 @@ pub fn setting(name: &str, default: u64) -> Outcome<u64> {
     std::env::var(name).map_or(Ok(default), read)
 }
 
-/// Fails, and says how they are to be had, where the addresses of Kafka, Redis and PostgreSQL are
-/// not in the environment.
+/// Fails with instructions if the environment lacks the addresses of Kafka, Redis and PostgreSQL.
 pub fn need_engines(bench: &str) -> Outcome<()> {
     match ["KAFKA_BROKERS", "REDIS_URL", "DATABASE_URL"]
         .iter()
@@ -48,7 +47,7 @@ pub fn need_engines(bench: &str) -> Outcome<()> {
     }
 }
 
-/// Asks until there is an answer.
+/// Polls until there is a value.
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
     let began = Instant::now();
     loop {
@@ -56,7 +55,7 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Outcome<Option<T>>) -> Outc
             return Ok(answer);
         }
         if began.elapsed() > WAIT_LIMIT {
-            return Err(format!("not within {WAIT_LIMIT:?}: {what}").into());
+            return Err(format!("timed out after {WAIT_LIMIT:?}: {what}").into());
         }
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -1,4 +1,4 @@
-//! The real binary, in a process of its own.
+//! The real binary, in a separate process.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use super::engines::Folder;
 use super::{Outcome, machine, until};
 
-/// A `sports-bet serve` that runs. Killed when it is dropped.
+/// A running `sports-bet serve`. Killed on drop.
 pub struct Server {
     child: Child,
     /// When it was started.
     pub started: Instant,
     log: String,
-    /// Health and metrics by role.
+    /// Health and metrics addresses by role.
     health: BTreeMap<String, SocketAddr>,
 }
 
 impl Server {
-    /// Starts it with these roles and settings, on free ports, on one core or on all, and waits for
-    /// its invitation.
+    /// Starts the server with these roles and settings, on free ports, on one core or on all, and
+    /// waits for its startup message.
     pub fn start(
         roles: &str,
         folder: &Folder,
@@ -44,13 +44,13 @@ impl Server {
         ] {
             command.env(format!("METRICS_PORT_{port}"), "0");
         }
-        // The supplier of a bench answers no pings.
+        // The supplier of a bench does not answer pings.
         command
             .env("SUPPLIER_READ_TIMEOUT", "10m")
             .env("SUPPLIER_STALE_AFTER", "10m");
         command.env("LOG_LEVEL", "info").env("ROLE", roles);
-        // The folder says which engines. Those of the environment are there for whoever has made a
-        // sandbox on them.
+        // The folder decides which engines are used. Those in the environment are for benches that
+        // created a sandbox on them.
         for engine in [
             "KAFKA_BROKERS",
             "REDIS_URL",
@@ -64,7 +64,7 @@ impl Server {
         command
             .envs(folder.variables())
             .envs(variables.iter().copied());
-        // A child runs where its parent's thread does.
+        // A child process inherits the CPU affinity of its parent's thread.
         core.map_or_else(machine::unpin, machine::pin)?;
         let started = Instant::now();
         let child = command
@@ -76,7 +76,7 @@ impl Server {
         let mut child = child?;
         let mut lines = BufReader::new(child.stderr.take().ok_or("no stderr")?).lines();
         let (mut log, mut health) = (String::new(), None);
-        // No line is waited for beyond the invitation: the next one may never come.
+        // Nothing is read after the startup message; there may never be another line.
         while health.is_none() {
             let Some(line) = lines.next().transpose()? else {
                 return Err(log.into());
@@ -95,7 +95,7 @@ impl Server {
         })
     }
 
-    /// Waits until each of its roles is ready, but for suppliers that it may have none of.
+    /// Waits until each role is ready, ignoring suppliers: there may be none.
     pub fn until_ready(&self) -> Outcome<()> {
         for (role, address) in &self.health {
             until(&format!("{role} is ready"), || {
@@ -108,7 +108,7 @@ impl Server {
         Ok(())
     }
 
-    /// An address that the log tells behind a mark.
+    /// The address that follows a given text in the log.
     fn address(&self, mark: &str) -> Outcome<SocketAddr> {
         let (_, rest) = self
             .log
@@ -121,27 +121,27 @@ impl Server {
             .parse()?)
     }
 
-    /// REST and `/ws/odds`.
+    /// The address of REST and `/ws/odds`.
     pub fn odds(&self) -> Outcome<SocketAddr> {
         self.address("REST at http://")
     }
 
-    /// The simulator.
+    /// The simulator's address.
     pub fn simulator(&self) -> Outcome<SocketAddr> {
         self.address("simulator at ws://")
     }
 
-    /// REST of the wallets.
+    /// The address of the wallet API.
     pub fn wallet(&self) -> Outcome<SocketAddr> {
         self.address("wallets at http://")
     }
 
-    /// REST of the bets.
+    /// The address of the bets API.
     pub fn bets(&self) -> Outcome<SocketAddr> {
         self.address("bets at http://")
     }
 
-    /// A metric of a role; labels as they stand on the page.
+    /// A metric of a role, with labels written as on the metrics page.
     pub fn metric(&self, role: &str, name: &str) -> Outcome<f64> {
         let address = self
             .health
@@ -159,12 +159,12 @@ impl Server {
         self.child.id().to_string()
     }
 
-    /// The CPU time that it has taken.
+    /// The CPU time it has used.
     pub fn cpu(&self) -> Outcome<Duration> {
         machine::cpu(&self.id())
     }
 
-    /// Its resident memory now, in KiB.
+    /// Its current resident memory, in KiB.
     pub fn rss(&self) -> Outcome<f64> {
         machine::memory(&self.id(), "VmRSS")
     }

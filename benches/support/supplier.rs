@@ -13,19 +13,19 @@ pub struct Supplier {
 }
 
 impl Supplier {
-    /// Listens on a free port.
+    /// Binds a free port.
     pub fn listen() -> Outcome<Supplier> {
         Ok(Supplier {
             listener: TcpListener::bind("127.0.0.1:0")?,
         })
     }
 
-    /// What goes into `SUPPLIER_URLS`.
+    /// The value for `SUPPLIER_URLS`.
     pub fn url(&self) -> Outcome<String> {
         Ok(format!("ws://{}/ws", self.listener.local_addr()?))
     }
 
-    /// Waits for the feed.
+    /// Waits for the feed to connect.
     pub fn accept(&self) -> Outcome<Feed> {
         let (stream, _) = self.listener.accept()?;
         stream.set_nodelay(true)?;
@@ -41,7 +41,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Sends frames, all in as few writes as may be.
+    /// Sends frames in as few writes as possible.
     pub fn send(&mut self, frames: impl IntoIterator<Item = String>) -> Outcome<()> {
         for frame in frames {
             self.socket.write(Message::text(frame))?;
@@ -50,7 +50,7 @@ impl Feed {
     }
 }
 
-/// An update of a market with three selections, in the supplier's format, about 400 bytes long.
+/// An update of a market with three selections in the supplier's format, about 400 bytes long.
 pub fn update(event: &str, market: &str, version: u64, updated_at: Timestamp) -> String {
     let price = |base: u64| format!("{base}.{:02}0", version % 100);
     let (home, draw, away) = (price(1), price(3), price(4));

@@ -1,21 +1,21 @@
-//! The table: a figure, the limit beside it, their ratio, and what was to be reached.
+//! The result table: a figure, its baseline, their ratio, and the target.
 
 use std::path::{Path, PathBuf};
 
 use super::{Outcome, machine};
 
-/// What a figure, or its ratio to what stands beside it, is to be.
+/// The target for a figure, or for its ratio to the baseline.
 #[derive(Clone, Copy)]
 enum Target {
     AtMost(f64),
     AtLeast(f64),
-    /// The figure itself, whatever stands beside it.
+    /// For the figure itself, regardless of the baseline.
     ItselfAtMost(f64),
-    /// As above.
+    /// For the figure itself, regardless of the baseline.
     ItselfAtLeast(f64),
 }
 
-/// A row.
+/// A row of the table.
 pub struct Row {
     figure: String,
     value: f64,
@@ -26,7 +26,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// A figure, with its unit.
+    /// A figure with its unit.
     pub fn new(figure: impl Into<String>, value: f64, unit: &'static str) -> Row {
         Row {
             figure: figure.into(),
@@ -38,13 +38,13 @@ impl Row {
         }
     }
 
-    /// What it is measured against, in the same unit. The target is one of the ratio from now on.
+    /// Sets the baseline, in the same unit. The target then applies to the ratio.
     pub fn beside(mut self, what: impl Into<String>, value: f64) -> Row {
         self.beside = Some((what.into(), value));
         self
     }
 
-    /// The figure, or its ratio, is to be this or less.
+    /// Sets the maximum of the figure or its ratio.
     pub fn at_most(self, limit: f64) -> Row {
         Row {
             target: Some(Target::AtMost(limit)),
@@ -52,7 +52,7 @@ impl Row {
         }
     }
 
-    /// The figure, or its ratio, is to be this or more.
+    /// Sets the minimum of the figure or its ratio.
     pub fn at_least(self, limit: f64) -> Row {
         Row {
             target: Some(Target::AtLeast(limit)),
@@ -60,7 +60,7 @@ impl Row {
         }
     }
 
-    /// The figure itself is to be this or less, whatever stands beside it.
+    /// Sets the maximum of the figure itself, regardless of the baseline.
     pub fn itself_at_most(self, limit: f64) -> Row {
         Row {
             target: Some(Target::ItselfAtMost(limit)),
@@ -68,7 +68,7 @@ impl Row {
         }
     }
 
-    /// The figure itself is to be this or more, whatever stands beside it.
+    /// Sets the minimum of the figure itself, regardless of the baseline.
     pub fn itself_at_least(self, limit: f64) -> Row {
         Row {
             target: Some(Target::ItselfAtLeast(limit)),
@@ -76,7 +76,7 @@ impl Row {
         }
     }
 
-    /// What has to be known with it.
+    /// Adds a remark.
     pub fn remark(mut self, remark: impl Into<String>) -> Row {
         let remark = remark.into();
         if !self.remark.is_empty() && !remark.is_empty() {
@@ -124,7 +124,7 @@ fn yes(is_reached: bool) -> &'static str {
     if is_reached { "yes" } else { "**no**" }
 }
 
-/// Three digits that count.
+/// Formats with three significant digits.
 fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
@@ -140,7 +140,7 @@ fn short(value: f64) -> String {
 
 const HEAD: &str = "| bench | figure | measured | limit beside it | ratio | to reach | reached | |\n|---|---|---|---|---|---|---|---|\n";
 
-/// Prints the rows of a bench, and keeps them for the table of all.
+/// Prints the rows of a bench, and saves them for the combined table.
 pub fn print(bench: &str, rows: &[Row]) -> Outcome<()> {
     let lines: String = rows.iter().map(|row| row.line(bench) + "\n").collect();
     print!("{}\n\n{HEAD}{lines}", machine::description());
@@ -148,7 +148,7 @@ pub fn print(bench: &str, rows: &[Row]) -> Outcome<()> {
     Ok(std::fs::write(folder().join(format!("{bench}.md")), lines)?)
 }
 
-/// Prints the rows that these benches have left, in this order.
+/// Prints the saved rows of these benches, in this order.
 pub fn print_all(benches: &[&str]) -> Outcome<()> {
     print!("{}\n\n{HEAD}", machine::description());
     for bench in benches {
@@ -160,12 +160,12 @@ pub fn print_all(benches: &[&str]) -> Outcome<()> {
     Ok(())
 }
 
-/// Where the rows of each bench are kept.
+/// Where the rows of each bench are saved.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench")
 }
 
-/// The middle of some figures.
+/// The median.
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     let middle = figures.len() / 2;

@@ -1,7 +1,7 @@
-//! The actors: shells that move messages. What they do is decided in [`crate::domain`].
+//! The actors: thin shells that move messages. The decisions are made in [`crate::domain`].
 //!
-//! One file, one actor, in the room of what it serves. Edges between actors are `Recipient`s that
-//! are passed in when an actor is created.
+//! One actor per file, grouped by the part of the system it serves. Actors reach each other through
+//! `Recipient`s that are passed in when an actor is created.
 
 pub mod bets;
 pub mod ingest;

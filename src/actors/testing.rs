@@ -1,4 +1,4 @@
-//! Probes for tests of actors.
+//! Probes for actor tests.
 
 pub mod money;
 pub mod supplier;
@@ -25,12 +25,12 @@ use crate::store::{
 };
 use crate::telemetry::metrics::ProcessorMetrics;
 
-/// A store that only knows the current states it was given, or is down.
+/// A store that holds only the states it was given, or is unavailable.
 #[derive(Default)]
 pub struct ProbeStore {
     pub states: Mutex<HashMap<EventId, Vec<Arc<MarketState>>>>,
     pub down: std::sync::atomic::AtomicBool,
-    /// Reads of events whose ids begin so hang.
+    /// Reads of events whose ids start with one of these prefixes block.
     pub held: Mutex<Vec<&'static str>>,
     pub reads: std::sync::atomic::AtomicUsize,
 }
@@ -103,7 +103,7 @@ impl Store for ProbeStore {
     }
 }
 
-/// Keeps what it is told: market and number, and the numbers before which changes may be missing.
+/// Records each change as market and sequence number, and the numbers of conflated changes.
 pub struct ProbeListener {
     pub told: Arc<Mutex<Vec<(String, u64)>>>,
     pub conflated: Arc<Mutex<Vec<u64>>>,
@@ -131,7 +131,7 @@ impl Handler<BookChanged> for ProbeListener {
     }
 }
 
-/// Edges of books with a probe store and a probe listener.
+/// Book edges with a probe store and a probe listener.
 pub struct ProbeEdges {
     pub edges: Arc<BookEdges>,
     pub store: Arc<ProbeStore>,
@@ -146,7 +146,7 @@ pub fn probe_edges() -> ProbeEdges {
     probe_edges_with(cache, false)
 }
 
-/// Edges of books that read this cache; with `is_mirror`, that broadcasts feed.
+/// Book edges that read this cache; with `is_mirror`, the books are fed by broadcasts.
 pub fn probe_edges_with(cache: Arc<dyn OddsCache>, is_mirror: bool) -> ProbeEdges {
     let metrics = ProcessorMetrics::new().unwrap();
     let store = Arc::new(ProbeStore::default());

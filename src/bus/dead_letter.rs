@@ -1,4 +1,4 @@
-//! Dead letters on the bus: the bytes as they came, and headers that say what is wrong with them.
+//! Dead letters on the bus: the original bytes, with the fault described in headers.
 
 use std::time::Duration;
 
@@ -10,29 +10,29 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
 use crate::telemetry::log_limit::LogLimit;
 
-/// Names of the headers.
+/// Header names.
 pub mod header {
-    /// A word for the kind of fault.
+    /// The kind of fault, as a code.
     pub const REASON: &str = "reason";
-    /// What was wrong, for people.
+    /// A description of the fault for operators.
     pub const DETAIL: &str = "detail";
-    /// Where the bytes came from: a supplier's address, or `topic/partition/offset`.
+    /// The source of the bytes: a supplier's address, or `topic/partition/offset`.
     pub const ORIGIN: &str = "origin";
-    /// When they came, RFC 3339.
+    /// When the bytes were received, RFC 3339.
     pub const RECEIVED_AT: &str = "received_at";
-    /// The topic that they were read from, where they were on the bus already.
+    /// The topic the record was read from, if it was already on the bus.
     pub const SOURCE_TOPIC: &str = "source_topic";
-    /// The partition there.
+    /// The partition in the source topic.
     pub const SOURCE_PARTITION: &str = "source_partition";
-    /// The offset there.
+    /// The offset in the source topic.
     pub const SOURCE_OFFSET: &str = "source_offset";
-    /// On one that was cut because the topic takes none of its size: how many bytes came.
+    /// On a letter that was truncated to fit its topic: the original size in bytes.
     pub const TRUNCATED_FROM: &str = "truncated_from";
-    /// On a record that was published again: the dead letter that it was, `topic/partition/offset`.
+    /// On a republished record: the dead letter it comes from, `topic/partition/offset`.
     pub const REPLAYED_FROM: &str = "replayed_from";
 }
 
-/// The record of a dead letter that a supplier sent.
+/// The record of a dead letter that came from a supplier.
 pub fn of_supplier(letter: &DeadLetter) -> NewRecord {
     let key = Bytes::copy_from_slice(letter.origin.as_bytes());
     NewRecord {
@@ -42,7 +42,7 @@ pub fn of_supplier(letter: &DeadLetter) -> NewRecord {
     }
 }
 
-/// The record of a dead letter that was read from a topic, under the key that it had there.
+/// The record of a dead letter that was read from a topic. It keeps the key of the source record.
 pub fn of_record(letter: &DeadLetter, topic: &str, record: &Record) -> NewRecord {
     let mut headers = headers(letter);
     headers.extend([
@@ -57,49 +57,50 @@ pub fn of_record(letter: &DeadLetter, topic: &str, record: &Record) -> NewRecord
     }
 }
 
-/// What is left of a dead letter that its topic does not take: tried in turn.
-const CUTS: [usize; 3] = [256 * 1024, 64 * 1024, 4 * 1024];
+/// Sizes to truncate a rejected letter to, tried in order.
+const TRUNCATED_SIZES: [usize; 3] = [256 * 1024, 64 * 1024, 4 * 1024];
 
-/// What is published by itself, as it may be refused for its size.
-const LARGE: usize = 64 * 1024;
-/// What is left of a header then.
-const HEADER: usize = 1024;
-/// Letters that are cut are logged so often at most, of each topic.
-static CUT_LOG: LogLimit = LogLimit::every(Duration::from_secs(60));
+/// Letters above this size are published one by one, because the topic may reject them.
+const LARGE_BYTES: usize = 64 * 1024;
+/// The maximum size of a header in a truncated letter.
+const MAX_HEADER_BYTES: usize = 1024;
+/// Limits the log of truncated letters, per topic.
+static TRUNCATION_LOG: LogLimit = LogLimit::every(Duration::from_secs(60));
 
-/// Publishes dead letters. One that the topic does not take for its size is cut: a record that can
-/// neither be read nor put away would be tried without end, and hold up everything behind it.
+/// Publishes dead letters. A letter that is too large for the topic is truncated: a record that can
+/// neither be processed nor stored would be retried forever and block everything after it.
 pub async fn publish(topic: &dyn Topic, letters: Vec<NewRecord>) -> Result<(), BusError> {
-    let is_large = |letter: &NewRecord| letter.payload.len() + letter.key.len() > LARGE;
+    let is_large = |letter: &NewRecord| letter.payload.len() + letter.key.len() > LARGE_BYTES;
     let (mut large, small): (Vec<_>, Vec<_>) = letters.into_iter().partition(is_large);
     match topic.publish(small.clone()).await {
-        // Those that it took stand there twice, which readers of dead letters know.
+        // Letters the topic already accepted are published twice; readers of dead letters handle
+        // that.
         Err(BusError::TooLarge(_)) => large.extend(small),
         published => published?,
     }
-    // One by one: which of several was refused is not told.
+    // One by one: the error does not say which record was rejected.
     for letter in large {
-        publish_or_cut(topic, letter).await?;
+        publish_or_truncate(topic, letter).await?;
     }
     Ok(())
 }
 
-async fn publish_or_cut(topic: &dyn Topic, letter: NewRecord) -> Result<(), BusError> {
+async fn publish_or_truncate(topic: &dyn Topic, letter: NewRecord) -> Result<(), BusError> {
     let mut published = topic.publish(vec![letter.clone()]).await;
-    for most in CUTS {
+    for max_bytes in TRUNCATED_SIZES {
         let Err(BusError::TooLarge(text)) = &published else {
             break;
         };
-        if let Some(repeated) = CUT_LOG.check(topic.name()) {
-            warn!(topic = topic.name(), repeated; "a dead letter is cut to {most} bytes: {text}");
+        if let Some(repeated) = TRUNCATION_LOG.check(topic.name()) {
+            warn!(topic = topic.name(), repeated; "dead letter truncated to {max_bytes} bytes: {text}");
         }
-        published = topic.publish(vec![cut(&letter, most)]).await;
+        published = topic.publish(vec![truncate(&letter, max_bytes)]).await;
     }
     published
 }
 
-fn cut(letter: &NewRecord, most: usize) -> NewRecord {
-    let short = |bytes: &Bytes| match bytes.get(..HEADER) {
+fn truncate(letter: &NewRecord, max_bytes: usize) -> NewRecord {
+    let short = |bytes: &Bytes| match bytes.get(..MAX_HEADER_BYTES) {
         Some(first) => String::from_utf8_lossy(first).into_owned().into(),
         None => bytes.clone(),
     };
@@ -112,7 +113,7 @@ fn cut(letter: &NewRecord, most: usize) -> NewRecord {
         header::TRUNCATED_FROM,
         &letter.payload.len().to_string(),
     ));
-    let first = |bytes: &Bytes| bytes.slice(..bytes.len().min(most));
+    let first = |bytes: &Bytes| bytes.slice(..bytes.len().min(max_bytes));
     NewRecord {
         key: first(&letter.key),
         payload: first(&letter.payload),
@@ -120,7 +121,7 @@ fn cut(letter: &NewRecord, most: usize) -> NewRecord {
     }
 }
 
-/// Reads a dead letter from its record. What a header should say and does not is `unknown`.
+/// Reads a dead letter from its record. Missing or empty headers read as `unknown`.
 pub fn read(record: &Record) -> DeadLetter {
     let text = |name: &str| {
         record

@@ -1,5 +1,5 @@
-//! The bus within one process: bounded, in memory, with the promises of a Kafka topic except that
-//! it ends with the process.
+//! The in-process bus: bounded, in memory, with the guarantees of a Kafka topic except that its
+//! records end with the process.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
@@ -14,10 +14,10 @@ use tokio::sync::Notify;
 use super::health::SubscriptionHealth;
 use super::{BusError, ConsumerEvent, NewRecord, Position, Record, Subscription, Topic};
 
-/// The bytes that a topic holds at most, whatever its capacity in records.
+/// The maximum bytes in a topic, whatever its capacity in records.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
 
-/// A topic in memory. A record is held until every group has committed it.
+/// A topic in memory. A record is kept until every group has committed it.
 #[derive(Clone)]
 pub struct EmbeddedTopic {
     shared: Arc<Shared>,
@@ -55,12 +55,13 @@ impl Partition {
 }
 
 impl EmbeddedTopic {
-    /// A topic of some partitions that holds at most `capacity` records.
+    /// Creates a topic with `partitions` partitions that holds at most `capacity` records.
     pub fn new(name: &str, partitions: u32, capacity: usize) -> EmbeddedTopic {
         EmbeddedTopic::starting_at(name, 0, partitions, capacity)
     }
 
-    /// A topic whose partitions count from `first`, as if so many records had been there before.
+    /// Creates a topic whose offsets start at `first`, as if that many records had been there
+    /// before.
     pub fn starting_at(name: &str, first: u64, partitions: u32, capacity: usize) -> EmbeddedTopic {
         let partition = |_| Partition {
             base: first,
@@ -87,15 +88,15 @@ impl EmbeddedTopic {
 
 #[cfg(test)]
 impl EmbeddedTopic {
-    /// How many records a group was not given yet.
+    /// Records that have not been delivered to a group.
     pub fn unread(&self, group: &str) -> u64 {
-        self.shared.records_behind(group, |group| &group.given)
+        self.shared.records_after(group, |group| &group.given)
     }
 }
 
 impl Shared {
-    /// How many records lie behind what `read` says of a group.
-    fn records_behind(&self, group: &str, read: impl Fn(&Group) -> &[u64]) -> u64 {
+    /// Records after the offsets that `read` returns for a group.
+    fn records_after(&self, group: &str, read: impl Fn(&Group) -> &[u64]) -> u64 {
         let state = self.state();
         let ends = state.partitions.iter().map(Partition::end);
         let read = state
@@ -107,7 +108,7 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock; if it did, each step leaves the state whole.
+        // No code panics while holding the lock; if it did, each step leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -126,7 +127,7 @@ impl State {
         self.partitions[index].records.push_back(record);
     }
 
-    /// Drops what every group has committed; says whether there was any.
+    /// Drops records that every group has committed. Returns whether any were dropped.
     fn trim(&mut self) -> bool {
         let mut trimmed = false;
         for (index, partition) in self.partitions.iter_mut().enumerate() {
@@ -163,7 +164,8 @@ impl State {
             let wanted = room.saturating_sub(batch.len());
             for record in partition.records.iter().skip(from).take(wanted) {
                 let (partition, offset) = (index as u32, group.given[index]);
-                // Within one process nothing waits long enough for its time to come.
+                // No publish time: in one process a record does not wait long enough for its age to
+                // matter.
                 batch.push(Record {
                     partition,
                     offset,
@@ -195,7 +197,7 @@ impl Topic for EmbeddedTopic {
         async move {
             let mut records = records.into_iter().peekable();
             while records.peek().is_some() {
-                // Made before the look at the state, so that no wake-up between the two is lost.
+                // Created before the state is checked, so that a wake-up in between is not lost.
                 let freed = shared.freed.notified();
                 let mut pushed = false;
                 {
@@ -232,7 +234,7 @@ impl Topic for EmbeddedTopic {
                 given: start.clone(),
                 committed: start,
             });
-        // What was given to a reader before this one and not committed is given again.
+        // Records delivered to an earlier reader and not committed are delivered again.
         group_state.given.clone_from(&group_state.committed);
         drop(state);
         Ok(Box::new(EmbeddedSubscription {
@@ -251,14 +253,14 @@ impl Topic for EmbeddedTopic {
     }
 }
 
-/// A topic that nobody within the process reads: what is published to it has served its purpose. On
-/// a real bus other programs read it.
+/// A topic without readers in this process. Published records are discarded; on a real bus other
+/// programs read them.
 pub struct UnreadTopic {
     name: String,
 }
 
 impl UnreadTopic {
-    /// A topic of this name.
+    /// Creates a topic with this name.
     pub fn new(name: &str) -> UnreadTopic {
         UnreadTopic {
             name: name.to_owned(),
@@ -277,7 +279,7 @@ impl Topic for UnreadTopic {
 
     fn subscribe(&self, _: &str) -> Result<Box<dyn Subscription>, BusError> {
         Err(BusError::Refused(format!(
-            "the topic {} keeps nothing to be read",
+            "the topic {} stores no records and cannot be read",
             self.name
         )))
     }
@@ -291,7 +293,8 @@ impl Topic for UnreadTopic {
     }
 }
 
-/// A group's only reader: everything that reads is in this process, so no two need to share.
+/// The only reader of a group. All readers are in this process, so members need not share
+/// partitions.
 struct EmbeddedSubscription {
     shared: Arc<Shared>,
     group: String,
@@ -300,16 +303,15 @@ struct EmbeddedSubscription {
 
 impl EmbeddedSubscription {
     fn take(&mut self, max: usize, batch: &mut Vec<Record>) {
-        // A busy partition must not starve the others: each batch starts at the next one.
+        // A busy partition must not starve the others: each batch starts at the next partition.
         self.first_partition = self.first_partition.wrapping_add(1);
         self.shared
             .state()
             .take(&self.group, self.first_partition, max, batch);
     }
 
-    fn lag_to_give(&self) -> u64 {
-        self.shared
-            .records_behind(&self.group, |group| &group.given)
+    fn undelivered(&self) -> u64 {
+        self.shared.records_after(&self.group, |group| &group.given)
     }
 }
 
@@ -323,14 +325,13 @@ impl Subscription for EmbeddedSubscription {
             let shared = self.shared.clone();
             loop {
                 let published = shared.published.notified();
-                if self.lag_to_give() > 0 {
+                if self.undelivered() > 0 {
                     break;
                 }
                 published.await;
             }
-            // Nothing is taken before the last await, so a caller may give up waiting and lose
-            // nothing.
-            if !linger.is_zero() && self.lag_to_give() < max as u64 {
+            // Nothing is taken before the last await, so dropping the future loses nothing.
+            if !linger.is_zero() && self.undelivered() < max as u64 {
                 tokio::time::sleep(linger).await;
             }
             let mut batch = Vec::new();
@@ -361,7 +362,7 @@ impl Subscription for EmbeddedSubscription {
 
     fn lag(&self) -> u64 {
         self.shared
-            .records_behind(&self.group, |group| &group.committed)
+            .records_after(&self.group, |group| &group.committed)
     }
 
     fn health(&self) -> SubscriptionHealth {
@@ -403,7 +404,7 @@ mod tests {
         }
     }
 
-    /// Takes what there is, and commits it.
+    /// Takes the available records and commits them.
     async fn take(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> {
         let batch = records(group.next_batch(max, NOW).await);
         group.commit(&Position::after(&batch));
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_after_another_goes_on_behind_what_is_committed() {
+    async fn second_reader_resumes_after_last_commit() {
         let topic = EmbeddedTopic::new("t", 1, 100);
         let mut group = topic.subscribe("g").unwrap();
         topic
@@ -436,8 +437,9 @@ mod tests {
         assert_eq!((again.lag(), topic.depth()), (0, 0));
     }
 
+    /// A full topic blocks the publisher until the slowest group commits; no record is dropped.
     #[tokio::test]
-    async fn a_full_topic_makes_the_publisher_wait_for_the_slowest_group_and_drops_nothing() {
+    async fn publisher_waits_for_slowest_group() {
         let topic = EmbeddedTopic::new("t", 2, 10);
         let (mut fast, mut slow) = (
             topic.subscribe("fast").unwrap(),
@@ -469,7 +471,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_waits_to_fill_up_and_giving_up_the_wait_loses_nothing() {
+    async fn cancelled_linger_loses_no_records() {
         let topic = EmbeddedTopic::new("t", 1, 100);
         let mut group = topic.subscribe("g").unwrap();
         topic.publish(vec![record("k", 0)]).await.unwrap();
@@ -492,7 +494,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_busy_partition_does_not_starve_another() {
+    async fn busy_partition_does_not_starve_others() {
         let topic = EmbeddedTopic::new("t", 2, 10_000);
         let mut group = topic.subscribe("g").unwrap();
         let mut key_of: HashMap<u32, String> = HashMap::new();

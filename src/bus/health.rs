@@ -1,8 +1,8 @@
-//! Whether a member of a group reads, for whoever asks while the subscription is at work elsewhere.
+//! The health of a group member, readable while its subscription is busy elsewhere.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How a member of a group stands. A handle: every clone tells of the same member.
+/// The state of a group member. A handle: all clones share the same state.
 #[derive(Clone, Debug)]
 pub struct SubscriptionHealth {
     group: Arc<str>,
@@ -12,8 +12,7 @@ pub struct SubscriptionHealth {
 #[derive(Debug, Default)]
 struct State {
     joined: bool,
-    /// What went wrong since the last time that the group gave it a share, which may be an empty
-    /// one.
+    /// The last failure since the group last assigned a share, which may be empty.
     failure: Option<String>,
 }
 
@@ -26,21 +25,22 @@ impl SubscriptionHealth {
         }
     }
 
-    /// A member that reads.
+    /// A member that has joined.
     pub fn joined(group: &str) -> SubscriptionHealth {
         let health = SubscriptionHealth::joining(group);
         health.join();
         health
     }
 
-    /// The group gave it a share, be it an empty one. Says whether something was wrong before.
+    /// Records that the group assigned a share, even an empty one. Returns whether there was a
+    /// failure before.
     pub fn join(&self) -> bool {
         let mut state = self.lock();
         state.joined = true;
         state.failure.take().is_some()
     }
 
-    /// Something keeps it from reading. Says whether that is news.
+    /// Records what keeps the member from reading. Returns whether the failure is new.
     pub fn fail(&self, failure: String) -> bool {
         let mut state = self.lock();
         let is_news = state.failure.as_ref() != Some(&failure);
@@ -48,8 +48,7 @@ impl SubscriptionHealth {
         is_news
     }
 
-    /// Why it does not read, where it does not. A group that shares its partitions out anew is no
-    /// problem.
+    /// Why the member does not read, if so. A rebalance is not a problem.
     pub fn problem(&self) -> Option<String> {
         let (state, group) = (self.lock(), &self.group);
         match (state.joined, &state.failure) {
@@ -61,7 +60,7 @@ impl SubscriptionHealth {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock.
+        // No code panics while holding the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -71,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_member_is_well_from_when_it_has_joined_until_something_fails() {
+    fn member_is_healthy_while_joined() {
         let health = SubscriptionHealth::joining("g");
         assert_eq!(health.problem().as_deref(), Some("joining the group g"));
         assert!(health.fail("no".to_owned()) && !health.fail("no".to_owned()));

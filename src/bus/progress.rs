@@ -1,22 +1,22 @@
-//! How far a reader has come that works on many records at once: up to where everything is done.
-//! Pure.
+//! Tracks the commit position of a reader that works on many records at once: everything before it
+//! is done. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Position;
 
-/// A record in work. Of a partition that was revoked meanwhile it counts for nothing, also when the
-/// partition is back.
+/// A record in flight. If its partition is revoked, the token becomes invalid, even if the
+/// partition is assigned again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InFlight {
     /// The record's partition.
     pub partition: u32,
     offset: u64,
-    /// Which of this reader's times with the partition.
+    /// Distinguishes assignments: each time the partition is assigned it gets a new term.
     term: u64,
 }
 
-/// The records in work, by partition.
+/// The records in flight, by partition.
 #[derive(Clone, Debug, Default)]
 pub struct CommitTracker {
     partitions: BTreeMap<u32, Partition>,
@@ -27,7 +27,7 @@ pub struct CommitTracker {
 struct Partition {
     term: u64,
     in_work: BTreeSet<u64>,
-    /// Behind the last record that was begun.
+    /// The offset after the last record that was started.
     next: u64,
 }
 
@@ -39,7 +39,7 @@ impl Partition {
 }
 
 impl CommitTracker {
-    /// Work on a record begins. Those of a partition begin in their order.
+    /// Starts work on a record. Records of a partition must start in order.
     pub fn begin(&mut self, partition: u32, offset: u64) -> InFlight {
         let terms = &mut self.terms;
         let known = self.partitions.entry(partition).or_insert_with(|| {
@@ -59,16 +59,16 @@ impl CommitTracker {
         }
     }
 
-    /// Work on a record is done.
-    pub fn done(&mut self, ticket: InFlight) {
-        if let Some(known) = self.partitions.get_mut(&ticket.partition)
-            && known.term == ticket.term
+    /// Marks a record as done.
+    pub fn done(&mut self, token: InFlight) {
+        if let Some(known) = self.partitions.get_mut(&token.partition)
+            && known.term == token.term
         {
-            known.in_work.remove(&ticket.offset);
+            known.in_work.remove(&token.offset);
         }
     }
 
-    /// Up to where everything is done, of each partition.
+    /// The position before which everything is done, for each partition.
     pub fn position(&self) -> Position {
         let mut position = Position::default();
         self.partitions
@@ -77,13 +77,13 @@ impl CommitTracker {
         position
     }
 
-    /// Says nothing of these partitions any more.
+    /// Removes these partitions.
     pub fn forget(&mut self, partitions: &[u32]) {
         self.partitions
             .retain(|partition, _| !partitions.contains(partition));
     }
 
-    /// How far, in offsets, the reader is ahead of what may be committed.
+    /// How far, in offsets, the reader is ahead of the position that may be committed.
     pub fn ahead(&self) -> u64 {
         self.partitions
             .values()
@@ -103,24 +103,24 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_is_not_done_holds_the_position_and_not_the_others() {
+    fn unfinished_head_holds_only_its_partition() {
         let mut progress = CommitTracker::default();
-        let tickets: Vec<_> = (5..9).map(|offset| progress.begin(1, offset)).collect();
+        let tokens: Vec<_> = (5..9).map(|offset| progress.begin(1, offset)).collect();
         let other = progress.begin(2, 0);
         assert_eq!(
             (position(&progress), progress.ahead()),
             (vec![(1, 5), (2, 0)], 5)
         );
-        [tickets[1], tickets[3], other]
+        [tokens[1], tokens[3], other]
             .into_iter()
-            .for_each(|ticket| progress.done(ticket));
+            .for_each(|token| progress.done(token));
         assert_eq!(
             (position(&progress), progress.ahead()),
             (vec![(1, 5), (2, 1)], 4)
         );
-        progress.done(tickets[0]);
+        progress.done(tokens[0]);
         assert_eq!(position(&progress), [(1, 7), (2, 1)]);
-        progress.done(tickets[2]);
+        progress.done(tokens[2]);
         assert_eq!(
             (position(&progress), progress.ahead()),
             (vec![(1, 9), (2, 1)], 0)
@@ -128,12 +128,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_begun_before_a_partition_was_revoked_counts_for_nothing() {
+    fn token_from_before_revocation_is_ignored() {
         let mut progress = CommitTracker::default();
         let before = progress.begin(0, 5);
         progress.forget(&[0, 7]);
         assert_eq!(position(&progress), []);
-        // Made again, and back: another record has that offset now.
+        // The topic was recreated and the partition assigned again: the offset is now another
+        // record.
         let again = progress.begin(0, 5);
         progress.done(before);
         assert_eq!(position(&progress), [(0, 5)]);
@@ -147,7 +148,7 @@ mod tests {
             partition: u32,
             gap: u64,
         },
-        /// The ticket at this place of all that were given, modulo.
+        /// Index into all tokens issued, modulo their number.
         Done(usize),
         Forget(u32),
     }
@@ -160,33 +161,33 @@ mod tests {
         ]
     }
 
-    /// A record of the model: its partition, its offset, and whether it is done. A revoked one is
-    /// taken out.
+    /// A record of the model: its index, its partition, its offset, and whether it is done. Records
+    /// of a revoked partition are removed.
     type Model = Vec<(usize, u32, u64, bool)>;
 
     proptest! {
         #[test]
-        fn it_agrees_with_a_list_that_is_searched(steps in proptest::collection::vec(step(), 0..80)) {
+        fn tracker_agrees_with_linear_model(steps in proptest::collection::vec(step(), 0..80)) {
             let mut progress = CommitTracker::default();
-            let (mut model, mut tickets, mut ends) = (Model::new(), Vec::new(), [0_u64; 3]);
+            let (mut model, mut tokens, mut ends) = (Model::new(), Vec::new(), [0_u64; 3]);
             for step in steps {
                 match step {
                     Step::Begin { partition, gap } => {
                         let offset = ends[partition as usize] + gap;
                         ends[partition as usize] = offset + 1;
-                        model.push((tickets.len(), partition, offset, false));
-                        tickets.push(progress.begin(partition, offset));
+                        model.push((tokens.len(), partition, offset, false));
+                        tokens.push(progress.begin(partition, offset));
                     }
-                    Step::Done(place) if !tickets.is_empty() => {
-                        let place = place % tickets.len();
-                        progress.done(tickets[place]);
-                        model.iter_mut().filter(|(ticket, ..)| *ticket == place).for_each(|(.., done)| *done = true);
+                    Step::Done(place) if !tokens.is_empty() => {
+                        let place = place % tokens.len();
+                        progress.done(tokens[place]);
+                        model.iter_mut().filter(|(token, ..)| *token == place).for_each(|(.., done)| *done = true);
                     }
                     Step::Done(_) => {}
                     Step::Forget(partition) => {
                         progress.forget(&[partition]);
                         model.retain(|(_, of, ..)| *of != partition);
-                        // Made again: it counts from 0.
+                        // The partition was recreated: offsets start at 0.
                         ends[partition as usize] = 0;
                     }
                 }

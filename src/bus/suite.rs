@@ -1,4 +1,5 @@
-//! What every bus must do: written against the trait, run for each bus by [`bus_suite`].
+//! The contract of every bus, written against the trait; [`bus_suite`] runs it for each
+//! implementation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use pretty_assertions::assert_eq;
 
 use super::*;
 
-/// Makes a test of each check. `$open` gives a topic of four partitions with nothing in it; the
-/// attribute, where there is one, stands before each test.
+/// Generates one test per check. `$open` returns an empty topic with four partitions; the optional
+/// attribute is added to each test.
 macro_rules! bus_suite {
     ($check:ident, $open:expr $(, $ignore:meta)?) => {
         #[tokio::test]
@@ -20,30 +21,30 @@ macro_rules! bus_suite {
         }
     };
     ($open:expr $(, $ignore:meta)?) => {
-        $crate::bus::suite::bus_suite! { every_group_reads_all_and_a_key_keeps_its_order, $open $(, $ignore)? }
-        $crate::bus::suite::bus_suite! { bytes_headers_and_empty_keys_come_back_exactly, $open $(, $ignore)? }
-        $crate::bus::suite::bus_suite! { nothing_published_is_published_at_once, $open $(, $ignore)? }
-        $crate::bus::suite::bus_suite! { what_is_not_committed_is_given_out_again, $open $(, $ignore)? }
-        $crate::bus::suite::bus_suite! { giving_up_a_wait_loses_nothing, $open $(, $ignore)? }
-        $crate::bus::suite::bus_suite! { a_batch_is_no_larger_than_asked_for, $open $(, $ignore)? }
-        $crate::bus::suite::bus_suite! { positions_of_unknown_partitions_are_passed_over, $open $(, $ignore)? }
-        $crate::bus::suite::bus_suite! { the_lag_goes_to_nothing, $open $(, $ignore)? }
-        $crate::bus::suite::bus_suite! { publishers_at_once_lose_nothing, $open $(, $ignore)? }
-        $crate::bus::suite::bus_suite! { it_answers, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { every_group_reads_keys_in_order, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { records_are_returned_unchanged, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { empty_publish_succeeds, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { uncommitted_records_are_delivered_again, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { cancelled_wait_loses_no_records, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { batch_respects_maximum, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { unknown_partitions_are_ignored, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { lag_returns_to_zero, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { concurrent_publishers_lose_no_records, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { ping_answers, $open $(, $ignore)? }
     };
 }
 pub(crate) use bus_suite;
 
 type Bus = Arc<dyn Topic>;
 
-/// No check may hang.
+/// Fails a check that hangs.
 pub async fn bounded(check: impl Future<Output = ()>) {
     tokio::time::timeout(Duration::from_secs(60), check)
         .await
-        .expect("the check ends in time");
+        .expect("the check should end in time");
 }
 
-/// A group of its own: a bus may outlive the test, and its groups with it.
+/// A unique group name: a bus may outlive the test, and its groups with it.
 pub fn group_name() -> String {
     format!("test-{:016x}", fastrand::u64(..))
 }
@@ -63,7 +64,7 @@ pub fn value(record: &Record) -> u32 {
         .unwrap()
 }
 
-/// The next records, however often partitions come and go before.
+/// The next records, skipping revocations.
 pub async fn next(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> {
     loop {
         if let ConsumerEvent::Records(records) =
@@ -74,7 +75,7 @@ pub async fn next(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> 
     }
 }
 
-/// Reads and commits so many records.
+/// Reads and commits `count` records.
 pub async fn take(group: &mut Box<dyn Subscription>, count: usize) -> Vec<Record> {
     let mut taken = Vec::new();
     while taken.len() < count {
@@ -85,14 +86,14 @@ pub async fn take(group: &mut Box<dyn Subscription>, count: usize) -> Vec<Record
     taken
 }
 
-/// Records of some keys, numbered from 0.
+/// `count` records numbered from 0, spread over seven keys.
 pub fn numbered(count: u32) -> Vec<NewRecord> {
     (0..count)
         .map(|n| record(&format!("k{}", n % 7), n))
         .collect()
 }
 
-/// Each key is in one partition, and its values grow with its offsets.
+/// Asserts that each key is in one partition and its values grow with its offsets.
 pub fn assert_ordered(batch: &[Record]) {
     let mut last: BTreeMap<Bytes, (u32, u64, u32)> = BTreeMap::new();
     for record in batch {
@@ -108,7 +109,7 @@ pub fn values(batch: &[Record]) -> BTreeSet<u32> {
     batch.iter().map(value).collect()
 }
 
-pub fn every_group_reads_all_and_a_key_keeps_its_order(bus: Bus) -> BoxFuture<'static, ()> {
+pub fn every_group_reads_keys_in_order(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let (mut live, mut store) = (
             bus.subscribe(&group_name()).unwrap(),
@@ -123,7 +124,7 @@ pub fn every_group_reads_all_and_a_key_keeps_its_order(bus: Bus) -> BoxFuture<'s
     })
 }
 
-pub fn bytes_headers_and_empty_keys_come_back_exactly(bus: Bus) -> BoxFuture<'static, ()> {
+pub fn records_are_returned_unchanged(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let bytes: Bytes = (0..=255_u8).collect();
         let header = |name: &str, value: &Bytes| (name.to_owned(), value.clone());
@@ -156,11 +157,11 @@ pub fn bytes_headers_and_empty_keys_come_back_exactly(bus: Bus) -> BoxFuture<'st
     })
 }
 
-pub fn nothing_published_is_published_at_once(bus: Bus) -> BoxFuture<'static, ()> {
+pub fn empty_publish_succeeds(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move { assert_eq!(bus.publish(Vec::new()).await, Ok(())) })
 }
 
-pub fn what_is_not_committed_is_given_out_again(bus: Bus) -> BoxFuture<'static, ()> {
+pub fn uncommitted_records_are_delivered_again(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let name = group_name();
         let mut group = bus.subscribe(&name).unwrap();
@@ -181,7 +182,7 @@ pub fn what_is_not_committed_is_given_out_again(bus: Bus) -> BoxFuture<'static, 
     })
 }
 
-pub fn giving_up_a_wait_loses_nothing(bus: Bus) -> BoxFuture<'static, ()> {
+pub fn cancelled_wait_loses_no_records(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
         let publishing = tokio::spawn(bus.publish((0..50).map(|n| record("k", n)).collect()));
@@ -202,7 +203,7 @@ pub fn giving_up_a_wait_loses_nothing(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
-pub fn a_batch_is_no_larger_than_asked_for(bus: Bus) -> BoxFuture<'static, ()> {
+pub fn batch_respects_maximum(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
         bus.publish(numbered(40)).await.unwrap();
@@ -216,7 +217,7 @@ pub fn a_batch_is_no_larger_than_asked_for(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
-pub fn positions_of_unknown_partitions_are_passed_over(bus: Bus) -> BoxFuture<'static, ()> {
+pub fn unknown_partitions_are_ignored(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
         bus.publish(vec![record("k", 1)]).await.unwrap();
@@ -231,7 +232,7 @@ pub fn positions_of_unknown_partitions_are_passed_over(bus: Bus) -> BoxFuture<'s
     })
 }
 
-pub fn the_lag_goes_to_nothing(bus: Bus) -> BoxFuture<'static, ()> {
+pub fn lag_returns_to_zero(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
         bus.publish(numbered(20)).await.unwrap();
@@ -247,7 +248,7 @@ pub fn the_lag_goes_to_nothing(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
-pub fn publishers_at_once_lose_nothing(bus: Bus) -> BoxFuture<'static, ()> {
+pub fn concurrent_publishers_lose_no_records(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
         let publisher = |p: u32| {
@@ -270,7 +271,7 @@ pub fn publishers_at_once_lose_nothing(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
-pub fn it_answers(bus: Bus) -> BoxFuture<'static, ()> {
+pub fn ping_answers(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         while bus.ping().await.is_err() {}
         assert_eq!(bus.ping().await, Ok(()));

@@ -1,4 +1,4 @@
-//! The cache within one process. There is no other instance to tell.
+//! The in-process cache. It has no other instances to broadcast to.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,10 @@ use super::{BroadcastStream, CacheError, OddsCache, kept};
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::odds::book::MarketState;
 
-/// How many writes lie between two looks for events that have expired.
+/// The number of writes between two sweeps for expired events.
 const WRITES_BETWEEN_SWEEPS: usize = 1_000;
 
-/// A cache in memory; an event's states are held for a time after its last change.
+/// A cache in memory. An event's states expire a fixed time after its last change.
 #[derive(Clone)]
 pub struct EmbeddedCache {
     ttl: Duration,
@@ -34,7 +34,7 @@ struct Event {
 }
 
 impl EmbeddedCache {
-    /// A cache that holds an event for `ttl` after its last change.
+    /// Creates a cache that keeps an event for `ttl` after its last change.
     pub fn new(ttl: Duration) -> EmbeddedCache {
         EmbeddedCache {
             ttl,
@@ -43,7 +43,7 @@ impl EmbeddedCache {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock; if it did, each step leaves the state whole.
+        // No code panics while holding the lock; if it did, each step leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -120,7 +120,7 @@ mod tests {
     cache_suite!((EmbeddedCache::new(Duration::from_secs(60)), ()));
 
     #[tokio::test(start_paused = true)]
-    async fn holds_the_latest_of_each_market_until_it_expires() {
+    async fn latest_states_are_kept_until_expiry() {
         let cache = EmbeddedCache::new(Duration::from_secs(60));
         let event = EventId::new("E").unwrap();
         cache
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn expired_events_are_let_go() {
+    async fn expired_events_are_removed() {
         let cache = EmbeddedCache::new(Duration::from_secs(60));
         cache.write(vec![state("a", 1)]).await.unwrap();
         tokio::time::advance(Duration::from_secs(61)).await;

@@ -1,4 +1,5 @@
-//! The hot copy of the books, for whoever starts a book, and the broadcast to other instances.
+//! The hot copy of the odds books, used to load a book quickly, and the broadcast of changes to
+//! other instances.
 
 pub mod embedded;
 pub mod redis;
@@ -15,32 +16,32 @@ use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::OddsUpdate;
 
-/// Why the cache did not do as it was asked.
+/// Why a cache operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CacheError {
     /// The cache cannot be reached.
     #[error("the cache is unavailable: {0}")]
     Unavailable(String),
-    /// The entry of one event is damaged: of another type, or it holds what cannot be read. The
-    /// others are not affected.
+    /// The entry of one event is damaged: it has the wrong type or unreadable content. Other events
+    /// are not affected.
     #[error("the cache entry of `{event_id}` is damaged: {problem}")]
     Damaged {
         /// The event.
         event_id: EventId,
-        /// The states that can be read.
+        /// The states that could be read.
         readable: Vec<Arc<MarketState>>,
-        /// What is wrong.
+        /// The fault.
         problem: String,
     },
-    /// The cache cannot be used as the settings say.
+    /// The settings of the cache are invalid.
     #[error("{0}")]
     Misconfigured(String),
 }
 
-/// What a cache keeps of a market: the state with the later revision, whoever wrote it and when, so
-/// that a process that lags behind never takes a market back. Of one revision the larger number
-/// stays. The number of a market never goes back: where a later revision has a smaller one, it is
-/// counted on. `None` where what is held stays.
+/// The state a cache keeps when `new` is written. The later revision wins, whoever writes it and
+/// when, so that a process that lags never moves a market back. For equal revisions the higher
+/// sequence number wins. Numbers never decrease: a later revision with a lower or equal number gets
+/// the held number plus one. `None` if the held state wins.
 pub(crate) fn kept(held: Option<&MarketState>, new: &Arc<MarketState>) -> Option<Arc<MarketState>> {
     let Some(held) = held else {
         return Some(new.clone());
@@ -60,14 +61,13 @@ pub(crate) fn kept(held: Option<&MarketState>, new: &Arc<MarketState>) -> Option
 
 /// A cache of market states.
 pub trait OddsCache: Send + Sync {
-    /// Keeps these states, each in place of an older one of its market, and tells the other
-    /// instances of those that it kept. A state that is older than what the cache holds changes
-    /// nothing and is not told. Safe to repeat.
+    /// Stores the states that are newer than the held ones and broadcasts the stored states to the
+    /// other instances. An older state changes nothing and is not broadcast. Idempotent.
     fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>>;
 
-    /// As [`OddsCache::write`], and tells with each what may have been left out before it. A cache
-    /// that tells nobody has no use for that. Gives the events whose damaged entry was removed on
-    /// the way: their other markets are to be written again.
+    /// Like [`OddsCache::write`], but broadcasts with each state whether earlier changes may have
+    /// been conflated; a cache without broadcasts ignores that. Returns the events whose damaged
+    /// entry was removed: the caller must write their other markets again.
     fn write_changes(
         &self,
         changes: Vec<Change>,
@@ -76,14 +76,14 @@ pub trait OddsCache: Send + Sync {
         async move { writing.await.map(|()| Vec::new()) }.boxed()
     }
 
-    /// Events whose entries some reader found damaged, until they are removed. Fails as
+    /// The events whose entries a reader reported as damaged, until they are removed. Fails as
     /// [`OddsCache::ping`] does.
     fn damaged(&self) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
         let answer = self.ping();
         async move { answer.await.map(|()| Vec::new()) }.boxed()
     }
 
-    /// Removes the entries of these events, so that they can be written again.
+    /// Removes the entries of these events so that they can be written again.
     fn remove(&self, _: Vec<EventId>) -> BoxFuture<'static, Result<(), CacheError>> {
         std::future::ready(Ok(())).boxed()
     }
@@ -94,81 +94,84 @@ pub trait OddsCache: Send + Sync {
         event_id: &EventId,
     ) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>>;
 
-    /// Whether the cache answers.
+    /// Checks that the cache answers.
     fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>>;
 
-    /// Tells the other instances that this one follows the bus, though it may have no change to
-    /// tell. Nothing to do for a cache within one process.
+    /// Tells the other instances that this one follows the bus, even without changes. No-op for a
+    /// cache within one process.
     fn publish_heartbeat(&self) -> BoxFuture<'static, Result<(), CacheError>> {
         std::future::ready(Ok(())).boxed()
     }
 
-    /// Which connection it works over, by a number that changes with each new one: what was written
-    /// over an earlier one may be gone. Always the same where there is none.
+    /// Identifies the current connection; the number changes with each new connection. Data written
+    /// over an earlier connection may be lost. Constant if there is no connection.
     fn connection(&self) -> u64 {
         0
     }
 
-    /// What the other instances tell, from now on. `None` for a cache within one process: there are
-    /// no others.
+    /// Subscribes to the broadcasts of the other instances. `None` for a cache within one process,
+    /// which has no other instances.
     fn listen(&self) -> Option<Box<dyn BroadcastStream>>;
 }
 
-/// A state to be kept and told.
+/// A state to store and broadcast.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The state.
     pub state: Arc<MarketState>,
-    /// Whether changes of its market before it may have been left out.
+    /// Whether earlier changes of its market may have been conflated.
     pub conflated: bool,
 }
 
-/// A change that some instance told.
+/// A change broadcast by an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broadcast {
     /// The change.
     pub update: OddsUpdate,
-    /// The event's number of it; none where the original told it, which does not count.
+    /// The sequence number within the event; `None` from the original, which has no sequence
+    /// numbers.
     pub seq: Option<u64>,
-    /// Whether changes of its market before it may have been left out.
+    /// Whether earlier changes of its market may have been conflated.
     pub conflated: bool,
 }
 
-/// Broadcasts that are not believed.
+/// Broadcasts rejected as implausible or foreign.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RefusedBroadcasts {
-    /// How many, by reason.
+    /// The number of rejected messages by reason.
     pub counts: BTreeMap<&'static str, u64>,
-    /// The events of some of them, whose books may be wrong.
+    /// Events named by some of them; their books may be wrong.
     pub events: BTreeSet<EventId>,
 }
 
-/// What is heard of the other instances.
+/// An event of a [`BroadcastStream`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BroadcastEvent {
-    /// Changes, at least one, in the order in which they were told.
+    /// At least one change, in broadcast order.
     Changes(Vec<Broadcast>),
-    /// No change, but some instance follows the bus and would tell of one. Whether the heartbeat is
-    /// that of our own deployment; else it names no deployment, as those of earlier versions.
+    /// A heartbeat: an instance follows the bus and would broadcast any change. It is from our own
+    /// deployment, or names no deployment, as the heartbeats of earlier versions do.
     Alive {
-        /// Whether it is our own deployment's.
+        /// Whether it is from our own deployment.
         is_own: bool,
     },
-    /// So many changes could not be read, and are passed over.
+    /// This many changes could not be parsed and were skipped.
     Unreadable(u64),
-    /// Messages that could be read, and are not believed.
+    /// Readable messages that were rejected.
     Refused(RefusedBroadcasts),
-    /// Nothing can be heard: what is known may be stale from now on. Why, for people.
+    /// The connection is lost: known state may be stale from now on. Holds the reason, for
+    /// operators.
     Lost(String),
-    /// Nothing will be heard any more: the listening has ended in the middle. Why, for people.
+    /// The subscriber task ended unexpectedly; no more events follow. Holds the reason, for
+    /// operators.
     Ended(String),
-    /// Everything is heard from now on; something may have been missed before. The first thing to
-    /// be heard, where nothing is in the way of it.
+    /// The subscription is active; changes may have been missed before. The first event, unless
+    /// connecting fails.
     Listening,
 }
 
-/// The listening to other instances. Connects, and connects anew, by itself.
+/// A subscription to the broadcasts of other instances. Connects and reconnects by itself.
 pub trait BroadcastStream: Send {
-    /// Waits for what comes next. A caller may give up waiting (drop the future) and loses nothing.
+    /// Waits for the next event. Cancel safe: dropping the future loses nothing.
     fn next(&mut self) -> BoxFuture<'_, BroadcastEvent>;
 }

@@ -1,5 +1,5 @@
-//! What every cache must do: written against the trait, run for each implementation by
-//! [`cache_suite`].
+//! The contract of every cache, written against the trait; [`cache_suite`] runs it for each
+//! implementation.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::testing::{any_update, market_update};
 
-/// Makes a test of each check. `$open` gives an empty cache, and what must live as long as it;
-/// `$attribute` marks the tests.
+/// Generates one test per check. `$open` returns an empty cache and a guard that must live as long
+/// as it; `$attribute` is added to each test.
 macro_rules! cache_suite {
     ($open:expr $(, #[$attribute:meta])?) => {
         macro_rules! check {
@@ -24,14 +24,14 @@ macro_rules! cache_suite {
                 }
             };
         }
-        check!(markets_and_lines_stand_beside_each_other);
-        check!(an_event_that_nobody_wrote_has_no_states);
-        check!(the_later_revision_stays_whoever_writes_last);
-        check!(a_number_never_goes_back);
-        check!(whatever_is_written_in_whatever_order_the_model_agrees);
-        check!(every_update_reads_back_exactly);
-        check!(many_states_are_written_at_once);
-        check!(it_answers);
+        check!(markets_and_lines_are_separate);
+        check!(unknown_event_has_no_states);
+        check!(later_revision_wins_in_any_order);
+        check!(sequence_number_never_decreases);
+        check!(random_writes_agree_with_model);
+        check!(updates_are_returned_unchanged);
+        check!(large_batch_is_written);
+        check!(ping_answers);
     };
 }
 pub(crate) use cache_suite;
@@ -55,17 +55,17 @@ async fn read(cache: &dyn OddsCache, event: &str) -> Vec<MarketState> {
         .collect()
 }
 
-pub async fn it_answers(cache: &dyn OddsCache) {
+pub async fn ping_answers(cache: &dyn OddsCache) {
     cache.ping().await.unwrap();
     cache.write(Vec::new()).await.unwrap();
 }
 
-pub async fn an_event_that_nobody_wrote_has_no_states(cache: &dyn OddsCache) {
+pub async fn unknown_event_has_no_states(cache: &dyn OddsCache) {
     cache.write(vec![state("E", "1x2", 1, 1, 1)]).await.unwrap();
     assert_eq!(read(cache, "F").await, []);
 }
 
-pub async fn markets_and_lines_stand_beside_each_other(cache: &dyn OddsCache) {
+pub async fn markets_and_lines_are_separate(cache: &dyn OddsCache) {
     let lines = [
         ("1x2", None),
         ("goals", Some("2.5")),
@@ -86,12 +86,12 @@ pub async fn markets_and_lines_stand_beside_each_other(cache: &dyn OddsCache) {
     assert!(states.iter().all(|state| read.contains(state)));
 }
 
-pub async fn the_later_revision_stays_whoever_writes_last(cache: &dyn OddsCache) {
+pub async fn later_revision_wins_in_any_order(cache: &dyn OddsCache) {
     cache
         .write(vec![state("E", "1x2", 10, 7, 100)])
         .await
         .unwrap();
-    // One that lags behind, with whatever number; and the very same once more.
+    // Older revisions, with any number, and the same state again.
     for late in [
         state("E", "1x2", 9, 99, 100),
         state("E", "1x2", 10, 6, 500),
@@ -100,7 +100,7 @@ pub async fn the_later_revision_stays_whoever_writes_last(cache: &dyn OddsCache)
         cache.write(vec![late]).await.unwrap();
         assert_eq!(read(cache, "E").await[0], *state("E", "1x2", 10, 7, 100));
     }
-    // A supplier that restarted counts from 1 again.
+    // A restarted supplier numbers its versions from 1 again.
     cache
         .write(vec![state("E", "1x2", 11, 1, 101)])
         .await
@@ -108,7 +108,7 @@ pub async fn the_later_revision_stays_whoever_writes_last(cache: &dyn OddsCache)
     assert_eq!(read(cache, "E").await[0], *state("E", "1x2", 11, 1, 101));
 }
 
-pub async fn a_number_never_goes_back(cache: &dyn OddsCache) {
+pub async fn sequence_number_never_decreases(cache: &dyn OddsCache) {
     cache
         .write(vec![state("E", "1x2", 10, 1, 1_763_000_000_000_000)])
         .await
@@ -128,11 +128,11 @@ pub async fn a_number_never_goes_back(cache: &dyn OddsCache) {
     assert_eq!(
         read(cache, "E").await[0].seq,
         1_763_000_000_000_009,
-        "the same change, counted further"
+        "the same revision with a higher number"
     );
 }
 
-pub async fn whatever_is_written_in_whatever_order_the_model_agrees(cache: &dyn OddsCache) {
+pub async fn random_writes_agree_with_model(cache: &dyn OddsCache) {
     let mut random = fastrand::Rng::with_seed(7);
     let mut model: Option<Arc<MarketState>> = None;
     for _ in 0..200 {
@@ -155,7 +155,7 @@ pub async fn whatever_is_written_in_whatever_order_the_model_agrees(cache: &dyn 
     }
 }
 
-pub async fn every_update_reads_back_exactly(cache: &dyn OddsCache) {
+pub async fn updates_are_returned_unchanged(cache: &dyn OddsCache) {
     use proptest::strategy::{Strategy, ValueTree};
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for seq in 1..100 {
@@ -167,7 +167,7 @@ pub async fn every_update_reads_back_exactly(cache: &dyn OddsCache) {
     }
 }
 
-pub async fn many_states_are_written_at_once(cache: &dyn OddsCache) {
+pub async fn large_batch_is_written(cache: &dyn OddsCache) {
     let states = (0..1_000).map(|n| {
         state(
             &format!("E{}", n % 250),

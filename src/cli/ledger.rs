@@ -1,4 +1,4 @@
-//! `sports-bet ledger verify`: holds the ledger, the reservations and the bets against each other,
+//! `sports-bet ledger verify`: checks the ledger, the reservations and the bets against each other,
 //! while they are in use.
 
 use std::io::{ErrorKind, Write};
@@ -16,50 +16,50 @@ use crate::store::money::{MoneyStore, Verification};
 use crate::store::postgres::{PgOptions, PgStore};
 use crate::store::sqlite::SqliteStore;
 
-/// One look may take its time: it reads every transfer there is.
+/// A verification may take long: it reads every transfer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// What is done with the ledger.
+/// The actions on the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Action {
-    /// Proves that debits are credits, that balances are what their transfers sum up to, and that
+    /// Verifies that debits equal credits, that balances equal the sum of their transfers, and that
     /// bets, reservations and transfers match
     Verify,
 }
 
-/// Proves that no money was lost or made
+/// Verifies that no money was lost or created
 ///
-/// Reads the database of the server, also while it is in use, in one snapshot. Prints what was
-/// checked, a line each, and every violation; exits with 1 where there is one, and with another
-/// code where it could not look.
+/// Reads the server's database in one snapshot, even while it is in use. Prints one line per check
+/// and every violation. Exits with 1 if there is a violation, and with another code if the ledger
+/// could not be read.
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| only_shown(arg, &["database_url", "postgres_dsn"])))]
 pub struct LedgerArgs {
     /// What to do
     #[arg(value_enum)]
     pub action: Action,
-    /// A bet may be undecided for so long beyond its deadline before it counts as forgotten
+    /// How long a bet may stay undecided after its deadline before it is reported
     #[arg(long, value_parser = humantime::parse_duration, default_value = "10s")]
     pub grace: Duration,
-    /// Prints one JSON object instead
+    /// Prints one JSON object instead of text
     #[arg(long)]
     pub json: bool,
-    /// The database.
+    /// The database to verify.
     #[command(flatten)]
     pub store: StoreSettings,
 }
 
-/// Why the ledger was not proved to be right.
+/// Why the ledger is not verified.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// It is wrong.
+    /// The ledger is wrong.
     #[error("the ledger is wrong: {0} violations")]
     Violated(u64),
-    /// The database.
+    /// The database failed.
     #[error("DATABASE_URL: {0}")]
     Store(#[from] StoreError),
-    /// Standard output takes no more.
-    #[error("standard output: {0}")]
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output: {0}")]
     Output(#[from] std::io::Error),
 }
 
@@ -74,7 +74,7 @@ impl LedgerError {
     }
 }
 
-/// Carries the command out on this database.
+/// Runs the command on this database.
 pub fn run(
     args: &LedgerArgs,
     engine: &StoreEngine,
@@ -88,7 +88,8 @@ pub fn run(
         write_text(&verification, out)
     };
     match written {
-        // Whoever closed the pipe has read enough; the verdict is the exit code's all the same.
+        // The reader closed the pipe because it needs no more; the exit code still gives the
+        // result.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         written => written?,
     }
@@ -101,7 +102,7 @@ pub fn run(
 fn open(engine: &StoreEngine) -> Result<Arc<dyn MoneyStore>, StoreError> {
     Ok(match engine {
         StoreEngine::Sqlite(path) => Arc::new(SqliteStore::open_existing(&path.to_string_lossy())?),
-        // A replica would do; the address that is written is the one that is right.
+        // Reads the primary. A replica would also work, but the primary is authoritative.
         StoreEngine::Postgres { url, .. } => {
             let options = PgOptions {
                 readers: 1,
@@ -137,7 +138,7 @@ fn write_text(verification: &Verification, out: &mut dyn Write) -> std::io::Resu
     match verification.violations() {
         0 => writeln!(
             out,
-            "the ledger is right: {} rules hold",
+            "the ledger is correct: {} rules hold",
             verification.checks.len()
         ),
         violations => writeln!(out, "the ledger is WRONG: {violations} violations"),

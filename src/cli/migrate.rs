@@ -1,5 +1,5 @@
-//! `sports-bet migrate`: brings the tables to this version and ends, so that the roles can run as a
-//! login that owns no table and cannot change one.
+//! `sports-bet migrate`: migrates the schema to this version and exits, so that the roles can run
+//! as a database user that owns no table and cannot alter one.
 
 use clap::Args;
 
@@ -9,30 +9,31 @@ use crate::store::postgres::{PgOptions, PgStore};
 use crate::store::sqlite::{DatabaseLock, SqliteStore};
 use crate::store::{Store, StoreError};
 
-/// Brings the database's tables to this version, and ends
+/// Migrates the database schema to this version and exits
 ///
-/// Runs every migration that is missing, under a lock in the database. Use it with the login that
-/// owns the tables, before roles start whose login may only read and write rows. Exits with 0 if
-/// nothing is missing any more.
+/// Runs every pending migration under a lock in the database. Use it with the database user that
+/// owns the tables, before roles start whose user may only read and write rows. Exits with 0 if no
+/// migration is pending any more.
 #[derive(Args, Clone, Debug)]
 pub struct MigrateArgs {
-    /// The database.
+    /// The database to migrate.
     #[command(flatten)]
     pub store: StoreSettings,
 }
 
-/// Why the tables are not up to date.
+/// Why the schema is not up to date.
 #[derive(Debug, thiserror::Error)]
 #[error("DATABASE_URL: {0}")]
 pub struct MigrateError(#[from] StoreError);
 
-/// Migrates this database. A SQLite file that a server uses is refused: the server has migrated it.
+/// Migrates this database. A SQLite file that a server uses is rejected: the server has already
+/// migrated it.
 pub fn run(engine: &StoreEngine) -> Result<(), MigrateError> {
     match engine {
         StoreEngine::Sqlite(path) => {
             let path = path.to_string_lossy();
             let store = SqliteStore::open(&path)?;
-            let _claim = DatabaseLock::of(std::path::Path::new(path.as_ref()))?;
+            let _lock = DatabaseLock::of(std::path::Path::new(path.as_ref()))?;
             store.migrate()?;
         }
         StoreEngine::Postgres { url, .. } => {
@@ -43,6 +44,6 @@ pub fn run(engine: &StoreEngine) -> Result<(), MigrateError> {
             PgStore::open(url, &options)?.migrate()?;
         }
     }
-    log::info!("the database is up to date");
+    log::info!("database schema is up to date");
     Ok(())
 }

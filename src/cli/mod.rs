@@ -17,92 +17,91 @@ use crate::config::names::Doubtful;
 use crate::config::settings::Settings;
 use crate::config::{Config, show};
 
-/// Arguments in first place that concern the program and not a command.
-const OF_THE_PROGRAM: [&str; 4] = ["-h", "--help", "-V", "--version"];
+/// First arguments that belong to the program rather than to a command.
+const PROGRAM_FLAGS: [&str; 4] = ["-h", "--help", "-V", "--version"];
 
-/// Exit codes. Help, `docs/operations.md` and scripts name them: they stay as they are.
+/// Exit codes. Help, `docs/configuration.md` and scripts refer to them, so they must not change.
 pub mod exit {
-    /// The command did its work and the answer is no, or it could not do its work.
+    /// The command ran and its result is negative, or it could not run.
     pub const FAILED: u8 = 1;
     /// The command line or a setting is wrong.
     pub const USAGE: u8 = 2;
-    /// The database or Kafka cannot be used.
+    /// The database or Kafka is unavailable.
     pub const UNAVAILABLE: u8 = 3;
-    /// The output could not be written. A closed pipe is not an error: the reader has read enough.
+    /// The output could not be written. A closed pipe is not an error: the reader needs no more.
     pub const OUTPUT: u8 = 4;
 }
 
-/// Real-time sports-betting platform: suppliers stream odds, books keep them, clients watch them
-/// change.
+/// Real-time sports-betting platform: suppliers stream odds, books keep the current state, clients
+/// watch it change.
 #[derive(Parser, Debug)]
 #[command(
     name = "sports-bet",
     version,
     subcommand_required = true,
     override_usage = "sports-bet [COMMAND] [OPTIONS]",
-    after_help = "Without a command it serves: `sports-bet` is `sports-bet serve`, and `sports-bet --role odds` is \
+    after_help = "Without a command, serve is run: `sports-bet` is `sports-bet serve`, and `sports-bet --role odds` is \
                   `sports-bet serve --role odds`.\n\
-                  Every setting of `serve --help` is also an environment variable, and read from .env too."
+                  Every setting in `serve --help` is also an environment variable, which can be set in .env."
 )]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-/// What the program is asked to do.
+/// The commands of the program.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Runs the platform, every role in one process unless told otherwise [what no command means]
+    /// Runs the platform, by default with every role in one process [the default command]
     ///
     /// Runs the platform until SIGTERM, SIGHUP, SIGQUIT or Ctrl-C: a simulated supplier, the ingest
-    /// of suppliers' odds, the processor with its books and database, and the odds served to
-    /// clients over REST and WebSocket. With no option it needs nothing installed. Each option is
-    /// also the environment variable behind it; an empty variable counts as not set.
+    /// of supplier odds, the processor with its books and database, and the odds served to clients
+    /// over REST and WebSocket. By default it needs no other software. Each option can also be set
+    /// by the environment variable shown with it; an empty variable counts as unset.
     #[command(
-        after_help = "Exit codes: 0 stopped by a signal, 1 did not start or could not go on, 2 wrong settings."
+        after_help = "Exit codes: 0 stopped by a signal, 1 failed to start or to continue, 2 wrong settings."
     )]
     Serve(Box<Settings>),
-    /// Serves recordings of the Betfair Exchange Stream, as the exchange does
+    /// Serves recordings of the Betfair Exchange Stream over the exchange's protocol
     #[command(
-        after_help = "Exit codes: 0 stopped by a signal, 1 a recording or the address cannot be used, \
+        after_help = "Exit codes: 0 stopped by a signal, 1 a recording or the listen address cannot be used, \
                             2 wrong command line."
     )]
     Replay(crate::cli::replay::ReplayArgs),
-    /// Subscribes to events and prints each change as a line
+    /// Subscribes to events and prints one line per change
     #[command(
-        after_help = "Exit codes: 0 the wanted lines are printed, the reader closed the pipe, or Ctrl-C; 1 the \
-                            server refuses; 2 wrong command line; 4 the output cannot be written."
+        after_help = "Exit codes: 0 all requested lines are printed, the reader closed the pipe, or Ctrl-C; 1 the \
+                            server refused the connection; 2 wrong command line; 4 the output cannot be written."
     )]
     Watch(crate::cli::watch::WatchArgs),
-    /// Lists, shows and publishes again what could not be read
+    /// Lists, shows and republishes dead letters
     #[command(
-        after_help = "Exit codes (of each subcommand): 0 done, also where the reader closed the pipe; 1 there is no \
-                            such dead letter; 2 wrong command line or settings; 3 Kafka or the database cannot be used; \
+        after_help = "Exit codes (of each subcommand): 0 done, even if the reader closed the pipe; 1 the dead letter \
+                            does not exist; 2 wrong command line or settings; 3 Kafka or the database is unavailable; \
                             4 the output cannot be written."
     )]
     Dlq(Box<crate::cli::dlq::DlqArgs>),
-    /// Proves that no money was lost or made
+    /// Verifies that no money was lost or created
     #[command(
-        after_help = "Exit codes: 0 the ledger is right; 1 it is wrong; 2 wrong command line or settings; 3 the \
-                            database cannot be used, so nothing was verified; 4 the output cannot be written. A reader \
-                            that closes the pipe changes nothing: the code is the verdict."
+        after_help = "Exit codes: 0 the ledger is correct; 1 it is wrong; 2 wrong command line or settings; 3 the \
+                            database is unavailable, so nothing was verified; 4 the output cannot be written. If the \
+                            reader closes the pipe, the code still gives the result."
     )]
     Ledger(Box<crate::cli::ledger::LedgerArgs>),
-    /// Brings the database's tables to this version, and ends
+    /// Migrates the database schema to this version and exits
     Migrate(Box<crate::cli::migrate::MigrateArgs>),
-    /// Prints the settings in force, or everything that is wrong with them
+    /// Prints the effective settings, or all errors in them
     ///
     /// Takes the options and variables of `serve`. Prints each setting with its value, secrets
-    /// masked, and where the value comes from: default, environment (or .env), flag. Where
-    /// something is wrong it names each wrong setting, what it got and what it wants, and exits
-    /// with 2.
+    /// masked, and the source of the value: default, environment (or .env) or flag. If any setting
+    /// is wrong, prints what each wrong setting got and what it wants, and exits with 2.
     #[command(
-        after_help = "Exit codes: 0 the settings can be used, also where the reader closed the pipe; 2 they cannot."
+        after_help = "Exit codes: 0 the settings are valid, even if the reader closed the pipe; 2 they are not."
     )]
     CheckConfig(Box<CheckConfigArgs>),
 }
 
-/// What `check-config` can be told.
+/// The arguments of `check-config`.
 #[derive(Args, Debug)]
 pub struct CheckConfigArgs {
     /// The settings to check.
@@ -114,7 +113,7 @@ pub struct CheckConfigArgs {
 }
 
 impl CheckConfigArgs {
-    /// The text that the command prints.
+    /// Builds the text that the command prints.
     pub fn output(self, given: ConfigInput, doubtful: &[Doubtful]) -> Result<String, ConfigExit> {
         if self.example {
             return Ok(show::example());
@@ -124,9 +123,9 @@ impl CheckConfigArgs {
     }
 }
 
-/// Reads a command line, the program's name first, over an environment. [`ConfigInput`] goes on to
-/// [`Config::new`] or [`CheckConfigArgs::output`], which report its wrong values with their own
-/// findings; any other command comes only when none is wrong.
+/// Parses a command line, which starts with the program name, over an environment. [`Config::new`]
+/// and [`CheckConfigArgs::output`] report the wrong values in the returned [`ConfigInput`] together
+/// with their own findings; all other commands are returned only if no value is wrong.
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     environment: Environment<'_>,
@@ -143,8 +142,8 @@ pub fn parse(
     Ok((cli.command, given))
 }
 
-/// Hides a setting from the help of a command that does not use it. It is still taken: a shared
-/// script may give it.
+/// Hides a setting from the help of a command that does not use it. The flag is still accepted,
+/// because a shared script may pass it.
 pub(crate) fn only_shown(arg: clap::Arg, used: &[&str]) -> clap::Arg {
     let is_setting = arg.get_env().is_some();
     let is_used = used.contains(&arg.get_id().as_str());
@@ -155,7 +154,7 @@ pub(crate) fn only_shown(arg: clap::Arg, used: &[&str]) -> clap::Arg {
     }
 }
 
-/// Writes the output of a command. Whoever closed the pipe has read enough: that is no error.
+/// Writes the output of a command. A closed pipe is not an error: the reader needs no more.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -166,12 +165,12 @@ pub fn process_environment(variable: &str) -> Option<OsString> {
     std::env::var_os(variable)
 }
 
-/// Puts `serve` where no command stands.
+/// Inserts `serve` if no command is given.
 fn with_command(mut args: Vec<OsString>) -> Vec<OsString> {
     let first = args.get(1).map(|arg| arg.to_string_lossy());
-    let serves =
-        first.is_none_or(|arg| arg.starts_with('-') && !OF_THE_PROGRAM.contains(&arg.as_ref()));
-    if serves {
+    let is_serve =
+        first.is_none_or(|arg| arg.starts_with('-') && !PROGRAM_FLAGS.contains(&arg.as_ref()));
+    if is_serve {
         args.insert(args.len().min(1), OsString::from("serve"));
     }
     args
@@ -196,12 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn the_commands_are_sound() {
+    fn command_definitions_are_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn no_command_means_serve() {
+    fn serve_is_the_default_command() {
         for args in [
             &["sports-bet"][..],
             &["sports-bet", "serve"],
@@ -224,12 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn help_lists_the_commands_and_says_what_none_means() {
+    fn help_lists_commands_and_default() {
         let help = usage(&["sports-bet", "--help"]);
         assert_eq!(help.kind(), ErrorKind::DisplayHelp);
         assert_eq!(help.exit_code(), 0);
         let text = help.to_string();
-        for words in ["serve", "check-config", "Without a command it serves"] {
+        for words in ["serve", "check-config", "Without a command, serve is run"] {
             assert!(text.contains(words), "{text}");
         }
         assert_eq!(
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn help_names_every_variable_and_shows_none_of_their_values() {
+    fn help_shows_variables_without_values() {
         for args in [
             &["sports-bet", "serve", "--help"][..],
             &["sports-bet", "--role", "odds", "--help"],
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_left_to_clap_with_its_suggestions() {
+    fn unknown_arguments_get_clap_suggestions() {
         let unknown = usage(&["sports-bet", "serv"]);
         assert_eq!(unknown.kind(), ErrorKind::InvalidSubcommand);
         assert!(unknown.to_string().contains("'serve'"), "{unknown}");
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn check_config_prints_the_settings_or_everything_wrong() {
+    fn check_config_prints_settings_or_errors() {
         let run = |args: &[&str], environment: Environment<'_>| {
             let (command, given) = parse(args.iter().map(OsString::from), environment)?;
             let Command::CheckConfig(args) = command else {
@@ -303,10 +302,10 @@ mod tests {
             &environment,
         );
         insta::assert_snapshot!(stop.unwrap_err(), @r##"
-WS_MAX_SESSIONS (--ws-max-sessions): got "-", want a whole number 1 to 10000000
-HTTP_PORT_ODDS: got "abc", want a port number 0 to 65535
-ROLE (--role): got "odds", want "processor" beside "odds", or REDIS_URL: the embedded engines join them only within one process
-ROLE (--role): got "odds", want "processor" beside "odds", or a DATABASE_URL of PostgreSQL: the embedded engines join them only within one process
+WS_MAX_SESSIONS (--ws-max-sessions): got "-", want a whole number from 1 to 10000000
+HTTP_PORT_ODDS: got "abc", want a port number from 0 to 65535
+ROLE (--role): got "odds", want "processor" in addition to "odds", or REDIS_URL: the embedded engines connect roles only within one process
+ROLE (--role): got "odds", want "processor" in addition to "odds", or a PostgreSQL DATABASE_URL: the embedded engines connect roles only within one process
 "##);
     }
 }

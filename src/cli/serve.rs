@@ -1,4 +1,4 @@
-//! The command `serve`: starts the platform, invites, and stops it when told.
+//! The command `serve`: starts the platform, prints its addresses, and stops it on a signal.
 
 use std::time::Duration;
 
@@ -11,89 +11,89 @@ use crate::config::settings::Role;
 use crate::platform::{Addresses, Platform, StartError};
 use crate::telemetry::logging;
 
-/// Where `watch` connects unless told otherwise.
+/// The odds port that `watch` connects to by default.
 const DEFAULT_ODDS_PORT: u16 = 8080;
 
-/// Why serving ended other than by being told to.
+/// Why serving failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// It did not start.
+    /// The platform failed to start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The signals that stop it cannot be listened for.
-    #[error("signals cannot be listened for: {0}")]
+    /// The handlers of the stop signals cannot be installed.
+    #[error("cannot install signal handlers: {0}")]
     Signals(#[from] std::io::Error),
-    /// Fewer files may be open than the roles need.
+    /// The limit of open files is lower than the roles need.
     #[error(
-        "{limit} files may be open (ulimit -n, RLIMIT_NOFILE), but these roles need at least {needed}; raise the limit"
+        "the limit of open files is {limit} (ulimit -n, RLIMIT_NOFILE), but these roles need at least {needed}; raise it"
     )]
     OpenFiles {
-        /// The hard limit.
+        /// The hard limit of open files.
         limit: u64,
-        /// What is needed.
+        /// The number of files that the roles need.
         needed: u64,
     },
-    /// An actor ended that nothing works without; a restart helps.
-    #[error("the actor `{0}` has ended; the process stops, so that it can be started anew")]
+    /// An essential actor ended; a restart of the process helps.
+    #[error("the actor `{0}` ended unexpectedly; the process exits so that it can be restarted")]
     ActorEnded(&'static str),
-    /// Something was cut off when it stopped.
-    #[error("stopped, but not everything was finished in time")]
+    /// Some work was cut off by the shutdown timeout.
+    #[error("stopped, but some work was not finished within the shutdown timeout")]
     CutOff,
 }
 
-/// The signals that stop the process in good order. There is no configuration to reload and no log
-/// file to reopen, so SIGHUP, which a closing terminal sends, stops as SIGTERM does. SIGQUIT would
-/// leave a core dump and cut everything off.
-const STOPS: [(SignalKind, &str); 4] = [
+/// The signals that stop the process gracefully. There is no configuration to reload and no log
+/// file to reopen, so SIGHUP, which a closing terminal sends, stops the process like SIGTERM. The
+/// default action of SIGQUIT would dump core and cut off all work.
+const STOP_SIGNALS: [(SignalKind, &str); 4] = [
     (SignalKind::terminate(), "SIGTERM"),
     (SignalKind::interrupt(), "SIGINT"),
     (SignalKind::hangup(), "SIGHUP"),
     (SignalKind::quit(), "SIGQUIT"),
 ];
 
-/// The listeners of [`STOPS`].
+/// Listens for [`STOP_SIGNALS`].
 struct StopSignals(Vec<(Signal, &'static str)>);
 
 impl StopSignals {
     fn listen() -> std::io::Result<StopSignals> {
-        let listeners = STOPS
+        let listeners = STOP_SIGNALS
             .into_iter()
             .map(|(kind, name)| Ok((signal(kind)?, name)));
         listeners.collect::<std::io::Result<_>>().map(StopSignals)
     }
 
-    /// Waits for the next one, and names it.
+    /// Waits for the next signal and returns its name.
     async fn next(&mut self) -> &'static str {
         let waits = self
             .0
             .iter_mut()
             .map(|(signal, name)| Box::pin(async { signal.recv().await.map(|()| *name) }));
         let (received, ..) = select_all(waits).await;
-        // The channel of a signal never closes.
+        // The channel of a signal is never closed.
         received.unwrap_or("a signal")
     }
 
-    /// Waits for whoever insists: a second SIGINT or SIGQUIT, which only a person at a terminal
-    /// sends, ends the process at once. Supervisors may repeat SIGTERM, and a closing terminal
-    /// sends several signals; those change nothing.
-    async fn insist(&mut self) {
+    /// Waits for a forced stop: a second SIGINT or SIGQUIT, which only a person at a terminal
+    /// sends, ends the process immediately. A repeated SIGTERM or SIGHUP is ignored: supervisors
+    /// may repeat SIGTERM, and a closing terminal sends several signals.
+    async fn forced_stop(&mut self) {
         loop {
             let name = self.next().await;
             if ["SIGINT", "SIGQUIT"].contains(&name) {
-                warn!(signal = name; "stops at once: what is not finished is cut off");
+                warn!(signal = name; "stopping immediately; unfinished work is cut off");
                 return;
             }
         }
     }
 }
 
-/// Serves until a signal stops it. To be called within an actix system.
+/// Serves until a signal stops it. Must be called within an actix system.
 pub async fn run(config: Config) -> Result<(), ServeError> {
     check_open_files(&config)?;
     let mut signals = StopSignals::listen()?;
     let platform = Platform::start(&config).await?;
-    let mut lines = invitation(platform.addresses(), &program());
-    // In front of the last line, which says that everything listens.
+    let mut lines = startup_lines(platform.addresses(), &program());
+    // Before the last line, which says that all ports are open.
     lines.insert(lines.len().saturating_sub(1), start_line(&config));
     lines.iter().for_each(|line| info!("{line}"));
     actix::spawn(async {
@@ -109,13 +109,13 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
             None
         }
         actor = platform.ended() => {
-            error!("the actor `{actor}` has ended");
+            error!(actor = actor; "actor ended unexpectedly");
             Some(actor)
         }
     };
     let stopped_in_time = tokio::select! {
         in_time = platform.stop() => in_time,
-        () = signals.insist() => false,
+        () = signals.forced_stop() => false,
     };
     match ended {
         Some(actor) => Err(ServeError::ActorEnded(actor)),
@@ -127,8 +127,8 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     }
 }
 
-/// Which roles run, and on which engines: a misspelt address would otherwise run on an embedded one
-/// unnoticed.
+/// The roles and engines in use. Without this line, a misspelt address that selects an embedded
+/// engine would go unnoticed.
 fn start_line(config: &Config) -> String {
     let roles: Vec<_> = config.roles.iter().map(|role| role.name()).collect();
     let [bus, cache, database] = config.engines.names();
@@ -138,8 +138,8 @@ fn start_line(config: &Config) -> String {
     )
 }
 
-/// How this program was called. A path that was typed is typed again: the bare name may not be on
-/// the PATH.
+/// The command to run this program again. A path is repeated as typed, because the bare name may
+/// not be on the PATH.
 fn program() -> String {
     let called = std::env::args().next().filter(|called| !called.is_empty());
     shell_word(&called.unwrap_or_else(|| "sports-bet".to_owned()))
@@ -156,8 +156,8 @@ fn shell_word(text: &str) -> String {
     }
 }
 
-/// What a person may do now: a line each.
-fn invitation(addresses: &Addresses, program: &str) -> Vec<String> {
+/// The addresses, and commands to try, one per line.
+fn startup_lines(addresses: &Addresses, program: &str) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(odds) = addresses.odds {
         let url = if odds.port() == DEFAULT_ODDS_PORT {
@@ -195,14 +195,14 @@ fn invitation(addresses: &Addresses, program: &str) -> Vec<String> {
     lines
 }
 
-/// Raises the soft limit of open files to the hard one: it is far too low on most systems, and a
-/// client takes two. Worker threads cannot start without them, so a limit that is too low for the
-/// roles is an error.
+/// Raises the soft limit of open files to the hard limit: it is far too low on most systems, and
+/// each client needs two files. Worker threads cannot start without files, so a limit that is too
+/// low for the roles is an error.
 fn check_open_files(config: &Config) -> Result<(), ServeError> {
     let limit = match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => limit,
         Err(failure) => {
-            warn!("the limit of open files was not raised: {failure}");
+            warn!("cannot raise the limit of open files: {failure}");
             return Ok(());
         }
     };
@@ -210,7 +210,7 @@ fn check_open_files(config: &Config) -> Result<(), ServeError> {
         config,
         std::thread::available_parallelism().map_or(1, |cores| cores.get()) as u64,
     );
-    log::debug!("up to {limit} open files, {needed} are needed");
+    log::debug!(limit = limit, needed = needed; "open file limit checked");
     if limit < needed {
         Err(ServeError::OpenFiles { limit, needed })
     } else {
@@ -218,14 +218,14 @@ fn check_open_files(config: &Config) -> Result<(), ServeError> {
     }
 }
 
-/// Open files that the roles need before the first client: half as many again as were counted, so
-/// that some clients have room.
+/// The number of open files that the roles need before the first client connects. It is one and a
+/// half times the measured number, to leave room for some clients.
 fn needed_files(config: &Config, cores: u64) -> u64 {
-    /// The process, its log, the database file and the signals.
+    /// Files of the process, its log, the database file and the signals.
     const PROCESS: u64 = 32;
-    /// Actor threads of a role, its health and metrics port, and what it holds of the engines.
+    /// Files of a role: actor threads, health and metrics port, and engine connections.
     const ROLE: u64 = 20;
-    /// A thread of a REST port.
+    /// Files of a worker thread of a REST port.
     const WORKER: u64 = 6;
     let workers = |role: Role| match role {
         Role::Odds => config
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_invitation_names_every_address_and_lines_to_copy() {
+    fn startup_lines_name_addresses_and_commands() {
         let mut addresses = Addresses {
             odds: "127.0.0.1:8080".parse().ok(),
             simulator: "127.0.0.1:8081".parse().ok(),
@@ -263,7 +263,7 @@ mod tests {
         addresses
             .health
             .insert(Role::Ingest, "127.0.0.1:9096".parse().unwrap());
-        insta::assert_snapshot!(invitation(&addresses, "sports-bet").join("\n"), @r"
+        insta::assert_snapshot!(startup_lines(&addresses, "sports-bet").join("\n"), @r"
         REST at http://127.0.0.1:8080/v1/events, WebSocket at ws://127.0.0.1:8080/ws/odds
         try:  curl http://127.0.0.1:8080/v1/events/MATCH_001/odds
         try:  sports-bet watch MATCH_001
@@ -273,13 +273,13 @@ mod tests {
         ");
         addresses.odds = "127.0.0.1:41234".parse().ok();
         assert!(
-            invitation(&addresses, "sports-bet")[2]
+            startup_lines(&addresses, "sports-bet")[2]
                 .ends_with("watch MATCH_001 --url ws://127.0.0.1:41234/ws/odds")
         );
     }
 
     #[test]
-    fn the_command_to_copy_is_the_one_that_was_typed() {
+    fn suggested_command_repeats_typed_path() {
         assert_eq!(
             shell_word("target/debug/sports-bet"),
             "target/debug/sports-bet"
@@ -290,13 +290,13 @@ mod tests {
             ..Addresses::default()
         };
         assert_eq!(
-            invitation(&addresses, "./sports-bet")[2],
+            startup_lines(&addresses, "./sports-bet")[2],
             "try:  ./sports-bet watch MATCH_001"
         );
     }
 
     #[test]
-    fn the_start_line_names_roles_and_engines() {
+    fn start_line_names_roles_and_engines() {
         let config = Config::from_variables(&[
             ("ROLE", "wallet"),
             ("REDIS_URL", "redis://:hunter2@r"),

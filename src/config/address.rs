@@ -1,5 +1,5 @@
-//! Addresses that may hold a login: parsed strictly, so that parsers cannot disagree about where
-//! the password ends, and shown without anything secret.
+//! Addresses that may contain credentials. They are parsed strictly, so that two parsers cannot
+//! disagree about where the password ends, and displayed without secrets.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::telemetry::redact::{MASK, Redaction};
 
-/// Why an address is refused. Holds no part of the address.
+/// Why an address is rejected. Contains no part of the address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AddressError(pub &'static str);
@@ -20,37 +20,37 @@ pub struct AddressError(pub &'static str);
 const BAD_PERCENT: AddressError =
     AddressError("a `%` is not followed by two hexadecimal digits (a literal one is %25)");
 
-/// A URL whose login, query and fragment are never shown.
+/// A URL whose credentials, query and fragment are never displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(Url);
 
 impl SecretUrl {
-    /// Parses an address with one of these schemes. Refuses whatever two parsers may read
+    /// Parses an address with one of these schemes. Rejects anything that two parsers may read
     /// differently.
     pub fn parse(text: &str, schemes: &[&str]) -> Result<SecretUrl, AddressError> {
         let url = parse(text)?;
         if !schemes.contains(&url.scheme()) {
-            return Err(AddressError("its scheme is another one"));
+            return Err(AddressError("its scheme is not one of these"));
         }
         Ok(SecretUrl(url))
     }
 
-    /// The whole URL, for the client that sends the login.
+    /// The whole URL, for the client that sends the credentials.
     pub fn expose(&self) -> &Url {
         &self.0
     }
 
-    /// The URL without the login, for a request line.
+    /// The URL without credentials, for a request line.
     pub fn without_login(&self) -> Url {
         without_login(&self.0)
     }
 
-    /// The login, if there is one.
+    /// The credentials, if any.
     pub fn login(&self) -> Option<Login> {
         Login::of(&self.0)
     }
 
-    /// Removes the secrets of this address from a text.
+    /// Removes this address's secrets from a text.
     pub fn redaction(&self) -> Redaction {
         redaction(&self.0)
     }
@@ -82,19 +82,19 @@ pub fn write_public(url: &Url, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     out.write_str(url.path())
 }
 
-/// Parses an absolute URL. Stricter than the standard of the web, which guesses at what a browser's
+/// Parses an absolute URL. Stricter than the WHATWG URL standard, which guesses what a browser's
 /// user meant.
 pub fn parse(text: &str) -> Result<Url, AddressError> {
     let text = text.trim();
     check_characters(text)?;
     let (scheme, rest) = text
         .split_once("://")
-        .ok_or(AddressError("it has no scheme, as the `ws` of ws://host"))?;
+        .ok_or(AddressError("it has no scheme, such as `ws` in ws://host"))?;
     if !scheme
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
     {
-        return Err(AddressError("it has no scheme, as the `ws` of ws://host"));
+        return Err(AddressError("it has no scheme, such as `ws` in ws://host"));
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
@@ -102,15 +102,15 @@ pub fn parse(text: &str) -> Result<Url, AddressError> {
     if rest.contains('#') {
         return Err(AddressError("it has a `#` (a literal one is %23)"));
     }
-    // The parser's own words may repeat a part of the address.
-    let url = Url::parse(text).map_err(|_| AddressError("its host or port cannot be read"))?;
+    // The parser's error message may contain a part of the address.
+    let url = Url::parse(text).map_err(|_| AddressError("its host or port is invalid"))?;
     if url.host_str().is_none_or(str::is_empty) {
         return Err(AddressError("it has no host"));
     }
     Ok(url)
 }
 
-/// Refuses white space, which parsers remove, encode or stop at.
+/// Rejects white space, which parsers remove, encode or stop at.
 pub(crate) fn check_characters(text: &str) -> Result<(), AddressError> {
     if text.is_empty() {
         return Err(AddressError("it is empty"));
@@ -128,19 +128,19 @@ pub(crate) fn check_characters(text: &str) -> Result<(), AddressError> {
     decode(text).map(drop)
 }
 
-/// Refuses an `@` that is not the one behind the login: then the password has an unescaped `@`, `/`
-/// or `?`.
+/// Rejects an `@` that does not end the credentials: the password then contains an unescaped `@`,
+/// `/` or `?`.
 pub(crate) fn check_ats(authority: &str, rest: &str) -> Result<(), AddressError> {
     if authority.matches('@').count() > 1 || rest.contains('@') {
         return Err(AddressError(
-            "it has an `@` that does not end the login; in user, password, path and query write %40, and in user and \
+            "it has an `@` that does not end the credentials; write %40 in user, password, path and query, and in user and \
              password also %2F for `/`, %3F for `?` and %23 for `#`",
         ));
     }
     Ok(())
 }
 
-/// Decodes percent-encoding. The result is text without NUL.
+/// Decodes percent-encoding. The result never contains NUL.
 pub(crate) fn decode(text: &str) -> Result<String, AddressError> {
     let is_encoded =
         |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
@@ -155,17 +155,17 @@ pub(crate) fn decode(text: &str) -> Result<String, AddressError> {
     Ok(decoded.into_owned())
 }
 
-/// The URL without its login.
+/// The URL without its credentials.
 pub fn without_login(url: &Url) -> Url {
     let mut bare = url.clone();
-    // Both fail only for a URL that cannot have a login.
+    // Both fail only for a URL that cannot have credentials.
     let _ = bare.set_username("");
     let _ = bare.set_password(None);
     bare
 }
 
-/// Removes the secrets of a URL: the password, a user without one (it may be a token), and the
-/// values of the query.
+/// Removes a URL's secrets: the password, the user if there is no password (it may be a token), and
+/// the query values.
 pub fn redaction(url: &Url) -> Redaction {
     let mut secrets: Vec<String> = url
         .query_pairs()
@@ -185,7 +185,7 @@ pub fn redaction(url: &Url) -> Redaction {
     Redaction::of(secrets.iter().map(String::as_str))
 }
 
-/// User and password of an address, decoded.
+/// User and password of an address, percent-decoded.
 #[derive(Clone, Debug)]
 pub struct Login {
     user: SecretString,
@@ -193,7 +193,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// The login of a URL.
+    /// The credentials of a URL, if any.
     pub fn of(url: &Url) -> Option<Login> {
         if url.username().is_empty() && url.password().is_none() {
             return None;
@@ -207,16 +207,16 @@ impl Login {
         })
     }
 
-    /// The value of the header `Authorization` that sends it (RFC 7617). Its Debug form shows
-    /// nothing.
+    /// The value of the `Authorization` header for these credentials (RFC 7617). Marked as
+    /// sensitive: its Debug output shows nothing.
     pub fn authorization(&self) -> Result<HeaderValue, AddressError> {
         if self.user.expose_secret().contains(':') {
             return Err(AddressError(
-                "the user of an HTTP login cannot contain a `:`",
+                "the user name in HTTP credentials cannot contain a `:`",
             ));
         }
         let mut value = HeaderValue::from_str(&format!("Basic {}", self.encoded()))
-            .map_err(|_| AddressError("its login cannot be sent"))?;
+            .map_err(|_| AddressError("its credentials cannot be sent in a header"))?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -231,7 +231,7 @@ impl Login {
     }
 }
 
-/// Schemes that may be shown of an address that cannot be parsed.
+/// Schemes that may be displayed if the rest of the address cannot be parsed.
 const SCHEMES: [&str; 14] = [
     "postgres",
     "postgresql",
@@ -249,9 +249,9 @@ const SCHEMES: [&str; 14] = [
     "file",
 ];
 
-/// An address for people: without its password, a user that stands alone, and the values of its
-/// query. Of one that cannot be parsed only the scheme is shown: where its password begins and ends
-/// is not known.
+/// An address for display: without its password, a user without a password, and the query values.
+/// If it cannot be parsed, only the scheme is displayed, because it is not known where the password
+/// begins and ends.
 pub fn shown(text: &str) -> String {
     let text = text.trim();
     match text.split_once("://") {
@@ -279,7 +279,7 @@ fn shown_url(url: &Url, text: &str) -> String {
         .port()
         .map(|port| format!(":{port}"))
         .unwrap_or_default();
-    // Not even its names: an unescaped `&` makes one of a part of a secret.
+    // Parameter names are hidden too: an unescaped `&` can make part of a secret look like a name.
     let query = url.query().map(|_| format!("?{MASK}")).unwrap_or_default();
     // The parser adds a `/` for an empty path of some schemes.
     let path = if url.path() == "/" && text.matches('/').count() < 3 {
@@ -290,7 +290,7 @@ fn shown_url(url: &Url, text: &str) -> String {
     format!("{}://{login}{host}{port}{path}{query}", url.scheme())
 }
 
-/// Whether a text without a scheme holds no login: a path, a host, or hosts with ports.
+/// Whether a text without a scheme contains no credentials: a path, a host, or hosts with ports.
 fn is_plain(text: &str) -> bool {
     let no_login = !text.contains(['@', '=', '&', '\'', '"']);
     let is_port = |rest: &str| {
@@ -333,7 +333,7 @@ mod tests {
     #[case("ws://u:Secret/x", "host or port")]
     #[case("", "is empty")]
     #[case("ws://", "host or port")]
-    fn what_parsers_read_differently_is_refused(#[case] text: &str, #[case] why: &str) {
+    fn ambiguous_addresses_are_rejected(#[case] text: &str, #[case] why: &str) {
         let error = parse(text).unwrap_err().to_string();
         assert!(error.contains(why) && !error.contains("Secret"), "{error}");
         assert!(!shown(text).contains("Secret"), "{}", shown(text));
@@ -354,12 +354,12 @@ mod tests {
     #[case("data/what?.db", "data/what?.db")]
     #[case("a:9092, b:9092,[::1]:9092", "a:9092, b:9092,[::1]:9092")]
     #[case("kafka", "kafka")]
-    fn an_address_is_shown_without_secrets(#[case] text: &str, #[case] wanted: &str) {
+    fn shown_address_hides_secrets(#[case] text: &str, #[case] wanted: &str) {
         assert_eq!(shown(text), wanted);
     }
 
     #[test]
-    fn a_login_becomes_a_basic_header() {
+    fn credentials_become_basic_header() {
         let url = SecretUrl::parse("ws://a%40b:p%3Aq%C3%A9@h/ws?t=1", &["ws"]).unwrap();
         let header = url.login().unwrap().authorization().unwrap();
         assert_eq!(
@@ -380,7 +380,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics_and_none_shows_a_password(text in "(ws://)?.{0,40}", password in "[ -~]{0,6}Hunter2[ -~]{0,6}") {
+        fn random_text_never_shows_password(text in "(ws://)?.{0,40}", password in "[ -~]{0,6}Hunter2[ -~]{0,6}") {
             let _ = (parse(&text), shown(&text));
             for address in [
                 format!("ws://u:{password}@h/x"), format!("u:{password}@h/x"), format!("ws://h/x?password={password}"),

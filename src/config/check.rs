@@ -1,4 +1,4 @@
-//! What settings must be to each other. Every check looks, none stops the next.
+//! Checks across settings. Every check runs, so all errors are reported at once.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,10 @@ use super::settings::{PortSettings, Role, Settings, SupplierSettings};
 use super::values::supplier_url;
 use super::{Config, Suppliers, engines};
 
-/// The original's supplier: where a simulator in a process of its own is by default.
+/// The original's supplier address, which is also the default of a simulator in its own process.
 const DEFAULT_SUPPLIER: &str = "ws://127.0.0.1:8081/ws";
 
-/// Checks settings as a whole.
+/// Checks the settings against each other and chooses suppliers and engines.
 pub(super) fn check(settings: Settings, given: ConfigInput) -> Result<Config, ConfigExit> {
     let roles = roles_of(&settings);
     let mut wrong = given.wrong.clone();
@@ -50,7 +50,7 @@ fn roles_of(settings: &Settings) -> BTreeSet<Role> {
     }
 }
 
-/// Settings of which one must be smaller than the other.
+/// Checks durations that must be smaller than another one.
 fn orders(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     let (clients, suppliers) = (&settings.clients, &settings.suppliers);
     let pairs: [Pair; 8] = [
@@ -107,7 +107,7 @@ fn orders(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     compare("duration", &pairs, given)
 }
 
-/// Amounts of which one must be smaller than the other.
+/// Checks amounts that must be smaller than another one.
 fn amounts(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     let money = &settings.money;
     let (least, most) = (money.bet_min_stake_cents, money.bet_max_stake_cents);
@@ -118,7 +118,7 @@ fn amounts(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
             "at most",
             "BET_MAX_STAKE_CENTS",
         ),
-        // A payout is more than its stake.
+        // A payout is always higher than its stake.
         (
             least < money.bet_max_payout_cents,
             "BET_MIN_STAKE_CENTS",
@@ -129,19 +129,18 @@ fn amounts(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     compare("number of cents", &pairs, given)
 }
 
-/// Whether the first one's value is as it must be to the second one's; the first one, how it must
-/// be, the second one.
+/// Whether the relation holds, the first variable, the required relation, the second variable.
 type Pair = (bool, &'static str, &'static str, &'static str);
 
-/// The pairs that are not as they must be. One with a value that could not be read is left out: it
-/// has its error.
+/// Reports the pairs whose relation does not hold. A pair with a value that could not be parsed is
+/// skipped: it already has an error.
 fn compare(what: &str, pairs: &[Pair], given: &ConfigInput) -> Vec<ConfigError> {
-    let known = |variable: &str| given.wrong.iter().any(|error| error.variable == variable);
+    let is_reported = |variable: &str| given.wrong.iter().any(|error| error.variable == variable);
     pairs
         .iter()
-        .filter(|(holds, lower, _, upper)| !holds && !known(lower) && !known(upper))
+        .filter(|(holds, lower, _, upper)| !holds && !is_reported(lower) && !is_reported(upper))
         .map(|(_, lower, relation, upper)| {
-            // Whoever set only the upper one is told about the one they set.
+            // If only the upper one was set, the error names that one.
             let (variable, relation, other) =
                 match (*relation, given.is_set(lower), given.is_set(upper)) {
                     ("below", false, true) => (upper, "above", lower),
@@ -159,8 +158,8 @@ fn compare(what: &str, pairs: &[Pair], given: &ConfigInput) -> Vec<ConfigError> 
         .collect()
 }
 
-/// Topics that must differ, or records of one kind are read as another; and groups, or two readers
-/// share what each needs as a whole.
+/// Topics must differ, or records of one kind would be read as another. Groups must differ, or two
+/// readers would share the records that each needs in full.
 fn equal_names(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     let bus = &settings.bus;
     let dead_letters = bus.dead_letter_topic();
@@ -198,16 +197,16 @@ fn equal_names(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
                 } else {
                     (later, *earlier)
                 };
-                Some(given.error(variable, format!("a {what} that {other} does not have")))
+                Some(given.error(variable, format!("a {what} different from {other}")))
             })
             .collect()
     };
-    let mut wrong = equal(&topics, "topic's name");
-    wrong.extend(equal(&groups, "group's name"));
+    let mut wrong = equal(&topics, "topic name");
+    wrong.extend(equal(&groups, "group name"));
     wrong
 }
 
-/// The ports that the roles of this process bind.
+/// The ports that the roles of this process listen on.
 pub(crate) fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'static str, u16)> {
     let all = [
         (Role::Odds, "HTTP_PORT_ODDS", ports.http_port_odds),
@@ -274,7 +273,7 @@ fn equal_ports(
         };
         wrong.push(given.error(
             variable,
-            format!("a port that {other} does not have, or 0 for a free one"),
+            format!("a port different from {other}, or 0 for a free one"),
         ));
     }
     wrong
@@ -306,8 +305,9 @@ mod tests {
         Config::from_variables(variables).unwrap_err().to_string()
     }
 
+    /// Precedence: SUPPLIER_URLS, SUPPLIER_WS_URL, the simulator of this process, the default.
     #[test]
-    fn suppliers_are_the_list_else_the_one_else_the_simulator_else_the_default() {
+    fn suppliers_are_chosen_by_precedence() {
         let suppliers =
             |variables: &[(&str, &str)]| match Config::from_variables(variables).unwrap().suppliers
             {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_keep_their_order() {
+    fn durations_must_be_in_order() {
         insta::assert_snapshot!(
             wrong(&[
                 ("WS_PING_INTERVAL", "45s"),
@@ -349,7 +349,7 @@ SUPPLIER_RECONNECT_MIN: got "2s", want a duration at most SUPPLIER_RECONNECT_MAX
     }
 
     #[test]
-    fn a_duration_that_drives_a_timer_is_never_zero() {
+    fn timer_durations_must_not_be_zero() {
         let config = Config::from_variables(&[]).unwrap();
         let durations = config
             .shown
@@ -368,22 +368,22 @@ SUPPLIER_RECONNECT_MIN: got "2s", want a duration at most SUPPLIER_RECONNECT_MAX
     }
 
     #[test]
-    fn the_ports_of_a_process_differ() {
+    fn ports_in_process_must_differ() {
         insta::assert_snapshot!(wrong(&[("HTTP_PORT_ODDS", "9095"), ("METRICS_PORT_INGEST", "9097")]), @r#"
-HTTP_PORT_ODDS: got "9095", want a port that METRICS_PORT_ODDS does not have, or 0 for a free one
-METRICS_PORT_INGEST: got "9097", want a port that METRICS_PORT_PROCESSOR does not have, or 0 for a free one
+HTTP_PORT_ODDS: got "9095", want a port different from METRICS_PORT_ODDS, or 0 for a free one
+METRICS_PORT_INGEST: got "9097", want a port different from METRICS_PORT_PROCESSOR, or 0 for a free one
 "#);
         assert!(
             Config::from_variables(&[("HTTP_PORT_ODDS", "0"), ("METRICS_PORT_ODDS", "0")]).is_ok()
         );
-        // Roles that do not run bind nothing.
+        // Roles that do not run open no port.
         assert!(
             Config::from_variables(&[("ROLE", "simulator"), ("HTTP_PORT_ODDS", "8081")]).is_ok()
         );
     }
 
     #[test]
-    fn limits_that_no_bet_can_keep_are_refused() {
+    fn unsatisfiable_bet_limits_are_rejected() {
         insta::assert_snapshot!(
             wrong(&[("BET_MIN_STAKE_CENTS", "100"), ("BET_MAX_STAKE_CENTS", "10"), ("BET_MAX_PAYOUT_CENTS", "100")]),
             @r#"
@@ -406,7 +406,7 @@ METRICS_PORT_INGEST: got "9097", want a port that METRICS_PORT_PROCESSOR does no
     }
 
     #[test]
-    fn topics_and_groups_differ() {
+    fn topics_and_groups_must_differ() {
         insta::assert_snapshot!(
             wrong(&[
                 ("KAFKA_TOPIC_ODDS_DLQ", "odds_updates"),
@@ -414,15 +414,15 @@ METRICS_PORT_INGEST: got "9097", want a port that METRICS_PORT_PROCESSOR does no
                 ("KAFKA_GROUP_LIVE", "odds-processor"),
             ]),
             @r#"
-        KAFKA_TOPIC_BET_PLACED: got "bet_confirmed", want a topic's name that KAFKA_TOPIC_BET_CONFIRMED does not have
-        KAFKA_TOPIC_ODDS_DLQ: got "odds_updates", want a topic's name that KAFKA_TOPIC_ODDS does not have
-        KAFKA_GROUP_LIVE: got "odds-processor", want a group's name that KAFKA_GROUP_STORE does not have
+        KAFKA_TOPIC_BET_PLACED: got "bet_confirmed", want a topic name different from KAFKA_TOPIC_BET_CONFIRMED
+        KAFKA_TOPIC_ODDS_DLQ: got "odds_updates", want a topic name different from KAFKA_TOPIC_ODDS
+        KAFKA_GROUP_LIVE: got "odds-processor", want a group name different from KAFKA_GROUP_STORE
         "#
         );
     }
 
     #[test]
-    fn settings_without_effect_are_warned_of() {
+    fn settings_without_effect_cause_warnings() {
         let config = Config::from_variables(&[
             ("KAFKA_SECURITY_PROTOCOL", "ssl"),
             ("REDIS_PUBSUB_CHANNEL", "x"),
@@ -430,8 +430,8 @@ METRICS_PORT_INGEST: got "9097", want a port that METRICS_PORT_PROCESSOR does no
         assert_eq!(
             config.unwrap().warnings(),
             [
-                "KAFKA_SECURITY_PROTOCOL has no effect: KAFKA_BROKERS is not set, the bus is the embedded one",
-                "REDIS_PUBSUB_CHANNEL has no effect: REDIS_URL is not set, the cache is the embedded one"
+                "KAFKA_SECURITY_PROTOCOL has no effect: KAFKA_BROKERS is not set, so the embedded bus is used",
+                "REDIS_PUBSUB_CHANNEL has no effect: REDIS_URL is not set, so the embedded cache is used"
             ]
         );
         assert!(Config::from_variables(&[]).unwrap().warnings().is_empty());

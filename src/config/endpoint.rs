@@ -1,4 +1,4 @@
-//! Where a supplier is, and which wire form it speaks.
+//! The address and wire format of a supplier.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,50 +7,49 @@ use url::{Host, Url};
 
 use super::address::{self, AddressError, Login};
 
-/// Where a supplier is, and which wire form it speaks. Shown without credentials and without its
-/// query.
+/// The address and wire format of a supplier. Displayed without credentials and query.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Endpoint {
-    /// The native form over WebSocket: `ws://` or `wss://`.
+    /// The native format over WebSocket: `ws://` or `wss://`.
     Native(Url),
     /// The Exchange Stream: `betfair://` over TCP, `betfairs://` over TLS.
     Betfair {
-        /// Name or address, an IPv6 address without brackets.
+        /// Host name or IP address; an IPv6 address without brackets.
         host: String,
         /// TCP port.
         port: u16,
-        /// Whether TLS is spoken.
+        /// Whether the connection uses TLS.
         tls: bool,
     },
 }
 
-/// Why a URL is no [`Endpoint`].
+/// Why a URL is not an [`Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// The text is no URL, or one that parsers read differently.
+    /// The text is not a URL, or is one that parsers read differently.
     #[error(
-        "not a URL ({0}); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted"
+        "not a URL ({0}); expected ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port"
     )]
     Address(AddressError),
-    /// The scheme names no wire form.
+    /// The scheme does not name a wire format.
     #[error(
-        "`{0}://` names no supplier; ws:// or wss:// (native), betfair:// or betfairs:// (Exchange Stream) is wanted"
+        "`{0}://` is not a supplier scheme; expected ws:// or wss:// (native), betfair:// or betfairs:// (Exchange Stream)"
     )]
     UnknownScheme(String),
-    /// There is no host.
-    #[error("`{0}://` without a host; {0}://host:port is wanted")]
+    /// The host is missing.
+    #[error("`{0}://` has no host; expected {0}://host:port")]
     NoHost(String),
-    /// `betfair://` without a port: there is no usual one.
-    #[error("`betfair://{0}` without a port; betfair://host:port is wanted")]
+    /// `betfair://` without a port: it has no default port.
+    #[error("`betfair://{0}` has no port; expected betfair://host:port")]
     NoPort(String),
-    /// A `betfair` URL with a user, path, query or fragment, which would mean nothing.
+    /// A `betfair` URL with a user, path, query or fragment, which would have no meaning.
     #[error(
-        "`{0}://` takes only host and port; {0}://host:port is wanted, and the key in BETFAIR_APP_KEY"
+        "`{0}://` takes only host and port; expected {0}://host:port, with the key in BETFAIR_APP_KEY"
     )]
     TooMuch(String),
 }
 
-/// The port of Betfair's stream over TLS.
+/// The default port of Betfair's stream over TLS.
 const BETFAIR_TLS_PORT: u16 = 443;
 
 impl TryFrom<&Url> for Endpoint {
@@ -60,7 +59,7 @@ impl TryFrom<&Url> for Endpoint {
         let scheme = url.scheme();
         match scheme {
             "ws" | "wss" => {
-                // Found here, and not at each connect.
+                // Reject unusable credentials here instead of at every connect.
                 Login::of(url)
                     .map(|login| login.authorization())
                     .transpose()
@@ -116,7 +115,7 @@ impl fmt::Display for Endpoint {
 }
 
 impl fmt::Debug for Endpoint {
-    /// As shown: the Debug form of a URL would show its password.
+    /// Same as Display: the Debug form of a URL would show its password.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Endpoint({self})")
     }
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_names_the_wire_form() {
+    fn scheme_selects_wire_format() {
         assert_eq!(shown("ws://127.0.0.1:8081/ws"), "ws://127.0.0.1:8081/ws");
         assert_eq!(
             shown("betfair://localhost:8085"),
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_url_is_told_what_is_wanted() {
+    fn invalid_url_error_names_expected_form() {
         let wrong = [
             "localhost",
             "http://a/",
@@ -168,13 +167,13 @@ mod tests {
             "ws://",
         ];
         insta::assert_snapshot!(wrong.map(shown).join("\n"), @"
-        error: not a URL (it has no scheme, as the `ws` of ws://host); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted
-        error: `http://` names no supplier; ws:// or wss:// (native), betfair:// or betfairs:// (Exchange Stream) is wanted
-        error: `betfair://a` without a port; betfair://host:port is wanted
-        error: not a URL (its host or port cannot be read); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted
-        error: `betfairs://` takes only host and port; betfairs://host:port is wanted, and the key in BETFAIR_APP_KEY
-        error: `betfair://` takes only host and port; betfair://host:port is wanted, and the key in BETFAIR_APP_KEY
-        error: not a URL (its host or port cannot be read); ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port is wanted
+        error: not a URL (it has no scheme, such as `ws` in ws://host); expected ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port
+        error: `http://` is not a supplier scheme; expected ws:// or wss:// (native), betfair:// or betfairs:// (Exchange Stream)
+        error: `betfair://a` has no port; expected betfair://host:port
+        error: not a URL (its host or port is invalid); expected ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port
+        error: `betfairs://` takes only host and port; expected betfairs://host:port, with the key in BETFAIR_APP_KEY
+        error: `betfair://` takes only host and port; expected betfair://host:port, with the key in BETFAIR_APP_KEY
+        error: not a URL (its host or port is invalid); expected ws://host:port/path, wss://..., betfair://host:port or betfairs://host:port
         ");
     }
 

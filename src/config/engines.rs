@@ -1,4 +1,4 @@
-//! Which engines the platform runs on: each is the embedded one unless its address is given.
+//! The engines that the platform runs on. Each is the embedded one unless its address is set.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use crate::bus::kafka;
 use crate::cache::redis::RedisCache;
 use crate::store::postgres::PgStore;
 
-/// The bus that the settings choose.
+/// The bus selected by the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BusEngine {
     /// In this process.
     Embedded,
-    /// Kafka, as [`BusSettings`] say.
+    /// Kafka, configured by [`BusSettings`].
     Kafka,
 }
 
-/// The cache that the settings choose.
+/// The cache selected by the settings.
 #[derive(Clone, Debug)]
 pub enum CacheEngine {
     /// In this process.
@@ -29,40 +29,40 @@ pub enum CacheEngine {
     Redis(SecretString),
 }
 
-/// The database that the settings choose.
+/// The database selected by the settings.
 #[derive(Clone, Debug)]
 pub enum StoreEngine {
     /// A SQLite file.
     Sqlite(PathBuf),
     /// PostgreSQL.
     Postgres {
-        /// Where it is written, and read where `read_url` is not set: a URL or libpq's `host=…
-        /// user=…`.
+        /// The primary, for writes, and for reads if `read_url` is not set: a URL or libpq's
+        /// `host=… user=…`.
         url: SecretString,
-        /// Where the role `odds` reads.
+        /// The database that the role `odds` reads from.
         read_url: SecretString,
     },
 }
 
-/// The engines of a process.
+/// The engines that a process uses.
 #[derive(Clone, Debug)]
 pub struct Engines {
-    /// What carries updates.
+    /// The bus that carries updates.
     pub bus: BusEngine,
-    /// What holds the hot copy.
+    /// The cache that holds current odds.
     pub cache: CacheEngine,
-    /// What keeps everything.
+    /// The database that stores everything.
     pub store: StoreEngine,
 }
 
 impl Engines {
-    /// A line about each, without secrets.
+    /// One line per engine, without secrets.
     pub fn summary(&self) -> String {
         let [bus, cache, database] = self.names();
         format!("# bus: {bus}\n# cache: {cache}\n# database: {database}\n")
     }
 
-    /// What carries updates, what holds the hot copy, and what keeps everything. Without secrets.
+    /// The names of bus, cache and database, without secrets.
     pub fn names(&self) -> [String; 3] {
         let bus = match self.bus {
             BusEngine::Embedded => "embedded",
@@ -80,7 +80,7 @@ impl Engines {
     }
 }
 
-/// The engines that the settings choose, or what is wrong with them.
+/// Selects the engines, or returns all errors in their settings.
 pub(super) fn choose(
     settings: &Settings,
     given: &ConfigInput,
@@ -99,8 +99,8 @@ pub(super) fn choose(
     }
 }
 
-/// Roles that need each other are joined within one process by the embedded engines; apart they
-/// need real ones.
+/// Rejects roles that depend on a role outside this process while their engine is embedded: the
+/// embedded engines connect roles only within one process.
 pub(super) fn split_roles(
     roles: &BTreeSet<Role>,
     engines: &Engines,
@@ -109,7 +109,7 @@ pub(super) fn split_roles(
     let embedded_bus = engines.bus == BusEngine::Embedded;
     let embedded_cache = matches!(engines.cache, CacheEngine::Embedded);
     let sqlite = matches!(engines.store, StoreEngine::Sqlite(_));
-    // A processor on Kafka serves odds in other processes, unless it has them with it.
+    // A processor on Kafka serves odds roles in other processes, unless odds runs in this one.
     let processor_alone = !embedded_bus && roles.contains(&Role::Processor);
     let needs = [
         (Role::Ingest, Role::Processor, embedded_bus, "KAFKA_BROKERS"),
@@ -119,7 +119,7 @@ pub(super) fn split_roles(
             Role::Odds,
             Role::Processor,
             sqlite,
-            "a DATABASE_URL of PostgreSQL",
+            "a PostgreSQL DATABASE_URL",
         ),
         (
             Role::Processor,
@@ -131,14 +131,14 @@ pub(super) fn split_roles(
             Role::Processor,
             Role::Odds,
             sqlite && processor_alone,
-            "a DATABASE_URL of PostgreSQL",
+            "a PostgreSQL DATABASE_URL",
         ),
         (Role::Bets, Role::Processor, embedded_cache, "REDIS_URL"),
         (
             Role::Bets,
             Role::Wallet,
             sqlite,
-            "a DATABASE_URL of PostgreSQL",
+            "a PostgreSQL DATABASE_URL",
         ),
         (
             Role::Bets,
@@ -156,9 +156,9 @@ pub(super) fn split_roles(
             Role::Confirmation,
             Role::Bets,
             sqlite,
-            "a DATABASE_URL of PostgreSQL",
+            "a PostgreSQL DATABASE_URL",
         ),
-        // It keeps the dead letters of the embedded bus.
+        // The processor stores the dead letters of the embedded bus.
         (
             Role::Confirmation,
             Role::Processor,
@@ -175,7 +175,7 @@ pub(super) fn split_roles(
         wrong.push(given.error(
             "ROLE",
             format!(
-                "\"{needed}\" beside \"{role}\", or {variable}: the embedded engines join them only within one process"
+                "\"{needed}\" in addition to \"{role}\", or {variable}: the embedded engines connect roles only within one process"
             ),
         ));
     }
@@ -207,7 +207,7 @@ fn is_broker(text: &str) -> bool {
 fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, ConfigError> {
     let want = "redis://user:password@host:6379/0, or rediss:// for TLS";
     if let Some(url) = &settings.cache.redis_url {
-        let bad = |problem: &str| given.error("REDIS_URL", format!("{want}; here {problem}"));
+        let bad = |problem: &str| given.error("REDIS_URL", format!("{want}, but {problem}"));
         if !url.expose_secret().contains("://") {
             return Err(bad("the scheme is missing"));
         }
@@ -221,7 +221,7 @@ fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, Config
             let bad = |problem| {
                 given.error(
                     "REDIS_ADDR",
-                    format!("an address as host:port; here {problem}"),
+                    format!("an address like host:port, but {problem}"),
                 )
             };
             RedisCache::check_address(&url).map_err(bad)?;
@@ -229,23 +229,23 @@ fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, Config
         }
         Some(_) => Err(given.error(
             "REDIS_ADDR",
-            "an address as host:port; anything else goes into REDIS_URL",
+            "an address like host:port; use REDIS_URL for anything else",
         )),
     }
 }
 
-const POSTGRES: &str = "a PostgreSQL, as postgres://user:password@host:5432/name";
-const SQLITE: &str = "a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db";
+const POSTGRES: &str = "a PostgreSQL URL like postgres://user:password@host:5432/name";
+const SQLITE: &str = "a SQLite file like data/sports-bet.db or sqlite://data/sports-bet.db";
 
-/// The database that settings choose.
+/// Selects the database from the settings.
 pub fn store(settings: &StoreSettings, given: &ConfigInput) -> Result<StoreEngine, ConfigError> {
-    // The original's variable counts where ours is not set.
+    // The original's variable is used only if ours is not set.
     let (variable, url) = match &settings.postgres_dsn {
         Some(dsn) if !given.is_set("DATABASE_URL") => ("POSTGRES_DSN", dsn),
         _ => ("DATABASE_URL", &settings.database_url),
     };
     let check = |variable: &str, address: &SecretString| {
-        let bad = |problem| given.error(variable, format!("{POSTGRES}; here {problem}"));
+        let bad = |problem| given.error(variable, format!("{POSTGRES}, but {problem}"));
         PgStore::check_address(address.expose_secret()).map_err(bad)
     };
     if PgStore::is_address(url.expose_secret()) {
@@ -261,23 +261,20 @@ pub fn store(settings: &StoreSettings, given: &ConfigInput) -> Result<StoreEngin
         check(variable, url)?;
     }
     if settings.database_ro_url.is_some() {
-        return Err(given.error(
-            "DATABASE_RO_URL",
-            "it unset, or a DATABASE_URL of PostgreSQL",
-        ));
+        return Err(given.error("DATABASE_RO_URL", "it unset, or a PostgreSQL DATABASE_URL"));
     }
     let path = sqlite_path(url.expose_secret());
     path.map(StoreEngine::Sqlite)
         .ok_or_else(|| given.error("DATABASE_URL", format!("{POSTGRES}, or {SQLITE}")))
 }
 
-/// The SQLite file of the embedded engines, of commands that work on nothing else.
+/// The SQLite file, for commands that only work on the embedded database.
 pub fn sqlite_file(url: &SecretString, given: &ConfigInput) -> Result<PathBuf, ConfigError> {
     sqlite_path(url.expose_secret()).ok_or_else(|| given.error("DATABASE_URL", SQLITE))
 }
 
-/// The SQLite file, as the diesel CLI reads it. What looks like the address of a server is none: it
-/// may hold a password, and a path is shown.
+/// The SQLite file, parsed as the diesel CLI does. Anything that looks like a server address is
+/// rejected: it may contain a password, and paths are displayed.
 fn sqlite_path(url: &str) -> Option<PathBuf> {
     let path = match url.split_once("://") {
         Some(("sqlite", path)) if !path.contains(['?', '#', '%']) => path,
@@ -310,7 +307,7 @@ mod tests {
     const POSTGRES: &str = "postgres://bet:hunter2@localhost:5433/bet_core?sslmode=disable";
 
     #[test]
-    fn each_engine_is_chosen_by_its_own_address() {
+    fn each_address_selects_its_engine() {
         let chosen = engines(&[]);
         assert_eq!(
             chosen.summary(),
@@ -348,26 +345,26 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_cannot_be_used_are_refused_by_name_and_masked() {
+    fn unusable_addresses_are_rejected_and_masked() {
         insta::assert_snapshot!(wrong(&[
             ("KAFKA_BROKERS", "kafka"),
             ("REDIS_URL", "http://user:hunter2@redis"),
             ("DATABASE_URL", "mysql://user:hunter2@h/db"),
         ]), @r##"
 KAFKA_BROKERS: got "kafka", want a list of addresses as host:port, with commas
-REDIS_URL: got "http://user:***@redis", want redis://user:password@host:6379/0, or rediss:// for TLS; here it is neither redis:// nor rediss://
-DATABASE_URL: got "mysql://user:***@h/db", want a PostgreSQL, as postgres://user:password@host:5432/name, or a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db
+REDIS_URL: got "http://user:***@redis", want redis://user:password@host:6379/0, or rediss:// for TLS, but it is neither redis:// nor rediss://
+DATABASE_URL: got "mysql://user:***@h/db", want a PostgreSQL URL like postgres://user:password@host:5432/name, or a SQLite file like data/sports-bet.db or sqlite://data/sports-bet.db
 "##);
         insta::assert_snapshot!(wrong(&[("REDIS_ADDR", "redis"), ("POSTGRES_DSN", "file.db")]), @r##"
-REDIS_ADDR: got "redis", want an address as host:port; anything else goes into REDIS_URL
-POSTGRES_DSN: got "file.db", want a PostgreSQL, as postgres://user:password@host:5432/name; here it is no URL, and not all of it is `keyword=value`; a value with white space stands in single quotes
+REDIS_ADDR: got "redis", want an address like host:port; use REDIS_URL for anything else
+POSTGRES_DSN: got "file.db", want a PostgreSQL URL like postgres://user:password@host:5432/name, but it is not a URL, and not all of it is `keyword=value`; put values with white space in single quotes
 "##);
-        insta::assert_snapshot!(wrong(&[("DATABASE_RO_URL", POSTGRES)]), @r##"DATABASE_RO_URL: got "postgres://bet:***@localhost:5433/bet_core?***", want it unset, or a DATABASE_URL of PostgreSQL"##);
-        insta::assert_snapshot!(wrong(&[("DATABASE_RO_URL", "file.db"), ("DATABASE_URL", POSTGRES)]), @r##"DATABASE_RO_URL: got "file.db", want a PostgreSQL, as postgres://user:password@host:5432/name; here it is no URL, and not all of it is `keyword=value`; a value with white space stands in single quotes"##);
+        insta::assert_snapshot!(wrong(&[("DATABASE_RO_URL", POSTGRES)]), @r##"DATABASE_RO_URL: got "postgres://bet:***@localhost:5433/bet_core?***", want it unset, or a PostgreSQL DATABASE_URL"##);
+        insta::assert_snapshot!(wrong(&[("DATABASE_RO_URL", "file.db"), ("DATABASE_URL", POSTGRES)]), @r##"DATABASE_RO_URL: got "file.db", want a PostgreSQL URL like postgres://user:password@host:5432/name, but it is not a URL, and not all of it is `keyword=value`; put values with white space in single quotes"##);
     }
 
     #[test]
-    fn a_login_to_kafka_is_whole_or_not_there() {
+    fn kafka_credentials_must_be_complete() {
         let with = |more: &[(&str, &str)]| {
             let mut all = vec![("KAFKA_BROKERS", "kafka:9092")];
             all.extend_from_slice(more);
@@ -381,8 +378,8 @@ POSTGRES_DSN: got "file.db", want a PostgreSQL, as postgres://user:password@host
         ];
         let mut whole = vec![("KAFKA_SECURITY_PROTOCOL", "sasl_plaintext")];
         insta::assert_snapshot!(with(&whole).unwrap_err(), @r##"
-KAFKA_SASL_USERNAME: got "", want a value: KAFKA_SECURITY_PROTOCOL asks for a login
-KAFKA_SASL_PASSWORD: got "", want a value: KAFKA_SECURITY_PROTOCOL asks for a login
+KAFKA_SASL_USERNAME: got "", want a value: KAFKA_SECURITY_PROTOCOL requires a login
+KAFKA_SASL_PASSWORD: got "", want a value: KAFKA_SECURITY_PROTOCOL requires a login
 "##);
         insta::assert_snapshot!(with(&login).unwrap_err(), @r##"
 KAFKA_SASL_USERNAME: got "u", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_ssl or sasl_plaintext
@@ -396,14 +393,14 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
     }
 
     #[test]
-    fn a_database_is_a_file() {
+    fn database_url_selects_sqlite_file() {
         for (url, path) in [
             ("data/a.db", "data/a.db"),
             ("sqlite://data/a.db", "data/a.db"),
             ("sqlite:///var/lib/a.db", "/var/lib/a.db"),
             ("/var/lib/a b.db", "/var/lib/a b.db"),
         ] {
-            // The original's variable does not count beside ours.
+            // The original's variable is ignored if ours is set.
             let StoreEngine::Sqlite(chosen) =
                 engines(&[("DATABASE_URL", url), ("POSTGRES_DSN", POSTGRES)]).store
             else {
@@ -427,7 +424,7 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
     }
 
     #[test]
-    fn what_may_hold_a_password_is_no_file() {
+    fn possible_passwords_are_not_file_names() {
         for bad in [
             "u:Secret@h/x",
             "u:Secret x@h/x",
@@ -461,7 +458,7 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
     }
 
     #[test]
-    fn roles_apart_need_the_engines_that_join_them() {
+    fn separate_roles_need_shared_engines() {
         let roles = |roles: &str, more: &[(&str, &str)]| {
             let mut all = vec![("ROLE", roles)];
             all.extend_from_slice(more);
@@ -512,9 +509,9 @@ KAFKA_SASL_PASSWORD: got "***", want it unset, or KAFKA_SECURITY_PROTOCOL sasl_s
             }
         }
         insta::assert_snapshot!(roles("odds,ingest", &[]).unwrap_err(), @r##"
-ROLE: got "odds,ingest", want "processor" beside "ingest", or KAFKA_BROKERS: the embedded engines join them only within one process
-ROLE: got "odds,ingest", want "processor" beside "odds", or REDIS_URL: the embedded engines join them only within one process
-ROLE: got "odds,ingest", want "processor" beside "odds", or a DATABASE_URL of PostgreSQL: the embedded engines join them only within one process
+ROLE: got "odds,ingest", want "processor" in addition to "ingest", or KAFKA_BROKERS: the embedded engines connect roles only within one process
+ROLE: got "odds,ingest", want "processor" in addition to "odds", or REDIS_URL: the embedded engines connect roles only within one process
+ROLE: got "odds,ingest", want "processor" in addition to "odds", or a PostgreSQL DATABASE_URL: the embedded engines connect roles only within one process
 "##);
     }
 }

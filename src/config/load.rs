@@ -1,10 +1,10 @@
-//! Reads a command line and an environment with clap, and collects every wrong value instead of
+//! Parses a command line and an environment with clap, and collects every wrong value instead of
 //! stopping at the first.
 //!
-//! clap looks into the environment of the process by itself. Here it may not: what an environment
-//! says is handed in as a look-up, checked value by value with clap's own readers, and then joins
-//! the command line. So a test brings its own environment, an empty variable counts as unset, and
-//! each wrong value is reported beside the others.
+//! By default clap reads the process environment. Here it must not: the environment is passed in as
+//! a lookup function, each variable is checked with clap's own value parsers, and the valid ones
+//! are added to the command line. So a test can bring its own environment, an empty variable counts
+//! as unset, and all wrong values are reported together.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -21,12 +21,12 @@ use super::address;
 use crate::store::postgres::PgStore;
 use crate::telemetry::redact::MASK;
 
-/// What an environment variable is set to.
+/// Looks up an environment variable.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// The exit code of a command line or a setting that is wrong.
+/// The exit code for a wrong command line or setting.
 const WRONG_USAGE: u8 = 2;
-/// Settings whose value is an address: shown, but without the secrets in it.
+/// Settings whose value is an address, which is displayed without the secrets in it.
 const ADDRESSES: [&str; 10] = [
     "database_url",
     "database_ro_url",
@@ -40,17 +40,17 @@ const ADDRESSES: [&str; 10] = [
     "url",
 ];
 
-/// A setting with a value that cannot be taken.
+/// A setting whose value is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[error("{}: got {got}, want {want}", name_of(.variable, .flag.as_deref()))]
 pub struct ConfigError {
-    /// Its environment variable; its flag where it has none.
+    /// Its environment variable, or its flag if it has none.
     pub variable: String,
-    /// The flag that gave the value, where one did.
+    /// The flag, if the value came from one.
     pub flag: Option<String>,
-    /// The value in quotes; a secret is masked.
+    /// The value in quotes, with secrets masked.
     pub got: String,
-    /// What is wanted instead.
+    /// The expected form; completes the sentence "want …".
     pub want: String,
 }
 
@@ -61,20 +61,20 @@ fn name_of(variable: &str, flag: Option<&str>) -> String {
     }
 }
 
-/// Why a command line was not taken. Help that was asked for is one of the reasons.
+/// Why the program exits instead of running a command. Requested help is one of the reasons.
 #[derive(Debug)]
 pub enum ConfigExit {
-    /// clap answers: help, the version, an unknown flag or subcommand.
+    /// clap answers: help, version, or an unknown flag or subcommand.
     Usage(Box<clap::Error>),
-    /// Settings have wrong values.
+    /// Some settings have wrong values.
     Wrong(Vec<ConfigError>),
 }
 
 impl ConfigExit {
-    /// Tells the user, and gives the exit code: 0 for help that was asked for, 2 for what is wrong.
+    /// Prints the message and returns the exit code: 0 for requested help, 2 for an error.
     pub fn report(&self) -> ExitCode {
         if let ConfigExit::Usage(usage) = self {
-            // Nothing is left to do where even this cannot be written.
+            // If even this cannot be written, nothing more can be done.
             let _ = usage.print();
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(WRONG_USAGE));
         }
@@ -97,14 +97,14 @@ impl fmt::Display for ConfigExit {
 
 impl std::error::Error for ConfigExit {}
 
-/// Where a setting's value comes from.
+/// The origin of a setting's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody said anything.
+    /// The value is the default.
     Default,
-    /// An environment variable, or `.env`.
+    /// The value comes from an environment variable or `.env`.
     Environment,
-    /// The command line.
+    /// The value comes from the command line.
     Flag,
 }
 
@@ -119,27 +119,27 @@ impl Source {
     }
 }
 
-/// A setting as it may be shown.
+/// A setting in displayable form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveSetting {
-    /// The heading that it stands under.
+    /// The help heading that it belongs to.
     pub heading: String,
     /// Its environment variable.
     pub variable: String,
     /// Its flag.
     pub flag: String,
-    /// Its value, secrets masked; nothing where it has none.
+    /// Its value with secrets masked; empty if it has none.
     pub value: String,
     /// Where the value comes from.
     pub source: Source,
 }
 
-/// What was given beside the typed values.
+/// The settings as displayed and the errors found while parsing; complements the typed values.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigInput {
     /// Every setting of the command, in the order of its help.
     pub settings: Vec<EffectiveSetting>,
-    /// The settings with wrong values; the typed values hold their defaults.
+    /// Errors for wrong values; the typed values hold the defaults instead.
     pub wrong: Vec<ConfigError>,
 }
 
@@ -151,13 +151,13 @@ impl ConfigInput {
             .find(|setting| setting.variable == variable)
     }
 
-    /// Whether someone said what the setting is.
+    /// Whether the setting was set by a flag or a variable.
     pub fn is_set(&self, variable: &str) -> bool {
         self.setting(variable)
             .is_some_and(|setting| setting.source != Source::Default)
     }
 
-    /// An error about a setting as it was given; what was given is shown masked.
+    /// An error about a setting, with its value masked.
     pub fn error(&self, variable: &str, want: impl Into<String>) -> ConfigError {
         let setting = self.setting(variable);
         ConfigError {
@@ -170,7 +170,7 @@ impl ConfigInput {
         }
     }
 
-    /// Stops where a value was wrong.
+    /// Fails if any value was wrong.
     pub fn complete(&self) -> Result<(), ConfigExit> {
         if self.wrong.is_empty() {
             Ok(())
@@ -180,9 +180,9 @@ impl ConfigInput {
     }
 }
 
-/// Reads `args`, the program's name first, over `environment` over the defaults, for a command or
-/// its subcommand. Wrong values are found in [`ConfigInput::wrong`]; they stop the reading only
-/// where nothing can stand in their place.
+/// Parses `args`, which starts with the program name, over `environment` over the defaults, for a
+/// command or its subcommand. Wrong values are reported in [`ConfigInput::wrong`]; parsing fails
+/// only if there is no default to continue with.
 pub fn load<C: CommandFactory + FromArgMatches>(
     args: impl IntoIterator<Item = OsString>,
     environment: Environment<'_>,
@@ -220,8 +220,8 @@ pub fn load<C: CommandFactory + FromArgMatches>(
     Ok((typed, ConfigInput { settings, wrong }))
 }
 
-/// The subcommand that the arguments name, and how many of them do that, the program's name
-/// included.
+/// The innermost subcommand that the arguments name, and the number of arguments that name it,
+/// including the program name.
 fn innermost<'a>(program: &'a Command, args: &[OsString]) -> (&'a Command, usize) {
     let (mut command, mut place) = (program, 1);
     while let Some(subcommand) = args
@@ -241,7 +241,8 @@ fn innermost_matches(matches: &ArgMatches) -> &ArgMatches {
     innermost
 }
 
-/// The command with no eye on the environment of the process.
+/// The command without its links to the process environment. `environment_may_give` makes the
+/// arguments optional that a variable can provide.
 fn detached(command: Command, environment_may_give: bool) -> Command {
     command
         .mut_args(move |arg| {
@@ -252,14 +253,15 @@ fn detached(command: Command, environment_may_give: bool) -> Command {
         .mut_subcommands(move |command| detached(command, environment_may_give))
 }
 
-/// The command as its help shows it: with the names of variables, never with their values.
+/// The command for printing help: with variable names, but without their values.
 fn discreet(command: Command) -> Command {
     command
         .mut_args(|arg| arg.hide_env_values(true))
         .mut_subcommands(discreet)
 }
 
-/// Reads the flags alone. Takes wrong ones out of `args` and gives the ids of all that were there.
+/// Parses the flags alone. Removes wrong ones from `args` and returns the ids of all that were
+/// given.
 fn read_flags<C: CommandFactory>(
     command: &Command,
     args: &mut Vec<OsString>,
@@ -298,7 +300,7 @@ fn read_flags<C: CommandFactory>(
     }
 }
 
-/// Help that clap wrote for the detached command misses the variables: it is written anew.
+/// Help rendered from the detached command lacks the variables, so it is rendered again.
 fn with_help_text<C: CommandFactory>(error: clap::Error, args: &[OsString]) -> clap::Error {
     match error.kind() {
         ErrorKind::DisplayHelp => discreet(C::command())
@@ -316,7 +318,7 @@ fn is_about_a_value(error: &clap::Error) -> bool {
     )
 }
 
-/// The argument that clap finds a wrong value in.
+/// The argument whose value clap rejects.
 fn wrong_arg<'a>(command: &'a Command, error: &clap::Error) -> Option<&'a Arg> {
     if !is_about_a_value(error) {
         return None;
@@ -330,8 +332,8 @@ fn wrong_arg<'a>(command: &'a Command, error: &clap::Error) -> Option<&'a Arg> {
         .find(|arg| arg.get_long() == Some(flag))
 }
 
-/// Takes an argument's wrong values out of `args` and notes them. False where none was found, so
-/// that no caller loops.
+/// Removes an argument's wrong values from `args` and records them. Returns false if none was
+/// found, so that the caller does not loop forever.
 fn remove_wrong(arg: &Arg, args: &mut Vec<OsString>, wrong: &mut Vec<ConfigError>) -> bool {
     let Some(long) = arg.get_long() else {
         return false;
@@ -365,8 +367,8 @@ fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The variables that are set to something, for arguments that no flag gave. Wrong ones are noted
-/// instead.
+/// The variables that are set and not empty, for arguments without a flag on the command line.
+/// Wrong values are recorded instead.
 fn read_environment<'a>(
     command: &'a Command,
     flagged: &BTreeSet<String>,
@@ -392,8 +394,8 @@ fn read_environment<'a>(
     good
 }
 
-/// The value of a variable as if it had been a flag; nothing where a flag without value is not to
-/// be set.
+/// A variable's value in the form of a flag. `None` for a flag without a value that must not be
+/// set.
 fn as_flag(arg: &Arg, text: &OsStr) -> Option<OsString> {
     let mut flag = OsString::from(format!("--{}", arg.get_long()?));
     if arg.get_action().takes_values() {
@@ -407,7 +409,7 @@ fn as_flag(arg: &Arg, text: &OsStr) -> Option<OsString> {
         .then_some(flag)
 }
 
-/// What is wrong with a value of an argument, piece by piece where it is a list.
+/// The errors in an argument's value; a list is checked item by item.
 fn wrong_values(arg: &Arg, text: &OsStr, source: Source) -> Vec<ConfigError> {
     let error = |piece: &str, want: String| ConfigError {
         variable: variable_of(arg),
@@ -427,10 +429,10 @@ fn wrong_values(arg: &Arg, text: &OsStr, source: Source) -> Vec<ConfigError> {
     };
     let mut wrong = Vec::new();
     for piece in pieces {
-        let Some(want) = unwanted(arg.get_value_parser(), piece) else {
+        let Some(want) = expected_instead(arg.get_value_parser(), piece) else {
             continue;
         };
-        // A password may hold the delimiter: then a piece of it would not be known for one.
+        // A password may contain the delimiter, and its parts would not be recognized as secret.
         if whole.contains('@') {
             return vec![error(whole, want)];
         }
@@ -440,9 +442,8 @@ fn wrong_values(arg: &Arg, text: &OsStr, source: Source) -> Vec<ConfigError> {
     wrong
 }
 
-/// Reads one value with the reader of its argument. Gives what is wanted instead, where it cannot
-/// be read.
-fn unwanted(reader: &ValueParser, text: &str) -> Option<String> {
+/// Parses one value with the argument's value parser. Returns the expected form if it is rejected.
+fn expected_instead(reader: &ValueParser, text: &str) -> Option<String> {
     let value = Arg::new("value").long("value").value_parser(reader.clone());
     let command = Command::new("value")
         .no_binary_name(true)
@@ -464,7 +465,7 @@ fn want_of(error: &clap::Error) -> String {
     }
 }
 
-/// An error about a value that stands alone, such as a file's name.
+/// An error about a value without a flag, such as a file name.
 fn from_clap(error: &clap::Error) -> ConfigError {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
@@ -478,7 +479,7 @@ fn from_clap(error: &clap::Error) -> ConfigError {
     }
 }
 
-/// An argument's variable, else its flag, else its name.
+/// An argument's variable, or else its flag, or else its name.
 fn variable_of(arg: &Arg) -> String {
     match (arg.get_env().and_then(OsStr::to_str), arg.get_long()) {
         (Some(variable), _) => variable.to_owned(),
@@ -487,8 +488,8 @@ fn variable_of(arg: &Arg) -> String {
     }
 }
 
-/// A value of an argument without its secrets. Of an address that cannot be parsed nothing is shown
-/// but its scheme.
+/// An argument's value without its secrets. If an address cannot be parsed, only its scheme is
+/// displayed.
 fn masked(arg: &Arg, text: &str) -> String {
     if ADDRESSES.contains(&arg.get_id().as_str()) {
         return PgStore::shown_address(text).unwrap_or_else(|| address::shown(text));
@@ -539,7 +540,7 @@ mod tests {
     use clap::Parser;
     use proptest::prelude::*;
 
-    /// A command with what the settings of `serve` do not have.
+    /// A command with kinds of arguments that the settings of `serve` do not have.
     #[derive(Parser, Debug)]
     struct Player {
         #[arg(long, env = "PLAYER_LOOP")]
@@ -565,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_stands_in_for_a_flag_that_is_required_or_has_no_value() {
+    fn variable_replaces_required_or_valueless_flag() {
         for (value, plays) in [("true", true), ("false", false), ("", false)] {
             let (player, _) = player(
                 &["1", "2"],
@@ -584,15 +585,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_named_as_it_was_given() {
+    fn wrong_value_is_reported_by_flag() {
         let (_, given) = player(&["--speed", "1", "--limit=x"], &[]).unwrap();
         assert_eq!(
             given.wrong[0].to_string(),
             "--limit: got \"x\", want invalid digit found in string"
         );
         assert!(given.complete().is_err());
-        // What stands alone cannot be left out, so the reading stops, but not without what was
-        // found before.
+        // A value without a flag cannot be left out, so parsing fails, but the errors found before
+        // are reported too.
         let stop = player(&["--limit", "x", "y"], &[("PLAYER_SPEED", "1")])
             .unwrap_err()
             .to_string();
@@ -603,7 +604,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_of_the_process_is_not_looked_at() {
+    fn process_environment_is_ignored() {
         // Every process has a PATH.
         #[derive(Parser)]
         struct Walker {
@@ -618,7 +619,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn no_variable_and_no_flag_panics(place in 0_usize..52, text in "\\PC{0,20}|[a-z0-9,:/@.]{0,20}|-.*") {
+        fn random_values_never_panic(place in 0_usize..52, text in "\\PC{0,20}|[a-z0-9,:/@.]{0,20}|-.*") {
             let variables: Vec<String> = show::variables().collect();
             let variable = &variables[place % variables.len()];
             let _ = Config::from_variables(&[(variable, &text)]);

@@ -1,5 +1,5 @@
-//! Configuration: the command line over the environment over defaults, checked as a whole before
-//! anything starts.
+//! Configuration: the command line over the environment over the defaults. It is checked as a whole
+//! before anything starts.
 
 pub mod address;
 pub mod check;
@@ -23,31 +23,31 @@ use engines::{BusEngine, CacheEngine, Engines};
 use load::{ConfigError, ConfigExit, ConfigInput, EffectiveSetting, Environment};
 use settings::{Role, Settings};
 
-/// Where the role `ingest` finds its suppliers.
+/// Where the role `ingest` connects to suppliers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Suppliers {
-    /// The simulator of this process, at whatever port it got.
+    /// The simulator of this process, on its actual port.
     OwnSimulator,
-    /// These addresses, at least one.
+    /// These addresses; at least one.
     At(Vec<Endpoint>),
 }
 
-/// Everything that `serve` was told, checked: whatever holds one of these may trust it.
+/// The checked configuration of `serve`. A value of this type is always valid.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The roles that this process runs, at least one.
+    /// The roles that this process runs; at least one.
     pub roles: BTreeSet<Role>,
-    /// Where the suppliers are.
+    /// The suppliers to connect to.
     pub suppliers: Suppliers,
-    /// What it runs on.
+    /// The engines to use.
     pub engines: Engines,
-    /// Every setting by itself.
+    /// The individual settings.
     pub settings: Settings,
-    /// Every setting as it may be shown.
+    /// Every setting in displayable form.
     pub shown: Vec<EffectiveSetting>,
 }
 
-/// A command line of settings alone.
+/// A command line that consists of settings only.
 #[derive(Parser)]
 #[command(name = "sports-bet", about = None, long_about = None)]
 struct Alone {
@@ -56,13 +56,12 @@ struct Alone {
 }
 
 impl Config {
-    /// Checks settings as a whole. Wrong values that were found before are reported with what is
-    /// found now.
+    /// Checks the settings as a whole. Reports errors found while parsing together with its own.
     pub fn new(settings: Settings, given: ConfigInput) -> Result<Config, ConfigExit> {
         check::check(settings, given)
     }
 
-    /// Settings that have no effect beside the others, a sentence each.
+    /// Warnings about settings that have no effect in combination with the others.
     pub fn warnings(&self) -> Vec<String> {
         let is_set = |variable: &&&str| {
             let setting = self
@@ -90,13 +89,13 @@ impl Config {
             ];
             idle(
                 &kafka,
-                "KAFKA_BROKERS is not set, the bus is the embedded one",
+                "KAFKA_BROKERS is not set, so the embedded bus is used",
             );
         }
         if matches!(self.engines.cache, CacheEngine::Embedded) {
             idle(
                 &["REDIS_CA_FILE", "REDIS_PUBSUB_CHANNEL"],
-                "REDIS_URL is not set, the cache is the embedded one",
+                "REDIS_URL is not set, so the embedded cache is used",
             );
         }
         warnings
@@ -107,8 +106,8 @@ impl Config {
         self.roles.contains(&role)
     }
 
-    /// Reads the flags of `serve`, without the program's name, over an environment. Looks at no
-    /// other environment.
+    /// Parses the flags of `serve`, without the program name, over this environment. The process
+    /// environment is ignored.
     pub fn from_args_and_env(
         args: impl Iterator<Item = OsString>,
         environment: Environment<'_>,
@@ -118,8 +117,8 @@ impl Config {
         Config::new(alone.settings, given)
     }
 
-    /// Makes a configuration from a few variables, and defaults for all others: for tests and for
-    /// programs that embed the platform. A name that no setting has is an error.
+    /// Creates a configuration from a few variables and the defaults of all others, for tests and
+    /// for programs that embed the platform. An unknown name is an error.
     pub fn from_variables(variables: &[(&str, &str)]) -> Result<Config, ConfigExit> {
         let known: BTreeSet<String> = show::variables().collect();
         let unknown: Vec<ConfigError> = variables
@@ -136,7 +135,7 @@ impl Config {
             return Err(ConfigExit::Wrong(unknown));
         }
         let value = |name: &str| {
-            // The last one wins, as in an environment.
+            // The last value wins, as in an environment.
             variables
                 .iter()
                 .rev()
@@ -147,8 +146,8 @@ impl Config {
     }
 }
 
-/// Reads `.env` of the working directory into the environment; what is set already wins. Call it
-/// first in `main`, before there is any thread. A missing file is fine.
+/// Loads `.env` from the working directory into the environment; variables that are already set
+/// win. Call it first in `main`, before any thread starts. A missing file is not an error.
 pub fn read_dotenv() -> Result<(), ConfigExit> {
     let path = Path::new(".env");
     match dotenvy::from_path(path) {
@@ -158,7 +157,7 @@ pub fn read_dotenv() -> Result<(), ConfigExit> {
     }
 }
 
-/// Tells where the file is wrong, but shows no line: it may be the one with the secret.
+/// Names the position of the error without displaying the line, which may contain a secret.
 fn dotenv_error(path: &Path, error: &dotenvy::Error) -> ConfigError {
     let (got, want) = match error {
         dotenvy::Error::LineParse(..) => {
@@ -173,7 +172,7 @@ fn dotenv_error(path: &Path, error: &dotenvy::Error) -> ConfigError {
                 });
             (
                 place,
-                "NAME=value on a line, the value in quotes where it holds spaces or #",
+                "NAME=value on a line, with the value in quotes if it contains spaces or #",
             )
         }
         other => (other.to_string(), "a file that can be read"),
@@ -195,7 +194,7 @@ mod tests {
         match Config::from_variables(variables) {
             Err(ConfigExit::Wrong(wrong)) => wrong.iter().map(ConfigError::to_string).collect(),
             Err(usage) => panic!("{usage}"),
-            Ok(config) => panic!("taken: {config:?}"),
+            Ok(config) => panic!("accepted: {config:?}"),
         }
     }
 
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_means_every_role_and_every_default() {
+    fn no_settings_means_all_defaults() {
         let config = Config::from_variables(&[]).unwrap();
         assert_eq!(config.roles, BTreeSet::from(Role::ALL));
         assert_eq!(config.suppliers, Suppliers::OwnSimulator);
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_wins_over_the_environment_and_that_over_the_default() {
+    fn flag_wins_over_environment_over_default() {
         let config = flags(
             &["--http-port-odds", "1", "--ws-max-sessions=5"],
             &[("HTTP_PORT_ODDS", "2"), ("HTTP_PORT_SUPPLIER", "3")],
@@ -255,13 +254,13 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_variable_under_a_good_flag_does_not_matter() {
+    fn flag_hides_wrong_variable() {
         let config = flags(&["--http-port-odds", "1"], &[("HTTP_PORT_ODDS", "abc")]).unwrap();
         assert_eq!(config.settings.ports.http_port_odds, 1);
     }
 
     #[test]
-    fn an_empty_variable_is_not_set() {
+    fn empty_variable_counts_as_unset() {
         let every: Vec<String> = show::variables().collect();
         let empty: Vec<(&str, &str)> = every.iter().map(|name| (name.as_str(), "")).collect();
         let config = Config::from_variables(&empty).unwrap();
@@ -274,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn all_wrong_values_are_reported_at_once() {
+    fn all_wrong_values_are_reported_together() {
         let Err(stop) = flags(
             &[
                 "--log-format",
@@ -291,13 +290,13 @@ mod tests {
                 ("SIMULATOR_MARKETS", "1x2,corners"),
             ],
         ) else {
-            panic!("taken")
+            panic!("accepted")
         };
         insta::assert_snapshot!(stop, @r#"
 LOG_FORMAT (--log-format): got "xml", want one of text, json
 SIMULATOR_RATE (--simulator-rate): got "0", want a number above 0 and up to 1000000
 ROLE (--role): got "bogus", want one of simulator, ingest, processor, odds, wallet, bets, confirmation
-HTTP_PORT_ODDS: got "abc", want a port number 0 to 65535
+HTTP_PORT_ODDS: got "abc", want a port number from 0 to 65535
 SUPPLIER_URLS: got "http://a", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
 SUPPLIER_URLS: got "betfair://c", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
 SIMULATOR_MARKETS: got "corners", want one of 1x2, total_goals, btts
@@ -332,10 +331,10 @@ WS_PING_INTERVAL: got "1h", want a duration below WS_SILENCE_LIMIT, which is 45s
             "{wrong:#?}"
         );
         insta::assert_snapshot!(wrong.join("\n"), @r##"
-SUPPLIER_URLS: got "http://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port; here its host or port cannot be read
-SUPPLIER_WS_URL: got "betfair://user:***@host", want betfair://host:port and nothing else: its protocol has no such login, the key goes into BETFAIR_APP_KEY and BETFAIR_SESSION_TOKEN
-REDIS_URL: got "http://user:***@host", want redis://user:password@host:6379/0, or rediss:// for TLS; here it is neither redis:// nor rediss://
-DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL, as postgres://user:password@host:5432/name, or a SQLite file, as data/sports-bet.db or sqlite://data/sports-bet.db
+SUPPLIER_URLS: got "http://user:***@host", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port, but its host or port is invalid
+SUPPLIER_WS_URL: got "betfair://user:***@host", want betfair://host:port and nothing else: its protocol has no user and password; set BETFAIR_APP_KEY and BETFAIR_SESSION_TOKEN
+REDIS_URL: got "http://user:***@host", want redis://user:password@host:6379/0, or rediss:// for TLS, but it is neither redis:// nor rediss://
+DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL URL like postgres://user:password@host:5432/name, or a SQLite file like data/sports-bet.db or sqlite://data/sports-bet.db
 "##);
 
         let wrong = flags(&["--supplier-urls", "http://user:hun,ter2@host"], &[])
@@ -345,9 +344,9 @@ DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL, as postgres://u
     }
 
     #[test]
-    fn a_reader_s_error_always_says_what_is_wanted() {
-        // No text is a good value everywhere; every setting that refuses this one must say why in
-        // our own words.
+    fn every_error_names_expected_form() {
+        // No setting that rejects this text may leave the explanation to clap: the expected form
+        // must be in our own words.
         for variable in show::variables() {
             let Err(stop) = Config::from_variables(&[(&variable, "\u{1}?")]) else {
                 continue;
@@ -367,7 +366,7 @@ DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL, as postgres://u
     }
 
     #[test]
-    fn what_is_no_text_is_a_wrong_value() {
+    fn non_utf8_value_is_rejected() {
         #[cfg(unix)]
         {
             use std::os::unix::ffi::OsStringExt;
@@ -379,12 +378,12 @@ DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL, as postgres://u
     }
 
     #[test]
-    fn a_variable_that_no_setting_has_is_an_error_in_a_list_of_variables() {
+    fn unknown_variable_in_list_is_rejected() {
         insta::assert_snapshot!(wrong(&[("HTTP_PORT_ODS", "0")]).join("\n"), @r#"HTTP_PORT_ODS: got a value, want the name of a setting"#);
     }
 
     #[test]
-    fn an_unreadable_dotenv_line_is_named_but_not_shown() {
+    fn invalid_dotenv_line_is_located_not_shown() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(".env");
         let problem = |content: &str| {
@@ -398,7 +397,7 @@ DATABASE_URL: got "mysql://user:***@host/db", want a PostgreSQL, as postgres://u
             )
             .to_string()
         };
-        insta::assert_snapshot!(problem("RUST_LOG=info\n\nBETFAIR_APP_KEY=hunter2 hunter2=hunter2\n"), @r##".env: got the line after RUST_LOG, want NAME=value on a line, the value in quotes where it holds spaces or #"##);
-        insta::assert_snapshot!(problem("hunter2 hunter2\n"), @r##".env: got the first line, want NAME=value on a line, the value in quotes where it holds spaces or #"##);
+        insta::assert_snapshot!(problem("RUST_LOG=info\n\nBETFAIR_APP_KEY=hunter2 hunter2=hunter2\n"), @r##".env: got the line after RUST_LOG, want NAME=value on a line, with the value in quotes if it contains spaces or #"##);
+        insta::assert_snapshot!(problem("hunter2 hunter2\n"), @r##".env: got the first line, want NAME=value on a line, with the value in quotes if it contains spaces or #"##);
     }
 }

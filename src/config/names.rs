@@ -1,6 +1,6 @@
-//! Variables that no setting has, but that look as if one was meant: a misspelt name would
-//! otherwise be ignored silently. They are warned of and never refused: a container's environment
-//! holds names that nobody chose.
+//! Detects environment variables that look like misspelt settings, which would otherwise be ignored
+//! silently. They cause warnings, never errors: a container's environment contains names that the
+//! operator did not choose.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::show;
 
-/// What names of ours begin with, up to and including the `_`.
+/// Prefixes of setting names, up to and including the `_`.
 const PREFIXES: [&str; 19] = [
     "BET_",
     "BETFAIR_",
@@ -30,7 +30,7 @@ const PREFIXES: [&str; 19] = [
     "SUPPLIER_",
     "WS_",
 ];
-/// Names that others read: the image of PostgreSQL, and programs of Rust.
+/// Names that other programs read: the PostgreSQL image, and Rust programs.
 const OTHERS: [&str; 6] = [
     "POSTGRES_USER",
     "POSTGRES_PASSWORD",
@@ -40,11 +40,12 @@ const OTHERS: [&str; 6] = [
     "LOG_FILE",
 ];
 
-/// A variable that is set and that no setting has. Only its name: its value may be secret.
+/// A variable that is set and does not belong to any setting. Only its name is kept, because its
+/// value may be secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Doubtful {
     name: String,
-    /// The setting that is likely meant.
+    /// The setting that was probably meant.
     meant: Option<String>,
 }
 
@@ -61,7 +62,7 @@ impl fmt::Display for Doubtful {
     }
 }
 
-/// The doubtful names among these, each once, in order.
+/// The doubtful names among these, without duplicates and sorted.
 pub fn doubtful(names: impl Iterator<Item = OsString>) -> Vec<Doubtful> {
     let known: BTreeSet<String> = show::variables().collect();
     let names: BTreeSet<String> = names.filter_map(|name| name.into_string().ok()).collect();
@@ -82,8 +83,8 @@ fn judge(name: &str, known: &BTreeSet<String>) -> Option<Doubtful> {
     })
 }
 
-/// Whether another program reads it. Kubernetes gives every container the addresses of its
-/// services, and one that is called `redis` or `kafka` has these names.
+/// Whether the name belongs to another program. Kubernetes gives every container the addresses of
+/// its services in such variables, and a service may be called `redis` or `kafka`.
 fn is_of_others(name: &str) -> bool {
     let is_link = ["_SERVICE_HOST", "_SERVICE_PORT"]
         .iter()
@@ -98,7 +99,7 @@ fn is_of_others(name: &str) -> bool {
     is_link || OTHERS.contains(&name)
 }
 
-/// The known name that differs by a slip of the fingers, or only in the order of its words.
+/// The known name within a small edit distance, or with the same words in another order.
 fn nearest(name: &str, known: &BTreeSet<String>) -> Option<String> {
     let most = if name.len() < 16 { 1 } else { 2 };
     let near = known
@@ -114,7 +115,7 @@ fn nearest(name: &str, known: &BTreeSet<String>) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn told(names: &[&str]) -> Vec<String> {
+    fn warnings(names: &[&str]) -> Vec<String> {
         doubtful(names.iter().map(OsString::from))
             .iter()
             .map(ToString::to_string)
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_name_is_told_what_is_meant() {
+    fn misspelt_name_suggests_setting() {
         for (name, meant) in [
             ("KAFKA_BROKER", "KAFKA_BROKERS"),
             ("DATABASE_URI", "DATABASE_URL"),
@@ -134,12 +135,12 @@ mod tests {
             ("BETFAIR_APPKEY", "BETFAIR_APP_KEY"),
         ] {
             let wanted = format!("{name} is not a setting and is ignored; did you mean {meant}?");
-            assert_eq!(told(&[name]), [wanted]);
+            assert_eq!(warnings(&[name]), [wanted]);
         }
     }
 
     #[test]
-    fn a_stranger_with_our_prefix_is_named() {
+    fn unknown_name_with_prefix_is_reported() {
         for name in [
             "KAFKA_RETENTION",
             "REDIS_PORT",
@@ -148,14 +149,14 @@ mod tests {
             "WS_COLOUR",
         ] {
             assert_eq!(
-                told(&[name]),
+                warnings(&[name]),
                 [format!("{name} is not a setting and is ignored")]
             );
         }
     }
 
     #[test]
-    fn names_of_others_are_left_alone() {
+    fn names_of_other_programs_are_ignored() {
         let of_others = [
             "PATH",
             "HOME",
@@ -176,19 +177,19 @@ mod tests {
             "HOSTNAME",
             "CARGO_HOME",
         ];
-        assert_eq!(told(&of_others), [""; 0]);
+        assert_eq!(warnings(&of_others), [""; 0]);
         let known: Vec<String> = show::variables().collect();
         assert_eq!(
-            told(&known.iter().map(String::as_str).collect::<Vec<_>>()),
+            warnings(&known.iter().map(String::as_str).collect::<Vec<_>>()),
             [""; 0]
         );
     }
 
     #[test]
-    fn every_name_of_ours_with_a_slip_is_noticed() {
+    fn every_misspelt_setting_is_noticed() {
         for name in show::variables() {
             let slipped = format!("{}X", name);
-            assert_eq!(told(&[&slipped]).len(), 1, "{slipped}");
+            assert_eq!(warnings(&[&slipped]).len(), 1, "{slipped}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Every setting: a struct a concern. A field's name is its flag and, in capitals, its environment
-//! variable.
+//! Every setting, one struct per concern. A field's name is its flag and, in capitals, its
+//! environment variable.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -20,22 +20,22 @@ use super::values::{
     size, supplier_url, topic, whole,
 };
 
-/// A part of the platform that can run in a process of its own.
+/// A part of the platform that can run in its own process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
 pub enum Role {
-    /// A supplier for development: streams odds that move, and confirms bets.
+    /// A supplier for development: streams moving odds and confirms bets.
     Simulator,
-    /// Reads the suppliers and publishes to the bus.
+    /// Reads supplier feeds and publishes them to the bus.
     Ingest,
-    /// Reads the bus, keeps the books, writes the cache and the database.
+    /// Reads the bus, maintains the books, writes the cache and the database.
     Processor,
     /// Serves odds to clients: REST and WebSocket.
     Odds,
-    /// Keeps users' money: REST.
+    /// Manages users' money: REST.
     Wallet,
-    /// Takes bets: REST.
+    /// Accepts bets: REST.
     Bets,
-    /// Has bets confirmed by the supplier.
+    /// Sends placed bets to the supplier for confirmation.
     Confirmation,
 }
 
@@ -65,7 +65,7 @@ impl Role {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -74,10 +74,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// Everything that `serve` can be told.
+/// The settings of `serve`.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// A role that this process runs; repeat it, or give several with commas. All of them by
+    /// A role to run in this process; repeat the flag or separate several with commas. All roles by
     /// default
     #[arg(
         long = "role",
@@ -123,176 +123,177 @@ pub struct Settings {
     pub confirmation: ConfirmationSettings,
 }
 
-/// The process itself.
+/// Settings of the process itself.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Process")]
 pub struct ProcessSettings {
-    /// Address that every port binds to; 0.0.0.0 is reachable from other machines
+    /// Address that every port binds to; use 0.0.0.0 to accept connections from other machines
     #[arg(long, env, default_value = "127.0.0.1", value_parser = ip_address)]
     pub bind_address: IpAddr,
-    /// Names that clients call the REST and WebSocket ports by (header Host), with commas; * for
-    /// any. IP addresses, names without a dot and those under localhost, internal, svc, local,
-    /// home.arpa or test are always taken. Unless set, odds take any other name too, and wallets,
-    /// bets and the simulator take none
+    /// Host names (header Host) under which clients reach the REST and WebSocket ports,
+    /// comma-separated; * for any. IP addresses, names without a dot and names under localhost,
+    /// internal, svc, local, home.arpa or test are always accepted. If unset, odds accepts any
+    /// other name too; wallet, bets and the simulator accept no other
     #[arg(long, env, value_delimiter = ',', value_parser = host_name)]
     pub allowed_hosts: Vec<String>,
-    /// Foreign origins whose pages may move money, place bets and open /ws/odds, with commas, as
-    /// `https://example.com`. A page may do so whose host is the one it calls, and so may clients
-    /// that are no browsers
+    /// Additional origins whose pages may move money, place bets and open /ws/odds,
+    /// comma-separated, for example `https://example.com`. Same-origin pages and clients other than
+    /// browsers are always allowed
     #[arg(long, env, value_delimiter = ',', value_parser = exact_origin)]
     pub allowed_origins: Vec<String>,
-    /// Log lines for people, or JSON for machines
+    /// Format of log lines: text for people, json for machines
     #[arg(long, env, value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace or off, also by module, as
+    /// Log level: error, warn, info, debug, trace or off; also per module, for example
     /// info,sports_bet_platform::bus=debug
     #[arg(long, env, default_value = "info", value_parser = log_filter)]
     pub rust_log: String,
-    /// How long a stop may take before whatever still runs is cut off
+    /// How long a graceful shutdown may take before unfinished work is cut off
     #[arg(long, env, value_parser = duration_above_zero, default_value = "8s")]
     pub shutdown_timeout: Duration,
 }
 
-/// Ports; 0 takes a free one.
+/// Ports; 0 picks a free one.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Ports (0 takes a free one)")]
+#[command(next_help_heading = "Ports (0 picks a free one)")]
 pub struct PortSettings {
-    /// REST and /ws/odds, for clients
+    /// Odds: REST and /ws/odds
     #[arg(long, env, default_value_t = 8080, value_parser = port)]
     pub http_port_odds: u16,
-    /// The simulator's /ws and /supplier/confirm
+    /// Simulator: /ws and /supplier/confirm
     #[arg(long, env, default_value_t = 8081, value_parser = port)]
     pub http_port_supplier: u16,
-    /// REST of the wallets
+    /// Wallet: REST
     #[arg(long, env, default_value_t = 8082, value_parser = port)]
     pub http_port_wallet: u16,
-    /// REST of the bets
+    /// Bets: REST
     #[arg(long, env, default_value_t = 8083, value_parser = port)]
     pub http_port_bet: u16,
     /// Health and metrics of the simulator
     #[arg(long, env, default_value_t = 9094, value_parser = port)]
     pub metrics_port_supplier: u16,
-    /// Health and metrics of odds
+    /// Health and metrics of the odds role
     #[arg(long, env, default_value_t = 9095, value_parser = port)]
     pub metrics_port_odds: u16,
-    /// Health and metrics of ingest
+    /// Health and metrics of the ingest role
     #[arg(long, env, default_value_t = 9096, value_parser = port)]
     pub metrics_port_ingest: u16,
     /// Health and metrics of the processor
     #[arg(long, env, default_value_t = 9097, value_parser = port)]
     pub metrics_port_processor: u16,
-    /// Health and metrics of wallet
+    /// Health and metrics of the wallet role
     #[arg(long, env, default_value_t = 9098, value_parser = port)]
     pub metrics_port_wallet: u16,
-    /// Health and metrics of bets
+    /// Health and metrics of the bets role
     #[arg(long, env, default_value_t = 9099, value_parser = port)]
     pub metrics_port_bet: u16,
-    /// Health and metrics of confirmation
+    /// Health and metrics of the confirmation role
     #[arg(long, env, default_value_t = 9100, value_parser = port)]
     pub metrics_port_confirmation: u16,
 }
 
-/// How Kafka is talked to.
+/// The Kafka security protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KafkaSecurity {
-    /// In the clear, without a login.
+    /// Unencrypted, without authentication.
     Plaintext,
-    /// TLS, without a login.
+    /// TLS, without authentication.
     Ssl,
-    /// In the clear, with a login.
+    /// Unencrypted, with SASL authentication.
     #[value(name = "sasl_plaintext")]
     SaslPlaintext,
-    /// TLS, with a login.
+    /// TLS, with SASL authentication.
     #[value(name = "sasl_ssl")]
     SaslSsl,
 }
 
-/// How a login to Kafka is made.
+/// The Kafka SASL mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KafkaMechanism {
-    /// Name and password as they are.
+    /// User name and password, sent as they are.
     Plain,
-    /// A challenge with SHA-256.
+    /// SCRAM challenge with SHA-256.
     #[value(name = "scram-sha-256")]
     ScramSha256,
-    /// A challenge with SHA-512.
+    /// SCRAM challenge with SHA-512.
     #[value(name = "scram-sha-512")]
     ScramSha512,
 }
 
-/// The bus.
+/// Settings of the bus.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Bus")]
 pub struct BusSettings {
-    /// Kafka's addresses, host:port with commas; none: the embedded bus
+    /// Kafka bootstrap addresses, host:port, comma-separated; if unset, the embedded bus is used
     #[arg(long, env)]
     pub kafka_brokers: Option<String>,
-    /// Topic of the updates
+    /// Topic for odds updates
     #[arg(long, env, default_value = "odds_updates", value_parser = topic)]
     pub kafka_topic_odds: String,
-    /// Topic of what could not be read; the topic's name + _dlq by default
+    /// Dead-letter topic for unreadable odds updates; by default the name of the odds topic + _dlq
     #[arg(long, env, value_parser = topic)]
     pub kafka_topic_odds_dlq: Option<String>,
-    /// Topic of the bets that were placed
+    /// Topic for placed bets
     #[arg(long, env, default_value = "bet_placed", value_parser = topic)]
     pub kafka_topic_bet_placed: String,
-    /// Topic of what could not be read, or not be published, of those
+    /// Dead-letter topic for placed bets that could not be read or published
     #[arg(long, env, default_value = "bet_placed_dlq", value_parser = topic)]
     pub kafka_topic_bet_placed_dlq: String,
-    /// Topic of the bets that were decided
+    /// Topic for decided bets
     #[arg(long, env, default_value = "bet_confirmed", value_parser = topic)]
     pub kafka_topic_bet_confirmed: String,
-    /// Topic of what could not be published of those
+    /// Dead-letter topic for decided bets that could not be published
     #[arg(long, env, default_value = "bet_confirmed_dlq", value_parser = topic)]
     pub kafka_topic_bet_confirmed_dlq: String,
-    /// Partitions of a topic that is made because it is missing; topics that are there stay as they
-    /// are
+    /// Partitions of a topic that is created because it is missing; existing topics are left
+    /// unchanged
     #[arg(long, env, default_value_t = 12, value_parser = whole(1_u32, 10_000))]
     pub kafka_topic_partitions: u32,
-    /// Replicas of a topic that is made because it is missing; the brokers' default unless said
+    /// Replicas of a topic that is created because it is missing; the brokers' default if unset
     #[arg(long, env, value_parser = whole(1_u16, 100))]
     pub kafka_topic_replication: Option<u16>,
-    /// Consumer group of the live path: books, cache, clients
+    /// Consumer group of the live path: books, cache and clients
     #[arg(long, env, default_value = "odds-live", value_parser = topic)]
     pub kafka_group_live: String,
-    /// Consumer group of the store path: database
+    /// Consumer group of the store path: the database
     #[arg(long, env, default_value = "odds-processor", value_parser = topic)]
     pub kafka_group_store: String,
-    /// Consumer group that has bets confirmed
+    /// Consumer group of bet confirmation
     #[arg(long, env, default_value = "bet-confirmation", value_parser = topic)]
     pub kafka_group_confirmation: String,
-    /// A consumer that Kafka has not heard of for so long has its partitions given to another
+    /// How long Kafka waits for a consumer's heartbeat before it reassigns the consumer's
+    /// partitions
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub kafka_session_timeout: Duration,
-    /// How to talk to Kafka; ssl and sasl_ssl need a binary with a tls- feature
+    /// Kafka security protocol; ssl and sasl_ssl need a binary built with a tls- feature
     #[arg(long, env, value_enum, default_value = "plaintext")]
     pub kafka_security_protocol: KafkaSecurity,
-    /// How to log in to Kafka; SCRAM needs a binary with a tls- feature
+    /// Kafka SASL mechanism; SCRAM needs a binary built with a tls- feature
     #[arg(long, env, value_enum, default_value = "plain")]
     pub kafka_sasl_mechanism: KafkaMechanism,
-    /// Name to log in to Kafka with
+    /// Kafka SASL user name
     #[arg(long, env)]
     pub kafka_sasl_username: Option<String>,
-    /// Password to log in to Kafka with
+    /// Kafka SASL password
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub kafka_sasl_password: Option<SecretString>,
-    /// PEM file of the certificate authorities that Kafka is trusted by; the system's by default
+    /// PEM file with the certificate authorities trusted for Kafka; the system's by default
     #[arg(long, env)]
     pub kafka_ca_file: Option<PathBuf>,
-    /// How many records the embedded bus holds until every group has done them; then publishers
-    /// wait
+    /// Records that the embedded bus holds until every consumer group has processed them; when it
+    /// is full, publishers wait
     #[arg(long, env, default_value_t = 10_000, value_parser = whole(1_usize, 10_000_000))]
     pub embedded_bus_capacity: usize,
     /// Partitions of the embedded bus
     #[arg(long, env, default_value_t = 4, value_parser = whole(1_u32, 1024))]
     pub embedded_bus_partitions: u32,
-    /// How many records a consumer takes at a time
+    /// Maximum number of records per consumer batch
     #[arg(long, env, default_value_t = 500, value_parser = whole(1_usize, 100_000))]
     pub bus_batch_size: usize,
 }
 
 impl BusSettings {
-    /// The name of the topic of what could not be read.
+    /// The name of the dead-letter topic for odds updates.
     pub fn dead_letter_topic(&self) -> String {
         self.kafka_topic_odds_dlq
             .clone()
@@ -300,106 +301,108 @@ impl BusSettings {
     }
 }
 
-/// The cache and the books.
+/// Settings of the cache and the books.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Cache and books")]
 pub struct CacheSettings {
-    /// Redis, as redis://user:password@host:6379/0, rediss:// for TLS; none: the embedded cache
+    /// Redis URL, for example redis://user:password@host:6379/0, or rediss:// for TLS; if unset,
+    /// the embedded cache is used
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub redis_url: Option<SecretString>,
-    /// Redis as host:port, read where REDIS_URL is not set (the original's name)
+    /// Redis as host:port, used if REDIS_URL is not set (the original's name)
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub redis_addr: Option<SecretString>,
-    /// PEM file of further certificate authorities for rediss://, beside the system's
+    /// PEM file with additional certificate authorities for rediss://; the system's are always
+    /// trusted
     #[arg(long, env)]
     pub redis_ca_file: Option<PathBuf>,
-    /// Channel of the broadcast
+    /// Broadcast channel
     #[arg(long, env, default_value = "odds_updates_broadcast")]
     pub redis_pubsub_channel: String,
-    /// Name of this deployment, part of its own channel and of its broadcasts; the same in all its
-    /// processes. db and the number of the Redis database by default, as db0
+    /// Name of this deployment, part of its own channel and of its broadcasts; must be the same in
+    /// all its processes. By default db and the number of the Redis database, for example db0
     #[arg(long, env, value_parser = deployment)]
     pub deployment: Option<String>,
-    /// Whether to publish on and listen to REDIS_PUBSUB_CHANNEL itself too, for services of the
-    /// original and earlier versions; false: only the deployment's own channel
+    /// Whether to also publish to and subscribe to REDIS_PUBSUB_CHANNEL itself, for services of the
+    /// original and earlier versions; if false, only the deployment's own channel is used
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub redis_original_channel: bool,
-    /// Where no processor is heard for so long, odds says that prices may be stale; each speaks at
-    /// least once a second
+    /// If no processor heartbeat arrives for this long, odds marks prices as possibly stale; each
+    /// processor sends at least one a second
     #[arg(long, env, value_parser = duration_above_a_second, default_value = "5s")]
     pub feed_stale_after: Duration,
-    /// How long the hot copy outlives an event's last change
+    /// How long a cached event is kept after its last change
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
     pub cache_ttl: Duration,
-    /// An event's book leaves memory after so long without a change or a reader; the database keeps
+    /// How long an event's book stays in memory without a change or a reader; the database keeps
     /// its state
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10m")]
     pub book_idle_limit: Duration,
 }
 
-/// The database.
+/// Settings of the database.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Database")]
 pub struct StoreSettings {
-    /// PostgreSQL, as postgres://user:password@host:5432/name?sslmode=verify-full, or a SQLite
-    /// file, as data/sports-bet.db or sqlite://data/sports-bet.db
+    /// PostgreSQL URL, for example postgres://user:password@host:5432/name?sslmode=verify-full, or
+    /// a SQLite file, for example data/sports-bet.db or sqlite://data/sports-bet.db
     #[arg(long, env, hide_env_values = true, value_parser = secret, default_value = "data/sports-bet.db")]
     pub database_url: SecretString,
-    /// PostgreSQL, read where DATABASE_URL is not set (the original's name)
+    /// PostgreSQL, used if DATABASE_URL is not set (the original's name)
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub postgres_dsn: Option<SecretString>,
-    /// A replica of PostgreSQL that the role odds reads from; DATABASE_URL by default
+    /// PostgreSQL replica that the odds role reads from; DATABASE_URL by default
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub database_ro_url: Option<SecretString>,
-    /// Connections that read PostgreSQL, at most, of each role, and as many that move money; those
-    /// that write odds are three more
+    /// Maximum PostgreSQL connections for reads per role, and the same number again for money; odds
+    /// writes use three more
     #[arg(long, env, default_value_t = 8, value_parser = whole(1_u32, 1_000))]
     pub database_pool_size: u32,
-    /// How long a batch of writes waits to fill up
+    /// How long a write batch waits to fill up
     #[arg(long, env, value_parser = duration, default_value = "5ms")]
     pub store_batch_wait: Duration,
-    /// History older than this is removed
+    /// How long price history is kept; older rows are deleted
     #[arg(long, env, value_parser = duration_above_zero, default_value = "30days")]
     pub history_retention: Duration,
-    /// Dead letters (what could not be read) older than this are removed
+    /// How long dead letters (unreadable records) are kept; older ones are deleted
     #[arg(long, env, value_parser = duration_above_zero, default_value = "30days")]
     pub dead_letter_retention: Duration,
 }
 
-/// The suppliers.
+/// Settings of the suppliers.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Suppliers")]
 pub struct SupplierSettings {
-    /// Suppliers, with commas: ws:// wss:// for the native form (user:password@ is sent as HTTP
-    /// Basic), betfair:// betfairs:// for the Exchange Stream over TCP or TLS. The simulator of
-    /// this process by default, else ws://127.0.0.1:8081/ws
+    /// Supplier addresses, comma-separated: ws:// or wss:// for the native format (user:password@
+    /// is sent as HTTP Basic), betfair:// or betfairs:// for the Exchange Stream over TCP or TLS.
+    /// By default this process's simulator if it runs, else ws://127.0.0.1:8081/ws
     #[arg(long, env, hide_env_values = true, value_delimiter = ',', value_parser = supplier_url)]
     pub supplier_urls: Vec<Endpoint>,
-    /// One supplier, read where SUPPLIER_URLS is not set (the original's name)
+    /// One supplier, used if SUPPLIER_URLS is not set (the original's name)
     #[arg(long, env, hide_env_values = true, value_parser = supplier_url)]
     pub supplier_ws_url: Option<Endpoint>,
-    /// A supplier that sends nothing for so long, not even a pong, is connected to anew
+    /// How long a supplier connection may be silent, without even a pong, before it is reconnected
     #[arg(long, env, value_parser = duration_above_zero, default_value = "15s")]
     pub supplier_read_timeout: Duration,
-    /// A supplier that has said nothing for so long, connected or not, has its open markets
-    /// suspended until it speaks again
+    /// How long a supplier may be silent, connected or not, before its open markets are suspended;
+    /// they reopen with its next message
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub supplier_stale_after: Duration,
-    /// How often a native supplier is pinged
+    /// Interval between pings to a native supplier
     #[arg(long, env, value_parser = duration_above_zero, default_value = "5s")]
     pub supplier_ping_interval: Duration,
-    /// Delay before the first reconnect; it doubles with each failure, and is jittered
+    /// Delay before the first reconnect attempt; it doubles with each failure and has jitter
     #[arg(long, env, value_parser = duration_above_zero, default_value = "200ms")]
     pub supplier_reconnect_min: Duration,
-    /// The reconnect delay grows up to this
+    /// Maximum reconnect delay
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub supplier_reconnect_max: Duration,
-    /// The largest frame of a supplier
+    /// Maximum size of a supplier frame
     #[arg(long, env, default_value = "1MiB", value_parser = size(ByteSize::kib(1), ByteSize::mib(64)))]
     pub supplier_max_frame: ByteSize,
-    /// An update whose time is further ahead of the clock is refused, from a supplier, Kafka, Redis
-    /// or the database: it would shut out every later one. The same in all processes of a
-    /// deployment
+    /// How far an update's timestamp may be ahead of the clock; updates further ahead are rejected,
+    /// whether from a supplier, Kafka, Redis or the database, because they would block all later
+    /// updates. Must be the same in all processes of a deployment
     #[arg(long, env, value_parser = duration, default_value = "5m")]
     pub supplier_max_clock_skew: Duration,
     /// Betfair application key
@@ -408,10 +411,12 @@ pub struct SupplierSettings {
     /// Betfair session token
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub betfair_session_token: Option<SecretString>,
-    /// Only these Betfair markets, with commas; none: all that the stream offers
+    /// Betfair market ids to subscribe to, comma-separated; if unset, all markets that the stream
+    /// offers
     #[arg(long, env, value_delimiter = ',')]
     pub betfair_market_ids: Vec<String>,
-    /// PEM file of further certificate authorities for wss:// and betfairs://, beside the system's
+    /// PEM file with additional certificate authorities for wss:// and betfairs://; the system's
+    /// are always trusted
     #[arg(long, env)]
     pub supplier_ca_file: Option<PathBuf>,
 }
@@ -430,139 +435,138 @@ pub enum SimulatedMarket {
     BothTeamsToScore,
 }
 
-/// The simulator.
+/// Settings of the simulator.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Simulator")]
 pub struct SimulatorSettings {
-    /// How many events; the first four are the original's
+    /// Number of events; the first four are the original's
     #[arg(long, env, default_value_t = 12, value_parser = whole(1_usize, 100_000))]
     pub simulator_events: usize,
-    /// Updates a second, in all
+    /// Updates per second, over all markets
     #[arg(long, env, default_value_t = 8.0, value_parser = rate)]
     pub simulator_rate: f64,
-    /// The same seed gives the same walk again; a random one by default
+    /// Seed of the random price movements; the same seed gives the same prices. Random by default
     #[arg(long, env, value_parser = whole(0, u64::MAX))]
     pub simulator_seed: Option<u64>,
-    /// Markets of each event. The original can read only 1x2
+    /// Markets offered for each event. The original can only read 1x2
     #[arg(long, env, value_enum, value_delimiter = ',', default_value = "1x2")]
     pub simulator_markets: Vec<SimulatedMarket>,
-    /// Of all bets so many are rejected, 0 to 1; the same bet always gets the same answer
+    /// Fraction (0-1) of bets that are rejected; the same bet always gets the same answer
     #[arg(long, env, default_value_t = 0.2, value_parser = share)]
     pub simulator_confirm_reject_share: f64,
-    /// How long the answer to a bet takes
+    /// Delay before each confirmation response
     #[arg(long, env, value_parser = duration, default_value = "0s")]
     pub simulator_confirm_delay: Duration,
-    /// Of all questions about bets so many get no answer, 0 to 1; the bet is in the supplier's
-    /// books all the same
+    /// Fraction (0-1) of confirmation requests left unanswered; the bet is recorded anyway
     #[arg(long, env, default_value_t = 0.0, value_parser = share)]
     pub simulator_confirm_silent_share: f64,
-    /// Of all questions about bets so many get an answer that cannot be read, 0 to 1; the bet is in
-    /// the supplier's books all the same
+    /// Fraction (0-1) of confirmation requests answered with an unreadable response; the bet is
+    /// recorded anyway
     #[arg(long, env, default_value_t = 0.0, value_parser = share)]
     pub simulator_confirm_garbage_share: f64,
-    /// Of all questions about bets so many get a 500, 0 to 1; the bet is not in the supplier's
-    /// books
+    /// Fraction (0-1) of confirmation requests answered with status 500; the bet is not recorded
     #[arg(long, env, default_value_t = 0.0, value_parser = share)]
     pub simulator_confirm_error_share: f64,
 }
 
-/// The clients of `/ws/odds` and REST.
+/// Settings of the clients of `/ws/odds` and REST.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Clients")]
 pub struct ClientSettings {
-    /// The largest message of a client
+    /// Maximum size of a client message
     #[arg(long, env, default_value = "64KiB", value_parser = size(ByteSize::kib(1), ByteSize::mib(16)))]
     pub ws_max_message: ByteSize,
-    /// Subscriptions a session may hold
+    /// Maximum subscriptions per session
     #[arg(long, env, default_value_t = 200, value_parser = whole(1_usize, 1_000_000))]
     pub ws_max_subscriptions: usize,
-    /// Sessions in all
+    /// Maximum number of sessions
     #[arg(long, env, default_value_t = 10_000, value_parser = whole(1_usize, 10_000_000))]
     pub ws_max_sessions: usize,
-    /// Messages a session may send within a second
+    /// Maximum messages per second from one session
     #[arg(long, env, default_value_t = 250, value_parser = whole(1_u32, 1_000_000))]
     pub ws_max_messages_per_second: u32,
-    /// How often a client is pinged
+    /// Interval between pings to a client
     #[arg(long, env, value_parser = duration_above_zero, default_value = "30s")]
     pub ws_ping_interval: Duration,
-    /// A client that says nothing for so long, not even a pong, is closed at the next ping
+    /// How long a client may be silent, without even a pong, before it is closed at the next ping
     #[arg(long, env, value_parser = duration_above_zero, default_value = "45s")]
     pub ws_silence_limit: Duration,
-    /// Deliveries that wait for one session before it counts as slow
+    /// Queued deliveries per session before it counts as slow
     #[arg(long, env, default_value_t = 64, value_parser = whole(1_usize, 1_000_000))]
     pub ws_session_queue: usize,
-    /// Database reads for clients (books, lists, history) that wait at a time; more are refused
-    /// with 503 ODDS_UNAVAILABLE or SNAPSHOT_UNAVAILABLE
+    /// Maximum queued database reads for clients (books, lists, history); further reads are
+    /// rejected with 503 ODDS_UNAVAILABLE or SNAPSHOT_UNAVAILABLE
     #[arg(long, env, default_value_t = 1_000, value_parser = whole(1_usize, 100_000))]
     pub client_read_queue: usize,
-    /// An event that does not exist is not looked up in the database again for this long, unless an
-    /// update of it arrives
+    /// How long a lookup of an event that does not exist is remembered; until then the database is
+    /// not queried again, unless an update of the event arrives
     #[arg(long, env, value_parser = duration_above_zero, default_value = "3s")]
     pub unknown_event_ttl: Duration,
-    /// A slow client that takes nothing for so long is closed
+    /// How long a slow client may read nothing before it is closed
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub slow_client_limit: Duration,
-    /// Origins whose pages may open /ws/odds, with commas, as `https://example.com`; * for any.
-    /// By default a page may whose host is the one it calls; clients that send no Origin always may
+    /// Origins whose pages may open /ws/odds, comma-separated, for example `https://example.com`; *
+    /// for any. By default only same-origin pages; clients that send no Origin are always allowed
     #[arg(long, env, value_delimiter = ',', value_parser = origin)]
     pub ws_allowed_origins: Vec<String>,
-    /// Worker threads of the odds server; one a core by default
+    /// Worker threads of the odds server; one per core by default
     #[arg(long, env, value_parser = whole(1_usize, 1024))]
     pub http_workers_odds: Option<usize>,
 }
 
-/// Wallets and bets.
+/// Settings of wallets and bets.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Wallets and bets")]
 pub struct MoneySettings {
-    /// The one currency of this deployment; amounts are whole cents of it
+    /// Currency of this deployment; all amounts are whole cents of it
     #[arg(long, env, default_value = "BRL", value_parser = currency)]
     pub currency: String,
-    /// A reservation that nobody committed or refunded for so long expires; one that is held for a
-    /// bet ends with the bet
+    /// How long a reservation may stay uncommitted before it expires; a reservation held for a bet
+    /// ends with the bet
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
     pub reservation_ttl: Duration,
-    /// How often the whole ledger is held against itself, as `sports-bet ledger verify` does
+    /// Interval between verifications of the whole ledger, as in `sports-bet ledger verify`
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10m")]
     pub ledger_verify_interval: Duration,
-    /// The lowest stake, in cents
+    /// Minimum stake, in cents
     #[arg(long, env, default_value = "50", value_parser = amount)]
     pub bet_min_stake_cents: Amount,
-    /// The highest stake, in cents
+    /// Maximum stake, in cents
     #[arg(long, env, default_value = "1000000", value_parser = amount)]
     pub bet_max_stake_cents: Amount,
-    /// The highest payout, the stake included, in cents
+    /// Maximum payout including the stake, in cents
     #[arg(long, env, default_value = "100000000", value_parser = amount)]
     pub bet_max_payout_cents: Amount,
-    /// A bet that the supplier has not answered for so long is rejected, and its stake given back
+    /// How long a bet waits for the supplier's answer before it is rejected and its stake is
+    /// returned
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
     pub bet_confirm_deadline: Duration,
 }
 
-/// Confirmation of bets.
+/// Settings of bet confirmation.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Confirmation")]
 pub struct ConfirmationSettings {
-    /// Where the supplier confirms bets, http:// or https://, with user:password@ where it wants a
-    /// login; the simulator of this process by default, else http://127.0.0.1:8081
+    /// URL of the supplier's confirmation API, http:// or https://, with user:password@ if it
+    /// requires a login. By default this process's simulator if it runs, else http://127.0.0.1:8081
     #[arg(long, env, hide_env_values = true, value_parser = http_url)]
     pub supplier_url: Option<SecretUrl>,
-    /// How long one question to the supplier may take
+    /// Timeout of one confirmation request
     #[arg(long, env, value_parser = duration_above_zero, default_value = "2s")]
     pub bet_confirm_timeout: Duration,
-    /// How many bets are being confirmed at once
+    /// Maximum number of bets being confirmed concurrently
     #[arg(long, env, default_value_t = 512, value_parser = whole(1_usize, 10_000))]
     pub bet_confirm_concurrency: usize,
-    /// Delay before the first question again; it doubles with each failure, and is jittered
+    /// Delay before the first retry; it doubles with each failure and has jitter
     #[arg(long, env, value_parser = duration_above_zero, default_value = "100ms")]
     pub bet_confirm_retry_min: Duration,
-    /// The delay grows up to this
+    /// Maximum retry delay
     #[arg(long, env, value_parser = duration_above_zero, default_value = "2s")]
     pub bet_confirm_retry_max: Duration,
-    /// So many failures in a row open the breaker: nobody is asked for a while
+    /// Consecutive failures that open the circuit breaker; while it is open, no requests are sent
     #[arg(long, env, default_value_t = 20, value_parser = whole(1_u32, 100_000))]
     pub bet_confirm_breaker_failures: u32,
-    /// How long the breaker stays open before one question is tried
+    /// How long the circuit breaker stays open before one request is tried
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1s")]
     pub bet_confirm_breaker_pause: Duration,
 }

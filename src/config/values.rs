@@ -1,6 +1,6 @@
-//! How the text of a setting becomes its value.
+//! Value parsers of the settings.
 //!
-//! The error of every reader here says what is wanted, in words that finish the sentence "want …".
+//! Every error here names the expected form, worded to complete the sentence "want …".
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,28 +16,28 @@ use super::address::SecretUrl;
 use super::endpoint::{Endpoint, EndpointError};
 use crate::domain::wallet::amount::Amount;
 
-/// The longest duration: 100 years. Longer ones would overflow the clocks that they are added to.
+/// Maximum duration: 100 years. Longer ones would overflow the clocks that they are added to.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// Reads a supplier's address: a scheme that names a wire format, a host, and a port where the
-/// scheme has none of its own.
+/// Parses a supplier's address: a scheme that names a wire format, a host, and a port if the scheme
+/// has no default port.
 pub(super) fn supplier_url(text: &str) -> Result<Endpoint, String> {
     let want = "ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port";
     match text.trim().parse() {
         Ok(Endpoint::Betfair { port: 0, .. }) => Err(want.to_owned()),
         Ok(endpoint) => Ok(endpoint),
-        Err(EndpointError::Address(problem)) => Err(format!("{want}; here {problem}")),
+        Err(EndpointError::Address(problem)) => Err(format!("{want}, but {problem}")),
         Err(EndpointError::TooMuch(scheme)) => Err(format!(
-            "{scheme}://host:port and nothing else: its protocol has no such login, the key goes into BETFAIR_APP_KEY and \
+            "{scheme}://host:port and nothing else: its protocol has no user and password; set BETFAIR_APP_KEY and \
              BETFAIR_SESSION_TOKEN"
         )),
         Err(_) => Err(want.to_owned()),
     }
 }
 
-/// Reads an origin as browsers send it, or `*`. A default port is left out, as browsers do.
+/// Parses an origin as browsers send it, or `*`. A default port is dropped, as browsers do.
 pub(super) fn origin(text: &str) -> Result<String, String> {
-    let want = || "* or an origin as https://example.com or http://localhost:3000".to_owned();
+    let want = || "* or an origin like https://example.com or http://localhost:3000".to_owned();
     let text = text.trim();
     if text == "*" {
         return Ok(text.to_owned());
@@ -59,17 +59,17 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     })
 }
 
-/// Reads an origin that may change something, so not all of them at once.
+/// Parses an origin that may change state, so `*` is rejected.
 pub(super) fn exact_origin(text: &str) -> Result<String, String> {
     match origin(text) {
         Ok(all) if all == "*" => {
-            Err("an origin as https://example.com; * would let any page move money".to_owned())
+            Err("an origin like https://example.com; * would let any page move money".to_owned())
         }
         read => read,
     }
 }
 
-/// Reads a name of this server, without a port.
+/// Parses a host name of this server, without a port.
 pub(super) fn host_name(text: &str) -> Result<String, String> {
     let text = text.trim().trim_end_matches('.');
     let is_known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -79,53 +79,53 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     if text == "*" || is_name {
         Ok(text.to_ascii_lowercase())
     } else {
-        Err("* or a name as odds.example.com, without scheme and port".to_owned())
+        Err("* or a host name like odds.example.com, without scheme and port".to_owned())
     }
 }
 
-/// Reads a secret. Whatever it holds is checked by who uses it, so that no error can show it.
+/// Accepts any secret. Its content is checked where it is used, so that no error can display it.
 pub(super) fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
     Ok(SecretString::from(text))
 }
 
-/// Reads an address to bind to.
+/// Parses an address to bind to.
 pub(super) fn ip_address(text: &str) -> Result<IpAddr, String> {
     text.parse()
-        .map_err(|_| "an IP address, as 127.0.0.1, 0.0.0.0 or ::1".to_owned())
+        .map_err(|_| "an IP address like 127.0.0.1, 0.0.0.0 or ::1".to_owned())
 }
 
-/// Reads an address or a network.
+/// Parses an IP address or a network.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse()
         .or_else(|_| address())
-        .map_err(|_| "an address or a network, as 10.0.0.7 or 10.0.0.0/8".to_owned())
+        .map_err(|_| "an address or a network like 10.0.0.7 or 10.0.0.0/8".to_owned())
 }
 
-/// Reads a port.
+/// Parses a port.
 pub(super) fn port(text: &str) -> Result<u16, String> {
     text.parse()
-        .map_err(|_| "a port number 0 to 65535".to_owned())
+        .map_err(|_| "a port number from 0 to 65535".to_owned())
 }
 
-/// Reads a filter of log lines.
+/// Parses a log filter.
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
     check_filter(text).map(|()| text.to_owned())
 }
 
-/// Reads the name of a Kafka topic.
+/// Parses the name of a Kafka topic.
 pub(super) fn topic(text: &str) -> Result<String, String> {
     let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
     if (1..=249).contains(&text.len()) && text.chars().all(legal) && !matches!(text, "." | "..") {
         Ok(text.to_owned())
     } else {
-        Err("a topic's name: up to 249 letters, digits, dots, underscores and hyphens".to_owned())
+        Err("a topic name: up to 249 letters, digits, dots, underscores and hyphens".to_owned())
     }
 }
 
-/// Reads the name of a deployment, which becomes part of a channel's name. `alive` is the channel
-/// of an earlier version.
+/// Parses the name of a deployment, which becomes part of a channel name. `alive` is reserved: it
+/// is the channel of an earlier version.
 pub(super) fn deployment(text: &str) -> Result<String, String> {
     let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
     if (1..=64).contains(&text.len()) && text.chars().all(legal) && text != "alive" {
@@ -138,32 +138,32 @@ pub(super) fn deployment(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads a duration that may be zero.
+/// Parses a duration that may be zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= LONGEST => Ok(duration),
-        _ => Err("a duration up to 100years, as 0s, 500ms, 15s or 1m30s".to_owned()),
+        _ => Err("a duration up to 100years, like 0s, 500ms, 15s or 1m30s".to_owned()),
     }
 }
 
-/// Reads a duration that may not be zero: an interval, a limit or a delay that would turn into a
-/// hot loop.
+/// Parses a duration that must not be zero: an interval, limit or delay that would otherwise become
+/// a busy loop.
 pub(super) fn duration_above_zero(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("a duration above zero and up to 100years, as 500ms, 15s or 1m30s".to_owned()),
+        _ => Err("a duration above zero and up to 100years, like 500ms, 15s or 1m30s".to_owned()),
     }
 }
 
-/// Reads a duration that something which happens once a second must fit into.
+/// Parses a duration that must exceed the one-second interval of a periodic task.
 pub(super) fn duration_above_a_second(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(duration) if duration > Duration::from_secs(1) => Ok(duration),
-        _ => Err("a duration above 1s and up to 100years, as 1500ms, 5s or 1m30s".to_owned()),
+        _ => Err("a duration above 1s and up to 100years, like 1500ms, 5s or 1m30s".to_owned()),
     }
 }
 
-/// Reads a whole number from `least` to `most`.
+/// Parses a whole number from `least` to `most`.
 pub(super) fn whole<T>(
     least: T,
     most: T,
@@ -173,11 +173,11 @@ where
 {
     move |text| match text.parse::<T>() {
         Ok(number) if number >= least && number <= most => Ok(number),
-        _ => Err(format!("a whole number {least} to {most}")),
+        _ => Err(format!("a whole number from {least} to {most}")),
     }
 }
 
-/// Reads a number of bytes from `least` to `most`.
+/// Parses a number of bytes from `least` to `most`.
 pub(super) fn size(
     least: ByteSize,
     most: ByteSize,
@@ -185,12 +185,12 @@ pub(super) fn size(
     move |text| match text.parse::<ByteSize>() {
         Ok(size) if size >= least && size <= most => Ok(size),
         _ => Err(format!(
-            "a size from {least} to {most}, as 65536, 64KiB or 1MiB"
+            "a size from {least} to {most}, like 65536, 64KiB or 1MiB"
         )),
     }
 }
 
-/// An amount of money, in cents.
+/// Parses an amount of money in cents.
 pub(super) fn amount(text: &str) -> Result<Amount, String> {
     let amount = text
         .trim()
@@ -200,53 +200,53 @@ pub(super) fn amount(text: &str) -> Result<Amount, String> {
     amount.ok_or_else(|| "a whole number of cents, at least 1".to_owned())
 }
 
-/// A currency by its ISO 4217 code.
+/// Parses an ISO 4217 currency code.
 pub(super) fn currency(text: &str) -> Result<String, String> {
     let is_code = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
     if is_code {
         Ok(text.to_owned())
     } else {
-        Err("a code of three capital letters, as BRL".to_owned())
+        Err("a code of three capital letters like BRL".to_owned())
     }
 }
 
-/// An address to send requests to, with a login or without.
+/// Parses an HTTP address, with or without credentials.
 pub(super) fn http_url(text: &str) -> Result<SecretUrl, String> {
     let url = url_of(
         text,
         &["http", "https"],
-        "an address as http://host:port or https://user:password@host",
+        "an address like http://host:port or https://user:password@host",
     )?;
     if url.without_login().query().is_some() {
         return Err(
-            "an address as http://host:port or https://user:password@host, without a query"
+            "an address like http://host:port or https://user:password@host, without a query"
                 .to_owned(),
         );
     }
     Ok(url)
 }
 
-/// A server's WebSocket address, with a login or without.
+/// Parses a WebSocket address, with or without credentials.
 pub fn websocket_url(text: &str) -> Result<SecretUrl, String> {
     url_of(
         text,
         &["ws", "wss"],
-        "a ws:// or wss:// address, as ws://127.0.0.1:8080/ws/odds",
+        "a ws:// or wss:// address like ws://127.0.0.1:8080/ws/odds",
     )
 }
 
 fn url_of(text: &str, schemes: &[&str], want: &str) -> Result<SecretUrl, String> {
     let url =
-        SecretUrl::parse(text, schemes).map_err(|problem| format!("{want}; here {problem}"))?;
+        SecretUrl::parse(text, schemes).map_err(|problem| format!("{want}, but {problem}"))?;
     if let Some(login) = url.login() {
         login
             .authorization()
-            .map_err(|problem| format!("{want}; here {problem}"))?;
+            .map_err(|problem| format!("{want}, but {problem}"))?;
     }
     Ok(url)
 }
 
-/// Reads how often something happens a second.
+/// Parses a rate per second.
 pub(super) fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate > 0.0 && rate <= 1_000_000.0 => Ok(rate),
@@ -254,18 +254,18 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Reads a share of a whole.
+/// Parses a fraction.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("a share from 0 to 1, as 0.2".to_owned()),
+        _ => Err("a fraction from 0 to 1, like 0.2".to_owned()),
     }
 }
 
-/// Whether a filter can be read; the error says what is wanted. env_logger would only warn, and log
-/// the rest.
+/// Checks a log filter; the error names the expected form. env_logger itself would only print a
+/// warning and apply the rest.
 pub fn check_filter(filter: &str) -> Result<(), String> {
-    let want = || "log levels, as info or warn,sports_bet_platform::bus=debug".to_owned();
+    let want = || "log levels like info or warn,sports_bet_platform::bus=debug".to_owned();
     let (levels, words) = filter.split_once('/').unwrap_or((filter, ""));
     let good = levels.split(',').all(|part| is_directive(part.trim()));
     if good && !words.contains('/') {
@@ -275,7 +275,8 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
     }
 }
 
-/// `level`, `target` or `target=level`. An empty part is skipped, as env_logger does.
+/// Whether the text is `level`, `target` or `target=level`. An empty part is allowed and skipped,
+/// as in env_logger.
 fn is_directive(part: &str) -> bool {
     let is_target = |target: &str| {
         target
@@ -297,7 +298,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_supplier_needs_a_known_scheme_a_host_and_a_port_where_no_default_is() {
+    fn supplier_needs_scheme_host_and_port() {
         for good in [
             "ws://h",
             "wss://h/ws",
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_read_as_browsers_write_it() {
+    fn origin_is_normalized_like_in_browsers() {
         for (text, read) in [
             ("*", "*"),
             ("https://Example.com:443/", "https://example.com"),
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_has_a_unit_and_an_end() {
+    fn duration_needs_unit_and_has_maximum() {
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
         assert!(duration("30").is_err());
@@ -364,17 +365,17 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_both_ends() {
+    fn numbers_have_minimum_and_maximum() {
         assert_eq!(whole(1_usize, 10)("10"), Ok(10));
         assert_eq!(
             whole(1_usize, 10)("0"),
-            Err("a whole number 1 to 10".to_owned())
+            Err("a whole number from 1 to 10".to_owned())
         );
         assert!(whole(1_usize, 10)("11").is_err());
         assert!(size(ByteSize::kib(1), ByteSize::mib(16))("16MiB").is_ok());
         assert_eq!(
             size(ByteSize::kib(1), ByteSize::mib(16))("17MiB").unwrap_err(),
-            "a size from 1.0 KiB to 16.0 MiB, as 65536, 64KiB or 1MiB"
+            "a size from 1.0 KiB to 16.0 MiB, like 65536, 64KiB or 1MiB"
         );
         assert!(rate("0.5").is_ok());
         for bad in ["0", "-1", "NaN", "inf", "1e7"] {
@@ -393,14 +394,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in ".{0,40}") {
+        fn random_text_never_panics(text in ".{0,40}") {
             let _ = (supplier_url(&text), origin(&text), duration(&text), rate(&text), topic(&text), http_url(&text));
             let _ = (size(ByteSize::b(1), ByteSize::gib(1))(&text), log_filter(&text), ip_address(&text));
         }
     }
 
     #[test]
-    fn addresses_of_servers_may_have_a_login() {
+    fn server_addresses_may_have_credentials() {
         assert_eq!(
             http_url("https://u:hunter2@h/x").unwrap().to_string(),
             "https://h/x"

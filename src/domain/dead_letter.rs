@@ -1,19 +1,19 @@
-//! What could not be read, kept as it came.
+//! Messages that could not be read, kept unchanged.
 
 use bytes::Bytes;
 
 use super::timestamp::Timestamp;
 
-/// Bytes that could not be read as an update, and why.
+/// Bytes that could not be read as an update, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// When they came.
+    /// When they arrived.
     pub received_at: Timestamp,
     /// Where they came from: a supplier's address without credentials, or `topic/partition/offset`.
     pub origin: String,
-    /// A word for the kind of fault, as `malformed`.
+    /// The kind of error, as a label such as `malformed`.
     pub reason: String,
-    /// What was wrong, for people.
+    /// A readable description of the error.
     pub detail: String,
     /// The bytes.
     pub raw: Bytes,

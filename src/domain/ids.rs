@@ -1,4 +1,4 @@
-//! Names of things: events, markets, selections and sources. Cheap to clone, valid by construction.
+//! Ids of events, markets, selections, users and sources. Cheap to clone, valid by construction.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,8 +21,8 @@ pub enum IdError {
     /// The text is longer than [`MAX_ID_BYTES`].
     #[error("{0} is longer than {MAX_ID_BYTES} bytes")]
     TooLong(&'static str),
-    /// The text holds white space at an end, or a control character.
-    #[error("{0} holds a control character or starts or ends with white space")]
+    /// The text contains a control character, or starts or ends with white space.
+    #[error("{0} contains a control character or starts or ends with white space")]
     BadCharacter(&'static str),
 }
 
@@ -33,14 +33,14 @@ macro_rules! id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Takes a text of 1 to [`MAX_ID_BYTES`] bytes without control characters or outer
-            /// white space.
+            /// Checks and wraps a text of 1 to [`MAX_ID_BYTES`] bytes without control characters or
+            /// surrounding white space.
             pub fn new(text: &str) -> Result<$name, IdError> {
                 check(text, $called)?;
                 Ok($name(text.into()))
             }
 
-            /// The id as it is written.
+            /// The id as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -76,33 +76,33 @@ macro_rules! id {
 }
 
 id!(
-    /// An event (a fixture), as `MATCH_001`. Also the key of its records on the bus.
+    /// An event (a fixture), such as `MATCH_001`. Also the key of its records on the bus.
     EventId,
     "event id"
 );
 id!(
-    /// A selection within a market, as `home`.
+    /// A selection within a market, such as `home`.
     SelectionId,
     "selection id"
 );
 id!(
-    /// A kind of market, as `1x2` or `total_goals`, without its line.
+    /// A kind of market, such as `1x2` or `total_goals`, without its line.
     MarketName,
     "market"
 );
 id!(
-    /// A user, as `USER_001`: whoever has a wallet and places bets.
+    /// A user, such as `USER_001`, who has a wallet and places bets.
     UserId,
     "userId"
 );
 id!(
-    /// What a movement of money is known by to whoever asked for it. The same reference is the same
-    /// movement, for ever.
+    /// The client's reference of a transfer. The same reference always identifies the same
+    /// transfer.
     Reference,
     "external_ref"
 );
 id!(
-    /// Who an update comes from, as `supplier-simulator`.
+    /// The source of an update, such as `supplier-simulator`.
     Source,
     "source"
 );
@@ -120,8 +120,8 @@ fn check(text: &str, called: &'static str) -> Result<(), IdError> {
     Ok(())
 }
 
-/// Which market of an event: its name and, where it has one, its line. Several lines of one name
-/// are several markets.
+/// A market of an event: its name and, if it has one, its line. Different lines of one name are
+/// different markets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MarketKey {
     /// The kind of market.
@@ -130,15 +130,15 @@ pub struct MarketKey {
     pub line: Option<Line>,
 }
 
-/// A text that is not the text form of a market key.
+/// The text is not a valid market key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a market key")]
 pub struct BadMarketKey(String);
 
 impl fmt::Display for MarketKey {
-    /// `1x2`, or `total_goals@2.5` with a line. Two keys never have the same text: an `@` and a `%`
-    /// of the name are written as `%40` and `%25`, so the name `total@2.5` differs from the line
-    /// 2.5 of `total`.
+    /// `1x2`, or `total_goals@2.5` with a line. The text is unique per key: `@` and `%` in the name
+    /// are written as `%40` and `%25`, so the name `total@2.5` differs from the line 2.5 of
+    /// `total`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in self.name.as_str().split_inclusive(['@', '%']) {
             match (part.strip_suffix('@'), part.strip_suffix('%')) {
@@ -154,7 +154,7 @@ impl fmt::Display for MarketKey {
 impl FromStr for MarketKey {
     type Err = BadMarketKey;
 
-    /// Reads what [`MarketKey`]'s `Display` writes.
+    /// Reads the text form written by [`MarketKey`]'s `Display`.
     fn from_str(text: &str) -> Result<MarketKey, BadMarketKey> {
         let bad = || BadMarketKey(text.chars().take(80).collect());
         let (name, line) = match text.split_once('@') {
@@ -185,8 +185,7 @@ mod tests {
 
     use super::*;
 
-    /// Names that hold the characters that the text form treats specially more often than by
-    /// chance.
+    /// Names in which the characters with a special meaning in the text form are frequent.
     fn any_key() -> impl Strategy<Value = MarketKey> {
         let name = prop_oneof!["[@%0-9a.]{1,8}", "\\PC{1,12}"];
         (name, proptest::option::of(-Line::LIMIT..=Line::LIMIT)).prop_filter_map(
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_the_delimiter_differs_from_a_line() {
+    fn name_with_delimiter_differs_from_line() {
         let key = |name: &str, line: Option<&str>| MarketKey {
             name: MarketName::new(name).unwrap(),
             line: line.map(|line| line.parse().unwrap()),
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_a_short_printable_text() {
+    fn id_is_short_printable_text() {
         assert_eq!(EventId::new("1.197931750").unwrap().as_str(), "1.197931750");
         assert_eq!(
             EventId::new("São Paulo v Grêmio").unwrap().to_string(),
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_escaped_id_reads_from_json() {
+    fn escaped_id_reads_from_json() {
         assert_eq!(
             serde_json::from_str::<EventId>(r#""Gr\u00eamio""#)
                 .unwrap()
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_tells_markets_of_one_name_apart() {
+    fn line_distinguishes_markets_of_one_name() {
         let key = |line: Option<&str>| MarketKey {
             name: MarketName::new("total_goals").unwrap(),
             line: line.map(|line| line.parse().unwrap()),

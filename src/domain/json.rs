@@ -1,6 +1,6 @@
-//! Strict JSON objects. Derived readers also accept an array for a struct (`["MATCH_001","1x2"]`,
-//! field by field), so a message that lost its names would be read by position. Everything that
-//! comes from outside is read by these functions.
+//! Strict JSON objects. A derived reader also accepts an array for a struct (`["MATCH_001","1x2"]`,
+//! field by field), so a message without field names would be read by position. All external input
+//! is read with these functions.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,7 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// A value that is read from a JSON object and from nothing else.
+/// A value that is read from a JSON object only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Object<T>(pub T);
 

@@ -1,6 +1,6 @@
-//! The pure core: what an update, a book, a session, a ledger and a bet are, and how they change.
+//! The pure core: updates, books, sessions, the ledger and bets, and how they change.
 //!
-//! Knows no actor, socket, clock or SQL. Time is passed in; effects are returned.
+//! It uses no actor, socket, clock or SQL: time is passed in, effects are returned.
 
 pub mod bets;
 pub mod dead_letter;

@@ -1,16 +1,16 @@
-//! Enums whose values are words: the same on the wire, in the database and in a log.
+//! Enums with a text form that is the same on the wire, in the database and in the log.
 
-/// A text that is none of the words.
+/// The text matches no variant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{got}` is not a {of}")]
 pub struct UnknownVariant {
-    /// What kind of word was wanted.
+    /// The kind of value that was expected.
     pub of: &'static str,
-    /// The text, cut.
+    /// The text, truncated.
     pub got: String,
 }
 
-/// Makes an enum, and reads and writes it as its words.
+/// Defines an enum that is read and written as the text of its variants.
 macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident, $of:literal, { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -18,10 +18,10 @@ macro_rules! string_enum {
         pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant),+ }
 
         impl $name {
-            /// Every one, in the order of a life.
+            /// All variants, in the order of their life cycle.
             pub const ALL: &[$name] = &[$($name::$variant),+];
 
-            /// The word on the wire and in the database.
+            /// The text on the wire and in the database.
             pub fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $text),+ }
             }

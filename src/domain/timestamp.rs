@@ -1,5 +1,5 @@
-//! A moment in time, cut to microseconds: what PostgreSQL keeps, so that a time reads back as it
-//! was stored.
+//! A point in time, truncated to microseconds, the precision of PostgreSQL, so that a stored time
+//! reads back unchanged.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,11 +8,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Microseconds since 1970-01-01T00:00:00Z. Between the years 0 and 9999.
+/// Microseconds since 1970-01-01T00:00:00Z, between the years 0 and 9999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
-/// A text that is no RFC 3339 time.
+/// The text is not an RFC 3339 time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an RFC 3339 time between the years 0 and 9999")]
 pub struct BadTimestamp(String);
@@ -21,19 +21,19 @@ impl Timestamp {
     const MIN_MICROS: i64 = -62_167_219_200_000_000;
     const MAX_MICROS: i64 = 253_402_300_799_999_999;
 
-    /// The clock's time now.
+    /// The current time of the clock.
     pub fn now() -> Timestamp {
         Timestamp(Utc::now().timestamp_micros())
     }
 
-    /// A moment from microseconds since 1970; `None` outside of the years 0 to 9999.
+    /// A time from microseconds since 1970; `None` outside the years 0 to 9999.
     pub fn from_micros(micros: i64) -> Option<Timestamp> {
         (Timestamp::MIN_MICROS..=Timestamp::MAX_MICROS)
             .contains(&micros)
             .then_some(Timestamp(micros))
     }
 
-    /// A moment from milliseconds since 1970; `None` outside of the years 0 to 9999.
+    /// A time from milliseconds since 1970; `None` outside the years 0 to 9999.
     pub fn from_millis(millis: i64) -> Option<Timestamp> {
         millis.checked_mul(1_000).and_then(Timestamp::from_micros)
     }
@@ -43,19 +43,19 @@ impl Timestamp {
         self.0
     }
 
-    /// The moment that was so long before this one, or the first of all.
+    /// The time `duration` before this one, or the earliest possible one.
     pub fn earlier_by(self, duration: std::time::Duration) -> Timestamp {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         Timestamp(self.0.saturating_sub(micros).max(Timestamp::MIN_MICROS))
     }
 
-    /// The moment that is so long after this one, or the last of all.
+    /// The time `duration` after this one, or the latest possible one.
     pub fn later_by(self, duration: std::time::Duration) -> Timestamp {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         Timestamp(self.0.saturating_add(micros).min(Timestamp::MAX_MICROS))
     }
 
-    /// Seconds from `earlier` to this moment; negative where it is later.
+    /// Seconds from `earlier` to this time; negative if `earlier` is later.
     pub fn seconds_since(self, earlier: Timestamp) -> f64 {
         (self.0 - earlier.0) as f64 / 1_000_000.0
     }
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_go_writes_and_cuts_it_to_microseconds() {
+    fn reads_go_times_in_microseconds() {
         let time: Timestamp = "2025-11-09T21:07:45.123456789Z".parse().unwrap();
         assert_eq!(time.to_string(), "2025-11-09T21:07:45.123456Z");
         let zoned: Timestamp = "2025-11-09T18:07:45-03:00".parse().unwrap();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_time() {
+    fn refuses_invalid_times() {
         for text in [
             "",
             "yesterday",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_before_another_is_never_before_the_first() {
+    fn earlier_time_stops_at_minimum() {
         let one = Timestamp::from_micros(5_000_000).unwrap();
         let before = |duration| one.earlier_by(duration);
         assert_eq!(
@@ -137,7 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_moment_reads_back(micros in Timestamp::MIN_MICROS..=Timestamp::MAX_MICROS) {
+        fn every_time_reads_back(micros in Timestamp::MIN_MICROS..=Timestamp::MAX_MICROS) {
             let time = Timestamp::from_micros(micros).unwrap();
             prop_assert_eq!(time.to_string().parse::<Timestamp>().unwrap(), time);
         }

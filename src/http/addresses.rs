@@ -1,4 +1,4 @@
-//! Connections and sessions by client address, so that no address takes all of them.
+//! Counts connections and sessions by client address, so that no address takes all of them.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,21 +11,21 @@ use log::warn;
 
 use crate::telemetry::log_limit::LogLimit;
 
-/// The same address is logged once a minute.
+/// A refused address is logged at most once a minute.
 static REFUSED: LogLimit = LogLimit::every(Duration::from_secs(60));
 
-/// How many connections and sessions an address may hold.
+/// Maximum number of connections or sessions of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressLimit {
-    /// As many as this, by default. Loopback is exempt: there stand development, benches and a
-    /// proxy of the same host.
+    /// The default maximum. Loopback is exempt: it is used by development, benchmarks and a proxy
+    /// on the same host.
     Default(usize),
-    /// As many as this from every address but trusted proxies; 0 for any number.
+    /// The configured maximum, for every address except trusted proxies; 0 means unlimited.
     Set(usize),
 }
 
 impl AddressLimit {
-    /// The limit that is set, or the default.
+    /// The configured limit, or the default.
     pub fn or(set: Option<usize>, default: usize) -> AddressLimit {
         set.map_or(AddressLimit::Default(default), AddressLimit::Set)
     }
@@ -34,12 +34,12 @@ impl AddressLimit {
         match self {
             AddressLimit::Default(_) if address.is_loopback() => None,
             AddressLimit::Set(0) => None,
-            AddressLimit::Default(most) | AddressLimit::Set(most) => Some(most),
+            AddressLimit::Default(max) | AddressLimit::Set(max) => Some(max),
         }
     }
 }
 
-/// What is counted of one server's clients; shared by its threads.
+/// The counts of one server's clients, shared by its threads.
 #[derive(Clone)]
 pub struct Addresses {
     trusted: Arc<[IpNet]>,
@@ -50,11 +50,11 @@ pub struct Addresses {
 /// Counts by address. Bounded: an address is removed with its last permit.
 type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
-/// An address holds as many as it may: this many.
+/// The address has reached this maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMany(pub usize);
 
-/// One connection or session of an address. Given back when it is dropped.
+/// A permit for one connection or session of an address. Returned when dropped.
 #[derive(Debug)]
 pub struct AddressPermit {
     counts: Counts,
@@ -74,7 +74,7 @@ impl Drop for AddressPermit {
 }
 
 impl Addresses {
-    /// Counts for one server, behind these proxies.
+    /// Counts for a server behind these proxies.
     pub fn new(trusted: &[IpNet], connections: AddressLimit, sessions: AddressLimit) -> Addresses {
         Addresses {
             trusted: trusted.into(),
@@ -83,26 +83,27 @@ impl Addresses {
         }
     }
 
-    /// Counts a connection; not those of a trusted proxy.
+    /// Counts a connection. Connections of trusted proxies are not counted.
     pub fn take_connection(&self, address: IpAddr) -> Result<Option<AddressPermit>, TooMany> {
         if self.is_trusted(address) {
             return Ok(None);
         }
         take(&self.connections, address)
-            .inspect_err(|most| log_refusal("HTTP_MAX_CONNECTIONS_PER_ADDRESS", address, *most))
+            .inspect_err(|max| log_refusal("HTTP_MAX_CONNECTIONS_PER_ADDRESS", address, *max))
     }
 
-    /// Counts a session of a client; not those that a trusted proxy opens for itself.
+    /// Counts a session of a client. Sessions that a trusted proxy opens for itself are not
+    /// counted.
     pub fn take_session(&self, client: IpAddr) -> Result<Option<AddressPermit>, TooMany> {
         if self.is_trusted(client) {
             return Ok(None);
         }
         take(&self.sessions, client)
-            .inspect_err(|most| log_refusal("WS_MAX_SESSIONS_PER_ADDRESS", client, *most))
+            .inspect_err(|max| log_refusal("WS_MAX_SESSIONS_PER_ADDRESS", client, *max))
     }
 
-    /// The client behind a connection: of a trusted proxy, the last address in `X-Forwarded-For`
-    /// that is no trusted proxy. What others send there is ignored.
+    /// The client of a connection. For a trusted proxy this is the last address in
+    /// `X-Forwarded-For` that is not a trusted proxy. The header is ignored on other connections.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.is_trusted(peer) {
             return peer;
@@ -135,14 +136,14 @@ fn take(
     (limit, counts): &(AddressLimit, Counts),
     address: IpAddr,
 ) -> Result<Option<AddressPermit>, TooMany> {
-    let Some(most) = limit.of(address) else {
+    let Some(max) = limit.of(address) else {
         return Ok(None);
     };
     let address = counted(address);
     let mut held = counts.lock().unwrap_or_else(PoisonError::into_inner);
     let count = held.entry(address).or_insert(0);
-    if *count >= most {
-        return Err(TooMany(most));
+    if *count >= max {
+        return Err(TooMany(max));
     }
     *count += 1;
     Ok(Some(AddressPermit {
@@ -151,14 +152,14 @@ fn take(
     }))
 }
 
-fn log_refusal(setting: &'static str, address: IpAddr, TooMany(most): TooMany) {
+fn log_refusal(setting: &'static str, address: IpAddr, TooMany(max): TooMany) {
     let address = counted(address);
     if let Some(repeated) = REFUSED.check(&format!("{setting} {address}")) {
-        warn!(address:%, most, repeated; "client refused: {setting} is reached. If this is a proxy, TRUSTED_PROXIES must name it");
+        warn!(address:%, max, repeated; "client refused: {setting} reached; if this is a proxy, add it to TRUSTED_PROXIES");
     }
 }
 
-/// A subscriber of IPv6 usually has a /64 of addresses: they count as one.
+/// An IPv6 subscriber usually has a /64 of addresses, so a /64 counts as one address.
 fn counted(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_counted_apart() {
+    fn addresses_are_counted_separately() {
         let addresses = behind(&["10.0.0.0/8"], AddressLimit::Set(1));
         let held = addresses.take_connection(address("192.0.2.1")).unwrap();
         assert!(held.is_some());
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn only_proxies_may_forward_addresses() {
         let addresses = behind(&["10.0.0.0/8"], AddressLimit::Set(1));
         let client = |peer: &str, forwarded: &[&'static str]| {
             let mut headers = HeaderMap::new();

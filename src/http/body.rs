@@ -1,6 +1,6 @@
-//! The bodies of requests about money: JSON objects without unknown fields, since a misspelt
-//! `external_ref` that is ignored would be a second movement of money. A field that is missing,
-//! wrong, unknown or given twice is named.
+//! Bodies of money requests: JSON objects without unknown fields, since ignoring a misspelt
+//! `external_ref` could cause a second transfer. Errors name the field that is missing, wrong,
+//! unknown or repeated.
 
 use std::str::FromStr;
 
@@ -13,7 +13,7 @@ use super::errors::ApiError;
 use crate::domain::json;
 use crate::domain::wallet::amount::Amount;
 
-/// The largest body.
+/// Maximum size of a body, in bytes.
 pub const MAX_BODY: usize = 16 * 1024;
 
 /// Reads a JSON object.
@@ -24,14 +24,14 @@ pub async fn read<T: DeserializeOwned>(
     parse(&bytes(request, payload).await?)
 }
 
-/// Reads a body that says it is JSON.
+/// Reads a body that is declared as JSON.
 pub async fn bytes(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, ApiError> {
     content::check(request.headers())?;
     let body = payload
         .to_bytes_limited(MAX_BODY)
         .await
         .map_err(|_| ApiError::PayloadTooLarge(MAX_BODY))?;
-    body.map_err(|error| ApiError::BadRequest(format!("the body cannot be read: {error}")))
+    body.map_err(|error| ApiError::BadRequest(format!("cannot read the body: {error}")))
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
@@ -40,14 +40,13 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
             "the body begins with a byte order mark".to_owned(),
         ));
     }
-    json::from_slice(body)
-        .map_err(|error| ApiError::BadRequest(format!("the body is not accepted: {error}")))
+    json::from_slice(body).map_err(|error| ApiError::BadRequest(format!("invalid body: {error}")))
 }
 
-/// A field as its JSON text.
+/// A field as raw JSON text.
 pub type Field = Option<Box<RawValue>>;
 
-/// A field that holds a text, as one of our types; none where it is not there, null or empty.
+/// Parses a string field; `None` if it is absent, null or empty.
 pub fn optional<T>(name: &'static str, field: &Field) -> Result<Option<T>, ApiError>
 where
     T: FromStr,
@@ -61,7 +60,7 @@ where
         return Ok(None);
     };
     let text: String =
-        serde_json::from_str(field.get()).map_err(|_| bad("a text is wanted".to_owned()))?;
+        serde_json::from_str(field.get()).map_err(|_| bad("it must be a string".to_owned()))?;
     if text.is_empty() {
         return Ok(None);
     }
@@ -70,7 +69,7 @@ where
         .map_err(|error: T::Err| bad(error.to_string()))
 }
 
-/// A field that holds a text and must be there.
+/// Parses a required string field.
 pub fn text<T>(name: &'static str, field: &Field) -> Result<T, ApiError>
 where
     T: FromStr,
@@ -79,7 +78,7 @@ where
     optional(name, field)?.ok_or_else(|| missing(name))
 }
 
-/// A field that holds a number, as one of our types that reads a JSON number's text.
+/// Parses a number field, as a type that reads the text of a JSON number.
 pub fn number<T>(name: &'static str, field: &Field) -> Result<Option<T>, ApiError>
 where
     T: FromStr,
@@ -95,7 +94,7 @@ where
     field.get().parse().map(Some).map_err(bad)
 }
 
-/// A field that holds money and must be there.
+/// Parses a required amount of money.
 pub fn amount(name: &'static str, field: &Field) -> Result<Amount, ApiError> {
     let invalid = |problem: String| ApiError::InvalidAmount {
         field: name,
@@ -105,7 +104,7 @@ pub fn amount(name: &'static str, field: &Field) -> Result<Amount, ApiError> {
         .as_ref()
         .ok_or_else(|| invalid("it is missing".to_owned()))?;
     serde_json::from_str(field.get()).map_err(|error| {
-        // Without the place within the field, which nobody looks for.
+        // Without the position within the field, which is of no use.
         let text = error.to_string();
         invalid(
             text.split(" at line ")
@@ -116,7 +115,7 @@ pub fn amount(name: &'static str, field: &Field) -> Result<Amount, ApiError> {
     })
 }
 
-/// A field that must be there.
+/// The error for a missing field.
 pub fn missing(name: &'static str) -> ApiError {
     ApiError::BadField {
         field: name,
@@ -124,7 +123,7 @@ pub fn missing(name: &'static str) -> ApiError {
     }
 }
 
-/// A query parameter that must be there.
+/// The error for a missing query parameter.
 pub fn missing_query(parameter: &'static str) -> ApiError {
     ApiError::BadQuery {
         parameter: parameter.to_owned(),
@@ -142,7 +141,7 @@ mod tests {
         serde_json::from_str(json).unwrap()
     }
 
-    fn said<T>(read: Result<T, ApiError>) -> String {
+    fn error_text<T>(read: Result<T, ApiError>) -> String {
         match read {
             Ok(_) => "taken".to_owned(),
             Err(error) => format!("{} {error}", error.code().0),
@@ -150,26 +149,26 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_wrong_is_told_by_its_name() {
-        let user = |json| said(text::<UserId>("userId", &field(json)));
+    fn invalid_field_is_named() {
+        let user = |json| error_text(text::<UserId>("userId", &field(json)));
         assert_eq!(user("\"USER_001\""), "taken");
         assert_eq!(user("null"), "BAD_REQUEST userId: it is missing");
         assert_eq!(user("\"\""), "BAD_REQUEST userId: it is missing");
-        assert_eq!(user("7"), "BAD_REQUEST userId: a text is wanted");
+        assert_eq!(user("7"), "BAD_REQUEST userId: it must be a string");
         assert_eq!(
             user("\" a\"").split(": ").next(),
             Some("BAD_REQUEST userId")
         );
         assert!(user(&format!("\"{}\"", "x".repeat(129))).contains("is longer than 128 bytes"));
         assert_eq!(
-            said(text::<UserId>("userId", &None)),
+            error_text(text::<UserId>("userId", &None)),
             "BAD_REQUEST userId: it is missing"
         );
     }
 
     #[test]
-    fn money_is_read_to_the_cent_or_refused() {
-        let money = |json| said(amount("amount_cents", &field(json)));
+    fn amount_must_be_whole_cents() {
+        let money = |json| error_text(amount("amount_cents", &field(json)));
         assert_eq!(money("1"), "taken");
         assert_eq!(money("9223372036854775807"), "taken");
         assert_eq!(
@@ -187,14 +186,14 @@ mod tests {
             );
         }
         assert_eq!(
-            said(amount("amount_cents", &None)),
+            error_text(amount("amount_cents", &None)),
             "INVALID_AMOUNT amount_cents: it is missing"
         );
         assert_eq!(money("null"), "INVALID_AMOUNT amount_cents: it is missing");
     }
 
     #[test]
-    fn a_price_is_read_from_its_exact_text() {
+    fn price_is_read_from_exact_text() {
         let price = |json| {
             number::<Price>("odd_value", &field(json)).map(|price| price.map(Price::thousandths))
         };
@@ -202,7 +201,7 @@ mod tests {
         assert_eq!(price("null"), Ok(None));
         for bad in ["1", "\"1.63\"", "-2", "1001", "[]"] {
             assert!(
-                said(price(bad)).starts_with("BAD_REQUEST odd_value: "),
+                error_text(price(bad)).starts_with("BAD_REQUEST odd_value: "),
                 "{bad}"
             );
         }

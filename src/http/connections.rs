@@ -1,8 +1,8 @@
-//! Deadlines and bounds of a server thread's connections.
+//! Deadlines and limits of a server thread's connections.
 //!
-//! Each connection says which phase it is in. One sweep per thread looks at all of them a few times
-//! a second and ends those that keep the server waiting for too long, so no request or session
-//! needs a timer or reads the clock.
+//! Each connection records which phase it is in. One sweep per thread checks all of them twice a
+//! second and ends those that keep the server waiting for too long, so no request or session needs
+//! a timer or reads the clock.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,29 +17,30 @@ use prometheus::IntCounterVec;
 use super::addresses::{AddressPermit, Addresses};
 use crate::runtime::connection::ConnectionHandle;
 
-/// How often connections are looked at.
+/// How often connections are checked.
 const SWEEP: Duration = Duration::from_millis(500);
 /// A connection that has kept the server waiting for less is not closed to make room.
 const MIN_AGE: Duration = Duration::from_secs(1);
 
-/// What a client of one server may keep waiting, and for how long.
+/// What the clients of one server may keep waiting, and for how long.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimits {
-    /// For the rest of a request's head, once it has begun; for the first byte of a new connection
-    /// too.
+    /// Timeout for the rest of a request's head once it has begun, and for the first byte of a new
+    /// connection.
     pub head: Duration,
-    /// For a request's body.
+    /// Timeout for a request's body.
     pub body: Duration,
-    /// For the next request.
+    /// Timeout for the next request.
     pub keep_alive: Duration,
-    /// For the client to take any of what is written.
+    /// Timeout for the client to accept any of the written bytes.
     pub write: Duration,
-    /// For the end of a WebSocket message that has begun.
+    /// Timeout for the end of a WebSocket message that has begun.
     pub message: Duration,
-    /// Connections of this server that are no WebSockets. Beyond it the longest waiting are closed.
+    /// Maximum number of connections of this server that are not WebSockets. Beyond it, those that
+    /// have waited longest are closed.
     pub most: usize,
-    /// Whether connections are closed for new ones however short they have waited: for ports that
-    /// must always answer.
+    /// Whether connections are closed to admit new ones however short they have waited: for ports
+    /// that must always answer.
     pub always_admits: bool,
 }
 
@@ -57,7 +58,7 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// Why a connection was ended from outside. The label `reason` of `http_connections_ended_total`.
+/// Why the server ended a connection. The label `reason` of `http_connections_ended_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The head of a request did not arrive in time.
@@ -66,13 +67,13 @@ pub enum Ended {
     HeadTooLarge,
     /// The body of a request did not arrive in time.
     Body,
-    /// No further request came.
+    /// No further request arrived.
     Idle,
-    /// The client takes nothing of what is written.
+    /// The client accepts none of the written bytes.
     Write,
-    /// It made room for others.
+    /// It was closed to make room for others.
     Crowded,
-    /// Its address holds too many.
+    /// Its address has too many connections.
     Address,
 }
 
@@ -88,7 +89,7 @@ impl Ended {
         Ended::Address,
     ];
 
-    /// The metric's label.
+    /// The metric label.
     pub fn label(self) -> &'static str {
         match self {
             Ended::Head => "head_timeout",
@@ -101,7 +102,7 @@ impl Ended {
         }
     }
 
-    /// What the client is answered, if it waits for an answer.
+    /// The response to the client, if it waits for one.
     fn answer(self) -> Option<String> {
         let (status, code, message) = match self {
             Ended::Head => (
@@ -122,7 +123,7 @@ impl Ended {
             Ended::Address => (
                 "429 Too Many Requests",
                 "TOO_MANY_CONNECTIONS",
-                "too many connections of one address",
+                "too many connections from this address",
             ),
             Ended::Idle | Ended::Write | Ended::Crowded => return None,
         };
@@ -144,17 +145,17 @@ pub(super) enum Phase {
     Head,
     /// The rest of a request's body, while it is handled.
     Body,
-    /// The server.
+    /// The server's response.
     Serving,
-    /// A WebSocket: its session has limits of its own.
+    /// Nothing: it is a WebSocket, and its session has its own limits.
     Upgraded,
-    /// The client, which must take the last bytes of a WebSocket whose session has ended.
+    /// The client, which must accept the last bytes of a WebSocket whose session has ended.
     Closing,
 }
 
-/// Whether a connection is to be ended. `age` is how long it has been in this phase, or has written
-/// nothing.
-fn verdict(
+/// Whether to end a connection. `age` is the time it has spent in this phase, or has been unable to
+/// write.
+fn end_reason(
     phase: Phase,
     is_blocked: bool,
     age: Duration,
@@ -180,30 +181,30 @@ pub struct Connection {
     permit: RefCell<Option<AddressPermit>>,
     phase: Cell<Phase>,
     is_blocked: Cell<bool>,
-    /// Grows with each change of phase and all that is written while writing is blocked.
+    /// Incremented by each change of phase, and when writing becomes blocked or unblocked.
     turn: Cell<u64>,
-    /// Bytes that may still be read while requests are handled: what is read then may be many more
-    /// requests. Renewed when all that was read is answered.
+    /// Bytes that may still be read while a request is handled, since they may contain many more
+    /// requests. Reset when everything that was read is answered.
     credit: Cell<usize>,
-    /// Bytes received since the last request began that may belong to the next one's head.
+    /// Bytes received since the last request began that may belong to the head of the next one.
     head: Cell<usize>,
-    /// Wakes the reader that was held back.
+    /// Wakes the reader that is held back.
     reader: RefCell<Option<Waker>>,
 }
 
-/// Bytes of further requests that are read while one is handled.
+/// Maximum number of bytes of further requests that are read while one is handled.
 pub(super) const READ_AHEAD: usize = 2_048;
-/// The largest head of a request, in bytes.
+/// Maximum size of a request's head, in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 
 impl Connection {
-    /// A handle that ends it from outside.
+    /// A handle that can end the connection from outside.
     pub fn handle(&self) -> Option<ConnectionHandle> {
         self.handle.clone()
     }
 
-    /// From now on a WebSocket. It is no longer counted among the server's and its address's
-    /// connections: sessions have limits of their own.
+    /// Marks the connection as a WebSocket. It no longer counts among the connections of the server
+    /// and of its address: sessions have their own limits.
     pub fn upgrade(&self) {
         self.set(Phase::Upgraded);
         drop(self.permit.take());
@@ -215,8 +216,8 @@ impl Connection {
         }
     }
 
-    /// The session of this WebSocket has ended. What is still unsent must not keep the connection
-    /// open: it is counted and swept again.
+    /// Records that the session of this WebSocket has ended. Unsent bytes must not keep the
+    /// connection open, so it is counted and swept again.
     pub fn session_ended(self: &Rc<Connection>) {
         if self.phase.get() != Phase::Upgraded {
             return;
@@ -227,16 +228,16 @@ impl Connection {
         }
     }
 
-    /// The stream is dropped.
+    /// Records that the stream was dropped.
     pub(super) fn stream_dropped(&self) {
-        // A session that ends later does not bring it back.
+        // A session that ends later must not add it again.
         self.set(Phase::Closing);
         if let Some(table) = self.table.upgrade() {
             table.forget(self);
         }
     }
 
-    /// What watches the deadline of this WebSocket's unfinished messages.
+    /// Creates the watcher for the deadline of this WebSocket's unfinished messages.
     pub fn unfinished(self: &Rc<Connection>) -> Rc<Unfinished> {
         Rc::new(Unfinished {
             table: self.table.clone(),
@@ -253,7 +254,7 @@ impl Connection {
         self.turn.set(self.turn.get().wrapping_add(1));
     }
 
-    /// A request is handled from now on.
+    /// Records that a request is being handled.
     pub(super) fn begin(&self, has_body: bool) {
         self.head.set(0);
         self.set(if has_body {
@@ -263,14 +264,14 @@ impl Connection {
         });
     }
 
-    /// The body of the request that is handled has arrived.
+    /// Records that the body of the current request has arrived.
     pub(super) fn body_ended(&self) {
         if self.phase.get() == Phase::Body {
             self.set(Phase::Serving);
         }
     }
 
-    /// The request is handled.
+    /// Records that the request has been handled.
     pub(super) fn end(&self) {
         if matches!(self.phase.get(), Phase::Upgraded | Phase::Closing) {
             return;
@@ -284,7 +285,7 @@ impl Connection {
         self.wake_reader();
     }
 
-    /// Bytes came in. An error if the head that they belong to is too large.
+    /// Records received bytes. Fails if the head that they belong to is too large.
     pub(super) fn received(&self, bytes: &[u8]) -> Result<(), Ended> {
         let phase = self.phase.get();
         if matches!(phase, Phase::Body | Phase::Upgraded | Phase::Closing) {
@@ -294,7 +295,7 @@ impl Connection {
             self.credit
                 .set(self.credit.get().saturating_sub(bytes.len()));
         }
-        // Empty lines may stand before a request, and begin none.
+        // Blank lines may precede a request; they do not begin one.
         let is_blank =
             self.head.get() == 0 && bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
         if !is_blank {
@@ -315,7 +316,8 @@ impl Connection {
         }
     }
 
-    /// How many bytes may be read now; `None` while the reader is held back, which is woken then.
+    /// How many bytes may be read now. `None` holds the reader back; it is woken when it may
+    /// continue.
     pub(super) fn read_limit(&self, waker: &Waker) -> Option<usize> {
         let limit = match self.phase.get() {
             Phase::Upgraded => return Some(usize::MAX),
@@ -330,7 +332,7 @@ impl Connection {
         Some(limit)
     }
 
-    /// The client took bytes.
+    /// Records that the client accepted bytes.
     pub(super) fn sent(&self) {
         if self.is_blocked.replace(false) {
             self.turn.set(self.turn.get().wrapping_add(1));
@@ -338,7 +340,7 @@ impl Connection {
         }
     }
 
-    /// The client takes no more bytes for now.
+    /// Records that the client accepts no more bytes for now.
     pub(super) fn blocked(&self) {
         if !self.is_blocked.replace(true) {
             self.turn.set(self.turn.get().wrapping_add(1));
@@ -357,7 +359,7 @@ impl Connection {
         if self.is_blocked.get() || self.phase.get() == Phase::Closing {
             return handle.close();
         }
-        // A client that has sent nothing waits for no answer, and would take it for that of its
+        // A client that has sent nothing expects no answer, and would take it for the answer to its
         // next request.
         let is_unasked = ended == Ended::Head && self.head.get() == 0;
         let answer = ended.answer().filter(|_| !is_unasked);
@@ -372,20 +374,20 @@ struct Entry {
     since: Instant,
 }
 
-/// The connections of one server thread that are no WebSockets, and the unfinished messages of
+/// The connections of one server thread that are not WebSockets, and the unfinished messages of
 /// those that are.
 pub struct Connections {
     limits: ConnectionLimits,
     addresses: Addresses,
     ended: IntCounterVec,
     next_key: Cell<u64>,
-    /// By age: keys grow.
+    /// Ordered by age, since keys increase.
     entries: RefCell<BTreeMap<u64, Entry>>,
     unfinished: RefCell<Vec<(Weak<Unfinished>, u64, Instant)>>,
 }
 
 impl Connections {
-    /// Starts the sweep of this thread. It ends with the table.
+    /// Starts the sweep of this thread. It stops when the table is dropped.
     pub fn start(
         limits: ConnectionLimits,
         addresses: Addresses,
@@ -412,10 +414,10 @@ impl Connections {
         table
     }
 
-    /// Takes a connection in. `None` if its address holds too many; it is answered so.
+    /// Admits a connection. `None` if its address has too many; the client gets an error response.
     pub fn admit(self: &Rc<Connections>, stream: &TcpStream) -> Option<Rc<Connection>> {
         let handle = ConnectionHandle::of(stream)
-            .inspect_err(|error| debug!("no second handle: {error}"))
+            .inspect_err(|error| debug!("cannot duplicate the connection handle: {error}"))
             .ok();
         let address = stream.peer_addr().ok().map(|peer| peer.ip().to_canonical());
         let permit = address.map(|address| self.addresses.take_connection(address));
@@ -457,7 +459,7 @@ impl Connections {
         self.entries.borrow_mut().insert(connection.key, entry);
     }
 
-    /// Forgets a connection that has ended.
+    /// Removes a connection that has ended.
     pub(super) fn forget(&self, connection: &Connection) {
         self.entries.borrow_mut().remove(&connection.key);
     }
@@ -467,8 +469,8 @@ impl Connections {
         connection.finish(ended);
     }
 
-    /// Closes the connections that have kept the server waiting longest: an unfinished request
-    /// rather than an idle one.
+    /// Closes the connections that have kept the server waiting longest, those with an unfinished
+    /// request before idle ones.
     fn make_room(&self, count: usize, now: Instant) {
         let min_age = if self.limits.always_admits {
             Duration::ZERO
@@ -511,7 +513,7 @@ impl Connections {
                 (entry.seen, entry.since) = (connection.turn.get(), now);
             }
             let age = now.duration_since(entry.since);
-            if let Some(ended) = verdict(
+            if let Some(ended) = end_reason(
                 connection.phase.get(),
                 connection.is_blocked.get(),
                 age,
@@ -554,21 +556,21 @@ impl Connections {
     }
 }
 
-/// The message of a WebSocket client that has begun and not ended.
+/// A message of a WebSocket client that has begun and not ended.
 #[derive(Default)]
 pub struct Unfinished {
     table: Weak<Connections>,
     is_active: Cell<bool>,
     is_listed: Cell<bool>,
     is_expired: Cell<bool>,
-    /// Another for each message.
+    /// Different for each message.
     turn: Cell<u64>,
     messages: Cell<u32>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Unfinished {
-    /// Whether one is unfinished now, how many have ended, and whom to wake when its time is over.
+    /// Records whether a message is unfinished, how many have ended, and the waker for the timeout.
     pub(super) fn set(self: &Rc<Unfinished>, is_unfinished: bool, messages: u32, waker: &Waker) {
         if !is_unfinished {
             self.is_active.set(false);
@@ -590,12 +592,12 @@ impl Unfinished {
         }
     }
 
-    /// The session has ended.
+    /// Records that the session has ended.
     pub(super) fn end(&self) {
         self.is_active.set(false);
     }
 
-    /// Whether its time is over.
+    /// Whether the message has timed out.
     pub(super) fn is_expired(&self) -> bool {
         self.is_expired.get()
     }
@@ -615,7 +617,7 @@ mod tests {
     #[test]
     fn each_phase_has_its_deadline() {
         let limits = ConnectionLimits::default();
-        let ended = |phase, is_blocked, age: Duration| verdict(phase, is_blocked, age, &limits);
+        let ended = |phase, is_blocked, age: Duration| end_reason(phase, is_blocked, age, &limits);
         let just_before = |limit: Duration| limit - Duration::from_millis(1);
         for (phase, limit, reason) in [
             (Phase::Idle, limits.keep_alive, Ended::Idle),
@@ -752,7 +754,7 @@ mod tests {
         for _ in 0..2 {
             receive(&connection, &[b'x'; MAX_HEAD]);
             assert_eq!(connection.received(b"x"), Err(Ended::HeadTooLarge));
-            // What follows a head is not counted, and each head is counted by itself.
+            // Bytes after a head are not counted, and each head is counted separately.
             connection.begin(true);
             receive(&connection, &[b'x'; 2 * MAX_HEAD]);
             connection.end();

@@ -1,13 +1,13 @@
-//! What a request body may be: JSON, not compressed. A page can send a body of another type to any
-//! server without being asked first (CORS calls that a simple request), so the type is checked
-//! before the body is read.
+//! The accepted request bodies: uncompressed JSON. A web page can send a body of another type to
+//! any server without a preflight request (CORS calls that a simple request), so the type is
+//! checked before the body is read.
 
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::mime::{self, Mime};
 
 use super::errors::ApiError;
 
-/// Refuses a body that is not JSON, or is compressed.
+/// Refuses a body that is not JSON or is compressed.
 pub fn check(headers: &HeaderMap) -> Result<(), ApiError> {
     if let Some(encoding) = foreign_encoding(headers) {
         return Err(ApiError::UnsupportedEncoding(encoding));
@@ -27,7 +27,7 @@ pub fn check(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
-    // A length that is no number is refused by the server.
+    // The server itself refuses a length that is not a number.
     let has_length = headers
         .get(header::CONTENT_LENGTH)
         .is_some_and(|length| length.as_bytes() != b"0");
@@ -47,7 +47,7 @@ fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
         .map(shown)
 }
 
-/// `application/json` in UTF-8; a `charset` may say so, or that it is ASCII.
+/// `application/json` in UTF-8; a `charset` of UTF-8 or ASCII is accepted.
 fn is_json(value: &HeaderValue) -> bool {
     let Some(mime) = value
         .to_str()

@@ -1,4 +1,4 @@
-//! Errors of the REST side: `{"code","message"}` with a status, mapped here and nowhere else.
+//! Errors of the REST API: `{"code","message"}` with a status, mapped only here.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ use crate::store::StoreError;
 use crate::store::money::WalletError;
 use crate::telemetry::log_limit::LogLimit;
 
-/// What can go wrong with a request.
+/// The error of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
-    /// No such event.
-    #[error("no event `{0}` is known")]
+    /// The event does not exist.
+    #[error("event `{0}` not found")]
     EventNotFound(String),
     /// The event has no such market.
     #[error("event `{event}` has no market `{market}`")]
@@ -32,18 +32,18 @@ pub enum ApiError {
         /// The market.
         market: String,
     },
-    /// No such path.
-    #[error("nothing is at `{0}`")]
+    /// The path does not exist.
+    #[error("path `{0}` not found")]
     NotFound(String),
-    /// The path knows other methods.
-    #[error("`{method}` is not taken here, only {allowed}")]
+    /// The path does not support the method.
+    #[error("method `{method}` is not allowed; use {allowed}")]
     MethodNotAllowed {
         /// The method.
         method: Method,
-        /// Those that are taken.
+        /// The supported methods.
         allowed: &'static str,
     },
-    /// A query parameter is wrong.
+    /// A query parameter is invalid.
     #[error("{parameter}: {problem}")]
     BadQuery {
         /// Its name.
@@ -51,46 +51,46 @@ pub enum ApiError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The query or the path cannot be read.
+    /// The query, the path or the body cannot be parsed.
     #[error("{0}")]
     BadRequest(String),
-    /// The body is larger than what is taken.
+    /// The body is too large.
     #[error("the body is larger than {0} bytes")]
     PayloadTooLarge(usize),
-    /// The body is of a kind that is not taken.
-    #[error("a body of type `{0}` is not taken; send application/json")]
+    /// The content type is not supported.
+    #[error("content type `{0}` is not supported; send application/json")]
     UnsupportedMediaType(String),
     /// The body is compressed.
-    #[error("a body with Content-Encoding `{0}` is not taken; send it as it is")]
+    #[error("Content-Encoding `{0}` is not supported; send the body uncompressed")]
     UnsupportedEncoding(String),
     /// The request comes from a page of a foreign origin.
     #[error(
-        "pages of `{0}` may not do this; ALLOWED_ORIGINS, and WS_ALLOWED_ORIGINS for sockets, list those that may"
+        "origin `{0}` is not allowed; ALLOWED_ORIGINS, or WS_ALLOWED_ORIGINS for WebSockets, lists the allowed ones"
     )]
     OriginNotAllowed(String),
-    /// The server is not known by this name.
-    #[error("this server may not be called `{0}`; ALLOWED_HOSTS lists its names")]
+    /// The host name is not accepted by this server.
+    #[error("host `{0}` is not allowed; ALLOWED_HOSTS lists the accepted names")]
     HostNotAllowed(String),
-    /// The request asks for no WebSocket, or for one that is not offered.
+    /// The request is not a valid WebSocket handshake.
     #[error("not a WebSocket handshake: {0}")]
     BadHandshake(String),
     /// The WebSocket version of the handshake is not 13.
-    #[error("only version 13 of the WebSocket protocol is offered")]
+    #[error("only version 13 of the WebSocket protocol is supported")]
     WebSocketVersion,
-    /// The client's address holds as many sessions as it may.
-    #[error("{0} sessions of this address are open, no more are taken")]
+    /// The client's address has its maximum number of sessions.
+    #[error("the limit of {0} open sessions for this address is reached")]
     TooManySessionsOfAddress(usize),
-    /// As many sessions as may be are open.
-    #[error("{0} sessions are open, no more are taken")]
+    /// The server has its maximum number of sessions.
+    #[error("the limit of {0} open sessions is reached")]
     TooManySessions(usize),
-    /// The books do not answer.
-    #[error("the odds cannot be read now: {0}")]
+    /// The books do not answer, or their odds are stale.
+    #[error("the odds are currently unavailable: {0}")]
     BooksUnavailable(String),
-    /// The database does not answer. The cause is in the log: it may name hosts, tables and users.
-    #[error("the database cannot be used now; try again")]
+    /// The database does not answer. The cause is only logged: it may name hosts, tables and users.
+    #[error("the database is currently unavailable; retry later")]
     StoreUnavailable,
-    /// Another request held the wallet for longer than is waited.
-    #[error("the wallet is held by another request; ask again")]
+    /// Another request held the wallet for longer than the lock timeout.
+    #[error("the wallet is locked by another request; retry")]
     WalletHeld,
     /// A field of the body is missing or wrong.
     #[error("{field}: {problem}")]
@@ -100,7 +100,7 @@ pub enum ApiError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Money that is not a whole number of cents above zero.
+    /// An amount that is not a positive whole number of cents.
     #[error("{field}: {problem}")]
     InvalidAmount {
         /// The field's name.
@@ -108,28 +108,28 @@ pub enum ApiError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A movement of money that was not made.
+    /// A refused transfer.
     #[error("{0}")]
     Wallet(WalletError),
-    /// A bet that was not taken.
+    /// A refused bet.
     #[error("{0}")]
     BetRefused(BetRefusal),
-    /// No such bet.
-    #[error("no bet `{0}` is known")]
+    /// The bet does not exist.
+    #[error("bet `{0}` not found")]
     BetNotFound(String),
-    /// The idempotency key stands for another request.
+    /// The idempotency key belongs to another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
     /// A request with the same key has not been answered yet.
-    #[error("a request with this idempotency key is still in flight; ask again")]
+    #[error("a request with this idempotency key is still in flight; retry")]
     RequestInFlight,
-    /// Too many requests for one wallet wait already.
-    #[error("too much waits for this wallet; ask again")]
+    /// Too many requests are already waiting for one wallet.
+    #[error("too many requests are waiting for this wallet; retry")]
     WalletBusy,
 }
 
 impl ApiError {
-    /// The codes of an upgrade that is refused.
+    /// The codes of refused WebSocket upgrades.
     pub const UPGRADE_CODES: [&str; 6] = [
         "ORIGIN_NOT_ALLOWED",
         "BAD_HANDSHAKE",
@@ -139,10 +139,10 @@ impl ApiError {
         "BAD_REQUEST",
     ];
 
-    /// The codes of a request that is refused before it is routed.
+    /// The codes of requests refused before routing.
     pub const DOOR_CODES: [&str; 3] = ["HOST_NOT_ALLOWED", "ORIGIN_NOT_ALLOWED", "BAD_REQUEST"];
 
-    /// The code in the body, and its status.
+    /// The code in the body, and the HTTP status.
     pub fn code(&self) -> (&'static str, StatusCode) {
         match self {
             ApiError::EventNotFound(_) => ("EVENT_NOT_FOUND", StatusCode::NOT_FOUND),
@@ -177,7 +177,7 @@ impl ApiError {
             ApiError::BadField { .. } => ("BAD_REQUEST", StatusCode::BAD_REQUEST),
             ApiError::InvalidAmount { .. } => ("INVALID_AMOUNT", StatusCode::BAD_REQUEST),
             ApiError::Wallet(error) => wallet_code(error),
-            // The market's answer to a request that is well formed, as the original gives it.
+            // The market's answer to a well-formed request, with the status used by the original.
             ApiError::BetRefused(refusal) => (refusal.code(), StatusCode::CONFLICT),
             ApiError::BetNotFound(_) => ("BET_NOT_FOUND", StatusCode::NOT_FOUND),
             ApiError::KeyReused => ("IDEMPOTENCY_KEY_REUSED", StatusCode::UNPROCESSABLE_ENTITY),
@@ -231,7 +231,9 @@ impl From<WalletError> for ApiError {
 
 impl From<Busy> for ApiError {
     fn from(_: Busy) -> ApiError {
-        ApiError::BooksUnavailable("too many requests wait for the database; ask again".to_owned())
+        ApiError::BooksUnavailable(
+            "too many requests are waiting for the database; retry".to_owned(),
+        )
     }
 }
 
@@ -241,12 +243,13 @@ impl From<ApplyError> for ApiError {
     }
 }
 
-/// How often one cause of failed requests is logged.
+/// Minimum interval between log lines of one cause.
 const CAUSE_INTERVAL: Duration = Duration::from_secs(60);
 static CAUSES: LogLimit = LogLimit::every(CAUSE_INTERVAL);
 
-/// Logs why requests fail or a component is down, since no answer says it: once a cause and
-/// interval. What a start has not done yet is no fault.
+/// Logs why requests fail or a component is down, since no response contains the cause: at most
+/// once per cause and interval. A startup step that is not done yet is not a fault, and is logged
+/// at level info.
 pub fn log_cause(component: &'static str, cause: &dyn std::fmt::Display) {
     let cause = cause.to_string();
     if let Some(repeated) = CAUSES.check(&format!("{component}: {cause}")) {
@@ -263,10 +266,10 @@ pub fn log_cause(component: &'static str, cause: &dyn std::fmt::Display) {
 struct Body {
     code: &'static str,
     message: String,
-    /// The price now, where it is another one.
+    /// The current price, if it has changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     odd_value: Option<Price>,
-    /// The limit that a stake or payout does not keep.
+    /// The limit that the stake or the payout violates.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit_cents: Option<Amount>,
 }
@@ -314,12 +317,12 @@ impl ResponseError for ApiError {
     }
 }
 
-/// Answers a path that is not known.
+/// The response to an unknown path.
 pub async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Err(ApiError::NotFound(request.path().to_owned()))
 }
 
-/// Answers a method that a known path does not take.
+/// The response to a method that a known path does not support.
 pub async fn method_not_allowed(
     request: HttpRequest,
     allowed: &'static str,

@@ -14,21 +14,21 @@ use tokio::time::MissedTickBehavior;
 
 use super::routes::read;
 
-/// How long a check may take before it counts as down.
+/// Timeout of a check, after which its component counts as down.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the gauges of readiness are set: as often as Prometheus reads them.
+/// How often the readiness gauges are updated: as often as Prometheus reads them.
 const READY_INTERVAL: Duration = Duration::from_secs(5);
-/// The component that is not ready while the process stops.
+/// The component that is not ready while the process is stopping.
 const PROCESS: &str = "process";
 
-/// Something that a role needs in order to work.
+/// A dependency that a role needs in order to work.
 pub struct Check {
     name: String,
     run: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }
 
 impl Check {
-    /// A check that says what is wrong.
+    /// A check that returns what is wrong.
     pub fn new<F>(name: impl Into<String>, run: F) -> Check
     where
         F: Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static,
@@ -43,7 +43,7 @@ impl Check {
 /// An actor's name, and whether it runs.
 type Watched = (&'static str, Box<dyn Fn() -> bool + Send + Sync>);
 
-/// The actors that must run for the process to be of use.
+/// The actors that the process cannot work without.
 #[derive(Default)]
 pub struct Liveness {
     actors: Mutex<Vec<Watched>>,
@@ -51,7 +51,7 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// Watches an actor; `runs` says whether its mailbox is open.
+    /// Watches an actor; `runs` returns whether its mailbox is open.
     pub fn watch(&self, actor: &'static str, runs: impl Fn() -> bool + Send + Sync + 'static) {
         self.actors
             .lock()
@@ -59,7 +59,7 @@ impl Liveness {
             .push((actor, Box::new(runs)));
     }
 
-    /// The actors that have ended.
+    /// The actors that have stopped.
     pub fn ended(&self) -> Vec<&'static str> {
         let actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
         actors
@@ -69,12 +69,12 @@ impl Liveness {
             .collect()
     }
 
-    /// From now on the process is not ready: it stops.
+    /// Marks the process as stopping, and so as not ready.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the process stops.
+    /// Whether the process is stopping.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
@@ -97,11 +97,11 @@ impl RoleHealth {
     ) -> prometheus::Result<RoleHealth> {
         let ready = Opts::new(
             "process_ready",
-            "Whether the role is ready, by component as /healthz names it: 1 or 0",
+            "Readiness by component, as named in /healthz: 1 if ready, else 0",
         );
         let ready = IntGaugeVec::new(ready, &["component"])?;
         registry.register(Box::new(ready.clone()))?;
-        // 0 until the first check is done.
+        // 0 until the first check completes.
         for component in checks
             .iter()
             .map(|check| check.name.as_str())
@@ -117,7 +117,7 @@ impl RoleHealth {
         })
     }
 
-    /// Checks everything at once, and sets the gauges.
+    /// Runs all checks concurrently and updates the gauges.
     async fn down(&self) -> Vec<Down> {
         let runs = self.checks.iter().map(|check| async {
             let result = tokio::time::timeout(CHECK_TIMEOUT, (check.run)()).await;
@@ -141,8 +141,8 @@ impl RoleHealth {
             .collect()
     }
 
-    /// Keeps the gauges up to date, so that an alert needs nobody who asks /healthz, and a scrape
-    /// waits for no check.
+    /// Keeps the gauges up to date, so that an alert does not depend on requests to /healthz, and a
+    /// scrape waits for no check.
     pub async fn watch(&self) {
         let mut ticks = tokio::time::interval(READY_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,14 +178,14 @@ async fn readiness(health: web::Data<RoleHealth>) -> HttpResponse {
     answer(health.down().await)
 }
 
-/// 200 `ok` while the actors run; 503 means that only a restart helps.
+/// 200 `ok` while the actors run; 503 if only a restart helps.
 async fn liveness(health: web::Data<RoleHealth>) -> HttpResponse {
     let ended = health.liveness.ended().into_iter();
     answer(
         ended
             .map(|actor| Down {
                 name: actor.to_owned(),
-                reason: "the actor has ended".to_owned(),
+                reason: "the actor has stopped".to_owned(),
             })
             .collect(),
     )
@@ -221,7 +221,7 @@ async fn metrics(health: web::Data<RoleHealth>) -> HttpResponse {
             .content_type(encoder.format_type())
             .body(text),
         Err(failure) => {
-            error!("metrics cannot be written: {failure}");
+            error!("cannot encode metrics: {failure}");
             HttpResponse::InternalServerError()
                 .insert_header(no_store())
                 .finish()

@@ -5,13 +5,13 @@ use actix_web::http::header::HeaderMap;
 use super::body::{self, Field};
 use super::errors::ApiError;
 
-/// The longest key, in characters.
+/// Maximum length of a key, in characters.
 const MAX_KEY: usize = 255;
 const HEADER: &str = "Idempotency-Key";
 const FIELD: &str = "requestId";
 
-/// The key of a request. Two keys that differ are refused: with either of them, a retry that keeps
-/// only the other one would be a second request.
+/// The key of a request. Two different keys are refused: if one of them were used, a retry that
+/// keeps only the other would be a second request.
 pub fn key(headers: &HeaderMap, request_id: &Field) -> Result<Option<String>, ApiError> {
     let header = header_key(headers)?;
     let field = body::optional::<String>(FIELD, request_id)?;
@@ -24,10 +24,13 @@ pub fn key(headers: &HeaderMap, request_id: &Field) -> Result<Option<String>, Ap
         (None, None) => return Ok(None),
     };
     if key.is_empty() || key.chars().count() > MAX_KEY {
-        return Err(bad(name, &format!("1 to {MAX_KEY} characters are wanted")));
+        return Err(bad(
+            name,
+            &format!("it must have 1 to {MAX_KEY} characters"),
+        ));
     }
     if key.chars().any(char::is_control) {
-        return Err(bad(name, "it holds a control character"));
+        return Err(bad(name, "it contains a control character"));
     }
     Ok(Some(key))
 }
@@ -42,7 +45,7 @@ fn header_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     }
     let key = key
         .to_str()
-        .map_err(|_| bad(HEADER, "it holds what is not visible ASCII"))?;
+        .map_err(|_| bad(HEADER, "it contains characters other than visible ASCII"))?;
     Ok(Some(key.to_owned()))
 }
 
@@ -100,24 +103,24 @@ mod tests {
     }
 
     #[test]
-    fn key_that_cannot_be_kept_is_refused() {
+    fn invalid_key_is_refused() {
         assert_eq!(
             read(&[b""], "null"),
-            "Idempotency-Key: 1 to 255 characters are wanted"
+            "Idempotency-Key: it must have 1 to 255 characters"
         );
         assert_eq!(
             read(&[&[b'k'; 256]], "null"),
-            "Idempotency-Key: 1 to 255 characters are wanted"
+            "Idempotency-Key: it must have 1 to 255 characters"
         );
         assert_eq!(read(&[&[b'k'; 255]], "null").len(), 255 + 8);
         assert_eq!(
             read(&["é".as_bytes()], "null"),
-            "Idempotency-Key: it holds what is not visible ASCII"
+            "Idempotency-Key: it contains characters other than visible ASCII"
         );
         assert_eq!(
             read(&[], r#""a\u0000""#),
-            "requestId: it holds a control character"
+            "requestId: it contains a control character"
         );
-        assert_eq!(read(&[], "7"), "requestId: a text is wanted");
+        assert_eq!(read(&[], "7"), "requestId: it must be a string");
     }
 }

@@ -10,24 +10,24 @@ use actix_web::middleware::Next;
 use actix_web::{Error, web};
 use prometheus::{Histogram, HistogramVec};
 
-/// The label of a request that no route takes, or that is refused before it is routed.
+/// The label of a request that matches no route, or is refused before routing.
 const OTHER: &str = "other";
 /// Status classes by the first digit of a status.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The status classes whose series exist from the start.
 const EXPECTED: [&str; 3] = ["2xx", "4xx", "5xx"];
 
-/// The template and the method of a route, as they are labels.
+/// The template and the method of a route, as label values.
 pub type RouteLabels = (&'static str, &'static str);
 
-/// The label values that exist from the start, for routes and for what no route takes.
+/// The label values that exist from the start, for the routes and for unmatched requests.
 pub fn known(routes: &'static [RouteLabels]) -> impl Iterator<Item = [&'static str; 3]> {
     let all = routes.iter().copied().chain([(OTHER, "GET")]);
     all.flat_map(|(route, method)| EXPECTED.map(|status| [route, method, status]))
 }
 
 /// The histograms of one route on one server thread. Attached to the resource as its data, so that
-/// the hot path neither matches the path again nor looks labels up.
+/// the hot path neither matches the path again nor looks up labels.
 pub struct Route {
     template: &'static str,
     method: &'static str,
@@ -51,14 +51,14 @@ pub trait Timed: 'static {
     fn request_seconds(&self) -> &HistogramVec;
 }
 
-/// A request that is being answered.
+/// A request in progress.
 pub struct Timer {
     started: Instant,
     method: &'static str,
 }
 
 impl Timer {
-    /// Starts with the head of a request.
+    /// Starts when the head of a request has been read.
     pub fn start(request: &ServiceRequest) -> Timer {
         Timer {
             started: Instant::now(),
@@ -66,7 +66,7 @@ impl Timer {
         }
     }
 
-    /// Records the time to the head of the answer.
+    /// Records the time to the head of the response.
     pub fn stop<B>(self, histograms: &HistogramVec, answer: &Result<ServiceResponse<B>, Error>) {
         let seconds = self.started.elapsed().as_secs_f64();
         let class = class_of(match answer {

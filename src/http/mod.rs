@@ -1,4 +1,4 @@
-//! The HTTP side: one file a resource.
+//! The HTTP servers and their handlers, one module per resource.
 
 pub mod addresses;
 pub mod bets;

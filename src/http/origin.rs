@@ -1,7 +1,7 @@
-//! Who may call a public port. A web page can reach any server that its user can reach, so a
-//! request is checked before it is routed: the name it calls the server by (`Host`; a foreign name
-//! is a sign of DNS rebinding), and for a request that changes something or opens a socket the page
-//! it comes from (`Origin`, `Sec-Fetch-Site`).
+//! Checks who may call a public port. A web page can reach any server that its user can reach, so
+//! each request is checked before it is routed: the host name it uses (`Host`; a foreign name is a
+//! sign of DNS rebinding) and, if it changes something or opens a socket, the page it comes from
+//! (`Origin`, `Sec-Fetch-Site`).
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use super::errors::ApiError;
 use crate::telemetry::log_limit::LogLimit;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// Names under these cannot be registered in the public DNS, so no foreign page can be served from
-/// them.
+/// Names with these suffixes cannot be registered in the public DNS, so no foreign page can be
+/// served from them.
 const PRIVATE_SUFFIXES: [&str; 6] = [
     ".localhost",
     ".internal",
@@ -25,13 +25,13 @@ const PRIVATE_SUFFIXES: [&str; 6] = [
     ".home.arpa",
     ".test",
 ];
-/// The longest text of a header in a message or a log line, in characters.
+/// Maximum length of a header's text in a message or a log line, in characters.
 const MAX_SHOWN: usize = 120;
 
-/// The same origin or host is logged once a minute.
+/// The same origin or host is logged at most once a minute.
 static REFUSALS: LogLimit = LogLimit::every(Duration::from_secs(60));
 
-/// The name and the port of an authority, as in `odds.example:443` or `[::1]:8080`.
+/// The name and the port of an authority, such as `odds.example:443` or `[::1]:8080`.
 #[derive(Clone, Copy, Debug)]
 pub struct Authority<'a> {
     /// Without brackets and without a final dot.
@@ -41,7 +41,7 @@ pub struct Authority<'a> {
 }
 
 impl<'a> Authority<'a> {
-    /// Reads an authority without a user.
+    /// Parses an authority without user information.
     pub fn parse(text: &'a str) -> Option<Authority<'a>> {
         if let Some(rest) = text.strip_prefix('[') {
             let (name, rest) = rest.split_once(']')?;
@@ -89,7 +89,7 @@ fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| is_number && *port != 0)
 }
 
-/// The only `Host` of a request.
+/// The single `Host` header of a request.
 pub fn host(headers: &HeaderMap) -> Result<Authority<'_>, ApiError> {
     let bad = |problem: &str| ApiError::BadRequest(format!("the header Host {problem}"));
     let mut hosts = headers.get_all(header::HOST);
@@ -105,8 +105,8 @@ pub fn host(headers: &HeaderMap) -> Result<Authority<'_>, ApiError> {
 }
 
 /// Whether two origins are the same, or an origin is that of a host. A default port may be written
-/// or left out. Which scheme a host is called by is not known behind a proxy that ends TLS: it is
-/// taken to be that of the origin.
+/// or omitted. Behind a proxy that terminates TLS the scheme of a host is unknown, so the scheme of
+/// the origin is assumed.
 fn is_same_origin(origin: &str, other: Authority) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {
         return false;
@@ -167,7 +167,7 @@ pub fn check_page(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiErro
     }
 }
 
-/// A text from outside as it is shown and logged: short, and in visible ASCII.
+/// Text from outside in the form that is shown and logged: short, and in visible ASCII.
 fn shown(text: &[u8]) -> String {
     text.escape_ascii()
         .to_string()
@@ -176,19 +176,19 @@ fn shown(text: &[u8]) -> String {
         .collect()
 }
 
-/// The names that a server may be called by.
+/// The host names that a server accepts.
 #[derive(Clone, Debug)]
 pub struct HostRule {
     /// `ALLOWED_HOSTS`.
     pub listed: Vec<String>,
-    /// Whether any name will do while none is listed: right where everything that is served is
+    /// Whether any name is accepted if none is listed: right if everything that is served is
     /// public.
     pub any_unless_listed: bool,
 }
 
 impl HostRule {
-    /// IP addresses and private names cannot be taken over by DNS rebinding: a page of theirs is
-    /// not foreign.
+    /// IP addresses and private names are always allowed: DNS rebinding cannot take them over, so a
+    /// page served from them is not foreign.
     fn allows(&self, host: &Authority) -> bool {
         let name = host.name;
         let ends_with = |suffix: &str| {
@@ -207,10 +207,10 @@ impl HostRule {
     }
 }
 
-/// Checks every request of a public port before it is routed. Ports for health and metrics have
-/// none: probes and scrapers call them by any name, and nothing there is private or can be changed.
+/// Checks every request of a public port before it is routed. Ports for health and metrics have no
+/// such check: probes and scrapers use any name, and nothing there is private or can be changed.
 pub struct FrontDoor {
-    /// The names that the server may be called by.
+    /// The host names that the server accepts.
     pub hosts: HostRule,
     /// Foreign origins whose pages may change something.
     pub origins: Vec<String>,
@@ -219,7 +219,7 @@ pub struct FrontDoor {
 }
 
 impl FrontDoor {
-    /// Refuses a request, and counts and logs that.
+    /// Checks a request. A refusal is counted and logged.
     pub fn check(&self, request: &ServiceRequest) -> Result<(), ApiError> {
         let checked = self.decide(request);
         if let Err(refusal) = &checked {
@@ -248,7 +248,7 @@ impl FrontDoor {
     }
 }
 
-/// Logs the origin or the host that is refused, each once a minute.
+/// Logs a refused origin or host, each at most once a minute.
 pub fn log_refusal(refusal: &ApiError) {
     let (what, name) = match refusal {
         ApiError::OriginNotAllowed(origin) => ("origin", origin),

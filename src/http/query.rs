@@ -1,4 +1,4 @@
-//! Query parameters, each refused by its name.
+//! Query parameters. Errors name the parameter.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -11,27 +11,27 @@ use url::form_urlencoded;
 
 use super::errors::ApiError;
 
-/// Refuses a `%` that begins no escape, and escapes that are no UTF-8: a reader would replace them
-/// and answer for another id than the one that was asked for.
+/// Refuses a `%` that does not begin an escape, and escapes that are not UTF-8: a lenient reader
+/// would replace them and answer for an id that was not requested.
 pub fn check_escapes(text: &str) -> Result<(), ApiError> {
     if !text.contains('%') {
         return Ok(());
     }
-    let refuse = |what: &str| Err(ApiError::BadRequest(format!("the address holds {what}")));
+    let refuse = |what: &str| Err(ApiError::BadRequest(format!("the URL contains {what}")));
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
-    while let [first, behind @ ..] = rest {
-        rest = behind;
+    while let [first, tail @ ..] = rest {
+        rest = tail;
         if *first != b'%' {
             decoded.push(*first);
             continue;
         }
         let digit = |byte: u8| char::from(byte).to_digit(16);
-        match behind {
-            [high, low, behind @ ..] => match (digit(*high), digit(*low)) {
+        match tail {
+            [high, low, tail @ ..] => match (digit(*high), digit(*low)) {
                 (Some(high), Some(low)) => {
                     decoded.push((high * 16 + low) as u8);
-                    rest = behind;
+                    rest = tail;
                 }
                 _ => return refuse("a % that is not followed by two hexadecimal digits"),
             },
@@ -76,19 +76,19 @@ impl Query {
         Ok(Query(parameters))
     }
 
-    /// Refuses every other parameter: a misspelt filter that is ignored would answer more than was
-    /// asked for.
+    /// Refuses every other parameter: if a misspelt filter were ignored, the response would contain
+    /// more than was requested.
     pub fn only(self, known: &[&str]) -> Result<Query, ApiError> {
         match self.0.keys().find(|name| !known.contains(&name.as_str())) {
             None => Ok(self),
             Some(unknown) => Err(bad(
                 unknown,
-                format!("it is unknown; known are {}", known.join(", ")),
+                format!("it is unknown; expected one of {}", known.join(", ")),
             )),
         }
     }
 
-    /// The text of a parameter, where it stands and is not empty.
+    /// The text of a parameter, if it is present and not empty.
     pub fn text(&self, parameter: &str) -> Option<&str> {
         self.0
             .get(parameter)
@@ -96,7 +96,7 @@ impl Query {
             .filter(|text| !text.is_empty())
     }
 
-    /// A parameter, where it stands and is not empty.
+    /// The parsed value of a parameter, if it is present and not empty.
     pub fn parsed<T>(&self, parameter: &'static str) -> Result<Option<T>, ApiError>
     where
         T: FromStr,
@@ -106,22 +106,22 @@ impl Query {
         read.map_err(|error: T::Err| bad(parameter, error.to_string()))
     }
 
-    /// A whole number from `least` to `most`.
+    /// A whole number from `min` to `max`.
     pub fn number(
         &self,
         parameter: &'static str,
-        least: usize,
-        most: usize,
+        min: usize,
+        max: usize,
     ) -> Result<Option<usize>, ApiError> {
         let problem = || {
             bad(
                 parameter,
-                format!("a whole number {least} to {most} is wanted"),
+                format!("it must be a whole number from {min} to {max}"),
             )
         };
         let number: Option<usize> = self.parsed(parameter).map_err(|_| problem())?;
         match number {
-            Some(number) if !(least..=most).contains(&number) => Err(problem()),
+            Some(number) if !(min..=max).contains(&number) => Err(problem()),
             number => Ok(number),
         }
     }
@@ -158,12 +158,15 @@ mod tests {
         let refused = only("userId=u&Limit=1").unwrap_err();
         assert_eq!(
             (refused.code().0, refused.to_string().as_str()),
-            ("BAD_QUERY", "Limit: it is unknown; known are userId, limit")
+            (
+                "BAD_QUERY",
+                "Limit: it is unknown; expected one of userId, limit"
+            )
         );
     }
 
     #[test]
-    fn an_escape_is_two_digits_and_all_of_them_together_are_utf_8() {
+    fn escapes_must_be_valid_utf_8() {
         for good in [
             "",
             "/v1/events",

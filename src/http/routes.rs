@@ -1,4 +1,4 @@
-//! What all routes have in common.
+//! Parts shared by all routes.
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -19,18 +19,17 @@ use crate::domain::ids::UserId;
 pub(super) struct PageBody<T> {
     /// Its entries, newest first.
     pub entries: Vec<T>,
-    /// Leads to the next page; none where this is the last.
+    /// The cursor of the next page; `None` on the last page.
     pub next_cursor: Option<String>,
 }
 
 /// State whose requests are counted.
 pub(super) trait CountsRequests: Timed {
-    /// Counts an answer.
+    /// Counts a response.
     fn count(&self, status: StatusCode);
 }
 
-/// Refuses an address that cannot be read, counts answers by their status, and measures their
-/// latency.
+/// Refuses a URL that cannot be decoded, counts responses by status, and measures their latency.
 pub(super) async fn count_requests<S: CountsRequests>(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -53,16 +52,16 @@ pub(super) async fn count_requests<S: CountsRequests>(
     answer
 }
 
-/// A path that is only read.
+/// A read-only path.
 pub(super) struct Read(&'static str);
 
-/// A path that is only read.
+/// A read-only path.
 pub(super) fn read(path: &'static str) -> Read {
     Read(path)
 }
 
 impl Read {
-    /// A resource that is read by GET and HEAD, and takes no other method.
+    /// A resource with GET and HEAD that refuses all other methods.
     pub(super) fn get<F, Args>(self, handler: F) -> actix_web::Resource
     where
         F: actix_web::Handler<Args> + Clone,
@@ -76,7 +75,7 @@ impl Read {
     }
 }
 
-/// A path that takes POST and nothing else.
+/// A resource that accepts only POST.
 pub(super) fn post<F, Args>(path: &'static str, handler: F) -> Resource
 where
     F: Handler<Args>,
@@ -88,7 +87,7 @@ where
         .default_service(web::to(|request| method_not_allowed(request, "POST")))
 }
 
-/// The parameter `userId`, which must be there.
+/// The required parameter `userId`.
 pub(super) fn required_user(query: &Query) -> Result<UserId, ApiError> {
     query
         .parsed("userId")?

@@ -1,4 +1,4 @@
-//! One HTTP server a port.
+//! HTTP servers, one per port.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -27,12 +27,12 @@ use super::origin::FrontDoor;
 use super::stream::GuardedStream;
 use crate::runtime::connection::prepare;
 
-/// How long a graceful stop waits for answers that are under way.
+/// How long a graceful stop waits for responses in progress.
 const STOP_TIMEOUT_SECONDS: u64 = 3;
-/// Connections that wait to be accepted.
+/// Maximum number of connections waiting to be accepted.
 const BACKLOG: i32 = 1_024;
 
-/// A port that could not be taken.
+/// A port that could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable}: cannot listen on {address}: {cause}")]
 pub struct BindError {
@@ -43,26 +43,26 @@ pub struct BindError {
 
 /// Where and how a server listens.
 pub struct Listen {
-    /// The setting that names the port, for errors.
+    /// The setting that names the port, for error messages.
     pub variable: &'static str,
     /// The address.
     pub ip: IpAddr,
-    /// The port; 0 takes a free one.
+    /// The port; 0 picks a free one.
     pub port: u16,
     /// Worker threads.
     pub workers: usize,
-    /// The most connections a worker holds; what comes beyond waits.
+    /// Maximum number of connections of a worker; further ones wait.
     pub max_connections: usize,
 }
 
-/// What a server's clients may do before a request is handled.
+/// The limits on a server's clients before a request is handled.
 #[derive(Clone)]
 pub struct Bounds {
     /// Deadlines and the number of connections.
     pub connections: ConnectionLimits,
-    /// By address.
+    /// Counts and limits by client address.
     pub addresses: Addresses,
-    /// Connections that were ended, by [`Ended`].
+    /// Connections ended by the server, by [`Ended`].
     pub ended: IntCounterVec,
     /// Checks each request before it is routed. Ports for health and metrics have none.
     pub door: Option<Arc<FrontDoor>>,
@@ -80,7 +80,7 @@ impl Bounds {
         Ok(ended)
     }
 
-    /// Makes the metric of a port's bounds, on its role's page.
+    /// Creates the metric of a port's limits and registers it for the role.
     pub fn registered(
         registry: &Registry,
         prefix: &str,
@@ -92,15 +92,15 @@ impl Bounds {
     }
 }
 
-/// A server that runs.
+/// A running server.
 pub struct RunningServer {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
     handle: ServerHandle,
 }
 
 impl RunningServer {
-    /// Stops: no new connections, and those that are open may finish their answer.
+    /// Stops the server: it accepts no new connections, and open ones may finish their response.
     pub async fn stop(&self) {
         self.handle.stop(true).await;
     }
@@ -111,10 +111,10 @@ pub fn start<F>(listen: Listen, routes: F) -> Result<RunningServer, BindError>
 where
     F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 {
-    let wanted = SocketAddr::new(listen.ip, listen.port);
+    let requested = SocketAddr::new(listen.ip, listen.port);
     let failed = |failure: prometheus::Error| BindError {
         variable: listen.variable,
-        address: wanted,
+        address: requested,
         cause: std::io::Error::other(failure),
     };
     let bounds = Bounds {
@@ -128,8 +128,8 @@ where
 
 /// Starts a server with these routes and bounds.
 ///
-/// Built from actix-web's parts and not by its `HttpServer`, which gives no access to the stream of
-/// a connection.
+/// Built from the parts of actix-web instead of its `HttpServer`, which gives no access to the
+/// stream of a connection.
 pub fn start_within<F>(
     bounds: Bounds,
     listen: Listen,
@@ -138,21 +138,21 @@ pub fn start_within<F>(
 where
     F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 {
-    let wanted = SocketAddr::new(listen.ip, listen.port);
+    let requested = SocketAddr::new(listen.ip, listen.port);
     let bind_error = |cause| BindError {
         variable: listen.variable,
-        address: wanted,
+        address: requested,
         cause,
     };
-    let listener = bind(wanted).map_err(bind_error)?;
-    let address = listener.local_addr().unwrap_or(wanted);
+    let listener = bind(requested).map_err(bind_error)?;
+    let address = listener.local_addr().unwrap_or(requested);
     let builder = Server::build()
         .workers(listen.workers)
         .max_concurrent_connections(listen.max_connections)
         .shutdown_timeout(STOP_TIMEOUT_SECONDS)
         .disable_signals();
     let stopping = builder.graceful_shutdown_signal();
-    // Of each worker thread.
+    // The limit is per worker thread from here on.
     let mut limits = bounds.connections.clone();
     limits.most = limits.most.div_ceil(listen.workers);
     let factory = move || {
@@ -180,7 +180,7 @@ where
                 let signal = stopping.clone();
                 async move { signal.notified().await }
             })
-            // The sweep knows when a connection has been idle or unfinished for too long.
+            // The sweep ends connections that were idle or unfinished for too long.
             .keep_alive(KeepAlive::Os)
             .client_request_timeout(std::time::Duration::ZERO)
             .client_disconnect_timeout(std::time::Duration::from_secs(1))
@@ -203,7 +203,7 @@ where
     let handle = server.handle();
     actix_web::rt::spawn(async move {
         if let Err(failure) = server.await {
-            error!("the server on {address} ended: {failure}");
+            error!(address:%; "http server failed: {failure}");
         }
     });
     Ok(RunningServer { address, handle })
@@ -221,7 +221,7 @@ fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Takes a connection in, or ends it.
+/// Admits a connection, or ends it.
 fn admit(
     table: &Rc<Connections>,
     stream: TcpStream,
@@ -233,9 +233,9 @@ fn admit(
     Ok((GuardedStream::new(stream, connection, table.clone()), peer))
 }
 
-/// Follows a request through its phases for the sake of its connection's deadlines. Boxed, because
-/// every connection has room for the future of a request, and WebSockets stay for hours without
-/// one.
+/// Tracks the phases of a request for the deadlines of its connection. Boxed, because every
+/// connection reserves space for the future of a request, and WebSockets stay open for hours
+/// without one.
 fn track<S: Service<Request>>(
     mut request: Request,
     app: &S,
@@ -247,8 +247,8 @@ where
     if let Some(connection) = &connection {
         let has_body = matches!(request.payload(), Payload::H1 { .. });
         connection.begin(has_body);
-        // Of an upgrade too: the offer may be passed over (h2c), and a WebSocket leaves the phase
-        // that this ends.
+        // This includes upgrade requests: the offer may be ignored (h2c), and a WebSocket leaves
+        // the phase that this ends.
         if has_body {
             let payload = request.take_payload();
             let body = Body {
@@ -279,7 +279,7 @@ impl Drop for Handled {
     }
 }
 
-/// The body of a request: its connection is told of its end.
+/// The body of a request. Reports its end to the connection.
 struct Body {
     payload: Payload,
     handling: Option<Rc<Connection>>,

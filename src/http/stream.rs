@@ -1,5 +1,5 @@
-//! An accepted connection's stream: bounds what is read ahead of the answers, and notices a client
-//! that takes nothing.
+//! The stream of an accepted connection: limits how far reading runs ahead of the responses, and
+//! detects a client that accepts nothing.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connections::{Connection, Connections, Phase};
 
-/// Bytes that are read before the server looks for requests in them. Without this it buffers 128
-/// KiB and decodes all of it at once: thousands of pipelined requests.
+/// Bytes read before the server parses the requests in them. Without this limit it buffers 128 KiB
+/// and decodes all of it at once: thousands of pipelined requests.
 const READ_RUN: usize = 4_096;
 
 /// A stream that reports to its [`Connection`].
@@ -69,8 +69,8 @@ impl AsyncRead for GuardedStream {
             return Poll::Pending;
         }
         let room = into.remaining().min(limit).min(READ_RUN - this.run);
-        // By way of the stack: to limit the read in place, that much of the connection's buffer
-        // would have to be initialized, and so be held in memory.
+        // Reads into a buffer on the stack. To limit the read in place, that much of the
+        // connection's buffer would have to be initialized, and would then stay in memory.
         let mut part = [MaybeUninit::uninit(); READ_RUN];
         let mut part = ReadBuf::uninit(&mut part[..room]);
         let polled = Pin::new(&mut this.stream).poll_read(context, &mut part);

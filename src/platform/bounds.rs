@@ -1,4 +1,4 @@
-//! What the clients of each port may send, hold and leave unread: from the settings to the servers.
+//! Limits of the clients of each port: from the settings to the servers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use crate::http::origin::FrontDoor;
 use crate::http::server::Bounds;
 use crate::http::streaming::frame_limit::{FrameLimits, UnfinishedBytes};
 
-/// Connections of one address to a port, unless set.
+/// Default limit of connections per address and port.
 const CONNECTIONS_PER_ADDRESS: usize = 256;
-/// Sessions of one address, unless set.
+/// Default limit of sessions per address.
 const SESSIONS_PER_ADDRESS: usize = 1_000;
-/// Connections of a health and metrics port. Probes and scrapers need a few.
+/// Maximum number of connections to a health and metrics port. Probes and scrapers need a few.
 const ADMIN_CONNECTIONS: usize = 64;
-/// How long a connection of a health and metrics port may be idle.
+/// Idle timeout of a connection to a health and metrics port.
 const ADMIN_KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// How long a request's head may take there.
+/// Timeout for the request head on a health and metrics port.
 const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Frames that a session may send for each message that it may: pings, pongs, and fragments. Twice
-/// the number of messages that end a session: text messages are refused one by one before this ends
-/// it at once.
+/// Frames allowed per allowed message of a session: pings, pongs and fragments count as frames.
+/// Twice the factor (10) at which excess messages close a session, so that text messages are
+/// refused one by one before this limit closes the session at once.
 const FRAMES_PER_MESSAGE: u32 = 20;
 
-/// How the names of a role's metrics begin.
+/// Prefix of a role's metric names.
 fn prefix(role: Role) -> &'static str {
     match role {
         Role::Simulator => "supplier",
@@ -39,22 +39,23 @@ fn prefix(role: Role) -> &'static str {
     }
 }
 
-/// Where a server accepts no more until some are closed: far above where it closes those that wait.
+/// The number of connections at which a server stops accepting, per worker. Far above the limit at
+/// which it closes idle connections.
 pub(super) fn accepted(connections: usize, workers: usize) -> usize {
     (2 * connections + 256).div_ceil(workers)
 }
 
-/// The most connections of a REST port that the server's threads accept, each.
+/// Maximum number of accepted connections per worker of a REST port.
 pub(super) fn rest_accepted(settings: &Settings, workers: usize) -> usize {
     accepted(settings.limits.http_max_connections, workers)
 }
 
-/// The most connections of a health and metrics port that its thread accepts.
+/// Maximum number of accepted connections of a health and metrics port.
 pub(super) fn admin_accepted() -> usize {
     accepted(ADMIN_CONNECTIONS, 1)
 }
 
-/// Bounds of a REST port, counted on its role's page of metrics.
+/// Limits of a REST port, with metrics in the registry of its role.
 pub(super) fn rest(
     settings: &Settings,
     role: Role,
@@ -87,8 +88,8 @@ pub(super) fn rest(
     })
 }
 
-/// Bounds of a role's health and metrics port. They always admit: whatever others hold open there,
-/// a probe is answered.
+/// Limits of a role's health and metrics port. It always admits new connections, so that a probe is
+/// answered whatever other clients hold open.
 pub(super) fn admin(
     settings: &Settings,
     role: Role,
@@ -113,7 +114,7 @@ pub(super) fn admin(
     })
 }
 
-/// What a session may send.
+/// Frame limits of a session.
 pub(super) fn frames(settings: &Settings) -> Arc<FrameLimits> {
     let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     Arc::new(FrameLimits {

@@ -1,5 +1,5 @@
-//! Starts the parts, each with the edges to those that stand already: what every role needs. Each
-//! role has a file.
+//! Starts components with the addresses of those already running, and provides what all roles need.
+//! Each role has its own file.
 
 use std::sync::Arc;
 
@@ -19,21 +19,20 @@ use crate::simulator;
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::SimulatorMetrics;
 
-/// Messages that may wait for an actor through which everything goes.
+/// Mailbox capacity of actors that handle all traffic.
 pub(super) const HUB_MAILBOX: usize = 1_024;
 
-/// What is started so far.
+/// The components started so far.
 pub(super) struct PlatformBuilder<'a> {
     pub settings: &'a Settings,
     pub parts: Parts,
-    /// Made, but not started: they connect last, when nothing else can keep the platform from
-    /// starting.
+    /// Created but not started: feeds connect last, when no other component can fail the startup.
     pub feeds: Vec<SupplierFeed>,
     pub liveness: Arc<Liveness>,
-    /// Of what goes together to the store of money, of all roles. The other connections are for
-    /// those who go by themselves.
+    /// Limit shared by all batched money store calls of this process. The other connections serve
+    /// single calls.
     pub turns: ConcurrencyLimit,
-    /// Turns of calls that move one user's money by themselves, of all roles.
+    /// Limit of single calls that move a user's money, shared by all roles.
     pub user_turns: Arc<UserTurns>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
 }
@@ -41,20 +40,20 @@ pub(super) struct PlatformBuilder<'a> {
 impl<'a> PlatformBuilder<'a> {
     pub(super) fn new(settings: &'a Settings) -> PlatformBuilder<'a> {
         let connections = settings.store.database_pool_size as usize;
-        let together = connections / 4;
+        let batched = connections / 4;
         PlatformBuilder {
             settings,
             parts: Parts::default(),
             feeds: Vec::new(),
             liveness: Arc::default(),
-            turns: ConcurrencyLimit::new(together),
-            // The rest serves reads, the outbox, and the sweeping of old bets.
-            user_turns: UserTurns::new(connections - together - connections / 4),
+            turns: ConcurrencyLimit::new(batched),
+            // The remaining connections serve reads, the outbox and the sweeper.
+            user_turns: UserTurns::new(connections - batched - connections / 4),
             health: Vec::new(),
         }
     }
 
-    /// A thread of its own for actors.
+    /// Starts a thread for actors.
     pub(super) fn arbiter(&mut self) -> ArbiterHandle {
         let arbiter = Arbiter::new();
         let handle = arbiter.handle();
@@ -62,7 +61,7 @@ impl<'a> PlatformBuilder<'a> {
         handle
     }
 
-    /// Starts an actor with room for `mailbox` messages, and watches it.
+    /// Starts an actor with this mailbox capacity, and monitors it.
     pub(super) fn start<A>(
         &mut self,
         name: &'static str,
@@ -82,12 +81,12 @@ impl<'a> PlatformBuilder<'a> {
         address
     }
 
-    /// Which times and sequence numbers this process believes.
+    /// Limits for the timestamps and sequence numbers that this process accepts.
     pub(super) fn limits(&self) -> Plausibility {
         Plausibility::within(self.settings.suppliers.supplier_max_clock_skew)
     }
 
-    /// What a role's health and metrics port will serve.
+    /// Registers the checks and metrics that a role's health port serves.
     pub(super) fn serve_health(
         &mut self,
         role: Role,
@@ -119,8 +118,8 @@ impl<'a> PlatformBuilder<'a> {
         Ok(())
     }
 
-    /// What checks each request of a public port. `is_public`: all that the port serves may be read
-    /// by anybody.
+    /// Request checks of a public port. `is_public` means that anybody may read everything the port
+    /// serves.
     pub(super) fn front_door(&self, is_public: bool, refused: &IntCounterVec) -> Arc<FrontDoor> {
         let process = &self.settings.process;
         Arc::new(FrontDoor {

@@ -1,4 +1,4 @@
-//! What the roles need in order to work, as checks of readiness.
+//! Readiness checks of the roles.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ pub(super) fn check_store(store: &Arc<dyn Store>) -> Check {
     })
 }
 
-/// Whether the database answers, and takes what it is given: with a full disk it does the one and
-/// not the other.
+/// Whether the database responds and accepts writes: with a full disk it responds but rejects
+/// writes.
 pub(super) fn check_writes(store: &Arc<dyn Store>, last: Arc<LastBatch>) -> Check {
     let store = store.clone();
     Check::new("database", move || {
@@ -57,7 +57,7 @@ pub(super) fn check_cache(cache: &Arc<dyn OddsCache>) -> Check {
     })
 }
 
-/// Answering is not enough where the cache is written: the last write must have been taken.
+/// For a cache that is written: it must respond, and the last write must have succeeded.
 pub(super) fn check_written_cache(cache: &Arc<dyn OddsCache>, health: &Arc<CacheHealth>) -> Check {
     let (cache, health) = (cache.clone(), health.clone());
     Check::new("cache", move || {
@@ -72,7 +72,7 @@ pub(super) fn check_written_cache(cache: &Arc<dyn OddsCache>, health: &Arc<Cache
     })
 }
 
-/// Not ready while what is shown may be stale.
+/// Not ready while prices may be stale.
 pub(super) fn check_feed(feed: &Arc<FeedState>) -> Check {
     let feed = feed.clone();
     Check::new("feed", move || {
@@ -94,17 +94,17 @@ pub(super) fn check_bus(topic: &Arc<dyn Topic>) -> Check {
     })
 }
 
-/// Not ready before the group has given this process a share, or while it cannot read.
+/// Not ready before the group has assigned partitions to this process, or while it cannot read.
 pub(super) fn check_group(name: &str, health: SubscriptionHealth) -> Check {
     let check = move || match health.problem() {
         None => Ok(()),
         Some(problem) => {
-            // What comes after the group's name is the bus's own text, which the log has.
+            // The text after the group's name comes from the bus; it is only logged.
             let joining = problem.starts_with("joining ");
             Err(if joining {
-                "joining the group"
+                "joining the consumer group"
             } else {
-                "the group cannot be read"
+                "the consumer group cannot be read"
             }
             .to_owned())
         }
@@ -112,7 +112,8 @@ pub(super) fn check_group(name: &str, health: SubscriptionHealth) -> Check {
     Check::new(name, move || std::future::ready(check()).boxed())
 }
 
-/// Ready while any supplier is connected: one that fails must not take the others out of service.
+/// Ready while any supplier is connected: one failing supplier must not take the others out of
+/// service.
 pub(super) fn check_suppliers(statuses: Vec<Arc<SupplierConnection>>) -> Check {
     Check::new("suppliers", move || {
         let connected = statuses.iter().any(|status| status.is_connected());
@@ -126,7 +127,7 @@ pub(super) fn check_suppliers(statuses: Vec<Arc<SupplierConnection>>) -> Check {
         let result = if connected {
             Ok(())
         } else {
-            Err(format!("none is connected: {}", names()))
+            Err(format!("no supplier is connected: {}", names()))
         };
         std::future::ready(result).boxed()
     })
@@ -139,7 +140,7 @@ pub(super) fn check_trouble(name: &str, trouble: Arc<HealthCell>) -> Check {
     })
 }
 
-/// Not ready while the supplier that confirms bets is left alone.
+/// Not ready while the circuit breaker of the bet supplier is open.
 pub(super) fn check_supplier(supplier: Arc<SupplierClient>) -> Check {
     Check::new("supplier", move || {
         std::future::ready(supplier.problem().map_or(Ok(()), Err)).boxed()

@@ -1,4 +1,4 @@
-//! The role `confirmation`: bets to the supplier, and its answers to the database.
+//! The `confirmation` role: sends bets to the supplier and writes its answers to the database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,27 +23,27 @@ use crate::runtime::clock::Clock;
 use crate::supplier::confirm::HttpSupplier;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
-/// Where the supplier is, where nobody says so and no simulator runs in this process.
+/// Default supplier address, used if none is configured and no simulator runs in this process.
 const DEFAULT_SUPPLIER: &str = "http://127.0.0.1:8081";
-/// Records that are read on beyond one whose bet waits for its supplier, for each bet that may be
-/// in work.
-const AHEAD: u64 = 16;
-/// Behind its time, so long is left to whoever is about to decide a bet before it is swept.
+/// How far the consumer reads past a bet that waits for its supplier: records per bet that may be
+/// in flight.
+const READ_AHEAD_PER_BET: u64 = 16;
+/// Grace period after a bet's deadline before the sweeper rejects it.
 const SWEEP_GRACE: Duration = Duration::from_secs(1);
-/// Bets that are swept at a time.
+/// Maximum number of bets per sweep query.
 const SWEEP_BATCH: usize = 200;
-/// Bets that the supplier is told to cancel at once.
+/// Maximum number of cancel requests in flight.
 const CANCELS_AT_ONCE: usize = 8;
-/// A bet that is being cancelled is this process's for so long.
+/// How long this process leases a cancel.
 const CANCEL_HOLD: Duration = Duration::from_secs(30);
-/// Delays between tries to cancel a bet.
+/// Backoff between cancel attempts for one bet.
 const CANCEL_RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(200),
     most: Duration::from_secs(60),
 };
 
 impl PlatformBuilder<'_> {
-    /// Has bets confirmed.
+    /// Starts the actors that confirm bets.
     pub(super) fn start_confirmation(
         &mut self,
         stores: &Stores,
@@ -127,7 +127,7 @@ impl PlatformBuilder<'_> {
         self.start("bet sweeper", &arbiter, 1, sweeper);
 
         let topic = topics.placed.name().to_owned();
-        let desk = BetConfirmation::new(
+        let confirmation = BetConfirmation::new(
             ConfirmationSettings {
                 topic,
                 retry,
@@ -148,10 +148,10 @@ impl PlatformBuilder<'_> {
         let drain_limit = self.settings.process.shutdown_timeout / 4;
         let reading = ConfirmerSettings {
             at_once,
-            ahead: AHEAD * at_once as u64,
+            ahead: READ_AHEAD_PER_BET * at_once as u64,
             drain_limit,
         };
-        let confirmer = Confirmer::new(reading, subscription, desk, metrics.clone());
+        let confirmer = Confirmer::new(reading, subscription, confirmation, metrics.clone());
         let trouble = confirmer.trouble();
         let confirmer = self.start("confirmer", &arbiter, HUB_MAILBOX, confirmer);
         self.parts.money_drains.insert(0, confirmer.recipient());

@@ -1,5 +1,5 @@
-//! Opens the engines that the configuration chooses. None of the real ones needs to be there yet:
-//! each is waited for where it is used. Only a SQLite file that cannot be used ends the start.
+//! Opens the configured engines. External engines need not be available yet: each is waited for
+//! where it is used. Only an unusable SQLite file fails the startup.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,15 +24,15 @@ use crate::store::sqlite::{DatabaseLock, SqliteStore};
 
 use super::StartError;
 
-/// Dead letters that the embedded bus holds at most.
+/// Maximum number of dead letters that the embedded bus holds.
 const DEAD_LETTER_CAPACITY: usize = 1_000;
-/// How long a dense stream gathers before it is published. Kafka, and all who read from it, do many
-/// records in one request with little more work than one: at 10,000 updates a second Kafka took a
-/// third of a core for requests of a few records, and half of that for these. A stream of a
-/// thousand a second is not dense.
+/// How long a dense stream gathers before it is published. For Kafka and its consumers, one large
+/// request costs little more than a small one: at 10,000 updates per second Kafka used a third of a
+/// core for requests of a few records, and half of that with this delay. A stream of a thousand
+/// updates per second is not dense.
 const KAFKA_GATHERING: Duration = Duration::from_millis(10);
 
-/// Roles that bring the tables of PostgreSQL to this version.
+/// Roles that migrate the PostgreSQL schema.
 pub(super) const MIGRATING: [Role; 4] = [
     Role::Processor,
     Role::Wallet,
@@ -43,33 +43,33 @@ pub(super) const MIGRATING: [Role; 4] = [
 /// The topics of the bus.
 #[derive(Clone)]
 pub(super) struct Bus {
-    /// The updates.
+    /// Odds updates.
     pub updates: Arc<dyn Topic>,
-    /// What could not be read.
+    /// Frames that could not be decoded.
     pub dead_letters: Arc<dyn Topic>,
-    /// Where the bus begins to count, where it begins with the process.
+    /// The first position of a bus that starts with the process; `None` for a durable bus.
     pub first_position: Option<u64>,
-    /// How long a dense stream of updates gathers on its way to the bus.
+    /// How long a dense stream of updates gathers before it is published.
     pub gathering: Duration,
-    /// The topics of the bets, where a role has to do with them.
+    /// The bet topics, if a role uses them.
     pub bets: Option<BetTopics>,
 }
 
-/// The topics of the bets.
+/// The topics of bets.
 #[derive(Clone)]
 pub(super) struct BetTopics {
-    /// Bets that were placed.
+    /// Placed bets.
     pub placed: Arc<dyn Topic>,
-    /// What could not be read, or not be published, of those.
+    /// Records of placed bets that could not be decoded or published.
     pub placed_dead_letters: Arc<dyn Topic>,
-    /// Bets that were decided.
+    /// Decided bets.
     pub confirmed: Arc<dyn Topic>,
-    /// What could not be published of those.
+    /// Records of decided bets that could not be published.
     pub confirmed_dead_letters: Arc<dyn Topic>,
 }
 
 impl Bus {
-    /// Whether dead letters stay on the bus, where people can look at them.
+    /// Whether dead letters stay on the bus, where operators can read them.
     pub(super) fn keeps_dead_letters(&self) -> bool {
         self.first_position.is_none()
     }
@@ -141,16 +141,16 @@ pub(super) fn open_cache(config: &Config) -> Result<Arc<dyn OddsCache>, StartErr
 /// The databases of the roles.
 #[derive(Clone)]
 pub(super) struct Stores {
-    /// What the processor writes and reads.
+    /// Read and written by the processor.
     pub main: Arc<dyn Store>,
-    /// What the role `odds` reads.
+    /// Read by the `odds` role.
     pub read: Arc<dyn Store>,
-    /// What holds the money.
+    /// Holds wallets and bets.
     pub money: Arc<dyn MoneyStore>,
 }
 
-/// Opens the stores. A SQLite file is claimed and migrated at once; PostgreSQL is migrated once it
-/// is there, by [`crate::platform::waiting`].
+/// Opens the stores. A SQLite file is locked and migrated immediately; PostgreSQL is migrated when
+/// it becomes available, by [`crate::platform::startup`].
 pub(super) async fn open_stores(
     config: &Config,
 ) -> Result<(Stores, Option<DatabaseLock>), StartError> {
@@ -161,11 +161,11 @@ pub(super) async fn open_stores(
             let shown = path.clone();
             let opened = blocking(move || {
                 let store = SqliteStore::open(&path)?.within(limits);
-                let claim = DatabaseLock::of(Path::new(&path))?;
+                let lock = DatabaseLock::of(Path::new(&path))?;
                 store.migrate()?;
-                Ok((Arc::new(store), claim))
+                Ok((Arc::new(store), lock))
             });
-            let (store, claim) = opened
+            let (store, lock) = opened
                 .await
                 .map_err(|cause| StartError::Store { name: shown, cause })?;
             Ok((
@@ -174,7 +174,7 @@ pub(super) async fn open_stores(
                     read: store.clone(),
                     money: store,
                 },
-                Some(claim),
+                Some(lock),
             ))
         }
         StoreEngine::Postgres { url, read_url } => {
@@ -207,10 +207,10 @@ pub(super) async fn open_stores(
     }
 }
 
-/// Where the embedded bus begins to count: the time in microseconds. The bus ends with the process,
-/// and clients were told numbers that the store had not yet written down if the process was killed.
-/// Fewer than a million records a second and partition, so whatever a process before this one
-/// counted to lies below.
+/// The first position of the embedded bus: the current time in microseconds. The bus ends with the
+/// process, and if the process was killed, clients have received numbers that the store never
+/// wrote. At fewer than a million records per second and partition, all positions of earlier
+/// processes are lower.
 fn first_position() -> u64 {
     Timestamp::now().micros().unsigned_abs()
 }

@@ -1,4 +1,4 @@
-//! The role `ingest`: suppliers to the bus.
+//! The `ingest` role: from suppliers to the bus.
 
 use super::StartError;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
@@ -11,14 +11,14 @@ use crate::config::settings::Role;
 use crate::config::{Config, Suppliers};
 use crate::telemetry::metrics::IngestMetrics;
 
-/// Messages that may wait for one feed.
+/// Mailbox capacity of a feed.
 const FEED_MAILBOX: usize = 16;
 
 impl PlatformBuilder<'_> {
-    /// Makes the feeds and what they publish through.
+    /// Creates the feeds and starts their publishers.
     pub(super) fn start_ingest(&mut self, config: &Config, bus: &Bus) -> Result<(), StartError> {
         let metrics = IngestMetrics::new()?;
-        // One a topic, so that one that is full does not hold the other up.
+        // One publisher per topic, so that a full topic does not block the other.
         let publisher = || {
             BusPublisher::new(
                 bus.updates.clone(),
@@ -65,7 +65,7 @@ impl PlatformBuilder<'_> {
         }
     }
 
-    /// Connects to the suppliers: last, when nothing else can keep the platform from starting.
+    /// Connects to the suppliers. Runs last, when no other component can fail the startup.
     pub(super) fn start_feeds(&mut self) {
         let feeds = std::mem::take(&mut self.feeds);
         if feeds.is_empty() {

@@ -1,5 +1,4 @@
-//! The one place that wires: starts the actors, downstream first, and stops them in the other
-//! direction.
+//! Composition root: starts the actors, downstream first, and stops them in reverse order.
 
 mod bounds;
 mod builder;
@@ -47,69 +46,69 @@ use crate::store::sqlite::DatabaseLock;
 use crate::supplier::confirm::SetupError;
 use crate::supplier::tls;
 
-/// How often the platform looks whether its actors run.
+/// How often the platform checks that its actors are running.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Why the platform did not start.
+/// Why the platform failed to start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Ports are taken.
+    /// Ports are in use.
     #[error(transparent)]
     Ports(#[from] BusyPorts),
-    /// A port was taken while the platform started.
+    /// A port was taken by another process during startup.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The database cannot be opened.
     #[error("DATABASE_URL: {name}: {cause}")]
     Store {
-        /// The file, or what it is.
+        /// The file, or the kind of database.
         name: String,
-        /// What is wrong with it.
+        /// Why it cannot be opened.
         cause: StoreError,
     },
-    /// The bus cannot be used as it is set up.
+    /// The bus configuration is not usable.
     #[error("KAFKA_BROKERS: {0}")]
     Bus(#[from] BusError),
-    /// The cache cannot be used as it is set up.
+    /// The cache configuration is not usable.
     #[error("REDIS_URL: {0}")]
     Cache(#[from] CacheError),
-    /// A supplier's address cannot be read.
+    /// A supplier address is invalid.
     #[error("SUPPLIER_URLS: {0}")]
     Supplier(#[from] EndpointError),
-    /// The supplier that confirms bets cannot be asked as it is set up.
+    /// The client of the supplier that confirms bets cannot be created.
     #[error(transparent)]
     Confirm(#[from] SetupError),
-    /// The address of the supplier that confirms bets cannot be read.
+    /// The address of the supplier that confirms bets is invalid.
     #[error("SUPPLIER_URL: {0}")]
     SupplierUrl(String),
-    /// Two metrics have one name: a fault of the program.
+    /// Two metrics have the same name: a bug in the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
-/// Where the platform listens.
+/// The addresses the platform listens on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// REST and `/ws/odds`.
     pub odds: Option<SocketAddr>,
     /// The simulator.
     pub simulator: Option<SocketAddr>,
-    /// REST of the wallets.
+    /// REST API of wallets.
     pub wallet: Option<SocketAddr>,
-    /// REST of the bets.
+    /// REST API of bets.
     pub bets: Option<SocketAddr>,
-    /// Health and metrics of each role.
+    /// Health and metrics port of each role.
     pub health: BTreeMap<Role, SocketAddr>,
 }
 
-/// A platform that runs.
+/// A running platform.
 pub struct Platform {
     parts: Parts,
     liveness: Arc<Liveness>,
     shutdown_timeout: Duration,
 }
 
-/// What runs, and is to be stopped.
+/// The running components, to be stopped on shutdown.
 #[derive(Default)]
 struct Parts {
     addresses: Addresses,
@@ -117,23 +116,23 @@ struct Parts {
     consumers: Vec<Addr<BusConsumer>>,
     dead_letter_consumer: Option<Addr<BusConsumer>>,
     registry: Option<Addr<Registry>>,
-    /// Those that have bets or records of bets under way, in the order in which they stop.
+    /// Actors with bets or bet records in flight, in the order in which they stop.
     money_drains: Vec<Recipient<Drain>>,
     simulator: Option<SimulatorHandle>,
     servers: Vec<RunningServer>,
     arbiters: Vec<Arbiter>,
-    /// The tasks that watch each role's readiness; they end with the platform.
+    /// Tasks that monitor the readiness of each role; they end with the platform.
     readiness: JoinSet<()>,
-    /// Held for as long as the platform runs.
-    _claim: Option<DatabaseLock>,
+    /// Held as long as the platform runs.
+    _database_lock: Option<DatabaseLock>,
 }
 
 impl Platform {
-    /// Starts the roles of a configuration. To be called within an actix system.
+    /// Starts the configured roles. Must be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
         tls::install_provider();
         ports::check(&config.roles, &config.settings)?;
-        let mut wiring = PlatformBuilder::new(&config.settings);
+        let mut builder = PlatformBuilder::new(&config.settings);
         let runs = |role| config.runs(role);
         let runs_any = |roles: &[Role]| roles.iter().any(|role| config.runs(*role));
         let has_bus = runs_any(&[
@@ -147,10 +146,9 @@ impl Platform {
         } else {
             None
         };
-        // Before whoever asks it: the address that it got is where bets are confirmed, unless said
-        // otherwise.
+        // Start the simulator before its users: its bound address is the default supplier address.
         if runs(Role::Simulator) {
-            wiring.start_simulator()?;
+            builder.start_simulator()?;
         }
         if runs_any(&[
             Role::Processor,
@@ -159,36 +157,36 @@ impl Platform {
             Role::Bets,
             Role::Confirmation,
         ]) {
-            let (stores, claim) = open_stores(config).await?;
-            if claim.is_none() {
+            let (stores, lock) = open_stores(config).await?;
+            if lock.is_none() {
                 if runs_any(&MIGRATING) {
                     actix::spawn(startup::migrate(stores.main.clone()));
                 } else {
                     actix::spawn(startup::log_when_available(stores.read.clone()));
                 }
             }
-            wiring.parts._claim = claim;
+            builder.parts._database_lock = lock;
             let mut prices = None;
             if runs_any(&[Role::Processor, Role::Odds, Role::Bets]) {
                 let cache = open_cache(config)?;
-                prices = wiring.start_books(config, bus.as_ref(), &cache, &stores)?;
+                prices = builder.start_books(config, bus.as_ref(), &cache, &stores)?;
             }
-            wiring.start_money(config, bus.as_ref(), &stores, prices)?;
+            builder.start_money(config, bus.as_ref(), &stores, prices)?;
         }
         if let Some(bus) = bus.filter(|_| runs(Role::Ingest)) {
-            wiring.start_ingest(config, &bus)?;
+            builder.start_ingest(config, &bus)?;
         }
-        wiring.start_health()?;
-        wiring.start_feeds();
-        Ok(wiring.finish())
+        builder.start_health()?;
+        builder.start_feeds();
+        Ok(builder.finish())
     }
 
-    /// Where it listens.
+    /// The addresses the platform listens on.
     pub fn addresses(&self) -> &Addresses {
         &self.parts.addresses
     }
 
-    /// Waits until an actor has ended that the platform cannot do without, and names it.
+    /// Waits until a required actor has stopped, and returns its name.
     pub async fn ended(&self) -> &'static str {
         loop {
             if let Some(actor) = self.liveness.ended().first() {
@@ -198,11 +196,11 @@ impl Platform {
         }
     }
 
-    /// Stops: leaves the suppliers, finishes what the bus holds, closes every session, then the
-    /// ports. What takes longer than the shutdown timeout is cut off; `false` then.
+    /// Shuts down: disconnects from the suppliers, drains the bus, closes all sessions, then the
+    /// ports. Returns `false` if the shutdown timeout expires first; the remaining work is aborted.
     pub async fn stop(self) -> bool {
         self.liveness.stop();
-        // Half of the time for what is under way; clients are told in any case.
+        // Half of the timeout for work in flight, so that sessions are closed in any case.
         let finishing = async {
             join_all(self.parts.feeds.iter().map(|feed| feed.send(LeaveSupplier))).await;
             for drain in &self.parts.money_drains {
@@ -218,7 +216,7 @@ impl Platform {
                     .map(|consumer| consumer.send(Drain)),
             )
             .await;
-            // After the others, which may still find what cannot be read.
+            // After the others, which may still produce dead letters.
             if let Some(dead_letters) = &self.parts.dead_letter_consumer {
                 let _ = dead_letters.send(Drain).await;
             }
@@ -238,7 +236,7 @@ impl Platform {
         let in_time = finished && closed;
         if !in_time {
             warn!(
-                "not everything stopped within {:?}; the rest is cut off",
+                "shutdown timed out after {:?}; remaining work is aborted",
                 self.shutdown_timeout
             );
         }
@@ -246,7 +244,7 @@ impl Platform {
     }
 }
 
-/// Nothing of a platform outlives it, whether it was stopped or not.
+/// Stops the threads of the platform, whether it was shut down or not.
 impl Drop for Platform {
     fn drop(&mut self) {
         for arbiter in &self.parts.arbiters {

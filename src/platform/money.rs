@@ -1,4 +1,4 @@
-//! The roles `wallet` and `bets`: users' money and bets, by REST.
+//! The `wallet` and `bets` roles: REST APIs for users' money and bets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,25 +27,25 @@ use crate::runtime::request_batcher::RequestBatcher;
 use crate::store::money::BetPlacement;
 use crate::telemetry::metrics::{BetsMetrics, OutboxMetrics, WalletMetrics};
 
-/// Messages that may wait for the keeper, which is sent none.
-const KEEPER_MAILBOX: usize = 1;
-/// For how long the record of a change is left to the process that made it. Well below the time
-/// that a bet has, so that another process still publishes what a killed one left; a record that
-/// was published twice does no harm.
+/// Mailbox capacity of the ledger auditor, which receives no messages.
+const AUDITOR_MAILBOX: usize = 1;
+/// How long only the process that committed an outbox row may publish it. Well below the deadline
+/// of a bet, so that another process still publishes the rows of a killed one in time. A duplicate
+/// record does no harm.
 pub(super) const OUTBOX_LEASE: Duration = Duration::from_secs(3);
 
-/// Bets that are placed, decided or looked up in one call. Most of what is gained is gained by 16
-/// (PostgreSQL placed and decided 2,200 a second one by one and 7,800 so); but with calls of 32
-/// deciding did not catch up once it was behind.
+/// Maximum number of bets that are placed, decided or read in one call. Most of the gain is reached
+/// at 16 (PostgreSQL placed and decided 2,200 bets per second one by one, and 7,800 in batches),
+/// but with batches of 32 decisions did not catch up after falling behind.
 pub(super) const MAX_TOGETHER: usize = 128;
 
-/// Records of the outbox that are published at a time.
+/// Maximum number of outbox rows per publish.
 const RELAY_BATCH: usize = 500;
-/// Records of a topic that may wait for that; more stay in the outbox for the moment.
+/// Maximum number of queued rows per topic; further rows stay in the outbox.
 const RELAY_WAITING: usize = 10_000;
 
 impl PlatformBuilder<'_> {
-    /// Starts what this process runs of wallets, bets and their confirmation.
+    /// Starts the wallet, bet and confirmation roles of this process.
     pub(super) fn start_money(
         &mut self,
         config: &Config,
@@ -68,7 +68,7 @@ impl PlatformBuilder<'_> {
         Ok(())
     }
 
-    /// Starts what publishes the outbox, for a role whose metrics these are.
+    /// Starts an outbox relay that reports to `metrics`, and returns its address and health.
     pub(super) fn start_relay(
         &mut self,
         name: &'static str,
@@ -101,11 +101,11 @@ impl PlatformBuilder<'_> {
         (relay, trouble)
     }
 
-    fn desk(&self, stores: &Stores) -> WalletExecutor {
+    fn wallet_executor(&self, stores: &Stores) -> WalletExecutor {
         WalletExecutor::new(stores.money.clone(), self.user_turns.clone())
     }
 
-    /// Serves wallets, and keeps the ledger.
+    /// Starts the wallet API and the ledger auditor.
     pub(super) fn start_wallet(&mut self, stores: &Stores) -> Result<(), StartError> {
         let metrics = WalletMetrics::new()?;
         let money = &self.settings.money;
@@ -114,12 +114,12 @@ impl PlatformBuilder<'_> {
             verify_interval: money.ledger_verify_interval,
             grace: money.bet_confirm_deadline,
         };
-        let keeper = LedgerAuditor::new(stores.money.clone(), settings, metrics.clone());
+        let auditor = LedgerAuditor::new(stores.money.clone(), settings, metrics.clone());
         let arbiter = self.arbiter();
-        self.start("ledger keeper", &arbiter, KEEPER_MAILBOX, keeper);
+        self.start("ledger auditor", &arbiter, AUDITOR_MAILBOX, auditor);
         let currency = money.currency.clone();
         let state = web::Data::new(WalletState {
-            desk: self.desk(stores),
+            desk: self.wallet_executor(stores),
             currency,
             metrics: metrics.clone(),
         });
@@ -146,7 +146,7 @@ impl PlatformBuilder<'_> {
         Ok(())
     }
 
-    /// Takes bets at these prices.
+    /// Starts the bet API, which accepts bets at `prices`.
     pub(super) fn start_bets(
         &mut self,
         stores: &Stores,
@@ -165,7 +165,7 @@ impl PlatformBuilder<'_> {
         let store = stores.money.clone();
         let place = move |slips: &[BetPlacement]| store.place_bets(slips);
         let state = web::Data::from(Arc::new(BetsState {
-            desk: self.desk(stores),
+            desk: self.wallet_executor(stores),
             slips: RequestBatcher::new(&self.turns, MAX_TOGETHER, place),
             prices,
             limits: BetLimits {

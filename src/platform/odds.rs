@@ -1,4 +1,4 @@
-//! The role `odds`: books to clients.
+//! The `odds` role: from books to clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -35,27 +35,27 @@ use crate::store::Store;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OddsMetrics;
 
-/// How often a cause of snapshots that fail is logged.
+/// Minimum time between two log lines about failed snapshots of one cause.
 const SNAPSHOT_FAILURE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the books may take to answer a request.
+/// Timeout of a snapshot request to the books.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Messages that may wait for the listener, which is sent none.
+/// Mailbox capacity of the broadcast listener, which receives no messages.
 const LISTENER_MAILBOX: usize = 1;
 
-/// What the role `odds` starts with.
+/// The components that the `odds` role starts with.
 pub(super) struct OddsRuntime {
     pub registry: Addr<Registry>,
-    /// The registry's thread. The books that tell it run there as well: a change crosses threads
-    /// once, to the sessions.
+    /// The registry's thread. The books that publish to it run there as well, so that a change
+    /// crosses threads only once, on its way to the sessions.
     pub thread: ArbiterHandle,
     pub feed: Arc<FeedState>,
-    /// Reads of the database for clients.
+    /// Database reads on behalf of clients.
     pub reads: Arc<ClientReads>,
     pub metrics: OddsMetrics,
 }
 
 impl PlatformBuilder<'_> {
-    /// Starts the registry; `feed` makes the state of the feed that it tells of.
+    /// Starts the registry; `feed` creates the feed state.
     fn start_registry(
         &mut self,
         feed: impl Fn(IntGauge) -> FeedState,
@@ -80,8 +80,8 @@ impl PlatformBuilder<'_> {
         })
     }
 
-    /// The queue of the reads that clients cause; `refused` counts those that find no place. A
-    /// quarter of the connections: the others serve the live path.
+    /// The queue of database reads on behalf of clients; `refused` counts reads rejected by a full
+    /// queue. It uses a quarter of the connections; the others serve the live path.
     pub(super) fn client_reads(&self, refused: IntCounter) -> Arc<ClientReads> {
         let limits = ReadLimits {
             at_once: self.settings.store.database_pool_size as usize / 4,
@@ -91,10 +91,9 @@ impl PlatformBuilder<'_> {
         Arc::new(ClientReads::new(limits, refused))
     }
 
-    /// Starts the books, and serves clients from them. Where the cache tells of every change,
-    /// clients are served from books that follow it: then it does not matter which process reads
-    /// which partition of the bus. Gives where the prices are to be had, for bets: the very books
-    /// that clients are shown.
+    /// Starts the books and serves clients from them. If the cache broadcasts changes, clients are
+    /// served from mirror books that follow the broadcasts, so it does not matter which process
+    /// reads which partition. Returns the price source for bets: the same books that clients see.
     pub(super) fn start_books(
         &mut self,
         config: &Config,
@@ -116,8 +115,8 @@ impl PlatformBuilder<'_> {
         };
         let mut books = None;
         if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
-            let told = odds.as_ref().filter(|_| broadcasts.is_none());
-            books = Some(self.start_processor(bus, cache, &stores.main, told)?);
+            let local = odds.as_ref().filter(|_| broadcasts.is_none());
+            books = Some(self.start_processor(bus, cache, &stores.main, local)?);
         }
         let Some(odds) = odds else { return Ok(None) };
         let mut checks = vec![check_store(&stores.read)];
@@ -127,8 +126,8 @@ impl PlatformBuilder<'_> {
                 self.start_mirror(&odds, broadcasts, cache, &stores.read)
             }
             (None, Some(books)) => books,
-            // The configuration does not let them run without a processor where the cache tells
-            // nobody.
+            // Unreachable: the configuration requires a processor in this process if the cache does
+            // not broadcast.
             (None, None) => return Ok(None),
         };
         checks.push(check_feed(&odds.feed));
@@ -143,7 +142,7 @@ impl PlatformBuilder<'_> {
         Ok(Some(prices))
     }
 
-    /// Starts books that follow those of the processors.
+    /// Starts mirror books that follow the books of the processors.
     fn start_mirror(
         &mut self,
         odds: &OddsRuntime,
@@ -193,7 +192,7 @@ impl PlatformBuilder<'_> {
         router
     }
 
-    /// Serves clients from books.
+    /// Serves clients from `books`.
     pub(super) fn start_odds(
         &mut self,
         odds: OddsRuntime,
@@ -236,7 +235,7 @@ impl PlatformBuilder<'_> {
             metrics: metrics.clone(),
         });
         let (frames, queue) = (bounds::frames(self.settings), clients.ws_session_queue);
-        let (told, liveness) = (metrics.clone(), self.liveness.clone());
+        let (worker_metrics, liveness) = (metrics.clone(), self.liveness.clone());
         let workers = clients.http_workers_odds.unwrap_or_else(cores);
         let listen = Listen {
             variable: "HTTP_PORT_ODDS",
@@ -249,13 +248,14 @@ impl PlatformBuilder<'_> {
             ),
         };
         let failures = Arc::new(LogLimit::every(SNAPSHOT_FAILURE_INTERVAL));
-        // Each of the server's threads configures its own: it begins with a distributor for its
-        // sessions.
+        // Runs on each server thread, which starts its own distributor.
         let server = server::start_within(client_bounds, listen, move |config| {
-            let distributor = Distributor::start_here(settings, registry.clone(), told.clone());
+            let distributor =
+                Distributor::start_here(settings, registry.clone(), worker_metrics.clone());
             let watched = distributor.clone();
             liveness.watch("distributor", move || watched.connected());
-            let (snapshots, metrics, frames) = (snapshots.clone(), told.clone(), frames.clone());
+            let (snapshots, metrics, frames) =
+                (snapshots.clone(), worker_metrics.clone(), frames.clone());
             let failures = failures.clone();
             let sessions = SessionEdges {
                 distributor,
@@ -287,7 +287,7 @@ fn session_limits(settings: &Settings) -> SessionLimits {
     }
 }
 
-/// How many threads can run at once.
+/// Number of threads that can run in parallel.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get())
 }

@@ -1,5 +1,4 @@
-//! Finds every port that is taken before anything starts: told one by one they would cost a start
-//! each.
+//! Finds all busy ports before anything starts, so that one failed startup reports them all.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,7 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use crate::config::check::ports_of;
 use crate::config::settings::{Role, Settings};
 
-/// Ports that cannot be listened on, at least one.
+/// The ports that cannot be bound; at least one.
 #[derive(Debug)]
 pub struct BusyPorts(Vec<(&'static str, SocketAddr, io::Error)>);
 
@@ -28,8 +27,8 @@ impl fmt::Display for BusyPorts {
 
 impl std::error::Error for BusyPorts {}
 
-/// Tries every port of these roles. One that is taken between this and its server is reported by
-/// that server.
+/// Tries to bind every port of these roles. A port that is taken after this check is reported by
+/// its server.
 pub(super) fn check(roles: &BTreeSet<Role>, settings: &Settings) -> Result<(), BusyPorts> {
     let ip = settings.process.bind_address;
     let wanted = ports_of(roles, &settings.ports)

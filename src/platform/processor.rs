@@ -1,4 +1,4 @@
-//! The role `processor`: the bus to books, cache and database.
+//! The `processor` role: from the bus to books, cache and database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,16 +25,16 @@ use crate::config::settings::Role;
 use crate::store::Store;
 use crate::telemetry::metrics::ProcessorMetrics;
 
-/// The group that keeps dead letters, where the bus does not.
+/// The consumer group that stores dead letters if the bus does not keep them.
 const DEAD_LETTER_GROUP: &str = "dead-letters";
-/// Messages that may wait for one consumer.
+/// Mailbox capacity of a consumer.
 const CONSUMER_MAILBOX: usize = 16;
-/// Messages that may wait for the heartbeat, which is sent none.
+/// Mailbox capacity of the heartbeat, which receives no messages.
 const HEARTBEAT_MAILBOX: usize = 1;
 
 impl PlatformBuilder<'_> {
-    /// Starts the books, the writers and what reads the bus for them. Gives the books; `odds` is
-    /// told of changes where the cache tells nobody.
+    /// Starts the books, the writers and their bus consumers, and returns the books. If the cache
+    /// does not broadcast changes, they are published to `odds`.
     pub(super) fn start_processor(
         &mut self,
         bus: &Bus,
@@ -59,12 +59,12 @@ impl PlatformBuilder<'_> {
                 odds.metrics.registry_depth.clone(),
             ));
         }
-        // Clients ask the books that they are shown.
+        // Client reads use the queue of the books that clients see.
         let clients = match odds {
             Some(odds) => odds.reads.clone(),
             None => self.client_reads(prometheus::IntCounter::new(
                 "unused",
-                "no client asks this process",
+                "this process serves no clients",
             )?),
         };
         let limits = self.limits();
@@ -117,7 +117,7 @@ impl PlatformBuilder<'_> {
             &metrics,
         )?;
         self.parts.consumers.push(consumer);
-        let told = match odds {
+        let target = match odds {
             Some(OddsRuntime { registry, feed, .. }) => {
                 feed.follow(backlog.clone(), self.settings.cache.feed_stale_after);
                 HeartbeatTarget::Local {
@@ -131,7 +131,7 @@ impl PlatformBuilder<'_> {
             bus.updates.clone(),
             (life, backlog),
             live_group.clone(),
-            told,
+            target,
         );
         self.start("heartbeat", &live, HEARTBEAT_MAILBOX, heartbeat);
         let work = Work::Store {

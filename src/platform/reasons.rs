@@ -1,67 +1,66 @@
-//! Why a component is down, in words of our own. `/healthz` is read by load balancers and may be
-//! public, so it names no host, user or table and repeats nothing of what an engine says; the log
-//! has the cause.
+//! Maps failure causes to fixed texts. Load balancers read `/healthz` and it may be public, so it
+//! names no host, user or table and repeats no engine message; the cause is only logged.
 
 use crate::http::errors::log_cause;
 
-/// A word in the cause, and what it means for an operator.
+/// A part of the cause, and the text shown to operators.
 type Reason = (&'static str, &'static str);
 
 const DATABASE: [Reason; 18] = [
     (
         "password authentication failed",
-        "the login is refused (password authentication failed for user)",
+        "login rejected (password authentication failed for user)",
     ),
-    ("authentication failed", "the login is refused"),
-    ("no pg_hba.conf entry", "the login is refused (pg_hba.conf)"),
+    ("authentication failed", "login rejected"),
+    ("no pg_hba.conf entry", "login rejected (pg_hba.conf)"),
     (
         "only reads",
-        "it only reads (a standby, or default_transaction_read_only is on)",
+        "read-only (a standby, or default_transaction_read_only is on)",
     ),
-    (
-        "read-only transaction",
-        "it only reads (read-only transaction)",
-    ),
-    ("of another program", "its tables are of another program"),
-    ("its encoding is", "its encoding is not UTF8"),
+    ("read-only transaction", "read-only"),
+    ("of another program", "its tables belong to another program"),
+    ("its encoding is", "its encoding is not UTF-8"),
     (
         "No space left on device",
-        "its disk is full (No space left on device)",
+        "disk full (No space left on device)",
     ),
-    ("could not extend file", "its disk is full"),
-    ("is full", "its disk is full"),
-    ("was replaced", "its file was replaced by another; restart"),
-    ("is gone", "its file is gone; restart"),
-    ("too many", "it has no connection free (max_connections)"),
+    ("could not extend file", "disk full"),
+    ("is full", "disk full"),
+    (
+        "was replaced",
+        "database file replaced; restart the process",
+    ),
+    ("is gone", "database file missing; restart the process"),
+    ("too many", "no free connection (max_connections)"),
     (
         "became free within",
         "no connection became free in time; all are in use",
     ),
     ("refused", "connection refused"),
-    ("certificate", "its certificate is not trusted"),
-    ("SSL", "TLS cannot be agreed on"),
-    ("does not exist", "a database, role or table does not exist"),
+    ("certificate", "certificate not trusted"),
+    ("SSL", "TLS handshake failed"),
+    ("does not exist", "database, role or table does not exist"),
 ];
 
 const CACHE: [Reason; 8] = [
     (
         "is the password of REDIS_URL right?",
-        "the Redis at REDIS_URL refuses the login (is the password of REDIS_URL right?)",
+        "the Redis at REDIS_URL rejects the login (is the password of REDIS_URL right?)",
     ),
     (
         "does the port speak TLS?",
-        "no TLS handshake (does the port speak TLS?)",
+        "TLS handshake failed (does the port speak TLS?)",
     ),
     (
         "does the port speak Redis",
-        "no answer of Redis (does the port speak Redis, without TLS?)",
+        "no reply from Redis (does the port speak Redis, without TLS?)",
     ),
-    ("certificate", "its certificate is not trusted"),
-    ("it is a replica", "it only reads (it is a replica)"),
-    ("its memory is full", "its memory is full"),
+    ("certificate", "certificate not trusted"),
+    ("it is a replica", "read-only (a replica)"),
+    ("its memory is full", "memory full"),
     (
         "Redis 6 or later",
-        "its version is too old (Redis 6 or later is wanted)",
+        "version too old; Redis 6 or later is required",
     ),
     ("refused", "connection refused"),
 ];
@@ -69,55 +68,48 @@ const CACHE: [Reason; 8] = [
 const BUS: [Reason; 6] = [
     (
         "SASL",
-        "the SASL login fails (are KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD right?)",
+        "SASL login failed; check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD",
     ),
     (
         "does the port want TLS?",
-        "the broker hangs up (does the port want TLS? see KAFKA_SECURITY_PROTOCOL)",
+        "broker closes the connection (does the port want TLS? see KAFKA_SECURITY_PROTOCOL)",
     ),
-    ("SSL", "the TLS handshake fails (see KAFKA_CA_FILE)"),
+    ("SSL", "TLS handshake failed; check KAFKA_CA_FILE"),
     ("refused", "connection refused"),
-    ("resolve", "the broker's name cannot be resolved"),
+    ("resolve", "broker name cannot be resolved"),
     ("authorization", "not authorized"),
 ];
 
-/// Logs why the database cannot be used, and says it in words of our own.
+/// Logs why the database is unavailable and returns a fixed text.
 pub(super) fn database(cause: &dyn std::fmt::Display) -> String {
     reason(
         "database",
         &DATABASE,
-        "it cannot be reached, or does not do what it is asked",
+        "unreachable, or its requests fail",
         cause,
     )
 }
 
-/// Logs why the cache cannot be used, and says it in words of our own.
+/// Logs why the cache is unavailable and returns a fixed text.
 pub(super) fn cache(cause: &dyn std::fmt::Display) -> String {
-    reason(
-        "cache",
-        &CACHE,
-        "it cannot be reached, or does not do what it is asked",
-        cause,
-    )
+    reason("cache", &CACHE, "unreachable, or its requests fail", cause)
 }
 
-/// Logs why the bus cannot be used, and says it in words of our own.
+/// Logs why the bus is unavailable and returns a fixed text.
 pub(super) fn bus(cause: &dyn std::fmt::Display) -> String {
-    reason(
-        "bus",
-        &BUS,
-        "it cannot be reached, or does not do what it is asked",
-        cause,
-    )
+    reason("bus", &BUS, "unreachable, or its requests fail", cause)
 }
 
-/// Logs why changes do not arrive, and says it in words of our own.
+/// Logs why changes do not arrive and returns a fixed text.
 pub(super) fn feed(cause: &dyn std::fmt::Display) -> String {
-    const FEED: [Reason; 1] = [("no processor", "no processor is heard; prices may be old")];
+    const FEED: [Reason; 1] = [(
+        "no processor",
+        "no processor sends heartbeats; prices may be stale",
+    )];
     reason(
         "feed",
         &FEED,
-        "changes do not arrive; prices may be old",
+        "changes do not arrive; prices may be stale",
         cause,
     )
 }
@@ -142,25 +134,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_repeats_nothing_of_the_cause() {
+    fn reason_does_not_repeat_cause() {
         let cause = "connection to server at \"10.1.2.3\", port 5432 failed: FATAL: password authentication failed for user \"odds\"";
         assert_eq!(
             database(&cause),
-            "the login is refused (password authentication failed for user)"
+            "login rejected (password authentication failed for user)"
         );
         let cause = "Redis at cache.internal:6379: Connection refused (os error 111)";
         assert_eq!(cache(&cause), "connection refused");
         let cause = "10.0.0.1:9092/bootstrap: SASL PLAIN mechanism handshake failed: hunter2";
-        assert!(bus(&cause).starts_with("the SASL login fails"));
+        assert!(bus(&cause).starts_with("SASL login failed"));
         for reason in [
             database(&"hunter2 at 10.1.2.3"),
             cache(&"hunter2 at 10.1.2.3"),
             bus(&"hunter2 at 10.1.2.3"),
         ] {
-            assert_eq!(
-                reason,
-                "it cannot be reached, or does not do what it is asked"
-            );
+            assert_eq!(reason, "unreachable, or its requests fail");
         }
     }
 }

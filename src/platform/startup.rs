@@ -1,4 +1,4 @@
-//! What is done once an engine is there, and waited for until then.
+//! Tasks that wait for an engine and run once it is available.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,52 +10,50 @@ use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::runtime::blocking::blocking;
 use crate::store::{Store, StoreError};
 
-/// Delays between tries while a database is away. Its store spares the server: most of these do not
-/// reach it.
+/// Backoff while a database is unavailable. The store limits connection attempts, so most of these
+/// attempts do not reach the server.
 const RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(200),
     most: Duration::from_millis(500),
 };
 
-/// Brings the tables to this version, as soon as the database lets it. Until then whoever uses the
-/// store is told that it is unavailable, and tries again.
+/// Migrates the schema as soon as the database is available. Until then the store returns
+/// `Unavailable` to its callers, which retry.
 pub(super) async fn migrate(store: Arc<dyn Store>) {
-    until(
-        store,
-        "the database is there, its tables are up to date",
-        |store| store.migrate(),
-    )
+    retry_until_done(store, "database available, schema up to date", |store| {
+        store.migrate()
+    })
     .await;
 }
 
-/// Says in the log that the database is waited for, where nobody else does: `odds` only reads it
-/// when it is asked.
+/// Logs that the process waits for the database. Needed for `odds`, which otherwise reads it only
+/// on request.
 pub(super) async fn log_when_available(store: Arc<dyn Store>) {
-    until(store, "the database is there", |store| store.ping()).await;
+    retry_until_done(store, "database available", |store| store.ping()).await;
 }
 
-async fn until(
+async fn retry_until_done(
     store: Arc<dyn Store>,
-    there: &'static str,
+    done: &'static str,
     step: fn(&dyn Store) -> Result<(), StoreError>,
 ) {
     let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
-    let mut said = None;
+    let mut logged = None;
     loop {
-        let asked = store.clone();
-        match blocking(move || step(&*asked)).await {
+        let attempted = store.clone();
+        match blocking(move || step(&*attempted)).await {
             Ok(()) => {
-                if said.is_some() {
-                    info!("{there}");
+                if logged.is_some() {
+                    info!("{done}");
                 }
                 return;
             }
             Err(failure) => {
-                // Once a cause, however long it takes.
+                // Log each cause once, however long the outage lasts.
                 let failure = failure.to_string();
-                if said.as_ref() != Some(&failure) {
+                if logged.as_ref() != Some(&failure) {
                     warn!("waiting for the database: {failure}");
-                    said = Some(failure);
+                    logged = Some(failure);
                 }
             }
         }
@@ -73,14 +71,14 @@ mod tests {
     static TRIES: AtomicUsize = AtomicUsize::new(0);
 
     #[actix_web::test]
-    async fn it_is_tried_until_the_database_is_there() {
+    async fn step_is_retried_until_database_is_available() {
         let folder = tempfile::TempDir::new().unwrap();
         let store = SqliteStore::open(&folder.path().join("test.db").to_string_lossy()).unwrap();
         let step = |_: &dyn Store| match TRIES.fetch_add(1, Ordering::SeqCst) {
             0 => Err(StoreError::Unavailable("test".to_owned())),
             _ => Ok(()),
         };
-        until(Arc::new(store), "there", step).await;
+        retry_until_done(Arc::new(store), "done", step).await;
         assert_eq!(TRIES.load(Ordering::SeqCst), 2);
     }
 }

@@ -1,20 +1,20 @@
-//! How long to wait before the next try: growing, bounded, jittered.
+//! Retry delays: exponential, bounded and jittered.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// The bounds of a growing delay.
+/// Bounds of an exponential delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackoffPolicy {
     /// The delay after the first failure, before jitter.
     pub first: Duration,
-    /// The delay never grows beyond this, before jitter.
+    /// The maximum delay, before jitter.
     pub most: Duration,
 }
 
-/// The delays of one row of failures. Each is up to twice its base: the jitter keeps many from
-/// trying in step.
+/// The delays of one sequence of failures. Jitter makes each delay up to twice its base, so that
+/// concurrent retries do not run in step.
 #[derive(Debug)]
 pub struct Backoff {
     policy: BackoffPolicy,
@@ -24,7 +24,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays within `policy`, their jitter drawn from `seed`.
+    /// Delays within `policy`, with jitter seeded by `seed`.
     pub fn new(policy: BackoffPolicy, seed: u64) -> Backoff {
         Backoff {
             policy,
@@ -34,7 +34,7 @@ impl Backoff {
         }
     }
 
-    /// Counts a failure and gives the delay before the next try.
+    /// Counts a failure and returns the delay before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.delays.next().unwrap_or(self.policy.most)
@@ -46,7 +46,7 @@ impl Backoff {
         *self = Backoff::new(self.policy, self.seed);
     }
 
-    /// How many failures there were since the last success.
+    /// Number of failures since the last success.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -75,7 +75,7 @@ mod tests {
     };
 
     #[test]
-    fn a_success_starts_it_over() {
+    fn success_resets_backoff() {
         let mut backoff = Backoff::new(POLICY, 7);
         for _ in 0..20 {
             backoff.next_delay();
@@ -88,7 +88,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn delays_grow_to_the_most_and_stay_within_their_jitter(seed in any::<u64>()) {
+        fn delays_grow_within_jitter_bounds(seed in any::<u64>()) {
             let mut backoff = Backoff::new(POLICY, seed);
             let mut base = POLICY.first;
             for _ in 0..50 {
@@ -99,7 +99,7 @@ mod tests {
         }
 
         #[test]
-        fn two_seeds_do_not_try_in_step(seed in any::<u64>()) {
+        fn seeds_give_different_delays(seed in any::<u64>()) {
             let row = |seed| { let mut backoff = Backoff::new(POLICY, seed); (0..4).map(|_| backoff.next_delay()).collect::<Vec<_>>() };
             prop_assert_ne!(row(seed), row(seed.wrapping_add(1)));
         }

@@ -1,15 +1,15 @@
-//! Blocking calls of the database, on threads of their own.
+//! Runs blocking database calls on their own threads.
 
 use crate::store::StoreError;
 
-/// Runs what blocks on a thread for it. A panic in there is an error here.
+/// Runs blocking work on a thread of the blocking pool. A panic becomes an error.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     blocking_with(work).await
 }
 
-/// As [`blocking`], for work whose errors are more than the store's.
+/// Like [`blocking`], for errors other than [`StoreError`].
 pub async fn blocking_with<T: Send + 'static, E: From<StoreError> + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {

@@ -1,6 +1,7 @@
-//! A circuit breaker: whoever fails again and again is left alone for a while, then tried once.
+//! A circuit breaker: after repeated failures no call is made for a while, then one trial call.
 //!
-//! Ours and not a library's: its state is asked for by metrics and readiness, and time is given in.
+//! Own code instead of a library, because metrics and readiness read its state, and because the
+//! time is an argument.
 
 use std::time::Duration;
 
@@ -8,13 +9,13 @@ use crate::domain::string_enum::string_enum;
 use crate::domain::timestamp::Timestamp;
 
 string_enum! {
-    /// How a breaker stands.
+    /// The state of a circuit breaker.
     BreakerState, "breaker state", {
-        /// Calls are made.
+        /// Calls are allowed.
         Closed = "closed",
-        /// No call is made.
+        /// Calls are rejected.
         Open = "open",
-        /// One call is made, to see.
+        /// One trial call is allowed.
         HalfOpen = "half_open",
     }
 }
@@ -22,24 +23,24 @@ string_enum! {
 /// When a breaker opens, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct BreakerPolicy {
-    /// So many failures, one after the other, open it.
+    /// Number of consecutive failures that open the breaker.
     pub failures: u32,
-    /// After so long one call is tried.
+    /// How long the breaker stays open before a trial call.
     pub pause: Duration,
 }
 
-/// The breaker.
+/// A circuit breaker.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     policy: BreakerPolicy,
     failures: u32,
-    /// When it opened, or when the call was let through that is to show whether it may close.
+    /// When the breaker opened, or when the trial call was allowed.
     since: Option<Timestamp>,
     is_trying: bool,
 }
 
 impl Breaker {
-    /// A closed one.
+    /// A closed breaker.
     pub fn new(policy: BreakerPolicy) -> Breaker {
         Breaker {
             policy,
@@ -49,7 +50,7 @@ impl Breaker {
         }
     }
 
-    /// How it stands.
+    /// The current state.
     pub fn state(&self) -> BreakerState {
         match (self.since, self.is_trying) {
             (None, _) => BreakerState::Closed,
@@ -58,9 +59,9 @@ impl Breaker {
         }
     }
 
-    /// Whether a call may be made now; one that may has to be followed by [`Breaker::succeeded`] or
-    /// [`Breaker::failed`]. A call that is let through to see and never reports holds nobody up:
-    /// after another pause the next one is.
+    /// Whether a call may be made now. An allowed call must be followed by [`Breaker::succeeded`]
+    /// or [`Breaker::failed`]. If a trial call never reports, the next one is allowed after another
+    /// pause.
     pub fn permits(&mut self, now: Timestamp) -> bool {
         let Some(since) = self.since else { return true };
         if now.seconds_since(since) < self.policy.pause.as_secs_f64() {
@@ -71,17 +72,17 @@ impl Breaker {
         true
     }
 
-    /// A call did what it should: it closes.
+    /// Reports a successful call: closes the breaker.
     pub fn succeeded(&mut self) {
         self.failures = 0;
         self.since = None;
         self.is_trying = false;
     }
 
-    /// A call failed.
+    /// Reports a failed call.
     pub fn failed(&mut self, now: Timestamp) {
         self.failures = self.failures.saturating_add(1);
-        // A call that began before it opened says nothing new.
+        // The failure of a call that started before the breaker opened says nothing new.
         if self.is_trying || (self.since.is_none() && self.failures >= self.policy.failures) {
             self.since = Some(now);
             self.is_trying = false;
@@ -108,8 +109,9 @@ mod tests {
         breaker
     }
 
+    /// Consecutive failures open the breaker; a success in between resets the count.
     #[test]
-    fn failures_in_a_row_open_it_and_a_success_between_does_not() {
+    fn consecutive_failures_open_breaker() {
         let mut breaker = Breaker::new(POLICY);
         for failed in [true, true, false, true, true] {
             assert!(breaker.permits(at(0)));
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_pause_one_call_is_tried() {
+    fn one_trial_call_after_pause() {
         let mut breaker = opened();
         assert!(!breaker.permits(at(1)));
         assert!(breaker.permits(at(2)), "the pause is over");
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_never_reports_holds_nobody_up() {
+    fn unreported_trial_call_does_not_block() {
         let mut breaker = opened();
         assert!(breaker.permits(at(2)));
         assert!(!breaker.permits(at(3)));
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn late_failures_of_calls_from_before_do_not_prolong_the_pause() {
+    fn late_failures_do_not_extend_pause() {
         let mut breaker = opened();
         breaker.failed(at(1));
         assert!(breaker.permits(at(2)));

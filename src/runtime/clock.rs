@@ -1,51 +1,51 @@
-//! The time, handed in: a test brings its own.
+//! The clock, passed in so that tests can replace it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::timestamp::Timestamp;
 
-/// Tells the time.
+/// A source of the current time.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
 impl Clock {
-    /// The system's clock.
+    /// The system clock.
     pub fn system() -> Clock {
         Clock(Arc::new(Timestamp::now))
     }
 
-    /// Now.
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         (self.0)()
     }
 
-    /// The moment that is so much later than now.
+    /// The current time plus `time`.
     pub fn after(&self, time: Duration) -> Timestamp {
-        self.moved(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
+        self.offset_by(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// The moment that is so much earlier than now.
+    /// The current time minus `time`.
     pub fn before(&self, time: Duration) -> Timestamp {
-        self.moved(i64::try_from(time.as_micros()).map_or(i64::MIN, |micros| -micros))
+        self.offset_by(i64::try_from(time.as_micros()).map_or(i64::MIN, |micros| -micros))
     }
 
-    /// How long it is until a moment; nothing where that has come.
+    /// The time left until `moment`; zero if it has passed.
     pub fn until(&self, moment: Timestamp) -> Duration {
         let micros = moment.micros().saturating_sub(self.now().micros());
         u64::try_from(micros).map_or(Duration::ZERO, Duration::from_micros)
     }
 
-    fn moved(&self, micros: i64) -> Timestamp {
+    fn offset_by(&self, micros: i64) -> Timestamp {
         let now = self.now();
-        // A moment beyond the year 9999 is no moment of any setting.
+        // No setting reaches beyond the year 9999.
         Timestamp::from_micros(now.micros().saturating_add(micros)).unwrap_or(now)
     }
 }
 
 #[cfg(test)]
 impl Clock {
-    /// A clock that goes with tokio's, which a test may stop.
+    /// A clock that follows tokio's time, which a test can pause.
     pub fn of_tokio() -> Clock {
         let (start, began) = (Timestamp::now(), tokio::time::Instant::now());
         Clock(Arc::new(move || {

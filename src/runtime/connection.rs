@@ -1,4 +1,4 @@
-//! A handle to an accepted connection, to end it from outside.
+//! A handle to an accepted connection, to close it from outside.
 
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use actix_web::rt::net::TcpStream;
 use log::debug;
 use socket2::{SockRef, Socket};
 
-/// Unsent bytes that the kernel holds of a connection.
+/// Maximum number of unsent bytes that the kernel buffers for a connection.
 const MAX_UNSENT: u32 = 16 * 1024;
 
 /// A second handle to a client's socket. Needed because a client that stops reading freezes the
@@ -17,49 +17,49 @@ const MAX_UNSENT: u32 = 16 * 1024;
 pub struct ConnectionHandle(Arc<Socket>);
 
 impl ConnectionHandle {
-    /// A second handle to a stream.
+    /// Creates a second handle to a stream.
     pub fn of(stream: &TcpStream) -> std::io::Result<ConnectionHandle> {
         Ok(ConnectionHandle(Arc::new(
             SockRef::from(stream).try_clone()?,
         )))
     }
 
-    /// Ends the connection at once, without a close frame.
+    /// Closes the connection immediately, without a close frame.
     pub fn close(&self) {
-        // Without lingering: the kernel must not hold what a client will never take.
+        // No lingering: the kernel must not keep data that the client will never read.
         let _ = self.0.set_linger(Some(Duration::ZERO));
         if let Err(error) = self.0.shutdown(Shutdown::Both) {
-            debug!("connection was closed already: {error}");
+            debug!("connection already closed: {error}");
         }
     }
 
-    /// Lets the kernel hold as much as it wants again. A session has a queue and limits of its own.
+    /// Removes the limit on unsent bytes. A session has its own queue and limits.
     pub fn lift_unsent_limit(&self) {
         if let Err(error) = self.0.set_tcp_notsent_lowat(0) {
             debug!("TCP_NOTSENT_LOWAT not lifted: {error}");
         }
     }
 
-    /// Ends the connection in order, with a last answer that is sent only if there is room for it
-    /// at once.
+    /// Closes the connection in order, after a final response that is sent only if there is room
+    /// for it immediately.
     pub fn close_with(&self, answer: &[u8]) {
         if let Err(error) = self
             .0
             .send(answer)
             .and_then(|_| self.0.shutdown(Shutdown::Both))
         {
-            debug!("no last answer: {error}");
+            debug!("final response not sent: {error}");
             self.close();
         }
     }
 }
 
-/// Sets the options of an accepted connection.
+/// Sets the socket options of an accepted connection.
 pub fn prepare(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!("TCP_NODELAY not set: {error}");
     }
-    // The kernel takes no megabytes ahead of a client that does not read, and writing shows whether
+    // Limit what the kernel buffers for a client that does not read; writability then shows whether
     // it reads.
     if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT) {
         debug!("TCP_NOTSENT_LOWAT not set: {error}");

@@ -1,9 +1,9 @@
-//! Ordered end of a consumer.
+//! Orderly shutdown of a consumer.
 
 use actix::prelude::*;
 
-/// To a consumer: finish what would be lost with the process, read nothing more, leave the group,
-/// and answer.
+/// To a consumer: finish work that would be lost with the process, read nothing more, leave the
+/// group, and reply.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Drain;

@@ -1,4 +1,4 @@
-//! Whether the books are told of every change, for whoever shows what they hold.
+//! Whether the books receive every change, for readers of the books.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -7,29 +7,29 @@ use prometheus::IntGauge;
 
 use crate::actors::odds::applying::Backlog;
 
-/// How the feed of the books stands: live, or lost and why.
+/// The state of the books' feed: live, or lost with a cause.
 #[derive(Debug)]
 pub struct FeedState {
     lost: Mutex<Option<String>>,
-    /// What the bus of this process gave out and the books have not applied, and how old it may be.
+    /// Updates that this process received but has not applied, and their maximum age.
     backlog: OnceLock<(Arc<Backlog>, Duration)>,
     gauge: IntGauge,
 }
 
 impl FeedState {
-    /// Books that are fed by a bus within their process: always live. `gauge` shows it.
+    /// For books fed by a bus within the process: always live. The state is exported to `gauge`.
     pub fn in_process(gauge: IntGauge) -> FeedState {
         FeedState::new(gauge, None)
     }
 
-    /// Books that are fed by broadcasts: lost until they are heard. `gauge` shows it.
+    /// For books fed by broadcasts: lost until subscribed. The state is exported to `gauge`.
     pub fn not_heard_yet(gauge: IntGauge) -> FeedState {
-        FeedState::new(gauge, Some("broadcasts are not heard yet"))
+        FeedState::new(gauge, Some("not subscribed to broadcasts yet"))
     }
 
-    /// Books that are fed by a bus that may be away: lost until it answers. `gauge` shows it.
+    /// For books fed by an external bus: lost until it responds. The state is exported to `gauge`.
     pub fn not_followed_yet(gauge: IntGauge) -> FeedState {
-        FeedState::new(gauge, Some("the bus has not answered yet"))
+        FeedState::new(gauge, Some("the bus has not responded yet"))
     }
 
     fn new(gauge: IntGauge, lost: Option<&str>) -> FeedState {
@@ -42,21 +42,21 @@ impl FeedState {
         state
     }
 
-    /// The gauge shows what is set here and is never asked.
+    /// The gauge only mirrors this state; it is never read.
     fn set(&self, why: Option<&str>) {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         *lost = why.map(str::to_owned);
         self.gauge.set(i64::from(lost.is_none()));
     }
 
-    /// Judges the feed by the age of what is not applied, too: prices are old once a record waits
+    /// Also judges the feed by the age of unapplied updates: prices are stale once a record waits
     /// for `limit`.
     pub(crate) fn follow(&self, backlog: Arc<Backlog>, limit: Duration) {
-        // Once in a life.
+        // Called once per process; later calls have no effect.
         let _ = self.backlog.set((backlog, limit));
     }
 
-    /// Why prices may be old though the bus answers.
+    /// Why prices may be stale although the bus responds.
     pub fn behind(&self) -> Option<String> {
         let (backlog, limit) = self.backlog.get()?;
         let age = backlog.age();
@@ -72,7 +72,7 @@ impl FeedState {
             && self.behind().is_none()
     }
 
-    /// What is in the way, for readiness; none while live.
+    /// Why the feed is not live, for the readiness check; `None` if it is live.
     pub fn problem(&self) -> Option<String> {
         self.lost
             .lock()
@@ -81,12 +81,12 @@ impl FeedState {
             .or_else(|| self.behind())
     }
 
-    /// What is shown is current.
+    /// Marks the feed as live.
     pub fn set_live(&self) {
         self.set(None);
     }
 
-    /// What is shown may be stale, and why.
+    /// Marks the feed as lost, with the cause.
     pub fn set_lost(&self, why: &str) {
         self.set(Some(why));
     }

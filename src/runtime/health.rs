@@ -1,6 +1,5 @@
-//! What keeps an actor from its work: known to a check of readiness, and logged once a cause,
-//! however often it occurs. A fault that comes and goes is logged in growing intervals, with the
-//! number of times it occurred between.
+//! Health of an actor: read by readiness checks, and logged once per cause however often it occurs.
+//! A recurring fault is logged at growing intervals, with the number of occurrences in between.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +7,7 @@ use log::{error, info};
 
 use crate::telemetry::log_limit::FaultLog;
 
-/// One kind of trouble of one actor.
+/// One kind of failure of one actor.
 pub struct HealthCell {
     what: &'static str,
     cause: Mutex<Option<String>>,
@@ -16,7 +15,7 @@ pub struct HealthCell {
 }
 
 impl HealthCell {
-    /// None yet. `what` is what cannot be done then, as `bets cannot be decided`.
+    /// A healthy cell. `what` names the effect of a failure, for example `bets cannot be decided`.
     pub const fn new(what: &'static str) -> HealthCell {
         HealthCell {
             what,
@@ -25,7 +24,7 @@ impl HealthCell {
         }
     }
 
-    /// It was tried, and failed.
+    /// Records a failed attempt.
     pub fn met(&self, cause: &dyn std::fmt::Display) {
         let cause = cause.to_string();
         let mut known = self.lock();
@@ -33,26 +32,27 @@ impl HealthCell {
             return;
         }
         if let Some(repeated) = self.log.failed(&cause) {
-            error!(repeated; "{}, it is tried again: {cause}", self.what);
+            error!(repeated; "{}, retrying: {cause}", self.what);
         }
         *known = Some(cause);
     }
 
-    /// It was done.
+    /// Records a success.
     pub fn over(&self) {
         *self.lock() = None;
         if self.log.recovered() {
-            info!("no longer: {}", self.what);
+            info!("resolved: {}", self.what);
         }
     }
 
-    /// What cannot be done now. The cause is in the log: it may name hosts and tables.
+    /// The effect of the current failure. The cause is only logged, because it may name hosts and
+    /// tables.
     pub fn problem(&self) -> Option<String> {
         self.lock().as_ref().map(|_| self.what.to_owned())
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        // Nothing panics while it holds the lock.
+        // No code panics while holding this lock.
         self.cause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,11 @@
-//! Signs of life that are read from other threads.
+//! Liveness probes that can be read from other threads.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A sign of life that a session gives whenever it is to ping, and a consumer whenever it looks at
-/// the bus, in milliseconds since `start`; and whether its distributor has given the session up.
+/// The last time an actor was alive, in milliseconds since `start`: a session touches it on every
+/// ping, a consumer on every poll of the bus. Also records whether a distributor has evicted the
+/// session.
 #[derive(Debug)]
 pub struct LivenessProbe {
     start: Instant,
@@ -13,7 +14,7 @@ pub struct LivenessProbe {
 }
 
 impl LivenessProbe {
-    /// Alive now.
+    /// A probe that was touched now.
     pub fn new() -> LivenessProbe {
         LivenessProbe {
             start: Instant::now(),
@@ -22,23 +23,23 @@ impl LivenessProbe {
         }
     }
 
-    /// Still alive.
+    /// Records that the actor is alive.
     pub fn touch(&self) {
         self.millis
             .store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Ended from outside.
+    /// Records that the session was evicted.
     pub fn mark_evicted(&self) {
         self.evicted.store(true, Ordering::Release);
     }
 
-    /// Whether the session was ended from outside.
+    /// Whether the session was evicted.
     pub fn is_evicted(&self) -> bool {
         self.evicted.load(Ordering::Acquire)
     }
 
-    /// How long ago the last one was given.
+    /// Time since the last touch.
     pub fn age(&self) -> Duration {
         self.start
             .elapsed()

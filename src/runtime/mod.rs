@@ -1,4 +1,4 @@
-//! What all rooms share: time, retries, health, batching.
+//! Shared building blocks: time, retries, health, batching.
 
 pub mod backoff;
 pub mod blocking;

@@ -1,12 +1,11 @@
-//! Calls to the store that come at the same time, made as one. A database does many small things
-//! much sooner together than one by one; so whoever comes while others are at it waits for them
-//! with all who come meanwhile, and goes in one call with those. Whoever comes alone goes at once.
-//! Where the database refuses a call because of one of its questions, each is asked by itself, so
-//! that nobody is told of another's.
+//! Batches concurrent store calls. A request that arrives while a batch is running joins the next
+//! one; a request that arrives alone is sent at once. A database executes many small operations
+//! much faster in one call. If the database rejects a batch because of one of its requests, the
+//! requests are retried one by one, so that no request receives the error of another.
 //!
-//! Questions of several kinds take turns at the database. A kind of which more wait asks more of
-//! them in its turn, so that none is left behind by another that comes faster: bets are decided as
-//! fast as they are placed.
+//! Several kinds of request share the connections in turn. A kind with more waiting requests sends
+//! larger batches, so that a faster kind does not starve a slower one: bets are decided as fast as
+//! they are placed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,17 +15,17 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::store::StoreError;
 
-/// Calls that may be under way at once, of all kinds that share these turns. Whoever waits longest
-/// is next.
+/// Limits concurrent calls, over all kinds of request that share it. The longest-waiting call is
+/// next.
 #[derive(Clone, Debug)]
 pub struct ConcurrencyLimit {
     turns: Arc<Semaphore>,
-    /// Of one kind.
+    /// Maximum number of concurrent calls of one kind.
     calls: usize,
 }
 
 impl ConcurrencyLimit {
-    /// So many calls at once; half of them, at least one, may be of one kind.
+    /// Allows `turns` concurrent calls; half of them, at least one, may be of one kind.
     pub fn new(turns: usize) -> ConcurrencyLimit {
         ConcurrencyLimit {
             turns: Arc::new(Semaphore::new(turns.max(1))),
@@ -35,29 +34,29 @@ impl ConcurrencyLimit {
     }
 }
 
-/// Does many at once; gives an answer for each, in the same order.
+/// Executes a batch and returns a response for each request, in order.
 type Call<Q, A> = dyn Fn(&[Q]) -> Result<Vec<A>, StoreError> + Send + Sync;
 
-/// Questions of one kind.
+/// Batches requests of one kind.
 pub struct RequestBatcher<Q, A> {
     call: Box<Call<Q, A>>,
     turns: ConcurrencyLimit,
     most: usize,
-    /// Whose questions are asked does not depend on the thread that asked first, which may end
-    /// before them.
+    /// The runtime that executes batches. Not that of the submitting thread, which may stop
+    /// earlier.
     runtime: Handle,
     state: Mutex<State<Q, A>>,
 }
 
 struct State<Q, A> {
-    waiting: VecDeque<(Q, Asker<A>)>,
+    waiting: VecDeque<(Q, ReplySender<A>)>,
     workers: usize,
 }
 
-type Asker<A> = oneshot::Sender<Result<A, StoreError>>;
+type ReplySender<A> = oneshot::Sender<Result<A, StoreError>>;
 
 impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
-    /// Asks at most `most` questions in a call, on the runtime that this is called on.
+    /// Sends at most `most` requests per call, on the runtime of the caller of this function.
     pub fn new(
         turns: &ConcurrencyLimit,
         most: usize,
@@ -77,52 +76,53 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
         })
     }
 
-    /// The answer to a question. Whoever does not wait for it has it asked all the same.
-    pub async fn submit(self: &Arc<Self>, question: Q) -> Result<A, StoreError> {
-        let (asker, answer) = oneshot::channel();
-        if self.enqueue(question, asker) {
+    /// Submits a request and returns its response. If the caller stops waiting, the request is
+    /// still executed.
+    pub async fn submit(self: &Arc<Self>, request: Q) -> Result<A, StoreError> {
+        let (reply, response) = oneshot::channel();
+        if self.enqueue(request, reply) {
             self.runtime.spawn(self.clone().work());
         }
-        answer
+        response
             .await
-            .unwrap_or_else(|_| Err(failed("it gave no answer")))
+            .unwrap_or_else(|_| Err(failed("no response was sent")))
     }
 
-    /// Says whether another worker is needed, which is counted already.
-    fn enqueue(&self, question: Q, asker: Asker<A>) -> bool {
+    /// Returns whether the caller must start another worker; that worker is already counted.
+    fn enqueue(&self, request: Q, reply: ReplySender<A>) -> bool {
         let mut state = self.state();
-        state.waiting.push_back((question, asker));
+        state.waiting.push_back((request, reply));
         let is_needed = state.workers < self.turns.calls;
         state.workers += usize::from(is_needed);
         is_needed
     }
 
-    /// Asks what waits, until nothing does.
+    /// Executes batches until no request is waiting.
     async fn work(self: Arc<Self>) {
         loop {
-            // Never closed.
+            // The semaphore is never closed.
             let turn = self.turns.turns.acquire().await;
-            let Some((questions, askers)) = self.take() else {
+            let Some((requests, replies)) = self.take() else {
                 return;
             };
             let this = self.clone();
-            let called = tokio::task::spawn_blocking(move || this.answers(&questions)).await;
+            let called = tokio::task::spawn_blocking(move || this.responses(&requests)).await;
             drop(turn);
             match called {
-                Ok(answers) => askers
+                Ok(responses) => replies
                     .into_iter()
-                    .zip(answers)
-                    .for_each(|(asker, answer)| tell(asker, answer)),
-                Err(failure) => askers
+                    .zip(responses)
+                    .for_each(|(reply, response)| send_reply(reply, response)),
+                Err(failure) => replies
                     .into_iter()
-                    .for_each(|asker| tell(asker, Err(failed(&failure.to_string())))),
+                    .for_each(|reply| send_reply(reply, Err(failed(&failure.to_string())))),
             }
         }
     }
 
-    /// As much of what waits as goes into a call. Where that is nothing the worker is counted no
-    /// more: who comes now needs another.
-    fn take(&self) -> Option<(Vec<Q>, Vec<Asker<A>>)> {
+    /// The next batch. If no request is waiting, the worker is no longer counted, so the next
+    /// request starts a new one.
+    fn take(&self) -> Option<(Vec<Q>, Vec<ReplySender<A>>)> {
         let mut state = self.state();
         let size = state.waiting.len().min(self.most);
         if size == 0 {
@@ -132,17 +132,17 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
         Some(state.waiting.drain(..size).unzip())
     }
 
-    /// Blocks.
-    fn answers(&self, questions: &[Q]) -> Vec<Result<A, StoreError>> {
-        match (self.call)(questions) {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(StoreError::Refused(_) | StoreError::Unreadable(_)) if questions.len() > 1 => {
-                questions
+    /// Executes a batch. Blocks.
+    fn responses(&self, requests: &[Q]) -> Vec<Result<A, StoreError>> {
+        match (self.call)(requests) {
+            Ok(responses) => responses.into_iter().map(Ok).collect(),
+            Err(StoreError::Refused(_) | StoreError::Unreadable(_)) if requests.len() > 1 => {
+                requests
                     .chunks(1)
-                    .flat_map(|question| self.answers(question))
+                    .flat_map(|request| self.responses(request))
                     .collect()
             }
-            Err(error) => questions.iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => requests.iter().map(|_| Err(error.clone())).collect(),
         }
     }
 
@@ -151,9 +151,9 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
     }
 }
 
-fn tell<A>(asker: Asker<A>, answer: Result<A, StoreError>) {
-    // Whoever does not wait any more needs none.
-    let _ = asker.send(answer);
+fn send_reply<A>(reply: ReplySender<A>, response: Result<A, StoreError>) {
+    // The caller may have stopped waiting.
+    let _ = reply.send(response);
 }
 
 fn failed(why: &str) -> StoreError {
@@ -168,23 +168,24 @@ mod tests {
 
     use super::*;
 
-    /// Doubles numbers, when it is let; notes what each call had.
+    /// Doubles numbers when released, and records each batch.
     struct Doubler {
-        together: Arc<RequestBatcher<u32, u32>>,
+        batcher: Arc<RequestBatcher<u32, u32>>,
         calls: Arc<Mutex<Vec<Vec<u32>>>>,
-        lets: mpsc::Sender<()>,
+        release: mpsc::Sender<()>,
     }
 
     fn doubler(turns: usize, most: usize) -> Doubler {
-        let (lets, is_let) = mpsc::channel();
-        let (noted, is_let): (Arc<Mutex<Vec<Vec<u32>>>>, _) = (Arc::default(), Mutex::new(is_let));
+        let (release, released) = mpsc::channel();
+        let (noted, released): (Arc<Mutex<Vec<Vec<u32>>>>, _) =
+            (Arc::default(), Mutex::new(released));
         let notes = noted.clone();
-        let together = RequestBatcher::new(
+        let batcher = RequestBatcher::new(
             &ConcurrencyLimit::new(turns),
             most,
             move |numbers: &[u32]| {
                 notes.lock().unwrap().push(numbers.to_vec());
-                is_let.lock().unwrap().recv().unwrap();
+                released.lock().unwrap().recv().unwrap();
                 match numbers {
                     numbers if numbers.contains(&13) => panic!("thirteen"),
                     numbers if numbers.contains(&0) => {
@@ -195,9 +196,9 @@ mod tests {
             },
         );
         Doubler {
-            together,
+            batcher,
             calls: noted,
-            lets,
+            release,
         }
     }
 
@@ -209,19 +210,20 @@ mod tests {
         }
 
         fn submit(&self, number: u32) -> tokio::task::JoinHandle<Result<u32, StoreError>> {
-            let together = self.together.clone();
-            tokio::spawn(async move { together.submit(number).await })
+            let batcher = self.batcher.clone();
+            tokio::spawn(async move { batcher.submit(number).await })
         }
 
         async fn until_waiting(&self, waiting: usize) {
-            while self.together.state().waiting.len() < waiting {
+            while self.batcher.state().waiting.len() < waiting {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
         }
     }
 
+    /// A lone request is sent at once; requests that arrive meanwhile are batched.
     #[tokio::test]
-    async fn who_comes_alone_goes_at_once_and_who_comes_meanwhile_goes_together() {
+    async fn concurrent_requests_are_batched() {
         let doubler = doubler(1, 3);
         let first = doubler.submit(1);
         doubler.until_calls(1).await;
@@ -230,14 +232,14 @@ mod tests {
             others.push(doubler.submit(number));
             doubler.until_waiting(others.len()).await;
         }
-        (0..3).for_each(|_| doubler.lets.send(()).unwrap());
+        (0..3).for_each(|_| doubler.release.send(()).unwrap());
         assert_eq!(first.await.unwrap(), Ok(2));
-        let answers: Vec<_> = join_all(others)
+        let responses: Vec<_> = join_all(others)
             .await
             .into_iter()
-            .map(|answer| answer.unwrap().unwrap())
+            .map(|response| response.unwrap().unwrap())
             .collect();
-        assert_eq!(answers, [4, 6, 8, 10, 12]);
+        assert_eq!(responses, [4, 6, 8, 10, 12]);
         assert_eq!(
             *doubler.calls.lock().unwrap(),
             [vec![1], vec![2, 3, 4], vec![5, 6]]
@@ -245,65 +247,66 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_of_the_calls_are_of_one_kind_and_no_more() {
+    async fn one_kind_uses_half_of_calls() {
         let doubler = doubler(4, 1);
-        let asked: Vec<_> = (1..=3).map(|number| doubler.submit(number)).collect();
+        let submitted: Vec<_> = (1..=3).map(|number| doubler.submit(number)).collect();
         doubler.until_calls(2).await;
         doubler.until_waiting(1).await;
         assert_eq!(
             (
                 doubler.calls.lock().unwrap().len(),
-                doubler.together.state().workers
+                doubler.batcher.state().workers
             ),
             (2, 2)
         );
-        (0..3).for_each(|_| doubler.lets.send(()).unwrap());
+        (0..3).for_each(|_| doubler.release.send(()).unwrap());
         assert!(
-            join_all(asked)
+            join_all(submitted)
                 .await
                 .into_iter()
-                .all(|answer| answer.unwrap().is_ok())
+                .all(|response| response.unwrap().is_ok())
         );
     }
 
-    /// Two kinds at one turn: as long as both have something to ask, they ask in turn, and the
-    /// slower one asks all it has.
+    /// Two kinds share one call: as long as both have waiting requests they alternate, and the
+    /// slower one sends all it has.
     #[tokio::test]
     async fn kinds_take_turns() {
         let (turns, calls) = (ConcurrencyLimit::new(1), Arc::new(Mutex::new(Vec::new())));
-        let (lets, is_let) = mpsc::channel();
-        let is_let = Arc::new(Mutex::new(is_let));
+        let (release, released) = mpsc::channel();
+        let released = Arc::new(Mutex::new(released));
         let kind = |name: &'static str, most| {
-            let (calls, is_let) = (calls.clone(), is_let.clone());
+            let (calls, released) = (calls.clone(), released.clone());
             RequestBatcher::new(&turns, most, move |numbers: &[u32]| {
-                is_let.lock().unwrap().recv().unwrap();
+                released.lock().unwrap().recv().unwrap();
                 calls.lock().unwrap().push((name, numbers.len()));
                 Ok(numbers.to_vec())
             })
         };
         let (few, many) = (kind("few", 2), kind("many", 100));
-        let ask = |of: &Arc<RequestBatcher<u32, u32>>, size| {
+        let submit_all = |of: &Arc<RequestBatcher<u32, u32>>, size| {
             let of = of.clone();
             tokio::spawn(async move { join_all((0..size).map(|number| of.submit(number))).await })
         };
-        let asked = [ask(&few, 4), ask(&many, 50)];
+        let submitted = [submit_all(&few, 4), submit_all(&many, 50)];
         while few.state().waiting.len() + many.state().waiting.len() < 52 {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
-        (0..3).for_each(|_| lets.send(()).unwrap());
-        join_all(asked)
+        (0..3).for_each(|_| release.send(()).unwrap());
+        join_all(submitted)
             .await
             .into_iter()
             .flat_map(Result::unwrap)
-            .for_each(|answer| assert!(answer.is_ok()));
+            .for_each(|response| assert!(response.is_ok()));
         assert_eq!(
             *calls.lock().unwrap(),
             [("few", 2), ("many", 50), ("few", 2)]
         );
     }
 
+    /// A rejection is returned only to the request that caused it.
     #[tokio::test]
-    async fn what_is_refused_is_told_to_whom_it_is_about() {
+    async fn rejection_reaches_its_own_request() {
         let doubler = doubler(1, 3);
         let first = doubler.submit(1);
         doubler.until_calls(1).await;
@@ -312,15 +315,15 @@ mod tests {
             others.push(doubler.submit(number));
             doubler.until_waiting(others.len()).await;
         }
-        (0..5).for_each(|_| doubler.lets.send(()).unwrap());
+        (0..5).for_each(|_| doubler.release.send(()).unwrap());
         assert_eq!(first.await.unwrap(), Ok(2));
-        let answers: Vec<_> = join_all(others)
+        let responses: Vec<_> = join_all(others)
             .await
             .into_iter()
             .map(Result::unwrap)
             .collect();
         assert_eq!(
-            answers,
+            responses,
             [
                 Ok(10),
                 Err(StoreError::Refused("nought".to_owned())),
@@ -333,15 +336,16 @@ mod tests {
         );
     }
 
+    /// A panic is returned as an error, and later requests are still executed.
     #[tokio::test]
-    async fn a_panic_is_a_failure_and_the_next_is_asked_all_the_same() {
+    async fn panic_does_not_stop_batcher() {
         let doubler = doubler(1, 3);
-        (0..3).for_each(|_| doubler.lets.send(()).unwrap());
-        let panicked = doubler.together.submit(13).await.unwrap_err();
+        (0..3).for_each(|_| doubler.release.send(()).unwrap());
+        let panicked = doubler.batcher.submit(13).await.unwrap_err();
         assert!(panicked.to_string().contains("panicked"), "{panicked}");
-        assert_eq!(doubler.together.submit(2).await, Ok(4));
-        // Nobody waits for this one.
-        drop(tokio::time::timeout(std::time::Duration::ZERO, doubler.together.submit(3)).await);
+        assert_eq!(doubler.batcher.submit(2).await, Ok(4));
+        // The caller stops waiting for this request.
+        drop(tokio::time::timeout(std::time::Duration::ZERO, doubler.batcher.submit(3)).await);
         doubler.until_calls(3).await;
         assert_eq!(doubler.calls.lock().unwrap()[2], [3]);
     }

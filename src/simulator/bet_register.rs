@@ -1,5 +1,5 @@
-//! What the supplier knows about bets: which it took, which it rejected, which were cancelled. A
-//! bet is decided once.
+//! The supplier's record of bets: which it confirmed, rejected or cancelled. Each bet is decided
+//! once.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,49 +8,49 @@ use serde::{Deserialize, Serialize};
 use super::confirm::{self, ConfirmResponse};
 use crate::domain::string_enum::string_enum;
 
-/// The most bets that are known; behind them the oldest are forgotten.
+/// Maximum number of recorded bets; above it, the oldest are evicted.
 const MAX_BETS: usize = 100_000;
-/// The most bytes that their ids may hold.
+/// Maximum total size of their ids, in bytes.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// Why a bet is rejected that was cancelled.
+/// The reject reason for a cancelled bet.
 pub const CANCELLED: &str = "cancelled";
-/// Why a bet is rejected otherwise.
+/// The reject reason for any other bet.
 pub const REJECTED: &str = "supplier_reject_mock";
 
 string_enum! {
-    /// What the supplier's books say of a bet.
+    /// The supplier's recorded status of a bet.
     BookedStatus, "status in the supplier's books", {
-        /// The supplier took it.
+        /// The supplier confirmed it.
         Confirmed = "CONFIRMED",
-        /// It did not.
+        /// The supplier rejected it.
         Rejected = "REJECTED",
-        /// It is no bet any more, or will never be one.
+        /// It was cancelled, possibly before it was placed.
         Cancelled = "CANCELLED",
     }
 }
 
-/// The answer of `GET /supplier/bets/{id}`.
+/// The response of `GET /supplier/bets/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BookedBet {
-    /// The bet.
+    /// The bet id.
     pub bet_id: String,
-    /// What it is.
+    /// The recorded status.
     pub status: BookedStatus,
-    /// How often a confirmation of it was asked for and came to the books.
+    /// The number of confirmation requests that were recorded.
     pub asked: u64,
 }
 
-/// A question of `POST /supplier/cancel`.
+/// The request body of `POST /supplier/cancel`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct CancelRequest {
-    /// The bet.
+    /// The bet id.
     #[serde(rename = "betId")]
     pub bet_id: String,
 }
 
-/// The books.
+/// The supplier's record of bets.
 #[derive(Debug)]
 pub struct BetRegister {
     reject_share: f64,
@@ -67,7 +67,7 @@ struct Entry {
 }
 
 impl BetRegister {
-    /// Empty books of a supplier that rejects a share of all bets, 0 to 1.
+    /// Creates an empty register of a supplier that rejects this fraction of all bets, 0 to 1.
     pub fn new(reject_share: f64) -> BetRegister {
         let most_bets = MAX_BETS;
         BetRegister {
@@ -79,7 +79,7 @@ impl BetRegister {
         }
     }
 
-    /// Decides a bet, or says again what was decided.
+    /// Decides a bet, or repeats the earlier decision.
     pub fn confirm(&mut self, bet_id: &str) -> ConfirmResponse {
         let rejected = confirm::is_rejected(bet_id, self.reject_share);
         let entry = self.entry(
@@ -99,13 +99,13 @@ impl BetRegister {
         ConfirmResponse::new(bet_id, reason)
     }
 
-    /// Cancels a bet, whatever it is; also one that is not known, so that a confirmation which
-    /// comes later finds it so.
+    /// Cancels a bet in any status. An unknown bet is recorded as cancelled, so that a later
+    /// confirmation request is rejected.
     pub fn cancel(&mut self, bet_id: &str) {
         self.entry(bet_id, BookedStatus::Cancelled).status = BookedStatus::Cancelled;
     }
 
-    /// What is known of a bet.
+    /// The record of a bet.
     pub fn bet(&self, bet_id: &str) -> Option<BookedBet> {
         let Entry { status, asked } = *self.bets.get(bet_id)?;
         Some(BookedBet {
@@ -142,7 +142,7 @@ mod tests {
     use crate::simulator::confirm::ConfirmStatus;
 
     #[test]
-    fn a_bet_is_decided_once_and_a_cancelled_one_is_never_taken() {
+    fn decision_is_final_and_cancelled_is_rejected() {
         let mut books = BetRegister::new(0.0);
         assert_eq!(books.bet("a"), None);
         assert_eq!(books.confirm("a"), books.confirm("a"));
@@ -172,8 +172,9 @@ mod tests {
         assert_eq!(BetRegister::new(1.0).confirm("a").reason, Some(REJECTED));
     }
 
+    /// The oldest bets are evicted if there are too many or if their ids are too long.
     #[test]
-    fn the_oldest_are_forgotten_when_there_are_too_many_or_their_ids_are_too_long() {
+    fn oldest_bets_are_evicted() {
         let mut books = BetRegister {
             most_bets: 3,
             ..BetRegister::new(0.0)
@@ -199,7 +200,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_decided_stays_until_it_is_cancelled(steps in proptest::collection::vec((0..5_u8, any::<bool>()), 0..60)) {
+        fn decision_stays_until_cancelled(steps in proptest::collection::vec((0..5_u8, any::<bool>()), 0..60)) {
             let mut books = BetRegister::new(0.5);
             let mut cancelled = std::collections::HashSet::new();
             let mut answers: HashMap<u8, ConfirmResponse> = HashMap::new();

@@ -1,9 +1,9 @@
-//! The actor that makes the updates at the set rate and hands each one to every consumer.
+//! The actor that generates updates at the configured rate and sends each one to every consumer.
 //!
-//! Nothing is left out for a consumer, and nobody is waited for: one whose mailbox is full has
-//! fallen too far behind and is closed. It connects again and gets the current state. A consumer
-//! that has stopped reading altogether cannot close itself (its actor is frozen), so its socket is
-//! shut from here once it had its chance.
+//! No update is skipped for a consumer, and no consumer is waited for: one whose mailbox is full
+//! has fallen too far behind and is closed. It can reconnect and receive the current state. A
+//! consumer that has stopped reading cannot close itself, because its actor is blocked, so its
+//! socket is shut down from here after a grace period.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,40 +19,40 @@ use crate::domain::timestamp::Timestamp;
 use crate::runtime::connection::ConnectionHandle;
 use crate::telemetry::metrics::SimulatorMetrics;
 
-/// How long a consumer has to take its close frame before its socket is shut.
+/// How long a consumer has to read its close frame before its socket is shut down.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(1);
-/// The most updates in one message to a consumer; with the bound of its mailbox, how far behind it
-/// may fall.
-pub(super) const MAX_IN_A_PUSH: usize = 1_024;
+/// Maximum number of updates per message to a consumer. Together with the mailbox capacity, it
+/// limits how far a consumer may fall behind.
+pub(super) const MAX_UPDATES_PER_PUSH: usize = 1_024;
 
-/// What a consumer's session is handed.
+/// A message to a consumer's session.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub(super) enum Push {
-    /// Updates, encoded once for all.
+    /// Updates, encoded once for all consumers.
     Updates(Arc<[ByteString]>),
-    /// The end, and why.
+    /// Closes the session with this code.
     Close(CloseCode),
 }
 
-/// Takes a consumer in: it gets the current state of each market, then each update.
+/// Adds a consumer. It receives the current state of each market, then each update.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Join {
-    /// The consumer, one for the life of the process.
+    /// The consumer id, unique within the process.
     pub id: u64,
-    /// Where its updates go.
+    /// The recipient of its updates.
     pub outlet: Recipient<Push>,
-    /// Its connection, to be shut from outside.
+    /// Its connection, so that the broadcaster can shut it down.
     pub socket: Option<ConnectionHandle>,
 }
 
-/// Forgets a consumer that has ended.
+/// Removes a consumer that has ended.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Leave(pub u64);
 
-/// Ends all consumers, and whoever comes after.
+/// Closes all consumers, and those that join later.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Stop;
@@ -62,17 +62,17 @@ struct Consumer {
     socket: Option<ConnectionHandle>,
 }
 
-/// A consumer that was told to close.
+/// A consumer that was sent a close message.
 struct Closing {
     socket: Option<ConnectionHandle>,
     deadline: Instant,
 }
 
-/// See the module.
+/// The broadcaster actor; see the module documentation.
 pub(super) struct Broadcaster {
     maker: MarketMaker,
     pace: Pace,
-    /// The encoded latest state of each market.
+    /// The latest encoded state of each market.
     latest: Vec<ByteString>,
     consumers: HashMap<u64, Consumer>,
     closing: HashMap<u64, Closing>,
@@ -101,7 +101,7 @@ impl Broadcaster {
     fn tick(&mut self, ctx: &mut Context<Broadcaster>) {
         let mut due = usize::try_from(self.pace.due(Instant::now())).unwrap_or(usize::MAX);
         while due > 0 && !self.stopping {
-            let count = due.min(MAX_IN_A_PUSH);
+            let count = due.min(MAX_UPDATES_PER_PUSH);
             let frames = self.make(count);
             if frames.is_empty() {
                 break;
@@ -145,19 +145,19 @@ impl Broadcaster {
             }
         });
         for id in lagging {
-            log::warn!(consumer = id; "a consumer does not keep up and is closed");
+            log::warn!(consumer = id; "closing lagging consumer");
             self.metrics.lagging_closed.inc();
             self.close(id, CloseCode::Again);
         }
     }
 
-    /// Sends no more to a consumer and tells it why. It comes behind what is in its mailbox
-    /// already.
+    /// Stops sending to a consumer and closes it with this code, after the messages that are
+    /// already in its mailbox.
     fn close(&mut self, id: u64, code: CloseCode) {
         let Some(consumer) = self.consumers.remove(&id) else {
             return;
         };
-        // Past the bound of the mailbox: once in the life of a consumer.
+        // Bypasses the mailbox limit, at most once per consumer.
         consumer.outlet.do_send(Push::Close(code));
         self.closing.insert(
             id,
@@ -174,7 +174,7 @@ impl Broadcaster {
                 return true;
             }
             if let Some(socket) = &closing.socket {
-                log::debug!(consumer = *id; "a consumer took no close frame; its socket is shut");
+                log::debug!(consumer = *id; "consumer did not read its close frame; shutting down its socket");
                 socket.close();
             }
             false
@@ -215,7 +215,7 @@ impl Handler<Join> for Broadcaster {
             .try_send(Push::Updates(self.latest.clone().into()))
             .is_err()
         {
-            // Its mailbox is new and empty: it can only have ended.
+            // Its mailbox is new and empty, so the only possible error is that it has ended.
             self.consumers.remove(&join.id);
         }
     }

@@ -1,12 +1,12 @@
-//! The fixtures that the simulator makes prices for: the original's four first, then as many more
-//! as asked.
+//! The fixtures that the simulator generates prices for: the original's four first, then as many
+//! more as configured.
 
 use crate::domain::ids::EventId;
 
-/// The most fixtures there are: a bound on what a mistyped setting can ask for.
+/// Maximum number of fixtures: limits the effect of a mistyped setting.
 pub const MAX_FIXTURES: usize = 100_000;
 
-/// The clubs, two and two as they meet in the first round; the first four pairs are the original's
+/// The clubs, in pairs as they play in the first round. The first four pairs are the original's
 /// matches.
 const CLUBS: [&str; 40] = [
     "Flamengo",
@@ -51,10 +51,10 @@ const CLUBS: [&str; 40] = [
     "Novorizontino",
 ];
 
-/// A match to be played.
+/// A scheduled match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fixture {
-    /// Its id, `MATCH_001` on.
+    /// The event id, starting at `MATCH_001`.
     pub event_id: EventId,
     /// The home side.
     pub home_team: &'static str,
@@ -62,9 +62,9 @@ pub struct Fixture {
     pub away_team: &'static str,
 }
 
-/// The first `count` fixtures, at most [`MAX_FIXTURES`]. Each club plays once a round and each
-/// other club once a leg; the second leg is played the other way round, and after that the season
-/// starts again, always under new ids.
+/// The first `count` fixtures, at most [`MAX_FIXTURES`]. Each club plays once per round and meets
+/// each other club once per leg. The second leg swaps home and away. After that the season repeats
+/// under new ids.
 pub fn fixtures(count: usize) -> Vec<Fixture> {
     (0..count.min(MAX_FIXTURES)).filter_map(fixture).collect()
 }
@@ -89,8 +89,8 @@ fn fixture(number: usize) -> Option<Fixture> {
     })
 }
 
-/// Who sits at a place of the table in a round: the first club keeps its seat, the others move on
-/// by one each round, and whoever sit across from each other play. In the first round these are
+/// Round-robin schedule (circle method): the first club keeps its seat, the others move on by one
+/// seat each round, and clubs in opposite seats play each other. In the first round these are
 /// neighbours in the list.
 fn club_at(place: usize, round: usize) -> &'static str {
     let others = CLUBS.len() - 1;
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_originals_four_come_first() {
+    fn original_fixtures_come_first() {
         let first: Vec<_> = fixtures(6)
             .into_iter()
             .map(|fixture| {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_never_repeat_and_nobody_plays_himself() {
+    fn ids_are_unique_and_teams_differ() {
         let all = fixtures(5_000);
         assert_eq!(all.len(), 5_000);
         assert_eq!(
@@ -156,8 +156,9 @@ mod tests {
         assert_eq!(fixtures(usize::MAX).len(), MAX_FIXTURES);
     }
 
+    /// Each club plays once per round, and each other club home and away in a season.
     #[test]
-    fn each_club_plays_once_a_round_and_each_other_club_home_and_away_in_a_season() {
+    fn season_is_a_double_round_robin() {
         let all = fixtures(40 * 39);
         for round in all.chunks(20) {
             let clubs: HashSet<_> = round

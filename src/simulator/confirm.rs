@@ -1,57 +1,57 @@
-//! Whether the supplier takes a bet: four of five unless told otherwise, and the same answer again
+//! Decides whether the supplier confirms a bet: four of five by default, and always the same answer
 //! for the same bet.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::json;
 
-/// A question of `POST /supplier/confirm`. As in the original only the shape is looked at, except
-/// that a bet has an id.
+/// The request body of `POST /supplier/confirm`. As in the original, only its shape is checked,
+/// except that the bet id must not be empty.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ConfirmRequest {
-    /// The bet.
+    /// The bet id.
     #[serde(rename = "betId")]
     pub bet_id: String,
-    /// Who bets.
+    /// The user who placed the bet.
     #[serde(rename = "userId", default)]
     pub user_id: Option<String>,
-    /// On which event.
+    /// The event of the bet.
     #[serde(rename = "eventId", default)]
     pub event_id: Option<String>,
-    /// The stake.
+    /// The stake, in cents.
     #[serde(default)]
     pub stake_cents: Option<i64>,
-    /// The odds that the better saw.
+    /// The odds that the bettor saw.
     #[serde(default)]
     pub odd_value: Option<f64>,
 }
 
-/// Why a body is not a question.
+/// Why a body is not a confirmation request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadConfirmRequest {
-    /// No JSON, or a field is missing or of the wrong kind.
+    /// Not JSON, or a field is missing or has the wrong type.
     #[error("not a confirmation request: {0}")]
     Malformed(String),
-    /// The id of the bet is empty.
+    /// The bet id is empty.
     #[error("betId is empty")]
     NoBetId,
 }
 
-/// The supplier's word on a bet.
+/// The supplier's decision on a bet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ConfirmStatus {
-    /// It takes the bet.
+    /// The bet is confirmed.
     Confirmed,
-    /// It does not.
+    /// The bet is rejected.
     Rejected,
 }
 
 impl ConfirmStatus {
-    /// Both.
+    /// Both decisions.
     pub const ALL: [ConfirmStatus; 2] = [ConfirmStatus::Confirmed, ConfirmStatus::Rejected];
 
-    /// A word for metrics.
+    /// The label value in metrics.
     pub fn label(self) -> &'static str {
         match self {
             ConfirmStatus::Confirmed => "confirmed",
@@ -60,21 +60,21 @@ impl ConfirmStatus {
     }
 }
 
-/// The answer.
+/// The response of `POST /supplier/confirm`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfirmResponse {
-    /// Whether it takes the bet.
+    /// The decision.
     pub status: ConfirmStatus,
-    /// What the supplier calls the bet.
+    /// The supplier's reference of the bet.
     pub provider_ref: String,
-    /// Why not, where it does not.
+    /// The reason, if the bet is rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
 }
 
 impl ConfirmRequest {
-    /// Reads a body. Unknown fields are ignored: each platform sends more than the original does.
+    /// Parses a body. Unknown fields are ignored: each platform sends more than the original does.
     pub fn from_json(body: &[u8]) -> Result<ConfirmRequest, BadConfirmRequest> {
         let request: ConfirmRequest = json::from_slice(body)
             .map_err(|error| BadConfirmRequest::Malformed(error.to_string()))?;
@@ -86,17 +86,17 @@ impl ConfirmRequest {
     }
 }
 
-/// Whether a bet is one of those that are rejected, which are this share of all. Decided by its id
-/// alone, so that the answer outlives restarts and does not depend on a seed.
+/// Whether a bet belongs to the fraction that is rejected. Depends on its id alone, so that the
+/// answer survives restarts and does not depend on a seed.
 pub fn is_rejected(bet_id: &str, reject_share: f64) -> bool {
     let hash = stable_hash(bet_id.as_bytes());
-    // In hundredths of all bets, and ten thousandths of those.
+    // A percentile from 0 to 100 with four decimal places.
     let place = (hash % 100) as f64 + (hash / 100 % 10_000) as f64 / 10_000.0;
     place >= 100.0 - 100.0 * reject_share
 }
 
 impl ConfirmResponse {
-    /// What is answered for a bet; `rejected` says why, where it is not taken.
+    /// Creates the response for a bet; `rejected` is the reason if it is rejected.
     pub fn new(bet_id: &str, rejected: Option<&'static str>) -> ConfirmResponse {
         ConfirmResponse {
             status: if rejected.is_none() {
@@ -110,8 +110,8 @@ impl ConfirmResponse {
     }
 }
 
-/// FNV-1a, stirred at the end so that ids which differ only in their last characters spread too.
-/// The standard library's hasher may change with its version; this one stays.
+/// FNV-1a with a final mixing step, so that ids that differ only in their last characters spread
+/// too. The standard library's hasher may change with its version; this one does not.
 fn stable_hash(bytes: &[u8]) -> u64 {
     let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answers_on_the_wire_stay_as_they_are_for_ever() {
+    fn wire_answers_never_change() {
         let all = [
             "0192f0c1-7a9e-7000-8000-000000000001",
             "bet-1",
@@ -166,15 +166,16 @@ mod tests {
     }
 
     #[test]
-    fn four_of_five_are_taken() {
+    fn four_of_five_bets_are_confirmed() {
         let taken = (0..10_000)
             .filter(|bet| confirm(&format!("bet-{bet}")).status == ConfirmStatus::Confirmed)
             .count();
         assert!((7_800..8_200).contains(&taken), "{taken}");
     }
 
+    /// A larger fraction rejects all bets that a smaller one rejects.
     #[test]
-    fn any_share_is_rejected_and_a_greater_one_rejects_those_of_a_smaller_one_too() {
+    fn rejected_fraction_is_accurate_and_nested() {
         let rejected = |share| {
             (0..10_000)
                 .filter(|bet| is_rejected(&format!("bet-{bet}"), share))
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_the_original_sends() {
+    fn original_request_is_accepted() {
         let body = br#"{"betId":"b","userId":"u","eventId":"MATCH_001","stake_cents":500,"odd_value":1.87,"more":[]}"#;
         let request = ConfirmRequest::from_json(body).unwrap();
         assert_eq!(
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_question() {
+    fn invalid_requests_are_rejected() {
         let refuse = |body: &str| {
             ConfirmRequest::from_json(body.as_bytes())
                 .unwrap_err()
@@ -225,7 +226,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_same_bet_gets_the_same_answer_and_no_id_panics(bet_id in ".{0,20}") {
+        fn same_bet_gets_same_answer(bet_id in ".{0,20}") {
             let answer = confirm(&bet_id);
             prop_assert_eq!(&answer, &confirm(&bet_id));
             prop_assert!(answer.provider_ref.strip_prefix("SUP-").is_some_and(|rest| bet_id.starts_with(rest)));
@@ -233,7 +234,7 @@ mod tests {
         }
 
         #[test]
-        fn any_body_is_read_or_refused_but_never_panics(body in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn random_body_never_panics(body in proptest::collection::vec(any::<u8>(), 0..100)) {
             let _ = ConfirmRequest::from_json(&body);
         }
     }

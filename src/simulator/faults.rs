@@ -1,5 +1,5 @@
-//! How the supplier fails those who ask it for a confirmation: for each question anew, so that the
-//! next may succeed.
+//! Simulated faults of confirmation requests. They are drawn for each request, so that a retry may
+//! succeed.
 
 use std::time::Duration;
 
@@ -7,29 +7,29 @@ use crate::config::settings::SimulatorSettings;
 use crate::domain::string_enum::string_enum;
 
 string_enum! {
-    /// A fault.
+    /// A simulated fault.
     Fault, "fault of the simulator", {
-        /// The bet is in the books, and nothing is answered.
+        /// The bet is recorded, and the request is left unanswered.
         Silent = "silent",
-        /// The bet is in the books, and the answer cannot be read.
+        /// The bet is recorded, and the response is unreadable.
         Garbage = "garbage",
-        /// The bet does not come to the books: 500.
+        /// The bet is not recorded: status 500.
         Error = "error",
     }
 }
 
-/// How often it fails, and how long it takes to answer.
+/// How often the supplier fails, and how long it takes to answer.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultPlan {
-    /// Before each answer.
+    /// Delay before each response.
     pub delay: Duration,
-    /// Of all questions so many meet a fault, 0 to 1; each is drawn by itself, in the order of
-    /// [`Fault::ALL`].
+    /// The fraction (0 to 1) of requests that each fault affects. The faults are drawn
+    /// independently, in the order of [`Fault::ALL`].
     shares: [(Fault, f64); 3],
 }
 
 impl FaultPlan {
-    /// As the settings say.
+    /// Reads the plan from the settings.
     pub fn new(settings: &SimulatorSettings) -> FaultPlan {
         let shares = [
             (Fault::Silent, settings.simulator_confirm_silent_share),
@@ -42,14 +42,14 @@ impl FaultPlan {
         }
     }
 
-    /// What goes wrong with a question.
+    /// Draws the fault of a request, if any.
     pub fn draw(&self, random: &mut fastrand::Rng) -> Option<Fault> {
-        let met = self.shares.iter().find(|(_, share)| random.f64() < *share);
-        met.map(|(fault, _)| *fault)
+        let drawn = self.shares.iter().find(|(_, share)| random.f64() < *share);
+        drawn.map(|(fault, _)| *fault)
     }
 }
 
-/// What cannot be read, of several kinds.
+/// An unreadable response, of several kinds.
 pub fn garbage(random: &mut fastrand::Rng) -> &'static str {
     const KINDS: [&str; 5] = [
         "",
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_come_as_often_as_they_should() {
+    fn fault_frequency_matches_settings() {
         let mut random = fastrand::Rng::with_seed(7);
         let mut count = |plan: FaultPlan, fault| {
             (0..10_000)

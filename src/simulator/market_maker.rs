@@ -1,5 +1,5 @@
-//! The market maker: which market moves next, and what its prices become. Pure: time is given in,
-//! chance is seeded.
+//! The market maker: selects the market that moves next and computes its new prices. Deterministic:
+//! the time is passed in, and the random numbers are seeded.
 
 use fastrand::Rng;
 
@@ -12,31 +12,31 @@ use crate::domain::odds::status::{MarketStatus, SelectionStatus};
 use crate::domain::odds::update::{OddsUpdate, Revision, Selection};
 use crate::domain::timestamp::Timestamp;
 
-/// What the simulator calls itself in its updates.
+/// The source name of the simulator's updates.
 pub const SOURCE: &str = "supplier-simulator";
 
-/// A market is suspended about once in so many of its updates.
+/// A market is suspended about once in this many of its updates.
 const SUSPENDED_ONCE_IN: u32 = 80;
-/// So many times the usual step is what moved the prices of a market while it was suspended.
+/// How many times the usual step prices move while a market is suspended.
 const STEP_WHEN_REOPENED: f64 = 6.0;
-/// The lines of total goals, in thousandths, with the log-odds of more goals in a usual match.
+/// The lines of total goals, in thousandths, with the log-odds of more goals in an average match.
 const GOAL_LINES: [(i32, f64); 3] = [(1_500, 1.1), (2_500, 0.05), (3_500, -0.95)];
 
-/// A market, and what moves it.
+/// A market with the state that moves its prices.
 struct QuotedMarket {
     event: usize,
     question: Question,
     margin: Walk,
-    /// While it is suspended: after how many more of its updates it is opened again.
+    /// While the market is suspended: the number of updates until it reopens.
     reopens_in: Option<u32>,
     latest: OddsUpdate,
 }
 
-/// Makes the prices of all markets of all events, one update at a time.
+/// Generates the prices of all markets of all events, one update at a time.
 pub struct MarketMaker {
     truths: Vec<Truth>,
     markets: Vec<QuotedMarket>,
-    /// The markets that have yet to move in this round; the last one is next.
+    /// The markets that have not moved in this round yet; the last one is next.
     round: Vec<usize>,
     random: Rng,
     clock: Timestamp,
@@ -44,8 +44,8 @@ pub struct MarketMaker {
 
 impl MarketMaker {
     /// Opens these markets for the first `events` fixtures of the catalogue (at most
-    /// [`catalogue::MAX_FIXTURES`]), each in version 1 as of `now`. A market that is named twice
-    /// counts once.
+    /// [`catalogue::MAX_FIXTURES`]), each with version 1 as of `now`. Duplicate markets are
+    /// ignored.
     pub fn new(
         events: usize,
         markets: &[SimulatedMarket],
@@ -77,12 +77,12 @@ impl MarketMaker {
         }
     }
 
-    /// Moves the next market and gives its new state; `None` where there is no market at all.
+    /// Moves the next market and returns its new state, or `None` if there are no markets.
     ///
-    /// Each market moves once a round, and each round goes through them in another order.
+    /// Each market moves once per round; the order is shuffled for each round.
     pub fn next(&mut self, now: Timestamp) -> Option<OddsUpdate> {
-        let place = self.advance(now)?;
-        self.market(place).cloned()
+        let index = self.advance(now)?;
+        self.market(index).cloned()
     }
 
     /// The latest state of each market.
@@ -93,31 +93,31 @@ impl MarketMaker {
             .collect()
     }
 
-    /// Moves the next market and gives its place among all markets.
+    /// Moves the next market and returns its index.
     pub fn advance(&mut self, now: Timestamp) -> Option<usize> {
         if self.round.is_empty() {
             self.round.extend(0..self.markets.len());
             self.random.shuffle(&mut self.round);
         }
-        let place = self.round.pop()?;
+        let index = self.round.pop()?;
         self.clock = self.clock.max(now);
-        let market = self.markets.get_mut(place)?;
+        let market = self.markets.get_mut(index)?;
         let truth = self.truths.get_mut(market.event)?;
         market.move_on(truth, &mut self.random, self.clock);
-        Some(place)
+        Some(index)
     }
 
-    /// The latest state of the market at a place.
-    pub fn market(&self, place: usize) -> Option<&OddsUpdate> {
-        self.markets.get(place).map(|market| &market.latest)
+    /// The latest state of the market with this index.
+    pub fn market(&self, index: usize) -> Option<&OddsUpdate> {
+        self.markets.get(index).map(|market| &market.latest)
     }
 
-    /// How many markets there are.
+    /// The number of markets.
     pub fn len(&self) -> usize {
         self.markets.len()
     }
 
-    /// Whether there is no market at all.
+    /// Whether there are no markets.
     pub fn is_empty(&self) -> bool {
         self.markets.is_empty()
     }
@@ -201,7 +201,8 @@ fn offers(kind: SimulatedMarket, fixture: &Fixture) -> Vec<Offer> {
     }
 }
 
-/// Prices an offer for the first time. `None` only for names that are no ids, and ours are.
+/// Sets the initial prices of an offer. `None` only for invalid names, and all names here are
+/// valid.
 fn open(
     event: usize,
     fixture: &Fixture,
@@ -210,7 +211,7 @@ fn open(
     random: &mut Rng,
     now: Timestamp,
 ) -> Option<QuotedMarket> {
-    // Well inside of 1.03 to 1.10: rounding each price to thousandths moves the sum by less than
+    // Well within 1.03 to 1.10: rounding each price to thousandths changes the sum by less than
     // 0.002.
     let margin = Walk::new(1.05 + 0.03 * random.f64(), 0.012, 0.002);
     let selection = |((id, name), probability): ((&str, String), f64)| {
@@ -291,13 +292,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_frame_of_a_seed() {
+    fn seed_gives_known_first_frame() {
         let maker = MarketMaker::new(1, &ALL[..1], 7, at(0));
         insta::assert_snapshot!(maker.current()[0].to_json(), @r#"{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":2.032,"draw":3.937,"away":3.238},"selections":[{"id":"home","name":"Flamengo","price":2.032,"status":"active"},{"id":"draw","name":"Draw","price":3.937,"status":"active"},{"id":"away","name":"Palmeiras","price":3.238,"status":"active"}],"status":"open","updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":1}"#);
     }
 
     #[test]
-    fn all_markets_with_their_lines_are_open_from_the_start() {
+    fn all_markets_start_open() {
         let maker = MarketMaker::new(2, &[ALL[0], ALL[1], ALL[2], ALL[0]], 1, at(0));
         let keys: Vec<_> = maker.current().iter().map(key).collect();
         let of = |event: &str| {
@@ -321,13 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_market_there_is_nothing_to_move() {
+    fn no_markets_give_no_update() {
         assert!(MarketMaker::new(3, &[], 1, at(0)).next(at(1)).is_none());
         assert!(MarketMaker::new(0, &ALL, 1, at(0)).is_empty());
     }
 
     #[test]
-    fn a_clock_that_goes_back_does_not_take_the_time_back() {
+    fn update_time_never_goes_back() {
         let mut maker = maker(1, 3);
         let times: Vec<_> = [500, 100, 600]
             .into_iter()
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn markets_are_suspended_now_and_then_and_open_again() {
+    fn markets_are_suspended_and_reopened() {
         let mut maker = maker(4, 11);
         let updates: Vec<_> = (0..20_000)
             .map(|now| maker.next(at(now)).unwrap())
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn prices_go_up_and_down_but_not_far_at_once() {
+    fn prices_move_in_small_steps() {
         let mut maker = MarketMaker::new(1, &ALL[..1], 5, at(0));
         let homes: Vec<_> = (1..2_000)
             .filter_map(|now| {
@@ -379,8 +380,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
+        /// Margins stay within bounds, prices are valid, and the wire format round-trips.
         #[test]
-        fn margins_hold_prices_are_valid_and_the_wire_form_reads_back(seed in any::<u64>()) {
+        fn margins_and_prices_stay_valid(seed in any::<u64>()) {
             let mut maker = maker(3, seed);
             let moved = (1..600).map(|now| maker.next(at(now)).unwrap()).collect::<Vec<_>>();
             for update in maker.current().iter().chain(&moved) {
@@ -391,14 +393,15 @@ mod tests {
             }
         }
 
+        /// Each market moves once per round, and each update is newer than the one before.
         #[test]
-        fn each_market_moves_once_a_round_and_each_update_is_newer(seed in any::<u64>()) {
+        fn each_market_moves_once_per_round(seed in any::<u64>()) {
             let mut maker = maker(2, seed);
             let mut latest: HashMap<_, _> = maker.current().into_iter().map(|one| (key(&one), one)).collect();
             for round in 0..40i64 {
                 let mut seen = std::collections::HashSet::new();
                 for _ in 0..maker.len() {
-                    // The clock stands still for three rounds at a time.
+                    // The clock advances only every three rounds.
                     let update = maker.next(at(round / 3)).unwrap();
                     let before = latest.insert(key(&update), update.clone()).unwrap();
                     prop_assert!(update.revision > before.revision);
@@ -410,7 +413,7 @@ mod tests {
         }
 
         #[test]
-        fn a_suspended_market_keeps_its_prices_and_opens_again_soon(seed in any::<u64>()) {
+        fn suspended_market_keeps_prices_until_reopened(seed in any::<u64>()) {
             let mut maker = MarketMaker::new(1, &ALL, seed, at(0));
             let mut latest: HashMap<_, _> = maker.current().into_iter().map(|one| (key(&one), (one, 0))).collect();
             for now in 0..1_500 {
@@ -426,7 +429,7 @@ mod tests {
         }
 
         #[test]
-        fn more_goals_are_always_less_likely(seed in any::<u64>()) {
+        fn higher_goal_lines_are_less_likely(seed in any::<u64>()) {
             let mut maker = MarketMaker::new(2, &[SimulatedMarket::TotalGoals], seed, at(0));
             for now in 0..500 {
                 maker.next(at(now));
@@ -440,7 +443,7 @@ mod tests {
         }
 
         #[test]
-        fn the_same_seed_walks_the_same_way_again(seed in any::<u64>(), events in 1usize..5) {
+        fn same_seed_gives_same_updates(seed in any::<u64>(), events in 1usize..5) {
             let walk = |seed| {
                 let mut maker = maker(events, seed);
                 (0..200).map(|now| maker.next(at(now)).unwrap()).collect::<Vec<_>>()

@@ -1,5 +1,4 @@
-//! A supplier for development: streams odds that move to any number of consumers, and answers for
-//! bets.
+//! A supplier for development: streams moving odds to any number of consumers, and confirms bets.
 
 pub mod bet_register;
 mod broadcaster;
@@ -32,23 +31,23 @@ use crate::http::latency::RouteLabels;
 use crate::http::streaming::frame_limit::FrameLimits;
 use crate::telemetry::metrics::SimulatorMetrics;
 
-/// What the server's threads have in common. The address stands here once: each clone of one would
-/// add to its mailbox.
+/// State shared by the server's threads. There is a single copy of the actor's address, because
+/// each clone would add to its mailbox capacity.
 struct Shared {
     broadcaster: Addr<Broadcaster>,
     metrics: SimulatorMetrics,
     sessions: watch::Sender<usize>,
     ids: AtomicU64,
-    /// One for all threads: parallel questions about one bet get one answer.
+    /// Shared by all threads, so that parallel requests about one bet get the same answer.
     books: Mutex<BetRegister>,
     faults: FaultPlan,
     random: Mutex<fastrand::Rng>,
-    /// What consumers may send.
+    /// Limits on what consumers may send.
     frames: Arc<FrameLimits>,
 }
 
 impl Shared {
-    // Nothing panics while it holds one of these locks.
+    // No code panics while it holds one of these locks.
     fn books(&self) -> MutexGuard<'_, BetRegister> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,7 +61,7 @@ impl Shared {
     }
 }
 
-/// The routes whose latency is measured.
+/// The routes with latency metrics.
 pub const ROUTES: &[RouteLabels] = server::ROUTES;
 
 /// A running simulator.
@@ -71,8 +70,7 @@ pub struct SimulatorHandle {
     shared: Arc<Shared>,
 }
 
-/// Starts the market maker on an arbiter. It makes updates from now on, whether or not anybody
-/// listens.
+/// Starts the market maker on an arbiter. It generates updates from now on, even without consumers.
 pub fn start(
     settings: &SimulatorSettings,
     metrics: SimulatorMetrics,
@@ -86,9 +84,9 @@ pub fn start(
         Timestamp::now(),
     );
     let pace = Pace::new(settings.simulator_rate, Instant::now());
-    log::debug!(markets = maker.len(), rate = settings.simulator_rate, seed = seed; "the simulator makes prices");
+    log::debug!(markets = maker.len(), rate = settings.simulator_rate, seed = seed; "simulator started");
     for status in ConfirmStatus::ALL {
-        // So that both answers are in the metrics before the first question.
+        // Both labels appear in the metrics before the first request.
         metrics.confirmations.with_label_values(&[status.label()]);
     }
     let broadcaster = Broadcaster::new(maker, pace, metrics.clone());
@@ -109,18 +107,18 @@ pub fn start(
 }
 
 impl SimulatorHandle {
-    /// Registers `GET /ws` and what is under `/supplier/`, and a 404 for the rest.
+    /// Registers `GET /ws`, the routes under `/supplier/`, and a 404 for all other paths.
     ///
-    /// A consumer that has stopped reading can be ended only where the server keeps an
+    /// A consumer that has stopped reading can only be closed if the server stores an
     /// `Arc<socket2::Socket>` of each connection as its connection data.
     pub fn routes(&self) -> impl FnOnce(&mut ServiceConfig) + Clone + Send + 'static + use<> {
         let shared = self.shared.clone();
         move |config| server::configure(config, shared)
     }
 
-    /// Makes no more updates, closes every consumer with 1001, and waits until they have gone: at
-    /// most about two seconds, since one that does not take its close frame is cut off. Consumers
-    /// that come later are closed at once.
+    /// Stops generating updates, closes every consumer with 1001, and waits until they are gone.
+    /// This takes at most about two seconds, because a consumer that does not read its close frame
+    /// is cut off. Consumers that connect later are closed immediately.
     pub async fn stop(&self) {
         let mut sessions = self.shared.sessions.subscribe();
         if self.shared.broadcaster.send(Stop).await.is_err() {
@@ -128,11 +126,11 @@ impl SimulatorHandle {
         }
         let gone = sessions.wait_for(|sessions| *sessions == 0);
         if tokio::time::timeout(2 * CLOSE_GRACE, gone).await.is_err() {
-            log::warn!(consumers = self.consumers(); "not all consumers ended in time");
+            log::warn!(consumers = self.consumers(); "some consumers did not close in time");
         }
     }
 
-    /// How many consumers are connected.
+    /// The number of connected consumers.
     pub fn consumers(&self) -> usize {
         *self.shared.sessions.borrow()
     }

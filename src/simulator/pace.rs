@@ -1,26 +1,26 @@
-//! How many updates are due: as many as the rate says, whenever it is asked.
+//! Computes how many updates are due, so that the configured rate is met however often it is
+//! polled.
 
 use std::time::{Duration, Instant};
 
-/// What fell due while nobody asked for longer than this is left out: no flood after a standstill.
-const LONGEST_CATCH_UP: Duration = Duration::from_millis(100);
-/// Nobody needs to ask more often than this...
-const SHORTEST_WAIT: Duration = Duration::from_millis(5);
-/// ...nor less often: it is also how soon other work of the asker gets its turn.
-const LONGEST_WAIT: Duration = Duration::from_millis(250);
+/// Updates due from longer than this ago are skipped, so that a stall is not followed by a flood.
+const MAX_CATCH_UP: Duration = Duration::from_millis(100);
+/// Minimum time between polls...
+const MIN_WAIT: Duration = Duration::from_millis(5);
+/// ...and maximum time, which also limits how long other work of the caller has to wait.
+const MAX_WAIT: Duration = Duration::from_millis(250);
 
-/// Counts from the start on, not from question to question, so that it does not drift however it is
-/// asked.
+/// Counts from the start, not between polls, so that it does not drift.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     rate: f64,
     start: Instant,
-    /// How many fell due up to the last question.
+    /// The number of updates that were due at the last poll.
     counted: u64,
 }
 
 impl Pace {
-    /// `rate` a second from `start` on. A rate that is no number above 0 means never.
+    /// `rate` updates per second from `start` on. A rate that is not a number above 0 means never.
     pub fn new(rate: f64, start: Instant) -> Pace {
         Pace {
             rate: if rate.is_finite() { rate.max(0.0) } else { 0.0 },
@@ -29,7 +29,7 @@ impl Pace {
         }
     }
 
-    /// How many fell due since the last question, up to [`Pace::burst`].
+    /// The number of updates that became due since the last poll, up to [`Pace::burst`].
     pub fn due(&mut self, now: Instant) -> u64 {
         let so_far = (now.saturating_duration_since(self.start).as_secs_f64() * self.rate) as u64;
         let due = so_far.saturating_sub(self.counted);
@@ -37,17 +37,17 @@ impl Pace {
         due.min(self.burst())
     }
 
-    /// The most that [`Pace::due`] gives at once.
+    /// The maximum that [`Pace::due`] returns at once.
     pub fn burst(&self) -> u64 {
-        (self.rate * LONGEST_CATCH_UP.as_secs_f64()).ceil().max(1.0) as u64
+        (self.rate * MAX_CATCH_UP.as_secs_f64()).ceil().max(1.0) as u64
     }
 
-    /// When to ask again.
+    /// How long to wait before the next poll.
     pub fn wait(&self, now: Instant) -> Duration {
         let next = (self.counted as f64 + 1.0) / self.rate;
         let left = next - now.saturating_duration_since(self.start).as_secs_f64();
-        let left = Duration::try_from_secs_f64(left.max(0.0)).unwrap_or(LONGEST_WAIT);
-        left.clamp(SHORTEST_WAIT, LONGEST_WAIT)
+        let left = Duration::try_from_secs_f64(left.max(0.0)).unwrap_or(MAX_WAIT);
+        left.clamp(MIN_WAIT, MAX_WAIT)
     }
 }
 
@@ -58,18 +58,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_rate_adds_up() {
+    fn slow_rate_accumulates() {
         let start = Instant::now();
         let mut pace = Pace::new(0.1, start);
         let due: Vec<_> = (1..=4)
             .map(|half| pace.due(start + Duration::from_secs(half * 5)))
             .collect();
         assert_eq!(due, [0, 1, 0, 1]);
-        assert_eq!(pace.wait(start + Duration::from_secs(20)), LONGEST_WAIT);
+        assert_eq!(pace.wait(start + Duration::from_secs(20)), MAX_WAIT);
     }
 
     #[test]
-    fn a_standstill_is_not_made_up_for() {
+    fn stall_is_not_caught_up() {
         let start = Instant::now();
         let mut pace = Pace::new(1_000.0, start);
         assert_eq!(pace.due(start + Duration::from_secs(3_600)), 100);
@@ -78,18 +78,18 @@ mod tests {
     }
 
     #[test]
-    fn no_rate_is_never_due() {
+    fn invalid_rate_is_never_due() {
         let start = Instant::now();
         for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             let mut pace = Pace::new(rate, start);
             assert_eq!(pace.due(start + Duration::from_secs(9)), 0, "{rate}");
-            assert_eq!(pace.wait(start), LONGEST_WAIT, "{rate}");
+            assert_eq!(pace.wait(start), MAX_WAIT, "{rate}");
         }
     }
 
     proptest! {
         #[test]
-        fn it_keeps_the_rate_however_it_is_asked(
+        fn rate_is_kept_for_any_polling(
             rate in prop_oneof![0.1..10.0f64, 10.0..50_000.0f64],
             steps in proptest::collection::vec(0u64..90_000, 1..300),
         ) {
@@ -104,7 +104,7 @@ mod tests {
         }
 
         #[test]
-        fn whoever_waits_as_told_misses_nothing(rate in 0.1..50_000.0f64) {
+        fn suggested_wait_misses_nothing(rate in 0.1..50_000.0f64) {
             let start = Instant::now();
             let mut pace = Pace::new(rate, start);
             let (mut now, mut made) = (start, 0);

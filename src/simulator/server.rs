@@ -1,5 +1,5 @@
-//! The simulator's addresses: `GET /ws`, `POST /supplier/confirm`, `POST /supplier/cancel` and `GET
-//! /supplier/bets/{id}`.
+//! The simulator's HTTP routes: `GET /ws`, `POST /supplier/confirm`, `POST /supplier/cancel` and
+//! `GET /supplier/bets/{id}`.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,9 +26,9 @@ use crate::http::streaming::frame_limit::{FrameLimiter, FrameLimits, UnfinishedB
 use crate::http::streaming::handshake;
 use crate::runtime::connection::ConnectionHandle;
 
-/// How long a silent supplier holds on to a question. Whoever asks has given up long before.
-const SILENCE: Duration = Duration::from_secs(60);
-/// What a consumer may send, who has nothing to say but pongs.
+/// How long a request is held if the supplier is silent. The client's timeout is much shorter.
+const SILENT_HOLD: Duration = Duration::from_secs(60);
+/// Limits on what a consumer may send; it only needs to send pongs.
 pub(super) fn frame_limits() -> FrameLimits {
     FrameLimits {
         largest: 16 * 1024,
@@ -38,7 +38,7 @@ pub(super) fn frame_limits() -> FrameLimits {
     }
 }
 
-/// The routes whose latency is measured.
+/// The routes with latency metrics.
 pub(super) const ROUTES: &[RouteLabels] = &[
     ("/ws", "GET"),
     ("/supplier/confirm", "POST"),
@@ -52,7 +52,7 @@ impl Timed for Shared {
     }
 }
 
-/// Registers the addresses, and an answer for every other.
+/// Registers the routes and the default responses.
 pub(super) fn configure(config: &mut web::ServiceConfig, shared: Arc<Shared>) {
     let get_only = web::to(|request| method_not_allowed(request, "GET"));
     let get_a_bet_only = web::to(|request| method_not_allowed(request, "GET"));
@@ -90,7 +90,7 @@ async fn connect(
 ) -> Result<HttpResponse, ApiError> {
     check_page(request.headers(), &[])?;
     let mut answer = handshake::accept(&request)?;
-    // Put there when the connection was accepted; without it a consumer that has stopped reading is
+    // Stored when the connection was accepted. Without it, a consumer that has stopped reading is
     // only forgotten.
     let connection = request.conn_data::<ConnectionHandle>().cloned();
     let guarded = request.conn_data::<Rc<Connection>>();
@@ -130,17 +130,15 @@ async fn confirm_bet(
             .with_label_values(&[fault.as_str()])
             .inc();
     }
-    // Before the wait: a bet whose answer is lost or late is in the books all the same.
+    // Decided before the delay: a bet whose response is lost or late is recorded anyway.
     let answer = (fault != Some(Fault::Error)).then(|| shared.books().confirm(&request.bet_id));
     tokio::time::sleep(shared.faults.delay).await;
     let answer = match (fault, answer) {
         (Some(Fault::Error), _) | (_, None) => {
-            return Ok(
-                HttpResponse::InternalServerError().body("the supplier fails, as it was told to")
-            );
+            return Ok(HttpResponse::InternalServerError().body("simulated supplier fault"));
         }
         (Some(Fault::Silent), _) => {
-            tokio::time::sleep(SILENCE).await;
+            tokio::time::sleep(SILENT_HOLD).await;
             return Ok(HttpResponse::GatewayTimeout().finish());
         }
         (Some(Fault::Garbage), _) => {
@@ -161,7 +159,7 @@ async fn confirm_bet(
         event = request.event_id.as_deref(),
         stake_cents = request.stake_cents,
         odd_value = request.odd_value;
-        "a bet is {}", answer.status.label()
+        "bet {}", answer.status.label()
     );
     Ok(HttpResponse::Ok().json(answer))
 }
@@ -179,7 +177,7 @@ async fn cancel_bet(
     }
     shared.books().cancel(&request.bet_id);
     shared.metrics.cancellations.inc();
-    log::debug!(bet = request.bet_id.as_str(); "a bet is cancelled");
+    log::debug!(bet = request.bet_id.as_str(); "bet cancelled");
     Ok(HttpResponse::Ok().json(serde_json::json!({ "status": BookedStatus::Cancelled })))
 }
 

@@ -1,5 +1,5 @@
-//! The actor of one consumer of `/ws`: writes what it is handed, answers pings, listens to nothing
-//! else.
+//! The actor of one consumer of `/ws`: writes the updates that it receives, answers pings, and
+//! ignores all other messages.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,34 +17,33 @@ use crate::http::connections::Connection;
 use crate::http::streaming::frame_limit::Violation;
 use crate::runtime::connection::ConnectionHandle;
 
-/// How many pushes wait for one consumer before it counts as lagging.
+/// The number of queued pushes above which a consumer counts as lagging.
 pub(super) const QUEUE: usize = 64;
-/// How often a consumer is pinged.
-const PING_EVERY: Duration = Duration::from_secs(15);
-/// One that says nothing for so long, not even a pong, is gone without a word.
+/// Interval between pings to a consumer.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a consumer may be silent, without even a pong, before it counts as gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 
-/// A consumer's place: counted as long as it is held, and given up with the session however that
-/// ends.
-struct Seat {
+/// Counts a connected consumer. The count ends with the session, however it ends.
+struct ConsumerGuard {
     id: u64,
     shared: Arc<Shared>,
 }
 
-impl Seat {
-    fn take(shared: Arc<Shared>) -> Seat {
+impl ConsumerGuard {
+    fn take(shared: Arc<Shared>) -> ConsumerGuard {
         shared.metrics.connections.inc();
         shared.sessions.send_modify(|sessions| *sessions += 1);
-        Seat {
+        ConsumerGuard {
             id: shared.next_id(),
             shared,
         }
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConsumerGuard {
     fn drop(&mut self) {
-        // Once in the life of a consumer, so past the bound of the mailbox.
+        // Bypasses the mailbox limit, at most once per consumer.
         self.shared.broadcaster.do_send(Leave(self.id));
         self.shared.metrics.connections.dec();
         self.shared
@@ -53,12 +52,12 @@ impl Drop for Seat {
     }
 }
 
-/// See the module.
+/// The session actor; see the module documentation.
 pub(super) struct Session {
-    seat: Seat,
+    guard: ConsumerGuard,
     socket: Option<ConnectionHandle>,
     connection: Option<Rc<Connection>>,
-    heard: Instant,
+    last_received: Instant,
     violation: Violation,
 }
 
@@ -70,24 +69,24 @@ impl Session {
         violation: Violation,
     ) -> Session {
         Session {
-            seat: Seat::take(shared),
+            guard: ConsumerGuard::take(shared),
             socket,
             connection,
-            heard: Instant::now(),
+            last_received: Instant::now(),
             violation,
         }
     }
 
-    fn beat(&mut self, ctx: &mut WebsocketContext<Session>) {
-        if self.heard.elapsed() >= SILENCE_LIMIT {
-            log::debug!(consumer = self.seat.id; "a consumer answers nothing and is given up");
+    fn check_liveness(&mut self, ctx: &mut WebsocketContext<Session>) {
+        if self.last_received.elapsed() >= SILENCE_LIMIT {
+            log::debug!(consumer = self.guard.id; "closing silent consumer");
             return end(ctx, CloseCode::Policy);
         }
         ctx.ping(b"");
     }
 }
 
-/// Says good-bye and writes nothing after it.
+/// Sends a close frame and writes nothing after it.
 fn end(ctx: &mut WebsocketContext<Session>, code: CloseCode) {
     ctx.close(Some(CloseReason {
         code,
@@ -101,13 +100,13 @@ impl Actor for Session {
 
     fn started(&mut self, ctx: &mut WebsocketContext<Session>) {
         ctx.set_mailbox_capacity(QUEUE);
-        ctx.run_interval(PING_EVERY, Session::beat);
+        ctx.run_interval(PING_INTERVAL, Session::check_liveness);
         let join = Join {
-            id: self.seat.id,
+            id: self.guard.id,
             outlet: ctx.address().recipient(),
             socket: self.socket.take(),
         };
-        let joining = self.seat.shared.broadcaster.send(join).into_actor(self);
+        let joining = self.guard.shared.broadcaster.send(join).into_actor(self);
         ctx.spawn(joining.map(|joined, _, ctx| {
             if joined.is_err() {
                 end(ctx, CloseCode::Restart);
@@ -116,7 +115,8 @@ impl Actor for Session {
     }
 
     fn stopped(&mut self, _: &mut WebsocketContext<Session>) {
-        // The consumer may not take the rest, which keeps this session and its guard.
+        // The consumer may never read the remaining bytes, which keep this session and its guard
+        // alive.
         if let Some(connection) = &self.connection {
             connection.session_ended();
         }
@@ -132,7 +132,7 @@ impl Handler<Push> for Session {
                 for frame in frames.iter() {
                     ctx.text(frame.clone());
                 }
-                self.seat
+                self.guard
                     .shared
                     .metrics
                     .messages_sent
@@ -149,7 +149,7 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
         message: Result<Message, ProtocolError>,
         ctx: &mut WebsocketContext<Session>,
     ) {
-        self.heard = Instant::now();
+        self.last_received = Instant::now();
         match message {
             Ok(Message::Ping(data)) => ctx.pong(&data),
             Ok(Message::Close(reason)) => {
@@ -159,7 +159,7 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
                 }));
                 ctx.stop();
             }
-            // A supplier only speaks: whatever else a consumer says is passed over, as in the
+            // A supplier only sends: all other messages of a consumer are ignored, as in the
             // original.
             Ok(_) => {}
             Err(ProtocolError::Overflow) => end(ctx, CloseCode::Size),

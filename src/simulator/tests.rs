@@ -1,4 +1,4 @@
-//! The simulator over real sockets, and the broadcaster before probes.
+//! The simulator over real sockets, and the broadcaster with probes as consumers.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -49,7 +49,7 @@ fn run(rate: f64) -> Running {
 }
 
 fn run_with(settings: SimulatorSettings) -> Running {
-    // What asks it about bets here has no provider of its own.
+    // The HTTP clients in these tests do not install a TLS provider themselves.
     crate::supplier::tls::install_provider();
     let metrics = SimulatorMetrics::new().unwrap();
     let handle = start(&settings, metrics.clone(), &Arbiter::current());
@@ -61,7 +61,7 @@ fn run_with(settings: SimulatorSettings) -> Running {
         .on_connect(|connection, data| {
             let stream = connection.downcast_ref::<TcpStream>().unwrap();
             let socket = SockRef::from(stream);
-            // A small buffer, so that a consumer which does not read is noticed soon.
+            // A small buffer, so that a consumer that does not read is detected quickly.
             socket.set_send_buffer_size(16 * 1024).unwrap();
             data.insert(ConnectionHandle::of(stream).unwrap());
         })
@@ -112,7 +112,7 @@ async fn until(condition: impl Fn() -> bool) {
     .await;
 }
 
-/// The next message that is no ping.
+/// The next message that is not a ping.
 async fn next(client: &mut Client) -> Option<Message> {
     loop {
         match within(client.next()).await?.ok()? {
@@ -135,11 +135,11 @@ async fn close_code(client: &mut Client) -> CloseCode {
     }
 }
 
-/// Checks that no update of any market is left out.
+/// Checks that no update of any market is skipped.
 #[derive(Default)]
-struct Ledger(HashMap<String, i64>);
+struct VersionCheck(HashMap<String, i64>);
 
-impl Ledger {
+impl VersionCheck {
     fn take(&mut self, update: &OddsUpdate) {
         let version = update.revision.version;
         let key = format!("{} {}", update.event_id, update.market);
@@ -150,37 +150,38 @@ impl Ledger {
 }
 
 #[actix_web::test]
-async fn a_consumer_gets_the_current_state_then_each_update() {
+async fn consumer_gets_state_then_updates() {
     let running = run(200.0);
     let mut first = running.connect().await;
-    let mut ledger = Ledger::default();
+    let mut versions = VersionCheck::default();
     for _ in 0..6 {
-        ledger.take(&next_update(&mut first).await);
+        versions.take(&next_update(&mut first).await);
     }
-    assert_eq!(ledger.0.len(), 6, "all six markets before any update");
+    assert_eq!(versions.0.len(), 6, "all six markets before any update");
     for _ in 0..50 {
-        ledger.take(&next_update(&mut first).await);
+        versions.take(&next_update(&mut first).await);
     }
     let mut late = running.connect().await;
-    let mut ledger = Ledger::default();
+    let mut versions = VersionCheck::default();
     let mut state = Vec::new();
     for _ in 0..6 {
         let update = next_update(&mut late).await;
-        ledger.take(&update);
+        versions.take(&update);
         state.push(update.revision.version);
     }
     assert!(state.iter().all(|version| *version > 5), "{state:?}");
-    ledger.take(&next_update(&mut late).await);
+    versions.take(&next_update(&mut late).await);
     running.end().await;
 }
 
 #[actix_web::test]
-async fn two_consumers_get_the_same() {
+async fn consumers_get_same_updates() {
     let running = run(500.0);
     let (mut one, mut other) = (running.connect().await, running.connect().await);
     until(|| running.handle.consumers() == 2).await;
     assert_eq!(running.metrics.connections.get(), 2);
-    // The other's state may be some updates newer; from its first update on they agree.
+    // The initial state of the second consumer may be some updates newer; from its first update on,
+    // both agree.
     for _ in 0..6 {
         next(&mut other).await.unwrap();
     }
@@ -199,8 +200,9 @@ async fn two_consumers_get_the_same() {
     running.end().await;
 }
 
+/// A consumer that stops reading is closed, and the other one misses no update.
 #[actix_web::test]
-async fn a_consumer_that_stops_reading_is_ended_and_the_other_misses_nothing() {
+async fn stalled_consumer_is_closed_alone() {
     let running = run(5_000.0);
     let mut good = running.connect().await;
     let mut stalled = TcpStream::connect(running.address).await.unwrap();
@@ -212,15 +214,15 @@ async fn a_consumer_that_stops_reading_is_ended_and_the_other_misses_nothing() {
     stalled.write_all(upgrade.as_bytes()).await.unwrap();
     until(|| running.handle.consumers() == 2).await;
 
-    let mut ledger = Ledger::default();
+    let mut versions = VersionCheck::default();
     within(async {
         while running.metrics.lagging_closed.get() == 0 || running.handle.consumers() == 2 {
-            ledger.take(&next_update(&mut good).await);
+            versions.take(&next_update(&mut good).await);
         }
     })
     .await;
     for _ in 0..1_000 {
-        ledger.take(&next_update(&mut good).await);
+        versions.take(&next_update(&mut good).await);
     }
     assert_eq!(running.metrics.lagging_closed.get(), 1);
     assert_eq!(
@@ -230,17 +232,17 @@ async fn a_consumer_that_stops_reading_is_ended_and_the_other_misses_nothing() {
         ),
         (1, 1)
     );
-    // The stalled one finds its connection cut.
+    // The connection of the stalled consumer is cut.
     let mut left = vec![0; 64 * 1024];
     within(async { while stalled.read(&mut left).await.is_ok_and(|count| count > 0) {} }).await;
-    // It may come back, and gets the state anew.
+    // It may reconnect and receives the state again.
     let mut again = running.connect().await;
     assert!(next_update(&mut again).await.revision.version > 1);
     running.end().await;
 }
 
 #[actix_web::test]
-async fn a_stop_closes_everyone_with_1001_and_lets_nobody_in() {
+async fn stop_closes_consumers_with_1001() {
     let running = run(50.0);
     let mut client = running.connect().await;
     next_update(&mut client).await;
@@ -249,7 +251,7 @@ async fn a_stop_closes_everyone_with_1001_and_lets_nobody_in() {
     assert_eq!(code, CloseCode::Away);
     assert!(
         next(&mut client).await.is_none(),
-        "the connection ends behind the close frame"
+        "the connection ends after the close frame"
     );
     assert_eq!(running.handle.consumers(), 0);
     let made = running.metrics.updates.get();
@@ -261,7 +263,7 @@ async fn a_stop_closes_everyone_with_1001_and_lets_nobody_in() {
 }
 
 #[actix_web::test]
-async fn pings_are_answered_and_talk_is_passed_over() {
+async fn pings_are_answered_other_messages_ignored() {
     let running = run(0.1);
     let mut client = running.connect().await;
     client.send(Message::text("hello")).await.unwrap();
@@ -280,7 +282,7 @@ async fn pings_are_answered_and_talk_is_passed_over() {
 }
 
 #[actix_web::test]
-async fn a_frame_that_is_too_big_ends_its_consumer() {
+async fn oversized_frame_closes_consumer() {
     let running = run(0.1);
     let mut client = running.connect().await;
     client
@@ -293,7 +295,7 @@ async fn a_frame_that_is_too_big_ends_its_consumer() {
 }
 
 #[actix_web::test]
-async fn confirming_a_bet() {
+async fn confirm_endpoint_answers_bets_and_errors() {
     let running = run(1.0);
     let http = reqwest::Client::new();
     let ask = |body: &str| {
@@ -363,7 +365,7 @@ async fn confirming_a_bet() {
     running.end().await;
 }
 
-/// A session that takes nothing until it is let go, then notes what it was handed.
+/// A session that processes nothing until it is released, then records the messages it receives.
 struct Probe {
     held: Option<tokio::sync::oneshot::Receiver<()>>,
     taken: tokio::sync::mpsc::UnboundedSender<Push>,
@@ -388,11 +390,13 @@ impl Handler<Push> for Probe {
     }
 }
 
+/// A lagging consumer keeps the updates it was sent, is closed with 1013, and is cut off after its
+/// grace period.
 #[actix_web::test]
-async fn a_lagging_consumer_keeps_what_it_was_handed_is_told_1013_and_is_cut_off_after_its_grace() {
+async fn lagging_consumer_gets_1013_and_cut_off() {
     let metrics = SimulatorMetrics::new().unwrap();
     let handle = start(&settings(500.0), metrics.clone(), &Arbiter::current());
-    let (let_go, held) = tokio::sync::oneshot::channel();
+    let (release, held) = tokio::sync::oneshot::channel();
     let (taken, mut pushes) = tokio::sync::mpsc::unbounded_channel();
     let probe = Probe {
         held: Some(held),
@@ -421,14 +425,14 @@ async fn a_lagging_consumer_keeps_what_it_was_handed_is_told_1013_and_is_cut_off
         0,
         "cut off"
     );
-    let_go.send(()).unwrap();
-    let mut ledger = Ledger::default();
+    release.send(()).unwrap();
+    let mut versions = VersionCheck::default();
     let closed = loop {
         match within(pushes.recv()).await.expect("a close before the end") {
             Push::Updates(frames) => {
-                frames
-                    .iter()
-                    .for_each(|text| ledger.take(&OddsUpdate::from_json(text.as_bytes()).unwrap()));
+                frames.iter().for_each(|text| {
+                    versions.take(&OddsUpdate::from_json(text.as_bytes()).unwrap())
+                });
             }
             Push::Close(code) => break code,
         }
@@ -436,7 +440,7 @@ async fn a_lagging_consumer_keeps_what_it_was_handed_is_told_1013_and_is_cut_off
     assert_eq!(u16::from(closed), 1013);
     assert!(
         within(pushes.recv()).await.is_none(),
-        "nothing behind the close, and nobody holds it any more"
+        "nothing follows the close, and the sender is dropped"
     );
     handle.stop().await;
 }

@@ -1,14 +1,14 @@
-//! The hidden truth that prices follow, and how a price is made from it.
+//! The hidden state that prices follow, and the computation of prices from it.
 
 use fastrand::Rng;
 
 use crate::domain::odds::price::Price;
 
-/// How much of the way back to its centre a walk goes with each step.
+/// The fraction of the distance to its centre that a walk returns with each step.
 const PULL: f64 = 0.02;
 
-/// A number that wanders around a centre: pulled back a little with each step, and never further
-/// away than its reach.
+/// A bounded random walk around a centre: each step pulls it back a little, and it never moves
+/// further away than its reach.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
     centre: f64,
@@ -28,26 +28,26 @@ impl Walk {
         }
     }
 
-    /// Takes a step as long as `times` the usual.
+    /// Takes a step of `times` the usual length.
     pub fn step(&mut self, random: &mut Rng, times: f64) {
         let pull = PULL * (self.centre - self.at);
         let push = self.stride * times * noise(random);
         self.at = (self.at + pull + push).clamp(self.centre - self.reach, self.centre + self.reach);
     }
 
-    /// Where it is.
+    /// The current value.
     pub fn at(&self) -> f64 {
         self.at
     }
 }
 
-/// About a normal distribution of deviation 1, never beyond ±3.
+/// Approximately a normal distribution with standard deviation 1, never beyond ±3.
 fn noise(random: &mut Rng) -> f64 {
     2.0 * (random.f64() + random.f64() + random.f64() - 1.5)
 }
 
-/// What an event's markets follow, as log-odds. One truth for all of its markets: the lines of
-/// total goals agree.
+/// The hidden state of an event, as log-odds. All markets of the event share it, so the lines of
+/// total goals are consistent.
 #[derive(Clone, Copy, Debug)]
 pub struct Truth {
     home: Walk,
@@ -57,34 +57,33 @@ pub struct Truth {
     both_score: Walk,
 }
 
-/// What a market asks about an event.
+/// The outcome that a market prices.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Question {
-    /// Who wins?
+    /// The winner.
     Winner,
-    /// Are there more goals than the line, which in a usual match has these log-odds?
+    /// Whether there are more goals than the line; the value is the log-odds in an average match.
     MoreGoals(f64),
-    /// Do both teams score?
+    /// Whether both teams score.
     BothScore,
 }
 
 impl Truth {
-    /// The truth of a new event: who is stronger, and by how much, and how many goals there are
-    /// usually.
+    /// Draws the state of a new event: the strengths of the teams and the usual number of goals.
     pub fn draw(random: &mut Rng) -> Truth {
         let mut around = |middle: f64, spread: f64| middle + spread * (2.0 * random.f64() - 1.0);
         Truth {
             home: Walk::new(around(0.2, 0.6), 0.5, 0.03),
             draw: Walk::new(around(-0.05, 0.15), 0.25, 0.015),
             away: Walk::new(around(-0.2, 0.6), 0.5, 0.03),
-            // A narrow reach: the lines of one match stay in order even when one of them was priced
+            // A narrow reach: the lines of one match stay in order even if one of them was priced
             // long ago.
             goals: Walk::new(around(0.0, 0.4), 0.2, 0.02),
             both_score: Walk::new(around(0.1, 0.4), 0.5, 0.03),
         }
     }
 
-    /// Moves what the question is about.
+    /// Moves the values that the question depends on.
     pub fn step(&mut self, question: Question, random: &mut Rng, times: f64) {
         let moved: &mut [&mut Walk] = match question {
             Question::Winner => &mut [&mut self.home, &mut self.draw, &mut self.away],
@@ -96,7 +95,7 @@ impl Truth {
         }
     }
 
-    /// The probabilities of the answers; they sum to 1.
+    /// The probabilities of the outcomes; they sum to 1.
     pub fn probabilities(&self, question: Question) -> Vec<f64> {
         let yes_no = |log_odds: f64| {
             let yes = 1.0 / (1.0 + (-log_odds).exp());
@@ -114,14 +113,14 @@ impl Truth {
     }
 }
 
-/// The price of an outcome when the market's implied probabilities shall sum to `margin`.
+/// The price of an outcome if the market's implied probabilities must sum to `margin`.
 pub fn price(probability: f64, margin: f64) -> Price {
     let thousandths = (1_000.0 / (probability * margin)).round();
-    let held = thousandths.clamp(
+    let clamped = thousandths.clamp(
         f64::from(Price::MIN.thousandths()),
         f64::from(Price::MAX.thousandths()),
     );
-    Price::from_thousandths(held as u32).unwrap_or(Price::MAX)
+    Price::from_thousandths(clamped as u32).unwrap_or(Price::MAX)
 }
 
 #[cfg(test)]
@@ -132,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fair_coin_with_a_margin() {
+    fn price_includes_margin() {
         assert_eq!(price(0.5, 1.0).to_string(), "2");
         assert_eq!(price(0.5, 1.05).to_string(), "1.905");
         assert_eq!(price(0.0, 1.05), Price::MAX);
@@ -142,7 +141,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_walk_stays_within_its_reach_and_moves(seed in any::<u64>(), centre in -2.0..2.0f64) {
+        fn walk_moves_within_its_reach(seed in any::<u64>(), centre in -2.0..2.0f64) {
             let mut random = Rng::with_seed(seed);
             let mut walk = Walk::new(centre, 0.5, 0.1);
             let mut moved = 0;
@@ -156,7 +155,7 @@ mod tests {
         }
 
         #[test]
-        fn a_walk_comes_back_to_its_centre(seed in any::<u64>()) {
+        fn walk_returns_to_its_centre(seed in any::<u64>()) {
             let mut random = Rng::with_seed(seed);
             let mut walk = Walk::new(1.0, 0.5, 0.03);
             let mean = (0..5_000).map(|_| { walk.step(&mut random, 1.0); walk.at() }).sum::<f64>() / 5_000.0;

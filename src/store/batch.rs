@@ -1,5 +1,5 @@
-//! What a batch of updates makes of the markets it touches: the part of a write that needs no
-//! database, the same for every one.
+//! The database-independent part of a write, shared by both engines: decides which updates of a
+//! batch become the current state of their markets.
 
 use std::collections::HashMap;
 
@@ -9,31 +9,32 @@ use crate::domain::odds::book::{MAX_MARKETS, decide};
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
-/// How many rows of one table [`Store::prune`](crate::store::Store::prune) removes at most a call,
-/// so that a write never waits long behind it.
+/// Maximum number of rows that one call of [`Store::prune`](crate::store::Store::prune) removes
+/// from a table, so that writes never wait long for it.
 pub const PRUNE_LIMIT: usize = 10_000;
 
-/// A batch, and the events and markets it touches, each once.
+/// A batch of updates, with its distinct events and markets.
 pub struct Batch<'a> {
     updates: &'a [PositionedUpdate],
     events: Vec<&'a EventId>,
     markets: Vec<(&'a EventId, &'a MarketKey)>,
-    /// Of each update the places of its event and of its market in the lists above.
-    places: Vec<(usize, usize)>,
+    /// For each update, the indexes of its event and of its market in the lists above.
+    indexes: Vec<(usize, usize)>,
 }
 
-/// What the database holds of a batch's events and markets, in the order of [`Batch::events`] and
+/// The stored state of a batch's events and markets, in the order of [`Batch::events`] and
 /// [`Batch::markets`].
 pub struct Heads {
-    /// The last sequence number of each event; 0 where it has none.
+    /// The last sequence number of each event; 0 if it has none.
     pub last_seqs: Vec<u64>,
-    /// The revision of each market; none where it has no state, or one whose time is not believed.
+    /// The revision of each market; `None` if it has no state, or if the time of its state is
+    /// implausible.
     pub revisions: Vec<Option<Revision>>,
     /// How many markets each event has.
     pub market_counts: Vec<usize>,
 }
 
-/// What an update says about its event that later updates of the market may leave out.
+/// Properties of an event that later updates of the market may omit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Details<'a> {
     /// The sport.
@@ -51,33 +52,32 @@ impl<'a> Details<'a> {
     }
 }
 
-/// What becomes of a batch.
+/// The result of folding a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Folded<'a> {
-    /// How many updates were taken.
+    /// Number of updates that were applied.
     pub applied: usize,
-    /// Of each update the sequence number, if the update is the state of its market behind the
-    /// batch.
+    /// For each update, its sequence number if it is the state of its market after the batch.
     pub current: Vec<Option<i64>>,
-    /// Of each update that is the state of its market the details that it or an update before it in
-    /// the batch told.
+    /// For each update that is the state of its market, the details from this update or from
+    /// earlier ones in the batch.
     pub details: Vec<Details<'a>>,
 }
 
 impl<'a> Batch<'a> {
-    /// Lists what `updates` touch.
+    /// Collects the events and markets of `updates`.
     pub fn of(updates: &'a [PositionedUpdate]) -> Batch<'a> {
         let (mut events, mut markets) = (Vec::new(), Vec::new());
-        let (mut event_places, mut market_places) = (HashMap::new(), HashMap::new());
-        let places = updates
+        let (mut event_indexes, mut market_indexes) = (HashMap::new(), HashMap::new());
+        let indexes = updates
             .iter()
             .map(|PositionedUpdate { update, .. }| {
-                let event = place(&mut events, &mut event_places, &update.event_id);
+                let event = index_of(&mut events, &mut event_indexes, &update.event_id);
                 (
                     event,
-                    place(
+                    index_of(
                         &mut markets,
-                        &mut market_places,
+                        &mut market_indexes,
                         (&update.event_id, &update.market),
                     ),
                 )
@@ -87,7 +87,7 @@ impl<'a> Batch<'a> {
             updates,
             events,
             markets,
-            places,
+            indexes,
         }
     }
 
@@ -101,7 +101,7 @@ impl<'a> Batch<'a> {
         &self.markets
     }
 
-    /// Heads as of an empty database, to be filled in.
+    /// The heads of an empty database, for the caller to fill in.
     pub fn no_heads(&self) -> Heads {
         let events = self.events.len();
         Heads {
@@ -111,20 +111,20 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Takes the updates in their order, as the books of the live path do. `heads` must be of this
-    /// batch.
+    /// Applies the updates in order, with the same decisions as the live books. `heads` must belong
+    /// to this batch.
     pub fn fold(&self, mut heads: Heads) -> Result<Folded<'a>, StoreError> {
         let mut applied = 0;
         let mut winners: Vec<Option<(usize, u64)>> = vec![None; self.markets.len()];
-        let mut told = vec![Details::default(); self.markets.len()];
+        let mut reported = vec![Details::default(); self.markets.len()];
         for (index, (positioned, &(event, market))) in
-            self.updates.iter().zip(&self.places).enumerate()
+            self.updates.iter().zip(&self.indexes).enumerate()
         {
-            // The number is made from the position, and must fit the column.
+            // The sequence number derives from the position, which must fit the column.
             fit(positioned.position)?;
             let revision = positioned.update.revision;
             let is_new = heads.revisions[market].is_none();
-            // As the books: both paths must number the changes alike.
+            // The books have the same limit: both paths must assign the same sequence numbers.
             if is_new && heads.market_counts[event] >= MAX_MARKETS {
                 continue;
             }
@@ -139,15 +139,15 @@ impl<'a> Batch<'a> {
                 heads.revisions[market] = Some(revision);
                 heads.last_seqs[event] = seq;
                 winners[market] = Some((index, seq));
-                told[market] = told[market].after(&positioned.update);
+                reported[market] = reported[market].after(&positioned.update);
             }
         }
         let mut current = vec![None; self.updates.len()];
         let mut details = vec![Details::default(); self.updates.len()];
-        for (winner, told) in winners.into_iter().zip(told) {
+        for (winner, reported) in winners.into_iter().zip(reported) {
             if let Some((index, seq)) = winner {
                 current[index] = Some(fit(seq)?);
-                details[index] = told;
+                details[index] = reported;
             }
         }
         Ok(Folded {
@@ -158,22 +158,22 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The place of `item` in `list`, where it is put if it is new.
-fn place<T: Copy + Eq + std::hash::Hash>(
+/// The index of `item` in `list`; appends it if it is new.
+fn index_of<T: Copy + Eq + std::hash::Hash>(
     list: &mut Vec<T>,
-    places: &mut HashMap<T, usize>,
+    indexes: &mut HashMap<T, usize>,
     item: T,
 ) -> usize {
-    *places.entry(item).or_insert_with(|| {
+    *indexes.entry(item).or_insert_with(|| {
         list.push(item);
         list.len() - 1
     })
 }
 
-/// A number of the bus or of an event as databases keep it: signed.
+/// Converts a bus position or sequence number to the signed type of the columns.
 fn fit(number: u64) -> Result<i64, StoreError> {
     i64::try_from(number)
-        .map_err(|_| StoreError::Refused(format!("{number} is beyond the largest sequence number")))
+        .map_err(|_| StoreError::Refused(format!("{number} exceeds the largest sequence number")))
 }
 
 #[cfg(test)]
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_taken_update_of_a_market_is_current() {
+    fn last_applied_update_is_current() {
         let updates = [
             positioned(market_update("A", "1x2", None, 1, 1), 10),
             positioned(market_update("A", "goals", Some("2.5"), 1, 1), 11),
@@ -223,16 +223,16 @@ mod tests {
 
     #[test]
     fn details_outlast_updates_without_them() {
-        let told = |time, sport: Option<&str>, start| OddsUpdate {
+        let reported = |time, sport: Option<&str>, start| OddsUpdate {
             sport: sport.map(Into::into),
             start_time: Timestamp::from_millis(start).filter(|_| start > 0),
             ..update(1, time, 1)
         };
         let updates = [
-            told(1, Some("tennis"), 7),
-            told(3, Some("soccer"), 0),
-            told(4, None, 0),
-            told(2, Some("late"), 9),
+            reported(1, Some("tennis"), 7),
+            reported(3, Some("soccer"), 0),
+            reported(4, None, 0),
+            reported(2, Some("late"), 9),
         ];
         let updates = updates.map(|update| positioned(update, 0));
         let batch = Batch::of(&updates);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_of_the_database_count() {
+    fn stored_heads_are_respected() {
         let updates = [
             positioned(update(1, 5, 1), 0),
             positioned(update(1, 6, 1), 1),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_market_beyond_the_limit_is_not_taken() {
+    fn market_beyond_limit_is_skipped() {
         let updates = [
             positioned(update(1, 5, 1), 0),
             positioned(market_update("MATCH_001", "new", None, 5, 1), 1),
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_too_large_for_a_database_is_refused() {
+    fn oversized_position_is_rejected() {
         for position in [i64::MAX as u64, u64::MAX] {
             let updates = [positioned(update(1, 5, 1), position)];
             let batch = Batch::of(&updates);

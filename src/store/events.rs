@@ -1,9 +1,9 @@
-//! The list of events: filters, and pages of what passes them.
+//! The list of events, with filters and pagination.
 //!
-//! A page is read in two steps, the same on every engine: ids of candidates from an index, then
-//! what the markets of these say, filtered by the database. A filter that few events pass would
-//! read the whole table for one page, so a page examines a bounded number of candidates. Then it
-//! may hold fewer events than asked for and still have a next page.
+//! A page is read in two steps on every engine: candidate ids from an index, then the summaries of
+//! these candidates, filtered by the database. With a selective filter this could read the whole
+//! table for one page, so a page examines a bounded number of candidates. A page may therefore hold
+//! fewer events than its limit and still have a next page.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -14,9 +14,9 @@ use crate::domain::odds::status::EventStatus;
 use crate::domain::odds::update::read_sport;
 use crate::domain::timestamp::Timestamp;
 
-/// How many candidates a page examines at most. The largest page without a filter is smaller.
+/// Maximum number of candidates that a page examines. The largest unfiltered page is smaller.
 pub const MAX_EXAMINED: usize = 20_000;
-/// The longest part of a name that is searched for, in characters.
+/// Maximum length of the name filter, in characters.
 pub const MAX_NAME_PART: usize = 64;
 
 /// An event in a list.
@@ -24,50 +24,50 @@ pub const MAX_NAME_PART: usize = 64;
 pub struct EventSummary {
     /// The event.
     pub event_id: EventId,
-    /// Its home side, or title.
+    /// The home team, or the title of the event.
     pub home_team: String,
-    /// Its away side.
+    /// The away team.
     pub away_team: String,
-    /// Its sport, if a supplier told it.
+    /// The sport, if a supplier sent it.
     pub sport: Option<String>,
-    /// When it starts, if a supplier told it.
+    /// The start time, if a supplier sent it.
     pub start_time: Option<Timestamp>,
-    /// Derived from its markets.
+    /// Derived from the event's markets.
     pub status: EventStatus,
-    /// How many of its markets are open.
+    /// Number of open markets.
     pub open_markets: u64,
 }
 
-/// Which events, in the order of their ids.
+/// Filters and page of a list of events, ordered by id.
 #[derive(Clone, Debug, Default)]
 pub struct EventQuery {
-    /// Only events behind this one.
+    /// Only events after this one.
     pub after: Option<EventId>,
-    /// At most so many.
+    /// Maximum number of events.
     pub limit: usize,
-    /// Only events with such a status.
+    /// Only events with this status.
     pub status: StatusFilter,
     /// Only events that are in play, or only those that are not.
     pub in_play: Option<bool>,
     /// Only events of this sport.
     pub sport: Option<Sport>,
-    /// Only events that start at this moment or later.
+    /// Only events that start at or after this time.
     pub from: Option<Timestamp>,
-    /// Only events that start before this moment.
+    /// Only events that start before this time.
     pub to: Option<Timestamp>,
-    /// Only events with this in the name of a side.
+    /// Only events whose home or away team contains this text.
     pub name: Option<NamePart>,
 }
 
-/// Which statuses.
+/// A filter by status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StatusFilter {
-    /// All but `ended`.
+    /// All except `ended`.
     #[default]
     NotEnded,
     /// All.
     All,
-    /// One.
+    /// Only this one.
     Only(EventStatus),
 }
 
@@ -80,12 +80,12 @@ impl FromStr for StatusFilter {
             one => one
                 .parse()
                 .map(StatusFilter::Only)
-                .map_err(|_| "upcoming, live, ended or all is wanted"),
+                .map_err(|_| "expected upcoming, live, ended or all"),
         }
     }
 }
 
-/// A sport to filter by, in the form that updates carry.
+/// A sport to filter by, in the normalised form that updates carry.
 #[derive(Clone, Debug)]
 pub struct Sport(Arc<str>);
 
@@ -96,12 +96,12 @@ impl FromStr for Sport {
         let sport = read_sport(text).map_err(|error| error.to_string())?;
         sport
             .map(Sport)
-            .ok_or_else(|| "the name of a sport is wanted".to_owned())
+            .ok_or_else(|| "expected the name of a sport".to_owned())
     }
 }
 
-/// A part of a name, compared without regard to case. The databases fold the case of some letters
-/// only, each of others; so the pattern for them lists both cases of every letter.
+/// Part of a name, matched without regard to case. Each database folds the case of a different set
+/// of letters, so the patterns list both cases of every letter explicitly.
 #[derive(Clone, Debug)]
 pub struct NamePart(String);
 
@@ -111,7 +111,7 @@ impl FromStr for NamePart {
     fn from_str(text: &str) -> Result<NamePart, String> {
         if text.chars().count() > MAX_NAME_PART || text.chars().any(char::is_control) {
             return Err(format!(
-                "at most {MAX_NAME_PART} characters and no control characters are taken"
+                "expected at most {MAX_NAME_PART} characters and no control characters"
             ));
         }
         Ok(NamePart(text.to_owned()))
@@ -119,7 +119,7 @@ impl FromStr for NamePart {
 }
 
 impl NamePart {
-    /// As it was given.
+    /// The original text.
     #[cfg(test)]
     pub(super) fn as_str(&self) -> &str {
         &self.0
@@ -158,7 +158,7 @@ impl NamePart {
     }
 }
 
-/// A letter in each case that is one letter again: `ß` has no such capital.
+/// The single-letter case variants of a letter. `ß` has no single-letter capital.
 fn cases(letter: char) -> BTreeSet<char> {
     fn single(mut letters: impl Iterator<Item = char>) -> Option<char> {
         letters.next().filter(|_| letters.next().is_none())
@@ -178,12 +178,12 @@ fn cases(letter: char) -> BTreeSet<char> {
 pub struct EventPage {
     /// The events.
     pub events: Vec<EventSummary>,
-    /// Where the next page begins, if there may be one.
+    /// The cursor of the next page, if there may be one.
     pub next: Option<EventId>,
 }
 
 impl EventQuery {
-    /// The statuses that pass.
+    /// The statuses that pass the filters.
     pub(super) fn statuses(&self) -> Vec<&'static str> {
         let passes = |status: EventStatus| {
             let by_status = match self.status {
@@ -203,24 +203,24 @@ impl EventQuery {
             .collect()
     }
 
-    /// Whether only events with a market that is not finished can pass: the database finds them by
-    /// an index.
+    /// Whether only events with an unfinished market can pass, which the database finds by an
+    /// index.
     pub(super) fn only_unfinished(&self) -> bool {
         !self.statuses().contains(&EventStatus::Ended.as_str())
     }
 
-    /// The sport, empty for any.
+    /// The sport, or an empty text for any sport.
     pub(super) fn sport_or_empty(&self) -> &str {
         self.sport.as_ref().map_or("", |Sport(sport)| sport)
     }
 
-    /// Whether an event passes whose start nobody told.
+    /// Whether events without a known start time pass.
     pub(super) fn takes_untimed(&self) -> bool {
         self.from.is_none() && self.to.is_none()
     }
 
-    /// Reads a page. `candidates` gives the ids behind an event, at most so many; `read` gives
-    /// those of a list that pass.
+    /// Reads a page. `candidates` returns up to a number of ids after an event; `read` returns the
+    /// events of a list of ids that pass the filters.
     pub(super) fn page<C, E>(
         &self,
         connection: &mut C,
@@ -247,7 +247,7 @@ impl EventQuery {
                 _ => return Ok(page),
             }
             left -= size;
-            // Few passed: larger steps need fewer questions.
+            // Few candidates passed: larger steps need fewer queries.
             size = size.saturating_mul(8);
         }
         page.next = after;
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn long_part_of_name_is_refused() {
+    fn long_name_part_is_rejected() {
         assert!("x".repeat(MAX_NAME_PART).parse::<NamePart>().is_ok());
         assert!("x".repeat(MAX_NAME_PART + 1).parse::<NamePart>().is_err());
         assert!("a\nb".parse::<NamePart>().is_err());
@@ -294,7 +294,7 @@ mod tests {
         assert!("Live".parse::<StatusFilter>().is_err());
     }
 
-    /// The database has events 0 to 99,999, and every `nth` of them passes.
+    /// The database has `events` events from 0 on, and every `nth` of them passes.
     fn page(limit: usize, nth: usize, events: usize) -> (usize, Option<String>, usize) {
         let query = EventQuery {
             limit,
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(
             page(3, 90_000, 100_000),
             (1, Some("19999".to_owned()), MAX_EXAMINED),
-            "a next page without a full one"
+            "a partial page with a next page"
         );
         assert_eq!(page(3, 90_000, 1_000), (1, None, 1_000));
     }

@@ -1,32 +1,31 @@
-//! What must hold between the tables of money, whatever has happened: rules that both databases are
-//! held against.
+//! Invariants between the money tables, checked on both databases.
 //!
-//! Each rule is SQL that both engines understand, and that needs none of the functions and none of
-//! the columns' checks that it is there to distrust. Sums are of billions and of the rest, each on
-//! its own: the cents of all users may be more than 64 bits hold, and SQLite's `sum` fails there.
+//! Each rule is SQL that both engines understand. It does not use the database functions or column
+//! checks that it verifies. Sums are split into billions and a remainder, because the cents of all
+//! users may exceed 64 bits, at which SQLite's `sum` fails.
 
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Text};
 
 use super::money::{Check, Verification};
 
-/// How many rows that a rule does not hold for are shown.
+/// Maximum number of violating rows that are shown for a rule.
 const EXAMPLES: usize = 20;
 
-/// What stands in a rule for the moment before which a pending bet's time must not have been over.
+/// Placeholder in a rule for the time before which the deadline of a pending bet must not lie.
 const TOO_LATE: &str = ":too_late";
 
-/// A rule.
+/// An invariant.
 struct Rule {
-    /// What must hold.
+    /// The invariant in words, as shown to the user.
     text: &'static str,
-    /// What it is held against, as it stands behind a `FROM`.
+    /// The rows that it applies to, as a `FROM` clause.
     over: &'static str,
-    /// The rows that it does not hold for, as one column of text called `line`.
+    /// The rows that violate it, as one text column named `line`.
     violations: &'static str,
 }
 
-/// A row of an answer.
+/// A result row.
 #[derive(QueryableByName)]
 pub(super) struct Row {
     #[diesel(sql_type = BigInt)]
@@ -35,16 +34,16 @@ pub(super) struct Row {
     line: String,
 }
 
-/// Holds every rule against what `ask` answers, which must all be of one snapshot. `too_late` is
-/// SQL for the moment before which a bet's time to be decided must not have been over.
+/// Checks every rule. `query` runs a query; all its results must come from one snapshot. `too_late`
+/// is SQL for the time before which the deadline of a pending bet is a violation.
 pub(super) fn run<E>(
     too_late: &str,
-    mut ask: impl FnMut(&str) -> Result<Vec<Row>, E>,
+    mut query: impl FnMut(&str) -> Result<Vec<Row>, E>,
 ) -> Result<Verification, E> {
     let checks = RULES.iter().map(|rule| {
-        let over = ask(&format!("SELECT COUNT(*) AS number, '' AS line FROM {}", rule.over))?;
+        let over = query(&format!("SELECT COUNT(*) AS number, '' AS line FROM {}", rule.over))?;
         let violations = rule.violations.replace(TOO_LATE, too_late);
-        let found = ask(&format!(
+        let found = query(&format!(
             "SELECT COUNT(*) OVER () AS number, line FROM ({violations}) AS found ORDER BY line LIMIT {EXAMPLES}"
         ))?;
         Ok(Check {
@@ -59,14 +58,14 @@ pub(super) fn run<E>(
     })
 }
 
-/// What was counted; no row, nothing.
+/// The counted number; 0 without a row.
 fn number(rows: &[Row]) -> u64 {
     rows.first().map_or(0, |row| row.number.unsigned_abs())
 }
 
 const RULES: &[Rule] = &[
     Rule {
-        text: "debits equal credits: what the house's accounts and the users' wallets hold comes to zero",
+        text: "debits equal credits: house accounts and user wallets sum to zero",
         over: "ledger_transfers",
         violations: "
             SELECT 'all accounts come to ' || CAST(billions AS TEXT) || ' billion and ' || CAST(rest AS TEXT)
@@ -87,7 +86,7 @@ const RULES: &[Rule] = &[
             WHERE rest % 1000000000 <> 0 OR billions <> -(rest / 1000000000)",
     },
     Rule {
-        text: "each balance of a wallet is the sum of its transfers",
+        text: "each wallet balance equals the sum of its transfers",
         over: "wallets",
         violations: "
             SELECT user_id || ': ' || account || ' and its transfers are apart by ' || CAST(billions AS TEXT)
@@ -112,7 +111,7 @@ const RULES: &[Rule] = &[
             WHERE rest % 1000000000 <> 0 OR billions <> -(rest / 1000000000)",
     },
     Rule {
-        text: "the balances behind each transfer are those before it and its amount",
+        text: "the balances after each transfer equal the previous balances plus its amount",
         over: "ledger_transfers",
         violations: "
             SELECT user_id || ': transfer ' || CAST(id AS TEXT) || ' (' || kind || ' ' || CAST(amount_cents AS TEXT)
@@ -130,7 +129,7 @@ const RULES: &[Rule] = &[
                     WHEN credit_account THEN amount_cents WHEN debit_account THEN -amount_cents ELSE 0 END",
     },
     Rule {
-        text: "the balances behind a user's last transfer are the wallet's",
+        text: "the balances after a user's last transfer match the wallet",
         over: "wallets",
         violations: "
             SELECT wallets.user_id || ': the wallet holds ' || CAST(available_cents AS TEXT) || ' and '
@@ -144,7 +143,7 @@ const RULES: &[Rule] = &[
             WHERE available_cents <> COALESCE(available_after, 0) OR reserved_cents <> COALESCE(reserved_after, 0)",
     },
     Rule {
-        text: "nothing is below zero, and each transfer moves something",
+        text: "no balance is negative and each transfer amount is positive",
         over: "(SELECT user_id FROM wallets UNION ALL SELECT user_id FROM ledger_transfers) AS rows_with_amounts",
         violations: "
             SELECT user_id || ': the wallet holds ' || CAST(available_cents AS TEXT) || ' and '
@@ -156,7 +155,7 @@ const RULES: &[Rule] = &[
             FROM ledger_transfers WHERE amount_cents <= 0 OR available_after < 0 OR reserved_after < 0",
     },
     Rule {
-        text: "whoever has transfers, reservations or bets has a wallet",
+        text: "each user with transfers, reservations or bets has a wallet",
         over: "(SELECT user_id FROM ledger_transfers UNION SELECT user_id FROM reservations
             UNION SELECT user_id FROM bets) AS users",
         violations: "
@@ -166,7 +165,7 @@ const RULES: &[Rule] = &[
             WHERE NOT EXISTS (SELECT 1 FROM wallets WHERE wallets.user_id = users.user_id)",
     },
     Rule {
-        text: "no reference stands for two transfers of one kind and one user",
+        text: "no reference identifies two transfers of one kind and one user",
         over: "ledger_transfers",
         violations: "
             SELECT user_id || ': ' || kind || ' ' || reference || ' stands for ' || CAST(COUNT(*) AS TEXT) || ' transfers'
@@ -188,7 +187,7 @@ const RULES: &[Rule] = &[
                 OR (kind IN ('refund', 'expire') AND debit_account = 'reserved' AND credit_account = 'available'))",
     },
     Rule {
-        text: "each reservation was held by exactly one transfer of its amount",
+        text: "each reservation was made by exactly one transfer of its amount",
         over: "reservations",
         violations: "
             SELECT held.user_id || ': reservation ' || held.reference || ' of ' || CAST(held.amount_cents AS TEXT)
@@ -201,7 +200,7 @@ const RULES: &[Rule] = &[
             HAVING COUNT(moved.id) <> 1 OR MIN(moved.amount_cents) <> held.amount_cents",
     },
     Rule {
-        text: "each reservation that ended was ended by exactly one transfer of its amount, as its status says; no other",
+        text: "each reservation that ended was ended by exactly one transfer of its amount, of the kind its status says; a pending one by none",
         over: "reservations",
         violations: "
             SELECT held.user_id || ': reservation ' || held.reference || ' of ' || CAST(held.amount_cents AS TEXT)
@@ -218,7 +217,7 @@ const RULES: &[Rule] = &[
                     WHEN 'COMMITTED' THEN 'commit' WHEN 'REFUNDED' THEN 'refund' ELSE 'expire' END",
     },
     Rule {
-        text: "what was held, and what was held no more, has its reservation",
+        text: "each reserve, commit, refund or expire transfer has a reservation",
         over: "ledger_transfers",
         violations: "
             SELECT user_id || ': ' || kind || ' ' || reference || ' has no reservation' AS line
@@ -228,7 +227,7 @@ const RULES: &[Rule] = &[
                 WHERE held.user_id = moved.user_id AND held.reference = moved.reference)",
     },
     Rule {
-        text: "each reservation and each bet has a time of its end exactly when it is pending no more",
+        text: "each reservation and each bet has an end time if and only if it is no longer pending",
         over: "(SELECT user_id FROM reservations UNION ALL SELECT user_id FROM bets) AS rows_that_end",
         violations: "
             SELECT user_id || ': reservation ' || reference || ' is ' || status || ', and ended at '
@@ -240,7 +239,7 @@ const RULES: &[Rule] = &[
             FROM bets WHERE (status = 'PENDING_CONFIRMATION') <> (decided_at IS NULL)",
     },
     Rule {
-        text: "each bet has exactly one reservation: of its user, its stake, and its id as reference",
+        text: "each bet has exactly one reservation, with its user, its stake, and its id as reference",
         over: "bets",
         violations: "
             SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' of ' || CAST(bets.stake_cents AS TEXT)
@@ -254,7 +253,7 @@ const RULES: &[Rule] = &[
                 OR MIN(held.user_id) <> bets.user_id OR MIN(held.reference) <> CAST(bets.id AS TEXT)",
     },
     Rule {
-        text: "each reservation that is held for a bet has its bet",
+        text: "each reservation that is held for a bet refers to an existing bet",
         over: "reservations",
         violations: "
             SELECT held.user_id || ': reservation ' || held.reference || ' is held for bet ' || CAST(held.bet_id AS TEXT)
@@ -263,7 +262,7 @@ const RULES: &[Rule] = &[
             WHERE held.bet_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM bets WHERE bets.id = held.bet_id)",
     },
     Rule {
-        text: "a pending bet's stake is held, a confirmed bet's the house's, a rejected bet's the user's",
+        text: "the stake of a pending bet is held, of a confirmed bet committed, of a rejected bet refunded",
         over: "bets",
         violations: "
             SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status
@@ -276,7 +275,7 @@ const RULES: &[Rule] = &[
                 OR (bets.status = 'REJECTED' AND held.status = 'REFUNDED'))",
     },
     Rule {
-        text: "each bet's last step led to its status, and exactly one step decided it where it is decided",
+        text: "each bet's last step led to its status, and exactly one step decided each decided bet",
         over: "bets",
         violations: "
             SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status || ', its last step led to '
@@ -293,7 +292,7 @@ const RULES: &[Rule] = &[
                 OR steps.deciding <> CASE bets.status WHEN 'PENDING_CONFIRMATION' THEN 0 ELSE 1 END",
     },
     Rule {
-        text: "each step is one of a bet that is there",
+        text: "each step refers to an existing bet",
         over: "bet_history",
         violations: "
             SELECT 'step ' || CAST(id AS TEXT) || ' to ' || new_status || ' is of bet ' || CAST(bet_id AS TEXT)
@@ -301,7 +300,7 @@ const RULES: &[Rule] = &[
             FROM bet_history WHERE NOT EXISTS (SELECT 1 FROM bets WHERE bets.id = bet_history.bet_id)",
     },
     Rule {
-        text: "no bet is undecided for longer than it may",
+        text: "no bet stays undecided past its deadline",
         over: "bets",
         violations: "
             SELECT user_id || ': bet ' || CAST(id AS TEXT) || ' is undecided, and its time was over at '
@@ -309,7 +308,7 @@ const RULES: &[Rule] = &[
             FROM bets WHERE status = 'PENDING_CONFIRMATION' AND decide_by < :too_late",
     },
     Rule {
-        text: "the bet that a key was answered with is there, and the same user's",
+        text: "each idempotency key refers to an existing bet of the same user",
         over: "bet_requests",
         violations: "
             SELECT asked.user_id || ': key ' || asked.key || ' was answered with bet ' || CAST(asked.bet_id AS TEXT)
@@ -319,7 +318,7 @@ const RULES: &[Rule] = &[
             WHERE asked.bet_id IS NOT NULL AND COALESCE(bets.user_id, '') <> asked.user_id",
     },
     Rule {
-        text: "the supplier is told to cancel each bet that it did not answer in time, and no other",
+        text: "the supplier is asked to cancel each bet that it did not answer in time, and no other",
         over: "bets",
         violations: "
             SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status || ' for '

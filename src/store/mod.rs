@@ -1,6 +1,6 @@
-//! The store: the current state of every market, its history, and what could not be read.
+//! The store: the current state of every market, its history, and dead letters.
 //!
-//! Calls block; actors make them on a thread for blocking work.
+//! Calls block, so actors run them on a thread pool for blocking work.
 
 mod batch;
 pub mod events;
@@ -25,56 +25,56 @@ use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
-/// Why the store did not do as it was asked.
+/// Why a store call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be reached, or has no connection free in time.
+    /// The database is unreachable, or no connection became free in time.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
-    /// The database refused a statement.
-    #[error("the database refused: {0}")]
+    /// The database rejected a statement.
+    #[error("the database refused the request: {0}")]
     Refused(String),
-    /// What the database holds cannot be read.
-    #[error("the database holds what cannot be read: {0}")]
+    /// A stored value cannot be read.
+    #[error("the database holds unreadable data: {0}")]
     Unreadable(String),
 }
 
 impl StoreError {
-    /// Whether another transaction held a lock for longer than is waited. The text is the engines'
-    /// own: of PostgreSQL's `lock_timeout` and of SQLite's `busy_timeout`.
+    /// Whether the call timed out on a lock that another transaction held. Matches the engines' own
+    /// texts: of PostgreSQL's `lock_timeout` and SQLite's `busy_timeout`.
     pub fn is_lock_timeout(&self) -> bool {
         matches!(self, StoreError::Unavailable(text) if text.contains("lock timeout") || text.contains("is locked"))
     }
 }
 
-/// What a batch did.
+/// The result of writing a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchReport {
-    /// Updates that are the current state of their market now, or were for a moment within the
-    /// batch.
+    /// Updates that became the current state of their market, including those that a later update
+    /// of the batch replaced.
     pub applied: usize,
-    /// Rows added to the history.
+    /// Rows added to the history. Repeated updates add none.
     pub recorded: usize,
 }
 
-/// Which rows of the history.
+/// Selects rows of a market's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryQuery {
     /// The event.
     pub event_id: EventId,
     /// The market.
     pub market: MarketKey,
-    /// From this moment on, including it.
+    /// Start of the time range, inclusive.
     pub from: Option<Timestamp>,
-    /// Up to this moment, without it.
+    /// End of the time range, exclusive.
     pub to: Option<Timestamp>,
-    /// Behind this place: the last row of the page before.
+    /// Returns the rows after this cursor: the last row of the previous page.
     pub after: Option<HistoryCursor>,
-    /// At most so many rows.
+    /// Maximum number of rows.
     pub limit: usize,
 }
 
-/// A place in the history of a market: rows are ordered by revision, then by the row's number.
+/// A position in the history of a market. Rows are ordered by revision, then by row number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HistoryCursor {
     /// The row's revision.
@@ -86,13 +86,13 @@ pub struct HistoryCursor {
 /// A row of the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryEntry {
-    /// Its place.
+    /// Its position.
     pub cursor: HistoryCursor,
-    /// The update. Home and away team are not kept in the history, and empty here.
+    /// The update. The history does not store team names, so they are empty here.
     pub update: OddsUpdate,
 }
 
-/// A dead letter with its number.
+/// A dead letter with its row number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredDeadLetter {
     /// The row's number.
@@ -101,7 +101,7 @@ pub struct StoredDeadLetter {
     pub letter: DeadLetter,
 }
 
-/// How many rows were removed.
+/// How many rows [`Store::prune`] removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PruneReport {
     /// From the history.
@@ -110,36 +110,36 @@ pub struct PruneReport {
     pub dead_letters: usize,
 }
 
-/// A store of odds.
+/// Stores markets, their history and dead letters.
 pub trait Store: Send + Sync {
-    /// Brings the tables to this version. Safe to call from many processes at once.
+    /// Migrates the schema to this version. Safe to call from many processes at once.
     fn migrate(&self) -> Result<(), StoreError>;
 
-    /// Whether the database answers.
+    /// Checks that the database answers.
     fn ping(&self) -> Result<(), StoreError>;
 
     /// Applies updates to the current state and adds them to the history, in one transaction. An
-    /// update that is older than its market's state changes only the history; one that is known
+    /// update that is older than its market's state only adds to the history; a repeated one
     /// changes nothing. Safe to repeat.
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError>;
 
-    /// The current state of an event's markets; none for an event that is not known.
+    /// The current state of an event's markets; empty for an unknown event.
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError>;
 
-    /// Events in the order of their ids.
+    /// Events, ordered by id.
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError>;
 
     /// Rows of the history, ordered by their cursor.
     fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, StoreError>;
 
-    /// Keeps dead letters.
+    /// Stores dead letters.
     fn write_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
 
     /// The newest dead letters, newest first.
     fn list_dead_letters(&self, limit: usize) -> Result<Vec<StoredDeadLetter>, StoreError>;
 
-    /// Removes the rows of the history and the dead letters that came before these moments, a
-    /// bounded number a call.
+    /// Removes history rows recorded, and dead letters received, before the given times. Each call
+    /// removes a bounded number of rows.
     fn prune(
         &self,
         history_before: Timestamp,

@@ -1,8 +1,8 @@
-//! The store of money: wallets with their ledger, bets, and what is on its way to the bus and to
-//! the supplier.
+//! The money store: wallets with their ledger, bets, the outbox, and cancel requests to the
+//! supplier.
 //!
-//! Every operation is one transaction, holds the user's wallet locked while it decides, and is safe
-//! to repeat: the same reference is the same movement, for ever. Time is given in.
+//! Every operation is one transaction, locks the user's wallet while it decides, and is safe to
+//! repeat: a reference identifies the same movement permanently. Callers pass in the current time.
 
 use uuid::Uuid;
 
@@ -17,34 +17,34 @@ use crate::domain::wallet::ledger::{
     Account, Balance, HoldResolution, ReservationStatus, TransferKind,
 };
 
-/// Why a movement of money was not made. Nothing has changed then.
+/// Why a money movement was rejected. A rejected movement changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WalletError {
     /// The user has no wallet.
-    #[error("the user has no wallet; a deposit makes one")]
+    #[error("the user has no wallet; a deposit creates it")]
     WalletNotFound,
     /// The available balance is lower than the amount.
     #[error("the available balance is below the amount")]
     InsufficientFunds,
-    /// The balance would be more than 64 bits hold.
-    #[error("the balance would be more than can be held")]
+    /// The balance would exceed 64 bits.
+    #[error("the balance would exceed the maximum")]
     BalanceTooHigh,
     /// The user has no reservation with this reference.
     #[error("the user has no reservation with this reference")]
     ReservationNotFound,
-    /// The reservation has ended in another way.
-    #[error("the reservation is {0} already")]
+    /// The reservation has already ended in another way.
+    #[error("the reservation is already {0}")]
     AlreadySettled(ReservationStatus),
-    /// The reservation is held for a bet, whose own decision ends it.
-    #[error("the reservation is held for a bet, and ends with it")]
+    /// The reservation is held for a bet; only the decision of the bet ends it.
+    #[error("the reservation is held for a bet and ends when the bet is decided")]
     HeldByBet,
-    /// The reference stands for the same kind of movement with another amount.
+    /// The reference was used for the same kind of movement with another amount.
     #[error("the reference was used with another amount")]
     IdempotencyConflict,
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
-    /// The database's reason.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -54,20 +54,20 @@ pub enum WalletError {
 pub struct Wallet {
     /// Its id.
     pub wallet_id: Uuid,
-    /// Its balances, as one moment had them.
+    /// Its balances, read at one point in time.
     pub balance: Balance,
 }
 
-/// A movement of money that is asked for.
+/// A requested money movement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransferRequest {
-    /// Whose money.
+    /// The owner of the wallet.
     pub user_id: UserId,
     /// How much.
     pub amount: Amount,
-    /// What the movement is known by.
+    /// The idempotent identifier of the movement.
     pub reference: Reference,
-    /// Now.
+    /// The current time.
     pub at: Timestamp,
 }
 
@@ -76,13 +76,13 @@ pub struct TransferRequest {
 pub struct Reservation {
     /// Its id.
     pub id: Uuid,
-    /// What it is known by.
+    /// Its identifier, chosen by the caller.
     pub reference: Reference,
-    /// How much is or was held.
+    /// The amount that is or was held.
     pub amount: Amount,
-    /// What has become of it.
+    /// Its status.
     pub status: ReservationStatus,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
     /// When it ended.
     pub settled_at: Option<Timestamp>,
@@ -91,9 +91,9 @@ pub struct Reservation {
 /// A transfer of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// Its number; those of a user grow in the order in which they happened.
+    /// Its row number; a user's transfers have increasing numbers in the order of execution.
     pub id: i64,
-    /// What it was for.
+    /// The kind of movement.
     pub kind: TransferKind,
     /// The account that was debited.
     pub debit: Account,
@@ -101,96 +101,96 @@ pub struct Transfer {
     pub credit: Account,
     /// How much.
     pub amount: Amount,
-    /// What it is known by.
+    /// The reference of the movement.
     pub reference: Reference,
-    /// The user's balances behind it.
+    /// The user's balances after the transfer.
     pub balance: Balance,
-    /// When.
+    /// When it was executed.
     pub at: Timestamp,
 }
 
 /// A page of a list, newest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page<T> {
-    /// Behind this one: the last of the page before.
+    /// Returns entries before this one: the last of the previous page.
     pub before: Option<T>,
-    /// At most so many.
+    /// Maximum number of entries.
     pub limit: usize,
 }
 
-/// What a request is known by to the user who sends it.
+/// The idempotency key of a request. Keys are per user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestKey {
     /// The key.
     pub key: String,
-    /// What is asked for, in one fixed form: the same key with another is refused.
+    /// The canonical form of the request. The same key with another fingerprint is rejected.
     pub fingerprint: String,
 }
 
-/// What is to be published with a change, in the same transaction.
+/// A message to publish with a change, written in the same transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxMessage {
-    /// The record's content.
+    /// The payload of the record.
     pub payload: String,
-    /// Until then this process publishes it; after that any process may.
+    /// Until this time only this process publishes it; afterwards any process may.
     pub leased_until: Timestamp,
 }
 
-/// A bet that is asked for.
+/// A requested bet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BetPlacement {
     /// The bet, pending.
     pub bet: Bet,
-    /// What the request is known by.
+    /// The idempotency key of the request.
     pub key: Option<RequestKey>,
-    /// Its record for the bus.
+    /// The record to publish.
     pub notice: OutboxMessage,
 }
 
-/// How a bet is decided.
+/// A decision about a bet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecideBet {
     /// The bet.
     pub bet_id: BetId,
-    /// What becomes of it.
+    /// The outcome.
     pub verdict: BetOutcome,
-    /// Its record for the bus.
+    /// The record to publish.
     pub notice: OutboxMessage,
     /// When.
     pub at: Timestamp,
 }
 
-/// What was answered to a request for a bet: now, or when its key was seen first.
+/// The answer to a bet request: of this request, or of the first request with the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BetAnswer {
-    /// The bet stands.
+    /// The bet was placed.
     Placed {
         /// Its id.
         bet_id: BetId,
-        /// The price that it was taken at.
+        /// The price at which it was placed.
         price: Price,
-        /// The available balance behind it, in cents.
+        /// The available balance afterwards, in cents.
         new_balance: i64,
-        /// The number of its record in the outbox; none where this is an answer from before.
+        /// The outbox row of its record; `None` if this is the stored answer of an earlier request.
         outbox: Option<i64>,
     },
-    /// The bet was not taken.
+    /// The bet was rejected.
     Refused(BetRefusal),
-    /// The key stands for another request.
+    /// The key was used for another request.
     KeyReused,
 }
 
-/// What has come of a decision.
+/// The result of deciding a bet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decided {
-    /// It is as was decided; the number of its record in the outbox.
+    /// The bet is decided now.
     Now {
-        /// The number.
+        /// The outbox row of its record.
         outbox: i64,
     },
-    /// It had been decided before, and stays so.
+    /// The bet was already decided, and keeps that status.
     Before(BetStatus),
-    /// There is no such bet.
+    /// The bet does not exist.
     Unknown,
 }
 
@@ -204,10 +204,10 @@ pub enum OutboxTopic {
 }
 
 impl OutboxTopic {
-    /// Both.
+    /// All topics.
     pub const ALL: [OutboxTopic; 2] = [OutboxTopic::BetPlaced, OutboxTopic::BetConfirmed];
 
-    /// The word in the database.
+    /// The topic's name in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             OutboxTopic::BetPlaced => "bet_placed",
@@ -221,75 +221,75 @@ impl OutboxTopic {
 pub struct OutboxRow {
     /// Its number.
     pub id: i64,
-    /// Where it is to be published.
+    /// The topic to publish it to.
     pub topic: OutboxTopic,
     /// The record's key: the bet's id.
     pub key: String,
-    /// The record's content.
+    /// The payload of the record.
     pub payload: String,
 }
 
-/// How the outbox stands.
+/// How many rows the outbox holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboxDepth {
-    /// Rows that are not known to be published.
+    /// Rows that are not yet known to be published.
     pub rows: u64,
-    /// When the oldest was written.
+    /// When the oldest of them was written.
     pub oldest: Option<Timestamp>,
 }
 
-/// A bet that the supplier is to be told to cancel.
+/// A bet to cancel at the supplier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cancel {
     /// The bet.
     pub bet_id: BetId,
-    /// How often it was tried.
+    /// Number of attempts so far.
     pub attempts: u32,
 }
 
-/// One of the things that [`MoneyStore::verify`] looks at.
+/// The result of one rule of [`MoneyStore::verify`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What must hold.
+    /// The rule.
     pub rule: &'static str,
-    /// How many rows it was held against.
+    /// Number of rows that were checked.
     pub checked: u64,
-    /// How many it does not hold for.
+    /// Number of rows that violate the rule.
     pub violations: u64,
-    /// The first of those, a line each.
+    /// The first violations, one line each.
     pub examples: Vec<String>,
 }
 
-/// What a look at the whole ledger found.
+/// The result of verifying the whole ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verification {
-    /// Everything that was checked.
+    /// The result of each rule.
     pub checks: Vec<Check>,
 }
 
 impl Verification {
-    /// Violations of all rules.
+    /// The number of violations of all rules.
     pub fn violations(&self) -> u64 {
         self.checks.iter().map(|check| check.violations).sum()
     }
 }
 
-/// A store of money.
+/// Stores wallets, bets and the outbox.
 pub trait MoneyStore: Send + Sync {
-    /// A user's wallet; both balances of one moment.
+    /// A user's wallet, with both balances read at one point in time.
     fn wallet(&self, user_id: &UserId) -> Result<Option<Wallet>, StoreError>;
 
-    /// Puts money in, and makes the wallet where there is none. Gives the wallet as it was behind
-    /// this deposit, also when it is asked for again.
+    /// Deposits money, and creates the wallet if it does not exist. Returns the wallet as it was
+    /// after this deposit, also for a repeated request.
     fn deposit(&self, order: &TransferRequest) -> Result<Wallet, WalletError>;
 
-    /// Takes money out.
+    /// Withdraws money.
     fn withdraw(&self, order: &TransferRequest) -> Result<Wallet, WalletError>;
 
-    /// Holds money. The same order again gives the reservation as it stands now.
+    /// Reserves money. A repeated request returns the reservation in its current state.
     fn reserve(&self, order: &TransferRequest) -> Result<Reservation, WalletError>;
 
-    /// Ends a pending reservation; one that ended in the same way is given as it is.
+    /// Ends a pending reservation. One that already ended in the same way is returned as it is.
     fn settle(
         &self,
         user_id: &UserId,
@@ -298,7 +298,7 @@ pub trait MoneyStore: Send + Sync {
         at: Timestamp,
     ) -> Result<Reservation, WalletError>;
 
-    /// Makes a movement.
+    /// Executes a movement.
     fn apply(&self, movement: &Movement) -> Result<Moved, WalletError> {
         match movement {
             Movement::Deposit(order) => self.deposit(order).map(Moved::Wallet),
@@ -315,12 +315,12 @@ pub trait MoneyStore: Send + Sync {
         }
     }
 
-    /// Makes a movement and keeps its answer, a refusal too, in one transaction, unless the key has
-    /// an answer: then gives that. Keys are the user's, and each operation has its own.
+    /// Executes a movement and stores its answer (also a rejection) in one transaction. If the key
+    /// already has an answer, returns that answer. Keys are scoped to a user and an operation.
     fn apply_once(&self, movement: &Movement, key: &RequestKey) -> Result<Moved, WalletError>;
 
-    /// Ends pending reservations that were made before a moment, at most `limit`, each in a
-    /// transaction of its own; never one that is held for a bet. Gives how many.
+    /// Expires up to `limit` pending reservations made before a time, each in its own transaction,
+    /// and returns how many. Never expires one that is held for a bet.
     fn expire_reservations(
         &self,
         made_before: Timestamp,
@@ -331,7 +331,7 @@ pub trait MoneyStore: Send + Sync {
     /// A user's transfers, newest first.
     fn transfers(&self, user_id: &UserId, page: Page<i64>) -> Result<Vec<Transfer>, StoreError>;
 
-    /// A user's reservations, newest first; their ids are ordered by time.
+    /// A user's reservations, newest first, ordered by their time-based ids.
     fn reservations(
         &self,
         user_id: &UserId,
@@ -339,9 +339,9 @@ pub trait MoneyStore: Send + Sync {
         page: Page<Uuid>,
     ) -> Result<Vec<Reservation>, StoreError>;
 
-    /// Places a bet that is pending: the bet, its reservation (whose reference is the bet's id),
-    /// the answer to its key and its record for the bus in one transaction. Where the key was
-    /// answered before, gives that answer.
+    /// Places a pending bet: writes the bet, its reservation (whose reference is the bet's id), the
+    /// answer to its key and its outbox record in one transaction. If the key already has an
+    /// answer, returns that answer.
     fn place_bet(
         &self,
         bet: &Bet,
@@ -349,14 +349,15 @@ pub trait MoneyStore: Send + Sync {
         notice: &OutboxMessage,
     ) -> Result<BetAnswer, StoreError>;
 
-    /// Places bets as [`MoneyStore::place_bet`] does, for little more than one of them costs: all
-    /// in one transaction, so that an error leaves none of them placed. Gives the answers in the
-    /// same order. Nobody waits for another's wallet here: a bet whose wallet is in use at this
-    /// moment, or for which another of these bets uses it, has no answer, and is to be placed by
-    /// itself.
+    /// Places several bets as [`MoneyStore::place_bet`] does, for little more than the cost of one.
+    /// All are placed in one transaction, so an error leaves none of them placed. Returns the
+    /// answers in the same order. This call never waits for a wallet lock: a bet whose wallet is
+    /// locked at this moment, or is used by another bet of this call, gets no answer and must be
+    /// placed alone.
     fn place_bets(&self, slips: &[BetPlacement]) -> Result<Vec<Option<BetAnswer>>, StoreError>;
 
-    /// Keeps a refusal as the answer to a key, unless there is one already; gives the first one.
+    /// Stores a rejection as the answer to a key, unless the key has an answer; returns the first
+    /// answer.
     fn refuse_bet(
         &self,
         user_id: &UserId,
@@ -372,9 +373,9 @@ pub trait MoneyStore: Send + Sync {
         key: &RequestKey,
     ) -> Result<Option<BetAnswer>, StoreError>;
 
-    /// Decides a bet: its status (only from pending), its history, commit or refund of its
-    /// reservation, the order to cancel where it timed out, and its record for the bus in one
-    /// transaction.
+    /// Decides a bet. One transaction sets the status (only from pending), adds the history step,
+    /// commits or refunds the reservation, adds a cancel request if the bet timed out, and writes
+    /// the outbox record.
     fn decide_bet(
         &self,
         bet_id: BetId,
@@ -383,16 +384,17 @@ pub trait MoneyStore: Send + Sync {
         at: Timestamp,
     ) -> Result<Decided, StoreError>;
 
-    /// Decides bets as [`MoneyStore::decide_bet`] does, together as in [`MoneyStore::place_bets`].
+    /// Decides several bets as [`MoneyStore::decide_bet`] does, batched as in
+    /// [`MoneyStore::place_bets`].
     fn decide_bets(&self, decisions: &[DecideBet]) -> Result<Vec<Option<Decided>>, StoreError>;
 
     /// A bet.
     fn bet(&self, bet_id: BetId) -> Result<Option<Bet>, StoreError>;
 
-    /// Bets, in the order of their ids here.
+    /// Bets, in the order of the given ids.
     fn bets_by_id(&self, bet_ids: &[BetId]) -> Result<Vec<Option<Bet>>, StoreError>;
 
-    /// The steps of a bet, in their order.
+    /// The steps of a bet, oldest first.
     fn bet_history(&self, bet_id: BetId) -> Result<Vec<BetStep>, StoreError>;
 
     /// A user's bets, newest first.
@@ -403,10 +405,10 @@ pub trait MoneyStore: Send + Sync {
         page: Page<BetId>,
     ) -> Result<Vec<Bet>, StoreError>;
 
-    /// Pending bets whose time was over at a moment, the oldest first.
+    /// Pending bets whose deadline had passed at a time, oldest first.
     fn overdue_bets(&self, at: Timestamp, limit: usize) -> Result<Vec<Bet>, StoreError>;
 
-    /// Rows of the outbox that nobody publishes, the oldest first. They are the caller's until
+    /// Takes outbox rows whose lease has expired, oldest first, and leases them to the caller until
     /// `leased_until`.
     fn take_outbox(
         &self,
@@ -415,14 +417,14 @@ pub trait MoneyStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<OutboxRow>, StoreError>;
 
-    /// These rows of the outbox are on the bus.
+    /// Marks outbox rows as published.
     fn published(&self, rows: &[i64]) -> Result<(), StoreError>;
 
-    /// How much waits in the outbox.
+    /// The number of unpublished outbox rows, and the age of the oldest.
     fn outbox_depth(&self) -> Result<OutboxDepth, StoreError>;
 
-    /// Bets that the supplier is to be told to cancel now. Until `next_attempt_at` nobody else is
-    /// given them; each is counted as tried once more.
+    /// Takes the bets to cancel at the supplier now. Counts one more attempt for each, and leases
+    /// them to the caller until `next_attempt_at`.
     fn take_cancels(
         &self,
         at: Timestamp,
@@ -430,26 +432,27 @@ pub trait MoneyStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Cancel>, StoreError>;
 
-    /// The supplier has cancelled a bet.
+    /// Records that the supplier has cancelled a bet.
     fn cancelled(&self, bet_id: BetId, at: Timestamp) -> Result<(), StoreError>;
 
-    /// How many bets the supplier has still to be told to cancel.
+    /// Number of bets that are still to be cancelled at the supplier.
     fn open_cancels(&self) -> Result<u64, StoreError>;
 
-    /// Holds the ledger, the reservations and the bets against each other, in one snapshot of the
-    /// database, while it is in use. A bet is too late where its time was over `grace` before `at`.
+    /// Checks the ledger, the reservations and the bets for consistency, in one snapshot of the
+    /// live database. A pending bet is a violation if its deadline passed more than `grace` before
+    /// `at`.
     fn verify(&self, at: Timestamp, grace: std::time::Duration)
     -> Result<Verification, StoreError>;
 }
 
-/// A refusal as its column holds it.
+/// Serialises a rejection for its column.
 pub(super) fn refusal_text(refusal: &BetRefusal) -> Result<String, StoreError> {
     serde_json::to_string(refusal)
-        .map_err(|error| StoreError::Refused(format!("cannot write a refusal: {error}")))
+        .map_err(|error| StoreError::Refused(format!("cannot serialise a rejection: {error}")))
 }
 
-/// A refusal out of its column.
+/// Parses a rejection from its column.
 pub(super) fn read_refusal(text: &str) -> Result<BetRefusal, StoreError> {
     serde_json::from_str(text)
-        .map_err(|error| StoreError::Unreadable(format!("refusal {text}: {error}")))
+        .map_err(|error| StoreError::Unreadable(format!("rejection {text}: {error}")))
 }

@@ -1,5 +1,5 @@
-//! Movements of money that a client asks for, and the answer that an idempotency key keeps: written
-//! once, and read by both databases. PostgreSQL writes it in its function `wallet_apply_once`.
+//! Money movements that clients request, and the stored answers of idempotency keys. Both databases
+//! read the same format; PostgreSQL writes it in its function `wallet_apply_once`.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -11,29 +11,29 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::domain::wallet::ledger::{Balance, HoldResolution, ReservationStatus};
 
-/// A movement that is asked for.
+/// A requested movement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Movement {
-    /// Puts money in.
+    /// Deposits money.
     Deposit(TransferRequest),
-    /// Takes money out.
+    /// Withdraws money.
     Withdraw(TransferRequest),
-    /// Holds money.
+    /// Reserves money.
     Reserve(TransferRequest),
     /// Ends a reservation.
     Settle {
-        /// Whose reservation.
+        /// The owner of the reservation.
         user_id: UserId,
-        /// What it is known by.
+        /// The reference of the reservation.
         reference: Reference,
         /// How it ends.
         settlement: HoldResolution,
-        /// Now.
+        /// The current time.
         at: Timestamp,
     },
 }
 
-/// What a movement leaves.
+/// The result of a movement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Moved {
     /// The wallet after a deposit or a withdrawal.
@@ -43,7 +43,7 @@ pub enum Moved {
 }
 
 impl Movement {
-    /// Whose money moves.
+    /// The owner of the wallet.
     pub fn user_id(&self) -> &UserId {
         match self {
             Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => {
@@ -53,7 +53,8 @@ impl Movement {
         }
     }
 
-    /// The operation in paths, metrics and the database. Each has keys of its own.
+    /// The name of the operation in paths, metrics and the database. Each operation has its own
+    /// keys.
     pub fn operation(&self) -> &'static str {
         match self {
             Movement::Deposit(_) => "deposit",
@@ -63,7 +64,7 @@ impl Movement {
         }
     }
 
-    /// When it is asked for.
+    /// When it was requested.
     pub fn at(&self) -> Timestamp {
         match self {
             Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => {
@@ -73,7 +74,7 @@ impl Movement {
         }
     }
 
-    /// What it is known by.
+    /// The reference of the movement.
     pub fn reference(&self) -> &Reference {
         match self {
             Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => {
@@ -83,7 +84,7 @@ impl Movement {
         }
     }
 
-    /// How much; the amount of a reservation that ends is the reservation's.
+    /// The amount; `None` if a reservation ends, which has its own amount.
     pub fn amount(&self) -> Option<Amount> {
         match self {
             Movement::Deposit(order) | Movement::Withdraw(order) | Movement::Reserve(order) => {
@@ -93,31 +94,31 @@ impl Movement {
         }
     }
 
-    /// Reads the kept answer to this movement.
+    /// Parses the stored answer to this movement.
     pub(super) fn read_answer(&self, json: &str) -> Result<Result<Moved, WalletError>, StoreError> {
         let unreadable =
             || StoreError::Unreadable(format!("answer to {}: {json}", self.operation()));
-        let kept: KeptAnswer = serde_json::from_str(json).map_err(|_| unreadable())?;
-        if kept.outcome != DONE {
-            return refusal_of(&kept.outcome).map(Err).ok_or_else(unreadable);
+        let stored: StoredAnswer = serde_json::from_str(json).map_err(|_| unreadable())?;
+        if stored.outcome != DONE {
+            return refusal_of(&stored.outcome).map(Err).ok_or_else(unreadable);
         }
         let moved = match self {
-            Movement::Deposit(_) | Movement::Withdraw(_) => kept.wallet().map(Moved::Wallet),
+            Movement::Deposit(_) | Movement::Withdraw(_) => stored.wallet().map(Moved::Wallet),
             Movement::Reserve(_) | Movement::Settle { .. } => {
-                kept.reservation(self.reference()).map(Moved::Reservation)
+                stored.reservation(self.reference()).map(Moved::Reservation)
             }
         };
         moved.map(Ok).ok_or_else(unreadable)
     }
 }
 
-/// What was done, as the functions of the database call it.
+/// The outcome word of a successful movement in the database functions.
 const DONE: &str = "DONE";
 
-/// An answer as it is kept. Times are microseconds since 1970.
+/// The stored form of an answer. Times are microseconds since 1970.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
-struct KeptAnswer {
+struct StoredAnswer {
     outcome: String,
     wallet: Option<Uuid>,
     available: Option<i64>,
@@ -129,7 +130,7 @@ struct KeptAnswer {
     settled: Option<i64>,
 }
 
-impl KeptAnswer {
+impl StoredAnswer {
     fn wallet(&self) -> Option<Wallet> {
         let balance = Balance {
             available: self.available?,
@@ -158,33 +159,34 @@ impl KeptAnswer {
     }
 }
 
-/// An answer in the form in which it is kept; an error of the database is none.
+/// Serialises an answer for storage. A database failure is returned as an error: it is not an
+/// answer.
 pub(super) fn answer_text(answer: &Result<Moved, WalletError>) -> Result<String, StoreError> {
-    let kept = match answer {
-        Ok(Moved::Wallet(wallet)) => KeptAnswer {
+    let stored = match answer {
+        Ok(Moved::Wallet(wallet)) => StoredAnswer {
             outcome: DONE.to_owned(),
             wallet: Some(wallet.wallet_id),
             available: Some(wallet.balance.available),
             reserved: Some(wallet.balance.reserved),
-            ..KeptAnswer::default()
+            ..StoredAnswer::default()
         },
-        Ok(Moved::Reservation(reservation)) => KeptAnswer {
+        Ok(Moved::Reservation(reservation)) => StoredAnswer {
             outcome: DONE.to_owned(),
             reservation: Some(reservation.id),
             amount: Some(reservation.amount.cents()),
             status: Some(reservation.status.as_str().to_owned()),
             created: Some(reservation.created_at.micros()),
             settled: reservation.settled_at.map(Timestamp::micros),
-            ..KeptAnswer::default()
+            ..StoredAnswer::default()
         },
         Err(WalletError::Store(failure)) => return Err(failure.clone()),
-        Err(refusal) => KeptAnswer {
+        Err(refusal) => StoredAnswer {
             outcome: outcome_of(refusal),
-            ..KeptAnswer::default()
+            ..StoredAnswer::default()
         },
     };
-    serde_json::to_string(&kept)
-        .map_err(|error| StoreError::Refused(format!("cannot write an answer: {error}")))
+    serde_json::to_string(&stored)
+        .map_err(|error| StoreError::Refused(format!("cannot serialise an answer: {error}")))
 }
 
 fn outcome_of(refusal: &WalletError) -> String {
@@ -201,7 +203,7 @@ fn outcome_of(refusal: &WalletError) -> String {
     }
 }
 
-/// The refusal that an outcome names.
+/// The rejection that an outcome word stands for.
 pub(super) fn refusal_of(outcome: &str) -> Option<WalletError> {
     Some(match outcome {
         "WALLET_NOT_FOUND" => WalletError::WalletNotFound,
@@ -221,7 +223,7 @@ mod tests {
     use crate::store::money_suite::{at, order, reference, user};
 
     #[test]
-    fn kept_answer_reads_back() {
+    fn stored_answer_reads_back() {
         let wallet = Wallet {
             wallet_id: Uuid::from_u128(7),
             balance: Balance {
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_is_never_kept() {
+    fn database_failure_is_never_stored() {
         let failed = Err(WalletError::Store(StoreError::Unavailable(
             "away".to_owned(),
         )));

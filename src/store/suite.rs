@@ -1,4 +1,5 @@
-//! What every store must do: written against the trait, run for each database by [`store_suite`].
+//! The contract of every store: checks written against the trait, run for each database by
+//! [`store_suite`].
 
 pub mod events;
 
@@ -16,32 +17,32 @@ use crate::domain::ids::Source;
 use crate::domain::odds::book::Book;
 use crate::domain::odds::update::testing::{any_update, market_update, update};
 
-/// Makes a test of each check. `$open` gives a store with its tables, and what must live as long as
-/// it. Attributes behind it are those of the tests.
+/// Generates one test per check. `$open` returns a migrated store and a guard that lives as long as
+/// the store. The attributes after it are added to the tests.
 macro_rules! store_suite {
     ($open:expr $(, #[$attribute:meta])*) => {
         #[rstest::rstest]
         #[case::migrate_again($crate::store::suite::migrate_again)]
-        #[case::nothing($crate::store::suite::nothing_is_nothing)]
-        #[case::newer_wins($crate::store::suite::newer_wins_and_older_is_only_recorded)]
-        #[case::one_batch($crate::store::suite::within_one_batch_the_last_taken_stays)]
-        #[case::markets_and_lines($crate::store::suite::markets_and_lines_stand_beside_each_other)]
-        #[case::replay($crate::store::suite::a_replay_changes_nothing)]
-        #[case::any_order($crate::store::suite::any_order_gives_the_same_state_and_history)]
-        #[case::like_the_book($crate::store::suite::numbers_and_states_are_those_of_the_book)]
-        #[case::recreated_bus($crate::store::suite::a_bus_that_starts_again_does_not_take_the_number_back)]
-        #[case::supplier_restart($crate::store::suite::a_supplier_that_restarts_is_followed)]
-        #[case::two_sources($crate::store::suite::two_sources_with_one_revision_are_both_recorded)]
+        #[case::nothing($crate::store::suite::empty_store_returns_nothing)]
+        #[case::newer_wins($crate::store::suite::newer_revision_wins)]
+        #[case::one_batch($crate::store::suite::last_applied_in_batch_stays)]
+        #[case::markets_and_lines($crate::store::suite::markets_and_lines_are_independent)]
+        #[case::replay($crate::store::suite::replay_changes_nothing)]
+        #[case::any_order($crate::store::suite::order_does_not_change_the_result)]
+        #[case::like_the_book($crate::store::suite::store_agrees_with_the_book)]
+        #[case::recreated_bus($crate::store::suite::recreated_bus_keeps_seqs_increasing)]
+        #[case::supplier_restart($crate::store::suite::restarted_supplier_is_followed)]
+        #[case::two_sources($crate::store::suite::equal_revisions_of_two_sources_are_recorded)]
         #[case::exact($crate::store::suite::every_update_reads_back_exactly)]
-        #[case::extremes($crate::store::suite::extremes_read_back)]
-        #[case::history_pages($crate::store::suite::history_pages_are_complete_and_without_repeats)]
-        #[case::event_pages($crate::store::suite::event_pages_are_complete_and_name_the_sides)]
-        #[case::event_details($crate::store::suite::events::details_stay_known)]
-        #[case::event_filters($crate::store::suite::events::filters_agree_with_memory)]
+        #[case::extremes($crate::store::suite::extreme_values_read_back)]
+        #[case::history_pages($crate::store::suite::history_pages_are_complete)]
+        #[case::event_pages($crate::store::suite::event_pages_name_the_teams)]
+        #[case::event_details($crate::store::suite::events::event_details_are_kept)]
+        #[case::event_filters($crate::store::suite::events::filters_agree_with_the_model)]
         #[case::dead_letters($crate::store::suite::dead_letters_keep_every_byte)]
-        #[case::prune($crate::store::suite::prune_takes_the_oldest_and_a_bounded_number)]
-        #[case::refused_batch($crate::store::suite::a_batch_that_does_not_fit_leaves_nothing)]
-        #[case::writers_at_once($crate::store::suite::writers_at_once_agree)]
+        #[case::prune($crate::store::suite::prune_removes_bounded_oldest_rows)]
+        #[case::refused_batch($crate::store::suite::rejected_batch_leaves_nothing)]
+        #[case::writers_at_once($crate::store::suite::concurrent_writers_agree)]
         $(#[$attribute])*
         fn every_store(#[case] check: fn(&dyn Store)) {
             let (store, _kept) = $open;
@@ -51,7 +52,7 @@ macro_rules! store_suite {
 }
 pub(crate) use store_suite;
 
-/// Updates at positions from `first` on.
+/// Updates at consecutive positions, starting at `first`.
 pub fn positioned(
     first: u64,
     updates: impl IntoIterator<Item = OddsUpdate>,
@@ -66,7 +67,7 @@ pub fn positioned(
         .collect()
 }
 
-/// The states of an event, as the store has them.
+/// The stored states of an event.
 pub fn states(store: &dyn Store, event: &str) -> Vec<MarketState> {
     let states = store.load_event(&EventId::new(event).unwrap()).unwrap();
     states
@@ -104,7 +105,7 @@ fn pages(store: &dyn Store, mut query: HistoryQuery) -> Vec<HistoryEntry> {
     }
 }
 
-/// The history of the market that `update` is of, as its revisions.
+/// The revisions in the history of the market of `update`.
 fn revisions(store: &dyn Store, update: &OddsUpdate) -> Vec<Revision> {
     history(store, &update.event_id, &update.market)
         .into_iter()
@@ -112,7 +113,7 @@ fn revisions(store: &dyn Store, update: &OddsUpdate) -> Vec<Revision> {
         .collect()
 }
 
-/// An update as the history gives it back.
+/// An update as the history returns it.
 fn without_teams(update: &OddsUpdate) -> OddsUpdate {
     OddsUpdate {
         home_team: String::new(),
@@ -121,8 +122,7 @@ fn without_teams(update: &OddsUpdate) -> OddsUpdate {
     }
 }
 
-/// An update as a book gets it back: what is told about the event is kept for the list of events
-/// alone.
+/// An update as loaded for a book: only the list of events has the event details.
 fn without_details(update: &OddsUpdate) -> OddsUpdate {
     OddsUpdate {
         sport: None,
@@ -148,7 +148,7 @@ fn report(applied: usize, recorded: usize) -> BatchReport {
     BatchReport { applied, recorded }
 }
 
-/// Runs a property with an event of its own for each case.
+/// Runs a property with a separate event for each case.
 fn for_all<S: Strategy>(strategy: S, check: impl Fn(&str, S::Value) -> Result<(), TestCaseError>) {
     let case = Cell::new(0);
     let mut runner = TestRunner::new(Config {
@@ -170,7 +170,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     proptest::collection::vec((0u8..3, 0i64..6, 0i64..3), 1..40)
 }
 
-fn made(event: &str, (market, time, version): Move) -> OddsUpdate {
+fn update_for(event: &str, (market, time, version): Move) -> OddsUpdate {
     let (name, line) = [
         ("1x2", None),
         ("goals", Some("2.5")),
@@ -179,7 +179,7 @@ fn made(event: &str, (market, time, version): Move) -> OddsUpdate {
     market_update(event, name, line, time, version)
 }
 
-/// Writes updates in batches of the sizes given, over and over.
+/// Writes updates in batches, cycling through the given sizes.
 fn write_in_batches(
     store: &dyn Store,
     updates: &[PositionedUpdate],
@@ -190,10 +190,10 @@ fn write_in_batches(
         if rest.is_empty() {
             break;
         }
-        let (batch, behind) = rest.split_at((*size).min(rest.len()));
+        let (batch, remaining) = rest.split_at((*size).min(rest.len()));
         let one = store.write_updates(batch).unwrap();
         total = report(total.applied + one.applied, total.recorded + one.recorded);
-        rest = behind;
+        rest = remaining;
     }
     total
 }
@@ -207,7 +207,7 @@ pub fn migrate_again(store: &dyn Store) {
     assert_eq!(states(store, "MATCH_001").len(), 1);
 }
 
-pub fn nothing_is_nothing(store: &dyn Store) {
+pub fn empty_store_returns_nothing(store: &dyn Store) {
     let event = EventId::new("MATCH_001").unwrap();
     assert_eq!(store.write_updates(&[]), Ok(report(0, 0)));
     assert_eq!(store.write_dead_letters(&[]), Ok(()));
@@ -224,7 +224,7 @@ pub fn nothing_is_nothing(store: &dyn Store) {
     );
 }
 
-pub fn newer_wins_and_older_is_only_recorded(store: &dyn Store) {
+pub fn newer_revision_wins(store: &dyn Store) {
     let write = |position, update| {
         store
             .write_updates(&positioned(position, [update]))
@@ -248,7 +248,7 @@ pub fn newer_wins_and_older_is_only_recorded(store: &dyn Store) {
     assert_eq!(revisions(store, &update(1, 1, 1)), expected);
 }
 
-pub fn within_one_batch_the_last_taken_stays(store: &dyn Store) {
+pub fn last_applied_in_batch_stays(store: &dyn Store) {
     let batch = positioned(
         7,
         [
@@ -276,7 +276,7 @@ pub fn within_one_batch_the_last_taken_stays(store: &dyn Store) {
     );
 }
 
-pub fn markets_and_lines_stand_beside_each_other(store: &dyn Store) {
+pub fn markets_and_lines_are_independent(store: &dyn Store) {
     let updates = [
         market_update("MATCH_001", "1x2", None, 1, 1),
         market_update("MATCH_001", "goals", None, 1, 1),
@@ -286,7 +286,7 @@ pub fn markets_and_lines_stand_beside_each_other(store: &dyn Store) {
         market_update("MATCH_001", "goals@2.5", None, 1, 1),
         market_update("MATCH_001", "handicap", Some("-1"), 1, 1),
     ];
-    // Twice: a market without a line must be found again too.
+    // Twice, because a market without a line must be found again too.
     for round in 0..2 {
         let newer = updates.iter().cloned().map(|mut update| {
             update.revision.version += round;
@@ -318,11 +318,11 @@ pub fn markets_and_lines_stand_beside_each_other(store: &dyn Store) {
     }
 }
 
-pub fn a_replay_changes_nothing(store: &dyn Store) {
+pub fn replay_changes_nothing(store: &dyn Store) {
     for_all(
         (moves(), proptest::collection::vec(1usize..9, 1..4)),
         |event, (moves, sizes)| {
-            let updates = positioned(0, moves.into_iter().map(|one| made(event, one)));
+            let updates = positioned(0, moves.into_iter().map(|one| update_for(event, one)));
             write_in_batches(store, &updates, &[500]);
             let before = states(store, event);
             prop_assert_eq!(write_in_batches(store, &updates, &sizes), report(0, 0));
@@ -332,7 +332,7 @@ pub fn a_replay_changes_nothing(store: &dyn Store) {
     );
 }
 
-pub fn any_order_gives_the_same_state_and_history(store: &dyn Store) {
+pub fn order_does_not_change_the_result(store: &dyn Store) {
     let sizes = || proptest::collection::vec(1usize..9, 1..4);
     for_all(
         (moves(), sizes(), any::<u64>()),
@@ -340,7 +340,7 @@ pub fn any_order_gives_the_same_state_and_history(store: &dyn Store) {
             let mut shuffled = moves.clone();
             fastrand::Rng::with_seed(seed).shuffle(&mut shuffled);
             let write = |event: &str, moves: &[Move]| {
-                let updates = positioned(0, moves.iter().map(|one| made(event, *one)));
+                let updates = positioned(0, moves.iter().map(|one| update_for(event, *one)));
                 write_in_batches(store, &updates, &sizes);
                 states(store, event)
                     .into_iter()
@@ -366,19 +366,25 @@ pub fn any_order_gives_the_same_state_and_history(store: &dyn Store) {
                 distinct
                     .entry(one.0)
                     .or_default()
-                    .insert(made(event, *one).revision);
+                    .insert(update_for(event, *one).revision);
             }
             for (market, expected) in distinct {
                 let expected: Vec<_> = expected.into_iter().collect();
-                prop_assert_eq!(&revisions(store, &made(event, (market, 0, 0))), &expected);
-                prop_assert_eq!(&revisions(store, &made(&other, (market, 0, 0))), &expected);
+                prop_assert_eq!(
+                    &revisions(store, &update_for(event, (market, 0, 0))),
+                    &expected
+                );
+                prop_assert_eq!(
+                    &revisions(store, &update_for(&other, (market, 0, 0))),
+                    &expected
+                );
             }
             Ok(())
         },
     );
 }
 
-pub fn numbers_and_states_are_those_of_the_book(store: &dyn Store) {
+pub fn store_agrees_with_the_book(store: &dyn Store) {
     let sizes = proptest::collection::vec(1usize..9, 1..4);
     // Positions that jump ahead, and that start again.
     let positions = proptest::collection::vec(0u64..200, 40);
@@ -389,7 +395,7 @@ pub fn numbers_and_states_are_those_of_the_book(store: &dyn Store) {
                 .into_iter()
                 .zip(positions)
                 .map(|(one, position)| PositionedUpdate {
-                    update: made(event, one),
+                    update: update_for(event, one),
                     partition: 0,
                     position,
                 })
@@ -409,7 +415,7 @@ pub fn numbers_and_states_are_those_of_the_book(store: &dyn Store) {
     );
 }
 
-pub fn a_bus_that_starts_again_does_not_take_the_number_back(store: &dyn Store) {
+pub fn recreated_bus_keeps_seqs_increasing(store: &dyn Store) {
     let seqs = |store: &dyn Store| {
         states(store, "MATCH_001")
             .into_iter()
@@ -431,7 +437,7 @@ pub fn a_bus_that_starts_again_does_not_take_the_number_back(store: &dyn Store) 
     assert_eq!(
         seqs(store),
         [1_000, 1_001],
-        "the number is the event's, not the market's"
+        "seqs are per event, not per market"
     );
     let batch = [
         market_update("MATCH_001", "1x2", None, 2, 1),
@@ -448,7 +454,7 @@ pub fn a_bus_that_starts_again_does_not_take_the_number_back(store: &dyn Store) 
     assert_eq!(seqs(store), [5_001, 1_003]);
 }
 
-pub fn a_supplier_that_restarts_is_followed(store: &dyn Store) {
+pub fn restarted_supplier_is_followed(store: &dyn Store) {
     store
         .write_updates(&positioned(0, [update(1, 10, 978)]))
         .unwrap();
@@ -459,7 +465,7 @@ pub fn a_supplier_that_restarts_is_followed(store: &dyn Store) {
     assert_eq!(states(store, "MATCH_001")[0].update.revision.version, 1);
 }
 
-pub fn two_sources_with_one_revision_are_both_recorded(store: &dyn Store) {
+pub fn equal_revisions_of_two_sources_are_recorded(store: &dyn Store) {
     let other = OddsUpdate {
         source: Source::new("other").unwrap(),
         ..update(1, 1, 1)
@@ -503,7 +509,7 @@ pub fn every_update_reads_back_exactly(store: &dyn Store) {
     });
 }
 
-pub fn extremes_read_back(store: &dyn Store) {
+pub fn extreme_values_read_back(store: &dyn Store) {
     let mut written = Vec::new();
     let texts = [
         "",
@@ -558,7 +564,7 @@ pub fn extremes_read_back(store: &dyn Store) {
     }
 }
 
-pub fn history_pages_are_complete_and_without_repeats(store: &dyn Store) {
+pub fn history_pages_are_complete(store: &dyn Store) {
     let second = |time: Option<i64>| time.map(|time| update(1, time, 0).revision.updated_at);
     let bound = || proptest::option::of(-1i64..8);
     for_all(
@@ -566,16 +572,16 @@ pub fn history_pages_are_complete_and_without_repeats(store: &dyn Store) {
         |event, (moves, from, to, limit)| {
             write_in_batches(
                 store,
-                &positioned(0, moves.iter().map(|one| made(event, *one))),
+                &positioned(0, moves.iter().map(|one| update_for(event, *one))),
                 &[3],
             );
             let expected: BTreeSet<_> = moves
                 .iter()
                 .filter(|(market, time, _)| *market == 0 && from.is_none_or(|from| *time >= from))
                 .filter(|(_, time, _)| to.is_none_or(|to| *time < to))
-                .map(|one| made(event, *one).revision)
+                .map(|one| update_for(event, *one).revision)
                 .collect();
-            let market = made(event, (0, 0, 0)).market;
+            let market = update_for(event, (0, 0, 0)).market;
             let query = HistoryQuery {
                 from: second(from),
                 to: second(to),
@@ -595,7 +601,7 @@ pub fn history_pages_are_complete_and_without_repeats(store: &dyn Store) {
     );
 }
 
-pub fn event_pages_are_complete_and_name_the_sides(store: &dyn Store) {
+pub fn event_pages_name_the_teams(store: &dyn Store) {
     let ids = [
         "1.197931750",
         "MATCH_1",
@@ -611,7 +617,7 @@ pub fn event_pages_are_complete_and_name_the_sides(store: &dyn Store) {
         .rev()
         .map(|id| market_update(id, "1x2", None, 1, 1));
     store.write_updates(&positioned(0, updates)).unwrap();
-    // The market that changed last tells the sides, whichever market that is.
+    // The market that changed last provides the team names, whichever market that is.
     let sides = |market: &str, time, home: &str| OddsUpdate {
         home_team: home.to_owned(),
         ..market_update("MATCH_1", market, None, time, 1)
@@ -635,7 +641,7 @@ pub fn event_pages_are_complete_and_name_the_sides(store: &dyn Store) {
             .map(|event| event.event_id.as_str())
             .collect::<Vec<_>>(),
         ids,
-        "in the order of bytes"
+        "in byte order"
     );
     assert_eq!(
         (read[1].home_team.as_str(), read[1].away_team.as_str()),
@@ -645,7 +651,7 @@ pub fn event_pages_are_complete_and_name_the_sides(store: &dyn Store) {
     assert_eq!(
         store.list_events(&EventQuery::default()),
         Ok(EventPage::default()),
-        "no room on the page"
+        "a page of zero events"
     );
 }
 
@@ -687,7 +693,7 @@ pub fn dead_letters_keep_every_byte(store: &dyn Store) {
     );
 }
 
-pub fn prune_takes_the_oldest_and_a_bounded_number(store: &dyn Store) {
+pub fn prune_removes_bounded_oldest_rows(store: &dyn Store) {
     const MORE: usize = 7;
     let event = EventId::new("MATCH_001").unwrap();
     let old = positioned(
@@ -732,7 +738,7 @@ pub fn prune_takes_the_oldest_and_a_bounded_number(store: &dyn Store) {
             history: MORE,
             dead_letters: MORE - 2
         },
-        "the moment itself stays"
+        "a row of the exact time stays"
     );
     assert_eq!(prune(), PruneReport::default());
     let left = history(store, &event, &young.market);
@@ -758,11 +764,11 @@ pub fn prune_takes_the_oldest_and_a_bounded_number(store: &dyn Store) {
     assert_eq!(
         states(store, "MATCH_001"),
         current,
-        "the current state is never touched"
+        "the current state is never pruned"
     );
 }
 
-pub fn a_batch_that_does_not_fit_leaves_nothing(store: &dyn Store) {
+pub fn rejected_batch_leaves_nothing(store: &dyn Store) {
     let mut batch = positioned(0, [update(1, 1, 1), update(2, 1, 1)]);
     batch[1].position = u64::MAX;
     assert!(matches!(
@@ -774,18 +780,19 @@ pub fn a_batch_that_does_not_fit_leaves_nothing(store: &dyn Store) {
     assert_eq!(
         store.write_updates(&batch[..1]),
         Ok(report(1, 1)),
-        "the store goes on"
+        "the store still works"
     );
 }
 
-pub fn writers_at_once_agree(store: &dyn Store) {
+pub fn concurrent_writers_agree(store: &dyn Store) {
     const EACH: i64 = 60;
     std::thread::scope(|scope| {
         for writer in 0..4u8 {
             scope.spawn(move || {
                 let updates = positioned(
                     0,
-                    (0..EACH).map(|time| made("MATCH_001", (time as u8 % 3, time, writer.into()))),
+                    (0..EACH)
+                        .map(|time| update_for("MATCH_001", (time as u8 % 3, time, writer.into()))),
                 );
                 write_in_batches(store, &updates, &[5]);
             });
@@ -797,7 +804,7 @@ pub fn writers_at_once_agree(store: &dyn Store) {
         .collect();
     assert_eq!(current.len(), 3);
     for market in 0..3u8 {
-        let newest = made("MATCH_001", (market, EACH - 3 + i64::from(market), 3));
+        let newest = update_for("MATCH_001", (market, EACH - 3 + i64::from(market), 3));
         assert!(current.contains(&newest), "{newest:?}");
         assert_eq!(revisions(store, &newest).len(), EACH as usize / 3 * 4);
     }

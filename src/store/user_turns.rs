@@ -1,7 +1,7 @@
-//! Serialises the calls that move one user's money, and limits how many run at once. The database
-//! would serialise them by the lock of the wallet's row, with a connection in use for each one that
-//! waits. Here one user's calls use one connection at most, however many there are, and nobody
-//! waits for another user's wallet.
+//! Serialises the calls that move one user's money, and limits how many calls run at once. The row
+//! lock of the wallet would serialise them too, but each waiting call would occupy a connection.
+//! Here the calls of one user use at most one connection, and no call waits for another user's
+//! wallet.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,24 +10,24 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::ids::UserId;
 
-/// Users with calls, each with a queue. A user without calls has no entry, so the map is as large
-/// as what is in flight.
+/// Users with running or waiting calls, each with a queue. A user without calls has no entry, so
+/// the size of the map is bounded by the calls in flight.
 #[derive(Debug)]
 pub struct UserTurns {
     users: Mutex<HashMap<UserId, UserQueue>>,
-    /// Calls that may run at once. First come, first served.
+    /// Permits for running calls, granted in the order of arrival.
     calls: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct UserQueue {
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Calls that run or wait.
+    /// Running and waiting calls.
     calls: usize,
 }
 
 impl UserTurns {
-    /// At most `calls` at once, of any number of users.
+    /// Allows at most `calls` calls at once, over all users.
     pub fn new(calls: usize) -> Arc<UserTurns> {
         Arc::new(UserTurns {
             users: Mutex::default(),
@@ -35,7 +35,7 @@ impl UserTurns {
         })
     }
 
-    /// Takes a place in a user's queue, unless `max` of its calls are there already.
+    /// Joins a user's queue, unless it already holds `max` calls.
     pub fn queue(self: &Arc<Self>, user_id: &UserId, max: usize) -> Option<UserTurn> {
         let mut users = self.lock();
         if users.get(user_id).is_some_and(|queue| queue.calls >= max) {
@@ -44,7 +44,7 @@ impl UserTurns {
         Some(self.place(&mut users, user_id))
     }
 
-    /// Takes a place in a user's queue, for callers whose number is bounded elsewhere.
+    /// Joins a user's queue. For callers whose number is bounded elsewhere.
     pub fn queue_unbounded(self: &Arc<Self>, user_id: &UserId) -> UserTurn {
         self.place(&mut self.lock(), user_id)
     }
@@ -64,12 +64,12 @@ impl UserTurns {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UserId, UserQueue>> {
-        // Each step leaves the map whole.
+        // No step leaves the map inconsistent, so a poisoned lock is safe to use.
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place in a user's queue. Dropped, it is given up.
+/// A place in a user's queue, released on drop.
 #[derive(Debug)]
 pub struct UserTurn {
     turns: Arc<UserTurns>,
@@ -78,16 +78,15 @@ pub struct UserTurn {
 }
 
 impl UserTurn {
-    /// Waits for the user's earlier calls. Until the guard is dropped, none of the user's other
-    /// calls runs.
+    /// Waits for the user's earlier calls. The user's other calls wait until the guard is dropped.
     pub async fn turn(&self) -> OwnedMutexGuard<()> {
         self.turn.clone().lock_owned().await
     }
 
-    /// Waits until a call may run; it runs until this is dropped. To be waited for within the
-    /// user's turn.
+    /// Waits for a permit to run a call, which is held until it is dropped. Wait for the user's
+    /// turn first.
     pub async fn call(&self) -> Option<OwnedSemaphorePermit> {
-        // Never closed.
+        // The semaphore is never closed.
         self.turns.calls.clone().acquire_owned().await.ok()
     }
 }

@@ -1,4 +1,4 @@
-//! The supplier's side of bets, over HTTP: `POST /supplier/confirm` and `POST /supplier/cancel`.
+//! The supplier's HTTP interface for bets: `POST /supplier/confirm` and `POST /supplier/cancel`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,26 +21,26 @@ use crate::domain::odds::price::{Line, Price};
 use crate::domain::wallet::amount::Amount;
 use crate::telemetry::redact::Redaction;
 
-/// The largest answer that is read.
+/// The maximum size of an answer, in bytes.
 const MAX_ANSWER: usize = 16 * 1024;
-/// The most that is kept of a supplier's text, in characters.
+/// The maximum stored length of a supplier's text, in characters.
 const MAX_TEXT: usize = 255;
-/// Why a bet was rejected, where the supplier does not say.
+/// The rejection reason if the supplier gives none.
 pub const NO_REASON: &str = "SUPPLIER_REJECTED";
 
-/// What a supplier says of a bet.
+/// A supplier's answer about a bet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It takes it.
+    /// The supplier accepts the bet.
     Confirmed {
-        /// What it calls the bet.
+        /// The supplier's reference for the bet.
         provider_ref: String,
     },
-    /// It does not.
+    /// The supplier rejects the bet.
     Rejected {
-        /// Why.
+        /// The rejection reason.
         reason: String,
-        /// What it calls the bet.
+        /// The supplier's reference for the bet.
         provider_ref: String,
     },
 }
@@ -49,7 +49,8 @@ impl From<Answer> for BetOutcome {
     fn from(answer: Answer) -> BetOutcome {
         match answer {
             Answer::Confirmed { provider_ref } => BetOutcome::Confirmed { provider_ref },
-            // The word for what we decide ourselves, and tell the supplier to cancel, is ours.
+            // This code is reserved for bets that we time out ourselves and ask the supplier to
+            // cancel.
             Answer::Rejected {
                 reason,
                 provider_ref,
@@ -68,31 +69,31 @@ impl From<Answer> for BetOutcome {
     }
 }
 
-/// Why there is no answer.
+/// Why a request to the supplier failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SupplierError {
-    /// It did not answer in time.
+    /// The supplier did not answer in time.
     #[error("the supplier did not answer in time")]
     Timeout,
-    /// It cannot be reached, or broke off.
+    /// The supplier cannot be reached, or the connection broke.
     #[error("the supplier cannot be reached: {0}")]
     Unreachable(String),
-    /// It answered with a status that is no answer.
+    /// The status code is not a success.
     #[error("the supplier answered with status {0}")]
     Status(u16),
-    /// The answer is larger than what is read.
+    /// The answer exceeds the size limit.
     #[error("the supplier's answer is larger than {MAX_ANSWER} bytes")]
     TooLarge,
-    /// The answer cannot be read.
-    #[error("the supplier's answer cannot be read: {0}")]
+    /// The answer cannot be parsed.
+    #[error("cannot parse the supplier's answer: {0}")]
     Unreadable(String),
-    /// The answer holds a word that is not known.
-    #[error("the supplier answered with the unknown word `{0}`")]
+    /// The answer contains an unknown status.
+    #[error("the supplier answered with the unknown status `{0}`")]
     UnknownVariant(String),
 }
 
 impl SupplierError {
-    /// Every kind.
+    /// All values of [`SupplierError::kind`].
     pub const KINDS: [&str; 6] = [
         "timeout",
         "unreachable",
@@ -102,7 +103,7 @@ impl SupplierError {
         "unknown_word",
     ];
 
-    /// A word for metrics.
+    /// A fixed code for metrics.
     pub fn kind(&self) -> &'static str {
         match self {
             SupplierError::Timeout => "timeout",
@@ -114,31 +115,30 @@ impl SupplierError {
         }
     }
 
-    /// What failed, without the text of a library or of the supplier.
+    /// What failed, without text from a library or the supplier.
     pub fn summary(&self) -> String {
         match self {
             SupplierError::Unreachable(_) => "the supplier cannot be reached".to_owned(),
-            SupplierError::Unreadable(_) => "the supplier's answer cannot be read".to_owned(),
+            SupplierError::Unreadable(_) => "cannot parse the supplier's answer".to_owned(),
             SupplierError::UnknownVariant(_) => {
-                "the supplier answered with an unknown word".to_owned()
+                "the supplier answered with an unknown status".to_owned()
             }
             other => other.to_string(),
         }
     }
 
-    /// Whether it may be only this one question that the supplier does not like, while it answers
-    /// others.
+    /// Whether the supplier may reject only this one request while it answers others.
     pub fn is_about_the_question(&self) -> bool {
         matches!(self, SupplierError::Status(400 | 409 | 413 | 422))
     }
 }
 
-/// Whoever takes bets or does not. Safe to ask again: the bet's id is the idempotency key.
+/// A supplier that confirms bets. Requests can be retried: the bet id is the idempotency key.
 pub trait BetSupplier: Send + Sync {
-    /// Whether it takes a bet.
+    /// Asks whether the supplier accepts the bet.
     fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>>;
 
-    /// Has it cancel a bet, whatever it made of it.
+    /// Asks the supplier to cancel a bet, whatever its state.
     fn cancel(
         &self,
         bet_id: BetId,
@@ -146,14 +146,14 @@ pub trait BetSupplier: Send + Sync {
     ) -> BoxFuture<'static, Result<(), SupplierError>>;
 }
 
-/// Why there is no client.
+/// Why the client cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// TLS cannot be set up.
+    /// TLS cannot be configured.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
-    /// The address or the client cannot be used.
-    #[error("the supplier's address cannot be used: {0}")]
+    /// The address or the client is invalid.
+    #[error("invalid supplier address: {0}")]
     Address(String),
 }
 
@@ -162,13 +162,14 @@ pub struct HttpSupplier {
     http: reqwest::Client,
     confirm: Url,
     cancel: Url,
-    /// Removes the credentials of the address from what the client says.
+    /// Removes the credentials in the address from the client's messages.
     redaction: Redaction,
 }
 
 impl HttpSupplier {
-    /// The supplier whose paths are below `base`, as `http://127.0.0.1:8081`. Each question may
-    /// take so long. Reads files where `base` is https, so not for an async thread.
+    /// Creates a client for the supplier whose paths are below `base`, as `http://127.0.0.1:8081`.
+    /// `timeout` applies to each request. Reads files if `base` is https, so do not call it on an
+    /// async thread.
     pub fn new(
         base: &Url,
         timeout: Duration,
@@ -180,7 +181,7 @@ impl HttpSupplier {
         } else {
             tls::trusting_nobody()?
         };
-        let address = |error: &dyn std::error::Error| SetupError::Address(causes(error));
+        let address = |error: &dyn std::error::Error| SetupError::Address(with_sources(error));
         let mut headers = HeaderMap::new();
         if let Some(login) = Login::of(base) {
             headers.insert(
@@ -193,23 +194,23 @@ impl HttpSupplier {
             .default_headers(headers)
             .timeout(timeout)
             .connect_timeout(timeout)
-            // Whoever answers for bets is the one that was named.
+            // Only the configured supplier may answer for bets.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build();
-        let below = |path: &str| {
+        let path_url = |path: &str| {
             let mut url = address::without_login(base);
             let mut segments = url
                 .path_segments_mut()
-                .map_err(|()| SetupError::Address("no base".to_owned()))?;
+                .map_err(|()| SetupError::Address("it cannot have a path".to_owned()))?;
             segments.pop_if_empty().extend(["supplier", path]);
             drop(segments);
             Ok::<_, SetupError>(url)
         };
         Ok(HttpSupplier {
             http: http.map_err(|error| address(&error))?,
-            confirm: below("confirm")?,
-            cancel: below("cancel")?,
+            confirm: path_url("confirm")?,
+            cancel: path_url("cancel")?,
             redaction: address::redaction(base),
         })
     }
@@ -222,8 +223,8 @@ impl BetSupplier for HttpSupplier {
             .post(self.confirm.clone())
             .header("Idempotency-Key", bet.id.to_string());
         let request = request.json(&ConfirmJson::of(bet));
-        let asked = ask(request, self.redaction.clone());
-        async move { read_answer(&asked.await?) }.boxed()
+        let sending = send(request, self.redaction.clone());
+        async move { read_answer(&sending.await?) }.boxed()
     }
 
     fn cancel(
@@ -236,22 +237,22 @@ impl BetSupplier for HttpSupplier {
             .post(self.cancel.clone())
             .header("Idempotency-Key", format!("cancel-{bet_id}"));
         let request = request.json(&CancelJson { bet_id, user_id });
-        let asked = ask(request, self.redaction.clone());
-        async move { read_cancellation(&asked.await?) }.boxed()
+        let sending = send(request, self.redaction.clone());
+        async move { read_cancellation(&sending.await?) }.boxed()
     }
 }
 
-async fn ask(
+async fn send(
     request: reqwest::RequestBuilder,
     redaction: Redaction,
 ) -> Result<Bytes, SupplierError> {
-    let failure = |error| failure(error, &redaction);
-    let mut response = request.send().await.map_err(failure)?;
+    let supplier_error = |error| supplier_error(error, &redaction);
+    let mut response = request.send().await.map_err(supplier_error)?;
     if !response.status().is_success() {
         return Err(SupplierError::Status(response.status().as_u16()));
     }
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(failure)? {
+    while let Some(chunk) = response.chunk().await.map_err(supplier_error)? {
         if body.len() + chunk.len() > MAX_ANSWER {
             return Err(SupplierError::TooLarge);
         }
@@ -260,18 +261,18 @@ async fn ask(
     Ok(body.freeze())
 }
 
-fn failure(error: reqwest::Error, redaction: &Redaction) -> SupplierError {
-    // Without the address, which may hold a password.
+fn supplier_error(error: reqwest::Error, redaction: &Redaction) -> SupplierError {
+    // Without the URL, which may contain a password.
     let error = error.without_url();
     if error.is_timeout() {
         SupplierError::Timeout
     } else {
-        SupplierError::Unreachable(redaction.apply(&causes(&error)))
+        SupplierError::Unreachable(redaction.apply(&with_sources(&error)))
     }
 }
 
-/// An error with what is behind it: what reqwest says by itself is not much.
-fn causes(error: &dyn std::error::Error) -> String {
+/// The error with its sources: reqwest's own message says little.
+fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -329,7 +330,7 @@ struct AnswerJson {
     reason: Option<String>,
 }
 
-/// Reads the answer to a confirmation.
+/// Parses the answer to a confirmation request.
 fn read_answer(body: &[u8]) -> Result<Answer, SupplierError> {
     let AnswerJson {
         status,
@@ -355,7 +356,7 @@ fn read_answer(body: &[u8]) -> Result<Answer, SupplierError> {
     }
 }
 
-/// Reads the answer to a cancellation.
+/// Parses the answer to a cancellation request.
 fn read_cancellation(body: &[u8]) -> Result<(), SupplierError> {
     let AnswerJson { status, .. } = read_json(body)?;
     if status.eq_ignore_ascii_case("CANCELLED") {
@@ -369,8 +370,8 @@ fn read_json(body: &[u8]) -> Result<AnswerJson, SupplierError> {
     json::from_slice(body).map_err(|error| SupplierError::Unreadable(clean(&error.to_string())))
 }
 
-/// A foreign text that is kept, logged and published: cut, and without what a database would
-/// refuse, as NUL.
+/// Sanitizes foreign text that is stored, logged and published: truncates it and replaces control
+/// characters, because a database would reject some, such as NUL.
 fn clean(text: &str) -> String {
     let visible = |letter: char| if letter.is_control() { ' ' } else { letter };
     text.trim().chars().take(MAX_TEXT).map(visible).collect()

@@ -1,4 +1,4 @@
-//! Joins what has come in already, so that whoever takes it waits once for all of it.
+//! Batches frames that have already arrived, so that the caller waits once for all of them.
 
 use std::task::Poll;
 
@@ -6,15 +6,14 @@ use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
 use super::transport::{Inbound, TransportError};
 
-/// The most frames, and the most bytes but for the last frame, that are joined.
+/// The maximum number of frames in a batch, and of bytes before its last frame.
 pub const MAX_FRAMES: usize = 256;
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// What came, in its order; at least one.
+/// Received items in order; at least one.
 pub type FrameBatch = Vec<Result<Inbound, TransportError>>;
 
-/// Gives what is there, and waits for nothing more. A frame that comes alone is given alone, at
-/// once.
+/// Yields everything that is ready without waiting for more. A single frame is yielded at once.
 pub fn batches(
     inbound: BoxStream<'static, Result<Inbound, TransportError>>,
 ) -> impl Stream<Item = FrameBatch> {
@@ -61,13 +60,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_there_is_given_at_once_and_in_order_and_the_end_comes_last() {
-        let (sender, mut joined) = pipe();
+    async fn ready_frames_are_batched_in_order() {
+        let (sender, mut frames) = pipe();
         sender.send(frame(1)).unwrap();
         assert_eq!(
-            joined.next().await.unwrap().len(),
+            frames.next().await.unwrap().len(),
             1,
-            "nothing more is waited for"
+            "no wait for more frames"
         );
         sender.send(frame(2)).unwrap();
         sender.send(Ok(Inbound::Alive)).unwrap();
@@ -75,15 +74,15 @@ mod tests {
             .send(Err(TransportError::Read("gone".to_owned())))
             .unwrap();
         drop(sender);
-        let items = joined.next().await.unwrap();
+        let items = frames.next().await.unwrap();
         assert!(
             matches!(&items[..], [Ok(Inbound::Frame(frame)), Ok(Inbound::Alive), Err(_)] if frame.len() == 2)
         );
-        assert!(joined.next().await.is_none());
+        assert!(frames.next().await.is_none());
     }
 
     #[tokio::test]
-    async fn it_is_bounded_by_frames_and_by_bytes() {
+    async fn batch_is_bounded_by_frames_and_bytes() {
         let mut many = batches(stream::iter((0..MAX_FRAMES + 1).map(|_| frame(1))).boxed());
         assert_eq!(many.next().await.unwrap().len(), MAX_FRAMES);
         assert_eq!(many.next().await.unwrap().len(), 1);

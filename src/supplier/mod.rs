@@ -1,10 +1,10 @@
-//! The suppliers: where they are, what they send, and how that becomes updates.
+//! Suppliers: their endpoints, their wire formats, and the conversion to updates.
 //!
-//! A [`Decoder`] is the wire form of one supplier, free of sockets and clocks; [`transport`]
+//! A [`Decoder`] implements one supplier's wire format without sockets or clocks; [`transport`]
 //! carries its frames.
 
 pub mod betfair;
-/// In one place, for the tests of the decoder and of the replay server.
+/// Shared by the tests of the decoder and of the replay server.
 #[cfg(test)]
 #[path = "../../tests/support/betfair_fold.rs"]
 pub(crate) mod betfair_fold;
@@ -22,58 +22,59 @@ use crate::domain::odds::plausible::check_time;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 
-/// The wire form of one supplier: frames in, updates out. Pure: no socket, no clock.
+/// The wire format of one supplier: frames in, updates out. Pure: no socket, no clock.
 ///
-/// A decoder lives as long as its supplier is configured and sees every connection to it.
+/// A decoder lives as long as its supplier is configured and sees all of its connections.
 pub trait Decoder: Send {
-    /// What to send as soon as a connection stands; empty where the supplier speaks first. Called
-    /// at every connect; forgets what belongs to a connection only.
+    /// Returns the frames to send after connecting; empty if the supplier speaks first. Called on
+    /// every connect; resets state that belongs to one connection.
     fn on_connected(&mut self) -> Vec<String>;
 
-    /// Reads one frame.
+    /// Decodes one frame.
     fn on_frame(&mut self, frame: &[u8]) -> Result<Decoded, FrameFault>;
 
-    /// From now on what is later than this moment is refused, as from a clock that is wrong: it
-    /// would shut out every true change that comes after it.
+    /// Rejects updates with a later time from now on, as from a wrong clock: such an update would
+    /// shut out every genuine change after it.
     fn refuse_after(&mut self, latest: Timestamp);
 
-    /// Nothing has come for so long that the prices are not to be taken for live: the suspension of
-    /// every market that is open. What the supplier says next about a market, or of all of them,
-    /// opens it again.
+    /// Called when the supplier has been silent for too long for its prices to count as live.
+    /// Returns the suspension of every open market. The supplier's next message about a market, or
+    /// about all of them, opens it again.
     fn on_stale(&mut self) -> Vec<OddsUpdate>;
 
-    /// The connection ended. The suspension of every open market that a message may have changed
-    /// which was not taken as a whole; `missed`: the transport dropped one. What the supplier says
-    /// on its next connection opens them again.
+    /// Called when the connection ends. Returns the suspension of every open market that an
+    /// incompletely received message may have changed; `missed` means that the transport dropped a
+    /// message. The supplier's messages on the next connection open the markets again.
     fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate>;
 
-    /// The bus did not take a batch of updates that were read. Gives what must be published when it
-    /// can be: the suspension of the markets that may have been among them. A decoder whose next
-    /// connection begins with a whole image gives none, and forgets what it has read.
+    /// Called when the bus did not accept a batch of decoded updates. Returns the updates to
+    /// publish as soon as possible: the suspension of the markets that may have been in the batch.
+    /// A decoder whose next connection starts with a full image returns none and discards its
+    /// state.
     fn on_unpublished(&mut self) -> Vec<OddsUpdate>;
 
-    /// Counts the refused updates that may have been about any market, since no market could be
-    /// read of them.
+    /// The number of rejected updates that may concern any market, because no market could be read
+    /// from them.
     fn unnamed_refusals(&self) -> u64 {
         0
     }
 
-    /// Suspends the open markets about which nothing that can be read has come since there were
-    /// `refusals` of [`Decoder::unnamed_refusals`].
+    /// Suspends the open markets without a readable update since [`Decoder::unnamed_refusals`]
+    /// returned `refusals`.
     fn suspend_unconfirmed(&mut self, refusals: u64) -> Vec<OddsUpdate> {
         let _ = refusals;
         Vec::new()
     }
 }
 
-/// What a frame held.
+/// The content of a frame.
 #[derive(Default)]
 pub struct Decoded {
-    /// Changes, in their order.
+    /// Changes, in order.
     pub updates: Vec<OddsUpdate>,
-    /// What to answer the supplier. May hold credentials, so it is never shown.
+    /// Replies to the supplier. May contain credentials, so they are never shown.
     pub send: Vec<String>,
-    /// Parts that could not be taken. The frame goes to the dead letters, its good parts are kept.
+    /// Rejected parts. The frame goes to the dead letters; its valid parts are kept.
     pub refused: Vec<Refused>,
 }
 
@@ -87,43 +88,43 @@ impl fmt::Debug for Decoded {
     }
 }
 
-/// Says what is wrong with a time that [`Decoder::refuse_after`] refuses.
-fn from_the_future(time: Timestamp, latest: Option<Timestamp>) -> Option<String> {
+/// Describes why [`Decoder::refuse_after`] rejects a time, if it does.
+fn future_time_detail(time: Timestamp, latest: Option<Timestamp>) -> Option<String> {
     check_time(time, latest?).err().map(|why| why.to_string())
 }
 
-/// A part of a frame that could not be taken.
+/// A rejected part of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// A small fixed word, for metrics.
+    /// A fixed code for metrics.
     pub reason: &'static str,
-    /// What was wrong, for people.
+    /// A description of the fault for operators.
     pub detail: String,
 }
 
-/// Why a frame gave nothing.
+/// Why a frame gave no updates.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameFault {
-    /// The frame cannot be read. It goes to the dead letters, the connection stays.
+    /// The frame cannot be decoded. It goes to the dead letters; the connection stays open.
     #[error("unreadable frame: {detail}")]
     Unreadable {
-        /// A small fixed word, for metrics.
+        /// A fixed code for metrics.
         reason: &'static str,
-        /// What was wrong, for people.
+        /// A description of the fault for operators.
         detail: String,
     },
-    /// The supplier ends or refuses the connection: connect anew.
+    /// The supplier ends or refuses the connection; reconnect.
     #[error("the supplier refuses: {detail}")]
     Refused {
-        /// A small fixed word, for metrics.
+        /// A fixed code for metrics.
         reason: &'static str,
-        /// What the supplier said, for people.
+        /// The supplier's message, for operators.
         detail: String,
     },
 }
 
 impl Endpoint {
-    /// A new decoder of the endpoint's wire form.
+    /// Creates a decoder for the endpoint's wire format.
     pub fn decoder(&self, settings: &SupplierSettings) -> Box<dyn Decoder> {
         match self {
             Endpoint::Native(_) => Box::new(native::NativeDecoder::default()),
@@ -140,7 +141,7 @@ pub(crate) mod testing {
 
     use super::*;
 
-    /// The default settings, but for `arguments`, as `["--supplier-max-frame", "1KiB"]`.
+    /// The default settings, with `arguments` applied, as `["--supplier-max-frame", "1KiB"]`.
     pub fn settings(arguments: &[&str]) -> SupplierSettings {
         let command =
             SupplierSettings::augment_args(clap::Command::new("test").no_binary_name(true));
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sent_to_a_supplier_is_never_shown() {
+    fn debug_output_hides_sent_frames() {
         let decoded = Decoded {
             send: vec!["secret".to_owned()],
             ..Decoded::default()

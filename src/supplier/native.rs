@@ -1,47 +1,47 @@
-//! The native form: one JSON update a frame, text or binary.
+//! The native format: one JSON update per frame, text or binary.
 
 use std::collections::HashMap;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Decoded, Decoder, FrameFault, Refused, from_the_future};
+use super::{Decoded, Decoder, FrameFault, Refused, future_time_detail};
 use crate::domain::ids::{EventId, MarketKey, MarketName};
 use crate::domain::odds::price::Line;
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::{OddsUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
-/// Open markets that are kept track of, to be suspended when the supplier is gone. Those beyond
-/// stay as they are.
+/// The maximum number of open markets tracked for suspension when the supplier is gone. Markets
+/// beyond this limit stay unchanged.
 const MAX_TRACKED: usize = 100_000;
 
-/// Reads the native form. It keeps the open markets, so that it can suspend them.
+/// Decodes the native format. It tracks the open markets so that it can suspend them.
 #[derive(Debug, Default)]
 pub struct NativeDecoder {
     open: HashMap<EventId, HashMap<MarketKey, OpenMarket>>,
-    /// Markets in all of `open`.
+    /// The number of markets in `open`.
     tracked: usize,
     latest: Option<Timestamp>,
-    /// Refused updates that named no event: each may have been about any market.
+    /// Rejected updates without a readable event: each may concern any market.
     unnamed: u64,
 }
 
-/// A market that the supplier last called open.
+/// A market that the supplier last reported as open.
 #[derive(Debug)]
 struct OpenMarket {
-    /// The supplier's revision of it.
+    /// The supplier's last revision of the market.
     told: Revision,
-    /// As it went out last, with our revision where we had to make one.
+    /// The last published update, with our own revision if we had to create one.
     shown: OddsUpdate,
-    /// A later update could not be taken, so the earlier one does not open the market again.
+    /// A later update was rejected, so repeating the earlier one does not open the market again.
     in_doubt: bool,
-    /// [`NativeDecoder::unnamed`] when this update came.
+    /// [`NativeDecoder::unnamed`] at the time of this update.
     unnamed_before: u64,
 }
 
-/// The market named by an update that cannot be read as a whole. A part that cannot be read may be
-/// any.
+/// The market named by an update that cannot be decoded completely. An unreadable part matches any
+/// value.
 struct Named {
     event: EventId,
     market: Option<MarketName>,
@@ -71,7 +71,7 @@ impl Named {
         })
     }
 
-    fn may_be(&self, key: &MarketKey) -> bool {
+    fn matches(&self, key: &MarketKey) -> bool {
         let Some(market) = &self.market else {
             return true;
         };
@@ -79,8 +79,9 @@ impl Named {
     }
 }
 
-/// The first revision after another one that no supplier's later change comes before.
-fn just_after(revision: Revision) -> Revision {
+/// The revision one microsecond after another one, so that later changes of the supplier do not
+/// come before it.
+fn next_revision(revision: Revision) -> Revision {
     let updated_at =
         Timestamp::from_micros(revision.updated_at.micros() + 1).unwrap_or(revision.updated_at);
     Revision {
@@ -95,15 +96,15 @@ impl OpenMarket {
             return None;
         }
         self.shown.status = MarketStatus::Suspended;
-        self.shown.revision = just_after(self.shown.revision);
+        self.shown.revision = next_revision(self.shown.revision);
         Some(self.shown.clone())
     }
 }
 
 impl NativeDecoder {
-    /// Keeps track of an update. What a supplier sends after we suspended its market, were it the
-    /// very same again, opens the market: it needs a revision after the suspension's, or it would
-    /// look old.
+    /// Tracks an update. An update sent after we suspended its market opens the market, even if it
+    /// repeats the last one. It then needs a revision after the suspension's, or it would count as
+    /// old.
     fn track(&mut self, mut update: OddsUpdate) -> OddsUpdate {
         let told = update.revision;
         let known = self
@@ -117,7 +118,7 @@ impl NativeDecoder {
                 return update;
             }
             if told <= market.shown.revision {
-                update.revision = just_after(market.shown.revision);
+                update.revision = next_revision(market.shown.revision);
             }
         }
         if update.status == MarketStatus::Open {
@@ -151,16 +152,16 @@ impl NativeDecoder {
         }
     }
 
-    /// Suspends the open markets that a refused update may be about: it may have been a suspension.
-    fn doubt(&mut self, reason: &'static str, frame: &[u8]) -> Vec<OddsUpdate> {
+    /// Suspends the open markets that a rejected update may concern: it may have been a suspension.
+    fn suspend_named(&mut self, reason: &'static str, frame: &[u8]) -> Vec<OddsUpdate> {
         let Some(named) = Named::read(frame) else {
-            // A message of another kind is no update of a market that it does not name.
+            // A message of another type does not update any market.
             self.unnamed += u64::from(reason != "unknown_type");
             return Vec::new();
         };
         let markets = self.open.get_mut(&named.event).into_iter().flatten();
         let suspend = |(key, market): (&MarketKey, &mut OpenMarket)| {
-            if !named.may_be(key) {
+            if !named.matches(key) {
                 return None;
             }
             market.in_doubt = true;
@@ -171,7 +172,7 @@ impl NativeDecoder {
 
     fn refuse(&mut self, reason: &'static str, detail: String, frame: &[u8]) -> Decoded {
         Decoded {
-            updates: self.doubt(reason, frame),
+            updates: self.suspend_named(reason, frame),
             send: Vec::new(),
             refused: vec![Refused { reason, detail }],
         }
@@ -188,7 +189,7 @@ impl Decoder for NativeDecoder {
             Ok(update) => update,
             Err(error) => return Ok(self.refuse(error.reason(), error.to_string(), frame)),
         };
-        match from_the_future(update.revision.updated_at, self.latest) {
+        match future_time_detail(update.revision.updated_at, self.latest) {
             Some(detail) => Ok(self.refuse("future", detail, frame)),
             None => Ok(Decoded {
                 updates: vec![self.track(update)],
@@ -223,8 +224,8 @@ impl Decoder for NativeDecoder {
         unconfirmed.filter_map(suspend).collect()
     }
 
-    // The supplier does not send everything again. The suspensions may not have been taken either,
-    // so all are sent.
+    // The supplier does not resend everything. The suspensions may be unpublished too, so all are
+    // sent.
     fn on_unpublished(&mut self) -> Vec<OddsUpdate> {
         let _ = self.on_stale();
         self.open
@@ -234,7 +235,7 @@ impl Decoder for NativeDecoder {
             .collect()
     }
 
-    // Each frame is a whole market: what was missed is not the base of what follows.
+    // Each frame is a full market, so a missed frame does not affect later ones.
     fn on_lost(&mut self, _: bool) -> Vec<OddsUpdate> {
         Vec::new()
     }
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_an_update() {
+    fn frame_is_decoded_as_update() {
         let sent = update(1, 10, 5);
         let mut decoder = NativeDecoder::default();
         assert!(decoder.on_connected().is_empty());
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_frame_says_why() {
+    fn bad_frame_is_rejected_with_reason() {
         let mut decoder = NativeDecoder::default();
         for frame in [&b"hello"[..], b"\xff"] {
             let decoded = decoder.on_frame(frame).unwrap();
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_from_the_future_is_refused_and_not_kept_track_of() {
+    fn frame_from_future_is_rejected() {
         let mut decoder = NativeDecoder::default();
         read(&mut decoder, &update(1, 10, 5));
         decoder.refuse_after(update(1, 20, 1).revision.updated_at);
@@ -291,16 +292,18 @@ mod tests {
         assert_eq!(
             read(&mut decoder, &update(1, 11, 1)),
             update(1, 11, 1),
-            "the true one goes on"
+            "the correct update is accepted"
         );
         assert!(
             decoder.on_stale()[0].revision < update(1, 12, 1).revision,
-            "of what was taken, not what was refused"
+            "based on the accepted update, not the rejected one"
         );
     }
 
+    /// A lost supplier leaves no market open, and its next update of a market opens that market
+    /// again.
     #[test]
-    fn a_supplier_that_is_gone_leaves_no_market_open_and_each_word_of_it_opens_its_market_again() {
+    fn lost_supplier_suspends_until_next_update() {
         let mut decoder = NativeDecoder::default();
         let mut book = Book::new(EventId::new("MATCH_001").unwrap());
         let mut position = 0;
@@ -325,31 +328,31 @@ mod tests {
             assert_eq!(
                 suspended.len(),
                 2,
-                "round {round}: a market that is closed is not touched"
+                "round {round}: a closed market is unchanged"
             );
             for update in suspended {
                 assert_eq!(status(&mut book, update), Ok(MarketStatus::Suspended));
             }
-            assert!(decoder.on_stale().is_empty(), "once a loss");
+            assert!(decoder.on_stale().is_empty(), "once per loss");
             assert!(
                 status(&mut book, read(&mut decoder, &update(1, 9, 9))).is_err(),
-                "an old word opens nothing"
+                "an old update opens nothing"
             );
             assert_eq!(
                 status(&mut book, read(&mut decoder, &same)),
                 Ok(MarketStatus::Open),
-                "the same again"
+                "the same update again"
             );
             assert_eq!(
                 status(&mut book, read(&mut decoder, &same)),
                 Err(Rejection::Older),
-                "but only once"
+                "only once"
             );
             let next = market_update("MATCH_001", "btts", None, 11 + round, 1);
             assert_eq!(
                 status(&mut book, read(&mut decoder, &next)),
                 Ok(MarketStatus::Open),
-                "a new one"
+                "a new update"
             );
         }
     }
@@ -360,7 +363,7 @@ mod tests {
         json.replace(from, to)
     }
 
-    /// The later update may have been a suspension, so nobody may bet at the price before it.
+    /// The later update may have been a suspension, so no bet may use the price before it.
     #[test]
     fn unreadable_update_suspends_its_market() {
         let next = update(1, 11, 1);
@@ -412,12 +415,12 @@ mod tests {
             let repeated = read(&mut decoder, &update(1, 10, 5));
             assert!(
                 repeated.revision < decoded.updates[0].revision,
-                "an earlier word opens nothing: {frame}"
+                "an earlier update opens nothing: {frame}"
             );
             assert_eq!(
                 read(&mut decoder, &next),
                 next,
-                "a later word does: {frame}"
+                "a later update opens it: {frame}"
             );
         }
     }
@@ -459,8 +462,10 @@ mod tests {
         assert_eq!(suspended(&mut decoder, r#"{"event_id":"F"}"#), [""; 0]);
         assert_eq!(suspended(&mut decoder, r#"{"event_id":"E"}"#), ["btts"]);
     }
+
+    /// An unreadable frame without an event may concern any market until the market's next update.
     #[test]
-    fn unreadable_frame_without_an_event_is_about_any_market_until_it_is_heard_of() {
+    fn unnamed_refusal_suspends_unconfirmed_markets() {
         let mut decoder = NativeDecoder::default();
         let names = |updates: Vec<OddsUpdate>| {
             let mut names: Vec<_> = updates
@@ -473,7 +478,7 @@ mod tests {
         for event in ["A", "B"] {
             read(&mut decoder, &market_update(event, "1x2", None, 10, 1));
         }
-        // Another kind of message is no update.
+        // A message of another type is not an update.
         assert_eq!(
             decoder
                 .on_frame(br#"{"type":"heartbeat"}"#)
@@ -498,7 +503,7 @@ mod tests {
         assert_eq!(
             repeated.revision.updated_at,
             update(1, 10, 1).revision.updated_at,
-            "the same opens nothing"
+            "the same update opens nothing"
         );
         decoder.on_frame(b"{garbage").unwrap();
         assert_eq!(names(decoder.suspend_unconfirmed(4)), ["B"]);
@@ -510,10 +515,10 @@ mod tests {
         read(&mut decoder, &update(1, 10, 5));
         let suspended = decoder.on_unpublished();
         assert_eq!(suspended[0].status, MarketStatus::Suspended);
-        // The bus did not take the suspension either.
+        // The bus did not accept the suspension either.
         assert_eq!(decoder.on_unpublished(), suspended);
         let next = update(1, 11, 1);
         assert_eq!(read(&mut decoder, &next), next);
-        assert_eq!(decoder.on_stale().len(), 1, "it is still kept track of");
+        assert_eq!(decoder.on_stale().len(), 1, "it is still tracked");
     }
 }

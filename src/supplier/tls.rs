@@ -1,5 +1,5 @@
-//! TLS towards suppliers and Redis: rustls on ring, the system's authorities and those of a file of
-//! the settings.
+//! TLS for connections to suppliers and Redis: rustls on ring, with the system's certificate
+//! authorities and those of a configured file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,54 +8,54 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// Why there is no TLS configuration.
+/// Why TLS cannot be configured.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSetupError {
-    /// The file of further authorities cannot be read.
-    #[error("{variable} {file}: {cause}; a PEM file of certificates is wanted", file = file.display())]
+    /// The file with additional authorities cannot be read.
+    #[error("{variable} {file}: {cause}; expected a PEM file of certificates", file = file.display())]
     CaFile {
-        /// The variable that names the file.
+        /// The setting that names the file.
         variable: &'static str,
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         cause: String,
     },
-    /// Nobody is trusted, so that no connection could ever stand.
+    /// No authority is trusted, so no connection could succeed.
     #[error(
-        "no certificate authority is known: the system has none (is ca-certificates installed?) and {0} is not set"
+        "no trusted certificate authority: the system has none (is ca-certificates installed?) and {0} is not set"
     )]
     NoAuthorities(&'static str),
-    /// rustls does not take the configuration.
-    #[error("TLS cannot be set up: {0}")]
+    /// rustls rejects the configuration.
+    #[error("cannot set up TLS: {0}")]
     Rustls(#[from] rustls::Error),
 }
 
-/// The one TLS provider of the process, for whoever does not name it. Safe to call again.
+/// Installs the process-wide TLS provider, for code that does not name one. Idempotent.
 pub fn install_provider() {
-    // An error means that it is installed already.
+    // An error means that a provider is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// The client's side of TLS; `variable` is the one that names `ca_file`. Reads files, so not for an
-/// async thread.
+/// The client configuration; `variable` is the setting that names `ca_file`. Reads files, so do not
+/// call it on an async thread.
 pub fn client_config(
     variable: &'static str,
     ca_file: Option<&Path>,
 ) -> Result<Arc<ClientConfig>, TlsSetupError> {
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
-        log::debug!("a certificate authority of the system cannot be read: {error}");
+        log::debug!("cannot read a system certificate authority: {error}");
     }
     config_with_roots(roots(variable, system.certs, ca_file)?)
 }
 
-/// The client's side of TLS where nothing is encrypted, for a client that wants one all the same.
+/// A configuration that trusts no authority, for an unencrypted client that requires one anyway.
 pub fn trusting_nobody() -> Result<Arc<ClientConfig>, TlsSetupError> {
     config_with_roots(RootCertStore::empty())
 }
 
-/// The provider is named, so that no process-wide default is needed.
+/// Names the provider, so that no process-wide default is needed.
 fn config_with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsSetupError> {
     let config =
         ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -82,7 +82,7 @@ fn roots(
             .and_then(Iterator::collect)
             .map_err(|error: rustls::pki_types::pem::Error| fault(error.to_string()))?;
         if certificates.is_empty() {
-            return Err(fault("it holds no certificate".to_owned()));
+            return Err(fault("it contains no certificate".to_owned()));
         }
         for certificate in certificates {
             roots
@@ -110,7 +110,7 @@ pub(crate) mod testing {
 
     use super::*;
 
-    /// A server for `localhost`, and a file with the certificate that it shows.
+    /// A server for `localhost`, and a file with its certificate.
     pub fn localhost() -> (TlsAcceptor, NamedTempFile) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let mut file = NamedTempFile::new().unwrap();
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_to_trust_is_an_error() {
+    fn missing_authorities_are_an_error() {
         assert!(matches!(
             roots("CA", Vec::new(), None),
             Err(TlsSetupError::NoAuthorities("CA"))
@@ -142,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_file_stands_beside_the_systems() {
+    fn ca_file_adds_to_system_authorities() {
         let (_, file) = testing::localhost();
         assert_eq!(roots("CA", Vec::new(), Some(file.path())).unwrap().len(), 1);
     }
 
     #[test]
-    fn a_wrong_ca_file_is_named() {
+    fn bad_ca_file_is_named() {
         let missing = roots(
             "SUPPLIER_CA_FILE",
             Vec::new(),
@@ -165,6 +165,6 @@ mod tests {
         let empty = roots("CA", Vec::new(), Some(empty.path()))
             .unwrap_err()
             .to_string();
-        assert!(empty.contains("holds no certificate"), "{empty}");
+        assert!(empty.contains("contains no certificate"), "{empty}");
     }
 }

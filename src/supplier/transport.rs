@@ -1,8 +1,8 @@
-//! Carries the frames of a supplier: WebSocket for the native form, CRLF-delimited lines over TCP
+//! Carries the frames of a supplier: WebSocket for the native format, CRLF-delimited lines over TCP
 //! or TLS for Betfair.
 //!
-//! Reading is lazy. Beyond small fixed buffers nothing leaves the socket unless `inbound` is
-//! polled, so a feed that waits for the bus holds its supplier back by TCP.
+//! Reading is lazy. Apart from small fixed buffers nothing is read from the socket unless `inbound`
+//! is polled, so a feed that waits for the bus slows its supplier down through TCP backpressure.
 
 #[cfg(test)]
 mod tests;
@@ -34,51 +34,52 @@ use super::tls::{self, TlsSetupError};
 use crate::config::address::{self, Login};
 use crate::config::settings::SupplierSettings;
 
-/// What a supplier sends.
+/// An item received from a supplier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inbound {
     /// A frame for the decoder.
     Frame(Bytes),
-    /// A ping or a pong: the supplier is alive.
+    /// A ping or pong, which shows that the supplier is alive.
     Alive,
 }
 
-/// What a supplier is sent.
+/// An item to send to a supplier.
 pub enum Outbound {
-    /// A frame of the decoder. May hold credentials, so it has no Debug form.
+    /// A frame from the decoder. May contain credentials, so the type has no `Debug`.
     Text(String),
-    /// A ping. Betfair's stream has none, its heartbeats come unasked: there it is passed over.
+    /// A ping. Ignored for Betfair: its stream has no pings and sends heartbeats unprompted.
     Ping,
 }
 
-/// A connection to a supplier. It ends when `inbound` is dropped.
+/// A connection to a supplier. It closes when `inbound` is dropped.
 pub struct Connection {
-    /// What comes in. An error is the last item; an end without one is a supplier that closed.
+    /// Received items. An error is the last item; an end without an error means that the supplier
+    /// closed the connection.
     pub inbound: BoxStream<'static, Result<Inbound, TransportError>>,
-    /// What goes out: a short queue in front of the writer, which ends the connection when the
-    /// supplier takes nothing.
+    /// The short queue of the writer. If the supplier accepts no data, the writer ends the
+    /// connection.
     pub outbound: mpsc::Sender<Outbound>,
 }
 
-/// Why there is no connection, or none any more.
+/// Why a connection failed or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// The connection did not stand in time.
+    /// The connection was not established in time.
     #[error("no connection within {}", humantime::format_duration(*.0))]
     ConnectTimeout(Duration),
-    /// No TCP connection.
+    /// The TCP connection failed.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
-    /// TLS cannot be spoken at all.
+    /// TLS cannot be configured.
     #[error(transparent)]
     TlsSetup(#[from] TlsSetupError),
-    /// The two sides do not agree on TLS.
+    /// The TLS handshake failed.
     #[error("TLS: {0}")]
     Tls(String),
-    /// The server does not take the WebSocket upgrade.
+    /// The server rejected the WebSocket upgrade.
     #[error("WebSocket handshake: {0}")]
     Handshake(tungstenite::Error),
-    /// A frame is larger than it may be.
+    /// A frame exceeds the size limit.
     #[error("a frame is larger than {0} bytes (SUPPLIER_MAX_FRAME)")]
     FrameTooLarge(usize),
     /// Reading failed.
@@ -87,13 +88,13 @@ pub enum TransportError {
     /// Writing failed.
     #[error("cannot write: {0}")]
     Write(String),
-    /// The supplier takes nothing.
-    #[error("the supplier took nothing for {}", humantime::format_duration(*.0))]
+    /// The supplier accepted no data in time.
+    #[error("the supplier accepted no data for {}", humantime::format_duration(*.0))]
     WriteTimeout(Duration),
 }
 
 impl TransportError {
-    /// Every value of [`TransportError::reason`].
+    /// All values of [`TransportError::reason`].
     pub const REASONS: [&str; 8] = [
         "connect_timeout",
         "connect",
@@ -105,7 +106,7 @@ impl TransportError {
         "write_timeout",
     ];
 
-    /// A small fixed word, for metrics.
+    /// A fixed code for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             TransportError::ConnectTimeout(_) => "connect_timeout",
@@ -120,15 +121,15 @@ impl TransportError {
     }
 }
 
-/// What waits for the writer. A feed sends pings and a few requests, no stream.
+/// The capacity of the writer's queue. A feed sends pings and a few requests, not a stream.
 const OUTBOUND_QUEUE: usize = 16;
-/// How long a supplier that said good-bye has to close the connection itself.
+/// How long a supplier that sent a close frame has to close the connection itself.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
 const READ_BUFFER: usize = 16 * 1024;
 const WRITE_BUFFER: usize = 16 * 1024;
 
-/// Connects, speaks TLS and upgrades where the endpoint wants it, all of it within the read
-/// timeout.
+/// Connects, and performs the TLS handshake and the upgrade if the endpoint needs them, all within
+/// the read timeout.
 pub async fn connect(
     endpoint: &Endpoint,
     settings: &SupplierSettings,
@@ -168,7 +169,7 @@ async fn open(
     }
 }
 
-/// TCP or TLS.
+/// A TCP or TLS stream.
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
@@ -201,7 +202,7 @@ async fn open_io(
     Ok(Box::new(stream))
 }
 
-/// Says what a failed TLS handshake most likely means.
+/// Adds the most likely cause to a failed TLS handshake.
 fn explain_tls(error: &io::Error) -> TransportError {
     let cause = error
         .get_ref()
@@ -212,7 +213,7 @@ fn explain_tls(error: &io::Error) -> TransportError {
         }
         Some(rustls::Error::InvalidCertificate(_)) => {
             format!(
-                "the server's certificate is not trusted ({error}); SUPPLIER_CA_FILE adds an authority"
+                "the server's certificate is not trusted ({error}); add its authority with SUPPLIER_CA_FILE"
             )
         }
         _ => error.to_string(),
@@ -246,8 +247,8 @@ async fn open_websocket(
     })
 }
 
-/// The request that opens a WebSocket. A login in the address is sent as HTTP Basic; tungstenite
-/// would leave it out.
+/// The request that opens a WebSocket. Credentials in the address are sent as HTTP Basic
+/// authentication; tungstenite would drop them.
 pub fn upgrade_request(url: &Url) -> Result<Request, tungstenite::Error> {
     let mut request = address::without_login(url).as_str().into_client_request()?;
     if let Some(login) = Login::of(url) {
@@ -259,15 +260,15 @@ pub fn upgrade_request(url: &Url) -> Result<Request, tungstenite::Error> {
     Ok(request)
 }
 
-/// The stream until the supplier's close frame. The look at what follows it answers the frame; a
-/// supplier that leaves the connection standing all the same is not waited for.
+/// The stream up to the supplier's close frame. Polling once more answers the close frame; a
+/// supplier that keeps the connection open anyway is not waited for.
 fn until_closed(
     stream: BoxStream<'static, Result<Message, tungstenite::Error>>,
 ) -> impl Stream<Item = Result<Message, tungstenite::Error>> + Send {
     futures_util::stream::unfold(stream, |mut stream| async move {
         let message = stream.next().await?;
         if matches!(message, Ok(Message::Close(_))) {
-            // Whatever it says, it is the end.
+            // Any result means the end.
             let _ = timeout(CLOSE_GRACE, stream.next()).await;
             return None;
         }
@@ -360,12 +361,13 @@ async fn write_lines(
     Ok(())
 }
 
-/// Lines of any bytes: `LinesCodec` would end the connection at the first one that is not UTF-8.
+/// Lines of arbitrary bytes: `LinesCodec` would end the connection at the first line that is not
+/// UTF-8.
 struct Lines(AnyDelimiterCodec);
 
 impl Lines {
     fn new(max: usize) -> Lines {
-        // One byte more for the CR.
+        // One more byte for the CR.
         Lines(AnyDelimiterCodec::new_with_max_length(
             b"\n".to_vec(),
             Vec::new(),
@@ -386,7 +388,7 @@ impl Decoder for Lines {
         Ok(line)
     }
 
-    /// A line that a lost connection cut off is no frame.
+    /// A line cut off by a lost connection is not a frame.
     fn decode_eof(
         &mut self,
         buffer: &mut BytesMut,
@@ -399,8 +401,8 @@ impl Decoder for Lines {
     }
 }
 
-/// The task that writes. It is ended with the connection, and tells why when it ends the
-/// connection.
+/// The writing task. It is aborted with the connection, and reports the error if it ends the
+/// connection itself.
 struct Writer {
     task: JoinHandle<()>,
     failed: mpsc::Receiver<TransportError>,
@@ -408,11 +410,11 @@ struct Writer {
 
 impl Writer {
     fn start(writing: BoxFuture<'static, Result<(), TransportError>>) -> Writer {
-        let (tell, failed) = mpsc::channel(1);
+        let (errors, failed) = mpsc::channel(1);
         let task = tokio::spawn(async move {
             if let Err(error) = writing.await {
-                // Nobody listens any more only where the connection is over anyway.
-                let _ = tell.send(error).await;
+                // The receiver is gone only if the connection has ended anyway.
+                let _ = errors.send(error).await;
             }
         });
         Writer { task, failed }
@@ -425,7 +427,7 @@ impl Drop for Writer {
     }
 }
 
-/// The stream until its end, its first error, or the writer's failure.
+/// The stream until it ends, fails, or the writer fails.
 fn guarded(
     stream: BoxStream<'static, Result<Inbound, TransportError>>,
     writer: Writer,

@@ -1,5 +1,5 @@
-//! Lines that clients can cause at will: one a minute per cause, with the number of those that were
-//! left out.
+//! Limits the log lines that clients can cause at will: one per minute and cause, with the number
+//! of lines left out.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use log::{Level, Log, Metadata, Record};
 
-/// How often a cause is logged.
+/// Minimum interval between lines of one cause.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// The crate that parses requests.
 const PARSER: &str = "actix_http::";
 
-/// A logger that limits the lines of some crates.
+/// A logger that limits the lines of certain crates.
 pub struct LimitedLogger<L> {
     inner: L,
     /// The crates' names.
@@ -21,7 +21,7 @@ pub struct LimitedLogger<L> {
     causes: Mutex<HashMap<Cause, Window>>,
 }
 
-/// A place in the source. There are only so many.
+/// A location in the source code, so the number of causes is bounded.
 type Cause = (String, u32);
 
 struct Window {
@@ -46,7 +46,7 @@ impl<L: Log> LimitedLogger<L> {
         self.limited.contains(&of_crate)
     }
 
-    /// Logs what was left out in windows that are over.
+    /// Logs what was left out in windows that have ended.
     pub fn report(&self, now: Instant) {
         let mut over = Vec::new();
         let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +88,7 @@ impl<L: Log> LimitedLogger<L> {
         if record.level() > Level::Warn || !self.is_limited(record.target()) {
             return self.inner.log(record);
         }
-        // What the protocol's parser reports is a client's fault, not an error of the server.
+        // An error reported by the protocol parser is the client's fault, not the server's.
         let level = if record.target().starts_with(PARSER) {
             Level::Warn
         } else {
@@ -186,13 +186,13 @@ mod tests {
         logger.report(start + 2 * INTERVAL);
         logger.report(start + 4 * INTERVAL);
         let lines = logger.inner.0.lock().unwrap().clone();
-        let wanted = [
+        let expected = [
             "WARN bad 0 None",
             "WARN other None",
             "ERROR not limited None",
             "WARN again Some(999)",
             "WARN more Some(1)",
         ];
-        assert_eq!(lines, wanted);
+        assert_eq!(lines, expected);
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Causes that are told apart. Causes may contain text from outside, so their number is bounded;
-/// further ones share one entry.
+/// Maximum number of separate causes. Causes may contain text from outside, so their number is
+/// bounded; further ones share one entry.
 const MAX_CAUSES: usize = 32;
 /// The entry of all further causes.
 const OTHER_CAUSES: &str = "";
@@ -34,7 +34,7 @@ struct Cause {
 }
 
 impl LogLimit {
-    /// One line a cause; the next one after `first`, then after twice that, up to `max`. A cause
+    /// One line per cause; the next one after `first`, then after twice that, up to `max`. A cause
     /// that did not occur for `max` starts over.
     pub const fn growing(first: Duration, max: Duration) -> LogLimit {
         LogLimit {
@@ -44,7 +44,7 @@ impl LogLimit {
         }
     }
 
-    /// One line a cause and interval.
+    /// One line per cause and interval.
     pub const fn every(interval: Duration) -> LogLimit {
         LogLimit::growing(interval, interval)
     }
@@ -82,8 +82,8 @@ impl LogLimit {
         Some(std::mem::take(&mut known.suppressed))
     }
 
-    /// The key of a cause. Makes room among causes that have not occurred for a while if there is
-    /// none.
+    /// The key of a cause. If the map is full, causes that have not occurred for a while are
+    /// removed.
     fn entry_for<'a>(
         &self,
         cause: &'a str,
@@ -102,13 +102,13 @@ impl LogLimit {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Cause>> {
-        // Each step leaves the map whole.
+        // Each step leaves the map consistent.
         self.causes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Decides which lines are written of a fault that comes and goes: its causes are limited, and its
-/// end is logged if its beginning was.
+/// Decides which lines of an intermittent fault are written: its causes are limited, and its end is
+/// logged if its beginning was.
 #[derive(Debug)]
 pub struct FaultLog {
     causes: LogLimit,
@@ -116,7 +116,7 @@ pub struct FaultLog {
 }
 
 impl FaultLog {
-    /// A cause that comes back is logged again after ten seconds, growing to ten minutes.
+    /// A repeated cause is logged again after ten seconds, growing to ten minutes.
     pub const fn new() -> FaultLog {
         let causes = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
         FaultLog {
@@ -125,7 +125,7 @@ impl FaultLog {
         }
     }
 
-    /// It failed. As [`LogLimit::check`].
+    /// Records a failure. Returns the same as [`LogLimit::check`].
     pub fn failed(&self, cause: &str) -> Option<u64> {
         let suppressed = self.causes.check(cause);
         if suppressed.is_some() {
@@ -134,7 +134,7 @@ impl FaultLog {
         suppressed
     }
 
-    /// It works. Whether that is to be logged.
+    /// Records that the operation works. Returns whether the recovery is to be logged.
     pub fn recovered(&self) -> bool {
         self.is_logged.swap(false, Ordering::Relaxed)
     }
@@ -204,7 +204,7 @@ mod tests {
         assert!(!fault.recovered());
         assert_eq!(fault.failed("away"), Some(0));
         assert_eq!([fault.recovered(), fault.recovered()], [true, false]);
-        // It comes back at once: neither that nor its end is news.
+        // The fault comes back at once: neither it nor its end is logged again.
         assert_eq!(fault.failed("away"), None);
         assert!(!fault.recovered());
     }
@@ -219,7 +219,7 @@ mod tests {
             (logged, limit.lock().len()),
             (MAX_CAUSES + 1, MAX_CAUSES + 1)
         );
-        // Those that did not occur for a while make room.
+        // Causes that did not occur for a while make room.
         assert_eq!(limit.check_at("new", start + SECOND), Some(0));
         assert_eq!(limit.lock().len(), 1);
     }

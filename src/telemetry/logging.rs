@@ -1,4 +1,4 @@
-//! Log lines: text for people, JSON for machines. One record is one line, whatever it holds.
+//! Log lines: text for people, JSON for machines. One record is one line, whatever it contains.
 
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
@@ -15,13 +15,13 @@ use super::limited_logger::LimitedLogger;
 use crate::config::settings::{LogFormat, Role};
 use crate::config::values::check_filter;
 
-/// The crate's own part of a target, which tells a person nothing.
+/// The crate's own part of a target, which is of no use to a reader.
 const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
 /// The members that every JSON line has.
 const MEMBERS: [&str; 4] = ["ts", "level", "target", "message"];
 
-/// The role that a module works for, told in every line of it. Modules of no one role, as the
-/// server, are not here.
+/// The role that a module works for, added to each of its lines. Modules of several roles, such as
+/// the server, are not listed.
 const ROLES: [(&str, Role); 16] = [
     ("simulator", Role::Simulator),
     ("supplier::confirm", Role::Confirmation),
@@ -42,33 +42,33 @@ const ROLES: [(&str, Role); 16] = [
 ];
 /// The logger of this process, once it is set up.
 static LIMITED: OnceLock<&'static LimitedLogger<Logger>> = OnceLock::new();
-/// Crates whose lines tell of worker threads and the like, in the middle of what a person wants to
-/// read: from warnings on, unless the filter names them.
-const OF_THE_SERVER: [&str; 2] = ["actix_server", "actix_http"];
-/// Crates whose debug and trace lines hold what they send and receive: addresses with their tokens
-/// among it.
-const TALKATIVE: [&str; 3] = ["tungstenite", "tokio_tungstenite", "rustls"];
+/// Crates that log worker threads and similar details. Only their warnings and errors are shown,
+/// unless the filter names them.
+const SERVER_CRATES: [&str; 2] = ["actix_server", "actix_http"];
+/// Crates whose debug and trace lines contain what they send and receive, including addresses with
+/// tokens.
+const VERBOSE_CRATES: [&str; 3] = ["tungstenite", "tokio_tungstenite", "rustls"];
 
 /// Why logging was not set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
-    /// The filter cannot be read.
-    #[error("the log filter cannot be read: want {0}")]
+    /// The filter is invalid.
+    #[error("invalid log filter: expected {0}")]
     Filter(String),
-    /// Someone did it before.
+    /// Logging was set up before.
     #[error(transparent)]
     Twice(#[from] SetLoggerError),
 }
 
-/// Sends what the filter lets through to stderr. Once a process.
+/// Sends what the filter lets through to stderr. May be called once per process.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     check_filter(filter).map_err(LoggingError::Filter)?;
     let mut builder = Builder::new();
-    for module in OF_THE_SERVER {
+    for module in SERVER_CRATES {
         builder.filter_module(module, LevelFilter::Warn);
     }
     builder.parse_filters(filter).target(Target::Stderr);
-    for module in TALKATIVE {
+    for module in VERBOSE_CRATES {
         builder.filter_module(module, LevelFilter::Info);
     }
     match format {
@@ -84,20 +84,20 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     let inner = builder.build();
     log::set_max_level(inner.filter());
     let logger: &'static LimitedLogger<Logger> =
-        Box::leak(Box::new(LimitedLogger::new(inner, &OF_THE_SERVER)));
+        Box::leak(Box::new(LimitedLogger::new(inner, &SERVER_CRATES)));
     log::set_logger(logger)?;
     let _ = LIMITED.set(logger);
     Ok(())
 }
 
-/// Logs what was left out of the lines that clients cause. To be called about once a minute.
+/// Logs how many of the lines caused by clients were left out. Must be called about once a minute.
 pub fn report_left_out() {
     if let Some(logger) = LIMITED.get() {
         logger.report(Instant::now());
     }
 }
 
-/// A record for people: time, level, target, message, fields. `level` is given in because it may be
+/// A record as text: time, level, target, message, fields. `level` is passed in because it may be
 /// coloured.
 pub fn text_line(record: &Record<'_>, now: DateTime<Utc>, level: &dyn Display) -> String {
     let target = record
@@ -111,13 +111,13 @@ pub fn text_line(record: &Record<'_>, now: DateTime<Utc>, level: &dyn Display) -
         fields.line.push_str(" role=");
         fields.line.push_str(role.name());
     }
-    // Fields that cannot be read are left out; the line stays.
+    // Fields that cannot be read are left out; the rest of the line is kept.
     let _ = record.key_values().visit(&mut fields);
     fields.line
 }
 
-/// A record for machines: one JSON object. A field that is named like a member that is there gets a
-/// `_` in front.
+/// A record as one JSON object. A field with the name of a member that exists already gets a `_`
+/// prefix.
 pub fn json_line(record: &Record<'_>, now: DateTime<Utc>) -> String {
     let mut object = JsonObject {
         text: "{".to_owned(),
@@ -157,8 +157,8 @@ fn time_of(now: DateTime<Utc>) -> String {
     now.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// Control characters are written as escapes: what a client or a supplier sent cannot forge a line
-/// or colour a screen.
+/// Writes control characters as escapes, so that text from a client or a supplier cannot forge a
+/// line or colour a screen.
 fn push_escaped(line: &mut String, text: &str) {
     for letter in text.chars() {
         if letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') {
@@ -169,7 +169,7 @@ fn push_escaped(line: &mut String, text: &str) {
     }
 }
 
-/// The fields of a record as ` key=value`, with quotes where the value needs them.
+/// The fields of a record as ` key=value`, quoted if the value needs it.
 struct TextFields {
     line: String,
 }
@@ -192,7 +192,7 @@ impl<'kvs> VisitSource<'kvs> for TextFields {
     }
 }
 
-/// A JSON object while it is written.
+/// A JSON object that is being written.
 struct JsonObject {
     text: String,
     names: BTreeSet<String>,
@@ -223,7 +223,8 @@ impl<'kvs> VisitSource<'kvs> for JsonObject {
     }
 }
 
-/// A value of a field as JSON: numbers stay numbers, and what JSON has no number for is a string.
+/// The value of a field as JSON. Numbers stay numbers; a number that JSON cannot express is a
+/// string.
 struct JsonValue(String);
 
 impl JsonValue {
@@ -290,7 +291,7 @@ mod tests {
         DateTime::from_timestamp_millis(1_763_845_200_042).unwrap()
     }
 
-    /// Builds a record and hands it on: its arguments live only as long as the call.
+    /// Builds a record and passes it on: its arguments live only as long as the call.
     fn with_record<T>(message: &str, fields: &dyn Source, use_it: impl Fn(&Record<'_>) -> T) -> T {
         use_it(
             &Record::builder()
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_for_people() {
+    fn text_line_format() {
         let none: [(&str, Value<'_>); 0] = [];
         insta::assert_snapshot!(text("the session ended", &none), @r#"2025-11-22T21:00:00.042Z WARN actors::session: the session ended role=odds"#);
         let fields = [
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_for_machines() {
+    fn json_line_format() {
         let fields = [
             ("event", Value::from("MATCH_\"001\"")),
             ("count", Value::from(3_u64)),
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_tells_the_role_of_its_module() {
+    fn line_contains_role_of_module() {
         let role = |target| role_of(target).map(Role::name);
         assert_eq!(
             role("sports_bet_platform::supplier::betfair::decoder"),
@@ -368,13 +369,13 @@ mod tests {
     }
 
     #[test]
-    fn a_record_cannot_forge_a_line_or_colour_a_screen() {
+    fn record_cannot_forge_a_line() {
         let fields = [("from", Value::from("a\nb\u{1b}[31m"))];
         insta::assert_snapshot!(text("one\r\ntwo\u{1b}[2J\u{2028}", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::session: one\r\ntwo\u{1b}[2J\u{2028} role=odds from="a\nb\u{1b}[31m""#);
     }
 
     #[test]
-    fn a_filter_is_read_or_refused() {
+    fn invalid_filter_is_refused() {
         for good in [
             "info",
             "INFO",
@@ -400,7 +401,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn json_reads_back_as_it_was(message in ".*", name in ".{0,8}", value in ".*", number in any::<i64>()) {
+        fn json_line_reads_back(message in ".*", name in ".{0,8}", value in ".*", number in any::<i64>()) {
             let name = format!("x{name}");
             let fields = [(name.as_str(), Value::from(value.as_str())), ("ts", Value::from(number))];
             let line = json(&message, &fields);

@@ -1,5 +1,6 @@
-//! Every metric: one struct a role. Doc comments are the help texts. No label grows with events or users, and the values
-//! of a label that are known stand there from the start, at 0: a rate over a metric that is not there yet is no rate.
+//! Every metric, in one struct per role. Doc comments are the help texts. No label grows with
+//! events or users, and known label values exist from the start, at 0: a rate cannot be computed
+//! over a series that does not exist yet.
 
 use prometheus::{
     Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -23,19 +24,20 @@ use crate::store::money::OutboxTopic;
 use crate::supplier::confirm::SupplierError;
 use crate::supplier::transport::TransportError;
 
-/// From a tenth of a millisecond to half a minute, in seconds.
+/// Buckets from a tenth of a millisecond to half a minute, in seconds.
 const LATENCY_BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0,
 ];
-/// Of requests, in seconds. Fewer than of other times, since each route, method and status class has its own.
+/// Buckets of request durations, in seconds. Fewer than for other times, since each route, method
+/// and status class has its own.
 const REQUEST_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];
-/// Rows in a batch.
+/// Buckets of the rows in a batch.
 const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
 
-/// A metric that can be made from its name, help text and labels.
+/// A metric that can be created from its name, help text and labels.
 trait Metric: Sized + Clone + prometheus::core::Collector + 'static {
     fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self>;
 }
@@ -62,7 +64,7 @@ metric! {
     HistogramVec => |name, help, labels| HistogramVec::new(HistogramOpts::new(name, help).buckets(REQUEST_BUCKETS.to_vec()), labels);
 }
 
-/// The values of a metric's labels, in their order.
+/// The values of a metric's labels, in order.
 trait LabelValues {
     fn as_slice(&self) -> &[&str];
 }
@@ -84,13 +86,13 @@ macro_rules! role_metrics {
         $(#[doc = $about])*
         #[derive(Clone)]
         pub struct $struct {
-            /// What `/metrics` of the role gathers from.
+            /// The registry that `/metrics` of the role gathers from.
             pub registry: Registry,
             $(#[doc = $help] pub $field: $kind,)+
         }
 
         impl $struct {
-            /// Makes the metrics, with those of the process beside them.
+            /// Creates the metrics, together with those of the process.
             pub fn new() -> prometheus::Result<$struct> {
                 let registry = registry_of_process()?;
                 $(let $field = register(&registry, <$kind as Metric>::make($name, $help.trim(), &[$($($label),+)?])?)?;)+
@@ -108,19 +110,19 @@ role_metrics! {
         connections: IntGauge = "supplier_ws_connections",
         /// Updates sent to consumers
         messages_sent: IntCounter = "supplier_ws_messages_sent_total",
-        /// Consumers closed because they did not keep up
+        /// Consumers disconnected because they did not keep up
         lagging_closed: IntCounter = "supplier_ws_lagging_closed_total",
-        /// Updates made
+        /// Updates generated
         updates: IntCounter = "supplier_updates_total",
-        /// Requests refused before they were routed, by code: a foreign Host, a page of a foreign origin
+        /// Requests refused before routing, by code: a foreign Host, a page of a foreign origin
         refused: IntCounterVec = "supplier_http_refused_total" ["code"] known ApiError::DOOR_CODES,
-        /// Bets asked about, by answer
+        /// Confirmation requests, by answer
         confirmations: IntCounterVec = "supplier_confirmations_total" ["status"],
-        /// Questions about bets that met a fault, as the settings say, by fault
+        /// Confirmation requests with a fault injected by the settings, by fault
         faults: IntCounterVec = "supplier_confirm_faults_total" ["fault"] known Fault::ALL.iter().map(|fault| fault.as_str()),
         /// Bets cancelled
         cancellations: IntCounter = "supplier_cancellations_total",
-        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        /// Time from the head of a request to the head of its response, by route template, method and status class
         request_seconds: HistogramVec = "supplier_http_request_duration_seconds" ["route", "method", "status"] known latency::known(simulator::ROUTES),
     }
 }
@@ -132,25 +134,25 @@ role_metrics! {
         suppliers: IntGauge = "odds_ingest_suppliers",
         /// Suppliers connected and alive
         suppliers_connected: IntGauge = "odds_ingest_suppliers_connected",
-        /// Frames received from suppliers, heartbeats too
+        /// Frames received from suppliers, including heartbeats
         frames: IntCounter = "odds_ingest_frames_total",
         /// Updates published to the bus
         published: IntCounter = "odds_ingest_updates_published_total",
         /// Frames or updates refused and kept as dead letters, by reason
         refused: IntCounterVec = "odds_ingest_refused_total" ["reason"] known DecodeError::REASONS.into_iter().chain(["future", "old_version"]),
-        /// Connections lost or not made, by reason
+        /// Connections lost or not established, by reason
         disconnects: IntCounterVec = "odds_ingest_disconnects_total" ["reason"] known TransportError::REASONS.into_iter().chain(["closed", "silent", "bus", "future"]),
-        /// Markets suspended because their supplier had said nothing for too long
+        /// Markets suspended because their supplier was silent for too long
         suspended_as_stale: IntCounter = "odds_ingest_suspended_as_stale_total",
-        /// Markets suspended because a connection ended with changes that could not be taken
+        /// Markets suspended because a connection ended with changes that could not be applied
         suspended_after_loss: IntCounter = "odds_ingest_suspended_after_loss_total",
-        /// Connections made
+        /// Connections established
         connects: IntCounter = "odds_ingest_connects_total",
-        /// Seconds that feeds waited for the bus to take an update
+        /// Seconds that feeds waited for the bus to accept an update
         bus_wait: Counter = "odds_ingest_bus_wait_seconds_total",
-        /// Messages waiting in front of the bus publisher
+        /// Messages waiting for the bus publisher
         publisher_depth: IntGauge = "odds_ingest_publisher_depth",
-        /// Records on the bus that some group has not done yet
+        /// Records on the bus that at least one group has not processed yet
         bus_depth: IntGauge = "odds_ingest_bus_depth",
     }
 }
@@ -174,34 +176,34 @@ role_metrics! {
         db_writes: IntCounter = "odds_proc_db_writes_total",
         /// Errors by stage: decode, cache, store, dead_letter, hydrate, apply
         errors: IntCounterVec = "odds_proc_errors_total" ["stage"] known ["decode", "cache", "store", "dead_letter", "hydrate", "apply"],
-        /// Updates that the books took
+        /// Updates applied by the books
         applied: IntCounter = "odds_proc_updates_applied_total",
-        /// Updates that the books did not take, by reason
+        /// Updates rejected by the books, by reason
         rejected: IntCounterVec = "odds_proc_updates_rejected_total" ["reason"] known Rejection::ALL.map(Rejection::reason),
-        /// Records refused, by path (live passes them over, store keeps them as dead letters) and reason
+        /// Records refused, by path (live skips them, store keeps them as dead letters) and reason
         refused: IntCounterVec = "odds_proc_records_refused_total" ["path", "reason"] known refused_records(),
-        /// States of the cache or the database that books did not take, by reason
+        /// States of the cache or the database refused by the books, by reason
         implausible_states: IntCounterVec = "odds_proc_states_refused_total" ["reason"] known Implausible::REASONS,
-        /// Records on the bus that a group has not done yet. The purpose is live, store or dead_letters, whatever the group is called
+        /// Records on the bus that a group has not processed yet. The purpose is live, store or dead_letters, whatever the name of the group
         bus_lag: IntGaugeVec = "odds_proc_bus_lag" ["group", "purpose"],
-        /// Updates in a batch of the store
+        /// Updates per batch of the store
         batch_size: Histogram = "odds_proc_store_batch_size",
-        /// Time of a batch of the store
+        /// Duration of a batch of the store
         batch_seconds: Histogram = "odds_proc_store_batch_seconds",
-        /// Books of events in memory
+        /// Event books in memory
         books: IntGauge = "odds_proc_books",
-        /// Market states that wait for the cache
+        /// Market states waiting to be written to the cache
         cache_pending: IntGauge = "odds_proc_cache_pending",
-        /// Dead letters kept
+        /// Dead letters stored
         dead_letters: IntCounter = "odds_proc_dead_letters_total",
-        /// Rows removed when their retention was over, by table
+        /// Rows removed after their retention period, by table
         pruned: IntCounterVec = "odds_proc_pruned_rows_total" ["table"] known ["odds_history", "dead_letters"],
-        /// Updates that wait in front of a mailbox, by actor
+        /// Updates waiting for an actor's mailbox, by actor
         mailbox_depth: IntGaugeVec = "odds_proc_mailbox_depth" ["actor"],
     }
 }
 
-/// Each movement of money that can be asked for, with each of its outcomes.
+/// Each wallet operation with each of its outcomes.
 fn wallet_operations() -> impl Iterator<Item = [&'static str; 2]> {
     let operations = ["deposit", "withdraw", "reserve", "commit", "refund"];
     operations
@@ -214,23 +216,23 @@ role_metrics! {
     WalletMetrics {
         /// Requests, by status
         requests: IntCounterVec = "wallet_http_requests_total" ["status"] known ["200", "400", "404", "409", "415", "422", "503"],
-        /// Requests refused before they were routed, by code: a foreign Host, a page of a foreign origin
+        /// Requests refused before routing, by code: a foreign Host, a page of a foreign origin
         refused: IntCounterVec = "wallet_http_refused_total" ["code"] known ApiError::DOOR_CODES,
-        /// Movements of money asked for, by operation and outcome: done (also when asked again), refused, failed
+        /// Wallet operations requested, by operation and outcome: done (including repeated requests), refused, failed
         operations: IntCounterVec = "wallet_operations_total" ["operation", "outcome"] known wallet_operations(),
-        /// Reservations that ended because nobody decided them in time
+        /// Reservations that expired because they were not resolved in time
         expired: IntCounter = "wallet_reservations_expired_total",
-        /// Looks at the whole ledger that were made
+        /// Ledger verifications completed
         verifications: IntCounter = "wallet_ledger_verifications_total",
-        /// Looks at the whole ledger that failed
+        /// Ledger verifications that failed
         verification_failures: IntCounter = "wallet_ledger_verification_failures_total",
-        /// Violations that the last look at the whole ledger found; anything but 0 is an alarm
+        /// Violations found by the last ledger verification; anything but 0 is an alarm
         violations: IntGauge = "wallet_ledger_violations",
-        /// Unix time of the last look at the whole ledger
+        /// Unix time of the last ledger verification
         verified_at: IntGauge = "wallet_ledger_verified_at_seconds",
-        /// Time of a look at the whole ledger
+        /// Duration of a ledger verification
         verification_seconds: Histogram = "wallet_ledger_verification_seconds",
-        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        /// Time from the head of a request to the head of its response, by route template, method and status class
         request_seconds: HistogramVec = "wallet_http_request_duration_seconds" ["route", "method", "status"] known latency::known(wallet::ROUTES),
     }
 }
@@ -240,19 +242,19 @@ role_metrics! {
     BetsMetrics {
         /// Requests, by status
         requests: IntCounterVec = "bets_http_requests_total" ["status"] known ["200", "400", "404", "409", "415", "422", "503"],
-        /// Requests refused before they were routed, by code: a foreign Host, a page of a foreign origin
+        /// Requests refused before routing, by code: a foreign Host, a page of a foreign origin
         refused: IntCounterVec = "bets_http_refused_total" ["code"] known ApiError::DOOR_CODES,
-        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        /// Time from the head of a request to the head of its response, by route template, method and status class
         request_seconds: HistogramVec = "bets_http_request_duration_seconds" ["route", "method", "status"] known latency::known(bets::ROUTES),
-        /// Bets asked for, by what became of it: placed, repeated (answered as the first time), or a code
+        /// Bets requested, by outcome: placed, repeated (answered like the first request), or an error code
         bets: IntCounterVec = "bets_requests_total" ["outcome"] known BetRefusal::CODES.into_iter().chain(["placed", "repeated", "IDEMPOTENCY_KEY_REUSED"]),
-        /// Rows of the outbox that are not known to be published
+        /// Outbox rows not known to be published
         outbox_rows: IntGauge = "bets_outbox_rows",
-        /// Age of the oldest of them
+        /// Age of the oldest outbox row not known to be published
         outbox_oldest: Gauge = "bets_outbox_oldest_age_seconds",
-        /// Rows published, by topic
+        /// Outbox rows published, by topic
         outbox_published: IntCounterVec = "bets_outbox_published_total" ["topic"] known OutboxTopic::ALL.map(OutboxTopic::as_str),
-        /// Failures of the outbox by stage: take, publish, mark, refused (kept as a dead letter)
+        /// Outbox failures, by stage: take, publish, mark, refused (kept as a dead letter)
         outbox_failures: IntCounterVec = "bets_outbox_failures_total" ["stage"] known outbox_relay::STAGES,
     }
 }
@@ -264,57 +266,57 @@ role_metrics! {
         sessions: IntGauge = "odds_ws_sessions",
         /// Subscriptions of all sessions
         subscriptions: IntGauge = "odds_ws_subscriptions",
-        /// Sessions that have changes yet to take
+        /// Sessions with pending changes
         stalled: IntGauge = "odds_ws_stalled_sessions",
-        /// Changes handed to sessions
+        /// Changes delivered to sessions
         deliveries: IntCounter = "odds_ws_deliveries_total",
-        /// Changes that a later one of the same market replaced before a slow client took them
+        /// Changes replaced by a later one of the same market before a slow client took them
         conflations: IntCounter = "odds_ws_conflations_total",
-        /// Sessions ended from outside because they took nothing
+        /// Sessions evicted because they accepted nothing
         evictions: IntCounter = "odds_ws_evictions_total",
         /// Sessions ended, by reason
         closes: IntCounterVec = "odds_ws_closes_total" ["reason"] known CloseReason::ALL.map(CloseReason::text).into_iter().chain(["slow", "client", "connection lost"]),
-        /// Upgrades refused, by reason
+        /// WebSocket upgrades refused, by reason
         refused_upgrades: IntCounterVec = "odds_ws_refused_upgrades_total" ["reason"] known ApiError::UPGRADE_CODES,
-        /// Messages of clients refused, by code
+        /// Client messages refused, by code
         refused_messages: IntCounterVec = "odds_ws_refused_messages_total" ["code"] known Refusal::CODES,
-        /// From the supplier's updated_at to the write to the last of a thread's clients that a change goes to. Updates older than an hour are recordings and not counted
+        /// Time from the supplier's updated_at to the write to the last of a thread's clients that get the change. Updates older than an hour are recordings and not counted
         latency: Histogram = "odds_end_to_end_seconds",
-        /// Changes that wait in front of the registry
+        /// Changes waiting for the registry
         registry_depth: IntGauge = "odds_registry_depth",
-        /// Whether broadcasts of other processes are heard: 1 when they are or are not needed, 0 when what is shown may be stale
+        /// Whether broadcasts of other processes are received: 1 if they are or are not needed, 0 if clients may see stale odds
         feed_live: IntGauge = "odds_feed_live",
-        /// Changes heard from other processes
+        /// Changes received from other processes
         broadcasts: IntCounter = "odds_broadcasts_total",
         /// Broadcasts that could not be read
         broadcasts_unreadable: IntCounter = "odds_broadcasts_unreadable_total",
-        /// Broadcasts refused, by reason: future (a time too far ahead), seq (a number too large), deployment (another deployment's, or one without a name where names are required)
+        /// Broadcasts refused, by reason: future (a time too far ahead), seq (a number too large), deployment (from another deployment, or without a name where names are required)
         broadcasts_refused: IntCounterVec = "odds_broadcasts_refused_total" ["reason"] known Implausible::REASONS.into_iter().chain(["deployment"]),
-        /// Times that a book compared a doubtful broadcast with the hot copy
+        /// Comparisons of a doubtful broadcast with the hot copy
         mirror_verifications: IntCounter = "odds_mirror_verifications_total",
-        /// Markets that such a comparison put right
+        /// Markets corrected by a comparison with the hot copy
         mirror_corrections: IntCounter = "odds_mirror_corrections_total",
-        /// States of the cache or the database that the books of this role did not take, by reason
+        /// States of the cache or the database refused by the books of this role, by reason
         mirror_implausible: IntCounterVec = "odds_mirror_states_refused_total" ["reason"] known Implausible::REASONS,
         /// Times that broadcasts were lost, or no processor was heard
         broadcast_losses: IntCounter = "odds_broadcast_losses_total",
-        /// Books of events in memory, where this role keeps its own
+        /// Event books in memory, if this role keeps its own
         mirror_books: IntGauge = "odds_mirror_books",
-        /// Changes that the books of this role took
+        /// Changes applied by the books of this role
         mirror_applied: IntCounter = "odds_mirror_updates_applied_total",
-        /// Changes that the books of this role did not take, by reason
+        /// Changes rejected by the books of this role, by reason
         mirror_rejected: IntCounterVec = "odds_mirror_updates_rejected_total" ["reason"] known Rejection::ALL.map(Rejection::reason),
-        /// Times that a book of this role could not read the cache or the database
+        /// Failed reads of the cache or the database by the books of this role
         mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
-        /// Reads for clients that were refused because too many waited for the database
+        /// Client reads refused because too many were waiting for the database
         client_reads_refused: IntCounter = "odds_client_reads_refused_total",
-        /// Answers with current odds that were ready: no book was asked
+        /// Responses with current odds served from the response cache, without a request to a book
         ready_answers: IntCounter = "odds_http_ready_answers_total",
-        /// Time from the head of a request to the head of its answer, by route template, method and status class
+        /// Time from the head of a request to the head of its response, by route template, method and status class
         request_seconds: HistogramVec = "odds_http_request_duration_seconds" ["route", "method", "status"] known latency::known(routes::ROUTES),
         /// REST requests, by status
         requests: IntCounterVec = "odds_http_requests_total" ["status"] known ["200", "304", "400", "404", "405", "413", "415", "503"],
-        /// Requests refused before they were routed, by code: a foreign Host, a page of a foreign origin
+        /// Requests refused before routing, by code: a foreign Host, a page of a foreign origin
         refused: IntCounterVec = "odds_http_refused_total" ["code"] known ApiError::DOOR_CODES,
     }
 }
@@ -322,51 +324,51 @@ role_metrics! {
 role_metrics! {
     /// Metrics of the role `confirmation`.
     ConfirmationMetrics {
-        /// Records of bets placed that were read
+        /// Records of placed bets consumed
         consumed: IntCounter = "bets_placed_consumed_total",
-        /// Records of bets placed that the group has not done yet
+        /// Records of placed bets that the group has not processed yet
         bus_lag: IntGauge = "bets_placed_lag",
-        /// Bets in work
+        /// Bets waiting for a decision in this process
         in_flight: IntGauge = "bets_in_flight",
-        /// Records that are no bets and were kept as dead letters, by reason
+        /// Records that are not bets and were kept as dead letters, by reason
         dead_letters: IntCounterVec = "bets_dead_letters_total" ["reason"] known BadBetPlaced::REASONS.into_iter().chain(confirmation::REASONS),
-        /// Errors by stage, each tried again: store, dead_letter
+        /// Errors, by stage, each retried: store, dead_letter
         errors: IntCounterVec = "bets_errors_total" ["stage"] known ["store", "dead_letter"],
-        /// Bets decided: confirmed, rejected (by the supplier), or supplier_timeout (rejected because no answer came)
+        /// Bets decided, by outcome: confirmed, rejected (by the supplier), or supplier_timeout (rejected because no answer came)
         decided: IntCounterVec = "bets_decided_total" ["outcome"] known decision::OUTCOMES,
-        /// From when a bet was placed to when it was decided
+        /// Time from the placement of a bet to its decision
         decision_seconds: Histogram = "bets_decision_seconds",
-        /// Times that the supplier was asked for a confirmation, by outcome
+        /// Confirmation requests to the supplier, by outcome
         supplier_calls: IntCounterVec = "bets_supplier_calls_total" ["outcome"] known SupplierError::KINDS.into_iter().chain(["confirmed", "rejected"]),
-        /// Times that the supplier was told to cancel, by outcome
+        /// Cancel requests to the supplier, by outcome
         cancel_calls: IntCounterVec = "bets_cancel_calls_total" ["outcome"] known SupplierError::KINDS.into_iter().chain(["cancelled"]),
-        /// How long the supplier took to answer, or not to
+        /// Duration of a request to the supplier, whether it was answered or not
         supplier_call_seconds: Histogram = "bets_supplier_call_seconds",
-        /// How the breaker in front of the supplier stands: 1 at one of closed, open, half_open
+        /// State of the circuit breaker of the supplier: 1 for the current one of closed, open, half_open
         breaker: IntGaugeVec = "bets_supplier_breaker" ["state"] known BreakerState::ALL.iter().map(|state| state.as_str()),
-        /// Bets that were overdue in the database and decided there
+        /// Overdue bets found in the database and decided
         overdue: IntCounter = "bets_overdue_swept_total",
-        /// Bets that the supplier has still to be told to cancel
+        /// Bets still to be cancelled at the supplier
         cancels_open: IntGauge = "bets_cancels_open",
-        /// Bets that the supplier has cancelled
+        /// Bets cancelled at the supplier
         cancels_done: IntCounter = "bets_cancels_done_total",
-        /// Rows of the outbox that are not known to be published
+        /// Outbox rows not known to be published
         outbox_rows: IntGauge = "bets_outbox_rows",
-        /// Age of the oldest of them
+        /// Age of the oldest outbox row not known to be published
         outbox_oldest: Gauge = "bets_outbox_oldest_age_seconds",
-        /// Rows published, by topic
+        /// Outbox rows published, by topic
         outbox_published: IntCounterVec = "bets_outbox_published_total" ["topic"] known OutboxTopic::ALL.map(OutboxTopic::as_str),
-        /// Failures of the outbox by stage: take, publish, mark, refused (kept as a dead letter)
+        /// Outbox failures, by stage: take, publish, mark, refused (kept as a dead letter)
         outbox_failures: IntCounterVec = "bets_outbox_failures_total" ["stage"] known outbox_relay::STAGES,
     }
 }
 
-/// What the outbox counts, in the metrics of whichever role publishes it.
+/// Outbox metrics, part of the metrics of the role that publishes the outbox.
 #[derive(Clone)]
 pub struct OutboxMetrics {
-    /// Rows that are not known to be published.
+    /// Rows not known to be published.
     pub rows: IntGauge,
-    /// Age of the oldest, in seconds.
+    /// Age of the oldest such row, in seconds.
     pub oldest: Gauge,
     /// Rows published, by topic.
     pub published: IntCounterVec,
@@ -377,7 +379,7 @@ pub struct OutboxMetrics {
 macro_rules! outbox_metrics {
     ($($role:ty),+) => {
         $(impl $role {
-            /// Those of the outbox.
+            /// The metrics of the outbox.
             pub fn outbox_metrics(&self) -> OutboxMetrics {
                 OutboxMetrics {
                     rows: self.outbox_rows.clone(),
@@ -391,25 +393,26 @@ macro_rules! outbox_metrics {
 }
 outbox_metrics!(BetsMetrics, ConfirmationMetrics);
 
-/// What books count, in the metrics of whichever role keeps them.
+/// Book metrics, part of the metrics of the role that keeps the books.
 #[derive(Clone)]
 pub struct BookMetrics {
     /// Books in memory.
     pub books: IntGauge,
-    /// Updates that the books took.
+    /// Updates applied by the books.
     pub applied: IntCounter,
-    /// Updates that the books did not take, by reason.
+    /// Updates rejected by the books, by reason.
     pub rejected: IntCounterVec,
-    /// Times that the cache or the store could not be read.
+    /// Failed reads of the cache or the store.
     pub hydrate_errors: IntCounter,
-    /// States of the cache or the store that were not taken, by reason.
+    /// States of the cache or the store that were refused, by reason.
     pub implausible: IntCounterVec,
-    /// Comparisons of doubtful broadcasts with the hot copy; none where no broadcasts feed the books.
+    /// Comparisons of doubtful broadcasts with the hot copy, and the markets corrected by them;
+    /// `None` if no broadcasts feed the books.
     pub verifications: Option<(IntCounter, IntCounter)>,
 }
 
 impl BookMetrics {
-    /// A comparison with the hot copy put so many markets right.
+    /// Records a comparison with the hot copy that corrected this many markets.
     pub fn count_verification(&self, corrected: usize) {
         if let Some((verifications, corrections)) = &self.verifications {
             verifications.inc();
@@ -419,7 +422,7 @@ impl BookMetrics {
 }
 
 impl ProcessorMetrics {
-    /// Those of the books that the bus feeds.
+    /// The metrics of the books fed by the bus.
     pub fn book_metrics(&self) -> BookMetrics {
         BookMetrics {
             books: self.books.clone(),
@@ -433,7 +436,7 @@ impl ProcessorMetrics {
 }
 
 impl OddsMetrics {
-    /// Those of the books that broadcasts feed.
+    /// The metrics of the books fed by broadcasts.
     pub fn book_metrics(&self) -> BookMetrics {
         BookMetrics {
             books: self.mirror_books.clone(),
@@ -461,7 +464,7 @@ fn registry_of_process() -> prometheus::Result<Registry> {
         prometheus::process_collector::ProcessCollector::for_self(),
     ))?;
     let build = IntGaugeVec::new(
-        Opts::new("sports_bet_build_info", "The version that runs; always 1"),
+        Opts::new("sports_bet_build_info", "The running version; always 1"),
         &["version"],
     )?;
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

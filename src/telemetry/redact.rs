@@ -1,22 +1,22 @@
-//! Removes credentials from texts that libraries and servers write, before such a text is logged,
-//! printed or sent.
+//! Removes credentials from texts written by libraries and servers, before they are logged, printed
+//! or sent.
 
 use std::fmt::Write;
 
 use regex::Regex;
 
-/// Replaces a secret that is shown.
+/// Replaces a secret in a text.
 pub const MASK: &str = "***";
-/// Replaces a whole text. A secret of one to three characters occurs in ordinary words too: a mask
-/// at each of these places would tell the reader which characters are missing.
+/// Replaces a whole text. A secret of one to three characters also occurs in ordinary words, so
+/// masking each of these places would reveal which characters are missing.
 const WITHHELD: &str = "(text withheld: it contains a credential that is too short to mask)";
-/// Shorter secrets have the whole text withheld.
+/// If a secret is shorter, the whole text is withheld.
 const SHORTEST_MASKED: usize = 4;
-/// A server may cut what it repeats: of a longer secret this many characters are enough to
-/// recognise it.
+/// A server may truncate the text it repeats, so this many characters of a longer secret are enough
+/// to recognise it.
 const PREFIX: usize = 12;
 
-/// Knows the secrets of one address, in every notation that a library may repeat them in.
+/// The secrets of one address, in every notation in which a library may repeat them.
 #[derive(Clone, Default)]
 pub struct Redaction {
     masked: Option<Regex>,
@@ -24,14 +24,14 @@ pub struct Redaction {
 }
 
 impl std::fmt::Debug for Redaction {
-    /// The patterns hold the secrets.
+    /// The patterns contain the secrets, so they are not shown.
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str("Redaction")
     }
 }
 
 impl Redaction {
-    /// Removes these secrets, each given as it is used (decoded). Empty ones are ignored.
+    /// Removes these secrets, each given in decoded form. Empty ones are ignored.
     pub fn of<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Redaction {
         let (mut long, mut short) = (Vec::new(), Vec::new());
         for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {
@@ -70,8 +70,8 @@ impl Redaction {
     }
 }
 
-/// None without patterns. A pattern too large to compile would leave its secret readable: then
-/// every text is withheld.
+/// `None` without patterns. If a pattern is too large to compile, its secret would stay readable,
+/// so every text is withheld.
 fn any_of(patterns: Vec<String>) -> Option<Regex> {
     if patterns.is_empty() {
         return None;
@@ -81,8 +81,8 @@ fn any_of(patterns: Vec<String>) -> Option<Regex> {
         .ok()
 }
 
-/// Matches a secret whose characters stand as they are, percent-encoded, behind backslashes, or as
-/// `\x..` and `\u..`.
+/// Matches a secret whose characters are written as they are, percent-encoded, after backslashes,
+/// or as `\x..` and `\u..`.
 fn pattern(secret: &str) -> String {
     let mut pattern = String::new();
     for letter in secret.chars() {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_secret_wins_over_its_part() {
+    fn longer_secret_wins_over_its_part() {
         assert_eq!(
             Redaction::of(["hunter2", "hunter2-and-more"]).apply("x hunter2-and-more y"),
             "x *** y"
@@ -156,13 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_was_cut_is_masked() {
+    fn truncated_secret_is_masked() {
         let redaction = Redaction::of(["0123456789abcdefghij"]);
         assert_eq!(redaction.apply("args '0123456789abcdef"), "args '***");
     }
 
     #[test]
-    fn a_short_secret_has_the_text_withheld() {
+    fn short_secret_withholds_the_text() {
         let redaction = Redaction::of(["e"]);
         assert_eq!(redaction.apply("connection refused"), WITHHELD);
         assert_eq!(redaction.apply("no such host"), "no such host");
@@ -171,7 +171,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_notation_of_a_secret_is_left(secret in "[\\x20-\\x7eé¿𝄞\\n]{4,24}", before in "[ -~]{0,8}") {
+        fn every_notation_is_masked(secret in "[\\x20-\\x7eé¿𝄞\\n]{4,24}", before in "[ -~]{0,8}") {
             let redaction = Redaction::of([secret.as_str()]);
             let json = serde_json::to_string(&secret).unwrap();
             let notations = [
@@ -184,7 +184,8 @@ mod tests {
                 json[1..json.len() - 1].to_owned(),
             ];
             for notation in notations {
-                // Lower case changes letters of the secret itself, where it is not a plain one.
+                // Lower case also changes letters of the secret itself, unless they are lower case
+                // already.
                 if notation.to_lowercase() == notation && secret.to_lowercase() != secret {
                     continue;
                 }

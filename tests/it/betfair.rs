@@ -1,5 +1,5 @@
-//! Recordings of the Betfair Exchange Stream, replayed over real sockets beside the simulator,
-//! against a fold that shares no line with the platform.
+//! Recordings of the Betfair Exchange Stream, replayed over real sockets beside the simulator, and
+//! compared with an independent fold that shares no code with the platform.
 
 #[path = "../support/betfair_fold.rs"]
 mod betfair_fold;
@@ -39,7 +39,7 @@ fn expected() -> History {
     fold_all(&texts.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// What REST answers as `seen_in` takes it. The history does not say who plays.
+/// A REST entry in the form that `seen_in` expects. The history does not contain team names.
 fn rest_seen(entry: &Value) -> Seen {
     let mut update = entry.clone();
     update["in_play"] = entry["inPlay"].clone();
@@ -51,8 +51,8 @@ fn without_teams(mut seen: Seen) -> Seen {
     seen
 }
 
-/// The history of an event's market as REST answers it, once the store knows the event: it reads
-/// the bus on its own.
+/// The history of an event's market from REST, or `None` until the store knows the event: it
+/// consumes the bus independently.
 async fn rest_history(platform: &TestPlatform, event: &str) -> Option<Vec<Seen>> {
     let mut states = Vec::new();
     let mut cursor = String::new();
@@ -71,7 +71,7 @@ async fn rest_history(platform: &TestPlatform, event: &str) -> Option<Vec<Seen>>
     }
 }
 
-/// Waits until the history is as long as these states, and looks whether it is them.
+/// Waits until the history has as many entries as these states, and compares them.
 async fn until_history_is(platform: &TestPlatform, event: &str, states: &[Seen]) {
     let wanted: Vec<Seen> = states.iter().cloned().map(without_teams).collect();
     let history = until("the history is complete", || async {
@@ -83,16 +83,16 @@ async fn until_history_is(platform: &TestPlatform, event: &str, states: &[Seen])
     assert_eq!(history, wanted, "the history of {event}");
 }
 
-/// Reads a client until its market has reached a final state; gives every state that it was shown.
-/// On real engines the first states of an event that nobody knew may be left out, and then it is
-/// told so: the store may have read the bus further than the books.
+/// Reads a client until its market is settled, and checks every state it received. On real engines
+/// the first states of a new event may be missing, because the store may have read the bus further
+/// than the books; the update is then marked as conflated.
 async fn watch_to_the_end(client: &mut OddsClient, expected: &[Seen]) {
     let (mut states, mut is_whole) = (Vec::new(), true);
     let mut last_seq = 0;
     loop {
         let update = client.next_of("update").await;
         let seq = update["seq"].as_u64().unwrap();
-        assert!(seq > last_seq, "seq goes on: {last_seq} {seq}");
+        assert!(seq > last_seq, "seq must increase: {last_seq}, then {seq}");
         last_seq = seq;
         let may_lack = are_real() && states.is_empty();
         assert!(update.get("conflated").is_none() || may_lack, "{update}");
@@ -102,7 +102,7 @@ async fn watch_to_the_end(client: &mut OddsClient, expected: &[Seen]) {
             let missing = expected.len() - states.len();
             assert!(
                 !is_whole || missing == 0,
-                "{missing} states are missing, and nothing says so"
+                "{missing} states are missing without a conflated mark"
             );
             assert_eq!(
                 states,
@@ -114,10 +114,11 @@ async fn watch_to_the_end(client: &mut OddsClient, expected: &[Seen]) {
     }
 }
 
+/// Two recordings replayed beside the simulator end in the states computed by the independent fold.
 #[actix_web::test]
-async fn both_recordings_beside_the_simulator_end_as_an_independent_fold_says() {
+async fn recordings_match_independent_fold() {
     let simulator = TestPlatform::start(&[("ROLE", "simulator"), ("SIMULATOR_RATE", "200")]).await;
-    // Nobody listens on it yet, so that clients can subscribe before the first message.
+    // Nobody listens on this port yet, so that clients can subscribe before the first message.
     let port = ReservedPort::take();
     let suppliers = [
         format!("ws://{}/ws", simulator.simulator()),
@@ -141,7 +142,7 @@ async fn both_recordings_beside_the_simulator_end_as_an_independent_fold_says() 
     assert_eq!(
         football.next_of("update").await["eventId"],
         "MATCH_001",
-        "the simulator goes on beside it"
+        "the simulator continues"
     );
 
     for event in [GREYHOUNDS, HORSES] {
@@ -176,10 +177,12 @@ async fn both_recordings_beside_the_simulator_end_as_an_independent_fold_says() 
     simulator.stop().await;
 }
 
+/// A recording whose connection is lost repeatedly is resumed where it was.
 #[actix_web::test]
-async fn a_recording_that_breaks_off_again_and_again_is_taken_up_where_it_was() {
+async fn interrupted_recording_resumes_where_it_broke_off() {
     let files = vec![recording("1.197931750.jsonl")];
-    // Under two seconds; real engines are waited for, and the recording must not be over by then.
+    // Less than two seconds; real engines start more slowly, and the recording must not end before
+    // they are ready.
     let speed: Speed = if are_real() { "20" } else { "200" }.parse().unwrap();
     let replay = replay::start(ReplayConfig {
         speed,
@@ -218,7 +221,7 @@ async fn a_recording_that_breaks_off_again_and_again_is_taken_up_where_it_was() 
 }
 
 #[actix_web::test]
-async fn a_recording_that_is_played_again_changes_nothing() {
+async fn replaying_a_recording_changes_nothing() {
     let files = recordings();
     let expected = expected();
     let first = replay::start(ReplayConfig::at_once(files.clone()))
@@ -245,7 +248,7 @@ async fn a_recording_that_is_played_again_changes_nothing() {
             frames >= 640.0
         })
         .await;
-    // As many as the first time: the histories hold them all.
+    // As many as in the first run: the histories hold them all.
     let updates = expected.values().map(Vec::len).sum::<usize>() as f64;
     let published = "odds_ingest_updates_published_total";
     platform
@@ -255,7 +258,7 @@ async fn a_recording_that_is_played_again_changes_nothing() {
     platform
         .until_metric(Role::Processor, rejected, |rejected| rejected >= 1.0)
         .await;
-    // The lag alone does not tell it: it is 0 too before the first look at the bus.
+    // Waiting for the lag is not enough: it is also 0 before the bus is first polled.
     let stored = "odds_proc_store_batch_size_sum";
     platform
         .until_metric(Role::Processor, stored, |stored| stored >= updates)

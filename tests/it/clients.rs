@@ -1,12 +1,12 @@
-//! Clients of `/ws/odds`: what they are told, what they may do, and what becomes of those that
-//! misbehave.
+//! Clients of `/ws/odds`: the messages they receive, their limits, and the handling of misbehaving
+//! ones.
 
-mod crowd;
 mod floods;
 mod frames;
 mod handshakes;
 mod limits;
 mod liveness;
+mod many_clients;
 mod origin;
 mod protocol;
 mod raw;
@@ -21,7 +21,7 @@ use sports_bet_platform::domain::timestamp::Timestamp;
 use self::raw::RawClient;
 use super::support::{FakeSupplier, SupplierLink, TestPlatform, until};
 
-/// The event of most tests.
+/// The event used by most tests.
 const EVENT: &str = "MATCH_001";
 
 /// A platform, and the supplier's side of its only feed.
@@ -35,7 +35,7 @@ async fn start(variables: &[(&str, &str)]) -> (TestPlatform, SupplierLink) {
     (platform, link)
 }
 
-/// A supplier's frame: a change of a market, about `size` bytes long, of this moment.
+/// A supplier's frame: a change of a market about `size` bytes long, timestamped now.
 fn change_of(event: &str, market: &str, version: u64, size: usize) -> String {
     let name = "n".repeat(size.clamp(1, 250));
     let selections: Vec<Value> = (0..size.div_ceil(290).max(1))
@@ -48,19 +48,20 @@ fn change_of(event: &str, market: &str, version: u64, size: usize) -> String {
     .to_string()
 }
 
-/// A small change of the event of most tests.
+/// A small change of `EVENT`.
 fn change(version: u64) -> String {
     change_of(EVENT, "1x2", version, 1)
 }
 
-/// Sends a first change of an event and waits until a client has it. From then on the event's book
-/// runs, and nobody is told of changes by what the book has read from the database.
+/// Sends the first change of an event and waits until a client has received it. After that the
+/// event's book is running, and later changes are not replaced by what a starting book loads from
+/// the database.
 async fn first_change(supplier: &mut SupplierLink, event: &str, client: &mut RawClient) {
     supplier.send(change_of(event, "1x2", 1, 1)).await;
     assert_eq!(client.next_text().await.number("version"), 1);
 }
 
-/// Waits until the role `odds` counts no session and no subscription.
+/// Waits until the role `odds` reports no sessions and no subscriptions.
 async fn until_nobody_is_left(platform: &TestPlatform) {
     platform
         .until_metric(Role::Odds, "odds_ws_sessions", |sessions| sessions == 0.0)
@@ -72,7 +73,7 @@ async fn until_nobody_is_left(platform: &TestPlatform) {
         .await;
 }
 
-/// What a metric of the role `odds` counts, all its labels together.
+/// A metric of the role `odds`, summed over all labels.
 async fn total(platform: &TestPlatform, name: &str) -> f64 {
     let page = platform.metrics(Role::Odds).await;
     let of_metric = |line: &&str| {
@@ -86,7 +87,7 @@ async fn total(platform: &TestPlatform, name: &str) -> f64 {
     values.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
 }
 
-/// Waits until a metric of the role `odds`, all its labels together, is what is wanted.
+/// Waits until a metric of the role `odds`, summed over all labels, has this value.
 async fn until_total(platform: &TestPlatform, name: &str, wanted: f64) {
     until(name, || async {
         (total(platform, name).await == wanted).then_some(())

@@ -1,7 +1,7 @@
-//! The platform as a whole: the same builder that `serve` uses, or the real binary, over real
-//! sockets.
+//! The platform as a whole, over real sockets: either through the same builder that `serve` uses,
+//! or as the real binary.
 
-// Helpers may fail loudly; clippy.toml allows it within test functions only.
+// Helpers may panic; clippy.toml allows it within test functions only.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod betfair;

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::support::{FakeSupplier, SupplierLink, TestPlatform, until, within};
 
-/// A platform with every role of money, and the supplier of its prices. Bets are confirmed by a
-/// simulator of its own.
+/// A platform with every money role, and the supplier of its prices. Bets are confirmed by a
+/// separate simulator.
 struct BetsHarness {
     platform: TestPlatform,
     link: SupplierLink,
@@ -24,7 +24,7 @@ struct BetsHarness {
     _supplier: FakeSupplier,
 }
 
-/// An answer: its status, its text and its JSON.
+/// A response: its status, text and JSON.
 #[derive(Clone, Debug, PartialEq)]
 struct Answer {
     status: u16,
@@ -37,7 +37,7 @@ impl Answer {
             .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text))
     }
 
-    /// `409 ODDS_CHANGED`, or `200` where there is no code.
+    /// For example `409 ODDS_CHANGED`, or `200` if there is no code.
     fn code(&self) -> String {
         let body: Value = serde_json::from_str(&self.text).unwrap_or_default();
         match body["code"].as_str() {
@@ -55,7 +55,7 @@ impl Answer {
     }
 }
 
-/// Home 1.5, draw 3.2, away 4.5, but for what a test says.
+/// Home 1.5, draw 3.2, away 4.5, then modified by the test.
 fn market(event: &str, version: i64, change: impl Fn(&mut Value)) -> String {
     let selection =
         |id: &str, price: f64| json!({"id": id, "name": id, "price": price, "status": "active"});
@@ -99,12 +99,12 @@ impl BetsHarness {
         }
     }
 
-    /// Opens a market, and waits until bets are taken at it.
+    /// Opens a market, and waits until it accepts bets.
     async fn offer(&mut self, event: &str) {
         self.show(market(event, 1, |_| {})).await;
     }
 
-    /// Sends a frame, and waits until the books that bets are checked against have it.
+    /// Sends a frame, and waits until the books used for price checks have it.
     async fn show(&mut self, frame: String) {
         let wanted: Value = serde_json::from_str(&frame).unwrap();
         self.link.send(frame).await;
@@ -150,7 +150,7 @@ impl BetsHarness {
         assert_eq!(self.wallet("deposit", body).await.code(), "200");
     }
 
-    /// Available and reserved.
+    /// Available and reserved cents.
     async fn balance(&self, user: &str) -> (i64, i64) {
         let wallet = self
             .get(self.platform.wallet(), &format!("/wallet?userId={user}"))
@@ -162,7 +162,7 @@ impl BetsHarness {
         )
     }
 
-    /// Waits until a bet is decided, and gives it.
+    /// Waits until a bet is decided, and returns it.
     async fn decided(&self, bet: &Value) -> Value {
         let id = bet["betId"].as_str().unwrap();
         until("a decision", || async {

@@ -1,4 +1,4 @@
-//! What `docker/` and `docs/operations.md` say of the metrics, held against the roles' own
+//! Checks the metrics and alerts named in `docker/` and in `docs/runbook.md` against the roles' own
 //! `/metrics`.
 
 mod compose;
@@ -18,9 +18,9 @@ use sports_bet_platform::config::settings::Role;
 use crate::support::TestPlatform;
 use promql::{Selector, selectors};
 
-/// Made by Prometheus itself, for each target and each alert.
+/// Created by Prometheus itself, for each target and each alert.
 const OF_PROMETHEUS: &[&str] = &["up", "ALERTS"];
-/// Given by Prometheus to each series.
+/// Added by Prometheus to each series.
 const LABELS_OF_PROMETHEUS: &[&str] = &["job", "instance"];
 
 fn file(path: &str) -> String {
@@ -28,7 +28,7 @@ fn file(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The values of a key in a YAML file, of which each stands on a line of its own.
+/// All values of a key in a YAML file, each on its own line.
 fn yaml_values(text: &str, key: &str) -> Vec<String> {
     let lines = text
         .lines()
@@ -78,11 +78,11 @@ fn health_port(role: &str, config: &Config) -> u16 {
         "wallet" => ports.metrics_port_wallet,
         "bets" => ports.metrics_port_bet,
         "confirmation" => ports.metrics_port_confirmation,
-        other => panic!("no role {other}"),
+        other => panic!("unknown role {other}"),
     }
 }
 
-/// The pages of all roles, and what the rules record beside them.
+/// The pages of all roles, and the recording rules.
 struct Metrics {
     pages: Vec<(Role, String)>,
     recorded: Vec<String>,
@@ -103,7 +103,7 @@ impl Metrics {
     /// Everything in an expression that no role could answer.
     fn complaints(&self, expression: &str) -> Vec<String> {
         match selectors(expression) {
-            Ok(found) if found.is_empty() => vec![format!("{expression}: asks for no metric")],
+            Ok(found) if found.is_empty() => vec![format!("{expression}: contains no metric")],
             Ok(found) => found
                 .iter()
                 .flat_map(|selector| self.complaints_of(selector))
@@ -119,19 +119,17 @@ impl Metrics {
         }
         let Some((_, operator, jobs)) = selector.matchers.iter().find(|(label, ..)| label == "job")
         else {
-            return vec![format!("{name}: names no job")];
+            return vec![format!("{name}: has no job matcher")];
         };
         if !["=", "=~"].contains(&operator.as_str()) {
-            return vec![format!(
-                "{name}: {operator} says of no role that it has the metric"
-            )];
+            return vec![format!("{name}: {operator} does not select a role")];
         }
         let ask = |job: &str| match self.pages.iter().find(|(role, _)| role.name() == job) {
             Some((_, page)) => complaints_on(page, selector)
                 .into_iter()
                 .map(|text| format!("{job}: {text}"))
                 .collect(),
-            None => vec![format!("{name}: there is no role {job}")],
+            None => vec![format!("{name}: unknown role {job}")],
         };
         jobs.split('|').flat_map(ask).collect()
     }
@@ -156,7 +154,7 @@ fn complaints_on(page: &str, selector: &Selector) -> Vec<String> {
         .filter(|(label, ..)| !LABELS_OF_PROMETHEUS.contains(&label.as_str()));
     labels
         .flat_map(|(label, _, value)| {
-            // What is a pattern and no list of words asks only for the label.
+            // A pattern that is not a plain list of words only requires that the label exists.
             let plain = value
                 .chars()
                 .all(|letter| letter.is_ascii_alphanumeric() || "_-|".contains(letter));
@@ -176,8 +174,9 @@ fn complaints_on(page: &str, selector: &Selector) -> Vec<String> {
         .collect()
 }
 
+/// Every metric of the alerts and dashboards exists in the role it is queried from.
 #[actix_web::test]
-async fn every_metric_of_alerts_and_dashboards_is_there_in_the_role_it_is_asked_of() {
+async fn every_queried_metric_exists_in_its_role() {
     let platform = TestPlatform::start(&[]).await;
     let metrics = Metrics::of(&platform).await;
     let alerts = file("docker/prometheus/alerts.yml");
@@ -205,7 +204,7 @@ async fn every_metric_of_alerts_and_dashboards_is_there_in_the_role_it_is_asked_
 }
 
 #[actix_web::test]
-async fn an_invented_metric_label_or_role_is_found() {
+async fn unknown_metric_label_or_role_is_reported() {
     let platform = TestPlatform::start(&[]).await;
     let metrics = Metrics::of(&platform).await;
     for (expression, complaint) in [
@@ -213,7 +212,7 @@ async fn an_invented_metric_label_or_role_is_found() {
             r#"rate(odds_invented_total{job="odds"}[5m]) > 0"#,
             "odds: no metric odds_invented_total",
         ),
-        // A name that another one begins with.
+        // A prefix of an existing metric name.
         (
             r#"sum(odds_proc_bus{job="processor"})"#,
             "processor: no metric odds_proc_bus",
@@ -222,20 +221,23 @@ async fn an_invented_metric_label_or_role_is_found() {
             r#"histogram_quantile(0.9, rate(odds_ws_sessions_bucket{job="odds"}[5m]))"#,
             "odds: no metric odds_ws_sessions_bucket",
         ),
-        // There, but in another role.
+        // Exists, but in another role.
         (
             r#"sum by (group) (odds_proc_bus_lag{job="odds"})"#,
             "odds: no metric odds_proc_bus_lag",
         ),
         (
             r#"process_open_fds{job=~"odds|cashier"}"#,
-            "process_open_fds: there is no role cashier",
+            "process_open_fds: unknown role cashier",
         ),
-        (r#"up{job="nobody"} == 0"#, "up: there is no role nobody"),
-        ("odds_proc_bus_lag > 1", "odds_proc_bus_lag: names no job"),
+        (r#"up{job="nobody"} == 0"#, "up: unknown role nobody"),
+        (
+            "odds_proc_bus_lag > 1",
+            "odds_proc_bus_lag: has no job matcher",
+        ),
         (
             r#"odds_ws_sessions{job!="odds"}"#,
-            "odds_ws_sessions: != says of no role that it has the metric",
+            "odds_ws_sessions: != does not select a role",
         ),
         (
             r#"odds_proc_errors_total{job="processor", stage=~"store|stoer"}"#,
@@ -245,7 +247,7 @@ async fn an_invented_metric_label_or_role_is_found() {
             r#"odds_http_requests_total{job="odds", code=~"5.."}"#,
             r#"odds: no odds_http_requests_total with code=""#,
         ),
-        ("1 > 2", "1 > 2: asks for no metric"),
+        ("1 > 2", "1 > 2: contains no metric"),
     ] {
         assert_eq!(metrics.complaints(expression), [complaint], "{expression}");
     }
@@ -260,7 +262,7 @@ async fn an_invented_metric_label_or_role_is_found() {
 #[case::words("a and b or c unless d offset 5m > bool 1e3 + Inf", &["a", "b", "c", "d"])]
 #[case::strings(r#"label_replace(a{x="} no(thing"}, "b", "$1", 'c', `d`) + b{}"#, &["a", "b"])]
 #[case::no_space("sum(a)by(b)+a{x='\\''}", &["a", "a"])]
-fn the_metrics_of_an_expression_are_found(#[case] expression: &str, #[case] names: &[&str]) {
+fn metrics_of_an_expression_are_found(#[case] expression: &str, #[case] names: &[&str]) {
     let found = selectors(expression).unwrap();
     assert_eq!(
         found
@@ -276,12 +278,12 @@ fn the_metrics_of_an_expression_are_found(#[case] expression: &str, #[case] name
 #[case("a{b=\"c")]
 #[case("a[5m")]
 #[case("a{b}")]
-fn an_expression_that_cannot_be_read_is_no_empty_one(#[case] expression: &str) {
+fn unreadable_expression_is_an_error(#[case] expression: &str) {
     assert!(selectors(expression).is_err());
 }
 
 #[test]
-fn prometheus_asks_each_role_on_its_default_port() {
+fn prometheus_scrapes_each_default_port() {
     let text = file("docker/prometheus/prometheus.yml");
     let text = text.split_once("scrape_configs:").unwrap().1;
     let mut asked: Vec<(String, u16)> = Vec::new();
@@ -309,7 +311,7 @@ fn prometheus_asks_each_role_on_its_default_port() {
     assert_eq!(asked, wanted);
     let jobs: BTreeSet<_> = asked.iter().map(|(job, _)| job.as_str()).collect();
     assert_eq!(jobs, Role::ALL.map(Role::name).into());
-    // The same targets where no DNS server knows the names.
+    // The same targets, for hosts where the names do not resolve through DNS.
     let targets: serde_norway::Value =
         serde_norway::from_str(&file("docker/prometheus/targets.yml")).unwrap();
     let listed = targets.as_sequence().unwrap().iter().map(|group| {
@@ -323,7 +325,7 @@ fn prometheus_asks_each_role_on_its_default_port() {
 }
 
 #[test]
-fn every_alert_is_tested_and_explained() {
+fn every_alert_is_tested_and_documented() {
     let names = |path: &str, key: &str| {
         yaml_values(&file(path), key)
             .into_iter()
@@ -331,16 +333,11 @@ fn every_alert_is_tested_and_explained() {
     };
     let alerts = names("docker/prometheus/alerts.yml", "alert");
     let tests = file("docker/prometheus/alerts_test.yml");
-    let page = file("docs/operations.md");
-    // Other tables have settings and metrics in their first column, all of one case.
-    let is_alert =
-        |name: &&str| name.starts_with(char::is_uppercase) && name.contains(char::is_lowercase);
-    let firsts = page.lines().filter_map(|line| {
-        line.strip_prefix("| `")?
-            .split_once("` |")
-            .map(|(name, _)| name)
-    });
-    let explained: BTreeSet<_> = firsts.filter(is_alert).collect();
+    let page = file("docs/runbook.md");
+    let explained: BTreeSet<_> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .collect();
     assert_eq!(explained, alerts.iter().map(String::as_str).collect());
     for alert in &alerts {
         let fires = tests.contains(&format!("alertname: {alert}\n"));

@@ -1,6 +1,6 @@
-//! What the original's programs wrote (`tests/data/original`, captured from them) is read by ours,
-//! and what ours write is read as the original reads it. Its structs stand here field by field;
-//! like Go's decoder they pass over what they do not know.
+//! Compatibility with the original's programs: we read what they wrote (`tests/data/original`,
+//! captured from them), and they can read what we write. Their structs are copied here field by
+//! field; like Go's decoder they ignore unknown fields.
 
 use pretty_assertions::assert_eq;
 use serde::Deserialize;
@@ -82,7 +82,7 @@ struct TheirRow {
     updated_at: String,
 }
 
-/// `events.BetPlaced`, which its bet-service writes.
+/// `events.BetPlaced`, written by its bet-service.
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 struct TheirPlaced {
@@ -97,7 +97,7 @@ struct TheirPlaced {
     ts_unix_ms: i64,
 }
 
-/// `betPlaced` of its confirmation worker, which reads other names.
+/// `betPlaced` of its confirmation worker, which reads other field names.
 #[derive(Debug, Deserialize, PartialEq)]
 struct TheirWorkersPlaced {
     #[serde(rename = "betId")]
@@ -127,7 +127,7 @@ fn theirs<T: DeserializeOwned>(json: &str) -> T {
         .unwrap_or_else(|error| panic!("the original cannot read this ({error}): {json}"))
 }
 
-/// As ours passes an update on: prices to the thousandth, times to the microsecond.
+/// The update as we pass it on: prices rounded to a thousandth, times to a microsecond.
 fn as_passed_on(mut update: TheirUpdate) -> TheirUpdate {
     let rounded = |price: f64| (price * 1_000.0).round() / 1_000.0;
     let TheirOdds { home, draw, away } = update.odds;
@@ -145,12 +145,10 @@ fn as_passed_on(mut update: TheirUpdate) -> TheirUpdate {
     update
 }
 
+/// The original's frame and record are read, and passed on in the form it reads.
 #[test]
-fn its_frame_and_its_record_are_read_and_written_on_for_it() {
-    assert_eq!(
-        FRAME, RECORD,
-        "its ingest passes on what its simulator sent"
-    );
+fn original_updates_are_read_and_passed_on() {
+    assert_eq!(FRAME, RECORD, "its ingest forwards its simulator's frame");
     let update = OddsUpdate::from_json(RECORD.as_bytes()).unwrap();
     insta::assert_snapshot!(update.to_json(), @r#"{"event_id":"MATCH_002","home_team":"Grêmio","away_team":"Internacional","market":"1x2","odds":{"home":2.345,"draw":4.282,"away":2.751},"selections":[{"id":"home","name":"Grêmio","price":2.345,"status":"active"},{"id":"draw","name":"Draw","price":4.282,"status":"active"},{"id":"away","name":"Internacional","price":2.751,"status":"active"}],"status":"open","updated_at":"2026-11-23T00:03:39.563529Z","source":"supplier-simulator","version":3}"#);
     assert_eq!(
@@ -159,8 +157,9 @@ fn its_frame_and_its_record_are_read_and_written_on_for_it() {
     );
 }
 
+/// We read the original's bet records, and it reads ours.
 #[test]
-fn its_record_of_a_bet_is_read_and_ours_is_read_by_it() {
+fn bet_records_are_readable_both_ways() {
     let read = BetPlaced::from_json(BET_PLACED.as_bytes()).unwrap();
     let placed: TheirPlaced = theirs(BET_PLACED);
     assert_eq!(
@@ -188,10 +187,11 @@ fn its_record_of_a_bet_is_read_and_ours_is_read_by_it() {
         decide_by: placed_at,
         decided_at: None,
     };
-    // The very same, for whoever reads it as its service writes it.
+    // Identical for a reader that uses its bet-service's field names.
     let ours = bet_placed(&bet);
     assert_eq!(theirs::<TheirPlaced>(&ours), placed);
-    // And what its worker cannot find in a record of its own service it finds in ours.
+    // Our record also has the fields that its worker does not find in a record of its own
+    // bet-service.
     let of_worker = |json| theirs::<TheirWorkersPlaced>(json);
     assert_eq!(
         (
@@ -204,7 +204,7 @@ fn its_record_of_a_bet_is_read_and_ours_is_read_by_it() {
         (of_worker(&ours).stake_cents, of_worker(&ours).odd_value),
         (1_000, 1.63)
     );
-    // So what it gives up is no bet any more.
+    // So the record that its worker gives up on is not a valid bet.
     assert_eq!(
         BetPlaced::from_json(BET_PLACED_DLQ.as_bytes())
             .unwrap_err()
@@ -233,7 +233,7 @@ fn its_record_of_a_bet_is_read_and_ours_is_read_by_it() {
 }
 
 #[test]
-fn its_health_check_is_no_update() {
+fn original_health_check_is_not_an_update() {
     assert_eq!(
         OddsUpdate::from_json(HEALTH_CHECK.as_bytes())
             .unwrap_err()
@@ -242,12 +242,13 @@ fn its_health_check_is_no_update() {
     );
 }
 
+/// We understand the messages that the original's documentation tells clients to send.
 #[test]
-fn what_its_documents_tell_clients_to_send_is_understood() {
+fn documented_client_messages_are_understood() {
     let subscribe =
         ClientMessage::parse(r#"{ "type": "subscribe", "eventId": "MATCH_002" }"#).unwrap();
     assert!(matches!(subscribe, ClientMessage::Subscribe(event) if event.as_str() == "MATCH_002"));
-    // Go's own clients write every field of the struct, also where it is empty.
+    // Go's own clients write every field of the struct, even if it is empty.
     assert_eq!(
         ClientMessage::parse(r#"{"type":"ping","eventId":""}"#).unwrap(),
         ClientMessage::Ping
@@ -255,17 +256,18 @@ fn what_its_documents_tell_clients_to_send_is_understood() {
     assert_eq!(pong_message().trim(), WS_PONG.trim());
 }
 
+/// Clients of the original receive from us what its own odds service sends.
 #[actix_web::test]
-async fn its_clients_are_told_by_ours_what_its_own_odds_service_tells_them() {
+async fn original_clients_read_our_responses() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let mut link = supplier.accept().await;
     let mut client = platform.subscriber("MATCH_002").await;
     link.send(FRAME).await;
-    let told = client.next_of("update").await.to_string();
+    let push = client.next_of("update").await.to_string();
     let TheirPush { event_id, payload } = theirs(WS_UPDATE);
     assert_eq!(
-        theirs::<TheirPush>(&told),
+        theirs::<TheirPush>(&push),
         TheirPush {
             event_id,
             payload: as_passed_on(payload)
@@ -290,16 +292,16 @@ async fn its_clients_are_told_by_ours_what_its_own_odds_service_tells_them() {
     let markets: Vec<TheirMarket> = theirs(&body("/v1/events/MATCH_002/markets").await);
     assert_eq!(markets, theirs::<Vec<TheirMarket>>(REST_MARKETS));
     let mut odds: Vec<TheirRow> = theirs(&body("/v1/events/MATCH_002/odds").await);
-    // The original cuts the time to the second.
+    // The original truncates the time to the second.
     assert_eq!(odds[0].updated_at, "2026-11-23T00:03:39.563529Z");
     odds[0].updated_at = "2026-11-23T00:03:39Z".to_owned();
     assert_eq!(odds, theirs::<Vec<TheirRow>>(REST_ODDS));
     platform.stop().await;
 }
 
-/// Names that the original's dashboards, alerts and scripts know.
+/// Names used by the original's dashboards, alerts and scripts.
 #[actix_web::test]
-async fn its_metrics_are_there_by_name() {
+async fn original_metric_names_exist() {
     let platform = TestPlatform::start(&[]).await;
     let text = async |role| {
         get_text(&format!("http://{}/metrics", platform.health(role)))
@@ -319,13 +321,13 @@ async fn its_metrics_are_there_by_name() {
     }
     assert!(
         processor.contains("odds_proc_errors_total{stage=\"decode\"}"),
-        "the label of the original, and its stage"
+        "the original's label and its stage"
     );
     platform.stop().await;
 }
 
 #[test]
-fn the_captured_bytes_are_whole() {
+fn captured_files_are_unchanged() {
     for json in [
         FRAME,
         RECORD,

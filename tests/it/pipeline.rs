@@ -1,6 +1,6 @@
-//! From supplier to socket: what a supplier sends reaches the clients, REST and the history, once
-//! and in order, whatever goes wrong on the way. A test that is named after a mistake of the
-//! original says so.
+//! From supplier to socket: updates of a supplier reach the clients, REST and the history, once and
+//! in order, whatever fails on the way. A doc comment names the mistake of the original that a test
+//! guards against.
 
 mod burst;
 mod feed;
@@ -21,8 +21,7 @@ use crate::support::{
     Database, FakeSupplier, Folder, OddsClient, SupplierLink, TestPlatform, get_json, until, within,
 };
 
-/// A supplier's connection that is served in the background: it sends what it is told to, and
-/// answers pings.
+/// A supplier connection served in the background: it sends queued frames and answers pings.
 struct LiveLink {
     frames: mpsc::UnboundedSender<Message>,
     sent: watch::Receiver<usize>,
@@ -31,7 +30,7 @@ struct LiveLink {
 }
 
 impl LiveLink {
-    /// The feed's next connection.
+    /// Accepts the feed's next connection.
     async fn accept(supplier: &FakeSupplier) -> LiveLink {
         LiveLink::over(supplier.accept().await)
     }
@@ -51,7 +50,7 @@ impl LiveLink {
                         }
                         count_sent.send_modify(|sent| *sent += 1);
                     }
-                    heard = link.socket.next() => match heard {
+                    received = link.socket.next() => match received {
                         Some(Ok(Message::Ping(_))) => count_ping.send_modify(|pings| *pings += 1),
                         Some(Ok(_)) => {}
                         Some(Err(_)) | None => break,
@@ -73,16 +72,19 @@ impl LiveLink {
         self.send_message(Message::text(frame.into()));
     }
 
-    /// Queues any message, as a binary or a close frame.
+    /// Queues any message, such as a binary or a close frame.
     fn send_message(&self, message: Message) {
         self.frames.send(message).unwrap();
     }
 
-    /// Waits until the feed has left.
+    /// Waits until the feed has disconnected.
     async fn until_over(&self) {
-        within("the feed leaves", self.over.clone().wait_for(|over| *over))
-            .await
-            .unwrap();
+        within(
+            "the feed disconnects",
+            self.over.clone().wait_for(|over| *over),
+        )
+        .await
+        .unwrap();
     }
 
     fn is_over(&self) -> bool {
@@ -90,13 +92,14 @@ impl LiveLink {
     }
 }
 
-/// A time of the supplier's, `second` seconds into a day.
+/// A supplier time, `second` seconds into a day.
 fn at(second: i64) -> String {
     let (hours, minutes, seconds) = (second / 3_600, second / 60 % 60, second % 60);
     format!("2026-01-01T{hours:02}:{minutes:02}:{seconds:02}Z")
 }
 
-/// A frame of any market, in our form: two selections, and a price that tells second and version.
+/// A frame of any market in the native format: two selections, and a price derived from second and
+/// version.
 fn market_frame(event: &str, market: &str, line: Option<f64>, second: i64, version: i64) -> String {
     let price = 1.1 + (second % 500) as f64 / 10.0 + (version % 100) as f64 / 1_000.0;
     let mut frame = json!({
@@ -120,7 +123,7 @@ fn market_key(market: &str, line: Option<&str>) -> MarketKey {
     }
 }
 
-/// The odds of an event as REST tells them; empty where it does not know the event.
+/// The odds of an event from REST; empty if the event is unknown.
 async fn rest_odds(platform: &TestPlatform, event: &str) -> Vec<Value> {
     let (status, body) = get_json(&platform.url(&format!("/v1/events/{event}/odds"))).await;
     if status == 404 {
@@ -144,7 +147,7 @@ async fn until_rest(platform: &TestPlatform, event: &str, version: i64) -> Value
     .await
 }
 
-/// Reads updates until one has this version; gives (seq, version) of each.
+/// Reads updates until one has this version; returns (seq, version) of each.
 async fn updates_until(client: &mut OddsClient, version: i64) -> Vec<(u64, i64)> {
     let mut seen = Vec::new();
     loop {
@@ -159,9 +162,9 @@ async fn updates_until(client: &mut OddsClient, version: i64) -> Vec<(u64, i64)>
     }
 }
 
-/// Lets the book of a new event start, and waits until its client knows. A book that starts in the
-/// middle of a flood may find the store ahead of it, and tells only the latest then; tests that
-/// count every change begin behind that.
+/// Starts the book of a new event and waits until the client has its first update. A book that
+/// starts in the middle of a flood may find the store ahead of it and then publishes only the
+/// latest state; tests that count every change begin after this.
 async fn appear(link: &LiveLink, client: &mut OddsClient, event: &str) {
     link.send(market_frame(event, "appears", None, 0, 0));
     let update = client.next_of("update").await;
@@ -176,6 +179,6 @@ fn assert_grows(seqs: impl IntoIterator<Item = u64>) {
     let seqs: Vec<_> = seqs.into_iter().collect();
     assert!(
         seqs.windows(2).all(|pair| pair[0] < pair[1]),
-        "the numbers do not grow: {seqs:?}"
+        "sequence numbers do not increase: {seqs:?}"
     );
 }

@@ -1,5 +1,4 @@
-//! What the binary promises as a process: starting, stopping, being killed, and what it says when
-//! it cannot run.
+//! The binary as a process: starting, stopping, being killed, and its messages when it cannot run.
 
 mod commands;
 mod keyed;
@@ -21,7 +20,7 @@ use super::support::{
     original_frame, until, within,
 };
 
-/// Runs the binary until it ends by itself.
+/// Runs the binary until it exits.
 async fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = command(folder, variables);
     within("the process ends", command.args(arguments).output())
@@ -29,7 +28,7 @@ async fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> O
         .unwrap()
 }
 
-/// Exit code and what was said on standard error.
+/// Exit code and standard error.
 async fn fails(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
     let output = run(folder, arguments, variables).await;
     (
@@ -51,7 +50,7 @@ struct Number {
     number: i64,
 }
 
-/// The answer to `SELECT … AS number`.
+/// The result of `SELECT … AS number`.
 fn number(database: &mut SqliteConnection, sql: &str) -> i64 {
     sql_query(sql)
         .get_result::<Number>(database)

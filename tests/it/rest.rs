@@ -1,4 +1,4 @@
-//! What REST, health and metrics promise.
+//! The contract of REST, health and metrics.
 
 mod caching;
 mod contract;
@@ -22,7 +22,7 @@ use super::support::{
 struct Fed {
     platform: TestPlatform,
     link: SupplierLink,
-    /// Holds the address that the feed would connect to again.
+    /// Keeps the address that the feed would reconnect to.
     _supplier: FakeSupplier,
 }
 
@@ -37,7 +37,7 @@ impl Fed {
         }
     }
 
-    /// Sends a frame for each version of an event, a second of the supplier's time apart.
+    /// Sends a frame for each version of an event; versions are a second of supplier time apart.
     async fn send(&mut self, event: &str, versions: impl IntoIterator<Item = i64>) {
         for version in versions {
             self.link
@@ -46,7 +46,7 @@ impl Fed {
         }
     }
 
-    /// Waits until so many updates are in the database since the start.
+    /// Waits until this many updates have been written to the database since the start.
     async fn stored(&self, updates: u64) {
         let enough = |stored| stored >= updates as f64;
         self.platform
@@ -65,13 +65,12 @@ impl Fed {
         body
     }
 
-    /// The platform's database, for the test's own use.
     fn database(&self) -> Database {
         Database::of(&self.platform.folder)
     }
 }
 
-/// The supplier's time of a version: so many seconds after a moment.
+/// The supplier's time of a version: that many seconds after midnight.
 fn time(version: i64) -> String {
     format!(
         "2025-11-09T{:02}:{:02}:{:02}Z",
@@ -81,7 +80,7 @@ fn time(version: i64) -> String {
     )
 }
 
-/// A market with selections, in the form of a native supplier.
+/// A market with selections, in the native supplier format.
 fn market_frame(
     event: &str,
     market: &str,
@@ -103,7 +102,7 @@ fn market_frame(
     frame.to_string()
 }
 
-/// Status, headers and body of a request.
+/// Status, headers and body of a response.
 struct Answer {
     status: u16,
     headers: reqwest::header::HeaderMap,

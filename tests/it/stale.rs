@@ -1,4 +1,4 @@
-//! A stale price is never shown as live: what a supplier last said does not stay open when it is
+//! A stale price is never shown as live: the last prices of a supplier do not stay open after it is
 //! gone.
 
 use sports_bet_platform::cli::replay::{self, ReplayConfig};
@@ -25,9 +25,9 @@ async fn rest_status(platform: &TestPlatform, event: &str) -> String {
     odds[0]["status"].as_str().unwrap_or("unknown").to_owned()
 }
 
+/// The markets of a lost supplier are suspended, and reopen when it sends the same state again.
 #[actix_web::test]
-async fn the_markets_of_a_supplier_that_is_gone_are_suspended_and_open_again_when_it_says_the_same_again()
- {
+async fn lost_supplier_suspends_its_markets() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], QUICK).await;
     let mut client = platform.subscriber("E").await;
@@ -47,9 +47,9 @@ async fn the_markets_of_a_supplier_that_is_gone_are_suspended_and_open_again_whe
     platform.stop().await;
 }
 
+/// A connected supplier that answers nothing counts as lost; one that answers pings does not.
 #[actix_web::test]
-async fn a_supplier_that_is_connected_and_answers_nothing_is_as_good_as_gone_and_one_that_answers_pings_is_not()
- {
+async fn silent_supplier_suspends_its_markets() {
     let (silent, quiet) = (FakeSupplier::start().await, FakeSupplier::start().await);
     let platform = TestPlatform::fed_by(&[silent.url(), quiet.url()], QUICK).await;
     let mut client = platform.subscriber("SILENT").await;
@@ -76,12 +76,12 @@ async fn a_supplier_that_is_connected_and_answers_nothing_is_as_good_as_gone_and
     platform.stop().await;
 }
 
+/// Betfair markets are suspended while the exchange is gone, and reopen with its first message.
 #[actix_web::test]
-async fn betfair_markets_are_suspended_while_the_exchange_is_gone_and_open_again_with_its_first_word()
- {
+async fn lost_exchange_suspends_betfair_markets() {
     let file = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/data/betfair/1.197931750.jsonl");
-    // Slow enough that the market stays open all through the test.
+    // Slow enough that the market stays open throughout the test.
     let port = ReservedPort::take();
     let config = ReplayConfig {
         speed: "1".parse().unwrap(),
@@ -89,7 +89,7 @@ async fn betfair_markets_are_suspended_while_the_exchange_is_gone_and_open_again
         ..ReplayConfig::at_once(vec![file])
     };
     let replay = replay::start(config.clone()).await.unwrap();
-    // Heartbeats come twice a second at the most.
+    // Heartbeats arrive at most twice a second.
     let quick = [
         ("SUPPLIER_STALE_AFTER", "2s"),
         ("SUPPLIER_PING_INTERVAL", "50ms"),

@@ -1,4 +1,4 @@
-//! What production does to a platform that is split over processes, on the real engines.
+//! Failures of production against a platform split over processes, on the real engines.
 
 mod believed;
 mod damaged;
@@ -7,6 +7,7 @@ mod fresh;
 mod groups;
 mod kafka_away;
 mod killed;
+mod misconfiguration;
 mod money;
 mod outage;
 mod outcome;
@@ -14,6 +15,5 @@ mod postgres_away;
 mod redis_away;
 mod replayed;
 mod stopped;
-mod topic_anew;
+mod topic_recreated;
 mod witness;
-mod wrong;

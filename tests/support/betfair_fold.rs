@@ -1,22 +1,22 @@
-//! What a client must see of a recorded Betfair stream, worked out without a line of the platform's
-//! own code: whole JSON values, prices as doubles, everything computed anew at each message. Slow
-//! and plain on purpose.
+//! The expected states of a recorded Betfair stream, computed without any of the platform's code:
+//! whole JSON values, prices as doubles, everything recomputed at each message. Slow and simple on
+//! purpose.
 //!
-//! Included by `#[path]` from unit tests and from the integration tests.
+//! Included with `#[path]` by unit tests and by the integration tests.
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
-/// A market as a client sees it.
+/// A market in the form a client receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// The market's key.
     pub market: String,
-    /// The two sides, or the title and nothing.
+    /// The two sides, or the title and an empty string.
     pub teams: (String, String),
-    /// Our word for its status.
+    /// The platform's name of its status.
     pub status: String,
     /// Whether the event is under way.
     pub in_play: bool,
@@ -24,7 +24,7 @@ pub struct Seen {
     pub selections: Vec<(String, String, Option<u64>, String)>,
 }
 
-/// The distinct states of each market that a recording shows, in their order.
+/// The distinct states of each market in a recording, in order.
 pub type History = BTreeMap<String, Vec<Seen>>;
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ struct FoldedMarket {
     last: HashMap<i64, u64>,
 }
 
-/// Folds a recording: one message a line.
+/// Folds a recording with one message per line.
 pub fn fold(recording: &str) -> History {
     let mut markets: HashMap<String, FoldedMarket> = HashMap::new();
     let mut history = History::new();
@@ -51,7 +51,7 @@ pub fn fold(recording: &str) -> History {
     history
 }
 
-/// Folds several recordings, each with markets of its own.
+/// Folds several recordings with disjoint markets.
 pub fn fold_all(recordings: &[&str]) -> History {
     recordings
         .iter()
@@ -59,7 +59,7 @@ pub fn fold_all(recordings: &[&str]) -> History {
         .collect()
 }
 
-/// The distinct states that updates show, from their JSON form.
+/// The distinct states in a series of updates, from their JSON form.
 pub fn history_of<'a>(updates: impl IntoIterator<Item = &'a str>) -> History {
     let mut history = History::new();
     for json in updates {
@@ -73,7 +73,7 @@ pub fn history_of<'a>(updates: impl IntoIterator<Item = &'a str>) -> History {
     history
 }
 
-/// The state that an update shows.
+/// The state in an update.
 pub fn seen_in(update: &Value) -> Seen {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let selections = update["selections"].as_array().unwrap();

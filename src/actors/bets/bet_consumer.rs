@@ -1,6 +1,6 @@
-//! Reads `bet_placed` and has every bet decided: asks the supplier until it answers or the bet's
-//! time is over, many bets at once. A record is done when its bet is decided in the database, or
-//! when it is a dead letter.
+//! Reads `bet_placed` and gets each bet decided: requests confirmation from the supplier until it
+//! answers or the bet's deadline passes, for many bets concurrently. A record is done when its bet
+//! is decided in the database or the record is a dead letter.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,21 +24,21 @@ use crate::telemetry::metrics::ConfirmationMetrics;
 use super::confirmation::BetConfirmation;
 pub use super::confirmation::{ConfirmationSettings, REASONS};
 
-/// An idle consumer looks up this often, to tell its lag and to see whether it should end.
-const IDLE_LOOK: Duration = Duration::from_millis(100);
+/// How often an idle consumer wakes up to report its lag and to check for shutdown.
+const IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How it reads.
+/// Limits on how the consumer reads.
 #[derive(Clone, Copy, Debug)]
 pub struct ConfirmerSettings {
-    /// Bets that are in work at once.
+    /// Maximum number of bets in flight.
     pub at_once: usize,
-    /// So far, in records, it reads on beyond one that is not done.
+    /// How far the consumer may read past a record that is not done, in records.
     pub ahead: u64,
-    /// How long a stop waits for the bets in work.
+    /// How long shutdown waits for bets in flight.
     pub drain_limit: Duration,
 }
 
-/// The actor that reads for the group.
+/// The actor that consumes `bet_placed` for its consumer group.
 pub struct Confirmer {
     reader: Option<Reader>,
     life: Arc<LivenessProbe>,
@@ -48,20 +48,20 @@ pub struct Confirmer {
 }
 
 impl Confirmer {
-    /// Reads `subscription` and has `desk` work on each record.
+    /// Consumes `subscription` and passes each record to `confirmation`.
     pub fn new(
         settings: ConfirmerSettings,
         subscription: Box<dyn Subscription>,
-        desk: BetConfirmation,
+        confirmation: BetConfirmation,
         metrics: ConfirmationMetrics,
     ) -> Confirmer {
         let (stopping, stop) = watch::channel(false);
         let (finish, finished) = watch::channel(false);
-        let (life, trouble) = (Arc::new(LivenessProbe::new()), desk.trouble());
+        let (life, trouble) = (Arc::new(LivenessProbe::new()), confirmation.trouble());
         let reader = Reader {
             settings,
             subscription,
-            desk: Arc::new(desk),
+            confirmation: Arc::new(confirmation),
             progress: CommitTracker::default(),
             committed: Position::default(),
             working: FuturesUnordered::new(),
@@ -80,12 +80,12 @@ impl Confirmer {
         }
     }
 
-    /// A sign of life whenever it looks at the bus, which is often.
+    /// Touched on every poll of the bus.
     pub fn life(&self) -> Arc<LivenessProbe> {
         self.life.clone()
     }
 
-    /// What keeps it from its work, for a check of readiness.
+    /// The consumer's health, for the readiness check.
     pub fn trouble(&self) -> Arc<HealthCell> {
         self.trouble.clone()
     }
@@ -98,19 +98,14 @@ impl Actor for Confirmer {
         let Some(reader) = self.reader.take() else {
             return;
         };
-        context.spawn(
-            reader
-                .read_until_the_end()
-                .into_actor(self)
-                .map(|end, _, context| {
-                    // One that has drained stays, and does nothing any more: it did not end by a
-                    // fault.
-                    if let Err(end) = end {
-                        warn!("the confirmer ends: {end}");
-                        context.stop();
-                    }
-                }),
-        );
+        context.spawn(reader.run().into_actor(self).map(|end, _, context| {
+            // After a drain the actor stays alive and idle: it did not end because of a
+            // fault.
+            if let Err(end) = end {
+                warn!("bet consumer stopped: {end}");
+                context.stop();
+            }
+        }));
     }
 }
 
@@ -121,7 +116,7 @@ impl Handler<Drain> for Confirmer {
         self.stopping.send_replace(true);
         let mut finished = self.finished.clone();
         Box::pin(async move {
-            // An error means that the reader is gone, so there is nothing left to wait for.
+            // An error means that the reader has stopped, so there is nothing to wait for.
             let _ = finished.wait_for(|finished| *finished).await;
         })
     }
@@ -130,11 +125,11 @@ impl Handler<Drain> for Confirmer {
 struct Reader {
     settings: ConfirmerSettings,
     subscription: Box<dyn Subscription>,
-    desk: Arc<BetConfirmation>,
+    confirmation: Arc<BetConfirmation>,
     progress: CommitTracker,
     committed: Position,
     working: FuturesUnordered<Abortable<BoxFuture<'static, InFlight>>>,
-    /// To let go of what is in work.
+    /// To abort work in flight when a partition is revoked.
     handles: BTreeMap<InFlight, AbortHandle>,
     life: Arc<LivenessProbe>,
     stop: watch::Receiver<bool>,
@@ -142,46 +137,47 @@ struct Reader {
     metrics: ConfirmationMetrics,
 }
 
-/// What happened.
+/// What ends a step.
 enum Event {
     Worked(Result<InFlight, Aborted>),
-    ConsumerEvent(Result<ConsumerEvent, BusError>),
+    Read(Result<ConsumerEvent, BusError>),
     Nothing,
 }
 
 impl Reader {
-    async fn read_until_the_end(mut self) -> Result<(), BusError> {
+    async fn run(mut self) -> Result<(), BusError> {
         let mut stop = self.stop.clone();
         while !*stop.borrow() {
             let stopped = async {
-                // An error means that nobody can stop it any more.
+                // An error means that no sender is left to request a stop.
                 if stop.wait_for(|stop| *stop).await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };
-            // What a step gives up here it has not begun.
+            // `step` is cancel safe: a cancelled step has not taken a record.
             tokio::select! {
                 () = stopped => {}
                 stepped = self.step(true) => stepped?,
             }
         }
-        self.finish_what_is_under_way().await?;
+        self.drain().await?;
         self.commit();
         self.subscription.close().await;
-        self.tell();
+        self.report();
         self.finish.send_replace(true);
         Ok(())
     }
 
-    /// What the bus keeps is left to the next process; what it does not keep is read to its end.
-    async fn finish_what_is_under_way(&mut self) -> Result<(), BusError> {
+    /// Waits for the work in flight. A durable bus keeps unread records for the next process; with
+    /// any other bus, the rest is read first.
+    async fn drain(&mut self) -> Result<(), BusError> {
         let reads_on = !self.subscription.is_durable();
         let limit = Instant::now() + self.settings.drain_limit;
         while !self.working.is_empty() || (reads_on && self.subscription.lag() > 0) {
             match tokio::time::timeout_at(limit, self.step(reads_on)).await {
                 Ok(stepped) => stepped?,
                 Err(_) => {
-                    info!(bets = self.working.len(); "stops before all bets are decided: they are taken up again");
+                    info!(bets = self.working.len(); "shutting down with undecided bets: the next consumer processes them again");
                     break;
                 }
             }
@@ -189,10 +185,10 @@ impl Reader {
         Ok(())
     }
 
-    /// Waits for the next thing to happen. A caller may give up waiting and loses nothing.
+    /// Waits for the next event. Cancel safe.
     async fn step(&mut self, reads: bool) -> Result<(), BusError> {
         self.life.touch();
-        self.tell();
+        self.report();
         let is_ahead = self.progress.ahead() >= self.settings.ahead;
         let room = if reads && !is_ahead {
             self.settings.at_once.saturating_sub(self.working.len())
@@ -215,8 +211,8 @@ impl Reader {
         };
         let event = tokio::select! {
             worked = worked => Event::Worked(worked),
-            given = reading => Event::ConsumerEvent(given),
-            () = tokio::time::sleep(IDLE_LOOK) => Event::Nothing,
+            read = reading => Event::Read(read),
+            () = tokio::time::sleep(IDLE_INTERVAL) => Event::Nothing,
         };
         match event {
             Event::Worked(Ok(ticket)) => {
@@ -224,11 +220,11 @@ impl Reader {
                 self.progress.done(ticket);
             }
             Event::Worked(Err(Aborted)) | Event::Nothing => {}
-            Event::ConsumerEvent(given) => match given? {
+            Event::Read(read) => match read? {
                 ConsumerEvent::Records(records) => {
                     records.into_iter().for_each(|record| self.begin(record))
                 }
-                ConsumerEvent::Revoked(partitions) => self.let_go(&partitions),
+                ConsumerEvent::Revoked(partitions) => self.revoke(&partitions),
             },
         }
         self.commit();
@@ -237,9 +233,10 @@ impl Reader {
 
     fn begin(&mut self, record: Record) {
         let ticket = self.progress.begin(record.partition, record.offset);
-        let (desk, (handle, registration)) = (self.desk.clone(), AbortHandle::new_pair());
+        let (confirmation, (handle, registration)) =
+            (self.confirmation.clone(), AbortHandle::new_pair());
         let work = async move {
-            desk.finish(&record).await;
+            confirmation.finish(&record).await;
             ticket
         };
         self.handles.insert(ticket, handle);
@@ -247,10 +244,10 @@ impl Reader {
             .push(Abortable::new(work.boxed(), registration));
     }
 
-    /// Others read these partitions now. What is cut off is safe to be done again, and by two at
-    /// once.
-    fn let_go(&mut self, partitions: &[u32]) {
-        info!("partitions {partitions:?} of placed bets are read elsewhere now");
+    /// Drops revoked partitions, which other consumers now read. Aborted work is safe to repeat,
+    /// even concurrently.
+    fn revoke(&mut self, partitions: &[u32]) {
+        info!(partitions:?; "bet_placed partitions revoked");
         self.progress.forget(partitions);
         self.committed.forget(partitions);
         self.handles.retain(|ticket, handle| {
@@ -270,7 +267,7 @@ impl Reader {
         }
     }
 
-    fn tell(&self) {
+    fn report(&self) {
         self.metrics.bus_lag.set(self.subscription.lag() as i64);
         self.metrics.in_flight.set(self.working.len() as i64);
     }

@@ -1,5 +1,5 @@
-//! Tells the supplier to cancel bets that were rejected without its answer, until it says that it
-//! has.
+//! Requests cancellation from the supplier of bets that were rejected without its answer, until the
+//! supplier confirms.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,30 +21,30 @@ use crate::store::money::{Cancel, MoneyStore};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
-/// How often it looks for what is to be cancelled.
+/// How often the canceller queries the database for open cancels.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// It is logged so often at most that there is no such bet.
+/// Limits the log of cancels without a bet.
 static NO_BET: LogLimit = LogLimit::every(Duration::from_secs(60));
-/// So many tries of before are counted for the delay, which has reached its most long before.
-const COUNTED_TRIES: u32 = 32;
+/// Earlier attempts that count towards the backoff; the delay has reached its maximum well before.
+const MAX_COUNTED_ATTEMPTS: u32 = 32;
 
-/// How it cancels.
+/// Concurrency, backoff and lease of the canceller.
 #[derive(Clone, Copy, Debug)]
 pub struct CancellerSettings {
-    /// Bets that the supplier is told about at once.
+    /// Maximum number of cancel requests in flight.
     pub at_once: usize,
-    /// Delays between tries of one bet. They go on growing where an earlier process left off.
+    /// Backoff between attempts for one bet. It continues where an earlier process left off.
     pub retry: BackoffPolicy,
-    /// A bet that was taken up is this process's for so long; then it is anybody's again.
+    /// How long this process leases a cancel; afterwards any process may take it.
     pub hold: Duration,
 }
 
-/// The actor that cancels. Any number of processes may have one.
+/// The actor that cancels bets. Any number of processes may run one.
 pub struct Canceller {
-    desk: Arc<CancelTask>,
+    task: Arc<CancelTask>,
     in_work: HashSet<BetId>,
     is_taking: bool,
-    /// Somebody asked for another look while one was under way.
+    /// Set if another query is requested while one is running or there is no room.
     is_wanted: bool,
 }
 
@@ -58,7 +58,7 @@ struct CancelTask {
 }
 
 impl Canceller {
-    /// Tells `supplier` what `store` has to be cancelled.
+    /// Sends the open cancels of `store` to `supplier`.
     pub fn new(
         store: Arc<dyn MoneyStore>,
         supplier: Arc<SupplierClient>,
@@ -67,7 +67,7 @@ impl Canceller {
         metrics: ConfirmationMetrics,
     ) -> Canceller {
         let trouble = Arc::new(HealthCell::new("bets cannot be cancelled"));
-        let desk = CancelTask {
+        let task = CancelTask {
             store,
             supplier,
             settings,
@@ -76,21 +76,21 @@ impl Canceller {
             metrics,
         };
         Canceller {
-            desk: Arc::new(desk),
+            task: Arc::new(task),
             in_work: HashSet::new(),
             is_taking: false,
             is_wanted: false,
         }
     }
 
-    /// What keeps it from its work, for a check of readiness.
+    /// The canceller's health, for the readiness check.
     pub fn trouble(&self) -> Arc<HealthCell> {
-        self.desk.trouble.clone()
+        self.task.trouble.clone()
     }
 
     fn take(&mut self, context: &mut Context<Self>) {
         let room = self
-            .desk
+            .task
             .settings
             .at_once
             .saturating_sub(self.in_work.len());
@@ -100,9 +100,9 @@ impl Canceller {
         }
         (self.is_taking, self.is_wanted) = (true, false);
         let (store, clock, hold) = (
-            self.desk.store.clone(),
-            &self.desk.clock,
-            self.desk.settings.hold,
+            self.task.store.clone(),
+            &self.task.clock,
+            self.task.settings.hold,
         );
         let (now, until) = (clock.now(), clock.after(hold));
         let taking = blocking(move || store.take_cancels(now, until, room));
@@ -113,21 +113,21 @@ impl Canceller {
                     canceller.is_taking = false;
                     match taken {
                         Ok(cancels) => {
-                            canceller.desk.trouble.over();
+                            canceller.task.trouble.over();
                             canceller.is_wanted |= cancels.len() == room;
                             cancels
                                 .into_iter()
                                 .for_each(|cancel| canceller.cancel(cancel, until, context));
                         }
-                        Err(error) => canceller.desk.trouble.met(&error),
+                        Err(error) => canceller.task.trouble.met(&error),
                     }
-                    canceller.take_what_is_wanted(context);
+                    canceller.take_if_wanted(context);
                 }),
         );
     }
 
-    fn take_what_is_wanted(&mut self, context: &mut Context<Self>) {
-        if self.is_wanted && self.in_work.len() < self.desk.settings.at_once {
+    fn take_if_wanted(&mut self, context: &mut Context<Self>) {
+        if self.is_wanted && self.in_work.len() < self.task.settings.at_once {
             self.take(context);
         }
     }
@@ -136,22 +136,22 @@ impl Canceller {
         if !self.in_work.insert(cancel.bet_id) {
             return;
         }
-        let desk = self.desk.clone();
-        let cancelling = async move { desk.cancel(cancel, until).await }.into_actor(self);
+        let task = self.task.clone();
+        let cancelling = async move { task.cancel(cancel, until).await }.into_actor(self);
         context.spawn(cancelling.map(move |(), canceller, context| {
             canceller.in_work.remove(&cancel.bet_id);
-            canceller.take_what_is_wanted(context);
+            canceller.take_if_wanted(context);
         }));
     }
 
-    fn tell_open(&self, context: &mut Context<Self>) {
+    fn report_open(&self, context: &mut Context<Self>) {
         let (store, gauge) = (
-            self.desk.store.clone(),
-            self.desk.metrics.cancels_open.clone(),
+            self.task.store.clone(),
+            self.task.metrics.cancels_open.clone(),
         );
         let open = blocking(move || store.open_cancels()).into_actor(self);
         context.spawn(open.map(move |open, _, _| {
-            // A failure is told by whoever takes.
+            // `take` reports failures of the store.
             if let Ok(open) = open {
                 gauge.set(open as i64);
             }
@@ -166,7 +166,7 @@ impl Actor for Canceller {
         self.take(context);
         context.run_interval(INTERVAL, |canceller, context| {
             canceller.take(context);
-            canceller.tell_open(context);
+            canceller.report_open(context);
         });
     }
 }
@@ -179,7 +179,7 @@ impl Handler<CancelsWait> for Canceller {
     }
 }
 
-/// Why a try did not do it.
+/// Why an attempt failed.
 enum Failure {
     CircuitOpen,
     Supplier(CallError),
@@ -187,11 +187,11 @@ enum Failure {
 }
 
 impl CancelTask {
-    /// Tries until it is done, or somebody else may try.
+    /// Retries until the cancel is done or the lease ends.
     async fn cancel(&self, cancel: Cancel, until: Timestamp) {
         let id = cancel.bet_id;
         let mut backoff = Backoff::new(self.settings.retry, id.0.as_u128() as u64);
-        for _ in 0..cancel.attempts.min(COUNTED_TRIES) {
+        for _ in 0..cancel.attempts.min(MAX_COUNTED_ATTEMPTS) {
             backoff.next_delay();
         }
         loop {
@@ -201,7 +201,7 @@ impl CancelTask {
             }
             match self.try_to_cancel(id, left).await {
                 Ok(()) => {
-                    debug!(bet = id.to_string(); "the supplier has cancelled a bet");
+                    debug!(bet = id.to_string(); "supplier cancelled the bet");
                     self.metrics.cancels_done.inc();
                     return;
                 }
@@ -210,7 +210,7 @@ impl CancelTask {
                     match failure {
                         Failure::Store(error) => self.trouble.met(&error),
                         Failure::Supplier(error) => {
-                            debug!(bet = id.to_string(); "a bet is not cancelled yet: {error}")
+                            debug!(bet = id.to_string(); "cancel failed, retrying: {error}")
                         }
                         Failure::CircuitOpen => {}
                     }
@@ -220,18 +220,18 @@ impl CancelTask {
         }
     }
 
-    async fn try_to_cancel(&self, id: BetId, patience: Duration) -> Result<(), Failure> {
+    async fn try_to_cancel(&self, id: BetId, timeout: Duration) -> Result<(), Failure> {
         let store = self.store.clone();
         let Some(bet) = blocking(move || store.bet(id))
             .await
             .map_err(Failure::Store)?
         else {
             if let Some(repeated) = NO_BET.check("") {
-                warn!(bet = id.to_string(), repeated; "there is no bet to be cancelled");
+                warn!(bet = id.to_string(), repeated; "bet to cancel not found");
             }
             return Ok(());
         };
-        match self.supplier.cancel(id, &bet.user_id, patience).await {
+        match self.supplier.cancel(id, &bet.user_id, timeout).await {
             Err(CallError::CircuitOpen) => return Err(Failure::CircuitOpen),
             answer => answer.map_err(Failure::Supplier)?,
         }
@@ -318,8 +318,10 @@ mod tests {
         }
     }
 
+    /// All bets are cancelled, at most `at_once` concurrently, and immediately after a
+    /// notification.
     #[actix_web::test]
-    async fn every_bet_is_cancelled_so_many_at_once_and_at_once_when_told() {
+    async fn bets_are_cancelled_concurrently_on_notification() {
         let cancelling = start(100);
         cancelling.supplier.cancel_with(|_| Ok(()), SECOND / 10);
         tokio::time::sleep(SECOND / 100).await;
@@ -344,8 +346,9 @@ mod tests {
         );
     }
 
+    /// A cancel is retried with growing delays until the supplier confirms it.
     #[actix_web::test]
-    async fn it_is_tried_with_growing_delay_until_the_supplier_says_so() {
+    async fn cancel_is_retried_with_backoff() {
         let cancelling = start(100);
         cancelling.supplier.cancel_with(
             |attempt| match attempt {
@@ -362,7 +365,7 @@ mod tests {
         while cancelling.store.open_cancels().unwrap() > 0 {
             tokio::time::sleep(SECOND).await;
             waited += 1;
-            assert!(waited < 400, "it is cancelled some time");
+            assert!(waited < 400, "the bet is never cancelled");
         }
         let times = cancelling.supplier.cancel_times();
         assert_eq!(times.len(), 9);
@@ -380,8 +383,9 @@ mod tests {
         assert_eq!(cancelling.metrics.cancels_done.get(), 1);
     }
 
+    /// A database outage is reported, and the cancel is sent again after it.
     #[actix_web::test]
-    async fn a_database_that_is_away_is_told_and_the_supplier_is_asked_once_more() {
+    async fn database_outage_is_reported_and_retried() {
         let cancelling = start(100);
         cancelling.supplier.cancel_with(|_| Ok(()), SECOND / 2);
         cancelling.open(1);
@@ -403,12 +407,13 @@ mod tests {
         );
         assert!(
             cancelling.supplier.cancels() >= 2,
-            "saying it twice does no harm"
+            "a repeated cancel is harmless"
         );
     }
 
+    /// No cancel is sent while the circuit is open.
     #[actix_web::test]
-    async fn a_supplier_that_is_left_alone_is_not_told_before_it_may_be() {
+    async fn open_circuit_pauses_cancels() {
         let cancelling = start(2);
         cancelling.supplier.cancel_with(
             |attempt| {
@@ -423,7 +428,7 @@ mod tests {
         cancelling.open(3);
         tokio::time::sleep(4 * SECOND).await;
         let before = cancelling.supplier.cancels();
-        assert_eq!(before, 3, "all that were under way when it was opened");
+        assert_eq!(before, 3, "only those in flight when the circuit opened");
         tokio::time::sleep(20 * SECOND).await;
         assert_eq!(cancelling.store.open_cancels().unwrap(), 0);
     }

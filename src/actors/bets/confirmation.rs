@@ -1,4 +1,4 @@
-//! What is done with one record of `bet_placed`.
+//! Processes one record of `bet_placed`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,45 +22,44 @@ use crate::store::money::MoneyStore;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
-/// Why a record that can be read is a dead letter all the same: the database has no such bet, or
-/// holds what cannot be read.
+/// Dead letter reasons of records that decode: the database has no such bet, or its row is
+/// unreadable.
 pub const REASONS: [&str; 2] = [UNKNOWN_BET, "unreadable_bet"];
 const UNKNOWN_BET: &str = "unknown_bet";
-/// Bets in a row that the database does not know each wait so much longer than the one before, up
-/// to the second.
+/// Delay added for each consecutive bet that the database does not know, up to `MAX_UNKNOWN_DELAY`.
 const UNKNOWN_DELAY: Duration = Duration::from_millis(10);
 const MAX_UNKNOWN_DELAY: Duration = Duration::from_secs(1);
-/// Dead letters are logged so often, each reason.
+/// Limits the log of dead letters, by reason.
 static DEAD_LETTERS: LogLimit =
     LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
 
-/// Delays between tries of what the database or the topic of dead letters did not take.
+/// Backoff for failures of the database or the dead letter topic.
 const RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(50),
     most: Duration::from_secs(1),
 };
 
-/// How a bet is worked on.
+/// How a bet is confirmed.
 #[derive(Clone, Debug)]
 pub struct ConfirmationSettings {
-    /// The topic's name, for dead letters.
+    /// Name of the topic, for dead letters.
     pub topic: String,
-    /// Delays between questions about one bet that had no answer.
+    /// Backoff between confirmation requests for one bet.
     pub retry: BackoffPolicy,
-    /// Bets are looked up in these turns.
+    /// Concurrency limit for reading bets.
     pub turns: ConcurrencyLimit,
-    /// So many together.
+    /// Maximum number of bets read in one batch.
     pub together: usize,
 }
 
-/// Works on records, any number at once.
+/// Processes records, any number concurrently.
 pub struct BetConfirmation {
     settings: ConfirmationSettings,
     bets: Arc<RequestBatcher<BetId, Option<Bet>>>,
     supplier: Arc<SupplierClient>,
     decider: BetDecisions,
     dead_letters: Arc<dyn Topic>,
-    /// Bets in a row that the database did not know.
+    /// Consecutive bets that the database did not know.
     unknown: AtomicU32,
     trouble: Arc<HealthCell>,
     clock: Clock,
@@ -68,7 +67,8 @@ pub struct BetConfirmation {
 }
 
 impl BetConfirmation {
-    /// Asks `supplier`, decides by `decider`, and publishes what is no bet to `dead_letters`.
+    /// Requests confirmation from `supplier`, decides with `decider`, and publishes invalid records
+    /// to `dead_letters`.
     pub fn new(
         settings: ConfirmationSettings,
         store: Arc<dyn MoneyStore>,
@@ -98,7 +98,7 @@ impl BetConfirmation {
         self.trouble.clone()
     }
 
-    /// Works on a record until it is done: however long the database or the bus is away.
+    /// Processes a record until it is done, however long the database or the bus is unavailable.
     pub(super) async fn finish(&self, record: &Record) {
         self.metrics.consumed.inc();
         let placed = match BetPlaced::from_json(&record.record.payload) {
@@ -119,31 +119,31 @@ impl BetConfirmation {
                 }
                 Ok(None) => {
                     return self
-                        .send_to_dead_letters(record, UNKNOWN_BET, &format!("there is no bet {id}"))
+                        .send_to_dead_letters(record, UNKNOWN_BET, &format!("bet {id} not found"))
                         .await;
                 }
-                // Another try changes nothing, and would hold up everything behind it.
+                // A retry cannot succeed and would block everything after it.
                 Err(error @ StoreError::Unreadable(_)) => {
                     return self
                         .send_to_dead_letters(record, "unreadable_bet", &error.to_string())
                         .await;
                 }
-                Err(error) => self.wait(&error, &mut backoff).await,
+                Err(error) => self.record_and_wait(&error, &mut backoff).await,
             }
         };
         if bet.status != BetStatus::Pending {
-            return debug!(bet = id.to_string(); "a bet is {} already", bet.status);
+            return debug!(bet = id.to_string(); "bet already decided: {}", bet.status);
         }
-        let verdict = self.ask(&bet).await;
+        let outcome = self.confirm(&bet).await;
         let mut backoff = self.backoff(id);
-        while let Err(error) = self.decider.decide(&bet, &verdict).await {
-            self.wait(&error, &mut backoff).await;
+        while let Err(error) = self.decider.decide(&bet, &outcome).await {
+            self.record_and_wait(&error, &mut backoff).await;
         }
         self.trouble.over();
     }
 
-    /// Asks the supplier until it answers, or until the bet's time is over.
-    async fn ask(&self, bet: &Bet) -> BetOutcome {
+    /// Requests confirmation until the supplier answers or the bet's deadline passes.
+    async fn confirm(&self, bet: &Bet) -> BetOutcome {
         let mut backoff = Backoff::new(self.settings.retry, seed(bet.id));
         loop {
             let left = self.clock.until(bet.decide_by);
@@ -154,7 +154,7 @@ impl BetConfirmation {
                 Ok(answer) => return answer.into(),
                 Err(CallError::CircuitOpen) => self.supplier.wait_until_closed(left).await,
                 Err(CallError::Failed(error)) => {
-                    debug!(bet = bet.id.to_string(); "no answer about a bet, it is asked again: {error}");
+                    debug!(bet = bet.id.to_string(); "confirmation failed, retrying: {error}");
                     tokio::time::sleep(backoff.next_delay().min(self.clock.until(bet.decide_by)))
                         .await;
                 }
@@ -171,9 +171,9 @@ impl BetConfirmation {
             detail: detail.to_owned(),
             raw: record.record.payload.clone(),
         };
-        self.tell_of(&letter);
-        // Bets that are all unknown are another deployment's: they are let go slowly, so that
-        // somebody may notice.
+        self.log_dead_letter(&letter);
+        // Consecutive unknown bets probably belong to another deployment. Dead-letter them slowly,
+        // so that an operator may notice.
         let unknown = if reason == UNKNOWN_BET {
             self.unknown.fetch_add(1, Ordering::Relaxed)
         } else {
@@ -198,13 +198,13 @@ impl BetConfirmation {
         self.metrics.dead_letters.with_label_values(&[reason]).inc();
     }
 
-    fn tell_of(&self, letter: &DeadLetter) {
+    fn log_dead_letter(&self, letter: &DeadLetter) {
         let Some(repeated) = DEAD_LETTERS.check(&letter.reason) else {
             return;
         };
         let hint = match letter.reason.as_str() {
             UNKNOWN_BET => {
-                "; is DATABASE_URL the one of the role bets, and KAFKA_TOPIC_BET_PLACED not shared with another deployment?"
+                "; check that DATABASE_URL matches the bets role and that KAFKA_TOPIC_BET_PLACED is not shared with another deployment"
             }
             _ => "",
         };
@@ -213,12 +213,12 @@ impl BetConfirmation {
             letter.reason.as_str(),
             &letter.detail,
         );
-        warn!(origin, reason, repeated; "a record is no bet that can be decided: {detail}{hint}");
+        warn!(origin, reason, repeated; "bet_placed record sent to dead letters: {detail}{hint}");
     }
 
-    async fn wait(&self, error: &StoreError, backoff: &mut Backoff) {
+    async fn record_and_wait(&self, error: &StoreError, backoff: &mut Backoff) {
         self.metrics.errors.with_label_values(&["store"]).inc();
-        // Somebody holds one wallet: the others' bets are decided.
+        // A lock timeout concerns one wallet only; the bets of other users are still decided.
         if !error.is_lock_timeout() {
             self.trouble.met(error);
         }
@@ -230,7 +230,7 @@ impl BetConfirmation {
     }
 }
 
-/// Every bet draws delays of its own.
+/// Backoff seed of a bet, so that the jitter differs between bets.
 fn seed(id: BetId) -> u64 {
     id.0.as_u128() as u64
 }

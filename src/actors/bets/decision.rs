@@ -1,5 +1,4 @@
-//! Decides bets in the database, and tells those who have to know: the outbox relay, and the
-//! canceller.
+//! Decides bets in the database and notifies the outbox relay and the canceller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,27 +18,27 @@ use crate::store::money::{DecideBet, Decided, MoneyStore, OutboxMessage, OutboxR
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
-/// How bets are decided, as words for metrics.
+/// Decision outcomes, as metric label values.
 pub const OUTCOMES: [&str; 3] = ["confirmed", "rejected", "supplier_timeout"];
 
-/// How the database is asked to decide.
+/// How decisions are written to the database.
 #[derive(Clone, Debug)]
 pub struct DeciderSettings {
-    /// Decisions that are made together take these turns.
+    /// Concurrency limit for batched decisions.
     pub turns: ConcurrencyLimit,
-    /// So many are made together.
+    /// Maximum number of decisions in one batch.
     pub together: usize,
-    /// The turns of those that go by themselves, because their wallet is in use.
+    /// Queues for single decisions, used when a bet's wallet is locked.
     pub users: Arc<UserTurns>,
-    /// For so long the relay of this process is the only one to publish what was decided.
+    /// How long only this process's relay may publish the decision.
     pub lease: Duration,
 }
 
-/// What decides.
+/// Decides bets in the database.
 pub struct BetDecisions {
     store: Arc<dyn MoneyStore>,
     together: Arc<RequestBatcher<DecideBet, Option<Decided>>>,
-    /// For those that go by themselves.
+    /// Queues for decisions that are not batched.
     users: Arc<UserTurns>,
     relay: Recipient<PublishOutbox>,
     canceller: Recipient<CancelsWait>,
@@ -80,7 +79,7 @@ impl BetDecisions {
         }
     }
 
-    /// Decides a bet, unless it is decided. Safe to repeat.
+    /// Decides a bet, unless it is already decided. Safe to repeat.
     pub async fn decide(&self, bet: &Bet, verdict: &BetOutcome) -> Result<Decided, StoreError> {
         let now = self.clock.now();
         let payload = bet_confirmed(bet, verdict, now);
@@ -109,33 +108,35 @@ impl BetDecisions {
                 self.metrics
                     .decision_seconds
                     .observe(now.seconds_since(bet.placed_at).max(0.0));
-                debug!(bet = id.to_string(), outcome = outcome(verdict); "a bet is decided");
+                debug!(bet = id.to_string(), outcome = outcome(verdict); "bet decided");
                 let row = OutboxRow {
                     id: outbox,
                     topic: OutboxTopic::BetConfirmed,
                     key: id.to_string(),
                     payload,
                 };
-                // Where there is no room, the row's lease ends and the relay finds it in the
+                // If the mailbox is full, the lease expires and the relay finds the row in the
                 // outbox.
                 let _ = self.relay.try_send(PublishOutbox(vec![row]));
                 if *verdict == BetOutcome::TimedOut {
-                    // Without this word the canceller looks by itself.
+                    // If this message is lost, the canceller finds the cancel in its next query.
                     let _ = self.canceller.try_send(CancelsWait);
                 }
             }
-            Decided::Before(status) => debug!(bet = id.to_string(); "a bet was {status} already"),
-            Decided::Unknown => debug!(bet = id.to_string(); "there is no such bet"),
+            Decided::Before(status) => {
+                debug!(bet = id.to_string(); "bet already decided: {status}")
+            }
+            Decided::Unknown => debug!(bet = id.to_string(); "bet not found"),
         }
         Ok(decided)
     }
 
-    /// Together with others, or by itself where its wallet is in use.
+    /// Writes the decision in a batch, or alone if its wallet is locked.
     async fn write(&self, user_id: &UserId, decision: DecideBet) -> Result<Decided, StoreError> {
         if let Some(decided) = self.together.submit(decision.clone()).await? {
             return Ok(decided);
         }
-        // Any number of a user's decisions may wait; they use one connection.
+        // Any number of a user's decisions may queue; they use one connection.
         let place = self.users.queue_unbounded(user_id);
         let _turn = place.turn().await;
         let _call = place.call().await;

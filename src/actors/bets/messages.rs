@@ -1,17 +1,16 @@
-//! Messages between the actors of bets.
+//! Messages between the bet actors.
 
 use actix::prelude::*;
 
 use crate::store::money::OutboxRow;
 
-/// Whoever committed a change to the outbox relay: rows that are this process's to publish. Where
-/// they find no room they are published all the same, a little later: the relay looks into the
-/// outbox.
+/// To the outbox relay, after a commit: rows that this process publishes. If the mailbox is full,
+/// the rows are published a little later, when the relay queries the outbox.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct PublishOutbox(pub Vec<OutboxRow>);
 
-/// Whoever decided a bet for lack of an answer to the canceller: there is something to cancel.
+/// To the canceller, after a bet timed out: there is a bet to cancel.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct CancelsWait;

@@ -1,4 +1,4 @@
-//! From a placed bet to its decision: the outbox, the supplier's confirmation, and cancellation.
+//! Bets, from placement to decision: the outbox, the supplier's confirmation, and cancellation.
 
 pub mod bet_consumer;
 pub mod canceller;

@@ -1,6 +1,6 @@
-//! Publishes the outbox: what was committed here at once, and what others left there within a
-//! second or when its lease ends. At least once, never lost: a row leaves the outbox only when the
-//! bus has its record.
+//! Publishes outbox rows: our own immediately after commit, rows left by other processes within a
+//! second of their lease expiring. Delivery is at least once: a row leaves the outbox only after
+//! the bus has acknowledged its record.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,55 +24,56 @@ use crate::store::money::{MoneyStore, OutboxRow, OutboxTopic};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OutboxMetrics;
 
-/// Stages that can fail, as words for metrics.
+/// Stages that can fail, as metric label values.
 pub const STAGES: [&str; 4] = ["take", "publish", "mark", "refused"];
 
-/// How often it looks into the outbox.
+/// How often the relay queries the outbox.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Delays between tries of a batch that the bus did not take.
+/// Backoff between attempts to publish a batch.
 const RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(100),
     most: Duration::from_secs(1),
 };
 
-/// Whether the bus takes what is in the outbox, of all relays of this process.
+/// Whether the bus accepts outbox records; shared by all relays of this process.
 static PUBLISHING: HealthCell = HealthCell::new("the outbox cannot be published");
-/// Records that cannot be published are logged so often at most, each kind.
+/// Limits the log of records that cannot be published, by reason.
 static DEAD_LETTERS: LogLimit = LogLimit::every(Duration::from_secs(60));
 
-/// How it publishes.
+/// Batch sizes, queue limits and lease of the relay.
 #[derive(Clone, Copy, Debug)]
 pub struct RelaySettings {
-    /// Rows that are published at a time.
+    /// Maximum number of rows in one publish.
     pub batch: usize,
-    /// Rows of a topic that may wait here; more are left in the outbox until there is room.
+    /// Maximum number of queued rows per topic; further rows stay in the outbox until there is
+    /// room.
     pub waiting: usize,
-    /// Rows that are taken from the outbox are this process's for so long.
+    /// How long this process leases the rows it takes from the outbox.
     pub lease: Duration,
-    /// How long a stop waits for what is under way.
+    /// How long shutdown waits for rows in flight.
     pub drain_limit: Duration,
 }
 
-/// Where rows of a topic go.
+/// The destination of the rows of one topic.
 #[derive(Clone)]
 pub struct OutboxTarget {
     /// The topic.
     pub topic: Arc<dyn Topic>,
-    /// Where goes what the topic refuses for good.
+    /// Receives the records that the topic rejects permanently.
     pub dead_letters: Arc<dyn Topic>,
 }
 
-/// The actor that publishes.
+/// The actor that publishes the outbox.
 pub struct OutboxRelay {
     store: Arc<dyn MoneyStore>,
-    lanes: [TopicQueue; 2],
+    queues: [TopicQueue; 2],
     settings: RelaySettings,
-    /// Rows that wait, are being published, or are published and not marked so: given again, they
-    /// are passed over.
+    /// Rows that are queued, in flight, or published but not yet marked; they are skipped if taken
+    /// again.
     known: HashSet<i64>,
-    /// Rows that were marked while a look into the outbox was under way, which may still give them.
-    marked_meanwhile: Vec<i64>,
-    /// Rows that are on the bus and not marked so.
+    /// Rows marked while an outbox query was running, whose result may still contain them.
+    marked_during_take: Vec<i64>,
+    /// Published rows that are not yet marked in the database.
     unmarked: Vec<i64>,
     is_marking: bool,
     is_taking: bool,
@@ -90,16 +91,16 @@ struct TopicQueue {
     is_publishing: bool,
 }
 
-/// What became of a batch.
+/// The result of publishing a batch.
 #[derive(Default)]
 struct Published {
     done: Vec<i64>,
-    /// Left in the outbox.
+    /// Rows that stay in the outbox.
     left: Vec<i64>,
 }
 
 impl OutboxRelay {
-    /// Publishes what `store` has in its outbox.
+    /// Publishes the outbox of `store`.
     pub fn new(
         store: Arc<dyn MoneyStore>,
         bet_placed: OutboxTarget,
@@ -108,7 +109,7 @@ impl OutboxRelay {
         clock: Clock,
         metrics: OutboxMetrics,
     ) -> OutboxRelay {
-        let lane = |of, target| TopicQueue {
+        let queue = |of, target| TopicQueue {
             of,
             target,
             waiting: VecDeque::new(),
@@ -116,13 +117,13 @@ impl OutboxRelay {
         };
         OutboxRelay {
             store,
-            lanes: [
-                lane(OutboxTopic::BetPlaced, bet_placed),
-                lane(OutboxTopic::BetConfirmed, bet_confirmed),
+            queues: [
+                queue(OutboxTopic::BetPlaced, bet_placed),
+                queue(OutboxTopic::BetConfirmed, bet_confirmed),
             ],
             settings,
             known: HashSet::new(),
-            marked_meanwhile: Vec::new(),
+            marked_during_take: Vec::new(),
             unmarked: Vec::new(),
             is_marking: false,
             is_taking: false,
@@ -134,48 +135,47 @@ impl OutboxRelay {
         }
     }
 
-    /// What keeps it from its work, for a check of readiness. Whether the bus answers is not its to
-    /// say.
+    /// The relay's health, for the readiness check. It covers the database only, not the bus.
     pub fn trouble(&self) -> Arc<HealthCell> {
         self.trouble.clone()
     }
 
     fn enqueue(&mut self, rows: Vec<OutboxRow>, context: &mut Context<Self>) {
         for row in rows {
-            let Some(lane) = self.lanes.iter_mut().find(|lane| lane.of == row.topic) else {
+            let Some(queue) = self.queues.iter_mut().find(|queue| queue.of == row.topic) else {
                 continue;
             };
-            if lane.waiting.len() < self.settings.waiting && self.known.insert(row.id) {
-                lane.waiting.push_back(row);
+            if queue.waiting.len() < self.settings.waiting && self.known.insert(row.id) {
+                queue.waiting.push_back(row);
             }
         }
-        for index in 0..self.lanes.len() {
+        for index in 0..self.queues.len() {
             self.publish(index, context);
         }
-        self.tell_idle();
+        self.update_idle();
     }
 
-    /// Publishes what waits for a topic, unless that is under way. Topics do not wait for each
+    /// Publishes queued rows of a topic, unless a publish is running. Topics do not wait for each
     /// other.
     fn publish(&mut self, index: usize, context: &mut Context<Self>) {
-        let Some(lane) = self.lanes.get_mut(index) else {
+        let Some(queue) = self.queues.get_mut(index) else {
             return;
         };
-        if lane.is_publishing || lane.waiting.is_empty() {
+        if queue.is_publishing || queue.waiting.is_empty() {
             return;
         }
-        lane.is_publishing = true;
-        let rows: Vec<_> = lane
+        queue.is_publishing = true;
+        let rows: Vec<_> = queue
             .waiting
-            .drain(..lane.waiting.len().min(self.settings.batch.max(1)))
+            .drain(..queue.waiting.len().min(self.settings.batch.max(1)))
             .collect();
-        let publishing = publish_rows(lane.target.clone(), rows, self.metrics.clone());
-        let name = lane.of.as_str();
+        let publishing = publish_rows(queue.target.clone(), rows, self.metrics.clone());
+        let name = queue.of.as_str();
         context.spawn(
             publishing
                 .into_actor(self)
                 .map(move |published, relay, context| {
-                    relay.lanes[index].is_publishing = false;
+                    relay.queues[index].is_publishing = false;
                     relay
                         .metrics
                         .published
@@ -187,7 +187,7 @@ impl OutboxRelay {
                     relay.unmarked.extend(published.done);
                     relay.mark(context);
                     relay.publish(index, context);
-                    relay.tell_idle();
+                    relay.update_idle();
                 }),
         );
     }
@@ -203,32 +203,33 @@ impl OutboxRelay {
             relay.is_marking = false;
             match marked {
                 Ok((Ok(()), rows)) => {
-                    relay.marked_meanwhile.extend(rows);
+                    relay.marked_during_take.extend(rows);
                     if !relay.is_taking {
                         relay.forget_marked();
                     }
                     relay.trouble.over();
                     relay.mark(context);
                 }
-                // Known, so that this process does not publish them again; the timer tries to mark
-                // them again.
+                // Keep the rows in `known`, so that this process does not publish them again. The
+                // timer retries the mark.
                 Ok((Err(error), rows)) => {
                     relay.failed("mark", &error);
                     relay.unmarked.extend(rows);
                 }
-                // Their thread failed, and they with it: published again when their lease ends.
+                // The blocking task failed and the row ids are lost: they are published again after
+                // their lease expires.
                 Err(error) => relay.failed("mark", &error),
             }
-            relay.tell_idle();
+            relay.update_idle();
         }));
     }
 
-    /// Takes what nobody publishes, as much as there is room for.
+    /// Takes rows without a valid lease, as many as there is room for.
     fn take(&mut self, context: &mut Context<Self>) {
         let waiting: usize = self
-            .lanes
+            .queues
             .iter()
-            .map(|lane| lane.waiting.len())
+            .map(|queue| queue.waiting.len())
             .max()
             .unwrap_or_default();
         let room = self
@@ -267,16 +268,16 @@ impl OutboxRelay {
     }
 
     fn forget_marked(&mut self) {
-        for id in self.marked_meanwhile.drain(..) {
+        for id in self.marked_during_take.drain(..) {
             self.known.remove(&id);
         }
     }
 
-    fn tell_depth(&mut self, context: &mut Context<Self>) {
+    fn report_depth(&mut self, context: &mut Context<Self>) {
         let store = self.store.clone();
         let depth = blocking(move || store.outbox_depth());
         context.spawn(depth.into_actor(self).map(|depth, relay, _| {
-            // A failure is told by whoever takes.
+            // `take` reports failures of the store.
             if let Ok(depth) = depth {
                 relay.metrics.rows.set(depth.rows as i64);
                 let age = depth.oldest.map_or(0.0, |oldest| {
@@ -292,11 +293,11 @@ impl OutboxRelay {
         self.trouble.met(error);
     }
 
-    fn tell_idle(&self) {
+    fn update_idle(&self) {
         let is_busy = self
-            .lanes
+            .queues
             .iter()
-            .any(|lane| lane.is_publishing || !lane.waiting.is_empty());
+            .any(|queue| queue.is_publishing || !queue.waiting.is_empty());
         let is_idle = !is_busy && !self.is_marking && self.unmarked.is_empty();
         self.idle
             .send_if_modified(|idle| std::mem::replace(idle, is_idle) != is_idle);
@@ -311,7 +312,7 @@ impl Actor for OutboxRelay {
         context.run_interval(INTERVAL, |relay, context| {
             relay.mark(context);
             relay.take(context);
-            relay.tell_depth(context);
+            relay.report_depth(context);
         });
     }
 }
@@ -335,13 +336,13 @@ impl Handler<Drain> for OutboxRelay {
                 .await
                 .is_err()
             {
-                warn!("stops before the bus took everything: the rest stays in the outbox");
+                warn!("shutting down with unpublished rows: they stay in the outbox");
             }
         })
     }
 }
 
-/// Publishes rows of one topic, however long the bus is away.
+/// Publishes rows of one topic, however long the bus is unavailable.
 async fn publish_rows(
     target: OutboxTarget,
     rows: Vec<OutboxRow>,
@@ -351,7 +352,7 @@ async fn publish_rows(
     match publish(&target, &rows, &metrics).await {
         Ok(()) => published.done.extend(rows.iter().map(|row| row.id)),
         Err(BusError::Closed) => published.left.extend(rows.iter().map(|row| row.id)),
-        // One by one: which of several was refused is not told.
+        // Publish one by one: the error does not name the rejected record.
         Err(_) => {
             for row in rows {
                 let is_done = match publish(&target, std::slice::from_ref(&row), &metrics).await {
@@ -369,7 +370,7 @@ async fn publish_rows(
     published
 }
 
-/// Publishes until the bus takes or refuses it for good.
+/// Publishes until the bus accepts the rows or rejects them permanently.
 async fn publish(
     target: &OutboxTarget,
     rows: &[OutboxRow],
@@ -403,7 +404,7 @@ fn record(row: &OutboxRow) -> NewRecord {
     }
 }
 
-/// Keeps as a dead letter what its topic refuses; says whether that was done.
+/// Sends a row that its topic rejects to the dead letters. Returns whether that succeeded.
 async fn send_to_dead_letters(
     target: &OutboxTarget,
     row: &OutboxRow,
@@ -434,7 +435,7 @@ async fn send_to_dead_letters(
         match dead_letter::publish(&*target.dead_letters, vec![record.clone()]).await {
             Ok(()) => {
                 if let Some(repeated) = DEAD_LETTERS.check(reason) {
-                    warn!(row = row.id, repeated; "a record is a dead letter: {refusal}");
+                    warn!(row = row.id, repeated; "outbox row sent to dead letters: {refusal}");
                 }
                 return true;
             }
@@ -443,7 +444,7 @@ async fn send_to_dead_letters(
             }
             Err(error) => {
                 if let Some(repeated) = DEAD_LETTERS.check("not kept") {
-                    warn!(row = row.id, repeated; "a record can neither be published nor kept as a dead letter: {error}");
+                    warn!(row = row.id, repeated; "outbox row could not be published or sent to dead letters: {error}");
                 }
                 return false;
             }

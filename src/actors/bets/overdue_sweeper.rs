@@ -1,4 +1,5 @@
-//! Ends what the bus forgot: bets in the database whose time is over and that nobody decided.
+//! Rejects overdue bets: bets that are still undecided in the database after their deadline, for
+//! example because their record was lost on the bus.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,19 +17,19 @@ use crate::store::StoreError;
 use crate::store::money::{Decided, MoneyStore};
 use crate::telemetry::metrics::ConfirmationMetrics;
 
-/// How often it looks.
+/// How often the sweeper queries for overdue bets.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How it sweeps.
+/// Grace period and batch size of the sweeper.
 #[derive(Clone, Copy, Debug)]
 pub struct SweeperSettings {
-    /// Behind its time, so long is left to whoever is about to decide a bet.
+    /// Grace period after a bet's deadline before the sweeper rejects it.
     pub grace: Duration,
-    /// Bets that are looked up at a time.
+    /// Maximum number of bets per query.
     pub batch: usize,
 }
 
-/// The actor that sweeps. Any number of processes may have one.
+/// The actor that rejects overdue bets. Any number of processes may run one.
 pub struct BetSweeper {
     sweep: Arc<Sweep>,
     is_sweeping: bool,
@@ -44,7 +45,7 @@ struct Sweep {
 }
 
 impl BetSweeper {
-    /// Sweeps `store`.
+    /// Sweeps the bets of `store`.
     pub fn new(
         store: Arc<dyn MoneyStore>,
         decider: BetDecisions,
@@ -67,7 +68,7 @@ impl BetSweeper {
         }
     }
 
-    /// What keeps it from its work, for a check of readiness.
+    /// The sweeper's health, for the readiness check.
     pub fn trouble(&self) -> Arc<HealthCell> {
         self.sweep.trouble.clone()
     }
@@ -106,20 +107,20 @@ impl Sweep {
             Err(error) => self.trouble.met(&error),
         }
         if swept > 0 {
-            info!(bets = swept; "bets that nobody decided in time are rejected");
+            info!(bets = swept; "overdue bets rejected");
         }
     }
 
-    /// Decides some bets, and gives how many it did. One that cannot be decided does not keep the
-    /// others from it.
+    /// Decides one batch of bets and returns how many it decided. A bet that fails does not stop
+    /// the others.
     async fn step(&self) -> Result<usize, StoreError> {
         let (store, batch) = (self.store.clone(), self.settings.batch);
         let overdue_at = self.clock.before(self.settings.grace);
         let overdue = blocking(move || store.overdue_bets(overdue_at, batch)).await?;
         let (mut swept, mut failure, mut held) = (0, None, HashSet::new());
         for bet in &overdue {
-            // Each of its bets would wait for the lock again, and the other users' bets behind
-            // them.
+            // Each further bet of this user would wait for the same lock and delay the bets of
+            // other users.
             if held.contains(&bet.user_id) {
                 continue;
             }
@@ -131,8 +132,7 @@ impl Sweep {
             }
         }
         self.metrics.overdue.inc_by(swept as u64);
-        // The next look is the timer's where one failed: the same bets would be given again at
-        // once.
+        // Leave the rest to the timer if a bet failed: the next query would return the same bets.
         let is_more_there = overdue.len() == batch && held.is_empty();
         failure.map_or(Ok(if is_more_there { swept } else { 0 }), Err)
     }
@@ -187,8 +187,9 @@ mod tests {
         }
     }
 
+    /// An overdue bet is rejected, its decision is published, and a cancel is opened.
     #[actix_web::test]
-    async fn what_nobody_decided_in_time_is_rejected_published_and_cancelled() {
+    async fn overdue_bets_are_rejected_and_cancelled() {
         let swept = start(2);
         let (now, store) = (swept.clock.now(), swept.store.clone());
         let overdue: Vec<_> = (0..5)
@@ -200,7 +201,7 @@ mod tests {
             overdue
                 .iter()
                 .all(|id| store.status(*id) == BetStatus::Pending),
-            "its grace is not over"
+            "the grace period is not over"
         );
         tokio::time::sleep(2 * SECOND).await;
         for id in &overdue {
@@ -223,9 +224,9 @@ mod tests {
         );
     }
 
+    /// A sweep is retried after a database outage, and a bet that fails does not block the others.
     #[actix_web::test]
-    async fn a_database_that_is_away_is_tried_again_and_a_bet_that_fails_keeps_no_other_from_its_end()
-     {
+    async fn outage_and_failing_bet_are_retried() {
         let swept = start(10);
         let (now, store) = (swept.clock.now(), swept.store.clone());
         let bad = store.place(pending_bet(now, SECOND));

@@ -1,5 +1,5 @@
-//! The supplier behind one breaker: whoever wants something of it asks here, so that nobody calls
-//! while it is left alone.
+//! The supplier behind one circuit breaker. All callers share it, so that none calls while the
+//! circuit is open.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,35 +17,35 @@ use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
-/// While the breaker is open, whoever waits looks this often whether a call may be tried.
+/// Maximum time between two attempts of a waiting caller while the circuit is open.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How the supplier is called.
+/// Timeout and circuit breaker of the supplier.
 #[derive(Clone, Copy, Debug)]
 pub struct GuardSettings {
-    /// A call may take so long.
+    /// Timeout of one call.
     pub timeout: Duration,
-    /// When the supplier is left alone, and for how long.
+    /// When the circuit opens, and for how long.
     pub breaker: BreakerPolicy,
 }
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// It was not made: the supplier is left alone.
-    #[error("the supplier is left alone for a while")]
+    /// The call was not made because the circuit is open.
+    #[error("the supplier's circuit breaker is open")]
     CircuitOpen,
-    /// It failed.
+    /// The call failed.
     #[error(transparent)]
     Failed(#[from] SupplierError),
 }
 
-/// The supplier, as all actors of a process share it.
+/// The supplier, shared by all actors of a process.
 pub struct SupplierClient {
     supplier: Arc<dyn BetSupplier>,
     settings: GuardSettings,
     guard: Mutex<Guard>,
-    /// Says when calls may be made again.
+    /// Notifies waiting callers that the circuit has closed.
     closed: watch::Sender<()>,
     clock: Clock,
     log: FaultLog,
@@ -61,12 +61,12 @@ struct Guard {
 enum Called<T> {
     Answered(T),
     Failed(SupplierError),
-    /// Nobody waits for it any longer, although the supplier had time left.
+    /// The caller's timeout expired before the supplier's.
     GivenUp,
 }
 
 impl SupplierClient {
-    /// Calls this supplier.
+    /// A client for `supplier`, with a closed circuit.
     pub fn new(
         supplier: Arc<dyn BetSupplier>,
         settings: GuardSettings,
@@ -87,11 +87,11 @@ impl SupplierClient {
             log,
             metrics,
         };
-        guarded.tell(BreakerState::Closed);
+        guarded.publish_state(BreakerState::Closed);
         guarded
     }
 
-    /// Asks whether the supplier takes a bet; waits no longer than `timeout`.
+    /// Requests confirmation of a bet; waits no longer than `timeout`.
     pub async fn confirm(&self, bet: &Bet, timeout: Duration) -> Result<Answer, CallError> {
         let outcome = |answer: &Answer| match answer {
             Answer::Confirmed { .. } => "confirmed",
@@ -106,7 +106,7 @@ impl SupplierClient {
         .await
     }
 
-    /// Has the supplier cancel a bet; waits no longer than `timeout`.
+    /// Requests cancellation of a bet; waits no longer than `timeout`.
     pub async fn cancel(
         &self,
         bet_id: BetId,
@@ -118,19 +118,19 @@ impl SupplierClient {
             .await
     }
 
-    /// Waits, no longer than `timeout`, until it is worth while to try a call again.
+    /// Waits, no longer than `timeout`, until a call is worth another attempt.
     pub async fn wait_until_closed(&self, timeout: Duration) {
         let mut closed = self.closed.subscribe();
         let _ = tokio::time::timeout(timeout.min(POLL_INTERVAL), closed.changed()).await;
     }
 
-    /// What is wrong with the supplier, for a check of readiness. The log has the text of its last
-    /// failure.
+    /// Why the supplier is not ready, for the readiness check. The full text of the last failure is
+    /// in the log.
     pub fn problem(&self) -> Option<String> {
         let guard = self.guard();
         (guard.breaker.state() != BreakerState::Closed).then(|| match &guard.last_failure {
-            Some(failure) => format!("left alone for a while: {}", failure.summary()),
-            None => "left alone for a while".to_owned(),
+            Some(failure) => format!("circuit breaker open: {}", failure.summary()),
+            None => "circuit breaker open".to_owned(),
         })
     }
 
@@ -171,7 +171,7 @@ impl SupplierClient {
     fn permits(&self) -> bool {
         let mut guard = self.guard();
         let permits = guard.breaker.permits(self.clock.now());
-        self.tell(guard.breaker.state());
+        self.publish_state(guard.breaker.state());
         permits
     }
 
@@ -180,7 +180,7 @@ impl SupplierClient {
         let before = guard.breaker.state();
         match called {
             Called::Answered(_) => guard.breaker.succeeded(),
-            // It is there, and answers.
+            // The supplier is available; only this request is wrong.
             Called::Failed(error) if error.is_about_the_question() => guard.breaker.succeeded(),
             Called::Failed(error) => {
                 guard.breaker.failed(self.clock.now());
@@ -190,18 +190,18 @@ impl SupplierClient {
             Called::GivenUp => {}
         }
         let after = guard.breaker.state();
-        self.tell(after);
+        self.publish_state(after);
         match (before, after) {
             (BreakerState::Closed, BreakerState::Open) => {
                 let failure = guard.last_failure.as_ref().map(ToString::to_string);
                 let failure = failure.unwrap_or_default();
                 if let Some(repeated) = self.log.failed(&failure) {
-                    warn!(repeated; "the supplier is left alone for a while: {failure}");
+                    warn!(repeated; "supplier circuit breaker opened: {failure}");
                 }
             }
             (BreakerState::Open | BreakerState::HalfOpen, BreakerState::Closed) => {
                 if self.log.recovered() {
-                    info!("the supplier answers again");
+                    info!("supplier circuit breaker closed");
                 }
                 self.closed.send_replace(());
             }
@@ -209,7 +209,7 @@ impl SupplierClient {
         }
     }
 
-    fn tell(&self, now: BreakerState) {
+    fn publish_state(&self, now: BreakerState) {
         for state in BreakerState::ALL {
             self.metrics
                 .breaker
@@ -219,7 +219,7 @@ impl SupplierClient {
     }
 
     fn guard(&self) -> MutexGuard<'_, Guard> {
-        // Nothing panics while it holds the lock.
+        // No code panics while holding this lock.
         self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -261,8 +261,9 @@ mod tests {
         at[0].as_str()
     }
 
+    /// No call is made while the circuit is open, and the first success closes it.
     #[tokio::test(start_paused = true)]
-    async fn nobody_calls_while_the_breaker_is_open_and_the_first_answer_closes_it() {
+    async fn open_circuit_blocks_calls_until_success() {
         let supplier = Arc::new(ProbeSupplier::new(|_, _| {
             Behaviour::Fail(SupplierError::Status(500))
         }));
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(state(&metrics), "open");
         assert_eq!(
             guarded.problem().unwrap(),
-            "left alone for a while: the supplier answered with status 500"
+            "circuit breaker open: the supplier answered with status 500"
         );
         assert_eq!(
             guarded.confirm(&bet, 9 * SECOND).await,
@@ -312,7 +313,11 @@ mod tests {
             other
         });
         assert!(tried.is_ok());
-        assert_eq!(others, Err(CallError::CircuitOpen), "one call at a time");
+        assert_eq!(
+            others,
+            Err(CallError::CircuitOpen),
+            "only one trial call at a time"
+        );
         assert_eq!((state(&metrics), guarded.problem()), ("closed", None));
         let calls = |outcome| metrics.supplier_calls.with_label_values(&[outcome]).get();
         assert_eq!(
@@ -321,8 +326,9 @@ mod tests {
         );
     }
 
+    /// A silent supplier opens the circuit; timeouts of the caller do not.
     #[tokio::test(start_paused = true)]
-    async fn a_silent_supplier_opens_it_and_one_that_nobody_waited_for_does_not() {
+    async fn only_supplier_timeouts_open_circuit() {
         let supplier = Arc::new(ProbeSupplier::new(|_, _| Behaviour::Silent));
         let (guarded, metrics) = guarded(&supplier);
         let bet = pending_bet(Clock::of_tokio().now(), 60 * SECOND);
@@ -344,8 +350,9 @@ mod tests {
         assert_eq!(state(&metrics), "open");
     }
 
+    /// A rejected request (422) does not open the circuit.
     #[tokio::test(start_paused = true)]
-    async fn a_question_that_is_not_liked_opens_nothing() {
+    async fn rejected_requests_keep_circuit_closed() {
         let supplier = Arc::new(ProbeSupplier::new(|_, _| {
             Behaviour::Fail(SupplierError::Status(422))
         }));

@@ -1,5 +1,5 @@
-//! Writes what the feeds read to the bus. Answers once the bus has taken it, so a full bus holds
-//! the feeds back.
+//! Publishes the updates of the feeds to the bus. It replies after the bus has accepted them, so a
+//! full bus applies backpressure to the feeds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::bus::{BusError, NewRecord, Topic};
 use crate::domain::odds::update::OddsUpdate;
 use crate::telemetry::metrics::IngestMetrics;
 
-/// How often it tells how much the bus holds.
+/// How often the depth of the bus is reported.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The actor in front of the bus.
@@ -24,7 +24,7 @@ pub struct BusPublisher {
 }
 
 impl BusPublisher {
-    /// Publishes updates to one topic and what could not be read to another.
+    /// Publishes updates to one topic and undecodable frames to another.
     pub fn new(
         updates: Arc<dyn Topic>,
         dead_letters: Arc<dyn Topic>,
@@ -37,7 +37,7 @@ impl BusPublisher {
         }
     }
 
-    fn tell_depth(&self) {
+    fn report_depth(&self) {
         self.metrics.bus_depth.set(self.updates.depth() as i64);
     }
 }
@@ -46,18 +46,18 @@ impl Actor for BusPublisher {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        // Also while nothing is published: the groups go on working.
-        context.run_interval(DEPTH_INTERVAL, |publisher, _| publisher.tell_depth());
+        // Report even if nothing is published: consumers continue to drain the bus.
+        context.run_interval(DEPTH_INTERVAL, |publisher, _| publisher.report_depth());
     }
 }
 
 impl Handler<Publish> for BusPublisher {
-    // Atomic: what a feed sends first reaches the bus first.
+    // Atomic, so that messages of a feed reach the bus in the order in which they were sent.
     type Result = AtomicResponse<Self, Result<(), BusError>>;
 
     fn handle(&mut self, message: Publish, _: &mut Context<Self>) -> Self::Result {
         self.metrics.publisher_depth.dec();
-        self.tell_depth();
+        self.report_depth();
         let published = message.updates.len() as u64;
         let updates = self
             .updates
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn updates_and_dead_letters_reach_their_topics_whole() {
+    async fn updates_and_dead_letters_arrive_unchanged() {
         let (updates, dead) = (
             Arc::new(EmbeddedTopic::new("t", 2, 10)),
             Arc::new(EmbeddedTopic::new("t", 1, 10)),
@@ -145,8 +145,9 @@ mod tests {
         );
     }
 
+    /// A full bus blocks the feed and loses no update.
     #[actix_web::test]
-    async fn a_full_bus_holds_the_feed_back_and_loses_nothing() {
+    async fn full_bus_applies_backpressure() {
         let updates = Arc::new(EmbeddedTopic::new("t", 1, 1));
         let mut group = updates.subscribe("g").unwrap();
         let dead = Arc::new(EmbeddedTopic::new("t", 1, 1));

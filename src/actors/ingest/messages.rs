@@ -1,4 +1,4 @@
-//! Messages from suppliers to the bus.
+//! Messages between supplier feeds and the bus publisher.
 
 use actix::prelude::*;
 
@@ -6,18 +6,18 @@ use crate::bus::BusError;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::update::OddsUpdate;
 
-/// A feed to the bus publisher: what frames held that came together. Answered when the bus has
-/// taken it.
+/// Feed to bus publisher: the content of frames that arrived together. The reply is sent after the
+/// bus has accepted it.
 #[derive(Message, Debug, Default)]
 #[rtype(result = "Result<(), BusError>")]
 pub struct Publish {
-    /// The updates, in their order.
+    /// The updates, in order.
     pub updates: Vec<OddsUpdate>,
-    /// What could not be read.
+    /// Frames that could not be decoded.
     pub dead_letters: Vec<DeadLetter>,
 }
 
-/// To a feed: leave the supplier and answer; nothing is published afterwards.
+/// To a feed: disconnect from the supplier and reply. Nothing is published afterwards.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct LeaveSupplier;

@@ -1,4 +1,4 @@
-//! From suppliers to the bus.
+//! Ingest: from suppliers to the bus.
 
 pub mod bus_publisher;
 pub mod messages;

@@ -1,10 +1,10 @@
-//! One actor a supplier: keeps the connection, reads its frames, and hands what they hold to the
-//! bus publisher.
+//! One actor per supplier: maintains the connection, decodes its frames, and sends the result to
+//! the bus publisher.
 //!
-//! While the bus is full the feed reads nothing, so that the supplier is held back by TCP and
-//! nothing is dropped. What came in while it waited is handed over together: a way to the bus and
-//! back for each frame would be the limit of a fast supplier. Where that way is long, a dense
-//! stream is given a moment to gather before the next one.
+//! While the bus is full the feed reads nothing, so TCP applies backpressure to the supplier and
+//! nothing is dropped. Frames that arrive while a publish is in flight are published as one batch:
+//! one round trip to the bus per frame would limit a fast supplier. If round trips are slow, a
+//! dense stream gathers for a moment before the next one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,14 +30,15 @@ use crate::supplier::{Decoded, Decoder, FrameFault, Refused};
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::IngestMetrics;
 
-/// A refused frame is logged at most this often, with how many were held back.
+/// Minimum time between two log lines about rejected frames. The next line reports how many were
+/// suppressed.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// The feed looks at its deadlines this often within a ping interval or a read timeout.
+/// Number of deadline checks per ping interval or read timeout, whichever is shorter.
 const CHECKS_PER_TIMEOUT: u32 = 4;
-/// A stream is dense when so many frames come in during one way to the bus and back.
-const DENSE: usize = 20;
+/// A stream is dense if this many frames arrive during one round trip to the bus.
+const DENSE_BATCH: usize = 20;
 
-/// Whether a supplier is connected, for readiness.
+/// The connection state of a supplier, for the readiness check.
 #[derive(Debug)]
 pub struct SupplierConnection {
     /// The supplier's address, without credentials.
@@ -59,30 +60,30 @@ pub struct SupplierFeed {
     decoder: Box<dyn Decoder>,
     publisher: Recipient<Publish>,
     dead_letters: Recipient<Publish>,
-    /// How long a dense stream gathers before the next way to the bus.
+    /// How long a dense stream gathers before the next publish.
     gathering: Duration,
     status: Arc<SupplierConnection>,
     backoff: Backoff,
     link: Option<Link>,
-    /// When the supplier last said anything, on this connection or one before.
-    last_word: Instant,
-    /// Whether its markets have been suspended since.
-    told_stale: bool,
-    /// Refused updates that may have been about any market: since when, and how many.
+    /// When the supplier last sent anything readable, on this connection or an earlier one.
+    last_live: Instant,
+    /// Whether the markets have been suspended since then.
+    is_marked_stale: bool,
+    /// Rejected updates that could concern any market: when the first arrived, and the count.
     unnamed: Option<(Instant, u64)>,
-    /// How many of them have had their markets suspended.
+    /// The part of that count whose markets have been suspended.
     unnamed_handled: u64,
-    /// Whether it was never connected.
+    /// Whether the feed has never been connected.
     is_new: bool,
     log: FaultLog,
     refusal_logged: Option<Instant>,
-    refusals_held_back: u64,
-    /// What the frames at hand held, to be published together.
+    refusals_suppressed: u64,
+    /// The content of the current frames, to be published as one batch.
     gathered: Publish,
     metrics: IngestMetrics,
 }
 
-/// A connection that stands.
+/// An open connection.
 struct Link {
     since: Instant,
     stream: SpawnHandle,
@@ -92,8 +93,8 @@ struct Link {
 }
 
 impl SupplierFeed {
-    /// Reads `endpoint`, hands updates to `publisher`, and what cannot be read to `dead_letters`:
-    /// two ways, so that a full one holds up only the feeds that need it.
+    /// Reads `endpoint`, sends updates to `publisher` and undecodable frames to `dead_letters`.
+    /// There are two recipients, so that a full one blocks only the feeds that need it.
     pub fn new(
         endpoint: Endpoint,
         settings: SupplierSettings,
@@ -106,7 +107,7 @@ impl SupplierFeed {
             first: settings.supplier_reconnect_min,
             most: settings.supplier_reconnect_max,
         };
-        // Two feeds that lose their suppliers in one moment must not come back in step.
+        // Random, so that two feeds whose suppliers fail at the same time do not retry in step.
         let seed = fastrand::u64(..);
         SupplierFeed {
             decoder: endpoint.decoder(&settings),
@@ -121,20 +122,20 @@ impl SupplierFeed {
             gathering,
             backoff: Backoff::new(policy, seed),
             link: None,
-            last_word: Instant::now(),
-            told_stale: false,
+            last_live: Instant::now(),
+            is_marked_stale: false,
             unnamed: None,
             unnamed_handled: 0,
             is_new: true,
             log: FaultLog::new(),
             refusal_logged: None,
-            refusals_held_back: 0,
+            refusals_suppressed: 0,
             gathered: Publish::default(),
             metrics,
         }
     }
 
-    /// Tells from outside whether the supplier is connected.
+    /// The connection state of the supplier, readable from other threads.
     pub fn status(&self) -> Arc<SupplierConnection> {
         self.status.clone()
     }
@@ -144,13 +145,13 @@ impl SupplierFeed {
         let connecting = async move { transport::connect(&endpoint, &settings).await };
         context.spawn(connecting.into_actor(self).map(
             |connected, feed, context| match connected {
-                Ok(connection) => feed.take_up(connection, context),
-                Err(error) => feed.try_again(error.reason(), &error, context),
+                Ok(connection) => feed.attach(connection, context),
+                Err(error) => feed.schedule_reconnect(error.reason(), &error, context),
             },
         ));
     }
 
-    fn take_up(&mut self, connection: Connection, context: &mut Context<Self>) {
+    fn attach(&mut self, connection: Connection, context: &mut Context<Self>) {
         if self.log.recovered() || std::mem::take(&mut self.is_new) {
             info!(supplier = self.status.supplier.as_str(); "supplier connected");
         }
@@ -170,8 +171,8 @@ impl SupplierFeed {
         self.send_all(greetings, context);
     }
 
-    /// Gives the connection up and tries again later.
-    fn lose(
+    /// Drops the connection and schedules a reconnect.
+    fn disconnect(
         &mut self,
         reason: &'static str,
         cause: &dyn std::fmt::Display,
@@ -180,7 +181,7 @@ impl SupplierFeed {
         let Some(link) = self.link.take() else { return };
         context.cancel_future(link.stream);
         if link.since.elapsed() > self.settings.supplier_reconnect_max {
-            // It worked for a while, if quietly: this is a new row of failures.
+            // The connection lasted, even if it was quiet: start a new sequence of failures.
             self.backoff.reset();
         }
         self.metrics.suppliers_connected.dec();
@@ -195,16 +196,21 @@ impl SupplierFeed {
             warn!(supplier = self.status.supplier.as_str(), reason, markets = suspended.len(); "markets suspended: changes are missing");
             self.gathered.updates.extend(suspended);
         }
-        self.try_again(reason, cause, context);
+        self.schedule_reconnect(reason, cause, context);
     }
 
-    /// The bus did not take what a frame held, but the decoder counts it as told.
-    fn lose_unpublished(&mut self, cause: &dyn std::fmt::Display, context: &mut Context<Self>) {
+    /// Disconnects after a failed publish: the decoder assumes that the lost updates were
+    /// published.
+    fn disconnect_unpublished(
+        &mut self,
+        cause: &dyn std::fmt::Display,
+        context: &mut Context<Self>,
+    ) {
         self.gathered.updates.extend(self.decoder.on_unpublished());
-        self.lose("bus", cause, context);
+        self.disconnect("bus", cause, context);
     }
 
-    fn try_again(
+    fn schedule_reconnect(
         &mut self,
         reason: &'static str,
         cause: &dyn std::fmt::Display,
@@ -213,10 +219,10 @@ impl SupplierFeed {
         self.metrics.disconnects.with_label_values(&[reason]).inc();
         let delay = self.backoff.next_delay();
         let supplier = self.status.supplier.as_str();
-        // A supplier that accepts and hangs up does so again and again.
+        // A supplier that accepts and closes connections would fill the log.
         if let Some(repeated) = self.log.failed(reason) {
             let failures = self.backoff.failures();
-            warn!(supplier, reason, failures, repeated; "supplier not connected, next try in {delay:?}: {cause}");
+            warn!(supplier, reason, failures, repeated; "supplier not connected, retrying in {delay:?}: {cause}");
         }
         context.run_later(delay, |feed, context| feed.connect(context));
     }
@@ -230,37 +236,37 @@ impl SupplierFeed {
     fn send(&mut self, message: Outbound, context: &mut Context<Self>) {
         let Some(link) = &self.link else { return };
         if let Err(error) = link.outbound.try_send(message) {
-            self.lose("write", &error, context);
+            self.disconnect("write", &error, context);
         }
     }
 
-    /// The connection carries something.
-    fn heard(&mut self) {
+    /// Records that the connection carries data.
+    fn record_activity(&mut self) {
         if let Some(link) = &mut self.link {
             link.last_heard = Instant::now();
         }
     }
 
-    /// The supplier said something that could be read, or answered: its prices are live.
-    fn take_for_live(&mut self) {
-        self.last_word = Instant::now();
-        self.told_stale = false;
+    /// Records that the supplier sent something readable or replied: its prices are live.
+    fn mark_live(&mut self) {
+        self.last_live = Instant::now();
+        self.is_marked_stale = false;
     }
 
-    /// A wait that was ours is not the supplier's silence.
-    fn forgive(&mut self, wait: Duration) {
-        self.last_word += wait;
+    /// Excludes time that the feed spent waiting for the bus from the supplier's silence.
+    fn exclude_wait(&mut self, wait: Duration) {
+        self.last_live += wait;
         if let Some(link) = &mut self.link {
             link.last_heard += wait;
         }
     }
 
-    fn look_at_deadlines(&mut self, context: &mut Context<Self>) {
+    fn check_deadlines(&mut self, context: &mut Context<Self>) {
         let now = Instant::now();
-        if !self.told_stale
-            && now.duration_since(self.last_word) >= self.settings.supplier_stale_after
+        if !self.is_marked_stale
+            && now.duration_since(self.last_live) >= self.settings.supplier_stale_after
         {
-            self.told_stale = true;
+            self.is_marked_stale = true;
             self.suspend_markets(context);
         }
         if let Some((since, refusals)) = self.unnamed
@@ -270,8 +276,11 @@ impl SupplierFeed {
         }
         let Some(link) = &mut self.link else { return };
         if now.duration_since(link.last_heard) >= self.settings.supplier_read_timeout {
-            let cause = format!("nothing came for {:?}", self.settings.supplier_read_timeout);
-            return self.lose("silent", &cause, context);
+            let cause = format!(
+                "nothing received for {:?}",
+                self.settings.supplier_read_timeout
+            );
+            return self.disconnect("silent", &cause, context);
         }
         let is_native = matches!(self.endpoint, Endpoint::Native(_));
         if is_native && now.duration_since(link.last_ping) >= self.settings.supplier_ping_interval {
@@ -283,21 +292,21 @@ impl SupplierFeed {
     fn on_item(&mut self, item: Result<Inbound, TransportError>, context: &mut Context<Self>) {
         match item {
             Ok(Inbound::Frame(frame)) => {
-                self.heard();
+                self.record_activity();
                 self.on_frame(frame, context);
             }
             Ok(Inbound::Alive) => {
-                // A supplier with nothing to say is not gone while it answers.
-                self.heard();
-                self.take_for_live();
+                // A supplier without news is alive as long as it replies.
+                self.record_activity();
+                self.mark_live();
             }
-            Err(error) => self.lose(error.reason(), &error, context),
+            Err(error) => self.disconnect(error.reason(), &error, context),
         }
     }
 
-    /// Starts the time within which each open market must be heard of again, if the frame may have
-    /// been about any.
-    fn note_unnamed(&mut self) {
+    /// If the frame may have concerned any market, starts the period in which each open market must
+    /// be updated again.
+    fn start_unnamed_timer(&mut self) {
         let refusals = self.decoder.unnamed_refusals();
         if self.unnamed.is_none() && refusals > self.unnamed_handled {
             self.unnamed = Some((Instant::now(), refusals));
@@ -312,10 +321,10 @@ impl SupplierFeed {
             self.metrics
                 .suspended_as_stale
                 .inc_by(suspended.len() as u64);
-            warn!(supplier = self.status.supplier.as_str(), markets = suspended.len(); "markets suspended: an update that names no event could not be read, and nothing came about them for {:?}", self.settings.supplier_stale_after);
+            warn!(supplier = self.status.supplier.as_str(), markets = suspended.len(); "markets suspended: an update without an event could not be decoded, and these were not updated for {:?}", self.settings.supplier_stale_after);
             self.gathered.updates.extend(suspended);
         }
-        self.note_unnamed();
+        self.start_unnamed_timer();
     }
 
     fn on_frame(&mut self, frame: Bytes, context: &mut Context<Self>) {
@@ -324,8 +333,8 @@ impl SupplierFeed {
         self.decoder.refuse_after(limits.latest(Timestamp::now()));
         match self.decoder.on_frame(&frame) {
             Ok(decoded) => {
-                self.take_for_live();
-                self.note_unnamed();
+                self.mark_live();
+                self.start_unnamed_timer();
                 self.gather(decoded, frame, context);
             }
             Err(FrameFault::Unreadable { reason, detail }) => {
@@ -341,11 +350,12 @@ impl SupplierFeed {
                     frame,
                     context,
                 );
-                // A stream of differences has a gap now; the next connection begins with a whole
-                // image.
-                self.lose("unreadable", &detail, context);
+                // A delta stream has a gap now; the next connection starts with a full image.
+                self.disconnect("unreadable", &detail, context);
             }
-            Err(FrameFault::Refused { reason, detail }) => self.lose(reason, &detail, context),
+            Err(FrameFault::Refused { reason, detail }) => {
+                self.disconnect(reason, &detail, context)
+            }
         }
     }
 
@@ -367,25 +377,24 @@ impl SupplierFeed {
         }
     }
 
-    /// How long the next frames gather behind so many that came in together. One after the other
-    /// they wait for nothing, and neither does a backlog: no more than those could be taken
-    /// together.
+    /// How long to gather after a batch of `frames`. Small batches are not delayed, and neither are
+    /// full ones, which a backlog causes: they cannot grow further.
     fn gathering_after(&self, frames: usize) -> Duration {
-        if (DENSE..frame_batch::MAX_FRAMES).contains(&frames) {
+        if (DENSE_BATCH..frame_batch::MAX_FRAMES).contains(&frames) {
             self.gathering
         } else {
             Duration::ZERO
         }
     }
 
-    /// The supplier's prices must not look live any more.
+    /// Suspends the supplier's markets, so that stale prices do not look live.
     fn suspend_markets(&mut self, context: &mut Context<Self>) {
         let suspended = self.decoder.on_stale();
         if suspended.is_empty() {
             return;
         }
         let supplier = self.status.supplier.as_str();
-        warn!(supplier, markets = suspended.len(); "markets suspended: nothing came for {:?}", self.settings.supplier_stale_after);
+        warn!(supplier, markets = suspended.len(); "markets suspended: nothing received for {:?}", self.settings.supplier_stale_after);
         self.metrics
             .suspended_as_stale
             .inc_by(suspended.len() as u64);
@@ -404,7 +413,7 @@ impl SupplierFeed {
         self.publish(gathered, gathering, context);
     }
 
-    /// Hands a message over, and waits for the answer and so much longer.
+    /// Publishes a message; reads nothing until the reply has arrived and `gathering` has passed.
     fn publish(&mut self, message: Publish, gathering: Duration, context: &mut Context<Self>) {
         let Publish {
             updates,
@@ -414,14 +423,14 @@ impl SupplierFeed {
             return;
         }
         let is_good = dead_letters.is_empty();
-        let keeping = self.hand_over(
+        let keeping = self.publish_part(
             &self.dead_letters,
             Publish {
                 updates: Vec::new(),
                 dead_letters,
             },
         );
-        let publishing = self.hand_over(
+        let publishing = self.publish_part(
             &self.publisher,
             Publish {
                 updates,
@@ -435,26 +444,26 @@ impl SupplierFeed {
             }
             published
         };
-        let asked = Instant::now();
-        // Pauses the stream too: nothing is read while the bus is full.
+        let started = Instant::now();
+        // Pauses the stream as well: nothing is read while the bus is full.
         context.wait(
             publishing
                 .into_actor(self)
                 .map(move |published, feed, context| {
-                    feed.forgive(asked.elapsed());
+                    feed.exclude_wait(started.elapsed());
                     match published {
-                        // Only now: what the bus refuses for good must not have the supplier come
-                        // back without a pause.
+                        // Reset only now: if the bus rejects updates permanently, the supplier must
+                        // not be reconnected without delay.
                         Ok(()) if is_good => feed.backoff.reset(),
                         Ok(()) => {}
-                        Err(error) => feed.lose_unpublished(&error, context),
+                        Err(error) => feed.disconnect_unpublished(&error, context),
                     }
                 }),
         );
     }
 
-    /// Sends a message unless there is nothing in it. Whoever takes it counts it down.
-    fn hand_over(
+    /// Sends a message unless it is empty. The receiver decrements `publisher_depth`.
+    fn publish_part(
         &self,
         to: &Recipient<Publish>,
         message: Publish,
@@ -496,12 +505,12 @@ impl SupplierFeed {
             .refusal_logged
             .is_some_and(|last| now.duration_since(last) < REFUSAL_LOG_INTERVAL)
         {
-            self.refusals_held_back += count;
+            self.refusals_suppressed += count;
             return;
         }
         self.refusal_logged = Some(now);
-        let held_back = std::mem::take(&mut self.refusals_held_back);
-        warn!(supplier = self.status.supplier.as_str(), reason = refused.reason, held_back; "frame refused and kept as a dead letter: {}", refused.detail);
+        let held_back = std::mem::take(&mut self.refusals_suppressed);
+        warn!(supplier = self.status.supplier.as_str(), reason = refused.reason, held_back; "frame refused and sent to dead letters: {}", refused.detail);
     }
 }
 
@@ -515,7 +524,7 @@ impl Actor for SupplierFeed {
             .supplier_ping_interval
             .min(self.settings.supplier_read_timeout);
         context.run_interval(shortest / CHECKS_PER_TIMEOUT, |feed, context| {
-            feed.look_at_deadlines(context);
+            feed.check_deadlines(context);
             feed.publish_gathered(Duration::ZERO, context);
         });
     }
@@ -525,7 +534,7 @@ impl StreamHandler<FrameBatch> for SupplierFeed {
     fn handle(&mut self, items: FrameBatch, context: &mut Context<Self>) {
         let gathering = self.gathering_after(items.len());
         for item in items {
-            // What came behind the frame that ended the connection is told again by the next one.
+            // The next connection repeats everything after the frame that ended this one.
             if self.link.is_none() {
                 break;
             }
@@ -534,9 +543,9 @@ impl StreamHandler<FrameBatch> for SupplierFeed {
         self.publish_gathered(gathering, context);
     }
 
-    // The default would stop the actor; a feed connects again.
+    // The default stops the actor; a feed reconnects instead.
     fn finished(&mut self, context: &mut Context<Self>) {
-        self.lose("closed", &"the supplier closed the connection", context);
+        self.disconnect("closed", &"the supplier closed the connection", context);
         self.publish_gathered(Duration::ZERO, context);
     }
 }
@@ -566,7 +575,7 @@ mod tests {
         suppliers: SupplierSettings,
     }
 
-    /// Notes when it was handed how many updates.
+    /// Records the time and the number of updates of each message.
     struct Publisher(mpsc::UnboundedSender<(Instant, usize)>);
 
     impl Actor for Publisher {
@@ -584,10 +593,10 @@ mod tests {
         }
     }
 
-    /// A feed that reads so many frames at a time, and what it hands over.
+    /// A feed that receives batches of these sizes, and the messages it publishes.
     fn reading(gathering: Duration, rows: &[usize]) -> mpsc::UnboundedReceiver<(Instant, usize)> {
-        let (told, handed_over) = mpsc::unbounded_channel();
-        let publisher = Publisher(told).start().recipient();
+        let (sender, published) = mpsc::unbounded_channel();
+        let publisher = Publisher(sender).start().recipient();
         let settings = Settings::parse_from(["test"]).suppliers;
         let endpoint = "ws://127.0.0.1:9/ws".parse().unwrap();
         let metrics = IngestMetrics::new().unwrap();
@@ -620,26 +629,27 @@ mod tests {
             });
             feed
         });
-        handed_over
+        published
     }
 
     #[actix_web::test]
-    async fn a_dense_stream_gathers_before_it_is_published_again() {
+    async fn dense_stream_gathers_between_publishes() {
         let gathering = Duration::from_millis(200);
-        let mut handed_over = reading(gathering, &[DENSE, 1]);
-        let (first, updates) = handed_over.recv().await.unwrap();
-        assert_eq!(updates, DENSE);
-        let (second, updates) = handed_over.recv().await.unwrap();
+        let mut published = reading(gathering, &[DENSE_BATCH, 1]);
+        let (first, updates) = published.recv().await.unwrap();
+        assert_eq!(updates, DENSE_BATCH);
+        let (second, updates) = published.recv().await.unwrap();
         assert_eq!(updates, 1);
         assert!(second - first >= gathering, "{:?}", second - first);
     }
 
+    /// Neither a quiet stream nor a backlog is delayed.
     #[actix_web::test]
-    async fn a_quiet_stream_and_a_backlog_wait_for_nothing() {
-        let rows = [1, DENSE - 1, frame_batch::MAX_FRAMES, 1];
-        let mut handed_over = reading(Duration::from_secs(3_600), &rows);
+    async fn quiet_stream_and_backlog_are_not_delayed() {
+        let rows = [1, DENSE_BATCH - 1, frame_batch::MAX_FRAMES, 1];
+        let mut published = reading(Duration::from_secs(3_600), &rows);
         for row in rows {
-            let next = tokio::time::timeout(Duration::from_secs(20), handed_over.recv()).await;
+            let next = tokio::time::timeout(Duration::from_secs(20), published.recv()).await;
             assert_eq!(next.unwrap().unwrap().1, row);
         }
     }

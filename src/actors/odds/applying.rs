@@ -1,5 +1,5 @@
-//! The batches of the live path that are being applied. Pure: a batch of a slow event does not hold
-//! up the next one, and the position moves on only past batches that are done.
+//! Tracks the batches of the live path that are in flight, without I/O. A batch with a slow event
+//! does not block the next one, and the position advances only past completed batches.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,21 +9,21 @@ use crate::bus::{Position, Record};
 use crate::domain::odds::plausible::record_age;
 use crate::domain::timestamp::Timestamp;
 
-/// Records that may be in work before the bus is read on, in batches of the configured size.
+/// How many full batches may be in flight before the consumer stops reading.
 const MAX_BATCHES: usize = 16;
 
-/// A batch in work.
+/// A batch in flight.
 #[derive(Debug)]
 struct Batch {
     number: u64,
-    /// Behind its records.
+    /// The position after its records.
     position: Position,
     records: usize,
     since: Instant,
     is_done: bool,
 }
 
-/// Batches in work, in the order of the bus.
+/// Batches in flight, in bus order.
 #[derive(Debug)]
 pub(super) struct Applying {
     batches: VecDeque<Batch>,
@@ -33,7 +33,7 @@ pub(super) struct Applying {
 }
 
 impl Applying {
-    /// At most 16 full batches of this size, or as many records in more batches.
+    /// Allows 16 full batches of this size, or the same number of records in more batches.
     pub fn new(batch_size: usize) -> Applying {
         let most_records = batch_size.max(1).saturating_mul(MAX_BATCHES);
         Applying {
@@ -44,12 +44,12 @@ impl Applying {
         }
     }
 
-    /// Whether another batch may begin.
+    /// Whether another batch may start.
     pub fn has_room(&self) -> bool {
         self.records < self.most_records
     }
 
-    /// Work on a batch begins; gives its number.
+    /// Records the start of a batch and returns its number.
     pub fn begin(&mut self, position: Position, records: usize, since: Instant) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
@@ -64,7 +64,8 @@ impl Applying {
         number
     }
 
-    /// Work on a batch is done. Gives the position before which everything is done, if it moved.
+    /// Marks a batch as completed. Returns the position up to which everything is applied, if it
+    /// advanced.
     pub fn done(&mut self, number: u64) -> Option<Position> {
         if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == number) {
             batch.is_done = true;
@@ -80,14 +81,14 @@ impl Applying {
         moved
     }
 
-    /// When the oldest record of the first batch in work was published.
+    /// When the oldest record of the first batch in flight was published.
     pub fn oldest(&self) -> Option<Instant> {
         self.batches.front().map(|batch| batch.since)
     }
 }
 
-/// When the oldest record of a batch was published: a consumer that reads a long backlog is as far
-/// behind as its records are old. Now, where the bus does not say.
+/// When the oldest record of a batch was published: a consumer that reads a long backlog lags by
+/// the age of its records. The current time if no record has a usable timestamp.
 pub(super) fn oldest_of(batch: &[Record]) -> Instant {
     let (now, clock) = (Instant::now(), Timestamp::now());
     let ages = batch
@@ -97,30 +98,30 @@ pub(super) fn oldest_of(batch: &[Record]) -> Instant {
         .unwrap_or(now)
 }
 
-/// How old the oldest record is that is not applied, for those who judge the live path by it.
+/// The age of the oldest record that is not applied, a measure of the lag of the live path.
 #[derive(Debug)]
 pub struct Backlog {
     start: Instant,
-    /// When it was published, in microseconds since `start`, which may be before that.
+    /// When it was published, in microseconds since `start`; negative if before `start`.
     oldest: AtomicI64,
 }
 
-/// No record waits.
-const NOTHING: i64 = i64::MAX;
+/// The value if no record is waiting.
+const NO_RECORD: i64 = i64::MAX;
 
 impl Default for Backlog {
     fn default() -> Backlog {
         Backlog {
             start: Instant::now(),
-            oldest: AtomicI64::new(NOTHING),
+            oldest: AtomicI64::new(NO_RECORD),
         }
     }
 }
 
 impl Backlog {
-    /// The oldest unapplied record was published at this time.
+    /// Sets when the oldest unapplied record was published.
     pub(super) fn set(&self, oldest: Option<Instant>) {
-        let micros = oldest.map_or(NOTHING, |oldest| {
+        let micros = oldest.map_or(NO_RECORD, |oldest| {
             match oldest.checked_duration_since(self.start) {
                 Some(after) => signed_micros(after),
                 None => -signed_micros(self.start.duration_since(oldest)),
@@ -132,7 +133,7 @@ impl Backlog {
     /// The age of the oldest unapplied record; zero if everything is applied.
     pub fn age(&self) -> Duration {
         match self.oldest.load(Ordering::Relaxed) {
-            NOTHING => Duration::ZERO,
+            NO_RECORD => Duration::ZERO,
             micros => {
                 let age = signed_micros(self.start.elapsed()).saturating_sub(micros);
                 Duration::from_micros(u64::try_from(age).unwrap_or(0))
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
     use crate::bus::NewRecord;
 
-    fn behind(offset: u64) -> Position {
+    fn after(offset: u64) -> Position {
         let mut position = Position::default();
         position.advance(0, offset);
         position
@@ -161,18 +162,18 @@ mod tests {
     #[test]
     fn position_waits_for_slow_batch() {
         let (mut applying, now) = (Applying::new(10), Instant::now());
-        let first = applying.begin(behind(10), 10, now);
-        let second = applying.begin(behind(20), 10, now);
-        let third = applying.begin(behind(30), 10, now);
+        let first = applying.begin(after(10), 10, now);
+        let second = applying.begin(after(20), 10, now);
+        let third = applying.begin(after(30), 10, now);
         assert_eq!(applying.done(second), None);
         assert_eq!(applying.oldest(), Some(now));
-        assert_eq!(applying.done(first), Some(behind(20)));
-        assert_eq!(applying.done(third), Some(behind(30)));
+        assert_eq!(applying.done(first), Some(after(20)));
+        assert_eq!(applying.done(third), Some(after(30)));
         assert!(applying.oldest().is_none());
     }
 
     #[test]
-    fn backlog_is_aged_by_publication() {
+    fn backlog_age_uses_publication_time() {
         let now = Timestamp::now();
         let at = |published_at| Record {
             partition: 0,
@@ -197,7 +198,7 @@ mod tests {
             at(Some(now)),
         ]);
         assert!(old >= hours(2) && old < hours(3), "{old:?}");
-        // What is no time, or is not said, has no age.
+        // Missing and implausible timestamps have no age.
         let unusable = [
             at(None),
             at(Timestamp::from_millis(0)),
@@ -210,16 +211,16 @@ mod tests {
     }
 
     #[test]
-    fn records_in_work_are_bounded() {
+    fn records_in_flight_are_bounded() {
         let mut applying = Applying::new(10);
         let mut begun = 0;
         while applying.has_room() {
-            begun = applying.begin(behind(10), 10, Instant::now());
+            begun = applying.begin(after(10), 10, Instant::now());
         }
         assert_eq!(begun as usize + 1, MAX_BATCHES);
         for number in 1..=begun {
             assert_eq!(applying.done(number), None);
         }
-        assert!(!applying.has_room(), "the first one is not done");
+        assert!(!applying.has_room(), "the first batch is not completed");
     }
 }

@@ -1,9 +1,9 @@
-//! Finds each event's book, starts it when it is first needed, and drops it when it has been idle.
+//! Finds the book of each event, starts it on first use, and drops it when it is idle.
 //!
-//! A book starts with its state loaded, so it never waits while it handles messages. Loading is
-//! done here: for an update at once, in a lane of its own; for a client in the bounded queue of
-//! clients' reads. An update never waits for a read that a client caused: if there is no book yet,
-//! it loads the state itself.
+//! A book starts with its state already loaded, so it never waits while it handles messages. The
+//! router loads the state: for an update at once, under a separate limit; for a client in the
+//! bounded queue of client reads. An update never waits for a read that a client caused: if there
+//! is no book yet, the router loads the state for the update itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,44 +25,45 @@ use crate::actors::odds::messages::{
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::{Book, MarketState, Snapshot};
 
-/// How often idle books are looked for.
+/// Interval between checks for idle books.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// How many books read the cache again at a time: all of them use one connection, which answers
-/// within a second or is given up.
+/// How many books reload from the cache concurrently. All of them share one connection, which is
+/// abandoned if it does not answer within a second.
 const RELOADS_AT_ONCE: usize = 64;
 
-/// The actor in front of the books.
+/// Routes messages to the books.
 pub struct BookRouter {
     edges: Arc<BookEdges>,
     idle_limit: Duration,
     books: HashMap<EventId, Entry>,
-    /// Books whose state is loaded for an update, with the messages that wait for them in order.
+    /// Books whose state is being loaded for an update, with the messages that wait for them in
+    /// order.
     starting: HashMap<EventId, Vec<Deliver>>,
-    /// Events whose state is loaded for clients, with those who wait for it.
+    /// Events whose state is being loaded for clients, with the waiting clients.
     asked: HashMap<EventId, Vec<Waiting>>,
-    /// What the books knew that were dropped with their partitions, and since when. It is forgotten
-    /// as an idle book is.
+    /// The last state of books that were dropped with their partitions, and when they were dropped.
+    /// Discarded after the idle limit, like an idle book.
     let_go: HashMap<EventId, (Vec<Arc<MarketState>>, Instant)>,
-    /// How many reloads there were that concern events of `asked`. A client's read that began
-    /// before one may lack changes.
+    /// Number of reloads that concerned events in `asked`. A client read that started before a
+    /// reload may lack changes.
     reloads: u64,
 }
 
 struct Entry {
     book: Addr<OddsBook>,
-    /// The event's partition of the bus; none before an update said so.
+    /// The event's bus partition; `None` until the first update.
     partition: Option<u32>,
     in_flight: usize,
     last_used: Instant,
 }
 
-/// Sends a message to a book that has started; without a book, drops it.
+/// Sends a message to a book that has started; dropped unsent if no book starts.
 type Deliver = Box<dyn FnOnce(&mut Entry) + Send>;
 
-/// A client that waits for a snapshot.
+/// A client waiting for a snapshot.
 type Waiting = oneshot::Sender<Result<Snapshot, ApplyError>>;
 
-/// The answer of a book, if there is one.
+/// The reply of a book for an event, or an error if the book is gone.
 type Answered = (Result<Result<(), ApplyError>, MailboxError>, EventId);
 
 /// A message to a book: sent, or to be sent once the book has started.
@@ -91,7 +92,8 @@ impl Entry {
 }
 
 impl BookRouter {
-    /// Books with these edges; one is dropped after `idle_limit` without an update or a question.
+    /// Creates a router for books with these edges. A book is dropped after `idle_limit` without an
+    /// update or a request.
     pub fn new(edges: Arc<BookEdges>, idle_limit: Duration) -> BookRouter {
         BookRouter {
             edges,
@@ -104,22 +106,22 @@ impl BookRouter {
         }
     }
 
-    /// Starts a book with its state.
+    /// Starts a book with the loaded state.
     fn start(
         &mut self,
         event_id: &EventId,
         left: ReplayBoundary,
         mut loaded: LoadedState,
     ) -> &mut Entry {
-        if let Some((known, _)) = self.let_go.remove(event_id) {
-            // Others may know less: a bus that starts again, a cache that was emptied and a store
-            // that is behind would together take the numbers back.
-            loaded.states.extend(known);
+        if let Some((last_states, _)) = self.let_go.remove(event_id) {
+            // The loaded state may be older: after a bus that restarted, a cache that was emptied
+            // and a store that lags, sequence numbers would otherwise go backwards.
+            loaded.states.extend(last_states);
         }
         let book = OddsBook::new(event_id.clone(), self.edges.clone(), left, loaded);
         let book = OddsBook::create(|context| {
-            // Without a bound, so that updates stay in order: the live path bounds them, and
-            // clients wait for answers.
+            // Unbounded, so that updates stay in order: the live path bounds them, and clients wait
+            // for their replies.
             context.set_mailbox_capacity(0);
             book
         });
@@ -153,7 +155,7 @@ impl BookRouter {
             return Sending::Sent(entry.send(partition, message));
         }
         let (sent, sending) = oneshot::channel();
-        // Nobody waits for an answer that the router was not asked for.
+        // The receiver is gone if the caller no longer waits for the reply.
         let deliver: Deliver = Box::new(move |entry| _ = sent.send(entry.send(partition, message)));
         match self.starting.get_mut(event_id) {
             Some(waiting) => waiting.push(deliver),
@@ -173,7 +175,7 @@ impl BookRouter {
             edges.is_mirror || edges.first_position.is_some(),
         );
         let loading = async move {
-            let known = if edges.is_mirror {
+            let loaded = if edges.is_mirror {
                 edges
                     .source
                     .load_mirrored(&event_id, left, ReadPriority::Live, false)
@@ -181,16 +183,16 @@ impl BookRouter {
             } else {
                 edges.source.load(&event_id, left, ReadPriority::Live).await
             };
-            (event_id, known)
+            (event_id, loaded)
         };
         context.spawn(
             loading
                 .into_actor(self)
-                .map(move |(event_id, known), router, context| {
+                .map(move |(event_id, loaded), router, context| {
                     let waiting = router.starting.remove(&event_id).unwrap_or_default();
-                    let entry = router.start(&event_id, left, known);
+                    let entry = router.start(&event_id, left, loaded);
                     waiting.into_iter().for_each(|deliver| deliver(entry));
-                    // Clients need not wait for the read that they caused.
+                    // Clients are served by the new book and do not wait for their own read.
                     if let Some(clients) = router.asked.remove(&event_id) {
                         router.answer_from_book(event_id, clients, context);
                     }
@@ -198,8 +200,8 @@ impl BookRouter {
         );
     }
 
-    /// A message was answered; `ended` if the book was gone. Then it is forgotten, and starts again
-    /// when needed.
+    /// Records the reply of a book. If the book is gone (`ended`), it is removed, and restarts on
+    /// the next message.
     fn answered(&mut self, event_id: &EventId, ended: bool) {
         if let Some(entry) = self.books.get_mut(event_id) {
             entry.in_flight = entry.in_flight.saturating_sub(1);
@@ -210,7 +212,7 @@ impl BookRouter {
                 .get(event_id)
                 .is_some_and(|entry| !entry.book.connected())
         {
-            warn!(event = event_id.as_str(); "book ended unexpectedly; it starts again when it is needed");
+            warn!(event = event_id.as_str(); "book stopped unexpectedly, restarting on next use");
             self.books.remove(event_id);
         }
     }
@@ -225,16 +227,16 @@ impl BookRouter {
         result
     }
 
-    fn let_idle_go(&mut self) {
+    fn drop_idle(&mut self) {
         let (now, limit) = (Instant::now(), self.idle_limit);
-        // A book without an address stops by itself.
+        // A book stops when its last address is dropped.
         self.books
             .retain(|_, entry| entry.in_flight > 0 || now.duration_since(entry.last_used) < limit);
         self.let_go
             .retain(|_, (_, since)| now.duration_since(*since) < limit);
     }
 
-    fn let_go_unused(&mut self, event_id: &EventId) {
+    fn drop_unused(&mut self, event_id: &EventId) {
         if self
             .books
             .get(event_id)
@@ -244,33 +246,33 @@ impl BookRouter {
         }
     }
 
-    /// Asks a book, or what is loaded for an update, or loads the state for those who ask.
-    fn ask(
+    /// Requests a snapshot from the book, from the book that is starting for an update, or from
+    /// state that is loaded for clients.
+    fn request_snapshot(
         &mut self,
         event_id: EventId,
         context: &mut Context<Self>,
     ) -> ResponseActFuture<Self, Result<Snapshot, ApplyError>> {
         if self.books.contains_key(&event_id) || self.starting.contains_key(&event_id) {
-            let asking = self.deliver(
+            let sending = self.deliver(
                 &event_id,
                 (None, None),
                 GetSnapshot(event_id.clone()),
                 context,
             );
             return Box::pin(
-                answer_of(asking)
+                answer_of(sending)
                     .into_actor(self)
                     .map(move |answer, router, _| {
                         router.answered(&event_id, answer.is_err());
                         let snapshot =
                             answer.unwrap_or_else(|_| Err(ApplyError::BookEnded(event_id.clone())));
-                        // One that has nothing to show starts again with the next question, and
-                        // loads again.
+                        // A book without state is dropped, so that the next request loads it again.
                         if snapshot
                             .as_ref()
                             .map_or(true, |snapshot| snapshot.markets.is_empty())
                         {
-                            router.let_go_unused(&event_id);
+                            router.drop_unused(&event_id);
                         }
                         snapshot
                     }),
@@ -279,12 +281,12 @@ impl BookRouter {
         if self.edges.source.clients().is_unknown(&event_id) {
             return Box::pin(fut::ready(Ok(Book::new(event_id).snapshot())));
         }
-        let (tell, told) = oneshot::channel();
+        let (reply_to, reply) = oneshot::channel();
         match self.asked.get_mut(&event_id) {
-            Some(waiting) => waiting.push(tell),
+            Some(waiting) => waiting.push(reply_to),
             None => match self.edges.source.clients().enter() {
                 Ok(place) => {
-                    self.asked.insert(event_id.clone(), vec![tell]);
+                    self.asked.insert(event_id.clone(), vec![reply_to]);
                     let (edges, event, reloads) =
                         (self.edges.clone(), event_id.clone(), self.reloads);
                     let loading = async move {
@@ -297,49 +299,49 @@ impl BookRouter {
                         )
                     };
                     let loading = loading.into_actor(self);
-                    context.spawn(loading.map(move |(mut known, event_id), router, context| {
+                    context.spawn(loading.map(move |(mut loaded, event_id), router, context| {
                         if router.reloads != reloads
-                            && let Ok(known) = &mut known
+                            && let Ok(loaded) = &mut loaded
                         {
-                            known.read_again();
+                            loaded.read_again();
                         }
-                        router.loaded_for_clients(event_id, known, context);
+                        router.loaded_for_clients(event_id, loaded, context);
                     }));
                 }
                 Err(_) => return Box::pin(fut::ready(Err(ApplyError::Busy(event_id)))),
             },
         }
-        let answer = async move { told.await.unwrap_or(Err(ApplyError::BookEnded(event_id))) };
+        let answer = async move { reply.await.unwrap_or(Err(ApplyError::BookEnded(event_id))) };
         Box::pin(answer.into_actor(self))
     }
 
     fn loaded_for_clients(
         &mut self,
         event_id: EventId,
-        known: Result<LoadedState, ApplyError>,
+        loaded: Result<LoadedState, ApplyError>,
         context: &mut Context<Self>,
     ) {
         let waiting = self.asked.remove(&event_id).unwrap_or_default();
         let has_book = self.books.contains_key(&event_id) || self.starting.contains_key(&event_id);
-        let nothing = match known {
-            // A book that started for an update meanwhile knows more than what was read.
+        let nothing = match loaded {
+            // A book that was started for an update in the meantime has newer state.
             _ if has_book => None,
             Err(busy) => Some(Err(busy)),
-            Ok(known) if known.states.is_empty() && !self.let_go.contains_key(&event_id) => {
-                if known.is_complete {
+            Ok(loaded) if loaded.states.is_empty() && !self.let_go.contains_key(&event_id) => {
+                if loaded.is_complete {
                     self.edges.source.clients().remember_unknown(&event_id);
                     Some(Ok(Book::new(event_id.clone()).snapshot()))
                 } else {
                     Some(Err(ApplyError::NotLoaded(event_id.clone())))
                 }
             }
-            Ok(known) => {
-                self.start(&event_id, ReplayBoundary::NOTHING, known);
+            Ok(loaded) => {
+                self.start(&event_id, ReplayBoundary::NOTHING, loaded);
                 None
             }
         };
         if let Some(answer) = nothing {
-            // Whoever asked may be gone.
+            // The client may be gone.
             waiting
                 .into_iter()
                 .for_each(|waiting| _ = waiting.send(answer.clone()));
@@ -357,8 +359,8 @@ impl BookRouter {
         if waiting.is_empty() {
             return;
         }
-        let asking = self.ask(event_id, context);
-        context.spawn(asking.map(|answer, _, _| {
+        let snapshot = self.request_snapshot(event_id, context);
+        context.spawn(snapshot.map(|answer, _, _| {
             waiting
                 .into_iter()
                 .for_each(|waiting| _ = waiting.send(answer.clone()));
@@ -366,7 +368,7 @@ impl BookRouter {
     }
 }
 
-/// The answer of a book to a message that is sent once the book has started.
+/// The reply of a book to a message, which is sent once the book has started.
 async fn answer_of<M>(sending: Sending<M>) -> Result<M::Result, MailboxError>
 where
     M: Message + Send + 'static,
@@ -386,12 +388,12 @@ impl Actor for BookRouter {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        context.run_interval(SWEEP_INTERVAL, |router, _| router.let_idle_go());
+        context.run_interval(SWEEP_INTERVAL, |router, _| router.drop_idle());
     }
 }
 
 impl Handler<ApplyUpdates> for BookRouter {
-    // Not atomic: nobody waits for a slow batch. Within an event the messages stay in order.
+    // Not atomic: a slow batch does not block others. Messages of one event stay in order.
     type Result = ResponseActFuture<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, message: ApplyUpdates, context: &mut Context<Self>) -> Self::Result {
@@ -418,15 +420,19 @@ impl Handler<ApplyBroadcasts> for BookRouter {
     type Result = ResponseActFuture<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, message: ApplyBroadcasts, context: &mut Context<Self>) -> Self::Result {
-        let sends: Vec<_> = by_event(message.0, |told| &told.update.event_id)
+        let sends: Vec<_> = by_event(message.0, |broadcast| &broadcast.update.event_id)
             .into_iter()
-            .map(|(event_id, told)| {
-                let below = told
+            .map(|(event_id, broadcasts)| {
+                let below = broadcasts
                     .first()
                     .and_then(|first| first.seq)
                     .map(|seq| seq.saturating_sub(1));
-                let sending =
-                    self.deliver(&event_id, (None, below), ApplyBroadcasts(told), context);
+                let sending = self.deliver(
+                    &event_id,
+                    (None, below),
+                    ApplyBroadcasts(broadcasts),
+                    context,
+                );
                 async move { (answer_of(sending).await, event_id) }
             })
             .collect();
@@ -447,7 +453,7 @@ impl Handler<InOrder<ApplyUpdates>> for BookRouter {
         context: &mut Context<Self>,
     ) {
         let applying = Handler::<ApplyUpdates>::handle(self, message, context);
-        // Whoever sent it may be gone.
+        // The sender may be gone.
         context.spawn(applying.map(|applied, _, _| _ = done.send(applied)));
     }
 }
@@ -484,18 +490,18 @@ impl Handler<ReloadBooks> for BookRouter {
         let which = which.unwrap_or_else(all);
         let mut reloads = Vec::with_capacity(which.len());
         for event_id in which {
-            // A book that starts may have read before the gap ended: it reads again after its
+            // A starting book may have read its state before the gap ended, so it reloads after its
             // start.
             if self.starting.contains_key(&event_id) {
                 let sending = self.deliver(&event_id, (None, None), ReloadBook, context);
                 reloads.push(fut_of(async move { (answer_of(sending).await, event_id) }));
                 continue;
             }
-            // One that is gone reads when it starts again.
+            // A book that was dropped loads its state when it restarts.
             let Some(entry) = self.books.get_mut(&event_id) else {
                 continue;
             };
-            // A reload is no use of the book: an idle one is dropped all the same.
+            // A reload does not count as use: an idle book is dropped all the same.
             entry.in_flight += 1;
             let book = entry.book.clone();
             reloads.push(fut_of(
@@ -506,21 +512,21 @@ impl Handler<ReloadBooks> for BookRouter {
             .buffer_unordered(RELOADS_AT_ONCE)
             .collect::<Vec<Answered>>();
         Box::pin(reloading.into_actor(self).map(|answers, router, _| {
-            let mut behind = Vec::new();
+            let mut failed = Vec::new();
             for (answer, event_id) in answers {
                 router.answered(&event_id, answer.is_err());
                 if !matches!(answer, Ok(Ok(()))) {
-                    behind.push(event_id);
+                    failed.push(event_id);
                 }
             }
-            behind
+            failed
         }))
     }
 }
 
 impl BookRouter {
-    /// Changes may have been missed, of all events or of these: what was read before, or is being
-    /// read, may be old.
+    /// Records that changes may have been missed, of all events or of these: earlier reads and
+    /// reads in flight may be outdated.
     fn note_reload(&mut self, which: Option<&[EventId]>) {
         let clients = self.edges.source.clients();
         match which {
@@ -556,8 +562,8 @@ impl Handler<PartitionsRevoked> for BookRouter {
                 .partition
                 .is_some_and(|partition| partitions.contains(&partition))
         };
-        // A book without an address finishes its mailbox and stops by itself.
-        let asking: Vec<_> = self
+        // A book whose last address is dropped handles its remaining messages and stops.
+        let snapshots: Vec<_> = self
             .books
             .extract_if(|_, entry| is_gone(entry))
             .map(|(event_id, entry)| async move {
@@ -567,15 +573,19 @@ impl Handler<PartitionsRevoked> for BookRouter {
                 )
             })
             .collect();
-        Box::pin(join_all(asking).into_actor(self).map(|answers, router, _| {
-            let now = Instant::now();
-            for (answer, event_id) in answers {
-                // One that ended unexpectedly knows nothing any more.
-                if let Ok(Ok(snapshot)) = answer {
-                    router.let_go.insert(event_id, (snapshot.markets, now));
-                }
-            }
-        }))
+        Box::pin(
+            join_all(snapshots)
+                .into_actor(self)
+                .map(|answers, router, _| {
+                    let now = Instant::now();
+                    for (answer, event_id) in answers {
+                        // A book that stopped unexpectedly has no state left to keep.
+                        if let Ok(Ok(snapshot)) = answer {
+                            router.let_go.insert(event_id, (snapshot.markets, now));
+                        }
+                    }
+                }),
+        )
     }
 }
 
@@ -587,11 +597,11 @@ impl Handler<GetSnapshot> for BookRouter {
         GetSnapshot(event_id): GetSnapshot,
         context: &mut Context<Self>,
     ) -> Self::Result {
-        self.ask(event_id, context)
+        self.request_snapshot(event_id, context)
     }
 }
 
-/// Splits a batch by event; the order within an event stays.
+/// Groups a batch by event and keeps the order within each event.
 fn by_event<T>(updates: Vec<T>, event_of: impl Fn(&T) -> &EventId) -> HashMap<EventId, Vec<T>> {
     let mut events: HashMap<EventId, Vec<T>> = HashMap::new();
     for update in updates {
@@ -630,8 +640,9 @@ mod tests {
         EventId::new(&format!("MATCH_{event:03}")).unwrap()
     }
 
+    /// Updates reach their books in order, and every change is published before the reply.
     #[actix_web::test]
-    async fn updates_reach_their_books_in_order_and_everyone_is_told_before_the_answer() {
+    async fn changes_are_published_before_the_reply() {
         let probe = probe_edges();
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
         let batch = vec![
@@ -641,10 +652,10 @@ mod tests {
             positioned(1, 1, 3),
         ];
         router.send(ApplyUpdates(batch)).await.unwrap().unwrap();
-        let mut told = probe.told.lock().unwrap().clone();
-        told.sort();
+        let mut published = probe.told.lock().unwrap().clone();
+        published.sort();
         assert_eq!(
-            told,
+            published,
             [
                 ("1x2".to_owned(), 1),
                 ("1x2".to_owned(), 2),
@@ -669,16 +680,16 @@ mod tests {
         );
     }
 
+    /// A book starts from the stored state, but leaves rows after the replay boundary to the bus.
     #[actix_web::test]
-    async fn a_book_starts_where_the_store_ends_but_leaves_to_the_bus_what_is_still_to_come_on_it()
-    {
+    async fn later_rows_are_left_to_the_bus() {
         let probe = probe_edges();
-        let told = || std::mem::take(&mut *probe.told.lock().unwrap());
+        let published = || std::mem::take(&mut *probe.told.lock().unwrap());
         probe.store.keep(MarketState {
             update: market_update("MATCH_001", "btts", None, 4, 1),
             seq: 700,
         });
-        // The store path was faster: the very updates that start the book are in the store already.
+        // The store path is ahead: the updates that start the book are stored already.
         probe.store.keep(MarketState {
             update: update(1, 7, 1),
             seq: 703,
@@ -693,18 +704,19 @@ mod tests {
             .unwrap();
         let expected = [("btts", 700), ("1x2", 701), ("1x2", 702), ("1x2", 703)];
         assert_eq!(
-            told(),
+            published(),
             expected.map(|(market, seq)| (market.to_owned(), seq))
         );
     }
 
+    /// If the store is ahead of the bus, its state is published as conflated, unless it is exactly
+    /// the update that the book starts for.
     #[actix_web::test]
-    async fn what_a_store_that_was_faster_holds_is_told_as_whole_where_it_is_the_first_change_only()
-    {
+    async fn store_ahead_of_bus_is_conflated() {
         let mut probe = probe_edges();
         Arc::get_mut(&mut probe.edges).unwrap().first_position = None;
-        // Of one event the very update that starts the book is in the store already, of the other
-        // the next one as well.
+        // For one event the store holds exactly the update that starts the book, for the other also
+        // the next one.
         probe.store.keep(MarketState {
             update: update(1, 5, 1),
             seq: 701,
@@ -728,7 +740,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_book_that_is_asked_for_takes_all_that_the_store_holds() {
+    async fn requested_book_loads_all_stored_state() {
         let probe = probe_edges();
         probe.store.keep(MarketState {
             update: update(1, 5, 1),
@@ -756,7 +768,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_store_that_is_down_does_not_hold_the_live_path_up() {
+    async fn store_outage_does_not_block_live_path() {
         let probe = probe_edges();
         probe
             .store
@@ -787,7 +799,7 @@ mod tests {
             .store
             .down
             .store(false, std::sync::atomic::Ordering::SeqCst);
-        // A store that failed is left in peace for a moment.
+        // A failed store is not read again for a moment.
         for _ in 0..500 {
             if let Ok(snapshot) = router.send(GetSnapshot(id(2))).await.unwrap() {
                 assert_eq!(snapshot.seq, 0);
@@ -799,7 +811,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_book_that_started_without_the_store_takes_over_what_it_holds_once_it_can() {
+    async fn book_loads_stored_state_after_outage() {
         let probe = probe_edges();
         probe
             .store
@@ -837,8 +849,9 @@ mod tests {
         panic!("not within 10 s");
     }
 
+    /// Idle books are dropped, and a request for an unknown event leaves no book.
     #[actix_web::test]
-    async fn idle_books_are_let_go_and_an_event_that_is_not_known_leaves_none() {
+    async fn idle_books_are_dropped() {
         let probe = probe_edges();
         let books = || probe.metrics.books.get();
         let router = BookRouter::new(probe.edges, Duration::from_millis(1)).start();
@@ -863,11 +876,12 @@ mod tests {
         assert_eq!(books(), 0);
         tokio::time::resume();
         let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
-        assert_eq!(snapshot.seq, 1, "it starts anew from the store");
+        assert_eq!(snapshot.seq, 1, "it restarts from the store");
     }
 
+    /// Books of revoked partitions are dropped, and restart when the partition is assigned again.
     #[actix_web::test]
-    async fn books_of_revoked_partitions_are_let_go_and_start_anew_when_the_partition_comes_back() {
+    async fn revoked_partition_drops_its_books() {
         let probe = probe_edges();
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
         router
@@ -883,7 +897,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(probe.metrics.books.get(), 1);
-        // Meanwhile another process took the market further.
+        // In the meantime another process applied a later revision.
         probe.store.keep(MarketState {
             update: update(1, 5, 1),
             seq: 1,
@@ -896,13 +910,14 @@ mod tests {
         assert_eq!(
             probe.metrics.rejected.with_label_values(&["older"]).get(),
             1,
-            "it took over what was stored"
+            "it loaded the stored state"
         );
     }
 
+    /// If a partition is assigned again and bus, cache and store have lost its state, sequence
+    /// numbers and prices still do not go backwards.
     #[actix_web::test]
-    async fn a_partition_that_comes_back_without_anyone_who_knows_it_does_not_take_numbers_or_prices_back()
-     {
+    async fn returning_partition_never_moves_prices_back() {
         let probe = probe_edges();
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
         router
@@ -910,7 +925,7 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        // The topic was made again, the cache was emptied, and the store has not come so far.
+        // The topic was recreated, the cache was emptied, and the store lags.
         router.send(PartitionsRevoked(vec![1])).await.unwrap();
         router
             .send(ApplyUpdates(vec![positioned(1, 4, 0), positioned(1, 6, 1)]))
@@ -921,7 +936,7 @@ mod tests {
             probe.metrics.rejected.with_label_values(&["older"]).get(),
             1
         );
-        let told: Vec<u64> = probe
+        let published: Vec<u64> = probe
             .told
             .lock()
             .unwrap()
@@ -929,9 +944,9 @@ mod tests {
             .map(|(_, seq)| *seq)
             .collect();
         assert_eq!(
-            told,
+            published,
             [701, 701, 702],
-            "what is known is told again, and then what is new"
+            "the held state is published again, then the new change"
         );
     }
 
@@ -942,7 +957,7 @@ mod tests {
         (probe, router, cache)
     }
 
-    fn told(event: u32, time: i64, seq: u64) -> Broadcast {
+    fn broadcast(event: u32, time: i64, seq: u64) -> Broadcast {
         Broadcast {
             update: update(event, time, 1),
             seq: Some(seq),
@@ -950,23 +965,24 @@ mod tests {
         }
     }
 
-    fn kept(event: u32, market: &str, time: i64, seq: u64) -> Vec<Arc<MarketState>> {
+    fn cached(event: u32, market: &str, time: i64, seq: u64) -> Vec<Arc<MarketState>> {
         let update = market_update(&format!("MATCH_{event:03}"), market, None, time, 1);
         vec![Arc::new(MarketState { update, seq })]
     }
 
+    /// A mirrored book publishes each change once, with the sequence number of its broadcast.
     #[actix_web::test]
-    async fn a_mirrored_book_tells_each_change_once_with_the_number_it_was_told_with() {
+    async fn mirror_publishes_each_broadcast_once() {
         let (probe, router, _) = mirror();
         let batch = vec![
-            told(1, 1, 10),
-            told(2, 1, 12),
-            told(1, 2, 11),
-            told(1, 1, 10),
+            broadcast(1, 1, 10),
+            broadcast(2, 1, 12),
+            broadcast(1, 2, 11),
+            broadcast(1, 1, 10),
         ];
         router.send(ApplyBroadcasts(batch)).await.unwrap().unwrap();
         router
-            .send(ApplyBroadcasts(vec![told(1, 3, 4)]))
+            .send(ApplyBroadcasts(vec![broadcast(1, 3, 4)]))
             .await
             .unwrap()
             .unwrap();
@@ -975,7 +991,7 @@ mod tests {
         assert_eq!(
             all,
             [10, 11, 12, 12].map(|seq| ("1x2".to_owned(), seq)),
-            "a number never goes back"
+            "a sequence number never decreases"
         );
         assert_eq!(
             probe.metrics.rejected.with_label_values(&["older"]).get(),
@@ -983,19 +999,23 @@ mod tests {
         );
     }
 
+    /// A mirrored book marks for each change separately whether earlier changes may be missing.
     #[actix_web::test]
-    async fn a_mirrored_book_tells_of_each_change_by_itself_whether_some_may_be_missing_before_it()
-    {
+    async fn mirror_marks_conflation_per_change() {
         let (probe, router, _) = mirror();
-        let told = vec![
+        let published = vec![
             Broadcast {
                 conflated: true,
-                ..told(1, 5, 701)
+                ..broadcast(1, 5, 701)
             },
-            told(1, 6, 702),
-            told(1, 7, 703),
+            broadcast(1, 6, 702),
+            broadcast(1, 7, 703),
         ];
-        router.send(ApplyBroadcasts(told)).await.unwrap().unwrap();
+        router
+            .send(ApplyBroadcasts(published))
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(
             probe
                 .told
@@ -1009,17 +1029,19 @@ mod tests {
         assert_eq!(*probe.conflated.lock().unwrap(), [701]);
     }
 
+    /// A mirrored book starts from the loaded state and loses no broadcast that arrives in the
+    /// meantime.
     #[actix_web::test]
-    async fn a_mirrored_book_starts_from_what_is_known_and_loses_nothing_that_is_told_meanwhile() {
+    async fn starting_mirror_loses_no_broadcast() {
         let (probe, router, cache) = mirror();
-        cache.write(kept(1, "1x2", 5, 20)).await.unwrap();
+        cache.write(cached(1, "1x2", 5, 20)).await.unwrap();
         probe.store.keep(MarketState {
             update: market_update("MATCH_001", "btts", None, 1, 1),
             seq: 3,
         });
-        // Both wait in the mailbox of the book while it reads.
-        let first = router.send(ApplyBroadcasts(vec![told(1, 5, 20)]));
-        let second = router.send(ApplyBroadcasts(vec![told(1, 6, 21)]));
+        // Both wait in the mailbox of the book while its state is loaded.
+        let first = router.send(ApplyBroadcasts(vec![broadcast(1, 5, 20)]));
+        let second = router.send(ApplyBroadcasts(vec![broadcast(1, 6, 21)]));
         let (first, second) = futures_util::future::join(first, second).await;
         first.unwrap().unwrap();
         second.unwrap().unwrap();
@@ -1041,15 +1063,16 @@ mod tests {
         assert_eq!(probe.told.lock().unwrap()[2..], [("btts".to_owned(), 22)]);
     }
 
+    /// A reload publishes the missed changes once and no older ones.
     #[actix_web::test]
-    async fn a_reload_tells_what_was_missed_once_and_nothing_older() {
+    async fn reload_publishes_missed_changes_once() {
         let (probe, router, cache) = mirror();
-        let batch = vec![told(1, 5, 20), told(2, 5, 30)];
+        let batch = vec![broadcast(1, 5, 20), broadcast(2, 5, 30)];
         router.send(ApplyBroadcasts(batch)).await.unwrap().unwrap();
         probe.told.lock().unwrap().clear();
-        cache.write(kept(1, "1x2", 9, 25)).await.unwrap();
-        cache.write(kept(2, "1x2", 4, 29)).await.unwrap();
-        cache.write(kept(2, "btts", 6, 31)).await.unwrap();
+        cache.write(cached(1, "1x2", 9, 25)).await.unwrap();
+        cache.write(cached(2, "1x2", 4, 29)).await.unwrap();
+        cache.write(cached(2, "btts", 6, 31)).await.unwrap();
         for _ in 0..2 {
             assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), []);
         }
@@ -1063,25 +1086,25 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn reload_reaches_read_under_way() {
+    async fn reload_reaches_read_in_flight() {
         let (probe, router, cache) = mirror();
         probe.store.held.lock().unwrap().push("MATCH_00");
         probe.store.keep(MarketState {
             update: update(1, 4, 1),
             seq: 3,
         });
-        let asked = [1, 2].map(|event| router.send(GetSnapshot(id(event))));
-        let asked = actix::spawn(join_all(asked));
+        let requested = [1, 2].map(|event| router.send(GetSnapshot(id(event))));
+        let requested = actix::spawn(join_all(requested));
         until("both are read", async || {
             probe.store.reads.load(Ordering::SeqCst) == 2
         })
         .await;
         // Both changes are missed, and the gap ends.
-        cache.write(kept(1, "1x2", 5, 20)).await.unwrap();
-        cache.write(kept(2, "1x2", 5, 30)).await.unwrap();
+        cache.write(cached(1, "1x2", 5, 20)).await.unwrap();
+        cache.write(cached(2, "1x2", 5, 30)).await.unwrap();
         assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), []);
         probe.store.held.lock().unwrap().clear();
-        let answers: Vec<_> = asked
+        let answers: Vec<_> = requested
             .await
             .unwrap()
             .into_iter()
@@ -1092,7 +1115,7 @@ mod tests {
         assert_eq!(
             answers[1],
             Err(ApplyError::NotLoaded(id(2))),
-            "not an event that does not exist"
+            "not reported as a nonexistent event"
         );
         until("the change is shown", async || {
             let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
@@ -1106,7 +1129,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn reload_of_some_forgets_those_alone() {
+    async fn partial_reload_forgets_only_its_events() {
         let (probe, router, _) = mirror();
         for event in [1, 2, 1, 2] {
             assert_eq!(
@@ -1138,16 +1161,16 @@ mod tests {
         assert_eq!(
             probe.store.reads.load(Ordering::SeqCst),
             3,
-            "the other is still known not to exist"
+            "the other event is still remembered as nonexistent"
         );
     }
 
-    /// A cache that takes a moment to read, and cannot read the events that are marked.
+    /// A cache with slow reads, which fail for the marked events.
     #[derive(Default)]
     struct SlowCache {
         reads: AtomicUsize,
-        under_way: AtomicUsize,
-        most: AtomicUsize,
+        in_flight_reads: AtomicUsize,
+        max_in_flight: AtomicUsize,
         unreadable: Mutex<Vec<EventId>>,
     }
 
@@ -1165,12 +1188,12 @@ mod tests {
             let (cache, event_id) = (self.0.clone(), event_id.clone());
             Box::pin(async move {
                 cache.reads.fetch_add(1, Ordering::SeqCst);
-                cache.most.fetch_max(
-                    cache.under_way.fetch_add(1, Ordering::SeqCst) + 1,
+                cache.max_in_flight.fetch_max(
+                    cache.in_flight_reads.fetch_add(1, Ordering::SeqCst) + 1,
                     Ordering::SeqCst,
                 );
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                cache.under_way.fetch_sub(1, Ordering::SeqCst);
+                cache.in_flight_reads.fetch_sub(1, Ordering::SeqCst);
                 if cache.unreadable.lock().unwrap().contains(&event_id) {
                     return Err(CacheError::Unavailable("test".to_owned()));
                 }
@@ -1190,30 +1213,33 @@ mod tests {
         }
     }
 
+    /// A bounded number of books reload at a time, and only the failed ones reload again.
     #[actix_web::test]
-    async fn some_books_at_a_time_are_read_anew_and_only_those_that_failed_are_again() {
+    async fn reloads_are_bounded_and_failures_repeated() {
         let cache = Arc::new(SlowCache::default());
         let probe = probe_edges_with(Arc::new(Slow(cache.clone())), true);
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
         let count = 8 * RELOADS_AT_ONCE;
-        let batch = (0..count as u32).map(|event| told(event, 1, 1)).collect();
+        let batch = (0..count as u32)
+            .map(|event| broadcast(event, 1, 1))
+            .collect();
         router.send(ApplyBroadcasts(batch)).await.unwrap().unwrap();
-        // Each book looks once more soon after its start.
-        until("all books have looked", async || {
+        // Each book loads its state once more soon after its start.
+        until("all books are loaded again", async || {
             cache.reads.load(Ordering::SeqCst) == 2 * count
         })
         .await;
-        until("and are done", async || {
-            cache.under_way.load(Ordering::SeqCst) == 0
+        until("no read is in flight", async || {
+            cache.in_flight_reads.load(Ordering::SeqCst) == 0
         })
         .await;
-        cache.most.store(0, Ordering::SeqCst);
+        cache.max_in_flight.store(0, Ordering::SeqCst);
         *cache.unreadable.lock().unwrap() = vec![id(7)];
         assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), [id(7)]);
-        // Those that have read look once more, beside the next ones.
-        assert!(cache.most.load(Ordering::SeqCst) <= 4 * RELOADS_AT_ONCE);
+        // Reloaded books load once more, concurrently with the next ones.
+        assert!(cache.max_in_flight.load(Ordering::SeqCst) <= 4 * RELOADS_AT_ONCE);
         cache.unreadable.lock().unwrap().clear();
-        until("they have looked", async || {
+        until("the books are loaded again", async || {
             cache.reads.load(Ordering::SeqCst) >= 4 * count - 1
         })
         .await;
@@ -1230,9 +1256,9 @@ mod tests {
         );
     }
 
+    /// A mirrored book that could not read the cache is stale until it can.
     #[actix_web::test]
-    async fn a_mirrored_book_that_could_not_read_the_cache_says_that_it_may_be_old_until_it_could()
-    {
+    async fn mirror_is_stale_until_cache_is_read() {
         let cache = Arc::new(SlowCache::default());
         *cache.unreadable.lock().unwrap() = vec![id(1)];
         let probe = probe_edges_with(Arc::new(Slow(cache.clone())), true);
@@ -1250,7 +1276,7 @@ mod tests {
                 .is_stale
         );
         cache.unreadable.lock().unwrap().clear();
-        until("it could", async || {
+        until("the cache is read", async || {
             !router
                 .send(GetSnapshot(id(1)))
                 .await
@@ -1262,13 +1288,13 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn mirrored_books_do_not_wait_for_a_store_that_is_down() {
+    async fn mirrors_do_not_wait_for_store() {
         let (probe, router, cache) = mirror();
         probe
             .store
             .down
             .store(true, std::sync::atomic::Ordering::SeqCst);
-        cache.write(kept(1, "1x2", 5, 20)).await.unwrap();
+        cache.write(cached(1, "1x2", 5, 20)).await.unwrap();
         assert_eq!(
             router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq,
             20
@@ -1279,7 +1305,7 @@ mod tests {
         );
         assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), []);
         router
-            .send(ApplyBroadcasts(vec![told(1, 6, 21)]))
+            .send(ApplyBroadcasts(vec![broadcast(1, 6, 21)]))
             .await
             .unwrap()
             .unwrap();
@@ -1289,13 +1315,12 @@ mod tests {
         );
     }
 
+    /// Books that have read the cache do not read it again while the store is down.
     #[rstest::rstest]
-    #[case::of_a_processor(false)]
+    #[case::processor(false)]
     #[case::mirrored(true)]
     #[actix_web::test]
-    async fn books_that_know_the_cache_ask_it_no_more_for_as_long_as_the_store_is_down(
-        #[case] is_mirror: bool,
-    ) {
+    async fn store_outage_causes_no_cache_rereads(#[case] is_mirror: bool) {
         let cache = Arc::new(SlowCache::default());
         let probe = probe_edges_with(Arc::new(Slow(cache.clone())), is_mirror);
         probe.store.down.store(true, Ordering::SeqCst);
@@ -1305,23 +1330,23 @@ mod tests {
             1
         );
         let failed = || probe.metrics.errors.with_label_values(&["hydrate"]).get();
-        until("it has asked the store often", async || failed() >= 4).await;
-        // Once when it started, and a mirrored book once more when it looked for what lies behind
-        // the cache.
-        let (reads, told) = (
+        until("the store was tried often", async || failed() >= 4).await;
+        // Once at the start; a mirrored book reads once more when it looks for state beyond the
+        // cache.
+        let (reads, published) = (
             cache.reads.load(Ordering::SeqCst),
             probe.told.lock().unwrap().len(),
         );
         assert!(
-            reads <= 1 + usize::from(is_mirror) && told == 1,
-            "{reads} reads, told {told} times"
+            reads <= 1 + usize::from(is_mirror) && published == 1,
+            "{reads} reads, published {published} times"
         );
         probe.store.keep(MarketState {
             update: market_update("MATCH_001", "btts", None, 1, 1),
             seq: 3,
         });
         probe.store.down.store(false, Ordering::SeqCst);
-        until("it has looked", async || {
+        until("the stored market is loaded", async || {
             router
                 .send(GetSnapshot(id(1)))
                 .await
@@ -1345,16 +1370,16 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_book_that_ended_in_the_middle_is_an_error_and_starts_anew() {
+    async fn stopped_book_is_an_error_and_restarts() {
         let probe = probe_edges();
         let mut router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60));
         let gone = id(1);
-        let known = probe
+        let loaded = probe
             .edges
             .source
             .load(&gone, ReplayBoundary::NOTHING, ReadPriority::Live)
             .await;
-        let address = OddsBook::new(id(1), probe.edges, ReplayBoundary::NOTHING, known).start();
+        let address = OddsBook::new(id(1), probe.edges, ReplayBoundary::NOTHING, loaded).start();
         router.books.insert(
             gone.clone(),
             Entry {
@@ -1382,13 +1407,13 @@ mod tests {
         assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 1)]);
     }
 
-    /// Ids that no event has, each once.
+    /// Distinct ids of nonexistent events.
     fn unknown_ids(count: usize) -> impl Iterator<Item = EventId> {
         (0..count).map(|n| EventId::new(&format!("UNKNOWN_{n}")).unwrap())
     }
 
     #[rstest::rstest]
-    #[case::of_a_processor(false)]
+    #[case::processor(false)]
     #[case::mirrored(true)]
     #[actix_web::test]
     async fn unknown_flood_does_not_delay_updates(#[case] is_mirror: bool) {
@@ -1404,10 +1429,10 @@ mod tests {
             probe.refused.get() >= 190
         })
         .await;
-        // None of the reads of the flood ends before the update is applied.
+        // No read of the flood completes before the update is applied.
         if is_mirror {
             router
-                .send(ApplyBroadcasts(vec![told(1, 1, 1)]))
+                .send(ApplyBroadcasts(vec![broadcast(1, 1, 1)]))
                 .await
                 .unwrap()
                 .unwrap();
@@ -1428,9 +1453,9 @@ mod tests {
                 .len(),
             1
         );
-        // Neither does a known event that a client asked for first.
+        // An existing event that a client requested first is not delayed either.
         probe.store.held.lock().unwrap().push("MATCH_002");
-        let asked = router.send(GetSnapshot(id(2)));
+        let requested = router.send(GetSnapshot(id(2)));
         probe
             .store
             .held
@@ -1443,7 +1468,7 @@ mod tests {
             .unwrap()
             .unwrap();
         assert!(matches!(
-            asked.await.unwrap(),
+            requested.await.unwrap(),
             Ok(_) | Err(ApplyError::Busy(_))
         ));
         probe.store.held.lock().unwrap().clear();
@@ -1452,7 +1477,7 @@ mod tests {
             .iter()
             .filter(|answer| matches!(answer, Ok(Err(ApplyError::Busy(_)))))
             .count();
-        assert!(busy >= 190, "{busy} were refused, and the others answered");
+        assert!(busy >= 190, "{busy} were rejected, the others were served");
         assert!(
             probe.store.reads.load(Ordering::SeqCst) <= 16,
             "the queue bounds the reads"
@@ -1460,11 +1485,11 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn update_overtakes_read_of_client() {
+    async fn update_overtakes_client_read() {
         let probe = probe_edges();
         probe.store.held.lock().unwrap().push("UNKNOWN");
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
-        // Both turns of the clients are taken, and a third client waits for one.
+        // Both read slots of the clients are taken, and a third client waits.
         let flood: Vec<_> = unknown_ids(2)
             .map(|id| router.send(GetSnapshot(id)))
             .collect();
@@ -1472,14 +1497,14 @@ mod tests {
             probe.store.reads.load(Ordering::SeqCst) == 2
         })
         .await;
-        let asked = router.send(GetSnapshot(id(1)));
+        let requested = router.send(GetSnapshot(id(1)));
         router
             .send(ApplyUpdates(vec![positioned(1, 1, 0)]))
             .await
             .unwrap()
             .unwrap();
         assert_eq!(
-            asked.await.unwrap().unwrap().markets.len(),
+            requested.await.unwrap().unwrap().markets.len(),
             1,
             "answered by the book that started"
         );
@@ -1519,20 +1544,20 @@ mod tests {
                 .markets
                 .len(),
             1,
-            "known at once"
+            "shown at once"
         );
     }
 
     #[actix_web::test]
-    async fn many_askers_share_one_read() {
+    async fn concurrent_requests_share_one_read() {
         let probe = probe_edges();
         probe.store.keep(MarketState {
             update: update(1, 5, 1),
             seq: 7,
         });
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
-        let asking: Vec<_> = (0..500).map(|_| router.send(GetSnapshot(id(1)))).collect();
-        for answer in join_all(asking).await {
+        let requests: Vec<_> = (0..500).map(|_| router.send(GetSnapshot(id(1)))).collect();
+        for answer in join_all(requests).await {
             assert_eq!(answer.unwrap().unwrap().seq, 7);
         }
         assert_eq!(
@@ -1545,7 +1570,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn hanging_read_holds_up_one_event() {
+    async fn hanging_read_blocks_one_event() {
         let probe = probe_edges();
         probe.store.held.lock().unwrap().push("MATCH_001");
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
@@ -1559,23 +1584,23 @@ mod tests {
         probe.store.held.lock().unwrap().clear();
         first.await.unwrap().unwrap();
         second.await.unwrap().unwrap();
-        let told = probe.told.lock().unwrap().clone();
+        let published = probe.told.lock().unwrap().clone();
         assert_eq!(
-            told[2..],
+            published[2..],
             [("1x2".to_owned(), 1), ("1x2".to_owned(), 3)],
             "in order"
         );
     }
 
     #[actix_web::test]
-    async fn made_up_events_delay_no_suspension() {
+    async fn nonexistent_events_delay_no_suspension() {
         let (probe, router, _) = mirror();
         probe.store.held.lock().unwrap().push("MATCH_0");
-        let made_up = (1..=50).map(|event| told(event, 1, 1)).collect();
+        let made_up = (1..=50).map(|event| broadcast(event, 1, 1)).collect();
         let flood = router.send(ApplyBroadcasts(made_up));
-        // No store read ends before.
+        // No store read completes before this.
         router
-            .send(ApplyBroadcasts(vec![told(60, 1, 1)]))
+            .send(ApplyBroadcasts(vec![broadcast(60, 1, 1)]))
             .await
             .unwrap()
             .unwrap();
@@ -1584,12 +1609,12 @@ mod tests {
         probe.store.held.lock().unwrap().clear();
         assert!(
             reads <= 2,
-            "{reads} reads, and only books that look for the rest do"
+            "{reads} reads, only of books that load the rest"
         );
     }
 
     #[actix_web::test]
-    async fn live_read_that_hangs_is_given_up() {
+    async fn hanging_live_read_times_out() {
         let probe = probe_edges();
         probe.store.held.lock().unwrap().push("MATCH_001");
         let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();

@@ -1,7 +1,7 @@
-//! Loads the state of a book: from the later of the hot copy and the store, market by market.
+//! Loads the state of a book: for each market, the later of the cached and the stored state.
 //!
-//! Reads of the live path, of clients' requests and of running books wait in separate lanes:
-//! nobody's question delays an update.
+//! Reads for the live path, for client requests and for running books have separate limits, so that
+//! client requests never delay an update.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,29 +22,30 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::BookMetrics;
 
-/// Concurrent store reads of books that start for an update.
+/// Concurrent store reads for books that start for an update.
 const LIVE_READS: usize = 4;
-/// Concurrent store reads of running books that load their state again.
+/// Concurrent store reads for running books that reload their state.
 const BACKGROUND_READS: usize = 2;
-/// A store read of the live path that takes longer, with the wait for its turn, counts as failed:
-/// the book starts without the store and loads the rest later, as it does while the store is down.
+/// Time limit for a store read of the live path, including the wait for its turn. A longer read
+/// counts as failed: the book starts without the store and loads the rest later, as it does while
+/// the store is down.
 const LIVE_READ_LIMIT: Duration = Duration::from_secs(1);
-/// After a failed read, the store is read again only after this pause.
+/// Pause after a failed store read before the next one.
 const STORE_PAUSE: Duration = Duration::from_millis(900);
 
-/// How often a cause of reads that fail is logged.
+/// Minimum interval between log lines about the same cause of failed reads.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Which reads a store read waits behind.
+/// Which limit applies to a store read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadPriority {
     /// Books that start for an update or a broadcast.
     Live,
-    /// Running books that load their state again.
+    /// Running books that reload their state.
     Background,
 }
 
-/// Loads the state of books.
+/// Loads the state of books from the cache and the store.
 pub struct BookSource {
     cache: Arc<dyn OddsCache>,
     store: Arc<dyn Store>,
@@ -57,11 +58,11 @@ pub struct BookSource {
     metrics: BookMetrics,
 }
 
-/// A store that failed is left alone for a moment: books that start meanwhile start without it at
-/// once, so that the live path does not wait once per book for a store that is down.
+/// Skips store reads for a moment after a failure: books that start in this time start without the
+/// store at once, so the live path does not wait once per book for a store that is down.
 #[derive(Default)]
 struct RetryGate {
-    /// The error, and when it occurred.
+    /// The error and when it occurred.
     last: Mutex<Option<(String, Instant)>>,
 }
 
@@ -70,7 +71,7 @@ impl RetryGate {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last error, if it is too early to read again.
+    /// The last error, if the pause after it is not over.
     fn too_early(&self) -> Option<String> {
         let last = self.last();
         last.as_ref()
@@ -95,14 +96,14 @@ pub struct ReplayBoundary {
 }
 
 impl ReplayBoundary {
-    /// Everything is loaded.
+    /// No boundary: all state is loaded.
     pub const NOTHING: ReplayBoundary = ReplayBoundary {
         beyond: u64::MAX,
         always: true,
     };
 
-    /// `next_position`: the bus position of the update that the book starts for; in a mirror, the
-    /// number below the broadcast's. `None` if a client asks for the book.
+    /// `next_position` is the bus position of the update that the book starts for; in a mirror, the
+    /// sequence number before that of the broadcast. `None` if a client requests the book.
     pub fn from(next_position: Option<u64>, always: bool) -> ReplayBoundary {
         ReplayBoundary {
             beyond: next_position.unwrap_or(u64::MAX),
@@ -110,7 +111,7 @@ impl ReplayBoundary {
         }
     }
 
-    /// The number of the update that the book starts for.
+    /// The sequence number of the update that the book starts for.
     pub fn next(self) -> Option<u64> {
         self.beyond.checked_add(1)
     }
@@ -126,27 +127,28 @@ impl ReplayBoundary {
 
 /// The loaded state of an event.
 pub struct LoadedState {
-    /// The states, of each market those of the cache and of the store.
+    /// The states; a market may have one from the cache and one from the store.
     pub states: Vec<Arc<MarketState>>,
     /// Whether the cache could be read.
     pub is_cache_read: bool,
-    /// Whether it could not because the entry of this event is damaged.
+    /// Whether the cache could not be read because the entry of this event is damaged.
     pub is_damaged: bool,
     /// Whether an empty result means that the event does not exist.
     pub is_complete: bool,
     is_store_asked: bool,
-    /// The largest number that cache and store hold of the event. The store may be ahead of the
-    /// cache.
+    /// The highest sequence number that the cache and the store hold for the event. The store may
+    /// be ahead of the cache.
     pub read_seq: u64,
 }
 
 impl LoadedState {
-    /// Something may have changed since it was read: it counts as old, and is read again at once.
+    /// Marks the state as outdated, because it may have changed since it was read. It is loaded
+    /// again at once.
     pub fn read_again(&mut self) {
         (self.is_complete, self.is_cache_read, self.is_store_asked) = (false, false, false);
     }
 
-    /// When to load again, if something is missing.
+    /// The delay before the next load, or `None` if nothing is missing.
     pub fn next_look(&self, after_failure: Duration) -> Option<Duration> {
         let delay = if self.is_store_asked {
             after_failure
@@ -158,7 +160,8 @@ impl LoadedState {
 }
 
 impl BookSource {
-    /// Reads from `cache` and `store`; `clients` bounds the reads for clients.
+    /// Creates a source that reads from `cache` and `store`; `clients` limits the reads for
+    /// clients.
     pub fn new(
         cache: Arc<dyn OddsCache>,
         store: Arc<dyn Store>,
@@ -178,13 +181,13 @@ impl BookSource {
         }
     }
 
-    /// Takes no state beyond `limits`: one that an earlier version kept must not shut out every
-    /// true update.
+    /// Ignores states outside `limits`: an implausible state kept by an earlier version must not
+    /// reject every valid update.
     pub fn within(self, limits: Plausibility) -> BookSource {
         BookSource { limits, ..self }
     }
 
-    /// Leaves out states beyond the limits.
+    /// Removes states outside the limits.
     fn plausible(
         &self,
         event_id: &EventId,
@@ -209,13 +212,13 @@ impl BookSource {
         states
     }
 
-    /// The bound of clients' reads, and the events that are known not to exist.
+    /// The limiter of client reads, which also holds the events found not to exist.
     pub fn clients(&self) -> &ClientReads {
         &self.clients
     }
 
-    /// The state of an event, except what is left to the bus. Failed reads are skipped: the live
-    /// path does not wait for a cache or a store that is down.
+    /// Loads the state of an event, except for the part that is left to the bus. Failed reads are
+    /// skipped: the live path does not wait for a cache or a store that is down.
     pub async fn load(
         &self,
         event_id: &EventId,
@@ -227,10 +230,10 @@ impl BookSource {
         self.merge(hot, stored, left)
     }
 
-    /// The state of an event of a mirrored book. Unless `is_store_wanted`, the cache is enough if
-    /// it holds the event, and for the live path if it can be read: a flood of broadcasts of events
-    /// that do not exist must not become a flood of store reads before true ones. The book then
-    /// loads the rest later.
+    /// Loads the state of a mirrored book. Unless `is_store_wanted`, the cache is enough if it
+    /// holds the event or, on the live path, if it can be read: a flood of broadcasts for
+    /// nonexistent events must not become a flood of store reads that delays valid ones. The book
+    /// then loads the rest later.
     pub async fn load_mirrored(
         &self,
         event_id: &EventId,
@@ -248,8 +251,8 @@ impl BookSource {
         merge_mirrored(hot, stored, left)
     }
 
-    /// The state of an event that a client asks for. Waits for a turn among the clients' reads; an
-    /// error if there is none in time.
+    /// Loads the state of an event that a client requests. Waits for a turn among the client reads
+    /// and fails if none is free in time.
     pub async fn load_for_client(
         &self,
         event_id: &EventId,
@@ -291,8 +294,9 @@ impl BookSource {
         }
     }
 
-    /// Whether loading again may find more. While the store is down and the cache was read there is
-    /// nothing to find, and all books would read the cache and publish their state again and again.
+    /// Whether loading again may return more. If the store is down and the cache was read, nothing
+    /// more can be loaded; without this check all books would read the cache and publish their
+    /// state over and over.
     pub async fn may_know_more(&self, event_id: &EventId, is_cache_read: bool) -> bool {
         let is_store_down = self.outage.last().is_some();
         !is_cache_read
@@ -300,7 +304,7 @@ impl BookSource {
             || self.load_stored(event_id, ReadPriority::Background).await.1
     }
 
-    /// What the cache holds.
+    /// Reads the cached state of an event.
     pub async fn load_hot(&self, event_id: &EventId) -> Hot {
         match self.cache.read_book(event_id).await {
             Ok(states) => Hot {
@@ -308,7 +312,7 @@ impl BookSource {
                 is_read: true,
                 is_damaged: false,
             },
-            // This event alone: it counts as old until a processor has written its entry again.
+            // Only this event is affected: it counts as stale until a processor rewrites its entry.
             Err(CacheError::Damaged {
                 readable, problem, ..
             }) => {
@@ -336,15 +340,21 @@ impl BookSource {
         let (_turn, deadline): (Option<SemaphorePermit<'_>>, _) = match lane {
             ReadPriority::Live => match timeout_at(deadline, self.live.acquire()).await {
                 Ok(turn) => (turn.ok(), Some(deadline)),
-                // The store may answer, only not so many at once.
-                Err(_) => return self.skip("store", event_id, &"no turn to read in time"),
+                // The store may be available and only busy, so this does not count as an outage.
+                Err(_) => {
+                    return self.skip(
+                        "store",
+                        event_id,
+                        &"timed out waiting for a store read slot",
+                    );
+                }
             },
             ReadPriority::Background => (self.background.acquire().await.ok(), None),
         };
         self.read_store(event_id, deadline).await
     }
 
-    /// Reads the store, which the reads before this one may have found to be down.
+    /// Reads the store, unless another read has just found it to be down.
     async fn read_store(&self, event_id: &EventId, deadline: Option<tokio::time::Instant>) -> Read {
         if let Some(why) = self.outage.too_early() {
             return self.skip("store", event_id, &why);
@@ -373,21 +383,21 @@ impl BookSource {
     }
 
     fn log_skipped(&self, cause: &'static str, event_id: &EventId, error: &dyn std::fmt::Display) {
-        debug!(event = event_id.as_str(); "book goes on without what could not be read: {error}");
+        debug!(event = event_id.as_str(); "book continues without the state that could not be read: {error}");
         if let Some(repeated) = self.failures.check(cause) {
-            warn!(event = event_id.as_str(), repeated; "books go on without what could not be read: {error}");
+            warn!(event = event_id.as_str(), repeated; "books continue without the state that could not be read: {error}");
         }
     }
 }
 
-/// States, and whether they could be read.
+/// States and whether they could be read.
 type Read = (Vec<Arc<MarketState>>, bool);
 
 fn largest_seq(states: &[Arc<MarketState>]) -> u64 {
     states.iter().map(|state| state.seq).max().unwrap_or(0)
 }
 
-/// What the cache holds of an event.
+/// The cached state of an event.
 pub struct Hot {
     /// The states.
     pub states: Vec<Arc<MarketState>>,
@@ -397,13 +407,14 @@ pub struct Hot {
 }
 
 impl Hot {
-    /// The largest number among the states.
+    /// The highest sequence number among the states.
     pub fn largest_seq(&self) -> u64 {
         largest_seq(&self.states)
     }
 }
 
-/// What is newer than the broadcast is published after it.
+/// Uses the cached state alone. States later than the broadcast are left out, because their own
+/// broadcasts follow.
 fn only_hot(mut hot: Hot, left: ReplayBoundary) -> LoadedState {
     let read_seq = hot.largest_seq();
     hot.states.retain(|state| !left.leaves(state, &[]));
@@ -417,8 +428,8 @@ fn only_hot(mut hot: Hot, left: ReplayBoundary) -> LoadedState {
     }
 }
 
-/// The store may be ahead of what was published: changes of the markets in the cache come by
-/// broadcast, one by one.
+/// Uses stored state only for markets that the cache does not hold: the store may be ahead of the
+/// broadcasts, which deliver the changes of cached markets one by one.
 fn merge_mirrored(
     hot: Hot,
     (mut stored, is_store_read): Read,
@@ -453,19 +464,22 @@ mod tests {
     use crate::actors::testing::probe_edges;
 
     #[actix_web::test]
-    async fn wait_for_turn_is_bounded() {
+    async fn wait_for_read_slot_is_bounded() {
         let probe = probe_edges();
         let (source, event) = (&probe.edges.source, EventId::new("E").unwrap());
         let turns = source.live.acquire_many(LIVE_READS as u32).await.unwrap();
         let loading = source.load(&event, ReplayBoundary::NOTHING, ReadPriority::Live);
-        let known = tokio::time::timeout(10 * LIVE_READ_LIMIT, loading)
+        let loaded = tokio::time::timeout(10 * LIVE_READ_LIMIT, loading)
             .await
             .unwrap();
-        assert!(!known.is_complete);
+        assert!(!loaded.is_complete);
         drop(turns);
-        let known = source
+        let loaded = source
             .load(&event, ReplayBoundary::NOTHING, ReadPriority::Live)
             .await;
-        assert!(known.is_complete, "the wait says nothing against the store");
+        assert!(
+            loaded.is_complete,
+            "the timed-out wait does not count as an outage"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Feeds the books of an `odds` process with what other processes tell, and says when that may be
-//! incomplete.
+//! Feeds the books of an `odds` process with the changes that other processes publish, and reports
+//! when they may be incomplete.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,74 +18,76 @@ use crate::runtime::feed_health::FeedState;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 use crate::telemetry::metrics::OddsMetrics;
 
-/// Hydration that could not be read again are tried again after this.
+/// Delay before books that could not be reloaded are reloaded again.
 const RELOAD_DELAY: Duration = Duration::from_millis(200);
-/// Batches that may be in work before the next one is heard: a batch of an event that takes long
-/// does not hold up others.
+/// Batches that may be in flight before the next one is received: a slow batch of one event does
+/// not block others.
 const BATCHES_AT_ONCE: usize = 16;
-/// A batch whose book ended in the middle is applied again: the book starts anew, and takes each
-/// change once.
-const TRIES: usize = 3;
-/// It is logged so often at most that changes are not applied.
+/// Attempts per batch. If a book stops before it replies, the batch is sent again: the book
+/// restarts and applies each change once.
+const MAX_ATTEMPTS: usize = 3;
+/// Limits the log lines about changes that are not applied.
 static NOT_APPLIED: LogLimit = LogLimit::every(Duration::from_secs(10));
 
-/// Hydration of refused broadcasts are read again after this, together.
+/// Delay before the books of rejected broadcasts are reloaded together.
 const SUSPECT_PAUSE: Duration = Duration::from_secs(1);
-/// The most events that wait for it; a refused broadcast of one more changes nothing.
+/// Maximum number of events that wait for this reload. Rejected broadcasts of further events have
+/// no effect.
 const MAX_SUSPECTS: usize = 64;
 
-/// Whom the listener talks to.
+/// The actors that the listener sends to.
 pub struct ListenerEdges {
-    /// To the books.
+    /// The router, for broadcasts.
     pub apply: Recipient<InOrder<ApplyBroadcasts>>,
-    /// To the books.
+    /// The router, for reloads.
     pub reload: Recipient<ReloadBooks>,
-    /// To the registry.
+    /// The registry.
     pub feed: Recipient<FeedChanged>,
 }
 
-/// The actor that listens.
+/// Receives broadcasts and passes them to the books.
 pub struct BroadcastListener {
-    /// Away while something is waited for.
+    /// `None` while a receive is in flight.
     broadcasts: Option<Box<dyn BroadcastStream>>,
     edges: Arc<ListenerEdges>,
     state: Arc<FeedState>,
-    /// Where no processor is heard for so long, what is shown may be stale.
+    /// If no processor is heard for this long, prices may be stale.
     stale_after: Duration,
-    /// Which loss or return was the last: what was begun before it says nothing of now.
+    /// Number of losses and recoveries. The result of work that started in an earlier turn says
+    /// nothing about the present.
     turn: u64,
-    /// Whether the channel is heard.
+    /// Whether the channel is subscribed.
     is_listening: bool,
-    /// When a processor was heard last; none where none was since the last loss.
+    /// When a processor was last heard; `None` if none was since the last loss.
     heard: Option<Instant>,
     hydration: Hydration,
-    /// Events of refused broadcasts, whose books are read again.
+    /// Events of rejected broadcasts, whose books are to be reloaded.
     suspects: BTreeSet<EventId>,
-    /// Whether it was never live.
+    /// Whether the feed has never been live.
     is_new: bool,
-    /// Whether a heartbeat of our own deployment was ever heard. From then on nothing else is a
-    /// sign of life: a message that names no deployment may come from another one.
+    /// Whether a heartbeat of our own deployment was ever received. From then on only those count
+    /// as signs of life: a message that names no deployment may come from another one.
     has_own: bool,
-    /// Batches in work.
+    /// Batches in flight.
     in_work: usize,
     log: FaultLog,
     metrics: OddsMetrics,
 }
 
-/// How the books stand to what was told.
+/// Whether the books are up to date with the broadcasts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hydration {
-    /// They may have missed something.
+    /// They may have missed changes.
     Stale,
-    /// They read what they may have missed.
+    /// They are reloading the state that they may have missed.
     Loading,
-    /// They have read it, and are told everything since.
+    /// They have reloaded and receive every later change.
     Current,
 }
 
 impl BroadcastListener {
-    /// Feeds the books behind `edges`, and keeps `state`: live while some processor is heard at
-    /// least every `stale_after`.
+    /// Feeds the books behind `edges` and updates `state`: the feed is live while some processor is
+    /// heard at least every `stale_after`.
     pub fn new(
         broadcasts: Box<dyn BroadcastStream>,
         edges: ListenerEdges,
@@ -115,23 +117,23 @@ impl BroadcastListener {
         let Some(mut broadcasts) = self.broadcasts.take() else {
             return;
         };
-        let silence = self.heard.map(|at| at + self.stale_after);
-        let hearing = async move {
+        let deadline = self.heard.map(|at| at + self.stale_after);
+        let receiving = async move {
             let next = broadcasts.next();
-            let heard = match silence {
-                Some(silence) => timeout_at(silence, next).await.ok(),
+            let heard = match deadline {
+                Some(deadline) => timeout_at(deadline, next).await.ok(),
                 None => Some(next.await),
             };
             (heard, broadcasts)
         };
         context.spawn(
-            hearing
+            receiving
                 .into_actor(self)
                 .map(|(heard, broadcasts), listener, context| {
                     listener.broadcasts = Some(broadcasts);
                     match heard {
                         Some(heard) => listener.on_heard(heard, context),
-                        // It was heard, or lost, meanwhile.
+                        // A processor was heard, or the feed was lost, in the meantime.
                         None if listener
                             .heard
                             .is_none_or(|at| at.elapsed() < listener.stale_after) =>
@@ -152,14 +154,14 @@ impl BroadcastListener {
         match heard {
             BroadcastEvent::Changes(changes) => {
                 self.metrics.broadcasts.inc_by(changes.len() as u64);
-                // A processor of ours says by itself that it follows the bus, and stays silent if
-                // it is behind. One event's change says nothing of the others. The original has
-                // nothing but its changes.
+                // Our own processors send heartbeats while they keep up with the bus, and none if
+                // they lag. A change of one event says nothing about the others. The original
+                // program sends only changes.
                 if !self.has_own && changes.iter().any(|change| change.seq.is_none()) {
                     self.sign_of_life(context);
                 }
                 self.apply(changes, context);
-                // With as much in work as may be, the next is heard when one is done.
+                // At the limit, the next event is received after a batch is done.
                 if self.in_work < BATCHES_AT_ONCE {
                     self.listen(context);
                 }
@@ -190,9 +192,9 @@ impl BroadcastListener {
                 self.lose(&why, context);
             }
             BroadcastEvent::Ended(why) => {
-                error!("broadcasts cannot be heard any more: {why}");
+                error!("broadcast subscription ended: {why}");
                 self.state.set_lost(&why);
-                // Once in a life. The platform's watch over its actors ends the process.
+                // Happens at most once; the platform monitors its actors and stops the process.
                 self.edges.feed.do_send(FeedChanged(FeedStatus::Stale));
                 context.stop();
             }
@@ -200,7 +202,7 @@ impl BroadcastListener {
                 self.turn += 1;
                 self.is_listening = true;
                 self.reload(None, context);
-                // What is told meanwhile comes to each book behind the order to read again.
+                // Changes received in the meantime reach each book after the reload request.
                 self.listen(context);
             }
         }
@@ -209,22 +211,22 @@ impl BroadcastListener {
     fn apply(&mut self, changes: Vec<Broadcast>, context: &mut Context<Self>) {
         self.in_work += 1;
         let turn = self.turn;
-        // At once, so that batches come to the books in their order.
+        // Sent immediately, so that batches reach the books in order.
         let first = InOrder::send(&self.edges.apply, ApplyBroadcasts(changes.clone()));
         let applying = apply(self.edges.clone(), first, changes, self.stale_after).into_actor(self);
         context.spawn(applying.map(move |applied, listener, context| {
             listener.in_work -= 1;
             match applied {
-                // The next sign of life has the books read what they did not take.
+                // The next sign of life reloads the books.
                 Err(why) if listener.turn == turn => listener.lose(&why, context),
-                // What was lost before a loss that followed is read with that.
+                // After a later loss, the reload covers this batch too.
                 Ok(()) | Err(_) => listener.listen(context),
             }
         }));
     }
 
-    /// Some processor follows the bus. The first sign after a silence: then the books are read
-    /// again, unless they are already.
+    /// A processor keeps up with the bus. The first sign of life after a loss reloads the books,
+    /// unless they are reloaded or reloading already.
     fn sign_of_life(&mut self, context: &mut Context<Self>) {
         if !self.is_listening {
             return;
@@ -237,8 +239,8 @@ impl BroadcastListener {
         }
     }
 
-    /// Has the books of these events read the hot copy, all of them together and at most once a
-    /// pause: a flood of refused messages must not become a flood of reads.
+    /// Reloads the books of these events from the cache, all together and at most once per pause: a
+    /// flood of rejected messages must not become a flood of reads.
     fn suspect(&mut self, events: BTreeSet<EventId>, context: &mut Context<Self>) {
         let is_due = self.suspects.is_empty();
         for event in events {
@@ -249,55 +251,55 @@ impl BroadcastListener {
         if is_due && !self.suspects.is_empty() {
             context.run_later(SUSPECT_PAUSE, |listener, context| {
                 let suspects = std::mem::take(&mut listener.suspects).into_iter().collect();
-                let reading = listener.edges.reload.send(ReloadBooks(Some(suspects)));
-                // One that cannot be read now is read when the connection is back.
-                context.spawn(reading.into_actor(listener).map(|_, _, _| ()));
+                let reloading = listener.edges.reload.send(ReloadBooks(Some(suspects)));
+                // A book that cannot be reloaded now is reloaded when the connection is back.
+                context.spawn(reloading.into_actor(listener).map(|_, _, _| ()));
             });
         }
     }
 
-    /// What is shown may be stale from now on.
+    /// From now on prices may be stale.
     fn lose(&mut self, why: &str, context: &mut Context<Self>) {
         self.turn += 1;
         self.heard = None;
         self.hydration = Hydration::Stale;
         self.metrics.broadcast_losses.inc();
         if let Some(repeated) = self.log.failed(why) {
-            warn!(repeated; "broadcasts are lost, what is shown may be stale: {why}");
+            warn!(repeated; "broadcasts lost, prices may be stale: {why}");
         }
         self.state.set_lost(why);
-        self.tell(FeedStatus::Stale, context);
+        self.notify_then_listen(FeedStatus::Stale, context);
     }
 
-    /// What is shown is how it is.
+    /// Prices are up to date.
     fn live(&mut self, context: &mut Context<Self>) {
         if self.log.recovered() || std::mem::take(&mut self.is_new) {
-            info!("broadcasts are heard, and every book is up to date");
+            info!("broadcasts received, all books are up to date");
         }
         self.state.set_live();
         let edges = self.edges.clone();
-        let telling = async move { edges.feed.send(FeedChanged(FeedStatus::Live)).await };
-        context.spawn(telling.into_actor(self).map(|_, _, _| ()));
+        let notifying = async move { edges.feed.send(FeedChanged(FeedStatus::Live)).await };
+        context.spawn(notifying.into_actor(self).map(|_, _, _| ()));
     }
 
-    /// Tells the registry how the feed stands, and only then hears on: every loss is told before
-    /// the return.
-    fn tell(&self, status: FeedStatus, context: &mut Context<Self>) {
+    /// Notifies the registry of the feed status and only then receives the next event, so that
+    /// every loss is published before the recovery.
+    fn notify_then_listen(&self, status: FeedStatus, context: &mut Context<Self>) {
         let edges = self.edges.clone();
-        let telling = async move {
-            // Without the registry nobody is to be told; the platform's watch over its actors ends
-            // the process.
+        let notifying = async move {
+            // Without the registry nobody can be notified; the platform monitors its actors and
+            // stops the process.
             let _ = edges.feed.send(FeedChanged(status)).await;
         };
         context.spawn(
-            telling
+            notifying
                 .into_actor(self)
                 .map(|(), listener, context| listener.listen(context)),
         );
     }
 
-    /// Has these books, or all, read again. When all have told what they missed, and a processor is
-    /// heard, the feed is live.
+    /// Reloads these books, or all. When all have published the changes they missed and a processor
+    /// is heard, the feed is live.
     fn reload(&mut self, which: Option<Vec<EventId>>, context: &mut Context<Self>) {
         self.hydration = Hydration::Loading;
         let turn = self.turn;
@@ -309,15 +311,15 @@ impl BroadcastListener {
                     if listener.turn != turn {
                         return;
                     }
-                    let (behind, why) = match reloaded {
-                        Ok(behind) => {
-                            let first = behind.first().cloned();
+                    let (failed, why) = match reloaded {
+                        Ok(failed) => {
+                            let first = failed.first().cloned();
                             (
-                                Some(behind),
+                                Some(failed),
                                 first.map(|first| ApplyError::NotLoaded(first).to_string()),
                             )
                         }
-                        // Not known which: the same again.
+                        // The failed books are unknown, so the same ones are reloaded again.
                         Err(error) => (
                             which,
                             Some(ApplyError::RouterEnded(error.to_string()).to_string()),
@@ -335,7 +337,7 @@ impl BroadcastListener {
                             listener.state.set_lost(&why);
                             context.run_later(RELOAD_DELAY, move |listener, context| {
                                 if listener.turn == turn {
-                                    listener.reload(behind, context);
+                                    listener.reload(failed, context);
                                 }
                             });
                         }
@@ -345,29 +347,29 @@ impl BroadcastListener {
     }
 }
 
-/// Applies changes, which were sent once as `first`; answered when the books have told everyone, or
-/// why they have not.
+/// Applies changes. `first` is the reply to the first attempt, which is sent already. Returns when
+/// the books have published the changes, or the reason why they have not.
 async fn apply(
     edges: Arc<ListenerEdges>,
     first: impl Future<Output = Result<(), ApplyError>>,
     changes: Vec<Broadcast>,
     limit: Duration,
 ) -> Result<(), String> {
-    // They have them, and may take them yet.
+    // The books have received the changes and may still apply them, so they are not sent again.
     let late = || {
         format!(
-            "the books took no change for {}",
+            "the books applied no change within {}",
             humantime::format_duration(limit)
         )
     };
     let mut applied = timeout(limit, first).await.map_err(|_| late())?;
-    for _ in 1..TRIES {
+    for _ in 1..MAX_ATTEMPTS {
         match &applied {
             Ok(()) => return Ok(()),
             Err(error @ ApplyError::RouterEnded(_)) => return Err(error.to_string()),
             Err(error) => {
                 if let Some(repeated) = NOT_APPLIED.check("") {
-                    warn!(repeated; "broadcasts are not applied: {error}");
+                    warn!(repeated; "broadcasts not applied, retrying: {error}");
                 }
             }
         }
@@ -384,7 +386,7 @@ impl Actor for BroadcastListener {
         if self.state.is_live() {
             self.listen(context);
         } else {
-            self.tell(FeedStatus::Stale, context);
+            self.notify_then_listen(FeedStatus::Stale, context);
         }
     }
 }
@@ -419,7 +421,7 @@ mod tests {
         }
     }
 
-    /// Takes the part of the router and of the registry, and keeps what it is told.
+    /// Stands in for the router and the registry, and records the messages it receives.
     #[derive(Clone, Default)]
     struct Probe {
         told: Arc<Mutex<Vec<String>>>,
@@ -430,7 +432,7 @@ mod tests {
     }
 
     impl Probe {
-        fn say(&self, what: impl Into<String>) {
+        fn record(&self, what: impl Into<String>) {
             self.told.lock().unwrap().push(what.into());
         }
     }
@@ -448,7 +450,7 @@ mod tests {
             _: &mut Context<Self>,
         ) {
             let event = message.0[0].update.event_id.clone();
-            self.say(format!("apply {}", message.0.len()));
+            self.record(format!("apply {}", message.0.len()));
             let left = self.apply_fails.load(Ordering::SeqCst);
             self.apply_fails
                 .store(left.saturating_sub(1), Ordering::SeqCst);
@@ -476,7 +478,7 @@ mod tests {
             ReloadBooks(which): ReloadBooks,
             _: &mut Context<Self>,
         ) -> Self::Result {
-            self.say(which.map_or("reload".to_owned(), |which| {
+            self.record(which.map_or("reload".to_owned(), |which| {
                 format!("reload {}", which.len())
             }));
             let (fails, hangs) = (
@@ -500,7 +502,7 @@ mod tests {
         type Result = ();
 
         fn handle(&mut self, changed: FeedChanged, _: &mut Context<Self>) {
-            self.say(format!("{:?}", changed.0));
+            self.record(format!("{:?}", changed.0));
         }
     }
 
@@ -512,7 +514,7 @@ mod tests {
         metrics: OddsMetrics,
     }
 
-    fn bench() -> Fixture {
+    fn fixture() -> Fixture {
         let (say, heard) = mpsc::unbounded_channel();
         let (probe, metrics) = (Probe::default(), OddsMetrics::new().unwrap());
         let state = Arc::new(FeedState::not_heard_yet(metrics.feed_live.clone()));
@@ -560,47 +562,51 @@ mod tests {
 
     impl Fixture {
         async fn until_told(&self, expected: &[&str]) {
-            let told = || self.probe.told.lock().unwrap().clone();
+            let recorded = || self.probe.told.lock().unwrap().clone();
             for _ in 0..1_000 {
-                if told() == expected {
+                if recorded() == expected {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            assert_eq!(told(), expected, "not within 10 s");
+            assert_eq!(recorded(), expected, "not within 10 s");
         }
     }
 
+    /// The feed is live once every book has reloaded, and stale from the loss on.
     #[actix_web::test]
-    async fn the_feed_is_live_when_every_book_has_read_again_and_stale_from_the_loss_on() {
-        let bench = bench();
-        bench.until_told(&["Stale"]).await;
+    async fn feed_is_live_from_reload_to_loss() {
+        let fixture = fixture();
+        fixture.until_told(&["Stale"]).await;
         assert_eq!(
-            bench.state.problem().unwrap(),
-            "broadcasts are not heard yet"
+            fixture.state.problem().unwrap(),
+            "not subscribed to broadcasts yet"
         );
-        bench.probe.reload_hangs.store(true, Ordering::SeqCst);
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.say.send(changes()).unwrap();
-        bench.until_told(&["Stale", "reload", "apply 1"]).await;
-        assert!(!bench.state.is_live(), "the books still read");
-        bench.probe.reload_hangs.store(false, Ordering::SeqCst);
-        bench
+        fixture.probe.reload_hangs.store(true, Ordering::SeqCst);
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture.say.send(changes()).unwrap();
+        fixture.until_told(&["Stale", "reload", "apply 1"]).await;
+        assert!(!fixture.state.is_live(), "the books are still reloading");
+        fixture.probe.reload_hangs.store(false, Ordering::SeqCst);
+        fixture
             .until_told(&["Stale", "reload", "apply 1", "Live"])
             .await;
-        assert_eq!((bench.state.is_live(), bench.state.problem()), (true, None));
-        bench
+        assert_eq!(
+            (fixture.state.is_live(), fixture.state.problem()),
+            (true, None)
+        );
+        fixture
             .say
             .send(BroadcastEvent::Lost("refused".to_owned()))
             .unwrap();
-        bench
+        fixture
             .until_told(&["Stale", "reload", "apply 1", "Live", "Stale"])
             .await;
         assert_eq!(
-            (bench.state.is_live(), bench.state.problem().unwrap()),
+            (fixture.state.is_live(), fixture.state.problem().unwrap()),
             (false, "refused".to_owned())
         );
-        let metrics = &bench.metrics;
+        let metrics = &fixture.metrics;
         assert_eq!(
             (
                 metrics.broadcasts.get(),
@@ -611,138 +617,140 @@ mod tests {
         );
     }
 
+    /// The feed is stale while no processor is heard, even if the channel is subscribed.
     #[actix_web::test]
-    async fn the_feed_is_stale_while_no_processor_is_heard_though_the_channel_is() {
-        let bench = bench();
+    async fn feed_is_stale_without_processor() {
+        let fixture = fixture();
         tokio::time::pause();
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.until_told(&["Stale", "reload"]).await;
-        until("it says why", || {
-            bench.state.problem().unwrap() == "no processor has been heard yet"
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture.until_told(&["Stale", "reload"]).await;
+        until("the reason is reported", || {
+            fixture.state.problem().unwrap() == "no processor has been heard yet"
         })
         .await;
-        bench.say.send(BroadcastEvent::Unreadable(3)).unwrap();
-        bench
+        fixture.say.send(BroadcastEvent::Unreadable(3)).unwrap();
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: false })
             .unwrap();
-        bench.until_told(&["Stale", "reload", "Live"]).await;
-        assert_eq!(bench.metrics.broadcasts_unreadable.get(), 3);
+        fixture.until_told(&["Stale", "reload", "Live"]).await;
+        assert_eq!(fixture.metrics.broadcasts_unreadable.get(), 3);
         for _ in 0..5 {
             tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
-            bench
+            fixture
                 .say
                 .send(BroadcastEvent::Alive { is_own: false })
                 .unwrap();
         }
-        bench.until_told(&["Stale", "reload", "Live"]).await;
+        fixture.until_told(&["Stale", "reload", "Live"]).await;
         tokio::time::sleep(STALE_AFTER + Duration::from_secs(1)).await;
-        bench
+        fixture
             .until_told(&["Stale", "reload", "Live", "Stale"])
             .await;
         assert_eq!(
-            bench.state.problem().unwrap(),
+            fixture.state.problem().unwrap(),
             "no processor has been heard for 1m"
         );
-        // A change of the original is a sign of life too.
-        bench.say.send(changes()).unwrap();
-        bench
+        // A change from the original program is a sign of life too.
+        fixture.say.send(changes()).unwrap();
+        fixture
             .until_told(&[
                 "Stale", "reload", "Live", "Stale", "reload", "apply 1", "Live",
             ])
             .await;
-        assert!(bench.state.is_live());
+        assert!(fixture.state.is_live());
     }
 
     #[actix_web::test]
-    async fn numbered_change_is_no_sign_of_life() {
-        let bench = bench();
+    async fn numbered_change_is_not_a_heartbeat() {
+        let fixture = fixture();
         tokio::time::pause();
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: true })
             .unwrap();
-        bench.until_told(&["Stale", "reload", "Live"]).await;
+        fixture.until_told(&["Stale", "reload", "Live"]).await;
         tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
         let numbered = Broadcast {
             update: update(1, 1, 1),
             seq: Some(1),
             conflated: false,
         };
-        bench
+        fixture
             .say
             .send(BroadcastEvent::Changes(vec![numbered]))
             .unwrap();
-        bench
+        fixture
             .until_told(&["Stale", "reload", "Live", "apply 1"])
             .await;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        bench
+        fixture
             .until_told(&["Stale", "reload", "Live", "apply 1", "Stale"])
             .await;
     }
 
     #[actix_web::test]
     async fn unnamed_heartbeat_counts_until_own_one() {
-        let bench = bench();
+        let fixture = fixture();
         tokio::time::pause();
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: false })
             .unwrap();
-        bench.until_told(&["Stale", "reload", "Live"]).await;
-        bench
+        fixture.until_told(&["Stale", "reload", "Live"]).await;
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: true })
             .unwrap();
         tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
-        // An earlier version of another deployment, and an original there.
-        bench
+        // An earlier version and the original program of another deployment.
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: false })
             .unwrap();
-        bench.say.send(changes()).unwrap();
-        bench
+        fixture.say.send(changes()).unwrap();
+        fixture
             .until_told(&["Stale", "reload", "Live", "apply 1"])
             .await;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        bench
+        fixture
             .until_told(&["Stale", "reload", "Live", "apply 1", "Stale"])
             .await;
-        bench
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: false })
             .unwrap();
-        bench.say.send(changes()).unwrap();
-        bench
+        fixture.say.send(changes()).unwrap();
+        fixture
             .until_told(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1"])
             .await;
-        assert!(!bench.state.is_live());
-        bench
+        assert!(!fixture.state.is_live());
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: true })
             .unwrap();
-        bench
+        fixture
             .until_told(&[
                 "Stale", "reload", "Live", "apply 1", "Stale", "apply 1", "reload", "Live",
             ])
             .await;
     }
 
+    /// Rejected broadcasts are counted, and their books are reloaded together.
     #[actix_web::test]
-    async fn refused_broadcasts_are_counted_and_read_again_together() {
-        let bench = bench();
+    async fn rejected_broadcasts_are_reloaded_together() {
+        let fixture = fixture();
         tokio::time::pause();
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench.until_told(&["Stale", "reload"]).await;
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture.until_told(&["Stale", "reload"]).await;
         for flood in 0..10_u32 {
             let events = (0..50)
                 .map(|event| EventId::new(&format!("E{}", 50 * flood + event)).unwrap())
                 .collect();
             let counts = BTreeMap::from([("future", 50), ("deployment", 1)]);
-            bench
+            fixture
                 .say
                 .send(BroadcastEvent::Refused(RefusedBroadcasts {
                     counts,
@@ -750,9 +758,9 @@ mod tests {
                 }))
                 .unwrap();
         }
-        bench.until_told(&["Stale", "reload", "reload 64"]).await;
+        fixture.until_told(&["Stale", "reload", "reload 64"]).await;
         let count = |reason| {
-            bench
+            fixture
                 .metrics
                 .broadcasts_refused
                 .with_label_values(&[reason])
@@ -760,148 +768,157 @@ mod tests {
         };
         assert_eq!((count("future"), count("deployment")), (500, 10));
         assert!(
-            !bench.state.is_live(),
-            "a refused message is no sign of life"
+            !fixture.state.is_live(),
+            "a rejected message is not a sign of life"
         );
-        // Messages without an event, as of a stranger, have nothing read.
-        bench
+        // Messages without an event, as from a foreign program, cause no reload.
+        fixture
             .say
             .send(BroadcastEvent::Refused(RefusedBroadcasts::default()))
             .unwrap();
         tokio::time::sleep(3 * SUSPECT_PAUSE).await;
-        bench.until_told(&["Stale", "reload", "reload 64"]).await;
+        fixture.until_told(&["Stale", "reload", "reload 64"]).await;
     }
 
+    /// A subscription that ends by a fault stops the actor, so that the process is restarted.
     #[actix_web::test]
-    async fn a_listening_that_ends_by_a_fault_ends_the_actor_so_that_the_process_is_started_anew() {
-        let bench = bench();
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench
+    async fn ended_subscription_stops_the_actor() {
+        let fixture = fixture();
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: true })
             .unwrap();
-        bench.until_told(&["Stale", "reload", "Live"]).await;
-        bench
+        fixture.until_told(&["Stale", "reload", "Live"]).await;
+        fixture
             .say
             .send(BroadcastEvent::Ended("fault".to_owned()))
             .unwrap();
-        bench
+        fixture
             .until_told(&["Stale", "reload", "Live", "Stale"])
             .await;
-        until("it ends", || !bench.listener.connected()).await;
-        assert_eq!(bench.state.problem().unwrap(), "fault");
+        until("the actor stops", || !fixture.listener.connected()).await;
+        assert_eq!(fixture.state.problem().unwrap(), "fault");
     }
 
+    /// Changes that no attempt applies make the feed stale until the books have reloaded.
     #[actix_web::test]
-    async fn changes_that_no_try_applies_make_the_feed_stale_until_the_books_have_read_again() {
-        let bench = bench();
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench
+    async fn unapplied_changes_make_the_feed_stale() {
+        let fixture = fixture();
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: true })
             .unwrap();
-        bench.until_told(&["Stale", "reload", "Live"]).await;
-        bench.probe.apply_fails.store(TRIES, Ordering::SeqCst);
-        bench.say.send(changes()).unwrap();
-        bench
+        fixture.until_told(&["Stale", "reload", "Live"]).await;
+        fixture
+            .probe
+            .apply_fails
+            .store(MAX_ATTEMPTS, Ordering::SeqCst);
+        fixture.say.send(changes()).unwrap();
+        fixture
             .until_told(&[
                 "Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale",
             ])
             .await;
         assert_eq!(
-            bench.state.problem().unwrap(),
-            "the book of `MATCH_001` ended in the middle"
+            fixture.state.problem().unwrap(),
+            "the book of `MATCH_001` stopped before it replied"
         );
-        bench
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: true })
             .unwrap();
-        let told = [
+        let recorded = [
             "Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale", "reload", "Live",
         ];
-        bench.until_told(&told).await;
+        fixture.until_told(&recorded).await;
     }
 
+    /// A reload that completes after the next loss does not make the feed live.
     #[actix_web::test]
-    async fn a_reload_that_ends_after_the_next_loss_does_not_say_live() {
-        let bench = bench();
-        bench.probe.reload_hangs.store(true, Ordering::SeqCst);
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench
+    async fn outdated_reload_does_not_report_live() {
+        let fixture = fixture();
+        fixture.probe.reload_hangs.store(true, Ordering::SeqCst);
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture
             .say
             .send(BroadcastEvent::Lost("again".to_owned()))
             .unwrap();
-        bench.until_told(&["Stale", "reload", "Stale"]).await;
-        bench.probe.reload_hangs.store(false, Ordering::SeqCst);
-        bench.say.send(changes()).unwrap();
-        bench
+        fixture.until_told(&["Stale", "reload", "Stale"]).await;
+        fixture.probe.reload_hangs.store(false, Ordering::SeqCst);
+        fixture.say.send(changes()).unwrap();
+        fixture
             .until_told(&["Stale", "reload", "Stale", "apply 1"])
             .await;
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: true })
             .unwrap();
-        bench
+        fixture
             .until_told(&["Stale", "reload", "Stale", "apply 1", "reload", "Live"])
             .await;
     }
 
     #[actix_web::test]
-    async fn books_that_cannot_be_read_are_tried_again_and_a_batch_whose_book_ended_too() {
-        let bench = bench();
-        bench.probe.reload_fails.store(true, Ordering::SeqCst);
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench
+    async fn failed_reloads_and_batches_are_retried() {
+        let fixture = fixture();
+        fixture.probe.reload_fails.store(true, Ordering::SeqCst);
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: true })
             .unwrap();
-        bench.until_told(&["Stale", "reload", "reload 1"]).await;
-        assert!(!bench.state.is_live());
-        bench.probe.reload_fails.store(false, Ordering::SeqCst);
-        bench
+        fixture.until_told(&["Stale", "reload", "reload 1"]).await;
+        assert!(!fixture.state.is_live());
+        fixture.probe.reload_fails.store(false, Ordering::SeqCst);
+        fixture
             .until_told(&["Stale", "reload", "reload 1", "reload 1", "Live"])
             .await;
-        bench.probe.apply_fails.store(1, Ordering::SeqCst);
-        bench.say.send(changes()).unwrap();
-        let told = [
+        fixture.probe.apply_fails.store(1, Ordering::SeqCst);
+        fixture.say.send(changes()).unwrap();
+        let recorded = [
             "Stale", "reload", "reload 1", "reload 1", "Live", "apply 1", "apply 1",
         ];
-        bench.until_told(&told).await;
+        fixture.until_told(&recorded).await;
     }
 
     #[actix_web::test]
-    async fn batch_that_hangs_does_not_hold_up_next() {
-        let bench = bench();
-        bench.say.send(BroadcastEvent::Listening).unwrap();
-        bench
+    async fn hanging_batch_does_not_block_next() {
+        let fixture = fixture();
+        fixture.say.send(BroadcastEvent::Listening).unwrap();
+        fixture
             .say
             .send(BroadcastEvent::Alive { is_own: false })
             .unwrap();
-        bench.until_told(&["Stale", "reload", "Live"]).await;
-        bench.probe.apply_hangs.store(true, Ordering::SeqCst);
+        fixture.until_told(&["Stale", "reload", "Live"]).await;
+        fixture.probe.apply_hangs.store(true, Ordering::SeqCst);
         for _ in 0..2 * BATCHES_AT_ONCE {
-            bench.say.send(changes()).unwrap();
+            fixture.say.send(changes()).unwrap();
         }
-        let mut told = vec!["Stale", "reload", "Live"];
-        told.extend(["apply 1"; BATCHES_AT_ONCE]);
-        bench.until_told(&told).await;
-        assert!(bench.state.is_live());
+        let mut recorded = vec!["Stale", "reload", "Live"];
+        recorded.extend(["apply 1"; BATCHES_AT_ONCE]);
+        fixture.until_told(&recorded).await;
+        assert!(fixture.state.is_live());
         tokio::time::pause();
-        bench.probe.apply_hangs.store(false, Ordering::SeqCst);
+        fixture.probe.apply_hangs.store(false, Ordering::SeqCst);
         tokio::time::sleep(STALE_AFTER).await;
-        let told = |what: &str| {
-            bench
+        let recorded = |what: &str| {
+            fixture
                 .probe
                 .told
                 .lock()
                 .unwrap()
                 .iter()
-                .filter(|told| *told == what)
+                .filter(|recorded| *recorded == what)
                 .count()
         };
-        until("clients are told", || told("Stale") == 2).await;
-        // The books read what they did not take, and the other batches follow.
-        until("live again", || told("Live") == 2 && bench.state.is_live()).await;
+        until("the registry is notified", || recorded("Stale") == 2).await;
+        // The books reload the missed changes, and the other batches follow.
+        until("live again", || {
+            recorded("Live") == 2 && fixture.state.is_live()
+        })
+        .await;
     }
 }

@@ -1,6 +1,6 @@
-//! Writes changes to the cache, one pipeline in flight. Every change is written and told in its
-//! order, for as long as the cache keeps up. While it is away or far behind, only the latest state
-//! of each market is kept for it, so memory is bounded by the markets and the live path never
+//! Writes changes to the cache, one pipeline in flight. While the cache keeps up, every change is
+//! written and published in order. While it is down or far behind, only the latest state of each
+//! market is kept for it, so memory is bounded by the number of markets and the live path never
 //! waits.
 
 use std::collections::hash_map::Entry;
@@ -21,30 +21,31 @@ use crate::store::Store;
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ProcessorMetrics;
 
-/// The most states in one pipeline.
+/// Maximum number of states in one pipeline.
 const MAX_PIPELINE: usize = 1_000;
-/// More changes than these do not wait one by one: only the latest of each market does.
+/// Maximum number of pending changes that are kept one by one. Above it, only the latest change of
+/// each market is kept.
 const MAX_PENDING: usize = 20_000;
-/// Delays between tries while the cache is away, before jitter, which at most doubles them: clients
-/// are right again soon after its return.
+/// Delays between attempts while the cache is down, before jitter, which at most doubles them:
+/// clients get current prices soon after its return.
 const RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(50),
     most: Duration::from_millis(400),
 };
-/// How often it looks whether the cache is there while nothing changes.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Looks after which a damaged entry that no other processor has repaired is written again from the
-/// database, though no book of this process holds its event.
-const LOOKS_BEFORE_STORE: u32 = 5;
-/// How often states are forgotten that no book holds any more.
+/// Interval between checks of the cache while nothing changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Checks after which a damaged entry that no other processor has repaired is rewritten from the
+/// database, although no book of this process holds its event.
+const CHECKS_BEFORE_STORE: u32 = 5;
+/// Interval between removals of states that no book holds any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What became of the last write: a cache may answer and yet take nothing.
+/// The result of the last write: a cache may answer pings and still reject writes.
 #[derive(Default)]
 pub struct CacheHealth(Mutex<Option<String>>);
 
 impl CacheHealth {
-    /// Why the last write failed; none where it did not.
+    /// Why the last write failed; `None` if it succeeded.
     pub fn problem(&self) -> Option<String> {
         self.0
             .lock()
@@ -57,28 +58,29 @@ impl CacheHealth {
     }
 }
 
-/// The actor in front of the cache.
+/// Writes the changes of the books to the cache.
 pub struct CacheWriter {
     cache: Arc<dyn OddsCache>,
-    /// What came since the round under way began. The next round takes all of it.
+    /// Changes received since the current round started. The next round takes all of them.
     pending: Vec<Change>,
-    /// What is left to write of the round under way, the first last.
+    /// The unwritten rest of the current round, in reverse order.
     round: Vec<Change>,
-    /// How many rounds have begun.
+    /// Number of rounds started.
     begun: u64,
     in_flight: bool,
-    /// How many were pending after they were last reduced to the latest.
+    /// Number of pending changes after the last conflation.
     conflated: usize,
-    /// Who waits for which round.
+    /// Callers that wait for a round, with its number.
     waiting: Vec<(u64, oneshot::Sender<()>)>,
-    /// What was written, for as long as a book holds it: a cache that was away may come back empty.
+    /// The written states, for as long as a book holds them: a cache that was down may come back
+    /// empty.
     written: HashMap<(EventId, MarketKey), Weak<MarketState>>,
-    /// The connection over which the last of it was written.
+    /// The connection of the last write.
     connection: u64,
-    /// Where the states are that no book holds.
+    /// The source of states that no book holds.
     store: Option<Arc<dyn Store>>,
-    /// Damaged events that no book of this process holds, with the number of looks that found them
-    /// so.
+    /// Damaged events that no book of this process holds, with the number of consecutive checks
+    /// that found them.
     unheld: HashMap<EventId, u32>,
     backoff: Backoff,
     log: FaultLog,
@@ -87,7 +89,7 @@ pub struct CacheWriter {
 }
 
 impl CacheWriter {
-    /// Writes to `cache`.
+    /// Creates a writer to `cache`.
     pub fn new(cache: Arc<dyn OddsCache>, metrics: ProcessorMetrics) -> CacheWriter {
         CacheWriter {
             cache,
@@ -108,7 +110,7 @@ impl CacheWriter {
         }
     }
 
-    /// Repairs damaged entries whose event no processor's book holds from `store`.
+    /// Repairs damaged entries from `store` if no processor holds a book of their event.
     pub fn repairing_from(self, store: Arc<dyn Store>) -> CacheWriter {
         CacheWriter {
             store: Some(store),
@@ -116,12 +118,12 @@ impl CacheWriter {
         }
     }
 
-    /// What became of its last write.
+    /// The result of the last write.
     pub fn health(&self) -> Arc<CacheHealth> {
         self.health.clone()
     }
 
-    /// Keeps only the latest of each market, in the order of their numbers.
+    /// Keeps only the latest change of each market, ordered by sequence number.
     fn conflate(&mut self) {
         let mut latest: HashMap<(EventId, MarketKey), Change> = HashMap::new();
         for change in std::mem::take(&mut self.pending) {
@@ -141,13 +143,13 @@ impl CacheWriter {
         self.pending = latest;
     }
 
-    fn tell_pending(&self) {
+    fn report_pending(&self) {
         self.metrics
             .cache_pending
             .set((self.pending.len() + self.round.len()) as i64);
     }
 
-    /// Begins a round with everything that is pending.
+    /// Starts a round with all pending changes.
     fn begin_round(&mut self) {
         self.begun += 1;
         self.round = std::mem::take(&mut self.pending);
@@ -161,10 +163,10 @@ impl CacheWriter {
         }
         if self.round.is_empty() {
             if self.pending.is_empty() {
-                // Nothing is left to be written, so nobody has to wait.
+                // Everything is written, so no caller has to wait.
                 self.answer(u64::MAX);
                 if self.backoff.failures() > 0 {
-                    self.look(context);
+                    self.check(context);
                 }
                 return;
             }
@@ -184,31 +186,31 @@ impl CacheWriter {
                 Ok(removed) => writer.took(changes, &removed, context),
                 Err(error) => writer.failed(changes, &error, context),
             }
-            writer.tell_pending();
+            writer.report_pending();
         }));
     }
 
-    /// Asks whether the cache is there, while there is nothing to write: one that was away and came
-    /// back empty would be noticed only by the next change, and what does not change would be
-    /// missing for as long.
-    fn look(&mut self, context: &mut Context<Self>) {
+    /// Checks the cache while there is nothing to write. Without this, an outage that emptied the
+    /// cache would be noticed only at the next change, and unchanged markets would be missing until
+    /// then.
+    fn check(&mut self, context: &mut Context<Self>) {
         if self.in_flight {
             return;
         }
         self.in_flight = true;
-        let asking = self.cache.damaged().into_actor(self);
-        context.spawn(asking.map(|answer, writer, context| {
+        let checking = self.cache.damaged().into_actor(self);
+        context.spawn(checking.map(|answer, writer, context| {
             writer.in_flight = false;
             match answer {
                 Ok(damaged) => writer.repair(damaged, context),
                 Err(error) => writer.failed(Vec::new(), &error, context),
             }
-            writer.tell_pending();
+            writer.report_pending();
         }));
     }
 
-    /// Writes the entries of damaged events again: those that books of this process hold at once,
-    /// the others from the database when no other processor has written them for some looks.
+    /// Rewrites the entries of damaged events: at once for events that books of this process hold;
+    /// for the others from the database, if no other processor has rewritten them for some checks.
     fn repair(&mut self, damaged: Vec<EventId>, context: &mut Context<Self>) {
         let is_held = |event_id: &EventId| {
             self.written
@@ -216,21 +218,21 @@ impl CacheWriter {
                 .any(|((held, _), state)| held == event_id && state.strong_count() > 0)
         };
         let (held, unheld): (Vec<_>, Vec<_>) = damaged.into_iter().partition(is_held);
-        let looks = |event_id: EventId| {
+        let checks = |event_id: EventId| {
             (
-                self.unheld.get(&event_id).map_or(1, |looks| looks + 1),
+                self.unheld.get(&event_id).map_or(1, |checks| checks + 1),
                 event_id,
             )
         };
         self.unheld = unheld
             .into_iter()
-            .map(looks)
-            .map(|(looks, event_id)| (event_id, looks))
+            .map(checks)
+            .map(|(checks, event_id)| (event_id, checks))
             .collect();
         let due = self
             .unheld
             .iter()
-            .filter(|(_, looks)| **looks > LOOKS_BEFORE_STORE);
+            .filter(|(_, checks)| **checks > CHECKS_BEFORE_STORE);
         let due: Vec<_> = due.map(|(event_id, _)| event_id.clone()).collect();
         if held.is_empty() && due.is_empty() {
             return self.took(Vec::new(), &[], context);
@@ -261,11 +263,11 @@ impl CacheWriter {
                 }
                 Err(error) => writer.failed(Vec::new(), &error, context),
             }
-            writer.tell_pending();
+            writer.report_pending();
         }));
     }
 
-    /// What was written of events whose entry was removed is written again.
+    /// Queues the written states of events whose entry was removed.
     fn write_again(&mut self, removed: &[EventId]) {
         if removed.is_empty() {
             return;
@@ -286,19 +288,19 @@ impl CacheWriter {
 
     fn took(&mut self, changes: Vec<Change>, removed: &[EventId], context: &mut Context<Self>) {
         self.metrics.cache_sets.inc_by(changes.len() as u64);
-        // Whoever else uses the cache may have met the loss, and made the new connection.
+        // Another user of the cache may have detected the loss and opened the new connection.
         let connection = self.cache.connection();
         let before = std::mem::replace(&mut self.connection, connection);
-        // The first one is no return: nothing was written before, and what is pending is told
-        // change by change.
-        let is_anew = before != 0 && before != connection;
-        if self.backoff.failures() > 0 || is_anew {
+        // The first connection is not a reconnect: nothing was written before, and pending changes
+        // are published one by one.
+        let is_reconnect = before != 0 && before != connection;
+        if self.backoff.failures() > 0 || is_reconnect {
             if self.log.recovered() {
-                info!("the cache is back");
+                info!("cache recovered");
             }
             self.health.set(None);
             self.backoff.reset();
-            // It may have come back empty.
+            // The cache may have come back empty.
             let fresh: HashSet<_> = changes.iter().map(|change| key_of(&change.state)).collect();
             let held = self.written.iter().filter(|(key, _)| !fresh.contains(key));
             let held = held.filter_map(|(_, state)| {
@@ -327,8 +329,8 @@ impl CacheWriter {
     ) {
         self.metrics.errors.with_label_values(&["cache"]).inc();
         self.health.set(Some(error.to_string()));
-        // The round ends unwritten. What is left of it joins what came since, and whoever waits for
-        // it waits for that.
+        // The write failed: requeue the rest of this round before newer changes, and move its
+        // waiters to the next round.
         let left = std::mem::take(&mut self.round);
         let since = std::mem::take(&mut self.pending);
         self.pending = changes
@@ -343,7 +345,7 @@ impl CacheWriter {
         if self.backoff.failures() == 0
             && let Some(repeated) = self.log.failed(&error.to_string())
         {
-            warn!(repeated; "the latest of each market is kept until the cache is back: {error}");
+            warn!(repeated; "cache failed, keeping only the latest state of each market until it recovers: {error}");
         }
         self.in_flight = true;
         context.run_later(self.backoff.next_delay(), |writer, context| {
@@ -353,16 +355,16 @@ impl CacheWriter {
         });
     }
 
-    /// Answers whoever waits for a round up to this one.
+    /// Replies to the callers that wait for a round up to this one.
     fn answer(&mut self, ended: u64) {
         for (_, waiting) in self.waiting.extract_if(.., |(round, _)| *round <= ended) {
-            // Whoever asked may be gone.
+            // The caller may be gone.
             let _ = waiting.send(());
         }
     }
 }
 
-/// The states of these events in the database, without the events that cannot be read now.
+/// Loads the states of these events from the database. Empty if any of them cannot be read now.
 async fn load(
     store: Option<Arc<dyn Store>>,
     events: Vec<EventId>,
@@ -377,11 +379,11 @@ async fn load(
     match loading.await {
         Ok(Ok(states)) => states,
         Ok(Err(error)) => {
-            debug!("damaged cache entries are not written again yet: {error}");
+            debug!("repair of damaged cache entries postponed: {error}");
             Vec::new()
         }
         Err(error) => {
-            debug!("damaged cache entries are not written again yet: {error}");
+            debug!("repair of damaged cache entries postponed: {error}");
             Vec::new()
         }
     }
@@ -395,7 +397,7 @@ impl Actor for CacheWriter {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        context.run_interval(LOOK_INTERVAL, |writer, context| writer.look(context));
+        context.run_interval(CHECK_INTERVAL, |writer, context| writer.check(context));
         context.run_interval(SWEEP_INTERVAL, |writer, _| {
             writer.written.retain(|_, state| state.strong_count() > 0);
         });
@@ -416,12 +418,13 @@ impl Handler<BookChanged> for CacheWriter {
                 state: state.clone(),
                 conflated,
             }));
-        // Not each time while the cache is away: only when it has doubled since.
+        // While the cache is down, conflate only when the number of changes has doubled, not for
+        // each one.
         if self.pending.len() > MAX_PENDING && self.pending.len() > 2 * self.conflated {
             self.conflate();
         }
         self.flush(context);
-        self.tell_pending();
+        self.report_pending();
     }
 }
 
@@ -430,15 +433,15 @@ impl Handler<FlushCache> for CacheWriter {
 
     fn handle(&mut self, _: FlushCache, context: &mut Context<Self>) -> Self::Result {
         let (done, waiting) = oneshot::channel();
-        // What is pending is written by the next round, else the one under way is the last that
-        // matters.
+        // The next round writes the pending changes. If there are none, the current round is the
+        // last one to wait for.
         let round = self.begun + u64::from(!self.pending.is_empty());
         self.waiting.push((round, done));
         self.flush(context);
         Box::pin(async move {
             if waiting.await.is_err() {
-                // The writer ends in the middle. No answer: whoever asks learns it from the
-                // mailbox.
+                // The writer stops before it is done. It sends no reply, so the caller gets an
+                // error from the mailbox.
                 std::future::pending::<()>().await;
             }
         })
@@ -521,8 +524,9 @@ mod tests {
         }
     }
 
+    /// While the cache is down, the latest state of each market is kept, and written on recovery.
     #[actix_web::test]
-    async fn while_the_cache_is_away_the_latest_of_each_market_is_kept_and_written_on_return() {
+    async fn outage_keeps_latest_of_each_market() {
         tokio::time::pause();
         let cache = Arc::new(ProbeCache::default());
         cache.away.store(true, Ordering::SeqCst);
@@ -538,7 +542,7 @@ mod tests {
         assert_eq!(
             health.problem().unwrap(),
             "the cache is unavailable: away",
-            "though it answers pings"
+            "although it answers pings"
         );
         cache.away.store(false, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -549,13 +553,13 @@ mod tests {
         assert_eq!(
             *cache.conflated.lock().unwrap(),
             [4],
-            "it is told that changes of a were left out, and none of b"
+            "changes of a were skipped, none of b"
         );
         assert_eq!((metrics.cache_sets.get(), health.problem()), (2, None));
     }
 
     #[actix_web::test]
-    async fn a_flush_is_answered_when_the_cache_has_everything_that_came_before_it() {
+    async fn flush_waits_for_earlier_changes() {
         tokio::time::pause();
         let cache = Arc::new(ProbeCache::default());
         let writer = CacheWriter::new(cache.clone(), ProcessorMetrics::new().unwrap()).start();
@@ -576,10 +580,10 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_cache_that_comes_back_empty_is_filled_though_nothing_changed_meanwhile() {
+    async fn empty_cache_is_refilled_without_changes() {
         tokio::time::pause();
         let cache = Arc::new(ProbeCache::default());
-        // Connections are counted from 1, as that of Redis.
+        // Connections are numbered from 1, as with Redis.
         cache.connection.store(1, Ordering::SeqCst);
         let writer = CacheWriter::new(cache.clone(), ProcessorMetrics::new().unwrap()).start();
         let held = changed("held", 1);
@@ -589,25 +593,25 @@ mod tests {
         assert_eq!(written(), [("held".to_owned(), 1)]);
         cache.away.store(true, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        // Nothing waits to be written, and whoever asks need not wait.
+        // Nothing is pending, so a flush returns at once.
         writer.send(FlushCache).await.unwrap();
         cache.away.store(false, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(written(), [("held".to_owned(), 1)]);
-        // Somebody else met the loss, and the writer sees only the new connection.
+        // Another user detected the loss, and the writer sees only the new connection.
         cache.connection.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(written(), [("held".to_owned(), 1)]);
     }
 
     #[actix_web::test]
-    async fn a_cache_that_comes_back_empty_gets_what_the_books_hold() {
+    async fn empty_cache_gets_states_of_books() {
         tokio::time::pause();
         let cache = Arc::new(ProbeCache::default());
         let writer = CacheWriter::new(cache.clone(), ProcessorMetrics::new().unwrap()).start();
-        let (held, let_go) = (changed("held", 1), changed("let go", 2));
+        let (held, dropped) = (changed("held", 1), changed("dropped", 2));
         writer.send(held.clone()).await.unwrap();
-        writer.send(let_go).await.unwrap();
+        writer.send(dropped).await.unwrap();
         writer.send(FlushCache).await.unwrap();
         cache.written.lock().unwrap().clear();
         cache.away.store(true, Ordering::SeqCst);

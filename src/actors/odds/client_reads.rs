@@ -1,8 +1,8 @@
-//! Database reads for clients' requests: a bounded queue of their own, and a memory of events that
-//! do not exist.
+//! Database reads for client requests: a separate bounded queue, and a record of events that do not
+//! exist.
 //!
-//! Anonymous clients choose what is read. Their reads use a share of the connections, so that books
-//! that start for an update always find one.
+//! Anonymous clients choose the events to read. Their reads use only a share of the connections, so
+//! that books that start for an update always find a free one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,24 +14,24 @@ use tokio::time::timeout;
 use crate::domain::ids::EventId;
 use crate::domain::odds::unknown::UnknownEvents;
 
-/// A read that has no turn within this time is refused: the client gets an answer before it gives
-/// up.
-const WAIT: Duration = Duration::from_secs(2);
-/// Events that are remembered not to exist, at most.
-const UNKNOWN_EVENTS: usize = 20_000;
+/// How long a read waits for its turn before it is rejected, so that the client gets a response
+/// before its own timeout.
+const TURN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum number of events remembered as nonexistent.
+const MAX_UNKNOWN_EVENTS: usize = 20_000;
 
-/// How many reads there may be.
+/// Limits of client reads.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLimits {
-    /// At once.
+    /// Concurrent reads.
     pub at_once: usize,
-    /// Waiting beside those.
+    /// Further reads that may wait.
     pub waiting: usize,
-    /// How long an event is remembered not to exist.
+    /// How long an event is remembered as nonexistent.
     pub unknown_ttl: Duration,
 }
 
-/// The queue of clients' reads; one for all reads of a process.
+/// The queue of client reads, shared by all reads of a process.
 pub struct ClientReads {
     places: Arc<Semaphore>,
     turns: Arc<Semaphore>,
@@ -39,7 +39,7 @@ pub struct ClientReads {
     refused: IntCounter,
 }
 
-/// There is no place in the queue, or no turn in time. Try again later.
+/// The queue is full, or no turn came in time. Retry later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
@@ -51,18 +51,19 @@ pub struct ReadPermit {
 }
 
 impl ClientReads {
-    /// A queue with these limits; `refused` counts the reads that found no place or no turn.
+    /// Creates a queue with these limits. `refused` counts the reads that found no place or got no
+    /// turn.
     pub fn new(limits: ReadLimits, refused: IntCounter) -> ClientReads {
         let at_once = limits.at_once.max(1);
         ClientReads {
             places: Arc::new(Semaphore::new(at_once + limits.waiting)),
             turns: Arc::new(Semaphore::new(at_once)),
-            unknown: Mutex::new(UnknownEvents::new(limits.unknown_ttl, UNKNOWN_EVENTS)),
+            unknown: Mutex::new(UnknownEvents::new(limits.unknown_ttl, MAX_UNKNOWN_EVENTS)),
             refused,
         }
     }
 
-    /// Takes a place in the queue, if there is one.
+    /// Takes a place in the queue if one is free.
     pub fn enter(&self) -> Result<ReadPermit, Busy> {
         match self.places.clone().try_acquire_owned() {
             Ok(place) => Ok(ReadPermit {
@@ -81,38 +82,39 @@ impl ClientReads {
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an event was looked up lately and does not exist.
+    /// Whether a recent lookup found that the event does not exist.
     pub fn is_unknown(&self, event_id: &EventId) -> bool {
         self.unknown().contains(event_id, Instant::now())
     }
 
-    /// An event does not exist.
+    /// Records that an event does not exist.
     pub fn remember_unknown(&self, event_id: &EventId) {
         self.unknown()
             .insert(event_id, Duration::MAX, Instant::now());
     }
 
-    /// An event is not stored. It may be stored soon, and nobody says when.
+    /// Records that an event is not stored, for at most a second: it may be stored soon, and no
+    /// message says when.
     pub fn remember_not_stored(&self, event_id: &EventId) {
         self.unknown()
             .insert(event_id, Duration::from_secs(1), Instant::now());
     }
 
-    /// An event exists.
+    /// Forgets that an event did not exist, because it exists now.
     pub fn forget_unknown(&self, event_id: &EventId) {
         self.unknown().remove(event_id);
     }
 
-    /// Any event may exist.
+    /// Forgets all nonexistent events, because any of them may exist now.
     pub fn forget_all_unknown(&self) {
         self.unknown().clear();
     }
 }
 
 impl ReadPermit {
-    /// Waits for the turn to read.
+    /// Waits for a turn to read.
     pub async fn turn(self) -> Result<Turn, Busy> {
-        match timeout(WAIT, self.turns.clone().acquire_owned()).await {
+        match timeout(TURN_TIMEOUT, self.turns.clone().acquire_owned()).await {
             Ok(Ok(turn)) => Ok(Turn {
                 _turn: turn,
                 _place: self,
@@ -125,7 +127,7 @@ impl ReadPermit {
     }
 }
 
-/// The turn to read; over when it is dropped.
+/// A turn to read, released on drop.
 pub struct Turn {
     _turn: OwnedSemaphorePermit,
     _place: ReadPermit,
@@ -136,7 +138,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn reads_beyond_queue_are_refused() {
+    async fn reads_beyond_queue_are_rejected() {
         let refused = IntCounter::new("refused", "test").unwrap();
         let limits = ReadLimits {
             at_once: 1,

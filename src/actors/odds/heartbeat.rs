@@ -1,6 +1,6 @@
-//! Says once a second that this process follows the bus, for as long as its live consumer works,
-//! its group lets it read, and the bus answers. Whoever shows prices takes them for stale when
-//! nobody says so any more.
+//! Publishes a heartbeat once a second while this process keeps up with the bus: its live consumer
+//! works, its group lets it read, and the bus answers. Processes that show prices treat them as
+//! stale when no heartbeat arrives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,53 +20,53 @@ use crate::runtime::feed_health::FeedState;
 use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::FaultLog;
 
-/// Between one time and the next.
+/// Interval between heartbeats.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Where it could not be said, it is tried again after this.
+/// Delay before a failed heartbeat is retried.
 const RETRY: Duration = Duration::from_millis(250);
-/// The bus and the cache answer within this.
+/// Timeout for replies of the bus and the cache.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A consumer that has not looked at the bus, or has not applied a record, for so long does not
-/// keep up.
+/// A consumer does not keep up if it has not polled the bus, or not applied a record, for this
+/// long.
 const CONSUMER_LIMIT: Duration = Duration::from_secs(2);
 
-/// Who is told.
+/// Where heartbeats go.
 #[derive(Clone)]
 pub enum HeartbeatTarget {
-    /// The processes that listen, by way of the cache, for as long as it takes what is written.
+    /// The subscribed processes, through the cache, while it accepts writes.
     Broadcast(Arc<dyn OddsCache>, Arc<CacheHealth>),
-    /// The clients of this process, where the cache tells nobody.
+    /// The clients of this process, if the cache has no broadcasts.
     Local {
-        /// How the feed stands.
+        /// The state of the feed.
         state: Arc<FeedState>,
-        /// To the registry.
+        /// The registry.
         feed: Recipient<FeedChanged>,
     },
 }
 
-/// The actor that says so.
+/// Publishes the heartbeats.
 pub struct Heartbeat {
     bus: Arc<dyn Topic>,
     consumer: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
     group: SubscriptionHealth,
     told: HeartbeatTarget,
-    /// What was in the way the last time.
+    /// The component that failed the last time.
     in_the_way: Option<&'static str>,
-    /// Whether it was well before.
+    /// Whether a heartbeat has succeeded before.
     has_followed: bool,
     log: FaultLog,
 }
 
-/// Whether a consumer works, and how far it is behind.
+/// The liveness of a consumer and the age of its backlog.
 pub type ConsumerSigns = (Arc<LivenessProbe>, Arc<Backlog>);
 
-/// What is in the way, and why.
+/// The component that failed, and the reason.
 type Problem = (&'static str, String);
 
 impl Heartbeat {
-    /// Says to `told` that `bus` is followed while `consumer` gives signs of life, is well in its
-    /// `group`, and has no old `backlog`.
+    /// Sends heartbeats to `told` while `bus` answers, `consumer` is alive, its `group` is healthy
+    /// and its `backlog` is not old.
     pub fn new(
         bus: Arc<dyn Topic>,
         (consumer, backlog): ConsumerSigns,
@@ -94,17 +94,21 @@ impl Heartbeat {
         );
         let beating = async move {
             let follows = follows(&*bus, &consumer, &backlog, &group).await;
-            told.tell(follows).await
+            told.publish(follows).await
         };
-        context.spawn(beating.into_actor(self).map(|said, heartbeat, context| {
-            let pause = if said.is_ok() { INTERVAL } else { RETRY };
-            heartbeat.tell(said.err());
-            context.run_later(pause, Self::beat);
-        }));
+        context.spawn(
+            beating
+                .into_actor(self)
+                .map(|published, heartbeat, context| {
+                    let pause = if published.is_ok() { INTERVAL } else { RETRY };
+                    heartbeat.report(published.err());
+                    context.run_later(pause, Self::beat);
+                }),
+        );
     }
 
-    /// Once for each thing that is in the way, however long it is.
-    fn tell(&mut self, problem: Option<Problem>) {
+    /// Logs each failed component once, however long the failure lasts.
+    fn report(&mut self, problem: Option<Problem>) {
         self.has_followed |= problem.is_none();
         let in_the_way = problem.as_ref().map(|(what, _)| *what);
         if in_the_way == self.in_the_way {
@@ -114,7 +118,7 @@ impl Heartbeat {
         match problem {
             Some((what, why)) => {
                 if let Some(repeated) = self.log.failed(what) {
-                    // Joining a group takes seconds at every start.
+                    // Joining a group takes seconds at every start, so it is not worth a warning.
                     let level = if self.has_followed {
                         Level::Warn
                     } else {
@@ -123,7 +127,7 @@ impl Heartbeat {
                     log!(level, repeated; "waiting for the {what}, prices may be stale until then: {why}");
                 }
             }
-            None if self.log.recovered() => info!("the bus is followed"),
+            None if self.log.recovered() => info!("the live consumer keeps up with the bus"),
             None => {}
         }
     }
@@ -137,7 +141,7 @@ impl Actor for Heartbeat {
     }
 }
 
-/// Whether the bus answers, the group lets the consumer read, and the consumer works.
+/// Checks that the bus answers, the group lets the consumer read, and the consumer keeps up.
 async fn follows(
     bus: &dyn Topic,
     consumer: &LivenessProbe,
@@ -148,14 +152,11 @@ async fn follows(
     if let Some(problem) = group.problem() {
         return Err(("live group", problem));
     }
-    let behind = consumer.age().max(backlog.age());
-    if behind < CONSUMER_LIMIT {
+    let lag = consumer.age().max(backlog.age());
+    if lag < CONSUMER_LIMIT {
         Ok(())
     } else {
-        Err((
-            "live consumer",
-            format!("it is {} s behind", behind.as_secs()),
-        ))
+        Err(("live consumer", format!("it lags by {} s", lag.as_secs())))
     }
 }
 
@@ -173,7 +174,7 @@ async fn answer<E: std::fmt::Display>(
 }
 
 impl HeartbeatTarget {
-    async fn tell(&self, follows: Result<(), Problem>) -> Result<(), Problem> {
+    async fn publish(&self, follows: Result<(), Problem>) -> Result<(), Problem> {
         match self {
             HeartbeatTarget::Broadcast(cache, health) => {
                 follows?;
@@ -193,8 +194,8 @@ impl HeartbeatTarget {
                         FeedStatus::Stale
                     }
                 };
-                // Without the registry nobody is to be told; the platform's watch over its actors
-                // ends the process.
+                // Without the registry nobody can be notified; the platform monitors its actors and
+                // stops the process.
                 let _ = feed.send(FeedChanged(status)).await;
                 follows
             }
@@ -252,7 +253,7 @@ mod tests {
         }
     }
 
-    /// Counts how often it was said.
+    /// Counts the heartbeats.
     #[derive(Default)]
     struct ProbeCache(AtomicUsize);
 
@@ -307,14 +308,14 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn it_is_said_while_the_bus_answers_and_the_consumer_works_and_not_otherwise() {
+    async fn heartbeat_needs_bus_group_and_consumer() {
         let (bus, cache) = (
             Arc::new(ProbeBus::default()),
             Arc::new(ProbeCache::default()),
         );
         let life = Arc::new(LivenessProbe::new());
-        let said = || cache.0.load(Ordering::SeqCst);
-        let asked = || bus.pings.load(Ordering::SeqCst);
+        let beats = || cache.0.load(Ordering::SeqCst);
+        let pings = || bus.pings.load(Ordering::SeqCst);
         bus.is_away.store(true, Ordering::SeqCst);
         let group = SubscriptionHealth::joining("g");
         let told = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
@@ -325,28 +326,29 @@ mod tests {
             told,
         )
         .start();
-        until("the bus is asked", || asked() >= 3).await;
-        assert_eq!(said(), 0, "the bus is away");
+        until("the bus is pinged", || pings() >= 3).await;
+        assert_eq!(beats(), 0, "the bus is away");
         bus.is_away.store(false, Ordering::SeqCst);
-        let asked_before = asked();
-        until("the bus is asked", || asked() >= asked_before + 3).await;
-        assert_eq!(said(), 0, "the group has not let it in");
+        let pings_before = pings();
+        until("the bus is pinged", || pings() >= pings_before + 3).await;
+        assert_eq!(beats(), 0, "the group is not joined");
         group.join();
         life.touch();
-        until("it is said", || said() > 0).await;
+        until("a heartbeat is published", || beats() > 0).await;
         until("the consumer counts as stuck", || {
             life.age() >= CONSUMER_LIMIT
         })
         .await;
-        let (said_before, asked_before) = (said(), asked());
-        until("the bus is asked", || asked() >= asked_before + 2).await;
-        assert!(said() <= said_before + 1, "one may have been under way");
+        let (beats_before, pings_before) = (beats(), pings());
+        until("the bus is pinged", || pings() >= pings_before + 2).await;
+        assert!(beats() <= beats_before + 1, "one may have been in flight");
         life.touch();
-        until("it is said again", || said() > said_before + 1).await;
+        until("heartbeats resume", || beats() > beats_before + 1).await;
     }
 
+    /// Without broadcasts in the cache, the clients of this process are notified.
     #[actix_web::test]
-    async fn where_the_cache_tells_nobody_the_clients_of_this_process_are_told() {
+    async fn local_heartbeat_notifies_own_clients() {
         let (bus, told) = (Arc::new(ProbeBus::default()), Arc::default());
         let registry = ProbeRegistry(Arc::clone(&told)).start();
         let state = Arc::new(FeedState::not_heard_yet(

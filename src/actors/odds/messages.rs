@@ -1,4 +1,4 @@
-//! Messages of books and of what feeds and stores them.
+//! Messages of the odds books and of the actors that feed and store them.
 
 use std::sync::Arc;
 
@@ -13,49 +13,48 @@ use crate::domain::odds::book::Snapshot;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::store::StoreError;
 
-/// A consumer to the router, the router to a book: answered when every book has applied its part
-/// and told everyone.
+/// Sent by a consumer to the router and by the router to a book. The reply follows after every book
+/// has applied its part and published the changes.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ApplyUpdates(pub Vec<PositionedUpdate>);
 
-/// The broadcast listener to the router, the router to a book: what other processes told. Answered
-/// as [`ApplyUpdates`].
+/// Sent by the broadcast listener to the router and by the router to a book: changes that other
+/// processes published. The reply is that of [`ApplyUpdates`].
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ApplyBroadcasts(pub Vec<Broadcast>);
 
-/// The broadcast listener to the router: changes may have been missed; have these books, or all,
-/// read what is known. What is new is told before the answer: the books that could not read the
-/// cache.
+/// Sent by the broadcast listener to the router after a gap: reload these books, or all. New state
+/// is published before the reply, which lists the books that could not read the cache.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "Vec<EventId>")]
 pub struct ReloadBooks(pub Option<Vec<EventId>>);
 
-/// The router to a book: read what is known. An error where the cache cannot be read.
+/// Sent by the router to a book: reload the state. Fails if the cache cannot be read.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ReloadBook;
 
-/// Why updates were not applied. They may be applied again: a book takes each once.
+/// Why updates were not applied. They can be retried: a book applies each update once.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
-    /// A book or the router ended in the middle.
-    #[error("the book of `{0}` ended in the middle")]
+    /// A book or the router stopped before it replied.
+    #[error("the book of `{0}` stopped before it replied")]
     BookEnded(EventId),
-    /// The book has nothing to show, because the store could not be read when it started.
-    #[error("what is known of `{0}` could not be read")]
+    /// The book has no state to show, because the store could not be read when it started.
+    #[error("could not load the book of `{0}`")]
     NotLoaded(EventId),
-    /// Too many reads for clients wait already.
-    #[error("too many requests wait for the database; ask for `{0}` again")]
+    /// Too many client reads are waiting.
+    #[error("too many requests are waiting for the database; retry `{0}` later")]
     Busy(EventId),
-    /// The router did not answer.
-    #[error("the book router does not answer: {0}")]
+    /// The router did not reply.
+    #[error("no reply from the book router: {0}")]
     RouterEnded(String),
 }
 
 impl ApplyError {
-    /// A word for logs that are counted by cause.
+    /// A constant text for each variant, for logs that are limited by cause.
     pub fn cause(&self) -> &'static str {
         match self {
             ApplyError::BookEnded(_) => "book ended",
@@ -66,66 +65,69 @@ impl ApplyError {
     }
 }
 
-/// The live path to the router: takes its place in the mailbox at once, even if clients' questions
-/// fill it, so that records of one event stay in their order. The sender bounds how many there are.
+/// A message of the live path to the router. It is enqueued at once, even if client requests fill
+/// the mailbox, so that records of one event stay in order. The sender bounds how many are in
+/// flight.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct InOrder<M> {
-    /// What is to be done.
+    /// The message to handle.
     pub message: M,
-    /// Answered when it is done. Dropped if the router ends.
+    /// Receives the result. Dropped if the router stops.
     pub done: oneshot::Sender<Result<(), ApplyError>>,
 }
 
 impl<M: Send + 'static> InOrder<M> {
-    /// Sends a message to the router, and gives what answers it.
+    /// Sends a message to the router and returns a future of the reply.
     pub fn send(
         to: &Recipient<InOrder<M>>,
         message: M,
     ) -> impl Future<Output = Result<(), ApplyError>> + use<M> {
-        let (done, answer) = oneshot::channel();
+        let (done, reply) = oneshot::channel();
         to.do_send(InOrder { message, done });
         async move {
-            answer
+            reply
                 .await
-                .unwrap_or_else(|_| Err(ApplyError::RouterEnded("it has ended".to_owned())))
+                .unwrap_or_else(|_| Err(ApplyError::RouterEnded("it has stopped".to_owned())))
         }
     }
 }
 
-/// A session or a REST handler to the router, the router to a book: the book as it is now.
+/// Sent by a session or a REST handler to the router and by the router to a book: returns the
+/// current state of the book.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "Result<Snapshot, ApplyError>")]
 pub struct GetSnapshot(pub EventId);
 
-/// A book to whoever wants to know: markets of one event that changed, in the order of their
-/// numbers.
+/// Sent by a book to its subscribers: changed markets of one event, ordered by sequence number.
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "()")]
 pub struct BookChanged {
-    /// The markets as they are now.
+    /// The new states of the markets.
     pub states: Arc<[Arc<MarketState>]>,
-    /// Whether changes before these may not have been told: a book that starts tells what it found.
+    /// Whether earlier changes may not have been published: a book that starts publishes the state
+    /// it loaded.
     pub conflated: bool,
 }
 
-/// A consumer to the store writer: answered when the transaction is committed.
+/// Sent by a consumer to the store writer. The reply follows after the transaction is committed.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct StoreBatch {
-    /// Updates, in their order on the bus.
+    /// Updates in bus order.
     pub updates: Vec<PositionedUpdate>,
-    /// What could not be read.
+    /// Records that could not be decoded.
     pub dead_letters: Vec<DeadLetter>,
 }
 
-/// A consumer to the router: other processes read these partitions from now on; let their books go.
+/// Sent by a consumer to the router: other processes read these partitions from now on, so drop
+/// their books.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct PartitionsRevoked(pub Vec<u32>);
 
-/// A consumer to the cache writer: answered when the cache holds every change that was handed in
-/// before.
+/// Sent by a consumer to the cache writer. The reply follows after the cache holds every change
+/// submitted before.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct FlushCache;

@@ -1,4 +1,4 @@
-//! From the bus to the odds books, the cache and the database.
+//! The odds pipeline: from the bus to the odds books, the cache and the database.
 
 pub mod applying;
 pub mod book_router;

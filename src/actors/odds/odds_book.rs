@@ -1,4 +1,4 @@
-//! One actor an event: applies updates to its book and tells everyone who listens.
+//! One actor per event: applies updates to its book and publishes the changes.
 
 mod doubts;
 
@@ -21,42 +21,42 @@ use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::odds::version_stamp::VersionCounter;
 use crate::telemetry::metrics::BookMetrics;
 
-/// A book whose store could not be read tries again after this.
+/// Delay before a book that could not read the store tries again.
 const RELOAD_DELAY: Duration = Duration::from_secs(1);
 
-/// Someone who is told of changes.
+/// A receiver of changes.
 pub struct ChangeSubscriber {
     to: Recipient<BookChanged>,
     depth: IntGauge,
 }
 
 impl ChangeSubscriber {
-    /// Tells `to`; `depth` counts the messages on their way, and the receiver counts them down.
+    /// Sends changes to `to`; `depth` counts the messages in flight, and the receiver decrements
+    /// it.
     pub fn new(to: Recipient<BookChanged>, depth: IntGauge) -> ChangeSubscriber {
         ChangeSubscriber { to, depth }
     }
 }
 
-/// What every book needs; one for all of them.
+/// Dependencies shared by all books.
 pub struct BookEdges {
-    /// Where the bus of this process begins, where it begins with the process. Whatever was told
-    /// before it began has a smaller number. None for a bus that lasts: it may be read anew from
-    /// its beginning.
+    /// The first position of a bus that starts with the process. Every change published earlier has
+    /// a lower sequence number. `None` for a durable bus: it may be replayed from its beginning.
     pub first_position: Option<u64>,
-    /// Where the state comes from.
+    /// Loads the state of the books.
     pub source: BookSource,
-    /// Who is told of changes.
+    /// Receivers of changes.
     pub listeners: Vec<ChangeSubscriber>,
-    /// Whether the books mirror those of other processes: broadcasts feed them, and no bus.
+    /// Whether the books mirror those of other processes: they are fed by broadcasts, not by a bus.
     pub is_mirror: bool,
     /// The metrics.
     pub metrics: BookMetrics,
 }
 
 impl BookEdges {
-    /// Tells every listener, and waits until each has room: nothing is left out, and a full mailbox
-    /// holds the bus back.
-    async fn tell(&self, changes: Vec<Change>) {
+    /// Sends changes to every receiver and waits until each has room: nothing is dropped, and a
+    /// full mailbox slows down the bus consumer.
+    async fn publish(&self, changes: Vec<Change>) {
         for alike in changes.chunk_by(|one, next| one.conflated == next.conflated) {
             let states = alike.iter().map(|change| change.state.clone()).collect();
             let changed = BookChanged {
@@ -66,7 +66,7 @@ impl BookEdges {
             for listener in &self.listeners {
                 listener.depth.inc();
                 if listener.to.send(changed.clone()).await.is_err() {
-                    // The listener is gone; the platform's watch over its actors ends the process.
+                    // The receiver is gone; the platform monitors its actors and stops the process.
                     listener.depth.dec();
                 }
             }
@@ -74,29 +74,29 @@ impl BookEdges {
     }
 }
 
-/// The actor of one event's book.
+/// The book of one event.
 pub struct OddsBook {
     book: Book,
     event_id: EventId,
     edges: Arc<BookEdges>,
     left: ReplayBoundary,
-    /// The state it starts with; taken when it starts.
+    /// The initial state; taken when the actor starts.
     loaded: Option<LoadedState>,
-    /// Whether the store said what it holds of the event.
+    /// Whether the stored state of the event has been read.
     is_loaded: bool,
-    /// Whether the cache could be read at the last look. It is what a mirrored book shows; the
-    /// store lags behind.
+    /// Whether the last load could read the cache. A mirrored book shows the cached state; the
+    /// store lags behind it.
     is_cache_read: bool,
-    /// The next look of a mirrored book at what is known elsewhere.
+    /// The scheduled reload.
     next_look: Option<SpawnHandle>,
-    /// What a mirrored book is to compare with the hot copy.
+    /// The markets that a mirrored book has to compare with the cache.
     doubts: Doubts,
-    /// Counts what changes the answer to [`GetSnapshot`].
+    /// Advances when the reply to [`GetSnapshot`] changes.
     generation: VersionCounter,
 }
 
 impl OddsBook {
-    /// A book that starts with `loaded`, which was read up to `left`.
+    /// Creates a book that starts with `loaded`, which was read up to `left`.
     pub fn new(
         event_id: EventId,
         edges: Arc<BookEdges>,
@@ -119,28 +119,28 @@ impl OddsBook {
 }
 
 impl OddsBook {
-    /// Takes over loaded state, and publishes the whole book: the store may hold a change that no
-    /// client has seen. Clients that know it drop it by its number. Loads again later if something
-    /// could not be read.
+    /// Restores loaded state and publishes the whole book: the store may hold a change that no
+    /// client has seen. Clients that have a change already drop it by its sequence number.
+    /// Schedules a reload if something could not be read.
     fn take(
         &mut self,
-        known: LoadedState,
+        loaded: LoadedState,
         context: &mut Context<Self>,
     ) -> impl ActorFuture<Self, Output = ()> + use<> {
-        self.doubts.looked(known.read_seq);
-        self.is_loaded = known.is_complete;
-        self.is_cache_read = known.is_cache_read;
-        if let Some(delay) = known.next_look(RELOAD_DELAY) {
-            self.look_again(delay, context);
+        self.doubts.record_read(loaded.read_seq);
+        self.is_loaded = loaded.is_complete;
+        self.is_cache_read = loaded.is_cache_read;
+        if let Some(delay) = loaded.next_look(RELOAD_DELAY) {
+            self.schedule_reload(delay, context);
         }
-        self.book.restore(known.states);
+        self.book.restore(loaded.states);
         self.book
             .continue_from(self.edges.first_position.unwrap_or(0));
         self.generation.changed();
         let mut states = self.book.snapshot().markets;
         states.sort_by_key(|state| state.seq);
-        // In a mirror every loaded state may follow changes that were missed. Elsewhere nothing is
-        // missing before the very update that the book starts for, if the store has it.
+        // In a mirror, changes may be missing before every loaded state. Otherwise none is missing
+        // before a loaded state that is exactly the update the book starts for.
         let next = if self.edges.is_mirror {
             None
         } else {
@@ -152,10 +152,10 @@ impl OddsBook {
         };
         let changes = states.into_iter().map(change).collect();
         let edges = self.edges.clone();
-        async move { edges.tell(changes).await }.into_actor(self)
+        async move { edges.publish(changes).await }.into_actor(self)
     }
 
-    /// Loads the state again, if it could not be read when the book started.
+    /// Loads the state again after it could not be read in full.
     fn load(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
         async move {
@@ -165,13 +165,13 @@ impl OddsBook {
                 .await
         }
         .into_actor(self)
-        .then(|known, book, context| book.take(known, context))
+        .then(|loaded, book, context| book.take(loaded, context))
     }
 }
 
 impl OddsBook {
-    /// Loads the state of a mirrored book again, and publishes what is newer. Gives whether the
-    /// cache answers.
+    /// Reloads the state of a mirrored book and publishes newer states. Returns whether the cache
+    /// answers.
     fn mirror(&self, is_store_wanted: bool) -> impl ActorFuture<Self, Output = bool> + 'static {
         let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
         let reading = async move {
@@ -180,25 +180,25 @@ impl OddsBook {
                 .load_mirrored(&event_id, left, ReadPriority::Background, is_store_wanted)
                 .await
         };
-        reading.into_actor(self).then(|known, book, context| {
-            book.doubts.looked(known.read_seq);
-            book.is_loaded |= known.is_complete;
-            book.is_cache_read = known.is_cache_read;
-            if let Some(delay) = known.next_look(RELOAD_DELAY) {
-                book.look_again(delay, context);
+        reading.into_actor(self).then(|loaded, book, context| {
+            book.doubts.record_read(loaded.read_seq);
+            book.is_loaded |= loaded.is_complete;
+            book.is_cache_read = loaded.is_cache_read;
+            if let Some(delay) = loaded.next_look(RELOAD_DELAY) {
+                book.schedule_reload(delay, context);
             }
             let news = if book.book.is_empty() {
-                book.book.restore(known.states);
+                book.book.restore(loaded.states);
                 let mut markets = book.book.snapshot().markets;
                 markets.sort_by_key(|state| state.seq);
                 markets
             } else {
-                book.book.catch_up(known.states)
+                book.book.catch_up(loaded.states)
             };
             book.generation.changed();
             let edges = book.edges.clone();
-            // Of a damaged entry this event alone suffers.
-            let is_cache_read = known.is_cache_read || known.is_damaged;
+            // A damaged entry affects only this event and does not count as a cache failure.
+            let is_cache_read = loaded.is_cache_read || loaded.is_damaged;
             let news = news
                 .into_iter()
                 .map(|state| Change {
@@ -207,43 +207,46 @@ impl OddsBook {
                 })
                 .collect();
             async move {
-                edges.tell(news).await;
+                edges.publish(news).await;
                 is_cache_read
             }
             .into_actor(book)
         })
     }
 
-    /// Looks in cache and store after a while; one look at a time, however often it is asked for.
-    fn look_again(&mut self, delay: Duration, context: &mut Context<Self>) {
+    /// Schedules a reload from cache and store. At most one is scheduled, however often it is
+    /// requested.
+    fn schedule_reload(&mut self, delay: Duration, context: &mut Context<Self>) {
         if let Some(earlier) = self.next_look.take() {
             context.cancel_future(earlier);
         }
         self.next_look = Some(context.run_later(delay, |book, context| {
             book.next_look = None;
-            // One that was let go meanwhile ends here.
+            // A book that was dropped in the meantime does not reload.
             if context.connected() {
-                context.spawn(book.look());
+                context.spawn(book.reload_if_useful());
             }
         }));
     }
 
-    fn look(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
+    fn reload_if_useful(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
         let (edges, event_id, is_cache_read) = (
             self.edges.clone(),
             self.event_id.clone(),
             self.is_cache_read,
         );
-        let asking = async move { edges.source.may_know_more(&event_id, is_cache_read).await };
-        asking.into_actor(self).map(|may_know_more, book, context| {
-            if !may_know_more {
-                book.look_again(RELOAD_DELAY, context);
-            } else if book.edges.is_mirror {
-                context.spawn(book.mirror(true).map(|_, _, _| ()));
-            } else {
-                context.spawn(book.load());
-            }
-        })
+        let checking = async move { edges.source.may_know_more(&event_id, is_cache_read).await };
+        checking
+            .into_actor(self)
+            .map(|may_know_more, book, context| {
+                if !may_know_more {
+                    book.schedule_reload(RELOAD_DELAY, context);
+                } else if book.edges.is_mirror {
+                    context.spawn(book.mirror(true).map(|_, _, _| ()));
+                } else {
+                    context.spawn(book.load());
+                }
+            })
     }
 }
 
@@ -268,12 +271,12 @@ impl Handler<ApplyBroadcasts> for OddsBook {
 
     fn handle(&mut self, message: ApplyBroadcasts, context: &mut Context<Self>) -> Self::Result {
         let latest = Doubts::latest();
-        let take = |told: Broadcast| {
+        let take = |broadcast: Broadcast| {
             let Broadcast {
                 update,
                 seq,
                 conflated,
-            } = told;
+            } = broadcast;
             let (market, revision) = (update.market.clone(), update.revision);
             let differs = self.book.contradicts(&update);
             let taken = self.book.mirror(update, seq);
@@ -284,24 +287,24 @@ impl Handler<ApplyBroadcasts> for OddsBook {
         };
         let taken = message.0.into_iter().map(take).collect();
         let verifies = self.verify_when_due(context);
-        let telling = self.tell_taken(taken);
+        let publishing = self.publish_taken(taken);
         if verifies {
-            // Before the next message: what is told afterwards is applied to what was put right.
-            return AtomicResponse::new(Box::pin(
-                telling
-                    .then(|told, book: &mut OddsBook, _| book.verify().map(move |(), _, _| told)),
-            ));
+            // Verify before the next message, so that later broadcasts apply to the corrected
+            // state.
+            return AtomicResponse::new(Box::pin(publishing.then(
+                |result, book: &mut OddsBook, _| book.verify().map(move |(), _, _| result),
+            )));
         }
-        AtomicResponse::new(Box::pin(telling))
+        AtomicResponse::new(Box::pin(publishing))
     }
 }
 
 impl Handler<ReloadBook> for OddsBook {
-    // Atomic: what is told afterwards is applied to what was read.
+    // Atomic: later messages apply to the reloaded state.
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, _: ReloadBook, _: &mut Context<Self>) -> Self::Result {
-        // What followed may have been missed: nothing is left to it any more.
+        // Later changes may have been missed, so none is left to the broadcasts any more.
         self.left = ReplayBoundary::NOTHING;
         AtomicResponse::new(Box::pin(self.mirror(false).map(
             |is_cache_read, book, _| {
@@ -316,7 +319,7 @@ impl Handler<ReloadBook> for OddsBook {
 }
 
 impl Handler<ApplyUpdates> for OddsBook {
-    // Atomic: the changes of one batch are told before the next one is applied.
+    // Atomic: the changes of one batch are published before the next one is applied.
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
     fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
@@ -327,18 +330,18 @@ impl Handler<ApplyUpdates> for OddsBook {
             )
         };
         let taken = message.0.into_iter().map(apply).collect();
-        AtomicResponse::new(Box::pin(self.tell_taken(taken)))
+        AtomicResponse::new(Box::pin(self.publish_taken(taken)))
     }
 }
 
 impl OddsBook {
-    /// Counts what was taken and what was not, and tells of the changes: each with whether some may
-    /// be missing before it.
-    fn tell_taken(
+    /// Counts applied and rejected updates and publishes the changes, each with whether earlier
+    /// changes may be missing.
+    fn publish_taken(
         &self,
         taken: Vec<(Result<Arc<MarketState>, Rejection>, bool)>,
     ) -> impl ActorFuture<Self, Output = Result<(), ApplyError>> + use<> {
-        // Before anyone is told: who is told must not be shown less.
+        // Before publishing: a client that has received a change must not get an older snapshot.
         self.generation.changed();
         let mut changes = Vec::with_capacity(taken.len());
         for (taken, conflated) in taken {
@@ -350,17 +353,17 @@ impl OddsBook {
                         .rejected
                         .with_label_values(&[rejection.reason()])
                         .inc();
-                    debug!(event = self.event_id.as_str(); "update not taken: {rejection}");
+                    debug!(event = self.event_id.as_str(); "update rejected: {rejection}");
                 }
             }
         }
         self.edges.metrics.applied.inc_by(changes.len() as u64);
         let edges = self.edges.clone();
-        let telling = async move {
-            edges.tell(changes).await;
+        let publishing = async move {
+            edges.publish(changes).await;
             Ok(())
         };
-        telling.into_actor(self)
+        publishing.into_actor(self)
     }
 }
 
@@ -368,7 +371,7 @@ impl Handler<GetSnapshot> for OddsBook {
     type Result = Result<Snapshot, ApplyError>;
 
     fn handle(&mut self, _: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
-        // Nothing to show is an answer only where it is known that there is nothing.
+        // An empty book is a valid reply only if the event is known to have no markets.
         if self.book.is_empty() && !self.is_loaded {
             return Err(ApplyError::NotLoaded(self.event_id.clone()));
         }
@@ -385,7 +388,7 @@ impl Handler<GetSnapshot> for OddsBook {
 pub(super) mod tests {
     use super::*;
 
-    /// Ends a book, as a fault would.
+    /// Stops a book, as a fault would.
     #[derive(Message)]
     #[rtype(result = "()")]
     pub struct End;

@@ -1,5 +1,5 @@
-//! Reads the bus as one group, hands each batch to whoever works on it, and commits once the work
-//! is done.
+//! Reads the bus as one consumer group, hands each batch to its handler, and commits it when the
+//! work is done.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,50 +29,49 @@ use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ProcessorMetrics;
 
-/// An idle consumer looks up this often, to tell its lag and to give a sign of life.
-const IDLE_LOOK: Duration = Duration::from_millis(250);
-/// Beside a batch under way it tells its lag this often, and sees whether the batch is to be given
-/// up.
-const BUSY_LOOK: Duration = Duration::from_millis(100);
-/// Delays between tries of a batch that failed.
+/// How often an idle consumer wakes up to report its lag and a sign of life.
+const IDLE_POLL: Duration = Duration::from_millis(250);
+/// How often a consumer with a batch in flight reports its lag and checks whether to abandon the
+/// batch.
+const BUSY_POLL: Duration = Duration::from_millis(100);
+/// Delays between attempts of a batch that failed.
 const RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(100),
     most: Duration::from_secs(1),
 };
-/// When the process stops, the batch that is under way may take so long, where the bus keeps it: a
-/// database that is locked answers only when its patience is over, and the time for stopping may be
-/// over before.
+/// How long the batch in flight may take when the process stops and the bus is durable. A locked
+/// database answers only after its own timeout, and the shutdown timeout may expire before.
 const LAST_BATCH: Duration = Duration::from_secs(2);
-/// How long a consumer that stops waits for the cache. What the cache did not take by then is read
-/// again by the next one.
+/// How long a stopping consumer waits for the cache. The next consumer re-reads records that the
+/// cache has not taken by then.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
-/// What becomes of a batch.
+/// How batches are processed.
 pub enum Work {
-    /// The live path. What cannot be read is passed over; the store path keeps it.
+    /// The live path. Unreadable records are skipped; the store path keeps them.
     Books {
-        /// Who applies the updates.
+        /// Applies the updates.
         books: Recipient<InOrder<ApplyUpdates>>,
-        /// Who lets the books of revoked partitions go.
+        /// Drops the books of revoked partitions.
         revoked: Recipient<PartitionsRevoked>,
-        /// Who says that the cache holds what was applied. The bus gives a batch out again until it
-        /// does.
+        /// Confirms that the cache holds the applied updates. Until then they are not committed,
+        /// and the bus may deliver them again.
         cache: Recipient<FlushCache>,
     },
-    /// The store path: to the database; what cannot be read becomes a dead letter.
+    /// The store path: writes to the database; unreadable records become dead letters.
     Store {
-        /// Who writes.
+        /// Writes the updates.
         store: Recipient<StoreBatch>,
-        /// Where dead letters go.
+        /// The topic of the dead letters.
         dead_letters: Arc<dyn Topic>,
     },
-    /// Dead letters on a bus that does not keep them: to the database.
+    /// Dead letters of a bus that is not durable: written to the database.
     DeadLetters(Recipient<StoreBatch>),
 }
 
 impl Work {
-    /// What the group is for. Alerts and dashboards select by it, since an operator may rename the
-    /// group.
+    /// The purpose of the group. Alerts and dashboards select by it, since an operator may rename
+    /// the group.
     fn purpose(&self) -> &'static str {
         match self {
             Work::Books { .. } => "live",
@@ -82,18 +81,18 @@ impl Work {
     }
 }
 
-/// How a consumer reads.
+/// Settings of a consumer.
 #[derive(Clone, Debug)]
 pub struct ConsumerSettings {
     /// The group's name, for logs and metrics.
     pub group: String,
     /// The topic's name, for dead letters.
     pub topic: String,
-    /// The most records a batch.
+    /// Maximum number of records per batch.
     pub batch_size: usize,
     /// How long a batch waits to fill up.
     pub linger: Duration,
-    /// Which updates are believed.
+    /// Which updates are plausible.
     pub limits: Plausibility,
 }
 
@@ -115,8 +114,8 @@ impl BadRecord {
     }
 }
 
-/// The actor that reads for one group. A batch that fails is tried again until it is done: the
-/// group's lag grows, and nothing is lost or passed over.
+/// Reads the bus for one group. A failed batch is retried until it succeeds: the lag of the group
+/// grows, but nothing is lost or skipped.
 pub struct BusConsumer {
     reader: Option<Reader>,
     life: Arc<LivenessProbe>,
@@ -126,7 +125,7 @@ pub struct BusConsumer {
 }
 
 impl BusConsumer {
-    /// Reads `subscription` and gives each batch to `work`.
+    /// Creates a consumer that reads `subscription` and processes each batch with `work`.
     pub fn new(
         settings: ConsumerSettings,
         subscription: Box<dyn Subscription>,
@@ -171,13 +170,13 @@ impl BusConsumer {
         }
     }
 
-    /// How old the oldest record of the live path is that is not applied yet.
+    /// The age of the oldest record of the live path that is not applied yet.
     pub fn backlog(&self) -> Arc<Backlog> {
         self.backlog.clone()
     }
 
-    /// A sign of life whenever it looks at the bus: with each batch that is done, and often while
-    /// there is none.
+    /// Touched whenever the consumer polls the bus: after each batch, and often while there is
+    /// none.
     pub fn life(&self) -> Arc<LivenessProbe> {
         self.life.clone()
     }
@@ -190,19 +189,13 @@ impl Actor for BusConsumer {
         let Some(reader) = self.reader.take() else {
             return;
         };
-        context.spawn(
-            reader
-                .read_until_the_end()
-                .into_actor(self)
-                .map(|end, _, context| {
-                    // One that has drained stays, and does nothing any more: it did not end by a
-                    // fault.
-                    if let Err((group, end)) = end {
-                        warn!(group; "consumer ends: {end}");
-                        context.stop();
-                    }
-                }),
-        );
+        context.spawn(reader.run().into_actor(self).map(|end, _, context| {
+            // A drained consumer stays alive and idle: it did not stop because of a fault.
+            if let Err((group, end)) = end {
+                warn!(group; "consumer stopped: {end}");
+                context.stop();
+            }
+        }));
     }
 }
 
@@ -219,7 +212,7 @@ impl Handler<Drain> for BusConsumer {
     }
 }
 
-/// A flush that was asked for, and what may be committed once it is answered.
+/// A flush in flight, and the position to commit when it completes.
 struct Flushing {
     until: Position,
     answer: Pin<Box<dyn Future<Output = Result<(), MailboxError>> + Send>>,
@@ -228,9 +221,9 @@ struct Flushing {
 struct Reader {
     subscription: Box<dyn Subscription>,
     worker: Arc<Worker>,
-    /// Batches of the live path in work.
+    /// Batches of the live path in flight.
     applying: Applying,
-    /// What was applied and is not known to be in the cache.
+    /// The position that is applied but not yet confirmed by the cache.
     unflushed: Position,
     flushing: Option<Flushing>,
     life: Arc<LivenessProbe>,
@@ -238,11 +231,11 @@ struct Reader {
     finish: watch::Sender<bool>,
 }
 
-/// Work on batches of the live path, each with its number and whether it was done. Beside the
-/// reader and not in it, since it need not move between threads.
+/// Batches of the live path in flight, each with its number and whether it succeeded. Kept outside
+/// `Reader`, since these futures need not be `Send`.
 type InWork = FuturesUnordered<LocalBoxFuture<'static, (u64, bool)>>;
 
-/// The stage that failed, and why.
+/// The failed stage and the reason.
 type Failure = (&'static str, String);
 
 struct Worker {
@@ -255,22 +248,22 @@ struct Worker {
 }
 
 impl Reader {
-    async fn read_until_the_end(mut self) -> Result<(), (String, BusError)> {
+    async fn run(mut self) -> Result<(), (String, BusError)> {
         let mut in_work = InWork::new();
         loop {
             self.life.touch();
             let lag = self.subscription.lag();
             self.worker.lag.set(lag as i64);
             self.show_backlog(lag);
-            // What the bus keeps is left to the next process.
+            // A durable bus keeps the rest for the next process.
             if *self.worker.stop.borrow() && (lag == 0 || self.subscription.is_durable()) {
                 if tokio::time::timeout(LAST_BATCH, self.finish_all(&mut in_work))
                     .await
                     .is_err()
                 {
-                    info!(group = self.worker.settings.group.as_str(); "stops before everything was applied: the next consumer reads it again");
+                    info!(group = self.worker.settings.group.as_str(); "shutting down before everything is applied; the next consumer re-reads it");
                 }
-                self.flush_for_the_last_time().await;
+                self.final_flush().await;
                 self.subscription.close().await;
                 let lag = self.subscription.lag();
                 self.worker.lag.set(lag as i64);
@@ -284,14 +277,14 @@ impl Reader {
         }
     }
 
-    /// Waits for the next batch and begins to work on it, or takes note of one that is done, or
-    /// commits what the cache has taken meanwhile.
+    /// Waits for the next batch and starts it, or handles a batch that has ended, or commits the
+    /// position that the cache has confirmed.
     async fn step(&mut self, in_work: &mut InWork) -> Result<(), BusError> {
-        self.ask_for_flush();
+        self.request_flush();
         let settings = &self.worker.settings;
-        // The wait for a batch to fill up comes on top: cut short, it would begin again for ever
-        // and read nothing.
-        let look = IDLE_LOOK.saturating_add(settings.linger);
+        // Includes the linger time: a shorter timeout would restart the wait forever and read
+        // nothing.
+        let limit = IDLE_POLL.saturating_add(settings.linger);
         let has_room = self.applying.has_room();
         let reading = async {
             if has_room {
@@ -303,31 +296,31 @@ impl Reader {
             }
         };
         let mut stop = self.worker.stop.clone();
-        let given = tokio::select! {
+        let event = tokio::select! {
             biased;
             answer = flushed(&mut self.flushing) => {
-                self.end_of_flush(answer);
+                self.on_flushed(answer);
                 return Ok(());
             }
             Some((number, is_done)) = in_work.next() => {
-                self.end_of_work(number, is_done);
+                self.on_batch_end(number, is_done);
                 return Ok(());
             }
             Ok(_) = stop.wait_for(|stop| *stop), if !*self.worker.stop.borrow() => return Ok(()),
-            given = tokio::time::timeout(look, reading) => given,
+            event = tokio::time::timeout(limit, reading) => event,
         };
-        match given {
+        match event {
             Err(_idle) => Ok(()),
             Ok(Err(end)) => Err(end),
             Ok(Ok(ConsumerEvent::Revoked(partitions))) => {
-                // The books finish first, so that they are dropped with all that they know.
+                // Finish the batches first, so that the books are dropped with their latest state.
                 self.finish_all(in_work).await;
-                // They may come back with lower offsets, where the topic was made again.
+                // The partitions may return with lower offsets if the topic is recreated.
                 self.unflushed.forget(&partitions);
                 if let Some(flushing) = &mut self.flushing {
                     flushing.until.forget(&partitions);
                 }
-                self.worker.let_go(partitions).await;
+                self.worker.drop_books(partitions).await;
                 Ok(())
             }
             Ok(Ok(ConsumerEvent::Records(batch))) => {
@@ -340,15 +333,14 @@ impl Reader {
         }
     }
 
-    /// Begins to apply a batch. The next one need not wait for it: one event that takes long holds
-    /// up nobody else.
+    /// Starts to apply a batch. The next one does not wait for it: a slow event blocks no others.
     fn begin(&mut self, batch: Vec<Record>, in_work: &mut InWork) {
         let number = self
             .applying
             .begin(Position::after(&batch), batch.len(), oldest_of(&batch));
         self.backlog.set(self.applying.oldest());
-        let (worker, bus_keeps_it) = (self.worker.clone(), self.subscription.is_durable());
-        // At once, so that batches come to the books in their order.
+        let (worker, is_durable) = (self.worker.clone(), self.subscription.is_durable());
+        // Sent immediately, so that batches reach the books in order.
         let mut progress = BatchProgress::default();
         let first = worker.apply(&batch, &mut progress);
         in_work.push(Box::pin(async move {
@@ -356,7 +348,7 @@ impl Reader {
                 Ok(()) => true,
                 Err(failure) => {
                     worker
-                        .try_again(&batch, &mut progress, bus_keeps_it, failure)
+                        .retry(&batch, &mut progress, is_durable, failure)
                         .await
                 }
             };
@@ -364,15 +356,15 @@ impl Reader {
         }));
     }
 
-    fn end_of_work(&mut self, number: u64, is_done: bool) {
-        // One that was given up is left to the next process, and everything behind it.
+    fn on_batch_end(&mut self, number: u64, is_done: bool) {
+        // An abandoned batch and everything after it are left to the next process.
         if is_done && let Some(done) = self.applying.done(number) {
             self.unflushed.merge(&done);
         }
     }
 
-    /// Tells how old the first batch in work is. With none in work, and records left on the bus,
-    /// those are as old as the last ones that were read, until others are read.
+    /// Reports the age of the first batch in flight. If none is in flight and records are left on
+    /// the bus, the age of the last batch stays until another is read.
     fn show_backlog(&self, lag: u64) {
         let oldest = self.applying.oldest();
         if oldest.is_some() || lag == 0 {
@@ -383,25 +375,25 @@ impl Reader {
     async fn finish_all(&mut self, in_work: &mut InWork) {
         while let Some((number, is_done)) = in_work.next().await {
             self.life.touch();
-            self.end_of_work(number, is_done);
+            self.on_batch_end(number, is_done);
         }
     }
 
     async fn work_on(&mut self, batch: &[Record]) {
         let (subscription, worker) = (&self.subscription, &self.worker);
         let mut working = std::pin::pin!(worker.finish(batch, subscription.is_durable()));
-        // A batch may take as long as a database is away, and what waits behind it is the lag that
-        // tells of it.
-        let mut stops_since = None;
+        // A batch may take as long as a database outage, and the lag shows how many records wait
+        // after it.
+        let mut stopping_since = None;
         let done = loop {
             worker.lag.set(subscription.lag() as i64);
-            if let Ok(done) = tokio::time::timeout(BUSY_LOOK, &mut working).await {
+            if let Ok(done) = tokio::time::timeout(BUSY_POLL, &mut working).await {
                 break done;
             }
             if subscription.is_durable() && *worker.stop.borrow() {
-                let since = *stops_since.get_or_insert_with(Instant::now);
+                let since = *stopping_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= LAST_BATCH {
-                    worker.give_up(batch);
+                    worker.abandon(batch);
                     break false;
                 }
             }
@@ -412,7 +404,7 @@ impl Reader {
         self.subscription.commit(&Position::after(batch));
     }
 
-    fn ask_for_flush(&mut self) {
+    fn request_flush(&mut self) {
         if let Work::Books { cache, .. } = &self.worker.work
             && self.flushing.is_none()
             && !self.unflushed.is_empty()
@@ -425,36 +417,36 @@ impl Reader {
         }
     }
 
-    fn end_of_flush(&mut self, answer: Result<(), MailboxError>) {
+    fn on_flushed(&mut self, answer: Result<(), MailboxError>) {
         let Some(Flushing { until, .. }) = self.flushing.take() else {
             return;
         };
         match answer {
             Ok(()) => self.subscription.commit(&until),
-            // The cache writer is gone; the platform's watch over its actors ends the process.
+            // The cache writer is gone; the platform monitors its actors and stops the process.
             Err(_) => self.unflushed.merge(&until),
         }
     }
 
-    async fn flush_for_the_last_time(&mut self) {
+    async fn final_flush(&mut self) {
         let flushing = async {
             while self.flushing.is_some() || !self.unflushed.is_empty() {
-                self.ask_for_flush();
+                self.request_flush();
                 let answer = flushed(&mut self.flushing).await;
                 let gone = answer.is_err();
-                self.end_of_flush(answer);
+                self.on_flushed(answer);
                 if gone {
                     return;
                 }
             }
         };
         if tokio::time::timeout(LAST_FLUSH, flushing).await.is_err() {
-            info!(group = self.worker.settings.group.as_str(); "stops before the cache took everything: it is read again");
+            info!(group = self.worker.settings.group.as_str(); "shutting down before the cache confirms everything; the next consumer re-reads it");
         }
     }
 }
 
-/// Waits for the answer of the flush; for ever where there is none.
+/// Waits for the reply to the flush; forever if there is none in flight.
 async fn flushed(flushing: &mut Option<Flushing>) -> Result<(), MailboxError> {
     match flushing {
         Some(flushing) => flushing.answer.as_mut().await,
@@ -462,7 +454,7 @@ async fn flushed(flushing: &mut Option<Flushing>) -> Result<(), MailboxError> {
     }
 }
 
-/// How far a batch of the store path has come, so that a try after a failure repeats nothing.
+/// Completed steps of a batch, so that a retry repeats none of them.
 #[derive(Default)]
 struct BatchProgress {
     stored: bool,
@@ -470,23 +462,21 @@ struct BatchProgress {
 }
 
 impl Worker {
-    /// Works on a batch until it is done; `false` where it was given up, because the process stops
-    /// and the bus still has the batch.
-    async fn finish(&self, batch: &[Record], bus_keeps_it: bool) -> bool {
+    /// Processes a batch until it is done. `false` if it was abandoned, because the process stops
+    /// and the bus still holds the batch.
+    async fn finish(&self, batch: &[Record], is_durable: bool) -> bool {
         if matches!(self.work, Work::Store { .. }) {
             self.metrics.consumed.inc_by(batch.len() as u64);
         }
         let mut progress = BatchProgress::default();
-        match self.work_on(batch, &mut progress, bus_keeps_it).await {
+        match self.work_on(batch, &mut progress, is_durable).await {
             Ok(()) => true,
-            Err(failure) => {
-                self.try_again(batch, &mut progress, bus_keeps_it, failure)
-                    .await
-            }
+            Err(failure) => self.retry(batch, &mut progress, is_durable, failure).await,
         }
     }
 
-    /// Sends the updates of a batch to the books at once; the answer says when they are applied.
+    /// Sends the updates of a batch to the books immediately. The returned future completes when
+    /// they are applied.
     fn apply(
         &self,
         batch: &[Record],
@@ -507,32 +497,32 @@ impl Worker {
         }
     }
 
-    async fn try_again(
+    async fn retry(
         &self,
         batch: &[Record],
         progress: &mut BatchProgress,
-        bus_keeps_it: bool,
+        is_durable: bool,
         failure: Failure,
     ) -> bool {
         let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
         let mut stop = self.stop.clone();
-        let mut said = None;
+        let mut logged = None;
         let mut last = Err(failure);
         while let Err((stage, failure)) = last {
             self.metrics.errors.with_label_values(&[stage]).inc();
             let delay = backoff.next_delay();
             let group = self.settings.group.as_str();
-            // Once a cause, however long it lasts.
-            if said.as_ref() != Some(&failure) {
+            // Log each cause once, however long it lasts.
+            if logged.as_ref() != Some(&failure) {
                 if let Some(repeated) = self.log.failed(&failure) {
-                    error!(group, repeated; "batch failed, it is tried again until it is done: {failure}");
+                    error!(group, repeated; "batch failed, retrying until it succeeds: {failure}");
                 }
-                said = Some(failure);
+                logged = Some(failure);
             }
-            // A stop cuts the wait short, and one more try is made.
+            // A stop cuts the wait short, and one more attempt follows.
             let was_stopping = *stop.borrow();
-            if was_stopping && bus_keeps_it {
-                self.give_up(batch);
+            if was_stopping && is_durable {
+                self.abandon(batch);
                 return false;
             }
             let stopped = async {
@@ -541,25 +531,25 @@ impl Worker {
                 }
             };
             let _ = tokio::time::timeout(delay, stopped).await;
-            last = self.work_on(batch, progress, bus_keeps_it).await;
+            last = self.work_on(batch, progress, is_durable).await;
         }
-        if said.is_some() && self.log.recovered() {
-            info!(group = self.settings.group.as_str(), tries = backoff.failures(); "the batch is done after all");
+        if logged.is_some() && self.log.recovered() {
+            info!(group = self.settings.group.as_str(), tries = backoff.failures(); "batch succeeded after retries");
         }
         true
     }
 
     /// Leaves a batch to the next process.
-    fn give_up(&self, batch: &[Record]) {
+    fn abandon(&self, batch: &[Record]) {
         let group = self.settings.group.as_str();
-        warn!(group, records = batch.len(); "stops in the middle of a batch: it is read again by the next one");
+        warn!(group, records = batch.len(); "shutting down mid-batch; the next consumer re-reads it");
     }
 
     async fn work_on(
         &self,
         batch: &[Record],
         progress: &mut BatchProgress,
-        bus_keeps_it: bool,
+        is_durable: bool,
     ) -> Result<(), Failure> {
         match &self.work {
             Work::Books { .. } => self.apply(batch, progress).await,
@@ -590,9 +580,9 @@ impl Worker {
                         .errors
                         .with_label_values(&["decode"])
                         .inc_by(count);
-                    if bus_keeps_it {
-                        // They stay where they are now; elsewhere they are counted when they are
-                        // stored.
+                    if is_durable {
+                        // A durable bus keeps them, so they are counted here. Otherwise they are
+                        // counted when they are stored.
                         self.metrics.dead_letters.inc_by(count);
                     }
                 }
@@ -609,8 +599,8 @@ impl Worker {
         }
     }
 
-    /// The updates of a batch, and the records that hold none. Counts those once, however often the
-    /// batch is tried.
+    /// The updates of a batch, and the records that hold none. Those are counted once, however
+    /// often the batch is retried.
     fn read_updates<'a>(
         &self,
         batch: &'a [Record],
@@ -648,17 +638,17 @@ impl Worker {
         dead_letter::of_record(&letter, topic, record)
     }
 
-    async fn let_go(&self, partitions: Vec<u32>) {
-        info!(group = self.settings.group.as_str(); "partitions {partitions:?} are read elsewhere now");
+    async fn drop_books(&self, partitions: Vec<u32>) {
+        info!(group = self.settings.group.as_str(); "partitions {partitions:?} revoked");
         if let Work::Books { revoked, .. } = &self.work {
-            // An error means that the router is gone; the platform's watch over its actors ends the
-            // process.
+            // An error means that the router is gone; the platform monitors its actors and stops
+            // the process.
             let _ = revoked.send(PartitionsRevoked(partitions)).await;
         }
     }
 }
 
-/// The answer of an actor as one result.
+/// Flattens the reply of an actor into one result.
 fn answered<E: std::fmt::Display>(
     answer: Result<Result<(), E>, MailboxError>,
 ) -> Result<(), String> {
@@ -695,7 +685,7 @@ mod tests {
     use crate::domain::odds::update::testing::*;
     use crate::store::StoreError;
 
-    /// A store that fails as often as told, then keeps what it is given.
+    /// A store that fails a given number of times, then keeps its batches.
     struct Probe {
         failures: usize,
         kept: Arc<Mutex<Vec<StoreBatch>>>,
@@ -738,7 +728,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_failed_batch_is_tried_again_and_committed_only_when_it_is_done() {
+    async fn failed_batch_is_retried_before_commit() {
         tokio::time::pause();
         let topic = EmbeddedTopic::new("t", 1, 100);
         let kept = Arc::new(Mutex::new(Vec::new()));
@@ -784,7 +774,7 @@ mod tests {
         else {
             panic!("revoked")
         };
-        assert_eq!(dead.len(), 1, "once, however often the batch was tried");
+        assert_eq!(dead.len(), 1, "once, regardless of retries");
         let letter = dead_letter::read(&dead[0]);
         assert_eq!(
             (&letter.raw[..], &letter.reason[..], &letter.origin[..]),
@@ -811,7 +801,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_record_from_the_future_is_a_dead_letter() {
+    async fn future_record_becomes_dead_letter() {
         let topic = EmbeddedTopic::new("t", 1, 100);
         let kept = Arc::new(Mutex::new(Vec::new()));
         let store = Probe {
@@ -858,11 +848,11 @@ mod tests {
         assert_eq!(reasons, ["future", "unknown_type"]);
         for reason in reasons {
             let count = metrics.refused.with_label_values(&["store", &reason]).get();
-            assert_eq!(count, 1, "{reason}: once, however often the batch is tried");
+            assert_eq!(count, 1, "{reason}: once, regardless of retries");
         }
     }
 
-    /// Books and a cache: takes everything, and says that the cache has it only once it is told to.
+    /// Books and a cache: everything is applied, and the cache confirms only when the test lets it.
     struct ProbeBooks {
         cache_is_away: watch::Receiver<bool>,
     }
@@ -894,8 +884,9 @@ mod tests {
         }
     }
 
+    /// The live path reads on without the cache, and commits only what the cache has confirmed.
     #[actix_web::test]
-    async fn the_live_path_reads_on_without_the_cache_and_commits_what_the_cache_has_taken() {
+    async fn live_path_commits_what_cache_confirms() {
         let topic = EmbeddedTopic::new("t", 1, 100);
         let (cache_is_away, away) = watch::channel(true);
         let books = ProbeBooks {
@@ -929,11 +920,11 @@ mod tests {
             .await
             .unwrap();
         }
-        assert_eq!(topic.depth(), 4, "all are read, none is committed");
+        assert_eq!(topic.depth(), 4, "all records are read, none is committed");
         assert_eq!(
             refused.with_label_values(&["live", "future"]).get(),
             1,
-            "passed over"
+            "skipped"
         );
         cache_is_away.send_replace(false);
         consumer.send(Drain).await.unwrap();
@@ -941,7 +932,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_batch_that_waits_longer_than_an_idle_look_is_read_all_the_same() {
+    async fn linger_may_exceed_idle_poll() {
         tokio::time::pause();
         let topic = EmbeddedTopic::new("t", 1, 100);
         let kept = Arc::new(Mutex::new(Vec::new()));
@@ -958,20 +949,17 @@ mod tests {
         };
         let subscription = topic.subscribe("g").unwrap();
         let consumer =
-            BusConsumer::new(settings(3 * IDLE_LOOK), subscription, work, metrics).start();
+            BusConsumer::new(settings(3 * IDLE_POLL), subscription, work, metrics).start();
         topic
             .publish(vec![record(update(1, 1, 1).to_json())])
             .await
             .unwrap();
-        let drained = tokio::time::timeout(20 * IDLE_LOOK, consumer.send(Drain)).await;
-        assert!(
-            drained.is_ok(),
-            "one record is no full batch, and is not left lying for that"
-        );
+        let drained = tokio::time::timeout(20 * IDLE_POLL, consumer.send(Drain)).await;
+        assert!(drained.is_ok(), "a batch that is not full is processed too");
         assert_eq!(kept.lock().unwrap().len(), 1);
     }
 
-    /// Books of which some never answer, until they are let.
+    /// Books, some of which do not reply until the test lets them.
     struct StuckBooks {
         stuck: watch::Receiver<bool>,
         applied: Arc<Mutex<Vec<i64>>>,
@@ -1014,9 +1002,10 @@ mod tests {
         fn handle(&mut self, _: FlushCache, _: &mut Context<Self>) {}
     }
 
-    /// Later batches are applied, nothing is committed, and the age of what waits is known.
+    /// Later batches are applied, nothing is committed, and the age of the waiting records is
+    /// known.
     #[actix_web::test]
-    async fn stuck_batch_holds_up_position_alone() {
+    async fn stuck_batch_blocks_only_the_position() {
         let topic = EmbeddedTopic::new("t", 1, 1_000);
         let (release, stuck) = watch::channel(true);
         let applied = Arc::new(Mutex::new(Vec::new()));
@@ -1049,18 +1038,18 @@ mod tests {
                 .publish(vec![record(update(1, 1, version).to_json())])
                 .await
                 .unwrap();
-            until("it is read", &|| topic.unread("g") == 0).await;
+            until("the record is read", &|| topic.unread("g") == 0).await;
         }
-        until("the others are applied", &|| {
+        until("the other batches are applied", &|| {
             *applied.lock().unwrap() == [2, 3]
         })
         .await;
-        until("its age is known", &|| {
+        until("the age of the backlog is known", &|| {
             backlog.age() > Duration::from_millis(20)
         })
         .await;
         assert_eq!(topic.depth(), 3, "none is committed");
-        // More than may be in work waits on the bus.
+        // More records than may be in flight wait on the bus.
         for version in 4..=400 {
             topic
                 .publish(vec![record(update(1, 1, version).to_json())])
@@ -1077,10 +1066,10 @@ mod tests {
         assert_eq!((topic.depth(), backlog.age()), (0, Duration::ZERO));
     }
 
-    /// Gives the first batch at once and the others when it may, all of them an hour old.
+    /// Delivers the first batch at once and the others when allowed. All records are an hour old.
     struct OldRecords {
         topic: Box<dyn Subscription>,
-        may_give: watch::Receiver<bool>,
+        may_deliver: watch::Receiver<bool>,
         is_first: bool,
     }
 
@@ -1092,17 +1081,17 @@ mod tests {
         ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
             Box::pin(async move {
                 if !self.is_first {
-                    drop(self.may_give.wait_for(|may| *may).await);
+                    drop(self.may_deliver.wait_for(|may| *may).await);
                 }
-                let mut given = self.topic.next_batch(max, linger).await?;
+                let mut event = self.topic.next_batch(max, linger).await?;
                 self.is_first = false;
-                if let ConsumerEvent::Records(records) = &mut given {
+                if let ConsumerEvent::Records(records) = &mut event {
                     let hour_ago = Timestamp::now().earlier_by(Duration::from_secs(3_600));
                     records
                         .iter_mut()
                         .for_each(|record| record.published_at = Some(hour_ago));
                 }
-                Ok(given)
+                Ok(event)
             })
         }
 
@@ -1127,10 +1116,10 @@ mod tests {
         }
     }
 
-    /// A process that starts with a backlog is as far behind as its records are old, until the last
-    /// one is applied. That this is old as well does not matter then.
+    /// A process that starts with a backlog lags by the age of its records, until the last one is
+    /// applied. The age of that last record no longer matters then.
     #[actix_web::test]
-    async fn old_backlog_is_behind_until_read() {
+    async fn old_backlog_lags_until_applied() {
         let topic = EmbeddedTopic::new("t", 1, 1_000);
         let subscription = topic.subscribe("g").unwrap();
         for version in [2, 3, 1] {
@@ -1139,7 +1128,8 @@ mod tests {
                 .await
                 .unwrap();
         }
-        let ((release, stuck), (give, may_give)) = (watch::channel(true), watch::channel(false));
+        let ((release, stuck), (deliver, may_deliver)) =
+            (watch::channel(true), watch::channel(false));
         let applied = Arc::new(Mutex::new(Vec::new()));
         let books = StuckBooks {
             stuck,
@@ -1153,7 +1143,7 @@ mod tests {
         };
         let subscription = Box::new(OldRecords {
             topic: subscription,
-            may_give,
+            may_deliver,
             is_first: true,
         });
         let settings = ConsumerSettings {
@@ -1178,26 +1168,26 @@ mod tests {
             panic!("not within 10 s: {what}");
         };
         let is_behind = || backlog.age() >= Duration::from_secs(3_000);
-        until("the first one is applied and committed", &|| {
+        until("the first record is applied and committed", &|| {
             topic.depth() == 2
         })
         .await;
-        until("it looks at the bus again", &|| {
+        until("the consumer is idle", &|| {
             life.age() > Duration::from_millis(50)
         })
         .await;
         assert!(
             is_behind(),
-            "nothing is in work, and the rest waits on the bus"
+            "nothing is in flight, and the rest waits on the bus"
         );
-        give.send_replace(true);
-        until("the last one is in work", &|| {
+        deliver.send_replace(true);
+        until("the last record is in flight", &|| {
             topic.unread("g") == 0 && *applied.lock().unwrap() == [2, 3]
         })
         .await;
         assert!(is_behind());
         release.send_replace(false);
-        until("it has caught up", &|| backlog.age().is_zero()).await;
+        until("the consumer has caught up", &|| backlog.age().is_zero()).await;
         assert_eq!(*applied.lock().unwrap(), [2, 3, 1]);
     }
 }

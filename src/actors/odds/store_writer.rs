@@ -1,4 +1,4 @@
-//! Writes to the database, one batch in flight, and removes what is too old.
+//! Writes to the database, one batch in flight, and removes expired rows.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,28 +12,28 @@ use crate::runtime::blocking::blocking;
 use crate::store::{PruneReport, Store, StoreError};
 use crate::telemetry::metrics::ProcessorMetrics;
 
-/// How often old rows are looked for.
+/// Interval between removals of expired rows.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A pause between two steps of removing them.
+/// Pause between two steps of a removal.
 const PRUNE_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long rows are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// Of the history.
+    /// Rows of the history.
     pub history: Duration,
-    /// Of the dead letters.
+    /// Dead letters.
     pub dead_letters: Duration,
 }
 
-/// How the last batch went: a database that answers may still take nothing, when its disk is full
-/// for instance.
+/// The result of the last batch: a database that answers may still reject writes, for instance when
+/// its disk is full.
 #[derive(Default)]
 pub struct LastBatch(Mutex<Option<String>>);
 
 impl LastBatch {
-    /// Why the last batch was not written; none where it was.
+    /// Why the last batch was not written; `None` if it was.
     pub fn problem(&self) -> Option<String> {
         self.0
             .lock()
@@ -41,13 +41,13 @@ impl LastBatch {
             .clone()
     }
 
-    fn tell<T>(&self, written: &Result<T, StoreError>) {
+    fn record<T>(&self, written: &Result<T, StoreError>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
             written.as_ref().err().map(StoreError::to_string);
     }
 }
 
-/// The actor in front of the database.
+/// Writes batches to the database.
 pub struct StoreWriter {
     store: Arc<dyn Store>,
     retention: Retention,
@@ -56,7 +56,7 @@ pub struct StoreWriter {
 }
 
 impl StoreWriter {
-    /// Writes to `store`.
+    /// Creates a writer to `store`.
     pub fn new(
         store: Arc<dyn Store>,
         retention: Retention,
@@ -70,7 +70,7 @@ impl StoreWriter {
         }
     }
 
-    /// How its last batch went, for a check of readiness.
+    /// The result of the last batch, for the readiness check.
     pub fn last_batch(&self) -> Arc<LastBatch> {
         self.last.clone()
     }
@@ -82,18 +82,32 @@ impl StoreWriter {
         context.spawn(pruning.map(move |report, _, context| {
             context.run_later(PRUNE_INTERVAL, |writer, context| writer.prune(context));
             match report {
-            Ok(PruneReport { history: 0, dead_letters: 0 }) => {}
-            Ok(report) => {
-                metrics.pruned.with_label_values(&["odds_history"]).inc_by(report.history as u64);
-                metrics.pruned.with_label_values(&["dead_letters"]).inc_by(report.dead_letters as u64);
-                info!(history = report.history, dead_letters = report.dead_letters; "rows removed, their retention is over");
+                Ok(PruneReport {
+                    history: 0,
+                    dead_letters: 0,
+                }) => {}
+                Ok(PruneReport {
+                    history,
+                    dead_letters,
+                }) => {
+                    metrics
+                        .pruned
+                        .with_label_values(&["odds_history"])
+                        .inc_by(history as u64);
+                    metrics
+                        .pruned
+                        .with_label_values(&["dead_letters"])
+                        .inc_by(dead_letters as u64);
+                    info!(history, dead_letters; "expired rows removed");
+                }
+                Err(error) => warn!("expired rows not removed: {error}"),
             }
-            Err(error) => warn!("old rows not removed: {error}"),
-        }}));
+        }));
     }
 }
 
-/// Removes in bounded steps with pauses between, so that batches find their way to the database.
+/// Removes rows in bounded steps with pauses in between, so that batches get access to the
+/// database.
 async fn prune_all(store: Arc<dyn Store>, retention: Retention) -> Result<PruneReport, StoreError> {
     let before = |age: Duration| {
         let micros = Timestamp::now()
@@ -128,7 +142,7 @@ impl Actor for StoreWriter {
 }
 
 impl Handler<StoreBatch> for StoreWriter {
-    // Atomic: one transaction at a time, in the order of the bus.
+    // Atomic: one transaction at a time, in bus order.
     type Result = AtomicResponse<Self, Result<(), StoreError>>;
 
     fn handle(&mut self, batch: StoreBatch, _: &mut Context<Self>) -> Self::Result {
@@ -137,8 +151,8 @@ impl Handler<StoreBatch> for StoreWriter {
             let started = Instant::now();
             let (updates, letters) = (batch.updates.len(), batch.dead_letters.len());
             let written = blocking(move || {
-                // Dead letters first: should the updates fail, the batch is tried again and a
-                // letter may stand twice, but none is lost.
+                // Dead letters first: if the updates fail, the batch is retried, and a letter may
+                // be stored twice but is never lost.
                 if !batch.dead_letters.is_empty() {
                     store.write_dead_letters(&batch.dead_letters)?;
                 }
@@ -149,7 +163,7 @@ impl Handler<StoreBatch> for StoreWriter {
                 }
             });
             let written = written.await;
-            last.tell(&written);
+            last.record(&written);
             if let Some(report) = written? {
                 metrics.db_writes.inc_by(report.recorded as u64);
                 metrics.batch_size.observe(updates as f64);
@@ -180,7 +194,7 @@ mod tests {
     use crate::store::events::{EventPage, EventQuery};
     use crate::store::{BatchReport, HistoryEntry, HistoryQuery, StoredDeadLetter};
 
-    /// A store that notes what it was asked to write, and how many asked at once.
+    /// A store that records the writes and how many of them run concurrently.
     #[derive(Default)]
     struct ProbeStore {
         written: Mutex<Vec<String>>,
@@ -202,13 +216,13 @@ mod tests {
         fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
             assert!(
                 !self.panics.swap(false, Ordering::SeqCst),
-                "the probe panics as it was told to"
+                "panic requested by the test"
             );
             self.most_writing.fetch_max(
                 self.writing.fetch_add(1, Ordering::SeqCst) + 1,
                 Ordering::SeqCst,
             );
-            // Long enough for another one to come in between, if it may.
+            // Long enough for another write to overlap, if it can.
             std::thread::sleep(Duration::from_millis(2));
             self.written
                 .lock()
@@ -298,7 +312,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn batches_are_written_one_at_a_time_in_their_order() {
+    async fn batches_are_written_one_by_one() {
         let store = Arc::new(ProbeStore::default());
         let (writer, metrics) = start(&store);
         let answers = join_all((0..10).map(|position| writer.send(batch(position, &[])))).await;
@@ -312,7 +326,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_panic_in_the_store_is_an_error_and_the_batch_can_be_tried_again() {
+    async fn store_panic_is_a_retryable_error() {
         let store = Arc::new(ProbeStore::default());
         store.panics.store(true, Ordering::SeqCst);
         let (writer, metrics) = start(&store);
@@ -330,7 +344,7 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        // The letter came first both times: it may stand twice, but is never lost.
+        // The letter is written first both times: it may be stored twice, but is never lost.
         assert_eq!(
             *store.written.lock().unwrap(),
             ["letter malformed", "letter malformed", "update 0"]
@@ -342,7 +356,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_batch_that_was_not_written_is_known_until_one_is() {
+    async fn failed_batch_is_reported_until_success() {
         let store = Arc::new(ProbeStore::default());
         let writer = StoreWriter::new(store.clone(), RETENTION, ProcessorMetrics::new().unwrap());
         let last = writer.last_batch();
@@ -362,7 +376,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn rows_whose_retention_is_over_are_removed_step_by_step_until_none_is_left() {
+    async fn expired_rows_are_removed_in_steps() {
         let store = Arc::new(ProbeStore::default());
         store.prunable.store(25, Ordering::SeqCst);
         let (_writer, metrics) = start(&store);

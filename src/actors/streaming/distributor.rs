@@ -1,8 +1,8 @@
-//! Fans changes out to the sessions of its thread: offered without waiting.
+//! Fans changes out to the sessions of its thread, without waiting for any of them.
 //!
-//! One a thread, so that a change crosses threads once and not once a session. A session that does
-//! not take what it is offered is dealt with here, from outside: a client that stops reading
-//! freezes its session actor, whose own timers then do not fire either.
+//! There is one distributor per thread, so a change crosses threads once and not once per session.
+//! Slow sessions are handled here, from outside: a client that stops reading freezes its session
+//! actor, and the timers of a frozen actor do not fire.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -21,22 +21,22 @@ use crate::domain::streaming::fanout::{Fanout, Report, SessionId};
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus};
 use crate::telemetry::metrics::OddsMetrics;
 
-/// How often slow sessions are offered what they have not taken.
+/// How often a slow session is offered its pending changes again.
 const OFFER_INTERVAL: Duration = Duration::from_millis(50);
-/// How often sessions are looked for whose clients are to be pinged.
+/// How often the distributor checks which clients are due for a ping.
 const PING_TURN: Duration = Duration::from_millis(250);
-/// Messages that may wait for a distributor.
+/// Mailbox capacity of a distributor.
 const MAILBOX: usize = 1_024;
 
-/// When sessions are given up.
+/// When clients are pinged, and when sessions are evicted.
 #[derive(Clone, Copy, Debug)]
 pub struct DistributorSettings {
-    /// Each client is pinged so often.
+    /// Time between two pings of a client.
     pub ping_interval: Duration,
-    /// A session that takes nothing for so long is ended.
+    /// A session that accepts nothing for this long is evicted.
     pub slow_client_limit: Duration,
-    /// A session that has not come to ping its client for so long is ended when it is to ping
-    /// again.
+    /// A session that has not handled a ping request for this long is evicted when its next ping is
+    /// due.
     pub frozen_limit: Duration,
 }
 
@@ -44,13 +44,13 @@ pub struct DistributorSettings {
 pub struct Distributor {
     settings: DistributorSettings,
     registry: Addr<Registry>,
-    /// Given by the registry.
+    /// Assigned by the registry.
     id: DistributorId,
     fanout: Fanout<SessionHandle>,
-    /// When whose client is pinged next. One queue, and not a timer a session: of idle clients
-    /// those were most of the cost.
+    /// When each client is pinged next. One queue instead of one timer per session: timers were
+    /// most of the cost of idle clients.
     pings: VecDeque<(Instant, SessionId)>,
-    /// The events whose changes the registry sends here.
+    /// Events whose changes the registry sends here.
     followed: HashSet<EventId>,
     ending: Option<CloseReason>,
     feed: FeedStatus,
@@ -59,7 +59,7 @@ pub struct Distributor {
     metrics: OddsMetrics,
 }
 
-/// What this thread has added to the gauges that all threads share.
+/// The share of this thread in the gauges that all threads update.
 #[derive(Clone, Copy, Default)]
 struct Counted {
     subscriptions: usize,
@@ -67,7 +67,7 @@ struct Counted {
 }
 
 impl Distributor {
-    /// Starts one for the sessions of this thread, and has it join the registry.
+    /// Starts a distributor for the sessions of this thread and registers it.
     pub fn start_here(
         settings: DistributorSettings,
         registry: Addr<Registry>,
@@ -111,7 +111,7 @@ impl Distributor {
             .add(now.stalled as i64 - before.stalled as i64);
     }
 
-    /// Has slow sessions, where there are any, be offered again what they have not taken.
+    /// Schedules another offer if any session is stalled.
     fn plan_offer(&mut self, context: &mut Context<Self>) {
         if self.offer_planned || self.fanout.stalled() == 0 {
             return;
@@ -132,10 +132,10 @@ impl Distributor {
             .evict_stalled(Instant::now(), self.settings.slow_client_limit);
         evicted
             .into_iter()
-            .for_each(|(id, outlet)| self.evict(id, &outlet, "takes nothing"));
+            .for_each(|(id, outlet)| self.evict(id, &outlet, "client reads nothing"));
     }
 
-    /// Has sessions ping their clients, and ends those that have frozen without anything to take.
+    /// Makes sessions ping their clients, and evicts frozen sessions that have nothing pending.
     fn ping(&mut self) {
         let (
             now,
@@ -146,7 +146,8 @@ impl Distributor {
             },
         ) = (Instant::now(), self.settings);
         let turns = (ping_interval.as_millis() / PING_TURN.as_millis()).max(1) as usize;
-        // Those that came together are not pinged together for ever.
+        // Handle up to twice the average per turn, so that sessions that connected together spread
+        // out.
         for _ in 0..=2 * self.fanout.sessions() / turns {
             let Some((_, id)) = self.pings.pop_front_if(|(due, _)| *due <= now) else {
                 return;
@@ -158,13 +159,13 @@ impl Distributor {
                 outlet.ping();
                 self.pings.push_back((now + ping_interval, id));
             } else if let Some(outlet) = self.fanout.disconnect(id) {
-                self.evict(id, &outlet, "frozen");
+                self.evict(id, &outlet, "session frozen");
             }
         }
     }
 
     fn evict(&mut self, id: SessionId, outlet: &SessionHandle, why: &str) {
-        info!(session = id.0, reason = "slow"; "session ended from outside: {why}");
+        info!(session = id.0, reason = "slow"; "session evicted: {why}");
         self.metrics.evictions.inc();
         outlet.life.mark_evicted();
         self.count_sessions();
@@ -184,14 +185,14 @@ impl Actor for Distributor {
             feed: address.clone().recipient(),
             end: address.recipient(),
         };
-        // No session is taken before the registry knows where its changes go.
+        // Accept no session before the registry knows where to send its changes.
         context.wait(self.registry.send(join).into_actor(self).map(
             |joined, distributor, context| match joined {
                 Ok(joined) => {
                     (distributor.id, distributor.feed, distributor.ending) =
                         (joined.id, joined.feed, joined.ending);
                 }
-                // The registry is gone, and the process ends with it.
+                // The registry has stopped, so the process is ending.
                 Err(_) => context.stop(),
             },
         ));
@@ -239,7 +240,7 @@ impl Handler<Subscribe> for Distributor {
         if !is_known || self.followed.contains(&event_id) {
             return Box::pin(fut::ready(is_known));
         }
-        // Two sessions may ask at once: following twice is following.
+        // Two sessions may send this at once; following an event twice has no further effect.
         let following = self.registry.send(Follow {
             distributor: self.id,
             event_id: event_id.clone(),
@@ -273,8 +274,8 @@ impl Handler<Deliver> for Distributor {
             self.count(&report);
             self.plan_offer(context);
         } else if self.followed.remove(&event_id) {
-            // At most once for each time that it was followed, so past the mailbox bound. Whoever
-            // subscribes later asks to follow behind it.
+            // Sent at most once per `Follow`, so it may bypass the mailbox limit. A later
+            // subscriber sends its `Follow` after this message.
             self.registry.do_send(Unfollow {
                 distributor: self.id,
                 event_id,
@@ -314,7 +315,7 @@ mod tests {
     use crate::domain::odds::update::testing::*;
     use crate::runtime::liveness::LivenessProbe;
 
-    /// A session that takes what it is pushed, slowly or not at all.
+    /// A session that accepts deliveries, or stalls after the first one.
     #[derive(Default)]
     struct ProbeSession {
         taken: Arc<Mutex<Vec<(u64, bool)>>>,
@@ -408,7 +409,7 @@ mod tests {
         metrics: OddsMetrics,
     }
 
-    fn house(slow: Duration, frozen: Duration) -> Fixture {
+    fn fixture(slow: Duration, frozen: Duration) -> Fixture {
         let metrics = OddsMetrics::new().unwrap();
         let ping_interval = Duration::from_millis(100);
         let settings = DistributorSettings {
@@ -424,7 +425,7 @@ mod tests {
         }
     }
 
-    /// Waits until something holds, and fails loudly when it does not within a deadline.
+    /// Waits until the condition holds; panics after 10 s.
     async fn until(what: &str, holds: impl Fn() -> bool) {
         for _ in 0..1_000 {
             if holds() {
@@ -432,77 +433,83 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("not within 10 s: {what}");
+        panic!("timed out after 10 s: {what}");
     }
 
+    /// A stalled session is evicted; the others receive every change.
     #[actix_web::test]
-    async fn a_stalled_session_is_ended_and_the_others_get_everything() {
+    async fn stalled_session_is_evicted() {
         let Fixture {
             registry,
             here,
             metrics,
-        } = house(Duration::from_millis(200), Duration::from_secs(60));
+        } = fixture(Duration::from_millis(200), Duration::from_secs(60));
         let stalled = session(&here, 1, true).await;
         let fast = session(&here, 2, false).await;
         for seq in 1..=20 {
             registry.send(changed(seq)).await.unwrap();
-            until("the fast one has it", || {
+            until("fast session receives the change", || {
                 fast.taken.lock().unwrap().len() as u64 == seq
             })
             .await;
         }
-        until("the stalled one is ended", || metrics.evictions.get() == 1).await;
+        until("stalled session is evicted", || {
+            metrics.evictions.get() == 1
+        })
+        .await;
         assert_eq!(stalled.taken.lock().unwrap().len(), 1);
         assert!(metrics.conflations.get() > 0);
         let expected: Vec<_> = (1..=20).map(|seq| (seq, false)).collect();
         assert_eq!(*fast.taken.lock().unwrap(), expected);
     }
 
+    /// A session without a sign of life is evicted even if nothing was sent to it.
     #[actix_web::test]
-    async fn a_session_that_gives_no_sign_of_life_is_ended_though_nothing_was_sent_to_it() {
+    async fn frozen_idle_session_is_evicted() {
         let Fixture {
             registry,
             here,
             metrics,
-        } = house(Duration::from_secs(60), Duration::from_millis(300));
+        } = fixture(Duration::from_secs(60), Duration::from_millis(300));
         let _frozen = session(&here, 1, false).await;
         let alive = session(&here, 2, false).await;
-        until("the frozen one is ended", || {
+        until("frozen session is evicted", || {
             alive.life.touch();
             metrics.evictions.get() == 1
         })
         .await;
         registry.send(changed(1)).await.unwrap();
-        until("the other one still gets changes", || {
+        until("other session still receives changes", || {
             alive.taken.lock().unwrap().len() == 1
         })
         .await;
     }
 
     #[actix_web::test]
-    async fn each_session_is_told_again_and_again_to_ping_its_client() {
-        let Fixture { here, .. } = house(Duration::from_secs(60), Duration::from_secs(60));
+    async fn sessions_ping_clients_repeatedly() {
+        let Fixture { here, .. } = fixture(Duration::from_secs(60), Duration::from_secs(60));
         let mut probes = Vec::new();
         for id in 0..50 {
             probes.push(session(&here, id, false).await);
         }
         here.send(Disconnect(SessionId(0))).await.unwrap();
         let before = *probes[0].pings.lock().unwrap();
-        until("each was told so", || {
+        until("every session is pinged", || {
             probes[1..]
                 .iter()
                 .all(|probe| *probe.pings.lock().unwrap() >= 3)
         })
         .await;
-        // One may have been on its way.
+        // One ping may have been in flight.
         assert!(*probes[0].pings.lock().unwrap() <= before + 1);
     }
 
+    /// Each session receives a feed status change once; one that connects during a feed loss
+    /// receives it too.
     #[actix_web::test]
-    async fn every_session_is_told_once_how_the_feed_stands_and_one_that_comes_while_it_is_lost_as_well()
-     {
+    async fn feed_status_reaches_each_session_once() {
         let Fixture { registry, here, .. } =
-            house(Duration::from_secs(60), Duration::from_secs(60));
+            fixture(Duration::from_secs(60), Duration::from_secs(60));
         let early = session(&here, 1, false).await;
         for status in [FeedStatus::Live, FeedStatus::Stale, FeedStatus::Stale] {
             registry.send(FeedChanged(status)).await.unwrap();
@@ -511,7 +518,7 @@ mod tests {
         registry.send(FeedChanged(FeedStatus::Live)).await.unwrap();
         let after = session(&here, 3, false).await;
         for probe in [early, late] {
-            until("it is told", || {
+            until("session receives both statuses", || {
                 *probe.feed.lock().unwrap() == [FeedStatus::Stale, FeedStatus::Live]
             })
             .await;
@@ -519,10 +526,11 @@ mod tests {
         assert!(after.feed.lock().unwrap().is_empty());
     }
 
+    /// On shutdown every session is closed, including those that connect later.
     #[actix_web::test]
-    async fn every_session_is_told_when_the_server_goes_and_so_are_those_that_come_later() {
+    async fn shutdown_closes_current_and_later_sessions() {
         let Fixture { registry, here, .. } =
-            house(Duration::from_secs(60), Duration::from_secs(60));
+            fixture(Duration::from_secs(60), Duration::from_secs(60));
         let early = session(&here, 1, false).await;
         registry
             .send(EndAllSessions(CloseReason::GoingAway))
@@ -530,29 +538,30 @@ mod tests {
             .unwrap();
         let late = session(&here, 2, false).await;
         for probe in [early, late] {
-            until("it is told", || {
+            until("session is closed", || {
                 *probe.ended.lock().unwrap() == [CloseReason::GoingAway]
             })
             .await;
         }
     }
 
+    /// An event without subscribers is unfollowed, and followed again by the next subscriber.
     #[actix_web::test]
-    async fn an_event_that_nobody_wants_any_more_is_followed_again_by_the_next_who_does() {
+    async fn unfollowed_event_is_followed_again() {
         let Fixture {
             registry,
             here,
             metrics,
-        } = house(Duration::from_secs(60), Duration::from_secs(60));
+        } = fixture(Duration::from_secs(60), Duration::from_secs(60));
         let first = session(&here, 1, false).await;
         here.send(Disconnect(SessionId(1))).await.unwrap();
-        // The first change that nobody wants ends it.
+        // The first change without a subscriber ends the following.
         for seq in 1..=3 {
             registry.send(changed(seq)).await.unwrap();
         }
         let second = session(&here, 2, false).await;
         registry.send(changed(4)).await.unwrap();
-        until("the second has it", || {
+        until("second session receives the change", || {
             *second.taken.lock().unwrap() == [(4, false)]
         })
         .await;

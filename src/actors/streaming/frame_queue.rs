@@ -1,7 +1,7 @@
-//! What a session has yet to write: WebSocket frames that are ready, in order.
+//! The write queue of a session: encoded WebSocket frames, in order.
 //!
-//! The library would encode each frame again for each session, and copy it twice. A frame that is
-//! ready is copied once, to the connection's buffer.
+//! actix-web-actors would encode each frame again for each session and copy it twice. An encoded
+//! frame is copied once, into the connection's buffer.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,29 +16,30 @@ use futures_util::{Stream, StreamExt};
 
 use crate::domain::streaming::protocol::text_frame;
 
-/// The frames of one session: put in by its actor, taken out by the response that its client reads.
+/// The frames of one session: written by its actor, read by the response body that its client
+/// receives.
 #[derive(Clone)]
 pub struct FrameQueue(Rc<RefCell<VecDeque<Bytes>>>);
 
 impl FrameQueue {
-    /// An empty one. Most never hold more than one.
+    /// An empty queue. Most queues never hold more than one frame.
     pub fn new() -> FrameQueue {
         FrameQueue(Rc::new(RefCell::new(VecDeque::with_capacity(1))))
     }
 
-    /// Sends whole frames that are ready.
+    /// Sends whole frames that are already encoded.
     pub fn ready(&self, frames: Bytes) {
         self.0.borrow_mut().push_back(frames);
     }
 
-    /// Sends a text.
+    /// Sends a text message.
     pub fn text(&self, text: &str) {
         self.ready(text_frame(text));
     }
 
     /// Sends a ping without content.
     pub fn ping(&self) {
-        /// All of a frame without content.
+        /// A complete ping frame without content.
         const PING: &[u8] = &[0x89, 0];
         self.ready(Bytes::from_static(PING));
     }
@@ -50,7 +51,7 @@ impl FrameQueue {
         self.ready(frame.freeze());
     }
 
-    /// Sends the last frame.
+    /// Sends a close frame, the last frame of a session.
     pub fn close(&self, reason: Option<CloseReason>) {
         let mut frame = BytesMut::new();
         Parser::write_close(&mut frame, reason, false);
@@ -62,12 +63,12 @@ impl FrameQueue {
     }
 }
 
-/// The body of the response: what is in the outbox, and where it is empty, what `session` puts in
-/// when it is polled: the actor, which sends nothing in another way. While the client takes nothing
-/// the body is not polled, and so the actor is not.
+/// The response body. It yields the queued frames; if there are none, it polls `session`, the
+/// actor, which sends only through the queue. While the client reads nothing, neither the body nor
+/// the actor is polled.
 pub struct Outgoing<S> {
-    /// None once it has ended: what it holds is given back while the client has yet to take the
-    /// rest.
+    /// `None` after the session has ended: its resources are released while the client still reads
+    /// the rest.
     session: Option<S>,
     outbox: FrameQueue,
 }
@@ -115,12 +116,12 @@ mod tests {
 
     use super::*;
 
+    /// Queued frames go out in order before the session is polled again, and after it has ended.
     #[test]
-    fn what_is_in_it_goes_out_in_order_before_the_session_is_asked_for_more_and_after_it_ended() {
-        let (outbox, asked) = (FrameQueue::new(), Rc::new(Cell::new(0)));
-        let (from_actor, count) = (outbox.clone(), asked.clone());
-        // An actor that sends something when it is polled for the first time, and a last word when
-        // it ends.
+    fn queued_frames_go_out_before_polling() {
+        let (outbox, polls) = (FrameQueue::new(), Rc::new(Cell::new(0)));
+        let (from_actor, count) = (outbox.clone(), polls.clone());
+        // An actor that sends something when it is first polled, and a close frame when it ends.
         let actor = poll_fn(move |_| {
             count.set(count.get() + 1);
             match count.get() {
@@ -147,15 +148,11 @@ mod tests {
             [poll(), poll()],
             [Some(vec![0x81, 1, b'a']), Some(vec![0x8a, 1, b'b'])]
         );
-        assert_eq!(
-            asked.get(),
-            1,
-            "not asked for more while there was something to send"
-        );
+        assert_eq!(polls.get(), 1, "not polled while frames were queued");
         assert_eq!(poll(), None);
         outbox.ping();
         assert_eq!(poll(), Some(vec![0x89, 0]));
-        assert_eq!(asked.get(), 2);
+        assert_eq!(polls.get(), 2);
         assert_eq!(
             [poll(), poll(), poll()],
             [
@@ -164,6 +161,6 @@ mod tests {
                 Some(b"end".to_vec())
             ]
         );
-        assert_eq!(asked.get(), 3, "an actor that ended is not polled again");
+        assert_eq!(polls.get(), 3, "an ended actor is not polled again");
     }
 }

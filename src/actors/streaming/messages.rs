@@ -1,4 +1,4 @@
-//! Messages of the registry, its distributors and their sessions.
+//! Messages between the registry, its distributors and their sessions.
 
 use actix::prelude::*;
 
@@ -10,38 +10,36 @@ use crate::domain::streaming::fanout::SessionId;
 use crate::domain::streaming::protocol::CloseReason;
 use crate::domain::streaming::protocol::FeedStatus;
 
-/// The broadcast listener to the registry, the registry to a distributor: how the feed stands from
-/// now on.
+/// Broadcast listener to registry, and registry to distributors: the new feed status.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct FeedChanged(pub FeedStatus);
 
-/// A distributor to the registry, once: it takes changes from now on. Answered with what it has to
-/// know.
+/// Distributor to registry, once: starts the flow of changes. The reply holds the current state.
 #[derive(Message)]
 #[rtype(result = "Registration")]
 pub struct Join {
-    /// Changes go here.
+    /// Receives changes.
     pub deliver: Recipient<Deliver>,
-    /// How the feed stands goes here.
+    /// Receives feed status changes.
     pub feed: Recipient<FeedChanged>,
-    /// The last word to its sessions goes here.
+    /// Receives the request to end all sessions.
     pub end: Recipient<EndAllSessions>,
 }
 
-/// How things stand where a distributor joins.
+/// The state that a distributor receives when it joins.
 #[derive(Clone, Copy, Debug)]
 pub struct Registration {
-    /// What it is called from now on.
+    /// The id of this distributor.
     pub id: DistributorId,
-    /// How the feed stands.
+    /// The current feed status.
     pub feed: FeedStatus,
-    /// Why sessions are closed at once, where the process ends.
+    /// If the process is shutting down: the reason with which new sessions are closed at once.
     pub ending: Option<CloseReason>,
 }
 
-/// A distributor to the registry: changes of an event from now on. Answered when none is left out
-/// any more.
+/// Distributor to registry: start sending the changes of an event. After the reply, no change is
+/// omitted.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Follow {
@@ -51,7 +49,7 @@ pub struct Follow {
     pub event_id: EventId,
 }
 
-/// A distributor to the registry: no more changes of an event.
+/// Distributor to registry: stop sending the changes of an event.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Unfollow {
@@ -61,7 +59,7 @@ pub struct Unfollow {
     pub event_id: EventId,
 }
 
-/// The registry to a distributor: changes of an event, for every session that wants them.
+/// Registry to distributor: changes of an event, for all subscribed sessions.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Deliver {
@@ -71,17 +69,17 @@ pub struct Deliver {
     pub delivery: Delivery,
 }
 
-/// A session to its distributor: it takes changes from now on.
+/// Session to distributor: register the session.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Connect {
     /// The session.
     pub id: SessionId,
-    /// The way to it.
+    /// How to reach the session.
     pub outlet: SessionHandle,
 }
 
-/// A session to its distributor: `true` where it was taken; `false` where the distributor does not
+/// Session to distributor: subscribe to an event. The reply is `false` if the distributor does not
 /// know the session.
 #[derive(Message, Debug)]
 #[rtype(result = "bool")]
@@ -92,7 +90,7 @@ pub struct Subscribe {
     pub event_id: EventId,
 }
 
-/// A session to its distributor.
+/// Session to distributor: unsubscribe from an event.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Unsubscribe {
@@ -102,12 +100,12 @@ pub struct Unsubscribe {
     pub event_id: EventId,
 }
 
-/// A session to its distributor, once, when it ends.
+/// Session to distributor, once, when the session ends.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub struct Disconnect(pub SessionId);
 
-/// To the registry, the registry to a distributor: close every session, and those that come later.
+/// To the registry, and registry to distributors: close all sessions, current and future.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct EndAllSessions(pub CloseReason);

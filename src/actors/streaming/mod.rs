@@ -1,4 +1,4 @@
-//! From changed books to the clients' WebSockets.
+//! Streaming: from changed books to the clients' WebSockets.
 
 pub mod distributor;
 mod frame_queue;

@@ -1,5 +1,5 @@
-//! Knows which threads have sessions that want an event, and hands each change to them: encoded
-//! once.
+//! Knows which threads have sessions subscribed to an event. Encodes each change once and sends it
+//! to those threads.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::domain::streaming::fanout::Delivery;
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus, UpdateFrame};
 use crate::telemetry::metrics::OddsMetrics;
 
-/// A distributor, one for the life of the process.
+/// Identifies a distributor; unique within the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DistributorId(u64);
 
@@ -31,7 +31,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry that no distributor has joined yet.
+    /// A registry without distributors.
     pub fn new(metrics: OddsMetrics) -> Registry {
         Registry {
             distributors: HashMap::new(),
@@ -52,9 +52,9 @@ impl Registry {
     }
 }
 
-/// Hands a message over; where there is no room, nothing else is handled until there is. `false`
-/// where nobody takes it any more.
-fn hand<M>(to: &Recipient<M>, message: M, context: &mut Context<Registry>) -> bool
+/// Sends a message. If the mailbox is full, the registry handles nothing else until there is room.
+/// Returns `false` if the recipient has stopped.
+fn send_or_wait<M>(to: &Recipient<M>, message: M, context: &mut Context<Registry>) -> bool
 where
     M: Message<Result = ()> + Send + 'static,
 {
@@ -153,7 +153,7 @@ impl Handler<BookChanged> for Registry {
                 delivery: delivery.clone(),
             };
             let edges = self.distributors.get(follower);
-            if !edges.is_some_and(|edges| hand(&edges.deliver, deliver, context)) {
+            if !edges.is_some_and(|edges| send_or_wait(&edges.deliver, deliver, context)) {
                 gone.push(*follower);
             }
         }
@@ -167,10 +167,10 @@ impl Handler<FeedChanged> for Registry {
     fn handle(&mut self, changed: FeedChanged, context: &mut Context<Self>) {
         if self.feed != changed.0 {
             self.feed = changed.0;
-            // One that is gone leaves with the next change.
+            // A stopped distributor is removed at the next change.
             self.distributors
                 .values()
-                .for_each(|edges| _ = hand(&edges.feed, changed, context));
+                .for_each(|edges| _ = send_or_wait(&edges.feed, changed, context));
         }
     }
 }
@@ -180,12 +180,12 @@ impl Handler<EndAllSessions> for Registry {
 
     fn handle(&mut self, end: EndAllSessions, _: &mut Context<Self>) -> Self::Result {
         self.ending = Some(end.0);
-        let telling: Vec<_> = self
+        let sends: Vec<_> = self
             .distributors
             .values()
             .map(|edges| edges.end.send(end))
             .collect();
-        Box::pin(async move { drop(join_all(telling).await) })
+        Box::pin(async move { drop(join_all(sends).await) })
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
     use crate::domain::odds::book::MarketState;
     use crate::domain::odds::update::testing::*;
 
-    /// Keeps what it is handed: event and number. One that is slow takes its time for each.
+    /// Records the event and sequence number of each change. A slow probe takes `takes` for each.
     struct ProbeDistributor {
         taken: Arc<Mutex<Vec<(String, u64)>>>,
         takes: Duration,
@@ -291,7 +291,7 @@ mod tests {
             .unwrap();
     }
 
-    /// Waits until a probe has taken these.
+    /// Waits until a probe has received these changes.
     async fn until_taken(probe: &Probe, event: &str, numbers: std::ops::RangeInclusive<u64>) {
         let expected: Vec<_> = numbers.map(|seq| (event.to_owned(), seq)).collect();
         for _ in 0..1_000 {
@@ -301,13 +301,14 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!(
-            "not within 10 s: {:?}, and {expected:?} was wanted",
+            "timed out after 10 s: got {:?}, expected {expected:?}",
             probe.taken()
         );
     }
 
+    /// A thread receives the changes of an event only while it follows that event.
     #[actix_web::test]
-    async fn a_thread_gets_the_changes_of_the_events_that_it_follows_for_as_long_as_it_does() {
+    async fn thread_receives_only_followed_events() {
         let registry = Registry::new(OddsMetrics::new().unwrap()).start();
         let (one, other) = (
             joined(&registry, Duration::ZERO).await,
@@ -336,8 +337,9 @@ mod tests {
         until_taken(&one, "A", 1..=2).await;
     }
 
+    /// A slow thread applies backpressure to the books, and no change is lost.
     #[actix_web::test]
-    async fn a_thread_that_is_behind_holds_the_books_up_and_loses_nothing() {
+    async fn slow_thread_applies_backpressure() {
         let registry = Registry::new(OddsMetrics::new().unwrap()).start();
         let slow = joined(&registry, Duration::from_millis(5)).await;
         follow(&registry, &slow, "A").await;
@@ -346,13 +348,14 @@ mod tests {
         }
         assert!(
             slow.taken().len() > 10,
-            "the books are let go on only when there is room"
+            "books continue only when there is room"
         );
         until_taken(&slow, "A", 1..=40).await;
     }
 
+    /// A stopped thread is removed; the others continue.
     #[actix_web::test]
-    async fn a_thread_that_ended_is_forgotten_and_the_others_go_on() {
+    async fn stopped_thread_is_removed() {
         let registry = Registry::new(OddsMetrics::new().unwrap()).start();
         let (gone, other) = (
             joined(&registry, Duration::ZERO).await,

@@ -1,7 +1,7 @@
-//! One actor a WebSocket client: moves messages between the socket, the session's state and the
+//! One actor per WebSocket client: moves messages between the socket, the session state and the
 //! distributor.
 //!
-//! The only file that knows actix-web-actors. What is to be done is decided in
+//! The only file that depends on actix-web-actors. The protocol decisions are made in
 //! [`crate::domain::streaming::session`].
 
 use std::collections::VecDeque;
@@ -37,24 +37,24 @@ use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OddsMetrics;
 
-/// How long a book may take to answer before the client is told to subscribe again.
+/// How long to wait for a snapshot before the client is told to subscribe again.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Updates older than this, in seconds, are recordings: their latency says nothing.
+/// Updates older than this, in seconds, come from recordings; their latency has no meaning.
 const RECORDING_AGE: f64 = 3_600.0;
 
-/// Whom every session of a thread talks to; one for all of them, so that no address is cloned.
+/// What all sessions of a thread share. One instance for all, so that no address is cloned.
 pub struct SessionEdges {
-    /// To the thread's distributor.
+    /// The distributor of this thread.
     pub distributor: Addr<Distributor>,
-    /// To the books.
+    /// Answers snapshot requests.
     pub snapshots: Recipient<GetSnapshot>,
-    /// What a session may do.
+    /// Limits on subscriptions, message rates and silence.
     pub limits: SessionLimits,
-    /// What a client may send.
+    /// Limits on the frames of a client.
     pub frames: Arc<FrameLimits>,
-    /// Deliveries that may wait for a session.
+    /// Mailbox capacity of a session, in deliveries.
     pub queue: usize,
-    /// Snapshots that failed, logged by cause.
+    /// Limits the log of failed snapshots, by cause.
     pub failures: Arc<LogLimit>,
     /// The metrics.
     pub metrics: OddsMetrics,
@@ -68,16 +68,16 @@ pub struct Session {
     connection: Option<ConnectionHandle>,
     life: Arc<LivenessProbe>,
     outbox: FrameQueue,
-    /// What the distributor has yet to be asked, in order, one at a time.
+    /// Requests not yet sent to the distributor. They are sent in order, one at a time.
     requests: VecDeque<Request>,
-    asking: bool,
-    /// How the feed stands, as the client was told.
+    is_requesting: bool,
+    /// The feed status last sent to the client.
     feed: FeedStatus,
     fragments: Option<BytesMut>,
-    /// Why the guard in front of the frame parser ended what the client sends.
+    /// Why the frame limiter in front of the parser ended the client's stream.
     violation: Violation,
     closed_as: &'static str,
-    /// Held for its drop: gives the session's place back.
+    /// Held for its `Drop`, which releases the session permit.
     _place: Box<dyn std::any::Any>,
 }
 
@@ -87,7 +87,7 @@ enum Request {
 }
 
 impl Session {
-    /// A session that gives `place` back when it ends.
+    /// A session that holds `place`, its permit, until it ends.
     pub fn new(
         id: SessionId,
         edges: Arc<SessionEdges>,
@@ -102,7 +102,7 @@ impl Session {
             life: Arc::new(LivenessProbe::new()),
             outbox: FrameQueue::new(),
             requests: VecDeque::new(),
-            asking: false,
+            is_requesting: false,
             feed: FeedStatus::Live,
             fragments: None,
             violation: Violation::default(),
@@ -111,7 +111,7 @@ impl Session {
         }
     }
 
-    /// Starts it on what its client sends; gives what the client is sent.
+    /// Starts the session on the frames of its client and returns the response body.
     pub fn start<S>(
         mut self,
         from_client: FrameLimiter<S>,
@@ -159,7 +159,7 @@ impl Session {
                 Effect::Close(reason) => self.close(reason, context),
             }
         }
-        self.ask_distributor(context);
+        self.send_next_request(context);
     }
 
     fn deliver(&mut self, delivery: &Delivery) {
@@ -177,7 +177,7 @@ impl Session {
         }
     }
 
-    /// Measures how old a change is now that it is sent.
+    /// Records the age of a change at the time it is sent.
     fn measure(&self, frame: &UpdateFrame) {
         let age = Timestamp::now().seconds_since(frame.updated_at);
         if age < RECORDING_AGE {
@@ -186,7 +186,7 @@ impl Session {
     }
 
     fn close(&mut self, reason: CloseReason, context: &mut WebsocketContext<Self>) {
-        debug!(session = self.id.0, code = reason.code(); "session closes: {}", reason.text());
+        debug!(session = self.id.0, code = reason.code(); "session closing: {}", reason.text());
         self.closed_as = reason.text();
         self.outbox.close(Some(ws::CloseReason {
             code: ws::CloseCode::from(reason.code()),
@@ -195,76 +195,76 @@ impl Session {
         context.stop();
     }
 
-    fn ask_distributor(&mut self, context: &mut WebsocketContext<Self>) {
-        if self.asking {
+    fn send_next_request(&mut self, context: &mut WebsocketContext<Self>) {
+        if self.is_requesting {
             return;
         }
         let Some(request) = self.requests.pop_front() else {
-            // Most sessions subscribe once, and stay for hours.
+            // Free the memory: most sessions subscribe once and stay for hours.
             self.requests = VecDeque::new();
             return;
         };
-        self.asking = true;
+        self.is_requesting = true;
         let (edges, id) = (self.edges.clone(), self.id);
-        let asking = async move {
+        let call = async move {
             match request {
                 Request::Unsubscribe(event_id) => {
                     let _ = edges.distributor.send(Unsubscribe { id, event_id }).await;
                     None
                 }
                 Request::Subscribe(event_id, attempt) => {
-                    let asked = edges
+                    let subscribed = edges
                         .distributor
                         .send(Subscribe {
                             id,
                             event_id: event_id.clone(),
                         })
                         .await;
-                    Some((event_id, attempt, asked.unwrap_or(false)))
+                    Some((event_id, attempt, subscribed.unwrap_or(false)))
                 }
             }
         };
-        context.spawn(asking.into_actor(self).map(|subscribed, session, context| {
-            session.asking = false;
+        context.spawn(call.into_actor(self).map(|subscribed, session, context| {
+            session.is_requesting = false;
             if let Some((event_id, attempt, taken)) = subscribed {
                 if taken {
-                    session.ask_snapshot(event_id, attempt, context);
+                    session.request_snapshot(event_id, attempt, context);
                 } else {
                     let effects = session.state.on_snapshot(event_id, attempt, None);
                     session.act(effects, context);
                 }
             }
-            session.ask_distributor(context);
+            session.send_next_request(context);
         }));
     }
 
-    fn ask_snapshot(
+    fn request_snapshot(
         &mut self,
         event_id: EventId,
         attempt: Attempt,
         context: &mut WebsocketContext<Self>,
     ) {
         let edges = self.edges.clone();
-        let asked = event_id.clone();
-        let asking = async move {
+        let requested = event_id.clone();
+        let call = async move {
             let answer = edges
                 .snapshots
-                .send(GetSnapshot(asked))
+                .send(GetSnapshot(requested))
                 .timeout(SNAPSHOT_TIMEOUT)
                 .await;
             answer.unwrap_or_else(|error| Err(ApplyError::RouterEnded(error.to_string())))
         };
-        context.spawn(asking.into_actor(self).map(move |answer, session, context| {
+        context.spawn(call.into_actor(self).map(move |answer, session, context| {
             let snapshot = match answer {
                 Ok(snapshot) => {
-                    // Marked by what the client was told, not by what is so: `live` comes behind
-                    // the changes that were missed, and they follow this snapshot.
+                    // Use the status last sent to the client, not the current one: `live` is sent
+                    // after the missed changes, and those follow this snapshot.
                     let text = snapshot_message(&snapshot, snapshot.is_stale || session.feed == FeedStatus::Stale);
                     Some(SnapshotFrame { seq: snapshot.seq, text })
                 }
                 Err(error) => {
                     if let Some(repeated) = session.edges.failures.check(error.cause()) {
-                        warn!(session = session.id.0, event = event_id.as_str(), repeated; "no snapshot: {error}");
+                        warn!(session = session.id.0, event = event_id.as_str(), repeated; "snapshot failed: {error}");
                     }
                     None
                 }
@@ -279,7 +279,7 @@ impl Session {
         self.act(effects, context);
     }
 
-    /// Puts a fragmented message together. Control frames may come between the fragments.
+    /// Assembles a fragmented message. Control frames may arrive between fragments.
     fn on_fragment(&mut self, item: Item, context: &mut WebsocketContext<Self>) {
         let (bytes, last) = match item {
             Item::FirstBinary(_) => return self.close(CloseReason::BinaryMessage, context),
@@ -320,7 +320,7 @@ impl Actor for Session {
             life: self.life.clone(),
         };
         let (edges, id) = (self.edges.clone(), self.id);
-        // Nothing is read from the client before the distributor knows it.
+        // Read nothing from the client before the distributor knows the session.
         let connecting = async move { edges.distributor.send(Connect { id, outlet }).await };
         context.wait(
             connecting
@@ -345,7 +345,7 @@ impl Actor for Session {
             .closes
             .with_label_values(&[closed_as])
             .inc();
-        // Once in a session's life, so past the mailbox bound: it must arrive.
+        // Sent once per session and must arrive, so it bypasses the mailbox limit.
         self.edges.distributor.do_send(Disconnect(self.id));
     }
 }
@@ -399,8 +399,8 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
     }
 }
 
-/// What a client did that the library hands over as an I/O error; none where the connection is
-/// lost.
+/// Maps an I/O error from the WebSocket library to the client's protocol violation. `None` if the
+/// connection was lost.
 fn reason_of(error: &std::io::Error) -> Option<CloseReason> {
     let text = error.to_string();
     if error.kind() == ErrorKind::InvalidData {

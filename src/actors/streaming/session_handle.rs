@@ -1,4 +1,4 @@
-//! The way from a distributor to one session.
+//! A distributor's handle to one session.
 
 use std::sync::Arc;
 
@@ -9,36 +9,37 @@ use crate::domain::streaming::protocol::CloseReason;
 use crate::runtime::connection::ConnectionHandle;
 use crate::runtime::liveness::LivenessProbe;
 
-/// A distributor to a session. One message, because each kind of it is an address more a session.
+/// Distributor to session. One message type, because every type would add an address per session.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
 pub enum SessionMessage {
-    /// Send these.
+    /// Send these changes.
     Deliver(Delivery),
-    /// Ping the client, or close if it was silent for too long.
+    /// Ping the client, or close the session if the client was silent for too long.
     Ping,
-    /// Close, for this reason. Comes once.
+    /// Close the session for this reason. Sent once.
     End(CloseReason),
 }
 
-/// The way to one session.
+/// A distributor's handle to one session.
 pub struct SessionHandle {
-    /// The session.
+    /// The session's address.
     pub session: Recipient<SessionMessage>,
-    /// Ends the connection from outside.
+    /// Closes the connection from outside.
     pub connection: Option<ConnectionHandle>,
-    /// The session's sign of life.
+    /// The session's liveness probe.
     pub life: Arc<LivenessProbe>,
 }
 
 impl SessionHandle {
-    /// Has it ping its client. One without room for that is slow, or frozen, and known by other
-    /// signs.
+    /// Makes the session ping its client. Skipped if the mailbox is full: such a session is slow or
+    /// frozen, which is detected in other ways.
     pub fn ping(&self) {
         let _ = self.session.try_send(SessionMessage::Ping);
     }
 
-    /// Has it close. Once in a session's life, so past the mailbox bound: it must arrive.
+    /// Makes the session close. Sent once per session and must arrive, so it bypasses the mailbox
+    /// limit.
     pub fn end(&self, reason: CloseReason) {
         self.session.do_send(SessionMessage::End(reason));
     }

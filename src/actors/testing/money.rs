@@ -1,4 +1,4 @@
-//! A store of money in memory: bets, outbox and cancellations, without the money.
+//! An in-memory money store: bets, outbox and cancels, without wallets.
 
 #![allow(clippy::unimplemented)]
 
@@ -27,10 +27,10 @@ use crate::telemetry::metrics::ConfirmationMetrics;
 #[derive(Default)]
 struct State {
     bets: BTreeMap<BetId, Bet>,
-    /// By number: the row, when it was written, and until when it is leased.
+    /// By row id: the row, when it was written, and when its lease expires.
     outbox: BTreeMap<i64, (OutboxRow, Timestamp, Timestamp)>,
     written: i64,
-    /// When it may be tried next, and how often it was.
+    /// When the cancel is due, and how many attempts were made.
     cancels: BTreeMap<BetId, (Timestamp, u32)>,
     is_away: bool,
     refuses: Option<BetId>,
@@ -38,7 +38,7 @@ struct State {
     decisions: usize,
 }
 
-/// The store. It can be away.
+/// The store. It can be made unavailable.
 #[derive(Default)]
 pub struct FakeMoney(Mutex<State>);
 
@@ -77,12 +77,12 @@ impl FakeMoney {
         self.0.lock().unwrap().is_away = false;
     }
 
-    /// A bet that the database does not let be decided.
+    /// Makes decisions of this bet fail.
     pub fn refuse_to_decide(&self, bet: Option<BetId>) {
         self.0.lock().unwrap().refuses = bet;
     }
 
-    /// A bet whose row cannot be read.
+    /// Makes the row of this bet unreadable.
     pub fn make_unreadable(&self, bet: BetId) {
         self.0.lock().unwrap().is_unreadable = Some(bet);
     }
@@ -91,7 +91,7 @@ impl FakeMoney {
         self.0.lock().unwrap().cancels.insert(bet, (at, 0));
     }
 
-    /// How often a decision was tried to be written.
+    /// Number of attempts to write a decision.
     pub fn decisions(&self) -> usize {
         self.0.lock().unwrap().decisions
     }
@@ -380,14 +380,14 @@ impl MoneyStore for FakeMoney {
     }
 }
 
-/// Stands where relay and canceller would, and notes what they are told.
+/// Messages that the relay and the canceller would have received.
 #[derive(Default)]
-struct Noted {
+struct Recorded {
     rows: Vec<OutboxRow>,
     cancels: usize,
 }
 
-struct Probe(Arc<Mutex<Noted>>);
+struct Probe(Arc<Mutex<Recorded>>);
 
 impl Actor for Probe {
     type Context = Context<Self>;
@@ -409,18 +409,18 @@ impl Handler<CancelsWait> for Probe {
     }
 }
 
-/// What a decider tells.
+/// Stands in for the relay and the canceller, and records their messages.
 pub struct ProbeEdges {
-    noted: Arc<Mutex<Noted>>,
+    recorded: Arc<Mutex<Recorded>>,
     probe: Addr<Probe>,
 }
 
 impl ProbeEdges {
     pub fn new() -> ProbeEdges {
-        let noted: Arc<Mutex<Noted>> = Arc::default();
+        let recorded: Arc<Mutex<Recorded>> = Arc::default();
         ProbeEdges {
-            noted: noted.clone(),
-            probe: Probe(noted).start(),
+            recorded: recorded.clone(),
+            probe: Probe(recorded).start(),
         }
     }
 
@@ -451,10 +451,10 @@ impl ProbeEdges {
     }
 
     pub fn rows(&self) -> Vec<OutboxRow> {
-        self.noted.lock().unwrap().rows.clone()
+        self.recorded.lock().unwrap().rows.clone()
     }
 
     pub fn cancels_told(&self) -> usize {
-        self.noted.lock().unwrap().cancels
+        self.recorded.lock().unwrap().cancels
     }
 }

@@ -1,4 +1,4 @@
-//! A supplier of bets that behaves as it is told to.
+//! A bet supplier with scripted behaviour.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::domain::bets::bet::{Bet, BetId};
 use crate::domain::ids::UserId;
 use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
 
-/// What it does with a question.
+/// How the supplier treats a request.
 pub enum Behaviour {
     Answer(Answer),
     After(Duration, Answer),
@@ -35,7 +35,7 @@ pub fn rejected(reason: &str) -> Behaviour {
 type Behave = Box<dyn Fn(&Bet, usize) -> Behaviour + Send>;
 type CancelWith = Box<dyn Fn(usize) -> Result<(), SupplierError> + Send>;
 
-/// Counts and times what it is asked.
+/// Records the number and times of requests.
 pub struct ProbeSupplier {
     behave: Mutex<Behave>,
     cancel: Mutex<(CancelWith, Duration)>,
@@ -44,26 +44,26 @@ pub struct ProbeSupplier {
     at_once: Arc<Mutex<(usize, usize)>>,
 }
 
-/// One that is at work, until it is dropped.
-struct AtWork(Arc<Mutex<(usize, usize)>>);
+/// A request in flight, until it is dropped.
+struct InFlight(Arc<Mutex<(usize, usize)>>);
 
-impl AtWork {
-    fn new(at_once: &Arc<Mutex<(usize, usize)>>) -> AtWork {
+impl InFlight {
+    fn new(at_once: &Arc<Mutex<(usize, usize)>>) -> InFlight {
         let mut count = at_once.lock().unwrap();
         count.0 += 1;
         count.1 = count.1.max(count.0);
-        AtWork(at_once.clone())
+        InFlight(at_once.clone())
     }
 }
 
-impl Drop for AtWork {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.lock().unwrap().0 -= 1;
     }
 }
 
 impl ProbeSupplier {
-    /// One that answers so, by the bet and by how often it was asked about it.
+    /// A supplier whose behaviour depends on the bet and the number of earlier requests for it.
     pub fn new(behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static) -> ProbeSupplier {
         ProbeSupplier {
             behave: Mutex::new(Box::new(behave)),
@@ -78,7 +78,7 @@ impl ProbeSupplier {
         *self.behave.lock().unwrap() = Box::new(behave);
     }
 
-    /// Answers to cancellations, by how many there were before, after a delay.
+    /// Sets the reply to cancels, by the number of earlier cancels, and its delay.
     pub fn cancel_with(
         &self,
         answer: impl Fn(usize) -> Result<(), SupplierError> + Send + 'static,
@@ -118,12 +118,12 @@ impl BetSupplier for ProbeSupplier {
     fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>> {
         let attempt = self.asked_of(bet.id).len();
         self.asked.lock().unwrap().push((bet.id, Instant::now()));
-        let (behaviour, at_work) = (
+        let (behaviour, in_flight) = (
             (self.behave.lock().unwrap())(bet, attempt),
-            AtWork::new(&self.at_once),
+            InFlight::new(&self.at_once),
         );
         async move {
-            let _at_work = at_work;
+            let _at_work = in_flight;
             match behaviour {
                 Behaviour::Answer(answer) => Ok(answer),
                 Behaviour::After(delay, answer) => {
@@ -143,9 +143,9 @@ impl BetSupplier for ProbeSupplier {
             cancels.push(Instant::now());
             ((with.0)(cancels.len() - 1), with.1)
         };
-        let at_work = AtWork::new(&self.at_once);
+        let in_flight = InFlight::new(&self.at_once);
         async move {
-            let _at_work = at_work;
+            let _at_work = in_flight;
             tokio::time::sleep(delay).await;
             answer
         }

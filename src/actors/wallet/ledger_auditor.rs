@@ -1,5 +1,5 @@
-//! Keeps the ledger: ends reservations that nobody decides, and looks at the whole from time to
-//! time.
+//! Maintains the ledger: expires reservations that are not resolved in time, and periodically
+//! verifies the whole ledger.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,37 +13,37 @@ use crate::store::money::MoneyStore;
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::WalletMetrics;
 
-/// How often reservations that are too old are looked for.
+/// How often the auditor queries for expired reservations.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
-/// How many are ended at a time.
+/// Maximum number of reservations expired in one call.
 const EXPIRE_LIMIT: usize = 100;
-/// The first look at the whole comes so long after the start, when the database has had time to be
-/// there.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
+/// Delay of the first verification after startup, which gives the database time to become
+/// available.
+const FIRST_VERIFICATION_DELAY: Duration = Duration::from_secs(10);
 
-/// What is kept, and how often it is looked at.
+/// Limits of the ledger, and how often it is verified.
 #[derive(Clone, Copy, Debug)]
 pub struct KeeperSettings {
-    /// How long a reservation may stay undecided.
+    /// How long a reservation may stay unresolved.
     pub reservation_ttl: Duration,
-    /// How often the whole is looked at.
+    /// Time between two verifications.
     pub verify_interval: Duration,
-    /// A bet may stay undecided for so much longer than its deadline before it counts as forgotten.
+    /// How long after its deadline an undecided bet counts as a violation.
     pub grace: Duration,
 }
 
-/// The actor. Any number of them, in any number of processes, may keep one ledger.
+/// The actor that maintains the ledger. Any number of processes may run one for the same ledger.
 pub struct LedgerAuditor {
     store: Arc<dyn MoneyStore>,
     settings: KeeperSettings,
     metrics: WalletMetrics,
-    /// The last thing that kept it from its work, told once.
+    /// The last failure, to log each cause once.
     trouble: Option<String>,
     log: FaultLog,
 }
 
 impl LedgerAuditor {
-    /// Keeps the ledger in `store`.
+    /// Maintains the ledger in `store`.
     pub fn new(
         store: Arc<dyn MoneyStore>,
         settings: KeeperSettings,
@@ -62,21 +62,21 @@ impl LedgerAuditor {
         let (store, now) = (self.store.clone(), Timestamp::now());
         let made_before = now.earlier_by(self.settings.reservation_ttl);
         let expiring = blocking(move || store.expire_reservations(made_before, EXPIRE_LIMIT, now));
-        context.spawn(expiring.into_actor(self).map(|expired, keeper, context| {
+        context.spawn(expiring.into_actor(self).map(|expired, auditor, context| {
             match &expired {
                 Ok(0) => {}
                 Ok(expired) => {
-                    keeper.metrics.expired.inc_by(*expired as u64);
-                    info!(reservations = *expired; "reservations expired, nobody decided them");
+                    auditor.metrics.expired.inc_by(*expired as u64);
+                    info!(reservations = *expired; "unresolved reservations expired");
                 }
                 Err(_) => {}
             }
-            // More are waiting: go on at once.
+            // More reservations may be due: continue immediately.
             let is_full = expired
                 .as_ref()
                 .is_ok_and(|expired| *expired == EXPIRE_LIMIT);
-            keeper.tell(
-                "reservations that are too old were not ended",
+            auditor.report(
+                "expiring reservations failed",
                 expired.err().map(|error| error.to_string()),
             );
             let pause = if is_full {
@@ -96,8 +96,8 @@ impl LedgerAuditor {
             Instant::now(),
         );
         let verifying = blocking(move || store.verify(now, grace));
-        context.spawn(verifying.into_actor(self).map(move |verified, keeper, context| {
-            let metrics = &keeper.metrics;
+        context.spawn(verifying.into_actor(self).map(move |verified, auditor, context| {
+            let metrics = &auditor.metrics;
             match verified {
                 Ok(verification) => {
                     metrics.verifications.inc();
@@ -106,19 +106,19 @@ impl LedgerAuditor {
                     metrics.violations.set(i64::try_from(verification.violations()).unwrap_or(i64::MAX));
                     for check in verification.checks.iter().filter(|check| check.violations > 0) {
                         let first = check.examples.first().map_or("", String::as_str);
-                        error!(violations = check.violations; "the ledger is wrong: {}: {first}", check.rule);
+                        error!(violations = check.violations; "ledger rule violated: {}: {first}", check.rule);
                     }
                 }
                 Err(failure) => {
                     metrics.verification_failures.inc();
-                    warn!("the ledger was not looked at: {failure}");
+                    warn!("ledger verification could not run: {failure}");
                 }
             }
-            context.run_later(keeper.settings.verify_interval, LedgerAuditor::verify);
+            context.run_later(auditor.settings.verify_interval, LedgerAuditor::verify);
         }));
     }
 
-    fn tell(&mut self, what: &str, trouble: Option<String>) {
+    fn report(&mut self, what: &str, trouble: Option<String>) {
         if let Some(why) = trouble
             .as_ref()
             .filter(|why| self.trouble.as_ref() != Some(why))
@@ -136,7 +136,7 @@ impl Actor for LedgerAuditor {
     fn started(&mut self, context: &mut Context<Self>) {
         context.run_later(EXPIRE_INTERVAL, LedgerAuditor::expire);
         context.run_later(
-            FIRST_LOOK.min(self.settings.verify_interval),
+            FIRST_VERIFICATION_DELAY.min(self.settings.verify_interval),
             LedgerAuditor::verify,
         );
     }

@@ -1,4 +1,4 @@
-//! Users' money.
+//! Wallets and the ledger.
 
 pub mod ledger_auditor;
 pub mod wallet_executor;

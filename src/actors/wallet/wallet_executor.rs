@@ -1,4 +1,4 @@
-//! How handlers call the store of money.
+//! Runs money store calls for HTTP handlers, one at a time per user.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,28 +12,28 @@ use crate::store::StoreError;
 use crate::store::money::MoneyStore;
 use crate::store::user_turns::UserTurns;
 
-/// Requests of one user that may wait.
+/// Maximum number of queued requests per user.
 const MAX_WAITING: usize = 256;
-/// How long a request may wait for the user's earlier ones, and then again for a lock that others
-/// hold on the wallet.
+/// How long a request waits for the user's earlier requests, and then for a wallet lock held by
+/// another transaction.
 const WAIT_LIMIT: Duration = Duration::from_secs(3);
-/// Between two tries to lock a wallet that others hold.
+/// Delay between two attempts to lock a wallet.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// The store of money. What moves one user's money goes through one after the other; users do not
-/// wait for each other.
+/// The money store. Transfers of one user run one after the other; users do not wait for each
+/// other.
 pub struct WalletExecutor {
     store: Arc<dyn MoneyStore>,
     users: Arc<UserTurns>,
 }
 
 impl WalletExecutor {
-    /// Calls `store` in the users' turns.
+    /// Calls `store` within the limits of `users`.
     pub fn new(store: Arc<dyn MoneyStore>, users: Arc<UserTurns>) -> WalletExecutor {
         WalletExecutor { store, users }
     }
 
-    /// Reads, beside everything else.
+    /// Runs a read, concurrently with everything else.
     pub async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn MoneyStore) -> Result<T, StoreError> + Send + 'static,
@@ -42,9 +42,9 @@ impl WalletExecutor {
         Ok(blocking_with(move || work(&*store)).await?)
     }
 
-    /// Moves a user's money in its turn. A wallet that somebody else holds is tried again: between
-    /// two tries its connection serves others, so any number of such wallets leaves room for
-    /// everybody else.
+    /// Runs a transfer of a user in its turn. If the wallet is locked by another transaction, the
+    /// call is retried. Between attempts its connection serves other calls, so locked wallets do
+    /// not block other users.
     pub async fn for_user<T, E>(
         &self,
         user_id: &UserId,
@@ -61,8 +61,8 @@ impl WalletExecutor {
         let turn = timeout_at(Instant::now() + WAIT_LIMIT, place.turn())
             .await
             .map_err(|_| ApiError::WalletBusy)?;
-        // A client that goes away ends this future and not the call: the call itself holds what it
-        // uses until it returns.
+        // If the client disconnects, this future is dropped but the call continues: it holds its
+        // permits until it returns.
         let place = Arc::new((turn, place));
         let (work, until) = (Arc::new(work), Instant::now() + WAIT_LIMIT);
         let mut is_held = false;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::store::sqlite::SqliteStore;
 
-    fn desk(calls: usize) -> (Arc<WalletExecutor>, tempfile::TempDir) {
+    fn executor(calls: usize) -> (Arc<WalletExecutor>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("money.db").to_string_lossy()).unwrap();
         (
@@ -115,10 +115,10 @@ mod tests {
         UserId::new(name).unwrap()
     }
 
-    /// A call that ends when the sender does.
-    async fn occupy(desk: &Arc<WalletExecutor>, name: &str) -> mpsc::Sender<()> {
+    /// Starts a call that runs until the returned sender is dropped.
+    async fn occupy(executor: &Arc<WalletExecutor>, name: &str) -> mpsc::Sender<()> {
         let (release, held) = mpsc::channel::<()>();
-        let (desk, name, held) = (desk.clone(), user(name), Mutex::new(held));
+        let (executor, name, held) = (executor.clone(), user(name), Mutex::new(held));
         let (started, is_started) = tokio::sync::oneshot::channel();
         let started = Mutex::new(Some(started));
         actix_web::rt::spawn(async move {
@@ -131,7 +131,7 @@ mod tests {
                 let _ = held.lock().unwrap().recv();
                 Ok::<_, StoreError>(())
             };
-            desk.for_user(&name, wait).await
+            executor.for_user(&name, wait).await
         });
         is_started.await.unwrap();
         release
@@ -139,12 +139,12 @@ mod tests {
 
     #[actix_web::test]
     async fn slow_user_delays_nobody_else() {
-        let (desk, _folder) = desk(2);
-        let _release = occupy(&desk, "slow").await;
+        let (executor, _folder) = executor(2);
+        let _release = occupy(&executor, "slow").await;
         let names: Vec<_> = (0..200).map(|n| user(&format!("user {n}"))).collect();
         let others = names
             .iter()
-            .map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
+            .map(|name| executor.for_user(name, |_| Ok::<_, StoreError>(())));
         assert!(
             join_all(others)
                 .await
@@ -155,7 +155,7 @@ mod tests {
 
     #[actix_web::test]
     async fn aborted_request_keeps_its_turn() {
-        let (desk, _folder) = desk(1);
+        let (executor, _folder) = executor(1);
         let (release, held) = mpsc::channel::<()>();
         let (started, is_started) = tokio::sync::oneshot::channel();
         let (held, started) = (Mutex::new(held), Mutex::new(Some(started)));
@@ -168,17 +168,17 @@ mod tests {
             let _ = held.lock().unwrap().recv();
             Ok::<_, StoreError>(())
         };
-        let aborted = desk.clone();
+        let aborted = executor.clone();
         let request = actix_web::rt::spawn(async move { aborted.for_user(&user("a"), wait).await });
         is_started.await.unwrap();
         request.abort();
         assert!(request.await.unwrap_err().is_cancelled());
-        // The turn of its user, and the only call that may run.
-        let place = desk.users.queue(&user("a"), MAX_WAITING).unwrap();
+        // The aborted call still holds the user's turn and the only call permit.
+        let place = executor.users.queue(&user("a"), MAX_WAITING).unwrap();
         assert!(place.turn().now_or_never().is_none() && place.call().now_or_never().is_none());
         assert!(
-            desk.users.queue(&user("a"), 2).is_none(),
-            "its place in the queue"
+            executor.users.queue(&user("a"), 2).is_none(),
+            "the aborted call keeps its place in the queue"
         );
         drop(release);
         let _turn = place.turn().await;
@@ -187,11 +187,11 @@ mod tests {
 
     #[actix_web::test]
     async fn waiting_too_long_is_refused() {
-        let (desk, _folder) = desk(4);
-        let _release = occupy(&desk, "slow").await;
+        let (executor, _folder) = executor(4);
+        let _release = occupy(&executor, "slow").await;
         let slow = user("slow");
         let waiting =
-            (0..MAX_WAITING + 10).map(|_| desk.for_user(&slow, |_| Ok::<_, StoreError>(())));
+            (0..MAX_WAITING + 10).map(|_| executor.for_user(&slow, |_| Ok::<_, StoreError>(())));
         let refused = join_all(waiting).await;
         assert!(
             refused
@@ -200,24 +200,23 @@ mod tests {
         );
     }
 
-    /// More wallets are held by others than there are connections. Everybody else is served all the
-    /// same.
+    /// If more wallets are locked than there are connections, other users are still served.
     #[actix_web::test]
     async fn held_wallets_leave_room_for_others() {
-        let (desk, _folder) = desk(2);
+        let (executor, _folder) = executor(2);
         let is_held =
             || StoreError::Unavailable("canceling statement due to lock timeout".to_owned());
         let tries = Arc::new(AtomicUsize::new(0));
         let held: Vec<_> = (0..8)
             .map(|n| {
-                let (desk, tries) = (desk.clone(), tries.clone());
+                let (executor, tries) = (executor.clone(), tries.clone());
                 actix_web::rt::spawn(async move {
                     let work = move |_: &dyn MoneyStore| {
                         tries.fetch_add(1, Ordering::SeqCst);
                         std::thread::sleep(Duration::from_millis(20));
                         Err::<(), _>(is_held())
                     };
-                    desk.for_user(&user(&format!("held {n}")), work).await
+                    executor.for_user(&user(&format!("held {n}")), work).await
                 })
             })
             .collect();
@@ -227,7 +226,7 @@ mod tests {
         let names: Vec<_> = (0..20).map(|n| user(&format!("user {n}"))).collect();
         let others = names
             .iter()
-            .map(|name| desk.for_user(name, |_| Ok::<_, StoreError>(())));
+            .map(|name| executor.for_user(name, |_| Ok::<_, StoreError>(())));
         assert!(
             join_all(others)
                 .await
@@ -236,22 +235,22 @@ mod tests {
         );
         assert!(
             held.iter().all(|held| !held.is_finished()),
-            "the others did not wait for them"
+            "other users did not wait for locked wallets"
         );
         for held in held {
             assert_eq!(held.await.unwrap(), Err(ApiError::WalletHeld));
         }
     }
 
-    /// A lock that is released within the limit costs a delay and no refusal.
+    /// A lock that is released within the limit causes a delay but no error.
     #[actix_web::test]
     async fn released_wallet_is_tried_again() {
-        let (desk, _folder) = desk(1);
+        let (executor, _folder) = executor(1);
         let tries = AtomicUsize::new(0);
         let work = move |_: &dyn MoneyStore| match tries.fetch_add(1, Ordering::SeqCst) {
             0..3 => Err(StoreError::Unavailable("database is locked".to_owned())),
             n => Ok(n),
         };
-        assert_eq!(desk.for_user(&user("a"), work).await, Ok(3));
+        assert_eq!(executor.for_user(&user("a"), work).await, Ok(3));
     }
 }

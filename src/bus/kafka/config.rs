@@ -1,4 +1,4 @@
-//! From the settings to what librdkafka is told. Whatever is wrong is found here, before anything
+//! Converts the settings to librdkafka's configuration. All errors are found here, before anything
 //! connects.
 
 use std::time::Duration;
@@ -11,28 +11,28 @@ use crate::bus::BusError;
 use crate::config::settings::{BusSettings, KafkaMechanism, KafkaSecurity};
 use crate::telemetry::redact::Redaction;
 
-/// The largest record, key and headers included. Topics that are made here take as much, twice what
-/// a broker takes by default: a supplier's largest frame becomes a dead letter with its headers,
-/// and that must fit.
+/// The largest record, including key and headers. Topics created here accept as much, twice a
+/// broker's default: a supplier's largest frame becomes a dead letter with its headers, and that
+/// must fit.
 pub(super) const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
-/// librdkafka's `max.poll.interval.ms`: it refuses a session that is longer.
-const LONGEST_SESSION: Duration = Duration::from_secs(300);
-/// Room for what the protocol adds to a record.
+/// librdkafka's `max.poll.interval.ms`; it rejects a longer session.
+const MAX_SESSION: Duration = Duration::from_secs(300);
+/// Room for the protocol overhead of a record.
 const OVERHEAD_BYTES: usize = 16 * 1024;
 
-/// Makes the configuration of each client.
+/// Builds the configuration of each client.
 #[derive(Clone)]
 pub(super) struct Clients {
-    /// Removes the login from what librdkafka and the brokers say.
+    /// Removes credentials from librdkafka's and the brokers' messages.
     pub(super) redaction: Redaction,
-    /// The addresses, for log lines.
+    /// The broker addresses, for log lines.
     pub(super) brokers: String,
     session_timeout: Duration,
     base: ClientConfig,
 }
 
 impl Clients {
-    /// Checks the settings.
+    /// Validates the settings.
     pub(super) fn new(settings: &BusSettings, client_id: &str) -> Result<Clients, BusError> {
         if let Some((variable, want)) = check(settings).into_iter().next() {
             return Err(BusError::Refused(format!("{variable}: want {want}")));
@@ -42,16 +42,16 @@ impl Clients {
         base.set("bootstrap.servers", &brokers)
             .set("client.id", client_id)
             .set("allow.auto.create.topics", "false")
-            // Tries often enough to be back within a second, rarely enough to cost nothing while
-            // Kafka is away.
+            // Often enough to reconnect within a second, rarely enough to cost nothing during an
+            // outage.
             .set("reconnect.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.connection.setup.timeout.ms", "5000")
             .set("socket.keepalive.enable", "true")
-            // What answers too late is asked again; half a minute less of standing still than by
+            // Late answers are requested again; this is half a minute less downtime than the
             // default.
             .set("socket.timeout.ms", "20000")
-            // Short, so that a topic that was deleted and made again is noticed.
+            // Short, so that a topic that was deleted and recreated is noticed.
             .set("topic.metadata.refresh.interval.ms", "2000")
             .set_log_level(RDKafkaLogLevel::Info);
         set_security(&mut base, settings);
@@ -69,27 +69,27 @@ impl Clients {
         })
     }
 
-    /// A client for questions and for making topics.
+    /// A client for metadata queries and for creating topics.
     pub(super) fn admin(&self) -> ClientConfig {
         self.base.clone()
     }
 
-    /// A producer: what was acknowledged is on every replica that is in sync, once, and in order.
+    /// A producer. An acknowledged record is on every in-sync replica, exactly once and in order.
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = self.base.clone();
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            // What Java clients use, and librdkafka does not by default: a key has one partition,
-            // whoever writes it.
+            // The partitioner of Java clients, not librdkafka's default: a key maps to the same
+            // partition for every writer.
             .set("partitioner", "murmur2_random")
-            // What is published together is in the queue within a fraction of it. More would be a
-            // delay for nothing: whoever publishes waits for the answer, and what comes meanwhile
-            // goes together next.
+            // Records published together are queued within a fraction of this time. A longer linger
+            // only adds delay: the publisher waits for the acknowledgement, and records that arrive
+            // meanwhile form the next batch.
             .set("linger.ms", "1")
-            // Waits for as long as Kafka is away.
+            // Retries as long as Kafka is unavailable.
             .set("message.timeout.ms", "0")
-            // Tells which brokers it knows: see `events`.
+            // Reports the known brokers: see `events`.
             .set("statistics.interval.ms", "1000")
             .set("queue.buffering.max.messages", "20000")
             .set("queue.buffering.max.kbytes", "65536")
@@ -100,31 +100,31 @@ impl Clients {
         config
     }
 
-    /// A member of a group.
+    /// A group member.
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
         let session = self.session_timeout.as_millis();
         let mut config = self.reader(group);
         config
-            // What was done is committed by ourselves, and nothing else.
+            // Only completed work is committed, explicitly.
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
-            // Members keep what stays theirs while others come and go.
+            // Members keep their partitions while others join and leave.
             .set("partition.assignment.strategy", "cooperative-sticky")
-            // A member that was killed gives its partitions up after this: soon, but not for a
+            // A killed member loses its partitions after this time: soon, but not because of a
             // pause of a second or two.
             .set("session.timeout.ms", session.to_string())
             .set("heartbeat.interval.ms", (session / 4).max(1).to_string())
-            // Tells its lag, and which brokers it knows.
+            // Reports the lag and the known brokers.
             .set("statistics.interval.ms", "1000")
-            // Only for the line that tells that a topic has another id: see `events`.
+            // Only for the log line that reports a new topic id: see `events`.
             .set("debug", "topic")
             .set_log_level(RDKafkaLogLevel::Debug);
         config
     }
 
-    /// A reader of partitions that it chooses itself. librdkafka wants a group's name, and nobody
-    /// joins it.
+    /// A reader that assigns its own partitions. librdkafka requires a group name, but no group is
+    /// joined.
     pub(super) fn reader(&self, group: &str) -> ClientConfig {
         let mut config = self.base.clone();
         config
@@ -141,11 +141,11 @@ impl Clients {
     }
 }
 
-/// Whether this binary can speak TLS to Kafka, and SCRAM.
+/// Whether this binary supports TLS and SCRAM for Kafka.
 const HAS_TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
 
-/// What is wrong with the settings: each variable with what is wanted of it. The one place that
-/// knows; reads a file, and connects nowhere.
+/// Validates the settings: each wrong variable with the value it needs. The only place with these
+/// rules. May read a file; connects nowhere.
 pub fn check(settings: &BusSettings) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     let mut want = |variable, text: &str| wrong.push((variable, text.to_owned()));
@@ -167,7 +167,7 @@ pub fn check(settings: &BusSettings) -> Vec<(&'static str, String)> {
     if login && settings.kafka_sasl_mechanism != KafkaMechanism::Plain && !HAS_TLS {
         want("KAFKA_SASL_MECHANISM", &format!("plain {feature}"));
     }
-    if settings.kafka_session_timeout > LONGEST_SESSION {
+    if settings.kafka_session_timeout > MAX_SESSION {
         want(
             "KAFKA_SESSION_TIMEOUT",
             "a duration up to 5m, within which a consumer has to poll",
@@ -185,7 +185,7 @@ pub fn check(settings: &BusSettings) -> Vec<(&'static str, String)> {
         if login && value.is_none_or(str::is_empty) {
             want(
                 variable,
-                "a value: KAFKA_SECURITY_PROTOCOL asks for a login",
+                "a value: KAFKA_SECURITY_PROTOCOL requires a login",
             );
         } else if !login && value.is_some() {
             want(
@@ -227,7 +227,7 @@ fn is_address(broker: &str) -> bool {
     !host.is_empty() && legal && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-/// librdkafka's name of the protocol, whether it is TLS, and whether it logs in.
+/// librdkafka's protocol name, whether it uses TLS, and whether it needs a login.
 fn protocol(settings: &BusSettings) -> (&'static str, bool, bool) {
     match settings.kafka_security_protocol {
         KafkaSecurity::Plaintext => ("plaintext", false, false),
@@ -278,12 +278,12 @@ mod tests {
         match Clients::new(&settings, "test") {
             Err(BusError::Refused(text)) => text,
             Err(other) => panic!("{other}"),
-            Ok(clients) => panic!("taken: {}", clients.brokers),
+            Ok(clients) => panic!("accepted: {}", clients.brokers),
         }
     }
 
     #[test]
-    fn addresses_are_read_or_refused() {
+    fn broker_addresses_are_validated() {
         let read =
             |text: &str| Clients::new(&settings(text), "test").map(|clients| clients.brokers);
         assert_eq!(
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_needs_a_name_and_a_password() {
+    fn login_requires_name_and_password() {
         let text =
             refused(|settings| settings.kafka_security_protocol = KafkaSecurity::SaslPlaintext);
         assert!(text.starts_with("KAFKA_SASL_USERNAME: want"), "{text}");
@@ -324,7 +324,7 @@ mod tests {
 
     #[cfg(not(any(feature = "tls-system", feature = "tls-vendored")))]
     #[test]
-    fn what_needs_tls_names_the_feature() {
+    fn tls_settings_name_missing_feature() {
         for protocol in [KafkaSecurity::Ssl, KafkaSecurity::SaslSsl] {
             let text = refused(|settings| settings.kafka_security_protocol = protocol);
             assert!(
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn authorities_that_cannot_be_read_are_found_where_they_are_used() {
+    fn ca_file_is_checked_only_with_tls() {
         let mut settings = settings("kafka:9092");
         settings.kafka_ca_file = Some("/nowhere/ca.pem".into());
         assert_eq!(check(&settings), []);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn librdkafka_takes_every_configuration_and_no_password_is_shown() {
+    fn configurations_are_valid_and_hide_password() {
         let mut settings = settings("127.0.0.1:9");
         settings.kafka_security_protocol = KafkaSecurity::SaslPlaintext;
         settings.kafka_sasl_username = Some("me".to_owned());
@@ -385,7 +385,7 @@ mod tests {
         use super::*;
         use crate::bus::kafka::events::Events;
 
-        /// A port that answers every request with the bytes that it was sent.
+        /// A server that echoes every request.
         fn echo() -> std::net::SocketAddr {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
@@ -404,11 +404,11 @@ mod tests {
 
         proptest! {
             #![proptest_config(ProptestConfig::with_cases(12))]
-            /// What librdkafka says of a broker that repeats what it is sent, and of one that is
-            /// away, shows no password.
+            /// librdkafka's messages about a broker that echoes its input, and about one that is
+            /// unreachable, contain no password.
             #[test]
-            fn what_the_library_says_holds_no_password(password in "[ -~é]{4,20}") {
-                let said = Arc::new(Mutex::new(Vec::new()));
+            fn library_messages_contain_no_password(password in "[ -~é]{4,20}") {
+                let messages = Arc::new(Mutex::new(Vec::new()));
                 for broker in [echo().to_string(), "127.0.0.1:9".to_owned()] {
                     let mut settings = settings(&broker);
                     settings.kafka_security_protocol = KafkaSecurity::SaslPlaintext;
@@ -420,10 +420,10 @@ mod tests {
                     let consumer = made.unwrap();
                     let error = consumer.fetch_metadata(Some("t"), Duration::from_millis(300)).err().unwrap();
                     consumer.poll(Duration::from_millis(50));
-                    said.lock().unwrap().extend([error.to_string(), events.trouble.last().unwrap_or_default()]);
+                    messages.lock().unwrap().extend([error.to_string(), events.trouble.last().unwrap_or_default()]);
                 }
-                let said = said.lock().unwrap().join("\n");
-                prop_assert!(!said.contains(&password), "{}", said);
+                let messages = messages.lock().unwrap().join("\n");
+                prop_assert!(!messages.contains(&password), "{}", messages);
             }
         }
     }

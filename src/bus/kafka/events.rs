@@ -1,4 +1,4 @@
-//! What librdkafka tells beside records: errors of connections, log lines, a topic's new id.
+//! Events from librdkafka other than records: connection errors, log lines, new topic ids.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,16 +10,15 @@ use rdkafka::{ClientContext, Statistics};
 
 use crate::telemetry::redact::Redaction;
 
-/// The id of a topic that is not known yet.
+/// The placeholder for an unknown topic id.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
-/// The last thing that went wrong on the way to Kafka, for whoever has to say why it does not
-/// answer. Lines are logged by the keeper alone, one a change: librdkafka tells each failed attempt
-/// of each client.
+/// The last error on the way to Kafka, used to explain why it does not answer. Only the topic
+/// monitor logs it, once per change: librdkafka reports each failed attempt of each client.
 #[derive(Default)]
 pub(super) struct LastError {
     last: Mutex<Option<String>>,
-    /// A broker may repeat in its error what it was sent.
+    /// A broker may repeat the request in its error.
     redaction: Redaction,
 }
 
@@ -28,22 +27,22 @@ impl LastError {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What went wrong last, since it last went well.
+    /// The last error since the connection last worked.
     pub(super) fn last(&self) -> Option<String> {
         self.lock().clone()
     }
 
-    /// It goes well.
+    /// Clears the error after a success.
     pub(super) fn clear(&self) {
         *self.lock() = None;
     }
 
-    fn tell_cause(&self, text: &str) {
+    fn set_cause(&self, text: &str) {
         *self.lock() = Some(self.redaction.apply(text));
     }
 
-    /// Passes librdkafka's own lines on. What matters to people is told by the keeper; these are
-    /// for a search of a fault.
+    /// Forwards librdkafka's log lines. They help in debugging; the topic monitor logs what
+    /// operators need.
     pub(super) fn log_line(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
@@ -54,21 +53,21 @@ impl LastError {
         }
     }
 
-    pub(super) fn tell(&self, error: &KafkaError, reason: &str) {
+    pub(super) fn record(&self, error: &KafkaError, reason: &str) {
         let text = self.redaction.apply(&readable(reason));
         debug!("librdkafka: {error}: {text}");
         let mut last = self.lock();
-        // "1/1 brokers are down" says less than why the last of them is.
+        // "1/1 brokers are down" is less useful than the reason of the last one.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) || last.is_none() {
             *last = Some(text);
         }
     }
 }
 
-/// The reason without what differs from one attempt to the next.
+/// The reason without the parts that differ between attempts.
 fn readable(reason: &str) -> String {
     let end = reason.find(" (after ").unwrap_or(reason.len());
-    // librdkafka's name for what is a setting here.
+    // librdkafka's name for one of our settings.
     let text = reason[..end]
         .trim()
         .replace("ssl.ca.location", "KAFKA_CA_FILE");
@@ -78,9 +77,9 @@ fn readable(reason: &str) -> String {
     }
 }
 
-/// What a line tells of a broker that hangs up at the first word, as a port does that speaks TLS.
-/// librdkafka says nothing of it but this.
-fn hung_up(facility: &str, line: &str) -> Option<String> {
+/// The error of a broker that disconnects at the first request, as a TLS port does. librdkafka
+/// reports it only in this line.
+fn disconnect_hint(facility: &str, line: &str) -> Option<String> {
     let is_first_word = facility == "FAIL"
         && line.contains(": Disconnected")
         && line.contains("in state APIVERSION_QUERY");
@@ -92,9 +91,8 @@ fn hung_up(facility: &str, line: &str) -> Option<String> {
     })
 }
 
-/// The id that `topic` has now, where a line tells it. librdkafka takes a topic that was deleted
-/// and made again for the one that was there, goes on at the offset of the old one, and tells of
-/// the new id only in this line.
+/// The new id of `topic`, if the line reports one. librdkafka treats a topic that was deleted and
+/// recreated as the old one, continues at the old offset, and reports the new id only in this line.
 pub(super) fn new_id<'a>(topic: &str, line: &'a str) -> Option<&'a str> {
     let (_, rest) = line.split_once("Topic ")?;
     let (_, ids) = rest
@@ -105,20 +103,20 @@ pub(super) fn new_id<'a>(topic: &str, line: &'a str) -> Option<&'a str> {
     (id != NO_ID).then_some(id)
 }
 
-/// Figures in a row that name no broker before a client counts as lost.
+/// A client counts as lost after this many consecutive statistics without a broker.
 const LOST_AFTER: u32 = 2;
 
-/// Whether a client knows a broker to ask. librdkafka forgets all of them, those of its
-/// configuration too, when a broker that has just started answers that there is none; then it asks
-/// nobody any more, for ever (<https://github.com/confluentinc/librdkafka/issues/5301>, in 2.10 and
-/// later). Only a new client helps.
+/// Whether a client knows a broker to query. librdkafka forgets all brokers, including the
+/// configured ones, if a broker that has just started answers that there is none; it then never
+/// queries any again (<https://github.com/confluentinc/librdkafka/issues/5301>, in 2.10 and later).
+/// Only a new client helps.
 #[derive(Default)]
 pub(super) struct BrokerVisibility {
     without: AtomicU32,
 }
 
 impl BrokerVisibility {
-    /// Looks at a client's figures, which come once a second.
+    /// Checks a client's statistics, which arrive once a second.
     pub(super) fn look(&self, statistics: &Statistics) {
         let known = |source: &str| matches!(source, "configured" | "learned");
         if statistics
@@ -132,20 +130,20 @@ impl BrokerVisibility {
         }
     }
 
-    /// Whether the client finds no way back by itself.
+    /// Whether the client cannot recover without being recreated.
     pub(super) fn has_lost_brokers(&self) -> bool {
         self.without.load(Ordering::Relaxed) >= LOST_AFTER
     }
 }
 
-/// The context of the clients that do not read.
+/// The context of all clients except consumers.
 #[derive(Clone, Default)]
 pub(super) struct Events {
     pub(super) trouble: Arc<LastError>,
 }
 
 impl Events {
-    /// Keeps the secrets out of what is told.
+    /// Creates a context that redacts secrets from reported errors.
     pub(super) fn new(redaction: Redaction) -> Events {
         Events {
             trouble: Arc::new(LastError {
@@ -158,8 +156,8 @@ impl Events {
 
 impl ClientContext for Events {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        if let Some(text) = hung_up(facility, line) {
-            self.trouble.tell_cause(&text);
+        if let Some(text) = disconnect_hint(facility, line) {
+            self.trouble.set_cause(&text);
         }
         self.trouble.log_line(level, facility, line);
     }
@@ -167,7 +165,7 @@ impl ClientContext for Events {
     fn stats(&self, _: Statistics) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.trouble.tell(&error, reason);
+        self.trouble.record(&error, reason);
     }
 }
 
@@ -178,18 +176,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_the_same_at_each_attempt_and_the_cause_stays() {
+    fn reason_is_stable_and_cause_is_kept() {
         let trouble = LastError::default();
         let code = |code| KafkaError::Global(code);
-        trouble.tell(
+        trouble.record(
             &code(RDKafkaErrorCode::AllBrokersDown),
             "1/1 brokers are down",
         );
         assert_eq!(trouble.last().as_deref(), Some("1/1 brokers are down"));
         let reason = "[thrd:127.0.0.1:9/bootstrap]: 127.0.0.1:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection \
                       refused (after 0ms in state CONNECT)";
-        trouble.tell(&code(RDKafkaErrorCode::BrokerTransportFailure), reason);
-        trouble.tell(
+        trouble.record(&code(RDKafkaErrorCode::BrokerTransportFailure), reason);
+        trouble.record(
             &code(RDKafkaErrorCode::AllBrokersDown),
             "1/1 brokers are down",
         );
@@ -200,21 +198,21 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_hangs_up_at_the_first_word_may_want_tls() {
+    fn early_disconnect_suggests_tls() {
         let line = "[thrd:kafka:9093/bootstrap]: kafka:9093/bootstrap: Disconnected: connection closed by peer: receive 0 \
                     after POLLIN (after 6ms in state APIVERSION_QUERY)";
-        let text = hung_up("FAIL", line).unwrap();
+        let text = disconnect_hint("FAIL", line).unwrap();
         assert!(
             text.starts_with("kafka:9093/bootstrap: Disconnected: ") && text.contains("want TLS"),
             "{text}"
         );
         assert_eq!(
-            hung_up("FAIL", &line.replace("APIVERSION_QUERY", "UP")),
+            disconnect_hint("FAIL", &line.replace("APIVERSION_QUERY", "UP")),
             None
         );
         let trouble = LastError::default();
-        trouble.tell_cause(&text);
-        trouble.tell(
+        trouble.set_cause(&text);
+        trouble.record(
             &KafkaError::Global(RDKafkaErrorCode::AllBrokersDown),
             "1/1 brokers are down",
         );
@@ -226,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_lost_when_it_knows_no_broker_again_and_again() {
+    fn client_without_brokers_is_lost() {
         let figures = |sources: &[&str]| {
             let broker = |source: &&str| {
                 (
@@ -257,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_of_a_new_id_is_found() {
+    fn new_topic_id_is_parsed() {
         let line = "[thrd:main]: Topic odds_updates changed id from AAAAAAAAAAAAAAAAAAAAAA to cDkBQm7gS9uHTP3yqd-ysg";
         assert_eq!(new_id("odds_updates", line), Some("cDkBQm7gS9uHTP3yqd-ysg"));
         for (topic, line) in [

@@ -1,11 +1,11 @@
-//! What was read and not given out yet, and how far each partition has come. Pure: it knows no
-//! Kafka.
+//! Records that were read and not yet delivered, and the offsets of each partition. Pure:
+//! independent of Kafka.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::bus::{ConsumerEvent, Position, Record};
 
-/// The most that waits to be given out; beyond, the partitions are paused.
+/// The maximum that waits for delivery; above it the partitions are paused.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) records: usize,
@@ -17,26 +17,26 @@ enum Item {
     Revoked(Vec<u32>),
 }
 
-/// How far a partition has come.
+/// The offsets of a partition.
 #[derive(Clone, Copy, Debug, Default)]
 struct PartitionOffsets {
-    /// The first offset that was read.
+    /// The first offset read.
     first: Option<u64>,
-    /// The offset behind the last one that was read.
+    /// The offset after the last record read.
     read: Option<u64>,
-    /// Where the reader stands on the bus: after `read`, if what follows it are no records but the
-    /// markers of transactions, or records of aborted ones.
+    /// The reader's position on the bus: beyond `read` if only transaction markers or records of
+    /// aborted transactions follow it.
     passed: Option<u64>,
-    /// Set back to the beginning, and nothing was read since: the reader's place may still be the
-    /// one before that.
+    /// The partition was reset to the beginning and nothing was read since: the reader's position
+    /// may still be the old one.
     is_set_back: bool,
-    /// The offset behind the last one that was given out.
+    /// The offset after the last record delivered.
     given: Option<u64>,
-    /// The offset up to which the work is done.
+    /// The offset before which all work is done.
     done: Option<u64>,
-    /// The offset that is committed on the bus.
+    /// The offset committed on the bus.
     on_bus: Option<u64>,
-    /// The first offset that is still there, and the end of the partition.
+    /// The first available offset, and the end of the partition.
     low: Option<u64>,
     end: Option<u64>,
 }
@@ -53,8 +53,8 @@ impl PartitionOffsets {
         end.saturating_sub(from)
     }
 
-    /// The offset up to which nothing is left to do. With every record done that is where the
-    /// reader stands.
+    /// The offset before which no work is left. If every record is done, that is the reader's
+    /// position.
     fn all_done(&self) -> Option<u64> {
         if self.done >= self.read {
             self.done.max(self.passed)
@@ -92,13 +92,13 @@ impl Inbox {
         );
     }
 
-    /// Puts a record in. One of a partition that is not assigned is passed over.
+    /// Adds a record. A record of a partition that is not assigned is dropped.
     pub(super) fn push(&mut self, record: Record) {
         let Some(known) = self.assigned.get(&record.partition) else {
             return;
         };
         if known.read.is_some_and(|read| record.offset < read) {
-            self.go_back(record.partition, record.offset);
+            self.restart_at(record.partition, record.offset);
         }
         let progress = self.assigned.entry(record.partition).or_default();
         progress.first.get_or_insert(record.offset);
@@ -113,7 +113,7 @@ impl Inbox {
         self.records >= self.limits.records || self.bytes >= self.limits.bytes
     }
 
-    /// Whether there is room for a good while.
+    /// Whether the queue is at most half full, so that paused partitions can resume.
     pub(super) fn has_room(&self) -> bool {
         self.records <= self.limits.records / 2 && self.bytes <= self.limits.bytes / 2
     }
@@ -122,16 +122,16 @@ impl Inbox {
         self.items.is_empty()
     }
 
-    /// How many records wait; none beyond a revocation is counted.
-    pub(super) fn ready(&self, most: usize) -> usize {
+    /// How many records wait, up to `max`, before the next revocation.
+    pub(super) fn ready(&self, max: usize) -> usize {
         self.items
             .iter()
-            .take(most)
+            .take(max)
             .take_while(|item| matches!(item, Item::Record(_)))
             .count()
     }
 
-    /// Gives out records up to the next revocation, or that.
+    /// Removes and returns the next records up to a revocation, or the revocation itself.
     pub(super) fn take(&mut self, max: usize) -> Option<ConsumerEvent> {
         if let Some(Item::Revoked(_)) = self.items.front() {
             let Some(Item::Revoked(partitions)) = self.items.pop_front() else {
@@ -153,8 +153,8 @@ impl Inbox {
         (!batch.is_empty()).then_some(ConsumerEvent::Records(batch))
     }
 
-    /// Notes what is done. Partitions that are not assigned are passed over, and so is what was
-    /// given out before they came back or began anew.
+    /// Records completed work. Ignores partitions that are not assigned, and offsets delivered
+    /// before a partition was reassigned or restarted.
     pub(super) fn commit(&mut self, done: &Position) {
         for (partition, next) in done.iter() {
             if let Some(progress) = self.assigned.get_mut(&partition)
@@ -165,11 +165,10 @@ impl Inbox {
         }
     }
 
-    /// What is done and not on the bus yet.
+    /// Completed offsets that are not committed on the bus yet.
     pub(super) fn to_commit(&self, of: impl Fn(u32) -> bool) -> Vec<(u32, u64)> {
         let due = |(partition, progress): (&u32, &PartitionOffsets)| {
-            // Before the first record the reader may still stand where it was when it last had the
-            // partition.
+            // Before the first record the reader's position may be from its previous assignment.
             let done = progress.read.and_then(|_| progress.all_done())?;
             (of(*partition) && progress.on_bus.is_none_or(|on_bus| on_bus < done))
                 .then_some((*partition, done))
@@ -177,17 +176,17 @@ impl Inbox {
         self.assigned.iter().filter_map(due).collect()
     }
 
-    /// The bus has a commit.
+    /// Records that the bus has stored a commit.
     pub(super) fn committed(&mut self, partition: u32, offset: u64) {
         if let Some(progress) = self.assigned.get_mut(&partition) {
-            // Not behind the work: that would be a commit from before the partition began anew.
+            // A commit beyond the completed work was made before the partition was restarted.
             if progress.all_done().is_some_and(|done| offset <= done) {
                 progress.on_bus = progress.on_bus.max(Some(offset));
             }
         }
     }
 
-    /// Where the reader stands in a partition. Every record before that was put in.
+    /// Records the reader's position. Every earlier record is already in the inbox.
     pub(super) fn passed(&mut self, partition: u32, position: u64) {
         if let Some(progress) = self.assigned.get_mut(&partition)
             && !progress.is_set_back
@@ -197,8 +196,8 @@ impl Inbox {
         }
     }
 
-    /// What is known of a partition from elsewhere: what it holds, and the group's position on the
-    /// bus.
+    /// Records the available offsets of a partition, and the group's position on the bus, as
+    /// reported by librdkafka's statistics.
     pub(super) fn observe(
         &mut self,
         partition: u32,
@@ -214,7 +213,7 @@ impl Inbox {
         }
     }
 
-    /// Whether everything that was given out of these partitions is done.
+    /// Whether everything delivered from these partitions is done.
     pub(super) fn is_done(&self, partitions: &[u32]) -> bool {
         partitions
             .iter()
@@ -222,9 +221,9 @@ impl Inbox {
             .all(|it| it.done >= it.given)
     }
 
-    /// The partition goes on at an offset before what was read: it was made again, or its end was
-    /// lost. What was read from there on is no longer so.
-    fn go_back(&mut self, partition: u32, offset: u64) {
+    /// Restarts a partition at an earlier offset, because it was recreated or lost its end.
+    /// Everything read from that offset on is invalid.
+    fn restart_at(&mut self, partition: u32, offset: u64) {
         self.drop_where(|record| record.partition == partition && record.offset >= offset);
         self.items.push_back(Item::Revoked(vec![partition]));
         self.assigned.insert(
@@ -236,7 +235,7 @@ impl Inbox {
         );
     }
 
-    /// Drops what was not given out of these partitions.
+    /// Drops undelivered records of these partitions.
     pub(super) fn drop_unread(&mut self, partitions: &[u32]) {
         self.drop_where(|record| partitions.contains(&record.partition));
     }
@@ -254,7 +253,7 @@ impl Inbox {
         (self.records, self.bytes) = (records, bytes);
     }
 
-    /// The partitions are another member's from now on.
+    /// Removes partitions that belong to another member now.
     pub(super) fn revoke(&mut self, partitions: Vec<u32>) {
         self.drop_unread(&partitions);
         for partition in &partitions {
@@ -265,9 +264,9 @@ impl Inbox {
         }
     }
 
-    /// The partitions begin anew: whoever keeps something of them lets it go, as if they had been
-    /// away.
-    pub(super) fn begin_anew(&mut self) {
+    /// Restarts all partitions. The revocation makes the consumer discard its state, as if the
+    /// partitions had moved.
+    pub(super) fn restart(&mut self) {
         let partitions = self.assigned();
         self.revoke(partitions.clone());
         self.assign(&partitions);
@@ -325,14 +324,14 @@ mod tests {
         inbox
     }
 
-    fn behind(partition: u32, next: u64) -> Position {
+    fn position_at(partition: u32, next: u64) -> Position {
         let mut position = Position::default();
         position.advance(partition, next);
         position
     }
 
     #[test]
-    fn it_is_full_by_records_or_bytes_and_has_room_again_at_half() {
+    fn inbox_is_bounded_by_records_and_bytes() {
         let mut inbox = inbox();
         (0..4).for_each(|offset| inbox.push(record(0, offset)));
         assert!(inbox.is_full());
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_drops_what_was_not_given_out_and_stands_in_its_place() {
+    fn revocation_replaces_undelivered_records() {
         let mut inbox = inbox();
         inbox.push(record(0, 5));
         inbox.push(record(1, 8));
@@ -367,34 +366,38 @@ mod tests {
         );
         assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
         assert_eq!((inbox.take(9), inbox.records, inbox.bytes), (None, 0, 0));
-        inbox.commit(&behind(0, 6));
+        inbox.commit(&position_at(0, 6));
         assert_eq!(inbox.to_commit(|_| true), []);
         inbox.push(record(0, 7));
-        assert!(inbox.is_empty(), "of a partition that is not ours");
+        assert!(inbox.is_empty(), "the partition is not assigned");
     }
 
     #[test]
-    fn only_what_was_given_out_since_the_partition_came_can_be_done() {
+    fn commits_from_before_restart_are_ignored() {
         let mut inbox = inbox();
         inbox.push(record(0, 100));
         inbox.take(1);
-        inbox.begin_anew();
+        inbox.restart();
         assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0, 1])));
-        inbox.commit(&behind(0, 101));
+        inbox.commit(&position_at(0, 101));
         inbox.push(record(0, 0));
         inbox.take(9);
-        inbox.commit(&behind(0, 101));
+        inbox.commit(&position_at(0, 101));
         assert_eq!(inbox.to_commit(|_| true), []);
-        inbox.commit(&behind(0, 1));
+        inbox.commit(&position_at(0, 1));
         assert_eq!(inbox.to_commit(|_| true), [(0, 1)]);
         inbox.committed(0, 101);
-        assert_eq!(inbox.to_commit(|_| true), [(0, 1)], "an answer from before");
+        assert_eq!(
+            inbox.to_commit(|_| true),
+            [(0, 1)],
+            "the commit is from before the restart"
+        );
         inbox.committed(0, 1);
         assert_eq!(inbox.to_commit(|_| true), []);
     }
 
     #[test]
-    fn a_partition_that_goes_back_is_given_out_as_a_new_one() {
+    fn rewound_partition_is_revoked_and_redelivered() {
         let mut inbox = inbox();
         [7, 8, 9]
             .into_iter()
@@ -409,8 +412,12 @@ mod tests {
             Some(ConsumerEvent::Records(vec![record(0, 8), record(0, 9)]))
         );
         inbox.push(record(0, 0));
-        inbox.commit(&behind(0, 10));
-        assert_eq!(inbox.to_commit(|_| true), [], "of the one before");
+        inbox.commit(&position_at(0, 10));
+        assert_eq!(
+            inbox.to_commit(|_| true),
+            [],
+            "the commit is from before the reset"
+        );
         assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
         assert_eq!(
             inbox.take(9),
@@ -418,9 +425,9 @@ mod tests {
         );
     }
 
-    /// A transaction's marker takes an offset and is no record.
+    /// A transaction marker takes an offset and is not a record.
     #[test]
-    fn markers_after_the_last_record_are_no_lag() {
+    fn trailing_markers_cause_no_lag() {
         let mut inbox = inbox();
         inbox.push(record(0, 0));
         inbox.observe(0, Some(0), Some(2), None);
@@ -428,54 +435,54 @@ mod tests {
         assert_eq!(
             (inbox.lag(), inbox.to_commit(|_| true)),
             (2, vec![]),
-            "the record is not done"
+            "the record is not done yet"
         );
         inbox.take(1);
         assert_eq!(inbox.lag(), 2);
-        inbox.commit(&behind(0, 1));
+        inbox.commit(&position_at(0, 1));
         assert_eq!((inbox.lag(), inbox.to_commit(|_| true)), (0, vec![(0, 2)]));
         inbox.committed(0, 2);
         assert_eq!(inbox.to_commit(|_| true), []);
-        // The next record is behind the marker.
+        // The next record comes after the marker.
         inbox.push(record(0, 2));
         inbox.passed(0, 3);
         assert_eq!(inbox.lag(), 1);
-        // Nothing but markers since the partition came.
+        // Only markers since the partition was assigned.
         inbox.observe(1, Some(0), Some(9), Some(8));
         assert_eq!(inbox.lag(), 2);
         inbox.passed(1, 9);
         assert_eq!(
             (inbox.lag(), inbox.to_commit(|partition| partition == 1)),
             (1, vec![]),
-            "no record came yet"
+            "no record was read yet"
         );
     }
 
     #[test]
-    fn place_from_before_a_set_back_is_ignored() {
+    fn position_from_before_reset_is_ignored() {
         let mut inbox = inbox();
         inbox.push(record(0, 100));
-        inbox.begin_anew();
+        inbox.restart();
         inbox.passed(0, 101);
         assert_eq!(inbox.to_commit(|_| true), []);
         inbox.push(record(0, 0));
         inbox.take(9);
         inbox.take(9);
-        inbox.commit(&behind(0, 1));
+        inbox.commit(&position_at(0, 1));
         assert_eq!(inbox.to_commit(|_| true), [(0, 1)]);
         inbox.passed(0, 2);
         assert_eq!(inbox.to_commit(|_| true), [(0, 2)]);
     }
 
     #[test]
-    fn the_lag_counts_from_what_is_done_to_the_end() {
+    fn lag_is_end_minus_completed() {
         let mut inbox = inbox();
         assert_eq!(inbox.lag(), 0);
         inbox.observe(0, Some(30), Some(50), None);
         assert_eq!(
             inbox.lag(),
             20,
-            "a new group begins with what is still there"
+            "a new group starts at the first available offset"
         );
         inbox.observe(0, Some(30), Some(50), Some(40));
         assert_eq!(inbox.lag(), 10);
@@ -483,7 +490,7 @@ mod tests {
         inbox.push(record(1, 7));
         assert_eq!(inbox.lag(), 11);
         inbox.take(2);
-        inbox.commit(&behind(0, 41));
+        inbox.commit(&position_at(0, 41));
         assert_eq!(inbox.lag(), 10);
         inbox.observe(0, Some(30), Some(60), Some(41));
         assert_eq!(inbox.lag(), 20);

@@ -1,5 +1,5 @@
-//! The bus against librdkafka's own mock of a cluster, which refuses on command what a real one
-//! cannot be made to.
+//! The bus against librdkafka's mock cluster, which returns errors on command that a real cluster
+//! cannot be made to return.
 
 use std::io::{Read, Result, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,8 +20,8 @@ use crate::bus::suite::{bounded, next, record, take, value};
 use crate::bus::{NewRecord, Topic, dead_letter};
 use crate::config::settings::BusSettings;
 
-/// The defaults with the shortest sessions that the mock takes.
-fn brief(brokers: &str) -> BusSettings {
+/// The defaults with the shortest session timeout that the mock accepts.
+fn short_session(brokers: &str) -> BusSettings {
     BusSettings {
         kafka_session_timeout: Duration::from_secs(6),
         ..settings(brokers)
@@ -35,7 +35,7 @@ async fn until(holds: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_group_that_does_not_let_a_member_in_is_a_problem_until_it_does() {
+async fn refused_join_is_reported_until_accepted() {
     bounded(async {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
@@ -45,7 +45,7 @@ async fn a_group_that_does_not_let_a_member_in_is_a_problem_until_it_does() {
         let topic = bus.topic("t");
         let mut group = topic.subscribe("g").unwrap();
         let health = group.health();
-        // Whether the first refusal has come by now or not.
+        // Whether or not the first error has arrived by now.
         assert!(
             health
                 .problem()
@@ -57,7 +57,7 @@ async fn a_group_that_does_not_let_a_member_in_is_a_problem_until_it_does() {
                 .is_some_and(|text| text.contains("GroupAuthorizationFailed"))
         })
         .await;
-        // The topic is there, which says nothing of the group.
+        // The topic exists, which is independent of the group.
         topic.ping().await.unwrap();
         assert!(health.problem().is_some());
         kafka.clear_request_errors(RDKafkaApiKey::JoinGroup);
@@ -76,11 +76,11 @@ async fn a_group_that_does_not_let_a_member_in_is_a_problem_until_it_does() {
 }
 
 #[tokio::test]
-async fn a_member_whose_session_ended_does_not_read_until_the_group_takes_it_in_again() {
+async fn expired_session_is_reported_until_rejoined() {
     bounded(async {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
-        let bus = KafkaBus::new(&brief(&kafka.bootstrap_servers()), "test").unwrap();
+        let bus = KafkaBus::new(&short_session(&kafka.bootstrap_servers()), "test").unwrap();
         let group = bus.topic("t").subscribe("g").unwrap();
         let health = group.health();
         until(|| health.problem().is_none()).await;
@@ -93,7 +93,7 @@ async fn a_member_whose_session_ended_does_not_read_until_the_group_takes_it_in_
         until(|| {
             health
                 .problem()
-                .is_some_and(|text| text.contains("the session ended"))
+                .is_some_and(|text| text.contains("the session expired"))
         })
         .await;
         kafka.clear_request_errors(RDKafkaApiKey::JoinGroup);
@@ -102,12 +102,13 @@ async fn a_member_whose_session_ended_does_not_read_until_the_group_takes_it_in_
     .await;
 }
 
+/// Until the new consumer has joined, the member does not count as reading.
 #[tokio::test]
-async fn a_reader_that_failed_for_good_is_made_anew_and_does_not_count_as_reading_until_then() {
+async fn fenced_consumer_is_recreated() {
     bounded(async {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
-        let topic = KafkaBus::new(&brief(&kafka.bootstrap_servers()), "test")
+        let topic = KafkaBus::new(&short_session(&kafka.bootstrap_servers()), "test")
             .unwrap()
             .topic("t");
         let mut group = topic.subscribe("g").unwrap();
@@ -118,7 +119,7 @@ async fn a_reader_that_failed_for_good_is_made_anew_and_does_not_count_as_readin
         until(|| {
             health
                 .problem()
-                .is_some_and(|text| text.contains("the consumer is made anew"))
+                .is_some_and(|text| text.contains("recreating the consumer"))
         })
         .await;
         until(|| health.problem().is_none()).await;
@@ -135,37 +136,41 @@ async fn a_reader_that_failed_for_good_is_made_anew_and_does_not_count_as_readin
     .await;
 }
 
-/// An address to begin at, of a server that knows nothing but who the broker is, or that there is
-/// none yet. It speaks as much of <https://kafka.apache.org/protocol> as a client asks there:
-/// ApiVersions (version 3), Metadata (version 1).
+/// A bootstrap server that knows only the broker's address, or reports that there is none yet. It
+/// implements the part of <https://kafka.apache.org/protocol> that a client uses there: ApiVersions
+/// (version 3), Metadata (version 1).
 struct Bootstrap {
     address: String,
-    knows_nobody: Arc<AtomicBool>,
+    reports_no_broker: Arc<AtomicBool>,
 }
 
 impl Bootstrap {
-    /// Tells of the one broker of `cluster`, and of the topic `t` with one partition.
-    fn of(cluster: &str) -> Bootstrap {
+    /// Reports the one broker of `cluster`, and the topic `t` with one partition.
+    fn for_cluster(cluster: &str) -> Bootstrap {
         let (host, port) = cluster.rsplit_once(':').unwrap();
         let broker = (host.to_owned(), port.parse::<i32>().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let knows_nobody = Arc::new(AtomicBool::new(false));
-        let knows = knows_nobody.clone();
+        let reports_no_broker = Arc::new(AtomicBool::new(false));
+        let knows = reports_no_broker.clone();
         std::thread::spawn(move || {
             for link in listener.incoming().flatten() {
-                let (broker, knows_nobody) = (broker.clone(), knows.clone());
-                std::thread::spawn(move || serve(link, &broker, &knows_nobody));
+                let (broker, reports_no_broker) = (broker.clone(), knows.clone());
+                std::thread::spawn(move || serve(link, &broker, &reports_no_broker));
             }
         });
         Bootstrap {
             address,
-            knows_nobody,
+            reports_no_broker,
         }
     }
 }
 
-fn serve(mut link: TcpStream, broker: &(String, i32), knows_nobody: &AtomicBool) -> Result<()> {
+fn serve(
+    mut link: TcpStream,
+    broker: &(String, i32),
+    reports_no_broker: &AtomicBool,
+) -> Result<()> {
     const METADATA: i16 = 3;
     loop {
         let mut size = [0; 4];
@@ -174,31 +179,31 @@ fn serve(mut link: TcpStream, broker: &(String, i32), knows_nobody: &AtomicBool)
         link.read_exact(&mut request)?;
         let api = i16::from_be_bytes([request[0], request[1]]);
         let body = if api == METADATA {
-            metadata(broker, knows_nobody.load(Ordering::SeqCst))
+            metadata(broker, reports_no_broker.load(Ordering::SeqCst))
         } else {
             api_versions()
         };
         let size = (4 + body.len() as u32).to_be_bytes();
-        // The number of the request, and what it asked for.
+        // The response size, the correlation id and the body.
         link.write_all(&[&size[..], &request[4..8], &body].concat())?;
     }
 }
 
-/// No error; Metadata up to version 1 and ApiVersions up to 3; no throttling. Lengths count one
-/// more, and no field is tagged.
+/// No error; Metadata up to version 1 and ApiVersions up to 3; no throttling. Compact array lengths
+/// are one higher, and no field is tagged.
 fn api_versions() -> Vec<u8> {
     vec![
         0, 0, 3, 0, 3, 0, 0, 0, 1, 0, 0, 18, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0,
     ]
 }
 
-fn metadata((host, port): &(String, i32), knows_nobody: bool) -> Vec<u8> {
+fn metadata((host, port): &(String, i32), reports_no_broker: bool) -> Vec<u8> {
     let number = |number: i32| number.to_be_bytes().to_vec();
     let text = |text: &str| [&(text.len() as i16).to_be_bytes()[..], text.as_bytes()].concat();
     let (no_rack, no_error, no_leader, is_internal) =
         (vec![0xff, 0xff], vec![0, 0], vec![0, 5], vec![0]);
     // The broker is the controller and the leader.
-    let (brokers, error, broker) = if knows_nobody {
+    let (brokers, error, broker) = if reports_no_broker {
         (number(0), no_leader, number(-1))
     } else {
         (
@@ -221,14 +226,15 @@ fn metadata((host, port): &(String, i32), knows_nobody: bool) -> Vec<u8> {
     [brokers, broker, topics.concat(), partitions.concat()].concat()
 }
 
+/// Consumers that were told of no broker are recreated, and no record is lost.
 #[tokio::test]
-async fn readers_that_were_told_of_no_broker_are_made_anew_and_nothing_is_lost() {
+async fn consumers_without_brokers_are_recreated() {
     const GROUPS: usize = 16;
     bounded(async {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
-        let bootstrap = Bootstrap::of(&kafka.bootstrap_servers());
-        let topic = KafkaBus::new(&brief(&bootstrap.address), "test")
+        let bootstrap = Bootstrap::for_cluster(&kafka.bootstrap_servers());
+        let topic = KafkaBus::new(&short_session(&bootstrap.address), "test")
             .unwrap()
             .topic("t");
         let mut groups: Vec<_> = (0..GROUPS)
@@ -236,15 +242,15 @@ async fn readers_that_were_told_of_no_broker_are_made_anew_and_nothing_is_lost()
             .collect();
         let healths: Vec<_> = groups.iter().map(|group| group.health()).collect();
         let problems = || healths.iter().filter_map(SubscriptionHealth::problem);
-        let is_one_lost = || problems().any(|text| text.contains("it knows no broker any more"));
+        let is_one_lost = || problems().any(|text| text.contains("it has lost all brokers"));
         until(|| problems().next().is_none()).await;
-        // The only broker goes, and whoever is asked at the address to begin at has not heard of
-        // any yet. Some of the clients forget that address, too.
+        // The only broker goes down, and the bootstrap server reports no broker. Some of the
+        // clients then forget the bootstrap address, too.
         loop {
-            bootstrap.knows_nobody.store(true, Ordering::SeqCst);
+            bootstrap.reports_no_broker.store(true, Ordering::SeqCst);
             kafka.broker_down(1).unwrap();
             let lost = tokio::time::timeout(Duration::from_secs(4), until(is_one_lost)).await;
-            bootstrap.knows_nobody.store(false, Ordering::SeqCst);
+            bootstrap.reports_no_broker.store(false, Ordering::SeqCst);
             kafka.broker_up(1).unwrap();
             if lost.is_ok() {
                 break;
@@ -264,7 +270,7 @@ async fn readers_that_were_told_of_no_broker_are_made_anew_and_nothing_is_lost()
 }
 
 #[tokio::test]
-async fn what_a_lost_producer_has_goes_by_a_new_one() {
+async fn records_move_to_new_producer() {
     bounded(async {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
@@ -276,7 +282,7 @@ async fn what_a_lost_producer_has_goes_by_a_new_one() {
         let producers = &bus.inner.producers;
         let lost = producers.current().unwrap();
         until(|| lost.in_flight_count() > 0).await;
-        // As its figures say when it has forgotten every broker.
+        // As the statistics look after it has forgotten every broker.
         (0..2).for_each(|_| lost.context().stats(Statistics::default()));
         assert!(!Arc::ptr_eq(&lost, &producers.current().unwrap()));
         until(|| lost.in_flight_count() == 0).await;
@@ -290,7 +296,7 @@ async fn what_a_lost_producer_has_goes_by_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_is_too_large_is_cut() {
+async fn oversized_dead_letter_is_truncated() {
     bounded(async {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("dead", 1, 1).unwrap();
@@ -300,8 +306,8 @@ async fn a_dead_letter_that_is_too_large_is_cut() {
             payload: Bytes::from(vec![b'x'; size]),
             ..record("k", 0)
         };
-        // One that this program never publishes, and one that the broker takes not before the
-        // second cut.
+        // One letter exceeds this program's limit; the broker accepts the other only after the
+        // second truncation.
         dead_letter::publish(&*topic, vec![letter(3_000_000), letter(10)])
             .await
             .unwrap();
@@ -318,18 +324,18 @@ async fn a_dead_letter_that_is_too_large_is_cut() {
         let sizes = read
             .iter()
             .map(|record| (record.record.payload.len(), record.header("truncated_from")));
-        let cut = [
+        let expected = [
             (10, None),
             (262_144, Some("3000000")),
             (65_536, Some("1000000")),
         ];
-        assert_eq!(sizes.collect::<Vec<_>>(), cut);
+        assert_eq!(sizes.collect::<Vec<_>>(), expected);
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_partition_without_a_leader_is_told_and_the_others_go_on() {
+async fn leaderless_partition_does_not_stop_others() {
     bounded(async {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 2, 1).unwrap();
@@ -342,7 +348,7 @@ async fn a_partition_without_a_leader_is_told_and_the_others_go_on() {
             "{text}"
         );
         let keys = (0..50).map(|n| format!("k{n}"));
-        // Whichever of these goes to the partition that is well is answered.
+        // Publishing to the healthy partition is acknowledged.
         let publishing = keys.map(|key| Box::pin(bus.topic("t").publish(vec![record(&key, 0)])));
         futures_util::future::select_ok(publishing).await.unwrap();
         kafka.partition_leader("t", 1, Some(1)).unwrap();

@@ -1,8 +1,8 @@
 //! The bus on Apache Kafka.
 //!
-//! One [`KafkaBus`] a process: its topics share a producer and a thread that watches over them.
-//! Each subscription has a thread of its own, because librdkafka must be polled however slow the
-//! work on its records is.
+//! A process has one [`KafkaBus`]; its topics share a producer and a topic monitor thread. Each
+//! subscription has its own thread, because librdkafka must be polled however slowly its records
+//! are processed.
 
 mod config;
 mod events;
@@ -34,7 +34,7 @@ use self::topics::{TopicConfig, TopicMonitor, TopicState};
 use super::{BusError, NewRecord, Subscription, Topic};
 use crate::config::settings::BusSettings;
 
-/// Apache Kafka.
+/// The bus on a Kafka cluster.
 pub struct KafkaBus {
     inner: Arc<Inner>,
 }
@@ -52,8 +52,8 @@ impl Drop for Inner {
 }
 
 impl KafkaBus {
-    /// Checks the settings and makes ready; never waits for Kafka. `client_id` is how the brokers
-    /// name this process.
+    /// Validates the settings and creates the clients; never waits for Kafka. `client_id`
+    /// identifies this process to the brokers.
     pub fn new(settings: &BusSettings, client_id: &str) -> Result<KafkaBus, BusError> {
         let clients = Clients::new(settings, client_id)?;
         let producers = ProducerHandle::new(clients.clone())?;
@@ -71,14 +71,14 @@ impl KafkaBus {
         })
     }
 
-    /// A topic. It is made in the background where it is missing, also when it is deleted later;
-    /// one that is there stays as it is.
+    /// Returns a topic. A missing topic is created in the background, also if it is deleted later;
+    /// an existing one is not changed.
     pub fn topic(&self, name: &str) -> Arc<dyn Topic> {
         Arc::new(self.kafka_topic(name))
     }
 
-    /// Reads what a topic holds now, or only some of its places, without a group. Blocks; waits for
-    /// Kafka no longer than ten seconds a step.
+    /// Reads the current contents of a topic, or only some offsets, without a group. Blocks; waits
+    /// for Kafka at most ten seconds per step.
     pub fn scan(&self, topic: &str, only: Option<&[(u32, u64)]>) -> Result<Scan, BusError> {
         Scan::new(&self.inner.clients, topic, only)
     }
@@ -140,7 +140,7 @@ impl Topic for KafkaTopic {
         let (outbox, inner) = (self.outbox.clone(), self.inner.clone());
         async move {
             let published = outbox.publish(records).await;
-            // Whatever publishes keeps the bus alive.
+            // A running publish keeps the bus alive.
             drop(inner);
             published
         }

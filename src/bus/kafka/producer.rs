@@ -1,5 +1,5 @@
-//! Publishes: in order, acknowledged by every replica in sync, tried again for as long as trying
-//! again helps.
+//! Publishes records in order, acknowledged by every in-sync replica, and retries as long as a
+//! retry can help.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,22 +23,21 @@ use super::topics::{TopicMonitor, TopicState};
 use crate::bus::{BusError, NewRecord};
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
-/// Delays between tries of records that failed.
-const RETRY: BackoffPolicy = BackoffPolicy {
+/// Backoff between attempts to send failed records.
+const RETRY_BACKOFF: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(100),
     most: Duration::from_secs(2),
 };
-/// How long a full queue is waited for before it is looked at again, where no record of ours is on
-/// its way.
-const FULL: Duration = Duration::from_millis(20);
+/// Delay before a full queue is tried again if no record of this publisher is in flight.
+const QUEUE_FULL_DELAY: Duration = Duration::from_millis(20);
 
-/// Where the answer to a record goes.
+/// Where to deliver the acknowledgement of a record.
 pub(super) struct DeliveryToken {
     index: usize,
     answers: UnboundedSender<Answer>,
 }
 
-/// Which record, and why it is not on the bus.
+/// The record's index, and the error if it is not on the bus.
 type Answer = (usize, Option<RDKafkaErrorCode>);
 
 impl ClientContext for ProducerEvents {
@@ -55,7 +54,7 @@ impl ClientContext for ProducerEvents {
     }
 }
 
-/// The context of the producer.
+/// The producer context.
 pub(super) struct ProducerEvents {
     events: Events,
     bearings: BrokerVisibility,
@@ -64,10 +63,10 @@ pub(super) struct ProducerEvents {
 impl ProducerContext for ProducerEvents {
     type DeliveryOpaque = Box<DeliveryToken>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<DeliveryToken>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, token: Box<DeliveryToken>) {
         let code = result.as_ref().err().map(|(error, _)| code_of(error));
-        // Nobody may wait any more: the publisher gave up.
-        let _ = ticket.answers.send((ticket.index, code));
+        // The publisher may have stopped waiting.
+        let _ = token.answers.send((token.index, code));
     }
 }
 
@@ -75,7 +74,8 @@ fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
     error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
 }
 
-/// A producer with the thread that polls it, which ends it too: that can take a moment.
+/// A producer and the thread that polls it. The thread also closes the producer, which can take a
+/// moment.
 struct PolledProducer {
     producer: Arc<BaseProducer<ProducerEvents>>,
     stop: Arc<AtomicBool>,
@@ -87,7 +87,7 @@ impl Drop for PolledProducer {
     }
 }
 
-/// The producer of the bus; a new one where the old one is beyond help.
+/// The producer of the bus; it is replaced if it fails permanently.
 pub(super) struct ProducerHandle {
     clients: Clients,
     pub(super) events: Events,
@@ -106,14 +106,14 @@ impl ProducerHandle {
         Ok(Arc::new(producers))
     }
 
-    /// The producer, made where there is none, or one that is lost.
+    /// The producer. Creates one if there is none or the current one has lost its brokers.
     pub(super) fn current(&self) -> Result<Arc<BaseProducer<ProducerEvents>>, BusError> {
         let mut current = self.lock();
         if let Some(polled) =
             current.take_if(|polled| polled.producer.context().bearings.has_lost_brokers())
         {
-            warn!("the Kafka producer knows no broker any more and is made anew");
-            // Whoever waits for its answers would wait for ever.
+            warn!("kafka producer has lost all brokers, recreating it");
+            // Otherwise callers would wait for its acknowledgements forever.
             polled
                 .producer
                 .purge(PurgeConfig::default().queue().inflight());
@@ -127,7 +127,7 @@ impl ProducerHandle {
         Ok(producer)
     }
 
-    /// Lets go of a producer that takes nothing any more.
+    /// Discards a producer that accepts no more records.
     fn discard(&self, failed: &Arc<BaseProducer<ProducerEvents>>) {
         let mut current = self.lock();
         if current
@@ -135,7 +135,7 @@ impl ProducerHandle {
             .is_some_and(|polled| Arc::ptr_eq(&polled.producer, failed))
         {
             warn!(
-                "the Kafka producer failed for good and is made anew: {}",
+                "kafka producer failed, recreating it: {}",
                 fatal_reason(failed)
             );
             *current = None;
@@ -157,8 +157,8 @@ impl ProducerHandle {
         let (polled, stopped) = (producer.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("kafka producer".to_owned());
         let poll = move || {
-            // Others may wait for reports of one that was let go: it is polled until nobody has it
-            // any more.
+            // Callers may still wait for the acknowledgements of a discarded producer: it is polled
+            // until the last reference is dropped.
             while !stopped.load(Ordering::Relaxed) || Arc::strong_count(&polled) > 1 {
                 polled.poll(Duration::from_millis(100));
             }
@@ -177,18 +177,17 @@ fn fatal_reason(producer: &BaseProducer<ProducerEvents>) -> String {
     )
 }
 
-/// The way of records to one topic.
+/// Publishes the records of one topic.
 pub(super) struct TopicPublisher {
     pub(super) kept: Arc<TopicState>,
     pub(super) keeper: Arc<TopicMonitor>,
     pub(super) producers: Arc<ProducerHandle>,
-    /// Whose turn it is. One publisher after the other, so that a record that is sent again cannot
-    /// be overtaken.
+    /// Serializes publishers, so that no record overtakes one that is sent again.
     turn: tokio::sync::Mutex<()>,
     waiting: AtomicUsize,
 }
 
-/// Counts records for as long as they wait.
+/// Counts records as waiting until dropped.
 struct Waiting<'a>(&'a AtomicUsize, usize);
 
 impl Drop for Waiting<'_> {
@@ -216,8 +215,8 @@ impl TopicPublisher {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Publishes; answered when every record that Kafka takes is there. What it refuses is named
-    /// after the others are in.
+    /// Publishes records. Completes when every record that Kafka accepts is stored; a rejection is
+    /// reported after that.
     pub(super) async fn publish(&self, records: Vec<NewRecord>) -> Result<(), BusError> {
         if records.is_empty() {
             return Ok(());
@@ -233,17 +232,17 @@ impl TopicPublisher {
                 None => left.push(index),
             }
         }
-        let mut backoff = Backoff::new(RETRY, records.len() as u64);
+        let mut backoff = Backoff::new(RETRY_BACKOFF, records.len() as u64);
         while !left.is_empty() {
             self.kept.wait().await;
             let producer = self.producers.current()?;
             let outcome = self.attempt(&producer, &records, &left).await;
             if let Some((index, code)) = outcome.refused {
-                refused = refused.or(Some(refusal(&records[index], &self.kept.name, code)));
+                refused = refused.or(Some(rejection(&records[index], &self.kept.name, code)));
             }
-            left = to_repeat(&records, &left, &outcome.failed);
+            left = records_to_retry(&records, &left, &outcome.failed);
             if let Some(code) = outcome.cause {
-                debug!(topic = self.kept.name.as_str(), records = left.len(); "sends records again: {code}");
+                debug!(topic = self.kept.name.as_str(), records = left.len(); "retrying records: {code}");
                 if producer.client().fatal_error().is_some() {
                     self.producers.discard(&producer);
                 }
@@ -254,7 +253,7 @@ impl TopicPublisher {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Sends the records at `left` in their order and waits for every answer.
+    /// Sends the records at `left` in order and waits for all acknowledgements.
     async fn attempt(
         &self,
         producer: &BaseProducer<ProducerEvents>,
@@ -263,35 +262,35 @@ impl TopicPublisher {
     ) -> Outcome {
         let (answers, mut answered) = unbounded_channel();
         let mut outcome = Outcome::default();
-        let mut under_way = 0_usize;
+        let mut in_flight = 0_usize;
         for (place, index) in left.iter().enumerate() {
             loop {
-                let ticket = Box::new(DeliveryToken {
+                let token = Box::new(DeliveryToken {
                     index: *index,
                     answers: answers.clone(),
                 });
-                match self.send(producer, &records[*index], ticket) {
-                    Ok(()) => under_way += 1,
+                match self.send(producer, &records[*index], token) {
+                    Ok(()) => in_flight += 1,
                     Err(RDKafkaErrorCode::QueueFull) => {
-                        under_way -= outcome.wait_for_room(&mut answered, under_way).await;
+                        in_flight -= outcome.wait_for_room(&mut answered, in_flight).await;
                         continue;
                     }
                     Err(code) => outcome.take((*index, Some(code))),
                 }
                 break;
             }
-            // Nothing more is sent behind a record that failed.
+            // After a failure no later record is sent.
             if outcome.cause.is_some() {
                 outcome.failed.extend(&left[place + 1..]);
                 break;
             }
         }
-        while under_way > 0 {
+        while in_flight > 0 {
             let Some(answer) = answered.recv().await else {
                 break;
             };
             outcome.take(answer);
-            under_way -= 1;
+            in_flight -= 1;
         }
         outcome
     }
@@ -300,7 +299,7 @@ impl TopicPublisher {
         &self,
         producer: &BaseProducer<ProducerEvents>,
         record: &NewRecord,
-        ticket: Box<DeliveryToken>,
+        token: Box<DeliveryToken>,
     ) -> Result<(), RDKafkaErrorCode> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in &record.headers {
@@ -309,7 +308,7 @@ impl TopicPublisher {
                 value: Some(&value[..]),
             });
         }
-        let message = BaseRecord::with_opaque_to(&self.kept.name, ticket)
+        let message = BaseRecord::with_opaque_to(&self.kept.name, token)
             .key(&record.key[..])
             .payload(&record.payload[..]);
         let message = if record.headers.is_empty() {
@@ -321,7 +320,7 @@ impl TopicPublisher {
     }
 }
 
-/// What became of an attempt.
+/// The result of an attempt.
 #[derive(Default)]
 struct Outcome {
     failed: HashSet<usize>,
@@ -341,15 +340,15 @@ impl Outcome {
         }
     }
 
-    /// Waits until a record of this publisher was answered, or for a moment where others fill the
-    /// queue; says how many were answered.
+    /// Waits until a record of this publisher is acknowledged, or for [`QUEUE_FULL_DELAY`] if other
+    /// publishers fill the queue. Returns how many were acknowledged.
     async fn wait_for_room(
         &mut self,
         answered: &mut UnboundedReceiver<Answer>,
-        under_way: usize,
+        in_flight: usize,
     ) -> usize {
-        if under_way == 0 {
-            tokio::time::sleep(FULL).await;
+        if in_flight == 0 {
+            tokio::time::sleep(QUEUE_FULL_DELAY).await;
             return 0;
         }
         match answered.recv().await {
@@ -362,7 +361,7 @@ impl Outcome {
     }
 }
 
-/// Whether trying again does not help.
+/// Whether a retry cannot help.
 fn is_refusal(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
@@ -375,9 +374,9 @@ fn is_refusal(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Which records are to be sent again, in their order: those that failed, and those of the same key
-/// behind them, which would stand before them otherwise.
-fn to_repeat(records: &[NewRecord], sent: &[usize], failed: &HashSet<usize>) -> Vec<usize> {
+/// The records to send again, in order: the failed ones and later records with the same key, which
+/// would otherwise overtake them.
+fn records_to_retry(records: &[NewRecord], sent: &[usize], failed: &HashSet<usize>) -> Vec<usize> {
     let mut keys: HashSet<&Bytes> = HashSet::new();
     let mut again = Vec::new();
     for index in sent {
@@ -403,19 +402,17 @@ fn too_large(record: &NewRecord, topic: &str) -> Option<BusError> {
     let size = size_of(record);
     let text = || {
         format!(
-            "a record of {size} bytes is too large for {topic}: at most {MAX_RECORD_BYTES} are published"
+            "a record of {size} bytes is too large for {topic}: the limit is {MAX_RECORD_BYTES} bytes"
         )
     };
     (size > MAX_RECORD_BYTES).then(|| BusError::TooLarge(text()))
 }
 
-fn refusal(record: &NewRecord, topic: &str, code: RDKafkaErrorCode) -> BusError {
+fn rejection(record: &NewRecord, topic: &str, code: RDKafkaErrorCode) -> BusError {
     match code {
         RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
             let size = size_of(record);
-            let text = format!(
-                "a record of {size} bytes is too large for {topic}: its max.message.bytes is less"
-            );
+            let text = format!("a record of {size} bytes exceeds max.message.bytes of {topic}");
             BusError::TooLarge(text)
         }
         code => BusError::Refused(format!("{topic}: {code}")),
@@ -436,36 +433,36 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_behind_a_failed_record_of_its_key_is_sent_again_too() {
+    fn later_records_of_failed_key_are_resent() {
         let records: Vec<_> = ["a", "b", "a", "c", "b", "a"]
             .map(|key| record(key, 1))
             .into();
         let all: Vec<usize> = (0..6).collect();
-        let again = |failed: &[usize]| to_repeat(&records, &all, &failed.iter().copied().collect());
+        let again =
+            |failed: &[usize]| records_to_retry(&records, &all, &failed.iter().copied().collect());
         assert_eq!(again(&[]), [0; 0]);
         assert_eq!(again(&[2]), [2, 5]);
         assert_eq!(again(&[1, 5]), [1, 4, 5]);
-        assert_eq!(to_repeat(&records, &[2, 5], &HashSet::from([2])), [2, 5]);
+        assert_eq!(
+            records_to_retry(&records, &[2, 5], &HashSet::from([2])),
+            [2, 5]
+        );
     }
 
     #[tokio::test]
-    async fn a_producer_that_was_let_go_answers_for_what_it_has() {
+    async fn discarded_producer_still_acknowledges() {
         let kafka = rdkafka::mocking::MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
         let clients = Clients::new(&settings(&kafka.bootstrap_servers()), "test").unwrap();
         let producers = ProducerHandle::new(clients).unwrap();
         let producer = producers.current().unwrap();
         producers.discard(&producer);
-        // Whoever polled it would have stopped by now.
+        // By now its thread would have stopped polling.
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (answers, mut answered) = unbounded_channel();
-        let ticket = Box::new(DeliveryToken { index: 3, answers });
+        let token = Box::new(DeliveryToken { index: 3, answers });
         producer
-            .send(
-                BaseRecord::with_opaque_to("t", ticket)
-                    .key("k")
-                    .payload("p"),
-            )
+            .send(BaseRecord::with_opaque_to("t", token).key("k").payload("p"))
             .map_err(|(error, _)| error)
             .unwrap();
         let answer = tokio::time::timeout(Duration::from_secs(20), answered.recv()).await;
@@ -473,14 +470,14 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_too_large_is_named_with_size_and_limit() {
+    fn oversized_record_error_names_limit() {
         assert_eq!(too_large(&record("k", MAX_RECORD_BYTES - 1), "t"), None);
         let text = too_large(&record("k", MAX_RECORD_BYTES), "t")
             .unwrap()
             .to_string();
         assert_eq!(
             text,
-            "the bus refused: a record of 2097153 bytes is too large for t: at most 2097152 are published"
+            "the bus refused: a record of 2097153 bytes is too large for t: the limit is 2097152 bytes"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The thread that reads for one member of a group: it never waits for whoever works on what it
+//! The reading thread of one group member. It never waits for the processing of the records it
 //! reads.
 
 use std::collections::BTreeSet;
@@ -25,53 +25,53 @@ use crate::bus::{BusError, NewRecord, Record};
 use crate::domain::timestamp::Timestamp;
 use crate::telemetry::log_limit::FaultLog;
 
-/// What waits to be given out at most.
+/// The maximum that waits in the inbox.
 const LIMITS: Limits = Limits {
     records: 10_000,
     bytes: 32 * 1024 * 1024,
 };
-/// So long it is waited for room before the flow is stopped. What librdkafka has fetched of a
-/// partition is gone when it is paused, and fetched again; a backlog would stand still for longer
-/// than it takes to work on what waits.
-const ROOM: Duration = Duration::from_millis(500);
-/// How long a look for records takes where there are none; nothing else is done meanwhile.
-const POLL: Duration = Duration::from_millis(50);
-/// What was done is told to the bus this often.
-const COMMIT_EVERY: Duration = Duration::from_millis(200);
-/// A commit that was not answered for so long is made again.
-const COMMIT_ANSWER: Duration = Duration::from_secs(30);
-/// How long a partition that moves waits for the work on what was given out of it.
-const LAST_WORK: Duration = Duration::from_secs(5);
-/// How long the places of a topic that was made again may take to be set.
+/// How long to wait for inbox space before pausing partitions. Pausing discards the messages
+/// librdkafka has prefetched, so pausing early stalls a backlog for longer than processing the
+/// inbox takes.
+const SPACE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a poll waits for records; the thread does nothing else meanwhile.
+const POLL_TIMEOUT: Duration = Duration::from_millis(50);
+/// How often positions are committed.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
+/// A commit without an answer is repeated after this time.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a revoked partition waits for the work on its delivered records.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout for seeking to the beginning of a recreated topic.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Delay before a consumer that failed for good is made anew.
+/// Delay before a consumer is recreated after a fatal error.
 const RECREATE_DELAY: Duration = Duration::from_secs(1);
 
-/// What the thread and the subscription share.
+/// State shared by the thread and the subscription.
 pub(super) struct Shared {
     pub(super) topic: String,
     pub(super) group: String,
     pub(super) health: SubscriptionHealth,
     inbox: Mutex<Inbox>,
-    /// Something was put in.
+    /// Notified when an event was put into the inbox.
     pub(super) filled: Notify,
-    /// Something was given out or done.
+    /// Notified when records were delivered or committed.
     moved: Condvar,
     pub(super) closing: AtomicBool,
     log: FaultLog,
-    /// The topic's id, as far as is known, and whether it has changed since the partitions were set
-    /// to their beginning.
+    /// The topic id, as far as known, and whether it has changed since the partitions were set to
+    /// their beginning.
     id: Mutex<Option<String>>,
     made_again: AtomicBool,
-    /// The topic is missing: what is committed now could be taken for a place in the one that comes
-    /// after it.
+    /// The topic is missing. Commits stop: an old position could be taken as a position in the
+    /// recreated topic.
     gone: AtomicBool,
     committing: Mutex<Option<Instant>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks; if it did, each step leaves the state
-    // whole.
+    // No code panics while holding one of these locks; if it did, each step leaves the state
+    // consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -97,8 +97,8 @@ impl Shared {
         lock(&self.inbox)
     }
 
-    /// Whoever waits for room, or for work to be done, looks again.
-    pub(super) fn tell_moved(&self) {
+    /// Wakes the thread if it waits for space or for work to finish.
+    pub(super) fn notify_moved(&self) {
         self.moved.notify_all();
     }
 
@@ -111,31 +111,33 @@ impl Shared {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// The group gave it a share, or a record came.
-    fn reads(&self) {
+    /// The group assigned a share, or a record arrived.
+    fn mark_reading(&self) {
         if self.health.join() && self.log.recovered() {
-            info!(group = self.group.as_str(); "reads again");
+            info!(group = self.group.as_str(); "kafka consumer recovered, reading again");
         }
     }
 
-    /// Waits a while until there is room; gives whether there is.
+    /// Waits up to [`SPACE_TIMEOUT`] for inbox space. Returns whether there is any.
     fn wait_for_room(&self) -> bool {
         let inbox = self.inbox();
         let waiting = self
             .moved
-            .wait_timeout_while(inbox, ROOM, |inbox| inbox.is_full() && !self.is_closing());
+            .wait_timeout_while(inbox, SPACE_TIMEOUT, |inbox| {
+                inbox.is_full() && !self.is_closing()
+            });
         let (inbox, _) = waiting.unwrap_or_else(PoisonError::into_inner);
         !inbox.is_full()
     }
 
     fn wait_for_work(&self, partitions: &[u32]) {
-        let deadline = Instant::now() + LAST_WORK;
+        let deadline = Instant::now() + REVOKE_TIMEOUT;
         let mut inbox = self.inbox();
         while !inbox.is_done(partitions) && !self.is_closing() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let group = self.group.as_str();
-                warn!(group, partitions:? = partitions; "partitions move before their work is done: it is done again");
+                warn!(group, partitions:? = partitions; "partitions revoked before their work is done; the next owner repeats it");
                 return;
             }
             inbox = self
@@ -148,7 +150,7 @@ impl Shared {
     fn list(&self, offsets: impl IntoIterator<Item = (u32, Offset)>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
-            // Fails only for offsets that have no number, and none of these is one.
+            // Fails only for special offsets without a number; none is used here.
             let _ = list.add_partition_offset(&self.topic, partition as i32, offset);
         }
         list
@@ -166,10 +168,10 @@ impl Shared {
         (list.count() > 0).then_some(list)
     }
 
-    /// Notes where the reader stands. To be called on the reading thread, between polls: what it
-    /// has passed is put in. Not while the consumer closes: it polls until it is closed, and what
-    /// that returns is dropped, not put in.
-    fn note_places(&self, consumer: &BaseConsumer<ReaderEvents>) {
+    /// Records the reader's positions. Must be called on the reading thread between polls, when
+    /// every record it has passed is in the inbox. Not while the consumer closes: it keeps polling
+    /// until it is closed, and the records of those polls are dropped.
+    fn record_positions(&self, consumer: &BaseConsumer<ReaderEvents>) {
         if self.made_again.load(Ordering::Relaxed) || self.is_closing() {
             return;
         }
@@ -187,7 +189,7 @@ impl Shared {
         }
     }
 
-    fn note_commit(&self, list: &TopicPartitionList) {
+    fn record_commit(&self, list: &TopicPartitionList) {
         let mut inbox = self.inbox();
         for element in list.elements() {
             if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
@@ -197,13 +199,13 @@ impl Shared {
     }
 }
 
-/// The context of the consumer. All of it runs on the reading thread, within a poll.
+/// The consumer context. All callbacks run on the reading thread, within a poll.
 pub(super) struct ReaderEvents {
     shared: Arc<Shared>,
     kept: Arc<TopicState>,
     trouble: Arc<LastError>,
     bearings: BrokerVisibility,
-    /// Its consumer was let go: another one reads by now.
+    /// The consumer was discarded and another one reads now.
     is_over: AtomicBool,
 }
 
@@ -218,58 +220,59 @@ impl ReaderEvents {
         shared.gone.store(false, Ordering::Relaxed);
         if shared.made_again.load(Ordering::Relaxed) {
             if list.set_all_offsets(Offset::Beginning).is_err() {
-                warn!(group = shared.group.as_str(); "the beginning of a topic that was made again cannot be asked for");
+                warn!(group = shared.group.as_str(); "cannot seek to the beginning of the recreated topic");
             }
-            // Partitions that stayed are not in the list: they are set back at the next look.
+            // Partitions that were already assigned are not in the list; the next check resets
+            // them.
             let all = all_in(&shared.inbox().assigned(), &partitions);
             shared.made_again.store(!all, Ordering::Relaxed);
         }
         shared.inbox().assign(&partitions);
-        debug!(group = shared.group.as_str(), partitions:?; "reads partitions");
+        debug!(group = shared.group.as_str(), partitions:?; "partitions assigned");
         if let Err(error) = consumer.incremental_assign(list) {
-            warn!(group = shared.group.as_str(); "partitions cannot be taken: {error}");
+            warn!(group = shared.group.as_str(); "cannot take over partitions: {error}");
         }
-        shared.reads();
+        shared.mark_reading();
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
         let shared = &self.shared;
         let partitions = partitions_of(list);
-        debug!(group = shared.group.as_str(), partitions:?; "gives partitions up");
+        debug!(group = shared.group.as_str(), partitions:?; "partitions revoked");
         shared.inbox().drop_unread(&partitions);
         if consumer.assignment_lost() || self.bearings.has_lost_brokers() {
-            // Nothing is read until the group takes it in again, which may be a session timeout
-            // after Kafka is back: a group that Kafka had to read from its disk first waits for the
-            // member that this was.
+            // Nothing is read until the group accepts the member again. That may take a session
+            // timeout after Kafka is back: a group that Kafka must first load from disk waits for
+            // the previous incarnation of this member.
             shared
                 .health
-                .fail("the session ended, joining again".to_owned());
+                .fail("the session expired, rejoining".to_owned());
         } else {
             shared.wait_for_work(&partitions);
             self.commit_now(consumer, &partitions);
         }
         if let Err(error) = consumer.incremental_unassign(list) {
-            warn!(group = shared.group.as_str(); "partitions cannot be given up: {error}");
+            warn!(group = shared.group.as_str(); "cannot release partitions: {error}");
         }
         shared.inbox().revoke(partitions);
         shared.filled.notify_one();
     }
 
-    /// Waits until the bus has what is done, where it can be reached.
+    /// Commits completed work and waits for the answer, if Kafka can be reached.
     fn commit_now(&self, consumer: &BaseConsumer<Self>, partitions: &[u32]) {
-        self.shared.note_places(consumer);
+        self.shared.record_positions(consumer);
         let Some(list) = self.shared.due(|partition| partitions.contains(&partition)) else {
             return;
         };
         let group = self.shared.group.as_str();
         if !self.kept.is_there() {
-            info!(group; "the last positions are not committed, Kafka is away: some is read again");
+            info!(group; "final positions not committed, kafka is unavailable; some records will be read again");
             return;
         }
         match consumer.commit(&list, CommitMode::Sync) {
-            Ok(()) => self.shared.note_commit(&list),
+            Ok(()) => self.shared.record_commit(&list),
             Err(error) => {
-                info!(group; "the last positions are not committed, some is read again: {error}")
+                info!(group; "final positions not committed, some records will be read again: {error}")
             }
         }
     }
@@ -282,7 +285,7 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<u32> {
         .collect()
 }
 
-/// Whether every partition that was here already came again.
+/// Whether the new assignment contains every partition that is assigned already.
 fn all_in(here: &[u32], came: &[u32]) -> bool {
     here.iter().all(|partition| came.contains(partition))
 }
@@ -295,7 +298,7 @@ impl ClientContext for ReaderEvents {
         };
         let before = lock(&self.shared.id).replace(id.to_owned());
         if before.is_some_and(|before| before != id) {
-            warn!(topic = self.shared.topic.as_str(), group = self.shared.group.as_str(); "the topic was made again: reads it from its beginning");
+            warn!(topic = self.shared.topic.as_str(), group = self.shared.group.as_str(); "topic recreated, reading it from the beginning");
             self.shared.made_again.store(true, Ordering::Relaxed);
         }
     }
@@ -324,14 +327,14 @@ impl ClientContext for ReaderEvents {
             }
         }
         drop(inbox);
-        // librdkafka tells the end of an asynchronous commit to nobody who takes events and not
-        // callbacks, as rdkafka does. These figures are what tells of it. One that is under way
-        // still is made again, which does no harm.
+        // librdkafka does not report the end of an asynchronous commit to clients that use events
+        // instead of callbacks, as rdkafka does. The statistics are the only sign. A commit that is
+        // still in flight is repeated, which is harmless.
         *lock(&self.shared.committing) = None;
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.trouble.tell(&error, reason);
+        self.trouble.record(&error, reason);
     }
 }
 
@@ -344,7 +347,7 @@ impl ConsumerContext for ReaderEvents {
     ) {
         match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
-            // What was its share is nothing to the one that reads now.
+            // The current consumer does not own the partitions of the discarded one.
             _ if self.is_over() => drop(consumer.incremental_unassign(list)),
             _ => self.revoke(consumer, list),
         }
@@ -356,17 +359,18 @@ impl ConsumerContext for ReaderEvents {
         }
         *lock(&self.shared.committing) = None;
         match result {
-            Ok(()) => self.shared.note_commit(offsets),
-            // It is tried again with the next one.
+            Ok(()) => self.shared.record_commit(offsets),
+            // The next commit includes these positions.
             Err(error) => {
-                debug!(group = self.shared.group.as_str(); "positions not committed: {error}")
+                debug!(group = self.shared.group.as_str(); "commit failed: {error}")
             }
         }
     }
 }
 
-/// Whether an error says that this member may not read with its group, which only people can mend.
-fn concerns_the_group(code: RDKafkaErrorCode) -> bool {
+/// Whether an error means that this member may not read with its group, which only an operator can
+/// fix.
+fn is_group_error(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         code,
@@ -381,19 +385,19 @@ fn concerns_the_group(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// The thread's own things.
+/// State owned by the thread.
 pub(super) struct Reader {
     clients: Clients,
     shared: Arc<Shared>,
     keeper: Arc<TopicMonitor>,
     kept: Arc<TopicState>,
     trouble: Arc<LastError>,
-    /// Every partition that was paused and not resumed since, whoever has it now.
+    /// Partitions that were paused and not resumed since, even if another member owns them now.
     paused: BTreeSet<u32>,
     last_commit: Instant,
 }
 
-/// Tells the end of the thread, also where it ends by a panic: nobody may wait for it then.
+/// Signals the end of the thread, also after a panic, so that no caller waits forever.
 struct End {
     shared: Arc<Shared>,
     end: watch::Sender<bool>,
@@ -406,7 +410,7 @@ impl Drop for End {
     }
 }
 
-/// Runs the thread; the receiver tells its end.
+/// Spawns the thread; the receiver signals its end.
 pub(super) fn spawn(
     shared: Arc<Shared>,
     run: impl FnOnce() + Send + 'static,
@@ -425,7 +429,7 @@ pub(super) fn spawn(
 }
 
 impl Reader {
-    /// Starts the thread; the receiver tells its end.
+    /// Starts the reader; the receiver signals the end of its thread.
     pub(super) fn start(
         clients: Clients,
         shared: Arc<Shared>,
@@ -467,11 +471,13 @@ impl Reader {
             match consumer.take().map_or_else(|| self.consumer(), Ok) {
                 Ok(consumer) => {
                     self.read(&consumer);
-                    self.let_go(consumer);
+                    self.close_consumer(consumer);
                 }
-                Err(error) => warn!(group = self.shared.group.as_str(); "no consumer: {error}"),
+                Err(error) => {
+                    warn!(group = self.shared.group.as_str(); "cannot create a kafka consumer: {error}")
+                }
             }
-            // What the old one had is another's, or comes again.
+            // The old consumer's partitions belong to another member now, or are assigned again.
             let assigned = self.shared.inbox().assigned();
             self.shared.inbox().revoke(assigned);
             self.shared.filled.notify_one();
@@ -482,25 +488,25 @@ impl Reader {
         }
     }
 
-    /// Reads until the subscription is closed, or the consumer has failed for good.
+    /// Reads until the subscription is closed or the consumer fails permanently.
     fn read(&mut self, consumer: &BaseConsumer<ReaderEvents>) {
-        // A topic that is missing is no error here: it is waited for.
+        // A missing topic is not an error; the reader waits for it.
         while !self.kept.is_there() && !self.shared.is_closing() {
-            consumer.poll(POLL);
+            consumer.poll(POLL_TIMEOUT);
         }
         if let Err(error) = consumer.subscribe(&[&self.shared.topic]) {
-            warn!(group = self.shared.group.as_str(); "cannot read the topic: {error}");
+            warn!(group = self.shared.group.as_str(); "cannot subscribe to the topic: {error}");
             return;
         }
-        let mut next_look = Instant::now();
+        let mut next_check = Instant::now();
         while !self.shared.is_closing() {
             let now = Instant::now();
-            if now >= next_look {
-                self.look_around(consumer, now);
-                next_look = now + POLL / 2;
+            if now >= next_check {
+                self.housekeeping(consumer, now);
+                next_check = now + POLL_TIMEOUT / 2;
             }
-            match consumer.poll(POLL) {
-                None => next_look = now,
+            match consumer.poll(POLL_TIMEOUT) {
+                None => next_check = now,
                 Some(Ok(message)) => self.put(consumer, &message),
                 Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
                     return self.give_up(&code.to_string());
@@ -508,35 +514,36 @@ impl Reader {
                 Some(Err(error)) => self.failed(&error),
             }
             if consumer.context().bearings.has_lost_brokers() {
-                return self.give_up("it knows no broker any more");
+                return self.give_up("it has lost all brokers");
             }
         }
         let assigned = self.shared.inbox().assigned();
         consumer.context().commit_now(consumer, &assigned);
     }
 
-    /// Ends a consumer; it leaves its group. Nothing waits for one that failed: librdkafka may wait
-    /// for an answer that cannot come, and then it ends with the process.
-    fn let_go(&self, consumer: BaseConsumer<ReaderEvents>) {
+    /// Closes a consumer, which leaves its group. A failed consumer is closed on its own thread:
+    /// librdkafka may wait for an answer that never comes, and that thread then ends with the
+    /// process.
+    fn close_consumer(&self, consumer: BaseConsumer<ReaderEvents>) {
         if self.shared.is_closing() && !consumer.context().bearings.has_lost_brokers() {
             return drop(consumer);
         }
         consumer.context().is_over.store(true, Ordering::Relaxed);
         let thread = std::thread::Builder::new().name("kafka failed".to_owned());
         if let Err(failure) = thread.spawn(move || drop(consumer)) {
-            warn!(group = self.shared.group.as_str(); "no thread to end a consumer in: {failure}");
+            warn!(group = self.shared.group.as_str(); "cannot start a thread to close the consumer: {failure}");
         }
     }
 
-    /// Nothing is read until a new consumer is in the group.
+    /// Nothing is read until a new consumer has joined the group.
     fn give_up(&self, why: &str) {
         self.shared
             .health
-            .fail(format!("the consumer is made anew: {why}"));
+            .fail(format!("recreating the consumer: {why}"));
         let Some(repeated) = self.shared.log.failed(why) else {
             return;
         };
-        warn!(group = self.shared.group.as_str(), repeated; "the Kafka consumer failed for good and is made anew: {why}");
+        warn!(group = self.shared.group.as_str(), repeated; "kafka consumer failed, recreating it: {why}");
     }
 
     fn failed(&mut self, error: &KafkaError) {
@@ -550,32 +557,33 @@ impl Reader {
         {
             self.shared.gone.store(true, Ordering::Relaxed);
         }
-        // What the keeper cannot see: the topic is there, and the group does not let us read it.
+        // The monitor cannot see this case: the topic exists, but the group does not let the member
+        // read.
         if let Some(code) = error
             .rdkafka_error_code()
-            .filter(|code| concerns_the_group(*code))
+            .filter(|code| is_group_error(*code))
             && self.shared.health.fail(code.to_string())
             && let Some(repeated) = self.shared.log.failed(&code.to_string())
         {
-            // The original's members divide the partitions in another way, and Kafka does not mix
-            // the two.
+            // The original's members use another partition assignment protocol, and Kafka does not
+            // mix the two within a group.
             let hint = match code {
                 RDKafkaErrorCode::InconsistentGroupProtocol => {
-                    ": another program's members are in the group, and not of our kind; nothing is read until they leave. To read beside them, take a group of our own (KAFKA_GROUP_STORE, KAFKA_GROUP_LIVE, KAFKA_GROUP_CONFIRMATION)"
+                    ": members of another program are in the group and use a different assignment protocol; nothing is read until they leave. To read in parallel, set a separate group (KAFKA_GROUP_STORE, KAFKA_GROUP_LIVE, KAFKA_GROUP_CONFIRMATION)"
                 }
                 _ => "",
             };
-            warn!(group = self.shared.group.as_str(), topic = self.shared.topic.as_str(), repeated; "cannot read: {code}{hint}");
+            warn!(group = self.shared.group.as_str(), topic = self.shared.topic.as_str(), repeated; "cannot read from the topic: {code}{hint}");
         }
-        // Everything else is told by the keeper, once.
-        debug!(group = self.shared.group.as_str(); "reading: {error}");
+        // The monitor logs all other errors, once.
+        debug!(group = self.shared.group.as_str(); "read failed: {error}");
         self.keeper.look();
     }
 
     fn put(&mut self, consumer: &BaseConsumer<ReaderEvents>, message: &BorrowedMessage<'_>) {
         if self.shared.made_again.load(Ordering::Relaxed) {
-            // It comes again, from the beginning.
-            return self.begin_anew(consumer);
+            // The record is read again, from the beginning.
+            return self.restart(consumer);
         }
         if self.shared.gone.load(Ordering::Relaxed) && self.kept.is_there() {
             self.shared.gone.store(false, Ordering::Relaxed);
@@ -589,14 +597,14 @@ impl Reader {
         if was_empty {
             self.shared.filled.notify_one();
         }
-        self.shared.reads();
+        self.shared.mark_reading();
         if full && !self.shared.wait_for_room() {
             self.pause(consumer);
         }
     }
 
-    /// Stops the flow while the queue stays full. The thread goes on polling, so that the group
-    /// does not take it for dead.
+    /// Pauses the partitions while the inbox stays full. The thread keeps polling, so that the
+    /// group does not consider it dead.
     fn pause(&mut self, consumer: &BaseConsumer<ReaderEvents>) {
         let assigned = self.shared.inbox().assigned();
         let list = self.shared.list(
@@ -605,15 +613,15 @@ impl Reader {
                 .map(|partition| (*partition, Offset::Invalid)),
         );
         if let Err(error) = consumer.pause(&list) {
-            debug!(group = self.shared.group.as_str(); "not paused: {error}");
+            debug!(group = self.shared.group.as_str(); "cannot pause partitions: {error}");
         }
         self.paused.extend(assigned);
     }
 
-    fn look_around(&mut self, consumer: &BaseConsumer<ReaderEvents>, now: Instant) {
+    fn housekeeping(&mut self, consumer: &BaseConsumer<ReaderEvents>, now: Instant) {
         if !self.paused.is_empty() && self.shared.inbox().has_room() {
-            // Also those that are another's by now: librdkafka keeps a pause until they come back,
-            // and longer.
+            // Includes partitions that another member owns now: librdkafka keeps the pause until
+            // they come back, and longer.
             let list = self.shared.list(
                 self.paused
                     .iter()
@@ -621,22 +629,24 @@ impl Reader {
             );
             match consumer.resume(&list) {
                 Ok(()) => self.paused.clear(),
-                Err(error) => debug!(group = self.shared.group.as_str(); "not resumed: {error}"),
+                Err(error) => {
+                    debug!(group = self.shared.group.as_str(); "cannot resume partitions: {error}")
+                }
             }
         }
         if self.shared.made_again.load(Ordering::Relaxed) {
-            self.begin_anew(consumer);
+            self.restart(consumer);
         }
-        if now.duration_since(self.last_commit) >= COMMIT_EVERY {
+        if now.duration_since(self.last_commit) >= COMMIT_INTERVAL {
             self.last_commit = now;
-            self.shared.note_places(consumer);
+            self.shared.record_positions(consumer);
             self.commit(consumer, now);
         }
     }
 
     fn commit(&self, consumer: &BaseConsumer<ReaderEvents>, now: Instant) {
         let waits = lock(&self.shared.committing)
-            .is_some_and(|since| now.duration_since(since) < COMMIT_ANSWER);
+            .is_some_and(|since| now.duration_since(since) < COMMIT_TIMEOUT);
         if waits {
             return;
         }
@@ -646,15 +656,16 @@ impl Reader {
         *lock(&self.shared.committing) = Some(now);
         if let Err(error) = consumer.commit(&list, CommitMode::Async) {
             *lock(&self.shared.committing) = None;
-            debug!(group = self.shared.group.as_str(); "positions not committed: {error}");
+            debug!(group = self.shared.group.as_str(); "commit failed: {error}");
         }
     }
 
-    /// The topic is another one under the same name: what was read of the old one is over.
-    fn begin_anew(&self, consumer: &BaseConsumer<ReaderEvents>) {
+    /// Restarts a recreated topic from its beginning and drops everything read from the old one.
+    fn restart(&self, consumer: &BaseConsumer<ReaderEvents>) {
         let assigned = self.shared.inbox().assigned();
         if assigned.is_empty() {
-            // Nothing of the old topic is here, and what comes later has its place on the bus.
+            // No partition of the old topic is assigned; later assignments start at the group's
+            // position on the bus.
             self.shared.made_again.store(false, Ordering::Relaxed);
             return;
         }
@@ -670,20 +681,22 @@ impl Reader {
                     .iter()
                     .all(|element| element.error().is_ok()) =>
             {
-                self.shared.inbox().begin_anew();
+                self.shared.inbox().restart();
                 self.shared.made_again.store(false, Ordering::Relaxed);
                 self.shared.filled.notify_one();
             }
-            // Tried again at the next look.
-            Ok(_) => debug!(group = self.shared.group.as_str(); "not at the beginning yet"),
+            // The next check retries.
+            Ok(_) => {
+                debug!(group = self.shared.group.as_str(); "seek to the beginning not finished")
+            }
             Err(error) => {
-                debug!(group = self.shared.group.as_str(); "not at the beginning yet: {error}")
+                debug!(group = self.shared.group.as_str(); "seek to the beginning failed: {error}")
             }
         }
     }
 }
 
-/// A record as it came. A key or a value that is missing is an empty one.
+/// Converts a message to a record. A missing key or payload becomes an empty one.
 pub(super) fn read_record(message: &BorrowedMessage<'_>) -> Record {
     let bytes = |part: Option<&[u8]>| part.map(Bytes::copy_from_slice).unwrap_or_default();
     let headers = message.headers().map(|headers| {
@@ -716,13 +729,13 @@ mod tests {
     use crate::bus::kafka::testing::settings;
 
     #[test]
-    fn partitions_that_stayed_keep_the_flag_of_a_topic_that_was_made_again() {
+    fn kept_partitions_preserve_recreated_flag() {
         assert!(all_in(&[], &[]) && all_in(&[], &[1]) && all_in(&[0, 1], &[1, 0, 2]));
         assert!(!all_in(&[0, 1], &[1, 2]) && !all_in(&[0], &[]));
     }
 
     #[tokio::test]
-    async fn a_thread_that_panics_ends_the_subscription() {
+    async fn panicking_thread_closes_subscription() {
         let bus = KafkaBus::new(&settings("127.0.0.1:9"), "test").unwrap();
         let shared = Arc::new(Shared::new("t", "g"));
         let ended = spawn(shared.clone(), || panic!("on purpose")).unwrap();
@@ -731,9 +744,9 @@ mod tests {
             ended,
             _inner: bus.inner.clone(),
         };
-        let given =
+        let event =
             tokio::time::timeout(Duration::from_secs(10), group.next_batch(1, Duration::ZERO))
                 .await;
-        assert_eq!(given, Ok(Err(BusError::Closed)));
+        assert_eq!(event, Ok(Err(BusError::Closed)));
     }
 }

@@ -20,23 +20,23 @@ use crate::config::settings::BusSettings;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
 
-/// The brokers of the environment.
+/// The brokers from the environment.
 fn brokers() -> String {
     std::env::var("KAFKA_BROKERS").unwrap_or_else(|_| {
         panic!("KAFKA_BROKERS is not set: scripts/engines up && eval \"$(scripts/engines export)\", or run make test")
     })
 }
 
-fn here() -> BusSettings {
+fn engine_settings() -> BusSettings {
     BusSettings {
         kafka_topic_partitions: 4,
         ..settings(&brokers())
     }
 }
 
-/// A topic of its own with four partitions.
+/// A unique topic with four partitions.
 fn topic() -> Arc<dyn Topic> {
-    KafkaBus::new(&here(), "test")
+    KafkaBus::new(&engine_settings(), "test")
         .unwrap()
         .topic(&name("suite"))
 }
@@ -62,10 +62,10 @@ async fn delete(topic: &str) {
     assert!(deleted[0].is_ok(), "{deleted:?}");
 }
 
-/// What the members of a group have read, in the order in which they did.
+/// The records that the members of a group have read, in reading order.
 type Log = Arc<Mutex<Vec<Record>>>;
 
-/// A member that works and commits until it is told to stop.
+/// A member that processes and commits records until it is stopped.
 fn member(
     mut group: Box<dyn Subscription>,
     gracefully: bool,
@@ -74,11 +74,11 @@ fn member(
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
-            let given = tokio::select! {
+            let event = tokio::select! {
                 () = stop.notified() => break,
-                given = group.next_batch(20, Duration::ZERO) => given.unwrap(),
+                event = group.next_batch(20, Duration::ZERO) => event.unwrap(),
             };
-            if let ConsumerEvent::Records(batch) = given {
+            if let ConsumerEvent::Records(batch) = event {
                 log.lock().unwrap().extend(batch.iter().cloned());
                 group.commit(&Position::after(&batch));
             }
@@ -89,7 +89,8 @@ fn member(
     })
 }
 
-/// The place of each value in what was read last: a record that is read again takes its place anew.
+/// Asserts that the last record read of each key is its newest: a record that is read again moves
+/// to the end.
 fn assert_keys_end_in_order(read: &[Record], count: u32) {
     assert_eq!(values(read), (0..count).collect());
     let mut last = HashMap::new();
@@ -110,7 +111,7 @@ fn assert_keys_end_in_order(read: &[Record], count: u32) {
 
 async fn two_members_and_one_leaves(gracefully: bool) {
     const ROUND: u32 = 70;
-    let topic = bus(&here()).topic(&name("members"));
+    let topic = bus(&engine_settings()).topic(&name("members"));
     let group = name("group");
     let (log, stop, never) = (
         Log::default(),
@@ -141,7 +142,7 @@ async fn two_members_and_one_leaves(gracefully: bool) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     second.await.unwrap();
-    // Whatever the second had not committed comes to the first.
+    // Records the second member had not committed move to the first.
     while values(&log.lock().unwrap()).len() < sent as usize {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -150,21 +151,21 @@ async fn two_members_and_one_leaves(gracefully: bool) {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_member_that_leaves_hands_over_and_nothing_is_lost() {
+async fn leaving_member_hands_over_partitions() {
     bounded(Box::pin(two_members_and_one_leaves(true))).await;
 }
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_member_that_is_dropped_hands_over_and_nothing_is_lost() {
+async fn dropped_member_hands_over_partitions() {
     bounded(Box::pin(two_members_and_one_leaves(false))).await;
 }
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_partition_moves_only_after_the_work_on_it_is_committed() {
+async fn partition_moves_after_work_is_committed() {
     bounded(Box::pin(async {
-        let topic = bus(&here()).topic(&name("revoke"));
+        let topic = bus(&engine_settings()).topic(&name("revoke"));
         let group = name("group");
         let mut first = topic.subscribe(&group).unwrap();
         topic.publish(numbered(200)).await.unwrap();
@@ -173,16 +174,20 @@ async fn a_partition_moves_only_after_the_work_on_it_is_committed() {
             held.extend(next(&mut first, 200).await);
         }
         let mut second = topic.subscribe(&group).unwrap();
-        // The first still works; the second gets nothing of it.
+        // The first member still works; the second gets no records.
         let early = tokio::time::timeout(Duration::from_secs(3), next(&mut second, 9)).await;
-        assert!(early.is_err(), "read by two at once: {early:?}");
+        assert!(early.is_err(), "both members read: {early:?}");
         first.commit(&Position::after(&held));
         let ConsumerEvent::Revoked(moved) = first.next_batch(9, Duration::ZERO).await.unwrap()
         else {
             panic!("records")
         };
-        assert!(!moved.is_empty() && moved.len() < 4, "some stay: {moved:?}");
-        // Everything was committed before they moved: the second begins with what comes now.
+        assert!(
+            !moved.is_empty() && moved.len() < 4,
+            "some partitions stay: {moved:?}"
+        );
+        // Everything was committed before the partitions moved: the second member starts with new
+        // records.
         topic
             .publish((200..400).map(|n| record(&format!("k{n}"), n)).collect())
             .await
@@ -199,10 +204,10 @@ async fn a_partition_moves_only_after_the_work_on_it_is_committed() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_reader_that_takes_nothing_holds_a_bounded_part_and_loses_nothing() {
+async fn idle_reader_buffers_bounded_records() {
     const COUNT: u32 = 30_000;
     bounded(Box::pin(async {
-        let topic = bus(&here()).kafka_topic(&name("pause"));
+        let topic = bus(&engine_settings()).kafka_topic(&name("pause"));
         let group = topic.member(&name("group")).unwrap();
         let shared = group.shared.clone();
         let mut group: Box<dyn Subscription> = Box::new(group);
@@ -228,11 +233,11 @@ async fn a_reader_that_takes_nothing_holds_a_bounded_part_and_loses_nothing() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_member_without_a_partition_has_joined_all_the_same() {
+async fn member_without_partitions_counts_as_joined() {
     bounded(Box::pin(async {
         let topic = bus(&BusSettings {
             kafka_topic_partitions: 1,
-            ..here()
+            ..engine_settings()
         })
         .topic(&name("one"));
         let group = name("group");
@@ -258,12 +263,12 @@ async fn a_member_without_a_partition_has_joined_all_the_same() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_session_timeout_that_the_brokers_do_not_take_is_a_problem() {
+async fn rejected_session_timeout_is_reported() {
     bounded(Box::pin(async {
-        // Less than brokers take, 6 s unless told otherwise; those of scripts/engines are told 1 s.
+        // Below the brokers' minimum, which is 6 s by default and 1 s in scripts/engines.
         let topic = bus(&BusSettings {
             kafka_session_timeout: Duration::from_millis(500),
-            ..here()
+            ..engine_settings()
         })
         .topic(&name("t"));
         let group = topic.subscribe(&name("group")).unwrap();
@@ -280,10 +285,10 @@ async fn a_session_timeout_that_the_brokers_do_not_take_is_a_problem() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_partition_that_moves_while_it_is_paused_is_read_when_it_comes_back() {
+async fn paused_partition_is_read_after_returning() {
     const COUNT: u32 = 30_000;
     bounded(Box::pin(async {
-        let topic = bus(&here()).kafka_topic(&name("paused"));
+        let topic = bus(&engine_settings()).kafka_topic(&name("paused"));
         let group = name("group");
         let first = topic.member(&group).unwrap();
         let shared = first.shared.clone();
@@ -298,13 +303,13 @@ async fn a_partition_that_moves_while_it_is_paused_is_read_when_it_comes_back() 
         while !shared.inbox().is_full() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // All are paused, and some of them go to another.
+        // All partitions are paused, and some move to another member.
         let mut second = topic.subscribe(&group).unwrap();
         while shared.inbox().assigned().len() == 4 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let mut read = Vec::new();
-        // The first resumes what it has; then the others come back.
+        // The first member resumes its partitions; then the others come back.
         while !shared.inbox().is_empty() {
             if let ConsumerEvent::Records(batch) =
                 first.next_batch(1_000, Duration::ZERO).await.unwrap()
@@ -323,9 +328,9 @@ async fn a_partition_that_moves_while_it_is_paused_is_read_when_it_comes_back() 
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_topic_that_is_deleted_while_all_run_is_made_again_and_flows() {
+async fn deleted_topic_is_recreated() {
     bounded(Box::pin(async {
-        let topic = bus(&here()).topic(&name("deleted"));
+        let topic = bus(&engine_settings()).topic(&name("deleted"));
         let mut group = topic.subscribe(&name("group")).unwrap();
         topic.publish(numbered(50)).await.unwrap();
         take(&mut group, 50).await;
@@ -333,7 +338,7 @@ async fn a_topic_that_is_deleted_while_all_run_is_made_again_and_flows() {
         let publishing = topic.publish((50..60).map(|n| record("k", n)).collect());
         publishing.await.unwrap();
         let (mut read, mut revoked) = (Vec::new(), false);
-        // What is kept of the old one is let go, and what is in the new one is read from its start.
+        // State of the old topic is discarded, and the new topic is read from its start.
         while values(&read).len() < 10 || !revoked {
             match group.next_batch(99, Duration::ZERO).await.unwrap() {
                 ConsumerEvent::Records(batch) => read.extend(batch),
@@ -344,7 +349,7 @@ async fn a_topic_that_is_deleted_while_all_run_is_made_again_and_flows() {
         assert_eq!(
             read.iter().map(|record| record.offset).min(),
             Some(0),
-            "from the start of the new one"
+            "from the start of the new topic"
         );
     }))
     .await;
@@ -352,9 +357,9 @@ async fn a_topic_that_is_deleted_while_all_run_is_made_again_and_flows() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_new_topic_that_is_longer_than_the_old_one_is_read_from_its_start() {
+async fn longer_recreated_topic_is_read_from_start() {
     bounded(Box::pin(async {
-        let topic = bus(&here()).topic(&name("longer"));
+        let topic = bus(&engine_settings()).topic(&name("longer"));
         let mut group = topic.subscribe(&name("group")).unwrap();
         topic
             .publish((0..5).map(|n| record("k", n)).collect())
@@ -362,8 +367,7 @@ async fn a_new_topic_that_is_longer_than_the_old_one_is_read_from_its_start() {
             .unwrap();
         take(&mut group, 5).await;
         delete(topic.name()).await;
-        // As fast as it can be: the old offsets are places in the new topic before the reader
-        // looks.
+        // As fast as possible: the old offsets exist in the new topic before the reader notices.
         let (admin, made) = (
             admin(),
             NewTopic::new(topic.name(), 4, TopicReplication::Fixed(1)),
@@ -374,7 +378,7 @@ async fn a_new_topic_that_is_longer_than_the_old_one_is_read_from_its_start() {
             .unwrap()[0]
             .is_err()
         {}
-        bus(&here())
+        bus(&engine_settings())
             .topic(topic.name())
             .publish((5..105).map(|n| record("k", n)).collect())
             .await
@@ -392,7 +396,7 @@ async fn a_new_topic_that_is_longer_than_the_old_one_is_read_from_its_start() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_record_that_is_too_large_is_refused_and_the_others_are_published() {
+async fn oversized_record_is_rejected_others_published() {
     bounded(Box::pin(async {
         let topic = topic();
         let mut group = topic.subscribe(&name("group")).unwrap();
@@ -418,7 +422,8 @@ async fn a_record_that_is_too_large_is_refused_and_the_others_are_published() {
                 .collect::<Vec<_>>(),
             [1, 2]
         );
-        // One that this program takes and the broker does not: the topic was made by somebody else.
+        // This program accepts the record and the broker does not: the topic was created by another
+        // program.
         let other = name("small");
         let made =
             NewTopic::new(&other, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "2000");
@@ -429,7 +434,7 @@ async fn a_record_that_is_too_large_is_refused_and_the_others_are_published() {
                 .unwrap()[0]
                 .is_ok()
         );
-        let topic = bus(&here()).topic(&other);
+        let topic = bus(&engine_settings()).topic(&other);
         let large = NewRecord {
             payload: vec![b'x'; 5_000].into(),
             ..record("k", 0)
@@ -449,7 +454,7 @@ async fn a_record_that_is_too_large_is_refused_and_the_others_are_published() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_topic_that_is_there_stays_as_it_is() {
+async fn existing_topic_is_not_changed() {
     bounded(Box::pin(async {
         let there = name("there");
         let made = NewTopic::new(&there, 3, TopicReplication::Fixed(1));
@@ -460,7 +465,7 @@ async fn a_topic_that_is_there_stays_as_it_is() {
                 .unwrap()[0]
                 .is_ok()
         );
-        let topic = bus(&here()).topic(&there);
+        let topic = bus(&engine_settings()).topic(&there);
         topic.publish(vec![record("k", 1)]).await.unwrap();
         let found = admin();
         let found = found
@@ -472,7 +477,7 @@ async fn a_topic_that_is_there_stays_as_it_is() {
     .await;
 }
 
-/// Forwards to Kafka from when it is opened; before that, nobody listens.
+/// Forwards connections to Kafka once started; before that, nothing listens.
 async fn forward(listener: tokio::net::TcpListener) {
     let target = brokers().split(',').next().unwrap().to_owned();
     while let Ok((mut from, _)) = listener.accept().await {
@@ -487,21 +492,21 @@ async fn forward(listener: tokio::net::TcpListener) {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn an_unreachable_broker_is_told_by_ping_and_waited_for() {
+async fn unreachable_broker_is_reported_and_awaited() {
     bounded(Box::pin(async {
         let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = reserved.local_addr().unwrap();
         drop(reserved);
         let topic = bus(&BusSettings {
             kafka_brokers: Some(address.to_string()),
-            ..here()
+            ..engine_settings()
         })
         .topic(&name("late"));
         let mut group = topic.subscribe(&name("group")).unwrap();
         let publishing = tokio::spawn(topic.publish(numbered(10)));
         let text = loop {
             let Err(BusError::Unavailable(text)) = topic.ping().await else {
-                panic!("it answers")
+                panic!("the broker should be unreachable")
             };
             if text != "no answer in time" {
                 break text;
@@ -525,10 +530,10 @@ async fn an_unreachable_broker_is_told_by_ping_and_waited_for() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn dead_letters_are_listed_shown_and_published_again() {
+async fn dead_letters_are_listed_and_replayed() {
     bounded(Box::pin(async {
         let (odds, dead) = (name("odds"), name("dead"));
-        let kafka = bus(&here());
+        let kafka = bus(&engine_settings());
         let (topic, letters) = (kafka.topic(&odds), kafka.topic(&dead));
         let (origin, reason) = (odds.as_str(), "malformed");
         let letter = |raw: &'static [u8]| DeadLetter {
@@ -577,7 +582,7 @@ async fn dead_letters_are_listed_shown_and_published_again() {
         assert_eq!(
             (lines[0][2], lines[0][4]),
             ("malformed", "\\xff\\x00{]"),
-            "the newest last: {text}"
+            "the newest is last: {text}"
         );
         let id = lines[0][0];
         assert_eq!(run(&["show", id, "--raw"]).await.unwrap(), b"\xff\x00{]");
@@ -588,20 +593,20 @@ async fn dead_letters_are_listed_shown_and_published_again() {
         );
         assert_eq!(
             run(&["show", "0:999999"]).await.unwrap_err(),
-            "there is no dead letter 0:999999"
+            "dead letter 0:999999 does not exist"
         );
-        let said = run(&["replay", "--all", "--dry-run"]).await.unwrap();
-        assert!(String::from_utf8_lossy(&said).contains("2 would be published"));
-        let said = run(&["replay", "--all", "--reason", "other"])
+        let output = run(&["replay", "--all", "--dry-run"]).await.unwrap();
+        assert!(String::from_utf8_lossy(&output).contains("2 would be published"));
+        let output = run(&["replay", "--all", "--reason", "other"])
             .await
             .unwrap();
         assert_eq!(
-            String::from_utf8_lossy(&said),
+            String::from_utf8_lossy(&output),
             format!("0 published to {odds}\n")
         );
-        let said = run(&["replay", "--all"]).await.unwrap();
+        let output = run(&["replay", "--all"]).await.unwrap();
         assert_eq!(
-            String::from_utf8_lossy(&said),
+            String::from_utf8_lossy(&output),
             format!("2 published to {odds}\n")
         );
         run(&["replay", id]).await.unwrap();
@@ -628,7 +633,7 @@ async fn dead_letters_are_listed_shown_and_published_again() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn dead_letters_of_a_kafka_that_is_away_are_an_error_in_time() {
+async fn dlq_fails_fast_without_kafka() {
     bounded(Box::pin(async {
         for words in [&["list"][..], &["replay", "--all"]] {
             let words: Vec<&str> = words
@@ -651,11 +656,11 @@ async fn dead_letters_of_a_kafka_that_is_away_are_an_error_in_time() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn closing_while_kafka_is_away_ends_in_time() {
+async fn close_without_kafka_ends_in_time() {
     bounded(Box::pin(async {
         let topic = bus(&BusSettings {
             kafka_brokers: Some("127.0.0.1:9".to_owned()),
-            ..here()
+            ..engine_settings()
         })
         .topic("never");
         let mut group = topic.subscribe("g").unwrap();
@@ -668,16 +673,16 @@ async fn closing_while_kafka_is_away_ends_in_time() {
     .await;
 }
 
-/// Publishes in transactions of one record each: committed ones, and an aborted one at the end.
+/// Publishes one record per transaction: committed ones, and an aborted one at the end.
 fn publish_in_transactions(topic: &str, committed: u32) {
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-    let patience = Duration::from_secs(30);
+    let timeout = Duration::from_secs(30);
     let mut config = rdkafka::ClientConfig::new();
     config
         .set("bootstrap.servers", brokers())
         .set("transactional.id", name("transactions"));
     let producer: BaseProducer = config.create().unwrap();
-    producer.init_transactions(patience).unwrap();
+    producer.init_transactions(timeout).unwrap();
     for n in 0..=committed {
         producer.begin_transaction().unwrap();
         let payload = n.to_string();
@@ -685,20 +690,20 @@ fn publish_in_transactions(topic: &str, committed: u32) {
             .send(BaseRecord::to(topic).key("k").payload(&payload))
             .map_err(|(error, _)| error)
             .unwrap();
-        producer.flush(patience).unwrap();
+        producer.flush(timeout).unwrap();
         if n < committed {
-            producer.commit_transaction(patience).unwrap();
+            producer.commit_transaction(timeout).unwrap();
         } else {
-            producer.abort_transaction(patience).unwrap();
+            producer.abort_transaction(timeout).unwrap();
         }
     }
 }
 
-/// The group's positions on the bus, and the ends of the partitions.
-fn places(topic: &str, group: &str) -> Vec<(i64, i64)> {
+/// The group's committed offsets and the ends of the partitions.
+fn committed_and_end(topic: &str, group: &str) -> Vec<(i64, i64)> {
     use rdkafka::consumer::{BaseConsumer, Consumer};
     use rdkafka::{Offset, TopicPartitionList};
-    let patience = Duration::from_secs(10);
+    let timeout = Duration::from_secs(10);
     let mut config = rdkafka::ClientConfig::new();
     let consumer: BaseConsumer = config
         .set("bootstrap.servers", brokers())
@@ -709,10 +714,10 @@ fn places(topic: &str, group: &str) -> Vec<(i64, i64)> {
     for partition in 0..4 {
         asked.add_partition(topic, partition);
     }
-    let committed = consumer.committed_offsets(asked, patience).unwrap();
+    let committed = consumer.committed_offsets(asked, timeout).unwrap();
     let place = |partition: i32, offset| {
         let (low, high) = consumer
-            .fetch_watermarks(topic, partition, patience)
+            .fetch_watermarks(topic, partition, timeout)
             .unwrap();
         (
             if let Offset::Offset(offset) = offset {
@@ -730,12 +735,12 @@ fn places(topic: &str, group: &str) -> Vec<(i64, i64)> {
         .collect()
 }
 
-/// Markers of transactions take offsets, and an aborted record is never read.
+/// Transaction markers take offsets, and an aborted record is never read.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn transaction_markers_leave_no_lag() {
     bounded(Box::pin(async {
-        let topic = bus(&here()).topic(&name("transactions"));
+        let topic = bus(&engine_settings()).topic(&name("transactions"));
         let group = name("group");
         let mut member = topic.subscribe(&group).unwrap();
         topic.publish(vec![record("k", 0)]).await.unwrap();
@@ -745,11 +750,16 @@ async fn transaction_markers_leave_no_lag() {
             .await
             .unwrap();
         let read = take(&mut member, 2).await;
-        assert_eq!(values(&read), (0..2).collect(), "and not the aborted one");
+        assert_eq!(
+            values(&read),
+            (0..2).collect(),
+            "the aborted record is not read"
+        );
         let is_done = |topic: String, group: String| {
-            let places = tokio::task::spawn_blocking(move || places(&topic, &group));
+            let committed_and_end =
+                tokio::task::spawn_blocking(move || committed_and_end(&topic, &group));
             async {
-                places
+                committed_and_end
                     .await
                     .unwrap()
                     .iter()
@@ -759,7 +769,7 @@ async fn transaction_markers_leave_no_lag() {
         while member.lag() > 0 || !is_done(topic.name().to_owned(), group.clone()).await {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        // Another member begins where this one ended, and has no lag either.
+        // Another member starts where this one ended and has no lag either.
         member.close().await;
         let mut next = topic.subscribe(&group).unwrap();
         topic.publish(vec![record("k", 9)]).await.unwrap();

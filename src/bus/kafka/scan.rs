@@ -1,4 +1,5 @@
-//! Reads what is in a topic now, from its beginning to where it ends at the start, without a group.
+//! Reads the current contents of a topic without a group: from the beginning to its end at the
+//! start of the scan.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,33 +14,33 @@ use super::events::Events;
 use super::reader::read_record;
 use crate::bus::{BusError, Record};
 
-/// How long Kafka may take to answer, and to give the next record.
+/// Timeout for an answer from Kafka, and for the next record.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long it may take to be reached.
-const REACHED: Duration = Duration::from_secs(5);
-/// The name that librdkafka wants; nobody joins or commits under it.
-const NAME: &str = "sports-bet-scan";
+/// Timeout for the first connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The group name that librdkafka requires; nothing joins or commits under it.
+const GROUP: &str = "sports-bet-scan";
 
 impl ConsumerContext for Events {}
 
-/// A walk through a topic. Blocks, and never longer than ten seconds a step.
+/// A scan of a topic. Blocks, at most ten seconds per step.
 pub struct Scan {
     consumer: BaseConsumer<Events>,
     events: Events,
-    /// Where each partition ends that is not read to its end.
+    /// The end offset of each partition that is not finished.
     left: BTreeMap<u32, u64>,
 }
 
 impl Scan {
-    /// Begins at the beginning of each partition, or reads only these places. A topic that is
-    /// missing has no records.
+    /// Starts at the beginning of each partition, or reads only the given offsets. A missing topic
+    /// has no records.
     pub(super) fn new(
         clients: &Clients,
         topic: &str,
         only: Option<&[(u32, u64)]>,
     ) -> Result<Scan, BusError> {
         let events = Events::new(clients.redaction.clone());
-        let mut config = clients.reader(NAME);
+        let mut config = clients.reader(GROUP);
         config.set("enable.partition.eof", "true");
         let consumer = BaseConsumer::from_config_and_context(&config, events.clone());
         let consumer = consumer.map_err(|error| BusError::Refused(error.to_string()))?;
@@ -71,8 +72,8 @@ impl Scan {
     }
 
     fn partitions(&self, topic: &str) -> Result<Vec<u32>, BusError> {
-        let deadline = Instant::now() + REACHED;
-        // Asks again: the first answer may come from before the connection stood.
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        // Retries: the first query may fail because the connection is not established yet.
         let found = loop {
             self.consumer.poll(Duration::ZERO);
             match self
@@ -160,20 +161,20 @@ impl Iterator for Scan {
     }
 }
 
-/// From where to where a partition is read; nothing where it holds nothing that is asked for.
+/// The offset range to read, or `None` if nothing requested is available.
 fn range(only: Option<&[(u32, u64)]>, partition: u32, low: u64, high: u64) -> Option<(u64, u64)> {
     let (from, to) = match only {
         None => (low, high),
         Some(places) => {
-            let wanted = || {
+            let requested = || {
                 places
                     .iter()
                     .filter(|(of, _)| *of == partition)
                     .map(|(_, offset)| *offset)
             };
             (
-                wanted().min()?.max(low),
-                wanted().max()?.saturating_add(1).min(high),
+                requested().min()?.max(low),
+                requested().max()?.saturating_add(1).min(high),
             )
         }
     };
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_there_and_asked_for_is_read() {
+    fn range_covers_available_requested_offsets() {
         assert_eq!(range(None, 0, 3, 9), Some((3, 9)));
         assert_eq!(range(None, 0, 9, 9), None);
         let places = [(1, 4), (1, 6), (2, 100)];

@@ -1,4 +1,4 @@
-//! A member of a group, as the platform sees it.
+//! A group member, as the platform sees it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,21 +11,22 @@ use super::reader::Shared;
 use crate::bus::health::SubscriptionHealth;
 use crate::bus::{BusError, ConsumerEvent, Position, Subscription};
 
-/// How long leaving the group may take before it is left to the thread. With the last flush before
-/// it, it fits into the half of the shutdown timeout that is there for it.
-const LEAVING: Duration = Duration::from_secs(2);
+/// How long leaving the group may take before it is left to the thread. Together with the preceding
+/// final flush it fits into the half of the shutdown timeout reserved for it.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads a topic of Kafka. Dropped, it leaves its group in the background.
+/// Reads a Kafka topic. When dropped, it leaves its group in the background.
 pub(super) struct KafkaSubscription {
     pub(super) shared: Arc<Shared>,
     pub(super) ended: watch::Receiver<bool>,
-    /// Keeps the watch over the topic alive.
+    /// Keeps the topic monitor alive.
     pub(super) _inner: Arc<super::Inner>,
 }
 
 impl KafkaSubscription {
     async fn fill(&self, ready: impl Fn(&Shared) -> bool) {
-        // One reader and one permit: what is put in between the look and the wait is not missed.
+        // There is one reader and one permit: an item added between the check and the wait is not
+        // missed.
         while !ready(&self.shared) && !*self.ended.borrow() && !self.shared.is_closing() {
             self.shared.filled.notified().await;
         }
@@ -48,12 +49,12 @@ impl Subscription for KafkaSubscription {
                 if !linger.is_zero() && 0 < ready && ready < max {
                     tokio::time::sleep(linger).await;
                 }
-                // Nothing is taken before the last wait, so a caller may give up waiting and lose
-                // nothing. What was there before the wait may be gone: its partitions were revoked.
-                let taken = self.shared.inbox().take(max);
-                if let Some(given) = taken {
-                    self.shared.tell_moved();
-                    return Ok(given);
+                // Nothing is taken before the last await, so dropping the future loses nothing.
+                // Records seen before the wait may be gone if their partitions were revoked.
+                let event = self.shared.inbox().take(max);
+                if let Some(event) = event {
+                    self.shared.notify_moved();
+                    return Ok(event);
                 }
                 if *self.ended.borrow() {
                     return Err(BusError::Closed);
@@ -65,7 +66,7 @@ impl Subscription for KafkaSubscription {
 
     fn commit(&mut self, done: &Position) {
         self.shared.inbox().commit(done);
-        self.shared.tell_moved();
+        self.shared.notify_moved();
     }
 
     fn lag(&self) -> u64 {
@@ -83,9 +84,8 @@ impl Subscription for KafkaSubscription {
     fn close(&mut self) -> BoxFuture<'_, ()> {
         async move {
             self.shared.close();
-            // Either it has ended, or it takes too long: Kafka is away, and the thread ends by
-            // itself.
-            let _ = tokio::time::timeout(LEAVING, self.ended.wait_for(|ended| *ended)).await;
+            // On a timeout Kafka is unavailable, and the thread ends on its own.
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.ended.wait_for(|ended| *ended)).await;
         }
         .boxed()
     }

@@ -1,4 +1,4 @@
-//! Settings of the bus for tests.
+//! Bus settings for tests.
 
 use clap::Parser;
 
@@ -17,7 +17,7 @@ pub(crate) fn settings(brokers: &str) -> BusSettings {
     bus
 }
 
-/// A name that nobody else has.
-pub(crate) fn name(what: &str) -> String {
-    format!("test-{what}-{:016x}", fastrand::u64(..))
+/// A unique name.
+pub(crate) fn name(prefix: &str) -> String {
+    format!("test-{prefix}-{:016x}", fastrand::u64(..))
 }

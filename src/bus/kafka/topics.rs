@@ -1,5 +1,5 @@
-//! Watches over the topics: makes those that are missing, also one that is deleted later, and knows
-//! whether Kafka answers.
+//! Monitors the topics: creates missing ones, also those deleted later, and tracks whether Kafka
+//! answers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -19,55 +19,55 @@ use super::producer::ProducerHandle;
 use crate::bus::BusError;
 use crate::telemetry::log_limit::FaultLog;
 
-/// How long Kafka may take to answer a question.
-const ANSWER: Duration = Duration::from_secs(1);
-/// How long it may take to make a topic.
-const MAKING: Duration = Duration::from_secs(10);
-/// How often it looks while something is missing, and while nothing is.
-const LOOK_MISSING: Duration = Duration::from_millis(500);
+/// Timeout for a metadata query.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
+/// Timeout for creating a topic.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Probe intervals while a topic is missing and while all are healthy.
+const UNHEALTHY_PROBE_INTERVAL: Duration = Duration::from_millis(500);
 const HEALTHY_PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// Another reason is logged only so long after the last one: librdkafka tells of one fault in
-/// several ways, in turn.
+/// Minimum time between log lines for different causes: librdkafka reports one fault in several
+/// ways, in turn.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a ping waits. Somewhat longer than the question that it waits for.
-const PING: Duration = Duration::from_millis(1_500);
+/// Timeout of a ping; slightly longer than the metadata query it waits for.
+const PING_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// How a topic stands.
+/// The status of a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct TopicStatus {
-    /// How many looks there were.
+    /// How many probes have completed.
     looks: u64,
-    /// Nothing: not looked at yet.
+    /// `None` before the first probe.
     state: Option<Result<(), String>>,
-    /// It is there, and some of it cannot be used.
+    /// The topic exists, but some of it is unusable.
     limps: Option<String>,
 }
 
-/// A topic as the keeper knows it.
+/// A monitored topic.
 pub(super) struct TopicState {
     pub(super) name: String,
     standing: watch::Sender<TopicStatus>,
 }
 
 impl TopicState {
-    /// Whether the topic was there at the last look.
+    /// Whether the topic existed at the last probe.
     pub(super) fn is_there(&self) -> bool {
         matches!(self.standing.borrow().state, Some(Ok(())))
     }
 
-    /// Waits until the topic is there, for as long as it takes.
+    /// Waits until the topic exists, without a time limit.
     pub(super) async fn wait(&self) {
         let mut standing = self.standing.subscribe();
-        let keeper_is_gone = standing
+        let monitor_is_gone = standing
             .wait_for(|standing| standing.state == Some(Ok(())))
             .await
             .is_err();
-        if keeper_is_gone {
+        if monitor_is_gone {
             std::future::pending::<()>().await;
         }
     }
 
-    fn tell(&self, state: Result<Found, String>) {
+    fn report(&self, state: Result<Found, String>) {
         self.standing.send_modify(|standing| {
             standing.looks += 1;
             standing.limps = match &state {
@@ -79,7 +79,7 @@ impl TopicState {
     }
 }
 
-/// The thread that looks, and what others know of it.
+/// The monitor thread and its shared state.
 pub(super) struct TopicMonitor {
     topics: Mutex<Vec<Arc<TopicState>>>,
     wake: SyncSender<()>,
@@ -87,7 +87,7 @@ pub(super) struct TopicMonitor {
     trouble: Arc<LastError>,
 }
 
-/// What a missing topic is made with.
+/// The configuration of created topics.
 #[derive(Clone, Copy)]
 pub(super) struct TopicConfig {
     pub(super) partitions: u32,
@@ -95,7 +95,7 @@ pub(super) struct TopicConfig {
 }
 
 impl TopicMonitor {
-    /// Starts the thread.
+    /// Starts the monitor thread.
     pub(super) fn start(
         clients: Clients,
         making: TopicConfig,
@@ -125,7 +125,7 @@ impl TopicMonitor {
         Ok(keeper)
     }
 
-    /// Takes a topic into its care.
+    /// Starts monitoring a topic.
     pub(super) fn keep(&self, name: &str) -> Arc<TopicState> {
         let mut topics = self.topics();
         if let Some(known) = topics.iter().find(|kept| kept.name == name) {
@@ -141,20 +141,23 @@ impl TopicMonitor {
         kept
     }
 
-    /// Asks for a look now.
+    /// Requests a probe now.
     pub(super) fn look(&self) {
-        // A full channel: one is asked for already.
+        // If the channel is full, a probe is already requested.
         let _ = self.wake.try_send(());
     }
 
-    /// Whether Kafka answers and has the topic. Never waits longer than [`PING`], and blocks no
-    /// thread.
+    /// Checks that Kafka answers and has the topic. Waits at most [`PING_TIMEOUT`] and does not
+    /// block the thread.
     pub(super) async fn ping(&self, kept: &TopicState) -> Result<(), BusError> {
         let mut standing = kept.standing.subscribe();
         let looks = standing.borrow().looks;
         self.look();
-        let looked =
-            tokio::time::timeout(PING, standing.wait_for(|standing| standing.looks > looks)).await;
+        let looked = tokio::time::timeout(
+            PING_TIMEOUT,
+            standing.wait_for(|standing| standing.looks > looks),
+        )
+        .await;
         let state = match looked {
             Ok(Ok(standing)) => standing
                 .limps
@@ -167,7 +170,7 @@ impl TopicMonitor {
             .map_err(BusError::Unavailable)
     }
 
-    /// Why Kafka does not answer, as far as is known.
+    /// Why Kafka does not answer, as far as known.
     pub(super) fn reason(&self) -> String {
         self.trouble
             .last()
@@ -191,12 +194,12 @@ impl TopicMonitor {
             match woken.recv_timeout(if well {
                 HEALTHY_PROBE_INTERVAL
             } else {
-                LOOK_MISSING
+                UNHEALTHY_PROBE_INTERVAL
             }) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            // However often it is asked: a question at a time, and not in a loop.
+            // Limits the rate of probes, however often they are requested.
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -204,18 +207,18 @@ impl TopicMonitor {
 
 enum Found {
     There,
-    /// There, and not all of its partitions have a leader: what goes to the others goes on.
+    /// The topic exists, but some partitions have no leader; publishing to the others continues.
     Degraded(String),
     Missing,
 }
 
-/// What the thread needs to look.
+/// The state of the probing thread.
 struct TopicProbe {
     clients: Clients,
     making: TopicConfig,
     producers: Arc<ProducerHandle>,
     trouble: Arc<LastError>,
-    /// Why something is not as it should be, as it was logged, and when.
+    /// The last logged problem, and when it was logged.
     away: Option<(String, Instant)>,
     log: FaultLog,
 }
@@ -225,14 +228,14 @@ impl TopicProbe {
         let mut failure = None;
         for kept in topics {
             let state = match &failure {
-                // One that does not answer is not asked again for the next topic.
+                // After a failure the remaining topics of this round are not queried.
                 Some(failure) => Err(String::clone(failure)),
-                None => self.at_one(kept),
+                None => self.probe_topic(kept),
             };
             if let Err(text) = &state {
                 failure.get_or_insert_with(|| text.clone());
             }
-            kept.tell(state);
+            kept.report(state);
         }
         match (&failure, &self.away) {
             (Some(text), away)
@@ -247,7 +250,7 @@ impl TopicProbe {
             }
             (None, Some(_)) => {
                 if self.log.recovered() {
-                    info!(brokers = self.clients.brokers.as_str(); "Kafka answers");
+                    info!(brokers = self.clients.brokers.as_str(); "kafka is available again");
                 }
                 self.away = None;
             }
@@ -255,18 +258,18 @@ impl TopicProbe {
         }
     }
 
-    fn at_one(&self, kept: &TopicState) -> Result<Found, String> {
+    fn probe_topic(&self, kept: &TopicState) -> Result<Found, String> {
         match self.find(kept)? {
             found @ (Found::There | Found::Degraded(_)) => Ok(found),
             Found::Missing => {
                 self.make(kept)?;
-                self.await_made(kept)
+                self.await_created(kept)
             }
         }
     }
 
-    /// A topic that was made is known to every broker a moment later.
-    fn await_made(&self, kept: &TopicState) -> Result<Found, String> {
+    /// Waits until a new topic is visible in the metadata.
+    fn await_created(&self, kept: &TopicState) -> Result<Found, String> {
         for _ in 0..20 {
             if let Ok(Found::There) = self.find(kept) {
                 return Ok(Found::There);
@@ -274,7 +277,7 @@ impl TopicProbe {
             std::thread::sleep(Duration::from_millis(100));
         }
         Err(format!(
-            "the topic {} was made and is not there yet",
+            "the topic {} was created but is not visible yet",
             kept.name
         ))
     }
@@ -284,7 +287,9 @@ impl TopicProbe {
             .producers
             .current()
             .map_err(|failure| failure.to_string())?;
-        let found = producer.client().fetch_metadata(Some(&kept.name), ANSWER);
+        let found = producer
+            .client()
+            .fetch_metadata(Some(&kept.name), METADATA_TIMEOUT);
         let found = found.map_err(|error| {
             self.trouble
                 .last()
@@ -314,7 +319,7 @@ impl TopicProbe {
                 RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
                     Ok(Found::Missing)
                 }
-                // It is there, and elects a leader.
+                // The topic exists and is electing a leader.
                 RDKafkaErrorCode::LeaderNotAvailable => {
                     Err(format!("the topic {} has no leader yet", kept.name))
                 }
@@ -333,7 +338,7 @@ impl TopicProbe {
         let topic =
             NewTopic::new(&kept.name, partitions as i32, copies).set("max.message.bytes", &limit);
         let failed = |failure: &dyn std::fmt::Display| {
-            format!("the topic {} cannot be made: {failure}", kept.name)
+            format!("cannot create the topic {}: {failure}", kept.name)
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -345,20 +350,24 @@ impl TopicProbe {
             .create()
             .map_err(|error| failed(&error))?;
         let options = AdminOptions::new()
-            .request_timeout(Some(MAKING))
-            .operation_timeout(Some(MAKING));
+            .request_timeout(Some(CREATE_TIMEOUT))
+            .operation_timeout(Some(CREATE_TIMEOUT));
         let made = runtime.block_on(async {
-            tokio::time::timeout(MAKING + ANSWER, admin.create_topics([&topic], &options)).await
+            tokio::time::timeout(
+                CREATE_TIMEOUT + METADATA_TIMEOUT,
+                admin.create_topics([&topic], &options),
+            )
+            .await
         });
         let results = made
             .map_err(|_| failed(&"no answer"))?
             .map_err(|error| failed(&error))?;
         match results.into_iter().next() {
             Some(Ok(_)) => {
-                info!(topic = kept.name.as_str(), partitions; "made the topic");
+                info!(topic = kept.name.as_str(), partitions; "kafka topic created");
                 Ok(())
             }
-            // Another process was faster, or the old one is still being deleted.
+            // Another process was faster, or the old topic is still being deleted.
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
             Some(Err((_, code))) => Err(failed(&code)),
             None => Err(failed(&"no answer")),

@@ -1,5 +1,4 @@
-//! Where Redis is and how to log in; a connection to it; and what is wrong where there is none,
-//! without the password.
+//! The Redis address and login, connecting, and connection errors without the password.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,12 +21,12 @@ use crate::cache::CacheError;
 use crate::supplier::tls;
 use crate::telemetry::redact::Redaction;
 
-/// Each step of connecting, the connection, TLS and the login, is done within this.
+/// Timeout of each connection step: TCP, TLS and login.
 const STEP_TIMEOUT: Duration = Duration::from_secs(1);
-/// An answer comes within this, else the connection is given up.
+/// Timeout of a response; the connection is dropped after it.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where Redis is.
+/// The address of a Redis server.
 #[derive(Clone)]
 pub(super) struct Address {
     host: String,
@@ -37,7 +36,7 @@ pub(super) struct Address {
     redaction: Redaction,
 }
 
-/// A connection, and what moves its bytes; that ends with the last clone.
+/// A connection and the task that drives it. The task ends with the last clone.
 #[derive(Clone)]
 pub(super) struct Link {
     pub connection: MultiplexedConnection,
@@ -52,8 +51,8 @@ impl Drop for Driver {
     }
 }
 
-/// An old server repeats in its error what it was sent, and may cut that in the middle of the
-/// password.
+/// Removes the echoed arguments from an error. An old server repeats the command and may truncate
+/// it in the middle of the password.
 fn without_arguments(text: &str) -> &str {
     text.split("with args")
         .next()
@@ -61,8 +60,8 @@ fn without_arguments(text: &str) -> &str {
         .trim_end_matches([' ', ','])
 }
 
-/// Reads `redis://user:password@host:port/database`, `rediss://...` or `host:port`. No error
-/// repeats a part of it.
+/// Reads `redis://user:password@host:port/database`, `rediss://...` or `host:port`. Errors repeat
+/// no part of it.
 fn read(url: &SecretString) -> Result<ConnectionInfo, String> {
     let text = url.expose_secret().trim();
     let full = if text.contains("://") {
@@ -75,40 +74,40 @@ fn read(url: &SecretString) -> Result<ConnectionInfo, String> {
         return Err("it is neither redis:// nor rediss://".to_owned());
     }
     if parsed.query_pairs().any(|(name, _)| name != "protocol") {
-        return Err(
-            "its query is not read: user and password stand in front of the host".to_owned(),
-        );
+        return Err("its query is not supported: put user and password before the host".to_owned());
     }
     let database = parsed.path().trim_start_matches('/');
     if !database.is_empty() && database.parse::<u32>().is_err() {
         return Err("its database is not a number".to_owned());
     }
-    // The library's words for a wrong address hold no part of it.
+    // The library's errors for an invalid address contain no part of it.
     parsed.into_connection_info().map_err(|error| {
         format!(
-            "it cannot be read: {}",
-            error.detail().unwrap_or("host or database is wrong")
+            "it is invalid: {}",
+            error
+                .detail()
+                .unwrap_or("the host or the database is wrong")
         )
     })
 }
 
-/// What is wrong with an address, if something is. Repeats no part of it.
+/// Returns what is wrong with an address, if anything, without repeating any part of it.
 pub(super) fn check(url: &SecretString) -> Result<(), String> {
     read(url).map(drop)
 }
 
 impl Address {
-    /// Reads an address, and the file of authorities.
+    /// Parses an address and reads the CA file.
     pub fn parse(url: &SecretString, ca_file: Option<&Path>) -> Result<Address, CacheError> {
         const WANTED: &str =
-            "wanted is redis://user:password@host:6379/0, rediss:// for TLS, or host:port";
+            "expected redis://user:password@host:6379/0, rediss:// for TLS, or host:port";
         let bad =
             |problem: &str| CacheError::Misconfigured(format!("REDIS_URL: {problem}; {WANTED}"));
         let info = read(url).map_err(|problem| bad(&problem))?;
         let (host, port, has_tls) = match info.addr() {
             ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
             ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port, true),
-            _ => return Err(bad("neither a host nor a port")),
+            _ => return Err(bad("it has neither a host nor a port")),
         };
         let tls = has_tls
             .then(|| tls::client_config("REDIS_CA_FILE", ca_file))
@@ -129,7 +128,7 @@ impl Address {
         })
     }
 
-    /// The number of the database.
+    /// The database number.
     pub fn database(&self) -> i64 {
         self.login.db()
     }
@@ -142,16 +141,16 @@ impl Address {
             .within(stream, "no connection")
             .await?
             .map_err(|error| self.unavailable(&error.to_string()))?;
-        // One that cannot is only slower.
+        // Failing to set this only makes the connection slower.
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
             return self.log_in(stream, config, "no answer to the login").await;
         };
         let name = ServerName::try_from(self.host.clone())
             .map_err(|error| self.unavailable(&error.to_string()))?;
-        let shaking = TlsConnector::from(tls.clone()).connect(name, stream);
+        let handshake = TlsConnector::from(tls.clone()).connect(name, stream);
         let stream = self
-            .within(shaking, "no TLS handshake (does the port speak TLS?)")
+            .within(handshake, "no TLS handshake (does the port speak TLS?)")
             .await?
             .map_err(|error| {
                 let hint = if error.to_string().contains("corrupt message") {
@@ -161,7 +160,7 @@ impl Address {
                 };
                 self.unavailable(&format!("TLS: {error}{hint}"))
             })?;
-        self.log_in(stream, config, "no answer to the login behind TLS")
+        self.log_in(stream, config, "no answer to the login over TLS")
             .await
     }
 
@@ -174,8 +173,8 @@ impl Address {
     where
         S: Unpin + tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
     {
-        let logging_in = MultiplexedConnection::new_with_config(&self.login, stream, config);
-        let made = self.within(logging_in, silence).await?;
+        let login = MultiplexedConnection::new_with_config(&self.login, stream, config);
+        let made = self.within(login, silence).await?;
         let (connection, driver) = made.map_err(|error| self.error(&error))?;
         let driver = Arc::new(Driver(tokio::spawn(driver).abort_handle()));
         Ok(Link {
@@ -184,7 +183,7 @@ impl Address {
         })
     }
 
-    /// What comes in time, else what did not.
+    /// The result of `work`, or an error that names what did not happen in time.
     async fn within<T>(
         &self,
         work: impl Future<Output = T>,
@@ -194,7 +193,7 @@ impl Address {
         timeout(STEP_TIMEOUT, work).await.map_err(late)
     }
 
-    /// What is wrong, for people.
+    /// Converts a Redis error, with a hint for operators.
     pub fn error(&self, error: &RedisError) -> CacheError {
         let text = error.to_string();
         let hint = match error.kind() {
@@ -202,7 +201,7 @@ impl Address {
                 " (is the password of REDIS_URL right?)"
             }
             redis::ErrorKind::AuthenticationFailed => " (is the password of REDIS_URL right?)",
-            redis::ErrorKind::RESP3NotSupported => " (Redis 6 or later is wanted)",
+            redis::ErrorKind::RESP3NotSupported => " (Redis 6 or later is required)",
             redis::ErrorKind::Server(redis::ServerErrorKind::ReadOnly) => " (it is a replica)",
             redis::ErrorKind::Parse => " (does the port speak Redis, without TLS?)",
             _ if text.contains("OOM") => " (its memory is full)",
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_urls_and_the_originals_host_and_port() {
+    fn urls_and_plain_addresses_are_parsed() {
         let address = parse("redis://me:s%40fe@redis.example:6380/3").unwrap();
         assert_eq!(
             (address.host.as_str(), address.port, address.login.db()),
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_address_is_told_without_its_password() {
+    fn bad_address_error_hides_password() {
         for bad in [
             "http://u:topsecret@host:1",
             "redis://u:topsecret@host:99999",
@@ -265,7 +264,7 @@ mod tests {
         ] {
             let error = parse(bad)
                 .err()
-                .unwrap_or_else(|| panic!("{bad} was taken"));
+                .unwrap_or_else(|| panic!("{bad} was accepted"));
             assert!(
                 error.starts_with("REDIS_URL: ") && !error.contains("topsecret"),
                 "{error}"
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_repeats_the_password_is_told_without_it() {
+    fn echoed_password_is_redacted() {
         let address = parse("redis://:topsecret@host").unwrap();
         let error = address
             .unavailable("unknown command `HELLO`, with args `3` `AUTH` `default` `topsecret`");
@@ -294,12 +293,12 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_was_cut_shows_no_part() {
+    fn truncated_error_hides_password() {
         let text = "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'tops";
         assert_eq!(without_arguments(text), "ERR unknown command 'HELLO'");
     }
 
-    /// A server that repeats what it was sent, as old ones do.
+    /// A server that echoes its input in the error, as old versions do.
     async fn echo() -> std::net::SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -319,30 +318,30 @@ mod tests {
 
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
-        /// What redis-rs says of a server that repeats the login, and of one that is not there,
-        /// shows no password.
+        /// redis-rs errors about a server that echoes the login, and about one that is unreachable,
+        /// contain no password.
         #[test]
-        fn what_the_library_says_holds_no_password(password in "[ -~é]{1,20}", with_user in proptest::bool::ANY) {
+        fn library_errors_contain_no_password(password in "[ -~é]{1,20}", with_user in proptest::bool::ANY) {
             let encoded = percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let user = if with_user { "me" } else { "" };
-            let said = runtime.block_on(async {
-                let mut said = Vec::new();
+            let messages = runtime.block_on(async {
+                let mut messages = Vec::new();
                 for place in [echo().await.to_string(), "127.0.0.1:9".to_owned()] {
                     let address = parse(&format!("redis://{user}:{encoded}@{place}/1")).unwrap();
                     assert_eq!(address.login.password(), Some(password.as_str()));
-                    said.push(address.connect(AsyncConnectionConfig::new()).await.err().unwrap().to_string());
+                    messages.push(address.connect(AsyncConnectionConfig::new()).await.err().unwrap().to_string());
                 }
-                said
+                messages
             });
             if password.chars().count() >= 4 {
-                let shows = said.iter().any(|said| said.contains(&password));
-                proptest::prop_assert!(!shows, "{said:?}");
+                let shows = messages.iter().any(|message| message.contains(&password));
+                proptest::prop_assert!(!shows, "{messages:?}");
             }
         }
 
         #[test]
-        fn no_refusal_shows_a_password(before in "[ -~]{0,4}", after in "[ -~]{0,4}") {
+        fn parse_errors_contain_no_password(before in "[ -~]{0,4}", after in "[ -~]{0,4}") {
             let password = format!("{before}Secret{after}");
             for url in [format!("redis://u:{password}@h"), format!("u:{password}@h:1"), format!("redis://h/{password}"),
                 format!("redis://h?password={password}"), format!("redis://:{password}")] {

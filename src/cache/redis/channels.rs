@@ -1,15 +1,15 @@
-//! The channels of a deployment, and what comes over them.
+//! The channels of a deployment and their messages.
 //!
-//! Redis channels know no database numbers, so that two deployments on one server share every
-//! channel that both name alike.
+//! Redis channels are not scoped to a database number, so two deployments on one server share every
+//! channel with the same name.
 //! - `{channel}:{deployment}` carries our broadcasts, and `{channel}:{deployment}:alive` our
 //!   heartbeats.
 //! - `{channel}` and `{channel}:alive` carry them too, for the original's services and earlier
-//!   versions of ours, unless `REDIS_ORIGINAL_CHANNEL` is false. What those publish there has no
-//!   deployment name and is taken.
+//!   versions of ours, unless `REDIS_ORIGINAL_CHANNEL` is false. Messages that those publish there
+//!   have no deployment name and are accepted.
 //!
-//! Each of our messages names its deployment. A message that names another one is refused wherever
-//! it comes.
+//! Each of our messages names its deployment. A message that names another deployment is rejected
+//! on every channel.
 
 use serde::Deserialize;
 
@@ -19,21 +19,21 @@ use crate::domain::ids::EventId;
 use crate::domain::odds::plausible::{Implausible, Plausibility};
 use crate::domain::timestamp::Timestamp;
 
-/// The longest part of a stranger's name that is logged.
+/// The maximum logged length of a foreign deployment name.
 const MAX_NAME: usize = 80;
 
 /// The channels of a deployment.
 #[derive(Clone, Debug)]
 pub(super) struct Channels {
     deployment: String,
-    /// Our broadcasts.
+    /// The channel of our broadcasts.
     pub own: String,
-    /// Our heartbeats.
+    /// The channel of our heartbeats.
     pub own_alive: String,
-    /// The original's broadcasts, and ours once more, where it is used; and the heartbeats of
-    /// earlier versions.
+    /// If the original's channel is used: the channel of the original's broadcasts and copies of
+    /// ours, and the channel of heartbeats from earlier versions.
     pub original: Option<(String, String)>,
-    /// How each of our messages ends.
+    /// The suffix of each of our messages.
     pub ending: String,
 }
 
@@ -42,22 +42,22 @@ pub(super) struct Channels {
 pub(super) enum Incoming {
     /// A change.
     Change(Box<Broadcast>),
-    /// A processor follows the bus: of our deployment, or one that names no deployment.
+    /// A processor follows the bus; it belongs to our deployment or names no deployment.
     Alive {
-        /// Whether it is of our deployment.
+        /// Whether it belongs to our deployment.
         is_own: bool,
     },
-    /// A copy of one that comes over our own channel.
+    /// A copy of a message on our own channel.
     Copy,
-    /// It cannot be read.
+    /// A message that cannot be parsed.
     Unreadable(String),
-    /// Its time or its number is not believed.
+    /// A message with an implausible time or number.
     Implausible(EventId, Implausible),
-    /// It is of another deployment, or names none where ours do.
+    /// A message of another deployment, or without a name on a channel of ours.
     Stranger(String),
 }
 
-/// The name that a message has, where it has one.
+/// The deployment name of a message, if it has one.
 #[derive(Default, Deserialize)]
 struct Named<'a> {
     #[serde(default, borrow)]
@@ -65,7 +65,7 @@ struct Named<'a> {
 }
 
 impl Channels {
-    /// The channels of `deployment`, below the name that the settings give.
+    /// The channels of `deployment`, prefixed with the configured channel name.
     pub fn new(channel: &str, deployment: &str, uses_original: bool) -> Channels {
         let own = format!("{channel}:{deployment}");
         Channels {
@@ -77,7 +77,7 @@ impl Channels {
         }
     }
 
-    /// Every channel to listen to.
+    /// All channels to subscribe to.
     pub fn all(&self) -> Vec<&str> {
         let original = self
             .original
@@ -89,18 +89,18 @@ impl Channels {
             .collect()
     }
 
-    /// The content of a heartbeat.
+    /// The payload of a heartbeat.
     pub fn heartbeat(&self) -> String {
         format!(r#"{{"deployment":"{}"}}"#, self.deployment)
     }
 
-    /// Whether a message is the copy of one that comes over our own channel. It needs no reading:
-    /// an object ends with its last field.
+    /// Whether a message is a copy of one on our own channel. It is not parsed: the deployment is
+    /// the last field of the object.
     pub fn is_copy(&self, channel: &[u8], message: &[u8]) -> bool {
         channel != self.own.as_bytes() && message.ends_with(self.ending.as_bytes())
     }
 
-    /// Reads a message of `channel`.
+    /// Reads a message from `channel`.
     pub fn read(
         &self,
         channel: &str,
@@ -115,16 +115,16 @@ impl Channels {
                 .as_ref()
                 .is_some_and(|(_, alive)| channel == alive);
         if is_alive {
-            // Earlier versions send any content.
+            // Earlier versions send arbitrary payloads.
             let named = serde_json::from_slice::<Named<'_>>(message)
                 .unwrap_or_default()
                 .deployment;
             return self
-                .admit(named.as_deref(), is_own)
+                .classify_sender(named.as_deref(), is_own)
                 .unwrap_or(Incoming::Alive { is_own });
         }
         let broadcast = match Envelope::open(message) {
-            Ok(envelope) => match self.admit(envelope.deployment.as_deref(), is_own) {
+            Ok(envelope) => match self.classify_sender(envelope.deployment.as_deref(), is_own) {
                 Some(refused) => return refused,
                 None => envelope.read(),
             },
@@ -141,8 +141,8 @@ impl Channels {
         }
     }
 
-    /// What becomes of a message with this name; none where its content counts.
-    fn admit(&self, named: Option<&str>, is_own: bool) -> Option<Incoming> {
+    /// How to treat a message with this deployment name; `None` if its content counts.
+    fn classify_sender(&self, named: Option<&str>, is_own: bool) -> Option<Incoming> {
         match named {
             Some(name) if name == self.deployment && is_own => None,
             Some(name) if name == self.deployment => Some(Incoming::Copy),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn each_deployment_hears_its_own() {
+    fn deployments_receive_own_messages() {
         let (ours, theirs, unnamed) = (r#","deployment":"db0""#, r#","deployment":"db1""#, "");
         let stranger = |name: &str| Incoming::Stranger(name.to_owned());
         assert!(matches!(
@@ -200,13 +200,13 @@ mod tests {
         assert!(!channels().is_copy(b"odds", message(theirs, "").as_bytes()));
         assert_eq!(read("odds", &message(theirs, "")), stranger("db1"));
         assert_eq!(read("odds:db0", &message(theirs, "")), stranger("db1"));
-        // The original names nobody.
+        // The original sends no deployment name.
         assert!(matches!(
             read("odds", &message(unnamed, "")),
             Incoming::Change(_)
         ));
         assert_eq!(read("odds:db0", &message(unnamed, "")), stranger(""));
-        // A name that is written in another way is the same name.
+        // Formatting of the name does not matter.
         let spaced = message(r#", "deployment" : "db0" "#, "");
         assert_eq!(read("odds", &spaced), Incoming::Copy);
         assert_eq!(
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_counts_for_its_own_deployment() {
+    fn heartbeat_counts_for_own_deployment() {
         let ours = channels().heartbeat();
         let theirs = Channels::new("odds", "db1", true).heartbeat();
         assert_eq!(
@@ -234,12 +234,12 @@ mod tests {
         assert_eq!(
             read("odds:alive", "1"),
             Incoming::Alive { is_own: false },
-            "an earlier version's"
+            "from an earlier version"
         );
     }
 
     #[test]
-    fn a_message_beyond_belief_is_refused() {
+    fn implausible_messages_are_rejected() {
         let at = |time: &str| message("", "").replace("2025-11-09T21:07:46Z", time);
         for time in [
             "2099-01-01T00:00:00Z",
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_originals_channel_only_ours_are_heard() {
+    fn only_own_channels_without_original() {
         let apart = Channels::new("odds", "db0", false);
         assert_eq!(apart.all(), ["odds:db0", "odds:db0:alive"]);
         assert_eq!(
@@ -298,7 +298,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_message_of_any_channel_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+        fn arbitrary_messages_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             for channel in channels().all() {
                 let _ = channels().read(channel, &bytes, Plausibility::any_time(), Timestamp::now());
             }

@@ -1,5 +1,5 @@
-//! Listens on the channel of the broadcast, over a connection of its own that is made anew after
-//! every gap.
+//! Subscribes to the broadcast channels over a dedicated connection that is recreated after every
+//! gap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,39 +20,39 @@ use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
-/// Delays between tries, before jitter, which at most doubles them.
-const RETRY: BackoffPolicy = BackoffPolicy {
+/// Reconnect backoff, before jitter, which at most doubles it.
+const RETRY_BACKOFF: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(50),
     most: Duration::from_millis(250),
 };
-/// A connection that ends sooner than this after it was made counts as a failed try.
-const LASTING: Duration = Duration::from_secs(5);
-/// Delays after connections that did not last.
-const FLAPPING: BackoffPolicy = BackoffPolicy {
+/// A connection that ends sooner than this counts as a failed attempt.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+/// Backoff after connections that did not last.
+const FLAPPING_BACKOFF: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(50),
     most: Duration::from_secs(5),
 };
-/// How often the connection is asked for a sign of life.
+/// How often the connection is checked with a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// Messages that may wait to be read; one more is a gap.
-const QUEUE: usize = 16_384;
-/// The most messages that are handed on together.
-const BATCH: usize = 512;
-/// How often it is logged that messages cannot be read.
+/// The capacity of the queue of unread messages; an overflow is a gap.
+const QUEUE_CAPACITY: usize = 16_384;
+/// The maximum number of messages handled together.
+const MAX_BATCH: usize = 512;
+/// Log interval for unreadable messages.
 const UNREADABLE_LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How often another deployment is named.
+/// Log interval for messages of other deployments.
 const STRANGER_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is heard over Redis.
+/// The broadcasts received over Redis.
 pub(super) struct RedisBroadcasts {
     ear: Option<SubscriberTask>,
     heard: Option<(Receiver<BroadcastEvent>, JoinHandle<()>)>,
 }
 
 impl RedisBroadcasts {
-    /// Listens once it is first asked.
+    /// Subscribes when first polled.
     pub fn new(address: Address, channels: Channels, limits: Plausibility) -> RedisBroadcasts {
-        RedisBroadcasts::with_queue(address, channels, limits, QUEUE)
+        RedisBroadcasts::with_queue(address, channels, limits, QUEUE_CAPACITY)
     }
 
     pub fn with_queue(
@@ -66,8 +66,8 @@ impl RedisBroadcasts {
             channels,
             limits,
             queue,
-            unreadable: HeldBack::default(),
-            strangers: HeldBack::default(),
+            unreadable: LogThrottle::default(),
+            strangers: LogThrottle::default(),
         };
         RedisBroadcasts {
             ear: Some(ear),
@@ -87,17 +87,17 @@ impl Drop for RedisBroadcasts {
 impl BroadcastStream for RedisBroadcasts {
     fn next(&mut self) -> BoxFuture<'_, BroadcastEvent> {
         if let Some(ear) = self.ear.take() {
-            // Room for one: what waits, waits in the queue that is watched.
-            let (tell, heard) = mpsc::channel(1);
-            self.heard = Some((heard, tokio::spawn(ear.listen(tell))));
+            // Capacity one: the backlog stays in the monitored queue.
+            let (events, heard) = mpsc::channel(1);
+            self.heard = Some((heard, tokio::spawn(ear.listen(events))));
         }
         async {
             match &mut self.heard {
                 Some((heard, _)) => match heard.recv().await {
                     Some(heard) => heard,
-                    // The task does not end while it is listened to, but by a fault.
+                    // The task only ends this way after a panic.
                     None => BroadcastEvent::Ended(
-                        "what listens to Redis has ended in the middle".to_owned(),
+                        "the redis subscriber task ended unexpectedly".to_owned(),
                     ),
                 },
                 None => std::future::pending().await,
@@ -107,15 +107,15 @@ impl BroadcastStream for RedisBroadcasts {
     }
 }
 
-/// Log lines of one kind: one an interval, with how many there would have been.
+/// Limits one kind of log line to one per interval, with a count of all.
 #[derive(Default)]
-struct HeldBack {
+struct LogThrottle {
     count: u64,
     logged: Option<Instant>,
 }
 
-impl HeldBack {
-    /// Counts one, and gives how many there were where it is time for a line.
+impl LogThrottle {
+    /// Counts one occurrence. Returns the count if a log line is due.
     fn count(&mut self, interval: Duration) -> Option<u64> {
         self.count += 1;
         let is_due = self.logged.is_none_or(|at| at.elapsed() >= interval);
@@ -131,11 +131,11 @@ struct SubscriberTask {
     channels: Channels,
     limits: Plausibility,
     queue: usize,
-    unreadable: HeldBack,
-    strangers: HeldBack,
+    unreadable: LogThrottle,
+    strangers: LogThrottle,
 }
 
-/// What a batch of messages comes to.
+/// The content of a batch of messages.
 #[derive(Default)]
 struct Batch {
     changes: Vec<Broadcast>,
@@ -146,8 +146,8 @@ struct Batch {
 }
 
 impl Batch {
-    /// What is to be told of it, in its order.
-    fn into_heard(self) -> Vec<BroadcastEvent> {
+    /// The events to report, in order.
+    fn into_events(self) -> Vec<BroadcastEvent> {
         let mut heard = Vec::new();
         if self.unreadable > 0 {
             heard.push(BroadcastEvent::Unreadable(self.unreadable));
@@ -155,7 +155,8 @@ impl Batch {
         if !self.refused.counts.is_empty() {
             heard.push(BroadcastEvent::Refused(self.refused));
         }
-        // Changes with a number are no sign of life, so a heartbeat among them counts by itself.
+        // Changes with a sequence number do not count as a heartbeat, so one among them is reported
+        // separately.
         if self.is_own_alive || self.is_alive {
             heard.push(BroadcastEvent::Alive {
                 is_own: self.is_own_alive,
@@ -168,34 +169,34 @@ impl Batch {
     }
 }
 
-/// The connection, and what it pushes.
+/// The connection and its push messages.
 struct SubscriberConnection {
     link: Link,
     pushes: Receiver<PushInfo>,
     overflowed: Arc<AtomicBool>,
 }
 
-/// Nobody listens any more.
+/// The receiver was dropped.
 struct ReceiverDropped;
 
 impl SubscriberTask {
-    /// Hears until nobody listens.
-    async fn listen(mut self, tell: Sender<BroadcastEvent>) {
-        let mut backoff = Backoff::new(RETRY, fastrand::u64(..));
-        let mut flapping = Backoff::new(FLAPPING, fastrand::u64(..));
-        let mut is_lost_told = false;
+    /// Runs until the receiver is dropped.
+    async fn listen(mut self, events: Sender<BroadcastEvent>) {
+        let mut backoff = Backoff::new(RETRY_BACKOFF, fastrand::u64(..));
+        let mut flapping = Backoff::new(FLAPPING_BACKOFF, fastrand::u64(..));
+        let mut loss_reported = false;
         loop {
             let mut delay = Duration::ZERO;
             let why = match self.connect().await {
                 Ok(line) => {
                     backoff.reset();
-                    is_lost_told = false;
+                    loss_reported = false;
                     let since = Instant::now();
-                    let why = match self.hear(line, &tell).await {
+                    let why = match self.receive(line, &events).await {
                         Ok(why) => why,
                         Err(ReceiverDropped) => return,
                     };
-                    if since.elapsed() >= LASTING {
+                    if since.elapsed() >= STABLE_AFTER {
                         flapping.reset();
                     }
                     delay = flapping.next_delay();
@@ -203,15 +204,15 @@ impl SubscriberTask {
                 }
                 Err(error) => error,
             };
-            if !is_lost_told
-                && tell
+            if !loss_reported
+                && events
                     .send(BroadcastEvent::Lost(why.to_string()))
                     .await
                     .is_err()
             {
                 return;
             }
-            is_lost_told = true;
+            loss_reported = true;
             sleep(delay.max(backoff.next_delay())).await;
         }
     }
@@ -222,8 +223,8 @@ impl SubscriberTask {
         let full = overflowed.clone();
         let channels = self.channels.clone();
         let sender = move |pushed: PushInfo| match pushed.kind {
-            // Not put into the queue: where the original's channel is used, each of our messages
-            // comes twice.
+            // Copies are not queued: with the original's channel in use, each of our messages
+            // arrives twice.
             PushKind::Message if is_copy(&channels, &pushed) => Ok(()),
             PushKind::Message | PushKind::Disconnection => push
                 .try_send(pushed)
@@ -245,29 +246,28 @@ impl SubscriberTask {
         })
     }
 
-    /// Hands on what comes until there is a gap, and says what it was.
-    async fn hear(
+    /// Reports events until there is a gap, and returns its cause.
+    async fn receive(
         &mut self,
         mut line: SubscriberConnection,
-        tell: &Sender<BroadcastEvent>,
+        events: &Sender<BroadcastEvent>,
     ) -> Result<CacheError, ReceiverDropped> {
-        tell.send(BroadcastEvent::Listening)
+        events
+            .send(BroadcastEvent::Listening)
             .await
             .map_err(|_| ReceiverDropped)?;
         let mut pinging = std::pin::pin!(ping(line.link.clone()));
-        let mut pushed = Vec::with_capacity(BATCH);
+        let mut pushed = Vec::with_capacity(MAX_BATCH);
         loop {
             pushed.clear();
             tokio::select! {
                 error = &mut pinging => return Ok(self.address.error(&error)),
-                count = line.pushes.recv_many(&mut pushed, BATCH) => if count == 0 {
+                count = line.pushes.recv_many(&mut pushed, MAX_BATCH) => if count == 0 {
                     return Ok(self.address.unavailable("the connection was closed"));
                 },
             }
             if line.overflowed.load(Ordering::Acquire) {
-                return Ok(self
-                    .address
-                    .unavailable("more broadcasts came than could be taken"));
+                return Ok(self.address.unavailable("the broadcast queue overflowed"));
             }
             let is_closed = pushed
                 .iter()
@@ -276,8 +276,8 @@ impl SubscriberTask {
             for message in pushed.drain(..).filter_map(Msg::from_push_info) {
                 self.read(&message, now, &mut batch);
             }
-            for heard in batch.into_heard() {
-                tell.send(heard).await.map_err(|_| ReceiverDropped)?;
+            for heard in batch.into_events() {
+                events.send(heard).await.map_err(|_| ReceiverDropped)?;
             }
             if is_closed {
                 return Ok(self.address.unavailable("the connection was closed"));
@@ -298,26 +298,26 @@ impl SubscriberTask {
             Incoming::Copy => {}
             Incoming::Unreadable(problem) => {
                 batch.unreadable += 1;
-                self.pass_over(&problem);
+                self.log_rejected(&problem);
             }
             Incoming::Implausible(event, why) => {
                 *batch.refused.counts.entry(why.reason()).or_default() += 1;
                 batch.refused.events.insert(event);
-                self.pass_over(&why);
+                self.log_rejected(&why);
             }
             Incoming::Stranger(name) => {
                 *batch.refused.counts.entry("deployment").or_default() += 1;
                 if let Some(count) = self.strangers.count(STRANGER_LOG_INTERVAL) {
                     let channel = message.get_channel_name();
-                    warn!(channel, count, deployment = name.as_str(); "broadcasts of another deployment are refused");
+                    warn!(channel, count, deployment = name.as_str(); "broadcasts of another deployment rejected");
                 }
             }
         }
     }
 
-    fn pass_over(&mut self, problem: &dyn std::fmt::Display) {
+    fn log_rejected(&mut self, problem: &dyn std::fmt::Display) {
         if let Some(count) = self.unreadable.count(UNREADABLE_LOG_INTERVAL) {
-            warn!(count; "broadcasts are refused: {problem}");
+            warn!(count; "broadcasts rejected: {problem}");
         }
     }
 }
@@ -326,7 +326,7 @@ fn is_copy(channels: &Channels, pushed: &PushInfo) -> bool {
     matches!(&pushed.data[..], [Value::BulkString(channel), Value::BulkString(message)] if channels.is_copy(channel, message))
 }
 
-/// Asks for a sign of life until none comes.
+/// Pings until a ping fails.
 async fn ping(mut link: Link) -> RedisError {
     let mut pause = interval(PING_INTERVAL);
     pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -343,14 +343,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_listening_that_ends_by_a_fault_is_told() {
-        let (tell, heard) = mpsc::channel(1);
+    async fn failed_subscriber_task_is_reported() {
+        let (events, heard) = mpsc::channel(1);
         let listening = tokio::spawn(std::future::pending());
         let mut broadcasts = RedisBroadcasts {
             ear: None,
             heard: Some((heard, listening)),
         };
-        drop(tell);
+        drop(events);
         assert!(matches!(broadcasts.next().await, BroadcastEvent::Ended(_)));
     }
 }

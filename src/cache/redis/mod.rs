@@ -1,4 +1,4 @@
-//! The cache in Redis: a hot copy that all processes share, and the broadcast between them.
+//! The Redis cache: a hot copy shared by all processes, and the broadcast between them.
 
 mod address;
 mod channels;
@@ -34,37 +34,37 @@ use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::telemetry::log_limit::LogLimit;
 
-/// After a try that failed, none is made for so long; whoever asks meanwhile gets the same error.
-const CONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// Minimum delay after a failed connection attempt; calls in between fail with the same error.
+const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 
-/// How long it stays known that an entry is damaged, while no reader meets it again.
+/// How long an entry stays reported as damaged after the last reader that found it.
 const DAMAGED_TTL: Duration = Duration::from_secs(60);
-/// Damaged entries that are repaired at a time.
+/// The maximum number of damaged entries repaired at a time.
 const MAX_DAMAGED: usize = 100;
-/// Removals of damaged entries are logged at most this often.
-static REMOVED: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
+/// Limits the log of removed damaged entries.
+static REMOVAL_LOG: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
 
-/// A cache in Redis. Connects when it is first asked for something, and anew after a loss.
+/// A cache in Redis. Connects on first use and reconnects after a loss.
 #[derive(Clone)]
 pub struct RedisCache {
     shared: Arc<Shared>,
 }
 
-/// How a [`RedisCache`] is used.
+/// The options of a [`RedisCache`].
 #[derive(Clone, Copy, Debug)]
 pub struct RedisOptions<'a> {
-    /// Further certificate authorities, for TLS.
+    /// A file with additional certificate authorities for TLS.
     pub ca_file: Option<&'a Path>,
-    /// The name that the channels begin with, and the original's channel itself.
+    /// The prefix of our channels, and the name of the original's channel.
     pub channel: &'a str,
-    /// The name of the deployment; by default `db` and the number of the database, in which the
-    /// keys are.
+    /// The deployment name; by default `db` followed by the number of the database that holds the
+    /// keys.
     pub deployment: Option<&'a str>,
-    /// Whether broadcasts go over the original's channel as well, and are heard there.
+    /// Whether to publish to and read from the original's channel as well.
     pub uses_original_channel: bool,
-    /// How long an event is held after its last change.
+    /// How long an event is kept after its last change.
     pub ttl: Duration,
-    /// Which times and numbers are believed.
+    /// The limits for plausible times and sequence numbers.
     pub limits: Plausibility,
 }
 
@@ -74,30 +74,29 @@ struct Shared {
     limits: Plausibility,
     ttl_millis: u64,
     script: Script,
-    /// The connection that everyone uses. Held while one is made, so that one try is made at a
+    /// The shared connection. The lock is held while connecting, so that only one attempt runs at a
     /// time.
     link: Mutex<Held>,
-    /// How many connections were made.
+    /// The number of connections made so far.
     connections: AtomicU64,
 }
 
 #[derive(Default)]
 struct Held {
     link: Option<Link>,
-    /// Tells one connection from the next, so that a late failure of one does not take the next
-    /// down.
+    /// Distinguishes connections, so that a late failure of one does not close the next.
     number: u64,
     failed: Option<(Instant, CacheError)>,
 }
 
 impl RedisCache {
-    /// What is wrong with an address, if something is. Repeats no part of it.
+    /// Returns what is wrong with an address, if anything, without repeating any part of it.
     pub fn check_address(url: &SecretString) -> Result<(), String> {
         address::check(url)
     }
 
-    /// A cache at `url`. Does not connect, so Redis may be away; reads the file of authorities, so
-    /// it is for the start.
+    /// Creates a cache at `url`. Does not connect, so Redis may be unavailable. Reads the CA file,
+    /// so call it at startup.
     pub fn new(url: &SecretString, options: &RedisOptions<'_>) -> Result<RedisCache, CacheError> {
         let address = Address::parse(url, options.ca_file)?;
         let deployment = options
@@ -127,7 +126,7 @@ impl Shared {
             return Ok((link.clone(), held.number));
         }
         if let Some((at, error)) = &held.failed
-            && at.elapsed() < CONNECT_PAUSE
+            && at.elapsed() < RECONNECT_DELAY
         {
             return Err(error.clone());
         }
@@ -148,18 +147,18 @@ impl Shared {
         }
     }
 
-    /// Sends a pipeline. A connection on which it failed is made anew, unless Redis answered and
-    /// may answer otherwise next time.
+    /// Sends a pipeline. After a failure the connection is dropped, unless Redis answered with an
+    /// error that a retry may not repeat.
     async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
         let (mut link, number) = self.link().await.map_err(Failed::Cache)?;
         match pipeline
             .query_async::<Vec<Value>>(&mut link.connection)
             .await
-            .and_then(unless_all_are_concerned)
+            .and_then(fail_unless_key_errors)
         {
             Ok(values) => Ok(values),
             Err(error) => {
-                if !is_answer(&error) || is_of_no_use(&error) {
+                if !is_server_error(&error) || is_unusable(&error) {
                     let mut held = self.link.lock().await;
                     if held.number == number {
                         held.link = None;
@@ -177,7 +176,7 @@ impl Shared {
         }
     }
 
-    /// Writes, and gives the events whose damaged entries were removed for it.
+    /// Writes the changes. Returns the events whose damaged entries were removed in the process.
     async fn write(&self, changes: Vec<Change>) -> Result<Vec<EventId>, CacheError> {
         if changes.is_empty() {
             return Ok(Vec::new());
@@ -193,7 +192,7 @@ impl Shared {
         }
         let damaged: Vec<_> = damaged.into_iter().collect();
         self.remove(&damaged).await?;
-        // Changes of them that went through before belong to what was removed.
+        // Changes of these events that succeeded before were removed with the entries.
         let again = changes
             .into_iter()
             .filter(|change| damaged.contains(&change.state.update.event_id));
@@ -213,14 +212,14 @@ impl Shared {
         }
     }
 
-    /// Removes entries that cannot be used.
+    /// Removes damaged entries.
     async fn remove(&self, events: &[EventId]) -> Result<(), CacheError> {
         let Some(first) = events.first() else {
             return Ok(());
         };
-        if let Some(repeated) = REMOVED.check("") {
+        if let Some(repeated) = REMOVAL_LOG.check("") {
             let count = events.len();
-            warn!(event = first.as_str(), count, repeated; "damaged cache entries are removed and written again");
+            warn!(event = first.as_str(), count, repeated; "damaged cache entries removed, rewriting them");
         }
         let mut pipeline = Pipeline::new();
         for event_id in events {
@@ -229,7 +228,7 @@ impl Shared {
                 .arg(wire::book_key(event_id))
                 .arg(wire::current_key(event_id));
         }
-        // If the key has another type, the next look removes it.
+        // If this key has another type, the next `damaged` call removes it.
         let ids: Vec<&str> = events.iter().map(EventId::as_str).collect();
         pipeline
             .ignore_errors()
@@ -242,7 +241,7 @@ impl Shared {
             .map_err(|failed| self.error(failed))
     }
 
-    /// The answers to the writes: an error in the place of those whose key is of another type.
+    /// The results of the writes; an error stands for each entry whose key has the wrong type.
     async fn send_changes(&self, changes: &[Change]) -> Result<Vec<Value>, CacheError> {
         let now = Timestamp::now();
         let writing = Writing {
@@ -273,7 +272,7 @@ impl Shared {
         .map_err(|failed| self.error(failed))
     }
 
-    /// Has a processor write an entry again. It is asked again with each read that fails.
+    /// Asks a processor to rewrite an entry. Repeated by each read that fails.
     async fn report_damaged(&self, event_id: &EventId) {
         let mut report = Pipeline::new();
         // If the key has another type, the cache writer removes it, and the next read reports
@@ -289,30 +288,27 @@ impl Shared {
             .arg(wire::DAMAGED)
             .arg(DAMAGED_TTL.as_millis() as u64)
             .ignore();
-        // Whoever reads gets the error of the read in any case.
+        // The reader gets the error of the read in any case.
         let _ = self.send(&report).await;
     }
 
     async fn damaged(&self) -> Result<Vec<EventId>, CacheError> {
-        let mut asking = Pipeline::new();
-        asking.ignore_errors();
-        asking
-            .cmd("SRANDMEMBER")
-            .arg(wire::DAMAGED)
-            .arg(MAX_DAMAGED);
+        let mut query = Pipeline::new();
+        query.ignore_errors();
+        query.cmd("SRANDMEMBER").arg(wire::DAMAGED).arg(MAX_DAMAGED);
         let values = self
-            .send(&asking)
+            .send(&query)
             .await
             .map_err(|failed| self.error(failed))?;
-        // The key has another type. It must not stop the cache, so it is removed.
+        // The key has the wrong type. It must not stop the cache, so it is removed.
         if values
             .iter()
             .any(|value| matches!(value, Value::ServerError(_)))
         {
-            let mut removing = Pipeline::new();
-            removing.cmd("UNLINK").arg(wire::DAMAGED);
+            let mut removal = Pipeline::new();
+            removal.cmd("UNLINK").arg(wire::DAMAGED);
             return self
-                .send(&removing)
+                .send(&removal)
                 .await
                 .map(|_| Vec::new())
                 .map_err(|failed| self.error(failed));
@@ -377,7 +373,7 @@ impl Shared {
                 problem,
             });
         }
-        // The original keeps no hash.
+        // The original writes no hash.
         if let (true, Value::BulkString(current)) = (states.is_empty(), current)
             && let Ok(state) = wire::read_current(event_id, &current)
         {
@@ -387,14 +383,14 @@ impl Shared {
     }
 }
 
-/// Why nothing came back.
+/// Why a pipeline failed.
 enum Failed {
     Cache(CacheError),
     Redis(RedisError),
 }
 
-/// Answers in which an error concerns one key alone. Any other error is that of all.
-fn unless_all_are_concerned(values: Vec<Value>) -> Result<Vec<Value>, RedisError> {
+/// The values, if all errors concern single keys. Any other error fails the whole pipeline.
+fn fail_unless_key_errors(values: Vec<Value>) -> Result<Vec<Value>, RedisError> {
     for value in &values {
         if let Value::ServerError(error) = value {
             let error = RedisError::from(error.clone());
@@ -406,14 +402,14 @@ fn unless_all_are_concerned(values: Vec<Value>) -> Result<Vec<Value>, RedisError
     Ok(values)
 }
 
-/// Whether Redis answered, and only the answer is an error.
-fn is_answer(error: &RedisError) -> bool {
+/// Whether Redis itself answered with an error.
+fn is_server_error(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
-/// Whether whoever answered cannot do the work of a cache: another one may stand behind the name by
-/// now.
-fn is_of_no_use(error: &RedisError) -> bool {
+/// Whether the server cannot serve as a cache now. A new connection may reach another server under
+/// the same name.
+fn is_unusable(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
     matches!(
         error.kind(),
@@ -478,14 +474,14 @@ impl OddsCache for RedisCache {
     fn publish_heartbeat(&self) -> BoxFuture<'static, Result<(), CacheError>> {
         let shared = self.shared.clone();
         async move {
-            let mut saying = Pipeline::new();
+            let mut messages = Pipeline::new();
             let (channels, heartbeat) = (&shared.channels, shared.channels.heartbeat());
             let original = channels.original.as_ref().map(|(_, alive)| alive);
             for channel in [&channels.own_alive].into_iter().chain(original) {
-                saying.cmd("PUBLISH").arg(channel).arg(&heartbeat);
+                messages.cmd("PUBLISH").arg(channel).arg(&heartbeat);
             }
             shared
-                .send(&saying)
+                .send(&messages)
                 .await
                 .map(drop)
                 .map_err(|failed| shared.error(failed))

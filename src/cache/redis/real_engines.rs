@@ -1,4 +1,4 @@
-//! Tests on a real Redis: the suite on the one of `REDIS_URL`, faults on servers of their own.
+//! Tests on a real Redis: the suite on the one at `REDIS_URL`, fault tests on dedicated servers.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 cache_suite!(own_database(), #[ignore = "needs the real engines: make test"]);
 
-/// A database of the Redis of `REDIS_URL` that no other test uses, until it is dropped.
+/// A database of the Redis at `REDIS_URL` that is not used by any other test until it is dropped.
 struct Database {
     client: redis::Client,
     claim: String,
@@ -76,10 +76,10 @@ impl Database {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("no database of Redis was free within a minute");
+        panic!("no redis database became free within a minute");
     }
 
-    /// For looking behind the cache.
+    /// A direct connection that bypasses the cache.
     fn connection(&self) -> redis::Connection {
         let mut connection = self.client.get_connection().unwrap();
         redis::cmd("SELECT")
@@ -122,7 +122,7 @@ fn own_database() -> (RedisCache, Database) {
     (cache_at(&database.url, &random_channel()), database)
 }
 
-/// A Redis of the test's own.
+/// A dedicated Redis server.
 struct Server {
     child: Child,
     port: u16,
@@ -165,7 +165,7 @@ impl Server {
             .stdout(Stdio::null());
         let mut child = command
             .spawn()
-            .expect("redis-server is needed: apt-get install redis-server");
+            .expect("redis-server is required: apt-get install redis-server");
         for _ in 0..1_000 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return child;
@@ -182,7 +182,7 @@ impl Server {
         self.child.wait().unwrap();
     }
 
-    fn start_again(&mut self) {
+    fn restart(&mut self) {
         self.child = Server::spawn(self.port, &self.options, &self.folder);
     }
 
@@ -210,8 +210,8 @@ impl Drop for Server {
     }
 }
 
-/// Stands between a cache and Redis; forwards until it is told to stop, and keeps the connections
-/// open then.
+/// A proxy between a cache and Redis. It forwards until stopped and then keeps the connections
+/// open.
 struct Proxy {
     address: SocketAddr,
     forwards: Arc<AtomicBool>,
@@ -266,7 +266,7 @@ async fn copy(
 async fn next(broadcasts: &mut Box<dyn BroadcastStream>) -> BroadcastEvent {
     timeout(DEADLINE, broadcasts.next())
         .await
-        .expect("nothing was heard within the deadline")
+        .expect("no event within the deadline")
 }
 
 async fn next_loss(broadcasts: &mut Box<dyn BroadcastStream>) -> String {
@@ -276,12 +276,12 @@ async fn next_loss(broadcasts: &mut Box<dyn BroadcastStream>) -> String {
             BroadcastEvent::Changes(_)
             | BroadcastEvent::Alive { .. }
             | BroadcastEvent::Unreadable(_) => {}
-            other => panic!("no loss: {other:?}"),
+            other => panic!("expected a loss: {other:?}"),
         }
     }
 }
 
-/// The numbers of the next changes, until there are `count`.
+/// The sequence numbers of the next `count` changes.
 async fn next_seqs(broadcasts: &mut Box<dyn BroadcastStream>, count: usize) -> Vec<Option<u64>> {
     let mut seqs = Vec::new();
     while seqs.len() < count {
@@ -289,7 +289,7 @@ async fn next_seqs(broadcasts: &mut Box<dyn BroadcastStream>, count: usize) -> V
             BroadcastEvent::Changes(changes) => {
                 seqs.extend(changes.iter().map(|change| change.seq))
             }
-            other => panic!("no changes: {other:?}"),
+            other => panic!("expected changes: {other:?}"),
         }
     }
     seqs
@@ -312,7 +312,7 @@ fn event() -> EventId {
     EventId::new("MATCH_001").unwrap()
 }
 
-async fn write_until_taken(cache: &RedisCache, states: Vec<Arc<MarketState>>) {
+async fn write_until_accepted(cache: &RedisCache, states: Vec<Arc<MarketState>>) {
     let writing = async {
         while cache.write(states.clone()).await.is_err() {
             sleep(Duration::from_millis(20)).await;
@@ -325,7 +325,7 @@ async fn write_until_taken(cache: &RedisCache, states: Vec<Arc<MarketState>>) {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn what_stands_in_redis_and_goes_over_the_channel() {
+async fn stored_keys_and_broadcasts() {
     let (database, channel) = (Database::claim(), random_channel());
     let named = RedisOptions {
         deployment: Some("db0"),
@@ -350,7 +350,7 @@ async fn what_stands_in_redis_and_goes_over_the_channel() {
             .hget::<_, _, String>("odds:book:MATCH_001", field)
             .unwrap()
     };
-    // A hash has no order of its own.
+    // A hash is unordered.
     let mut fields: Vec<String> = connection.hkeys("odds:book:MATCH_001").unwrap();
     fields.sort();
     assert_eq!(fields, ["1x2", "goals@2.5"]);
@@ -366,28 +366,28 @@ async fn what_stands_in_redis_and_goes_over_the_channel() {
             "{key}: {left}"
         );
     }
-    // What may have been left out before a change is told with it.
+    // The broadcast says that earlier changes may have been conflated.
     let mut broadcasts = listening(&cache).await;
     let change = Change {
         state: state(2, 44).remove(0),
         conflated: true,
     };
     cache.write_changes(vec![change]).await.unwrap();
-    let heard = tokio::time::timeout(DEADLINE, async {
+    let received = tokio::time::timeout(DEADLINE, async {
         loop {
             if let BroadcastEvent::Changes(changes) = broadcasts.next().await {
                 return changes;
             }
         }
     });
-    let heard: Vec<_> = heard
+    let received: Vec<_> = received
         .await
         .unwrap()
         .iter()
-        .map(|told| (told.seq, told.conflated))
+        .map(|broadcast| (broadcast.seq, broadcast.conflated))
         .collect();
-    assert_eq!(heard, [(Some(44), true)]);
-    // An event without a `1x2` shows its last market.
+    assert_eq!(received, [(Some(44), true)]);
+    // An event without a `1x2` market shows its last market.
     let only = MarketState {
         update: market_update("E", "goals", Some("2.5"), 1, 1),
         seq: 1,
@@ -401,7 +401,7 @@ async fn what_stands_in_redis_and_goes_over_the_channel() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_state_is_told_once_and_one_that_is_not_newer_never() {
+async fn only_newer_states_are_broadcast_once() {
     let (database, channel) = (Database::claim(), random_channel());
     let (cache, zombie) = (
         cache_at(&database.url, &channel),
@@ -424,9 +424,10 @@ async fn a_state_is_told_once_and_one_that_is_not_newer_never() {
     );
 }
 
+/// Unreadable broadcasts are skipped, and those of the original are read.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn what_cannot_be_read_is_passed_over_and_the_originals_is_read() {
+async fn unreadable_messages_are_skipped() {
     let (database, channel) = (Database::claim(), random_channel());
     let cache = cache_at(&database.url, &channel);
     let mut connection = database.connection();
@@ -467,7 +468,7 @@ async fn what_cannot_be_read_is_passed_over_and_the_originals_is_read() {
         matches!(change, BroadcastEvent::Changes(changes) if changes.len() == 1 && changes[0].seq.is_none())
     );
     assert_eq!(unreadable, 3);
-    // An entry that cannot be read is replaced.
+    // An unreadable entry is replaced.
     let btts = MarketState {
         update: market_update("MATCH_001", "btts", None, 1, 1),
         seq: 8,
@@ -476,11 +477,11 @@ async fn what_cannot_be_read_is_passed_over_and_the_originals_is_read() {
     assert_eq!(cache.read_book(&event()).await.unwrap().len(), 2);
 }
 
-/// Keys of other types, and a hash with a field that cannot be replaced, concern one event, and a
-/// write repairs it.
+/// Keys of the wrong type, and a hash field that cannot be replaced, affect one event, and a write
+/// repairs it.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn damaged_key_concerns_one_event() {
+async fn damaged_key_affects_one_event() {
     let (database, channel) = (Database::claim(), random_channel());
     let cache = cache_at(&database.url, &channel);
     let mut connection = database.connection();
@@ -527,7 +528,7 @@ async fn damaged_key_concerns_one_event() {
         assert_eq!(
             next_seqs(&mut broadcasts, 2).await,
             [Some(seq), Some(seq)],
-            "both are told"
+            "both are broadcast"
         );
         assert_eq!(cache.read_book(&event()).await.unwrap()[0].seq, seq);
         assert_eq!(
@@ -579,7 +580,7 @@ async fn damaged_list_of_wrong_type_is_removed() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_sign_of_life_is_heard_and_nothing_of_it_comes_over_the_originals_channel() {
+async fn heartbeats_skip_original_change_channel() {
     let (database, channel) = (Database::claim(), random_channel());
     let cache = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
@@ -590,7 +591,7 @@ async fn a_sign_of_life_is_heard_and_nothing_of_it_comes_over_the_originals_chan
     );
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
-    // Who subscribed to the channel alone, as the original does, gets the change first.
+    // A subscriber of the channel alone, as the original is, gets the change first.
     let mut client = database.connection();
     let mut alone = client.as_pubsub();
     alone.subscribe(&channel).unwrap();
@@ -602,7 +603,7 @@ async fn a_sign_of_life_is_heard_and_nothing_of_it_comes_over_the_originals_chan
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_redis_that_comes_back_empty_is_listened_to_and_written_again() {
+async fn empty_restarted_redis_is_used_again() {
     let mut server = Server::start(&[]);
     let cache = cache_at(&server.url(), "test");
     let mut broadcasts = listening(&cache).await;
@@ -615,20 +616,20 @@ async fn a_redis_that_comes_back_empty_is_listened_to_and_written_again() {
         error.contains(&format!("127.0.0.1:{}", server.port)),
         "{error}"
     );
-    server.start_again();
+    server.restart();
     assert_eq!(
         next(&mut broadcasts).await,
         BroadcastEvent::Listening,
-        "the loss is told once"
+        "the loss is reported once"
     );
-    write_until_taken(&cache, state(2, 2)).await;
+    write_until_accepted(&cache, state(2, 2)).await;
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(2)]);
     assert_eq!(cache.read_book(&event()).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_wrong_password_is_named_and_not_shown_and_works_once_it_is_right() {
+async fn wrong_password_is_reported_without_value() {
     let server = Server::start(&["--requirepass", "right-one"]);
     for (login, code) in [(":wrong-one@", "WRONGPASS"), ("", "NOAUTH")] {
         let cache = cache_at(&format!("redis://{login}127.0.0.1:{}", server.port), "test");
@@ -661,12 +662,12 @@ async fn a_wrong_password_is_named_and_not_shown_and_works_once_it_is_right() {
         .exec(&mut admin)
         .unwrap();
     assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening);
-    write_until_taken(&later, state(1, 1)).await;
+    write_until_accepted(&later, state(1, 1)).await;
 }
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn what_is_wrong_with_a_server_is_named() {
+async fn server_faults_are_named() {
     let server = Server::start(&[]);
     let (_, ca) = crate::supplier::tls::testing::localhost();
     let url = SecretString::from(format!("rediss://localhost:{}", server.port));
@@ -702,15 +703,15 @@ async fn what_is_wrong_with_a_server_is_named() {
     assert!(replica.contains("replica"), "{replica}");
     assert!(
         cache.shared.link.lock().await.link.is_none(),
-        "another server may stand behind the name by now"
+        "the name may resolve to another server by now"
     );
     server.command(&["REPLICAOF", "NO", "ONE"]);
-    write_until_taken(&cache, state(4, 4)).await;
+    write_until_accepted(&cache, state(4, 4)).await;
 }
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn tls_with_an_authority_of_ones_own() {
+async fn tls_with_custom_authority() {
     let server = Server::start(&[]);
     let (tls, ca) = crate::supplier::tls::testing::localhost();
     let proxy = proxy(server.port, Some(tls)).await;
@@ -730,7 +731,7 @@ async fn tls_with_an_authority_of_ones_own() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
+async fn queue_overflow_is_reported_as_gap() {
     let server = Server::start(&[]);
     let cache = cache_at(&server.url(), "test");
     let mut broadcasts: Box<dyn BroadcastStream> = Box::new(RedisBroadcasts::with_queue(
@@ -740,7 +741,7 @@ async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
         8,
     ));
     assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening);
-    // Nobody takes what is heard meanwhile.
+    // Nothing receives the events meanwhile.
     for round in 0..20 {
         cache
             .write(
@@ -753,7 +754,7 @@ async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
     }
     let why = next_loss(&mut broadcasts).await;
     assert!(why.contains("more broadcasts"), "{why}");
-    // There may be another gap, where the first was noticed before all was written.
+    // There may be another gap if the first was noticed before everything was written.
     let mut last = 10_000;
     loop {
         match next(&mut broadcasts).await {
@@ -778,7 +779,7 @@ async fn more_broadcasts_than_the_queue_holds_are_a_gap_that_is_told() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_connection_that_is_only_half_open_is_noticed_and_made_anew() {
+async fn half_open_connection_is_recreated() {
     let server = Server::start(&[]);
     let proxy = proxy(server.port, None).await;
     let cache = cache_at(&format!("redis://{}", proxy.address), "test");
@@ -789,21 +790,21 @@ async fn a_connection_that_is_only_half_open_is_noticed_and_made_anew() {
     assert!(cache.write(state(2, 2)).await.is_err());
     proxy.forwards.store(true, Ordering::SeqCst);
     assert_eq!(next(&mut broadcasts).await, BroadcastEvent::Listening);
-    write_until_taken(&cache, state(2, 2)).await;
+    write_until_accepted(&cache, state(2, 2)).await;
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(2)]);
 }
 
-/// Two databases of one server, one name of the channel, both with the defaults.
+/// Two databases of one server with the same channel name, both with the default settings.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn two_deployments_on_one_redis_hear_their_own() {
+async fn deployments_on_one_redis_are_separate() {
     let (one, other, channel) = (Database::claim(), Database::claim(), random_channel());
     let caches = [&one, &other].map(|database| cache_at(&database.url, &channel));
-    let mut heard = [listening(&caches[0]).await, listening(&caches[1]).await];
+    let mut streams = [listening(&caches[0]).await, listening(&caches[1]).await];
     caches[0].publish_heartbeat().await.unwrap();
     caches[0].write(state(1, 1)).await.unwrap();
     caches[1].write(state(2, 2)).await.unwrap();
-    for (own, broadcasts) in (1..).zip(&mut heard) {
+    for (own, broadcasts) in (1..).zip(&mut streams) {
         let (mut seqs, mut strangers) = (Vec::new(), 0);
         while seqs.is_empty() || strangers == 0 {
             match next(broadcasts).await {
@@ -811,22 +812,26 @@ async fn two_deployments_on_one_redis_hear_their_own() {
                     seqs.extend(changes.iter().map(|change| change.seq))
                 }
                 BroadcastEvent::Refused(refused) => strangers += refused.counts["deployment"],
-                BroadcastEvent::Alive { .. } => assert_eq!(own, 1, "the other says so over there"),
-                heard => panic!("{heard:?}"),
+                BroadcastEvent::Alive { .. } => assert_eq!(
+                    own, 1,
+                    "the other deployment's heartbeat uses its own channel"
+                ),
+                event => panic!("{event:?}"),
             }
         }
-        assert_eq!(seqs, [Some(own)], "its own, once");
+        assert_eq!(seqs, [Some(own)], "its own change, once");
     }
-    // The original's writer is heard by both, and a reader of the original's channel hears both.
+    // Both deployments read the original's channel, and a reader of it gets both deployments'
+    // changes.
     let original = update(1, 3, 1).to_json();
     let message = format!(r#"{{"eventId":"MATCH_001","payload":{original}}}"#);
     let _: () = one.connection().publish(&channel, message).unwrap();
-    for broadcasts in &mut heard {
+    for broadcasts in &mut streams {
         let change = loop {
             match next(broadcasts).await {
                 BroadcastEvent::Changes(changes) => break changes,
                 BroadcastEvent::Refused(_) => {}
-                heard => panic!("{heard:?}"),
+                event => panic!("{event:?}"),
             }
         };
         assert_eq!(
@@ -838,7 +843,7 @@ async fn two_deployments_on_one_redis_hear_their_own() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn without_the_originals_channel_nothing_goes_over_it() {
+async fn disabled_original_channel_is_not_used() {
     let (database, channel) = (Database::claim(), random_channel());
     let apart = RedisOptions {
         uses_original_channel: false,
@@ -855,7 +860,7 @@ async fn without_the_originals_channel_nothing_goes_over_it() {
         update(1, 9, 9).to_json()
     );
     let receivers: i64 = database.connection().publish(&channel, forged).unwrap();
-    assert_eq!(receivers, 1, "only the one that asked for it");
+    assert_eq!(receivers, 1, "only the subscriber of that channel");
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
     cache.publish_heartbeat().await.unwrap();
@@ -867,17 +872,14 @@ async fn without_the_originals_channel_nothing_goes_over_it() {
     original
         .set_read_timeout(Some(Duration::from_millis(100)))
         .unwrap();
-    assert!(
-        original.get_message().is_err(),
-        "nothing but the forged one"
-    );
+    assert!(original.get_message().is_err(), "only the forged message");
 }
 
-/// States that an earlier version kept, or somebody wrote: they give way, and are not broadcast
-/// again.
+/// Implausible states written by an earlier version or another program are replaced, and are not
+/// broadcast again.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_poisoned_hot_copy_gives_way_to_the_next_update() {
+async fn implausible_state_is_replaced_by_next_update() {
     let (database, channel) = (Database::claim(), random_channel());
     let cache = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
@@ -898,14 +900,14 @@ async fn a_poisoned_hot_copy_gives_way_to_the_next_update() {
     match next(&mut broadcasts).await {
         BroadcastEvent::Refused(refused) => {
             assert_eq!(refused.counts["future"], 1);
-            assert!(refused.events.contains(&event()), "its book is read again");
+            assert!(refused.events.contains(&event()), "its book is reloaded");
         }
-        heard => panic!("{heard:?}"),
+        event => panic!("{event:?}"),
     }
     cache.write(state(2, 8)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(8)]);
     assert_eq!(cache.read_book(&event()).await.unwrap()[0], state(2, 8)[0]);
-    // A number that no bus counts to does not stop the numbers.
+    // A number beyond any bus sequence does not stop the numbering.
     careless.write(state(3, u64::MAX)).await.unwrap();
     assert!(
         matches!(next(&mut broadcasts).await, BroadcastEvent::Refused(refused) if refused.counts["seq"] == 1)
@@ -916,7 +918,7 @@ async fn a_poisoned_hot_copy_gives_way_to_the_next_update() {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_market_named_like_a_line_has_a_field_of_its_own() {
+async fn market_named_like_line_has_own_field() {
     let (database, channel) = (Database::claim(), random_channel());
     let cache = cache_at(&database.url, &channel);
     let named = MarketState {
@@ -940,7 +942,7 @@ async fn a_market_named_like_a_line_has_a_field_of_its_own() {
         .collect();
     read.sort();
     assert_eq!(read, [1, 2]);
-    // The field that an earlier version wrote is read until a later state is there.
+    // The field written by an earlier version is read until a later state exists.
     let mut connection = database.connection();
     let earlier = MarketState {
         update: market_update("MATCH_001", "a@b", None, 1, 1),

@@ -1,13 +1,13 @@
-//! What stands in Redis and what goes over its channel; and the script that writes it.
+//! The entries in Redis, the messages on the channels, and the script that writes both.
 //!
 //! - `odds:book:{event_id}`, a hash: market key -> `{"order":…,"seq":…,"payload":{…}}`
-//! - `odds:current:{event_id}`: the event's last `1x2`, else its last market, in the original's
-//!   shape
-//! - `odds:damaged`, a set: the events whose entries a reader could not read, until a processor
-//!   takes note
+//! - `odds:current:{event_id}`: the event's last `1x2` market, else its last market, in the
+//!   original's format
+//! - `odds:damaged`, a set: the events with entries that a reader could not read, until a processor
+//!   handles them
 //! - the channels (see [`crate::cache::redis::channels`]):
-//!   `{"eventId":…,"payload":{…},"seq":…,"deployment":…}`, with `"conflated":true` where changes
-//!   before it may have been left out; the original's has neither `seq` nor `deployment`
+//!   `{"eventId":…,"payload":{…},"seq":…,"deployment":…}`, with `"conflated":true` if earlier
+//!   changes may have been conflated; the original's messages have neither `seq` nor `deployment`
 
 use std::borrow::Cow;
 
@@ -23,11 +23,11 @@ use crate::domain::odds::book::{MarketState, number_of};
 use crate::domain::odds::update::{OddsUpdate, Revision, check_kind};
 use crate::domain::timestamp::Timestamp;
 
-/// Keeps one state where it is newer than what is held, and tells it, in one step.
+/// Stores one state and broadcasts it if it is newer than the held one, atomically.
 ///
-/// Decides as [`crate::cache::kept`] does, but what is held with an order or a number that is not
-/// believed counts as nothing. Orders are texts of one length, so that comparing texts compares
-/// numbers that Lua has no type for. Gives 0 where nothing changed.
+/// Decides as [`crate::cache::kept`] does, but a held state with an implausible order or number
+/// counts as missing. Orders are strings of equal length, so comparing strings compares numbers
+/// that Lua has no type for. Returns 0 if nothing changed.
 pub(super) const SCRIPT: &str = r#"
 local field, order, seq, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ttl, channel, event, main, more = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
@@ -62,25 +62,25 @@ pub(super) fn book_key(event_id: &EventId) -> String {
     format!("odds:book:{event_id}")
 }
 
-/// A set of the events whose entries a reader found damaged. Their processor writes them again.
+/// The set of events whose entries a reader found damaged. Their processor rewrites them.
 pub(super) const DAMAGED: &str = "odds:damaged";
 
 pub(super) fn current_key(event_id: &EventId) -> String {
     format!("odds:current:{event_id}")
 }
 
-/// What the script needs beside the state.
+/// Parameters of the script other than the state.
 pub(super) struct Writing<'a> {
     pub hash: &'a str,
     pub ttl_millis: u64,
     pub channels: &'a Channels,
-    /// The latest time that is believed of what is held.
+    /// The latest plausible time of a held state.
     pub latest: Timestamp,
-    /// The largest sequence number, alike.
+    /// The largest plausible sequence number of a held state.
     pub largest_seq: u64,
 }
 
-/// The call of the script for one state.
+/// The script call for one state.
 pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
     let Writing {
         hash,
@@ -136,7 +136,7 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
     command
 }
 
-/// A revision as a text of 40 digits; a later one is the larger text.
+/// A revision as a string of 40 digits; a later revision is a larger string.
 fn order(revision: Revision) -> String {
     let unsigned = |number: i64| (number as u64) ^ (1 << 63);
     format!(
@@ -153,7 +153,7 @@ struct WireState<'a> {
     payload: &'a RawValue,
 }
 
-/// A broadcast whose update is not read yet.
+/// A broadcast whose update is not parsed yet.
 #[derive(Deserialize)]
 pub(super) struct Envelope<'a> {
     #[serde(default, rename = "type", borrow)]
@@ -166,13 +166,13 @@ pub(super) struct Envelope<'a> {
     seq: Option<u64>,
     #[serde(default)]
     conflated: bool,
-    /// Whose it is.
+    /// The sender's deployment.
     #[serde(default, borrow)]
     pub deployment: Option<Cow<'a, str>>,
 }
 
 impl Envelope<'_> {
-    /// Reads the parts of a message of a channel.
+    /// Parses the envelope of a channel message.
     pub fn open(message: &[u8]) -> Result<Envelope<'_>, String> {
         let envelope: Envelope<'_> =
             json::from_slice(message).map_err(|error| error.to_string())?;
@@ -180,7 +180,7 @@ impl Envelope<'_> {
         Ok(envelope)
     }
 
-    /// Reads the update as well.
+    /// Parses the update as well.
     pub fn read(self) -> Result<Broadcast, String> {
         let update = read_update(&self.event_id, self.payload)?;
         Ok(Broadcast {
@@ -191,7 +191,7 @@ impl Envelope<'_> {
     }
 }
 
-/// Reads a field of the hash of an event.
+/// Reads a field of an event's hash.
 pub(super) fn read_state(
     event_id: &EventId,
     field: &[u8],
@@ -199,9 +199,9 @@ pub(super) fn read_state(
 ) -> Result<MarketState, String> {
     let wire: WireState = json::from_slice(value).map_err(|error| error.to_string())?;
     let update = read_update(event_id, wire.payload)?;
-    let names_market =
+    let is_own_field =
         std::str::from_utf8(field).is_ok_and(|field| is_field_of(field, &update.market));
-    if !names_market {
+    if !is_own_field {
         return Err(format!("the payload is of the market `{}`", update.market));
     }
     Ok(MarketState {
@@ -210,8 +210,8 @@ pub(super) fn read_state(
     })
 }
 
-/// Whether a field of the hash is of this market. Earlier versions did not escape the name; their
-/// fields are read as well, and the later state counts where a market has both.
+/// Whether a hash field belongs to this market. Earlier versions did not escape the name; their
+/// fields are read as well, and the later state wins if a market has both.
 fn is_field_of(field: &str, market: &MarketKey) -> bool {
     let unescaped = || match market.line {
         Some(line) => format!("{}@{line}", market.name),
@@ -220,21 +220,21 @@ fn is_field_of(field: &str, market: &MarketKey) -> bool {
     field.parse().is_ok_and(|key: MarketKey| key == *market) || field == unescaped()
 }
 
-/// Ours, which the original's has not.
+/// The part that only our entries have.
 #[derive(Deserialize)]
 struct WireCurrent<'a> {
     #[serde(borrow)]
     selections: Option<&'a RawValue>,
 }
 
-/// Reads what the original keeps of an event, which has no number. Ours may outlive the hash that
-/// knows its number, as Redis lets go key by key when its memory is full: it is refused, since the
-/// number of the original's lies beyond any of ours.
+/// Reads the original's `odds:current` entry, which has no sequence number. Our own entries are
+/// rejected: they can outlive the hash that holds their number, because Redis evicts key by key
+/// when memory is full, and the number derived for an original entry exceeds all of ours.
 pub(super) fn read_current(event_id: &EventId, value: &[u8]) -> Result<MarketState, String> {
     let payload: &RawValue = serde_json::from_slice(value).map_err(|error| error.to_string())?;
     let current: WireCurrent = json::from_str(payload.get()).map_err(|error| error.to_string())?;
     if current.selections.is_some() {
-        return Err("it is not the original's".to_owned());
+        return Err("the entry was not written by the original".to_owned());
     }
     let update = read_update(event_id, payload)?;
     Ok(MarketState {
@@ -266,7 +266,7 @@ mod tests {
     const ORIGINAL: &str = r#"{"eventId":"MATCH_001","payload":{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.528,"draw":2.574,"away":3.144},"updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":978}}"#;
 
     #[test]
-    fn reads_the_originals_broadcast_and_ours() {
+    fn both_broadcast_formats_are_read() {
         let broadcast = read_broadcast(ORIGINAL.as_bytes()).unwrap();
         assert_eq!(
             (broadcast.seq, broadcast.update.revision.version),
@@ -276,19 +276,19 @@ mod tests {
         assert_eq!(read_broadcast(ours.as_bytes()).unwrap().seq, Some(42));
     }
 
-    /// Captured from the original's processor; the README beside them says how.
+    /// Captured from the original's processor; the README next to the files describes how.
     #[test]
-    fn reads_what_the_originals_processor_wrote() {
-        let told = read_broadcast(include_bytes!(
+    fn captured_original_messages_are_read() {
+        let broadcast = read_broadcast(include_bytes!(
             "../../../tests/data/original/redis-broadcast.json"
         ))
         .unwrap();
         let event = EventId::new("MATCH_002").unwrap();
         let kept = include_bytes!("../../../tests/data/original/redis-odds-current.json");
         let kept = read_current(&event, kept).unwrap();
-        assert_eq!((told.seq, &told.update), (None, &kept.update));
-        // The time of the change in milliseconds: the same number in every process, and a later
-        // change has a larger one.
+        assert_eq!((broadcast.seq, &broadcast.update), (None, &kept.update));
+        // The time of the change in milliseconds: the same in every process, and larger for a later
+        // change.
         assert_eq!(kept.seq, 1_795_392_219_563);
         assert_eq!(
             kept.update
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_is_refused() {
+    fn contradictory_messages_are_rejected() {
         assert!(read_broadcast(ORIGINAL.replacen("MATCH_001", "MATCH_002", 1).as_bytes()).is_err());
         let event = EventId::new("MATCH_001").unwrap();
         let payload = &ORIGINAL[33..ORIGINAL.len() - 1];
@@ -311,10 +311,10 @@ mod tests {
         assert!(read_current(&event, b"[null]").is_err());
     }
 
-    /// A market whose name holds the delimiter has a field of its own; the field of an earlier
+    /// A market whose name contains the delimiter has its own field; the field of an earlier
     /// version is read as well.
     #[test]
-    fn a_field_names_one_market() {
+    fn field_belongs_to_one_market() {
         let event = EventId::new("E").unwrap();
         let state = |market: &str, line: Option<&str>| {
             let update =
@@ -326,12 +326,12 @@ mod tests {
             read_state(&event, field.as_bytes(), state.as_bytes()).is_ok()
         };
         assert!(read("total%402.5", &named) && read("total@2.5", &lined));
-        assert!(read("total@2.5", &named), "an earlier version's");
+        assert!(read("total@2.5", &named), "the field of an earlier version");
         assert!(!read("total%402.5", &lined) && !read("total", &named) && !read("total", &lined));
     }
 
     #[test]
-    fn what_stands_alone_is_read_where_the_original_wrote_it_and_not_where_we_did() {
+    fn only_original_current_entries_are_read() {
         let event = EventId::new("MATCH_001").unwrap();
         let original = &ORIGINAL[33..ORIGINAL.len() - 1];
         let read = read_current(&event, original.as_bytes()).unwrap();
@@ -340,7 +340,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn orders_compare_as_revisions(one in (0i64..9_000_000_000_000_000, any::<i64>()), other in (0i64..9_000_000_000_000_000, any::<i64>())) {
+        fn orders_compare_like_revisions(one in (0i64..9_000_000_000_000_000, any::<i64>()), other in (0i64..9_000_000_000_000_000, any::<i64>())) {
             let revision = |(micros, version)| Revision {
                 updated_at: crate::domain::timestamp::Timestamp::from_micros(micros).unwrap(),
                 version,
@@ -351,7 +351,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             let event = EventId::new("E").unwrap();
             let _ = (read_broadcast(&bytes), read_state(&event, b"1x2", &bytes), read_current(&event, &bytes));
         }

@@ -1,4 +1,4 @@
-//! A dead letter, wherever it is kept.
+//! A dead letter from Kafka or from the database.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,10 +12,10 @@ use crate::domain::json;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoredDeadLetter;
 
-/// What a dead letter is called.
+/// The id of a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Id {
-    /// Its place on Kafka.
+    /// Its partition and offset on Kafka.
     Place(u32, u64),
     /// Its number in the database.
     Number(i64),
@@ -46,29 +46,29 @@ impl FromStr for Id {
                 .filter(|number| *number > 0)
                 .map(Id::Number),
         };
-        id.ok_or("partition:offset as 0:12, or a number as 12")
+        id.ok_or("partition:offset like 0:12, or a number like 12")
     }
 }
 
-/// A dead letter with what is known of it.
+/// A dead letter with its metadata.
 #[derive(Clone, Debug)]
 pub(super) struct DeadLetterEntry {
     pub(super) id: Id,
     pub(super) received_at: Timestamp,
     pub(super) reason: String,
     pub(super) origin: String,
-    /// Names and values for people.
+    /// Names and values for display.
     pub(super) headers: Vec<(String, String)>,
     pub(super) raw: Bytes,
     /// The key of its record on Kafka.
     key: Bytes,
-    /// Where it was on the bus before, `topic/partition/offset`.
+    /// Its original position on the bus, `topic/partition/offset`.
     source: Option<String>,
 }
 
 impl DeadLetterEntry {
-    /// Whether its bytes are only the beginning: it was too large for the topic of dead letters.
-    pub(super) fn is_cut(&self) -> bool {
+    /// Whether its bytes were truncated because it was too large for the dead-letter topic.
+    pub(super) fn is_truncated(&self) -> bool {
         self.headers
             .iter()
             .any(|(name, _)| name == header::TRUNCATED_FROM)
@@ -121,20 +121,20 @@ impl DeadLetterEntry {
         }
     }
 
-    /// What two records of one letter have in common: the place that it was read from.
+    /// Identifies a letter across duplicate records: the position that it was read from.
     pub(super) fn identity(&self) -> String {
         self.source
             .clone()
             .unwrap_or_else(|| format!("at {}", self.id))
     }
 
-    /// Leaves away all but the first bytes of what it holds.
+    /// Truncates its bytes for display.
     pub(super) fn shorten(&mut self, bytes: usize) {
         self.raw = Bytes::copy_from_slice(&self.raw[..self.raw.len().min(bytes)]);
     }
 
-    /// The record that is published again. What came from a supplier has no key yet but its
-    /// address; an update tells its event.
+    /// The record to publish again. A letter from a supplier is keyed by the supplier's address, so
+    /// an update gets its event id as the key instead.
     pub(super) fn again(&self, topic: &str) -> NewRecord {
         #[derive(Deserialize)]
         struct Event {
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_read_and_written() {
+    fn ids_round_trip_as_text() {
         for text in ["0:0", "11:18446744073709551615", "7"] {
             assert_eq!(text.parse::<Id>().unwrap().to_string(), text);
         }
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_published_again_under_its_key_or_its_event() {
+    fn replay_uses_original_key_or_event() {
         let key = |letter: &DeadLetterEntry| letter.again("t_dlq").key;
         let update = r#"{"event_id":"MATCH_001","odds":7}"#;
         assert_eq!(key(&letter("k", update, true)), "k");
@@ -218,8 +218,8 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_cut_is_known() {
-        let cut = |headers| {
+    fn truncated_letter_is_detected() {
+        let truncated = |headers| {
             let record = NewRecord {
                 key: Bytes::new(),
                 payload: Bytes::new(),
@@ -231,10 +231,10 @@ mod tests {
                 published_at: None,
                 record,
             })
-            .is_cut()
+            .is_truncated()
         };
-        assert!(!cut(Vec::new()));
-        assert!(cut(vec![(
+        assert!(!truncated(Vec::new()));
+        assert!(truncated(vec![(
             "truncated_from".to_owned(),
             Bytes::from_static(b"3000000")
         )]));

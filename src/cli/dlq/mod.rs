@@ -1,5 +1,4 @@
-//! `sports-bet dlq`: looks at what could not be read, and publishes it again once the fault is
-//! mended.
+//! `sports-bet dlq`: inspects dead letters and publishes them again after the fault is fixed.
 
 mod entry;
 mod replay;
@@ -20,23 +19,23 @@ use crate::config::load::{ConfigError, ConfigExit, ConfigInput};
 use crate::config::settings::BusSettings;
 use crate::store::StoreError;
 
-/// Whose dead letters.
+/// The kind of dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DlqTopic {
-    /// Updates of odds
+    /// Odds updates
     Odds,
-    /// Bets that were placed
+    /// Placed bets
     BetPlaced,
-    /// Bets that were decided
+    /// Decided bets
     BetConfirmed,
 }
 
-/// Lists, shows and publishes again what could not be read
+/// Lists, shows and republishes dead letters
 ///
-/// Works on Kafka's topic of dead letters where KAFKA_BROKERS is set, else on those that the server
-/// keeps in its SQLite file, also beside a running server. An ID is the first column of the list:
-/// partition:offset on Kafka, a number in the file. A letter that stands there twice, because its
-/// writer was killed, is taken once.
+/// Works on Kafka's dead-letter topic if KAFKA_BROKERS is set, otherwise on the dead letters in the
+/// server's SQLite file, even while the server is running. An ID is the first column of the list:
+/// partition:offset on Kafka, a number in the file. A letter that was written twice, because its
+/// writer was killed, is processed once.
 #[derive(Args, Clone, Debug)]
 pub struct DlqArgs {
     /// What to do.
@@ -44,18 +43,18 @@ pub struct DlqArgs {
     pub action: Action,
 }
 
-/// What is done with dead letters.
+/// The actions on dead letters.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Action {
-    /// A line each, the newest last
+    /// Prints one line per dead letter, newest last
     List(ListArgs),
-    /// The headers and the bytes of one
+    /// Prints the headers and the bytes of a dead letter
     Show(ShowArgs),
-    /// Publishes them to the topic that they were for again
+    /// Publishes dead letters to their original topic again
     Replay(ReplayArgs),
 }
 
-/// Settings that reading uses.
+/// Settings used by `list` and `show`.
 const READING: [&str; 10] = [
     "kafka_brokers",
     "kafka_topic_odds_dlq",
@@ -68,7 +67,7 @@ const READING: [&str; 10] = [
     "kafka_ca_file",
     "database_url",
 ];
-/// Settings that publishing uses.
+/// Settings used by `replay`.
 const PUBLISHING: [&str; 14] = [
     "kafka_brokers",
     "kafka_topic_odds",
@@ -86,71 +85,71 @@ const PUBLISHING: [&str; 14] = [
     "kafka_ca_file",
 ];
 
-/// What `dlq list` can be told.
+/// The arguments of `dlq list`.
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| only_shown(arg, &READING)))]
 pub struct ListArgs {
-    /// At most so many, the newest
+    /// Maximum number of dead letters to list; the newest are kept
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
-    /// Only those with this reason, as malformed
+    /// Only dead letters with this reason, for example malformed
     #[arg(long)]
     pub reason: Option<String>,
-    /// Where they are.
+    /// Where the dead letters are stored.
     #[command(flatten)]
     pub place: Place,
 }
 
-/// What `dlq show` can be told.
+/// The arguments of `dlq show`.
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| only_shown(arg, &READING)))]
 pub struct ShowArgs {
-    /// The dead letter, as the list has it in its first column
+    /// The id of the dead letter, from the first column of the list
     #[arg(value_name = "ID")]
     pub id: Id,
-    /// Writes the bytes and nothing else
+    /// Writes only the bytes
     #[arg(long)]
     pub raw: bool,
-    /// Where they are.
+    /// Where the dead letters are stored.
     #[command(flatten)]
     pub place: Place,
 }
 
-/// What `dlq replay` can be told.
+/// The arguments of `dlq replay`.
 #[derive(Args, Clone, Debug)]
 #[command(mut_args(|arg| only_shown(arg, &PUBLISHING)))]
 pub struct ReplayArgs {
-    /// The dead letters, as the list has them in its first column
+    /// The ids of the dead letters, from the first column of the list
     #[arg(
         value_name = "ID",
         required_unless_present = "all",
         conflicts_with = "all"
     )]
     pub ids: Vec<Id>,
-    /// Every dead letter that is there now
+    /// All current dead letters
     #[arg(long)]
     pub all: bool,
-    /// Of all only those with this reason, as malformed
+    /// With --all, only dead letters with this reason, for example malformed
     #[arg(long, requires = "all", conflicts_with = "ids")]
     pub reason: Option<String>,
-    /// Says what would be published, and publishes nothing
+    /// Prints what would be published without publishing it
     #[arg(long)]
     pub dry_run: bool,
-    /// Where they are.
+    /// Where the dead letters are stored.
     #[command(flatten)]
     pub place: Place,
 }
 
-/// Where dead letters are.
+/// The location of dead letters.
 #[derive(Args, Clone, Debug)]
 pub struct Place {
-    /// Whose dead letters, where each topic has its own: on Kafka
+    /// Topic whose dead letters are used; on Kafka only, where each topic has its own
     #[arg(long, value_enum, default_value = "odds")]
     pub of: DlqTopic,
-    /// The bus.
+    /// Settings of the bus.
     #[command(flatten)]
     pub bus: BusSettings,
-    /// Where KAFKA_BROKERS is not set: the server's SQLite file
+    /// The server's SQLite file, used if KAFKA_BROKERS is not set
     #[arg(
         long,
         env,
@@ -161,25 +160,25 @@ pub struct Place {
     pub database_url: SecretString,
 }
 
-/// Why a command was not carried out.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DlqError {
-    /// There is none of this id.
-    #[error("there is no dead letter {0}")]
+    /// No dead letter has this id.
+    #[error("dead letter {0} does not exist")]
     Unknown(Id),
-    /// The letters are in the database.
+    /// The dead letters are in the database.
     #[error(
-        "replay needs KAFKA_BROKERS: the embedded bus lives within the serving process, and nothing outside can publish to it"
+        "replay needs KAFKA_BROKERS: the embedded bus exists only within the serving process, so no other process can publish to it"
     )]
     Embedded,
-    /// Kafka.
+    /// Kafka failed.
     #[error("KAFKA_BROKERS: {0}")]
     Bus(#[from] BusError),
-    /// The database.
+    /// The database failed.
     #[error("DATABASE_URL: {0}")]
     Store(#[from] StoreError),
-    /// Standard output takes no more.
-    #[error("standard output: {0}")]
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output: {0}")]
     Output(#[from] std::io::Error),
 }
 
@@ -195,7 +194,7 @@ impl DlqError {
     }
 }
 
-/// Carries the command out.
+/// Runs the command.
 pub async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
     let done = match &args.action {
         Action::List(args) => list(args, out),
@@ -203,14 +202,14 @@ pub async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
         Action::Replay(args) => replay::run(args, out).await,
     };
     match done {
-        // Whoever closed the pipe has read enough.
+        // The reader closed the pipe because it needs no more.
         Err(DlqError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }
 }
 
 impl DlqArgs {
-    /// Checks the settings, before anything connects.
+    /// Checks the settings before anything connects.
     pub fn check(&self, given: &ConfigInput) -> Result<(), ConfigExit> {
         let (place, reads) = match &self.action {
             Action::List(args) => (&args.place, true),
@@ -239,7 +238,7 @@ impl DlqArgs {
 }
 
 impl Place {
-    /// The name of the topic of dead letters.
+    /// The name of the dead-letter topic.
     fn topic(&self) -> String {
         match self.of {
             DlqTopic::Odds => self.bus.dead_letter_topic(),
@@ -248,7 +247,7 @@ impl Place {
         }
     }
 
-    /// The name of the topic that they are published to again.
+    /// The name of the topic that dead letters are republished to.
     fn target(&self) -> &str {
         match self.of {
             DlqTopic::Odds => &self.bus.kafka_topic_odds,
@@ -282,7 +281,7 @@ pub(crate) mod testing {
     use super::DlqArgs;
     use crate::cli::{self, Command};
 
-    /// What follows `sports-bet dlq`, read with no environment.
+    /// Parses the words after `sports-bet dlq`, with an empty environment.
     pub(crate) fn args(words: &[&str]) -> DlqArgs {
         let words = ["sports-bet", "dlq"]
             .iter()
@@ -303,7 +302,7 @@ mod tests {
     use crate::store::Store;
     use crate::store::sqlite::SqliteStore;
 
-    async fn said(words: &[&str]) -> Result<String, String> {
+    async fn output_of(words: &[&str]) -> Result<String, String> {
         let mut out = Vec::new();
         run(&args(words), &mut out)
             .await
@@ -311,8 +310,8 @@ mod tests {
         Ok(String::from_utf8_lossy(&out).into_owned())
     }
 
-    /// What is said of a command line that is not taken.
-    fn refused(words: &[&str]) -> String {
+    /// The error message for a rejected command line.
+    fn parse_error(words: &[&str]) -> String {
         let words = ["sports-bet", "dlq"]
             .iter()
             .chain(words)
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_do_not_go_together_are_refused() {
+    fn conflicting_options_are_rejected() {
         for (words, want) in [
             (&[][..], "Usage: sports-bet dlq"),
             (&["list", "0:1"], "unexpected argument '0:1'"),
@@ -345,8 +344,8 @@ mod tests {
             (&["list", "--raw"], "--raw"),
             (&["show", "x"], "partition:offset"),
         ] {
-            let said = refused(words);
-            assert!(said.contains(want), "{words:?}: {said}");
+            let error = parse_error(words);
+            assert!(error.contains(want), "{words:?}: {error}");
         }
         assert_eq!(place(&["list", "--kafka-topic-odds", "x"]).topic(), "x_dlq");
         assert_eq!(place(&["list", "--kafka-topic-odds-dlq", "y"]).topic(), "y");
@@ -361,8 +360,8 @@ mod tests {
     }
 
     #[test]
-    fn help_shows_only_what_is_used() {
-        let help = |action: &str| refused(&[action, "--help"]);
+    fn help_shows_only_used_settings() {
+        let help = |action: &str| parse_error(&[action, "--help"]);
         for (action, used, unused) in [
             (
                 "list",
@@ -389,21 +388,26 @@ mod tests {
                 help.lines().count()
             );
         }
-        // A shared script may give them all the same.
+        // A shared script may still pass them.
         args(&["list", "--kafka-group-live", "x"]);
     }
 
     #[tokio::test]
-    async fn without_kafka_it_reads_the_file_of_the_server() {
+    async fn embedded_dead_letters_are_read_from_sqlite() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("odds.db");
         let path = path.to_str().unwrap();
-        let missing = said(&["list", "--database-url", path]).await.unwrap_err();
+        let missing = output_of(&["list", "--database-url", path])
+            .await
+            .unwrap_err();
         assert!(
             missing.contains("there is no file") && missing.starts_with("DATABASE_URL: "),
             "{missing}"
         );
-        assert!(!std::path::Path::new(path).exists(), "it only looks");
+        assert!(
+            !std::path::Path::new(path).exists(),
+            "reading must not create the file"
+        );
         let _server = crate::store::sqlite::DatabaseLock::of(std::path::Path::new(path)).unwrap();
         let store = SqliteStore::open(path).unwrap();
         store.migrate().unwrap();
@@ -420,17 +424,17 @@ mod tests {
         store
             .write_dead_letters(&[letter(1, "malformed", b"{]"), letter(2, "price", b"\xff\0")])
             .unwrap();
-        let list = said(&["list", "--database-url", path]).await.unwrap();
+        let list = output_of(&["list", "--database-url", path]).await.unwrap();
         assert_eq!(
             list,
             "1\t2025-11-09T21:07:45.000001Z\tmalformed\todds_updates/0/1\t{]\n\
              2\t2025-11-09T21:07:45.000002Z\tprice\todds_updates/0/2\t\\xff\\x00\n"
         );
-        let list = said(&["list", "--database-url", path, "--reason", "price"])
+        let list = output_of(&["list", "--database-url", path, "--reason", "price"])
             .await
             .unwrap();
         assert_eq!(list.lines().count(), 1);
-        insta::assert_snapshot!(said(&["show", "2", "--database-url", path]).await.unwrap(), @r"
+        insta::assert_snapshot!(output_of(&["show", "2", "--database-url", path]).await.unwrap(), @r"
         id: 2
         reason: price
         detail: no\nJSON
@@ -449,17 +453,17 @@ mod tests {
         .unwrap();
         assert_eq!(out, b"\xff\0");
         assert_eq!(
-            said(&["show", "9", "--database-url", path])
+            output_of(&["show", "9", "--database-url", path])
                 .await
                 .unwrap_err(),
-            "there is no dead letter 9"
+            "dead letter 9 does not exist"
         );
-        let refused = said(&["replay", "2", "--database-url", path])
+        let error = output_of(&["replay", "2", "--database-url", path])
             .await
             .unwrap_err();
         assert!(
-            refused.contains("KAFKA_BROKERS") && refused.contains("serving process"),
-            "{refused}"
+            error.contains("KAFKA_BROKERS") && error.contains("serving process"),
+            "{error}"
         );
     }
 }

@@ -10,9 +10,9 @@ use super::text;
 use super::{DlqError, ReplayArgs};
 use crate::bus::{BusError, NewRecord, Topic};
 
-/// How many are published at a time.
+/// Number of records per publish call.
 const BATCH: usize = 200;
-/// How long a batch may take: Kafka may be away.
+/// Timeout of a publish call: Kafka may be unavailable.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), DlqError> {
@@ -26,7 +26,7 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
     let topic = bus.topic(args.place.target());
     let (mut seen, mut found, mut batch, mut count) =
         (HashSet::new(), HashSet::new(), Vec::new(), 0_usize);
-    let mut cut = 0_usize;
+    let mut truncated = 0_usize;
     let only = (!args.all).then_some(&places[..]);
     for record in bus.scan(&dead_letters, only)? {
         let record = record?;
@@ -43,8 +43,8 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
         if !wanted || !seen.insert(letter.identity()) {
             continue;
         }
-        if letter.is_cut() {
-            cut += 1;
+        if letter.is_truncated() {
+            truncated += 1;
             continue;
         }
         count += 1;
@@ -65,13 +65,13 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
     };
     let name = topic.name();
     let mut summary = format!("{count} {verb} to {name}\n");
-    if cut > 0 {
+    if truncated > 0 {
         summary += &format!(
-            "{cut} passed over: only their beginning was kept, because they were too large\n"
+            "{truncated} skipped: they were too large, and only the beginning was stored\n"
         );
     }
     match out.write_all(summary.as_bytes()) {
-        // Whoever closed the pipe learns from the exit code whether one is missing.
+        // The exit code still shows whether a requested letter is missing.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         written => written?,
     }
@@ -95,7 +95,9 @@ async fn publish(topic: &dyn Topic, batch: Vec<NewRecord>) -> Result<(), DlqErro
         Err(_) => {
             let reason = topic.ping().await.err();
             Err(reason
-                .unwrap_or_else(|| BusError::Unavailable("no acknowledgement in time".to_owned()))
+                .unwrap_or_else(|| {
+                    BusError::Unavailable("no acknowledgement from Kafka within 20 s".to_owned())
+                })
                 .into())
         }
     }

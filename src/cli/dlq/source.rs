@@ -11,10 +11,10 @@ use crate::bus::kafka::KafkaBus;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 
-/// How many rows of the database are looked through.
+/// Maximum number of database rows to search.
 const ROWS: usize = 100_000;
 
-/// Kafka's topic, or the server's database.
+/// Kafka's dead-letter topic, or the server's database.
 pub(super) enum Source {
     Kafka(KafkaBus, String),
     Store(Box<dyn Store>),
@@ -28,13 +28,14 @@ impl Source {
                 place.topic(),
             ));
         }
-        // Reads only, and takes no claim: the server that has it goes on.
+        // Read-only and without a database lock, so that the server that holds the lock is not
+        // disturbed.
         Ok(Source::Store(Box::new(SqliteStore::open_existing(
             place.database_url.expose_secret(),
         )?)))
     }
 
-    /// The newest with this reason, the newest last. Only their first bytes are kept.
+    /// The newest letters with this reason, newest last, truncated to the displayed bytes.
     pub(super) fn newest(
         &self,
         limit: usize,
@@ -68,7 +69,7 @@ impl Source {
         Ok(newest.letters.into_values().collect())
     }
 
-    /// One, whole.
+    /// One complete letter.
     pub(super) fn one(&self, id: &Id) -> Result<Option<DeadLetterEntry>, DlqError> {
         match (self, id) {
             (Source::Kafka(bus, topic), Id::Place(partition, offset)) => {
@@ -92,7 +93,7 @@ impl Source {
     }
 }
 
-/// The newest letters so far, by their time, each once.
+/// The newest letters so far, ordered by time, without duplicates.
 struct Newest {
     limit: usize,
     letters: BTreeMap<(i64, u64, u64), DeadLetterEntry>,

@@ -1,10 +1,10 @@
-//! How dead letters look.
+//! Text output of dead letters.
 
 use std::fmt::Write;
 
 use super::entry::DeadLetterEntry;
 
-/// The first bytes that a line of the list shows.
+/// Number of payload bytes in a line of the list.
 pub(super) const SHOWN_BYTES: usize = 60;
 
 /// A line of the list: id, time, reason, origin, first bytes.
@@ -25,7 +25,8 @@ pub(super) fn line(letter: &DeadLetterEntry) -> String {
     )
 }
 
-/// Every header a line, then the bytes: as text where they are text, else in hexadecimal.
+/// One line per header, then the bytes: as text if they are printable UTF-8, otherwise as a hex
+/// dump.
 pub(super) fn page(letter: &DeadLetterEntry) -> String {
     let mut page = format!("id: {}\n", letter.id);
     for (name, value) in &letter.headers {
@@ -69,7 +70,8 @@ fn readable(row: &[u8]) -> String {
         .collect()
 }
 
-/// What others wrote can neither break a line nor colour a screen.
+/// Escapes control characters, so that foreign text can neither break a line nor control the
+/// terminal.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {

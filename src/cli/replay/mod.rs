@@ -1,5 +1,5 @@
-//! Serves recordings as the Betfair Exchange Stream API does, so that a supplier can be seen again
-//! at any speed.
+//! Serves recordings over the Betfair Exchange Stream API, so that a supplier's stream can be
+//! replayed at any speed.
 
 pub mod playback;
 pub mod recording;
@@ -18,39 +18,39 @@ use clap::{Args, ValueEnum};
 
 pub use server::{ReplayHandle, serve, start};
 
-/// What `replay` can be told.
+/// The arguments of `replay`.
 #[derive(Args, Clone, Debug)]
 pub struct ReplayArgs {
-    /// How the recordings are written and served
+    /// Format in which the recordings are stored and served
     #[arg(long, value_enum, default_value = "betfair")]
     pub format: ReplayFormat,
-    /// How many times as fast as recorded, as 10 or 0.5; max: as fast as it is read
+    /// Speed relative to the recording, for example 10 or 0.5; max: as fast as the client reads
     #[arg(long, default_value = "1")]
     pub speed: Speed,
-    /// Address to listen on; port 0 takes a free one
+    /// Address to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8085")]
     pub listen: SocketAddr,
-    /// Start again after the end, with times that go on
+    /// Restart after the end, with timestamps that keep increasing
     #[arg(long = "loop")]
     pub looping: bool,
-    /// Recordings, one message a line. Each starts with the replay, whenever it was recorded
+    /// Recordings, one message per line. All start together, regardless of when they were recorded
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 }
 
-/// How recordings are written and served.
+/// The format in which recordings are stored and served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ReplayFormat {
-    /// Exchange Stream messages (mcm), one a line; served over TCP for betfair:// suppliers
+    /// Exchange Stream messages (mcm), one per line; served over TCP for betfair:// suppliers
     Betfair,
 }
 
-/// How fast a recording is played.
+/// The speed of playback.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Speed {
-    /// So many times as fast as it was recorded.
+    /// Relative to the recorded speed.
     Times(f64),
-    /// As fast as it is read.
+    /// As fast as the client reads.
     Max,
 }
 
@@ -61,28 +61,28 @@ impl FromStr for Speed {
         match (text, text.parse::<f64>()) {
             ("max", _) => Ok(Speed::Max),
             (_, Ok(times)) if (0.001..=1_000_000.0).contains(&times) => Ok(Speed::Times(times)),
-            _ => Err("a number from 0.001 to 1000000, or max, is wanted".to_owned()),
+            _ => Err("a number from 0.001 to 1000000, or max".to_owned()),
         }
     }
 }
 
-/// How a replay server is set up.
+/// The configuration of a replay server.
 #[derive(Clone, Debug)]
 pub struct ReplayConfig {
-    /// The recordings.
+    /// The recording files.
     pub files: Vec<PathBuf>,
-    /// How fast they are played.
+    /// The speed of playback.
     pub speed: Speed,
-    /// Where the server listens.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// Whether they start again after their end.
+    /// Whether playback restarts after the end.
     pub looping: bool,
-    /// A client that takes nothing for so long is closed.
+    /// How long a client may read nothing before it is closed.
     pub write_timeout: Duration,
 }
 
 impl ReplayConfig {
-    /// Plays `files` once, as fast as they are read, on a free port of this machine.
+    /// Plays `files` once at maximum speed, on a free port of this machine.
     pub fn at_once(files: Vec<PathBuf>) -> ReplayConfig {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         ReplayConfig {
@@ -114,10 +114,10 @@ impl From<ReplayArgs> for ReplayConfig {
     }
 }
 
-/// Long enough for a client that waits for its own database.
+/// Long enough for a client that is waiting for its own database.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why there is no replay.
+/// Why a replay failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// A recording cannot be opened or read.
@@ -125,37 +125,37 @@ pub enum ReplayError {
     File {
         /// The recording.
         file: PathBuf,
-        /// What is wrong.
+        /// The I/O error.
         cause: std::io::Error,
     },
-    /// A line of a recording cannot be read.
+    /// A line of a recording cannot be parsed.
     #[error("{}, line {line}: {cause}", file.display())]
     Line {
         /// The recording.
         file: PathBuf,
-        /// Which line, from 1.
+        /// The line number, starting at 1.
         line: usize,
-        /// What is wrong with it.
+        /// The parse error.
         cause: String,
     },
-    /// A recording without a message.
-    #[error("{} holds no message", file.display())]
+    /// A recording contains no message.
+    #[error("{} contains no message", file.display())]
     Empty {
         /// The recording.
         file: PathBuf,
     },
-    /// A change cannot be written anew.
-    #[error("a change of a market cannot be rewritten: {0}")]
+    /// A market change cannot be rewritten as an image.
+    #[error("cannot rewrite a market change: {0}")]
     Rewrite(serde_json::Error),
-    /// The address cannot be listened on.
+    /// The server cannot listen on the address.
     #[error("cannot listen on {addr}: {cause}")]
     Listen {
         /// The address.
         addr: SocketAddr,
-        /// What is wrong.
+        /// The I/O error.
         cause: std::io::Error,
     },
-    /// Signals cannot be awaited, or the files' thread ended.
-    #[error("the system refuses: {0}")]
+    /// Signal handlers cannot be installed, or the loader thread ended.
+    #[error("system error: {0}")]
     System(std::io::Error),
 }

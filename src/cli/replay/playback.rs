@@ -1,5 +1,5 @@
-//! One client's way through a recording: which message comes next, when, and how it is written.
-//! Time is given in.
+//! One client's playback of a recording: which message is next, when it is due, and its text.
+//! Independent of the clock: the current time is passed in.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Write as _;
@@ -11,63 +11,64 @@ use tokio::time::Instant;
 use super::Speed;
 use super::recording::{MarketStep, Recording, Step};
 
-/// What a client subscribes to.
+/// A client's subscription.
 #[derive(Debug, Default)]
 pub struct Subscription {
-    /// The id of the request; every message carries it.
+    /// The request id, repeated in every message.
     pub id: i64,
-    /// Only these markets; none: all.
+    /// The markets, or `None` for all.
     pub markets: Option<HashSet<String>>,
-    /// How often the client wants to hear that nothing changed.
+    /// Interval of the heartbeats while nothing changes.
     pub heartbeat: Duration,
-    /// Whether a large message is sent in several segments.
+    /// Whether large messages are split into segments.
     pub segmented: bool,
-    /// Where to go on: `initialClk` and `clk` of an earlier subscription.
+    /// The position to resume from: `initialClk` and `clk` of an earlier subscription.
     pub clocks: Option<(String, String)>,
 }
 
-/// A segment is cut before it becomes larger, unless one market alone is.
+/// Maximum size of a segment, unless a single market is larger.
 const SEGMENT_BYTES: usize = 64 * 1024;
 
-/// The clocks are none that this recording gave out.
+/// The clocks were not issued for this recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidClock;
 
-/// A place between two messages: this many rounds, and this many steps of the next are behind it.
+/// A position between two messages: the number of completed rounds, and of completed steps in the
+/// current round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Position {
     round: u64,
     step: usize,
 }
 
-/// A step of a recording within a message.
+/// One recorded step as part of a message.
 struct Part<'a> {
     pt: i64,
     round: u64,
     step: &'a Step,
 }
 
-/// A client's way through a recording.
+/// A client's playback of a recording.
 #[derive(Debug)]
 pub struct Playback {
     recording: Arc<Recording>,
     speed: Speed,
     looping: bool,
     subscription: Subscription,
-    /// What is sent before anything else: an image, or the other segments of a message.
+    /// Messages to send first: an image, or the remaining segments of a message.
     pending: VecDeque<String>,
-    /// The next message says that it goes on.
+    /// Whether the next message is marked as resumed.
     resumes: bool,
     position: Position,
     started: Instant,
-    /// The recording's time at the start.
+    /// The recording time at the start of this playback.
     base_ms: u64,
     last_sent: Instant,
     last_pt: i64,
 }
 
 impl Playback {
-    /// Starts at the beginning with an image, or behind the subscription's clocks.
+    /// Starts at the beginning with an image, or resumes after the subscription's clocks.
     pub fn start(
         recording: Arc<Recording>,
         speed: Speed,
@@ -84,7 +85,8 @@ impl Playback {
             last_pt: recording.steps.first().map_or(0, |step| step.pt),
             recording,
             speed,
-            // A round without a message for the client would never end.
+            // Enabled below if the client wants any message; otherwise the search for the next one
+            // would never end.
             looping: false,
             subscription,
             pending: VecDeque::new(),
@@ -112,7 +114,7 @@ impl Playback {
         Ok(playback)
     }
 
-    /// The next message, where one is due.
+    /// The next message, if one is due.
     pub fn next_message(&mut self, now: Instant) -> Option<String> {
         if let Some(message) = self.pending.pop_front() {
             self.last_sent = now;
@@ -142,7 +144,7 @@ impl Playback {
         self.pending.pop_front()
     }
 
-    /// A heartbeat, where nothing was sent for long enough.
+    /// A heartbeat, if nothing was sent within the heartbeat interval.
     pub fn heartbeat(&mut self, now: Instant) -> Option<String> {
         if self.heartbeat_due() > now {
             return None;
@@ -151,7 +153,7 @@ impl Playback {
         Some(self.envelope(self.last_pt, Some("HEARTBEAT"), None, true) + "}")
     }
 
-    /// When there may be something to send.
+    /// When the next message or heartbeat may be due.
     pub fn wakes_at(&mut self) -> Instant {
         if !self.pending.is_empty() {
             return self.started;
@@ -161,7 +163,7 @@ impl Playback {
             .map_or(heartbeat, |next| self.due(next).min(heartbeat))
     }
 
-    /// The first message of every file, together as one image.
+    /// Queues the first message of every file as one image.
     fn open_with_image(&mut self) {
         let recording = self.recording.clone();
         let heads = recording
@@ -181,7 +183,8 @@ impl Playback {
         self.push(&heads, Some("SUB_IMAGE"));
     }
 
-    /// Makes one message of these steps, in segments where the client takes them and it is large.
+    /// Queues one message for these steps, in segments if it is large and the client accepts
+    /// segments.
     fn push(&mut self, parts: &[Part<'_>], ct: Option<&str>) {
         let segments = self.segments(parts);
         let last = segments.len().saturating_sub(1);
@@ -199,7 +202,7 @@ impl Playback {
         }
     }
 
-    /// The changes of each segment; one where the client takes no segments.
+    /// The changes of each segment; a single segment if the client does not accept segments.
     fn segments<'a>(&self, parts: &'a [Part<'a>]) -> Vec<(Option<&'a Part<'a>>, String)> {
         let mut segments: Vec<(Option<&Part<'_>>, String)> = Vec::new();
         for part in parts {
@@ -259,7 +262,7 @@ impl Playback {
             .is_none_or(|markets| markets.contains(id))
     }
 
-    /// The next step that the client wants; none at the end.
+    /// The next step that the client wants; `None` at the end.
     fn skip_unwanted(&mut self) -> Option<Position> {
         loop {
             match self.recording.steps.get(self.position.step) {
@@ -276,7 +279,7 @@ impl Playback {
         }
     }
 
-    /// The recording's time of a step, rounds counted in.
+    /// The recording time of a step, including earlier rounds.
     fn virtual_ms(&self, position: Position) -> u64 {
         let offset = self
             .recording
@@ -295,7 +298,7 @@ impl Playback {
         };
         let millis = self.virtual_ms(position).saturating_sub(self.base_ms);
         let wait = Duration::try_from_secs_f64(millis as f64 / 1_000.0 / times).ok();
-        // A wait that no clock can hold: the heartbeats come first anyway.
+        // The wait overflows the clock; the heartbeats come first anyway.
         wait.and_then(|wait| self.started.checked_add(wait))
             .unwrap_or(self.heartbeat_due())
     }
@@ -306,7 +309,7 @@ impl Playback {
             .saturating_add(i64::try_from(shift).unwrap_or(i64::MAX))
     }
 
-    /// A message of a time, a status and changes. The image of an empty subscription has none.
+    /// Formats a message. The image of a subscription without changes has no `mc`.
     fn message(
         &self,
         (pt, status, changes): (i64, Option<i64>, &str),
@@ -316,7 +319,7 @@ impl Playback {
     ) -> String {
         let mut json = self.envelope(pt, ct, segment, last);
         if let Some(status) = status {
-            // Writing to a string has no way to fail.
+            // Writing to a string cannot fail.
             let _ = write!(json, ",\"status\":{status}");
         }
         if ct != Some("SUB_IMAGE") || !changes.is_empty() {
@@ -328,7 +331,7 @@ impl Playback {
         json
     }
 
-    /// The fields in front of the changes; `clocks`: the position behind the message is told.
+    /// The fields before the changes. `clocks` adds the position after the message.
     fn envelope(&self, pt: i64, ct: Option<&str>, segment: Option<&str>, clocks: bool) -> String {
         let mut json = format!(
             "{{\"op\":\"mcm\",\"id\":{},\"pt\":{pt}",

@@ -1,5 +1,4 @@
-//! Recordings as they are read from files: Betfair `mcm` messages, one a line, merged into one
-//! timeline.
+//! Recordings loaded from files: Betfair `mcm` messages, one per line, merged into one timeline.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -13,24 +12,24 @@ use serde_json::value::RawValue;
 
 use super::ReplayError;
 
-/// Between the end of a round and the start of the next, in the recordings' time.
+/// Pause between the end of a round and the start of the next, in recording time.
 const PAUSE_BETWEEN_ROUNDS_MS: u64 = 1_000;
 
-/// Recordings merged into one timeline: every file starts at 0, and keeps its own times.
+/// Recordings merged into one timeline. Every file starts at offset 0 and keeps its own timestamps.
 #[derive(Debug)]
 pub struct Recording {
-    /// The messages by their offset; the first of each file come first.
+    /// The messages ordered by offset; the first message of each file comes first.
     pub steps: Vec<Step>,
-    /// How many steps are the first of their file: together they are the image of a new
+    /// The number of steps that are the first of their file. Together they form the image of a new
     /// subscription.
     pub heads: usize,
-    /// From the start of one round to the start of the next.
+    /// Time from the start of one round to the start of the next.
     pub period_ms: u64,
-    /// Added to the versions of definitions in each further round, since versions only grow.
+    /// Added to the definition versions in each further round, because versions must increase.
     versions: i64,
-    /// The same for the same content: positions of one recording mean nothing in another.
+    /// Identifies the content: positions of one recording are invalid in another.
     pub fingerprint: u64,
-    /// The markets.
+    /// The ids of all markets.
     pub markets: HashSet<Arc<str>>,
 }
 
@@ -41,24 +40,24 @@ pub struct Step {
     pub offset_ms: u64,
     /// Its `pt`.
     pub pt: i64,
-    /// Its `status`, as 503.
+    /// Its `status`, for example 503.
     pub status: Option<i64>,
-    /// Its changes.
+    /// Its market changes.
     pub markets: Vec<MarketStep>,
 }
 
 /// The change of one market.
 #[derive(Debug)]
 pub struct MarketStep {
-    /// The market.
+    /// The market id.
     pub id: Arc<str>,
-    /// The change as JSON; the first of its market says `"img":true`.
+    /// The change as JSON; the first change of a market contains `"img":true`.
     pub json: Box<str>,
-    /// The version of its definition, where it has one.
+    /// The version of its market definition, if it contains one.
     version: Option<DefinitionVersion>,
 }
 
-/// A number in the text of a change.
+/// The position and value of a version number in the JSON text of a change.
 #[derive(Debug)]
 struct DefinitionVersion {
     place: std::ops::Range<usize>,
@@ -81,7 +80,7 @@ struct MarketId {
 }
 
 impl Recording {
-    /// Reads and merges files. A line that cannot be read is named.
+    /// Loads and merges files. Errors name the file and line.
     pub fn load(files: &[PathBuf]) -> Result<Recording, ReplayError> {
         let mut fingerprint = Fingerprint::new();
         let mut loaded = Vec::new();
@@ -110,7 +109,8 @@ impl Recording {
         Ok(recording)
     }
 
-    /// The first change of each market replaces what a client held of it.
+    /// Marks the first change of each market as an image, which replaces the client's state of the
+    /// market.
     fn mark_images(&mut self) -> Result<(), ReplayError> {
         for market in self.steps.iter_mut().flat_map(|step| &mut step.markets) {
             if self.markets.insert(market.id.clone()) {
@@ -132,7 +132,7 @@ impl Recording {
         Ok(())
     }
 
-    /// Writes the change of a market as it is in a round.
+    /// Writes a market change with the version number for this round.
     pub fn write(&self, market: &MarketStep, round: u64, out: &mut String) {
         let version = market.version.as_ref().filter(|_| round > 0);
         let parts = version
@@ -144,7 +144,7 @@ impl Recording {
         let version = found
             .version
             .saturating_add(self.versions.saturating_mul(rounds));
-        // Writing to a string has no way to fail.
+        // Writing to a string cannot fail.
         let _ = write!(
             out,
             "{before}{version}{}",
@@ -179,7 +179,7 @@ fn load_file(file: &Path, fingerprint: &mut Fingerprint) -> Result<Vec<Step>, Re
         };
         let start = *start.get_or_insert(step.pt);
         let offset = u64::try_from(step.pt.saturating_sub(start)).unwrap_or(0);
-        // Time within a file only goes on: the order of its lines counts.
+        // Time within a file never goes back: the order of the lines wins.
         step.offset_ms = offset.max(steps.last().map_or(0, |last| last.offset_ms));
         steps.push(step);
     }
@@ -192,7 +192,7 @@ fn load_file(file: &Path, fingerprint: &mut Fingerprint) -> Result<Vec<Step>, Re
     }
 }
 
-/// Reads a line; a heartbeat is none: the server makes its own.
+/// Parses a line. Recorded heartbeats are skipped, because the server sends its own.
 fn read_line(line: &str) -> Result<Option<Step>, String> {
     let message: Line<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
     if let Some(op) = message.op.filter(|op| op != "mcm") {
@@ -232,13 +232,13 @@ fn read_market(json: &str, is_image: bool) -> Result<MarketStep, serde_json::Err
     })
 }
 
-/// Where a change says the version of its definition.
+/// The version number of the market definition in a change.
 fn version_in(json: &str) -> Option<DefinitionVersion> {
     let change: BTreeMap<&str, &RawValue> = serde_json::from_str(json).ok()?;
     let definition = change.get("marketDefinition")?.get();
     let fields: BTreeMap<&str, &RawValue> = serde_json::from_str(definition).ok()?;
     let text = fields.get("version")?.get();
-    // Both are parts of one text.
+    // `text` is a slice of `json`.
     let start = (text.as_ptr() as usize).checked_sub(json.as_ptr() as usize)?;
     Some(DefinitionVersion {
         place: start..start + text.len(),
@@ -246,15 +246,15 @@ fn version_in(json: &str) -> Option<DefinitionVersion> {
     })
 }
 
-/// The change with `"img":true`, the text of every other field as it was.
+/// The change with `"img":true` added. All other fields keep their text.
 fn as_image(json: &str) -> Result<Box<str>, serde_json::Error> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(json)?;
     fields.insert("img".to_owned(), RawValue::from_string("true".to_owned())?);
     Ok(serde_json::to_string(&fields)?.into())
 }
 
-/// FNV-1a: the same on every machine and in every version, which the standard library's hasher does
-/// not promise.
+/// FNV-1a. Unlike the standard library's hasher, its result is guaranteed to be the same on every
+/// machine and in every version.
 struct Fingerprint(u64);
 
 impl Fingerprint {
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn each_file_starts_at_0_and_they_are_merged() {
+    fn files_start_at_zero_and_are_merged() {
         let one = file(
             "{\"op\":\"mcm\",\"pt\":100,\"mc\":[{\"id\":\"1.1\"}]}\r\n{\"op\":\"mcm\",\"pt\":100,\"mc\":[{\"id\":\"1.1\",\"rc\":[]}]}\r\n\r\n{\"op\":\"mcm\",\"pt\":300,\"mc\":[{\"id\":\"1.1\"}]}\r\n",
         );
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_grow_with_each_round() {
+    fn versions_increase_with_each_round() {
         let line = |version: &str| {
             format!(
                 r#"{{"op":"mcm","pt":1,"mc":[{{"id":"1.1","marketDefinition":{{"version": {version},"x":1}}}}]}}"#
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_line_is_named() {
+    fn unreadable_line_is_located() {
         let error = |lines: &str| {
             let file = file(lines);
             let error = Recording::load(&[file.path().to_owned()])
@@ -374,7 +374,7 @@ mod tests {
         assert!(
             error("{\"pt\":1,\"mc\":[{}]}").starts_with("FILE, line 1: mc: missing field `id`")
         );
-        assert_eq!(error("\n"), "FILE holds no message");
+        assert_eq!(error("\n"), "FILE contains no message");
         let missing = Recording::load(&["no-such-file".into()])
             .unwrap_err()
             .to_string();

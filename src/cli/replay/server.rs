@@ -1,4 +1,4 @@
-//! Listens, and gives each client a session of its own.
+//! Accepts clients and runs one session for each.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,23 +14,24 @@ use super::recording::Recording;
 use super::session::{Served, Session};
 use super::{ReplayArgs, ReplayConfig, ReplayError, Speed};
 
-/// After a failed accept (no descriptors left, most likely): long enough not to spin.
+/// Pause after a failed accept, which is most likely caused by a lack of file descriptors; long
+/// enough to avoid a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Clients at a time; further ones are closed.
+/// Maximum number of concurrent clients; further ones are closed.
 const MAX_CLIENTS: usize = 1_000;
 
-/// A replay server that runs. It ends when the handle is dropped.
+/// A running replay server. It stops when the handle is dropped.
 #[derive(Debug)]
 pub struct ReplayHandle {
-    /// Where it listens.
+    /// The address it listens on.
     pub addr: SocketAddr,
     hang_up: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
 
 impl ReplayHandle {
-    /// Closes every connection; clients may connect again.
+    /// Closes every connection; clients may reconnect.
     pub fn hang_up(&self) {
         self.hang_up
             .send_modify(|times| *times = times.wrapping_add(1));
@@ -38,14 +39,14 @@ impl ReplayHandle {
 
     /// How many clients are connected.
     pub fn clients(&self) -> usize {
-        // Each holds a receiver, and the listener one more.
+        // Each client holds a receiver, and the listener holds one more.
         self.hang_up.receiver_count().saturating_sub(1)
     }
 
     /// Stops listening and closes every connection.
     pub async fn stop(mut self) {
         self.task.abort();
-        // Aborted is what it is meant to be.
+        // The task ends with a cancellation error, which is expected.
         let _ = (&mut self.task).await;
     }
 }
@@ -65,7 +66,7 @@ pub async fn serve(args: ReplayArgs) -> Result<(), ReplayError> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    log::info!("replay stops");
+    log::info!("stopping replay");
     handle.stop().await;
     Ok(())
 }
@@ -101,21 +102,17 @@ pub async fn start(config: ReplayConfig) -> Result<ReplayHandle, ReplayError> {
 fn announce(addr: SocketAddr, recording: &Recording, config: &ReplayConfig) {
     let length = Duration::from_secs(recording.period_ms / 1_000);
     let speed = match config.speed {
-        Speed::Max => "as fast as it is read".to_owned(),
-        Speed::Times(times) => format!("{times} times as fast"),
+        Speed::Max => "at maximum speed".to_owned(),
+        Speed::Times(times) => format!("at {times} times the recorded speed"),
     };
     log::info!(
-        "replay of {} markets, {} messages in {}, {speed}{}",
+        "replaying {} markets, {} messages in {}, {speed}{}",
         recording.markets.len(),
         recording.steps.len(),
         humantime::format_duration(length),
-        if config.looping {
-            ", again and again"
-        } else {
-            ""
-        },
+        if config.looping { ", in a loop" } else { "" },
     );
-    log::info!("replay listens on {addr}: SUPPLIER_URLS=betfair://{addr}");
+    log::info!("replay listening on {addr}; connect with SUPPLIER_URLS=betfair://{addr}");
 }
 
 async fn accept(listener: TcpListener, served: Arc<Served>, hung_up: watch::Receiver<u64>) {
@@ -125,7 +122,7 @@ async fn accept(listener: TcpListener, served: Arc<Served>, hung_up: watch::Rece
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) if sessions.len() >= MAX_CLIENTS => {
-                    log::debug!("replay closes {peer}: {MAX_CLIENTS} clients are connected");
+                    log::debug!(peer = peer.to_string(), limit = MAX_CLIENTS; "replay client rejected: too many clients");
                     drop(stream);
                 }
                 Ok((stream, peer)) => {
@@ -136,7 +133,7 @@ async fn accept(listener: TcpListener, served: Arc<Served>, hung_up: watch::Rece
                     sessions.spawn(client(served.clone(), stream, peer, id, hung_up));
                 }
                 Err(error) => {
-                    log::warn!("replay cannot accept a connection: {error}");
+                    log::warn!("cannot accept a replay connection: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -152,16 +149,16 @@ async fn client(
     id: String,
     mut hung_up: watch::Receiver<u64>,
 ) {
-    log::info!("replay client {id} connected from {peer}");
+    log::info!(client = id.as_str(), peer = peer.to_string(); "replay client connected");
     let ended = async {
         stream.set_nodelay(true)?;
         Session::new(served, stream).run(&id).await
     };
     tokio::select! {
         ended = ended => match ended {
-            Ok(()) => log::info!("replay client {id} is gone"),
-            Err(error) => log::info!("replay client {id} is gone: {error}"),
+            Ok(()) => log::info!(client = id.as_str(); "replay client disconnected"),
+            Err(error) => log::info!(client = id.as_str(); "replay client disconnected: {error}"),
         },
-        _ = hung_up.changed() => log::info!("replay client {id} is closed"),
+        _ = hung_up.changed() => log::info!(client = id.as_str(); "replay client closed"),
     }
 }

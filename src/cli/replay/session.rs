@@ -1,4 +1,4 @@
-//! One client of the replay server: its requests, and the stream that it subscribed to.
+//! One client of the replay server: its requests and its subscribed stream.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,34 +17,34 @@ use super::playback::{Playback, Subscription};
 use super::recording::Recording;
 use crate::domain::json;
 
-/// A request with thousands of market ids fits.
+/// Large enough for a request with thousands of market ids.
 const MAX_REQUEST: usize = 256 * 1024;
-/// What falls due together is written together, up to about this.
+/// Messages that are due together are written together, up to about this size.
 const WRITE_CHUNK: usize = 64 * 1024;
-/// Who has not subscribed by then is closed.
+/// How long a client may stay connected without a subscription.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(15);
-/// The stream's bounds of `heartbeatMs`.
+/// The exchange's limits of `heartbeatMs`.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 500..=5_000;
 
-/// What every client is served.
+/// The settings shared by all clients.
 #[derive(Debug)]
 pub struct Served {
     /// The recording.
     pub recording: Arc<Recording>,
-    /// How fast it is played.
+    /// The speed of playback.
     pub speed: Speed,
-    /// Whether it starts again after its end.
+    /// Whether playback restarts after the end.
     pub looping: bool,
-    /// A client that takes nothing for so long is closed.
+    /// How long a client may read nothing before it is closed.
     pub write_timeout: Duration,
 }
 
-/// A client.
+/// A connected client.
 pub struct Session {
     served: Arc<Served>,
     requests: FramedRead<ReadHalf<TcpStream>, LinesCodec>,
     writer: WriteHalf<TcpStream>,
-    /// Written at the next chance, and never much larger than a chunk.
+    /// Text to write next; never much larger than a chunk.
     out: String,
     authenticated: bool,
     playback: Option<Playback>,
@@ -82,11 +82,11 @@ struct Status<'a> {
     error_message: Option<&'a str>,
 }
 
-/// Why a request is not served: the code on the wire, and words.
+/// Why a request is rejected: the wire error code and a message.
 struct Failure(&'static str, String);
 
 impl Session {
-    /// A client that just connected.
+    /// Creates the session of a new client.
     pub fn new(served: Arc<Served>, stream: TcpStream) -> Session {
         let (read, writer) = tokio::io::split(stream);
         let requests = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_REQUEST));
@@ -100,7 +100,7 @@ impl Session {
         }
     }
 
-    /// Serves the client until it goes, is refused, or takes nothing any more.
+    /// Serves the client until it disconnects, is rejected or stops reading.
     pub async fn run(mut self, connection_id: &str) -> io::Result<()> {
         self.push(&format!(
             "{{\"op\":\"connection\",\"connectionId\":\"{connection_id}\"}}"
@@ -128,7 +128,7 @@ impl Session {
                 },
                 () = sleep_until(wakes_at) => {
                     if self.playback.is_none() {
-                        let failure = Failure("TIMEOUT", "no subscription in time".to_owned());
+                        let failure = Failure("TIMEOUT", "no subscription within 15 s".to_owned());
                         return self.refuse((None, failure)).await;
                     }
                 }
@@ -136,7 +136,7 @@ impl Session {
         }
     }
 
-    /// Takes what is due into the output, else a heartbeat.
+    /// Moves due messages to the output, or a heartbeat if none is due.
     fn gather(&mut self) {
         let Some(playback) = &mut self.playback else {
             return;
@@ -154,14 +154,14 @@ impl Session {
         }
     }
 
-    /// Writes the output. A slow client is waited for, one that takes nothing at all is not.
+    /// Writes the output. A slow client is waited for; a client that reads nothing times out.
     async fn write(&mut self) -> io::Result<()> {
         let mut rest = self.out.as_bytes();
         while !rest.is_empty() {
             let write = timeout(self.served.write_timeout, self.writer.write(rest));
-            let written = write
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it takes nothing"))??;
+            let written = write.await.map_err(|_| {
+                io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")
+            })??;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -191,16 +191,14 @@ impl Session {
         match request.op.as_str() {
             "authentication" => self.authenticated = true,
             "heartbeat" | "marketSubscription" if !self.authenticated => {
-                return Err(Failure(
-                    "NOT_AUTHORIZED",
-                    "authentication comes first".to_owned(),
-                ));
+                return Err(Failure("NOT_AUTHORIZED", "authenticate first".to_owned()));
             }
             "heartbeat" => {}
             "marketSubscription" => self.playback = Some(self.subscribe(request)?),
             _ => {
-                let known = "authentication, marketSubscription and heartbeat are known";
-                return Err(Failure("INVALID_REQUEST", known.to_owned()));
+                let supported =
+                    "supported operations are authentication, marketSubscription and heartbeat";
+                return Err(Failure("INVALID_REQUEST", supported.to_owned()));
             }
         }
         self.push_status(id, None);
@@ -214,7 +212,7 @@ impl Session {
             _ => {
                 return Err(Failure(
                     "INVALID_CLOCK",
-                    "initialClk and clk go together".to_owned(),
+                    "initialClk and clk must be sent together".to_owned(),
                 ));
             }
         };
@@ -248,7 +246,7 @@ impl Session {
         .map_err(|_| {
             Failure(
                 "INVALID_CLOCK",
-                "these clocks are of another recording".to_owned(),
+                "these clocks belong to another recording".to_owned(),
             )
         })
     }
@@ -266,11 +264,11 @@ impl Session {
             error_code: failure.map(|Failure(code, _)| *code),
             error_message: failure.map(|Failure(_, message)| message.as_str()),
         };
-        // Writing strings and numbers to memory has no way to fail.
+        // Serializing strings and numbers cannot fail.
         self.push(&serde_json::to_string(&status).unwrap_or_default());
     }
 
-    /// Says why, and closes.
+    /// Sends the reason and closes the connection.
     async fn refuse(mut self, (id, failure): (Option<i64>, Failure)) -> io::Result<()> {
         self.push_status(id, Some(&failure));
         self.write().await?;

@@ -1,4 +1,4 @@
-//! The server over real sockets, read by the decoder and by hand.
+//! The server over real sockets, read by the decoder and by a minimal client.
 
 use futures_util::StreamExt;
 use pretty_assertions::assert_eq;
@@ -31,7 +31,7 @@ async fn both_at_once() -> ReplayHandle {
     start(ReplayConfig::at_once(recordings())).await.unwrap()
 }
 
-/// A client by hand.
+/// A minimal protocol client.
 struct Client {
     lines: Lines<BufReader<OwnedReadHalf>>,
     writer: OwnedWriteHalf,
@@ -51,7 +51,9 @@ impl Client {
     async fn subscribed(addr: SocketAddr, fields: Value) -> Client {
         let mut client = Client::connect(addr).await;
         assert_eq!(
-            client.ask(json!({"op":"authentication","id":1})).await["statusCode"],
+            client
+                .request_response(json!({"op":"authentication","id":1}))
+                .await["statusCode"],
             "SUCCESS"
         );
         let mut request = json!({"op":"marketSubscription","id":7,"heartbeatMs":500});
@@ -59,7 +61,7 @@ impl Client {
             .as_object_mut()
             .unwrap()
             .extend(fields.as_object().unwrap().clone());
-        let status = client.ask(request).await;
+        let status = client.request_response(request).await;
         assert_eq!(
             (&status["statusCode"], &status["id"]),
             (&json!("SUCCESS"), &json!(7))
@@ -67,7 +69,7 @@ impl Client {
         client
     }
 
-    async fn ask(&mut self, request: Value) -> Value {
+    async fn request_response(&mut self, request: Value) -> Value {
         self.writer
             .write_all(format!("{request}\r\n").as_bytes())
             .await
@@ -75,7 +77,7 @@ impl Client {
         self.next().await
     }
 
-    /// The next message; null at the end.
+    /// The next message; null at the end of the stream.
     async fn next(&mut self) -> Value {
         let line = timeout(DEADLINE, self.lines.next_line())
             .await
@@ -97,8 +99,8 @@ impl Client {
     }
 }
 
-/// Reads from the server through transport and decoder, and calls `each` with every frame's updates
-/// until it says so.
+/// Reads from the server through transport and decoder, and calls `each` with the updates of every
+/// frame until it returns true.
 async fn read_through(
     addr: SocketAddr,
     decoder: &mut dyn Decoder,
@@ -143,7 +145,7 @@ fn settled(updates: &[OddsUpdate]) -> usize {
 }
 
 #[tokio::test]
-async fn read_over_a_socket_the_recordings_show_what_an_independent_fold_shows() {
+async fn decoded_replay_matches_independent_fold() {
     let server = both_at_once().await;
     let mut decoder = Endpoint::Betfair {
         host: String::new(),
@@ -161,9 +163,9 @@ async fn read_over_a_socket_the_recordings_show_what_an_independent_fold_shows()
     server.stop().await;
 }
 
+/// A decoder that repeatedly loses its connection misses no update and sees none twice.
 #[tokio::test]
-async fn a_decoder_that_loses_its_connection_again_and_again_misses_nothing_and_sees_nothing_twice()
-{
+async fn resumed_decoder_sees_each_update_once() {
     let server = both_at_once().await;
     let mut decoder = Endpoint::Betfair {
         host: String::new(),
@@ -188,7 +190,7 @@ async fn a_decoder_that_loses_its_connection_again_and_again_misses_nothing_and_
 }
 
 #[tokio::test]
-async fn an_image_comes_first_and_each_market_begins_with_one() {
+async fn stream_starts_with_image_per_market() {
     let server = both_at_once().await;
     let segmented = json!({"segmentationEnabled":true});
     let messages = Client::subscribed(server.addr, segmented)
@@ -240,7 +242,7 @@ async fn an_image_comes_first_and_each_market_begins_with_one() {
             .unwrap()
             .starts_with("replay-")
     );
-    // Only a client that asks for segments gets them.
+    // Only a client that enables segments gets them.
     let whole = Client::subscribed(server.addr, json!({}))
         .await
         .until_heartbeat()
@@ -271,7 +273,7 @@ fn large_market(market: u32) -> String {
 }
 
 #[tokio::test]
-async fn large_messages_come_in_segments() {
+async fn large_messages_are_segmented() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let line = |pt: u32| {
         let markets: Vec<_> = (1_000..1_400).map(large_market).collect();
@@ -327,7 +329,7 @@ async fn large_messages_come_in_segments() {
 }
 
 #[tokio::test]
-async fn a_filter_gives_only_its_markets() {
+async fn filter_selects_markets() {
     let server = both_at_once().await;
     let mut client = Client::subscribed(
         server.addr,
@@ -350,7 +352,7 @@ async fn a_filter_gives_only_its_markets() {
 }
 
 #[tokio::test]
-async fn behind_a_known_clock_it_goes_on() {
+async fn playback_resumes_after_known_clock() {
     let server = both_at_once().await;
     let segmented = json!({"segmentationEnabled":true});
     let all = Client::subscribed(server.addr, segmented)
@@ -376,13 +378,13 @@ async fn behind_a_known_clock_it_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_out_of_order_is_refused_and_closed() {
+async fn invalid_request_is_rejected_and_closed() {
     let server = both_at_once().await;
     let refused = async |requests: &[Value]| {
         let mut client = Client::connect(server.addr).await;
         let mut answer = Value::Null;
         for request in requests {
-            answer = client.ask(request.clone()).await;
+            answer = client.request_response(request.clone()).await;
         }
         assert_eq!(
             (&answer["statusCode"], &answer["connectionClosed"]),
@@ -414,8 +416,13 @@ async fn what_is_out_of_order_is_refused_and_closed() {
         );
     }
     let mut client = Client::connect(server.addr).await;
-    client.ask(authentication).await;
-    assert_eq!(client.ask(json!({"op":"heartbeat","id":9})).await["id"], 9);
+    client.request_response(authentication).await;
+    assert_eq!(
+        client
+            .request_response(json!({"op":"heartbeat","id":9}))
+            .await["id"],
+        9
+    );
 }
 
 /// Three messages of one market, `gap` ms apart.
@@ -433,7 +440,7 @@ fn short_recording(gap: u32) -> tempfile::NamedTempFile {
 }
 
 #[tokio::test]
-async fn messages_are_paced_by_their_time() {
+async fn messages_are_paced_by_timestamp() {
     let file = short_recording(4_000);
     let config = ReplayConfig {
         speed: Speed::Times(20.0),
@@ -453,7 +460,7 @@ async fn messages_are_paced_by_their_time() {
 }
 
 #[tokio::test]
-async fn a_loop_goes_on_in_time() {
+async fn loop_continues_with_later_times() {
     let file = short_recording(10);
     let config = ReplayConfig {
         looping: true,
@@ -473,14 +480,14 @@ async fn a_loop_goes_on_in_time() {
     }
     assert_eq!(times, [1_000, 1_010, 1_020, 2_020, 2_030, 2_040, 3_040]);
     assert_eq!(clocks[3], ("1.1".to_owned(), true));
-    // A client that nothing is for gets heartbeats, and does not spin.
+    // A client without matching markets gets heartbeats, and does not cause a busy loop.
     let mut client =
         Client::subscribed(server.addr, json!({"marketFilter":{"marketIds":["1.0"]}})).await;
     assert_eq!(client.until_heartbeat().await.len(), 1);
 }
 
 #[tokio::test]
-async fn a_client_that_stops_reading_holds_up_nobody_and_is_closed() {
+async fn stalled_client_is_closed_alone() {
     let config = ReplayConfig {
         looping: true,
         write_timeout: Duration::from_secs(2),
@@ -497,13 +504,13 @@ async fn a_client_that_stops_reading_holds_up_nobody_and_is_closed() {
     };
     timeout(DEADLINE, reading).await.unwrap();
     assert!(other.lines.next_line().await.unwrap().is_some());
-    // What was sent before is still there to read, and then there is an end.
+    // Data sent earlier can still be read, followed by the end of the stream.
     let ended = async { while let Ok(Some(_)) = stalled.lines.next_line().await {} };
     timeout(DEADLINE, ended).await.unwrap();
 }
 
 #[tokio::test]
-async fn hanging_up_closes_the_clients_and_lets_them_come_back() {
+async fn clients_reconnect_after_hang_up() {
     let server = both_at_once().await;
     let mut client = Client::subscribed(server.addr, json!({})).await;
     client.until_heartbeat().await;
@@ -517,7 +524,7 @@ async fn hanging_up_closes_the_clients_and_lets_them_come_back() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_served_is_an_error_at_the_start() {
+async fn unusable_recording_or_address_fails_start() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "{\"op\":\"mcm\",\"pt\":1}\nBZh91AY").unwrap();
     let error = start(ReplayConfig::at_once(vec![file.path().to_owned()]))
@@ -544,7 +551,7 @@ async fn what_cannot_be_served_is_an_error_at_the_start() {
 }
 
 #[test]
-fn the_command_line() {
+fn command_line_is_parsed() {
     #[derive(clap::Parser)]
     struct Cli {
         #[command(flatten)]

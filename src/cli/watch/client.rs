@@ -1,4 +1,4 @@
-//! The connection: subscribe, print what comes, and connect again when it is lost.
+//! The connection: subscribes, prints messages, and reconnects after a loss.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -20,47 +20,47 @@ use crate::domain::ids::EventId;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::supplier::transport::upgrade_request;
 
-/// The largest message that is taken: a snapshot of very many markets.
+/// Maximum message size: a snapshot of very many markets.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// What is to be watched, and how.
+/// Which events to watch, and how.
 pub(super) struct WatchOptions {
     pub url: SecretUrl,
     pub events: Vec<EventId>,
-    /// End after so many lines.
+    /// Stop after this many lines.
     pub count: Option<u64>,
     pub json: bool,
     pub style: Style,
-    /// A server that sends nothing for so long, not even a ping, is connected to anew.
+    /// How long the server may be silent, without even a ping, before the client reconnects.
     pub silence_limit: Duration,
     pub connect_limit: Duration,
-    /// How soon a snapshot that could not be had is asked for again.
+    /// Delay before an unavailable snapshot is requested again.
     pub ask_again_after: Duration,
     pub backoff: BackoffPolicy,
 }
 
-/// Why a connection is no more.
+/// Why a connection was lost.
 #[derive(Debug, thiserror::Error)]
 enum ConnectionLoss {
     #[error("cannot connect: {0}")]
     Connect(tungstenite::Error),
     #[error("no answer within {}", humantime::format_duration(*.0))]
     NoAnswer(Duration),
-    #[error("the connection broke: {0}")]
+    #[error("connection lost: {0}")]
     Broken(tungstenite::Error),
     #[error("the server closed the connection{0}")]
     Closed(String),
-    #[error("the server was silent for {}", humantime::format_duration(*.0))]
+    #[error("the server sent nothing for {}", humantime::format_duration(*.0))]
     Silent(Duration),
 }
 
-/// Why a conversation ended.
+/// Why a session with the server ended.
 enum Ending {
-    /// Enough lines are printed, or nobody reads them any more.
+    /// Enough lines are printed, or the reader closed the output.
     Done,
-    /// It is to be taken up again.
+    /// The connection was lost; reconnect.
     Lost(ConnectionLoss),
 }
 
@@ -72,46 +72,46 @@ struct Subscribe<'a> {
     event_id: &'a EventId,
 }
 
-/// A client that prints lines to `O` and everything else to `N`.
+/// A client that prints changes to `O` and notices to `N`.
 pub(super) struct Watcher<O, N> {
-    plan: WatchOptions,
+    options: WatchOptions,
     view: View,
     out: O,
     notices: N,
     printed: u64,
     backoff: Backoff,
-    /// Whether the server has ever said anything.
-    ever_heard: bool,
-    /// Whether the loss that lasts now was told.
-    loss_told: bool,
+    /// Whether the server has ever sent a message.
+    ever_connected: bool,
+    /// Whether the current connection loss was reported.
+    loss_reported: bool,
 }
 
 impl<O: Write, N: Write> Watcher<O, N> {
-    pub(super) fn new(plan: WatchOptions, out: O, notices: N) -> Watcher<O, N> {
-        let backoff = Backoff::new(plan.backoff, fastrand::u64(..));
-        let view = View::new(&plan.events);
+    pub(super) fn new(options: WatchOptions, out: O, notices: N) -> Watcher<O, N> {
+        let backoff = Backoff::new(options.backoff, fastrand::u64(..));
+        let view = View::new(&options.events);
         Watcher {
-            plan,
+            options,
             view,
             out,
             notices,
             printed: 0,
             backoff,
-            ever_heard: false,
-            loss_told: false,
+            ever_connected: false,
+            loss_reported: false,
         }
     }
 
-    /// Watches until there is nothing more to do.
+    /// Watches until `--count` is reached, the output is closed, or the server rejects the client.
     pub(super) async fn watch(mut self) -> Result<(), WatchError> {
         loop {
             let ending = match self.connect().await {
-                Ok(socket) => self.converse(socket).await?,
+                Ok(socket) => self.run_session(socket).await?,
                 Err(ConnectionLoss::Connect(tungstenite::Error::Http(response)))
                     if self.is_final(response.status().as_u16()) =>
                 {
                     return Err(WatchError::Refused {
-                        url: self.plan.url.to_string(),
+                        url: self.options.url.to_string(),
                         status: response.status().as_u16(),
                     });
                 }
@@ -120,17 +120,18 @@ impl<O: Write, N: Write> Watcher<O, N> {
             let Ending::Lost(loss) = ending else {
                 return Ok(());
             };
-            if !self.loss_told {
-                self.loss_told = true;
-                self.notice(&format!("{}: {loss}; connecting again", self.plan.url));
+            if !self.loss_reported {
+                self.loss_reported = true;
+                self.notice(&format!("{}: {loss}; reconnecting", self.options.url));
             }
             sleep(self.backoff.next_delay()).await;
         }
     }
 
-    /// A server that has never served us and says that we are wrong will say so again.
+    /// Whether a client error is final: if the server has never sent a message, a retry gives the
+    /// same result.
     fn is_final(&self, status: u16) -> bool {
-        !self.ever_heard && (400..500).contains(&status) && ![408, 425, 429].contains(&status)
+        !self.ever_connected && (400..500).contains(&status) && ![408, 425, 429].contains(&status)
     }
 
     async fn connect(&self) -> Result<Socket, ConnectionLoss> {
@@ -140,11 +141,11 @@ impl<O: Write, N: Write> Watcher<O, N> {
             .max_write_buffer_size(1024 * 1024);
         let opening = async {
             let request =
-                upgrade_request(self.plan.url.expose()).map_err(ConnectionLoss::Connect)?;
+                upgrade_request(self.options.url.expose()).map_err(ConnectionLoss::Connect)?;
             let (mut socket, _) = connect_async_with_config(request, Some(config), true)
                 .await
                 .map_err(ConnectionLoss::Connect)?;
-            for event in &self.plan.events {
+            for event in &self.options.events {
                 socket
                     .feed(subscribe(event))
                     .await
@@ -153,23 +154,23 @@ impl<O: Write, N: Write> Watcher<O, N> {
             socket.flush().await.map_err(ConnectionLoss::Broken)?;
             Ok(socket)
         };
-        let limit = self.plan.connect_limit;
+        let limit = self.options.connect_limit;
         timeout(limit, opening)
             .await
             .unwrap_or(Err(ConnectionLoss::NoAnswer(limit)))
     }
 
-    async fn converse(&mut self, mut socket: Socket) -> Result<Ending, WatchError> {
-        let mut silent_at = Instant::now() + self.plan.silence_limit;
-        // Events whose snapshot could not be had, and when to ask for them again.
-        let mut ask_again: Option<(Instant, Vec<EventId>)> = None;
+    async fn run_session(&mut self, mut socket: Socket) -> Result<Ending, WatchError> {
+        let mut silent_at = Instant::now() + self.options.silence_limit;
+        // Events whose snapshot was unavailable, and when to request it again.
+        let mut retry: Option<(Instant, Vec<EventId>)> = None;
         loop {
-            let ask_at = ask_again.as_ref().map_or(silent_at, |(at, _)| *at);
+            let ask_at = retry.as_ref().map_or(silent_at, |(at, _)| *at);
             let message = tokio::select! {
-                // In this order: a server that never pauses must not keep us from asking.
+                // Biased: a server that never pauses must not prevent the new request.
                 biased;
-                () = sleep_until(ask_at), if ask_again.is_some() => {
-                    for event in ask_again.take().into_iter().flat_map(|(_, events)| events) {
+                () = sleep_until(ask_at), if retry.is_some() => {
+                    for event in retry.take().into_iter().flat_map(|(_, events)| events) {
                         if let Err(error) = socket.send(subscribe(&event)).await {
                             return Ok(Ending::Lost(ConnectionLoss::Broken(error)));
                         }
@@ -181,105 +182,113 @@ impl<O: Write, N: Write> Watcher<O, N> {
             let text = match message {
                 Err(_) => {
                     return Ok(Ending::Lost(ConnectionLoss::Silent(
-                        self.plan.silence_limit,
+                        self.options.silence_limit,
                     )));
                 }
                 Ok(None) => return Ok(Ending::Lost(ConnectionLoss::Closed(String::new()))),
                 Ok(Some(Err(error))) => return Ok(Ending::Lost(ConnectionLoss::Broken(error))),
                 Ok(Some(Ok(Message::Close(frame)))) => {
-                    return Ok(Ending::Lost(ConnectionLoss::Closed(closing_words(frame))));
+                    return Ok(Ending::Lost(ConnectionLoss::Closed(close_reason(frame))));
                 }
                 Ok(Some(Ok(Message::Text(text)))) => Some(text),
-                // Pings are answered by the next look at the socket.
+                // Pings are answered when the socket is next polled.
                 Ok(Some(Ok(_))) => None,
             };
-            silent_at = Instant::now() + self.plan.silence_limit;
+            silent_at = Instant::now() + self.options.silence_limit;
             let Some(text) = text else { continue };
-            self.heard();
+            self.on_message();
             let refused = match self.show(text.as_str()) {
                 Ok(refused) => refused,
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ending::Done),
                 Err(error) => return Err(WatchError::Output(error)),
             };
-            if self.plan.count.is_some_and(|count| self.printed >= count) {
+            if self
+                .options
+                .count
+                .is_some_and(|count| self.printed >= count)
+            {
                 return Ok(Ending::Done);
             }
             if !refused.is_empty() {
-                let (_, events) = ask_again.get_or_insert_with(|| {
-                    (Instant::now() + self.plan.ask_again_after, Vec::new())
+                let (_, events) = retry.get_or_insert_with(|| {
+                    (Instant::now() + self.options.ask_again_after, Vec::new())
                 });
                 events.extend(
                     refused
                         .into_iter()
-                        .filter(|event| self.plan.events.contains(event)),
+                        .filter(|event| self.options.events.contains(event)),
                 );
-                // Each stands once: the list is no longer than that of the events.
+                // Without duplicates, so the list is never longer than the events.
                 events.sort();
                 events.dedup();
             }
         }
     }
 
-    /// The server speaks: a loss is over, and the next one is told again.
-    fn heard(&mut self) {
-        if self.loss_told {
-            self.loss_told = false;
-            self.notice(&format!("{}: connected", self.plan.url));
+    /// A message arrived: a connection loss is over, and the next view_event is reported again.
+    fn on_message(&mut self) {
+        if self.loss_reported {
+            self.loss_reported = false;
+            self.notice(&format!("{}: connected", self.options.url));
         }
-        self.ever_heard = true;
+        self.ever_connected = true;
         if self.backoff.failures() > 0 {
             self.backoff.reset();
         }
     }
 
-    /// Prints what a message says; gives the events whose snapshot is to be asked for again.
+    /// Prints the changes in a message. Returns the events whose snapshot must be requested again.
     fn show(&mut self, text: &str) -> io::Result<Vec<EventId>> {
-        if self.plan.json {
-            let text = self.plan.style.json(text).into_owned();
+        if self.options.json {
+            let text = self.options.style.json(text).into_owned();
             self.print(&text)?;
         }
-        let said = self.view.take(text).unwrap_or_else(|error| {
+        let view_events = self.view.take(text).unwrap_or_else(|error| {
             self.notice(&error.to_string());
             Vec::new()
         });
-        let mut ask_again = Vec::new();
-        for one in said {
-            match one {
+        let mut retry = Vec::new();
+        for view_event in view_events {
+            match view_event {
                 ViewEvent::Refused {
                     code,
                     message,
                     event_id,
                 } => {
-                    if !self.plan.json {
+                    if !self.options.json {
                         self.notice(&format!("{code}: {message}"));
                     }
-                    ask_again.extend(event_id.filter(|_| code == "SNAPSHOT_UNAVAILABLE"));
+                    retry.extend(event_id.filter(|_| code == "SNAPSHOT_UNAVAILABLE"));
                 }
-                ViewEvent::Change(change) if !self.plan.json => {
-                    let style = self.plan.style;
+                ViewEvent::Change(change) if !self.options.json => {
+                    let style = self.options.style;
                     self.print(&line(&change, style, style.width()))?;
                 }
-                ViewEvent::NothingKnown(event) if !self.plan.json => {
+                ViewEvent::NothingKnown(event) if !self.options.json => {
                     self.notice(&format!(
-                        "{event}: nothing is known of it yet; its odds are shown when they come"
+                        "{event}: unknown so far; its odds are shown when they arrive"
                     ));
                 }
-                ViewEvent::Stale(is_stale) if !self.plan.json => {
+                ViewEvent::Stale(is_stale) if !self.options.json => {
                     let notice = if is_stale {
-                        "prices may be old from here on"
+                        "prices may be stale from now on"
                     } else {
                         "prices are live again"
                     };
-                    self.notice(&format!("{}: {notice}", self.plan.url));
+                    self.notice(&format!("{}: {notice}", self.options.url));
                 }
                 ViewEvent::Change(_) | ViewEvent::NothingKnown(_) | ViewEvent::Stale(_) => {}
             }
         }
-        Ok(ask_again)
+        Ok(retry)
     }
 
     fn print(&mut self, line: &str) -> io::Result<()> {
-        if self.plan.count.is_some_and(|count| self.printed >= count) {
+        if self
+            .options
+            .count
+            .is_some_and(|count| self.printed >= count)
+        {
             return Ok(());
         }
         self.out.write_all(format!("{line}\n").as_bytes())?;
@@ -288,20 +297,20 @@ impl<O: Write, N: Write> Watcher<O, N> {
         Ok(())
     }
 
-    /// Says something beside the lines. Where nobody listens, nothing is to be done.
+    /// Prints a notice next to the lines. A failure is ignored: nobody reads them.
     fn notice(&mut self, text: &str) {
-        // A server may repeat what it was sent.
-        let text = self.plan.url.redaction().apply(text);
+        // A server may echo what it was sent, including secrets.
+        let text = self.options.url.redaction().apply(text);
         let _ = writeln!(
             self.notices,
             "watch: {}",
-            self.plan.style.text(&printable(&text))
+            self.options.style.text(&printable(&text))
         );
     }
 }
 
 fn subscribe(event_id: &EventId) -> Message {
-    // Writing two strings to memory has no way to fail.
+    // Serializing two strings cannot fail.
     Message::text(
         serde_json::to_string(&Subscribe {
             kind: "subscribe",
@@ -311,7 +320,7 @@ fn subscribe(event_id: &EventId) -> Message {
     )
 }
 
-fn closing_words(frame: Option<CloseFrame>) -> String {
+fn close_reason(frame: Option<CloseFrame>) -> String {
     match frame {
         Some(frame) if frame.reason.is_empty() => format!(" ({})", u16::from(frame.code)),
         Some(frame) => format!(" ({} {})", u16::from(frame.code), frame.reason),

@@ -1,4 +1,4 @@
-//! A change of a market as a line of text.
+//! Formats a market change as a line of text.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -13,19 +13,19 @@ const GREEN: &str = "\u{1b}[32m";
 const RED: &str = "\u{1b}[31m";
 const PLAIN: &str = "\u{1b}[0m";
 
-/// One change, beside what was printed of the market before.
+/// One change, together with the last printed state of the market.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The market now.
+    /// The market's new state.
     pub update: OddsUpdate,
-    /// The market as it was last printed.
+    /// The market's last printed state.
     pub before: Option<OddsUpdate>,
-    /// Whether changes before it may have been left out.
+    /// Whether earlier changes may have been skipped.
     pub conflated: bool,
 }
 
-/// The line of a change, without its end: time (UTC), event, teams, market and each price with an
-/// arrow where it has moved. Longer than `width` it is continued below.
+/// Formats a change without a newline: time (UTC), event, teams, market and each price, with an
+/// arrow if it moved. A line longer than `width` continues below.
 pub fn line(change: &Change, style: Style, width: Option<usize>) -> String {
     let update = &change.update;
     let mut teams = printable(&update.home_team).into_owned();
@@ -64,7 +64,7 @@ pub fn line(change: &Change, style: Style, width: Option<usize>) -> String {
     fold(&shown.collect::<Vec<_>>(), width)
 }
 
-/// A stranger's text without control characters, which could take over a terminal.
+/// Replaces control characters, which could control the terminal, in foreign text.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) {
         Cow::Owned(text.replace(char::is_control, "\u{fffd}"))
@@ -73,7 +73,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The id says enough, except where it is only a number.
+/// The selection's id, or its name if the id is only a number.
 fn label(selection: &Selection) -> &str {
     let id = selection.id.as_str();
     let number = id.bytes().all(|byte| byte.is_ascii_digit());
@@ -149,19 +149,19 @@ mod tests {
     }
 
     #[test]
-    fn a_first_line_has_no_arrows() {
+    fn first_line_has_no_arrows() {
         insta::assert_snapshot!(line(&first(), COLOUR, None), @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.101  draw 3.2  away 4.5");
     }
 
     #[test]
-    fn arrows_tell_up_from_down() {
+    fn arrows_show_price_direction() {
         insta::assert_snapshot!(line(&moved(), Style::default(), None), @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.15▲  draw 3.2  away 4.2▼");
         let coloured = line(&moved(), COLOUR, None).replace('\u{1b}', "ESC");
         insta::assert_snapshot!(coloured, @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home ESC[32m1.15▲ESC[0m  draw 3.2  away ESC[31m4.2▼ESC[0m");
     }
 
     #[test]
-    fn whatever_is_not_usual_is_said() {
+    fn unusual_states_are_shown() {
         let mut change = moved();
         change.conflated = true;
         change.update.status = MarketStatus::Suspended;
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_and_another_locale_lose_nothing() {
+    fn narrow_ascii_terminal_shows_everything() {
         let ascii = Style {
             ascii: true,
             ..Style::default()
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_race_has_a_title_and_runners_with_numbers() {
+    fn race_shows_title_and_runner_names() {
         let mut change = first();
         change.update = market_update("1.197931750", "win", Some("2.5"), 3_661, 1);
         change.update.home_team = "Ascot 14:30".to_owned();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_drive_the_terminal() {
+    fn names_cannot_control_terminal() {
         let mut change = first();
         change.update.home_team = "\u{1b}[2Jx\n".to_owned();
         assert!(line(&change, Style::default(), None).contains(" \u{fffd}[2Jx\u{fffd} v "));
@@ -204,7 +204,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_update_is_one_line_without_control_characters(update in any_update(), before in any_update()) {
+        fn any_update_prints_one_clean_line(update in any_update(), before in any_update()) {
             let change = Change { update, before: Some(before), conflated: true };
             prop_assert!(!line(&change, Style::default(), None).contains(char::is_control));
         }

@@ -1,5 +1,5 @@
-//! `sports-bet watch`: a terminal client of `/ws/odds` that prints each change as a line and
-//! reconnects by itself.
+//! `sports-bet watch`: a terminal client of `/ws/odds` that prints one line per change and
+//! reconnects automatically.
 
 mod client;
 pub mod line;
@@ -19,45 +19,48 @@ use crate::config::values::websocket_url;
 use crate::domain::ids::EventId;
 use crate::runtime::backoff::BackoffPolicy;
 
-/// Prints each change of the odds of some events as a line
+/// Subscribes to events and prints one line per change
 ///
 /// A line shows the time of the change (UTC), the event, its teams, the market and each price; an
-/// arrow says which way a price has moved since it was last printed. The first lines are the odds
-/// as they are now. Lines go to standard output, everything else to standard error. A lost
-/// connection is made again, for as long as it takes; Ctrl-C ends it.
+/// arrow shows whether a price has moved up or down since it was last printed. The first lines show
+/// the current odds. Lines go to standard output, everything else to standard error. A lost
+/// connection is retried until it succeeds; Ctrl-C stops the program.
 ///
-/// On a terminal a long line is continued below, indented, and arrows have colours, unless NO_COLOR
-/// is set or TERM is dumb. Where the locale (LC_ALL, LC_CTYPE, LANG) is not UTF-8 everything is
-/// ASCII: ^ and v are the arrows, other letters become ?, and --json escapes them.
+/// On a terminal, long lines wrap with an indent and arrows are coloured, unless NO_COLOR is set or
+/// TERM is dumb. If the locale (LC_ALL, LC_CTYPE, LANG) is not UTF-8, the output is ASCII: the
+/// arrows are ^ and v, other letters become ?, and --json escapes them.
 #[derive(Args, Clone, Debug)]
 pub struct WatchArgs {
-    /// Events to watch, as MATCH_001. One that is not known yet is shown as soon as it is
+    /// Events to watch, for example MATCH_001. An event that is still unknown is shown as soon as
+    /// its odds arrive
     #[arg(required = true, value_name = "EVENT")]
     pub events: Vec<EventId>,
-    /// The server's WebSocket address, ws:// or wss://; user:password@ in it is sent as HTTP Basic
+    /// WebSocket URL of the server, ws:// or wss://; user:password@ in it is sent as HTTP Basic
     #[arg(long, default_value = "ws://127.0.0.1:8080/ws/odds", value_parser = websocket_url)]
     pub url: SecretUrl,
-    /// End after so many changes
+    /// Stop after this many changes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Print each message of the server as it came
+    /// Print each server message unchanged
     #[arg(long)]
     pub json: bool,
 }
 
-/// Why watching ended before it was told to.
+/// Why watching failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// The server is there, but does not take WebSocket clients at this address.
-    #[error("{url} answered {status}: no WebSocket is served there, or not to this client")]
+    /// The server is reachable, but does not accept WebSocket clients at this address.
+    #[error(
+        "{url} answered {status}: the URL is not a WebSocket endpoint, or this client is not allowed"
+    )]
     Refused {
         /// The address, without credentials.
         url: String,
         /// The HTTP status.
         status: u16,
     },
-    /// Standard output takes no more.
-    #[error("standard output: {0}")]
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output: {0}")]
     Output(#[source] std::io::Error),
 }
 
@@ -71,17 +74,17 @@ impl WatchError {
     }
 }
 
-/// Watches until `--count` changes are printed, nobody reads them any more, or Ctrl-C.
+/// Watches until `--count` changes are printed, the output is closed, or Ctrl-C.
 pub async fn run(args: WatchArgs) -> Result<(), WatchError> {
     let is_terminal = std::io::stdout().is_terminal();
     let watcher = Watcher::new(
-        plan(args, Style::of(is_terminal, &variable)),
+        options(args, Style::of(is_terminal, &variable)),
         std::io::stdout(),
         std::io::stderr(),
     );
     let interrupt = async {
         if tokio::signal::ctrl_c().await.is_err() {
-            // It cannot be listened for; then it ends the process without us.
+            // The handler cannot be installed; Ctrl-C then ends the process by default.
             std::future::pending::<()>().await;
         }
     };
@@ -95,7 +98,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
-fn plan(args: WatchArgs, style: Style) -> WatchOptions {
+fn options(args: WatchArgs, style: Style) -> WatchOptions {
     let mut events: Vec<EventId> = Vec::new();
     for event in args.events {
         if !events.contains(&event) {

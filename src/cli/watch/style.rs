@@ -1,28 +1,28 @@
-//! How text is shown: what the terminal and the locale can take.
+//! Text style: the capabilities of the terminal and the locale.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Indents the lines that continue a long one.
+/// Indent of continuation lines.
 const INDENT: &str = "    ";
 
-/// What the output can take.
+/// The capabilities of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
-    /// Escape codes of colours.
+    /// Whether to print colour escape codes.
     pub colour: bool,
-    /// Nothing beyond ASCII.
+    /// Whether to print ASCII only.
     pub ascii: bool,
-    /// Whether long lines are continued below: on a terminal, which would break them within a word.
+    /// Whether to wrap long lines: on a terminal, which would otherwise break them within a word.
     pub folds: bool,
 }
 
 impl Style {
-    /// What the environment says. `variable` looks a variable up.
+    /// Reads the style from the environment; `variable` looks up a variable.
     pub fn of(is_terminal: bool, variable: &dyn Fn(&str) -> Option<String>) -> Style {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let is_dumb = set("TERM").is_none_or(|term| term == "dumb");
-        // The first that is set counts; without any the locale is C.
+        // The first variable that is set wins; if none is set, the locale is C.
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .iter()
             .find_map(|name| set(name))
@@ -35,8 +35,8 @@ impl Style {
         }
     }
 
-    /// The columns of a line; none where lines are not folded. Asked for each line: a terminal
-    /// changes its size.
+    /// The columns of a line, or `None` if lines are not wrapped. Queried for each line, because a
+    /// terminal can be resized.
     pub fn width(self) -> Option<usize> {
         let size = self
             .folds
@@ -45,7 +45,7 @@ impl Style {
         size.map(|(width, _)| usize::from(width.0))
     }
 
-    /// Text for people.
+    /// Converts human-readable text.
     pub fn text(self, text: &str) -> Cow<'_, str> {
         if !self.ascii || text.is_ascii() {
             return Cow::Borrowed(text);
@@ -59,8 +59,7 @@ impl Style {
         Cow::Owned(text.chars().map(ascii).collect())
     }
 
-    /// JSON, which can say every letter in ASCII: within strings, the only place where another one
-    /// stands.
+    /// Converts JSON text by escaping non-ASCII characters, which only occur within strings.
     pub fn json(self, json: &str) -> Cow<'_, str> {
         if !self.ascii || json.is_ascii() {
             return Cow::Borrowed(json);
@@ -79,8 +78,8 @@ impl Style {
     }
 }
 
-/// Joins the parts of a line, each with what separates it from the one before. Where that is wider
-/// than `width`, the line is continued below, between two parts.
+/// Joins the parts of a line, each after its separator. If the line is wider than `width`, it wraps
+/// between two parts.
 pub fn fold(parts: &[(&str, String)], width: Option<usize>) -> String {
     let (mut text, mut used) = (String::new(), 0);
     for (separator, part) in parts {
@@ -99,7 +98,7 @@ pub fn fold(parts: &[(&str, String)], width: Option<usize>) -> String {
     text
 }
 
-/// The columns of a text, without its escape codes.
+/// The width of a text in columns, without escape codes.
 fn columns(text: &str) -> usize {
     let mut rest = text;
     let mut columns = 0;
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_need_a_terminal_that_knows_them() {
+    fn colours_need_capable_terminal() {
         let colour = |is_terminal, variables: &[(&str, &str)]| style(is_terminal, variables).colour;
         assert!(
             colour(true, &[("TERM", "xterm")])
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_locale_decides_on_ascii() {
+    fn locale_selects_ascii() {
         for (variables, ascii) in [
             (&[("LANG", "C.UTF-8")][..], false),
             (&[("LANG", "pt_BR.utf8")], false),
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn ascii_keeps_what_can_be_kept() {
+    fn ascii_replaces_or_escapes_letters() {
         let ascii = Style {
             ascii: true,
             ..Style::default()
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_continued_between_its_parts() {
+    fn long_line_wraps_between_parts() {
         let parts = [
             ("", "21:07:45.000Z"),
             (" ", "E"),
@@ -196,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ascii_is_ascii_and_json_stays_the_same(text in ".{0,40}") {
+        fn ascii_output_preserves_json_value(text in ".{0,40}") {
             let ascii = Style { ascii: true, ..Style::default() };
             prop_assert!(ascii.text(&text).is_ascii());
             let json = serde_json::to_string(&text).unwrap();

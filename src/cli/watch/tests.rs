@@ -1,4 +1,4 @@
-//! The client before a small server.
+//! Runs the client against a small server.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -24,11 +24,11 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
         .expect("in time")
 }
 
-/// Where a client prints to, to be looked at.
+/// Captures the output of a client.
 #[derive(Clone, Default)]
-struct Paper(Arc<Mutex<Vec<u8>>>);
+struct OutputBuffer(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Paper {
+impl Write for OutputBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -39,16 +39,16 @@ impl Write for Paper {
     }
 }
 
-impl Paper {
+impl OutputBuffer {
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
 
-/// A pipe that nobody reads, or a full disk.
-struct Broken(io::ErrorKind);
+/// An output that fails: a closed pipe or a full disk.
+struct FailingOutput(io::ErrorKind);
 
-impl Write for Broken {
+impl Write for FailingOutput {
     fn write(&mut self, _: &[u8]) -> io::Result<usize> {
         Err(self.0.into())
     }
@@ -83,7 +83,7 @@ impl Server {
         ))
         .unwrap();
         let events = vec!["MATCH_001".parse().unwrap(), "MATCH_001".parse().unwrap()];
-        let plan = plan(
+        let plan = options(
             WatchArgs {
                 events,
                 url,
@@ -103,12 +103,12 @@ impl Server {
         }
     }
 
-    /// A client that has subscribed.
+    /// Accepts a client and its subscription.
     async fn client(&self) -> Client {
         let (stream, _) = within(self.listener.accept()).await.unwrap();
         let mut client = within(accept_async(stream)).await.unwrap();
         assert_eq!(
-            heard(&mut client).await,
+            next_message(&mut client).await,
             Message::text(r#"{"type":"subscribe","eventId":"MATCH_001"}"#)
         );
         client
@@ -128,20 +128,20 @@ impl Server {
     }
 }
 
-async fn heard(client: &mut Client) -> Message {
+async fn next_message(client: &mut Client) -> Message {
     within(client.next()).await.unwrap().unwrap()
 }
 
 type Ended = tokio::task::JoinHandle<Result<(), WatchError>>;
 
-fn watch(plan: WatchOptions) -> (Ended, Paper, Paper) {
-    let (out, notices) = (Paper::default(), Paper::default());
+fn watch(plan: WatchOptions) -> (Ended, OutputBuffer, OutputBuffer) {
+    let (out, notices) = (OutputBuffer::default(), OutputBuffer::default());
     let watcher = Watcher::new(plan, out.clone(), notices.clone());
     (tokio::spawn(watcher.watch()), out, notices)
 }
 
 #[tokio::test]
-async fn prints_the_snapshot_then_each_change_and_answers_pings() {
+async fn snapshot_and_changes_are_printed() {
     let mut server = Server::start().await;
     let (ended, out, notices) = watch(WatchOptions {
         count: Some(3),
@@ -152,7 +152,10 @@ async fn prints_the_snapshot_then_each_change_and_answers_pings() {
     let first = server.change(1);
     client.send(first.clone()).await.unwrap();
     client.send(Message::Ping("there?".into())).await.unwrap();
-    assert_eq!(heard(&mut client).await, Message::Pong("there?".into()));
+    assert_eq!(
+        next_message(&mut client).await,
+        Message::Pong("there?".into())
+    );
     client.send(server.snapshot()).await.unwrap();
     client.send(first).await.unwrap();
     for version in 2..5 {
@@ -165,11 +168,11 @@ async fn prints_the_snapshot_then_each_change_and_answers_pings() {
     21:07:47.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.302▲  draw 3.2  away 4.5
     21:07:48.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.403▲  draw 3.2  away 4.5
     ");
-    insta::assert_snapshot!(notices.text(), @"watch: MATCH_001: nothing is known of it yet; its odds are shown when they come");
+    insta::assert_snapshot!(notices.text(), @"watch: MATCH_001: unknown so far; its odds are shown when they arrive");
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_made_again_and_told_once() {
+async fn lost_connection_is_retried_and_reported_once() {
     let mut server = Server::start().await;
     let plan = WatchOptions {
         count: Some(2),
@@ -187,7 +190,7 @@ async fn a_lost_connection_is_made_again_and_told_once() {
         }))
         .await
         .unwrap();
-    // Twice there is nobody to talk to.
+    // The first two attempts to reconnect fail.
     for _ in 0..2 {
         drop(within(server.listener.accept()).await.unwrap());
     }
@@ -202,13 +205,13 @@ async fn a_lost_connection_is_made_again_and_told_once() {
         out.text()
     );
     insta::assert_snapshot!(notices.text().replace(&name, "URL"), @r"
-    watch: URL: the server closed the connection (1001 server is going away); connecting again
+    watch: URL: the server closed the connection (1001 server is going away); reconnecting
     watch: URL: connected
     ");
 }
 
 #[tokio::test]
-async fn a_silent_server_is_connected_to_anew() {
+async fn silent_server_is_reconnected() {
     let mut server = Server::start().await;
     server.change(1);
     let plan = WatchOptions {
@@ -218,21 +221,22 @@ async fn a_silent_server_is_connected_to_anew() {
     };
     let (ended, _, notices) = watch(plan);
     let silent = server.client().await;
-    let speaking = async {
+    let serving = async {
         loop {
-            // On a slow machine even this one may seem silent, and is given up for the next.
+            // On a slow machine even this connection may time out, and the client uses the next
+            // one.
             let mut client = server.client().await;
             let _ = client.send(server.snapshot()).await;
         }
     };
     tokio::select! {
         ended = within(ended) => ended.unwrap().unwrap(),
-        () = speaking => {}
+        () = serving => {}
     }
     assert!(
         notices
             .text()
-            .contains("the server was silent for 100ms; connecting again"),
+            .contains("the server sent nothing for 100ms; reconnecting"),
         "{}",
         notices.text()
     );
@@ -240,7 +244,7 @@ async fn a_silent_server_is_connected_to_anew() {
 }
 
 #[tokio::test]
-async fn json_is_printed_as_it_came() {
+async fn json_is_printed_unchanged() {
     let mut server = Server::start().await;
     let (ended, out, notices) = watch(WatchOptions {
         count: Some(4),
@@ -266,8 +270,9 @@ async fn json_is_printed_as_it_came() {
     assert_eq!(notices.text(), "");
 }
 
+/// Errors are reported, and an unavailable snapshot is requested again.
 #[tokio::test]
-async fn refusals_are_told_and_a_snapshot_that_could_not_be_had_is_asked_for_again() {
+async fn unavailable_snapshot_is_requested_again() {
     let mut server = Server::start().await;
     server.change(1);
     let (ended, _, notices) = watch(WatchOptions {
@@ -282,28 +287,28 @@ async fn refusals_are_told_and_a_snapshot_that_could_not_be_had_is_asked_for_aga
         .await
         .unwrap();
     assert_eq!(
-        heard(&mut client).await,
+        next_message(&mut client).await,
         Message::text(r#"{"type":"subscribe","eventId":"MATCH_001"}"#)
     );
     client.send(server.snapshot()).await.unwrap();
     within(ended).await.unwrap().unwrap();
     insta::assert_snapshot!(notices.text(), @r"
-    watch: the server sent what cannot be read: expected value at line 1 column 1
-    watch: SNAPSHOT_UNAVAILABLE: the odds of `MATCH_001` cannot be read now; subscribe again
+    watch: unreadable message from the server: expected value at line 1 column 1
+    watch: SNAPSHOT_UNAVAILABLE: the odds of `MATCH_001` are currently unavailable; subscribe again
     ");
 }
 
 #[tokio::test]
-async fn a_closed_pipe_is_a_quiet_end_and_a_full_disk_is_not() {
+async fn closed_pipe_succeeds_and_full_disk_fails() {
     for (kind, quiet) in [
         (io::ErrorKind::BrokenPipe, true),
         (io::ErrorKind::StorageFull, false),
     ] {
         let mut server = Server::start().await;
         server.change(1);
-        let notices = Paper::default();
+        let notices = OutputBuffer::default();
         let ended =
-            tokio::spawn(Watcher::new(server.plan(), Broken(kind), notices.clone()).watch());
+            tokio::spawn(Watcher::new(server.plan(), FailingOutput(kind), notices.clone()).watch());
         let mut client = server.client().await;
         client.send(server.snapshot()).await.unwrap();
         assert_eq!(within(ended).await.unwrap().is_ok(), quiet, "{kind}");
@@ -311,8 +316,9 @@ async fn a_closed_pipe_is_a_quiet_end_and_a_full_disk_is_not() {
     }
 }
 
+/// A 4xx status is final; 503 and 429 are retried.
 #[tokio::test]
-async fn a_server_that_says_no_is_believed_unless_it_is_only_busy() {
+async fn client_errors_are_final_unless_busy() {
     let server = Server::start().await;
     let (ended, _, notices) = watch(server.plan());
     for status in [
@@ -332,16 +338,16 @@ async fn a_server_that_says_no_is_believed_unless_it_is_only_busy() {
     }
     let error = within(ended).await.unwrap().unwrap_err();
     assert!(
-        error
-            .to_string()
-            .ends_with("answered 404: no WebSocket is served there, or not to this client"),
+        error.to_string().ends_with(
+            "answered 404: the URL is not a WebSocket endpoint, or this client is not allowed"
+        ),
         "{error}"
     );
     assert_eq!(notices.text().lines().count(), 1, "{}", notices.text());
 }
 
 #[tokio::test]
-async fn a_login_is_sent_and_never_told() {
+async fn credentials_are_sent_but_never_printed() {
     let server = Server::start().await;
     let place = server.listener.local_addr().unwrap();
     let url = websocket_url(&format!(
@@ -390,7 +396,7 @@ struct Cli {
 }
 
 #[test]
-fn the_command_line() {
+fn command_line_is_parsed() {
     Cli::command().debug_assert();
     let args = Cli::parse_from(["watch", "A", "B", "--count", "3", "--json"]).args;
     assert_eq!(

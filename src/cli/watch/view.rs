@@ -1,4 +1,4 @@
-//! What a client knows: server messages in, what there is to say out.
+//! The client's view of the odds: takes server messages and returns the events to print.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,32 +11,32 @@ use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::json;
 use crate::domain::odds::update::OddsUpdate;
 
-/// Something to tell.
+/// An event to print.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ViewEvent {
-    /// A market is new or has changed.
+    /// A market is new or changed.
     Change(Box<Change>),
-    /// The server knows no market of the event yet.
+    /// The server has no market of the event yet.
     NothingKnown(EventId),
-    /// Prices may be old from now on (`true`), or are live again (`false`).
+    /// Prices may be stale from now on (`true`), or are live again (`false`).
     Stale(bool),
-    /// The server refused something.
+    /// The server rejected a request.
     Refused {
-        /// Its code.
+        /// The error code.
         code: String,
-        /// Its words.
+        /// The error message.
         message: String,
-        /// The event that it is about.
+        /// The event that the error concerns.
         event_id: Option<EventId>,
     },
 }
 
-/// Why a server message cannot be read.
+/// Why a server message cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the server sent what cannot be read: {0}")]
+#[error("unreadable message from the server: {0}")]
 pub struct Unreadable(String);
 
-/// A server message of any type. Without a `type` it is an update of the original.
+/// A server message of any type. A message without a `type` is an update from the original.
 #[derive(Deserialize)]
 struct WireMessage<'a> {
     #[serde(rename = "type", default, borrow)]
@@ -66,9 +66,9 @@ struct WireMarket<'a> {
     payload: &'a RawValue,
 }
 
-/// What was printed of an event.
+/// The printed state of an event.
 #[derive(Default)]
-struct Known {
+struct PrintedEvent {
     snapshot_seq: u64,
     markets: HashMap<MarketKey, Printed>,
 }
@@ -78,24 +78,24 @@ struct Printed {
     update: OddsUpdate,
 }
 
-/// What was printed so far. It outlives a connection, so that only what has changed meanwhile is
-/// printed after it.
+/// The printed state of all events. It outlives a connection, so that after a reconnect only
+/// changes are printed.
 pub struct View {
-    events: HashMap<EventId, Known>,
+    events: HashMap<EventId, PrintedEvent>,
 }
 
 impl View {
-    /// Nothing is printed yet. Messages of other events than these are passed over.
+    /// Creates an empty view. Messages about other events are ignored.
     pub fn new(events: &[EventId]) -> View {
         View {
             events: events
                 .iter()
-                .map(|event| (event.clone(), Known::default()))
+                .map(|event| (event.clone(), PrintedEvent::default()))
                 .collect(),
         }
     }
 
-    /// Takes a server message. What is not newer than its snapshot is dropped.
+    /// Processes a server message. Updates that are not newer than the snapshot are dropped.
     pub fn take(&mut self, text: &str) -> Result<Vec<ViewEvent>, Unreadable> {
         let wire: WireMessage<'_> =
             json::from_str(text).map_err(|error| Unreadable(error.to_string()))?;
@@ -112,7 +112,7 @@ impl View {
                 message: wire.message.unwrap_or_default(),
                 event_id: wire.event_id,
             }]),
-            // `pong`, `unsubscribed`, and what later servers may add.
+            // `pong`, `unsubscribed`, and types that later servers may add.
             Some(_) => Ok(Vec::new()),
         }
     }
@@ -131,7 +131,7 @@ impl View {
         let Some(known) = self.events.get_mut(&event_id) else {
             return Ok(Vec::new());
         };
-        // The snapshot is the truth, also where the server has begun to count anew.
+        // The snapshot is authoritative, even if the server's sequence numbers restarted.
         known.snapshot_seq = wire.seq.unwrap_or(0);
         known
             .markets
@@ -170,8 +170,9 @@ impl View {
     }
 }
 
-impl Known {
-    /// Notes the market's state; tells it unless `only_if_new` and the same was printed before.
+impl PrintedEvent {
+    /// Stores the market's state. Returns it as a change, unless `only_if_new` is set and the same
+    /// state was printed before.
     fn print(
         &mut self,
         seq: u64,
@@ -222,9 +223,10 @@ mod tests {
         View::new(&[event()])
     }
 
-    /// Versions of the changes that a message leads to, with whether there was one before.
-    fn told(view: &mut View, text: &str) -> Vec<(i64, bool, bool)> {
-        let said = view.take(text).unwrap();
+    /// The changes that a message causes: version, whether an earlier state was printed, and
+    /// whether it is conflated.
+    fn changes_of(view: &mut View, text: &str) -> Vec<(i64, bool, bool)> {
+        let view_events = view.take(text).unwrap();
         let change = |one: ViewEvent| match one {
             ViewEvent::Change(change) => (
                 change.update.revision.version,
@@ -233,11 +235,11 @@ mod tests {
             ),
             other => panic!("{other:?}"),
         };
-        said.into_iter().map(change).collect()
+        view_events.into_iter().map(change).collect()
     }
 
     #[test]
-    fn a_snapshot_then_what_is_newer_than_it() {
+    fn snapshot_then_only_newer_updates() {
         let (mut view, mut book) = (view(), Book::new(event()));
         let nothing = vec![ViewEvent::NothingKnown(event())];
         assert_eq!(
@@ -248,28 +250,28 @@ mod tests {
         let first = UpdateFrame::new(&book.apply(update(1, 1, 1), 10).unwrap());
         let second = UpdateFrame::new(&book.apply(update(1, 1, 2), 11).unwrap());
         assert_eq!(
-            told(&mut view, &snapshot_message(&book.snapshot(), false)),
+            changes_of(&mut view, &snapshot_message(&book.snapshot(), false)),
             [(2, false, false)]
         );
-        assert_eq!(told(&mut view, first.text(false)), []);
-        assert_eq!(told(&mut view, second.text(false)), []);
+        assert_eq!(changes_of(&mut view, first.text(false)), []);
+        assert_eq!(changes_of(&mut view, second.text(false)), []);
         let third = UpdateFrame::new(&book.apply(update(1, 1, 3), 12).unwrap());
-        assert_eq!(told(&mut view, third.text(true)), [(3, true, true)]);
-        assert_eq!(told(&mut view, third.text(false)), []);
+        assert_eq!(changes_of(&mut view, third.text(true)), [(3, true, true)]);
+        assert_eq!(changes_of(&mut view, third.text(false)), []);
     }
 
     #[test]
-    fn after_a_reconnect_only_what_changed_meanwhile_is_told() {
+    fn reconnect_prints_only_new_changes() {
         let (mut view, mut book) = (view(), Book::new(event()));
         book.apply(market_update("MATCH_001", "1x2", None, 1, 1), 100)
             .unwrap();
         book.apply(market_update("MATCH_001", "btts", None, 1, 2), 101)
             .unwrap();
         assert_eq!(
-            told(&mut view, &snapshot_message(&book.snapshot(), false)).len(),
+            changes_of(&mut view, &snapshot_message(&book.snapshot(), false)).len(),
             2
         );
-        // The server comes back with a count that starts anew.
+        // The server restarts with new sequence numbers.
         let mut again = Book::new(event());
         again
             .apply(market_update("MATCH_001", "1x2", None, 1, 1), 0)
@@ -278,21 +280,21 @@ mod tests {
             .apply(market_update("MATCH_001", "btts", None, 2, 7), 1)
             .unwrap();
         assert_eq!(
-            told(&mut view, &snapshot_message(&again.snapshot(), false)),
+            changes_of(&mut view, &snapshot_message(&again.snapshot(), false)),
             [(7, true, false)]
         );
         let next = UpdateFrame::new(&again.apply(update(1, 3, 9), 2).unwrap());
-        assert_eq!(told(&mut view, next.text(false)), [(9, true, false)]);
+        assert_eq!(changes_of(&mut view, next.text(false)), [(9, true, false)]);
     }
 
     #[test]
-    fn says_when_prices_may_be_old_and_when_they_are_live_again() {
+    fn stale_and_live_feed_are_reported() {
         let mut view = view();
-        for (status, said) in [
+        for (status, view_events) in [
             (FeedStatus::Stale, ViewEvent::Stale(true)),
             (FeedStatus::Live, ViewEvent::Stale(false)),
         ] {
-            assert_eq!(view.take(&feed_message(status)).unwrap(), [said]);
+            assert_eq!(view.take(&feed_message(status)).unwrap(), [view_events]);
         }
         assert_eq!(
             view.take(r#"{"type":"feed","status":"of a later server"}"#)
@@ -302,36 +304,39 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_originals_updates() {
+    fn original_update_format_is_accepted() {
         let mut view = view();
         for version in [1, 2] {
             let text = format!(
                 r#"{{"eventId":"MATCH_001","payload":{}}}"#,
                 update(1, 1, version).to_json()
             );
-            assert_eq!(told(&mut view, &text), [(version, version == 2, false)]);
+            assert_eq!(
+                changes_of(&mut view, &text),
+                [(version, version == 2, false)]
+            );
         }
     }
 
     #[test]
-    fn passes_over_events_that_nobody_asked_for() {
+    fn unrequested_events_are_ignored() {
         let mut view = View::new(&[EventId::new("MATCH_002").unwrap()]);
         let mut book = Book::new(event());
         let frame = UpdateFrame::new(&book.apply(update(1, 1, 1), 0).unwrap());
-        assert_eq!(told(&mut view, frame.text(false)), []);
+        assert_eq!(changes_of(&mut view, frame.text(false)), []);
         assert_eq!(
-            told(&mut view, &snapshot_message(&book.snapshot(), false)),
+            changes_of(&mut view, &snapshot_message(&book.snapshot(), false)),
             []
         );
     }
 
     #[test]
-    fn tells_refusals_and_passes_over_the_rest() {
+    fn errors_are_reported_others_ignored() {
         let mut view = view();
         let refusal = Refusal::SnapshotUnavailable(event());
-        let said = view.take(&error_message(&refusal)).unwrap();
+        let view_events = view.take(&error_message(&refusal)).unwrap();
         assert_eq!(
-            said,
+            view_events,
             [ViewEvent::Refused {
                 code: "SNAPSHOT_UNAVAILABLE".to_owned(),
                 message: refusal.to_string(),
@@ -343,14 +348,14 @@ mod tests {
         assert_eq!(view.take(r#"{"type":"of_tomorrow","seq":1}"#).unwrap(), []);
         assert_eq!(
             view.take("{}").unwrap_err().to_string(),
-            "the server sent what cannot be read: an update without payload"
+            "unreadable message from the server: an update without payload"
         );
         assert!(view.take(r#"{"type":"snapshot","markets":[]}"#).is_err());
     }
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_but_never_panics(text in ".{0,80}") {
+        fn random_text_never_panics(text in ".{0,80}") {
             let _ = view().take(&text);
         }
     }

@@ -1,4 +1,4 @@
-//! Bets: what is asked for, whether it may be taken at the price of the moment, and how it ends.
+//! Bets: the request, the check against current prices, and the outcome.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,14 +14,14 @@ use crate::domain::string_enum::string_enum;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 
-/// A bet's id: a UUID, of version 7 where it is ours. Also the key of its records on the bus, the
-/// reference of its reservation, and what the supplier knows it by.
+/// A bet's id: a UUID, version 7 if this platform created it. It is also the key of the bet's
+/// records on the bus, the reference of its reservation, and the id sent to the supplier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BetId(pub Uuid);
 
 impl BetId {
-    /// A new one; later ones are greater, within a process and nearly so across processes.
+    /// Creates an id. Later ids are greater within a process, and nearly so across processes.
     pub fn new() -> BetId {
         BetId(Uuid::now_v7())
     }
@@ -48,51 +48,51 @@ impl FromStr for BetId {
 }
 
 string_enum! {
-    /// What has become of a bet. It begins pending and ends in exactly one of the others.
+    /// Status of a bet. A bet starts as pending and ends in exactly one of the other states.
     BetStatus, "bet status", {
         /// The supplier has not answered yet; the stake is held.
         Pending = "PENDING_CONFIRMATION",
-        /// The supplier took it; the stake is the house's.
+        /// The supplier accepted the bet; the stake belongs to the house.
         Confirmed = "CONFIRMED",
-        /// It was not taken; the stake is the user's again.
+        /// The bet was not accepted; the stake is returned to the user.
         Rejected = "REJECTED",
     }
 }
 
 string_enum! {
-    /// Which changes of the price, between the screen and the moment of the bet, the user takes.
+    /// Which price changes, between display and placement, the user accepts.
     #[derive(Default)]
-    OddsChange, "policy for odds that changed", {
-        /// None: the price is exactly the one on the screen.
+    OddsChange, "policy for changed odds", {
+        /// No change: the price must equal the displayed one.
         #[default]
         None = "none",
-        /// A higher price, too.
+        /// A higher price is accepted too.
         Higher = "higher",
-        /// Whatever the price is.
+        /// Any price is accepted.
         Any = "any",
     }
 }
 
-/// Why a bet was rejected, where we and not the supplier did it: no answer came in time.
+/// Rejection reason if the platform, not the supplier, rejected the bet: no answer came in time.
 pub const SUPPLIER_TIMEOUT: &str = "SUPPLIER_TIMEOUT";
 
-/// What a user asks for.
+/// A request to place a bet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BetRequest {
-    /// Who.
+    /// The user.
     pub user_id: UserId,
-    /// On which event.
+    /// The event.
     pub event_id: EventId,
-    /// On which of its markets.
+    /// The market of the event.
     pub market: MarketKey,
-    /// On which selection; `1`, `X`, `2` stand for home, draw and away where the market has no such
-    /// ids.
+    /// The selection. `1`, `X` and `2` mean home, draw and away if the market has no selections
+    /// with those ids.
     pub selection: SelectionId,
-    /// How much.
+    /// The stake.
     pub stake: Amount,
-    /// The price that was on the screen.
+    /// The price displayed to the user.
     pub price: Price,
-    /// Which other prices are taken.
+    /// Which other prices the user accepts.
     pub odds_change: OddsChange,
 }
 
@@ -107,61 +107,61 @@ pub struct Bet {
     pub event_id: EventId,
     /// The market.
     pub market: MarketKey,
-    /// The selection, as its market names it.
+    /// The selection id used by the market.
     pub selection: SelectionId,
     /// The stake.
     pub stake: Amount,
-    /// The price that it was taken at.
+    /// The price at which it was accepted.
     pub price: Price,
-    /// What has become of it.
+    /// Its status.
     pub status: BetStatus,
-    /// Why it was rejected.
+    /// The reason for a rejection.
     pub reason: Option<String>,
     /// The supplier's reference.
     pub provider_ref: Option<String>,
     /// When it was placed.
     pub placed_at: Timestamp,
-    /// When it is rejected if no answer came.
+    /// When it is rejected if no answer has arrived.
     pub decide_by: Timestamp,
     /// When it was decided.
     pub decided_at: Option<Timestamp>,
 }
 
-/// A step in the life of a bet.
+/// A status change of a bet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BetStep {
-    /// What it was; nothing before it was placed.
+    /// The previous status; `None` for the placement.
     pub from: Option<BetStatus>,
-    /// What it became.
+    /// The new status.
     pub to: BetStatus,
-    /// Why, where there is a reason.
+    /// The reason, if there is one.
     pub reason: Option<String>,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
 }
 
-/// How a bet is decided.
+/// The decision on a bet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BetOutcome {
-    /// The supplier took it.
+    /// The supplier accepted it.
     Confirmed {
         /// The supplier's reference.
         provider_ref: String,
     },
-    /// The supplier refused it.
+    /// The supplier rejected it.
     Rejected {
-        /// Why.
+        /// The reason.
         reason: String,
         /// The supplier's reference.
         provider_ref: String,
     },
-    /// No answer came in time: it is rejected, and the supplier is told to cancel whatever it may
-    /// have taken.
+    /// No answer came in time. The bet is rejected, and the supplier is asked to cancel it in case
+    /// it was accepted there.
     TimedOut,
 }
 
 impl BetOutcome {
-    /// What the bet becomes.
+    /// The status after this decision.
     pub fn status(&self) -> BetStatus {
         match self {
             BetOutcome::Confirmed { .. } => BetStatus::Confirmed,
@@ -169,7 +169,7 @@ impl BetOutcome {
         }
     }
 
-    /// Why it was rejected.
+    /// The reason for a rejection.
     pub fn reason(&self) -> Option<&str> {
         match self {
             BetOutcome::Confirmed { .. } => None,
@@ -178,7 +178,7 @@ impl BetOutcome {
         }
     }
 
-    /// The supplier's reference, where it gave one.
+    /// The supplier's reference, if it sent one.
     pub fn provider_ref(&self) -> Option<&str> {
         match self {
             BetOutcome::Confirmed { provider_ref } | BetOutcome::Rejected { provider_ref, .. } => {
@@ -192,74 +192,74 @@ impl BetOutcome {
 /// The limits of a bet, in cents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BetLimits {
-    /// The lowest stake.
+    /// The minimum stake.
     pub min_stake: Amount,
-    /// The highest stake.
+    /// The maximum stake.
     pub max_stake: Amount,
-    /// The highest payout, the stake included.
+    /// The maximum payout, including the stake.
     pub max_payout: Amount,
 }
 
-/// Why a bet is not taken. Kept with its idempotency key, so it is also the form in the database.
+/// Why a bet is refused. Stored with its idempotency key, so this is also the database format.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum BetRefusal {
-    /// No such event.
-    #[error("no event `{event}` is offered")]
+    /// The event does not exist.
+    #[error("event `{event}` not found")]
     EventNotFound {
-        /// As it was asked for.
+        /// The requested id.
         event: String,
     },
     /// The event has no such market.
     #[error("the event has no market `{market}`")]
     MarketNotFound {
-        /// As it was asked for.
+        /// The requested market.
         market: String,
     },
     /// The market has no such selection.
     #[error("the market has no selection `{selection}`")]
     SelectionNotFound {
-        /// As it was asked for.
+        /// The requested selection.
         selection: String,
     },
-    /// No bets are taken on the market now.
+    /// The market is not open.
     #[error("the market is {status}")]
     MarketSuspended {
-        /// What it is.
+        /// Its status.
         status: MarketStatus,
     },
-    /// No bets are taken on the selection now.
+    /// The selection is not active, or has no price.
     #[error("the selection is {status}")]
     SelectionSuspended {
-        /// What it is.
+        /// Its status.
         status: SelectionStatus,
     },
-    /// The price is another one, and the user does not take it.
-    #[error("the price is {odd_value} now")]
+    /// The price has changed, and the user does not accept the new one.
+    #[error("the price is now {odd_value}")]
     OddsChanged {
-        /// The price now.
+        /// The current price.
         odd_value: Price,
     },
-    /// The stake is below the lowest.
-    #[error("the lowest stake is {limit_cents} cents")]
+    /// The stake is below the minimum.
+    #[error("the minimum stake is {limit_cents} cents")]
     StakeTooLow {
-        /// The lowest stake.
+        /// The minimum stake.
         limit_cents: Amount,
     },
-    /// The stake is above the highest.
-    #[error("the highest stake is {limit_cents} cents")]
+    /// The stake is above the maximum.
+    #[error("the maximum stake is {limit_cents} cents")]
     StakeTooHigh {
-        /// The highest stake.
+        /// The maximum stake.
         limit_cents: Amount,
     },
-    /// What might have to be paid is above the highest.
-    #[error("the highest payout is {limit_cents} cents")]
+    /// The possible payout is above the maximum.
+    #[error("the maximum payout is {limit_cents} cents")]
     PayoutTooHigh {
-        /// The highest payout.
+        /// The maximum payout.
         limit_cents: Amount,
     },
     /// The user has no wallet.
-    #[error("the user has no wallet; a deposit makes one")]
+    #[error("the user has no wallet; a deposit creates one")]
     WalletNotFound,
     /// The user's available balance is below the stake.
     #[error("the available balance is below the stake")]
@@ -282,7 +282,7 @@ impl BetRefusal {
         "INSUFFICIENT_FUNDS",
     ];
 
-    /// The code in an answer.
+    /// The error code in the response.
     pub fn code(&self) -> &'static str {
         match self {
             BetRefusal::EventNotFound { .. } => "EVENT_NOT_FOUND",
@@ -300,7 +300,7 @@ impl BetRefusal {
     }
 }
 
-/// What is taken of a request: the selection as its market names it, and the price of the moment.
+/// The accepted part of a request: the selection id used by the market, and the current price.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// The selection.
@@ -309,7 +309,7 @@ pub struct Offer {
     pub price: Price,
 }
 
-/// Whether a bet may be taken at what the book of its event shows, and at what price.
+/// Checks whether a bet can be accepted at the prices in the event's book, and at what price.
 pub fn check(
     request: &BetRequest,
     book: &Snapshot,
@@ -358,10 +358,10 @@ fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal
             .iter()
             .find(|selection| selection.id.as_str() == id)
     };
-    let asked = request.selection.as_str();
-    let selection = named(asked).or_else(|| named(long_name(asked)?));
+    let requested = request.selection.as_str();
+    let selection = named(requested).or_else(|| named(long_name(requested)?));
     let selection = selection.ok_or_else(|| BetRefusal::SelectionNotFound {
-        selection: asked.to_owned(),
+        selection: requested.to_owned(),
     })?;
     if market.update.status != MarketStatus::Open {
         return Err(BetRefusal::MarketSuspended {
@@ -372,7 +372,7 @@ fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal
         .price
         .filter(|_| selection.status == SelectionStatus::Active)
         .ok_or({
-            // Without a price nothing can be bought, whatever its status says.
+            // Without a price the selection cannot be backed, whatever its status.
             let status = selection.status;
             BetRefusal::SelectionSuspended {
                 status: if status == SelectionStatus::Active {
@@ -382,12 +382,12 @@ fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal
                 },
             }
         })?;
-    let is_taken = match request.odds_change {
+    let is_accepted = match request.odds_change {
         OddsChange::None => price == request.price,
         OddsChange::Higher => price >= request.price,
         OddsChange::Any => true,
     };
-    if is_taken {
+    if is_accepted {
         Ok(Offer {
             selection: selection.id.clone(),
             price,
@@ -397,7 +397,7 @@ fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal
     }
 }
 
-/// The betting slip's short names.
+/// Maps the short names on a betting slip to selection ids.
 fn long_name(selection: &str) -> Option<&'static str> {
     match selection {
         "1" => Some("home"),
@@ -466,10 +466,16 @@ mod tests {
         match refused {
             Ok(offer) => format!("{} {}", offer.selection, offer.price),
             Err(refusal) => {
-                // What is kept in a database reads back, and is known by the same code.
-                let kept = serde_json::to_string(&refusal).unwrap();
-                assert_eq!(serde_json::from_str::<BetRefusal>(&kept).unwrap(), refusal);
-                assert!(kept.contains(&format!("\"{}\"", refusal.code())), "{kept}");
+                // A refusal stored in a database reads back with the same code.
+                let stored = serde_json::to_string(&refusal).unwrap();
+                assert_eq!(
+                    serde_json::from_str::<BetRefusal>(&stored).unwrap(),
+                    refusal
+                );
+                assert!(
+                    stored.contains(&format!("\"{}\"", refusal.code())),
+                    "{stored}"
+                );
                 assert!(BetRefusal::CODES.contains(&refusal.code()));
                 refusal.code().to_owned()
             }
@@ -477,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bet_is_taken_at_the_price_of_the_moment() {
+    fn bet_is_accepted_at_current_price() {
         assert_eq!(code(check(&request(), &book(open()), &LIMITS)), "draw 3.2");
     }
 
@@ -489,8 +495,8 @@ mod tests {
     #[case("away", "4.500", "away 4.5")]
     #[case("3", "4.5", "SELECTION_NOT_FOUND")]
     #[case("Home", "1.201", "SELECTION_NOT_FOUND")]
-    fn a_selection_has_a_short_name(#[case] asked: &str, #[case] price: &str, #[case] taken: &str) {
-        let selection = SelectionId::new(asked).unwrap();
+    fn selection_has_short_name(#[case] requested: &str, #[case] price: &str, #[case] taken: &str) {
+        let selection = SelectionId::new(requested).unwrap();
         let request = BetRequest {
             selection,
             price: price.parse().unwrap(),
@@ -503,11 +509,8 @@ mod tests {
     #[case(OddsChange::None, ["ODDS_CHANGED", "draw 3.2", "ODDS_CHANGED"])]
     #[case(OddsChange::Higher, ["draw 3.2", "draw 3.2", "ODDS_CHANGED"])]
     #[case(OddsChange::Any, ["draw 3.2", "draw 3.2", "draw 3.2"])]
-    fn the_user_says_which_prices_are_taken(
-        #[case] odds_change: OddsChange,
-        #[case] taken: [&str; 3],
-    ) {
-        // The screen showed a lower price, the same, a higher one; by a thousandth.
+    fn user_chooses_accepted_prices(#[case] odds_change: OddsChange, #[case] taken: [&str; 3]) {
+        // The displayed price was lower, equal or higher, by a thousandth.
         let prices = ["3.199", "3.2", "3.201"];
         let check = |price: &str| {
             let request = BetRequest {
@@ -521,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn the_price_now_is_told() {
+    fn refusal_contains_current_price() {
         let request = BetRequest {
             price: "3".parse().unwrap(),
             ..request()
@@ -531,20 +534,20 @@ mod tests {
             serde_json::to_string(&refused).unwrap(),
             r#"{"ODDS_CHANGED":{"odd_value":3.2}}"#
         );
-        assert_eq!(refused.to_string(), "the price is 3.2 now");
-        for kept in ["\"INSUFFICIENT_FUNDS\"", "\"WALLET_NOT_FOUND\""] {
+        assert_eq!(refused.to_string(), "the price is now 3.2");
+        for stored in ["\"INSUFFICIENT_FUNDS\"", "\"WALLET_NOT_FOUND\""] {
             assert_eq!(
                 format!(
                     "\"{}\"",
-                    serde_json::from_str::<BetRefusal>(kept).unwrap().code()
+                    serde_json::from_str::<BetRefusal>(stored).unwrap().code()
                 ),
-                kept
+                stored
             );
         }
     }
 
     #[test]
-    fn what_is_not_open_and_active_takes_no_bet() {
+    fn inactive_market_or_selection_is_refused() {
         for status in MarketStatus::ALL
             .iter()
             .copied()
@@ -574,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_offered_is_named() {
+    fn unknown_ids_are_named() {
         let nothing = Snapshot {
             markets: Vec::new(),
             ..book(open())
@@ -605,7 +608,7 @@ mod tests {
     #[case(100, "draw 3.2")]
     #[case(100_000, "draw 3.2")]
     #[case(100_001, "STAKE_TOO_HIGH")]
-    fn the_stake_has_limits(#[case] stake: i64, #[case] taken: &str) {
+    fn stake_has_limits(#[case] stake: i64, #[case] taken: &str) {
         assert_eq!(
             code(check(
                 &BetRequest {
@@ -622,7 +625,7 @@ mod tests {
     #[rstest]
     #[case(31_250, "draw 3.2")]
     #[case(31_251, "PAYOUT_TOO_HIGH")]
-    fn the_payout_has_a_limit(#[case] stake: i64, #[case] taken: &str) {
+    fn payout_has_a_limit(#[case] stake: i64, #[case] taken: &str) {
         let limits = BetLimits {
             max_payout: cents(100_000),
             ..*LIMITS

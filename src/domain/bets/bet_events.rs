@@ -1,8 +1,7 @@
-//! What is told about bets on the bus: `bet_placed` and `bet_confirmed`, each keyed by the bet's
-//! id.
+//! Bet events on the bus: `bet_placed` and `bet_confirmed`, each keyed by bet id.
 //!
-//! Both are the original's JSON. Its writer of `bet_placed` writes camelCase and its reader wants
-//! snake_case for two of the fields, so those stand there in both.
+//! Both use the original's JSON. The original writes `bet_placed` in camelCase, but its reader
+//! expects snake_case for two of the fields, so those two are written in both spellings.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +14,11 @@ use crate::domain::odds::price::{Line, Price};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 
-/// The most of a foreign text that an error repeats, in characters.
+/// Maximum length, in characters, of foreign text quoted in an error.
 const MAX_SHOWN: usize = 200;
 
-/// A record of `bet_placed`, as it was read. The bet itself is in the database; what stands here is
-/// what its writer said.
+/// A record of `bet_placed`, as read from the bus. The bet itself is in the database; these are the
+/// values in the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BetPlaced {
     /// The bet.
@@ -36,30 +35,30 @@ pub struct BetPlaced {
     pub stake: Amount,
     /// The price.
     pub price: Price,
-    /// What the reservation of the stake is known by.
+    /// The reference of the stake's reservation.
     pub reserved_ref: Option<String>,
-    /// When it was placed, where the writer says so.
+    /// When it was placed, if the record says so.
     pub placed_at: Option<Timestamp>,
 }
 
 /// Why a record is not a `bet_placed`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadBetPlaced {
-    /// No JSON object.
+    /// Not a JSON object.
     #[error("not a JSON object: {0}")]
     Malformed(String),
     /// A field is missing, or null.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// A field holds what it may not.
+    /// A field has an invalid value.
     #[error("{field}: {problem}")]
     Invalid {
-        /// The field, as the record spells it.
+        /// The field, as spelled in the record.
         field: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with its value.
         problem: String,
     },
-    /// A field stands there in both spellings, and they differ.
+    /// A field is present in both spellings with different values.
     #[error("{0} and {1} differ")]
     Conflict(&'static str, &'static str),
 }
@@ -68,7 +67,7 @@ impl BadBetPlaced {
     /// Every reason.
     pub const REASONS: [&str; 4] = ["malformed", "missing_field", "invalid_field", "conflict"];
 
-    /// A word for the kind of fault.
+    /// The kind of error, as a label.
     pub fn reason(&self) -> &'static str {
         match self {
             BadBetPlaced::Malformed(_) => "malformed",
@@ -80,19 +79,19 @@ impl BadBetPlaced {
 }
 
 impl BetPlaced {
-    /// Reads a record in camelCase or snake_case, or a mixture. Unknown fields are passed over.
+    /// Reads a record in camelCase, snake_case or a mixture. Unknown fields are ignored.
     pub fn from_json(json: &[u8]) -> Result<BetPlaced, BadBetPlaced> {
         let fields = serde_json::from_slice(json)
             .map_err(|error| BadBetPlaced::Malformed(shorten(&error)))?;
         let fields = Fields(fields);
-        // A record of another kind is not read as a bet: neither ours nor the original's says what
-        // it is.
+        // Neither our records nor the original's have a `type`, so a record with one is of another
+        // kind.
         if fields
             .0
             .get("type")
             .is_some_and(|kind| kind.get() != "null")
         {
-            return Err(invalid("type", &"a placed bet has none"));
+            return Err(invalid("type", &"a placed bet has no type"));
         }
         let bet_id: String = fields.required("betId", "bet_id")?;
         let bet_id = bet_id
@@ -109,7 +108,7 @@ impl BetPlaced {
             selection: fields.required("selection", "selection")?,
             stake: fields.required("stakeCents", "stake_cents")?,
             price: fields.required("oddValue", "odd_value")?,
-            // What the original's worker calls it.
+            // The name used by the original's worker.
             reserved_ref: match fields.optional("reservedRef", "reserved_ref")? {
                 None => fields.optional("reservedId", "reserved_id")?,
                 some => some,
@@ -123,7 +122,7 @@ impl BetPlaced {
     }
 }
 
-/// The fields of a record, each as its own text: numbers keep every digit.
+/// The fields of a record, each as raw JSON text, so that numbers keep every digit.
 struct Fields<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'a> Fields<'a> {
@@ -193,12 +192,12 @@ struct PlacedJson<'a> {
     reserved_ref: BetId,
     #[serde(rename = "tsUnixMs")]
     placed_at: i64,
-    // For the original's worker.
+    // The original's worker reads these.
     stake_cents: Amount,
     odd_value: Price,
 }
 
-/// The record of a bet that was placed.
+/// Builds the `bet_placed` record of a bet.
 pub fn bet_placed(bet: &Bet) -> String {
     to_json(&PlacedJson {
         bet_id: bet.id,
@@ -229,37 +228,37 @@ struct ConfirmedJson<'a> {
     ts: Timestamp,
 }
 
-/// The record of a bet that is decided so, now.
-pub fn bet_confirmed(bet: &Bet, verdict: &BetOutcome, now: Timestamp) -> String {
+/// Builds the `bet_confirmed` record of a bet decided now.
+pub fn bet_confirmed(bet: &Bet, outcome: &BetOutcome, now: Timestamp) -> String {
     to_json(&ConfirmedJson {
         bet_id: bet.id,
         user_id: &bet.user_id,
-        status: verdict.status(),
-        reason: verdict.reason(),
-        provider_ref: verdict.provider_ref(),
+        status: outcome.status(),
+        reason: outcome.reason(),
+        provider_ref: outcome.provider_ref(),
         ts: now,
     })
 }
 
 fn to_json<T: Serialize>(record: &T) -> String {
-    // Writing strings and numbers to memory has no way to fail.
+    // Serializing strings and numbers to memory cannot fail.
     serde_json::to_string(record).unwrap_or_default()
 }
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! A bet for tests.
+    //! Bets for tests.
 
     use std::time::Duration;
 
     use super::*;
 
-    /// A moment that is later than this one.
+    /// A timestamp `time` after `at`.
     pub fn after(at: Timestamp, time: Duration) -> Timestamp {
         Timestamp::from_micros(at.micros() + time.as_micros() as i64).unwrap()
     }
 
-    /// A pending bet that was placed then and is to be decided within a time.
+    /// A pending bet placed at `placed_at` that must be decided within `decide_within`.
     pub fn pending_bet(placed_at: Timestamp, decide_within: Duration) -> Bet {
         Bet {
             id: BetId::new(),
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_placed_bet_on_the_wire() {
+    fn placed_bet_wire_format() {
         let with_line = bet_placed(&bet());
         let market = MarketKey {
             name: MarketName::new("1x2").unwrap(),
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decided_bet_on_the_wire() {
+    fn decided_bet_wire_format() {
         let now = "2026-11-09T21:07:46Z".parse().unwrap();
         let verdicts = [
             BetOutcome::Confirmed {
@@ -335,7 +334,7 @@ mod tests {
             },
             BetOutcome::TimedOut,
         ];
-        let all = verdicts.map(|verdict| bet_confirmed(&bet(), &verdict, now));
+        let all = verdicts.map(|outcome| bet_confirmed(&bet(), &outcome, now));
         insta::assert_snapshot!(all.join("\n"), @r#"
         {"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"USER_001","status":"CONFIRMED","providerRef":"SUP-1","ts":"2026-11-09T21:07:46Z"}
         {"betId":"0192f0c1-7a9e-7000-8000-000000000001","userId":"USER_001","status":"CONFIRMED","ts":"2026-11-09T21:07:46Z"}
@@ -345,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn written_record_reads_back() {
         let read = BetPlaced::from_json(bet_placed(&bet()).as_bytes()).unwrap();
         let Bet {
             id,
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_field_is_named() {
         let good = bet_placed(&bet());
         let refuse = |json: &str| {
             let error = BetPlaced::from_json(json.as_bytes()).unwrap_err();
@@ -439,24 +438,24 @@ mod tests {
         missing_field: selection is missing
         invalid_field: stakeCents: 0 is not at least 1 cent
         conflict: stakeCents and stake_cents differ
-        invalid_field: oddValue: 1 is outside of 1.001 to 1000.000
+        invalid_field: oddValue: 1 is outside the range 1.001 to 1000.000
         conflict: oddValue and odd_value differ
-        invalid_field: type: a placed bet has none
+        invalid_field: type: a placed bet has no type
         "#);
         assert!(
             with("\"over\"", &"7".repeat(5_000)).len() < 300,
-            "a foreign text is cut"
+            "foreign text is truncated"
         );
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = BetPlaced::from_json(&bytes);
         }
 
         #[test]
-        fn any_change_of_a_record_is_read_or_refused_but_never_panics(at in 0..300_usize, to in ".{0,6}") {
+        fn modified_record_never_panics(at in 0..300_usize, to in ".{0,6}") {
             let good = bet_placed(&bet());
             let at = at % good.len();
             let changed = [&good.as_bytes()[..at], to.as_bytes(), &good.as_bytes()[at..]].concat();

@@ -1,5 +1,5 @@
-//! The odds book of one event: the latest state of each of its markets, and the one number that
-//! orders its changes.
+//! The odds book of one event: the latest state of each market, and the sequence number that orders
+//! its changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,37 +10,38 @@ use super::version_stamp::VersionStamp;
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::timestamp::Timestamp;
 
-/// The most markets of one event. A feed that makes up names must not fill memory or the database.
+/// Maximum number of markets of one event. A feed that invents names must not fill memory or the
+/// database.
 pub const MAX_MARKETS: usize = 10_000;
 
-/// A market as the book holds it.
+/// The state of a market in the book.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MarketState {
-    /// The update that made it so.
+    /// The latest update of the market.
     pub update: OddsUpdate,
     /// The event's sequence number of that change.
     pub seq: u64,
 }
 
-/// Why a book did not take an update.
+/// Why a book rejects an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// The market already stands at a later revision.
-    #[error("older than what the book holds")]
+    /// The market already has a later revision.
+    #[error("older than the revision in the book")]
     Older,
-    /// The market already stands at this very revision.
+    /// The market already has exactly this revision.
     #[error("already in the book")]
     Duplicate,
-    /// The update is of another event.
-    #[error("of another event")]
+    /// The update belongs to another event.
+    #[error("belongs to another event")]
     WrongEvent,
-    /// The market is new and the event has [`MAX_MARKETS`] already.
-    #[error("a new market beyond the {MAX_MARKETS} that an event may have")]
+    /// The market is new, and the event already has [`MAX_MARKETS`].
+    #[error("new market, but the event already has {MAX_MARKETS}")]
     TooManyMarkets,
 }
 
 impl Rejection {
-    /// Every rejection.
+    /// All rejections.
     pub const ALL: [Rejection; 4] = [
         Rejection::Older,
         Rejection::Duplicate,
@@ -48,7 +49,7 @@ impl Rejection {
         Rejection::TooManyMarkets,
     ];
 
-    /// A word for metrics.
+    /// The metric label.
     pub fn reason(self) -> &'static str {
         match self {
             Rejection::Older => "older",
@@ -59,12 +60,12 @@ impl Rejection {
     }
 }
 
-/// Whether an update replaces what a market holds, and with which sequence number.
+/// Decides whether an update replaces the state of a market, and returns its sequence number.
 ///
-/// `head` is the market's revision so far, `last_seq` the event's last number, `position` where the
-/// update stands in its partition of the bus. The number only grows, is the same wherever the same
-/// records are read, and survives a bus that starts counting from 0 again. The live path and the
-/// store path both decide here, so they agree.
+/// `head` is the market's current revision, `last_seq` the event's last sequence number, and
+/// `position` the offset of the update in its bus partition. The number always grows, is the same
+/// wherever the same records are read, and keeps growing if the bus restarts at offset 0. The live
+/// path and the store path both use this function, so they agree.
 pub fn decide(
     head: Option<Revision>,
     last_seq: u64,
@@ -78,9 +79,9 @@ pub fn decide(
     }
 }
 
-/// The number of a change that came without one, as the original tells them: its time in
-/// milliseconds. It grows with the revision, is the same in every process, and does not begin anew
-/// with a book.
+/// The sequence number of a change that carries none, as in the original's broadcasts: its time in
+/// milliseconds. It grows with the revision, is the same in every process, and does not restart
+/// with a new book.
 pub fn number_of(revision: Revision) -> u64 {
     u64::try_from(revision.updated_at.micros() / 1_000).unwrap_or(0)
 }
@@ -93,23 +94,23 @@ pub struct Book {
     markets: BTreeMap<MarketKey, Arc<MarketState>>,
 }
 
-/// A book at one moment.
+/// A book at one point in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// The event.
     pub event_id: EventId,
-    /// The sequence number of its last change; 0 where there was none.
+    /// The sequence number of its last change; 0 if there was none.
     pub seq: u64,
     /// Its markets, ordered by key.
     pub markets: Vec<Arc<MarketState>>,
-    /// Whether it may lack changes that others know of.
+    /// Whether it may lack changes that other processes know.
     pub is_stale: bool,
-    /// Whether the book has changed since.
+    /// Shows whether the book has changed since.
     pub validity: VersionStamp,
 }
 
 impl Snapshot {
-    /// The market that the original would show for the event: the last `1x2`, else the one that
+    /// The market that the original shows for the event: the latest `1x2`, or else the market that
     /// changed last.
     pub fn headline(&self) -> Option<&Arc<MarketState>> {
         let by_seq = |state: &&Arc<MarketState>| state.seq;
@@ -132,8 +133,8 @@ impl Book {
         }
     }
 
-    /// Takes states that were kept elsewhere. Of two states of one market the later revision stays;
-    /// of two that agree on it, the higher number. States of another event are passed over.
+    /// Loads stored states. For each market the later revision wins; for equal revisions, the
+    /// higher sequence number. States of another event are ignored.
     pub fn restore(&mut self, states: impl IntoIterator<Item = Arc<MarketState>>) {
         for state in states {
             if state.update.event_id != self.event_id {
@@ -151,16 +152,16 @@ impl Book {
         }
     }
 
-    /// Nothing that the book tells from now on has a number below `seq`: one with more may have
-    /// been told of it before. A book that holds nothing has nothing to number.
+    /// From now on the book publishes no number below `seq`, which may have been published before.
+    /// An empty book is not changed.
     pub fn continue_from(&mut self, seq: u64) {
         if !self.is_empty() {
             self.seq = self.seq.max(seq);
         }
     }
 
-    /// Takes an update that stands at `position` in its partition of the bus, and gives the
-    /// market's new state.
+    /// Applies the update at offset `position` of its bus partition, and returns the market's new
+    /// state.
     pub fn apply(
         &mut self,
         update: OddsUpdate,
@@ -174,7 +175,7 @@ impl Book {
         Ok(self.set(update))
     }
 
-    /// The revision of a market; none of one that may become the event's next.
+    /// The revision of a market; `None` if the market is new and the event has room for it.
     fn head(&self, market: &MarketKey) -> Result<Option<Revision>, Rejection> {
         match self.markets.get(market) {
             Some(state) => Ok(Some(state.update.revision)),
@@ -183,7 +184,7 @@ impl Book {
         }
     }
 
-    /// Makes an update the state of its market, under the book's current number.
+    /// Stores an update as the state of its market, with the book's current sequence number.
     fn set(&mut self, update: OddsUpdate) -> Arc<MarketState> {
         let state = Arc::new(MarketState {
             update,
@@ -194,9 +195,10 @@ impl Book {
         state
     }
 
-    /// Takes a change that another process told with its number, and gives the market's new state.
-    /// The later revision is taken, as by [`Book::apply`]. Its number is the other's, but never one
-    /// that does not grow: clients would drop it.
+    /// Applies a change that another process published with its sequence number, and returns the
+    /// market's new state. The later revision wins, as in [`Book::apply`]. The number is the
+    /// published one, raised if necessary so that it grows: clients drop changes whose number does
+    /// not.
     pub fn mirror(
         &mut self,
         update: OddsUpdate,
@@ -206,16 +208,16 @@ impl Book {
             return Err(Rejection::WrongEvent);
         }
         let head = self.head(&update.market)?;
-        let told = seq.unwrap_or_else(|| number_of(update.revision));
-        self.seq = decide(head, self.seq, update.revision, told.saturating_sub(1))?;
+        let published = seq.unwrap_or_else(|| number_of(update.revision));
+        self.seq = decide(head, self.seq, update.revision, published.saturating_sub(1))?;
         Ok(self.set(update))
     }
 
-    /// Puts the states of a source that is believed more than the broadcasts in place of these
-    /// markets, earlier revisions as well, and gives what changed. A market that the source does
-    /// not know is suspended: it was broadcast, and nobody vouches for it. Where the source may
-    /// know only a part, as the original's, which keeps one market of an event, only one with a
-    /// time after `latest` is.
+    /// Replaces the states of these markets with those of a source that is trusted more than the
+    /// broadcasts, even by earlier revisions, and returns what changed. A market that the source
+    /// does not know is suspended: it was broadcast, but nothing confirms it. If the source may
+    /// hold only a part (the original keeps one market of each event), a market is suspended only
+    /// if its time is after `latest`.
     pub fn correct(
         &mut self,
         doubtful: &BTreeSet<MarketKey>,
@@ -231,7 +233,7 @@ impl Book {
                 continue;
             };
             let found = known.iter().find(|state| state.update.market == *market);
-            let (update, told) = match found {
+            let (update, published) = match found {
                 Some(state) if state.update == held.update => continue,
                 Some(state) => (state.update.clone(), state.seq.saturating_sub(1)),
                 None if held.update.status != MarketStatus::Open => continue,
@@ -244,28 +246,27 @@ impl Book {
                     0,
                 ),
             };
-            self.seq = self.seq.max(told).saturating_add(1);
+            self.seq = self.seq.max(published).saturating_add(1);
             changed.push(self.set(update));
         }
         changed
     }
 
-    /// Whether an update says something else of the very revision that its market has.
+    /// Whether an update has the revision of the market's state but different content.
     pub fn contradicts(&self, update: &OddsUpdate) -> bool {
         let held = self.markets.get(&update.market).map(|state| &state.update);
         held.is_some_and(|held| held.revision == update.revision && !held.shows_the_same_as(update))
     }
 
-    /// The revision of a market, where the book holds it.
+    /// The revision of a market, if the book holds it.
     pub fn revision_of(&self, market: &MarketKey) -> Option<Revision> {
         self.markets.get(market).map(|state| state.update.revision)
     }
 
-    /// Takes states that were kept elsewhere while changes may have been missed, and gives those
-    /// that are new, in the order of their numbers. Each number is larger than what was told
-    /// before.
+    /// Applies stored states after changes may have been missed, and returns the new ones in order
+    /// of their sequence numbers. Each number is larger than any published before.
     pub fn catch_up(&mut self, mut states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
-        // Of two states of one market only the later is told.
+        // Of two states of one market, only the later one is published.
         states.sort_by_key(|state| std::cmp::Reverse(state.update.revision));
         let mut seen = BTreeSet::new();
         states.retain(|state| seen.insert(state.update.market.clone()));
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn later_wins_older_and_equal_are_told_apart() {
+    fn later_revision_wins() {
         let mut book = book();
         assert_eq!(book.apply(update(1, 10, 5), 0).unwrap().seq, 1);
         assert_eq!(book.apply(update(1, 10, 5), 1), Err(Rejection::Duplicate));
@@ -321,15 +322,16 @@ mod tests {
         assert_eq!(book.apply(update(2, 10, 6), 5), Err(Rejection::WrongEvent));
     }
 
+    /// A supplier that restarts counts versions from 1 again, with a later time.
     #[test]
-    fn a_supplier_that_restarts_counts_from_one_again_and_is_followed() {
+    fn restarted_supplier_is_followed() {
         let mut book = book();
         book.apply(update(1, 10, 978), 0).unwrap();
         assert!(book.apply(update(1, 11, 1), 1).is_ok());
     }
 
     #[test]
-    fn markets_and_lines_of_one_event_stand_beside_each_other() {
+    fn markets_and_lines_are_separate() {
         let mut book = book();
         book.apply(market_update("MATCH_001", "1x2", None, 1, 1), 0)
             .unwrap();
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bus_that_starts_again_does_not_take_the_number_back() {
+    fn restarted_bus_keeps_number_growing() {
         let mut book = book();
         book.restore([held(update(1, 10, 1), 1_000)]);
         assert_eq!(book.apply(update(1, 11, 1), 0).unwrap().seq, 1_001);
@@ -367,14 +369,10 @@ mod tests {
     }
 
     #[test]
-    fn a_book_that_continues_never_tells_a_smaller_number() {
+    fn continued_book_never_lowers_number() {
         let mut book = book();
         book.continue_from(500);
-        assert_eq!(
-            book.snapshot().seq,
-            0,
-            "nothing is known, so nothing was changed"
-        );
+        assert_eq!(book.snapshot().seq, 0, "an empty book is not changed");
         book.restore([held(update(1, 10, 1), 7)]);
         book.continue_from(500);
         assert_eq!(
@@ -387,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn restoring_keeps_the_later_of_two_states() {
+    fn restore_keeps_later_state() {
         let mut book = book();
         book.restore([
             held(update(1, 10, 1), 7),
@@ -406,8 +404,9 @@ mod tests {
         );
     }
 
+    /// A mirror uses the published number, unless that number does not grow.
     #[test]
-    fn a_mirror_takes_the_number_it_is_told_but_never_one_that_does_not_grow() {
+    fn mirror_numbers_always_grow() {
         let mut book = book();
         assert_eq!(book.mirror(update(1, 10, 1), Some(700)).unwrap().seq, 700);
         assert_eq!(
@@ -425,13 +424,14 @@ mod tests {
         assert_eq!(
             book.mirror(update(1, 11, 1), Some(3)).unwrap().seq,
             701,
-            "the topic was made anew"
+            "the topic was recreated"
         );
         assert_eq!(book.mirror(update(1, 12, 1), Some(800)).unwrap().seq, 800);
     }
 
+    /// Every process gives the same numbers to changes that carry none.
     #[test]
-    fn changes_without_a_number_are_numbered_alike_by_every_process() {
+    fn unnumbered_changes_get_same_numbers() {
         let (mut early, mut late) = (book(), book());
         early.mirror(update(1, 10, 1), None).unwrap();
         let number = early.mirror(update(1, 11, 1), None).unwrap().seq;
@@ -444,27 +444,30 @@ mod tests {
     }
 
     #[test]
-    fn catching_up_tells_what_is_new_once() {
+    fn catch_up_publishes_new_states_once() {
         let mut book = book();
         let other = |time| market_update("MATCH_001", "btts", None, time, 1);
         book.restore([held(update(1, 10, 1), 5), held(other(10), 6)]);
-        let kept = vec![
+        let stored = vec![
             held(other(12), 9),
             held(update(1, 10, 1), 5),
             held(other(11), 8),
         ];
-        let told = book.catch_up(kept.clone());
-        assert_eq!(told.iter().map(|state| state.seq).collect::<Vec<_>>(), [9]);
-        assert!(book.catch_up(kept).is_empty());
-        // A change that was told before the missed one was read.
+        let published = book.catch_up(stored.clone());
+        assert_eq!(
+            published.iter().map(|state| state.seq).collect::<Vec<_>>(),
+            [9]
+        );
+        assert!(book.catch_up(stored).is_empty());
+        // A change that was published before the missed one was read.
         book.mirror(other(13), Some(15)).unwrap();
         assert_eq!(book.catch_up(vec![held(update(1, 11, 1), 12)])[0].seq, 16);
     }
 
-    /// A forged revision, then the true one that is earlier: what the hot copy holds replaces it,
-    /// under a larger number.
+    /// A forged revision is followed by the true one, which is earlier: the state of the hot copy
+    /// replaces the forged one, with a larger number.
     #[test]
-    fn a_correction_puts_the_known_state_back() {
+    fn correction_restores_known_state() {
         let mut book = book();
         book.mirror(update(1, 10, 1), Some(5)).unwrap();
         book.mirror(update(1, 400, 1), Some(6)).unwrap();
@@ -484,12 +487,12 @@ mod tests {
         assert_eq!(
             book.mirror(update(1, 12, 1), Some(7)).unwrap().seq,
             8,
-            "the next true one is followed"
+            "the next true update is applied"
         );
     }
 
     #[test]
-    fn a_market_that_nobody_vouches_for_is_suspended() {
+    fn unconfirmed_market_is_suspended() {
         let mut book = book();
         let made_up = market_update("MATCH_001", "made_up", None, 10, 1);
         book.mirror(made_up.clone(), Some(5)).unwrap();
@@ -500,7 +503,8 @@ mod tests {
             (changed[0].update.status, changed[0].seq),
             (MarketStatus::Suspended, 6)
         );
-        // The original keeps one market of an event: the others are not in doubt for that.
+        // The original keeps one market of each event, so the absence of the others is no reason to
+        // doubt them.
         let originals = held(update(1, 9, 1), number_of(update(1, 9, 1).revision));
         book.mirror(market_update("MATCH_001", "made_up", None, 11, 1), None)
             .unwrap();
@@ -518,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_has_a_bounded_number_of_markets() {
+    fn number_of_markets_is_bounded() {
         let mut book = book();
         let market = |number: usize| market_update("MATCH_001", &format!("m{number}"), None, 1, 1);
         for number in 0..MAX_MARKETS {
@@ -537,7 +541,7 @@ mod tests {
         assert!(
             book.apply(market_update("MATCH_001", "m0", None, 2, 1), 20_001)
                 .is_ok(),
-            "a known one goes on"
+            "a known market is still updated"
         );
     }
 
@@ -552,7 +556,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_state_is_the_latest_of_each_market_whatever_the_order(
+        fn state_is_latest_in_any_order(
             moves in moves(), seed in any::<u64>()
         ) {
             let mut shuffled = moves.clone();
@@ -574,10 +578,10 @@ mod tests {
             prop_assert_eq!(fold(&moves), fold(&shuffled));
         }
 
-        /// Whatever is told, with whatever numbers, lost or late: the mirror ends at the latest of
-        /// each market, and the numbers that it tells only grow.
+        /// Whatever is received, with any numbers, lost or late: the mirror ends at the latest
+        /// state of each market, and the numbers it publishes only grow.
         #[test]
-        fn a_mirror_ends_at_the_latest_and_its_numbers_grow(
+        fn mirror_ends_at_latest_state(
             moves in proptest::collection::vec(((0u8..3, 0i64..6, 0i64..3), proptest::option::of(0u64..100), 0u8..3), 0..40)
         ) {
             let mut book = book();
@@ -589,12 +593,12 @@ mod tests {
                 if latest.get(&update.market).is_none_or(|held| held.update.revision < update.revision) {
                     latest.insert(update.market.clone(), state);
                 }
-                let told = match fate {
+                let published = match fate {
                     0 => Vec::new(),
                     1 => book.catch_up(latest.values().cloned().collect()),
                     _ => book.mirror(update, seq).into_iter().collect(),
                 };
-                for state in told {
+                for state in published {
                     prop_assert!(state.seq > last);
                     last = state.seq;
                 }
@@ -605,7 +609,7 @@ mod tests {
         }
 
         #[test]
-        fn seq_only_grows_and_a_replay_changes_nothing(moves in moves()) {
+        fn seq_grows_and_replay_changes_nothing(moves in moves()) {
             let mut book = book();
             let mut last = 0;
             for (position, one) in moves.iter().enumerate() {

@@ -1,25 +1,24 @@
-//! Which times and sequence numbers are believed, whoever they come from: a supplier, Kafka, Redis
-//! or the database.
+//! Limits on times and sequence numbers from any source: a supplier, Kafka, Redis or the database.
 //!
-//! A market follows the later revision, so one update with a time far ahead would shut out every
-//! true update until that time. Only times ahead are refused: an old time loses against any newer
-//! update. A version needs no bound, because it only orders updates of the same microsecond.
+//! A market follows the latest revision, so one update with a time far ahead would block every true
+//! update until that time. Only times ahead are refused: an old time loses to any newer update. A
+//! version needs no limit, because it only orders updates of the same microsecond.
 
 use std::time::Duration;
 
 use super::book::MarketState;
 use crate::domain::timestamp::Timestamp;
 
-/// A sequence number may be this many microseconds ahead of the clock, counted since 1970. The
-/// largest true numbers are those of the embedded bus: it starts at the clock's microseconds and
-/// counts slower than the clock.
+/// How far a sequence number may be ahead of the clock's microseconds since 1970. The largest valid
+/// numbers come from the embedded bus, which starts at the clock's microseconds and counts slower
+/// than the clock.
 const SEQ_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
-/// Record times are cut to milliseconds: an update of the same millisecond is not ahead.
+/// Record times are truncated to milliseconds: an update of the same millisecond is not ahead.
 const RECORD_STEP: Duration = Duration::from_millis(1);
-/// A record time before the year 2000 is not a time, as 0 or a time in seconds.
+/// A record time before the year 2000 is invalid, such as 0 or a time in seconds.
 const EARLIEST_RECORD: i64 = 946_684_800_000_000;
 
-/// Why a time or a number is not believed.
+/// Why a time or a sequence number is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Implausible {
     /// The time is too far ahead.
@@ -29,15 +28,15 @@ pub enum Implausible {
     Future {
         /// The time.
         time: Timestamp,
-        /// The latest time that is believed.
+        /// The latest accepted time.
         latest: Timestamp,
     },
-    /// The sequence number is larger than any bus counts.
+    /// The sequence number is larger than any bus can count.
     #[error("the sequence number {seq} is larger than {largest}")]
     Seq {
         /// The number.
         seq: u64,
-        /// The largest number that is believed.
+        /// The largest accepted number.
         largest: u64,
     },
 }
@@ -46,7 +45,7 @@ impl Implausible {
     /// Every value of [`Implausible::reason`].
     pub const REASONS: [&str; 2] = ["future", "seq"];
 
-    /// A word for metrics and dead letters.
+    /// The label in metrics and dead letters.
     pub fn reason(&self) -> &'static str {
         match self {
             Implausible::Future { .. } => "future",
@@ -64,7 +63,7 @@ pub fn check_time(time: Timestamp, latest: Timestamp) -> Result<(), Implausible>
     }
 }
 
-/// How long ago a record was published; none where its time is not a time, or is ahead.
+/// The time since a record was published; `None` if its time is invalid or in the future.
 pub fn record_age(published_at: Timestamp, now: Timestamp) -> Option<Duration> {
     let micros = now.micros().saturating_sub(published_at.micros());
     if published_at.micros() < EARLIEST_RECORD {
@@ -74,38 +73,38 @@ pub fn record_age(published_at: Timestamp, now: Timestamp) -> Option<Duration> {
     }
 }
 
-/// The limits of one process, the same behind every door.
+/// The limits of one process, the same for every source.
 #[derive(Clone, Copy, Debug)]
 pub struct Plausibility {
     max_clock_skew: Duration,
 }
 
 impl Plausibility {
-    /// Believes times up to `max_clock_skew` ahead of the clock.
+    /// Accepts times up to `max_clock_skew` ahead of the clock.
     pub fn within(max_clock_skew: Duration) -> Plausibility {
         Plausibility { max_clock_skew }
     }
 
-    /// Believes any time.
+    /// Accepts any time.
     pub fn any_time() -> Plausibility {
         Plausibility::within(Duration::MAX)
     }
 
-    /// The latest time that is believed.
+    /// The latest accepted time.
     pub fn latest(self, now: Timestamp) -> Timestamp {
         now.later_by(self.max_clock_skew)
     }
 
-    /// The largest sequence number that is believed.
+    /// The largest accepted sequence number.
     pub fn largest_seq(now: Timestamp) -> u64 {
         u64::try_from(now.later_by(SEQ_MARGIN).micros()).unwrap_or(0)
     }
 
-    /// Checks the time of an update on the bus, which was published at `recorded`.
+    /// Checks the time of an update on the bus that was published at `recorded`.
     ///
-    /// The record's own time makes the decision the same for every group and every replay: an
-    /// update that was ahead of its publication stays refused when its time has come. Without a
-    /// usable time only the clock counts.
+    /// With the record's own time the decision is the same in every group and every replay: an
+    /// update that was ahead when it was published stays refused when its time has come. If the
+    /// record time is unusable, only the clock counts.
     pub fn check_record(
         self,
         time: Timestamp,
@@ -117,7 +116,7 @@ impl Plausibility {
         check_time(time, self.latest(published))
     }
 
-    /// Checks what an update says of itself, and the number that another process gave it.
+    /// Checks the time of an update, and the sequence number that another process gave it.
     pub fn check(
         self,
         time: Timestamp,
@@ -132,7 +131,7 @@ impl Plausibility {
         }
     }
 
-    /// Checks a state that was kept elsewhere.
+    /// Checks a stored state.
     pub fn check_state(self, state: &MarketState, now: Timestamp) -> Result<(), Implausible> {
         self.check(state.update.revision.updated_at, Some(state.seq), now)
     }
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn times_within_the_skew_are_believed() {
+    fn times_within_skew_are_accepted() {
         let limits = Plausibility::within(SKEW);
         assert_eq!(limits.check(at(300), None, at(0)), Ok(()));
         assert_eq!(
@@ -167,7 +166,7 @@ mod tests {
         assert_eq!(
             limits.check(first, None, at(0)),
             Ok(()),
-            "an old time shuts nothing out"
+            "an old time blocks nothing"
         );
         assert_eq!(
             limits.check(last, None, at(0)).unwrap_err().reason(),
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_beyond_every_bus_is_refused() {
+    fn implausible_seq_is_refused() {
         let limits = Plausibility::within(SKEW);
         let now = at(0).micros() as u64;
         for seq in [0, 1, now, now + 3_600_000_000] {
@@ -193,20 +192,20 @@ mod tests {
     }
 
     #[test]
-    fn a_record_ahead_of_its_publication_stays_refused() {
+    fn record_ahead_of_publication_stays_refused() {
         let limits = Plausibility::within(SKEW);
-        // Published at 0 with a time an hour ahead; read at once, and by a group that is two hours
-        // behind.
+        // Published at 0 with a time an hour ahead; read at once, and by a group with a lag of two
+        // hours.
         for now in [at(0), at(7_200)] {
             assert!(limits.check_record(at(3_600), Some(at(0)), now).is_err());
         }
-        // A publisher whose clock is ahead as well changes nothing.
+        // A publisher whose clock is ahead as well makes no difference.
         assert!(
             limits
                 .check_record(at(3_600), Some(at(3_600)), at(0))
                 .is_err()
         );
-        // Without any skew, an update of the millisecond of its publication is still taken.
+        // Even with zero skew, an update of the same millisecond as its publication is accepted.
         let micros = |micros| Timestamp::from_micros(at(0).micros() + micros).unwrap();
         let exact = Plausibility::within(Duration::ZERO);
         assert_eq!(exact.check_record(micros(789), Some(at(0)), at(1)), Ok(()));
@@ -215,7 +214,7 @@ mod tests {
                 .check_record(micros(1_001), Some(at(0)), at(1))
                 .is_err()
         );
-        // What is no time does not refuse a true update.
+        // An invalid record time does not refuse a true update.
         for recorded in [
             None,
             Timestamp::from_micros(0),
@@ -226,17 +225,17 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever version an update has, any later time replaces it.
+        /// Whatever the version of an update, any later time replaces it.
         #[test]
-        fn no_version_shuts_out_a_later_time(first in any::<i64>(), second in any::<i64>()) {
+        fn later_time_beats_any_version(first in any::<i64>(), second in any::<i64>()) {
             let mut book = Book::new(update(1, 1, 1).event_id);
             book.apply(update(1, 10, first), 0).unwrap();
             prop_assert!(book.apply(update(1, 11, second), 1).is_ok());
         }
 
-        /// Both groups decide alike, whenever each of them reads the record.
+        /// Both groups decide the same, whenever each of them reads the record.
         #[test]
-        fn every_group_decides_alike(ahead in -1_000i64..1_000, live in 0i64..100_000, store in 0i64..100_000) {
+        fn every_group_decides_the_same(ahead in -1_000i64..1_000, live in 0i64..100_000, store in 0i64..100_000) {
             let limits = Plausibility::within(SKEW);
             let decide = |now| limits.check_record(at(ahead), Some(at(0)), at(now)).is_ok();
             prop_assert_eq!(decide(live), decide(store));

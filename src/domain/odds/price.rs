@@ -1,6 +1,6 @@
 //! Decimal odds and market lines as fixed-point numbers, in thousandths.
 //!
-//! Neither is ever a float once parsed: both are read from the exact text of the JSON number.
+//! Both are parsed from the exact text of the JSON number and are never stored as floats.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,14 +9,14 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// Decimal odds, counted in thousandths: 1.528 is held as 1528.
+/// Decimal odds in thousandths: 1.528 is stored as 1528.
 ///
-/// Valid prices are 1.001 to 1000.000. More decimals are rounded to the nearest thousandth, a tie
+/// Valid prices are 1.001 to 1000.000. Further decimals are rounded to the nearest thousandth, ties
 /// upwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Price(u32);
 
-/// The line of a market, as the 2.5 of "total goals over/under 2.5", counted in thousandths. May be
+/// The line of a market in thousandths, such as the 2.5 of "total goals over/under 2.5". It may be
 /// negative (a handicap).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Line(i32);
@@ -24,13 +24,13 @@ pub struct Line(i32);
 /// Why a text is not a [`Price`] or a [`Line`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecimalError {
-    /// The text is no decimal number.
+    /// The text is not a decimal number.
     #[error("`{0}` is not a decimal number")]
     NotANumber(String),
-    /// The number is outside of the valid range.
-    #[error("{got} is outside of {low} to {high}")]
+    /// The number is outside the valid range.
+    #[error("{got} is outside the range {low} to {high}")]
     OutOfRange {
-        /// The number, as it was written.
+        /// The number, as written.
         got: String,
         /// The lowest valid number.
         low: &'static str,
@@ -45,7 +45,7 @@ impl Price {
     /// The highest valid price, 1000.000.
     pub const MAX: Price = Price(1_000_000);
 
-    /// A price from its thousandths; `None` outside of the valid range.
+    /// A price from its thousandths; `None` outside the valid range.
     pub fn from_thousandths(thousandths: u32) -> Option<Price> {
         (Price::MIN.0..=Price::MAX.0)
             .contains(&thousandths)
@@ -110,14 +110,14 @@ impl FromStr for Line {
 }
 
 impl fmt::Display for Price {
-    /// The shortest decimal text, as `1.528` or `2`.
+    /// The shortest decimal text, such as `1.528` or `2`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_thousandths(i64::from(self.0), out)
     }
 }
 
 impl fmt::Display for Line {
-    /// The shortest decimal text, as `2.5` or `-1`.
+    /// The shortest decimal text, such as `2.5` or `-1`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_thousandths(i64::from(self.0), out)
     }
@@ -153,9 +153,9 @@ impl<'de> Deserialize<'de> for Line {
     }
 }
 
-/// Writes thousandths as a JSON number. The division is the correctly rounded quotient, so the
-/// shortest text that reads back as the same double is the decimal itself: a test goes through
-/// every valid price.
+/// Writes thousandths as a JSON number. The division yields the correctly rounded quotient, so the
+/// shortest text that reads back as the same double is the decimal itself. A test covers every
+/// valid price.
 fn serialize_thousandths<S: Serializer>(
     thousandths: i64,
     serializer: S,
@@ -181,8 +181,8 @@ fn write_thousandths(thousandths: i64, out: &mut fmt::Formatter<'_>) -> fmt::Res
     }
 }
 
-/// Reads a JSON number (sign, digits, fraction, exponent) as thousandths, rounded to the nearest, a
-/// tie away from zero. `Ok(None)` is a number that does not fit.
+/// Parses a JSON number (sign, digits, fraction, exponent) as thousandths, rounded to the nearest,
+/// ties away from zero. `Ok(None)` if the number does not fit.
 fn parse_thousandths(text: &str) -> Result<Option<i64>, DecimalError> {
     let not_a_number = || DecimalError::NotANumber(shorten(text));
     let (negative, unsigned) = match text.strip_prefix('-') {
@@ -203,7 +203,7 @@ fn parse_thousandths(text: &str) -> Result<Option<i64>, DecimalError> {
         return Err(not_a_number());
     }
 
-    // The digit at index `point` of `whole ++ fraction` is the first one behind the decimal point.
+    // The digit at index `point` of `whole ++ fraction` is the first one after the decimal point.
     let point = whole.len() as i64 + i64::from(exponent);
     let digits = whole.bytes().chain(fraction.bytes());
     let mut thousandths: i64 = 0;
@@ -234,7 +234,7 @@ fn parse_thousandths(text: &str) -> Result<Option<i64>, DecimalError> {
     Ok(Some(if negative { -thousandths } else { thousandths }))
 }
 
-/// A text of a stranger, cut so that an error message stays short.
+/// Truncates external text so that error messages stay short.
 fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
 }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_forms_that_suppliers_send() {
+    fn reads_number_forms_of_suppliers() {
         assert_eq!(thousandths("1.528"), 1_528);
         assert_eq!(thousandths("2"), 2_000);
         assert_eq!(thousandths("5.0"), 5_000);
@@ -261,15 +261,16 @@ mod tests {
         assert_eq!(thousandths("1000"), 1_000_000);
     }
 
+    /// The nearest double lies below the tie, so a float would be rounded down.
     #[test]
-    fn rounds_a_tie_upwards_though_the_nearest_double_lies_below() {
+    fn rounds_exact_tie_upwards() {
         assert_eq!(thousandths("1.0015"), 1_002);
         assert_eq!(thousandths("1.0005"), 1_001);
         assert_eq!(thousandths("1000.0004"), 1_000_000);
     }
 
     #[test]
-    fn refuses_what_is_out_of_range_and_never_clamps() {
+    fn refuses_out_of_range_without_clamping() {
         for text in [
             "1",
             "1.0004",
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_number() {
+    fn refuses_text_without_number() {
         for text in [
             "", "-", ".", "1.", ".5", "1,5", "NaN", "inf", "\"2\"", "2 ", "1e", "1e1.5", "0x10",
             "null",
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn every_valid_price_is_written_and_read_back_exactly() {
+    fn every_valid_price_reads_back() {
         for value in Price::MIN.0..=Price::MAX.0 {
             let price = Price(value);
             let json = serde_json::to_string(&price).unwrap();
@@ -323,12 +324,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_but_never_panics(text in ".{0,40}") {
+        fn arbitrary_text_never_panics(text in ".{0,40}") {
             let _ = text.parse::<Price>();
         }
 
         #[test]
-        fn rounding_is_to_the_nearest(value in 1_001_000u64..1_000_000_000) {
+        fn rounds_to_nearest_thousandth(value in 1_001_000u64..1_000_000_000) {
             let text = format!("{}.{:06}", value / 1_000_000, value % 1_000_000);
             let nearest = (value + 500) / 1_000;
             prop_assert_eq!(u64::from(text.parse::<Price>().unwrap().thousandths()), nearest);

@@ -3,19 +3,19 @@
 use crate::domain::string_enum::string_enum;
 
 string_enum! {
-    /// Status of a market. Bets are taken only while it is open.
+    /// Status of a market. Bets are accepted only while it is open.
     #[derive(Default)]
     MarketStatus, "market status", {
-        /// Prices are live and bets are taken.
+        /// Prices are live and bets are accepted.
         #[default]
         Open = "open",
-        /// Shown, but no bets are taken.
+        /// Shown, but no bets are accepted.
         Suspended = "suspended",
         /// No more bets; the result is not known yet.
         Closed = "closed",
         /// The result is known.
         Settled = "settled",
-        /// The market is void: stakes go back.
+        /// The market is void: stakes are returned.
         Cancelled = "cancelled",
     }
 }
@@ -37,9 +37,9 @@ string_enum! {
         /// Can be backed while its market is open.
         #[default]
         Active = "active",
-        /// Shown, but not to be backed now.
+        /// Shown, but cannot be backed now.
         Suspended = "suspended",
-        /// Does not take part any more.
+        /// No longer takes part.
         Removed = "removed",
         /// Has won.
         Winner = "winner",
@@ -51,7 +51,7 @@ string_enum! {
 }
 
 impl EventStatus {
-    /// Whether the event is under way.
+    /// Whether the event is in play.
     pub fn is_in_play(self) -> bool {
         self == EventStatus::Live
     }
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_word_is_the_same_in_json_and_in_the_database() {
+    fn json_and_database_texts_match() {
         for status in MarketStatus::ALL {
             assert_eq!(
                 serde_json::to_string(status).unwrap(),

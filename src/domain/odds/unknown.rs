@@ -1,18 +1,18 @@
-//! Event ids that were looked up and do not exist, kept for a short time so that asking again costs
-//! no read.
+//! Event ids that were looked up and do not exist, cached for a short time so that a repeated
+//! request costs no read.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::domain::ids::EventId;
 
-/// Ids without an event: bounded, first in first out. Each entry expires by itself.
+/// Ids of events that do not exist: bounded, first in first out. Each entry expires on its own.
 #[derive(Debug)]
 pub struct UnknownEvents {
     ttl: Duration,
     capacity: usize,
     until: HashMap<EventId, Instant>,
-    /// The ids in the order of their insertion, with the expiry that they were inserted with.
+    /// The ids in insertion order, each with its expiry at insertion.
     order: VecDeque<(EventId, Instant)>,
 }
 
@@ -48,13 +48,13 @@ impl UnknownEvents {
         self.until.get(event_id).is_some_and(|until| *until > now)
     }
 
-    /// The event exists now.
+    /// Removes an event that exists now.
     pub fn remove(&mut self, event_id: &EventId) {
-        // Its place in the order is dropped when it expires.
+        // Its entry in `order` is dropped when it expires.
         self.until.remove(event_id);
     }
 
-    /// Any event may exist now.
+    /// Removes all ids: any event may exist now.
     pub fn clear(&mut self) {
         self.until.clear();
         self.order.clear();

@@ -1,9 +1,9 @@
-//! One change of one market, and its JSON form: the frames of a native supplier and the records on
-//! the bus.
+//! One change of one market, and its JSON form, used for the frames of a native supplier and the
+//! records on the bus.
 //!
-//! The form is the original's, with `selections`, `status`, `line`, `in_play`, `sport` and
-//! `start_time` added. A reader takes `selections` first and `odds` where there are none; a writer
-//! writes `odds` only for a market with priced home, draw and away.
+//! The form is the original's with `selections`, `status`, `line`, `in_play`, `sport` and
+//! `start_time` added. Readers use `selections`, or `odds` if there are none; writers add `odds`
+//! only for a market with priced home, draw and away.
 
 use std::sync::Arc;
 
@@ -17,15 +17,15 @@ use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId, Source};
 use crate::domain::json::{self, Object};
 use crate::domain::timestamp::Timestamp;
 
-/// The most selections that one market may have.
+/// Maximum number of selections of one market.
 pub const MAX_SELECTIONS: usize = 1_000;
-/// The longest name of a team or a selection, in bytes.
+/// Maximum length of the name of a team or a selection, in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
-/// The longest JSON form that is read, in bytes. The largest valid update, with every character
-/// escaped, is shorter.
+/// Maximum size of the JSON form, in bytes. The largest valid update, with every character escaped,
+/// is smaller.
 pub const MAX_UPDATE_BYTES: usize = 4 * 1024 * 1024;
 
-/// One change of one market, as a supplier sent it: the whole market, not a difference.
+/// One change of one market as sent by a supplier: the whole market, not a difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OddsUpdate {
     /// The event.
@@ -34,27 +34,28 @@ pub struct OddsUpdate {
     pub home_team: String,
     /// The away side; empty for an event without two sides.
     pub away_team: String,
-    /// The sport in lower case, if the supplier says it.
+    /// The sport in lower case, if the supplier gives it.
     pub sport: Option<Arc<str>>,
-    /// When the event starts, if the supplier says it.
+    /// When the event starts, if the supplier gives it.
     pub start_time: Option<Timestamp>,
     /// The market.
     pub market: MarketKey,
     /// Status of the market.
     pub status: MarketStatus,
-    /// Whether the event is under way.
+    /// Whether the event is in play.
     pub in_play: bool,
     /// The selections, in the supplier's order.
     pub selections: Vec<Selection>,
-    /// When and in which version the supplier changed it.
+    /// The supplier's time and version of the change.
     pub revision: Revision,
-    /// Who says so.
+    /// The source of the update.
     pub source: Source,
 }
 
-/// What orders the updates of a market: the supplier's time, then its version.
+/// The order of the updates of a market: by the supplier's time, then by its version.
 ///
-/// A supplier that restarts counts versions from 1 again with a later time, so time comes first.
+/// A supplier that restarts counts versions from 1 again with a later time, so the time comes
+/// first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
     /// The supplier's time of the change.
@@ -68,15 +69,15 @@ pub struct Revision {
 pub struct Selection {
     /// Its id within the market.
     pub id: SelectionId,
-    /// Its name for people.
+    /// Its display name.
     pub name: String,
-    /// The price; none where nobody offers one.
+    /// The price; `None` if no price is offered.
     pub price: Option<Price>,
     /// Its status.
     pub status: SelectionStatus,
 }
 
-/// An update, and where it stands in its partition of the bus.
+/// An update and its position on the bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PositionedUpdate {
     /// The update.
@@ -90,16 +91,16 @@ pub struct PositionedUpdate {
 /// Why bytes are not an update.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// A message of another kind, as `settlement`. An update has no `type`.
-    #[error("`type` is {0}, and an odds update has none")]
+    /// A message of another kind, such as `settlement`. An update has no `type`.
+    #[error("`type` is {0}, but an odds update has no type")]
     UnknownType(String),
     /// Longer than [`MAX_UPDATE_BYTES`].
-    #[error("{0} bytes, at most {MAX_UPDATE_BYTES} are read")]
+    #[error("{0} bytes exceed the limit of {MAX_UPDATE_BYTES}")]
     TooLarge(usize),
-    /// No JSON, or a field is missing or of the wrong kind.
+    /// Not JSON, or a field is missing or has the wrong type.
     #[error("malformed update: {0}")]
     Malformed(String),
-    /// A price is no number or outside of the valid range.
+    /// A price is not a number, or is outside the valid range.
     #[error("bad price of selection `{selection}`: {cause}")]
     BadPrice {
         /// The selection's id.
@@ -107,18 +108,18 @@ pub enum DecodeError {
         /// What is wrong with its price.
         cause: DecimalError,
     },
-    /// The market has no selection at all.
-    #[error("no selections: neither `selections` nor `odds` holds any")]
+    /// The market has no selections.
+    #[error("no selections in `selections` or `odds`")]
     NoSelections,
-    /// Two selections have one id.
-    #[error("selection `{0}` stands twice")]
+    /// Two selections have the same id.
+    #[error("duplicate selection `{0}`")]
     DuplicateSelection(SelectionId),
     /// More than [`MAX_SELECTIONS`].
-    #[error("{0} selections, at most {MAX_SELECTIONS} are taken")]
+    #[error("{0} selections exceed the limit of {MAX_SELECTIONS}")]
     TooManySelections(usize),
-    /// A name holds a control character, or is longer than [`MAX_NAME_BYTES`]. (PostgreSQL keeps no
-    /// U+0000 in a text.)
-    #[error("{0} holds a control character or is longer than {MAX_NAME_BYTES} bytes")]
+    /// A name contains a control character, or is longer than [`MAX_NAME_BYTES`]. (PostgreSQL
+    /// cannot store U+0000 in a text.)
+    #[error("{0} contains a control character or is longer than {MAX_NAME_BYTES} bytes")]
     BadName(&'static str),
 }
 
@@ -135,7 +136,7 @@ impl DecodeError {
         "bad_name",
     ];
 
-    /// A word for metrics and dead letters.
+    /// The label in metrics and dead letters.
     pub fn reason(&self) -> &'static str {
         match self {
             DecodeError::UnknownType(_) => "unknown_type",
@@ -150,16 +151,16 @@ impl DecodeError {
     }
 }
 
-/// What kind of message it is. Read on its own where the message is not an update, since other
-/// kinds lack its fields.
+/// The kind of a message. Read separately if the message is not an update, since other kinds lack
+/// its fields.
 #[derive(Deserialize)]
 struct WireKind<'a> {
     #[serde(default, rename = "type", borrow)]
     kind: Option<&'a RawValue>,
 }
 
-/// Refuses a message that says what kind it is: updates do not, and a kind of later versions must
-/// not be read as one.
+/// Refuses a message that has a kind: updates have none, and kinds added by later versions must not
+/// be read as updates.
 pub fn check_kind(kind: Option<&RawValue>) -> Result<(), DecodeError> {
     match kind {
         Some(kind) => Err(DecodeError::UnknownType(
@@ -169,7 +170,7 @@ pub fn check_kind(kind: Option<&RawValue>) -> Result<(), DecodeError> {
     }
 }
 
-/// Why a text is not an update: another kind of message, or a fault.
+/// Why a text is not an update: it is another kind of message, or malformed.
 fn refusal(text: &str, error: &serde_json::Error) -> DecodeError {
     let kind = json::from_str::<WireKind<'_>>(text)
         .ok()
@@ -276,11 +277,11 @@ impl OddsUpdate {
 
     /// Writes the JSON form.
     pub fn to_json(&self) -> String {
-        // Writing strings, numbers and lists to memory has no way to fail.
+        // Serializing strings, numbers and lists to memory cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// The price of a selection, where the market has it and it has one.
+    /// The price of a selection, if the market has the selection and it has a price.
     pub fn price_of(&self, selection: &str) -> Option<Price> {
         self.selections
             .iter()
@@ -288,7 +289,7 @@ impl OddsUpdate {
             .price
     }
 
-    /// Whether two updates show the same to a client: everything but the revision.
+    /// Whether two updates look the same to a client: everything but the revision is equal.
     pub fn shows_the_same_as(&self, other: &OddsUpdate) -> bool {
         self.status == other.status
             && self.in_play == other.in_play
@@ -303,7 +304,7 @@ impl OddsUpdate {
     }
 }
 
-/// Reads selections from the JSON form that an update writes them in, as a store keeps them.
+/// Reads selections from the JSON form written by an update, as kept in a store.
 pub fn read_selections(json: &str) -> Result<Vec<Selection>, DecodeError> {
     let list: Vec<Object<WireSelection>> =
         serde_json::from_str(json).map_err(|error| DecodeError::Malformed(error.to_string()))?;
@@ -366,8 +367,7 @@ fn read_price(
         })
 }
 
-/// The sport in the form that is kept and compared: trimmed and in lower case. An empty text says
-/// nothing.
+/// The sport as stored and compared: trimmed and in lower case. `None` if the text is empty.
 pub fn read_sport(text: &str) -> Result<Option<Arc<str>>, DecodeError> {
     check_name("sport", text)?;
     let sport = text.trim().to_lowercase();
@@ -462,8 +462,8 @@ pub mod testing {
 
     use super::*;
 
-    /// A `1x2` update of `MATCH_00<event>` at second `time` in version `version`, its home price
-    /// telling both.
+    /// A `1x2` update of `MATCH_00<event>` at second `time` with version `version`. Its home price
+    /// encodes both.
     pub fn update(event: u32, time: i64, version: i64) -> OddsUpdate {
         market_update(&format!("MATCH_{event:03}"), "1x2", None, time, version)
     }
@@ -608,13 +608,16 @@ mod tests {
                     .as_bytes(),
             )
         };
-        let told =
+        let detailed =
             with(r#""sport":" Horse Racing ","start_time":"2026-12-01T18:30:00+01:00""#).unwrap();
-        assert_eq!(told.sport.as_deref(), Some("horse racing"));
-        assert_eq!(told.start_time.unwrap().to_string(), "2026-12-01T17:30:00Z");
+        assert_eq!(detailed.sport.as_deref(), Some("horse racing"));
         assert_eq!(
-            OddsUpdate::from_json(told.to_json().as_bytes()),
-            Ok(told.clone())
+            detailed.start_time.unwrap().to_string(),
+            "2026-12-01T17:30:00Z"
+        );
+        assert_eq!(
+            OddsUpdate::from_json(detailed.to_json().as_bytes()),
+            Ok(detailed.clone())
         );
         for nothing in [r#""sport":null,"start_time":null"#, r#""sport":" ""#] {
             let update = with(nothing).unwrap();
@@ -624,7 +627,7 @@ mod tests {
                 "{nothing}"
             );
             assert!(!update.to_json().contains("sport\":"), "{nothing}");
-            assert!(!update.shows_the_same_as(&told));
+            assert!(!update.shows_the_same_as(&detailed));
         }
         let reason = |fields: &str| with(fields).unwrap_err().reason();
         assert_eq!(
@@ -637,13 +640,13 @@ mod tests {
     }
 
     #[test]
-    fn writes_the_originals_fields_and_adds_ours() {
+    fn writes_original_and_added_fields() {
         let update = OddsUpdate::from_json(ORIGINAL.as_bytes()).unwrap();
         insta::assert_snapshot!(update.to_json(), @r#"{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.528,"draw":2.574,"away":3.144},"selections":[{"id":"home","name":"Flamengo","price":1.528,"status":"active"},{"id":"draw","name":"Draw","price":2.574,"status":"active"},{"id":"away","name":"Palmeiras","price":3.144,"status":"active"}],"status":"open","updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":978}"#);
     }
 
     #[test]
-    fn stored_selections_read_back_or_are_refused() {
+    fn stored_selections_read_back() {
         let update = OddsUpdate::from_json(ORIGINAL.as_bytes()).unwrap();
         let json = serde_json::to_string(&update.selections).unwrap();
         assert_eq!(read_selections(&json).unwrap(), update.selections);
@@ -658,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn selections_come_before_odds() {
+    fn selections_take_precedence_over_odds() {
         let json = r#"{"event_id":"E","market":"total_goals","line":2.5,"status":"suspended","in_play":true,
             "selections":[{"id":"over","name":"Over 2.5","price":1.9},{"id":"under","price":null,"status":"suspended"}],
             "odds":{"home":9,"draw":9,"away":9},"updated_at":"2025-11-09T21:07:45Z","source":"s","version":1,"unknown":[]}"#;
@@ -672,12 +675,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_what_was_wrong() {
+    fn error_names_the_fault() {
         let refuse = |json: String| OddsUpdate::from_json(json.as_bytes()).unwrap_err();
         let bad_price = refuse(ORIGINAL.replace("2.574", "0.5"));
         assert_eq!(
             bad_price.to_string(),
-            "bad price of selection `draw`: 0.5 is outside of 1.001 to 1000.000"
+            "bad price of selection `draw`: 0.5 is outside the range 1.001 to 1000.000"
         );
         assert_eq!(bad_price.reason(), "bad_price");
         assert_eq!(
@@ -725,10 +728,10 @@ mod tests {
         );
     }
 
-    /// The native feed will carry other kinds of messages. None of them opens a market, even with
-    /// every field of an update.
+    /// The native feed will carry other kinds of messages. None of them opens a market, even if it
+    /// has every field of an update.
     #[test]
-    fn another_kind_of_message_is_no_update() {
+    fn other_message_kinds_are_refused() {
         let kinds = [
             "settlement",
             "rollback_settlement",
@@ -758,12 +761,12 @@ mod tests {
         let null = ORIGINAL.replacen('{', r#"{"type":null,"#, 1);
         assert!(
             OddsUpdate::from_json(null.as_bytes()).is_ok(),
-            "a field without a value is one that is not there"
+            "null counts as absent"
         );
     }
 
     #[test]
-    fn unknown_status_words_are_refused() {
+    fn unknown_statuses_are_refused() {
         let with = |field: &str| ORIGINAL.replacen('{', &format!("{{{field},"), 1);
         for field in [
             r#""status":"halted""#,
@@ -786,7 +789,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_beyond_the_size_limit_is_refused() {
+    fn oversized_update_is_refused() {
         let padded = |length: usize| format!("{}{}", ORIGINAL, " ".repeat(length - ORIGINAL.len()));
         assert!(OddsUpdate::from_json(padded(MAX_UPDATE_BYTES).as_bytes()).is_ok());
         let error = OddsUpdate::from_json(padded(MAX_UPDATE_BYTES + 1).as_bytes()).unwrap_err();
@@ -819,24 +822,24 @@ mod tests {
     }
 
     #[test]
-    fn the_originals_health_check_message_is_refused() {
+    fn original_health_check_is_refused() {
         let json = br#"{"event_id":"","home_team":"","away_team":"","market":"","odds":{"home":0,"draw":0,"away":0},"updated_at":"0001-01-01T00:00:00Z","source":"","version":0}"#;
         assert!(OddsUpdate::from_json(json).is_err());
     }
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(update in any_update()) {
+        fn written_update_reads_back(update in any_update()) {
             prop_assert_eq!(OddsUpdate::from_json(update.to_json().as_bytes()).unwrap(), update);
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = OddsUpdate::from_json(&bytes);
         }
 
         #[test]
-        fn a_cut_frame_is_refused(length in 0usize..ORIGINAL.len()) {
+        fn truncated_frame_is_refused(length in 0usize..ORIGINAL.len()) {
             prop_assert!(OddsUpdate::from_json(&ORIGINAL.as_bytes()[..length]).is_err());
         }
     }

@@ -1,20 +1,19 @@
-//! Whether a copy of something that changes is still current, to be known without asking its
-//! keeper.
+//! Shows whether a copy of changing state is still current, without a request to its owner.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The keeper's side: counts the changes.
+/// Held by the owner of the state: counts its changes.
 #[derive(Debug, Default)]
 pub struct VersionCounter(Arc<AtomicU64>);
 
 impl VersionCounter {
-    /// Whatever was handed out before is not current any more.
+    /// Invalidates all stamps given out so far.
     pub fn changed(&self) {
         self.0.fetch_add(1, Ordering::Release);
     }
 
-    /// For a copy of what is kept now.
+    /// A stamp for a copy of the current state.
     pub fn stamp(&self) -> VersionStamp {
         VersionStamp {
             generation: self.0.clone(),
@@ -23,14 +22,14 @@ impl VersionCounter {
     }
 }
 
-/// A keeper that ended keeps nothing current.
+/// When the owner is dropped, no copy is current.
 impl Drop for VersionCounter {
     fn drop(&mut self) {
         self.changed();
     }
 }
 
-/// The copy's side. One that no keeper has given is not current.
+/// Held by a copy of the state. The default stamp belongs to no owner and is never current.
 #[derive(Clone, Debug)]
 pub struct VersionStamp {
     generation: Arc<AtomicU64>,
@@ -50,7 +49,7 @@ impl Default for VersionStamp {
     }
 }
 
-/// Two copies are equal by what they hold, not by whether they still do.
+/// Copies are compared by their content, not by whether they are current.
 impl PartialEq for VersionStamp {
     fn eq(&self, _: &VersionStamp) -> bool {
         true
@@ -64,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_current_until_something_changes_or_its_keeper_ends() {
+    fn copy_is_current_until_change_or_drop() {
         let generation = VersionCounter::default();
         let (first, second) = (generation.stamp(), generation.stamp());
         assert!(first.is_current() && second.is_current());

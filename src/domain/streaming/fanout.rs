@@ -1,8 +1,8 @@
-//! Who gets which change, and what becomes of a client that is too slow for it.
+//! Delivers changes to the subscribed sessions, and handles slow clients.
 //!
-//! A client that cannot take a delivery is not waited for: from then on only the latest change of
-//! each market is kept for it and offered again. One that takes nothing for long enough is given
-//! up. Memory a client is bounded by the markets it subscribed to.
+//! Nothing waits for a client that cannot accept a delivery: from then on only the latest change of
+//! each market is kept for it and offered again. A client that accepts nothing for too long is
+//! evicted. The memory for a client is bounded by the markets it subscribed to.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use indexmap::IndexSet;
 use super::protocol::{FeedStatus, UpdateFrame};
 use crate::domain::ids::{EventId, MarketKey};
 
-/// A session, one for the life of the process.
+/// A session id, unique for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
@@ -22,16 +22,17 @@ pub struct SessionId(pub u64);
 #[derive(Clone, Debug)]
 pub struct Delivery {
     changes: Arc<Changes>,
-    /// Whether changes before these may have been left out.
+    /// Whether earlier changes may have been left out.
     pub conflated: bool,
-    /// To be told after the changes.
+    /// The feed status to send after the changes.
     pub feed: Option<FeedStatus>,
-    /// Whether the session measures how old the changes are when it sends them: the last one that a
-    /// change goes to, so that it costs once and not once a session.
+    /// Whether the session measures the age of the changes when it sends them. Set only for the
+    /// last session that a change goes to, so that a change is measured once and not once per
+    /// session.
     pub measured: bool,
 }
 
-/// The same for every session.
+/// The part that all sessions share.
 #[derive(Debug)]
 struct Changes {
     frames: Vec<Arc<UpdateFrame>>,
@@ -39,7 +40,7 @@ struct Changes {
 }
 
 impl Delivery {
-    /// Changes and nothing else.
+    /// A delivery of changes only.
     pub fn of(frames: Vec<Arc<UpdateFrame>>, conflated: bool) -> Delivery {
         let joined = join(&frames, conflated);
         Delivery {
@@ -62,8 +63,8 @@ impl Delivery {
         &self.changes.frames
     }
 
-    /// All of them as they go to the socket, where they are of one event: one who lacks them all is
-    /// sent them by one write.
+    /// The encoded frames of all changes in one buffer, if the changes belong to one event. A
+    /// client that has none of them yet gets them with one write.
     pub fn joined(&self) -> Option<&Bytes> {
         self.changes.joined.as_ref()
     }
@@ -85,16 +86,16 @@ fn join(frames: &[Arc<UpdateFrame>], conflated: bool) -> Option<Bytes> {
     })
 }
 
-/// Why a session did not take a delivery.
+/// Why a session did not accept a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushError {
-    /// It has not taken the ones before.
+    /// It has not taken the previous ones yet.
     Full,
-    /// It is no more.
+    /// It has ended.
     Gone,
 }
 
-/// Where deliveries to one session go.
+/// The destination of the deliveries to one session.
 pub trait DeliverySink {
     /// Hands a delivery over without waiting.
     fn push(&self, delivery: Delivery) -> Result<(), PushError>;
@@ -103,7 +104,7 @@ pub trait DeliverySink {
 struct Entry<O> {
     outlet: O,
     subscriptions: HashSet<EventId, Hasher>,
-    /// What it has yet to take, where it is slow. Most never are.
+    /// Changes still to be delivered, if the session is slow. Most sessions never are.
     pending: Option<Box<Pending>>,
 }
 
@@ -123,28 +124,29 @@ impl Pending {
     }
 }
 
-/// Of numbers that are given here, which nobody can choose so that they collide, and of the few
-/// hundred events of a session.
+/// The fast hasher is safe: the server assigns session ids, so clients cannot choose colliding
+/// ones, and a session has at most a few hundred events.
 type Hasher = foldhash::fast::RandomState;
 
-/// The sessions, their subscriptions, and what slow ones have yet to take.
+/// The sessions, their subscriptions, and the pending changes of slow sessions.
 pub struct Fanout<O> {
     sessions: HashMap<SessionId, Entry<O>, Hasher>,
-    /// In the order in which they came, and in the places of those that left: about as their memory
-    /// lies, so that a write to thousands of them finds the next one near.
+    /// In order of subscription; the last entry takes the place of a removed one. This is roughly
+    /// the order of their memory, so that a write to thousands of sessions finds the next one
+    /// nearby.
     subscribers: HashMap<EventId, IndexSet<SessionId, Hasher>>,
     stalled: HashSet<SessionId, Hasher>,
     subscriptions: usize,
 }
 
-/// What [`Fanout::publish`] and [`Fanout::offer_again`] did.
+/// The result of [`Fanout::publish`] and [`Fanout::offer_again`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Changes handed over.
+    /// Changes delivered.
     pub delivered: usize,
-    /// Changes that a later one of the same market replaced before their client took them.
+    /// Changes replaced by a later one of the same market before the client took them.
     pub conflated: usize,
-    /// Sessions that are no more, and were forgotten.
+    /// Sessions that have ended and were removed.
     pub gone: Vec<SessionId>,
 }
 
@@ -160,7 +162,7 @@ impl<O: DeliverySink> Default for Fanout<O> {
 }
 
 impl<O: DeliverySink> Fanout<O> {
-    /// Takes a session in.
+    /// Adds a session.
     pub fn connect(&mut self, id: SessionId, outlet: O) {
         self.sessions.insert(
             id,
@@ -172,7 +174,7 @@ impl<O: DeliverySink> Fanout<O> {
         );
     }
 
-    /// Forgets a session; gives its outlet.
+    /// Removes a session and returns its outlet.
     pub fn disconnect(&mut self, id: SessionId) -> Option<O> {
         let entry = self.sessions.remove(&id)?;
         self.stalled.remove(&id);
@@ -183,8 +185,7 @@ impl<O: DeliverySink> Fanout<O> {
         Some(entry.outlet)
     }
 
-    /// Sends the changes of an event to a session from now on. `false` where the session is not
-    /// known.
+    /// Subscribes a session to the changes of an event. Returns `false` if the session is unknown.
     pub fn subscribe(&mut self, id: SessionId, event_id: &EventId) -> bool {
         let Some(entry) = self.sessions.get_mut(&id) else {
             return false;
@@ -197,7 +198,7 @@ impl<O: DeliverySink> Fanout<O> {
         true
     }
 
-    /// Sends no more of them.
+    /// Ends a subscription.
     pub fn unsubscribe(&mut self, id: SessionId, event_id: &EventId) {
         let Some(entry) = self.sessions.get_mut(&id) else {
             return;
@@ -249,11 +250,11 @@ impl<O: DeliverySink> Fanout<O> {
         report
     }
 
-    /// Tells one session, or all, how the feed stands. One that is slow is told the last of it,
-    /// once it takes anything.
+    /// Sends the feed status to one session, or to all. A slow session gets only the latest status,
+    /// with the next delivery that it accepts.
     pub fn announce(&mut self, status: FeedStatus, only: Option<SessionId>, now: Instant) {
         let mut gone = Vec::new();
-        let mut tell = |id: SessionId, entry: &mut Entry<O>| {
+        let mut send = |id: SessionId, entry: &mut Entry<O>| {
             if entry.pending.is_none() {
                 match entry.outlet.push(Delivery::feed(status)) {
                     Ok(()) => return,
@@ -267,21 +268,22 @@ impl<O: DeliverySink> Fanout<O> {
                 .feed = Some(status);
         };
         match only {
-            // Each session that connects while the feed is stale: not by way of all the others.
+            // For each session that connects while the feed is stale, without a pass over all
+            // others.
             Some(id) => self
                 .sessions
                 .get_mut(&id)
                 .into_iter()
-                .for_each(|entry| tell(id, entry)),
+                .for_each(|entry| send(id, entry)),
             None => self
                 .sessions
                 .iter_mut()
-                .for_each(|(id, entry)| tell(*id, entry)),
+                .for_each(|(id, entry)| send(*id, entry)),
         }
         self.forget(&gone);
     }
 
-    /// Offers slow sessions what they have not taken yet.
+    /// Offers slow sessions their pending changes again.
     pub fn offer_again(&mut self) -> Report {
         let mut report = Report::default();
         let mut caught_up = Vec::new();
@@ -316,8 +318,8 @@ impl<O: DeliverySink> Fanout<O> {
         report
     }
 
-    /// Forgets the sessions that have taken nothing for `limit`, and gives their outlets, to be
-    /// closed.
+    /// Removes the sessions that have accepted nothing for `limit`, and returns their outlets so
+    /// that they can be closed.
     pub fn evict_stalled(&mut self, now: Instant, limit: Duration) -> Vec<(SessionId, O)> {
         let over = |id: &&SessionId| {
             let pending = self
@@ -333,7 +335,7 @@ impl<O: DeliverySink> Fanout<O> {
             .collect()
     }
 
-    /// Whether anyone wants an event.
+    /// Whether an event has subscribers.
     pub fn has_subscribers(&self, event_id: &EventId) -> bool {
         self.subscribers.contains_key(event_id)
     }
@@ -353,7 +355,7 @@ impl<O: DeliverySink> Fanout<O> {
         self.sessions.len()
     }
 
-    /// How many sessions have changes yet to take.
+    /// How many sessions have pending changes.
     pub fn stalled(&self) -> usize {
         self.stalled.len()
     }
@@ -449,8 +451,9 @@ mod tests {
         probe.taken.borrow().clone()
     }
 
+    /// The other clients get every change.
     #[test]
-    fn a_slow_client_gets_the_latest_per_market_and_the_others_get_all() {
+    fn slow_client_gets_latest_per_market() {
         let (slow, fast) = (probe(1), probe(100));
         let mut fanout = with(&[slow.clone(), fast.clone()]);
         let now = Instant::now();
@@ -472,8 +475,9 @@ mod tests {
         assert!(taken(&fast).iter().all(|(_, _, conflated)| !conflated));
     }
 
+    /// A client that accepts some deliveries within the limit stays.
     #[test]
-    fn a_client_that_takes_nothing_for_the_limit_is_given_up_and_one_that_takes_some_is_not() {
+    fn only_fully_stalled_client_is_evicted() {
         let (stalled, slow) = (probe(0), probe(0));
         let mut fanout = with(&[stalled, slow.clone()]);
         let start = Instant::now();
@@ -502,8 +506,9 @@ mod tests {
         );
     }
 
+    /// The other clients get every status.
     #[test]
-    fn everyone_is_told_how_the_feed_stands_and_a_slow_client_the_last_of_it() {
+    fn slow_client_gets_latest_feed_status() {
         let (slow, fast) = (probe(0), probe(100));
         let mut fanout = with(&[slow.clone(), fast.clone()]);
         let now = Instant::now();
@@ -522,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_that_are_gone_are_forgotten() {
+    fn ended_sessions_are_removed() {
         let (gone, stays) = (probe(9), probe(9));
         let mut fanout = with(&[gone.clone(), stays.clone()]);
         gone.gone.set(true);
@@ -533,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_unsubscribed_is_not_offered_again() {
+    fn unsubscribed_changes_are_not_offered() {
         let slow = probe(0);
         let mut fanout = with(std::slice::from_ref(&slow));
         fanout.publish(&event(), &frames(&[("a", 1)]), Instant::now());
@@ -549,9 +554,9 @@ mod tests {
 
     proptest! {
         /// Whenever a client stalls and recovers, it ends with the latest change of each market, in
-        /// growing order.
+        /// increasing order.
         #[test]
-        fn every_client_ends_with_the_latest_of_each_market(steps in proptest::collection::vec((0u8..4, 0u8..3), 1..80)) {
+        fn every_client_ends_with_latest_changes(steps in proptest::collection::vec((0u8..4, 0u8..3), 1..80)) {
             let client = probe(0);
             let mut fanout = with(std::slice::from_ref(&client));
             let mut latest = BTreeMap::new();

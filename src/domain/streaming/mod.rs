@@ -1,4 +1,4 @@
-//! Client sessions: their protocol, their state and the fan-out to them.
+//! Client sessions: their protocol, their state and the fan-out of changes.
 
 pub mod fanout;
 pub mod protocol;

@@ -1,7 +1,7 @@
-//! The WebSocket protocol of `/ws/odds`: what a client says, and what it is told.
+//! The WebSocket protocol of `/ws/odds`: client messages and server messages.
 //!
-//! Every server message has a `type`. `snapshot` and `update` carry `eventId` and `payload`, which
-//! is all that a client of the original reads; `seq`, `markets` and `conflated` are ours.
+//! Every server message has a `type`. `snapshot` and `update` carry `eventId` and `payload`, the
+//! only fields that a client of the original reads; `seq`, `markets` and `conflated` are additions.
 
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +17,7 @@ use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 
-/// What a client may say.
+/// A message from a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientMessage {
     /// `{"type":"subscribe","eventId":"MATCH_001"}`: send a snapshot, then each change.
@@ -28,34 +28,34 @@ pub enum ClientMessage {
     Ping,
 }
 
-/// Why a client's message was refused. The socket stays.
+/// Why a client's message was refused. The socket stays open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The message is no JSON object with a `type`.
+    /// The message is not a JSON object with a `type`.
     #[error("not a JSON object with a \"type\": {0}")]
     BadJson(String),
-    /// The `type` is not known.
-    #[error("unknown type `{0}`; known are subscribe, unsubscribe and ping")]
+    /// The `type` is unknown.
+    #[error("unknown type `{0}`; expected subscribe, unsubscribe or ping")]
     UnknownType(String),
-    /// `eventId` is missing or no event id.
+    /// `eventId` is missing or invalid.
     #[error("eventId: {0}")]
     BadEventId(String),
-    /// The session holds as many subscriptions as it may.
-    #[error("a session may hold {0} subscriptions")]
+    /// The session has its maximum number of subscriptions.
+    #[error("a session may have at most {0} subscriptions")]
     TooManySubscriptions(usize),
-    /// The session sends more messages a second than it may; this one was not read.
-    #[error("more than {0} messages within a second; what comes beyond is not read")]
+    /// The session sent too many messages within a second; this one was ignored.
+    #[error("more than {0} messages within a second; further messages are ignored")]
     RateLimited(u32),
-    /// The session was sent more bytes of snapshots than it may be; this subscription was not made.
-    #[error("more than {bytes} bytes of snapshots a second; subscribe to `{event}` later")]
+    /// The session was sent too many bytes of snapshots; this subscription was not made.
+    #[error("more than {bytes} bytes of snapshots per second; subscribe to `{event}` later")]
     SnapshotsLimited {
         /// The event of the subscription.
         event: EventId,
-        /// The bytes a second.
+        /// The allowed bytes per second.
         bytes: u64,
     },
-    /// The event's book could not be read in time; subscribe again.
-    #[error("the odds of `{0}` cannot be read now; subscribe again")]
+    /// The event's book could not be read in time; the client should subscribe again.
+    #[error("the odds of `{0}` are currently unavailable; subscribe again")]
     SnapshotUnavailable(EventId),
 }
 
@@ -86,7 +86,7 @@ impl Refusal {
 /// Why the server ends a session; the number is the WebSocket close code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The server stops. Connect again.
+    /// The server is shutting down. The client should reconnect.
     GoingAway,
     /// The client broke the WebSocket protocol.
     ProtocolError,
@@ -94,15 +94,15 @@ pub enum CloseReason {
     BinaryMessage,
     /// A text message is not UTF-8.
     BadUtf8,
-    /// The client goes on sending far more messages than it may.
+    /// The client keeps sending far more messages than allowed.
     TooManyMessages,
-    /// A message is larger than it may be.
+    /// A message is larger than allowed.
     MessageTooBig,
-    /// The client answered nothing for too long. Connect again.
+    /// The client did not answer for too long. It should reconnect.
     NoAnswer,
-    /// A message that the client began did not end in time.
+    /// A message that the client began was not finished in time.
     MessageTimeout,
-    /// Unfinished messages of all sessions hold too much memory. Connect again.
+    /// The unfinished messages of all sessions use too much memory. The client should reconnect.
     Overloaded,
 }
 
@@ -120,7 +120,7 @@ impl CloseReason {
         CloseReason::Overloaded,
     ];
 
-    /// The close code: RFC 6455, and from 3000 on ours.
+    /// The close code: one of RFC 6455, or a private one from 3000 on.
     pub fn code(self) -> u16 {
         match self {
             CloseReason::GoingAway => 1001,
@@ -150,13 +150,13 @@ impl CloseReason {
     }
 }
 
-/// Whether what clients are shown is what is known now.
+/// Whether clients see current odds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FeedStatus {
     /// Every change arrives.
     Live,
-    /// Changes cannot arrive at the moment: prices may be old.
+    /// Changes cannot arrive at the moment: prices may be stale.
     Stale,
 }
 
@@ -169,8 +169,8 @@ struct WireClientMessage {
 }
 
 impl ClientMessage {
-    /// Reads a client's text message. A field given twice is refused; an unknown one is ignored, so
-    /// that a client of a later version can talk to this one.
+    /// Parses a client's text message. A repeated field is refused. Unknown fields are ignored, so
+    /// that a client of a later version can connect.
     pub fn parse(text: &str) -> Result<ClientMessage, Refusal> {
         let wire: WireClientMessage =
             json::from_str(text).map_err(|error| Refusal::BadJson(error.to_string()))?;
@@ -236,13 +236,13 @@ struct WireMarket<'a> {
 
 impl WireServerMessage<'_> {
     fn encode(&self) -> ByteString {
-        // Writing strings, numbers and lists to memory has no way to fail.
+        // Serializing strings, numbers and lists to memory cannot fail.
         serde_json::to_string(self).unwrap_or_default().into()
     }
 }
 
 /// The `snapshot` message of a book. `payload` is the market that the original would show; an empty
-/// book has none. `stale` where changes cannot arrive at the moment.
+/// book has none. `stale` means that changes cannot arrive at the moment.
 pub fn snapshot_message(snapshot: &Snapshot, stale: bool) -> ByteString {
     let market = |state: &'_ Arc<MarketState>| state.seq;
     let markets = snapshot.markets.iter().map(|state| WireMarket {
@@ -291,14 +291,14 @@ pub fn error_message(refusal: &Refusal) -> ByteString {
     .encode()
 }
 
-/// A text message as the server's frame of it: final, not masked (RFC 6455, section 5.2).
+/// Encodes a text message as a server frame: final, not masked (RFC 6455, section 5.2).
 pub fn text_frame(text: &str) -> Bytes {
     let mut frame = BytesMut::new();
     Parser::write_message(&mut frame, text, OpCode::Text, true, false);
     frame.freeze()
 }
 
-/// One change of one market as the clients get it, encoded once for all of them.
+/// One change of one market as sent to clients, encoded once for all of them.
 #[derive(Debug)]
 pub struct UpdateFrame {
     /// The event.
@@ -332,13 +332,13 @@ impl UpdateFrame {
         }
     }
 
-    /// The message; with `conflated`, the one which says that changes before it may have been left
-    /// out.
+    /// The message; with `conflated`, the variant which says that earlier changes may have been
+    /// left out.
     pub fn text(&self, conflated: bool) -> &ByteString {
         &self.encoded(conflated).text
     }
 
-    /// The same as a frame on the socket.
+    /// The same message as a WebSocket frame.
     pub fn wire(&self, conflated: bool) -> &Bytes {
         &self.encoded(conflated).wire
     }
@@ -400,7 +400,7 @@ mod tests {
     use crate::domain::odds::update::testing::*;
 
     #[test]
-    fn reads_the_originals_client() {
+    fn reads_messages_of_original_client() {
         let subscribe =
             ClientMessage::parse(r#"{ "type": "subscribe", "eventId": "MATCH_002" }"#).unwrap();
         assert_eq!(
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn the_messages_on_the_wire() {
+    fn message_wire_format() {
         let mut book = Book::new(EventId::new("MATCH_001").unwrap());
         insta::assert_snapshot!(snapshot_message(&book.snapshot(), false), @r#"{"type":"snapshot","eventId":"MATCH_001","seq":0,"markets":[]}"#);
         let state = book.apply(update(1, 1, 1), 41).unwrap();
@@ -494,13 +494,13 @@ mod tests {
             unsubscribed_message(&event),
             r#"{"type":"unsubscribed","eventId":"E"}"#
         );
-        insta::assert_snapshot!(error_message(&Refusal::SnapshotUnavailable(event)), @r#"{"type":"error","code":"SNAPSHOT_UNAVAILABLE","message":"the odds of `E` cannot be read now; subscribe again","eventId":"E"}"#);
-        insta::assert_snapshot!(error_message(&Refusal::TooManySubscriptions(200)), @r#"{"type":"error","code":"TOO_MANY_SUBSCRIPTIONS","message":"a session may hold 200 subscriptions"}"#);
+        insta::assert_snapshot!(error_message(&Refusal::SnapshotUnavailable(event)), @r#"{"type":"error","code":"SNAPSHOT_UNAVAILABLE","message":"the odds of `E` are currently unavailable; subscribe again","eventId":"E"}"#);
+        insta::assert_snapshot!(error_message(&Refusal::TooManySubscriptions(200)), @r#"{"type":"error","code":"TOO_MANY_SUBSCRIPTIONS","message":"a session may have at most 200 subscriptions"}"#);
     }
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_but_never_panics(text in ".{0,80}") {
+        fn arbitrary_text_never_panics(text in ".{0,80}") {
             let _ = ClientMessage::parse(&text);
         }
     }

@@ -1,5 +1,5 @@
-//! The state of one client's session: inputs in, effects out. The socket, the timers and the
-//! registry are elsewhere.
+//! The state of one client session: inputs in, effects out. The socket, the timers and the registry
+//! are elsewhere.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use super::protocol::{
 };
 use crate::domain::ids::{EventId, MarketKey};
 
-/// What a session may do.
+/// The limits of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionLimits {
-    /// The most subscriptions at a time.
+    /// Maximum number of subscriptions at a time.
     pub max_subscriptions: usize,
-    /// The most messages within a second. What comes beyond is refused; ten times as many end the
-    /// session.
+    /// Maximum number of messages within a second. Further ones are refused; ten times as many end
+    /// the session.
     pub max_messages_per_second: u32,
     /// Bytes of snapshots per second, after a burst of eight times as many.
     pub max_snapshot_bytes_per_second: u64,
-    /// How long a client may say nothing, not even a pong.
+    /// How long a client may send nothing, not even a pong.
     pub silence_limit: Duration,
 }
 
-/// Seconds of snapshots that a session may be sent at once: clients subscribe to all that they show
-/// when they start.
+/// The burst allowance, in seconds of the snapshot rate: a client subscribes to everything it shows
+/// when it starts.
 const SNAPSHOT_BURST: u64 = 8;
 
-/// What is to be done after an input.
+/// What the caller must do after an input.
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// Send this text.
@@ -41,10 +41,10 @@ pub enum Effect {
     Refuse(Refusal),
     /// Send this change.
     SendUpdate(Arc<UpdateFrame>, bool),
-    /// Take a subscription, then get a snapshot and give it to [`SessionState::on_snapshot`] with
-    /// this attempt.
+    /// Register a subscription, then get a snapshot and pass it to [`SessionState::on_snapshot`]
+    /// with this attempt.
     Subscribe(EventId, Attempt),
-    /// Give a subscription up.
+    /// Remove a subscription.
     Unsubscribe(EventId),
     /// Send a ping.
     Ping,
@@ -52,14 +52,14 @@ pub enum Effect {
     Close(CloseReason),
 }
 
-/// Tells the snapshot of one `subscribe` from that of another for the same event.
+/// Distinguishes the snapshot of one `subscribe` from that of another for the same event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt(u64);
 
-/// A snapshot as a session sends it.
+/// A snapshot in the form in which it is sent.
 #[derive(Clone, Debug)]
 pub struct SnapshotFrame {
-    /// The event's last sequence number within it.
+    /// The event's last sequence number in the snapshot.
     pub seq: u64,
     /// The encoded message.
     pub text: ByteString,
@@ -67,9 +67,9 @@ pub struct SnapshotFrame {
 
 #[derive(Debug)]
 enum Subscription {
-    /// The snapshot is on its way. Changes that come before it are held, the latest per market.
+    /// The snapshot is pending. Changes that arrive before it are held, the latest per market.
     Awaiting(Box<Awaiting>),
-    /// The client stands at this sequence number.
+    /// The client has everything up to this sequence number.
     Live { last_seq: u64 },
 }
 
@@ -89,14 +89,13 @@ struct Held {
 #[derive(Debug)]
 pub struct SessionState {
     limits: SessionLimits,
-    /// A few hundred at most, and chosen by one client: collisions would hurt nobody else.
+    /// At most a few hundred, chosen by one client: collisions would affect only that client.
     subscriptions: HashMap<EventId, Subscription, foldhash::fast::RandomState>,
     next_attempt: u64,
     window_start: Instant,
     window_messages: u32,
     last_heard: Instant,
-    /// Bytes of snapshots that were sent, less what their rate has allowed since. Known as of
-    /// `snapshots_at`.
+    /// Bytes of snapshots that were sent, less the allowance since then. As of `snapshots_at`.
     snapshot_bytes: u64,
     snapshots_at: Instant,
 }
@@ -121,12 +120,12 @@ impl SessionState {
         self.subscriptions.len()
     }
 
-    /// Anything came from the client, a pong as well.
+    /// Records that the client sent something, including a pong.
     pub fn on_heard(&mut self, now: Instant) {
         self.last_heard = now;
     }
 
-    /// A text message came.
+    /// Handles a text message.
     pub fn on_text(&mut self, text: &str, now: Instant) -> Vec<Effect> {
         self.on_heard(now);
         if let Err(refused) = self.count_message(now) {
@@ -140,7 +139,7 @@ impl SessionState {
         }
     }
 
-    /// The snapshot of a subscription came; `None` where it could not be had.
+    /// Handles the snapshot of a subscription; `None` if it could not be loaded.
     pub fn on_snapshot(
         &mut self,
         event_id: EventId,
@@ -177,7 +176,7 @@ impl SessionState {
         effects
     }
 
-    /// Changes of subscribed events came. Gives `send` the frames that are to be sent, in order.
+    /// Handles changes of subscribed events. Passes the frames to send to `send`, in order.
     pub fn on_delivery(&mut self, delivery: &Delivery, mut send: impl FnMut(Bytes)) {
         if let (Some(joined), [first, rest @ ..]) = (delivery.joined(), delivery.frames())
             && let Some(Subscription::Live { last_seq }) =
@@ -196,7 +195,7 @@ impl SessionState {
         }
     }
 
-    /// A change of a subscribed event came. Gives at most one effect.
+    /// Handles a change of a subscribed event. Returns at most one effect.
     pub fn on_update(&mut self, frame: &Arc<UpdateFrame>, conflated: bool) -> Option<Effect> {
         match self.subscriptions.get_mut(&frame.event_id)? {
             Subscription::Live { last_seq } if frame.seq <= *last_seq => None,
@@ -217,7 +216,8 @@ impl SessionState {
         }
     }
 
-    /// It is time to ping the client: whoever has been silent for too long is closed instead.
+    /// Handles the ping timer: pings the client, or closes the session if it was silent for too
+    /// long.
     pub fn on_ping_due(&self, now: Instant) -> Effect {
         if now.duration_since(self.last_heard) < self.limits.silence_limit {
             Effect::Ping
@@ -242,8 +242,8 @@ impl SessionState {
         }
     }
 
-    /// Whether the session was sent as many bytes of snapshots as it may be. A snapshot's size is
-    /// known only once it is sent, so the last one may exceed the limit.
+    /// Whether the session has used up its allowance of snapshot bytes. A snapshot's size is known
+    /// only once it is sent, so the last one may exceed the limit.
     fn is_over_snapshot_limit(&mut self, now: Instant) -> bool {
         let rate = self.limits.max_snapshot_bytes_per_second;
         let elapsed = now.duration_since(self.snapshots_at).as_millis();
@@ -334,7 +334,7 @@ mod tests {
         }
     }
 
-    /// What the client sees of effects, in short.
+    /// The effects that the client sees, in short form.
     fn sent(effects: impl IntoIterator<Item = Effect>) -> Vec<String> {
         effects
             .into_iter()
@@ -356,8 +356,9 @@ mod tests {
         EventId::new("MATCH_001").unwrap()
     }
 
+    /// Changes that arrive before the snapshot follow it, without a gap or a repeat.
     #[test]
-    fn changes_before_the_snapshot_follow_it_without_gap_or_repeat() {
+    fn held_changes_follow_snapshot_exactly_once() {
         let now = Instant::now();
         let mut session = SessionState::new(LIMITS, now);
         let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
@@ -376,14 +377,15 @@ mod tests {
         assert_eq!(sent(session.on_update(&frame(9, "a"), false)), [""; 0]);
     }
 
+    /// Each change is still sent once.
     #[test]
-    fn subscribing_twice_sends_a_snapshot_again_and_each_change_once() {
+    fn second_subscribe_sends_new_snapshot() {
         let now = Instant::now();
         let mut session = SessionState::new(LIMITS, now);
         let first = attempt(&subscribe(&mut session, "MATCH_001", now));
         assert!(
             subscribe(&mut session, "MATCH_001", now).is_empty(),
-            "the snapshot is on its way"
+            "the snapshot is pending"
         );
         session.on_snapshot(event(), first, snapshot(5));
         let second = attempt(&subscribe(&mut session, "MATCH_001", now));
@@ -391,7 +393,7 @@ mod tests {
         assert_eq!(
             sent(session.on_snapshot(event(), first, snapshot(5))),
             [""; 0],
-            "an old answer"
+            "an outdated snapshot"
         );
         assert_eq!(
             sent(session.on_snapshot(event(), second, snapshot(6))),
@@ -400,8 +402,9 @@ mod tests {
         assert_eq!(sent(session.on_update(&frame(7, "a"), false)), ["a 7"]);
     }
 
+    /// The snapshot of an ended subscription is not used for the next one.
     #[test]
-    fn an_answer_to_a_subscription_given_up_is_not_taken_for_the_next_one() {
+    fn outdated_snapshot_is_ignored() {
         let now = Instant::now();
         let mut session = SessionState::new(LIMITS, now);
         let first = attempt(&subscribe(&mut session, "MATCH_001", now));
@@ -420,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_cannot_be_had_is_an_error_and_ends_the_subscription() {
+    fn failed_snapshot_ends_subscription() {
         let now = Instant::now();
         let mut session = SessionState::new(LIMITS, now);
         let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
@@ -430,8 +433,9 @@ mod tests {
         assert_eq!(session.subscriptions(), 0);
     }
 
+    /// Exceeding a limit is a refusal.
     #[test]
-    fn limits_are_refusals_and_only_a_flood_ends_the_session() {
+    fn only_flood_ends_session() {
         let now = Instant::now();
         let mut session = SessionState::new(LIMITS, now);
         subscribe(&mut session, "A", now);
@@ -456,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_are_limited_by_their_size() {
+    fn snapshots_are_limited_by_size() {
         let start = Instant::now();
         let mut session = SessionState::new(
             SessionLimits {
@@ -497,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_content_is_an_error_and_the_session_goes_on() {
+    fn invalid_message_keeps_session_open() {
         let now = Instant::now();
         let mut session = SessionState::new(LIMITS, now);
         assert!(sent(session.on_text("{}", now))[0].contains("BAD_JSON"));
@@ -513,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_when_it_is_time_and_closes_after_silence() {
+    fn pings_then_closes_after_silence() {
         let start = Instant::now();
         let mut session = SessionState::new(LIMITS, start);
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -526,7 +530,7 @@ mod tests {
         ));
     }
 
-    /// A session that stands at this number.
+    /// A session that has everything up to this number.
     fn live_at(seq: u64, now: Instant) -> SessionState {
         let mut session = SessionState::new(LIMITS, now);
         let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
@@ -535,9 +539,10 @@ mod tests {
     }
 
     proptest! {
-        /// Changes that come together are sent as if each came alone, wherever the client stands.
+        /// Changes that arrive together are sent as if each had arrived alone, whatever the client
+        /// has already.
         #[test]
-        fn a_delivery_is_what_its_changes_are(at in 0_u64..8, first in 1_u64..6, many in 1_u64..5, conflated: bool) {
+        fn delivery_equals_its_changes(at in 0_u64..8, first in 1_u64..6, many in 1_u64..5, conflated: bool) {
             let now = Instant::now();
             let (mut session, mut alone) = (live_at(at, now), live_at(at, now));
             let frames: Vec<_> = (first..first + many).map(|seq| frame(seq, "a")).collect();
@@ -553,10 +558,10 @@ mod tests {
             }
         }
 
-        /// However pushes, snapshots and subscribes interleave, the client ends with what the book
-        /// holds.
+        /// However deliveries, snapshots and subscribes interleave, the client ends with the state
+        /// of the book.
         #[test]
-        fn the_client_ends_where_the_book_ends(steps in proptest::collection::vec((0u8..3, 0u8..3), 1..60)) {
+        fn client_ends_with_book_state(steps in proptest::collection::vec((0u8..3, 0u8..3), 1..60)) {
             let now = Instant::now();
             let limits = SessionLimits { max_messages_per_second: 1_000, ..LIMITS };
             let mut session = SessionState::new(limits, now);

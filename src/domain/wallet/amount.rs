@@ -1,4 +1,4 @@
-//! Money: whole cents, never a float, never below one where it moves.
+//! Money in whole cents: never a float, and at least 1 cent in a transfer.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::odds::price::Price;
 
-/// Money that is moved, in cents of the deployment's one currency: 1 to `i64::MAX`.
+/// The amount of a transfer, in cents of the deployment's single currency: 1 to `i64::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(i64);
 
@@ -18,14 +18,14 @@ pub enum AmountError {
     /// Less than a cent.
     #[error("{0} is not at least 1 cent")]
     TooLow(i64),
-    /// Not a whole number of cents that fits 64 bits: a fraction, an exponent, a text, or far too
+    /// Not a whole number of cents that fits 64 bits: a fraction, an exponent, a string, or too
     /// many digits.
     #[error("`{0}` is not a whole number of cents")]
     NotWhole(String),
 }
 
 impl Amount {
-    /// An amount of so many cents.
+    /// An amount of `cents`, which must be at least 1.
     pub const fn new(cents: i64) -> Result<Amount, AmountError> {
         if cents >= 1 {
             Ok(Amount(cents))
@@ -39,8 +39,8 @@ impl Amount {
         self.0
     }
 
-    /// What a stake of this amount pays at a price, the stake included: stake × price, cut to the
-    /// cent. As wide as both ends of the range need.
+    /// The payout of a stake of this amount at a price, including the stake: stake × price,
+    /// truncated to the cent. An `i128` holds the result for the maximum of both.
     pub fn payout_at(self, price: Price) -> i128 {
         i128::from(self.0) * i128::from(price.thousandths()) / 1_000
     }
@@ -59,8 +59,8 @@ impl Serialize for Amount {
 }
 
 impl<'de> Deserialize<'de> for Amount {
-    /// Takes a JSON number without fraction and exponent: the text is looked at, so nothing is
-    /// rounded on the way.
+    /// Accepts a JSON number without fraction and exponent. The text itself is parsed, so nothing
+    /// is rounded on the way.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
         let cents = text
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_amount_is_a_whole_number_of_cents_above_zero() {
+    fn amount_is_positive_whole_cents() {
         let read =
             |json: &str| serde_json::from_str::<Amount>(json).map_err(|error| error.to_string());
         assert_eq!(read("1").map(Amount::cents), Ok(1));
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payout_is_cut_to_the_cent_and_never_overflows() {
+    fn payout_is_truncated_without_overflow() {
         let payout = |cents, price: &str| {
             Amount::new(cents)
                 .unwrap()
@@ -124,12 +124,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_but_never_panics(text in ".{0,40}") {
+        fn arbitrary_text_never_panics(text in ".{0,40}") {
             let _ = serde_json::from_str::<Amount>(&text);
         }
 
         #[test]
-        fn an_amount_reads_back(cents in 1..i64::MAX) {
+        fn every_amount_reads_back(cents in 1..i64::MAX) {
             let json = serde_json::to_string(&Amount::new(cents).unwrap()).unwrap();
             prop_assert_eq!(serde_json::from_str::<Amount>(&json).unwrap().cents(), cents);
         }

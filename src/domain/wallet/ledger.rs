@@ -1,30 +1,30 @@
-//! The ledger: double entry. Every movement of money is a transfer from one account to another, and
-//! is never changed afterwards. A balance is what its transfers sum up to.
+//! The ledger, with double entry: every movement of money is a transfer from one account to
+//! another, and is never changed afterwards. A balance is the sum of its transfers.
 //!
-//! The rules are here, and hold for both databases: in SQLite these functions decide, in PostgreSQL
-//! the functions of `migrations/postgres` do, and one suite with one model is run against both.
+//! The rules here hold for both databases. SQLite applies these functions, PostgreSQL the functions
+//! of `migrations/postgres`; one test suite with one model runs against both.
 
 use super::amount::Amount;
 use crate::domain::string_enum::string_enum;
 
 string_enum! {
-    /// An account. A user has two; the house's are the counterparts.
+    /// An account. A user has two; the house's accounts are the counterparts.
     Account, "account", {
-        /// A user's money that can be staked or withdrawn.
+        /// A user's money that is available for stakes and withdrawals.
         Available = "available",
         /// A user's money that is held for a bet or another reservation.
         Reserved = "reserved",
-        /// The house's cash: what came in by deposits and went out by withdrawals.
+        /// The house's cash: deposits received less withdrawals paid.
         Cash = "cash",
-        /// The house's stakes: what bets that were taken brought in.
+        /// The house's stakes: the income from accepted bets.
         Stakes = "stakes",
-        /// The house's payouts: what bets that were won cost.
+        /// The house's payouts: the cost of winning bets.
         Payouts = "payouts",
     }
 }
 
 string_enum! {
-    /// What a transfer is for.
+    /// The purpose of a transfer.
     TransferKind, "transfer kind", {
         /// Money comes in.
         Deposit = "deposit",
@@ -32,17 +32,17 @@ string_enum! {
         Withdraw = "withdraw",
         /// Money is held.
         Reserve = "reserve",
-        /// What was held is the house's.
+        /// Held money goes to the house.
         Commit = "commit",
-        /// What was held is the user's again.
+        /// Held money returns to the user.
         Refund = "refund",
-        /// What was held for too long is the user's again.
+        /// Held money returns to the user because the hold expired.
         Expire = "expire",
     }
 }
 
 string_enum! {
-    /// What has become of a reservation.
+    /// Status of a reservation.
     ReservationStatus, "reservation status", {
         /// The money is held.
         Pending = "PENDING",
@@ -50,14 +50,13 @@ string_enum! {
         Committed = "COMMITTED",
         /// The money went back to the user.
         Refunded = "REFUNDED",
-        /// The money went back to the user, since nobody decided in time.
+        /// The money went back to the user because no decision came in time.
         Expired = "EXPIRED",
     }
 }
 
 impl TransferKind {
-    /// The account that is debited, and the one that is credited. A user's balance is credits less
-    /// debits.
+    /// The debited and the credited account. A user's balance is credits minus debits.
     pub fn accounts(self) -> (Account, Account) {
         match self {
             TransferKind::Deposit => (Account::Cash, Account::Available),
@@ -76,12 +75,12 @@ pub enum HoldResolution {
     Commit,
     /// The money goes back to the user.
     Refund,
-    /// The money goes back to the user, because the time is over.
+    /// The money goes back to the user because the hold expired.
     Expire,
 }
 
 impl HoldResolution {
-    /// The transfer that does it.
+    /// The kind of the transfer.
     pub fn kind(self) -> TransferKind {
         match self {
             HoldResolution::Commit => TransferKind::Commit,
@@ -90,7 +89,7 @@ impl HoldResolution {
         }
     }
 
-    /// What the reservation becomes.
+    /// The resulting status of the reservation.
     pub fn status(self) -> ReservationStatus {
         match self {
             HoldResolution::Commit => ReservationStatus::Committed,
@@ -100,30 +99,30 @@ impl HoldResolution {
     }
 }
 
-/// What comes of a settlement that is asked of a reservation.
+/// The result of a request to resolve a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResolveHold {
-    /// It is pending, and ends now.
+    /// It is pending and is resolved now.
     Now,
-    /// It has ended in just this way before.
+    /// It was already resolved in the same way.
     Before,
 }
 
-/// Why a reservation is not settled as was asked.
+/// Why a reservation is not resolved as requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettlementRefusal {
-    /// It has ended in another way.
-    #[error("the reservation is {0} already")]
+    /// It was resolved in another way.
+    #[error("the reservation is already {0}")]
     AlreadySettled(ReservationStatus),
-    /// It is held for a bet, and somebody else asks.
+    /// It is held for a bet, and the request does not come from that bet.
     #[error("the reservation is held for a bet")]
     HeldByBet,
 }
 
 impl HoldResolution {
-    /// What comes of this settlement where a reservation is of this status and held for this bet,
-    /// and this bet asks: one that has ended stays so, and one that is held for a bet is ended by
-    /// that bet's own decision only.
+    /// Decides this resolution for a reservation with status `status` that is held for the bet
+    /// `held_for`, as requested by `asked_by`. A resolved reservation stays as it is; one held for
+    /// a bet is resolved only by the decision of that bet.
     pub fn of<Bet: PartialEq>(
         self,
         status: ReservationStatus,
@@ -139,30 +138,30 @@ impl HoldResolution {
     }
 }
 
-/// A user's two balances, in cents, as one moment had them. Neither is ever below zero.
+/// A user's two balances at one point in time, in cents. Neither is ever negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
-    /// What can be staked or withdrawn.
+    /// The amount available for stakes and withdrawals.
     pub available: i64,
-    /// What is held.
+    /// The amount held.
     pub reserved: i64,
 }
 
-/// Why a transfer is not made.
+/// Why a transfer is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransferRefusal {
-    /// The account that would be debited holds less.
+    /// The debited account does not hold enough.
     #[error("the balance is too low")]
     InsufficientFunds,
-    /// A balance would be more than 64 bits hold.
-    #[error("the balance would be more than can be held")]
+    /// A balance would exceed 64 bits.
+    #[error("the balance would exceed the maximum")]
     BalanceTooHigh,
 }
 
 impl Balance {
-    /// The balances after a transfer, or why it is not made. What a user has in all never exceeds
-    /// `i64::MAX`, so no later transfer between the user's own accounts can be refused for its
-    /// size.
+    /// The balances after a transfer, or why it is refused. The user's total never exceeds
+    /// `i64::MAX`, so no later transfer between the user's own accounts can be refused because of
+    /// its size.
     pub fn after(self, kind: TransferKind, amount: Amount) -> Result<Balance, TransferRefusal> {
         let (debit, credit) = kind.accounts();
         let (mut available, mut reserved) = (self.available, self.reserved);
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn money_goes_from_one_account_to_the_other_and_never_below_zero() {
+    fn transfers_never_go_below_zero() {
         let start = Balance {
             available: 100,
             reserved: 20,
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_user_has_in_all_fits_64_bits() {
+    fn user_total_fits_64_bits() {
         let rich = Balance {
             available: i64::MAX - 10,
             reserved: 5,
@@ -257,8 +256,9 @@ mod tests {
         );
     }
 
+    /// A reservation held for a bet is resolved only by that bet.
     #[test]
-    fn a_reservation_ends_once_and_that_of_a_bet_by_the_bet() {
+    fn reservation_is_resolved_once() {
         use ReservationStatus::{Committed, Expired, Pending, Refunded};
         for settlement in [
             HoldResolution::Commit,
@@ -292,7 +292,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_transfer_within_a_wallet_keeps_its_sum(available in 0..i64::MAX / 2, reserved in 0..i64::MAX / 2, cents in 1..i64::MAX) {
+        fn internal_transfer_keeps_total(available in 0..i64::MAX / 2, reserved in 0..i64::MAX / 2, cents in 1..i64::MAX) {
             let start = Balance { available, reserved };
             for kind in [TransferKind::Reserve, TransferKind::Refund, TransferKind::Expire] {
                 if let Ok(after) = start.after(kind, amount(cents)) {

@@ -1,5 +1,5 @@
-//! `/bets…`: bets at the price of the moment. The original's paths, bodies and field names, and
-//! ours.
+//! `/bets…`: bets at the current price. The paths, bodies and field names of the original, with
+//! additions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,35 +37,36 @@ use crate::store::money::{
 };
 use crate::telemetry::metrics::BetsMetrics;
 
-/// The most bets in one answer.
+/// Maximum number of bets in one response.
 const MAX_BETS: usize = 1_000;
-/// How many bets there are unless the client says otherwise.
-const BETS: usize = 100;
+/// Default number of bets in one response.
+const DEFAULT_BETS: usize = 100;
 
-/// Where prices come from: the books that clients are shown.
+/// The source of prices: the books that clients see.
 pub struct Prices {
-    /// To the books.
+    /// Sends requests to the books.
     pub snapshots: Recipient<GetSnapshot>,
-    /// How long the books may take to answer.
+    /// Timeout of a request to the books.
     pub timeout: Duration,
-    /// Whether the books are told of every change.
+    /// Whether the books receive every change.
     pub feed: Arc<FeedState>,
 }
 
 impl Prices {
-    /// The book of an event, or why its prices cannot be known now.
+    /// The book of an event, or why its prices are unavailable.
     async fn book(&self, event_id: &EventId) -> Result<Snapshot, ApiError> {
-        let stale =
-            || ApiError::BooksUnavailable("changes do not arrive, prices may be old".to_owned());
+        let stale = || {
+            ApiError::BooksUnavailable("no changes are arriving, prices may be stale".to_owned())
+        };
         if !self.feed.is_live() {
             return Err(stale());
         }
-        let asked = self
+        let answer = self
             .snapshots
             .send(GetSnapshot(event_id.clone()))
             .timeout(self.timeout)
             .await;
-        let book = asked.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
+        let book = answer.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
         if book.is_stale || !self.feed.is_live() {
             Err(stale())
         } else {
@@ -76,9 +77,9 @@ impl Prices {
 
 /// Shared by every worker.
 pub struct BetsState {
-    /// The store of money.
+    /// Runs wallet operations.
     pub desk: WalletExecutor,
-    /// Places bets.
+    /// Places bets in batches.
     pub slips: Arc<RequestBatcher<BetPlacement, Option<BetAnswer>>>,
     /// The prices.
     pub prices: Prices,
@@ -86,9 +87,9 @@ pub struct BetsState {
     pub limits: BetLimits,
     /// How long a bet may stay undecided.
     pub deadline: Duration,
-    /// To whoever publishes what was placed.
+    /// The relay that publishes placed bets.
     pub relay: Recipient<PublishOutbox>,
-    /// For how long a record is left to this process to publish.
+    /// How long a record is left to this process to publish.
     pub lease: Duration,
     /// The metrics.
     pub metrics: BetsMetrics,
@@ -133,7 +134,7 @@ impl CountsRequests for BetsState {
     }
 }
 
-/// What a bet is asked for with.
+/// The body of a request to place a bet.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct BetBody {
@@ -181,7 +182,7 @@ fn key_of(
     }))
 }
 
-/// What is asked for, in one form, however the body was written.
+/// The request in canonical form, independent of how the body was written.
 fn fingerprint(bet: &BetRequest) -> String {
     let BetRequest {
         user_id: _,
@@ -228,7 +229,7 @@ struct BetView<'a> {
     stake_cents: Amount,
     #[serde(rename = "odd_value")]
     odd_value: Price,
-    /// Stake and winnings, where it wins.
+    /// Stake and winnings, if the bet wins.
     #[serde(rename = "potential_payout_cents")]
     potential_payout_cents: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -280,8 +281,8 @@ fn view<'a>(bet: &'a Bet, history: Option<&'a [BetStep]>) -> BetView<'a> {
 }
 
 /// `POST /bets {userId, eventId, market, line, selection, stake_cents, odd_value, oddsChange}`:
-/// takes a bet at the price that clients are shown now. With a key (header `Idempotency-Key`, else
-/// `requestId`) the first answer is the answer.
+/// places a bet at the price that clients see now. With a key (header `Idempotency-Key`, else
+/// `requestId`) a repeated request gets the first answer.
 async fn place(
     state: web::Data<BetsState>,
     request: HttpRequest,
@@ -304,7 +305,7 @@ async fn place(
                 None => BetAnswer::Refused(refusal),
             },
         },
-        // What was answered before is still the answer, though nothing new can be taken.
+        // A repeated request still gets its first answer, although no new bet can be accepted.
         Err(unavailable) => match key {
             Some(key) => {
                 let user_id = bet.user_id.clone();
@@ -353,8 +354,8 @@ impl BetsState {
             .write(BetPlacement { bet, key, notice })
             .await
             .map_err(|error| match error {
-                // The wallet's row is held by another request of this user: a twin, as far as can
-                // be known.
+                // Another request of this user holds the wallet's row; it may be a duplicate of
+                // this one.
                 ApiError::WalletHeld if has_key => ApiError::RequestInFlight,
                 other => other,
             })?;
@@ -368,21 +369,22 @@ impl BetsState {
                 key: record_key,
                 payload,
             };
-            // Where its mailbox is full, the relay finds the row itself once the lease is over.
+            // If the relay's mailbox is full, the relay finds the row itself when the lease has
+            // expired.
             let _ = self.relay.try_send(PublishOutbox(vec![row]));
         }
         Ok(placed)
     }
 
-    /// Together with others; where the user's wallet is in use at this moment, by itself when its
-    /// turn comes.
-    async fn write(&self, slip: BetPlacement) -> Result<BetAnswer, ApiError> {
-        if let Some(placed) = self.slips.submit(slip.clone()).await? {
+    /// Places a bet in a batch with others. If the user's wallet is in use, the bet is placed alone
+    /// when its turn comes.
+    async fn write(&self, placement: BetPlacement) -> Result<BetAnswer, ApiError> {
+        if let Some(placed) = self.slips.submit(placement.clone()).await? {
             return Ok(placed);
         }
-        let user_id = slip.bet.user_id.clone();
+        let user_id = placement.bet.user_id.clone();
         let place = move |store: &dyn MoneyStore| {
-            store.place_bet(&slip.bet, slip.key.as_ref(), &slip.notice)
+            store.place_bet(&placement.bet, placement.key.as_ref(), &placement.notice)
         };
         self.desk.for_user(&user_id, place).await
     }
@@ -427,9 +429,9 @@ async fn get_bet(
             return Ok(None);
         };
         let history = store.bet_history(bet_id)?;
-        // Decided between the two: the bet as the history has it.
-        let is_behind = history.last().is_some_and(|step| step.to != bet.status);
-        Ok(if is_behind {
+        // The bet was decided between the two reads: read it again, so that it matches the history.
+        let is_outdated = history.last().is_some_and(|step| step.to != bet.status);
+        Ok(if is_outdated {
             store.bet(bet_id)?
         } else {
             Some(bet)
@@ -445,7 +447,7 @@ async fn list(state: web::Data<BetsState>, query: Query) -> Result<HttpResponse,
     let query = query.only(&["userId", "status", "limit", "cursor"])?;
     let user_id = required_user(&query)?;
     let status: Option<BetStatus> = query.parsed("status")?;
-    let limit = query.number("limit", 1, MAX_BETS)?.unwrap_or(BETS);
+    let limit = query.number("limit", 1, MAX_BETS)?.unwrap_or(DEFAULT_BETS);
     let page = Page {
         before: query.parsed("cursor")?,
         limit,

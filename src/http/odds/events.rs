@@ -1,5 +1,5 @@
 //! `/v1/events…`: reads of events, markets, current odds and their history. The original's paths
-//! and fields, and ours.
+//! and fields, with additions.
 
 use actix_web::http::header::{self, EntityTag, IfNoneMatch};
 use actix_web::{HttpResponse, web};
@@ -20,14 +20,13 @@ use crate::runtime::blocking::blocking;
 use crate::store::events::{EventQuery, EventSummary};
 use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery};
 
-/// The most events in one answer, and how many there are unless the client says fewer.
+/// Maximum and default number of events in one response.
 const MAX_EVENTS: usize = 10_000;
-/// The most rows of history in one answer.
+/// Maximum number of history rows in one response.
 const MAX_HISTORY: usize = 1_000;
-/// How many rows of history there are unless the client says otherwise.
+/// Default number of history rows in one response.
 const DEFAULT_HISTORY: usize = 100;
-/// Stands as `true` in an answer whose odds may be old, because changes do not arrive at the
-/// moment.
+/// Set to `true` in a response whose odds may be stale because no changes are arriving.
 const STALE_HEADER: header::HeaderName = header::HeaderName::from_static("odds-stale");
 
 #[derive(Serialize)]
@@ -104,17 +103,17 @@ struct HistoryBody<'a> {
     next_cursor: Option<String>,
 }
 
-/// The filters of the list of events.
+/// The filters of the event list.
 const EVENT_FILTERS: [&str; 6] = ["status", "sport", "inPlay", "from", "to", "q"];
 
 /// `GET /v1/events?status&sport&inPlay&from&to&q&after&limit`: the events, ordered by id; without
-/// `status` those that have not ended. Where there may be more, a `Link` header leads to the next
-/// page, also from a page that is not full.
+/// `status`, those that have not ended. If there may be more, a `Link` header leads to the next
+/// page, even from a page that is not full.
 pub async fn list_events(
     state: web::Data<OddsState>,
     query: Query,
 ) -> Result<HttpResponse, ApiError> {
-    let asked = EventQuery {
+    let event_query = EventQuery {
         after: query.parsed("after")?,
         limit: query.number("limit", 1, MAX_EVENTS)?.unwrap_or(MAX_EVENTS),
         status: query.parsed("status")?.unwrap_or_default(),
@@ -124,9 +123,9 @@ pub async fn list_events(
         to: query.parsed("to")?,
         name: query.parsed("q")?,
     };
-    let (store, limit) = (state.store.clone(), asked.limit);
+    let (store, limit) = (state.store.clone(), event_query.limit);
     let _turn = state.reads.enter()?.turn().await?;
-    let page = blocking(move || store.list_events(&asked)).await?;
+    let page = blocking(move || store.list_events(&event_query)).await?;
     let mut response = HttpResponse::Ok();
     response.insert_header(revalidate());
     if let Some(after) = &page.next {
@@ -171,8 +170,8 @@ pub async fn list_markets(
     Ok(response.insert_header(revalidate()).json(body))
 }
 
-/// `GET /v1/events/{id}/odds`: the current odds of every market of an event. With an `ETag`: ask
-/// with `If-None-Match` to be told 304 while nothing changed.
+/// `GET /v1/events/{id}/odds`: the current odds of every market of an event, with an `ETag`. A
+/// request with `If-None-Match` gets 304 while nothing has changed.
 pub async fn get_odds(
     state: web::Data<OddsState>,
     answers: web::Data<ResponseCache>,
@@ -204,9 +203,9 @@ pub async fn get_odds(
     Ok(response)
 }
 
-/// `GET /v1/events/{id}/markets/{market}/history?line&from&to&limit&cursor`: what was offered, in
-/// the supplier's order. `from` is included, `to` is not; `nextCursor` leads on while there is
-/// more.
+/// `GET /v1/events/{id}/markets/{market}/history?line&from&to&limit&cursor`: the odds that were
+/// offered, in the supplier's order. `from` is inclusive, `to` is exclusive; `nextCursor` leads to
+/// the next page while there is one.
 pub async fn get_history(
     state: web::Data<OddsState>,
     path: web::Path<(String, String)>,
@@ -222,7 +221,7 @@ pub async fn get_history(
     let limit = query
         .number("limit", 1, MAX_HISTORY)?
         .unwrap_or(DEFAULT_HISTORY);
-    let asked = HistoryQuery {
+    let history_query = HistoryQuery {
         event_id,
         market: MarketKey {
             name,
@@ -233,7 +232,7 @@ pub async fn get_history(
         after: query.parsed("cursor")?,
         limit: limit + 1,
     };
-    let mut rows = read_history(&state, asked).await?;
+    let mut rows = read_history(&state, history_query).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next_cursor = rows
@@ -249,16 +248,16 @@ pub async fn get_history(
         }))
 }
 
-/// The rows; an error where there are none because the event or the market is not known.
+/// The rows; an error if there are none because the event or the market does not exist.
 async fn read_history(
     state: &OddsState,
-    asked: HistoryQuery,
+    history_query: HistoryQuery,
 ) -> Result<Vec<HistoryEntry>, ApiError> {
-    if state.reads.is_unknown(&asked.event_id) {
-        return Err(ApiError::EventNotFound(asked.event_id.to_string()));
+    if state.reads.is_unknown(&history_query.event_id) {
+        return Err(ApiError::EventNotFound(history_query.event_id.to_string()));
     }
     let _turn = state.reads.enter()?.turn().await?;
-    let (store, query) = (state.store.clone(), asked.clone());
+    let (store, query) = (state.store.clone(), history_query.clone());
     let (rows, markets) = blocking(move || {
         let rows = store.history(&query)?;
         let markets = if rows.is_empty() {
@@ -270,18 +269,18 @@ async fn read_history(
     })
     .await?;
     if rows.is_empty() {
-        let event = asked.event_id.to_string();
+        let event = history_query.event_id.to_string();
         if markets.is_empty() {
-            state.reads.remember_not_stored(&asked.event_id);
+            state.reads.remember_not_stored(&history_query.event_id);
             return Err(ApiError::EventNotFound(event));
         }
         if !markets
             .iter()
-            .any(|state| state.update.market == asked.market)
+            .any(|state| state.update.market == history_query.market)
         {
             return Err(ApiError::MarketNotFound {
                 event,
-                market: asked.market.to_string(),
+                market: history_query.market.to_string(),
             });
         }
     }
@@ -293,12 +292,12 @@ async fn known_event(state: &OddsState, id: &str) -> Result<(Snapshot, bool), Ap
     let not_found = || ApiError::EventNotFound(id.to_owned());
     let event_id = EventId::new(id).map_err(|_| not_found())?;
     let was_live = state.feed.is_live();
-    let asked = state
+    let answer = state
         .snapshots
         .send(GetSnapshot(event_id))
         .timeout(state.snapshot_timeout)
         .await;
-    let snapshot = asked.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
+    let snapshot = answer.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
     if snapshot.markets.is_empty() {
         return Err(not_found());
     }
@@ -331,7 +330,8 @@ fn mark(response: &mut actix_web::HttpResponseBuilder, stale: bool) {
     }
 }
 
-/// Tells two bodies apart that have one number: the database may have been emptied in between.
+/// Distinguishes two bodies with the same sequence number: the database may have been emptied in
+/// between.
 fn fingerprint(body: &str) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -355,7 +355,7 @@ impl std::str::FromStr for HistoryCursor {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<HistoryCursor, &'static str> {
-        const WANTED: &str = "not a cursor; use the nextCursor of the page before";
+        const WANTED: &str = "not a cursor; use the nextCursor of the previous page";
         let mut parts = text
             .split('_')
             .map(|part| part.parse::<i64>().map_err(|_| WANTED));

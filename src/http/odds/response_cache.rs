@@ -1,4 +1,4 @@
-//! Answers with current odds that were given before and are still right.
+//! Responses with current odds that are cached until the odds change.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,15 +12,15 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 
 use crate::domain::odds::version_stamp::VersionStamp;
 
-/// The most answers that a thread keeps.
-const MOST: usize = 4_096;
+/// Maximum number of responses that a thread caches.
+const MAX_RESPONSES: usize = 4_096;
 
-/// The header of an answer that may be kept, and is to be asked for anew each time.
+/// The header of a response that may be cached but must be revalidated each time.
 pub fn revalidate() -> (HeaderName, HeaderValue) {
     (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
 }
 
-/// An answer of `GET /v1/events/{id}/odds`.
+/// A response of `GET /v1/events/{id}/odds`.
 #[derive(Clone, Debug)]
 pub struct CachedResponse {
     body: Bytes,
@@ -30,8 +30,8 @@ pub struct CachedResponse {
 }
 
 impl CachedResponse {
-    /// An answer with this JSON, for as long as its book does not change. The tag tells it from
-    /// every other of the event; an error where no header can hold it.
+    /// A response with this JSON, valid until its book changes. The tag distinguishes it from every
+    /// other response of the event. Fails if no header can contain the tag.
     pub fn new(
         body: String,
         tag: EntityTag,
@@ -46,11 +46,11 @@ impl CachedResponse {
         })
     }
 
-    /// The answer to a client that may know it already; `adorn` adds what else is to be said.
+    /// The response to a client that may have it already; `add_headers` adds further headers.
     pub fn answer(
         &self,
         known: Option<&IfNoneMatch>,
-        adorn: impl FnOnce(&mut HttpResponseBuilder),
+        add_headers: impl FnOnce(&mut HttpResponseBuilder),
     ) -> HttpResponse {
         let unchanged = match known {
             Some(IfNoneMatch::Any) => true,
@@ -62,7 +62,7 @@ impl CachedResponse {
         } else {
             HttpResponse::Ok()
         };
-        adorn(&mut response);
+        add_headers(&mut response);
         response.insert_header((header::ETAG, self.tag_header.clone()));
         response.insert_header(revalidate());
         if unchanged {
@@ -75,12 +75,12 @@ impl CachedResponse {
     }
 }
 
-/// The answers that one thread has given, by event: asking again costs no way to a book and back.
+/// The responses of one thread, by event, so that a repeated request needs no round trip to a book.
 #[derive(Default)]
 pub struct ResponseCache(RefCell<HashMap<String, CachedResponse>>);
 
 impl ResponseCache {
-    /// The answer for an event, where it is still right.
+    /// The cached response for an event, if it is still valid.
     pub fn get(&self, event: &str) -> Option<CachedResponse> {
         self.0
             .borrow()
@@ -89,13 +89,13 @@ impl ResponseCache {
             .cloned()
     }
 
-    /// Keeps an answer. Where there is no room, those go that are right no more, and all of them if
-    /// need be.
+    /// Stores a response. If the cache is full, the outdated responses are removed, or all of them
+    /// if none is outdated.
     pub fn keep(&self, event: &str, ready: CachedResponse) {
         let mut answers = self.0.borrow_mut();
-        if answers.len() >= MOST {
+        if answers.len() >= MAX_RESPONSES {
             answers.retain(|_, ready| ready.version.is_current());
-            if answers.len() >= MOST {
+            if answers.len() >= MAX_RESPONSES {
                 answers.clear();
             }
         }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_ready_for_as_long_as_its_book_does_not_change() {
+    fn response_is_valid_until_book_changes() {
         let (answers, generation) = (ResponseCache::default(), VersionCounter::default());
         answers.keep("E", ready(&generation));
         assert!(answers.get("E").is_some() && answers.get("F").is_none());
@@ -127,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_keeps_only_so_many_and_lets_the_old_ones_go_first() {
+    fn full_cache_drops_outdated_first() {
         let (answers, old, new) = (
             ResponseCache::default(),
             VersionCounter::default(),
             VersionCounter::default(),
         );
-        for event in 0..MOST - 1 {
+        for event in 0..MAX_RESPONSES - 1 {
             answers.keep(&event.to_string(), ready(&old));
         }
         answers.keep("new", ready(&new));
@@ -141,9 +141,9 @@ mod tests {
         answers.keep("newer", ready(&new));
         assert!(answers.get("new").is_some() && answers.get("newer").is_some());
         assert_eq!(answers.0.borrow().len(), 2);
-        for event in 0..MOST {
+        for event in 0..MAX_RESPONSES {
             answers.keep(&event.to_string(), ready(&new));
-            assert!(answers.0.borrow().len() <= MOST);
+            assert!(answers.0.borrow().len() <= MAX_RESPONSES);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::http::latency::{Route, RouteLabels, Timed, time_requests};
 use crate::http::routes::{CountsRequests, count_requests, read};
 use crate::http::streaming::websocket;
 
-/// A request has no use for a body; one beyond this is not even read.
+/// Maximum size of a request body. No request needs one; a larger one is not even read.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// The routes whose latency is measured.
@@ -63,7 +63,7 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
         .wrap(from_fn(time_requests::<OddsState>))
         .route(web::get().to(websocket::open))
         .default_service(web::to(|request| method_not_allowed(request, "GET")));
-    // A thread's own: each configures its routes.
+    // The response cache belongs to one thread, since each thread configures its own routes.
     let unknown = web::to(not_found).wrap(from_fn(time_requests::<OddsState>));
     config
         .app_data(web::Data::new(ResponseCache::default()))

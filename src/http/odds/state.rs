@@ -1,4 +1,4 @@
-//! What the handlers of the role `odds` share.
+//! The state shared by the handlers of the role `odds`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -15,25 +15,25 @@ use crate::telemetry::metrics::OddsMetrics;
 
 /// Shared by every worker.
 pub struct OddsState {
-    /// To the books.
+    /// Sends requests to the books.
     pub snapshots: Recipient<GetSnapshot>,
-    /// How long the books may take to answer.
+    /// Timeout of a request to the books.
     pub snapshot_timeout: Duration,
-    /// Whether the books are told of every change.
+    /// Whether the books receive every change.
     pub feed: Arc<FeedState>,
     /// The database, for lists and history.
     pub store: Arc<dyn Store>,
-    /// The queue of the reads that clients cause.
+    /// The queue of reads caused by clients.
     pub reads: Arc<ClientReads>,
-    /// Sessions that are open.
+    /// Number of open sessions.
     pub open_sessions: Arc<AtomicUsize>,
     /// The number of the next session.
     pub next_session: AtomicU64,
-    /// As many sessions may be open.
+    /// Maximum number of open sessions.
     pub max_sessions: usize,
     /// Sessions by client address.
     pub addresses: Addresses,
-    /// Origins that may open a socket, beside the server's own; `*` for any.
+    /// Origins that may open a socket, besides the server's own; `*` for any.
     pub allowed_origins: Vec<String>,
     /// The metrics.
     pub metrics: OddsMetrics,

@@ -146,7 +146,7 @@ fn page_must_be_own_or_listed(#[case] headers: &[(&str, &str)], #[case] expected
             "{headers:?}"
         );
     }
-    // What only reads cannot be read by a foreign page: no answer allows one to.
+    // Requests that only read are not checked: no response allows a foreign page to read it.
     assert_eq!(
         ask(&door(&[], false), Method::GET, "/wallet", &all),
         "ok",

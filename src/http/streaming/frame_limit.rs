@@ -1,8 +1,8 @@
 //! Checks and counts a WebSocket client's frames before the frame parser buffers them.
 //!
-//! Needed because actix-web-actors reads everything that has arrived into a buffer without a bound,
-//! and decodes a few frames of it at a time. A frame's size is known there only when all of the
-//! frame is buffered.
+//! Needed because actix-web-actors reads everything that has arrived into an unbounded buffer, and
+//! decodes only a few frames at a time. It knows the size of a frame only when the whole frame is
+//! buffered.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -21,21 +21,20 @@ use crate::http::connections::{Connection, Unfinished};
 
 const MASK_BYTES: u64 = 4;
 const MAX_CONTROL_PAYLOAD: u64 = 125;
-/// A read that is shorter than this counts as a frame even if it begins none: each costs about as
-/// much.
+/// A shorter read counts as a frame even if none begins in it: it costs about as much.
 const TINY_READ: usize = 128;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// What one client may send.
+/// The limits on what one client may send.
 #[derive(Clone, Debug)]
 pub struct FrameLimits {
-    /// The largest message, in bytes.
+    /// Maximum size of a message, in bytes.
     pub largest: usize,
-    /// Frames of any kind within a second.
+    /// Maximum number of frames of any kind within a second.
     pub frames_per_second: u32,
-    /// Bytes within a second. One message of the largest size is always allowed.
+    /// Maximum number of bytes within a second. One message of the maximum size is always allowed.
     pub bytes_per_second: u64,
-    /// Shared by all sessions: bytes of messages that have begun and not ended.
+    /// Bytes of messages that have begun and not ended, shared by all sessions.
     pub unfinished: Arc<UnfinishedBytes>,
 }
 
@@ -43,19 +42,19 @@ pub struct FrameLimits {
 #[derive(Debug)]
 pub struct UnfinishedBytes {
     held: AtomicUsize,
-    most: usize,
+    max: usize,
 }
 
 impl UnfinishedBytes {
-    /// Allows `most` bytes.
-    pub fn new(most: usize) -> Arc<UnfinishedBytes> {
+    /// Allows up to `max` bytes.
+    pub fn new(max: usize) -> Arc<UnfinishedBytes> {
         Arc::new(UnfinishedBytes {
             held: AtomicUsize::new(0),
-            most,
+            max,
         })
     }
 
-    /// Replaces one session's part. `false` if the total is now too large.
+    /// Replaces one session's share. Returns `false` if the total is now too large.
     fn replace(&self, before: usize, now: usize) -> bool {
         let total = if now >= before {
             self.held
@@ -66,23 +65,23 @@ impl UnfinishedBytes {
                 .fetch_sub(before - now, Ordering::Relaxed)
                 .saturating_sub(before - now)
         };
-        now <= before || total <= self.most
+        now <= before || total <= self.max
     }
 }
 
-/// Why the guard ended a client's bytes. Shared with the session, which closes for this reason.
+/// Why the limiter ended a client's bytes. Shared with the session, which closes for this reason.
 pub type Violation = Rc<Cell<Option<CloseReason>>>;
 
-/// A client's bytes, up to the first violation. There it ends with an error, and the reason is in
-/// [`FrameLimiter::violation`].
+/// A client's bytes up to the first violation, where the stream ends with an error. The reason is
+/// in [`FrameLimiter::violation`].
 pub struct FrameLimiter<S> {
     bytes: S,
     limits: Arc<FrameLimits>,
     heads: FrameHeads,
     rate: Rate,
-    /// This session's part of [`FrameLimits::unfinished`].
+    /// This session's share of [`FrameLimits::unfinished`].
     held: usize,
-    /// Made with the first message that does not end with the bytes it began in. Most sessions
+    /// Created with the first message that does not end in the read it began in. Most sessions
     /// never have one.
     deadline: Option<Rc<Unfinished>>,
     connection: Option<Rc<Connection>>,
@@ -90,7 +89,7 @@ pub struct FrameLimiter<S> {
 }
 
 impl<S> FrameLimiter<S> {
-    /// Guards these bytes. The connection's sweep watches the deadline of unfinished messages.
+    /// Limits these bytes. The connection's sweep watches the deadline of unfinished messages.
     pub fn new(
         bytes: S,
         limits: Arc<FrameLimits>,
@@ -108,7 +107,7 @@ impl<S> FrameLimiter<S> {
         }
     }
 
-    /// Where the reason of a violation is put.
+    /// The cell that receives the reason of a violation.
     pub fn violation(&self) -> Violation {
         self.violation.clone()
     }
@@ -141,7 +140,7 @@ impl<S> Drop for FrameLimiter<S> {
         if let Some(deadline) = &self.deadline {
             deadline.end();
         }
-        // The guard is dropped together with the session.
+        // The limiter is dropped together with the session.
         if let Some(connection) = &self.connection {
             connection.session_ended();
         }
@@ -177,7 +176,7 @@ where
     }
 }
 
-/// Counts within windows of a second. The clock is read only when bytes come in.
+/// Counts within windows of a second. The clock is read only when bytes arrive.
 #[derive(Default)]
 struct Rate {
     window: Option<Instant>,
@@ -205,9 +204,9 @@ impl Rate {
         }
         self.frames = self.frames.saturating_add(frames);
         self.bytes = self.bytes.saturating_add(bytes);
-        // Room for the largest message and what may come before it.
-        let most = limits.bytes_per_second.max(2 * limits.largest as u64);
-        let is_flood = self.frames > limits.frames_per_second || self.bytes > most;
+        // Leaves room for the largest message and for what may come before it.
+        let max = limits.bytes_per_second.max(2 * limits.largest as u64);
+        let is_flood = self.frames > limits.frames_per_second || self.bytes > max;
         if is_flood {
             Err(CloseReason::TooManyMessages)
         } else {
@@ -216,17 +215,17 @@ impl Rate {
     }
 }
 
-/// Follows frames through bytes that are cut anywhere, as RFC 6455 wants them from a client.
+/// Follows a client's frames (RFC 6455) through a byte stream that may be split anywhere.
 struct FrameHeads {
     largest: u64,
-    /// What there is of the next head, without its mask.
+    /// The bytes of the next head received so far, without its mask.
     head: [u8; 10],
     head_length: u8,
-    /// Bytes up to the next head.
+    /// Number of bytes before the next head.
     to_pass: u64,
-    /// Content of the frame that is passed.
+    /// Length of the current frame's content.
     frame: u64,
-    /// Content of the fragments before it.
+    /// Length of the content of the fragments before it.
     fragments: u64,
     is_fragmented: bool,
     ends_message: bool,
@@ -249,7 +248,7 @@ impl FrameHeads {
         }
     }
 
-    /// Gives the number of frames that began.
+    /// Returns the number of frames that began.
     fn feed(&mut self, mut bytes: &[u8]) -> Result<u32, CloseReason> {
         let mut begun: u32 = 0;
         while let Some((first, rest)) = bytes.split_first() {
@@ -308,7 +307,7 @@ impl FrameHeads {
         self.to_pass > 0 || self.head_length > 0 || self.is_fragmented
     }
 
-    /// The bytes that are buffered for what is unfinished, or will be.
+    /// The bytes that are or will be buffered for the unfinished frame or message.
     fn pending(&self) -> u64 {
         if self.is_unfinished() {
             self.frame + self.fragments
@@ -333,7 +332,7 @@ fn check_head(first: u8, second: u8) -> Result<(), CloseReason> {
     }
 }
 
-/// The length that a head announces, `None` while it is incomplete. It must be encoded in the
+/// The length announced by a head; `None` while the head is incomplete. It must be encoded in the
 /// fewest bytes.
 fn announced(head: &[u8]) -> Result<Option<u64>, CloseReason> {
     let (Some(second), Some(extended)) = (head.get(1), head.get(2..)) else {
@@ -375,7 +374,7 @@ mod tests {
             ]
             .concat(),
         };
-        // Content that would be a head of a large frame.
+        // Content that looks like the head of a large frame.
         frame.resize(frame.len() + length + 4, 0xff);
         frame
     }
@@ -385,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn announcing_too_much_ends_it_at_once() {
+    fn oversized_frame_is_refused_at_once() {
         assert_eq!(feed(&frame(0x81, 1_000)), Ok(1));
         assert_eq!(
             feed(&frame(0x81, 1_001)[..4]),
@@ -417,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_heads_break_the_protocol() {
+    fn malformed_heads_are_refused() {
         let heads = [
             [0x81, 0x01],
             [0xc1, 0x81],
@@ -480,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn unfinished_bytes_have_a_total() {
+    fn unfinished_bytes_are_limited_in_total() {
         let total = UnfinishedBytes::new(100);
         assert!(total.replace(0, 60) && total.replace(0, 40));
         assert!(!total.replace(0, 1));
@@ -488,9 +487,9 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes are cut, frames pass up to the first one that is too large.
+        /// However the bytes are split, frames pass up to the first one that is too large.
         #[test]
-        fn frames_are_found_in_any_cut(
+        fn frames_are_found_in_any_split(
             lengths in proptest::collection::vec(prop_oneof![0_usize..200, 65_500_usize..65_600], 1..6),
             cut in 1_usize..300,
         ) {
@@ -498,12 +497,12 @@ mod tests {
             let bytes: Vec<u8> = lengths.iter().flat_map(|length| frame(0x81, *length)).collect();
             let mut heads = FrameHeads::new(largest);
             let passed = bytes.chunks(cut).try_fold(0, |frames, part| Ok(frames + heads.feed(part)?));
-            let wanted = if lengths.iter().all(|length| *length <= largest) {
+            let expected = if lengths.iter().all(|length| *length <= largest) {
                 Ok(lengths.len() as u32)
             } else {
                 Err(CloseReason::MessageTooBig)
             };
-            prop_assert_eq!(passed, wanted);
+            prop_assert_eq!(passed, expected);
         }
     }
 }

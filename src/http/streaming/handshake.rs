@@ -9,7 +9,7 @@ use actix_web_actors::ws::handshake;
 
 use crate::http::errors::ApiError;
 
-/// Checks the handshake and gives the response to start.
+/// Checks the handshake and returns the beginning of the response.
 pub fn accept(request: &HttpRequest) -> Result<HttpResponseBuilder, ApiError> {
     let bad = |problem: &str| Err(ApiError::BadHandshake(problem.to_owned()));
     let headers = request.headers();
@@ -106,10 +106,10 @@ mod tests {
     #[case::two_hosts("BAD_HANDSHAKE", &[("Host", "+other.example")])]
     #[case::no_host("BAD_HANDSHAKE", &[("Host", "")])]
     fn handshakes_are_strict(
-        #[case] wanted: &str,
+        #[case] expected: &str,
         #[case] changes: &[(&'static str, &'static str)],
     ) {
-        assert_eq!(code(changes), wanted);
+        assert_eq!(code(changes), expected);
     }
 
     #[test]

@@ -18,13 +18,13 @@ use crate::http::odds::state::OddsState;
 use crate::http::origin::{check_page, log_refusal};
 use crate::runtime::connection::ConnectionHandle;
 
-/// Gives a session's place back when it is dropped, and that of its client's address.
+/// The permit for an open session and the one for its client's address. Both are returned on drop.
 struct SessionPermit(Arc<AtomicUsize>, Option<AddressPermit>);
 
 impl SessionPermit {
-    fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<SessionPermit> {
+    fn take(open: &Arc<AtomicUsize>, max: usize) -> Option<SessionPermit> {
         let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
-            (open < most).then_some(open + 1)
+            (open < max).then_some(open + 1)
         });
         taken.is_ok().then(|| SessionPermit(open.clone(), None))
     }
@@ -36,7 +36,7 @@ impl Drop for SessionPermit {
     }
 }
 
-/// Upgrades a request to a session, or says why not.
+/// Upgrades a request to a session, or returns why it is refused.
 pub async fn open(
     state: web::Data<OddsState>,
     sessions: web::Data<SessionEdges>,
@@ -54,22 +54,22 @@ pub async fn open(
     };
     check_page(request.headers(), &state.allowed_origins).map_err(refuse)?;
     let mut answer = handshake::accept(&request).map_err(refuse)?;
-    let mut place = SessionPermit::take(&state.open_sessions, state.max_sessions)
+    let mut permit = SessionPermit::take(&state.open_sessions, state.max_sessions)
         .ok_or_else(|| refuse(ApiError::TooManySessions(state.max_sessions)))?;
-    place.1 = address_permit(&request, &state).map_err(refuse)?;
+    permit.1 = address_permit(&request, &state).map_err(refuse)?;
     let id = SessionId(state.next_session.fetch_add(1, Ordering::Relaxed));
     let connection = request.conn_data::<ConnectionHandle>().cloned();
-    let place: Box<dyn Any> = Box::new(place);
+    let permit: Box<dyn Any> = Box::new(permit);
     let guarded = request.conn_data::<Rc<Connection>>();
     let from_client = FrameLimiter::new(payload, sessions.frames.clone(), guarded);
     if let Some(connection) = guarded {
         connection.upgrade();
     }
-    let session = Session::new(id, sessions.into_inner(), connection, place);
+    let session = Session::new(id, sessions.into_inner(), connection, permit);
     Ok(answer.streaming(session.start(from_client)))
 }
 
-/// Counts the session among those of its client's address.
+/// Takes a permit for a session of the client's address.
 fn address_permit(
     request: &HttpRequest,
     state: &OddsState,
@@ -83,7 +83,7 @@ fn address_permit(
     state
         .addresses
         .take_session(client)
-        .map_err(|TooMany(most)| ApiError::TooManySessionsOfAddress(most))
+        .map_err(|TooMany(max)| ApiError::TooManySessionsOfAddress(max))
 }
 
 #[cfg(test)]
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_a_foreign_origin_is_refused_unless_it_is_allowed() {
+    fn foreign_origin_must_be_allowed() {
         assert!(check("http://odds.example:8080", &[]));
         assert!(!check("http://evil.example", &[]));
         assert!(!check("http://odds.example", &[]));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_given_back() {
+    fn dropped_permit_is_returned() {
         let open = Arc::new(AtomicUsize::new(0));
         let first = SessionPermit::take(&open, 1);
         assert!(first.is_some() && SessionPermit::take(&open, 1).is_none());

@@ -1,4 +1,4 @@
-//! `/wallet…`: users' money. The original's paths, bodies and field names, and ours.
+//! `/wallet…`: users' money. The paths, bodies and field names of the original, with additions.
 
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
@@ -25,14 +25,14 @@ use crate::store::money::{
 use crate::store::movements::{Moved, Movement};
 use crate::telemetry::metrics::WalletMetrics;
 
-/// The most rows in one answer.
+/// Maximum number of rows in one response.
 const MAX_ROWS: usize = 1_000;
-/// How many rows there are unless the client says otherwise.
-const ROWS: usize = 100;
+/// Default number of rows in one response.
+const DEFAULT_ROWS: usize = 100;
 
 /// Shared by every worker.
 pub struct WalletState {
-    /// The store of money.
+    /// Runs wallet operations.
     pub desk: WalletExecutor,
     /// The currency of the amounts.
     pub currency: String,
@@ -133,8 +133,8 @@ struct TransferBody {
     at: Timestamp,
 }
 
-/// What a movement of money is asked for with. The amount of `commit` and `refund` is the
-/// reservation's: theirs is accepted, since the original's worker sends it, and not used.
+/// The body of a request for a transfer. `commit` and `refund` use the amount of the reservation:
+/// theirs is accepted, since the original's worker sends it, and ignored.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OrderBody {
@@ -165,44 +165,47 @@ impl OrderBody {
         })
     }
 
-    /// Reads the movement. `made` is the reference of a deposit or a withdrawal that names none:
-    /// without one, and without a key, each request is a movement of its own, as in the original.
-    fn movement(&self, kind: TransferKind, made: Uuid) -> Result<Movement, ApiError> {
+    /// Reads the transfer. `new_reference` is used for a deposit or a withdrawal that names no
+    /// reference: without one, and without a key, each request is a separate transfer, as in the
+    /// original.
+    fn movement(&self, kind: TransferKind, new_reference: Uuid) -> Result<Movement, ApiError> {
         let named = self.reference()?;
-        let wanted = || named.clone().ok_or_else(|| body::missing("external_ref"));
+        let required_reference = || named.clone().ok_or_else(|| body::missing("external_ref"));
         let settle = |settlement| -> Result<Movement, ApiError> {
             Ok(Movement::Settle {
                 user_id: self.user()?,
-                reference: wanted()?,
+                reference: required_reference()?,
                 settlement,
                 at: Timestamp::now(),
             })
         };
         let order = || {
-            let reference = named.clone().map_or_else(|| made.to_string().parse(), Ok);
+            let reference = named
+                .clone()
+                .map_or_else(|| new_reference.to_string().parse(), Ok);
             self.order(reference.map_err(|error: IdError| bad_reference(&error))?)
         };
         match kind {
             TransferKind::Deposit => order().map(Movement::Deposit),
             TransferKind::Withdraw => order().map(Movement::Withdraw),
-            TransferKind::Reserve => self.order(wanted()?).map(Movement::Reserve),
+            TransferKind::Reserve => self.order(required_reference()?).map(Movement::Reserve),
             TransferKind::Commit => settle(HoldResolution::Commit),
             TransferKind::Refund | TransferKind::Expire => settle(HoldResolution::Refund),
         }
     }
 
-    /// The key, with what is asked for in one form, however the body is written. A reference that
-    /// was made for this request is no part of it.
+    /// The idempotency key, with the request in canonical form, independent of how the body is
+    /// written. A generated reference is not part of it.
     fn key(
         &self,
         request: &HttpRequest,
         movement: &Movement,
     ) -> Result<Option<RequestKey>, ApiError> {
         let key = idempotency::key(request.headers(), &self.request_id)?;
-        let asked = serde_json::json!([movement.amount(), self.reference()?]);
+        let canonical = serde_json::json!([movement.amount(), self.reference()?]);
         Ok(key.map(|key| RequestKey {
             key,
-            fingerprint: asked.to_string(),
+            fingerprint: canonical.to_string(),
         }))
     }
 }
@@ -224,11 +227,11 @@ fn wallet_answer(state: &WalletState, user_id: &UserId, wallet: &Wallet) -> Http
     })
 }
 
-/// `GET /wallet?userId`: both balances of one moment.
+/// `GET /wallet?userId`: both balances at one point in time.
 async fn get_wallet(state: web::Data<WalletState>, query: Query) -> Result<HttpResponse, ApiError> {
     let user_id = required_user(&query.only(&["userId"])?)?;
-    let asked = user_id.clone();
-    let wallet = state.desk.read(move |store| store.wallet(&asked)).await?;
+    let id = user_id.clone();
+    let wallet = state.desk.read(move |store| store.wallet(&id)).await?;
     let wallet = wallet.ok_or(ApiError::Wallet(WalletError::WalletNotFound))?;
     Ok(wallet_answer(&state, &user_id, &wallet))
 }
@@ -244,7 +247,7 @@ fn reservation_body(reservation: &Reservation) -> ReservationBody<'_> {
     }
 }
 
-/// `POST /wallet/deposit {userId, amount_cents, external_ref}`: makes the wallet where there is
+/// `POST /wallet/deposit {userId, amount_cents, external_ref}`: creates the wallet if there is
 /// none.
 async fn deposit(
     state: web::Data<WalletState>,
@@ -272,7 +275,7 @@ async fn reserve(
     state.apply(TransferKind::Reserve, &request, payload).await
 }
 
-/// `POST /wallet/commit {userId, external_ref}`: what was reserved is the house's.
+/// `POST /wallet/commit {userId, external_ref}`: the reserved amount goes to the house.
 async fn commit(
     state: web::Data<WalletState>,
     request: HttpRequest,
@@ -281,7 +284,7 @@ async fn commit(
     state.apply(TransferKind::Commit, &request, payload).await
 }
 
-/// `POST /wallet/refund {userId, external_ref}`: what was reserved is the user's again.
+/// `POST /wallet/refund {userId, external_ref}`: the reserved amount returns to the user.
 async fn refund(
     state: web::Data<WalletState>,
     request: HttpRequest,
@@ -294,7 +297,7 @@ async fn refund(
 async fn get_ledger(state: web::Data<WalletState>, query: Query) -> Result<HttpResponse, ApiError> {
     let query = query.only(&["userId", "limit", "cursor"])?;
     let user_id = required_user(&query)?;
-    let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(ROWS);
+    let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(DEFAULT_ROWS);
     let page = Page {
         before: query.parsed("cursor")?,
         limit,
@@ -333,7 +336,7 @@ async fn get_reservations(
     let query = query.only(&["userId", "status", "limit", "cursor"])?;
     let user_id = required_user(&query)?;
     let status: Option<ReservationStatus> = query.parsed("status")?;
-    let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(ROWS);
+    let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(DEFAULT_ROWS);
     let page = Page {
         before: query.parsed("cursor")?,
         limit,
@@ -354,8 +357,8 @@ async fn get_reservations(
 }
 
 impl WalletState {
-    /// Makes a movement; with a key (header `Idempotency-Key`, else `requestId`) the first answer
-    /// is the answer.
+    /// Makes a transfer. With a key (header `Idempotency-Key`, else `requestId`) a repeated request
+    /// gets the first answer.
     async fn apply(
         &self,
         kind: TransferKind,
@@ -375,8 +378,8 @@ impl WalletState {
             .for_user(&user_id, apply)
             .await
             .map_err(|error| match error {
-                // The wallet's row is held by another request of this user: a twin, as far as can
-                // be known.
+                // Another request of this user holds the wallet's row; it may be a duplicate of
+                // this one.
                 ApiError::WalletHeld if has_key => ApiError::RequestInFlight,
                 other => other,
             });

@@ -1,16 +1,16 @@
-//! What the simulator makes of bets, over real sockets.
+//! Bets at the simulator, over real sockets.
 
 use super::*;
 
-/// Asks the simulator about bets.
-struct Asker {
+/// A client of the simulator's bet endpoints.
+struct BetClient {
     http: reqwest::Client,
     base: String,
 }
 
-impl Asker {
-    fn of(running: &Running) -> Asker {
-        Asker {
+impl BetClient {
+    fn of(running: &Running) -> BetClient {
+        BetClient {
             http: reqwest::Client::new(),
             base: running.url("/supplier"),
         }
@@ -44,18 +44,20 @@ impl Asker {
 }
 
 #[actix_web::test]
-async fn a_bet_that_is_cancelled_is_not_taken_whichever_came_first() {
+async fn cancelled_bet_is_rejected_in_any_order() {
     let running = run(1.0);
-    let asker = Asker::of(&running);
+    let client = BetClient::of(&running);
     let taken = r#"{"status":"CONFIRMED","providerRef":"SUP-bet-3"}"#;
-    let asks =
-        futures_util::future::join_all((0..20).map(|_| asker.post("confirm", "bet-3"))).await;
+    let answers =
+        futures_util::future::join_all((0..20).map(|_| client.post("confirm", "bet-3"))).await;
     assert!(
-        asks.iter().all(|answer| *answer == (200, taken.to_owned())),
-        "{asks:?}"
+        answers
+            .iter()
+            .all(|answer| *answer == (200, taken.to_owned())),
+        "{answers:?}"
     );
     assert_eq!(
-        asker.booked("bet-3").await,
+        client.booked("bet-3").await,
         (
             200,
             r#"{"betId":"bet-3","status":"CONFIRMED","asked":20}"#.to_owned()
@@ -63,26 +65,26 @@ async fn a_bet_that_is_cancelled_is_not_taken_whichever_came_first() {
     );
     for bet in ["bet-3", "bet-4"] {
         assert_eq!(
-            asker.booked(bet).await.0,
+            client.booked(bet).await.0,
             if bet == "bet-3" { 200 } else { 404 }
         );
         for _ in 0..2 {
             assert_eq!(
-                asker.post("cancel", bet).await,
+                client.post("cancel", bet).await,
                 (200, r#"{"status":"CANCELLED"}"#.to_owned())
             );
         }
         let answer =
             format!(r#"{{"status":"REJECTED","providerRef":"SUP-{bet}","reason":"cancelled"}}"#);
-        assert_eq!(asker.post("confirm", bet).await, (200, answer));
-        assert!(asker.booked(bet).await.1.contains("CANCELLED"));
+        assert_eq!(client.post("confirm", bet).await, (200, answer));
+        assert!(client.booked(bet).await.1.contains("CANCELLED"));
     }
     assert_eq!(running.metrics.cancellations.get(), 4);
-    assert_eq!(asker.post("cancel", "").await.0, 400);
-    let get = within(asker.http.get(running.url("/supplier/cancel")).send())
+    assert_eq!(client.post("cancel", "").await.0, 400);
+    let get = within(client.http.get(running.url("/supplier/cancel")).send())
         .await
         .unwrap();
-    let post = within(asker.http.post(running.url("/supplier/bets/bet-3")).send())
+    let post = within(client.http.post(running.url("/supplier/bets/bet-3")).send())
         .await
         .unwrap();
     assert_eq!((get.status().as_u16(), post.status().as_u16()), (405, 405));
@@ -90,8 +92,8 @@ async fn a_bet_that_is_cancelled_is_not_taken_whichever_came_first() {
 }
 
 #[actix_web::test]
-async fn a_supplier_that_is_told_to_fails_and_what_it_took_is_in_its_books() {
-    // Each fault with what is answered, and whether the bet is in the books.
+async fn faults_follow_settings_and_bets_are_recorded() {
+    // Each fault, and whether the bet is recorded.
     for (fault, is_booked) in [("error", false), ("garbage", true), ("silent", true)] {
         let share = |name| if name == fault { 1.0 } else { 0.0 };
         let running = run_with(SimulatorSettings {
@@ -100,9 +102,9 @@ async fn a_supplier_that_is_told_to_fails_and_what_it_took_is_in_its_books() {
             simulator_confirm_silent_share: share("silent"),
             ..settings(1.0)
         });
-        let asker = Asker::of(&running);
+        let client = BetClient::of(&running);
         let answer =
-            tokio::time::timeout(Duration::from_millis(300), asker.post("confirm", "bet-3")).await;
+            tokio::time::timeout(Duration::from_millis(300), client.post("confirm", "bet-3")).await;
         match fault {
             "error" => assert_eq!(answer.unwrap().0, 500),
             "garbage" => {
@@ -115,18 +117,18 @@ async fn a_supplier_that_is_told_to_fails_and_what_it_took_is_in_its_books() {
             _ => assert!(answer.is_err(), "{answer:?}"),
         }
         assert_eq!(
-            asker.booked("bet-3").await.0,
+            client.booked("bet-3").await.0,
             if is_booked { 200 } else { 404 }
         );
         assert_eq!(running.metrics.faults.with_label_values(&[fault]).get(), 1);
-        // Cancelling knows no faults.
-        assert_eq!(asker.post("cancel", "bet-3").await.0, 200);
+        // Cancel requests have no simulated faults.
+        assert_eq!(client.post("cancel", "bet-3").await.0, 200);
         running.end().await;
     }
 }
 
 #[actix_web::test]
-async fn answers_take_as_long_as_they_are_told_to_and_a_retry_may_succeed() {
+async fn delay_applies_and_retry_may_succeed() {
     let delay = Duration::from_millis(80);
     let running = run_with(SimulatorSettings {
         simulator_confirm_delay: delay,
@@ -134,11 +136,11 @@ async fn answers_take_as_long_as_they_are_told_to_and_a_retry_may_succeed() {
         simulator_confirm_reject_share: 1.0,
         ..settings(1.0)
     });
-    let asker = Asker::of(&running);
+    let client = BetClient::of(&running);
     let mut statuses = std::collections::BTreeSet::new();
     while statuses.len() < 2 {
         let started = Instant::now();
-        let (status, text) = asker.post("confirm", "bet-3").await;
+        let (status, text) = client.post("confirm", "bet-3").await;
         assert!(started.elapsed() >= delay);
         assert!(
             status == 500 || text.contains("supplier_reject_mock"),

@@ -1,4 +1,4 @@
-//! Many at once.
+//! Checks with concurrent calls.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -7,7 +7,7 @@ use pretty_assertions::assert_eq;
 
 use super::*;
 
-/// Does `work` in so many threads, which begin together; gives what they gave.
+/// Runs `work` in several threads that start together; returns their results.
 pub fn at_once<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let (barrier, work) = (&Barrier::new(threads), &work);
     std::thread::scope(|scope| {
@@ -25,10 +25,10 @@ pub fn at_once<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec
     })
 }
 
-pub fn one_wallet_under_64_threads_never_goes_below_zero(store: &dyn MoneyStore) {
+pub fn contended_wallet_never_goes_negative(store: &dyn MoneyStore) {
     const THREADS: usize = 64;
     store.deposit(&order("A", 100, "d")).unwrap();
-    // 192 want 1 each of 100, in three ways; what is held is given to the house.
+    // 192 requests for 1 each compete for 100, in three ways; reserved money is committed.
     let outcomes = at_once(THREADS, |index| {
         let withdrawn = store
             .withdraw(&order("A", 1, &format!("w{index}")))
@@ -73,7 +73,7 @@ pub fn one_wallet_under_64_threads_never_goes_below_zero(store: &dyn MoneyStore)
     assert_eq!(balances(store, "A"), (0, bets as i64));
 }
 
-pub fn one_reference_at_once_is_one_movement(store: &dyn MoneyStore) {
+pub fn concurrent_reference_is_one_movement(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let deposits = at_once(16, |_| store.deposit(&order("A", 10, "d2")).unwrap());
     assert!(
@@ -105,11 +105,11 @@ pub fn one_reference_at_once_is_one_movement(store: &dyn MoneyStore) {
     );
 }
 
-pub fn one_key_100_times_at_once_is_one_bet(store: &dyn MoneyStore) {
+pub fn concurrent_bet_key_is_one_bet(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let key = key("k", "f");
     let answers = at_once(100, |index| {
-        // Each request comes with a bet of its own; only one of them is the answer.
+        // Each request has its own bet; only one of them becomes the answer.
         match store
             .place_bet(&bet("A", bet_id(index as u128), 7), Some(&key), &notice(""))
             .unwrap()
@@ -154,7 +154,7 @@ pub fn one_key_100_times_at_once_is_one_bet(store: &dyn MoneyStore) {
         ((993, 7), 1)
     );
 
-    // Without a wallet there is nothing to hold on to, and the first answer is still the only one.
+    // Without a wallet there is no row to lock, and the first answer must still be the only one.
     let refused = at_once(16, |index| {
         if index % 2 == 0 {
             store.deposit(&order("B", 1_000, "d")).unwrap();
@@ -178,7 +178,7 @@ pub fn one_key_100_times_at_once_is_one_bet(store: &dyn MoneyStore) {
     }
 }
 
-pub fn of_commit_and_refund_at_once_one_wins(store: &dyn MoneyStore) {
+pub fn one_of_commit_and_refund_wins(store: &dyn MoneyStore) {
     const RESERVATIONS: usize = 20;
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for number in 0..RESERVATIONS {
@@ -207,7 +207,7 @@ pub fn of_commit_and_refund_at_once_one_wins(store: &dyn MoneyStore) {
     assert_eq!(transfers(store, "A").len(), 1 + 2 * RESERVATIONS);
 }
 
-pub fn of_two_verdicts_at_once_one_wins(store: &dyn MoneyStore) {
+pub fn one_of_concurrent_decisions_wins(store: &dyn MoneyStore) {
     const BETS: u128 = 20;
     delivery::placed(store, BETS);
     let outcomes = at_once(6, |index| -> Vec<_> {
@@ -245,7 +245,7 @@ pub fn of_two_verdicts_at_once_one_wins(store: &dyn MoneyStore) {
     assert_eq!(store.outbox_depth().unwrap().rows, 2 * BETS as u64);
 }
 
-pub fn first_deposits_at_once_make_one_wallet(store: &dyn MoneyStore) {
+pub fn concurrent_first_deposits_create_one_wallet(store: &dyn MoneyStore) {
     let wallets: BTreeSet<_> = at_once(16, |index| {
         store
             .deposit(&order("A", 1, &index.to_string()))
@@ -257,7 +257,7 @@ pub fn first_deposits_at_once_make_one_wallet(store: &dyn MoneyStore) {
     assert_eq!((wallets.len(), balances(store, "A")), (1, (16, 0)));
 }
 
-pub fn takers_at_once_share_the_outbox(store: &dyn MoneyStore) {
+pub fn concurrent_takers_share_the_outbox(store: &dyn MoneyStore) {
     let rows = delivery::placed(store, 60);
     for number in 0..60 {
         store
@@ -266,7 +266,7 @@ pub fn takers_at_once_share_the_outbox(store: &dyn MoneyStore) {
     }
     let taken = at_once(6, |_| {
         let (mut rows, mut cancels) = (Vec::new(), Vec::new());
-        // What another holds at this moment is left to it, so nothing is no sign of the end.
+        // Rows locked by another taker are skipped, so an empty result does not mean the end.
         for _ in 0..30 {
             rows.extend(
                 store
@@ -295,11 +295,11 @@ pub fn takers_at_once_share_the_outbox(store: &dyn MoneyStore) {
     assert_eq!(cancels.into_iter().collect::<BTreeSet<_>>().len(), 60);
 }
 
-/// Random operations on a few users, references and bets, so that they meet. Whatever each of them
-/// is answered, the rules hold afterwards, and hold while they go on.
-pub fn anything_at_once_leaves_nothing_amiss(store: &dyn MoneyStore) {
+/// Random operations on a few users, references and bets, so that they collide. Whatever the
+/// answers, the rules hold during and after the run.
+pub fn random_concurrent_operations_keep_the_rules(store: &dyn MoneyStore) {
     const USERS: [&str; 2] = ["A", "B"];
-    let put_in: i64 = 2 * 50;
+    let deposited: i64 = 2 * 50;
     for name in USERS {
         store.deposit(&order(name, 50, "start")).unwrap();
     }
@@ -336,18 +336,18 @@ pub fn anything_at_once_leaves_nothing_amiss(store: &dyn MoneyStore) {
         thread
     });
     assert_eq!(moved.len(), 8);
-    let mut stands = 0;
+    let mut total = 0;
     for name in USERS {
         let (available, reserved) = balances(store, name);
         assert!(available >= 0 && reserved >= 0);
-        stands += available + reserved;
+        total += available + reserved;
         for transfer in transfers(store, name) {
-            stands -= match transfer.kind.as_str() {
+            total -= match transfer.kind.as_str() {
                 "deposit" if transfer.reference.as_str() != "start" => transfer.amount.cents(),
                 "withdraw" | "commit" => -transfer.amount.cents(),
                 _ => 0,
             };
         }
     }
-    assert_eq!(stands, put_in);
+    assert_eq!(total, deposited);
 }

@@ -1,4 +1,4 @@
-//! Bets.
+//! Checks of bets.
 
 use pretty_assertions::assert_eq;
 
@@ -21,8 +21,8 @@ fn placed(answer: BetAnswer) -> (BetId, i64, Option<i64>) {
     }
 }
 
-/// The places where something would show: balances, transfers, reservations, bets, outbox and
-/// cancels.
+/// All state that an operation could change: balances, transfers, reservations, bets, outbox and
+/// cancel requests.
 fn everything(store: &dyn MoneyStore) -> String {
     let bets = store
         .bets(
@@ -50,7 +50,7 @@ fn everything(store: &dyn MoneyStore) -> String {
     )
 }
 
-pub fn a_bet_is_placed_with_all_that_belongs_to_it(store: &dyn MoneyStore) {
+pub fn placed_bet_has_all_its_records(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let bet = bet("A", bet_id(1), 400);
     let (id, new_balance, outbox) = placed(store.place_bet(&bet, None, &notice("{}")).unwrap());
@@ -80,7 +80,7 @@ pub fn a_bet_is_placed_with_all_that_belongs_to_it(store: &dyn MoneyStore) {
     assert_eq!(store.bet_history(bet_id(99)), Ok(vec![]));
 }
 
-pub fn a_key_gets_its_first_answer_for_ever(store: &dyn MoneyStore) {
+pub fn bet_key_keeps_its_first_answer(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     store.deposit(&order("B", 1_000, "d")).unwrap();
     let key = key("k", "home at 1.528");
@@ -116,12 +116,12 @@ pub fn a_key_gets_its_first_answer_for_ever(store: &dyn MoneyStore) {
         Ok(Some(BetAnswer::KeyReused))
     );
     assert_eq!(everything(store), after);
-    // Decided or not, the answer is the first one.
+    // The first answer stays, whether the bet is decided or not.
     store
         .decide_bet(bet_id(1), &rejected(), &notice(""), at(1))
         .unwrap();
     assert_eq!(placed(again(5)), (bet_id(1), 600, None));
-    // Another user's key is another one.
+    // Keys are per user.
     assert_eq!(
         placed(
             store
@@ -133,7 +133,7 @@ pub fn a_key_gets_its_first_answer_for_ever(store: &dyn MoneyStore) {
     );
 }
 
-pub fn what_the_wallet_refuses_is_kept_with_the_key(store: &dyn MoneyStore) {
+pub fn wallet_rejection_is_stored_with_key(store: &dyn MoneyStore) {
     let (no_wallet, poor) = (key("k1", "f"), key("k2", "f"));
     let place = |id, key| {
         store
@@ -144,12 +144,12 @@ pub fn what_the_wallet_refuses_is_kept_with_the_key(store: &dyn MoneyStore) {
     assert_eq!(place(1, Some(&no_wallet)), refused);
     assert_eq!(place(1, None), refused);
     store.deposit(&order("A", 99, "d")).unwrap();
-    assert_eq!(place(1, Some(&no_wallet)), refused, "it was answered");
+    assert_eq!(place(1, Some(&no_wallet)), refused, "the key has an answer");
     let too_poor = BetAnswer::Refused(BetRefusal::InsufficientFunds);
     assert_eq!(place(1, Some(&poor)), too_poor);
     assert_eq!(place(1, None), too_poor);
     store.deposit(&order("A", 1, "d2")).unwrap();
-    assert_eq!(place(1, Some(&poor)), too_poor, "it was answered");
+    assert_eq!(place(1, Some(&poor)), too_poor, "the key has an answer");
     assert_eq!(
         store.first_answer(&user("A"), &poor).unwrap(),
         Some(too_poor)
@@ -162,11 +162,11 @@ pub fn what_the_wallet_refuses_is_kept_with_the_key(store: &dyn MoneyStore) {
     assert_eq!(
         placed(place(1, None)).1,
         0,
-        "without a key it is asked anew"
+        "without a key the request is new"
     );
 }
 
-pub fn a_refusal_is_kept_unless_there_is_an_answer(store: &dyn MoneyStore) {
+pub fn first_rejection_is_stored_for_key(store: &dyn MoneyStore) {
     let (key, price) = (key("k", "f"), "3.2".parse().unwrap());
     let (first, second) = (
         BetRefusal::OddsChanged { odd_value: price },
@@ -196,18 +196,18 @@ pub fn a_refusal_is_kept_unless_there_is_an_answer(store: &dyn MoneyStore) {
     assert_eq!(placed(refuse(&taken, &second)), (bet_id(1), 900, None));
 }
 
-pub fn the_same_bet_is_not_placed_twice(store: &dyn MoneyStore) {
+pub fn same_bet_is_not_placed_twice(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     store
         .place_bet(&bet("A", bet_id(1), 100), None, &notice(""))
         .unwrap();
     let after = everything(store);
-    // As where the connection was lost before the answer came.
+    // The client repeats the request because it lost the connection before the answer.
     let again = store
         .place_bet(&bet("A", bet_id(1), 100), None, &notice(""))
         .unwrap();
     assert_eq!(placed(again), (bet_id(1), 900, None));
-    // Another stake, a key that it did not come with, another user: no such bet is made by us.
+    // Another stake, a new key, or another user: we never create such a request.
     store.deposit(&order("B", 1_000, "d")).unwrap();
     for (name, cents, key) in [
         ("A", 99, None),
@@ -224,7 +224,7 @@ pub fn the_same_bet_is_not_placed_twice(store: &dyn MoneyStore) {
     assert_eq!(everything(store), after);
 }
 
-pub fn a_bet_never_takes_over_a_reservation(store: &dyn MoneyStore) {
+pub fn bet_never_takes_over_a_reservation(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     store
         .reserve(&order("A", 100, &bet_id(1).to_string()))
@@ -238,7 +238,7 @@ pub fn a_bet_never_takes_over_a_reservation(store: &dyn MoneyStore) {
     assert_eq!(everything(store), after);
 }
 
-pub fn a_bet_is_decided_once(store: &dyn MoneyStore) {
+pub fn bet_is_decided_once(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let unknown = store.decide_bet(bet_id(9), &confirmed(), &notice(""), at(1));
     assert_eq!(unknown, Ok(Decided::Unknown));
@@ -288,7 +288,7 @@ pub fn a_bet_is_decided_once(store: &dyn MoneyStore) {
     }
 }
 
-pub fn a_bet_that_timed_out_is_to_be_cancelled(store: &dyn MoneyStore) {
+pub fn timed_out_bet_is_cancelled(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for (number, verdict) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
         store
@@ -334,7 +334,7 @@ pub fn only_the_bet_ends_its_reservation(store: &dyn MoneyStore) {
     store
         .decide_bet(bet_id(1), &confirmed(), &notice(""), at(1))
         .unwrap();
-    // It is over: now it is told as any other.
+    // After the decision, it behaves like any other reservation.
     assert_eq!(
         settle(store, "A", &text, HoldResolution::Commit),
         Ok(ReservationStatus::Committed)
@@ -382,7 +382,7 @@ pub fn bets_are_read_in_pages(store: &dyn MoneyStore) {
     assert_eq!(pages(Some(BetStatus::Rejected), 1), []);
 }
 
-pub fn overdue_are_the_pending_whose_time_is_over(store: &dyn MoneyStore) {
+pub fn overdue_bets_are_past_their_deadline(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for (number, seconds) in [(1, 12), (2, 10), (3, 11), (4, 9)] {
         let bet = Bet {
@@ -406,7 +406,7 @@ pub fn overdue_are_the_pending_whose_time_is_over(store: &dyn MoneyStore) {
     assert_eq!(
         overdue(10, 10),
         [bet_id(2)],
-        "its time is over at the moment itself"
+        "overdue at the exact deadline"
     );
     assert_eq!(overdue(99, 10), [bet_id(2), bet_id(3), bet_id(1)]);
     assert_eq!(overdue(99, 2), [bet_id(2), bet_id(3)]);
@@ -415,7 +415,7 @@ pub fn overdue_are_the_pending_whose_time_is_over(store: &dyn MoneyStore) {
 pub fn every_bet_reads_back_exactly(store: &dyn MoneyStore) {
     let name = "São Paulo ' \" \\ 👤";
     store.deposit(&order(name, 1_000, "d ' é")).unwrap();
-    let strange = Bet {
+    let unusual = Bet {
         event_id: EventId::new("1.197 ' São Paulo").unwrap(),
         market: MarketKey {
             name: MarketName::new("goals '").unwrap(),
@@ -430,12 +430,12 @@ pub fn every_bet_reads_back_exactly(store: &dyn MoneyStore) {
     let payload = "{\"a\":\"' ü \\u0000\"}";
     store
         .place_bet(
-            &strange,
+            &unusual,
             Some(&key("k ' 👤", "{\"f\": '")),
             &notice(payload),
         )
         .unwrap();
-    assert_eq!(store.bet(strange.id).unwrap(), Some(strange.clone()));
+    assert_eq!(store.bet(unusual.id).unwrap(), Some(unusual.clone()));
     assert_eq!(
         store.take_outbox(at(5), at(6), 1).unwrap()[0].payload,
         payload
@@ -443,16 +443,16 @@ pub fn every_bet_reads_back_exactly(store: &dyn MoneyStore) {
     let first = store
         .first_answer(&user(name), &key("k ' 👤", "{\"f\": '"))
         .unwrap();
-    assert!(matches!(first, Some(BetAnswer::Placed { price, .. }) if price == strange.price));
+    assert!(matches!(first, Some(BetAnswer::Placed { price, .. }) if price == unusual.price));
     let reason = "it's « no »".to_owned();
     let verdict = BetOutcome::Rejected {
         reason,
         provider_ref: String::new(),
     };
     store
-        .decide_bet(strange.id, &verdict, &notice(payload), at(1))
+        .decide_bet(unusual.id, &verdict, &notice(payload), at(1))
         .unwrap();
-    let decided = store.bet(strange.id).unwrap().unwrap();
+    let decided = store.bet(unusual.id).unwrap().unwrap();
     assert_eq!(
         (decided.reason.as_deref(), decided.provider_ref),
         (verdict.reason(), None)

@@ -1,10 +1,10 @@
-//! The outbox and the orders to cancel.
+//! Checks of the outbox and of cancel requests.
 
 use pretty_assertions::assert_eq;
 
 use super::*;
 
-/// Places so many bets; gives their rows of the outbox.
+/// Places this many bets; returns their outbox rows.
 pub fn placed(store: &dyn MoneyStore, bets: u128) -> Vec<i64> {
     store.deposit(&order("A", 100_000, "d")).unwrap();
     let place = |number| match store
@@ -21,7 +21,7 @@ fn ids(rows: Vec<OutboxRow>) -> Vec<i64> {
     rows.into_iter().map(|row| row.id).collect()
 }
 
-pub fn a_row_of_the_outbox_has_one_owner_at_a_time(store: &dyn MoneyStore) {
+pub fn outbox_row_has_one_owner(store: &dyn MoneyStore) {
     assert_eq!(store.outbox_depth(), Ok(OutboxDepth::default()));
     let rows = placed(store, 5);
     assert!(rows.is_sorted());
@@ -34,7 +34,7 @@ pub fn a_row_of_the_outbox_has_one_owner_at_a_time(store: &dyn MoneyStore) {
     );
     let take =
         |seconds, until, limit| ids(store.take_outbox(at(seconds), at(until), limit).unwrap());
-    assert_eq!(take(4, 9, 10), [0; 0], "whoever wrote them publishes them");
+    assert_eq!(take(4, 9, 10), [0; 0], "still leased to the writer");
     assert_eq!(take(5, 9, 2), rows[..2]);
     assert_eq!(take(5, 9, 10), rows[2..]);
     assert_eq!(take(8, 9, 10), [0; 0]);
@@ -44,14 +44,14 @@ pub fn a_row_of_the_outbox_has_one_owner_at_a_time(store: &dyn MoneyStore) {
     assert_eq!(
         take(9, 20, 10),
         [rows[0], rows[2], rows[3], rows[4]],
-        "their owner has gone"
+        "the lease has expired"
     );
     store.published(&rows).unwrap();
     assert_eq!(take(99, 100, 10), [0; 0]);
     assert_eq!(store.outbox_depth(), Ok(OutboxDepth::default()));
 }
 
-pub fn a_number_of_the_outbox_is_never_given_again(store: &dyn MoneyStore) {
+pub fn outbox_ids_are_never_reused(store: &dyn MoneyStore) {
     let rows = placed(store, 2);
     store.published(&rows).unwrap();
     let decided = store
@@ -61,12 +61,12 @@ pub fn a_number_of_the_outbox_is_never_given_again(store: &dyn MoneyStore) {
         panic!("{decided:?}")
     };
     assert!(outbox > rows[1], "{outbox} {rows:?}");
-    // Whoever is late with what was published takes nothing away that was not.
+    // A late repetition for published rows must not remove unpublished ones.
     store.published(&rows).unwrap();
     assert_eq!(store.outbox_depth().unwrap().rows, 1);
 }
 
-pub fn a_cancel_is_tried_until_it_is_done(store: &dyn MoneyStore) {
+pub fn cancel_is_retried_until_done(store: &dyn MoneyStore) {
     placed(store, 3);
     for number in 0..3 {
         store
@@ -87,11 +87,7 @@ pub fn a_cancel_is_tried_until_it_is_done(store: &dyn MoneyStore) {
             .collect()
     };
     assert_eq!(take(0, 50, 10), [(bet_id(0), 1)]);
-    assert_eq!(
-        take(9, 60, 1),
-        [(bet_id(1), 1)],
-        "the longest waiting first"
-    );
+    assert_eq!(take(9, 60, 1), [(bet_id(1), 1)], "longest waiting first");
     assert_eq!(take(9, 70, 10), [(bet_id(2), 1)]);
     assert_eq!(take(49, 99, 10), []);
     assert_eq!(take(60, 80, 10), [(bet_id(0), 2), (bet_id(1), 2)]);

@@ -1,4 +1,4 @@
-//! Idempotency keys of wallet requests.
+//! Checks of the idempotency keys of wallet requests.
 
 use std::collections::BTreeSet;
 
@@ -30,9 +30,9 @@ fn end(name: &str, text: &str, settlement: HoldResolution) -> Movement {
 }
 
 pub fn wallet_key_gets_its_first_answer(store: &dyn MoneyStore) {
-    // Each is asked for again after all the others, under a reference of its own: a client that
-    // names none gets a new one with each request.
-    let asked = [
+    // Each request is repeated after all others, some with a new reference: a client that sends no
+    // reference gets a new one for each request.
+    let requests = [
         (deposit("A", 500, "d1"), deposit("A", 500, "d1 again")),
         (withdraw("A", 30, "w1"), withdraw("A", 30, "w1 again")),
         (reserve("A", 20, "r1"), reserve("A", 20, "r1")),
@@ -48,7 +48,7 @@ pub fn wallet_key_gets_its_first_answer(store: &dyn MoneyStore) {
     ];
     let key_of = |number: usize| key(&format!("k{number}"), "f");
     let mut first = Vec::new();
-    for (number, (once, _)) in asked.iter().enumerate() {
+    for (number, (once, _)) in requests.iter().enumerate() {
         first.push(store.apply_once(once, &key_of(number)).unwrap());
     }
     let after = (
@@ -56,7 +56,7 @@ pub fn wallet_key_gets_its_first_answer(store: &dyn MoneyStore) {
         transfers(store, "A"),
         reservations(store, "A"),
     );
-    for (number, (_, again)) in asked.iter().enumerate() {
+    for (number, (_, again)) in requests.iter().enumerate() {
         assert_eq!(
             store.apply_once(again, &key_of(number)),
             Ok(first[number].clone()),
@@ -81,7 +81,7 @@ pub fn wallet_key_gets_its_first_answer(store: &dyn MoneyStore) {
         (balances(store, "A"), transfers(store, "A").len()),
         ((450, 0), 6)
     );
-    // As it was answered, and not as it stands now.
+    // The answer as it was given, not the current state.
     let Moved::Reservation(held) = &first[2] else {
         panic!("{first:?}")
     };
@@ -98,7 +98,7 @@ pub fn wallet_key_gets_its_first_answer(store: &dyn MoneyStore) {
     );
 }
 
-pub fn wallet_key_keeps_a_refusal(store: &dyn MoneyStore) {
+pub fn wallet_key_keeps_a_rejection(store: &dyn MoneyStore) {
     let nobody = store.apply_once(&withdraw("A", 1, "w"), &key("k", "f"));
     assert_eq!(nobody, Err(WalletError::WalletNotFound));
     store.deposit(&order("A", 100, "d")).unwrap();
@@ -193,7 +193,7 @@ pub fn wallet_keys_do_not_collide(store: &dyn MoneyStore) {
         );
         assert_eq!(balances(store, name), (80, 5));
     }
-    // Keys are told apart to the letter.
+    // Keys are case-sensitive.
     store
         .apply_once(&deposit("A", 100, "y"), &key("K", "f"))
         .unwrap();
@@ -202,7 +202,7 @@ pub fn wallet_keys_do_not_collide(store: &dyn MoneyStore) {
 
 pub fn wallet_key_and_reference_work_together(store: &dyn MoneyStore) {
     let first = store.apply(&deposit("A", 100, "d")).unwrap();
-    // Another key, the same reference: the same movement.
+    // Another key with the same reference is the same movement.
     assert_eq!(
         store.apply_once(&deposit("A", 100, "d"), &key("k1", "f")),
         Ok(first.clone())
@@ -211,7 +211,7 @@ pub fn wallet_key_and_reference_work_together(store: &dyn MoneyStore) {
         store.apply_once(&deposit("A", 100, "d"), &key("k2", "f")),
         Ok(first.clone())
     );
-    // And without a key what was done with one.
+    // A request without a key finds the movement made with one.
     let second = store
         .apply_once(&deposit("A", 7, "d2"), &key("k3", "f"))
         .unwrap();
@@ -222,9 +222,9 @@ pub fn wallet_key_and_reference_work_together(store: &dyn MoneyStore) {
     );
 }
 
-/// 16 at once, each with a reference of its own, as from a client that names none; first for a user
-/// without a wallet.
-pub fn one_wallet_key_at_once_is_one_movement(store: &dyn MoneyStore) {
+/// 16 concurrent requests, each with its own reference, as from a client that sends none; also for
+/// a user without a wallet.
+pub fn concurrent_wallet_key_is_one_movement(store: &dyn MoneyStore) {
     let same = |movement: fn(usize) -> Movement| {
         let key = key("k", "f");
         let answers = at_once(16, |index| store.apply_once(&movement(index), &key));
@@ -247,7 +247,7 @@ pub fn one_wallet_key_at_once_is_one_movement(store: &dyn MoneyStore) {
     );
     let refused = same(|index| withdraw("B", 1, &format!("w{index}")));
     assert_eq!(refused, Err(WalletError::WalletNotFound));
-    // Another request under the key, at the same time: one of the two is done.
+    // Two different requests with the same key at the same time: only one of them is executed.
     let (one, other) = (key("mixed", "one"), key("mixed", "other"));
     let answers = at_once(16, |index| {
         let cents = if index % 2 == 0 { 1 } else { 2 };

@@ -1,4 +1,4 @@
-//! What every store of money must do: written against the trait, run for each database by
+//! The contract of every money store: checks written against the trait, run for each database by
 //! [`money_suite`].
 
 pub mod at_once;
@@ -21,64 +21,63 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::domain::wallet::ledger::{Balance, HoldResolution, ReservationStatus};
 
-/// A database, beside the store.
+/// Raw access to the database of a store.
 pub trait Raw {
-    /// SQL that takes away, for its connection or for good, what keeps rows from contradicting
-    /// themselves.
+    /// SQL that disables the integrity checks of the tables, for its connection or permanently.
     const UNGUARD: &'static str;
 
-    /// Runs statements on a connection of its own.
+    /// Runs statements on a separate connection.
     fn run(&self, sql: &str) -> Result<(), String>;
 }
 
-/// Makes a test of each check. `$open` gives a migrated store, and what must live as long as it and
-/// is its [`Raw`]. Attributes behind it are those of the tests.
+/// Generates one test per check. `$open` returns a migrated store and a guard that lives as long as
+/// the store and implements [`Raw`]. The attributes after it are added to the tests.
 macro_rules! money_suite {
     ($open:expr $(, #[$attribute:meta])*) => {
         #[rstest::rstest]
-        #[case::no_wallet($crate::store::money_suite::wallets::without_a_wallet_nothing_moves)]
-        #[case::deposit($crate::store::money_suite::wallets::a_deposit_makes_the_wallet_and_is_made_once)]
-        #[case::withdraw($crate::store::money_suite::wallets::a_withdrawal_is_made_once_and_never_of_more_than_there_is)]
-        #[case::reserve($crate::store::money_suite::wallets::a_reservation_is_made_once_and_told_as_it_stands)]
-        #[case::settle($crate::store::money_suite::wallets::a_reservation_ends_in_one_way)]
-        #[case::references($crate::store::money_suite::wallets::a_reference_is_of_one_user_and_one_kind)]
-        #[case::largest($crate::store::money_suite::wallets::the_largest_balance_is_held_and_nothing_above)]
-        #[case::expiry($crate::store::money_suite::wallets::what_is_old_expires_but_never_what_a_bet_holds)]
+        #[case::no_wallet($crate::store::money_suite::wallets::movements_require_a_wallet)]
+        #[case::deposit($crate::store::money_suite::wallets::deposit_creates_wallet_and_is_idempotent)]
+        #[case::withdraw($crate::store::money_suite::wallets::withdrawal_is_idempotent_and_never_overdraws)]
+        #[case::reserve($crate::store::money_suite::wallets::reservation_is_idempotent_and_current)]
+        #[case::settle($crate::store::money_suite::wallets::reservation_ends_only_once)]
+        #[case::references($crate::store::money_suite::wallets::references_are_per_user_and_kind)]
+        #[case::largest($crate::store::money_suite::wallets::balance_cannot_exceed_maximum)]
+        #[case::expiry($crate::store::money_suite::wallets::old_reservations_expire_except_bets)]
         #[case::transfer_pages($crate::store::money_suite::wallets::transfers_are_read_in_pages)]
         #[case::reservation_pages($crate::store::money_suite::wallets::reservations_are_read_in_pages)]
         #[case::wallet_key($crate::store::money_suite::keys::wallet_key_gets_its_first_answer)]
-        #[case::wallet_key_refused($crate::store::money_suite::keys::wallet_key_keeps_a_refusal)]
+        #[case::wallet_key_refused($crate::store::money_suite::keys::wallet_key_keeps_a_rejection)]
         #[case::wallet_keys($crate::store::money_suite::keys::wallet_keys_do_not_collide)]
         #[case::wallet_key_reference($crate::store::money_suite::keys::wallet_key_and_reference_work_together)]
-        #[case::one_wallet_key($crate::store::money_suite::keys::one_wallet_key_at_once_is_one_movement)]
-        #[case::place($crate::store::money_suite::bets::a_bet_is_placed_with_all_that_belongs_to_it)]
-        #[case::key($crate::store::money_suite::bets::a_key_gets_its_first_answer_for_ever)]
-        #[case::refused($crate::store::money_suite::bets::what_the_wallet_refuses_is_kept_with_the_key)]
-        #[case::refusal($crate::store::money_suite::bets::a_refusal_is_kept_unless_there_is_an_answer)]
-        #[case::twice($crate::store::money_suite::bets::the_same_bet_is_not_placed_twice)]
-        #[case::taken_reference($crate::store::money_suite::bets::a_bet_never_takes_over_a_reservation)]
-        #[case::decide($crate::store::money_suite::bets::a_bet_is_decided_once)]
-        #[case::timed_out($crate::store::money_suite::bets::a_bet_that_timed_out_is_to_be_cancelled)]
+        #[case::one_wallet_key($crate::store::money_suite::keys::concurrent_wallet_key_is_one_movement)]
+        #[case::place($crate::store::money_suite::bets::placed_bet_has_all_its_records)]
+        #[case::key($crate::store::money_suite::bets::bet_key_keeps_its_first_answer)]
+        #[case::refused($crate::store::money_suite::bets::wallet_rejection_is_stored_with_key)]
+        #[case::refusal($crate::store::money_suite::bets::first_rejection_is_stored_for_key)]
+        #[case::twice($crate::store::money_suite::bets::same_bet_is_not_placed_twice)]
+        #[case::taken_reference($crate::store::money_suite::bets::bet_never_takes_over_a_reservation)]
+        #[case::decide($crate::store::money_suite::bets::bet_is_decided_once)]
+        #[case::timed_out($crate::store::money_suite::bets::timed_out_bet_is_cancelled)]
         #[case::held_by_bet($crate::store::money_suite::bets::only_the_bet_ends_its_reservation)]
         #[case::bet_pages($crate::store::money_suite::bets::bets_are_read_in_pages)]
-        #[case::overdue($crate::store::money_suite::bets::overdue_are_the_pending_whose_time_is_over)]
+        #[case::overdue($crate::store::money_suite::bets::overdue_bets_are_past_their_deadline)]
         #[case::exact($crate::store::money_suite::bets::every_bet_reads_back_exactly)]
-        #[case::outbox($crate::store::money_suite::delivery::a_row_of_the_outbox_has_one_owner_at_a_time)]
-        #[case::outbox_ids($crate::store::money_suite::delivery::a_number_of_the_outbox_is_never_given_again)]
-        #[case::cancels($crate::store::money_suite::delivery::a_cancel_is_tried_until_it_is_done)]
-        #[case::takers($crate::store::money_suite::at_once::takers_at_once_share_the_outbox)]
-        #[case::hot_wallet($crate::store::money_suite::at_once::one_wallet_under_64_threads_never_goes_below_zero)]
-        #[case::one_reference($crate::store::money_suite::at_once::one_reference_at_once_is_one_movement)]
-        #[case::one_key($crate::store::money_suite::at_once::one_key_100_times_at_once_is_one_bet)]
-        #[case::commit_or_refund($crate::store::money_suite::at_once::of_commit_and_refund_at_once_one_wins)]
-        #[case::deciders($crate::store::money_suite::at_once::of_two_verdicts_at_once_one_wins)]
-        #[case::new_wallet($crate::store::money_suite::at_once::first_deposits_at_once_make_one_wallet)]
-        #[case::anything($crate::store::money_suite::at_once::anything_at_once_leaves_nothing_amiss)]
-        #[case::place_together($crate::store::money_suite::together::bets_are_placed_together_each_with_its_own_answer)]
-        #[case::all_or_none($crate::store::money_suite::together::of_bets_in_one_call_all_are_placed_or_none)]
-        #[case::decide_together($crate::store::money_suite::together::bets_are_decided_together_each_with_its_own_outcome)]
-        #[case::calls_at_once($crate::store::money_suite::together::calls_at_once_get_in_nobodys_way)]
-        #[case::like_the_model($crate::store::money_suite::model::any_operations_do_what_the_model_does)]
+        #[case::outbox($crate::store::money_suite::delivery::outbox_row_has_one_owner)]
+        #[case::outbox_ids($crate::store::money_suite::delivery::outbox_ids_are_never_reused)]
+        #[case::cancels($crate::store::money_suite::delivery::cancel_is_retried_until_done)]
+        #[case::takers($crate::store::money_suite::at_once::concurrent_takers_share_the_outbox)]
+        #[case::hot_wallet($crate::store::money_suite::at_once::contended_wallet_never_goes_negative)]
+        #[case::one_reference($crate::store::money_suite::at_once::concurrent_reference_is_one_movement)]
+        #[case::one_key($crate::store::money_suite::at_once::concurrent_bet_key_is_one_bet)]
+        #[case::commit_or_refund($crate::store::money_suite::at_once::one_of_commit_and_refund_wins)]
+        #[case::deciders($crate::store::money_suite::at_once::one_of_concurrent_decisions_wins)]
+        #[case::new_wallet($crate::store::money_suite::at_once::concurrent_first_deposits_create_one_wallet)]
+        #[case::anything($crate::store::money_suite::at_once::random_concurrent_operations_keep_the_rules)]
+        #[case::place_together($crate::store::money_suite::together::batched_bets_get_their_own_answers)]
+        #[case::all_or_none($crate::store::money_suite::together::batched_bets_are_placed_atomically)]
+        #[case::decide_together($crate::store::money_suite::together::batched_decisions_get_their_own_outcomes)]
+        #[case::calls_at_once($crate::store::money_suite::together::concurrent_batches_lose_nothing)]
+        #[case::like_the_model($crate::store::money_suite::model::random_operations_follow_the_model)]
         $(#[$attribute])*
         fn every_money_store(#[case] check: fn(&dyn $crate::store::money::MoneyStore)) {
             let (store, _kept) = $open;
@@ -88,14 +87,14 @@ macro_rules! money_suite {
 
         #[test]
         $(#[$attribute])*
-        fn every_rule_is_held_against_the_tables() {
+        fn every_rule_detects_violations() {
             let (store, raw) = $open;
             $crate::store::money_suite::rules::are_found(&store, &raw);
         }
 
         #[test]
         $(#[$attribute])*
-        fn transfers_stay_as_they_are() {
+        fn transfers_are_immutable() {
             let (store, raw) = $open;
             $crate::store::money_suite::rules::transfers_stay(&store, &raw);
         }
@@ -103,7 +102,7 @@ macro_rules! money_suite {
 }
 pub(crate) use money_suite;
 
-/// No rule is broken, and every rule was looked at.
+/// Asserts that no rule is violated, and that the rules were checked.
 pub fn assert_clean(store: &dyn MoneyStore) {
     let found = store.verify(at(0), Duration::ZERO).unwrap();
     assert!(found.checks.len() >= 14, "{found:?}");
@@ -115,7 +114,7 @@ pub fn assert_clean(store: &dyn MoneyStore) {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// So many seconds behind the moment that the tests begin at.
+/// A time this many seconds after the start time of the tests.
 pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(1_760_000_000_000_000 + seconds * 1_000_000).unwrap()
 }
@@ -155,7 +154,7 @@ pub fn notice(payload: &str) -> OutboxMessage {
     }
 }
 
-/// A pending bet, with ten seconds to be decided.
+/// A pending bet with a deadline ten seconds after its placement.
 pub fn bet(name: &str, id: BetId, cents: i64) -> Bet {
     Bet {
         id,
@@ -177,7 +176,7 @@ pub fn bet(name: &str, id: BetId, cents: i64) -> Bet {
     }
 }
 
-/// Ids of bets that grow with their number.
+/// Bet ids that increase with their number.
 pub fn bet_id(number: u128) -> BetId {
     BetId(Uuid::from_u128(
         0x0199_0000_0000_7000_8000_0000_0000_0000 + number,
@@ -206,7 +205,7 @@ pub fn balances(store: &dyn MoneyStore, name: &str) -> (i64, i64) {
     (available, reserved)
 }
 
-/// All transfers of a user, the oldest first.
+/// All transfers of a user, oldest first.
 pub fn transfers(store: &dyn MoneyStore, name: &str) -> Vec<Transfer> {
     let mut all = store
         .transfers(
@@ -221,7 +220,7 @@ pub fn transfers(store: &dyn MoneyStore, name: &str) -> Vec<Transfer> {
     all
 }
 
-/// All reservations of a user, the oldest first.
+/// All reservations of a user, oldest first.
 pub fn reservations(store: &dyn MoneyStore, name: &str) -> Vec<Reservation> {
     let mut all = store
         .reservations(

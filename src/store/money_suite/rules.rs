@@ -1,43 +1,43 @@
-//! Each rule finds what breaks it.
+//! Checks that each rule detects its violations.
 
 use pretty_assertions::assert_eq;
 
 use super::*;
 
-/// A rule, by what it is told as; how it is broken, without what keeps rows from it; and what is
-/// said of it.
+/// A violation: the start of the rule's text, SQL that breaks the rule with the integrity checks
+/// disabled, and a part of the reported line.
 pub struct Broken {
     rule: &'static str,
     by: &'static str,
-    said: &'static str,
+    message: &'static str,
 }
 
-const fn broken(rule: &'static str, by: &'static str, said: &'static str) -> Broken {
-    Broken { rule, by, said }
+const fn broken(rule: &'static str, by: &'static str, message: &'static str) -> Broken {
+    Broken { rule, by, message }
 }
 
 const TOTAL: &str = "debits equal credits";
-const SUMS: &str = "each balance of a wallet is the sum";
-const CHAIN: &str = "the balances behind each transfer";
-const LAST: &str = "the balances behind a user's last transfer";
-const BELOW_ZERO: &str = "nothing is below zero";
-const USERS: &str = "whoever has transfers";
-const TWICE: &str = "no reference stands for two";
+const SUMS: &str = "each wallet balance equals the sum";
+const CHAIN: &str = "the balances after each transfer";
+const LAST: &str = "the balances after a user's last transfer";
+const BELOW_ZERO: &str = "no balance is negative";
+const USERS: &str = "each user with transfers";
+const TWICE: &str = "no reference identifies two";
 const KINDS: &str = "each transfer is between the accounts of its kind";
-const HELD: &str = "each reservation was held by exactly one";
+const HELD: &str = "each reservation was made by exactly one";
 const ENDED: &str = "each reservation that ended";
-const UNRESERVED: &str = "what was held";
-const ENDS: &str = "each reservation and each bet has a time";
+const UNRESERVED: &str = "each reserve, commit, refund or expire transfer";
+const ENDS: &str = "each reservation and each bet has an end time";
 const STAKE: &str = "each bet has exactly one reservation";
 const BETLESS: &str = "each reservation that is held for a bet";
-const STATUS: &str = "a pending bet's stake is held";
+const STATUS: &str = "the stake of a pending bet is held";
 const STEPS: &str = "each bet's last step";
-const STRAY: &str = "each step is one of a bet";
-const LATE: &str = "no bet is undecided";
-const KEYS: &str = "the bet that a key was answered with";
-const CANCELS: &str = "the supplier is told to cancel";
+const STRAY: &str = "each step refers to an existing bet";
+const LATE: &str = "no bet stays undecided";
+const KEYS: &str = "each idempotency key refers";
+const CANCELS: &str = "the supplier is asked to cancel";
 
-/// Bets of the scene: 1 is confirmed, 2 rejected, 3 pending, 4 timed out.
+/// The bets of the scenario: 1 is confirmed, 2 rejected, 3 pending, 4 timed out.
 #[rustfmt::skip]
 pub const BROKEN: &[Broken] = &[
     broken(TOTAL, "UPDATE wallets SET available_cents = available_cents + 3 WHERE user_id = 'B'",
@@ -133,8 +133,8 @@ pub const BROKEN: &[Broken] = &[
         "is CONFIRMED for no reason, and the supplier is told to cancel it"),
 ];
 
-/// Something of everything.
-fn scene(store: &dyn MoneyStore) {
+/// A scenario with rows in every table.
+fn scenario(store: &dyn MoneyStore) {
     store.deposit(&order("A", 10_000, "d")).unwrap();
     store.deposit(&order("B", 700, "d")).unwrap();
     store.withdraw(&order("A", 500, "w")).unwrap();
@@ -166,7 +166,7 @@ fn scene(store: &dyn MoneyStore) {
     );
 }
 
-/// Each rule finds what breaks it, and says so.
+/// Each rule detects its violations and reports them.
 pub fn are_found<R: Raw>(store: &dyn MoneyStore, raw: &R) {
     const TABLES: &[&str] = &[
         "supplier_cancels",
@@ -183,14 +183,14 @@ pub fn are_found<R: Raw>(store: &dyn MoneyStore, raw: &R) {
         .map(|table| format!("; DELETE FROM {table}"))
         .collect();
     for broken in BROKEN {
-        scene(store);
+        scenario(store);
         is_found(store, raw, broken);
         raw.run(&format!("{}{nothing}", R::UNGUARD)).unwrap();
     }
 }
 
 fn is_found<R: Raw>(store: &dyn MoneyStore, raw: &R, broken: &Broken) {
-    // Bet 3 may be decided until at(10), and five seconds later it must be.
+    // Bet 3 has its deadline at `at(10)`; with a grace of five seconds it is late after `at(15)`.
     let verify = || store.verify(at(15), Duration::from_secs(5)).unwrap();
     let before = verify();
     assert_eq!(before.violations(), 0, "{before:#?}");
@@ -209,15 +209,18 @@ fn is_found<R: Raw>(store: &dyn MoneyStore, raw: &R, broken: &Broken) {
     );
     assert_eq!(check.examples.len() as u64, check.violations.min(20));
     assert!(
-        check.examples.iter().any(|line| line.contains(broken.said)),
+        check
+            .examples
+            .iter()
+            .any(|line| line.contains(broken.message)),
         "{}: {check:#?}",
         broken.by
     );
 }
 
-/// Nobody changes what has moved; and every rule was looked at, whether it holds or not.
+/// Transfers cannot be changed; and the result contains every rule, violated or not.
 pub fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
-    scene(store);
+    scenario(store);
     let before = transfers(store, "A");
     for change in [
         "UPDATE ledger_transfers SET amount_cents = 1",
@@ -226,8 +229,8 @@ pub fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
         let refused = raw.run(change).unwrap_err();
         assert!(refused.contains("transfers are never changed"), "{refused}");
     }
-    // Also without the look at what is there: no reference is a movement, and no key an answer,
-    // twice.
+    // The constraints hold even without prior reads: no reference is two movements, and no key has
+    // two answers.
     for again in [
         "INSERT INTO ledger_transfers (user_id, kind, debit_account, credit_account, amount_cents, reference,
             available_after, reserved_after, at)
@@ -248,7 +251,7 @@ pub fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
     }
     assert_eq!(transfers(store, "A"), before);
 
-    // A moment later the bet is too late.
+    // A moment later the bet is late.
     let late = store
         .verify(
             Timestamp::from_micros(at(15).micros() + 1).unwrap(),
@@ -256,7 +259,7 @@ pub fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
         )
         .unwrap();
     assert_eq!(late.violations(), 1, "{late:#?}");
-    // More than are shown are counted.
+    // The count includes violations that are not shown.
     raw.run(&format!(
         "{}; UPDATE ledger_transfers SET amount_cents = amount_cents + 1",
         R::UNGUARD
@@ -290,7 +293,7 @@ pub fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
     for check in &found.checks {
         assert!(
             scope.iter().any(|rule| check.rule.starts_with(rule)),
-            "nothing breaks: {}",
+            "no violation is tested for: {}",
             check.rule
         );
     }

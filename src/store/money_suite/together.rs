@@ -1,4 +1,4 @@
-//! Many in one call.
+//! Checks of batched calls.
 
 use pretty_assertions::assert_eq;
 
@@ -22,7 +22,7 @@ fn decision(number: u128, verdict: BetOutcome) -> DecideBet {
     }
 }
 
-/// As the platform does: what is not answered together is asked by itself.
+/// Places bets like the platform: bets without an answer from the batch are placed one by one.
 fn place(store: &dyn MoneyStore, slips: &[BetPlacement]) -> Vec<BetAnswer> {
     let answers = store.place_bets(slips).unwrap();
     assert_eq!(answers.len(), slips.len());
@@ -55,7 +55,7 @@ fn decide(store: &dyn MoneyStore, decisions: &[DecideBet]) -> Vec<Decided> {
         .collect()
 }
 
-pub fn bets_are_placed_together_each_with_its_own_answer(store: &dyn MoneyStore) {
+pub fn batched_bets_get_their_own_answers(store: &dyn MoneyStore) {
     assert_eq!(store.place_bets(&[]), Ok(Vec::new()));
     for (name, cents) in [("A", 1_000), ("B", 1_000), ("C", 99)] {
         store.deposit(&order(name, cents, "d")).unwrap();
@@ -68,11 +68,12 @@ pub fn bets_are_placed_together_each_with_its_own_answer(store: &dyn MoneyStore)
             slip("C", 2, 100, None),
             slip("D", 3, 100, Some(key("k", "f"))),
             slip("B", 4, 200, None),
-            // The same request once more, and two that stand for others.
+            // The same request again, another request with the same key, and a repeated earlier
+            // request.
             slip("A", 5, 100, Some(key("k", "f"))),
             slip("A", 6, 100, Some(key("k", "other"))),
             slip("B", 7, 10, Some(key("seen", "f"))),
-            // Another bet of the same user, of all that is left.
+            // Another bet of the same user, for the whole remaining balance.
             slip("A", 8, 900, None),
         ],
     );
@@ -114,7 +115,7 @@ pub fn bets_are_placed_together_each_with_its_own_answer(store: &dyn MoneyStore)
         Some(&answers[2])
     );
     assert_eq!(store.outbox_depth().unwrap().rows, 4);
-    // Bets are read in the order in which they are asked for.
+    // Bets are returned in the order of the requested ids.
     let found = store
         .bets_by_id(&[bet_id(8), bet_id(2), bet_id(1), bet_id(8)])
         .unwrap();
@@ -125,8 +126,8 @@ pub fn bets_are_placed_together_each_with_its_own_answer(store: &dyn MoneyStore)
     );
 }
 
-/// One that cannot be placed leaves none of them placed.
-pub fn of_bets_in_one_call_all_are_placed_or_none(store: &dyn MoneyStore) {
+/// If one bet cannot be placed, none is.
+pub fn batched_bets_are_placed_atomically(store: &dyn MoneyStore) {
     for name in ["A", "B"] {
         store.deposit(&order(name, 1_000, "d")).unwrap();
     }
@@ -152,7 +153,7 @@ pub fn of_bets_in_one_call_all_are_placed_or_none(store: &dyn MoneyStore) {
     );
 }
 
-pub fn bets_are_decided_together_each_with_its_own_outcome(store: &dyn MoneyStore) {
+pub fn batched_decisions_get_their_own_outcomes(store: &dyn MoneyStore) {
     assert_eq!(store.decide_bets(&[]), Ok(Vec::new()));
     for name in ["A", "B"] {
         store.deposit(&order(name, 1_000, "d")).unwrap();
@@ -171,7 +172,7 @@ pub fn bets_are_decided_together_each_with_its_own_outcome(store: &dyn MoneyStor
             decision(3, BetOutcome::TimedOut),
             decision(4, confirmed()),
             decision(2, rejected()),
-            // Once more, and otherwise.
+            // Decided again, with another outcome.
             decision(1, rejected()),
         ],
     );
@@ -201,9 +202,9 @@ pub fn bets_are_decided_together_each_with_its_own_outcome(store: &dyn MoneyStor
     assert_eq!(store.bet_history(bet_id(3)).unwrap().len(), 2);
 }
 
-/// Calls that overlap in users, keys and bets: each key is one bet, each bet is decided once, and
-/// no cent is lost.
-pub fn calls_at_once_get_in_nobodys_way(store: &dyn MoneyStore) {
+/// Calls that overlap in users, keys and bets: each key yields one bet, each bet is decided once,
+/// and no cent is lost.
+pub fn concurrent_batches_lose_nothing(store: &dyn MoneyStore) {
     const THREADS: usize = 6;
     const ROUNDS: u128 = 12;
     const USERS: [&str; 4] = ["A", "B", "C", "D"];

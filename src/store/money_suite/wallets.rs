@@ -1,4 +1,4 @@
-//! Wallets, transfers and reservations.
+//! Checks of wallets, transfers and reservations.
 
 use pretty_assertions::assert_eq;
 
@@ -11,7 +11,7 @@ const ALL: [HoldResolution; 3] = [
     HoldResolution::Expire,
 ];
 
-pub fn without_a_wallet_nothing_moves(store: &dyn MoneyStore) {
+pub fn movements_require_a_wallet(store: &dyn MoneyStore) {
     assert_eq!(store.wallet(&user("A")), Ok(None));
     assert_eq!(
         store.withdraw(&order("A", 1, "x")),
@@ -32,7 +32,7 @@ pub fn without_a_wallet_nothing_moves(store: &dyn MoneyStore) {
     assert_eq!(store.expire_reservations(at(100), 10, at(100)), Ok(0));
 }
 
-pub fn a_deposit_makes_the_wallet_and_is_made_once(store: &dyn MoneyStore) {
+pub fn deposit_creates_wallet_and_is_idempotent(store: &dyn MoneyStore) {
     let first = store.deposit(&order("A", 500, "d1")).unwrap();
     assert_eq!(
         first.balance,
@@ -53,7 +53,7 @@ pub fn a_deposit_makes_the_wallet_and_is_made_once(store: &dyn MoneyStore) {
             ..first
         }
     );
-    // Asked again, later: what was answered then, and nothing moves.
+    // A later repetition gets the first answer and moves nothing.
     let again = TransferRequest {
         at: at(1_000),
         ..order("A", 500, "d1")
@@ -80,13 +80,13 @@ pub fn a_deposit_makes_the_wallet_and_is_made_once(store: &dyn MoneyStore) {
     assert_eq!(made[0], expected);
 }
 
-pub fn a_withdrawal_is_made_once_and_never_of_more_than_there_is(store: &dyn MoneyStore) {
+pub fn withdrawal_is_idempotent_and_never_overdraws(store: &dyn MoneyStore) {
     store.deposit(&order("A", 500, "d")).unwrap();
     assert_eq!(
         store.withdraw(&order("A", 501, "w")),
         Err(WalletError::InsufficientFunds)
     );
-    // What was refused is not kept: the money may have come meanwhile.
+    // A rejection without a key is not stored, since money may have arrived meanwhile.
     let first = store.withdraw(&order("A", 300, "w")).unwrap();
     assert_eq!(
         first.balance,
@@ -103,7 +103,7 @@ pub fn a_withdrawal_is_made_once_and_never_of_more_than_there_is(store: &dyn Mon
     );
     store.withdraw(&order("A", 207, "w2")).unwrap();
     assert_eq!(balances(store, "A"), (0, 0));
-    // Done is done, also where the money would not do any more.
+    // A repetition succeeds even if the balance is now too low.
     assert_eq!(store.withdraw(&order("A", 300, "w")).unwrap(), first);
     assert_eq!(
         store.withdraw(&order("A", 1, "w3")),
@@ -112,7 +112,7 @@ pub fn a_withdrawal_is_made_once_and_never_of_more_than_there_is(store: &dyn Mon
     assert_eq!(transfers(store, "A").len(), 4);
 }
 
-pub fn a_reservation_is_made_once_and_told_as_it_stands(store: &dyn MoneyStore) {
+pub fn reservation_is_idempotent_and_current(store: &dyn MoneyStore) {
     store.deposit(&order("A", 100, "d")).unwrap();
     assert_eq!(
         store.reserve(&order("A", 101, "r")),
@@ -141,7 +141,7 @@ pub fn a_reservation_is_made_once_and_told_as_it_stands(store: &dyn MoneyStore) 
     assert_eq!(
         store.withdraw(&order("A", 21, "w")),
         Err(WalletError::InsufficientFunds),
-        "what is held stays"
+        "reserved money is not available"
     );
 
     let ended = store
@@ -160,7 +160,7 @@ pub fn a_reservation_is_made_once_and_told_as_it_stands(store: &dyn MoneyStore) 
     assert_eq!(transfers(store, "A").len(), 3);
 }
 
-pub fn a_reservation_ends_in_one_way(store: &dyn MoneyStore) {
+pub fn reservation_ends_only_once(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     assert_eq!(
         settle(store, "A", "none", HoldResolution::Commit),
@@ -204,7 +204,7 @@ pub fn a_reservation_ends_in_one_way(store: &dyn MoneyStore) {
     );
 }
 
-pub fn a_reference_is_of_one_user_and_one_kind(store: &dyn MoneyStore) {
+pub fn references_are_per_user_and_kind(store: &dyn MoneyStore) {
     for name in ["A", "B"] {
         store.deposit(&order(name, 100, "x")).unwrap();
         store.withdraw(&order(name, 10, "x")).unwrap();
@@ -218,12 +218,12 @@ pub fn a_reference_is_of_one_user_and_one_kind(store: &dyn MoneyStore) {
         (balances(store, "A"), balances(store, "B")),
         ((85, 5), (85, 0))
     );
-    // References are told apart to the letter.
+    // References are case-sensitive.
     store.deposit(&order("A", 1, "X")).unwrap();
     assert_eq!(store.wallet(&user("a")), Ok(None));
 }
 
-pub fn the_largest_balance_is_held_and_nothing_above(store: &dyn MoneyStore) {
+pub fn balance_cannot_exceed_maximum(store: &dyn MoneyStore) {
     store.deposit(&order("A", i64::MAX, "d")).unwrap();
     assert_eq!(
         store.deposit(&order("A", 1, "d2")),
@@ -231,7 +231,7 @@ pub fn the_largest_balance_is_held_and_nothing_above(store: &dyn MoneyStore) {
     );
     store.reserve(&order("A", i64::MAX - 1, "r")).unwrap();
     assert_eq!(balances(store, "A"), (1, i64::MAX - 1));
-    // What is held would come back: it counts.
+    // Reserved money counts, because it may be refunded.
     assert_eq!(
         store.deposit(&order("A", 1, "d2")),
         Err(WalletError::BalanceTooHigh)
@@ -243,7 +243,7 @@ pub fn the_largest_balance_is_held_and_nothing_above(store: &dyn MoneyStore) {
     store.withdraw(&order("A", i64::MAX, "w")).unwrap();
     assert_eq!(balances(store, "A"), (0, 0));
     store.deposit(&order("A", i64::MAX, "d3")).unwrap();
-    // More than 64 bits hold in all: the sums of the rules do not give in.
+    // All balances together exceed 64 bits: the sums of the rules must not overflow.
     store.deposit(&order("B", i64::MAX, "d")).unwrap();
     assert_clean(store);
     assert_eq!(
@@ -256,7 +256,7 @@ pub fn the_largest_balance_is_held_and_nothing_above(store: &dyn MoneyStore) {
     );
 }
 
-pub fn what_is_old_expires_but_never_what_a_bet_holds(store: &dyn MoneyStore) {
+pub fn old_reservations_expire_except_bets(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for second in 0..5 {
         store
@@ -278,16 +278,16 @@ pub fn what_is_old_expires_but_never_what_a_bet_holds(store: &dyn MoneyStore) {
     assert_eq!(
         store.expire_reservations(at(0), 10, at(9)),
         Ok(0),
-        "the moment itself stays"
+        "a reservation of the exact time stays"
     );
     assert_eq!(
         store.expire_reservations(at(4), 1, at(9)),
         Ok(1),
-        "no more than asked for"
+        "not more than the limit"
     );
     assert_eq!(store.expire_reservations(at(4), 10, at(9)), Ok(2));
     assert_eq!(store.expire_reservations(at(4), 10, at(9)), Ok(0));
-    let stand: Vec<_> = reservations(store, "A")
+    let stored: Vec<_> = reservations(store, "A")
         .into_iter()
         .map(|held| {
             (
@@ -305,11 +305,11 @@ pub fn what_is_old_expires_but_never_what_a_bet_holds(store: &dyn MoneyStore) {
         ("r4".to_owned(), "PENDING", None),
         (bet.id.to_string(), "PENDING", None),
     ];
-    assert_eq!(stand, expected);
+    assert_eq!(stored, expected);
     assert_eq!(
         store.expire_reservations(at(100_000), 10, at(100_000)),
         Ok(1),
-        "r4, and never the bet's"
+        "r4, but never that of the bet"
     );
     assert_eq!(balances(store, "A"), (890, 100));
 }

@@ -1,6 +1,6 @@
-//! Where the server is, and as whom to log in. An address is parsed strictly and handed to libpq as
-//! `key='value'` pairs, so that both sides agree about where the password ends; libpq's own errors
-//! pass through [`Redaction`].
+//! The address and login of the server. An address is parsed strictly and passed to libpq as
+//! `key='value'` pairs, so that libpq splits it exactly as this parser does, in particular at the
+//! end of the password. Errors of libpq pass through [`Redaction`].
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -10,8 +10,8 @@ use super::StoreError;
 use crate::config::address::{AddressError, check_ats, check_characters, decode};
 use crate::telemetry::redact::{MASK, Redaction};
 
-/// Every parameter of libpq, which is compiled in. It refuses others, and so does this, at start
-/// and not at each connect.
+/// All parameters that the bundled libpq knows. It rejects any other; checking here reports this at
+/// startup rather than at each connect.
 const KEYWORDS: &str =
     " application_name channel_binding client_encoding connect_timeout dbname fallback_application_name
     gssdelegation gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval
@@ -21,7 +21,7 @@ const KEYWORDS: &str =
     ssl_max_protocol_version ssl_min_protocol_version target_session_attrs tcp_user_timeout user
     oauth_issuer oauth_client_id oauth_client_secret oauth_scope ";
 
-/// Parameters whose values are secret, or may hold something secret.
+/// Parameters whose values are secret or may contain a secret.
 const SECRET: [&str; 6] = [
     "password",
     "sslpassword",
@@ -31,7 +31,7 @@ const SECRET: [&str; 6] = [
     "options",
 ];
 
-/// Parameters with few values. libpq repeats a wrong one in its error.
+/// Parameters with a fixed set of values. libpq repeats an invalid value in its error.
 const CHOICES: [(&str, &str); 7] = [
     (
         "sslmode",
@@ -48,7 +48,7 @@ const CHOICES: [(&str, &str); 7] = [
     ),
 ];
 
-/// Parameters whose values are whole numbers.
+/// Parameters with integer values.
 const NUMBERS: [&str; 8] = [
     "port",
     "connect_timeout",
@@ -60,7 +60,7 @@ const NUMBERS: [&str; 8] = [
     "sslcompression",
 ];
 
-/// Used where the address does not say otherwise. Without them a server that vanished is noticed
+/// Defaults for parameters that the address omits. Without them, a vanished server is noticed only
 /// after two hours.
 const DEFAULTS: [(&str, &str); 5] = [
     ("connect_timeout", "3"),
@@ -70,12 +70,12 @@ const DEFAULTS: [(&str, &str); 5] = [
     ("tcp_user_timeout", "15000"),
 ];
 
-/// An address, a URL or libpq's `host=... user=...`, as libpq understands it.
+/// A server address, given as a URL or in libpq's `host=... user=...` format.
 #[derive(Clone)]
 pub(super) struct PgAddress {
     text: SecretString,
     has_options: bool,
-    /// Names several servers, and not which of them to take.
+    /// Lists several servers without saying which kind to choose.
     is_ambiguous: bool,
     redaction: Redaction,
 }
@@ -87,8 +87,7 @@ impl std::fmt::Debug for PgAddress {
 }
 
 impl PgAddress {
-    /// Reads an address and adds defaults for what it does not say. No error repeats any part of
-    /// it.
+    /// Parses an address and adds defaults. Errors never repeat any part of the address.
     pub(super) fn parse(
         address: &SecretString,
         application: &str,
@@ -116,7 +115,7 @@ impl PgAddress {
             .0
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()));
-        // libpq takes the last value of a parameter.
+        // libpq uses the last value of a repeated parameter.
         let pairs: Vec<_> = defaults
             .chain(own)
             .map(|(key, value)| format!("{key}={}", quoted(value)))
@@ -136,8 +135,8 @@ impl PgAddress {
         })
     }
 
-    /// The address with the server that takes writes chosen if it names several. libpq would take
-    /// the first that answers.
+    /// The address, restricted to a server that accepts writes if it lists several. By default
+    /// libpq takes the first one that answers.
     pub(super) fn writable(self) -> PgAddress {
         if !self.is_ambiguous || std::env::var_os("PGTARGETSESSIONATTRS").is_some() {
             return self;
@@ -153,8 +152,8 @@ impl PgAddress {
         }
     }
 
-    /// The same address with command-line options for the server; none if it has options of its
-    /// own, which are kept.
+    /// The address with command-line options for the server. `None` if the address has options,
+    /// which take precedence.
     pub(super) fn with_options(&self, options: &str) -> Option<PgAddress> {
         let text = format!("{} options={}", self.text.expose_secret(), quoted(options));
         (!self.has_options).then(|| PgAddress {
@@ -163,12 +162,12 @@ impl PgAddress {
         })
     }
 
-    /// Connects. The error is libpq's, without credentials.
+    /// Connects. The error is libpq's text without credentials.
     pub(super) fn connect(&self) -> Result<PgConnection, String> {
         PgConnection::establish(self.text.expose_secret()).map_err(|error| self.redacted(&error))
     }
 
-    /// An error without credentials.
+    /// The text of an error without credentials.
     pub(super) fn redacted(&self, error: &dyn std::fmt::Display) -> String {
         self.redaction.apply(&error.to_string())
     }
@@ -178,7 +177,7 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Whether an address is meant for PostgreSQL, right or wrong.
+/// Whether an address is meant for PostgreSQL, valid or not.
 pub(super) fn is_postgres(address: &str) -> bool {
     let address = address.trim();
     let scheme = address
@@ -188,12 +187,12 @@ pub(super) fn is_postgres(address: &str) -> bool {
         || parameters(address).is_ok()
 }
 
-/// What is wrong with an address, if something is. Repeats no part of it.
+/// Validates an address. The error repeats no part of it.
 pub(super) fn check(address: &str) -> Result<(), AddressError> {
     parameters(address).map(drop)
 }
 
-/// The address without its secrets; none where it cannot be parsed.
+/// The address without its secrets; `None` if it cannot be parsed.
 pub(super) fn shown(address: &str) -> Option<String> {
     let address = address.trim();
     parameters(address).ok()?;
@@ -216,7 +215,7 @@ pub(super) fn shown(address: &str) -> Option<String> {
     Some(format!("{scheme}://{place}{query}"))
 }
 
-/// Decoded parameters, in order.
+/// The decoded parameters, in order.
 #[derive(Default)]
 struct Parameters(Vec<(String, String)>);
 
@@ -225,7 +224,7 @@ fn parameters(address: &str) -> Result<Parameters, AddressError> {
     match address.split_once("://") {
         Some(("postgres" | "postgresql", rest)) => of_url(address, rest),
         Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => Err(
-            AddressError("its scheme is not postgres:// (in small letters)"),
+            AddressError("its scheme is not postgres:// (in lower case)"),
         ),
         _ => of_pairs(address),
     }
@@ -235,7 +234,7 @@ impl Parameters {
     fn add(&mut self, key: &str, value: String) -> Result<(), AddressError> {
         if !KEYWORDS.split_ascii_whitespace().any(|known| known == key) {
             return Err(AddressError(
-                "one of its parameters is none that PostgreSQL's client library knows",
+                "one of its parameters is unknown to PostgreSQL's client library",
             ));
         }
         let (key, value) = match (key, value.as_str()) {
@@ -253,19 +252,19 @@ fn check_value(key: &str, value: &str) -> Result<(), AddressError> {
     let has_tls = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
     if key == "sslmode" && !has_tls && matches!(value, "require" | "verify-ca" | "verify-full") {
         return Err(AddressError(
-            "its `sslmode` wants TLS, and this program was built without; build it with `--features tls-vendored`",
+            "its `sslmode` requires TLS, which this build lacks; build with `--features tls-vendored`",
         ));
     }
     let choices = CHOICES.iter().find(|(known, _)| *known == key);
     if choices.is_some_and(|(_, choices)| !choices.split(' ').any(|choice| choice == value)) {
         return Err(AddressError(
-            "a parameter has a value that PostgreSQL's client library does not know",
+            "a parameter has a value unknown to PostgreSQL's client library",
         ));
     }
     let is_number = |one: &str| one.is_empty() || one.trim().parse::<i32>().is_ok();
     if NUMBERS.contains(&key) && !value.split(',').all(is_number) {
         return Err(AddressError(
-            "a parameter that takes a number, as `port`, has another value",
+            "a numeric parameter such as `port` is not a number",
         ));
     }
     if ["host", "dbname", "user", "hostaddr"].contains(&key)
@@ -275,19 +274,19 @@ fn check_value(key: &str, value: &str) -> Result<(), AddressError> {
     }
     if key == "host" && !value.split(',').all(is_host) {
         return Err(AddressError(
-            "its host contains a character that no host name has",
+            "its host contains a character that is invalid in host names",
         ));
     }
     Ok(())
 }
 
-/// A name, an address, or the directory of a Unix socket.
+/// A host name, an IP address, or the directory of a Unix socket.
 fn is_host(host: &str) -> bool {
     let is_name = |letter: char| letter.is_alphanumeric() || ".-_:%".contains(letter);
     host.starts_with('/') || host.strip_prefix('@').unwrap_or(host).chars().all(is_name)
 }
 
-/// Reads `postgres://user:password@host:port,host:port/database?key=value`.
+/// Parses `postgres://user:password@host:port,host:port/database?key=value`.
 fn of_url(address: &str, rest: &str) -> Result<Parameters, AddressError> {
     check_characters(address)?;
     if rest.contains('#') {
@@ -326,7 +325,7 @@ fn of_url(address: &str, rest: &str) -> Result<Parameters, AddressError> {
     Ok(parameters)
 }
 
-/// The hosts without brackets, and their ports, with commas.
+/// Returns the hosts without brackets and their ports, both joined by commas.
 fn hosts_of(text: &str) -> Result<(String, String), AddressError> {
     let bad_port = AddressError(
         "its port is not a number from 1 to 65535; within user and password write %2F for `/`, %3F for `?` and %40 for `@`",
@@ -336,7 +335,7 @@ fn hosts_of(text: &str) -> Result<(String, String), AddressError> {
         let (host, rest) = match one.strip_prefix('[') {
             Some(bracketed) => bracketed
                 .split_once(']')
-                .ok_or(AddressError("a `]` is missing behind its host"))?,
+                .ok_or(AddressError("a `]` is missing after its host"))?,
             None => one.split_at(one.find(':').unwrap_or(one.len())),
         };
         let port = match rest.strip_prefix(':') {
@@ -359,8 +358,8 @@ fn hosts_of(text: &str) -> Result<(String, String), AddressError> {
     Ok((hosts.join(","), ports.join(",")))
 }
 
-/// Reads `key = value` pairs by libpq's rules: white space around `=`, values in single quotes, `\`
-/// before a quote.
+/// Parses `key = value` pairs by libpq's rules: optional white space around `=`, values in single
+/// quotes, quotes escaped by `\`.
 fn of_pairs(text: &str) -> Result<Parameters, AddressError> {
     let mut parameters = Parameters::default();
     let mut characters = text.chars().peekable();
@@ -378,7 +377,7 @@ fn of_pairs(text: &str) -> Result<Parameters, AddressError> {
         {}
         if characters.next() != Some('=') {
             return Err(AddressError(
-                "it is no URL, and not all of it is `keyword=value`; a value with white space stands in single quotes",
+                "it is not a URL, and not all of it is `keyword=value`; put values with white space in single quotes",
             ));
         }
         while characters
@@ -420,7 +419,7 @@ fn value_of_pair(
 
 fn refused(error: &AddressError) -> StoreError {
     StoreError::Unavailable(format!(
-        "the address is not one of PostgreSQL: {error}; wanted is postgres://user:password@host:5432/database, or \
+        "not a PostgreSQL address: {error}; expected postgres://user:password@host:5432/database, or \
          host=... port=... user=... password=... dbname=..."
     ))
 }
@@ -474,7 +473,7 @@ mod tests {
     )]
     #[case("user=odds password=", "user='odds' password=''")]
     #[case("password=a\\ b@c", "password='a b@c'")]
-    fn an_address_becomes_quoted_pairs(#[case] address: &str, #[case] pairs: &str) {
+    fn address_becomes_quoted_pairs(#[case] address: &str, #[case] pairs: &str) {
         if pairs.contains("require")
             && cfg!(not(any(feature = "tls-system", feature = "tls-vendored")))
         {
@@ -496,30 +495,27 @@ mod tests {
     #[case("postgres://odds:hunter2%@db", "%25")]
     #[case("postgres://odds:hunter2%zz@db", "%25")]
     #[case("postgres://odds:x@db:hunter2/odds", "port is not a number")]
-    #[case("postgres://odds:x@d(hunter2/odds", "no host name")]
-    #[case("postgres://db/odds?port=hunter2", "takes a number")]
-    #[case("postgres://db/odds?sslmode=hunter2", "does not know")]
+    #[case("postgres://odds:x@d(hunter2/odds", "invalid in host names")]
+    #[case("postgres://db/odds?port=hunter2", "is not a number")]
+    #[case("postgres://db/odds?sslmode=hunter2", "unknown to PostgreSQL")]
     #[case("postgres://db/odds?hunter2", "no `=`")]
-    #[case("postgres://db/odds?pool_max_conns=3", "none that PostgreSQL")]
-    #[case("Postgres://odds:hunter2@db/odds", "small letters")]
+    #[case("postgres://db/odds?pool_max_conns=3", "unknown to PostgreSQL")]
+    #[case("Postgres://odds:hunter2@db/odds", "lower case")]
     #[case("mysql://odds:hunter2@db/odds", "scheme")]
     #[case("postgres:odds:hunter2@db/odds", "not all of it")]
     #[case("odds:hunter2@db/odds", "not all of it")]
     #[case("\"postgres://odds:hunter2@db/odds\"", "not all of it")]
     #[case(
         "jdbc:postgresql://db/odds?user=u&password=hunter2",
-        "none that PostgreSQL"
+        "unknown to PostgreSQL"
     )]
     #[case("host=db password=a hunter2", "not all of it")]
-    #[case("host=db password=a hunter2=x", "none that PostgreSQL")]
+    #[case("host=db password=a hunter2=x", "unknown to PostgreSQL")]
     #[case("host=db password='hunter2", "closing quote")]
     #[case("dbname='postgres://u:hunter2@db/odds'", "`://`")]
     #[case("data/sports-bet.db", "not all of it")]
     #[case("", "is empty")]
-    fn what_cannot_connect_is_refused_without_its_password(
-        #[case] address: &str,
-        #[case] why: &str,
-    ) {
+    fn invalid_address_is_rejected_without_password(#[case] address: &str, #[case] why: &str) {
         let error = read(address).unwrap_err().to_string();
         assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
         assert!(!shown(address).unwrap_or_default().contains("hunter2"));
@@ -527,7 +523,7 @@ mod tests {
 
     #[cfg(not(any(feature = "tls-system", feature = "tls-vendored")))]
     #[test]
-    fn without_tls_an_address_that_wants_it_is_refused() {
+    fn tls_address_is_rejected_without_tls() {
         for address in [
             "postgres://db/odds?sslmode=require",
             "host=db sslmode=verify-full",
@@ -545,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_shown_without_secrets() {
+    fn shown_address_has_no_secrets() {
         for (address, wanted) in [
             (
                 "postgres://u:hunter2@db:1,[::1]/odds?sslpassword=hunter2",
@@ -558,7 +554,7 @@ mod tests {
         }
     }
 
-    /// A password in every form of an address, each as a careful user writes it.
+    /// A password in every form of an address, each escaped correctly.
     fn forms(password: &str) -> Vec<String> {
         let encoded = utf8_percent_encode(password, NON_ALPHANUMERIC).to_string();
         let quoted = quoted(password);
@@ -576,12 +572,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_but_never_panics(text in "(postgres://)?.{0,40}") {
+        fn parsing_never_panics(text in "(postgres://)?.{0,40}") {
             let _ = (read(&text), shown(&text), is_postgres(&text));
         }
 
         #[test]
-        fn no_error_shows_the_password(password in "[ -~]{0,6}hunter2[ -~]{0,6}") {
+        fn parse_errors_never_show_password(password in "[ -~]{0,6}hunter2[ -~]{0,6}") {
             for address in [
                 format!("postgres://odds:{password}@db/odds"),
                 format!("host=db password={password} user=u"),
@@ -601,25 +597,25 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
-        /// libpq itself reads what this hands to it, fails to connect, and its words show no
-        /// password.
+        /// libpq parses every address that this parser produces, fails to connect, and its error
+        /// does not contain the password.
         #[test]
-        fn what_libpq_says_holds_no_password(password in "[\\x20-\\x7eäß€\\n\\t]{1,16}", place in 0_usize..8) {
+        fn libpq_errors_never_show_password(password in "[\\x20-\\x7eäß€\\n\\t]{1,16}", place in 0_usize..8) {
             let form = &forms(&password)[place];
             let address = PgAddress::parse(&form.clone().into(), "test").unwrap();
-            let said = address.connect().err().unwrap_or_default();
-            prop_assert!(!said.is_empty(), "{form} connects");
-            // It reached the network or the socket: libpq read the address as it was meant.
-            let withheld = said.starts_with("(text withheld");
-            prop_assert!(withheld || said.contains("connection to server"), "{}", said);
+            let message = address.connect().err().unwrap_or_default();
+            prop_assert!(!message.is_empty(), "{form} connects");
+            // libpq got as far as the network or the socket, so it parsed the address as intended.
+            let withheld = message.starts_with("(text withheld");
+            prop_assert!(withheld || message.contains("connection to server"), "{}", message);
             if password.chars().count() >= 4 {
-                prop_assert!(!said.contains(&password), "{}", said);
+                prop_assert!(!message.contains(&password), "{}", message);
             }
         }
 
-        /// A careless address is refused, or libpq's words show nothing of it.
+        /// An address with an unescaped password is rejected, or libpq's error shows nothing of it.
         #[test]
-        fn a_password_that_is_not_escaped_is_never_said(before in "[ -~]{0,4}", after in "[ -~]{0,4}") {
+        fn unescaped_password_is_never_shown(before in "[ -~]{0,4}", after in "[ -~]{0,4}") {
             let password = format!("{before}Secret{after}");
             for form in [
                 format!("postgres://u:{password}@127.0.0.1:9/x"),
@@ -627,17 +623,17 @@ mod tests {
                 format!("host=127.0.0.1 port=9 password={password}"),
                 format!("host=127.0.0.1 port=9 password='{password}'"),
             ] {
-                let said = match PgAddress::parse(&form.clone().into(), "test") {
+                let message = match PgAddress::parse(&form.clone().into(), "test") {
                     Ok(address) => address.connect().err().unwrap_or_default(),
                     Err(error) => error.to_string(),
                 };
-                prop_assert!(!said.contains("Secret"), "{form}: {said}");
+                prop_assert!(!message.contains("Secret"), "{form}: {message}");
             }
         }
     }
 
     #[test]
-    fn one_of_several_hosts_must_take_writes() {
+    fn several_hosts_require_a_writable_one() {
         let is_chosen = |address: &str| {
             let address = PgAddress::parse(&address.to_owned().into(), "test")
                 .unwrap()
@@ -665,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_added_unless_the_address_has_some() {
+    fn existing_options_are_kept() {
         let with = |address: &str| {
             let address = PgAddress::parse(&address.to_owned().into(), "test").unwrap();
             address

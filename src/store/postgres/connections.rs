@@ -1,5 +1,5 @@
-//! The connections to the server: made on demand, dropped when they are of no use, and work that
-//! failed on such a connection repeated on a fresh one.
+//! The connections to the server. They are opened on demand and dropped when they become useless;
+//! work that failed on such a connection is retried on a new one.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,34 +16,35 @@ use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::pg::PgConnection;
 use diesel::r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection, R2D2Connection};
 
-/// How often a piece of work is done at most, if another transaction came in between or its
-/// connection broke.
-const TRIES: usize = 3;
-/// If connecting has just failed and there is no connection at all, a caller waits only this long:
-/// every call would otherwise take the whole connection timeout for as long as the server is away.
+/// Maximum number of attempts at a piece of work if it conflicts with another transaction or loses
+/// its connection.
+const MAX_ATTEMPTS: usize = 3;
+/// How long a caller waits if connecting has just failed and no connection is open. Otherwise every
+/// call would take the whole connection timeout while the server is down.
 const FAST_FAIL_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long ago "just" is: longer than the pool's pause between two tries with the time that a try
-/// may take.
+/// How recent a failure must be for [`FAST_FAIL_TIMEOUT`]: longer than the pool's pause between two
+/// attempts plus the duration of an attempt.
 const RECENT_FAILURE_WINDOW: Duration = Duration::from_secs(6);
-/// After a try to connect that failed, the server is left alone for this long, whoever asks: a
-/// login that is refused costs both sides thousands of rounds of a hash, and what one try finds out
-/// is true for all.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The pool tries each connection again after half of that. Shorter than [`PAUSE`], so that one of
-/// them tries when it is over, and all follow soon after it succeeded.
+/// After a failed attempt to connect, no caller tries again for this long. A rejected login costs
+/// both sides thousands of hash rounds, and the result of one attempt holds for all callers.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// After half of this time the pool retries each connection. Shorter than [`RETRY_INTERVAL`], so
+/// that one connection retries as soon as the interval ends, and the others follow soon after it
+/// succeeds.
 const POOL_TIMEOUT: Duration = Duration::from_millis(500);
-/// The server has no connection left for us. It is logged so often at most.
-static FULL: LogLimit = LogLimit::growing(Duration::from_secs(60), Duration::from_secs(3_600));
-/// Texts of a server, or a pooler, that has no connection left.
-const NONE_LEFT: [&str; 4] = [
+/// Limits the log lines about a server without free connections.
+static FULL_LOG_LIMIT: LogLimit =
+    LogLimit::growing(Duration::from_secs(60), Duration::from_secs(3_600));
+/// Error texts of a server or pooler that has no connection left.
+const NO_CONNECTION_TEXTS: [&str; 4] = [
     "too many connections",
     "too many clients",
     "connection slots",
     "no more connections allowed",
 ];
 
-/// The connections of a store. All kinds of work share them, so that a server that gives fewer than
-/// were asked for still serves every kind.
+/// The connections of a store. All kinds of work share them, so every kind is served even if the
+/// server grants fewer connections than configured.
 pub(super) struct Connections {
     pool: Pool<Server>,
     shared: Arc<Shared>,
@@ -51,8 +52,8 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// At most `size` connections. They are made on demand, and tried again in the background, with
-    /// pauses, until that succeeds. So this never fails and never waits.
+    /// A pool of at most `size` connections, opened on demand and retried in the background until
+    /// they succeed. Never fails and never waits.
     pub(super) fn to(
         address: PgAddress,
         size: u32,
@@ -66,10 +67,10 @@ impl Connections {
             .max_size(size.max(1))
             .min_idle(Some(0))
             .connection_timeout(POOL_TIMEOUT)
-            // A question before each use would cost a round trip; a broken connection is noticed by
-            // the work itself.
+            // A check before each use would cost a round trip; the work itself notices a broken
+            // connection.
             .test_on_check_out(false)
-            // Whoever asks for a connection is told the error; it is logged there, once.
+            // The caller gets the error and logs it once.
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(Server {
                 sessions,
@@ -84,24 +85,24 @@ impl Connections {
     }
 
     fn until(&self) -> (Duration, Instant) {
-        let hopeless = self.pool.state().connections == 0
+        let is_failing = self.pool.state().connections == 0
             && self
                 .shared
                 .tries
                 .failed_within(RECENT_FAILURE_WINDOW)
                 .is_some();
-        let patience = if hopeless {
+        let max_wait = if is_failing {
             FAST_FAIL_TIMEOUT.min(self.timeout)
         } else {
             self.timeout
         };
-        (patience, Instant::now() + patience)
+        (max_wait, Instant::now() + max_wait)
     }
 
-    /// A connection, for writing only one to a server that takes writes.
+    /// A connection; if `writes`, only one to a server that accepts writes.
     fn link(
         &self,
-        patience: Duration,
+        max_wait: Duration,
         until: Instant,
         writes: bool,
     ) -> Result<PooledConnection<Server>, StoreError> {
@@ -120,16 +121,16 @@ impl Connections {
                     self.shared.outdate(&link);
                 }
                 Ok(link) => return Ok(link),
-                Err(_) => return Err(self.none_within(patience)),
+                Err(_) => return Err(self.timeout_error(max_wait)),
             }
         }
     }
 
-    fn none_within(&self, patience: Duration) -> StoreError {
+    fn timeout_error(&self, max_wait: Duration) -> StoreError {
         let why = self.shared.tries.failed_within(RECENT_FAILURE_WINDOW);
         StoreError::Unavailable(why.unwrap_or_else(|| match self.pool.state().connections {
-            0 => format!("no answer to connecting within {patience:?}"),
-            all => format!("none of {all} connections became free within {patience:?}"),
+            0 => format!("no connection established within {max_wait:?}"),
+            all => format!("none of {all} connections became free within {max_wait:?}"),
         }))
     }
 }
@@ -150,9 +151,9 @@ impl Share {
         }
     }
 
-    /// Does `work`, one statement, and repeats it if its connection broke or another transaction
-    /// came in between. It must be safe to repeat: whether a commit was done whose answer got lost
-    /// is not known.
+    /// Runs `work`, a single statement, and retries it if the connection breaks or another
+    /// transaction conflicts. `work` must be idempotent: if the reply to a commit is lost, its
+    /// result is unknown.
     pub(super) fn run<T>(
         &self,
         work: impl FnMut(&mut PgConnection) -> Result<T, Failure>,
@@ -160,8 +161,9 @@ impl Share {
         self.within(Scope::Statement, work)
     }
 
-    /// Does `work` in one transaction. Each of its statements sees what was committed before it
-    /// began: behind a lock the state is what the lock's last holder left.
+    /// Runs `work` in one transaction. Each statement sees everything committed before that
+    /// statement began; after acquiring a lock it therefore sees the writes of the lock's previous
+    /// holder.
     pub(super) fn transaction<T>(
         &self,
         work: impl FnMut(&mut PgConnection) -> Result<T, Failure>,
@@ -169,7 +171,7 @@ impl Share {
         self.within(Scope::Transaction, work)
     }
 
-    /// Does `work`, which only reads, in one snapshot.
+    /// Runs `work`, which only reads, in one snapshot.
     pub(super) fn snapshot<T>(
         &self,
         work: impl FnMut(&mut PgConnection) -> Result<T, Failure>,
@@ -177,7 +179,7 @@ impl Share {
         self.within(Scope::Snapshot, work)
     }
 
-    /// Does `work` in a transaction that may take its time.
+    /// Runs `work` in a transaction without a statement timeout.
     pub(super) fn migration<T>(
         &self,
         work: impl FnMut(&mut PgConnection) -> Result<T, Failure>,
@@ -185,14 +187,14 @@ impl Share {
         self.within(Scope::Migration, work)
     }
 
-    /// As [`Share::run`], unless every connection of this share is in use: `None` then, at once.
+    /// Like [`Share::run`], but returns `None` at once if all connections of this share are in use.
     pub(super) fn run_if_free<T>(
         &self,
         work: impl FnMut(&mut PgConnection) -> Result<T, Failure>,
     ) -> Option<Result<T, StoreError>> {
-        let (patience, until) = self.connections.until();
+        let (max_wait, until) = self.connections.until();
         let entry = self.gate.try_enter()?;
-        Some(self.repeat(entry, patience, until, Scope::Statement, work))
+        Some(self.repeat(entry, max_wait, until, Scope::Statement, work))
     }
 
     fn within<T>(
@@ -200,44 +202,44 @@ impl Share {
         scope: Scope,
         work: impl FnMut(&mut PgConnection) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        let (patience, until) = self.connections.until();
+        let (max_wait, until) = self.connections.until();
         let entry = self.gate.enter(until).ok_or_else(|| {
             StoreError::Unavailable(format!(
-                "none of {} connections became free within {patience:?}",
+                "none of {} connections became free within {max_wait:?}",
                 self.gate.size()
             ))
         })?;
-        self.repeat(entry, patience, until, scope, work)
+        self.repeat(entry, max_wait, until, scope, work)
     }
 
     fn repeat<T>(
         &self,
         _entry: Entry<'_>,
-        patience: Duration,
+        max_wait: Duration,
         mut until: Instant,
         scope: Scope,
         mut work: impl FnMut(&mut PgConnection) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
         let mut tries = 1;
         loop {
-            let mut link = self.connections.link(patience, until, self.writes)?;
+            let mut link = self.connections.link(max_wait, until, self.writes)?;
             let failure = match self.attempt(&mut link, scope, &mut work) {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
             if failure.is_lost() {
-                if failure.is_of_a_pooler() {
+                if failure.is_pooler_failure() {
                     link.session.found_pooler();
                 }
-                // What made this one useless, a restart or a switch-over for instance, likely did
-                // so to the others: none is used again.
+                // The cause, such as a restart or a switch-over, likely affects the other
+                // connections too, so none of them is reused.
                 link.lost = true;
                 self.connections.shared.outdate(&link);
             } else if !failure.is_collision() {
                 return Err(failure.into());
             }
             drop(link);
-            if tries == TRIES {
+            if tries == MAX_ATTEMPTS {
                 return Err(failure.into());
             }
             tries += 1;
@@ -254,7 +256,7 @@ impl Share {
         let Some(begin) = link.session.begin(scope) else {
             return work(&mut link.connection);
         };
-        // Half done it would leave the connection in a transaction that nobody ends.
+        // A failed BEGIN could leave the connection in a transaction that nobody ends.
         AnsiTransactionManager::begin_transaction_sql(&mut link.connection, &begin)
             .inspect_err(|_| link.lost = true)?;
         match work(&mut link.connection) {
@@ -263,8 +265,7 @@ impl Share {
                 Ok(done)
             }
             Err(failure) => {
-                // On a connection that broke the rollback fails too: the reason that counts is the
-                // first one.
+                // On a broken connection the rollback fails too; report the first error.
                 let rolled_back =
                     AnsiTransactionManager::rollback_transaction(&mut link.connection);
                 link.lost |= rolled_back.is_err();
@@ -274,14 +275,14 @@ impl Share {
     }
 }
 
-/// What the pool, its connections and those who use them know in common.
+/// State shared by the pool, its connections and their users.
 #[derive(Debug, Default)]
 struct Shared {
-    /// Grows when a connection was found to be of no use. Those that were made before are not used
-    /// any more.
+    /// Increases when a connection turns out to be useless. Connections of earlier generations are
+    /// not reused.
     generation: AtomicU64,
     tries: Tries,
-    /// When connections to a server that only reads were given up last.
+    /// When connections to a read-only server were last discarded.
     renewed: Mutex<Option<Instant>>,
 }
 
@@ -295,10 +296,11 @@ impl Shared {
             .fetch_max(link.generation + 1, Ordering::SeqCst);
     }
 
-    /// Whether connections to a server that only reads are given up now: once in a [`PAUSE`].
+    /// Whether connections to a read-only server may be discarded now, at most once per
+    /// [`RETRY_INTERVAL`].
     fn may_renew(&self) -> bool {
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = renewed.is_none_or(|at| at.elapsed() >= PAUSE);
+        let is_due = renewed.is_none_or(|at| at.elapsed() >= RETRY_INTERVAL);
         if is_due {
             *renewed = Some(Instant::now());
         }
@@ -306,22 +308,22 @@ impl Shared {
     }
 }
 
-/// The tries to connect to a server.
+/// The attempts to connect to a server.
 #[derive(Debug, Default)]
 struct Tries {
-    /// When and why connecting failed last; none once it succeeded.
+    /// The time and cause of the last failed attempt; `None` after a success.
     failure: Mutex<Option<(Instant, String)>>,
-    /// Held by the one that tries while there is a failure.
+    /// Held during an attempt that follows a failure.
     turn: Mutex<()>,
 }
 
 impl Tries {
-    /// Connects with `connect`. After a failure one tries at a time, with a [`PAUSE`]; the others
-    /// are told that failure.
+    /// Connects with `connect`. After a failure, only one attempt runs at a time, at most once per
+    /// [`RETRY_INTERVAL`]; other callers get the stored failure.
     fn connect<T>(&self, connect: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
         let has_failed = self.failed_within(Duration::MAX).is_some();
         let _turn = has_failed.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some(why) = self.failed_within(PAUSE) {
+        if let Some(why) = self.failed_within(RETRY_INTERVAL) {
             return Err(why);
         }
         let connected = connect();
@@ -345,7 +347,7 @@ impl Tries {
     }
 }
 
-/// A connection.
+/// A pooled connection.
 struct Link {
     connection: PgConnection,
     session: Session,
@@ -353,8 +355,8 @@ struct Link {
     lost: bool,
 }
 
-/// How connections are made and judged. Diesel's own manager takes a connection for broken only
-/// within a transaction.
+/// Creates and checks connections. Diesel's own manager considers a connection broken only within a
+/// transaction.
 #[derive(Debug)]
 struct Server {
     sessions: Sessions,
@@ -363,13 +365,13 @@ struct Server {
 }
 
 impl Server {
-    fn tell_if_full(&self, why: &str) {
-        if NONE_LEFT.iter().any(|known| why.contains(known))
-            && let Some(repeated) = FULL.check(why)
+    fn log_if_full(&self, why: &str) {
+        if NO_CONNECTION_TEXTS.iter().any(|known| why.contains(known))
+            && let Some(repeated) = FULL_LOG_LIMIT.check(why)
         {
             log::warn!(
                 repeated, wanted = self.size;
-                "the database gives no more connections, those that are there are shared: {why}; see DATABASE_POOL_SIZE"
+                "database has no free connection slots, sharing the open ones: {why}; see DATABASE_POOL_SIZE"
             );
         }
     }
@@ -383,7 +385,7 @@ impl ManageConnection for Server {
         let generation = self.shared.generation.load(Ordering::SeqCst);
         let connected = self.shared.tries.connect(|| self.sessions.connect());
         let (connection, session) = connected
-            .inspect_err(|why| self.tell_if_full(why))
+            .inspect_err(|why| self.log_if_full(why))
             .map_err(ConnectError)?;
         Ok(Link {
             connection,
@@ -405,7 +407,7 @@ impl ManageConnection for Server {
     }
 }
 
-/// Why there is no connection.
+/// Why connecting failed.
 #[derive(Debug)]
 struct ConnectError(String);
 
@@ -421,25 +423,26 @@ impl std::error::Error for ConnectError {}
 mod tests {
     use super::*;
 
+    /// After a failure, all callers get that failure, and nobody connects for a while.
     #[test]
-    fn a_failure_is_told_to_all_and_the_server_is_left_alone_for_a_while() {
+    fn failure_is_shared_until_the_retry() {
         let tries = Tries::default();
         let refused = |why: &str| tries.connect(|| Err::<(), _>(why.to_owned())).unwrap_err();
         assert_eq!(["first", "second"].map(refused), ["first", "first"]);
         *tries.failure() = Instant::now()
-            .checked_sub(PAUSE)
+            .checked_sub(RETRY_INTERVAL)
             .map(|at| (at, "first".to_owned()));
         assert_eq!(["third", "fourth"].map(refused), ["third", "third"]);
         *tries.failure() = Instant::now()
-            .checked_sub(PAUSE)
+            .checked_sub(RETRY_INTERVAL)
             .map(|at| (at, "third".to_owned()));
-        // And once it succeeded, nothing waits any more.
+        // After a success, attempts no longer wait.
         assert_eq!(tries.connect(|| Ok(())), Ok(()));
         assert_eq!(refused("fifth"), "fifth");
     }
 
     #[test]
-    fn while_it_has_not_failed_all_connect_at_once() {
+    fn callers_connect_concurrently_without_failures() {
         let (tries, meeting) = (Tries::default(), std::sync::Barrier::new(3));
         std::thread::scope(|scope| {
             for _ in 0..3 {

@@ -1,15 +1,15 @@
-//! What an error of PostgreSQL means for the caller.
+//! Classifies PostgreSQL errors for the caller.
 
 use diesel::result::{DatabaseErrorKind, Error};
 
 use super::StoreError;
 
-/// Why a piece of work was not done: the database's reason, or ours.
+/// Why a piece of work failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The database's.
+    /// The database or diesel failed.
     Database(Error),
-    /// Ours.
+    /// Our own code failed.
     Store(StoreError),
 }
 
@@ -34,10 +34,10 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// Texts for what passes, or what an operator puts right, with nothing wrong in the statement.
-/// Diesel hands on a few kinds and otherwise the text, not the code. A server that speaks another
-/// language than English has these taken for refusals, which are tried again all the same.
-const PASSING: [&str; 25] = [
+/// Texts of transient errors, and of errors that an operator resolves, with nothing wrong in the
+/// statement. Diesel passes on a few error kinds and otherwise only the text, not the code. On a
+/// server whose messages are not in English these count as refused, which is retried all the same.
+const TRANSIENT: [&str; 25] = [
     "deadlock detected",
     "could not serialize access",
     "canceling statement due to",
@@ -65,8 +65,8 @@ const PASSING: [&str; 25] = [
     "could not send data",
 ];
 
-/// Texts of a connection that lives and is of no use: another one may do better. It leads to a
-/// server that became a standby, waits for its end, or belongs to a pooler that runs the next
+/// Texts of a connection that is open but useless, so that a new one may work: it leads to a server
+/// that became a standby, waits to be terminated, or belongs to a pooler that ran the next
 /// statement on another server connection.
 const USELESS_CONNECTION: [&str; 8] = [
     "terminating connection",
@@ -79,7 +79,7 @@ const USELESS_CONNECTION: [&str; 8] = [
     "server closed the connection",
 ];
 
-/// Texts for data that is damaged.
+/// Texts of damaged data.
 const DAMAGED: [&str; 4] = [
     "invalid page in block",
     "could not read block",
@@ -87,23 +87,23 @@ const DAMAGED: [&str; 4] = [
     "found toasted",
 ];
 
-/// What a server that takes no writes is reported as.
+/// Reported for a server that accepts no writes.
 pub(super) const ONLY_READS: &str = "cannot write in a read-only transaction: the server only reads (it is a standby, or \
                                      default_transaction_read_only is on)";
 
-/// A key that was answered in between: a refusal is kept without the lock of a wallet, since there
-/// may be none.
+/// The constraint that fails if the key was answered concurrently: a rejection is stored without a
+/// wallet lock, since the wallet may not exist.
 const FIRST_ANSWERS: &str = "bet_requests_pkey";
 
 impl Failure {
-    /// What another transaction did in between was not yet there for the first statement, and was
-    /// for the last.
-    pub(super) fn came_between() -> Failure {
-        let why = Box::new("another transaction came in between, again and again".to_owned());
+    /// The row of a concurrent transaction was not yet visible to the first statement, but was to
+    /// the last.
+    pub(super) fn conflict() -> Failure {
+        let why = Box::new("gave up after repeated conflicts with other transactions".to_owned());
         Error::DatabaseError(DatabaseErrorKind::SerializationFailure, why).into()
     }
 
-    /// Whether the connection is gone, so that another one may do better.
+    /// Whether the connection is lost or useless, so that a new one may work.
     pub(super) fn is_lost(&self) -> bool {
         use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
         match self {
@@ -118,15 +118,16 @@ impl Failure {
             }
             Failure::Database(error) => {
                 let text = error.to_string();
-                self.is_of_a_pooler() || USELESS_CONNECTION.iter().any(|known| text.contains(known))
+                self.is_pooler_failure()
+                    || USELESS_CONNECTION.iter().any(|known| text.contains(known))
             }
             Failure::Store(_) => false,
         }
     }
 
-    /// Whether a pooler in transaction mode has run a statement on another server connection than
-    /// the one it was prepared on.
-    pub(super) fn is_of_a_pooler(&self) -> bool {
+    /// Whether a pooler in transaction mode ran a statement on a server connection other than the
+    /// one that it was prepared on.
+    pub(super) fn is_pooler_failure(&self) -> bool {
         let Failure::Database(error) = self else {
             return false;
         };
@@ -135,7 +136,7 @@ impl Failure {
         says("does not exist") || says("already exists") || text.contains("bind message supplies")
     }
 
-    /// The server takes no writes.
+    /// The server accepts no writes.
     pub(super) fn only_reads() -> Failure {
         Error::DatabaseError(
             DatabaseErrorKind::ReadOnlyTransaction,
@@ -144,7 +145,7 @@ impl Failure {
         .into()
     }
 
-    /// Whether another transaction came in between, so that the same work may be done now.
+    /// Whether the work conflicted with another transaction and may be retried at once.
     pub(super) fn is_collision(&self) -> bool {
         match self {
             Failure::Database(Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _)) => {
@@ -159,7 +160,7 @@ impl Failure {
     }
 }
 
-/// What an error of diesel means for the caller.
+/// Classifies an error of diesel.
 pub(super) fn meaning(error: Error) -> StoreError {
     use DatabaseErrorKind::{
         ClosedConnection, ReadOnlyTransaction, SerializationFailure, UnableToSendCommand, Unknown,
@@ -180,10 +181,10 @@ pub(super) fn meaning(error: Error) -> StoreError {
     }
 }
 
-/// What a text of PostgreSQL means for the caller.
+/// Classifies an error text of PostgreSQL.
 pub(super) fn meaning_of_text(text: String) -> StoreError {
     let is_one_of = |known: &[&str]| known.iter().any(|known| text.contains(known));
-    if is_one_of(&PASSING) {
+    if is_one_of(&TRANSIENT) {
         StoreError::Unavailable(text)
     } else if is_one_of(&DAMAGED) {
         StoreError::Unreadable(text)
@@ -192,7 +193,7 @@ pub(super) fn meaning_of_text(text: String) -> StoreError {
     }
 }
 
-/// libpq tells each address that it tried on a line of its own.
+/// Joins the lines of a text: libpq reports each address that it tried on a separate line.
 pub(super) fn one_line(text: &str) -> String {
     let lines: Vec<_> = text
         .lines()
@@ -224,7 +225,7 @@ mod tests {
     #[case("cannot set transaction read-write mode during recovery")]
     #[case("the database system is shutting down")]
     #[case("sorry, too many clients already")]
-    fn what_passes_is_unavailable(#[case] text: &str) {
+    fn transient_errors_are_unavailable(#[case] text: &str) {
         assert_eq!(
             meaning(of_kind(DatabaseErrorKind::Unknown, text)),
             StoreError::Unavailable(text.to_owned())
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_a_statement_is_refused_and_damage_is_unreadable() {
+    fn bad_statement_is_refused_damage_is_unreadable() {
         let missing = "relation \"odds_current\" does not exist";
         assert_eq!(
             meaning(of_kind(DatabaseErrorKind::Unknown, missing)),
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_tried_again_is_told_from_what_may_not() {
+    fn retryable_failures_are_recognised() {
         let failure = |kind, text| Failure::from(of_kind(kind, text));
         assert!(failure(DatabaseErrorKind::UnableToSendCommand, "").is_lost());
         assert!(
@@ -292,7 +293,7 @@ mod tests {
         );
         assert!(failure(DatabaseErrorKind::Unknown, "deadlock detected").is_collision());
         assert!(failure(DatabaseErrorKind::SerializationFailure, "").is_collision());
-        assert!(Failure::came_between().is_collision());
+        assert!(Failure::conflict().is_collision());
         assert!(!failure(DatabaseErrorKind::CheckViolation, "").is_collision());
         assert!(
             !failure(DatabaseErrorKind::UniqueViolation, "of another constraint").is_collision()

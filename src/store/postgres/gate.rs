@@ -1,4 +1,4 @@
-//! Limits how many threads do something at once.
+//! Limits how many threads run something at once.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -7,7 +7,7 @@ use std::time::Instant;
 pub(super) struct Gate {
     size: u32,
     free: Mutex<u32>,
-    left: Condvar,
+    released: Condvar,
 }
 
 impl Gate {
@@ -16,7 +16,7 @@ impl Gate {
         Gate {
             size,
             free: Mutex::new(size),
-            left: Condvar::new(),
+            released: Condvar::new(),
         }
     }
 
@@ -24,12 +24,12 @@ impl Gate {
         self.size
     }
 
-    /// Waits for a place until then.
-    pub(super) fn enter(&self, until: Instant) -> Option<Entry<'_>> {
-        let patience = until.saturating_duration_since(Instant::now());
+    /// Waits for a permit until the deadline.
+    pub(super) fn enter(&self, deadline: Instant) -> Option<Entry<'_>> {
+        let timeout = deadline.saturating_duration_since(Instant::now());
         let waited = self
-            .left
-            .wait_timeout_while(self.lock(), patience, |free| *free == 0);
+            .released
+            .wait_timeout_while(self.lock(), timeout, |free| *free == 0);
         let (mut free, _) = waited.unwrap_or_else(PoisonError::into_inner);
         *free = free.checked_sub(1)?;
         Some(Entry(self))
@@ -46,13 +46,13 @@ impl Gate {
     }
 }
 
-/// A place, given back when it is dropped.
+/// A permit, released on drop.
 pub(super) struct Entry<'a>(&'a Gate);
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         *self.0.lock() += 1;
-        self.0.left.notify_one();
+        self.0.released.notify_one();
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_until_a_place_is_free() {
+    fn enter_waits_for_a_free_permit() {
         let gate = Gate::new(1);
         let held = gate.try_enter().unwrap();
         assert!(gate.try_enter().is_none());

@@ -1,4 +1,4 @@
-//! Bringing the tables to this version.
+//! Migrates the schema to this version.
 
 use std::collections::HashSet;
 
@@ -14,12 +14,12 @@ use super::StoreError;
 use super::connections::Share;
 use super::error::{Failure, meaning_of_text};
 
-/// The migrations in this binary.
+/// The migrations embedded in this binary.
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
-/// Holds one migrating process at a time, until its transaction ends. `diesel_migrations` takes no
-/// lock of its own: whoever comes first runs all that is missing, and whoever comes later finds
-/// nothing left to do. Its number says "odds" and "migr" in ASCII.
+/// Admits one migrating process at a time, until its transaction ends. `diesel_migrations` takes no
+/// lock itself: the first process runs all pending migrations, and later ones find nothing to do.
+/// The number is "oddsmigr" in ASCII.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(8026650882800707442)";
 
 #[derive(QueryableByName)]
@@ -34,10 +34,10 @@ struct Word {
     text: String,
 }
 
-/// Runs what has not run yet, all of it or nothing. `readers` may lead to a server that takes no
-/// writes, as long as nothing is missing there.
+/// Runs the pending migrations, all or none. `readers` may lead to a read-only server if no
+/// migration is pending there.
 pub(super) fn run(readers: &Share, writers: &Share) -> Result<(), StoreError> {
-    // A role without the right to make tables may still start on tables that stand.
+    // A role without the right to create tables can still start if the tables are up to date.
     if readers.transaction(is_up_to_date)? {
         return Ok(());
     }
@@ -47,27 +47,29 @@ pub(super) fn run(readers: &Share, writers: &Share) -> Result<(), StoreError> {
             .run_pending_migrations(MIGRATIONS)
             .map_err(failure)?;
         for version in ran {
-            log::debug!("database: migration {version} done");
+            log::debug!("database migration {version} applied");
         }
         Ok(())
     })
 }
 
-/// Why a database cannot be ours, where it holds the original's table of the same name. Migrations
-/// would fail on it one by one, and reads and writes would find other columns.
-pub(super) fn strangers_tables(connection: &mut PgConnection) -> QueryResult<Option<&'static str>> {
-    let is_strange = "
+/// Detects the original's table of the same name, and returns why this database cannot be used.
+/// Migrations would fail on it one by one, and reads and writes would find other columns.
+pub(super) fn find_foreign_table(
+    connection: &mut PgConnection,
+) -> QueryResult<Option<&'static str>> {
+    let foreign_table = "
         SELECT to_regclass('odds_current') IS NOT NULL AND NOT EXISTS (
             SELECT FROM pg_attribute
             WHERE attrelid = to_regclass('odds_current') AND attname = 'selections' AND NOT attisdropped) AS yes";
-    let strange = sql_query(is_strange).get_result::<Yes>(connection)?.yes;
-    Ok(strange.then_some(
-        "its table odds_current is of another program; take a database (or a schema) of our own",
+    let is_foreign = sql_query(foreign_table).get_result::<Yes>(connection)?.yes;
+    Ok(is_foreign.then_some(
+        "its table odds_current is of another program; use a separate database or schema",
     ))
 }
 
-/// Another encoding would refuse the first name that it has no letters for, and hold up everything
-/// behind it.
+/// Another encoding would reject the first name with an unsupported letter, which would block
+/// everything queued after it.
 fn check_encoding(connection: &mut PgConnection) -> QueryResult<()> {
     let encoding: Word =
         sql_query("SELECT current_setting('server_encoding') AS text").get_result(connection)?;
@@ -75,17 +77,21 @@ fn check_encoding(connection: &mut PgConnection) -> QueryResult<()> {
         return Ok(());
     }
     let text = format!(
-        "its encoding is {}; make one with ENCODING 'UTF8'",
+        "its encoding is {}; create a database with ENCODING 'UTF8'",
         encoding.text
     );
     Err(diesel::result::Error::QueryBuilderError(text.into()))
 }
 
-/// Whether every migration of this binary has run, asked without taking a lock or making a table.
+/// Whether all migrations of this binary have run, checked without a lock and without creating a
+/// table.
 fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, Failure> {
     check_encoding(connection)?;
-    let stands = "SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL AS yes";
-    if sql_query(stands).get_result::<Yes>(connection)?.yes {
+    let migrations_exist = "SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL AS yes";
+    if sql_query(migrations_exist)
+        .get_result::<Yes>(connection)?
+        .yes
+    {
         let versions = "SELECT version::text AS text FROM __diesel_schema_migrations";
         let done: Vec<Word> = sql_query(versions).load(connection)?;
         let done: HashSet<_> = done.into_iter().map(|word| word.text).collect();
@@ -97,14 +103,14 @@ fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, Failure> {
             return Ok(true);
         }
     }
-    match strangers_tables(connection)? {
+    match find_foreign_table(connection)? {
         Some(why) => Err(StoreError::Unavailable(why.to_owned()).into()),
         None => Ok(false),
     }
 }
 
-/// Says what helps if the login may not change the tables.
-fn named_if_not_owner(text: &str) -> String {
+/// Adds a hint if the login may not change the tables.
+fn with_owner_hint(text: &str) -> String {
     if text.contains("permission denied") || text.contains("must be owner") {
         format!("{text}; run `sports-bet migrate` as the login that owns the tables")
     } else {
@@ -117,13 +123,13 @@ fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> Failure {
         Ok(database) => Failure::from(*database),
         Err(other) => meaning_of_text(other.to_string()).into(),
     };
-    // Its connection may be of no use, and another one may do better.
+    // The connection may be useless, and a new one may work.
     if error.is_lost() {
         return error;
     }
     match StoreError::from(error) {
         StoreError::Refused(text) => {
-            StoreError::Refused(format!("a migration: {}", named_if_not_owner(&text))).into()
+            StoreError::Refused(format!("migration failed: {}", with_owner_hint(&text))).into()
         }
         other => other.into(),
     }

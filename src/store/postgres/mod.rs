@@ -1,4 +1,5 @@
-//! The store in a PostgreSQL server: for production, with any number of processes on one database.
+//! The store on a PostgreSQL server, for production: any number of processes can share one
+//! database.
 
 mod address;
 mod connections;
@@ -41,29 +42,28 @@ use crate::domain::odds::price::Line;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 
-/// Connections that write: one batch of updates, one of dead letters, and one step of removing what
-/// is old.
+/// Connections for writing: one for a batch of updates, one for dead letters, and one for pruning.
 const WRITERS: u32 = 3;
-/// How a [`PgStore`] talks to its server.
+/// Connection settings of a [`PgStore`].
 #[derive(Clone, Debug)]
 pub struct PgOptions {
-    /// The most connections that read. Those that write are three more, made only when something is
-    /// written.
+    /// Maximum number of connections for reading. Writing uses three more, opened only when needed.
     pub readers: u32,
-    /// The most connections that move money, made only when some is moved.
+    /// Maximum number of connections for money operations, opened only when needed.
     pub money: u32,
     /// How long a caller waits for a connection.
     pub connection_timeout: Duration,
-    /// How long the server works on one statement. Migrations take the time that they need.
+    /// Statement timeout of the server. Migrations have none.
     pub statement_timeout: Duration,
-    /// How long a statement within a transaction waits for a lock that another transaction holds.
+    /// How long a statement within a transaction waits for another transaction's lock.
     pub lock_timeout: Duration,
-    /// The same for a statement that is a transaction of its own, as those that move money are.
-    /// Short: it holds a connection, and is tried again.
+    /// The same for single-statement transactions, such as money operations. Short, because a
+    /// waiting statement occupies a connection; it is retried.
     pub row_lock_timeout: Duration,
-    /// How the server's list of connections names this program, where the address does not.
+    /// The name of this program in the server's list of connections, unless the address sets one.
     pub application_name: String,
-    /// States beyond these limits, which an earlier version took, give way to any update.
+    /// Stored states beyond these limits, which an earlier version accepted, are replaced by any
+    /// update.
     pub limits: Plausibility,
 }
 
@@ -82,29 +82,29 @@ impl Default for PgOptions {
     }
 }
 
-/// A store in a PostgreSQL server. Any number of stores, in one process or many, may work on one
+/// A store on a PostgreSQL server. Any number of stores, in one or several processes, can share a
 /// database.
 pub struct PgStore {
     readers: Share,
-    /// None in a store that only reads.
+    /// `None` in a read-only store.
     writers: Option<Share>,
-    /// Those that move money: short transactions, many at once. None in a store that only reads.
+    /// For money operations: many short transactions at once. `None` in a read-only store.
     money: Option<Share>,
-    /// Whether the tables are brought to this version.
+    /// Whether the schema is migrated to this version.
     tables: Arc<Tables>,
     limits: Plausibility,
 }
 
 impl PgStore {
     /// A store at `address`: a URL (`postgres://user:password@host:5432/database`) or libpq's
-    /// keywords (`host=… user=…`). Fails where the address is none. It does not connect before the
-    /// first call, so the server may come up later.
+    /// keywords (`host=… user=…`). Fails if the address is invalid. Connects on the first call, so
+    /// the server may start later.
     pub fn open(address: &SecretString, options: &PgOptions) -> Result<PgStore, StoreError> {
         PgStore::with(address, options, true)
     }
 
-    /// A store that only reads, from a replica for instance. [`Store::migrate`] leaves the tables
-    /// to a store that writes, and [`Store::ping`] says so while they are not there.
+    /// A read-only store, for example on a replica. [`Store::migrate`] leaves the tables to a store
+    /// that writes, and [`Store::ping`] fails while they do not exist.
     pub fn reader(address: &SecretString, options: &PgOptions) -> Result<PgStore, StoreError> {
         PgStore::with(address, options, false)
     }
@@ -131,24 +131,24 @@ impl PgStore {
         })
     }
 
-    /// From now on, calls of this store and of `reader` wait until [`Store::migrate`] of this store
-    /// was tried.
+    /// Makes calls of this store and of `reader` wait until [`Store::migrate`] of this store has
+    /// run.
     pub fn expect_migration(&self, reader: &mut PgStore) {
         self.tables.expect();
         reader.tables = self.tables.clone();
     }
 
-    /// Whether `address` is meant for PostgreSQL, right or wrong.
+    /// Whether `address` is meant for PostgreSQL, valid or not.
     pub fn is_address(address: &str) -> bool {
         address::is_postgres(address)
     }
 
-    /// Whether [`PgStore::open`] takes `address`. The error repeats no part of it.
+    /// Checks whether [`PgStore::open`] accepts `address`. The error repeats no part of it.
     pub fn check_address(address: &str) -> Result<(), AddressError> {
         address::check(address)
     }
 
-    /// `address` for people, without its secrets; none where it cannot be parsed.
+    /// `address` for display, without its secrets; `None` if it cannot be parsed.
     pub fn shown_address(address: &str) -> Option<String> {
         address::shown(address)
     }
@@ -179,8 +179,8 @@ impl Store for PgStore {
         migrated
     }
 
-    /// Asks the connections that move money. If all are in use they were fine a moment ago, and
-    /// those that write are asked.
+    /// Checks a money connection. If all are in use, they worked a moment ago, so a writer
+    /// connection is checked instead.
     fn ping(&self) -> Result<(), StoreError> {
         let (Some(writers), Some(money)) = (&self.writers, &self.money) else {
             return self.ping_reader();
@@ -219,7 +219,7 @@ impl Store for PgStore {
             .run(|connection| read::history(connection, query))
     }
 
-    /// Should an answer get lost and the letters be written again, one may stand twice, but none is
+    /// If a reply is lost and the write is repeated, a letter may be stored twice, but none is
     /// lost.
     fn write_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
         if letters.is_empty() {
@@ -234,15 +234,15 @@ impl Store for PgStore {
             .run(|connection| read::dead_letters(connection, limit))
     }
 
-    /// The age of a row of the history is counted from when it was recorded, as in SQLite.
+    /// The age of a history row counts from when it was recorded, as in SQLite.
     fn prune(
         &self,
         history_before: Timestamp,
         dead_letters_before: Timestamp,
     ) -> Result<PruneReport, StoreError> {
         self.writers()?.transaction(|connection| {
-            // At the first start of all the tables may still be in the making: nothing is old in
-            // what is not there.
+            // During the very first start the tables may not exist yet, so there is nothing to
+            // prune.
             let are_there = "SELECT to_regclass('odds_history') IS NOT NULL AS yes";
             if !sql_query(are_there).get_result::<Yes>(connection)?.yes {
                 return Ok(PruneReport::default());
@@ -255,29 +255,29 @@ impl Store for PgStore {
 impl PgStore {
     fn ping_reader(&self) -> Result<(), StoreError> {
         self.readers.run(|connection| {
-            let lacking = |what: &str| Err(StoreError::Unavailable(what.to_owned()).into());
+            let unavailable = |what: &str| Err(StoreError::Unavailable(what.to_owned()).into());
             if !is(
                 connection,
                 "SELECT to_regclass('odds_current') IS NOT NULL AS yes",
             )? {
-                return lacking(
-                    "it has no tables yet; the role processor makes them when it starts",
+                return unavailable(
+                    "it has no tables yet; the role processor creates them when it starts",
                 );
             }
-            migrate::strangers_tables(connection)?.map_or(Ok(()), lacking)
+            migrate::find_foreign_table(connection)?.map_or(Ok(()), unavailable)
         })
     }
 }
 
-/// Fails if the server takes no writes, as a lost connection: another one may lead to a server that
-/// does.
+/// Fails on a read-only server as if the connection were lost, because a new connection may lead to
+/// a server that accepts writes.
 fn check_writes(connection: &mut PgConnection) -> Result<(), Failure> {
     let only_reads =
         "SELECT current_setting('transaction_read_only')::boolean OR pg_is_in_recovery() AS yes";
     if is(connection, only_reads)? {
         return Err(Failure::only_reads());
     }
-    let why = migrate::strangers_tables(connection)?;
+    let why = migrate::find_foreign_table(connection)?;
     why.map_or(Ok(()), |why| {
         Err(StoreError::Unavailable(why.to_owned()).into())
     })
@@ -297,27 +297,27 @@ fn only_reads() -> StoreError {
     StoreError::Refused("this store only reads".to_owned())
 }
 
-/// PostgreSQL counts microseconds from 2000-01-01; this is then.
+/// The epoch of PostgreSQL timestamps, 2000-01-01, in microseconds since 1970.
 const EPOCH: i64 = 946_684_800_000_000;
 
-/// A time as its column holds it.
+/// Converts a time for its column.
 fn stamp(time: Timestamp) -> PgTimestamp {
-    // Years 0 to 9999 are far from the ends.
+    // Years 0 to 9999 are far from the limits of the type.
     PgTimestamp(time.micros().saturating_sub(EPOCH))
 }
 
-/// A time out of its column.
+/// Reads a time from its column.
 fn time(PgTimestamp(stamp): PgTimestamp) -> Result<Timestamp, StoreError> {
     let time = stamp.checked_add(EPOCH).and_then(Timestamp::from_micros);
     time.ok_or_else(|| unreadable("time", stamp))
 }
 
-/// The line as its column holds it: the shortest decimal text, empty for none.
+/// The text of a line in its column: the shortest decimal form, empty for no line.
 fn line_text(line: Option<Line>) -> String {
     line.map(|line| line.to_string()).unwrap_or_default()
 }
 
-/// A column whose value makes no sense.
+/// An error about an invalid value in a column.
 fn unreadable(column: &str, value: impl std::fmt::Display) -> StoreError {
     StoreError::Unreadable(format!("{column} {value}"))
 }

@@ -1,4 +1,4 @@
-//! What is read.
+//! Queries.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ statement! {
 }
 
 statement! {
-    /// The ids of events. It steps from one event to the next within the key's index: PostgreSQL's
-    /// `DISTINCT` would read every market of the table for it.
+    /// The ids of events. The query steps from one event to the next within the index of the key,
+    /// because `DISTINCT` of PostgreSQL would read every market in the table.
     EventIds<'a> returns (Text):
     "WITH RECURSIVE page (event_id, place) AS (
         SELECT min(event_id), 1::bigint FROM odds_current WHERE event_id > " { after: &'a str as Text } "
@@ -38,7 +38,7 @@ statement! {
 }
 
 statement! {
-    /// The ids of events with a market that is not finished, alike, within the index of these.
+    /// The ids of events with an unfinished market, read in the same way from their own index.
     UnfinishedEventIds<'a> returns (Text):
     "WITH RECURSIVE page (event_id, place) AS (
         SELECT min(event_id), 1::bigint FROM odds_current
@@ -54,8 +54,8 @@ statement! {
 }
 
 statement! {
-    /// Those of a list that pass, with the sides that the market changed last gives them. The sport
-    /// and the start time are those told last.
+    /// The events of a list that pass the filters. The team names come from the market that changed
+    /// last; the sport and the start time are the latest known ones.
     Events<'a> returns (Text, Text, Text, Nullable<Text>, Nullable<Timestamptz>, Text, BigInt):
     "SELECT wanted.event_id, event.home_team, event.away_team, event.sport, event.start_time, event.status,
         event.open_markets
@@ -80,8 +80,8 @@ statement! {
 }
 
 statement! {
-    /// A page of a market's history. Where it begins is one comparison of the columns that the
-    /// index is ordered by, so that every page starts where the one before ended.
+    /// A page of a market's history. Its start is one comparison of the columns that the index is
+    /// ordered by, so that each page starts where the previous one ended.
     HistoryPage<'a> returns (BigInt, Text, Bool, Text, Text, BigInt, Timestamptz):
     "SELECT id, status, in_play, selections::text, source, version, updated_at
     FROM odds_history
@@ -98,11 +98,11 @@ statement! {
     FROM dead_letters ORDER BY received_at DESC, id DESC LIMIT " { limit: i64 as BigInt } ""
 }
 
-/// Before and behind every time: PostgreSQL's `-infinity` and `infinity`.
+/// Earlier and later than every time: PostgreSQL's `-infinity` and `infinity`.
 const EARLIEST: PgTimestamp = PgTimestamp(i64::MIN);
 const LATEST: PgTimestamp = PgTimestamp(i64::MAX);
 
-/// The columns that the current state and the history share.
+/// The columns that the current state and the history have in common.
 struct Stored {
     market: String,
     line: String,
@@ -117,7 +117,7 @@ struct Stored {
 }
 
 impl Stored {
-    /// The update, or an error that names the row.
+    /// The update, or an error that identifies the row.
     fn read(self, event_id: &EventId) -> Result<OddsUpdate, StoreError> {
         let PgTimestamp(updated_at) = self.updated_at;
         let row = format!(
@@ -293,7 +293,7 @@ pub(super) fn history(
     query: &HistoryQuery,
 ) -> Result<Vec<HistoryEntry>, Failure> {
     let line = super::line_text(query.market.line);
-    // Row numbers are above zero, so this lies before all rows of its time.
+    // Row numbers are positive, so this sorts before all rows of its time.
     let from = query
         .from
         .map(|from| (super::stamp(from), i64::MIN, i64::MIN));

@@ -1,10 +1,10 @@
-//! What a connection is told before it is used, so that defaults of the database, the role or the
-//! server do not change what our statements mean.
+//! Settings of a connection, applied before its first use so that defaults of the database, the
+//! role or the server cannot change the meaning of our statements.
 //!
-//! On a connection of our own that is done once. A connection pooler in transaction mode
-//! (PgBouncer) runs each transaction on whatever server connection is free: what a session sets or
-//! prepares is not there for the next statement, and changes other clients' sessions. Behind one,
-//! each piece of work is a transaction that brings its settings along, and statements are not kept
+//! A direct connection is set up once. A connection pooler in transaction mode (PgBouncer) runs
+//! each transaction on any free server connection: settings and prepared statements of a session
+//! are missing for the next statement, and leak into other clients' sessions. With a pooler, each
+//! piece of work is therefore a transaction with its own settings, and statements are not kept
 //! prepared.
 
 use std::sync::Arc;
@@ -20,38 +20,38 @@ use diesel::sql_types::Bool;
 use super::PgOptions;
 use super::address::PgAddress;
 
-/// A transaction whose process stands still is ended by the server after this, and with it its
-/// locks, on which the process that took over its events may be waiting.
+/// The server aborts a transaction whose process has stalled for this long. That releases its
+/// locks, which the process that took over its events may be waiting for.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(15);
-/// How long a migration waits for a lock: whoever waits for a table's lock holds up all who come
-/// later.
+/// How long a migration waits for a lock: while it waits for a table lock, all later statements on
+/// that table wait too.
 const MIGRATION_LOCK: Duration = Duration::from_secs(30);
-/// A parameter of our own that a new connection is given, and has if no pooler is in between.
-const MARK: &str = "sports_bet.direct";
-/// How poolers refuse parameters that they do not track.
+/// A custom parameter that marks new connections. It is missing if a pooler is in between.
+const MARKER: &str = "sports_bet.direct";
+/// How poolers reject parameters that they do not track.
 const REFUSES_OPTIONS: [&str; 3] = [
     "unsupported startup parameter",
     "command-line options",
     "startup options",
 ];
 
-/// What a transaction is for.
+/// The purpose of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// One statement, which is a transaction of its own.
+    /// A single statement, which is its own transaction.
     Statement,
     /// Several statements.
     Transaction,
-    /// Several statements that read one snapshot.
+    /// Several statements that read from one snapshot.
     Snapshot,
-    /// Changes of the tables, which take the time that they need.
+    /// Schema changes, without a statement timeout.
     Migration,
 }
 
-/// Makes connections.
+/// Opens connections.
 pub(super) struct Sessions {
     address: PgAddress,
-    /// None if the address has options of its own.
+    /// `None` if the address has its own options.
     marked_address: Option<PgAddress>,
     settings: Arc<Settings>,
 }
@@ -73,9 +73,9 @@ impl std::fmt::Debug for Sessions {
     }
 }
 
-/// What a connection turned out to be.
+/// The properties of an open connection.
 pub(super) struct Session {
-    /// The server takes no writes.
+    /// The server accepts no writes.
     pub(super) only_reads: bool,
     is_pooled: bool,
     settings: Arc<Settings>,
@@ -116,7 +116,7 @@ impl Sessions {
         }
     }
 
-    /// A connection that is ready for use. The text says why there is none.
+    /// Opens a connection that is ready for use. The error says why that failed.
     pub(super) fn connect(&self) -> Result<(PgConnection, Session), String> {
         let marked = self
             .marked_address
@@ -141,9 +141,9 @@ impl Sessions {
     ) -> Result<(PgConnection, Session), String> {
         let facts = format!(
             "SELECT current_setting('transaction_read_only')::boolean OR pg_is_in_recovery() AS only_reads,
-            COALESCE(current_setting('{MARK}', true), '') = 'on' AS is_marked"
+            COALESCE(current_setting('{MARKER}', true), '') = 'on' AS is_marked"
         );
-        // A transaction, since a pooler keeps to one server connection only within one.
+        // In a transaction, because only within one does a pooler keep to one server connection.
         let facts: QueryResult<Facts> = connection
             .build_transaction()
             .read_committed()
@@ -157,7 +157,7 @@ impl Sessions {
             connection.set_prepared_statement_cache_size(CacheSize::Disabled);
         } else {
             connection
-                .batch_execute(&self.settings.once())
+                .batch_execute(&self.settings.session_settings())
                 .map_err(|error| self.address.redacted(&error))?;
         }
         let session = Session {
@@ -169,11 +169,11 @@ impl Sessions {
     }
 }
 
-/// The address with our mark, and a time limit that is in force before the first statement; none if
-/// it has options of its own.
+/// The address with our marker, and with a statement timeout that is in force before the first
+/// statement. `None` if the address has its own options.
 fn marked(address: &PgAddress, statement_timeout: Duration) -> Option<PgAddress> {
     address.with_options(&format!(
-        "-c {MARK}=on -c statement_timeout={}",
+        "-c {MARKER}=on -c statement_timeout={}",
         millis(statement_timeout)
     ))
 }
@@ -186,14 +186,14 @@ impl Settings {
     fn found_pooler(&self) {
         if !self.is_pooled.swap(true, Ordering::Relaxed) {
             log::info!(
-                "a connection pooler is in front of the database: each piece of work is a transaction with its settings, \
+                "connection pooler detected in front of the database: each call is a transaction with its own settings, \
                  and statements are not kept prepared"
             );
         }
     }
 
-    /// What a connection of our own is told once.
-    fn once(&self) -> String {
+    /// The settings of a direct connection, applied once.
+    fn session_settings(&self) -> String {
         let mut settings = format!(
             "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;
             SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {};",
@@ -209,14 +209,14 @@ impl Settings {
 }
 
 impl Session {
-    /// A pooler betrayed itself by losing a prepared statement. New connections are used as it
-    /// needs it.
+    /// Records that a prepared statement was lost, which reveals a pooler. New connections are set
+    /// up for it.
     pub(super) fn found_pooler(&self) {
         self.settings.found_pooler();
     }
 
-    /// The statements that begin a transaction of this kind, sent as one message; `None` if it
-    /// needs none.
+    /// The statements that begin a transaction of this scope, sent as one message. `None` if no
+    /// explicit transaction is needed.
     pub(super) fn begin(&self, scope: Scope) -> Option<String> {
         if scope == Scope::Statement && !self.is_pooled {
             return None;
@@ -240,7 +240,7 @@ impl Session {
                 Scope::Migration => MIGRATION_LOCK,
             }),
         );
-        // Zero is no limit.
+        // 0 disables the limit.
         match scope {
             Scope::Migration => {
                 set("statement_timeout", 0);
@@ -259,7 +259,7 @@ impl Session {
     }
 }
 
-/// Zero would mean no limit.
+/// At least 1, since 0 disables the limit.
 fn millis(time: Duration) -> u128 {
     time.as_millis().clamp(1, 2_000_000_000)
 }
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn every_transaction_names_its_isolation() {
+    fn every_transaction_sets_its_isolation() {
         for is_pooled in [false, true] {
             let begin = |scope| session(is_pooled, false).begin(scope);
             for scope in [Scope::Transaction, Scope::Migration] {
@@ -302,7 +302,7 @@ mod tests {
         assert!(
             session(false, false)
                 .settings
-                .once()
+                .session_settings()
                 .contains("ISOLATION LEVEL READ COMMITTED")
         );
     }

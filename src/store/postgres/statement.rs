@@ -1,8 +1,8 @@
-//! Statements of a fixed text, prepared once a connection. Diesel prepares those of `sql_query`
-//! anew each time.
+//! Statements with a fixed text, prepared once per connection. Diesel prepares a `sql_query` again
+//! for each call.
 
-/// Makes a query of SQL text and named values between. `returns` gives the types of a row, for
-/// those that give rows.
+/// Defines a query from SQL text and named values in between. `returns` gives the column types of
+/// queries that return rows.
 macro_rules! statement {
     (
         $(#[$doc:meta])*
@@ -15,7 +15,7 @@ macro_rules! statement {
         }
 
         const _: () = {
-            /// Stands for the text, which is the same for all values.
+            /// The query id. It identifies the text, which is the same for all values.
             pub struct FixedText;
 
             impl $(<$life>)? diesel::query_builder::QueryId for $name $(<$life>)? {

@@ -1,14 +1,15 @@
-//! Whether the tables are there, for calls that come before they are made.
+//! Tracks whether the tables exist, for calls that arrive before the first migration.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::StoreError;
 
-/// How long a call waits for the first migration. On an empty database it takes a fraction of that.
+/// How long a call waits for the first migration, which takes a fraction of this on an empty
+/// database.
 const WAIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// The state of the tables.
+/// Whether the tables are migrated.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     state: Mutex<State>,
@@ -17,15 +18,15 @@ pub(super) struct Tables {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum State {
-    /// Nobody says that they are about to be made.
+    /// No migration was announced.
     #[default]
     Unknown,
-    /// They are about to be made.
+    /// A migration is about to run.
     Expected,
-    /// That failed. It is tried again; until then a call would find no tables, or those of another
-    /// version.
+    /// The migration failed and will be retried. Until then, a call would find no tables, or those
+    /// of another version.
     Failed(StoreError),
-    /// They are of this version.
+    /// The tables are of this version.
     There,
 }
 
@@ -50,7 +51,7 @@ impl Tables {
         *self.lock() == State::There
     }
 
-    /// Waits while they are about to be made.
+    /// Waits while a migration is pending.
     pub(super) fn wait(&self) -> Result<(), StoreError> {
         let waited = self
             .changed
@@ -68,9 +69,9 @@ impl Tables {
     }
 }
 
-/// The tables are still being made.
+/// The error while the tables are not migrated.
 pub(super) fn not_yet() -> StoreError {
-    StoreError::Unavailable("its tables are not brought to this version yet".to_owned())
+    StoreError::Unavailable("its tables are not migrated to this version yet".to_owned())
 }
 
 #[cfg(test)]
@@ -80,7 +81,7 @@ mod tests {
     #[test]
     fn calls_wait_for_the_first_migration() {
         let tables = Tables::default();
-        assert_eq!(tables.wait(), Ok(()), "nobody makes them");
+        assert_eq!(tables.wait(), Ok(()), "no migration is expected");
         tables.expect();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| tables.wait());
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_migration_is_the_answer() {
+    fn calls_get_the_migration_failure() {
         let (tables, away) = (
             Tables::default(),
             StoreError::Unavailable("away".to_owned()),
@@ -101,7 +102,7 @@ mod tests {
         assert_eq!(tables.wait(), Err(away.clone()));
         tables.tried(&Ok(()));
         assert_eq!(tables.wait(), Ok(()));
-        // A later failure does not take them away.
+        // A later failure does not invalidate existing tables.
         tables.tried(&Err(away));
         assert_eq!(tables.wait(), Ok(()));
     }

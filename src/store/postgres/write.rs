@@ -1,4 +1,4 @@
-//! What is written: batches of updates, dead letters, and the end of what is too old.
+//! Writes: batches of updates, dead letters, and pruning.
 
 use std::borrow::Cow;
 
@@ -16,15 +16,15 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{Batch, Folded, Heads, PRUNE_LIMIT};
 use crate::store::{BatchReport, PruneReport};
 
-/// A batch of more events takes one lock for all: the server's table of locks has room for some
-/// thousands.
+/// A batch of more events takes a single lock for all: the lock table of the server has room for a
+/// few thousand.
 const MAX_LOCKS: usize = 1_000;
 
 statement! {
-    /// Takes a lock for each event until the transaction ends, in the order of their numbers, so
-    /// that two writers never wait for each other in a circle. It holds for events that have no row
-    /// yet too, which `FOR UPDATE` would not. Before that a share of the lock that large batches
-    /// take as a whole; its number says "oddsbatc" in ASCII.
+    /// Locks each event until the end of the transaction. The locks are taken in the order of their
+    /// numbers, so that two writers cannot deadlock. Advisory locks also cover events without a
+    /// row, which `FOR UPDATE` would not. Before that, it takes a share of the lock that large
+    /// batches take exclusively; its number is "oddsbatc" in ASCII.
     LockEvents<'a>:
     "SELECT pg_advisory_xact_lock_shared(8026650882615637091)::text
     UNION ALL
@@ -35,14 +35,14 @@ statement! {
 }
 
 statement! {
-    /// Keeps every other writer out until the transaction ends.
+    /// Excludes all other writers until the end of the transaction.
     LockAll:
     "SELECT pg_advisory_xact_lock(8026650882615637091)"
 }
 
 statement! {
-    /// The last number of each event in the list, and how many markets it has; `place` counts from
-    /// 1.
+    /// The last sequence number of each event in the list, and its number of markets. `place`
+    /// counts from 1.
     LastSeqs<'a> returns (BigInt, BigInt, BigInt):
     "SELECT wanted.place, last.seq, last.markets
     FROM unnest(" { events: &'a [&'a str] as Array<Text> } ") WITH ORDINALITY AS wanted (event_id, place)
@@ -63,9 +63,9 @@ statement! {
 }
 
 statement! {
-    /// Takes the rows. They were decided on under the locks; the guard says once more that a state
-    /// never gives way to an older one, unless its time is later than what is believed. An update
-    /// without a sport or a start time leaves the known ones.
+    /// Writes the rows. The decision was made under the locks; the `WHERE` clause guarantees in
+    /// addition that an older state never replaces a newer one, unless the time of the stored state
+    /// is implausible. An update without a sport or a start time keeps the known ones.
     UpsertCurrent<'a>:
     "INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
         home_team, away_team, seq, sport, start_time)
@@ -92,7 +92,7 @@ statement! {
 }
 
 statement! {
-    /// Takes every row that is not known yet, in the order of the batch.
+    /// Appends the rows that are not stored yet, in the order of the batch.
     AppendHistory<'a>:
     "INSERT INTO odds_history (event_id, market, line, status, in_play, selections, source, version, updated_at,
         recorded_at)
@@ -108,7 +108,7 @@ statement! {
 }
 
 statement! {
-    /// Takes dead letters.
+    /// Appends dead letters.
     AppendDeadLetters<'a>:
     "INSERT INTO dead_letters (received_at, origin, reason, detail, raw)
     SELECT * FROM unnest(" { received_at: &'a [PgTimestamp] as Array<Timestamptz> } ", "
@@ -117,8 +117,8 @@ statement! {
 }
 
 statement! {
-    /// Removes the oldest rows of the history. Rows that another process is about to remove are
-    /// left to it: two that wait for each other's rows could wait in a circle.
+    /// Removes the oldest rows of the history. Skips rows that another process is removing: two
+    /// processes that wait for each other's rows could deadlock.
     PruneHistory:
     "DELETE FROM odds_history WHERE id = ANY (ARRAY(
         SELECT id FROM odds_history WHERE recorded_at < " { before: PgTimestamp as Timestamptz }
@@ -126,14 +126,14 @@ statement! {
 }
 
 statement! {
-    /// Removes the oldest dead letters, as above.
+    /// Removes the oldest dead letters, in the same way.
     PruneDeadLetters:
     "DELETE FROM dead_letters WHERE id = ANY (ARRAY(
         SELECT id FROM dead_letters WHERE received_at < " { before: PgTimestamp as Timestamptz }
     " ORDER BY received_at, id LIMIT " { limit: i64 as BigInt } " FOR UPDATE SKIP LOCKED))"
 }
 
-/// What of a row is not in the update as the column wants it.
+/// The columns of a row that must be converted to text.
 struct Texts {
     line: String,
     selections: String,
@@ -142,7 +142,7 @@ struct Texts {
 impl Texts {
     fn of(update: &OddsUpdate) -> Result<Texts, StoreError> {
         let selections = serde_json::to_string(&update.selections).map_err(|error| {
-            StoreError::Refused(format!("cannot write selections as JSON: {error}"))
+            StoreError::Refused(format!("cannot serialise selections as JSON: {error}"))
         })?;
         Ok(Texts {
             line: super::line_text(update.market.line),
@@ -151,7 +151,7 @@ impl Texts {
     }
 }
 
-/// Rows as the database takes them in one statement: a list a column.
+/// Rows as one statement takes them: one array per column.
 #[derive(Default)]
 struct Columns<'a> {
     event_id: Vec<&'a str>,
@@ -180,7 +180,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Writes a batch, within a transaction. States with a time after `latest` give way to any update.
+/// Writes a batch within a transaction. Any update replaces a state with a time after `latest`.
 pub(super) fn updates(
     connection: &mut PgConnection,
     updates: &[PositionedUpdate],
@@ -263,7 +263,7 @@ fn heads(
     Ok(heads)
 }
 
-/// `place` counts from 1.
+/// Counts `place` from 1.
 fn at<T>(list: &mut [T], place: i64) -> Option<&mut T> {
     usize::try_from(place)
         .ok()?
@@ -314,11 +314,11 @@ fn upsert(
     Ok(upsert.execute(connection)?)
 }
 
-/// A text as PostgreSQL can hold it. What tells of a fault may repeat the character U+0000 of the
-/// bytes at fault, and a dead letter that can never be stored would hold up all that comes behind
-/// it. The bytes themselves stay as they are. Updates need no such care: those with control
-/// characters are refused when they are decoded.
-fn holdable(text: &str) -> Cow<'_, str> {
+/// Makes a text storable in PostgreSQL, which does not allow U+0000. An error text may repeat that
+/// character from the faulty bytes, and a dead letter that can never be stored would block all
+/// later ones. The raw bytes stay unchanged. Updates need no such conversion: the decoder rejects
+/// control characters.
+fn storable(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         Cow::Owned(text.replace('\0', "\u{fffd}"))
     } else {
@@ -326,7 +326,7 @@ fn holdable(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Keeps dead letters.
+/// Stores dead letters.
 pub(super) fn dead_letters(
     connection: &mut PgConnection,
     letters: &[DeadLetter],
@@ -334,7 +334,7 @@ pub(super) fn dead_letters(
     let texts = |field: fn(&DeadLetter) -> &str| {
         letters
             .iter()
-            .map(|one| holdable(field(one)))
+            .map(|one| storable(field(one)))
             .collect::<Vec<_>>()
     };
     let append = AppendDeadLetters {
@@ -343,7 +343,8 @@ pub(super) fn dead_letters(
             .map(|one| super::stamp(one.received_at))
             .collect::<Vec<_>>(),
         origin: &texts(|one| &one.origin),
-        // Every letter has a reason; a producer that gives none must not hold up the others'.
+        // The column requires a reason. A producer that gives none must not block the letters of
+        // others.
         reason: &texts(|one| {
             if one.reason.is_empty() {
                 "unknown"

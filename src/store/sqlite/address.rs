@@ -1,4 +1,4 @@
-//! Where the file is.
+//! The address of the database file.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -6,16 +6,16 @@ use std::path::Path;
 
 use super::StoreError;
 
-/// Reads the forms that a file is given in: a path, or a path behind `sqlite://`, `sqlite:` or
-/// `file:`.
+/// Parses the accepted forms of a file: a path, optionally prefixed by `sqlite://`, `sqlite:`,
+/// `file://` or `file:`.
 pub(super) fn path_of(address: &str) -> Result<&str, StoreError> {
     let schemes = ["sqlite://", "sqlite:", "file://", "file:"];
-    let behind_scheme = schemes
+    let after_scheme = schemes
         .iter()
         .find_map(|scheme| address.strip_prefix(scheme));
-    let path = behind_scheme.unwrap_or(address);
+    let path = after_scheme.unwrap_or(address);
     if let Some((scheme, _)) = path.split_once("://") {
-        // Never the address as a whole: another engine's may hold a password.
+        // Never repeats the whole address: that of another engine may contain a password.
         return Err(not_a_file(&format!(
             "`{scheme}://` is another kind of database"
         )));
@@ -25,16 +25,16 @@ pub(super) fn path_of(address: &str) -> Result<&str, StoreError> {
     }
     if path == ":memory:" {
         return Err(not_a_file(
-            "`:memory:` would be a database of its own for each connection",
+            "`:memory:` would be a separate database for each connection",
         ));
     }
-    if behind_scheme.is_some() && path.contains('?') {
-        return Err(not_a_file("options behind `?` are not taken"));
+    if after_scheme.is_some() && path.contains('?') {
+        return Err(not_a_file("options after `?` are not supported"));
     }
     Ok(path)
 }
 
-/// Makes the directory that the file lies in.
+/// Creates the directory of the file.
 pub(super) fn make_directory(path: &str) -> Result<(), StoreError> {
     let Some(directory) = Path::new(path)
         .parent()
@@ -44,21 +44,21 @@ pub(super) fn make_directory(path: &str) -> Result<(), StoreError> {
     };
     std::fs::create_dir_all(directory).map_err(|error| {
         StoreError::Unavailable(format!(
-            "cannot make the directory {}: {error}",
+            "cannot create the directory {}: {error}",
             directory.display()
         ))
     })
 }
 
-/// Makes the file, where it is missing, for its owner alone: users' money is in it. SQLite makes
-/// its own files beside it with the same permissions, and takes an empty one for a new database. A
-/// file that is there keeps its permissions.
+/// Creates a missing file, accessible only to its owner because it holds users' money. SQLite gives
+/// its files beside it the same permissions, and treats an empty file as a new database. An
+/// existing file keeps its permissions.
 pub(super) fn make_private(path: &str) {
-    // It is there, or cannot be made: SQLite says what is wrong then.
+    // If the file exists or cannot be created, opening it reports the problem.
     let _ = private().create_new(true).open(path);
 }
 
-/// Opens files for writing; makes those that are missing for their owner alone.
+/// Opens files for writing; creates missing ones accessible only to their owner.
 pub(super) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).truncate(false).mode(0o600);
@@ -67,7 +67,7 @@ pub(super) fn private() -> OpenOptions {
 
 fn not_a_file(why: &str) -> StoreError {
     StoreError::Unavailable(format!(
-        "{why}; an SQLite file is wanted, as data/sports-bet.db or sqlite://data/sports-bet.db"
+        "{why}; expected an SQLite file, such as data/sports-bet.db or sqlite://data/sports-bet.db"
     ))
 }
 
@@ -86,7 +86,7 @@ mod tests {
     #[case("file:///var/lib/x.db", "/var/lib/x.db")]
     #[case("x.db", "x.db")]
     #[case("why?.db", "why?.db")]
-    fn the_forms_of_a_path(#[case] address: &str, #[case] path: &str) {
+    fn accepted_forms_give_the_path(#[case] address: &str, #[case] path: &str) {
         assert_eq!(path_of(address), Ok(path));
     }
 
@@ -98,10 +98,10 @@ mod tests {
     #[case("sqlite::memory:")]
     #[case("sqlite://x.db?mode=ro")]
     #[case("postgres://user:hunter2@host/odds")]
-    fn what_names_no_file_is_refused_without_its_password(#[case] address: &str) {
+    fn invalid_address_is_rejected_without_password(#[case] address: &str) {
         let error = path_of(address).unwrap_err().to_string();
         assert!(
-            error.contains("an SQLite file is wanted") && !error.contains("hunter2"),
+            error.contains("expected an SQLite file") && !error.contains("hunter2"),
             "{error}"
         );
     }

@@ -1,4 +1,4 @@
-//! The connections to the file: one that writes, a few that read.
+//! The connections to the file: one for writing, a few for reading.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use super::error::Failure;
 
 /// How long a caller waits for a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many read at once. Readers of a WAL file wait for nobody, and the writer not for them.
+/// Number of concurrent readers. In WAL mode, readers and the writer do not wait for each other.
 const READERS: u32 = 4;
 
-/// A connection out of a pool.
+/// A pooled connection.
 pub(super) type Connection = PooledConnection<ConnectionManager<SqliteConnection>>;
 
-/// The writer and the readers. SQLite takes one writer at a time: with one connection for it they
-/// queue here, in order, where SQLite would have them poll for the lock.
+/// The writer and the readers. SQLite allows one writer at a time. With a single writer connection,
+/// writers queue here in order; otherwise SQLite would have them poll for the lock.
 pub(super) struct Connections {
     writer: Pool<ConnectionManager<SqliteConnection>>,
     readers: Pool<ConnectionManager<SqliteConnection>>,
 }
 
 impl Connections {
-    /// Pools to the file at `path`. They connect in the background and try again until they can, so
-    /// this never fails.
+    /// Pools of connections to the file at `path`. They connect in the background and retry until
+    /// they succeed, so this never fails.
     pub(super) fn to(path: &str) -> Connections {
         Connections {
             writer: pool(path, 1, Pragmas::Writer),
@@ -36,8 +36,8 @@ impl Connections {
         }
     }
 
-    /// The connection that writes. Where another caller had it all the time, that is a lock like
-    /// any other.
+    /// The connection for writing. If another caller holds it for the whole timeout, the error
+    /// counts as a lock timeout.
     pub(super) fn writer(&self) -> Result<Connection, StoreError> {
         connection(&self.writer).map_err(|error| match self.writer.state().connections {
             0 => error,
@@ -47,13 +47,13 @@ impl Connections {
         })
     }
 
-    /// A connection that reads.
+    /// A connection for reading.
     pub(super) fn reader(&self) -> Result<Connection, StoreError> {
         connection(&self.readers)
     }
 
-    /// Does `work` in one transaction that holds the write lock from its beginning, so that what it
-    /// reads stays true until it has written.
+    /// Runs `work` in one transaction that holds the write lock from the start, so that everything
+    /// it reads stays valid until it has written.
     pub(super) fn write<T>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure>,
@@ -66,8 +66,8 @@ impl Connections {
                 Failure::Database(diesel::result::Error::RollbackTransaction)
             })
         });
-        // SQLite rolls back by itself on a full disk and the like, and diesel's own rollback then
-        // fails: the reason that counts is the first one.
+        // SQLite itself rolls back on a full disk and similar errors, so that diesel's rollback
+        // then fails; report the first error.
         done.map_err(|failure| cause.unwrap_or_else(|| failure.into()))
     }
 }
@@ -76,11 +76,11 @@ fn pool(path: &str, size: u32, pragmas: Pragmas) -> Pool<ConnectionManager<Sqlit
     Pool::builder()
         .max_size(size)
         .connection_timeout(CONNECTION_TIMEOUT)
-        // A connection to a file does not go stale, and needs no question whether it still lives.
+        // A connection to a file does not go stale, so it needs no check.
         .max_lifetime(None)
         .idle_timeout(None)
         .test_on_check_out(false)
-        // Whoever asks for a connection is told the error; it is logged there, once.
+        // The caller gets the error and logs it once.
         .error_handler(Box::new(NopErrorHandler))
         .connection_customizer(Box::new(pragmas))
         .build_unchecked(ConnectionManager::new(path))
@@ -91,7 +91,7 @@ fn connection(pool: &Pool<ConnectionManager<SqliteConnection>>) -> Result<Connec
         .map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 
-/// How a new connection is set up.
+/// The setup of a new connection.
 #[derive(Debug)]
 enum Pragmas {
     Writer,
@@ -99,14 +99,13 @@ enum Pragmas {
 }
 
 impl Pragmas {
-    /// `busy_timeout` stands first: the others may find the file locked.
+    /// `busy_timeout` comes first, because the other pragmas may find the file locked.
     ///
-    /// `synchronous = NORMAL` in a WAL file: a commit is in the operating system's hands before it
-    /// is answered, so a process that is killed, even by SIGKILL, loses nothing it has committed. A
-    /// machine that loses power may lose the last commits since a checkpoint, never the file's
-    /// integrity. `FULL` would wait for the disk on every batch, and the embedded bus in front of
-    /// this store would lose more in that moment anyway; PostgreSQL is the choice where power
-    /// matters.
+    /// `synchronous = NORMAL` in WAL mode: the operating system has a commit before it is
+    /// acknowledged, so a process that is killed, even by SIGKILL, loses no committed data. A power
+    /// failure may lose the commits since the last checkpoint, but never corrupts the file. `FULL`
+    /// would wait for the disk on every batch, and on a power failure the embedded bus in front of
+    /// this store would lose more anyway; use PostgreSQL if power failures matter.
     fn sql(&self) -> &'static str {
         match self {
             Pragmas::Writer => {

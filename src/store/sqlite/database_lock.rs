@@ -1,4 +1,4 @@
-//! The claim of one process to a file.
+//! The lock that reserves a database file for one process.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -6,23 +6,23 @@ use std::path::Path;
 use super::StoreError;
 use super::address::private;
 
-/// Holds a database for one process, until it is dropped or the process ends, however it ends. The
-/// file itself would bear several, but the embedded bus, cache and books are within one process:
-/// two of them would each number the changes of an event on their own, and neither's clients would
-/// see what the other one takes.
+/// Reserves a database for one process, until the lock is dropped or the process ends in any way.
+/// SQLite itself supports several processes, but the embedded bus, cache and books exist within
+/// one: two processes would number the changes of an event independently, and clients of one would
+/// not see the updates received by the other.
 #[derive(Debug)]
 pub struct DatabaseLock {
-    /// Held for its lock. Nothing when the file system knows no locks.
+    /// Keeps the lock. `None` if the file system does not support locks.
     _file: Option<File>,
 }
 
 impl DatabaseLock {
-    /// Claims the database at `path`, by a lock on a file beside it: SQLite has locks of its own on
-    /// the file itself.
+    /// Locks the database at `path` through a separate `.lock` file, because SQLite uses locks on
+    /// the database file itself.
     pub fn of(path: &Path) -> Result<DatabaseLock, StoreError> {
         if path.is_dir() {
             return Err(StoreError::Unavailable(
-                "it is a directory, and a file is wanted".to_owned(),
+                "it is a directory, not a file".to_owned(),
             ));
         }
         let mut beside = path.as_os_str().to_owned();
@@ -30,19 +30,18 @@ impl DatabaseLock {
         let options = private().create(true).open(&beside);
         let file = options.map_err(|error| {
             StoreError::Unavailable(format!(
-                "cannot make {}: {error}",
+                "cannot create {}: {error}",
                 Path::new(&beside).display()
             ))
         })?;
         match file.try_lock() {
             Ok(()) => Ok(DatabaseLock { _file: Some(file) }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Unavailable(
-                "another process uses it; stop that one, or give this one a file of its own"
-                    .to_owned(),
+                "another process uses it; stop that process, or configure another file".to_owned(),
             )),
             Err(TryLockError::Error(error)) => {
                 log::warn!(
-                    "no lock on {}, so nothing keeps a second process off the database: {error}",
+                    "database lock unavailable for {}, a second process could open the database: {error}",
                     path.display()
                 );
                 Ok(DatabaseLock { _file: None })
@@ -56,14 +55,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_is_claimed_once_at_a_time() {
+    fn database_is_locked_by_one_process() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("odds.db");
-        let claim = DatabaseLock::of(&path).unwrap();
+        let lock = DatabaseLock::of(&path).unwrap();
         let error = DatabaseLock::of(&path).unwrap_err().to_string();
         assert!(error.contains("another process uses it"), "{error}");
         assert!(DatabaseLock::of(&folder.path().join("other.db")).is_ok());
-        drop(claim);
+        drop(lock);
         assert!(DatabaseLock::of(&path).is_ok());
         assert!(
             DatabaseLock::of(folder.path())

@@ -1,15 +1,15 @@
-//! What an error of SQLite means for the caller.
+//! Classifies SQLite errors for the caller.
 
 use diesel::result::{DatabaseErrorKind, Error};
 
 use super::StoreError;
 
-/// Why a transaction was not done: the database's reason, or ours.
+/// Why a transaction failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The database's.
+    /// The database or diesel failed.
     Database(Error),
-    /// Ours.
+    /// Our own code failed.
     Store(StoreError),
 }
 
@@ -34,10 +34,10 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// Texts of SQLite for what passes, or what an operator puts right, with nothing wrong in the
-/// statement. Diesel hands on the text and not the code; the texts are part of SQLite's interface
+/// Texts of transient errors, and of errors that an operator resolves, with nothing wrong in the
+/// statement. Diesel passes on the text and not the code; the texts are part of SQLite's interface
 /// (`sqlite3_errstr`).
-const PASSING: [&str; 9] = [
+const TRANSIENT: [&str; 9] = [
     "is locked",
     "is full",
     "disk I/O error",
@@ -49,17 +49,17 @@ const PASSING: [&str; 9] = [
     "no transaction is active",
 ];
 
-/// Texts of SQLite for a file that is damaged or is no database.
+/// Texts for a file that is damaged or is not a database.
 const DAMAGED: [&str; 2] = ["malformed", "file is not a database"];
 
-/// What an error of diesel means for the caller.
+/// Classifies an error of diesel.
 pub(super) fn meaning(error: Error) -> StoreError {
     let text = error.to_string();
     match error {
         Error::DatabaseError(DatabaseErrorKind::Unknown, _) => meaning_of_text(text),
         Error::DatabaseError(..) => StoreError::Refused(text),
         Error::DeserializationError(_) => StoreError::Unreadable(text),
-        // The pool replaces a connection whose transaction broke.
+        // The pool replaces a connection with a broken transaction.
         Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. } => {
             StoreError::Unavailable(text)
         }
@@ -67,10 +67,10 @@ pub(super) fn meaning(error: Error) -> StoreError {
     }
 }
 
-/// What a text of SQLite means for the caller.
+/// Classifies an error text of SQLite.
 pub(super) fn meaning_of_text(text: String) -> StoreError {
     let is_one_of = |known: &[&str]| known.iter().any(|known| text.contains(known));
-    if is_one_of(&PASSING) {
+    if is_one_of(&TRANSIENT) {
         StoreError::Unavailable(text)
     } else if is_one_of(&DAMAGED) {
         StoreError::Unreadable(text)

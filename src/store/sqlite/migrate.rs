@@ -1,4 +1,4 @@
-//! Bringing the tables to this version.
+//! Migrates the schema to this version.
 
 use std::time::Duration;
 
@@ -9,24 +9,23 @@ use super::StoreError;
 use super::connections::Connections;
 use super::error::{Failure, meaning, meaning_of_text};
 
-/// The migrations in this binary.
+/// The migrations embedded in this binary.
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
-/// How often a lock that others hold is tried; each try waits for the busy timeout.
-const TRIES: usize = 10;
-/// Between two tries.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Maximum number of attempts to get the write lock; each waits for the busy timeout.
+const MAX_ATTEMPTS: usize = 10;
+/// Pause between two attempts.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Runs what has not run yet, all of it or nothing. `diesel_migrations` takes no lock of its own:
-/// here whoever comes first holds the write lock through all of them, and whoever comes later finds
-/// nothing left to do.
+/// Runs the pending migrations, all or none. `diesel_migrations` takes no lock itself, so the first
+/// process holds the write lock throughout, and later ones find nothing to do.
 pub(super) fn run(connections: &Connections) -> Result<(), StoreError> {
-    let mut tries = 1;
+    let mut attempt = 1;
     loop {
         match connections.write(pending) {
-            Err(error) if error.is_lock_timeout() && tries < TRIES => {
-                tries += 1;
-                std::thread::sleep(PAUSE);
+            Err(error) if error.is_lock_timeout() && attempt < MAX_ATTEMPTS => {
+                attempt += 1;
+                std::thread::sleep(RETRY_DELAY);
             }
             outcome => return outcome,
         }
@@ -38,7 +37,7 @@ fn pending(connection: &mut SqliteConnection) -> Result<(), Failure> {
         .run_pending_migrations(MIGRATIONS)
         .map_err(failure)?;
     for version in ran {
-        log::debug!("database: migration {version} done");
+        log::debug!("database migration {version} applied");
     }
     Ok(())
 }
@@ -49,7 +48,7 @@ fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> Failure {
         Err(other) => meaning_of_text(other.to_string()),
     };
     Failure::Store(match error {
-        StoreError::Refused(text) => StoreError::Refused(format!("a migration: {text}")),
+        StoreError::Refused(text) => StoreError::Refused(format!("migration failed: {text}")),
         other => other,
     })
 }

@@ -1,4 +1,4 @@
-//! The store in an SQLite file: the embedded default, which needs nothing installed.
+//! The store in an SQLite file: the embedded default, which requires no installation.
 
 mod address;
 mod connections;
@@ -33,18 +33,18 @@ use crate::domain::odds::price::Line;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 
-/// A store in an SQLite file. Several stores, in one process or more, may have one file open.
+/// A store in an SQLite file. Several stores, in one or several processes, can open the same file.
 pub struct SqliteStore {
     connections: Connections,
     path: PathBuf,
-    /// Device and number of the file, from when it was first looked at.
+    /// Device and inode of the file when it was first checked.
     file: OnceLock<(u64, u64)>,
     limits: Plausibility,
 }
 
 impl SqliteStore {
-    /// A store in the file at `path_or_url`: a path, or a path behind `sqlite://` or `sqlite:`.
-    /// Makes the directory that it lies in. Whether the file itself can be opened shows with the
+    /// A store in the file at `path_or_url`: a path, optionally prefixed by `sqlite://` or
+    /// `sqlite:`. Creates the directory of the file. Whether the file can be opened shows on the
     /// first call.
     pub fn open(path_or_url: &str) -> Result<SqliteStore, StoreError> {
         let path = address::path_of(path_or_url)?;
@@ -59,13 +59,13 @@ impl SqliteStore {
         })
     }
 
-    /// A store in which states beyond `limits`, which an earlier version took, give way to any
-    /// update.
+    /// Sets the limits of plausible times. Stored states beyond them, which an earlier version
+    /// accepted, are replaced by any update.
     pub fn within(self, limits: Plausibility) -> SqliteStore {
         SqliteStore { limits, ..self }
     }
 
-    /// A store in a file that is there already; it is not made.
+    /// Opens a store in an existing file; fails if the file does not exist.
     pub fn open_existing(path_or_url: &str) -> Result<SqliteStore, StoreError> {
         let path = address::path_of(path_or_url)?;
         if !std::path::Path::new(path).is_file() {
@@ -74,8 +74,8 @@ impl SqliteStore {
         SqliteStore::open(path_or_url)
     }
 
-    /// Whether the path still leads to the file that is open. One that was moved or removed takes
-    /// every write and gives every read, and all of it is gone with the process.
+    /// Checks that the path still leads to the open file. A file that was moved or removed accepts
+    /// all reads and writes, but its data is lost when the process ends.
     fn check_file(&self) -> Result<(), StoreError> {
         let unavailable = |what: &dyn std::fmt::Display| {
             StoreError::Unavailable(format!("the file {} {what}; restart", self.path.display()))
@@ -105,12 +105,12 @@ impl Store for SqliteStore {
     }
 
     fn ping(&self) -> Result<(), StoreError> {
-        // A question that SQLite cannot answer without the file.
-        let ask = |connection: &mut SqliteConnection| {
+        // A query that SQLite cannot answer without reading the file.
+        let query = |connection: &mut SqliteConnection| {
             diesel::sql_query("SELECT count(*) FROM sqlite_schema").execute(connection)?;
             Ok(())
         };
-        self.read(ask)?;
+        self.read(query)?;
         self.check_file()
     }
 
@@ -148,10 +148,9 @@ impl Store for SqliteStore {
         self.read(|connection| read::dead_letters(connection, limit))
     }
 
-    /// The age of a row of the history is counted from when it was recorded, not from the
-    /// supplier's time: a recording of years ago that is replayed today is kept as long as
-    /// everything else of today, and a supplier's wrong clock neither removes its history at once
-    /// nor keeps it for ever.
+    /// The age of a history row counts from when it was recorded, not from the supplier's time. A
+    /// replayed recording from years ago is thus kept as long as other data recorded today, and a
+    /// wrong clock of a supplier neither removes its history at once nor keeps it forever.
     fn prune(
         &self,
         history_before: Timestamp,
@@ -162,17 +161,17 @@ impl Store for SqliteStore {
     }
 }
 
-/// The line as its column holds it: the shortest decimal text, empty for none.
+/// The text of a line in its column: the shortest decimal form, empty for no line.
 fn line_text(line: Option<Line>) -> String {
     line.map(|line| line.to_string()).unwrap_or_default()
 }
 
-/// A time as its column holds it.
+/// Reads a time from its column.
 fn time(micros: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_micros(micros).ok_or_else(|| unreadable("time", micros))
 }
 
-/// A column whose value makes no sense.
+/// An error about an invalid value in a column.
 fn unreadable(column: &str, value: impl std::fmt::Display) -> StoreError {
     StoreError::Unreadable(format!("{column} {value}"))
 }

@@ -1,4 +1,4 @@
-//! What is read.
+//! Queries.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::events::{EventPage, EventQuery, EventSummary, NamePart};
 use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
 
-/// The columns that the current state and the history share.
+/// The columns that the current state and the history have in common.
 struct Stored {
     event_id: String,
     home_team: String,
@@ -35,7 +35,7 @@ struct Stored {
 }
 
 impl Stored {
-    /// The update, or an error that names the row.
+    /// The update, or an error that identifies the row.
     fn read(self) -> Result<OddsUpdate, StoreError> {
         let row = format!(
             "{} {} {} at {} v{}",
@@ -155,9 +155,9 @@ const UNFINISHED_EVENT_IDS: &str = "
     SELECT DISTINCT event_id FROM odds_current INDEXED BY odds_current_unfinished
     WHERE event_id > ? AND status IN ('open', 'suspended') ORDER BY event_id LIMIT ?";
 
-/// Those of a list that pass, with the sides that the market changed last gives them: in SQLite a
-/// bare column beside `max()` is that of the row with the maximum. The sport and the start time are
-/// those told last.
+/// The events of a list that pass the filters. The team names come from the market that changed
+/// last: in SQLite, a bare column beside `max()` comes from the row with the maximum. The sport and
+/// the start time are the latest known ones.
 const EVENTS: &str = "
     WITH summary AS (
         SELECT market.event_id, home_team, away_team, max(seq) AS seq, sum(status = 'open') AS open_markets,
@@ -333,7 +333,7 @@ pub(super) fn history(
         .limit(rows_at_most(query.limit))
         .select(HistoryRow::as_select())
         .into_boxed();
-    // Behind a place that lies behind `from` the place alone says it. Given both, SQLite may start
+    // A cursor after `from` is sufficient without `from`. Given both conditions, SQLite may start
     // each page at `from`.
     let place = query.after.map(|after| after.revision.updated_at);
     if let Some(from) = query
@@ -346,14 +346,14 @@ pub(super) fn history(
         rows = rows.filter(odds_history::updated_at.lt(to.micros()));
     }
     if let Some(HistoryCursor { revision, row }) = query.after {
-        let behind = sql::<Bool>("(updated_at, version, id) > (")
+        let after_cursor = sql::<Bool>("(updated_at, version, id) > (")
             .bind::<BigInt, _>(revision.updated_at.micros())
             .sql(", ")
             .bind::<BigInt, _>(revision.version)
             .sql(", ")
             .bind::<BigInt, _>(row)
             .sql(")");
-        rows = rows.filter(behind);
+        rows = rows.filter(after_cursor);
     }
     Ok(rows
         .load(connection)?

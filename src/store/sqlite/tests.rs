@@ -24,7 +24,7 @@ mod money {
             DROP INDEX IF EXISTS ledger_transfers_by_reference";
 
         fn run(&self, sql: &str) -> Result<(), String> {
-            beside(&self.path().join("odds.db"))
+            other_connection(&self.path().join("odds.db"))
                 .batch_execute(sql)
                 .map_err(|error| error.to_string())
         }
@@ -44,7 +44,7 @@ fn migrated() -> (SqliteStore, TempDir) {
     (store, directory)
 }
 
-fn writer_does(store: &SqliteStore, sql: &str) {
+fn run_on_writer(store: &SqliteStore, sql: &str) {
     store
         .connections
         .writer()
@@ -53,13 +53,14 @@ fn writer_does(store: &SqliteStore, sql: &str) {
         .unwrap();
 }
 
-/// A connection beside the store's, as the diesel CLI's would be.
-fn beside(path: &Path) -> SqliteConnection {
+/// Another connection to the file, such as the one of the diesel CLI.
+fn other_connection(path: &Path) -> SqliteConnection {
     SqliteConnection::establish(path.to_str().unwrap()).unwrap()
 }
 
+/// Opening creates the directory, and a second store finds the data of the first.
 #[test]
-fn opening_makes_the_directory_and_a_second_store_finds_what_the_first_wrote() {
+fn reopened_store_finds_its_data() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("a/b/odds.db");
     let store = SqliteStore::open(&format!("sqlite://{}", path.display())).unwrap();
@@ -72,7 +73,7 @@ fn opening_makes_the_directory_and_a_second_store_finds_what_the_first_wrote() {
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_is_unavailable_and_is_told_with_the_call() {
+fn unopenable_file_is_unavailable() {
     let directory = TempDir::new().unwrap();
     let store = opened(directory.path());
     assert!(
@@ -87,13 +88,13 @@ fn a_file_that_cannot_be_opened_is_unavailable_and_is_told_with_the_call() {
         .err()
         .unwrap();
     assert!(
-        matches!(&below, StoreError::Unavailable(text) if text.contains("cannot make the directory")),
+        matches!(&below, StoreError::Unavailable(text) if text.contains("cannot create the directory")),
         "{below}"
     );
 }
 
 #[test]
-fn without_its_tables_it_refuses() {
+fn calls_without_tables_are_refused() {
     let directory = TempDir::new().unwrap();
     let store = opened(&directory.path().join("odds.db"));
     store.ping().unwrap();
@@ -106,9 +107,9 @@ fn without_its_tables_it_refuses() {
 }
 
 #[test]
-fn migrations_run_and_revert_and_run_again() {
+fn migrations_run_revert_and_run_again() {
     let directory = TempDir::new().unwrap();
-    let mut connection = beside(&directory.path().join("odds.db"));
+    let mut connection = other_connection(&directory.path().join("odds.db"));
     let all = connection
         .run_pending_migrations(migrate::MIGRATIONS)
         .unwrap()
@@ -120,7 +121,7 @@ fn migrations_run_and_revert_and_run_again() {
             .len(),
         all
     );
-    // SQLite's own note of the numbers that were given cannot be dropped.
+    // SQLite's own table of used row numbers cannot be dropped.
     let left = "SELECT name AS text FROM sqlite_schema
         WHERE name NOT LIKE '%diesel_schema_migrations%' AND name <> 'sqlite_sequence'";
     assert_eq!(texts(&mut connection, left), [""; 0]);
@@ -151,7 +152,7 @@ fn migrations_run_and_revert_and_run_again() {
 }
 
 #[test]
-fn many_may_migrate_one_new_file_at_once() {
+fn concurrent_migrations_succeed() {
     for _ in 0..5 {
         let directory = TempDir::new().unwrap();
         let path = &directory.path().join("odds.db");
@@ -170,7 +171,7 @@ fn many_may_migrate_one_new_file_at_once() {
             .len();
         assert_eq!(
             texts(
-                &mut beside(path),
+                &mut other_connection(path),
                 "SELECT version AS text FROM __diesel_schema_migrations"
             )
             .len(),
@@ -180,7 +181,7 @@ fn many_may_migrate_one_new_file_at_once() {
 }
 
 #[test]
-fn two_stores_may_write_one_file_at_once() {
+fn two_stores_share_one_file() {
     let (store, directory) = migrated();
     let other = opened(&directory.path().join("odds.db"));
     std::thread::scope(|scope| {
@@ -203,13 +204,13 @@ fn two_stores_may_write_one_file_at_once() {
 }
 
 #[test]
-fn a_full_disk_leaves_nothing_half_written_and_is_got_over() {
+fn full_disk_leaves_no_partial_write() {
     let (store, _directory) = migrated();
     store
         .write_updates(&positioned(0, [update(1, 1, 1)]))
         .unwrap();
     let before = states(&store, "MATCH_001");
-    writer_does(&store, "PRAGMA max_page_count = 1");
+    run_on_writer(&store, "PRAGMA max_page_count = 1");
     let large = positioned(1, (0..2_000).map(|time| update(1, 2 + time, 1)));
     let error = store.write_updates(&large).unwrap_err();
     assert_eq!(
@@ -222,7 +223,7 @@ fn a_full_disk_leaves_nothing_half_written_and_is_got_over() {
         1
     );
 
-    writer_does(&store, "PRAGMA max_page_count = 1000000");
+    run_on_writer(&store, "PRAGMA max_page_count = 1000000");
     assert_eq!(
         store.write_updates(&large).unwrap(),
         BatchReport {
@@ -233,9 +234,9 @@ fn a_full_disk_leaves_nothing_half_written_and_is_got_over() {
 }
 
 #[test]
-fn a_statement_that_fails_behind_another_takes_it_back() {
+fn failed_statement_rolls_back_earlier_ones() {
     let (store, _directory) = migrated();
-    writer_does(
+    run_on_writer(
         &store,
         "CREATE TRIGGER broken BEFORE INSERT ON odds_history BEGIN SELECT RAISE(ABORT, 'broken on purpose'); END",
     );
@@ -244,7 +245,7 @@ fn a_statement_that_fails_behind_another_takes_it_back() {
         .unwrap_err();
     assert_eq!(error, StoreError::Refused("broken on purpose".to_owned()));
     assert_eq!(states(&store, "MATCH_001"), []);
-    writer_does(&store, "DROP TRIGGER broken");
+    run_on_writer(&store, "DROP TRIGGER broken");
     assert_eq!(
         store
             .write_updates(&positioned(0, [update(1, 1, 1)]))
@@ -255,9 +256,9 @@ fn a_statement_that_fails_behind_another_takes_it_back() {
 }
 
 #[test]
-fn a_database_that_only_reads_is_unavailable_for_writes() {
+fn read_only_database_is_unavailable_for_writes() {
     let (store, _directory) = migrated();
-    writer_does(&store, "PRAGMA query_only = ON");
+    run_on_writer(&store, "PRAGMA query_only = ON");
     let letter = DeadLetter {
         received_at: Timestamp::now(),
         origin: String::new(),
@@ -275,13 +276,13 @@ fn a_database_that_only_reads_is_unavailable_for_writes() {
 }
 
 #[test]
-fn a_lock_held_by_another_makes_writes_unavailable_but_not_reads() {
+fn foreign_lock_blocks_only_writes() {
     let (store, directory) = migrated();
     store
         .write_updates(&positioned(0, [update(1, 1, 1)]))
         .unwrap();
-    writer_does(&store, "PRAGMA busy_timeout = 20");
-    let mut other = beside(&directory.path().join("odds.db"));
+    run_on_writer(&store, "PRAGMA busy_timeout = 20");
+    let mut other = other_connection(&directory.path().join("odds.db"));
     other.batch_execute("BEGIN IMMEDIATE").unwrap();
     let locked = StoreError::Unavailable("database is locked".to_owned());
     assert_eq!(
@@ -300,12 +301,12 @@ fn a_lock_held_by_another_makes_writes_unavailable_but_not_reads() {
 }
 
 #[test]
-fn what_was_committed_is_in_the_files_at_once() {
+fn commit_is_in_the_files_at_once() {
     let (store, directory) = migrated();
     store
         .write_updates(&positioned(0, [update(1, 1, 1)]))
         .unwrap();
-    // What a killed process leaves behind: the files as they are, nothing closed.
+    // The files as a killed process leaves them, with nothing closed.
     let copies = TempDir::new().unwrap();
     for file in ["odds.db", "odds.db-wal"] {
         std::fs::copy(directory.path().join(file), copies.path().join(file)).unwrap();
@@ -317,7 +318,7 @@ fn what_was_committed_is_in_the_files_at_once() {
 }
 
 #[test]
-fn the_statement_itself_guards_against_older_states() {
+fn upsert_rejects_older_states() {
     let (store, _directory) = migrated();
     let held = update(1, 10, 5);
     store.write_updates(&positioned(0, [held.clone()])).unwrap();
@@ -343,7 +344,7 @@ fn the_statement_itself_guards_against_older_states() {
 }
 
 #[test]
-fn every_page_of_a_history_begins_where_the_one_before_ended() {
+fn history_pages_start_within_the_index() {
     let (store, _directory) = migrated();
     let mut reader = store.connections.reader().unwrap();
     let mut plan = |bounds: &str| {
@@ -370,12 +371,12 @@ fn every_page_of_a_history_begins_where_the_one_before_ended() {
 }
 
 #[test]
-fn a_row_that_cannot_be_read_is_named() {
+fn unreadable_row_is_identified() {
     let (store, _directory) = migrated();
     store
         .write_updates(&positioned(0, [update(1, 1, 1)]))
         .unwrap();
-    writer_does(
+    run_on_writer(
         &store,
         "UPDATE odds_current SET selections = '[{\"id\":\"home\",\"price\":0.5}]'",
     );
@@ -391,13 +392,13 @@ fn a_row_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn connections_are_set_up_as_they_should() {
+fn connections_have_their_pragmas() {
     let (store, _directory) = migrated();
     let mut writer = store.connections.writer().unwrap();
-    let ask =
+    let query =
         "SELECT journal_mode || ' ' || synchronous || ' ' || foreign_keys || ' ' || timeout AS text
         FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys, pragma_busy_timeout";
-    assert_eq!(texts(&mut writer, ask), ["wal 1 1 2000"]);
+    assert_eq!(texts(&mut writer, query), ["wal 1 1 2000"]);
     let mut reader = store.connections.reader().unwrap();
     assert!(reader.batch_execute("DELETE FROM odds_current").is_err());
 }
@@ -431,12 +432,12 @@ fn details(connection: &mut SqliteConnection, explain: &str) -> Vec<String> {
 }
 
 #[test]
-fn new_files_are_for_their_owner_alone() {
+fn new_files_are_private() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data/money.db");
     let store = SqliteStore::open(path.to_str().unwrap()).unwrap();
-    let _claim = super::DatabaseLock::of(&path).unwrap();
+    let _lock = super::DatabaseLock::of(&path).unwrap();
     store.migrate().unwrap();
     let files: Vec<_> = std::fs::read_dir(folder.path().join("data"))
         .unwrap()
@@ -450,7 +451,7 @@ fn new_files_are_for_their_owner_alone() {
             "{file:?}"
         );
     }
-    // A file of before keeps what its owner gave it.
+    // An existing file keeps the permissions that its owner chose.
     let old = folder.path().join("old.db");
     std::fs::write(&old, "").unwrap();
     std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o640)).unwrap();
@@ -464,9 +465,9 @@ fn new_files_are_for_their_owner_alone() {
     );
 }
 
-/// A row that an earlier version took must not freeze its market for ever.
+/// A row that an earlier version accepted must not freeze its market forever.
 #[test]
-fn a_row_from_the_future_gives_way() {
+fn row_from_the_future_is_replaced() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("odds.db");
     let store = opened(&path);
@@ -482,7 +483,7 @@ fn a_row_from_the_future_gives_way() {
         .write_updates(&positioned(1, [update(1, 2, 1)]))
         .unwrap();
     assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
-    // And what is believed is guarded as ever.
+    // A plausible state is still not replaced by an older one.
     careful
         .write_updates(&positioned(2, [update(1, 1, 1)]))
         .unwrap();

@@ -1,4 +1,4 @@
-//! What is written: batches of updates, dead letters, and the end of what is too old.
+//! Writes: batches of updates, dead letters, and pruning.
 
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -17,8 +17,8 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{Batch, Details, Heads, PRUNE_LIMIT};
 use crate::store::{BatchReport, PruneReport};
 
-/// The last number of each event in the list, and how many markets it has; `place` is its place
-/// there.
+/// The last sequence number of each event in the list, and its number of markets. `place` is the
+/// event's index in the list.
 const LAST_SEQS: &str = "
     SELECT wanted.key AS place, max(current.seq) AS seq, count(*) AS markets
     FROM jsonb_each(?) AS wanted CROSS JOIN odds_current AS current ON current.event_id = wanted.value
@@ -32,9 +32,10 @@ const REVISIONS: &str = "
         AND current.market = wanted.value ->> 1
         AND current.line = wanted.value ->> 2";
 
-/// Takes the rows that have a number. They were decided on under the same lock; the guard says once
-/// more that a state never gives way to an older one, unless its time is later than what is
-/// believed. An update without a sport or a start time leaves the known ones.
+/// Writes the rows that have a sequence number. The decision was made under the same lock; the
+/// `WHERE` clause guarantees in addition that an older state never replaces a newer one, unless the
+/// time of the stored state is implausible. An update without a sport or a start time keeps the
+/// known ones.
 pub(super) const UPSERT_CURRENT: &str = "
     INSERT INTO odds_current (event_id, market, line, status, in_play, selections, source, version, updated_at,
         home_team, away_team, seq, sport, start_time)
@@ -49,8 +50,8 @@ pub(super) const UPSERT_CURRENT: &str = "
     WHERE (excluded.updated_at, excluded.version) > (odds_current.updated_at, odds_current.version)
         OR odds_current.updated_at > ?";
 
-/// Takes every row that is not known yet, in the order of the batch. `WHERE true` lets SQLite tell
-/// `ON CONFLICT` from the `ON` of a join.
+/// Appends the rows that are not stored yet, in the order of the batch. `WHERE true` lets SQLite
+/// distinguish `ON CONFLICT` from the `ON` of a join.
 const APPEND_HISTORY: &str = "
     INSERT INTO odds_history (event_id, market, line, status, in_play, selections, source, version, updated_at,
         recorded_at)
@@ -67,9 +68,9 @@ const PRUNE_DEAD_LETTERS: &str = "
     DELETE FROM dead_letters
     WHERE id IN (SELECT id FROM dead_letters WHERE received_at < ? ORDER BY received_at, id LIMIT ?)";
 
-/// A batch as one JSON text: one bind and one statement a table, many times faster than a statement
-/// a row. `jsonb_each` (SQLite 3.51, ours is compiled in) halves the time of `json_each`, which
-/// writes a row out and parses it again.
+/// A row of a batch. The batch is bound as one JSON text, with one statement per table, which is
+/// many times faster than one statement per row. `jsonb_each` (SQLite 3.51, compiled in) takes half
+/// the time of `json_each`, which serialises each row and parses it again.
 #[derive(Serialize)]
 struct Row<'a>(
     &'a EventId,
@@ -109,7 +110,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Writes a batch. States with a time after `latest` give way to any update.
+/// Writes a batch. Any update replaces a state with a time after `latest`.
 pub(super) fn updates(
     connection: &mut SqliteConnection,
     updates: &[PositionedUpdate],
@@ -205,8 +206,9 @@ fn at<T>(list: &mut [T], place: i64) -> Option<&mut T> {
 }
 
 pub(super) fn json(rows: &(impl Serialize + ?Sized)) -> Result<String, StoreError> {
-    serde_json::to_string(rows)
-        .map_err(|error| StoreError::Refused(format!("cannot write the batch as JSON: {error}")))
+    serde_json::to_string(rows).map_err(|error| {
+        StoreError::Refused(format!("cannot serialise the batch as JSON: {error}"))
+    })
 }
 
 #[derive(Insertable)]
@@ -219,7 +221,7 @@ struct NewDeadLetter<'a> {
     raw: &'a [u8],
 }
 
-/// Keeps dead letters. They are few: a statement each.
+/// Stores dead letters with one statement each, since there are few.
 pub(super) fn dead_letters(
     connection: &mut SqliteConnection,
     letters: &[DeadLetter],

@@ -1,4 +1,4 @@
-//! The list of events: what it tells, and its filters.
+//! Checks of the list of events: its content and its filters.
 
 use pretty_assertions::assert_eq;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::odds::status::{EventStatus, MarketStatus};
 use crate::store::events::StatusFilter;
 
-fn told(sport: Option<&str>, start: Option<i64>, update: OddsUpdate) -> OddsUpdate {
+fn with_details(sport: Option<&str>, start: Option<i64>, update: OddsUpdate) -> OddsUpdate {
     OddsUpdate {
         sport: sport.map(Into::into),
         start_time: start.and_then(Timestamp::from_millis),
@@ -14,7 +14,7 @@ fn told(sport: Option<&str>, start: Option<i64>, update: OddsUpdate) -> OddsUpda
     }
 }
 
-pub fn details_stay_known(store: &dyn Store) {
+pub fn event_details_are_kept(store: &dyn Store) {
     let write = |position, updates: Vec<OddsUpdate>| {
         store.write_updates(&positioned(position, updates)).unwrap()
     };
@@ -30,25 +30,25 @@ pub fn details_stay_known(store: &dyn Store) {
     write(
         1,
         vec![
-            told(Some("tennis"), Some(7), update(1, 2, 1)),
+            with_details(Some("tennis"), Some(7), update(1, 2, 1)),
             update(1, 3, 1),
         ],
     );
     assert_eq!(
         details(),
         (Some("tennis".to_owned()), Some(7)),
-        "an update behind it in the batch tells nothing"
+        "a later update without details keeps them"
     );
     write(3, vec![update(1, 4, 1)]);
     write(4, vec![market_update("MATCH_001", "btts", None, 5, 1)]);
     assert_eq!(
         details(),
         (Some("tennis".to_owned()), Some(7)),
-        "nor do a later batch and another market"
+        "so do a later batch and another market"
     );
     write(
         5,
-        vec![told(
+        vec![with_details(
             None,
             Some(8),
             market_update("MATCH_001", "btts", None, 6, 1),
@@ -57,9 +57,12 @@ pub fn details_stay_known(store: &dyn Store) {
     assert_eq!(
         details(),
         (Some("tennis".to_owned()), Some(8)),
-        "the market that told it last"
+        "the market that reported it last"
     );
-    write(6, vec![told(Some("soccer"), Some(9), update(1, 2, 9))]);
+    write(
+        6,
+        vec![with_details(Some("soccer"), Some(9), update(1, 2, 9))],
+    );
     assert_eq!(
         details(),
         (Some("tennis".to_owned()), Some(8)),
@@ -92,10 +95,10 @@ const PARTS: [&str; 14] = [
 ];
 const SPORTS: [&str; 2] = ["soccer", "horse racing"];
 
-/// Event, market, status, in play, sides, sport, start.
-type Told = (u8, u8, usize, bool, usize, Option<usize>, Option<i64>);
+/// Event, market, status, in play, teams, sport, start.
+type Report = (u8, u8, usize, bool, usize, Option<usize>, Option<i64>);
 
-fn tellings() -> impl Strategy<Value = Vec<Told>> {
+fn reports() -> impl Strategy<Value = Vec<Report>> {
     let sport = proptest::option::weighted(0.4, 0usize..2);
     let start = proptest::option::weighted(0.4, 0i64..6);
     let one = (
@@ -141,10 +144,10 @@ fn filters() -> impl Strategy<Value = EventQuery> {
         )
 }
 
-/// What the list must tell of an event, from all that was told, in its order.
-fn expected(event: &str, number: u8, tellings: &[Told]) -> Option<EventSummary> {
+/// The expected summary of an event, from all reports in order.
+fn expected(event: &str, number: u8, reports: &[Report]) -> Option<EventSummary> {
     let mut markets = BTreeMap::new();
-    let of_event = || tellings.iter().filter(|one| one.0 == number);
+    let of_event = || reports.iter().filter(|one| one.0 == number);
     markets.extend(of_event().map(|one| (one.1, (MarketStatus::ALL[one.2], one.3))));
     let (_, _, _, _, sides, _, _) = of_event().next_back()?;
     let is_finished = |status| !matches!(status, MarketStatus::Open | MarketStatus::Suspended);
@@ -155,15 +158,16 @@ fn expected(event: &str, number: u8, tellings: &[Told]) -> Option<EventSummary> 
     } else {
         EventStatus::Upcoming
     };
-    // The market that changed last, of those that were ever told it.
-    let last = |knows: fn(&Told) -> bool| {
-        let knowing: BTreeSet<_> = of_event()
-            .filter(|one| knows(one))
+    // The last report of the detail by the market that changed last, among the markets that ever
+    // reported it.
+    let last = |has_detail: fn(&Report) -> bool| {
+        let reporting: BTreeSet<_> = of_event()
+            .filter(|one| has_detail(one))
             .map(|one| one.1)
             .collect();
-        let market = of_event().rfind(|one| knowing.contains(&one.1))?.1;
+        let market = of_event().rfind(|one| reporting.contains(&one.1))?.1;
         of_event()
-            .rfind(|one| one.1 == market && knows(one))
+            .rfind(|one| one.1 == market && has_detail(one))
             .copied()
     };
     Some(EventSummary {
@@ -209,13 +213,13 @@ fn passes(event: &EventSummary, query: &EventQuery) -> bool {
         })
 }
 
-pub fn filters_agree_with_memory(store: &dyn Store) {
+pub fn filters_agree_with_the_model(store: &dyn Store) {
     let sizes = proptest::collection::vec(1usize..9, 1..4);
     let known = std::cell::RefCell::new(BTreeMap::new());
     for_all(
-        (tellings(), sizes, proptest::collection::vec(filters(), 8)),
-        |event, (tellings, sizes, filters)| {
-            let made = |(time, one): (usize, &Told)| {
+        (reports(), sizes, proptest::collection::vec(filters(), 8)),
+        |event, (reports, sizes, filters)| {
+            let made = |(time, one): (usize, &Report)| {
                 let (number, market, status, in_play, sides, sport, start) = *one;
                 let made = market_update(
                     &format!("{event}_{number}"),
@@ -231,14 +235,14 @@ pub fn filters_agree_with_memory(store: &dyn Store) {
                     away_team: SIDES[sides].1.to_owned(),
                     ..made
                 };
-                told(sport.map(|sport| SPORTS[sport]), start, update)
+                with_details(sport.map(|sport| SPORTS[sport]), start, update)
             };
             write_in_batches(
                 store,
-                &positioned(0, tellings.iter().enumerate().map(made)),
+                &positioned(0, reports.iter().enumerate().map(made)),
                 &sizes,
             );
-            let summaries = (0..4).filter_map(|number| expected(event, number, &tellings));
+            let summaries = (0..4).filter_map(|number| expected(event, number, &reports));
             known
                 .borrow_mut()
                 .extend(summaries.map(|summary| (summary.event_id.to_string(), summary)));

@@ -1,4 +1,4 @@
-//! What the messages of one frame change, gathered before any of it is published.
+//! Collects the changes of the messages in one frame before any of them is published.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -10,39 +10,39 @@ use crate::domain::ids::EventId;
 use crate::domain::timestamp::Timestamp;
 use crate::supplier::Refused;
 
-/// What the messages of one frame change.
+/// The changes of the messages in one frame.
 #[derive(Default)]
 pub struct Changes {
-    /// The markets to look at again, in the order of the frame.
+    /// The markets to publish again, in frame order.
     pub order: Vec<EventId>,
-    /// When each of them changed.
+    /// The time of the change of each market.
     pub times: BTreeMap<EventId, Option<Timestamp>>,
-    /// The time of the messages as a whole.
+    /// The latest time of the messages.
     pub latest: Option<Timestamp>,
-    /// The markets of which a change could be read.
+    /// The markets with a readable change.
     pub read: BTreeSet<EventId>,
-    /// What could not be taken.
+    /// Rejected parts.
     pub refused: Vec<Refused>,
-    /// The markets of which a change could not be read.
+    /// The markets with an unreadable change.
     pub lost: Vec<EventId>,
-    /// A change is lost whose market cannot be read.
+    /// A change is lost and its market is unreadable.
     pub unnamed: bool,
-    /// A market that changed needs an image.
+    /// A changed market needs an image.
     pub needs_image: bool,
 }
 
 impl Changes {
-    /// Whether the market is to be looked at again.
+    /// Whether the market is to be published again.
     pub fn touches(&self, id: &EventId) -> bool {
         self.times.contains_key(id)
     }
 
-    /// Whether a change of the market could be read.
+    /// Whether a change of the market was readable.
     pub fn is_read(&self, id: &EventId) -> bool {
         self.read.contains(id)
     }
 
-    /// The market is to be looked at again, as changed at this time.
+    /// Marks the market for publishing, as changed at this time.
     pub fn touch(&mut self, id: &EventId, time: Option<Timestamp>) {
         match self.times.get_mut(id) {
             Some(known) => *known = time.max(*known),
@@ -53,20 +53,20 @@ impl Changes {
         }
     }
 
-    /// A part could not be taken.
+    /// Records a rejected part.
     pub fn refuse(&mut self, reason: &'static str, detail: String) {
         self.refused.push(Refused { reason, detail });
     }
 
-    /// A change that cannot be taken may have been a suspension of its market, and if no market can
-    /// be read, of any.
+    /// Records an unreadable change. It may have been a suspension of its market or, if the market
+    /// is unreadable, of any market.
     pub fn lose(&mut self, text: &RawValue, reason: &'static str, error: &dyn Display) {
         let id = serde_json::from_str::<MarketId<'_>>(text.get())
             .ok()
             .and_then(|named| EventId::new(&named.id).ok());
         let Some(id) = id else {
             self.unnamed = true;
-            return self.refuse(reason, format!("change of a market: {error}"));
+            return self.refuse(reason, format!("market change: {error}"));
         };
         self.refuse(reason, format!("market {id}: {error}"));
         self.lost.push(id);

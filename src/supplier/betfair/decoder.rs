@@ -1,4 +1,4 @@
-//! The stream's conversation and its markets.
+//! The protocol of the stream and the state of its markets.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -19,33 +19,33 @@ use crate::domain::ids::EventId;
 use crate::domain::json;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
-use crate::supplier::{Decoded, Decoder, FrameFault, from_the_future};
+use crate::supplier::{Decoded, Decoder, FrameFault, future_time_detail};
 
 const AUTHENTICATION: i64 = 1;
 const SUBSCRIPTION: i64 = 2;
-/// Best offers one level deep, the last traded price, and the definitions: all that a price is made
-/// of.
+/// Best offers one level deep, the last traded price, and the definitions: everything a price is
+/// made of.
 const FIELDS: &[&str] = &["EX_BEST_OFFERS", "EX_LTP", "EX_MARKET_DEF"];
-/// The stream's bounds of `heartbeatMs`.
+/// The stream's limits for `heartbeatMs`.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 500..=5_000;
 /// The `status` of a message whose data the stream does not vouch for.
 const UNRELIABLE: i64 = 503;
-/// Markets kept, ended ones among them.
+/// The maximum number of markets held, including ended ones.
 const MAX_MARKETS: usize = 50_000;
-/// Markets kept after their end; a late word about an older one finds nothing.
+/// The number of ended markets held; a late change of an older one is rejected as unknown.
 const MAX_RETIRED: usize = 1_000;
-/// Segments of one message, in frames of the largest size.
+/// The size limit of the segments of one message, in frames of the maximum size.
 const MAX_SEGMENTS: usize = 64;
-/// Refused parts told of one frame.
+/// The maximum number of rejected parts reported per frame.
 const MAX_REFUSED: usize = 32;
-/// An image repairs what a lost change left in doubt. It is asked for at once, then at most this
-/// often; the time doubles, six times at most, while the images themselves hold what cannot be
-/// read.
+/// Minimum time between image requests. An image repairs markets left in doubt by a lost change.
+/// The first request is immediate; the interval doubles up to six times while the images themselves
+/// contain unreadable parts.
 const IMAGE_INTERVAL: Duration = Duration::from_secs(10);
 const IMAGE_DOUBLINGS: u32 = 6;
 
-/// Reads the Exchange Stream. Its markets outlive a connection, so that a reconnect only has to
-/// tell what changed.
+/// Decodes the Exchange Stream. Market state outlives a connection, so a reconnect only needs the
+/// changes.
 pub struct BetfairDecoder {
     app_key: SecretString,
     session: SecretString,
@@ -54,30 +54,30 @@ pub struct BetfairDecoder {
     clocks: Clocks,
     segments: Segments,
     markets: BTreeMap<EventId, Market>,
-    /// Markets that ended or went away, the oldest first.
+    /// Ended or removed markets, oldest first.
     retired: VecDeque<EventId>,
-    /// The stream said that it does not vouch for its data, or has been silent for too long.
+    /// The stream does not vouch for its data, or has been silent for too long.
     unreliable: bool,
-    /// Changes of markets that nobody can name are lost.
+    /// Changes of unidentified markets were lost.
     gap: bool,
-    /// The connection cannot go on, since a message on it could not be taken.
+    /// The connection cannot continue because one of its messages was rejected.
     missed: bool,
-    /// Some market needs an image.
+    /// A market needs an image.
     wants_image: bool,
-    asking: Asking,
+    asking: ImageRequests,
     latest: Option<Timestamp>,
 }
 
-/// When an image was asked for on a connection that goes on.
+/// Image requests on an open connection.
 #[derive(Default)]
-struct Asking {
-    /// Not again before this.
+struct ImageRequests {
+    /// The earliest time of the next request.
     next: Option<Timestamp>,
-    /// How often in a row the image did not help.
+    /// Consecutive images that did not help.
     failures: u32,
 }
 
-/// The position of the last whole message.
+/// The position of the last complete message.
 #[derive(Default)]
 struct Clocks {
     initial: Option<String>,
@@ -85,7 +85,7 @@ struct Clocks {
 }
 
 impl BetfairDecoder {
-    /// A decoder that knows no market yet. Without key and session it sends empty ones.
+    /// Creates a decoder without markets. Sends an empty key and session if none are configured.
     pub fn new(settings: &SupplierSettings) -> BetfairDecoder {
         let secret = |secret: &Option<SecretString>| {
             secret.clone().unwrap_or_else(|| SecretString::from(""))
@@ -112,7 +112,7 @@ impl BetfairDecoder {
             gap: false,
             missed: false,
             wants_image: false,
-            asking: Asking::default(),
+            asking: ImageRequests::default(),
             latest: None,
         }
     }
@@ -158,7 +158,7 @@ impl BetfairDecoder {
     fn on_status(&mut self, status: &StatusMessage) -> Result<Decoded, FrameFault> {
         if status.status_code != "SUCCESS" {
             let code = status.error_code.as_deref().unwrap_or_default();
-            // Whatever was wrong with the subscription, a fresh image cannot be.
+            // A fresh image works whatever was wrong with the subscription.
             if code == "INVALID_CLOCK" || status.id == Some(SUBSCRIPTION) {
                 self.clocks = Clocks::default();
             }
@@ -180,7 +180,7 @@ impl BetfairDecoder {
         })
     }
 
-    /// A supplier's words, cut short, and without what we told it.
+    /// The supplier's text, truncated and without our credentials.
     fn without_secrets(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for secret in [&self.app_key, &self.session]
@@ -198,7 +198,7 @@ impl BetfairDecoder {
         match message.ct {
             Some(ChangeType::Heartbeat) => return self.apply(&[message]),
             Some(ChangeType::Other) => {
-                let detail = "a change type (`ct`) that is not known".to_owned();
+                let detail = "unknown change type (`ct`)".to_owned();
                 return Err(FrameFault::Unreadable {
                     reason: "unknown_type",
                     detail,
@@ -208,13 +208,13 @@ impl BetfairDecoder {
         }
         let begins = matches!(message.segment_type, None | Some(SegmentType::SegStart));
         if begins && message.ct == Some(ChangeType::SubImage) {
-            // The image that was asked for replaces a message that the stream did not finish.
+            // A requested image replaces a message that the stream did not finish.
             self.segments.clear();
         }
         match self.segments.take(message.segment_type, frame)? {
             Whole::NotYet => Ok(Decoded::default()),
             Whole::Alone => self.apply(&[message]),
-            Whole::RequestBatcher(frames) => {
+            Whole::Complete(frames) => {
                 let messages = frames
                     .iter()
                     .map(|frame| read(frame))
@@ -224,7 +224,7 @@ impl BetfairDecoder {
         }
     }
 
-    /// Applies the messages as one, and gives out each market at most once.
+    /// Applies the messages as one, and publishes each market at most once.
     fn apply(&mut self, messages: &[ChangeMessage<'_>]) -> Result<Decoded, FrameFault> {
         let times = messages
             .iter()
@@ -233,9 +233,10 @@ impl BetfairDecoder {
         if let Some(detail) = times
             .iter()
             .flatten()
-            .find_map(|time| from_the_future(*time, self.latest))
+            .find_map(|time| future_time_detail(*time, self.latest))
         {
-            // Nothing of it is applied, and the clock stands: the next connection tells it again.
+            // Nothing is applied and the position is kept, so the next connection repeats the
+            // message.
             return Err(FrameFault::Refused {
                 reason: "future",
                 detail,
@@ -253,11 +254,11 @@ impl BetfairDecoder {
                 self.apply_market(text, is_image, time, &mut changes);
             }
         }
-        self.doubt_what_is_lost(&mut changes);
-        // What an image does not name is suspended as missing from it.
+        self.suspend_lost(&mut changes);
+        // A market missing from an image is suspended as absent.
         let unnamed = changes.unnamed && !is_image;
         if is_image {
-            self.suspend_what_is_missing(&mut changes);
+            self.suspend_missing(&mut changes);
             self.wants_image = false;
             self.asking.failures = if changes.needs_image {
                 self.asking.failures.saturating_add(1)
@@ -273,8 +274,8 @@ impl BetfairDecoder {
         let unreliable = messages
             .iter()
             .any(|message| message.status == Some(UNRELIABLE));
-        // A heartbeat between segments vouches for nothing that is still to come, and is ahead of
-        // what is applied.
+        // A heartbeat between segments does not vouch for the segments still to come, and its
+        // position is ahead of the applied changes.
         let is_whole = self.segments.is_empty();
         self.set_trust(
             (self.unreliable && !is_whole) || unreliable,
@@ -287,17 +288,18 @@ impl BetfairDecoder {
                 .for_each(|message| self.clocks.remember(message));
         }
         let mut decoded = self.publish(changes);
-        decoded.send.extend(self.ask_for_image()?);
+        decoded.send.extend(self.request_image()?);
         Ok(decoded)
     }
 
-    /// A new subscription replaces the one that runs and is answered with an image.
-    fn ask_for_image(&mut self) -> Result<Option<String>, FrameFault> {
-        let too_early = self
+    /// Requests an image: a new subscription replaces the current one and is answered with an
+    /// image.
+    fn request_image(&mut self) -> Result<Option<String>, FrameFault> {
+        let is_too_early = self
             .latest
             .zip(self.asking.next)
             .is_some_and(|(now, next)| now < next);
-        if !(self.wants_image || self.gap) || !self.segments.is_empty() || too_early {
+        if !(self.wants_image || self.gap) || !self.segments.is_empty() || is_too_early {
             return Ok(None);
         }
         let interval = IMAGE_INTERVAL * (1 << self.asking.failures.min(IMAGE_DOUBLINGS));
@@ -343,7 +345,7 @@ impl BetfairDecoder {
             if self.markets.len() >= MAX_MARKETS {
                 return changes.refuse(
                     "too_many_markets",
-                    format!("market {id}: {MAX_MARKETS} markets are kept already"),
+                    format!("market {id}: the limit of {MAX_MARKETS} markets is reached"),
                 );
             }
         }
@@ -357,9 +359,9 @@ impl BetfairDecoder {
         changes.needs_image |= market.needs_image();
     }
 
-    /// After all changes of the frame: whatever else it says about the market, the lost change may
-    /// say otherwise.
-    fn doubt_what_is_lost(&mut self, changes: &mut Changes) {
+    /// Runs after all changes of the frame: the lost change may contradict whatever else the frame
+    /// says about the market.
+    fn suspend_lost(&mut self, changes: &mut Changes) {
         for id in std::mem::take(&mut changes.lost) {
             let Some(market) = self.markets.get_mut(&id) else {
                 continue;
@@ -370,9 +372,8 @@ impl BetfairDecoder {
         }
     }
 
-    /// An image is the whole subscription. What we knew and it does not hold must not look live any
-    /// more.
-    fn suspend_what_is_missing(&mut self, changes: &mut Changes) {
+    /// An image contains the whole subscription. Known markets missing from it must not look live.
+    fn suspend_missing(&mut self, changes: &mut Changes) {
         for (id, market) in self
             .markets
             .iter_mut()
@@ -385,9 +386,9 @@ impl BetfairDecoder {
         }
     }
 
-    /// A message could not be taken. It may have been a suspension, so a whole image must come
-    /// where it is not repeated.
-    fn miss(&mut self, fault: &FrameFault) {
+    /// Records that a message was rejected. It may have been a suspension, so a full image is
+    /// needed unless the message is repeated.
+    fn record_missed(&mut self, fault: &FrameFault) {
         self.missed = true;
         if let FrameFault::Unreadable { .. } = fault {
             self.clocks = Clocks::default();
@@ -399,7 +400,7 @@ impl BetfairDecoder {
     }
 
     /// While the stream does not vouch for its data, or changes are missing, every open market is
-    /// shown suspended.
+    /// shown as suspended.
     fn set_trust(&mut self, unreliable: bool, gap: bool, changes: &mut Changes) {
         let before = self.is_trusted();
         (self.unreliable, self.gap) = (unreliable, gap);
@@ -437,7 +438,7 @@ impl BetfairDecoder {
         let beyond = changes.refused.len().saturating_sub(MAX_REFUSED);
         changes.refused.truncate(MAX_REFUSED);
         if let Some(last) = changes.refused.last_mut().filter(|_| beyond > 0) {
-            last.detail = format!("{}; and {beyond} parts more", last.detail);
+            last.detail = format!("{}; and {beyond} more parts", last.detail);
         }
         Decoded {
             updates,
@@ -461,19 +462,21 @@ impl Decoder for BetfairDecoder {
         if frame.trim_ascii().is_empty() {
             return Ok(Decoded::default());
         }
-        let op = read::<Op<'_>>(frame).inspect_err(|fault| self.miss(fault))?;
+        let op = read::<Op<'_>>(frame).inspect_err(|fault| self.record_missed(fault))?;
         match op.op.as_ref() {
             "connection" => Ok(Decoded {
                 send: vec![self.authentication()?],
                 ..Decoded::default()
             }),
             "status" => self.on_status(&read(frame)?),
-            "mcm" => self.on_change(frame).inspect_err(|fault| self.miss(fault)),
+            "mcm" => self
+                .on_change(frame)
+                .inspect_err(|fault| self.record_missed(fault)),
             op => {
                 let op: String = op.chars().take(40).collect();
                 Err(FrameFault::Unreadable {
                     reason: "unknown_op",
-                    detail: format!("op `{op}` is not known"),
+                    detail: format!("unknown op `{op}`"),
                 })
             }
         }
@@ -483,26 +486,26 @@ impl Decoder for BetfairDecoder {
         self.latest = Some(latest);
     }
 
-    // As if the stream had said that it does not vouch for its data; its next message, a heartbeat
-    // too, says otherwise.
+    // Equivalent to the stream not vouching for its data; its next message, even a heartbeat,
+    // clears this.
     fn on_stale(&mut self) -> Vec<OddsUpdate> {
         let mut changes = Changes::default();
         self.set_trust(true, self.gap, &mut changes);
         self.publish(changes).updates
     }
 
-    // The next connection begins with a whole image, and all of it is published.
+    // The next connection starts with a full image, and all of it is published.
     fn on_unpublished(&mut self) -> Vec<OddsUpdate> {
         self.clocks = Clocks::default();
         self.segments.clear();
         self.markets.clear();
         self.retired.clear();
         (self.unreliable, self.gap, self.missed, self.wants_image) = (false, false, false, false);
-        self.asking = Asking::default();
+        self.asking = ImageRequests::default();
         Vec::new()
     }
 
-    // Part of a message, or a message that could not be read, may have been a suspension.
+    // An incomplete or unreadable message may have been a suspension.
     fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate> {
         let gap = missed || std::mem::take(&mut self.missed) || !self.segments.is_empty();
         if missed {
@@ -529,7 +532,7 @@ impl Clocks {
 fn time_of(message: &ChangeMessage<'_>) -> Result<Option<Timestamp>, FrameFault> {
     let bad = |pt| FrameFault::Unreadable {
         reason: "bad_time",
-        detail: format!("pt {pt} is no time in milliseconds"),
+        detail: format!("pt {pt} is not a time in milliseconds"),
     };
     message
         .pt
@@ -544,16 +547,17 @@ fn read<'a, T: Deserialize<'a>>(frame: &'a [u8]) -> Result<T, FrameFault> {
     })
 }
 
-/// Writing strings, numbers and lists to memory has no way to fail; were there one, the connection
-/// is of no use.
+/// Serializing strings, numbers and lists to memory cannot fail; if it did, the connection would be
+/// useless.
 fn to_json(request: &impl serde::Serialize) -> Result<String, FrameFault> {
     serde_json::to_string(request).map_err(|_| FrameFault::Refused {
         reason: "unwritable",
-        detail: "a request cannot be written".to_owned(),
+        detail: "cannot serialize a request".to_owned(),
     })
 }
 
-/// The error codes of the stream as fixed words: a metric must not grow with what a stranger sends.
+/// Maps the stream's error codes to fixed codes: the number of metric labels must not depend on
+/// foreign input.
 fn reason_of(code: &str) -> &'static str {
     match code {
         "NO_APP_KEY" => "no_app_key",

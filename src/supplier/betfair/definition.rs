@@ -1,4 +1,4 @@
-//! What a Betfair market is, in our words.
+//! Converts a Betfair market definition to our terms.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,52 +14,52 @@ use crate::domain::odds::update::{MAX_SELECTIONS, read_sport};
 use crate::domain::timestamp::Timestamp;
 use crate::supplier::Refused;
 
-/// Why a market is refused whose prices are no odds but the line of a spread.
+/// The reason for rejecting a market whose prices are the line of a spread, not odds.
 pub const UNSUPPORTED: &str = "unsupported_betting_type";
 
-/// A runner within its market: its id, and its handicap where it has one.
+/// A runner within its market: its id, and its handicap if it has one.
 pub type RunnerKey = (i64, Option<Line>);
 
-/// A market's definition.
+/// A market definition.
 #[derive(Debug)]
 pub struct Definition {
-    /// Named after its `marketType`.
+    /// Named after the `marketType`.
     pub key: MarketKey,
     /// The home side, or the whole title.
     pub home_team: String,
-    /// The away side, or nothing.
+    /// The away side, or empty.
     pub away_team: String,
-    /// The sport; a name where we know one for Betfair's id, else the id.
+    /// The sport: a name if Betfair's id is known, else the id.
     pub sport: Option<Arc<str>>,
-    /// When the market starts, else when the event does.
+    /// The start time of the market, else of the event.
     pub start_time: Option<Timestamp>,
-    /// Status of the market.
+    /// The market status.
     pub status: MarketStatus,
-    /// Which of several definitions is valid: the one with the highest version.
+    /// Orders definitions: the one with the highest version is valid.
     pub version: Option<i64>,
-    /// Whether the event is under way.
+    /// Whether the event is in play.
     pub in_play: bool,
-    /// The runners, in their order.
+    /// The runners, in order.
     pub runners: Vec<Runner>,
 }
 
-/// A runner's definition.
+/// A runner definition.
 #[derive(Debug)]
 pub struct Runner {
-    /// Who it is on the stream.
+    /// The runner's key on the stream.
     pub key: RunnerKey,
-    /// Who it is for our clients: the runner's id, and with a handicap `id@handicap`.
+    /// The selection id for clients: the runner's id, and with a handicap `id@handicap`.
     pub id: SelectionId,
-    /// Its name, else its id.
+    /// The runner's name, else its id.
     pub name: String,
-    /// Its status.
+    /// The runner's status.
     pub status: SelectionStatus,
 }
 
 impl Definition {
-    /// Reads a definition. A part of it that cannot be read makes all of it unreadable. The
-    /// exceptions are the sport and the start time: no bet depends on them, so an unreadable one
-    /// counts as not sent.
+    /// Reads a definition. An unreadable part makes the whole definition unreadable. The exceptions
+    /// are the sport and the start time: no bet depends on them, so an unreadable value counts as
+    /// missing.
     pub fn read(market: &EventId, text: &RawValue) -> Result<Definition, Refused> {
         let wire: MarketDefinition<'_> = json::from_str(text.get()).map_err(|error| Refused {
             reason: "bad_definition",
@@ -72,7 +72,7 @@ impl Definition {
         {
             return Err(Refused {
                 reason: UNSUPPORTED,
-                detail: format!("the prices of bettingType {kind} are no odds"),
+                detail: format!("the prices of bettingType {kind} are not odds"),
             });
         }
         let runners = read_runners(&wire.runners)?;
@@ -96,14 +96,14 @@ impl Definition {
     }
 }
 
-/// The version of a definition, also of one that cannot be read otherwise.
+/// The version of a definition, even if the rest is unreadable.
 pub fn read_version(text: &RawValue) -> Option<i64> {
     serde_json::from_str::<DefinitionVersion>(text.get())
         .ok()?
         .version
 }
 
-/// Reads a handicap; 0 is none.
+/// Parses a handicap; 0 means none.
 pub fn read_handicap(text: Option<&RawValue>) -> Result<Option<Line>, Refused> {
     let line: Option<Line> = text
         .map(|text| text.get().parse())
@@ -126,7 +126,7 @@ fn market_name(kind: Option<&str>) -> Result<MarketName, Refused> {
     })
 }
 
-/// The sport of an `eventTypeId`. The stream sends a text; a number is read as well.
+/// The sport of an `eventTypeId`. The stream sends a string; a number is accepted as well.
 fn sport(id: &RawValue) -> Option<Arc<str>> {
     let id = serde_json::from_str::<String>(id.get())
         .or_else(|_| serde_json::from_str(id.get()).map(number_text))
@@ -159,7 +159,7 @@ fn title<'a>(wire: &'a MarketDefinition<'_>, market: &'a EventId) -> &'a str {
         .unwrap_or(market.as_str())
 }
 
-/// The two sides of `Home v Away`; a title without two sides stands whole at the first.
+/// The two sides of `Home v Away`; a title without two sides is the first side.
 fn sides(title: &str) -> (&str, &str) {
     let split = [" v ", " vs "]
         .into_iter()
@@ -195,7 +195,10 @@ fn read_runners(wire: &[RunnerDefinition<'_>]) -> Result<Vec<Runner>, Refused> {
         });
     }
     if wire.len() > MAX_SELECTIONS {
-        let detail = format!("{} runners, at most {MAX_SELECTIONS} are taken", wire.len());
+        let detail = format!(
+            "{} runners, at most {MAX_SELECTIONS} are accepted",
+            wire.len()
+        );
         return Err(Refused {
             reason: "too_many_selections",
             detail,
@@ -211,7 +214,7 @@ fn read_runners(wire: &[RunnerDefinition<'_>]) -> Result<Vec<Runner>, Refused> {
     match runners.iter().find(|runner| !seen.insert(runner.key)) {
         Some(twice) => Err(Refused {
             reason: "duplicate_selection",
-            detail: format!("runner {} stands twice", twice.id),
+            detail: format!("duplicate runner {}", twice.id),
         }),
         None => Ok(runners),
     }
@@ -255,7 +258,7 @@ fn unknown_status(of: &str, status: &str) -> Refused {
     let status: String = status.chars().take(40).collect();
     Refused {
         reason: "unknown_status",
-        detail: format!("`{status}` is no status of a {of}"),
+        detail: format!("`{status}` is not a {of} status"),
     }
 }
 
@@ -284,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_of_a_market() {
+    fn market_statuses_are_mapped() {
         assert_eq!(status("OPEN", &["ACTIVE"]), "open");
         assert_eq!(status("SUSPENDED", &["ACTIVE"]), "suspended");
         assert_eq!(status("INACTIVE", &["ACTIVE"]), "suspended");
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sides_are_those_of_the_title() {
+    fn sides_come_from_title() {
         assert_eq!(sides("Flamengo v Palmeiras"), ("Flamengo", "Palmeiras"));
         assert_eq!(sides("Jets vs Bills"), ("Jets", "Bills"));
         assert_eq!(sides("Ham 14th Jun"), ("Ham 14th Jun", ""));
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn runners_stand_in_their_order_and_handicaps_tell_them_apart() {
+    fn runners_are_ordered_and_keyed_by_handicap() {
         let definition = read(
             r#"{"status":"OPEN","marketType":"ASIAN_HANDICAP","inPlay":true,"runners":[
                 {"id":7,"hc":1.5,"status":"ACTIVE","sortPriority":3,"name":"Away"},
@@ -347,7 +350,7 @@ mod tests {
 
     #[test]
     fn sport_and_start_come_from_definition() {
-        let told = |fields: &str| {
+        let read_both = |fields: &str| {
             let definition = read(&format!(
                 r#"{{"status":"OPEN","runners":[{{"id":1,"status":"ACTIVE"}}]{fields}}}"#
             ))
@@ -363,7 +366,7 @@ mod tests {
         };
         let both = r#","eventTypeId":"7","marketTime":"2026-12-01T18:35:00.000Z","openDate":"2026-12-01T13:00:00.000Z""#;
         assert_eq!(
-            told(both),
+            read_both(both),
             ("horse racing".to_owned(), "2026-12-01T18:35:00Z".to_owned())
         );
         let sports = [
@@ -377,25 +380,29 @@ mod tests {
             .into_iter()
             .chain([("26420387", "26420387"), (" ", "")])
         {
-            assert_eq!(told(&format!(r#","eventTypeId":"{id}""#)).0, name);
+            assert_eq!(read_both(&format!(r#","eventTypeId":"{id}""#)).0, name);
         }
         assert_eq!(
-            told(r#","eventTypeId":1,"openDate":"2026-12-01T13:00:00.000Z""#).0,
+            read_both(r#","eventTypeId":1,"openDate":"2026-12-01T13:00:00.000Z""#).0,
             "soccer"
         );
         let open_date = r#","marketTime":"soon","openDate":"2026-12-01T13:00:00.000Z""#;
-        assert_eq!(told(open_date).1, "2026-12-01T13:00:00Z");
+        assert_eq!(read_both(open_date).1, "2026-12-01T13:00:00Z");
         for nothing in [
             "",
             r#","eventTypeId":null,"marketTime":null"#,
             r#","eventTypeId":{},"marketTime":7"#,
         ] {
-            assert_eq!(told(nothing), (String::new(), String::new()), "{nothing}");
+            assert_eq!(
+                read_both(nothing),
+                (String::new(), String::new()),
+                "{nothing}"
+            );
         }
     }
 
     #[test]
-    fn a_refusal_names_its_reason() {
+    fn rejection_names_its_reason() {
         let reason = |json| read(json).unwrap_err().reason;
         assert_eq!(reason(r#"{"runners":[]}"#), "bad_definition");
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The prices of one runner, and which of them is the runner's price.
+//! The prices of one runner, and the selection of its published price.
 
 use std::collections::BTreeSet;
 
@@ -8,18 +8,18 @@ use super::wire::RunnerChange;
 use crate::domain::odds::price::{DecimalError, Price};
 use crate::supplier::Refused;
 
-/// Price points of one ladder; the finest real ladder rarely holds more than some hundreds.
+/// The maximum price points of one ladder; the finest real ladder rarely has more than a few
+/// hundred.
 const MAX_LEVELS: usize = 5_000;
 
-/// The prices at which somebody offers to back. Ordered by exact price; a size of 0 takes a price
-/// away.
+/// The prices available to back, ordered by exact price. A size of 0 removes a price.
 #[derive(Debug, Default)]
 pub struct Ladder {
     prices: BTreeSet<Price>,
 }
 
 impl Ladder {
-    /// Sets how much is offered at a price.
+    /// Sets the size available at a price.
     pub fn set(&mut self, price: &RawValue, size: f64) -> Result<(), Refused> {
         check_size(size)?;
         match price.get().parse::<Price>() {
@@ -30,29 +30,26 @@ impl Ladder {
                 self.prices.insert(price);
             }
             Ok(price) => {
-                let detail = format!(
-                    "{price} would be price number {} of a ladder",
-                    MAX_LEVELS + 1
-                );
+                let detail = format!("{price} would be price {} of the ladder", MAX_LEVELS + 1);
                 return Err(Refused {
                     reason: "too_many_levels",
                     detail,
                 });
             }
-            // A price that is never taken needs no removal.
+            // Such a price is never stored, so it needs no removal.
             Err(DecimalError::OutOfRange { .. }) if size == 0.0 => {}
             Err(error) => return Err(bad_price(&error)),
         }
         Ok(())
     }
 
-    /// The highest price on offer.
+    /// The highest available price.
     pub fn best(&self) -> Option<Price> {
         self.prices.last().copied()
     }
 }
 
-/// What the stream says about one runner.
+/// The stream's prices of one runner.
 #[derive(Debug, Default)]
 pub struct RunnerPrices {
     /// `atb`: the ladder by price.
@@ -64,12 +61,12 @@ pub struct RunnerPrices {
 }
 
 impl RunnerPrices {
-    /// The best price available to back, else the last traded one.
+    /// The best price available to back, else the last traded price.
     pub fn price(&self) -> Option<Price> {
         self.available.best().or(self.best).or(self.last)
     }
 
-    /// Takes a change; what of it cannot be taken goes to `refused`.
+    /// Applies a change; unreadable parts are added to `refused`.
     pub fn apply(&mut self, change: &RunnerChange<'_>, refused: &mut Vec<Refused>) {
         for (price, size) in change.atb.iter().flatten() {
             refused.extend(self.available.set(price, *size).err());
@@ -80,7 +77,7 @@ impl RunnerPrices {
             }
         }
         if let Some(last) = change.ltp {
-            // A last traded price of 0 is one that was taken back.
+            // A last traded price of 0 means that it was withdrawn.
             let size = if matches!(last.get(), "0" | "0.0") {
                 0.0
             } else {
@@ -91,7 +88,7 @@ impl RunnerPrices {
     }
 }
 
-/// Replaces a single price. One that cannot be read leaves none rather than a stale one.
+/// Replaces a single price. An unreadable price clears it rather than leaving a stale one.
 fn set_single(slot: &mut Option<Price>, price: &RawValue, size: f64) -> Result<(), Refused> {
     *slot = None;
     check_size(size)?;
@@ -138,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_price_is_the_best_to_back_else_level_0_else_the_last_traded() {
+    fn price_falls_back_to_last_traded() {
         let mut prices = RunnerPrices::default();
         assert_eq!(prices.price(), None);
         let mut price_after = |change| {
@@ -162,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_price_out_of_range_is_refused_and_never_clamped() {
+    fn price_out_of_range_is_rejected() {
         let mut prices = RunnerPrices::default();
         let refused = apply(
             &mut prices,
@@ -187,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ladder_is_bounded() {
+    fn ladder_is_bounded() {
         let mut ladder = Ladder::default();
         for thousandths in 0..MAX_LEVELS {
             ladder
@@ -203,7 +200,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_ladder_does_as_a_map_of_sizes(changes in proptest::collection::vec((1_001u32..1_040, 0u32..3), 0..200)) {
+        fn ladder_agrees_with_size_map(changes in proptest::collection::vec((1_001u32..1_040, 0u32..3), 0..200)) {
             let mut ladder = Ladder::default();
             let mut model = BTreeMap::new();
             for (price, size) in changes {

@@ -1,4 +1,4 @@
-//! One Betfair market as it is kept, and what our clients see of it.
+//! The state of one Betfair market, and the view of it that clients see.
 
 use std::collections::BTreeMap;
 
@@ -14,51 +14,51 @@ use crate::domain::odds::update::{MAX_SELECTIONS, OddsUpdate, Revision, Selectio
 use crate::domain::timestamp::Timestamp;
 use crate::supplier::Refused;
 
-/// A market, from its first image on.
+/// A market since its first image.
 pub struct Market {
     id: EventId,
     definition: Option<Definition>,
     prices: BTreeMap<RunnerKey, RunnerPrices>,
-    /// The version of the definition held, and the highest version seen.
+    /// The version of the held definition, and the highest version seen.
     version: Option<i64>,
     highest: Option<i64>,
     doubt: Doubt,
-    /// Its prices are no odds.
+    /// Its prices are not odds.
     unsupported: bool,
-    /// The last image of the subscription did not hold the market.
+    /// The last image of the subscription did not contain the market.
     absent: bool,
-    /// What was last given out.
+    /// The last published update.
     shown: Option<OddsUpdate>,
 }
 
-/// Why a market is suspended although its definition may say open.
+/// Why a market is suspended even if its definition says open.
 #[derive(Default)]
 struct Doubt {
-    /// The last definition could not be read: it might have been a suspension. A definition that
-    /// can be read ends it.
+    /// The last definition was unreadable and may have been a suspension. Cleared by a readable
+    /// definition.
     definition: bool,
-    /// A change could not be read: the prices may be old. Only an image ends it, since the stream
-    /// sends differences.
+    /// A change was unreadable, so the prices may be old. Only an image clears it, because the
+    /// stream sends differences.
     prices: bool,
 }
 
 /// What a change replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The first word about the market in an image of the subscription: it replaces everything, the
-    /// version too.
+    /// The first entry for the market in an image of the subscription: replaces everything,
+    /// including the version.
     Subscription,
-    /// A further word about the market in an image of the subscription: it replaces an entry with a
+    /// A further entry for the market in an image of the subscription: replaces an entry with a
     /// lower version.
     Further,
-    /// An image of this market: it replaces the prices.
+    /// An image of this market: replaces the prices.
     Market,
-    /// Only what it names.
+    /// Replaces only the fields it contains.
     Difference,
 }
 
 impl Market {
-    /// A market of which nothing is known yet.
+    /// Creates a market without any state.
     pub fn new(id: EventId) -> Market {
         Market {
             id,
@@ -73,11 +73,11 @@ impl Market {
         }
     }
 
-    /// Takes a change. What cannot be read goes to `refused`, and casts doubt on the market.
+    /// Applies a change. Unreadable parts are added to `refused` and suspend the market.
     ///
-    /// A definition with a lower version than the one held is old, and so are the prices beside it.
-    /// The stream sends one after a market moved to another event: both copies are in the image,
-    /// and only the newer one changes later.
+    /// A definition with a lower version than the held one is old, and so are its prices. The
+    /// stream sends one after a market moved to another event: the image contains both copies, and
+    /// only the newer one changes later.
     pub fn apply(&mut self, change: &MarketChange<'_>, scope: Scope, refused: &mut Vec<Refused>) {
         let definition = change
             .market_definition
@@ -110,7 +110,7 @@ impl Market {
             self.absent = false;
         }
         if let Some(definition) = definition {
-            self.take_definition(definition, refused);
+            self.apply_definition(definition, refused);
         }
         match version {
             Some(_) => (self.version, self.highest) = (version, self.highest.max(version)),
@@ -131,14 +131,14 @@ impl Market {
         self.doubt.prices |= refused.len() > faults;
     }
 
-    fn take_definition(
+    fn apply_definition(
         &mut self,
         definition: Result<Definition, Refused>,
         refused: &mut Vec<Refused>,
     ) {
         match definition {
             Ok(mut definition) => {
-                // The key is what a client subscribed to: it stays for the market's life.
+                // Clients subscribed to the key, so it never changes.
                 if let Some(known) = self.definition.take() {
                     definition.key = known.key;
                 }
@@ -147,7 +147,7 @@ impl Market {
                 self.unsupported = false;
             }
             Err(fault) => {
-                // A market whose prices are no odds says so once, and is passed over from then on.
+                // A market whose prices are not odds is reported once and then ignored.
                 if !self.unsupported {
                     refused.push(self.refuse(fault.reason, &fault.detail));
                 }
@@ -157,34 +157,35 @@ impl Market {
         }
     }
 
-    /// A change of the market was lost: its prices and its status may be old until an image comes.
+    /// A change of the market was lost: its prices and status may be old until an image arrives.
     pub fn set_in_doubt(&mut self) {
         self.doubt.prices = true;
     }
 
-    /// Whether an image is needed to know the market again.
+    /// Whether the market needs an image to be reliable again.
     pub fn needs_image(&self) -> bool {
         !self.unsupported && (self.doubt.prices || self.doubt.definition)
     }
 
-    /// An image held an older version than one seen before. It is the base of the changes that
-    /// follow, but clients keep what they were shown, suspended, until the version is reached
-    /// again.
+    /// Whether an image contained an older version than one seen before. It is the base of the
+    /// following changes, but clients keep the state they were shown, suspended, until the version
+    /// is reached again.
     fn is_behind(&self) -> bool {
         self.version < self.highest
     }
 
-    /// The subscription does not hold the market any more.
+    /// Marks the market as no longer in the subscription.
     pub fn set_absent(&mut self) {
         self.absent = true;
     }
 
-    /// Whether nothing more is to be expected: it has ended, or the subscription does not hold it.
+    /// Whether no more changes are expected: the market has ended or is no longer in the
+    /// subscription.
     pub fn is_retired(&self) -> bool {
         self.absent || self.has_ended()
     }
 
-    /// Whether Betfair has closed it.
+    /// Whether Betfair has closed the market.
     pub fn has_ended(&self) -> bool {
         let ended = |status| !matches!(status, MarketStatus::Open | MarketStatus::Suspended);
         self.definition
@@ -192,9 +193,9 @@ impl Market {
             .is_some_and(|definition| ended(definition.status))
     }
 
-    /// The update that shows the market as it is now, where clients see another one. `reliable`:
-    /// the stream vouches for its data. The time never goes back, so that no update is older than
-    /// one given out before.
+    /// The update with the current state, if it differs from the one clients see. `reliable` means
+    /// that the stream vouches for its data. The time never goes back, so no update is older than
+    /// one published before.
     pub fn publish(&mut self, time: Option<Timestamp>, reliable: bool) -> Option<OddsUpdate> {
         let last = self.shown.as_ref().map(|shown| shown.revision);
         let updated_at = last.map(|last| last.updated_at).max(time)?;
@@ -272,9 +273,8 @@ impl Market {
     }
 
     fn apply_runner(&mut self, text: &RawValue, refused: &mut Vec<Refused>) -> Result<(), Refused> {
-        let change: RunnerChange<'_> = json::from_str(text.get()).map_err(|error| {
-            self.refuse("bad_runner", &format_args!("change of a runner: {error}"))
-        })?;
+        let change: RunnerChange<'_> = json::from_str(text.get())
+            .map_err(|error| self.refuse("bad_runner", &format_args!("runner change: {error}")))?;
         let handicap =
             read_handicap(change.hc).map_err(|fault| self.refuse(fault.reason, &fault.detail))?;
         let key: RunnerKey = (change.id, handicap);

@@ -1,7 +1,7 @@
-//! The Betfair Exchange Stream: messages in, markets kept, updates out.
+//! The Betfair Exchange Stream: decodes messages, keeps market state, and produces updates.
 //!
-//! One Betfair market becomes one event whose id is the market id, with one market named after its
-//! `marketType`.
+//! One Betfair market becomes one event. The event id is the market id; its single market is named
+//! after the `marketType`.
 
 mod changes;
 pub mod decoder;

@@ -1,9 +1,9 @@
-//! Messages that come in several segments: held until the last one, then given out as one.
+//! Messages split into segments: held until the last segment, then returned as one.
 
 use super::wire::SegmentType;
 use crate::supplier::FrameFault;
 
-/// The segments of a message that is not whole yet.
+/// The segments of an incomplete message.
 #[derive(Default)]
 pub struct Segments {
     held: Vec<Vec<u8>>,
@@ -11,19 +11,19 @@ pub struct Segments {
     limit: usize,
 }
 
-/// What a frame makes of the segments.
+/// The result of adding a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Whole {
-    /// More are to come.
+    /// More segments will follow.
     NotYet,
-    /// A message of its own.
+    /// A complete message without segments.
     Alone,
-    /// The last segment: these frames, in their order, are one message.
-    RequestBatcher(Vec<Vec<u8>>),
+    /// The last segment: these frames, in order, form one message.
+    Complete(Vec<Vec<u8>>),
 }
 
 impl Segments {
-    /// Holds at most `limit` bytes.
+    /// Creates a buffer of at most `limit` bytes.
     pub fn new(limit: usize) -> Segments {
         Segments {
             limit,
@@ -31,7 +31,7 @@ impl Segments {
         }
     }
 
-    /// Forgets what is held.
+    /// Discards the held segments.
     pub fn clear(&mut self) {
         self.held.clear();
         self.bytes = 0;
@@ -42,9 +42,9 @@ impl Segments {
         self.held.is_empty()
     }
 
-    /// Takes a frame that changes something. Segments out of order mean that changes are lost, so
-    /// the connection is made anew: the position of the last whole message is still known, and the
-    /// stream goes on from there.
+    /// Adds a frame that contains changes. Segments out of order mean that changes are lost, so the
+    /// connection must be recreated: the position of the last complete message is known, and the
+    /// stream resumes there.
     pub fn take(
         &mut self,
         segment: Option<SegmentType>,
@@ -80,7 +80,7 @@ impl Segments {
         self.held.push(frame.to_vec());
         if segment == Some(SegmentType::SegEnd) {
             self.bytes = 0;
-            return Ok(Whole::RequestBatcher(std::mem::take(&mut self.held)));
+            return Ok(Whole::Complete(std::mem::take(&mut self.held)));
         }
         Ok(Whole::NotYet)
     }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_come_out_together_and_in_order() {
+    fn segments_are_joined_in_order() {
         let mut segments = Segments::new(100);
         assert_eq!(segments.take(None, b"a").unwrap(), Whole::Alone);
         assert_eq!(
@@ -105,13 +105,13 @@ mod tests {
         let whole = segments.take(Some(SegmentType::SegEnd), b"d").unwrap();
         assert_eq!(
             whole,
-            Whole::RequestBatcher(vec![b"b".to_vec(), b"c".to_vec(), b"d".to_vec()])
+            Whole::Complete(vec![b"b".to_vec(), b"c".to_vec(), b"d".to_vec()])
         );
         assert_eq!(segments.take(None, b"e").unwrap(), Whole::Alone);
     }
 
     #[test]
-    fn a_gap_or_too_much_ends_the_connection() {
+    fn gap_or_overflow_ends_connection() {
         let refused = |fault: FrameFault| match fault {
             FrameFault::Refused { reason, .. } | FrameFault::Unreadable { reason, .. } => reason,
         };

@@ -1,4 +1,4 @@
-//! The decoder as a whole: recordings against an independent fold, and the conversation.
+//! The whole decoder: recordings compared with an independent fold, and the protocol.
 
 mod doubt;
 
@@ -87,7 +87,7 @@ fn decode(recording: &str) -> Vec<OddsUpdate> {
 }
 
 #[test]
-fn recordings_show_what_an_independent_fold_shows() {
+fn recordings_agree_with_independent_fold() {
     for recording in [GREYHOUNDS, HORSES] {
         let json: Vec<_> = decode(recording).iter().map(OddsUpdate::to_json).collect();
         let history = history_of(json.iter().map(String::as_str));
@@ -99,7 +99,7 @@ fn recordings_show_what_an_independent_fold_shows() {
 }
 
 #[test]
-fn revisions_of_a_recording_only_grow() {
+fn recording_revisions_only_increase() {
     for recording in [GREYHOUNDS, HORSES] {
         let updates = decode(recording);
         assert!(
@@ -121,13 +121,13 @@ fn revisions_of_a_recording_only_grow() {
 }
 
 #[test]
-fn the_greyhounds_end_settled_with_their_winner() {
+fn greyhound_race_ends_settled() {
     let last = decode(GREYHOUNDS).pop().unwrap();
     insta::assert_snapshot!(last.to_json(), @r#"{"event_id":"1.197931750","home_team":"Sheffield 19th Apr","away_team":"","sport":"greyhound racing","start_time":"2022-04-19T18:26:00Z","market":"win","selections":[{"id":"44331354","name":"1. Paradise Mission","price":85,"status":"loser"},{"id":"37947503","name":"2. Sandwood Jet","price":25,"status":"winner"},{"id":"36276560","name":"3. Kirabilly Kathy","price":6.8,"status":"loser"},{"id":"42930960","name":"4. Gurtnacrehyblake","price":9.8,"status":"loser"},{"id":"40095374","name":"5. Castlehill Jil","price":17,"status":"loser"},{"id":"39823721","name":"6. Coolavanny Galiv","price":1.56,"status":"loser"}],"status":"settled","updated_at":"2022-04-19T18:29:56.470Z","source":"betfair","version":120}"#);
 }
 
 #[test]
-fn the_horses_end_settled_and_removed_runners_have_no_price() {
+fn removed_runners_have_no_price() {
     let updates = decode(HORSES);
     let last = updates.last().unwrap();
     insta::assert_snapshot!(line(last), @"1.132153978 settled 1497466782073.479: 11198538=- removed 9606433=- removed 12115648=1.01 winner 10299545=1000 loser 7330488=1000 loser 4090765=1000 loser 8504171=1000 loser 11313015=1000 loser 8873527=1000 loser 11267360=1000 loser 12321972=1000 loser 11695059=1000 loser 8560724=1000 loser 12314194=1000 loser");
@@ -143,7 +143,7 @@ fn the_horses_end_settled_and_removed_runners_have_no_price() {
 }
 
 #[test]
-fn a_suspension_shows_in_the_update_of_its_very_message() {
+fn suspension_is_published_with_its_message() {
     for recording in [GREYHOUNDS, HORSES] {
         let mut decoder = decoder();
         let suspended = recording
@@ -170,7 +170,7 @@ fn a_suspension_shows_in_the_update_of_its_very_message() {
 }
 
 #[test]
-fn the_conversation() {
+fn connection_sends_authentication_then_subscription() {
     let arguments = [
         "--betfair-app-key",
         "key",
@@ -181,18 +181,18 @@ fn the_conversation() {
     ];
     let mut decoder = BetfairDecoder::new(&settings(&arguments));
     assert!(decoder.on_connected().is_empty());
-    let said = frame(
+    let requests = frame(
         &mut decoder,
         r#"{"op":"connection","connectionId":"206-1"}"#,
     )
     .send;
-    insta::assert_snapshot!(said.join("\n"), @r#"{"op":"authentication","id":1,"appKey":"key","session":"token"}"#);
-    let said = frame(
+    insta::assert_snapshot!(requests.join("\n"), @r#"{"op":"authentication","id":1,"appKey":"key","session":"token"}"#);
+    let requests = frame(
         &mut decoder,
         r#"{"op":"status","id":1,"statusCode":"SUCCESS","connectionClosed":false}"#,
     )
     .send;
-    insta::assert_snapshot!(said.join("\n"), @r#"{"op":"marketSubscription","id":2,"marketFilter":{"marketIds":["1.1","1.2"]},"marketDataFilter":{"fields":["EX_BEST_OFFERS","EX_LTP","EX_MARKET_DEF"],"ladderLevels":1},"heartbeatMs":3333,"conflateMs":0,"segmentationEnabled":true}"#);
+    insta::assert_snapshot!(requests.join("\n"), @r#"{"op":"marketSubscription","id":2,"marketFilter":{"marketIds":["1.1","1.2"]},"marketDataFilter":{"fields":["EX_BEST_OFFERS","EX_LTP","EX_MARKET_DEF"],"ladderLevels":1},"heartbeatMs":3333,"conflateMs":0,"segmentationEnabled":true}"#);
     assert!(
         frame(
             &mut decoder,
@@ -213,38 +213,41 @@ fn the_conversation() {
         heartbeat.updates.is_empty() && heartbeat.refused.is_empty() && heartbeat.send.is_empty()
     );
     assert!(decoder.on_connected().is_empty());
-    let said = frame(
+    let requests = frame(
         &mut decoder,
         r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
     )
     .send;
     assert!(
-        said[0].ends_with(r#""initialClk":"i","clk":"c1"}"#),
-        "{said:?}"
+        requests[0].ends_with(r#""initialClk":"i","clk":"c1"}"#),
+        "{requests:?}"
     );
 }
 
+/// Without a filter and a key, empty ones are sent; heartbeats are more frequent than the read
+/// timeout.
 #[test]
-fn without_filter_and_key_empty_ones_are_sent_and_heartbeats_stay_below_the_read_timeout() {
+fn defaults_send_empty_filter_and_key() {
     let mut decoder = BetfairDecoder::new(&settings(&["--supplier-read-timeout", "3s"]));
-    let said = frame(&mut decoder, r#"{"op":"connection"}"#).send;
+    let requests = frame(&mut decoder, r#"{"op":"connection"}"#).send;
     assert_eq!(
-        said,
+        requests,
         [r#"{"op":"authentication","id":1,"appKey":"","session":""}"#]
     );
-    let said = frame(
+    let requests = frame(
         &mut decoder,
         r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
     )
     .send;
     assert!(
-        said[0].contains(r#""marketFilter":{}"#) && said[0].contains(r#""heartbeatMs":1000"#),
-        "{said:?}"
+        requests[0].contains(r#""marketFilter":{}"#)
+            && requests[0].contains(r#""heartbeatMs":1000"#),
+        "{requests:?}"
     );
 }
 
 #[test]
-fn a_failure_is_a_reason_to_connect_anew_and_tells_no_secret() {
+fn failure_reconnects_and_hides_secrets() {
     let arguments = [
         "--betfair-app-key",
         "thekey",
@@ -267,7 +270,7 @@ fn a_failure_is_a_reason_to_connect_anew_and_tells_no_secret() {
 }
 
 #[test]
-fn an_invalid_clock_is_forgotten() {
+fn invalid_clock_is_discarded() {
     let mut decoder = decoder();
     shown(&mut decoder, &mcm(1, IMAGE, &[change(1, "OPEN", "2.5")]));
     let subscribe = r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#;
@@ -282,7 +285,7 @@ fn an_invalid_clock_is_forgotten() {
 }
 
 #[test]
-fn an_image_replaces_and_what_it_does_not_hold_is_suspended() {
+fn image_suspends_missing_markets() {
     let mut decoder = decoder();
     let first = [
         change(1, "OPEN", "2.5"),
@@ -299,7 +302,7 @@ fn an_image_replaces_and_what_it_does_not_hold_is_suspended() {
         ),
     );
     decoder.on_connected();
-    // The clock of the stream went back: ours does not.
+    // The stream's time goes back, our revisions do not.
     let seen = shown(&mut decoder, &mcm(15, IMAGE, &[change(1, "OPEN", "2.6")]));
     assert_eq!(
         seen,
@@ -332,7 +335,7 @@ fn an_image_replaces_and_what_it_does_not_hold_is_suspended() {
 }
 
 #[test]
-fn changes_within_one_pt_keep_their_order() {
+fn changes_with_equal_pt_keep_order() {
     let mut decoder = decoder();
     shown(&mut decoder, &mcm(10, IMAGE, &[change(1, "OPEN", "2.5")]));
     assert_eq!(
@@ -350,7 +353,7 @@ fn changes_within_one_pt_keep_their_order() {
 }
 
 #[test]
-fn data_that_the_stream_does_not_vouch_for_is_shown_suspended() {
+fn unreliable_data_suspends_markets() {
     let mut decoder = decoder();
     let first = [
         change(1, "OPEN", "2.5"),
@@ -386,7 +389,7 @@ fn data_that_the_stream_does_not_vouch_for_is_shown_suspended() {
 }
 
 #[test]
-fn segments_are_held_and_applied_as_one() {
+fn segments_are_applied_as_one() {
     let mut decoder = decoder();
     let start = r#","ct":"SUB_IMAGE","initialClk":"i","segmentType":"SEG_START""#;
     let end = r#","ct":"SUB_IMAGE","clk":"c","segmentType":"SEG_END""#;
@@ -415,7 +418,7 @@ fn segments_are_held_and_applied_as_one() {
             "1.3 open 12.1: 7=4 active"
         ]
     );
-    // Cut off by a lost connection: the position is still that of the last whole message.
+    // Interrupted by a lost connection: the position is that of the last complete message.
     shown(
         &mut decoder,
         &mcm(
@@ -425,14 +428,14 @@ fn segments_are_held_and_applied_as_one() {
         ),
     );
     decoder.on_connected();
-    let said = frame(
+    let requests = frame(
         &mut decoder,
         r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
     )
     .send;
     assert!(
-        said[0].ends_with(r#""initialClk":"i","clk":"c"}"#),
-        "{said:?}"
+        requests[0].ends_with(r#""initialClk":"i","clk":"c"}"#),
+        "{requests:?}"
     );
     assert_eq!(
         refusal(&mut decoder, &mcm(13, r#","segmentType":"SEG_END""#, &[])).0,
@@ -441,7 +444,7 @@ fn segments_are_held_and_applied_as_one() {
 }
 
 #[test]
-fn what_cannot_be_taken_is_refused_and_the_rest_is_kept() {
+fn invalid_parts_are_rejected_rest_is_applied() {
     let mut decoder = decoder();
     let bad_price = change(1, "OPEN", "2.5").replace(
         r#""rc":["#,
@@ -478,7 +481,7 @@ fn what_cannot_be_taken_is_refused_and_the_rest_is_kept() {
     );
     assert_eq!(
         decoded.refused[0].detail,
-        "market 1.1, runner 8: 1001 is outside of 1.001 to 1000.000"
+        "market 1.1, runner 8: 1001 is outside the range 1.001 to 1000.000"
     );
     let seen: Vec<_> = decoded.updates.iter().map(line).collect();
     assert_eq!(
@@ -491,13 +494,13 @@ fn what_cannot_be_taken_is_refused_and_the_rest_is_kept() {
 }
 
 #[test]
-fn a_definition_that_cannot_be_read_might_be_a_suspension() {
+fn unreadable_definition_suspends_market() {
     let mut decoder = decoder();
     shown(&mut decoder, &mcm(10, IMAGE, &[change(1, "OPEN", "2.5")]));
     let decoded = frame(&mut decoder, &mcm(11, "", &[change(1, "ASLEEP", "2.6")]));
     assert_eq!(
         decoded.refused[0].detail,
-        "market 1.1: `ASLEEP` is no status of a market"
+        "market 1.1: `ASLEEP` is not a market status"
     );
     assert_eq!(
         decoded.updates.iter().map(line).collect::<Vec<_>>(),
@@ -510,7 +513,7 @@ fn a_definition_that_cannot_be_read_might_be_a_suspension() {
 }
 
 #[test]
-fn a_market_whose_prices_are_no_odds_is_told_once_and_never_shown() {
+fn unsupported_market_is_reported_once() {
     let mut decoder = decoder();
     let line = change(1, "OPEN", "250.5")
         .replace(r#""marketType""#, r#""bettingType":"LINE","marketType""#);
@@ -534,7 +537,7 @@ fn a_market_whose_prices_are_no_odds_is_told_once_and_never_shown() {
 }
 
 #[test]
-fn garbage_is_unreadable_and_the_next_line_is_read() {
+fn garbage_does_not_stop_next_line() {
     let mut decoder = decoder();
     let cases: [(&[u8], &str); 9] = [
         (br#"["mcm"]"#, "malformed"),
@@ -561,7 +564,7 @@ fn garbage_is_unreadable_and_the_next_line_is_read() {
 }
 
 #[test]
-fn going_on_behind_a_clock_shows_what_an_uninterrupted_stream_shows() {
+fn resumed_stream_equals_uninterrupted_stream() {
     let lines: Vec<_> = GREYHOUNDS.lines().collect();
     for cut in [1, 40, 120, 164] {
         let mut decoder = decoder();
@@ -590,7 +593,7 @@ fn going_on_behind_a_clock_shows_what_an_uninterrupted_stream_shows() {
 }
 
 #[test]
-fn markets_that_ended_long_ago_are_let_go() {
+fn old_ended_markets_are_removed() {
     let mut decoder = decoder();
     for market in 0..3_000 {
         let seen = shown(
@@ -608,12 +611,12 @@ fn markets_that_ended_long_ago_are_let_go() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_or_refused_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = decoder().on_frame(&bytes);
     }
 
     #[test]
-    fn a_changed_recording_is_read_or_refused_but_never_panics(
+    fn altered_recording_never_panics(
         line in 0usize..166, at in any::<proptest::sample::Index>(), byte in any::<u8>()
     ) {
         let mut decoder = decoder();
@@ -626,9 +629,9 @@ proptest! {
         let _ = decoder.on_frame(&bytes);
     }
 
-    /// Whatever order images, changes, losses and repeats come in, what is given out only goes on.
+    /// For any order of images, changes, losses and repeats, revisions only increase.
     #[test]
-    fn revisions_never_go_back(
+    fn revisions_never_decrease(
         steps in proptest::collection::vec((0u32..3, 0u32..50, 0usize..3, 0usize..4, any::<bool>()), 1..60)
     ) {
         let mut decoder = decoder();

@@ -1,7 +1,8 @@
-//! The messages of the Exchange Stream, as far as they are read here. Unknown fields are ignored.
+//! The messages of the Exchange Stream, limited to the fields used here. Unknown fields are
+//! ignored.
 //!
-//! Parts that may be wrong on their own (a market's change, a runner's change, a price) stay raw
-//! text, so that the rest of their message can be taken, and prices are read from their exact text.
+//! Parts that may be invalid on their own (a market's change, a runner's change, a price) stay raw
+//! text, so that the rest of the message is usable and prices are parsed from their exact text.
 
 use std::borrow::Cow;
 
@@ -10,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::json;
 
-/// What kind of message it is; read first, the rest then by kind.
+/// The message type; decoded first to choose how to decode the rest.
 #[derive(Deserialize)]
 pub struct Op<'a> {
     /// `connection`, `status` or `mcm`.
@@ -18,65 +19,65 @@ pub struct Op<'a> {
     pub op: Cow<'a, str>,
 }
 
-/// The answer to a request, or the stream's own farewell.
+/// The answer to a request, or the stream's closing message.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusMessage {
-    /// The id of the request; none where nothing was asked.
+    /// The request id; `None` for an unsolicited message.
     pub id: Option<i64>,
     /// `SUCCESS` or `FAILURE`.
     pub status_code: String,
-    /// What kind of failure.
+    /// The kind of failure.
     pub error_code: Option<String>,
-    /// The failure in words.
+    /// The failure message.
     pub error_message: Option<String>,
 }
 
-/// Changes of markets (`mcm`).
+/// Market changes (`mcm`).
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangeMessage<'a> {
-    /// When it was published, in milliseconds since 1970.
+    /// Publish time, in milliseconds since 1970.
     pub pt: Option<i64>,
-    /// The position behind this message, for a later resubscription.
+    /// The position after this message, for a later resubscription.
     pub clk: Option<String>,
-    /// The other half of the position.
+    /// The other part of the position.
     pub initial_clk: Option<String>,
-    /// An image, a catch-up or a heartbeat; none: a plain change.
+    /// An image, a catch-up or a heartbeat; `None` for a plain change.
     pub ct: Option<ChangeType>,
-    /// Where in a message of several segments; none: it is whole.
+    /// The position within a segmented message; `None` if the message is complete.
     pub segment_type: Option<SegmentType>,
     /// 503: the stream's own data is late.
     pub status: Option<i64>,
-    /// The markets that changed.
+    /// The changed markets.
     #[serde(borrow)]
     pub mc: Option<Vec<&'a RawValue>>,
 }
 
-/// The kind of an `mcm`.
+/// The type of an `mcm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ChangeType {
-    /// The whole subscription as it is now.
+    /// The whole current subscription.
     SubImage,
-    /// What changed since the position of a resubscription.
+    /// The changes since the position of a resubscription.
     ResubDelta,
-    /// Nothing changed.
+    /// No change.
     Heartbeat,
-    /// A kind that is not known here.
+    /// An unknown type.
     #[serde(other)]
     Other,
 }
 
-/// Where a segment stands.
+/// The position of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum SegmentType {
-    /// The first one.
+    /// The first segment.
     SegStart,
-    /// One in between.
+    /// A middle segment.
     Seg,
-    /// The last one.
+    /// The last segment.
     SegEnd,
 }
 
@@ -84,92 +85,92 @@ pub enum SegmentType {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MarketChange<'a> {
-    /// The market.
+    /// The market id.
     #[serde(borrow)]
     pub id: Cow<'a, str>,
-    /// Whether it replaces all that was known of the market.
+    /// Whether it replaces everything known about the market.
     pub img: Option<bool>,
-    /// What the market is; sent whole when any of it changes.
+    /// The market definition; sent in full when any part changes.
     #[serde(borrow)]
     pub market_definition: Option<&'a RawValue>,
-    /// The runners whose prices changed.
+    /// The runners with changed prices.
     #[serde(borrow)]
     pub rc: Option<Vec<&'a RawValue>>,
 }
 
-/// Only the id of a market's change: names the market whose change cannot be read.
+/// Only the market id of a change: names the market if the change is unreadable.
 #[derive(Deserialize)]
 pub struct MarketId<'a> {
-    /// The market.
+    /// The market id.
     #[serde(borrow)]
     pub id: Cow<'a, str>,
 }
 
-/// Only the version of a definition: orders a definition that cannot be read.
+/// Only the version of a definition: orders an unreadable definition.
 #[derive(Deserialize)]
 pub struct DefinitionVersion {
-    /// Grows with every change of the definition.
+    /// Increases with every change of the definition.
     pub version: Option<i64>,
 }
 
-/// What a market is.
+/// The definition of a market.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MarketDefinition<'a> {
     /// `OPEN`, `SUSPENDED`, `INACTIVE` or `CLOSED`.
     pub status: String,
-    /// Grows with every change of the definition. Of two definitions of one market, the higher
+    /// Increases with every change of the definition. Of two definitions of one market, the higher
     /// version is valid.
     pub version: Option<i64>,
-    /// Whether the event is under way.
+    /// Whether the event is in play.
     pub in_play: Option<bool>,
-    /// As `WIN` or `MATCH_ODDS`.
+    /// For example `WIN` or `MATCH_ODDS`.
     pub market_type: Option<String>,
-    /// What a price is: odds, or the line of a spread.
+    /// What a price means: odds, or the line of a spread.
     pub betting_type: Option<String>,
-    /// The event's title.
+    /// The event name.
     pub event_name: Option<String>,
-    /// The market's title.
+    /// The market name.
     pub name: Option<String>,
-    /// Where it takes place.
+    /// The venue.
     pub venue: Option<String>,
-    /// The sport, as an id.
+    /// The sport id.
     #[serde(borrow)]
     pub event_type_id: Option<&'a RawValue>,
-    /// When the market starts.
+    /// The start time of the market.
     #[serde(borrow)]
     pub market_time: Option<&'a RawValue>,
-    /// When the event starts.
+    /// The start time of the event.
     #[serde(borrow)]
     pub open_date: Option<&'a RawValue>,
-    /// Who takes part.
+    /// The runners.
     #[serde(borrow, deserialize_with = "json::objects")]
     pub runners: Vec<RunnerDefinition<'a>>,
 }
 
-/// Who a runner is.
+/// The definition of a runner.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunnerDefinition<'a> {
-    /// The runner.
+    /// The runner id.
     pub id: i64,
-    /// Its handicap, where the market has several of one runner.
+    /// The handicap, if the market has several entries per runner.
     #[serde(borrow)]
     pub hc: Option<&'a RawValue>,
-    /// As `ACTIVE` or `REMOVED`.
+    /// For example `ACTIVE` or `REMOVED`.
     pub status: String,
-    /// Its place in the list.
+    /// The position in the list.
     pub sort_priority: Option<i64>,
-    /// Its name; the stream itself rarely sends one.
+    /// The runner's name; the stream rarely sends one.
     pub name: Option<String>,
 }
 
 /// The change of one runner's prices.
 #[derive(Deserialize)]
 pub struct RunnerChange<'a> {
-    /// The runner.
+    /// The runner id.
     pub id: i64,
-    /// Its handicap.
+    /// The handicap.
     #[serde(borrow)]
     pub hc: Option<&'a RawValue>,
     /// The last traded price.
@@ -189,11 +190,11 @@ pub struct RunnerChange<'a> {
 pub struct Authentication<'a> {
     /// `authentication`.
     pub op: &'static str,
-    /// Comes back in the answer.
+    /// Returned in the answer.
     pub id: i64,
-    /// Who the application is.
+    /// The application key.
     pub app_key: &'a str,
-    /// Who the user is.
+    /// The session token of the user.
     pub session: &'a str,
 }
 
@@ -203,41 +204,41 @@ pub struct Authentication<'a> {
 pub struct MarketSubscription<'a> {
     /// `marketSubscription`.
     pub op: &'static str,
-    /// Comes back in the answer.
+    /// Returned in the answer.
     pub id: i64,
-    /// Which markets.
+    /// The markets to subscribe to.
     pub market_filter: MarketFilter<'a>,
-    /// Which data of them.
+    /// The data to receive.
     pub market_data_filter: MarketDataFilter,
-    /// How often the stream says that nothing changed.
+    /// The interval of heartbeats when nothing changes.
     pub heartbeat_ms: u64,
-    /// How long the stream may gather changes; 0: not at all.
+    /// How long the stream may conflate changes; 0 disables conflation.
     pub conflate_ms: u64,
     /// Allows the stream to split a large message. Without it an image of many markets is one line.
     pub segmentation_enabled: bool,
-    /// Where to go on; neither or both.
+    /// The position to resume from; send both parts or neither.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_clk: Option<&'a str>,
-    /// Where to go on; neither or both.
+    /// The position to resume from; send both parts or neither.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clk: Option<&'a str>,
 }
 
-/// Which markets; an empty one is all that the key may see.
+/// The subscribed markets; an empty filter means all markets visible to the key.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MarketFilter<'a> {
-    /// Only these.
+    /// Only these market ids.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     pub market_ids: &'a [String],
 }
 
-/// Which data of a market.
+/// The requested data of a market.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MarketDataFilter {
     /// Names of field groups.
     pub fields: &'static [&'static str],
-    /// How deep the best offers go.
+    /// The depth of the best offers.
     pub ladder_levels: u32,
 }

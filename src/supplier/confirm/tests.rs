@@ -1,4 +1,4 @@
-//! The client before little servers that misbehave, each in its way.
+//! The client against small servers that each misbehave in one way.
 
 use std::sync::Mutex;
 
@@ -22,7 +22,7 @@ fn bet() -> Bet {
     }
 }
 
-/// A server that notes each request and answers with these bytes; with nothing it stays silent.
+/// A server that records each request and answers with these bytes; with `None` it stays silent.
 struct Server {
     url: Url,
     requests: Arc<Mutex<Vec<String>>>,
@@ -82,7 +82,7 @@ fn client(url: &Url) -> HttpSupplier {
 }
 
 #[tokio::test]
-async fn the_questions_on_the_wire() {
+async fn requests_on_the_wire() {
     let server = serve(response(
         "200 OK",
         r#"{"status":"CONFIRMED","providerRef":"SUP-1"}"#,
@@ -167,7 +167,7 @@ async fn the_questions_on_the_wire() {
 #[case::refused("422 Unprocessable", r#"{"status":"REJECTED"}"#, "status")]
 #[case::failing("500 Oops", r#"{"status":"CONFIRMED"}"#, "status")]
 #[tokio::test]
-async fn an_answer_counts_only_where_it_is_one(
+async fn only_valid_answers_are_accepted(
     #[case] status: &str,
     #[case] body: &str,
     #[case] expected: &str,
@@ -185,12 +185,12 @@ async fn an_answer_counts_only_where_it_is_one(
     assert_eq!(
         server.requests.lock().unwrap().len(),
         1,
-        "asked once, and nowhere else"
+        "requested once, and from no other server"
     );
 }
 
 #[tokio::test]
-async fn a_supplier_that_is_silent_broken_away_or_endless_is_an_error() {
+async fn broken_answers_are_errors() {
     let kind = async |answer: Option<Vec<u8>>| {
         let server = serve(answer).await;
         let started = std::time::Instant::now();
@@ -236,7 +236,7 @@ async fn a_supplier_that_is_silent_broken_away_or_endless_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_cancellation_is_done_when_the_supplier_says_so() {
+async fn cancellation_needs_confirmation() {
     let cancel = async |status: &str, body: &str| {
         let server = serve(response(status, body)).await;
         client(&server.url)
@@ -257,7 +257,7 @@ async fn a_cancellation_is_done_when_the_supplier_says_so() {
 }
 
 #[tokio::test]
-async fn a_supplier_over_tls_is_trusted_by_its_authority() {
+async fn tls_supplier_is_trusted_by_ca_file() {
     let (acceptor, ca) = tls::testing::localhost();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -291,7 +291,7 @@ async fn a_supplier_over_tls_is_trusted_by_its_authority() {
 }
 
 #[tokio::test]
-async fn a_login_in_the_address_is_sent_as_basic() {
+async fn login_is_sent_as_basic_auth() {
     let mut url = Url::parse("http://a%40b:hunter2%3A@localhost").unwrap();
     let server = serve(response("200 OK", r#"{"status":"CONFIRMED"}"#)).await;
     url.set_port(server.url.port()).unwrap();
@@ -310,20 +310,20 @@ async fn a_login_in_the_address_is_sent_as_basic() {
 }
 
 #[test]
-fn an_address_that_can_have_no_paths_is_an_error() {
+fn address_without_paths_is_an_error() {
     let made = HttpSupplier::new(&"data:text".parse().unwrap(), TIMEOUT, None);
     assert!(matches!(made, Err(SetupError::Address(_))));
 }
 
 proptest! {
     #[test]
-    fn any_answer_is_read_or_refused_but_never_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_answers_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = (read_answer(&body), read_cancellation(&body));
     }
 
     #[test]
-    fn what_is_kept_of_a_foreign_text_is_short_and_visible(text in any::<String>()) {
-        let kept = clean(&text);
-        prop_assert!(kept.chars().count() <= MAX_TEXT && !kept.chars().any(char::is_control));
+    fn stored_text_is_short_and_printable(text in any::<String>()) {
+        let stored = clean(&text);
+        prop_assert!(stored.chars().count() <= MAX_TEXT && !stored.chars().any(char::is_control));
     }
 }

@@ -1,4 +1,4 @@
-//! Real sockets: both transports, TLS, limits, silence, and backpressure.
+//! Both transports on real sockets: TLS, limits, silence, and backpressure.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ async fn listener() -> (TcpListener, SocketAddr) {
     (listener, addr)
 }
 
-/// A server that sends `bytes` to its first client, then reads one line and gives it back.
-async fn says(bytes: &'static [u8]) -> (SocketAddr, JoinHandle<String>) {
+/// A server that sends `bytes` to its first client, then reads one line and returns it.
+async fn serve_bytes(bytes: &'static [u8]) -> (SocketAddr, JoinHandle<String>) {
     let (listener, addr) = listener().await;
     let task = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -60,8 +60,8 @@ async fn failure(url: String, arguments: &[&str]) -> TransportError {
 }
 
 #[tokio::test]
-async fn lines_come_as_frames_and_go_with_crlf() {
-    let (addr, server) = says(b"one\r\n\xff\xfe\ntwo\r\ncut off").await;
+async fn lines_are_framed_by_crlf() {
+    let (addr, server) = serve_bytes(b"one\r\n\xff\xfe\ntwo\r\ncut off").await;
     let mut connection = open_at(format!("betfair://{addr}"), &[]).await.unwrap();
     assert_eq!(next_frame(&mut connection).await, "one");
     assert_eq!(&next_frame(&mut connection).await[..], b"\xff\xfe");
@@ -76,7 +76,7 @@ async fn lines_come_as_frames_and_go_with_crlf() {
         timeout(DEADLINE, server).await.unwrap().unwrap(),
         "hello\r\n"
     );
-    // The server is gone: what it cut off is no frame.
+    // The server has closed the connection; the partial line is not a frame.
     match next(&mut connection).await {
         None | Some(Err(TransportError::Read(_))) => {}
         other => panic!("{other:?}"),
@@ -84,10 +84,10 @@ async fn lines_come_as_frames_and_go_with_crlf() {
 }
 
 #[tokio::test]
-async fn a_line_that_is_too_long_is_an_error_and_then_the_end() {
+async fn oversized_line_ends_connection() {
     let (longest, too_long) = ("x".repeat(1024), "y".repeat(1025));
     let lines = format!("{longest}\r\n{too_long}\r\nnext\r\n");
-    let (addr, _server) = says(lines.leak().as_bytes()).await;
+    let (addr, _server) = serve_bytes(lines.leak().as_bytes()).await;
     let mut connection = open_at(
         format!("betfair://{addr}"),
         &["--supplier-max-frame", "1KiB"],
@@ -104,7 +104,7 @@ async fn a_line_that_is_too_long_is_an_error_and_then_the_end() {
 }
 
 #[tokio::test]
-async fn a_silent_server_is_given_up() {
+async fn silent_server_times_out() {
     let (_listener, addr) = listener().await;
     for url in [
         format!("ws://{addr}/ws"),
@@ -131,15 +131,15 @@ async fn a_silent_server_is_given_up() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_an_error() {
+async fn refused_connection_is_an_error() {
     let (listener, addr) = listener().await;
     drop(listener);
     let error = failure(format!("betfair://{addr}"), &[]).await;
     assert_eq!(error.reason(), "connect");
 }
 
-/// A TLS server on `localhost` that says a line, or upgrades and says it as a message; and the file
-/// to trust it by.
+/// A TLS server on `localhost` that sends a line, or upgrades and sends it as a message; and the CA
+/// file that trusts it.
 async fn tls_server(websocket: bool) -> (u16, tempfile::NamedTempFile) {
     let (acceptor, ca) = localhost();
     let (listener, addr) = listener().await;
@@ -191,8 +191,8 @@ async fn tls_with_a_ca_file_and_without() {
 }
 
 #[tokio::test]
-async fn tls_to_a_plain_port_says_so() {
-    let (addr, _server) = says(b"{\"op\":\"connection\"}\r\n").await;
+async fn tls_to_plain_port_is_explained() {
+    let (addr, _server) = serve_bytes(b"{\"op\":\"connection\"}\r\n").await;
     let (_, ca) = localhost();
     let url = format!("betfairs://{addr}");
     let error = failure(url, &["--supplier-ca-file", ca.path().to_str().unwrap()]).await;
@@ -205,7 +205,7 @@ async fn tls_to_a_plain_port_says_so() {
 }
 
 #[tokio::test]
-async fn a_missing_ca_file_is_named() {
+async fn missing_ca_file_is_named() {
     let (_listener, addr) = listener().await;
     let error = failure(
         format!("betfairs://{addr}"),
@@ -221,7 +221,7 @@ async fn a_missing_ca_file_is_named() {
 }
 
 #[tokio::test]
-async fn websocket_messages_are_frames_and_pings_are_life() {
+async fn websocket_messages_are_frames() {
     let (listener, addr) = listener().await;
     let server = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
@@ -235,13 +235,13 @@ async fn websocket_messages_are_frames_and_pings_are_life() {
             .send(Message::Ping(Bytes::from_static(b"p")))
             .await
             .unwrap();
-        let mut heard = Vec::new();
-        while heard.len() < 3 {
-            heard.push(socket.next().await.unwrap().unwrap());
+        let mut received = Vec::new();
+        while received.len() < 3 {
+            received.push(socket.next().await.unwrap().unwrap());
         }
         socket.close(None).await.unwrap();
         let _ = socket.next().await;
-        heard
+        received
     });
     let mut connection = open_at(format!("ws://{addr}/ws"), &[]).await.unwrap();
     assert_eq!(next_frame(&mut connection).await, "text");
@@ -256,22 +256,22 @@ async fn websocket_messages_are_frames_and_pings_are_life() {
         .send(Outbound::Text("hello".to_owned()))
         .await
         .unwrap();
-    // The server's answer to the ping, then its close.
+    // The reply to the server's ping, then the close.
     assert!(matches!(
         next(&mut connection).await,
         Some(Ok(Inbound::Alive))
     ));
     assert!(next(&mut connection).await.is_none());
-    let heard = timeout(DEADLINE, server).await.unwrap().unwrap();
-    assert!(heard.contains(&Message::text("hello")), "{heard:?}");
+    let received = timeout(DEADLINE, server).await.unwrap().unwrap();
+    assert!(received.contains(&Message::text("hello")), "{received:?}");
     assert!(
-        heard.contains(&Message::Pong(Bytes::from_static(b"p"))),
-        "{heard:?}"
+        received.contains(&Message::Pong(Bytes::from_static(b"p"))),
+        "{received:?}"
     );
 }
 
 #[tokio::test]
-async fn a_websocket_message_that_is_too_large_and_a_refused_upgrade_are_errors() {
+async fn oversized_message_and_refused_upgrade_fail() {
     let (listener, addr) = listener().await;
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
@@ -288,7 +288,7 @@ async fn a_websocket_message_that_is_too_large_and_a_refused_upgrade_are_errors(
     ));
     assert!(next(&mut connection).await.is_none());
 
-    let (addr, _server) = says(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+    let (addr, _server) = serve_bytes(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
     let error = failure(format!("ws://{addr}/ws"), &[]).await;
     assert_eq!(
         error.to_string(),
@@ -296,8 +296,8 @@ async fn a_websocket_message_that_is_too_large_and_a_refused_upgrade_are_errors(
     );
 }
 
-/// Waits until the counter stands still.
-async fn settled(counter: &AtomicUsize) -> usize {
+/// Waits until the counter stops changing.
+async fn wait_until_stable(counter: &AtomicUsize) -> usize {
     let until = tokio::time::Instant::now() + DEADLINE;
     let mut last = counter.load(Ordering::Relaxed);
     while tokio::time::Instant::now() < until {
@@ -308,11 +308,11 @@ async fn settled(counter: &AtomicUsize) -> usize {
         }
         last = now;
     }
-    panic!("the server is never held back");
+    panic!("the server was never slowed down");
 }
 
 #[tokio::test]
-async fn a_supplier_is_held_back_while_nobody_reads() {
+async fn unread_supplier_gets_backpressure() {
     let (listener, addr) = listener().await;
     let sent = Arc::new(AtomicUsize::new(0));
     let counter = sent.clone();
@@ -324,7 +324,7 @@ async fn a_supplier_is_held_back_while_nobody_reads() {
         }
     });
     let mut connection = open_at(format!("betfair://{addr}"), &[]).await.unwrap();
-    let held = settled(&sent).await;
+    let held = wait_until_stable(&sent).await;
     for _ in 0..held / 1_000 + 1 {
         assert_eq!(next_frame(&mut connection).await.len(), 998);
     }
@@ -332,7 +332,7 @@ async fn a_supplier_is_held_back_while_nobody_reads() {
 }
 
 #[tokio::test]
-async fn a_supplier_that_takes_nothing_is_let_go() {
+async fn blocked_supplier_is_disconnected() {
     let (listener, addr) = listener().await;
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
@@ -354,14 +354,14 @@ async fn a_supplier_that_takes_nothing_is_let_go() {
         {}
     });
     let error = next(&mut connection).await.unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "the supplier took nothing for 200ms");
+    assert_eq!(error.to_string(), "the supplier accepted no data for 200ms");
     assert!(next(&mut connection).await.is_none());
     timeout(DEADLINE, sender).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn dropping_inbound_ends_the_connection_and_dropping_outbound_does_not() {
-    let (addr, server) = says(b"one\r\ntwo\r\n").await;
+async fn only_dropping_inbound_closes_connection() {
+    let (addr, server) = serve_bytes(b"one\r\ntwo\r\n").await;
     let Connection {
         mut inbound,
         outbound,
@@ -375,7 +375,7 @@ async fn dropping_inbound_ends_the_connection_and_dropping_outbound_does_not() {
 }
 
 #[tokio::test]
-async fn a_login_in_the_address_is_sent_as_basic() {
+async fn login_is_sent_as_basic_auth() {
     let (listener, addr) = listener().await;
     let served = tokio::spawn(async move {
         let mut seen = Vec::new();
@@ -423,7 +423,7 @@ async fn a_login_in_the_address_is_sent_as_basic() {
 }
 
 #[test]
-fn a_login_that_cannot_be_sent_is_refused() {
+fn unsendable_login_is_rejected() {
     for (url, why) in [
         ("ws://a%3Ab:hunter2@host/ws", "cannot contain a `:`"),
         ("betfair://u:hunter2@host:1", "takes only host and port"),

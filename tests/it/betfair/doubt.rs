@@ -1,5 +1,5 @@
-//! An exchange held by the test: what cannot be read, or is old, leaves no price on offer that a
-//! bet could be placed at.
+//! An exchange controlled by the test: after unreadable or outdated data, no price stays open that
+//! a bet could be placed at.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{FakeSupplier, TestPlatform, get_json, metric, until, within};
 
-/// A Betfair exchange that waits for the platform's feed.
+/// A Betfair exchange that accepts connections of the platform's feed.
 struct Exchange {
     listener: TcpListener,
 }
 
-/// A connection of the feed, subscribed.
+/// A subscribed connection of the feed.
 struct Link {
     requests: Lines<BufReader<OwnedReadHalf>>,
     writer: OwnedWriteHalf,
@@ -36,7 +36,7 @@ impl Exchange {
         format!("betfair://{}", self.listener.local_addr().unwrap())
     }
 
-    /// The feed's next connection, up to its subscription.
+    /// Accepts the feed's next connection and completes its subscription.
     async fn accept(&self) -> Link {
         let stream: TcpStream = within("a connection of the feed", self.listener.accept())
             .await
@@ -58,14 +58,14 @@ impl Exchange {
 impl Link {
     async fn send(&mut self, line: &str) {
         within(
-            "the feed takes a line",
+            "the feed reads a line",
             self.writer.write_all(format!("{line}\r\n").as_bytes()),
         )
         .await
         .unwrap();
     }
 
-    /// The next request, answered with success.
+    /// Reads the next request and answers it with success.
     async fn answer(&mut self, op: &str) -> Value {
         let line = within(op, self.requests.next_line())
             .await
@@ -81,7 +81,7 @@ impl Link {
     }
 }
 
-/// The change of a market with the runner 11.
+/// A change of a market with runner 11.
 fn market(id: &str, status: &str, version: u64, price: f64) -> Value {
     let definition = json!({"status": status, "version": version, "marketType": "WIN", "runners": [{"id": 11, "status": "ACTIVE"}]});
     json!({"id": id, "img": true, "marketDefinition": definition, "rc": [{"id": 11, "batb": [[0, price, 10.0]]}]})
@@ -103,8 +103,8 @@ fn image(changes: Value) -> String {
     )
 }
 
-/// Every role but the simulator, with a user who has money.
-async fn shop(supplier: String, variables: &[(&str, &str)]) -> TestPlatform {
+/// Every role except the simulator, and a user with money.
+async fn start_platform(supplier: String, variables: &[(&str, &str)]) -> TestPlatform {
     let mut all = vec![
         ("ROLE", "ingest,processor,odds,wallet,bets,confirmation"),
         ("SUPPLIER_URLS", supplier.as_str()),
@@ -123,7 +123,7 @@ async fn shop(supplier: String, variables: &[(&str, &str)]) -> TestPlatform {
     platform
 }
 
-/// `200`, or `409 MARKET_SUSPENDED`.
+/// `200` or `409 MARKET_SUSPENDED`.
 async fn bet(
     platform: &TestPlatform,
     event: &str,
@@ -143,7 +143,7 @@ async fn bet(
         .map_or(status.to_string(), |code| format!("{status} {code}"))
 }
 
-/// Waits until the only market of an event is shown so, its first selection at this price.
+/// Waits until the event's only market has this status and its first selection this price.
 async fn until_shown(platform: &TestPlatform, event: &str, status: &str, price: f64) {
     until(&format!("{event} {status} {price}"), || async {
         let (_, odds) = get_json(&platform.url(&format!("/v1/events/{event}/odds"))).await;
@@ -157,9 +157,9 @@ async fn until_shown(platform: &TestPlatform, event: &str, status: &str, price: 
 }
 
 #[actix_web::test]
-async fn refused_change_takes_the_price_off_offer() {
+async fn rejected_change_suspends_the_market() {
     let exchange = Exchange::start().await;
-    let platform = shop(exchange.url(), &[]).await;
+    let platform = start_platform(exchange.url(), &[]).await;
     let mut link = exchange.accept().await;
     assert_eq!(link.subscription["segmentationEnabled"], true);
     link.send(&image(json!([
@@ -183,7 +183,7 @@ async fn refused_change_takes_the_price_off_offer() {
     assert_eq!(
         bet(&platform, "1.2", "win", "11", 4.0).await,
         "200",
-        "the other market goes on"
+        "the other market continues"
     );
     let again = link.answer("marketSubscription").await;
     assert_eq!(again["initialClk"], Value::Null);
@@ -195,7 +195,7 @@ async fn refused_change_takes_the_price_off_offer() {
     until_shown(&platform, "1.1", "open", 2.0).await;
     assert_eq!(bet(&platform, "1.1", "win", "11", 2.0).await, "200");
 
-    // What cannot be read at all may be about any market.
+    // An unreadable message may be about any market.
     link.send(r#"{"op":"mcm","id":2,"pt":1700000000001,"mc":[{"id":"1.1","marketDef"#)
         .await;
     until_shown(&platform, "1.1", "suspended", 2.0).await;
@@ -217,7 +217,7 @@ async fn refused_change_takes_the_price_off_offer() {
     .await;
     until_shown(&platform, "1.2", "open", 4.0).await;
 
-    // A connection that is lost in the middle of a message.
+    // The connection is lost in the middle of a segmented message.
     let start = json!({"segmentType": "SEG_START", "clk": "e"});
     link.send(&message(start, json!([market("1.2", "SUSPENDED", 2, 4.0)])))
         .await;
@@ -244,9 +244,9 @@ async fn refused_change_takes_the_price_off_offer() {
 }
 
 #[actix_web::test]
-async fn older_copy_of_a_market_is_not_offered() {
+async fn outdated_market_image_is_not_offered() {
     let exchange = Exchange::start().await;
-    let platform = shop(exchange.url(), &[]).await;
+    let platform = start_platform(exchange.url(), &[]).await;
     let mut link = exchange.accept().await;
     let copies = |id: &str| {
         [
@@ -286,7 +286,7 @@ async fn older_copy_of_a_market_is_not_offered() {
 }
 
 #[actix_web::test]
-async fn image_beyond_the_frame_limit_comes_in_segments() {
+async fn segmented_image_may_exceed_frame_limit() {
     let large = |market: usize| {
         let name = |id: usize| {
             format!(
@@ -311,7 +311,7 @@ async fn image_beyond_the_frame_limit_comes_in_segments() {
         .await
         .unwrap();
     let platform = TestPlatform::fed_by(&[format!("betfair://{}", replay.addr)], &[]).await;
-    // In steps, each with a deadline of its own.
+    // In steps, each with its own deadline.
     for known in (10..=250).step_by(10) {
         until("every market is known", || async {
             let (_, events) = get_json(&platform.url("/v1/events?limit=1000")).await;
@@ -340,9 +340,9 @@ fn native(event: &str, version: u32) -> Value {
 }
 
 #[actix_web::test]
-async fn unreadable_native_update_takes_the_price_off_offer() {
+async fn unreadable_native_update_suspends_the_market() {
     let supplier = FakeSupplier::start().await;
-    let platform = shop(supplier.url(), &[]).await;
+    let platform = start_platform(supplier.url(), &[]).await;
     let mut link = supplier.accept().await;
     for event in ["A", "B"] {
         link.send(native(event, 1).to_string()).await;
@@ -362,25 +362,25 @@ async fn unreadable_native_update_takes_the_price_off_offer() {
     assert_eq!(
         bet(&platform, "B", "1x2", "home", 1.5).await,
         "200",
-        "the other market goes on"
+        "the other market continues"
     );
     platform.stop().await;
 }
 
-/// Pongs say that the supplier lives, and nothing about its prices.
+/// A pong proves that the supplier is alive, but says nothing about its prices.
 #[actix_web::test]
-async fn pongs_after_garbage_keep_no_price() {
+async fn pongs_do_not_keep_prices_fresh() {
     let supplier = FakeSupplier::start().await;
     let quick = [
         ("SUPPLIER_STALE_AFTER", "3s"),
         ("SUPPLIER_PING_INTERVAL", "100ms"),
     ];
-    let platform = shop(supplier.url(), &quick).await;
+    let platform = start_platform(supplier.url(), &quick).await;
     let mut link = supplier.accept().await;
     link.send(native("A", 1).to_string()).await;
     link.send(native("B", 1).to_string()).await;
     link.send("{garbage").await;
-    // B is told of again and again, and A is not.
+    // B is updated repeatedly, A is not.
     let pongs = actix_web::rt::spawn(async move {
         for version in 2.. {
             link.send(native("B", version).to_string()).await;

@@ -1,4 +1,4 @@
-//! Clients that send without end: they are closed, and memory stays flat.
+//! Clients that send without end are closed, and memory stays flat.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,15 @@ use super::raw::{CONTINUATION, End, FIN, PING, PONG, RawClient, TEXT, announceme
 use super::{EVENT, change_of, start, until_total};
 use crate::support::{ServerProcess, get_text, metric, until, within};
 
-/// Far above what a flood adds where it is bounded, far below what it added before: 145 MiB in 10
-/// s.
+/// Far above the growth of a bounded flood, far below the growth before floods were bounded: 145
+/// MiB in 10 s.
 const FLAT: u64 = 24 * 1024 * 1024;
 
-/// Sends a frame as often as the server takes it, until it takes no more; gives the bytes.
+/// Sends a frame repeatedly until the server stops accepting it; returns the number of bytes sent.
 async fn flood(client: &mut RawClient, unit: &[u8], at_once: usize) -> usize {
     let batch = unit.repeat(at_once);
     let mut sent = 0;
-    within("the flood is ended", async {
+    within("the flood ends", async {
         while client.stream.write_all(&batch).await.is_ok() {
             sent += batch.len();
         }
@@ -28,7 +28,7 @@ async fn flood(client: &mut RawClient, unit: &[u8], at_once: usize) -> usize {
     sent
 }
 
-/// The close frame of a connection whose other direction may be broken.
+/// The close code of a connection whose other direction may be broken.
 async fn close_code(client: &mut RawClient) -> Option<u16> {
     let mut bytes = Vec::new();
     let _ = within("the end", client.stream.read_to_end(&mut bytes)).await;
@@ -58,7 +58,7 @@ async fn floods_are_closed_and_memory_stays_flat(#[case] unit: Vec<u8>, #[case] 
     let grown = server.memory().saturating_sub(before);
     assert!(grown < FLAT, "{grown} bytes more");
     let metrics = format!("http://{}/metrics", server.health["odds"]);
-    until("all are closed for it", || async {
+    until("all floods are closed", || async {
         let closed = metric(
             &get_text(&metrics).await.1,
             r#"odds_ws_closes_total{reason="too many messages"}"#,
@@ -68,13 +68,14 @@ async fn floods_are_closed_and_memory_stays_flat(#[case] unit: Vec<u8>, #[case] 
     .await;
 }
 
-/// A flood that stays below what the kernel buffers, so that the close frame is read for certain.
+/// A flood small enough for the kernel's buffers, so that the client is certain to read the close
+/// frame.
 #[rstest]
 #[case::pongs(frame(FIN | PONG, b"").repeat(300))]
 #[case::continuations([frame(TEXT, b""), frame(CONTINUATION, b"").repeat(300)].concat())]
 #[case::bytes(text(&"x".repeat(900)).repeat(4))]
 #[actix_web::test]
-async fn floods_are_told_1008(#[case] bytes: Vec<u8>) {
+async fn floods_are_closed_with_code_1008(#[case] bytes: Vec<u8>) {
     let limits = [
         ("WS_MAX_MESSAGES_PER_SECOND", "10"),
         ("WS_MAX_BYTES_PER_SECOND", "3KiB"),
@@ -96,7 +97,7 @@ async fn tiny_segments_count_as_frames() {
             if client.stream.write_all(&[*byte]).await.is_err() {
                 return;
             }
-            // Each byte is a segment of its own once the one before is read.
+            // Each byte becomes its own segment once the previous one has been read.
             tokio::task::yield_now().await;
         }
     })
@@ -116,7 +117,7 @@ async fn unfinished_messages_are_closed_in_time(#[case] begin: Vec<u8>, #[case] 
     let mut client = RawClient::connect(platform.odds()).await;
     let began = Instant::now();
     client.send(&begin).await;
-    // It goes on, and never ends.
+    // The message continues and never ends.
     let ended = within("it is closed", async {
         loop {
             tokio::select! {
@@ -135,13 +136,13 @@ async fn unfinished_messages_are_closed_in_time(#[case] begin: Vec<u8>, #[case] 
         began.elapsed() >= Duration::from_secs(2),
         "not before its time"
     );
-    // Whole messages keep a session open, however long they go on.
+    // Complete messages keep a session open for any length of time.
     assert_eq!(healthy.next_text().await.text(), r#"{"type":"pong"}"#);
     until_total(&platform, "odds_ws_sessions", 1.0).await;
 }
 
 #[actix_web::test]
-async fn unfinished_messages_have_a_total() {
+async fn unfinished_messages_share_a_total_limit() {
     let (platform, _supplier) = start(&[("WS_MAX_UNFINISHED", "100KiB")]).await;
     let mut first = RawClient::connect(platform.odds()).await;
     first.send(&announcement(FIN | TEXT, 60_000)).await;
@@ -160,7 +161,7 @@ async fn unfinished_messages_have_a_total() {
 }
 
 #[actix_web::test]
-async fn snapshots_are_limited_by_their_bytes() {
+async fn snapshots_are_limited_by_bytes() {
     let (platform, mut supplier) = start(&[("WS_MAX_SNAPSHOT_BYTES_PER_SECOND", "10KiB")]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     client.subscribe(EVENT).await;
@@ -180,7 +181,7 @@ async fn snapshots_are_limited_by_their_bytes() {
         refused += usize::from(is_refused);
         bytes += answer.payload.len();
     }
-    // A burst of 80 KiB, the last snapshot above it, and a little for the time that this took.
+    // A burst of 80 KiB, the last snapshot that exceeds it, and a margin for the elapsed time.
     assert!(
         refused > 20 && bytes < 400_000,
         "{refused} refused, {bytes} bytes"
@@ -199,7 +200,7 @@ async fn snapshots_are_limited_by_their_bytes() {
 #[case::eight_bytes_for_two(&[FIN | TEXT, 0xff, 0, 0, 0, 0, 0, 0, 1, 0])]
 #[case::a_long_ping(&[FIN | PING, 0xfe, 0, 5])]
 #[actix_web::test]
-async fn overlong_lengths_break_the_protocol(#[case] head: &[u8]) {
+async fn overlong_lengths_are_protocol_errors(#[case] head: &[u8]) {
     let (platform, _supplier) = start(&[]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     client.send(&[head, &[0; 4], b"hello"].concat()).await;

@@ -1,4 +1,4 @@
-//! RFC 6455, frame by frame.
+//! RFC 6455 at the level of frames.
 
 use pretty_assertions::assert_eq;
 use rstest::rstest;
@@ -11,8 +11,9 @@ use super::{start, until_nobody_is_left};
 const RESERVED_BIT: u8 = 0x40;
 const PING_MESSAGE: &str = r#"{"type":"ping"}"#;
 
+/// Fragments of a message are joined, and pings between them are answered.
 #[actix_web::test]
-async fn fragments_are_put_together_and_pings_between_them_are_answered() {
+async fn fragments_are_joined_around_pings() {
     let (platform, _supplier) = start(&[]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     let (start, rest) = PING_MESSAGE.as_bytes().split_at(5);
@@ -37,7 +38,7 @@ async fn fragments_are_put_together_and_pings_between_them_are_answered() {
 }
 
 #[actix_web::test]
-async fn a_character_may_be_split_over_fragments() {
+async fn fragments_may_split_a_character() {
     let (platform, _supplier) = start(&[]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     let message = r#"{"type":"ping","of":"São Paulo"}"#.as_bytes();
@@ -49,7 +50,7 @@ async fn a_character_may_be_split_over_fragments() {
 }
 
 #[actix_web::test]
-async fn the_largest_ping_is_answered_with_its_content() {
+async fn largest_ping_is_answered_in_full() {
     let (platform, _supplier) = start(&[]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     client.send(&frame(FIN | PING, &[7; 125])).await;
@@ -79,17 +80,14 @@ async fn the_largest_ping_is_answered_with_its_content() {
 #[case::a_close_with_half_a_code(1002, frame(FIN | CLOSE, &[3]))]
 #[case::a_close_with_a_code_that_must_not_be_sent(1002, frame(FIN | CLOSE, &1005_u16.to_be_bytes()))]
 #[actix_web::test]
-async fn what_breaks_the_protocol_is_closed_with_its_code(
-    #[case] code: u16,
-    #[case] bytes: Vec<u8>,
-) {
+async fn protocol_errors_close_with_their_code(#[case] code: u16, #[case] bytes: Vec<u8>) {
     let (platform, _supplier) = start(&[]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     client
         .send(&text(r#"{"type":"subscribe","eventId":"E"}"#))
         .await;
     client.next_text().await;
-    // More comes behind it: the close must reach a client that goes on sending.
+    // More bytes follow: the close frame must reach a client that keeps sending.
     client.send(&[bytes, text(PING_MESSAGE)].concat()).await;
     assert_eq!(client.end().await, End::Closed(code));
     until_nobody_is_left(&platform).await;
@@ -101,7 +99,7 @@ async fn what_breaks_the_protocol_is_closed_with_its_code(
 #[case::of_the_application(&4000_u16.to_be_bytes(), End::Closed(4000))]
 #[case::without_code(b"", End::ClosedWithoutCode)]
 #[actix_web::test]
-async fn a_close_is_answered_with_its_code(#[case] content: &[u8], #[case] answer: End) {
+async fn close_is_answered_with_its_code(#[case] content: &[u8], #[case] answer: End) {
     let (platform, _supplier) = start(&[]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     client.subscribe("E").await;

@@ -1,4 +1,4 @@
-//! Opening handshakes, as RFC 6455 wants them.
+//! Opening handshakes as required by RFC 6455.
 
 use pretty_assertions::assert_eq;
 use rstest::rstest;
@@ -48,7 +48,7 @@ async fn handshakes_are_strict(
 
 /// The second origin is foreign: a browser never sends two.
 #[actix_web::test]
-async fn two_origins_are_refused() {
+async fn two_origin_headers_are_rejected() {
     let (platform, _supplier) = start(&[]).await;
     let address = platform.odds();
     let request = format!(
@@ -60,7 +60,7 @@ async fn two_origins_are_refused() {
 }
 
 #[actix_web::test]
-async fn the_simulator_is_as_strict() {
+async fn simulator_handshakes_are_strict_too() {
     let platform = crate::support::TestPlatform::start(&[("ROLE", "simulator")]).await;
     let address = platform.simulator();
     let request = format!(

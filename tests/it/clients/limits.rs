@@ -1,4 +1,4 @@
-//! What a client may take of the server.
+//! Limits on what a client may use.
 
 use pretty_assertions::assert_eq;
 use rstest::rstest;
@@ -8,7 +8,7 @@ use super::raw::{CONTINUATION, End, FIN, RawClient, TEXT, announcement, frame, t
 use super::{EVENT, start, until_total};
 use crate::support::{TestPlatform, until, within};
 
-/// A ping of exactly so many bytes.
+/// A ping message of exactly this many bytes.
 fn ping_of(bytes: usize) -> String {
     let (start, end) = (r#"{"type":"ping","room":""#, r#""}"#);
     format!(
@@ -27,14 +27,13 @@ fn fragmented(message: &str, size: usize) -> Vec<u8> {
     parts.iter().enumerate().flat_map(fragment).collect()
 }
 
+/// A message of exactly the limit is accepted, and one more byte is too big.
 #[rstest]
 #[case::one_frame(usize::MAX)]
 #[case::two_fragments(1_000)]
 #[case::many_fragments(7)]
 #[actix_web::test]
-async fn a_message_of_exactly_the_limit_is_taken_and_a_byte_more_is_too_big(
-    #[case] fragment: usize,
-) {
+async fn message_size_limit_is_exact(#[case] fragment: usize) {
     let (platform, _supplier) = start(&[("WS_MAX_MESSAGE", "1KiB")]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     for _ in 0..2 {
@@ -45,13 +44,14 @@ async fn a_message_of_exactly_the_limit_is_taken_and_a_byte_more_is_too_big(
     assert_eq!(client.end().await, End::Closed(1009));
 }
 
+/// A frame that announces too many bytes is closed before its payload arrives.
 #[actix_web::test]
-async fn a_frame_that_announces_too_much_is_closed_before_it_comes() {
+async fn oversized_frame_is_closed_at_its_head() {
     let (platform, _supplier) = start(&[]).await;
     for length in [64 * 1024 + 1, 1 << 40, u64::MAX] {
         let mut client = RawClient::connect(platform.odds()).await;
         client.send(&text(r#"{"type":"ping"}"#)).await;
-        // The head comes in two parts, as the network likes it.
+        // The frame head arrives in two parts, as can happen on a network.
         let head = announcement(FIN | TEXT, length);
         client.send(&head[..3]).await;
         assert_eq!(client.next_text().await.text(), r#"{"type":"pong"}"#);
@@ -75,8 +75,9 @@ fn upgrade(platform: &TestPlatform) -> reqwest::RequestBuilder {
         .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
 }
 
+/// Sessions beyond the limit are refused until one has ended.
 #[actix_web::test]
-async fn sessions_beyond_the_limit_are_refused_until_one_has_left() {
+async fn session_limit_frees_up_on_leave() {
     let (platform, _supplier) = start(&[("WS_MAX_SESSIONS", "2")]).await;
     let first = platform.subscriber(EVENT).await;
     let mut second = platform.subscriber(EVENT).await;
@@ -97,7 +98,7 @@ async fn sessions_beyond_the_limit_are_refused_until_one_has_left() {
 }
 
 #[actix_web::test]
-async fn a_foreign_page_is_refused_and_ones_own_and_allowed_ones_are_taken() {
+async fn only_own_and_allowed_origins_connect() {
     let (platform, _supplier) = start(&[("WS_ALLOWED_ORIGINS", "https://allowed.example")]).await;
     let (status, body, _) =
         get(upgrade(&platform).header("Origin", "https://foreign.example")).await;
@@ -117,7 +118,7 @@ async fn a_foreign_page_is_refused_and_ones_own_and_allowed_ones_are_taken() {
 }
 
 #[actix_web::test]
-async fn what_is_no_handshake_is_refused_in_json() {
+async fn non_handshake_is_refused_in_json() {
     let (platform, _supplier) = start(&[]).await;
     let url = platform.url("/ws/odds");
     let client = reqwest::Client::new();

@@ -10,7 +10,7 @@ use super::{EVENT, change, start, until_nobody_is_left, until_total};
 const QUICK_PINGS: &[(&str, &str)] = &[("WS_PING_INTERVAL", "100ms"), ("WS_SILENCE_LIMIT", "2s")];
 
 #[actix_web::test]
-async fn the_server_pings_at_the_interval() {
+async fn server_pings_at_the_interval() {
     let (platform, _supplier) = start(&[("WS_PING_INTERVAL", "50ms")]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     for _ in 0..3 {
@@ -18,8 +18,9 @@ async fn the_server_pings_at_the_interval() {
     }
 }
 
+/// A client that answers no pings is closed, and one that answers them stays.
 #[actix_web::test]
-async fn a_client_that_answers_nothing_is_closed_and_one_that_answers_stays() {
+async fn only_silent_clients_are_closed() {
     let (platform, mut supplier) = start(QUICK_PINGS).await;
     let mut answering = platform.subscriber(EVENT).await;
     let mut silent = RawClient::connect(platform.odds()).await;
@@ -31,7 +32,7 @@ async fn a_client_that_answers_nothing_is_closed_and_one_that_answers_stays() {
         supplier.send(change(1)).await;
         std::future::pending().await
     };
-    // Reading is what makes the answering one answer. It gets the change, so it was not closed.
+    // The client only answers pings while it reads. It receives the change, so it was not closed.
     let message = tokio::select! {
         () = is_forgotten => unreachable!(),
         message = answering.next() => message,
@@ -40,18 +41,18 @@ async fn a_client_that_answers_nothing_is_closed_and_one_that_answers_stays() {
 }
 
 #[actix_web::test]
-async fn a_client_that_is_forgotten_leaves_nothing_behind() {
+async fn abandoned_connection_leaves_nothing_behind() {
     let (platform, _supplier) = start(QUICK_PINGS).await;
     let mut client = RawClient::connect(platform.odds()).await;
     client.subscribe(EVENT).await;
     until_total(&platform, "odds_ws_sessions", 1.0).await;
-    // Its connection stays, and nobody reads it.
+    // Its connection stays open, and nobody reads it.
     std::mem::forget(client);
     until_nobody_is_left(&platform).await;
 }
 
 #[actix_web::test]
-async fn a_client_that_vanishes_without_a_close_leaves_nothing_behind() {
+async fn reset_connection_leaves_nothing_behind() {
     let (platform, mut supplier) = start(&[]).await;
     let mut stays = platform.subscriber(EVENT).await;
     for reset in [false, true] {
@@ -71,7 +72,7 @@ async fn a_client_that_vanishes_without_a_close_leaves_nothing_behind() {
 }
 
 #[actix_web::test]
-async fn every_client_is_told_that_the_server_goes() {
+async fn shutdown_closes_every_client() {
     let (platform, _supplier) = start(&[]).await;
     let mut clients = Vec::new();
     for _ in 0..20 {
@@ -87,7 +88,7 @@ async fn every_client_is_told_that_the_server_goes() {
 }
 
 #[actix_web::test]
-async fn clients_that_do_not_take_the_close_do_not_hold_the_stop_up() {
+async fn unread_close_frames_do_not_delay_shutdown() {
     let (platform, _supplier) = start(&[("SHUTDOWN_TIMEOUT", "8s")]).await;
     let mut client = RawClient::connect(platform.odds()).await;
     client.subscribe(EVENT).await;

@@ -1,4 +1,4 @@
-//! Which pages may open a socket.
+//! Which web pages may open a socket.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::{start, until_total};
 use crate::support::within;
 
-/// The status of a handshake's answer, and the code in its body.
+/// The status of the handshake response and the error code in its body.
 async fn handshake(address: SocketAddr, headers: &[&str]) -> String {
     let headers: String = headers
         .iter()
@@ -70,7 +70,7 @@ async fn handshake(address: SocketAddr, headers: &[&str]) -> String {
 #[case("odds.example", "null", "403 ORIGIN_NOT_ALLOWED")]
 #[case("a@odds.example", "https://odds.example", "400 BAD_REQUEST")]
 #[actix_web::test]
-async fn default_port_may_be_written(
+async fn origin_may_name_default_port(
     #[case] host: &str,
     #[case] origin: &str,
     #[case] expected: &str,
@@ -138,9 +138,9 @@ async fn foreign_page_opens_no_socket() {
     }
 }
 
-/// Names of the odds are checked as soon as they are listed.
+/// The odds port checks the Host header as soon as allowed hosts are configured.
 #[actix_web::test]
-async fn listed_hosts_are_the_only_ones() {
+async fn only_allowed_hosts_connect() {
     let (platform, _supplier) = start(&[("ALLOWED_HOSTS", "odds.example, other.example")]).await;
     for host in [
         "odds.example:443",

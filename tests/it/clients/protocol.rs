@@ -1,4 +1,4 @@
-//! The messages.
+//! The messages of the WebSocket protocol.
 
 use pretty_assertions::assert_eq;
 use serde_json::json;
@@ -15,8 +15,9 @@ async fn assert_open(client: &mut OddsClient) {
     assert_eq!(client.next().await, json!({"type": "pong"}));
 }
 
+/// A subscriber receives a snapshot, then each change until it unsubscribes.
 #[actix_web::test]
-async fn a_subscriber_gets_a_snapshot_then_each_change_until_it_unsubscribes() {
+async fn subscriber_gets_snapshot_then_changes() {
     let (platform, mut supplier) = start(&[]).await;
     let mut client = platform.client().await;
     client.subscribe(EVENT).await;
@@ -60,7 +61,7 @@ async fn a_subscriber_gets_a_snapshot_then_each_change_until_it_unsubscribes() {
 }
 
 #[actix_web::test]
-async fn a_subscriber_gets_the_changes_of_its_events_and_no_others() {
+async fn subscriber_gets_only_its_events() {
     let (platform, mut supplier) = start(&[]).await;
     let mut client = platform.subscriber(EVENT).await;
     let mut other = platform.subscriber("OTHER").await;
@@ -70,8 +71,9 @@ async fn a_subscriber_gets_the_changes_of_its_events_and_no_others() {
     assert_eq!(client.next().await["eventId"], EVENT);
 }
 
+/// Subscribing twice sends the snapshot again, and each change still once.
 #[actix_web::test]
-async fn subscribing_twice_sends_the_snapshot_again_and_each_change_once() {
+async fn second_subscribe_only_resends_the_snapshot() {
     let (platform, mut supplier) = start(&[]).await;
     let mut client = platform.subscriber(EVENT).await;
     client.subscribe(EVENT).await;
@@ -88,8 +90,9 @@ async fn subscribing_twice_sends_the_snapshot_again_and_each_change_once() {
         .await;
 }
 
+/// A rejected message is answered with its error code, and the socket stays open.
 #[actix_web::test]
-async fn what_is_refused_is_named_and_the_socket_stays() {
+async fn rejected_messages_keep_the_socket_open() {
     let (platform, _supplier) = start(&[("WS_MAX_SUBSCRIPTIONS", "1")]).await;
     let mut client = platform.subscriber(EVENT).await;
     let refused = [
@@ -130,7 +133,7 @@ async fn what_is_refused_is_named_and_the_socket_stays() {
         refused.len() as f64,
     )
     .await;
-    // A place that was given up is free again.
+    // An unsubscribed slot is free again.
     client
         .send(json!({"type": "unsubscribe", "eventId": EVENT}).to_string())
         .await;
@@ -144,7 +147,7 @@ async fn rate_limited() -> (TestPlatform, RawClient) {
     (platform, client)
 }
 
-/// Sends so many pings at once; gives how many were answered, and how many refused.
+/// Sends this many pings at once; returns how many were answered and how many were refused.
 async fn pings(client: &mut RawClient, count: usize) -> (usize, usize) {
     client.send(&text(PING).repeat(count)).await;
     let (mut pongs, mut refused) = (0, 0);
@@ -157,12 +160,12 @@ async fn pings(client: &mut RawClient, count: usize) -> (usize, usize) {
 }
 
 #[actix_web::test]
-async fn messages_beyond_the_rate_are_refused_and_the_socket_stays() {
+async fn rate_limited_messages_keep_the_socket_open() {
     let (_platform, mut client) = rate_limited().await;
     assert_eq!(pings(&mut client, 40).await, (5, 35));
-    // Every one of these counts too; a second later they are taken again.
+    // Refused messages count towards the rate too; a second later messages are accepted again.
     let client = tokio::sync::Mutex::new(client);
-    until("a message is taken again", || async {
+    until("a message is accepted again", || async {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         (pings(&mut *client.lock().await, 1).await == (1, 0)).then_some(())
     })
@@ -170,7 +173,7 @@ async fn messages_beyond_the_rate_are_refused_and_the_socket_stays() {
 }
 
 #[actix_web::test]
-async fn a_flood_of_messages_is_closed() {
+async fn message_flood_is_closed() {
     let (_platform, mut client) = rate_limited().await;
     client.send(&text(PING).repeat(51)).await;
     for answer in 0..50 {
@@ -181,14 +184,14 @@ async fn a_flood_of_messages_is_closed() {
 }
 
 #[actix_web::test]
-async fn deliveries_and_their_latency_are_counted() {
+async fn deliveries_and_latency_are_counted() {
     let (platform, mut supplier) = start(&[]).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
         clients.push(platform.subscriber(EVENT).await);
     }
-    // The first alone: an event's first changes may be told as one, by what its book reads when it
-    // starts.
+    // The first change is sent alone: a starting book may merge an event's first changes with what
+    // it loads.
     for versions in [1..=1, 2..=10] {
         for version in versions.clone() {
             supplier.send(change(version)).await;
@@ -200,7 +203,7 @@ async fn deliveries_and_their_latency_are_counted() {
         }
     }
     until_total(&platform, "odds_ws_deliveries_total", 30.0).await;
-    // Once a change and thread.
+    // Counted once per change and thread.
     let measured = total(&platform, "odds_end_to_end_seconds_count").await;
     assert!((10.0..=20.0).contains(&measured), "{measured}");
     until_total(&platform, "odds_ws_conflations_total", 0.0).await;

@@ -1,4 +1,4 @@
-//! A client that writes its frames by hand, well or badly, and reads as fast as a test wants.
+//! A client that writes its frames by hand, valid or invalid, and reads at the pace of the test.
 
 use std::net::SocketAddr;
 
@@ -21,7 +21,7 @@ pub const PONG: u8 = 0xa;
 pub enum End {
     /// With a close frame that has this code.
     Closed(u16),
-    /// With a close frame that has none.
+    /// With a close frame without a code.
     ClosedWithoutCode,
     /// Without a close frame.
     BrokenOff,
@@ -39,7 +39,7 @@ impl Frame {
         std::str::from_utf8(&self.payload).unwrap()
     }
 
-    /// The number behind `"name":` in a text, without reading all of it.
+    /// The number after `"name":` in a text, without parsing all of it.
     pub fn number(&self, name: &str) -> u64 {
         let text = self.text();
         let rest = text
@@ -68,12 +68,12 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A frame that is not masked, as only a server may send it.
+/// An unmasked frame, which only a server may send.
 pub fn unmasked_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [head(first, 0, payload.len() as u64), payload.to_vec()].concat()
 }
 
-/// The head of a masked frame that announces `length` bytes, and none of them.
+/// The head of a masked frame that announces `length` bytes, without the payload.
 pub fn announcement(first: u8, length: u64) -> Vec<u8> {
     [head(first, 0x80, length), vec![0; 4]].concat()
 }
@@ -110,11 +110,11 @@ impl RawClient {
         RawClient::handshake(TcpStream::connect(address).await.unwrap(), address).await
     }
 
-    /// A client whose kernel takes little ahead of it.
+    /// A client with small receive buffers.
     pub async fn connect_narrow(address: SocketAddr) -> RawClient {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4_096).unwrap();
-        // Small segments keep the server's side small too: together they hold about 100 kB.
+        // Small segments also keep the server's send buffer small: together they hold about 100 kB.
         SockRef::from(&socket).set_tcp_mss(536).unwrap();
         RawClient::handshake(socket.connect(address).await.unwrap(), address).await
     }
@@ -154,9 +154,9 @@ impl RawClient {
         client
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub async fn send(&mut self, bytes: &[u8]) {
-        within("the server takes bytes", self.stream.write_all(bytes))
+        within("the server reads bytes", self.stream.write_all(bytes))
             .await
             .unwrap();
     }
@@ -175,7 +175,7 @@ impl RawClient {
         );
     }
 
-    /// The next frame; none where the connection has ended.
+    /// The next frame; `None` if the connection has ended.
     pub async fn next(&mut self) -> Option<Frame> {
         within("a frame of the server", async {
             loop {
@@ -190,7 +190,7 @@ impl RawClient {
         .await
     }
 
-    /// The next text; pings are passed over and not answered.
+    /// The next text; pings are skipped and not answered.
     pub async fn next_text(&mut self) -> Frame {
         loop {
             match self.next().await {
@@ -204,8 +204,8 @@ impl RawClient {
         }
     }
 
-    /// Reads until the connection has ended, the server's TCP side too. Ends its own when it reads
-    /// a close.
+    /// Reads until the connection has ended, including the server's TCP side. Closes its own side
+    /// after a close frame.
     pub async fn end(&mut self) -> End {
         let mut end = End::BrokenOff;
         while let Some(frame) = self.next().await {

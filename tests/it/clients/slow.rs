@@ -1,4 +1,4 @@
-//! Clients that read more slowly than changes come.
+//! Clients that read more slowly than changes arrive.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,14 @@ use super::{EVENT, change_of, first_change, start, total, until_nobody_is_left};
 use crate::support::{SupplierLink, TestPlatform};
 
 const MARKETS: [&str; 3] = ["1x2", "btts", "totals"];
-/// So large that a socket is full after some.
+/// Large enough that a few changes fill a socket.
 const LARGE: usize = 5_000;
-/// Enough of them to fill what the kernel takes ahead of a client, and more than the session's
-/// queue.
+/// Enough changes to fill a client's kernel buffers and more than the session's queue.
 const CHANGES: u64 = 241;
 
 const NARROW: &[(&str, &str)] = &[("WS_SESSION_QUEUE", "4"), ("SLOW_CLIENT_LIMIT", "60s")];
 
-/// What a client has seen.
+/// The state that a client has seen.
 #[derive(Default)]
 struct Seen {
     updates: u64,
@@ -41,8 +40,8 @@ impl Seen {
         self.last.insert(market.unwrap(), update.number("version"));
     }
 
-    /// Reads until the last change of each market is there, and checks that it was not given every
-    /// one.
+    /// Reads until the last change of each market has arrived, and checks that some changes were
+    /// skipped.
     async fn read_to_the_end(&mut self, client: &mut RawClient) {
         while self.last != end_state() {
             self.read_one(client).await;
@@ -60,14 +59,14 @@ fn market(version: u64) -> &'static str {
     MARKETS[(version % MARKETS.len() as u64) as usize]
 }
 
-/// The version that each market has in the end.
+/// The final version of each market.
 fn end_state() -> BTreeMap<&'static str, u64> {
     (2..=CHANGES)
         .map(|version| (market(version), version))
         .collect()
 }
 
-/// Sends a change, and waits until a client that keeps up has it, unconflated.
+/// Sends a change, and waits until a fast client has received it unconflated.
 async fn send(supplier: &mut SupplierLink, version: u64, fast: &mut RawClient) {
     supplier
         .send(change_of(EVENT, market(version), version, LARGE))
@@ -83,8 +82,10 @@ async fn narrow_client(platform: &TestPlatform) -> RawClient {
     client
 }
 
+/// A client that pauses receives the latest state of each market, and the others receive every
+/// change.
 #[actix_web::test]
-async fn a_client_that_pauses_gets_the_latest_of_each_market_and_the_others_get_every_change() {
+async fn paused_client_gets_conflated_changes() {
     let (platform, mut supplier) = start(NARROW).await;
     let mut pausing = narrow_client(&platform).await;
     let mut fast = RawClient::connect(platform.odds()).await;
@@ -93,7 +94,7 @@ async fn a_client_that_pauses_gets_the_latest_of_each_market_and_the_others_get_
     for version in 2..=CHANGES {
         send(&mut supplier, version, &mut fast).await;
     }
-    // The fast one has everything, so the rest waits for the other.
+    // The fast client has everything, so only the other one still has pending changes.
     platform
         .until_metric(Role::Odds, "odds_ws_stalled_sessions", |stalled| {
             stalled == 1.0
@@ -114,13 +115,14 @@ async fn a_client_that_pauses_gets_the_latest_of_each_market_and_the_others_get_
     assert_eq!(delivered, (CHANGES + seen.updates) as f64);
     assert_eq!(replaced, (CHANGES - seen.updates) as f64);
     assert_eq!(total(&platform, "odds_ws_evictions_total").await, 0.0);
-    // From here on it keeps up again, and gets each change unconflated.
+    // The client keeps up again from here on, and receives each change unconflated.
     supplier.send(change_of(EVENT, "1x2", CHANGES + 1, 1)).await;
     assert!(!pausing.next_text().await.text().contains("conflated"));
 }
 
+/// A client that always reads slowly is not evicted, and ends with the book's final state.
 #[actix_web::test]
-async fn a_client_that_reads_slowly_all_the_time_is_not_ended_and_ends_where_the_book_ends() {
+async fn slow_reader_stays_and_ends_current() {
     let limits = [("WS_SESSION_QUEUE", "4"), ("SLOW_CLIENT_LIMIT", "5s")];
     let (platform, mut supplier) = start(&limits).await;
     let mut slow = narrow_client(&platform).await;
@@ -130,7 +132,8 @@ async fn a_client_that_reads_slowly_all_the_time_is_not_ended_and_ends_where_the
     let mut seen = Seen::default();
     for version in 2..=CHANGES {
         send(&mut supplier, version, &mut fast).await;
-        // It begins when its socket is full: reading makes the kernel take more ahead of it.
+        // It starts reading when its socket is full: reading earlier would enlarge the kernel's
+        // buffers.
         if version > CHANGES / 2 && version % 4 == 0 {
             seen.read_one(&mut slow).await;
         }

@@ -1,4 +1,4 @@
-//! Clients that stop reading. Their sessions freeze, so they are ended from outside.
+//! Clients that stop reading. Their sessions freeze, so they are evicted from outside.
 
 use sports_bet_platform::config::settings::Role;
 
@@ -6,7 +6,7 @@ use super::raw::{CLOSE, End, FIN, RawClient, frame};
 use super::{EVENT, change_of, first_change, start, total, until_nobody_is_left, until_total};
 use crate::support::{SupplierLink, TestPlatform, until};
 
-/// So large that a socket is full after some.
+/// Large enough that a few changes fill a socket.
 const LARGE: usize = 5_000;
 
 /// A client that reads its snapshot and nothing more.
@@ -16,7 +16,7 @@ async fn stalled_client(platform: &TestPlatform) -> RawClient {
     client
 }
 
-/// Sends large changes, each read by `reader` before the next, until `done`; gives how many.
+/// Sends large changes, each read by `reader` before the next, until `done`; returns how many.
 async fn send_until(
     supplier: &mut SupplierLink,
     reader: &mut RawClient,
@@ -36,8 +36,9 @@ async fn send_until(
     panic!("not within 2,000 changes");
 }
 
+/// A client that reads nothing is evicted, and the others receive every change.
 #[actix_web::test]
-async fn a_client_that_reads_nothing_is_ended_and_the_others_get_every_change() {
+async fn stalled_client_is_evicted_alone() {
     let limits = [
         ("SLOW_CLIENT_LIMIT", "500ms"),
         ("WS_SESSION_QUEUE", "8"),
@@ -51,7 +52,7 @@ async fn a_client_that_reads_nothing_is_ended_and_the_others_get_every_change() 
 
     let evicted = async || total(&platform, "odds_ws_evictions_total").await == 1.0;
     send_until(&mut supplier, &mut reader, evicted).await;
-    // Forgotten in every place, and counted once.
+    // Removed everywhere, and counted once.
     until_total(&platform, "odds_ws_sessions", 1.0).await;
     until_total(&platform, "odds_ws_subscriptions", 1.0).await;
     until_total(&platform, "odds_ws_stalled_sessions", 0.0).await;
@@ -63,11 +64,11 @@ async fn a_client_that_reads_nothing_is_ended_and_the_others_get_every_change() 
             |count| count == 1.0,
         )
         .await;
-    // The place is given back with the session itself, and so with everything that waited in it.
+    // The session permit is released with the session itself, and so with everything queued in it.
     let mut next = RawClient::connect(platform.odds()).await;
     next.subscribe(EVENT).await;
-    // Its connection is really closed: reading ends, without a close frame that it would not have
-    // taken.
+    // Its connection is really closed: reading ends without a close frame, which the client would
+    // not have read.
     assert_eq!(stalled.end().await, End::BrokenOff);
     supplier.send(change_of(EVENT, "btts", 1, 1)).await;
     for client in [&mut reader, &mut next] {
@@ -75,9 +76,11 @@ async fn a_client_that_reads_nothing_is_ended_and_the_others_get_every_change() 
     }
 }
 
+/// A client that froze before its event went quiet is evicted too.
 #[actix_web::test]
-async fn a_client_that_froze_before_its_event_went_quiet_is_ended_too() {
-    // Room for everything: nothing is ever refused, so only the missing sign of life tells.
+async fn client_frozen_before_quiet_is_evicted() {
+    // The queue is large enough for everything, so only the missing liveness signal reveals the
+    // freeze.
     let limits = [
         ("SLOW_CLIENT_LIMIT", "500ms"),
         ("WS_SESSION_QUEUE", "100000"),
@@ -96,15 +99,12 @@ async fn a_client_that_froze_before_its_event_went_quiet_is_ended_too() {
     assert_eq!(stalled.end().await, End::BrokenOff);
 }
 
-/// What is unsent when it closes fits in the kernel, or does not.
+/// The bytes unsent at the close either fit into the kernel's buffers or do not.
 #[rstest::rstest]
 #[case::nothing(1, 0.0)]
 #[case::more_than_fits(300, 1.0)]
 #[actix_web::test]
-async fn closed_session_does_not_outlast_the_write_timeout(
-    #[case] changes: u64,
-    #[case] timeouts: f64,
-) {
+async fn closed_session_ends_within_write_timeout(#[case] changes: u64, #[case] timeouts: f64) {
     let limits = [
         ("HTTP_WRITE_TIMEOUT", "2s"),
         ("SLOW_CLIENT_LIMIT", "10m"),
@@ -120,15 +120,15 @@ async fn closed_session_does_not_outlast_the_write_timeout(
     stalled
         .send(&frame(FIN | CLOSE, &1_000_u16.to_be_bytes()))
         .await;
-    // A frozen session sees the close when the client has read a part, and ends while the rest is
-    // unsent.
+    // A frozen session processes the close once the client has read a part, and ends while the rest
+    // is still unsent.
     let part = std::cell::RefCell::new([0; 16_384]);
     until("the session ends", || async {
         let _ = stalled.stream.try_read(&mut *part.borrow_mut());
         (total(&platform, "odds_ws_sessions").await == 0.0).then_some(())
     })
     .await;
-    // It reads nothing and closes nothing. What it writes is refused as soon as the server holds no
+    // The client neither reads nor closes. Its writes fail as soon as the server has closed the
     // socket.
     until("the server closes the connection", || async {
         stalled.stream.try_write(b"x").is_err().then_some(())
@@ -141,7 +141,7 @@ async fn closed_session_does_not_outlast_the_write_timeout(
 }
 
 #[actix_web::test]
-async fn a_client_that_takes_nothing_does_not_hold_the_stop_up() {
+async fn stalled_client_does_not_delay_shutdown() {
     let limits = [("SLOW_CLIENT_LIMIT", "10m"), ("WS_SESSION_QUEUE", "4")];
     let (platform, mut supplier) = start(&limits).await;
     let stalled = stalled_client(&platform).await;

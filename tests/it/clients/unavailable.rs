@@ -32,7 +32,7 @@ use tempfile::TempDir;
 
 use crate::support::OddsClient;
 
-/// Books that answer every second question.
+/// Books that answer every second request.
 struct Failing {
     asked: u64,
 }
@@ -72,7 +72,7 @@ impl Handler<GetSnapshot> for Holding {
     }
 }
 
-/// The routes of the role `odds` over these books; `feed` makes the state of their feed.
+/// The routes of the role `odds` on top of these books; `feed` creates the state of their feed.
 struct Served {
     server: server::RunningServer,
     registry: Addr<Registry>,
@@ -162,8 +162,9 @@ fn serve(
     }
 }
 
+/// A snapshot that cannot be loaded is answered with an error, and subscribing again succeeds.
 #[actix_web::test]
-async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps() {
+async fn failed_snapshot_can_be_retried() {
     let served = serve(
         Failing { asked: 0 }.start().recipient(),
         FeedState::in_process,
@@ -178,15 +179,16 @@ async fn a_snapshot_that_cannot_be_had_is_an_error_and_subscribing_again_helps()
         (&json!("error"), &json!("SNAPSHOT_UNAVAILABLE"))
     );
     assert_eq!(error["eventId"], "E");
-    // The place of the subscription is free again, for another event too.
+    // The subscription slot is free again, for another event too.
     client.subscribe("E").await;
     assert_eq!(client.next().await["type"], "snapshot");
     client.send(r#"{"type":"ping"}"#).await;
     assert_eq!(client.next().await["type"], "pong");
 }
 
+/// While the feed is lost, everything that may be stale is marked.
 #[actix_web::test]
-async fn while_the_feed_is_lost_everything_that_may_be_stale_says_so() {
+async fn lost_feed_marks_stale_data() {
     let served = serve(Holding.start().recipient(), FeedState::not_heard_yet);
     let mut early = OddsClient::connect(served.server.address).await;
     early.send(r#"{"type":"ping"}"#).await;

@@ -1,4 +1,4 @@
-//! `/bets…`: bets at the price of the moment, each answered once.
+//! `/bets…`: bets at the current price, each decided once.
 
 use futures_util::future::join_all;
 use pretty_assertions::assert_eq;
@@ -9,17 +9,17 @@ use super::{BetsHarness, market, slip};
 use crate::support::until;
 
 #[actix_web::test]
-async fn a_bet_that_is_confirmed_costs_its_stake() {
-    let mut shop = BetsHarness::open(&[], &[]).await;
-    shop.offer("E").await;
-    shop.deposit("u", 1_000).await;
-    let placed = shop.bet(&slip("u", "E", 300), None).await.json();
+async fn confirmed_bet_costs_its_stake() {
+    let mut harness = BetsHarness::open(&[], &[]).await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
+    let placed = harness.bet(&slip("u", "E", 300), None).await.json();
     assert_eq!(placed["status"], "PENDING_CONFIRMATION", "{placed}");
     assert_eq!(
         (&placed["new_balance"], &placed["odd_value"]),
         (&json!(700), &json!(1.5))
     );
-    let bet = shop.decided(&placed).await;
+    let bet = harness.decided(&placed).await;
     assert_eq!(bet["status"], "CONFIRMED", "{bet}");
     assert!(
         bet["providerRef"].as_str().unwrap().starts_with("SUP-"),
@@ -39,11 +39,11 @@ async fn a_bet_that_is_confirmed_costs_its_stake() {
             (&json!("PENDING_CONFIRMATION"), &json!("CONFIRMED"))
         ]
     );
-    assert_eq!(shop.balance("u").await, (700, 0));
+    assert_eq!(harness.balance("u").await, (700, 0));
     let id = placed["betId"].as_str().unwrap();
-    // The bet alone decides what is held for it.
+    // Only the bet decides about its own reservation.
     for path in ["commit", "refund"] {
-        let end = shop
+        let end = harness
             .wallet(path, json!({"userId": "u", "external_ref": id}))
             .await;
         let ended = if path == "commit" {
@@ -53,8 +53,8 @@ async fn a_bet_that_is_confirmed_costs_its_stake() {
         };
         assert_eq!(end.code(), ended);
     }
-    let list = shop
-        .get(shop.platform.bets(), "/bets?userId=u&status=CONFIRMED")
+    let list = harness
+        .get(harness.platform.bets(), "/bets?userId=u&status=CONFIRMED")
         .await
         .json();
     assert_eq!(
@@ -64,42 +64,46 @@ async fn a_bet_that_is_confirmed_costs_its_stake() {
         ),
         (&placed["betId"], 1)
     );
-    let none = shop
-        .get(shop.platform.bets(), "/bets?userId=u&status=REJECTED")
+    let none = harness
+        .get(harness.platform.bets(), "/bets?userId=u&status=REJECTED")
         .await
         .json();
     assert_eq!(none, json!({"entries": [], "nextCursor": null}));
-    let books = shop
-        .get(shop.simulator.simulator(), &format!("/supplier/bets/{id}"))
+    let books = harness
+        .get(
+            harness.simulator.simulator(),
+            &format!("/supplier/bets/{id}"),
+        )
         .await
         .json();
     assert_eq!(
         (&books["status"], &books["asked"]),
         (&json!("CONFIRMED"), &json!(1))
     );
-    shop.close().await;
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn a_bet_that_is_rejected_gives_its_stake_back() {
-    let mut shop = BetsHarness::open(&[("SIMULATOR_CONFIRM_REJECT_SHARE", "1")], &[]).await;
-    shop.offer("E").await;
-    shop.deposit("u", 1_000).await;
-    let placed = shop.bet(&slip("u", "E", 300), None).await.json();
-    let bet = shop.decided(&placed).await;
+async fn rejected_bet_returns_its_stake() {
+    let mut harness = BetsHarness::open(&[("SIMULATOR_CONFIRM_REJECT_SHARE", "1")], &[]).await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
+    let placed = harness.bet(&slip("u", "E", 300), None).await.json();
+    let bet = harness.decided(&placed).await;
     assert_eq!(
         (&bet["status"], bet["reason"].is_string()),
         (&json!("REJECTED"), true),
         "{bet}"
     );
-    assert_eq!(shop.balance("u").await, (1_000, 0));
-    shop.close().await;
+    assert_eq!(harness.balance("u").await, (1_000, 0));
+    harness.close().await;
 }
 
+/// A bet that the supplier does not answer is rejected, and the supplier receives a cancel.
 #[actix_web::test]
-async fn a_supplier_that_says_nothing_loses_the_bet_and_is_told_to_cancel() {
+async fn unanswered_bet_is_rejected_and_cancelled() {
     let silent = [("SIMULATOR_CONFIRM_SILENT_SHARE", "1")];
-    let mut shop = BetsHarness::open(
+    let mut harness = BetsHarness::open(
         &silent,
         &[
             ("BET_CONFIRM_DEADLINE", "2s"),
@@ -107,45 +111,48 @@ async fn a_supplier_that_says_nothing_loses_the_bet_and_is_told_to_cancel() {
         ],
     )
     .await;
-    shop.offer("E").await;
-    shop.deposit("u", 1_000).await;
-    let placed = shop.bet(&slip("u", "E", 300), None).await.json();
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
+    let placed = harness.bet(&slip("u", "E", 300), None).await.json();
     let id = placed["betId"].as_str().unwrap();
-    // While it is undecided its stake can be moved by nobody else.
+    // While the bet is pending, nothing else can move its stake.
     for path in ["commit", "refund"] {
-        let end = shop
+        let end = harness
             .wallet(path, json!({"userId": "u", "external_ref": id}))
             .await;
         assert_eq!(end.code(), "409 RESERVATION_HELD_BY_BET");
     }
-    assert_eq!(shop.balance("u").await, (700, 300));
-    let bet = shop.decided(&placed).await;
+    assert_eq!(harness.balance("u").await, (700, 300));
+    let bet = harness.decided(&placed).await;
     assert_eq!(
         (&bet["status"], &bet["reason"]),
         (&json!("REJECTED"), &json!("SUPPLIER_TIMEOUT")),
         "{bet}"
     );
-    assert_eq!(shop.balance("u").await, (1_000, 0));
+    assert_eq!(harness.balance("u").await, (1_000, 0));
     until("the supplier has cancelled", || async {
-        let books = shop
-            .get(shop.simulator.simulator(), &format!("/supplier/bets/{id}"))
+        let books = harness
+            .get(
+                harness.simulator.simulator(),
+                &format!("/supplier/bets/{id}"),
+            )
             .await;
         (books.status == 200 && books.json()["status"] == "CANCELLED").then_some(())
     })
     .await;
-    shop.close().await;
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn what_is_not_offered_is_refused_by_its_reason() {
+async fn invalid_bets_are_rejected_by_reason() {
     let limits = [
         ("BET_MIN_STAKE_CENTS", "100"),
         ("BET_MAX_STAKE_CENTS", "50000"),
         ("BET_MAX_PAYOUT_CENTS", "60000"),
     ];
-    let mut shop = BetsHarness::open(&[], &limits).await;
-    shop.deposit("u", 100_000).await;
-    shop.offer("E").await;
+    let mut harness = BetsHarness::open(&[], &limits).await;
+    harness.deposit("u", 100_000).await;
+    harness.offer("E").await;
     let with = |change: &[(&str, Value)]| {
         let mut body = slip("u", "E", 1_000);
         for (field, value) in change {
@@ -193,19 +200,21 @@ async fn what_is_not_offered_is_refused_by_its_reason() {
         (with(&[("market", json!(""))]), "400 BAD_REQUEST"),
         (with(&[("line", json!("2.5"))]), "400 BAD_REQUEST"),
     ] {
-        assert_eq!(shop.bet(&change, None).await.code(), code, "{change}");
+        assert_eq!(harness.bet(&change, None).await.code(), code, "{change}");
     }
-    let changed = shop
+    let changed = harness
         .bet(&with(&[("odd_value", json!(1.6))]), None)
         .await
         .json();
     assert_eq!(changed["odd_value"], 1.5);
-    let stake = shop
+    let stake = harness
         .bet(&with(&[("stake_cents", json!(99))]), None)
         .await
         .json();
     assert_eq!(stake["limit_cents"], 100);
-    let unknown = shop.bet(&with(&[("more", json!({"x": [1]}))]), None).await;
+    let unknown = harness
+        .bet(&with(&[("more", json!({"x": [1]}))]), None)
+        .await;
     assert_eq!(unknown.code(), "400 BAD_REQUEST");
     assert!(unknown.text.contains("unknown field `more`"), "{unknown:?}");
     for taken in [
@@ -214,31 +223,34 @@ async fn what_is_not_offered_is_refused_by_its_reason() {
         with(&[("odd_value", json!(1.4)), ("oddsChange", json!("higher"))]),
         with(&[("odd_value", json!(9)), ("oddsChange", json!("any"))]),
     ] {
-        assert_eq!(shop.bet(&taken, None).await.code(), "200", "{taken}");
+        assert_eq!(harness.bet(&taken, None).await.code(), "200", "{taken}");
     }
-    shop.deposit("poor", 100).await;
+    harness.deposit("poor", 100).await;
     assert_eq!(
-        shop.bet(&with(&[("userId", json!("poor"))]), None)
+        harness
+            .bet(&with(&[("userId", json!("poor"))]), None)
             .await
             .code(),
         "409 INSUFFICIENT_FUNDS"
     );
 
-    shop.show(market("E", 2, |frame| frame["status"] = json!("suspended")))
+    harness
+        .show(market("E", 2, |frame| frame["status"] = json!("suspended")))
         .await;
     assert_eq!(
-        shop.bet(&with(&[]), None).await.code(),
+        harness.bet(&with(&[]), None).await.code(),
         "409 MARKET_SUSPENDED"
     );
-    shop.show(market("E", 3, |frame| {
-        frame["selections"][0]["status"] = json!("suspended")
-    }))
-    .await;
+    harness
+        .show(market("E", 3, |frame| {
+            frame["selections"][0]["status"] = json!("suspended")
+        }))
+        .await;
     assert_eq!(
-        shop.bet(&with(&[]), None).await.code(),
+        harness.bet(&with(&[]), None).await.code(),
         "409 SELECTION_SUSPENDED"
     );
-    let bets = shop.platform.bets();
+    let bets = harness.platform.bets();
     for (path, code) in [
         ("/bets", "400 BAD_QUERY"),
         ("/bets?userId=u&status=WON", "400 BAD_QUERY"),
@@ -250,7 +262,7 @@ async fn what_is_not_offered_is_refused_by_its_reason() {
         ),
         ("/nothing", "404 NOT_FOUND"),
     ] {
-        assert_eq!(shop.get(bets, path).await.code(), code, "{path}");
+        assert_eq!(harness.get(bets, path).await.code(), code, "{path}");
     }
     for (key, code) in [
         ("", "400 BAD_REQUEST"),
@@ -258,86 +270,91 @@ async fn what_is_not_offered_is_refused_by_its_reason() {
         (&"k".repeat(255), "409 SELECTION_SUSPENDED"),
     ] {
         assert_eq!(
-            shop.bet(&with(&[]), Some(key)).await.code(),
+            harness.bet(&with(&[]), Some(key)).await.code(),
             code,
             "{} characters",
             key.len()
         );
     }
-    shop.close().await;
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn the_same_key_a_hundred_times_is_one_bet() {
-    let mut shop = BetsHarness::open(&[], &[]).await;
-    shop.offer("E").await;
-    shop.deposit("u", 10_000).await;
+async fn repeated_bet_key_places_one_bet() {
+    let mut harness = BetsHarness::open(&[], &[]).await;
+    harness.offer("E").await;
+    harness.deposit("u", 10_000).await;
     let body = slip("u", "E", 100);
-    let answers = join_all((0..100).map(|_| shop.bet(&body, Some("key")))).await;
+    let answers = join_all((0..100).map(|_| harness.bet(&body, Some("key")))).await;
     assert_eq!(answers[0].code(), "200", "{:?}", answers[0]);
     assert!(
         answers.iter().all(|answer| *answer == answers[0]),
         "100 equal answers"
     );
-    shop.decided(&answers[0].json()).await;
-    assert_eq!(shop.balance("u").await, (9_900, 0));
-    let bets = shop
-        .get(shop.platform.bets(), "/bets?userId=u")
+    harness.decided(&answers[0].json()).await;
+    assert_eq!(harness.balance("u").await, (9_900, 0));
+    let bets = harness
+        .get(harness.platform.bets(), "/bets?userId=u")
         .await
         .json();
     assert_eq!(bets["entries"].as_array().unwrap().len(), 1);
-    let reservations = shop
-        .get(shop.platform.wallet(), "/wallet/reservations?userId=u")
+    let reservations = harness
+        .get(harness.platform.wallet(), "/wallet/reservations?userId=u")
         .await
         .json();
     assert_eq!(reservations["entries"].as_array().unwrap().len(), 1);
 
-    // In another order, with other white space, by the body's field: still the same.
+    // Field order, white space and the key in the body make no difference.
     let mut again = body.clone();
     again["requestId"] = json!("key");
-    assert_eq!(shop.bet(&again, None).await, answers[0]);
+    assert_eq!(harness.bet(&again, None).await, answers[0]);
     assert_eq!(
-        shop.bet(&slip("u", "E", 101), Some("key")).await.code(),
+        harness.bet(&slip("u", "E", 101), Some("key")).await.code(),
         "422 IDEMPOTENCY_KEY_REUSED"
     );
-    // Another user's key is another key.
-    shop.deposit("v", 1_000).await;
+    // The same key of another user is a different key.
+    harness.deposit("v", 1_000).await;
     assert_eq!(
-        shop.bet(&slip("v", "E", 100), Some("key")).await.code(),
+        harness.bet(&slip("v", "E", 100), Some("key")).await.code(),
         "200"
     );
-    // A refusal is an answer, too, and stays one when the reason has gone.
-    let refused = shop.bet(&slip("v", "E", 5_000), Some("other")).await;
+    // A rejection is an answer, too, and is repeated even after its cause is gone.
+    let refused = harness.bet(&slip("v", "E", 5_000), Some("other")).await;
     assert_eq!(refused.code(), "409 INSUFFICIENT_FUNDS");
-    shop.wallet(
-        "deposit",
-        json!({"userId": "v", "amount_cents": 10_000, "external_ref": "more"}),
-    )
-    .await;
+    harness
+        .wallet(
+            "deposit",
+            json!({"userId": "v", "amount_cents": 10_000, "external_ref": "more"}),
+        )
+        .await;
     assert_eq!(
-        shop.bet(&slip("v", "E", 5_000), Some("other")).await,
+        harness.bet(&slip("v", "E", 5_000), Some("other")).await,
         refused
     );
-    shop.show(market("E", 2, |frame| {
-        frame["selections"][0]["price"] = json!(1.7)
-    }))
-    .await;
+    harness
+        .show(market("E", 2, |frame| {
+            frame["selections"][0]["price"] = json!(1.7)
+        }))
+        .await;
     assert_eq!(
-        shop.bet(&body, Some("key")).await,
+        harness.bet(&body, Some("key")).await,
         answers[0],
-        "the price of then"
+        "the price at the time of the bet"
     );
-    let changed = shop.bet(&slip("u", "E", 100), Some("third")).await;
+    let changed = harness.bet(&slip("u", "E", 100), Some("third")).await;
     assert_eq!(
         (changed.code().as_str(), &changed.json()["odd_value"]),
         ("409 ODDS_CHANGED", &json!(1.7))
     );
-    shop.show(market("E", 3, |_| {})).await;
-    assert_eq!(shop.bet(&slip("u", "E", 100), Some("third")).await, changed);
-    let page = shop.platform.metrics(Role::Bets).await;
+    harness.show(market("E", 3, |_| {})).await;
+    assert_eq!(
+        harness.bet(&slip("u", "E", 100), Some("third")).await,
+        changed
+    );
+    let page = harness.platform.metrics(Role::Bets).await;
     assert_eq!(
         crate::support::metric(&page, "bets_requests_total{outcome=\"placed\"}"),
         Some(2.0)
     );
-    shop.close().await;
+    harness.close().await;
 }

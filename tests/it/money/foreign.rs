@@ -1,5 +1,5 @@
-//! Requests that a page of a foreign origin can have a browser send: by its own origin, or by DNS
-//! rebinding.
+//! Requests that a page of a foreign origin can make a browser send: under its own origin, or by
+//! DNS rebinding.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use sports_bet_platform::config::settings::Role;
 use super::BetsHarness;
 use crate::support::{ServerProcess, raw, until, within};
 
-/// `POST` with exactly these headers beside the length.
+/// A `POST` with exactly these headers besides the length.
 fn request(path: &str, headers: &[&str], body: &str) -> String {
     let headers: String = headers
         .iter()
@@ -22,7 +22,7 @@ fn request(path: &str, headers: &[&str], body: &str) -> String {
     )
 }
 
-/// `403 ORIGIN_NOT_ALLOWED`, or the status alone.
+/// For example `403 ORIGIN_NOT_ALLOWED`, or the status alone.
 fn code(answer: &str) -> String {
     let status = answer.split(' ').nth(1).unwrap_or("none");
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
@@ -32,12 +32,12 @@ fn code(answer: &str) -> String {
         .map_or(status.to_owned(), |code| format!("{status} {code}"))
 }
 
-/// Every path that changes something, with its port and a body that would be taken.
-fn writes(shop: &BetsHarness) -> Vec<(SocketAddr, &'static str, String)> {
+/// Every write path, with its port and a valid body.
+fn writes(harness: &BetsHarness) -> Vec<(SocketAddr, &'static str, String)> {
     let order = |reference: &str| {
         json!({"userId": "u", "amount_cents": 10, "external_ref": reference}).to_string()
     };
-    let wallet = shop.platform.wallet();
+    let wallet = harness.platform.wallet();
     let bet = json!({"userId": "u", "eventId": "E", "market": "1x2", "selection": "home", "stake_cents": 100,
         "odd_value": 1.5, "oddsChange": "any"});
     vec![
@@ -46,14 +46,14 @@ fn writes(shop: &BetsHarness) -> Vec<(SocketAddr, &'static str, String)> {
         (wallet, "/wallet/reserve", order("foreign")),
         (wallet, "/wallet/commit", order("held")),
         (wallet, "/wallet/refund", order("held")),
-        (shop.platform.bets(), "/bets", bet.to_string()),
+        (harness.platform.bets(), "/bets", bet.to_string()),
         (
-            shop.simulator.simulator(),
+            harness.simulator.simulator(),
             "/supplier/confirm",
             json!({"betId": "foreign"}).to_string(),
         ),
         (
-            shop.simulator.simulator(),
+            harness.simulator.simulator(),
             "/supplier/cancel",
             json!({"betId": "foreign"}).to_string(),
         ),
@@ -61,51 +61,52 @@ fn writes(shop: &BetsHarness) -> Vec<(SocketAddr, &'static str, String)> {
 }
 
 /// A user with 900 available and 100 held, and an event to bet on.
-async fn shop(variables: &[(&str, &str)]) -> BetsHarness {
-    let mut shop = BetsHarness::open(variables, variables).await;
-    shop.offer("E").await;
-    shop.deposit("u", 1_000).await;
+async fn start_harness(variables: &[(&str, &str)]) -> BetsHarness {
+    let mut harness = BetsHarness::open(variables, variables).await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
     let held = json!({"userId": "u", "amount_cents": 100, "external_ref": "held"});
-    assert_eq!(shop.wallet("reserve", held).await.code(), "200");
-    shop
+    assert_eq!(harness.wallet("reserve", held).await.code(), "200");
+    harness
 }
 
-async fn assert_untouched(shop: &BetsHarness) {
-    let ledger = shop
-        .get(shop.platform.wallet(), "/wallet/ledger?userId=u")
+async fn assert_untouched(harness: &BetsHarness) {
+    let ledger = harness
+        .get(harness.platform.wallet(), "/wallet/ledger?userId=u")
         .await
         .json();
     assert_eq!(
         (
-            shop.balance("u").await,
+            harness.balance("u").await,
             ledger["entries"].as_array().unwrap().len()
         ),
         ((900, 100), 2)
     );
-    let bets = shop
-        .get(shop.platform.bets(), "/bets?userId=u")
+    let bets = harness
+        .get(harness.platform.bets(), "/bets?userId=u")
         .await
         .json();
     assert_eq!(bets["entries"], json!([]));
     assert_eq!(
-        shop.get(shop.simulator.simulator(), "/supplier/bets/foreign")
+        harness
+            .get(harness.simulator.simulator(), "/supplier/bets/foreign")
             .await
             .status,
         404
     );
 }
 
-/// What Chrome sends for `fetch(url, {method: "POST", mode: "no-cors", body})`, and what other
-/// pages may have it send.
+/// The headers that Chrome sends for `fetch(url, {method: "POST", mode: "no-cors", body})`, and
+/// others that a page can cause.
 #[actix_web::test]
 async fn foreign_page_moves_no_money() {
-    let shop = shop(&[]).await;
+    let harness = start_harness(&[]).await;
     let (json, text) = (
         "Content-Type: application/json",
         "Content-Type: text/plain;charset=UTF-8",
     );
     let (evil, cross) = ("Origin: https://evil.example", "Sec-Fetch-Site: cross-site");
-    for (address, path, body) in writes(&shop) {
+    for (address, path, body) in writes(&harness) {
         let host = format!("Host: {address}");
         let other_port = format!("Origin: http://{}:1", address.ip());
         let own = format!("Origin: http://{address}");
@@ -122,7 +123,7 @@ async fn foreign_page_moves_no_money() {
             ),
             (vec![evil, text], "403 ORIGIN_NOT_ALLOWED"),
             (vec![evil, json], "403 ORIGIN_NOT_ALLOWED"),
-            // A body without a type is a Blob without one.
+            // A body without a content type is sent as a Blob without one.
             (vec![evil], "403 ORIGIN_NOT_ALLOWED"),
             (vec!["Origin: null", cross, json], "403 ORIGIN_NOT_ALLOWED"),
             (vec!["Origin: null", json], "403 ORIGIN_NOT_ALLOWED"),
@@ -156,12 +157,12 @@ async fn foreign_page_moves_no_money() {
             );
         }
     }
-    assert_untouched(&shop).await;
+    assert_untouched(&harness).await;
     for (platform, role, name) in [
-        (&shop.platform, Role::Wallet, "wallet_http_refused_total"),
-        (&shop.platform, Role::Bets, "bets_http_refused_total"),
+        (&harness.platform, Role::Wallet, "wallet_http_refused_total"),
+        (&harness.platform, Role::Bets, "bets_http_refused_total"),
         (
-            &shop.simulator,
+            &harness.simulator,
             Role::Simulator,
             "supplier_http_refused_total",
         ),
@@ -174,16 +175,16 @@ async fn foreign_page_moves_no_money() {
             )
             .await;
     }
-    shop.close().await;
+    harness.close().await;
 }
 
-/// After DNS rebinding a page is of the same origin as the server, under a name that is not the
+/// After DNS rebinding a page has the same origin as the server, under a name that is not the
 /// server's.
 #[actix_web::test]
 async fn foreign_host_reaches_no_wallet() {
-    let shop = shop(&[]).await;
+    let harness = start_harness(&[]).await;
     let json = "Content-Type: application/json";
-    for (address, path, body) in writes(&shop) {
+    for (address, path, body) in writes(&harness) {
         let rebound = [
             format!("Host: evil.example:{}", address.port()),
             format!("Origin: http://evil.example:{}", address.port()),
@@ -200,7 +201,7 @@ async fn foreign_host_reaches_no_wallet() {
             ),
             (&[&user, json], "400 BAD_REQUEST"),
             (&["Host: 127.0.0.1:x", json], "400 BAD_REQUEST"),
-            // Refused by the server's own reader, without a code.
+            // Rejected by the HTTP parser, without a code.
             (&["Host: 127.0.0.1", "Host: evil.example", json], "400"),
             (&[json], "400"),
         ] {
@@ -221,13 +222,13 @@ async fn foreign_host_reaches_no_wallet() {
             "{path}"
         );
     }
-    assert_untouched(&shop).await;
-    // And reads nothing.
+    assert_untouched(&harness).await;
+    // It cannot read anything either.
     for (address, path) in [
-        (shop.platform.wallet(), "/wallet?userId=u"),
-        (shop.platform.wallet(), "/wallet/ledger?userId=u"),
-        (shop.platform.bets(), "/bets?userId=u"),
-        (shop.simulator.simulator(), "/supplier/bets/foreign"),
+        (harness.platform.wallet(), "/wallet?userId=u"),
+        (harness.platform.wallet(), "/wallet/ledger?userId=u"),
+        (harness.platform.bets(), "/bets?userId=u"),
+        (harness.simulator.simulator(), "/supplier/bets/foreign"),
     ] {
         let get = format!("GET {path} HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
         let answer = raw(address, get).await;
@@ -237,26 +238,26 @@ async fn foreign_host_reaches_no_wallet() {
             "{answer}"
         );
     }
-    // Probes call the ports of health and metrics by any name.
+    // The health and metrics ports accept any host name, since probes use any.
     let health = format!(
         "GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
         "probe.example"
     );
     assert_eq!(
-        code(&raw(shop.platform.health(Role::Wallet), health).await),
+        code(&raw(harness.platform.health(Role::Wallet), health).await),
         "200"
     );
-    shop.close().await;
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn own_and_listed_callers_are_served() {
+async fn own_and_allowed_callers_are_served() {
     let listed = [
         ("ALLOWED_HOSTS", "bets.example.com"),
         ("ALLOWED_ORIGINS", "https://shop.example"),
     ];
-    let shop = shop(&listed).await;
-    let address = shop.platform.wallet();
+    let harness = start_harness(&listed).await;
+    let address = harness.platform.wallet();
     let own = format!("Host: {address}");
     let (own_origin, local) = (
         format!("Origin: http://{address}"),
@@ -295,8 +296,8 @@ async fn own_and_listed_callers_are_served() {
             "{headers:?}"
         );
     }
-    assert_eq!(shop.balance("v").await, (callers.len() as i64, 0));
-    shop.close().await;
+    assert_eq!(harness.balance("v").await, (callers.len() as i64, 0));
+    harness.close().await;
 }
 
 #[tokio::test]
@@ -341,6 +342,6 @@ async fn refused_caller_is_logged_once() {
         1,
         "{refusals:#?}"
     );
-    // So many names are told apart, and the others share a line.
+    // Only this many origins are logged separately; the others share a line.
     assert_eq!(refusals.len(), 33, "{refusals:#?}");
 }

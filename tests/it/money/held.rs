@@ -1,4 +1,4 @@
-//! Wallets whose rows others hold: whoever moves another wallet's money does not notice.
+//! Locked wallet rows: requests for other wallets are not delayed.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -16,10 +16,10 @@ async fn deposit(
     post(client, wallet.wallet(), "/wallet/deposit", body, None).await
 }
 
-/// As many wallets are held as there are connections, each with several clients that wait for it.
+/// As many wallets are locked as there are connections, each with several waiting clients.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn held_wallets_delay_no_other() {
+async fn locked_wallets_delay_no_other() {
     let cluster = Cluster::new(1, &[("DATABASE_POOL_SIZE", "4")]).await;
     let wallet = cluster.start("wallet").await;
     let client = reqwest::Client::new();

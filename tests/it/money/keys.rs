@@ -1,4 +1,4 @@
-//! Idempotency keys of wallet requests: a request that is sent again moves its money once.
+//! Idempotency keys of wallet requests: a repeated request moves its money once.
 
 use futures_util::future::join_all;
 use pretty_assertions::assert_eq;
@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::BetsHarness;
 
 #[actix_web::test]
-async fn key_gives_the_same_answer() {
-    let shop = BetsHarness::open(&[], &[]).await;
-    let wallet = shop.platform.wallet();
+async fn repeated_key_gives_the_same_answer() {
+    let harness = BetsHarness::open(&[], &[]).await;
+    let wallet = harness.platform.wallet();
     let order = |cents: i64, reference: Option<&str>| {
         let mut body = json!({"userId": "u", "amount_cents": cents});
         if let Some(reference) = reference {
@@ -19,15 +19,16 @@ async fn key_gives_the_same_answer() {
     };
     let end = |reference: &str| json!({"userId": "u", "external_ref": reference});
     let ask = async |path: &str, body: &Value, key: &str| {
-        shop.post(
-            wallet,
-            &format!("/wallet/{path}"),
-            body.to_string(),
-            Some(key),
-        )
-        .await
+        harness
+            .post(
+                wallet,
+                &format!("/wallet/{path}"),
+                body.to_string(),
+                Some(key),
+            )
+            .await
     };
-    // Refused first: the same answer, though there is money later.
+    // A rejection is repeated under the same key, even though there is money later.
     let poor = ask("withdraw", &order(5, None), "poor").await;
     assert_eq!(poor.code(), "404 WALLET_NOT_FOUND");
     let steps = [
@@ -51,14 +52,15 @@ async fn key_gives_the_same_answer() {
         codes[7..],
         ["409 INSUFFICIENT_FUNDS", "409 ALREADY_COMMITTED"]
     );
-    assert_eq!(shop.balance("u").await, (660, 0));
-    shop.post(
-        wallet,
-        "/wallet/deposit",
-        order(5_000, None).to_string(),
-        None,
-    )
-    .await;
+    assert_eq!(harness.balance("u").await, (660, 0));
+    harness
+        .post(
+            wallet,
+            "/wallet/deposit",
+            order(5_000, None).to_string(),
+            None,
+        )
+        .await;
     for (number, (path, body)) in steps.iter().enumerate() {
         let key = format!("k{number}");
         assert_eq!(ask(path, body, &key).await, first[number], "{path} {body}");
@@ -77,10 +79,10 @@ async fn key_gives_the_same_answer() {
     // `requestId` in the body is the same key; the order of fields does not matter.
     let body = r#"{"requestId":"k0","amount_cents":1000,"userId":"u"}"#;
     assert_eq!(
-        shop.post(wallet, "/wallet/deposit", body, None).await,
+        harness.post(wallet, "/wallet/deposit", body, None).await,
         first[0]
     );
-    // A key that cannot be kept, and a request that cannot be read, leave nothing behind.
+    // An invalid key and an unreadable request leave nothing behind.
     assert_eq!(
         ask("deposit", &order(5, None), &"x".repeat(256))
             .await
@@ -92,39 +94,39 @@ async fn key_gives_the_same_answer() {
         "400 INVALID_AMOUNT"
     );
     assert_eq!(ask("deposit", &order(5, None), "zero").await.code(), "200");
-    assert_eq!(shop.balance("u").await, (5_665, 0));
-    // Without a key and without a reference each request is a deposit of its own, as in the
-    // original.
+    assert_eq!(harness.balance("u").await, (5_665, 0));
+    // Without a key and without a reference each request is a separate deposit, as in the original.
     for _ in 0..2 {
-        shop.post(wallet, "/wallet/deposit", order(1, None).to_string(), None)
+        harness
+            .post(wallet, "/wallet/deposit", order(1, None).to_string(), None)
             .await;
     }
-    assert_eq!(shop.balance("u").await, (5_667, 0));
-    shop.close().await;
+    assert_eq!(harness.balance("u").await, (5_667, 0));
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn same_key_at_once_moves_once() {
-    let shop = BetsHarness::open(&[], &[]).await;
-    let wallet = shop.platform.wallet();
+async fn concurrent_requests_with_one_key_move_once() {
+    let harness = BetsHarness::open(&[], &[]).await;
+    let wallet = harness.platform.wallet();
     for (path, cents) in [("deposit", 1_000), ("withdraw", 100)] {
         let body = json!({"userId": "u", "amount_cents": cents}).to_string();
         let path = format!("/wallet/{path}");
         let answers =
-            join_all((0..16).map(|_| shop.post(wallet, &path, body.clone(), Some("k")))).await;
+            join_all((0..16).map(|_| harness.post(wallet, &path, body.clone(), Some("k")))).await;
         assert_eq!(answers[0].status, 200, "{answers:?}");
         assert!(
             answers.iter().all(|answer| *answer == answers[0]),
             "{answers:?}"
         );
     }
-    let ledger = shop.get(wallet, "/wallet/ledger?userId=u").await.json();
+    let ledger = harness.get(wallet, "/wallet/ledger?userId=u").await.json();
     assert_eq!(
         (
-            shop.balance("u").await,
+            harness.balance("u").await,
             ledger["entries"].as_array().unwrap().len()
         ),
         ((900, 0), 2)
     );
-    shop.close().await;
+    harness.close().await;
 }

@@ -1,4 +1,4 @@
-//! What is not said clearly is refused by its name, and never taken for something else.
+//! Ambiguous requests are rejected by name and never interpreted as something else.
 
 use pretty_assertions::assert_eq;
 use reqwest::header::HeaderMap;
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Answer, BetsHarness, answer};
 
 async fn post(
-    shop: &BetsHarness,
+    harness: &BetsHarness,
     url: &str,
     headers: &[(&'static str, &str)],
     body: impl Into<reqwest::Body>,
@@ -16,18 +16,18 @@ async fn post(
     for (name, value) in headers {
         map.append(*name, value.parse().unwrap());
     }
-    answer(shop.client.post(url).headers(map).body(body)).await
+    answer(harness.client.post(url).headers(map).body(body)).await
 }
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 #[actix_web::test]
-async fn body_that_is_no_plain_object_is_refused() {
-    let mut shop = BetsHarness::open(&[], &[]).await;
-    shop.offer("E").await;
-    shop.deposit("u", 1_000).await;
-    let deposit = format!("http://{}/wallet/deposit", shop.platform.wallet());
-    let bets = format!("http://{}/bets", shop.platform.bets());
+async fn body_must_be_a_plain_object() {
+    let mut harness = BetsHarness::open(&[], &[]).await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
+    let deposit = format!("http://{}/wallet/deposit", harness.platform.wallet());
+    let bets = format!("http://{}/bets", harness.platform.bets());
     let deep = format!(
         r#"{{"userId":{}"u"{},"amount_cents":1}}"#,
         "[".repeat(7_000),
@@ -72,7 +72,7 @@ async fn body_that_is_no_plain_object_is_refused() {
         (digits.as_bytes(), "400 INVALID_AMOUNT"),
     ];
     for (body, code) in cases {
-        let answer = post(&shop, &deposit, &[JSON], body.to_vec()).await;
+        let answer = post(&harness, &deposit, &[JSON], body.to_vec()).await;
         assert_eq!(
             answer.code(),
             *code,
@@ -82,11 +82,11 @@ async fn body_that_is_no_plain_object_is_refused() {
     }
     let bet = br#"["u","E","1x2",null,"home",100,1.5,"any",null]"#;
     assert_eq!(
-        post(&shop, &bets, &[JSON], bet.to_vec()).await.code(),
+        post(&harness, &bets, &[JSON], bet.to_vec()).await.code(),
         "400 BAD_REQUEST"
     );
     for path in ["confirm", "cancel"] {
-        let url = format!("http://{}/supplier/{path}", shop.simulator.simulator());
+        let url = format!("http://{}/supplier/{path}", harness.simulator.simulator());
         for body in [
             r#"["b"]"#,
             r#"["b","u","E",1,1.5]"#,
@@ -94,25 +94,25 @@ async fn body_that_is_no_plain_object_is_refused() {
             r#"{"betId":"b"}]"#,
         ] {
             assert_eq!(
-                post(&shop, &url, &[JSON], body).await.code(),
+                post(&harness, &url, &[JSON], body).await.code(),
                 "400 BAD_REQUEST",
                 "{path} {body}"
             );
         }
     }
-    assert_eq!(shop.balance("u").await, (1_000, 0));
-    shop.close().await;
+    assert_eq!(harness.balance("u").await, (1_000, 0));
+    harness.close().await;
 }
 
 #[actix_web::test]
 async fn unknown_and_repeated_fields_are_named() {
-    let mut shop = BetsHarness::open(&[], &[]).await;
-    shop.offer("E").await;
-    shop.deposit("u", 1_000).await;
+    let mut harness = BetsHarness::open(&[], &[]).await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
     let end = r#"{"userId":"u","external_ref":"a""#;
     let order = r#"{"userId":"u","external_ref":"a","amount_cents":5"#;
     let bet = r#"{"userId":"u","eventId":"E","market":"1x2","selection":"home","stake_cents":100,"odd_value":1.5"#;
-    let (wallet, bets) = (shop.platform.wallet(), shop.platform.bets());
+    let (wallet, bets) = (harness.platform.wallet(), harness.platform.bets());
     for (address, path, body) in [
         (wallet, "/wallet/deposit", order),
         (wallet, "/wallet/withdraw", order),
@@ -130,7 +130,7 @@ async fn unknown_and_repeated_fields_are_named() {
             "request_id",
             "x",
         ] {
-            let answer = shop
+            let answer = harness
                 .post(address, path, format!(r#"{body},"{field}":"a"}}"#), None)
                 .await;
             assert_eq!(answer.code(), "400 BAD_REQUEST", "{path} {field}");
@@ -139,14 +139,14 @@ async fn unknown_and_repeated_fields_are_named() {
                 "{answer:?}"
             );
         }
-        let twice = shop
+        let twice = harness
             .post(address, path, format!(r#"{body},"userId":"v"}}"#), None)
             .await;
         assert_eq!(twice.code(), "400 BAD_REQUEST", "{path}");
         assert!(twice.text.contains("duplicate field `userId`"), "{twice:?}");
     }
-    assert_eq!(shop.balance("u").await, (1_000, 0));
-    // The bodies of the original's documents and clients.
+    assert_eq!(harness.balance("u").await, (1_000, 0));
+    // The bodies in the original's documents and clients.
     let documented = [
         (
             "deposit",
@@ -166,21 +166,21 @@ async fn unknown_and_repeated_fields_are_named() {
         ),
     ];
     for (path, body) in documented {
-        let answer = shop
+        let answer = harness
             .post(wallet, &format!("/wallet/{path}"), body, None)
             .await;
         assert_eq!(answer.code(), "200", "{path} {body}");
     }
     let slip = r#"{"userId": "USER_001", "eventId": "E", "market": "1x2", "selection": "1", "stake_cents": 1000, "odd_value": 1.5}"#;
-    assert_eq!(shop.post(bets, "/bets", slip, None).await.code(), "200");
-    shop.close().await;
+    assert_eq!(harness.post(bets, "/bets", slip, None).await.code(), "200");
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn two_keys_are_refused() {
-    let mut shop = BetsHarness::open(&[], &[]).await;
-    shop.offer("E").await;
-    shop.deposit("u", 1_000).await;
+async fn two_idempotency_keys_are_rejected() {
+    let mut harness = BetsHarness::open(&[], &[]).await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
     let bet = json!({"userId": "u", "eventId": "E", "market": "1x2", "selection": "home", "stake_cents": 100,
         "odd_value": 1.5});
     let order = json!({"userId": "u", "amount_cents": 10});
@@ -189,7 +189,7 @@ async fn two_keys_are_refused() {
         body["requestId"] = json!(id);
         body.to_string()
     };
-    let (wallet, bets) = (shop.platform.wallet(), shop.platform.bets());
+    let (wallet, bets) = (harness.platform.wallet(), harness.platform.bets());
     for (address, path, body) in [
         (wallet, "/wallet/deposit", &order),
         (wallet, "/wallet/withdraw", &order),
@@ -202,7 +202,7 @@ async fn two_keys_are_refused() {
                 ("idempotency-key", keys[0]),
                 ("idempotency-key", keys[1]),
             ];
-            let answer = post(&shop, &url, &headers, body.to_string()).await;
+            let answer = post(&harness, &url, &headers, body.to_string()).await;
             assert_eq!(answer.code(), "400 BAD_REQUEST", "{path}");
             assert!(
                 answer.text.contains("Idempotency-Key: it is given twice"),
@@ -210,7 +210,7 @@ async fn two_keys_are_refused() {
             );
         }
         let differs = post(
-            &shop,
+            &harness,
             &url,
             &[JSON, ("idempotency-key", "a")],
             with(body, "b"),
@@ -224,21 +224,21 @@ async fn two_keys_are_refused() {
             "{differs:?}"
         );
     }
-    assert_eq!(shop.balance("u").await, (1_000, 0));
+    assert_eq!(harness.balance("u").await, (1_000, 0));
     // The same key in both places is one key.
     let url = format!("http://{bets}/bets");
     let both = post(
-        &shop,
+        &harness,
         &url,
         &[JSON, ("idempotency-key", "a")],
         with(&bet, "a"),
     )
     .await;
     assert_eq!(both.status, 200, "{both:?}");
-    assert_eq!(post(&shop, &url, &[JSON], with(&bet, "a")).await, both);
+    assert_eq!(post(&harness, &url, &[JSON], with(&bet, "a")).await, both);
     assert_eq!(
         post(
-            &shop,
+            &harness,
             &url,
             &[JSON, ("idempotency-key", "a")],
             bet.to_string()
@@ -246,23 +246,23 @@ async fn two_keys_are_refused() {
         .await,
         both
     );
-    shop.close().await;
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn compressed_body_is_refused() {
-    let shop = BetsHarness::open(&[], &[]).await;
+async fn compressed_body_is_rejected() {
+    let harness = BetsHarness::open(&[], &[]).await;
     let body = json!({"userId": "u", "amount_cents": 10, "external_ref": "a"}).to_string();
     for (address, path) in [
-        (shop.platform.wallet(), "/wallet/deposit"),
-        (shop.platform.bets(), "/bets"),
-        (shop.simulator.simulator(), "/supplier/confirm"),
-        (shop.simulator.simulator(), "/supplier/cancel"),
+        (harness.platform.wallet(), "/wallet/deposit"),
+        (harness.platform.bets(), "/bets"),
+        (harness.simulator.simulator(), "/supplier/confirm"),
+        (harness.simulator.simulator(), "/supplier/cancel"),
     ] {
         let url = format!("http://{address}{path}");
         for encoding in ["br", "gzip", "deflate", "zstd", "identity, br", "GZIP"] {
             let answer = post(
-                &shop,
+                &harness,
                 &url,
                 &[JSON, ("content-encoding", encoding)],
                 body.clone(),
@@ -276,7 +276,7 @@ async fn compressed_body_is_refused() {
             assert!(answer.text.contains(encoding), "{answer:?}");
         }
     }
-    let deposit = format!("http://{}/wallet/deposit", shop.platform.wallet());
+    let deposit = format!("http://{}/wallet/deposit", harness.platform.wallet());
     let types = ["application/json; charset=utf-8", "Application/Json"];
     for content_type in types {
         let plain = [
@@ -284,11 +284,11 @@ async fn compressed_body_is_refused() {
             ("content-encoding", "identity"),
         ];
         assert_eq!(
-            post(&shop, &deposit, &plain, body.clone()).await.code(),
+            post(&harness, &deposit, &plain, body.clone()).await.code(),
             "200",
             "{content_type}"
         );
     }
-    assert_eq!(shop.balance("u").await, (10, 0));
-    shop.close().await;
+    assert_eq!(harness.balance("u").await, (10, 0));
+    harness.close().await;
 }

@@ -1,4 +1,5 @@
-//! What cannot be done now: it is told so, nothing is taken, and the same request is taken later.
+//! Operations that are temporarily unavailable: the client is told, nothing is taken, and the same
+//! request succeeds later.
 
 use futures_util::future::join3;
 use pretty_assertions::assert_eq;
@@ -8,65 +9,66 @@ use super::{BetsHarness, market, post, slip};
 use crate::support::{Cluster, Database, SteadySupplier, until};
 
 #[actix_web::test]
-async fn a_wallet_that_another_holds_for_too_long_is_told_to_be_asked_again() {
-    let mut shop = BetsHarness::open(&[], &[]).await;
-    shop.offer("E").await;
-    shop.deposit("u", 1_000).await;
-    let lock = Database::of(&shop.platform.folder).lock();
+async fn locked_wallet_asks_for_a_retry() {
+    let mut harness = BetsHarness::open(&[], &[]).await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
+    let lock = Database::of(&harness.platform.folder).lock();
     let (keyed, order) = (
         slip("u", "E", 100),
         json!({"userId": "u", "amount_cents": 50, "external_ref": "r"}),
     );
     let (bet, reserved, looked) = join3(
-        shop.bet(&keyed, Some("key")),
-        shop.wallet("reserve", order.clone()),
-        shop.balance("u"),
+        harness.bet(&keyed, Some("key")),
+        harness.wallet("reserve", order.clone()),
+        harness.balance("u"),
     )
     .await;
     assert_eq!(
         bet.code(),
         "409 REQUEST_IN_FLIGHT",
-        "a twin may hold it, as far as is known: {}",
+        "a concurrent request with the same key may hold it: {}",
         bet.text
     );
     assert_eq!(reserved.code(), "503 WALLET_BUSY");
-    assert_eq!(looked, (1_000, 0), "reading waits for nobody");
+    assert_eq!(looked, (1_000, 0), "reads do not wait for locks");
     assert_eq!(
-        shop.bet(&keyed, None).await.code(),
+        harness.bet(&keyed, None).await.code(),
         "503 WALLET_BUSY",
-        "without a key there is no twin"
+        "without a key there is no concurrent duplicate"
     );
     drop(lock);
-    let placed = shop.bet(&keyed, Some("key")).await;
+    let placed = harness.bet(&keyed, Some("key")).await;
     assert_eq!(
         (placed.status, &placed.json()["new_balance"]),
         (200, &json!(900)),
         "{placed:?}"
     );
-    assert_eq!(shop.wallet("reserve", order).await.code(), "200");
-    shop.decided(&placed.json()).await;
-    assert_eq!(shop.balance("u").await, (850, 50));
-    shop.close().await;
+    assert_eq!(harness.wallet("reserve", order).await.code(), "200");
+    harness.decided(&placed.json()).await;
+    assert_eq!(harness.balance("u").await, (850, 50));
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn a_database_that_fails_is_told_and_takes_nothing() {
-    let mut shop = BetsHarness::open(&[], &[]).await;
-    shop.offer("E").await;
-    shop.deposit("u", 1_000).await;
-    let database = Database::of(&shop.platform.folder);
+async fn database_failure_is_reported_and_takes_nothing() {
+    let mut harness = BetsHarness::open(&[], &[]).await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
+    let database = Database::of(&harness.platform.folder);
     database.execute("ALTER TABLE wallets RENAME TO away; ALTER TABLE bets RENAME TO also_away");
     let more = json!({"userId": "u", "amount_cents": 500, "external_ref": "more"});
     let order = json!({"userId": "u", "amount_cents": 50, "external_ref": "r"});
     let bet = slip("u", "E", 100);
-    let (wallet, bets) = (shop.platform.wallet(), shop.platform.bets());
+    let (wallet, bets) = (harness.platform.wallet(), harness.platform.bets());
     let answers = [
-        shop.get(wallet, "/wallet?userId=u").await,
-        shop.wallet("deposit", more.clone()).await,
-        shop.wallet("reserve", order).await,
-        shop.bet(&bet, Some("key")).await,
-        shop.get(bets, "/bets?userId=u").await,
-        shop.get(bets, "/bets/00000000-0000-7000-8000-000000000000")
+        harness.get(wallet, "/wallet?userId=u").await,
+        harness.wallet("deposit", more.clone()).await,
+        harness.wallet("reserve", order).await,
+        harness.bet(&bet, Some("key")).await,
+        harness.get(bets, "/bets?userId=u").await,
+        harness
+            .get(bets, "/bets/00000000-0000-7000-8000-000000000000")
             .await,
     ];
     assert_eq!(
@@ -74,45 +76,46 @@ async fn a_database_that_fails_is_told_and_takes_nothing() {
         ["503 STORE_UNAVAILABLE"; 6]
     );
     database.execute("ALTER TABLE away RENAME TO wallets; ALTER TABLE also_away RENAME TO bets");
-    assert_eq!(shop.balance("u").await, (1_000, 0));
-    assert_eq!(shop.wallet("deposit", more).await.code(), "200");
-    let placed = shop.bet(&bet, Some("key")).await;
+    assert_eq!(harness.balance("u").await, (1_000, 0));
+    assert_eq!(harness.wallet("deposit", more).await.code(), "200");
+    let placed = harness.bet(&bet, Some("key")).await;
     assert_eq!(
         (placed.status, &placed.json()["new_balance"]),
         (200, &json!(1_400)),
         "{placed:?}"
     );
-    shop.close().await;
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn prices_that_cannot_be_looked_up_are_not_bet_at() {
-    let mut shop = BetsHarness::open(&[], &[]).await;
-    shop.deposit("u", 1_000).await;
-    let database = Database::of(&shop.platform.folder);
+async fn unreadable_prices_take_no_bets() {
+    let mut harness = BetsHarness::open(&[], &[]).await;
+    harness.deposit("u", 1_000).await;
+    let database = Database::of(&harness.platform.folder);
     database.execute("ALTER TABLE odds_current RENAME TO away");
     let bet = slip("u", "E", 100);
     for key in [None, Some("key")] {
         assert_eq!(
-            shop.bet(&bet, key).await.code(),
+            harness.bet(&bet, key).await.code(),
             "503 ODDS_UNAVAILABLE",
-            "it is not known that there is none"
+            "a failed read does not mean that there is none"
         );
     }
     database.execute("ALTER TABLE away RENAME TO odds_current");
-    shop.show(market("E", 1, |_| {})).await;
-    let placed = shop.bet(&bet, Some("key")).await;
+    harness.show(market("E", 1, |_| {})).await;
+    let placed = harness.bet(&bet, Some("key")).await;
     assert_eq!(
         (placed.status, &placed.json()["new_balance"]),
         (200, &json!(900)),
         "{placed:?}"
     );
-    shop.close().await;
+    harness.close().await;
 }
 
+/// No bet is accepted while no processor publishes prices.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn no_bet_is_taken_while_no_processor_tells_prices() {
+async fn no_processor_means_no_bets() {
     let cluster = Cluster::new(1, &[("FEED_STALE_AFTER", "2s")]).await;
     let wallet = cluster.start("wallet").await;
     let bets = cluster.start_at_once("bets").await;
@@ -128,7 +131,7 @@ async fn no_bet_is_taken_while_no_processor_tells_prices() {
     slip["oddsChange"] = json!("any");
     let bet = || post(&client, bets.bets(), "/bets", slip.to_string(), Some("key"));
     let other = || post(&client, bets.bets(), "/bets", slip.to_string(), None);
-    until("the database is there", || async {
+    until("the database is available", || async {
         (!bet().await.text.contains("STORE_UNAVAILABLE")).then_some(())
     })
     .await;
@@ -137,7 +140,7 @@ async fn no_bet_is_taken_while_no_processor_tells_prices() {
     let mut processor = cluster.start("processor").await;
     let ingest = cluster.start("ingest").await;
     cluster.supplier.send_at(20);
-    until("another bet is taken", || async {
+    until("another bet is accepted", || async {
         (other().await.status == 200).then_some(())
     })
     .await;
@@ -147,9 +150,9 @@ async fn no_bet_is_taken_while_no_processor_tells_prices() {
         (200, &json!(800)),
         "{placed:?}"
     );
-    // The prices grow old again. What was answered stays the answer; nothing new is taken.
+    // The prices become stale again. A stored answer stays the answer; new bets are rejected.
     processor.kill().await;
-    until("prices may be old", || async {
+    until("prices may be stale", || async {
         (other().await.code() == "503 ODDS_UNAVAILABLE").then_some(())
     })
     .await;

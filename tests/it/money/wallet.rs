@@ -1,4 +1,4 @@
-//! `/wallet…`: what the original's clients send, every refusal, and what many do at once.
+//! `/wallet…`: the requests of the original's clients, every rejection, and concurrent requests.
 
 use futures_util::future::join_all;
 use pretty_assertions::assert_eq;
@@ -7,32 +7,32 @@ use serde_json::json;
 use super::BetsHarness;
 
 #[actix_web::test]
-async fn the_walk_of_a_wallet() {
-    let shop = BetsHarness::open(&[], &[]).await;
+async fn wallet_operations_in_sequence() {
+    let harness = BetsHarness::open(&[], &[]).await;
     let order = |cents: i64, reference: &str| json!({"userId": "USER_001", "amount_cents": cents, "external_ref": reference});
-    let get = |path: &'static str| shop.get(shop.platform.wallet(), path);
+    let get = |path: &'static str| harness.get(harness.platform.wallet(), path);
     assert_eq!(
         get("/wallet?userId=USER_001").await.code(),
         "404 WALLET_NOT_FOUND"
     );
-    // A new user's first deposit, which the original answers with 500.
-    let first = shop.wallet("deposit", order(30_000, "d1")).await;
+    // A new user's first deposit; the original answers it with 500.
+    let first = harness.wallet("deposit", order(30_000, "d1")).await;
     assert_eq!(
         (first.status, &first.json()["balance_cents"]),
         (200, &json!(30_000)),
         "{first:?}"
     );
     assert_eq!(
-        shop.wallet("deposit", order(30_000, "d1")).await,
+        harness.wallet("deposit", order(30_000, "d1")).await,
         first,
-        "the same again changes nothing"
+        "a repeated request changes nothing"
     );
     assert_eq!(
-        shop.wallet("deposit", order(30_001, "d1")).await.code(),
+        harness.wallet("deposit", order(30_001, "d1")).await.code(),
         "409 IDEMPOTENCY_CONFLICT"
     );
     let id = first.json()["walletId"].clone();
-    let withdrawn = shop.wallet("withdraw", order(10_000, "w1")).await;
+    let withdrawn = harness.wallet("withdraw", order(10_000, "w1")).await;
     assert_eq!(
         (
             &withdrawn.json()["balance_cents"],
@@ -41,52 +41,55 @@ async fn the_walk_of_a_wallet() {
         (&json!(20_000), &id)
     );
     assert_eq!(
-        shop.wallet("withdraw", order(20_001, "w2")).await.code(),
+        harness.wallet("withdraw", order(20_001, "w2")).await.code(),
         "409 INSUFFICIENT_FUNDS"
     );
 
-    let reserved = shop.wallet("reserve", order(5_000, "r1")).await;
+    let reserved = harness.wallet("reserve", order(5_000, "r1")).await;
     assert_eq!(reserved.json()["status"], "PENDING", "{reserved:?}");
-    assert_eq!(shop.wallet("reserve", order(5_000, "r1")).await, reserved);
     assert_eq!(
-        shop.wallet("reserve", order(5_001, "r1")).await.code(),
+        harness.wallet("reserve", order(5_000, "r1")).await,
+        reserved
+    );
+    assert_eq!(
+        harness.wallet("reserve", order(5_001, "r1")).await.code(),
         "409 IDEMPOTENCY_CONFLICT"
     );
     assert_eq!(
-        shop.wallet("reserve", order(15_001, "r2")).await.code(),
+        harness.wallet("reserve", order(15_001, "r2")).await.code(),
         "409 INSUFFICIENT_FUNDS"
     );
-    assert_eq!(shop.balance("USER_001").await, (15_000, 5_000));
+    assert_eq!(harness.balance("USER_001").await, (15_000, 5_000));
     let end = |reference: &str| json!({"userId": "USER_001", "external_ref": reference});
-    let committed = shop.wallet("commit", end("r1")).await;
+    let committed = harness.wallet("commit", end("r1")).await;
     assert_eq!(
         (committed.status, &committed.json()["status"]),
         (200, &json!("COMMITTED"))
     );
-    assert_eq!(shop.wallet("commit", end("r1")).await, committed);
+    assert_eq!(harness.wallet("commit", end("r1")).await, committed);
     assert_eq!(
-        shop.wallet("refund", end("r1")).await.code(),
+        harness.wallet("refund", end("r1")).await.code(),
         "409 ALREADY_COMMITTED"
     );
-    shop.wallet("reserve", order(700, "r3")).await;
-    // The original's worker sends the amount, too.
-    let refunded = shop
+    harness.wallet("reserve", order(700, "r3")).await;
+    // The original's worker sends the amount as well.
+    let refunded = harness
         .wallet(
             "refund",
             json!({"userId": "USER_001", "external_ref": "r3", "amount_cents": 700}),
         )
         .await;
     assert_eq!(refunded.json()["status"], "REFUNDED");
-    assert_eq!(shop.wallet("refund", end("r3")).await, refunded);
+    assert_eq!(harness.wallet("refund", end("r3")).await, refunded);
     assert_eq!(
-        shop.wallet("commit", end("r3")).await.code(),
+        harness.wallet("commit", end("r3")).await.code(),
         "409 ALREADY_REFUNDED"
     );
     assert_eq!(
-        shop.wallet("commit", end("nothing")).await.code(),
+        harness.wallet("commit", end("nothing")).await.code(),
         "404 RESERVATION_NOT_FOUND"
     );
-    assert_eq!(shop.balance("USER_001").await, (15_000, 0));
+    assert_eq!(harness.balance("USER_001").await, (15_000, 0));
 
     let ledger = get("/wallet/ledger?userId=USER_001&limit=4").await.json();
     let kinds = |page: &serde_json::Value| -> Vec<String> {
@@ -110,7 +113,7 @@ async fn the_walk_of_a_wallet() {
         "/wallet/ledger?userId=USER_001&limit=4&cursor={}",
         ledger["nextCursor"].as_str().unwrap()
     );
-    let rest = shop.get(shop.platform.wallet(), &next).await.json();
+    let rest = harness.get(harness.platform.wallet(), &next).await.json();
     assert_eq!(
         (kinds(&rest), rest["nextCursor"].is_null()),
         (vec!["withdraw 10000".into(), "deposit 30000".into()], true)
@@ -121,14 +124,14 @@ async fn the_walk_of_a_wallet() {
         .await
         .json();
     assert_eq!(of["entries"][0]["external_ref"], "r3");
-    shop.close().await;
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn a_body_that_is_wrong_is_told_what_is_wrong_with_it() {
-    let shop = BetsHarness::open(&[], &[]).await;
-    let address = shop.platform.wallet();
-    let post = |path: &'static str, body: &str| shop.post(address, path, body.to_owned(), None);
+async fn invalid_body_names_the_fault() {
+    let harness = BetsHarness::open(&[], &[]).await;
+    let address = harness.platform.wallet();
+    let post = |path: &'static str, body: &str| harness.post(address, path, body.to_owned(), None);
     for (body, code) in [
         ("", "400 BAD_REQUEST"),
         ("[]", "400 BAD_REQUEST"),
@@ -202,7 +205,7 @@ async fn a_body_that_is_wrong_is_told_what_is_wrong_with_it() {
         post("/wallet/deposit", &most("d")).await.code(),
         "409 BALANCE_TOO_HIGH"
     );
-    // What holds money back needs a name; whose money it is must be known.
+    // A reservation needs a reference, and every request needs a user.
     assert_eq!(
         post("/wallet/reserve", r#"{"userId":"u","amount_cents":1}"#)
             .await
@@ -239,20 +242,20 @@ async fn a_body_that_is_wrong_is_told_what_is_wrong_with_it() {
             "400 BAD_QUERY",
         ),
     ] {
-        assert_eq!(shop.get(address, path).await.code(), code, "{path}");
+        assert_eq!(harness.get(address, path).await.code(), code, "{path}");
     }
-    shop.close().await;
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn a_wallet_that_everybody_moves_is_never_below_zero() {
-    let shop = BetsHarness::open(&[], &[]).await;
-    shop.deposit("hot", 1_000).await;
-    // 64 clients want 50 each; there is enough for 20.
+async fn contended_wallet_never_goes_negative() {
+    let harness = BetsHarness::open(&[], &[]).await;
+    harness.deposit("hot", 1_000).await;
+    // 64 clients request 50 each; the balance is enough for 20.
     let wanted = (0..64).map(|client| {
         let body =
             json!({"userId": "hot", "amount_cents": 50, "external_ref": format!("r{client}")});
-        shop.wallet("reserve", body)
+        harness.wallet("reserve", body)
     });
     let answers = join_all(wanted).await;
     let taken = answers.iter().filter(|answer| answer.status == 200).count();
@@ -262,13 +265,13 @@ async fn a_wallet_that_everybody_moves_is_never_below_zero() {
             .iter()
             .all(|answer| ["200", "409 INSUFFICIENT_FUNDS"].contains(&answer.code().as_str()))
     );
-    assert_eq!(shop.balance("hot").await, (0, 1_000));
-    // Commit and refund of each, at once: one of the two.
+    assert_eq!(harness.balance("hot").await, (0, 1_000));
+    // Commit and refund of each at the same time: exactly one succeeds.
     let ends = (0..64).flat_map(|client| {
         let body = json!({"userId": "hot", "external_ref": format!("r{client}")});
         [
-            shop.wallet("commit", body.clone()),
-            shop.wallet("refund", body),
+            harness.wallet("commit", body.clone()),
+            harness.wallet("refund", body),
         ]
     });
     let answers = join_all(ends).await;
@@ -280,33 +283,33 @@ async fn a_wallet_that_everybody_moves_is_never_below_zero() {
         answers.iter().filter(|answer| answer.status == 404).count(),
         88
     );
-    let (available, reserved) = shop.balance("hot").await;
+    let (available, reserved) = harness.balance("hot").await;
     let refunded = answers
         .iter()
         .filter(|answer| answer.text.contains("REFUNDED") && answer.status == 200)
         .count();
     assert_eq!((available, reserved), (50 * refunded as i64, 0));
-    shop.close().await;
+    harness.close().await;
 }
 
 #[actix_web::test]
-async fn a_reservation_that_nobody_decides_expires() {
-    let shop = BetsHarness::open(&[], &[("RESERVATION_TTL", "1s")]).await;
-    shop.deposit("u", 100).await;
+async fn undecided_reservation_expires() {
+    let harness = BetsHarness::open(&[], &[("RESERVATION_TTL", "1s")]).await;
+    harness.deposit("u", 100).await;
     let order = json!({"userId": "u", "amount_cents": 60, "external_ref": "r"});
-    assert_eq!(shop.wallet("reserve", order).await.code(), "200");
+    assert_eq!(harness.wallet("reserve", order).await.code(), "200");
     crate::support::until("the money is back", || async {
-        (shop.balance("u").await == (100, 0)).then_some(())
+        (harness.balance("u").await == (100, 0)).then_some(())
     })
     .await;
     let end = json!({"userId": "u", "external_ref": "r"});
     assert_eq!(
-        shop.wallet("commit", end.clone()).await.code(),
+        harness.wallet("commit", end.clone()).await.code(),
         "409 ALREADY_EXPIRED"
     );
     assert_eq!(
-        shop.wallet("refund", end).await.code(),
+        harness.wallet("refund", end).await.code(),
         "409 ALREADY_EXPIRED"
     );
-    shop.close().await;
+    harness.close().await;
 }

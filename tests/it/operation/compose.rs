@@ -1,4 +1,4 @@
-//! `docker/compose.yaml`, read as compose reads it, and `scripts/compose-secrets`.
+//! `docker/compose.yaml`, interpreted as compose does, and `scripts/compose-secrets`.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use sports_bet_platform::config::settings::Role;
 
 use super::file;
 
-/// The logins of the engines and of Grafana.
+/// The passwords of the engines and of Grafana.
 pub const PASSWORDS: [&str; 6] = [
     "POSTGRES_PASSWORD",
     "POSTGRES_OWNER_PASSWORD",
@@ -21,12 +21,12 @@ pub const PASSWORDS: [&str; 6] = [
     "KAFKA_PASSWORD",
     "GRAFANA_PASSWORD",
 ];
-/// Fixed by compose: published ports, health checks and Prometheus count on these.
+/// Fixed by compose: published ports, health checks and Prometheus rely on these.
 const FIXED: [&str; 3] = ["BIND_ADDRESS", "HTTP_PORT_", "METRICS_PORT_"];
 
 pub type Variables = BTreeMap<String, String>;
 
-/// What docker/.env or the shell sets: a password for each login, and nothing else.
+/// What docker/.env or the shell must set: a password for each login, and nothing else.
 pub fn passwords() -> Variables {
     PASSWORDS
         .into_iter()
@@ -37,7 +37,7 @@ pub fn passwords() -> Variables {
 /// The services, with their merge keys resolved.
 pub fn services() -> serde_norway::Mapping {
     let mut compose: Value = serde_norway::from_str(&file("docker/compose.yaml")).unwrap();
-    // Once a level: what is merged may hold a merge key itself.
+    // Once per level: a merged value may contain a merge key itself.
     compose.apply_merge().unwrap();
     compose.apply_merge().unwrap();
     compose["services"].as_mapping().unwrap().clone()
@@ -51,7 +51,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// The environment of a service, not yet interpolated.
+/// The environment of a service, before interpolation.
 pub fn environment(services: &serde_norway::Mapping, service: &str) -> Variables {
     let environment = services[service]["environment"].as_mapping().unwrap();
     environment
@@ -60,7 +60,7 @@ pub fn environment(services: &serde_norway::Mapping, service: &str) -> Variables
         .collect()
 }
 
-/// Replaces `${NAME}`, `${NAME:-default}` and `${NAME:?message}`, also within defaults, as compose
+/// Replaces `${NAME}`, `${NAME:-default}` and `${NAME:?message}`, also inside defaults, as compose
 /// does.
 pub fn interpolated(value: &str, set: &Variables) -> Result<String, String> {
     let mut text = String::new();
@@ -91,7 +91,7 @@ pub fn interpolated(value: &str, set: &Variables) -> Result<String, String> {
     Ok(text + rest)
 }
 
-/// The environment that a role's container gets.
+/// The environment of a role's container.
 pub fn environment_of(role: &str, set: &Variables) -> Result<Variables, String> {
     let all = environment(&services(), role).into_iter();
     let all = all
@@ -123,7 +123,7 @@ fn every_setting_reaches_every_role() {
     for role in Role::ALL.map(Role::name) {
         let environment = environment(&services, role);
         let is_fixed = |name: &str| FIXED.iter().any(|fixed| name.starts_with(fixed));
-        // The command says which role it is.
+        // The role is set by the command instead.
         for name in settings
             .iter()
             .filter(|name| *name != "ROLE" && !is_fixed(name))
@@ -140,7 +140,7 @@ fn every_setting_reaches_every_role() {
             let is_known = settings.contains(name)
                 || PASSWORDS.contains(&name.as_str())
                 || name == "HEALTH_PORT";
-            assert!(is_known, "{role}: {name} is no setting");
+            assert!(is_known, "{role}: {name} is not a setting");
         }
         let env_file = &services[role]["env_file"][0];
         assert_eq!(
@@ -175,7 +175,7 @@ fn composed_roles_accept_their_settings() {
             .keys()
             .filter(|name| PASSWORDS.contains(&name.as_str()))
             .collect();
-        assert!(leaked.is_empty(), "{role} is told {leaked:?}");
+        assert!(leaked.is_empty(), "{role} receives {leaked:?}");
         let health = variables.remove("HEALTH_PORT").unwrap();
         variables.insert("ROLE".to_owned(), role.to_owned());
         let variables: Vec<_> = variables
@@ -204,7 +204,7 @@ fn no_login_has_a_default_password() {
         );
         let mut set = passwords();
         set.remove(name);
-        // The whole file is interpolated at once, so one that is missing stops every service.
+        // Compose interpolates the whole file at once, so one missing password stops every service.
         let lines = compose
             .lines()
             .filter(|line| !line.trim_start().starts_with('#'));
@@ -227,7 +227,7 @@ fn every_container_has_a_memory_limit() {
 }
 
 #[test]
-fn engines_of_compose_demand_logins() {
+fn compose_engines_require_logins() {
     let services = services();
     let kafka = environment(&services, "kafka");
     assert_eq!(
@@ -236,7 +236,7 @@ fn engines_of_compose_demand_logins() {
     );
     assert!(
         kafka["KAFKA_LISTENERS"].contains("CONTROLLER://127.0.0.1:"),
-        "only its own node reaches the controller"
+        "only the node itself reaches the controller"
     );
     let roles = environment_of("wallet", &passwords()).unwrap();
     assert!(
@@ -253,10 +253,10 @@ fn engines_of_compose_demand_logins() {
 }
 
 #[test]
-fn secrets_are_random_and_kept() {
+fn generated_secrets_are_random_and_kept() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join(".env");
-    // Without an end of its last line, and with one password of its own.
+    // Without a final newline, and with one password already set.
     std::fs::write(
         &path,
         "BETFAIR_MARKET_IDS=1.2\nREDIS_PASSWORD=mine\nKAFKA_PASSWORD=\nRUST_LOG=debug",

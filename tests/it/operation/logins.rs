@@ -1,5 +1,5 @@
-//! The logins of `docker/compose.yaml` and `docker/postgres/roles.sql`, on real engines that demand
-//! them.
+//! The logins of `docker/compose.yaml` and `docker/postgres/roles.sql`, on real engines that
+//! require authentication.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,7 +13,7 @@ use sports_bet_platform::supplier::tls::install_provider;
 use super::compose::{Variables, environment, environment_of, interpolated, passwords, services};
 use crate::support::{PrivateEngine, ServerProcess, command};
 
-/// What changes tables, or switches off what guards the ledger.
+/// Statements that change tables or disable the ledger's triggers.
 const FORBIDDEN: [&str; 12] = [
     "ALTER TABLE ledger_transfers DISABLE TRIGGER ALL",
     "ALTER TABLE ledger_transfers DISABLE TRIGGER USER",
@@ -67,13 +67,13 @@ async fn migrate(url: &str) -> Output {
         .unwrap()
 }
 
-/// The login of the roles moves money, and can neither change a table nor switch the ledger's guard
-/// off.
+/// The login of the roles moves money, and can neither change a table nor disable the ledger's
+/// triggers.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn app_login_moves_money_without_ddl() {
+async fn app_login_needs_no_ddl_rights() {
     let (server, set) = (PrivateEngine::up("postgres").await, passwords());
-    // As an earlier version left it: everything belongs to whoever migrated.
+    // The state that an earlier version left: everything belongs to the login that migrated.
     assert!(migrate(server.address()).await.status.success());
     for _ in 0..2 {
         let done = psql(server.address(), &set);
@@ -93,7 +93,7 @@ async fn app_login_moves_money_without_ddl() {
         "sports_bet_app",
         &set["POSTGRES_APP_PASSWORD"],
     );
-    // The owner owns all of it: it can take everything down and bring it up again.
+    // The owner owns everything: it can revert all migrations and run them again.
     let mut connection = PgConnection::establish(&owner).unwrap();
     use diesel_migrations::{FileBasedMigrations, MigrationHarness};
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
@@ -110,7 +110,10 @@ async fn app_login_moves_money_without_ddl() {
         "{text}"
     );
     assert!(migrate(&owner).await.status.success());
-    assert!(migrate(&app).await.status.success(), "nothing is missing");
+    assert!(
+        migrate(&app).await.status.success(),
+        "no permission is missing"
+    );
 
     let folder = tempfile::TempDir::new().unwrap();
     let process = ServerProcess::start(
@@ -141,7 +144,7 @@ async fn app_login_moves_money_without_ddl() {
             "{statement}: {refused}"
         );
     }
-    // The guard itself is there for this login too.
+    // The ledger's triggers apply to this login too.
     for change in [
         "UPDATE ledger_transfers SET amount_cents = 1",
         "DELETE FROM ledger_transfers",
@@ -150,11 +153,11 @@ async fn app_login_moves_money_without_ddl() {
     }
 }
 
-/// Kafka and Redis are configured by the lines of compose, and all roles log in by the variables of
-/// compose.
+/// Kafka and Redis are configured by the lines of compose, and all roles log in with the variables
+/// of compose.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn all_roles_log_in_as_compose_says() {
+async fn all_roles_log_in_with_compose_settings() {
     let (services, set) = (services(), passwords());
     let redis = services["redis"]["command"]
         .as_sequence()
@@ -200,7 +203,7 @@ async fn all_roles_log_in_as_compose_says() {
     set.insert("REDIS_URL".to_owned(), redis_url.replace("/0/0", "/0"));
     set.insert("DATABASE_URL".to_owned(), "data/test.db".to_owned());
     let variables = environment_of("odds", &set).unwrap();
-    // Ports are those of a container, and the supplier is its neighbour.
+    // Ports and supplier addresses are only valid inside the containers.
     let is_of_containers = |name: &str| {
         name.contains("_PORT") || name.starts_with("SUPPLIER_URL") || name == "LOG_FORMAT"
     };
@@ -231,6 +234,6 @@ async fn all_roles_log_in_as_compose_says() {
         stranger
             .fetch_metadata(None, std::time::Duration::from_secs(2))
             .is_err(),
-        "Kafka takes a stranger"
+        "Kafka accepts an unauthenticated client"
     );
 }

@@ -1,4 +1,4 @@
-//! Readiness, lag and latency as metrics: what alerts need without anybody who asks `/healthz`.
+//! Readiness, lag and latency as metrics: alerts must not depend on anybody requesting `/healthz`.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use sports_bet_platform::supplier::tls::install_provider;
 use super::{Metrics, expressions, file};
 use crate::support::{Cluster, FakeSupplier, PrivateEngine, TestPlatform, metric, until};
 
-/// The gauge follows the checks by itself: nobody asks `/healthz` here.
+/// The gauge follows the checks by itself: nobody requests `/healthz` here.
 #[actix_web::test]
 async fn readiness_is_measured_without_probes() {
     let supplier = FakeSupplier::start().await;
@@ -57,7 +57,7 @@ async fn readiness_is_measured_without_probes() {
     platform.stop().await;
 }
 
-/// `odds` cut off from Redis: the two series that `NotReady` and `FeedStale` read.
+/// `odds` cut off from Redis: the two series that `NotReady` and `FeedStale` use.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn lost_redis_shows_in_metrics() {
@@ -86,7 +86,7 @@ async fn lost_redis_shows_in_metrics() {
     becomes(feed, 1.0).await;
 }
 
-/// Embedded, since on the real engines every test has groups of its own names anyway.
+/// Embedded, since on the real engines every test has its own group names anyway.
 #[actix_web::test]
 async fn embedded_renamed_groups_keep_their_alerts() {
     let groups = [
@@ -109,7 +109,7 @@ async fn embedded_renamed_groups_keep_their_alerts() {
     platform.stop().await;
 }
 
-/// A name of a group or a topic in a rule or a panel is blind once an operator renames it.
+/// A group or topic name in a rule or a panel stops matching once an operator renames it.
 #[test]
 fn no_expression_names_a_group_or_topic() {
     for expression in expressions() {
@@ -126,7 +126,7 @@ async fn send(method: &Method, url: &str, body: &str) {
     request.body(body.to_owned()).send().await.unwrap();
 }
 
-/// The labels of the latency series that have counted something.
+/// The labels of the latency series with a non-zero count.
 fn measured(page: &str) -> BTreeSet<String> {
     let series = page
         .lines()
@@ -199,7 +199,7 @@ async fn latency_is_measured_by_route_template() {
         );
         assert!(
             !page.contains("secret") && !page.contains("INVENTED"),
-            "{role:?}: a client chooses labels"
+            "{role:?}: a client can choose labels"
         );
     }
     let client = platform.client().await;
@@ -209,11 +209,13 @@ async fn latency_is_measured_by_route_template() {
     platform.stop().await;
 }
 
-/// A metric that is on no panel, in no rule and on no page of the documents warns nobody.
+/// A metric that is in no panel, in no rule and on no documentation page warns nobody.
 #[actix_web::test]
-async fn every_metric_is_seen_somewhere() {
+async fn every_metric_is_used_somewhere() {
     let platform = TestPlatform::start(&[]).await;
-    let places = expressions().join("\n") + &file("docs/operations.md");
+    let pages =
+        ["operations", "runbook", "failure-modes"].map(|page| file(&format!("docs/{page}.md")));
+    let places = expressions().join("\n") + &pages.concat();
     let mut unseen = BTreeSet::new();
     for role in Role::ALL {
         let page = platform.metrics(role).await;

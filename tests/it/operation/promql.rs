@@ -1,23 +1,21 @@
-//! Which metrics a PromQL expression asks for. Not a parser of the language, which promtool is: it
-//! only finds the selectors.
+//! Finds the metrics that a PromQL expression uses. This is not a parser of the language, which
+//! promtool is: it only finds the selectors.
 
 /// Label, operator and value.
 pub type Matcher = (String, String, String);
 
-/// A metric that an expression asks for, with its matchers.
+/// A metric used by an expression, with its matchers.
 #[derive(Debug, PartialEq)]
 pub struct Selector {
-    /// The metric's name.
     pub name: String,
-    /// What it asks of the labels.
     pub matchers: Vec<Matcher>,
 }
 
-/// Words that are neither metrics nor followed by labels in brackets.
+/// Words that are neither metrics nor followed by labels in parentheses.
 const WORDS: &[&str] = &[
     "and", "or", "unless", "bool", "offset", "atan2", "inf", "nan",
 ];
-/// Words that a list of labels follows.
+/// Words that are followed by a list of labels.
 const LABELLED: &[&str] = &[
     "by",
     "without",
@@ -50,7 +48,7 @@ pub fn selectors(expression: &str) -> Result<Vec<Selector>, String> {
     Ok(found)
 }
 
-/// Takes a name, and what belongs to it; gives the rest.
+/// Consumes a name and its matchers; returns the rest.
 fn word<'a>(name: &str, after: &'a str, found: &mut Vec<Selector>) -> Result<&'a str, String> {
     let after = after.trim_start();
     let lower = name.to_lowercase();
@@ -61,7 +59,7 @@ fn word<'a>(name: &str, after: &'a str, found: &mut Vec<Selector>) -> Result<&'a
             Ok(after)
         };
     }
-    // A function or an aggregation; what it is about follows, and its labels may stand in between.
+    // A function or an aggregation: its argument follows, possibly after a list of labels.
     if WORDS.contains(&lower.as_str()) || after.starts_with('(') || begins_with_labels(after) {
         return Ok(after);
     }
@@ -76,8 +74,8 @@ fn word<'a>(name: &str, after: &'a str, found: &mut Vec<Selector>) -> Result<&'a
     Ok(after)
 }
 
-/// `by (…)` and `without (…)` may stand between an aggregation and its bracket, and nowhere else
-/// behind a name.
+/// `by (…)` and `without (…)` may appear between an aggregation and its parenthesis, and nowhere
+/// else after a name.
 fn begins_with_labels(after: &str) -> bool {
     ["by", "without"].iter().any(|word| {
         let behind = after.strip_prefix(word).map(str::trim_start);
@@ -85,7 +83,7 @@ fn begins_with_labels(after: &str) -> bool {
     })
 }
 
-/// Matchers up to the closing bracket, and the rest.
+/// Matchers up to the closing brace, and the rest.
 fn matchers(text: &str) -> Result<(Vec<Matcher>, &str), String> {
     let mut matchers = Vec::new();
     let mut rest = text.trim_start();
@@ -102,7 +100,7 @@ fn matchers(text: &str) -> Result<(Vec<Matcher>, &str), String> {
     }
 }
 
-/// A string in quotes, and the rest.
+/// A quoted string, and the rest.
 fn string(text: &str) -> Result<(&str, &str), String> {
     let quote = text.chars().next().filter(|first| "\"'`".contains(*first));
     let quote = quote.ok_or_else(|| format!("no string: {text}"))?;

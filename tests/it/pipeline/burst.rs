@@ -1,4 +1,4 @@
-//! Clients that join while updates flow at speed.
+//! Clients that subscribe during a burst of updates.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ const MARKETS: [(&str, Option<f64>); 3] = [
 const ROUNDS: i64 = 400;
 const CLIENTS: usize = 60;
 
-/// What a client knows: each market's number, version and selections.
+/// A client's state: each market's seq, version and selections.
 type Folded = BTreeMap<String, (u64, i64, Value)>;
 
-/// Gives the market's version before and after.
+/// Returns the market's version before and after.
 fn fold(folded: &mut Folded, seq: &Value, payload: &Value) -> (i64, i64) {
     let key = format!("{} {}", payload["market"], payload["line"]);
     let version = payload["version"].as_i64().unwrap();
@@ -30,8 +30,8 @@ fn fold(folded: &mut Folded, seq: &Value, payload: &Value) -> (i64, i64) {
     (before.map_or(0, |(_, version, _)| version), version)
 }
 
-/// Joins, and follows until every market stands at its last version. No change of a market may be
-/// missing, unless the one that comes in its place says that it may.
+/// Subscribes, and reads until every market has its last version. A change of a market may be
+/// missing only if the next one is marked as conflated.
 async fn follow(address: std::net::SocketAddr) -> Folded {
     let mut client = OddsClient::connect(address).await;
     client.subscribe("BURST").await;
@@ -63,12 +63,12 @@ async fn follow(address: std::net::SocketAddr) -> Folded {
     folded
 }
 
-/// Starts clients one after the other while a burst flows; each must end with what REST tells.
+/// Starts clients one after the other during a burst; each must end with the state that REST shows.
 async fn joins_during_a_burst(variables: &[(&str, &str)]) {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], variables).await;
     let link = LiveLink::accept(&supplier).await;
-    // The book stands before the burst: one that starts may find the store ahead of it.
+    // The book starts before the burst: a starting book may find the store ahead of it.
     link.send(market_frame("BURST", MARKETS[0].0, MARKETS[0].1, 0, 0));
     until_rest(&platform, "BURST", 0).await;
     let total = ROUNDS as usize * MARKETS.len();
@@ -76,7 +76,8 @@ async fn joins_during_a_burst(variables: &[(&str, &str)]) {
     for number in 0..CLIENTS {
         let (mut sent, address) = (link.sent.clone(), platform.odds());
         clients.push(actix_web::rt::spawn(async move {
-            // The first before anything was sent, the last when all but the end was.
+            // The first client starts before anything is sent, the last when only the end is
+            // missing.
             sent.wait_for(|sent| *sent >= number * total / CLIENTS)
                 .await
                 .unwrap();
@@ -91,7 +92,11 @@ async fn joins_during_a_burst(variables: &[(&str, &str)]) {
     }
     let mut ends = Vec::new();
     for client in clients {
-        ends.push(within("a client has everything", client).await.unwrap());
+        ends.push(
+            within("a client receives everything", client)
+                .await
+                .unwrap(),
+        );
     }
     let mut rest = Folded::new();
     rest_odds(&platform, "BURST").await.iter().for_each(|odds| {
@@ -102,12 +107,14 @@ async fn joins_during_a_burst(variables: &[(&str, &str)]) {
     platform.stop().await;
 }
 
+/// There is no gap between snapshot and updates, however fast updates arrive.
 #[actix_web::test]
-async fn between_snapshot_and_updates_there_is_no_gap_however_fast_they_flow() {
+async fn snapshot_and_updates_leave_no_gap() {
     joins_during_a_burst(&[("WS_SESSION_QUEUE", "100000")]).await;
 }
 
+/// A client that receives only the latest state of each market ends with the same state.
 #[actix_web::test]
-async fn a_client_that_is_given_only_the_latest_of_each_market_ends_with_the_same_state() {
+async fn conflated_client_ends_with_same_state() {
     joins_during_a_burst(&[("WS_SESSION_QUEUE", "1"), ("BUS_BATCH_SIZE", "20")]).await;
 }

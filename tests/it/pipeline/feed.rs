@@ -5,8 +5,9 @@ use serde::Deserialize;
 use super::*;
 use crate::support::original_frame;
 
+/// A frame of the original reaches the subscriber, REST and the history.
 #[actix_web::test]
-async fn an_original_frame_reaches_the_subscriber_rest_and_the_history() {
+async fn original_frame_reaches_every_reader() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -58,7 +59,7 @@ async fn an_original_frame_reaches_the_subscriber_rest_and_the_history() {
     platform.stop().await;
 }
 
-/// What the original's client reads of a message, and nothing else.
+/// The fields that the original's client reads of a message, and nothing else.
 #[derive(Debug, Deserialize)]
 struct OriginalMessage {
     #[serde(rename = "eventId")]
@@ -95,14 +96,14 @@ async fn next_as_the_original_reads(client: &mut OddsClient) -> OriginalMessage 
 }
 
 #[actix_web::test]
-async fn a_plain_client_of_the_original_works_unchanged() {
+async fn original_client_works_unchanged() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
-    // Subscribed before there is anything: the first that it understands is the first update.
+    // Subscribed before there is anything: the first message it understands is the first update.
     let mut early = platform.subscriber("MATCH_002").await;
     link.send(original_frame("MATCH_002", &at(1), 7));
-    // A market that the original cannot read must not take the place of the one that it can.
+    // A market that the original cannot read must not replace the one that it can.
     link.send(market_frame("MATCH_002", "btts", None, 2, 1));
     until("both markets", async || {
         (rest_odds(&platform, "MATCH_002").await.len() == 2).then_some(())
@@ -145,7 +146,7 @@ async fn a_plain_client_of_the_original_works_unchanged() {
 }
 
 #[actix_web::test]
-async fn a_late_subscriber_gets_the_state_at_once() {
+async fn late_subscriber_gets_current_state() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -178,8 +179,9 @@ async fn a_late_subscriber_gets_the_state_at_once() {
     platform.stop().await;
 }
 
+/// An unknown event has an empty snapshot, and its subscriber receives updates once it appears.
 #[actix_web::test]
-async fn an_unknown_event_has_an_empty_snapshot_and_updates_once_it_appears() {
+async fn unknown_event_starts_with_empty_snapshot() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -199,13 +201,14 @@ async fn an_unknown_event_has_an_empty_snapshot_and_updates_once_it_appears() {
         (&update["type"], &update["eventId"]),
         (&json!("update"), &json!("NEW"))
     );
-    // What was answered while it was unknown was not kept.
+    // The response from before the event was known was not cached.
     assert_eq!(rest_odds(&platform, "NEW").await.len(), 1);
     platform.stop().await;
 }
 
+/// An update has one sequence number in REST, snapshots and updates.
 #[actix_web::test]
-async fn one_update_has_one_number_at_rest_in_snapshots_and_in_updates() {
+async fn seq_is_the_same_everywhere() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -236,9 +239,9 @@ async fn one_update_has_one_number_at_rest_in_snapshots_and_in_updates() {
     platform.stop().await;
 }
 
-/// Mistake 1: three key schemes for one state, and REST up to 30 s behind.
+/// Mistake 1: three key schemes for one state, and REST lagged by up to 30 s.
 #[actix_web::test]
-async fn rest_is_never_behind_what_a_client_was_told() {
+async fn rest_is_never_behind_clients() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;

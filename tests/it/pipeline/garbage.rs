@@ -1,4 +1,4 @@
-//! Frames that cannot be taken: counted by reason, kept with their bytes, and in nobody's way.
+//! Invalid frames: counted by reason, kept with their bytes, without blocking valid ones.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use sports_bet_platform::domain::timestamp::Timestamp;
 use super::*;
 use crate::support::original_frame;
 
-/// A `1x2` frame with one thing changed.
+/// A `1x2` frame with one field changed.
 fn changed(field: &str, value: Value) -> String {
     let mut frame: Value = serde_json::from_str(&original_frame("BAD", &at(1), 1)).unwrap();
     frame[field] = value;
@@ -20,7 +20,7 @@ fn hours_ahead(hours: i64) -> String {
     Timestamp::from_micros(micros).unwrap().to_string()
 }
 
-/// Frames and the reason that each is refused for.
+/// Frames, and the reason each is rejected for.
 fn bad_frames() -> Vec<(Message, &'static str)> {
     let text = |text: &str, reason| (Message::text(text.to_owned()), reason);
     let selection = |id: &str| json!({"id": id, "name": id, "price": 2.5, "status": "active"});
@@ -37,7 +37,7 @@ fn bad_frames() -> Vec<(Message, &'static str)> {
         text(&changed("event_id", json!("BA\u{0}D")), "malformed"),
         text(&changed("updated_at", json!("yesterday")), "malformed"),
         (Message::binary(&b"\xff\xfe\x00 no text"[..]), "malformed"),
-        // Refused, not clamped into the valid range.
+        // Rejected, not clamped to the valid range.
         text(&odds(json!(1.0)), "bad_price"),
         text(&odds(json!(1000.001)), "bad_price"),
         text(&odds(json!(-2.5)), "bad_price"),
@@ -76,8 +76,9 @@ fn bad_frames() -> Vec<(Message, &'static str)> {
     ]
 }
 
+/// An invalid frame is counted and kept, and the next valid one is processed.
 #[actix_web::test]
-async fn a_frame_that_cannot_be_taken_is_counted_and_kept_and_the_next_good_one_goes_through() {
+async fn invalid_frames_are_counted_and_kept() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -119,7 +120,7 @@ async fn a_frame_that_cannot_be_taken_is_counted_and_kept_and_the_next_good_one_
         .collect();
     assert_eq!(kept, sent);
 
-    // None of it became odds.
+    // None of them became odds.
     assert!(rest_odds(&platform, "BAD").await.is_empty());
     link.send(original_frame("BAD", &at(1), 1));
     assert_eq!(updates_until(&mut bad, 1).await.len(), 1);
@@ -132,7 +133,7 @@ async fn a_frame_that_cannot_be_taken_is_counted_and_kept_and_the_next_good_one_
 }
 
 #[actix_web::test]
-async fn a_frame_beyond_the_limit_ends_the_connection_and_the_next_one_works() {
+async fn oversized_frame_only_ends_its_connection() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[("SUPPLIER_MAX_FRAME", "2KiB")]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -152,7 +153,7 @@ async fn a_frame_beyond_the_limit_ends_the_connection_and_the_next_one_works() {
 }
 
 #[actix_web::test]
-async fn an_update_from_the_far_future_does_not_shut_out_those_that_follow() {
+async fn far_future_update_blocks_no_later_ones() {
     let supplier = FakeSupplier::start().await;
     let platform =
         TestPlatform::fed_by(&[supplier.url()], &[("SUPPLIER_MAX_CLOCK_SKEW", "1m")]).await;
@@ -167,10 +168,10 @@ async fn an_update_from_the_far_future_does_not_shut_out_those_that_follow() {
     platform.stop().await;
 }
 
-/// Mistake 6: the health check of the original published a message into the topic of the odds.
-/// Nothing of the kind is taken for odds, and a health check of ours publishes nothing.
+/// Mistake 6: the original's health check published a message to the topic of odds. Such a message
+/// is not taken for odds, and our health check publishes nothing.
 #[actix_web::test]
-async fn health_checks_put_nothing_among_the_odds() {
+async fn health_checks_publish_no_odds() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;

@@ -1,4 +1,4 @@
-//! Duplicates, lateness, restarts of a supplier, and several markets and events at once.
+//! Duplicates, late updates, restarts of a supplier, and several markets and events at once.
 
 use sports_bet_platform::config::settings::Role;
 
@@ -7,7 +7,7 @@ use crate::support::{metric, original_frame};
 
 /// Mistake 3: late and duplicate messages won.
 #[actix_web::test]
-async fn duplicates_and_late_updates_change_nothing_that_a_client_sees() {
+async fn duplicate_and_late_updates_stay_hidden() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -15,8 +15,8 @@ async fn duplicates_and_late_updates_change_nothing_that_a_client_sees() {
     appear(&link, &mut client, "M").await;
     let rejected =
         |reason: &str| format!("odds_proc_updates_rejected_total{{reason=\"{reason}\"}}");
-    // The book that just started may have found its first update in the store, and passed it over
-    // as known.
+    // The new book may have loaded its first update from the store, and then rejected it as a
+    // duplicate.
     let known = metric(
         &platform.metrics(Role::Processor).await,
         &rejected("duplicate"),
@@ -37,7 +37,7 @@ async fn duplicates_and_late_updates_change_nothing_that_a_client_sees() {
     platform
         .until_metric(Role::Processor, &rejected("older"), |count| count == 3.0)
         .await;
-    // The one that came late was offered once: the history has it, once.
+    // The late update was published to the store once: the history has it once.
     Database::of(&platform.folder)
         .until_versions("M", &[1, 2, 3, 4])
         .await;
@@ -46,7 +46,7 @@ async fn duplicates_and_late_updates_change_nothing_that_a_client_sees() {
 }
 
 #[actix_web::test]
-async fn of_one_moment_the_higher_version_stays() {
+async fn higher_version_wins_at_equal_time() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -63,7 +63,7 @@ async fn of_one_moment_the_higher_version_stays() {
 }
 
 #[actix_web::test]
-async fn a_supplier_that_restarts_and_counts_from_one_again_is_followed() {
+async fn restarted_supplier_may_count_from_one() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -86,7 +86,7 @@ async fn a_supplier_that_restarts_and_counts_from_one_again_is_followed() {
 
 /// Mistake 2: a second market overwrote the first, and a replay doubled the history.
 #[actix_web::test]
-async fn markets_and_lines_of_one_event_stand_beside_each_other_and_history_has_each_once() {
+async fn markets_and_lines_are_kept_apart() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -98,7 +98,7 @@ async fn markets_and_lines_of_one_event_stand_beside_each_other_and_history_has_
         ("total_goals", Some(2.5)),
         ("total_goals", Some(3.5)),
     ];
-    // Each is sent twice, as a supplier does that sends its state again.
+    // Each is sent twice, as by a supplier that resends its state.
     for _ in 0..2 {
         for version in 1..=3 {
             for (market, line) in markets {
@@ -150,9 +150,9 @@ async fn markets_and_lines_of_one_event_stand_beside_each_other_and_history_has_
     }
 }
 
-/// Mistake 5: no order within an event once there was a second partition.
+/// Mistake 5: events lost their order once there was a second partition.
 #[actix_web::test]
-async fn with_many_partitions_every_event_keeps_its_order() {
+async fn partitions_keep_the_order_of_events() {
     const EVENTS: i64 = 12;
     const VERSIONS: i64 = 40;
     let supplier = FakeSupplier::start().await;
@@ -195,14 +195,14 @@ async fn with_many_partitions_every_event_keeps_its_order() {
         let history = database.history(&event(number), market_key("1x2", None));
         assert!(
             history.is_sorted_by_key(|entry| entry.cursor.row),
-            "written in another order than sent"
+            "written in a different order than sent"
         );
         assert_eq!(database.versions(&event(number)), all);
     }
 }
 
 #[actix_web::test]
-async fn two_suppliers_that_send_the_same_give_each_update_once() {
+async fn identical_suppliers_give_each_update_once() {
     let suppliers = [FakeSupplier::start().await, FakeSupplier::start().await];
     let platform = TestPlatform::fed_by(&[suppliers[0].url(), suppliers[1].url()], &[]).await;
     let links = [

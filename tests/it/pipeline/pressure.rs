@@ -1,4 +1,4 @@
-//! A database that is held up, and a bus that runs full.
+//! A blocked database, and a full bus.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use sports_bet_platform::config::settings::Role;
 use super::*;
 use crate::support::{metric, original_frame};
 
-/// Mistake 4: what the database did not take was committed before and lost.
+/// Mistake 4: offsets were committed before the database had written, so failed writes were lost.
 #[actix_web::test]
-async fn while_the_database_is_locked_prices_flow_and_afterwards_the_history_is_complete() {
+async fn locked_database_does_not_stop_prices() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -23,7 +23,7 @@ async fn while_the_database_is_locked_prices_flow_and_afterwards_the_history_is_
             [version]
         );
     }
-    // Until a batch has failed, so that it is the second try, or a later one, that writes it.
+    // Wait for a failed batch, so that a retry writes it.
     platform
         .until_metric(
             Role::Processor,
@@ -57,13 +57,14 @@ async fn while_the_database_is_locked_prices_flow_and_afterwards_the_history_is_
     assert_eq!(
         stored[0].seq,
         seen.last().unwrap().0,
-        "the store counts as the books do"
+        "store and books count alike"
     );
     platform.stop().await;
 }
 
+/// Dead letters that arrive while the database is locked are stored afterwards.
 #[actix_web::test]
-async fn embedded_dead_letters_that_come_while_the_database_is_locked_are_kept_afterwards() {
+async fn embedded_dead_letters_survive_database_lock() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let link = LiveLink::accept(&supplier).await;
@@ -103,7 +104,7 @@ async fn embedded_dead_letters_that_come_while_the_database_is_locked_are_kept_a
 
 /// Mistake 8: an update that could not be published was dropped.
 #[actix_web::test]
-async fn an_embedded_bus_that_is_full_holds_the_supplier_back_and_nothing_is_dropped() {
+async fn full_embedded_bus_blocks_the_supplier() {
     const CAPACITY: i64 = 20;
     const FRAMES: i64 = 700;
     let supplier = FakeSupplier::start().await;
@@ -117,7 +118,7 @@ async fn an_embedded_bus_that_is_full_holds_the_supplier_back_and_nothing_is_dro
     let database = Database::of(&platform.folder);
     let mut client = platform.subscriber("M").await;
     let lock = database.lock();
-    // More bytes than all the buffers between the two hold.
+    // More bytes than all buffers in between hold.
     let padding = "x".repeat(64 * 1024);
     for version in 1..=FRAMES {
         let frame = original_frame("M", &at(version), version);
@@ -126,7 +127,7 @@ async fn an_embedded_bus_that_is_full_holds_the_supplier_back_and_nothing_is_dro
             frame.strip_suffix('}').unwrap()
         ));
     }
-    // Clients get all that the bus takes, whatever the database does.
+    // Clients receive everything the bus accepts, whatever the database does.
     let seen = updates_until(&mut client, CAPACITY).await;
     assert_eq!(versions_of(&seen), (1..=CAPACITY).collect::<Vec<_>>());
     platform
@@ -134,7 +135,7 @@ async fn an_embedded_bus_that_is_full_holds_the_supplier_back_and_nothing_is_dro
             depth == CAPACITY as f64
         })
         .await;
-    // The supplier comes to a stand: nothing more leaves it for a while.
+    // The supplier is blocked: nothing more leaves it for a while.
     let mut sent = link.sent.clone();
     within("the supplier cannot send", async {
         while tokio::time::timeout(Duration::from_millis(700), sent.changed())
@@ -149,16 +150,16 @@ async fn an_embedded_bus_that_is_full_holds_the_supplier_back_and_nothing_is_dro
         "the supplier could send everything"
     );
     let page = platform.metrics(Role::Ingest).await;
-    // Counted once all that was handed over together is on the bus.
+    // A batch is counted after all of it is on the bus.
     assert!(metric(&page, "odds_ingest_updates_published_total").unwrap() <= CAPACITY as f64);
-    // The feed holds what came together and waits, 1 MiB at the most, and has read no further.
+    // The feed holds the batch that is waiting, at most 1 MiB, and has read no further.
     let read = metric(&page, "odds_ingest_frames_total").unwrap() as i64;
     assert!(
         (CAPACITY + 1..=CAPACITY + 16).contains(&read),
         "{read} frames were read"
     );
     assert!(database.versions("M").is_empty());
-    assert!(!link.is_over(), "the supplier that is held back is kept");
+    assert!(!link.is_over(), "the blocked supplier stays connected");
 
     drop(lock);
     let rest = updates_until(&mut client, FRAMES).await;
@@ -169,7 +170,7 @@ async fn an_embedded_bus_that_is_full_holds_the_supplier_back_and_nothing_is_dro
     let history = database.history("M", market_key("1x2", None));
     assert!(
         history.is_sorted_by_key(|entry| entry.cursor.row),
-        "written in another order than sent"
+        "written in a different order than sent"
     );
     let page = platform.metrics(Role::Ingest).await;
     assert_eq!(metric(&page, "odds_ingest_connects_total"), Some(1.0));
@@ -178,7 +179,7 @@ async fn an_embedded_bus_that_is_full_holds_the_supplier_back_and_nothing_is_dro
 }
 
 #[actix_web::test]
-async fn a_batch_may_wait_long_to_fill_up_and_is_written_all_the_same() {
+async fn long_batch_wait_still_writes() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[("STORE_BATCH_WAIT", "300ms")]).await;
     let link = LiveLink::accept(&supplier).await;

@@ -1,4 +1,4 @@
-//! The platform stops, and starts again on its database.
+//! The platform stops, and restarts on its database.
 
 use sports_bet_platform::config::settings::Role;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::support::original_frame;
 
 #[actix_web::test]
-async fn a_second_start_continues_where_the_first_ended() {
+async fn second_start_continues_the_first() {
     let supplier = FakeSupplier::start().await;
     let url = supplier.url();
     let variables = TestPlatform::fed(&url, &[]);
@@ -26,7 +26,7 @@ async fn a_second_start_continues_where_the_first_ended() {
     assert_eq!(
         Database::of(&folder).versions("M"),
         (1..=30).collect::<Vec<_>>(),
-        "everything was finished first"
+        "everything was finished before the stop"
     );
 
     let platform = TestPlatform::start_in(folder, &variables).await;
@@ -50,13 +50,13 @@ async fn a_second_start_continues_where_the_first_ended() {
         "{snapshot}"
     );
 
-    // The supplier sends everything again, then something new.
+    // The supplier resends everything, then sends something new.
     let link = LiveLink::accept(&supplier).await;
     frames.iter().for_each(|frame| link.send(frame.as_str()));
     link.send(market_frame("M", "btts", None, 31, 31));
     link.send(original_frame("M", &at(32), 32));
     let after = updates_until(&mut client, 32).await;
-    assert_eq!(versions_of(&after), [32], "nothing is told twice");
+    assert_eq!(versions_of(&after), [32], "nothing is published twice");
     assert!(
         after[0].0 > before.last().unwrap().0,
         "{after:?} after {before:?}"
@@ -73,7 +73,7 @@ async fn a_second_start_continues_where_the_first_ended() {
         (1..=30).chain([32]).collect::<Vec<_>>()
     );
     assert_eq!(database.history("M", market_key("btts", None)).len(), 1);
-    // The store counted as the books did.
+    // Store and books assign the same sequence numbers.
     let stored = database
         .store
         .load_event(&EventId::new("M").unwrap())
@@ -82,7 +82,7 @@ async fn a_second_start_continues_where_the_first_ended() {
 }
 
 #[actix_web::test]
-async fn numbers_grow_over_many_starts() {
+async fn seq_grows_over_restarts() {
     let supplier = FakeSupplier::start().await;
     let url = supplier.url();
     let variables = TestPlatform::fed(&url, &[]);
@@ -110,15 +110,15 @@ async fn numbers_grow_over_many_starts() {
 }
 
 #[actix_web::test]
-async fn a_stop_in_the_middle_of_a_flood_keeps_everything_that_was_published() {
+async fn stop_during_flood_loses_nothing() {
     let supplier = FakeSupplier::start().await;
-    // Small batches that wait: much is on its way when the stop comes.
+    // Small delayed batches: much is in flight when the stop begins.
     let variables = [("BUS_BATCH_SIZE", "10"), ("STORE_BATCH_WAIT", "20ms")];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     let link = LiveLink::accept(&supplier).await;
     (1..=2_000).for_each(|version| link.send(original_frame("M", &at(version), version)));
     let mut client = platform.subscriber("M").await;
-    let told = client.next_of("update").await["payload"]["version"]
+    let received = client.next_of("update").await["payload"]["version"]
         .as_i64()
         .unwrap();
     let published = platform
@@ -129,9 +129,9 @@ async fn a_stop_in_the_middle_of_a_flood_keeps_everything_that_was_published() {
         )
         .await;
     let folder = platform.stop().await;
-    let mut told = told;
+    let mut received = received;
     while let Ok(message) = client.next_or_close().await {
-        told = message["payload"]["version"].as_i64().unwrap_or(told);
+        received = message["payload"]["version"].as_i64().unwrap_or(received);
     }
     let versions = Database::of(&folder).versions("M");
     assert!(
@@ -140,8 +140,8 @@ async fn a_stop_in_the_middle_of_a_flood_keeps_everything_that_was_published() {
         versions.len()
     );
     assert!(
-        versions.len() as i64 >= told,
-        "a client was told {told}, kept are {}",
+        versions.len() as i64 >= received,
+        "a client received version {received}, {} are stored",
         versions.len()
     );
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The default: every role in one process, fed by its own simulator.
+//! The default setup: every role in one process, fed by its own simulator.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use sports_bet_platform::store::events::EventQuery;
 
 use super::*;
 
-/// Version by version of each event, as `1x2` of the simulator counts them.
+/// The versions of each event's `1x2`, as the simulator counts them.
 fn versions_by_event(database: &Database) -> BTreeMap<String, Vec<i64>> {
     let query = EventQuery {
         limit: 1_000,
@@ -26,7 +26,7 @@ fn versions_by_event(database: &Database) -> BTreeMap<String, Vec<i64>> {
 }
 
 #[actix_web::test]
-async fn the_default_run_moves_prices_and_stores_each_of_them_once() {
+async fn default_run_stores_each_price_once() {
     let platform = TestPlatform::start(&[("SIMULATOR_RATE", "300")]).await;
     let mut client = platform.subscriber("MATCH_001").await;
     let mut seqs = Vec::new();
@@ -45,7 +45,7 @@ async fn the_default_run_moves_prices_and_stores_each_of_them_once() {
     for (event, versions) in &versions {
         assert!(
             versions.windows(2).all(|pair| pair[1] == pair[0] + 1),
-            "{event} has holes: {versions:?}"
+            "{event} has gaps: {versions:?}"
         );
         let current = database
             .store
@@ -66,7 +66,7 @@ async fn the_default_run_moves_prices_and_stores_each_of_them_once() {
 }
 
 #[actix_web::test]
-async fn what_the_simulator_has_sent_when_it_stops_is_what_the_history_holds() {
+async fn history_holds_everything_the_simulator_sent() {
     let simulator = TestPlatform::start(&[("ROLE", "simulator"), ("SIMULATOR_RATE", "400")]).await;
     let url = format!("ws://{}/ws", simulator.simulator());
     let platform = TestPlatform::fed_by(std::slice::from_ref(&url), &[]).await;
@@ -78,7 +78,7 @@ async fn what_the_simulator_has_sent_when_it_stops_is_what_the_history_holds() {
         )
         .await;
     simulator.stop().await;
-    // It ends behind everything that it had sent.
+    // The connection ends after everything the simulator had sent.
     platform
         .until_metric(Role::Ingest, "odds_ingest_suppliers_connected", |count| {
             count == 0.0
@@ -95,13 +95,14 @@ async fn what_the_simulator_has_sent_when_it_stops_is_what_the_history_holds() {
     for (event, versions) in versions {
         assert!(
             versions.windows(2).all(|pair| pair[1] == pair[0] + 1),
-            "{event} has holes: {versions:?}"
+            "{event} has gaps: {versions:?}"
         );
     }
 }
 
+/// All markets of the simulator appear in REST and in snapshots.
 #[actix_web::test]
-async fn several_markets_of_the_simulator_show_at_rest_and_in_snapshots() {
+async fn all_simulator_markets_are_shown() {
     let variables = [
         ("SIMULATOR_MARKETS", "1x2,total_goals,btts"),
         ("SIMULATOR_EVENTS", "4"),

@@ -1,4 +1,4 @@
-//! Suppliers that go, stay silent or fail, and the feeds that come back to them.
+//! Suppliers that disconnect, stay silent or fail, and the feeds that reconnect to them.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ fn disconnects(reason: &str) -> String {
 
 /// Mistake 8: a hot loop when the supplier closed cleanly.
 #[actix_web::test]
-async fn a_supplier_that_closes_cleanly_again_and_again_is_come_back_to_ever_more_slowly() {
+async fn repeated_clean_closes_back_off() {
     let supplier = FakeSupplier::start().await;
     let variables = [
         ("SUPPLIER_RECONNECT_MIN", "50ms"),
@@ -30,7 +30,7 @@ async fn a_supplier_that_closes_cleanly_again_and_again_is_come_back_to_ever_mor
         let waited = closed.elapsed();
         assert!(
             waited >= Duration::from_millis(least),
-            "back after {waited:?}, before {least} ms"
+            "reconnected after {waited:?}, expected at least {least} ms"
         );
     }
     platform
@@ -41,17 +41,18 @@ async fn a_supplier_that_closes_cleanly_again_and_again_is_come_back_to_ever_mor
             count == 6.0
         })
         .await;
-    // It is as good as any other connection.
+    // The connection works like any other.
     let mut client = platform.subscriber("M").await;
     link.send(original_frame("M", &at(1), 1)).await;
     updates_until(&mut client, 1).await;
     platform.stop().await;
 }
 
+/// A supplier that sends a close frame but keeps the connection open is not waited for.
 #[actix_web::test]
-async fn a_supplier_that_says_good_bye_and_leaves_the_connection_standing_is_not_waited_for() {
+async fn close_frame_ends_a_standing_connection() {
     let supplier = FakeSupplier::start().await;
-    // Neither a ping nor the read timeout ends it: that would take longer than this test waits.
+    // Neither a ping nor the read timeout ends it: both would take longer than this test waits.
     let variables = [
         ("SUPPLIER_READ_TIMEOUT", "3m"),
         ("SUPPLIER_STALE_AFTER", "2m"),
@@ -76,7 +77,7 @@ async fn a_supplier_that_says_good_bye_and_leaves_the_connection_standing_is_not
 }
 
 #[actix_web::test]
-async fn a_supplier_that_breaks_off_is_come_back_to_and_nothing_is_lost_or_doubled() {
+async fn reconnects_lose_and_repeat_nothing() {
     let supplier = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
     let mut client = platform.subscriber("M").await;
@@ -85,7 +86,8 @@ async fn a_supplier_that_breaks_off_is_come_back_to_and_nothing_is_lost_or_doubl
         if round == 0 {
             appear(&link, &mut client, "M").await;
         }
-        // As a supplier that sends its state first: the last of the round before comes again.
+        // Like a supplier that sends its state first: the last update of the previous round is
+        // repeated.
         for version in round * 10..=round * 10 + 10 {
             link.send(original_frame("M", &at(version), version));
         }
@@ -106,9 +108,9 @@ async fn a_supplier_that_breaks_off_is_come_back_to_and_nothing_is_lost_or_doubl
     );
 }
 
-/// Mistake 8: no read deadline, so a silent supplier looked alive.
+/// Mistake 8: without a read deadline a silent supplier looked alive.
 #[actix_web::test]
-async fn a_supplier_that_says_nothing_not_even_a_pong_is_left_and_connected_anew_embedded() {
+async fn embedded_silent_supplier_is_reconnected() {
     let supplier = FakeSupplier::start().await;
     let variables = [
         ("SUPPLIER_READ_TIMEOUT", "1s"),
@@ -121,7 +123,7 @@ async fn a_supplier_that_says_nothing_not_even_a_pong_is_left_and_connected_anew
     let link = LiveLink::accept(&supplier).await;
     assert!(
         accepted.elapsed() >= Duration::from_millis(900),
-        "left after {:?} already",
+        "disconnected after only {:?}",
         accepted.elapsed()
     );
     platform
@@ -134,7 +136,7 @@ async fn a_supplier_that_says_nothing_not_even_a_pong_is_left_and_connected_anew
 }
 
 #[actix_web::test]
-async fn a_supplier_that_never_finishes_its_handshake_is_given_up_and_tried_again() {
+async fn unfinished_handshake_is_retried() {
     let supplier = FakeSupplier::start().await;
     let variables = [
         ("SUPPLIER_READ_TIMEOUT", "1s"),
@@ -152,7 +154,7 @@ async fn a_supplier_that_never_finishes_its_handshake_is_given_up_and_tried_agai
 }
 
 #[actix_web::test]
-async fn a_quiet_supplier_that_answers_pings_is_kept() {
+async fn quiet_supplier_answering_pings_is_kept() {
     let supplier = FakeSupplier::start().await;
     let variables = [
         ("SUPPLIER_READ_TIMEOUT", "1s"),
@@ -174,8 +176,10 @@ async fn a_quiet_supplier_that_answers_pings_is_kept() {
     platform.stop().await;
 }
 
+/// Suppliers that refuse connections, send garbage or stay silent do not disturb the one that
+/// works.
 #[actix_web::test]
-async fn suppliers_that_refuse_talk_garbage_or_stay_silent_do_not_disturb_the_one_that_works() {
+async fn broken_suppliers_do_not_disturb_others() {
     const FRAMES: i64 = 300;
     let refusing = FakeSupplier::start().await.url();
     let (garbage, silent) = (FakeSupplier::start().await, FakeSupplier::start().await);
@@ -212,7 +216,7 @@ async fn suppliers_that_refuse_talk_garbage_or_stay_silent_do_not_disturb_the_on
         .await;
     assert!(
         !link.is_over() && !garbage.is_over(),
-        "both were kept all the while"
+        "both stayed connected throughout"
     );
     link.send(original_frame("M", &at(FRAMES + 1), FRAMES + 1));
     updates_until(&mut client, FRAMES + 1).await;

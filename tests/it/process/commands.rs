@@ -1,9 +1,9 @@
-//! Commands that end by themselves, and everything that keeps the server from starting.
+//! Commands that exit by themselves, and everything that prevents the server from starting.
 
 use super::*;
 
 #[tokio::test]
-async fn wrong_settings_are_all_named_and_nothing_starts() {
+async fn all_invalid_settings_are_named() {
     let folder = TempDir::new().unwrap();
     let wrong = [
         ("HTTP_PORT_ODDS", "port"),
@@ -34,11 +34,12 @@ async fn wrong_settings_are_all_named_and_nothing_starts() {
             "{text}"
         );
     }
-    assert!(!folder.path().join("data").exists(), "nothing was made");
+    assert!(!folder.path().join("data").exists(), "nothing was created");
 }
 
+/// Roles that the embedded engines do not support name the variable to set.
 #[tokio::test]
-async fn roles_that_the_embedded_engines_do_not_allow_name_the_variable_to_set() {
+async fn embedded_engines_reject_split_roles() {
     let folder = TempDir::new().unwrap();
     for (roles, variable) in [
         ("odds", "REDIS_URL"),
@@ -62,7 +63,7 @@ async fn roles_that_the_embedded_engines_do_not_allow_name_the_variable_to_set()
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named_by_its_variable() {
+async fn taken_port_names_its_variable() {
     let folder = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -85,22 +86,25 @@ async fn a_port_that_is_taken_is_named_by_its_variable() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_used_is_named_with_its_path() {
+async fn unusable_database_names_its_path() {
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     std::fs::create_dir(path("directory.db")).unwrap();
     std::fs::write(
         path("text.db"),
-        "this is no database, however long it goes on. ".repeat(100),
+        "this is not a database, whatever its length. ".repeat(100),
     )
     .unwrap();
     for (database, cause) in [
         (path("directory.db"), "is a directory"),
         (path("text.db"), "file is not a database"),
-        (path("text.db/under-a-file.db"), "cannot make the directory"),
+        (
+            path("text.db/under-a-file.db"),
+            "cannot create the directory",
+        ),
         (
             "/proc/nowhere/odds.db".to_owned(),
-            "cannot make the directory",
+            "cannot create the directory",
         ),
     ] {
         let (code, text) = fails(folder.path(), &["serve"], &[("DATABASE_URL", &database)]).await;
@@ -114,13 +118,13 @@ async fn a_database_that_cannot_be_used_is_named_with_its_path() {
     }
     let kept = std::fs::read_to_string(path("text.db")).unwrap();
     assert!(
-        kept.starts_with("this is no database"),
-        "a file of somebody else is left as it is"
+        kept.starts_with("this is not a database"),
+        "a foreign file is left unchanged"
     );
 }
 
 #[tokio::test]
-async fn a_second_server_on_one_database_is_refused_and_the_first_is_not_disturbed() {
+async fn second_server_on_one_database_is_refused() {
     let folder = TempDir::new().unwrap();
     let mut first = ServerProcess::start(folder.path(), &[("SIMULATOR_RATE", "500")]).await;
     let mut client = first.client().await;
@@ -137,12 +141,12 @@ async fn a_second_server_on_one_database_is_refused_and_the_first_is_not_disturb
         "{last}"
     );
     client.next_of("update").await;
-    // With a file of its own it runs.
+    // It runs with a separate database file.
     let mut second =
         ServerProcess::start(folder.path(), &[("DATABASE_URL", "data/second.db")]).await;
     second.signal("TERM").await;
     assert!(second.ended().await.success());
-    // The claim ends with its process, even one that had no time to give it back.
+    // The database lock ends with its process, even if that had no time to release it.
     first.kill().await;
     let third = ServerProcess::start(folder.path(), &[]).await;
     drop(third);
@@ -156,7 +160,7 @@ async fn a_second_server_on_one_database_is_refused_and_the_first_is_not_disturb
 }
 
 #[tokio::test]
-async fn check_config_prints_what_is_in_force_and_masks_secrets() {
+async fn check_config_masks_secrets() {
     let folder = TempDir::new().unwrap();
     let variables = [
         ("BETFAIR_APP_KEY", "hunter2"),
@@ -182,37 +186,42 @@ async fn check_config_prints_what_is_in_force_and_masks_secrets() {
     assert!(line("WS_MAX_SUBSCRIPTIONS=200").ends_with("# default"));
     assert!(line("BETFAIR_APP_KEY=***").ends_with("# environment"));
     assert!(!text.contains("hunter2"), "{text}");
-    assert!(!folder.path().join("data").exists(), "it only looks");
+    assert!(
+        !folder.path().join("data").exists(),
+        "it has no side effects"
+    );
 }
 
 #[tokio::test]
-async fn help_and_version_answer_and_end_well() {
+async fn help_and_version_exit_successfully() {
     let folder = TempDir::new().unwrap();
-    let said = async |arguments: &[&str]| {
+    let printed = async |arguments: &[&str]| {
         let output = run(folder.path(), arguments, &[]).await;
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
     assert_eq!(
-        said(&["--version"]).await.trim(),
+        printed(&["--version"]).await.trim(),
         concat!("sports-bet ", env!("CARGO_PKG_VERSION"))
     );
-    let help = said(&["--help"]).await;
+    let help = printed(&["--help"]).await;
     for word in ["serve", "replay", "watch", "dlq", "check-config"] {
         assert!(help.contains(word), "{help}");
         assert!(
-            said(&[word, "--help"]).await.contains("Usage: sports-bet"),
+            printed(&[word, "--help"])
+                .await
+                .contains("Usage: sports-bet"),
             "{word}"
         );
     }
-    assert!(said(&["serve", "--help"]).await.contains("DATABASE_URL"));
+    assert!(printed(&["serve", "--help"]).await.contains("DATABASE_URL"));
     let (code, text) = fails(folder.path(), &["sevre"], &[]).await;
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("sevre"), "{text}");
 }
 
 #[tokio::test]
-async fn dotenv_is_read_and_the_real_environment_wins() {
+async fn environment_overrides_dotenv() {
     let folder = TempDir::new().unwrap();
     std::fs::write(
         folder.path().join(".env"),

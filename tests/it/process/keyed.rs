@@ -1,4 +1,4 @@
-//! A wallet request with a key, and kill -9 before its answer.
+//! A wallet request with a key, and SIGKILL before its answer.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use tokio::io::AsyncWriteExt;
 
 use super::*;
 
-/// The process is killed after the movement is committed and before the client has its answer.
+/// The process is killed after the transfer is committed and before the client has its answer.
 #[tokio::test]
-async fn kill_before_the_answer_moves_once() {
+async fn kill_before_answer_moves_once() {
     let folder = TempDir::new().unwrap();
     sports_bet_platform::supplier::tls::install_provider();
     let client = reqwest::Client::new();

@@ -1,13 +1,13 @@
-//! Kill -9, again and again.
+//! Repeated SIGKILL.
 
 use std::time::Duration;
 
 use super::*;
 
-/// Rows that two rows of the history cannot both be.
+/// Duplicate history rows.
 const DUPLICATES: &str = "SELECT count(*) AS number FROM (SELECT 1 FROM odds_history
     GROUP BY event_id, market, line, version, updated_at, source HAVING count(*) > 1)";
-/// Markets whose state is not the newest row of their history.
+/// Markets whose current state is not the newest row of their history.
 const NOT_THE_NEWEST: &str = "SELECT count(*) AS number FROM odds_current AS current WHERE NOT EXISTS (
     SELECT 1 FROM odds_history AS newest
     WHERE newest.event_id = current.event_id AND newest.market = current.market AND newest.line = current.line
@@ -16,22 +16,22 @@ const NOT_THE_NEWEST: &str = "SELECT count(*) AS number FROM odds_current AS cur
         AND NOT EXISTS (SELECT 1 FROM odds_history AS later
             WHERE later.event_id = newest.event_id AND later.market = newest.market AND later.line = newest.line
                 AND (later.updated_at, later.version) > (newest.updated_at, newest.version)))";
-/// Rows of the history whose market has no state.
+/// History rows whose market has no current state.
 const WITHOUT_STATE: &str = "SELECT count(*) AS number FROM odds_history AS row WHERE NOT EXISTS (
     SELECT 1 FROM odds_current AS current
     WHERE current.event_id = row.event_id AND current.market = row.market AND current.line = row.line)";
 const BROKEN: &str =
     "SELECT count(*) AS number FROM pragma_integrity_check WHERE integrity_check <> 'ok'";
 
+/// After SIGKILL at any moment the data is consistent, and sequence numbers never decrease.
 #[tokio::test]
-async fn killed_at_any_moment_it_comes_back_whole_and_never_counts_backwards() {
+async fn kills_never_corrupt_or_count_backwards() {
     let folder = TempDir::new().unwrap();
     let load = [
         ("SIMULATOR_RATE", "3000"),
         ("SIMULATOR_EVENTS", "8"),
         ("SIMULATOR_MARKETS", "1x2,total_goals"),
-        // A store that stays behind, so that each kill takes numbers with it that clients were
-        // told.
+        // The store lags, so that each kill loses sequence numbers that clients have already seen.
         ("STORE_BATCH_WAIT", "80ms"),
     ];
     let (mut seen, mut rows) = (0, 0);
@@ -40,18 +40,19 @@ async fn killed_at_any_moment_it_comes_back_whole_and_never_counts_backwards() {
         let mut client = server.client().await;
         client.subscribe("MATCH_001").await;
         let moment = tokio::time::Instant::now() + Duration::from_millis(20 + fastrand::u64(..250));
-        let mut told = 0;
-        while told < 5 || tokio::time::Instant::now() < moment {
+        let mut updates = 0;
+        while updates < 5 || tokio::time::Instant::now() < moment {
             let message = client.next().await;
             let seq = message["seq"].as_u64().unwrap();
-            // An event of which nothing was stored is not known again, and nothing has no number.
+            // An event of which nothing was stored is unknown after the restart: its snapshot is
+            // empty and does not carry the earlier seq.
             let nothing = message["type"] == "snapshot" && message["markets"] == json!([]);
             assert!(
                 nothing || seq >= seen,
-                "round {round}: {seen} was told before {message}"
+                "round {round}: {seen} was published before {message}"
             );
             seen = seen.max(seq);
-            told += u64::from(message["type"] == "update");
+            updates += u64::from(message["type"] == "update");
         }
         server.kill().await;
         server.ended().await;
@@ -60,7 +61,7 @@ async fn killed_at_any_moment_it_comes_back_whole_and_never_counts_backwards() {
         for (what, sql) in [
             ("broken", BROKEN),
             ("duplicates", DUPLICATES),
-            ("not the newest", NOT_THE_NEWEST),
+            ("current state is not the newest row", NOT_THE_NEWEST),
             ("without state", WITHOUT_STATE),
         ] {
             assert_eq!(number(database, sql), 0, "round {round}: {what}");

@@ -1,4 +1,4 @@
-//! Starting, the invitation, stopping on a signal, and starting again.
+//! Starting, the startup message, stopping on a signal, and restarting.
 
 use std::time::{Duration, Instant};
 
@@ -11,25 +11,25 @@ use super::*;
 use crate::support::ReservedPort;
 
 #[tokio::test]
-async fn serve_alone_invites_with_lines_that_work() {
+async fn startup_message_commands_work() {
     let folder = TempDir::new().unwrap();
-    // No argument and no setting but that the ports are free ones.
+    // No argument and no setting except free ports.
     let server = ServerProcess::start(folder.path(), &[]).await;
     let log = server.log();
     let copied = |command: &str| {
         let line = log
             .lines()
             .find_map(|line| line.split_once("try:  ")?.1.strip_prefix(command));
-        line.unwrap_or_else(|| panic!("no line to copy for {command}: {log}"))
+        line.unwrap_or_else(|| panic!("no command line for {command}: {log}"))
             .split_whitespace()
             .collect::<Vec<_>>()
     };
     let first = log.lines().next().unwrap();
     assert!(
         first.contains("REST at "),
-        "the first line invites: {first}"
+        "the first line is the startup message: {first}"
     );
-    let odds = until("the first thing that a person tries", || async {
+    let odds = until("the odds of the startup message", || async {
         let (status, odds) = get_json(copied("curl ")[0]).await;
         (status == 200).then_some(odds)
     })
@@ -105,7 +105,7 @@ async fn confirm_a_bet(url: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_simulator_alone_serves_its_two_addresses() {
+async fn simulator_alone_serves_both_addresses() {
     let folder = TempDir::new().unwrap();
     let child = LoggedChild::start(
         command(folder.path(), &[("SIMULATOR_RATE", "100")]).args(["--role", "simulator"]),
@@ -155,7 +155,7 @@ async fn the_simulator_alone_serves_its_two_addresses() {
     assert!(child.ended().await.success());
 }
 
-/// Versions of `1x2` of an event in the history, in their order.
+/// Versions of an event's `1x2` in the history, in their order.
 fn versions(folder: &Path, event: &str) -> Vec<i64> {
     let query = sql_query(
         "SELECT version AS number FROM odds_history WHERE event_id = ? ORDER BY updated_at, version",
@@ -167,7 +167,7 @@ fn versions(folder: &Path, event: &str) -> Vec<i64> {
     rows.into_iter().map(|row| row.number).collect()
 }
 
-/// A supplier's frame of a version: a second of its time apart.
+/// A supplier's frame of a version; versions are a second of supplier time apart.
 fn frame(event: &str, version: i64) -> String {
     original_frame(
         event,
@@ -176,7 +176,7 @@ fn frame(event: &str, version: i64) -> String {
     )
 }
 
-async fn stops_well_on(signal: &str) {
+async fn stops_cleanly_on(signal: &str) {
     let folder = TempDir::new().unwrap();
     let supplier = FakeSupplier::start().await;
     let url = supplier.url();
@@ -184,7 +184,7 @@ async fn stops_well_on(signal: &str) {
         ("ROLE", "ingest,processor,odds"),
         ("SUPPLIER_URLS", url.as_str()),
         ("SLOW_CLIENT_LIMIT", "60s"),
-        // So that batches are still on their way when the signal comes.
+        // Batches are still in flight when the signal arrives.
         ("STORE_BATCH_WAIT", "500ms"),
     ];
     let mut server = ServerProcess::start(folder.path(), &fed).await;
@@ -198,7 +198,7 @@ async fn stops_well_on(signal: &str) {
     for version in 1..=900 {
         link.send(frame("E", version)).await;
     }
-    // Taken by the feed, whatever of it is stored: the supplier's ping is answered behind them.
+    // Read by the feed, whether stored or not: the supplier's ping is answered after all frames.
     link.socket.send(Message::Ping("all".into())).await.unwrap();
     until("the feed has read everything", || async {
         let page = get_text(&format!("http://{}/metrics", server.health["ingest"]))
@@ -247,7 +247,7 @@ async fn stops_well_on(signal: &str) {
     client.subscribe("E").await;
     let snapshot = client.next_of("snapshot").await;
     assert_eq!(snapshot["payload"]["version"], 900);
-    // What the supplier tells again is known; what is new has a higher number than anything before.
+    // Repeated updates are recognized; a new one gets a higher seq than all before.
     link.send(frame("E", 900)).await;
     link.send(frame("E", 901)).await;
     let update = client.next_of("update").await;
@@ -264,7 +264,7 @@ async fn stalled_client(server: &ServerProcess) -> OddsClient {
     let mut stalled = server.client().await;
     stalled.subscribe("E").await;
     stalled.next_of("snapshot").await;
-    // A megabyte of pongs of its own makes sure that the buffers are full.
+    // A megabyte of pongs fills the remaining buffers.
     for _ in 0..200 {
         let ping = Message::Ping(vec![0; 125].into());
         stalled.socket.feed(ping).await.unwrap();
@@ -274,30 +274,30 @@ async fn stalled_client(server: &ServerProcess) -> OddsClient {
 }
 
 #[tokio::test]
-async fn sigterm_ends_it_well_with_everything_finished() {
-    stops_well_on("TERM").await;
+async fn sigterm_finishes_everything() {
+    stops_cleanly_on("TERM").await;
 }
 
 #[tokio::test]
-async fn sigint_ends_it_well_with_everything_finished() {
-    stops_well_on("INT").await;
+async fn sigint_finishes_everything() {
+    stops_cleanly_on("INT").await;
 }
 
-/// The terminal closes, or somebody types Ctrl-\\: nothing is cut off.
+/// The terminal closes, or somebody presses Ctrl-\\: nothing is cut off.
 #[tokio::test]
-async fn sighup_ends_it_well_with_everything_finished() {
-    stops_well_on("HUP").await;
+async fn sighup_finishes_everything() {
+    stops_cleanly_on("HUP").await;
 }
 
 #[tokio::test]
-async fn sigquit_ends_it_well_with_everything_finished() {
-    stops_well_on("QUIT").await;
+async fn sigquit_finishes_everything() {
+    stops_cleanly_on("QUIT").await;
 }
 
-/// Readiness ends with the signal; the log names the signal and ends with the word that says that
-/// all is done.
+/// Readiness ends with the signal; the log names the signal and ends with the line that reports a
+/// complete stop.
 #[tokio::test]
-async fn every_stop_signal_is_named_in_the_log() {
+async fn log_names_every_stop_signal() {
     for name in ["TERM", "INT", "HUP", "QUIT"] {
         let folder = TempDir::new().unwrap();
         let mut server = ServerProcess::start(folder.path(), &[("ROLE", "simulator")]).await;
@@ -316,12 +316,12 @@ async fn every_stop_signal_is_named_in_the_log() {
     }
 }
 
-/// A supervisor may repeat SIGTERM, and a closing terminal sends SIGHUP beside it; only a second
-/// Ctrl-C cuts off.
+/// A supervisor may repeat SIGTERM, and a closing terminal sends SIGHUP as well; only a second
+/// Ctrl-C stops at once.
 #[tokio::test]
 async fn second_interrupt_stops_at_once() {
     let folder = TempDir::new().unwrap();
-    // The database answers nothing, so a stop takes as long as it may.
+    // The database does not answer, so a stop takes as long as it may.
     let variables = [
         ("ROLE", "ingest,processor,odds,simulator"),
         ("SIMULATOR_RATE", "50"),
@@ -331,7 +331,7 @@ async fn second_interrupt_stops_at_once() {
     server.until_ready().await;
     let mut lock = database(folder.path());
     diesel::connection::SimpleConnection::batch_execute(&mut lock, "BEGIN IMMEDIATE").unwrap();
-    until("something waits for the database", || async {
+    until("a batch waits for the database", || async {
         let page = get_text(&format!("http://{}/metrics", server.health["processor"]))
             .await
             .1;
@@ -357,24 +357,24 @@ async fn second_interrupt_stops_at_once() {
     .await;
     server.signal("TERM").await;
     server.signal("HUP").await;
-    // Still there: it answers.
+    // Still running: it answers.
     assert_eq!(get_text(&format!("http://{address}/healthz")).await.0, 503);
-    let insisted = Instant::now();
+    let interrupted_again = Instant::now();
     server.signal("INT").await;
     assert_eq!(server.ended().await.code(), Some(1), "{}", server.log());
     assert!(
-        insisted.elapsed() < Duration::from_secs(10),
+        interrupted_again.elapsed() < Duration::from_secs(10),
         "{:?}",
-        insisted.elapsed()
+        interrupted_again.elapsed()
     );
     until("the reason", async || {
-        server.log().contains("stops at once").then_some(())
+        server.log().contains("stopping immediately").then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_does_not_hold_the_stop_up() {
+async fn stalled_client_does_not_delay_exit() {
     let folder = TempDir::new().unwrap();
     let variables = [
         ("SIMULATOR_RATE", "5000"),
@@ -407,7 +407,7 @@ async fn a_client_that_takes_nothing_does_not_hold_the_stop_up() {
 }
 
 #[tokio::test]
-async fn watch_goes_on_when_its_server_comes_back() {
+async fn watch_reconnects_after_server_restart() {
     let folder = TempDir::new().unwrap();
     let reserved = ReservedPort::take();
     let port = reserved.address.port().to_string();
@@ -427,7 +427,7 @@ async fn watch_goes_on_when_its_server_comes_back() {
         .count();
     server.signal("TERM").await;
     server.ended().await;
-    watch.until_logged("connecting again").await;
+    watch.until_logged("reconnecting").await;
     let _server = ServerProcess::start(folder.path(), &variables).await;
     watch.until_logged("connected").await;
     watch

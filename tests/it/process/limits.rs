@@ -1,4 +1,4 @@
-//! What the binary does within limits of the system, and what strangers cannot make it do.
+//! The binary under system limits, and what unauthenticated clients cannot cause.
 
 use std::process::Stdio;
 
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 
-/// Starts the binary with so many files that may be open.
+/// Starts the binary with this open-file limit.
 async fn with_open_files(folder: &Path, roles: &str, files: u32) -> Output {
     let binary = env!("CARGO_BIN_EXE_sports-bet");
     let limited = format!("ulimit -n {files}; exec {binary} serve --role {roles}");
@@ -35,7 +35,7 @@ async fn with_open_files(folder: &Path, roles: &str, files: u32) -> Output {
 }
 
 #[tokio::test]
-async fn too_few_open_files_end_the_start() {
+async fn too_few_open_files_prevent_start() {
     let all = "simulator,ingest,processor,odds,wallet,bets,confirmation";
     for (roles, files) in [
         (all, 32),
@@ -48,15 +48,15 @@ async fn too_few_open_files_end_the_start() {
     ] {
         let folder = TempDir::new().unwrap();
         let output = with_open_files(folder.path(), roles, files).await;
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{files}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{files}: {stderr}");
         assert!(
-            said.contains(&format!(
-                "{files} files may be open (ulimit -n, RLIMIT_NOFILE)"
+            stderr.contains(&format!(
+                "the limit of open files is {files} (ulimit -n, RLIMIT_NOFILE)"
             )),
-            "{files}: {said}"
+            "{files}: {stderr}"
         );
-        assert!(!said.contains("panicked"), "{files}: {said}");
+        assert!(!stderr.contains("panicked"), "{files}: {stderr}");
     }
 }
 
@@ -78,7 +78,7 @@ async fn bad_requests_do_not_fill_the_log() {
             }
         }
     }
-    // What was logged last is in the log.
+    // The last log lines are in the log.
     server.signal("TERM").await;
     until("it stops", || async {
         server.log().contains("stopped").then_some(())
@@ -97,6 +97,6 @@ async fn bad_requests_do_not_fill_the_log() {
     );
     assert!(
         !log.contains("ERROR"),
-        "a stranger's fault is no error of the server's"
+        "a client's fault is not logged as a server error"
     );
 }

@@ -1,8 +1,8 @@
-//! Log lines: their form, their fields, and what is never in them.
+//! Log lines: their format, their fields, and what they never contain.
 
 use super::*;
 
-/// The lines of a log, each read as JSON.
+/// The lines of a log, each parsed as JSON.
 fn objects(log: &str) -> Vec<Value> {
     let read =
         |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -10,7 +10,7 @@ fn objects(log: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn json_lines_are_objects_with_the_fields_of_what_they_tell() {
+async fn json_log_lines_carry_fields() {
     let folder = TempDir::new().unwrap();
     let supplier = FakeSupplier::start().await;
     let url = supplier.url();
@@ -37,7 +37,7 @@ async fn json_lines_are_objects_with_the_fields_of_what_they_tell() {
         .await;
     link.send(original_frame("E", "2025-11-09T21:07:45Z", 1))
         .await;
-    child.until_logged("update not taken").await;
+    child.until_logged("update rejected").await;
     child.until_logged("frame refused").await;
     let mut client = OddsClient::connect(address).await;
     client.subscribe("E").await;
@@ -59,7 +59,7 @@ async fn json_lines_are_objects_with_the_fields_of_what_they_tell() {
             "{line}"
         );
     }
-    let told = |message: &str| {
+    let entry = |message: &str| {
         let found = lines
             .iter()
             .find(|line| line["message"].as_str().unwrap().contains(message));
@@ -67,18 +67,18 @@ async fn json_lines_are_objects_with_the_fields_of_what_they_tell() {
             .unwrap_or_else(|| panic!("no line of {message}"))
             .clone()
     };
-    let refused = told("frame refused");
+    let refused = entry("frame refused");
     assert_eq!(
         (&refused["role"], &refused["reason"]),
         (&json!("ingest"), &json!("malformed"))
     );
     assert_eq!(refused["supplier"], url);
-    let older = told("update not taken");
+    let older = entry("update rejected");
     assert_eq!(
         (&older["role"], &older["event"], &older["level"]),
         (&json!("processor"), &json!("E"), &json!("debug"))
     );
-    let closes = told("session closes");
+    let closes = entry("session closing");
     assert_eq!(
         (&closes["role"], closes["session"].is_u64()),
         (&json!("odds"), true),
@@ -87,7 +87,7 @@ async fn json_lines_are_objects_with_the_fields_of_what_they_tell() {
 }
 
 #[tokio::test]
-async fn what_keeps_it_from_starting_is_json_too() {
+async fn startup_errors_are_json_too() {
     let folder = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -106,7 +106,7 @@ async fn what_keeps_it_from_starting_is_json_too() {
 }
 
 #[tokio::test]
-async fn nothing_is_logged_for_each_update_above_debug() {
+async fn updates_are_logged_below_debug_only() {
     let folder = TempDir::new().unwrap();
     let mut server = ServerProcess::start(folder.path(), &[("SIMULATOR_RATE", "2000")]).await;
     until("thousands of updates", || async {
@@ -145,14 +145,14 @@ async fn no_secret_is_ever_logged() {
         let child = LoggedChild::start(&mut command(folder.path(), &variables));
         let mut link = supplier.accept().await;
         let mut stream = betfair.accept_raw().await;
-        let said = talk(
+        let reply = exchange_line(
             &mut stream,
             "{\"op\":\"connection\",\"connectionId\":\"1\"}\r\n",
         )
         .await;
         assert!(
-            said.contains("hunter2-key") && said.contains("hunter2-session"),
-            "it has to reach the supplier: {said}"
+            reply.contains("hunter2-key") && reply.contains("hunter2-session"),
+            "the credentials must reach the supplier: {reply}"
         );
         let refusal = "{\"op\":\"status\",\"id\":1,\"statusCode\":\"FAILURE\",\"errorCode\":\"INVALID_SESSION_INFORMATION\",\
             \"errorMessage\":\"hunter2-session is no session of hunter2-key\",\"connectionClosed\":true}\r\n";
@@ -162,7 +162,7 @@ async fn no_secret_is_ever_logged() {
         link.send("{garbage").await;
         child.until_logged("frame refused").await;
         drop(link);
-        child.until_logged("next try in").await;
+        child.until_logged("retrying in").await;
         child.until_logged("invalid_session").await;
         let _again = supplier.accept().await;
         child.signal("TERM").await;
@@ -170,25 +170,25 @@ async fn no_secret_is_ever_logged() {
         let log = child.log();
         assert!(
             log.to_lowercase().contains("trace"),
-            "the most talkative level is on"
+            "the most verbose level is on"
         );
         assert_eq!(log.lines().find(|line| line.contains("hunter2")), None);
         assert_eq!(
             log.lines()
                 .find(|line| line.contains(&encoded("user:hunter2-user"))),
             None,
-            "nor as basic credentials"
+            "not as basic credentials either"
         );
     }
 }
 
-/// Sends a line and gives the line that comes back.
-async fn talk(stream: &mut tokio::net::TcpStream, line: &str) -> String {
+/// Sends a line and returns the reply.
+async fn exchange_line(stream: &mut tokio::net::TcpStream, line: &str) -> String {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     stream.write_all(line.as_bytes()).await.unwrap();
     let mut answer = String::new();
     within(
-        "an answer of the feed",
+        "a response of the feed",
         BufReader::new(stream).read_line(&mut answer),
     )
     .await
@@ -196,7 +196,7 @@ async fn talk(stream: &mut tokio::net::TcpStream, line: &str) -> String {
     answer
 }
 
-/// Base64, as credentials stand in a header.
+/// Base64, as used for credentials in a header.
 fn encoded(text: &str) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digits = |chunk: &[u8]| {
@@ -211,8 +211,8 @@ fn encoded(text: &str) -> String {
     text.as_bytes().chunks(3).map(digits).collect()
 }
 
-/// A supplier that accepts and hangs up does so for hours: one line of it, and no line for each
-/// return.
+/// A supplier that accepts and hangs up may do so for hours: it is logged in one line, without a
+/// line for each reconnect.
 #[tokio::test]
 async fn flapping_supplier_is_logged_once() {
     const TIMES: usize = 12;
@@ -234,7 +234,7 @@ async fn flapping_supplier_is_logged_once() {
     child.ended().await;
     let log = child.log();
     let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-    // On a slow machine the ten seconds to the next line may be over.
+    // On a slow machine the ten seconds until the next line may be over.
     assert!(
         (1..TIMES / 2).contains(&count("supplier not connected")),
         "{log}"

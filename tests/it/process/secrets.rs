@@ -1,10 +1,10 @@
-//! Credentials in addresses, right and wrong: what the binary says of them, at every door.
+//! Credentials in addresses, valid and invalid: none appears in any output of the binary.
 
 use std::net::SocketAddr;
 
 use super::*;
 
-/// Addresses in which it is not certain where the password ends.
+/// Addresses in which the end of the password is ambiguous.
 const CARELESS: [&str; 10] = [
     "postgres://u:Secret x@h/x",
     "u:Secret@h/x",
@@ -26,7 +26,7 @@ async fn is_refused(arguments: &[&str], variable: &str, value: &str) {
         &[(variable, value), ("RUST_LOG", "debug")],
     )
     .await;
-    let said = format!(
+    let printed = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
@@ -34,21 +34,21 @@ async fn is_refused(arguments: &[&str], variable: &str, value: &str) {
     assert_eq!(
         output.status.code(),
         Some(2),
-        "{arguments:?} {variable}={value}: {said}"
+        "{arguments:?} {variable}={value}: {printed}"
     );
     assert!(
-        said.contains(&format!("{variable}: got ")) && !said.contains("Secret"),
-        "{variable}={value}: {said}"
+        printed.contains(&format!("{variable}: got ")) && !printed.contains("Secret"),
+        "{variable}={value}: {printed}"
     );
     assert_eq!(
         std::fs::read_dir(folder.path()).unwrap().count(),
         0,
-        "nothing was made"
+        "nothing was created"
     );
 }
 
 #[tokio::test]
-async fn a_careless_database_address_is_refused_unquoted() {
+async fn ambiguous_database_address_is_rejected_unquoted() {
     let doors = [
         &["serve"][..],
         &["check-config"],
@@ -66,7 +66,7 @@ async fn a_careless_database_address_is_refused_unquoted() {
 }
 
 #[tokio::test]
-async fn every_careless_address_is_refused_unquoted() {
+async fn every_ambiguous_address_is_rejected_unquoted() {
     let values = [
         ("REDIS_URL", "redis://u:Secret x@h"),
         ("REDIS_URL", "u:Secret@h:6379"),
@@ -109,7 +109,7 @@ fn closed() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn answers_say_nothing_of_a_database_that_is_away() {
+async fn responses_hide_database_errors() {
     let (folder, place) = (TempDir::new().unwrap(), closed());
     let url = format!("postgres://me:Secret%20pw@{place}/money?connect_timeout=1");
     let variables = [
@@ -155,7 +155,7 @@ async fn answers_say_nothing_of_a_database_that_is_away() {
         assert_eq!(body["code"], "STORE_UNAVAILABLE", "{text}");
         assert_eq!(
             body["message"],
-            "the database cannot be used now; try again"
+            "the database is currently unavailable; retry later"
         );
     }
     for role in ["wallet", "bets", "processor", "odds", "confirmation"] {
@@ -182,13 +182,13 @@ async fn answers_say_nothing_of_a_database_that_is_away() {
         .filter(|line| line.contains("component=database") && line.contains("Connection refused"));
     assert!(
         (1..=3).contains(&causes.count()),
-        "the cause, once an interval: {log}"
+        "the cause, once per interval: {log}"
     );
     assert!(!log.contains("Secret"), "{log}");
 }
 
 #[tokio::test]
-async fn the_verdict_is_an_exit_code_of_its_own() {
+async fn verification_result_has_own_exit_code() {
     let folder = TempDir::new().unwrap();
     let away = format!("postgres://me:Secret@{}/x?connect_timeout=1", closed());
     let (code, text) = fails(
@@ -228,7 +228,7 @@ async fn the_verdict_is_an_exit_code_of_its_own() {
     assert_eq!(unread(folder.path(), &["dlq", "list"]).await, 0);
     assert_eq!(unread(folder.path(), &["check-config"]).await, 0);
     use diesel::connection::SimpleConnection;
-    // Money that no transfer brought.
+    // Money without a transfer.
     let wallet =
         "INSERT INTO wallets VALUES ('u', '00000000-0000-7000-8000-000000000000', 5, 0, 0)";
     database(folder.path()).batch_execute(wallet).unwrap();
@@ -242,11 +242,11 @@ async fn the_verdict_is_an_exit_code_of_its_own() {
     assert_eq!(
         unread(folder.path(), &["ledger", "verify"]).await,
         1,
-        "the code is the verdict, read or not"
+        "the exit code is the result even if the output is not read"
     );
 }
 
-/// The exit code of a command whose output nobody reads.
+/// The exit code of a command whose output is not read.
 async fn unread(folder: &Path, arguments: &[&str]) -> i32 {
     let mut child = command(folder, &[]).args(arguments).spawn().unwrap();
     drop(child.stdout.take());
@@ -258,7 +258,7 @@ async fn unread(folder: &Path, arguments: &[&str]) -> i32 {
 }
 
 #[tokio::test]
-async fn what_may_not_be_meant_is_said_at_the_start() {
+async fn suspicious_settings_are_reported_at_start() {
     use std::os::unix::fs::PermissionsExt;
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join(".env"), "SIMULATOR_EVENT=3\n").unwrap();
@@ -308,7 +308,7 @@ async fn what_may_not_be_meant_is_said_at_the_start() {
             .unwrap()
             .permissions()
             .mode();
-        assert_eq!(mode & 0o077, 0, "{file} is for its owner alone");
+        assert_eq!(mode & 0o077, 0, "{file} is readable by its owner only");
     }
     let stakes = [
         ("BET_MIN_STAKE_CENTS", "100"),
@@ -322,7 +322,7 @@ async fn what_may_not_be_meant_is_said_at_the_start() {
 }
 
 #[tokio::test]
-async fn every_busy_port_is_named_at_once() {
+async fn all_busy_ports_are_named() {
     let folder = TempDir::new().unwrap();
     let taken = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let [odds, wallet, metrics] = taken
@@ -341,5 +341,5 @@ async fn every_busy_port_is_named_at_once() {
             "{variable}: {text}"
         );
     }
-    assert!(!folder.path().join("data").exists(), "nothing was made");
+    assert!(!folder.path().join("data").exists(), "nothing was created");
 }

@@ -1,4 +1,4 @@
-//! ETag, HEAD, compression, and what caches are told.
+//! ETag, HEAD, compression, and cache headers.
 
 use actix_http::encoding::Decoder;
 use actix_http::error::PayloadError;
@@ -20,7 +20,7 @@ async fn ask(url: &str, if_none_match: &str) -> Answer {
 }
 
 #[actix_web::test]
-async fn odds_that_a_client_knows_are_answered_304_until_they_change() {
+async fn unchanged_odds_are_answered_304() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;
@@ -42,10 +42,10 @@ async fn odds_that_a_client_knows_are_answered_304_until_they_change() {
     for unknown in ["\"other\"", "W/\"other\", \"more\"", "garbage"] {
         assert_eq!(ask(&url, unknown).await.status, 200, "{unknown}");
     }
-    // Each of the two threads asks the book once; once more where the book hears of its change
-    // twice, as from the store and from the bus. Nothing changes from then on, and every answer is
-    // one that is ready.
-    until("answers that are ready", || async {
+    // Each of the two threads queries the book once, and once more if the book receives its change
+    // both from the store and from the bus. Nothing changes after that, and every response comes
+    // from the response cache.
+    until("responses from the cache", || async {
         assert_eq!(ask(&url, &tag).await.status, 304);
         let page = fed.platform.metrics(Role::Odds).await;
         metric(&page, "odds_http_ready_answers_total").filter(|ready| *ready >= 6.0)
@@ -62,13 +62,13 @@ async fn odds_that_a_client_knows_are_answered_304_until_they_change() {
 }
 
 #[actix_web::test]
-async fn an_event_that_is_not_known_is_never_304() {
+async fn unknown_event_is_never_304() {
     let fed = Fed::start(&[]).await;
     assert_eq!(ask(&fed.url("/v1/events/E/odds"), "*").await.status, 404);
 }
 
 #[actix_web::test]
-async fn head_answers_as_get_without_the_body() {
+async fn head_equals_get_without_body() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;
@@ -89,7 +89,7 @@ async fn head_answers_as_get_without_the_body() {
 }
 
 #[actix_web::test]
-async fn gzip_is_given_when_it_is_asked_for_and_holds_the_same() {
+async fn gzip_on_request_has_same_content() {
     let mut fed = Fed::start(&[]).await;
     for place in 0..50 {
         fed.send(&format!("EVENT_{place:03}"), [1]).await;
@@ -119,7 +119,7 @@ async fn gzip_is_given_when_it_is_asked_for_and_holds_the_same() {
 }
 
 #[actix_web::test]
-async fn every_answer_tells_caches_what_to_do() {
+async fn every_response_has_cache_headers() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;

@@ -1,4 +1,4 @@
-//! The shapes that clients of the original and of ours read.
+//! The response shapes that clients of the original and our own clients read.
 
 use pretty_assertions::assert_eq;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use sports_bet_platform::config::settings::Role;
 
 use super::*;
 
-/// Numbers of changes count from a moment, so each becomes its place among those of the answer.
+/// Sequence numbers derive from the time, so each is replaced by its rank within the response.
 fn numbered(text: &str) -> String {
     let mut seqs: Vec<u64> = text.split("\"seq\":").skip(1).map(number).collect();
     seqs.sort_unstable();
@@ -67,7 +67,7 @@ async fn three_markets() -> Fed {
 }
 
 #[actix_web::test]
-async fn the_reads_answer_in_the_shape_of_the_contract() {
+async fn reads_match_the_contract() {
     let fed = three_markets().await;
     let text = async |path: &str| numbered(Answer::get(&fed.url(path)).await.text());
 
@@ -84,7 +84,7 @@ async fn the_reads_answer_in_the_shape_of_the_contract() {
 }
 
 #[actix_web::test]
-async fn the_fields_of_the_original_are_there_and_of_its_kinds() {
+async fn original_fields_keep_their_types() {
     let fed = three_markets().await;
     let events = fed.get("/v1/events").await;
     assert!(
@@ -100,16 +100,16 @@ async fn the_fields_of_the_original_are_there_and_of_its_kinds() {
     }
     for field in ["homeOdd", "drawOdd", "awayOdd"] {
         assert!(odds[0][field].is_f64(), "{field}: {odds}");
-        // A market without such a selection has no such field, not a null and not a 0.
+        // A market without such a selection omits the field; it is neither null nor 0.
         assert_eq!(odds[1].get(field), None, "{odds}");
     }
     assert!(odds[0]["version"].is_i64());
-    // A JSON number that JavaScript holds exactly.
+    // A JSON number that JavaScript represents exactly.
     assert!(odds[0]["seq"].as_u64().unwrap() < 1 << 53, "{odds}");
 }
 
 #[actix_web::test]
-async fn the_home_price_of_a_market_with_one_priced_side_stands_alone() {
+async fn unpriced_sides_are_omitted() {
     let mut fed = Fed::start(&[]).await;
     fed.link
         .send(market_frame("E", "1x2", None, &[("home", 1.5)], 1))
@@ -123,7 +123,7 @@ async fn the_home_price_of_a_market_with_one_priced_side_stands_alone() {
 }
 
 #[actix_web::test]
-async fn a_market_that_is_suspended_in_play_says_so() {
+async fn in_play_suspension_is_shown() {
     let mut fed = Fed::start(&[]).await;
     let mut frame: Value = serde_json::from_str(&original_frame("E", &time(1), 1)).unwrap();
     frame["status"] = json!("suspended");
@@ -142,7 +142,7 @@ async fn a_market_that_is_suspended_in_play_says_so() {
 }
 
 #[actix_web::test]
-async fn ids_of_any_letters_are_found() {
+async fn ids_may_contain_any_letters() {
     let mut fed = Fed::start(&[]).await;
     let long = "x".repeat(128);
     let ids = [
@@ -174,7 +174,7 @@ async fn ids_of_any_letters_are_found() {
 }
 
 #[actix_web::test]
-async fn rest_is_as_fresh_as_what_a_client_was_pushed() {
+async fn rest_is_as_fresh_as_pushes() {
     let mut fed = Fed::start(&[]).await;
     let mut client = fed.platform.subscriber("E").await;
     for version in 1..=150 {
@@ -195,7 +195,7 @@ async fn rest_is_as_fresh_as_what_a_client_was_pushed() {
 }
 
 #[actix_web::test]
-async fn a_late_update_is_history_and_does_not_change_the_odds() {
+async fn late_update_only_enters_the_history() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1, 9, 5, 9, 10]).await;
     fed.stored(4).await;
@@ -213,7 +213,7 @@ async fn a_late_update_is_history_and_does_not_change_the_odds() {
         .collect();
     assert_eq!(versions, [1, 5, 9, 10]);
     let older = r#"odds_proc_updates_rejected_total{reason="older"}"#;
-    // More where the store was faster than the book, which then starts with a later one.
+    // More than one if the store was faster than the book, which then starts from a later state.
     fed.platform
         .until_metric(Role::Processor, older, |count| count >= 1.0)
         .await;

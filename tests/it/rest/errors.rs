@@ -1,4 +1,4 @@
-//! Errors: `{"code","message"}`, the right status, and nothing that stays wrong.
+//! Errors: `{"code","message"}`, the right status, and recovery after the cause is gone.
 
 use pretty_assertions::assert_eq;
 use reqwest::Method;
@@ -6,7 +6,7 @@ use reqwest::Method;
 use super::*;
 use crate::support::raw;
 
-/// Asserts the status and code of an error, and gives its message.
+/// Asserts the status and code of an error, and returns its message.
 fn refused(answer: &Answer, status: u16, code: &str) -> String {
     let body = answer.json();
     assert_eq!(
@@ -21,7 +21,7 @@ fn refused(answer: &Answer, status: u16, code: &str) -> String {
 }
 
 #[actix_web::test]
-async fn an_event_is_404_until_it_appears_and_200_at_once_then() {
+async fn event_is_404_until_it_appears() {
     let mut fed = Fed::start(&[]).await;
     for path in [
         "/v1/events/E/odds",
@@ -34,7 +34,7 @@ async fn an_event_is_404_until_it_appears_and_200_at_once_then() {
     let mut client = fed.platform.subscriber("E").await;
     fed.send("E", [1]).await;
     client.next_of("update").await;
-    // Nobody remembers the 404: what a client was told is there for REST as well.
+    // The 404 is not cached: as soon as a client receives the event, REST shows it too.
     assert_eq!(fed.get("/v1/events/E/odds").await[0]["version"], 1);
     assert_eq!(fed.get("/v1/events/E/markets").await[0]["market"], "1x2");
     fed.stored(1).await;
@@ -45,7 +45,7 @@ async fn an_event_is_404_until_it_appears_and_200_at_once_then() {
 }
 
 #[actix_web::test]
-async fn what_is_not_there_says_which_part_is_not_there() {
+async fn not_found_names_the_missing_part() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;
@@ -84,7 +84,7 @@ async fn what_is_not_there_says_which_part_is_not_there() {
         let message = refused(&get(path).await, 404, "NOT_FOUND");
         assert!(message.contains(&format!("`{path}`")), "{message}");
     }
-    // No id: too long, and one that holds a control character or white space at an end.
+    // Invalid ids: too long, with a control character, or with white space at an end.
     for id in [&"x".repeat(129), "%00", "%0A", "%20E", "E%20"] {
         refused(
             &get(&format!("/v1/events/{id}/odds")).await,
@@ -100,7 +100,7 @@ async fn what_is_not_there_says_which_part_is_not_there() {
 }
 
 #[actix_web::test]
-async fn a_wrong_parameter_is_named() {
+async fn invalid_parameter_is_named() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;
@@ -150,12 +150,12 @@ async fn a_wrong_parameter_is_named() {
     assert_eq!(
         Answer::get(&fed.url("/v1/events?unknown=1")).await.status,
         200,
-        "unknown parameters are passed over"
+        "unknown parameters are ignored"
     );
 }
 
 #[actix_web::test]
-async fn an_address_whose_escapes_are_broken_is_refused() {
+async fn broken_escapes_are_rejected() {
     let fed = Fed::start(&[]).await;
     for path in [
         "/v1/events/%zz/odds",
@@ -166,7 +166,7 @@ async fn an_address_whose_escapes_are_broken_is_refused() {
         "/v1/events?after=%ff",
         "/v1/events?limit=1%",
     ] {
-        // Past reqwest, which mends addresses.
+        // Bypasses reqwest, which normalizes URLs.
         let answer = raw(
             fed.platform.odds(),
             &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
@@ -174,7 +174,7 @@ async fn an_address_whose_escapes_are_broken_is_refused() {
         .await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
         assert!(
-            answer.contains(r#"{"code":"BAD_REQUEST","message":"the address holds "#),
+            answer.contains(r#"{"code":"BAD_REQUEST","message":"the URL contains "#),
             "{path}: {answer}"
         );
         assert!(
@@ -185,7 +185,7 @@ async fn an_address_whose_escapes_are_broken_is_refused() {
 }
 
 #[actix_web::test]
-async fn what_is_no_http_ends_its_connection_and_nothing_else() {
+async fn non_http_only_ends_its_connection() {
     let fed = Fed::start(&[]).await;
     let long = format!(
         "GET /v1/events/{}/odds HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -207,7 +207,7 @@ async fn what_is_no_http_ends_its_connection_and_nothing_else() {
 }
 
 #[actix_web::test]
-async fn another_method_is_405_and_says_which_are_taken() {
+async fn wrong_method_lists_allowed_ones() {
     let fed = Fed::start(&[]).await;
     let client = reqwest::Client::new();
     for (path, allowed) in [
@@ -233,12 +233,12 @@ async fn another_method_is_405_and_says_which_are_taken() {
     assert_eq!(
         Answer::of(client.head(&health)).await.status,
         200,
-        "load balancers ask by HEAD"
+        "load balancers use HEAD"
     );
 }
 
 #[actix_web::test]
-async fn a_body_is_refused_by_its_size_and_its_kind() {
+async fn bodies_are_limited_by_size_and_type() {
     let fed = Fed::start(&[]).await;
     let client = reqwest::Client::new();
     let ask = |kind: &str, size: usize| {
@@ -260,7 +260,7 @@ async fn a_body_is_refused_by_its_size_and_its_kind() {
             .status,
         200
     );
-    // Said to be huge and never sent: refused by what it says.
+    // Announced as huge and never sent: rejected by the announced length.
     let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 99999999999\r\n\r\n";
     let answer = raw(fed.platform.odds(), head).await;
     assert!(
@@ -270,7 +270,7 @@ async fn a_body_is_refused_by_its_size_and_its_kind() {
 }
 
 #[actix_web::test]
-async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
+async fn database_failure_is_a_temporary_503() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;
@@ -283,9 +283,9 @@ async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
         refused(&answer, 503, "STORE_UNAVAILABLE");
         assert_eq!(answer.header("retry-after"), Some("1"));
     }
-    // The books need no database, and go on.
+    // The books need no database and continue.
     fed.send("E", [2]).await;
-    until("the live path goes on", || async {
+    until("the live path continues", || async {
         let (_, odds) = get_json(&fed.url("/v1/events/E/odds")).await;
         (odds[0]["version"] == 2).then_some(())
     })
@@ -302,13 +302,13 @@ async fn a_database_that_fails_is_503_for_what_needs_it_and_passes() {
     assert_eq!(
         history["entries"].as_array().unwrap().len(),
         2,
-        "what came while it was away is there"
+        "updates from the outage are stored"
     );
     assert_eq!(fed.get("/v1/events").await.as_array().unwrap().len(), 1);
 }
 
 #[actix_web::test]
-async fn an_embedded_event_that_cannot_be_looked_up_is_unavailable_and_not_unknown() {
+async fn embedded_lookup_failure_is_503_not_404() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;

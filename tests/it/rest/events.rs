@@ -1,4 +1,4 @@
-//! The list of events: what it tells, its filters, and their refusals.
+//! The list of events: its contents, its filters, and rejected filters.
 
 use pretty_assertions::assert_eq;
 
@@ -34,7 +34,7 @@ async fn four_events() -> Fed {
         frame("B", 1, tennis),
         frame("C", 1, json!({"in_play": true, "status": "settled"})),
         frame("D", 1, json!({"status": "suspended"})),
-        // Later changes that tell nothing about the event.
+        // Later changes that omit the details of the event.
         frame("A", 2, json!({"home_team": "São Paulo"})),
         frame("B", 2, json!({"in_play": true})),
     ];
@@ -55,7 +55,7 @@ async fn four_events() -> Fed {
 }
 
 #[actix_web::test]
-async fn list_tells_what_feed_told() {
+async fn list_shows_details_from_feed() {
     let fed = four_events().await;
     let events = fed.get("/v1/events?status=all").await;
     assert_eq!(
@@ -149,7 +149,7 @@ async fn next_page_keeps_filters() {
 }
 
 #[actix_web::test]
-async fn event_leaves_list_when_it_ends() {
+async fn ended_event_leaves_the_list() {
     let mut fed = Fed::start(&[]).await;
     fed.link
         .send(frame("E", 1, json!({"sport": "soccer"})))
@@ -184,7 +184,7 @@ async fn event_leaves_list_when_it_ends() {
 }
 
 #[actix_web::test]
-async fn bad_filters_are_refused_by_name() {
+async fn invalid_filters_are_named() {
     let fed = Fed::start(&[]).await;
     let long = format!("q={}", "x".repeat(65));
     let bad = [

@@ -1,4 +1,4 @@
-//! `/healthz` and `/livez`: what they name, and that they only look.
+//! `/healthz` and `/livez`: the checks they report, and that they have no side effects.
 
 use pretty_assertions::assert_eq;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const FED_ROLES: [Role; 3] = [Role::Ingest, Role::Processor, Role::Odds];
 
-/// The names of what is down; none where the answer is 200.
+/// The names of the failing checks; empty if the status is 200.
 async fn down(platform: &TestPlatform, role: Role) -> Vec<String> {
     names(&healthz(platform.health(role)).await)
 }
@@ -38,7 +38,7 @@ fn names(answer: &Answer) -> Vec<String> {
 }
 
 #[actix_web::test]
-async fn every_role_is_ok_on_a_port_of_its_own() {
+async fn every_role_is_healthy_on_own_port() {
     let platform = TestPlatform::start(&[]).await;
     for role in Role::ALL {
         until(role.name(), || async {
@@ -57,7 +57,7 @@ async fn every_role_is_ok_on_a_port_of_its_own() {
 }
 
 #[actix_web::test]
-async fn ingest_is_ready_while_any_supplier_is_connected() {
+async fn one_supplier_makes_ingest_ready() {
     let (first, second) = (FakeSupplier::start().await, FakeSupplier::start().await);
     let (first_url, second_url) = (first.url(), second.url());
     drop((first, second));
@@ -75,7 +75,7 @@ async fn ingest_is_ready_while_any_supplier_is_connected() {
     assert_eq!(
         down(&platform, Role::Odds).await,
         [""; 0],
-        "a supplier is not what odds need to be served"
+        "odds do not depend on a supplier to be served"
     );
     let listener = tokio::net::TcpListener::bind(
         second_url
@@ -99,12 +99,13 @@ async fn ingest_is_ready_while_any_supplier_is_connected() {
     let alive = Answer::get(&format!("http://{}/livez", platform.health(Role::Ingest))).await;
     assert_eq!(
         alive.status, 200,
-        "a restart of ours would not bring the supplier back"
+        "our restart would not bring the supplier back"
     );
 }
 
+/// A database file that is deleted or replaced is reported until it is back.
 #[actix_web::test]
-async fn an_embedded_database_file_that_is_gone_or_replaced_is_named_until_it_is_back() {
+async fn embedded_missing_database_file_is_reported() {
     let fed = Fed::start(&[]).await;
     let (path, aside) = (
         fed.platform.folder.path().join("test.db"),
@@ -134,17 +135,17 @@ async fn an_embedded_database_file_that_is_gone_or_replaced_is_named_until_it_is
         .as_str()
         .unwrap()
         .to_owned();
-    assert!(reason.contains("was replaced"), "{reason}");
+    assert!(reason.contains("file replaced"), "{reason}");
     std::fs::rename(&aside, &path).unwrap();
     all_ok().await;
 }
 
 #[actix_web::test]
-async fn a_process_that_stops_is_not_ready_while_it_finishes() {
+async fn stopping_process_is_not_ready() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;
-    // A writer elsewhere holds the database, so the stop has something to wait for.
+    // Another writer holds the database, so the stop has something to wait for.
     let database = fed.database();
     let lock = database.lock();
     fed.send("E", [2]).await;
@@ -164,11 +165,11 @@ async fn a_process_that_stops_is_not_ready_while_it_finishes() {
     drop(lock);
     let _folder = within("it stops", stopping).await.unwrap();
     let rows = database.number("SELECT count(*) AS number FROM odds_history");
-    assert_eq!(rows, 2, "what the bus held is finished");
+    assert_eq!(rows, 2, "the records on the bus are processed");
 }
 
 #[actix_web::test]
-async fn health_checks_only_look() {
+async fn health_checks_have_no_side_effects() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", [1]).await;
     fed.stored(1).await;
@@ -210,7 +211,7 @@ async fn health_checks_only_look() {
     assert_eq!(counts().await, before);
     assert_eq!(fed.get("/v1/events").await.as_array().unwrap().len(), 1);
     assert_eq!(fed.get("/v1/events/E/odds").await, odds);
-    // Whatever they had published would stand in front of this one.
+    // Anything the health checks had published would come before this update.
     fed.send("E", [2]).await;
     assert_eq!(client.next().await["payload"]["version"], 2);
 }

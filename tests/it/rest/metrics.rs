@@ -1,4 +1,4 @@
-//! `/metrics`: readable for Prometheus, the original's names, and no label that grows.
+//! `/metrics`: readable for Prometheus, with the original's names and bounded labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use pretty_assertions::assert_eq;
 
 use super::*;
 
-/// A page of metrics, read as Prometheus reads it.
+/// A page of metrics, parsed as Prometheus does.
 struct Page {
     help: BTreeMap<String, String>,
     kinds: BTreeMap<String, String>,
@@ -93,7 +93,7 @@ async fn page(platform: &TestPlatform, role: Role) -> Page {
 }
 
 #[actix_web::test]
-async fn every_role_serves_its_own_metrics_and_those_of_the_process() {
+async fn roles_serve_own_and_process_metrics() {
     let platform = TestPlatform::start(&[]).await;
     let own = |role: Role| -> &[&str] {
         match role {
@@ -128,7 +128,7 @@ async fn every_role_serves_its_own_metrics_and_those_of_the_process() {
             let process = name.starts_with("process_") || name == "sports_bet_build_info";
             assert!(
                 process || own(role).iter().any(|own| name.starts_with(own)),
-                "{name} on the page of {}",
+                "{name} is on the page of {}",
                 role.name()
             );
         }
@@ -139,7 +139,7 @@ async fn every_role_serves_its_own_metrics_and_those_of_the_process() {
         for prefix in own(role) {
             assert!(
                 families.iter().any(|name| name.starts_with(prefix)),
-                "{prefix} on the page of {}",
+                "{prefix} is on the page of {}",
                 role.name()
             );
         }
@@ -147,9 +147,9 @@ async fn every_role_serves_its_own_metrics_and_those_of_the_process() {
 }
 
 #[actix_web::test]
-async fn the_metrics_of_the_original_are_there_by_name_and_count() {
+async fn original_metrics_exist_and_count() {
     let platform = TestPlatform::start(&[("SIMULATOR_RATE", "200")]).await;
-    // A database that is waited for is told as errors until it is there.
+    // Until the database is available, waiting for it is counted as errors.
     const STORE_ERRORS: &str = r#"odds_proc_errors_total{stage="store"}"#;
     let before = page(&platform, Role::Processor).await.samples[STORE_ERRORS];
     let more_than_none = |value| value > 0.0;
@@ -173,7 +173,7 @@ async fn the_metrics_of_the_original_are_there_by_name_and_count() {
 }
 
 #[actix_web::test]
-async fn label_values_that_are_known_stand_at_0_from_the_start() {
+async fn known_label_values_start_at_zero() {
     let fed = Fed::start(&[]).await;
     let sandbox = fed.platform.folder.sandbox();
     for (role, name, label, values) in [
@@ -252,7 +252,7 @@ async fn label_values_that_are_known_stand_at_0_from_the_start() {
 }
 
 #[actix_web::test]
-async fn no_label_grows_with_events_or_clients() {
+async fn labels_do_not_grow_with_load() {
     let mut fed = Fed::start(&[]).await;
     let mut clients = Vec::new();
     let mut series = Vec::new();
@@ -278,7 +278,7 @@ async fn no_label_grows_with_events_or_clients() {
 }
 
 #[actix_web::test]
-async fn depths_fall_back_to_0_when_all_is_done() {
+async fn queue_depths_return_to_zero() {
     let mut fed = Fed::start(&[]).await;
     let _client = fed.platform.subscriber("E").await;
     fed.send("E", 1..=300).await;
@@ -303,7 +303,8 @@ async fn depths_fall_back_to_0_when_all_is_done() {
     let odds = page(&fed.platform, Role::Odds).await;
     assert_eq!(odds.samples["odds_ws_sessions"], 1.0);
     let processor = page(&fed.platform, Role::Processor).await;
-    // Where the store was faster than the book, the book starts with what others bring it again.
+    // If the store was faster than the book, the book loads updates that the bus then delivers
+    // again.
     let known: f64 = ["older", "duplicate"]
         .iter()
         .map(|reason| {
@@ -322,7 +323,7 @@ async fn depths_fall_back_to_0_when_all_is_done() {
 }
 
 #[actix_web::test]
-async fn an_embedded_bus_is_told_as_full_while_the_database_holds_it_up() {
+async fn embedded_bus_reports_full_under_lock() {
     let mut fed = Fed::start(&[
         ("EMBEDDED_BUS_CAPACITY", "20"),
         ("EMBEDDED_BUS_PARTITIONS", "1"),

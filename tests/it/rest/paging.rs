@@ -1,4 +1,4 @@
-//! Pages: complete and without repeats, whatever comes in meanwhile.
+//! Pages: complete and without repeats while new data arrives.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use pretty_assertions::assert_eq;
 
 use super::*;
 
-/// The path behind `rel="next"`.
+/// The path of the `rel="next"` link.
 fn next_link(answer: &Answer) -> Option<String> {
     let link = answer.header("link")?;
     let (path, relation) = link.split_once(">; ").unwrap();
@@ -15,7 +15,7 @@ fn next_link(answer: &Answer) -> Option<String> {
 }
 
 #[actix_web::test]
-async fn pages_of_events_are_complete_while_new_ones_come_in() {
+async fn event_pages_stay_complete_during_inserts() {
     let mut fed = Fed::start(&[]).await;
     // Ids that a link has to escape.
     let ids: Vec<_> = (0..23).map(|place| format!("ev&nt {place:02}/ü")).collect();
@@ -38,32 +38,28 @@ async fn pages_of_events_are_complete_while_new_ones_come_in() {
         assert!(events.as_array().unwrap().len() <= 4);
         path = next_link(&answer);
         pages += 1;
-        // One before and one behind where the pages stand.
+        // One event before and one after the current page.
         fed.send(&format!("a new {pages:02}"), [1]).await;
         fed.send(&format!("z new {:02}", 50 - pages), [1]).await;
         fed.stored(23 + 2 * pages as u64).await;
-        assert!(pages < 30, "the pages have no end");
+        assert!(pages < 30, "the pages do not end");
     }
     let once: BTreeSet<_> = seen.iter().cloned().collect();
-    assert_eq!(
-        once.len(),
-        seen.len(),
-        "an event stood on two pages: {seen:?}"
-    );
+    assert_eq!(once.len(), seen.len(), "an event is on two pages: {seen:?}");
     assert!(
         ids.iter().all(|id| once.contains(id)),
-        "an event was left out: {seen:?}"
+        "an event is missing: {seen:?}"
     );
     assert!(seen.is_sorted());
 }
 
 #[actix_web::test]
-async fn events_that_fit_one_page_have_no_link() {
+async fn single_page_has_no_link() {
     let mut fed = Fed::start(&[]).await;
     assert_eq!(
         fed.get("/v1/events").await,
         json!([]),
-        "nothing is known: an empty list"
+        "no events: an empty list"
     );
     fed.send("A", [1]).await;
     fed.send("B", [1]).await;
@@ -78,10 +74,10 @@ async fn events_that_fit_one_page_have_no_link() {
 }
 
 #[actix_web::test]
-async fn pages_of_history_are_complete_while_new_rows_come_in() {
+async fn history_pages_stay_complete_during_inserts() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", 1..=60).await;
-    // Of one moment: only the version tells them apart.
+    // At the same time: only the version distinguishes them.
     for version in 61..=70 {
         fed.link.send(original_frame("E", &time(61), version)).await;
     }
@@ -111,7 +107,7 @@ async fn pages_of_history_are_complete_while_new_rows_come_in() {
 }
 
 #[actix_web::test]
-async fn from_is_included_and_to_is_not() {
+async fn from_is_inclusive_to_is_exclusive() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", 1..=9).await;
     fed.stored(9).await;
@@ -136,7 +132,7 @@ async fn from_is_included_and_to_is_not() {
         versions(format!("from={}&to={}", time(4), time(4))).await,
         [0_i64; 0]
     );
-    // The same moment told in another zone.
+    // The same time in another time zone.
     assert_eq!(
         versions("from=2025-11-08T22:00:08-02:00".to_owned()).await,
         [8, 9]
@@ -145,7 +141,7 @@ async fn from_is_included_and_to_is_not() {
         versions(format!("from={}&to={}&limit=2", time(3), time(6))).await,
         [3, 4]
     );
-    // Empty counts as not said.
+    // Empty parameters count as absent.
     assert_eq!(
         versions("from=&to=&limit=&cursor=&line=".to_owned())
             .await
@@ -155,7 +151,7 @@ async fn from_is_included_and_to_is_not() {
 }
 
 #[actix_web::test]
-async fn a_cursor_keeps_to_the_range_it_was_given_for() {
+async fn cursor_keeps_its_range() {
     let mut fed = Fed::start(&[]).await;
     fed.send("E", 1..=9).await;
     fed.stored(9).await;
@@ -178,7 +174,7 @@ async fn a_cursor_keeps_to_the_range_it_was_given_for() {
 }
 
 #[actix_web::test]
-async fn lines_of_one_market_have_histories_of_their_own() {
+async fn each_line_has_its_own_history() {
     let mut fed = Fed::start(&[]).await;
     for (version, line) in [(1, 1.5), (2, 2.5), (3, 2.5)] {
         fed.link

@@ -1,4 +1,4 @@
-//! Clients that keep the server waiting: with a head, a body, or an answer that they do not read.
+//! Clients that keep the server waiting: with a head, a body, or a response that they do not read.
 
 use std::time::Duration;
 
@@ -11,14 +11,15 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::*;
 use crate::support::{ServerProcess, raw_request};
 
-/// Short deadlines of everything that a client may keep waiting.
+/// Short deadlines for everything a client may delay.
 const SHORT: &[(&str, &str)] = &[
     ("HTTP_HEAD_TIMEOUT", "2s"),
     ("HTTP_BODY_TIMEOUT", "2s"),
     ("HTTP_WRITE_TIMEOUT", "2s"),
     ("HTTP_KEEP_ALIVE", "3s"),
 ];
-/// What 4,400 half requests may add, one port after the other. They added 130 MiB.
+/// The most memory that 4,400 half requests may add, one port after the other. They once added 130
+/// MiB.
 const FLAT: u64 = 80 * 1024 * 1024;
 
 /// Every port: REST, the simulator, health and metrics.
@@ -40,7 +41,7 @@ async fn rest_of(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Sends `begin`, then a byte now and then, until the server has ended the connection.
+/// Sends `begin`, then single bytes at intervals, until the server has ended the connection.
 async fn trickle(address: SocketAddr, begin: &str, byte: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(begin.as_bytes()).await.unwrap();
@@ -75,7 +76,8 @@ async fn bodies_have_a_deadline_on_every_port(#[case] head: &str, #[case] byte: 
             );
             let answer = trickle(address, &begin, byte).await;
             let status = answer.split(' ').nth(1).unwrap_or_default().to_owned();
-            // A port that takes no bodies may answer at once, but must let go as well.
+            // A port without request bodies may answer at once, but must close the connection as
+            // well.
             assert!(
                 ["408", "404", "405"].contains(&&*status),
                 "{path}: {answer}"
@@ -109,7 +111,7 @@ async fn heads_have_a_deadline_on_every_port(#[case] begin: &str) {
 }
 
 #[tokio::test]
-async fn large_heads_are_refused_on_every_port() {
+async fn large_heads_are_rejected_on_every_port() {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), &[]).await;
     for (address, path) in ports(&server) {
@@ -125,9 +127,9 @@ async fn large_heads_are_refused_on_every_port() {
     }
 }
 
-/// Java's client and `curl --http2` offer HTTP/2 with their first request, whatever it is.
+/// Java's client and `curl --http2` offer HTTP/2 with their first request.
 #[tokio::test]
-async fn offer_of_http_2_is_passed_over() {
+async fn http_2_upgrade_offer_is_ignored() {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), SHORT).await;
     let body = r#"{"userId":"u","amount_cents":5}"#;
@@ -149,7 +151,7 @@ async fn offer_of_http_2_is_passed_over() {
 }
 
 #[tokio::test]
-async fn silent_connections_are_ended_on_every_port() {
+async fn silent_connections_end_on_every_port() {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), SHORT).await;
     let ends = ports(&server).into_iter().map(|(address, _)| async move {
@@ -169,7 +171,7 @@ async fn silent_connections_are_ended_on_every_port() {
     }
 }
 
-/// A client that takes little ahead of what it reads.
+/// A client with small receive buffers.
 async fn narrow(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
@@ -177,7 +179,7 @@ async fn narrow(address: SocketAddr) -> TcpStream {
 }
 
 #[tokio::test]
-async fn unread_answers_end_the_connection() {
+async fn unread_responses_end_the_connection() {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), SHORT).await;
     let before = server.memory();
@@ -202,7 +204,8 @@ async fn unread_answers_end_the_connection() {
             () = tokio::time::sleep(Duration::from_millis(50)) => peak = peak.max(server.memory()),
         }
     }
-    // 17 MB for each before. What any process takes when it is first used is a part of it.
+    // It was 17 MB per connection before. The limit includes what any process allocates on first
+    // use.
     let grown = (peak - before) / connections;
     assert!(grown < 3 * 1024 * 1024, "{grown} bytes for each connection");
     for (address, path) in ports(&server) {
@@ -215,9 +218,9 @@ async fn unread_answers_end_the_connection() {
     }
 }
 
-/// Slow is not stalled: what is read in small pieces arrives as a whole.
+/// A slow reader is not stalled: a response read in small pieces arrives complete.
 #[tokio::test]
-async fn slow_readers_get_all_of_it() {
+async fn slow_readers_get_whole_responses() {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), SHORT).await;
     let address = server.health["odds"];
@@ -249,9 +252,10 @@ async fn slow_readers_get_all_of_it() {
 }
 
 #[tokio::test]
-async fn half_requests_keep_nobody_from_being_served() {
+async fn half_requests_do_not_block_others() {
     let folder = TempDir::new().unwrap();
-    // Their deadline is far away: what serves the others is that there is room for them.
+    // Their deadline is far away: the others are served because idle connections make room for
+    // them.
     let variables = [
         ("HTTP_BODY_TIMEOUT", "10m"),
         ("HTTP_HEAD_TIMEOUT", "10m"),
@@ -292,7 +296,7 @@ async fn half_requests_keep_nobody_from_being_served() {
 }
 
 #[tokio::test]
-async fn probes_are_answered_beside_idle_connections() {
+async fn probes_are_answered_despite_idle_connections() {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), &[]).await;
     for address in server.health.values() {
@@ -308,13 +312,13 @@ async fn probes_are_answered_beside_idle_connections() {
         for path in ["livez", "healthz", "metrics"] {
             let request = format!("GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
             answer = raw_request(*address, &request).await;
-            // Ready or not: what counts is that it is answered.
+            // The status does not matter, only that there is an answer.
             let is_answered = ["HTTP/1.1 200 ", "HTTP/1.1 503 "]
                 .iter()
                 .any(|head| answer.starts_with(head));
             assert!(is_answered, "{answer}");
         }
-        // It did not wait for the others' deadline.
+        // It did not wait for the deadline of the idle connections.
         let crowded = answer
             .lines()
             .find(|line| line.contains(r#"port="metrics",reason="crowded""#))
@@ -327,7 +331,7 @@ async fn probes_are_answered_beside_idle_connections() {
 }
 
 #[tokio::test]
-async fn connections_are_limited_by_address() {
+async fn connections_are_limited_per_address() {
     let folder = TempDir::new().unwrap();
     let server =
         ServerProcess::start(folder.path(), &[("HTTP_MAX_CONNECTIONS_PER_ADDRESS", "3")]).await;
@@ -372,7 +376,7 @@ async fn connections_are_limited_by_address() {
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
 
-/// Opens a session, and gives the connection and the status.
+/// Opens a session; returns the connection and the status.
 async fn session(address: SocketAddr, more: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET /ws/odds HTTP/1.1\r\nHost: {address}\r\n{UPGRADE}\r\n{more}\r\n");
@@ -385,12 +389,12 @@ async fn session(address: SocketAddr, more: &str) -> (TcpStream, String) {
 }
 
 #[tokio::test]
-async fn sessions_are_limited_by_address() {
+async fn sessions_are_limited_per_address() {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), &[("WS_MAX_SESSIONS_PER_ADDRESS", "2")]).await;
     let (first, status) = session(server.odds(), "").await;
     assert_eq!(status, "101");
-    // Nobody's word is taken who is no trusted proxy.
+    // Forwarded addresses are ignored unless they come from a trusted proxy.
     let (_second, status) = session(server.odds(), "X-Forwarded-For: 192.0.2.7\r\n").await;
     assert_eq!(status, "101");
     for _ in 0..3 {
@@ -401,7 +405,7 @@ async fn sessions_are_limited_by_address() {
             "429"
         );
     }
-    let hint = "client refused: WS_MAX_SESSIONS_PER_ADDRESS is reached. If this is a proxy, TRUSTED_PROXIES must name it";
+    let hint = "client refused: WS_MAX_SESSIONS_PER_ADDRESS reached; if this is a proxy, add it to TRUSTED_PROXIES";
     assert_eq!(
         server.log().matches(hint).count(),
         1,
@@ -416,7 +420,7 @@ async fn sessions_are_limited_by_address() {
 }
 
 #[tokio::test]
-async fn trusted_proxies_name_their_clients() {
+async fn trusted_proxies_forward_client_addresses() {
     let folder = TempDir::new().unwrap();
     let variables = [
         ("WS_MAX_SESSIONS_PER_ADDRESS", "1"),

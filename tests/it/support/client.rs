@@ -41,7 +41,7 @@ impl OddsClient {
             .await;
     }
 
-    /// The next message of the server that is no control frame.
+    /// The next message of the server that is not a control frame.
     pub async fn next(&mut self) -> Value {
         match self.next_or_close().await {
             Ok(message) => message,
@@ -49,7 +49,7 @@ impl OddsClient {
         }
     }
 
-    /// The next message that has this type; others are passed over.
+    /// The next message of this type; others are skipped.
     pub async fn next_of(&mut self, kind: &str) -> Value {
         loop {
             let message = self.next().await;
@@ -59,9 +59,9 @@ impl OddsClient {
         }
     }
 
-    /// The next message, or the frame that closed the socket (none where it broke off).
+    /// The next message, or the close frame (`None` if the connection broke off).
     pub async fn next_or_close(&mut self) -> Result<Value, Option<CloseFrame>> {
-        // One deadline for all of it: the server's pings must not put it off.
+        // One deadline for all of it: the server's pings must not extend it.
         within("a message of the server", async {
             loop {
                 match self.socket.next().await {
@@ -77,7 +77,7 @@ impl OddsClient {
         .await
     }
 
-    /// Reads until the socket is closed; gives the close code.
+    /// Reads until the socket is closed; returns the close code.
     pub async fn close_code(&mut self) -> u16 {
         loop {
             match self.next_or_close().await {
@@ -102,6 +102,6 @@ pub async fn get_json(url: &str) -> (u16, Value) {
     (
         status,
         serde_json::from_str(&text)
-            .unwrap_or_else(|error| panic!("{url} gave no JSON ({error}): {text}")),
+            .unwrap_or_else(|error| panic!("{url} returned no JSON ({error}): {text}")),
     )
 }

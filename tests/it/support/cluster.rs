@@ -1,29 +1,29 @@
-//! The roles in processes of their own, on the real engines.
+//! Roles in separate processes, on the real engines.
 
 use super::process::ServerProcess;
 use super::{Folder, SteadySupplier, get_text, metric, until};
 
-/// A platform that is split over processes, and the supplier that feeds it.
+/// A platform split over several processes, and the supplier that feeds it.
 pub struct Cluster {
-    /// What it keeps.
+    /// The folder and sandbox of its processes.
     pub folder: Folder,
-    /// Who feeds it.
+    /// The supplier that feeds it.
     pub supplier: SteadySupplier,
     variables: Vec<(String, String)>,
 }
 
 impl Cluster {
-    /// Nothing runs yet but the supplier. `variables` win over those that lead to the sandbox.
+    /// Starts only the supplier. `variables` override those of the sandbox.
     pub async fn new(events: usize, variables: &[(&str, &str)]) -> Cluster {
         assert!(
             super::are_real(),
-            "roles apart need the real engines: run this by `make test`"
+            "separate roles need the real engines: run this with `make test`"
         );
         let supplier = SteadySupplier::start(events).await;
         let folder = Folder::new();
         let mut all = folder.variables();
         all.push(("SUPPLIER_URLS".to_owned(), supplier.url().to_owned()));
-        // A process that was killed holds its partitions for so long.
+        // How long a killed process keeps its partitions.
         all.push(("KAFKA_SESSION_TIMEOUT".to_owned(), "3s".to_owned()));
         all.extend(
             variables
@@ -42,20 +42,21 @@ impl Cluster {
         &self.variables
     }
 
-    /// Sets a setting of the processes that start from now on.
+    /// Changes a setting for the processes that start from now on.
     pub fn set(&mut self, variable: &str, value: &str) {
         self.variables.push((variable.to_owned(), value.to_owned()));
     }
 
-    /// Starts a process with these roles, and waits until it is ready. `odds` is so once it hears a
-    /// processor, which comes first.
+    /// Starts a process with these roles, and waits until it is ready. `odds` is ready once it
+    /// receives heartbeats of a processor, so start that first.
     pub async fn start(&self, roles: &str) -> ServerProcess {
         let process = self.start_at_once(roles).await;
         process.until_ready().await;
         process
     }
 
-    /// Starts a process with these roles, which may have to wait for its engines.
+    /// Starts a process with these roles without waiting until it is ready; its engines may be
+    /// down.
     pub async fn start_at_once(&self, roles: &str) -> ServerProcess {
         let mut all: Vec<_> = self
             .variables
@@ -78,7 +79,7 @@ impl ServerProcess {
         }
     }
 
-    /// A role's page of metrics; empty while it cannot be had.
+    /// A role's metrics page; empty while it is not available.
     pub async fn metrics(&self, role: &str) -> String {
         get_text(&format!("http://{}/metrics", self.health[role]))
             .await

@@ -1,4 +1,4 @@
-//! The database of a platform, opened beside it or after it.
+//! The database of a platform, opened while the platform runs or afterwards.
 
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ use super::{Cluster, until};
 
 const KAFKA_WAIT: Duration = Duration::from_secs(10);
 
-/// What a platform keeps in a folder, or in the sandbox that belongs to it.
+/// The database of a platform in a folder, or in the folder's sandbox.
 pub struct Database {
-    /// The store, as the platform sees it.
+    /// The store that the platform uses.
     pub store: Box<dyn Store>,
     sandbox: Sandbox,
     path: String,
@@ -47,11 +47,10 @@ impl Database {
         Database::open(folder, folder.sandbox().clone())
     }
 
-    /// The database that the processes of a cluster are led to, which may be an engine of the
-    /// test's own.
+    /// The database used by the processes of a cluster, which may be a private engine of the test.
     pub fn of_cluster(cluster: &Cluster) -> Database {
         let mut sandbox = cluster.folder.sandbox().clone();
-        // The last of two settings of one name is in force.
+        // The last of two settings with the same name applies.
         sandbox.variables = cluster.variables().iter().rev().cloned().collect();
         Database::open(&cluster.folder, sandbox)
     }
@@ -71,7 +70,7 @@ impl Database {
         }
     }
 
-    /// The database of a platform that keeps it elsewhere than in its sandbox.
+    /// The database at a URL outside the sandbox.
     pub fn at(folder: &Folder, url: &str) -> Database {
         let mut sandbox = folder.sandbox().clone();
         sandbox.set("DATABASE_URL", url);
@@ -98,7 +97,7 @@ impl Database {
         }
     }
 
-    /// Runs statements of the test's own.
+    /// Runs SQL statements.
     pub fn execute(&self, sql: &str) {
         match self.connect() {
             AnyConnection::Sqlite(mut connection) => connection.batch_execute(sql).unwrap(),
@@ -106,7 +105,7 @@ impl Database {
         }
     }
 
-    /// The answer to `SELECT … AS number`.
+    /// The result of `SELECT … AS number`.
     pub fn number(&self, sql: &str) -> i64 {
         let answer: Number = match self.connect() {
             AnyConnection::Sqlite(mut connection) => {
@@ -119,7 +118,7 @@ impl Database {
         answer.number
     }
 
-    /// Keeps every other writer out until the lock is dropped.
+    /// Blocks all other writers until the lock is dropped.
     pub fn lock(&self) -> DatabaseLock {
         let mut connection = self.connect();
         match &mut connection {
@@ -131,11 +130,11 @@ impl Database {
         DatabaseLock(connection)
     }
 
-    /// Holds the locks of users' wallets until it is dropped. In PostgreSQL only.
+    /// Locks the wallet rows of these users until it is dropped. PostgreSQL only.
     pub fn hold_wallets(&self, users: &[String]) -> DatabaseLock {
         let mut connection = self.connect();
         let AnyConnection::Postgres(postgres) = &mut connection else {
-            panic!("SQLite has no locks of rows")
+            panic!("SQLite has no row locks")
         };
         let users = users.join("', '");
         postgres
@@ -181,7 +180,7 @@ impl Database {
         assert_eq!(self.versions(event), wanted);
     }
 
-    /// Dead letters, oldest first: of the database, or of Kafka's topic of them.
+    /// Dead letters, oldest first, from the database or from Kafka's dead-letter topic.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         if let Some(brokers) = self.sandbox.value("KAFKA_BROKERS") {
             let topic = format!("{}_dlq", self.sandbox.value("KAFKA_TOPIC_ODDS").unwrap());
@@ -197,7 +196,7 @@ impl Database {
         letters.into_iter().map(|stored| stored.letter).collect()
     }
 
-    /// Waits until there are so many dead letters.
+    /// Waits until there are exactly this many dead letters.
     pub async fn until_dead_letters(&self, count: usize) -> Vec<DeadLetter> {
         until(&format!("{count} dead letters"), async || {
             let letters = self.dead_letters();
@@ -207,7 +206,7 @@ impl Database {
     }
 }
 
-/// Nobody else writes while this is held.
+/// Blocks all other writers while it is held.
 pub struct DatabaseLock(AnyConnection);
 
 impl Drop for DatabaseLock {
@@ -219,7 +218,7 @@ impl Drop for DatabaseLock {
     }
 }
 
-/// Everything that a topic holds now, partition by partition; nothing where there is no such topic.
+/// All current records of a topic, partition by partition; empty if the topic does not exist.
 pub fn records(brokers: &str, topic: &str) -> Vec<Record> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)

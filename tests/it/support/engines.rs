@@ -1,6 +1,6 @@
 //! The engines that the tests run on: the embedded ones, or with `TEST_ENGINES=real` those whose
-//! addresses are in the environment (`eval "$(scripts/engines export)"`). On real ones each test
-//! has a database, topics, groups, a cache and a channel of its own.
+//! addresses are in the environment (`eval "$(scripts/engines export)"`). On real engines each test
+//! has its own database, topics, consumer groups, cache and channel.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub fn are_real() -> bool {
     match std::env::var("TEST_ENGINES").as_deref() {
         Err(_) | Ok("" | "embedded") => false,
         Ok("real") => true,
-        Ok(other) => panic!("TEST_ENGINES is {other}, and should be embedded or real"),
+        Ok(other) => panic!("TEST_ENGINES is {other}; it must be embedded or real"),
     }
 }
 
@@ -27,12 +27,12 @@ fn address(variable: &str) -> String {
     })
 }
 
-/// What one test has of the engines, and how a platform is told.
+/// The part of the engines that belongs to one test, and the settings that select it.
 #[derive(Clone)]
 pub struct Sandbox {
-    /// Distinguishes it from all others.
+    /// A unique name.
     name: String,
-    /// The settings that lead to it; none on the embedded engines.
+    /// The settings that select it; none on the embedded engines.
     pub variables: Vec<(String, String)>,
 }
 
@@ -77,29 +77,29 @@ impl Sandbox {
         Sandbox { name, variables }
     }
 
-    /// The value of a setting that leads to the sandbox.
+    /// The value of one of the sandbox's settings.
     pub fn value(&self, variable: &str) -> Option<&str> {
         let (_, value) = self.variables.iter().find(|(name, _)| name == variable)?;
         Some(value)
     }
 
-    /// Puts another value in the place of the sandbox's own.
+    /// Overrides one of the sandbox's settings.
     pub fn set(&mut self, variable: &str, value: &str) {
         self.variables.retain(|(name, _)| name != variable);
         self.variables.push((variable.to_owned(), value.to_owned()));
     }
 
-    /// The store group's name.
+    /// The name of the store group.
     pub fn store_group(&self) -> &str {
         self.value("KAFKA_GROUP_STORE").unwrap_or("odds-processor")
     }
 
-    /// The live group's name.
+    /// The name of the live group.
     pub fn live_group(&self) -> &str {
         self.value("KAFKA_GROUP_LIVE").unwrap_or("odds-live")
     }
 
-    /// The lag of the live path, as a metric.
+    /// The lag of the live path, as a metric name.
     pub fn live_lag(&self) -> String {
         format!(
             r#"odds_proc_bus_lag{{group="{}",purpose="live"}}"#,
@@ -107,7 +107,7 @@ impl Sandbox {
         )
     }
 
-    /// The lag of the store path, as a metric.
+    /// The lag of the store path, as a metric name.
     pub fn store_lag(&self) -> String {
         format!(
             r#"odds_proc_bus_lag{{group="{}",purpose="store"}}"#,
@@ -135,7 +135,7 @@ impl Sandbox {
         ];
         let topics = topics.map(|ending| format!("{}{ending}", self.name));
         let brokers = address("KAFKA_BROKERS");
-        // A thread of its own: this may be called from within a runtime.
+        // In a separate thread, since this may be called from within a runtime.
         let removal = std::thread::spawn(move || {
             let admin = kafka_admin(&brokers);
             let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
@@ -149,12 +149,12 @@ impl Sandbox {
     }
 }
 
-/// For making, removing and looking at topics.
+/// Creates, deletes and inspects topics.
 pub fn kafka_admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     AdminClient::from_config(ClientConfig::new().set("bootstrap.servers", brokers)).unwrap()
 }
 
-/// A database number that no other test uses, and that is empty.
+/// A Redis URL with a database number that no other test uses and that is empty.
 fn own_cache(redis_url: &str) -> String {
     let mut url = url::Url::parse(redis_url).unwrap();
     let mut connection = redis::Client::open(url.as_str())
@@ -179,15 +179,14 @@ fn own_cache(redis_url: &str) -> String {
     url.to_string()
 }
 
-/// A folder for what a platform keeps, and the sandbox that belongs to it. Both are removed with
-/// it.
+/// A folder for the data of a platform, and its sandbox. Both are removed on drop.
 pub struct Folder {
     directory: TempDir,
     sandbox: Arc<Sandbox>,
 }
 
 impl Folder {
-    /// An empty folder, with a new sandbox where the engines are real.
+    /// An empty folder, with a new sandbox if the engines are real.
     pub fn new() -> Folder {
         if are_real() {
             Folder::on_real_engines()
@@ -212,17 +211,15 @@ impl Folder {
         }
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// What the test has of the engines.
     pub fn sandbox(&self) -> &Sandbox {
         &self.sandbox
     }
 
-    /// The settings of a platform that keeps everything here.
+    /// The settings of a platform that keeps all its data here.
     pub fn variables(&self) -> Vec<(String, String)> {
         let database = self.path().join("test.db").to_string_lossy().into_owned();
         let mut variables = vec![("DATABASE_URL".to_owned(), database)];

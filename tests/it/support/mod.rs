@@ -4,11 +4,11 @@ mod client;
 mod cluster;
 mod database;
 mod engines;
-mod gate;
 mod platform;
 mod port;
 mod private;
 mod process;
+mod proxy;
 mod steady;
 mod supplier;
 mod topic;
@@ -21,27 +21,27 @@ pub use client::{OddsClient, get_json, get_text};
 pub use cluster::Cluster;
 pub use database::{Database, records};
 pub use engines::{Folder, are_real, kafka_admin};
-pub use gate::{Gate, SlowGate};
 pub use platform::TestPlatform;
 pub use port::ReservedPort;
 pub use private::PrivateEngine;
 pub use process::{LoggedChild, ServerProcess, command};
+pub use proxy::{SlowTcpProxy, TcpProxy};
 pub use steady::SteadySupplier;
 pub use supplier::{FakeSupplier, PATIENT, SupplierLink};
 pub use topic::{KeyAndPayload, OddsTopic, Positions, positions};
 
-/// How long a test waits for something that must happen.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+/// How long a test waits for an expected condition.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Waits for a future, and fails loudly when it takes longer than the deadline.
+/// Waits for a future, and panics if it takes longer than the deadline.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,
-        Err(_) => panic!("not within {DEADLINE:?}: {what}"),
+        Err(_) => panic!("timed out after {DEADLINE:?}: {what}"),
     }
 }
 
-/// Asks again and again until the answer is there, and fails loudly after the deadline.
+/// Polls until there is a value, and panics after the deadline.
 pub async fn until<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
@@ -57,18 +57,20 @@ where
     .await
 }
 
-/// Sends bytes on a connection of its own, and gives all that comes back until it ends.
+/// Sends bytes on a new connection, and returns everything received until it ends.
 pub async fn raw(address: SocketAddr, request: impl AsRef<[u8]>) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let mut answer = Vec::new();
-    // A server that refuses early may reset what it has not read; what it said before is here.
+    // A server that rejects a request early may reset the connection; its response is still
+    // readable.
     let _ = stream.write_all(request.as_ref()).await;
     let _ = within("a raw answer", stream.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// A native frame as the original sends it: a `1x2` market whose home price tells its version.
+/// A native frame as sent by the original: a `1x2` market whose home price is derived from its
+/// version.
 pub fn original_frame(event: &str, updated_at: &str, version: i64) -> String {
     let home = 1.5 + (version % 1_000) as f64 / 1_000.0;
     format!(
@@ -76,8 +78,8 @@ pub fn original_frame(event: &str, updated_at: &str, version: i64) -> String {
     )
 }
 
-/// Sends a request as it is, and gives what is answered until the server ends the connection, or an
-/// upgrade's head.
+/// Sends a request unchanged, and returns the response up to the end of the connection, or the head
+/// of an upgrade.
 pub async fn raw_request(address: std::net::SocketAddr, request: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     within("an answer", async {
@@ -96,7 +98,7 @@ pub async fn raw_request(address: std::net::SocketAddr, request: &str) -> String
     .await
 }
 
-/// A metric's value on a page of metrics; labels as they stand there, as `name{label="x"}`.
+/// A metric's value on a metrics page, with labels written as on the page: `name{label="x"}`.
 pub fn metric(page: &str, name: &str) -> Option<f64> {
     page.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())

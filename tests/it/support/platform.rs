@@ -1,4 +1,4 @@
-//! The platform within the test's own process, on free ports and a database of its own.
+//! The platform inside the test process, on free ports and with its own database.
 
 use super::engines::are_real;
 use super::{Folder, OddsClient, PATIENT, get_text, positions, until};
@@ -8,14 +8,15 @@ use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::platform::Platform;
 use std::net::SocketAddr;
 
-/// A platform that runs in this process. To be used within `#[actix_web::test]`.
+/// A platform running in this process. Use it within `#[actix_web::test]`.
 pub struct TestPlatform {
     platform: Platform,
-    /// Holds the database and what else lasts; kept by [`TestPlatform::stop`] for a second start.
+    /// Holds the database and all other persistent data; returned by [`TestPlatform::stop`] for a
+    /// second start.
     pub folder: Folder,
 }
 
-/// Everything that a test would have to say each time.
+/// Settings that every test needs.
 const DEFAULTS: &[(&str, &str)] = &[
     ("HTTP_PORT_ODDS", "0"),
     ("HTTP_PORT_SUPPLIER", "0"),
@@ -44,7 +45,7 @@ impl TestPlatform {
         TestPlatform::start(&TestPlatform::fed(&suppliers.join(","), variables)).await
     }
 
-    /// The variables of [`TestPlatform::fed_by`], for a start in a folder of one's own.
+    /// The variables of [`TestPlatform::fed_by`], for a start in an existing folder.
     pub fn fed<'a>(
         suppliers: &'a str,
         variables: &[(&'a str, &'a str)],
@@ -57,7 +58,7 @@ impl TestPlatform {
         all
     }
 
-    /// Starts on a database that may be there already.
+    /// Starts on a database that may exist already.
     pub async fn start_in(folder: Folder, variables: &[(&str, &str)]) -> TestPlatform {
         let platform = TestPlatform::start_at_once_in(folder, variables).await;
         if are_real() {
@@ -66,7 +67,7 @@ impl TestPlatform {
         platform
     }
 
-    /// As [`TestPlatform::start_in`], but waits for nothing.
+    /// Like [`TestPlatform::start_in`], without waiting.
     pub async fn start_at_once_in(folder: Folder, variables: &[(&str, &str)]) -> TestPlatform {
         let own = folder.variables();
         let mut all = [DEFAULTS, &PATIENT].concat();
@@ -82,8 +83,8 @@ impl TestPlatform {
         }
     }
 
-    /// The real engines are connected to in the background. Waits until nothing is missing but
-    /// suppliers.
+    /// Connections to the real engines are opened in the background. Waits until all readiness
+    /// checks except those of suppliers pass.
     async fn until_the_engines_are_there(&self) {
         for address in self.platform.addresses().health.values() {
             until("the engines", || async {
@@ -98,7 +99,7 @@ impl TestPlatform {
         }
     }
 
-    /// Stops gracefully and gives the folder, for a second start. Fails when something had to be
+    /// Stops gracefully and returns the folder for a second start. Panics if something had to be
     /// cut off.
     pub async fn stop(self) -> Folder {
         assert!(
@@ -112,32 +113,32 @@ impl TestPlatform {
         }
     }
 
-    /// REST and `/ws/odds`.
+    /// The address of REST and `/ws/odds`.
     pub fn odds(&self) -> SocketAddr {
         self.platform.addresses().odds.unwrap()
     }
 
-    /// The simulator.
+    /// The simulator's address.
     pub fn simulator(&self) -> SocketAddr {
         self.platform.addresses().simulator.unwrap()
     }
 
-    /// REST of the wallets.
+    /// The address of the wallet API.
     pub fn wallet(&self) -> SocketAddr {
         self.platform.addresses().wallet.unwrap()
     }
 
-    /// REST of the bets.
+    /// The address of the bets API.
     pub fn bets(&self) -> SocketAddr {
         self.platform.addresses().bets.unwrap()
     }
 
-    /// Health and metrics of a role.
+    /// The address of a role's health and metrics.
     pub fn health(&self, role: Role) -> SocketAddr {
         self.platform.addresses().health[&role]
     }
 
-    /// `http://…` of the odds port.
+    /// An `http://` URL on the odds port.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.odds())
     }
@@ -147,7 +148,7 @@ impl TestPlatform {
         OddsClient::connect(self.odds()).await
     }
 
-    /// A client that is subscribed to an event and has read its snapshot.
+    /// A client that has subscribed to an event and read its snapshot.
     pub async fn subscriber(&self, event: &str) -> OddsClient {
         let mut client = self.client().await;
         client.subscribe(event).await;
@@ -156,24 +157,24 @@ impl TestPlatform {
         client
     }
 
-    /// The lag of the live path, as a metric.
+    /// The lag of the live path, as a metric name.
     pub fn live_lag(&self) -> String {
         self.folder.sandbox().live_lag()
     }
 
-    /// The lag of the store path, as a metric.
+    /// The lag of the store path, as a metric name.
     pub fn store_lag(&self) -> String {
         self.folder.sandbox().store_lag()
     }
 
-    /// A role's page of metrics.
+    /// A role's metrics page.
     pub async fn metrics(&self, role: Role) -> String {
         get_text(&format!("http://{}/metrics", self.health(role)))
             .await
             .1
     }
 
-    /// Waits until a metric of a role is what is wanted.
+    /// Waits until a metric of a role satisfies a condition; returns its value.
     pub async fn until_metric(&self, role: Role, name: &str, wanted: impl Fn(f64) -> bool) -> f64 {
         until(name, || async {
             let page = self.metrics(role).await;
@@ -183,8 +184,8 @@ impl TestPlatform {
     }
 }
 
-/// Kafka keeps what a processor that stops has not done. The next one does it: here, so that a test
-/// finds everything done after a stop, whatever it runs on.
+/// Records that a stopping processor has not processed stay in Kafka for the next one. This runs a
+/// processor until they are done, so that after a stop all work is finished on any engine.
 async fn finished(folder: Folder) -> Folder {
     let sandbox = folder.sandbox().clone();
     let is_done = || {
@@ -196,7 +197,10 @@ async fn finished(folder: Folder) -> Folder {
         return folder;
     }
     let next = TestPlatform::start_in(folder, &[("ROLE", "processor")]).await;
-    until("the rest is done", || async { is_done().then_some(()) }).await;
+    until("all records are processed", || async {
+        is_done().then_some(())
+    })
+    .await;
     assert!(
         next.platform.stop().await,
         "something was cut off when it stopped"

@@ -4,20 +4,21 @@ use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// A free port of this machine, given to nobody else while this lives: a socket holds it, and does
-/// not listen. Who connects is refused until somebody listens, and again when nobody does any more.
+/// A free port, reserved while this value lives: a socket is bound to it without listening.
+/// Connections are refused unless somebody listens on it.
 pub struct ReservedPort {
-    /// Its address.
+    /// The reserved address.
     pub address: SocketAddr,
     _holder: TcpSocket,
 }
 
 impl ReservedPort {
-    /// Takes one.
+    /// Reserves a free port.
     pub fn take() -> ReservedPort {
         let holder = TcpSocket::new_v4().unwrap();
         holder.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        // Only now: a port that was chosen with it may be another's who reuses addresses too.
+        // Set after binding: with it, the system could choose a port of another socket that reuses
+        // addresses.
         holder.set_reuseaddr(true).unwrap();
         ReservedPort {
             address: holder.local_addr().unwrap(),
@@ -27,13 +28,13 @@ impl ReservedPort {
 }
 
 #[tokio::test]
-async fn a_reserved_port_can_be_listened_on_again_and_again() {
+async fn reserved_port_accepts_repeated_listeners() {
     let reserved = ReservedPort::take();
     for _ in 0..2 {
         tokio::net::TcpStream::connect(reserved.address)
             .await
             .unwrap_err();
-        // Whoever reuses addresses may, as every server does.
+        // Listening is possible for sockets that reuse addresses, as all servers do.
         let listener = TcpListener::bind(reserved.address).await.unwrap();
         tokio::net::TcpStream::connect(reserved.address)
             .await

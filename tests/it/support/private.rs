@@ -1,4 +1,4 @@
-//! An engine of one test's own, which it may stop and kill: the shared ones are never touched.
+//! An engine owned by one test, which may stop and kill it; the shared engines are never touched.
 
 use std::ffi::OsString;
 use std::net::TcpListener;
@@ -9,16 +9,16 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-/// Ports below those that the system hands out: while an engine is away, nobody else must get its
-/// port by chance.
+/// Ports below the system's ephemeral range, so that no other process takes the port by chance
+/// while an engine is down.
 const PORTS: std::ops::Range<u16> = 26_000..27_000;
-/// Somebody else may be faster with a port.
+/// Another process may take a chosen port first.
 const TRIES: usize = 3;
-/// How long the script may take for one thing.
+/// The time limit of one script call.
 const WAIT_LIMIT: Duration = Duration::from_secs(150);
 
-/// Kafka, Redis or PostgreSQL, which `scripts/engines` brought up for one test. Ended when it is
-/// dropped, its data removed.
+/// A Kafka, Redis or PostgreSQL started by `scripts/engines` for one test. On drop it is killed and
+/// its data is removed.
 pub struct PrivateEngine {
     kind: &'static str,
     variable: &'static str,
@@ -29,18 +29,18 @@ pub struct PrivateEngine {
 }
 
 impl PrivateEngine {
-    /// Brings up an engine of this kind (`kafka`, `redis` or `postgres`), with nothing in it.
+    /// Starts an empty engine of this kind (`kafka`, `redis` or `postgres`).
     pub async fn up(kind: &'static str) -> PrivateEngine {
         PrivateEngine::configured(kind, "").await
     }
 
-    /// The same with further lines of configuration, of Kafka or Redis.
+    /// The same with additional configuration lines, for Kafka or Redis.
     pub async fn configured(kind: &'static str, lines: &str) -> PrivateEngine {
         let variable = match kind {
             "kafka" => "KAFKA_BROKERS",
             "redis" => "REDIS_URL",
             "postgres" => "DATABASE_URL",
-            other => panic!("no such engine: {other}"),
+            other => panic!("unknown engine: {other}"),
         };
         let mut failure = String::new();
         for _ in 0..TRIES {
@@ -59,8 +59,8 @@ impl PrivateEngine {
             };
             match engine.run("up").await {
                 Ok(_) => {
-                    let told = engine.run("env").await.unwrap();
-                    let address = told
+                    let environment = engine.run("env").await.unwrap();
+                    let address = environment
                         .lines()
                         .find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
                     engine.address = address.expect("the engine's address").to_owned();
@@ -69,30 +69,30 @@ impl PrivateEngine {
                 Err(why) => failure = why,
             }
         }
-        panic!("no private {kind}: {failure}");
+        panic!("could not start a private {kind}: {failure}");
     }
 
-    /// The setting that leads to it, for [`super::Cluster::new`].
+    /// The setting that contains its address, for [`super::Cluster::new`].
     pub fn variables(&self) -> [(&str, &str); 1] {
         [(self.variable, &self.address)]
     }
 
-    /// Its address, as the setting wants it.
+    /// Its address, in the form of the setting.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Ends it in good order. Its data stays, but for Redis, which keeps none.
+    /// Shuts it down gracefully. Its data stays, except for Redis, which keeps none.
     pub async fn stop(&self) {
         self.run("stop").await.unwrap();
     }
 
-    /// Ends it as a power cut would. Its data stays, but for Redis, which keeps none.
+    /// Kills it as a power failure would. Its data stays, except for Redis, which keeps none.
     pub async fn kill(&self) {
         self.run("kill").await.unwrap();
     }
 
-    /// Starts it again where it was, and waits until it answers.
+    /// Restarts it on the same port, and waits until it answers.
     pub async fn start(&self) {
         self.run("start").await.unwrap();
     }
@@ -123,7 +123,7 @@ impl PrivateEngine {
             .stdin(Stdio::null());
         let output = tokio::time::timeout(WAIT_LIMIT, command.output()).await;
         let output = output
-            .map_err(|_| format!("`engines {what}` takes longer than {WAIT_LIMIT:?}"))?
+            .map_err(|_| format!("`engines {what}` did not finish within {WAIT_LIMIT:?}"))?
             .unwrap();
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -138,7 +138,7 @@ impl PrivateEngine {
 
 impl Drop for PrivateEngine {
     fn drop(&mut self) {
-        // Killed first: what it would write down in good order is removed at once.
+        // Killed first: a graceful stop would write data that is removed right after.
         for what in ["kill", "wipe"] {
             let mut command = std::process::Command::new(script());
             command

@@ -1,4 +1,4 @@
-//! The real binary in a process of its own.
+//! The real binary in a separate process.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,11 +11,10 @@ use tokio::sync::watch;
 
 use super::{OddsClient, within};
 
-/// The last lines of a process's log that are shown where its test fails.
+/// The number of log lines shown if a test fails.
 const LAST_LINES: usize = 40;
 
-/// A `sports-bet serve` that runs. Killed when it is dropped; where the test fails, it shows what
-/// the process logged last.
+/// A running `sports-bet serve`. Killed on drop; if the test fails, the last log lines are printed.
 pub struct ServerProcess {
     child: Child,
     log: watch::Receiver<String>,
@@ -23,13 +22,13 @@ pub struct ServerProcess {
     simulator: Option<SocketAddr>,
     wallet: Option<SocketAddr>,
     bets: Option<SocketAddr>,
-    /// Health and metrics by role.
+    /// Health and metrics addresses by role.
     pub health: BTreeMap<String, SocketAddr>,
 }
 
 impl ServerProcess {
-    /// Starts the binary with free ports, in a folder that holds its database, and waits for its
-    /// invitation.
+    /// Starts the binary on free ports, in a folder that holds its database, and waits for its
+    /// startup message.
     pub async fn start(folder: &Path, variables: &[(&str, &str)]) -> ServerProcess {
         let mut child = command(folder, variables).spawn().unwrap();
         let log = follow(&mut child);
@@ -63,32 +62,32 @@ impl ServerProcess {
         }
     }
 
-    /// REST and `/ws/odds`, of a process that has the role.
+    /// The address of REST and `/ws/odds`, if the process has the role.
     pub fn odds(&self) -> SocketAddr {
         self.odds.unwrap()
     }
 
-    /// The simulator, of a process that has the role.
+    /// The simulator's address, if the process has the role.
     pub fn simulator(&self) -> SocketAddr {
         self.simulator.unwrap()
     }
 
-    /// REST of the wallets, of a process that has the role.
+    /// The address of the wallet API, if the process has the role.
     pub fn wallet(&self) -> SocketAddr {
         self.wallet.unwrap()
     }
 
-    /// REST of the bets, of a process that has the role.
+    /// The address of the bets API, if the process has the role.
     pub fn bets(&self) -> SocketAddr {
         self.bets.unwrap()
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.log.borrow().clone()
     }
 
-    /// Bytes of memory that it holds.
+    /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status
@@ -98,7 +97,6 @@ impl ServerProcess {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
     }
 
-    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id().unwrap()
     }
@@ -108,12 +106,12 @@ impl ServerProcess {
         OddsClient::connect(self.odds()).await
     }
 
-    /// Ends it as the kernel would, at once.
+    /// Sends SIGKILL.
     pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();
     }
 
-    /// Sends a signal by its name, as `TERM`.
+    /// Sends a signal by name, such as `TERM`.
     pub async fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .arg(format!("-{name}"))
@@ -124,7 +122,7 @@ impl ServerProcess {
         assert!(sent.success());
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has ended.
     pub async fn ended(&mut self) -> ExitStatus {
         within("the process ends", self.child.wait()).await.unwrap()
     }
@@ -142,7 +140,7 @@ impl Drop for ServerProcess {
     }
 }
 
-/// The binary with a clean environment of settings.
+/// The binary, without any settings from the environment.
 pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
     command
@@ -170,7 +168,7 @@ pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Reads its log in the background.
+/// Reads the log in the background.
 fn follow(child: &mut Child) -> watch::Receiver<String> {
     follow_stream(child.stderr.take().unwrap())
 }
@@ -196,7 +194,7 @@ fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
     rest.split(['/', ',', '\n', ' ']).next()
 }
 
-/// Any command of the binary, with what it prints and logs. Killed when it is dropped.
+/// Any command of the binary, with its output and log. Killed on drop.
 pub struct LoggedChild {
     id: u32,
     child: tokio::sync::Mutex<Child>,
@@ -218,12 +216,12 @@ impl LoggedChild {
         }
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.log.borrow().clone()
     }
 
-    /// Waits until a text stands in its log, and gives the log.
+    /// Waits until a text appears in the log, and returns the log.
     pub async fn until_logged(&self, text: &str) -> String {
         let logged = async {
             self.log
@@ -237,7 +235,7 @@ impl LoggedChild {
             .unwrap_or_else(|_| panic!("ended before it logged `{text}`: {}", self.log()))
     }
 
-    /// Waits until what it printed is as wanted, and gives it.
+    /// Waits until the output satisfies a condition, and returns it.
     pub async fn until_printed(&self, wanted: impl Fn(&str) -> bool) -> String {
         let printed = async {
             self.out
@@ -251,7 +249,7 @@ impl LoggedChild {
             .unwrap_or_else(|_| panic!("ended before: {}", self.log()))
     }
 
-    /// Sends a signal by its name, as `TERM`.
+    /// Sends a signal by name, such as `TERM`.
     pub async fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .arg(format!("-{name}"))
@@ -262,7 +260,7 @@ impl LoggedChild {
         assert!(sent.success());
     }
 
-    /// Waits until it has ended and everything it said is read.
+    /// Waits until the process has ended and all its output is read.
     pub async fn ended(&self) -> ExitStatus {
         let status = within("the process ends", async {
             self.child.lock().await.wait().await

@@ -1,4 +1,4 @@
-//! A native supplier that sends at a steady rate, and remembers what it sent.
+//! A native supplier that sends at a steady rate and remembers what it sent.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,27 +10,27 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{FakeSupplier, SupplierLink, original_frame, until};
 
-/// How often it sends a handful.
+/// How often it sends a few updates.
 const TICK: Duration = Duration::from_millis(10);
-/// Of the time that it was held back, it makes up for so much.
+/// The most lost sending time it makes up for after it was blocked.
 const MAX_OWED: Duration = Duration::from_millis(100);
 
-/// A supplier with some events, whose `1x2` it changes in turn. Each change has the event's next
-/// version. To whoever connects it first sends the last of each event, as suppliers do.
+/// A supplier that changes the `1x2` of some events in turn. Each change has the event's next
+/// version. On every connection it first sends the last update of each event, as suppliers do.
 pub struct SteadySupplier {
     url: String,
-    told: Arc<Mutex<Told>>,
+    sent_updates: Arc<Mutex<SentUpdates>>,
     rate: watch::Sender<u64>,
     events: usize,
 }
 
 #[derive(Default)]
-struct Told {
-    /// The last version and its frame of each event.
+struct SentUpdates {
+    /// The last version and frame of each event.
     last: Vec<(i64, String)>,
-    /// Of each connection, the versions that were written to it: (event, version).
+    /// The versions written to each connection: (event, version).
     connections: Vec<Vec<(usize, i64)>>,
-    /// The event whose turn it is.
+    /// The next event to change.
     turn: usize,
 }
 
@@ -39,16 +39,16 @@ impl SteadySupplier {
     pub async fn start(events: usize) -> SteadySupplier {
         let supplier = FakeSupplier::start().await;
         let url = supplier.url();
-        let told = Arc::new(Mutex::new(Told {
+        let sent_updates = Arc::new(Mutex::new(SentUpdates {
             last: vec![(0, String::new()); events],
-            ..Told::default()
+            ..SentUpdates::default()
         }));
         let (rate, rates) = watch::channel(0);
-        let shared = told.clone();
+        let shared = sent_updates.clone();
         tokio::spawn(async move {
             loop {
                 let stream = supplier.accept_whenever().await;
-                // One after the other: a feed that connects anew has left its old connection.
+                // One at a time: a feed that reconnects has left its old connection.
                 let Ok(socket) = tokio_tungstenite::accept_async(stream).await else {
                     continue;
                 };
@@ -57,13 +57,13 @@ impl SteadySupplier {
         });
         SteadySupplier {
             url,
-            told,
+            sent_updates,
             rate,
             events,
         }
     }
 
-    /// What goes into `SUPPLIER_URLS`.
+    /// The value for `SUPPLIER_URLS`.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -78,7 +78,7 @@ impl SteadySupplier {
         (0..self.events).map(SteadySupplier::event)
     }
 
-    /// Sends so many updates a second from now on, all events together. With 0 it only answers
+    /// Sends this many updates per second from now on, over all events. With 0 it only answers
     /// pings.
     pub fn send_at(&self, rate: u64) {
         self.rate.send_replace(rate);
@@ -86,7 +86,7 @@ impl SteadySupplier {
 
     /// The last version of each event.
     pub fn last(&self) -> Vec<i64> {
-        self.told
+        self.sent_updates
             .lock()
             .unwrap()
             .last
@@ -95,14 +95,14 @@ impl SteadySupplier {
             .collect()
     }
 
-    /// How many connections there were.
+    /// The number of connections so far.
     pub fn connections(&self) -> usize {
-        self.told.lock().unwrap().connections.len()
+        self.sent_updates.lock().unwrap().connections.len()
     }
 
-    /// How many updates were written to connections.
+    /// The number of updates written to connections.
     pub fn sent(&self) -> usize {
-        self.told
+        self.sent_updates
             .lock()
             .unwrap()
             .connections
@@ -111,9 +111,9 @@ impl SteadySupplier {
             .sum()
     }
 
-    /// What was written to the last connection: (event, version).
+    /// The updates written to the last connection: (event, version).
     pub fn sent_last(&self) -> Vec<(usize, i64)> {
-        self.told
+        self.sent_updates
             .lock()
             .unwrap()
             .connections
@@ -122,21 +122,25 @@ impl SteadySupplier {
             .unwrap_or_default()
     }
 
-    /// Waits until so many updates more were written.
+    /// Waits until this many more updates are written.
     pub async fn until_sent(&self, more: usize) {
         let wanted = self.sent() + more;
-        until("the supplier's updates are taken", || async {
+        until("the platform reads the supplier's updates", || async {
             (self.sent() >= wanted).then_some(())
         })
         .await;
     }
 }
 
-async fn serve(mut link: SupplierLink, told: &Mutex<Told>, mut rates: watch::Receiver<u64>) {
+async fn serve(
+    mut link: SupplierLink,
+    sent_updates: &Mutex<SentUpdates>,
+    mut rates: watch::Receiver<u64>,
+) {
     let first: Vec<_> = {
-        let mut told = told.lock().unwrap();
-        told.connections.push(Vec::new());
-        let known = told
+        let mut sent_updates = sent_updates.lock().unwrap();
+        sent_updates.connections.push(Vec::new());
+        let known = sent_updates
             .last
             .iter()
             .enumerate()
@@ -146,7 +150,7 @@ async fn serve(mut link: SupplierLink, told: &Mutex<Told>, mut rates: watch::Rec
             .collect()
     };
     for (event, version, frame) in first {
-        if !send(&mut link, told, event, version, frame).await {
+        if !send(&mut link, sent_updates, event, version, frame).await {
             return;
         }
     }
@@ -155,20 +159,20 @@ async fn serve(mut link: SupplierLink, told: &Mutex<Told>, mut rates: watch::Rec
     let (mut owed, mut last) = (0.0, Instant::now());
     loop {
         tokio::select! {
-            heard = link.socket.next() => match heard {
+            received = link.socket.next() => match received {
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return,
             },
             changed = rates.changed() => if changed.is_err() { return },
             _ = ticks.tick() => {
-                // By the time that has passed: on a busy machine a tick comes late.
+                // By elapsed time: on a busy machine a tick is late.
                 owed += *rates.borrow() as f64 * last.elapsed().min(MAX_OWED).as_secs_f64();
                 last = Instant::now();
-                // Told to be silent while it is held back, it owes nothing any more.
+                // If its rate is set to 0 while it is blocked, it discards what it still owes.
                 while owed >= 1.0 && *rates.borrow() > 0 {
                     owed -= 1.0;
-                    let (event, version, frame) = next_change(told);
-                    if !send(&mut link, told, event, version, frame).await {
+                    let (event, version, frame) = next_change(sent_updates);
+                    if !send(&mut link, sent_updates, event, version, frame).await {
                         return;
                     }
                 }
@@ -177,30 +181,30 @@ async fn serve(mut link: SupplierLink, told: &Mutex<Told>, mut rates: watch::Rec
     }
 }
 
-fn next_change(told: &Mutex<Told>) -> (usize, i64, String) {
-    let mut told = told.lock().unwrap();
-    let event = told.turn;
-    told.turn = (event + 1) % told.last.len();
-    let version = told.last[event].0 + 1;
+fn next_change(sent_updates: &Mutex<SentUpdates>) -> (usize, i64, String) {
+    let mut sent_updates = sent_updates.lock().unwrap();
+    let event = sent_updates.turn;
+    sent_updates.turn = (event + 1) % sent_updates.last.len();
+    let version = sent_updates.last[event].0 + 1;
     let frame = original_frame(
         &SteadySupplier::event(event),
         &Timestamp::now().to_string(),
         version,
     );
-    told.last[event] = (version, frame.clone());
+    sent_updates.last[event] = (version, frame.clone());
     (event, version, frame)
 }
 
-/// Writes a frame, however long the other side takes; `false` when the connection is over.
+/// Writes a frame, however long that takes; `false` if the connection is closed.
 async fn send(
     link: &mut SupplierLink,
-    told: &Mutex<Told>,
+    sent_updates: &Mutex<SentUpdates>,
     event: usize,
     version: i64,
     frame: String,
 ) -> bool {
     let sent = link.socket.send(Message::text(frame)).await.is_ok();
-    if sent && let Some(connection) = told.lock().unwrap().connections.last_mut() {
+    if sent && let Some(connection) = sent_updates.lock().unwrap().connections.last_mut() {
         connection.push((event, version));
     }
     sent

@@ -1,4 +1,4 @@
-//! A native supplier that a test holds in its hands.
+//! A native supplier controlled by the test.
 
 use std::net::SocketAddr;
 
@@ -9,14 +9,14 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::within;
 
-/// Settings of a platform whose supplier lives in the test: a test that is held up, or waits for
-/// something else and answers no pings meanwhile, must not be taken for a supplier that is gone.
+/// Settings for a supplier inside the test: a busy or waiting test answers no pings meanwhile, and
+/// must not be taken for a lost supplier.
 pub const PATIENT: [(&str, &str); 2] = [
     ("SUPPLIER_READ_TIMEOUT", "2m"),
     ("SUPPLIER_STALE_AFTER", "2m"),
 ];
 
-/// A supplier that waits for the platform's feed.
+/// A supplier that accepts connections of the platform's feed.
 pub struct FakeSupplier {
     listener: TcpListener,
 }
@@ -35,17 +35,16 @@ impl FakeSupplier {
         }
     }
 
-    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap()
     }
 
-    /// What goes into `SUPPLIER_URLS`.
+    /// The value for `SUPPLIER_URLS`.
     pub fn url(&self) -> String {
         format!("ws://{}/ws", self.address())
     }
 
-    /// The feed's next connection, before any handshake.
+    /// Accepts the feed's next connection, before any handshake.
     pub async fn accept_raw(&self) -> TcpStream {
         within("a connection of the feed", self.listener.accept())
             .await
@@ -53,12 +52,12 @@ impl FakeSupplier {
             .0
     }
 
-    /// The feed's next connection, whenever it comes.
+    /// Accepts the feed's next connection, without a deadline.
     pub async fn accept_whenever(&self) -> TcpStream {
         self.listener.accept().await.unwrap().0
     }
 
-    /// The feed's next connection.
+    /// Accepts the feed's next connection.
     pub async fn accept(&self) -> SupplierLink {
         let stream = self.accept_raw().await;
         let handshake = tokio_tungstenite::accept_async(stream);
@@ -72,14 +71,14 @@ impl SupplierLink {
     /// Sends a text frame.
     pub async fn send(&mut self, frame: impl Into<String>) {
         within(
-            "the feed takes a frame",
+            "the feed reads a frame",
             self.socket.send(Message::text(frame.into())),
         )
         .await
         .unwrap();
     }
 
-    /// Answers pings until the feed goes. To be spawned, or selected on, where a test is long.
+    /// Answers pings until the feed disconnects. For long tests: spawn it, or select on it.
     pub async fn serve_pings(&mut self) {
         while let Some(Ok(_)) = self.socket.next().await {}
     }

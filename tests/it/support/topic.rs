@@ -1,4 +1,4 @@
-//! A topic that a test writes to by itself, as any other producer may.
+//! A topic that the test publishes to directly, as any other producer may.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -15,18 +15,17 @@ use super::{Folder, kafka_admin, until};
 
 const WAIT: Duration = Duration::from_secs(10);
 
-/// What is published: a key and a payload.
+/// The key and payload of a record.
 pub type KeyAndPayload = (Vec<u8>, Vec<u8>);
 
 /// The topic of updates that belongs to a folder.
 pub struct OddsTopic {
     brokers: String,
-    /// Its name.
     pub name: String,
 }
 
 impl OddsTopic {
-    /// Makes the topic, with the partitions that the platform would give it.
+    /// Creates the topic, with the partition count the platform would choose.
     pub async fn make(folder: &Folder) -> OddsTopic {
         let value = |variable: &str| folder.sandbox().value(variable).unwrap().to_owned();
         let (brokers, name) = (value("KAFKA_BROKERS"), value("KAFKA_TOPIC_ODDS"));
@@ -40,7 +39,7 @@ impl OddsTopic {
         OddsTopic { brokers, name }
     }
 
-    /// Publishes in this order, and returns when Kafka has all of it.
+    /// Publishes in this order, and returns once Kafka has acknowledged everything.
     pub async fn publish(&self, records: Vec<KeyAndPayload>) {
         let (brokers, name) = (self.brokers.clone(), self.name.clone());
         let publishing = tokio::task::spawn_blocking(move || {
@@ -61,7 +60,7 @@ impl OddsTopic {
         publishing.await.unwrap();
     }
 
-    /// Waits until a group has committed everything that the topic holds.
+    /// Waits until a group has committed everything in the topic.
     pub async fn until_done(&self, group: &str) {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
@@ -92,10 +91,10 @@ impl OddsTopic {
     }
 }
 
-/// Of each partition: where a group's next read begins, and the end.
+/// For each partition: the committed offset of a group, and the end offset.
 pub type Positions = BTreeMap<i32, (i64, i64)>;
 
-/// What a group has committed of the topic of updates; nothing where there is no topic.
+/// A group's committed offsets of the topic of updates; empty if the topic does not exist.
 pub fn positions(sandbox: &Sandbox, group: &str) -> Positions {
     let (brokers, topic) = (
         sandbox.value("KAFKA_BROKERS").unwrap(),

@@ -1,5 +1,5 @@
-//! What somebody else writes into Kafka, Redis or the database is believed no more than what a
-//! supplier sends.
+//! Data written by others to Kafka, Redis or the database is validated as strictly as a supplier's
+//! data.
 
 use redis::Commands;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ async fn publish(topic: &OddsTopic, frames: &[Value]) {
     topic.publish(records).await;
 }
 
-/// The markets of the event at REST: name, line, version and status.
+/// The markets of the event from REST: name, line, version and status.
 async fn shown(platform: &TestPlatform) -> Vec<(String, Value, i64, String)> {
     let (_, odds) = get_json(&platform.url(&format!("/v1/events/{EVENT}/odds"))).await;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -76,7 +76,7 @@ fn redis_of(folder: &Folder) -> redis::Connection {
 /// A8 and A11: other producers write to the topic as well.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn records_beyond_belief_become_dead_letters() {
+async fn implausible_records_become_dead_letters() {
     let folder = Folder::on_real_engines();
     let topic = OddsTopic::make(&folder).await;
     let platform = TestPlatform::start_in(folder, &ROLES).await;
@@ -125,7 +125,7 @@ async fn records_beyond_belief_become_dead_letters() {
         ["future", "future", "unknown_type", "unknown_type"]
     );
 
-    // Restarted, on the same database and the same topic: the same.
+    // A restart on the same database and topic gives the same result.
     let folder = platform.stop().await;
     let platform = TestPlatform::start_in(folder, &ROLES).await;
     until_shown(&platform, 3, "suspended").await;
@@ -134,10 +134,10 @@ async fn records_beyond_belief_become_dead_letters() {
     platform.stop().await;
 }
 
-/// A8: rows and keys that an earlier version took.
+/// A8: invalid rows and keys accepted by an earlier version.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_poisoned_row_and_hot_copy_give_way() {
+async fn poisoned_row_and_hot_copy_are_replaced() {
     let folder = Folder::on_real_engines();
     let topic = OddsTopic::make(&folder).await;
     let platform = TestPlatform::start_in(folder, &ROLES).await;
@@ -165,11 +165,7 @@ async fn a_poisoned_row_and_hot_copy_give_way() {
         .unwrap();
 
     let platform = TestPlatform::start_in(folder, &ROLES).await;
-    assert_eq!(
-        shown(&platform).await,
-        [],
-        "what is not believed is not shown"
-    );
+    assert_eq!(shown(&platform).await, [], "implausible data is not shown");
     publish(&topic, &[suspended(&ago(30), 2)]).await;
     until_shown(&platform, 2, "suspended").await;
     topic
@@ -180,10 +176,10 @@ async fn a_poisoned_row_and_hot_copy_give_way() {
     platform.stop().await;
 }
 
-/// A9: anybody who may publish on the channel.
+/// A9: anybody with permission to publish on the channel.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn forged_broadcasts_shut_no_true_price_out() {
+async fn forged_broadcasts_block_no_genuine_price() {
     let folder = Folder::on_real_engines();
     let topic = OddsTopic::make(&folder).await;
     let platform = TestPlatform::start_in(folder, &ROLES).await;
@@ -209,7 +205,7 @@ async fn forged_broadcasts_shut_no_true_price_out() {
             .await;
     }
     assert_eq!(shown(&platform).await[0].2, 1);
-    // Within the skew: the hot copy puts it right, without any true price.
+    // Within the allowed clock skew: the hot copy corrects it, without a genuine price.
     forge(&frame(&ago(-240), 902), r#","seq":50"#);
     platform
         .until_metric(Role::Odds, "odds_mirror_corrections_total", |count| {
@@ -217,7 +213,7 @@ async fn forged_broadcasts_shut_no_true_price_out() {
         })
         .await;
     until_shown(&platform, 1, "open").await;
-    // In the past, under a large number: the next true price contradicts it.
+    // In the past, with a large seq: the next genuine price replaces it.
     forge(&frame(&ago(5), 903), r#","seq":1700000000000"#);
     until_shown(&platform, 903, "open").await;
     publish(&topic, &[suspended(&ago(20), 2)]).await;
@@ -227,10 +223,10 @@ async fn forged_broadcasts_shut_no_true_price_out() {
     platform.stop().await;
 }
 
-/// A10: two deployments on one Redis, apart by database number, with the same channel.
+/// A10: two deployments on one Redis, separated by database number, with the same channel.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn two_deployments_on_one_redis_show_their_own_prices() {
+async fn deployments_sharing_redis_stay_separate() {
     let channel = format!("shared_{:016x}", fastrand::u64(..));
     let variables = [ROLES[0], ("REDIS_PUBSUB_CHANNEL", channel.as_str())];
     let mut both = Vec::new();
@@ -240,7 +236,7 @@ async fn two_deployments_on_one_redis_show_their_own_prices() {
         let platform = TestPlatform::start_in(folder, &variables).await;
         both.push((platform, topic, version));
     }
-    // The later of the two would win in both.
+    // Without separation, the later one would win in both.
     for (_, topic, version) in &both {
         publish(topic, &[frame(&ago(60 - version), *version)]).await;
     }
@@ -252,7 +248,7 @@ async fn two_deployments_on_one_redis_show_their_own_prices() {
             .await;
         assert_eq!(shown(platform).await[0].2, *version);
     }
-    // A writer of the original names no deployment, and is heard.
+    // The original's writers name no deployment, and are accepted.
     let mut redis = redis_of(&both[0].0.folder);
     let message = format!(r#"{{"eventId":"{EVENT}","payload":{}}}"#, frame(&ago(1), 7));
     let _: () = redis.publish(&channel, message).unwrap();
@@ -264,10 +260,10 @@ async fn two_deployments_on_one_redis_show_their_own_prices() {
     }
 }
 
-/// B5: another process knows both markets from the hot copy.
+/// B5: another process reads both markets from the hot copy.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_market_named_like_a_line_is_kept_beside_it() {
+async fn market_named_like_a_line_is_separate() {
     let folder = Folder::on_real_engines();
     let topic = OddsTopic::make(&folder).await;
     let platform = TestPlatform::start_in(folder, &ROLES).await;

@@ -1,4 +1,4 @@
-//! An entry of Redis is damaged from outside: its event alone is marked, and it is written again.
+//! A damaged Redis entry: only its event is marked stale, and the entry is rewritten.
 
 use serde_json::Value;
 
@@ -7,8 +7,8 @@ use crate::support::{PrivateEngine, get_json};
 
 const EVENTS: usize = 3;
 
-/// A string in the place of the hash, and a field that no later state replaces. Nothing changes
-/// meanwhile.
+/// A string in place of the hash, and a field whose order no later state can exceed. The event does
+/// not change meanwhile.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
 async fn damaged_redis_entry_is_repaired() {
@@ -20,7 +20,7 @@ async fn damaged_redis_entry_is_repaired() {
     let events: Vec<String> = cluster.supplier.events().collect();
     cluster.supplier.send_at(100);
     let follower = Follower::of(odds.odds(), events.clone()).await;
-    follower.until_told(&events, 5).await;
+    follower.until_received(&events, 5).await;
     cluster.supplier.send_at(0);
     let last = outage::fall_silent(&cluster, &follower).await;
     let mut connection = redis::Client::open(redis.address())
@@ -38,7 +38,7 @@ async fn damaged_redis_entry_is_repaired() {
             .iter()
             .for_each(|argument| _ = command.arg(argument));
         let _: redis::Value = command.query(&mut connection).unwrap();
-        // One that starts now reads what is there.
+        // A process that starts now reads the damaged entry.
         let late = cluster.start("odds").await;
         let of = |event: &str| format!("http://{}/v1/events/{event}/odds", late.odds());
         for event in &events[1..] {
@@ -46,7 +46,7 @@ async fn damaged_redis_entry_is_repaired() {
             assert_eq!(
                 (status, &odds[0]["stale"]),
                 (200, &Value::Null),
-                "the others are not affected: {odds}"
+                "other events are not affected: {odds}"
             );
         }
         let is_marked = get_json(&of(&events[0])).await.1[0]["stale"] == true;
@@ -61,7 +61,7 @@ async fn damaged_redis_entry_is_repaired() {
         let newcomer = Follower::of(late.odds(), events.clone()).await;
         newcomer.until_at(&last).await;
     }
-    // A processor that starts now holds no book of a quiet event. It has the states from the
+    // A processor that starts now has no book of a quiet event. It restores the state from the
     // database.
     processor.kill().await;
     let _processor = cluster.start("processor").await;
@@ -81,6 +81,6 @@ async fn damaged_redis_entry_is_repaired() {
     let newcomer = Follower::of(late.odds(), events.clone()).await;
     newcomer.until_at(&last).await;
     cluster.supplier.send_at(100);
-    follower.until_told(&events, 3).await;
+    follower.until_received(&events, 3).await;
     follower.check();
 }

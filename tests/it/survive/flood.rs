@@ -1,5 +1,5 @@
-//! Anonymous clients ask for events that do not exist, while the database is some way off: nobody
-//! else notices.
+//! Anonymous clients subscribe to events that do not exist while the database is slow: nobody else
+//! is affected.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,15 +13,16 @@ use tokio::time::{interval, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
-    FakeSupplier, Folder, OddsClient, SlowGate, SupplierLink, TestPlatform, get_json, until, within,
+    FakeSupplier, Folder, OddsClient, SlowTcpProxy, SupplierLink, TestPlatform, get_json, until,
+    within,
 };
 
-/// Sessions that ask, and how often each does in a second.
+/// Flooding sessions, and the subscriptions per second of each.
 const FLOODING: usize = 8;
 const RATE: u64 = 120;
 /// How long the flood lasts before the market is suspended.
 const FLOOD: Duration = Duration::from_secs(3);
-/// From then on no bet is taken. Without the flood it takes some milliseconds.
+/// After this time no bet is accepted. Without the flood it takes some milliseconds.
 const SUSPENDED_WITHIN: Duration = Duration::from_secs(3);
 
 fn market(event: &str, version: u64, status: &str) -> String {
@@ -35,7 +36,7 @@ fn market(event: &str, version: u64, status: &str) -> String {
     .to_string()
 }
 
-/// Subscribes to ids that no event has, each once, within every limit.
+/// Subscribes to ids of nonexistent events, each once, within every limit.
 async fn flood(address: std::net::SocketAddr, session: usize, asked: Arc<AtomicUsize>) {
     let (mut to, mut from) = OddsClient::connect(address).await.socket.split();
     tokio::spawn(async move { while let Some(Ok(_)) = from.next().await {} });
@@ -52,8 +53,8 @@ async fn flood(address: std::net::SocketAddr, session: usize, asked: Arc<AtomicU
     }
 }
 
-/// The supplier: a new event each half second, and a price of `LIVE` each tenth of a second.
-/// Suspends `E` when told.
+/// The supplier: a new event every half second, and a price of `LIVE` every tenth of a second.
+/// Suspends `E` on request.
 async fn supply(
     mut link: SupplierLink,
     sent: Arc<Mutex<HashMap<u64, Instant>>>,
@@ -97,7 +98,7 @@ async fn follow(
 
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn flood_of_unknown_ids_delays_no_suspension() {
+async fn unknown_id_flood_delays_no_suspension() {
     let folder = Folder::on_real_engines();
     let mut database = url::Url::parse(folder.sandbox().value("DATABASE_URL").unwrap()).unwrap();
     let engine = format!(
@@ -105,9 +106,9 @@ async fn flood_of_unknown_ids_delays_no_suspension() {
         database.host_str().unwrap(),
         database.port().unwrap_or(5432)
     );
-    let gate = SlowGate::to(&engine, Duration::from_millis(10)).await;
-    database.set_ip_host(gate.address().ip()).unwrap();
-    database.set_port(Some(gate.address().port())).unwrap();
+    let proxy = SlowTcpProxy::to(&engine, Duration::from_millis(10)).await;
+    database.set_ip_host(proxy.address().ip()).unwrap();
+    database.set_port(Some(proxy.address().port())).unwrap();
     let supplier = FakeSupplier::start().await;
     let (url, database) = (supplier.url(), database.to_string());
     let variables = [
@@ -140,7 +141,7 @@ async fn flood_of_unknown_ids_delays_no_suspension() {
         "userId": "u", "eventId": "E", "market": "1x2", "selection": "home", "stake_cents": 100, "odd_value": 1.5,
     });
     let bets = platform.bets();
-    until("bets are taken", async || {
+    until("bets are accepted", async || {
         (post(bets, "/bets", bet.clone()).await.0 == 200).then_some(())
     })
     .await;
@@ -178,13 +179,13 @@ async fn flood_of_unknown_ids_delays_no_suspension() {
         sleep_until(tokio::time::Instant::now() + Duration::from_millis(60)).await;
     }
     eprintln!(
-        "bets taken after the suspension: {}, the last one after {last:?}",
+        "bets accepted after the suspension: {}, the last one after {last:?}",
         early + late
     );
     assert!(!delays.lock().unwrap().is_empty(), "changes arrive");
     report("in the flood", &delays);
-    eprintln!("{} ids asked for", asked.load(Ordering::Relaxed));
-    assert_eq!(late, 0, "bets at a suspended market");
+    eprintln!("{} ids requested", asked.load(Ordering::Relaxed));
+    assert_eq!(late, 0, "bets on a suspended market");
     let (status, odds) = get_json(&platform.url("/v1/events/LIVE/odds")).await;
     assert_eq!(
         (status, &odds[0]["status"]),

@@ -1,4 +1,4 @@
-//! Databases that are not what a process expects: without a table, and of another deployment.
+//! Unexpected databases: one without tables, and one of another deployment.
 
 use serde_json::json;
 
@@ -34,15 +34,16 @@ async fn first_start_logs_no_fault() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// Each bet is unknown there. They become dead letters, slowly, and the log says why in one line.
+/// The bets are unknown in that database. They become dead letters at a limited rate, and the log
+/// gives the reason in one line.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn bets_of_another_deployment_are_logged_once() {
+async fn foreign_bets_are_logged_once() {
     const BETS: usize = 200;
     let mut cluster = Cluster::new(1, &[]).await;
     let topic = OddsTopic::make(&cluster.folder).await;
     cluster.set("KAFKA_TOPIC_BET_PLACED", &topic.name);
-    // No two topics may be the same.
+    // No two topics may have the same name.
     cluster.set("KAFKA_TOPIC_ODDS", &format!("{}_odds", topic.name));
     let confirmation = cluster.start("confirmation").await;
     let bet = |n: usize| {
@@ -53,7 +54,7 @@ async fn bets_of_another_deployment_are_logged_once() {
     };
     topic.publish((0..BETS).map(bet).collect()).await;
     let name = "bets_dead_letters_total{reason=\"unknown_bet\"}";
-    until("they are dead letters", || async {
+    until("all are dead letters", || async {
         confirmation
             .metric("confirmation", name)
             .await
@@ -63,11 +64,11 @@ async fn bets_of_another_deployment_are_logged_once() {
     let log = confirmation.log();
     let lines: Vec<_> = log
         .lines()
-        .filter(|line| line.contains("no bet that can be decided"))
+        .filter(|line| line.contains("bet_placed record sent to dead letters"))
         .collect();
     assert!((1..=3).contains(&lines.len()), "{lines:#?}");
     assert!(
-        lines[0].contains("is DATABASE_URL the one of the role bets"),
+        lines[0].contains("check that DATABASE_URL matches the bets role"),
         "{}",
         lines[0]
     );

@@ -1,5 +1,5 @@
-//! Several processors and several odds processes: partitions move, and every client is told the
-//! same.
+//! Several processors and several odds processes: partitions move, and all clients receive the same
+//! data.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::outcome::{assert_quiet_log, hot_copy, until_everywhere};
 use super::witness::Witness;
 use crate::support::{Cluster, Database, PATIENT, ServerProcess, until};
 
-/// Waits until a processor has stored and told something.
+/// Waits until a processor has stored and published something.
 async fn until_works(process: &ServerProcess) {
     for name in [
         "odds_proc_messages_consumed_total",
@@ -24,9 +24,10 @@ async fn until_works(process: &ServerProcess) {
     }
 }
 
+/// While partitions move between processors, nothing is lost, duplicated or reordered.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn partitions_move_between_processors_and_nothing_is_lost_doubled_or_out_of_order() {
+async fn rebalances_lose_and_reorder_nothing() {
     let cluster = Cluster::new(20, &PATIENT).await;
     let (mut first, mut second) = (
         cluster.start("processor").await,
@@ -37,7 +38,7 @@ async fn partitions_move_between_processors_and_nothing_is_lost_doubled_or_out_o
     let witness = Witness::of(odds.odds(), &cluster.supplier).await;
     let moves = async |what: &str| {
         let took = witness.until_every_event_moves(&cluster.supplier).await;
-        println!("{what}: every event is told again after {took:.1?}");
+        println!("{what}: every event is published again after {took:.1?}");
     };
     moves("at first").await;
     until_works(&first).await;
@@ -66,23 +67,27 @@ async fn partitions_move_between_processors_and_nothing_is_lost_doubled_or_out_o
     }
     for process in [&third, &fourth] {
         let page = process.metrics("processor").await;
-        let told = |line: &&str| {
+        let is_counter = |line: &&str| {
             line.starts_with("odds_proc_updates_")
                 || line.starts_with("odds_proc_messages_consumed")
         };
         println!(
             "{}",
-            page.lines().filter(told).collect::<Vec<_>>().join("\n")
+            page.lines()
+                .filter(is_counter)
+                .collect::<Vec<_>>()
+                .join("\n")
         );
     }
     let seen = witness.seen();
     println!(
-        "{} updates told, {} conflated, silent for {:.1?} at most",
+        "{} updates received, {} conflated, longest silence {:.1?}",
         seen.updates, seen.conflated, seen.silence
     );
 }
 
-/// Fails where the two know different numbers of one change. Gives how many both know.
+/// Panics if the two clients know different numbers of one change. Returns how many changes both
+/// know.
 fn assert_same(one: &BTreeMap<(String, i64), u64>, other: &BTreeMap<(String, i64), u64>) -> usize {
     let both = one
         .iter()
@@ -94,9 +99,10 @@ fn assert_same(one: &BTreeMap<(String, i64), u64>, other: &BTreeMap<(String, i64
     both.len()
 }
 
+/// Every client of every odds process receives the same sequence number for the same change.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn every_client_of_every_odds_process_is_told_the_same_number_for_the_same_change() {
+async fn seq_is_equal_on_all_odds_processes() {
     let cluster = Cluster::new(20, &PATIENT).await;
     let supplier = &cluster.supplier;
     let mut processor = cluster.start("processor").await;
@@ -107,16 +113,16 @@ async fn every_client_of_every_odds_process_is_told_the_same_number_for_the_same
         witnesses.push(Witness::of(process.odds(), supplier).await);
     }
     witnesses[1].until_more(supplier, 2_000).await;
-    // Clients and an instance that come late start from a snapshot.
+    // Clients and an instance that join late start from a snapshot.
     witnesses.push(Witness::of(odds[0].odds(), supplier).await);
     odds.push(cluster.start("odds").await);
     witnesses.push(Witness::of(odds[2].odds(), supplier).await);
     witnesses[3].until_more(supplier, 1_000).await;
-    // Whoever numbers the changes is another one from here on.
+    // From here on another processor numbers the changes.
     let _second = cluster.start("processor").await;
     processor.kill().await;
     let took = witnesses[3].until_every_event_moves(supplier).await;
-    println!("another processor: every event is told again after {took:.1?}");
+    println!("another processor: every event is published again after {took:.1?}");
     witnesses.push(Witness::of(odds[2].odds(), supplier).await);
     witnesses[4].until_more(supplier, 1_000).await;
     supplier.send_at(0);
@@ -140,13 +146,13 @@ async fn every_client_of_every_odds_process_is_told_the_same_number_for_the_same
     }
     for event in supplier.events() {
         let stored = format!("SELECT seq AS number FROM odds_current WHERE event_id = '{event}'");
-        let (told, _) = first.last[&event];
+        let (published, _) = first.last[&event];
         assert_eq!(
             (
                 hot_copy(&cluster, &event).2,
                 database.number(&stored) as u64
             ),
-            (told, told),
+            (published, published),
             "{event}"
         );
     }

@@ -1,5 +1,5 @@
-//! Kafka goes away under load: the supplier is held back, nothing of what it sent is lost, and
-//! nothing old looks new.
+//! Kafka outage under load: the supplier is blocked, none of its updates is lost, and no old price
+//! is shown as new.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,13 @@ const EVENTS: usize = 20;
 
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn the_supplier_is_held_back_while_kafka_is_stopped_and_nothing_is_lost() {
+async fn stopped_kafka_blocks_supplier_without_loss() {
     away(false).await;
 }
 
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn the_supplier_is_held_back_while_kafka_is_killed_and_nothing_is_lost() {
+async fn killed_kafka_blocks_supplier_without_loss() {
     away(true).await;
 }
 
@@ -33,7 +33,7 @@ async fn away(is_killed: bool) {
     let events: Vec<String> = cluster.supplier.events().collect();
     cluster.supplier.send_at(300);
     let follower = Follower::of(odds.odds(), events.clone()).await;
-    follower.until_told(&events, 5).await;
+    follower.until_received(&events, 5).await;
 
     let costs = Costs::of(&[
         ("ingest", &ingest),
@@ -52,12 +52,12 @@ async fn away(is_killed: bool) {
         until_down(&processor, "processor", "bus").await
     );
     let sent = cluster.supplier.sent();
-    // It has left its group, as far as it knows, and reads nothing before it is in it again.
+    // The processor believes that it has left its group, and reads nothing until it has rejoined.
     eprintln!(
         "readiness: {}",
         until_down(&processor, "processor", "live group").await
     );
-    // No processor follows the bus, so prices may be old: marked, and still to be had.
+    // No processor follows the bus, so prices may be old: they are marked stale and still served.
     eprintln!("readiness: {}", until_down(&odds, "odds", "feed").await);
     let newcomer = Follower::of(odds.odds(), events.clone()).await;
     newcomer.until_at(&[1; EVENTS]).await;
@@ -83,7 +83,7 @@ async fn away(is_killed: bool) {
     let known: Vec<i64> = events.iter().map(|event| follower.last(event).1).collect();
     kafka.start().await;
     let back = Instant::now();
-    // Prices are not said to be new again before the processor reads on.
+    // Prices must not count as fresh before the processor reads again.
     let asking = until_up(&odds, "odds");
     if tokio::time::timeout(Duration::from_secs(80), asking)
         .await
@@ -102,11 +102,11 @@ async fn away(is_killed: bool) {
     let (_, body) = readiness(&processor, "processor").await;
     assert!(
         !body.contains("live group"),
-        "odds is ready after {:?}: {body}",
+        "odds became ready after {:?}: {body}",
         back.elapsed()
     );
     eprintln!(
-        "prices count as new {:?} after Kafka is back",
+        "prices count as fresh {:?} after Kafka is back",
         back.elapsed()
     );
     eventually("new prices", async || {
@@ -123,8 +123,11 @@ async fn away(is_killed: bool) {
     );
     until_up(&ingest, "ingest").await;
     until_up(&processor, "processor").await;
-    eprintln!("all are ready {:?} after Kafka is back", back.elapsed());
-    follower.until_told(&events, 20).await;
+    eprintln!(
+        "all roles are ready {:?} after Kafka is back",
+        back.elapsed()
+    );
+    follower.until_received(&events, 20).await;
     newcomer.check();
     let last = fall_silent(&cluster, &follower).await;
     eprintln!("over {} connections", cluster.supplier.connections());
@@ -136,8 +139,8 @@ async fn away(is_killed: bool) {
     costs.report("Kafka back").await;
 }
 
-/// All that the supplier sent over its last connection is in the history once, and nothing else
-/// twice.
+/// All updates sent over the supplier's last connection are in the history, and the history has no
+/// duplicates.
 async fn stored_since_it_reconnected(cluster: &Cluster, database: &Database, last: &[i64]) {
     let sent = cluster.supplier.sent_last();
     for (number, last) in last.iter().enumerate() {

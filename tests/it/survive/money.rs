@@ -1,5 +1,5 @@
-//! Bets under everything at once: killed processes, engines that go away, and a supplier that fails
-//! in every way it can.
+//! Bets under all failures at once: killed processes, engine outages, and a supplier that fails in
+//! every possible way.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,12 +17,12 @@ use crate::support::{
 const EVENTS: usize = 4;
 const CLIENTS: usize = 16;
 const KILLS: usize = 20;
-/// What every user begins with, in cents.
+/// The initial balance of every user, in cents.
 const START: i64 = 1_000_000;
 /// The money roles, which are killed.
 const ROLES: [&str; 3] = ["bets", "wallet", "confirmation"];
 
-/// Where the processes are now: each start gives another port.
+/// The current addresses of the processes: each start uses another port.
 #[derive(Default)]
 struct Where {
     bets: Mutex<Option<SocketAddr>>,
@@ -39,7 +39,7 @@ impl Where {
     }
 }
 
-/// What all clients know in the end.
+/// The combined knowledge of all clients at the end.
 #[derive(Default)]
 struct Account {
     /// Each bet with the first answer to its key.
@@ -51,7 +51,7 @@ struct Account {
     gave_up: AtomicBool,
 }
 
-/// A client that asks again, with the same key, until it knows.
+/// A client that retries with the same key until the answer is final.
 struct Client {
     number: usize,
     http: reqwest::Client,
@@ -61,11 +61,11 @@ struct Client {
 
 impl Client {
     fn user(&self) -> String {
-        // Some share a wallet.
+        // Some clients share a wallet.
         format!("USER_{:03}", self.number % (CLIENTS - 4))
     }
 
-    /// Asks until there is an answer that is final.
+    /// Retries until there is a final answer.
     async fn certain(
         &self,
         place: impl Fn() -> Option<SocketAddr>,
@@ -73,7 +73,7 @@ impl Client {
         body: &Value,
         key: &str,
     ) -> (u16, Value) {
-        let last = Mutex::new(String::from("never asked: no process had an address"));
+        let last = Mutex::new(String::from("no request sent: no process had an address"));
         let asking = async {
             loop {
                 if let Some(address) = place() {
@@ -82,7 +82,7 @@ impl Client {
                         .post(format!("http://{address}{path}"))
                         .header("Idempotency-Key", key);
                     let request = request.header("Content-Type", "application/json");
-                    let heard = match request.body(body.to_string()).send().await {
+                    let outcome = match request.body(body.to_string()).send().await {
                         Ok(answer) => {
                             let status = answer.status().as_u16();
                             let text = answer.text().await.unwrap_or_default();
@@ -96,7 +96,7 @@ impl Client {
                         }
                         Err(error) => format!("{error:?}"),
                     };
-                    *last.lock().unwrap() = format!("{address}: {heard}");
+                    *last.lock().unwrap() = format!("{address}: {outcome}");
                 }
                 self.account.retries.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -105,7 +105,7 @@ impl Client {
         let answer = tokio::time::timeout(Duration::from_secs(120), asking).await;
         answer.unwrap_or_else(|_| {
             panic!(
-                "{key}, {path}: no answer in two minutes, the last: {}",
+                "{key}, {path}: no final answer in two minutes, the last: {}",
                 last.lock().unwrap()
             )
         })
@@ -169,9 +169,10 @@ impl Client {
     }
 }
 
+/// No money is lost or created and every bet is decided, whatever fails.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
+async fn failures_keep_money_and_bets_consistent() {
     let (kafka, redis) = (
         PrivateEngine::up("kafka").await,
         PrivateEngine::up("redis").await,
@@ -240,7 +241,7 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
     }
     let placed = || account.placed.lock().unwrap().len();
     let before = placed();
-    eventually("bets are taken again", async || {
+    eventually("bets are accepted again", async || {
         (placed() > before + 50).then_some(())
     })
     .await;
@@ -251,7 +252,7 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
     let took = began.elapsed();
     assert!(
         !account.gave_up.load(Ordering::Relaxed),
-        "some client was hardly served"
+        "a client was starved"
     );
 
     let database = Database::of_cluster(&cluster);
@@ -261,10 +262,9 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
     })
     .await;
     let open = "SELECT (SELECT count(*) FROM supplier_cancels WHERE done_at IS NULL) + (SELECT count(*) FROM outbox) AS number";
-    eventually(
-        "everything is told to the bus and to the supplier",
-        async || (database.number(open) == 0).then_some(()),
-    )
+    eventually("outbox and cancel queue are empty", async || {
+        (database.number(open) == 0).then_some(())
+    })
     .await;
 
     let variables: Vec<_> = cluster
@@ -284,7 +284,7 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
         String::from_utf8_lossy(&verified.stderr)
     );
 
-    // What clients were told is what there is: no more bets, and no fewer.
+    // The database agrees with the clients: no more bets, and no fewer.
     let number =
         |sql: &str| database.number(&format!("SELECT coalesce({sql}, 0)::bigint AS number"));
     let placed = account.placed.lock().unwrap().clone();
@@ -298,10 +298,10 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
     assert_eq!(
         held + staked,
         deposited - withdrawn,
-        "no money made or lost"
+        "no money is created or lost"
     );
 
-    // What the supplier's books say of each bet is what ours say.
+    // The supplier's register agrees with ours on each bet.
     let (mut ends, http) = (BTreeMap::new(), reqwest::Client::new());
     let bets = *places.bets.lock().unwrap();
     for answer in placed.values() {
@@ -334,5 +334,5 @@ async fn no_money_is_lost_or_made_and_every_bet_ends_whatever_fails() {
         account.refused.load(Ordering::Relaxed),
         account.retries.load(Ordering::Relaxed),
     );
-    assert!(ends.len() == 3, "each end was reached: {ends:?}");
+    assert!(ends.len() == 3, "each final status occurs: {ends:?}");
 }

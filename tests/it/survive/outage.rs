@@ -1,5 +1,5 @@
-//! What is watched while an engine is away: a client that keeps account, and what each process
-//! costs.
+//! Observers for an engine outage: a client that records what it receives, and the resource use of
+//! each process.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,15 +11,15 @@ use tokio::task::JoinHandle;
 
 use crate::support::{Cluster, Database, OddsClient, ServerProcess, SteadySupplier, get_text};
 
-/// How long an engine is away.
+/// How long an engine is down.
 pub const OUTAGE: Duration = Duration::from_secs(20);
-/// Engines come and go slowly, and machines are busy.
+/// Engines start and stop slowly, and machines are busy.
 const WAIT_LIMIT: Duration = Duration::from_secs(90);
-/// The most lines that a process may log in an outage.
+/// The most lines that a process may log during an outage.
 const MAX_LINES: usize = 80;
 
-/// A cluster whose supplier is not taken for gone when it falls silent: its markets would be
-/// suspended, by updates that it did not send.
+/// A cluster whose supplier may be silent without being considered lost: otherwise its markets
+/// would be suspended, by updates it did not send.
 pub async fn cluster(events: usize, variables: &[(&str, &str)]) -> Cluster {
     Cluster::new(
         events,
@@ -28,7 +28,7 @@ pub async fn cluster(events: usize, variables: &[(&str, &str)]) -> Cluster {
     .await
 }
 
-/// As [`crate::support::until`], with more patience.
+/// Like [`crate::support::until`], with a longer deadline.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
@@ -40,26 +40,26 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
     };
     match tokio::time::timeout(WAIT_LIMIT, asking).await {
         Ok(value) => value,
-        Err(_) => panic!("not within {WAIT_LIMIT:?}: {what}"),
+        Err(_) => panic!("timed out after {WAIT_LIMIT:?}: {what}"),
     }
 }
 
-/// A client that subscribed to events and keeps account of what it is told.
+/// A client that has subscribed to events and records what it receives.
 pub struct Follower {
     account: Arc<Mutex<Account>>,
     reading: JoinHandle<()>,
 }
 
-/// What a client knows.
+/// The state of a client.
 #[derive(Default)]
 pub struct Account {
-    /// Of each event the last number and version.
+    /// The last seq and version of each event.
     pub last: HashMap<String, (u64, i64)>,
-    /// How many updates came of each event.
+    /// The number of updates received for each event.
     pub updates: HashMap<String, usize>,
-    /// What it was told of the feed: snapshots that are marked, and `feed` messages.
+    /// The feed states it received: snapshots marked stale, and `feed` messages.
     pub feed: Vec<String>,
-    /// What it must never be told.
+    /// Messages that violate the protocol's guarantees.
     faults: Vec<String>,
 }
 
@@ -87,7 +87,7 @@ impl Account {
             payload["version"].as_i64().unwrap_or(0),
         );
         let (last_seq, last_version) = self.last.get(&event).copied().unwrap_or_default();
-        // The same again is what a client drops by its number.
+        // A client drops a repeated change by its seq.
         let is_again = seq == last_seq && version == last_version;
         let grows = seq > last_seq && version >= last_version;
         if !is_again && !grows {
@@ -110,11 +110,11 @@ impl Follower {
             client.subscribe(&event).await;
         }
         let account = Arc::new(Mutex::new(Account::default()));
-        let told = account.clone();
+        let shared = account.clone();
         let reading = tokio::spawn(async move {
             use futures_util::StreamExt;
             while let Some(message) = client.socket.next().await {
-                let mut account = told.lock().unwrap();
+                let mut account = shared.lock().unwrap();
                 match message {
                     Ok(tokio_tungstenite::tungstenite::Message::Text(text)) => {
                         account.take(&serde_json::from_str(&text).unwrap());
@@ -123,25 +123,24 @@ impl Follower {
                         account.faults.push(format!("closed: {frame:?}"));
                     }
                     Ok(_) => {}
-                    Err(error) => account.faults.push(format!("broke off: {error}")),
+                    Err(error) => account.faults.push(format!("disconnected: {error}")),
                 }
             }
         });
         Follower { account, reading }
     }
 
-    /// Its account.
     pub fn account(&self) -> MutexGuard<'_, Account> {
         self.account.lock().unwrap()
     }
 
-    /// The last number and version that it knows of an event.
+    /// The last seq and version it has of an event.
     pub fn last(&self, event: &str) -> (u64, i64) {
         self.account().last.get(event).copied().unwrap_or_default()
     }
 
-    /// Waits until it was told so many updates more of each of these events.
-    pub async fn until_told(&self, events: &[String], more: usize) {
+    /// Waits until it has received this many more updates of each of these events.
+    pub async fn until_received(&self, events: &[String], more: usize) {
         let count = |event: &String| self.account().updates.get(event).copied().unwrap_or(0);
         let wanted: Vec<usize> = events.iter().map(|event| count(event) + more).collect();
         eventually(&format!("{more} updates of every event"), async || {
@@ -155,7 +154,7 @@ impl Follower {
         self.check();
     }
 
-    /// Waits until it knows at least these versions of events 0, 1, ….
+    /// Waits until it has at least these versions of events 0, 1, ….
     pub async fn until_at(&self, versions: &[i64]) {
         eventually(&format!("versions {versions:?}"), async || {
             let known = |(number, version): (usize, &i64)| {
@@ -167,7 +166,7 @@ impl Follower {
         self.check();
     }
 
-    /// Fails where it was told something old as new, or cut off.
+    /// Panics if it received an old change as new, or was disconnected.
     pub fn check(&self) {
         let faults = &self.account().faults;
         assert!(
@@ -185,14 +184,14 @@ impl Drop for Follower {
     }
 }
 
-/// What processes cost from a moment on.
+/// The resource use of processes from a moment on.
 pub struct Costs<'a> {
     since: Instant,
     of: Vec<(&'static str, &'a ServerProcess, f64, usize)>,
 }
 
 impl<'a> Costs<'a> {
-    /// From now on.
+    /// Starts measuring now.
     pub fn of(processes: &[(&'static str, &'a ServerProcess)]) -> Costs<'a> {
         let begin = |(name, process): &(&'static str, &'a ServerProcess)| {
             (
@@ -208,7 +207,7 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// Prints what they cost, and fails where one has ended or flooded its log.
+    /// Prints the resource use, and panics if a process has ended or flooded its log.
     pub async fn report(&self, what: &str) {
         for (name, process, cpu, lines) in &self.of {
             let share =
@@ -222,7 +221,7 @@ impl<'a> Costs<'a> {
             );
             assert!(
                 new.len() < MAX_LINES,
-                "{name} logs without end:\n{}",
+                "{name} floods its log:\n{}",
                 new.join("\n")
             );
             for line in new {
@@ -266,16 +265,13 @@ pub async fn readiness(process: &ServerProcess, role: &str) -> (u16, String) {
     get_text(&format!("http://{}/healthz", process.health[role])).await
 }
 
-/// Waits until a role is not ready and names what is down; gives the body.
+/// Waits until a role is not ready and names a failing check; returns the body.
 pub async fn until_down(process: &ServerProcess, role: &str, what: &str) -> String {
     let named = format!("\"{what}\"");
-    eventually(
-        &format!("{role} says that the {what} is down"),
-        async || {
-            let (status, body) = readiness(process, role).await;
-            (status == 503 && body.contains(&named)).then_some(body)
-        },
-    )
+    eventually(&format!("{role} reports that {what} is down"), async || {
+        let (status, body) = readiness(process, role).await;
+        (status == 503 && body.contains(&named)).then_some(body)
+    })
     .await
 }
 
@@ -287,12 +283,12 @@ pub async fn until_up(process: &ServerProcess, role: &str) {
     .await;
 }
 
-/// The supplier falls silent; gives the last versions, when the platform has taken everything that
-/// was sent.
+/// Silences the supplier; returns the last versions, after the platform has processed everything
+/// that was sent.
 pub async fn fall_silent(cluster: &Cluster, follower: &Follower) -> Vec<i64> {
     cluster.supplier.send_at(0);
     let mut before = cluster.supplier.sent();
-    let last = eventually("the supplier has sent all", async || {
+    let last = eventually("the supplier has sent everything", async || {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let sent = std::mem::replace(&mut before, cluster.supplier.sent());
         (sent == before).then(|| cluster.supplier.last())
@@ -302,7 +298,7 @@ pub async fn fall_silent(cluster: &Cluster, follower: &Follower) -> Vec<i64> {
     last
 }
 
-/// Waits until the history has all versions from the first to the last of each event, each once,
+/// Waits until the history has all versions of each event from the first to the last, each once,
 /// and the current odds are the last.
 pub async fn until_stored(database: &Database, last: &[i64]) {
     for (number, version) in last.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What must stand in every place in the end, whatever happened on the way.
+//! The state that every store must reach in the end, whatever happened on the way.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::witness::{rest_version, until_all};
 use crate::support::{Cluster, Database, Positions, ServerProcess, SteadySupplier};
 
-/// The version in `odds:book:{event}`, that in `odds:current:{event}`, and the number in the
-/// former; 0 where there is none.
+/// The version in `odds:book:{event}`, that in `odds:current:{event}`, and the seq in the former; 0
+/// if missing.
 pub fn hot_copy(cluster: &Cluster, event: &str) -> (i64, i64, u64) {
     let url = cluster
         .variables()
@@ -50,7 +50,7 @@ pub async fn until_everywhere(cluster: &Cluster, database: &Database, odds: Sock
     assert_eq!(
         supplier.connections(),
         1,
-        "the supplier's connection was lost on the way"
+        "the supplier's connection was lost"
     );
     let mut sent: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
     for (event, version) in supplier.sent_last() {
@@ -98,19 +98,19 @@ pub async fn until_everywhere(cluster: &Cluster, database: &Database, odds: Sock
     );
 }
 
-/// What a group has committed.
+/// A group's committed offsets.
 pub fn positions(cluster: &Cluster, group: &str) -> Positions {
     crate::support::positions(cluster.folder.sandbox(), group)
 }
 
-/// The time of the processor that it has used so far, in seconds.
+/// The CPU time a process has used so far, in seconds.
 pub fn cpu_seconds(process: &ServerProcess) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
-/// Prints what a process uses while nothing happens.
+/// Prints the CPU use of an idle process.
 pub async fn print_idle(name: &str, process: &ServerProcess) {
     let (before, began) = (cpu_seconds(process), std::time::Instant::now());
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
@@ -121,7 +121,7 @@ pub async fn print_idle(name: &str, process: &ServerProcess) {
     );
 }
 
-/// No more lines than these, and none of a panic.
+/// Panics if the log has more lines than this, or contains a panic.
 pub fn assert_quiet_log(name: &str, process: &ServerProcess, most: usize) {
     let log = process.log();
     let lines = log.lines().count();

@@ -1,5 +1,5 @@
-//! PostgreSQL goes away under load: the live path does not notice, and the store path makes up for
-//! it.
+//! PostgreSQL outage under load: the live path is unaffected, and the store path catches up
+//! afterwards.
 
 use std::time::Instant;
 
@@ -14,22 +14,24 @@ use crate::support::{
 const EVENTS: usize = 20;
 const NEW: &str = "NEW";
 
+/// Prices flow during the outage, and the history is complete afterwards.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn prices_flow_while_postgres_is_stopped_and_the_history_is_complete_afterwards() {
+async fn prices_flow_while_postgres_is_stopped() {
     away(false).await;
 }
 
+/// Prices flow during the outage, and the history is complete afterwards.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn prices_flow_while_postgres_is_killed_and_the_history_is_complete_afterwards() {
+async fn prices_flow_while_postgres_is_killed() {
     away(true).await;
 }
 
 async fn away(is_killed: bool) {
     let postgres = PrivateEngine::up("postgres").await;
     let mut cluster = outage::cluster(EVENTS, &postgres.variables()).await;
-    // Another supplier, whose one event is new while the database is away.
+    // A second supplier, whose only event first appears during the outage.
     let other = FakeSupplier::start().await;
     let suppliers = format!("{},{}", cluster.supplier.url(), other.url());
     cluster.set("SUPPLIER_URLS", &suppliers);
@@ -41,7 +43,7 @@ async fn away(is_killed: bool) {
     let events: Vec<String> = cluster.supplier.events().collect();
     cluster.supplier.send_at(300);
     let follower = Follower::of(odds.odds(), events.clone()).await;
-    follower.until_told(&events, 5).await;
+    follower.until_received(&events, 5).await;
 
     let costs = Costs::of(&[
         ("ingest", &ingest),
@@ -72,7 +74,7 @@ async fn away(is_killed: bool) {
     })
     .await;
     let known = follower.last(&events[0]).1;
-    // One that starts meanwhile knows nothing but what the hot copy holds.
+    // A process that starts during the outage only has the hot copy.
     let late = cluster.start_at_once("odds").await;
     until_down(&late, "odds", "database").await;
     for process in [&odds, &late] {
@@ -86,7 +88,7 @@ async fn away(is_killed: bool) {
         })
         .await;
         assert!(newcomer.last(&events[0]).1 >= known);
-        newcomer.until_told(&events, 2).await;
+        newcomer.until_received(&events, 2).await;
         let (status, odds) = get_json(&format!(
             "http://{}/v1/events/{}/odds",
             process.odds(),
@@ -107,8 +109,8 @@ async fn away(is_killed: bool) {
         }
     }
     while since.elapsed() < OUTAGE {
-        // Of each event, again and again.
-        follower.until_told(&events, 3).await;
+        // Several updates of each event.
+        follower.until_received(&events, 3).await;
     }
     costs.report("PostgreSQL away").await;
 

@@ -1,4 +1,4 @@
-//! Redis goes away under load, and comes back empty.
+//! Redis outage under load, after which Redis is empty.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,12 +15,13 @@ use crate::support::{
 const EVENTS: usize = 20;
 const QUIET: &str = "QUIET";
 
+/// Clients are correct again soon after Redis is back without data, and nothing is lost.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_lost() {
+async fn clients_recover_after_redis_comes_back_empty() {
     let redis = PrivateEngine::up("redis").await;
     let mut cluster = outage::cluster(EVENTS, &redis.variables()).await;
-    // Another supplier, whose one market never changes.
+    // A second supplier, whose only market never changes.
     let quiet = FakeSupplier::start().await;
     let suppliers = format!("{},{}", cluster.supplier.url(), quiet.url());
     cluster.set("SUPPLIER_URLS", &suppliers);
@@ -36,7 +37,7 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
     let all: Vec<String> = events.iter().cloned().chain([QUIET.to_owned()]).collect();
     cluster.supplier.send_at(300);
     let follower = Follower::of(odds.odds(), all.clone()).await;
-    follower.until_told(&events, 5).await;
+    follower.until_received(&events, 5).await;
     eventually("the quiet market", async || {
         (follower.last(QUIET).1 == 7).then_some(())
     })
@@ -66,13 +67,13 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
             .account()
             .feed
             .iter()
-            .filter(|told| *told == "stale snapshot")
+            .filter(|state| *state == "stale snapshot")
             .count();
         (marked == all.len()).then_some(())
     })
     .await;
     while since.elapsed() < OUTAGE {
-        // The store path goes on.
+        // The store path continues.
         let stored = database.versions(&events[0]).len();
         eventually("rows of history", async || {
             (database.versions(&events[0]).len() > stored).then_some(())
@@ -82,7 +83,7 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
     }
     costs.report("Redis away").await;
 
-    // Nothing changes any more, so whoever is right stays right.
+    // Nothing changes any more, so a client that is correct stays correct.
     cluster.supplier.send_at(0);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let last = cluster.supplier.last();
@@ -90,17 +91,17 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
     follower.until_at(&last).await;
     late.until_at(&last).await;
     let took = back.elapsed();
-    eprintln!("clients are right {took:?} after Redis is back");
+    eprintln!("clients are correct {took:?} after Redis is back");
     assert!(took < Duration::from_secs(10));
     eventually("live", async || {
-        let told = |follower: &Follower| {
+        let is_live = |follower: &Follower| {
             follower
                 .account()
                 .feed
                 .last()
                 .is_some_and(|status| status == "live")
         };
-        (told(&follower) && told(&late)).then_some(())
+        (is_live(&follower) && is_live(&late)).then_some(())
     })
     .await;
     eprintln!("the feed is live {:?} after Redis is back", back.elapsed());
@@ -122,7 +123,7 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
     until_stored(&database, &last).await;
 
     cluster.supplier.send_at(300);
-    follower.until_told(&events, 3).await;
+    follower.until_received(&events, 3).await;
     let last = fall_silent(&cluster, &follower).await;
     until_stored(&database, &last).await;
     late.until_at(&last).await;
@@ -138,9 +139,10 @@ async fn clients_are_right_again_soon_after_redis_is_back_empty_and_nothing_is_l
     costs.report("Redis back").await;
 }
 
+/// A Redis that comes back empty is filled even if no market has changed meanwhile.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn redis_that_comes_back_empty_is_filled_even_when_nothing_changed_meanwhile() {
+async fn empty_redis_is_refilled_without_changes() {
     let redis = PrivateEngine::up("redis").await;
     let cluster = outage::cluster(EVENTS, &redis.variables()).await;
     let processor = cluster.start("processor").await;
@@ -149,7 +151,7 @@ async fn redis_that_comes_back_empty_is_filled_even_when_nothing_changed_meanwhi
     let events: Vec<String> = cluster.supplier.events().collect();
     cluster.supplier.send_at(300);
     let follower = Follower::of(odds.odds(), events.clone()).await;
-    follower.until_told(&events, 5).await;
+    follower.until_received(&events, 5).await;
     let last = fall_silent(&cluster, &follower).await;
     until_kept(&redis, &events).await;
     for is_killed in [true, false] {
@@ -166,7 +168,7 @@ async fn redis_that_comes_back_empty_is_filled_even_when_nothing_changed_meanwhi
             back.elapsed()
         );
     }
-    // One that starts now reads it there.
+    // A process that starts now reads the state from there.
     let second = cluster.start("odds").await;
     Follower::of(second.odds(), events.clone())
         .await
@@ -176,14 +178,14 @@ async fn redis_that_comes_back_empty_is_filled_even_when_nothing_changed_meanwhi
     follower.check();
 }
 
-/// Whether REST marks an event's odds; nothing where it does not say.
+/// Whether REST marks an event's odds as stale; `None` if it does not answer.
 async fn is_stale(odds: &ServerProcess, event: &str) -> Option<bool> {
     let (status, odds) = get_json(&format!("http://{}/v1/events/{event}/odds", odds.odds())).await;
     assert_eq!(status, 200, "{odds}");
     odds[0]["stale"].as_bool()
 }
 
-/// When a Redis accepts connections again.
+/// Returns when a Redis accepts connections again.
 async fn answers(url: &str) -> Instant {
     let url = url::Url::parse(url).unwrap();
     let address: SocketAddr = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())

@@ -1,4 +1,4 @@
-//! SIGTERM under load: every role ends in good order and in time, whatever of the engines is there.
+//! SIGTERM under load: every role stops gracefully and in time, even if an engine is down.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use crate::support::{
 
 const IN_TIME: Duration = Duration::from_secs(10);
 
-/// Stops a process, which must end well and in time.
+/// Stops a process, which must exit successfully and in time.
 async fn stop(name: &str, process: &mut ServerProcess) {
     process.signal("TERM").await;
-    ends_well(name, process).await;
+    assert_clean_exit(name, process).await;
 }
 
-async fn ends_well(name: &str, process: &mut ServerProcess) {
+async fn assert_clean_exit(name: &str, process: &mut ServerProcess) {
     let began = Instant::now();
     let status = process.ended().await;
     println!("{name} ends with {status} after {:.1?}", began.elapsed());
@@ -26,13 +26,13 @@ async fn ends_well(name: &str, process: &mut ServerProcess) {
     assert_quiet_log(name, process, 100);
 }
 
-/// What the groups have committed is what is done, no more and no less. Gives how many records the
-/// store group has left.
+/// Asserts that the groups have committed exactly the records that are processed. Returns how many
+/// records the store group has left.
 fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
     let sandbox = cluster.folder.sandbox();
     let stored = positions(cluster, sandbox.store_group());
-    let told = positions(cluster, sandbox.live_group());
-    // What the supplier says again on a new connection is one more record, and no more history.
+    let published = positions(cluster, sandbox.live_group());
+    // An update resent on a new connection is one more record, but not one more history row.
     let mut rows = HashSet::new();
     let mut last: HashMap<String, i64> = HashMap::new();
     for record in records(
@@ -46,7 +46,7 @@ fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
         );
         let is_before =
             |group: &Positions| (record.offset as i64) < group[&(record.partition as i32)].0;
-        if is_before(&told) {
+        if is_before(&published) {
             last.insert(event.clone(), version);
         }
         if is_before(&stored) {
@@ -72,7 +72,7 @@ fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_half_done() {
+async fn sigterm_under_load_leaves_nothing_half_done() {
     let cluster = Cluster::new(20, &PATIENT).await;
     let supplier = &cluster.supplier;
     let (mut processor, mut odds) = (
@@ -97,15 +97,15 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     let (code, seen) = witness.close_code().await;
     assert_eq!(code, Some(1001));
     println!(
-        "{} updates told, {} conflated, silent for {:.1?} at most",
+        "{} updates received, {} conflated, longest silence {:.1?}",
         seen.updates, seen.conflated, seen.silence
     );
     let mut odds = cluster.start("odds").await;
     let witness = Witness::of(odds.odds(), supplier).await;
     witness.until_more(supplier, 1_000).await;
 
-    // So far nothing was lost, and the second processor has read what the first had not done, and
-    // only that.
+    // Nothing is lost so far, and the second processor has read exactly the records that the first
+    // had not processed.
     supplier.send_at(0);
     witness.until_last(supplier).await;
     until_everywhere(&cluster, &database, odds.odds()).await;
@@ -116,7 +116,7 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     assert_eq!(
         read as i64,
         supplier.sent() as i64 - done,
-        "what the second processor has read"
+        "records read by the second processor"
     );
 
     witness.until_more(supplier, 1_000).await;
@@ -124,7 +124,7 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     let mut ingest = cluster.start("ingest").await;
     witness.until_more(supplier, 1_000).await;
 
-    // All at once.
+    // All processes at once.
     for process in [&ingest, &processor, &odds] {
         process.signal("TERM").await;
     }
@@ -133,11 +133,11 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
         ("processor", &mut processor),
         ("odds", &mut odds),
     ] {
-        ends_well(name, process).await;
+        assert_clean_exit(name, process).await;
     }
     assert_eq!(witness.close_code().await.0, Some(1001));
     let left = assert_committed_is_done(&cluster, &database);
-    println!("{left} records are left on the bus");
+    println!("{left} records remain on the bus");
 
     let (_processor, odds) = (
         cluster.start("processor").await,
@@ -148,7 +148,8 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     witness.until_more(supplier, 500).await;
     supplier.send_at(0);
     witness.until_last(supplier).await;
-    // Of each connection of ingest a first part was taken without a gap, and of the last one all.
+    // Of each ingest connection a prefix without gaps was accepted, and of the last connection
+    // everything.
     until_all(supplier, "in the history", async |event| {
         database.versions(event).last().copied().unwrap_or(0)
     })
@@ -167,7 +168,7 @@ async fn each_role_that_is_told_to_stop_ends_well_under_load_and_leaves_nothing_
     }
 }
 
-/// Stops the processor while an engine is away; nothing may be lost.
+/// Stops the processor while an engine is down; nothing may be lost.
 async fn stops_without(kind: &'static str, stage: &str) {
     let engine = PrivateEngine::up(kind).await;
     let cluster = Cluster::new(20, &[&PATIENT[..], &engine.variables()].concat()).await;
@@ -189,7 +190,7 @@ async fn stops_without(kind: &'static str, stage: &str) {
     })
     .await;
     stop("processor", &mut processor).await;
-    // One that starts while it is away waits for it, and is stopped as well.
+    // A processor that starts during the outage waits for the engine, and can be stopped as well.
     let mut second = cluster.start_at_once("processor").await;
     supplier.until_sent(1_000).await;
     stop("the second", &mut second).await;
@@ -202,19 +203,19 @@ async fn stops_without(kind: &'static str, stage: &str) {
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_processor_ends_well_while_the_database_is_away_and_loses_nothing() {
+async fn processor_stops_cleanly_without_database() {
     stops_without("postgres", "store").await;
 }
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_processor_ends_well_while_the_cache_is_away_and_loses_nothing() {
+async fn processor_stops_cleanly_without_cache() {
     stops_without("redis", "cache").await;
 }
 
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
-async fn a_processor_ends_well_while_the_database_answers_nothing_and_loses_nothing() {
+async fn processor_stops_cleanly_with_hanging_database() {
     let cluster = Cluster::new(20, &PATIENT).await;
     let supplier = &cluster.supplier;
     let (mut processor, odds) = (
@@ -227,7 +228,7 @@ async fn a_processor_ends_well_while_the_database_answers_nothing_and_loses_noth
     witness.until_more(supplier, 1_000).await;
     let lock = database.lock();
     let lag = cluster.folder.sandbox().store_lag();
-    // The batch in its hands waits for the lock longer than there is time for stopping.
+    // The batch in progress waits for the lock longer than the stop may take.
     until(&lag, async || {
         processor
             .metric("processor", &lag)

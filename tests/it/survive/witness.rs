@@ -1,4 +1,4 @@
-//! A client that hears everything of every event, and notes what of it is wrong.
+//! A client subscribed to every event that records violations of the protocol's guarantees.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -12,24 +12,24 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{OddsClient, SteadySupplier, get_json, within};
 
-/// How long a test waits for something to come: machines may be busy, and partitions must first
-/// come free.
+/// Maximum wait for an expected change: machines may be busy, and partitions must be reassigned
+/// first.
 const WAIT_LIMIT: Duration = Duration::from_secs(90);
-/// What the supplier may have sent and no client been told: what comes in while partitions come
-/// free, many times over.
+/// The most updates sent by the supplier that a client may not have received yet: many times the
+/// number that arrives while partitions are reassigned.
 const MAX_ON_THE_WAY: i64 = 30_000;
 
-/// What a witness has seen.
+/// The record of a witness.
 #[derive(Default)]
 pub struct Seen {
-    /// Of each event, the last number and version.
+    /// The last seq and version of each event.
     pub last: HashMap<String, (u64, i64)>,
-    /// The number of each version that was told, of each event.
+    /// The seq of each received version of each event.
     pub numbers: BTreeMap<(String, i64), u64>,
-    /// How many updates were told, and how many of them stand for several.
+    /// The number of updates received, and how many of them were conflated.
     pub updates: usize,
     pub conflated: usize,
-    /// The longest that nothing was told.
+    /// The longest time without an update.
     pub silence: Duration,
     wrong: Vec<String>,
 }
@@ -53,17 +53,17 @@ impl Seen {
                 }
             }
             Some("feed") => {}
-            _ => self.wrong.push(format!("told: {message}")),
+            _ => self.wrong.push(format!("unexpected message: {message}")),
         }
     }
 
-    /// A market's state; the supplier has one market an event.
+    /// The state of a market; the supplier has one market per event.
     fn change(&mut self, event: String, seq: u64, payload: &Value) {
         let version = payload["version"].as_i64().unwrap();
         let price = payload["odds"]["home"].as_f64().unwrap();
         if (price - (1.5 + (version % 1_000) as f64 / 1_000.0)).abs() > 0.000_1 {
             self.wrong
-                .push(format!("{event}: version {version} at the price {price}"));
+                .push(format!("{event}: version {version} with price {price}"));
         }
         let (last_seq, last_version) = self.last.get(&event).copied().unwrap_or_default();
         if seq <= last_seq || version <= last_version {
@@ -76,7 +76,7 @@ impl Seen {
     }
 }
 
-/// A client in a task of its own.
+/// A client in a separate task.
 pub struct Witness {
     seen: Arc<Mutex<Seen>>,
     task: JoinHandle<Option<u16>>,
@@ -110,7 +110,7 @@ impl Witness {
         Witness { seen, task }
     }
 
-    /// What it has seen. Fails where something of it was wrong.
+    /// Its record. Panics if it contains a violation.
     pub fn seen(&self) -> MutexGuard<'_, Seen> {
         let seen = self.seen.lock().unwrap();
         let wrong = &seen.wrong[..seen.wrong.len().min(10)];
@@ -122,9 +122,9 @@ impl Witness {
         seen
     }
 
-    /// Waits until it has seen the supplier's last of each event.
+    /// Waits until it has received the supplier's last version of each event.
     pub async fn until_last(&self, supplier: &SteadySupplier) {
-        until_all(supplier, "told to a client", async |event| {
+        until_all(supplier, "received by a client", async |event| {
             self.seen()
                 .last
                 .get(event)
@@ -133,15 +133,16 @@ impl Witness {
         .await;
     }
 
-    /// Waits until it has seen so many updates more, while the supplier sends.
+    /// Waits until it has received this many more updates while the supplier sends.
     pub async fn until_more(&self, supplier: &SteadySupplier, more: usize) {
         let wanted = self.seen().updates + more;
-        self.until_seen(supplier, "updates are told", |seen| seen.updates >= wanted)
-            .await;
+        self.until_seen(supplier, "updates are received", |seen| {
+            seen.updates >= wanted
+        })
+        .await;
     }
 
-    /// Waits until it has seen a change of each event that was not sent yet, and gives how long
-    /// that took.
+    /// Waits until it has received a not yet sent change of each event; returns how long that took.
     pub async fn until_every_event_moves(&self, supplier: &SteadySupplier) -> Duration {
         let began = Instant::now();
         let sent = supplier.last();
@@ -150,7 +151,7 @@ impl Witness {
                 .get(&SteadySupplier::event(event))
                 .is_some_and(|(_, version)| *version > sent)
         };
-        self.until_seen(supplier, "every event is told anew", |seen| {
+        self.until_seen(supplier, "every event is published again", |seen| {
             sent.iter()
                 .enumerate()
                 .all(|(event, sent)| moved(seen, event, *sent))
@@ -159,8 +160,8 @@ impl Witness {
         began.elapsed()
     }
 
-    /// The supplier sends 1,000 a second, but for as long as too much is on its way: where the
-    /// machine is slower than that, the end stays near.
+    /// The supplier sends 1,000 updates per second, except while too many are in flight: on a
+    /// slower machine the backlog stays short.
     async fn until_seen(
         &self,
         supplier: &SteadySupplier,
@@ -174,8 +175,8 @@ impl Witness {
                 if wanted(&seen) {
                     return;
                 }
-                let told: i64 = seen.last.values().map(|(_, version)| version).sum();
-                let on_the_way = supplier.last().iter().sum::<i64>() - told;
+                let received: i64 = seen.last.values().map(|(_, version)| version).sum();
+                let on_the_way = supplier.last().iter().sum::<i64>() - received;
                 supplier.send_at(if on_the_way > MAX_ON_THE_WAY {
                     0
                 } else {
@@ -184,13 +185,13 @@ impl Witness {
             }
             assert!(
                 Instant::now() < deadline,
-                "not within {WAIT_LIMIT:?}: {what}"
+                "timed out after {WAIT_LIMIT:?}: {what}"
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// Waits until the server has closed the socket, and gives the code.
+    /// Waits until the server has closed the socket, and returns the code.
     pub async fn close_code(self) -> (Option<u16>, Seen) {
         let code = within("the end of the connection", self.task)
             .await
@@ -201,7 +202,7 @@ impl Witness {
     }
 }
 
-/// Asks for each event in turn, again and again, and fails where a number or a version goes back.
+/// Requests each event in turn, repeatedly, and panics if a seq or a version decreases.
 pub fn poll_rest(address: SocketAddr, supplier: &SteadySupplier) -> JoinHandle<()> {
     let events: Vec<_> = supplier.events().collect();
     tokio::spawn(async move {
@@ -234,13 +235,13 @@ pub fn poll_rest(address: SocketAddr, supplier: &SteadySupplier) -> JoinHandle<(
     })
 }
 
-/// The version that REST shows of an event; 0 where it knows none.
+/// The version that REST shows of an event; 0 if it is unknown.
 pub async fn rest_version(address: SocketAddr, event: &str) -> i64 {
     let (_, odds) = get_json(&format!("http://{address}/v1/events/{event}/odds")).await;
     odds[0]["version"].as_i64().unwrap_or_default()
 }
 
-/// Waits until something is at the supplier's last version of each event.
+/// Waits until a place is at the supplier's last version of each event.
 pub async fn until_all(supplier: &SteadySupplier, what: &str, version: impl AsyncFn(&str) -> i64) {
     let deadline = Instant::now() + WAIT_LIMIT;
     loop {
@@ -256,7 +257,7 @@ pub async fn until_all(supplier: &SteadySupplier, what: &str, version: impl Asyn
         }
         assert!(
             Instant::now() < deadline,
-            "not within {WAIT_LIMIT:?} {what}: {behind:#?}"
+            "timed out after {WAIT_LIMIT:?}: not {what}: {behind:#?}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

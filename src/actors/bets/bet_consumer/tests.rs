@@ -1,5 +1,4 @@
-//! The confirmer on the embedded bus, before a supplier, a database and a bus that fail in every
-//! way.
+//! The bet consumer on the embedded bus, with failures of the supplier, the database and the bus.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +29,7 @@ const PATIENT: BreakerPolicy = BreakerPolicy {
     pause: SECOND,
 };
 
-/// Everything around a confirmer.
+/// A bet consumer with everything it depends on.
 struct Fixture {
     store: Arc<FakeMoney>,
     supplier: Arc<ProbeSupplier>,
@@ -42,7 +41,7 @@ struct Fixture {
     metrics: ConfirmationMetrics,
 }
 
-fn bench(
+fn fixture(
     breaker: BreakerPolicy,
     behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static,
 ) -> Fixture {
@@ -96,7 +95,7 @@ impl Fixture {
             first: SECOND / 10,
             most: SECOND,
         };
-        let desk_settings = ConfirmationSettings {
+        let confirmation_settings = ConfirmationSettings {
             topic: "bet_placed".to_owned(),
             retry,
             turns: ConcurrencyLimit::new(2),
@@ -105,8 +104,8 @@ impl Fixture {
         let decider = self.edges.decider(&self.store, &self.clock, &self.metrics);
         let (store, supplier) = (self.store.clone(), self.guarded.clone());
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
-        let desk = BetConfirmation::new(
-            desk_settings,
+        let confirmation = BetConfirmation::new(
+            confirmation_settings,
             store,
             supplier,
             decider,
@@ -114,7 +113,7 @@ impl Fixture {
             clock,
             metrics,
         );
-        Confirmer::new(settings, subscription, desk, self.metrics.clone()).start()
+        Confirmer::new(settings, subscription, confirmation, self.metrics.clone()).start()
     }
 
     /// Places a bet in the database and on the bus.
@@ -146,7 +145,7 @@ impl Fixture {
             }
             tokio::time::sleep(SECOND / 100).await;
         }
-        panic!("it does not come to pass");
+        panic!("timed out waiting for the condition");
     }
 
     fn calls(&self, outcome: &str) -> u64 {
@@ -156,37 +155,38 @@ impl Fixture {
             .get()
     }
 
-    /// How long it took to decide a bet.
+    /// Time from placement to decision of a bet.
     fn took(&self, bet: &Bet) -> Duration {
         Duration::from_secs_f64(bet.decided_at.unwrap().seconds_since(bet.placed_at))
     }
 }
 
+/// The supplier's answer decides the bet and is published.
 #[actix_web::test]
-async fn the_supplier_s_word_decides_and_is_told() {
-    let bench = bench(PATIENT, |bet, _| {
+async fn supplier_answer_decides_bet() {
+    let fixture = fixture(PATIENT, |bet, _| {
         if bet.stake.cents() == 1_500 {
             confirmed()
         } else {
             rejected("odds moved")
         }
     });
-    let confirmer = bench.start();
-    let taken = bench.place().await;
+    let confirmer = fixture.start();
+    let taken = fixture.place().await;
     let refused = Bet {
         stake: Amount::new(1).unwrap(),
-        ..pending_bet(bench.clock.now(), DEADLINE)
+        ..pending_bet(fixture.clock.now(), DEADLINE)
     };
-    // What the record says of stake and price is not what counts.
-    bench
+    // Stake and price in the record are ignored; the database row counts.
+    fixture
         .publish(bet_placed(&Bet {
             stake: Amount::new(1_500).unwrap(),
             ..refused.clone()
         }))
         .await;
-    let refused = bench.store.place(refused);
+    let refused = fixture.store.place(refused);
     confirmer.send(Drain).await.unwrap();
-    let (taken, refused) = (bench.store.get(taken), bench.store.get(refused));
+    let (taken, refused) = (fixture.store.get(taken), fixture.store.get(refused));
     assert_eq!(
         (taken.status, taken.provider_ref.as_deref()),
         (BetStatus::Confirmed, Some("SUP-1"))
@@ -195,50 +195,54 @@ async fn the_supplier_s_word_decides_and_is_told() {
         (refused.status, refused.reason.as_deref()),
         (BetStatus::Rejected, Some("odds moved"))
     );
-    assert_eq!((bench.topic.depth(), bench.edges.cancels_told()), (0, 0));
-    let rows = bench.edges.rows();
-    let told: BTreeMap<_, _> = rows
+    assert_eq!(
+        (fixture.topic.depth(), fixture.edges.cancels_told()),
+        (0, 0)
+    );
+    let rows = fixture.edges.rows();
+    let published: BTreeMap<_, _> = rows
         .iter()
         .map(|row| (row.key.clone(), row.payload.contains("CONFIRMED")))
         .collect();
     assert_eq!(
-        told,
+        published,
         BTreeMap::from([
             (taken.id.to_string(), true),
             (refused.id.to_string(), false)
         ])
     );
-    let decided = |outcome| bench.metrics.decided.with_label_values(&[outcome]).get();
+    let decided = |outcome| fixture.metrics.decided.with_label_values(&[outcome]).get();
     assert_eq!(
         (
             decided("confirmed"),
             decided("rejected"),
-            bench.metrics.consumed.get()
+            fixture.metrics.consumed.get()
         ),
         (1, 1, 2)
     );
 }
 
+/// Failed requests are retried with growing delays until the supplier answers.
 #[actix_web::test]
-async fn what_is_no_answer_is_asked_again_with_growing_delay_until_there_is_one() {
-    let bench = bench(PATIENT, |_, attempt| match attempt {
+async fn failed_requests_are_retried_with_backoff() {
+    let fixture = fixture(PATIENT, |_, attempt| match attempt {
         0 => Behaviour::Fail(SupplierError::Status(500)),
         1 => Behaviour::Fail(SupplierError::Unreadable("garbage".to_owned())),
         2 => Behaviour::Fail(SupplierError::UnknownVariant("MAYBE".to_owned())),
         3 => Behaviour::Silent,
         _ => confirmed(),
     });
-    let _confirmer = bench.start();
-    let bet = bench.place().await;
-    let bet = bench.decided(bet).await;
+    let _confirmer = fixture.start();
+    let bet = fixture.place().await;
+    let bet = fixture.decided(bet).await;
     assert_eq!(bet.status, BetStatus::Confirmed);
-    let times = bench.supplier.asked_of(bet.id);
+    let times = fixture.supplier.asked_of(bet.id);
     let gaps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(
         gaps[0] >= SECOND / 10 && gaps[1] >= SECOND / 5 && gaps[2] >= 2 * SECOND / 5,
         "{gaps:?}"
     );
-    assert!(gaps[3] >= 3 * SECOND, "its timeout comes first: {gaps:?}");
+    assert!(gaps[3] >= 3 * SECOND, "the timeout comes first: {gaps:?}");
     let outcomes = [
         "status",
         "unreadable",
@@ -246,15 +250,16 @@ async fn what_is_no_answer_is_asked_again_with_growing_delay_until_there_is_one(
         "timeout",
         "confirmed",
     ]
-    .map(|outcome| bench.calls(outcome));
+    .map(|outcome| fixture.calls(outcome));
     assert_eq!(outcomes, [1; 5]);
 }
 
+/// An unanswered bet is rejected at its deadline, and a late answer does not change that.
 #[actix_web::test]
-async fn without_an_answer_the_bet_ends_at_its_deadline_and_a_late_one_never_revives_it() {
-    // The first is silent for ever; the second answers, when the bet's time is over.
+async fn unanswered_bet_is_rejected_at_deadline() {
+    // The supplier never answers the first bet; it answers the second after the deadline.
     let late = Behaviour::After as fn(Duration, Answer) -> Behaviour;
-    let bench = bench(PATIENT, move |bet, attempt| {
+    let fixture = fixture(PATIENT, move |bet, attempt| {
         match (bet.stake.cents(), attempt) {
             (1_500, _) => Behaviour::Silent,
             (_, 0) => Behaviour::Fail(SupplierError::Status(503)),
@@ -266,62 +271,63 @@ async fn without_an_answer_the_bet_ends_at_its_deadline_and_a_late_one_never_rev
             ),
         }
     });
-    let confirmer = bench.start();
-    let silent = bench.place().await;
+    let confirmer = fixture.start();
+    let silent = fixture.place().await;
     let late = Bet {
         stake: Amount::new(7).unwrap(),
-        ..pending_bet(bench.clock.now(), DEADLINE)
+        ..pending_bet(fixture.clock.now(), DEADLINE)
     };
-    bench.publish(bet_placed(&late)).await;
-    let late = bench.store.place(late);
+    fixture.publish(bet_placed(&late)).await;
+    let late = fixture.store.place(late);
     for id in [silent, late] {
-        let bet = bench.decided(id).await;
+        let bet = fixture.decided(id).await;
         assert_eq!(
             (bet.status, bet.reason.as_deref()),
             (BetStatus::Rejected, Some(SUPPLIER_TIMEOUT))
         );
         assert!(
-            bench.took(&bet) >= DEADLINE && bench.took(&bet) < DEADLINE + SECOND / 10,
+            fixture.took(&bet) >= DEADLINE && fixture.took(&bet) < DEADLINE + SECOND / 10,
             "{:?}",
-            bench.took(&bet)
+            fixture.took(&bet)
         );
     }
-    // Its record comes once more, and the supplier would take it now.
-    bench.supplier.behave(|_, _| confirmed());
-    let asked = bench.supplier.asked();
-    bench.publish(bet_placed(&bench.store.get(late))).await;
+    // The record is delivered again, and now the supplier would confirm the bet.
+    fixture.supplier.behave(|_, _| confirmed());
+    let asked = fixture.supplier.asked();
+    fixture.publish(bet_placed(&fixture.store.get(late))).await;
     tokio::time::sleep(2 * DEADLINE).await;
     assert_eq!(
-        (bench.store.status(late), bench.supplier.asked()),
+        (fixture.store.status(late), fixture.supplier.asked()),
         (BetStatus::Rejected, asked)
     );
     assert_eq!(
         (
-            bench.store.open_cancels().unwrap(),
-            bench.edges.cancels_told()
+            fixture.store.open_cancels().unwrap(),
+            fixture.edges.cancels_told()
         ),
         (2, 2)
     );
     confirmer.send(Drain).await.unwrap();
-    assert_eq!(bench.topic.depth(), 0);
+    assert_eq!(fixture.topic.depth(), 0);
 }
 
 #[actix_web::test]
-async fn a_bet_whose_time_is_over_when_it_is_read_is_not_asked_about() {
-    let bench = bench(PATIENT, |_, _| confirmed());
-    let bet = bench.place().await;
+async fn expired_bet_is_not_requested() {
+    let fixture = fixture(PATIENT, |_, _| confirmed());
+    let bet = fixture.place().await;
     tokio::time::sleep(2 * DEADLINE).await;
-    let _confirmer = bench.start();
-    let bet = bench.decided(bet).await;
+    let _confirmer = fixture.start();
+    let bet = fixture.decided(bet).await;
     assert_eq!(
-        (bet.reason.as_deref(), bench.supplier.asked()),
+        (bet.reason.as_deref(), fixture.supplier.asked()),
         (Some(SUPPLIER_TIMEOUT), 0)
     );
 }
 
+/// A slow bet does not block later ones, and no more than `at_once` bets are in flight.
 #[actix_web::test]
-async fn a_head_that_waits_holds_up_nobody_and_no_more_are_in_work_than_may_be() {
-    let bench = bench(PATIENT, |bet, _| match bet.stake.cents() {
+async fn slow_head_does_not_block_others() {
+    let fixture = fixture(PATIENT, |bet, _| match bet.stake.cents() {
         7 => Behaviour::Silent,
         _ => Behaviour::After(
             SECOND / 10,
@@ -330,43 +336,43 @@ async fn a_head_that_waits_holds_up_nobody_and_no_more_are_in_work_than_may_be()
             },
         ),
     });
-    let confirmer = bench.start();
+    let confirmer = fixture.start();
     let head = Bet {
         stake: Amount::new(7).unwrap(),
-        ..pending_bet(bench.clock.now(), DEADLINE)
+        ..pending_bet(fixture.clock.now(), DEADLINE)
     };
-    bench.publish(bet_placed(&head)).await;
-    let head = bench.store.place(head);
+    fixture.publish(bet_placed(&head)).await;
+    let head = fixture.store.place(head);
     let mut others = Vec::new();
     for _ in 0..50 {
-        others.push(bench.place().await);
+        others.push(fixture.place().await);
     }
     for id in others {
-        let bet = bench.decided(id).await;
-        assert!(bench.took(&bet) < 2 * SECOND, "{:?}", bench.took(&bet));
+        let bet = fixture.decided(id).await;
+        assert!(fixture.took(&bet) < 2 * SECOND, "{:?}", fixture.took(&bet));
     }
-    assert_eq!(bench.store.status(head), BetStatus::Pending);
+    assert_eq!(fixture.store.status(head), BetStatus::Pending);
     assert_eq!(
-        bench.topic.depth(),
+        fixture.topic.depth(),
         51,
-        "nothing behind the head is committed before it is done"
+        "no later offset is committed before the head is done"
     );
-    assert_eq!(bench.supplier.most_at_once(), SETTINGS.at_once);
-    bench.decided(head).await;
+    assert_eq!(fixture.supplier.most_at_once(), SETTINGS.at_once);
+    fixture.decided(head).await;
     confirmer.send(Drain).await.unwrap();
     assert_eq!(
         (
-            bench.topic.depth(),
-            bench.metrics.in_flight.get(),
-            bench.metrics.bus_lag.get()
+            fixture.topic.depth(),
+            fixture.metrics.in_flight.get(),
+            fixture.metrics.bus_lag.get()
         ),
         (0, 0, 0)
     );
 }
 
 #[actix_web::test]
-async fn it_reads_only_so_far_beyond_a_record_that_is_not_done() {
-    let bench = bench(PATIENT, |bet, _| {
+async fn read_ahead_is_bounded() {
+    let fixture = fixture(PATIENT, |bet, _| {
         if bet.stake.cents() == 7 {
             Behaviour::Silent
         } else {
@@ -377,30 +383,31 @@ async fn it_reads_only_so_far_beyond_a_record_that_is_not_done() {
         ahead: 10,
         ..SETTINGS
     };
-    let subscription = bench.topic.subscribe("bet-confirmation").unwrap();
-    let _confirmer = bench.start_on(settings, subscription, Arc::new(bench.dead.clone()));
+    let subscription = fixture.topic.subscribe("bet-confirmation").unwrap();
+    let _confirmer = fixture.start_on(settings, subscription, Arc::new(fixture.dead.clone()));
     let head = Bet {
         stake: Amount::new(7).unwrap(),
-        ..pending_bet(bench.clock.now(), DEADLINE)
+        ..pending_bet(fixture.clock.now(), DEADLINE)
     };
-    bench.publish(bet_placed(&head)).await;
-    let head = bench.store.place(head);
+    fixture.publish(bet_placed(&head)).await;
+    let head = fixture.store.place(head);
     for _ in 0..50 {
-        bench.place().await;
+        fixture.place().await;
     }
     tokio::time::sleep(DEADLINE / 2).await;
-    let read = 51 - bench.topic.unread("bet-confirmation");
+    let read = 51 - fixture.topic.unread("bet-confirmation");
     assert!(
         (10..=10 + SETTINGS.at_once as u64).contains(&read),
         "{read}"
     );
-    bench.decided(head).await;
-    bench.until(|| bench.topic.depth() == 0).await;
+    fixture.decided(head).await;
+    fixture.until(|| fixture.topic.depth() == 0).await;
 }
 
+/// A database outage delays the decision; no record is committed before its bet is decided.
 #[actix_web::test]
-async fn a_database_that_is_away_delays_the_decision_and_not_a_record_is_committed_before() {
-    let bench = bench(PATIENT, |_, _| {
+async fn database_outage_delays_decision_and_commit() {
+    let fixture = fixture(PATIENT, |_, _| {
         Behaviour::After(
             SECOND,
             Answer::Confirmed {
@@ -408,36 +415,36 @@ async fn a_database_that_is_away_delays_the_decision_and_not_a_record_is_committ
             },
         )
     });
-    let confirmer = bench.start();
-    // Away when the bet is looked up.
-    bench.store.go_away();
-    let first = bench.place().await;
+    let confirmer = fixture.start();
+    // The database is unavailable when the bet is read.
+    fixture.store.go_away();
+    let first = fixture.place().await;
     tokio::time::sleep(3 * SECOND).await;
-    assert_eq!((bench.supplier.asked(), bench.topic.depth()), (0, 1));
-    bench.store.come_back();
-    bench.until(|| bench.supplier.asked() == 1).await;
-    // Away when it is to be decided.
-    bench.store.go_away();
-    let tried = bench.store.decisions();
+    assert_eq!((fixture.supplier.asked(), fixture.topic.depth()), (0, 1));
+    fixture.store.come_back();
+    fixture.until(|| fixture.supplier.asked() == 1).await;
+    // The database is unavailable when the bet is decided.
+    fixture.store.go_away();
+    let tried = fixture.store.decisions();
     tokio::time::sleep(3 * SECOND).await;
-    assert!(bench.store.decisions() > tried + 2);
-    assert_eq!(bench.topic.depth(), 1);
+    assert!(fixture.store.decisions() > tried + 2);
+    assert_eq!(fixture.topic.depth(), 1);
     let trouble = confirmer.send(Problem).await.unwrap();
     assert_eq!(trouble.as_deref(), Some("bets cannot be decided"));
-    bench.store.come_back();
-    assert_eq!(bench.decided(first).await.status, BetStatus::Confirmed);
-    bench.until(|| bench.topic.depth() == 0).await;
+    fixture.store.come_back();
+    assert_eq!(fixture.decided(first).await.status, BetStatus::Confirmed);
+    fixture.until(|| fixture.topic.depth() == 0).await;
     assert_eq!(
         (
-            bench.supplier.asked(),
+            fixture.supplier.asked(),
             confirmer.send(Problem).await.unwrap()
         ),
         (1, None)
     );
-    assert!(bench.metrics.errors.with_label_values(&["store"]).get() > 3);
+    assert!(fixture.metrics.errors.with_label_values(&["store"]).get() > 3);
 }
 
-/// A test to the confirmer: what is wrong?
+/// Test to consumer: returns its health problem.
 #[derive(Message)]
 #[rtype(result = "Option<String>")]
 struct Problem;
@@ -451,33 +458,33 @@ impl Handler<Problem> for Confirmer {
 }
 
 #[actix_web::test]
-async fn what_is_no_bet_is_a_dead_letter_before_it_is_done() {
-    let bench = bench(PATIENT, |_, _| confirmed());
-    let mut dead_group = bench.dead.subscribe("g").unwrap();
+async fn invalid_record_is_dead_lettered_before_commit() {
+    let fixture = fixture(PATIENT, |_, _| confirmed());
+    let mut dead_group = fixture.dead.subscribe("g").unwrap();
     let away = Arc::new(AwayAtFirst {
-        inner: bench.dead.clone(),
+        inner: fixture.dead.clone(),
         is_away: AtomicBool::new(true),
     });
-    let confirmer = bench.start_on(
+    let confirmer = fixture.start_on(
         SETTINGS,
-        bench.topic.subscribe("bet-confirmation").unwrap(),
+        fixture.topic.subscribe("bet-confirmation").unwrap(),
         away.clone(),
     );
-    let unknown = pending_bet(bench.clock.now(), DEADLINE);
-    let unreadable = bench.place().await;
-    bench.store.make_unreadable(unreadable);
-    bench.publish(&b"{garbage"[..]).await;
-    bench.publish(bet_placed(&unknown)).await;
-    let good = bench.place().await;
-    assert_eq!(bench.decided(good).await.status, BetStatus::Confirmed);
+    let unknown = pending_bet(fixture.clock.now(), DEADLINE);
+    let unreadable = fixture.place().await;
+    fixture.store.make_unreadable(unreadable);
+    fixture.publish(&b"{garbage"[..]).await;
+    fixture.publish(bet_placed(&unknown)).await;
+    let good = fixture.place().await;
+    assert_eq!(fixture.decided(good).await.status, BetStatus::Confirmed);
     tokio::time::sleep(3 * SECOND).await;
     assert_eq!(
-        bench.topic.depth(),
+        fixture.topic.depth(),
         4,
-        "nothing is committed while the dead letters have no place"
+        "nothing is committed while the dead letter topic is unavailable"
     );
     assert!(
-        bench
+        fixture
             .metrics
             .errors
             .with_label_values(&["dead_letter"])
@@ -486,7 +493,7 @@ async fn what_is_no_bet_is_a_dead_letter_before_it_is_done() {
     );
     away.is_away.store(false, Ordering::SeqCst);
     confirmer.send(Drain).await.unwrap();
-    assert_eq!((bench.topic.depth(), bench.dead.depth()), (0, 3));
+    assert_eq!((fixture.topic.depth(), fixture.dead.depth()), (0, 3));
     let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap()
     else {
         panic!("revoked")
@@ -512,7 +519,7 @@ async fn what_is_no_bet_is_a_dead_letter_before_it_is_done() {
     );
     assert_eq!(dead[0].header("source_topic"), Some("bet_placed"));
     let counted = |reason| {
-        bench
+        fixture
             .metrics
             .dead_letters
             .with_label_values(&[reason])
@@ -528,7 +535,7 @@ async fn what_is_no_bet_is_a_dead_letter_before_it_is_done() {
     );
 }
 
-/// A topic that is away until it is told.
+/// A topic that is unavailable until `is_away` is cleared.
 struct AwayAtFirst {
     inner: EmbeddedTopic,
     is_away: AtomicBool,
@@ -559,50 +566,52 @@ impl Topic for AwayAtFirst {
     }
 }
 
+/// No request is sent while the circuit is open; after it closes, all bets are decided.
 #[actix_web::test]
-async fn while_the_breaker_is_open_nobody_asks_and_when_it_closes_all_bets_are_decided() {
+async fn bets_are_decided_after_circuit_closes() {
     let breaker = BreakerPolicy {
         failures: 5,
         pause: 2 * SECOND,
     };
-    let bench = bench(breaker, |_, _| {
+    let fixture = fixture(breaker, |_, _| {
         Behaviour::Fail(SupplierError::Unreachable("refused".to_owned()))
     });
-    let confirmer = bench.start();
+    let confirmer = fixture.start();
     let mut bets = Vec::new();
     for _ in 0..8 {
-        bets.push(bench.place().await);
+        bets.push(fixture.place().await);
     }
     tokio::time::sleep(4 * SECOND).await;
-    let asked = bench.supplier.asked();
-    // Eight may be under way when the fifth failure opens it; then one every two seconds.
+    let asked = fixture.supplier.asked();
+    // Eight requests may be in flight when the fifth failure opens the circuit; then one every two
+    // seconds.
     assert!((5..=10).contains(&asked), "{asked}");
     assert!(
-        bench
+        fixture
             .guarded
             .problem()
             .unwrap()
             .contains("cannot be reached")
     );
     assert_eq!(
-        bench.metrics.breaker.with_label_values(&["closed"]).get(),
+        fixture.metrics.breaker.with_label_values(&["closed"]).get(),
         0
     );
-    bench.supplier.behave(|_, _| confirmed());
+    fixture.supplier.behave(|_, _| confirmed());
     for bet in bets {
-        let bet = bench.decided(bet).await;
+        let bet = fixture.decided(bet).await;
         assert_eq!(bet.status, BetStatus::Confirmed);
-        assert!(bench.took(&bet) < 7 * SECOND);
+        assert!(fixture.took(&bet) < 7 * SECOND);
     }
     assert_eq!(
         (
-            bench.guarded.problem(),
-            bench.metrics.breaker.with_label_values(&["closed"]).get()
+            fixture.guarded.problem(),
+            fixture.metrics.breaker.with_label_values(&["closed"]).get()
         ),
         (None, 1)
     );
     confirmer.send(Drain).await.unwrap();
-    assert_eq!(bench.topic.depth(), 0);
+    assert_eq!(fixture.topic.depth(), 0);
 }
 
 mod moving;

@@ -1,4 +1,4 @@
-//! The relay before topics that are away, full, or refuse.
+//! The relay with topics that are unavailable, stall, or reject records.
 
 use std::sync::Mutex;
 
@@ -15,28 +15,28 @@ use crate::telemetry::metrics::ConfirmationMetrics;
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(30);
 
-/// What a topic does with records.
+/// How a probe topic treats records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum TopicBehaviour {
     Takes,
-    /// Waits, as Kafka's topics do while it is away.
+    /// Stalls, as Kafka topics do during an outage.
     Waits,
-    /// Says that it is away.
+    /// Returns `Unavailable`.
     Away,
-    /// Takes no record with this text in it.
+    /// Rejects batches with a record that contains this text.
     Refuses(&'static str),
 }
 
 struct ProbeTopic {
-    mood: watch::Sender<TopicBehaviour>,
-    /// Batches, in their order.
+    behaviour: watch::Sender<TopicBehaviour>,
+    /// Accepted batches, in order.
     taken: Arc<Mutex<Vec<Vec<NewRecord>>>>,
 }
 
 impl ProbeTopic {
-    fn new(mood: TopicBehaviour) -> Arc<ProbeTopic> {
+    fn new(behaviour: TopicBehaviour) -> Arc<ProbeTopic> {
         Arc::new(ProbeTopic {
-            mood: watch::Sender::new(mood),
+            behaviour: watch::Sender::new(behaviour),
             taken: Arc::default(),
         })
     }
@@ -58,16 +58,16 @@ impl Topic for ProbeTopic {
     }
 
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
-        let (mut mood, taken) = (self.mood.subscribe(), self.taken.clone());
+        let (mut behaviour, taken) = (self.behaviour.subscribe(), self.taken.clone());
         async move {
-            let mood = *mood
-                .wait_for(|mood| *mood != TopicBehaviour::Waits)
+            let behaviour = *behaviour
+                .wait_for(|behaviour| *behaviour != TopicBehaviour::Waits)
                 .await
                 .unwrap();
             let refuses = |record: &NewRecord, word: &str| {
                 String::from_utf8_lossy(&record.payload).contains(word)
             };
-            match mood {
+            match behaviour {
                 TopicBehaviour::Away => return Err(BusError::Unavailable("away".to_owned())),
                 TopicBehaviour::Refuses(word)
                     if records.iter().any(|record| refuses(record, word)) =>
@@ -105,11 +105,11 @@ struct Relayed {
     relay: Addr<OutboxRelay>,
 }
 
-fn start(mood: TopicBehaviour) -> Relayed {
+fn start(behaviour: TopicBehaviour) -> Relayed {
     tokio::time::pause();
     let store = Arc::new(FakeMoney::default());
     let (placed, confirmed, dead) = (
-        ProbeTopic::new(mood),
+        ProbeTopic::new(behaviour),
         ProbeTopic::new(TopicBehaviour::Takes),
         ProbeTopic::new(TopicBehaviour::Takes),
     );
@@ -149,7 +149,7 @@ fn start(mood: TopicBehaviour) -> Relayed {
 }
 
 impl Relayed {
-    /// Writes rows as whoever commits a change does: leased to this process.
+    /// Writes rows with a lease of this process, as after a commit.
     fn write(&self, topic: OutboxTopic, payloads: &[&str]) -> Vec<OutboxRow> {
         let until = self.clock.after(LEASE);
         payloads
@@ -161,7 +161,7 @@ impl Relayed {
             .collect()
     }
 
-    /// Writes rows that a dead process left.
+    /// Writes rows without a lease, as a dead process leaves them.
     fn leave(&self, payloads: &[&str]) {
         let now = self.clock.now();
         payloads.iter().for_each(|text| {
@@ -185,8 +185,9 @@ impl Relayed {
     }
 }
 
+/// Committed rows are published immediately and in order, and leave the outbox.
 #[actix_web::test]
-async fn what_is_committed_is_published_at_once_and_in_order_and_leaves_the_outbox() {
+async fn committed_rows_are_published_in_order() {
     let relayed = start(TopicBehaviour::Takes);
     let rows = relayed.write(OutboxTopic::BetPlaced, &["a", "b", "c", "d"]);
     relayed.publish(rows).await;
@@ -206,17 +207,18 @@ async fn what_is_committed_is_published_at_once_and_in_order_and_leaves_the_outb
     );
 }
 
+/// Rows of dead processes are found, in batches if there is not enough room.
 #[actix_web::test]
-async fn what_a_dead_process_left_is_found_and_more_than_there_is_room_for_comes_in_parts() {
+async fn rows_of_dead_process_are_published() {
     let relayed = start(TopicBehaviour::Takes);
     relayed.leave(&["a", "b", "c", "d", "e", "f", "g", "h"]);
-    let kept = relayed.write(OutboxTopic::BetPlaced, &["of another process"]);
+    let kept = relayed.write(OutboxTopic::BetPlaced, &["from another process"]);
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(
         relayed.placed.payloads().concat(),
         ["a", "b", "c", "d", "e", "f", "g", "h"]
     );
-    assert_eq!(relayed.rows_left(), 1, "it is leased");
+    assert_eq!(relayed.rows_left(), 1, "the row is leased");
     tokio::time::sleep(LEASE).await;
     assert_eq!(
         (
@@ -225,20 +227,19 @@ async fn what_a_dead_process_left_is_found_and_more_than_there_is_room_for_comes
         ),
         (0, 9)
     );
-    // Its writer comes back to it: once more, which readers know.
+    // The writer submits its rows late: they are published again, and readers deduplicate.
     relayed.publish(kept).await;
     relayed.relay.send(Drain).await.unwrap();
     assert_eq!(relayed.placed.payloads().concat().len(), 10);
 }
 
+/// While one topic is unavailable the other continues; no row is lost or published twice.
 #[rstest]
 #[case(TopicBehaviour::Waits)]
 #[case(TopicBehaviour::Away)]
 #[actix_web::test]
-async fn while_a_topic_is_away_the_other_goes_on_and_nothing_is_lost_or_published_twice_by_itself(
-    #[case] mood: TopicBehaviour,
-) {
-    let relayed = start(mood);
+async fn unavailable_topic_does_not_block_other(#[case] behaviour: TopicBehaviour) {
+    let relayed = start(behaviour);
     let names: Vec<String> = (0..20).map(|number| format!("row {number:02}")).collect();
     let rows = relayed.write(
         OutboxTopic::BetPlaced,
@@ -249,7 +250,7 @@ async fn while_a_topic_is_away_the_other_goes_on_and_nothing_is_lost_or_publishe
     relayed
         .publish(relayed.write(OutboxTopic::BetConfirmed, &["x"]))
         .await;
-    // Longer than a lease: the rows are given out again, and this process has them already.
+    // Longer than a lease: the store returns the rows again, but this process has them already.
     tokio::time::sleep(3 * LEASE).await;
     assert_eq!(
         (
@@ -257,19 +258,19 @@ async fn while_a_topic_is_away_the_other_goes_on_and_nothing_is_lost_or_publishe
             relayed.confirmed.payloads().len()
         ),
         (0, 1),
-        "{mood:?}"
+        "{behaviour:?}"
     );
     assert_eq!(relayed.rows_left(), 20);
     assert!(relayed.metrics.rows.get() == 20 && relayed.metrics.oldest.get() > 80.0);
     assert_eq!(
         relayed.failures("publish") > 0,
-        mood == TopicBehaviour::Away
+        behaviour == TopicBehaviour::Away
     );
-    relayed.placed.mood.send_replace(TopicBehaviour::Takes);
+    relayed.placed.behaviour.send_replace(TopicBehaviour::Takes);
     tokio::time::sleep(2 * LEASE).await;
     let mut published = relayed.placed.payloads().concat();
     published.sort();
-    assert_eq!(published, names, "{mood:?}");
+    assert_eq!(published, names, "{behaviour:?}");
     assert_eq!(
         (
             relayed.rows_left(),
@@ -280,8 +281,9 @@ async fn while_a_topic_is_away_the_other_goes_on_and_nothing_is_lost_or_publishe
     );
 }
 
+/// A record that its topic rejects is sent to the dead letters and blocks no other record.
 #[actix_web::test]
-async fn what_its_topic_refuses_is_a_dead_letter_and_holds_up_nobody() {
+async fn rejected_record_is_dead_lettered() {
     let relayed = start(TopicBehaviour::Refuses("bad"));
     let rows = relayed.write(OutboxTopic::BetPlaced, &["a", "bad one", "b"]);
     let bad = rows[1].clone();
@@ -311,9 +313,12 @@ async fn what_its_topic_refuses_is_a_dead_letter_and_holds_up_nobody() {
 }
 
 #[actix_web::test]
-async fn what_can_go_nowhere_stays_in_the_outbox() {
+async fn undeliverable_row_stays_in_outbox() {
     let relayed = start(TopicBehaviour::Refuses("bad"));
-    relayed.dead.mood.send_replace(TopicBehaviour::Refuses(""));
+    relayed
+        .dead
+        .behaviour
+        .send_replace(TopicBehaviour::Refuses(""));
     relayed
         .publish(relayed.write(OutboxTopic::BetPlaced, &["bad one", "good one"]))
         .await;
@@ -324,8 +329,9 @@ async fn what_can_go_nowhere_stays_in_the_outbox() {
     );
 }
 
+/// A database outage delays the mark but causes no second publish.
 #[actix_web::test]
-async fn a_database_that_is_away_delays_the_mark_and_nothing_is_published_again_for_it() {
+async fn database_outage_delays_mark_only() {
     let relayed = start(TopicBehaviour::Takes);
     let rows = relayed.write(OutboxTopic::BetPlaced, &["a"]);
     relayed.store.go_away();
@@ -346,7 +352,7 @@ async fn a_database_that_is_away_delays_the_mark_and_nothing_is_published_again_
 }
 
 #[actix_web::test]
-async fn a_stop_waits_no_longer_than_its_limit_for_a_bus_that_is_away() {
+async fn drain_is_bounded_during_bus_outage() {
     let relayed = start(TopicBehaviour::Waits);
     relayed
         .publish(relayed.write(OutboxTopic::BetPlaced, &["a"]))
@@ -354,5 +360,5 @@ async fn a_stop_waits_no_longer_than_its_limit_for_a_bus_that_is_away() {
     let started = tokio::time::Instant::now();
     relayed.relay.send(Drain).await.unwrap();
     assert!(started.elapsed() >= 5 * SECOND && started.elapsed() < 6 * SECOND);
-    assert_eq!(relayed.rows_left(), 1, "for the next process");
+    assert_eq!(relayed.rows_left(), 1, "left for the next process");
 }

@@ -1,10 +1,9 @@
-//! What speaks against a mirrored book: broadcasts that contradict it, or that are ahead of the
-//! clock.
+//! Doubts about a mirrored book: broadcasts that contradict it, or that are ahead of the clock.
 //!
-//! Anybody who may publish on the channel can forge a broadcast. One whose time is a few minutes
-//! ahead is within the skew that a supplier is allowed, and would shut out every true price until
-//! then. The hot copy is written in one step with each true broadcast, so a book that has doubts
-//! reads it and takes it for right.
+//! Anybody who may publish on the channel can forge a broadcast. A forged time of a few minutes
+//! ahead is within the skew allowed to suppliers, and would reject every valid price until then.
+//! The cache is written atomically with each valid broadcast, so a book in doubt reads the cache
+//! and trusts it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,35 +19,35 @@ use crate::domain::odds::book::{MarketState, Rejection};
 use crate::domain::odds::update::Revision;
 use crate::domain::timestamp::Timestamp;
 
-/// A book compares with the hot copy at most this often, however many doubts come.
+/// Minimum interval between comparisons with the cache, however many doubts arise.
 const VERIFY_PAUSE: Duration = Duration::from_secs(1);
-/// A broadcast whose time is further ahead of the clock is compared with the hot copy, though it is
-/// within the skew that a supplier is allowed: if it is forged, every true price is shut out until
-/// then.
+/// A broadcast whose time is further ahead of the clock is compared with the cache, although it is
+/// within the skew allowed to suppliers: a forged one would reject every valid price until then.
 const DOUBTFUL_AHEAD: Duration = Duration::from_secs(2);
 
-/// What speaks against a mirrored book.
+/// Reasons to compare a mirrored book with the cache.
 #[derive(Default)]
 pub(super) struct Doubts {
-    /// The markets in doubt; no more than the book holds.
+    /// The markets in doubt; at most as many as the book holds.
     markets: BTreeSet<MarketKey>,
-    /// The largest number that the hot copy or the store had so far. An older broadcast with a
-    /// larger one contradicts the book: a true one is published when the hot copy takes it, and
-    /// that takes later revisions only.
+    /// The highest sequence number read from the cache or the store so far. An older broadcast with
+    /// a higher number contradicts the book: a valid broadcast is published when the cache accepts
+    /// it, and the cache accepts later revisions only.
     read_seq: u64,
-    /// When the last comparison began.
+    /// When the last comparison started.
     verified: Option<Instant>,
-    /// The next comparison, where it has to wait.
+    /// The scheduled comparison, if one has to wait.
     next: Option<SpawnHandle>,
 }
 
 impl Doubts {
-    /// The latest time of a broadcast that is not doubtful.
+    /// The latest broadcast time that raises no doubt.
     pub fn latest() -> Timestamp {
         Timestamp::now().later_by(DOUBTFUL_AHEAD)
     }
 
-    /// Whether a broadcast is older than what is held, though it was numbered after the last look.
+    /// Whether a broadcast is older than the held state, although its sequence number is higher
+    /// than any read so far.
     pub fn is_unexplained(
         &self,
         taken: &Result<Arc<MarketState>, Rejection>,
@@ -57,8 +56,8 @@ impl Doubts {
         *taken == Err(Rejection::Older) && seq.is_some_and(|seq| seq > self.read_seq)
     }
 
-    /// Remembers a market where a broadcast speaks against what is held of it, or where that is
-    /// ahead of the clock.
+    /// Adds a market if a broadcast contradicts its held state, or if that state is ahead of the
+    /// clock.
     pub fn consider(
         &mut self,
         market: MarketKey,
@@ -71,15 +70,15 @@ impl Doubts {
         }
     }
 
-    /// The hot copy or the store was read, and has numbers up to this one.
-    pub fn looked(&mut self, read_seq: u64) {
+    /// Records that the cache or the store was read and holds sequence numbers up to this one.
+    pub fn record_read(&mut self, read_seq: u64) {
         self.read_seq = self.read_seq.max(read_seq);
     }
 }
 
 impl OddsBook {
-    /// Whether doubts are to be settled now. If it is too early, they are later, however many come
-    /// until then.
+    /// Whether to verify now. If it is too early, one comparison is scheduled, however many doubts
+    /// arise until then.
     pub(super) fn verify_when_due(&mut self, context: &mut Context<Self>) -> bool {
         if self.doubts.markets.is_empty() || self.doubts.next.is_some() {
             return false;
@@ -99,30 +98,42 @@ impl OddsBook {
         false
     }
 
-    /// Compares the markets in doubt with the hot copy, which counts. It is written before each
-    /// broadcast, in one step.
+    /// Compares the markets in doubt with the cache and takes over its state. The cache is written
+    /// atomically before each broadcast.
     pub(super) fn verify(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
         self.doubts.verified = Some(Instant::now());
         let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
-        async move { edges.source.load_hot(&event_id).await }.into_actor(self).then(|hot, book, context| {
-            if hot.is_read {
-                book.doubts.looked(hot.largest_seq());
-            } else {
-                // Whether the cache is away shows elsewhere, and every market is stale then.
-                book.verify_when_due(context);
-            }
-            let markets = if hot.is_read { std::mem::take(&mut book.doubts.markets) } else { BTreeSet::new() };
-            let corrected = book.book.correct(&markets, &hot.states, Doubts::latest());
-            book.edges.metrics.count_verification(corrected.len());
-            if !corrected.is_empty() {
-                book.generation.changed();
-                let (event, markets) = (book.event_id.as_str(), corrected.len());
-                warn!(event, markets; "broadcasts contradict the hot copy, which replaces them");
-            }
-            let edges = book.edges.clone();
-            let news = corrected.into_iter().map(|state| Change { state, conflated: true }).collect();
-            async move { edges.tell(news).await }.into_actor(book)
-        })
+        async move { edges.source.load_hot(&event_id).await }
+            .into_actor(self)
+            .then(|hot, book, context| {
+                if hot.is_read {
+                    book.doubts.record_read(hot.largest_seq());
+                } else {
+                    // A cache outage is reported elsewhere, and every market is stale meanwhile.
+                    book.verify_when_due(context);
+                }
+                let markets = if hot.is_read {
+                    std::mem::take(&mut book.doubts.markets)
+                } else {
+                    BTreeSet::new()
+                };
+                let corrected = book.book.correct(&markets, &hot.states, Doubts::latest());
+                book.edges.metrics.count_verification(corrected.len());
+                if !corrected.is_empty() {
+                    book.generation.changed();
+                    let (event, markets) = (book.event_id.as_str(), corrected.len());
+                    warn!(event, markets; "broadcasts contradict the cache, book corrected");
+                }
+                let edges = book.edges.clone();
+                let news = corrected
+                    .into_iter()
+                    .map(|state| Change {
+                        state,
+                        conflated: true,
+                    })
+                    .collect();
+                async move { edges.publish(news).await }.into_actor(book)
+            })
     }
 }
 
@@ -145,15 +156,15 @@ mod tests {
     use crate::domain::odds::update::OddsUpdate;
     use crate::domain::odds::update::testing::{market_update, update};
 
-    /// A hot copy that the test writes, and how often it was read.
+    /// A cache that the test writes, with a count of its reads.
     #[derive(Default)]
-    struct HotCopy {
+    struct ProbeCache {
         states: Mutex<Vec<Arc<MarketState>>>,
         reads: AtomicUsize,
         is_away: AtomicBool,
     }
 
-    impl OddsCache for HotCopy {
+    impl OddsCache for ProbeCache {
         fn write(
             &self,
             states: Vec<Arc<MarketState>>,
@@ -188,12 +199,12 @@ mod tests {
 
     struct Fixture {
         book: Addr<OddsBook>,
-        hot: Arc<HotCopy>,
+        hot: Arc<ProbeCache>,
         probe: ProbeEdges,
     }
 
-    async fn bench(states: Vec<Arc<MarketState>>) -> Fixture {
-        let hot = Arc::new(HotCopy::default());
+    async fn fixture(states: Vec<Arc<MarketState>>) -> Fixture {
+        let hot = Arc::new(ProbeCache::default());
         hot.write(states).await.unwrap();
         let probe = probe_edges_with(hot.clone(), true);
         let (event, left) = (update(1, 1, 1).event_id, ReplayBoundary::NOTHING);
@@ -203,20 +214,20 @@ mod tests {
             .load_mirrored(&event, left, ReadPriority::Live, false)
             .await;
         let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
-        let bench = Fixture { book, hot, probe };
-        bench.snapshot().await;
-        bench
+        let fixture = Fixture { book, hot, probe };
+        fixture.snapshot().await;
+        fixture
     }
 
     impl Fixture {
         async fn hear(&self, update: OddsUpdate, seq: Option<u64>) {
-            let told = Broadcast {
+            let broadcast = Broadcast {
                 update,
                 seq,
                 conflated: false,
             };
             self.book
-                .send(ApplyBroadcasts(vec![told]))
+                .send(ApplyBroadcasts(vec![broadcast]))
                 .await
                 .unwrap()
                 .unwrap();
@@ -259,10 +270,11 @@ mod tests {
         forged
     }
 
-    /// The store may be ahead of the hot copy: broadcasts that it is ahead of are true, and late.
+    /// The store may be ahead of the cache: broadcasts older than the stored state are valid but
+    /// late.
     #[actix_web::test]
-    async fn store_ahead_of_broadcasts_is_no_contradiction() {
-        let hot = Arc::new(HotCopy::default());
+    async fn late_broadcast_does_not_contradict_store() {
+        let hot = Arc::new(ProbeCache::default());
         let probe = probe_edges_with(hot.clone(), true);
         probe.store.keep(MarketState {
             update: update(1, 3, 3),
@@ -275,22 +287,22 @@ mod tests {
             .load_mirrored(&event, left, ReadPriority::Background, true)
             .await;
         let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
-        let bench = Fixture { book, hot, probe };
-        bench.hot.write(state(update(1, 2, 2), 27)).await.unwrap();
-        bench.hear(update(1, 2, 2), Some(27)).await;
-        assert_eq!(bench.shown().await, update(1, 3, 3));
+        let fixture = Fixture { book, hot, probe };
+        fixture.hot.write(state(update(1, 2, 2), 27)).await.unwrap();
+        fixture.hear(update(1, 2, 2), Some(27)).await;
+        assert_eq!(fixture.shown().await, update(1, 3, 3));
     }
 
     #[actix_web::test]
-    async fn a_forged_price_some_minutes_ahead_is_put_right() {
-        let bench = bench(state(update(1, 1, 1), 5)).await;
-        bench.hear(minutes_ahead(4), Some(6)).await;
+    async fn forged_future_price_is_corrected() {
+        let fixture = fixture(state(update(1, 1, 1), 5)).await;
+        fixture.hear(minutes_ahead(4), Some(6)).await;
         assert_eq!(
-            bench.shown().await,
+            fixture.shown().await,
             update(1, 1, 1),
             "at once, with the answer"
         );
-        let told = bench
+        let told = fixture
             .probe
             .told
             .lock()
@@ -301,39 +313,45 @@ mod tests {
         assert_eq!(
             told,
             [5, 6, 7],
-            "every client is told, under a number that grows"
+            "every client gets the correction, with a higher number"
         );
-        // The next true price is followed, though its time is before the forged one's.
-        bench.hear(update(1, 2, 1), Some(6)).await;
-        assert_eq!(bench.shown().await, update(1, 2, 1));
+        // The next valid price is applied, although its time is before the forged one.
+        fixture.hear(update(1, 2, 1), Some(6)).await;
+        assert_eq!(fixture.shown().await, update(1, 2, 1));
     }
 
     #[actix_web::test]
-    async fn a_contradicted_price_is_put_right() {
-        let bench = bench(state(update(1, 1, 1), 5)).await;
-        // Forged, in the past, under a number far beyond the others.
-        bench.hear(update(1, 50, 1), Some(1_700_000_000_000)).await;
+    async fn contradicted_price_is_corrected() {
+        let fixture = fixture(state(update(1, 1, 1), 5)).await;
+        // Forged, in the past, with a sequence number far above the others.
+        fixture
+            .hear(update(1, 50, 1), Some(1_700_000_000_000))
+            .await;
         assert_eq!(
-            bench.shown().await,
+            fixture.shown().await,
             update(1, 50, 1),
-            "nothing speaks against it yet"
+            "nothing contradicts it yet"
         );
         let suspended = OddsUpdate {
             status: MarketStatus::Suspended,
             ..update(1, 2, 1)
         };
-        bench.hot.write(state(suspended.clone(), 6)).await.unwrap();
-        bench.hear(suspended.clone(), Some(6)).await;
-        bench.until_shown(&suspended).await;
+        fixture
+            .hot
+            .write(state(suspended.clone(), 6))
+            .await
+            .unwrap();
+        fixture.hear(suspended.clone(), Some(6)).await;
+        fixture.until_shown(&suspended).await;
     }
 
     #[actix_web::test]
-    async fn a_made_up_market_is_suspended() {
-        let bench = bench(state(update(1, 1, 1), 5)).await;
+    async fn forged_market_is_suspended() {
+        let fixture = fixture(state(update(1, 1, 1), 5)).await;
         let mut forged = market_update("MATCH_001", "made_up", None, 1, 1);
         forged.revision = minutes_ahead(3).revision;
-        bench.hear(forged, Some(6)).await;
-        let statuses: Vec<_> = bench
+        fixture.hear(forged, Some(6)).await;
+        let statuses: Vec<_> = fixture
             .snapshot()
             .await
             .markets
@@ -343,20 +361,20 @@ mod tests {
         assert_eq!(statuses, [MarketStatus::Open, MarketStatus::Suspended]);
     }
 
-    /// A market that the hot copy did not have is suspended under its own revision, and opens again
-    /// once the hot copy has it.
+    /// A market that the cache does not hold is suspended under its own revision, and opens again
+    /// once the cache holds it.
     #[actix_web::test]
-    async fn suspended_market_opens_under_same_revision() {
-        let bench = bench(state(update(1, 1, 1), 5)).await;
+    async fn suspended_market_reopens_with_same_revision() {
+        let fixture = fixture(state(update(1, 1, 1), 5)).await;
         let btts = |time| market_update("MATCH_001", "btts", None, time, 1);
         let early = btts(50);
-        bench.hear(early.clone(), Some(6)).await;
-        bench.hear(btts(40), Some(7)).await;
-        let status = async || bench.snapshot().await.markets[1].update.status;
+        fixture.hear(early.clone(), Some(6)).await;
+        fixture.hear(btts(40), Some(7)).await;
+        let status = async || fixture.snapshot().await.markets[1].update.status;
         assert_eq!(status().await, MarketStatus::Suspended);
         let known = [state(update(1, 1, 1), 5), state(early.clone(), 6)].concat();
-        bench.hot.write(known).await.unwrap();
-        bench.hear(early, Some(6)).await;
+        fixture.hot.write(known).await.unwrap();
+        fixture.hear(early, Some(6)).await;
         for _ in 0..1_000 {
             if status().await == MarketStatus::Open {
                 return;
@@ -367,46 +385,46 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_flood_of_forged_prices_is_no_flood_of_reads() {
-        let bench = bench(state(update(1, 1, 1), 5)).await;
-        let before = (bench.reads(), Instant::now());
+    async fn forged_flood_causes_few_reads() {
+        let fixture = fixture(state(update(1, 1, 1), 5)).await;
+        let before = (fixture.reads(), Instant::now());
         for seq in 6..506 {
-            bench.hear(minutes_ahead(4), Some(seq)).await;
+            fixture.hear(minutes_ahead(4), Some(seq)).await;
         }
-        let most = 2 + before.1.elapsed().as_secs() as usize;
+        let max_reads = 2 + before.1.elapsed().as_secs() as usize;
         assert!(
-            bench.reads() - before.0 <= most,
+            fixture.reads() - before.0 <= max_reads,
             "{} reads",
-            bench.reads() - before.0
+            fixture.reads() - before.0
         );
-        bench.until_shown(&update(1, 1, 1)).await;
+        fixture.until_shown(&update(1, 1, 1)).await;
     }
 
     #[actix_web::test]
-    async fn what_the_last_look_explains_is_not_doubted() {
-        let bench = bench(state(update(1, 9, 1), 9)).await;
-        // A book that starts looks once more, for what only the store knows.
-        while bench.reads() < 2 {
+    async fn late_broadcasts_raise_no_doubt() {
+        let fixture = fixture(state(update(1, 9, 1), 9)).await;
+        // A starting book loads once more, for state that only the store holds.
+        while fixture.reads() < 2 {
             tokio::task::yield_now().await;
         }
-        let before = bench.reads();
+        let before = fixture.reads();
         for (time, seq) in [(7, 7), (8, 8), (9, 9)] {
-            bench.hear(update(1, time, 1), Some(seq)).await;
+            fixture.hear(update(1, time, 1), Some(seq)).await;
         }
-        // The original counts nothing, and tells late ones as well.
-        bench.hear(update(1, 8, 1), None).await;
-        bench.hear(update(1, 10, 1), Some(10)).await;
-        assert_eq!(bench.reads(), before);
+        // The original program sends no sequence numbers, and late changes as well.
+        fixture.hear(update(1, 8, 1), None).await;
+        fixture.hear(update(1, 10, 1), Some(10)).await;
+        assert_eq!(fixture.reads(), before);
     }
 
     #[actix_web::test]
-    async fn doubts_outlast_a_cache_that_is_away() {
-        let bench = bench(state(update(1, 1, 1), 5)).await;
-        bench.hot.is_away.store(true, Ordering::SeqCst);
+    async fn doubts_outlast_cache_outage() {
+        let fixture = fixture(state(update(1, 1, 1), 5)).await;
+        fixture.hot.is_away.store(true, Ordering::SeqCst);
         let forged = minutes_ahead(4);
-        bench.hear(forged.clone(), Some(6)).await;
-        assert_eq!(bench.shown().await, forged);
-        bench.hot.is_away.store(false, Ordering::SeqCst);
-        bench.until_shown(&update(1, 1, 1)).await;
+        fixture.hear(forged.clone(), Some(6)).await;
+        assert_eq!(fixture.shown().await, forged);
+        fixture.hot.is_away.store(false, Ordering::SeqCst);
+        fixture.until_shown(&update(1, 1, 1)).await;
     }
 }

@@ -1,5 +1,5 @@
-//! Any operations, in any order and repeated, do what a simple model does: maps, written without a
-//! look at how the databases do it.
+//! Random operations, in any order and with repetitions, have the same effect on a store as on a
+//! simple model made of maps. The model is written independently of the databases.
 
 mod operations;
 mod state;
@@ -13,7 +13,7 @@ use self::operations::{Operation, any_operations};
 use self::state::Model;
 use super::*;
 
-/// The names of a case: of its own, so that one database serves all cases.
+/// The names of a test case, unique so that one database serves all cases.
 #[derive(Clone)]
 pub struct Names {
     case: u64,
@@ -37,7 +37,7 @@ impl Names {
     }
 }
 
-pub fn any_operations_do_what_the_model_does(store: &dyn MoneyStore) {
+pub fn random_operations_follow_the_model(store: &dyn MoneyStore) {
     let case = Cell::new(0);
     let mut runner = TestRunner::new(Config {
         cases: 40,
@@ -47,7 +47,7 @@ pub fn any_operations_do_what_the_model_does(store: &dyn MoneyStore) {
     let outcome = runner.run(&any_operations(), |operations| {
         case.set(case.get() + 1);
         let outcome = follow(store, &Names::of(case.get()), &operations);
-        // Also behind a failure: the next case must find nothing left of this one.
+        // Also after a failure, because the next case must start without pending rows.
         finish(store);
         outcome?;
         let found = store.verify(at(0), Duration::ZERO).map_err(fail)?;
@@ -61,7 +61,7 @@ fn fail(error: impl std::fmt::Debug) -> TestCaseError {
     TestCaseError::fail(format!("{error:?}"))
 }
 
-/// Does the operations on both, and compares each answer and what stands behind all of them.
+/// Runs the operations on both, and compares each answer and the final state.
 fn follow(
     store: &dyn MoneyStore,
     names: &Names,
@@ -70,7 +70,7 @@ fn follow(
     let mut model = Model::default();
     let mut now = 0;
     for operation in operations {
-        // Some happen at one and the same moment.
+        // Some operations happen at the same time.
         now += i64::from(operation.pause);
         let expected = model.does(&operation.what, now);
         let answer = operation.what.on(store, names, now).map_err(fail)?;
@@ -79,7 +79,7 @@ fn follow(
     model.compare(store, names)
 }
 
-/// Ends whatever is pending, publishes and cancels everything.
+/// Ends all pending bets and reservations, and completes all deliveries.
 fn finish(store: &dyn MoneyStore) {
     let late = at(1_000_000);
     for bet in store.overdue_bets(late, 1_000).unwrap() {

@@ -1,4 +1,4 @@
-//! What is done, and what is answered, in words that the model and the databases share.
+//! Operations and answers, in a form that the model and the databases share.
 
 use proptest::prelude::*;
 
@@ -11,10 +11,10 @@ pub const USERS: u8 = 2;
 pub const BETS: u8 = 6;
 const REFERENCES: u8 = 3;
 const KEYS: u8 = 3;
-/// A bet is to be decided so many seconds after it was placed.
+/// Seconds from the placement of a bet to its deadline.
 pub const TO_DECIDE: i64 = 10;
 
-/// Something that is done.
+/// An operation.
 #[derive(Clone, Debug)]
 pub enum What {
     Deposit {
@@ -42,7 +42,7 @@ pub enum What {
         movement: Box<What>,
         key: (u8, u8),
     },
-    /// Somebody else tries to end the reservation of a bet.
+    /// A caller other than the bet tries to end the reservation of a bet.
     SettleOfBet {
         user: u8,
         bet: u8,
@@ -70,17 +70,17 @@ pub enum What {
         bet: u8,
         verdict: BetOutcome,
     },
-    /// The sweeper.
+    /// Like the sweeper.
     DecideOverdue {
         limit: usize,
     },
-    /// Takes rows of the outbox and publishes some of them.
+    /// Takes outbox rows and marks some of them as published.
     Publish {
         limit: usize,
         publish: usize,
         lease: i64,
     },
-    /// Takes orders to cancel and does some of them.
+    /// Takes cancel requests and completes some of them.
     Cancel {
         limit: usize,
         done: usize,
@@ -88,21 +88,21 @@ pub enum What {
     },
 }
 
-/// Something that is done, so many seconds after what was done before.
+/// An operation, `pause` seconds after the previous one.
 #[derive(Clone, Debug)]
 pub struct Operation {
     pub what: What,
     pub pause: u8,
 }
 
-/// What was answered, without ids.
+/// An answer, without ids.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     Balance(i64, i64),
     Reservation(ReservationStatus, i64, Option<i64>),
     Refused(&'static str),
     Count(usize),
-    /// Bet, new balance, and whether it is new.
+    /// Bet, new balance, and whether the bet is new.
     Placed(u8, i64, bool),
     KeyReused,
     BetRefused(&'static str),
@@ -110,12 +110,12 @@ pub enum Answer {
     Decided,
     Before(BetStatus),
     Unknown,
-    /// The bets of rows that were taken, or of orders to cancel with their attempts.
+    /// The bets of the outbox rows or cancel requests that were taken, with topics or attempts.
     Rows(Vec<(u8, &'static str)>),
     Cancels(Vec<(u8, u32)>),
 }
 
-/// Any operations; some of them are done again, at once or later.
+/// Random operations; some are repeated, at once or later.
 pub fn any_operations() -> impl Strategy<Value = Vec<Operation>> {
     let one = (any_what(), 0u8..4).prop_map(|(what, pause)| Operation { what, pause });
     let again = proptest::collection::vec(
@@ -175,7 +175,7 @@ fn any_what() -> impl Strategy<Value = What> {
                 by,
             },
         });
-    // All or none, where those of one moment have no order among themselves.
+    // All or none, because rows with the same time have no defined order.
     let all = prop_oneof![1 => Just(0usize), 5 => Just(1_000)];
     prop_oneof![
         3 => (user.clone(), reference.clone(), cents.clone())
@@ -208,13 +208,13 @@ pub fn order_of(names: &Names, user: u8, cents: i64, text: u8, now: i64) -> Tran
     }
 }
 
-/// A key says with which request it comes.
+/// The key of a request, with its fingerprint.
 pub fn key_of((number, fingerprint): (u8, u8)) -> RequestKey {
     key(&format!("k{number}"), &format!("f{fingerprint}"))
 }
 
 impl What {
-    /// Does it on a database.
+    /// Runs the operation on a database.
     pub fn on(
         &self,
         store: &dyn MoneyStore,
@@ -297,7 +297,7 @@ impl What {
                 };
                 Ok(
                     match store.place_bet(&bet, key.map(key_of).as_ref(), &notice) {
-                        // The bet is there already, and nothing has changed.
+                        // The bet already exists, and nothing has changed.
                         Err(StoreError::Refused(_)) => Answer::Refused("taken"),
                         answer => answered(answer?),
                     },
@@ -333,9 +333,9 @@ impl What {
                 let rows = store.take_outbox(at(now), at(now + lease), *limit)?;
                 let publish: Vec<_> = rows.iter().take(*publish).map(|row| row.id).collect();
                 store.published(&publish)?;
-                let told =
+                let entry =
                     |row: &OutboxRow| (row.key.parse().map_or(u8::MAX, number), row.topic.as_str());
-                Ok(Answer::Rows(rows.iter().map(told).collect()))
+                Ok(Answer::Rows(rows.iter().map(entry).collect()))
             }
             What::Cancel { limit, done, pause } => {
                 let mut taken = store.take_cancels(at(now), at(now + pause), *limit)?;
@@ -383,7 +383,7 @@ impl What {
                 settlement: by,
                 at: at(now),
             },
-            ref other => panic!("{other:?} is no movement"),
+            ref other => panic!("{other:?} is not a movement"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::operations::{Answer, BETS, TO_DECIDE, USERS, What, key_of};
 use super::*;
 
-/// What a reservation is known by: a reference of the test's, or a bet.
+/// What a reservation is for: a reference of the test, or a bet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Of {
     Reference(u8),
@@ -24,8 +24,8 @@ struct Hold {
 struct ModelBet {
     user: u8,
     cents: i64,
-    /// The available balance behind it.
-    behind: i64,
+    /// The available balance after the bet was placed.
+    balance_after: i64,
     status: BetStatus,
     decide_by: i64,
 }
@@ -44,26 +44,26 @@ struct ModelCancel {
     is_done: bool,
 }
 
-/// Everything there is, as maps.
+/// The whole state, as maps.
 #[derive(Default)]
 pub struct Model {
     wallets: HashMap<u8, (i64, i64)>,
-    /// How many transfers each user has.
+    /// The number of transfers of each user.
     transfers: HashMap<u8, usize>,
     deposits: HashMap<(u8, u8), (i64, Answer)>,
     withdrawals: HashMap<(u8, u8), (i64, Answer)>,
     holds: BTreeMap<(u8, Of), Hold>,
     bets: BTreeMap<u8, ModelBet>,
-    /// Of a user's key the fingerprint and the answer.
+    /// For each user and key, the fingerprint and the answer.
     keys: HashMap<(u8, u8), (u8, Answer)>,
-    /// The same of each operation of a wallet.
+    /// The same for wallet requests, per operation.
     wallet_keys: HashMap<(&'static str, u8, u8), (u8, Answer)>,
     outbox: Vec<Row>,
     cancels: BTreeMap<u8, ModelCancel>,
 }
 
 impl Model {
-    /// Does it, and says what is to be answered.
+    /// Runs an operation and returns the expected answer.
     pub fn does(&mut self, what: &What, now: i64) -> Answer {
         match *what {
             What::Deposit {
@@ -131,7 +131,7 @@ impl Model {
                     What::Withdraw { user, .. } => ("withdraw", user),
                     What::Reserve { user, .. } => ("reserve", user),
                     What::Settle { user, by, .. } => (by.kind().as_str(), user),
-                    ref other => panic!("{other:?} is no movement"),
+                    ref other => panic!("{other:?} is not a movement"),
                 };
                 if let Some((first, answer)) = self.wallet_keys.get(&(operation, user, key)) {
                     return if *first == fingerprint {
@@ -217,7 +217,7 @@ impl Model {
         };
         if let Some(hold) = self.holds.get(&(user, of)) {
             return if hold.cents == cents {
-                hold.told()
+                hold.as_answer()
             } else {
                 Answer::Refused("other amount")
             };
@@ -233,7 +233,7 @@ impl Model {
             ended: None,
         };
         self.holds.insert((user, of), hold.clone());
-        hold.told()
+        hold.as_answer()
     }
 
     fn settle(&mut self, user: u8, of: Of, by: HoldResolution, now: i64) -> Answer {
@@ -250,15 +250,15 @@ impl Model {
         };
         if hold.status != ReservationStatus::Pending {
             return if hold.status == becomes {
-                hold.told()
+                hold.as_answer()
             } else {
                 Answer::Refused(hold.status.as_str())
             };
         }
         (hold.status, hold.ended) = (becomes, Some(now));
-        let (told, cents) = (hold.told(), hold.cents);
+        let (answer, cents) = (hold.as_answer(), hold.cents);
         self.now_has(user, (available + back, reserved - cents));
-        told
+        answer
     }
 
     fn expire(&mut self, before: i64, limit: usize, now: i64) -> Answer {
@@ -287,10 +287,10 @@ impl Model {
             return self.keep(user, key, Answer::BetRefused("WALLET_NOT_FOUND"));
         };
         match self.bets.get(&bet) {
-            Some(there) if there.user == user && there.cents == cents && key.is_none() => {
-                return Answer::Placed(bet, there.behind, false);
+            Some(existing) if existing.user == user && existing.cents == cents && key.is_none() => {
+                return Answer::Placed(bet, existing.balance_after, false);
             }
-            Some(there) if there.user == user => return Answer::Refused("taken"),
+            Some(existing) if existing.user == user => return Answer::Refused("taken"),
             _ if available < cents => {
                 return self.keep(user, key, Answer::BetRefused("INSUFFICIENT_FUNDS"));
             }
@@ -305,13 +305,13 @@ impl Model {
             ended: None,
         };
         self.holds.insert((user, Of::Bet(bet)), hold);
-        let (behind, decide_by) = (available - cents, now + TO_DECIDE);
+        let (balance_after, decide_by) = (available - cents, now + TO_DECIDE);
         self.bets.insert(
             bet,
             ModelBet {
                 user,
                 cents,
-                behind,
+                balance_after,
                 status: BetStatus::Pending,
                 decide_by,
             },
@@ -321,14 +321,14 @@ impl Model {
             topic: "bet_placed",
             leased_until: now + 3,
         });
-        self.keep(user, key, Answer::Placed(bet, behind, true))
+        self.keep(user, key, Answer::Placed(bet, balance_after, true))
     }
 
-    /// Keeps the answer to a key, if there is one.
+    /// Stores the answer to a key, if there is one.
     fn keep(&mut self, user: u8, key: Option<(u8, u8)>, answer: Answer) -> Answer {
         if let Some((number, fingerprint)) = key {
             let kept = match answer {
-                Answer::Placed(bet, behind, _) => Answer::Placed(bet, behind, false),
+                Answer::Placed(bet, balance_after, _) => Answer::Placed(bet, balance_after, false),
                 ref other => other.clone(),
             };
             self.keys.insert((user, number), (fingerprint, kept));
@@ -396,7 +396,7 @@ impl Model {
         Answer::Cancels(taken.collect())
     }
 
-    /// What stands in the database is what stands here.
+    /// Compares the database with the model.
     pub fn compare(&self, store: &dyn MoneyStore, names: &Names) -> Result<(), TestCaseError> {
         for number in 0..USERS {
             let name = names.user(number);
@@ -420,26 +420,26 @@ impl Model {
                     .map(|last| (last.balance.available, last.balance.reserved)),
                 expected
             );
-            let mut stand: Vec<_> = reservations(store, &name)
+            let mut stored: Vec<_> = reservations(store, &name)
                 .into_iter()
                 .map(|held| (held.reference.to_string(), held.amount.cents(), held.status))
                 .collect();
-            stand.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+            stored.sort_unstable_by(|one, other| one.0.cmp(&other.0));
             let mine = self.holds.iter().filter(|((user, _), _)| *user == number);
             let mut expected: Vec<_> = mine
                 .map(|((_, of), hold)| (of.reference(names), hold.cents, hold.status))
                 .collect();
             expected.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-            prop_assert_eq!(stand, expected);
+            prop_assert_eq!(stored, expected);
         }
         for number in 0..BETS {
             let bet = store.bet(names.bet(number)).map_err(fail)?;
-            let stands = bet.map(|bet| (bet.user_id.to_string(), bet.stake.cents(), bet.status));
+            let stored = bet.map(|bet| (bet.user_id.to_string(), bet.stake.cents(), bet.status));
             let expected = self
                 .bets
                 .get(&number)
                 .map(|bet| (names.user(bet.user), bet.cents, bet.status));
-            prop_assert_eq!(stands, expected);
+            prop_assert_eq!(stored, expected);
             let steps = match self.bets.get(&number).map(|bet| bet.status) {
                 None => 0,
                 Some(BetStatus::Pending) => 1,
@@ -486,7 +486,7 @@ impl Of {
 }
 
 impl Hold {
-    fn told(&self) -> Answer {
+    fn as_answer(&self) -> Answer {
         Answer::Reservation(self.status, self.made, self.ended)
     }
 }

@@ -21,7 +21,7 @@ use crate::store::postgres::error::Failure;
 use crate::store::postgres::statement::statement;
 use crate::store::postgres::{line_text, stamp, time, unreadable};
 
-/// A row of an answer to bets that are placed: its place among them, from 1, and the answer.
+/// A result row of placed bets: the position of the bet in the call, from 1, and the answer.
 type PlaceRow = (
     i32,
     String,
@@ -50,7 +50,7 @@ statement! {
 }
 
 statement! {
-    /// Keeps a refusal.
+    /// Stores a rejection.
     Refuse<'a> returns (Nullable<Text>, Nullable<SqlUuid>, Nullable<Integer>, Nullable<BigInt>, Nullable<Text>):
     "SELECT outcome, bet, price, balance, refused FROM bet_refuse(" { user: &'a str as Text } ", "
         { key: &'a str as Text } ", " { fingerprint: &'a str as Text } ", " { refusal: &'a str as Text } ", "
@@ -76,7 +76,7 @@ statement! {
         { now: &'a [PgTimestamp] as Array<Timestamptz> } ")"
 }
 
-/// A bet as it is read.
+/// The columns of a bet.
 type BetRow = (
     Uuid,
     String,
@@ -115,7 +115,7 @@ statement! {
 }
 
 statement! {
-    /// Pending bets whose time is over.
+    /// Pending bets past their deadline.
     OverdueBets returns (SqlUuid, Text, Text, Text, Text, Text, BigInt, Integer, Text, Nullable<Text>, Nullable<Text>,
         Timestamptz, Timestamptz, Nullable<Timestamptz>):
     "SELECT id, user_id, event_id, market, line, selection, stake_cents, price_thousandths, status, reason,
@@ -130,7 +130,7 @@ statement! {
     "SELECT old_status, new_status, reason, at FROM bet_history WHERE bet_id = " { id: Uuid as SqlUuid } " ORDER BY id"
 }
 
-/// Places bets, each with a reservation of this id.
+/// Places bets, each with a reservation of the given id.
 pub(super) fn place(
     connection: &mut PgConnection,
     slips: &[&BetPlacement],
@@ -184,14 +184,14 @@ pub(super) fn place(
     )
 }
 
-/// What stands for a bet that is to be placed or decided by itself.
+/// The outcome of a bet that must be placed or decided alone.
 const BUSY: &str = "BUSY";
 
 fn each<I: IntoIterator, T>(items: I, what: impl FnMut(I::Item) -> T) -> Vec<T> {
     items.into_iter().map(what).collect()
 }
 
-/// Answers in the order of their places, which count from 1.
+/// The answers in the order of their places, which count from 1.
 fn in_places<T>(
     size: usize,
     answers: impl Iterator<Item = Result<(i32, Option<T>), Failure>>,
@@ -328,7 +328,7 @@ pub(super) fn decide(
     )
 }
 
-/// Bets, in the order of these ids.
+/// Bets, in the order of the given ids.
 pub(super) fn read(
     connection: &mut PgConnection,
     bet_ids: &[BetId],

@@ -1,4 +1,4 @@
-//! What is on its way: to the bus, and to the supplier.
+//! Pending deliveries: outbox rows for the bus, and cancel requests for the supplier.
 
 use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
@@ -16,8 +16,8 @@ use crate::store::postgres::statement::statement;
 use crate::store::postgres::{stamp, time, unreadable};
 
 statement! {
-    /// Takes rows whose lease is over. Those that another process takes at this moment are left to
-    /// it.
+    /// Takes rows whose lease has expired, skipping rows that another process is taking at the same
+    /// time.
     TakeOutbox returns (BigInt, Text, Text, Text):
     "WITH due AS (
         SELECT id FROM outbox WHERE leased_until <= " { now: PgTimestamp as Timestamptz }
@@ -30,19 +30,19 @@ statement! {
 }
 
 statement! {
-    /// Removes what is published.
+    /// Removes published rows.
     Published<'a>:
     "DELETE FROM outbox WHERE id = ANY (" { ids: &'a [i64] as Array<BigInt> } ")"
 }
 
 statement! {
-    /// How much waits.
+    /// The number of rows in the outbox, and the oldest time.
     Depth returns (BigInt, Nullable<Timestamptz>):
     "SELECT count(*), min(created_at) FROM outbox"
 }
 
 statement! {
-    /// Takes orders to cancel that are due.
+    /// Takes the cancel requests that are due.
     TakeCancels returns (SqlUuid, Integer):
     "WITH due AS (
         SELECT bet_id FROM supplier_cancels
@@ -55,14 +55,14 @@ statement! {
 }
 
 statement! {
-    /// An order to cancel is done.
+    /// Marks a cancel request as done.
     Cancelled:
     "UPDATE supplier_cancels SET done_at = " { now: PgTimestamp as Timestamptz }
     " WHERE done_at IS NULL AND bet_id = " { bet: Uuid as SqlUuid } ""
 }
 
 statement! {
-    /// Orders to cancel that are not done.
+    /// Cancel requests that are not done.
     OpenCancels returns (BigInt):
     "SELECT count(*) FROM supplier_cancels WHERE done_at IS NULL"
 }

@@ -1,5 +1,5 @@
-//! Money in PostgreSQL: each operation is a function of the database, and so one round trip.
-//! `migrations/postgres/*_money` and `*_money_faster` have the functions.
+//! Money in PostgreSQL. Each operation is a database function, so it takes one round trip. The
+//! functions are defined in `migrations/postgres/*_money` and `*_money_faster`.
 
 mod bets;
 mod delivery;
@@ -76,7 +76,8 @@ impl MoneyStore for PgStore {
         let due = pool.run(|connection| wallet::to_expire(connection, made_before, limit))?;
         let (mut expired, mut held) = (0, HashSet::new());
         for (user_id, reference) in due {
-            // A wallet that somebody holds does not keep the others' reservations from their end.
+            // A wallet that is locked elsewhere must not delay the expiry of other users'
+            // reservations.
             if held.contains(&user_id) {
                 continue;
             }
@@ -86,7 +87,7 @@ impl MoneyStore for PgStore {
                 Ok(Ok(_)) => expired += 1,
                 Err(error) if error.is_lock_timeout() => drop(held.insert(user_id)),
                 Err(failure) | Ok(Err(WalletError::Store(failure))) => return Err(failure),
-                // One that somebody else ended meanwhile stays as it ended.
+                // One that was ended concurrently stays as it ended.
                 Ok(Err(_)) => {}
             }
         }
@@ -181,7 +182,8 @@ impl MoneyStore for PgStore {
     }
 
     fn bet(&self, bet_id: BetId) -> Result<Option<Bet>, StoreError> {
-        // Not from a pool that may lead to a replica: a bet is looked up just after it was placed.
+        // Not read from a pool that may lead to a replica, because a bet is looked up right after
+        // it was placed.
         self.money()?.run(|connection| {
             alone(
                 bets::read(connection, &[bet_id])?
@@ -261,24 +263,24 @@ impl MoneyStore for PgStore {
     }
 }
 
-/// Whether a function of the database waits for whoever moves a user's money at this moment.
+/// Whether a database function waits for wallets that are locked at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     ForWallets,
     ForNobody,
 }
 
-/// The answer to the only one that was asked for. There is none where it came into being meanwhile:
-/// the bet was not there yet when wallets were locked.
+/// The answer of a call with a single item. It is missing if the bet was created concurrently: it
+/// did not exist yet when the wallets were locked.
 fn alone<T>(answers: Vec<Option<T>>) -> Result<T, Failure> {
     answers
         .into_iter()
         .next()
         .flatten()
-        .ok_or_else(Failure::came_between)
+        .ok_or_else(Failure::conflict)
 }
 
-/// What a function of the database refused by a word.
+/// Parses the outcome word of a rejection.
 fn refused(outcome: &str) -> Result<WalletError, Failure> {
     Ok(refusal_of(outcome).ok_or_else(|| unreadable("outcome", outcome))?)
 }
@@ -287,12 +289,12 @@ fn amount(cents: i64) -> Result<Amount, StoreError> {
     Amount::new(cents).map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
-/// A text as one of our types.
+/// Parses a text column.
 fn parsed<T: std::str::FromStr>(column: &str, text: &str) -> Result<T, StoreError> {
     text.parse().map_err(|_| unreadable(column, text))
 }
 
-/// A column that a function gives with this outcome.
+/// A column that must not be NULL with this outcome.
 fn given<T>(column: &str, value: Option<T>) -> Result<T, StoreError> {
     value.ok_or_else(|| unreadable(column, "NULL"))
 }

@@ -14,7 +14,7 @@ use crate::store::postgres::stamp;
 use crate::store::postgres::statement::statement;
 
 statement! {
-    /// Makes a movement, unless its key has an answer.
+    /// Executes a movement, unless its key has an answer.
     ApplyOnce<'a> returns (Text):
     "SELECT answer FROM wallet_apply_once(" { user: &'a str as Text } ", " { operation: &'a str as Text } ", "
         { key: &'a str as Text } ", " { fingerprint: &'a str as Text } ", "

@@ -1,4 +1,4 @@
-//! A look at the whole ledger, in one snapshot.
+//! Verification of the whole ledger, in one snapshot.
 
 use std::time::Duration;
 
@@ -11,8 +11,7 @@ use crate::store::ledger_checks;
 use crate::store::money::Verification;
 use crate::store::postgres::error::Failure;
 
-/// Checks every rule within the snapshot of the transaction; writers do not wait, and are not
-/// waited for.
+/// Checks every rule in the transaction's snapshot, without blocking writers or waiting for them.
 pub(super) fn run(
     connection: &mut PgConnection,
     at: Timestamp,

@@ -16,11 +16,11 @@ use crate::store::postgres::error::Failure;
 use crate::store::postgres::statement::statement;
 use crate::store::postgres::{stamp, time};
 
-/// An outcome of a function: what was refused is no failure of the database.
+/// The outcome of a database function; a rejection is not a database failure.
 type Outcome<T> = Result<Result<T, WalletError>, Failure>;
 
 statement! {
-    /// A wallet; one row is one moment.
+    /// A wallet. Reading one row gives a consistent pair of balances.
     ReadWallet<'a> returns (SqlUuid, BigInt, BigInt):
     "SELECT wallet_id, available_cents, reserved_cents FROM wallets WHERE user_id = " { user: &'a str as Text } ""
 }
@@ -34,7 +34,7 @@ statement! {
 }
 
 statement! {
-    /// Holds an amount.
+    /// Reserves an amount.
     Reserve<'a> returns (Text, Nullable<SqlUuid>, Nullable<Text>, Nullable<Timestamptz>, Nullable<Timestamptz>):
     "SELECT outcome, reservation, status, created, settled FROM wallet_reserve(" { user: &'a str as Text } ", "
         { amount: i64 as BigInt } ", " { reference: &'a str as Text } ", " { id: Uuid as SqlUuid } ", NULL, "
@@ -50,7 +50,7 @@ statement! {
 }
 
 statement! {
-    /// Pending reservations that nobody decides any more, the oldest first.
+    /// Pending reservations that are due to expire, oldest first.
     ToExpire returns (Text, Text):
     "SELECT user_id, reference FROM reservations
     WHERE status = 'PENDING' AND bet_id IS NULL AND created_at < " { before: PgTimestamp as Timestamptz }

@@ -1,5 +1,5 @@
-//! What operators do to a database: defaults that change what statements mean, a switch-over, a
-//! pooler, few connections.
+//! Faults caused by operating a database: defaults that change the meaning of statements, a
+//! switch-over, a pooler, few connections.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use super::*;
 use crate::store::money::MoneyStore;
 use crate::store::money_suite::{balances, bet, bet_id, confirmed, notice, order};
 
-/// Deposits by many at once to one wallet; every failure.
+/// Deposits by many clients at once into one wallet; returns every failure.
 fn deposit_at_once(store: &PgStore, clients: usize, each: usize) -> Vec<String> {
     let deposits = |client: usize| {
         let deposit = move |n: usize| store.deposit(&order("A", 1, &format!("{client} {n}")));
@@ -64,8 +64,8 @@ fn database_defaults_change_nothing(#[case] defaults: &str) {
         .unwrap();
 }
 
-/// A server that is gone, and a standby behind the same address. The connections to it live, and
-/// are of no use.
+/// The old server is replaced by a standby at the same address. Connections to it stay open but are
+/// useless.
 #[test]
 #[ignore = "needs the real engines: make test"]
 fn switch_over_leaves_no_useless_connection() {
@@ -75,18 +75,18 @@ fn switch_over_leaves_no_useless_connection() {
     let store = PgStore::open(&old.address_by(relay.port()), &PgOptions::default()).unwrap();
     store.migrate().unwrap();
     store.deposit(&order("A", 5, "before")).unwrap();
-    wait_until("the standby has it", || new.has_deposits(1));
-    // The old primary goes, and comes back as a standby behind the address that everybody knows.
+    wait_until("the standby has the deposit", || new.has_deposits(1));
+    // The old primary stops, and returns as a standby at the well-known address.
     old.stop("fast");
     new.promote();
     old.follow(&new);
-    wait_until("the standby is told from a primary", || {
+    wait_until("the store recognises the standby", || {
         let refused = store.deposit(&order("A", 5, "meanwhile"));
         refused.is_err_and(|error| error.to_string().contains("only reads"))
     });
     let unready = store.ping().unwrap_err().to_string();
     assert!(unready.contains("only reads"), "{unready}");
-    // The address leads to the new primary; the connections to the old one stay.
+    // The address now leads to the new primary; connections to the old one stay open.
     relay.lead_to(new.port());
     wait_until("it is ready", || store.ping().is_ok());
     store.deposit(&order("A", 5, "after")).unwrap();
@@ -94,7 +94,7 @@ fn switch_over_leaves_no_useless_connection() {
     assert_eq!(balances(&store, "A"), (42, 0));
 }
 
-/// Sessions that were made to write, and may not any more.
+/// Sessions that were opened for writing become read-only.
 #[test]
 #[ignore = "needs the real engines: make test"]
 fn sessions_that_became_read_only_are_dropped() {
@@ -112,7 +112,7 @@ fn sessions_that_became_read_only_are_dropped() {
     drop(database);
 }
 
-/// Of many that ask for connections, five get one.
+/// Many threads request connections; the server grants five.
 #[test]
 #[ignore = "needs the real engines: make test"]
 fn five_connections_serve_everybody() {
@@ -157,7 +157,7 @@ fn five_connections_serve_everybody() {
     assert_eq!(balances(&store, "A"), (150, 0));
 }
 
-/// PgBouncer in transaction mode, ended with the test.
+/// PgBouncer in transaction mode, stopped at the end of the test.
 struct Pooler {
     child: Child,
     port: u16,
@@ -230,15 +230,15 @@ default_pool_size = 3
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        // It ends at once with the one that it runs under, which may have passed its place on to
-        // it.
+        // Via `kill`, because the child may be a wrapper (`runuser`) that forwards the signal to
+        // PgBouncer, or PgBouncer itself.
         let id = self.child.id().to_string();
         let _ = Command::new("kill").arg("-TERM").arg(id).status();
         let _ = self.child.wait();
     }
 }
 
-/// A pooler that refuses our mark, and one that ignores it.
+/// One pooler rejects our marker, the other ignores it.
 #[rstest]
 #[case("")]
 #[case("ignore_startup_parameters = options,extra_float_digits")]
@@ -287,11 +287,11 @@ fn pooler_in_transaction_mode_works(#[case] settings: &str) {
             .violations(),
         0
     );
-    // No session setting stays behind on the server's connections, where other programs would meet
+    // No session setting leaks into the pooler's server connections, where other programs would see
     // it.
     let lock_timeout = "SELECT current_setting('lock_timeout') AS text";
     let mut other = PgConnection::establish(&database.address_by(pooler.port)).unwrap();
-    // The pooler keeps to one connection within it.
+    // Within a transaction the pooler keeps to one connection.
     execute(&mut other, "BEGIN");
     let texts = super::support::column(&mut other, lock_timeout);
     assert_eq!(texts, ["0"]);

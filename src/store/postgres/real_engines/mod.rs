@@ -1,5 +1,5 @@
-//! Tests on a real server: `make test` runs them, with its address in `DATABASE_URL`. Each makes a
-//! database of its own.
+//! Tests on a real server, run by `make test` with the server's address in `DATABASE_URL`. Each
+//! test creates its own database.
 
 mod faults;
 mod support;
@@ -18,7 +18,7 @@ use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::{market_update, update};
 use crate::store::suite::{self, positioned, states};
 
-/// The suite of every store.
+/// The suite that every store must pass.
 mod suite_on_postgres {
     use super::*;
     use crate::store::suite::store_suite;
@@ -26,7 +26,7 @@ mod suite_on_postgres {
     store_suite!(Database::migrated(), #[ignore = "needs the real engines: make test"]);
 }
 
-/// The suite of every store of money.
+/// The suite that every money store must pass.
 mod money {
     use diesel::connection::SimpleConnection;
     use pretty_assertions::assert_eq;
@@ -54,16 +54,16 @@ mod money {
 
     money_suite!(Database::migrated(), #[ignore = "needs the real engines: make test"]);
 
-    /// A refusal is kept without the lock of the wallet, by another process for instance.
+    /// A rejection is stored without the lock of the wallet, for example by another process.
     #[test]
     #[ignore = "needs the real engines: make test"]
-    fn a_key_that_is_answered_meanwhile_has_that_answer() {
+    fn concurrently_answered_key_keeps_its_answer() {
         use crate::domain::bets::bet::BetRefusal;
         use crate::store::money::{BetAnswer, MoneyStore};
         use crate::store::money_suite::{balances, bet, bet_id, key, notice, order};
         let (store, database) = Database::migrated();
         store.deposit(&order("A", 1_000, "d")).unwrap();
-        let (mut other, mut looker) = (database.connection(), database.connection());
+        let (mut other, mut observer) = (database.connection(), database.connection());
         other
             .batch_execute(
                 "BEGIN; INSERT INTO bet_requests (user_id, key, fingerprint, refusal, at)
@@ -77,7 +77,7 @@ mod money {
             let waits = "SELECT count(*)::text AS text FROM pg_stat_activity
                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
             support::wait_until("the bet waits for the answer", || {
-                column(&mut looker, waits) == ["1"]
+                column(&mut observer, waits) == ["1"]
             });
             other.batch_execute("COMMIT").unwrap();
             placing.join().unwrap()
@@ -89,10 +89,10 @@ mod money {
         assert_eq!(balances(&store, "A"), (1_000, 0));
     }
 
-    /// Whoever goes together with others waits for nobody's wallet, and has nobody wait.
+    /// Batched calls neither wait for wallet locks nor make other calls wait.
     #[test]
     #[ignore = "needs the real engines: make test"]
-    fn a_wallet_in_use_is_left_out_of_what_goes_together() {
+    fn locked_wallet_is_left_out_of_batches() {
         use crate::store::money::{BetPlacement, DecideBet, Decided, MoneyStore};
         use crate::store::money_suite::{at, balances, bet, bet_id, confirmed, notice, order};
         let (store, database) = Database::migrated();
@@ -142,7 +142,7 @@ mod money {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn what_the_ledger_refers_to_stays() {
+fn referenced_wallets_and_bets_cannot_change() {
     use diesel::connection::SimpleConnection;
     let database = Database::new();
     let mut connection = database.connection();
@@ -185,7 +185,7 @@ fn history_of(store: &dyn Store, one: &OddsUpdate) -> Vec<OddsUpdate> {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn many_may_migrate_one_new_database_at_once() {
+fn concurrent_migrations_succeed() {
     let all = MigrationSource::<Pg>::migrations(&migrate::MIGRATIONS)
         .unwrap()
         .len();
@@ -214,7 +214,7 @@ fn many_may_migrate_one_new_database_at_once() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn migrations_run_and_revert_and_run_again() {
+fn migrations_run_revert_and_run_again() {
     let database = Database::new();
     let mut connection = database.connection();
     let all = connection
@@ -242,9 +242,11 @@ fn migrations_run_and_revert_and_run_again() {
     );
 }
 
+/// A role that may not create tables can start on existing ones, and gets a clear error if they are
+/// missing.
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_role_that_may_make_no_tables_starts_where_they_stand_and_says_so_where_they_do_not() {
+fn role_without_create_right_uses_existing_tables() {
     let database = Database::new();
     let role = role_without_rights(&database);
     let store =
@@ -257,7 +259,7 @@ fn a_role_that_may_make_no_tables_starts_where_they_stand_and_says_so_where_they
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_database_of_another_encoding_is_refused_by_name() {
+fn other_database_encoding_is_rejected() {
     let database = Database::with("ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
     let refused = database.store().migrate().unwrap_err().to_string();
     assert!(
@@ -267,15 +269,13 @@ fn a_database_of_another_encoding_is_refused_by_name() {
 }
 
 /// Two processes that both hold a partition for a moment: each writes all of it, in its own order
-/// and batches, twice.
+/// and batches, twice. The writers neither deadlock nor restore an old state.
 #[rstest]
 #[case(1)]
 #[case(2)]
 #[case(3)]
 #[ignore = "needs the real engines: make test"]
-fn writers_of_the_same_events_neither_block_each_other_nor_bring_an_old_state_back(
-    #[case] seed: u64,
-) {
+fn concurrent_writers_keep_the_newest_state(#[case] seed: u64) {
     const EVENTS: usize = 7;
     let database = Database::new();
     database.store().migrate().unwrap();
@@ -312,7 +312,7 @@ fn writers_of_the_same_events_neither_block_each_other_nor_bring_an_old_state_ba
         let states = states(&store, &event);
         assert_eq!(states.len(), 2);
         let seqs: std::collections::BTreeSet<_> = states.iter().map(|state| state.seq).collect();
-        assert_eq!(seqs.len(), 2, "two changes never share a number");
+        assert_eq!(seqs.len(), 2, "two changes never share a sequence number");
         for state in states {
             let mut expected: Vec<_> = all
                 .iter()
@@ -337,9 +337,10 @@ fn writers_of_the_same_events_neither_block_each_other_nor_bring_an_old_state_ba
     assert_eq!(column(&mut database.connection(), deadlocks), ["0"]);
 }
 
+/// A writer that waited for another one sees what that one wrote.
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_writer_that_was_overtaken_while_it_waited_sees_what_the_other_wrote() {
+fn waiting_writer_sees_the_other_write() {
     let (store, database) = Database::migrated();
     execute(
         &mut database.connection(),
@@ -352,7 +353,7 @@ fn a_writer_that_was_overtaken_while_it_waited_sees_what_the_other_wrote() {
         drop(store);
         database.store()
     };
-    // Holds the event, as a writer in the middle of its transaction does.
+    // Locks the event, like a writer in the middle of its transaction.
     let mut holder = database.connection();
     execute(
         &mut holder,
@@ -397,9 +398,10 @@ fn a_writer_that_was_overtaken_while_it_waited_sees_what_the_other_wrote() {
     assert_eq!(seqs, [900, 901]);
 }
 
+/// A batch may have more events than the server has locks.
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_batch_of_more_events_than_the_server_has_locks_for_is_written() {
+fn batch_larger_than_lock_table_is_written() {
     let (store, _database) = Database::migrated();
     let batch = positioned(
         0,
@@ -416,7 +418,7 @@ fn a_batch_of_more_events_than_the_server_has_locks_for_is_written() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn the_statement_itself_guards_against_older_states() {
+fn upsert_rejects_older_states() {
     let (store, database) = Database::migrated();
     let held = update(1, 10, 5);
     store.write_updates(&positioned(0, [held.clone()])).unwrap();
@@ -453,10 +455,10 @@ fn the_statement_itself_guards_against_older_states() {
     }
 }
 
-/// A row that an earlier version took must not freeze its market for ever.
+/// A row that an earlier version accepted must not freeze its market forever.
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_row_from_the_future_gives_way() {
+fn row_from_the_future_is_replaced() {
     let (store, database) = Database::migrated();
     let mut ahead = update(1, 1, 99);
     ahead.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
@@ -482,9 +484,9 @@ fn a_row_from_the_future_gives_way() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_dead_letter_whose_texts_postgresql_cannot_hold_is_kept() {
+fn dead_letter_with_nul_is_stored() {
     let (store, _database) = Database::migrated();
-    // As a decoder's error repeats it: {"status":"op\u0000en"}.
+    // A decoder's error repeats the character: {"status":"op\u0000en"}.
     let json = br#"{"event_id":"A","market":"1x2","status":"op\u0000en","updated_at":"2025-11-09T21:07:45Z","source":"s","version":1}"#;
     let detail = OddsUpdate::from_json(json).unwrap_err().to_string();
     assert!(detail.contains('\0'), "{detail:?}");
@@ -507,7 +509,7 @@ fn a_dead_letter_whose_texts_postgresql_cannot_hold_is_kept() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn connections_that_were_ended_fail_no_call() {
+fn terminated_connections_fail_no_call() {
     let (store, database) = Database::migrated();
     let end_all = |expected: bool| {
         let ended = column(
@@ -518,7 +520,7 @@ fn connections_that_were_ended_fail_no_call() {
         assert_eq!(!ended.is_empty(), expected);
     };
     for round in 0..4u32 {
-        // Several at once, so that the pools hold more than one connection.
+        // Several threads at once, so that the pools hold more than one connection.
         std::thread::scope(|scope| {
             for event in 0..3 {
                 let store = &store;
@@ -547,7 +549,7 @@ fn connections_that_were_ended_fail_no_call() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_statement_fails_whose_time_is_over_and_leaves_nothing() {
+fn timed_out_statement_leaves_nothing() {
     let (store, database) = Database::migrated();
     drop(store);
     let hurried = PgOptions {
@@ -585,7 +587,7 @@ fn a_statement_fails_whose_time_is_over_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_database_that_only_reads_is_unavailable_for_writes_and_says_so() {
+fn read_only_database_is_unavailable_for_writes() {
     let (store, database) = Database::migrated();
     store
         .write_updates(&positioned(0, [update(1, 1, 1)]))
@@ -617,7 +619,7 @@ fn a_database_that_only_reads_is_unavailable_for_writes_and_says_so() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_database_with_the_originals_tables_is_named_and_left_alone() {
+fn database_of_the_original_is_rejected() {
     let database = Database::new();
     execute(
         &mut database.connection(),
@@ -634,7 +636,7 @@ fn a_database_with_the_originals_tables_is_named_and_left_alone() {
             "{error}"
         );
     }
-    // Nothing of ours was made beside it.
+    // The failed migration created none of our tables.
     execute(&mut database.connection(), "DROP TABLE odds_current");
     store.migrate().unwrap();
     store.ping().unwrap();
@@ -642,7 +644,7 @@ fn a_database_with_the_originals_tables_is_named_and_left_alone() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_reader_reads_waits_for_the_tables_and_writes_nothing() {
+fn reader_needs_tables_and_never_writes() {
     let database = Database::new();
     let reader = PgStore::reader(&database.address(), &PgOptions::default()).unwrap();
     reader.migrate().unwrap();
@@ -669,7 +671,7 @@ fn a_reader_reads_waits_for_the_tables_and_writes_nothing() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_wrong_password_is_told_with_the_user_and_without_the_password() {
+fn login_error_names_user_not_password() {
     let database = Database::new();
     let role = role_without_rights(&database);
     let store = PgStore::open(
@@ -691,7 +693,7 @@ fn a_wrong_password_is_told_with_the_user_and_without_the_password() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn without_its_tables_it_refuses_and_a_damaged_row_is_named() {
+fn missing_table_and_damaged_row_are_reported() {
     let database = Database::new();
     let store = database.store();
     let refused = StoreError::Refused("relation \"odds_current\" does not exist".to_owned());
@@ -713,7 +715,7 @@ fn without_its_tables_it_refuses_and_a_damaged_row_is_named() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn readers_of_the_originals_columns_find_the_prices() {
+fn original_price_columns_are_readable() {
     let (store, database) = Database::migrated();
     store
         .write_updates(&positioned(0, [update(1, 1, 28)]))
@@ -727,7 +729,7 @@ fn readers_of_the_originals_columns_find_the_prices() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn pages_are_read_from_the_index_where_they_begin() {
+fn history_pages_start_within_the_index() {
     let (store, database) = Database::migrated();
     store
         .write_updates(&positioned(0, (0..20_000).map(|time| update(1, time, 1))))
@@ -750,7 +752,7 @@ fn pages_are_read_from_the_index_where_they_begin() {
 
 #[test]
 #[ignore = "needs the real engines: make test"]
-fn a_server_that_stops_and_starts_under_load_loses_nothing() {
+fn server_restart_under_load_loses_nothing() {
     let server = OwnServer::start();
     let store = PgStore::open(&server.address(), &PgOptions::default()).unwrap();
     store.migrate().unwrap();

@@ -30,7 +30,7 @@ pub fn execute(connection: &mut PgConnection, sql: &str) {
     connection.batch_execute(sql).unwrap();
 }
 
-/// The first column of a query's rows, as texts.
+/// The first column of a query's result, as texts.
 pub fn column(connection: &mut PgConnection, sql: &str) -> Vec<String> {
     #[derive(QueryableByName)]
     struct Row {
@@ -38,7 +38,7 @@ pub fn column(connection: &mut PgConnection, sql: &str) -> Vec<String> {
         text: String,
     }
     let sql = match sql.strip_prefix("EXPLAIN ") {
-        // Its rows cannot be selected from.
+        // The rows of EXPLAIN cannot be used in a subquery.
         Some(_) => {
             execute(
                 connection,
@@ -65,7 +65,7 @@ fn server() -> url::Url {
     url::Url::parse(&address).expect(lacking)
 }
 
-/// A database of one test, dropped with it.
+/// A database for one test, dropped at its end.
 pub struct Database {
     pub name: String,
 }
@@ -100,7 +100,7 @@ impl Database {
         (store, database)
     }
 
-    /// Its address through another port of this machine.
+    /// The address through another port of this machine.
     pub fn address_by(&self, port: u16) -> String {
         let mut url = self.url();
         url.set_host(Some("127.0.0.1")).unwrap();
@@ -129,7 +129,7 @@ impl Database {
         PgStore::open(&self.address(), &PgOptions::default()).unwrap()
     }
 
-    /// A connection beside the store's.
+    /// A connection in addition to the store's.
     pub fn connection(&self) -> PgConnection {
         connect(self.url().as_str())
     }
@@ -157,7 +157,8 @@ fn connect(url: &str) -> PgConnection {
         .unwrap_or_else(|error| panic!("no PostgreSQL at DATABASE_URL: {error}"))
 }
 
-/// A role with the password `secret` that may log in, read and write what stands, and make nothing.
+/// Creates a login role with the password `secret` that can read and write existing tables but
+/// cannot create any.
 pub fn role_without_rights(database: &Database) -> String {
     let role = format!("{}_role", database.name);
     let mut connection = database.connection();
@@ -172,8 +173,8 @@ pub fn role_without_rights(database: &Database) -> String {
     role
 }
 
-/// A server of one test, which it may stop. Needs the server's programs: those that `pg_config` or
-/// the usual places of Debian know, or those in `PG_BIN`.
+/// A server for one test, which the test may stop. Needs the programs of the server, found by
+/// `pg_config`, in the usual places of Debian, or in `PG_BIN`.
 pub struct OwnServer {
     directory: TempDir,
     port: u16,
@@ -233,7 +234,7 @@ impl OwnServer {
         self.address_by(self.port)
     }
 
-    /// Its address through another port.
+    /// The address through another port.
     pub fn address_by(&self, port: u16) -> SecretString {
         format!("host=127.0.0.1 port={port} user=odds password=secret dbname=postgres").into()
     }
@@ -242,7 +243,7 @@ impl OwnServer {
         self.port
     }
 
-    /// A standby of this server.
+    /// Starts a standby of this server.
     pub fn standby(&self) -> OwnServer {
         let standby = OwnServer::prepare();
         let to = self.replication();
@@ -264,12 +265,12 @@ impl OwnServer {
         standby
     }
 
-    /// Makes a primary of a standby.
+    /// Promotes a standby to primary.
     pub fn promote(&self) {
         self.program("pg_ctl", &["-D", &self.data(), "-w", "promote"]);
     }
 
-    /// Starts a server that was stopped, as a standby of another.
+    /// Starts a stopped server as a standby of another.
     pub fn follow(&self, primary: &OwnServer) {
         use std::io::Write;
         let data = PathBuf::from(self.data());
@@ -290,7 +291,7 @@ impl OwnServer {
         )
     }
 
-    /// Whether so many deposits have come.
+    /// Whether this number of deposits has arrived.
     pub fn has_deposits(&self, count: usize) -> bool {
         let mut connection = connect(self.address().expose_secret());
         column(
@@ -331,8 +332,8 @@ impl OwnServer {
     fn program(&self, name: &str, arguments: &[&str]) {
         let program = programs(name).join(name);
         let mut command = unprivileged(&program);
-        let said = self.directory.path().with_extension(name);
-        let output = std::fs::File::create(&said).unwrap();
+        let output_path = self.directory.path().with_extension(name);
+        let output = std::fs::File::create(&output_path).unwrap();
         // A file, not a pipe: the server inherits it and would keep a pipe open.
         let status = command
             .args(arguments)
@@ -341,8 +342,8 @@ impl OwnServer {
             .stderr(output)
             .status()
             .unwrap_or_else(|error| panic!("{name}: {error}"));
-        let text = std::fs::read_to_string(&said).unwrap_or_default();
-        let _ = std::fs::remove_file(&said);
+        let text = std::fs::read_to_string(&output_path).unwrap_or_default();
+        let _ = std::fs::remove_file(&output_path);
         assert!(status.success(), "{name}: {text}");
     }
 }
@@ -358,7 +359,7 @@ impl Drop for OwnServer {
     }
 }
 
-/// A program that does not run as root.
+/// A command that does not run as root.
 fn unprivileged(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
@@ -368,7 +369,7 @@ fn unprivileged(program: &Path) -> Command {
     command
 }
 
-/// The same, with a folder of its own.
+/// The same, with `folder` owned by the unprivileged user.
 pub fn as_unprivileged(program: &Path, folder: &Path) -> Command {
     if is_root() {
         assert!(
@@ -386,8 +387,7 @@ pub fn as_unprivileged(program: &Path, folder: &Path) -> Command {
     command
 }
 
-/// A port of this machine that leads to another one, which may change. What is connected stays
-/// connected.
+/// A local port that forwards to another, changeable port. Open connections stay as they are.
 pub struct Relay {
     port: u16,
     to: Arc<AtomicU16>,
@@ -427,7 +427,7 @@ impl Relay {
         self.port
     }
 
-    /// Where new connections lead from now on.
+    /// Sets the target of new connections.
     pub fn lead_to(&self, port: u16) {
         self.to.store(port, Ordering::SeqCst);
     }
@@ -443,7 +443,7 @@ fn open_to_all(path: &std::path::Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
 }
 
-/// Where a program of the server is.
+/// The folder that contains a program of the server.
 fn programs(name: &str) -> PathBuf {
     if let Some(given) = std::env::var_os("PG_BIN") {
         return given.into();

@@ -1,4 +1,4 @@
-//! Bets: how they are placed and decided, and what is read of them.
+//! Placing, deciding and reading bets.
 
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
@@ -19,7 +19,7 @@ use crate::store::sqlite::read::rows_at_most;
 use crate::store::sqlite::schema::{bet_history, bets};
 use crate::store::sqlite::{line_text, time, unreadable};
 
-/// Places a bet, unless its key was answered before.
+/// Places a bet, unless its key already has an answer.
 pub(super) fn place(
     connection: &mut SqliteConnection,
     bet: &Bet,
@@ -50,8 +50,8 @@ pub(super) fn place(
     }
 }
 
-/// A bet that is there already: without a key it may be asked for again because the first answer
-/// was lost on the way.
+/// A bet that already exists. A request without a key may be repeated because its first answer was
+/// lost.
 fn again(
     connection: &mut SqliteConnection,
     bet: &Bet,
@@ -60,7 +60,7 @@ fn again(
 ) -> Result<BetAnswer, Failure> {
     match one(connection, bet.id)? {
         Some(first) if key.is_none() && held.bet_id == Some(bet.id) && first.stake == bet.stake => {
-            let new_balance = reservations::available_behind(
+            let new_balance = reservations::available_after_reserve(
                 connection,
                 &bet.user_id,
                 &held.reservation.reference,
@@ -73,14 +73,14 @@ fn again(
             })
         }
         _ => Err(contradiction(format_args!(
-            "bet {} is there already, or its reservation",
+            "bet {} or its reservation already exists",
             bet.id
         ))
         .into()),
     }
 }
 
-/// Holds the stake; gives the available balance behind it.
+/// Reserves the stake and returns the available balance afterwards.
 fn stake(connection: &mut SqliteConnection, bet: &Bet) -> Result<i64, Stop> {
     let wallet = wallet::known(connection, &bet.user_id)?;
     let order = TransferRequest {
@@ -169,7 +169,7 @@ fn step(
     Ok(())
 }
 
-/// Decides a bet that is pending.
+/// Decides a pending bet.
 pub(super) fn decide(
     connection: &mut SqliteConnection,
     bet_id: BetId,
@@ -220,7 +220,7 @@ pub(super) fn decide(
     })
 }
 
-/// Gives the stake to the house or back to the user.
+/// Transfers the stake to the house or back to the user.
 fn give(
     connection: &mut SqliteConnection,
     user_id: &UserId,
@@ -250,7 +250,7 @@ fn give(
     }
 }
 
-/// A price as its column holds it.
+/// Reads a price from its column.
 pub(super) fn price(thousandths: i32) -> Result<Price, StoreError> {
     let price = u32::try_from(thousandths)
         .ok()
@@ -372,14 +372,15 @@ pub(super) fn of(
     read(rows.load(connection)?)
 }
 
-/// Pending bets whose time is over.
+/// Pending bets past their deadline.
 pub(super) fn overdue(
     connection: &mut SqliteConnection,
     at: Timestamp,
     limit: usize,
 ) -> Result<Vec<Bet>, Failure> {
     let rows = bets::table
-        // As a literal: only so the partial index is seen to hold every such row.
+        // A literal, because only then SQLite recognises that the partial index covers the
+        // condition.
         .filter(diesel::dsl::sql::<diesel::sql_types::Bool>(
             "status = 'PENDING_CONFIRMATION'",
         ))

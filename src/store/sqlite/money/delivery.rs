@@ -1,4 +1,4 @@
-//! What is on its way: the outbox to the bus, and the orders to cancel to the supplier.
+//! Pending deliveries: outbox rows for the bus, and cancel requests for the supplier.
 
 use diesel::dsl::{count_star, min, sql};
 use diesel::prelude::*;
@@ -15,7 +15,7 @@ use crate::store::sqlite::read::rows_at_most;
 use crate::store::sqlite::schema::{outbox, supplier_cancels};
 use crate::store::sqlite::{time, unreadable};
 
-/// Puts a record into the outbox; gives its number.
+/// Adds a record to the outbox and returns its row number.
 pub(super) fn put(
     connection: &mut SqliteConnection,
     topic: OutboxTopic,
@@ -67,7 +67,7 @@ impl TakenRow {
     }
 }
 
-/// Leases rows that nobody has.
+/// Leases rows whose lease has expired.
 pub(super) fn take_outbox(
     connection: &mut SqliteConnection,
     at: Timestamp,
@@ -83,7 +83,7 @@ pub(super) fn take_outbox(
         .into_iter()
         .map(TakenRow::read)
         .collect::<Result<Vec<_>, _>>()?;
-    // What RETURNING gives has no order.
+    // The result of RETURNING has no defined order.
     rows.sort_unstable_by_key(|row| row.id);
     Ok(rows)
 }
@@ -97,7 +97,7 @@ pub(super) fn published(connection: &mut SqliteConnection, rows: &[i64]) -> Resu
     Ok(())
 }
 
-/// How much waits in the outbox.
+/// The number of rows in the outbox, and the oldest time.
 pub(super) fn outbox_depth(connection: &mut SqliteConnection) -> Result<OutboxDepth, Failure> {
     let (rows, oldest) = outbox::table
         .select((count_star(), min(outbox::created_at)))
@@ -108,7 +108,7 @@ pub(super) fn outbox_depth(connection: &mut SqliteConnection) -> Result<OutboxDe
     })
 }
 
-/// Notes that the supplier is to be told to cancel a bet, at once.
+/// Adds a cancel request for a bet, due at once.
 pub(super) fn order_cancel(
     connection: &mut SqliteConnection,
     bet_id: BetId,
@@ -150,7 +150,7 @@ impl CancelRow {
     }
 }
 
-/// Takes orders to cancel that are due.
+/// Takes the cancel requests that are due.
 pub(super) fn take_cancels(
     connection: &mut SqliteConnection,
     at: Timestamp,
@@ -170,7 +170,7 @@ pub(super) fn take_cancels(
     Ok(rows)
 }
 
-/// Notes that the supplier has cancelled a bet.
+/// Records that the supplier has cancelled a bet.
 pub(super) fn cancelled(
     connection: &mut SqliteConnection,
     bet_id: BetId,
@@ -183,7 +183,7 @@ pub(super) fn cancelled(
     Ok(())
 }
 
-/// How many bets the supplier has still to be told to cancel.
+/// Number of bets that are still to be cancelled at the supplier.
 pub(super) fn open_cancels(connection: &mut SqliteConnection) -> Result<u64, Failure> {
     let open: i64 = supplier_cancels::table
         .filter(supplier_cancels::done_at.is_null())

@@ -12,7 +12,7 @@ use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::{bet_requests, bets};
 use crate::store::sqlite::unreadable;
 
-/// What was answered to a key, if it was seen before.
+/// The answer to a key, if it has one.
 pub(super) fn first_answer(
     connection: &mut SqliteConnection,
     user_id: &UserId,
@@ -54,7 +54,7 @@ pub(super) fn first_answer(
     }))
 }
 
-/// Keeps that a bet stands.
+/// Stores a placed bet as the answer to a key.
 pub(super) fn keep_bet(
     connection: &mut SqliteConnection,
     user_id: &UserId,
@@ -75,7 +75,7 @@ pub(super) fn keep_bet(
     Ok(())
 }
 
-/// Keeps a refusal, unless there is an answer already; gives the first one.
+/// Stores a rejection, unless the key already has an answer; returns the first answer.
 pub(super) fn refuse(
     connection: &mut SqliteConnection,
     user_id: &UserId,

@@ -1,6 +1,5 @@
-//! The store of money in SQLite. What is decided is decided by [`crate::domain::wallet::ledger`];
-//! here it is read and written, each operation in one transaction that holds the write lock from
-//! its beginning.
+//! The money store in SQLite. [`crate::domain::wallet::ledger`] makes the decisions; this module
+//! reads and writes, each operation in one transaction that holds the write lock from the start.
 
 mod bets;
 mod delivery;
@@ -33,7 +32,7 @@ use crate::store::money::{
 };
 use crate::store::movements::{Moved, Movement};
 
-/// Why an operation ends before its time: it is refused, with nothing written yet, or it failed.
+/// Why an operation ends early: it is rejected, with nothing written yet, or it failed.
 enum Stop {
     Refused(WalletError),
     Failed(Failure),
@@ -82,8 +81,8 @@ impl From<SettlementRefusal> for Stop {
 }
 
 impl SqliteStore {
-    /// Does what may be refused.
-    fn asked<T>(
+    /// Runs an operation that may be rejected.
+    fn write_or_reject<T>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Stop>,
     ) -> Result<T, WalletError> {
@@ -102,15 +101,15 @@ impl MoneyStore for SqliteStore {
     }
 
     fn deposit(&self, order: &TransferRequest) -> Result<Wallet, WalletError> {
-        self.asked(|connection| wallet::deposit(connection, order))
+        self.write_or_reject(|connection| wallet::deposit(connection, order))
     }
 
     fn withdraw(&self, order: &TransferRequest) -> Result<Wallet, WalletError> {
-        self.asked(|connection| wallet::withdraw(connection, order))
+        self.write_or_reject(|connection| wallet::withdraw(connection, order))
     }
 
     fn reserve(&self, order: &TransferRequest) -> Result<Reservation, WalletError> {
-        self.asked(|connection| reservations::reserve(connection, order))
+        self.write_or_reject(|connection| reservations::reserve(connection, order))
     }
 
     fn settle(
@@ -120,7 +119,7 @@ impl MoneyStore for SqliteStore {
         settlement: HoldResolution,
         at: Timestamp,
     ) -> Result<Reservation, WalletError> {
-        let settled = self.asked(|connection| {
+        let settled = self.write_or_reject(|connection| {
             reservations::settle(connection, user_id, reference, settlement, None, at)
         });
         settled.map(|(reservation, _)| reservation)
@@ -303,12 +302,12 @@ impl MoneyStore for SqliteStore {
     }
 }
 
-/// A text of a column as what it stands for.
+/// Parses a text column.
 fn parsed<T: FromStr>(column: &str, text: &str) -> Result<T, StoreError> {
     text.parse().map_err(|_| super::unreadable(column, text))
 }
 
-/// A column that may be empty.
+/// Reads a nullable column.
 fn optional<F, T>(
     value: Option<F>,
     read: impl FnOnce(F) -> Result<T, StoreError>,
@@ -316,17 +315,17 @@ fn optional<F, T>(
     value.map(read).transpose()
 }
 
-/// An amount as its column holds it.
+/// Reads an amount from its column.
 fn amount(column: &str, cents: i64) -> Result<Amount, StoreError> {
     Amount::new(cents).map_err(|_| super::unreadable(column, cents))
 }
 
-/// A number of rows as SQL counts.
+/// Converts a row count of SQL.
 fn count(column: &str, rows: i64) -> Result<u64, StoreError> {
     u64::try_from(rows).map_err(|_| super::unreadable(column, rows))
 }
 
-/// What contradicts itself: nothing of it is written.
+/// An inconsistency, because of which nothing is written.
 fn contradiction(what: impl Display) -> StoreError {
     StoreError::Refused(what.to_string())
 }

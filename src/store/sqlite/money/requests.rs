@@ -9,7 +9,7 @@ use crate::store::movements::{Moved, Movement, answer_text};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::wallet_requests;
 
-/// Makes a movement and keeps the answer, unless its key has one.
+/// Executes a movement and stores the answer, unless its key has one.
 pub(super) fn apply_once(
     connection: &mut SqliteConnection,
     movement: &Movement,

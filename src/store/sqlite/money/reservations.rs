@@ -1,4 +1,4 @@
-//! Reservations: money that is held, and how it ends.
+//! Reservations: how money is held, and how a hold ends.
 
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
@@ -67,8 +67,8 @@ pub(super) fn find(
     Ok(optional(row, ReservationRow::read)?)
 }
 
-/// The available balance behind the transfer that made a reservation.
-pub(super) fn available_behind(
+/// The available balance after the transfer that made a reservation.
+pub(super) fn available_after_reserve(
     connection: &mut SqliteConnection,
     user_id: &UserId,
     reference: &Reference,
@@ -81,7 +81,7 @@ pub(super) fn available_behind(
     Ok(made.first(connection)?)
 }
 
-/// Holds money, unless it was held before.
+/// Reserves money, unless the reservation already exists.
 pub(super) fn reserve(
     connection: &mut SqliteConnection,
     order: &TransferRequest,
@@ -94,7 +94,7 @@ pub(super) fn reserve(
     }
 }
 
-/// Makes a reservation, of a reference that has none; gives it and the balances behind it.
+/// Creates a reservation with a new reference; returns it and the balances afterwards.
 pub(super) fn hold(
     connection: &mut SqliteConnection,
     before: Balance,
@@ -124,14 +124,14 @@ pub(super) fn hold(
     Ok((reservation, after))
 }
 
-/// Ends a reservation, for a bet that asks or for anyone; gives it as it is then, and whether it
-/// ended only now.
+/// Ends a reservation, on behalf of a bet or of anyone. Returns its new state, and whether this
+/// call ended it.
 pub(super) fn settle(
     connection: &mut SqliteConnection,
     user_id: &UserId,
     reference: &Reference,
     settlement: HoldResolution,
-    asked_by: Option<BetId>,
+    requested_by: Option<BetId>,
     at: Timestamp,
 ) -> Result<(Reservation, ResolveHold), Stop> {
     let wallet = wallet::known(connection, user_id)?;
@@ -140,7 +140,7 @@ pub(super) fn settle(
         mut reservation,
         bet_id,
     } = held;
-    let settling = settlement.of(reservation.status, bet_id, asked_by)?;
+    let settling = settlement.of(reservation.status, bet_id, requested_by)?;
     if settling == ResolveHold::Now {
         let (user_id, reference) = (user_id.clone(), reference.clone());
         let order = TransferRequest {
@@ -161,14 +161,15 @@ pub(super) fn settle(
     Ok((reservation, settling))
 }
 
-/// Reservations that nobody ended in time, the oldest first.
+/// Pending reservations that are due to expire, oldest first.
 pub(super) fn to_expire(
     connection: &mut SqliteConnection,
     made_before: Timestamp,
     limit: usize,
 ) -> Result<Vec<(UserId, Reference)>, Failure> {
     let rows = reservations::table
-        // As a literal: only so the partial index is seen to hold every such row.
+        // A literal, because only then SQLite recognises that the partial index covers the
+        // condition.
         .filter(diesel::dsl::sql::<diesel::sql_types::Bool>(
             "status = 'PENDING' AND bet_id IS NULL",
         ))
@@ -186,7 +187,7 @@ pub(super) fn to_expire(
     Ok(rows.into_iter().map(read).collect::<Result<_, _>>()?)
 }
 
-/// Expires a reservation; whether this did it, and not somebody else meanwhile.
+/// Expires a reservation. Returns whether this call did it, rather than a concurrent one.
 pub(super) fn expire(
     connection: &mut SqliteConnection,
     user_id: &UserId,

@@ -1,4 +1,4 @@
-//! Holding everything against everything else.
+//! Verification of the whole ledger.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::store::ledger_checks;
 use crate::store::money::Verification;
 use crate::store::sqlite::error::Failure;
 
-/// Holds every rule against one snapshot: what a transaction reads first in a WAL file stays as it
-/// is until its end, and writers do not wait.
+/// Checks every rule in one snapshot: in WAL mode a transaction sees the file as it was at its
+/// first read, and writers do not wait.
 pub(super) fn all(
     connection: &mut SqliteConnection,
     at: Timestamp,

@@ -40,7 +40,7 @@ pub(super) fn of(
     }))
 }
 
-/// The wallet of a user who must have one.
+/// The wallet of a user, which must exist.
 pub(super) fn known(connection: &mut SqliteConnection, user_id: &UserId) -> Result<Wallet, Stop> {
     Ok(of(connection, user_id)?.ok_or(WalletError::WalletNotFound)?)
 }
@@ -85,7 +85,7 @@ fn new(
     Ok(wallet)
 }
 
-/// Makes a transfer, unless it was made before; gives the wallet as it was behind it.
+/// Executes a transfer, unless it was already executed; returns the wallet as it was afterwards.
 fn once(
     connection: &mut SqliteConnection,
     wallet: Wallet,
@@ -114,7 +114,7 @@ fn once(
     Ok(Wallet { balance, ..wallet })
 }
 
-/// Makes a transfer, where the balances before it allow it; gives those behind it.
+/// Executes a transfer if the balances allow it; returns the balances afterwards.
 pub(super) fn transfer(
     connection: &mut SqliteConnection,
     before: Balance,

@@ -1,11 +1,11 @@
-//! What cannot be taken, or is old, leaves no earlier price on offer.
+//! After a rejected or old part, no earlier price stays on offer.
 
 use pretty_assertions::assert_eq;
 
 use super::*;
 use crate::domain::timestamp::Timestamp;
 
-/// Of market 1.1, runner 11 at 3.0 and runner 12 at 5.0.
+/// Market 1.1 with runner 11 at 3.0 and runner 12 at 5.0.
 fn two_runners(status: &str, version: Option<u32>, price: &str) -> String {
     let version = version
         .map(|version| format!(r#""version":{version},"#))
@@ -29,7 +29,7 @@ fn after_an_image(pt: u32) -> BetfairDecoder {
     decoder
 }
 
-/// Event and status of each update.
+/// The event and status of each update.
 fn statuses(updates: &[OddsUpdate]) -> Vec<String> {
     updates
         .iter()
@@ -37,7 +37,7 @@ fn statuses(updates: &[OddsUpdate]) -> Vec<String> {
         .collect()
 }
 
-fn asks_for_an_image(decoded: &Decoded) -> bool {
+fn requests_image(decoded: &Decoded) -> bool {
     let asked = decoded
         .send
         .iter()
@@ -105,8 +105,8 @@ fn refused_delta_suspends_its_market() {
         );
         assert_eq!(statuses(&decoded.updates), ["1.1 suspended"], "{delta}");
         assert_eq!(decoded.refused.len(), 1, "{delta}");
-        assert!(asks_for_an_image(&decoded), "{delta}");
-        // A good price of the same runner does not say what the lost part was.
+        assert!(requests_image(&decoded), "{delta}");
+        // A valid price of the same runner does not replace the lost part.
         let decoded = frame(
             &mut decoder,
             &mcm(
@@ -128,7 +128,7 @@ fn refused_delta_suspends_its_market() {
         );
         let seen = frame(&mut decoder, &image);
         assert_eq!(
-            (statuses(&seen.updates), asks_for_an_image(&seen)),
+            (statuses(&seen.updates), requests_image(&seen)),
             (vec!["1.1 open".to_owned()], false),
             "{delta}"
         );
@@ -175,7 +175,7 @@ fn change_of_no_market_suspends_all() {
             ["1.1 suspended", "1.2 suspended"],
             "{change_of_none}"
         );
-        assert!(asks_for_an_image(&decoded), "{change_of_none}");
+        assert!(requests_image(&decoded), "{change_of_none}");
         let heartbeat = frame(
             &mut decoder,
             r#"{"op":"mcm","pt":12,"ct":"HEARTBEAT","clk":"c2"}"#,
@@ -183,12 +183,12 @@ fn change_of_no_market_suspends_all() {
         assert!(heartbeat.updates.is_empty(), "{change_of_none}");
         // A resumed stream would not repeat it.
         decoder.on_connected();
-        let said = frame(
+        let requests = frame(
             &mut decoder,
             r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
         )
         .send;
-        assert!(!said[0].contains("initialClk"), "{said:?}");
+        assert!(!requests[0].contains("initialClk"), "{requests:?}");
         let image = mcm(
             13,
             IMAGE,
@@ -203,7 +203,7 @@ fn change_of_no_market_suspends_all() {
 }
 
 #[test]
-fn one_bad_entry_of_an_image_stops_nobody_else() {
+fn bad_image_entry_does_not_affect_others() {
     let mut decoder = decoder();
     let image = [
         "7".to_owned(),
@@ -217,7 +217,7 @@ fn one_bad_entry_of_an_image_stops_nobody_else() {
         statuses(&decoded.updates),
         ["1.1 open", "1.3 suspended", "1.2 suspended"]
     );
-    assert!(asks_for_an_image(&decoded));
+    assert!(requests_image(&decoded));
 }
 
 #[test]
@@ -239,12 +239,12 @@ fn lost_message_suspends_all_until_an_image() {
         );
         assert!(decoder.on_lost(false).is_empty());
         decoder.on_connected();
-        let said = frame(
+        let requests = frame(
             &mut decoder,
             r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
         )
         .send;
-        assert!(!said[0].contains("initialClk"), "{said:?}");
+        assert!(!requests[0].contains("initialClk"), "{requests:?}");
         let image = mcm(
             13,
             IMAGE,
@@ -261,7 +261,7 @@ fn lost_message_suspends_all_until_an_image() {
 }
 
 #[test]
-fn message_from_the_future_suspends_until_it_is_repeated() {
+fn future_message_suspends_until_repeated() {
     let mut decoder = after_an_image(10);
     decoder.refuse_after(Timestamp::from_millis(20).unwrap());
     assert_eq!(
@@ -274,12 +274,12 @@ fn message_from_the_future_suspends_until_it_is_repeated() {
     );
     assert_eq!(decoder.on_lost(false).len(), 2);
     decoder.on_connected();
-    let said = frame(
+    let requests = frame(
         &mut decoder,
         r#"{"op":"status","id":1,"statusCode":"SUCCESS"}"#,
     )
     .send;
-    assert!(said[0].ends_with(r#""clk":"c0"}"#), "{said:?}");
+    assert!(requests[0].ends_with(r#""clk":"c0"}"#), "{requests:?}");
     let resumed = mcm(
         19,
         r#","ct":"RESUB_DELTA""#,
@@ -292,7 +292,7 @@ fn message_from_the_future_suspends_until_it_is_repeated() {
 }
 
 #[test]
-fn loss_within_segments_suspends_until_they_are_repeated() {
+fn lost_segment_suspends_until_repeated() {
     let start = r#","clk":"d","segmentType":"SEG_START""#;
     for again in [r#","ct":"RESUB_DELTA""#, IMAGE] {
         let mut decoder = after_an_image(10);
@@ -320,13 +320,10 @@ fn loss_within_segments_suspends_until_they_are_repeated() {
 }
 
 #[test]
-fn image_that_was_asked_for_ends_unfinished_segments() {
+fn requested_image_discards_unfinished_segments() {
     let mut decoder = after_an_image(10);
     let bad = r#"{"id":"1.1","rc":[7]}"#.to_owned();
-    assert!(asks_for_an_image(&frame(
-        &mut decoder,
-        &mcm(11, "", &[bad])
-    )));
+    assert!(requests_image(&frame(&mut decoder, &mcm(11, "", &[bad]))));
     let old = mcm(
         12,
         r#","segmentType":"SEG_START""#,
@@ -342,13 +339,13 @@ fn image_that_was_asked_for_ends_unfinished_segments() {
 }
 
 #[test]
-fn images_are_asked_for_at_intervals_that_grow() {
+fn image_requests_back_off() {
     let mut decoder = after_an_image(10);
     let mut asked_at = Vec::new();
     let bad_image = mcm(11, IMAGE, &[two_runners("OPEN", None, "1001")]);
     for second in 1..3_000 {
         decoder.refuse_after(Timestamp::from_millis(second * 1_000).unwrap());
-        if asks_for_an_image(&frame(&mut decoder, &bad_image)) {
+        if requests_image(&frame(&mut decoder, &bad_image)) {
             asked_at.push(second);
         }
     }
@@ -364,14 +361,14 @@ fn images_are_asked_for_at_intervals_that_grow() {
     let bad = mcm(13, "", &[r#"{"id":"1.1","rc":[7]}"#.to_owned()]);
     decoder.refuse_after(Timestamp::from_millis(4_000_000).unwrap());
     assert!(
-        asks_for_an_image(&frame(&mut decoder, &bad)),
-        "at once after a good image"
+        requests_image(&frame(&mut decoder, &bad)),
+        "immediately after a good image"
     );
     decoder.refuse_after(Timestamp::from_millis(4_009_999).unwrap());
-    assert!(!asks_for_an_image(&frame(&mut decoder, &bad)));
+    assert!(!requests_image(&frame(&mut decoder, &bad)));
     decoder.refuse_after(Timestamp::from_millis(4_010_000).unwrap());
     assert!(
-        asks_for_an_image(&frame(
+        requests_image(&frame(
             &mut decoder,
             r#"{"op":"mcm","pt":14,"ct":"HEARTBEAT"}"#
         )),
@@ -379,7 +376,7 @@ fn images_are_asked_for_at_intervals_that_grow() {
     );
 }
 
-/// betcode-org/betfair#295: after a market moved to another event, an image holds both copies.
+/// betcode-org/betfair#295: after a market moved to another event, an image contains both copies.
 #[test]
 fn higher_version_wins_in_any_order() {
     let (new, old) = (
@@ -404,7 +401,7 @@ fn higher_version_wins_in_any_order() {
             (decoded.updates.len(), decoded.refused[0].reason),
             (0, "old_version")
         );
-        assert!(!asks_for_an_image(&decoded));
+        assert!(!requests_image(&decoded));
     }
     let changed = mcm(
         12,
@@ -419,14 +416,14 @@ fn higher_version_wins_in_any_order() {
     assert_eq!(
         shown(&mut decoder, &opened),
         ["1.1 open 13.3: 11=3.2 active 12=5 active"],
-        "an equal version is taken"
+        "an equal version is accepted"
     );
 }
 
-/// An image of a later connection that is behind: its changes are followed, and clients keep what
-/// is newer, suspended.
+/// A later connection's image may be older: its changes are followed, and clients keep the newer
+/// state, suspended.
 #[test]
-fn older_image_opens_nothing_until_it_catches_up() {
+fn older_image_suspends_until_caught_up() {
     let mut decoder = decoder();
     shown(
         &mut decoder,
@@ -463,10 +460,9 @@ fn older_image_opens_nothing_until_it_catches_up() {
 }
 
 proptest! {
-    /// However the entries of an image are ordered and cut into segments, the one with the highest
-    /// version counts.
+    /// The entry with the highest version counts, whatever the order and segmentation of an image.
     #[test]
-    fn order_of_versions_does_not_matter(
+    fn version_order_does_not_matter(
         versions in proptest::sample::subsequence((1u32..9).collect::<Vec<_>>(), 1..8).prop_shuffle(),
         img in any::<bool>(),
         segments in 1usize..4,
@@ -475,7 +471,7 @@ proptest! {
         let entry = |version: u32| {
             let status = if version.is_multiple_of(2) { "OPEN" } else { "SUSPENDED" };
             let entry = two_runners(status, Some(version), &format!("{}.5", version + 1));
-            // Each has a runner of its own, which must not stay beside the others.
+            // Each entry has its own runner, which must not remain next to the others.
             let entry = entry.replace(r#"{"id":12,"ltp":5.0}"#, &format!(r#"{{"id":{},"ltp":5.0}}"#, 12 + version % 2));
             if img { entry } else { entry.replace(r#""img":true,"#, "") }
         };
@@ -497,8 +493,7 @@ proptest! {
         prop_assert_eq!(updates, expected);
     }
 
-    /// Whatever a delta holds instead of a valid one, the price before it is not on offer beside a
-    /// refusal.
+    /// Whatever replaces a valid delta, the earlier price is not on offer after a rejection.
     #[test]
     fn damaged_delta_leaves_no_refused_market_open(at in any::<proptest::sample::Index>(), byte in 0x20u8..0x7f) {
         let mut bytes = mcm(11, "", &[r#"{"id":"1.1","rc":[{"id":11,"hc":0,"batb":[[0,2.0,10]],"ltp":2.5}]}"#.to_owned()]).into_bytes();

@@ -1,4 +1,4 @@
-//! What the engines hold, and what listeners are told.
+//! The state of the engines, and the changes that listeners receive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
@@ -22,12 +22,12 @@ pub struct MarketRow {
     selections: String,
 }
 
-/// A change that the history holds.
+/// The unique key of a change in the history.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HistoryKey(String, String, (String, i64), String, String);
 
-/// A change that was told or is held: event, market, revision, number.
-pub type Told = (String, String, (String, i64), u64);
+/// A published or stored change: event, market, revision, seq.
+pub type Change = (String, String, (String, i64), u64);
 
 fn selections(update: &OddsUpdate) -> String {
     serde_json::to_string(&update.selections).unwrap()
@@ -65,7 +65,7 @@ impl HistoryKey {
         )
     }
 
-    /// What may stand once only.
+    /// The part of an update that must be unique in the history.
     pub fn unique(update: &OddsUpdate) -> HistoryKey {
         HistoryKey {
             4: String::new(),
@@ -74,16 +74,16 @@ impl HistoryKey {
     }
 }
 
-/// What database and Redis hold.
+/// The contents of database and Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
-    /// `odds_current`, with the numbers.
+    /// `odds_current`, with sequence numbers.
     current: BTreeMap<MarketRow, u64>,
     /// `odds_history`.
     pub history: BTreeSet<HistoryKey>,
-    /// How many rows that is.
+    /// The number of rows, including any duplicates.
     history_rows: usize,
-    /// `odds:book:*`, with the numbers.
+    /// `odds:book:*`, with sequence numbers.
     books: BTreeMap<MarketRow, u64>,
     /// `odds:current:*`.
     hot: BTreeMap<String, String>,
@@ -97,7 +97,7 @@ struct Row {
     seq: i64,
 }
 
-/// A row in the form of an update, so that one reader does for database and Redis.
+/// A row in the form of an update, so that one parser serves both database and Redis.
 const AS_UPDATE: &str = "jsonb_build_object('event_id', event_id, 'market', market, 'status', status, 'selections', selections, \
      'updated_at', to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), 'source', source, 'version', version) \
      || CASE line WHEN '' THEN '{}'::jsonb ELSE jsonb_build_object('line', line::numeric) END";
@@ -124,13 +124,13 @@ fn redis_of(folder: &Folder) -> redis::Connection {
         .unwrap()
 }
 
-/// Takes everything away from Redis.
+/// Empties Redis.
 pub fn flush(folder: &Folder) {
     let () = redis::cmd("FLUSHDB").query(&mut redis_of(folder)).unwrap();
 }
 
 impl State {
-    /// As it is now.
+    /// Reads the current state.
     pub fn of(folder: &Folder) -> State {
         let current = rows(folder, "seq", "odds_current");
         let history = rows(folder, "0::bigint", "odds_history");
@@ -169,25 +169,25 @@ impl State {
         }
     }
 
-    /// How the markets stand, whatever their numbers: these count positions.
+    /// The state of the markets without sequence numbers, which derive from positions.
     pub fn without_seq(&self) -> BTreeSet<MarketRow> {
         self.current.keys().cloned().collect()
     }
 
-    /// What the original would read of each event.
+    /// The state of each event that the original would read.
     pub fn hot(&self) -> &BTreeMap<String, String> {
         &self.hot
     }
 
-    /// Redis holds what the database holds, with the same numbers; and the history holds nothing
-    /// twice.
+    /// Asserts that Redis and the database hold the same with the same sequence numbers, and that
+    /// the history has no duplicates.
     pub fn assert_cache_agrees(&self) {
         pretty_assertions::assert_eq!(self.books, self.current);
         assert_eq!(self.history_rows, self.history.len());
     }
 
-    /// What Redis holds, as it is told.
-    pub fn books(&self) -> impl Iterator<Item = Told> {
+    /// The contents of Redis, in the form of published changes.
+    pub fn books(&self) -> impl Iterator<Item = Change> {
         self.books.iter().map(|(row, seq)| {
             (
                 row.event.clone(),
@@ -199,14 +199,14 @@ impl State {
     }
 }
 
-/// Everything that is told on the channel.
+/// Everything published on the channel.
 pub struct Broadcasts {
     messages: mpsc::Receiver<Vec<u8>>,
-    heard: Vec<Told>,
+    received: Vec<Change>,
 }
 
 impl Broadcasts {
-    /// From now on.
+    /// Listens from now on.
     pub fn of(folder: &Folder) -> Broadcasts {
         let mut connection = redis_of(folder);
         connection
@@ -218,19 +218,19 @@ impl Broadcasts {
             .unwrap()
             .to_owned();
         let (tell, messages) = mpsc::channel();
-        // The first is empty: it listens.
+        // The first message is empty and signals that the subscription is active.
         std::thread::spawn(move || {
             let mut listening = connection.as_pubsub();
             listening.subscribe(channel).unwrap();
-            let mut heard = Some(Vec::new());
+            let mut received = Some(Vec::new());
             let end = Instant::now() + 10 * DEADLINE;
             while Instant::now() < end
-                && heard
+                && received
                     .take()
                     .is_none_or(|message| tell.send(message).is_ok())
             {
                 match listening.get_message() {
-                    Ok(message) => heard = Some(message.get_payload_bytes().to_vec()),
+                    Ok(message) => received = Some(message.get_payload_bytes().to_vec()),
                     Err(error) => assert!(error.is_timeout(), "{error}"),
                 }
             }
@@ -238,23 +238,24 @@ impl Broadcasts {
         assert_eq!(messages.recv_timeout(DEADLINE), Ok(Vec::new()));
         Broadcasts {
             messages,
-            heard: Vec::new(),
+            received: Vec::new(),
         }
     }
 
-    /// Reads until all these were told.
+    /// Reads until all these marks have arrived.
     pub fn until_marked(&mut self, marks: &[KeyAndPayload]) {
         let mut missing = revisions(marks);
         while !missing.is_empty() {
             let message = self
                 .messages
                 .recv_timeout(DEADLINE)
-                .unwrap_or_else(|_| panic!("never told: {missing:?}"));
-            let told: Value = serde_json::from_slice(&message).unwrap();
-            let update = OddsUpdate::from_json(told["payload"].to_string().as_bytes()).unwrap();
+                .unwrap_or_else(|_| panic!("never published: {missing:?}"));
+            let broadcast: Value = serde_json::from_slice(&message).unwrap();
+            let update =
+                OddsUpdate::from_json(broadcast["payload"].to_string().as_bytes()).unwrap();
             missing.remove(&(update.event_id.to_string(), revision(&update)));
-            let seq = told["seq"].as_u64().unwrap();
-            self.heard.push((
+            let seq = broadcast["seq"].as_u64().unwrap();
+            self.received.push((
                 update.event_id.to_string(),
                 update.market.to_string(),
                 revision(&update),
@@ -263,9 +264,9 @@ impl Broadcasts {
         }
     }
 
-    /// Everything so far.
-    pub fn heard(&self) -> &[Told] {
-        &self.heard
+    /// All changes received so far.
+    pub fn received(&self) -> &[Change] {
+        &self.received
     }
 }
 
@@ -278,20 +279,20 @@ fn revisions(marks: &[KeyAndPayload]) -> BTreeSet<(String, (String, i64))> {
         .collect()
 }
 
-/// A client that is subscribed to every event, and what it knows.
-pub struct Known {
+/// A client subscribed to every event, and its state.
+pub struct SubscribedClient {
     client: OddsClient,
     markets: BTreeMap<(String, String), (String, i64)>,
     seqs: BTreeMap<String, u64>,
-    /// How many updates it was told since its snapshots, in all or since the last marks.
+    /// The number of updates received since its snapshots or since the last marks.
     pub updates: usize,
 }
 
-impl Known {
+impl SubscribedClient {
     /// Subscribes, and reads the snapshots.
-    pub async fn everything(odds: &ServerProcess, scenario: &Scenario) -> Known {
+    pub async fn everything(odds: &ServerProcess, scenario: &Scenario) -> SubscribedClient {
         let client = odds.client().await;
-        let mut known = Known {
+        let mut known = SubscribedClient {
             client,
             markets: BTreeMap::new(),
             seqs: BTreeMap::new(),
@@ -314,7 +315,7 @@ impl Known {
         known
     }
 
-    /// Reads until all these were told. Nothing on the way may be older than what it knows.
+    /// Reads until all these marks have arrived. No update may be older than the client's state.
     pub async fn until_marked(&mut self, marks: &[KeyAndPayload]) {
         let mut missing = revisions(marks);
         self.updates = 0;

@@ -1,5 +1,5 @@
-//! What is published: updates of many events, markets, lines and sources, late and equal ones among
-//! them; and garbage.
+//! The published records: updates of many events, markets, lines and sources, including late and
+//! equal ones; and garbage.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use sports_bet_platform::domain::odds::update::OddsUpdate;
 use super::state::{HistoryKey, MarketRow};
 use crate::support::KeyAndPayload;
 
-/// A market as it stands in an update.
+/// Market and line.
 const MARKETS: [(&str, Option<&str>); 5] = [
     ("1x2", None),
     ("total_goals", Some("1.5")),
@@ -22,12 +22,11 @@ const BEGIN: i64 = 1_762_722_465;
 /// The updates of one run, in the order in which they are published.
 pub struct Scenario {
     updates: Vec<OddsUpdate>,
-    /// The names of the events.
     pub events: Vec<String>,
 }
 
 impl Scenario {
-    /// The same each time.
+    /// Deterministic: the random seed is fixed.
     pub fn new(events: usize, updates: usize) -> Scenario {
         let mut random = fastrand::Rng::with_seed(5);
         let events: Vec<_> = (0..events)
@@ -37,7 +36,7 @@ impl Scenario {
         while made.len() < updates {
             let step = made.len() as i64;
             let event = random.choice(&events).unwrap();
-            // Every seventh event has no `1x2`, so something else is what the original shows of it.
+            // Every seventh event has no `1x2`, so the original shows another of its markets.
             let has_main = events.iter().position(|one| one == event).unwrap() % 7 != 0;
             let (market, line) = MARKETS[random.usize(usize::from(!has_main)..MARKETS.len())];
             let source = if random.u8(..10) < 7 { "alpha" } else { "beta" };
@@ -46,7 +45,7 @@ impl Scenario {
                 .rev()
                 .find(|one| one.event_id.as_str() == event.as_str());
             let update = match (random.u8(..100), earlier) {
-                // The same again.
+                // A duplicate.
                 (0..4, Some(earlier)) => earlier.clone(),
                 // The same revision from another source, or with another price.
                 (4..7, Some(earlier)) => OddsUpdate {
@@ -54,7 +53,7 @@ impl Scenario {
                     ..repriced(earlier, step)
                 },
                 (7..9, Some(earlier)) => repriced(earlier, step),
-                // Late: of a time that has passed.
+                // Late: with an earlier time.
                 (9..20, _) => update(
                     event,
                     market,
@@ -64,9 +63,9 @@ impl Scenario {
                     step,
                     step,
                 ),
-                // A supplier that started again counts from 1.
+                // A restarted supplier that counts from 1 again.
                 (20..23, _) => update(event, market, line, source, step * 100, 1 + step % 3, step),
-                // Several within one second are told apart by their version alone.
+                // Several updates within one second differ only in their version.
                 _ => update(event, market, line, source, step / 10 * 1_000, step, step),
             };
             made.push(update);
@@ -77,12 +76,12 @@ impl Scenario {
         }
     }
 
-    /// Everything, in its order.
+    /// All updates, in order.
     pub fn records(&self) -> Vec<KeyAndPayload> {
         self.updates.iter().map(record).collect()
     }
 
-    /// Another order, in which each event keeps its own.
+    /// A different order that keeps the order within each event.
     pub fn shuffled(&self, seed: u64) -> Vec<KeyAndPayload> {
         self.in_another_order(seed)
             .iter()
@@ -90,7 +89,7 @@ impl Scenario {
             .collect()
     }
 
-    /// Another order, and so many of the updates a second time, anywhere behind the first.
+    /// A different order, with this many updates repeated anywhere after their first occurrence.
     pub fn duplicated(&self, seed: u64, count: usize) -> Vec<KeyAndPayload> {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut all = self.shuffled(seed);
@@ -119,8 +118,8 @@ impl Scenario {
             .collect()
     }
 
-    /// A change of each event that is later than all others; with it a listener knows that it has
-    /// heard what was before.
+    /// One change per event, later than all others: after receiving it, a listener has received
+    /// everything before it.
     pub fn marks(&self, round: i64) -> Vec<KeyAndPayload> {
         let mark = |event: &String| {
             update(
@@ -139,7 +138,7 @@ impl Scenario {
             .collect()
     }
 
-    /// How each market must stand in the end: the first of its latest revision.
+    /// The expected final state of each market: the first update of its latest revision.
     pub fn state(&self) -> BTreeSet<MarketRow> {
         let mut latest: BTreeMap<_, &OddsUpdate> = BTreeMap::new();
         for update in &self.updates {
@@ -153,7 +152,7 @@ impl Scenario {
         latest.into_values().map(MarketRow::of).collect()
     }
 
-    /// What the history must hold.
+    /// The expected history.
     pub fn history(&self) -> BTreeSet<HistoryKey> {
         let mut seen = BTreeSet::new();
         let first = self
@@ -226,17 +225,17 @@ fn repriced(earlier: &OddsUpdate, step: i64) -> OddsUpdate {
     )
 }
 
-/// What nobody can read.
+/// Unreadable records.
 pub struct Garbage {
-    /// Each with the reason that it must be given.
+    /// Each record with its expected rejection reason.
     pub records: Vec<(KeyAndPayload, &'static str)>,
 }
 
 impl Garbage {
-    /// So many, each another one, of every kind.
+    /// This many distinct records, of every kind.
     pub fn among(count: usize) -> Garbage {
         let made = (0..count).map(|number| match number {
-            // What the original's health check writes, word for word.
+            // Written by the original's health check, verbatim.
             0 => (
                 ("healthcheck".into(), r#"{"ping":"ok"}"#.into()),
                 "malformed",
@@ -268,8 +267,8 @@ impl Garbage {
         }
     }
 
-    /// Puts it between the others, anywhere.
-    pub fn strewn_into(&self, mut records: Vec<KeyAndPayload>) -> Vec<KeyAndPayload> {
+    /// Inserts the garbage at random positions.
+    pub fn scattered_into(&self, mut records: Vec<KeyAndPayload>) -> Vec<KeyAndPayload> {
         let mut random = fastrand::Rng::with_seed(7);
         for (record, _) in &self.records {
             records.insert(random.usize(..=records.len()), record.clone());

@@ -1,16 +1,16 @@
-//! Partitions that come and go, and a process that stops, on a bus that keeps its records.
+//! Partition reassignment and shutdown, on a durable bus.
 
 use pretty_assertions::assert_eq;
 
 use super::*;
 use crate::bus::health::SubscriptionHealth;
 
-/// What was committed, in its order; nothing where the group was left.
+/// Commits in order; an empty entry marks leaving the group.
 type Commits = Arc<Mutex<Vec<Vec<(u32, u64)>>>>;
 
-/// A durable subscription that gives what a test puts in, and notes what is committed.
+/// A durable subscription that delivers the events of a test and records commits.
 struct Scripted {
-    given: tokio::sync::mpsc::UnboundedReceiver<ConsumerEvent>,
+    receiver: tokio::sync::mpsc::UnboundedReceiver<ConsumerEvent>,
     committed: Commits,
 }
 
@@ -20,7 +20,7 @@ impl Subscription for Scripted {
         _: usize,
         _: Duration,
     ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
-        async move { self.given.recv().await.ok_or(BusError::Closed) }.boxed()
+        async move { self.receiver.recv().await.ok_or(BusError::Closed) }.boxed()
     }
 
     fn commit(&mut self, done: &Position) {
@@ -59,9 +59,10 @@ fn record(partition: u32, offset: u64, bet: &Bet) -> Record {
     }
 }
 
+/// Work on a revoked partition is dropped.
 #[actix_web::test]
-async fn of_a_partition_that_is_read_elsewhere_it_lets_go() {
-    let bench = bench(PATIENT, |_, _| {
+async fn revoked_partition_is_dropped() {
+    let fixture = fixture(PATIENT, |_, _| {
         Behaviour::After(
             2 * SECOND,
             Answer::Confirmed {
@@ -69,57 +70,60 @@ async fn of_a_partition_that_is_read_elsewhere_it_lets_go() {
             },
         )
     });
-    let (give, given) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let committed = Commits::default();
     let subscription = Scripted {
-        given,
+        receiver,
         committed: committed.clone(),
     };
-    let confirmer = bench.start_on(
+    let confirmer = fixture.start_on(
         SETTINGS,
         Box::new(subscription),
-        Arc::new(bench.dead.clone()),
+        Arc::new(fixture.dead.clone()),
     );
     let bets: Vec<_> = (0..2)
-        .map(|_| pending_bet(bench.clock.now(), DEADLINE))
+        .map(|_| pending_bet(fixture.clock.now(), DEADLINE))
         .collect();
     for bet in &bets {
-        bench.store.place(bet.clone());
+        fixture.store.place(bet.clone());
     }
-    give.send(ConsumerEvent::Records(vec![
-        record(0, 5, &bets[0]),
-        record(1, 9, &bets[1]),
-    ]))
-    .unwrap();
-    bench.until(|| bench.supplier.asked() == 2).await;
-    give.send(ConsumerEvent::Revoked(vec![0])).unwrap();
-    bench.decided(bets[1].id).await;
+    sender
+        .send(ConsumerEvent::Records(vec![
+            record(0, 5, &bets[0]),
+            record(1, 9, &bets[1]),
+        ]))
+        .unwrap();
+    fixture.until(|| fixture.supplier.asked() == 2).await;
+    sender.send(ConsumerEvent::Revoked(vec![0])).unwrap();
+    fixture.decided(bets[1].id).await;
     tokio::time::sleep(DEADLINE / 2).await;
     assert_eq!(
-        bench.store.status(bets[0].id),
+        fixture.store.status(bets[0].id),
         BetStatus::Pending,
-        "others see to it"
+        "its new owner decides it"
     );
     let last = committed.lock().unwrap().last().cloned().unwrap();
     assert_eq!(last, [(1, 10)]);
-    assert_eq!(bench.metrics.in_flight.get(), 0);
-    // It comes back, and is done from its beginning.
-    give.send(ConsumerEvent::Records(vec![record(0, 5, &bets[0])]))
+    assert_eq!(fixture.metrics.in_flight.get(), 0);
+    // The partition is assigned again and processed from its last committed offset.
+    sender
+        .send(ConsumerEvent::Records(vec![record(0, 5, &bets[0])]))
         .unwrap();
-    bench.decided(bets[0].id).await;
+    fixture.decided(bets[0].id).await;
     tokio::time::sleep(SECOND).await;
     assert_eq!(
         committed.lock().unwrap().last().cloned().unwrap(),
         [(0, 6), (1, 10)]
     );
-    // A bus that is closed ends it, and the process with it.
-    drop(give);
-    bench.until(|| !confirmer.connected()).await;
+    // A closed bus stops the actor, and the process with it.
+    drop(sender);
+    fixture.until(|| !confirmer.connected()).await;
 }
 
+/// Shutdown waits for bets in flight, commits, and leaves the group.
 #[actix_web::test]
-async fn a_stop_waits_for_the_bets_in_work_commits_and_leaves() {
-    let bench = bench(PATIENT, |bet, _| match bet.stake.cents() {
+async fn drain_waits_commits_and_leaves() {
+    let fixture = fixture(PATIENT, |bet, _| match bet.stake.cents() {
         7 => Behaviour::Silent,
         _ => Behaviour::After(
             SECOND,
@@ -128,40 +132,42 @@ async fn a_stop_waits_for_the_bets_in_work_commits_and_leaves() {
             },
         ),
     });
-    let (give, given) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let committed = Commits::default();
     let subscription = Scripted {
-        given,
+        receiver,
         committed: committed.clone(),
     };
     let settings = ConfirmerSettings {
         drain_limit: 2 * SECOND,
         ..SETTINGS
     };
-    let confirmer = bench.start_on(
+    let confirmer = fixture.start_on(
         settings,
         Box::new(subscription),
-        Arc::new(bench.dead.clone()),
+        Arc::new(fixture.dead.clone()),
     );
-    let quick = pending_bet(bench.clock.now(), DEADLINE);
+    let quick = pending_bet(fixture.clock.now(), DEADLINE);
     let slow = Bet {
         stake: Amount::new(7).unwrap(),
-        ..pending_bet(bench.clock.now(), DEADLINE)
+        ..pending_bet(fixture.clock.now(), DEADLINE)
     };
-    let unread = pending_bet(bench.clock.now(), DEADLINE);
+    let unread = pending_bet(fixture.clock.now(), DEADLINE);
     for bet in [&quick, &slow, &unread] {
-        bench.store.place(bet.clone());
+        fixture.store.place(bet.clone());
     }
-    give.send(ConsumerEvent::Records(vec![
-        record(0, 0, &quick),
-        record(0, 1, &slow),
-    ]))
-    .unwrap();
-    bench.until(|| bench.supplier.asked() == 2).await;
+    sender
+        .send(ConsumerEvent::Records(vec![
+            record(0, 0, &quick),
+            record(0, 1, &slow),
+        ]))
+        .unwrap();
+    fixture.until(|| fixture.supplier.asked() == 2).await;
     let started = Instant::now();
     let draining = confirmer.send(Drain);
     tokio::time::sleep(SECOND / 100).await;
-    give.send(ConsumerEvent::Records(vec![record(0, 2, &unread)]))
+    sender
+        .send(ConsumerEvent::Records(vec![record(0, 2, &unread)]))
         .unwrap();
     draining.await.unwrap();
     assert!(
@@ -169,24 +175,27 @@ async fn a_stop_waits_for_the_bets_in_work_commits_and_leaves() {
         "{:?}",
         started.elapsed()
     );
-    assert_eq!(bench.store.status(quick.id), BetStatus::Confirmed);
+    assert_eq!(fixture.store.status(quick.id), BetStatus::Confirmed);
     assert_eq!(
-        (bench.store.status(slow.id), bench.store.status(unread.id)),
+        (
+            fixture.store.status(slow.id),
+            fixture.store.status(unread.id)
+        ),
         (BetStatus::Pending, BetStatus::Pending)
     );
     let committed = committed.lock().unwrap().clone();
     assert_eq!(
         committed.last(),
         Some(&Vec::new()),
-        "closed behind everything"
+        "closed after the last commit"
     );
     assert_eq!(
         committed.iter().rev().nth(1),
         Some(&vec![(0, 1)]),
-        "the slow one is the next process's"
+        "the slow bet is left to the next process"
     );
     assert!(
         confirmer.connected(),
-        "one that has drained did not end by a fault"
+        "a drained consumer did not end because of a fault"
     );
 }

@@ -1,4 +1,4 @@
-//! What is wanted of a process whose engine will not do.
+//! Expectations of a process whose engine is unavailable.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +6,18 @@ use serde_json::Value;
 
 use crate::support::{ServerProcess, get_text, until};
 
-/// A password that must never be seen.
+/// A password that must never appear.
 pub const SECRET: &str = "hunter2-and-more";
-/// How long it is watched.
+/// How long the process is observed.
 const WATCH: Duration = Duration::from_secs(6);
-/// More than that of a core, while there is nothing to do, is a busy loop. The figure to meet is 5
-/// %, in a release build, where the worst of these takes 4.3 %; this build takes up to 7 %, and
-/// more on a busy machine.
+/// A larger share of a core while idle indicates a busy loop. The target is 5 % in a release build,
+/// where the worst case uses 4.3 %; this build uses up to 7 %, and more on a busy machine.
 const MAX_CPU: f64 = 0.12;
-/// The first tries are close together, and each cause is told once.
+/// The first retries are close together, and each cause is logged once.
 const MAX_LINES: usize = 12;
 
-/// A check that must be down, and what it and the log must say.
-pub struct Waits<'a> {
+/// A check that must be down, and the texts that it and the log must contain.
+pub struct ExpectUnavailable<'a> {
     pub role: &'a str,
     pub check: &'a str,
     pub says: &'a [&'a str],
@@ -30,14 +29,14 @@ pub fn assert_no_secret(text: &str) {
 }
 
 impl ServerProcess {
-    /// The answer of a role's readiness.
+    /// The readiness response of a role.
     pub async fn healthz(&self, role: &str) -> (u16, String) {
         get_text(&format!("http://{}/healthz", self.health[role])).await
     }
 }
 
-impl Waits<'_> {
-    /// Why the check is down; none where it is not.
+impl ExpectUnavailable<'_> {
+    /// The reason why the check is down; `None` if it is not.
     async fn reason(&self, process: &ServerProcess) -> Option<String> {
         let (status, body) = process.healthz(self.role).await;
         assert_no_secret(&body);
@@ -54,10 +53,10 @@ impl Waits<'_> {
         Some(down["reason"].as_str().unwrap().to_owned())
     }
 
-    /// Readiness says what is wrong.
-    pub async fn is_down(&self, process: &ServerProcess) {
+    /// Waits until readiness reports the cause.
+    pub async fn assert_down(&self, process: &ServerProcess) {
         let last = std::sync::Mutex::new(None);
-        let asking = until("readiness that says what is wrong", || async {
+        let asking = until("readiness that reports the cause", || async {
             let reason = self.reason(process).await;
             let is_clear = reason
                 .as_ref()
@@ -70,7 +69,7 @@ impl Waits<'_> {
             .is_err()
         {
             panic!(
-                "{} is {:?}, and not {:?}: {}",
+                "{} is {:?}, expected {:?}: {}",
                 self.check,
                 last.lock().unwrap(),
                 self.says,
@@ -81,10 +80,10 @@ impl Waits<'_> {
         println!("{} down: {reason}", self.check);
     }
 
-    /// It says so, lives, and costs nothing.
-    pub async fn patiently(&self, process: &ServerProcess) {
-        self.is_down(process).await;
-        until("a log line that says what is wrong", || async {
+    /// Asserts that the process reports the cause, stays alive, and stays idle.
+    pub async fn assert_waits_idle(&self, process: &ServerProcess) {
+        self.assert_down(process).await;
+        until("a log line that reports the cause", || async {
             self.logs
                 .iter()
                 .all(|word| process.log().contains(word))
@@ -114,19 +113,19 @@ impl Waits<'_> {
         assert_no_secret(&log);
         assert!(
             self.reason(process).await.is_some(),
-            "ready again by itself: {log}"
+            "ready before the cause was fixed: {log}"
         );
     }
 
-    /// It is mended, and the same process is ready again.
-    pub async fn no_more(&self, process: &ServerProcess) {
+    /// After the cause is fixed, waits until the same process is ready again.
+    pub async fn assert_recovers(&self, process: &ServerProcess) {
         let mended = Instant::now();
         until("the engine is used again", || async {
             self.reason(process).await.is_none().then_some(())
         })
         .await;
         println!(
-            "{}/{}: ready {:.1?} after it was mended",
+            "{}/{}: ready {:.1?} after the fix",
             self.role,
             self.check,
             mended.elapsed()
@@ -140,14 +139,14 @@ impl Waits<'_> {
     }
 }
 
-/// Seconds of a processor that a process has used, in user and in system.
+/// The CPU time a process has used, user and system, in seconds.
 fn cpu(process: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    // The name stands in brackets and may hold anything; user and system time are the 12th and 13th
-    // behind it.
+    // The name is in parentheses and may contain anything; user and system time are fields 12 and
+    // 13 after it.
     let (_, rest) = stat.rsplit_once(')').unwrap();
     let fields: Vec<_> = rest.split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    // A hundred ticks a second on every Linux.
+    // A hundred ticks per second on every Linux.
     ticks as f64 / 100.0
 }

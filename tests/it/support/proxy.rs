@@ -1,4 +1,4 @@
-//! Ports that lead to an engine: closed until opened, or slow.
+//! TCP proxies in front of an engine: refusing connections until opened, or slow.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,25 +9,25 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-/// A closed port: whoever connects is refused.
-pub struct Gate {
+/// A proxy that refuses connections until it is opened.
+pub struct TcpProxy {
     address: SocketAddr,
-    /// Where it leads.
+    /// The `host:port` it forwards to.
     to: String,
     open: Option<JoinHandle<()>>,
 }
 
-/// Ports below those that the system hands out: while the gate is closed, nobody gets its port by
-/// chance.
+/// Ports below the system's ephemeral range, so that no other process takes the port by chance
+/// while the proxy is closed.
 const PORTS: std::ops::Range<u16> = 27_000..28_000;
 
-impl Gate {
-    /// Closed. `to` is the `host:port` that it leads to once it is open.
-    pub async fn closed(to: &str) -> Gate {
+impl TcpProxy {
+    /// A closed proxy. `to` is the `host:port` that it forwards to once it is open.
+    pub async fn closed(to: &str) -> TcpProxy {
         for _ in 0..100 {
             let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(PORTS)));
             if TcpListener::bind(address).await.is_ok() {
-                return Gate {
+                return TcpProxy {
                     address,
                     to: to.to_owned(),
                     open: None,
@@ -37,12 +37,11 @@ impl Gate {
         panic!("no free port in {PORTS:?}");
     }
 
-    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Opens it.
+    /// Starts accepting connections.
     pub fn open(&mut self) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
@@ -62,7 +61,7 @@ impl Gate {
     }
 }
 
-impl Drop for Gate {
+impl Drop for TcpProxy {
     fn drop(&mut self) {
         if let Some(open) = &self.open {
             open.abort();
@@ -70,15 +69,15 @@ impl Drop for Gate {
     }
 }
 
-/// A port that leads to an engine, whose answers arrive late.
-pub struct SlowGate {
+/// A proxy that delays the responses of an engine.
+pub struct SlowTcpProxy {
     address: SocketAddr,
     open: JoinHandle<()>,
 }
 
-impl SlowGate {
-    /// Leads to `to`, a `host:port`; every answer takes `delay` longer.
-    pub async fn to(to: &str, delay: Duration) -> SlowGate {
+impl SlowTcpProxy {
+    /// Forwards to `to`, a `host:port`; every response takes `delay` longer.
+    pub async fn to(to: &str, delay: Duration) -> SlowTcpProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, to) = (listener.local_addr().unwrap(), to.to_owned());
         let open = tokio::spawn(async move {
@@ -92,22 +91,21 @@ impl SlowGate {
                 tokio::spawn(delayed(answers, answer, delay));
             }
         });
-        SlowGate { address, open }
+        SlowTcpProxy { address, open }
     }
 
-    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-impl Drop for SlowGate {
+impl Drop for SlowTcpProxy {
     fn drop(&mut self) {
         self.open.abort();
     }
 }
 
-/// Copies bytes, each `delay` after it came.
+/// Copies bytes, each chunk `delay` after it arrived.
 async fn delayed(
     mut from: impl AsyncRead + Unpin + Send + 'static,
     mut to: impl AsyncWrite + Unpin,

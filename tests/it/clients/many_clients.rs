@@ -6,22 +6,22 @@ use super::raw::{End, RawClient};
 use super::{EVENT, change, change_of, start, total, until_total};
 use crate::support::TestPlatform;
 
-const CROWD: usize = 1_000;
+const CLIENTS: usize = 1_000;
 const CHANGES: u64 = 20;
 
-async fn crowd(platform: &TestPlatform) -> Vec<RawClient> {
-    // A client takes three descriptors of this process: its own, the server's, and the server's
-    // second handle.
+async fn connect_clients(platform: &TestPlatform) -> Vec<RawClient> {
+    // Each client needs three descriptors in this process: its own, the server's, and the server's
+    // duplicated handle.
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    let mut clients = Vec::with_capacity(CROWD);
-    while clients.len() < CROWD {
+    let mut clients = Vec::with_capacity(CLIENTS);
+    while clients.len() < CLIENTS {
         clients.extend(join_all((0..50).map(|_| RawClient::connect(platform.odds()))).await);
     }
     join_all(clients.iter_mut().map(|client| client.subscribe(EVENT))).await;
     clients
 }
 
-/// Reads the changes `from..=to`: each once, in order, with a seq that grows, and none of them
+/// Reads the changes `from..=to`: each exactly once, in order, with increasing seq, and none
 /// conflated.
 async fn read_all(client: &mut RawClient, from: u64, to: u64) {
     let mut last_seq = 0;
@@ -33,12 +33,13 @@ async fn read_all(client: &mut RawClient, from: u64, to: u64) {
     }
 }
 
+/// A thousand clients receive every change in order, with and without a stalled client among them.
 #[actix_web::test]
-async fn a_thousand_clients_get_every_change_in_order_whether_one_of_them_stalls_or_not() {
+async fn thousand_clients_get_every_change_in_order() {
     let limits = [("SLOW_CLIENT_LIMIT", "1s"), ("WS_SESSION_QUEUE", "32")];
     let (platform, mut supplier) = start(&limits).await;
-    let mut clients = crowd(&platform).await;
-    until_total(&platform, "odds_ws_subscriptions", CROWD as f64).await;
+    let mut clients = connect_clients(&platform).await;
+    until_total(&platform, "odds_ws_subscriptions", CLIENTS as f64).await;
     supplier.send(change(1)).await;
     join_all(clients.iter_mut().map(|client| read_all(client, 1, 1))).await;
     let sending = async {
@@ -57,10 +58,10 @@ async fn a_thousand_clients_get_every_change_in_order_whether_one_of_them_stalls
     until_total(
         &platform,
         "odds_ws_deliveries_total",
-        (CROWD as u64 * CHANGES) as f64,
+        (CLIENTS as u64 * CHANGES) as f64,
     )
     .await;
-    // Once a change and thread; the crowd is spread over two.
+    // Counted once per change and thread; the clients are spread over two threads.
     until_total(
         &platform,
         "odds_end_to_end_seconds_count",
@@ -68,7 +69,7 @@ async fn a_thousand_clients_get_every_change_in_order_whether_one_of_them_stalls
     )
     .await;
 
-    // One more, which a second event with large changes fills up until it freezes.
+    // One more client, stalled by large changes of a second event.
     let mut stalled = RawClient::connect_narrow(platform.odds()).await;
     stalled.subscribe(EVENT).await;
     stalled.subscribe("LARGE").await;
@@ -92,7 +93,7 @@ async fn a_thousand_clients_get_every_change_in_order_whether_one_of_them_stalls
         .await;
     }
     assert_eq!(stalled.end().await, End::BrokenOff);
-    until_total(&platform, "odds_ws_sessions", CROWD as f64).await;
+    until_total(&platform, "odds_ws_sessions", CLIENTS as f64).await;
     supplier.send(change(version + 1)).await;
     join_all(
         clients

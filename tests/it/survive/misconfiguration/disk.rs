@@ -5,11 +5,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::Work;
-use super::patience::Waits;
+use super::Workload;
+use super::expect_unavailable::ExpectUnavailable;
 use crate::support::{Database, original_frame};
 
-/// A small disk of memory with a tablespace on it, where the machine lets the test mount one.
+/// A small in-memory disk with a tablespace on it, if the machine lets the test mount one.
 struct SmallDisk {
     directory: TempDir,
     name: String,
@@ -17,7 +17,7 @@ struct SmallDisk {
 
 impl SmallDisk {
     fn mount(name: &str) -> Option<SmallDisk> {
-        // PostgreSQL's user must be able to go there.
+        // PostgreSQL's user must be able to enter it.
         let directory = tempfile::Builder::new()
             .prefix("small-disk")
             .permissions(open())
@@ -51,7 +51,7 @@ impl SmallDisk {
         self.directory.path().join("ballast")
     }
 
-    /// Moves what the processor writes onto the disk, and fills that up.
+    /// Moves the processor's tables to the disk, and fills it up.
     fn fill(&self, database: &Database) {
         let (name, folder) = (&self.name, self.folder());
         database.execute(&format!(
@@ -90,7 +90,7 @@ fn open() -> std::fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o755)
 }
 
-/// What a PostgreSQL says whose disk is full, where none can be made full.
+/// Raises PostgreSQL's disk-full error, for machines on which no disk can be filled.
 const SAYS_FULL: &str = "
     CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         RAISE 'could not extend file \"base/5/16396\": No space left on device' USING ERRCODE = 'disk_full',
@@ -100,40 +100,41 @@ const SAYS_FULL: &str = "
 
 #[ignore = "needs the real engines: make test"]
 #[actix_web::test]
-async fn a_full_disk_of_the_database() {
-    let work = Work::new(&[]).await;
-    let processor = work.cluster.start("processor").await;
-    work.until_done().await;
-    let database = work.database();
-    let disk = SmallDisk::mount(&work.topic.name);
+async fn database_disk_is_full() {
+    let workload = Workload::new(&[]).await;
+    let processor = workload.cluster.start("processor").await;
+    workload.until_done().await;
+    let database = workload.database();
+    let disk = SmallDisk::mount(&workload.topic.name);
     match &disk {
         Some(disk) => disk.fill(&database),
         None => database.execute(SAYS_FULL),
     }
-    println!("a disk that is really full: {}", disk.is_some());
-    // More than the last pages of the tables have room for.
+    println!("a real full disk: {}", disk.is_some());
+    // More rows than fit into the free space of the tables' last pages.
     let more = |number: usize| {
         let event = format!("EVENT_{:03}", number % 200);
         let frame = original_frame(&event, "2026-01-01T00:00:01Z", number as i64);
         (event.into_bytes(), frame.into_bytes())
     };
-    work.topic.publish((0..2_000).map(more).collect()).await;
+    workload.topic.publish((0..2_000).map(more).collect()).await;
 
     let full = &["No space left on device"];
-    let waits = Waits {
+    let unavailable = ExpectUnavailable {
         role: "processor",
         check: "database",
         says: full,
         logs: full,
     };
-    waits.patiently(&processor).await;
+    unavailable.assert_waits_idle(&processor).await;
     match &disk {
         Some(disk) => disk.make_room(),
         None => database.execute("DROP TRIGGER full_disk ON odds_history"),
     }
-    waits.no_more(&processor).await;
-    work.topic
-        .until_done(work.cluster.folder.sandbox().store_group())
+    unavailable.assert_recovers(&processor).await;
+    workload
+        .topic
+        .until_done(workload.cluster.folder.sandbox().store_group())
         .await;
     assert_eq!(
         database.number("SELECT count(*) AS number FROM odds_history"),

@@ -1,4 +1,4 @@
-//! The topic is deleted and made again, and Redis is flushed, while everything runs.
+//! The topic is deleted and recreated, and Redis is flushed, while everything runs.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,19 +12,20 @@ use crate::support::{Cluster, Database, ServerProcess, SteadySupplier, get_json,
 
 const EVENTS: usize = 20;
 
+/// Sequence numbers do not decrease when the topic is recreated and Redis is flushed.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn numbers_do_not_go_back_when_the_topic_is_made_again_and_redis_is_flushed() {
-    anew(1).await;
+async fn seq_survives_topic_recreation_and_flush() {
+    recreate_while_running(1).await;
 }
 
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
-async fn numbers_do_not_go_back_with_two_processors_either() {
-    anew(2).await;
+async fn seq_survives_with_two_processors() {
+    recreate_while_running(2).await;
 }
 
-async fn anew(processors: usize) {
+async fn recreate_while_running(processors: usize) {
     let cluster = outage::cluster(EVENTS, &[]).await;
     let database = Database::of(&cluster.folder);
     let events: Vec<String> = cluster.supplier.events().collect();
@@ -32,14 +33,14 @@ async fn anew(processors: usize) {
     cluster.supplier.send_at(400);
     let broadcasts = Broadcasts::of(&cluster);
     let stayed = Follower::of(running[0].odds(), events.clone()).await;
-    stayed.until_told(&events, 30).await;
-    // The other way round, too: what is flushed and what is deleted first makes a difference.
+    stayed.until_received(&events, 30).await;
+    // Both orders of flushing and deleting are tested.
     for round in 0..2 {
-        // Alone, a processor knows by itself what it told last: the store is behind, and what is in
-        // Redis will be gone.
+        // A single processor is the only one that knows the last published numbers: the store lags,
+        // and the contents of Redis will be gone.
         let lock = (processors == 1).then(|| database.lock());
         if lock.is_some() {
-            stayed.until_told(&events, 20).await;
+            stayed.until_received(&events, 20).await;
         }
         let before: Vec<_> = events.iter().map(|event| stayed.last(event)).collect();
         let since = Instant::now();
@@ -54,7 +55,7 @@ async fn anew(processors: usize) {
             "round {round}: deleted and flushed in {:?}",
             since.elapsed()
         );
-        stayed.until_told(&events, 20).await;
+        stayed.until_received(&events, 20).await;
         eprintln!(
             "round {round}: prices of every event flow {:?} after the topic was deleted",
             since.elapsed()
@@ -66,7 +67,7 @@ async fn anew(processors: usize) {
     broadcasts.check();
     let lost = until_followed(&database, &last).await;
     eprintln!(
-        "{lost} of {} versions went with the old topics",
+        "{lost} of {} versions were lost with the old topics",
         last.iter().sum::<i64>()
     );
 
@@ -88,18 +89,18 @@ async fn anew(processors: usize) {
         );
     }
     cluster.supplier.send_at(400);
-    after.until_told(&events, 20).await;
+    after.until_received(&events, 20).await;
     check_new(&cluster, &running[0], &before, &after).await;
     let last = fall_silent(&cluster, &after).await;
     assert_eq!(
         until_followed(&database, &last).await,
         lost,
-        "nothing more is lost"
+        "no more versions are lost"
     );
     broadcasts.check();
 }
 
-/// `odds` first, then as many processors, then `ingest`: all at once, whoever has to wait for whom.
+/// Starts `odds`, then the processors, then `ingest`, without waiting for any of them.
 async fn start(cluster: &Cluster, processors: usize) -> Vec<ServerProcess> {
     let mut running = vec![cluster.start_at_once("odds").await];
     for _ in 0..processors {
@@ -129,8 +130,8 @@ fn flush(cluster: &Cluster) {
     let () = redis::cmd("FLUSHDB").query(&mut connection).unwrap();
 }
 
-/// Whoever comes new, over a socket, by REST or to a process that starts just now, is shown no
-/// number and no version below what was told before.
+/// A new WebSocket client, REST and a process that starts now must not show a seq or version below
+/// those published before.
 async fn check_new(
     cluster: &Cluster,
     odds: &ServerProcess,
@@ -141,7 +142,7 @@ async fn check_new(
     let fresh = cluster.start("odds").await;
     for process in [odds, &fresh] {
         let newcomer = Follower::of(process.odds(), events.clone()).await;
-        newcomer.until_told(&events, 2).await;
+        newcomer.until_received(&events, 2).await;
         for (event, (seq, version)) in events.iter().zip(before) {
             let (status, odds) =
                 get_json(&format!("http://{}/v1/events/{event}/odds", process.odds())).await;
@@ -157,15 +158,15 @@ async fn check_new(
             let now = newcomer.last(event);
             assert!(
                 now.0 >= *seq && now.1 >= *version,
-                "{event}: ({seq}, {version}) before, {now:?} told"
+                "{event}: ({seq}, {version}) before, {now:?} over WebSocket"
             );
         }
     }
     stayed.check();
 }
 
-/// Waits until the history of each event ends at the last version; gives how many versions it has
-/// not.
+/// Waits until the history of each event ends at the last version; returns how many versions are
+/// missing.
 async fn until_followed(database: &Database, last: &[i64]) -> i64 {
     let mut missing = 0;
     for (number, last) in last.iter().enumerate() {
@@ -185,14 +186,14 @@ async fn until_followed(database: &Database, last: &[i64]) -> i64 {
     missing
 }
 
-/// What is told between the processes, with the numbers that every odds instance shows.
+/// The broadcasts between the processes, with the sequence numbers that every odds instance shows.
 struct Broadcasts {
-    told: Arc<Mutex<Told>>,
+    observed: Arc<Mutex<Observed>>,
     stop: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
-struct Told {
+struct Observed {
     count: usize,
     last: HashMap<String, u64>,
     faults: Vec<String>,
@@ -204,10 +205,10 @@ impl Broadcasts {
         let client = redis::Client::open(sandbox.value("REDIS_URL").unwrap()).unwrap();
         let channel = sandbox.value("REDIS_PUBSUB_CHANNEL").unwrap().to_owned();
         let broadcasts = Broadcasts {
-            told: Arc::default(),
+            observed: Arc::default(),
             stop: Arc::default(),
         };
-        let (told, stop) = (broadcasts.told.clone(), broadcasts.stop.clone());
+        let (observed, stop) = (broadcasts.observed.clone(), broadcasts.stop.clone());
         let mut connection = client.get_connection().unwrap();
         std::thread::spawn(move || {
             connection
@@ -219,7 +220,8 @@ impl Broadcasts {
                 let Ok(message) = listening.get_message() else {
                     continue;
                 };
-                told.lock()
+                observed
+                    .lock()
                     .unwrap()
                     .take(&serde_json::from_slice(message.get_payload_bytes()).unwrap());
             }
@@ -227,26 +229,26 @@ impl Broadcasts {
         broadcasts
     }
 
-    /// Fails where a number was told that is no larger than one before it.
+    /// Panics if a published seq was not larger than the one before.
     fn check(&self) {
-        let told = self.told.lock().unwrap();
-        assert!(told.count > 0);
+        let observed = self.observed.lock().unwrap();
+        assert!(observed.count > 0);
         assert!(
-            told.faults.is_empty(),
+            observed.faults.is_empty(),
             "{} faults, the first: {}",
-            told.faults.len(),
-            told.faults[0]
+            observed.faults.len(),
+            observed.faults[0]
         );
     }
 }
 
-impl Told {
+impl Observed {
     fn take(&mut self, message: &serde_json::Value) {
         self.count += 1;
         let event = message["eventId"].as_str().unwrap().to_owned();
         let seq = message["seq"].as_u64().unwrap();
         let last = self.last.entry(event).or_default();
-        // What is known may be told again; an older number must not.
+        // A known change may be published again; an older seq must not.
         if seq < *last {
             self.faults.push(format!("seq {last}, then {message}"));
         }

@@ -1,8 +1,8 @@
-//! Many sockets that are all sent the same, read by one thread in the order in which the server
+//! Many sockets that receive the same frames, read by one thread in the order in which the server
 //! writes to them.
 //!
-//! Nobody waits in the kernel for any of them: who sleeps on a socket has to be woken by whoever
-//! writes to it, which can cost the writer more than the write.
+//! The thread polls and never blocks in the kernel: waking a sleeping reader can cost the writer
+//! more than the write itself.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
@@ -12,18 +12,18 @@ use std::time::{Duration, Instant};
 use super::Outcome;
 use super::client::frame;
 
-/// How long the thread sleeps where nothing has come yet.
+/// How long the thread sleeps if nothing has arrived yet.
 const NAP: Duration = Duration::from_micros(50);
-/// How often all are looked at, until it is known in which order they are written to.
-const LOOKS_AT_ALL: usize = 10;
-/// So many in a row that have nothing yet: those behind them have nothing either.
+/// Every this many rounds all sockets are read, including those after many empty ones.
+const FULL_SCAN_INTERVAL: usize = 10;
+/// After this many empty sockets in a row, the ones after them are assumed to be empty too.
 const MISSES: usize = 64;
 const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 /// The sockets.
 pub struct ClientPool {
     sockets: Vec<TcpStream>,
-    /// Which of them had got what was sent first, second and so on, the last time.
+    /// The order in which the sockets received the previous frames.
     order: VecDeque<usize>,
     got: Vec<usize>,
     buffer: Vec<u8>,
@@ -31,7 +31,7 @@ pub struct ClientPool {
 }
 
 impl ClientPool {
-    /// Sockets on which nothing waits to be read.
+    /// Expects sockets without unread data.
     pub fn new(sockets: Vec<TcpStream>) -> Outcome<ClientPool> {
         sockets
             .iter()
@@ -46,12 +46,13 @@ impl ClientPool {
         })
     }
 
-    /// How many there are.
+    /// The number of sockets.
     pub fn len(&self) -> usize {
         self.sockets.len()
     }
 
-    /// Reads so many frames from each. Fails where one is sent more or less than the others.
+    /// Reads this many frames from each socket. Fails if one receives more or fewer bytes than the
+    /// others.
     pub fn take(&mut self, frames: usize) -> Outcome<()> {
         let began = Instant::now();
         let mut left = std::mem::take(&mut self.order).into_iter();
@@ -62,7 +63,7 @@ impl ClientPool {
         let length = self.take_first(first, frames, began)?;
         let mut done = Vec::with_capacity(self.sockets.len());
         done.push(first);
-        let most_misses = if self.rounds < LOOKS_AT_ALL {
+        let most_misses = if self.rounds < FULL_SCAN_INTERVAL {
             usize::MAX
         } else {
             MISSES
@@ -100,12 +101,12 @@ impl ClientPool {
         Ok(())
     }
 
-    /// Reads once from each that has something, and gives what it has with its number: first from
-    /// that which has waited longest. Says whether anything came.
-    pub fn look(&mut self, mut each: impl FnMut(usize, &[u8])) -> Outcome<bool> {
+    /// Reads once from each socket that has data, starting with the one that has waited longest,
+    /// and passes the data on with the socket's number. Returns whether anything arrived.
+    pub fn read_available(&mut self, mut each: impl FnMut(usize, &[u8])) -> Outcome<bool> {
         self.rounds += 1;
-        // One that gets nothing any more must not hide those behind it.
-        let most_misses = if self.rounds.is_multiple_of(LOOKS_AT_ALL) {
+        // A socket that no longer receives anything must not hide those after it.
+        let most_misses = if self.rounds.is_multiple_of(FULL_SCAN_INTERVAL) {
             usize::MAX
         } else {
             MISSES
@@ -135,7 +136,7 @@ impl ClientPool {
         Ok(any)
     }
 
-    /// How many bytes the frames are, by the first socket.
+    /// The length of the frames in bytes, measured on the first socket.
     fn take_first(&mut self, socket: usize, frames: usize, began: Instant) -> Outcome<usize> {
         let (mut end, mut taken, mut seen) = (0, 0, 0);
         while seen < frames {
@@ -151,12 +152,12 @@ impl ClientPool {
         if seen == frames && taken == end {
             Ok(end)
         } else {
-            Err("more came than was sent".into())
+            Err("more bytes were received than sent".into())
         }
     }
 }
 
-/// What has come; 0 where nothing has.
+/// The number of bytes read; 0 if there were none.
 fn read(socket: &mut TcpStream, buffer: &mut [u8]) -> Outcome<usize> {
     match socket.read(buffer) {
         Ok(0) => Err("the server has closed a connection".into()),

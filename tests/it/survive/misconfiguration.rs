@@ -1,29 +1,29 @@
-//! Engines that are there and will not do, or are not there at all: it is said clearly and without
-//! a secret, it costs nothing to wait, and it goes on by itself once it is mended.
+//! Engines that reject us or are unreachable: the cause is reported clearly and without secrets,
+//! waiting is cheap, and the process continues by itself once the cause is fixed.
 
 mod disk;
-mod patience;
+mod expect_unavailable;
 
 use std::process::Stdio;
 
 use crate::support::{
-    Cluster, Database, Gate, OddsTopic, PrivateEngine, ServerProcess, command, original_frame,
+    Cluster, Database, OddsTopic, PrivateEngine, ServerProcess, TcpProxy, command, original_frame,
     until, within,
 };
-use patience::{SECRET, Waits};
+use expect_unavailable::{ExpectUnavailable, SECRET};
 
-/// A processor with something to do: an update of each of some events.
-struct Work {
+/// A topic with one update for each of some events, for a processor to work on.
+struct Workload {
     cluster: Cluster,
     topic: OddsTopic,
 }
 
-/// More than a few, so that whatever is said for each of them would show.
+/// Enough events for a log line per event to be noticed.
 const EVENTS: usize = 200;
 
-impl Work {
-    /// `variables` win over those that lead to the sandbox.
-    async fn new(variables: &[(&str, &str)]) -> Work {
+impl Workload {
+    /// `variables` override those of the sandbox.
+    async fn new(variables: &[(&str, &str)]) -> Workload {
         let cluster = Cluster::new(1, variables).await;
         let topic = OddsTopic::make(&cluster.folder).await;
         let frame = |event: &String| original_frame(event, "2026-01-01T00:00:00Z", 1);
@@ -35,10 +35,10 @@ impl Work {
                     .collect(),
             )
             .await;
-        Work { cluster, topic }
+        Workload { cluster, topic }
     }
 
-    /// A role of it, with other variables.
+    /// Starts one of its roles, with other variables.
     async fn start(&self, role: &str, variables: &[(&str, &str)]) -> ServerProcess {
         let own = self
             .cluster
@@ -60,7 +60,7 @@ impl Work {
         Database::of(&self.cluster.folder)
     }
 
-    /// Waits until everything that was published is stored and in Redis.
+    /// Waits until everything published is stored and in Redis.
     async fn until_done(&self) {
         let groups = self.cluster.folder.sandbox();
         self.topic.until_done(groups.store_group()).await;
@@ -73,7 +73,7 @@ impl Work {
     }
 }
 
-/// The address of an engine with another host and port, and another login where one is given.
+/// The address of an engine with another host and port, and optionally another login.
 fn elsewhere(url: &str, address: std::net::SocketAddr, login: Option<(&str, &str)>) -> String {
     let mut url = url::Url::parse(url).unwrap();
     url.set_host(Some(&address.ip().to_string())).unwrap();
@@ -94,43 +94,46 @@ fn address_of(url: &str) -> std::net::SocketAddr {
 
 #[ignore = "needs the real engines: make test"]
 #[actix_web::test]
-async fn a_database_that_may_only_be_read() {
-    let work = Work::new(&[]).await;
-    let name = work.topic.name.clone();
-    let processor = work.cluster.start("processor").await;
-    work.until_done().await;
-    work.database().execute(&format!(
+async fn database_is_read_only() {
+    let workload = Workload::new(&[]).await;
+    let name = workload.topic.name.clone();
+    let processor = workload.cluster.start("processor").await;
+    workload.until_done().await;
+    workload.database().execute(&format!(
         "ALTER DATABASE {name} SET default_transaction_read_only = on"
     ));
     let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    work.database().execute(others);
+    workload.database().execute(others);
     let more = |event: &str| {
         (
             event.into(),
             original_frame(event, "2026-01-01T00:00:01Z", 2).into_bytes(),
         )
     };
-    work.topic
+    workload
+        .topic
         .publish(vec![more("EVENT_000"), more("EVENT_001")])
         .await;
 
-    let waits = Waits {
+    let unavailable = ExpectUnavailable {
         role: "processor",
         check: "database",
         says: &["read"],
         logs: &["read-only transaction"],
     };
-    waits.patiently(&processor).await;
-    work.database().execute(&format!(
+    unavailable.assert_waits_idle(&processor).await;
+    workload.database().execute(&format!(
         "BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT"
     ));
-    work.database().execute(others);
-    waits.no_more(&processor).await;
-    work.topic
-        .until_done(work.cluster.folder.sandbox().store_group())
+    workload.database().execute(others);
+    unavailable.assert_recovers(&processor).await;
+    workload
+        .topic
+        .until_done(workload.cluster.folder.sandbox().store_group())
         .await;
     assert_eq!(
-        work.database()
+        workload
+            .database()
             .number("SELECT count(*) AS number FROM odds_history"),
         EVENTS as i64 + 2
     );
@@ -138,33 +141,39 @@ async fn a_database_that_may_only_be_read() {
 
 #[ignore = "needs the real engines: make test"]
 #[actix_web::test]
-async fn a_wrong_password_for_postgresql() {
-    let work = Work::new(&[]).await;
-    let (name, database) = (work.topic.name.clone(), work.database());
+async fn postgres_password_is_wrong() {
+    let workload = Workload::new(&[]).await;
+    let (name, database) = (workload.topic.name.clone(), workload.database());
     database.execute(&format!(
         "CREATE ROLE {name} LOGIN PASSWORD 'right'; ALTER DATABASE {name} OWNER TO {name}"
     ));
-    let url = work.setting("DATABASE_URL");
+    let url = workload.setting("DATABASE_URL");
     let url = elsewhere(url, address_of(url), Some((&name, SECRET)));
-    let processor = work.start("processor", &[("DATABASE_URL", &url)]).await;
-    let odds = work.start("odds", &[("DATABASE_URL", &url)]).await;
+    let processor = workload.start("processor", &[("DATABASE_URL", &url)]).await;
+    let odds = workload.start("odds", &[("DATABASE_URL", &url)]).await;
     let words = &["password authentication failed for user"];
-    let waits = Waits {
+    let unavailable = ExpectUnavailable {
         role: "processor",
         check: "database",
         says: words,
         logs: words,
     };
-    let reader = Waits {
+    let reader = ExpectUnavailable {
         role: "odds",
         check: "database",
         says: words,
         logs: &[],
     };
-    tokio::join!(waits.patiently(&processor), reader.patiently(&odds));
+    tokio::join!(
+        unavailable.assert_waits_idle(&processor),
+        reader.assert_waits_idle(&odds)
+    );
     database.execute(&format!("ALTER ROLE {name} PASSWORD '{SECRET}'"));
-    tokio::join!(waits.no_more(&processor), reader.no_more(&odds));
-    work.until_done().await;
+    tokio::join!(
+        unavailable.assert_recovers(&processor),
+        reader.assert_recovers(&odds)
+    );
+    workload.until_done().await;
     drop((processor, odds));
     database.execute(&format!(
         "ALTER DATABASE {name} OWNER TO CURRENT_USER; REASSIGN OWNED BY {name} TO CURRENT_USER"
@@ -174,7 +183,7 @@ async fn a_wrong_password_for_postgresql() {
 
 #[ignore = "needs the real engines: make test"]
 #[actix_web::test]
-async fn a_wrong_password_for_redis_and_none_at_all() {
+async fn redis_password_is_wrong_or_missing() {
     let redis = PrivateEngine::up("redis").await;
     let mut admin = redis::Client::open(redis.address())
         .unwrap()
@@ -189,7 +198,7 @@ async fn a_wrong_password_for_redis_and_none_at_all() {
             .unwrap();
     };
     set("right");
-    let work = Work::new(&[]).await;
+    let workload = Workload::new(&[]).await;
     let with = |password: &str| {
         elsewhere(
             redis.address(),
@@ -197,135 +206,148 @@ async fn a_wrong_password_for_redis_and_none_at_all() {
             Some(("", password)),
         )
     };
-    let processor = work
+    let processor = workload
         .start("processor", &[("REDIS_URL", &with(SECRET))])
         .await;
-    let odds = work.start("odds", &[("REDIS_URL", redis.address())]).await;
+    let odds = workload
+        .start("odds", &[("REDIS_URL", redis.address())])
+        .await;
     let hint = "is the password of REDIS_URL right?";
-    let waits = Waits {
+    let unavailable = ExpectUnavailable {
         role: "processor",
         check: "cache",
         says: &["Redis at", hint],
         logs: &[hint],
     };
-    let listens = Waits {
+    let listens = ExpectUnavailable {
         role: "odds",
         check: "cache",
         says: &["Redis at", hint],
         logs: &[hint],
     };
-    tokio::join!(waits.patiently(&processor), listens.patiently(&odds));
+    tokio::join!(
+        unavailable.assert_waits_idle(&processor),
+        listens.assert_waits_idle(&odds)
+    );
     set(SECRET);
-    waits.no_more(&processor).await;
+    unavailable.assert_recovers(&processor).await;
     set("");
-    listens.no_more(&odds).await;
-    work.until_done().await;
+    listens.assert_recovers(&odds).await;
+    workload.until_done().await;
 }
 
 #[ignore = "needs the real engines: make test"]
 #[actix_web::test]
-async fn engines_that_are_not_there() {
-    let work = Work::new(&[]).await;
+async fn engines_are_unreachable() {
+    let workload = Workload::new(&[]).await;
     let to = |url: &str| address_of(url).to_string();
-    let mut database = Gate::closed(&to(work.setting("DATABASE_URL"))).await;
-    let mut cache = Gate::closed(&to(work.setting("REDIS_URL"))).await;
-    let mut bus = Gate::closed(work.setting("KAFKA_BROKERS")).await;
-    let url = url::Url::parse(work.setting("DATABASE_URL")).unwrap();
+    let mut database = TcpProxy::closed(&to(workload.setting("DATABASE_URL"))).await;
+    let mut cache = TcpProxy::closed(&to(workload.setting("REDIS_URL"))).await;
+    let mut bus = TcpProxy::closed(workload.setting("KAFKA_BROKERS")).await;
+    let url = url::Url::parse(workload.setting("DATABASE_URL")).unwrap();
     let login = (url.username(), url.password().unwrap());
     let postgres = elsewhere(url.as_str(), database.address(), Some(login));
-    let redis = elsewhere(work.setting("REDIS_URL"), cache.address(), None);
+    let redis = elsewhere(workload.setting("REDIS_URL"), cache.address(), None);
     let kafka = bus.address().to_string();
-    let no_database = work
+    let no_database = workload
         .start("processor", &[("DATABASE_URL", &postgres)])
         .await;
-    let no_cache = work.start("odds", &[("REDIS_URL", &redis)]).await;
-    let no_bus = work.start("ingest", &[("KAFKA_BROKERS", &kafka)]).await;
+    let no_cache = workload.start("odds", &[("REDIS_URL", &redis)]).await;
+    let no_bus = workload.start("ingest", &[("KAFKA_BROKERS", &kafka)]).await;
     let none = [
         ("DATABASE_URL", postgres.as_str()),
         ("REDIS_URL", &redis),
         ("KAFKA_BROKERS", &kafka),
     ];
-    let nothing = work.start("processor", &none).await;
+    let nothing = workload.start("processor", &none).await;
 
     let refused = &["refused"];
-    let waits = |role, check| Waits {
+    let unavailable = |role, check| ExpectUnavailable {
         role,
         check,
         says: refused,
         logs: refused,
     };
     let (postgres, redis, kafka) = (
-        waits("processor", "database"),
-        waits("odds", "cache"),
-        waits("ingest", "bus"),
+        unavailable("processor", "database"),
+        unavailable("odds", "cache"),
+        unavailable("ingest", "bus"),
     );
-    let (all, other) = (waits("processor", "bus"), waits("processor", "cache"));
+    let (all, other) = (
+        unavailable("processor", "bus"),
+        unavailable("processor", "cache"),
+    );
     tokio::join!(
-        postgres.patiently(&no_database),
-        redis.patiently(&no_cache),
-        kafka.patiently(&no_bus),
-        all.patiently(&nothing),
-        other.is_down(&nothing),
+        postgres.assert_waits_idle(&no_database),
+        redis.assert_waits_idle(&no_cache),
+        kafka.assert_waits_idle(&no_bus),
+        all.assert_waits_idle(&nothing),
+        other.assert_down(&nothing),
     );
     database.open();
     cache.open();
     bus.open();
     tokio::join!(
-        postgres.no_more(&no_database),
-        redis.no_more(&no_cache),
-        kafka.no_more(&no_bus),
-        all.no_more(&nothing)
+        postgres.assert_recovers(&no_database),
+        redis.assert_recovers(&no_cache),
+        kafka.assert_recovers(&no_bus),
+        all.assert_recovers(&nothing)
     );
-    work.until_done().await;
+    workload.until_done().await;
 }
 
 #[ignore = "needs the real engines: make test"]
 #[actix_web::test]
-async fn tls_to_a_redis_that_speaks_none() {
-    let work = Work::new(&[]).await;
-    let url = work.setting("REDIS_URL").replace("redis://", "rediss://");
+async fn redis_does_not_speak_tls() {
+    let workload = Workload::new(&[]).await;
+    let url = workload
+        .setting("REDIS_URL")
+        .replace("redis://", "rediss://");
     let url = elsewhere(&url, address_of(&url), Some(("me", SECRET)));
-    let processor = work.start("processor", &[("REDIS_URL", &url)]).await;
-    let odds = work.start("odds", &[("REDIS_URL", &url)]).await;
+    let processor = workload.start("processor", &[("REDIS_URL", &url)]).await;
+    let odds = workload.start("odds", &[("REDIS_URL", &url)]).await;
     let hint = &["does the port speak TLS?"];
-    let waits = |role| Waits {
+    let unavailable = |role| ExpectUnavailable {
         role,
         check: "cache",
         says: hint,
         logs: hint,
     };
-    let (writes, listens) = (waits("processor"), waits("odds"));
-    tokio::join!(writes.patiently(&processor), listens.patiently(&odds));
+    let (writes, listens) = (unavailable("processor"), unavailable("odds"));
+    tokio::join!(
+        writes.assert_waits_idle(&processor),
+        listens.assert_waits_idle(&odds)
+    );
 }
 
 #[ignore = "needs the real engines: make test"]
 #[actix_web::test]
-async fn a_login_or_tls_that_kafka_does_not_know() {
-    let work = Work::new(&[]).await;
+async fn kafka_rejects_login_or_tls() {
+    let workload = Workload::new(&[]).await;
     let login = [
         ("KAFKA_SECURITY_PROTOCOL", "sasl_plaintext"),
         ("KAFKA_SASL_USERNAME", "me"),
         ("KAFKA_SASL_PASSWORD", SECRET),
     ];
-    let processor = work.start("processor", &login).await;
-    let waits = Waits {
+    let processor = workload.start("processor", &login).await;
+    let unavailable = ExpectUnavailable {
         role: "processor",
         check: "bus",
         says: &["SASL"],
         logs: &["waiting for Kafka", "SASL"],
     };
-    waits.patiently(&processor).await;
+    unavailable.assert_waits_idle(&processor).await;
 
-    // Without its feature TLS is an error of the settings.
+    // Without a TLS feature, TLS is a configuration error.
     if cfg!(not(any(feature = "tls-system", feature = "tls-vendored"))) {
         for (variable, value) in [
             ("KAFKA_SECURITY_PROTOCOL", "ssl".to_owned()),
             (
                 "DATABASE_URL",
-                format!("{}?sslmode=verify-full", work.setting("DATABASE_URL")),
+                format!("{}?sslmode=verify-full", workload.setting("DATABASE_URL")),
             ),
         ] {
-            let own = work
+            let own = workload
                 .cluster
                 .variables()
                 .iter()
@@ -333,29 +355,33 @@ async fn a_login_or_tls_that_kafka_does_not_know() {
             let all: Vec<_> = own
                 .chain([(variable, value.as_str()), ("ROLE", "processor")])
                 .collect();
-            let output = command(work.cluster.folder.path(), &all)
+            let output = command(workload.cluster.folder.path(), &all)
                 .arg("serve")
                 .output();
             let output = within("it refuses", output).await.unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
+            let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(
                 !output.status.success()
-                    && said.contains(variable)
-                    && said.contains("tls-vendored"),
-                "{said}"
+                    && stderr.contains(variable)
+                    && stderr.contains("tls-vendored"),
+                "{stderr}"
             );
         }
     }
 }
 
-/// Everything that it says, at its most talkative, with a secret in each address that can hold one.
+/// The most verbose output, with a secret in each address that can hold one.
 #[ignore = "needs the real engines: make test"]
 #[actix_web::test]
-async fn no_secret_is_ever_said() {
-    let work = Work::new(&[]).await;
-    let nowhere = Gate::closed("").await.address();
-    let postgres = elsewhere(work.setting("DATABASE_URL"), nowhere, Some(("me", SECRET)));
-    let redis = elsewhere(work.setting("REDIS_URL"), nowhere, Some(("me", SECRET)));
+async fn secrets_are_never_printed() {
+    let workload = Workload::new(&[]).await;
+    let nowhere = TcpProxy::closed("").await.address();
+    let postgres = elsewhere(
+        workload.setting("DATABASE_URL"),
+        nowhere,
+        Some(("me", SECRET)),
+    );
+    let redis = elsewhere(workload.setting("REDIS_URL"), nowhere, Some(("me", SECRET)));
     let variables = [
         ("DATABASE_URL", postgres.as_str()),
         ("DATABASE_RO_URL", &postgres),
@@ -365,10 +391,10 @@ async fn no_secret_is_ever_said() {
         ("KAFKA_SASL_PASSWORD", SECRET),
         ("RUST_LOG", "trace"),
     ];
-    let process = work.start("processor,odds", &variables).await;
-    until("all that is down", || async {
+    let process = workload.start("processor,odds", &variables).await;
+    until("all failing checks", || async {
         let (status, body) = process.healthz("processor").await;
-        patience::assert_no_secret(&body);
+        expect_unavailable::assert_no_secret(&body);
         (status == 503
             && ["database", "cache", "bus"]
                 .iter()
@@ -378,13 +404,13 @@ async fn no_secret_is_ever_said() {
     .await;
     process.healthz("odds").await;
     for role in ["processor", "odds"] {
-        patience::assert_no_secret(&process.metrics(role).await);
+        expect_unavailable::assert_no_secret(&process.metrics(role).await);
     }
     let log = process.log();
     assert!(log.contains("TRACE") || log.contains("DEBUG"), "{log}");
-    patience::assert_no_secret(&log);
+    expect_unavailable::assert_no_secret(&log);
 
-    let own = work
+    let own = workload
         .cluster
         .variables()
         .iter()
@@ -399,12 +425,12 @@ async fn no_secret_is_ever_said() {
         &["--help"],
         &["serve", "--help"],
     ] {
-        let output = command(work.cluster.folder.path(), &all)
+        let output = command(workload.cluster.folder.path(), &all)
             .args(arguments)
             .stdout(Stdio::piped())
             .output();
         let output = within("it answers", output).await.unwrap();
-        patience::assert_no_secret(&String::from_utf8_lossy(&output.stdout));
-        patience::assert_no_secret(&String::from_utf8_lossy(&output.stderr));
+        expect_unavailable::assert_no_secret(&String::from_utf8_lossy(&output.stdout));
+        expect_unavailable::assert_no_secret(&String::from_utf8_lossy(&output.stderr));
     }
 }
