@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn text_line_format() {
         let none: [(&str, Value<'_>); 0] = [];
-        insta::assert_snapshot!(text("the session ended", &none), @r#"2025-11-22T21:00:00.042Z WARN actors::session: the session ended role=odds"#);
+        insta::assert_snapshot!(text("the session ended", &none), @r#"2025-11-22T21:00:00.042Z WARN actors::streaming::session: the session ended role=odds"#);
         let fields = [
             ("event", Value::from("MATCH_001")),
             ("reason", Value::from("too slow")),
@@ -324,7 +324,7 @@ mod tests {
             ("seconds", Value::from(1.5)),
             ("none", Value::null()),
         ];
-        insta::assert_snapshot!(text("the session ended", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::session: the session ended role=odds event=MATCH_001 reason="too slow" empty="" seconds=1.5 none=None"#);
+        insta::assert_snapshot!(text("the session ended", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::streaming::session: the session ended role=odds event=MATCH_001 reason="too slow" empty="" seconds=1.5 none=None"#);
     }
 
     #[test]
@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn record_cannot_forge_a_line() {
         let fields = [("from", Value::from("a\nb\u{1b}[31m"))];
-        insta::assert_snapshot!(text("one\r\ntwo\u{1b}[2J\u{2028}", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::session: one\r\ntwo\u{1b}[2J\u{2028} role=odds from="a\nb\u{1b}[31m""#);
+        insta::assert_snapshot!(text("one\r\ntwo\u{1b}[2J\u{2028}", &fields), @r#"2025-11-22T21:00:00.042Z WARN actors::streaming::session: one\r\ntwo\u{1b}[2J\u{2028} role=odds from="a\nb\u{1b}[31m""#);
     }
 
     #[test]
