@@ -1,0 +1,140 @@
+use super::*;
+use crate::actors::testing::supplier::{Behaviour, ProbeSupplier};
+use crate::domain::bets::bet_events::testing::pending_bet;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn guarded(supplier: &Arc<ProbeSupplier>) -> (SupplierClient, ConfirmationMetrics) {
+    let metrics = ConfirmationMetrics::new().unwrap();
+    let breaker = BreakerPolicy {
+        failures: 3,
+        pause: 2 * SECOND,
+    };
+    let settings = GuardSettings {
+        timeout: SECOND,
+        breaker,
+    };
+    (
+        SupplierClient::new(
+            supplier.clone(),
+            settings,
+            Clock::of_tokio(),
+            metrics.clone(),
+        ),
+        metrics,
+    )
+}
+
+fn state(metrics: &ConfirmationMetrics) -> &'static str {
+    let is_at =
+        |state: &&BreakerState| metrics.breaker.with_label_values(&[state.as_str()]).get() == 1;
+    let at: Vec<_> = BreakerState::ALL.iter().filter(is_at).collect();
+    assert_eq!(at.len(), 1);
+    at[0].as_str()
+}
+
+/// No call is made while the circuit is open, and the first success closes it.
+#[tokio::test(start_paused = true)]
+async fn open_circuit_blocks_calls_until_success() {
+    let supplier = Arc::new(ProbeSupplier::new(|_, _| {
+        Behaviour::Fail(SupplierError::Status(500))
+    }));
+    let (guarded, metrics) = guarded(&supplier);
+    let bet = pending_bet(Clock::of_tokio().now(), 60 * SECOND);
+    assert_eq!((state(&metrics), guarded.problem()), ("closed", None));
+    for _ in 0..3 {
+        assert_eq!(
+            guarded.confirm(&bet, 9 * SECOND).await,
+            Err(SupplierError::Status(500).into())
+        );
+    }
+    assert_eq!(state(&metrics), "open");
+    assert_eq!(
+        guarded.problem().unwrap(),
+        "circuit breaker open: the supplier answered with status 500"
+    );
+    assert_eq!(
+        guarded.confirm(&bet, 9 * SECOND).await,
+        Err(CallError::CircuitOpen)
+    );
+    assert_eq!(
+        guarded.cancel(bet.id, &bet.user_id, SECOND).await,
+        Err(CallError::CircuitOpen)
+    );
+    assert_eq!((supplier.asked(), supplier.cancels()), (3, 0));
+
+    tokio::time::advance(2 * SECOND).await;
+    supplier.behave(|_, _| {
+        Behaviour::After(
+            SECOND / 2,
+            Answer::Confirmed {
+                provider_ref: String::new(),
+            },
+        )
+    });
+    let (tried, others) = tokio::join!(guarded.confirm(&bet, 9 * SECOND), async {
+        tokio::time::sleep(SECOND / 4).await;
+        assert_eq!(state(&metrics), "half_open");
+        assert!(guarded.problem().is_some());
+        let other = guarded.confirm(&bet, 9 * SECOND).await;
+        let waited = Instant::now();
+        while guarded.problem().is_some() {
+            guarded.wait_until_closed(9 * SECOND).await;
+        }
+        assert!(waited.elapsed() <= SECOND / 2, "{:?}", waited.elapsed());
+        other
+    });
+    assert!(tried.is_ok());
+    assert_eq!(
+        others,
+        Err(CallError::CircuitOpen),
+        "only one trial call at a time"
+    );
+    assert_eq!((state(&metrics), guarded.problem()), ("closed", None));
+    let calls = |outcome| metrics.supplier_calls.with_label_values(&[outcome]).get();
+    assert_eq!(
+        (calls("status"), calls("confirmed"), calls("timeout")),
+        (3, 1, 0)
+    );
+}
+
+/// A silent supplier opens the circuit; timeouts of the caller do not.
+#[tokio::test(start_paused = true)]
+async fn only_supplier_timeouts_open_circuit() {
+    let supplier = Arc::new(ProbeSupplier::new(|_, _| Behaviour::Silent));
+    let (guarded, metrics) = guarded(&supplier);
+    let bet = pending_bet(Clock::of_tokio().now(), 60 * SECOND);
+    for _ in 0..9 {
+        assert_eq!(
+            guarded.confirm(&bet, SECOND / 2).await,
+            Err(SupplierError::Timeout.into())
+        );
+    }
+    assert_eq!(state(&metrics), "closed");
+    for _ in 0..3 {
+        let started = Instant::now();
+        assert_eq!(
+            guarded.confirm(&bet, 9 * SECOND).await,
+            Err(SupplierError::Timeout.into())
+        );
+        assert_eq!(started.elapsed(), SECOND);
+    }
+    assert_eq!(state(&metrics), "open");
+}
+
+/// A rejected request (422) does not open the circuit.
+#[tokio::test(start_paused = true)]
+async fn rejected_requests_keep_circuit_closed() {
+    let supplier = Arc::new(ProbeSupplier::new(|_, _| {
+        Behaviour::Fail(SupplierError::Status(422))
+    }));
+    let (guarded, metrics) = guarded(&supplier);
+    let bet = pending_bet(Clock::of_tokio().now(), 60 * SECOND);
+    for _ in 0..9 {
+        assert_eq!(
+            guarded.confirm(&bet, 9 * SECOND).await,
+            Err(SupplierError::Status(422).into())
+        );
+    }
+    assert_eq!(state(&metrics), "closed");
+}

@@ -1,0 +1,177 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::*;
+use crate::bus::{BusError, NewRecord, Subscription};
+use crate::cache::{BroadcastStream, CacheError};
+use crate::domain::ids::EventId;
+use crate::domain::odds::book::MarketState;
+use crate::telemetry::metrics::OddsMetrics;
+
+#[derive(Default)]
+struct ProbeBus {
+    is_away: AtomicBool,
+    pings: AtomicUsize,
+}
+
+impl Topic for ProbeBus {
+    fn name(&self) -> &str {
+        "probe"
+    }
+
+    fn publish(&self, _: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn subscribe(&self, _: &str) -> Result<Box<dyn Subscription>, BusError> {
+        Err(BusError::Closed)
+    }
+
+    fn depth(&self) -> usize {
+        0
+    }
+
+    fn ping(&self) -> BoxFuture<'static, Result<(), BusError>> {
+        self.pings.fetch_add(1, Ordering::SeqCst);
+        let is_away = self.is_away.load(Ordering::SeqCst);
+        let answer = if is_away {
+            Err(BusError::Unavailable("away".to_owned()))
+        } else {
+            Ok(())
+        };
+        std::future::ready(answer).boxed()
+    }
+}
+
+/// Counts the heartbeats.
+#[derive(Default)]
+struct ProbeCache(AtomicUsize);
+
+impl OddsCache for ProbeCache {
+    fn write(&self, _: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn read_book(
+        &self,
+        _: &EventId,
+    ) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
+        std::future::ready(Ok(Vec::new())).boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn publish_heartbeat(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn listen(&self) -> Option<Box<dyn BroadcastStream>> {
+        None
+    }
+}
+
+struct ProbeRegistry(Arc<Mutex<Vec<FeedStatus>>>);
+
+impl Actor for ProbeRegistry {
+    type Context = Context<Self>;
+}
+
+impl Handler<FeedChanged> for ProbeRegistry {
+    type Result = ();
+
+    fn handle(&mut self, changed: FeedChanged, _: &mut Context<Self>) {
+        self.0.lock().unwrap().push(changed.0);
+    }
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 10 s: {what}");
+}
+
+#[actix_web::test]
+async fn heartbeat_needs_bus_group_and_consumer() {
+    let (bus, cache) = (
+        Arc::new(ProbeBus::default()),
+        Arc::new(ProbeCache::default()),
+    );
+    let life = Arc::new(LivenessProbe::new());
+    let beats = || cache.0.load(Ordering::SeqCst);
+    let pings = || bus.pings.load(Ordering::SeqCst);
+    bus.is_away.store(true, Ordering::SeqCst);
+    let group = SubscriptionHealth::joining("g");
+    let told = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
+    Heartbeat::new(
+        bus.clone(),
+        (life.clone(), Arc::default()),
+        group.clone(),
+        told,
+    )
+    .start();
+    until("the bus is pinged", || pings() >= 3).await;
+    assert_eq!(beats(), 0, "the bus is away");
+    bus.is_away.store(false, Ordering::SeqCst);
+    let pings_before = pings();
+    until("the bus is pinged", || pings() >= pings_before + 3).await;
+    assert_eq!(beats(), 0, "the group is not joined");
+    group.join();
+    life.touch();
+    until("a heartbeat is published", || beats() > 0).await;
+    until("the consumer counts as stuck", || {
+        life.age() >= CONSUMER_LIMIT
+    })
+    .await;
+    let (beats_before, pings_before) = (beats(), pings());
+    until("the bus is pinged", || pings() >= pings_before + 2).await;
+    assert!(beats() <= beats_before + 1, "one may have been in flight");
+    life.touch();
+    until("heartbeats resume", || beats() > beats_before + 1).await;
+}
+
+/// Without broadcasts in the cache, the clients of this process are notified.
+#[actix_web::test]
+async fn local_heartbeat_notifies_own_clients() {
+    let (bus, told) = (Arc::new(ProbeBus::default()), Arc::default());
+    let registry = ProbeRegistry(Arc::clone(&told)).start();
+    let state = Arc::new(FeedState::not_heard_yet(
+        OddsMetrics::new().unwrap().feed_live,
+    ));
+    let here = HeartbeatTarget::Local {
+        state: state.clone(),
+        feed: registry.recipient(),
+    };
+    let life = Arc::new(LivenessProbe::new());
+    Heartbeat::new(
+        bus.clone(),
+        (life.clone(), Arc::default()),
+        SubscriptionHealth::joined("g"),
+        here,
+    )
+    .start();
+    let last = || told.lock().unwrap().last().copied();
+    let feed_is = |status| {
+        life.touch();
+        last() == Some(status)
+    };
+    until("live", || feed_is(FeedStatus::Live)).await;
+    assert!(state.is_live());
+    bus.is_away.store(true, Ordering::SeqCst);
+    until("stale", || feed_is(FeedStatus::Stale)).await;
+    assert_eq!(
+        state.problem().unwrap(),
+        "the bus: the bus is unavailable: away"
+    );
+    bus.is_away.store(false, Ordering::SeqCst);
+    until("live again", || feed_is(FeedStatus::Live)).await;
+}

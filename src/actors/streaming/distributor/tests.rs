@@ -1,0 +1,260 @@
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::actors::odds::messages::BookChanged;
+use crate::actors::streaming::session_handle::SessionMessage;
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::update::testing::*;
+use crate::runtime::liveness::LivenessProbe;
+
+/// A session that accepts deliveries, or stalls after the first one.
+#[derive(Default)]
+struct ProbeSession {
+    taken: Arc<Mutex<Vec<(u64, bool)>>>,
+    feed: Arc<Mutex<Vec<FeedStatus>>>,
+    ended: Arc<Mutex<Vec<CloseReason>>>,
+    pings: Arc<Mutex<usize>>,
+    stalls: bool,
+}
+
+impl Actor for ProbeSession {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.set_mailbox_capacity(2);
+    }
+}
+
+impl Handler<SessionMessage> for ProbeSession {
+    type Result = ();
+
+    fn handle(&mut self, message: SessionMessage, context: &mut Context<Self>) {
+        match message {
+            SessionMessage::Deliver(delivery) => {
+                let taken = delivery
+                    .frames()
+                    .iter()
+                    .map(|frame| (frame.seq, delivery.conflated));
+                self.taken.lock().unwrap().extend(taken);
+                self.feed.lock().unwrap().extend(delivery.feed);
+                if self.stalls {
+                    context.wait(std::future::pending::<()>().into_actor(self));
+                }
+            }
+            SessionMessage::Ping => *self.pings.lock().unwrap() += 1,
+            SessionMessage::End(reason) => self.ended.lock().unwrap().push(reason),
+        }
+    }
+}
+
+struct Probe {
+    taken: Arc<Mutex<Vec<(u64, bool)>>>,
+    feed: Arc<Mutex<Vec<FeedStatus>>>,
+    ended: Arc<Mutex<Vec<CloseReason>>>,
+    pings: Arc<Mutex<usize>>,
+    life: Arc<LivenessProbe>,
+}
+
+async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Probe {
+    let life = Arc::new(LivenessProbe::new());
+    let session = ProbeSession {
+        stalls,
+        ..ProbeSession::default()
+    };
+    let probe = Probe {
+        taken: session.taken.clone(),
+        feed: session.feed.clone(),
+        ended: session.ended.clone(),
+        pings: session.pings.clone(),
+        life: life.clone(),
+    };
+    let outlet = SessionHandle {
+        session: session.start().recipient(),
+        connection: None,
+        life,
+    };
+    let id = SessionId(id);
+    distributor.send(Connect { id, outlet }).await.unwrap();
+    assert!(
+        distributor
+            .send(Subscribe {
+                id,
+                event_id: EventId::new("E").unwrap()
+            })
+            .await
+            .unwrap()
+    );
+    probe
+}
+
+fn changed(seq: u64) -> BookChanged {
+    let update = market_update("E", "1x2", None, seq as i64, 1);
+    BookChanged {
+        states: Arc::new([Arc::new(MarketState { update, seq })]),
+        conflated: false,
+    }
+}
+
+struct Fixture {
+    registry: Addr<Registry>,
+    here: Addr<Distributor>,
+    metrics: OddsMetrics,
+}
+
+fn fixture(slow: Duration, frozen: Duration) -> Fixture {
+    let metrics = OddsMetrics::new().unwrap();
+    let ping_interval = Duration::from_millis(100);
+    let settings = DistributorSettings {
+        ping_interval,
+        slow_client_limit: slow,
+        frozen_limit: frozen,
+    };
+    let registry = Registry::new(metrics.clone()).start();
+    Fixture {
+        here: Distributor::start_here(settings, registry.clone(), metrics.clone()),
+        registry,
+        metrics,
+    }
+}
+
+/// Waits until the condition holds; panics after 10 s.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("timed out after 10 s: {what}");
+}
+
+/// A stalled session is evicted; the others receive every change.
+#[actix_web::test]
+async fn stalled_session_is_evicted() {
+    let Fixture {
+        registry,
+        here,
+        metrics,
+    } = fixture(Duration::from_millis(200), Duration::from_secs(60));
+    let stalled = session(&here, 1, true).await;
+    let fast = session(&here, 2, false).await;
+    for seq in 1..=20 {
+        registry.send(changed(seq)).await.unwrap();
+        until("fast session receives the change", || {
+            fast.taken.lock().unwrap().len() as u64 == seq
+        })
+        .await;
+    }
+    until("stalled session is evicted", || {
+        metrics.evictions.get() == 1
+    })
+    .await;
+    assert_eq!(stalled.taken.lock().unwrap().len(), 1);
+    assert!(metrics.conflations.get() > 0);
+    let expected: Vec<_> = (1..=20).map(|seq| (seq, false)).collect();
+    assert_eq!(*fast.taken.lock().unwrap(), expected);
+}
+
+/// A session without a sign of life is evicted even if nothing was sent to it.
+#[actix_web::test]
+async fn frozen_idle_session_is_evicted() {
+    let Fixture {
+        registry,
+        here,
+        metrics,
+    } = fixture(Duration::from_secs(60), Duration::from_millis(300));
+    let _frozen = session(&here, 1, false).await;
+    let alive = session(&here, 2, false).await;
+    until("frozen session is evicted", || {
+        alive.life.touch();
+        metrics.evictions.get() == 1
+    })
+    .await;
+    registry.send(changed(1)).await.unwrap();
+    until("other session still receives changes", || {
+        alive.taken.lock().unwrap().len() == 1
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn sessions_ping_clients_repeatedly() {
+    let Fixture { here, .. } = fixture(Duration::from_secs(60), Duration::from_secs(60));
+    let mut probes = Vec::new();
+    for id in 0..50 {
+        probes.push(session(&here, id, false).await);
+    }
+    here.send(Disconnect(SessionId(0))).await.unwrap();
+    let before = *probes[0].pings.lock().unwrap();
+    until("every session is pinged", || {
+        probes[1..]
+            .iter()
+            .all(|probe| *probe.pings.lock().unwrap() >= 3)
+    })
+    .await;
+    // One ping may have been in flight.
+    assert!(*probes[0].pings.lock().unwrap() <= before + 1);
+}
+
+/// Each session receives a feed status change once; one that connects during a feed loss
+/// receives it too.
+#[actix_web::test]
+async fn feed_status_reaches_each_session_once() {
+    let Fixture { registry, here, .. } = fixture(Duration::from_secs(60), Duration::from_secs(60));
+    let early = session(&here, 1, false).await;
+    for status in [FeedStatus::Live, FeedStatus::Stale, FeedStatus::Stale] {
+        registry.send(FeedChanged(status)).await.unwrap();
+    }
+    let late = session(&here, 2, false).await;
+    registry.send(FeedChanged(FeedStatus::Live)).await.unwrap();
+    let after = session(&here, 3, false).await;
+    for probe in [early, late] {
+        until("session receives both statuses", || {
+            *probe.feed.lock().unwrap() == [FeedStatus::Stale, FeedStatus::Live]
+        })
+        .await;
+    }
+    assert!(after.feed.lock().unwrap().is_empty());
+}
+
+/// On shutdown every session is closed, including those that connect later.
+#[actix_web::test]
+async fn shutdown_closes_current_and_later_sessions() {
+    let Fixture { registry, here, .. } = fixture(Duration::from_secs(60), Duration::from_secs(60));
+    let early = session(&here, 1, false).await;
+    registry
+        .send(EndAllSessions(CloseReason::GoingAway))
+        .await
+        .unwrap();
+    let late = session(&here, 2, false).await;
+    for probe in [early, late] {
+        until("session is closed", || {
+            *probe.ended.lock().unwrap() == [CloseReason::GoingAway]
+        })
+        .await;
+    }
+}
+
+/// An event without subscribers is unfollowed, and followed again by the next subscriber.
+#[actix_web::test]
+async fn unfollowed_event_is_followed_again() {
+    let Fixture {
+        registry,
+        here,
+        metrics,
+    } = fixture(Duration::from_secs(60), Duration::from_secs(60));
+    let first = session(&here, 1, false).await;
+    here.send(Disconnect(SessionId(1))).await.unwrap();
+    // The first change without a subscriber ends the following.
+    for seq in 1..=3 {
+        registry.send(changed(seq)).await.unwrap();
+    }
+    let second = session(&here, 2, false).await;
+    registry.send(changed(4)).await.unwrap();
+    until("second session receives the change", || {
+        *second.taken.lock().unwrap() == [(4, false)]
+    })
+    .await;
+    assert!(first.taken.lock().unwrap().is_empty());
+    assert_eq!(metrics.deliveries.get(), 1);
+}

@@ -1,0 +1,199 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::bus::NewRecord;
+
+fn record(partition: u32, offset: u64) -> Record {
+    let record = NewRecord {
+        key: Bytes::new(),
+        payload: Bytes::from_static(b"0123456789"),
+        headers: Vec::new(),
+    };
+    Record {
+        partition,
+        offset,
+        published_at: None,
+        record,
+    }
+}
+
+fn inbox() -> Inbox {
+    let mut inbox = Inbox::new(Limits {
+        records: 4,
+        bytes: 1_000,
+    });
+    inbox.assign(&[0, 1]);
+    inbox
+}
+
+fn position_at(partition: u32, next: u64) -> Position {
+    let mut position = Position::default();
+    position.advance(partition, next);
+    position
+}
+
+#[test]
+fn inbox_is_bounded_by_records_and_bytes() {
+    let mut inbox = inbox();
+    (0..4).for_each(|offset| inbox.push(record(0, offset)));
+    assert!(inbox.is_full());
+    inbox.take(1);
+    assert!(!inbox.is_full() && !inbox.has_room());
+    inbox.take(1);
+    assert!(inbox.has_room());
+    let mut heavy = Inbox::new(Limits {
+        records: 100,
+        bytes: 20,
+    });
+    heavy.assign(&[0]);
+    (0..2).for_each(|offset| heavy.push(record(0, offset)));
+    assert!(heavy.is_full());
+}
+
+#[test]
+fn revocation_replaces_undelivered_records() {
+    let mut inbox = inbox();
+    inbox.push(record(0, 5));
+    inbox.push(record(1, 8));
+    assert_eq!(
+        inbox.take(1),
+        Some(ConsumerEvent::Records(vec![record(0, 5)]))
+    );
+    inbox.push(record(0, 6));
+    assert!(!inbox.is_done(&[0]) && inbox.is_done(&[1]));
+    inbox.revoke(vec![0]);
+    assert_eq!(
+        inbox.take(9),
+        Some(ConsumerEvent::Records(vec![record(1, 8)]))
+    );
+    assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
+    assert_eq!((inbox.take(9), inbox.records, inbox.bytes), (None, 0, 0));
+    inbox.commit(&position_at(0, 6));
+    assert_eq!(inbox.to_commit(|_| true), []);
+    inbox.push(record(0, 7));
+    assert!(inbox.is_empty(), "the partition is not assigned");
+}
+
+#[test]
+fn commits_from_before_restart_are_ignored() {
+    let mut inbox = inbox();
+    inbox.push(record(0, 100));
+    inbox.take(1);
+    inbox.restart();
+    assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0, 1])));
+    inbox.commit(&position_at(0, 101));
+    inbox.push(record(0, 0));
+    inbox.take(9);
+    inbox.commit(&position_at(0, 101));
+    assert_eq!(inbox.to_commit(|_| true), []);
+    inbox.commit(&position_at(0, 1));
+    assert_eq!(inbox.to_commit(|_| true), [(0, 1)]);
+    inbox.committed(0, 101);
+    assert_eq!(
+        inbox.to_commit(|_| true),
+        [(0, 1)],
+        "the commit is from before the restart"
+    );
+    inbox.committed(0, 1);
+    assert_eq!(inbox.to_commit(|_| true), []);
+}
+
+#[test]
+fn rewound_partition_is_revoked_and_redelivered() {
+    let mut inbox = inbox();
+    [7, 8, 9]
+        .into_iter()
+        .for_each(|offset| inbox.push(record(0, offset)));
+    inbox.take(1);
+    [8, 9]
+        .into_iter()
+        .for_each(|offset| inbox.push(record(0, offset)));
+    assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
+    assert_eq!(
+        inbox.take(9),
+        Some(ConsumerEvent::Records(vec![record(0, 8), record(0, 9)]))
+    );
+    inbox.push(record(0, 0));
+    inbox.commit(&position_at(0, 10));
+    assert_eq!(
+        inbox.to_commit(|_| true),
+        [],
+        "the commit is from before the reset"
+    );
+    assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
+    assert_eq!(
+        inbox.take(9),
+        Some(ConsumerEvent::Records(vec![record(0, 0)]))
+    );
+}
+
+/// A transaction marker takes an offset and is not a record.
+#[test]
+fn trailing_markers_cause_no_lag() {
+    let mut inbox = inbox();
+    inbox.push(record(0, 0));
+    inbox.observe(0, Some(0), Some(2), None);
+    inbox.passed(0, 2);
+    assert_eq!(
+        (inbox.lag(), inbox.to_commit(|_| true)),
+        (2, vec![]),
+        "the record is not done yet"
+    );
+    inbox.take(1);
+    assert_eq!(inbox.lag(), 2);
+    inbox.commit(&position_at(0, 1));
+    assert_eq!((inbox.lag(), inbox.to_commit(|_| true)), (0, vec![(0, 2)]));
+    inbox.committed(0, 2);
+    assert_eq!(inbox.to_commit(|_| true), []);
+    // The next record comes after the marker.
+    inbox.push(record(0, 2));
+    inbox.passed(0, 3);
+    assert_eq!(inbox.lag(), 1);
+    // Only markers since the partition was assigned.
+    inbox.observe(1, Some(0), Some(9), Some(8));
+    assert_eq!(inbox.lag(), 2);
+    inbox.passed(1, 9);
+    assert_eq!(
+        (inbox.lag(), inbox.to_commit(|partition| partition == 1)),
+        (1, vec![]),
+        "no record was read yet"
+    );
+}
+
+#[test]
+fn position_from_before_reset_is_ignored() {
+    let mut inbox = inbox();
+    inbox.push(record(0, 100));
+    inbox.restart();
+    inbox.passed(0, 101);
+    assert_eq!(inbox.to_commit(|_| true), []);
+    inbox.push(record(0, 0));
+    inbox.take(9);
+    inbox.take(9);
+    inbox.commit(&position_at(0, 1));
+    assert_eq!(inbox.to_commit(|_| true), [(0, 1)]);
+    inbox.passed(0, 2);
+    assert_eq!(inbox.to_commit(|_| true), [(0, 2)]);
+}
+
+#[test]
+fn lag_is_end_minus_completed() {
+    let mut inbox = inbox();
+    assert_eq!(inbox.lag(), 0);
+    inbox.observe(0, Some(30), Some(50), None);
+    assert_eq!(
+        inbox.lag(),
+        20,
+        "a new group starts at the first available offset"
+    );
+    inbox.observe(0, Some(30), Some(50), Some(40));
+    assert_eq!(inbox.lag(), 10);
+    inbox.push(record(0, 40));
+    inbox.push(record(1, 7));
+    assert_eq!(inbox.lag(), 11);
+    inbox.take(2);
+    inbox.commit(&position_at(0, 41));
+    assert_eq!(inbox.lag(), 10);
+    inbox.observe(0, Some(30), Some(60), Some(41));
+    assert_eq!(inbox.lag(), 20);
+}

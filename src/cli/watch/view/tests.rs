@@ -1,0 +1,154 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::odds::book::Book;
+use crate::domain::odds::update::testing::*;
+use crate::domain::streaming::protocol::{
+    FeedStatus, Refusal, UpdateFrame, error_message, feed_message, pong_message, snapshot_message,
+    unsubscribed_message,
+};
+
+fn event() -> EventId {
+    EventId::new("MATCH_001").unwrap()
+}
+
+fn view() -> View {
+    View::new(&[event()])
+}
+
+/// The changes that a message causes: version, whether an earlier state was printed, and
+/// whether it is conflated.
+fn changes_of(view: &mut View, text: &str) -> Vec<(i64, bool, bool)> {
+    let view_events = view.take(text).unwrap();
+    let change = |one: ViewEvent| match one {
+        ViewEvent::Change(change) => (
+            change.update.revision.version,
+            change.before.is_some(),
+            change.conflated,
+        ),
+        other => panic!("{other:?}"),
+    };
+    view_events.into_iter().map(change).collect()
+}
+
+#[test]
+fn snapshot_then_only_newer_updates() {
+    let (mut view, mut book) = (view(), Book::new(event()));
+    let nothing = vec![ViewEvent::NothingKnown(event())];
+    assert_eq!(
+        view.take(&snapshot_message(&book.snapshot(), false))
+            .unwrap(),
+        nothing
+    );
+    let first = UpdateFrame::new(&book.apply(update(1, 1, 1), 10).unwrap());
+    let second = UpdateFrame::new(&book.apply(update(1, 1, 2), 11).unwrap());
+    assert_eq!(
+        changes_of(&mut view, &snapshot_message(&book.snapshot(), false)),
+        [(2, false, false)]
+    );
+    assert_eq!(changes_of(&mut view, first.text(false)), []);
+    assert_eq!(changes_of(&mut view, second.text(false)), []);
+    let third = UpdateFrame::new(&book.apply(update(1, 1, 3), 12).unwrap());
+    assert_eq!(changes_of(&mut view, third.text(true)), [(3, true, true)]);
+    assert_eq!(changes_of(&mut view, third.text(false)), []);
+}
+
+#[test]
+fn reconnect_prints_only_new_changes() {
+    let (mut view, mut book) = (view(), Book::new(event()));
+    book.apply(market_update("MATCH_001", "1x2", None, 1, 1), 100)
+        .unwrap();
+    book.apply(market_update("MATCH_001", "btts", None, 1, 2), 101)
+        .unwrap();
+    assert_eq!(
+        changes_of(&mut view, &snapshot_message(&book.snapshot(), false)).len(),
+        2
+    );
+    // The server restarts with new sequence numbers.
+    let mut again = Book::new(event());
+    again
+        .apply(market_update("MATCH_001", "1x2", None, 1, 1), 0)
+        .unwrap();
+    again
+        .apply(market_update("MATCH_001", "btts", None, 2, 7), 1)
+        .unwrap();
+    assert_eq!(
+        changes_of(&mut view, &snapshot_message(&again.snapshot(), false)),
+        [(7, true, false)]
+    );
+    let next = UpdateFrame::new(&again.apply(update(1, 3, 9), 2).unwrap());
+    assert_eq!(changes_of(&mut view, next.text(false)), [(9, true, false)]);
+}
+
+#[test]
+fn stale_and_live_feed_are_reported() {
+    let mut view = view();
+    for (status, view_events) in [
+        (FeedStatus::Stale, ViewEvent::Stale(true)),
+        (FeedStatus::Live, ViewEvent::Stale(false)),
+    ] {
+        assert_eq!(view.take(&feed_message(status)).unwrap(), [view_events]);
+    }
+    assert_eq!(
+        view.take(r#"{"type":"feed","status":"of a later server"}"#)
+            .unwrap(),
+        []
+    );
+}
+
+#[test]
+fn original_update_format_is_accepted() {
+    let mut view = view();
+    for version in [1, 2] {
+        let text = format!(
+            r#"{{"eventId":"MATCH_001","payload":{}}}"#,
+            update(1, 1, version).to_json()
+        );
+        assert_eq!(
+            changes_of(&mut view, &text),
+            [(version, version == 2, false)]
+        );
+    }
+}
+
+#[test]
+fn unrequested_events_are_ignored() {
+    let mut view = View::new(&[EventId::new("MATCH_002").unwrap()]);
+    let mut book = Book::new(event());
+    let frame = UpdateFrame::new(&book.apply(update(1, 1, 1), 0).unwrap());
+    assert_eq!(changes_of(&mut view, frame.text(false)), []);
+    assert_eq!(
+        changes_of(&mut view, &snapshot_message(&book.snapshot(), false)),
+        []
+    );
+}
+
+#[test]
+fn errors_are_reported_others_ignored() {
+    let mut view = view();
+    let refusal = Refusal::SnapshotUnavailable(event());
+    let view_events = view.take(&error_message(&refusal)).unwrap();
+    assert_eq!(
+        view_events,
+        [ViewEvent::Refused {
+            code: "SNAPSHOT_UNAVAILABLE".to_owned(),
+            message: refusal.to_string(),
+            event_id: Some(event())
+        }]
+    );
+    assert_eq!(view.take(&pong_message()).unwrap(), []);
+    assert_eq!(view.take(&unsubscribed_message(&event())).unwrap(), []);
+    assert_eq!(view.take(r#"{"type":"of_tomorrow","seq":1}"#).unwrap(), []);
+    assert_eq!(
+        view.take("{}").unwrap_err().to_string(),
+        "unreadable message from the server: an update without payload"
+    );
+    assert!(view.take(r#"{"type":"snapshot","markets":[]}"#).is_err());
+}
+
+proptest! {
+    #[test]
+    fn random_text_never_panics(text in ".{0,80}") {
+        let _ = view().take(&text);
+    }
+}

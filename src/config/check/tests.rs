@@ -1,0 +1,133 @@
+use super::*;
+use pretty_assertions::assert_eq;
+
+fn wrong(variables: &[(&str, &str)]) -> String {
+    Config::from_variables(variables).unwrap_err().to_string()
+}
+
+/// Precedence: SUPPLIER_URLS, SUPPLIER_WS_URL, the simulator of this process, the default.
+#[test]
+fn suppliers_are_chosen_by_precedence() {
+    let suppliers =
+        |variables: &[(&str, &str)]| match Config::from_variables(variables).unwrap().suppliers {
+            Suppliers::OwnSimulator => "own".to_owned(),
+            Suppliers::At(urls) => urls
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" "),
+        };
+    assert_eq!(
+        suppliers(&[
+            ("SUPPLIER_URLS", "ws://a,betfairs://b:1"),
+            ("SUPPLIER_WS_URL", "ws://c")
+        ]),
+        "ws://a/ betfairs://b:1"
+    );
+    assert_eq!(suppliers(&[("SUPPLIER_WS_URL", "ws://c/ws")]), "ws://c/ws");
+    assert_eq!(suppliers(&[]), "own");
+    assert_eq!(suppliers(&[("ROLE", "ingest,processor")]), DEFAULT_SUPPLIER);
+}
+
+#[test]
+fn durations_must_be_in_order() {
+    insta::assert_snapshot!(
+        wrong(&[
+            ("WS_PING_INTERVAL", "45s"),
+            ("SUPPLIER_READ_TIMEOUT", "5s"),
+            ("SUPPLIER_RECONNECT_MIN", "2s"),
+            ("SUPPLIER_RECONNECT_MAX", "1s"),
+        ]),
+        @r#"
+WS_PING_INTERVAL: got "45s", want a duration below WS_SILENCE_LIMIT, which is 45s
+SUPPLIER_READ_TIMEOUT: got "5s", want a duration above SUPPLIER_PING_INTERVAL, which is 5s
+SUPPLIER_RECONNECT_MIN: got "2s", want a duration at most SUPPLIER_RECONNECT_MAX, which is 1s
+"#
+    );
+    assert!(Config::from_variables(&[("SUPPLIER_RECONNECT_MIN", "10s")]).is_ok());
+}
+
+#[test]
+fn timer_durations_must_not_be_zero() {
+    let config = Config::from_variables(&[]).unwrap();
+    let durations = config
+        .shown
+        .iter()
+        .filter(|setting| humantime::parse_duration(&setting.value).is_ok());
+    for setting in durations.filter(|setting| setting.value.parse::<u64>().is_err()) {
+        let zero = Config::from_variables(&[(&setting.variable, "0s")]);
+        let may_be_zero = [
+            "STORE_BATCH_WAIT",
+            "SUPPLIER_MAX_CLOCK_SKEW",
+            "SIMULATOR_CONFIRM_DELAY",
+        ]
+        .contains(&setting.variable.as_str());
+        assert_eq!(zero.is_ok(), may_be_zero, "{}", setting.variable);
+    }
+}
+
+#[test]
+fn ports_in_process_must_differ() {
+    insta::assert_snapshot!(wrong(&[("HTTP_PORT_ODDS", "9095"), ("METRICS_PORT_INGEST", "9097")]), @r#"
+HTTP_PORT_ODDS: got "9095", want a port different from METRICS_PORT_ODDS, or 0 for a free one
+METRICS_PORT_INGEST: got "9097", want a port different from METRICS_PORT_PROCESSOR, or 0 for a free one
+"#);
+    assert!(Config::from_variables(&[("HTTP_PORT_ODDS", "0"), ("METRICS_PORT_ODDS", "0")]).is_ok());
+    // Roles that do not run open no port.
+    assert!(Config::from_variables(&[("ROLE", "simulator"), ("HTTP_PORT_ODDS", "8081")]).is_ok());
+}
+
+#[test]
+fn unsatisfiable_bet_limits_are_rejected() {
+    insta::assert_snapshot!(
+        wrong(&[("BET_MIN_STAKE_CENTS", "100"), ("BET_MAX_STAKE_CENTS", "10"), ("BET_MAX_PAYOUT_CENTS", "100")]),
+        @r#"
+        BET_MIN_STAKE_CENTS: got "100", want a number of cents at most BET_MAX_STAKE_CENTS, which is 10
+        BET_MIN_STAKE_CENTS: got "100", want a number of cents below BET_MAX_PAYOUT_CENTS, which is 100
+        "#
+    );
+    insta::assert_snapshot!(wrong(&[("BET_MAX_STAKE_CENTS", "10")]), @r#"BET_MAX_STAKE_CENTS: got "10", want a number of cents at least BET_MIN_STAKE_CENTS, which is 50"#);
+    assert!(
+        Config::from_variables(&[("BET_MIN_STAKE_CENTS", "10"), ("BET_MAX_STAKE_CENTS", "10")])
+            .is_ok()
+    );
+    assert!(
+        wrong(&[
+            ("BET_CONFIRM_RETRY_MIN", "10s"),
+            ("BET_CONFIRM_RETRY_MAX", "20s")
+        ])
+        .contains("BET_CONFIRM_DEADLINE")
+    );
+}
+
+#[test]
+fn topics_and_groups_must_differ() {
+    insta::assert_snapshot!(
+        wrong(&[
+            ("KAFKA_TOPIC_ODDS_DLQ", "odds_updates"),
+            ("KAFKA_TOPIC_BET_PLACED", "bet_confirmed"),
+            ("KAFKA_GROUP_LIVE", "odds-processor"),
+        ]),
+        @r#"
+        KAFKA_TOPIC_BET_PLACED: got "bet_confirmed", want a topic name different from KAFKA_TOPIC_BET_CONFIRMED
+        KAFKA_TOPIC_ODDS_DLQ: got "odds_updates", want a topic name different from KAFKA_TOPIC_ODDS
+        KAFKA_GROUP_LIVE: got "odds-processor", want a group name different from KAFKA_GROUP_STORE
+        "#
+    );
+}
+
+#[test]
+fn settings_without_effect_cause_warnings() {
+    let config = Config::from_variables(&[
+        ("KAFKA_SECURITY_PROTOCOL", "ssl"),
+        ("REDIS_PUBSUB_CHANNEL", "x"),
+    ]);
+    assert_eq!(
+        config.unwrap().warnings(),
+        [
+            "KAFKA_SECURITY_PROTOCOL has no effect: KAFKA_BROKERS is not set, so the embedded bus is used",
+            "REDIS_PUBSUB_CHANNEL has no effect: REDIS_URL is not set, so the embedded cache is used"
+        ]
+    );
+    assert!(Config::from_variables(&[]).unwrap().warnings().is_empty());
+}

@@ -1,0 +1,139 @@
+use super::*;
+use proptest::prelude::*;
+
+#[test]
+fn supplier_needs_scheme_host_and_port() {
+    for good in [
+        "ws://h",
+        "wss://h/ws",
+        "betfair://h:1",
+        "betfairs://h:443",
+        " ws://h ",
+    ] {
+        assert!(supplier_url(good).is_ok(), "{good}");
+    }
+    for bad in [
+        "",
+        "h:1",
+        "http://h",
+        "ws://",
+        "betfair://h",
+        "betfair://:1",
+        "betfair:h:1",
+        "betfair://h:0",
+    ] {
+        assert!(supplier_url(bad).is_err(), "{bad}");
+    }
+    let url = supplier_url("wss://user:hunter2@host:1/ws?token=hunter2").unwrap();
+    assert_eq!(
+        format!("{url:?} {url}"),
+        "Endpoint(wss://host:1/ws) wss://host:1/ws"
+    );
+}
+
+#[test]
+fn origin_is_normalized_like_in_browsers() {
+    for (text, read) in [
+        ("*", "*"),
+        ("https://Example.com:443/", "https://example.com"),
+        (" http://localhost:3000", "http://localhost:3000"),
+        ("capacitor://localhost", "capacitor://localhost"),
+    ] {
+        assert_eq!(origin(text).as_deref(), Ok(read));
+    }
+    for bad in [
+        "",
+        "example.com",
+        "https://",
+        "https://a/b",
+        "https://a?b",
+        "https://a#b",
+        "https://u@a",
+        "**",
+    ] {
+        assert!(origin(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn duration_needs_unit_and_has_maximum() {
+    assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+    assert_eq!(duration("0s"), Ok(Duration::ZERO));
+    assert!(duration("30").is_err());
+    assert!(duration("101years").is_err());
+    assert!(duration_above_zero("0s").is_err());
+    assert!(duration_above_zero("0").is_err());
+    assert!(duration_above_a_second("1s").is_err() && duration_above_a_second("1001ms").is_ok());
+}
+
+#[test]
+fn numbers_have_minimum_and_maximum() {
+    assert_eq!(whole(1_usize, 10)("10"), Ok(10));
+    assert_eq!(
+        whole(1_usize, 10)("0"),
+        Err("a whole number from 1 to 10".to_owned())
+    );
+    assert!(whole(1_usize, 10)("11").is_err());
+    assert!(size(ByteSize::kib(1), ByteSize::mib(16))("16MiB").is_ok());
+    assert_eq!(
+        size(ByteSize::kib(1), ByteSize::mib(16))("17MiB").unwrap_err(),
+        "a size from 1.0 KiB to 16.0 MiB, like 65536, 64KiB or 1MiB"
+    );
+    assert!(rate("0.5").is_ok());
+    for bad in ["0", "-1", "NaN", "inf", "1e7"] {
+        assert!(rate(bad).is_err(), "{bad}");
+    }
+    assert_eq!(
+        (share("0"), share("0.25"), share("1")),
+        (Ok(0.0), Ok(0.25), Ok(1.0))
+    );
+    for bad in ["-0.1", "1.1", "NaN", "20%", ""] {
+        assert!(share(bad).is_err(), "{bad}");
+    }
+    assert!(topic("odds_updates").is_ok());
+    assert!(topic("odds updates").is_err());
+}
+
+proptest! {
+    #[test]
+    fn random_text_never_panics(text in ".{0,40}") {
+        let _ = (supplier_url(&text), origin(&text), duration(&text), rate(&text), topic(&text), http_url(&text));
+        let _ = (size(ByteSize::b(1), ByteSize::gib(1))(&text), log_filter(&text), ip_address(&text));
+    }
+}
+
+#[test]
+fn server_addresses_may_have_credentials() {
+    assert_eq!(
+        http_url("https://u:hunter2@h/x").unwrap().to_string(),
+        "https://h/x"
+    );
+    for bad in [
+        "ftp://h",
+        "http://h?token=hunter2",
+        "http://u:hunter2 x@h",
+        "u:hunter2@h",
+        "http://a%3Ab:hunter2@h",
+    ] {
+        assert!(!http_url(bad).unwrap_err().contains("hunter2"));
+    }
+    assert_eq!(
+        websocket_url("ws://u:hunter2@h/ws?x=1")
+            .unwrap()
+            .to_string(),
+        "ws://h/ws"
+    );
+    for bad in [
+        "foo",
+        "127.0.0.1:8080",
+        "localhost:8080/ws/odds",
+        "http://u:hunter2@h",
+        "",
+    ] {
+        let error = websocket_url(bad).unwrap_err();
+        assert!(
+            error.starts_with("a ws:// or wss:// address") && !error.contains("hunter2"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,323 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::odds::book::{Book, MarketState};
+use crate::domain::odds::update::testing::*;
+use crate::domain::streaming::protocol::snapshot_message;
+
+const LIMITS: SessionLimits = SessionLimits {
+    max_subscriptions: 2,
+    max_messages_per_second: 5,
+    max_snapshot_bytes_per_second: 1_000,
+    silence_limit: Duration::from_secs(30),
+};
+
+fn frame(seq: u64, market: &str) -> Arc<UpdateFrame> {
+    let update = market_update("MATCH_001", market, None, seq as i64, 1);
+    Arc::new(UpdateFrame::new(&MarketState { update, seq }))
+}
+
+fn snapshot(seq: u64) -> Option<SnapshotFrame> {
+    Some(SnapshotFrame {
+        seq,
+        text: format!("snapshot {seq}").into(),
+    })
+}
+
+fn subscribe(session: &mut SessionState, event: &str, now: Instant) -> Vec<Effect> {
+    session.on_text(
+        &format!(r#"{{"type":"subscribe","eventId":"{event}"}}"#),
+        now,
+    )
+}
+
+fn attempt(effects: &[Effect]) -> Attempt {
+    match effects {
+        [Effect::Subscribe(_, attempt)] => *attempt,
+        other => panic!("no subscription: {other:?}"),
+    }
+}
+
+/// The effects that the client sees, in short form.
+fn sent(effects: impl IntoIterator<Item = Effect>) -> Vec<String> {
+    effects
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Send(text) => Some(text.to_string()),
+            Effect::Refuse(refusal) => Some(refusal.code().to_owned()),
+            Effect::SendUpdate(frame, conflated) => Some(format!(
+                "{} {}{}",
+                frame.market,
+                frame.seq,
+                if conflated { " conflated" } else { "" }
+            )),
+            _ => None,
+        })
+        .collect()
+}
+
+fn event() -> EventId {
+    EventId::new("MATCH_001").unwrap()
+}
+
+/// Changes that arrive before the snapshot follow it, without a gap or a repeat.
+#[test]
+fn held_changes_follow_snapshot_exactly_once() {
+    let now = Instant::now();
+    let mut session = SessionState::new(LIMITS, now);
+    let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
+    for early in [
+        frame(4, "a"),
+        frame(5, "b"),
+        frame(6, "c"),
+        frame(7, "b"),
+        frame(8, "b"),
+    ] {
+        assert!(session.on_update(&early, false).is_none());
+    }
+    let effects = session.on_snapshot(event(), attempt, snapshot(5));
+    assert_eq!(sent(effects), ["snapshot 5", "c 6", "b 8 conflated"]);
+    assert_eq!(sent(session.on_update(&frame(9, "a"), false)), ["a 9"]);
+    assert_eq!(sent(session.on_update(&frame(9, "a"), false)), [""; 0]);
+}
+
+/// Each change is still sent once.
+#[test]
+fn second_subscribe_sends_new_snapshot() {
+    let now = Instant::now();
+    let mut session = SessionState::new(LIMITS, now);
+    let first = attempt(&subscribe(&mut session, "MATCH_001", now));
+    assert!(
+        subscribe(&mut session, "MATCH_001", now).is_empty(),
+        "the snapshot is pending"
+    );
+    session.on_snapshot(event(), first, snapshot(5));
+    let second = attempt(&subscribe(&mut session, "MATCH_001", now));
+    assert_eq!(session.subscriptions(), 1);
+    assert_eq!(
+        sent(session.on_snapshot(event(), first, snapshot(5))),
+        [""; 0],
+        "an outdated snapshot"
+    );
+    assert_eq!(
+        sent(session.on_snapshot(event(), second, snapshot(6))),
+        ["snapshot 6"]
+    );
+    assert_eq!(sent(session.on_update(&frame(7, "a"), false)), ["a 7"]);
+}
+
+/// The snapshot of an ended subscription is not used for the next one.
+#[test]
+fn outdated_snapshot_is_ignored() {
+    let now = Instant::now();
+    let mut session = SessionState::new(LIMITS, now);
+    let first = attempt(&subscribe(&mut session, "MATCH_001", now));
+    let unsubscribe = session.on_text(r#"{"type":"unsubscribe","eventId":"MATCH_001"}"#, now);
+    assert!(
+        matches!(&unsubscribe[..], [Effect::Unsubscribe(_), Effect::Send(_)]),
+        "{unsubscribe:?}"
+    );
+    assert!(session.on_update(&frame(6, "a"), false).is_none());
+    let second = attempt(&subscribe(&mut session, "MATCH_001", now));
+    assert!(session.on_snapshot(event(), first, snapshot(5)).is_empty());
+    assert_eq!(
+        sent(session.on_snapshot(event(), second, snapshot(6))),
+        ["snapshot 6"]
+    );
+}
+
+#[test]
+fn failed_snapshot_ends_subscription() {
+    let now = Instant::now();
+    let mut session = SessionState::new(LIMITS, now);
+    let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
+    let effects = session.on_snapshot(event(), attempt, None);
+    assert!(matches!(&effects[0], Effect::Unsubscribe(_)));
+    assert!(sent(effects)[0].contains("SNAPSHOT_UNAVAILABLE"));
+    assert_eq!(session.subscriptions(), 0);
+}
+
+/// Exceeding a limit is a refusal.
+#[test]
+fn only_flood_ends_session() {
+    let now = Instant::now();
+    let mut session = SessionState::new(LIMITS, now);
+    subscribe(&mut session, "A", now);
+    subscribe(&mut session, "B", now);
+    assert!(sent(subscribe(&mut session, "C", now))[0].contains("TOO_MANY_SUBSCRIPTIONS"));
+    session.on_text(r#"{"type":"ping"}"#, now);
+    session.on_text(r#"{"type":"ping"}"#, now);
+    assert!(sent(session.on_text(r#"{"type":"ping"}"#, now))[0].contains("RATE_LIMITED"));
+    let later = now + Duration::from_secs(1);
+    assert_eq!(
+        sent(session.on_text(r#"{"type":"ping"}"#, later)),
+        [r#"{"type":"pong"}"#]
+    );
+    let mut flood = Vec::new();
+    for _ in 0..50 {
+        flood = session.on_text("x", later);
+    }
+    assert!(
+        matches!(flood[..], [Effect::Close(CloseReason::TooManyMessages)]),
+        "{flood:?}"
+    );
+}
+
+#[test]
+fn snapshots_are_limited_by_size() {
+    let start = Instant::now();
+    let mut session = SessionState::new(
+        SessionLimits {
+            max_messages_per_second: 1_000,
+            ..LIMITS
+        },
+        start,
+    );
+    let mut again = |now| match &subscribe(&mut session, "MATCH_001", now)[..] {
+        [Effect::Subscribe(event_id, attempt)] => {
+            let text = ByteString::from("x".repeat(1_000));
+            session.on_snapshot(
+                event_id.clone(),
+                *attempt,
+                Some(SnapshotFrame { seq: 1, text }),
+            );
+            true
+        }
+        refused => {
+            assert!(sent(refused.to_vec())[0].contains("RATE_LIMITED"));
+            false
+        }
+    };
+    // A burst of 8,000 bytes, then 1,000 a second.
+    assert_eq!((0..100).filter(|_| again(start)).count(), 8);
+    assert_eq!(
+        (1..=50)
+            .filter(|tenth| again(start + Duration::from_millis(100 * tenth)))
+            .count(),
+        5
+    );
+    assert_eq!(
+        (0..100)
+            .filter(|_| again(start + Duration::from_secs(60)))
+            .count(),
+        8
+    );
+}
+
+#[test]
+fn invalid_message_keeps_session_open() {
+    let now = Instant::now();
+    let mut session = SessionState::new(LIMITS, now);
+    assert!(sent(session.on_text("{}", now))[0].contains("BAD_JSON"));
+    assert_eq!(
+        sent(session.on_text(r#"{"type":"ping"}"#, now)),
+        [r#"{"type":"pong"}"#]
+    );
+    let never = session.on_text(r#"{"type":"unsubscribe","eventId":"NEVER"}"#, now);
+    assert_eq!(
+        sent(never),
+        [r#"{"type":"unsubscribed","eventId":"NEVER"}"#]
+    );
+}
+
+#[test]
+fn pings_then_closes_after_silence() {
+    let start = Instant::now();
+    let mut session = SessionState::new(LIMITS, start);
+    let at = |seconds| start + Duration::from_secs(seconds);
+    assert!(matches!(session.on_ping_due(at(10)), Effect::Ping));
+    session.on_heard(at(12));
+    assert!(matches!(session.on_ping_due(at(40)), Effect::Ping));
+    assert!(matches!(
+        session.on_ping_due(at(42)),
+        Effect::Close(CloseReason::NoAnswer)
+    ));
+}
+
+/// A session that has everything up to this number.
+fn live_at(seq: u64, now: Instant) -> SessionState {
+    let mut session = SessionState::new(LIMITS, now);
+    let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
+    session.on_snapshot(event(), attempt, snapshot(seq));
+    session
+}
+
+proptest! {
+    /// Changes that arrive together are sent as if each had arrived alone, whatever the client
+    /// has already.
+    #[test]
+    fn delivery_equals_its_changes(at in 0_u64..8, first in 1_u64..6, many in 1_u64..5, conflated: bool) {
+        let now = Instant::now();
+        let (mut session, mut alone) = (live_at(at, now), live_at(at, now));
+        let frames: Vec<_> = (first..first + many).map(|seq| frame(seq, "a")).collect();
+        let mut sent = Vec::new();
+        session.on_delivery(&Delivery::of(frames.clone(), conflated), |frames| sent.extend_from_slice(&frames));
+        let one_by_one = frames.iter().filter_map(|frame| match alone.on_update(frame, conflated) {
+            Some(Effect::SendUpdate(frame, conflated)) => Some(frame.wire(conflated).to_vec()),
+            _ => None,
+        });
+        prop_assert_eq!(sent, one_by_one.collect::<Vec<_>>().concat());
+        for seq in 1..12 {
+            prop_assert_eq!(session.on_update(&frame(seq, "a"), false).is_some(), alone.on_update(&frame(seq, "a"), false).is_some());
+        }
+    }
+
+    /// However deliveries, snapshots and subscribes interleave, the client ends with the state
+    /// of the book.
+    #[test]
+    fn client_ends_with_book_state(steps in proptest::collection::vec((0u8..3, 0u8..3), 1..60)) {
+        let now = Instant::now();
+        let limits = SessionLimits { max_messages_per_second: 1_000, ..LIMITS };
+        let mut session = SessionState::new(limits, now);
+        let mut book = Book::new(event());
+        let mut client: BTreeMap<String, u64> = BTreeMap::new();
+        let mut awaited: Option<Attempt> = None;
+        let mut subscribed = false;
+        let mut client_seq = 0;
+        let mut see = |effects: Vec<Effect>, book: &Book| {
+            for effect in effects {
+                match effect {
+                    Effect::Send(text) if text.contains("snapshot") => {
+                        client = book.snapshot().markets.iter()
+                            .map(|state| (state.update.market.to_string(), state.seq)).collect();
+                        client_seq = book.snapshot().seq;
+                    }
+                    Effect::SendUpdate(frame, _) => {
+                        assert!(frame.seq > client_seq);
+                        client_seq = frame.seq;
+                        client.insert(frame.market.to_string(), frame.seq);
+                    }
+                    _ => {}
+                }
+            }
+        };
+        let mut position = 0;
+        for (what, market) in steps {
+            match what {
+                0 => {
+                    position += 1;
+                    let update = market_update("MATCH_001", &format!("m{market}"), None, position, 1);
+                    let state = book.apply(update, position as u64).unwrap();
+                    if subscribed {
+                        let effect = session.on_update(&Arc::new(UpdateFrame::new(&state)), false);
+                        see(effect.into_iter().collect(), &book);
+                    }
+                }
+                1 => for effect in subscribe(&mut session, "MATCH_001", now) {
+                    if let Effect::Subscribe(_, attempt) = effect { awaited = Some(attempt); subscribed = true; }
+                },
+                _ => if let Some(attempt) = awaited.take() {
+                    let snapshot = book.snapshot();
+                    let text = snapshot_message(&snapshot, false);
+                    let effects = session.on_snapshot(event(), attempt, Some(SnapshotFrame { seq: snapshot.seq, text }));
+                    see(effects, &book);
+                },
+            }
+        }
+        if subscribed && awaited.is_none() {
+            let held: BTreeMap<_, _> = book.snapshot().markets.iter()
+                .map(|state| (state.update.market.to_string(), state.seq)).collect();
+            prop_assert_eq!(client, held);
+        }
+    }
+}
