@@ -45,16 +45,18 @@ test-embedded: nextest ## The same without the real engines: nothing else needs 
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
-	$(CARGO) nextest run --locked
+	$(CARGO) nextest run --locked --no-fail-fast
 	$(CARGO) test --locked --doc
 
 # What needs real engines is marked as ignored. The rest of the integration suite runs on them as it does on the embedded
 # ones, but for what is about those: tests of the binary's defaults (process::), and those that are named embedded.
 # The engines come first: where one is missing, nobody waits for a build to be told. What this call started is ended with it.
 test-real: nextest ## Run the tests that need Kafka, Redis and PostgreSQL, and the integration suite on them; they come up by themselves
-	@TEST_ENGINES=real scripts/engines with sh -exc ' \
-		$(CARGO) nextest run --locked --test it -E "not test(/embedded/) and not test(/^process::/)"; \
-		$(CARGO) nextest run --locked --run-ignored only'
+	@TEST_ENGINES=real scripts/engines with sh -xc ' \
+		failed=0; \
+		$(CARGO) nextest run --locked --no-fail-fast --test it -E "not test(/embedded/) and not test(/^process::|^architecture::/)" || failed=1; \
+		$(CARGO) nextest run --locked --no-fail-fast --run-ignored only || failed=1; \
+		exit $$failed'
 
 # A process for each test: what a test leaves behind (connections, members of groups, threads) ends with it.
 nextest:

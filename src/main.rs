@@ -11,7 +11,7 @@ use sports_bet_platform::config::engines::{self, StoreEngine};
 use sports_bet_platform::config::load::ConfigExit;
 use sports_bet_platform::config::names::{self, Doubtful};
 use sports_bet_platform::config::settings::LogFormat;
-use sports_bet_platform::supplier::tls;
+use sports_bet_platform::runtime::tls;
 use sports_bet_platform::telemetry::logging;
 
 fn main() -> ExitCode {

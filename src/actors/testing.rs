@@ -10,8 +10,8 @@ use actix::prelude::*;
 
 use super::odds::book_source::BookSource;
 use super::odds::client_reads::{ClientReads, ReadLimits};
+use super::odds::messages::BookChanged;
 use super::odds::odds_book::{BookEdges, ChangeSubscriber};
-use crate::actors::odds::messages::BookChanged;
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
 use crate::domain::dead_letter::DeadLetter;

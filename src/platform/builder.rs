@@ -14,8 +14,8 @@ use crate::domain::odds::plausible::Plausibility;
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{FrontDoor, HostRule};
 use crate::http::server::{self, Listen};
-use crate::runtime::request_batcher::ConcurrencyLimit;
 use crate::simulator;
+use crate::store::request_batcher::ConcurrencyLimit;
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::SimulatorMetrics;
 

@@ -12,10 +12,10 @@ use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::http::health::Check;
-use crate::runtime::blocking::blocking;
 use crate::runtime::feed_health::FeedState;
 use crate::runtime::health::HealthCell;
 use crate::store::Store;
+use crate::store::blocking::blocking;
 
 use super::reasons;
 

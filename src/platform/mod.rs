@@ -40,11 +40,11 @@ use crate::domain::streaming::protocol::CloseReason;
 use crate::http::health::Liveness;
 use crate::http::server::{BindError, RunningServer};
 use crate::runtime::drain::Drain;
+use crate::runtime::tls;
 use crate::simulator::SimulatorHandle;
 use crate::store::StoreError;
 use crate::store::sqlite::DatabaseLock;
 use crate::supplier::confirm::SetupError;
-use crate::supplier::tls;
 
 /// How often the platform checks that its actors are running.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);

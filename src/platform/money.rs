@@ -13,18 +13,18 @@ use super::odds::cores;
 use super::{StartError, bounds};
 use crate::actors::bets::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};
 use crate::actors::wallet::ledger_auditor::{KeeperSettings, LedgerAuditor};
-use crate::actors::wallet::wallet_executor::WalletExecutor;
 use crate::bus::Topic;
 use crate::config::Config;
 use crate::config::settings::Role;
 use crate::domain::bets::bet::BetLimits;
 use crate::http::bets::{self, BetsState, Prices};
 use crate::http::server::{self, Listen};
+use crate::http::wallet::executor::WalletExecutor;
 use crate::http::wallet::{self, WalletState};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
-use crate::runtime::request_batcher::RequestBatcher;
 use crate::store::money::BetPlacement;
+use crate::store::request_batcher::RequestBatcher;
 use crate::telemetry::metrics::{BetsMetrics, OutboxMetrics, WalletMetrics};
 
 /// Mailbox capacity of the ledger auditor, which receives no messages.

@@ -217,7 +217,10 @@ impl PlatformBuilder<'_> {
         };
         let door = self.front_door(true, &metrics.refused);
         let client_bounds = bounds::rest(self.settings, Role::Odds, &metrics.registry, door)?;
+        let frames = bounds::frames(self.settings);
+        let max_message = frames.largest;
         let state = web::Data::new(OddsState {
+            frames,
             snapshots: snapshots.clone(),
             snapshot_timeout: SNAPSHOT_TIMEOUT,
             feed,
@@ -234,7 +237,7 @@ impl PlatformBuilder<'_> {
             addresses: client_bounds.addresses.clone(),
             metrics: metrics.clone(),
         });
-        let (frames, queue) = (bounds::frames(self.settings), clients.ws_session_queue);
+        let queue = clients.ws_session_queue;
         let (worker_metrics, liveness) = (metrics.clone(), self.liveness.clone());
         let workers = clients.http_workers_odds.unwrap_or_else(cores);
         let listen = Listen {
@@ -254,14 +257,13 @@ impl PlatformBuilder<'_> {
                 Distributor::start_here(settings, registry.clone(), worker_metrics.clone());
             let watched = distributor.clone();
             liveness.watch("distributor", move || watched.connected());
-            let (snapshots, metrics, frames) =
-                (snapshots.clone(), worker_metrics.clone(), frames.clone());
+            let (snapshots, metrics) = (snapshots.clone(), worker_metrics.clone());
             let failures = failures.clone();
             let sessions = SessionEdges {
                 distributor,
                 snapshots,
                 limits,
-                frames,
+                max_message,
                 queue,
                 failures,
                 metrics,

@@ -7,7 +7,7 @@ use log::{info, warn};
 
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
-use crate::runtime::blocking::blocking;
+use crate::store::blocking::blocking;
 use crate::store::{Store, StoreError};
 
 /// Backoff while a database is unavailable. The store limits connection attempts, so most of these

@@ -1,12 +1,19 @@
 //! A handle to an accepted connection, to close it from outside.
 
+use std::cell::Cell;
 use std::net::Shutdown;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::rt::net::TcpStream;
 use log::debug;
 use socket2::{SockRef, Socket};
+
+use crate::domain::streaming::protocol::CloseReason;
+
+/// Why the bytes of a client ended early. Shared with the session, which closes for this reason.
+pub type Violation = Rc<Cell<Option<CloseReason>>>;
 
 /// Maximum number of unsent bytes that the kernel buffers for a connection.
 const MAX_UNSENT: u32 = 16 * 1024;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prometheus::IntGauge;
 
-use crate::actors::odds::applying::Backlog;
+use crate::runtime::backlog::Backlog;
 
 /// The state of the books' feed: live, or lost with a cause.
 #[derive(Debug)]

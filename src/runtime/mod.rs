@@ -1,7 +1,7 @@
 //! Shared building blocks: time, retries, health, batching.
 
+pub mod backlog;
 pub mod backoff;
-pub mod blocking;
 pub mod circuit_breaker;
 pub mod clock;
 pub mod connection;
@@ -9,4 +9,4 @@ pub mod drain;
 pub mod feed_health;
 pub mod health;
 pub mod liveness;
-pub mod request_batcher;
+pub mod tls;

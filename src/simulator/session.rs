@@ -14,8 +14,7 @@ use super::Shared;
 use super::broadcaster::{Join, Leave, Push};
 use crate::domain::streaming::protocol::CloseReason as Reason;
 use crate::http::connections::Connection;
-use crate::http::streaming::frame_limit::Violation;
-use crate::runtime::connection::ConnectionHandle;
+use crate::runtime::connection::{ConnectionHandle, Violation};
 
 /// The number of queued pushes above which a consumer counts as lagging.
 pub(super) const QUEUE: usize = 64;

@@ -50,7 +50,7 @@ fn run(rate: f64) -> Running {
 
 fn run_with(settings: SimulatorSettings) -> Running {
     // The HTTP clients in these tests do not install a TLS provider themselves.
-    crate::supplier::tls::install_provider();
+    crate::runtime::tls::install_provider();
     let metrics = SimulatorMetrics::new().unwrap();
     let handle = start(&settings, metrics.clone(), &Arbiter::current());
     let routes = handle.routes();

@@ -3,6 +3,7 @@
 //! Calls block, so actors run them on a thread pool for blocking work.
 
 mod batch;
+pub mod blocking;
 pub mod events;
 mod ledger_checks;
 pub mod money;
@@ -10,6 +11,7 @@ pub mod money;
 mod money_suite;
 pub mod movements;
 pub mod postgres;
+pub mod request_batcher;
 pub mod sqlite;
 #[cfg(test)]
 mod suite;

@@ -12,13 +12,13 @@ use http::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::tls::{self, TlsSetupError};
 use crate::config::address::{self, Login};
 use crate::domain::bets::bet::{Bet, BetId, BetOutcome, SUPPLIER_TIMEOUT};
 use crate::domain::ids::{EventId, MarketName, SelectionId, UserId};
 use crate::domain::json;
 use crate::domain::odds::price::{Line, Price};
 use crate::domain::wallet::amount::Amount;
+use crate::runtime::tls::{self, TlsSetupError};
 use crate::telemetry::redact::Redaction;
 
 /// The maximum size of an answer, in bytes.

@@ -11,7 +11,6 @@ pub(crate) mod betfair_fold;
 pub mod confirm;
 pub mod frame_batch;
 pub mod native;
-pub mod tls;
 pub mod transport;
 
 use std::fmt;

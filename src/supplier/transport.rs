@@ -30,9 +30,9 @@ use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder, Fram
 use url::{Host, Url};
 
 use super::Endpoint;
-use super::tls::{self, TlsSetupError};
 use crate::config::address::{self, Login};
 use crate::config::settings::SupplierSettings;
+use crate::runtime::tls::{self, TlsSetupError};
 
 /// An item received from a supplier.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 // Helpers may panic; clippy.toml allows it within test functions only.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod architecture;
 mod betfair;
 mod clients;
 mod money;

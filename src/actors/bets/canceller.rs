@@ -8,15 +8,15 @@ use std::time::Duration;
 use actix::prelude::*;
 use log::{debug, warn};
 
+use super::messages::CancelsWait;
 use super::supplier_client::{CallError, SupplierClient};
-use crate::actors::bets::messages::CancelsWait;
 use crate::domain::bets::bet::BetId;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
-use crate::runtime::blocking::blocking;
 use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
 use crate::store::StoreError;
+use crate::store::blocking::blocking;
 use crate::store::money::{Cancel, MoneyStore};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::ConfirmationMetrics;

@@ -16,9 +16,9 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
-use crate::runtime::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::store::StoreError;
 use crate::store::money::MoneyStore;
+use crate::store::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::ConfirmationMetrics;
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 use actix::prelude::*;
 use log::debug;
 
-use crate::actors::bets::messages::{CancelsWait, PublishOutbox};
+use super::messages::{CancelsWait, PublishOutbox};
 use crate::domain::bets::bet::{Bet, BetOutcome};
 use crate::domain::bets::bet_events::bet_confirmed;
 use crate::domain::ids::UserId;
-use crate::runtime::blocking::blocking;
 use crate::runtime::clock::Clock;
-use crate::runtime::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::store::StoreError;
+use crate::store::blocking::blocking;
 use crate::store::money::{DecideBet, Decided, MoneyStore, OutboxMessage, OutboxRow, OutboxTopic};
+use crate::store::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::ConfirmationMetrics;
 

@@ -11,15 +11,15 @@ use bytes::Bytes;
 use log::warn;
 use tokio::sync::watch;
 
-use crate::actors::bets::messages::PublishOutbox;
+use super::messages::PublishOutbox;
 use crate::bus::dead_letter::{self, header};
 use crate::bus::{BusError, NewRecord, Topic};
 use crate::domain::dead_letter::DeadLetter;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
-use crate::runtime::blocking::blocking;
 use crate::runtime::clock::Clock;
 use crate::runtime::drain::Drain;
 use crate::runtime::health::HealthCell;
+use crate::store::blocking::blocking;
 use crate::store::money::{MoneyStore, OutboxRow, OutboxTopic};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OutboxMetrics;

@@ -10,10 +10,10 @@ use log::info;
 
 use super::decision::BetDecisions;
 use crate::domain::bets::bet::BetOutcome;
-use crate::runtime::blocking::blocking;
 use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
 use crate::store::StoreError;
+use crate::store::blocking::blocking;
 use crate::store::money::{Decided, MoneyStore};
 use crate::telemetry::metrics::ConfirmationMetrics;
 

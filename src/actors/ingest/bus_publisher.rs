@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use bytes::Bytes;
 
-use crate::actors::ingest::messages::Publish;
+use super::messages::Publish;
 use crate::bus::dead_letter;
 use crate::bus::{BusError, NewRecord, Topic};
 use crate::domain::odds::update::OddsUpdate;

@@ -16,7 +16,7 @@ use log::{info, warn};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::actors::ingest::messages::{LeaveSupplier, Publish};
+use super::messages::{LeaveSupplier, Publish};
 use crate::bus::BusError;
 use crate::config::endpoint::Endpoint;
 use crate::config::settings::SupplierSettings;

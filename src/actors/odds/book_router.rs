@@ -17,11 +17,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::book_source::{LoadedState, ReadPriority, ReplayBoundary};
-use super::odds_book::{BookEdges, OddsBook};
-use crate::actors::odds::messages::{
+use super::messages::{
     ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, InOrder, PartitionsRevoked, ReloadBook,
     ReloadBooks,
 };
+use super::odds_book::{BookEdges, OddsBook};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::{Book, MarketState, Snapshot};
 

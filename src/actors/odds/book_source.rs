@@ -11,13 +11,13 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
 use super::client_reads::{ClientReads, ReadPermit};
-use crate::actors::odds::messages::ApplyError;
+use super::messages::ApplyError;
 use crate::cache::{CacheError, OddsCache};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
-use crate::runtime::blocking::blocking;
+use crate::store::blocking::blocking;
 use crate::store::{Store, StoreError};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::BookMetrics;

@@ -9,7 +9,7 @@ use actix::prelude::*;
 use log::{error, info, warn};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::actors::odds::messages::{ApplyBroadcasts, ApplyError, InOrder, ReloadBooks};
+use super::messages::{ApplyBroadcasts, ApplyError, InOrder, ReloadBooks};
 use crate::actors::streaming::messages::FeedChanged;
 use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream};
 use crate::domain::ids::EventId;

@@ -12,7 +12,7 @@ use actix::prelude::*;
 use log::{debug, info, warn};
 use tokio::sync::oneshot;
 
-use crate::actors::odds::messages::{BookChanged, FlushCache};
+use super::messages::{BookChanged, FlushCache};
 use crate::cache::{Change, OddsCache};
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::odds::book::MarketState;

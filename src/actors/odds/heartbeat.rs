@@ -9,13 +9,13 @@ use actix::prelude::*;
 use log::{Level, info, log};
 use tokio::time::timeout;
 
-use super::applying::Backlog;
 use super::cache_writer::CacheHealth;
 use crate::actors::streaming::messages::FeedChanged;
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::domain::streaming::protocol::FeedStatus;
+use crate::runtime::backlog::Backlog;
 use crate::runtime::feed_health::FeedState;
 use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::FaultLog;

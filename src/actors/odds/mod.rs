@@ -1,6 +1,6 @@
 //! The odds pipeline: from the bus to the odds books, the cache and the database.
 
-pub mod applying;
+pub mod batches_in_flight;
 pub mod book_router;
 pub mod book_source;
 pub mod broadcast_listener;

@@ -11,7 +11,7 @@ use prometheus::IntGauge;
 
 use self::doubts::Doubts;
 use super::book_source::{BookSource, LoadedState, ReadPriority, ReplayBoundary};
-use crate::actors::odds::messages::{
+use super::messages::{
     ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBook,
 };
 use crate::cache::{Broadcast, Change};

@@ -13,16 +13,15 @@ use log::{error, info, warn};
 use prometheus::IntGauge;
 use tokio::sync::watch;
 
-use super::applying::{Applying, Backlog, oldest_of};
-use crate::actors::odds::messages::{
-    ApplyUpdates, FlushCache, InOrder, PartitionsRevoked, StoreBatch,
-};
+use super::batches_in_flight::{BatchesInFlight, oldest_of};
+use super::messages::{ApplyUpdates, FlushCache, InOrder, PartitionsRevoked, StoreBatch};
 use crate::bus::dead_letter;
 use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription, Topic};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::plausible::{Implausible, Plausibility};
 use crate::domain::odds::update::{DecodeError, OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
+use crate::runtime::backlog::Backlog;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::runtime::drain::Drain;
 use crate::runtime::liveness::LivenessProbe;
@@ -137,7 +136,7 @@ impl BusConsumer {
         let lag = metrics
             .bus_lag
             .with_label_values(&[&settings.group, work.purpose()]);
-        let applying = Applying::new(settings.batch_size);
+        let applying = BatchesInFlight::new(settings.batch_size);
         let worker = Arc::new(Worker {
             settings,
             work,
@@ -222,7 +221,7 @@ struct Reader {
     subscription: Box<dyn Subscription>,
     worker: Arc<Worker>,
     /// Batches of the live path in flight.
-    applying: Applying,
+    applying: BatchesInFlight,
     /// The position that is applied but not yet confirmed by the cache.
     unflushed: Position,
     flushing: Option<Flushing>,

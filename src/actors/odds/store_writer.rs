@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use log::{info, warn};
 
-use crate::actors::odds::messages::StoreBatch;
+use super::messages::StoreBatch;
 use crate::domain::timestamp::Timestamp;
-use crate::runtime::blocking::blocking;
+use crate::store::blocking::blocking;
 use crate::store::{PruneReport, Store, StoreError};
 use crate::telemetry::metrics::ProcessorMetrics;
 

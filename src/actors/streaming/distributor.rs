@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use log::info;
 
-use super::registry::{DistributorId, Registry};
-use super::session_handle::SessionHandle;
-use crate::actors::streaming::messages::{
+use super::messages::{
     Connect, Deliver, Disconnect, EndAllSessions, FeedChanged, Follow, Join, Subscribe, Unfollow,
     Unsubscribe,
 };
+use super::registry::{DistributorId, Registry};
+use super::session_handle::SessionHandle;
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::{Fanout, Report, SessionId};
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus};

@@ -2,8 +2,8 @@
 
 use actix::prelude::*;
 
-use crate::actors::streaming::registry::DistributorId;
-use crate::actors::streaming::session_handle::SessionHandle;
+use super::registry::DistributorId;
+use super::session_handle::SessionHandle;
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::Delivery;
 use crate::domain::streaming::fanout::SessionId;

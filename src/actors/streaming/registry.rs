@@ -7,10 +7,8 @@ use std::sync::Arc;
 use actix::prelude::*;
 use futures_util::future::join_all;
 
+use super::messages::{Deliver, EndAllSessions, FeedChanged, Follow, Join, Registration, Unfollow};
 use crate::actors::odds::messages::BookChanged;
-use crate::actors::streaming::messages::{
-    Deliver, EndAllSessions, FeedChanged, Follow, Join, Registration, Unfollow,
-};
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::Delivery;
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus, UpdateFrame};

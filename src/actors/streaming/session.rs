@@ -19,9 +19,9 @@ use log::{debug, warn};
 
 use super::distributor::Distributor;
 use super::frame_queue::{FrameQueue, Outgoing};
+use super::messages::{Connect, Disconnect, Subscribe, Unsubscribe};
 use super::session_handle::{SessionHandle, SessionMessage};
 use crate::actors::odds::messages::{ApplyError, GetSnapshot};
-use crate::actors::streaming::messages::{Connect, Disconnect, Subscribe, Unsubscribe};
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::{Delivery, SessionId};
 use crate::domain::streaming::protocol::{
@@ -31,8 +31,7 @@ use crate::domain::streaming::session::{
     Attempt, Effect, SessionLimits, SessionState, SnapshotFrame,
 };
 use crate::domain::timestamp::Timestamp;
-use crate::http::streaming::frame_limit::{FrameLimiter, FrameLimits, Violation};
-use crate::runtime::connection::ConnectionHandle;
+use crate::runtime::connection::{ConnectionHandle, Violation};
 use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OddsMetrics;
@@ -50,8 +49,8 @@ pub struct SessionEdges {
     pub snapshots: Recipient<GetSnapshot>,
     /// Limits on subscriptions, message rates and silence.
     pub limits: SessionLimits,
-    /// Limits on the frames of a client.
-    pub frames: Arc<FrameLimits>,
+    /// The largest message of a client, in bytes.
+    pub max_message: usize,
     /// Mailbox capacity of a session, in deliveries.
     pub queue: usize,
     /// Limits the log of failed snapshots, by cause.
@@ -111,18 +110,20 @@ impl Session {
         }
     }
 
-    /// Starts the session on the frames of its client and returns the response body.
+    /// Starts the session on the bytes of its client and returns the response body. If the bytes
+    /// end with an error, `violation` says why.
     pub fn start<S>(
         mut self,
-        from_client: FrameLimiter<S>,
+        from_client: S,
+        violation: Violation,
     ) -> impl Stream<Item = Result<Bytes, actix_web::Error>>
     where
-        S: Stream<Item = Result<Bytes, PayloadError>> + Unpin + 'static,
+        S: Stream<Item = Result<Bytes, PayloadError>> + 'static,
     {
-        self.violation = from_client.violation();
+        self.violation = violation;
         let (outbox, codec) = (
             self.outbox.clone(),
-            Codec::new().max_size(self.edges.frames.largest),
+            Codec::new().max_size(self.edges.max_message),
         );
         Outgoing::new(
             WebsocketContext::with_codec(self, from_client, codec),
@@ -294,7 +295,7 @@ impl Session {
         let Some(fragments) = &mut self.fragments else {
             return self.close(CloseReason::ProtocolError, context);
         };
-        if fragments.len() + bytes.len() > self.edges.frames.largest {
+        if fragments.len() + bytes.len() > self.edges.max_message {
             return self.close(CloseReason::MessageTooBig, context);
         }
         fragments.extend_from_slice(&bytes);

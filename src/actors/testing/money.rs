@@ -17,10 +17,10 @@ use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::ledger::{HoldResolution, ReservationStatus};
 use crate::runtime::clock::Clock;
-use crate::runtime::request_batcher::ConcurrencyLimit;
 use crate::store::StoreError;
 use crate::store::money::*;
 use crate::store::movements::{Moved, Movement};
+use crate::store::request_batcher::ConcurrencyLimit;
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::ConfirmationMetrics;
 

@@ -8,7 +8,7 @@ use actix::prelude::*;
 use log::{error, info, warn};
 
 use crate::domain::timestamp::Timestamp;
-use crate::runtime::blocking::blocking;
+use crate::store::blocking::blocking;
 use crate::store::money::MoneyStore;
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::WalletMetrics;

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::cache::CacheError;
-use crate::supplier::tls;
+use crate::runtime::tls;
 use crate::telemetry::redact::Redaction;
 
 /// Timeout of each connection step: TCP, TLS and login.

@@ -18,9 +18,9 @@ use super::latency::{Route, RouteLabels, Timed, time_requests};
 use super::query::Query;
 use super::routes::read;
 use super::routes::{CountsRequests, PageBody, count_requests, required_user};
+use super::wallet::executor::WalletExecutor;
 use crate::actors::bets::messages::PublishOutbox;
 use crate::actors::odds::messages::GetSnapshot;
-use crate::actors::wallet::wallet_executor::WalletExecutor;
 use crate::domain::bets::bet::{
     self, Bet, BetId, BetLimits, BetRequest, BetStatus, BetStep, Offer,
 };
@@ -31,10 +31,10 @@ use crate::domain::odds::price::{Line, Price};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::runtime::feed_health::FeedState;
-use crate::runtime::request_batcher::RequestBatcher;
 use crate::store::money::{
     BetAnswer, BetPlacement, MoneyStore, OutboxMessage, OutboxRow, OutboxTopic, Page, RequestKey,
 };
+use crate::store::request_batcher::RequestBatcher;
 use crate::telemetry::metrics::BetsMetrics;
 
 /// Maximum number of bets in one response.

@@ -16,7 +16,7 @@ use crate::domain::odds::update::Selection;
 use crate::domain::timestamp::Timestamp;
 use crate::http::errors::ApiError;
 use crate::http::query::Query;
-use crate::runtime::blocking::blocking;
+use crate::store::blocking::blocking;
 use crate::store::events::{EventQuery, EventSummary};
 use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery};
 

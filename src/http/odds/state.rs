@@ -9,6 +9,7 @@ use actix::Recipient;
 use crate::actors::odds::client_reads::ClientReads;
 use crate::actors::odds::messages::GetSnapshot;
 use crate::http::addresses::Addresses;
+use crate::http::streaming::frame_limit::FrameLimits;
 use crate::runtime::feed_health::FeedState;
 use crate::store::Store;
 use crate::telemetry::metrics::OddsMetrics;
@@ -31,6 +32,8 @@ pub struct OddsState {
     pub next_session: AtomicU64,
     /// Maximum number of open sessions.
     pub max_sessions: usize,
+    /// Limits on the frames of a session's client.
+    pub frames: Arc<FrameLimits>,
     /// Sessions by client address.
     pub addresses: Addresses,
     /// Origins that may open a socket, besides the server's own; `*` for any.

@@ -4,7 +4,6 @@
 //! decodes only a few frames at a time. It knows the size of a frame only when the whole frame is
 //! buffered.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use futures_util::{Stream, StreamExt};
 
 use crate::domain::streaming::protocol::CloseReason;
 use crate::http::connections::{Connection, Unfinished};
+use crate::runtime::connection::Violation;
 
 const MASK_BYTES: u64 = 4;
 const MAX_CONTROL_PAYLOAD: u64 = 125;
@@ -68,9 +68,6 @@ impl UnfinishedBytes {
         now <= before || total <= self.max
     }
 }
-
-/// Why the limiter ended a client's bytes. Shared with the session, which closes for this reason.
-pub type Violation = Rc<Cell<Option<CloseReason>>>;
 
 /// A client's bytes up to the first violation, where the stream ends with an error. The reason is
 /// in [`FrameLimiter::violation`].

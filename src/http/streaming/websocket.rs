@@ -61,12 +61,13 @@ pub async fn open(
     let connection = request.conn_data::<ConnectionHandle>().cloned();
     let permit: Box<dyn Any> = Box::new(permit);
     let guarded = request.conn_data::<Rc<Connection>>();
-    let from_client = FrameLimiter::new(payload, sessions.frames.clone(), guarded);
+    let from_client = FrameLimiter::new(payload, state.frames.clone(), guarded);
     if let Some(connection) = guarded {
         connection.upgrade();
     }
     let session = Session::new(id, sessions.into_inner(), connection, permit);
-    Ok(answer.streaming(session.start(from_client)))
+    let violation = from_client.violation();
+    Ok(answer.streaming(session.start(from_client, violation)))
 }
 
 /// Takes a permit for a session of the client's address.

@@ -1,5 +1,7 @@
 //! `/wallet…`: users' money. The paths, bodies and field names of the original, with additions.
 
+pub mod executor;
+
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -14,7 +16,7 @@ use super::latency::{Route, RouteLabels, Timed, time_requests};
 use super::query::Query;
 use super::routes::read;
 use super::routes::{CountsRequests, PageBody, count_requests, post, required_user};
-use crate::actors::wallet::wallet_executor::WalletExecutor;
+use super::wallet::executor::WalletExecutor;
 use crate::domain::ids::{IdError, Reference, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;

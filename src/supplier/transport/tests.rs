@@ -8,8 +8,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::runtime::tls::testing::localhost;
 use crate::supplier::testing::settings;
-use crate::supplier::tls::testing::localhost;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -23,8 +23,8 @@ use sports_bet_platform::http::odds::state::OddsState;
 use sports_bet_platform::http::server::{self, Listen};
 use sports_bet_platform::http::streaming::frame_limit::{FrameLimits, UnfinishedBytes};
 use sports_bet_platform::runtime::feed_health::FeedState;
+use sports_bet_platform::runtime::tls::install_provider;
 use sports_bet_platform::store::sqlite::SqliteStore;
-use sports_bet_platform::supplier::tls::install_provider;
 use sports_bet_platform::telemetry::log_limit::LogLimit;
 use sports_bet_platform::telemetry::metrics::OddsMetrics;
 
@@ -109,7 +109,14 @@ fn serve(
         read_limits,
         metrics.client_reads_refused.clone(),
     ));
+    let frames = Arc::new(FrameLimits {
+        largest: 1_024,
+        frames_per_second: 1_000,
+        bytes_per_second: 100_000,
+        unfinished: UnfinishedBytes::new(100_000),
+    });
     let state = web::Data::new(OddsState {
+        frames,
         reads,
         snapshots: snapshots.clone(),
         snapshot_timeout: Duration::from_secs(5),
@@ -130,12 +137,6 @@ fn serve(
         workers: 1,
         max_connections: 10,
     };
-    let frames = Arc::new(FrameLimits {
-        largest: 1_024,
-        frames_per_second: 1_000,
-        bytes_per_second: 100_000,
-        unfinished: UnfinishedBytes::new(100_000),
-    });
     let joined = registry.clone();
     let server = server::start(listen, move |config| {
         let (snapshots, metrics) = (snapshots.clone(), metrics.clone());
@@ -144,7 +145,7 @@ fn serve(
             distributor,
             snapshots,
             limits,
-            frames: frames.clone(),
+            max_message: 1_024,
             queue: 16,
             failures: Arc::new(LogLimit::every(Duration::from_secs(10))),
             metrics,

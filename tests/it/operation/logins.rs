@@ -8,7 +8,7 @@ use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
 use pretty_assertions::assert_eq;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use sports_bet_platform::supplier::tls::install_provider;
+use sports_bet_platform::runtime::tls::install_provider;
 
 use super::compose::{Variables, environment, environment_of, interpolated, passwords, services};
 use crate::support::{PrivateEngine, ServerProcess, command};

@@ -7,8 +7,8 @@ use reqwest::Method;
 use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::http::odds::routes;
 use sports_bet_platform::http::{bets, wallet};
+use sports_bet_platform::runtime::tls::install_provider;
 use sports_bet_platform::simulator;
-use sports_bet_platform::supplier::tls::install_provider;
 
 use super::{Metrics, expressions, file};
 use crate::support::{Cluster, FakeSupplier, PrivateEngine, TestPlatform, metric, until};

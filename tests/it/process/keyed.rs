@@ -10,7 +10,7 @@ use super::*;
 #[tokio::test]
 async fn kill_before_answer_moves_once() {
     let folder = TempDir::new().unwrap();
-    sports_bet_platform::supplier::tls::install_provider();
+    sports_bet_platform::runtime::tls::install_provider();
     let client = reqwest::Client::new();
     let body = json!({"userId": "u", "amount_cents": 100}).to_string();
     for round in 1..=4_i64 {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use pretty_assertions::assert_eq;
-use sports_bet_platform::supplier::tls::install_provider;
+use sports_bet_platform::runtime::tls::install_provider;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::*;

@@ -119,7 +119,7 @@ async fn responses_hide_database_errors() {
     ];
     let mut server = ServerProcess::start(folder.path(), &variables).await;
     let (wallet, bets, odds) = (server.wallet(), server.bets(), server.odds());
-    sports_bet_platform::supplier::tls::install_provider();
+    sports_bet_platform::runtime::tls::install_provider();
     let client = reqwest::Client::new();
     let post = |url: String, body: Value| client.post(url).json(&body);
     let requests = [

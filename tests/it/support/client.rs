@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use sports_bet_platform::supplier::tls::install_provider;
+use sports_bet_platform::runtime::tls::install_provider;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};

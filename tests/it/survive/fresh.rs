@@ -7,7 +7,7 @@ use crate::support::{Cluster, Folder, OddsTopic, ServerProcess, until};
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
 async fn first_start_logs_no_fault() {
-    sports_bet_platform::supplier::tls::install_provider();
+    sports_bet_platform::runtime::tls::install_provider();
     let folder = Folder::on_real_engines();
     let database = folder.sandbox().value("DATABASE_URL").unwrap().to_owned();
     let process = ServerProcess::start(folder.path(), &[("DATABASE_URL", &database)]).await;

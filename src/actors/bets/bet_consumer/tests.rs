@@ -18,8 +18,8 @@ use crate::domain::wallet::amount::Amount;
 use crate::runtime::backoff::BackoffPolicy;
 use crate::runtime::circuit_breaker::BreakerPolicy;
 use crate::runtime::clock::Clock;
-use crate::runtime::request_batcher::ConcurrencyLimit;
 use crate::store::money::MoneyStore;
+use crate::store::request_batcher::ConcurrencyLimit;
 use crate::supplier::confirm::{Answer, SupplierError};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! Runs blocking database calls on their own threads.
 
-use crate::store::StoreError;
+use super::StoreError;
 
 /// Runs blocking work on a thread of the blocking pool. A panic becomes an error.
 pub async fn blocking<T: Send + 'static>(

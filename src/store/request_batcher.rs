@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::store::StoreError;
+use super::StoreError;
 
 /// Limits concurrent calls, over all kinds of request that share it. The longest-waiting call is
 /// next.

@@ -7,8 +7,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::ids::UserId;
 use crate::http::errors::ApiError;
-use crate::runtime::blocking::blocking_with;
 use crate::store::StoreError;
+use crate::store::blocking::blocking_with;
 use crate::store::money::MoneyStore;
 use crate::store::user_turns::UserTurns;
 

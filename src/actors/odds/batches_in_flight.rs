@@ -2,8 +2,7 @@
 //! does not block the next one, and the position advances only past completed batches.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::bus::{Position, Record};
 use crate::domain::odds::plausible::record_age;
@@ -25,18 +24,18 @@ struct Batch {
 
 /// Batches in flight, in bus order.
 #[derive(Debug)]
-pub(super) struct Applying {
+pub(super) struct BatchesInFlight {
     batches: VecDeque<Batch>,
     next_number: u64,
     records: usize,
     most_records: usize,
 }
 
-impl Applying {
+impl BatchesInFlight {
     /// Allows 16 full batches of this size, or the same number of records in more batches.
-    pub fn new(batch_size: usize) -> Applying {
+    pub fn new(batch_size: usize) -> BatchesInFlight {
         let most_records = batch_size.max(1).saturating_mul(MAX_BATCHES);
-        Applying {
+        BatchesInFlight {
             batches: VecDeque::new(),
             next_number: 0,
             records: 0,
@@ -98,60 +97,15 @@ pub(super) fn oldest_of(batch: &[Record]) -> Instant {
         .unwrap_or(now)
 }
 
-/// The age of the oldest record that is not applied, a measure of the lag of the live path.
-#[derive(Debug)]
-pub struct Backlog {
-    start: Instant,
-    /// When it was published, in microseconds since `start`; negative if before `start`.
-    oldest: AtomicI64,
-}
-
-/// The value if no record is waiting.
-const NO_RECORD: i64 = i64::MAX;
-
-impl Default for Backlog {
-    fn default() -> Backlog {
-        Backlog {
-            start: Instant::now(),
-            oldest: AtomicI64::new(NO_RECORD),
-        }
-    }
-}
-
-impl Backlog {
-    /// Sets when the oldest unapplied record was published.
-    pub(super) fn set(&self, oldest: Option<Instant>) {
-        let micros = oldest.map_or(NO_RECORD, |oldest| {
-            match oldest.checked_duration_since(self.start) {
-                Some(after) => signed_micros(after),
-                None => -signed_micros(self.start.duration_since(oldest)),
-            }
-        });
-        self.oldest.store(micros, Ordering::Relaxed);
-    }
-
-    /// The age of the oldest unapplied record; zero if everything is applied.
-    pub fn age(&self) -> Duration {
-        match self.oldest.load(Ordering::Relaxed) {
-            NO_RECORD => Duration::ZERO,
-            micros => {
-                let age = signed_micros(self.start.elapsed()).saturating_sub(micros);
-                Duration::from_micros(u64::try_from(age).unwrap_or(0))
-            }
-        }
-    }
-}
-
-fn signed_micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
 
     use super::*;
     use crate::bus::NewRecord;
+    use crate::runtime::backlog::Backlog;
 
     fn after(offset: u64) -> Position {
         let mut position = Position::default();
@@ -161,7 +115,7 @@ mod tests {
 
     #[test]
     fn position_waits_for_slow_batch() {
-        let (mut applying, now) = (Applying::new(10), Instant::now());
+        let (mut applying, now) = (BatchesInFlight::new(10), Instant::now());
         let first = applying.begin(after(10), 10, now);
         let second = applying.begin(after(20), 10, now);
         let third = applying.begin(after(30), 10, now);
@@ -212,7 +166,7 @@ mod tests {
 
     #[test]
     fn records_in_flight_are_bounded() {
-        let mut applying = Applying::new(10);
+        let mut applying = BatchesInFlight::new(10);
         let mut begun = 0;
         while applying.has_room() {
             begun = applying.begin(after(10), 10, Instant::now());

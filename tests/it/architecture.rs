@@ -1,0 +1,183 @@
+//! The rules on imports that ARCHITECTURE.md states.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// The rooms, from the bottom up. A room imports only itself and the rooms below it.
+const ROOMS: [&str; 13] = [
+    "domain",
+    "telemetry",
+    "runtime",
+    "config",
+    "bus",
+    "cache",
+    "store",
+    "supplier",
+    "actors",
+    "http",
+    "simulator",
+    "platform",
+    "cli",
+];
+/// Files that import a room above their own, with that room. Each one is a debt.
+const UPWARD: [(&str, &str); 11] = [
+    // Metrics take their label values from where these are defined.
+    ("telemetry/metrics.rs", "actors"),
+    ("telemetry/metrics.rs", "http"),
+    ("telemetry/metrics.rs", "runtime"),
+    ("telemetry/metrics.rs", "simulator"),
+    ("telemetry/metrics.rs", "store"),
+    ("telemetry/metrics.rs", "supplier"),
+    ("telemetry/logging.rs", "config"),
+    // Addresses are validated by whoever connects to them.
+    ("config/engines.rs", "bus"),
+    ("config/engines.rs", "cache"),
+    ("config/engines.rs", "store"),
+    ("config/load.rs", "store"),
+];
+/// Crates that the domain does not know.
+const FRAMEWORKS: [&str; 9] = [
+    "actix",
+    "actix_web",
+    "actix_web_actors",
+    "tokio",
+    "diesel",
+    "rdkafka",
+    "redis",
+    "prometheus",
+    "log",
+];
+
+struct Source {
+    /// Relative to `src`.
+    path: String,
+    /// Without tests and comments.
+    code: String,
+}
+
+fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files_below(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every source file that is not made of tests.
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    files_below(&root, &mut files);
+    let sources: Vec<_> = files
+        .iter()
+        .filter_map(|file| {
+            let path = file.strip_prefix(&root).unwrap().to_str().unwrap();
+            let is_test = ["test", "suite", "real_engines", "mock"];
+            if is_test.iter().any(|part| path.contains(part)) {
+                return None;
+            }
+            let text = std::fs::read_to_string(file).unwrap();
+            let product = text.split("#[cfg(test)]\nmod ").next().unwrap();
+            let code: Vec<_> = product
+                .lines()
+                .map(|line| line.trim_start())
+                .filter(|line| !line.starts_with("//"))
+                .collect();
+            Some(Source {
+                path: path.to_owned(),
+                code: code.join("\n"),
+            })
+        })
+        .collect();
+    assert!(sources.len() > 150, "only {} files found", sources.len());
+    sources
+}
+
+fn room_of(path: &str) -> &str {
+    path.split(['/', '.']).next().unwrap()
+}
+
+/// The parts of a path after each `prefix`, as `["domain", "odds"]` for `crate::domain::odds`.
+fn paths_after<'a>(code: &'a str, prefix: &str) -> Vec<Vec<&'a str>> {
+    let starts = code.match_indices(prefix).map(|(at, _)| at + prefix.len());
+    starts
+        .map(|at| {
+            let end = code[at..]
+                .find(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != ':');
+            code[at..end.map_or(code.len(), |end| at + end)]
+                .split("::")
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn imports_point_downwards() {
+    let rank = |room: &str| ROOMS.iter().position(|known| *known == room);
+    let mut upward = BTreeSet::new();
+    for source in sources() {
+        let Some(own) = rank(room_of(&source.path)) else {
+            continue;
+        };
+        for path in paths_after(&source.code, "crate::") {
+            if rank(path[0]).is_some_and(|other| other > own) {
+                upward.insert((source.path.clone(), path[0].to_owned()));
+            }
+        }
+    }
+    let allowed = UPWARD.map(|(file, room)| (file.to_owned(), room.to_owned()));
+    assert_eq!(upward, BTreeSet::from(allowed));
+}
+
+#[test]
+fn domain_knows_no_framework_and_no_clock() {
+    let mut found = Vec::new();
+    for Source { path, code } in sources() {
+        if room_of(&path) != "domain" {
+            continue;
+        }
+        for framework in FRAMEWORKS {
+            if code.contains(&format!("use {framework}::"))
+                || code.contains(&format!(" {framework}::"))
+            {
+                found.push(format!("{path}: {framework}"));
+            }
+        }
+        if code.contains("::now()") {
+            found.push(format!("{path}: now"));
+        }
+    }
+    assert_eq!(
+        found,
+        ["domain/timestamp.rs: now"],
+        "`Timestamp::now` is called by others only"
+    );
+}
+
+#[test]
+fn actors_of_rooms_share_only_messages() {
+    let mut found = BTreeSet::new();
+    for Source { path, code } in sources() {
+        let Some(room) = path.strip_prefix("actors/").map(room_of) else {
+            continue;
+        };
+        for path in paths_after(&code, "crate::actors::") {
+            if path[0] != room {
+                found.insert((room.to_owned(), path[..2].join("::")));
+            }
+        }
+    }
+    let allowed = [
+        ("odds", "streaming::messages"),
+        ("streaming", "odds::messages"),
+    ];
+    assert_eq!(
+        found,
+        allowed
+            .map(|(room, to)| (room.to_owned(), to.to_owned()))
+            .into()
+    );
+}
