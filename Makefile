@@ -1,4 +1,4 @@
-# Targets for people and for CI. `make` alone lists them.
+# Targets for developers and CI. `make` without a target lists them.
 
 CARGO ?= cargo
 SPORTS_BET = $(CARGO) run --release --locked -- serve
@@ -12,53 +12,55 @@ export PATH := $(TOOLS)/bin:$(PATH)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-run: ## Run everything in one process, nothing else needed
+run: ## Run all roles in one process; needs nothing else
 	$(SPORTS_BET)
 
-odds: ## Run the role odds alone: REST and WebSocket (needs the real engines)
+odds: ## Run only the odds role: REST and WebSocket (needs real engines)
 	$(SPORTS_BET) --role odds
 
-processor: ## Run the role processor alone: books and database (needs the real engines)
+processor: ## Run only the processor role: odds books and database (needs real engines)
 	$(SPORTS_BET) --role processor
 
-ingest: ## Run the role ingest alone: suppliers to bus (needs the real engines)
+ingest: ## Run only the ingest role: supplier feeds to the bus (needs real engines)
 	$(SPORTS_BET) --role ingest
 
-wallet: ## Run the role wallet alone: users' money (needs the real engines)
+wallet: ## Run only the wallet role: users' money (needs real engines)
 	$(SPORTS_BET) --role wallet
 
-bets: ## Run the role bets alone: bets at the price of the moment (needs the real engines)
+bets: ## Run only the bets role: accepts bets at the current price (needs real engines)
 	$(SPORTS_BET) --role bets
 
-confirmation: ## Run the role confirmation alone: bets to their supplier (needs the real engines)
+confirmation: ## Run only the confirmation role: confirms bets with their supplier (needs real engines)
 	$(SPORTS_BET) --role confirmation
 
-supplier: ## Run the role simulator alone: a supplier for development
+supplier: ## Run only the simulator role: a supplier for development
 	$(SPORTS_BET) --role simulator
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-test: test-embedded test-real check-operation ## Check format, lints and docs, then run all tests, on the embedded engines and on real ones
+test: test-embedded test-real check-operation ## Check format, lints and docs, then run all tests, on embedded and on real engines
 
-test-embedded: nextest ## The same without the real engines: nothing else needs to be installed
+test-embedded: nextest ## Like test, but without real engines; nothing else has to be installed
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 	$(CARGO) nextest run --locked --no-fail-fast
 	$(CARGO) test --locked --doc
 
-# What needs real engines is marked as ignored. The rest of the integration suite runs on them as it does on the embedded
-# ones, but for what is about those: tests of the binary's defaults (process::), and those that are named embedded.
-# The engines come first: where one is missing, nobody waits for a build to be told. What this call started is ended with it.
-test-real: nextest ## Run the tests that need Kafka, Redis and PostgreSQL, and the integration suite on them; they come up by themselves
+# Tests that need real engines are marked as ignored. The rest of the integration suite runs on real
+# engines as well, except the tests of the binary's defaults (process::) and the tests with
+# `embedded` in their name. The engines start before the build, so that a missing engine fails at
+# once. Engines that this target starts are stopped at its end.
+test-real: nextest ## Run the integration suite and the ignored tests on Kafka, Redis and PostgreSQL, which are started if needed
 	@TEST_ENGINES=real scripts/engines with sh -xc ' \
 		failed=0; \
 		$(CARGO) nextest run --locked --no-fail-fast --test it -E "not test(/embedded/) and not test(/^process::|^architecture::/)" || failed=1; \
 		$(CARGO) nextest run --locked --no-fail-fast --run-ignored only || failed=1; \
 		exit $$failed'
 
-# A process for each test: what a test leaves behind (connections, members of groups, threads) ends with it.
+# nextest runs each test in its own process, so that leftovers (connections, group members, threads)
+# end with the test.
 nextest:
 	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --debug --locked --root $(TOOLS) cargo-nextest@0.9.151 \
 		--no-default-features --features default-no-update
@@ -66,12 +68,12 @@ nextest:
 engines-up: ## Start Kafka, Redis and PostgreSQL for development and tests (scripts/engines help)
 	@scripts/engines up
 
-engines-down: ## End what engines-up started; the data stays
+engines-down: ## Stop the engines that engines-up started; the data stays
 	@scripts/engines down
 
-# With the tests beside it, so that the binary is the one that they were run with: alone it would be built with other
-# features of its dependencies, which takes more than a minute.
-check-operation: ## Check alerts and dashboards, and scrape the running binary with a real Prometheus
+# Builds the binary together with the tests, so that it is the binary the tests ran with. Built
+# alone, it would get other dependency features, and rebuilding those takes more than a minute.
+check-operation: ## Check alerts and Alertmanager routes, and scrape the running binary with a real Prometheus
 	@$(CARGO) build --locked --bin sports-bet --test it
 	@SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-operation
 
@@ -81,10 +83,10 @@ check-migrations: ## Run the commands of migrations/README.md with the real dies
 compose-secrets: ## Write random passwords for docker/compose.yaml into docker/.env
 	@scripts/compose-secrets
 
-# In this order, each alone on the machine. One that fails does not keep the others from being run.
+# Run in this order, one at a time. If one fails, the others still run.
 BENCHES = fanout idle latency drain rest slow start scale money pure
 
-bench: ## Measure everything and print one table (about 20 minutes; `cargo bench --bench NAME` is one of them)
+bench: ## Run all benches and print one table (about 20 minutes; `cargo bench --bench NAME` runs one)
 	@$(CARGO) bench --locked --no-run
 	@rm -rf "$${CARGO_TARGET_DIR:-target}/tmp/bench"
 	@scripts/engines with sh -c 'failed=""; for bench in $(BENCHES); do \
@@ -104,13 +106,13 @@ else
 	$(CARGO) deny --locked check bans licenses sources
 	$(CARGO) machete
 	@$(CARGO) deny --locked check advisories || { \
-		echo 'Advisories are not clean, or could not be fetched and so were NOT checked: see above.' >&2; \
-		echo 'Without a network, AUDIT_OFFLINE=1 leaves them out and says so.' >&2; \
+		echo 'Advisories were found, or could not be fetched and were NOT checked: see above.' >&2; \
+		echo 'Without a network, set AUDIT_OFFLINE=1 to skip them.' >&2; \
 		exit 1; \
 	}
 endif
 
-tools: ## Install the tools of audit, and the faster test runner
+tools: ## Install the audit tools and the test runner (cargo-deny, cargo-machete, cargo-nextest)
 	$(CARGO) install --locked cargo-deny@0.20.2
 	$(CARGO) install --locked cargo-machete@0.9.2
 	$(CARGO) install --locked cargo-nextest@0.9.151 --no-default-features --features default-no-update

@@ -1,10 +1,12 @@
--- The two logins of the platform on a database of its own. Run it as a superuser, connected to that database:
+-- Creates the two logins of the platform on its own database. Run it as a superuser, connected to
+-- that database:
 --
 --   psql "$ADMIN_URL" -v owner_password=... -v app_password=... -f docker/postgres/roles.sql
 --
--- sports_bet_owner owns the tables; only `sports-bet migrate` uses it. sports_bet_app is the DATABASE_URL of every role: it
--- reads and writes rows, and can neither change a table nor switch a trigger of the ledger off. Running it again is safe. On a
--- database that an earlier version migrated, the tables change their owner. -v owner=... and -v app=... choose other names.
+-- sports_bet_owner owns the tables; only `sports-bet migrate` uses it. sports_bet_app is the login
+-- in the DATABASE_URL of every role: it reads and writes rows, but cannot alter a table or disable
+-- a trigger of the ledger. The script is safe to run again. On a database that an earlier version
+-- migrated, it changes the owner of the tables. -v owner=... and -v app=... choose other names.
 \set ON_ERROR_STOP on
 \if :{?owner} \else \set owner sports_bet_owner \endif
 \if :{?app} \else \set app sports_bet_app \endif
@@ -21,7 +23,7 @@ REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO :"owner";
 GRANT USAGE ON SCHEMA public TO :"app";
 
--- What an earlier version made as another login.
+-- Take over objects that an earlier version created as another login.
 SELECT format('ALTER TABLE %s OWNER TO %I', oid::regclass, :'owner') FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') \gexec
 SELECT format('ALTER ROUTINE %s OWNER TO %I', oid::regprocedure, :'owner') FROM pg_proc
@@ -30,7 +32,8 @@ SELECT format('ALTER %s %s OWNER TO %I', CASE typtype WHEN 'd' THEN 'DOMAIN' ELS
 FROM pg_type AS t LEFT JOIN pg_class AS c ON c.oid = t.typrelid
 WHERE typnamespace = 'public'::regnamespace AND (typtype IN ('d', 'e', 'r') OR (typtype = 'c' AND c.relkind = 'c')) \gexec
 
--- Rows, and nothing else; also of what later migrations make. TRUNCATE, REFERENCES and TRIGGER stay with the owner.
+-- Grants access to rows only, also for objects of later migrations. TRUNCATE, REFERENCES and
+-- TRIGGER stay with the owner.
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO :"app";
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO :"app";
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA public TO :"app";
@@ -38,7 +41,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE :"owner" IN SCHEMA public GRANT SELECT, INSERT
 ALTER DEFAULT PRIVILEGES FOR ROLE :"owner" IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO :"app";
 ALTER DEFAULT PRIVILEGES FOR ROLE :"owner" IN SCHEMA public GRANT EXECUTE ON ROUTINES TO :"app";
 
--- Which migrations have run is for the owner to say. The table is made as diesel would make it.
+-- Only the owner records which migrations have run. The table is defined as diesel would define it.
 SET LOCAL ROLE :"owner";
 CREATE TABLE IF NOT EXISTS public.__diesel_schema_migrations (
     version VARCHAR(50) PRIMARY KEY NOT NULL,

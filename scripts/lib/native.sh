@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# The engines as programs of this machine. They are for tests: what they promise about a power cut is not kept (see fsync below).
+# Engines as native programs. They are for tests only and not safe against power loss (see fsync below).
 
-# Starts an engine and waits until it answers. Where its port was taken in between, and none was demanded, it tries the next.
+# Starts an engine and waits until it answers. If another program took its port in the meantime and
+# no port is required, tries the next one.
 native_start() {
     local engine="$1" attempt
     mkdir -p "$DIR/$engine"
@@ -12,7 +13,7 @@ native_start() {
             choose_port "$engine"
             continue
         fi
-        # After a SIGKILL of PostgreSQL from elsewhere its children end what they are about.
+        # After somebody else's SIGKILL of PostgreSQL, its children first finish their current work.
         if (( attempt < 10 )) && ! native_running "$engine" && grep -q 'is still in use' "$DIR/$engine/log"; then
             sleep 1
             continue
@@ -27,7 +28,8 @@ lost_its_port() {
     ! native_running "$1" && grep -qiE 'address already in use|could not bind' "$DIR/$1/log"
 }
 
-# Whether its log says of this start that it is ready. An answer on the port alone might be somebody else's.
+# Succeeds if the log of this start reports that the engine is ready. An answer on the port alone
+# might come from another program.
 native_ready() {
     case "$1" in
         kafka) grep -q 'Kafka Server started' "$DIR/kafka/log" ;;
@@ -45,25 +47,26 @@ native_await() {
 }
 
 redis_start() {
-    # It writes nothing: what it held is gone when it ends. A database a test, so many of them.
-    # A configuration file comes first; the options after it win.
+    # Persists nothing: its data is lost when it ends. Each test uses its own database, hence so
+    # many. The configuration file comes first; the options after it override it.
     launch redis redis-server ${ENGINES_REDIS_CONFIG:+"$ENGINES_REDIS_CONFIG"} --port "$(recall redis port)" --bind 127.0.0.1 --databases 4096 --save '' --appendonly no \
         --daemonize no --logfile ''
 }
 
 # ---- PostgreSQL ----
 
-# It refuses to run as root; then it runs as the user postgres.
+# PostgreSQL refuses to run as root; in that case it runs as the user postgres.
 postgres_as() {
     if [[ $EUID -eq 0 ]]; then
-        id postgres >/dev/null 2>&1 || die "PostgreSQL does not run as root, and there is no user postgres: make one, or run this as another user"
+        id postgres >/dev/null 2>&1 || die "PostgreSQL does not run as root, and there is no user postgres: create it, or run this as another user"
         setpriv --reuid=postgres --regid=postgres --init-groups -- "$@"
     else
         "$@"
     fi
 }
 
-# Its data: beside that of the others, or where the user postgres cannot go there, in a folder of its own, named after this one.
+# Prints PostgreSQL's data folder: next to the other engines' data, or, if the user postgres cannot
+# access that, in a separate folder whose name is derived from this one.
 postgres_data() {
     local folder
     folder="$(recall postgres folder)"
@@ -77,12 +80,12 @@ choose_postgres_folder() {
     if ! (cd / && postgres_as test -x "$folder"); then
         for base in /var/tmp /tmp; do
             folder="$base/sports-bet-postgres-$(cksum <<<"$DIR" | cut -d ' ' -f 1)"
-            # Only a folder that is new or ours: these places belong to everybody.
+            # Accepts only a new folder or our own: everybody can write to these places.
             if mkdir -m 755 "$folder" 2>/dev/null || [[ -O "$folder" && ! -L "$folder" ]]; then break; fi
             folder=""
         done
-        [[ -n "$folder" ]] || die "no folder that the user postgres can reach: set ENGINES_DIR to one"
-        say "PostgreSQL's data is in $folder: its user cannot reach $DIR"
+        [[ -n "$folder" ]] || die "found no folder that the user postgres can access: set ENGINES_DIR to one"
+        say "PostgreSQL's data is in $folder: the user postgres cannot access $DIR"
     fi
     remember postgres folder "$folder"
 }
@@ -93,7 +96,7 @@ postgres_start() {
     choose_postgres_folder
     data="$(postgres_data)"
     if [[ ! -e "$data/PG_VERSION" ]]; then
-        # The password is no secret: the engine listens on this machine only and holds test data.
+        # The password is not a secret: the engine listens on localhost only and holds test data.
         made="$(mktemp "${TMPDIR:-/tmp}/engines.XXXXXX")"
         echo sports_bet >"$made"
         rm -rf "$data"
@@ -103,14 +106,16 @@ postgres_start() {
             >"$DIR/postgres/initdb.log" 2>&1 9>&- || { tail -n 5 "$DIR/postgres/initdb.log" >&2; rm -f "$made"; die "initdb failed"; }
         rm -f "$made"
     fi
-    # fsync=off, since it is a test engine: quicker, and only a fall of the whole machine could hurt it, not a SIGKILL.
+    # fsync=off is faster, and acceptable for a test engine: only a crash of the whole machine can
+    # corrupt the data, a SIGKILL cannot.
     local run=("$bin/postgres" -D "$data" -p "$(recall postgres port)" -c listen_addresses=127.0.0.1 -c unix_socket_directories=
         -c fsync=off -c max_connections=300)
     if [[ $EUID -eq 0 ]]; then
         run=(setpriv --reuid=postgres --regid=postgres --init-groups -- "${run[@]}")
     fi
-    # After a SIGKILL the file names the old process. While that waits to be buried, or its id is another program's by now, PostgreSQL
-    # would refuse to start; so the file gets an id that nobody can have. Its other guard, the old one's shared memory, stays in force.
+    # After a SIGKILL, postmaster.pid still names the old process. If that is a zombie, or another
+    # program has its id by now, PostgreSQL refuses to start. So the file gets an id that no process
+    # can have. PostgreSQL's other guard, the old server's shared memory, stays in force.
     if [[ -e "$data/postmaster.pid" && -z "$(process_of postgres)" ]]; then sed -i '1s/.*/2147483647/' "$data/postmaster.pid"; fi
     launch postgres "${run[@]}"
 }
@@ -136,20 +141,20 @@ kafka_start() {
         remember kafka controller_port "$controller"
     fi
     kafka_properties "$port" "$controller" >"$folder/server.properties"
-    # The last line of a name wins.
+    # For repeated properties the last line wins.
     [[ -z "${ENGINES_KAFKA_CONFIG:-}" ]] || cat "$ENGINES_KAFKA_CONFIG" >>"$folder/server.properties"
     kafka_logging >"$folder/log4j2.properties"
-    # Half of the memory is for what is new: under a thousand updates a second the default's part was full every two seconds,
-    # and each time the broker stood still for 20 to 30 ms.
+    # Half of the heap is the young generation. With the default size, a thousand updates a second
+    # filled it every two seconds, and each collection paused the broker for 20 to 30 ms.
     java=(java -Xms512m -Xmx512m -Xmn256m -XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true
         "-Dlog4j2.configurationFile=$folder/log4j2.properties" -cp "$libs/*")
     if [[ ! -e "$folder/data/meta.properties" ]]; then
         rm -rf "$folder/data"
-        # An id that does not begin with a dash, which would be taken for an option.
+        # The id must not begin with a dash, which would be parsed as an option.
         local id
         id="$({ printf A; head -c 15 /dev/urandom; } | base64 | tr '+/' '-_' | cut -c 1-22)"
         "${java[@]}" kafka.tools.StorageTool format -t "$id" -c "$folder/server.properties" >"$folder/format.log" 2>&1 9>&- \
-            || { tail -n 5 "$folder/format.log" >&2; die "Kafka's data folder could not be made"; }
+            || { tail -n 5 "$folder/format.log" >&2; die "could not format Kafka's data folder (see above)"; }
     fi
     launch kafka "${java[@]}" kafka.Kafka "$folder/server.properties"
 }
@@ -170,7 +175,7 @@ auto.create.topics.enable=false
 delete.topic.enable=true
 log.segment.delete.delay.ms=1000
 group.initial.rebalance.delay.ms=0
-# Tests may want a dead consumer to be noticed quickly.
+# Lets tests use short session timeouts to detect a dead consumer quickly.
 group.min.session.timeout.ms=1000
 offsets.topic.num.partitions=4
 offsets.topic.replication.factor=1
@@ -180,7 +185,7 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
-# The default takes a quarter of this small heap.
+# The default would take a quarter of this small heap.
 log.cleaner.dedupe.buffer.size=16777216
 PROPERTIES
 }
@@ -199,7 +204,7 @@ logger.started.level=info
 PROPERTIES
 }
 
-# Removes an engine's data and all that is known of it.
+# Removes an engine's data and state.
 native_wipe() {
     local folder
     folder="$(recall "$1" folder)"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What is known of an engine: from the environment, and from the folder where `up` remembers what it started.
+# State of the engines: from the environment, and from the folder where `up` records what it started.
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -16,7 +16,7 @@ remember() {
     mv -f "$DIR/$1/$2.new" "$DIR/$1/$2"
 }
 
-# What was remembered; nothing where nothing was.
+# Prints a recorded value, or nothing.
 recall() {
     if [[ -r "$DIR/$1/$2" ]]; then cat "$DIR/$1/$2"; fi
 }
@@ -25,12 +25,12 @@ forget() {
     rm -f "$DIR/$1/$2"
 }
 
-# Runs a function while no other call works on the same folder. Engines must not inherit the lock: see `launch`.
+# Runs a function under the lock of the folder. Engines must not inherit the lock: see `launch`.
 locked() {
-    mkdir -p "$DIR" || die "cannot make the folder $DIR (ENGINES_DIR chooses another)"
+    mkdir -p "$DIR" || die "cannot create the folder $DIR (set ENGINES_DIR to another one)"
     if command -v flock >/dev/null; then
         exec 9>>"$DIR/lock"
-        flock -w 300 9 || die "another call still works on $DIR after 5 minutes"
+        flock -w 300 9 || die "another call has held the lock $DIR/lock for more than 5 minutes"
         "$@"
         exec 9>&-
     else
@@ -46,7 +46,7 @@ variable() {
     esac
 }
 
-# The address of the engine that `up` starts; nothing before its port is known.
+# Prints the address of the engine that `up` starts, or nothing if its port is not known yet.
 own_address() {
     local port
     port="$(recall "$1" port)"
@@ -58,7 +58,8 @@ own_address() {
     esac
 }
 
-# The address in the environment, where it is one of a real engine and not our own, which `export` may have put there.
+# Prints the address in the environment, if it belongs to a real engine and is not our own, which
+# `export` may have put there.
 given() {
     local value
     [[ -z "${ENGINES_WITH:-}" ]] || return 0
@@ -68,7 +69,7 @@ given() {
     [[ "$value" == "$(own_address "$1")" ]] || printf '%s' "$value"
 }
 
-# given, docker or native; nothing where it is not known yet.
+# Prints given, docker or native, or nothing if it is not known yet.
 how() {
     if [[ -n "$(given "$1")" ]]; then echo given; else recall "$1" how; fi
 }
@@ -79,17 +80,17 @@ address() {
     if [[ -n "$value" ]]; then printf '%s' "$value"; else own_address "$1"; fi
 }
 
-# An address without its password.
+# Prints an address without its password.
 shown() {
     sed -E 's#://([^:@/]*):[^@/]*@#://\1:***@#' <<<"$1"
 }
 
-# Where an engine is to come from, unless that was chosen before.
+# Chooses docker or native for an engine, unless that was chosen before.
 choose_way() {
     local way="${ENGINES_WITH:-}"
     case "$way" in
         native | docker | "") ;;
-        *) die "ENGINES_WITH is '$way'; it wants native or docker" ;;
+        *) die "ENGINES_WITH is '$way', expected native or docker" ;;
     esac
     [[ -n "$way" ]] || way="$(recall "$1" how)"
     if [[ -z "$way" ]]; then
@@ -106,7 +107,8 @@ running() {
     esac
 }
 
-# Whether it answers. Of our own engine the process must run too: somebody else may have its port by now.
+# Succeeds if an engine answers. The process of our own engine must run too: another program may
+# have its port by now.
 answers() {
     if [[ "$(how "$1")" != given ]]; then
         running "$1" || return 1
