@@ -22,12 +22,16 @@ const MEMBERS: [&str; 4] = ["ts", "level", "target", "message"];
 
 /// The role that a module works for, added to each of its lines. Modules of several roles, such as
 /// the server, are not listed.
-const ROLES: [(&str, Role); 16] = [
+const ROLES: [(&str, Role); 20] = [
     ("simulator", Role::Simulator),
     ("supplier::confirm", Role::Confirmation),
     ("supplier", Role::Ingest),
     ("actors::ingest", Role::Ingest),
-    ("actors::odds", Role::Processor),
+    ("actors::odds::odds_consumer", Role::Processor),
+    ("actors::odds::book_router", Role::Processor),
+    ("actors::odds::odds_book", Role::Processor),
+    ("actors::odds::cache_writer", Role::Processor),
+    ("actors::odds::store_writer", Role::Processor),
     ("store", Role::Processor),
     ("actors::streaming", Role::Odds),
     ("http::odds", Role::Odds),

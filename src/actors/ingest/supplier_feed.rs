@@ -22,6 +22,8 @@ use crate::config::endpoint::Endpoint;
 use crate::config::settings::SupplierSettings;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::plausible::Plausibility;
+use crate::domain::odds::status::MarketStatus;
+use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::supplier::frame_batch::{self, FrameBatch, batches};
@@ -256,6 +258,9 @@ impl SupplierFeed {
     /// Excludes time that the feed spent waiting for the bus from the supplier's silence.
     fn exclude_wait(&mut self, wait: Duration) {
         self.last_live += wait;
+        if let Some((since, _)) = &mut self.unnamed {
+            *since += wait;
+        }
         if let Some(link) = &mut self.link {
             link.last_heard += wait;
         }
@@ -423,6 +428,12 @@ impl SupplierFeed {
             return;
         }
         let is_good = dead_letters.is_empty();
+        // The supplier does not repeat a suspension, and decoders do not track closed markets.
+        let not_open: Vec<OddsUpdate> = updates
+            .iter()
+            .filter(|update| update.status != MarketStatus::Open)
+            .cloned()
+            .collect();
         let keeping = self.publish_part(
             &self.dead_letters,
             Publish {
@@ -456,7 +467,10 @@ impl SupplierFeed {
                         // not be reconnected without delay.
                         Ok(()) if is_good => feed.backoff.reset(),
                         Ok(()) => {}
-                        Err(error) => feed.disconnect_unpublished(&error, context),
+                        Err(error) => {
+                            feed.gathered.updates.extend(not_open);
+                            feed.disconnect_unpublished(&error, context);
+                        }
                     }
                 }),
         );
@@ -563,94 +577,4 @@ impl Handler<LeaveSupplier> for SupplierFeed {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::domain::odds::update::testing::*;
-
-    #[derive(Parser)]
-    struct Settings {
-        #[command(flatten)]
-        suppliers: SupplierSettings,
-    }
-
-    /// Records the time and the number of updates of each message.
-    struct Publisher(mpsc::UnboundedSender<(Instant, usize)>);
-
-    impl Actor for Publisher {
-        type Context = Context<Self>;
-    }
-
-    impl Handler<Publish> for Publisher {
-        type Result = Result<(), BusError>;
-
-        fn handle(&mut self, message: Publish, _: &mut Context<Self>) -> Self::Result {
-            self.0
-                .send((Instant::now(), message.updates.len()))
-                .unwrap();
-            Ok(())
-        }
-    }
-
-    /// A feed that receives batches of these sizes, and the messages it publishes.
-    fn reading(gathering: Duration, rows: &[usize]) -> mpsc::UnboundedReceiver<(Instant, usize)> {
-        let (sender, published) = mpsc::unbounded_channel();
-        let publisher = Publisher(sender).start().recipient();
-        let settings = Settings::parse_from(["test"]).suppliers;
-        let endpoint = "ws://127.0.0.1:9/ws".parse().unwrap();
-        let metrics = IngestMetrics::new().unwrap();
-        let mut versions = 1..;
-        let mut frame = || {
-            let update = update(1, 1, versions.next().unwrap());
-            Ok(Inbound::Frame(update.to_json().into()))
-        };
-        let rows: Vec<FrameBatch> = rows
-            .iter()
-            .map(|row| (0..*row).map(|_| frame()).collect())
-            .collect();
-        SupplierFeed::create(|context| {
-            let mut feed = SupplierFeed::new(
-                endpoint,
-                settings,
-                publisher.clone(),
-                publisher,
-                gathering,
-                metrics,
-            );
-            let stream = context.add_stream(futures_util::stream::iter(rows));
-            let (now, (outbound, _)) = (Instant::now(), mpsc::channel(1));
-            feed.link = Some(Link {
-                since: now,
-                stream,
-                outbound,
-                last_heard: now,
-                last_ping: now,
-            });
-            feed
-        });
-        published
-    }
-
-    #[actix_web::test]
-    async fn dense_stream_gathers_between_publishes() {
-        let gathering = Duration::from_millis(200);
-        let mut published = reading(gathering, &[DENSE_BATCH, 1]);
-        let (first, updates) = published.recv().await.unwrap();
-        assert_eq!(updates, DENSE_BATCH);
-        let (second, updates) = published.recv().await.unwrap();
-        assert_eq!(updates, 1);
-        assert!(second - first >= gathering, "{:?}", second - first);
-    }
-
-    /// Neither a quiet stream nor a backlog is delayed.
-    #[actix_web::test]
-    async fn quiet_stream_and_backlog_are_not_delayed() {
-        let rows = [1, DENSE_BATCH - 1, frame_batch::MAX_FRAMES, 1];
-        let mut published = reading(Duration::from_secs(3_600), &rows);
-        for row in rows {
-            let next = tokio::time::timeout(Duration::from_secs(20), published.recv()).await;
-            assert_eq!(next.unwrap().unwrap().1, row);
-        }
-    }
-}
+mod tests;

@@ -13,11 +13,12 @@ use log::{debug, info, warn};
 use tokio::sync::oneshot;
 
 use super::messages::{BookChanged, FlushCache};
-use crate::cache::{Change, OddsCache};
+use crate::cache::{CacheError, Change, OddsCache};
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::odds::book::MarketState;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::store::Store;
+use crate::store::blocking::blocking;
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -234,13 +235,21 @@ impl CacheWriter {
             .iter()
             .filter(|(_, checks)| **checks > CHECKS_BEFORE_STORE);
         let due: Vec<_> = due.map(|(event_id, _)| event_id.clone()).collect();
+        // If the repair fails, the next attempt follows after as many checks.
+        due.iter()
+            .for_each(|event_id| _ = self.unheld.remove(event_id));
         if held.is_empty() && due.is_empty() {
             return self.took(Vec::new(), &[], context);
         }
         self.in_flight = true;
         let (cache, store) = (self.cache.clone(), self.store.clone());
         let removing = async move {
-            let stored = load(store, due).await;
+            let mut stored = Vec::new();
+            for (event_id, states) in load(store, due).await {
+                if is_damaged(&*cache, &event_id).await {
+                    stored.push((event_id, states));
+                }
+            }
             let removed: Vec<_> = held
                 .into_iter()
                 .chain(stored.iter().map(|(event_id, _)| event_id.clone()))
@@ -364,7 +373,7 @@ impl CacheWriter {
     }
 }
 
-/// Loads the states of these events from the database. Empty if any of them cannot be read now.
+/// Loads the states of these events from the database, without the events that cannot be read now.
 async fn load(
     store: Option<Arc<dyn Store>>,
     events: Vec<EventId>,
@@ -372,21 +381,29 @@ async fn load(
     let Some(store) = store.filter(|_| !events.is_empty()) else {
         return Vec::new();
     };
-    let loading = tokio::task::spawn_blocking(move || {
-        let load = |event_id: EventId| store.load_event(&event_id).map(|states| (event_id, states));
-        events.into_iter().map(load).collect::<Result<Vec<_>, _>>()
+    let loading = blocking(move || {
+        let load = |event_id: EventId| match store.load_event(&event_id) {
+            Ok(states) => Some((event_id, states)),
+            Err(error) => {
+                debug!(event = event_id.as_str(); "repair of damaged cache entry postponed: {error}");
+                None
+            }
+        };
+        Ok(events.into_iter().filter_map(load).collect())
     });
-    match loading.await {
-        Ok(Ok(states)) => states,
-        Ok(Err(error)) => {
-            debug!("repair of damaged cache entries postponed: {error}");
-            Vec::new()
-        }
-        Err(error) => {
-            debug!("repair of damaged cache entries postponed: {error}");
-            Vec::new()
-        }
-    }
+    loading.await.unwrap_or_else(|error| {
+        debug!("repair of damaged cache entries postponed: {error}");
+        Vec::new()
+    })
+}
+
+/// Whether an entry is damaged now. Another processor may have written it since it was reported, and
+/// a newer state must not be removed.
+async fn is_damaged(cache: &dyn OddsCache, event_id: &EventId) -> bool {
+    matches!(
+        cache.read_book(event_id).await,
+        Err(CacheError::Damaged { .. })
+    )
 }
 
 fn key_of(state: &Arc<MarketState>) -> (EventId, MarketKey) {

@@ -295,7 +295,7 @@ impl Shared {
     async fn damaged(&self) -> Result<Vec<EventId>, CacheError> {
         let mut query = Pipeline::new();
         query.ignore_errors();
-        query.cmd("SRANDMEMBER").arg(wire::DAMAGED).arg(MAX_DAMAGED);
+        query.cmd("SMEMBERS").arg(wire::DAMAGED);
         let values = self
             .send(&query)
             .await
@@ -317,11 +317,13 @@ impl Shared {
             .into_iter()
             .filter_map(|value| redis::from_redis_value(value).ok())
             .collect();
-        Ok(ids
+        // The same ones each time, until they are removed.
+        let events: BTreeSet<EventId> = ids
             .iter()
             .flatten()
             .filter_map(|id| EventId::new(id).ok())
-            .collect())
+            .collect();
+        Ok(events.into_iter().take(MAX_DAMAGED).collect())
     }
 
     async fn read_book(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, CacheError> {
