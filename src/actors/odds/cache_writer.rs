@@ -219,25 +219,17 @@ impl CacheWriter {
                 .any(|((held, _), state)| held == event_id && state.strong_count() > 0)
         };
         let (held, unheld): (Vec<_>, Vec<_>) = damaged.into_iter().partition(is_held);
-        let checks = |event_id: EventId| {
-            (
-                self.unheld.get(&event_id).map_or(1, |checks| checks + 1),
-                event_id,
-            )
+        let count = |event_id: EventId| {
+            let checks = self.unheld.get(&event_id).map_or(1, |checks| checks + 1);
+            (event_id, checks)
         };
-        self.unheld = unheld
-            .into_iter()
-            .map(checks)
-            .map(|(checks, event_id)| (event_id, checks))
-            .collect();
-        let due = self
-            .unheld
-            .iter()
-            .filter(|(_, checks)| **checks > CHECKS_BEFORE_STORE);
-        let due: Vec<_> = due.map(|(event_id, _)| event_id.clone()).collect();
+        self.unheld = unheld.into_iter().map(count).collect();
         // If the repair fails, the next attempt follows after as many checks.
-        due.iter()
-            .for_each(|event_id| _ = self.unheld.remove(event_id));
+        let due: Vec<EventId> = self
+            .unheld
+            .extract_if(|_, checks| *checks > CHECKS_BEFORE_STORE)
+            .map(|(event_id, _)| event_id)
+            .collect();
         if held.is_empty() && due.is_empty() {
             return self.took(Vec::new(), &[], context);
         }
