@@ -1,6 +1,8 @@
 //! The health of a group member, readable while its subscription is busy elsewhere.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// The state of a group member. A handle: all clones share the same state.
 #[derive(Clone, Debug)]
@@ -60,8 +62,7 @@ impl SubscriptionHealth {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code panics while holding the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,11 +1,12 @@
 //! The in-process cache. It has no other instances to broadcast to.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::{BroadcastStream, CacheError, OddsCache, kept};
@@ -43,8 +44,7 @@ impl EmbeddedCache {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics while holding the lock; if it did, each step leaves the state consistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
 use ipnet::IpNet;
 use log::warn;
+use parking_lot::Mutex;
 
 use crate::telemetry::log_limit::LogLimit;
 
@@ -63,7 +64,7 @@ pub struct AddressPermit {
 
 impl Drop for AddressPermit {
     fn drop(&mut self) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -140,7 +141,7 @@ fn take(
         return Ok(None);
     };
     let address = counted(address);
-    let mut held = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut held = counts.lock();
     let count = held.entry(address).or_insert(0);
     if *count >= max {
         return Err(TooMany(max));
@@ -209,7 +210,7 @@ mod tests {
                 .is_ok()
         );
         drop(held);
-        assert!(addresses.connections.1.lock().unwrap().is_empty());
+        assert!(addresses.connections.1.lock().is_empty());
     }
 
     #[test]

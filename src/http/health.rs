@@ -1,13 +1,14 @@
 //! `/healthz`, `/livez` and `/metrics` of one role.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::header::{self, CacheDirective};
 use actix_web::{HttpResponse, web};
 use futures_util::future::{BoxFuture, join_all};
 use log::error;
+use parking_lot::Mutex;
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
@@ -53,15 +54,12 @@ pub struct Liveness {
 impl Liveness {
     /// Watches an actor; `runs` returns whether its mailbox is open.
     pub fn watch(&self, actor: &'static str, runs: impl Fn() -> bool + Send + Sync + 'static) {
-        self.actors
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((actor, Box::new(runs)));
+        self.actors.lock().push((actor, Box::new(runs)));
     }
 
     /// The actors that have stopped.
     pub fn ended(&self) -> Vec<&'static str> {
-        let actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
+        let actors = self.actors.lock();
         actors
             .iter()
             .filter(|(_, runs)| !runs())

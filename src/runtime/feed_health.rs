@@ -1,8 +1,9 @@
 //! Whether the books receive every change, for readers of the books.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::IntGauge;
 
 use crate::runtime::backlog::Backlog;
@@ -44,7 +45,7 @@ impl FeedState {
 
     /// The gauge only mirrors this state; it is never read.
     fn set(&self, why: Option<&str>) {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = self.lost.lock();
         *lost = why.map(str::to_owned);
         self.gauge.set(i64::from(lost.is_none()));
     }
@@ -65,20 +66,12 @@ impl FeedState {
 
     /// Whether every change arrives.
     pub fn is_live(&self) -> bool {
-        self.lost
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
-            && self.behind().is_none()
+        self.lost.lock().is_none() && self.behind().is_none()
     }
 
     /// Why the feed is not live, for the readiness check; `None` if it is live.
     pub fn problem(&self) -> Option<String> {
-        self.lost
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-            .or_else(|| self.behind())
+        self.lost.lock().clone().or_else(|| self.behind())
     }
 
     /// Marks the feed as live.

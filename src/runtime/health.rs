@@ -1,9 +1,8 @@
 //! Health of an actor: read by readiness checks, and logged once per cause however often it occurs.
 //! A recurring fault is logged at growing intervals, with the number of occurrences in between.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use log::{error, info};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::telemetry::log_limit::FaultLog;
 
@@ -52,7 +51,6 @@ impl HealthCell {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        // No code panics while holding this lock.
-        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cause.lock()
     }
 }

@@ -11,12 +11,13 @@ mod server;
 mod session;
 pub mod walk;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use actix::prelude::*;
 use actix_web::web::ServiceConfig;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use self::bet_register::BetRegister;
@@ -47,13 +48,12 @@ struct Shared {
 }
 
 impl Shared {
-    // No code panics while it holds one of these locks.
     fn books(&self) -> MutexGuard<'_, BetRegister> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock()
     }
 
     fn random(&self) -> MutexGuard<'_, fastrand::Rng> {
-        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+        self.random.lock()
     }
 
     fn next_id(&self) -> u64 {

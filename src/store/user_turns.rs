@@ -4,8 +4,9 @@
 //! wallet.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::ids::UserId;
@@ -65,7 +66,7 @@ impl UserTurns {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UserId, UserQueue>> {
         // No step leaves the map inconsistent, so a poisoned lock is safe to use.
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+        self.users.lock()
     }
 }
 

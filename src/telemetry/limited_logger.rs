@@ -2,10 +2,10 @@
 //! of lines left out.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{Level, Log, Metadata, Record};
+use parking_lot::Mutex;
 
 /// Minimum interval between lines of one cause.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ impl<L: Log> LimitedLogger<L> {
     /// Logs what was left out in windows that have ended.
     pub fn report(&self, now: Instant) {
         let mut over = Vec::new();
-        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut causes = self.causes.lock();
         causes.retain(|(target, _), window| {
             if now.duration_since(window.since) < INTERVAL {
                 return true;
@@ -96,7 +96,7 @@ impl<L: Log> LimitedLogger<L> {
         };
         let message = record.args().to_string();
         let cause = (record.target().to_owned(), record.line().unwrap_or(0));
-        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut causes = self.causes.lock();
         let left_out = match causes.get_mut(&cause) {
             Some(window) if now.duration_since(window.since) < INTERVAL => {
                 window.left_out += 1;
@@ -159,7 +159,7 @@ mod tests {
                 .get("left_out".into())
                 .and_then(|count| count.to_u64());
             let line = format!("{} {} {left_out:?}", record.level(), record.args());
-            self.0.lock().unwrap().push(line);
+            self.0.lock().push(line);
         }
 
         fn flush(&self) {}
@@ -185,7 +185,7 @@ mod tests {
         log(&logger, "actix_http::h1", 7, "more", start + INTERVAL);
         logger.report(start + 2 * INTERVAL);
         logger.report(start + 4 * INTERVAL);
-        let lines = logger.inner.0.lock().unwrap().clone();
+        let lines = logger.inner.0.lock().clone();
         let expected = [
             "WARN bad 0 None",
             "WARN other None",

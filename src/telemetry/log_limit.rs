@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// Maximum number of separate causes. Causes may contain text from outside, so their number is
@@ -103,7 +103,7 @@ impl LogLimit {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Cause>> {
         // Each step leaves the map consistent.
-        self.causes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.causes.lock()
     }
 }
 

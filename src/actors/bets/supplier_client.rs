@@ -1,11 +1,12 @@
 //! The supplier behind one circuit breaker. All callers share it, so that none calls while the
 //! circuit is open.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use log::{info, warn};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -219,8 +220,7 @@ impl SupplierClient {
     }
 
     fn guard(&self) -> MutexGuard<'_, Guard> {
-        // No code panics while holding this lock.
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.guard.lock()
     }
 }
 

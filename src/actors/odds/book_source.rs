@@ -3,10 +3,11 @@
 //! Reads for the live path, for client requests and for running books have separate limits, so that
 //! client requests never delay an update.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
@@ -68,7 +69,7 @@ struct RetryGate {
 
 impl RetryGate {
     fn last(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock()
     }
 
     /// The last error, if the pause after it is not over.

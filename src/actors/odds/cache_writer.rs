@@ -5,11 +5,12 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::prelude::*;
 use log::{debug, info, warn};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::messages::{BookChanged, FlushCache};
@@ -48,14 +49,11 @@ pub struct CacheHealth(Mutex<Option<String>>);
 impl CacheHealth {
     /// Why the last write failed; `None` if it succeeded.
     pub fn problem(&self) -> Option<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().clone()
     }
 
     fn set(&self, problem: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+        *self.0.lock() = problem;
     }
 }
 

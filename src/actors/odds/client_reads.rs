@@ -4,9 +4,10 @@
 //! Anonymous clients choose the events to read. Their reads use only a share of the connections, so
 //! that books that start for an update always find a free one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::IntCounter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -79,7 +80,7 @@ impl ClientReads {
     }
 
     fn unknown(&self) -> MutexGuard<'_, UnknownEvents> {
-        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unknown.lock()
     }
 
     /// Whether a recent lookup found that the event does not exist.

@@ -1,10 +1,11 @@
 //! Writes to the database, one batch in flight, and removes expired rows.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::{info, warn};
+use parking_lot::Mutex;
 
 use super::messages::StoreBatch;
 use crate::domain::timestamp::Timestamp;
@@ -35,15 +36,11 @@ pub struct LastBatch(Mutex<Option<String>>);
 impl LastBatch {
     /// Why the last batch was not written; `None` if it was.
     pub fn problem(&self) -> Option<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().clone()
     }
 
     fn record<T>(&self, written: &Result<T, StoreError>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
-            written.as_ref().err().map(StoreError::to_string);
+        *self.0.lock() = written.as_ref().err().map(StoreError::to_string);
     }
 }
 

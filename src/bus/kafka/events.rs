@@ -1,9 +1,10 @@
 //! Events from librdkafka other than records: connection errors, log lines, new topic ids.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use log::{debug, error};
+use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, Statistics};
@@ -23,22 +24,18 @@ pub(super) struct LastError {
 }
 
 impl LastError {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The last error since the connection last worked.
     pub(super) fn last(&self) -> Option<String> {
-        self.lock().clone()
+        self.last.lock().clone()
     }
 
     /// Clears the error after a success.
     pub(super) fn clear(&self) {
-        *self.lock() = None;
+        *self.last.lock() = None;
     }
 
     fn set_cause(&self, text: &str) {
-        *self.lock() = Some(self.redaction.apply(text));
+        *self.last.lock() = Some(self.redaction.apply(text));
     }
 
     /// Forwards librdkafka's log lines. They help in debugging; the topic monitor logs what
@@ -56,7 +53,7 @@ impl LastError {
     pub(super) fn record(&self, error: &KafkaError, reason: &str) {
         let text = self.redaction.apply(&readable(reason));
         debug!("librdkafka: {error}: {text}");
-        let mut last = self.lock();
+        let mut last = self.last.lock();
         // "1/1 brokers are down" is less useful than the reason of the last one.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) || last.is_none() {
             *last = Some(text);

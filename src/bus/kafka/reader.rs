@@ -2,12 +2,13 @@
 //! reads.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use log::{debug, info, warn};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -69,12 +70,6 @@ pub(super) struct Shared {
     committing: Mutex<Option<Instant>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code panics while holding one of these locks; if it did, each step leaves the state
-    // consistent.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Shared {
     pub(super) fn new(topic: &str, group: &str) -> Shared {
         Shared {
@@ -94,7 +89,7 @@ impl Shared {
     }
 
     pub(super) fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        lock(&self.inbox)
+        self.inbox.lock()
     }
 
     /// Wakes the thread if it waits for space or for work to finish.
@@ -120,13 +115,12 @@ impl Shared {
 
     /// Waits up to [`SPACE_TIMEOUT`] for inbox space. Returns whether there is any.
     fn wait_for_room(&self) -> bool {
-        let inbox = self.inbox();
-        let waiting = self
-            .moved
-            .wait_timeout_while(inbox, SPACE_TIMEOUT, |inbox| {
-                inbox.is_full() && !self.is_closing()
-            });
-        let (inbox, _) = waiting.unwrap_or_else(PoisonError::into_inner);
+        let mut inbox = self.inbox();
+        self.moved.wait_while_for(
+            &mut inbox,
+            |inbox| inbox.is_full() && !self.is_closing(),
+            SPACE_TIMEOUT,
+        );
         !inbox.is_full()
     }
 
@@ -140,10 +134,7 @@ impl Shared {
                 warn!(group, partitions:? = partitions; "partitions revoked before their work is done; the next owner repeats it");
                 return;
             }
-            inbox = self
-                .moved
-                .wait_timeout(inbox, left)
-                .map_or_else(|error| error.into_inner().0, |(inbox, _)| inbox);
+            self.moved.wait_for(&mut inbox, left);
         }
     }
 
@@ -296,7 +287,7 @@ impl ClientContext for ReaderEvents {
         let Some(id) = events::new_id(&self.shared.topic, line) else {
             return;
         };
-        let before = lock(&self.shared.id).replace(id.to_owned());
+        let before = self.shared.id.lock().replace(id.to_owned());
         if before.is_some_and(|before| before != id) {
             warn!(topic = self.shared.topic.as_str(), group = self.shared.group.as_str(); "topic recreated, reading it from the beginning");
             self.shared.made_again.store(true, Ordering::Relaxed);
@@ -330,7 +321,7 @@ impl ClientContext for ReaderEvents {
         // librdkafka does not report the end of an asynchronous commit to clients that use events
         // instead of callbacks, as rdkafka does. The statistics are the only sign. A commit that is
         // still in flight is repeated, which is harmless.
-        *lock(&self.shared.committing) = None;
+        *self.shared.committing.lock() = None;
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -357,7 +348,7 @@ impl ConsumerContext for ReaderEvents {
         if self.is_over() {
             return;
         }
-        *lock(&self.shared.committing) = None;
+        *self.shared.committing.lock() = None;
         match result {
             Ok(()) => self.shared.record_commit(offsets),
             // The next commit includes these positions.
@@ -645,7 +636,10 @@ impl Reader {
     }
 
     fn commit(&self, consumer: &BaseConsumer<ReaderEvents>, now: Instant) {
-        let waits = lock(&self.shared.committing)
+        let waits = self
+            .shared
+            .committing
+            .lock()
             .is_some_and(|since| now.duration_since(since) < COMMIT_TIMEOUT);
         if waits {
             return;
@@ -653,9 +647,9 @@ impl Reader {
         let Some(list) = self.shared.due(|_| true) else {
             return;
         };
-        *lock(&self.shared.committing) = Some(now);
+        *self.shared.committing.lock() = Some(now);
         if let Err(error) = consumer.commit(&list, CommitMode::Async) {
-            *lock(&self.shared.committing) = None;
+            *self.shared.committing.lock() = None;
             debug!(group = self.shared.group.as_str(); "commit failed: {error}");
         }
     }

@@ -1,12 +1,13 @@
 //! Monitors the topics: creates missing ones, also those deleted later, and tracks whether Kafka
 //! answers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
+use parking_lot::Mutex;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
@@ -182,8 +183,8 @@ impl TopicMonitor {
         self.look();
     }
 
-    fn topics(&self) -> std::sync::MutexGuard<'_, Vec<Arc<TopicState>>> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    fn topics(&self) -> parking_lot::MutexGuard<'_, Vec<Arc<TopicState>>> {
+        self.topics.lock()
     }
 
     fn run(&self, mut look: TopicProbe, woken: &Receiver<()>) {

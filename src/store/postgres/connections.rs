@@ -2,9 +2,11 @@
 //! work that failed on such a connection is retried on a new one.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::address::PgAddress;
 use super::error::{Failure, ONLY_READS, one_line};
@@ -299,7 +301,7 @@ impl Shared {
     /// Whether connections to a read-only server may be discarded now, at most once per
     /// [`RETRY_INTERVAL`].
     fn may_renew(&self) -> bool {
-        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut renewed = self.renewed.lock();
         let is_due = renewed.is_none_or(|at| at.elapsed() >= RETRY_INTERVAL);
         if is_due {
             *renewed = Some(Instant::now());
@@ -322,7 +324,7 @@ impl Tries {
     /// [`RETRY_INTERVAL`]; other callers get the stored failure.
     fn connect<T>(&self, connect: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
         let has_failed = self.failed_within(Duration::MAX).is_some();
-        let _turn = has_failed.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let _turn = has_failed.then(|| self.turn.lock());
         if let Some(why) = self.failed_within(RETRY_INTERVAL) {
             return Err(why);
         }
@@ -343,7 +345,7 @@ impl Tries {
     }
 
     fn failure(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failure.lock()
     }
 }
 

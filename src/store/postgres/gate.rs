@@ -1,7 +1,8 @@
 //! Limits how many threads run something at once.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
 
 /// A counting semaphore for blocking callers, with a deadline.
 pub(super) struct Gate {
@@ -27,22 +28,17 @@ impl Gate {
     /// Waits for a permit until the deadline.
     pub(super) fn enter(&self, deadline: Instant) -> Option<Entry<'_>> {
         let timeout = deadline.saturating_duration_since(Instant::now());
-        let waited = self
-            .released
-            .wait_timeout_while(self.lock(), timeout, |free| *free == 0);
-        let (mut free, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
+        self.released
+            .wait_while_for(&mut free, |free| *free == 0, timeout);
         *free = free.checked_sub(1)?;
         Some(Entry(self))
     }
 
     pub(super) fn try_enter(&self) -> Option<Entry<'_>> {
-        let mut free = self.lock();
+        let mut free = self.free.lock();
         *free = free.checked_sub(1)?;
         Some(Entry(self))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, u32> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,7 +47,7 @@ pub(super) struct Entry<'a>(&'a Gate);
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        *self.0.lock() += 1;
+        *self.0.free.lock() += 1;
         self.0.released.notify_one();
     }
 }

@@ -1,7 +1,8 @@
 //! Tracks whether the tables exist, for calls that arrive before the first migration.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 use super::StoreError;
 
@@ -32,11 +33,11 @@ enum State {
 
 impl Tables {
     pub(super) fn expect(&self) {
-        *self.lock() = State::Expected;
+        *self.state.lock() = State::Expected;
     }
 
     pub(super) fn tried(&self, result: &Result<(), StoreError>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match result {
             Ok(()) => *state = State::There,
             Err(failure) if matches!(*state, State::Expected | State::Failed(_)) => {
@@ -48,24 +49,19 @@ impl Tables {
     }
 
     pub(super) fn are_there(&self) -> bool {
-        *self.lock() == State::There
+        *self.state.lock() == State::There
     }
 
     /// Waits while a migration is pending.
     pub(super) fn wait(&self) -> Result<(), StoreError> {
-        let waited = self
-            .changed
-            .wait_timeout_while(self.lock(), WAIT_LIMIT, |state| *state == State::Expected);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
+        self.changed
+            .wait_while_for(&mut state, |state| *state == State::Expected, WAIT_LIMIT);
         match &*state {
             State::Unknown | State::There => Ok(()),
             State::Expected => Err(not_yet()),
             State::Failed(failure) => Err(failure.clone()),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

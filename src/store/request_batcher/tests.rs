@@ -19,8 +19,8 @@ fn doubler(turns: usize, most: usize) -> Doubler {
         &ConcurrencyLimit::new(turns),
         most,
         move |numbers: &[u32]| {
-            notes.lock().unwrap().push(numbers.to_vec());
-            released.lock().unwrap().recv().unwrap();
+            notes.lock().push(numbers.to_vec());
+            released.lock().recv().unwrap();
             match numbers {
                 numbers if numbers.contains(&13) => panic!("thirteen"),
                 numbers if numbers.contains(&0) => Err(StoreError::Refused("nought".to_owned())),
@@ -37,7 +37,7 @@ fn doubler(turns: usize, most: usize) -> Doubler {
 
 impl Doubler {
     async fn until_calls(&self, calls: usize) {
-        while self.calls.lock().unwrap().len() < calls {
+        while self.calls.lock().len() < calls {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     }
@@ -73,10 +73,7 @@ async fn concurrent_requests_are_batched() {
         .map(|response| response.unwrap().unwrap())
         .collect();
     assert_eq!(responses, [4, 6, 8, 10, 12]);
-    assert_eq!(
-        *doubler.calls.lock().unwrap(),
-        [vec![1], vec![2, 3, 4], vec![5, 6]]
-    );
+    assert_eq!(*doubler.calls.lock(), [vec![1], vec![2, 3, 4], vec![5, 6]]);
 }
 
 #[tokio::test]
@@ -86,10 +83,7 @@ async fn one_kind_uses_half_of_calls() {
     doubler.until_calls(2).await;
     doubler.until_waiting(1).await;
     assert_eq!(
-        (
-            doubler.calls.lock().unwrap().len(),
-            doubler.batcher.state().workers
-        ),
+        (doubler.calls.lock().len(), doubler.batcher.state().workers),
         (2, 2)
     );
     (0..3).for_each(|_| doubler.release.send(()).unwrap());
@@ -111,8 +105,8 @@ async fn kinds_take_turns() {
     let kind = |name: &'static str, most| {
         let (calls, released) = (calls.clone(), released.clone());
         RequestBatcher::new(&turns, most, move |numbers: &[u32]| {
-            released.lock().unwrap().recv().unwrap();
-            calls.lock().unwrap().push((name, numbers.len()));
+            released.lock().recv().unwrap();
+            calls.lock().push((name, numbers.len()));
             Ok(numbers.to_vec())
         })
     };
@@ -131,10 +125,7 @@ async fn kinds_take_turns() {
         .into_iter()
         .flat_map(Result::unwrap)
         .for_each(|response| assert!(response.is_ok()));
-    assert_eq!(
-        *calls.lock().unwrap(),
-        [("few", 2), ("many", 50), ("few", 2)]
-    );
+    assert_eq!(*calls.lock(), [("few", 2), ("many", 50), ("few", 2)]);
 }
 
 /// A rejection is returned only to the request that caused it.
@@ -164,7 +155,7 @@ async fn rejection_reaches_its_own_request() {
         ]
     );
     assert_eq!(
-        doubler.calls.lock().unwrap()[1..],
+        doubler.calls.lock()[1..],
         [vec![5, 0, 7], vec![5], vec![0], vec![7]]
     );
 }
@@ -180,5 +171,5 @@ async fn panic_does_not_stop_batcher() {
     // The caller stops waiting for this request.
     drop(tokio::time::timeout(std::time::Duration::ZERO, doubler.batcher.submit(3)).await);
     doubler.until_calls(3).await;
-    assert_eq!(doubler.calls.lock().unwrap()[2], [3]);
+    assert_eq!(doubler.calls.lock()[2], [3]);
 }
