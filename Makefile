@@ -7,7 +7,7 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation check-migrations compose-secrets bench audit tools
+.PHONY: help run odds processor ingest wallet bets confirmation supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation check-examples check-migrations compose-secrets bench audit tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,7 +39,7 @@ supplier: ## Run only the simulator role: a supplier for development
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-test: test-embedded test-real check-operation ## Check format, lints and docs, then run all tests, on embedded and on real engines
+test: test-embedded test-real check-operation check-examples ## Check format, lints and docs, then run all tests, on embedded and on real engines
 
 test-embedded: nextest ## Like test, but without real engines; nothing else has to be installed
 	$(CARGO) fmt --all --check
@@ -76,6 +76,10 @@ engines-down: ## Stop the engines that engines-up started; the data stays
 check-operation: ## Check alerts and Alertmanager routes, and scrape the running binary with a real Prometheus
 	@$(CARGO) build --locked --bin sports-bet --test it
 	@SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-operation
+
+check-examples: ## Paste the shell examples of README.md and docs into a shell, against the running binary
+	@$(CARGO) build --locked --bin sports-bet --test it
+	@SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-examples
 
 check-migrations: ## Run the commands of migrations/README.md with the real diesel CLI, on SQLite and PostgreSQL
 	@TOOLS=$(TOOLS) scripts/engines with scripts/check-migrations

@@ -55,12 +55,12 @@ struct Source {
     code: String,
 }
 
-fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
+fn files_below(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            files_below(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files_below(&path, extension, found);
+        } else if path.extension().is_some_and(|of_path| of_path == extension) {
             found.push(path);
         }
     }
@@ -70,7 +70,7 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
-    files_below(&root, &mut files);
+    files_below(&root, "rs", &mut files);
     let sources: Vec<_> = files
         .iter()
         .filter_map(|file| {
@@ -180,4 +180,16 @@ fn actors_of_rooms_share_only_messages() {
             .map(|(room, to)| (room.to_owned(), to.to_owned()))
             .into()
     );
+}
+
+/// Snapshots stand in the tests (`insta`'s inline form), so that none can outlive its test.
+#[test]
+fn snapshots_are_inline() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for folder in ["src", "tests", "benches"] {
+        files_below(&root.join(folder), "snap", &mut found);
+        files_below(&root.join(folder), "new", &mut found);
+    }
+    assert!(found.is_empty(), "snapshot files: {found:?}");
 }
