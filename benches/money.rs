@@ -534,9 +534,9 @@ fn ask_all(
                     due += pause;
                 }
                 for (path, body) in step(pick()) {
-                    let asked = Instant::now();
+                    let sent = Instant::now();
                     connection.post(path, &body)?;
-                    times.saturating_record(u64::try_from(asked.elapsed().as_micros())?);
+                    times.saturating_record(u64::try_from(sent.elapsed().as_micros())?);
                 }
             }
             Ok(times)

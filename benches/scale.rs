@@ -198,7 +198,7 @@ fn events() -> Outcome<Vec<Row>> {
             row = row.at_most(1.3);
         }
         if share > FULL {
-            row = row.remark("as much as it could: what came meanwhile was joined");
+            row = row.remark("as many as it could; concurrent requests shared batches");
         }
         rows.push(row);
     }

@@ -144,8 +144,8 @@ impl ClientPool {
                 0 => nap(began)?,
                 read => end += read,
             }
-            while let Some((_, behind)) = frame(&self.buffer[taken..end]) {
-                taken += behind;
+            while let Some((_, length)) = frame(&self.buffer[taken..end]) {
+                taken += length;
                 seen += 1;
             }
         }

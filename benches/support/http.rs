@@ -32,7 +32,7 @@ impl Connection {
             let read = self.stream.read(&mut buffer)?;
             answer.extend_from_slice(&buffer[..read]);
             if read == 0 {
-                return Err(format!("closed behind `{}`", String::from_utf8_lossy(&answer)).into());
+                return Err(format!("closed after `{}`", String::from_utf8_lossy(&answer)).into());
             }
             let Some(end) = end_of_head(&answer) else {
                 continue;

@@ -182,7 +182,7 @@ fn actors_of_rooms_share_only_messages() {
     );
 }
 
-/// Snapshots stand in the tests (`insta`'s inline form), so that none can outlive its test.
+/// Snapshots are part of their tests (`insta`'s inline form), so that none can outlive its test.
 #[test]
 fn snapshots_are_inline() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -208,6 +208,6 @@ async fn post(
 }
 
 /// A bet on home at 1.5.
-fn slip(user: &str, event: &str, stake: i64) -> Value {
+fn bet_body(user: &str, event: &str, stake: i64) -> Value {
     json!({"userId": user, "eventId": event, "market": "1x2", "selection": "home", "stake_cents": stake, "odd_value": 1.5})
 }

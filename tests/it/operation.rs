@@ -286,10 +286,10 @@ fn unreadable_expression_is_an_error(#[case] expression: &str) {
 fn prometheus_scrapes_each_default_port() {
     let text = file("docker/prometheus/prometheus.yml");
     let text = text.split_once("scrape_configs:").unwrap().1;
-    let mut asked: Vec<(String, u16)> = Vec::new();
+    let mut expected: Vec<(String, u16)> = Vec::new();
     for line in text.lines() {
         if let Some((_, job)) = line.split_once("job_name: ") {
-            asked.push((job.to_owned(), 0));
+            expected.push((job.to_owned(), 0));
         } else if let Some((_, port)) = line.split_once("port: ") {
             let names = line
                 .split_once("names: [")
@@ -298,18 +298,18 @@ fn prometheus_scrapes_each_default_port() {
                 .split(']')
                 .next()
                 .unwrap();
-            let last = asked.last_mut().unwrap();
+            let last = expected.last_mut().unwrap();
             assert_eq!(last.0, names, "job and name differ");
             last.1 = port.split(',').next().unwrap().parse().unwrap();
         }
     }
     let config = Config::from_variables(&[]).unwrap();
-    let wanted: Vec<_> = asked
+    let wanted: Vec<_> = expected
         .iter()
         .map(|(job, _)| (job.clone(), health_port(job, &config)))
         .collect();
-    assert_eq!(asked, wanted);
-    let jobs: BTreeSet<_> = asked.iter().map(|(job, _)| job.as_str()).collect();
+    assert_eq!(expected, wanted);
+    let jobs: BTreeSet<_> = expected.iter().map(|(job, _)| job.as_str()).collect();
     assert_eq!(jobs, Role::ALL.map(Role::name).into());
     // The same targets, for hosts where the names do not resolve through DNS.
     let targets: serde_norway::Value =
@@ -321,7 +321,7 @@ fn prometheus_scrapes_each_default_port() {
             target.rsplit(':').next().unwrap().parse().unwrap(),
         )
     });
-    assert_eq!(listed.collect::<Vec<(String, u16)>>(), asked);
+    assert_eq!(listed.collect::<Vec<(String, u16)>>(), expected);
 }
 
 #[test]

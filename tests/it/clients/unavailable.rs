@@ -34,7 +34,7 @@ use crate::support::OddsClient;
 
 /// Books that answer every second request.
 struct Failing {
-    asked: u64,
+    requests: u64,
 }
 
 impl Actor for Failing {
@@ -44,11 +44,11 @@ impl Actor for Failing {
 impl Handler<GetSnapshot> for Failing {
     type Result = Result<Snapshot, ApplyError>;
 
-    fn handle(&mut self, asked: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
-        self.asked += 1;
-        match self.asked % 2 {
-            0 => Ok(Book::new(asked.0).snapshot()),
-            _ => Err(ApplyError::BookEnded(asked.0)),
+    fn handle(&mut self, message: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
+        self.requests += 1;
+        match self.requests % 2 {
+            0 => Ok(Book::new(message.0).snapshot()),
+            _ => Err(ApplyError::BookEnded(message.0)),
         }
     }
 }
@@ -63,9 +63,9 @@ impl Actor for Holding {
 impl Handler<GetSnapshot> for Holding {
     type Result = Result<Snapshot, ApplyError>;
 
-    fn handle(&mut self, asked: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, message: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
         const UPDATE: &str = r#"{"event_id":"E","market":"1x2","odds":{"home":1.5,"draw":2.5,"away":3.5},"updated_at":"2025-11-09T21:07:45Z","source":"s","version":1}"#;
-        let mut book = Book::new(asked.0);
+        let mut book = Book::new(message.0);
         book.apply(OddsUpdate::from_json(UPDATE.as_bytes()).unwrap(), 0)
             .unwrap();
         Ok(book.snapshot())
@@ -167,7 +167,7 @@ fn serve(
 #[actix_web::test]
 async fn failed_snapshot_can_be_retried() {
     let served = serve(
-        Failing { asked: 0 }.start().recipient(),
+        Failing { requests: 0 }.start().recipient(),
         FeedState::in_process,
     );
     let server = &served.server;

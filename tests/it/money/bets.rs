@@ -5,7 +5,7 @@ use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
 use sports_bet_platform::config::settings::Role;
 
-use super::{BetsHarness, market, slip};
+use super::{BetsHarness, bet_body, market};
 use crate::support::until;
 
 #[actix_web::test]
@@ -13,7 +13,7 @@ async fn confirmed_bet_costs_its_stake() {
     let mut harness = BetsHarness::open(&[], &[]).await;
     harness.offer("E").await;
     harness.deposit("u", 1_000).await;
-    let placed = harness.bet(&slip("u", "E", 300), None).await.json();
+    let placed = harness.bet(&bet_body("u", "E", 300), None).await.json();
     assert_eq!(placed["status"], "PENDING_CONFIRMATION", "{placed}");
     assert_eq!(
         (&placed["new_balance"], &placed["odd_value"]),
@@ -88,7 +88,7 @@ async fn rejected_bet_returns_its_stake() {
     let mut harness = BetsHarness::open(&[("SIMULATOR_CONFIRM_REJECT_SHARE", "1")], &[]).await;
     harness.offer("E").await;
     harness.deposit("u", 1_000).await;
-    let placed = harness.bet(&slip("u", "E", 300), None).await.json();
+    let placed = harness.bet(&bet_body("u", "E", 300), None).await.json();
     let bet = harness.decided(&placed).await;
     assert_eq!(
         (&bet["status"], bet["reason"].is_string()),
@@ -113,7 +113,7 @@ async fn unanswered_bet_is_rejected_and_cancelled() {
     .await;
     harness.offer("E").await;
     harness.deposit("u", 1_000).await;
-    let placed = harness.bet(&slip("u", "E", 300), None).await.json();
+    let placed = harness.bet(&bet_body("u", "E", 300), None).await.json();
     let id = placed["betId"].as_str().unwrap();
     // While the bet is pending, nothing else can move its stake.
     for path in ["commit", "refund"] {
@@ -154,7 +154,7 @@ async fn invalid_bets_are_rejected_by_reason() {
     harness.deposit("u", 100_000).await;
     harness.offer("E").await;
     let with = |change: &[(&str, Value)]| {
-        let mut body = slip("u", "E", 1_000);
+        let mut body = bet_body("u", "E", 1_000);
         for (field, value) in change {
             body[*field] = value.clone();
         }
@@ -284,7 +284,7 @@ async fn repeated_bet_key_places_one_bet() {
     let mut harness = BetsHarness::open(&[], &[]).await;
     harness.offer("E").await;
     harness.deposit("u", 10_000).await;
-    let body = slip("u", "E", 100);
+    let body = bet_body("u", "E", 100);
     let answers = join_all((0..100).map(|_| harness.bet(&body, Some("key")))).await;
     assert_eq!(answers[0].code(), "200", "{:?}", answers[0]);
     assert!(
@@ -309,17 +309,23 @@ async fn repeated_bet_key_places_one_bet() {
     again["requestId"] = json!("key");
     assert_eq!(harness.bet(&again, None).await, answers[0]);
     assert_eq!(
-        harness.bet(&slip("u", "E", 101), Some("key")).await.code(),
+        harness
+            .bet(&bet_body("u", "E", 101), Some("key"))
+            .await
+            .code(),
         "422 IDEMPOTENCY_KEY_REUSED"
     );
     // The same key of another user is a different key.
     harness.deposit("v", 1_000).await;
     assert_eq!(
-        harness.bet(&slip("v", "E", 100), Some("key")).await.code(),
+        harness
+            .bet(&bet_body("v", "E", 100), Some("key"))
+            .await
+            .code(),
         "200"
     );
     // A rejection is an answer, too, and is repeated even after its cause is gone.
-    let refused = harness.bet(&slip("v", "E", 5_000), Some("other")).await;
+    let refused = harness.bet(&bet_body("v", "E", 5_000), Some("other")).await;
     assert_eq!(refused.code(), "409 INSUFFICIENT_FUNDS");
     harness
         .wallet(
@@ -328,7 +334,7 @@ async fn repeated_bet_key_places_one_bet() {
         )
         .await;
     assert_eq!(
-        harness.bet(&slip("v", "E", 5_000), Some("other")).await,
+        harness.bet(&bet_body("v", "E", 5_000), Some("other")).await,
         refused
     );
     harness
@@ -341,14 +347,14 @@ async fn repeated_bet_key_places_one_bet() {
         answers[0],
         "the price at the time of the bet"
     );
-    let changed = harness.bet(&slip("u", "E", 100), Some("third")).await;
+    let changed = harness.bet(&bet_body("u", "E", 100), Some("third")).await;
     assert_eq!(
         (changed.code().as_str(), &changed.json()["odd_value"]),
         ("409 ODDS_CHANGED", &json!(1.7))
     );
     harness.show(market("E", 3, |_| {})).await;
     assert_eq!(
-        harness.bet(&slip("u", "E", 100), Some("third")).await,
+        harness.bet(&bet_body("u", "E", 100), Some("third")).await,
         changed
     );
     let page = harness.platform.metrics(Role::Bets).await;

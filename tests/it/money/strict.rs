@@ -171,8 +171,11 @@ async fn unknown_and_repeated_fields_are_named() {
             .await;
         assert_eq!(answer.code(), "200", "{path} {body}");
     }
-    let slip = r#"{"userId": "USER_001", "eventId": "E", "market": "1x2", "selection": "1", "stake_cents": 1000, "odd_value": 1.5}"#;
-    assert_eq!(harness.post(bets, "/bets", slip, None).await.code(), "200");
+    let bet_body = r#"{"userId": "USER_001", "eventId": "E", "market": "1x2", "selection": "1", "stake_cents": 1000, "odd_value": 1.5}"#;
+    assert_eq!(
+        harness.post(bets, "/bets", bet_body, None).await.code(),
+        "200"
+    );
     harness.close().await;
 }
 

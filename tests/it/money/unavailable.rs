@@ -5,7 +5,7 @@ use futures_util::future::join3;
 use pretty_assertions::assert_eq;
 use serde_json::json;
 
-use super::{BetsHarness, market, post, slip};
+use super::{BetsHarness, bet_body, market, post};
 use crate::support::{Cluster, Database, SteadySupplier, until};
 
 #[actix_web::test]
@@ -15,7 +15,7 @@ async fn locked_wallet_asks_for_a_retry() {
     harness.deposit("u", 1_000).await;
     let lock = Database::of(&harness.platform.folder).lock();
     let (keyed, order) = (
-        slip("u", "E", 100),
+        bet_body("u", "E", 100),
         json!({"userId": "u", "amount_cents": 50, "external_ref": "r"}),
     );
     let (bet, reserved, looked) = join3(
@@ -59,7 +59,7 @@ async fn database_failure_is_reported_and_takes_nothing() {
     database.execute("ALTER TABLE wallets RENAME TO away; ALTER TABLE bets RENAME TO also_away");
     let more = json!({"userId": "u", "amount_cents": 500, "external_ref": "more"});
     let order = json!({"userId": "u", "amount_cents": 50, "external_ref": "r"});
-    let bet = slip("u", "E", 100);
+    let bet = bet_body("u", "E", 100);
     let (wallet, bets) = (harness.platform.wallet(), harness.platform.bets());
     let answers = [
         harness.get(wallet, "/wallet?userId=u").await,
@@ -93,7 +93,7 @@ async fn unreadable_prices_take_no_bets() {
     harness.deposit("u", 1_000).await;
     let database = Database::of(&harness.platform.folder);
     database.execute("ALTER TABLE odds_current RENAME TO away");
-    let bet = slip("u", "E", 100);
+    let bet = bet_body("u", "E", 100);
     for key in [None, Some("key")] {
         assert_eq!(
             harness.bet(&bet, key).await.code(),
@@ -127,10 +127,18 @@ async fn no_processor_means_no_bets() {
             .code(),
         "200"
     );
-    let mut slip = slip("u", &SteadySupplier::event(0), 100);
-    slip["oddsChange"] = json!("any");
-    let bet = || post(&client, bets.bets(), "/bets", slip.to_string(), Some("key"));
-    let other = || post(&client, bets.bets(), "/bets", slip.to_string(), None);
+    let mut bet_body = bet_body("u", &SteadySupplier::event(0), 100);
+    bet_body["oddsChange"] = json!("any");
+    let bet = || {
+        post(
+            &client,
+            bets.bets(),
+            "/bets",
+            bet_body.to_string(),
+            Some("key"),
+        )
+    };
+    let other = || post(&client, bets.bets(), "/bets", bet_body.to_string(), None);
     until("the database is available", || async {
         (!bet().await.text.contains("STORE_UNAVAILABLE")).then_some(())
     })

@@ -76,7 +76,7 @@ pub fn interpolated(value: &str, set: &Variables) -> Result<String, String> {
             }
             (depth == 0).then_some(place)
         });
-        let (inside, behind) = (&after[..end.unwrap()], &after[end.unwrap() + 1..]);
+        let inside = &after[..end.unwrap()];
         let (name, otherwise) = inside.split_once(':').unwrap_or((inside, "-"));
         match (
             set.get(name).filter(|value| !value.is_empty()),
@@ -86,7 +86,7 @@ pub fn interpolated(value: &str, set: &Variables) -> Result<String, String> {
             (None, ("-", default)) => text += &interpolated(default, set)?,
             (None, (_, message)) => return Err(format!("{name}: {message}")),
         }
-        rest = behind;
+        rest = &after[end.unwrap() + 1..];
     }
     Ok(text + rest)
 }

@@ -32,7 +32,7 @@ pub fn selectors(expression: &str) -> Result<Vec<Selector>, String> {
     while let Some(first) = rest.chars().next() {
         rest = match first {
             '"' | '\'' | '`' => string(rest)?.1,
-            '[' => behind(rest, ']')?,
+            '[' => rest_after(rest, ']')?,
             '{' => return Err(format!("a selector without a name: {rest}")),
             '0'..='9' | '$' => {
                 rest[1..].trim_start_matches(|letter: char| is_name(letter) || letter == '.')
@@ -54,7 +54,7 @@ fn word<'a>(name: &str, after: &'a str, found: &mut Vec<Selector>) -> Result<&'a
     let lower = name.to_lowercase();
     if LABELLED.contains(&lower.as_str()) {
         return if after.starts_with('(') {
-            behind(after, ')')
+            rest_after(after, ')')
         } else {
             Ok(after)
         };
@@ -78,8 +78,8 @@ fn word<'a>(name: &str, after: &'a str, found: &mut Vec<Selector>) -> Result<&'a
 /// else after a name.
 fn begins_with_labels(after: &str) -> bool {
     ["by", "without"].iter().any(|word| {
-        let behind = after.strip_prefix(word).map(str::trim_start);
-        behind.is_some_and(|behind| behind.starts_with('('))
+        let labels = after.strip_prefix(word).map(str::trim_start);
+        labels.is_some_and(|labels| labels.starts_with('('))
     })
 }
 
@@ -116,7 +116,7 @@ fn string(text: &str) -> Result<(&str, &str), String> {
     Err(format!("no end of the string: {text}"))
 }
 
-fn behind(text: &str, end: char) -> Result<&str, String> {
+fn rest_after(text: &str, end: char) -> Result<&str, String> {
     text.split_once(end)
         .map(|(_, rest)| rest)
         .ok_or_else(|| format!("no {end} in {text}"))

@@ -111,11 +111,11 @@ pub fn positions(sandbox: &Sandbox, group: &str) -> Positions {
         .iter()
         .map(|partition| partition.id())
         .collect();
-    let mut asked = TopicPartitionList::new();
+    let mut list = TopicPartitionList::new();
     for partition in &partitions {
-        asked.add_partition(topic, *partition);
+        list.add_partition(topic, *partition);
     }
-    let committed = consumer.committed_offsets(asked, WAIT).unwrap();
+    let committed = consumer.committed_offsets(list, WAIT).unwrap();
     let next = |offset| {
         if let Offset::Offset(offset) = offset {
             offset

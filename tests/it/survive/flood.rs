@@ -37,7 +37,7 @@ fn market(event: &str, version: u64, status: &str) -> String {
 }
 
 /// Subscribes to ids of nonexistent events, each once, within every limit.
-async fn flood(address: std::net::SocketAddr, session: usize, asked: Arc<AtomicUsize>) {
+async fn flood(address: std::net::SocketAddr, session: usize, subscribed: Arc<AtomicUsize>) {
     let (mut to, mut from) = OddsClient::connect(address).await.socket.split();
     tokio::spawn(async move { while let Some(Ok(_)) = from.next().await {} });
     let mut ticks = interval(Duration::from_micros(1_000_000 / RATE));
@@ -49,7 +49,7 @@ async fn flood(address: std::net::SocketAddr, session: usize, asked: Arc<AtomicU
                 return;
             }
         }
-        asked.fetch_add(1, Ordering::Relaxed);
+        subscribed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -156,9 +156,9 @@ async fn unknown_id_flood_delays_no_suspension() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     report("before the flood", &delays);
 
-    let asked = Arc::<AtomicUsize>::default();
+    let subscribed = Arc::<AtomicUsize>::default();
     for session in 0..FLOODING {
-        actix_web::rt::spawn(flood(platform.odds(), session, asked.clone()));
+        actix_web::rt::spawn(flood(platform.odds(), session, subscribed.clone()));
     }
     tokio::time::sleep(FLOOD).await;
     suspend.store(true, Ordering::SeqCst);
@@ -184,7 +184,7 @@ async fn unknown_id_flood_delays_no_suspension() {
     );
     assert!(!delays.lock().unwrap().is_empty(), "changes arrive");
     report("in the flood", &delays);
-    eprintln!("{} ids requested", asked.load(Ordering::Relaxed));
+    eprintln!("{} ids requested", subscribed.load(Ordering::Relaxed));
     assert_eq!(late, 0, "bets on a suspended market");
     let (status, odds) = get_json(&platform.url("/v1/events/LIVE/odds")).await;
     assert_eq!(

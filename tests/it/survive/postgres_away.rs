@@ -121,10 +121,10 @@ async fn away(is_killed: bool) {
         "the processor is ready {:?} after PostgreSQL",
         back.elapsed()
     );
-    let behind = SteadySupplier::event(0);
-    let version = follower.last(&behind).1;
+    let event = SteadySupplier::event(0);
+    let version = follower.last(&event).1;
     eventually("the store path has caught up", async || {
-        let stored = database.versions(&behind);
+        let stored = database.versions(&event);
         (stored.last() >= Some(&version)).then_some(())
     })
     .await;

@@ -245,19 +245,19 @@ pub async fn rest_version(address: SocketAddr, event: &str) -> i64 {
 pub async fn until_all(supplier: &SteadySupplier, what: &str, version: impl AsyncFn(&str) -> i64) {
     let deadline = Instant::now() + WAIT_LIMIT;
     loop {
-        let mut behind = Vec::new();
+        let mut late = Vec::new();
         for (event, last) in supplier.events().zip(supplier.last()) {
             let version = version(&event).await;
             if version != last {
-                behind.push(format!("{event}: {version} of {last}"));
+                late.push(format!("{event}: {version} of {last}"));
             }
         }
-        if behind.is_empty() {
+        if late.is_empty() {
             return;
         }
         assert!(
             Instant::now() < deadline,
-            "timed out after {WAIT_LIMIT:?}: not {what}: {behind:#?}"
+            "timed out after {WAIT_LIMIT:?}: not {what}: {late:#?}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
