@@ -1,22 +1,22 @@
--- Idempotency keys of wallet requests: the first answer to each, written in the transaction of its movement. Each
--- operation has keys of its own, and so have bets (bet_requests).
+-- Idempotency keys of wallet requests, with the first answer to each, written in the transaction of the
+-- movement. Each operation has its own keys, and so do bets (bet_requests).
 
 CREATE TABLE wallet_requests (
     user_id TEXT COLLATE "C" NOT NULL,
     operation transfer_kind NOT NULL,
     key money_name NOT NULL,
-    -- The request in one fixed form: another one with the same key is refused.
+    -- The request in canonical form: a different request with the same key is refused.
     fingerprint TEXT NOT NULL,
     -- JSON; src/store/movements.rs reads it. Empty only until the end of the transaction that claims the key.
     answer TEXT NOT NULL,
     at TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (user_id, operation, key)
 )
--- The answer is written after the key is claimed: room on the page keeps both versions there.
+-- The answer is written after the key is claimed: free space allows a HOT update on the same page.
 WITH (fillfactor = 70);
 
--- Makes a movement, unless its key has an answer. The key is claimed before anything else: a request with the same key
--- waits for that row until the first one has committed, also where there is no wallet to wait for.
+-- Executes a movement, unless its key has an answer. The key is claimed first: a request with the same key
+-- waits for that row until the first request has committed, even if there is no wallet to lock.
 CREATE FUNCTION wallet_apply_once(
     p_user TEXT, p_operation TEXT, p_key TEXT, p_fingerprint TEXT, p_amount BIGINT, p_reference TEXT, p_id UUID,
     p_now TIMESTAMPTZ, OUT answer TEXT

@@ -1,11 +1,12 @@
--- Wallets, their ledger, reservations, bets, and what is on its way to the bus and to the supplier: the tables of
--- PostgreSQL's migration of this name, whose comments say what each is for.
+-- Wallets, their ledger, reservations, bets, and messages to the bus and to the supplier: the tables of
+-- PostgreSQL's migration of this name, which describes them.
 --
--- Amounts are whole cents, prices are thousandths, times are microseconds since 1970, UUIDs are in their usual text, whose
--- order is that of their bytes. The rules that are functions there are src/domain/ledger.rs and src/store/sqlite/money
--- here: SQLite has no functions, and a round trip to it costs nothing. Its one write lock stands for the lock on a wallet.
+-- Amounts are whole cents, prices are thousandths, times are microseconds since 1970. UUIDs are hyphenated
+-- text, which sorts like their bytes. The rules that are functions in PostgreSQL are in
+-- src/domain/wallet/ledger.rs and src/store/sqlite/money: SQLite has no stored functions, and needs no
+-- network round trips. Its single write lock replaces the lock on a wallet.
 --
--- AUTOINCREMENT: a number is never given twice, also when the row with the highest one has gone.
+-- AUTOINCREMENT: a number is never reused, not even after the row with the highest number is deleted.
 
 CREATE TABLE wallets (
     user_id TEXT PRIMARY KEY NOT NULL CHECK (user_id <> ''),
