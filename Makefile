@@ -7,7 +7,7 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation check-examples check-migrations compose-secrets bench audit tools
+.PHONY: help run odds processor ingest wallet bets confirmation supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation check-examples check-migrations compose-secrets bench audit audit-tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -98,25 +98,24 @@ bench: ## Run all benches and print one table (about 20 minutes; `cargo bench --
 		$(CARGO) bench --locked --quiet --bench table; \
 		test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }'
 
-audit: ## Check licences, bans, sources, advisories and unused dependencies (AUDIT_OFFLINE=1 skips advisories)
-	@for tool in deny machete; do \
-		$(CARGO) $$tool --version >/dev/null 2>&1 || { echo "cargo-$$tool is missing: run 'make tools'" >&2; exit 1; }; \
-	done
-ifeq ($(AUDIT_OFFLINE),1)
-	$(CARGO) deny --locked --offline check bans licenses sources
+# ADVISORIES=if-reachable does not fail if the advisory database cannot be fetched; it says so.
+ADVISORIES ?= required
+
+audit: audit-tools ## Check licences, bans, sources, unused dependencies and advisories (ADVISORIES=if-reachable or off)
+	$(CARGO) deny --locked --log-level error check bans licenses sources
 	$(CARGO) machete
-	@echo 'AUDIT_OFFLINE=1: advisories were NOT checked' >&2
+ifeq ($(ADVISORIES),off)
+	@echo 'audit: advisories were NOT checked: ADVISORIES=off' >&2
 else
-	$(CARGO) deny --locked check bans licenses sources
-	$(CARGO) machete
-	@$(CARGO) deny --locked check advisories || { \
-		echo 'Advisories were found, or could not be fetched and were NOT checked: see above.' >&2; \
-		echo 'Without a network, set AUDIT_OFFLINE=1 to skip them.' >&2; \
-		exit 1; \
-	}
+	@if $(CARGO) deny --locked fetch db; then \
+		$(CARGO) deny --locked --log-level error check --disable-fetch advisories; \
+	elif [ '$(ADVISORIES)' = if-reachable ]; then \
+		echo 'audit: advisories were NOT checked: their database could not be fetched' >&2; \
+	else \
+		echo 'audit: the advisory database could not be fetched; ADVISORIES=off skips it' >&2; exit 1; \
+	fi
 endif
 
-tools: ## Install the audit tools and the test runner (cargo-deny, cargo-machete, cargo-nextest)
-	$(CARGO) install --locked cargo-deny@0.20.2
-	$(CARGO) install --locked cargo-machete@0.9.2
-	$(CARGO) install --locked cargo-nextest@0.9.151 --no-default-features --features default-no-update
+audit-tools:
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --debug --locked --root $(TOOLS) --no-default-features cargo-deny@0.20.2
+	@$(CARGO) machete --version >/dev/null 2>&1 || $(CARGO) install --debug --locked --root $(TOOLS) cargo-machete@0.9.2
