@@ -35,6 +35,10 @@ const UPWARD: [(&str, &str); 11] = [
     ("config/engines.rs", "store"),
     ("config/load.rs", "store"),
 ];
+/// Maximum number of lines of a source file, without its tests.
+const MAX_FILE_LINES: usize = 450;
+/// Maximum number of lines of a function.
+const MAX_FUNCTION_LINES: usize = 60;
 /// Crates that the domain does not know.
 const FRAMEWORKS: [&str; 9] = [
     "actix",
@@ -51,6 +55,8 @@ const FRAMEWORKS: [&str; 9] = [
 struct Source {
     /// Relative to `src`.
     path: String,
+    /// Without tests.
+    text: String,
     /// Without tests and comments.
     code: String,
 }
@@ -89,6 +95,7 @@ fn sources() -> Vec<Source> {
             Some(Source {
                 path: path.to_owned(),
                 code: code.join("\n"),
+                text: product.to_owned(),
             })
         })
         .collect();
@@ -135,7 +142,7 @@ fn imports_point_downwards() {
 #[test]
 fn domain_knows_no_framework_and_no_clock() {
     let mut found = Vec::new();
-    for Source { path, code } in sources() {
+    for Source { path, code, .. } in sources() {
         if room_of(&path) != "domain" {
             continue;
         }
@@ -160,7 +167,7 @@ fn domain_knows_no_framework_and_no_clock() {
 #[test]
 fn actors_of_rooms_share_only_messages() {
     let mut found = BTreeSet::new();
-    for Source { path, code } in sources() {
+    for Source { path, code, .. } in sources() {
         let Some(room) = path.strip_prefix("actors/").map(room_of) else {
             continue;
         };
@@ -180,6 +187,56 @@ fn actors_of_rooms_share_only_messages() {
             .map(|(room, to)| (room.to_owned(), to.to_owned()))
             .into()
     );
+}
+
+/// The first line and the length of each function. Relies on rustfmt: the closing brace has the
+/// indentation of the first line.
+fn functions(text: &str) -> Vec<(usize, usize)> {
+    let lines: Vec<_> = text.lines().collect();
+    let is_function = |line: &str| {
+        let words = line.trim_start().split(' ');
+        let mut words = words.skip_while(|word| {
+            matches!(*word, "const" | "async" | "extern" | "unsafe") || word.starts_with("pub")
+        });
+        words.next() == Some("fn")
+    };
+    let mut found = Vec::new();
+    for (first, line) in lines.iter().enumerate() {
+        if !is_function(line) || line.ends_with(';') || line.ends_with('}') {
+            continue;
+        }
+        let indent = line.len() - line.trim_start().len();
+        let end = lines[first..].iter().position(|line| {
+            let (before, after) = line.split_at(indent.min(line.len()));
+            before.trim().is_empty()
+                && (after == "}" || after.starts_with(") -> ") && after.ends_with(';'))
+        });
+        found.push((first + 1, end.unwrap_or_default() + 1));
+    }
+    found
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    let mut found = Vec::new();
+    let mut functions_seen = 0;
+    for Source { path, text, .. } in sources() {
+        let lines = text.lines().count();
+        if lines > MAX_FILE_LINES {
+            found.push(format!("{path} has {lines} lines"));
+        }
+        for (line, length) in functions(&text) {
+            functions_seen += 1;
+            if length > MAX_FUNCTION_LINES {
+                found.push(format!("{path}:{line} has {length} lines"));
+            }
+        }
+    }
+    assert!(
+        functions_seen > 1_000,
+        "only {functions_seen} functions found"
+    );
+    assert!(found.is_empty(), "{found:#?}");
 }
 
 /// Snapshots are part of their tests (`insta`'s inline form), so that none can outlive its test.
