@@ -24,8 +24,10 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
     };
     let places = places(&args.ids)?;
     let topic = bus.topic(args.place.target());
-    let (mut seen, mut found, mut batch, mut count) =
-        (HashSet::new(), HashSet::new(), Vec::new(), 0_usize);
+    let mut seen = HashSet::new();
+    let mut found = HashSet::new();
+    let mut batch = Vec::new();
+    let mut count = 0_usize;
     let mut truncated = 0_usize;
     let only = (!args.all).then_some(&places[..]);
     for record in bus.scan(&dead_letters, only)? {
@@ -58,19 +60,7 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
         }
     }
     publish(&*topic, batch).await?;
-    let verb = if args.dry_run {
-        "would be published"
-    } else {
-        "published"
-    };
-    let name = topic.name();
-    let mut summary = format!("{count} {verb} to {name}\n");
-    if truncated > 0 {
-        summary += &format!(
-            "{truncated} skipped: they were too large, and only the beginning was stored\n"
-        );
-    }
-    match out.write_all(summary.as_bytes()) {
+    match out.write_all(summary(count, truncated, args.dry_run, topic.name()).as_bytes()) {
         // The exit code still shows whether a requested letter is missing.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         written => written?,
@@ -79,6 +69,21 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
         Some((partition, offset)) => Err(DlqError::Unknown(Id::Place(*partition, *offset))),
         None => Ok(()),
     }
+}
+
+fn summary(count: usize, truncated: usize, dry_run: bool, topic: &str) -> String {
+    let verb = if dry_run {
+        "would be published"
+    } else {
+        "published"
+    };
+    let mut summary = format!("{count} {verb} to {topic}\n");
+    if truncated > 0 {
+        summary += &format!(
+            "{truncated} skipped: they were too large, and only the beginning was stored\n"
+        );
+    }
+    summary
 }
 
 fn places(ids: &[Id]) -> Result<Vec<(u32, u64)>, DlqError> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 use super::WatchError;
@@ -37,7 +37,7 @@ pub(super) struct WatchOptions {
     pub silence_limit: Duration,
     pub connect_limit: Duration,
     /// Delay before an unavailable snapshot is requested again.
-    pub ask_again_after: Duration,
+    pub retry_after: Duration,
     pub backoff: BackoffPolicy,
 }
 
@@ -165,11 +165,11 @@ impl<O: Write, N: Write> Watcher<O, N> {
         // Events whose snapshot was unavailable, and when to request it again.
         let mut retry: Option<(Instant, Vec<EventId>)> = None;
         loop {
-            let ask_at = retry.as_ref().map_or(silent_at, |(at, _)| *at);
+            let retry_at = retry.as_ref().map_or(silent_at, |(at, _)| *at);
             let message = tokio::select! {
                 // Biased: a server that never pauses must not prevent the new request.
                 biased;
-                () = sleep_until(ask_at), if retry.is_some() => {
+                () = sleep_until(retry_at), if retry.is_some() => {
                     for event in retry.take().into_iter().flat_map(|(_, events)| events) {
                         if let Err(error) = socket.send(subscribe(&event)).await {
                             return Ok(Ending::Lost(ConnectionLoss::Broken(error)));
@@ -179,20 +179,14 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 }
                 message = timeout_at(silent_at, socket.next()) => message,
             };
-            let text = match message {
-                Err(_) => {
-                    return Ok(Ending::Lost(ConnectionLoss::Silent(
-                        self.options.silence_limit,
-                    )));
-                }
-                Ok(None) => return Ok(Ending::Lost(ConnectionLoss::Closed(String::new()))),
-                Ok(Some(Err(error))) => return Ok(Ending::Lost(ConnectionLoss::Broken(error))),
-                Ok(Some(Ok(Message::Close(frame)))) => {
-                    return Ok(Ending::Lost(ConnectionLoss::Closed(close_reason(frame))));
-                }
-                Ok(Some(Ok(Message::Text(text)))) => Some(text),
-                // Pings are answered when the socket is next polled.
-                Ok(Some(Ok(_))) => None,
+            let received = match message {
+                Err(_) => Err(ConnectionLoss::Silent(self.options.silence_limit)),
+                Ok(None) => Err(ConnectionLoss::Closed(String::new())),
+                Ok(Some(message)) => text_of(message),
+            };
+            let text = match received {
+                Ok(text) => text,
+                Err(loss) => return Ok(Ending::Lost(loss)),
             };
             silent_at = Instant::now() + self.options.silence_limit;
             let Some(text) = text else { continue };
@@ -210,14 +204,10 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 return Ok(Ending::Done);
             }
             if !refused.is_empty() {
-                let (_, events) = retry.get_or_insert_with(|| {
-                    (Instant::now() + self.options.ask_again_after, Vec::new())
-                });
-                events.extend(
-                    refused
-                        .into_iter()
-                        .filter(|event| self.options.events.contains(event)),
-                );
+                let retry_at = Instant::now() + self.options.retry_after;
+                let (_, events) = retry.get_or_insert((retry_at, Vec::new()));
+                let wanted = |event: &EventId| self.options.events.contains(event);
+                events.extend(refused.into_iter().filter(wanted));
                 // Without duplicates, so the list is never longer than the events.
                 events.sort();
                 events.dedup();
@@ -225,7 +215,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
         }
     }
 
-    /// A message arrived: a connection loss is over, and the next view_event is reported again.
+    /// A message arrived: a connection loss is over, and the next loss is reported again.
     fn on_message(&mut self) {
         if self.loss_reported {
             self.loss_reported = false;
@@ -318,6 +308,19 @@ fn subscribe(event_id: &EventId) -> Message {
         })
         .unwrap_or_default(),
     )
+}
+
+/// The text of a message, or why the connection is lost. Other messages have none: pings are
+/// answered when the socket is next polled.
+fn text_of(
+    message: Result<Message, tungstenite::Error>,
+) -> Result<Option<Utf8Bytes>, ConnectionLoss> {
+    match message {
+        Err(error) => Err(ConnectionLoss::Broken(error)),
+        Ok(Message::Close(frame)) => Err(ConnectionLoss::Closed(close_reason(frame))),
+        Ok(Message::Text(text)) => Ok(Some(text)),
+        Ok(_) => Ok(None),
+    }
 }
 
 fn close_reason(frame: Option<CloseFrame>) -> String {

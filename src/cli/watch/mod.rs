@@ -113,7 +113,7 @@ fn options(args: WatchArgs, style: Style) -> WatchOptions {
         style,
         silence_limit: Duration::from_secs(60),
         connect_limit: Duration::from_secs(10),
-        ask_again_after: Duration::from_secs(1),
+        retry_after: Duration::from_secs(1),
         backoff: BackoffPolicy {
             first: Duration::from_millis(200),
             most: Duration::from_secs(10),

@@ -98,7 +98,7 @@ impl Server {
         };
         WatchOptions {
             backoff,
-            ask_again_after: Duration::from_millis(1),
+            retry_after: Duration::from_millis(1),
             ..plan
         }
     }
