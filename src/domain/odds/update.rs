@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
+use strum::{IntoStaticStr, VariantNames};
 
 use super::price::{DecimalError, Line, Price};
 use super::status::{MarketStatus, SelectionStatus};
@@ -89,7 +90,9 @@ pub struct PositionedUpdate {
 }
 
 /// Why bytes are not an update.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(IntoStaticStr, VariantNames, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
 pub enum DecodeError {
     /// A message of another kind, such as `settlement`. An update has no `type`.
     #[error("`type` is {0}, but an odds update has no type")]
@@ -124,30 +127,9 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// Every value of [`DecodeError::reason`].
-    pub const REASONS: [&str; 8] = [
-        "unknown_type",
-        "too_large",
-        "malformed",
-        "bad_price",
-        "no_selections",
-        "duplicate_selection",
-        "too_many_selections",
-        "bad_name",
-    ];
-
     /// The label in metrics and dead letters.
     pub fn reason(&self) -> &'static str {
-        match self {
-            DecodeError::UnknownType(_) => "unknown_type",
-            DecodeError::TooLarge(_) => "too_large",
-            DecodeError::Malformed(_) => "malformed",
-            DecodeError::BadPrice { .. } => "bad_price",
-            DecodeError::NoSelections => "no_selections",
-            DecodeError::DuplicateSelection(_) => "duplicate_selection",
-            DecodeError::TooManySelections(_) => "too_many_selections",
-            DecodeError::BadName(_) => "bad_name",
-        }
+        self.into()
     }
 }
 
@@ -459,6 +441,7 @@ pub mod testing {
     //! Updates for tests.
 
     use proptest::prelude::*;
+    use strum::VariantArray;
 
     use super::*;
 
@@ -520,7 +503,7 @@ pub mod testing {
                 id: SelectionId::new(id.trim_start()).unwrap(),
                 name,
                 price: price.and_then(Price::from_thousandths),
-                status: SelectionStatus::ALL[status],
+                status: SelectionStatus::VARIANTS[status],
             });
         (
             "[A-Z0-9._]{1,20}",
@@ -559,7 +542,7 @@ pub mod testing {
                             name: MarketName::new(&market.0).unwrap(),
                             line: market.1.and_then(Line::from_thousandths),
                         },
-                        status: MarketStatus::ALL[status],
+                        status: MarketStatus::VARIANTS[status],
                         in_play,
                         selections,
                         revision: Revision {
