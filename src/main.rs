@@ -8,7 +8,7 @@ use sports_bet_platform::cli::{dlq, ledger, migrate, replay, serve, watch};
 use sports_bet_platform::config;
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::engines::{self, StoreEngine};
-use sports_bet_platform::config::load::ConfigExit;
+use sports_bet_platform::config::input::ConfigExit;
 use sports_bet_platform::config::names::{self, Doubtful};
 use sports_bet_platform::config::settings::LogFormat;
 use sports_bet_platform::runtime::tls;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::load::{ConfigError, ConfigInput};
+use super::input::{ConfigError, ConfigInput};
 use super::settings::{BusSettings, Role, Settings, StoreSettings};
 use crate::bus::kafka;
 use crate::cache::redis::RedisCache;

@@ -26,7 +26,7 @@ const UPWARD: [(&str, &str); 5] = [
     ("config/engines.rs", "bus"),
     ("config/engines.rs", "cache"),
     ("config/engines.rs", "store"),
-    ("config/load.rs", "store"),
+    ("config/load/values.rs", "store"),
 ];
 /// Crates that the domain does not know.
 const FRAMEWORKS: [&str; 9] = [

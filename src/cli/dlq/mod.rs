@@ -15,7 +15,7 @@ use self::source::Source;
 use super::{exit, only_shown};
 use crate::bus::{BusError, kafka};
 use crate::config::engines;
-use crate::config::load::{ConfigError, ConfigExit, ConfigInput};
+use crate::config::input::{ConfigError, ConfigExit, ConfigInput};
 use crate::config::settings::BusSettings;
 use crate::store::StoreError;
 
