@@ -6,6 +6,7 @@ pub mod check;
 pub mod endpoint;
 pub mod engines;
 pub mod input;
+pub mod kafka;
 pub mod limits;
 pub mod load;
 pub mod names;

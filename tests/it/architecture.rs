@@ -20,14 +20,7 @@ const ROOMS: [&str; 13] = [
     "cli",
 ];
 /// Files that import a room above their own, with that room. Each one is a debt.
-const UPWARD: [(&str, &str); 5] = [
-    ("telemetry/logging.rs", "config"),
-    // Addresses are validated by whoever connects to them.
-    ("config/engines.rs", "bus"),
-    ("config/engines.rs", "cache"),
-    ("config/engines.rs", "store"),
-    ("config/load/values.rs", "store"),
-];
+const UPWARD: [(&str, &str); 1] = [("telemetry/logging.rs", "config")];
 /// Crates that the domain does not know.
 const FRAMEWORKS: [&str; 9] = [
     "actix",

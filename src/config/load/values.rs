@@ -10,7 +10,6 @@ use clap::{Arg, ArgMatches, Command};
 
 use crate::config::address;
 use crate::config::input::{ConfigError, EffectiveSetting, Source, quoted};
-use crate::store::postgres::PgStore;
 use crate::telemetry::redact::MASK;
 
 /// Settings whose value is an address, which is displayed without the secrets in it.
@@ -110,7 +109,7 @@ fn variable_of(arg: &Arg) -> String {
 /// displayed.
 fn masked(arg: &Arg, text: &str) -> String {
     if ADDRESSES.contains(&arg.get_id().as_str()) {
-        return PgStore::shown_address(text).unwrap_or_else(|| address::shown(text));
+        return address::postgres::shown(text).unwrap_or_else(|| address::shown(text));
     }
     if text.is_empty() || !arg.is_hide_env_values_set() {
         text.to_owned()

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
+use strum::IntoStaticStr;
 
 use crate::config::values::{duration_above_zero, secret, topic, whole};
 
 /// The Kafka security protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, ValueEnum)]
+#[strum(serialize_all = "snake_case")]
 pub enum KafkaSecurity {
     /// Unencrypted, without authentication.
     Plaintext,
@@ -21,6 +23,23 @@ pub enum KafkaSecurity {
     /// TLS, with SASL authentication.
     #[value(name = "sasl_ssl")]
     SaslSsl,
+}
+
+impl KafkaSecurity {
+    /// The name that Kafka uses for it.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// Whether connections are encrypted.
+    pub fn uses_tls(self) -> bool {
+        matches!(self, KafkaSecurity::Ssl | KafkaSecurity::SaslSsl)
+    }
+
+    /// Whether the client logs in with SASL.
+    pub fn requires_login(self) -> bool {
+        matches!(self, KafkaSecurity::SaslPlaintext | KafkaSecurity::SaslSsl)
+    }
 }
 
 /// The Kafka SASL mechanism.
@@ -109,6 +128,15 @@ pub struct BusSettings {
 }
 
 impl BusSettings {
+    /// The addresses of the brokers.
+    pub fn brokers(&self) -> Vec<&str> {
+        let text = self.kafka_brokers.as_deref().unwrap_or_default();
+        text.split(',')
+            .map(str::trim)
+            .filter(|broker| !broker.is_empty())
+            .collect()
+    }
+
     /// The name of the dead-letter topic for odds updates.
     pub fn dead_letter_topic(&self) -> String {
         self.kafka_topic_odds_dlq
