@@ -9,6 +9,7 @@ mod storage;
 mod suppliers;
 
 use clap::{Args, ValueEnum};
+use strum::{EnumCount, IntoStaticStr};
 
 pub use self::bus::{BusSettings, KafkaMechanism, KafkaSecurity};
 pub use self::clients::ClientSettings;
@@ -19,7 +20,9 @@ pub use self::suppliers::{SimulatedMarket, SimulatorSettings, SupplierSettings};
 use super::limits::LimitSettings;
 
 /// A part of the platform that can run in its own process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(EnumCount, IntoStaticStr, ValueEnum)]
+#[strum(serialize_all = "snake_case")]
 pub enum Role {
     /// A supplier for development: streams moving odds and confirms bets.
     Simulator,
@@ -39,7 +42,7 @@ pub enum Role {
 
 impl Role {
     /// Every role, suppliers first.
-    pub const ALL: [Role; 7] = [
+    pub const ALL: [Role; Role::COUNT] = [
         Role::Simulator,
         Role::Ingest,
         Role::Processor,
@@ -51,25 +54,8 @@ impl Role {
 
     /// The role's name on the command line and in logs.
     pub fn name(self) -> &'static str {
-        match self {
-            Role::Simulator => "simulator",
-            Role::Ingest => "ingest",
-            Role::Processor => "processor",
-            Role::Odds => "odds",
-            Role::Wallet => "wallet",
-            Role::Bets => "bets",
-            Role::Confirmation => "confirmation",
-        }
+        self.into()
     }
-}
-
-/// The format of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line, for machines.
-    Json,
 }
 
 /// The settings of `serve`.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::LogFormat;
 use crate::config::values::{
     duration_above_zero, exact_origin, host_name, ip_address, log_filter, port,
 };
+use crate::telemetry::log_format::LogFormat;
 
 /// Settings of the process itself.
 #[derive(Args, Clone, Debug)]
