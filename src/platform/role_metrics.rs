@@ -78,3 +78,52 @@ pub(super) fn confirmation() -> prometheus::Result<ConfirmationMetrics> {
     create_series(&metrics.outbox_published, OutboxTopic::VARIANTS);
     Ok(metrics)
 }
+
+#[cfg(test)]
+mod tests {
+    use pretty_assertions::assert_eq;
+
+    use super::*;
+    use crate::domain::bets::bet::{BetOutcome, BetRefusal};
+    use crate::domain::bets::bet_events::BadBetPlaced;
+    use crate::domain::odds::book::Rejection;
+    use crate::domain::odds::plausible::Implausible;
+    use crate::domain::odds::update::DecodeError;
+    use crate::domain::streaming::protocol::Refusal;
+    use crate::telemetry::metrics::OutboxStage;
+
+    /// The texts are derived from the names of variants, and dashboards and alerts use them.
+    #[test]
+    fn label_values_are_stable() {
+        let lists = [
+            DecodeError::VARIANTS,
+            Implausible::VARIANTS,
+            Rejection::VARIANTS,
+            BetRefusal::VARIANTS,
+            BetOutcome::VARIANTS,
+            BadBetPlaced::VARIANTS,
+            Refusal::VARIANTS,
+            OutboxStage::VARIANTS,
+            OutboxTopic::VARIANTS,
+            TransportError::VARIANTS,
+            SupplierError::VARIANTS,
+            Fault::VARIANTS,
+        ];
+        let expected = [
+            "unknown_type too_large malformed bad_price no_selections duplicate_selection too_many_selections bad_name",
+            "future seq",
+            "older duplicate wrong_event too_many_markets",
+            "EVENT_NOT_FOUND MARKET_NOT_FOUND SELECTION_NOT_FOUND MARKET_SUSPENDED SELECTION_SUSPENDED ODDS_CHANGED \
+             STAKE_TOO_LOW STAKE_TOO_HIGH PAYOUT_TOO_HIGH WALLET_NOT_FOUND INSUFFICIENT_FUNDS",
+            "confirmed rejected supplier_timeout",
+            "malformed missing_field invalid_field conflict",
+            "BAD_JSON UNKNOWN_TYPE BAD_EVENT_ID TOO_MANY_SUBSCRIPTIONS RATE_LIMITED RATE_LIMITED SNAPSHOT_UNAVAILABLE",
+            "take publish mark refused",
+            "bet_placed bet_confirmed",
+            "connect_timeout connect tls tls handshake frame_too_large read write write_timeout",
+            "timeout unreachable status too_large unreadable unknown_word",
+            "silent garbage error",
+        ];
+        assert_eq!(lists.map(|list| list.join(" ")), expected);
+    }
+}

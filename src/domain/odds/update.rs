@@ -57,7 +57,7 @@ impl OddsUpdate {
             .price
     }
 
-    /// Whether two updates look the same to a client: everything but the revision is equal.
+    /// Whether two updates show the same to a client: everything but the revision is equal.
     pub fn shows_the_same_as(&self, other: &OddsUpdate) -> bool {
         self.status == other.status
             && self.in_play == other.in_play

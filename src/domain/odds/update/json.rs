@@ -150,7 +150,7 @@ impl OddsUpdate {
     }
 }
 
-/// Reads selections from the JSON form written by an update, as kept in a store.
+/// Reads selections from the JSON form written by an update, as stored in a database.
 pub fn read_selections(json: &str) -> Result<Vec<Selection>, DecodeError> {
     let list: Vec<Object<WireSelection>> =
         serde_json::from_str(json).map_err(|error| DecodeError::Malformed(error.to_string()))?;
